@@ -1,0 +1,60 @@
+# Each target does all of its own set-up: on a fresh machine `make demo` or `make test` is the only command needed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find kernels -name '*.cc' -o -name '*.h' -o -name '*.inc' 2>/dev/null) CMakeLists.txt
+
+.PHONY: help install demo test test-slow check format proto clean
+
+help:
+	@echo "make demo       train a nested checkpoint, serve it, load it, print the table, save demo.png"
+	@echo "make test       all tests (under 15 minutes on two cores)"
+	@echo "make install    .venv with everything, kernels built"
+	@echo "make check      ruff, mypy, clang-format"
+	@echo "make test-slow  the long proofs; make format; make proto; make clean"
+
+install: $(VENV)/.installed $(VENV)/.built
+
+demo: install
+	$(BIN)/nested-sparse demo $(DEMO_ARGS)
+
+test: install
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" -q
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow -v
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $$(find kernels -name '*.cc' -o -name '*.h')
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $$(find kernels -name '*.cc' -o -name '*.h')
+
+proto: install
+	$(BIN)/python -m nested_sparse.proto.build
+
+clean:
+	rm -rf build $(VENV)
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
+	  || { echo "nested-sparse needs Python 3.10 or newer: found $$($(PYTHON) --version 2>&1); try make PYTHON=python3.11" >&2; exit 1; }
+	@for compiler in "$$CXX" c++ g++ clang++; do command -v "$$compiler" >/dev/null 2>&1 && exit 0; done; \
+	  echo "nested-sparse needs a C++17 compiler: install g++ or clang++ (Debian: apt-get install g++), or set CXX" >&2; exit 1
+	@$(PYTHON) -m venv $(VENV) \
+	  || { rm -rf $(VENV); echo "could not make $(VENV): install Python's venv module (Debian: apt-get install python3-venv)" >&2; exit 1; }
+
+# The build tools come first, pinned like the rest, so that the package is built without an environment of its own.
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/pip install -q -c constraints.txt scikit-build-core cmake ninja
+	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e ".[train,bench,dev]"
+	@touch $(VENV)/.installed $(VENV)/.built
+
+$(VENV)/.built: $(SOURCES) | $(VENV)/.installed
+	$(BIN)/pip install -q --no-deps --no-build-isolation -e .
+	@touch $@

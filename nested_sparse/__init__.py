@@ -1,0 +1,5 @@
+"""Nested multi-level sparse models: one checkpoint, several sparse levels, each a subset of the next denser one."""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"

@@ -1,0 +1,128 @@
+"""Checkpoint: opens and validates a nested checkpoint file (FORMAT.md).
+
+Nothing in the file is trusted. Sizes are bounded before anything is allocated, the tensor table must be exactly the one
+the metadata asks for, and every index is checked here, before a kernel can see it. The checks read the file through a
+plain file handle in pieces, so that the mapped pages of unused levels stay untouched.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nested_sparse.errors import CheckpointError, LevelError
+from nested_sparse.header import read_header
+from nested_sparse.layout import DTYPES, TensorPlace, tensor_name
+from nested_sparse.level import Level
+from nested_sparse.metadata import LayerEntry, Metadata
+from nested_sparse.packed import PackedLevel, unpack
+from nested_sparse.tensor_spec import TensorSpec
+from nested_sparse.verify import Verifier
+from nested_sparse.weight import NestedWeight
+
+
+class Checkpoint:
+    """An open checkpoint. Its segments are read-only views of the mapped file; close() only after their last use.
+
+    path, metadata: where it came from and all it says of itself.
+    levels, inputs, outputs, layers: the same, ready to use.
+
+    Replacing the file by renaming another over it is safe while it is open; writing into it in place is not.
+    """
+
+    def __init__(self, path: Path, metadata: Metadata, data_begin: int, sections: list[list[TensorPlace]]) -> None:
+        self.path = path
+        self.metadata = metadata
+        self.layers: tuple[LayerEntry, ...] = metadata.layers
+        self.inputs: tuple[TensorSpec, ...] = metadata.inputs
+        self.outputs: tuple[TensorSpec, ...] = metadata.outputs
+        self._data_begin = data_begin
+        self._sections = sections
+        self.levels: tuple[Level, ...] = tuple(
+            Level(index, entry.density, entry.flops, sections[index + 1][-1].end, entry.metrics)
+            for index, entry in enumerate(metadata.levels)
+        )
+        with path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._bytes: NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)
+
+    @staticmethod
+    def open(path: str | os.PathLike[str], verify: bool = True) -> Checkpoint:
+        """Open `path`; `verify=False` skips the digests, never the sizes and indices. Raises CheckpointError."""
+        path = Path(path)
+        try:
+            with path.open("rb") as file:
+                metadata, data_begin, sections = read_header(file, path.name)
+                Verifier(file, path.name, metadata, data_begin, sections).check(verify)
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
+        return Checkpoint(path, metadata, data_begin, sections)
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the mapping; it goes away with its last view."""
+        self._bytes = np.zeros(0, np.uint8)
+
+    def graph(self) -> bytes:
+        """The ONNX graph, a serialised ModelProto."""
+        place = self._sections[0][0]
+        return self._bytes[self._data_begin + place.begin :][: place.count].tobytes()
+
+    def segment(self, level: int) -> NDArray[np.uint8]:
+        """(nbytes,) uint8 view of the mapped file: all that `level` adds. Nothing is copied."""
+        begin, end = self._segment_range(level)
+        return self._bytes[begin:end]
+
+    def data_prefix(self, level_count: int) -> memoryview:
+        """The bytes of the graph and the first `level_count` segments."""
+        return self._bytes[self._data_begin : self._data_begin + self.levels[level_count - 1].nbytes].data
+
+    def release_above(self, level: int) -> None:
+        """Give the resident pages of all segments above `level` back to the system; they come back when touched."""
+        begin = self._segment_range(level)[1]
+        begin += -begin % mmap.PAGESIZE
+        if begin < len(self._map) and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED, begin)
+
+    def load_layer(self, name: str) -> tuple[NestedWeight, NDArray[np.float32]]:
+        """The layer's weight and its norms (L, 2, O): scale and shift per level in output-channel order."""
+        layer = next((layer for layer in self.layers if layer.name == name), None)
+        if layer is None:
+            raise CheckpointError(
+                f"{self.path.name}: no layer {name!r}; it has {[layer.name for layer in self.layers]}"
+            )
+        place_of = {place.name: place for section in self._sections for place in section}
+        arrays = {key: self._array(place) for key, place in place_of.items() if key.rpartition("/level")[0] == name}
+        permutation = None
+        if layer.permuted:
+            permutation = arrays[tensor_name(name, 0, "perm")][: layer.rows].copy()
+        levels, norms = [], np.empty((len(self.levels), 2, layer.rows), np.float32)
+        for level in range(len(self.levels)):
+            ptr, col, val, norm = (arrays[tensor_name(name, level, part)] for part in ("ptr", "col", "val", "norm"))
+            levels.append(PackedLevel(ptr, col, val.reshape(-1, layer.block_rows)))
+            order = slice(None) if permutation is None else permutation
+            norms[level][:, order] = norm.reshape(2, -1)[:, : layer.rows]
+        return unpack(name, layer.rows, layer.columns, layer.block_rows, levels, permutation), norms
+
+    def _array(self, place: TensorPlace) -> NDArray[Any]:
+        raw = self._bytes[self._data_begin + place.begin :][: place.count * place.itemsize]
+        return raw.view(DTYPES[place.dtype])
+
+    def _segment_range(self, level: int) -> tuple[int, int]:
+        if not 0 <= level < len(self.levels):
+            raise LevelError(f"{self.path.name}: level {level} is out of range 0 to {len(self.levels) - 1}")
+        section = self._sections[level + 1]
+        return self._data_begin + section[0].begin, self._data_begin + section[-1].end

@@ -1,0 +1,82 @@
+"""Every error this package raises on purpose.
+
+NestedSparseError
+├── CheckpointError     a file is truncated, corrupt, foreign or does not nest
+├── PatternError        no such sparsity pattern                       (also ValueError)
+├── BudgetError         a density or budget that cannot be met         (also ValueError)
+├── LevelError          a level the checkpoint does not have           (also ValueError)
+├── InputError          wrong tensor names, shapes or dtypes           (also ValueError)
+├── TrainingError       a training run that cannot start, resume or go on
+├── ExportError         a model that cannot be exported, or disagrees with the runtime
+├── KernelError         the operator library is missing or does not fit
+└── ServingError
+    ├── OverloadedError   shed: no allowed level can meet the deadline
+    ├── DeadlineError     the deadline passed before the request ran
+    ├── UnavailableError  draining, or not ready yet
+    └── NotFoundError     no such model
+"""
+
+from __future__ import annotations
+
+
+class NestedSparseError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class CheckpointError(NestedSparseError):
+    """A checkpoint file is truncated, corrupt, foreign, does not nest, or cannot be written."""
+
+
+class PatternError(NestedSparseError, ValueError):
+    """The sparsity pattern's name is not known, or does not fit the layer."""
+
+
+class BudgetError(NestedSparseError, ValueError):
+    """The densities or the budget cannot be met."""
+
+
+class LevelError(NestedSparseError, ValueError):
+    """The level is not one of the checkpoint's."""
+
+
+class InputError(NestedSparseError, ValueError):
+    """Names, shapes or dtypes of the given tensors do not fit the model, or a request's parameter is out of range."""
+
+
+class TrainingError(NestedSparseError):
+    """A training run cannot start, resume or go on."""
+
+
+class ExportError(NestedSparseError):
+    """The model cannot be exported, or the exported file disagrees with the model."""
+
+
+class KernelError(NestedSparseError):
+    """The operator library is missing, or does not fit this ONNX Runtime or CPU."""
+
+
+class ServingError(NestedSparseError):
+    """Base of what a request may be answered with instead of a result."""
+
+
+class OverloadedError(ServingError):
+    """The request was shed: no allowed level can finish before its deadline.
+
+    `retry_after_ms` is when the queue is expected to have drained enough.
+    """
+
+    def __init__(self, message: str, retry_after_ms: float) -> None:
+        super().__init__(message)
+        self.retry_after_ms = retry_after_ms
+
+
+class DeadlineError(ServingError):
+    """The deadline passed before the request ran."""
+
+
+class UnavailableError(ServingError):
+    """The server is draining or not ready."""
+
+
+class NotFoundError(ServingError):
+    """No such model."""

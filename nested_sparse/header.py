@@ -1,0 +1,50 @@
+"""Header: reads and checks what a checkpoint file says of itself, before any of its tensors is looked at."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from typing import Any, BinaryIO
+
+from nested_sparse.errors import CheckpointError
+from nested_sparse.layout import ALIGNMENT, TensorPlace, file_places, tensor_table
+from nested_sparse.metadata import Metadata
+
+MAX_HEADER_NBYTES = 100_000_000
+"""The safetensors library's own bound."""
+
+
+def read_header(file: BinaryIO, where: str) -> tuple[Metadata, int, list[list[TensorPlace]]]:
+    """The metadata, the byte the data begins at, the places of all tensors. Raises CheckpointError, naming `where`."""
+    file_nbytes = os.fstat(file.fileno()).st_size
+    prefix = file.read(8)
+    header_nbytes = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+    if not 2 <= header_nbytes <= min(MAX_HEADER_NBYTES, file_nbytes - 8):
+        raise CheckpointError(f"{where}: not a safetensors file, or cut off inside its header ({file_nbytes} bytes)")
+    try:
+        header = json.loads(file.read(header_nbytes))
+        declared = header.pop("__metadata__", {})
+    except (ValueError, AttributeError, RecursionError):
+        raise CheckpointError(f"{where}: not a safetensors file, or its header is damaged") from None
+    metadata = Metadata.from_header(declared if isinstance(declared, dict) else {}, where)
+    sections = file_places([layer.shape for layer in metadata.layers], len(metadata.levels), metadata.graph_nbytes)
+    data_begin = 8 + header_nbytes
+    _check_table(header, sections, where)
+    expected = data_begin + sections[-1][-1].end
+    if file_nbytes != expected:
+        trouble = "cut off" if file_nbytes < expected else "longer than it says"
+        raise CheckpointError(f"{where}: {trouble}: expected {expected} bytes, got {file_nbytes}; copy it again")
+    if data_begin % ALIGNMENT:
+        raise CheckpointError(f"{where}: the data begins at byte {data_begin}, expected a multiple of {ALIGNMENT}")
+    return metadata, data_begin, sections
+
+
+def _check_table(header: dict[str, Any], sections: list[list[TensorPlace]], where: str) -> None:
+    expected = tensor_table(sections)
+    for name in expected.keys() | header.keys():
+        if header.get(name) != expected.get(name):
+            raise CheckpointError(
+                f"{where}: tensor {name!r} is not where the metadata puts it: expected {expected.get(name)}, "
+                f"got {header.get(name)}; the file is damaged or was rewritten by another tool"
+            )

@@ -1,0 +1,37 @@
+"""Level: one runnable point of a nested model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from nested_sparse.errors import LevelError
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One runnable point of a nested model; a higher index is denser.
+
+    index: 0 is the sparsest.
+    density: kept / total weights of all nested layers, those kept dense included, in (0, 1].
+    flops: floating point operations (2 per kept multiply-add) of the nested layers, one sample of the example shape.
+    nbytes: bytes of the checkpoint file this level needs (the graph and every segment up to its own).
+    metrics: what was measured when it was trained, e.g. {"accuracy": 0.93}.
+    """
+
+    index: int
+    density: float
+    flops: int
+    nbytes: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+def resolve_level(level: int, level_count: int) -> int:
+    """Index of `level` among `level_count` levels; -1 is the densest. Raises LevelError."""
+    if level == -1:
+        return level_count - 1
+    if not 0 <= level < level_count:
+        raise LevelError(
+            f"level {level} is out of range: this model has levels 0 to {level_count - 1} (-1 is the densest)"
+        )
+    return level

@@ -1,0 +1,154 @@
+"""Metadata: the JSON a checkpoint carries in its safetensors header (FORMAT.md, "Metadata")."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from nested_sparse.budget import MAX_LEVELS
+from nested_sparse.errors import CheckpointError
+from nested_sparse.layout import LayerShape
+from nested_sparse.pattern import BLOCK_ROWS
+from nested_sparse.tensor_spec import TensorSpec
+
+FORMAT_VERSION = 1
+KEY = "nested_sparse"
+DIGEST_KEY = "nested_sparse_sha256"
+OPERATORS = ("conv", "linear")
+MAX_DIMENSION = 1 << 31
+
+
+@dataclass(frozen=True, slots=True)
+class LevelEntry:
+    """What the file says of one level; `sha256` is the digest of its segment."""
+
+    density: float
+    flops: int
+    metrics: Mapping[str, float]
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class LayerEntry:
+    """One nested layer; `attributes` hold the convolution's kernel_shape, strides, pads, dilations."""
+
+    name: str
+    op: str
+    rows: int
+    columns: int
+    block_rows: int
+    permuted: bool
+    blocks: tuple[int, ...]
+    nnz: tuple[int, ...]
+    attributes: Mapping[str, list[int]]
+
+    @property
+    def shape(self) -> LayerShape:
+        """What the layout needs."""
+        return LayerShape(self.name, self.rows, self.columns, self.block_rows, self.permuted, self.blocks)
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """All that a checkpoint says of itself beside its tensors."""
+
+    graph_nbytes: int
+    graph_sha256: str
+    levels: tuple[LevelEntry, ...]
+    layers: tuple[LayerEntry, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    producer: str
+    format_version: int = field(default=FORMAT_VERSION)
+
+    def to_header(self) -> dict[str, str]:
+        """The two string entries of the safetensors `__metadata__`: the JSON and its digest."""
+        text = json.dumps(asdict(self), separators=(",", ":"), allow_nan=False)
+        return {KEY: text, DIGEST_KEY: hashlib.sha256(text.encode()).hexdigest()}
+
+    @staticmethod
+    def from_header(header: Mapping[str, Any], where: str) -> Metadata:
+        """Parse and check what `to_header` wrote; `where` names the file in errors. Raises CheckpointError."""
+        text = header.get(KEY)
+        if not isinstance(text, str):
+            raise CheckpointError(
+                f"{where}: a safetensors file, but not a nested-sparse checkpoint (no {KEY!r} entry in its metadata); "
+                "write one with nested_sparse.trainer.export"
+            )
+        if header.get(DIGEST_KEY) != hashlib.sha256(text.encode()).hexdigest():
+            raise CheckpointError(
+                f"{where}: the metadata does not match its digest; the file is damaged, copy it again"
+            )
+        try:
+            raw = json.loads(text)
+            version = raw["format_version"]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise CheckpointError(
+                f"{where}: the metadata is not what format {FORMAT_VERSION} asks for ({error})"
+            ) from None
+        if version != FORMAT_VERSION:
+            raise CheckpointError(
+                f"{where}: format version {version!r}, this package reads {FORMAT_VERSION}; upgrade nested-sparse"
+            )
+        try:
+            return _parse(raw)
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            raise CheckpointError(
+                f"{where}: the metadata is not what format {FORMAT_VERSION} asks for ({error!r})"
+            ) from None
+
+
+def _parse(raw: dict[str, Any]) -> Metadata:
+    levels = tuple(_level(entry) for entry in raw["levels"])
+    if not 1 <= len(levels) <= MAX_LEVELS:
+        raise ValueError(f"{len(levels)} levels, expected 1 to {MAX_LEVELS}")
+    layers = tuple(_layer(entry, len(levels)) for entry in raw["layers"])
+    if not layers or len({layer.name for layer in layers}) != len(layers):
+        raise ValueError("no layers, or two of one name")
+    return Metadata(
+        graph_nbytes=_integer(raw["graph_nbytes"], 1),
+        graph_sha256=str(raw["graph_sha256"]),
+        levels=levels,
+        layers=layers,
+        inputs=tuple(_spec(entry) for entry in raw["inputs"]),
+        outputs=tuple(_spec(entry) for entry in raw["outputs"]),
+        producer=str(raw["producer"]),
+    )
+
+
+def _integer(value: Any, low: int, high: int = MAX_DIMENSION) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ValueError(f"expected a whole number from {low} to {high}, got {value!r}")
+    return value
+
+
+def _level(raw: dict[str, Any]) -> LevelEntry:
+    density = float(raw["density"])
+    if not 0.0 < density <= 1.0:
+        raise ValueError(f"density {density} outside (0, 1]")
+    metrics = {str(name): float(value) for name, value in raw["metrics"].items()}
+    return LevelEntry(density, _integer(raw["flops"], 0, 1 << 62), metrics, str(raw["sha256"]))
+
+
+def _layer(raw: dict[str, Any], level_count: int) -> LayerEntry:
+    rows, columns, block_rows = (_integer(raw[key], 1) for key in ("rows", "columns", "block_rows"))
+    if raw["op"] not in OPERATORS or block_rows not in BLOCK_ROWS or not isinstance(raw["permuted"], bool):
+        raise ValueError(f"layer {raw['name']!r}: op, block_rows or permuted is not one this version knows")
+    most = LayerShape("", rows, columns, block_rows, False, ()).group_count * columns
+    blocks = tuple(_integer(count, 0, most) for count in raw["blocks"])
+    nnz = tuple(_integer(count, 0, rows * columns) for count in raw["nnz"])
+    if len(blocks) != level_count or len(nnz) != level_count or sum(blocks) > most:
+        raise ValueError(f"layer {raw['name']!r}: expected a block count for each of {level_count} levels")
+    attributes = {str(key): [_integer(item, 0) for item in items] for key, items in raw["attributes"].items()}
+    return LayerEntry(str(raw["name"]), raw["op"], rows, columns, block_rows, raw["permuted"], blocks, nnz, attributes)
+
+
+def _spec(raw: dict[str, Any]) -> TensorSpec:
+    shape = tuple(None if size is None else _integer(size, 0) for size in raw["shape"])
+    example = tuple(_integer(size, 0) for size in raw["example_shape"])
+    if len(shape) != len(example):
+        raise ValueError(f"tensor {raw['name']!r}: shape and example_shape differ in rank")
+    return TensorSpec(str(raw["name"]), str(raw["dtype"]), shape, example)

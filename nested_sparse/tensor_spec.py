@@ -1,0 +1,20 @@
+"""TensorSpec: name, dtype and shape of a model's input or output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output of a model.
+
+    dtype: numpy's name, e.g. "float32".
+    shape: None where any size will do.
+    example_shape: the concrete shape the model was exported with.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+    example_shape: tuple[int, ...]

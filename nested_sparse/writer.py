@@ -1,0 +1,216 @@
+"""Writes a checkpoint: places the layers, asks for the graph, lays out the bytes, renames into place."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import struct
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nested_sparse import __version__
+from nested_sparse.errors import CheckpointError
+from nested_sparse.layout import ALIGNMENT, TensorPlace, file_places, segment_places, tensor_name, tensor_table
+from nested_sparse.metadata import OPERATORS, LayerEntry, LevelEntry, Metadata
+from nested_sparse.packed import pack_level
+from nested_sparse.tensor_spec import TensorSpec
+from nested_sparse.weight import NestedWeight
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRecord:
+    """One layer to write.
+
+    norms: (L, 2, O) float32, scale and shift of every level in output-channel order.
+    op: "conv" or "linear"; attributes: a convolution's kernel_shape, strides, pads, dilations.
+    """
+
+    weight: NestedWeight
+    norms: NDArray[np.float32]
+    op: str
+    attributes: Mapping[str, list[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class LevelRecord:
+    """What the file shall say of one level; flops for one sample of the example shape."""
+
+    density: float
+    flops: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPlacement:
+    """Where a layer's arrays lie: `offsets` are bytes of ptr, col, val, norm in segment l, level after level."""
+
+    rows: int
+    columns: int
+    block_rows: int
+    index_bytes: int
+    blocks: list[int]
+    offsets: list[int]
+    permutation_offset: int
+
+
+def write_checkpoint(
+    path: str | os.PathLike[str],
+    *,
+    graph_builder: Callable[[Mapping[str, LayerPlacement]], bytes],
+    layers: Sequence[LayerRecord],
+    levels: Sequence[LevelRecord],
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    force: bool = False,
+) -> None:
+    """Write a checkpoint to `path`, atomically; an existing file is kept unless `force`.
+
+    `graph_builder` gets each layer's placement by name and returns the ONNX graph. Raises CheckpointError.
+    """
+    path = Path(path)
+    refuse_existing(path, force)
+    _check_records(path.name, layers, levels)
+    entries = [_layer_entry(record, len(levels)) for record in layers]
+    shapes = [entry.shape for entry in entries]
+    relative = [segment_places(shapes, level) for level in range(len(levels))]
+    segments = [_segment_bytes(layers, level, places) for level, places in enumerate(relative)]
+    graph = graph_builder({entry.name: _placement(entry, relative) for entry in entries})
+    metadata = Metadata(
+        graph_nbytes=len(graph),
+        graph_sha256=_digest(_padded(graph)),
+        levels=tuple(
+            LevelEntry(record.density, record.flops, dict(record.metrics), _digest(segment))
+            for record, segment in zip(levels, segments, strict=True)
+        ),
+        layers=tuple(entries),
+        inputs=tuple(inputs),
+        outputs=tuple(outputs),
+        producer=f"nested-sparse {__version__}",
+    )
+    write_file(path, header_bytes(metadata), [_padded(graph), *segments], force)
+
+
+def refuse_existing(path: Path, force: bool) -> None:
+    """Raises CheckpointError where `path` may not be written: it exists and not `force`, or its folder does not."""
+    if path.is_dir():
+        raise CheckpointError(f"{path}: is a folder; name a file")
+    if path.exists() and not force:
+        raise CheckpointError(f"{path}: exists already; name another file, or overwrite it with force=True (--force)")
+    if not path.parent.is_dir():
+        raise CheckpointError(f"{path}: its folder {path.parent} does not exist; create it first")
+
+
+def header_bytes(metadata: Metadata) -> bytes:
+    """The file up to its data: length, JSON, and spaces so that the data begins on an ALIGNMENT boundary."""
+    sections = file_places([layer.shape for layer in metadata.layers], len(metadata.levels), metadata.graph_nbytes)
+    text = json.dumps({"__metadata__": metadata.to_header(), **tensor_table(sections)}, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % ALIGNMENT)
+    return struct.pack("<Q", len(text)) + text
+
+
+def write_file(path: Path, header: bytes, pieces: Iterable[bytes | memoryview], force: bool) -> None:
+    """Write to a temporary file beside `path`, flush it to the disk, rename it into place. Raises CheckpointError."""
+    temporary = ""
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(header)
+            for piece in pieces:
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+            os.fchmod(file.fileno(), 0o644)
+        refuse_existing(path, force)
+        os.replace(temporary, path)
+        temporary = ""
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written ({error.strerror or error})") from None
+    finally:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def _check_records(where: str, layers: Sequence[LayerRecord], levels: Sequence[LevelRecord]) -> None:
+    if not layers or not levels:
+        raise CheckpointError(f"{where}: a checkpoint needs at least one nested layer and one level")
+    if any(low.density > high.density for low, high in itertools.pairwise(levels)):
+        raise CheckpointError(f"{where}: densities must rise with the level, got {[level.density for level in levels]}")
+    for record in layers:
+        name, shape = record.weight.name, (len(levels), 2, record.weight.rows)
+        if record.op not in OPERATORS:
+            raise CheckpointError(f"{where}: layer {name!r}: op must be one of {OPERATORS}, got {record.op!r}")
+        if record.norms.shape != shape:
+            raise CheckpointError(f"{where}: layer {name!r}: norms must have shape {shape}, got {record.norms.shape}")
+        kept = record.weight.at(len(levels) - 1)
+        if not (np.isfinite(kept).all() and np.isfinite(record.norms).all()):
+            raise CheckpointError(f"{where}: layer {name!r} has weights or norms that are not finite; train it again")
+
+
+def _layer_entry(record: LayerRecord, level_count: int) -> LayerEntry:
+    weight = record.weight
+    blocks = tuple(int((weight.first_level == level).sum()) for level in range(level_count))
+    nnz = tuple(weight.nnz(level) for level in range(level_count))
+    attributes = {name: list(values) for name, values in record.attributes.items()}
+    permuted = weight.permutation is not None
+    return LayerEntry(
+        weight.name, record.op, weight.rows, weight.columns, weight.block_rows, permuted, blocks, nnz, attributes
+    )
+
+
+def _placement(entry: LayerEntry, relative: list[list[TensorPlace]]) -> LayerPlacement:
+    begin = {place.name: place.begin for places in relative for place in places}
+    offsets = [
+        begin[tensor_name(entry.name, level, part)]
+        for level in range(len(relative))
+        for part in ("ptr", "col", "val", "norm")
+    ]
+    return LayerPlacement(
+        rows=entry.rows,
+        columns=entry.columns,
+        block_rows=entry.block_rows,
+        index_bytes=entry.shape.index_bytes,
+        blocks=list(entry.blocks),
+        offsets=offsets,
+        permutation_offset=begin[tensor_name(entry.name, 0, "perm")] if entry.permuted else -1,
+    )
+
+
+def _segment_bytes(layers: Sequence[LayerRecord], level: int, places: list[TensorPlace]) -> bytes:
+    segment = bytearray(places[-1].end)
+    arrays: dict[str, NDArray[Any]] = {}
+    for record in layers:
+        arrays |= _level_arrays(record, level)
+    for place in places:
+        raw = arrays[place.name].tobytes()
+        segment[place.begin : place.begin + len(raw)] = raw
+    return bytes(segment)
+
+
+def _level_arrays(record: LayerRecord, level: int) -> dict[str, NDArray[Any]]:
+    weight = record.weight
+    added = pack_level(weight, level)
+    packed_rows = weight.group_count * weight.block_rows
+    order = np.arange(weight.rows) if weight.permutation is None else weight.permutation
+    norm = np.zeros((2, packed_rows), np.float32)
+    norm[:, : weight.rows] = record.norms[level][:, order]
+    arrays: dict[str, NDArray[Any]] = {"ptr": added.ptr, "col": added.col, "val": added.val, "norm": norm}
+    if level == 0 and weight.permutation is not None:
+        arrays["perm"] = np.full(packed_rows, -1, np.int32)
+        arrays["perm"][: weight.rows] = weight.permutation
+    return {tensor_name(weight.name, level, part): array for part, array in arrays.items()}
+
+
+def _padded(raw: bytes) -> bytes:
+    return raw + bytes(-len(raw) % ALIGNMENT)
+
+
+def _digest(raw: bytes) -> str:
+    return hashlib.sha256(raw).hexdigest()

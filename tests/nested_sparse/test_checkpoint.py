@@ -1,0 +1,276 @@
+"""The checkpoint file: round trip, slices, and every way a file can be wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from support import layer_record, random_weight, write_small_checkpoint
+
+from nested_sparse.checkpoint import Checkpoint
+from nested_sparse.errors import CheckpointError, LevelError
+from nested_sparse.slice import slice_checkpoint
+from nested_sparse.tensor_spec import TensorSpec
+from nested_sparse.writer import LevelRecord, write_checkpoint
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A small good checkpoint."""
+    write_small_checkpoint(tmp_path / "model.safetensors")
+    return tmp_path / "model.safetensors"
+
+
+def split(path: Path) -> tuple[dict[str, Any], bytearray]:
+    """Header as JSON, and the data bytes."""
+    raw = path.read_bytes()
+    nbytes = struct.unpack("<Q", raw[:8])[0]
+    return json.loads(raw[8 : 8 + nbytes]), bytearray(raw[8 + nbytes :])
+
+
+def join(path: Path, header: dict[str, Any], data: bytes) -> None:
+    """Write header and data back, aligned as the format asks."""
+    text = json.dumps(header).encode()
+    text += b" " * (-(8 + len(text)) % 64)
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+
+
+def forge(path: Path, change: Callable[[dict[str, Any], dict[str, np.ndarray]], None]) -> None:
+    """Change metadata and tensors and make every digest right again, as somebody with intent would."""
+    header, data = split(path)
+    metadata = json.loads(header["__metadata__"]["nested_sparse"])
+    kinds = {"U8": "u1", "U16": "<u2", "U32": "<u4", "I32": "<i4", "F32": "<f4"}
+    tensors = {
+        name: np.frombuffer(data, kinds[entry["dtype"]])[0:0]
+        if entry["data_offsets"][0] == entry["data_offsets"][1]
+        else np.frombuffer(memoryview(data)[slice(*entry["data_offsets"])], kinds[entry["dtype"]])
+        for name, entry in header.items()
+        if name != "__metadata__"
+    }
+    change(metadata, tensors)
+    begin = header["graph"]["data_offsets"][1]
+    for level, entry in enumerate(metadata["levels"]):
+        ends = [item["data_offsets"][1] for name, item in header.items() if f"/level{level}/" in name]
+        entry["sha256"] = hashlib.sha256(data[begin : max(ends, default=begin)]).hexdigest()
+        begin = max(ends, default=begin)
+    text = json.dumps(metadata)
+    header["__metadata__"] = {"nested_sparse": text, "nested_sparse_sha256": hashlib.sha256(text.encode()).hexdigest()}
+    join(path, header, bytes(data))
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    """Values, masks, norms, permutation, levels, specs and graph survive."""
+    path = tmp_path / "model.safetensors"
+    records = write_small_checkpoint(path)
+    with Checkpoint.open(path) as checkpoint:
+        assert checkpoint.graph() == b"not an onnx graph"
+        assert [level.density for level in checkpoint.levels] == [0.2, 0.5, 0.9]
+        assert checkpoint.levels[1].metrics == {"accuracy": 0.5}
+        assert checkpoint.inputs == (TensorSpec("input", "float32", (None, 12), (1, 12)),)
+        for record in records:
+            weight, norms = checkpoint.load_layer(record.weight.name)
+            assert np.array_equal(norms, record.norms)
+            for level in range(3):
+                assert np.array_equal(weight.at(level), record.weight.at(level))
+                assert np.array_equal(weight.mask(level), record.weight.mask(level))
+
+
+def test_the_safetensors_library_reads_the_whole_file(path: Path) -> None:
+    """Any tool of the format can open it, and sees level order."""
+    tensors = load_file(path)
+    assert tensors["graph"].tobytes().startswith(b"not an onnx graph")
+    assert tensors["first/level0/val"].dtype == np.float32
+    header, _ = split(path)
+    begins = {name: entry["data_offsets"][0] for name, entry in header.items() if name != "__metadata__"}
+    of_level = [[begin for name, begin in begins.items() if f"/level{level}/" in name] for level in range(3)]
+    assert begins["graph"] == 0
+    assert max(of_level[0]) < min(of_level[1]) <= max(of_level[1]) < min(of_level[2])
+    assert all(begin % 64 == 0 for begin in begins.values())
+
+
+def test_segments_are_views_of_the_file_at_aligned_addresses(path: Path) -> None:
+    """Nothing is copied: the views own no memory, and start on cache lines."""
+    with Checkpoint.open(path) as checkpoint:
+        for level in range(3):
+            segment = checkpoint.segment(level)
+            assert not segment.flags.owndata
+            assert not segment.flags.writeable
+            assert segment.ctypes.data % 64 == 0
+        assert checkpoint.levels[2].nbytes == 64 + sum(checkpoint.segment(level).size for level in range(3))
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_a_slice_is_the_prefix_of_the_file(path: Path, levels: int) -> None:
+    """Same graph and segments, fewer levels; a slice of all of them is the same file."""
+    cut = path.with_name("cut.safetensors")
+    slice_checkpoint(path, levels, cut)
+    with Checkpoint.open(path) as whole, Checkpoint.open(cut) as part:
+        assert part.levels == whole.levels[:levels]
+        assert part.graph() == whole.graph()
+        for level in range(levels):
+            assert np.array_equal(part.segment(level), whole.segment(level))
+        _, data = split(path)
+        _, cut_data = split(cut)
+        assert data[: len(cut_data)] == cut_data
+    assert (cut.read_bytes() == path.read_bytes()) == (levels == 3)
+
+
+def test_a_slice_needs_levels_the_file_has(path: Path) -> None:
+    """0 and too many are named."""
+    for levels in (0, 4):
+        with pytest.raises(LevelError, match="has 3 levels"):
+            slice_checkpoint(path, levels, path.with_name("cut.safetensors"))
+
+
+def test_an_existing_file_is_kept_unless_forced(path: Path) -> None:
+    """Nothing is lost: neither by writing nor by slicing, onto itself included."""
+    before = path.read_bytes()
+    with pytest.raises(CheckpointError, match=r"exists already.*--force"):
+        write_small_checkpoint(path, seed=1)
+    with pytest.raises(CheckpointError, match="exists already"):
+        slice_checkpoint(path, 1, path)
+    assert path.read_bytes() == before
+    slice_checkpoint(path, 1, path, force=True)
+    with Checkpoint.open(path) as checkpoint:
+        assert len(checkpoint.levels) == 1
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
+    """The graph builder fails: no file, no temporary file."""
+    rng = np.random.default_rng(0)
+
+    def fail(placements: object) -> bytes:
+        raise RuntimeError("no graph")
+
+    with pytest.raises(RuntimeError, match="no graph"):
+        write_checkpoint(
+            tmp_path / "a.safetensors",
+            graph_builder=fail,
+            layers=[layer_record(rng, random_weight(rng), 3)],
+            levels=[LevelRecord(density, 1, {}) for density in (0.2, 0.5, 0.9)],
+            inputs=[],
+            outputs=[],
+        )
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(CheckpointError, match="does not exist"):
+        write_small_checkpoint(tmp_path / "absent" / "a.safetensors")
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    """A diverged training is noticed at the file, by the layer's name."""
+    rng = np.random.default_rng(0)
+    weight = random_weight(rng, "bad")
+    weight.values[weight.mask(0)] = np.nan
+    with pytest.raises(CheckpointError, match=r"'bad'.*not finite"):
+        write_checkpoint(
+            tmp_path / "a.safetensors",
+            graph_builder=lambda placements: b"g",
+            layers=[layer_record(rng, weight, 3)],
+            levels=[LevelRecord(density, 1, {}) for density in (0.2, 0.5, 0.9)],
+            inputs=[],
+            outputs=[],
+        )
+
+
+def test_a_file_cut_anywhere_is_refused(path: Path) -> None:
+    """Every length but the right one gives a CheckpointError that names the file."""
+    raw = path.read_bytes()
+    for nbytes in [0, 1, 7, 8, 9, 100, 2000, *range(len(raw) - 300, len(raw), 37), len(raw) - 1]:
+        path.write_bytes(raw[:nbytes])
+        with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+            Checkpoint.open(path)
+    path.write_bytes(raw + b"x")
+    with pytest.raises(CheckpointError, match="longer than it says"):
+        Checkpoint.open(path)
+
+
+def test_a_flipped_bit_anywhere_is_noticed(path: Path) -> None:
+    """Header, metadata, graph or weights: no damage passes unseen."""
+    raw = path.read_bytes()
+    for position in range(0, len(raw), 61):
+        damaged = bytearray(raw)
+        damaged[position] ^= 0x04
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+            Checkpoint.open(path)
+
+
+def test_other_files_are_told_from_ours(tmp_path: Path) -> None:
+    """A safetensors file without our metadata, a text, a huge header length, nesting bombs, no file at all."""
+    path = tmp_path / "x.safetensors"
+    join(path, {"a": {"dtype": "F32", "shape": [16], "data_offsets": [0, 64]}}, bytes(64))
+    with pytest.raises(CheckpointError, match="not a nested-sparse checkpoint"):
+        Checkpoint.open(path)
+    bomb = b"[" * 100_000
+    for raw in (b"hello, this is not it", struct.pack("<Q", 1 << 60) + b"{}", struct.pack("<Q", len(bomb)) + bomb):
+        path.write_bytes(raw)
+        with pytest.raises(CheckpointError, match="not a safetensors file"):
+            Checkpoint.open(path)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        Checkpoint.open(tmp_path / "absent.safetensors")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        Checkpoint.open(tmp_path)
+
+
+def copy_level_zero_into_level_one(metadata: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:
+    """Level 1 claims a block that level 0 has, in an order that is right otherwise."""
+    ptr0, col0 = tensors["first/level0/ptr"], tensors["first/level0/col"]
+    ptr1, col1 = tensors["first/level1/ptr"], tensors["first/level1/col"]
+    group = next(g for g in range(3) if ptr0[g + 1] > ptr0[g] and ptr1[g + 1] > ptr1[g])
+    columns = col1[ptr1[group] : ptr1[group + 1]]
+    columns[np.abs(columns.astype(int) - int(col0[ptr0[group]])).argmin()] = col0[ptr0[group]]
+
+
+FORGERIES: dict[str, tuple[Callable[[dict[str, Any], dict[str, np.ndarray]], None], str]] = {
+    "not nesting": (copy_level_zero_into_level_one, "levels must nest"),
+    "column": (lambda m, t: t["first/level0/col"].__setitem__(0, 12), "column 12 is out of range 0 to 11"),
+    "pointer": (lambda m, t: t["first/level0/ptr"].__setitem__(1, 60000), "block pointers must rise"),
+    "first pointer": (lambda m, t: t["first/level0/ptr"].__setitem__(0, 1), "block pointers must rise"),
+    "permutation": (lambda m, t: t["second/level0/perm"].__setitem__(0, 7), "row permutation"),
+    "padding row": (lambda m, t: t["second/level0/perm"].__setitem__(7, 3), "row permutation"),
+    "more rows": (lambda m, t: m["layers"][0].__setitem__("rows", 1000), "not where the metadata puts it"),
+    "negative": (lambda m, t: m["layers"][0].__setitem__("rows", -1), "whole number"),
+    "huge": (lambda m, t: m["layers"][0].__setitem__("columns", 1 << 62), "whole number"),
+    "a string": (lambda m, t: m["layers"][0].__setitem__("rows", "10"), "whole number"),
+    "more blocks": (lambda m, t: m["layers"][0]["blocks"].__setitem__(0, 36), "block count"),
+    "fewer blocks": (lambda m, t: m["layers"][0]["blocks"].__setitem__(0, 0), "not where the metadata puts it"),
+    "no levels": (lambda m, t: m.__setitem__("levels", []), "0 levels"),
+    "no layers": (lambda m, t: m.__setitem__("layers", []), "no layers"),
+    "one name": (lambda m, t: m["layers"][1].__setitem__("name", "first"), "two of one name"),
+    "version": (lambda m, t: m.__setitem__("format_version", 2), "format version 2"),
+    "missing": (lambda m, t: m.pop("inputs"), "inputs"),
+    "density": (lambda m, t: m["levels"][0].__setitem__("density", 0), "density"),
+}
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_a_forged_file_with_right_digests_is_refused(path: Path, name: str) -> None:
+    """Digests guard against damage; the checks behind them guard against intent."""
+    change, message = FORGERIES[name]
+    forge(path, change)
+    for verify in (True, False):
+        with pytest.raises(CheckpointError, match=message):
+            Checkpoint.open(path, verify=verify)
+
+
+def test_forging_nothing_still_opens(path: Path) -> None:
+    """The forger itself is sound, so that the refusals above are for their reasons."""
+    forge(path, lambda metadata, tensors: None)
+    Checkpoint.open(path).close()
+
+
+def test_the_first_bytes_of_a_file_are_what_the_format_page_says(path: Path) -> None:
+    """Golden layout: 8 bytes of length, JSON, spaces, data on a 64-byte boundary, graph first."""
+    raw = path.read_bytes()
+    header_nbytes = struct.unpack("<Q", raw[:8])[0]
+    assert raw[8:9] == b"{"
+    assert (8 + header_nbytes) % 64 == 0
+    assert raw[8 + header_nbytes :].startswith(b"not an onnx graph" + bytes(47))

@@ -1,0 +1,53 @@
+"""Small nested weights and checkpoints that several test folders share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from nested_sparse.mask import block_scores, nested_first_level
+from nested_sparse.tensor_spec import TensorSpec
+from nested_sparse.weight import NestedWeight
+from nested_sparse.writer import LayerRecord, LevelRecord, write_checkpoint
+
+
+def random_weight(
+    rng: np.random.Generator,
+    name: str = "layer",
+    rows: int = 10,
+    columns: int = 12,
+    block_rows: int = 4,
+    densities: tuple[float, ...] = (0.2, 0.5, 0.9),
+    permuted: bool = False,
+) -> NestedWeight:
+    """A weight whose levels keep the given shares of its blocks by magnitude."""
+    values = rng.standard_normal((rows, columns)).astype(np.float32)
+    permutation = rng.permutation(rows).astype(np.int32) if permuted else None
+    scores = block_scores(values, block_rows, permutation)
+    keep = [max(1, round(density * scores.size)) for density in densities]
+    return NestedWeight(name, values, nested_first_level(scores, keep), block_rows, permutation)
+
+
+def layer_record(rng: np.random.Generator, weight: NestedWeight, level_count: int, op: str = "linear") -> LayerRecord:
+    """`weight` with a random scale and shift for each level."""
+    norms = rng.standard_normal((level_count, 2, weight.rows)).astype(np.float32)
+    return LayerRecord(weight, norms, op, {})
+
+
+def write_small_checkpoint(path: Path, seed: int = 0, graph: bytes = b"not an onnx graph") -> list[LayerRecord]:
+    """A checkpoint of two linear layers, the second permuted, with three levels; returns what was written."""
+    rng = np.random.default_rng(seed)
+    records = [
+        layer_record(rng, random_weight(rng, "first", 10, 12), 3),
+        layer_record(rng, random_weight(rng, "second", 7, 10, block_rows=2, permuted=True), 3),
+    ]
+    write_checkpoint(
+        path,
+        graph_builder=lambda placements: graph,
+        layers=records,
+        levels=[LevelRecord(density, int(1000 * density), {"accuracy": density}) for density in (0.2, 0.5, 0.9)],
+        inputs=[TensorSpec("input", "float32", (None, 12), (1, 12))],
+        outputs=[TensorSpec("output", "float32", (None, 7), (1, 7))],
+    )
+    return records
