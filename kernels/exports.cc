@@ -1,0 +1,88 @@
+// The C interface of library.py: which instruction set and kernels are in use, and one kernel on raw arrays for tests.
+#include "isa.h"
+#include "kernels.h"
+#include "scratch.h"
+
+#define NESTED_SPARSE_EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace nested_sparse {
+namespace {
+
+struct KernelRow {
+  const char* name;
+  const char* op;
+  const char* isa;
+  int32_t block_rows;
+  int32_t index_bytes;
+  int32_t vectors;
+  int32_t lanes;
+  int32_t supported;
+};
+
+// Arguments of one kernel call; spmm alone reads offset to y_pitch.
+struct KernelCall {
+  PackedWeight weight;
+  const float* x;
+  const float* residual;
+  float* y;
+  Clip clip;
+  int64_t group_begin;
+  int64_t group_end;
+  const int32_t* offset;
+  int64_t pixels;
+  const PixelPlace* places;
+  int64_t y_pitch;
+};
+
+void run_spmm(const KernelInfo& kernel, const KernelCall& call) {
+  const SpmmArgs args{call.weight,   call.x, call.offset,  call.pixels, call.places,
+                      call.residual, call.y, call.y_pitch, call.clip};
+  kernel.spmm(args, call.group_begin, call.group_end, 0, (call.pixels + kernel.lanes - 1) / kernel.lanes);
+}
+
+}  // namespace
+}  // namespace nested_sparse
+
+using nested_sparse::KernelCall;
+using nested_sparse::KernelRow;
+
+// Name of the instruction set in use; null where the forced one cannot be used, and then `error` says why.
+NESTED_SPARSE_EXPORT const char* nested_sparse_isa(const char** error) {
+  const nested_sparse::IsaChoice& choice = nested_sparse::isa_choice();
+  *error = choice.error;
+  return choice.error[0] == '\0' ? nested_sparse::isa_name(choice.isa) : nullptr;
+}
+
+NESTED_SPARSE_EXPORT int64_t nested_sparse_scratch_allocations() {
+  return nested_sparse::scratch_allocations();
+}
+
+// Row `index` of the list of kernels; false past its end.
+NESTED_SPARSE_EXPORT bool nested_sparse_kernel(int32_t index, KernelRow* row) {
+  int32_t count = 0;
+  const nested_sparse::KernelInfo* kernels = nested_sparse::kernel_list(&count);
+  if (index < 0 || index >= count) return false;
+  const nested_sparse::KernelInfo& kernel = kernels[index];
+  *row = KernelRow{kernel.name,
+                   kernel.gemv != nullptr ? "linear" : "conv",
+                   nested_sparse::isa_name(kernel.isa),
+                   kernel.block_rows,
+                   kernel.index_bytes,
+                   kernel.vectors,
+                   kernel.lanes,
+                   nested_sparse::isa_supported(kernel.isa)};
+  return true;
+}
+
+// Runs kernel `index` on arrays that the caller vouches for; false where this CPU does not support it.
+NESTED_SPARSE_EXPORT bool nested_sparse_run_kernel(int32_t index, const KernelCall* call) {
+  int32_t count = 0;
+  const nested_sparse::KernelInfo* kernels = nested_sparse::kernel_list(&count);
+  if (index < 0 || index >= count || !nested_sparse::isa_supported(kernels[index].isa)) return false;
+  if (kernels[index].gemv == nullptr) {
+    nested_sparse::run_spmm(kernels[index], *call);
+    return true;
+  }
+  kernels[index].gemv({call->weight, call->x, call->residual, call->y, call->clip}, call->group_begin, call->group_end);
+  return true;
+}

@@ -1,0 +1,90 @@
+// AVX2 and FMA.
+#include <immintrin.h>
+
+#include "rows.h"
+
+namespace nested_sparse {
+namespace {
+
+struct Rows16 {
+  struct Vec {
+    __m256 low, high;
+  };
+  static constexpr int kRows = 16;
+  static Vec zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
+  static Vec load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+  static Vec fma(Vec a, const float* b, Vec c) {
+    const __m256 in = _mm256_broadcast_ss(b);
+    return {_mm256_fmadd_ps(a.low, in, c.low), _mm256_fmadd_ps(a.high, in, c.high)};
+  }
+  static Vec add(Vec a, Vec b) { return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)}; }
+  static void store(float* p, Vec v) {
+    _mm256_storeu_ps(p, v.low);
+    _mm256_storeu_ps(p + 8, v.high);
+  }
+};
+
+struct Rows8 {
+  using Vec = __m256;
+  static constexpr int kRows = 8;
+  static Vec zero() { return _mm256_setzero_ps(); }
+  static Vec load(const float* p) { return _mm256_loadu_ps(p); }
+  static Vec fma(Vec a, const float* b, Vec c) { return _mm256_fmadd_ps(a, _mm256_broadcast_ss(b), c); }
+  static Vec add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
+  static void store(float* p, Vec v) { _mm256_storeu_ps(p, v); }
+};
+
+struct Rows4 {
+  using Vec = __m128;
+  static constexpr int kRows = 4;
+  static Vec zero() { return _mm_setzero_ps(); }
+  static Vec load(const float* p) { return _mm_loadu_ps(p); }
+  static Vec fma(Vec a, const float* b, Vec c) { return _mm_fmadd_ps(a, _mm_broadcast_ss(b), c); }
+  static Vec add(Vec a, Vec b) { return _mm_add_ps(a, b); }
+  static void store(float* p, Vec v) { _mm_storeu_ps(p, v); }
+};
+
+struct Gather {
+  using Vec = __m256;
+  static constexpr int kLanes = 8;
+  static Vec zero() { return _mm256_setzero_ps(); }
+  static Vec load(const float* p) { return _mm256_loadu_ps(p); }
+  static Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
+  static Vec add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
+  static void store(float* p, Vec v) { _mm256_storeu_ps(p, v); }
+
+  static __m256i columns8(const uint16_t* col) {
+    return _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(col)));
+  }
+  static __m256i columns8(const uint32_t* col) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(col)); }
+  static __m128i columns4(const uint16_t* col) {
+    return _mm_cvtepu16_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(col)));
+  }
+  static __m128i columns4(const uint32_t* col) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(col)); }
+
+  template <int V, class Index>
+  static Vec gather(const float* x, const Index* col) {
+    if constexpr (V == 1) return _mm256_i32gather_ps(x, columns8(col), 4);
+    const __m256 in = _mm256_castps128_ps256(_mm_i32gather_ps(x, columns4(col), 4));
+    return _mm256_permutevar8x32_ps(in, _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3));
+  }
+};
+
+template <int V, class Index>
+void gemv(const GemvArgs& args, int64_t group_begin, int64_t group_end) {
+  if constexpr (V == 16) gemv_broadcast<Rows16, Index>(args, group_begin, group_end);
+  if constexpr (V == 8) gemv_broadcast<Rows8, Index>(args, group_begin, group_end);
+  if constexpr (V == 4) gemv_broadcast<Rows4, Index>(args, group_begin, group_end);
+  if constexpr (V <= 2) gemv_gather<Gather, V, Index>(args, group_begin, group_end);
+}
+
+}  // namespace
+
+#define NESTED_SPARSE_LIST_AVX2
+#define GEMV_KERNEL(isa, symbol, block_rows, index)                           \
+  void symbol(const GemvArgs& args, int64_t group_begin, int64_t group_end) { \
+    gemv<block_rows, index>(args, group_begin, group_end);                    \
+  }
+#include "../kernels.inc"
+
+}  // namespace nested_sparse

@@ -1,0 +1,82 @@
+// AVX-512 (F, DQ, BW, VL).
+#include <immintrin.h>
+
+#include "rows.h"
+
+namespace nested_sparse {
+namespace {
+
+struct Rows16 {
+  using Vec = __m512;
+  static constexpr int kRows = 16;
+  static Vec zero() { return _mm512_setzero_ps(); }
+  static Vec load(const float* p) { return _mm512_loadu_ps(p); }
+  static Vec fma(Vec a, const float* b, Vec c) { return _mm512_fmadd_ps(a, _mm512_set1_ps(*b), c); }
+  static Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
+  static void store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
+};
+
+struct Rows8 {
+  using Vec = __m256;
+  static constexpr int kRows = 8;
+  static Vec zero() { return _mm256_setzero_ps(); }
+  static Vec load(const float* p) { return _mm256_loadu_ps(p); }
+  static Vec fma(Vec a, const float* b, Vec c) { return _mm256_fmadd_ps(a, _mm256_broadcast_ss(b), c); }
+  static Vec add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
+  static void store(float* p, Vec v) { _mm256_storeu_ps(p, v); }
+};
+
+struct Rows4 {
+  using Vec = __m128;
+  static constexpr int kRows = 4;
+  static Vec zero() { return _mm_setzero_ps(); }
+  static Vec load(const float* p) { return _mm_loadu_ps(p); }
+  static Vec fma(Vec a, const float* b, Vec c) { return _mm_fmadd_ps(a, _mm_broadcast_ss(b), c); }
+  static Vec add(Vec a, Vec b) { return _mm_add_ps(a, b); }
+  static void store(float* p, Vec v) { _mm_storeu_ps(p, v); }
+};
+
+struct Gather {
+  using Vec = __m512;
+  static constexpr int kLanes = 16;
+  static Vec zero() { return _mm512_setzero_ps(); }
+  static Vec load(const float* p) { return _mm512_loadu_ps(p); }
+  static Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+  static Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
+  static void store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
+
+  static __m512i columns16(const uint16_t* col) {
+    return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(col)));
+  }
+  static __m512i columns16(const uint32_t* col) { return _mm512_loadu_si512(col); }
+  static __m256i columns8(const uint16_t* col) {
+    return _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(col)));
+  }
+  static __m256i columns8(const uint32_t* col) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(col)); }
+
+  template <int V, class Index>
+  static Vec gather(const float* x, const Index* col) {
+    if constexpr (V == 1) return _mm512_i32gather_ps(columns16(col), x, 4);
+    const __m512 in = _mm512_castps256_ps512(_mm256_i32gather_ps(x, columns8(col), 4));
+    return _mm512_permutexvar_ps(_mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7), in);
+  }
+};
+
+template <int V, class Index>
+void gemv(const GemvArgs& args, int64_t group_begin, int64_t group_end) {
+  if constexpr (V == 16) gemv_broadcast<Rows16, Index>(args, group_begin, group_end);
+  if constexpr (V == 8) gemv_broadcast<Rows8, Index>(args, group_begin, group_end);
+  if constexpr (V == 4) gemv_broadcast<Rows4, Index>(args, group_begin, group_end);
+  if constexpr (V <= 2) gemv_gather<Gather, V, Index>(args, group_begin, group_end);
+}
+
+}  // namespace
+
+#define NESTED_SPARSE_LIST_AVX512
+#define GEMV_KERNEL(isa, symbol, block_rows, index)                           \
+  void symbol(const GemvArgs& args, int64_t group_begin, int64_t group_end) { \
+    gemv<block_rows, index>(args, group_begin, group_end);                    \
+  }
+#include "../kernels.inc"
+
+}  // namespace nested_sparse

@@ -1,0 +1,32 @@
+// The reference: plain loops over the formula of gemv.h. Compiled for the architecture's baseline without contraction.
+#include "gemv.h"
+
+namespace nested_sparse {
+namespace {
+
+template <int V, class Index>
+void gemv(const GemvArgs& args, int64_t group_begin, int64_t group_end) {
+  for (int64_t group = group_begin; group < group_end; ++group) {
+    float sums[V] = {};
+    for (int32_t l = 0; l < args.weight.level_count; ++l) {
+      const PackedLevel& level = args.weight.levels[l];
+      const auto* col = static_cast<const Index*>(level.col);
+      for (uint32_t j = level.ptr[group]; j < level.ptr[group + 1]; ++j) {
+        const float* val = level.val + static_cast<int64_t>(j) * V;
+        for (int v = 0; v < V; ++v) sums[v] += val[v] * args.x[col[j]];
+      }
+    }
+    gemv_store<V>(args, group, sums);
+  }
+}
+
+}  // namespace
+
+#define NESTED_SPARSE_LIST_SCALAR
+#define GEMV_KERNEL(isa, symbol, block_rows, index)                           \
+  void symbol(const GemvArgs& args, int64_t group_begin, int64_t group_end) { \
+    gemv<block_rows, index>(args, group_begin, group_end);                    \
+  }
+#include "../kernels.inc"
+
+}  // namespace nested_sparse

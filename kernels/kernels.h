@@ -1,0 +1,40 @@
+// Declares every kernel of kernels.inc that this architecture can be built for.
+#pragma once
+
+#include "gemv/gemv.h"
+#include "isa.h"
+#include "spmm/spmm.h"
+
+#define NESTED_SPARSE_LIST_SCALAR
+#if NESTED_SPARSE_X86
+#define NESTED_SPARSE_LIST_AVX2
+#define NESTED_SPARSE_LIST_AVX512
+#endif
+
+namespace nested_sparse {
+
+#define SPMM_KERNEL(isa, symbol, block_rows, vectors, lanes, index) \
+  void symbol(const SpmmArgs& args, int64_t group_begin, int64_t group_end, int64_t vector_begin, int64_t vector_end);
+#define GEMV_KERNEL(isa, symbol, block_rows, index) \
+  void symbol(const GemvArgs& args, int64_t group_begin, int64_t group_end);
+#include "kernels.inc"
+
+// One line of the list. Exactly one of `spmm` and `gemv` is set.
+struct KernelInfo {
+  const char* name;
+  Isa isa;
+  int32_t block_rows;
+  int32_t index_bytes;
+  int32_t vectors;  // spmm: pixel vectors of a tile at most
+  int32_t lanes;    // spmm: pixels of a vector
+  SpmmKernel spmm;
+  GemvKernel gemv;
+};
+
+// The list, in its order.
+const KernelInfo* kernel_list(int32_t* count);
+
+// The first listed kernel of instruction set `isa` for the operation (spmm or gemv); every V and index width has one.
+const KernelInfo& find_kernel(bool gemv, Isa isa, int32_t block_rows, int32_t index_bytes);
+
+}  // namespace nested_sparse

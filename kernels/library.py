@@ -1,0 +1,205 @@
+"""The operator library: where it is, how ONNX Runtime gets it, and which kernels it runs."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nested_sparse.errors import KernelError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+FILE_NAME = "libnested_sparse_kernels.so"
+
+
+@dataclass(frozen=True, slots=True)
+class KernelInfo:
+    """One line of the list of kernels (kernels.inc); `supported` is whether this CPU can run it."""
+
+    index: int
+    name: str
+    op: str  # "conv" or "linear"
+    isa: str
+    block_rows: int
+    index_bytes: int
+    vectors: int  # conv: pixel vectors in registers at once
+    lanes: int  # conv: pixels of a vector
+    supported: bool
+
+
+def library_path() -> Path:
+    """Path of the built library. Raises KernelError where it is absent."""
+    with as_file(files("nested_sparse.kernels").joinpath(FILE_NAME)) as path:
+        if path.is_file():
+            return path
+    raise KernelError(f"{FILE_NAME} is not installed; build it with `pip install .` (needs CMake and a C++17 compiler)")
+
+
+def register(session_options: onnxruntime.SessionOptions) -> None:
+    """Make the operators known to sessions made with `session_options`.
+
+    Raises KernelError where the library is absent, does not fit this ONNX Runtime, or NESTED_SPARSE_FORCE_ISA asks for
+    an instruction set that it cannot use.
+    """
+    isa()
+    try:
+        session_options.register_custom_ops_library(str(library_path()))
+    except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
+        raise KernelError(f"ONNX Runtime refused {library_path().name}: {error}") from error
+
+
+def isa() -> str:
+    """Instruction set in use: "scalar", "avx2" or "avx512". Raises KernelError where the forced one cannot be used."""
+    message = ctypes.c_char_p()
+    name: bytes | None = _library().nested_sparse_isa(ctypes.byref(message))
+    if name is None:
+        raise KernelError((message.value or b"").decode())
+    return name.decode()
+
+
+def kernels() -> list[KernelInfo]:
+    """Every kernel in the library, best first."""
+    found: list[KernelInfo] = []
+    row = _KernelRow()
+    while _library().nested_sparse_kernel(len(found), ctypes.byref(row)):
+        names = (row.name.decode(), row.op.decode(), row.isa.decode())
+        shape = (row.block_rows, row.index_bytes, row.vectors, row.lanes)
+        found.append(KernelInfo(len(found), *names, *shape, bool(row.supported)))
+    return found
+
+
+def kernel_for(op: str, block_rows: int, index_bytes: int = 2) -> str:
+    """Name of the kernel that runs `op` ("conv" or "linear") on such weights. Raises KernelError where there is none.
+
+    A linear layer over many rows at once runs the "conv" kernel, the rows being its pixels.
+    """
+    wanted = (op, isa(), block_rows, index_bytes)
+    for kernel in kernels():
+        if (kernel.op, kernel.isa, kernel.block_rows, kernel.index_bytes) == wanted:
+            return kernel.name
+    raise KernelError(f"no kernel for {op!r} with blocks of {block_rows} rows and {index_bytes}-byte columns on {isa()}")
+
+
+def scratch_allocations() -> int:
+    """How often operators have allocated scratch memory or plans in this process; switching the level adds none."""
+    return int(_library().nested_sparse_scratch_allocations())
+
+
+@dataclass(frozen=True, slots=True)
+class RawWeight:
+    """Packed arrays for `run_kernel`: (ptr, col, val) per level, norm (2, G·V), perm (G·V,) int32 or None."""
+
+    rows: int
+    levels: Sequence[tuple[NDArray[np.uint32], NDArray[np.unsignedinteger], NDArray[np.float32]]]
+    norm: NDArray[np.float32]
+    perm: NDArray[np.int32] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RawPixels:
+    """What a "conv" kernel needs beside the weight (spmm.h): offset (K,) int32, and places (n, 2) int32 or None."""
+
+    offset: NDArray[np.int32]
+    count: int
+    y_pitch: int
+    places: NDArray[np.int32] | None = None
+
+
+def run_kernel(
+    index: int,
+    weight: RawWeight,
+    x: NDArray[np.float32],
+    y: NDArray[np.float32],
+    *,
+    residual: NDArray[np.float32] | None = None,
+    clip: tuple[float, float] = (-np.inf, np.inf),
+    groups: tuple[int, int] | None = None,
+    pixels: RawPixels | None = None,
+) -> None:
+    """Run kernel `index` of the list on raw arrays, for tests and benchmarks: nothing is checked but the CPU.
+
+    `y` is written in place; `groups` is the range of row groups (default: all). Raises KernelError.
+    """
+    levels = (_PackedLevel * len(weight.levels))(*(tuple(_pointer(part) for part in level) for level in weight.levels))
+    begin, end = groups or (0, weight.levels[0][0].size - 1)
+    scale, shift = weight.norm
+    packed = _PackedWeight(
+        ctypes.addressof(levels), len(weight.levels), _pointer(scale), _pointer(shift), _pointer(weight.perm), weight.rows
+    )
+    call = _KernelCall(packed, _pointer(x), _pointer(residual), _pointer(y), *clip, begin, end)
+    if pixels is not None:
+        call.offset, call.places = _pointer(pixels.offset), _pointer(pixels.places)
+        call.pixels, call.y_pitch = pixels.count, pixels.y_pitch
+    if not _library().nested_sparse_run_kernel(index, ctypes.byref(call)):
+        raise KernelError(f"kernel {index} is not in the list, or this CPU does not support it")
+
+
+def _pointer(array: NDArray[np.generic] | None) -> int | None:
+    return None if array is None else array.ctypes.data
+
+
+class _KernelRow(ctypes.Structure):
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("op", ctypes.c_char_p),
+        ("isa", ctypes.c_char_p),
+        ("block_rows", ctypes.c_int32),
+        ("index_bytes", ctypes.c_int32),
+        ("vectors", ctypes.c_int32),
+        ("lanes", ctypes.c_int32),
+        ("supported", ctypes.c_int32),
+    )
+
+
+class _PackedLevel(ctypes.Structure):
+    _fields_ = (("ptr", ctypes.c_void_p), ("col", ctypes.c_void_p), ("val", ctypes.c_void_p))
+
+
+class _PackedWeight(ctypes.Structure):
+    _fields_ = (
+        ("levels", ctypes.c_void_p),
+        ("level_count", ctypes.c_int32),
+        ("scale", ctypes.c_void_p),
+        ("shift", ctypes.c_void_p),
+        ("perm", ctypes.c_void_p),
+        ("rows", ctypes.c_int64),
+    )
+
+
+class _KernelCall(ctypes.Structure):
+    _fields_ = (
+        ("weight", _PackedWeight),
+        ("x", ctypes.c_void_p),
+        ("residual", ctypes.c_void_p),
+        ("y", ctypes.c_void_p),
+        ("clip_min", ctypes.c_float),
+        ("clip_max", ctypes.c_float),
+        ("group_begin", ctypes.c_int64),
+        ("group_end", ctypes.c_int64),
+        ("offset", ctypes.c_void_p),
+        ("pixels", ctypes.c_int64),
+        ("places", ctypes.c_void_p),
+        ("y_pitch", ctypes.c_int64),
+    )
+
+
+@lru_cache(maxsize=1)
+def _library() -> ctypes.CDLL:
+    try:
+        library = ctypes.CDLL(str(library_path()))
+    except OSError as error:
+        raise KernelError(f"{FILE_NAME} cannot be loaded: {error}") from error
+    library.nested_sparse_isa.restype = ctypes.c_char_p
+    library.nested_sparse_scratch_allocations.restype = ctypes.c_int64
+    library.nested_sparse_kernel.restype = ctypes.c_bool
+    library.nested_sparse_run_kernel.restype = ctypes.c_bool
+    return library

@@ -1,0 +1,143 @@
+#include "linear.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "scratch.h"
+
+namespace nested_sparse {
+namespace {
+
+constexpr int64_t kTransposeFrom = 6;      // rows of X from which transposing pays
+constexpr double kMultiplyGrain = 200000;  // multiply-adds of a task
+constexpr double kCopyGrain = 16384;       // floats transposed by a task
+constexpr int64_t kTasks = 16;
+
+int64_t round_up(int64_t value, int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+// Calls move(r, c) for every element of a matrix, in squares that fit the nearest cache whichever way it lies.
+template <class Move>
+void for_squares(int64_t rows, int64_t columns, const Move& move) {
+  constexpr int64_t kSquare = 16;
+  for (int64_t r0 = 0; r0 < rows; r0 += kSquare) {
+    for (int64_t c0 = 0; c0 < columns; c0 += kSquare) {
+      for (int64_t c = c0; c < std::min(columns, c0 + kSquare); ++c) {
+        for (int64_t r = r0; r < std::min(rows, r0 + kSquare); ++r) move(r, c);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+NestedLinear::NestedLinear(const ort::Attributes& attributes)
+    : Operator(attributes),
+      gemv_(find_kernel(true, isa_choice().isa, weight_.block_rows(), weight_.index_bytes())),
+      spmm_(find_kernel(false, isa_choice().isa, weight_.block_rows(), weight_.index_bytes())) {}
+
+void NestedLinear::compute(const ort::Context& context) const {
+  WeightView view;
+  this->view(context, view);
+  const auto x = context.input<float>(kX);
+  if (x.shape.rank == 0 || x.shape.size[x.shape.rank - 1] != weight_.columns()) {
+    fail("X must be [..., " + std::to_string(weight_.columns()) + "], got " + x.shape.text());
+  }
+  ort::Shape shape = x.shape;
+  shape.size[shape.rank - 1] = weight_.rows();
+  const float* residual = this->residual(context, shape);
+  const Rows rows{x.data, residual, context.output(shape), x.shape.elements() / weight_.columns()};
+  if (rows.count < kTransposeFrom) {
+    run_rows(context, view, rows);
+  } else {
+    run_transposed(context, view, rows);
+  }
+}
+
+void NestedLinear::run_rows(const ort::Context& context, const WeightView& view, const Rows& rows) const {
+  const double cost = static_cast<double>(view.blocks * weight_.block_rows()) * static_cast<double>(rows.count);
+  const int64_t tasks = task_count(weight_.groups(), cost, kMultiplyGrain, kTasks);
+  context.parallel_for(tasks, [&](int64_t task) {
+    const Part groups = part_of(weight_.groups(), tasks, task);
+    for (int64_t row = 0; row < rows.count; ++row) {
+      const float* residual = rows.residual == nullptr ? nullptr : rows.residual + row * weight_.rows();
+      const GemvArgs args{view.weight, rows.x + row * weight_.columns(), residual, rows.y + row * weight_.rows(),
+                          clip_};
+      gemv_.gemv(args, groups.begin, groups.end);
+    }
+  });
+}
+
+std::shared_ptr<const std::vector<int32_t>> NestedLinear::offsets_for(int64_t pitch) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (pitch != pitch_) {
+    if (weight_.columns() * pitch > std::numeric_limits<int32_t>::max())
+      fail("X has more than 2^31 values in a block of rows");
+    auto offsets = std::make_shared<std::vector<int32_t>>(weight_.columns());
+    for (int64_t k = 0; k < weight_.columns(); ++k) (*offsets)[k] = static_cast<int32_t>(k * pitch);
+    offsets_ = std::move(offsets);
+    pitch_ = pitch;
+    count_scratch_allocation();
+  }
+  return offsets_;
+}
+
+void NestedLinear::run_transposed(const ort::Context& context, const WeightView& view, const Rows& rows) const {
+  const int64_t most = int64_t{spmm_.lanes} * spmm_.vectors;
+  const int64_t pitch = std::min(most, round_up(rows.count, spmm_.lanes));
+  const auto offsets = offsets_for(pitch);
+  float* const x = scratch(Purpose::input, weight_.columns() * pitch);
+  float* const y = scratch(Purpose::output, weight_.rows() * pitch);
+  const Clip open{-std::numeric_limits<float>::infinity(), std::numeric_limits<float>::infinity()};
+  SpmmArgs args{view.weight, x, offsets->data(), 0, nullptr, nullptr, y, pitch, open};
+  for (int64_t first = 0; first < rows.count; first += pitch) {
+    args.pixels = std::min(pitch, rows.count - first);
+    transpose_in(context, rows.x + first * weight_.columns(), args.pixels, x, pitch);
+    multiply(context, args, view.blocks);
+    const int64_t done = first * weight_.rows();
+    const float* const residual = rows.residual == nullptr ? nullptr : rows.residual + done;
+    transpose_out(context, y, pitch, Rows{nullptr, residual, rows.y + done, args.pixels});
+  }
+}
+
+void NestedLinear::transpose_in(const ort::Context& context, const float* from, int64_t count, float* to,
+                                int64_t pitch) const {
+  const int64_t columns = weight_.columns();
+  const int64_t tasks = task_count(columns, static_cast<double>(columns * count), kCopyGrain, kTasks);
+  context.parallel_for(tasks, [&](int64_t task) {
+    const Part part = part_of(columns, tasks, task);
+    for_squares(count, part.end - part.begin, [&](int64_t row, int64_t i) {
+      const int64_t k = part.begin + i;
+      to[k * pitch + row] = from[row * columns + k];
+    });
+  });
+}
+
+void NestedLinear::multiply(const ort::Context& context, const SpmmArgs& args, int64_t blocks) const {
+  const int64_t vectors = (args.pixels + spmm_.lanes - 1) / spmm_.lanes;
+  const double cost = static_cast<double>(blocks * weight_.block_rows()) * static_cast<double>(args.pixels);
+  const int64_t tasks = task_count(weight_.groups(), cost, kMultiplyGrain, kTasks);
+  context.parallel_for(tasks, [&](int64_t task) {
+    const Part groups = part_of(weight_.groups(), tasks, task);
+    spmm_.spmm(args, groups.begin, groups.end, 0, vectors);
+  });
+}
+
+// Residual and clip come last, so they wait until the outputs are in their rows.
+void NestedLinear::transpose_out(const ort::Context& context, const float* from, int64_t pitch,
+                                 const Rows& rows) const {
+  const int64_t outputs = weight_.rows();
+  const int64_t tasks = task_count(rows.count, static_cast<double>(outputs * rows.count), kCopyGrain, kTasks);
+  context.parallel_for(tasks, [&](int64_t task) {
+    const Part part = part_of(rows.count, tasks, task);
+    for_squares(part.end - part.begin, outputs, [&](int64_t i, int64_t output) {
+      const int64_t row = part.begin + i;
+      const float value = from[output * pitch + row];
+      const int64_t at = row * outputs + output;
+      rows.y[at] = clip(rows.residual == nullptr ? value : value + rows.residual[at], clip_);
+    });
+  });
+}
+
+}  // namespace nested_sparse

@@ -1,0 +1,40 @@
+// NestedLinear: X [..., K] -> Y [..., O], any rank of 1 or more.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "operator.h"
+
+namespace nested_sparse {
+
+class NestedLinear : public Operator {
+ public:
+  explicit NestedLinear(const ort::Attributes& attributes);
+  void compute(const ort::Context& context) const override;
+
+ private:
+  struct Rows {  // X, residual (or null) and Y as matrices of `count` rows
+    const float* x;
+    const float* residual;
+    float* y;
+    int64_t count;
+  };
+  // Few rows: the sparse matrix times each of them.
+  void run_rows(const ort::Context& context, const WeightView& view, const Rows& rows) const;
+  // Many rows: transposed, so that they are the pixels of a 1 x 1 convolution.
+  void run_transposed(const ort::Context& context, const WeightView& view, const Rows& rows) const;
+  void transpose_in(const ort::Context& context, const float* from, int64_t count, float* to, int64_t pitch) const;
+  void multiply(const ort::Context& context, const SpmmArgs& args, int64_t blocks) const;
+  void transpose_out(const ort::Context& context, const float* from, int64_t pitch, const Rows& rows) const;
+  std::shared_ptr<const std::vector<int32_t>> offsets_for(int64_t pitch) const;
+
+  const KernelInfo& gemv_;
+  const KernelInfo& spmm_;
+  mutable std::mutex mutex_;
+  mutable std::shared_ptr<const std::vector<int32_t>> offsets_;  // k * pitch, for the last pitch seen
+  mutable int64_t pitch_ = 0;
+};
+
+}  // namespace nested_sparse

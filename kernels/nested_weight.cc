@@ -1,0 +1,148 @@
+#include "nested_weight.h"
+
+#include <algorithm>
+#include <limits>
+
+namespace nested_sparse {
+namespace {
+
+constexpr int64_t kMaxCount = std::numeric_limits<int32_t>::max();
+constexpr int64_t kMaxBlocks = std::numeric_limits<uint32_t>::max();
+constexpr int64_t kMaxOffset = int64_t{1} << 48;
+constexpr int64_t kAlignment = 64;
+
+bool is_block_rows(int64_t v) {
+  return v == 1 || v == 2 || v == 4 || v == 8 || v == 16;
+}
+
+std::string number(int64_t value) {
+  return std::to_string(value);
+}
+
+template <class Index>
+bool columns_in_range(const void* col, int64_t count, int64_t columns) {
+  const auto* begin = static_cast<const Index*>(col);
+  return std::all_of(begin, begin + count, [columns](Index c) { return static_cast<int64_t>(c) < columns; });
+}
+
+}  // namespace
+
+NestedWeight::NestedWeight(const ort::Attributes& attributes) : layer_(attributes.text("layer")) {
+  rows_ = attributes.integer("rows");
+  columns_ = attributes.integer("columns");
+  require(rows_ >= 1 && rows_ <= kMaxCount, "rows must be 1 to 2^31 - 1, got " + number(rows_));
+  require(columns_ >= 1 && columns_ <= kMaxCount, "columns must be 1 to 2^31 - 1, got " + number(columns_));
+  const int64_t block_rows = attributes.integer("block_rows");
+  require(is_block_rows(block_rows), "block_rows must be 1, 2, 4, 8 or 16, got " + number(block_rows));
+  block_rows_ = static_cast<int32_t>(block_rows);
+  groups_ = (rows_ + block_rows - 1) / block_rows;
+  const int64_t index_bytes = attributes.integer("index_bytes");
+  require(index_bytes == 4 || (index_bytes == 2 && columns_ <= 65536),
+          "index_bytes must be 4, or 2 where columns are at most 65536, got " + number(index_bytes));
+  index_bytes_ = static_cast<int32_t>(index_bytes);
+  permutation_ = attributes.integer("permutation_offset");
+  require(permutation_ >= -1 && permutation_ <= kMaxOffset && (permutation_ == -1 || permutation_ % kAlignment == 0),
+          "permutation_offset must be -1 or a multiple of 64, got " + number(permutation_));
+
+  const std::vector<int64_t> blocks = attributes.integers("blocks");
+  require(!blocks.empty() && blocks.size() <= kMaxLevels,
+          "blocks must hold 1 to 255 levels, got " + number(blocks.size()));
+  const std::vector<int64_t> offsets = attributes.integers("offsets", 4 * blocks.size());
+  for (size_t level = 0; level < blocks.size(); ++level) place_level(static_cast<int32_t>(level), blocks, offsets);
+  valid_ = std::vector<std::atomic<const uint8_t*>>(blocks.size());
+}
+
+void NestedWeight::fail(const std::string& message) const {
+  throw ort::Error("layer '" + layer_ + "': " + message);
+}
+
+void NestedWeight::require(bool condition, const std::string& message) const {
+  if (!condition) fail(message);
+}
+
+void NestedWeight::place_level(int32_t level, const std::vector<int64_t>& blocks, const std::vector<int64_t>& offsets) {
+  const int64_t count = blocks[level];
+  require(count >= 0 && count <= kMaxBlocks && count <= groups_ * columns_,
+          "level " + number(level) + ": blocks must be 0 to groups x columns, got " + number(count));
+  for (int part = 0; part < 4; ++part) {
+    const int64_t offset = offsets[4 * level + part];
+    require(offset >= 0 && offset <= kMaxOffset && offset % kAlignment == 0,
+            "level " + number(level) + ": offsets must be multiples of 64, got " + number(offset));
+  }
+  const int64_t* at = offsets.data() + 4 * static_cast<size_t>(level);
+  levels_.push_back(Place{count, at[0], at[1], at[2], at[3]});
+}
+
+// Bytes that a segment must have for every array of `level` to lie inside it.
+int64_t NestedWeight::end_of(int32_t level) const {
+  const Place& place = levels_[level];
+  const int64_t packed_rows = groups_ * block_rows_;
+  int64_t end = std::max({place.ptr + 4 * (groups_ + 1), place.col + index_bytes_ * place.blocks,
+                          place.val + 4 * block_rows_ * place.blocks, place.norm + 8 * packed_rows});
+  if (level == 0 && permutation_ >= 0) end = std::max(end, permutation_ + 4 * packed_rows);
+  return end;
+}
+
+// Runs every time: messages are made only where they are needed.
+const uint8_t* NestedWeight::usable_segment(int32_t level, const Segment& segment) const {
+  if (segment.nbytes == 0) fail("level " + number(level) + " is not in this file; choose a lower level");
+  if (segment.nbytes < end_of(level)) {
+    fail("the segment of level " + number(level) + " is too short: expected at least " + number(end_of(level)) +
+         " bytes, got " + number(segment.nbytes));
+  }
+  if (valid_[level].load(std::memory_order_acquire) != segment.data) validate(level, segment.data);
+  return segment.data;
+}
+
+void NestedWeight::view(int64_t level, const Segment* segments, WeightView& out) const {
+  if (level < 0 || level >= level_count()) {
+    fail("level must be 0 to " + number(level_count() - 1) + ", got " + number(level));
+  }
+  out.blocks = 0;
+  for (int32_t l = 0; l <= level; ++l) {
+    const uint8_t* segment = usable_segment(l, segments[l]);
+    const Place& place = levels_[l];
+    out.levels[l] = PackedLevel{reinterpret_cast<const uint32_t*>(segment + place.ptr), segment + place.col,
+                                reinterpret_cast<const float*>(segment + place.val)};
+    out.blocks += place.blocks;
+  }
+  const auto* norm = reinterpret_cast<const float*>(segments[level].data + levels_[level].norm);
+  const auto* perm = permutation_ < 0 ? nullptr : reinterpret_cast<const int32_t*>(segments[0].data + permutation_);
+  out.weight =
+      PackedWeight{out.levels, static_cast<int32_t>(level) + 1, norm, norm + groups_ * block_rows_, perm, rows_};
+}
+
+void NestedWeight::validate(int32_t level, const uint8_t* segment) const {
+  require(reinterpret_cast<uintptr_t>(segment) % alignof(float) == 0,
+          "the segment of level " + number(level) + " is not aligned to 4 bytes");
+  validate_columns(level, segment);
+  if (level == 0 && permutation_ >= 0) validate_permutation(segment);
+  valid_[level].store(segment, std::memory_order_release);
+}
+
+void NestedWeight::validate_columns(int32_t level, const uint8_t* segment) const {
+  const Place& place = levels_[level];
+  const auto* ptr = reinterpret_cast<const uint32_t*>(segment + place.ptr);
+  const std::string where = "level " + number(level);
+  require(ptr[0] == 0 && std::is_sorted(ptr, ptr + groups_ + 1), where + ": ptr must start at 0 and ascend");
+  require(ptr[groups_] == place.blocks,
+          where + ": ptr must end at " + number(place.blocks) + " blocks, got " + number(ptr[groups_]));
+  const void* col = segment + place.col;
+  const bool in_range = index_bytes_ == 2 ? columns_in_range<uint16_t>(col, place.blocks, columns_)
+                                          : columns_in_range<uint32_t>(col, place.blocks, columns_);
+  require(in_range, where + ": a column is not below " + number(columns_));
+}
+
+void NestedWeight::validate_permutation(const uint8_t* segment) const {
+  const auto* perm = reinterpret_cast<const int32_t*>(segment + permutation_);
+  std::vector<bool> seen(rows_);
+  for (int64_t r = 0; r < groups_ * block_rows_; ++r) {
+    const bool padding = r >= rows_;
+    const bool valid = padding ? perm[r] == -1 : perm[r] >= 0 && perm[r] < rows_ && !seen[perm[r]];
+    require(valid, "the permutation must hold each of 0 to " + number(rows_ - 1) + " once, then -1; entry " +
+                       number(r) + " is " + number(perm[r]));
+    if (!padding) seen[perm[r]] = true;
+  }
+}
+
+}  // namespace nested_sparse

@@ -1,0 +1,71 @@
+// NestedWeight: one node's weight, every level of it, inside the level segments that reach the node as inputs.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "ort_context.h"
+#include "packed.h"
+
+namespace nested_sparse {
+
+struct Segment {
+  const uint8_t* data = nullptr;
+  int64_t nbytes = 0;
+};
+
+// The levels in use by one run; points into the segments and into itself, so it stays where it was made.
+struct WeightView {
+  PackedLevel levels[kMaxLevels];
+  PackedWeight weight;
+  int64_t blocks = 0;  // of all levels in use
+};
+
+// Where a node's arrays lie in each segment, from its attributes, and the checks that make reading them safe: sizes at
+// every run, contents (ascending ptr, columns in range, a true permutation) once per level and segment address.
+class NestedWeight {
+ public:
+  // Throws ort::Error where the attributes are not sane.
+  explicit NestedWeight(const ort::Attributes& attributes);
+  NestedWeight(const NestedWeight&) = delete;
+  NestedWeight& operator=(const NestedWeight&) = delete;
+
+  const std::string& layer() const { return layer_; }
+  int64_t rows() const { return rows_; }
+  int64_t columns() const { return columns_; }
+  int64_t groups() const { return groups_; }
+  int32_t block_rows() const { return block_rows_; }
+  int32_t index_bytes() const { return index_bytes_; }
+  int32_t level_count() const { return static_cast<int32_t>(levels_.size()); }
+
+  // Fills `out` with levels 0 to `level`. `segments` holds level_count() of them. Throws ort::Error where the level
+  // does not exist, is not in the file, or is malformed. Thread-safe.
+  void view(int64_t level, const Segment* segments, WeightView& out) const;
+
+ private:
+  struct Place {
+    int64_t blocks, ptr, col, val, norm;
+  };
+  void place_level(int32_t level, const std::vector<int64_t>& blocks, const std::vector<int64_t>& offsets);
+  int64_t end_of(int32_t level) const;
+  const uint8_t* usable_segment(int32_t level, const Segment& segment) const;
+  [[noreturn]] void fail(const std::string& message) const;
+  void require(bool condition, const std::string& message) const;
+  void validate(int32_t level, const uint8_t* segment) const;
+  void validate_columns(int32_t level, const uint8_t* segment) const;
+  void validate_permutation(const uint8_t* segment) const;
+
+  std::string layer_;
+  int64_t rows_ = 0;
+  int64_t columns_ = 0;
+  int64_t groups_ = 0;
+  int32_t block_rows_ = 0;
+  int32_t index_bytes_ = 0;
+  int64_t permutation_ = -1;
+  std::vector<Place> levels_;
+  mutable std::vector<std::atomic<const uint8_t*>> valid_;  // segment whose contents were checked, per level
+};
+
+}  // namespace nested_sparse

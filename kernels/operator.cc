@@ -1,0 +1,43 @@
+#include "operator.h"
+
+#include <algorithm>
+
+namespace nested_sparse {
+
+Operator::Operator(const ort::Attributes& attributes)
+    : weight_(attributes), clip_{attributes.real("clip_min"), attributes.real("clip_max")} {}
+
+void Operator::fail(const std::string& message) const {
+  throw ort::Error("layer '" + weight_.layer() + "': " + message);
+}
+
+void Operator::view(const ort::Context& context, WeightView& out) const {
+  const size_t level_count = context.input_count() - kFirstSegment;
+  if (level_count != static_cast<size_t>(weight_.level_count())) {
+    fail("expected " + std::to_string(weight_.level_count()) + " segment inputs, got " + std::to_string(level_count));
+  }
+  const auto level = context.input<int64_t>(kLevel);
+  if (level.data == nullptr || level.shape.elements() != 1) fail("level must be one int64");
+  Segment segments[kMaxLevels];
+  for (size_t l = 0; l < level_count; ++l) {
+    const auto bytes = context.input<uint8_t>(kFirstSegment + l);
+    segments[l] = Segment{bytes.data, bytes.data == nullptr ? 0 : bytes.shape.elements()};
+  }
+  weight_.view(__atomic_load_n(level.data, __ATOMIC_RELAXED), segments, out);
+}
+
+const float* Operator::residual(const ort::Context& context, const ort::Shape& shape) const {
+  const auto tensor = context.input<float>(kResidual);
+  if (tensor.data == nullptr && tensor.shape.rank == 0) return nullptr;
+  if (!(tensor.shape == shape)) {
+    fail("the residual must have the output's shape " + shape.text() + ", got " + tensor.shape.text());
+  }
+  return tensor.data;
+}
+
+int64_t task_count(int64_t units, double cost, double grain, int64_t most) {
+  const auto wanted = static_cast<int64_t>(std::min(cost / grain, static_cast<double>(most)));
+  return std::clamp<int64_t>(wanted, 1, std::max<int64_t>(units, 1));
+}
+
+}  // namespace nested_sparse

@@ -1,0 +1,115 @@
+#include "ort_context.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace nested_sparse::ort {
+namespace {
+
+// Text of a failed status, which is released.
+std::string take_message(const Api& api, OrtStatus* status) {
+  std::string message = api.error_message(status);
+  api.release_status(status);
+  return message;
+}
+
+}  // namespace
+
+void Attributes::check(OrtStatus* status, const char* name) const {
+  if (status != nullptr) throw Error("attribute '" + std::string(name) + "': " + take_message(api_, status));
+}
+
+int64_t Attributes::integer(const char* name) const {
+  int64_t value = 0;
+  check(api_.attribute_int(info_, name, &value), name);
+  return value;
+}
+
+float Attributes::real(const char* name) const {
+  float value = 0;
+  check(api_.attribute_float(info_, name, &value), name);
+  return value;
+}
+
+std::string Attributes::text(const char* name) const {
+  size_t size = 0;  // counts the final zero
+  check(api_.attribute_string(info_, name, nullptr, &size), name);
+  std::string value(size, '\0');
+  check(api_.attribute_string(info_, name, value.data(), &size), name);
+  value.resize(std::strlen(value.c_str()));
+  return value;
+}
+
+std::vector<int64_t> Attributes::integers(const char* name) const {
+  size_t size = 0;
+  check(api_.attribute_ints(info_, name, nullptr, &size), name);
+  std::vector<int64_t> values(size);
+  if (size > 0) check(api_.attribute_ints(info_, name, values.data(), &size), name);
+  return values;
+}
+
+std::vector<int64_t> Attributes::integers(const char* name, size_t count) const {
+  std::vector<int64_t> values = integers(name);
+  if (values.size() != count) {
+    throw Error("attribute '" + std::string(name) + "': expected " + std::to_string(count) + " integers, got " +
+                std::to_string(values.size()));
+  }
+  return values;
+}
+
+int64_t Shape::elements() const {
+  int64_t count = 1;
+  for (size_t i = 0; i < rank; ++i) count *= size[i];
+  return count;
+}
+
+std::string Shape::text() const {
+  std::string text = "[";
+  for (size_t i = 0; i < rank; ++i) text += (i == 0 ? "" : ", ") + std::to_string(size[i]);
+  return text + "]";
+}
+
+bool Shape::operator==(const Shape& other) const {
+  return rank == other.rank && std::equal(size, size + rank, other.size);
+}
+
+void Context::check(OrtStatus* status) const {
+  if (status != nullptr) throw Error(take_message(api_, status));
+}
+
+size_t Context::input_count() const {
+  size_t count = 0;
+  check(api_.input_count(context_, &count));
+  return count;
+}
+
+const void* Context::input_data(size_t index, Shape& shape) const {
+  const OrtValue* value = nullptr;
+  check(api_.input(context_, index, &value));
+  if (value == nullptr) return nullptr;
+  OrtTensorTypeAndShapeInfo* info = nullptr;
+  check(api_.tensor_info(value, &info));
+  OrtStatus* status = api_.dimension_count(info, &shape.rank);
+  const bool fits = shape.rank <= kMaxRank;
+  if (status == nullptr && fits) status = api_.dimensions(info, shape.size, shape.rank);
+  api_.release_tensor_info(info);
+  check(status);
+  if (!fits) throw Error("input " + std::to_string(index) + ": more than 16 dimensions");
+  void* data = nullptr;
+  check(api_.tensor_data(const_cast<OrtValue*>(value), &data));
+  return data;
+}
+
+float* Context::output(const Shape& shape) const {
+  OrtValue* value = nullptr;
+  check(api_.output(context_, 0, shape.size, shape.rank, &value));
+  void* data = nullptr;
+  check(api_.tensor_data(value, &data));
+  return static_cast<float*>(data);
+}
+
+void Context::run_parallel(void (*call)(void*, size_t), size_t count, void* data) const {
+  check(api_.parallel_for(context_, call, count, 0, data));
+}
+
+}  // namespace nested_sparse::ort

@@ -1,0 +1,82 @@
+// Typed, throwing access to what ONNX Runtime passes an operator: attributes at creation, tensors at each run.
+#pragma once
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "ort_api.h"
+
+namespace nested_sparse::ort {
+
+// A failure to be reported as an OrtStatus of code kInvalidArgument.
+struct Error : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// Attributes of a node.
+class Attributes {
+ public:
+  Attributes(const Api& api, const OrtKernelInfo* info) : api_(api), info_(info) {}
+  int64_t integer(const char* name) const;
+  float real(const char* name) const;
+  std::string text(const char* name) const;
+  std::vector<int64_t> integers(const char* name) const;  // empty where the list is empty
+  std::vector<int64_t> integers(const char* name, size_t count) const;
+
+ private:
+  void check(OrtStatus* status, const char* name) const;
+  const Api& api_;
+  const OrtKernelInfo* info_;
+};
+
+constexpr size_t kMaxRank = 16;
+
+struct Shape {
+  size_t rank = 0;
+  int64_t size[kMaxRank] = {};
+  int64_t elements() const;
+  std::string text() const;
+  bool operator==(const Shape& other) const;
+};
+
+// A tensor in memory; `data` is null where the optional input is absent.
+template <class T>
+struct Tensor {
+  T* data = nullptr;
+  Shape shape;
+};
+
+// One run of an operator. The element types are ONNX Runtime's to check: the operator declares them.
+class Context {
+ public:
+  Context(const Api& api, OrtKernelContext* context) : api_(api), context_(context) {}
+  size_t input_count() const;
+  template <class T>
+  Tensor<const T> input(size_t index) const {
+    Tensor<const T> tensor;
+    tensor.data = static_cast<const T*>(input_data(index, tensor.shape));
+    return tensor;
+  }
+  // Memory of the operator's only output.
+  float* output(const Shape& shape) const;
+
+  // Calls task(i) for i in 0 .. count - 1 on the session's threads; `task` must not throw nor call this.
+  template <class Task>
+  void parallel_for(int64_t count, const Task& task) const {
+    if (count == 1) task(int64_t{0});
+    if (count <= 1) return;
+    const auto call = [](void* data, size_t index) { (*static_cast<const Task*>(data))(static_cast<int64_t>(index)); };
+    run_parallel(call, static_cast<size_t>(count), const_cast<Task*>(&task));
+  }
+
+ private:
+  const void* input_data(size_t index, Shape& shape) const;
+  void run_parallel(void (*call)(void*, size_t), size_t count, void* data) const;
+  void check(OrtStatus* status) const;
+  const Api& api_;
+  OrtKernelContext* context_;
+};
+
+}  // namespace nested_sparse::ort

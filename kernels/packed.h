@@ -1,0 +1,45 @@
+// The packed weight as kernels see it, and the arithmetic that ends every output (FORMAT.md, "Packed layer").
+#pragma once
+
+#include <cstdint>
+
+namespace nested_sparse {
+
+// What one level adds. Blocks of row group g are ptr[g] to ptr[g + 1] - 1; block j lies in column col[j] (uint16_t or
+// uint32_t, the kernel knows) and holds val[j * V] to val[j * V + V - 1].
+struct PackedLevel {
+  const uint32_t* ptr;
+  const void* col;
+  const float* val;
+};
+
+constexpr int kMaxLevels = 255;
+
+// Levels 0 to level_count - 1 of a weight of `rows` outputs, with the norm of the densest of them.
+struct PackedWeight {
+  const PackedLevel* levels;
+  int32_t level_count;
+  const float* scale;   // [G * V], packed row order
+  const float* shift;   // [G * V]
+  const int32_t* perm;  // [G * V] output of each packed row, -1 for padding; null: packed row r is output r
+  int64_t rows;
+};
+
+// Output of packed row r, or -1 where the row is padding.
+inline int64_t output_of(const PackedWeight& weight, int64_t r) {
+  if (weight.perm != nullptr) return weight.perm[r];
+  return r < weight.rows ? r : -1;
+}
+
+// clamp(value, lo, hi) where NaN stays NaN.
+struct Clip {
+  float lo;
+  float hi;
+};
+
+inline float clip(float value, Clip bounds) {
+  value = value < bounds.lo ? bounds.lo : value;
+  return value > bounds.hi ? bounds.hi : value;
+}
+
+}  // namespace nested_sparse

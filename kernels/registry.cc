@@ -1,0 +1,35 @@
+#include <stdexcept>
+#include <string>
+
+#include "kernels.h"
+
+namespace nested_sparse {
+namespace {
+
+constexpr KernelInfo kKernels[] = {
+#define SPMM_KERNEL(isa, symbol, block_rows, vectors, lanes, index) \
+  {#symbol, Isa::isa, block_rows, sizeof(index), vectors, lanes, symbol, nullptr},
+#define GEMV_KERNEL(isa, symbol, block_rows, index) \
+  {#symbol, Isa::isa, block_rows, sizeof(index), 0, 0, nullptr, symbol},
+#include "kernels.inc"
+};
+
+}  // namespace
+
+const KernelInfo* kernel_list(int32_t* count) {
+  *count = static_cast<int32_t>(sizeof kKernels / sizeof kKernels[0]);
+  return kKernels;
+}
+
+const KernelInfo& find_kernel(bool gemv, Isa isa, int32_t block_rows, int32_t index_bytes) {
+  for (const KernelInfo& kernel : kKernels) {
+    if ((kernel.gemv != nullptr) == gemv && kernel.isa == isa && kernel.block_rows == block_rows &&
+        kernel.index_bytes == index_bytes) {
+      return kernel;
+    }
+  }
+  throw std::invalid_argument("no kernel for blocks of " + std::to_string(block_rows) + " rows and " +
+                              std::to_string(index_bytes) + "-byte columns on " + isa_name(isa));
+}
+
+}  // namespace nested_sparse

@@ -1,0 +1,43 @@
+// AVX-512 (F, DQ, BW, VL): 16 pixels a vector, at most 4 rows by 6 vectors (or the like) of sums in the 32 registers.
+#include <immintrin.h>
+
+#include "tile.h"
+
+namespace nested_sparse {
+namespace {
+
+struct Avx512 {
+  using Vec = __m512;
+  struct Bounds {
+    Vec lo, hi;
+  };
+  static constexpr int kLanes = 16;
+
+  static __mmask16 first(int n) { return static_cast<__mmask16>((1U << n) - 1U); }
+  static Vec zero() { return _mm512_setzero_ps(); }
+  static Vec load(const float* p) { return _mm512_loadu_ps(p); }
+  static Vec load_first(const float* p, int n) { return _mm512_maskz_loadu_ps(first(n), p); }
+  static Vec broadcast(const float* p) { return _mm512_set1_ps(*p); }
+  static Vec splat(float value) { return _mm512_set1_ps(value); }
+  static Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+  static Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
+  // min and max give their second operand where one is NaN.
+  static Vec clip(Vec v, Bounds b) { return _mm512_min_ps(b.hi, _mm512_max_ps(b.lo, v)); }
+  static void store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
+  static void store_first(float* p, int n, Vec v) { _mm512_mask_storeu_ps(p, first(n), v); }
+  static Vec squeeze(Vec v, uint32_t mask) { return _mm512_maskz_compress_ps(static_cast<__mmask16>(mask), v); }
+};
+
+}  // namespace
+
+#define NESTED_SPARSE_LIST_AVX512
+#define SPMM_KERNEL(isa, symbol, block_rows, vectors, lanes, index)                                          \
+  void symbol(const SpmmArgs& args, int64_t group_begin, int64_t group_end, int64_t vector_begin,            \
+              int64_t vector_end) {                                                                          \
+    static_assert(lanes == Avx512::kLanes, "the list gives the pixels of a vector");                         \
+    constexpr int kRows = block_rows < 8 ? block_rows : 8;                                                   \
+    spmm<Avx512, block_rows, kRows, vectors, index>(args, group_begin, group_end, vector_begin, vector_end); \
+  }
+#include "../kernels.inc"
+
+}  // namespace nested_sparse

@@ -1,0 +1,38 @@
+"""How a nested model adapts: session, latency profile, slowdown, level policy, scheduler, resource monitor."""
+
+from __future__ import annotations
+
+from nested_sparse.runtime.forecast import Decision, Waiting
+from nested_sparse.runtime.layer_profile import LayerTime, layer_profile
+from nested_sparse.runtime.level_cell import LevelCell
+from nested_sparse.runtime.monitor import ResourceMonitor, ResourceSample
+from nested_sparse.runtime.policy import ElasticPolicy, FixedPolicy, LevelPolicy
+from nested_sparse.runtime.probes import default_probes, usable_cores
+from nested_sparse.runtime.profile import LatencyProfile
+from nested_sparse.runtime.request import Request, Response
+from nested_sparse.runtime.scheduler import Scheduler
+from nested_sparse.runtime.session import Session
+from nested_sparse.runtime.slowdown import Slowdown
+from nested_sparse.runtime.stats import SchedulerStats
+
+__all__ = [
+    "Decision",
+    "ElasticPolicy",
+    "FixedPolicy",
+    "LatencyProfile",
+    "LayerTime",
+    "LevelCell",
+    "LevelPolicy",
+    "Request",
+    "ResourceMonitor",
+    "ResourceSample",
+    "Response",
+    "Scheduler",
+    "SchedulerStats",
+    "Session",
+    "Slowdown",
+    "Waiting",
+    "default_probes",
+    "layer_profile",
+    "usable_cores",
+]

@@ -1,0 +1,160 @@
+"""Forecast: what a run will take, and whether a request can still make its deadline."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from nested_sparse.runtime.profile import LatencyProfile
+from nested_sparse.runtime.slowdown import MINIMUM, Slowdown
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What a policy sees of a request.
+
+    deadline_s: clock reading at which the run must have ended: the client's deadline less the reply margin.
+    lowest_level, highest_level: what the request allows, both included.
+    budget_ms: time it had when it came in; None: unknown, what is left counts as all it had.
+    """
+
+    deadline_s: float
+    lowest_level: int
+    highest_level: int
+    batch: int = 1
+    budget_ms: float | None = None
+
+    def slack_ms(self, now_s: float) -> float:
+        """Time left."""
+        return (self.deadline_s - now_s) * 1e3
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do with a request.
+
+    level: the level to run it at; None: shed it.
+    predicted_ms: of the run, at that level (at the lowest allowed one when shed).
+    reason: why this level, in words for logs and for the client.
+    retry_after_ms: when shed, the time until the queue should have drained.
+    """
+
+    level: int | None
+    predicted_ms: float
+    reason: str
+    retry_after_ms: float = 0.0
+
+
+class Forecast:
+    """Predictions = profile × slowdown; admission and shedding by them.
+
+    The slowdown is learned from served requests only. So that a wrong one cannot shed everything for ever, every
+    `probe_every_s` (or ten times the run, if that is longer) one request that the profile alone does not rule out
+    runs in spite of the prediction; as long as such probes are fast enough, one follows another. `workers` is how
+    many requests run side by side. Not thread-safe: the scheduler locks.
+    """
+
+    def __init__(
+        self,
+        profile: LatencyProfile,
+        slowdown: Slowdown | None = None,
+        *,
+        workers: int = 1,
+        probe_every_s: float = 0.5,
+    ) -> None:
+        self.profile = profile
+        self.slowdown = Slowdown() if slowdown is None else slowdown
+        self.workers = workers
+        self._probe_every_s = probe_every_s
+        self._learned_s: float | None = None
+        self._probing = False
+        self._probed_ratio = math.inf
+
+    def observe(self, level: int, batch: int, service_ms: float, now_s: float) -> None:
+        """Takes in one finished run."""
+        profiled_ms = self.profile.predict_ms(level, batch)
+        self.slowdown.observe(service_ms, profiled_ms, now_s)
+        self._learned_s = now_s
+        if self._probing:
+            self._probed_ratio = service_ms / profiled_ms
+
+    def run_ms(self, level: int, batch: int, now_s: float) -> float:
+        """Predicted time of one run."""
+        return self.profile.predict_ms(level, batch) * self.slowdown.factor(now_s)
+
+    def backlog_ms(self, queue: Sequence[Waiting], floor: Callable[[Waiting], int], now_s: float) -> float:
+        """Time to work off `queue` with every request at its `floor` level."""
+        factor = self.slowdown.factor(now_s)
+        return factor * sum(self.profile.predict_ms(floor(each), each.batch) for each in queue) / self.workers
+
+    def spare_ms(self, queue: Sequence[Waiting], floor: Callable[[Waiting], int], now_s: float) -> float:
+        """The longest next run for which `queue`, in order of service, still meets its deadlines at the floor levels.
+
+        Infinite for an empty queue, negative when it is late already. A request that could not make it even if it
+        were next is going to be shed and counts for nothing.
+        """
+        factor = self.slowdown.factor(now_s)
+        ahead_ms = 0.0
+        spare_ms = float("inf")
+        for each in queue:
+            slack_ms = each.slack_ms(now_s)
+            cost_ms = factor * self.profile.predict_ms(floor(each), each.batch)
+            if cost_ms > slack_ms:
+                continue
+            spare_ms = min(spare_ms, slack_ms - cost_ms - ahead_ms)
+            ahead_ms += cost_ms / self.workers
+        return spare_ms
+
+    def admit(
+        self, request: Waiting, queue: Sequence[Waiting], floor: Callable[[Waiting], int], busy_ms: float, now_s: float
+    ) -> Decision:
+        """Whether a request that just came in can make it: its floor level, or shed.
+
+        busy_ms: until a worker is free. Only what is due before it goes before it.
+        """
+        level = floor(request)
+        before = [each for each in queue if each.deadline_s <= request.deadline_s]
+        wait_ms = busy_ms + self.backlog_ms(before, floor, now_s)
+        cost_ms = self.run_ms(level, request.batch, now_s)
+        slack_ms = request.slack_ms(now_s)
+        if wait_ms + cost_ms <= slack_ms:
+            return Decision(level, cost_ms, "admitted")
+        if wait_ms == 0 and self._probe_due(request, level, now_s):
+            return Decision(level, cost_ms, "admitted as a probe")
+        drained_ms = busy_ms + self.backlog_ms(queue, floor, now_s)
+        return self._shed(level, cost_ms, wait_ms, slack_ms, drained_ms)
+
+    def too_late(
+        self, request: Waiting, queue: Sequence[Waiting], floor: Callable[[Waiting], int], now_s: float
+    ) -> Decision | None:
+        """None while `request`, next to run, can make it at its floor level; else a probe at that level, or shed."""
+        level = floor(request)
+        cost_ms = self.run_ms(level, request.batch, now_s)
+        slack_ms = request.slack_ms(now_s)
+        if cost_ms <= slack_ms:
+            self._probing = False
+            self._probed_ratio = math.inf
+            return None
+        if self._probe_due(request, level, now_s):
+            self._learned_s = now_s
+            self._probing = True
+            return Decision(level, cost_ms, f"probe: {cost_ms:.1f} ms predicted, {slack_ms:.1f} ms left")
+        return self._shed(level, cost_ms, 0.0, slack_ms, self.backlog_ms(queue, floor, now_s))
+
+    def _probe_due(self, request: Waiting, level: int, now_s: float) -> bool:
+        profiled_ms = self.profile.predict_ms(level, request.batch)
+        if profiled_ms * MINIMUM > request.slack_ms(now_s):
+            return False
+        if profiled_ms * self._probed_ratio <= request.slack_ms(now_s):
+            return True
+        every_s = max(self._probe_every_s, profiled_ms * self.slowdown.factor(now_s) / 100)
+        return self._learned_s is None or now_s - self._learned_s >= every_s
+
+    def _shed(self, level: int, cost_ms: float, wait_ms: float, slack_ms: float, drained_ms: float) -> Decision:
+        reason = (
+            f"shed: level {level} needs {cost_ms:.1f} ms after {wait_ms:.1f} ms of waiting, {slack_ms:.1f} ms are left"
+        )
+        # with nothing to drain, the next probe is what may change the answer
+        retry_after_ms = drained_ms if drained_ms > 0 else self._probe_every_s * 1e3
+        return Decision(None, cost_ms, reason, max(1.0, retry_after_ms))

@@ -1,0 +1,50 @@
+"""LevelCell: the level of one inference, which may be lowered while it runs."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from nested_sparse.errors import LevelError
+
+
+class LevelCell:
+    """An int64 that the operators of a running inference read, each when it starts.
+
+    Lowered from another thread, the layers that have not begun run sparser ("rerouting", arXiv:2112.10930). It is never
+    raised: the pages of a denser level may not be there in time, which is what lowering is for. One cell serves one run
+    at a time.
+    """
+
+    def __init__(self, level: int) -> None:
+        if level < 0:
+            raise LevelError(
+                f"a level cell needs a level from 0 on, got {level}; it cannot know which one is the densest"
+            )
+        self._level = np.array(level, np.int64)
+        self._value = ort.OrtValue.ortvalue_from_numpy(self._level)
+        self._lock = threading.Lock()
+
+    @property
+    def value(self) -> int:
+        """The level now."""
+        return int(self._level)
+
+    @property
+    def ort_value(self) -> Any:
+        """The cell as a tensor: a view, so that a run under way sees it change."""
+        return self._value
+
+    def lower(self, level: int) -> None:
+        """Lowers the level to `level`. Raises LevelError if that would raise it, or is below 0."""
+        with self._lock:
+            if not 0 <= level <= self.value:
+                raise LevelError(f"level {level}: a running inference may only be lowered, from {self.value} down to 0")
+            self._level[...] = level
+
+    def reset(self, level: int) -> None:
+        """Sets the level of the next run. The caller knows that none is under way."""
+        self._level[...] = level

@@ -1,0 +1,183 @@
+"""Session: a checkpoint, open and ready to run at any of its levels."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
+
+from nested_sparse.checkpoint import Checkpoint
+from nested_sparse.errors import CheckpointError, InputError, KernelError, LevelError, UnavailableError
+from nested_sparse.kernels import library
+from nested_sparse.level import resolve_level
+from nested_sparse.runtime.level_cell import LevelCell
+from nested_sparse.runtime.probes import usable_cores
+from nested_sparse.runtime.tensors import Array, Arrays, check_inputs
+
+LEVEL_INPUT = "__level__"
+SEGMENT_INPUT = "__segment_{}__"
+_LOG_NOTHING = 4  # ONNX Runtime's severity "fatal": what goes wrong is raised, not printed
+
+
+class Session:
+    """One graph and one copy of the weights, mapped from the file, for every level.
+
+    The level is an input: switching it loads nothing and allocates nothing. run() may be called from several threads
+    at once.
+
+    path; name: the file's stem; inputs, outputs: tuples of TensorSpec; levels: tuple of Level; threads: of one run.
+    threads: None for every core this process may use. profile_to: a folder for ONNX Runtime's profile, written by
+    close().
+
+    Raises CheckpointError (the file), KernelError (the operator library).
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, threads: int | None = None, profile_to: Path | None = None
+    ) -> None:
+        if threads is not None and threads < 1:
+            raise InputError(f"threads: expected at least 1, got {threads}")
+        self.path = Path(path)
+        self.name = self.path.stem
+        self.threads = usable_cores() if threads is None else threads
+        self._checkpoint = Checkpoint.open(path)
+        self.inputs = self._checkpoint.inputs
+        self.outputs = self._checkpoint.outputs
+        self.levels = self._checkpoint.levels
+        self._output_names = [spec.name for spec in self.outputs]
+        self._ort: Any = _load(self._checkpoint, _options(self.threads, profile_to))
+        self._segments = self._segment_feeds()
+        self._local = threading.local()
+        self._idle = threading.Condition()
+        self._running = 0
+        self._resident_level = 0
+
+    @property
+    def isa(self) -> str:
+        """The instruction set the kernels use."""
+        return str(library.isa())
+
+    @property
+    def resident_level(self) -> int:
+        """The densest level whose weights may be in memory: the densest that ran since it was last set.
+
+        Setting it gives the pages of the levels above back to the system. Running a denser level afterwards stays
+        possible: its pages are read from the file again. -1 is the densest.
+        """
+        return self._resident_level
+
+    @resident_level.setter
+    def resident_level(self, level: int) -> None:
+        self._resident_level = resolve_level(level, len(self.levels))
+        self._checkpoint.release_above(self._resident_level)
+
+    def run(self, inputs: Arrays, level: int | LevelCell = -1) -> dict[str, Array]:
+        """The outputs, by name, at `level` (-1 is the densest), or at what a LevelCell holds while it runs.
+
+        Raises InputError (nothing is cast or reshaped), LevelError, KernelError, UnavailableError when closed.
+        """
+        arrays = check_inputs(self.inputs, inputs)
+        cell = self._cell(level)
+        started = cell.value
+        with self._open_ort() as session:
+            self._resident_level = max(self._resident_level, started)
+            feeds = {**arrays, **self._segments, LEVEL_INPUT: cell.ort_value}
+            try:
+                results = session.run(self._output_names, feeds)
+            except InvalidArgument as error:
+                raise InputError(f"{self.path.name}: level {started}: {error}") from error
+            except Exception as error:  # ONNX Runtime's errors have no common base
+                raise KernelError(f"{self.path.name}: level {started}: {error}") from error
+        return dict(zip(self._output_names, results, strict=True))
+
+    def close(self) -> None:
+        """Waits for the runs under way, then lets go of the model. May be called again."""
+        with self._idle:
+            session, self._ort = self._ort, None
+            self._idle.wait_for(lambda: self._running == 0)
+        if session is not None:
+            session.end_profiling()
+            self._segments.clear()
+            self._checkpoint.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _segment_feeds(self) -> dict[str, Any]:
+        """The weights as the graph's inputs: views of the mapped file, nothing for the levels that were sliced off."""
+        graph_inputs = {each.name for each in self._ort.get_inputs()}
+        feeds: dict[str, Any] = {}
+        while (name := SEGMENT_INPUT.format(len(feeds))) in graph_inputs:
+            level = len(feeds)
+            array = self._checkpoint.segment(level) if level < len(self.levels) else np.zeros(0, np.uint8)
+            feeds[name] = ort.OrtValue.ortvalue_from_numpy(array)
+        expected = {*feeds, LEVEL_INPUT, *(spec.name for spec in self.inputs)}
+        if graph_inputs != expected or len(feeds) < len(self.levels):
+            raise CheckpointError(
+                f"{self.path.name}: its graph takes {sorted(graph_inputs)}, expected {sorted(expected)} "
+                f"and a segment for each of its {len(self.levels)} levels; export it again"
+            )
+        return feeds
+
+    def _cell(self, level: int | LevelCell) -> LevelCell:
+        if isinstance(level, LevelCell):
+            if level.value >= len(self.levels):
+                raise LevelError(f"{self.path.name}: level {level.value} is out of range 0 to {len(self.levels) - 1}")
+            return level
+        index = resolve_level(level, len(self.levels))
+        cell: LevelCell | None = getattr(self._local, "cell", None)
+        if cell is None:
+            cell = self._local.cell = LevelCell(index)
+        cell.reset(index)
+        return cell
+
+    @contextmanager
+    def _open_ort(self) -> Iterator[Any]:
+        with self._idle:
+            session = self._ort
+            if session is None:
+                raise UnavailableError(f"{self.path.name}: this session is closed")
+            self._running += 1
+        try:
+            yield session
+        finally:
+            with self._idle:
+                self._running -= 1
+                self._idle.notify_all()
+
+
+def _options(threads: int, profile_to: Path | None) -> Any:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _LOG_NOTHING
+    # Threads that spin between the layers take the core that the co-runner, or our other thread, needs. 16 layers,
+    # 2 threads on 2 cores shared with other work, median (p95) ms: 10.4 (15.0) asleep, 14.7 (24.5) spinning; beside two
+    # busy loops 18.7 (26.7) and 26.6 (42.7). "session.force_spinning_stop" was never better than asleep.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if profile_to is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile_to / "layers")
+    library.register(options)
+    return options
+
+
+def _load(checkpoint: Checkpoint, options: Any) -> Any:
+    try:
+        return ort.InferenceSession(checkpoint.graph(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's errors have no common base
+        raise CheckpointError(f"{checkpoint.path.name}: ONNX Runtime does not load its graph: {error}") from error

@@ -1,0 +1,78 @@
+"""Input tensors: what a model accepts, its batch, and random examples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nested_sparse.errors import InputError
+from nested_sparse.tensor_spec import TensorSpec
+
+Array = NDArray[np.generic]
+Arrays = Mapping[str, Array]
+
+
+def check_inputs(specs: Sequence[TensorSpec], inputs: Arrays) -> dict[str, Array]:
+    """`inputs` as contiguous arrays, in the order of `specs`.
+
+    Nothing is cast: names, dtypes (native byte order), ranks and fixed sizes must be right, and no dimension may be
+    0. An array that is not contiguous is copied. Raises InputError.
+    """
+    wanted = {spec.name for spec in specs}
+    unknown = sorted(set(inputs) - wanted)
+    missing = sorted(wanted - set(inputs))
+    if unknown or missing:
+        raise InputError(
+            f"inputs: missing {missing}, unknown {unknown}; this model takes {[spec.name for spec in specs]}"
+        )
+    return {spec.name: _checked(spec, inputs[spec.name]) for spec in specs}
+
+
+def _checked(spec: TensorSpec, array: Array) -> Array:
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"input {spec.name!r}: expected a numpy array, got {type(array).__name__}; use numpy.asarray")
+    if array.dtype != np.dtype(spec.dtype):
+        raise InputError(
+            f"input {spec.name!r}: expected {spec.dtype}, got {array.dtype}; use .astype(numpy.{spec.dtype})"
+        )
+    fits = array.ndim == len(spec.shape) and all(
+        size > 0 and wanted in (None, size) for size, wanted in zip(array.shape, spec.shape, strict=True)
+    )
+    if not fits:
+        raise InputError(f"input {spec.name!r}: expected shape {_shape_text(spec)}, got {list(array.shape)}")
+    return np.require(array, requirements=("C", "A"))
+
+
+def _shape_text(spec: TensorSpec) -> str:
+    return "[" + ", ".join("any >= 1" if size is None else str(size) for size in spec.shape) + "]"
+
+
+def batch_size(specs: Sequence[TensorSpec], inputs: Arrays) -> int:
+    """Samples in one request: the first size of the first input whose batch is free, else the model's fixed one."""
+    for spec in specs:
+        if spec.shape and spec.shape[0] is None:
+            return int(inputs[spec.name].shape[0])
+    return fixed_batch(specs) or 1
+
+
+def fixed_batch(specs: Sequence[TensorSpec]) -> int | None:
+    """The only batch this model takes; None when it is free."""
+    if any(spec.shape and spec.shape[0] is None for spec in specs):
+        return None
+    return next((spec.example_shape[0] for spec in specs if spec.shape), 1)
+
+
+def random_inputs(specs: Sequence[TensorSpec], batch: int, seed: int = 0) -> dict[str, Array]:
+    """Inputs of the example shapes with `batch` samples: standard normal for floating point, zeros for the rest."""
+    generator = np.random.default_rng(seed)
+    arrays: dict[str, Array] = {}
+    for spec in specs:
+        shape = list(spec.example_shape)
+        if spec.shape and spec.shape[0] is None:
+            shape[0] = batch
+        dtype = np.dtype(spec.dtype)
+        drawn = generator.standard_normal(shape) if np.issubdtype(dtype, np.floating) else np.zeros(shape)
+        arrays[spec.name] = np.asarray(drawn, dtype=dtype)
+    return arrays

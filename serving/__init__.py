@@ -1,0 +1,1 @@
+"""How a model is reached: gRPC server, metrics, command line."""

@@ -1,0 +1,1 @@
+"""Benchmarks: verified output first, then times, interleaved in one process."""

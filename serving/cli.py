@@ -1,0 +1,46 @@
+"""The command line: `nested-sparse VERB …`. Results on stdout, logs on stderr."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import typer
+
+from nested_sparse.errors import NestedSparseError
+from nested_sparse.serving.commands.bench import bench
+from nested_sparse.serving.commands.demo import demo
+from nested_sparse.serving.commands.inspect import inspect
+from nested_sparse.serving.commands.profile import profile
+from nested_sparse.serving.commands.serve import serve
+from nested_sparse.serving.commands.slice import slice_file
+
+app = typer.Typer(
+    name="nested-sparse",
+    help="One checkpoint, several sparse levels: look at it, cut it, measure it, serve it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+app.command("inspect")(inspect)
+app.command("slice")(slice_file)
+app.command("profile")(profile)
+app.command("serve")(serve)
+app.command("demo")(demo)
+app.add_typer(bench, name="bench")
+
+
+def main() -> None:
+    """Console script. Our own errors are one line on stderr and exit code 1; wrong usage is exit code 2."""
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("nested_sparse").setLevel(logging.INFO)  # ours; libraries only from warnings on
+    try:
+        app()
+    except NestedSparseError as error:
+        print(f"nested-sparse: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

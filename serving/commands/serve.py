@@ -1,0 +1,106 @@
+"""`nested-sparse serve`: the server, until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nested_sparse.serving.commands.output import print_json
+
+if TYPE_CHECKING:
+    from nested_sparse.serving.served_model import ServedModel
+    from nested_sparse.serving.server import Server, ServerConfig
+
+log = logging.getLogger(__name__)
+
+
+def serve(
+    files: Annotated[
+        list[Path], typer.Argument(help="Checkpoints; each is served under its file's stem.", metavar="FILE")
+    ],
+    slo_ms: Annotated[
+        float,
+        typer.Option(
+            help="Milliseconds a request may take when it brings no deadline; the most any may take.", min=0.1
+        ),
+    ] = 1000.0,
+    host: Annotated[str, typer.Option(help="Address to listen on; the default is this machine only.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="gRPC port; 0 picks a free one and says which.", min=0, max=65535)] = 8001,
+    threads: Annotated[int | None, typer.Option(help="Threads per model; default: all usable cores.", min=1)] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="Port for Prometheus text, off by default; 0 picks one.", min=0, max=65535)
+    ] = None,
+    grace_s: Annotated[float, typer.Option(help="Seconds running requests get when the server stops.", min=0.0)] = 30.0,
+    level: Annotated[
+        int | None, typer.Option(help="Serve every request at this level instead of choosing.", min=0)
+    ] = None,
+    max_batch: Annotated[
+        int, typer.Option(help="Samples that fit in one request; bounds its size in memory.", min=1)
+    ] = 64,
+    json: Annotated[
+        bool, typer.Option("--json", help="When ready, print one JSON line with addresses and models.")
+    ] = False,
+) -> None:
+    """Serve checkpoints over gRPC (Open Inference Protocol v2), each request at the densest level its deadline allows.
+
+    A request's deadline is the least of its gRPC deadline, its parameter `slo_ms`, and `--slo-ms`. SIGTERM or SIGINT
+    stops it in order: health says NOT_SERVING, new requests get UNAVAILABLE, running ones finish; exit code 0.
+
+    Example: `nested-sparse serve model.safetensors --slo-ms 50 --metrics-port 9001`
+    """
+    from nested_sparse.runtime.session import Session
+    from nested_sparse.serving.listening import check_listenable
+    from nested_sparse.serving.load import check_files, load_model
+    from nested_sparse.serving.server import ServerConfig
+
+    config = ServerConfig(host, port, metrics_port, grace_s, max_batch)
+    check_files(files)
+    for wanted in (port, metrics_port):
+        check_listenable(host, wanted or 0)  # before minutes of loading, not after
+    with ExitStack() as sessions:
+        models = [
+            load_model(sessions.enter_context(Session(path, threads=threads)), default_slo_ms=slo_ms, fixed_level=level)
+            for path in files
+        ]
+        asyncio.run(_serve(models, config, json))
+
+
+async def _serve(models: list[ServedModel], config: ServerConfig, json: bool) -> None:
+    from nested_sparse.serving.server import Server
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGTERM, signal.SIGINT)
+    for number in signals:
+        loop.add_signal_handler(number, stop.set)
+    server = Server(models, config)
+    await server.start()
+    _announce(server, models, json)
+    await stop.wait()
+    for number in signals:
+        loop.remove_signal_handler(number)  # a second signal ends the process at once
+    log.info("draining, at most %g s", config.grace_s)
+    await server.drain()
+    log.info("stopped")
+
+
+def _announce(server: Server, models: list[ServedModel], json: bool) -> None:
+    for model in models:
+        levels = f"levels 0 to {len(model.levels) - 1}"
+        log.info(
+            "serving %s on %s (%s, isa %s, threads %d)", model.name, server.address, levels, model.isa, model.threads
+        )
+    if server.metrics_address:
+        log.info("metrics on http://%s/metrics", server.metrics_address)
+    if json:
+        facts = [
+            {"name": model.name, "levels": len(model.levels), "isa": model.isa, "threads": model.threads}
+            for model in models
+        ]
+        print_json({"address": server.address, "metrics_address": server.metrics_address or None, "models": facts})

@@ -1,0 +1,70 @@
+"""Dataplane: the models of one server, free of any transport."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from nested_sparse.errors import DeadlineError, NotFoundError, UnavailableError
+from nested_sparse.runtime.request import Request, Response
+from nested_sparse.serving.call import Call, wanted_outputs
+from nested_sparse.serving.served_model import VERSION, ServedModel
+
+
+class Dataplane:
+    """Finds models by name and runs calls on them, until it drains. Belongs to one event loop."""
+
+    def __init__(self, models: Sequence[ServedModel]) -> None:
+        self.models = {model.name: model for model in models}
+        self._draining = False
+        self._running = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def ready(self) -> bool:
+        """Whether new calls are taken."""
+        return not self._draining
+
+    def find(self, name: str, version: str = "") -> ServedModel:
+        """The model called `name`; its only version is "1", which "" stands for too. Raises NotFoundError."""
+        model = self.models.get(name)
+        if model is None:
+            known = ", ".join(map(repr, self.models))
+            raise NotFoundError(f"There is no model {name!r} here; this server has {known}.")
+        if version not in ("", VERSION):
+            raise NotFoundError(f"Model {name!r} has no version {version!r}; expected {VERSION!r} or none.")
+        return model
+
+    async def infer(self, model: ServedModel, call: Call) -> Response:
+        """Run `call`; cancelling this coroutine cancels the request.
+
+        Raises InputError, LevelError, UnavailableError while draining, and what the scheduler answers instead of a
+        result: OverloadedError, DeadlineError.
+        """
+        if self._draining:
+            raise UnavailableError("The server is draining and takes no new requests; send it to another one.")
+        wanted_outputs(call.outputs, model.outputs)  # before the run: a wrong name is no reason to compute
+        options = call.options
+        if options.slo_ms is not None and options.slo_ms <= 0:
+            raise DeadlineError("The deadline had passed when the request came in.")
+        request = Request(call.inputs, options.slo_ms, options.min_accuracy, options.level, call.received_s)
+        self._running += 1
+        self._idle.clear()
+        try:
+            return await asyncio.wrap_future(model.engine.submit(request))
+        finally:
+            self._running -= 1
+            if self._running == 0:
+                self._idle.set()
+
+    async def drain(self, grace_s: float) -> bool:
+        """Take no more calls, wait at most `grace_s` for the running ones; whether all of them finished."""
+        self._draining = True
+        if self._running == 0:  # wait_for with no time at all would not even look
+            return True
+        try:
+            await asyncio.wait_for(self._idle.wait(), grace_s)
+        except asyncio.TimeoutError:
+            return False
+        return True

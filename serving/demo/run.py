@@ -1,0 +1,175 @@
+"""Runs the demo: train, show the levels, serve, load, table, picture."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from nested_sparse.errors import NestedSparseError
+from nested_sparse.level import Level
+from nested_sparse.runtime.profile import LatencyProfile
+from nested_sparse.runtime.session import Session
+from nested_sparse.serving.demo.open_loop import Outcome, open_loop
+from nested_sparse.serving.demo.picture import draw, refuse_foreign_picture
+from nested_sparse.serving.demo.plan import PHASES, STRIP, Plan, make_plan
+from nested_sparse.serving.demo.processes import CoRunner, running_server
+from nested_sparse.serving.demo.report import Row, rows_of
+
+if TYPE_CHECKING:
+    from nested_sparse.trainer.demo import DemoData
+
+THREADS = 1
+"""Of the server: the second core is the client's, and the co-runner burns both."""
+
+
+@dataclass(frozen=True, slots=True)
+class DemoOptions:
+    """What the user may choose. data: folder of IDX files, None for the embedded digits; phase_s: seconds a phase."""
+
+    data: Path | None
+    out: Path
+    picture: Path
+    phase_s: float
+    force: bool
+
+
+def run_demo(options: DemoOptions, console: Console) -> dict[str, object]:
+    """Do it all, printing to `console`; returns the figures of the final JSON line. Raises NestedSparseError."""
+    try:
+        from nested_sparse.trainer.demo import load_demo_data, train_demo
+    except ModuleNotFoundError as error:
+        raise NestedSparseError(
+            f"the demo trains a model and needs {error.name}: pip install 'nested-sparse[train,bench]'"
+        ) from None
+    refuse_foreign_picture(options.picture, options.force)
+    data = load_demo_data(options.data)
+    checkpoint = train_demo(data, options.out, options.force, console)
+    levels, service_ms = measure_levels(checkpoint)
+    console.print(level_table(levels, service_ms, data.name))
+    strips, labels = make_strips(data)
+    plan = make_plan(service_ms, len(strips), options.phase_s)
+    console.print(describe(plan))
+    runs = drive(checkpoint, len(levels), plan, strips, console)
+    rows = [row for name, outcomes in runs.items() for row in rows_of(name, outcomes, labels)]
+    console.print(result_table(rows, len(levels)))
+    draw(options.picture, plan, runs, len(levels))
+    console.print(verdict(rows), f"picture: {options.picture}", sep="\n")
+    return {
+        "data": data.name,
+        "checkpoint": str(checkpoint),
+        "slo_ms": plan.slo_ms,
+        "rates_per_s": plan.rate_per_s,
+        "levels": [
+            {"density": level.density, "flops": level.flops, "nbytes": level.nbytes, "latency_ms": ms, **level.metrics}
+            for level, ms in zip(levels, service_ms, strict=True)
+        ],
+        "rows": [row.to_json() for row in rows],
+    }
+
+
+def measure_levels(checkpoint: Path) -> tuple[Sequence[Level], list[float]]:
+    """The checkpoint's levels and the time each takes for one strip, milliseconds, as the server will run them."""
+    with Session(checkpoint, threads=THREADS) as session:
+        profile = LatencyProfile.measure(session, batches=(STRIP,))
+        return session.levels, [profile.predict_ms(level.index, STRIP) for level in session.levels]
+
+
+def make_strips(data: DemoData) -> tuple[list[NDArray[np.float32]], list[NDArray[np.int64]]]:
+    """Test images and labels in requests of STRIP images."""
+    count = len(data.test_labels) // STRIP
+    images = data.test_images[: count * STRIP].reshape(count, STRIP, *data.test_images.shape[1:])
+    return list(images), list(data.test_labels[: count * STRIP].reshape(count, STRIP))
+
+
+def drive(
+    checkpoint: Path, level_count: int, plan: Plan, strips: Sequence[NDArray[np.float32]], console: Console
+) -> dict[str, list[Outcome]]:
+    """The same load against each fixed level, then elastic: a fresh server process every time."""
+    configurations = {f"level {level}": ["--level", str(level)] for level in range(level_count)} | {"elastic": []}
+    runs = {}
+    for name, flags in configurations.items():
+        console.print(f"load: {name} …", style="dim")
+        arguments = ["--threads", str(THREADS), "--slo-ms", str(plan.slo_ms), *flags]
+        with running_server(checkpoint, arguments) as address, CoRunner() as co_runner:
+
+            def on_phase(phase: str, co_runner: CoRunner = co_runner) -> None:
+                if phase == PHASES[2]:
+                    co_runner.start()
+
+            load = open_loop(address, checkpoint.stem, plan.arrivals, strips, plan.slo_ms, on_phase)
+            runs[name] = asyncio.run(load)
+    return runs
+
+
+def describe(plan: Plan) -> str:
+    """The load in one line."""
+    rates = ", ".join(f"{phase} {plan.rate_per_s[phase]:.0f}/s" for phase in PHASES)
+    return (
+        f"load: open loop, Poisson, requests of {STRIP} images, SLO {plan.slo_ms:.0f} ms; {plan.phase_s:.0f} s each of "
+        f"{rates} (co-runner: one busy process per core)"
+    )
+
+
+def level_table(levels: Sequence[Level], service_ms: Sequence[float], data_name: str) -> Table:
+    """One line a level: what it scores and what it costs."""
+    table = Table(title=f"levels trained on {data_name}; latency of {STRIP} images on {THREADS} thread of this device")
+    for column in ("level", "accuracy", "density", "MFLOP/image", "KB in file", "latency ms"):
+        table.add_column(column, justify="right")
+    for level, latency_ms in zip(levels, service_ms, strict=True):
+        table.add_row(
+            str(level.index),
+            f"{level.metrics['accuracy']:.2%}",
+            f"{level.density:.2%}",
+            f"{level.flops / 1e6:.1f}",
+            f"{level.nbytes / 1024:.0f}",
+            f"{latency_ms:.2f}",
+        )
+    return table
+
+
+def result_table(rows: Sequence[Row], level_count: int) -> Table:
+    """One line a configuration over all phases, with the accuracy of each phase beside it."""
+    table = Table(title="all offered requests count; shed and late ones count as wrong")
+    columns = ["configuration", "SLO met", "accuracy", *PHASES, "p50 ms", "p99 ms", "shed", "late", "levels used"]
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("configuration", "levels used") else "right")
+    by_key = {(row.configuration, row.phase): row for row in rows}
+    for row in rows:
+        if row.phase != "all":
+            continue
+        answered = max(1, sum(row.levels.values()))
+        used = " ".join(f"{level}:{count / answered:.0%}" for level, count in row.levels.items())
+        table.add_row(
+            row.configuration,
+            f"{row.attainment:.2%}",
+            f"{row.accuracy:.2%}",
+            *(f"{by_key[row.configuration, phase].accuracy:.2%}" for phase in PHASES),
+            f"{row.p50_ms:.1f}",
+            f"{row.p99_ms:.1f}",
+            str(row.shed),
+            str(row.late),
+            used,
+            style="bold" if row.configuration == "elastic" else None,
+        )
+    return table
+
+
+def verdict(rows: Sequence[Row]) -> str:
+    """Which row is best, said plainly, also when it is not ours."""
+    overall = {row.configuration: row for row in rows if row.phase == "all"}
+    elastic = overall.pop("elastic")
+    best = max(overall.values(), key=lambda row: row.accuracy)
+    points = 100 * (elastic.accuracy - best.accuracy)
+    word = "better" if points >= 0 else "WORSE"
+    return (
+        f"elastic: {elastic.accuracy:.2%} of all offered images right and in time, {abs(points):.2f} points {word} "
+        f"than the best fixed level ({best.configuration}: {best.accuracy:.2%})"
+    )

@@ -1,0 +1,149 @@
+"""Server: one gRPC port with inference, health and reflection, and its orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc import aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+from prometheus_client import start_http_server
+
+from nested_sparse.errors import ServingError
+from nested_sparse.proto import messages
+from nested_sparse.serving.dataplane import Dataplane
+from nested_sparse.serving.listening import address_text, check_listenable
+from nested_sparse.serving.metrics import Metrics
+from nested_sparse.serving.served_model import ServedModel
+from nested_sparse.serving.servicer import Servicer, generic_handler
+from nested_sparse.tensor_spec import TensorSpec
+
+LEAST_MESSAGE_BYTES = 4 << 20  # gRPC's own default
+HEADER_BYTES = 64 << 10  # names, shapes and parameters beside the tensors
+REPLY_GRACE_S = 1.0
+"""What answers already computed get to reach their clients; open health watches end with it."""
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """Where to listen and how to end.
+
+    port, metrics_port: 0 picks a free one; no metrics without a port.
+    grace_s: seconds that running requests get when the server stops.
+    max_batch: samples of the example shape that fit in one message; it bounds what the server will read into memory.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8001
+    metrics_port: int | None = None
+    grace_s: float = 30.0
+    max_batch: int = 64
+
+    def __post_init__(self) -> None:
+        if self.max_batch < 1 or not 0 <= self.grace_s < math.inf:
+            raise ServingError(
+                f"max_batch must be 1 or more and grace_s 0 or more, got {self.max_batch} and {self.grace_s}"
+            )
+
+
+def receive_limit(models: Iterable[ServedModel], max_batch: int) -> int:
+    """Bytes a request may have: the largest model's inputs times `max_batch`, at least gRPC's default."""
+    inputs = max((sum(_sample_bytes(spec, max_batch) for spec in model.inputs) for model in models), default=0)
+    return max(LEAST_MESSAGE_BYTES, min(inputs + HEADER_BYTES, 2**31 - 1))
+
+
+def _sample_bytes(spec: TensorSpec, max_batch: int) -> int:
+    batch = max_batch if spec.shape and spec.shape[0] is None else 1
+    return math.prod(spec.example_shape) // _batch_of(spec) * batch * np.dtype(spec.dtype).itemsize
+
+
+def _batch_of(spec: TensorSpec) -> int:
+    return max(1, spec.example_shape[0]) if spec.shape and spec.shape[0] is None else 1
+
+
+class Server:
+    """Serves models from start() until drain(); address and metrics_address say where."""
+
+    def __init__(self, models: Sequence[ServedModel], config: ServerConfig) -> None:
+        self.address = ""
+        self.metrics_address = ""
+        self._config = config
+        self._models = models
+        self._metrics = Metrics()
+        for model in models:
+            self._metrics.watch(model)
+        self._dataplane = Dataplane(models)
+        self._health = health.aio.HealthServicer()
+        self._grpc = self._build()
+        self._exporter: Any = None
+
+    def _build(self) -> aio.Server:
+        limit = receive_limit(self._models, self._config.max_batch)
+        server = aio.server(
+            options=(
+                (
+                    "grpc.so_reuseport",
+                    0,
+                ),  # else a second server on the port would go unnoticed and take half the requests
+                ("grpc.max_receive_message_length", limit),
+                ("grpc.max_send_message_length", -1),
+            )
+        )
+        server.add_generic_rpc_handlers((generic_handler(Servicer(self._dataplane, self._metrics)),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        names = (messages.SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server, pool=_reflected_pool())
+        return server
+
+    async def start(self) -> None:
+        """Listen and answer. Raises ServingError if an address cannot be had."""
+        host, port = self._config.host, self._config.port
+        check_listenable(host, port)
+        try:
+            bound = self._grpc.add_insecure_port(address_text(host, port))
+        except RuntimeError as error:
+            raise ServingError(f"cannot listen on {address_text(host, port)}: {error}") from None
+        self.address = address_text(host, bound)
+        if self._config.metrics_port is not None:
+            self._start_exporter(host, self._config.metrics_port)
+        await self._grpc.start()
+        for name in ("", messages.SERVICE_NAME, *(model.name for model in self._models)):
+            await self._health.set(name, SERVING)
+
+    def _start_exporter(self, host: str, port: int) -> None:
+        check_listenable(host, port)
+        self._exporter, _ = start_http_server(port, host, self._metrics.registry)
+        self.metrics_address = address_text(host, self._exporter.server_port)
+
+    async def drain(self) -> None:
+        """End: NOT_SERVING, refuse new requests, let the running ones finish within the grace, close everything."""
+        end_s = time.monotonic() + self._config.grace_s
+        await self._health.enter_graceful_shutdown()
+        if not await self._dataplane.drain(self._config.grace_s):
+            log.warning("requests still run after %g s of grace; they are cancelled", self._config.grace_s)
+        await self._grpc.stop(min(REPLY_GRACE_S, self._config.grace_s))
+        left_s = max(0.0, end_s - time.monotonic())
+        await asyncio.gather(*(asyncio.to_thread(model.engine.close, left_s) for model in self._models))
+        if self._exporter is not None:
+            await asyncio.to_thread(self._exporter.shutdown)
+            self._exporter.server_close()
+
+
+def _reflected_pool() -> DescriptorPool:
+    """What reflection shows. A pool of its own: `inference` may be another package's in the default pool."""
+    pool = DescriptorPool()
+    for descriptor in (messages.DESCRIPTOR, health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
+        pool.AddSerializedFile(descriptor.serialized_pb)
+    return pool

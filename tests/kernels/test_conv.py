@@ -1,0 +1,107 @@
+"""NestedConv in ONNX Runtime against torch in float64."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sparse_node import DENSITIES, SparseModel, SparseNode, conv_node, tolerance
+
+
+def check(node: SparseNode, shape: tuple[int, ...], threads: int = 1, levels: range = range(len(DENSITIES))) -> None:
+    """Every level of `node` on a random image of `shape` gives what torch gives."""
+    rng = np.random.default_rng(sum(shape))
+    model = SparseModel([node], threads=threads)
+    x = rng.standard_normal(shape).astype(np.float32)
+    for level in levels:
+        expected = node.dense(x, level)
+        residuals = []
+        if node.residual:
+            residuals = [rng.standard_normal(expected.shape).astype(np.float32)]
+            expected = node.dense(x, level, residuals[0])
+        y = model.run(x, level, residuals)
+        assert y.shape == expected.shape
+        assert np.abs(y - expected).max() <= tolerance(node, level, x), (node.window, level)
+
+
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (1, 5), (4, 2), (7, 7)])
+@pytest.mark.parametrize("stride", [(1, 1), (2, 2), (3, 1), (2, 5)])
+def test_every_window(kernel: tuple[int, int], stride: tuple[int, int]) -> None:
+    """Kernel shape by stride by dilation by padding, symmetric and not."""
+    rng = np.random.default_rng(0)
+    dilations = [(1, 1), (2, 3)]
+    paddings = [(0, 0, 0, 0), (1, 1, 1, 1), (0, 2, 3, 1), (3, 0, 0, 4)]
+    for dilation, pads in itertools.product(dilations, paddings):
+        node = conv_node(rng, 3, 10, 4, kernel=kernel, stride=stride, dilation=dilation, pads=pads)
+        check(node, (1, 3, 21, 23))
+
+
+@pytest.mark.parametrize("block_rows", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_every_block_height(block_rows: int, threads: int) -> None:
+    """Rows that are no multiple of V, a permutation, a residual, a clip, several images, one and two threads."""
+    rng = np.random.default_rng(block_rows)
+    options: dict[str, Any] = {"permuted": True, "residual": True, "clip": (0.0, 6.0)}
+    check(conv_node(rng, 8, 37, block_rows, **options), (3, 8, 19, 30), threads)
+    check(conv_node(rng, 8, 37, block_rows, kernel=(1, 1), pads=(0, 0, 0, 0), **options), (2, 8, 9, 11), threads)
+    check(conv_node(rng, 8, 16, block_rows, clip=(0.0, np.inf)), (1, 8, 14, 14), threads)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (3, 2), (7, 7), (14, 14), (56, 57)])
+def test_every_image_size(size: tuple[int, int]) -> None:
+    """Images from one pixel to several tiles, with and without a copy of the image."""
+    rng = np.random.default_rng(5)
+    check(conv_node(rng, 5, 9, 4), (1, 5, *size), levels=range(1, 2))
+    check(conv_node(rng, 5, 9, 4, stride=(2, 2)), (1, 5, *size), levels=range(1, 2))
+    check(conv_node(rng, 5, 9, 4, kernel=(1, 1), pads=(0, 0, 0, 0)), (1, 5, *size), levels=range(1, 2))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_large_layers_are_cut_into_tasks(threads: int) -> None:
+    """Enough work that pixels (early layers) and rows (late layers) are cut into tasks and sweeps."""
+    rng = np.random.default_rng(6)
+    check(conv_node(rng, 64, 96, 4, permuted=True, residual=True), (1, 64, 56, 56), threads, range(1, 2))
+    check(conv_node(rng, 256, 256, 4, permuted=True), (1, 256, 7, 7), threads, range(1, 2))
+    wide = conv_node(rng, 512, 40, 4, kernel=(1, 1), pads=(0, 0, 0, 0))
+    check(wide, (1, 512, 28, 28), threads, range(1, 2))
+
+
+def test_columns_beyond_uint16() -> None:
+    """More than 65536 columns: four-byte column indices."""
+    rng = np.random.default_rng(7)
+    node = conv_node(rng, 7300, 3, 2, densities=(0.002, 0.01))
+    assert node.weight.columns > 65536
+    check(node, (1, 7300, 3, 4), levels=range(2))
+
+
+def test_size_of_the_image_may_change() -> None:
+    """One session serves images of several sizes and batches in any order."""
+    rng = np.random.default_rng(8)
+    node = conv_node(rng, 4, 6, 4, stride=(2, 2))
+    model = SparseModel([node])
+    for shape in ((1, 4, 9, 9), (2, 4, 16, 5), (1, 4, 9, 9), (5, 4, 3, 40)):
+        x = rng.standard_normal(shape).astype(np.float32)
+        assert np.abs(model.run(x, 2) - node.dense(x, 2)).max() <= tolerance(node, 2, x)
+
+
+def test_empty_batch() -> None:
+    """No images in, no images out."""
+    node = conv_node(np.random.default_rng(9), 4, 6)
+    assert SparseModel([node]).run(np.zeros((0, 4, 8, 8), np.float32), 1).shape == (0, 6, 8, 8)
+
+
+def test_infinity_and_nan_stay_where_the_window_reaches() -> None:
+    """Zeros of the padding and dropped pixels never meet a NaN beside them."""
+    node = conv_node(np.random.default_rng(10), 3, 8)
+    x = np.random.default_rng(11).standard_normal((1, 3, 12, 12)).astype(np.float32)
+    x[0, 1, 5, 11], x[0, 2, 0, 0] = np.nan, np.inf
+    y = SparseModel([node]).run(x, 2)
+    finite = np.isfinite(x)
+    kept = torch.from_numpy(node.weight.mask(2).astype(np.float32)).reshape(8, 3, 3, 3)
+    reached = torch.nn.functional.conv2d(torch.from_numpy(~finite).float(), kept, padding=1).numpy() > 0
+    assert np.array_equal(np.isfinite(y), ~reached)
+    bounded = np.where(finite, x, np.float32(0))
+    assert np.abs(y - node.dense(bounded, 2))[~reached].max() <= tolerance(node, 2, bounded)

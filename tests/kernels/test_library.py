@@ -1,0 +1,96 @@
+"""The library from Python: found, registered, and the choice of the instruction set, each choice in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nested_sparse.errors import KernelError
+from nested_sparse.kernels import library
+
+TESTS = Path(__file__).parents[1]
+
+COMPARE = """
+import numpy as np
+from sparse_node import SparseModel, conv_node, linear_node, tolerance
+from nested_sparse.kernels import library
+print(library.isa(), library.kernel_for("conv", 4), library.kernel_for("linear", 16, 4))
+rng = np.random.default_rng(0)
+for block_rows in (1, 2, 4, 8, 16):
+    node = conv_node(rng, 5, 21, block_rows, stride=(2, 1), permuted=True, clip=(0.0, 6.0))
+    x = rng.standard_normal((2, 5, 17, 19)).astype(np.float32)
+    for level in range(3):
+        error = np.abs(SparseModel([node]).run(x, level) - node.dense(x, level)).max()
+        assert error <= tolerance(node, level, x), (block_rows, level)
+    node = linear_node(rng, 77, 21, block_rows, permuted=True)
+    for count in (1, 40):
+        x = rng.standard_normal((count, 77)).astype(np.float32)
+        assert np.abs(SparseModel([node]).run(x, 2) - node.dense(x, 2)).max() <= tolerance(node, 2, x), block_rows
+"""
+
+REGISTER = """
+import onnxruntime
+from nested_sparse.kernels import library
+library.register(onnxruntime.SessionOptions())
+"""
+
+
+def run_with(isa: str, program: str) -> subprocess.CompletedProcess[str]:
+    """`program` in a fresh process with NESTED_SPARSE_FORCE_ISA set."""
+    environment = {**os.environ, "NESTED_SPARSE_FORCE_ISA": isa, "PYTHONPATH": str(TESTS)}
+    return subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+@pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512"])
+def test_forced_instruction_set_is_used_and_right(isa: str) -> None:
+    """Whole operators on each instruction set that this CPU has."""
+    if not any(kernel.supported for kernel in library.kernels() if kernel.isa == isa):
+        pytest.skip(f"this CPU or build has no {isa}")
+    done = run_with(isa, COMPARE)
+    assert done.returncode == 0, done.stderr
+    name, conv, linear = done.stdout.split()
+    assert (name, conv.endswith(isa), linear.endswith(isa)) == (isa, True, True)
+
+
+@pytest.mark.parametrize(("isa", "why"), [("neon", "there are no NEON kernels"), ("sse9", "no such instruction set")])
+def test_unusable_instruction_set_is_a_clear_error(isa: str, why: str) -> None:
+    """KernelError says what the variable holds and what it may hold."""
+    done = run_with(isa, REGISTER)
+    assert done.returncode != 0
+    assert f"KernelError: NESTED_SPARSE_FORCE_ISA is '{isa}': {why}" in done.stderr
+    assert "usable here: scalar" in done.stderr
+
+
+def test_library_names_what_it_runs() -> None:
+    """The instruction set and kernels in use are in the list and supported."""
+    assert library.library_path().is_file()
+    supported = {kernel.name: kernel for kernel in library.kernels() if kernel.supported}
+    for op in ("conv", "linear"):
+        for block_rows in (1, 2, 4, 8, 16):
+            kernel = supported[library.kernel_for(op, block_rows)]
+            assert (kernel.op, kernel.isa, kernel.block_rows) == (op, library.isa(), block_rows)
+
+
+def test_missing_library_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """KernelError says how to build it."""
+    monkeypatch.setattr(library, "FILE_NAME", "libnot_built.so")
+    with pytest.raises(KernelError, match=r"libnot_built\.so is not installed; build it"):
+        library.library_path()
+
+
+def test_foreign_library_is_a_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A file that ONNX Runtime cannot load is a KernelError."""
+    import onnxruntime
+
+    foreign = tmp_path / "foreign.so"
+    foreign.write_bytes(b"not a library")
+    library.isa()
+    monkeypatch.setattr(library, "library_path", lambda: foreign)
+    with pytest.raises(KernelError, match=r"ONNX Runtime refused foreign\.so"):
+        library.register(onnxruntime.SessionOptions())

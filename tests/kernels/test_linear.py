@@ -1,0 +1,73 @@
+"""NestedLinear in ONNX Runtime against torch in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sparse_node import DENSITIES, SparseModel, SparseNode, linear_node, tolerance
+
+
+def check(node: SparseNode, shape: tuple[int, ...], threads: int = 1) -> None:
+    """Every level of `node` on a random tensor of `shape` gives what torch gives."""
+    rng = np.random.default_rng(sum(shape))
+    model = SparseModel([node], threads=threads)
+    x = rng.standard_normal(shape).astype(np.float32)
+    for level in range(len(node.norms)):
+        residuals = []
+        expected = node.dense(x, level)
+        if node.residual:
+            residuals = [rng.standard_normal(expected.shape).astype(np.float32)]
+            expected = node.dense(x, level, residuals[0])
+        y = model.run(x, level, residuals)
+        assert y.shape == expected.shape
+        assert np.abs(y - expected).max(initial=0) <= tolerance(node, level, x), level
+
+
+@pytest.mark.parametrize("block_rows", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_every_block_height_and_count_of_rows(block_rows: int, threads: int) -> None:
+    """From one input row to several transposed blocks, odd sizes, with and without permutation, residual and clip."""
+    rng = np.random.default_rng(block_rows)
+    for count in (1, 2, 5, 6, 16, 33, 130, 401):
+        check(linear_node(rng, 77, 37, block_rows), (count, 77), threads)
+        node = linear_node(rng, 50, 21, block_rows, permuted=True, residual=True, clip=(-1.0, 2.0))
+        check(node, (count, 50), threads)
+
+
+@pytest.mark.parametrize("shape", [(24,), (3, 24), (2, 3, 24), (2, 1, 5, 24), (2, 2, 2, 2, 24)])
+def test_every_rank(shape: tuple[int, ...]) -> None:
+    """The last axis is the layer's; the others pass through."""
+    check(linear_node(np.random.default_rng(1), 24, 10), shape)
+
+
+@pytest.mark.parametrize("shape", [(0, 24), (2, 0, 24)])
+def test_no_rows(shape: tuple[int, ...]) -> None:
+    """An axis of length zero gives an empty output."""
+    node = linear_node(np.random.default_rng(2), 24, 10)
+    assert SparseModel([node]).run(np.zeros(shape, np.float32), 0).shape == (*shape[:-1], 10)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_large_layer_is_cut_into_tasks(threads: int) -> None:
+    """Enough work for several tasks, by rows of x and by row groups."""
+    rng = np.random.default_rng(3)
+    node = linear_node(rng, 700, 600, 16, permuted=True)
+    for count in (1, 4, 300):
+        check(node, (count, 700), threads)
+
+
+def test_columns_beyond_uint16() -> None:
+    """More than 65536 columns: four-byte column indices."""
+    node = linear_node(np.random.default_rng(4), 70_000, 5, 4, densities=(0.001, 0.01))
+    check(node, (1, 70_000))
+    check(node, (9, 70_000))
+
+
+def test_rows_without_weights_give_the_shift() -> None:
+    """A row group that no level keeps gives shift (plus residual)."""
+    node = linear_node(np.random.default_rng(5), 12, 8, residual=True)
+    node.weight.first_level[1] = 255
+    residual = np.full((1, 8), 3.0, np.float32)
+    for level in range(len(DENSITIES)):
+        y = SparseModel([node]).run(np.ones((1, 12), np.float32), level, [residual])
+        assert np.array_equal(y[0, 4:], node.norms[level, 1, 4:] + np.float32(3.0))

@@ -1,0 +1,166 @@
+"""Malformed attributes, segments and inputs give an error that names the layer, never a crash."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from sparse_node import Placed, SparseModel, conv_node, linear_node, place
+
+Spoil = Callable[[dict[str, Any]], None]
+
+
+def put(**values: Any) -> Spoil:
+    """Replace attributes."""
+    return lambda attributes: attributes.update(values)
+
+
+ATTRIBUTES = {
+    "rows": (put(rows=0), "rows must be 1"),
+    "rows too many": (put(rows=2**40), "rows must be 1"),
+    "columns": (put(columns=-1), "columns must be 1"),
+    "columns of no window": (put(columns=37), "multiple of the window's 9 taps"),
+    "block rows": (put(block_rows=3), "block_rows must be"),
+    "index bytes": (put(index_bytes=8), "index_bytes must be"),
+    "narrow index": (put(columns=65538 * 9), "index_bytes must be"),
+    "no level": (put(blocks=[], offsets=[]), "blocks|attribute"),
+    "negative blocks": (put(blocks=[-1, 3, 4]), "blocks must be 0"),
+    "too many blocks": (put(blocks=[10**6, 3, 4]), "blocks must be 0"),
+    "offsets missing": (put(offsets=[0, 64]), "'offsets': expected 12 integers, got 2"),
+    "offset negative": (put(offsets=[-64] * 12), "multiples of 64"),
+    "offset odd": (put(offsets=[32] * 12), "multiples of 64"),
+    "offset huge": (put(offsets=[2**62] * 12), "multiples of 64"),
+    "permutation": (put(permutation_offset=-2), "permutation_offset must be"),
+    "stride": (put(strides=[0, 1]), "'strides'"),
+    "dilation": (put(dilations=[1, 0]), "'dilations'"),
+    "kernel": (put(kernel_shape=[0, 3]), "'kernel_shape'"),
+    "kernel huge": (put(kernel_shape=[2**40, 2**40]), "'kernel_shape'"),
+    "pads": (put(pads=[0, 0, -1, 0]), "'pads'"),
+    "pads missing": (put(pads=[0, 0]), "'pads': expected 4 integers, got 2"),
+    "no layer": (lambda attributes: attributes.pop("layer"), "'layer'"),
+    "no clip": (lambda attributes: attributes.pop("clip_min"), "'clip_min'"),
+}
+
+
+@pytest.mark.parametrize("case", ATTRIBUTES)
+def test_attributes_are_checked_when_the_session_is_made(case: str) -> None:
+    """Each wrong attribute is refused with what was expected."""
+    spoil, message = ATTRIBUTES[case]
+    node = conv_node(np.random.default_rng(0), 4, 10)
+    placed = place([node])
+    spoil(placed.attributes[0])
+    with pytest.raises(Exception, match=message):
+        SparseModel([node], placed)
+
+
+def array(placed: Placed, level: int, part: int, dtype: str) -> np.ndarray:
+    """A part (0 ptr, 1 col, 2 val, 3 norm) of a level's segment, from its begin to the segment's end."""
+    begin = placed.attributes[0]["offsets"][4 * level + part]
+    view: np.ndarray = placed.segments[level][begin:].view(dtype)
+    return view
+
+
+def spoil_first(placed: Placed) -> None:
+    array(placed, 0, 0, "<u4")[0] = 1
+
+
+def spoil_order(placed: Placed) -> None:
+    array(placed, 1, 0, "<u4")[1] = 2**31
+
+
+def spoil_end(placed: Placed) -> None:
+    groups = -(-placed.attributes[0]["rows"] // placed.attributes[0]["block_rows"])
+    array(placed, 1, 0, "<u4")[groups] += 1
+
+
+def spoil_column(placed: Placed) -> None:
+    array(placed, 2, 1, "<u2")[3] = 60_000
+
+
+def shorten(placed: Placed) -> None:
+    placed.segments[1] = placed.segments[1][:-64]
+
+
+def drop_level_0(placed: Placed) -> None:
+    placed.segments[0] = np.zeros(0, np.uint8)
+
+
+def spoil_permutation(placed: Placed) -> None:
+    placed.segments[0][placed.attributes[0]["permutation_offset"] :].view("<i4")[2] = 10_000
+
+
+def repeat_permutation(placed: Placed) -> None:
+    perm = placed.segments[0][placed.attributes[0]["permutation_offset"] :].view("<i4")
+    perm[2] = perm[3]
+
+
+def spoil_padding_row(placed: Placed) -> None:
+    placed.segments[0][placed.attributes[0]["permutation_offset"] :].view("<i4")[11] = 0
+
+
+SEGMENTS = {
+    "ptr does not start at 0": (spoil_first, "ptr must start at 0"),
+    "ptr descends": (spoil_order, "ptr must start at 0 and ascend"),
+    "ptr ends elsewhere": (spoil_end, "ptr must end at"),
+    "column out of range": (spoil_column, "a column is not below 36"),
+    "short segment": (shorten, "segment of level 1 is too short: expected at least"),
+    "level 0 missing": (drop_level_0, "level 0 is not in this file"),
+    "permutation out of range": (spoil_permutation, "permutation must hold each"),
+    "permutation repeats": (repeat_permutation, "permutation must hold each"),
+    "permutation of padding": (spoil_padding_row, "permutation must hold each"),
+}
+
+
+@pytest.mark.parametrize("op", ["conv", "linear"])
+@pytest.mark.parametrize("case", SEGMENTS)
+def test_segments_are_checked_before_they_are_used(case: str, op: str) -> None:
+    """Each wrong segment is refused, on the second run as on the first."""
+    spoil, message = SEGMENTS[case]
+    rng = np.random.default_rng(1)
+    conv = op == "conv"
+    node = conv_node(rng, 4, 10, permuted=True) if conv else linear_node(rng, 36, 10, permuted=True)
+    placed = place([node])
+    spoil(placed)
+    model = SparseModel([node], placed)
+    x = np.ones((1, 4, 8, 8) if conv else (1, 36), np.float32)
+    for _ in range(2):
+        with pytest.raises(Exception, match=f"layer 'layer0'.*{message}"):
+            model.run(x, 2)
+
+
+def test_levels_below_a_spoilt_one_still_run() -> None:
+    """Contents are checked level by level, when they are first used."""
+    node = linear_node(np.random.default_rng(2), 36, 10)
+    placed = place([node])
+    spoil_column(placed)
+    model = SparseModel([node], placed)
+    assert model.run(np.ones((1, 36), np.float32), 1).shape == (1, 10)
+    with pytest.raises(Exception, match="a column is not below"):
+        model.run(np.ones((1, 36), np.float32), 2)
+
+
+@pytest.mark.parametrize("level", [-1, 3, 2**40])
+def test_levels_out_of_range(level: int) -> None:
+    """A level that the node does not have."""
+    node = linear_node(np.random.default_rng(3), 36, 10)
+    with pytest.raises(Exception, match=f"level must be 0 to 2, got {level}"):
+        SparseModel([node]).run(np.ones((1, 36), np.float32), level)
+
+
+def test_shapes_are_checked() -> None:
+    """X of the wrong width or channels, a window larger than the image, a residual of another shape."""
+    rng = np.random.default_rng(4)
+    linear = SparseModel([linear_node(rng, 36, 10)])
+    with pytest.raises(Exception, match=r"X must be \[..., 36\], got \[1, 35\]"):
+        linear.run(np.ones((1, 35), np.float32), 0)
+    conv = SparseModel([conv_node(rng, 4, 10, pads=(0, 0, 0, 0))])
+    with pytest.raises(Exception, match=r"X must be \[N, 4, H, W\], got \[1, 5, 8, 8\]"):
+        conv.run(np.ones((1, 5, 8, 8), np.float32), 0)
+    for size in ((2, 8), (8, 2), (0, 8)):
+        with pytest.raises(Exception, match="the window spans 3 pixels"):
+            conv.run(np.ones((1, 4, *size), np.float32), 0)
+    adding = SparseModel([linear_node(rng, 36, 10, residual=True)])
+    with pytest.raises(Exception, match=r"residual must have the output's shape \[1, 10\], got \[1, 9\]"):
+        adding.run(np.ones((1, 36), np.float32), 0, [np.ones((1, 9), np.float32)])

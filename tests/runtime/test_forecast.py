@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from nested_sparse.runtime.forecast import Forecast, Waiting
+from nested_sparse.runtime.profile import LatencyProfile
+
+PROFILE = LatencyProfile((1,), [[2.0], [5.0], [9.0]])
+
+
+def lowest(waiting: Waiting) -> int:
+    return waiting.lowest_level
+
+
+def due(slack_ms: float, level: int = 0, batch: int = 1) -> Waiting:
+    return Waiting(slack_ms / 1e3, level, 2, batch)
+
+
+waitings = st.builds(due, st.floats(-50, 200), st.integers(0, 2), st.integers(1, 3))
+
+
+@given(st.lists(waitings, max_size=12), st.floats(0, 300))
+def test_spare_is_the_longest_run_that_keeps_the_queue_feasible(queue: list[Waiting], own_ms: float) -> None:
+    """Checked by serving the queue after a run of `own_ms`: feasible exactly when own_ms <= spare_ms."""
+    forecast = Forecast(PROFILE)
+    queue = sorted(queue, key=lambda each: each.deadline_s)
+    spare_ms = forecast.spare_ms(queue, lowest, 0.0)
+    now_ms, feasible = own_ms, True
+    for each in queue:
+        cost_ms = PROFILE.predict_ms(each.lowest_level, each.batch)
+        if cost_ms > each.slack_ms(0.0):
+            continue
+        now_ms += cost_ms
+        feasible &= now_ms <= each.deadline_s * 1e3
+    assert feasible == (own_ms <= spare_ms) or abs(own_ms - spare_ms) < 1e-6
+
+
+def test_admits_what_can_still_make_it() -> None:
+    """Running 4 ms more, one due before needs 2 ms, itself 2 ms: 8 ms are enough, 7.9 are not."""
+    forecast = Forecast(PROFILE)
+    forecast.observe(0, 1, 2.0, 0.0)
+    queue = [due(7.0), due(50.0)]
+    assert forecast.admit(due(8.0), queue, lowest, 4.0, 0.0).level == 0
+    refused = forecast.admit(due(7.9), queue, lowest, 4.0, 0.0)
+    assert refused.level is None
+    assert refused.retry_after_ms == pytest.approx(4.0 + 2 * 2.0)
+    assert "7.9 ms are left" in refused.reason
+
+
+def test_slowdown_scales_every_prediction() -> None:
+    """A factor learned at one level predicts the others."""
+    forecast = Forecast(PROFILE)
+    for i in range(60):
+        forecast.observe(0, 1, 6.0, i * 0.01)
+    assert forecast.run_ms(2, 1, 0.6) == pytest.approx(27.0, rel=0.01)
+    assert forecast.backlog_ms([due(50.0), due(60.0, level=1)], lowest, 0.6) == pytest.approx(21.0, rel=0.01)
+
+
+def test_a_probe_is_let_through_once_in_a_while() -> None:
+    """What the slowdown alone rules out runs twice a second, so that a wrong slowdown can be unlearned."""
+    forecast = Forecast(PROFILE, probe_every_s=0.5)
+    for i in range(60):
+        forecast.observe(0, 1, 40.0, i * 0.01)
+    late = [forecast.too_late(Waiting(now_s + 0.01, 0, 2), [], lowest, now_s) for now_s in (0.6, 1.1, 1.2, 1.7)]
+    assert [each.level if each else -1 for each in late] == [None, 0, None, 0]
+
+
+def test_what_the_profile_rules_out_is_never_probed() -> None:
+    """Half the profiled time is the best that can be hoped for."""
+    assert Forecast(PROFILE).too_late(due(0.9), [], lowest, 0.0).level is None  # type: ignore[union-attr]
+    assert Forecast(PROFILE).too_late(due(1.1), [], lowest, 0.0).level == 0  # type: ignore[union-attr]

@@ -1,0 +1,131 @@
+"""A model without a runtime behind it, and a server in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from nested_sparse.level import Level
+from nested_sparse.runtime.request import Request, Response
+from nested_sparse.runtime.scheduler import SchedulerStats
+from nested_sparse.runtime.tensors import check_inputs
+from nested_sparse.serving.served_model import ServedModel
+from nested_sparse.serving.server import Server, ServerConfig
+from nested_sparse.tensor_spec import TensorSpec
+
+LEVELS = (
+    Level(0, 0.1, 100, 1000, {"accuracy": 0.90}),
+    Level(1, 0.5, 500, 5000, {"accuracy": 0.95}),
+    Level(2, 1.0, 1000, 10000, {}),
+)
+
+
+class FakeEngine:
+    """Answers {"sum": (N, 1) row sums of "x", "double": 2 x} at once.
+
+    Or fails with `error`; or, while `held`, keeps futures in `pending`.
+    """
+
+    def __init__(self, inputs: tuple[TensorSpec, ...]) -> None:
+        self.inputs = inputs
+        self.requests: list[Request] = []
+        self.pending: list[Future[Response]] = []
+        self.error: Exception | None = None
+        self.held = False
+        self.closed_with: float | None = None
+
+    def submit(self, request: Request) -> Future[Response]:
+        """As the scheduler's."""
+        self.requests.append(request)
+        future: Future[Response] = Future()
+        try:
+            if self.error is not None:
+                raise self.error
+            arrays = check_inputs(self.inputs, request.inputs)
+        except Exception as error:
+            future.set_exception(error)
+            return future
+        if self.held:
+            self.pending.append(future)
+        else:
+            future.set_result(self.response(arrays, request.level))
+        return future
+
+    def response(self, arrays: dict[str, np.ndarray], level: int | None) -> Response:
+        """What a run gives."""
+        x = arrays["x"]
+        outputs = {"sum": x.sum(axis=1, keepdims=True), "double": 2 * x}
+        return Response(outputs, LEVELS[2 if level is None else level], 1500, 2500, "fake")
+
+    def close(self, grace_s: float) -> None:
+        """As the scheduler's."""
+        self.closed_with = grace_s
+
+    def stats(self) -> SchedulerStats:
+        """As the scheduler's."""
+        return SchedulerStats((0, 0, 0), 0, 0, 0, 0, 0, len(self.pending), 1.25)
+
+
+def fake_model(name: str = "net", dtype: str = "float32") -> ServedModel:
+    """A model of one input x (any, 4) and two outputs."""
+    inputs = (TensorSpec("x", dtype, (None, 4), (1, 4)),)
+    outputs = (TensorSpec("sum", dtype, (None, 1), (1, 1)), TensorSpec("double", dtype, (None, 4), (1, 4)))
+    return ServedModel(name, inputs, outputs, LEVELS, FakeEngine(inputs), 1000.0, 1, "scalar")
+
+
+@contextmanager
+def running(models: list[ServedModel], config: ServerConfig | None = None) -> Iterator[Server]:
+    """A server on a free port, in a thread with a loop of its own; drained at the end."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    def run(work: Callable[[], object]) -> object:
+        async def call() -> object:
+            return await work() if asyncio.iscoroutinefunction(work) else work()
+
+        return asyncio.run_coroutine_threadsafe(call(), loop).result(30)
+
+    try:
+        server = run(lambda: Server(models, config or ServerConfig(port=0, grace_s=5)))
+        assert isinstance(server, Server)
+        run(server.start)
+        try:
+            yield server
+        finally:
+            run(server.drain)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+@pytest.fixture
+def model() -> ServedModel:
+    """A fake model called net."""
+    return fake_model()
+
+
+@pytest.fixture
+def half_model() -> ServedModel:
+    """A fake model of half precision called half."""
+    return fake_model("half", "float16")
+
+
+@pytest.fixture
+def server(model: ServedModel) -> Iterator[Server]:
+    """A server of that model."""
+    with running([model]) as it:
+        yield it
+
+
+@pytest.fixture
+def serve() -> Callable[..., object]:
+    """The `running` context manager, for tests with models or a configuration of their own."""
+    return running

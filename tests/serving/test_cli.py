@@ -1,0 +1,146 @@
+"""The command line: what it prints where, its exit codes, its one-line errors."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from nested_sparse.checkpoint import Checkpoint
+from nested_sparse.mask import block_scores, nested_first_level
+from nested_sparse.serving import cli
+from nested_sparse.tensor_spec import TensorSpec
+from nested_sparse.weight import NestedWeight
+from nested_sparse.writer import LayerRecord, LevelRecord, write_checkpoint
+
+ROWS, COLUMNS = 8, 12
+KEEP = (5, 12)  # of 24 blocks of 4 rows
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A file of two levels; its graph is none, which inspect and slice do not mind."""
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((ROWS, COLUMNS)).astype(np.float32)
+    weight = NestedWeight("fc", values, nested_first_level(block_scores(values, 4), KEEP), 4)
+    path = tmp_path / "net.safetensors"
+    write_checkpoint(
+        path,
+        graph_builder=lambda placements: b"no graph",
+        layers=[LayerRecord(weight, rng.standard_normal((2, 2, ROWS)).astype(np.float32), "linear", {})],
+        levels=[LevelRecord(0.2, 40, {"accuracy": 0.5}), LevelRecord(0.5, 96, {})],
+        inputs=[TensorSpec("x", "float32", (None, COLUMNS), (1, COLUMNS))],
+        outputs=[TensorSpec("y", "float32", (None, ROWS), (1, ROWS))],
+    )
+    return path
+
+
+def run(*arguments):
+    """Exit code, stdout and stderr of the command line in this process."""
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def run_main(monkeypatch, capsys, *arguments):
+    """The console script itself, with its handling of errors."""
+    monkeypatch.setattr(sys, "argv", ["nested-sparse", *map(str, arguments)])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    captured = capsys.readouterr()
+    return caught.value.code, captured.out, captured.err
+
+
+def test_inspect_json(checkpoint):
+    """Everything the file says of itself, as one object."""
+    facts = json.loads(run("inspect", checkpoint, "--json").stdout)
+    assert [level["nnz"] for level in facts["levels"]] == [4 * kept for kept in KEEP]
+    assert [level["density"] for level in facts["levels"]] == [0.2, 0.5]
+    assert facts["levels"][0]["metrics"] == {"accuracy": 0.5}
+    (layer,) = facts["layers"]
+    assert (layer["name"], layer["op"], layer["pattern"], layer["rows"], layer["columns"]) == (
+        "fc",
+        "linear",
+        "block4x1",
+        8,
+        12,
+    )
+    assert layer["blocks"] == [KEEP[0], KEEP[1] - KEEP[0]]
+    assert facts["nbytes"] == checkpoint.stat().st_size
+    assert facts["inputs"][0]["shape"] == [None, COLUMNS]
+
+
+def test_inspect_tables(checkpoint):
+    """The same for people."""
+    result = run("inspect", checkpoint)
+    assert result.exit_code == 0
+    for text in ("verified: nesting, indices, digests", "accuracy 0.5", "block4x1", "8 × 12", "fc"):
+        assert text in result.stdout
+
+
+def test_slice(checkpoint, tmp_path):
+    """A smaller file that holds the first level; an existing one is kept unless forced."""
+    output = tmp_path / "small.safetensors"
+    facts = json.loads(run("slice", checkpoint, "--levels", 1, "-o", output, "--json").stdout)
+    assert facts["nbytes"] == output.stat().st_size < checkpoint.stat().st_size
+    with Checkpoint.open(output) as sliced:
+        assert len(sliced.levels) == 1
+    assert run("slice", checkpoint, "--levels", 2, "-o", output).exit_code == 1
+    result = run("slice", checkpoint, "--levels", 2, "-o", output, "--force")
+    assert result.exit_code == 0
+    assert "2 levels" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("inspect", "absent.safetensors"), "absent.safetensors"),
+        (("profile", "absent.safetensors"), "absent.safetensors"),
+        (("serve", "absent.safetensors"), "absent.safetensors: no such file"),
+        (("slice", "absent.safetensors", "--levels", "1", "-o", "out.safetensors"), "absent.safetensors"),
+        (("inspect", "{path}.cut"), "net.safetensors.cut"),
+        (("slice", "{path}", "--levels", "3", "-o", "{path}.out"), "has 2 levels; keep 1 to 2, got 3"),
+        (("slice", "{path}", "--levels", "1", "-o", "{path}"), "net.safetensors"),
+        (("serve", "{path}", "{path}"), "would both be served as 'net'"),
+    ],
+)
+def test_our_errors_are_one_line(checkpoint, monkeypatch, capsys, tmp_path, arguments, message):
+    """Exit code 1, one line on stderr, nothing on stdout, no traceback."""
+    monkeypatch.chdir(tmp_path)
+    checkpoint.with_name("net.safetensors.cut").write_bytes(checkpoint.read_bytes()[:-100])
+    code, out, err = run_main(monkeypatch, capsys, *(each.format(path=checkpoint) for each in arguments))
+    assert code == 1
+    assert out == ""
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("serve",), ("slice", "a"), ("inspect", "a", "--nonsense"), ("serve", "a", "--port", "70000"), ("frobnicate",)],
+)
+def test_wrong_usage_is_exit_code_2(arguments):
+    """As every command line tool's."""
+    assert run(*arguments).exit_code == 2
+
+
+@pytest.mark.parametrize("verb", ["inspect", "slice", "profile", "serve"])
+def test_help_is_useful(verb):
+    """What it does, units or defaults, and an example."""
+    result = run(verb, "--help")
+    assert result.exit_code == 0
+    assert f"nested-sparse {verb}" in result.stdout
+    assert "Example" in result.stdout
+
+
+def test_import_is_light():
+    """--help waits for no torch, no gRPC, no ONNX Runtime."""
+    script = (
+        "import sys, nested_sparse.serving.cli\n"
+        "print([name for name in ('torch', 'onnx', 'onnxruntime', 'grpc', 'numpy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,176 @@
+"""Requests become arrays, arrays become responses, and what does not fit is refused in a sentence."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from nested_sparse.errors import InputError
+from nested_sparse.proto.messages import InferTensorContents, ModelInferRequest, ModelInferResponse
+from nested_sparse.serving.convert import read_call, write_outputs
+from nested_sparse.serving.datatype import DATATYPES, datatype_of
+
+RNG = np.random.default_rng(0)
+
+
+def values(datatype, shape=(2, 3)):
+    if datatype.dtype.kind == "f":
+        return RNG.standard_normal(shape).astype(datatype.dtype)
+    if datatype.dtype.kind == "b":
+        return RNG.integers(0, 2, shape).astype(bool)
+    limits = np.iinfo(datatype.dtype)
+    array = RNG.integers(limits.min, limits.max, shape, datatype.dtype, endpoint=True)
+    array.flat[0], array.flat[1] = limits.min, limits.max
+    return array
+
+
+def raw_request(array, datatype="FP32", shape=None, name="x"):
+    request = ModelInferRequest(model_name="net")
+    request.inputs.add(name=name, datatype=datatype, shape=array.shape if shape is None else shape)
+    request.raw_input_contents.append(array.tobytes())
+    return request
+
+
+def typed_request(contents, datatype="FP32", shape=(2,)):
+    request = ModelInferRequest()
+    request.inputs.add(name="x", datatype=datatype, shape=shape, contents=InferTensorContents(**contents))
+    return request
+
+
+def read(request):
+    return read_call(request, 0.0, None)
+
+
+@pytest.mark.parametrize("datatype", DATATYPES, ids=lambda datatype: datatype.name)
+def test_raw_round_trip(datatype):
+    """Every datatype arrives as the same bits, raw."""
+    array = values(datatype)
+    call = read(raw_request(array, datatype.name))
+    assert call.inputs["x"].dtype == datatype.dtype
+    np.testing.assert_array_equal(call.inputs["x"], array)
+
+
+@pytest.mark.parametrize("datatype", [each for each in DATATYPES if each.contents], ids=lambda datatype: datatype.name)
+def test_typed_round_trip(datatype):
+    """Every datatype that has a contents field arrives through it."""
+    array = values(datatype)
+    call = read(typed_request({datatype.contents: array.ravel().tolist()}, datatype.name, array.shape))
+    assert call.inputs["x"].dtype == datatype.dtype
+    np.testing.assert_array_equal(call.inputs["x"], array)
+
+
+def test_bool_bytes_are_normalised():
+    """Any byte but 0 is true."""
+    request = raw_request(np.array([0, 1, 2, 255], np.uint8), "BOOL")
+    call = read(request)
+    np.testing.assert_array_equal(call.inputs["x"].view(np.uint8), [0, 1, 1, 1])
+
+
+def test_scalar_has_one_element():
+    """An empty shape is a scalar."""
+    assert read(raw_request(np.float32(3.5), shape=())).inputs["x"] == 3.5
+
+
+def test_several_inputs_keep_their_raw_order():
+    """The n-th raw entry belongs to the n-th input."""
+    request = raw_request(np.float32([1, 2]), name="b")
+    request.inputs.add(name="a", datatype="INT8", shape=[3])
+    request.raw_input_contents.append(np.int8([-1, 0, 1]).tobytes())
+    call = read(request)
+    np.testing.assert_array_equal(call.inputs["b"], np.float32([1, 2]))
+    np.testing.assert_array_equal(call.inputs["a"], np.int8([-1, 0, 1]))
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (raw_request(np.float32([1, 2]), shape=[3]), "'x' has the wrong size: FP32 of shape .3. takes 12 bytes, got 8"),
+        (raw_request(np.float32([1, 2]), shape=[1]), "takes 4 bytes, got 8"),
+        (raw_request(np.float32([1, 2]), shape=[-2]), "expected at most 32 sizes of 1 or more"),
+        (raw_request(np.float32([]), shape=[0, 2**62]), "expected at most 32 sizes of 1 or more"),
+        (raw_request(np.float32([1]), shape=[1] * 33), "expected at most 32 sizes of 1 or more"),
+        (raw_request(np.float32([1, 2]), shape=[2**62, 2**62]), "got 8"),
+        (raw_request(np.float32([1, 2]), "BYTES"), "datatype 'BYTES'; expected one of BOOL"),
+        (raw_request(np.float32([1, 2]), ""), "datatype ''; expected one of"),
+        (typed_request({"fp32_contents": [1.0]}), "takes 2 elements, got 1"),
+        (typed_request({}), "takes 2 elements, got 0"),
+        (typed_request({"fp64_contents": [1.0, 2.0]}), "'x' is FP32: expected fp32_contents, got fp64_contents"),
+        (typed_request({"fp32_contents": [1.0, 2.0]}, "FP16"), "FP16, which has no contents field; send raw"),
+        (typed_request({"int_contents": [0, 128]}, "INT8"), "'x' is INT8, which cannot hold 128"),
+        (typed_request({"uint_contents": [0, 65536]}, "UINT16"), "'x' is UINT16, which cannot hold 65536"),
+        (ModelInferRequest(), "The request has no inputs"),
+    ],
+)
+def test_refused(request_, message):
+    """What does not fit together is refused, with what was expected and what came."""
+    with pytest.raises(InputError, match=message):
+        read(request_)
+
+
+def test_raw_and_contents_are_refused_together():
+    """Contents beside raw entries are ambiguous."""
+    request = typed_request({"fp32_contents": [1.0, 2.0]})
+    request.raw_input_contents.append(np.float32([1, 2]).tobytes())
+    with pytest.raises(InputError, match="both contents and raw_input_contents"):
+        read(request)
+
+
+def test_raw_count_must_match():
+    """One raw entry for each input."""
+    request = raw_request(np.float32([1, 2]))
+    request.raw_input_contents.append(b"")
+    with pytest.raises(InputError, match="2 raw_input_contents for 1 inputs"):
+        read(request)
+
+
+def test_one_input_twice_is_refused():
+    """The last one does not silently win."""
+    request = raw_request(np.float32([1, 2]))
+    request.inputs.add(name="x", datatype="FP32", shape=[1])
+    request.raw_input_contents.append(np.float32([1]).tobytes())
+    with pytest.raises(InputError, match="'x' is given twice"):
+        read(request)
+
+
+def test_unsupported_extensions_are_refused():
+    """Shared memory and classification are said to be missing, not ignored."""
+    request = raw_request(np.float32([1, 2]))
+    request.inputs[0].parameters["shared_memory_region"].string_param = "region"
+    with pytest.raises(InputError, match="'x' is in shared memory"):
+        read(request)
+    request = raw_request(np.float32([1, 2]))
+    request.outputs.add(name="y").parameters["classification"].int64_param = 3
+    with pytest.raises(InputError, match="'y' asks for 'classification'"):
+        read(request)
+
+
+def test_outputs_wanted():
+    """Asked for in any order, each once; none means all."""
+    request = raw_request(np.float32([1, 2]))
+    assert read(request).outputs == ()
+    request.outputs.add(name="b")
+    request.outputs.add(name="a")
+    assert read(request).outputs == ("b", "a")
+    request.outputs.add(name="b")
+    with pytest.raises(InputError, match="'b' is asked for twice"):
+        read(request)
+
+
+def test_outputs_are_written_raw():
+    """Strided and big-endian arrays leave as little-endian rows."""
+    strided = np.arange(12, dtype=np.float32).reshape(3, 4)[:, ::2]
+    swapped = np.array([1, 2], ">i4")
+    response = ModelInferResponse()
+    write_outputs(response, ["b", "a"], {"a": strided, "b": swapped})
+    assert [(each.name, each.datatype, list(each.shape)) for each in response.outputs] == [
+        ("b", "INT32", [2]),
+        ("a", "FP32", [3, 2]),
+    ]
+    assert response.raw_output_contents[0] == np.array([1, 2], "<i4").tobytes()
+    assert response.raw_output_contents[1] == np.float32([0, 2, 4, 6, 8, 10]).tobytes()
+
+
+def test_dtype_without_a_name_is_refused():
+    """Complex numbers cannot travel."""
+    with pytest.raises(InputError, match="complex64 cannot be served"):
+        datatype_of("complex64")

@@ -1,0 +1,119 @@
+"""The dataplane without any transport."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from nested_sparse.errors import DeadlineError, InputError, NotFoundError, OverloadedError, UnavailableError
+from nested_sparse.serving.call import Call, CallOptions
+from nested_sparse.serving.dataplane import Dataplane
+
+
+def call(outputs=(), **options):
+    return Call({"x": np.ones((2, 4), np.float32)}, 12.5, outputs, CallOptions(**options))
+
+
+def test_find(model):
+    """By name, with version 1 or none."""
+    dataplane = Dataplane([model])
+    assert dataplane.find("net") is dataplane.find("net", "1") is model
+    with pytest.raises(NotFoundError, match="no model 'other' here; this server has 'net'"):
+        dataplane.find("other")
+    with pytest.raises(NotFoundError, match="no version '2'; expected '1' or none"):
+        dataplane.find("net", "2")
+
+
+def test_infer_passes_everything_on(model):
+    """The scheduler sees arrival, SLO, accuracy and level; its response comes back."""
+
+    async def run():
+        return await Dataplane([model]).infer(model, call(slo_ms=3.0, min_accuracy=0.9, level=1))
+
+    response = asyncio.run(run())
+    np.testing.assert_array_equal(response.outputs["sum"], [[4], [4]])
+    (request,) = model.engine.requests
+    assert (request.slo_ms, request.min_accuracy, request.level, request.received_s) == (3.0, 0.9, 1, 12.5)
+
+
+def test_unknown_output_is_refused_before_the_run(model):
+    """Nothing is computed for an answer that could not be given."""
+    with pytest.raises(InputError, match="no output 'y'; expected 'sum', 'double'"):
+        asyncio.run(Dataplane([model]).infer(model, call(("y",))))
+    assert model.engine.requests == []
+
+
+def test_passed_deadline_is_not_queued(model):
+    """A client that has given up already costs nothing."""
+    with pytest.raises(DeadlineError, match="had passed"):
+        asyncio.run(Dataplane([model]).infer(model, call(slo_ms=-0.1)))
+    assert model.engine.requests == []
+
+
+def test_scheduler_errors_come_through(model):
+    """As they are."""
+    model.engine.error = OverloadedError("full", 5)
+    with pytest.raises(OverloadedError, match="full"):
+        asyncio.run(Dataplane([model]).infer(model, call()))
+
+
+def test_cancelling_cancels_the_request(model):
+    """A cancelled caller takes its request out of the queue."""
+    model.engine.held = True
+
+    async def run():
+        task = asyncio.create_task(Dataplane([model]).infer(model, call()))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(run())
+    assert model.engine.pending[0].cancelled()
+
+
+def test_drain_waits_for_the_running(model):
+    """Draining refuses new calls and ends when the last running one has."""
+    model.engine.held = True
+
+    async def run():
+        dataplane = Dataplane([model])
+        running = asyncio.create_task(dataplane.infer(model, call()))
+        await asyncio.sleep(0)
+        draining = asyncio.create_task(dataplane.drain(30))
+        await asyncio.sleep(0)
+        assert not dataplane.ready
+        with pytest.raises(UnavailableError, match="draining"):
+            await dataplane.infer(model, call())
+        assert not draining.done()
+        model.engine.pending[0].set_result("answer")
+        assert await running == "answer"
+        return await draining
+
+    assert asyncio.run(run()) is True
+
+
+def test_idle_drain_needs_no_grace(model):
+    """With nothing running there is nothing to cancel, whatever the grace."""
+
+    async def run():
+        return await Dataplane([model]).drain(0)
+
+    assert asyncio.run(run()) is True
+
+
+def test_drain_gives_up_after_the_grace(model):
+    """A request that never ends does not hold the server for ever."""
+    model.engine.held = True
+
+    async def run():
+        dataplane = Dataplane([model])
+        running = asyncio.create_task(dataplane.infer(model, call()))
+        await asyncio.sleep(0)
+        finished = await dataplane.drain(0.01)
+        running.cancel()
+        return finished
+
+    assert asyncio.run(run()) is False

@@ -1,0 +1,221 @@
+"""ONNX models made of our operators alone, and the same arithmetic in numpy and torch, to hold the operators against."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+from support import random_weight
+
+from nested_sparse.kernels import library
+from nested_sparse.packed import pack_level
+from nested_sparse.weight import NestedWeight
+
+Array = NDArray[np.float32]
+DENSITIES = (0.2, 0.5, 0.9)
+OPEN = (-np.inf, np.inf)
+
+
+@dataclass(frozen=True)
+class SparseNode:
+    """One operator: weight, (L, 2, O) norms in output order, convolution attributes, clip, whether it adds a residual."""
+
+    op: str
+    weight: NestedWeight
+    norms: Array
+    window: Mapping[str, list[int]] = field(default_factory=dict)
+    clip: tuple[float, float] = OPEN
+    residual: bool = False
+
+    def dense(self, x: Array, level: int, residual: Array | None = None) -> NDArray[np.float64]:
+        """The operator's output by torch, in float64."""
+        weight = torch.from_numpy(self.weight.at(level).astype(np.float64))
+        scale, shift = torch.from_numpy(self.norms[level].astype(np.float64))
+        given = torch.from_numpy(x.astype(np.float64))
+        if self.op == "NestedLinear":
+            y = torch.nn.functional.linear(given, weight) * scale + shift
+        else:
+            height, width = self.window["kernel_shape"]
+            top, left, bottom, right = self.window["pads"]
+            padded = torch.nn.functional.pad(given, (left, right, top, bottom))
+            kernel = weight.reshape(len(weight), -1, height, width)
+            y = torch.nn.functional.conv2d(
+                padded, kernel, stride=self.window["strides"], dilation=self.window["dilations"]
+            )
+            y = y * scale[:, None, None] + shift[:, None, None]
+        if residual is not None:
+            y = y + torch.from_numpy(residual.astype(np.float64))
+        return y.clamp(*self.clip).numpy()
+
+
+def conv_node(rng: np.random.Generator, channels: int, rows: int, block_rows: int = 4, **options: Any) -> SparseNode:
+    """A random convolution; options: kernel, stride, pads, dilation, and those of `random_weight` and SparseNode."""
+    kernel = list(options.pop("kernel", (3, 3)))
+    window = {
+        "kernel_shape": kernel,
+        "strides": list(options.pop("stride", (1, 1))),
+        "pads": list(options.pop("pads", (1, 1, 1, 1))),
+        "dilations": list(options.pop("dilation", (1, 1))),
+    }
+    columns = channels * kernel[0] * kernel[1]
+    return _node(rng, "NestedConv", rows, columns, block_rows, window, **options)
+
+
+def linear_node(rng: np.random.Generator, columns: int, rows: int, block_rows: int = 4, **options: Any) -> SparseNode:
+    """A random linear layer; options as for `random_weight` and SparseNode."""
+    return _node(rng, "NestedLinear", rows, columns, block_rows, {}, **options)
+
+
+def _node(
+    rng: np.random.Generator, op: str, rows: int, columns: int, block_rows: int, window: dict[str, list[int]], **options: Any
+) -> SparseNode:
+    about_weight = {key: options.pop(key) for key in ("name", "densities", "permuted") if key in options}
+    weight = random_weight(rng, rows=rows, columns=columns, block_rows=block_rows, **about_weight)
+    levels = len(about_weight.get("densities", DENSITIES))
+    norms = rng.standard_normal((levels, 2, rows)).astype(np.float32)
+    return SparseNode(op, weight, norms, window, **options)
+
+
+@dataclass
+class Placed:
+    """The segments of a list of nodes, and each node's placement attributes, by hand so that tests can spoil them."""
+
+    segments: list[NDArray[np.uint8]]
+    attributes: list[dict[str, Any]]
+
+
+def place(nodes: Sequence[SparseNode]) -> Placed:
+    """Lay out the packed arrays of `nodes` as the checkpoint does (FORMAT.md)."""
+    levels = len(nodes[0].norms)
+    parts: list[list[NDArray[Any]]] = [[] for _ in range(levels)]
+    attributes = []
+    for index, node in enumerate(nodes):
+        weight, offsets, blocks, permutation_offset = node.weight, [], [], -1
+        for level in range(levels):
+            added = pack_level(weight, level)
+            blocks.append(len(added.col))
+            arrays: list[NDArray[Any]] = [added.ptr, added.col, added.val, packed_norm(node, level)]
+            offsets += [_append(parts[level], array) for array in arrays]
+            if level == 0 and weight.permutation is not None:
+                permutation_offset = _append(parts[0], packed_permutation(weight))
+        attributes.append(
+            {
+                "layer": f"layer{index}",
+                "rows": weight.rows,
+                "columns": weight.columns,
+                "block_rows": weight.block_rows,
+                "index_bytes": 2 if weight.columns <= 65536 else 4,
+                "blocks": blocks,
+                "offsets": offsets,
+                "permutation_offset": permutation_offset,
+                "clip_min": float(node.clip[0]),
+                "clip_max": float(node.clip[1]),
+                **node.window,
+            }
+        )
+    return Placed([aligned(b"".join(_padded(array) for array in arrays)) for arrays in parts], attributes)
+
+
+def packed_norm(node: SparseNode, level: int) -> Array:
+    """(2, G·V) scale and shift in packed row order."""
+    weight = node.weight
+    norm = np.zeros((2, weight.group_count * weight.block_rows), np.float32)
+    order = np.arange(weight.rows) if weight.permutation is None else weight.permutation
+    norm[:, : weight.rows] = node.norms[level][:, order]
+    return norm
+
+
+def packed_permutation(weight: NestedWeight) -> NDArray[np.int32]:
+    """(G·V,) output of each packed row, -1 for padding."""
+    perm = np.full(weight.group_count * weight.block_rows, -1, np.int32)
+    perm[: weight.rows] = np.arange(weight.rows) if weight.permutation is None else weight.permutation
+    return perm
+
+
+def aligned(raw: bytes) -> NDArray[np.uint8]:
+    """`raw` as a writable array that begins on a cache line."""
+    buffer = np.zeros(len(raw) + 64, np.uint8)
+    begin = -buffer.ctypes.data % 64
+    buffer[begin : begin + len(raw)] = np.frombuffer(raw, np.uint8)
+    return buffer[begin : begin + len(raw)]
+
+
+def _padded(array: NDArray[Any]) -> bytes:
+    raw = array.tobytes()
+    return raw + bytes(-len(raw) % 64)
+
+
+def _append(arrays: list[NDArray[Any]], array: NDArray[Any]) -> int:
+    offset = sum(len(_padded(earlier)) for earlier in arrays)
+    arrays.append(array)
+    return offset
+
+
+def session_of(graph: onnx.GraphProto, threads: int = 1) -> ort.InferenceSession:
+    """A session of a graph that may hold our operators."""
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("nested_sparse", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    library.register(options)
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+class SparseModel:
+    """A chain of nodes in an ONNX Runtime session: X, residual_i, the level cell and the segments in, Y out."""
+
+    def __init__(self, nodes: Sequence[SparseNode], placed: Placed | None = None, threads: int = 1) -> None:
+        self.nodes = list(nodes)
+        self.placed = placed or place(nodes)
+        self.level = np.array(0, np.int64)
+        self.session = session_of(self.graph(), threads)
+
+    def graph(self) -> onnx.GraphProto:
+        """The chain, with every input that a session needs."""
+        rank = 4 if self.nodes[0].op == "NestedConv" else None
+        shape = None if rank is None else [f"d{axis}" for axis in range(rank)]
+        segments = [f"__segment_{level}__" for level in range(len(self.placed.segments))]
+        inputs = [helper.make_tensor_value_info("X0", TensorProto.FLOAT, shape)]
+        inputs += [helper.make_tensor_value_info("__level__", TensorProto.INT64, [])]
+        inputs += [helper.make_tensor_value_info(name, TensorProto.UINT8, [f"{name}n"]) for name in segments]
+        protos = []
+        for index, (node, attributes) in enumerate(zip(self.nodes, self.placed.attributes, strict=True)):
+            residual = f"residual{index}" if node.residual else ""
+            if residual:
+                inputs.append(helper.make_tensor_value_info(residual, TensorProto.FLOAT, shape))
+            names = [f"X{index}", "__level__", residual, *segments]
+            protos.append(
+                helper.make_node(node.op, names, [f"X{index + 1}"], domain="nested_sparse", **attributes)
+            )
+        outputs = [helper.make_tensor_value_info(f"X{len(protos)}", TensorProto.FLOAT, shape)]
+        return helper.make_graph(protos, "chain", inputs, outputs)
+
+    def run(self, x: Array, level: int, residuals: Sequence[Array] = ()) -> Array:
+        """One run at `level`; residuals for the nodes that add one, in order."""
+        self.level[...] = level
+        feeds = {"X0": ort.OrtValue.ortvalue_from_numpy(x), "__level__": ort.OrtValue.ortvalue_from_numpy(self.level)}
+        for index, segment in enumerate(self.placed.segments):
+            feeds[f"__segment_{index}__"] = ort.OrtValue.ortvalue_from_numpy(segment)
+        waiting = iter(residuals)
+        for index, node in enumerate(self.nodes):
+            if node.residual:
+                feeds[f"residual{index}"] = ort.OrtValue.ortvalue_from_numpy(next(waiting))
+        result: Array = self.session.run_with_ort_values(None, feeds)[0].numpy()
+        return result
+
+
+def tolerance(node: SparseNode, level: int, x: Array) -> float:
+    """Bound of the float32 error of one output: (terms + 8) roundings of the sum of the terms' magnitudes."""
+    row_sum = np.abs(node.weight.at(level)).astype(np.float64).sum(axis=1).max()
+    terms = int(node.weight.mask(level).sum(axis=1).max())
+    scale, shift = np.abs(node.norms[level]).max(axis=1)
+    magnitude = float(row_sum * np.abs(x).max(initial=0) * scale + shift + 8)
+    return float(np.finfo(np.float32).eps) * (terms + 8) * magnitude

@@ -1,0 +1,11 @@
+"""One thread: tests run side by side, and a resumed run equals an uninterrupted one bit for bit only then."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+torch.set_num_threads(1)
+sys.path.insert(0, str(Path(__file__).parent))  # for small_models.py: pytest's importlib mode adds no folder

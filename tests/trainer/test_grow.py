@@ -1,0 +1,297 @@
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from small_models import nested_small_net, small_batches, small_net, snapshot
+from torch import Tensor, nn
+
+from nested_sparse.errors import TrainingError
+from nested_sparse.trainer import NestedModel, nest
+from nested_sparse.trainer.config import GrowConfig
+from nested_sparse.trainer.evaluate import accuracy_per_level
+from nested_sparse.trainer.grow import freeze_then_grow
+from nested_sparse.trainer.progress import EpochReport, ProgressBar
+
+QUICK = GrowConfig(dense_epochs=2, epochs_per_level=2, recalibration_samples=48)
+
+
+def train(net: NestedModel, config: GrowConfig = QUICK, **options: Any) -> tuple[EpochReport, ...]:
+    torch.manual_seed(11)
+    return freeze_then_grow(net, small_batches(), F.cross_entropy, config, **options)
+
+
+def at_phase_ends(
+    net: NestedModel, watched: Callable[[NestedModel], dict[str, Tensor]]
+) -> Callable[[EpochReport], None]:
+    """An on_progress that keeps what `watched` returns at the end of each phase, in the attribute `seen`."""
+
+    def on_progress(report: EpochReport) -> None:
+        if report.epoch == report.epochs:
+            on_progress.seen[report.phase] = watched(net)  # type: ignore[attr-defined]
+
+    on_progress.seen = {}  # type: ignore[attr-defined]
+    return on_progress
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_lower_levels_stay_bit_equal(optimizer: str) -> None:
+    """After a level's phase nothing that belongs to it ever changes, under momentum and strong weight decay."""
+    config = GrowConfig(
+        dense_epochs=1, epochs_per_level=2, optimizer=optimizer, lr=0.02, weight_decay=0.3, recalibration_samples=0
+    )
+    net = nested_small_net(keep_dense=("9",))
+    watch = at_phase_ends(net, snapshot)
+    train(net, config, on_progress=watch)
+    final, seen = snapshot(net), watch.seen  # type: ignore[attr-defined]
+    for level in range(3):
+        after = seen[f"level {level}"]
+        for name, layer in net.nested_layers().items():
+            mask, key = layer.mask(level), f"model.{name}.weight"
+            assert torch.equal(final[key][mask], after[key][mask])
+            if layer.bias is not None:
+                assert torch.equal(final[f"model.{name}.bias"][: level + 1], after[f"model.{name}.bias"][: level + 1])
+        own = [key for key in final if f".norms.{level}." in key]
+        shared = [key for key in final if key.startswith("model.7.") or key == "model.9.weight"]
+        assert own
+        assert shared
+        assert all(torch.equal(final[key], after[key]) for key in own + shared)
+
+
+def test_only_the_ring_moves() -> None:
+    """A level's phase changes the weights it adds, and no weight that neither it nor a lower level keeps."""
+    net = nested_small_net()
+    watch = at_phase_ends(net, snapshot)
+    train(net, on_progress=watch)
+    seen = watch.seen  # type: ignore[attr-defined]
+    for level in (1, 2):
+        for name, layer in net.nested_layers().items():
+            key = f"model.{name}.weight"
+            moved = seen[f"level {level}"][key] != seen[f"level {level - 1}"][key]
+            assert moved.any()
+            assert not (moved & ~layer.ring(level)).any()
+
+
+def test_every_level_has_a_norm_and_bias_of_its_own() -> None:
+    """After training, norms (affine and statistics) and biases differ between the levels."""
+    net = nested_small_net()
+    train(net)
+    for norm in net.level_norms().values():
+        for one, other in ((0, 1), (1, 2)):
+            for key, value in norm.norms[one].state_dict().items():
+                if key != "num_batches_tracked":
+                    assert not torch.equal(value, norm.norms[other].state_dict()[key])
+    bias = net.nested_layers()["9"].bias
+    assert bias is not None
+    assert len({tuple(row.tolist()) for row in bias}) == 3
+
+
+@pytest.mark.parametrize("gradual_fraction", [0.0, 0.5, 1.0])
+def test_masks_nest_at_their_densities(gradual_fraction: float) -> None:
+    """However level 0's density falls, in the end every level keeps what the rounding rule says."""
+    net = nested_small_net()
+    expected = [
+        [int((layer.first_level <= level).sum()) for level in range(3)] for layer in net.nested_layers().values()
+    ]
+    reports = train(net, GrowConfig(dense_epochs=1, epochs_per_level=2, gradual_fraction=gradual_fraction))
+    got = [[int((layer.first_level <= level).sum()) for level in range(3)] for layer in net.nested_layers().values()]
+    assert got == expected
+    assert reports[0].density == 1
+    assert reports[-1].density == net.density(-1)
+
+
+def test_training_learns() -> None:
+    """On a task a sparse net can do, every level gets most of it right, and the model is at its densest level."""
+    net = nested_small_net()
+    reports = train(net, GrowConfig(dense_epochs=6, epochs_per_level=6))
+    assert [report.done_epochs for report in reports] == list(range(1, 25))
+    assert net.level == 2
+    assert min(accuracy_per_level(net, small_batches()(0))) > 0.8
+
+
+def test_mode_of_the_model_is_kept() -> None:
+    """Training leaves train or eval mode as it was."""
+    net = nested_small_net().eval()
+    train(net, GrowConfig(dense_epochs=0, epochs_per_level=(1, 0, 0)))
+    assert not net.training
+
+
+def test_frozen_parameters_stay() -> None:
+    """A parameter whose requires_grad is off is not trained in any phase."""
+    model = small_net()
+    model[3].weight.requires_grad_(False)
+    before = model[3].weight.clone()
+    net = nest(model, densities=(0.5, 1.0))
+    train(net)
+    assert torch.equal(net.nested_layers()["3"].weight, before)
+
+
+class KilledError(Exception):
+    """Stops a run as a signal would."""
+
+
+@pytest.mark.parametrize("stop_after", [1, 3, 4, 6, 8])
+def test_resumed_run_equals_uninterrupted(tmp_path: Path, stop_after: int) -> None:
+    """Stopped in the middle of the epoch after `stop_after`, a run goes on to the same bits."""
+    whole, resumed = nested_small_net(), nested_small_net()
+    train(whole)
+    state_path = tmp_path / "run.state"
+    batches = small_batches()
+
+    def until_killed(epoch: int) -> Iterable[Any]:
+        for index, batch in enumerate(batches(epoch)):
+            if epoch == stop_after and index == 1:
+                raise KilledError
+            yield batch
+
+    class Sized(list[Any]):
+        """As long as the real epoch, so that schedules agree."""
+
+        def __init__(self, epoch: int) -> None:
+            super().__init__(batches(epoch))
+            self.epoch = epoch
+
+        def __iter__(self) -> Any:
+            return iter(until_killed(self.epoch))
+
+    torch.manual_seed(11)
+    if stop_after < 8:
+        with pytest.raises(KilledError):
+            freeze_then_grow(resumed, Sized, F.cross_entropy, QUICK, state_path=state_path)
+        resumed = nested_small_net()
+        torch.manual_seed(99)
+    reports = freeze_then_grow(resumed, batches, F.cross_entropy, QUICK, state_path=state_path)
+    assert len(reports) == 8
+    expected, got = snapshot(whole), snapshot(resumed)
+    assert all(torch.equal(got[key], value) for key, value in expected.items())
+
+
+def test_finished_run_is_only_loaded(tmp_path: Path) -> None:
+    """A second call with a finished run's state trains nothing."""
+    net, again = nested_small_net(), nested_small_net()
+    reports = train(net, state_path=tmp_path / "state")
+    assert train(again, state_path=tmp_path / "state", on_progress=pytest.fail) == reports
+    assert all(torch.equal(value, snapshot(net)[key]) for key, value in snapshot(again).items())
+
+
+KILLED_SCRIPT = """
+import sys, time, torch
+import torch.nn.functional as F
+torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[1])
+from small_models import nested_small_net, small_batches
+from test_grow import QUICK
+from nested_sparse.trainer.grow import freeze_then_grow
+
+net = nested_small_net()
+torch.manual_seed(11)
+def on_progress(report):
+    print(report.done_epochs, flush=True)
+    if report.done_epochs == 5:
+        time.sleep(600)
+freeze_then_grow(net, small_batches(), F.cross_entropy, QUICK, state_path=sys.argv[2], on_progress=on_progress)
+"""
+
+
+def test_run_killed_by_the_system_resumes(tmp_path: Path) -> None:
+    """SIGKILL leaves a state from which the run ends with the uninterrupted run's bits."""
+    state_path = tmp_path / "run.state"
+    command = [sys.executable, "-c", KILLED_SCRIPT, str(Path(__file__).parent), str(state_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(5)]
+        process.send_signal(signal.SIGKILL)
+    assert lines[-1] == "5\n"
+    whole, resumed = nested_small_net(), nested_small_net()
+    train(whole)
+    seen: list[EpochReport] = []
+    freeze_then_grow(resumed, small_batches(), F.cross_entropy, QUICK, state_path=state_path, on_progress=seen.append)
+    assert [report.done_epochs for report in seen] == [6, 7, 8]
+    assert all(torch.equal(value, snapshot(whole)[key]) for key, value in snapshot(resumed).items())
+
+
+def test_other_runs_state_is_refused(tmp_path: Path) -> None:
+    """A state of other settings or another model is an error that says what differs, and is left alone."""
+    path = tmp_path / "state"
+    train(nested_small_net(), state_path=path)
+    content = path.read_bytes()
+    with pytest.raises(TrainingError, match=r"state: belongs to another run; lr differ .*0\.01.*0\.05"):
+        train(
+            nested_small_net(),
+            GrowConfig(dense_epochs=2, epochs_per_level=2, recalibration_samples=48, lr=0.01),
+            state_path=path,
+        )
+    with pytest.raises(TrainingError, match="layers differ"):
+        train(nest(nn.Sequential(nn.Linear(3, 3)), densities=(0.1, 0.3, 0.8), pattern="block4x1"), state_path=path)
+    assert path.read_bytes() == content
+
+
+def test_bad_runs_are_errors() -> None:
+    """No batches, a loss that is not finite, and outputs that cannot be distilled say what to do."""
+    net = nested_small_net()
+    with pytest.raises(TrainingError, match="gave no batch"):
+        freeze_then_grow(net, lambda epoch: [], F.cross_entropy)
+    with pytest.raises(TrainingError, match=r"lower GrowConfig\.lr"):
+        freeze_then_grow(net, small_batches(), lambda y, _: y.sum() * float("nan"))
+    vector = nest(nn.Sequential(nn.Flatten(), nn.Linear(64, 1), nn.Flatten(0)), densities=(0.5,))
+    with pytest.raises(TrainingError, match="distill_weight=0"):
+        freeze_then_grow(vector, small_batches(), lambda y, t: F.mse_loss(y, t.float()), GrowConfig(dense_epochs=0))
+    freeze_then_grow(
+        vector,
+        small_batches(),
+        lambda y, t: F.mse_loss(y, t.float()),
+        GrowConfig(distill_weight=0, epochs_per_level=1, dense_epochs=0),
+    )
+
+
+def test_batches_without_a_length_work() -> None:
+    """A generator per epoch is enough; the schedules then move by the epoch."""
+    net = nested_small_net()
+    reports = freeze_then_grow(net, lambda epoch: iter(list(small_batches()(epoch))), F.cross_entropy, QUICK)
+    assert len(reports) == 8
+    assert net.density(0) < 0.15
+
+
+def test_progress_bar_takes_every_report(capsys: pytest.CaptureFixture[str]) -> None:
+    """The bar shows the phase and ends complete."""
+    with ProgressBar() as bar:
+        train(nested_small_net(), GrowConfig(dense_epochs=1, epochs_per_level=1), on_progress=bar)
+    assert "4/4" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("dense_epochs", -1),
+        ("epochs_per_level", 1.5),
+        ("epochs_per_level", ()),
+        ("lr", 0.0),
+        ("lr", float("nan")),
+        ("optimizer", "sdg"),
+        ("momentum", 1.0),
+        ("weight_decay", -0.1),
+        ("schedule", "linear"),
+        ("gradual_fraction", 1.1),
+        ("masks_per_epoch", 0),
+        ("distill_weight", 2.0),
+        ("distill_temperature", 0.0),
+        ("recalibration_samples", -1),
+    ],
+)
+def test_settings_are_checked(field: str, value: object) -> None:
+    """Every field out of range is an error that names it."""
+    with pytest.raises(TrainingError, match=f"GrowConfig.{field}: expected"):
+        GrowConfig(**{field: value})  # type: ignore[arg-type]
+
+
+def test_epochs_for_another_level_count_are_an_error() -> None:
+    """A tuple of epochs must have one per level."""
+    with pytest.raises(TrainingError, match="3 of them"):
+        train(nested_small_net(), GrowConfig(epochs_per_level=(1, 2)))

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from nested_sparse.trainer.models import DigitNet, ResNet50
+
+
+def conv_flops(model: nn.Module, x: torch.Tensor) -> int:
+    """2 × multiply-adds of all convolutions, counted from the shapes that pass."""
+    counted = []
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(
+                lambda conv, _, y: counted.append(2 * conv.weight.numel() * y.shape[-2] * y.shape[-1])
+            )
+    model.eval()(x)
+    return sum(counted)
+
+
+def test_digit_net_has_the_size_it_says() -> None:
+    """About 0.7 million weights and 0.21 GFLOP at width 32; other widths, channels and sizes work."""
+    model = DigitNet()
+    assert sum(parameter.numel() for parameter in model.parameters()) == pytest.approx(0.7e6, rel=0.02)
+    assert conv_flops(model, torch.zeros(1, 1, 32, 32)) == pytest.approx(0.21e9, rel=0.03)
+    assert DigitNet(width=8, channels=3, classes=5)(torch.zeros(2, 3, 28, 28)).shape == (2, 5)
+
+
+def test_resnet50_is_version_1_5() -> None:
+    """8.2 GFLOP at 224 × 224 (4.1 with the stride in the first convolution would be 7.7), 1000 logits."""
+    model = ResNet50()
+    assert conv_flops(model, torch.zeros(1, 3, 224, 224)) == pytest.approx(8.17e9, rel=0.01)
+    assert model.layer2[0].conv2.stride == (2, 2)
+    assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 1000)

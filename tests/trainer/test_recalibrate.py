@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from small_models import nested_small_net, small_batches, snapshot
+from torch import nn
+
+from nested_sparse.errors import TrainingError
+from nested_sparse.trainer import nest
+from nested_sparse.trainer.recalibrate import recalibrate
+
+
+def test_statistics_are_those_of_the_data() -> None:
+    """For a first norm: the mean and unbiased variance of its level's inputs over all data, uneven batches included."""
+    torch.manual_seed(0)
+    net = nest(nn.Sequential(nn.Conv2d(2, 5, 3), nn.BatchNorm2d(5)), densities=(0.2, 0.9)).eval()
+    data = torch.randn(50, 2, 6, 6) * 3 + 100
+    recalibrate(net, [(data[:7], None), (data[7:40], None), (data[40:], None)], samples=50)
+    for level in range(2):
+        net.set_level(level)
+        inputs = net.model[0](data).transpose(0, 1).flatten(1).double()
+        norm = net.level_norms()["1"].norms[level]
+        torch.testing.assert_close(norm.running_mean.double(), inputs.mean(dim=1), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(norm.running_var.double(), inputs.var(dim=1), rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_else_changes() -> None:
+    """Weights, level, mode and tracking stay; dropout is off, so measuring twice gives the same bits."""
+    net = nested_small_net().train()
+    net.set_level(1)
+    before, modes = snapshot(net), [module.training for module in net.modules()]
+    recalibrate(net, small_batches()(0))
+    once = snapshot(net)
+    recalibrate(net, small_batches()(0))
+    assert net.level == 1
+    assert modes == [module.training for module in net.modules()]
+    for key, value in net.state_dict().items():
+        assert torch.equal(value, once[key])
+        assert torch.equal(value, before[key]) or ".running_" in key or "num_batches" in key
+    assert net.level_norms()["1"].norms[0].track_running_stats
+
+
+def test_stops_after_enough_samples() -> None:
+    """Batches beyond `samples` are not read, and an iterator is read once for all levels."""
+    net = nested_small_net()
+    left = iter(list(small_batches()(0)))
+    recalibrate(net, left, samples=20)
+    assert len(list(left)) == 1
+
+
+def test_no_batch_is_an_error() -> None:
+    """Without data there are no statistics; the model is as before."""
+    net = nested_small_net()
+    before = snapshot(net)
+    with pytest.raises(TrainingError, match="at least one batch"):
+        recalibrate(net, [])
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+def test_norms_without_statistics_are_left_alone() -> None:
+    """A norm that always uses its batch has nothing to measure."""
+    net = nest(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4, track_running_stats=False)), densities=(0.5,))
+    recalibrate(net, [(torch.randn(8, 4), None)])
+    assert net.level_norms()["1"].norms[0].running_mean is None

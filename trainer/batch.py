@@ -1,0 +1,45 @@
+"""A batch: inputs and targets, in whatever container the model takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nested_sparse.errors import TrainingError
+
+
+def run(model: nn.Module, inputs: Any) -> Any:
+    """Call `model`: a tuple or list is its positional arguments, a mapping its keywords, anything else its only one."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    if isinstance(inputs, tuple | list):
+        return model(*inputs)
+    return model(inputs)
+
+
+def moved(value: Any, device: torch.device) -> Any:
+    """`value` with every tensor in it on `device`."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {key: moved(item, device) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(moved(item, device) for item in value)
+    return value
+
+
+def sample_count(inputs: Any) -> int:
+    """Size of dimension 0 of the first tensor. Raises TrainingError when there is none."""
+    if isinstance(inputs, Tensor) and inputs.ndim:
+        return len(inputs)
+    if isinstance(inputs, Mapping | tuple | list) and len(inputs):
+        return sample_count(next(iter(inputs.values() if isinstance(inputs, Mapping) else inputs)))
+    raise TrainingError(f"a batch must be (inputs, targets) with tensors in inputs, got {type(inputs).__name__}")
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's first parameter lives."""
+    return next(model.parameters()).device

@@ -1,0 +1,161 @@
+"""Image sets for training and tests: the digits that ship with scikit-learn, and IDX files (MNIST, Fashion-MNIST)."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nested_sparse.errors import TrainingError
+
+IDX_UINT8 = 8
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledImages:
+    """images: float32 (n, 1, H, W), 0 (background) to 1. labels: int64 (n,)."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def load_digits_images(
+    *, size: int = 32, test_fraction: float = 0.2, seed: int = 0
+) -> tuple[LabelledImages, LabelledImages]:
+    """Training and test images of scikit-learn's 1797 handwritten digits, 8 × 8 scaled up to `size` × `size`.
+
+    The split depends on `seed` only: 1438 and 359 images by default.
+    """
+    from sklearn.datasets import load_digits  # here: only this function needs scikit-learn
+
+    pixels, labels = load_digits(return_X_y=True)
+    images = torch.from_numpy(pixels.reshape(-1, 1, 8, 8).astype(np.float32) / 16)
+    images = F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
+    order = np.random.default_rng(seed).permutation(len(labels))
+    test_count = round(test_fraction * len(labels))
+    every_label = torch.from_numpy(labels.astype(np.int64))
+    test, train = (torch.from_numpy(part) for part in np.split(order, [test_count]))
+    return LabelledImages(images[train], every_label[train]), LabelledImages(images[test], every_label[test])
+
+
+def load_idx(directory: str | Path) -> tuple[LabelledImages, LabelledImages]:
+    """Training and test images from the four IDX files of `directory`, plain or gzipped, under their usual names.
+
+    Names: {train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz]. Raises TrainingError for missing or malformed files.
+    """
+    train, test = (_load_idx_pair(Path(directory), prefix) for prefix in ("train", "t10k"))
+    return train, test
+
+
+def _load_idx_pair(directory: Path, prefix: str) -> LabelledImages:
+    images = read_idx(_find(directory, f"{prefix}-images-idx3-ubyte"), dimensions=3)
+    label_path = _find(directory, f"{prefix}-labels-idx1-ubyte")
+    labels = read_idx(label_path, dimensions=1)
+    if len(labels) != len(images):
+        raise TrainingError(
+            f"{label_path}: {len(labels)} labels for {len(images)} images; the files do not belong together"
+        )
+    scaled = torch.from_numpy(images.astype(np.float32) / 255).unsqueeze(1)
+    return LabelledImages(scaled, torch.from_numpy(labels.astype(np.int64)))
+
+
+def _find(directory: Path, name: str) -> Path:
+    for path in (directory / name, directory / f"{name}.gz"):
+        if path.is_file():
+            return path
+    raise TrainingError(f"{directory}: expected a file {name} or {name}.gz; found neither")
+
+
+def read_idx(path: Path, *, dimensions: int) -> NDArray[np.uint8]:
+    """The uint8 array of an IDX file: 0, 0, 8, dimensions; big-endian uint32 sizes; data. Raises TrainingError."""
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise TrainingError(f"{path}: cannot be read ({error}); fetch the file again") from error
+    header_nbytes = 4 + 4 * dimensions
+    magic = bytes((0, 0, IDX_UINT8, dimensions))
+    if content[:4] != magic:
+        raise TrainingError(
+            f"{path}: expected an IDX file of {dimensions} dimensions (it starts with bytes "
+            f"{magic.hex()}), got {content[:4].hex() or 'an empty file'}"
+        )
+    if len(content) < header_nbytes:
+        raise TrainingError(
+            f"{path}: expected a header of {header_nbytes} bytes, got {len(content)}; the file is cut off"
+        )
+    shape = np.frombuffer(content, ">u4", dimensions, offset=4).astype(np.int64)
+    expected = header_nbytes + int(np.prod(shape, dtype=object))
+    if len(content) != expected:
+        raise TrainingError(
+            f"{path}: expected {expected} bytes for shape {tuple(map(int, shape))}, got {len(content)}; "
+            "the file is cut off or damaged, fetch it again"
+        )
+    return np.frombuffer(content, np.uint8, offset=header_nbytes).reshape(shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Batches:
+    """Batches of an epoch, shuffled anew for each: `Batches(train, 64)(epoch)`; the same again for the same epoch.
+
+    shift_px: each image moves by up to so many pixels in each direction (a cheap augmentation); 0 leaves it.
+    An incomplete last batch is left out, unless it is the only one.
+    """
+
+    data: LabelledImages
+    batch_size: int = 64
+    seed: int = 0
+    shift_px: int = 0
+
+    def __call__(self, epoch: int) -> EpochBatches:
+        """The batches of `epoch`."""
+        return EpochBatches(self, epoch)
+
+    @property
+    def count(self) -> int:
+        """Batches in an epoch."""
+        return max(1, len(self.data) // self.batch_size)
+
+
+@dataclass(frozen=True, slots=True)
+class EpochBatches:
+    """One epoch of `source`: iterable any number of times, with a length."""
+
+    source: Batches
+    epoch: int
+
+    def __len__(self) -> int:
+        return self.source.count
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        source = self.source
+        rng = np.random.default_rng((source.seed, self.epoch))
+        order = torch.from_numpy(rng.permutation(len(source.data)))
+        for start in range(0, source.count * source.batch_size, source.batch_size):
+            picked = order[start : start + source.batch_size]
+            images = source.data.images[picked]
+            if source.shift_px:
+                images = shifted(images, rng.integers(-source.shift_px, source.shift_px + 1, (len(picked), 2)))
+            yield images, source.data.labels[picked]
+
+
+def shifted(images: Tensor, offsets: NDArray[np.int64]) -> Tensor:
+    """(n, C, H, W) images, each moved by its (down, right) offset in pixels; zeros come in."""
+    margin = int(np.abs(offsets).max(initial=0))
+    height, width = images.shape[-2:]
+    padded = F.pad(images, (margin,) * 4)
+    crops = [
+        image[:, margin - y : margin - y + height, margin - x : margin - x + width]
+        for image, (y, x) in zip(padded, offsets.tolist(), strict=True)
+    ]
+    return torch.stack(crops)

@@ -1,0 +1,123 @@
+"""The demo's training: a small residual network, four levels, minutes on two cores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from rich.console import Console
+from torch import Tensor
+
+from nested_sparse.checkpoint import Checkpoint
+from nested_sparse.errors import TrainingError
+from nested_sparse.trainer.config import GrowConfig
+from nested_sparse.trainer.data import Batches, LabelledImages, load_digits_images, load_idx
+from nested_sparse.trainer.evaluate import accuracy_per_level
+from nested_sparse.trainer.export import export
+from nested_sparse.trainer.grow import freeze_then_grow
+from nested_sparse.trainer.models import DigitNet
+from nested_sparse.trainer.nested_model import NestedModel, nest
+from nested_sparse.trainer.progress import ProgressBar
+
+DENSITIES = (0.02, 0.06, 0.16, 0.45)
+PATTERN = "block4x1"
+KEEP_DENSE = ("stem", "fc")
+EPOCH_IMAGES = 2500
+"""Images of an epoch at most: larger sets give each epoch a random part, so that the demo stays a matter of minutes."""
+TEST_IMAGES = 2000
+"""Test images at most, for the same reason."""
+SEED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DemoData:
+    """name: of the set, and of its checkpoint. test_images: float32 (n, 1, H, W); test_labels: int64 (n,)."""
+
+    name: str
+    train: LabelledImages
+    test: LabelledImages
+
+    @property
+    def test_images(self) -> NDArray[np.float32]:
+        """The test split, as the load is made of it."""
+        images: NDArray[np.float32] = self.test.images.numpy()
+        return images
+
+    @property
+    def test_labels(self) -> NDArray[np.int64]:
+        """Classes of test_images."""
+        labels: NDArray[np.int64] = self.test.labels.numpy()
+        return labels
+
+
+def load_demo_data(directory: Path | None) -> DemoData:
+    """scikit-learn's digits scaled up to 32 × 32, or the IDX files of `directory`. Raises TrainingError."""
+    if directory is None:
+        train, test = load_digits_images(size=32, seed=SEED)
+        return DemoData("digits", train, test)
+    train, test = load_idx(directory)
+    order = torch.from_numpy(np.random.default_rng(SEED).permutation(len(test))[:TEST_IMAGES])
+    return DemoData(directory.resolve().name, train, LabelledImages(test.images[order], test.labels[order]))
+
+
+def train_demo(data: DemoData, out: Path, force: bool, console: Console) -> Path:
+    """Train, measure and export to `out`/{name}.safetensors; a finished one is used again unless `force`.
+
+    Progress is kept in `out`/{name}.state, from which a stopped run goes on. Raises TrainingError, ExportError.
+    """
+    path, state = out / f"{data.name}.safetensors", out / f"{data.name}.state"
+    if path.exists() and not force:
+        Checkpoint.open(path).close()
+        console.print(f"using {path}, which an earlier run trained (--force trains again)")
+        return path
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(f"{out}: cannot be made ({error.strerror or error}); name another folder") from None
+    if force:
+        state.unlink(missing_ok=True)
+    console.print(
+        f"training on {data.name}: {len(data.train)} images, levels of {', '.join(map(str, DENSITIES))} density"
+    )
+    net = grow_demo_net(data, state)
+    example = data.test.images[:1]
+    export(net, (example,), path, metrics={"accuracy": accuracy_per_level(net, _test_batches(data))}, force=force)
+    state.unlink(missing_ok=True)
+    console.print(f"wrote {path}, verified against torch at every level")
+    return path
+
+
+def grow_demo_net(data: DemoData, state: Path | None, config: GrowConfig | None = None) -> NestedModel:
+    """A trained net of four levels; progress is shown."""
+    torch.manual_seed(SEED)
+    classes = int(data.train.labels.max()) + 1
+    model = DigitNet(channels=data.train.images.shape[1], classes=classes)
+    net = nest(model, densities=DENSITIES, pattern=PATTERN, keep_dense=KEEP_DENSE)
+    with ProgressBar() as bar:
+        freeze_then_grow(
+            net,
+            lambda epoch: _epoch(data.train, epoch),
+            F.cross_entropy,
+            config,
+            state_path=state,
+            on_progress=bar,
+        )
+    return net
+
+
+def _epoch(train: LabelledImages, epoch: int) -> Iterable[tuple[Tensor, Tensor]]:
+    """One epoch's batches, shifted a little; a part of a large set, another one each time."""
+    picked = torch.from_numpy(np.random.default_rng((SEED, epoch)).permutation(len(train))[:EPOCH_IMAGES])
+    part = LabelledImages(train.images[picked], train.labels[picked])
+    return Batches(part, batch_size=64, seed=SEED, shift_px=2)(epoch)
+
+
+def _test_batches(data: DemoData, size: int = 200) -> Iterator[tuple[Tensor, Tensor]]:
+    for begin in range(0, len(data.test), size):
+        part = slice(begin, begin + size)
+        yield data.test.images[part], data.test.labels[part]

@@ -1,0 +1,41 @@
+"""Distillation: sparse levels learn the dense model's soft labels beside the true ones (arXiv:1503.02531)."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nested_sparse.errors import TrainingError
+from nested_sparse.trainer.batch import run
+from nested_sparse.trainer.nested_model import NestedModel
+
+
+class Teacher:
+    """A frozen copy of `net` as it is now, at its current level."""
+
+    def __init__(self, net: NestedModel) -> None:
+        self.net = copy.deepcopy(net).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def soft_labels(self, inputs: Any) -> Tensor:
+        """The copy's logits. Raises TrainingError if it returns something else."""
+        logits = run(self.net, inputs)
+        if not isinstance(logits, Tensor) or logits.ndim < 2 or not logits.is_floating_point():
+            got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise TrainingError(f"distillation needs logits (N, classes, ...), got {got}; set distill_weight=0")
+        return logits
+
+
+def distillation_loss(logits: Tensor, soft_labels: Tensor, temperature: float) -> Tensor:
+    """Kullback-Leibler divergence of the softened labels, mean over samples, scaled by temperature² as in the paper.
+
+    Both (N, classes, ...). The teacher's side carries no gradient.
+    """
+    wanted = F.log_softmax(soft_labels.detach() / temperature, dim=1)
+    got = F.log_softmax(logits / temperature, dim=1)
+    pointwise = F.kl_div(got, wanted, reduction="none", log_target=True)
+    return pointwise.sum(dim=1).mean() * temperature**2

@@ -1,0 +1,39 @@
+"""Evaluate: what each level scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from nested_sparse.errors import TrainingError
+from nested_sparse.trainer.batch import device_of, moved, run
+from nested_sparse.trainer.nested_model import NestedModel
+
+
+@torch.no_grad()
+def accuracy_per_level(net: NestedModel, batches: Iterable[tuple[Any, Any]]) -> list[float]:
+    """Top-1 accuracy in [0, 1] of every level over (inputs, class indices), read once; the model in eval mode.
+
+    Outputs are logits with the classes in dimension 1. Level and mode of the model are put back. Raises TrainingError
+    when there is no batch.
+    """
+    level, device = net.level, device_of(net)
+    modes = {module: module.training for module in net.modules()}
+    correct, count = [0] * net.level_count, 0
+    net.eval()
+    try:
+        for inputs, targets in batches:
+            inputs, targets = moved(inputs, device), moved(targets, device)
+            for index in range(net.level_count):
+                net.set_level(index)
+                correct[index] += int((run(net, inputs).argmax(dim=1) == targets).sum())
+            count += targets.numel()
+    finally:
+        net.set_level(level)
+        for module, training in modes.items():
+            module.training = training
+    if not count:
+        raise TrainingError("accuracy_per_level needs at least one sample, got none")
+    return [hits / count for hits in correct]

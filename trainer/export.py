@@ -1,0 +1,230 @@
+"""export: writes a nested torch model as one checkpoint file that the runtime answers alike."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from nested_sparse.errors import CheckpointError, ExportError
+from nested_sparse.trainer.fuse import FusedGraph, fuse
+from nested_sparse.trainer.graph import flatten_outputs, reason, trace
+from nested_sparse.trainer.layers import NestedConv2d, NestedLinear
+from nested_sparse.trainer.nested_model import NestedModel
+from nested_sparse.trainer.placeholder import conv_attributes
+from nested_sparse.trainer.verify import verify_export
+from nested_sparse.weight import NestedWeight
+from nested_sparse.writer import LayerRecord, LevelRecord, refuse_existing, write_checkpoint
+
+
+def export(
+    net: NestedModel,
+    example_inputs: tuple[Tensor, ...],
+    path: str | os.PathLike[str],
+    *,
+    metrics: Mapping[str, Sequence[float]] | None = None,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+    fixed_batch: bool = False,
+    force: bool = False,
+    verify: bool = True,
+    tolerance: float = 1e-4,
+) -> Path:
+    """Write `net` with all its levels to `path`, and return it.
+
+    example_inputs: what forward takes, tensors with the batch as dimension 0, which stays free unless `fixed_batch`.
+    metrics: name -> one finite value per level, sparsest first, e.g. {"accuracy": [0.91, 0.93]}.
+    input_names, output_names: `input` and `output` for one; else forward's parameter names, and output_0, …
+    force: replace an existing file.
+    verify: run the file at every level and compare with torch, before it gets its name; needs the built kernels.
+    tolerance: largest difference accepted, as a part of the largest magnitude of the output.
+
+    `net` is left as it was, level and train mode included. On any error nothing is left at `path` that was not there.
+    Raises ExportError (the message names the module at fault) and CheckpointError (`path` exists or cannot be written).
+    """
+    path = Path(path)
+    refuse_existing(path, force)
+    examples = _checked_examples(example_inputs)
+    metrics = _checked_metrics(metrics or {}, net.level_count)
+    with inference_mode_of(net):
+        tables = _norm_tables(net)
+        outputs, positions = _run_example(net, examples)
+        traced = trace(
+            net.model,
+            examples,
+            outputs,
+            input_names=input_names,
+            output_names=output_names,
+            fixed_batch=fixed_batch,
+        )
+        fused = fuse(traced.model, tables, net.level_count)
+        layers = _layer_records(net, fused, tables)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            unproven = Path(folder) / path.name
+            write_checkpoint(
+                unproven,
+                graph_builder=fused.to_bytes,
+                layers=layers,
+                levels=_level_records(net, layers, positions, examples, metrics),
+                inputs=traced.inputs,
+                outputs=traced.outputs,
+            )
+            if verify:
+                verify_export(net, examples, unproven, fixed_batch=fixed_batch, tolerance=tolerance)
+            refuse_existing(path, force)
+            try:
+                os.replace(unproven, path)
+            except OSError as error:
+                raise CheckpointError(f"{path}: cannot be written ({error.strerror or error})") from None
+    return path
+
+
+@contextmanager
+def inference_mode_of(net: NestedModel) -> Iterator[None]:
+    """Eval mode within; after it, every module's train mode and the level are what they were."""
+    training = [(module, module.training) for module in net.modules()]
+    level = net.level
+    try:
+        net.eval()
+        yield
+    finally:
+        for module, was_training in training:
+            module.training = was_training
+        net.set_level(level)
+
+
+def _checked_examples(examples: object) -> tuple[Tensor, ...]:
+    if not isinstance(examples, tuple | list) or not examples:
+        raise ExportError(f"example_inputs must be a tuple of tensors, e.g. (x,), got {type(examples).__name__}")
+    for index, example in enumerate(examples):
+        if not isinstance(example, Tensor):
+            raise ExportError(f"example_inputs[{index}] must be a tensor, got {type(example).__name__}")
+        if example.numel() == 0:
+            raise ExportError(f"example_inputs[{index}] is empty: {list(example.shape)}")
+    return tuple(example.detach() for example in examples)
+
+
+def _checked_metrics(metrics: Mapping[str, Sequence[float]], level_count: int) -> dict[str, list[float]]:
+    checked = {}
+    for name, values in metrics.items():
+        try:
+            checked[name] = [float(value) for value in values]
+        except (TypeError, ValueError):
+            raise ExportError(f"metrics[{name!r}]: expected {level_count} numbers, got {values!r}") from None
+        if len(checked[name]) != level_count or not all(math.isfinite(value) for value in checked[name]):
+            raise ExportError(
+                f"metrics[{name!r}]: expected one finite value for each of {level_count} levels, got {values!r}"
+            )
+    return checked
+
+
+def _norm_tables(net: NestedModel) -> dict[str, NDArray[np.float64]]:
+    """(L, 2, C) scale and shift of every level norm at inference, by dotted path."""
+    return {
+        path: np.stack([_scale_and_shift(path, level, norm) for level, norm in enumerate(module.norms)])
+        for path, module in net.level_norms().items()
+    }
+
+
+def _scale_and_shift(path: str, level: int, norm: nn.Module) -> NDArray[np.float64]:
+    mean, var = getattr(norm, "running_mean", None), getattr(norm, "running_var", None)
+    if mean is None or var is None:
+        raise ExportError(
+            f"module {path!r} (LevelBatchNorm): level {level} keeps no running statistics, so it depends on the batch; "
+            "make it with track_running_stats=True and calibrate it"
+        )
+    deviation = np.sqrt(_float64(var) + float(norm.eps))  # type: ignore[arg-type]
+    gamma, beta = getattr(norm, "weight", None), getattr(norm, "bias", None)
+    scale = (1.0 if gamma is None else _float64(gamma)) / deviation
+    shift = (0.0 if beta is None else _float64(beta)) - _float64(mean) * scale
+    return np.stack([scale, shift])
+
+
+def _float64(tensor: Tensor) -> NDArray[np.float64]:
+    array: NDArray[np.float64] = tensor.detach().cpu().double().numpy()
+    return array
+
+
+def _run_example(net: NestedModel, examples: tuple[Tensor, ...]) -> tuple[list[Tensor], dict[str, int]]:
+    """The densest level's outputs, and how many output positions (pixels, rows) each nested layer computes."""
+    positions: dict[str, int] = {}
+
+    def count(layer: nn.Module, inputs: object, output: Tensor) -> None:
+        assert isinstance(layer, NestedConv2d | NestedLinear)
+        positions[layer.name] = positions.get(layer.name, 0) + output.numel() // int(layer.weight.shape[0])
+
+    handles = [layer.register_forward_hook(count) for layer in net.nested_layers().values()]
+    try:
+        net.set_level(-1)
+        with torch.no_grad():
+            return flatten_outputs(net.model(*examples)), positions
+    except ExportError:
+        raise
+    except Exception as error:  # whatever the model raises
+        shapes = [list(example.shape) for example in examples]
+        raise ExportError(f"the model fails on the example inputs {shapes}: {reason(error)}") from error
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _layer_records(net: NestedModel, fused: FusedGraph, tables: Mapping[str, NDArray[np.float64]]) -> list[LayerRecord]:
+    """One record for each nested layer in the graph, in graph order, so that a level is read front to back."""
+    layers = net.nested_layers()
+    if not fused.norm_of:
+        raise ExportError("forward calls no nested layer; make the model with nest() and export what it returns")
+    return [
+        LayerRecord(
+            weight=net.nested_weight(name),
+            norms=_folded_norms(layers[name], None if norm is None else tables[norm], net.level_count),
+            op="conv" if isinstance(layers[name], NestedConv2d) else "linear",
+            attributes=_attributes(layers[name]),
+        )
+        for name, norm in fused.norm_of.items()
+    ]
+
+
+def _attributes(layer: NestedConv2d | NestedLinear) -> dict[str, list[int]]:
+    return conv_attributes(layer) if isinstance(layer, NestedConv2d) else {}
+
+
+def _folded_norms(
+    layer: NestedConv2d | NestedLinear, table: NDArray[np.float64] | None, level_count: int
+) -> NDArray[np.float32]:
+    """(L, 2, O) scale and shift after the layer's sums: its norm, with its own bias under it."""
+    rows = int(layer.weight.shape[0])
+    if table is None:
+        table = np.stack([np.ones((level_count, rows)), np.zeros((level_count, rows))], axis=1)
+    bias = np.zeros((level_count, rows)) if layer.bias is None else _float64(layer.bias)
+    return np.stack([table[:, 0], table[:, 1] + bias * table[:, 0]], axis=1).astype(np.float32)
+
+
+def _level_records(
+    net: NestedModel,
+    layers: Sequence[LayerRecord],
+    positions: Mapping[str, int],
+    examples: tuple[Tensor, ...],
+    metrics: Mapping[str, Sequence[float]],
+) -> list[LevelRecord]:
+    batch = int(examples[0].shape[0]) if examples[0].dim() else 1
+    return [
+        LevelRecord(
+            density=net.density(level),
+            flops=sum(_flops(record.weight, level, positions) for record in layers) // batch,
+            metrics={name: values[level] for name, values in metrics.items()},
+        )
+        for level in range(net.level_count)
+    ]
+
+
+def _flops(weight: NestedWeight, level: int, positions: Mapping[str, int]) -> int:
+    """2 for each kept multiply-add of the whole example batch."""
+    return 2 * weight.nnz(level) * positions[weight.name]

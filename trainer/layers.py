@@ -1,0 +1,156 @@
+"""NestedConv2d and NestedLinear: one weight, one mask per level, one bias per level."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class NestedLayer(nn.Module):
+    """What both layers share: a weight whose blocks have a first level.
+
+    weight: parameter, (O, ...), every level's values in it; K is the product of all dimensions but the first.
+    bias: parameter (L, O), one row per level, or None.
+    first_level: buffer, uint8 (G, K), the lowest level that keeps each V × 1 block, 255 where none does.
+    permutation: buffer, int32 (O,), packed row r is output channel permutation[r]; None is the identity.
+    level: the level that `forward` runs; set by NestedModel.set_level.
+    name: dotted path in the model. dense: kept whole at every level.
+
+    The gradient reaches exactly the weights that the level keeps.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    first_level: Tensor
+    permutation: Tensor | None
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, *, block_rows: int, level_count: int) -> None:
+        super().__init__()
+        self.weight = weight
+        per_level = None if bias is None else bias.detach().clone().expand(level_count, -1).contiguous()
+        self.bias = None if per_level is None else nn.Parameter(per_level, bias is not None and bias.requires_grad)
+        groups = -(-weight.shape[0] // block_rows)
+        columns = weight[0].numel()
+        first_level = torch.zeros((groups, columns), dtype=torch.uint8, device=weight.device)
+        self.register_buffer("first_level", first_level)
+        self.register_buffer("permutation", None)
+        self.block_rows = block_rows
+        self.level_count = level_count
+        self.level = level_count - 1
+        self.name = ""
+        self.dense = False
+        self._masks: _MaskCache | None = None
+
+    def mask(self, level: int) -> Tensor:
+        """Bool, the weight's shape: what `level` keeps. Cached until `first_level` changes or moves."""
+        if torch.compiler.is_compiling():  # a mask made of traced tensors must not outlive the trace
+            return self._expanded(self.first_level <= level)
+        if self._masks is None or not self._masks.fits(self.first_level):
+            self._masks = _MaskCache(self.first_level)
+        masks = self._masks.by_level
+        if level not in masks:
+            with torch.inference_mode(False):  # an inference tensor in the cache could not take part in training
+                masks[level] = self._expanded(self.first_level <= level)
+        return masks[level]
+
+    def ring(self, level: int) -> Tensor:
+        """Bool, the weight's shape: what `level` adds to the one below."""
+        return self._expanded(self.first_level == level)
+
+    def masked_weight(self, level: int) -> Tensor:
+        """The weight of `level`: zeros where it keeps nothing (also where the unused value is not finite)."""
+        if self.dense:
+            return self.weight
+        return torch.where(self.mask(level), self.weight, self.weight.new_zeros(()))
+
+    def level_bias(self) -> Tensor | None:
+        """(O,) the current level's bias."""
+        return None if self.bias is None else self.bias[self.level]
+
+    def _expanded(self, kept: Tensor) -> Tensor:
+        """(G, K) blocks as a mask of the weight's shape: rows of padding cut, rows put back in channel order."""
+        rows = self.weight.shape[0]
+        expanded = kept.repeat_interleave(self.block_rows, dim=0)[:rows]
+        if self.permutation is not None:
+            ordered = torch.empty_like(expanded)
+            ordered[self.permutation.long()] = expanded
+            expanded = ordered
+        return expanded.reshape(self.weight.shape)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles do without the cache."""
+        return {**self.__dict__, "_masks": None}
+
+    def extra_repr(self) -> str:
+        """Shape, blocks, levels."""
+        shape = "x".join(str(size) for size in self.weight.shape)
+        return f"{shape}, block_rows={self.block_rows}, levels={self.level_count}, dense={self.dense}"
+
+
+class _MaskCache:
+    """Expanded masks of one state of a `first_level` tensor, told by identity and version."""
+
+    def __init__(self, source: Tensor) -> None:
+        self._source = source
+        self._version = source._version
+        self.by_level: dict[int, Tensor] = {}
+
+    def fits(self, source: Tensor) -> bool:
+        return source is self._source and source._version == self._version
+
+
+class NestedConv2d(NestedLayer):
+    """A 2-D convolution with nested weights (O, C, KH, KW); groups is always 1, padding is with zeros.
+
+    Column k of `first_level` is (c·KH + ky)·KW + kx.
+    padding: (top, left, bottom, right); stride, dilation and kernel_size: (y, x).
+    """
+
+    def __init__(self, conv: nn.Conv2d, *, block_rows: int, level_count: int) -> None:
+        super().__init__(conv.weight, conv.bias, block_rows=block_rows, level_count=level_count)
+        self.in_channels, self.out_channels = conv.in_channels, conv.out_channels
+        self.kernel_size = _pair(conv.kernel_size)
+        self.stride = _pair(conv.stride)
+        self.dilation = _pair(conv.dilation)
+        self.padding = _four_sides(conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) or (C, H, W) to (N, O, Ho, Wo) or (O, Ho, Wo), at the current level."""
+        top, left, bottom, right = self.padding
+        symmetric = (top, left) == (bottom, right)
+        if not symmetric:
+            x = F.pad(x, (left, right, top, bottom))
+        weight, bias = self.masked_weight(self.level), self.level_bias()
+        return F.conv2d(x, weight, bias, self.stride, (top, left) if symmetric else 0, self.dilation)
+
+
+class NestedLinear(NestedLayer):
+    """A linear layer with nested weights (O, K)."""
+
+    def __init__(self, linear: nn.Linear, *, block_rows: int, level_count: int) -> None:
+        super().__init__(linear.weight, linear.bias, block_rows=block_rows, level_count=level_count)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., K) to (..., O), at the current level."""
+        return F.linear(x, self.masked_weight(self.level), self.level_bias())
+
+
+def _pair(sizes: tuple[int, ...]) -> tuple[int, int]:
+    y, x = sizes
+    return int(y), int(x)
+
+
+def _four_sides(conv: nn.Conv2d) -> tuple[int, int, int, int]:
+    """(top, left, bottom, right) of a convolution; "same" puts the odd pixel at the bottom and right, as torch does."""
+    if conv.padding == "valid":
+        return 0, 0, 0, 0
+    if conv.padding == "same":
+        totals = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
+        top, left = (total // 2 for total in totals)
+        return top, left, totals[0] - top, totals[1] - left
+    y, x = (int(size) for size in conv.padding)
+    return y, x, y, x

@@ -1,0 +1,143 @@
+"""NestedModel: a torch model that runs at any of its levels. `nest` makes one."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from nested_sparse.budget import check_densities
+from nested_sparse.errors import LevelError
+from nested_sparse.pattern import parse_pattern
+from nested_sparse.trainer.choose import choose_masks, unique_weights
+from nested_sparse.trainer.layers import NestedConv2d, NestedLayer, NestedLinear
+from nested_sparse.trainer.norm import LevelBatchNorm
+from nested_sparse.trainer.replace import replace_layers
+from nested_sparse.weight import NestedWeight
+
+
+class NestedModel(nn.Module):
+    """A model whose convolutions and linear layers hold nested sparse levels, level 0 the sparsest.
+
+    model: the network, its layers replaced. densities, pattern, budget: as given to `nest`.
+    """
+
+    def __init__(
+        self, model: nn.Module, *, densities: Sequence[float], pattern: str, budget: str, left_dense: Mapping[str, str]
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.densities = tuple(densities)
+        self.pattern = pattern
+        self.budget = budget
+        self._left_dense = dict(left_dense)
+        self._level = self.level_count - 1
+
+    @property
+    def level_count(self) -> int:
+        """L, levels."""
+        return len(self.densities)
+
+    @property
+    def level(self) -> int:
+        """The level that `forward` runs."""
+        return self._level
+
+    def set_level(self, level: int) -> None:
+        """Run at `level` from now on; -1 is the densest. Raises LevelError."""
+        self._level = self._checked(level)
+        for layer in self.nested_layers().values():
+            layer.level = self._level
+        for norm in self.level_norms().values():
+            norm.level = self._level
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the model computes at the current level."""
+        return self.model(*args, **kwargs)
+
+    def nested_layers(self) -> dict[str, NestedConv2d | NestedLinear]:
+        """The layers with nested weights by dotted path; a layer used under two names comes once."""
+        layers = (module for module in self.model.modules() if isinstance(module, NestedConv2d | NestedLinear))
+        return {layer.name: layer for layer in layers}
+
+    def level_norms(self) -> dict[str, LevelBatchNorm]:
+        """The batch normalisations by dotted path."""
+        modules = self.model.named_modules()
+        return {name: module for name, module in modules if isinstance(module, LevelBatchNorm)}
+
+    def dense_layers(self) -> dict[str, str]:
+        """Layers that could not be nested and stay as they were: dotted path to the reason."""
+        return dict(self._left_dense)
+
+    def nested_weight(self, name: str) -> NestedWeight:
+        """A copy of the nested weight of the layer called `name`, in numpy. Raises KeyError."""
+        layer = self.nested_layers()[name]
+        permutation = None if layer.permutation is None else layer.permutation.cpu().numpy().copy()
+        values = layer.weight.detach().flatten(1).float().cpu().numpy().copy()
+        first_level = layer.first_level.cpu().numpy().copy()
+        return NestedWeight(name, values, first_level, layer.block_rows, permutation)
+
+    def density(self, level: int) -> float:
+        """Kept / all weights of the nested layers at `level` (those kept dense count, layers not nested do not)."""
+        level = self._checked(level)
+        layers = unique_weights(self.nested_layers().values())
+        kept = sum(int(layer.mask(level).sum()) for layer in layers)
+        return kept / sum(layer.weight.numel() for layer in layers)
+
+    def summary(self) -> str:
+        """A table: each nested layer's shape, block and density per level; then what stayed dense, and why."""
+        levels = range(self.level_count)
+        layers = self.nested_layers()
+        width = max(len(name) for name in [*layers, "layer"])
+        head = f"{'layer':{width}}  {'shape':>16}  {'block':>5}  " + "  ".join(f"level {level:<2}" for level in levels)
+        lines = [head, *(_summary_line(layer, width, levels) for layer in layers.values())]
+        total = "  ".join(f"{self.density(level):8.2%}" for level in levels)
+        lines.append(f"{'all':{width}}  {'':>16}  {'':>5}  {total}")
+        lines += [f"dense: {name}: {reason}" for name, reason in self._left_dense.items()]
+        return "\n".join(lines)
+
+    def _checked(self, level: int) -> int:
+        if not -1 <= level < self.level_count:
+            last = self.level_count - 1
+            raise LevelError(f"level {level} does not exist: expected 0 (sparsest) to {last}, or -1 for the densest")
+        return self.level_count - 1 if level == -1 else level
+
+
+def _summary_line(layer: NestedLayer, width: int, levels: range) -> str:
+    shape = "x".join(str(size) for size in layer.weight.shape)
+    kept = "  ".join(f"{float(layer.mask(level).float().mean()):8.2%}" for level in levels)
+    return f"{layer.name:{width}}  {shape:>16}  {f'{layer.block_rows}x1':>5}  {kept}"
+
+
+def nest(
+    model: nn.Module,
+    *,
+    densities: Sequence[float],
+    pattern: str = "unstructured",
+    budget: str = "uniform",
+    keep_dense: Sequence[str] = (),
+) -> NestedModel:
+    """A nested copy of `model`, untrained or pre-trained: largest magnitudes first, in one shot. `model` is untouched.
+
+    densities: kept / all weights of a layer per level, strictly rising in (0, 1].
+    pattern: "unstructured" or "block{V}x1" (V output channels of one column are kept or dropped together).
+    budget: "uniform", every layer has the level's density, or "global", one ranking over all layers.
+    keep_dense: dotted module paths, or fnmatch patterns of them, that are whole at every level.
+    Device, dtype and train or eval mode are kept; the densest level is set.
+    Raises BudgetError (densities, budget, unknown keep_dense), PatternError, InputError (nothing to nest).
+    """
+    levels = check_densities(densities)
+    block_rows = parse_pattern(pattern).block_rows
+    with torch.inference_mode(False):
+        copied = copy.deepcopy(model)
+        copied, left_dense = replace_layers(
+            copied, block_rows=block_rows, level_count=len(levels), keep_dense=keep_dense
+        )
+        net = NestedModel(copied, densities=levels, pattern=pattern, budget=budget, left_dense=left_dense)
+        net.train(model.training)
+        choose_masks(net.nested_layers().values(), budget, levels)
+        net.set_level(-1)
+    return net

@@ -1,0 +1,98 @@
+"""Recalibrate: measure each level's norm statistics on data, rather than trust the training's running averages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from nested_sparse.errors import TrainingError
+from nested_sparse.trainer.batch import device_of, moved, run, sample_count
+from nested_sparse.trainer.nested_model import NestedModel
+
+
+@torch.no_grad()
+def recalibrate(net: NestedModel, batches: Iterable[tuple[Any, Any]], *, samples: int = 2000) -> None:
+    """Set every level's running mean and variance to those of its own inputs over about `samples` samples.
+
+    The pooled mean and unbiased variance over all batches, however uneven; while measuring, norms use their batch's
+    statistics, and dropout is off (US-Nets, arXiv:1903.05134, recalibrates so). Batches are (inputs, targets), read
+    once. Level and mode of the model are put back. Raises TrainingError when there is no batch.
+    """
+    level, device = net.level, device_of(net)
+    moments = [_level_moments(net, index) for index in range(net.level_count)]
+    seen = 0
+    with _measuring(net, moments):
+        for inputs, _ in batches:
+            on_device = moved(inputs, device)
+            for index in range(net.level_count):
+                net.set_level(index)
+                run(net, on_device)
+            seen += sample_count(inputs)
+            if seen >= samples:
+                break
+    net.set_level(level)
+    if not seen:
+        raise TrainingError("recalibration needs at least one batch, got none")
+    for norm, moment in (pair for pairs in moments for pair in pairs.items()):
+        moment.store(norm)
+
+
+class Moments:
+    """Count, mean and summed squared deviation per channel, merged batch by batch (Chan et al., 1983) in float64."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.batches = 0
+        self.mean: Tensor | float = 0.0
+        self.squares: Tensor | float = 0.0
+
+    def add(self, x: Tensor) -> None:
+        """Merge `x` (N, C, ...)."""
+        channels = x.detach().transpose(0, 1).flatten(1).double()
+        count, mean = channels.shape[1], channels.mean(dim=1)
+        total, apart = self.count + count, mean - self.mean
+        self.squares = self.squares + channels.sub_(mean[:, None]).square_().sum(dim=1)
+        self.squares = self.squares + apart.square() * (self.count * count / total)
+        self.mean = self.mean + apart * (count / total)
+        self.count = total
+        self.batches += 1
+
+    def store(self, norm: _BatchNorm) -> None:
+        """Write mean and unbiased variance into the norm's statistics; a norm that saw nothing keeps its own."""
+        if self.count > 1 and norm.running_mean is not None and norm.running_var is not None:
+            norm.running_mean.copy_(torch.as_tensor(self.mean))
+            norm.running_var.copy_(torch.as_tensor(self.squares) / (self.count - 1))
+        if self.count > 1 and norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.fill_(self.batches)
+
+
+def _level_moments(net: NestedModel, level: int) -> dict[_BatchNorm, Moments]:
+    norms = (level_norm.norms[level] for level_norm in net.level_norms().values())
+    return {norm: Moments() for norm in norms if isinstance(norm, _BatchNorm)}
+
+
+@contextmanager
+def _measuring(net: NestedModel, moments: list[dict[_BatchNorm, Moments]]) -> Iterator[None]:
+    """Norms report their inputs and use batch statistics, everything else is in eval mode; modes are put back."""
+    modes = {module: module.training for module in net.modules()}
+    net.eval()
+    handles, tracking = [], {}
+    for norm, moment in (pair for pairs in moments for pair in pairs.items()):
+        norm.train()
+        tracking[norm] = norm.track_running_stats
+        norm.track_running_stats = False
+        handles.append(norm.register_forward_pre_hook(lambda _, args, moment=moment: moment.add(args[0])))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for norm, tracked in tracking.items():
+            norm.track_running_stats = tracked
+        for module, training in modes.items():
+            module.training = training

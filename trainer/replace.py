@@ -1,0 +1,144 @@
+"""Replace layers: which modules of a model become nested ones, and why the others do not."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import UninitializedParameter
+
+from nested_sparse.errors import BudgetError, InputError
+from nested_sparse.trainer.layers import NestedConv2d, NestedLayer, NestedLinear
+from nested_sparse.trainer.norm import LevelBatchNorm
+
+ROOT_NAME = "model"
+"""Name of a model that is a single layer."""
+
+
+def replace_layers(
+    model: nn.Module, *, block_rows: int, level_count: int, keep_dense: Sequence[str]
+) -> tuple[nn.Module, dict[str, str]]:
+    """Replace, in place, what can be nested; returns the model and the layers left dense with their reasons.
+
+    A module used under several names is replaced once and stays one module. Raises BudgetError, InputError.
+    """
+    names = _names(model)
+    reasons = {module: _why_dense(module) for module in names if _holds_weights(module)}
+    reasons |= {mha.out_proj: "MultiheadAttention reads its weight directly" for mha in _attentions(names)}
+    reasons |= _why_shared_dense(names, reasons)
+    nestable = [module for module, reason in reasons.items() if reason is None]
+    left_dense = {names[module][0]: reason for module, reason in reasons.items() if reason is not None}
+    if not nestable:
+        found = "".join(f"\n  {name}: {reason}" for name, reason in left_dense.items()) or " none has weights"
+        raise InputError(f"{type(model).__name__} has no Conv2d or Linear that can be nested; its layers:{found}")
+    kept_whole = _kept_whole(keep_dense, names, nestable, left_dense)
+    nested: dict[nn.Module, nn.Module] = {
+        module: LevelBatchNorm(module, level_count) for module in names if isinstance(module, _BatchNorm)
+    }
+    for module in nestable:
+        layer = _nested_layer(module, block_rows, level_count, dense=id(module.weight) in kept_whole)
+        layer.name = names[module][0]
+        nested[module] = layer
+    for parent in names:
+        for key, child in parent._modules.items():
+            if child in nested:
+                parent._modules[key] = nested[child]
+    _leave_fast_paths(names)
+    return nested.get(model, model), left_dense
+
+
+def _names(model: nn.Module) -> dict[nn.Module, list[str]]:
+    """Every module with all its dotted paths, in the model's order."""
+    names: dict[nn.Module, list[str]] = defaultdict(list)
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, NestedLayer | LevelBatchNorm):
+            raise InputError(f"{name!r} is nested already; nest the original model")
+        if any(isinstance(parameter, UninitializedParameter) for parameter in module.parameters(recurse=False)):
+            raise InputError(f"{name!r} has no weights yet; run one batch through the model before nesting it")
+        names[module].append(name or ROOT_NAME)
+    return dict(names)
+
+
+def _holds_weights(module: nn.Module) -> bool:
+    computed = isinstance(module, nn.Conv2d | nn.Linear)  # a parametrised one holds no weight itself
+    return computed or any(parameter.ndim >= 2 for parameter in module.parameters(recurse=False))
+
+
+def _why_dense(module: nn.Module) -> str | None:
+    """Why a module with weights cannot be nested; None when it can."""
+    if type(module) not in (nn.Conv2d, nn.Linear):  # a subclass may compute something else
+        return f"{type(module).__name__} is not nested, only Conv2d and Linear are"
+    assert isinstance(module, nn.Conv2d | nn.Linear)
+    if "weight" not in module._parameters:
+        return "its weight is computed from other parameters"
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+        return "it has hooks, which would be lost"
+    if not module.weight.is_floating_point() or module.weight.numel() == 0:
+        return f"its weight is {module.weight.dtype} {tuple(module.weight.shape)}"
+    if isinstance(module, nn.Conv2d):
+        if module.groups != 1:
+            return f"groups is {module.groups}, only 1 is nested"
+        if module.padding_mode != "zeros":
+            return f"padding_mode is {module.padding_mode!r}, only 'zeros' is nested"
+    return None
+
+
+def _attentions(modules: dict[nn.Module, list[str]]) -> list[nn.MultiheadAttention]:
+    return [module for module in modules if isinstance(module, nn.MultiheadAttention)]
+
+
+def _why_shared_dense(names: dict[nn.Module, list[str]], reasons: dict[nn.Module, str | None]) -> dict[nn.Module, str]:
+    """Reasons of layers whose parameters others use too; nestable layers of one kind may share a weight."""
+    owners: dict[int, list[nn.Module]] = defaultdict(list)
+    for module in names:
+        for parameter in module.parameters(recurse=False):
+            owners[id(parameter)].append(module)
+    shared: dict[nn.Module, str] = {}
+    for module in [module for module, reason in reasons.items() if reason is None]:
+        for key, parameter in module.named_parameters(recurse=False):
+            others = [owner for owner in owners[id(parameter)] if owner is not module]
+            alike = all(type(owner) is type(module) and reasons.get(owner, "") is None for owner in others)
+            if others and not (key == "weight" and alike):
+                shared[module] = f"shares its {key} with {names[others[0]][0]!r}"
+    return shared
+
+
+def _kept_whole(
+    keep_dense: Sequence[str],
+    names: dict[nn.Module, list[str]],
+    nestable: Sequence[nn.Module],
+    left_dense: dict[str, str],
+) -> set[int]:
+    """Identities of the weights that `keep_dense` matches. Raises BudgetError for a pattern that matches nothing."""
+    matched: set[int] = set()
+    for pattern in [keep_dense] if isinstance(keep_dense, str) else keep_dense:
+        hits = [module for module in nestable if any(fnmatchcase(name, pattern) for name in names[module])]
+        if not hits and not any(fnmatchcase(name, pattern) for name in left_dense):
+            known = ", ".join(names[module][0] for module in nestable)
+            raise BudgetError(f"keep_dense: no layer matches {pattern!r}; the layers are: {known}")
+        matched |= {id(module.weight) for module in hits}
+    return matched
+
+
+def _nested_layer(module: nn.Module, block_rows: int, level_count: int, *, dense: bool) -> NestedConv2d | NestedLinear:
+    layer: NestedConv2d | NestedLinear
+    if isinstance(module, nn.Conv2d):
+        rows = (8 if block_rows >= 8 else 4) if dense else block_rows
+        layer = NestedConv2d(module, block_rows=rows, level_count=level_count)
+    else:
+        assert isinstance(module, nn.Linear)
+        layer = NestedLinear(module, block_rows=16 if dense else block_rows, level_count=level_count)
+    layer.dense = dense
+    return layer
+
+
+def _leave_fast_paths(modules: dict[nn.Module, list[str]]) -> None:
+    """Keep torch's transformer layers from reading the weights of their linear layers past the mask."""
+    for module in modules:
+        if isinstance(module, nn.TransformerEncoderLayer):
+            module.activation_relu_or_gelu = 0
+        if isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False

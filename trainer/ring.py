@@ -1,0 +1,95 @@
+"""Ring: the weights that one level adds, and the guard that lets training change nothing else."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nested_sparse.trainer.choose import unique_weights
+from nested_sparse.trainer.layers import NestedLayer
+from nested_sparse.trainer.nested_model import NestedModel
+
+
+class RingGuard:
+    """Holds everything outside a level's ring bit for bit, whatever the optimizer does to it.
+
+    Of every sparse weight the blocks with that first level may change, of every bias the level's row. Weight decay and
+    momentum move a weight even without a gradient, so the rest is also put back after each step. Snapshot is taken
+    when made: after masks change, make a new one.
+    """
+
+    def __init__(self, net: NestedModel, level: int) -> None:
+        layers = list(net.nested_layers().values())
+        self._held = [_Held(layer.weight, layer.ring(level)) for layer in unique_weights(layers) if not layer.dense]
+        self._held += [_Held(layer.bias, _row(layer.bias, level)) for layer in layers if layer.bias is not None]
+
+    @torch.no_grad()
+    def mask_gradients(self) -> None:
+        """Drop gradients that point outside the ring; call after backward."""
+        for held in self._held:
+            if held.parameter.grad is not None:
+                held.parameter.grad.masked_fill_(held.outside, 0)
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put back all values outside the ring; call after every optimizer step."""
+        for held in self._held:
+            held.parameter.copy_(torch.where(held.outside, held.values, held.parameter))
+
+
+class _Held:
+    """A parameter, where it may not change, and the values it has there."""
+
+    def __init__(self, parameter: Tensor, ring: Tensor) -> None:
+        self.parameter = parameter
+        self.outside = ~ring
+        self.values = parameter.detach().clone()
+
+
+def _row(bias: Tensor, level: int) -> Tensor:
+    ring = torch.zeros_like(bias, dtype=torch.bool)
+    ring[level] = True
+    return ring
+
+
+def trainable(net: NestedModel, level: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Parameters that level's phase trains: those with weight decay (weights), and those without (biases, norms).
+
+    Level 0 trains everything; later levels train sparse weights, biases and their own norms, since what has no level
+    of its own is shared with the levels already trained.
+    """
+    layers = net.nested_layers().values()
+    own: list[Tensor] = [
+        parameter for norm in net.level_norms().values() for parameter in norm.norms[level].parameters()
+    ]
+    own += [parameter for layer in layers for parameter in _growing(layer)]
+    others_norms = {id(p) for norm in net.level_norms().values() for p in norm.parameters()} - {id(p) for p in own}
+    chosen = own if level else [p for p in net.parameters() if id(p) not in others_norms]
+    unique = {id(parameter): parameter for parameter in chosen if parameter.requires_grad}.values()
+    biases = {id(layer.bias) for layer in layers}
+    decayed = [parameter for parameter in unique if parameter.ndim >= 2 and id(parameter) not in biases]
+    kept = {id(parameter) for parameter in decayed}
+    return decayed, [parameter for parameter in unique if id(parameter) not in kept]
+
+
+def _growing(layer: NestedLayer) -> list[Tensor]:
+    weight = [] if layer.dense else [layer.weight]
+    return weight if layer.bias is None else [*weight, layer.bias]
+
+
+@torch.no_grad()
+def inherit(net: NestedModel, level: int) -> None:
+    """Start `level`'s biases and norms, statistics included, from those of the level below."""
+    for norm in net.level_norms().values():
+        norm.norms[level].load_state_dict(norm.norms[level - 1].state_dict())
+    for layer in net.nested_layers().values():
+        if layer.bias is not None:
+            layer.bias[level].copy_(layer.bias[level - 1])
+
+
+@torch.no_grad()
+def empty_ring(net: NestedModel, level: int) -> None:
+    """Set the weights that `level` adds to zero, so that it computes what the level below does."""
+    for layer in net.nested_layers().values():
+        if not layer.dense:
+            layer.weight.masked_fill_(layer.ring(level), 0)

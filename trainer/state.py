@@ -1,0 +1,86 @@
+"""State of a training run on disk: written whole or not at all, refused when damaged or another run's."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from nested_sparse.errors import TrainingError
+
+MAGIC = b"nested-sparse training state 1\n"
+DIGEST_NBYTES = 32
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write tensors and plain values: a temporary file, fsync, rename. A reader sees the old file or the new one."""
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    payload = buffer.getvalue()
+    temporary = path.with_name(f"{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(MAGIC + hashlib.sha256(payload).digest() + payload)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read what `save_state` wrote, on the CPU, without running code from the file. Raises TrainingError."""
+    content = path.read_bytes()
+    advice = "delete it to start anew, or choose another state_path"
+    if not content.startswith(MAGIC):
+        raise TrainingError(f"{path}: is not a training state of this version; {advice}")
+    digest, payload = content[len(MAGIC) :][:DIGEST_NBYTES], content[len(MAGIC) + DIGEST_NBYTES :]
+    if hashlib.sha256(payload).digest() != digest:
+        raise TrainingError(
+            f"{path}: is damaged or cut off ({len(content)} bytes, its digest does not match); {advice}"
+        )
+    state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    return state
+
+
+def check_same_run(path: Path, expected: Mapping[str, str], got: Mapping[str, str]) -> None:
+    """Raise TrainingError naming each difference between this run's fingerprint and the file's."""
+    differing = [key for key in {**expected, **got} if expected.get(key) != got.get(key)]
+    if differing:
+        key = differing[0]
+        raise TrainingError(
+            f"{path}: belongs to another run; {', '.join(differing)} differ ({key}: expected {expected.get(key)}, "
+            f"got {got.get(key)}); delete it to start anew, or choose another state_path"
+        )
+
+
+def random_state() -> dict[str, Any]:
+    """States of torch's, numpy's and Python's global generators, as tensors and plain values."""
+    name, keys, *rest = cast(tuple[Any, ...], np.random.get_state(legacy=True))
+    version, words, gauss_next = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), *map(float, rest)),
+        "python": (version, list(words), gauss_next),
+    }
+
+
+def restore_random_state(state: Mapping[str, Any]) -> None:
+    """Put the generators back to what `random_state` returned."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    name, keys, position, has_gauss, gauss = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), int(position), int(has_gauss), gauss))
+    version, words, gauss_next = state["python"]
+    random.setstate((version, tuple(words), gauss_next))
