@@ -1,5 +1,9 @@
 #include "isa.h"
 
+#if NESTED_SPARSE_X86
+#include <cpuid.h>
+#endif
+
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -19,6 +23,42 @@ void explain(char (&error)[256], const char* value, const char* why) {
   }
   std::snprintf(error, sizeof error, "NESTED_SPARSE_FORCE_ISA is '%.32s': %s; usable here: %s", value, why, usable);
 }
+
+#if NESTED_SPARSE_X86
+struct X86 {
+  bool avx2 = false;    // and FMA
+  bool avx512 = false;  // F, DQ, BW and VL
+};
+
+bool bit(uint32_t word, int index) {
+  return (word >> index & 1U) != 0;
+}
+
+// Registers that the operating system saves (XCR0).
+uint64_t saved_registers() {
+  uint32_t low = 0;
+  uint32_t high = 0;
+  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return uint64_t{high} << 32 | low;
+}
+
+X86 detect() {
+  X86 found;
+  uint32_t a = 0;
+  uint32_t b = 0;
+  uint32_t c = 0;
+  uint32_t d = 0;
+  if (__get_cpuid(1, &a, &b, &c, &d) == 0 || !bit(c, 27)) return found;  // OSXSAVE
+  const bool fma = bit(c, 12);
+  const uint64_t saved = saved_registers();
+  constexpr uint64_t kYmm = 0x6;
+  constexpr uint64_t kZmm = 0xe6;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return found;
+  found.avx2 = fma && bit(b, 5) && (saved & kYmm) == kYmm;
+  found.avx512 = found.avx2 && bit(b, 16) && bit(b, 17) && bit(b, 30) && bit(b, 31) && (saved & kZmm) == kZmm;
+  return found;
+}
+#endif
 
 IsaChoice forced(const char* value) {
   IsaChoice choice{Isa::scalar, ""};
@@ -63,14 +103,9 @@ const char* isa_name(Isa isa) {
 
 bool isa_supported(Isa isa) {
 #if NESTED_SPARSE_X86
-  // The compiler's runtime also asks the operating system (xgetbv) before it reports AVX features.
-  __builtin_cpu_init();
-  if (isa == Isa::avx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  if (isa == Isa::avx512) {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx2") &&
-           __builtin_cpu_supports("fma");
-  }
+  static const X86 cpu = detect();
+  if (isa == Isa::avx2) return cpu.avx2;
+  if (isa == Isa::avx512) return cpu.avx512;
 #endif
   return isa == Isa::scalar;
 }

@@ -86,7 +86,9 @@ def kernel_for(op: str, block_rows: int, index_bytes: int = 2) -> str:
     for kernel in kernels():
         if (kernel.op, kernel.isa, kernel.block_rows, kernel.index_bytes) == wanted:
             return kernel.name
-    raise KernelError(f"no kernel for {op!r} with blocks of {block_rows} rows and {index_bytes}-byte columns on {isa()}")
+    raise KernelError(
+        f"no kernel for {op!r} with blocks of {block_rows} rows and {index_bytes}-byte columns on {isa()}"
+    )
 
 
 def scratch_allocations() -> int:
@@ -129,11 +131,16 @@ def run_kernel(
 
     `y` is written in place; `groups` is the range of row groups (default: all). Raises KernelError.
     """
-    levels = (_PackedLevel * len(weight.levels))(*(tuple(_pointer(part) for part in level) for level in weight.levels))
+    levels = (_PackedLevel * len(weight.levels))(*(_PackedLevel(*map(_pointer, level)) for level in weight.levels))
     begin, end = groups or (0, weight.levels[0][0].size - 1)
     scale, shift = weight.norm
     packed = _PackedWeight(
-        ctypes.addressof(levels), len(weight.levels), _pointer(scale), _pointer(shift), _pointer(weight.perm), weight.rows
+        ctypes.addressof(levels),
+        len(weight.levels),
+        _pointer(scale),
+        _pointer(shift),
+        _pointer(weight.perm),
+        weight.rows,
     )
     call = _KernelCall(packed, _pointer(x), _pointer(residual), _pointer(y), *clip, begin, end)
     if pixels is not None:

@@ -11,7 +11,6 @@ namespace {
 constexpr int64_t kTransposeFrom = 4;      // rows of X from which transposing pays
 constexpr double kMultiplyGrain = 200000;  // multiply-adds of a task
 constexpr double kCopyGrain = 16384;       // floats transposed by a task
-constexpr int64_t kTasks = 16;
 
 int64_t round_up(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
@@ -57,7 +56,7 @@ void NestedLinear::compute(const ort::Context& context) const {
 
 void NestedLinear::run_rows(const ort::Context& context, const WeightView& view, const Rows& rows) const {
   const double cost = static_cast<double>(view.blocks * weight_.block_rows()) * static_cast<double>(rows.count);
-  const int64_t tasks = task_count(weight_.groups(), cost, kMultiplyGrain, kTasks);
+  const int64_t tasks = task_count(weight_.groups(), cost, kMultiplyGrain);
   context.parallel_for(tasks, [&](int64_t task) {
     const Part groups = part_of(weight_.groups(), tasks, task);
     for (int64_t row = 0; row < rows.count; ++row) {
@@ -104,7 +103,7 @@ void NestedLinear::run_transposed(const ort::Context& context, const WeightView&
 void NestedLinear::transpose_in(const ort::Context& context, const float* from, int64_t count, float* to,
                                 int64_t pitch) const {
   const int64_t columns = weight_.columns();
-  const int64_t tasks = task_count(columns, static_cast<double>(columns * count), kCopyGrain, kTasks);
+  const int64_t tasks = task_count(columns, static_cast<double>(columns * count), kCopyGrain);
   context.parallel_for(tasks, [&](int64_t task) {
     const Part part = part_of(columns, tasks, task);
     for_squares(count, part.end - part.begin, [&](int64_t row, int64_t i) {
@@ -117,7 +116,7 @@ void NestedLinear::transpose_in(const ort::Context& context, const float* from, 
 void NestedLinear::multiply(const ort::Context& context, const SpmmArgs& args, int64_t blocks) const {
   const int64_t vectors = (args.pixels + spmm_.lanes - 1) / spmm_.lanes;
   const double cost = static_cast<double>(blocks * weight_.block_rows()) * static_cast<double>(args.pixels);
-  const int64_t tasks = task_count(weight_.groups(), cost, kMultiplyGrain, kTasks);
+  const int64_t tasks = task_count(weight_.groups(), cost, kMultiplyGrain);
   context.parallel_for(tasks, [&](int64_t task) {
     const Part groups = part_of(weight_.groups(), tasks, task);
     spmm_.spmm(args, groups.begin, groups.end, 0, vectors);
@@ -128,7 +127,7 @@ void NestedLinear::multiply(const ort::Context& context, const SpmmArgs& args, i
 void NestedLinear::transpose_out(const ort::Context& context, const float* from, int64_t pitch,
                                  const Rows& rows) const {
   const int64_t outputs = weight_.rows();
-  const int64_t tasks = task_count(rows.count, static_cast<double>(outputs * rows.count), kCopyGrain, kTasks);
+  const int64_t tasks = task_count(rows.count, static_cast<double>(outputs * rows.count), kCopyGrain);
   context.parallel_for(tasks, [&](int64_t task) {
     const Part part = part_of(rows.count, tasks, task);
     for_squares(part.end - part.begin, outputs, [&](int64_t i, int64_t output) {

@@ -1,4 +1,4 @@
-"""ONNX models made of our operators alone, and the same arithmetic in numpy and torch, to hold the operators against."""
+"""ONNX models made of our operators alone, and the same arithmetic in torch, to hold the operators against."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
-from support import random_weight
 
 from nested_sparse.kernels import library
 from nested_sparse.packed import pack_level
 from nested_sparse.weight import NestedWeight
+from support import random_weight
 
 Array = NDArray[np.float32]
 DENSITIES = (0.2, 0.5, 0.9)
@@ -25,7 +25,7 @@ OPEN = (-np.inf, np.inf)
 
 @dataclass(frozen=True)
 class SparseNode:
-    """One operator: weight, (L, 2, O) norms in output order, convolution attributes, clip, whether it adds a residual."""
+    """One operator: weight, (L, 2, O) norms in output order, window attributes, clip, whether it adds a residual."""
 
     op: str
     weight: NestedWeight
@@ -74,7 +74,13 @@ def linear_node(rng: np.random.Generator, columns: int, rows: int, block_rows: i
 
 
 def _node(
-    rng: np.random.Generator, op: str, rows: int, columns: int, block_rows: int, window: dict[str, list[int]], **options: Any
+    rng: np.random.Generator,
+    op: str,
+    rows: int,
+    columns: int,
+    block_rows: int,
+    window: dict[str, list[int]],
+    **options: Any,
 ) -> SparseNode:
     about_weight = {key: options.pop(key) for key in ("name", "densities", "permuted") if key in options}
     weight = random_weight(rng, rows=rows, columns=columns, block_rows=block_rows, **about_weight)
@@ -192,9 +198,7 @@ class SparseModel:
             if residual:
                 inputs.append(helper.make_tensor_value_info(residual, TensorProto.FLOAT, shape))
             names = [f"X{index}", "__level__", residual, *segments]
-            protos.append(
-                helper.make_node(node.op, names, [f"X{index + 1}"], domain="nested_sparse", **attributes)
-            )
+            protos.append(helper.make_node(node.op, names, [f"X{index + 1}"], domain="nested_sparse", **attributes))
         outputs = [helper.make_tensor_value_info(f"X{len(protos)}", TensorProto.FLOAT, shape)]
         return helper.make_graph(protos, "chain", inputs, outputs)
 

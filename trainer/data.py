@@ -109,6 +109,7 @@ class Batches:
     """Batches of an epoch, shuffled anew for each: `Batches(train, 64)(epoch)`; the same again for the same epoch.
 
     shift_px: each image moves by up to so many pixels in each direction (a cheap augmentation); 0 leaves it.
+    noise: standard deviation of the Gaussian noise added to every pixel, drawn anew for each epoch; 0 adds none.
     An incomplete last batch is left out, unless it is the only one.
     """
 
@@ -116,6 +117,7 @@ class Batches:
     batch_size: int = 64
     seed: int = 0
     shift_px: int = 0
+    noise: float = 0.0
 
     def __call__(self, epoch: int) -> EpochBatches:
         """The batches of `epoch`."""
@@ -146,7 +148,14 @@ class EpochBatches:
             images = source.data.images[picked]
             if source.shift_px:
                 images = shifted(images, rng.integers(-source.shift_px, source.shift_px + 1, (len(picked), 2)))
+            if source.noise:
+                images = noisy(images, source.noise, rng)
             yield images, source.data.labels[picked]
+
+
+def noisy(images: Tensor, noise: float, rng: np.random.Generator) -> Tensor:
+    """(n, C, H, W) images with Gaussian noise of standard deviation `noise` on every pixel."""
+    return images + torch.from_numpy(noise * rng.standard_normal(tuple(images.shape), np.float32))
 
 
 def shifted(images: Tensor, offsets: NDArray[np.int64]) -> Tensor:

@@ -48,7 +48,7 @@ def bench_resnet50(
     repeats: int,
     image_size: int = 224,
 ) -> tuple[list[Contender], dict[str, Any]]:
-    """Export, verify, time; returns the lines and what the JSON says beside them. Raises ExportError on disagreement."""
+    """Export, verify, time; the lines, and what the JSON says beside them. Raises ExportError on disagreement."""
     import torch
 
     from nested_sparse.trainer import export, nest

@@ -8,6 +8,9 @@ from typing import Annotated
 
 import typer
 
+TABLE_WIDTH = 108
+"""The table's columns; a narrower terminal wraps lines rather than losing figures."""
+
 
 def demo(
     data: Annotated[
@@ -18,7 +21,9 @@ def demo(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint and the training state.")] = Path("demo-out"),
     picture: Annotated[Path, typer.Option(help="Where the picture goes.")] = Path("demo.png"),
-    phase_s: Annotated[float, typer.Option(help="Seconds of each of the three phases of load.", min=0.5)] = 6.0,
+    phase_s: Annotated[
+        float, typer.Option(help="Seconds of the quiet and the co-runner phase; the burst is half.", min=0.5)
+    ] = 8.0,
     force: Annotated[bool, typer.Option("--force", help="Train again and overwrite what is there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Only one JSON line on stdout; the rest on stderr.")] = False,
 ) -> None:
@@ -33,6 +38,8 @@ def demo(
 
     from nested_sparse.serving.demo.run import DemoOptions, run_demo
 
-    figures = run_demo(DemoOptions(data, out, picture, phase_s, force), Console(stderr=as_json))
+    console = Console(stderr=as_json)
+    console.width = max(console.width, TABLE_WIDTH)
+    figures = run_demo(DemoOptions(data, out, picture, phase_s, force), console)
     if as_json:
         print(json.dumps(figures))

@@ -45,7 +45,7 @@ def draw(path: Path, plan: Plan, runs: Mapping[str, Sequence[Outcome]], level_co
     bottom.set_yticks(range(level_count))
     bottom.set_ylabel("level served (elastic)")
     bottom.set_xlabel("time (s)")
-    for phase, begin_s in plan.begins().items():
+    for phase, begin_s in plan.begin_s.items():
         for axis in (top, bottom):
             axis.axvline(begin_s, color="grey", lw=0.8)
         bottom.annotate(f" {phase}", (begin_s, level_count - 0.75), color="grey", fontsize=9)

@@ -9,27 +9,36 @@ import numpy as np
 
 from nested_sparse.serving.demo.open_loop import Arrival, poisson_times
 
-STRIP = 8
-"""Images in a request: a strip of digits, as a meter or postal code reader sends them."""
+STRIP = 16
+"""Images in a request: a strip of digits, as a meter or form reader sends them."""
 
-PHASES = ("quiet", "burst", "co-runner")
-UTILISATION = {"quiet": 0.3, "burst": 1.5, "co-runner": 0.4}
-"""Arrival rate × service time of the densest level: a burst is more than it can do, the co-runner phase has a load that
-it could carry alone."""
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """utilisation: arrival rate × service time of the densest level; share: of the plan's phase length."""
+
+    name: str
+    utilisation: float
+    share: float
+    co_runner: bool = False
+
+
+PHASES = (Phase("quiet", 0.4, 1.0), Phase("burst", 2.0, 0.5), Phase("co-runner", 0.5, 1.0, co_runner=True))
+"""A burst is twice what the densest level can do and short, as bursts are; in the last phase the densest level could
+carry the load, had it the cores to itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is asked of the server: the SLO, and every arrival of one run; the same for each configuration."""
+    """What is asked of the server: the SLO, and every arrival of one run; the same for each configuration.
+
+    rate_per_s: of requests, by phase; begin_s: second each phase begins at.
+    """
 
     slo_ms: float
     rate_per_s: dict[str, float]
+    begin_s: dict[str, float]
     arrivals: tuple[Arrival, ...]
-    phase_s: float
-
-    def begins(self) -> dict[str, float]:
-        """Second each phase begins at."""
-        return {phase: index * self.phase_s for index, phase in enumerate(PHASES)}
 
 
 def make_plan(service_ms: Sequence[float], batch_count: int, phase_s: float, seed: int = 0) -> Plan:
@@ -40,9 +49,13 @@ def make_plan(service_ms: Sequence[float], batch_count: int, phase_s: float, see
     """
     densest_ms = service_ms[-1]
     rng = np.random.default_rng(seed)
-    rates = {phase: 1000.0 * UTILISATION[phase] / densest_ms for phase in PHASES}
-    arrivals = []
-    for index, phase in enumerate(PHASES):
-        for at_s in poisson_times(rates[phase], phase_s, rng):
-            arrivals.append(Arrival(index * phase_s + float(at_s), int(rng.integers(batch_count)), phase))
-    return Plan(max(3.0 * densest_ms, densest_ms + 20.0), rates, tuple(arrivals), phase_s)
+    rates = {phase.name: 1000.0 * phase.utilisation / densest_ms for phase in PHASES}
+    arrivals: list[Arrival] = []
+    begin_s: dict[str, float] = {}
+    end_s = 0.0
+    for phase in PHASES:
+        begin_s[phase.name], duration_s = end_s, phase_s * phase.share
+        for at_s in poisson_times(rates[phase.name], duration_s, rng):
+            arrivals.append(Arrival(end_s + float(at_s), int(rng.integers(batch_count)), phase.name))
+        end_s += duration_s
+    return Plan(max(3.0 * densest_ms, densest_ms + 20.0), rates, begin_s, tuple(arrivals))

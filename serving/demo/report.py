@@ -36,7 +36,8 @@ class Row:
 
 def rows_of(configuration: str, outcomes: Sequence[Outcome], labels: Sequence[NDArray[np.int64]]) -> list[Row]:
     """A row for each phase and one for "all". `labels[item]` are the classes of the images in that batch."""
-    phases = {phase: [outcome for outcome in outcomes if outcome.arrival.phase == phase] for phase in PHASES}
+    names = [phase.name for phase in PHASES]
+    phases = {name: [outcome for outcome in outcomes if outcome.arrival.phase == name] for name in names}
     return [_row(configuration, phase, part, labels) for phase, part in [*phases.items(), ("all", list(outcomes))]]
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -59,7 +60,7 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, object]:
     console.print(describe(plan))
     runs = drive(checkpoint, len(levels), plan, strips, console)
     rows = [row for name, outcomes in runs.items() for row in rows_of(name, outcomes, labels)]
-    console.print(result_table(rows, len(levels)))
+    console.print(result_table(rows))
     draw(options.picture, plan, runs, len(levels))
     console.print(verdict(rows), f"picture: {options.picture}", sep="\n")
     return {
@@ -101,7 +102,7 @@ def drive(
         with running_server(checkpoint, arguments) as address, CoRunner() as co_runner:
 
             def on_phase(phase: str, co_runner: CoRunner = co_runner) -> None:
-                if phase == PHASES[2]:
+                if any(phase == each.name and each.co_runner for each in PHASES):
                     co_runner.start()
 
             load = open_loop(address, checkpoint.stem, plan.arrivals, strips, plan.slo_ms, on_phase)
@@ -111,16 +112,16 @@ def drive(
 
 def describe(plan: Plan) -> str:
     """The load in one line."""
-    rates = ", ".join(f"{phase} {plan.rate_per_s[phase]:.0f}/s" for phase in PHASES)
+    rates = ", ".join(f"{name} {rate:.0f}/s" for name, rate in plan.rate_per_s.items())
     return (
-        f"load: open loop, Poisson, requests of {STRIP} images, SLO {plan.slo_ms:.0f} ms; {plan.phase_s:.0f} s each of "
-        f"{rates} (co-runner: one busy process per core)"
+        f"load: open loop, Poisson, requests of {STRIP} images, SLO {plan.slo_ms:.0f} ms; {rates}; "
+        "the co-runner is one busy process per core"
     )
 
 
 def level_table(levels: Sequence[Level], service_ms: Sequence[float], data_name: str) -> Table:
     """One line a level: what it scores and what it costs."""
-    table = Table(title=f"levels trained on {data_name}; latency of {STRIP} images on {THREADS} thread of this device")
+    table = Table(title=f"levels trained on {data_name}; latency of {STRIP} images on {THREADS} thread", box=SIMPLE)
     for column in ("level", "accuracy", "density", "MFLOP/image", "KB in file", "latency ms"):
         table.add_column(column, justify="right")
     for level, latency_ms in zip(levels, service_ms, strict=True):
@@ -135,23 +136,24 @@ def level_table(levels: Sequence[Level], service_ms: Sequence[float], data_name:
     return table
 
 
-def result_table(rows: Sequence[Row], level_count: int) -> Table:
-    """One line a configuration over all phases, with the accuracy of each phase beside it."""
-    table = Table(title="all offered requests count; shed and late ones count as wrong")
-    columns = ["configuration", "SLO met", "accuracy", *PHASES, "p50 ms", "p99 ms", "shed", "late", "levels used"]
-    for column in columns:
-        table.add_column(column, justify="left" if column in ("configuration", "levels used") else "right")
+def result_table(rows: Sequence[Row]) -> Table:
+    """One line a configuration over all phases, with the accuracy of each phase beside it; shares in percent."""
+    table = Table(title="percent of all offered requests and images; shed and late ones count as wrong", box=SIMPLE)
+    names = [phase.name for phase in PHASES]
+    for column in ["server", "SLO met", "accuracy", *names, "p50 ms", "p99 ms", "shed", "late", "levels used"]:
+        left = column in ("server", "levels used")
+        table.add_column(column, justify="left" if left else "right", no_wrap=True)
     by_key = {(row.configuration, row.phase): row for row in rows}
     for row in rows:
         if row.phase != "all":
             continue
         answered = max(1, sum(row.levels.values()))
-        used = " ".join(f"{level}:{count / answered:.0%}" for level, count in row.levels.items())
+        used = " ".join(f"{level}:{100 * count / answered:.0f}" for level, count in row.levels.items())
         table.add_row(
             row.configuration,
-            f"{row.attainment:.2%}",
-            f"{row.accuracy:.2%}",
-            *(f"{by_key[row.configuration, phase].accuracy:.2%}" for phase in PHASES),
+            f"{100 * row.attainment:.1f}",
+            f"{100 * row.accuracy:.2f}",
+            *(f"{100 * by_key[row.configuration, name].accuracy:.1f}" for name in names),
             f"{row.p50_ms:.1f}",
             f"{row.p99_ms:.1f}",
             str(row.shed),

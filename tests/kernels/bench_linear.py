@@ -1,4 +1,4 @@
-"""Times a NestedLinear of 4096 x 4096 (block16x1, 25 %) against ONNX Runtime's dense MatMul, for several counts of rows.
+"""Times a NestedLinear of 4096 x 4096 (block16x1, 25 %) against ONNX Runtime's dense MatMul.
 
 python tests/kernels/bench_linear.py [--size 4096] [--block-rows 16] [--density 0.25] [--threads 1] [--rows 1 4 16 64]
 
@@ -27,7 +27,10 @@ from nested_sparse.kernels import library
 def dense_twin(node: SparseNode, threads: int) -> ort.InferenceSession:
     """MatMul by the same weight, scale folded in, and an Add of the shift."""
     weight = (node.weight.at(0) * node.norms[0, 0][:, None]).T
-    tensors = [numpy_helper.from_array(np.ascontiguousarray(weight), "w"), numpy_helper.from_array(node.norms[0, 1], "b")]
+    tensors = [
+        numpy_helper.from_array(np.ascontiguousarray(weight), "w"),
+        numpy_helper.from_array(node.norms[0, 1], "b"),
+    ]
     nodes = [helper.make_node("MatMul", ["x", "w"], ["p"]), helper.make_node("Add", ["p", "b"], ["y"])]
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "xy")
     return session_of(helper.make_graph(nodes, "dense", [x], [y], tensors), threads)

@@ -2,8 +2,8 @@
 
 python tests/kernels/bench_resnet50.py [--block-rows 4] [--threads 1] [--densities 0.0538 0.1338] [--layers]
 
-Both nets have the same weights at the densest level and their outputs are compared before anything is timed. Runs of the
-two alternate, so that other load on the machine meets both. Prints a table and one final JSON line.
+Both nets have the same weights at the densest level and their outputs are compared before anything is timed. Their runs
+alternate, so that other load on the machine meets both. Prints a table and one final JSON line.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import collections
 import json
 import platform
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,9 @@ def resnet50(rng: np.random.Generator, block_rows: int, densities: tuple[float, 
     """The net's convolutions in order; batch norm, ReLU and residual adds are in them."""
     layers: list[Layer] = []
 
-    def add(channels: int, rows: int, kernel: int, stride: int, source: str, residual: str = "", relu: bool = True) -> str:
+    def add(
+        channels: int, rows: int, kernel: int, stride: int, source: str, residual: str = "", relu: bool = True
+    ) -> str:
         pads = (kernel // 2,) * 4
         clip = (0.0, np.inf) if relu else (-np.inf, np.inf)
         node = conv_node(
@@ -65,6 +68,14 @@ def resnet50(rng: np.random.Generator, block_rows: int, densities: tuple[float, 
             inner = add(width, width, 3, stride, add(channels, width, 1, 1, source))
             source, channels = add(width, 4 * width, 1, 1, inner, shortcut), 4 * width
     return layers
+
+
+def sides(layers: list[Layer]) -> list[int]:
+    """Height and width of each layer's output; ONNX Runtime reuses a residual's memory where it knows the shapes."""
+    known = {"input": 224, "pooled": 56}
+    for layer in layers:
+        known[layer.target] = known[layer.source] // layer.node.window["strides"][0]
+    return [known[layer.target] for layer in layers]
 
 
 def graph(layers: list[Layer], placed: Placed | None) -> bytes:
@@ -89,8 +100,14 @@ def graph(layers: list[Layer], placed: Placed | None) -> bytes:
         inputs += [helper.make_tensor_value_info(name, TensorProto.UINT8, [f"{name}_n"]) for name in segments]
     outputs = [helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, 2048, 1, 1])]
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("nested_sparse", 1)]
+    shapes = [
+        helper.make_tensor_value_info(layer.target, TensorProto.FLOAT, [1, layer.node.weight.rows, side, side])
+        for layer, side in zip(layers, sides(layers), strict=True)
+    ]
     made: onnx.ModelProto = helper.make_model(
-        helper.make_graph(nodes, "resnet50", inputs, outputs, initializers), opset_imports=opsets, ir_version=8
+        helper.make_graph(nodes, "resnet50", inputs, outputs, initializers, value_info=shapes),
+        opset_imports=opsets,
+        ir_version=8,
     )
     serialized: bytes = made.SerializeToString()
     return serialized
@@ -125,7 +142,7 @@ def session(model: bytes, threads: int, profile: bool = False) -> ort.InferenceS
     options.log_severity_level = 3
     options.enable_profiling = profile
     if profile:
-        options.profile_file_prefix = "/tmp/bench_resnet50"
+        options.profile_file_prefix = str(Path(tempfile.gettempdir()) / "bench_resnet50")
     library.register(options)
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
@@ -142,11 +159,11 @@ def layer_table(layers: list[Layer], model: bytes, feeds: dict[str, ort.OrtValue
         taken[event["args"]["node_index"], event["args"]["op_name"]].append(event["dur"])
     convolutions = sorted(int(index) for index, op in taken if op == "NestedConv")
     grouped: dict[Any, list[float]] = collections.defaultdict(lambda: [0, 0, 0])
-    pixels = {"input": 224, "pooled": 56}
-    for index, layer in zip(convolutions, layers, strict=True):
+    for index, layer, side in zip(convolutions, layers, sides(layers), strict=True):
         weight, window = layer.node.weight, layer.node.window
-        pixels[layer.target] = side = pixels[layer.source] // window["strides"][0]
-        row = grouped[window["kernel_shape"][0], window["strides"][0], weight.columns, weight.rows, side, layer.node.residual]
+        row = grouped[
+            window["kernel_shape"][0], window["strides"][0], weight.columns, weight.rows, side, layer.node.residual
+        ]
         milliseconds = float(np.min(taken[str(index), "NestedConv"])) / 1e3
         row[:] = row[0] + milliseconds, row[1] + 2 * weight.nnz(level) * side**2 / 1e6, row[2] + 1
     others = sum(float(np.min(value)) / 1e3 for (_, op), value in taken.items() if op != "NestedConv")
@@ -154,7 +171,8 @@ def layer_table(layers: list[Layer], model: bytes, feeds: dict[str, ort.OrtValue
         what = f"{kernel}x{kernel}/{stride} {columns:5d} -> {rows:4d} at {side:3d}{' +' if add else '  '} x{count}"
         print(f"  {what}  {milliseconds:7.3f} ms {megaflop / milliseconds:6.1f} GFLOP/s")
     total = sum(row[0] for row in grouped.values())
-    print(f"  convolutions {total:.2f} ms, {sum(row[1] for row in grouped.values()) / total:.1f} GFLOP/s; others {others:.2f} ms")
+    speed = sum(row[1] for row in grouped.values()) / total
+    print(f"  convolutions {total:.2f} ms, {speed:.1f} GFLOP/s; others {others:.2f} ms")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The library from Python: found, registered, and the choice of the instruction set, each choice in a process of its own."""
+"""The library from Python: found, registered, and each choice of the instruction set in a process of its own."""
 
 from __future__ import annotations
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from sparse_node import DENSITIES, packed_permutation
-from support import random_weight
 
 from nested_sparse.errors import KernelError
 from nested_sparse.kernels.library import KernelInfo, RawPixels, RawWeight, kernel_for, kernels, run_kernel
 from nested_sparse.packed import pack_level
 from nested_sparse.weight import NestedWeight
+from support import random_weight
 
 ALL = kernels()
 EPSILON = float(np.finfo(np.float32).eps)

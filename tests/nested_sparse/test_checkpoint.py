@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from support import layer_record, random_weight, write_small_checkpoint
 
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import CheckpointError, LevelError
 from nested_sparse.slice import slice_checkpoint
 from nested_sparse.tensor_spec import TensorSpec
 from nested_sparse.writer import LevelRecord, write_checkpoint
+from support import layer_record, random_weight, write_small_checkpoint
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import random_weight
 
 from nested_sparse.budget import blocks_to_keep, check_densities, keep_counts
 from nested_sparse.errors import BudgetError, PatternError
@@ -14,6 +13,7 @@ from nested_sparse.mask import NEVER, block_scores, nested_first_level
 from nested_sparse.packed import index_dtype, pack, unpack
 from nested_sparse.pattern import parse_pattern
 from nested_sparse.weight import NestedWeight
+from support import random_weight
 
 
 def test_block_scores_are_sums_of_magnitudes_of_each_block() -> None:

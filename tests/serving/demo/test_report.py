@@ -10,7 +10,7 @@ import pytest
 from nested_sparse.errors import CheckpointError
 from nested_sparse.serving.demo.open_loop import Arrival, Outcome, poisson_times
 from nested_sparse.serving.demo.picture import draw, refuse_foreign_picture
-from nested_sparse.serving.demo.plan import PHASES, UTILISATION, make_plan
+from nested_sparse.serving.demo.plan import PHASES, make_plan
 from nested_sparse.serving.demo.report import rows_of
 from nested_sparse.serving.demo.run import verdict
 
@@ -68,13 +68,15 @@ def test_the_plan_scales_with_the_device_and_is_the_same_again() -> None:
     """Twice as slow a device gets half the rate and a longer SLO; the schedule depends on the seed alone."""
     plan, slower = make_plan([5.0, 20.0], 10, 5.0), make_plan([10.0, 40.0], 10, 5.0)
     for phase in PHASES:
-        assert plan.rate_per_s[phase] == pytest.approx(1000 * UTILISATION[phase] / 20.0)
-        assert plan.rate_per_s[phase] == pytest.approx(2 * slower.rate_per_s[phase])
+        assert plan.rate_per_s[phase.name] == pytest.approx(1000 * phase.utilisation / 20.0)
+        assert plan.rate_per_s[phase.name] == pytest.approx(2 * slower.rate_per_s[phase.name])
     assert plan.slo_ms < slower.slo_ms
     assert plan.arrivals == make_plan([5.0, 20.0], 10, 5.0).arrivals
     assert [a.at_s for a in plan.arrivals] == sorted(a.at_s for a in plan.arrivals)
-    for index, phase in enumerate(PHASES):
-        assert all(index * 5.0 <= a.at_s < (index + 1) * 5.0 for a in plan.arrivals if a.phase == phase)
+    for phase in PHASES:
+        begin_s = plan.begin_s[phase.name]
+        times = [arrival.at_s for arrival in plan.arrivals if arrival.phase == phase.name]
+        assert all(begin_s <= at_s < begin_s + 5.0 * phase.share for at_s in times)
 
 
 def test_an_earlier_demos_picture_is_replaced_and_no_other_file(tmp_path: Path) -> None:
