@@ -67,15 +67,23 @@ class FixedPolicy:
         return min(max(self._level, request.lowest_level), request.highest_level)
 
 
+WINDOW_S = 1.0
+WINDOW_RUNS = 20
+"""The rate of arrival is that of the last second, or of 20 runs of the densest level where that is longer: fewer say
+little about a rate."""
+
+
 class ElasticPolicy:
     """The densest level that meets this deadline and leaves the queue behind feasible at its lowest levels.
 
     Predictions are profile × slowdown (Clipper, NSDI'17; ALERT, USENIX ATC'20). If the queue cannot be saved even by
-    the lowest level, that is what runs. Down at once; up one level at a time, after `rise_decisions` decisions or
-    `rise_s` seconds for which the next level would have left `rise_margin` of the time unused and kept the workers
-    busy no more than `rise_utilisation` of it: a level that fits the moment but not the rate of arrival would have to
-    be left again as soon as the queue has grown (simulated at 85 requests/s, Poisson: 75 turns of direction in 12 s
-    without, 8 with).
+    the lowest level, that is what runs. Nor does a level run that would keep the workers busy more than
+    `fall_utilisation` of the time at the present rate of arrival: without that rule a burst fills the queue up to the
+    last feasible request before the level falls, and every later clump of arrivals is shed.
+
+    Down at once; up one level at a time, after `rise_decisions` decisions or `rise_s` seconds for which the next level
+    would have left `rise_margin` of the time unused and kept the workers busy no more than `rise_utilisation`: a level
+    that fits the moment but not the rate of arrival would have to be left again as soon as the queue has grown.
 
     Requests are held back together with those that an idle device would run at the same level: that one request is too
     tight for a dense level says nothing about load, and does not hold back one with time to spare.
@@ -91,11 +99,14 @@ class ElasticPolicy:
         rise_s: float = 1.0,
         rise_margin: float = 0.15,
         rise_utilisation: float = 0.8,
+        fall_utilisation: float = 0.9,
     ) -> None:
         self._forecast = Forecast(profile, slowdown, workers=workers)
-        self._arrivals = Arrivals()
+        densest_ms = profile.predict_ms(profile.level_count - 1, profile.batches[-1])
+        self._arrivals = Arrivals(max(WINDOW_S, WINDOW_RUNS * densest_ms / 1e3))
         self._rise_share = 1.0 - rise_margin
         self._rise_utilisation = rise_utilisation
+        self._fall_utilisation = fall_utilisation
         self._ramps = [Ramp(level, rise_decisions, rise_s) for level in range(profile.level_count)]
 
     def admit(self, request: Waiting, queue: Sequence[Waiting], busy_ms: float, now_s: float) -> Decision:
@@ -117,7 +128,7 @@ class ElasticPolicy:
         spare_ms = self._forecast.spare_ms(queue, _lowest, now_s)
         room_ms = min(slack_ms, spare_ms)
         factor = self._forecast.slowdown.factor(now_s)
-        fitting = self._densest(request, room_ms / factor)
+        fitting = self._sustainable(self._densest(request, room_ms / factor), request, now_s)
         budget_ms = slack_ms if request.budget_ms is None else request.budget_ms
         ramp = self._ramps[self._densest(request, budget_ms)]
         comfortable = ramp.level < request.highest_level and self._comfortable(ramp.level + 1, request, room_ms, now_s)
@@ -144,8 +155,18 @@ class ElasticPolicy:
         """Whether `level` fits with a margin and could be kept up at the present rate of arrival."""
         if self._forecast.run_ms(level, request.batch, now_s) > room_ms * self._rise_share:
             return False
+        return self._utilisation(level, now_s) <= self._rise_utilisation
+
+    def _sustainable(self, level: int, request: Waiting, now_s: float) -> int:
+        """`level`, or the densest below it that the workers could keep up at the present rate of arrival."""
+        while level > request.lowest_level and self._utilisation(level, now_s) > self._fall_utilisation:
+            level -= 1
+        return level
+
+    def _utilisation(self, level: int, now_s: float) -> float:
+        """Busy share of the workers if all that arrives ran at `level`."""
         busy = self._arrivals.utilisation(lambda batch: self._forecast.run_ms(level, batch, now_s), now_s)
-        return busy <= self._rise_utilisation * self._forecast.workers
+        return busy / self._forecast.workers
 
 
 def _lowest(request: Waiting) -> int:

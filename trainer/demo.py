@@ -24,7 +24,7 @@ from nested_sparse.trainer.models import DigitNet
 from nested_sparse.trainer.nested_model import NestedModel, nest
 from nested_sparse.trainer.progress import ProgressBar
 
-DENSITIES = (0.01, 0.04, 0.12, 0.4)
+DENSITIES = (0.03, 0.14, 0.35, 0.9)
 PATTERN = "block4x1"
 KEEP_DENSE = ("stem", "fc")
 EPOCH_IMAGES = 2500
@@ -32,7 +32,7 @@ EPOCH_IMAGES = 2500
 TEST_IMAGES = 2000
 """Test images at most, for the same reason."""
 DIGITS_SIZE = 24
-DIGITS_NOISE = 0.4
+DIGITS_NOISE = 0.5
 """Sensor noise on the embedded digits, in training and test: without it 2 % of the weights already read 99 % of them,
 and no denser level would be worth its time."""
 CONFIG = GrowConfig(dense_epochs=4, epochs_per_level=(4, 2, 2, 2))

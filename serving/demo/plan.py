@@ -23,9 +23,9 @@ class Phase:
     co_runner: bool = False
 
 
-PHASES = (Phase("quiet", 0.4, 1.0), Phase("burst", 2.0, 0.5), Phase("co-runner", 0.5, 1.0, co_runner=True))
-"""A burst is twice what the densest level can do and short, as bursts are; in the last phase the densest level could
-carry the load, had it the cores to itself."""
+PHASES = (Phase("quiet", 0.4, 1.0), Phase("burst", 4.0, 0.25), Phase("co-runner", 0.5, 1.0, co_runner=True))
+"""A burst is four times what the densest level can do and short, as bursts are; in the last phase the densest level
+could carry the load, had it the cores to itself."""
 
 
 @dataclass(frozen=True, slots=True)

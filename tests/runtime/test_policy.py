@@ -72,16 +72,29 @@ def test_rises_slowly_after_load() -> None:
 
 
 def test_does_not_rise_to_what_the_arrivals_forbid() -> None:
-    """100 requests a second: level 1 (5 ms) is kept up, level 2 (9 ms) is not, though each would have the time."""
+    """120 requests a second: level 1 (5 ms) is kept up, level 2 (9 ms) is not, though each would have the time."""
     policy = ElasticPolicy(PROFILE)
     policy.choose(due(41.0, budget_ms=50.0), [due(42.0)] * 20, 0.0)
     levels = []
-    for i in range(1, 200):
-        now_s = i * 0.01
+    for i in range(1, 400):
+        now_s = i / 120
         request = due(1e3 * now_s + 50.0, budget_ms=50.0)
         policy.admit(request, [], 0.0, now_s)
         levels.append(policy.choose(request, [], now_s).level)
     assert set(levels[-100:]) == {1}
+
+
+def test_falls_to_what_the_rate_of_arrival_allows_before_the_queue_has_grown() -> None:
+    """From 10 to 300 requests a second with an empty queue each time: level 0 (2 ms) within the window of a second."""
+    policy = ElasticPolicy(PROFILE)
+    levels = []
+    for now_s in [*(i / 10 for i in range(20)), *(2 + i / 300 for i in range(300))]:
+        request = due(1e3 * now_s + 50.0, budget_ms=50.0)
+        policy.admit(request, [], 0.0, now_s)
+        levels.append(policy.choose(request, [], now_s).level)
+    assert levels[:20] == [3] * 20
+    assert levels == sorted(levels, reverse=True)
+    assert levels[-1] == 0
 
 
 def test_levels_beyond_the_profile_are_refused() -> None:
