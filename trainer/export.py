@@ -67,8 +67,8 @@ def export(
         )
         fused = fuse(traced.model, tables, net.level_count)
         layers = _layer_records(net, fused, tables)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            unproven = Path(folder) / path.name
+        with _folder_beside(path) as folder:
+            unproven = folder / path.name
             write_checkpoint(
                 unproven,
                 graph_builder=fused.to_bytes,
@@ -99,6 +99,17 @@ def inference_mode_of(net: NestedModel) -> Iterator[None]:
         for module, was_training in training:
             module.training = was_training
         net.set_level(level)
+
+
+@contextmanager
+def _folder_beside(path: Path) -> Iterator[Path]:
+    """A temporary folder on the file system of `path`, so that a rename moves what is in it. Raises CheckpointError."""
+    try:
+        folder = tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written ({error.strerror or error})") from None
+    with folder as name:
+        yield Path(name)
 
 
 def _checked_examples(examples: object) -> tuple[Tensor, ...]:

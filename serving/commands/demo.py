@@ -34,10 +34,14 @@ def demo(
 
     Example: `nested-sparse demo --data ../shared/data/fashion_mnist`
     """
+    import signal
+    import sys
+
     from rich.console import Console
 
     from nested_sparse.serving.demo.run import DemoOptions, run_demo
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server and the co-runners go down with it
     console = Console(stderr=as_json)
     console.width = max(console.width, TABLE_WIDTH)
     figures = run_demo(DemoOptions(data, out, picture, phase_s, force), console)

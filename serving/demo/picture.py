@@ -39,7 +39,7 @@ def draw(path: Path, plan: Plan, runs: Mapping[str, Sequence[Outcome]], level_co
     top.axhline(plan.slo_ms, color="black", lw=1, ls="--", label=f"SLO {plan.slo_ms:.0f} ms")
     top.set_yscale("log")
     top.set_ylabel("latency from schedule (ms)")
-    top.legend(loc="upper left", fontsize=8)
+    top.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=5, fontsize=8)
     served = [outcome for outcome in runs["elastic"] if outcome.level is not None]
     bottom.plot([o.arrival.at_s for o in served], [o.level for o in served], ".", ms=3, color="tab:blue")
     bottom.set_yticks(range(level_count))

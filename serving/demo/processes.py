@@ -14,7 +14,13 @@ from pathlib import Path
 
 from nested_sparse.errors import ServingError
 
-BURN = "import time\nend = time.monotonic() + 600\nwhile time.monotonic() < end: pass"
+BURN = """
+import os, time
+end, parent = time.monotonic() + 600, os.getppid()
+while time.monotonic() < end and os.getppid() == parent:
+    pass
+"""
+"""Burns until it is killed, its parent is gone, or ten minutes have passed."""
 
 
 @contextlib.contextmanager
