@@ -27,7 +27,7 @@ from nested_sparse.trainer.progress import ProgressBar
 DENSITIES = (0.03, 0.14, 0.35, 0.9)
 PATTERN = "block4x1"
 KEEP_DENSE = ("stem", "fc")
-EPOCH_IMAGES = 2500
+EPOCH_IMAGES = 6000
 """Images of an epoch at most: larger sets give each epoch a random part, so that the demo stays a matter of minutes."""
 TEST_IMAGES = 2000
 """Test images at most, for the same reason."""
