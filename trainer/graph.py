@@ -56,7 +56,7 @@ def trace(
     inputs_named = _names("input", input_names, default_input_names(model, len(examples)))
     outputs_named = _names("output", output_names, default_output_names(len(outputs)))
     _check_distinct([*inputs_named, *outputs_named])
-    with placeholders(model), torch.no_grad(), _quiet():
+    with placeholders(model), torch.no_grad(), quiet_exporter():
         program = _to_program(model, examples, fixed_batch)
         graph = _to_onnx(model, program)
     _name_values(graph, [*inputs_named, *outputs_named])
@@ -253,7 +253,7 @@ def _module_stack(model: nn.Module) -> Iterator[list[str]]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_exporter() -> Iterator[None]:
     """torch's exporter logs about packages this one does not use and warns about its own internals."""
     loggers = [
         logging.getLogger(name) for name in ("torch.onnx", "torch.fx.experimental.symbolic_shapes", "torch._export")

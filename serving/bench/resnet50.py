@@ -6,12 +6,9 @@ session and each level take turns, so that drift of a shared machine hits all of
 
 from __future__ import annotations
 
-import contextlib
-import io
 import statistics
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -95,14 +92,17 @@ def _dense_session(model: Any, image: Any, path: Path, threads: int) -> Any:
     import onnxruntime as ort
     import torch
 
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
+    from nested_sparse.trainer.graph import quiet_exporter
+
+    with quiet_exporter():
         torch.onnx.export(
             model, (image,), path, dynamo=True, input_names=["input"], output_names=["output"], verbose=False
         )
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    # it may spin while it runs, as it does by default, but not into the next contender's turn
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
@@ -128,5 +128,5 @@ def _interleaved(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict
             begin_s = time.perf_counter()
             run()
             if repeat >= 2:  # the first two rounds warm up
-                samples[name].append(1000.0 * (time.perf_counter() - begin_s))
+                samples[name].append(round(1000.0 * (time.perf_counter() - begin_s), 3))
     return samples

@@ -29,8 +29,8 @@ def demo(
 ) -> None:
     """Train a nested checkpoint, serve it, and load it: quiet, burst, co-runner; every fixed level, then elastic.
 
-    Takes under five minutes on two cores, about ten with a large --data set. A run that was stopped goes on where it was; a checkpoint that an earlier
-    run finished in the same folder is used again unless --force is given.
+    Takes under five minutes on two cores, about ten with a large --data set. A run that was stopped goes on where it
+    was; a checkpoint that an earlier run finished in the same folder is used again unless --force is given.
 
     Example: `nested-sparse demo --data ../shared/data/fashion_mnist`
     """
