@@ -1,6 +1,7 @@
 // The C interface of library.py: which instruction set and kernels are in use, and one kernel on raw arrays for tests.
 #include "isa.h"
 #include "kernels.h"
+#include "linear.h"
 #include "scratch.h"
 
 #define NESTED_SPARSE_EXPORT extern "C" __attribute__((visibility("default")))
@@ -55,6 +56,11 @@ NESTED_SPARSE_EXPORT const char* nested_sparse_isa(const char** error) {
 
 NESTED_SPARSE_EXPORT int64_t nested_sparse_scratch_allocations() {
   return nested_sparse::scratch_allocations();
+}
+
+// Rows from which a linear layer runs the conv kernel.
+NESTED_SPARSE_EXPORT int64_t nested_sparse_transpose_from() {
+  return nested_sparse::kTransposeFrom;
 }
 
 // Row `index` of the list of kernels; false past its end.

@@ -77,12 +77,13 @@ def kernels() -> list[KernelInfo]:
     return found
 
 
-def kernel_for(op: str, block_rows: int, index_bytes: int = 2) -> str:
+def kernel_for(op: str, block_rows: int, index_bytes: int = 2, *, rows: int = 1) -> str:
     """Name of the kernel that runs `op` ("conv" or "linear") on such weights. Raises KernelError where there is none.
 
-    A linear layer over many rows at once runs the "conv" kernel, the rows being its pixels.
+    rows: vectors that a linear layer is given at once; over many it runs the "conv" kernel, the rows being its pixels.
     """
-    wanted = (op, isa(), block_rows, index_bytes)
+    as_pixels = op == "linear" and rows >= _library().nested_sparse_transpose_from()
+    wanted = ("conv" if as_pixels else op, isa(), block_rows, index_bytes)
     for kernel in kernels():
         if (kernel.op, kernel.isa, kernel.block_rows, kernel.index_bytes) == wanted:
             return kernel.name
@@ -207,6 +208,7 @@ def _library() -> ctypes.CDLL:
         raise KernelError(f"{FILE_NAME} cannot be loaded: {error}") from error
     library.nested_sparse_isa.restype = ctypes.c_char_p
     library.nested_sparse_scratch_allocations.restype = ctypes.c_int64
+    library.nested_sparse_transpose_from.restype = ctypes.c_int64
     library.nested_sparse_kernel.restype = ctypes.c_bool
     library.nested_sparse_run_kernel.restype = ctypes.c_bool
     return library

@@ -8,7 +8,6 @@
 namespace nested_sparse {
 namespace {
 
-constexpr int64_t kTransposeFrom = 4;      // rows of X from which transposing pays
 constexpr double kMultiplyGrain = 200000;  // multiply-adds of a task
 constexpr double kCopyGrain = 16384;       // floats transposed by a task
 

@@ -9,6 +9,9 @@
 
 namespace nested_sparse {
 
+// Rows of X from which transposing pays, and the conv kernel runs (measured for V = 16, 8, 4).
+inline constexpr int64_t kTransposeFrom = 4;
+
 class NestedLinear : public Operator {
  public:
   explicit NestedLinear(const ort::Attributes& attributes);

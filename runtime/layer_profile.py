@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 import tempfile
@@ -14,6 +15,7 @@ from typing import Any
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import InputError
 from nested_sparse.kernels import library
+from nested_sparse.metadata import LayerEntry
 from nested_sparse.runtime.session import Session
 from nested_sparse.runtime.tensors import fixed_batch, random_inputs
 
@@ -45,34 +47,37 @@ def layer_profile(
     if repeats < 1:
         raise InputError(f"repeats: expected at least 1, got {repeats}")
     with Checkpoint.open(path, verify=False) as checkpoint:
-        kernels = {
-            layer.name: library.kernel_for(layer.op, layer.block_rows, layer.shape.index_bytes)
-            for layer in checkpoint.layers
-        }
+        layers = {layer.name: layer for layer in checkpoint.layers}
     with tempfile.TemporaryDirectory(prefix="nested-sparse-") as folder:
         with Session(path, threads=threads, profile_to=Path(folder)) as session:
             inputs = random_inputs(session.inputs, fixed_batch(session.inputs) or batch)
             for _ in range(_WARM_UP + repeats):
                 session.run(inputs, level)
         events = [event for file in sorted(Path(folder).glob("layers*.json")) for event in json.loads(file.read_text())]
-    return _layer_times(events, kernels)
+    return _layer_times(events, layers)
 
 
-def _layer_times(events: Iterable[Mapping[str, Any]], kernels: Mapping[str, str]) -> list[LayerTime]:
+def _layer_times(events: Iterable[Mapping[str, Any]], layers: Mapping[str, LayerEntry]) -> list[LayerTime]:
     """Medians of ONNX Runtime's events."""
     spent_us: dict[tuple[str, str], list[float]] = {}
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith(_EVENT):
-            key = (event["name"].removesuffix(_EVENT), event["args"]["op_name"])
+            node = event["name"].removesuffix(_EVENT)
+            key = (node, _kernel(node, event["args"], layers))
             spent_us.setdefault(key, []).append(float(event["dur"]))
     return [
-        LayerTime(name, _kernel(name, operator, kernels), statistics.median(spent[_WARM_UP:]) / 1e3)
-        for (name, operator), spent in spent_us.items()
+        LayerTime(name, kernel, statistics.median(spent[_WARM_UP:]) / 1e3)
+        for (name, kernel), spent in spent_us.items()
         if len(spent) > _WARM_UP
     ]
 
 
-def _kernel(node: str, operator: str, kernels: Mapping[str, str]) -> str:
+def _kernel(node: str, event: Mapping[str, Any], layers: Mapping[str, LayerEntry]) -> str:
     """Nodes of our operators bear their layer's name, and ".1", ".2", ... where the layer is used again."""
-    layer = node if node in kernels else node.rpartition(".")[0]
-    return kernels.get(layer, operator) if operator.startswith("Nested") else operator
+    operator = str(event["op_name"])
+    layer = layers.get(node) or layers.get(node.rpartition(".")[0])
+    if layer is None or not operator.startswith("Nested"):
+        return operator
+    x_shape = next(iter(event["input_type_shape"][0].values()))
+    rows = math.prod(x_shape[:-1])
+    return library.kernel_for(layer.op, layer.block_rows, layer.shape.index_bytes, rows=rows)

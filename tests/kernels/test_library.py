@@ -75,6 +75,7 @@ def test_library_names_what_it_runs() -> None:
         for block_rows in (1, 2, 4, 8, 16):
             kernel = supported[library.kernel_for(op, block_rows)]
             assert (kernel.op, kernel.isa, kernel.block_rows) == (op, library.isa(), block_rows)
+            assert supported[library.kernel_for(op, block_rows, rows=64)].op == "conv"
 
 
 def test_missing_library_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -438,6 +438,8 @@ def test_layer_profile_names_layers_and_kernels(written: Written) -> None:
     assert [each.layer for each in times] == ["first", "second", "third"]
     assert [each.kernel for each in times] == [library.kernel_for("linear", rows) for rows in (4, 2, 1)]
     assert all(each.ms >= 0 for each in times)
+    batched = layer_profile(written.path, repeats=3, threads=1, batch=16)
+    assert [each.kernel for each in batched] == [library.kernel_for("conv", rows) for rows in (4, 2, 1)]
     with pytest.raises(InputError, match="repeats"):
         layer_profile(written.path, repeats=0)
     with pytest.raises(LevelError):
