@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 
 from nested_sparse.errors import CheckpointError, InputError, KernelError, LevelError, UnavailableError
 from nested_sparse.kernels import library
+from nested_sparse.metadata import LayerEntry
 from nested_sparse.runtime.layer_profile import LayerTime, _layer_times, layer_profile
 from nested_sparse.runtime.level_cell import LevelCell
 from nested_sparse.runtime.policy import ElasticPolicy
@@ -448,15 +449,23 @@ def test_layer_profile_names_layers_and_kernels(written: Written) -> None:
 
 def test_layer_times_are_medians_after_the_warm_up() -> None:
     """A layer used twice is named twice, other operators keep their own name, other events are ignored."""
+    one_row = [{"float": [1, 24]}]
     events = [
-        {"cat": "Node", "name": f"{node}_kernel_time", "dur": duration, "args": {"op_name": operator}}
+        {
+            "cat": "Node",
+            "name": f"{node}_kernel_time",
+            "dur": duration,
+            "args": {"op_name": operator, "input_type_shape": one_row},
+        }
         for duration in (9000, 8000, 1000, 7000, 2000)
         for node, operator in (("fc", "NestedLinear"), ("fc.1", "NestedLinear"), ("fc.2", "Relu"))
     ]
     events.append({"cat": "Session", "name": "model_run", "dur": 1})
-    assert _layer_times(events, {"fc": "fast"}) == [
-        LayerTime("fc", "fast", 2.0),
-        LayerTime("fc.1", "fast", 2.0),
+    layer = LayerEntry("fc", "linear", 10, 24, 4, False, (30,), (120,), {})
+    kernel = library.kernel_for("linear", 4)
+    assert _layer_times(events, {"fc": layer}) == [
+        LayerTime("fc", kernel, 2.0),
+        LayerTime("fc.1", kernel, 2.0),
         LayerTime("fc.2", "Relu", 2.0),
     ]
 
