@@ -18,7 +18,7 @@ FORMAT_VERSION = 1
 KEY = "nested_sparse"
 DIGEST_KEY = "nested_sparse_sha256"
 OPERATORS = ("conv", "linear")
-MAX_DIMENSION = 1 << 31
+MAX_DIMENSION = (1 << 31) - 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,5 +17,5 @@ def learning_rate(schedule: str, peak: float, progress: float) -> float:
 
 
 def gradual_density(target: float, progress: float) -> float:
-    """From 1 at progress 0 to `target` at 1, fast first, then slower: the cubic of arXiv:1710.01878, section 3."""
+    """From 1 at progress 0 to `target` at 1, fast first, then slower: the cubic of arXiv:1710.01878."""
     return target + (1 - target) * (1 - progress) ** 3
