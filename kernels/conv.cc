@@ -1,6 +1,7 @@
 #include "conv.h"
 
 #include <algorithm>
+#include <atomic>
 
 #include "scratch.h"
 
@@ -8,9 +9,7 @@ namespace nested_sparse {
 namespace {
 
 constexpr int64_t kMaxGeometry = 1 << 20;
-constexpr double kCopyGrain = 16384;        // floats copied by a task
-constexpr double kMultiplyGrain = 400000;   // multiply-adds of a task: some 10 µs
-constexpr int64_t kSweepBytes = 512 << 10;  // of the image, read again by every row group: half of a 1 MB L2
+constexpr double kMultiplyGrain = 400000;  // multiply-adds of a task: some 10 µs
 
 void read_pair(const ort::Attributes& attributes, const char* name, int64_t least, int64_t (&pair)[2]) {
   const std::vector<int64_t> values = attributes.integers(name, 2);
@@ -21,6 +20,16 @@ void read_pair(const ort::Attributes& attributes, const char* name, int64_t leas
     }
     pair[axis] = values[axis];
   }
+}
+
+int64_t read_choice(const ort::Attributes& attributes, const char* name, int64_t least, int64_t most,
+                    int64_t otherwise) {
+  const int64_t value = attributes.integer_or(name, otherwise);
+  if (value < least || value > most) {
+    throw ort::Error("attribute '" + std::string(name) + "': expected " + std::to_string(least) + " to " +
+                     std::to_string(most) + ", got " + std::to_string(value));
+  }
+  return value;
 }
 
 ConvGeometry read_geometry(const ort::Attributes& attributes) {
@@ -41,24 +50,66 @@ ConvGeometry read_geometry(const ort::Attributes& attributes) {
   return geometry;
 }
 
+// What a thread's matrix holds.
+struct Matrix {
+  uint64_t run;
+  int64_t image, tile, group;
+  bool operator==(const Matrix& other) const {
+    return run == other.run && image == other.image && tile == other.tile && group == other.group;
+  }
+};
+
+uint64_t next_run() {
+  static std::atomic<uint64_t> count{0};
+  return count.fetch_add(1, std::memory_order_relaxed) + 1;
+}
+
 }  // namespace
 
 NestedConv::NestedConv(const ort::Attributes& attributes)
     : Operator(attributes),
       geometry_(read_geometry(attributes)),
+      spatial_(read_choice(attributes, "spatial_dimensions", 1, 2, 2)),
+      channel_groups_(read_choice(attributes, "groups", 1, weight_.rows(), 1)),
       channels_(weight_.columns() / (geometry_.kernel[0] * geometry_.kernel[1])),
-      kernel_(find_kernel(false, isa_choice().isa, weight_.block_rows(), weight_.index_bytes())) {
+      x_tiled_(read_choice(attributes, "x_tiled", 0, 1, 0) == 1),
+      y_tiled_(read_choice(attributes, "y_tiled", 0, 1, 0) == 1),
+      residual_tiled_(read_choice(attributes, "residual_tiled", 0, 1, 0) == 1),
+      kernel_(find_kernel(false, isa_choice().isa, weight_.block_rows(), weight_.index_bytes())),
+      gather_(find_gather(isa_choice().isa)) {
   if (channels_ * geometry_.kernel[0] * geometry_.kernel[1] != weight_.columns()) {
     fail("columns must be a multiple of the window's " + std::to_string(geometry_.kernel[0] * geometry_.kernel[1]) +
          " taps, got " + std::to_string(weight_.columns()));
   }
+  if (channel_groups_ > 1 && weight_.rows() % (channel_groups_ * weight_.block_rows()) != 0) {
+    fail("the rows of each of the " + std::to_string(channel_groups_) + " groups must be whole blocks of " +
+         std::to_string(weight_.block_rows()) + ", got " + std::to_string(weight_.rows()) + " rows in all");
+  }
 }
 
-std::shared_ptr<const ConvPlan> NestedConv::plan_for(int64_t height, int64_t width) const {
+Image NestedConv::read_image(const ort::Context& context, InputIndex index, const char* name, bool tiled) const {
+  try {
+    return Image::read(context.input<float>(index), tiled, gather_.shape);
+  } catch (const ort::Error& error) {
+    fail(std::string(name) + " " + error.what());
+  }
+}
+
+Image NestedConv::read_residual(const ort::Context& context, const ImageSize& size) const {
+  const auto tensor = context.input<float>(kResidual);
+  if (tensor.data == nullptr && tensor.shape.rank == 0) return Image{};
+  const Image image = read_image(context, kResidual, "the residual", residual_tiled_);
+  if (!(image.size == size)) {
+    fail("the residual must have the output's shape " + size.text() + ", got " + image.size.text());
+  }
+  return image;
+}
+
+std::shared_ptr<const ConvPlan> NestedConv::plan_for(const Image& x) const {
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (plan_ == nullptr || !plan_->matches(height, width)) {
+  if (plan_ == nullptr || !plan_->matches(x)) {
     try {
-      plan_ = std::make_shared<const ConvPlan>(geometry_, channels_, height, width, kernel_.lanes);
+      plan_ = std::make_shared<const ConvPlan>(geometry_, x, gather_.shape);
     } catch (const ort::Error& error) {
       fail(error.what());
     }
@@ -70,60 +121,82 @@ std::shared_ptr<const ConvPlan> NestedConv::plan_for(int64_t height, int64_t wid
 void NestedConv::compute(const ort::Context& context) const {
   WeightView view;
   this->view(context, view);
-  const auto x = context.input<float>(kX);
-  if (x.shape.rank != 4 || x.shape.size[1] != channels_) {
-    fail("X must be [N, " + std::to_string(channels_) + ", H, W], got " + x.shape.text());
+  const Image x = read_image(context, kX, "X", x_tiled_);
+  if (x.size.channels != channel_groups_ * channels_) {
+    fail("X must be [N, " + std::to_string(channel_groups_ * channels_) + ", H, W], got " + x.size.text());
   }
-  const auto plan = plan_for(x.shape.size[2], x.shape.size[3]);
-  const int64_t batch = x.shape.size[0];
-  const ort::Shape shape{4, {batch, weight_.rows(), plan->output_height(), plan->output_width()}};
-  const float* residual = this->residual(context, shape);
-  float* y = context.output(shape);
-
-  const int64_t y_pitch = plan->output_height() * plan->output_width();
-  SpmmArgs args{view.weight, nullptr, plan->offset(), plan->pixels(), plan->places(), residual, y, y_pitch, clip_};
-  for (int64_t n = 0; n < batch; ++n) {
-    args.x = planes_of(context, *plan, x.data + n * channels_ * x.shape.size[2] * x.shape.size[3]);
-    run_image(context, args, view.blocks);
-    args.y += weight_.rows() * y_pitch;
-    if (residual != nullptr) args.residual += weight_.rows() * y_pitch;
-  }
+  auto plan = plan_for(x);
+  const ImageSize size{x.size.batch, weight_.rows(), plan->output_height(), plan->output_width()};
+  const Image residual = read_residual(context, size);
+  const Image y = Image::write(context, size, y_tiled_, gather_.shape, spatial_);
+  run_tasks(context, Run{view, std::move(plan), x, residual, y, next_run()});
 }
 
-const float* NestedConv::planes_of(const ort::Context& context, const ConvPlan& plan, const float* image) const {
-  if (!plan.copies()) return image;
-  float* const planes = scratch(Purpose::input, plan.scratch_floats());
-  plan.clear_slack(planes);
-  const int64_t tasks = task_count(channels_, static_cast<double>(plan.scratch_floats()), kCopyGrain);
-  context.parallel_for(tasks, [&](int64_t task) {
-    const Part channels = part_of(channels_, tasks, task);
-    plan.copy_channels(image, planes, channels.begin, channels.end);
-  });
-  return planes;
-}
-
-// Tasks are ranges of pixels, and, where these are few, chunks of row groups. A task sweeps over as many pixels at a
-// time as stay in the second cache while every row group reads them; wide sweeps write y in long runs, which is what
-// the layers of few channels and many pixels wait for (ResNet-50 at 5.38 %: 15.5 ms with sweeps of one tile, 14.0 ms
-// with 512 KB).
-void NestedConv::run_image(const ort::Context& context, const SpmmArgs& args, int64_t blocks) const {
-  const int64_t vectors = (args.pixels + kernel_.lanes - 1) / kernel_.lanes;
-  const int64_t tiles = (vectors + kernel_.vectors - 1) / kernel_.vectors;
-  const double cost = static_cast<double>(blocks * weight_.block_rows()) * static_cast<double>(args.pixels);
-  const int64_t tasks = task_count(tiles * weight_.groups(), cost, kMultiplyGrain);
-  const int64_t chunks = tasks <= tiles ? 1 : std::min((tasks + tiles - 1) / tiles, weight_.groups());
-  const int64_t tile_tasks = chunks > 1 ? tiles : std::min(tasks, tiles);
-  const int64_t vector_bytes = channels_ * kernel_.lanes * static_cast<int64_t>(sizeof(float));
-  const int64_t sweep = std::max<int64_t>(kSweepBytes / vector_bytes, kernel_.vectors);
-  context.parallel_for(tile_tasks * chunks, [&](int64_t task) {
-    const Part part = part_of(vectors, tile_tasks, task % tile_tasks);
-    const Part groups = part_of(weight_.groups(), chunks, task / tile_tasks);
-    const int64_t sweeps = (part.end - part.begin + sweep - 1) / sweep;
-    for (int64_t i = 0; i < sweeps; ++i) {
-      const Part range = part_of(part.end - part.begin, sweeps, i);
-      kernel_.spmm(args, groups.begin, groups.end, part.begin + range.begin, part.begin + range.end);
+// The work goes tile by tile and, within a tile, by outputs; each range of it is a task. Ranges may cut a tile, which
+// is then gathered for each: where tiles are few, ranges are too. Going through the tiles backwards in every other
+// layer, so as to begin with what the one before wrote last, gained nothing.
+void NestedConv::run_tasks(const ort::Context& context, const Run& run) const {
+  const int64_t tiles = run.y.size.batch * run.y.tiling.tiles;
+  const int64_t parts = channel_groups_ == 1 ? weight_.groups() : channel_groups_;
+  const double cost = static_cast<double>(run.view.blocks * weight_.block_rows()) *
+                      static_cast<double>(run.y.size.batch * run.y.tiling.pixels);
+  int64_t ranges = task_count(tiles * parts, cost, kMultiplyGrain);
+  if (!run.plan->direct() && tiles < 4 * ranges) {
+    ranges = std::min(ranges, tiles < 2 * core_count() ? core_count() : 2 * core_count());
+  }
+  context.parallel_for(ranges, [&](int64_t range) {
+    const Part work = part_of(tiles * parts, ranges, range);
+    for (int64_t tile = work.begin / parts; tile * parts < work.end; ++tile) {
+      const int64_t first = tile * parts;
+      const Part outputs{std::max(work.begin - first, int64_t{0}), std::min(work.end - first, parts)};
+      run_task(run, Task{tile / run.y.tiling.tiles, tile % run.y.tiling.tiles, outputs});
     }
   });
+}
+
+void NestedConv::run_task(const Run& run, const Task& task) const {
+  const Image& y = run.y;
+  SpmmArgs args{};
+  args.weight = run.view.weight;
+  args.pixels = y.tiling.pixels_of(task.tile);
+  if (run.residual.data != nullptr) args.residual = run.residual.data + run.residual.offset(task.image, task.tile);
+  args.residual_pitch = run.residual.data == nullptr ? 0 : run.residual.pitch(task.tile);
+  args.y = const_cast<float*>(y.data) + y.offset(task.image, task.tile);
+  args.y_pitch = y.pitch(task.tile);
+  args.y_whole = y.tiled;
+  args.clip = clip_;
+  if (channel_groups_ == 1) {
+    set_input(run, task, 0, args);
+    kernel_.spmm(args, task.outputs.begin, task.outputs.end);
+    return;
+  }
+  const int64_t rows = weight_.groups() / channel_groups_;
+  for (int64_t group = task.outputs.begin; group < task.outputs.end; ++group) {
+    set_input(run, task, group, args);
+    kernel_.spmm(args, group * rows, (group + 1) * rows);
+  }
+}
+
+// Points `args` to the input of a group of channels, gathering it unless this thread's matrix holds it: that of a tile
+// which was cut between two ranges, and both came to this thread.
+void NestedConv::set_input(const Run& run, const Task& task, int64_t group, SpmmArgs& args) const {
+  const Image& x = run.x;
+  const int64_t pitch = run.y.tiling.pitch(task.tile);
+  const int64_t begin = group * channels_;
+  args.x_pitch = pitch;
+  if (run.plan->direct()) {
+    args.x = x.data + x.offset(task.image, task.tile) + begin * pitch;
+    return;
+  }
+  thread_local Matrix held{};
+  float* const matrix = scratch(Purpose::input, run.plan->matrix_floats(channels_));
+  const Matrix wanted{run.number, task.image, task.tile, group};
+  if (!(held == wanted)) {
+    run.plan->gather(gather_.gather, x.data + task.image * x.image_floats(), task.tile, begin, begin + channels_,
+                     matrix);
+    held = wanted;
+  }
+  args.x = matrix;
 }
 
 }  // namespace nested_sparse

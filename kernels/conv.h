@@ -1,4 +1,5 @@
-// NestedConv: X [N, C, H, W] -> Y [N, O, Ho, Wo], any stride, padding and dilation, one group.
+// NestedConv: X [N, C, H, W] -> Y [N, O, Ho, Wo], or with one spatial dimension [N, C, W] -> [N, O, Wo]; any stride,
+// padding and dilation; groups of channels as in ONNX's Conv.
 #pragma once
 
 #include <memory>
@@ -15,13 +16,32 @@ class NestedConv : public Operator {
   void compute(const ort::Context& context) const override;
 
  private:
-  std::shared_ptr<const ConvPlan> plan_for(int64_t height, int64_t width) const;
-  const float* planes_of(const ort::Context& context, const ConvPlan& plan, const float* image) const;
-  void run_image(const ort::Context& context, const SpmmArgs& args, int64_t blocks) const;
+  // One run: what every task of it reads.
+  struct Run {
+    const WeightView& view;
+    std::shared_ptr<const ConvPlan> plan;
+    Image x, residual, y;  // residual.data is null where there is none
+    uint64_t number;       // of the run, in this process
+  };
+  // A range of the outputs of one tile of one image: row groups, or groups of channels where there are several.
+  struct Task {
+    int64_t image, tile;
+    Part outputs;
+  };
+  Image read_image(const ort::Context& context, InputIndex index, const char* name, bool tiled) const;
+  Image read_residual(const ort::Context& context, const ImageSize& size) const;
+  std::shared_ptr<const ConvPlan> plan_for(const Image& x) const;
+  void run_tasks(const ort::Context& context, const Run& run) const;
+  void run_task(const Run& run, const Task& task) const;
+  void set_input(const Run& run, const Task& task, int64_t group, SpmmArgs& args) const;
 
   ConvGeometry geometry_;
-  int64_t channels_;
+  int64_t spatial_;         // dimensions: 1 or 2
+  int64_t channel_groups_;  // outputs of one read the input channels of one
+  int64_t channels_;        // of the input that a row of the weight reads
+  bool x_tiled_, y_tiled_, residual_tiled_;
   const KernelInfo& kernel_;
+  const GatherInfo& gather_;
   mutable std::mutex mutex_;
   mutable std::shared_ptr<const ConvPlan> plan_;  // of the last image size seen
 };

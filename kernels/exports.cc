@@ -20,7 +20,7 @@ struct KernelRow {
   int32_t supported;
 };
 
-// Arguments of one kernel call; spmm alone reads offset to y_pitch.
+// Arguments of one kernel call; spmm alone reads x_pitch to y_whole; its residual is laid out as y.
 struct KernelCall {
   PackedWeight weight;
   const float* x;
@@ -29,16 +29,16 @@ struct KernelCall {
   Clip clip;
   int64_t group_begin;
   int64_t group_end;
-  const int32_t* offset;
+  int64_t x_pitch;
   int64_t pixels;
-  const PixelPlace* places;
   int64_t y_pitch;
+  bool y_whole;
 };
 
 void run_spmm(const KernelInfo& kernel, const KernelCall& call) {
-  const SpmmArgs args{call.weight,   call.x, call.offset,  call.pixels, call.places,
-                      call.residual, call.y, call.y_pitch, call.clip};
-  kernel.spmm(args, call.group_begin, call.group_end, 0, (call.pixels + kernel.lanes - 1) / kernel.lanes);
+  kernel.spmm({call.weight, call.x, call.x_pitch, call.pixels, call.residual, call.y_pitch, call.y, call.y_pitch,
+               call.y_whole, call.clip},
+              call.group_begin, call.group_end);
 }
 
 }  // namespace

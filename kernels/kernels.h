@@ -1,7 +1,9 @@
 // Declares every kernel of kernels.inc that this architecture can be built for.
 #pragma once
 
+#include "gather/gather.h"
 #include "gemv/gemv.h"
+#include "image.h"
 #include "isa.h"
 #include "spmm/spmm.h"
 
@@ -14,9 +16,10 @@
 namespace nested_sparse {
 
 #define SPMM_KERNEL(isa, symbol, block_rows, vectors, lanes, index) \
-  void symbol(const SpmmArgs& args, int64_t group_begin, int64_t group_end, int64_t vector_begin, int64_t vector_end);
+  void symbol(const SpmmArgs& args, int64_t group_begin, int64_t group_end);
 #define GEMV_KERNEL(isa, symbol, block_rows, index) \
   void symbol(const GemvArgs& args, int64_t group_begin, int64_t group_end);
+#define GATHER_KERNEL(isa, symbol, vectors, lanes) void symbol(const GatherArgs& args);
 #include "kernels.inc"
 
 // One line of the list. Exactly one of `spmm` and `gemv` is set.
@@ -36,5 +39,13 @@ const KernelInfo* kernel_list(int32_t* count);
 
 // The first listed kernel of instruction set `isa` for the operation (spmm or gemv); every V and index width has one.
 const KernelInfo& find_kernel(bool gemv, Isa isa, int32_t block_rows, int32_t index_bytes);
+
+// How convolutions of an instruction set lay out and gather images.
+struct GatherInfo {
+  Isa isa;
+  TileShape shape;
+  GatherKernel gather;
+};
+const GatherInfo& find_gather(Isa isa);
 
 }  // namespace nested_sparse

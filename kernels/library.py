@@ -109,12 +109,15 @@ class RawWeight:
 
 @dataclass(frozen=True, slots=True)
 class RawPixels:
-    """What a "conv" kernel needs beside the weight (spmm.h): offset (K,) int32, and places (n, 2) int32 or None."""
+    """What a "conv" kernel needs beside the weight (spmm.h): pixels, and floats from a row of x or y to the next.
 
-    offset: NDArray[np.int32]
+    y_whole: rows of y have room for whole vectors, and get them.
+    """
+
     count: int
+    x_pitch: int
     y_pitch: int
-    places: NDArray[np.int32] | None = None
+    y_whole: bool = False
 
 
 def run_kernel(
@@ -145,8 +148,8 @@ def run_kernel(
     )
     call = _KernelCall(packed, _pointer(x), _pointer(residual), _pointer(y), *clip, begin, end)
     if pixels is not None:
-        call.offset, call.places = _pointer(pixels.offset), _pointer(pixels.places)
-        call.pixels, call.y_pitch = pixels.count, pixels.y_pitch
+        call.pixels, call.x_pitch = pixels.count, pixels.x_pitch
+        call.y_pitch, call.y_whole = pixels.y_pitch, pixels.y_whole
     if not _library().nested_sparse_run_kernel(index, ctypes.byref(call)):
         raise KernelError(f"kernel {index} is not in the list, or this CPU does not support it")
 
@@ -193,10 +196,10 @@ class _KernelCall(ctypes.Structure):
         ("clip_max", ctypes.c_float),
         ("group_begin", ctypes.c_int64),
         ("group_end", ctypes.c_int64),
-        ("offset", ctypes.c_void_p),
+        ("x_pitch", ctypes.c_int64),
         ("pixels", ctypes.c_int64),
-        ("places", ctypes.c_void_p),
         ("y_pitch", ctypes.c_int64),
+        ("y_whole", ctypes.c_bool),
     )
 
 

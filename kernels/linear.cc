@@ -67,28 +67,13 @@ void NestedLinear::run_rows(const ort::Context& context, const WeightView& view,
   });
 }
 
-std::shared_ptr<const std::vector<int32_t>> NestedLinear::offsets_for(int64_t pitch) const {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  if (pitch != pitch_) {
-    if (weight_.columns() * pitch > std::numeric_limits<int32_t>::max())
-      fail("X has more than 2^31 values in a block of rows");
-    auto offsets = std::make_shared<std::vector<int32_t>>(weight_.columns());
-    for (int64_t k = 0; k < weight_.columns(); ++k) (*offsets)[k] = static_cast<int32_t>(k * pitch);
-    offsets_ = std::move(offsets);
-    pitch_ = pitch;
-    count_scratch_allocation();
-  }
-  return offsets_;
-}
-
 void NestedLinear::run_transposed(const ort::Context& context, const WeightView& view, const Rows& rows) const {
   const int64_t most = int64_t{spmm_.lanes} * spmm_.vectors;
   const int64_t pitch = std::min(most, round_up(rows.count, spmm_.lanes));
-  const auto offsets = offsets_for(pitch);
   float* const x = scratch(Purpose::input, weight_.columns() * pitch);
   float* const y = scratch(Purpose::output, weight_.rows() * pitch);
   const Clip open{-std::numeric_limits<float>::infinity(), std::numeric_limits<float>::infinity()};
-  SpmmArgs args{view.weight, x, offsets->data(), 0, nullptr, nullptr, y, pitch, open};
+  SpmmArgs args{view.weight, x, pitch, 0, nullptr, 0, y, pitch, true, open};
   for (int64_t first = 0; first < rows.count; first += pitch) {
     args.pixels = std::min(pitch, rows.count - first);
     transpose_in(context, rows.x + first * weight_.columns(), args.pixels, x, pitch);
@@ -113,12 +98,11 @@ void NestedLinear::transpose_in(const ort::Context& context, const float* from, 
 }
 
 void NestedLinear::multiply(const ort::Context& context, const SpmmArgs& args, int64_t blocks) const {
-  const int64_t vectors = (args.pixels + spmm_.lanes - 1) / spmm_.lanes;
   const double cost = static_cast<double>(blocks * weight_.block_rows()) * static_cast<double>(args.pixels);
   const int64_t tasks = task_count(weight_.groups(), cost, kMultiplyGrain);
   context.parallel_for(tasks, [&](int64_t task) {
     const Part groups = part_of(weight_.groups(), tasks, task);
-    spmm_.spmm(args, groups.begin, groups.end, 0, vectors);
+    spmm_.spmm(args, groups.begin, groups.end);
   });
 }
 

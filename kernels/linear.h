@@ -1,10 +1,6 @@
 // NestedLinear: X [..., K] -> Y [..., O], any rank of 1 or more.
 #pragma once
 
-#include <memory>
-#include <mutex>
-#include <vector>
-
 #include "operator.h"
 
 namespace nested_sparse {
@@ -31,13 +27,9 @@ class NestedLinear : public Operator {
   void transpose_in(const ort::Context& context, const float* from, int64_t count, float* to, int64_t pitch) const;
   void multiply(const ort::Context& context, const SpmmArgs& args, int64_t blocks) const;
   void transpose_out(const ort::Context& context, const float* from, int64_t pitch, const Rows& rows) const;
-  std::shared_ptr<const std::vector<int32_t>> offsets_for(int64_t pitch) const;
 
   const KernelInfo& gemv_;
   const KernelInfo& spmm_;
-  mutable std::mutex mutex_;
-  mutable std::shared_ptr<const std::vector<int32_t>> offsets_;  // k * pitch, for the last pitch seen
-  mutable int64_t pitch_ = 0;
 };
 
 }  // namespace nested_sparse

@@ -40,6 +40,7 @@ inline Part part_of(int64_t total, int64_t parts, int64_t index) {
 
 // In how many tasks to cut `units` of work that cost `cost` in all: tasks of `grain` or more, and not more of them than
 // keep all cores evenly busy.
+int64_t core_count();
 int64_t task_count(int64_t units, double cost, double grain);
 
 }  // namespace nested_sparse

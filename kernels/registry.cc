@@ -14,6 +14,11 @@ constexpr KernelInfo kKernels[] = {
 #include "kernels.inc"
 };
 
+constexpr GatherInfo kGathers[] = {
+#define GATHER_KERNEL(isa, symbol, vectors, lanes) {Isa::isa, TileShape{lanes, vectors}, symbol},
+#include "kernels.inc"
+};
+
 }  // namespace
 
 const KernelInfo* kernel_list(int32_t* count) {
@@ -30,6 +35,13 @@ const KernelInfo& find_kernel(bool gemv, Isa isa, int32_t block_rows, int32_t in
   }
   throw std::invalid_argument("no kernel for blocks of " + std::to_string(block_rows) + " rows and " +
                               std::to_string(index_bytes) + "-byte columns on " + isa_name(isa));
+}
+
+const GatherInfo& find_gather(Isa isa) {
+  for (const GatherInfo& gather : kGathers) {
+    if (gather.isa == isa) return gather;
+  }
+  throw std::invalid_argument(std::string("no gather kernel for ") + isa_name(isa));
 }
 
 }  // namespace nested_sparse

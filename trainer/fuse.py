@@ -22,6 +22,7 @@ from nested_sparse.trainer.graph import BATCH, LEVEL_INPUT, segment_input
 from nested_sparse.trainer.placeholder import CONV, DOMAIN, LEVEL_NORM, LINEAR
 from nested_sparse.writer import LayerPlacement
 
+X_INPUT, RESIDUAL_INPUT = 0, 2  # of both operators (kernels/operator.h)
 IR_VERSION = 9  # what ONNX Runtime 1.17 reads; nothing here needs a later one
 
 
@@ -63,12 +64,13 @@ def fuse(model: ir.Model, norms: Mapping[str, NDArray[np.float64]], level_count:
             _fold(node, _following(node))
         residual = _fold_residual(node)
         clip_min, clip_max = _fold_clamp(node)
-        _set_inputs(node, [node.inputs[0], level, residual, *segments])
+        _set_inputs(node, [node.inputs[X_INPUT], level, residual, *segments])
         node.attributes["clip_min"] = ir.AttrFloat32("clip_min", clip_min)
         node.attributes["clip_max"] = ir.AttrFloat32("clip_max", clip_max)
     _name_nodes(model)
     for node in _nodes(model, LEVEL_NORM):
         _spell_out_norm(model, node, norms[_layer(node)], level)
+    _mark_tiled_images(model)
     model.graph.inputs.extend([level, *segments])
     _tidy(model)
     return FusedGraph(model, norm_of)
@@ -180,6 +182,26 @@ def _set_inputs(node: ir.Node, inputs: list[ir.Value | None]) -> None:
     node.resize_inputs(len(inputs))
     for index, value in enumerate(inputs):
         node.replace_input_with(index, value)
+
+
+def _mark_tiled_images(model: ir.Model) -> None:
+    """Let convolutions that only convolutions read hand over their images tiled (kernels/tiling.h).
+
+    The tensor's one dimension is named after the image's shape: where two names are equal, ONNX Runtime may give both
+    the same memory, as an output and the residual added to it.
+    """
+    for node in _nodes(model, CONV):
+        (image,) = node.outputs
+        uses = image.uses()
+        private = all(_is(use.node, CONV) and use.node.graph is node.graph for use in uses)
+        if image.is_graph_output() or not uses or not private:
+            continue
+        node.attributes["y_tiled"] = ir.AttrInt64("y_tiled", 1)
+        for use in uses:
+            name = {X_INPUT: "x_tiled", RESIDUAL_INPUT: "residual_tiled"}[use.idx]
+            use.node.attributes[name] = ir.AttrInt64(name, 1)
+        if image.shape is not None:
+            image.shape = ir.Shape(["tiled_" + "x".join(str(size) for size in image.shape)])
 
 
 def _spell_out_norm(model: ir.Model, node: ir.Node, table: NDArray[np.float64], level: ir.Value) -> None:

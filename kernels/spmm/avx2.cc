@@ -6,20 +6,6 @@
 namespace nested_sparse {
 namespace {
 
-// kSqueeze[m]: which lane goes where when the lanes of m move to the front, 4 bits each.
-struct SqueezeTable {
-  uint32_t lanes[256];
-  constexpr SqueezeTable() : lanes() {
-    for (uint32_t mask = 0; mask < 256; ++mask) {
-      uint32_t to = 0;
-      for (uint32_t lane = 0; lane < 8; ++lane) {
-        if ((mask >> lane & 1U) != 0) lanes[mask] |= lane << (4 * to++);
-      }
-    }
-  }
-};
-constexpr SqueezeTable kSqueeze;
-
 struct Avx2 {
   using Vec = __m256;
   struct Bounds {
@@ -41,22 +27,16 @@ struct Avx2 {
   static Vec clip(Vec v, Bounds b) { return _mm256_min_ps(b.hi, _mm256_max_ps(b.lo, v)); }
   static void store(float* p, Vec v) { _mm256_storeu_ps(p, v); }
   static void store_first(float* p, int n, Vec v) { _mm256_maskstore_ps(p, first(n), v); }
-  static Vec squeeze(Vec v, uint32_t mask) {
-    const __m256i packed = _mm256_set1_epi32(static_cast<int>(kSqueeze.lanes[mask & 255U]));
-    const __m256i lanes = _mm256_srlv_epi32(packed, _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28));
-    return _mm256_permutevar8x32_ps(v, lanes);  // looks at the low 3 bits of each lane
-  }
 };
 
 }  // namespace
 
 #define NESTED_SPARSE_LIST_AVX2
-#define SPMM_KERNEL(isa, symbol, block_rows, vectors, lanes, index)                                        \
-  void symbol(const SpmmArgs& args, int64_t group_begin, int64_t group_end, int64_t vector_begin,          \
-              int64_t vector_end) {                                                                        \
-    static_assert(lanes == Avx2::kLanes, "the list gives the pixels of a vector");                         \
-    constexpr int kRows = block_rows < 4 ? block_rows : 4;                                                 \
-    spmm<Avx2, block_rows, kRows, vectors, index>(args, group_begin, group_end, vector_begin, vector_end); \
+#define SPMM_KERNEL(isa, symbol, block_rows, vectors, lanes, index)                \
+  void symbol(const SpmmArgs& args, int64_t group_begin, int64_t group_end) {      \
+    static_assert(lanes == Avx2::kLanes, "the list gives the pixels of a vector"); \
+    constexpr int kRows = block_rows < 4 ? block_rows : 4;                         \
+    spmm<Avx2, block_rows, kRows, vectors, index>(args, group_begin, group_end);   \
   }
 #include "../kernels.inc"
 

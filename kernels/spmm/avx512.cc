@@ -26,18 +26,16 @@ struct Avx512 {
   static Vec clip(Vec v, Bounds b) { return _mm512_min_ps(b.hi, _mm512_max_ps(b.lo, v)); }
   static void store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
   static void store_first(float* p, int n, Vec v) { _mm512_mask_storeu_ps(p, first(n), v); }
-  static Vec squeeze(Vec v, uint32_t mask) { return _mm512_maskz_compress_ps(static_cast<__mmask16>(mask), v); }
 };
 
 }  // namespace
 
 #define NESTED_SPARSE_LIST_AVX512
-#define SPMM_KERNEL(isa, symbol, block_rows, vectors, lanes, index)                                          \
-  void symbol(const SpmmArgs& args, int64_t group_begin, int64_t group_end, int64_t vector_begin,            \
-              int64_t vector_end) {                                                                          \
-    static_assert(lanes == Avx512::kLanes, "the list gives the pixels of a vector");                         \
-    constexpr int kRows = block_rows < 4 ? block_rows : 4;                                                   \
-    spmm<Avx512, block_rows, kRows, vectors, index>(args, group_begin, group_end, vector_begin, vector_end); \
+#define SPMM_KERNEL(isa, symbol, block_rows, vectors, lanes, index)                  \
+  void symbol(const SpmmArgs& args, int64_t group_begin, int64_t group_end) {        \
+    static_assert(lanes == Avx512::kLanes, "the list gives the pixels of a vector"); \
+    constexpr int kRows = block_rows < 4 ? block_rows : 4;                           \
+    spmm<Avx512, block_rows, kRows, vectors, index>(args, group_begin, group_end);   \
   }
 #include "../kernels.inc"
 

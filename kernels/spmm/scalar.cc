@@ -15,33 +15,31 @@ void accumulate(const SpmmArgs& args, int64_t group, int v, int64_t first, int c
     const auto* col = static_cast<const Index*>(level.col);
     for (uint32_t j = level.ptr[group]; j < level.ptr[group + 1]; ++j) {
       const float weight = level.val[static_cast<int64_t>(j) * V + v];
-      const float* x = args.x + args.offset[col[j]] + first;
+      const float* x = args.x + static_cast<int64_t>(col[j]) * args.x_pitch + first;
       for (int i = 0; i < count; ++i) sums[i] += weight * x[i];
     }
   }
 }
 
 void store(const SpmmArgs& args, int64_t r, int64_t output, int64_t first, int count, const float* sums) {
-  float* y = args.y + output * args.y_pitch;
-  const float* residual = args.residual == nullptr ? nullptr : args.residual + output * args.y_pitch;
+  float* y = args.y + output * args.y_pitch + first;
+  const float* residual = args.residual == nullptr ? nullptr : args.residual + output * args.residual_pitch + first;
   for (int i = 0; i < count; ++i) {
-    if (args.places != nullptr && args.places[first + i].mask == 0) continue;
-    const int64_t position = args.places == nullptr ? first + i : args.places[first + i].position;
     float value = sums[i] * args.weight.scale[r] + args.weight.shift[r];
-    if (residual != nullptr) value += residual[position];
-    y[position] = clip(value, args.clip);
+    if (residual != nullptr) value += residual[i];
+    y[i] = clip(value, args.clip);
   }
 }
 
 template <int V, int P, class Index>
-void spmm(const SpmmArgs& args, int64_t group_begin, int64_t group_end, int64_t vector_begin, int64_t vector_end) {
+void spmm(const SpmmArgs& args, int64_t group_begin, int64_t group_end) {
   static_assert(P == kPixels, "the list gives the pixels of a tile");
   for (int64_t group = group_begin; group < group_end; ++group) {
     for (int v = 0; v < V; ++v) {
       const int64_t output = output_of(args.weight, group * V + v);
       if (output < 0) continue;
-      for (int64_t first = vector_begin; first < vector_end; first += kPixels) {
-        const int count = static_cast<int>(vector_end - first < kPixels ? vector_end - first : kPixels);
+      for (int64_t first = 0; first < args.pixels; first += kPixels) {
+        const int count = static_cast<int>(args.pixels - first < kPixels ? args.pixels - first : kPixels);
         float sums[kPixels];
         accumulate<V, Index>(args, group, v, first, count, sums);
         store(args, group * V + v, output, first, count, sums);
@@ -53,10 +51,9 @@ void spmm(const SpmmArgs& args, int64_t group_begin, int64_t group_end, int64_t 
 }  // namespace
 
 #define NESTED_SPARSE_LIST_SCALAR
-#define SPMM_KERNEL(isa, symbol, block_rows, vectors, lanes, index)                               \
-  void symbol(const SpmmArgs& args, int64_t group_begin, int64_t group_end, int64_t vector_begin, \
-              int64_t vector_end) {                                                               \
-    spmm<block_rows, vectors, index>(args, group_begin, group_end, vector_begin, vector_end);     \
+#define SPMM_KERNEL(isa, symbol, block_rows, vectors, lanes, index)           \
+  void symbol(const SpmmArgs& args, int64_t group_begin, int64_t group_end) { \
+    spmm<block_rows, vectors, index>(args, group_begin, group_end);           \
   }
 #include "../kernels.inc"
 

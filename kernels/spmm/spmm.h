@@ -1,43 +1,36 @@
-// Sparse matrix times many pixels:
+// Sparse matrix times the pixels of one tile:
 //
-//   y[output_of(r) * y_pitch + position(q)] =
-//       clip( scale[r] * sum_l sum_j val_l[j][v] * x[offset[col_l[j]] + q]  +  shift[r]  +  residual[same place] )
+//   y[output_of(r) * y_pitch + q] =
+//       clip( scale[r] * sum_l sum_j val_l[j][v] * x[col_l[j] * x_pitch + q]  +  shift[r]
+//             +  residual[output_of(r) * residual_pitch + q] )
 //
-// for packed row r = g * V + v, j in [ptr_l[g], ptr_l[g + 1]), and every pixel q in 0 .. pixels - 1 that is an output.
+// for packed row r = g * V + v, j in [ptr_l[g], ptr_l[g + 1]), and pixels q in 0 .. pixels - 1.
 //
-// Pixels come in vectors of the kernel's `lanes`. Where `places` is null every pixel is an output and position(q) = q.
-// Else places[i] says which lanes of vector i are outputs, and where its first output goes; the others follow it.
-//
-// Callers guarantee: columns and group ranges in range; x + offset[k] readable for `pixels` floats, and, where `places`
-// is set, up to the end of the last whole vector. No alignment is assumed. Kernels write nothing but the outputs of
-// their groups and vectors, so calls over disjoint ranges may run at once; each output's residual is read before the
-// output is written, so y may be the residual.
+// Pixels come in vectors of the kernel's `lanes`. Callers guarantee: columns and group ranges in range; each row of x
+// readable, and each row of y writable where `y_whole`, up to the end of the last whole vector. No alignment is
+// assumed. Kernels write nothing but the rows of their groups: `pixels` floats of each, or whole vectors of them where
+// `y_whole` (the rest of the last vector gets finite values for finite ones in x). So calls over disjoint ranges may
+// run at once; each output's residual is read before the output is written, so y may be the residual.
 #pragma once
 
 #include "../packed.h"
 
 namespace nested_sparse {
 
-struct PixelPlace {
-  int32_t position;
-  uint32_t mask;
-};
-
 struct SpmmArgs {
   PackedWeight weight;
   const float* x;
-  const int32_t* offset;  // [K] floats
+  int64_t x_pitch;  // floats from one column's pixels to the next
   int64_t pixels;
-  const PixelPlace* places;  // [ceil(pixels / lanes)] or null
-  const float* residual;     // laid out as y, or null
+  const float* residual;  // or null
+  int64_t residual_pitch;
   float* y;
-  int64_t y_pitch;  // floats from one output row to the next
+  int64_t y_pitch;
+  bool y_whole;
   Clip clip;
 };
 
-// Computes the outputs of row groups [group_begin, group_end) in pixel vectors [vector_begin, vector_end), which it
-// cuts into tiles of the listed number of vectors or a little less.
-using SpmmKernel = void (*)(const SpmmArgs& args, int64_t group_begin, int64_t group_end, int64_t vector_begin,
-                            int64_t vector_end);
+// Computes the outputs of row groups [group_begin, group_end).
+using SpmmKernel = void (*)(const SpmmArgs& args, int64_t group_begin, int64_t group_end);
 
 }  // namespace nested_sparse

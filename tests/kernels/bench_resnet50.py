@@ -85,7 +85,13 @@ def graph(layers: list[Layer], placed: Placed | None) -> bytes:
         if placed is not None:
             segments = [f"segment_{level}" for level in range(len(placed.segments))]
             names = [layer.source, "level", layer.residual, *segments]
-            attributes = placed.attributes[index]
+            private = {layer.target for layer in layers[1:-1]}
+            tiled = {
+                "x_tiled": int(layer.source in private),
+                "residual_tiled": int(layer.residual in private),
+                "y_tiled": int(layer.target in private),
+            }
+            attributes = placed.attributes[index] | tiled
             nodes.append(helper.make_node("NestedConv", names, [layer.target], domain="nested_sparse", **attributes))
         else:
             initializers += dense_tensors(layer, index)
@@ -101,8 +107,14 @@ def graph(layers: list[Layer], placed: Placed | None) -> bytes:
     outputs = [helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, 2048, 1, 1])]
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("nested_sparse", 1)]
     shapes = [
-        helper.make_tensor_value_info(layer.target, TensorProto.FLOAT, [1, layer.node.weight.rows, side, side])
-        for layer, side in zip(layers, sides(layers), strict=True)
+        helper.make_tensor_value_info(
+            layer.target,
+            TensorProto.FLOAT,
+            [1, layer.node.weight.rows, side, side]
+            if placed is None or index in (0, len(layers) - 1)
+            else [f"tiled_{layer.node.weight.rows}_{side}"],
+        )
+        for index, (layer, side) in enumerate(zip(layers, sides(layers), strict=True))
     ]
     made: onnx.ModelProto = helper.make_model(
         helper.make_graph(nodes, "resnet50", inputs, outputs, initializers, value_info=shapes),

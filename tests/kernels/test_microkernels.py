@@ -82,39 +82,33 @@ def test_spmm_for_every_count_of_pixels(kernel: KernelInfo, permuted: bool) -> N
     case = make_case(kernel, rows=37, columns=29, permuted=permuted)
     counts = {1, kernel.lanes, kernel.lanes + 1} | {kernel.lanes * n - n % 2 for n in range(1, 3 * kernel.vectors, 3)}
     for pixels in sorted(count for count in counts if count > 0):
-        inputs = misaligned(rng.standard_normal((29, pixels)).astype(np.float32))
+        whole = -(-pixels // kernel.lanes) * kernel.lanes
+        padded = misaligned(rng.standard_normal((29, whole)).astype(np.float32))
+        inputs = padded[:, :pixels]
         residual = misaligned(rng.standard_normal((37, pixels)).astype(np.float32))
         y = misaligned(np.full((37, pixels), np.nan, np.float32))
-        offset = np.arange(29, dtype=np.int32) * pixels
-        about = RawPixels(offset, pixels, pixels)
-        run_kernel(kernel.index, case.raw, inputs, y, residual=residual, clip=(-1.0, 2.0), pixels=about)
+        about = RawPixels(pixels, x_pitch=whole, y_pitch=pixels)
+        run_kernel(kernel.index, case.raw, padded, y, residual=residual, clip=(-1.0, 2.0), pixels=about)
         expected = np.clip(case.product(inputs) + residual, -1.0, 2.0)
         assert (np.abs(y - expected) <= case.tolerance(inputs)).all(), pixels
 
 
 @pytest.mark.parametrize("kernel", runnable("conv"))
-def test_spmm_drops_pixels_that_are_no_outputs(kernel: KernelInfo) -> None:
-    """`places`: any mask, with outputs packed one after the other and nothing written beside them."""
+def test_spmm_of_whole_vectors(kernel: KernelInfo) -> None:
+    """`y_whole`: the last vector is written to its end, and nothing beyond it; the residual has no such end."""
     rng = np.random.default_rng(2)
     case = make_case(kernel, rows=21, columns=13, permuted=True)
-    vectors = min(2 * kernel.vectors + 1, 40)
-    pixels = vectors * kernel.lanes
-    kept = rng.random(pixels) < 0.7
-    per_vector = kept.reshape(vectors, kernel.lanes)
-    masks = (per_vector * (1 << np.arange(kernel.lanes))).sum(axis=1)
-    positions = np.cumsum(per_vector.sum(axis=1)) - per_vector.sum(axis=1)
-    places = np.ascontiguousarray(np.stack([positions, masks], axis=1), np.int32)
-    inputs = rng.standard_normal((13, pixels)).astype(np.float32)
-    outputs = int(kept.sum())
-    residual = rng.standard_normal((21, outputs)).astype(np.float32)
-    y = np.full((21, outputs + 5), 77.0, np.float32)
-    residual_as_y = np.zeros_like(y)
-    residual_as_y[:, :outputs] = residual
-    about = RawPixels(np.arange(13, dtype=np.int32) * pixels, pixels, outputs + 5, places)
-    run_kernel(kernel.index, case.raw, inputs, y, residual=residual_as_y, pixels=about)
-    expected = case.product(inputs)[:, kept] + residual
-    assert (np.abs(y[:, :outputs] - expected) <= case.tolerance(inputs)).all()
-    assert (y[:, outputs:] == 77.0).all()
+    for pixels in (1, kernel.lanes + 1, 3 * kernel.lanes):
+        whole = -(-pixels // kernel.lanes) * kernel.lanes
+        inputs = rng.standard_normal((13, whole)).astype(np.float32)
+        y = np.full((21, whole + 5), 77.0, np.float32)
+        y[:, :pixels] = residual = rng.standard_normal((21, pixels)).astype(np.float32)
+        about = RawPixels(pixels, x_pitch=whole, y_pitch=whole + 5, y_whole=True)
+        run_kernel(kernel.index, case.raw, inputs, y, residual=y, pixels=about)
+        expected = case.product(inputs)[:, :pixels] + residual
+        assert (np.abs(y[:, :pixels] - expected) <= case.tolerance(inputs)).all(), pixels
+        assert np.isfinite(y[:, pixels:whole]).all()
+        assert (y[:, whole:] == 77.0).all()
 
 
 @pytest.mark.parametrize("permuted", [False, True], ids=["ordered", "permuted"])
@@ -137,9 +131,10 @@ def test_kernels_write_only_their_groups(op: str) -> None:
     """A range of groups leaves the other outputs alone, so ranges may run at once."""
     for kernel in (kernel for kernel in ALL if kernel.op == op and kernel.supported):
         case = make_case(kernel, rows=4 * kernel.block_rows, columns=9, permuted=False)
-        inputs = np.ones((9, 1), np.float32)
+        pitch = max(kernel.lanes, 1)
+        inputs = np.ones((9, pitch if op == "conv" else 1), np.float32)
         y = np.full((4 * kernel.block_rows, 1), 77.0, np.float32)
-        pixels = RawPixels(np.arange(9, dtype=np.int32), 1, 1) if op == "conv" else None
+        pixels = RawPixels(1, x_pitch=pitch, y_pitch=1) if op == "conv" else None
         run_kernel(kernel.index, case.raw, inputs, y, groups=(2, 3), pixels=pixels)
         written = y[:, 0] != 77.0
         assert np.flatnonzero(written).tolist() == list(range(2 * kernel.block_rows, 3 * kernel.block_rows)), kernel
@@ -149,10 +144,11 @@ def test_kernels_write_only_their_groups(op: str) -> None:
 def test_not_a_number_propagates(kernel: KernelInfo) -> None:
     """NaN and infinity of an input reach the outputs that read it, through the clip, and only those."""
     case = make_case(kernel, rows=16, columns=8, permuted=False)
-    inputs = np.ones((8, 1), np.float32)
+    pitch = kernel.lanes if kernel.op == "conv" else 1
+    inputs = np.ones((8, pitch), np.float32)
     inputs[3] = np.nan
     y = np.zeros((16, 1), np.float32)
-    pixels = RawPixels(np.arange(8, dtype=np.int32), 1, 1) if kernel.op == "conv" else None
+    pixels = RawPixels(1, x_pitch=pitch, y_pitch=1) if kernel.op == "conv" else None
     run_kernel(kernel.index, case.raw, inputs, y, clip=(0.0, 6.0), pixels=pixels)
     reads = case.weight.mask(len(DENSITIES) - 1)[:, 3]
     assert np.array_equal(np.isnan(y[:, 0]), reads)

@@ -1,0 +1,33 @@
+// AVX-512F: masked loads touch only the lanes of their mask.
+#include <immintrin.h>
+
+#include "pieces.h"
+
+namespace nested_sparse {
+namespace {
+
+struct Avx512 {
+  using Vec = __m512;
+  static constexpr int kLanes = 16;
+  template <int Step>
+  static Vec load_piece(const float* p, uint32_t mask) {
+    const __m512 low = _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), p);
+    if constexpr (Step == 1) return low;
+    const __m512 high = _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask >> 16), p + 16);
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    return _mm512_permutex2var_ps(low, even, high);
+  }
+  static Vec load(const float* p) { return _mm512_loadu_ps(p); }
+  static Vec merge(Vec a, Vec b) {
+    return _mm512_castsi512_ps(_mm512_or_si512(_mm512_castps_si512(a), _mm512_castps_si512(b)));
+  }
+  static void store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
+};
+
+}  // namespace
+
+void gather_avx512(const GatherArgs& args) {
+  gather<Avx512>(args);
+}
+
+}  // namespace nested_sparse

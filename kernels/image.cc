@@ -1,0 +1,77 @@
+#include "image.h"
+
+#include <cstring>
+#include <limits>
+
+namespace nested_sparse {
+namespace {
+
+constexpr int64_t kMagic = 0x64656c69742d736e;  // "ns-tiled"
+constexpr int64_t kMaxFloats = std::numeric_limits<int32_t>::max();
+
+// Before the first tile; one cache line, so that tiles stay aligned.
+struct Header {
+  int64_t magic, batch, channels, height, width;
+  int32_t lanes, tile_vectors;
+  int64_t reserved[2];
+};
+constexpr int64_t kHeaderFloats = sizeof(Header) / sizeof(float);
+static_assert(kHeaderFloats == 16, "a cache line");
+
+Image image_of(const float* data, const ImageSize& size, bool tiled, TileShape shape) {
+  return Image{data, size, Tiling(size.height * size.width, shape.lanes, shape.vectors), tiled};
+}
+
+Image read_tiled(const ort::Tensor<const float>& tensor, TileShape shape) {
+  Header header{};
+  const bool has_header = tensor.shape.rank == 1 && tensor.shape.elements() >= kHeaderFloats;
+  if (has_header) std::memcpy(&header, tensor.data, sizeof header);
+  if (header.magic != kMagic || header.lanes != shape.lanes || header.tile_vectors != shape.vectors) {
+    throw ort::Error("must be a tiled image of this library's convolutions, got a tensor of shape " +
+                     tensor.shape.text() + "; export the model again");
+  }
+  const Image image =
+      image_of(tensor.data + kHeaderFloats, {header.batch, header.channels, header.height, header.width}, true, shape);
+  if (tensor.shape.elements() != kHeaderFloats + image.size.batch * image.image_floats()) {
+    throw ort::Error("holds " + std::to_string(tensor.shape.elements()) + " floats, its header says an image of " +
+                     image.size.text());
+  }
+  return image;
+}
+
+}  // namespace
+
+std::string ImageSize::text() const {
+  return "[" + std::to_string(batch) + ", " + std::to_string(channels) + ", " + std::to_string(height) + ", " +
+         std::to_string(width) + "]";
+}
+
+Image Image::read(const ort::Tensor<const float>& tensor, bool tiled, TileShape shape) {
+  if (tiled) return read_tiled(tensor, shape);
+  const auto& sizes = tensor.shape.size;
+  if (tensor.shape.rank != 3 && tensor.shape.rank != 4) {
+    throw ort::Error("must be [N, C, H, W] or [N, C, W], got " + tensor.shape.text());
+  }
+  const bool line = tensor.shape.rank == 3;
+  return image_of(tensor.data, {sizes[0], sizes[1], line ? 1 : sizes[2], line ? sizes[2] : sizes[3]}, false, shape);
+}
+
+Image Image::write(const ort::Context& context, const ImageSize& size, bool tiled, TileShape shape, int64_t spatial) {
+  Image image = image_of(nullptr, size, tiled, shape);
+  if (image.tiling.vectors * image.tiling.lanes > kMaxFloats / size.channels) {
+    throw ort::Error("an image of " + size.text() + " has more than 2^31 values");
+  }
+  if (!tiled) {
+    const ort::Shape line{3, {size.batch, size.channels, size.width}};
+    const ort::Shape plane{4, {size.batch, size.channels, size.height, size.width}};
+    image.data = context.output(spatial == 1 ? line : plane);
+    return image;
+  }
+  const Header header{kMagic, size.batch, size.channels, size.height, size.width, shape.lanes, shape.vectors, {}};
+  float* const memory = context.output(ort::Shape{1, {kHeaderFloats + size.batch * image.image_floats()}});
+  std::memcpy(memory, &header, sizeof header);
+  image.data = memory + kHeaderFloats;
+  return image;
+}
+
+}  // namespace nested_sparse
