@@ -8,19 +8,7 @@
 namespace nested_sparse {
 namespace {
 
-constexpr int64_t kMaxGeometry = 1 << 20;
 constexpr double kMultiplyGrain = 400000;  // multiply-adds of a task: some 10 µs
-
-void read_pair(const ort::Attributes& attributes, const char* name, int64_t least, int64_t (&pair)[2]) {
-  const std::vector<int64_t> values = attributes.integers(name, 2);
-  for (int axis = 0; axis < 2; ++axis) {
-    if (values[axis] < least || values[axis] > kMaxGeometry) {
-      throw ort::Error("attribute '" + std::string(name) + "': expected values of " + std::to_string(least) +
-                       " or more, got " + std::to_string(values[axis]));
-    }
-    pair[axis] = values[axis];
-  }
-}
 
 int64_t read_choice(const ort::Attributes& attributes, const char* name, int64_t least, int64_t most,
                     int64_t otherwise) {
@@ -30,24 +18,6 @@ int64_t read_choice(const ort::Attributes& attributes, const char* name, int64_t
                      std::to_string(most) + ", got " + std::to_string(value));
   }
   return value;
-}
-
-ConvGeometry read_geometry(const ort::Attributes& attributes) {
-  ConvGeometry geometry{};
-  read_pair(attributes, "kernel_shape", 1, geometry.kernel);
-  read_pair(attributes, "strides", 1, geometry.stride);
-  read_pair(attributes, "dilations", 1, geometry.dilation);
-  const std::vector<int64_t> pads = attributes.integers("pads", 4);
-  for (int axis = 0; axis < 2; ++axis) {
-    geometry.pad_before[axis] = pads[axis];
-    geometry.pad_after[axis] = pads[2 + axis];
-  }
-  for (int64_t pad : pads) {
-    if (pad < 0 || pad > kMaxGeometry) {
-      throw ort::Error("attribute 'pads': expected values of 0 or more, got " + std::to_string(pad));
-    }
-  }
-  return geometry;
 }
 
 // What a thread's matrix holds.
@@ -67,7 +37,7 @@ uint64_t next_run() {
 }  // namespace
 
 NestedConv::NestedConv(const ort::Attributes& attributes)
-    : Operator(attributes),
+    : NestedOperator(attributes),
       geometry_(read_geometry(attributes)),
       spatial_(read_choice(attributes, "spatial_dimensions", 1, 2, 2)),
       channel_groups_(read_choice(attributes, "groups", 1, weight_.rows(), 1)),
@@ -106,16 +76,11 @@ Image NestedConv::read_residual(const ort::Context& context, const ImageSize& si
 }
 
 std::shared_ptr<const ConvPlan> NestedConv::plan_for(const Image& x) const {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  if (plan_ == nullptr || !plan_->matches(x)) {
-    try {
-      plan_ = std::make_shared<const ConvPlan>(geometry_, x, gather_.shape);
-    } catch (const ort::Error& error) {
-      fail(error.what());
-    }
-    count_scratch_allocation();
+  try {
+    return plans_.plan_for(geometry_, x, gather_.shape);
+  } catch (const ort::Error& error) {
+    fail(error.what());
   }
-  return plan_;
 }
 
 void NestedConv::compute(const ort::Context& context) const {

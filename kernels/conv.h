@@ -3,14 +3,13 @@
 #pragma once
 
 #include <memory>
-#include <mutex>
 
 #include "conv_plan.h"
 #include "operator.h"
 
 namespace nested_sparse {
 
-class NestedConv : public Operator {
+class NestedConv : public NestedOperator {
  public:
   explicit NestedConv(const ort::Attributes& attributes);
   void compute(const ort::Context& context) const override;
@@ -42,8 +41,7 @@ class NestedConv : public Operator {
   bool x_tiled_, y_tiled_, residual_tiled_;
   const KernelInfo& kernel_;
   const GatherInfo& gather_;
-  mutable std::mutex mutex_;
-  mutable std::shared_ptr<const ConvPlan> plan_;  // of the last image size seen
+  PlanCache plans_;
 };
 
 }  // namespace nested_sparse

@@ -4,10 +4,25 @@
 #include <limits>
 #include <string>
 
+#include "scratch.h"
+
 namespace nested_sparse {
 namespace {
 
 constexpr int64_t kMaxFloats = std::numeric_limits<int32_t>::max();
+
+constexpr int64_t kMaxGeometry = 1 << 20;
+
+void read_pair(const ort::Attributes& attributes, const char* name, int64_t least, int64_t (&pair)[2]) {
+  const std::vector<int64_t> values = attributes.integers(name, 2);
+  for (int axis = 0; axis < 2; ++axis) {
+    if (values[axis] < least || values[axis] > kMaxGeometry) {
+      throw ort::Error("attribute '" + std::string(name) + "': expected values of " + std::to_string(least) +
+                       " or more, got " + std::to_string(values[axis]));
+    }
+    pair[axis] = values[axis];
+  }
+}
 
 // Where a tiled or planar image holds a pixel of channel 0, and how far apart its channels are there.
 struct Source {
@@ -22,6 +37,24 @@ Source source_of(const Image& x, int64_t pixel) {
 }
 
 }  // namespace
+
+ConvGeometry read_geometry(const ort::Attributes& attributes) {
+  ConvGeometry geometry{};
+  read_pair(attributes, "kernel_shape", 1, geometry.kernel);
+  read_pair(attributes, "strides", 1, geometry.stride);
+  read_pair(attributes, "dilations", 1, geometry.dilation);
+  const std::vector<int64_t> pads = attributes.integers("pads", 4);
+  for (int axis = 0; axis < 2; ++axis) {
+    geometry.pad_before[axis] = pads[axis];
+    geometry.pad_after[axis] = pads[2 + axis];
+  }
+  for (int64_t pad : pads) {
+    if (pad < 0 || pad > kMaxGeometry) {
+      throw ort::Error("attribute 'pads': expected values of 0 or more, got " + std::to_string(pad));
+    }
+  }
+  return geometry;
+}
 
 ConvPlan::ConvPlan(const ConvGeometry& geometry, const Image& x, TileShape shape)
     : size_{x.size.height, x.size.width},
@@ -103,6 +136,16 @@ void ConvPlan::gather(GatherKernel kernel, const float* x, int64_t tile, int64_t
   const int64_t extra = first_extra_[tile];
   kernel({x, begin, end, taps_ * tiling_.width(tile), pieces_.data() + taps_ * tiling_.first_vector(tile),
           extras_.data() + extra, first_extra_[tile + 1] - extra, step_, matrix});
+}
+
+std::shared_ptr<const ConvPlan> PlanCache::plan_for(const ConvGeometry& geometry, const Image& x,
+                                                    TileShape shape) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (plan_ == nullptr || !plan_->matches(x)) {
+    plan_ = std::make_shared<const ConvPlan>(geometry, x, shape);
+    count_scratch_allocation();
+  }
+  return plan_;
 }
 
 }  // namespace nested_sparse

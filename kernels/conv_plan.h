@@ -7,6 +7,8 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <mutex>
 #include <vector>
 
 #include "gather/gather.h"
@@ -22,6 +24,9 @@ struct ConvGeometry {
   int64_t dilation[2];
 };
 
+// From the attributes kernel_shape, strides, pads and dilations. Throws ort::Error where they are not sane.
+ConvGeometry read_geometry(const ort::Attributes& attributes);
+
 class ConvPlan {
  public:
   // For images like `x`. Throws ort::Error where the window does not fit the padded image, or the image is too large.
@@ -30,6 +35,8 @@ class ConvPlan {
   bool matches(const Image& x) const { return x.size.height == size_[0] && x.size.width == size_[1]; }
   int64_t output_height() const { return output_[0]; }
   int64_t output_width() const { return output_[1]; }
+
+  int64_t taps() const { return taps_; }
 
   // Whether a tile of the image is the matrix already.
   bool direct() const { return direct_; }
@@ -52,6 +59,16 @@ class ConvPlan {
   std::vector<Piece> pieces_;            // tile after tile: [taps][width]
   std::vector<ExtraPiece> extras_;       // tile after tile
   std::vector<int64_t> first_extra_{0};  // of each tile
+};
+
+// The plan of an operator for the last image size it has seen. Thread-safe.
+class PlanCache {
+ public:
+  std::shared_ptr<const ConvPlan> plan_for(const ConvGeometry& geometry, const Image& x, TileShape shape) const;
+
+ private:
+  mutable std::mutex mutex_;
+  mutable std::shared_ptr<const ConvPlan> plan_;
 };
 
 }  // namespace nested_sparse

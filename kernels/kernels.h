@@ -19,7 +19,9 @@ namespace nested_sparse {
   void symbol(const SpmmArgs& args, int64_t group_begin, int64_t group_end);
 #define GEMV_KERNEL(isa, symbol, block_rows, index) \
   void symbol(const GemvArgs& args, int64_t group_begin, int64_t group_end);
-#define GATHER_KERNEL(isa, symbol, vectors, lanes) void symbol(const GatherArgs& args);
+#define GATHER_KERNEL(isa, symbol, max_symbol, vectors, lanes) \
+  void symbol(const GatherArgs& args);                         \
+  void max_symbol(const float* rows, int64_t taps, int64_t count, float* y);
 #include "kernels.inc"
 
 // One line of the list. Exactly one of `spmm` and `gemv` is set.
@@ -45,6 +47,7 @@ struct GatherInfo {
   Isa isa;
   TileShape shape;
   GatherKernel gather;
+  MaxKernel max_rows;
 };
 const GatherInfo& find_gather(Isa isa);
 

@@ -31,7 +31,7 @@ void for_squares(int64_t rows, int64_t columns, const Move& move) {
 }  // namespace
 
 NestedLinear::NestedLinear(const ort::Attributes& attributes)
-    : Operator(attributes),
+    : NestedOperator(attributes),
       gemv_(find_kernel(true, isa_choice().isa, weight_.block_rows(), weight_.index_bytes())),
       spmm_(find_kernel(false, isa_choice().isa, weight_.block_rows(), weight_.index_bytes())) {}
 
@@ -90,6 +90,9 @@ void NestedLinear::transpose_in(const ort::Context& context, const float* from, 
   const int64_t tasks = task_count(columns, static_cast<double>(columns * count), kCopyGrain);
   context.parallel_for(tasks, [&](int64_t task) {
     const Part part = part_of(columns, tasks, task);
+    // What fills the last vector is multiplied, too: zeros, for denormal numbers take a hundred times as long.
+    const int64_t whole = round_up(count, spmm_.lanes);
+    for (int64_t k = part.begin; k < part.end; ++k) std::fill(to + k * pitch + count, to + k * pitch + whole, 0.0F);
     for_squares(count, part.end - part.begin, [&](int64_t row, int64_t i) {
       const int64_t k = part.begin + i;
       to[k * pitch + row] = from[row * columns + k];

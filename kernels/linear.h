@@ -8,7 +8,7 @@ namespace nested_sparse {
 // Rows of X from which transposing pays, and the conv kernel runs (measured for V = 16, 8, 4).
 inline constexpr int64_t kTransposeFrom = 4;
 
-class NestedLinear : public Operator {
+class NestedLinear : public NestedOperator {
  public:
   explicit NestedLinear(const ort::Attributes& attributes);
   void compute(const ort::Context& context) const override;

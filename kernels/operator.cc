@@ -5,14 +5,14 @@
 
 namespace nested_sparse {
 
-Operator::Operator(const ort::Attributes& attributes)
+NestedOperator::NestedOperator(const ort::Attributes& attributes)
     : weight_(attributes), clip_{attributes.real("clip_min"), attributes.real("clip_max")} {}
 
-void Operator::fail(const std::string& message) const {
+void NestedOperator::fail(const std::string& message) const {
   throw ort::Error("layer '" + weight_.layer() + "': " + message);
 }
 
-void Operator::view(const ort::Context& context, WeightView& out) const {
+void NestedOperator::view(const ort::Context& context, WeightView& out) const {
   const size_t level_count = context.input_count() - kFirstSegment;
   if (level_count != static_cast<size_t>(weight_.level_count())) {
     fail("expected " + std::to_string(weight_.level_count()) + " segment inputs, got " + std::to_string(level_count));
@@ -27,7 +27,7 @@ void Operator::view(const ort::Context& context, WeightView& out) const {
   weight_.view(__atomic_load_n(level.data, __ATOMIC_RELAXED), segments, out);
 }
 
-const float* Operator::residual(const ort::Context& context, const ort::Shape& shape) const {
+const float* NestedOperator::residual(const ort::Context& context, const ort::Shape& shape) const {
   const auto tensor = context.input<float>(kResidual);
   if (tensor.data == nullptr && tensor.shape.rank == 0) return nullptr;
   if (!(tensor.shape == shape)) {

@@ -1,4 +1,5 @@
-// What NestedConv and NestedLinear share: their inputs, the level of a run, and the cutting of work into tasks.
+// What the operators share and, of NestedConv and NestedLinear: their inputs, the level of a run, and the cutting of
+// work into tasks.
 //
 // Inputs: X, level (int64 scalar), residual (optional), then one uint8 segment per level. One output, Y.
 #pragma once
@@ -11,12 +12,17 @@ namespace nested_sparse {
 
 enum InputIndex : size_t { kX = 0, kLevel = 1, kResidual = 2, kFirstSegment = 3 };
 
+// What a node of the graph runs.
 class Operator {
  public:
-  explicit Operator(const ort::Attributes& attributes);
   virtual ~Operator() = default;
   // One run; throws ort::Error. Thread-safe.
   virtual void compute(const ort::Context& context) const = 0;
+};
+
+class NestedOperator : public Operator {
+ public:
+  explicit NestedOperator(const ort::Attributes& attributes);
 
  protected:
   // The level's weight. Reads the level input now, once: another thread may lower it while the graph runs.

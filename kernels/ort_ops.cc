@@ -7,6 +7,7 @@
 #include "conv.h"
 #include "isa.h"
 #include "linear.h"
+#include "max_pool.h"
 #include "ort_api.h"
 
 #define NESTED_SPARSE_EXPORT extern "C" __attribute__((visibility("default")))
@@ -105,15 +106,27 @@ Description describe(const char* (*name)(const OrtCustomOp*), const ort::Api* ap
   return op;
 }
 
+// TiledMaxPool: one input, one output, nothing else.
+Description describe_max_pool(const ort::Api* api, uint32_t version) {
+  Description op = describe<TiledMaxPool>([](const OrtCustomOp*) { return "TiledMaxPool"; }, api, version);
+  op.get_input_type = [](const OrtCustomOp*, size_t) -> int { return ort::kFloat; };
+  op.get_input_count = [](const OrtCustomOp*) -> size_t { return 1; };
+  op.get_input_characteristic = [](const OrtCustomOp*, size_t) -> int { return ort::kRequired; };
+  op.get_may_inplace = [](int**, int**) -> size_t { return 0; };
+  return op;
+}
+
 // The operators as one runtime sees them. Sessions point into it, so it is never freed.
 struct Registration {
   Registration(const OrtApi* table, uint32_t version) : table(table) {
     if (!api.load(table)) throw std::runtime_error("this ONNX Runtime lacks functions of API version 17");
     conv = describe<NestedConv>([](const OrtCustomOp*) { return "NestedConv"; }, &api, version);
     linear = describe<NestedLinear>([](const OrtCustomOp*) { return "NestedLinear"; }, &api, version);
+    max_pool = describe_max_pool(&api, version);
     check(api.create_domain(kDomain, &domain));
     check(api.domain_add(domain, &conv));
     check(api.domain_add(domain, &linear));
+    check(api.domain_add(domain, &max_pool));
   }
 
   void check(OrtStatus* status) const {
@@ -127,6 +140,7 @@ struct Registration {
   ort::Api api{};
   Description conv{};
   Description linear{};
+  Description max_pool{};
   OrtCustomOpDomain* domain = nullptr;
 };
 

@@ -15,7 +15,8 @@ constexpr KernelInfo kKernels[] = {
 };
 
 constexpr GatherInfo kGathers[] = {
-#define GATHER_KERNEL(isa, symbol, vectors, lanes) {Isa::isa, TileShape{lanes, vectors}, symbol},
+#define GATHER_KERNEL(isa, symbol, max_symbol, vectors, lanes) \
+  {Isa::isa, TileShape{lanes, vectors}, symbol, max_symbol},
 #include "kernels.inc"
 };
 

@@ -22,6 +22,7 @@ from nested_sparse.trainer.graph import BATCH, LEVEL_INPUT, segment_input
 from nested_sparse.trainer.placeholder import CONV, DOMAIN, LEVEL_NORM, LINEAR
 from nested_sparse.writer import LayerPlacement
 
+MAX_POOL = "TiledMaxPool"  # MaxPool between two convolutions (kernels/max_pool.h)
 X_INPUT, RESIDUAL_INPUT = 0, 2  # of both operators (kernels/operator.h)
 IR_VERSION = 9  # what ONNX Runtime 1.17 reads; nothing here needs a later one
 
@@ -70,14 +71,21 @@ def fuse(model: ir.Model, norms: Mapping[str, NDArray[np.float64]], level_count:
     _name_nodes(model)
     for node in _nodes(model, LEVEL_NORM):
         _spell_out_norm(model, node, norms[_layer(node)], level)
-    _mark_tiled_images(model)
     model.graph.inputs.extend([level, *segments])
     _tidy(model)
+    for node in _nodes_of(model, "", "MaxPool"):
+        _tile_max_pool(node)
+    _mark_tiled_images(model)
     return FusedGraph(model, norm_of)
 
 
 def _nodes(model: ir.Model, *operators: str) -> list[ir.Node]:
     return [node for node in ir.traversal.RecursiveGraphIterator(model.graph) if _is(node, *operators)]
+
+
+def _nodes_of(model: ir.Model, domain: str, operator: str) -> list[ir.Node]:
+    every = ir.traversal.RecursiveGraphIterator(model.graph)
+    return [node for node in every if node.domain == domain and node.op_type == operator]
 
 
 def _is(node: ir.Node | None, *operators: str) -> bool:
@@ -185,23 +193,56 @@ def _set_inputs(node: ir.Node, inputs: list[ir.Value | None]) -> None:
 
 
 def _mark_tiled_images(model: ir.Model) -> None:
-    """Let convolutions that only convolutions read hand over their images tiled (kernels/tiling.h).
+    """Let convolutions hand over tiled (kernels/tiling.h) what only they and their pools read.
 
     The tensor's one dimension is named after the image's shape: where two names are equal, ONNX Runtime may give both
     the same memory, as an output and the residual added to it.
     """
-    for node in _nodes(model, CONV):
+    for node in _nodes(model, CONV, MAX_POOL):
         (image,) = node.outputs
-        uses = image.uses()
-        private = all(_is(use.node, CONV) and use.node.graph is node.graph for use in uses)
-        if image.is_graph_output() or not uses or not private:
+        if not _only_convolutions_read(image):
             continue
-        node.attributes["y_tiled"] = ir.AttrInt64("y_tiled", 1)
-        for use in uses:
-            name = {X_INPUT: "x_tiled", RESIDUAL_INPUT: "residual_tiled"}[use.idx]
-            use.node.attributes[name] = ir.AttrInt64(name, 1)
+        if node.op_type == CONV:
+            node.attributes["y_tiled"] = ir.AttrInt64("y_tiled", 1)
+        for use in image.uses():
+            if use.node.op_type == CONV:
+                name = {X_INPUT: "x_tiled", RESIDUAL_INPUT: "residual_tiled"}[use.idx]
+                use.node.attributes[name] = ir.AttrInt64(name, 1)
         if image.shape is not None:
             image.shape = ir.Shape(["tiled_" + "x".join(str(size) for size in image.shape)])
+
+
+def _only_convolutions_read(image: ir.Value) -> bool:
+    uses = image.uses()
+    ours = all(_is(use.node, CONV, MAX_POOL) and use.node.graph is image.graph for use in uses)
+    return bool(uses) and ours and not image.is_graph_output()
+
+
+def _tile_max_pool(node: ir.Node) -> None:
+    """Make a MaxPool between convolutions ours, where its input is a convolution's and has no negative values."""
+    (image,) = node.inputs[:1]
+    if image is None or len(node.outputs) != 1 or not _only_convolutions_read(node.outputs[0]):
+        return
+    producer = image.producer()
+    pools_alone = len(image.uses()) == 1 and not image.is_graph_output() and _rank(image) == 4
+    if producer is None or not pools_alone or not _is(producer, CONV) or producer.graph is not node.graph:
+        return
+    given = {name: attribute.value for name, attribute in node.attributes.items()}
+    plain = given.get("ceil_mode", 0) == 0 and given.get("auto_pad", "NOTSET") == "NOTSET"
+    if not plain or producer.attributes["clip_min"].as_float() < 0:
+        return
+    window = {
+        "kernel_shape": list(given["kernel_shape"]),
+        "strides": list(given.get("strides", (1, 1))),
+        "pads": list(given.get("pads", (0, 0, 0, 0))),
+        "dilations": list(given.get("dilations", (1, 1))),
+    }
+    if all(size == 1 for size in window["kernel_shape"]):
+        return
+    node.domain, node.op_type, node.version = DOMAIN, MAX_POOL, 1
+    node.attributes.clear()
+    for name, values in window.items():
+        node.attributes[name] = ir.AttrInt64s(name, values)
 
 
 def _spell_out_norm(model: ir.Model, node: ir.Node, table: NDArray[np.float64], level: ir.Value) -> None:

@@ -23,6 +23,9 @@ struct Avx2 {
   }
   static Vec load(const float* p) { return _mm256_loadu_ps(p); }
   static Vec merge(Vec a, Vec b) { return _mm256_or_ps(a, b); }
+  static Vec max(Vec a, Vec b) {  // the instruction gives b where one is NaN
+    return _mm256_blendv_ps(_mm256_max_ps(a, b), a, _mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+  }
   static void store(float* p, Vec v) { _mm256_storeu_ps(p, v); }
 };
 
@@ -30,6 +33,10 @@ struct Avx2 {
 
 void gather_avx2(const GatherArgs& args) {
   gather<Avx2>(args);
+}
+
+void max_rows_avx2(const float* rows, int64_t taps, int64_t count, float* y) {
+  max_rows<Avx2>(rows, taps, count, y);
 }
 
 }  // namespace nested_sparse

@@ -21,6 +21,9 @@ struct Avx512 {
   static Vec merge(Vec a, Vec b) {
     return _mm512_castsi512_ps(_mm512_or_si512(_mm512_castps_si512(a), _mm512_castps_si512(b)));
   }
+  static Vec max(Vec a, Vec b) {  // the instruction gives b where one is NaN
+    return _mm512_mask_mov_ps(_mm512_max_ps(a, b), _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), a);
+  }
   static void store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
 };
 
@@ -28,6 +31,10 @@ struct Avx512 {
 
 void gather_avx512(const GatherArgs& args) {
   gather<Avx512>(args);
+}
+
+void max_rows_avx512(const float* rows, int64_t taps, int64_t count, float* y) {
+  max_rows<Avx512>(rows, taps, count, y);
 }
 
 }  // namespace nested_sparse

@@ -40,4 +40,7 @@ struct GatherArgs {
 
 using GatherKernel = void (*)(const GatherArgs& args);
 
+// y[i] = the largest of rows[tap * count + i], or NaN where one is; `count` is a multiple of the vector's lanes.
+using MaxKernel = void (*)(const float* rows, int64_t taps, int64_t count, float* y);
+
 }  // namespace nested_sparse

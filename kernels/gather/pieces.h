@@ -1,7 +1,7 @@
-// The kernel of gather.h, written once over a vector type S; each instruction set's file includes it. Everything is in
+// The kernels of gather.h, written once over a vector type S; each instruction set's file includes it. Everything is in
 // an unnamed namespace: code compiled for one instruction set must never be linked into another's callers.
 //
-// S gives: Vec, kLanes, load_piece<Step>(p, mask), load, merge (bitwise or), store.
+// S gives: Vec, kLanes, load_piece<Step>(p, mask), load, merge (bitwise or), max (NaN where either is), store.
 #pragma once
 
 #include "gather.h"
@@ -34,6 +34,15 @@ void gather(const GatherArgs& args) {
     gather_channels<S, 1>(args);
   } else {
     gather_channels<S, 2>(args);
+  }
+}
+
+template <class S>
+void max_rows(const float* rows, int64_t taps, int64_t count, float* y) {
+  for (int64_t i = 0; i < count; i += S::kLanes) {
+    typename S::Vec most = S::load(rows + i);
+    for (int64_t tap = 1; tap < taps; ++tap) most = S::max(S::load(rows + tap * count + i), most);
+    S::store(y + i, most);
   }
 }
 

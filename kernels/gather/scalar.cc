@@ -13,6 +13,7 @@ struct Scalar {
   }
   static Vec load(const float* p) { return *p; }
   static Vec merge(Vec a, Vec b) { return a + b; }
+  static Vec max(Vec a, Vec b) { return a > b || a != a ? a : b; }
   static void store(float* p, Vec v) { *p = v; }
 };
 
@@ -20,6 +21,10 @@ struct Scalar {
 
 void gather_scalar(const GatherArgs& args) {
   gather<Scalar>(args);
+}
+
+void max_rows_scalar(const float* rows, int64_t taps, int64_t count, float* y) {
+  max_rows<Scalar>(rows, taps, count, y);
 }
 
 }  // namespace nested_sparse

@@ -85,7 +85,7 @@ def graph(layers: list[Layer], placed: Placed | None) -> bytes:
         if placed is not None:
             segments = [f"segment_{level}" for level in range(len(placed.segments))]
             names = [layer.source, "level", layer.residual, *segments]
-            private = {layer.target for layer in layers[1:-1]}
+            private = {layer.target for layer in layers[:-1]} | {"pooled"}
             tiled = {
                 "x_tiled": int(layer.source in private),
                 "residual_tiled": int(layer.residual in private),
@@ -98,7 +98,10 @@ def graph(layers: list[Layer], placed: Placed | None) -> bytes:
             nodes += dense_nodes(layer, index)
         if index == 0:
             window: dict[str, Any] = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}
-            nodes.append(helper.make_node("MaxPool", [layer.target], ["pooled"], **window))
+            if placed is not None:
+                window |= {"dilations": [1, 1], "domain": "nested_sparse"}
+            name = "MaxPool" if placed is None else "TiledMaxPool"
+            nodes.append(helper.make_node(name, [layer.target], ["pooled"], **window))
     nodes.append(helper.make_node("GlobalAveragePool", [layers[-1].target], ["output"]))
     inputs = [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, 224, 224])]
     if placed is not None:
@@ -111,7 +114,7 @@ def graph(layers: list[Layer], placed: Placed | None) -> bytes:
             layer.target,
             TensorProto.FLOAT,
             [1, layer.node.weight.rows, side, side]
-            if placed is None or index in (0, len(layers) - 1)
+            if placed is None or index == len(layers) - 1
             else [f"tiled_{layer.node.weight.rows}_{side}"],
         )
         for index, (layer, side) in enumerate(zip(layers, sides(layers), strict=True))
