@@ -30,7 +30,7 @@ def measure_against_dense(specs: Sequence[Spec], built: Built, rounds: int) -> l
     threads = specs[0].threads
     dense = dense_session(built.dense_path, threads)
     with Session(built.path, threads=threads) as session:
-        reference: Callable[[], NDArray[Any]] = lambda: dense.run(None, built.feed)[0]  # noqa: E731
+        reference = partial(dense_output, dense, built)
         reference_error = verified("dense", reference(), built.dense_expected)
         ours = {spec.name: our_run(session, built, spec.level) for spec in specs}
         errors = {spec.name: verified(spec.name, ours[spec.name](), built.expected[spec.level]) for spec in specs}
@@ -57,6 +57,12 @@ def measure_against_dense(specs: Sequence[Spec], built: Built, rounds: int) -> l
 def our_run(session: Session, built: Built, level: int) -> Callable[[], NDArray[Any]]:
     """One inference at `level`, and its output."""
     return partial(_output, session, built, level)
+
+
+def dense_output(dense: Any, built: Built) -> NDArray[Any]:
+    """One inference of a session of ONNX Runtime's own, and its output."""
+    output: NDArray[Any] = dense.run(None, built.feed)[0]
+    return output
 
 
 def _output(session: Session, built: Built, level: int) -> NDArray[Any]:

@@ -7,6 +7,7 @@ import statistics
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from nested_sparse.errors import BenchError
 from nested_sparse.metadata import LayerEntry
 from nested_sparse.runtime.layer_profile import layer_of, node_events, read_profile
 from nested_sparse.runtime.session import Session
-from nested_sparse.serving.bench.against_dense import DENSE, kernels_that_ran, our_run
+from nested_sparse.serving.bench.against_dense import DENSE, dense_output, kernels_that_ran, our_run
 from nested_sparse.serving.bench.dense import dense_session
 from nested_sparse.serving.bench.row import Row, Spec
 from nested_sparse.serving.bench.turns import WARM_UP, interleaved, timed, verified
@@ -61,11 +62,12 @@ def _rate_row(spec: Spec, built: Built, rounds: int) -> Row:
     with tempfile.TemporaryDirectory(prefix="nested-sparse-") as name:
         folder = Path(name)
         dense = dense_session(built.dense_path, spec.threads, profile_to=folder)
+        dense_run = partial(dense_output, dense, built)
         with Session(built.path, threads=spec.threads, profile_to=folder) as session:
             ours_run = our_run(session, built, spec.level)
-            dense_error = verified("dense", dense.run(None, built.feed)[0], built.dense_expected)
+            dense_error = verified("dense", dense_run(), built.dense_expected)
             error = verified(spec.name, ours_run(), built.expected[spec.level])
-            interleaved({"ours": timed(ours_run), "dense": timed(lambda: dense.run(None, built.feed))}, rounds)
+            interleaved({"ours": timed(ours_run), "dense": timed(dense_run)}, rounds)
             isa = session.isa
         dense.end_profiling()
         ours = our_convolutions(node_events(read_profile(folder, "layers")), layers, spec.level)

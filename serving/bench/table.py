@@ -100,7 +100,7 @@ def chosen(
 
 
 def at_threads(specs: Sequence[Spec], threads: int | None) -> list[Spec]:
-    """`specs` at `threads`; a reach is for its own count, so a row moved to another has the table's for that, or none."""
+    """`specs` at `threads`; a reach is for its own count, so a row moved to another has none, but the table's."""
     if threads is None:
         return list(specs)
     present = {spec.name: spec for spec in specs if spec.threads == threads}

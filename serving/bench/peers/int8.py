@@ -1,4 +1,8 @@
-"""ONNX Runtime's own int8: a dense model quantised statically, as its documentation says for CPUs with VNNI."""
+"""ONNX Runtime's own int8: a dense model quantised statically.
+
+Activations unsigned, weights signed: without VNNI on an AVX-512 core, ResNet-50 takes 44 ms so, 77 ms with both signed
+and 70 ms with both unsigned; weights per tensor in place of per channel gain nothing.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +36,7 @@ def quantised(model: Path, image_shape: tuple[int, ...]) -> Path:
     root = logging.getLogger()
     level = root.level
     try:
-        root.setLevel(logging.ERROR)  # it recommends a preprocessing that changes nothing for an exported network
+        root.setLevel(logging.ERROR)  # it recommends a preprocessing; 45.4 ms with it, 46.0 without
         quantize_static(
             str(model),
             str(path),

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nested_sparse.errors import BenchError
 from nested_sparse.runtime.session import Session
-from nested_sparse.serving.bench.against_dense import kernels_that_ran, our_run
+from nested_sparse.serving.bench.against_dense import dense_output, kernels_that_ran, our_run
 from nested_sparse.serving.bench.dense import dense_session, export_dense
 from nested_sparse.serving.bench.peers.client import WORKER, PeerProcess
 from nested_sparse.serving.bench.peers.venvs import environment
@@ -135,10 +135,7 @@ def _open_int8(spec: Spec, built: Built, model: Path, expected: NDArray[np.float
 
     session = dense_session(quantised(model, built.feed["input"].shape), spec.threads)
 
-    def infer() -> NDArray[Any]:
-        output: NDArray[Any] = session.run(None, built.feed)[0]
-        return output
-
+    infer = partial(dense_output, session, built)
     return Contender(
         f"ONNX Runtime {onnxruntime.__version__} dense int8", timed(infer), relative_error(infer(), expected)
     )

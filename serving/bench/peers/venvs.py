@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
     "openvino": ("openvino==2026.4.1", "numpy==2.2.6"),
 }
 
+_log = logging.getLogger(__name__)
+
 
 def environment(peer: str, folder: Path) -> Path:
     """The python of `peer`'s environment in `folder`, made now unless it is there with these very requirements.
@@ -27,6 +30,7 @@ def environment(peer: str, folder: Path) -> Path:
     marker = home / "requirements.txt"  # written last: an environment without it was never finished
     if python.exists() and marker.is_file() and marker.read_text() == pinned:
         return python
+    _log.info("setting up %s in %s", ", ".join(REQUIREMENTS[peer]), home)
     _checked(peer, [sys.executable, "-m", "venv", "--clear", str(home)])
     _checked(peer, [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *REQUIREMENTS[peer]])
     marker.write_text(pinned)
