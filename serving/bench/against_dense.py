@@ -14,7 +14,7 @@ from nested_sparse.runtime.layer_profile import layer_profile
 from nested_sparse.runtime.session import Session
 from nested_sparse.serving.bench.dense import dense_session
 from nested_sparse.serving.bench.row import Row, Spec, speedup
-from nested_sparse.serving.bench.turns import Run, interleaved, timed, verified
+from nested_sparse.serving.bench.turns import interleaved, timed, verified
 from nested_sparse.serving.bench.workshop import Built
 
 DENSE = "ONNX Runtime dense float32"
@@ -34,8 +34,7 @@ def measure_against_dense(specs: Sequence[Spec], built: Built, rounds: int) -> l
         reference_error = verified("dense", reference(), built.dense_expected)
         ours = {spec.name: our_run(session, built, spec.level) for spec in specs}
         errors = {spec.name: verified(spec.name, ours[spec.name](), built.expected[spec.level]) for spec in specs}
-        runs: dict[str, Run] = {name: timed(run) for name, run in {"dense": reference, **ours}.items()}
-        samples = interleaved(runs, rounds)
+        samples = interleaved({"dense": timed(reference), **{name: timed(run) for name, run in ours.items()}}, rounds)
         isa = session.isa
     return [
         Row(

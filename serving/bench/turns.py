@@ -52,7 +52,7 @@ def verified(name: str, got: NDArray[Any], expected: NDArray[Any]) -> float:
     error = relative_error(got, expected)
     if not error <= RELATIVE_TOLERANCE:
         raise BenchError(
-            f"{name}: differs from torch by {error:.2e} of the largest output, expected {RELATIVE_TOLERANCE:g} at most; "
-            "nothing was timed"
+            f"{name}: differs from torch by {error:.2e} of the largest output, expected at most "
+            f"{RELATIVE_TOLERANCE:g}; nothing was timed"
         )
     return error
