@@ -13,6 +13,7 @@ from nested_sparse.serving.bench.against_dense import measure_against_dense
 from nested_sparse.serving.bench.forced import measure_forced
 from nested_sparse.serving.bench.layers import measure_conv_rate
 from nested_sparse.serving.bench.levels import measure_level0
+from nested_sparse.serving.bench.neighbours import Neighbours
 from nested_sparse.serving.bench.peers.rows import measure_peers
 from nested_sparse.serving.bench.row import Row, Spec
 from nested_sparse.serving.bench.table import LINEAR_ROUNDS, Settings
@@ -24,6 +25,7 @@ PACKAGES = ("nested-sparse", "onnxruntime", "numpy", "torch", "onnx")
 def measure_rows(specs: Sequence[Spec], settings: Settings, workshop: Workshop) -> list[Row]:
     """The rows of specs that share a setting. Raises NestedSparseError: then none of them could be measured."""
     first, rounds = specs[0], settings.rounds
+    neighbours = Neighbours()
     if first.isa and first.isa != library.isa():
         return measure_forced(specs, rounds)
     if first.kind == "linear":
@@ -39,7 +41,8 @@ def measure_rows(specs: Sequence[Spec], settings: Settings, workshop: Workshop) 
             rows = measure_conv_rate(specs, built, rounds)
         else:
             rows = measure_peers(specs, built, rounds, workshop, settings.peers_folder)
-    return [replace(row, versions={**versions(), **row.versions}) for row in rows]
+    load = neighbours.cores()
+    return [replace(row, versions=versions(), other_load=round(load, 3)) for row in rows]
 
 
 def versions() -> dict[str, str]:

@@ -12,6 +12,8 @@ from nested_sparse.serving.bench.row import Row
 from nested_sparse.serving.commands.output import print_table
 
 COLUMNS = ("row", "reach", "measured", "met", "ours ms (best)", "other ms (best)", "error", "kernel", "against")
+TOLERABLE_LOAD = 0.1
+"""Cores that others may use before the report says so."""
 
 
 def print_rows(rows: Sequence[Row], rounds: int) -> None:
@@ -30,6 +32,12 @@ def print_rows(rows: Sequence[Row], rounds: int) -> None:
             noted.setdefault(row.note, []).append(row.spec.name)
     for note, names in noted.items():
         print(f"{', '.join(names)}: {note}")
+    disturbed = [row.other_load for row in rows if row.other_load is not None and row.other_load > TOLERABLE_LOAD]
+    if disturbed:
+        print(
+            f"Other processes kept up to {max(disturbed):.1f} cores busy during {len(disturbed)} of {len(rows)} rows "
+            "(other_load in the JSON line): measure those again on an idle machine."
+        )
 
 
 def print_layers(rows: Sequence[Row]) -> None:

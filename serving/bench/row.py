@@ -83,7 +83,7 @@ class Row:
     measured: the ratio the reach is about. ours_ms, reference_ms: every sample. kernel: of ours, those that ran, most
     time first. max_error: of our output, relative to the largest magnitude of torch's; reference_error likewise.
     note: what a reader must know. layers: per kind of layer, for "conv-rate" rows. unavailable: why nothing was
-    measured, else "".
+    measured, else "". other_load: cores that other processes kept busy meanwhile.
     """
 
     spec: Spec
@@ -97,6 +97,7 @@ class Row:
     reference_error: float | None = None
     note: str = ""
     unavailable: str = ""
+    other_load: float | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     layers: list[dict[str, Any]] = field(default_factory=list)
 
@@ -129,6 +130,7 @@ class Row:
             "reference_error": self.reference_error,
             "note": self.note,
             "unavailable": self.unavailable,
+            "other_load": self.other_load,
             "versions": dict(self.versions),
             "layers": self.layers,
         }
@@ -136,24 +138,14 @@ class Row:
     @staticmethod
     def from_json(spec: Spec, line: Mapping[str, Any]) -> Row:
         """The row of `spec` as another process printed it. Raises KeyError where the line lacks something."""
-        same = (
-            "against",
-            "measured",
-            "kernel",
-            "isa",
-            "max_error",
-            "reference_error",
-            "note",
-            "unavailable",
-            "versions",
-        )
+        same = ("against", "measured", "kernel", "isa", "max_error", "reference_error", "note", "unavailable")
+        more = ("other_load", "versions", "layers")
         samples = line["samples_ms"]
         return Row(
             spec,
             ours_ms=samples["ours"],
             reference_ms=samples["reference"],
-            layers=line["layers"],
-            **{name: line[name] for name in same},
+            **{name: line[name] for name in (*same, *more)},
         )
 
 

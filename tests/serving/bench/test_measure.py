@@ -43,6 +43,7 @@ def test_levels_against_dense(workshop):
     assert library.kernel_for("conv", 4) in upper.kernel
     assert upper.max_error < 1e-3
     assert upper.versions == versions()
+    assert upper.other_load >= 0.0
 
 
 def test_linear_rows(workshop):

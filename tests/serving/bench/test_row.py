@@ -58,14 +58,14 @@ def test_names_tell_rows_apart():
 
 def test_json_has_all_and_comes_back():
     """Another process's row, printed and read, is the same row; every sample is in it."""
-    line = json.loads(json.dumps(row(note="n", layers=[{"layer": "a"}]).to_json(), allow_nan=False))
+    line = json.loads(json.dumps(row(note="n", other_load=0.5, layers=[{"layer": "a"}]).to_json(), allow_nan=False))
     for key in ("name", "reach", "measured", "met", "samples_ms", "kernel", "isa", "threads", "versions"):
         assert key in line
     assert line["samples_ms"] == {"ours": [2.0, 1.0, 9.0], "reference": [10.0, 11.0, 4.0]}
     assert line["median_ms"] == {"ours": 2.0, "reference": 10.0}
     assert line["best_ms"] == {"ours": 1.0, "reference": 4.0}
     assert (line["reach"], line["met"], line["threads"]) == ("≥ 4.5", True, 2)
-    assert Row.from_json(SPEC, line) == row(note="n", layers=[{"layer": "a"}])
+    assert Row.from_json(SPEC, line) == row(note="n", other_load=0.5, layers=[{"layer": "a"}])
 
 
 def test_an_unavailable_row_is_json_too():
