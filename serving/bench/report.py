@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from nested_sparse.serving.bench.kernels import cpu_name
+from nested_sparse.serving.bench.kernels import cpu_name, versions
 from nested_sparse.serving.bench.row import Row
 from nested_sparse.serving.commands.output import print_table
 
@@ -53,7 +53,7 @@ def print_layers(rows: Sequence[Row]) -> None:
 
 def report(rows: Sequence[Row]) -> dict[str, Any]:
     """The JSON line: the machine, then every row."""
-    facts = {"bench": "kernels", "machine": platform.machine(), "cpu": cpu_name()}
+    facts = {"bench": "kernels", "machine": platform.machine(), "cpu": cpu_name(), "versions": versions()}
     return {**facts, "rows": [row.to_json() for row in rows]}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -33,7 +33,6 @@ class Contender:
     error: float
 
 
-Opened = dict[str, Contender]
 Command = Callable[[str, Path], list[str]]
 
 
@@ -54,66 +53,66 @@ def measure_peers(
 
     Raises BenchError where our own side fails.
     """
-    threads = specs[0].threads
     failures: dict[str, str] = {}
     with ExitStack() as stack:
-        contenders: Opened = {}
+        contenders: dict[str, Contender] = {}
         for spec in specs:
             try:
                 contenders[spec.name] = _open(spec, built, workshop, folder, command, stack)
             except Exception as error:  # a peer's failure, of whatever kind, is a line of the report
                 failures[spec.name] = str(error) or repr(error)
-        present = [spec for spec in specs if spec.name in contenders]
-        session = stack.enter_context(Session(built.path, threads=threads))
-        ours = {spec.level: our_run(session, built, spec.level) for spec in present}
-        errors = {level: verified(f"level {level}", run(), built.expected[level]) for level, run in ours.items()}
-        runs = {f"level {level}": timed(run) for level, run in ours.items()}
-        alive, samples = _take_turns(runs, {spec.name: contenders[spec.name].run for spec in present}, rounds, failures)
-        kernels = {level: kernels_that_ran(built.path, _at(present, level)) for level in ours}
+        session = stack.enter_context(Session(built.path, threads=specs[0].threads))
+        ours = {spec.level: our_run(session, built, spec.level) for spec in specs if spec.name in contenders}
+        errors = {level: verified(_name(level), run(), built.expected[level]) for level, run in ours.items()}
+        runs = {_name(level): timed(run) for level, run in ours.items()}
+        runs |= {name: _guarded(name, contender.run, failures) for name, contender in contenders.items()}
+        samples = interleaved(runs, rounds)
         isa = session.isa
-    rows = [Row(spec, against=spec.peer, unavailable=failures[spec.name]) for spec in specs if spec.name in failures]
-    for spec in present:
-        if spec.name in alive:
-            ours_ms, peer = samples[f"level {spec.level}"], contenders[spec.name]
-            row = Row(
-                spec,
-                against=f"{peer.name}, {threads} thread(s)",
-                measured=speedup(ours_ms, samples[spec.name]),
-                ours_ms=ours_ms,
-                reference_ms=samples[spec.name],
-                kernel=kernels[spec.level],
-                isa=isa,
-                max_error=errors[spec.level],
-                reference_error=peer.error,
-                note="its output was reported, not held to the float tolerance" if spec.peer == INT8 else "",
-            )
-            rows.append(row)
-    return rows
+    kernels = {
+        level: kernels_that_ran(built.path, spec) for level, spec in {each.level: each for each in specs}.items()
+    }
+    return [
+        Row(spec, against=spec.peer, unavailable=failures[spec.name])
+        if spec.name in failures
+        else _row(spec, contenders[spec.name], samples, errors[spec.level], kernels[spec.level], isa)
+        for spec in specs
+    ]
 
 
-def _take_turns(
-    ours: dict[str, Run], peers: dict[str, Run], rounds: int, failures: dict[str, str]
-) -> tuple[set[str], dict[str, list[float]]]:
-    """Names of the peers that lasted, and everybody's milliseconds; one that fails is left out from then on."""
+def _row(
+    spec: Spec, peer: Contender, samples: Mapping[str, list[float]], our_error: float, kernel: str, isa: str
+) -> Row:
+    ours_ms, peer_ms = samples[_name(spec.level)], samples[spec.name]
+    return Row(
+        spec,
+        against=f"{peer.name}, {spec.threads} thread(s)",
+        measured=speedup(ours_ms, peer_ms),
+        ours_ms=ours_ms,
+        reference_ms=peer_ms,
+        kernel=kernel,
+        isa=isa,
+        max_error=our_error,
+        reference_error=peer.error,
+        note="its output's error is reported, not held to the float tolerance" if spec.peer == INT8 else "",
+    )
 
-    def guarded(name: str, run: Run) -> Run:
-        def attempt() -> float:
-            if name in failures:
-                return 0.0
+
+def _name(level: int) -> str:
+    return f"level {level}"
+
+
+def _guarded(name: str, run: Run, failures: dict[str, str]) -> Run:
+    """`run`, left out from its first failure on."""
+
+    def attempt() -> float:
+        if name not in failures:
             try:
                 return run()
             except BenchError as error:
                 failures[name] = str(error)
-                return 0.0
+        return 0.0
 
-        return attempt
-
-    samples = interleaved({**ours, **{name: guarded(name, run) for name, run in peers.items()}}, rounds)
-    return {name for name in peers if name not in failures}, samples
-
-
-def _at(specs: Sequence[Spec], level: int) -> Spec:
-    return next(spec for spec in specs if spec.level == level)
+    return attempt
 
 
 def _open(spec: Spec, built: Built, workshop: Workshop, folder: Path, command: Command, stack: ExitStack) -> Contender:
@@ -134,7 +133,6 @@ def _open_int8(spec: Spec, built: Built, model: Path, expected: NDArray[np.float
     from nested_sparse.serving.bench.peers.int8 import quantised
 
     session = dense_session(quantised(model, built.feed["input"].shape), spec.threads)
-
     infer = partial(dense_output, session, built)
     return Contender(
         f"ONNX Runtime {onnxruntime.__version__} dense int8", timed(infer), relative_error(infer(), expected)

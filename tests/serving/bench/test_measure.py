@@ -149,6 +149,7 @@ def test_the_command_prints_a_table_and_one_line(tiny):
         assert row["kernel"] in {f"{library.kernel_for('conv', 4)}, {library.kernel_for('linear', 4)}", *_reversed()}
     assert "3×3/2 16 → 32" in result.stdout
     assert line["cpu"]
+    assert line["versions"]["onnxruntime"]
 
 
 def _reversed():
@@ -174,3 +175,11 @@ def test_json_alone(tiny):
 def test_an_unknown_row_is_one_line(tiny):
     result = tiny("--rows", "nonsense")
     assert isinstance(result.exception, BenchError)
+
+
+def test_help_has_an_example():
+    result = CliRunner().invoke(cli.app, ["bench", "kernels", "--help"])
+    assert result.exit_code == 0
+    assert "Example" in result.stdout
+    for option in ("--rows", "--quick", "--threads", "--peers", "--layers"):
+        assert option in result.stdout
