@@ -48,10 +48,11 @@ def test_levels_against_dense(workshop):
 
 def test_linear_rows(workshop):
     """Of the batch that is asked, with the kernel that this batch takes."""
-    (single,) = measure_rows([spec("linear", pattern="block16x1")], SETTINGS, workshop)
-    (batch,) = measure_rows([spec("linear", pattern="block16x1", batch=32)], SETTINGS, workshop)
-    assert single.kernel == library.kernel_for("linear", 16)
-    assert batch.kernel == library.kernel_for("linear", 16, rows=32)
+    facts = {"pattern": "unstructured", "density": 0.25, "levels": (0.25,)}
+    (single,) = measure_rows([spec("linear", **facts)], SETTINGS, workshop)
+    (batch,) = measure_rows([spec("linear", batch=32, **facts)], SETTINGS, workshop)
+    assert single.kernel == library.kernel_for("linear", 1)
+    assert batch.kernel == library.kernel_for("linear", 1, rows=32)
     assert len(batch.ours_ms) == LINEAR_ROUNDS * SETTINGS.rounds
 
 
