@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find kernels -name '*.cc' -o -name '*.h' -o -name '*.inc' 2>/dev/null) CMakeLists.txt
 
-.PHONY: help install demo test test-slow check format proto clean
+.PHONY: help install demo bench bench-peers test test-slow check format proto clean
 
 help:
 	@echo "make demo       train a nested checkpoint, serve it, load it, print the table, save demo.png"
 	@echo "make test       all tests (under 15 minutes on two cores)"
+	@echo "make bench      our kernels against dense ONNX Runtime, every row with its reach; make bench-peers: other engines"
 	@echo "make install    .venv with everything, kernels built"
 	@echo "make check      ruff, mypy, clang-format"
 	@echo "make test-slow  the long proofs; make format; make proto; make clean"
@@ -17,6 +18,12 @@ install: $(VENV)/.installed $(VENV)/.built
 
 demo: install
 	$(BIN)/nested-sparse demo $(DEMO_ARGS)
+
+bench: install
+	$(BIN)/nested-sparse bench kernels --layers $(BENCH_ARGS)
+
+bench-peers: install
+	$(BIN)/nested-sparse bench kernels --peers --rows 'peer-*' $(BENCH_ARGS)
 
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" -q

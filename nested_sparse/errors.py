@@ -9,6 +9,7 @@ NestedSparseError
 ├── TrainingError       a training run that cannot start, resume or go on
 ├── ExportError         a model that cannot be exported, or disagrees with the runtime
 ├── KernelError         the operator library is missing or does not fit
+├── BenchError          a benchmark that cannot be run, or whose outputs disagree
 └── ServingError
     ├── OverloadedError   shed: no allowed level can meet the deadline
     ├── DeadlineError     the deadline passed before the request ran
@@ -53,6 +54,10 @@ class ExportError(NestedSparseError):
 
 class KernelError(NestedSparseError):
     """The operator library is missing, or does not fit this ONNX Runtime or CPU."""
+
+
+class BenchError(NestedSparseError):
+    """A benchmark that cannot be run, or whose outputs disagree with the reference: then nothing is timed."""
 
 
 class ServingError(NestedSparseError):

@@ -7,7 +7,7 @@ import math
 import os
 import statistics
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,18 +53,39 @@ def layer_profile(
             inputs = random_inputs(session.inputs, fixed_batch(session.inputs) or batch)
             for _ in range(_WARM_UP + repeats):
                 session.run(inputs, level)
-        events = [event for file in sorted(Path(folder).glob("layers*.json")) for event in json.loads(file.read_text())]
-    return _layer_times(events, layers)
+        return _layer_times(read_profile(Path(folder), "layers"), layers)
+
+
+def read_profile(folder: Path, prefix: str) -> list[dict[str, Any]]:
+    """The events of ONNX Runtime's profiles in `folder` that are called `prefix`…"""
+    return [event for file in sorted(folder.glob(f"{prefix}*.json")) for event in json.loads(file.read_text())]
+
+
+def node_events(events: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Those of nodes, in the order they ran: "name" is the node's, "dur" in µs, "args" hold operator and shapes."""
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith(_EVENT):
+            yield {**event, "name": event["name"].removesuffix(_EVENT)}
+
+
+def layer_of(event: Mapping[str, Any], layers: Mapping[str, LayerEntry]) -> LayerEntry | None:
+    """The layer a node of our operators runs, None for a node of ONNX Runtime's own.
+
+    Our nodes bear their layer's name, and ".1", ".2", ... where the layer is used again.
+    """
+    if not str(event["args"]["op_name"]).startswith("Nested"):
+        return None
+    node = str(event["name"])
+    return layers.get(node) or layers.get(node.rpartition(".")[0])
 
 
 def _layer_times(events: Iterable[Mapping[str, Any]], layers: Mapping[str, LayerEntry]) -> list[LayerTime]:
     """Medians of ONNX Runtime's events."""
     spent_us: dict[tuple[str, str], list[float]] = {}
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith(_EVENT):
-            node = event["name"].removesuffix(_EVENT)
-            key = (node, _kernel(node, event["args"], layers))
-            spent_us.setdefault(key, []).append(float(event["dur"]))
+    for event in node_events(events):
+        layer = layer_of(event, layers)
+        kernel = str(event["args"]["op_name"]) if layer is None else _kernel(layer, event["args"])
+        spent_us.setdefault((event["name"], kernel), []).append(float(event["dur"]))
     return [
         LayerTime(name, kernel, statistics.median(spent[_WARM_UP:]) / 1e3)
         for (name, kernel), spent in spent_us.items()
@@ -72,12 +93,8 @@ def _layer_times(events: Iterable[Mapping[str, Any]], layers: Mapping[str, Layer
     ]
 
 
-def _kernel(node: str, event: Mapping[str, Any], layers: Mapping[str, LayerEntry]) -> str:
-    """Nodes of our operators bear their layer's name, and ".1", ".2", ... where the layer is used again."""
-    operator = str(event["op_name"])
-    layer = layers.get(node) or layers.get(node.rpartition(".")[0])
-    if layer is None or not operator.startswith("Nested"):
-        return operator
+def _kernel(layer: LayerEntry, event: Mapping[str, Any]) -> str:
+    """Name of the kernel that ran the layer on the event's input."""
     x_shape = next(iter(event["input_type_shape"][0].values()))
     rows = math.prod(x_shape[:-1])
     return library.kernel_for(layer.op, layer.block_rows, layer.shape.index_bytes, rows=rows)

@@ -20,6 +20,7 @@ from onnx_ir.passes import common
 
 from nested_sparse.trainer.graph import BATCH, LEVEL_INPUT, segment_input
 from nested_sparse.trainer.placeholder import CONV, DOMAIN, LEVEL_NORM, LINEAR
+from nested_sparse.trainer.tiled import tiled_dimension
 from nested_sparse.writer import LayerPlacement
 
 MAX_POOL = "TiledMaxPool"  # MaxPool between two convolutions (kernels/max_pool.h)
@@ -193,11 +194,7 @@ def _set_inputs(node: ir.Node, inputs: list[ir.Value | None]) -> None:
 
 
 def _mark_tiled_images(model: ir.Model) -> None:
-    """Let convolutions hand over tiled (kernels/tiling.h) what only they and their pools read.
-
-    The tensor's one dimension is named after the image's shape: where two names are equal, ONNX Runtime may give both
-    the same memory, as an output and the residual added to it.
-    """
+    """Let convolutions hand over tiled (kernels/tiling.h) what only they and their pools read."""
     for node in _nodes(model, CONV, MAX_POOL):
         (image,) = node.outputs
         if not _only_convolutions_read(image):
@@ -209,7 +206,7 @@ def _mark_tiled_images(model: ir.Model) -> None:
                 name = {X_INPUT: "x_tiled", RESIDUAL_INPUT: "residual_tiled"}[use.idx]
                 use.node.attributes[name] = ir.AttrInt64(name, 1)
         if image.shape is not None:
-            image.shape = ir.Shape(["tiled_" + "x".join(str(size) for size in image.shape)])
+            image.shape = ir.Shape([tiled_dimension(image.shape.dims)])
 
 
 def _only_convolutions_read(image: ir.Value) -> bool:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import platform
+import tempfile
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from nested_sparse.errors import NestedSparseError
+from nested_sparse.serving.commands.output import print_json
+
+REPEATS, QUICK_REPEATS = 21, 5
 
 bench = typer.Typer(help="Benchmarks: verified outputs, a table, one JSON line last.", no_args_is_help=True)
 
@@ -20,56 +23,65 @@ def _group() -> None:
 
 @bench.command("kernels")
 def kernels(
-    pattern: Annotated[str, typer.Option(help="Sparsity pattern: unstructured or block{V}x1.")] = "block4x1",
+    rows: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Rows to measure, by name or pattern like 'linear-*'; may be repeated. Default: the table's."
+        ),
+    ] = None,
+    pattern: Annotated[
+        str | None, typer.Option(help="ResNet-50 with this sparsity pattern in place of the table's rows.")
+    ] = None,
     density: Annotated[
         list[float] | None,
-        typer.Option(help="Density of a level; give one per level, rising. [default: 0.0538 0.1338]"),
+        typer.Option(
+            help="ResNet-50 at these densities, one per level, in place of the table's rows; may be repeated."
+        ),
     ] = None,
-    threads: Annotated[int, typer.Option(help="Threads of both sides.", min=1)] = 1,
-    repeats: Annotated[int, typer.Option(help="Timed rounds; the contenders take turns in each.", min=1)] = 15,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of both sides, for all rows. Default: each row's own.", min=1)
+    ] = None,
+    repeats: Annotated[
+        int | None, typer.Option(help=f"Timed rounds; the contenders take turns in each. Default: {REPEATS}.", min=1)
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help=f"{QUICK_REPEATS} rounds.")] = False,
+    layers: Annotated[bool, typer.Option("--layers", help="Also a table per kind of convolution, both sides.")] = False,
+    peers: Annotated[
+        bool, typer.Option("--peers", help="Also DeepSparse, MNN, OpenVINO and ONNX Runtime int8, beside ours.")
+    ] = False,
+    peers_folder: Annotated[Path, typer.Option(help="Where the peers' environments are, or will be made.")] = Path(
+        "build/peers"
+    ),
     as_json: Annotated[bool, typer.Option("--json", help="Only the JSON line.")] = False,
 ) -> None:
-    """A random ResNet-50 (224 × 224, batch 1) at every level against dense ONNX Runtime, in one process.
+    """Our kernels against dense ONNX Runtime: ResNet-50, linear layers, levels; with the ratio each row is to reach.
 
-    The first layer is kept dense. Outputs are compared with torch before anything is timed. Needs the [train] extra.
+    Every output is compared with torch before anything is timed; then both sides take turns in one process. Layers are
+    pruned to the row's density, ResNet-50's first is kept dense. A row that cannot be measured says why. Needs the
+    [train] extra; `--peers` downloads the peers into environments of their own.
 
-    Example: `nested-sparse bench kernels --threads 2`
+    Example: `nested-sparse bench kernels --rows 'resnet50-block4x1-*' --threads 2`
     """
-    from rich.console import Console
-    from rich.table import Table
-
     try:
-        from nested_sparse.serving.bench.resnet50 import bench_resnet50
+        import torch  # noqa: F401 - every row's model is made with it
 
-        contenders, facts = bench_resnet50(pattern, density or [0.0538, 0.1338], ["conv1"], threads, repeats)
+        from nested_sparse.serving.bench.kernels import measure_rows
+        from nested_sparse.serving.bench.report import print_layers, print_rows, report
+        from nested_sparse.serving.bench.table import DENSITIES, Settings, chosen, measured
+        from nested_sparse.serving.bench.workshop import Workshop
     except ModuleNotFoundError as error:
         raise NestedSparseError(
-            f"this benchmark makes its model with {error.name}: pip install 'nested-sparse[train]'"
+            f"this benchmark makes its models with {error.name}: pip install 'nested-sparse[train]'"
         ) from None
-    table = Table(
-        title=f"ResNet-50 224², batch 1, {pattern}, {threads} thread(s), {facts['kernel']}; median of {repeats}"
-    )
-    for column in ("run", "density", "median ms", "times dense", "error"):
-        table.add_column(column, justify="right")
-    for line in contenders:
-        table.add_row(
-            line.name, f"{line.density:.2%}", f"{line.median_ms:.2f}", f"{line.speedup:.2f}", f"{line.max_error:.1e}"
-        )
+    own = None if pattern is None and not density else (pattern or "block4x1", tuple(density or DENSITIES))
+    specs = chosen(rows or [], own, threads, peers=peers, layers=layers)
+    rounds = repeats or (QUICK_REPEATS if quick else REPEATS)
+    settings = Settings(rounds, peers_folder)
+    with tempfile.TemporaryDirectory(prefix="nested-sparse-") as folder:
+        workshop = Workshop(Path(folder))
+        results = list(measured(specs, settings, lambda group, how: measure_rows(group, how, workshop)))
     if not as_json:
-        Console().print(table)
-    figures = {
-        "bench": "kernels",
-        "model": "resnet50",
-        "pattern": pattern,
-        "threads": threads,
-        "machine": platform.machine(),
-        **facts,
-        "contenders": [
-            {
-                name: getattr(line, name)
-                for name in ("name", "density", "median_ms", "speedup", "max_error", "samples_ms")
-            }
-            for line in contenders
-        ],
-    }
-    print(json.dumps(figures))
+        print_rows(results, rounds)
+        if layers:
+            print_layers(results)
+    print_json(report(results))

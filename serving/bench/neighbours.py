@@ -1,0 +1,45 @@
+"""Neighbours: how busy other processes kept the machine while something was measured."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import psutil
+
+
+@dataclass(frozen=True, slots=True)
+class CpuSeconds:
+    """Readings that only grow. busy: of all cores; own: of this process and of its children that have ended."""
+
+    at: float
+    busy: float
+    own: float
+
+
+def read_cpu_seconds() -> CpuSeconds:
+    """Now."""
+    times = psutil.cpu_times()._asdict()
+    counted = ("user", "nice", "system", "irq", "softirq", "steal")  # on Linux "user" has the guests' in it
+    own = os.times()
+    return CpuSeconds(
+        time.monotonic(),
+        sum(times.get(name, 0.0) for name in counted),
+        own.user + own.system + own.children_user + own.children_system,
+    )
+
+
+class Neighbours:
+    """Counts from when it is made."""
+
+    def __init__(self, read: Callable[[], CpuSeconds] = read_cpu_seconds) -> None:
+        self._read = read
+        self._begin = read()
+
+    def cores(self) -> float:
+        """Cores that others, the hypervisor's other guests included, kept busy since then, on average."""
+        now, begin = self._read(), self._begin
+        elapsed_s = max(now.at - begin.at, 1e-9)
+        return max(0.0, (now.busy - begin.busy - (now.own - begin.own)) / elapsed_s)

@@ -1,0 +1,58 @@
+"""Turns: contenders verified, then timed in turn, so that drift of a shared machine hits all of them alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nested_sparse.errors import BenchError
+
+WARM_UP = 2
+RELATIVE_TOLERANCE = 1e-3
+
+Run = Callable[[], float]
+"""Runs once and returns the milliseconds it took."""
+
+
+def timed(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> Run:
+    """`work` as a Run; `clock` is in seconds."""
+
+    def run() -> float:
+        begin_s = clock()
+        work()
+        return round(1000.0 * (clock() - begin_s), 4)
+
+    return run
+
+
+def interleaved(runs: Mapping[str, Run], rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of `rounds` runs of each, taking turns in every round; the first WARM_UP rounds do not count."""
+    samples: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(WARM_UP + rounds):
+        for name, run in runs.items():
+            spent_ms = run()
+            if turn >= WARM_UP:
+                samples[name].append(spent_ms)
+    return samples
+
+
+def relative_error(got: NDArray[Any], expected: NDArray[Any]) -> float:
+    """Largest difference / largest magnitude of `expected`. Raises BenchError where the shapes differ."""
+    if got.shape != expected.shape:
+        raise BenchError(f"an output of shape {list(expected.shape)} was expected, got {list(got.shape)}")
+    return float(np.abs(got - expected).max() / np.abs(expected).max())
+
+
+def verified(name: str, got: NDArray[Any], expected: NDArray[Any]) -> float:
+    """The relative error. Raises BenchError where it is over RELATIVE_TOLERANCE, or not a number."""
+    error = relative_error(got, expected)
+    if not error <= RELATIVE_TOLERANCE:
+        raise BenchError(
+            f"{name}: differs from torch by {error:.2e} of the largest output, expected at most "
+            f"{RELATIVE_TOLERANCE:g}; nothing was timed"
+        )
+    return error

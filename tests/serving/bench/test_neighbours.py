@@ -1,0 +1,32 @@
+"""Neighbours: other processes' share of the machine, by readings given."""
+
+from __future__ import annotations
+
+import time
+
+from nested_sparse.serving.bench.neighbours import CpuSeconds, Neighbours, read_cpu_seconds
+
+
+def neighbours(*readings):
+    given = iter(CpuSeconds(*reading) for reading in readings)
+    return Neighbours(lambda: next(given))
+
+
+def test_what_is_not_ours_is_others():
+    """In ten seconds 18 were used, 10 of them by us."""
+    assert neighbours((100.0, 500.0, 30.0), (110.0, 518.0, 40.0)).cores() == 0.8
+
+
+def test_rounding_never_makes_it_negative():
+    assert neighbours((0.0, 5.0, 5.0), (1.0, 5.9, 6.0)).cores() == 0.0
+
+
+def test_our_own_work_is_seen_as_ours():
+    begin = read_cpu_seconds()
+    end = time.process_time() + 0.3
+    while time.process_time() < end:
+        pass
+    now = read_cpu_seconds()
+    assert now.own - begin.own >= 0.25
+    assert now.busy - begin.busy >= 0.25
+    assert now.at > begin.at

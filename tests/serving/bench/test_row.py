@@ -1,0 +1,74 @@
+"""Rows: what is computed from samples, and what the JSON line says."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from nested_sparse.serving.bench.row import Reach, Row, Spec, speedup
+
+SPEC = Spec("resnet50", "block4x1", 0.1338, 2, (0.0538, 0.1338), reach=Reach(">=", 4.5))
+
+
+def row(spec=SPEC, **facts):
+    given = {"measured": 5.0, "ours_ms": [2.0, 1.0, 9.0], "reference_ms": [10.0, 11.0, 4.0], **facts}
+    return Row(spec, against="dense", kernel="k", isa="avx2", versions={"numpy": "2"}, **given)
+
+
+def test_speedup_is_of_medians():
+    """One slow sample on either side changes nothing."""
+    assert speedup(ours_ms=[2.0, 1.0, 900.0], reference_ms=[10.0, 700.0, 4.0]) == 5.0
+
+
+@pytest.mark.parametrize(
+    ("sign", "measured", "met"),
+    [(">=", 4.5, True), (">=", 4.49, False), (">", 4.5, False), (">", 4.51, True), ("<=", 4.5, True), ("<=", 5, False)],
+)
+def test_reach(sign, measured, met):
+    assert Reach(sign, 4.5).met(measured) is met
+
+
+def test_met_is_unknown_without_a_reach_or_a_measurement():
+    plain = Spec("resnet50", "block4x1", 0.1338, 2, (0.0538, 0.1338))
+    assert row(plain).met is None
+    assert row(measured=None).met is None
+    assert row().met is True
+
+
+def test_names_tell_rows_apart():
+    variants = [
+        {},
+        {"threads": 1},
+        {"isa": "avx2"},
+        {"pattern": "unstructured"},
+        {"density": 0.0538},
+        {"kind": "conv-rate"},
+        {"kind": "linear"},
+        {"kind": "linear", "batch": 32},
+        {"kind": "peer", "peer": "mnn"},
+        {"kind": "peer", "peer": "openvino"},
+    ]
+    base = {"kind": "resnet50", "pattern": "block4x1", "density": 0.1338, "threads": 2, "levels": (0.0538, 0.1338)}
+    names = [Spec(**{**base, **variant}).name for variant in variants]
+    assert len(set(names)) == len(names)
+    assert names[0] == "resnet50-block4x1-13.38-2t"
+    assert all(" " not in name for name in names)
+
+
+def test_json_has_all_and_comes_back():
+    """Another process's row, printed and read, is the same row; every sample is in it."""
+    line = json.loads(json.dumps(row(note="n", other_load=0.5, layers=[{"layer": "a"}]).to_json(), allow_nan=False))
+    for key in ("name", "reach", "measured", "met", "samples_ms", "kernel", "isa", "threads", "versions"):
+        assert key in line
+    assert line["samples_ms"] == {"ours": [2.0, 1.0, 9.0], "reference": [10.0, 11.0, 4.0]}
+    assert line["median_ms"] == {"ours": 2.0, "reference": 10.0}
+    assert line["best_ms"] == {"ours": 1.0, "reference": 4.0}
+    assert (line["reach"], line["met"], line["threads"]) == ("≥ 4.5", True, 2)
+    assert Row.from_json(SPEC, line) == row(note="n", other_load=0.5, layers=[{"layer": "a"}])
+
+
+def test_an_unavailable_row_is_json_too():
+    line = json.loads(json.dumps(Row(SPEC, unavailable="no such pattern").to_json(), allow_nan=False))
+    assert (line["measured"], line["met"], line["unavailable"]) == (None, None, "no such pattern")
+    assert line["median_ms"] == {}
