@@ -83,6 +83,7 @@ void ConvPlan::place_axis(const ConvGeometry& geometry, int axis) {
 void ConvPlan::place_pieces(const ConvGeometry& geometry, const Image& x) {
   pieces_.reserve(static_cast<size_t>(taps_ * tiling_.vectors));
   for (int64_t tile = 0; tile < tiling_.tiles; ++tile) {
+    widest_ = std::max(widest_, tiling_.pitch(tile));
     for (int64_t tap = 0; tap < taps_; ++tap) {
       for (int64_t i = 0; i < tiling_.width(tile); ++i) {
         const auto row_vector = static_cast<int32_t>(tap * tiling_.width(tile) + i);
@@ -123,12 +124,6 @@ void ConvPlan::place_vector(const ConvGeometry& geometry, const Image& x, int64_
     last = Piece{offset, static_cast<int32_t>(source.pitch), last.mask | uint32_t{1} << (lane * step_)};
   }
   if (first || last.mask != 0) finish(last);
-}
-
-int64_t ConvPlan::matrix_floats(int64_t channels) const {
-  int64_t width = 0;
-  for (int64_t tile = 0; tile < tiling_.tiles; ++tile) width = std::max(width, tiling_.pitch(tile));
-  return channels * taps_ * width;
 }
 
 void ConvPlan::gather(GatherKernel kernel, const float* x, int64_t tile, int64_t begin, int64_t end,

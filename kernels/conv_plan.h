@@ -42,7 +42,7 @@ class ConvPlan {
   bool direct() const { return direct_; }
   // Otherwise: floats of a tile's matrix for `channels` channels, and the matrix of channels [begin, end) of the image
   // at `x` for one tile of output pixels.
-  int64_t matrix_floats(int64_t channels) const;
+  int64_t matrix_floats(int64_t channels) const { return channels * taps_ * widest_; }
   void gather(GatherKernel kernel, const float* x, int64_t tile, int64_t begin, int64_t end, float* matrix) const;
 
  private:
@@ -54,6 +54,7 @@ class ConvPlan {
   int64_t output_[2];
   Tiling tiling_;  // of the output
   int64_t taps_;
+  int64_t widest_ = 0;  // pitch of the widest tile
   int32_t step_;
   bool direct_;
   std::vector<Piece> pieces_;            // tile after tile: [taps][width]

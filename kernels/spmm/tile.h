@@ -21,8 +21,9 @@ namespace {
 constexpr int kPrefetch = 128;
 
 // Blocks from the one in use to the one whose pixels are fetched early, from the second cache to the first: 8 % of
-// ResNet-50, a third of a 3 x 3 layer over 512 channels. 2 and 8 are no better. Fetching the next tile's pixels from
-// the third cache, a share with every group, made the layers it was meant for 20 to 40 % slower.
+// ResNet-50, a third of a 3 x 3 layer over 512 channels. 2 and 8 are no better. With V = 1, where a vector is used
+// once, it costs a fifth. Fetching the next tile's pixels from the third cache, a share with every group, made the
+// layers it was meant for 20 to 40 % slower.
 constexpr int kAhead = 4;
 
 // R rows of a group by P vectors of pixels, in registers from the first level to the store. Where `Rest`, the last
@@ -50,7 +51,7 @@ struct Tile {
       const float* const x = pixels + static_cast<int64_t>(*col) * pitch;
       const float* const ahead = pixels + static_cast<int64_t>(col_end - col > kAhead ? col[kAhead] : *col) * pitch;
       NESTED_SPARSE_UNROLL
-      for (int i = 0; i < P; ++i) __builtin_prefetch(ahead + i * S::kLanes);
+      for (int i = 0; V > 1 && i < P; ++i) __builtin_prefetch(ahead + i * S::kLanes);
       Vec in[P];
       NESTED_SPARSE_UNROLL
       for (int i = 0; i < P; ++i) in[i] = S::load(x + i * S::kLanes);
