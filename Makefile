@@ -4,13 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find kernels -name '*.cc' -o -name '*.h' -o -name '*.inc' 2>/dev/null) CMakeLists.txt
 
-.PHONY: help install demo test test-slow check format proto clean
+.PHONY: help install demo test test-slow test-arm sanitize check format proto clean
 
 help:
 	@echo "make demo       train a nested checkpoint, serve it, load it, print the table, save demo.png"
 	@echo "make test       all tests (under 15 minutes on two cores)"
 	@echo "make install    .venv with everything, kernels built"
 	@echo "make check      ruff, mypy, clang-format"
+	@echo "make test-arm   the kernels' tests on an emulated Arm processor, and what its ports allow"
+	@echo "make sanitize   the kernels' tests under the address, undefined-behaviour and thread sanitizers"
 	@echo "make test-slow  the long proofs; make format; make proto; make clean"
 
 install: $(VENV)/.installed $(VENV)/.built
@@ -23,6 +25,9 @@ test: install
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow -v
+
+test-arm: install
+	tools/test_arm.sh $(abspath $(BIN))
 
 check: install
 	$(BIN)/ruff check .
