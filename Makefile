@@ -29,16 +29,19 @@ test-slow: install
 test-arm: install
 	tools/test_arm.sh $(abspath $(BIN))
 
+sanitize: install
+	tools/sanitize.sh $(abspath $(BIN))
+
 check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $$(find kernels -name '*.cc' -o -name '*.h')
+	$(BIN)/clang-format --dry-run --Werror $$(find kernels tests -name '*.cc' -o -name '*.h')
 
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $$(find kernels -name '*.cc' -o -name '*.h')
+	$(BIN)/clang-format -i $$(find kernels tests -name '*.cc' -o -name '*.h')
 
 proto: install
 	$(BIN)/python -m nested_sparse.proto.build

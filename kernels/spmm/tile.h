@@ -1,9 +1,9 @@
 // The microkernel of spmm.h, written once over a vector type S; each instruction set's file includes it. Everything is
 // in an unnamed namespace: code compiled for one instruction set must never be linked into another's callers.
 //
-// S gives: Vec, Bounds (lo, hi), kLanes, zero, load, load_first(p, n), broadcast(p), splat, fma(a, b, c) where a comes
-// from broadcast or splat, add, clip, store, store_first(p, n, v), and squeeze(v, mask): the lanes of mask, moved to the
-// front.
+// S gives: Vec, Bounds (lo, hi), kLanes, zero, load, load_first(p, n), broadcast(p), splat, fma(a, b, c) where a is
+// from broadcast or splat, add, clip, store, store_first(p, n, v), and squeeze(v, mask): the lanes of mask, moved to
+// the front.
 #pragma once
 
 #include "spmm.h"
