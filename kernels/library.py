@@ -38,7 +38,7 @@ class KernelInfo:
 
 
 def library_path() -> Path:
-    """Path of the built library, or of the one that NESTED_SPARSE_LIBRARY names. Raises KernelError where it is absent."""
+    """Path of the library: the one NESTED_SPARSE_LIBRARY names, or the built one. KernelError where it is absent."""
     if named := os.environ.get("NESTED_SPARSE_LIBRARY"):
         if Path(named).is_file():
             return Path(named)
@@ -63,7 +63,7 @@ def register(session_options: onnxruntime.SessionOptions) -> None:
 
 
 def isa() -> str:
-    """Instruction set in use: "scalar", "avx2", "avx512" or "neon". Raises KernelError where the forced one cannot be used."""
+    """Instruction set in use, e.g. "avx512" or "neon". Raises KernelError where the forced one cannot be used."""
     message = ctypes.c_char_p()
     name: bytes | None = _library().nested_sparse_isa(ctypes.byref(message))
     if name is None:

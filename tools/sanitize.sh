@@ -20,7 +20,7 @@ build address "-fsanitize=address,undefined,float-cast-overflow"
 NESTED_SPARSE_LIBRARY=$PWD/build/sanitize/address/libnested_sparse_kernels.so ASAN_OPTIONS=detect_leaks=0 \
   UBSAN_OPTIONS=print_stacktrace=1 \
   LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libstdc++.so.6)" \
-  "$tools/python" -m pytest -q -p no:cacheprovider tests/kernels "$@"
+  "$tools/python" -m pytest -q -p no:cacheprovider -p no:faulthandler tests/kernels "$@"
 
 build thread -fsanitize=thread
 cd build/sanitize/thread
