@@ -35,9 +35,9 @@ class Instruction:
         if self.name in ("fmla", "fmadd"):
             return ["fmla"]
         if self.name.startswith(("ld", "prfm")):
-            wide = re.match(r"q|\{.*\.(16b|8h|4s|2d)\}", self.operands)
-            if self.name in ("ld1", "ld1r") and not wide:
+            if self.name == "ld1r" or "}[" in self.operands:
                 return ["load", "vector"]  # into one lane, or a copy to all: the vector units have their part in it
+            wide = re.match(r"q|\{.*\.(16b|8h|4s|2d)\}", self.operands)
             return ["wide" if wide else "load"] * (2 if self.name.startswith("ldp") else 1)
         if self.name.startswith("st"):
             return ["store"] * (2 if self.name.startswith("stp") else 1)
@@ -93,16 +93,20 @@ def listed(functions: Functions) -> Iterator[tuple[str, list[Instruction], float
         yield name, min(filter(None, loops), key=len, default=[]), rows * vectors
 
 
-def a76(count: Counter[str]) -> tuple[float, str]:
+def memory(count: Counter[str]) -> int:
+    """Loads, stores and prefetches."""
+    return count["wide"] + count["load"] + count["store"]
+
+
+def a76(count: Counter[str], instructions: int) -> tuple[float, str]:
     """Cycles of the busiest port, and its name."""
-    memory = count["wide"] + count["load"] + count["store"]
-    ports = {"multiply-add": count["fmla"] + count["vector"], "load": memory}
-    return max([(used / 2, name) for name, used in ports.items()] + [(count.total() / 4, "decode")])
+    ports = {"multiply-add": count["fmla"] + count["vector"], "load": memory(count)}
+    return max([(used / 2, name) for name, used in ports.items()] + [(instructions / 4, "decode")])
 
 
-def a55(count: Counter[str]) -> float:
+def a55(count: Counter[str], instructions: int) -> float:
     """Cycles in order, loads and the rest issued beside multiply-adds where they may be."""
-    return max(count["fmla"] + count["vector"] + count["wide"], count.total() / 2)
+    return max(count["fmla"] + count["vector"] + count["wide"], memory(count), instructions / 2)
 
 
 def main() -> None:
@@ -126,7 +130,7 @@ def main() -> None:
         cells = "".join(
             f"{count[kind] / blocks:8.2f}" for kind in ("fmla", "wide", "load", "store", "vector", "scalar")
         )
-        (fast, limit), slow = a76(count), a55(count)
+        (fast, limit), slow = a76(count, len(loop)), a55(count, len(loop))
         print(
             f"{name:20s}{cells} |{fast / blocks:6.2f}  {limit:12s} {50 * count['fmla'] / fast:3.0f} % "
             f"|{slow / blocks:6.2f}  {100 * count['fmla'] / slow:3.0f} %"
