@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find kernels -name '*.cc' -o -name '*.h' -o -name '*.inc' 2>/dev/null) CMakeLists.txt
 
-.PHONY: help install demo bench bench-peers test test-slow check format proto clean
+.PHONY: help install demo bench bench-peers test test-slow test-arm sanitize check format proto clean
 
 help:
 	@echo "make demo       train a nested checkpoint, serve it, load it, print the table, save demo.png"
@@ -12,6 +12,8 @@ help:
 	@echo "make bench      our kernels against dense ONNX Runtime, every row with its reach; make bench-peers: other engines"
 	@echo "make install    .venv with everything, kernels built"
 	@echo "make check      ruff, mypy, clang-format"
+	@echo "make test-arm   the kernels' tests on an emulated Arm processor, and what its ports allow"
+	@echo "make sanitize   the kernels' tests under the address, undefined-behaviour and thread sanitizers"
 	@echo "make test-slow  the long proofs; make format; make proto; make clean"
 
 install: $(VENV)/.installed $(VENV)/.built
@@ -31,16 +33,22 @@ test: install
 test-slow: install
 	$(BIN)/python -m pytest -m slow -v
 
+test-arm: install
+	tools/test_arm.sh $(abspath $(BIN))
+
+sanitize: install
+	tools/sanitize.sh $(abspath $(BIN))
+
 check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $$(find kernels -name '*.cc' -o -name '*.h')
+	$(BIN)/clang-format --dry-run --Werror $$(find kernels tests -name '*.cc' -o -name '*.h')
 
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $$(find kernels -name '*.cc' -o -name '*.h')
+	$(BIN)/clang-format -i $$(find kernels tests -name '*.cc' -o -name '*.h')
 
 proto: install
 	$(BIN)/python -m nested_sparse.proto.build

@@ -12,7 +12,7 @@ namespace nested_sparse {
 namespace {
 
 constexpr Isa kAll[] = {Isa::scalar, Isa::avx2, Isa::avx512, Isa::neon};
-constexpr Isa kBestFirst[] = {Isa::avx512, Isa::avx2, Isa::scalar};
+constexpr Isa kBestFirst[] = {Isa::avx512, Isa::avx2, Isa::neon, Isa::scalar};
 
 void explain(char (&error)[256], const char* value, const char* why) {
   char usable[64] = "";
@@ -65,11 +65,7 @@ IsaChoice forced(const char* value) {
   for (Isa isa : kAll) {
     if (std::strcmp(value, isa_name(isa)) != 0) continue;
     choice.isa = isa;
-    if (isa == Isa::neon) {
-      explain(choice.error, value, "there are no NEON kernels in this build");
-    } else if (!isa_supported(isa)) {
-      explain(choice.error, value, "this CPU or build does not support it");
-    }
+    if (!isa_supported(isa)) explain(choice.error, value, "this CPU or build does not support it");
     return choice;
   }
   explain(choice.error, value, "no such instruction set (scalar, avx2, avx512, neon)");
@@ -106,6 +102,9 @@ bool isa_supported(Isa isa) {
   static const X86 cpu = detect();
   if (isa == Isa::avx2) return cpu.avx2;
   if (isa == Isa::avx512) return cpu.avx512;
+#endif
+#if NESTED_SPARSE_ARM64
+  if (isa == Isa::neon) return true;  // part of the architecture: the compiler uses it everywhere
 #endif
   return isa == Isa::scalar;
 }

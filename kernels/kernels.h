@@ -12,6 +12,9 @@
 #define NESTED_SPARSE_LIST_AVX2
 #define NESTED_SPARSE_LIST_AVX512
 #endif
+#if NESTED_SPARSE_ARM64
+#define NESTED_SPARSE_LIST_NEON
+#endif
 
 namespace nested_sparse {
 

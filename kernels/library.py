@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -37,7 +38,11 @@ class KernelInfo:
 
 
 def library_path() -> Path:
-    """Path of the built library. Raises KernelError where it is absent."""
+    """Path of the library: the one NESTED_SPARSE_LIBRARY names, or the built one. KernelError where it is absent."""
+    if named := os.environ.get("NESTED_SPARSE_LIBRARY"):
+        if Path(named).is_file():
+            return Path(named)
+        raise KernelError(f"NESTED_SPARSE_LIBRARY is {named!r}: no such file; unset it to use the installed library")
     with as_file(files("nested_sparse.kernels").joinpath(FILE_NAME)) as path:
         if path.is_file():
             return path
@@ -58,7 +63,7 @@ def register(session_options: onnxruntime.SessionOptions) -> None:
 
 
 def isa() -> str:
-    """Instruction set in use: "scalar", "avx2" or "avx512". Raises KernelError where the forced one cannot be used."""
+    """Instruction set in use, e.g. "avx512" or "neon". Raises KernelError where the forced one cannot be used."""
     message = ctypes.c_char_p()
     name: bytes | None = _library().nested_sparse_isa(ctypes.byref(message))
     if name is None:

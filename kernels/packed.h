@@ -26,7 +26,7 @@ struct PackedWeight {
 };
 
 // Output of packed row r, or -1 where the row is padding.
-inline int64_t output_of(const PackedWeight& weight, int64_t r) {
+static inline int64_t output_of(const PackedWeight& weight, int64_t r) {
   if (weight.perm != nullptr) return weight.perm[r];
   return r < weight.rows ? r : -1;
 }
@@ -37,7 +37,7 @@ struct Clip {
   float hi;
 };
 
-inline float clip(float value, Clip bounds) {
+static inline float clip(float value, Clip bounds) {
   value = value < bounds.lo ? bounds.lo : value;
   return value > bounds.hi ? bounds.hi : value;
 }

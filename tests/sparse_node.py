@@ -1,4 +1,4 @@
-"""ONNX models made of our operators alone, and the same arithmetic in torch, to hold the operators against."""
+"""ONNX models made of our operators alone, and the same arithmetic in numpy, to hold the operators against."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
@@ -35,24 +34,30 @@ class SparseNode:
     residual: bool = False
 
     def dense(self, x: Array, level: int, residual: Array | None = None) -> NDArray[np.float64]:
-        """The operator's output by torch, in float64."""
-        weight = torch.from_numpy(self.weight.at(level).astype(np.float64))
-        scale, shift = torch.from_numpy(self.norms[level].astype(np.float64))
-        given = torch.from_numpy(x.astype(np.float64))
+        """The operator's output in float64."""
+        weight, (scale, shift) = self.weight.at(level).astype(np.float64), self.norms[level].astype(np.float64)
         if self.op == "NestedLinear":
-            y = torch.nn.functional.linear(given, weight) * scale + shift
+            y = x.astype(np.float64) @ weight.T * scale + shift
         else:
-            height, width = self.window["kernel_shape"]
-            top, left, bottom, right = self.window["pads"]
-            padded = torch.nn.functional.pad(given, (left, right, top, bottom))
-            kernel = weight.reshape(len(weight), -1, height, width)
-            y = torch.nn.functional.conv2d(
-                padded, kernel, stride=self.window["strides"], dilation=self.window["dilations"]
-            )
-            y = y * scale[:, None, None] + shift[:, None, None]
+            y = correlate(x.astype(np.float64), weight, self.window) * scale[:, None, None] + shift[:, None, None]
         if residual is not None:
-            y = y + torch.from_numpy(residual.astype(np.float64))
-        return y.clamp(*self.clip).numpy()
+            y = y + residual
+        return np.clip(y, *self.clip)
+
+
+def correlate(
+    x: NDArray[np.float64], weight: NDArray[np.float64], window: Mapping[str, list[int]]
+) -> NDArray[np.float64]:
+    """(N, O, H', W') convolution, as neural networks mean it, of images x (N, C, H, W) by weight (O, C x KH x KW)."""
+    top, left, bottom, right = window["pads"]
+    height, width = window["kernel_shape"]
+    (step_y, step_x), (gap_y, gap_x) = window["strides"], window["dilations"]
+    padded = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    spans = ((height - 1) * gap_y + 1, (width - 1) * gap_x + 1)
+    spanned = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=(2, 3))
+    taps = spanned[:, :, ::step_y, ::step_x, ::gap_y, ::gap_x]  # (N, C, H', W', KH, KW)
+    kernel = weight.reshape(len(weight), x.shape[1], height, width)
+    return np.moveaxis(np.tensordot(kernel, taps, axes=([1, 2, 3], [1, 4, 5])), 0, 1)
 
 
 def conv_node(rng: np.random.Generator, channels: int, rows: int, block_rows: int = 4, **options: Any) -> SparseNode:
@@ -171,6 +176,7 @@ def session_of(graph: onnx.GraphProto, threads: int = 1) -> ort.InferenceSession
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
+    options.enable_cpu_mem_arena = False  # each tensor an allocation of its own, whose ends the sanitizers watch
     library.register(options)
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 

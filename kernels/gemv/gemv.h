@@ -24,8 +24,9 @@ struct GemvArgs {
 using GemvKernel = void (*)(const GemvArgs& args, int64_t group_begin, int64_t group_end);
 
 // The end of every kernel: scale, shift, residual, clip, and the store by permutation, of group `group` of V rows.
+// Static, like the functions of packed.h: each instruction set's file has its own, compiled with its flags.
 template <int V>
-inline void gemv_store(const GemvArgs& args, int64_t group, const float* sums) {
+static inline void gemv_store(const GemvArgs& args, int64_t group, const float* sums) {
   for (int v = 0; v < V; ++v) {
     const int64_t r = group * V + v;
     const int64_t output = output_of(args.weight, r);

@@ -1,8 +1,8 @@
 // The microkernel of spmm.h, written once over a vector type S; each instruction set's file includes it. Everything is
 // in an unnamed namespace: code compiled for one instruction set must never be linked into another's callers.
 //
-// S gives: Vec, Bounds (lo, hi), kLanes, zero, load, load_first(p, n), broadcast(p), splat, fma, add, clip, store, and
-// store_first(p, n, v).
+// S gives: Vec, Bounds (lo, hi), kLanes, zero, load, load_first(p, n), broadcast(p), splat, fma(a, b, c) where a is
+// from broadcast or splat, add, clip, store, and store_first(p, n, v).
 #pragma once
 
 #include "spmm.h"
@@ -74,7 +74,7 @@ struct Tile {
     for (int i = 0; i < P; ++i) {
       const bool part = Rest && i == P - 1;
       const int64_t at = i * S::kLanes;
-      Vec value = S::fma(row[i], scale, shift);
+      Vec value = S::fma(scale, row[i], shift);
       if (residual != nullptr)
         value = S::add(value, part ? S::load_first(residual + at, rest) : S::load(residual + at));
       value = S::clip(value, bounds);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from nested_sparse.errors import KernelError
 from nested_sparse.kernels import library
 
-TESTS = Path(__file__).parents[1]
+PATHS = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
 
 COMPARE = """
 import numpy as np
@@ -41,13 +42,13 @@ library.register(onnxruntime.SessionOptions())
 
 def run_with(isa: str, program: str) -> subprocess.CompletedProcess[str]:
     """`program` in a fresh process with NESTED_SPARSE_FORCE_ISA set."""
-    environment = {**os.environ, "NESTED_SPARSE_FORCE_ISA": isa, "PYTHONPATH": str(TESTS)}
+    environment = {**os.environ, "NESTED_SPARSE_FORCE_ISA": isa, "PYTHONPATH": os.pathsep.join(PATHS)}
     return subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120, check=False
     )
 
 
-@pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512", "neon"])
 def test_forced_instruction_set_is_used_and_right(isa: str) -> None:
     """Whole operators on each instruction set that this CPU has."""
     if not any(kernel.supported for kernel in library.kernels() if kernel.isa == isa):
@@ -58,7 +59,12 @@ def test_forced_instruction_set_is_used_and_right(isa: str) -> None:
     assert (name, conv.endswith(isa), linear.endswith(isa)) == (isa, True, True)
 
 
-@pytest.mark.parametrize(("isa", "why"), [("neon", "there are no NEON kernels"), ("sse9", "no such instruction set")])
+FOREIGN = "neon" if platform.machine() in ("x86_64", "AMD64") else "avx2"
+
+
+@pytest.mark.parametrize(
+    ("isa", "why"), [(FOREIGN, "this CPU or build does not support it"), ("sse9", "no such instruction set")]
+)
 def test_unusable_instruction_set_is_a_clear_error(isa: str, why: str) -> None:
     """KernelError says what the variable holds and what it may hold."""
     done = run_with(isa, REGISTER)
@@ -80,9 +86,20 @@ def test_library_names_what_it_runs() -> None:
 
 def test_missing_library_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """KernelError says how to build it."""
+    monkeypatch.delenv("NESTED_SPARSE_LIBRARY", raising=False)
     monkeypatch.setattr(library, "FILE_NAME", "libnot_built.so")
     with pytest.raises(KernelError, match=r"libnot_built\.so is not installed; build it"):
         library.library_path()
+
+
+def test_another_build_is_used_where_the_environment_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """NESTED_SPARSE_LIBRARY names the file; where there is none, KernelError says so."""
+    other = tmp_path / "libother.so"
+    monkeypatch.setenv("NESTED_SPARSE_LIBRARY", str(other))
+    with pytest.raises(KernelError, match=r"NESTED_SPARSE_LIBRARY is '.*libother\.so': no such file"):
+        library.library_path()
+    other.write_bytes(b"")
+    assert library.library_path() == other
 
 
 def test_foreign_library_is_a_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

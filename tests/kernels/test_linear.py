@@ -1,4 +1,4 @@
-"""NestedLinear in ONNX Runtime against torch in float64."""
+"""NestedLinear in ONNX Runtime against numpy in float64."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sparse_node import DENSITIES, SparseModel, SparseNode, linear_node, toleran
 
 
 def check(node: SparseNode, shape: tuple[int, ...], threads: int = 1) -> None:
-    """Every level of `node` on a random tensor of `shape` gives what torch gives."""
+    """Every level of `node` on a random tensor of `shape` gives what numpy gives."""
     rng = np.random.default_rng(sum(shape))
     model = SparseModel([node], threads=threads)
     x = rng.standard_normal(shape).astype(np.float32)

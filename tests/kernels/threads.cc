@@ -1,0 +1,215 @@
+// Runs the operators from several threads at once, for the thread sanitizer (tools/sanitize.sh): first runs that race
+// to check the weight and to plan, levels that differ, a level lowered by another thread, images of two sizes. It
+// stands in for ONNX Runtime, whose wheel is built without the sanitizer: what its own thread pool orders by atomics,
+// the sanitizer cannot see, and takes for races in our frames. Every output is held against a run on one thread.
+#include <algorithm>
+#include <atomic>
+#include <cstdio>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "conv.h"
+#include "linear.h"
+
+struct OrtStatus {
+  std::string message;
+};
+struct OrtValue {
+  void* data;
+  std::vector<int64_t> dimensions;
+};
+struct OrtKernelInfo {
+  std::map<std::string, std::vector<int64_t>> integers;
+};
+struct OrtKernelContext {
+  std::vector<const OrtValue*> inputs;  // null where absent
+  std::vector<float> y;
+  OrtValue output;
+  int threads;
+};
+
+namespace {
+
+using nested_sparse::NestedConv;
+using nested_sparse::NestedLinear;
+using nested_sparse::Operator;
+namespace ort = nested_sparse::ort;
+
+constexpr int kLevels = 3;
+constexpr int64_t kRows = 64;
+constexpr int64_t kColumns = 72;  // 8 channels by 9 taps
+constexpr int64_t kBlockRows = 4;
+
+OrtStatus* integers(const OrtKernelInfo* info, const char* name, int64_t* out, size_t* size) {
+  const auto found = info->integers.find(name);
+  if (found == info->integers.end()) return new OrtStatus{"absent"};
+  if (out != nullptr) std::copy(found->second.begin(), found->second.end(), out);
+  *size = found->second.size();
+  return nullptr;
+}
+
+OrtStatus* parallel_for(const OrtKernelContext* context, void (*fn)(void*, size_t), size_t total, size_t, void* data) {
+  std::atomic<size_t> next{0};
+  const auto work = [&] {
+    for (size_t i = next++; i < total; i = next++) fn(data, i);
+  };
+  std::vector<std::thread> others;
+  for (int i = 1; i < context->threads; ++i) others.emplace_back(work);
+  work();
+  for (std::thread& other : others) other.join();
+  return nullptr;
+}
+
+// A tensor is its own description.
+const OrtValue* value_of(const OrtTensorTypeAndShapeInfo* info) {
+  return reinterpret_cast<const OrtValue*>(info);
+}
+
+ort::Api stand_in() {
+  ort::Api api{};
+  api.error_message = [](const OrtStatus* status) { return status->message.c_str(); };
+  api.release_status = [](OrtStatus* status) { delete status; };
+  api.tensor_data = [](OrtValue* value, void** out) -> OrtStatus* { return *out = value->data, nullptr; };
+  api.tensor_info = [](const OrtValue* value, OrtTensorTypeAndShapeInfo** out) -> OrtStatus* {
+    *out = reinterpret_cast<OrtTensorTypeAndShapeInfo*>(const_cast<OrtValue*>(value));
+    return nullptr;
+  };
+  api.release_tensor_info = [](OrtTensorTypeAndShapeInfo*) {};
+  api.dimension_count = [](const OrtTensorTypeAndShapeInfo* info, size_t* out) -> OrtStatus* {
+    return *out = value_of(info)->dimensions.size(), nullptr;
+  };
+  api.dimensions = [](const OrtTensorTypeAndShapeInfo* info, int64_t* out, size_t count) -> OrtStatus* {
+    return std::copy_n(value_of(info)->dimensions.begin(), count, out), nullptr;
+  };
+  api.attribute_ints = integers;
+  api.attribute_int = [](const OrtKernelInfo* info, const char* name, int64_t* out) {
+    size_t size = 0;
+    return integers(info, name, out, &size);
+  };
+  api.attribute_float = [](const OrtKernelInfo*, const char* name, float* out) -> OrtStatus* {
+    return *out = std::strcmp(name, "clip_min") == 0 ? -1000.0F : 1000.0F, nullptr;
+  };
+  api.attribute_string = [](const OrtKernelInfo*, const char*, char* out, size_t* size) -> OrtStatus* {
+    if (out != nullptr) std::memcpy(out, "layer", 6);
+    return *size = 6, nullptr;
+  };
+  api.input_count = [](const OrtKernelContext* context, size_t* out) -> OrtStatus* {
+    return *out = context->inputs.size(), nullptr;
+  };
+  api.input = [](const OrtKernelContext* context, size_t index, const OrtValue** out) -> OrtStatus* {
+    return *out = context->inputs[index], nullptr;
+  };
+  api.output = [](OrtKernelContext* context, size_t, const int64_t* dimensions, size_t count, OrtValue** out) {
+    int64_t elements = 1;
+    for (size_t i = 0; i < count; ++i) elements *= dimensions[i];
+    context->y.assign(static_cast<size_t>(elements), 0.0F);
+    context->output = OrtValue{context->y.data(), {dimensions, dimensions + count}};
+    return *out = &context->output, static_cast<OrtStatus*>(nullptr);
+  };
+  api.parallel_for = parallel_for;
+  return api;
+}
+
+const ort::Api kApi = stand_in();
+
+// Level l has every kLevels-th column of each group, from l on; parts 4 KB apart at least, so that all begin aligned.
+std::vector<float> segment_of(int level, OrtKernelInfo& info) {
+  const int64_t groups = kRows / kBlockRows;
+  const int64_t columns = kColumns / kLevels;
+  const int64_t blocks = groups * columns;
+  const int64_t begins[] = {0, 4096, 16384, 65536};
+  std::vector<float> segment(32768);
+  auto* bytes = reinterpret_cast<uint8_t*>(segment.data());
+  for (int64_t g = 0; g <= groups; ++g) reinterpret_cast<uint32_t*>(bytes)[g] = static_cast<uint32_t>(g * columns);
+  for (int64_t j = 0; j < blocks; ++j) {
+    reinterpret_cast<uint16_t*>(bytes + begins[1])[j] = static_cast<uint16_t>(j % columns * kLevels + level);
+  }
+  auto* values = reinterpret_cast<float*>(bytes + begins[2]);
+  for (int64_t i = 0; i < blocks * kBlockRows; ++i) values[i] = static_cast<float>(i % 13) - 6.0F;
+  auto* norm = reinterpret_cast<float*>(bytes + begins[3]);
+  for (int64_t r = 0; r < 2 * kRows; ++r) norm[r] = static_cast<float>(level + 1 + r);
+  info.integers["blocks"].push_back(blocks);
+  for (int64_t begin : begins) info.integers["offsets"].push_back(begin);
+  return segment;
+}
+
+struct Node {
+  OrtKernelInfo info{{{"rows", {kRows}},
+                      {"columns", {kColumns}},
+                      {"block_rows", {kBlockRows}},
+                      {"index_bytes", {2}},
+                      {"permutation_offset", {-1}},
+                      {"kernel_shape", {3, 3}},
+                      {"strides", {1, 1}},
+                      {"pads", {1, 1, 1, 1}},
+                      {"dilations", {1, 1}}}};
+  std::vector<std::vector<float>> segments;
+  std::vector<OrtValue> tensors;
+
+  Node() {
+    for (int level = 0; level < kLevels; ++level) segments.push_back(segment_of(level, info));
+    for (auto& segment : segments) tensors.push_back({segment.data(), {static_cast<int64_t>(segment.size() * 4)}});
+  }
+
+  std::vector<float> run(const Operator& op, const OrtValue& x, int64_t* level, int threads) const {
+    const OrtValue cell{level, {}};
+    OrtKernelContext context{{&x, &cell, nullptr}, {}, {}, threads};
+    for (const OrtValue& tensor : tensors) context.inputs.push_back(&tensor);
+    op.compute(ort::Context(kApi, &context));
+    return context.y;
+  }
+};
+
+// Four threads with levels of their own and two that share a cell, which a third lowers and raises.
+template <class Op>
+bool agree(const Node& node, const std::vector<OrtValue>& inputs) {
+  const ort::Attributes attributes(kApi, &node.info);
+  std::vector<std::vector<std::vector<float>>> expected(inputs.size());
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    for (int64_t level = 0; level < kLevels; ++level) {
+      expected[i].push_back(node.run(Op(attributes), inputs[i], &level, 1));
+    }
+  }
+  const Op op(attributes);
+  std::atomic<int> wrong{0};
+  std::atomic<bool> done{false};
+  int64_t shared = kLevels - 1;
+  std::vector<std::thread> runners;
+  for (int64_t runner = 0; runner < 6; ++runner) {
+    runners.emplace_back([&, runner] {
+      for (int64_t turn = 0; turn < 30; ++turn) {
+        const size_t i = static_cast<size_t>(runner + turn / 5) % inputs.size();
+        int64_t own = (runner + turn) % kLevels;
+        const bool shares = runner >= 4;
+        const std::vector<float> y = node.run(op, inputs[i], shares ? &shared : &own, 2);
+        bool right = y == expected[i][own];
+        for (int level = 0; shares && level < kLevels; ++level) right |= y == expected[i][level];
+        wrong += !right;
+      }
+    });
+  }
+  std::thread lowering([&] {
+    for (int64_t level = 0; !done; level = (level + 1) % kLevels) __atomic_store_n(&shared, level, __ATOMIC_RELAXED);
+  });
+  for (std::thread& runner : runners) runner.join();
+  done = true;
+  lowering.join();
+  if (wrong != 0) std::fprintf(stderr, "%d outputs differ from those of one thread\n", wrong.load());
+  return wrong == 0;
+}
+
+}  // namespace
+
+int main() {
+  const Node node;
+  std::vector<float> x(200 * kColumns);
+  for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i % 7) - 3.0F;
+  const bool linear = agree<NestedLinear>(node, {{x.data(), {1, kColumns}}, {x.data(), {200, kColumns}}});
+  const bool conv = agree<NestedConv>(node, {{x.data(), {1, 8, 18, 20}}, {x.data(), {2, 8, 9, 16}}});
+  std::printf("operators on several threads: %s\n", linear && conv ? "right, no race" : "wrong");
+  return linear && conv ? 0 : 1;
+}
