@@ -47,7 +47,7 @@ NestedConv::NestedConv(const ort::Attributes& attributes)
     : Operator(attributes),
       geometry_(read_geometry(attributes)),
       channels_(weight_.columns() / (geometry_.kernel[0] * geometry_.kernel[1])),
-      kernel_(find_kernel(false, isa_choice().isa, weight_.block_rows(), weight_.index_bytes())) {
+      kernel_(find_kernel(false, isa_choice().isa, weight_.block_rows(), weight_.index_bytes(), weight_.banks())) {
   if (channels_ * geometry_.kernel[0] * geometry_.kernel[1] != weight_.columns()) {
     fail("columns must be a multiple of the window's " + std::to_string(geometry_.kernel[0] * geometry_.kernel[1]) +
          " taps, got " + std::to_string(weight_.columns()));
@@ -110,14 +110,14 @@ void NestedConv::run_image(const ort::Context& context, const SpmmArgs& args, in
   const int64_t vectors = (args.pixels + kernel_.lanes - 1) / kernel_.lanes;
   const int64_t tiles = (vectors + kernel_.vectors - 1) / kernel_.vectors;
   const double cost = static_cast<double>(blocks * weight_.block_rows()) * static_cast<double>(args.pixels);
-  const int64_t tasks = task_count(tiles * weight_.groups(), cost, kMultiplyGrain);
-  const int64_t chunks = tasks <= tiles ? 1 : std::min((tasks + tiles - 1) / tiles, weight_.groups());
+  const int64_t tasks = task_count(tiles * weight_.spmm_groups(), cost, kMultiplyGrain);
+  const int64_t chunks = tasks <= tiles ? 1 : std::min((tasks + tiles - 1) / tiles, weight_.spmm_groups());
   const int64_t tile_tasks = chunks > 1 ? tiles : std::min(tasks, tiles);
   const int64_t vector_bytes = channels_ * kernel_.lanes * static_cast<int64_t>(sizeof(float));
   const int64_t sweep = std::max<int64_t>(kSweepBytes / vector_bytes, kernel_.vectors);
   context.parallel_for(tile_tasks * chunks, [&](int64_t task) {
     const Part part = part_of(vectors, tile_tasks, task % tile_tasks);
-    const Part groups = part_of(weight_.groups(), chunks, task / tile_tasks);
+    const Part groups = part_of(weight_.spmm_groups(), chunks, task / tile_tasks);
     const int64_t sweeps = (part.end - part.begin + sweep - 1) / sweep;
     for (int64_t i = 0; i < sweeps; ++i) {
       const Part range = part_of(part.end - part.begin, sweeps, i);

@@ -17,13 +17,18 @@ namespace nested_sparse {
   void symbol(const SpmmArgs& args, int64_t group_begin, int64_t group_end, int64_t vector_begin, int64_t vector_end);
 #define GEMV_KERNEL(isa, symbol, block_rows, index) \
   void symbol(const GemvArgs& args, int64_t group_begin, int64_t group_end);
+#define PACK_SPMM_KERNEL(isa, symbol, banks, vectors, lanes, index) \
+  void symbol(const SpmmArgs& args, int64_t row_begin, int64_t row_end, int64_t vector_begin, int64_t vector_end);
+#define PACK_GEMV_KERNEL(isa, symbol, banks, index) \
+  void symbol(const GemvArgs& args, int64_t bundle_begin, int64_t bundle_end);
 #include "kernels.inc"
 
 // One line of the list. Exactly one of `spmm` and `gemv` is set.
 struct KernelInfo {
   const char* name;
   Isa isa;
-  int32_t block_rows;
+  int32_t block_rows;  // 1 for packs
+  int32_t banks;       // B of packs, whatever their k; 0 for blocks
   int32_t index_bytes;
   int32_t vectors;  // spmm: pixel vectors of a tile at most
   int32_t lanes;    // spmm: pixels of a vector
@@ -34,7 +39,8 @@ struct KernelInfo {
 // The list, in its order.
 const KernelInfo* kernel_list(int32_t* count);
 
-// The first listed kernel of instruction set `isa` for the operation (spmm or gemv); every V and index width has one.
-const KernelInfo& find_kernel(bool gemv, Isa isa, int32_t block_rows, int32_t index_bytes);
+// The first listed kernel of instruction set `isa` for the operation (spmm or gemv); every V, B and index
+// width has one.
+const KernelInfo& find_kernel(bool gemv, Isa isa, int32_t block_rows, int32_t index_bytes, int32_t banks);
 
 }  // namespace nested_sparse

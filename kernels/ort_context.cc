@@ -25,6 +25,14 @@ int64_t Attributes::integer(const char* name) const {
   return value;
 }
 
+int64_t Attributes::integer(const char* name, int64_t absent) const {
+  int64_t value = 0;
+  OrtStatus* const status = api_.attribute_int(info_, name, &value);
+  if (status == nullptr) return value;
+  api_.release_status(status);
+  return absent;
+}
+
 float Attributes::real(const char* name) const {
   float value = 0;
   check(api_.attribute_float(info_, name, &value), name);

@@ -1,7 +1,7 @@
 // AVX-512 (F, DQ, BW, VL).
 #include <immintrin.h>
 
-#include "rows.h"
+#include "packs.h"
 
 namespace nested_sparse {
 namespace {
@@ -76,6 +76,10 @@ void gemv(const GemvArgs& args, int64_t group_begin, int64_t group_end) {
 #define GEMV_KERNEL(isa, symbol, block_rows, index)                           \
   void symbol(const GemvArgs& args, int64_t group_begin, int64_t group_end) { \
     gemv<block_rows, index>(args, group_begin, group_end);                    \
+  }
+#define PACK_GEMV_KERNEL(isa, symbol, banks, index)                             \
+  void symbol(const GemvArgs& args, int64_t bundle_begin, int64_t bundle_end) { \
+    gemv_packs<Gather, banks, index>(args, bundle_begin, bundle_end);           \
   }
 #include "../kernels.inc"
 

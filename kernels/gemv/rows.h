@@ -10,6 +10,10 @@ namespace {
 // Floats from the value in use to the one fetched early: the hardware's prefetchers stop at every page.
 constexpr int kPrefetch = 1024;
 
+// Column indices of a cache line.
+template <class Index>
+constexpr int kLine = 64 / static_cast<int>(sizeof(Index));
+
 // Blocks of V = 4, 8 or 16 rows: one vector holds a block, its column's input is broadcast. Four sums hide the latency
 // of the multiply-add. W gives Vec, kRows, zero, load, fma(vec, scalar pointer, vec), add, store.
 template <class W, class Index>

@@ -1,6 +1,7 @@
 // AVX2 and FMA: 8 pixels a vector, at most 4 rows by 3 vectors (or the like) of sums in the 16 registers.
 #include <immintrin.h>
 
+#include "packs.h"
 #include "tile.h"
 
 namespace nested_sparse {
@@ -57,6 +58,10 @@ struct Avx2 {
     static_assert(lanes == Avx2::kLanes, "the list gives the pixels of a vector");                         \
     constexpr int kRows = block_rows < 4 ? block_rows : 4;                                                 \
     spmm<Avx2, block_rows, kRows, vectors, index>(args, group_begin, group_end, vector_begin, vector_end); \
+  }
+#define PACK_SPMM_KERNEL(isa, symbol, banks, vectors, lanes, index)                                                 \
+  void symbol(const SpmmArgs& args, int64_t row_begin, int64_t row_end, int64_t vector_begin, int64_t vector_end) { \
+    spmm_packs<Avx2, banks, vectors, index>(args, row_begin, row_end, vector_begin, vector_end);                    \
   }
 #include "../kernels.inc"
 

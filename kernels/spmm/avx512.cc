@@ -2,6 +2,7 @@
 // 16 rows take several passes: 8 rows by 3 vectors was 2 to 4 % slower over ResNet-50.
 #include <immintrin.h>
 
+#include "packs.h"
 #include "tile.h"
 
 namespace nested_sparse {
@@ -38,6 +39,10 @@ struct Avx512 {
     static_assert(lanes == Avx512::kLanes, "the list gives the pixels of a vector");                         \
     constexpr int kRows = block_rows < 4 ? block_rows : 4;                                                   \
     spmm<Avx512, block_rows, kRows, vectors, index>(args, group_begin, group_end, vector_begin, vector_end); \
+  }
+#define PACK_SPMM_KERNEL(isa, symbol, banks, vectors, lanes, index)                                                 \
+  void symbol(const SpmmArgs& args, int64_t row_begin, int64_t row_end, int64_t vector_begin, int64_t vector_end) { \
+    spmm_packs<Avx512, banks, vectors, index>(args, row_begin, row_end, vector_begin, vector_end);                  \
   }
 #include "../kernels.inc"
 

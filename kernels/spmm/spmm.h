@@ -3,7 +3,8 @@
 //   y[output_of(r) * y_pitch + position(q)] =
 //       clip( scale[r] * sum_l sum_j val_l[j][v] * x[offset[col_l[j]] + q]  +  shift[r]  +  residual[same place] )
 //
-// for packed row r = g * V + v, j in [ptr_l[g], ptr_l[g + 1]), and every pixel q in 0 .. pixels - 1 that is an output.
+// for packed row r = g * V + v, j in [ptr_l[g], ptr_l[g + 1]) (with packs over the entries of row r, packed.h), and
+// every pixel q in 0 .. pixels - 1 that is an output.
 //
 // Pixels come in vectors of the kernel's `lanes`. Where `places` is null every pixel is an output and position(q) = q.
 // Else places[i] says which lanes of vector i are outputs, and where its first output goes; the others follow it.
@@ -35,8 +36,8 @@ struct SpmmArgs {
   Clip clip;
 };
 
-// Computes the outputs of row groups [group_begin, group_end) in pixel vectors [vector_begin, vector_end), which it
-// cuts into tiles of the listed number of vectors or a little less.
+// Computes the outputs of row groups (with packs: packed rows) [group_begin, group_end) in pixel vectors [vector_begin,
+// vector_end), which it cuts into tiles of the listed number of vectors or a little less.
 using SpmmKernel = void (*)(const SpmmArgs& args, int64_t group_begin, int64_t group_end, int64_t vector_begin,
                             int64_t vector_end);
 

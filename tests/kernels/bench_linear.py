@@ -1,6 +1,6 @@
 """Times a NestedLinear of 4096 x 4096 (block16x1, 25 %) against ONNX Runtime's dense MatMul.
 
-python tests/kernels/bench_linear.py [--size 4096] [--block-rows 16] [--density 0.25] [--threads 1] [--rows 1 4 16 64]
+python tests/kernels/bench_linear.py [--size 4096] [--pattern block16x1] [--density 0.25] [--threads 1] [--rows 1 4 16 64]
 
 Runs of the two alternate. Outputs are compared before anything is timed. Prints a table and one final JSON line.
 """
@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from sparse_node import SparseModel, SparseNode, linear_node, session_of, tolerance
 
 from nested_sparse.kernels import library
+from nested_sparse.pattern import parse_pattern
 
 
 def dense_twin(node: SparseNode, threads: int) -> ort.InferenceSession:
@@ -40,14 +41,16 @@ def main() -> None:
     """Build, compare, time, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=4096)
-    parser.add_argument("--block-rows", type=int, default=16)
+    parser.add_argument("--pattern", type=parse_pattern, default=parse_pattern("block16x1"))
     parser.add_argument("--density", type=float, default=0.25)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 2, 4, 8, 16, 64])
     parser.add_argument("--repeats", type=int, default=30)
     args = parser.parse_args()
     rng = np.random.default_rng(0)
-    node = linear_node(rng, args.size, args.size, args.block_rows, densities=(args.density,))
+    pattern = args.pattern
+    about = {"densities": (args.density,), "pack": pattern.pack}
+    node = linear_node(rng, args.size, args.size, pattern.block_rows, **about)
     sparse, dense = SparseModel([node], threads=args.threads), dense_twin(node, args.threads)
     samples: dict[str, dict[str, list[float]]] = {}
     print(f"{'rows':>5} {'sparse ms':>10} {'dense ms':>9}   (best of {args.repeats})")
@@ -65,7 +68,8 @@ def main() -> None:
             taken["dense"].append((time.perf_counter() - middle) * 1e3)
         samples[str(rows)] = dict(taken)
         print(f"{rows:5d} {min(taken['sparse']):10.3f} {min(taken['dense']):9.3f}")
-    facts = {"isa": library.isa(), "threads": args.threads, "kernel": library.kernel_for("linear", args.block_rows)}
+    kernel = library.kernel_for("linear", pattern.block_rows, banks=pattern.pack.banks if pattern.pack else 0)
+    facts = {"isa": library.isa(), "threads": args.threads, "kernel": kernel}
     print(json.dumps({**facts, "size": args.size, "density": args.density, "samples_ms": samples}))
 
 

@@ -245,7 +245,7 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, Any], dict[str, np.ndarray]], Non
     "no levels": (lambda m, t: m.__setitem__("levels", []), "0 levels"),
     "no layers": (lambda m, t: m.__setitem__("layers", []), "no layers"),
     "one name": (lambda m, t: m["layers"][1].__setitem__("name", "first"), "two of one name"),
-    "version": (lambda m, t: m.__setitem__("format_version", 2), "format version 2"),
+    "version": (lambda m, t: m.__setitem__("format_version", 3), "format version 3"),
     "missing": (lambda m, t: m.pop("inputs"), "inputs"),
     "density": (lambda m, t: m["levels"][0].__setitem__("density", 0), "density"),
 }
