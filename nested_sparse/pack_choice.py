@@ -13,54 +13,59 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from nested_sparse.mask import NEVER, group_count, grouped
+from nested_sparse.mask import NEVER, grouped
 from nested_sparse.pattern import Pack
 
 
-def most_packs(rows: int, columns: int, pack: Pack) -> int:
-    """Packs that a weight of this size can hold: ⌊K / B⌋·B / k in each bundle."""
-    return group_count(rows, pack.rows) * (columns // pack.banks) * pack.rows
-
-
-def packed_magnitudes(
-    values: NDArray[np.float32], pack: Pack, permutation: NDArray[np.int32] | None = None
-) -> NDArray[np.float64]:
-    """(O', K) magnitudes of an (O, K) weight in packed row order, zeros in rows of padding."""
-    bundles = grouped(np.abs(values), pack.rows, permutation)
-    return np.asarray(bundles.reshape(-1, values.shape[1]), np.float64)
+def most_weights(rows: int, columns: int, pack: Pack) -> int:
+    """Weights of an (O, K) weight that packs can keep: ⌊K / B⌋·B of each row."""
+    return rows * (columns // pack.banks) * pack.banks
 
 
 def nested_packs(scores: NDArray[np.float64], keep: Sequence[int], pack: Pack) -> NDArray[np.uint8]:
-    """(O', K) first level of every weight, O' a multiple of the bundle's rows, from (O', K) scores.
+    """(O', K) first level of every weight from (O, K) scores in packed row order, O' a multiple of the bundle's rows.
 
-    Level l keeps `keep[l]` packs in all, or as many as fit. A bundle gets as many as the largest scores that lie in it
-    fill, rounded; more or fewer only where lower levels or its size leave no choice.
+    Level l keeps `keep[l]` weights, to the nearest pack, but at least one pack and no more than fit. A bundle gets as
+    many as the largest scores that lie in it fill, rounded; more or fewer only where lower levels or its size leave no
+    choice.
     """
-    bundles = scores.reshape(-1, pack.rows, scores.shape[1])
+    bundles = grouped(scores, pack.rows)
     first_level = np.full(bundles.shape, NEVER, np.uint8)
     before = np.zeros(len(bundles), np.int64)
     for level, count in enumerate(keep):
-        quota = _quotas(bundles, count, before, pack)
+        quota = _quotas(scores, count, before, pack)
         for bundle in np.flatnonzero(quota > before):
             _grow_bundle(first_level[bundle], bundles[bundle], level, int(quota[bundle] - before[bundle]), pack)
-        before = np.maximum(quota, before)
-    return first_level.reshape(scores.shape)
+        before = quota
+    return first_level.reshape(-1, scores.shape[1])
 
 
-def _quotas(bundles: NDArray[np.float64], count: int, least: NDArray[np.int64], pack: Pack) -> NDArray[np.int64]:
-    """Packs of each bundle, `count` in all, from `least` up to what fits: shares of the best scores, rounded."""
-    most = bundles.shape[2] // pack.banks * pack.rows
-    count = min(max(count, int(least.sum())), most * len(bundles))
-    kept = min(count * pack.banks, bundles.size)
-    best = np.argpartition(-bundles.reshape(-1), kept - 1)[:kept]
-    share = np.bincount(best // bundles[0].size, minlength=len(bundles)) / pack.banks
-    quota = np.clip(np.floor(share).astype(np.int64), least, most)
-    while (missing := count - int(quota.sum())) != 0:
+def _quotas(scores: NDArray[np.float64], count: int, least: NDArray[np.int64], pack: Pack) -> NDArray[np.int64]:
+    """Packs of each bundle, at least `least`, `count` weights in all: rounded down, then up where most is missing.
+
+    A pack of a last bundle with rows of padding counts for the weights that are not padding.
+    """
+    rows, columns = scores.shape
+    most = columns // pack.banks * pack.rows
+    first_row = np.arange(len(least)) * pack.rows
+    worth = np.minimum(pack.rows, rows - first_row) * pack.per_row  # weights of a pack
+    best = np.argpartition(-scores.reshape(-1), min(count, scores.size) - 1)[:count] // columns
+    share = np.bincount(best // pack.rows, minlength=len(least)) / worth
+    quota = np.clip(share.astype(np.int64), least, most)
+    changed = True
+    while changed:
+        changed = False
+        missing = count - int((quota * worth).sum())
         step = 1 if missing > 0 else -1
-        open_to_it = quota < most if step > 0 else quota > least
-        order = np.argsort(np.where(open_to_it, -step * (share - quota), np.inf), kind="stable")
-        quota[order[: min(abs(missing), int(open_to_it.sum()))]] += step
-    return quota
+        for bundle in np.argsort(step * (quota - share), kind="stable"):
+            possible = quota[bundle] < most if step > 0 else quota[bundle] > least[bundle]
+            if possible and 2 * step * missing > worth[bundle]:
+                quota[bundle] += step
+                missing -= step * worth[bundle]
+                changed = True
+    if not quota.any():
+        quota[np.argmax(share)] = 1
+    return np.asarray(quota)
 
 
 def _grow_bundle(

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from nested_sparse.mask import block_scores, nested_first_level
-from nested_sparse.pack_choice import most_packs, nested_packs, packed_magnitudes
+from nested_sparse.pack_choice import most_weights, nested_packs
 from nested_sparse.pattern import Pack
 from nested_sparse.tensor_spec import TensorSpec
 from nested_sparse.weight import NestedWeight
@@ -28,9 +28,9 @@ def random_weight(
     values = rng.standard_normal((rows, columns)).astype(np.float32)
     permutation = rng.permutation(rows).astype(np.int32) if permuted else None
     if pack is not None:
-        padded = packed_magnitudes(values, pack, permutation)
-        keep = [max(1, round(density * most_packs(rows, columns, pack))) for density in densities]
-        return NestedWeight(name, values, nested_packs(padded, keep, pack), 1, permutation, pack)
+        scores = block_scores(values, 1, permutation)
+        keep = [round(density * most_weights(rows, columns, pack)) for density in densities]
+        return NestedWeight(name, values, nested_packs(scores, keep, pack), 1, permutation, pack)
     scores = block_scores(values, block_rows, permutation)
     keep = [max(1, round(density * scores.size)) for density in densities]
     return NestedWeight(name, values, nested_first_level(scores, keep), block_rows, permutation)

@@ -1,6 +1,6 @@
 """Times a NestedLinear of 4096 x 4096 (block16x1, 25 %) against ONNX Runtime's dense MatMul.
 
-python tests/kernels/bench_linear.py [--size 4096] [--pattern block16x1] [--density 0.25] [--threads 1] [--rows 1 4 16 64]
+python tests/kernels/bench_linear.py [--size 4096] [--pattern gs16x1] [--density 0.25] [--threads 1] [--rows 1 16]
 
 Runs of the two alternate. Outputs are compared before anything is timed. Prints a table and one final JSON line.
 """
