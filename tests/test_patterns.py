@@ -13,6 +13,7 @@ from torch import nn
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import CheckpointError, PatternError
 from nested_sparse.runtime import Session
+from nested_sparse.serving.commands.inspect import describe
 from nested_sparse.slice import slice_checkpoint
 from nested_sparse.trainer import GrowConfig, NestedModel, export, freeze_then_grow, nest
 
@@ -98,6 +99,8 @@ def test_the_file_holds_the_models_masks(exported: tuple[NestedModel, Path]) -> 
                 assert entry.nnz[level] == mask.sum()
                 below = mask
             assert entry.pattern == ("block4x1" if entry.name == "0" else net.pattern)
+        shown = {layer["name"]: layer["pattern"] for layer in describe(checkpoint)["layers"]}
+        assert shown == {entry.name: entry.pattern for entry in checkpoint.layers}
         packed = net.pattern.startswith("gs")
         assert checkpoint.metadata.format_version == (2 if packed else 1)
 

@@ -74,7 +74,8 @@ def bench_resnet50(
             errors = {name: _verified(name, run(), expected[name]) for name, run in runs.items()}
             samples = _interleaved(runs, repeats)
             density = {"dense": 1.0} | {f"level {level.index}": level.density for level in session.levels}
-            kernel = kernel_for("conv", net.nested_layers()["layer1.0.conv2"].block_rows)
+            weight = net.nested_weight("layer1.0.conv2")
+            kernel = kernel_for("conv", weight.block_rows, banks=weight.pack.banks if weight.pack else 0)
             facts = {"isa": session.isa, "kernel": kernel, "file_nbytes": path.stat().st_size}
     medians = {name: statistics.median(times) for name, times in samples.items()}
     contenders = [

@@ -20,7 +20,9 @@ def _group() -> None:
 
 @bench.command("kernels")
 def kernels(
-    pattern: Annotated[str, typer.Option(help="Sparsity pattern: unstructured or block{V}x1.")] = "block4x1",
+    pattern: Annotated[
+        str, typer.Option(help="Sparsity pattern: unstructured, block{V}x1, gs{B}x{k} or channel.")
+    ] = "block4x1",
     density: Annotated[
         list[float] | None,
         typer.Option(help="Density of a level; give one per level, rising. [default: 0.0538 0.1338]"),
