@@ -59,7 +59,7 @@ def _quotas(scores: NDArray[np.float64], count: int, least: NDArray[np.int64], p
         step = 1 if missing > 0 else -1
         for bundle in np.argsort(step * (quota - share), kind="stable"):
             possible = quota[bundle] < most if step > 0 else quota[bundle] > least[bundle]
-            if possible and 2 * step * missing > worth[bundle]:
+            if possible and 2 * step * missing > pack.banks:
                 quota[bundle] += step
                 missing -= step * worth[bundle]
                 changed = True
