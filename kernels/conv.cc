@@ -12,7 +12,7 @@ constexpr double kMultiplyGrain = 400000;  // multiply-adds of a task: some 10 Â
 
 int64_t read_choice(const ort::Attributes& attributes, const char* name, int64_t least, int64_t most,
                     int64_t otherwise) {
-  const int64_t value = attributes.integer_or(name, otherwise);
+  const int64_t value = attributes.integer(name, otherwise);
   if (value < least || value > most) {
     throw ort::Error("attribute '" + std::string(name) + "': expected " + std::to_string(least) + " to " +
                      std::to_string(most) + ", got " + std::to_string(value));
@@ -45,7 +45,7 @@ NestedConv::NestedConv(const ort::Attributes& attributes)
       x_tiled_(read_choice(attributes, "x_tiled", 0, 1, 0) == 1),
       y_tiled_(read_choice(attributes, "y_tiled", 0, 1, 0) == 1),
       residual_tiled_(read_choice(attributes, "residual_tiled", 0, 1, 0) == 1),
-      kernel_(find_kernel(false, isa_choice().isa, weight_.block_rows(), weight_.index_bytes())),
+      kernel_(find_kernel(false, isa_choice().isa, weight_.block_rows(), weight_.index_bytes(), weight_.banks())),
       gather_(find_gather(isa_choice().isa)) {
   if (channels_ * geometry_.kernel[0] * geometry_.kernel[1] != weight_.columns()) {
     fail("columns must be a multiple of the window's " + std::to_string(geometry_.kernel[0] * geometry_.kernel[1]) +
@@ -102,7 +102,7 @@ void NestedConv::compute(const ort::Context& context) const {
 // layer, so as to begin with what the one before wrote last, gained nothing.
 void NestedConv::run_tasks(const ort::Context& context, const Run& run) const {
   const int64_t tiles = run.y.size.batch * run.y.tiling.tiles;
-  const int64_t parts = channel_groups_ == 1 ? weight_.groups() : channel_groups_;
+  const int64_t parts = channel_groups_ == 1 ? weight_.spmm_groups() : channel_groups_;
   const double cost = static_cast<double>(run.view.blocks * weight_.block_rows()) *
                       static_cast<double>(run.y.size.batch * run.y.tiling.pixels);
   int64_t ranges = task_count(tiles * parts, cost, kMultiplyGrain);
@@ -135,7 +135,7 @@ void NestedConv::run_task(const Run& run, const Task& task) const {
     kernel_.spmm(args, task.outputs.begin, task.outputs.end);
     return;
   }
-  const int64_t rows = weight_.groups() / channel_groups_;
+  const int64_t rows = weight_.spmm_groups() / channel_groups_;
   for (int64_t group = task.outputs.begin; group < task.outputs.end; ++group) {
     set_input(run, task, group, args);
     kernel_.spmm(args, group * rows, (group + 1) * rows);

@@ -14,6 +14,7 @@ struct KernelRow {
   const char* op;
   const char* isa;
   int32_t block_rows;
+  int32_t banks;
   int32_t index_bytes;
   int32_t vectors;
   int32_t lanes;
@@ -73,6 +74,7 @@ NESTED_SPARSE_EXPORT bool nested_sparse_kernel(int32_t index, KernelRow* row) {
                    kernel.gemv != nullptr ? "linear" : "conv",
                    nested_sparse::isa_name(kernel.isa),
                    kernel.block_rows,
+                   kernel.banks,
                    kernel.index_bytes,
                    kernel.vectors,
                    kernel.lanes,

@@ -31,6 +31,7 @@ class KernelInfo:
     op: str  # "conv" or "linear"
     isa: str
     block_rows: int
+    banks: int  # B of gs{B}x{k} packs; 0 for blocks
     index_bytes: int
     vectors: int  # conv: pixel vectors in registers at once
     lanes: int  # conv: pixels of a vector
@@ -77,23 +78,25 @@ def kernels() -> list[KernelInfo]:
     row = _KernelRow()
     while _library().nested_sparse_kernel(len(found), ctypes.byref(row)):
         names = (row.name.decode(), row.op.decode(), row.isa.decode())
-        shape = (row.block_rows, row.index_bytes, row.vectors, row.lanes)
+        shape = (row.block_rows, row.banks, row.index_bytes, row.vectors, row.lanes)
         found.append(KernelInfo(len(found), *names, *shape, bool(row.supported)))
     return found
 
 
-def kernel_for(op: str, block_rows: int, index_bytes: int = 2, *, rows: int = 1) -> str:
+def kernel_for(op: str, block_rows: int, index_bytes: int = 2, *, rows: int = 1, banks: int = 0) -> str:
     """Name of the kernel that runs `op` ("conv" or "linear") on such weights. Raises KernelError where there is none.
 
+    banks: B of gs{B}x{k} packs, 0 for blocks.
     rows: vectors that a linear layer is given at once; over many it runs the "conv" kernel, the rows being its pixels.
     """
     as_pixels = op == "linear" and rows >= _library().nested_sparse_transpose_from()
-    wanted = ("conv" if as_pixels else op, isa(), block_rows, index_bytes)
+    wanted = ("conv" if as_pixels else op, isa(), block_rows, index_bytes, banks)
     for kernel in kernels():
-        if (kernel.op, kernel.isa, kernel.block_rows, kernel.index_bytes) == wanted:
+        if (kernel.op, kernel.isa, kernel.block_rows, kernel.index_bytes, kernel.banks) == wanted:
             return kernel.name
     raise KernelError(
-        f"no kernel for {op!r} with blocks of {block_rows} rows and {index_bytes}-byte columns on {isa()}"
+        f"no kernel for {op!r} with blocks of {block_rows} rows, packs of {banks} "
+        f"and {index_bytes}-byte columns on {isa()}"
     )
 
 
@@ -104,12 +107,16 @@ def scratch_allocations() -> int:
 
 @dataclass(frozen=True, slots=True)
 class RawWeight:
-    """Packed arrays for `run_kernel`: (ptr, col, val) per level, norm (2, G·V), perm (G·V,) int32 or None."""
+    """Packed arrays for `run_kernel`: (ptr, col, val) per level, norm (2, G·V), perm (G·V,) int32 or None.
+
+    per_row: k of gs{B}x{k} packs, 0 for blocks.
+    """
 
     rows: int
     levels: Sequence[tuple[NDArray[np.uint32], NDArray[np.unsignedinteger], NDArray[np.float32]]]
     norm: NDArray[np.float32]
     perm: NDArray[np.int32] | None = None
+    per_row: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +145,13 @@ def run_kernel(
 ) -> None:
     """Run kernel `index` of the list on raw arrays, for tests and benchmarks: nothing is checked but the CPU.
 
-    `y` is written in place; `groups` is the range of row groups (default: all). Raises KernelError.
+    `y` is written in place; `groups` is the range of what the kernel works through: row groups, with packs
+    the bundles of "linear" and the packed rows of "conv" (default: all). Raises KernelError.
     """
     levels = (_PackedLevel * len(weight.levels))(*(_PackedLevel(*map(_pointer, level)) for level in weight.levels))
-    begin, end = groups or (0, weight.levels[0][0].size - 1)
     scale, shift = weight.norm
+    rows_alone = weight.per_row and pixels is not None
+    begin, end = groups or (0, scale.size if rows_alone else weight.levels[0][0].size - 1)
     packed = _PackedWeight(
         ctypes.addressof(levels),
         len(weight.levels),
@@ -150,6 +159,7 @@ def run_kernel(
         _pointer(shift),
         _pointer(weight.perm),
         weight.rows,
+        weight.per_row,
     )
     call = _KernelCall(packed, _pointer(x), _pointer(residual), _pointer(y), *clip, begin, end)
     if pixels is not None:
@@ -169,6 +179,7 @@ class _KernelRow(ctypes.Structure):
         ("op", ctypes.c_char_p),
         ("isa", ctypes.c_char_p),
         ("block_rows", ctypes.c_int32),
+        ("banks", ctypes.c_int32),
         ("index_bytes", ctypes.c_int32),
         ("vectors", ctypes.c_int32),
         ("lanes", ctypes.c_int32),
@@ -188,6 +199,7 @@ class _PackedWeight(ctypes.Structure):
         ("shift", ctypes.c_void_p),
         ("perm", ctypes.c_void_p),
         ("rows", ctypes.c_int64),
+        ("per_row", ctypes.c_int32),
     )
 
 

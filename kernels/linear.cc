@@ -32,8 +32,8 @@ void for_squares(int64_t rows, int64_t columns, const Move& move) {
 
 NestedLinear::NestedLinear(const ort::Attributes& attributes)
     : NestedOperator(attributes),
-      gemv_(find_kernel(true, isa_choice().isa, weight_.block_rows(), weight_.index_bytes())),
-      spmm_(find_kernel(false, isa_choice().isa, weight_.block_rows(), weight_.index_bytes())) {}
+      gemv_(find_kernel(true, isa_choice().isa, weight_.block_rows(), weight_.index_bytes(), weight_.banks())),
+      spmm_(find_kernel(false, isa_choice().isa, weight_.block_rows(), weight_.index_bytes(), weight_.banks())) {}
 
 void NestedLinear::compute(const ort::Context& context) const {
   WeightView view;
@@ -102,9 +102,9 @@ void NestedLinear::transpose_in(const ort::Context& context, const float* from, 
 
 void NestedLinear::multiply(const ort::Context& context, const SpmmArgs& args, int64_t blocks) const {
   const double cost = static_cast<double>(blocks * weight_.block_rows()) * static_cast<double>(args.pixels);
-  const int64_t tasks = task_count(weight_.groups(), cost, kMultiplyGrain);
+  const int64_t tasks = task_count(weight_.spmm_groups(), cost, kMultiplyGrain);
   context.parallel_for(tasks, [&](int64_t task) {
-    const Part groups = part_of(weight_.groups(), tasks, task);
+    const Part groups = part_of(weight_.spmm_groups(), tasks, task);
     spmm_.spmm(args, groups.begin, groups.end);
   });
 }

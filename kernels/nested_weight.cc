@@ -35,7 +35,8 @@ NestedWeight::NestedWeight(const ort::Attributes& attributes) : layer_(attribute
   const int64_t block_rows = attributes.integer("block_rows");
   require(is_block_rows(block_rows), "block_rows must be 1, 2, 4, 8 or 16, got " + number(block_rows));
   block_rows_ = static_cast<int32_t>(block_rows);
-  groups_ = (rows_ + block_rows - 1) / block_rows;
+  read_packs(attributes);
+  groups_ = (rows_ + group_rows_ - 1) / group_rows_;
   const int64_t index_bytes = attributes.integer("index_bytes");
   require(index_bytes == 4 || (index_bytes == 2 && columns_ <= 65536),
           "index_bytes must be 4, or 2 where columns are at most 65536, got " + number(index_bytes));
@@ -52,6 +53,25 @@ NestedWeight::NestedWeight(const ort::Attributes& attributes) : layer_(attribute
   valid_ = std::vector<std::atomic<const uint8_t*>>(blocks.size());
 }
 
+// Files of format version 1 say nothing of packs.
+void NestedWeight::read_packs(const ort::Attributes& attributes) {
+  const int64_t banks = attributes.integer("banks", 0);
+  const int64_t per_row = attributes.integer("per_row", 0);
+  if (banks == 0) {
+    require(per_row == 0, "per_row must be 0 without banks, got " + number(per_row));
+    group_rows_ = block_values_ = block_rows_;
+    return;
+  }
+  require(banks == 8 || banks == 16, "banks must be 0, 8 or 16, got " + number(banks));
+  require(per_row >= 1 && banks % per_row == 0,
+          "per_row must divide banks " + number(banks) + ", got " + number(per_row));
+  require(block_rows_ == 1, "block_rows must be 1 with banks, got " + number(block_rows_));
+  banks_ = static_cast<int32_t>(banks);
+  per_row_ = static_cast<int32_t>(per_row);
+  group_rows_ = banks / per_row;
+  block_columns_ = block_values_ = banks;
+}
+
 void NestedWeight::fail(const std::string& message) const {
   throw ort::Error("layer '" + layer_ + "': " + message);
 }
@@ -62,7 +82,8 @@ void NestedWeight::require(bool condition, const std::string& message) const {
 
 void NestedWeight::place_level(int32_t level, const std::vector<int64_t>& blocks, const std::vector<int64_t>& offsets) {
   const int64_t count = blocks[level];
-  require(count >= 0 && count <= kMaxBlocks && count <= groups_ * columns_,
+  const int64_t most = groups_ * (columns_ / std::max(per_row_, 1));
+  require(count >= 0 && count <= kMaxBlocks && count <= most,
           "level " + number(level) + ": blocks must be 0 to groups x columns, got " + number(count));
   for (int part = 0; part < 4; ++part) {
     const int64_t offset = offsets[4 * level + part];
@@ -76,10 +97,9 @@ void NestedWeight::place_level(int32_t level, const std::vector<int64_t>& blocks
 // Bytes that a segment must have for every array of `level` to lie inside it.
 int64_t NestedWeight::end_of(int32_t level) const {
   const Place& place = levels_[level];
-  const int64_t packed_rows = groups_ * block_rows_;
-  int64_t end = std::max({place.ptr + 4 * (groups_ + 1), place.col + index_bytes_ * place.blocks,
-                          place.val + 4 * block_rows_ * place.blocks, place.norm + 8 * packed_rows});
-  if (level == 0 && permutation_ >= 0) end = std::max(end, permutation_ + 4 * packed_rows);
+  int64_t end = std::max({place.ptr + 4 * (groups_ + 1), place.col + index_bytes_ * block_columns_ * place.blocks,
+                          place.val + 4 * block_values_ * place.blocks, place.norm + 8 * packed_rows()});
+  if (level == 0 && permutation_ >= 0) end = std::max(end, permutation_ + 4 * packed_rows());
   return end;
 }
 
@@ -104,12 +124,12 @@ void NestedWeight::view(int64_t level, const Segment* segments, WeightView& out)
     const Place& place = levels_[l];
     out.levels[l] = PackedLevel{reinterpret_cast<const uint32_t*>(segment + place.ptr), segment + place.col,
                                 reinterpret_cast<const float*>(segment + place.val)};
-    out.blocks += place.blocks;
+    out.blocks += place.blocks * block_columns_;
   }
   const auto* norm = reinterpret_cast<const float*>(segments[level].data + levels_[level].norm);
   const auto* perm = permutation_ < 0 ? nullptr : reinterpret_cast<const int32_t*>(segments[0].data + permutation_);
   out.weight =
-      PackedWeight{out.levels, static_cast<int32_t>(level) + 1, norm, norm + groups_ * block_rows_, perm, rows_};
+      PackedWeight{out.levels, static_cast<int32_t>(level) + 1, norm, norm + packed_rows(), perm, rows_, per_row_};
 }
 
 void NestedWeight::validate(int32_t level, const uint8_t* segment) const {
@@ -128,15 +148,16 @@ void NestedWeight::validate_columns(int32_t level, const uint8_t* segment) const
   require(ptr[groups_] == place.blocks,
           where + ": ptr must end at " + number(place.blocks) + " blocks, got " + number(ptr[groups_]));
   const void* col = segment + place.col;
-  const bool in_range = index_bytes_ == 2 ? columns_in_range<uint16_t>(col, place.blocks, columns_)
-                                          : columns_in_range<uint32_t>(col, place.blocks, columns_);
+  const int64_t count = place.blocks * block_columns_;
+  const bool in_range = index_bytes_ == 2 ? columns_in_range<uint16_t>(col, count, columns_)
+                                          : columns_in_range<uint32_t>(col, count, columns_);
   require(in_range, where + ": a column is not below " + number(columns_));
 }
 
 void NestedWeight::validate_permutation(const uint8_t* segment) const {
   const auto* perm = reinterpret_cast<const int32_t*>(segment + permutation_);
   std::vector<bool> seen(rows_);
-  for (int64_t r = 0; r < groups_ * block_rows_; ++r) {
+  for (int64_t r = 0; r < packed_rows(); ++r) {
     const bool padding = r >= rows_;
     const bool valid = padding ? perm[r] == -1 : perm[r] >= 0 && perm[r] < rows_ && !seen[perm[r]];
     require(valid, "the permutation must hold each of 0 to " + number(rows_ - 1) + " once, then -1; entry " +

@@ -20,7 +20,7 @@ struct Segment {
 struct WeightView {
   PackedLevel levels[kMaxLevels];
   PackedWeight weight;
-  int64_t blocks = 0;  // of all levels in use
+  int64_t blocks = 0;  // of all levels in use; with packs their weights, blocks of one
 };
 
 // Where a node's arrays lie in each segment, from its attributes, and the checks that make reading them safe: sizes at
@@ -35,9 +35,15 @@ class NestedWeight {
   const std::string& layer() const { return layer_; }
   int64_t rows() const { return rows_; }
   int64_t columns() const { return columns_; }
+  // Row groups: of V rows, or bundles.
   int64_t groups() const { return groups_; }
+  int64_t packed_rows() const { return groups_ * group_rows_; }
+  // What the spmm kernel calls a group: V rows, with packs one.
+  int64_t spmm_groups() const { return banks_ == 0 ? groups_ : packed_rows(); }
   int32_t block_rows() const { return block_rows_; }
   int32_t index_bytes() const { return index_bytes_; }
+  // B of packs, 0 for blocks.
+  int32_t banks() const { return banks_; }
   int32_t level_count() const { return static_cast<int32_t>(levels_.size()); }
 
   // Fills `out` with levels 0 to `level`. `segments` holds level_count() of them. Throws ort::Error where the level
@@ -48,6 +54,7 @@ class NestedWeight {
   struct Place {
     int64_t blocks, ptr, col, val, norm;
   };
+  void read_packs(const ort::Attributes& attributes);
   void place_level(int32_t level, const std::vector<int64_t>& blocks, const std::vector<int64_t>& offsets);
   int64_t end_of(int32_t level) const;
   const uint8_t* usable_segment(int32_t level, const Segment& segment) const;
@@ -63,6 +70,11 @@ class NestedWeight {
   int64_t groups_ = 0;
   int32_t block_rows_ = 0;
   int32_t index_bytes_ = 0;
+  int32_t banks_ = 0;
+  int32_t per_row_ = 0;
+  int64_t group_rows_ = 0;
+  int64_t block_columns_ = 1;  // columns that a block, or pack, names
+  int64_t block_values_ = 0;
   int64_t permutation_ = -1;
   std::vector<Place> levels_;
   mutable std::vector<std::atomic<const uint8_t*>> valid_;  // segment whose contents were checked, per level

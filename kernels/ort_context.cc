@@ -25,12 +25,12 @@ int64_t Attributes::integer(const char* name) const {
   return value;
 }
 
-int64_t Attributes::integer_or(const char* name, int64_t otherwise) const {
+int64_t Attributes::integer(const char* name, int64_t absent) const {
   int64_t value = 0;
   OrtStatus* const status = api_.attribute_int(info_, name, &value);
   if (status == nullptr) return value;
   api_.release_status(status);
-  return otherwise;
+  return absent;
 }
 
 float Attributes::real(const char* name) const {

@@ -20,7 +20,7 @@ class Attributes {
  public:
   Attributes(const Api& api, const OrtKernelInfo* info) : api_(api), info_(info) {}
   int64_t integer(const char* name) const;
-  int64_t integer_or(const char* name, int64_t otherwise) const;
+  int64_t integer(const char* name, int64_t absent) const;  // `absent` where there is no such attribute
   float real(const char* name) const;
   std::string text(const char* name) const;
   std::vector<int64_t> integers(const char* name) const;  // empty where the list is empty

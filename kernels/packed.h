@@ -5,8 +5,11 @@
 
 namespace nested_sparse {
 
-// What one level adds. Blocks of row group g are ptr[g] to ptr[g + 1] - 1; block j lies in column col[j] (uint16_t or
-// uint32_t, the kernel knows) and holds val[j * V] to val[j * V + V - 1].
+// What one level adds, in blocks or in packs. Blocks of row group g are ptr[g] to ptr[g + 1] - 1; block j lies in
+// column col[j] (uint16_t or uint32_t, the kernel knows) and holds val[j * V] to val[j * V + V - 1].
+//
+// A pack of GS(B, k), arXiv:2112.10898, holds B weights, k of each row of its bundle: entry i of pack j is val[j * B +
+// i] in column col[j * B + i], of packed row g * B / k + i / k. Packs of bundle g are ptr[g] to ptr[g + 1] - 1.
 struct PackedLevel {
   const uint32_t* ptr;
   const void* col;
@@ -23,6 +26,7 @@ struct PackedWeight {
   const float* shift;   // [G * V]
   const int32_t* perm;  // [G * V] output of each packed row, -1 for padding; null: packed row r is output r
   int64_t rows;
+  int32_t per_row;  // k of packs, 0 for blocks
 };
 
 // Output of packed row r, or -1 where the row is padding.

@@ -112,10 +112,12 @@ class Checkpoint:
         levels, norms = [], np.empty((len(self.levels), 2, layer.rows), np.float32)
         for level in range(len(self.levels)):
             ptr, col, val, norm = (arrays[tensor_name(name, level, part)] for part in ("ptr", "col", "val", "norm"))
-            levels.append(PackedLevel(ptr, col, val.reshape(-1, layer.block_rows)))
+            if layer.shape.pack:
+                col = col.reshape(-1, layer.shape.pack.banks)
+            levels.append(PackedLevel(ptr, col, val.reshape(-1, layer.shape.block_values)))
             order = slice(None) if permutation is None else permutation
             norms[level][:, order] = norm.reshape(2, -1)[:, : layer.rows]
-        return unpack(name, layer.rows, layer.columns, layer.block_rows, levels, permutation), norms
+        return unpack(name, layer.rows, layer.columns, layer.packing, levels, permutation), norms
 
     def _array(self, place: TensorPlace) -> NDArray[Any]:
         raw = self._bytes[self._data_begin + place.begin :][: place.count * place.itemsize]

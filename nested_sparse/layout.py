@@ -15,6 +15,7 @@ import numpy as np
 
 from nested_sparse.mask import group_count
 from nested_sparse.packed import index_dtype
+from nested_sparse.pattern import Pack
 
 ALIGNMENT = 64
 """Bytes: every tensor starts on a cache line, so that vector loads do not split lines."""
@@ -32,7 +33,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class LayerShape:
-    """What the layout needs to know of one layer; `blocks[l]` is how many blocks level l adds."""
+    """What the layout needs to know of one layer; `blocks[l]` is how many blocks (or packs) level l adds."""
 
     name: str
     rows: int
@@ -40,11 +41,34 @@ class LayerShape:
     block_rows: int
     permuted: bool
     blocks: tuple[int, ...]
+    pack: Pack | None = None
+
+    @property
+    def group_rows(self) -> int:
+        """Rows of a group: V, or those of a bundle."""
+        return self.block_rows if self.pack is None else self.pack.rows
 
     @property
     def group_count(self) -> int:
         """G, row groups."""
-        return group_count(self.rows, self.block_rows)
+        return group_count(self.rows, self.group_rows)
+
+    @property
+    def block_columns(self) -> int:
+        """Columns that a block, or pack, names."""
+        return 1 if self.pack is None else self.pack.banks
+
+    @property
+    def block_values(self) -> int:
+        """Values of a block, or pack."""
+        return self.block_rows if self.pack is None else self.pack.banks
+
+    @property
+    def most_blocks(self) -> int:
+        """Blocks, or packs, that the weight has in all."""
+        if self.pack is None:
+            return self.group_count * self.columns
+        return self.group_count * (self.columns // self.pack.per_row)
 
     @property
     def index_bytes(self) -> int:
@@ -75,11 +99,11 @@ def tensor_name(layer: str, level: int, part: str) -> str:
 
 def level_parts(layer: LayerShape, level: int) -> list[tuple[str, str, int]]:
     """(part, dtype, element count) of what `level` adds to `layer`, in file order."""
-    blocks, packed_rows = layer.blocks[level], layer.group_count * layer.block_rows
+    blocks, packed_rows = layer.blocks[level], layer.group_count * layer.group_rows
     parts = [
         ("ptr", "U32", layer.group_count + 1),
-        ("col", "U16" if layer.index_bytes == 2 else "U32", blocks),
-        ("val", "F32", blocks * layer.block_rows),
+        ("col", "U16" if layer.index_bytes == 2 else "U32", blocks * layer.block_columns),
+        ("val", "F32", blocks * layer.block_values),
         ("norm", "F32", 2 * packed_rows),
     ]
     if level == 0 and layer.permuted:

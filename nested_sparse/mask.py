@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 NEVER = 255
 """First level of a block that no level keeps."""
@@ -16,9 +19,7 @@ def group_count(rows: int, block_rows: int) -> int:
     return -(-rows // block_rows)
 
 
-def grouped(
-    values: NDArray[np.float32], block_rows: int, permutation: NDArray[np.int32] | None = None
-) -> NDArray[np.float32]:
+def grouped(values: NDArray[Scalar], block_rows: int, permutation: NDArray[np.int32] | None = None) -> NDArray[Scalar]:
     """(O, K) values as (G, V, K): rows in packed order, zeros where the last group is padding."""
     rows, columns = values.shape
     ordered = values if permutation is None else values[permutation]

@@ -11,10 +11,13 @@ from typing import Any
 from nested_sparse.budget import MAX_LEVELS
 from nested_sparse.errors import CheckpointError
 from nested_sparse.layout import LayerShape
-from nested_sparse.pattern import BLOCK_ROWS
+from nested_sparse.pattern import BLOCK_ROWS, Pattern, block_pattern, parse_pattern
 from nested_sparse.tensor_spec import TensorSpec
 
-FORMAT_VERSION = 1
+BLOCKS_VERSION = 1
+PACKS_VERSION = 2
+FORMAT_VERSIONS = (BLOCKS_VERSION, PACKS_VERSION)
+"""What is read. A file gets the lowest that has all it holds, so that older readers open all that they can run."""
 KEY = "nested_sparse"
 DIGEST_KEY = "nested_sparse_sha256"
 OPERATORS = ("conv", "linear")
@@ -33,7 +36,10 @@ class LevelEntry:
 
 @dataclass(frozen=True, slots=True)
 class LayerEntry:
-    """One nested layer; `attributes` hold the convolution's kernel_shape, strides, pads, dilations."""
+    """One nested layer; `attributes` hold the convolution's kernel_shape, strides, pads, dilations.
+
+    pattern: the name of what it was pruned by. Only gs{B}x{k} changes the layout.
+    """
 
     name: str
     op: str
@@ -44,11 +50,19 @@ class LayerEntry:
     blocks: tuple[int, ...]
     nnz: tuple[int, ...]
     attributes: Mapping[str, list[int]]
+    pattern: str
+
+    @property
+    def packing(self) -> Pattern:
+        """The pattern that the arrays are laid out for."""
+        named = parse_pattern(self.pattern)
+        return block_pattern(self.block_rows) if named.pack is None else named
 
     @property
     def shape(self) -> LayerShape:
         """What the layout needs."""
-        return LayerShape(self.name, self.rows, self.columns, self.block_rows, self.permuted, self.blocks)
+        pack = self.packing.pack
+        return LayerShape(self.name, self.rows, self.columns, self.block_rows, self.permuted, self.blocks, pack)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +76,12 @@ class Metadata:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     producer: str
-    format_version: int = field(default=FORMAT_VERSION)
+    format_version: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """The version that the layers ask for."""
+        packed = any(layer.packing.pack for layer in self.layers)
+        object.__setattr__(self, "format_version", PACKS_VERSION if packed else BLOCKS_VERSION)
 
     def to_header(self) -> dict[str, str]:
         """The two string entries of the safetensors `__metadata__`: the JSON and its digest."""
@@ -86,19 +105,15 @@ class Metadata:
             raw = json.loads(text)
             version = raw["format_version"]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise CheckpointError(f"{where}: the metadata is not what this format asks for ({error})") from None
+        if version not in FORMAT_VERSIONS:
             raise CheckpointError(
-                f"{where}: the metadata is not what format {FORMAT_VERSION} asks for ({error})"
-            ) from None
-        if version != FORMAT_VERSION:
-            raise CheckpointError(
-                f"{where}: format version {version!r}, this package reads {FORMAT_VERSION}; upgrade nested-sparse"
+                f"{where}: format version {version!r}, this package reads {FORMAT_VERSIONS}; upgrade nested-sparse"
             )
         try:
             return _parse(raw)
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-            raise CheckpointError(
-                f"{where}: the metadata is not what format {FORMAT_VERSION} asks for ({error!r})"
-            ) from None
+            raise CheckpointError(f"{where}: the metadata is not what format {version} asks for ({error!r})") from None
 
 
 def _parse(raw: dict[str, Any]) -> Metadata:
@@ -108,7 +123,7 @@ def _parse(raw: dict[str, Any]) -> Metadata:
     layers = tuple(_layer(entry, len(levels)) for entry in raw["layers"])
     if not layers or len({layer.name for layer in layers}) != len(layers):
         raise ValueError("no layers, or two of one name")
-    return Metadata(
+    metadata = Metadata(
         graph_nbytes=_integer(raw["graph_nbytes"], 1),
         graph_sha256=str(raw["graph_sha256"]),
         levels=levels,
@@ -117,6 +132,9 @@ def _parse(raw: dict[str, Any]) -> Metadata:
         outputs=tuple(_spec(entry) for entry in raw["outputs"]),
         producer=str(raw["producer"]),
     )
+    if metadata.format_version > raw["format_version"]:
+        raise ValueError(f"its layers need format version {metadata.format_version}")
+    return metadata
 
 
 def _integer(value: Any, low: int, high: int = MAX_DIMENSION) -> int:
@@ -137,13 +155,24 @@ def _layer(raw: dict[str, Any], level_count: int) -> LayerEntry:
     rows, columns, block_rows = (_integer(raw[key], 1) for key in ("rows", "columns", "block_rows"))
     if raw["op"] not in OPERATORS or block_rows not in BLOCK_ROWS or not isinstance(raw["permuted"], bool):
         raise ValueError(f"layer {raw['name']!r}: op, block_rows or permuted is not one this version knows")
-    most = LayerShape("", rows, columns, block_rows, False, ()).group_count * columns
-    blocks = tuple(_integer(count, 0, most) for count in raw["blocks"])
-    nnz = tuple(_integer(count, 0, rows * columns) for count in raw["nnz"])
-    if len(blocks) != level_count or len(nnz) != level_count or sum(blocks) > most:
-        raise ValueError(f"layer {raw['name']!r}: expected a block count for each of {level_count} levels")
-    attributes = {str(key): [_integer(item, 0) for item in items] for key, items in raw["attributes"].items()}
-    return LayerEntry(str(raw["name"]), raw["op"], rows, columns, block_rows, raw["permuted"], blocks, nnz, attributes)
+    entry = LayerEntry(
+        name=str(raw["name"]),
+        op=raw["op"],
+        rows=rows,
+        columns=columns,
+        block_rows=block_rows,
+        permuted=raw["permuted"],
+        blocks=tuple(_integer(count, 0, 1 << 62) for count in raw["blocks"]),
+        nnz=tuple(_integer(count, 0, rows * columns) for count in raw["nnz"]),
+        attributes={str(key): [_integer(item, 0) for item in items] for key, items in raw["attributes"].items()},
+        pattern=str(raw.get("pattern", block_pattern(block_rows).name)),
+    )
+    named = parse_pattern(entry.pattern)
+    if not named.channels and named.block_rows != block_rows:
+        raise ValueError(f"layer {entry.name!r}: pattern {entry.pattern!r} does not go with block_rows {block_rows}")
+    if len(entry.blocks) != level_count or len(entry.nnz) != level_count or sum(entry.blocks) > entry.shape.most_blocks:
+        raise ValueError(f"layer {entry.name!r}: expected a block count for each of {level_count} levels")
+    return entry
 
 
 def _spec(raw: dict[str, Any]) -> TensorSpec:

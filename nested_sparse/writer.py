@@ -31,12 +31,14 @@ class LayerRecord:
 
     norms: (L, 2, O) float32, scale and shift of every level in output-channel order.
     op: "conv" or "linear"; attributes: a convolution's kernel_shape, strides, pads, dilations.
+    pattern: name of what the weight was pruned by; "" is what its blocks or packs say.
     """
 
     weight: NestedWeight
     norms: NDArray[np.float32]
     op: str
     attributes: Mapping[str, list[int]]
+    pattern: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,10 @@ class LevelRecord:
 
 @dataclass(frozen=True, slots=True)
 class LayerPlacement:
-    """Where a layer's arrays lie: `offsets` are bytes of ptr, col, val, norm in segment l, level after level."""
+    """Where a layer's arrays lie: `offsets` are bytes of ptr, col, val, norm in segment l, level after level.
+
+    banks, per_row: B and k of gs{B}x{k}, 0 for blocks.
+    """
 
     rows: int
     columns: int
@@ -59,6 +64,8 @@ class LayerPlacement:
     blocks: list[int]
     offsets: list[int]
     permutation_offset: int
+    banks: int = 0
+    per_row: int = 0
 
 
 def write_checkpoint(
@@ -156,12 +163,22 @@ def _check_records(where: str, layers: Sequence[LayerRecord], levels: Sequence[L
 
 def _layer_entry(record: LayerRecord, level_count: int) -> LayerEntry:
     weight = record.weight
-    blocks = tuple(int((weight.first_level == level).sum()) for level in range(level_count))
+    units = [int((weight.first_level == level).sum()) for level in range(level_count)]
+    blocks = tuple(count // (weight.pack.banks if weight.pack else 1) for count in units)
     nnz = tuple(weight.nnz(level) for level in range(level_count))
     attributes = {name: list(values) for name, values in record.attributes.items()}
     permuted = weight.permutation is not None
     return LayerEntry(
-        weight.name, record.op, weight.rows, weight.columns, weight.block_rows, permuted, blocks, nnz, attributes
+        name=weight.name,
+        op=record.op,
+        rows=weight.rows,
+        columns=weight.columns,
+        block_rows=weight.block_rows,
+        permuted=permuted,
+        blocks=blocks,
+        nnz=nnz,
+        attributes=attributes,
+        pattern=record.pattern or weight.pattern.name,
     )
 
 
@@ -172,6 +189,7 @@ def _placement(entry: LayerEntry, relative: list[list[TensorPlace]]) -> LayerPla
         for level in range(len(relative))
         for part in ("ptr", "col", "val", "norm")
     ]
+    pack = entry.shape.pack
     return LayerPlacement(
         rows=entry.rows,
         columns=entry.columns,
@@ -180,6 +198,8 @@ def _placement(entry: LayerEntry, relative: list[list[TensorPlace]]) -> LayerPla
         blocks=list(entry.blocks),
         offsets=offsets,
         permutation_offset=begin[tensor_name(entry.name, 0, "perm")] if entry.permuted else -1,
+        banks=pack.banks if pack else 0,
+        per_row=pack.per_row if pack else 0,
     )
 
 
@@ -197,7 +217,7 @@ def _segment_bytes(layers: Sequence[LayerRecord], level: int, places: list[Tenso
 def _level_arrays(record: LayerRecord, level: int) -> dict[str, NDArray[Any]]:
     weight = record.weight
     added = pack_level(weight, level)
-    packed_rows = weight.group_count * weight.block_rows
+    packed_rows = weight.packed_rows
     order = np.arange(weight.rows) if weight.permutation is None else weight.permutation
     norm = np.zeros((2, packed_rows), np.float32)
     norm[:, : weight.rows] = record.norms[level][:, order]

@@ -97,4 +97,5 @@ def _kernel(layer: LayerEntry, event: Mapping[str, Any]) -> str:
     """Name of the kernel that ran the layer on the event's input."""
     x_shape = next(iter(event["input_type_shape"][0].values()))
     rows = math.prod(x_shape[:-1])
-    return library.kernel_for(layer.op, layer.block_rows, layer.shape.index_bytes, rows=rows)
+    banks = layer.shape.pack.banks if layer.shape.pack else 0
+    return library.kernel_for(layer.op, layer.block_rows, layer.shape.index_bytes, rows=rows, banks=banks)

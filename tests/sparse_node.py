@@ -87,7 +87,7 @@ def _node(
     window: dict[str, list[int]],
     **options: Any,
 ) -> SparseNode:
-    about_weight = {key: options.pop(key) for key in ("name", "densities", "permuted") if key in options}
+    about_weight = {key: options.pop(key) for key in ("name", "densities", "permuted", "pack") if key in options}
     weight = random_weight(rng, rows=rows, columns=columns, block_rows=block_rows, **about_weight)
     levels = len(about_weight.get("densities", DENSITIES))
     norms = rng.standard_normal((levels, 2, rows)).astype(np.float32)
@@ -111,7 +111,7 @@ def place(nodes: Sequence[SparseNode]) -> Placed:
         weight, offsets, blocks, permutation_offset = node.weight, [], [], -1
         for level in range(levels):
             added = pack_level(weight, level)
-            blocks.append(len(added.col))
+            blocks.append(len(added.val))
             arrays: list[NDArray[Any]] = [added.ptr, added.col, added.val, packed_norm(node, level)]
             offsets += [_append(parts[level], array) for array in arrays]
             if level == 0 and weight.permutation is not None:
@@ -126,6 +126,7 @@ def place(nodes: Sequence[SparseNode]) -> Placed:
                 "blocks": blocks,
                 "offsets": offsets,
                 "permutation_offset": permutation_offset,
+                **({"banks": weight.pack.banks, "per_row": weight.pack.per_row} if weight.pack else {}),
                 "clip_min": float(node.clip[0]),
                 "clip_max": float(node.clip[1]),
                 **node.window,
@@ -137,7 +138,7 @@ def place(nodes: Sequence[SparseNode]) -> Placed:
 def packed_norm(node: SparseNode, level: int) -> Array:
     """(2, G·V) scale and shift in packed row order."""
     weight = node.weight
-    norm = np.zeros((2, weight.group_count * weight.block_rows), np.float32)
+    norm = np.zeros((2, weight.packed_rows), np.float32)
     order = np.arange(weight.rows) if weight.permutation is None else weight.permutation
     norm[:, : weight.rows] = node.norms[level][:, order]
     return norm
@@ -145,7 +146,7 @@ def packed_norm(node: SparseNode, level: int) -> Array:
 
 def packed_permutation(weight: NestedWeight) -> NDArray[np.int32]:
     """(G·V,) output of each packed row, -1 for padding."""
-    perm = np.full(weight.group_count * weight.block_rows, -1, np.int32)
+    perm = np.full(weight.packed_rows, -1, np.int32)
     perm[: weight.rows] = np.arange(weight.rows) if weight.permutation is None else weight.permutation
     return perm
 

@@ -8,8 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nested_sparse.budget import keep_counts
+from nested_sparse.budget import blocks_to_keep, keep_counts
+from nested_sparse.channel import ROW_STEPS, channel_first_level
+from nested_sparse.errors import PatternError
 from nested_sparse.mask import block_scores, nested_first_level
+from nested_sparse.pack_choice import most_weights, nested_packs
 from nested_sparse.trainer.layers import NestedConv2d, NestedLayer, NestedLinear
 
 AnyNestedLayer = NestedConv2d | NestedLinear
@@ -21,7 +24,7 @@ def unique_weights(layers: Iterable[AnyNestedLayer]) -> list[AnyNestedLayer]:
 
 
 def choose_masks(layers: Iterable[AnyNestedLayer], budget: str, densities: Sequence[float]) -> None:
-    """Set the first level of every block: level l keeps the blocks of largest magnitude that its budget allows.
+    """Set the first level of every block: level l keeps those of largest magnitude that budget and pattern allow.
 
     Layers kept dense are whole at level 0. Layers that share a weight share its masks. Raises BudgetError.
     """
@@ -30,7 +33,8 @@ def choose_masks(layers: Iterable[AnyNestedLayer], budget: str, densities: Seque
     scores = {layer.name: magnitudes(layer) for layer in unique_weights(sparse)}
     counts = keep_counts(budget, scores, densities)
     chosen = {
-        id(layer.weight): nested_first_level(scores[layer.name], counts[layer.name]) for layer in unique_weights(sparse)
+        id(layer.weight): _first_level(layer, scores[layer.name], counts[layer.name])
+        for layer in unique_weights(sparse)
     }
     for layer in sparse:
         layer.first_level.copy_(torch.from_numpy(chosen[id(layer.weight)]))
@@ -42,8 +46,48 @@ def keep_everything(layers: Iterable[AnyNestedLayer]) -> None:
         layer.first_level.zero_()
 
 
+def check_fit(layers: Iterable[AnyNestedLayer], budget: str, densities: Sequence[float]) -> None:
+    """Raise PatternError, naming each layer, where packs cannot hold what the densest level shall keep.
+
+    A row keeps at most ⌊K / B⌋·B of its K weights. Rows need no check: a last bundle is padded, as blocks are.
+    """
+    problems = []
+    for layer in unique_weights(layers):
+        pack, rows, columns = layer.pattern.pack, layer.weight.shape[0], layer.weight[0].numel()
+        if pack is None or layer.dense:
+            continue
+        most = most_weights(rows, columns, pack)
+        if not most or (budget == "uniform" and blocks_to_keep(densities[-1], rows * columns) > most):
+            part = f"{most // rows} of the {columns} weights of a row, {most // rows / columns:.0%}"
+            problems.append(f"\n  {layer.name}: {pack.name} keeps at most {part}")
+    if problems:
+        raise PatternError(
+            f"density {densities[-1]:g} is more than the pattern can keep of these layers; lower it, or name them in "
+            f"keep_dense:{''.join(problems)}"
+        )
+
+
+def row_step(layer: AnyNestedLayer) -> int:
+    """Rows that channel pruning keeps or drops together."""
+    return ROW_STEPS["conv" if isinstance(layer, NestedConv2d) else "linear"]
+
+
 def magnitudes(layer: NestedLayer) -> NDArray[np.float64]:
     """(G, K) the sum of |w| in each block."""
-    values = layer.weight.detach().flatten(1).float().cpu().numpy()
     permutation = None if layer.permutation is None else layer.permutation.cpu().numpy()
-    return block_scores(values, layer.block_rows, permutation)
+    return block_scores(_values(layer), layer.block_rows, permutation)
+
+
+def _values(layer: NestedLayer) -> NDArray[np.float32]:
+    values: NDArray[np.float32] = layer.weight.detach().flatten(1).float().cpu().numpy()
+    return values
+
+
+def _first_level(layer: AnyNestedLayer, scores: NDArray[np.float64], counts: Sequence[int]) -> NDArray[np.uint8]:
+    """First levels where level l keeps `counts[l]` blocks, or what comes nearest to as many weights."""
+    if layer.pattern.pack:
+        return nested_packs(scores, counts, layer.pattern.pack)
+    if layer.pattern.channels:
+        taps = layer.weight[0, 0].numel()
+        return channel_first_level(_values(layer), taps, [count / scores.size for count in counts], row_step(layer))
+    return nested_first_level(scores, counts)

@@ -198,6 +198,7 @@ def _layer_records(net: NestedModel, fused: FusedGraph, tables: Mapping[str, NDA
             norms=_folded_norms(layers[name], None if norm is None else tables[norm], net.level_count),
             op="conv" if isinstance(layers[name], NestedConv2d) else "linear",
             attributes=_attributes(layers[name]),
+            pattern=layers[name].pattern.name,
         )
         for name, norm in fused.norm_of.items()
     ]

@@ -42,7 +42,9 @@ class FusedGraph:
         """The serialised ONNX model, each operator told where its layer's arrays lie."""
         for node in _nodes(self.model, CONV, LINEAR):
             placement = placements[_layer(node)]
-            integers = ("rows", "columns", "block_rows", "index_bytes", "permutation_offset")
+            integers = ["rows", "columns", "block_rows", "index_bytes", "permutation_offset"]
+            if placement.banks:  # absent for blocks, as in files of format version 1
+                integers += ["banks", "per_row"]
             for name in integers:
                 node.attributes[name] = ir.AttrInt64(name, getattr(placement, name))
             for name in ("blocks", "offsets"):

@@ -8,13 +8,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nested_sparse.mask import group_count
+from nested_sparse.pattern import Pattern
+
 
 class NestedLayer(nn.Module):
     """What both layers share: a weight whose blocks have a first level.
 
     weight: parameter, (O, ...), every level's values in it; K is the product of all dimensions but the first.
     bias: parameter (L, O), one row per level, or None.
-    first_level: buffer, uint8 (G, K), the lowest level that keeps each V × 1 block, 255 where none does.
+    pattern: what is kept or dropped together.
+    first_level: buffer, uint8 (G, K), the lowest level that keeps each V × 1 block, 255 where none does. V = 1 where
+        the pattern is gs{B}x{k}, with rows up to a whole bundle, or channel.
     permutation: buffer, int32 (O,), packed row r is output channel permutation[r]; None is the identity.
     level: the level that `forward` runs; set by NestedModel.set_level.
     name: dotted path in the model. dense: kept whole at every level.
@@ -27,17 +32,18 @@ class NestedLayer(nn.Module):
     first_level: Tensor
     permutation: Tensor | None
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, *, block_rows: int, level_count: int) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, *, pattern: Pattern, level_count: int) -> None:
         super().__init__()
         self.weight = weight
         per_level = None if bias is None else bias.detach().clone().expand(level_count, -1).contiguous()
         self.bias = None if per_level is None else nn.Parameter(per_level, bias is not None and bias.requires_grad)
-        groups = -(-weight.shape[0] // block_rows)
-        columns = weight[0].numel()
-        first_level = torch.zeros((groups, columns), dtype=torch.uint8, device=weight.device)
+        packed_rows = group_count(weight.shape[0], pattern.group_rows) * pattern.group_rows
+        shape = (packed_rows // pattern.block_rows, weight[0].numel())
+        first_level = torch.zeros(shape, dtype=torch.uint8, device=weight.device)
         self.register_buffer("first_level", first_level)
         self.register_buffer("permutation", None)
-        self.block_rows = block_rows
+        self.pattern = pattern
+        self.block_rows = pattern.block_rows
         self.level_count = level_count
         self.level = level_count - 1
         self.name = ""
@@ -85,9 +91,9 @@ class NestedLayer(nn.Module):
         return {**self.__dict__, "_masks": None}
 
     def extra_repr(self) -> str:
-        """Shape, blocks, levels."""
+        """Shape, pattern, levels."""
         shape = "x".join(str(size) for size in self.weight.shape)
-        return f"{shape}, block_rows={self.block_rows}, levels={self.level_count}, dense={self.dense}"
+        return f"{shape}, pattern={self.pattern.name}, levels={self.level_count}, dense={self.dense}"
 
 
 class _MaskCache:
@@ -109,8 +115,8 @@ class NestedConv2d(NestedLayer):
     padding: (top, left, bottom, right); stride, dilation and kernel_size: (y, x).
     """
 
-    def __init__(self, conv: nn.Conv2d, *, block_rows: int, level_count: int) -> None:
-        super().__init__(conv.weight, conv.bias, block_rows=block_rows, level_count=level_count)
+    def __init__(self, conv: nn.Conv2d, *, pattern: Pattern, level_count: int) -> None:
+        super().__init__(conv.weight, conv.bias, pattern=pattern, level_count=level_count)
         self.in_channels, self.out_channels = conv.in_channels, conv.out_channels
         self.kernel_size = _pair(conv.kernel_size)
         self.stride = _pair(conv.stride)
@@ -130,8 +136,8 @@ class NestedConv2d(NestedLayer):
 class NestedLinear(NestedLayer):
     """A linear layer with nested weights (O, K)."""
 
-    def __init__(self, linear: nn.Linear, *, block_rows: int, level_count: int) -> None:
-        super().__init__(linear.weight, linear.bias, block_rows=block_rows, level_count=level_count)
+    def __init__(self, linear: nn.Linear, *, pattern: Pattern, level_count: int) -> None:
+        super().__init__(linear.weight, linear.bias, pattern=pattern, level_count=level_count)
         self.in_features, self.out_features = linear.in_features, linear.out_features
 
     def forward(self, x: Tensor) -> Tensor:

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from nested_sparse.budget import check_densities
+from nested_sparse.channel import in_full_blocks
 from nested_sparse.errors import LevelError
 from nested_sparse.pattern import parse_pattern
-from nested_sparse.trainer.choose import choose_masks, unique_weights
+from nested_sparse.trainer.choose import check_fit, choose_masks, row_step, unique_weights
 from nested_sparse.trainer.layers import NestedConv2d, NestedLayer, NestedLinear
 from nested_sparse.trainer.norm import LevelBatchNorm
 from nested_sparse.trainer.replace import replace_layers
@@ -73,12 +74,16 @@ class NestedModel(nn.Module):
         return dict(self._left_dense)
 
     def nested_weight(self, name: str) -> NestedWeight:
-        """A copy of the nested weight of the layer called `name`, in numpy. Raises KeyError."""
+        """A copy of the nested weight of the layer called `name`, in numpy; with channels, rows sorted into blocks.
+
+        Raises KeyError, PatternError (the masks are not what the pattern allows).
+        """
         layer = self.nested_layers()[name]
         permutation = None if layer.permutation is None else layer.permutation.cpu().numpy().copy()
         values = layer.weight.detach().flatten(1).float().cpu().numpy().copy()
         first_level = layer.first_level.cpu().numpy().copy()
-        return NestedWeight(name, values, first_level, layer.block_rows, permutation)
+        weight = NestedWeight(name, values, first_level, layer.block_rows, permutation, layer.pattern.pack)
+        return in_full_blocks(weight, row_step(layer)) if layer.pattern.channels else weight
 
     def density(self, level: int) -> float:
         """Kept / all weights of the nested layers at `level` (those kept dense count, layers not nested do not)."""
@@ -88,14 +93,14 @@ class NestedModel(nn.Module):
         return kept / sum(layer.weight.numel() for layer in layers)
 
     def summary(self) -> str:
-        """A table: each nested layer's shape, block and density per level; then what stayed dense, and why."""
+        """A table: each nested layer's shape, pattern and density per level; then what stayed dense, and why."""
         levels = range(self.level_count)
         layers = self.nested_layers()
         width = max(len(name) for name in [*layers, "layer"])
-        head = f"{'layer':{width}}  {'shape':>16}  {'block':>5}  " + "  ".join(f"level {level:<2}" for level in levels)
+        head = f"{'layer':{width}}  {'shape':>16}  {'block':>7}  " + "  ".join(f"level {level:<2}" for level in levels)
         lines = [head, *(_summary_line(layer, width, levels) for layer in layers.values())]
         total = "  ".join(f"{self.density(level):8.2%}" for level in levels)
-        lines.append(f"{'all':{width}}  {'':>16}  {'':>5}  {total}")
+        lines.append(f"{'all':{width}}  {'':>16}  {'':>7}  {total}")
         lines += [f"dense: {name}: {reason}" for name, reason in self._left_dense.items()]
         return "\n".join(lines)
 
@@ -108,8 +113,10 @@ class NestedModel(nn.Module):
 
 def _summary_line(layer: NestedLayer, width: int, levels: range) -> str:
     shape = "x".join(str(size) for size in layer.weight.shape)
+    single = layer.pattern.pack or layer.pattern.channels
+    block = layer.pattern.name if single else f"{layer.block_rows}x1"
     kept = "  ".join(f"{float(layer.mask(level).float().mean()):8.2%}" for level in levels)
-    return f"{layer.name:{width}}  {shape:>16}  {f'{layer.block_rows}x1':>5}  {kept}"
+    return f"{layer.name:{width}}  {shape:>16}  {block:>7}  {kept}"
 
 
 def nest(
@@ -123,21 +130,22 @@ def nest(
     """A nested copy of `model`, untrained or pre-trained: largest magnitudes first, in one shot. `model` is untouched.
 
     densities: kept / all weights of a layer per level, strictly rising in (0, 1].
-    pattern: "unstructured" or "block{V}x1" (V output channels of one column are kept or dropped together).
+    pattern: "unstructured", "block{V}x1" (V output channels of one column are kept or dropped together), "gs{B}x{k}"
+        (packs, see nested_sparse.pattern.Pack) or "channel" (whole output rows and input channels).
     budget: "uniform", every layer has the level's density, or "global", one ranking over all layers.
     keep_dense: dotted module paths, or fnmatch patterns of them, that are whole at every level.
     Device, dtype and train or eval mode are kept; the densest level is set.
-    Raises BudgetError (densities, budget, unknown keep_dense), PatternError, InputError (nothing to nest).
+    Raises BudgetError (densities, budget, unknown keep_dense), PatternError (no such pattern, or layers that cannot
+    take it), InputError (nothing to nest).
     """
     levels = check_densities(densities)
-    block_rows = parse_pattern(pattern).block_rows
+    parsed = parse_pattern(pattern)
     with torch.inference_mode(False):
         copied = copy.deepcopy(model)
-        copied, left_dense = replace_layers(
-            copied, block_rows=block_rows, level_count=len(levels), keep_dense=keep_dense
-        )
+        copied, left_dense = replace_layers(copied, pattern=parsed, level_count=len(levels), keep_dense=keep_dense)
         net = NestedModel(copied, densities=levels, pattern=pattern, budget=budget, left_dense=left_dense)
         net.train(model.training)
+        check_fit(net.nested_layers().values(), budget, levels)
         choose_masks(net.nested_layers().values(), budget, levels)
         net.set_level(-1)
     return net

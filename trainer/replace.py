@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import UninitializedParameter
 
 from nested_sparse.errors import BudgetError, InputError
+from nested_sparse.pattern import Pattern, block_pattern
 from nested_sparse.trainer.layers import NestedConv2d, NestedLayer, NestedLinear
 from nested_sparse.trainer.norm import LevelBatchNorm
 
@@ -19,7 +20,7 @@ ROOT_NAME = "model"
 
 
 def replace_layers(
-    model: nn.Module, *, block_rows: int, level_count: int, keep_dense: Sequence[str]
+    model: nn.Module, *, pattern: Pattern, level_count: int, keep_dense: Sequence[str]
 ) -> tuple[nn.Module, dict[str, str]]:
     """Replace, in place, what can be nested; returns the model and the layers left dense with their reasons.
 
@@ -39,7 +40,7 @@ def replace_layers(
         module: LevelBatchNorm(module, level_count) for module in names if isinstance(module, _BatchNorm)
     }
     for module in nestable:
-        layer = _nested_layer(module, block_rows, level_count, dense=id(module.weight) in kept_whole)
+        layer = _nested_layer(module, pattern, level_count, dense=id(module.weight) in kept_whole)
         layer.name = names[module][0]
         nested[module] = layer
     for parent in names:
@@ -123,14 +124,14 @@ def _kept_whole(
     return matched
 
 
-def _nested_layer(module: nn.Module, block_rows: int, level_count: int, *, dense: bool) -> NestedConv2d | NestedLinear:
+def _nested_layer(module: nn.Module, pattern: Pattern, level_count: int, *, dense: bool) -> NestedConv2d | NestedLinear:
     layer: NestedConv2d | NestedLinear
     if isinstance(module, nn.Conv2d):
-        rows = (8 if block_rows >= 8 else 4) if dense else block_rows
-        layer = NestedConv2d(module, block_rows=rows, level_count=level_count)
+        whole = block_pattern(8 if pattern.block_rows >= 8 else 4)
+        layer = NestedConv2d(module, pattern=whole if dense else pattern, level_count=level_count)
     else:
         assert isinstance(module, nn.Linear)
-        layer = NestedLinear(module, block_rows=16 if dense else block_rows, level_count=level_count)
+        layer = NestedLinear(module, pattern=block_pattern(16) if dense else pattern, level_count=level_count)
     layer.dense = dense
     return layer
 

@@ -1,7 +1,7 @@
 // AVX2 and FMA.
 #include <immintrin.h>
 
-#include "rows.h"
+#include "packs.h"
 
 namespace nested_sparse {
 namespace {
@@ -44,38 +44,12 @@ struct Rows4 {
   static void store(float* p, Vec v) { _mm_storeu_ps(p, v); }
 };
 
-struct Gather {
-  using Vec = __m256;
-  static constexpr int kLanes = 8;
-  static Vec zero() { return _mm256_setzero_ps(); }
-  static Vec load(const float* p) { return _mm256_loadu_ps(p); }
-  static Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
-  static Vec add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
-  static void store(float* p, Vec v) { _mm256_storeu_ps(p, v); }
-
-  static __m256i columns8(const uint16_t* col) {
-    return _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(col)));
-  }
-  static __m256i columns8(const uint32_t* col) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(col)); }
-  static __m128i columns4(const uint16_t* col) {
-    return _mm_cvtepu16_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(col)));
-  }
-  static __m128i columns4(const uint32_t* col) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(col)); }
-
-  template <int V, class Index>
-  static Vec gather(const float* x, const Index* col) {
-    if constexpr (V == 1) return _mm256_i32gather_ps(x, columns8(col), 4);
-    const __m256 in = _mm256_castps128_ps256(_mm_i32gather_ps(x, columns4(col), 4));
-    return _mm256_permutevar8x32_ps(in, _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3));
-  }
-};
-
 template <int V, class Index>
 void gemv(const GemvArgs& args, int64_t group_begin, int64_t group_end) {
   if constexpr (V == 16) gemv_broadcast<Rows16, Index>(args, group_begin, group_end);
   if constexpr (V == 8) gemv_broadcast<Rows8, Index>(args, group_begin, group_end);
   if constexpr (V == 4) gemv_broadcast<Rows4, Index>(args, group_begin, group_end);
-  if constexpr (V <= 2) gemv_gather<Gather, V, Index>(args, group_begin, group_end);
+  if constexpr (V <= 2) gemv_diagonal<Rows8, V, Index>(args, group_begin, group_end);
 }
 
 }  // namespace
@@ -84,6 +58,10 @@ void gemv(const GemvArgs& args, int64_t group_begin, int64_t group_end) {
 #define GEMV_KERNEL(isa, symbol, block_rows, index)                           \
   void symbol(const GemvArgs& args, int64_t group_begin, int64_t group_end) { \
     gemv<block_rows, index>(args, group_begin, group_end);                    \
+  }
+#define PACK_GEMV_KERNEL(isa, symbol, banks, index)                             \
+  void symbol(const GemvArgs& args, int64_t bundle_begin, int64_t bundle_end) { \
+    gemv_packs<Rows8, banks, index>(args, bundle_begin, bundle_end);            \
   }
 #include "../kernels.inc"
 

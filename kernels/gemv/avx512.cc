@@ -1,7 +1,7 @@
 // AVX-512 (F, DQ, BW, VL).
 #include <immintrin.h>
 
-#include "rows.h"
+#include "packs.h"
 
 namespace nested_sparse {
 namespace {
@@ -36,38 +36,12 @@ struct Rows4 {
   static void store(float* p, Vec v) { _mm_storeu_ps(p, v); }
 };
 
-struct Gather {
-  using Vec = __m512;
-  static constexpr int kLanes = 16;
-  static Vec zero() { return _mm512_setzero_ps(); }
-  static Vec load(const float* p) { return _mm512_loadu_ps(p); }
-  static Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
-  static Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
-  static void store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
-
-  static __m512i columns16(const uint16_t* col) {
-    return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(col)));
-  }
-  static __m512i columns16(const uint32_t* col) { return _mm512_loadu_si512(col); }
-  static __m256i columns8(const uint16_t* col) {
-    return _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(col)));
-  }
-  static __m256i columns8(const uint32_t* col) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(col)); }
-
-  template <int V, class Index>
-  static Vec gather(const float* x, const Index* col) {
-    if constexpr (V == 1) return _mm512_i32gather_ps(columns16(col), x, 4);
-    const __m512 in = _mm512_castps256_ps512(_mm256_i32gather_ps(x, columns8(col), 4));
-    return _mm512_permutexvar_ps(_mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7), in);
-  }
-};
-
 template <int V, class Index>
 void gemv(const GemvArgs& args, int64_t group_begin, int64_t group_end) {
   if constexpr (V == 16) gemv_broadcast<Rows16, Index>(args, group_begin, group_end);
   if constexpr (V == 8) gemv_broadcast<Rows8, Index>(args, group_begin, group_end);
   if constexpr (V == 4) gemv_broadcast<Rows4, Index>(args, group_begin, group_end);
-  if constexpr (V <= 2) gemv_gather<Gather, V, Index>(args, group_begin, group_end);
+  if constexpr (V <= 2) gemv_diagonal<Rows16, V, Index>(args, group_begin, group_end);
 }
 
 }  // namespace
@@ -76,6 +50,10 @@ void gemv(const GemvArgs& args, int64_t group_begin, int64_t group_end) {
 #define GEMV_KERNEL(isa, symbol, block_rows, index)                           \
   void symbol(const GemvArgs& args, int64_t group_begin, int64_t group_end) { \
     gemv<block_rows, index>(args, group_begin, group_end);                    \
+  }
+#define PACK_GEMV_KERNEL(isa, symbol, banks, index)                             \
+  void symbol(const GemvArgs& args, int64_t bundle_begin, int64_t bundle_end) { \
+    gemv_packs<Rows16, banks, index>(args, bundle_begin, bundle_end);           \
   }
 #include "../kernels.inc"
 

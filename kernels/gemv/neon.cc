@@ -1,7 +1,7 @@
 // NEON (aarch64).
 #include <arm_neon.h>
 
-#include "rows.h"
+#include "packs.h"
 
 namespace nested_sparse {
 namespace {
@@ -35,26 +35,10 @@ struct Rows {
   }
 };
 
-struct Gather {
-  using Vec = float32x4_t;
-  static constexpr int kLanes = 4;
-  static Vec zero() { return vdupq_n_f32(0.0F); }
-  static Vec load(const float* p) { return vld1q_f32(p); }
-  static Vec fma(Vec a, Vec b, Vec c) { return vfmaq_f32(c, a, b); }
-  static Vec add(Vec a, Vec b) { return vaddq_f32(a, b); }
-  static void store(float* p, Vec v) { vst1q_f32(p, v); }
-
-  template <int V, class Index>
-  static Vec gather(const float* x, const Index* col) {
-    if constexpr (V == 1) return Vec{x[col[0]], x[col[1]], x[col[2]], x[col[3]]};
-    return vcombine_f32(vld1_dup_f32(x + col[0]), vld1_dup_f32(x + col[1]));
-  }
-};
-
 template <int V, class Index>
 void gemv(const GemvArgs& args, int64_t group_begin, int64_t group_end) {
   if constexpr (V >= 4) gemv_broadcast<Rows<V>, Index>(args, group_begin, group_end);
-  if constexpr (V <= 2) gemv_gather<Gather, V, Index>(args, group_begin, group_end);
+  if constexpr (V <= 2) gemv_diagonal<Rows<4>, V, Index>(args, group_begin, group_end);
 }
 
 }  // namespace
@@ -63,6 +47,10 @@ void gemv(const GemvArgs& args, int64_t group_begin, int64_t group_end) {
 #define GEMV_KERNEL(isa, symbol, block_rows, index)                           \
   void symbol(const GemvArgs& args, int64_t group_begin, int64_t group_end) { \
     gemv<block_rows, index>(args, group_begin, group_end);                    \
+  }
+#define PACK_GEMV_KERNEL(isa, symbol, banks, index)                             \
+  void symbol(const GemvArgs& args, int64_t bundle_begin, int64_t bundle_end) { \
+    gemv_packs<Rows<4>, banks, index>(args, bundle_begin, bundle_end);          \
   }
 #include "../kernels.inc"
 

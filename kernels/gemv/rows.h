@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
 
 #include "gemv.h"
@@ -71,33 +72,68 @@ void gemv_broadcast(const GemvArgs& args, int64_t group_begin, int64_t group_end
   }
 }
 
-// Blocks of V = 1 or 2 rows: a vector holds kLanes / V blocks, whose inputs are gathered. S gives Vec, kLanes, zero,
-// load, fma, add, store, and gather<V>(x, col): x[col[0]] V times, then x[col[1]] V times, and so on.
-template <class S, int V, class Index>
-void gemv_gather(const GemvArgs& args, int64_t group_begin, int64_t group_end) {
-  constexpr int kBlocks = S::kLanes / V;
-  using Vec = typename S::Vec;
-  const float* const x = args.x;
+// Single columns (V = 1) or pairs of rows (V = 2): a vector of W::kRows lanes holds the values of kBlocks blocks. Each
+// block has a sum of its own, to which the whole vector times its input is added; only the block's own V lanes of that
+// are ever looked at. So nothing is gathered: a gather of 16 floats takes some 35 cycles on processors that guard it
+// against speculation, this about 13 (4096 x 4096 at 25 %, GS(16, 1): 2.75 ms with gathers, 1.9 ms so).
+template <class W, int V>
+struct Diagonal {
+  static constexpr int kBlocks = W::kRows / V;
+  typename W::Vec sums[kBlocks];
+
+  Diagonal() {
+    for (int i = 0; i < kBlocks; ++i) sums[i] = W::zero();
+  }
+
+  // `steps` vectors of values from val on, every `stride` blocks.
+  template <class Index>
+  void add(const float* x, const float* val, const Index* col, int64_t steps, int stride) {
+    constexpr int kTogether = std::min<int>(8 / sizeof(Index), kBlocks);
+    for (; steps > 0; --steps, val += stride * V, col += stride) {
+      for (int ahead = 0; ahead < W::kRows; ahead += 16) __builtin_prefetch(val + kPrefetch + ahead);
+      __builtin_prefetch(col + kPrefetch);
+      const typename W::Vec values = W::load(val);
+      for (int i = 0; i < kBlocks; i += kTogether) {
+        uint64_t columns = 0;  // one load for several: the load ports are what this loop waits for
+        std::memcpy(&columns, col + i, kTogether * sizeof(Index));
+        for (int j = i; j < i + kTogether; ++j, columns >>= 8 * sizeof(Index)) {
+          sums[j] = W::fma(values, x + static_cast<Index>(columns), sums[j]);
+        }
+      }
+    }
+  }
+
+  // Adds what lane i holds to totals[i], for all lanes.
+  void store(float* totals) const {
+    for (int i = 0; i < kBlocks; ++i) {
+      float lanes[W::kRows];
+      W::store(lanes, sums[i]);
+      for (int v = 0; v < V; ++v) totals[i * V + v] += lanes[i * V + v];
+    }
+  }
+};
+
+// Blocks of V = 1 or 2 rows.
+template <class W, int V, class Index>
+void gemv_diagonal(const GemvArgs& args, int64_t group_begin, int64_t group_end) {
+  constexpr int kBlocks = Diagonal<W, V>::kBlocks;
   for (int64_t group = group_begin; group < group_end; ++group) {
-    Vec s0 = S::zero(), s1 = S::zero();
+    Diagonal<W, V> diagonal;
     float sums[V] = {};
     for (int32_t l = 0; l < args.weight.level_count; ++l) {
       const PackedLevel& level = args.weight.levels[l];
       const uint32_t begin = level.ptr[group];
-      int64_t left = static_cast<int64_t>(level.ptr[group + 1]) - begin;
+      const int64_t count = static_cast<int64_t>(level.ptr[group + 1]) - begin;
       const Index* col = static_cast<const Index*>(level.col) + begin;
       const float* val = level.val + static_cast<int64_t>(begin) * V;
-      for (; left >= 2 * kBlocks; left -= 2 * kBlocks, col += 2 * kBlocks, val += 2 * S::kLanes) {
-        s0 = S::fma(S::load(val), S::template gather<V>(x, col), s0);
-        s1 = S::fma(S::load(val + S::kLanes), S::template gather<V>(x, col + kBlocks), s1);
-      }
-      for (; left > 0; --left, ++col, val += V) {
-        for (int v = 0; v < V; ++v) sums[v] += val[v] * x[*col];
+      diagonal.add(args.x, val, col, count / kBlocks, kBlocks);
+      for (int64_t j = count / kBlocks * kBlocks; j < count; ++j) {
+        for (int v = 0; v < V; ++v) sums[v] += val[j * V + v] * args.x[col[j]];
       }
     }
-    float lanes[S::kLanes];
-    S::store(lanes, S::add(s0, s1));
-    for (int i = 0; i < S::kLanes; ++i) sums[i % V] += lanes[i];
+    float lanes[W::kRows] = {};
+    diagonal.store(lanes);
+    for (int i = 0; i < W::kRows; ++i) sums[i % V] += lanes[i];
     gemv_store<V>(args, group, sums);
   }
 }

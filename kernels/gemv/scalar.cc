@@ -20,12 +20,31 @@ void gemv(const GemvArgs& args, int64_t group_begin, int64_t group_end) {
   }
 }
 
+template <int B, class Index>
+void gemv_packs(const GemvArgs& args, int64_t bundle_begin, int64_t bundle_end) {
+  for (int64_t bundle = bundle_begin; bundle < bundle_end; ++bundle) {
+    float sums[B] = {};
+    for (int32_t l = 0; l < args.weight.level_count; ++l) {
+      const PackedLevel& level = args.weight.levels[l];
+      const auto* col = static_cast<const Index*>(level.col);
+      for (int64_t j = level.ptr[bundle]; j < level.ptr[bundle + 1]; ++j) {
+        for (int i = 0; i < B; ++i) sums[i] += level.val[j * B + i] * args.x[col[j * B + i]];
+      }
+    }
+    gemv_store_packs<B>(args, bundle, args.weight.per_row, sums);
+  }
+}
+
 }  // namespace
 
 #define NESTED_SPARSE_LIST_SCALAR
 #define GEMV_KERNEL(isa, symbol, block_rows, index)                           \
   void symbol(const GemvArgs& args, int64_t group_begin, int64_t group_end) { \
     gemv<block_rows, index>(args, group_begin, group_end);                    \
+  }
+#define PACK_GEMV_KERNEL(isa, symbol, banks, index)                             \
+  void symbol(const GemvArgs& args, int64_t bundle_begin, int64_t bundle_end) { \
+    gemv_packs<banks, index>(args, bundle_begin, bundle_end);                   \
   }
 #include "../kernels.inc"
 

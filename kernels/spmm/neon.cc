@@ -1,6 +1,7 @@
 // NEON (aarch64): 4 pixels a vector, at most 4 rows by 6 vectors of sums in the 32 registers.
 #include <arm_neon.h>
 
+#include "packs.h"
 #include "tile.h"
 
 namespace nested_sparse {
@@ -47,11 +48,15 @@ struct Neon {
 }  // namespace
 
 #define NESTED_SPARSE_LIST_NEON
-#define SPMM_KERNEL(isa, symbol, block_rows, vectors, lanes, index)                \
-  void symbol(const SpmmArgs& args, int64_t group_begin, int64_t group_end) {      \
-    static_assert(lanes == Neon::kLanes, "the list gives the pixels of a vector"); \
-    constexpr int kRows = block_rows < 4 ? block_rows : 4;                         \
-    spmm<Neon, block_rows, kRows, vectors, index>(args, group_begin, group_end);   \
+#define SPMM_KERNEL(isa, symbol, block_rows, vectors, lanes, index)                            \
+  void symbol(const SpmmArgs& args, int64_t group_begin, int64_t group_end) {                  \
+    static_assert(lanes == Neon::kLanes, "the list gives the pixels of a vector");             \
+    constexpr int kRows = block_rows < 4 ? block_rows : 4;                                     \
+    spmm<Neon, Blocks<Neon, block_rows, kRows, index>, vectors>(args, group_begin, group_end); \
+  }
+#define PACK_SPMM_KERNEL(isa, symbol, banks, vectors, lanes, index)           \
+  void symbol(const SpmmArgs& args, int64_t row_begin, int64_t row_end) {     \
+    spmm<Neon, Packs<Neon, banks, index>, vectors>(args, row_begin, row_end); \
   }
 #include "../kernels.inc"
 

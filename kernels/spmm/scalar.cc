@@ -21,6 +21,23 @@ void accumulate(const SpmmArgs& args, int64_t group, int v, int64_t first, int c
   }
 }
 
+template <int B, class Index>
+void accumulate_packs(const SpmmArgs& args, int64_t r, int64_t first, int count, float* sums) {
+  const int64_t per_row = args.weight.per_row;
+  const int64_t bundle = r * per_row / B;
+  for (int i = 0; i < count; ++i) sums[i] = 0.0F;
+  for (int32_t l = 0; l < args.weight.level_count; ++l) {
+    const PackedLevel& level = args.weight.levels[l];
+    const auto* col = static_cast<const Index*>(level.col);
+    for (int64_t j = level.ptr[bundle]; j < level.ptr[bundle + 1]; ++j) {
+      for (int64_t at = j * B + r * per_row % B, end = at + per_row; at < end; ++at) {
+        const float* x = args.x + static_cast<int64_t>(col[at]) * args.x_pitch + first;
+        for (int i = 0; i < count; ++i) sums[i] += level.val[at] * x[i];
+      }
+    }
+  }
+}
+
 void store(const SpmmArgs& args, int64_t r, int64_t output, int64_t first, int count, const float* sums) {
   float* y = args.y + output * args.y_pitch + first;
   const float* residual = args.residual == nullptr ? nullptr : args.residual + output * args.residual_pitch + first;
@@ -31,21 +48,34 @@ void store(const SpmmArgs& args, int64_t r, int64_t output, int64_t first, int c
   }
 }
 
+// Rows [row_begin, row_end), where accumulate(r, first, count, sums) gives the sums of one.
+template <class Accumulate>
+void spmm_rows(const SpmmArgs& args, int64_t row_begin, int64_t row_end, const Accumulate& accumulate) {
+  for (int64_t r = row_begin; r < row_end; ++r) {
+    const int64_t output = output_of(args.weight, r);
+    if (output < 0) continue;
+    for (int64_t first = 0; first < args.pixels; first += kPixels) {
+      const int count = static_cast<int>(args.pixels - first < kPixels ? args.pixels - first : kPixels);
+      float sums[kPixels];
+      accumulate(r, first, count, sums);
+      store(args, r, output, first, count, sums);
+    }
+  }
+}
+
 template <int V, int P, class Index>
 void spmm(const SpmmArgs& args, int64_t group_begin, int64_t group_end) {
   static_assert(P == kPixels, "the list gives the pixels of a tile");
-  for (int64_t group = group_begin; group < group_end; ++group) {
-    for (int v = 0; v < V; ++v) {
-      const int64_t output = output_of(args.weight, group * V + v);
-      if (output < 0) continue;
-      for (int64_t first = 0; first < args.pixels; first += kPixels) {
-        const int count = static_cast<int>(args.pixels - first < kPixels ? args.pixels - first : kPixels);
-        float sums[kPixels];
-        accumulate<V, Index>(args, group, v, first, count, sums);
-        store(args, group * V + v, output, first, count, sums);
-      }
-    }
-  }
+  spmm_rows(args, group_begin * V, group_end * V, [&args](int64_t r, int64_t first, int count, float* sums) {
+    accumulate<V, Index>(args, r / V, static_cast<int>(r % V), first, count, sums);
+  });
+}
+
+template <int B, class Index>
+void spmm_packs(const SpmmArgs& args, int64_t row_begin, int64_t row_end) {
+  spmm_rows(args, row_begin, row_end, [&args](int64_t r, int64_t first, int count, float* sums) {
+    accumulate_packs<B, Index>(args, r, first, count, sums);
+  });
 }
 
 }  // namespace
@@ -54,6 +84,10 @@ void spmm(const SpmmArgs& args, int64_t group_begin, int64_t group_end) {
 #define SPMM_KERNEL(isa, symbol, block_rows, vectors, lanes, index)           \
   void symbol(const SpmmArgs& args, int64_t group_begin, int64_t group_end) { \
     spmm<block_rows, vectors, index>(args, group_begin, group_end);           \
+  }
+#define PACK_SPMM_KERNEL(isa, symbol, banks, vectors, lanes, index)       \
+  void symbol(const SpmmArgs& args, int64_t row_begin, int64_t row_end) { \
+    spmm_packs<banks, index>(args, row_begin, row_end);                   \
   }
 #include "../kernels.inc"
 

@@ -4,7 +4,8 @@
 //       clip( scale[r] * sum_l sum_j val_l[j][v] * x[col_l[j] * x_pitch + q]  +  shift[r]
 //             +  residual[output_of(r) * residual_pitch + q] )
 //
-// for packed row r = g * V + v, j in [ptr_l[g], ptr_l[g + 1]), and pixels q in 0 .. pixels - 1.
+// for packed row r = g * V + v, j in [ptr_l[g], ptr_l[g + 1]) (with packs over the entries of row r, packed.h), and
+// pixels q in 0 .. pixels - 1.
 //
 // Pixels come in vectors of the kernel's `lanes`. Callers guarantee: columns and group ranges in range; each row of x
 // readable, and each row of y writable where `y_whole`, up to the end of the last whole vector. No alignment is
@@ -30,7 +31,7 @@ struct SpmmArgs {
   Clip clip;
 };
 
-// Computes the outputs of row groups [group_begin, group_end).
+// Computes the outputs of row groups (with packs: packed rows) [group_begin, group_end).
 using SpmmKernel = void (*)(const SpmmArgs& args, int64_t group_begin, int64_t group_end);
 
 }  // namespace nested_sparse

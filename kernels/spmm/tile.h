@@ -102,41 +102,45 @@ struct Tile {
   }
 };
 
-template <class S, int V, int R, int P, bool Rest, class Index>
-void spmm_tile(const SpmmArgs& args, int64_t group_begin, int64_t group_end, int64_t first, int rest) {
-  const typename S::Bounds bounds{S::splat(args.clip.lo), S::splat(args.clip.hi)};
-  for (int64_t group = group_begin; group < group_end; ++group) {
-    for (int row = 0; row < V; row += R) {
-      Tile<S, V, R, P, Rest, Index> tile{args, first, rest, bounds, {}};
-      tile.run(group, row);
+// Row groups of V rows, R of them in registers at a time.
+template <class S, int V, int R, class Index>
+struct Blocks {
+  template <int P, bool Rest>
+  static void run(const SpmmArgs& args, int64_t group_begin, int64_t group_end, int64_t first, int rest) {
+    const typename S::Bounds bounds{S::splat(args.clip.lo), S::splat(args.clip.hi)};
+    for (int64_t group = group_begin; group < group_end; ++group) {
+      for (int row = 0; row < V; row += R) {
+        Tile<S, V, R, P, Rest, Index> tile{args, first, rest, bounds, {}};
+        tile.run(group, row);
+      }
     }
   }
-}
+};
 
 // Picks the tile of exactly `vectors` vectors, P at most.
-template <class S, int V, int R, int P, class Index>
-void spmm_tile_of(int64_t vectors, const SpmmArgs& args, int64_t group_begin, int64_t group_end, int64_t first) {
+template <class S, class Groups, int P>
+void spmm_tile(int64_t vectors, const SpmmArgs& args, int64_t group_begin, int64_t group_end, int64_t first) {
   if (vectors < P) {
-    if constexpr (P > 1) spmm_tile_of<S, V, R, P - 1, Index>(vectors, args, group_begin, group_end, first);
+    if constexpr (P > 1) spmm_tile<S, Groups, P - 1>(vectors, args, group_begin, group_end, first);
     return;
   }
   const int64_t rest = args.pixels - first - (P - 1) * S::kLanes;
   if (rest < S::kLanes) {
-    spmm_tile<S, V, R, P, true, Index>(args, group_begin, group_end, first, static_cast<int>(rest));
+    Groups::template run<P, true>(args, group_begin, group_end, first, static_cast<int>(rest));
   } else {
-    spmm_tile<S, V, R, P, false, Index>(args, group_begin, group_end, first, S::kLanes);
+    Groups::template run<P, false>(args, group_begin, group_end, first, S::kLanes);
   }
 }
 
 // The kernel: the pixels in tiles of nearly equal width, each of which stays in the nearest cache over the row groups.
-template <class S, int V, int R, int P, class Index>
+template <class S, class Groups, int P>
 NESTED_SPARSE_INLINE void spmm(const SpmmArgs& args, int64_t group_begin, int64_t group_end) {
   const int64_t vectors = (args.pixels + S::kLanes - 1) / S::kLanes;
   const int64_t tiles = (vectors + P - 1) / P;
   for (int64_t tile = 0; tile < tiles; ++tile) {
     const int64_t first = vectors * tile / tiles;
     const int64_t end = vectors * (tile + 1) / tiles;
-    spmm_tile_of<S, V, R, P, Index>(end - first, args, group_begin, group_end, first * S::kLanes);
+    spmm_tile<S, Groups, P>(end - first, args, group_begin, group_end, first * S::kLanes);
   }
 }
 

@@ -12,7 +12,6 @@ from nested_sparse.serving.commands.output import print_json, print_table
 
 if TYPE_CHECKING:
     from nested_sparse.checkpoint import Checkpoint
-    from nested_sparse.metadata import LayerEntry
 
 
 def inspect(
@@ -62,7 +61,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
             {
                 "name": layer.name,
                 "op": layer.op,
-                "pattern": _pattern(layer),
+                "pattern": layer.pattern,
                 "permuted": layer.permuted,
                 "rows": layer.rows,
                 "columns": layer.columns,
@@ -73,10 +72,6 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
             for layer in layers
         ],
     }
-
-
-def _pattern(layer: LayerEntry) -> str:
-    return "unstructured" if layer.block_rows == 1 else f"block{layer.block_rows}x1"
 
 
 def _print(facts: dict[str, Any]) -> None:

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from sparse_node import DENSITIES, SparseModel, SparseNode, conv_node, correlate, tolerance
 
+from nested_sparse.pattern import Pack
+
 
 def check(node: SparseNode, shape: tuple[int, ...], threads: int = 1, levels: range = range(len(DENSITIES))) -> None:
     """Every level of `node` on a random image of `shape` gives what numpy gives."""
@@ -47,6 +49,20 @@ def test_every_block_height(block_rows: int, threads: int) -> None:
     check(conv_node(rng, 8, 37, block_rows, **options), (3, 8, 19, 30), threads)
     check(conv_node(rng, 8, 37, block_rows, kernel=(1, 1), pads=(0, 0, 0, 0), **options), (2, 8, 9, 11), threads)
     check(conv_node(rng, 8, 16, block_rows, clip=(0.0, np.inf)), (1, 8, 14, 14), threads)
+
+
+@pytest.mark.parametrize("pack", [Pack(16, 1), Pack(8, 1), Pack(16, 4), Pack(8, 8)], ids=lambda pack: pack.name)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_packs(pack: Pack, threads: int) -> None:
+    """Rows that no bundle divides, a permutation, a residual, a clip, windows and sizes with and without a copy."""
+    rng = np.random.default_rng(pack.banks)
+    options: dict[str, Any] = {"permuted": True, "residual": True, "clip": (0.0, 6.0), "pack": pack}
+    check(conv_node(rng, 8, 37, 1, **options), (3, 8, 19, 30), threads)
+    check(conv_node(rng, 8, 21, 1, stride=(2, 2), **options), (1, 8, 15, 15), threads)
+    one = {"kernel": (1, 1), "pads": (0, 0, 0, 0)}
+    for size in ((1, 1), (7, 7), (9, 31)):
+        check(conv_node(rng, 20, 37, 1, **one, **options), (2, 20, *size), threads)
+    check(conv_node(rng, 64, 70, 1, pack=pack), (1, 64, 28, 28), threads, range(1, 2))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (3, 2), (7, 7), (14, 14), (56, 57)])

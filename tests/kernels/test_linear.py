@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from sparse_node import DENSITIES, SparseModel, SparseNode, linear_node, tolerance
 
+from nested_sparse.pattern import PACKS, Pack
+
 
 def check(node: SparseNode, shape: tuple[int, ...], threads: int = 1) -> None:
     """Every level of `node` on a random tensor of `shape` gives what numpy gives."""
@@ -32,6 +34,18 @@ def test_every_block_height_and_count_of_rows(block_rows: int, threads: int) -> 
         check(linear_node(rng, 77, 37, block_rows), (count, 77), threads)
         node = linear_node(rng, 50, 21, block_rows, permuted=True, residual=True, clip=(-1.0, 2.0))
         check(node, (count, 50), threads)
+
+
+@pytest.mark.parametrize("pack", PACKS, ids=lambda pack: pack.name)
+def test_packs(pack: Pack) -> None:
+    """Every B and k, few and many rows of x, rows that no bundle divides, permutation, residual and clip."""
+    rng = np.random.default_rng(pack.banks)
+    for count in (1, 3, 5, 130):
+        check(linear_node(rng, 77, 37, 1, pack=pack), (count, 77))
+        node = linear_node(rng, 50, 21, 1, permuted=True, residual=True, clip=(-1.0, 2.0), pack=pack)
+        check(node, (count, 50), threads=2)
+    for count in (1, 40):
+        check(linear_node(rng, 700, 600, 1, permuted=True, pack=pack, densities=(0.1, 0.3)), (count, 700), threads=2)
 
 
 @pytest.mark.parametrize("shape", [(24,), (3, 24), (2, 3, 24), (2, 1, 5, 24), (2, 2, 2, 2, 24)])
@@ -61,6 +75,9 @@ def test_columns_beyond_uint16() -> None:
     node = linear_node(np.random.default_rng(4), 70_000, 5, 4, densities=(0.001, 0.01))
     check(node, (1, 70_000))
     check(node, (9, 70_000))
+    packs = linear_node(np.random.default_rng(4), 70_000, 5, 1, densities=(0.001, 0.01), pack=Pack(16, 4))
+    check(packs, (1, 70_000))
+    check(packs, (9, 70_000))
 
 
 def test_rows_without_weights_give_the_shift() -> None:

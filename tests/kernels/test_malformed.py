@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from sparse_node import Placed, SparseModel, conv_node, linear_node, place
 
+from nested_sparse.pattern import Pack
+
 Spoil = Callable[[dict[str, Any]], None]
 
 
@@ -23,6 +25,11 @@ ATTRIBUTES = {
     "columns": (put(columns=-1), "columns must be 1"),
     "columns of no window": (put(columns=37), "multiple of the window's 9 taps"),
     "block rows": (put(block_rows=3), "block_rows must be"),
+    "banks": (put(banks=32, per_row=1), "banks must be 0, 8 or 16, got 32"),
+    "per row": (put(banks=16, per_row=3), "per_row must divide banks 16, got 3"),
+    "per row zero": (put(banks=16, per_row=0), "per_row must divide banks 16, got 0"),
+    "per row alone": (put(per_row=1), "per_row must be 0 without banks, got 1"),
+    "banks of blocks": (put(banks=16, per_row=1), "block_rows must be 1 with banks, got 4"),
     "index bytes": (put(index_bytes=8), "index_bytes must be"),
     "narrow index": (put(columns=65538 * 9), "index_bytes must be"),
     "no level": (put(blocks=[], offsets=[]), "blocks|attribute"),
@@ -128,6 +135,32 @@ def test_segments_are_checked_before_they_are_used(case: str, op: str) -> None:
     for _ in range(2):
         with pytest.raises(Exception, match=f"layer 'layer0'.*{message}"):
             model.run(x, 2)
+
+
+def spoil_bundle_end(placed: Placed) -> None:
+    array(placed, 1, 0, "<u4")[1] += 1
+
+
+PACK_SEGMENTS = {
+    "ptr ends elsewhere": (spoil_bundle_end, "ptr must end at"),
+    "column out of range": (spoil_column, "a column is not below 36"),
+    "short segment": (shorten, "segment of level 1 is too short: expected at least"),
+    "permutation repeats": (repeat_permutation, "permutation must hold each"),
+}
+
+
+@pytest.mark.parametrize("rows", [1, 6])
+@pytest.mark.parametrize("case", PACK_SEGMENTS)
+def test_segments_of_packs_are_checked(case: str, rows: int) -> None:
+    """The same where columns lie in packs."""
+    spoil, message = PACK_SEGMENTS[case]
+    node = linear_node(np.random.default_rng(1), 36, 10, 1, permuted=True, pack=Pack(16, 1))
+    placed = place([node])
+    spoil(placed)
+    model = SparseModel([node], placed)
+    for _ in range(2):
+        with pytest.raises(Exception, match=f"layer 'layer0'.*{message}"):
+            model.run(np.ones((rows, 36), np.float32), 2)
 
 
 def test_levels_below_a_spoilt_one_still_run() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,11 +12,17 @@ from sparse_node import DENSITIES, packed_permutation
 from nested_sparse.errors import KernelError
 from nested_sparse.kernels.library import KernelInfo, RawPixels, RawWeight, kernel_for, kernels, run_kernel
 from nested_sparse.packed import pack_level
+from nested_sparse.pattern import Pack
 from nested_sparse.weight import NestedWeight
 from support import random_weight
 
 ALL = kernels()
 EPSILON = float(np.finfo(np.float32).eps)
+
+
+def per_rows(kernel: KernelInfo) -> list[int]:
+    """Every k of the packs that `kernel` computes; for blocks k means nothing."""
+    return [k for k in range(1, kernel.banks + 1) if kernel.banks % k == 0] or [1]
 
 
 def runnable(op: str) -> list[object]:
@@ -49,21 +56,23 @@ class Case:
         return (EPSILON * terms * magnitude)[:, None]
 
 
-def make_case(kernel: KernelInfo, rows: int, columns: int, permuted: bool, seed: int = 0) -> Case:
+def make_case(kernel: KernelInfo, rows: int, columns: int, permuted: bool, per_row: int = 1, seed: int = 0) -> Case:
     """A random weight for `kernel`; its second group is empty at every level, its first at level 0."""
     rng = np.random.default_rng(seed)
-    weight = random_weight(rng, rows=rows, columns=columns, block_rows=kernel.block_rows, permuted=permuted)
-    weight.first_level[1:2] = 255
-    weight.first_level[0][weight.first_level[0] == 0] = 1
+    pack = Pack(kernel.banks, per_row) if kernel.banks else None
+    columns = max(columns, kernel.banks)
+    weight = random_weight(rng, rows=rows, columns=columns, block_rows=kernel.block_rows, permuted=permuted, pack=pack)
+    groups = weight.first_level.reshape(weight.group_count, -1)
+    groups[1:2] = 255
+    groups[0][groups[0] == 0] = 1
     norm = rng.standard_normal((2, rows)).astype(np.float32)
-    packed_rows = weight.group_count * kernel.block_rows
     perm = packed_permutation(weight) if permuted else None
-    packed_norm = np.zeros((2, packed_rows), np.float32)
+    packed_norm = np.zeros((2, weight.packed_rows), np.float32)
     packed_norm[:, :rows] = norm if perm is None else norm[:, perm[:rows]]
     index = np.uint16 if kernel.index_bytes == 2 else np.uint32
     levels = [pack_level(weight, level) for level in range(len(DENSITIES))]
     parts = [(level.ptr, level.col.astype(index), level.val) for level in levels]
-    return Case(weight, RawWeight(rows, parts, packed_norm, perm), norm)
+    return Case(weight, RawWeight(rows, parts, packed_norm, perm, per_row if pack else 0), norm)
 
 
 def misaligned(values: np.ndarray) -> np.ndarray:
@@ -79,28 +88,33 @@ def misaligned(values: np.ndarray) -> np.ndarray:
 def test_spmm_for_every_count_of_pixels(kernel: KernelInfo, permuted: bool) -> None:
     """Odd rows, empty groups, misaligned arrays, and every tile width up to three tiles."""
     rng = np.random.default_rng(1)
-    case = make_case(kernel, rows=37, columns=29, permuted=permuted)
-    counts = {1, kernel.lanes, kernel.lanes + 1} | {kernel.lanes * n - n % 2 for n in range(1, 3 * kernel.vectors, 3)}
-    for pixels in sorted(count for count in counts if count > 0):
-        whole = -(-pixels // kernel.lanes) * kernel.lanes
-        padded = misaligned(rng.standard_normal((29, whole)).astype(np.float32))
-        inputs = padded[:, :pixels]
-        residual = misaligned(rng.standard_normal((37, pixels)).astype(np.float32))
-        y = misaligned(np.full((37, pixels), np.nan, np.float32))
-        about = RawPixels(pixels, x_pitch=whole, y_pitch=pixels)
-        run_kernel(kernel.index, case.raw, padded, y, residual=residual, clip=(-1.0, 2.0), pixels=about)
-        expected = np.clip(case.product(inputs) + residual, -1.0, 2.0)
-        assert (np.abs(y - expected) <= case.tolerance(inputs)).all(), pixels
+    for per_row in per_rows(kernel):
+        case = make_case(kernel, rows=37, columns=29, permuted=permuted, per_row=per_row)
+        columns = case.weight.columns
+        counts = {1, kernel.lanes, kernel.lanes + 1} | {
+            kernel.lanes * n - n % 2 for n in range(1, 3 * kernel.vectors, 3)
+        }
+        for pixels in sorted(count for count in counts if count > 0):
+            whole = -(-pixels // kernel.lanes) * kernel.lanes
+            padded = misaligned(rng.standard_normal((columns, whole)).astype(np.float32))
+            inputs = padded[:, :pixels]
+            residual = misaligned(rng.standard_normal((37, pixels)).astype(np.float32))
+            y = misaligned(np.full((37, pixels), np.nan, np.float32))
+            about = RawPixels(pixels, x_pitch=whole, y_pitch=pixels)
+            run_kernel(kernel.index, case.raw, padded, y, residual=residual, clip=(-1.0, 2.0), pixels=about)
+            expected = np.clip(case.product(inputs) + residual, -1.0, 2.0)
+            assert (np.abs(y - expected) <= case.tolerance(inputs)).all(), (per_row, pixels)
 
 
 @pytest.mark.parametrize("kernel", runnable("conv"))
 def test_spmm_of_whole_vectors(kernel: KernelInfo) -> None:
     """`y_whole`: the last vector is written to its end, and nothing beyond it; the residual has no such end."""
     rng = np.random.default_rng(2)
-    case = make_case(kernel, rows=21, columns=13, permuted=True)
+    case = make_case(kernel, rows=21, columns=13, permuted=True, per_row=per_rows(kernel)[-2:][0])
+    columns = case.weight.columns
     for pixels in (1, kernel.lanes + 1, 3 * kernel.lanes):
         whole = -(-pixels // kernel.lanes) * kernel.lanes
-        inputs = rng.standard_normal((13, whole)).astype(np.float32)
+        inputs = rng.standard_normal((columns, whole)).astype(np.float32)
         y = np.full((21, whole + 5), 77.0, np.float32)
         y[:, :pixels] = residual = rng.standard_normal((21, pixels)).astype(np.float32)
         about = RawPixels(pixels, x_pitch=whole, y_pitch=whole + 5, y_whole=True)
@@ -116,39 +130,40 @@ def test_spmm_of_whole_vectors(kernel: KernelInfo) -> None:
 def test_gemv(kernel: KernelInfo, permuted: bool) -> None:
     """Column counts around every unrolling, odd rows, empty groups, residual, clip, misaligned arrays."""
     rng = np.random.default_rng(3)
-    for columns in (1, 3, 17, 64, 150):
-        case = make_case(kernel, rows=35, columns=columns, permuted=permuted, seed=columns)
-        inputs = misaligned(rng.standard_normal((columns, 1)).astype(np.float32))
+    for columns, per_row in itertools.product((1, 3, 17, 64, 150), per_rows(kernel)):
+        case = make_case(kernel, rows=35, columns=columns, permuted=permuted, per_row=per_row, seed=columns)
+        inputs = misaligned(rng.standard_normal((case.weight.columns, 1)).astype(np.float32))
         residual = misaligned(rng.standard_normal((35, 1)).astype(np.float32))
         y = misaligned(np.full((35, 1), np.nan, np.float32))
         run_kernel(kernel.index, case.raw, inputs, y, residual=residual, clip=(-1.0, 2.0))
         expected = np.clip(case.product(inputs) + residual, -1.0, 2.0)
-        assert (np.abs(y - expected) <= case.tolerance(inputs)).all(), columns
+        assert (np.abs(y - expected) <= case.tolerance(inputs)).all(), (columns, per_row)
 
 
 @pytest.mark.parametrize("op", ["conv", "linear"])
 def test_kernels_write_only_their_groups(op: str) -> None:
     """A range of groups leaves the other outputs alone, so ranges may run at once."""
     for kernel in (kernel for kernel in ALL if kernel.op == op and kernel.supported):
-        case = make_case(kernel, rows=4 * kernel.block_rows, columns=9, permuted=False)
-        pitch = max(kernel.lanes, 1)
-        inputs = np.ones((9, pitch if op == "conv" else 1), np.float32)
-        y = np.full((4 * kernel.block_rows, 1), 77.0, np.float32)
-        pixels = RawPixels(1, x_pitch=pitch, y_pitch=1) if op == "conv" else None
+        together = kernel.block_rows if op == "conv" or not kernel.banks else kernel.banks  # rows of a group
+        case = make_case(kernel, rows=4 * together, columns=9, permuted=False)
+        columns = case.weight.columns
+        inputs = np.ones((columns, kernel.lanes if op == "conv" else 1), np.float32)
+        y = np.full((4 * together, 1), 77.0, np.float32)
+        pixels = RawPixels(1, x_pitch=kernel.lanes, y_pitch=1) if op == "conv" else None
         run_kernel(kernel.index, case.raw, inputs, y, groups=(2, 3), pixels=pixels)
         written = y[:, 0] != 77.0
-        assert np.flatnonzero(written).tolist() == list(range(2 * kernel.block_rows, 3 * kernel.block_rows)), kernel
+        assert np.flatnonzero(written).tolist() == list(range(2 * together, 3 * together)), kernel
 
 
 @pytest.mark.parametrize("kernel", [*runnable("conv"), *runnable("linear")])
 def test_not_a_number_propagates(kernel: KernelInfo) -> None:
     """NaN and infinity of an input reach the outputs that read it, through the clip, and only those."""
     case = make_case(kernel, rows=16, columns=8, permuted=False)
-    pitch = kernel.lanes if kernel.op == "conv" else 1
-    inputs = np.ones((8, pitch), np.float32)
+    columns = case.weight.columns
+    inputs = np.ones((columns, kernel.lanes if kernel.op == "conv" else 1), np.float32)
     inputs[3] = np.nan
     y = np.zeros((16, 1), np.float32)
-    pixels = RawPixels(1, x_pitch=pitch, y_pitch=1) if kernel.op == "conv" else None
+    pixels = RawPixels(1, x_pitch=kernel.lanes, y_pitch=1) if kernel.op == "conv" else None
     run_kernel(kernel.index, case.raw, inputs, y, clip=(0.0, 6.0), pixels=pixels)
     reads = case.weight.mask(len(DENSITIES) - 1)[:, 3]
     assert np.array_equal(np.isnan(y[:, 0]), reads)
@@ -158,10 +173,11 @@ def test_not_a_number_propagates(kernel: KernelInfo) -> None:
 
 
 def test_list_has_a_kernel_for_every_weight() -> None:
-    """Each instruction set lists both operators for every V and both column widths."""
+    """Each instruction set lists both operators for every V, every B and both column widths."""
+    weights = [(v, 0) for v in (1, 2, 4, 8, 16)] + [(1, banks) for banks in (8, 16)]
     for isa in {kernel.isa for kernel in ALL}:
-        listed = {(k.op, k.block_rows, k.index_bytes) for k in ALL if k.isa == isa}
-        assert listed == {(op, v, b) for op in ("conv", "linear") for v in (1, 2, 4, 8, 16) for b in (2, 4)}
+        listed = {(k.op, k.block_rows, k.banks, k.index_bytes) for k in ALL if k.isa == isa}
+        assert listed == {(op, *weight, b) for op in ("conv", "linear") for weight in weights for b in (2, 4)}
 
 
 def test_unknown_kernels_are_refused() -> None:

@@ -229,6 +229,11 @@ def copy_level_zero_into_level_one(metadata: dict[str, Any], tensors: dict[str, 
     columns[np.abs(columns.astype(int) - int(col0[ptr0[group]])).argmin()] = col0[ptr0[group]]
 
 
+def packs() -> dict[str, Any]:
+    """A layer entry's keys for packs of 8."""
+    return {"pattern": "gs8x8", "block_rows": 1, "blocks": [1, 1, 1]}
+
+
 FORGERIES: dict[str, tuple[Callable[[dict[str, Any], dict[str, np.ndarray]], None], str]] = {
     "not nesting": (copy_level_zero_into_level_one, "levels must nest"),
     "column": (lambda m, t: t["first/level0/col"].__setitem__(0, 12), "column 12 is out of range 0 to 11"),
@@ -245,8 +250,12 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, Any], dict[str, np.ndarray]], Non
     "no levels": (lambda m, t: m.__setitem__("levels", []), "0 levels"),
     "no layers": (lambda m, t: m.__setitem__("layers", []), "no layers"),
     "one name": (lambda m, t: m["layers"][1].__setitem__("name", "first"), "two of one name"),
-    "version": (lambda m, t: m.__setitem__("format_version", 2), "format version 2"),
+    "version": (lambda m, t: m.__setitem__("format_version", 3), "format version 3"),
     "missing": (lambda m, t: m.pop("inputs"), "inputs"),
+    "unknown pattern": (lambda m, t: m["layers"][0].__setitem__("pattern", "gs4x1"), "'gs4x1' is not supported"),
+    "other pattern": (lambda m, t: m["layers"][0].__setitem__("pattern", "block8x1"), "does not go with block_rows 4"),
+    "packs of blocks": (lambda m, t: m["layers"][0].__setitem__("pattern", "gs16x1"), "does not go with block_rows 4"),
+    "packs in version 1": (lambda m, t: m["layers"][0].update(packs()), "need format version 2"),
     "density": (lambda m, t: m["levels"][0].__setitem__("density", 0), "density"),
 }
 
@@ -265,6 +274,19 @@ def test_forging_nothing_still_opens(path: Path) -> None:
     """The forger itself is sound, so that the refusals above are for their reasons."""
     forge(path, lambda metadata, tensors: None)
     Checkpoint.open(path).close()
+
+
+def test_files_older_than_patterns_still_open(path: Path) -> None:
+    """Format version 1 as it was first written names no pattern: it follows from the blocks."""
+
+    def forget(metadata: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:
+        assert metadata["format_version"] == 1
+        for layer in metadata["layers"]:
+            del layer["pattern"]
+
+    forge(path, forget)
+    with Checkpoint.open(path) as checkpoint:
+        assert [layer.pattern for layer in checkpoint.layers] == ["block4x1", "block2x1"]
 
 
 def test_the_first_bytes_of_a_file_are_what_the_format_page_says(path: Path) -> None:

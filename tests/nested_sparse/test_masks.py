@@ -113,7 +113,7 @@ def test_pack_follows_the_format_and_unpack_undoes_it(rows: int, block_rows: int
                 for v, value in enumerate(values):
                     row = group * block_rows + v
                     assert value == (weight.values[order[row], column] if row < rows else 0)
-    again = unpack("w", rows, 11, block_rows, packed, weight.permutation)
+    again = unpack("w", rows, 11, weight.pattern, packed, weight.permutation)
     for level in range(3):
         assert np.array_equal(again.at(level), weight.at(level))
         assert np.array_equal(again.mask(level), weight.mask(level))

@@ -1,0 +1,40 @@
+// The kernels of gemv.h for packs, written once over the vector type W of rows.h. In an unnamed namespace for the
+// reason given there.
+//
+// A bundle's packs are one stream of B values each, read in vectors of W::kRows lanes that are a pack, half of one, or
+// two: a lane always holds the same entry of a pack, that is, the same row. So a bundle is multiplied without looking
+// at rows, and its B sums are added up by row at the end, k neighbours at a time.
+#pragma once
+
+#include "rows.h"
+
+namespace nested_sparse {
+namespace {
+
+template <class W, int B, class Index>
+void gemv_packs(const GemvArgs& args, int64_t bundle_begin, int64_t bundle_end) {
+  constexpr int kWidth = W::kRows < B ? W::kRows : B;      // entries of a pack in a vector
+  constexpr int kPacks = W::kRows > B ? W::kRows / B : 1;  // packs in a vector
+  for (int64_t bundle = bundle_begin; bundle < bundle_end; ++bundle) {
+    float sums[B] = {};
+    for (int part = 0; part < B; part += kWidth) {
+      Diagonal<W, 1> diagonal;
+      for (int32_t l = 0; l < args.weight.level_count; ++l) {
+        const PackedLevel& level = args.weight.levels[l];
+        const int64_t begin = int64_t{level.ptr[bundle]} * B;
+        const int64_t packs = int64_t{level.ptr[bundle + 1]} - level.ptr[bundle];
+        const Index* col = static_cast<const Index*>(level.col) + begin;
+        const float* val = level.val + begin;
+        diagonal.add(args.x, val + part, col + part, packs / kPacks, kPacks * B);
+        for (int64_t j = packs / kPacks * kPacks * B; j < packs * B; ++j) sums[j % B] += val[j] * args.x[col[j]];
+      }
+      float lanes[W::kRows] = {};
+      diagonal.store(lanes);
+      for (int i = 0; i < W::kRows; ++i) sums[part + i % kWidth] += lanes[i];
+    }
+    gemv_store_packs<B>(args, bundle, args.weight.per_row, sums);
+  }
+}
+
+}  // namespace
+}  // namespace nested_sparse

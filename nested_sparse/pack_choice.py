@@ -1,0 +1,149 @@
+"""Which weights the packs of GS(B, k) keep (arXiv:2112.10898): the largest that its balance allows, level after level.
+
+A bundle's B / k rows and B column remainders are two sides of a graph, its free weights the edges. What a level adds is
+n packs: n·k edges at each row, n at each remainder. Any such choice splits into n packs (packs.py), so that choosing
+needs to look at the counts alone. No row keeps more than ⌊K / B⌋ weights of one remainder: what is free is then always
+as balanced as what is kept, so that every number of packs up to ⌊K / B⌋·B / k can be reached from every lower one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nested_sparse.mask import NEVER, grouped
+from nested_sparse.pattern import Pack
+
+
+def most_weights(rows: int, columns: int, pack: Pack) -> int:
+    """Weights of an (O, K) weight that packs can keep: ⌊K / B⌋·B of each row."""
+    return rows * (columns // pack.banks) * pack.banks
+
+
+def nested_packs(scores: NDArray[np.float64], keep: Sequence[int], pack: Pack) -> NDArray[np.uint8]:
+    """(O', K) first level of every weight from (O, K) scores in packed row order, O' a multiple of the bundle's rows.
+
+    Level l keeps `keep[l]` weights, to the nearest pack, but at least one pack and no more than fit. A bundle gets as
+    many as the largest scores that lie in it fill, rounded; more or fewer only where lower levels or its size leave no
+    choice.
+    """
+    bundles = grouped(scores, pack.rows)
+    first_level = np.full(bundles.shape, NEVER, np.uint8)
+    before = np.zeros(len(bundles), np.int64)
+    for level, count in enumerate(keep):
+        quota = _quotas(scores, count, before, pack)
+        for bundle in np.flatnonzero(quota > before):
+            _grow_bundle(first_level[bundle], bundles[bundle], level, int(quota[bundle] - before[bundle]), pack)
+        before = quota
+    return first_level.reshape(-1, scores.shape[1])
+
+
+def _quotas(scores: NDArray[np.float64], count: int, least: NDArray[np.int64], pack: Pack) -> NDArray[np.int64]:
+    """Packs of each bundle, at least `least`, `count` weights in all: rounded down, then up where most is missing.
+
+    A pack of a last bundle with rows of padding counts for the weights that are not padding.
+    """
+    rows, columns = scores.shape
+    most = columns // pack.banks * pack.rows
+    first_row = np.arange(len(least)) * pack.rows
+    worth = np.minimum(pack.rows, rows - first_row) * pack.per_row  # weights of a pack
+    best = np.argpartition(-scores.reshape(-1), min(count, scores.size) - 1)[:count] // columns
+    share = np.bincount(best // pack.rows, minlength=len(least)) / worth
+    quota = np.clip(share.astype(np.int64), least, most)
+    changed = True
+    while changed:
+        changed = False
+        missing = count - int((quota * worth).sum())
+        step = 1 if missing > 0 else -1
+        for bundle in np.argsort(step * (quota - share), kind="stable"):
+            possible = quota[bundle] < most if step > 0 else quota[bundle] > least[bundle]
+            if possible and 2 * step * missing > pack.banks:
+                quota[bundle] += step
+                missing -= step * worth[bundle]
+                changed = True
+    if not quota.any():
+        quota[np.argmax(share)] = 1
+    return np.asarray(quota)
+
+
+def _grow_bundle(
+    first_level: NDArray[np.uint8], scores: NDArray[np.float64], level: int, added: int, pack: Pack
+) -> None:
+    """Give `added` packs of a bundle's free weights to `level`, in place."""
+    limit = scores.shape[1] // pack.banks
+    row, column = np.nonzero(first_level == NEVER)
+    order = np.argsort(-scores[row, column], kind="stable")
+    row, column = row[order], column[order]
+    cell = row * pack.banks + column % pack.banks
+    taken_row, taken_column = np.nonzero(first_level != NEVER)
+    used = np.bincount(taken_row * pack.banks + taken_column % pack.banks, minlength=pack.rows * pack.banks)
+    free = (limit - used).reshape(pack.rows, pack.banks)
+    rank = _rank_within(cell)
+    counts = _greedy_counts(cell[rank < free.reshape(-1)[cell]], added, pack)
+    _repair(counts, free, added, pack)
+    chosen = rank < counts.reshape(-1)[cell]
+    first_level[row[chosen], column[chosen]] = level
+
+
+def _rank_within(cell: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many entries before each one are of the same cell."""
+    order = np.argsort(cell, kind="stable")
+    sizes = np.bincount(cell)
+    rank = np.empty(cell.size, np.int64)
+    rank[order] = np.arange(cell.size) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return rank
+
+
+def _greedy_counts(cells: NDArray[np.int64], added: int, pack: Pack) -> NDArray[np.int64]:
+    """(rows, B) how many of each cell are taken, best first, where no row nor remainder exceeds its share.
+
+    cells: of the free weights, best first. The rule of the paper's code.
+    """
+    counts = np.zeros((pack.rows, pack.banks), np.int64)
+    row_left, bank_left = [added * pack.per_row] * pack.rows, [added] * pack.banks
+    taken, left = [], added * pack.banks
+    for cell in cells.tolist():
+        row, bank = divmod(cell, pack.banks)
+        if row_left[row] and bank_left[bank]:
+            row_left[row] -= 1
+            bank_left[bank] -= 1
+            taken.append(cell)
+            left -= 1
+            if not left:
+                break
+    counts += np.bincount(taken, minlength=counts.size).reshape(counts.shape)
+    return counts
+
+
+def _repair(counts: NDArray[np.int64], free: NDArray[np.int64], added: int, pack: Pack) -> None:
+    """Complete what greed left short, in place: it may fill up remainders that only few rows could still use.
+
+    Each turn moves weights along a path from a short row to a short remainder, giving at one cell and taking at the
+    next (Ford and Fulkerson); the balance of `free` makes sure that there is one.
+    """
+    for row in np.repeat(np.arange(pack.rows), added * pack.per_row - counts.sum(axis=1)):
+        came_by: dict[int, int] = {}  # remainder -> the row from which it gains
+        gave: dict[int, int] = {}  # row -> the remainder at which it gives
+        waiting, end = [int(row)], -1
+        while end < 0:
+            at = waiting.pop(0)
+            for bank in np.flatnonzero(counts[at] < free[at]).tolist():
+                if bank in came_by:
+                    continue
+                came_by[bank] = at
+                if counts[:, bank].sum() < added:
+                    end = bank
+                    break
+                for other in np.flatnonzero(counts[:, bank]).tolist():
+                    if other != row and other not in gave:
+                        gave[other] = bank
+                        waiting.append(other)
+        while True:
+            at = came_by[end]
+            counts[at, end] += 1
+            if at == row:
+                break
+            end = gave[at]
+            counts[at, end] -= 1
