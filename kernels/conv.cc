@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 
+#include "column_cut.h"
 #include "scratch.h"
 
 namespace nested_sparse {
@@ -23,11 +24,20 @@ int64_t read_choice(const ort::Attributes& attributes, const char* name, int64_t
 // What a thread's matrix holds.
 struct Matrix {
   uint64_t run;
-  int64_t image, tile, group;
+  int64_t image, tile, channel;
   bool operator==(const Matrix& other) const {
-    return run == other.run && image == other.image && tile == other.tile && group == other.group;
+    return run == other.run && image == other.image && tile == other.tile && channel == other.channel;
   }
 };
+
+// Columns from which a tile's matrix is cut into ranges, and of a range: in the second cache beside the weights.
+constexpr int64_t kCutFrom = 3072;
+constexpr int64_t kRangeColumns = 1152;
+
+int64_t channels_of_range(int64_t channels, const ConvGeometry& geometry) {
+  const int64_t taps = geometry.kernel[0] * geometry.kernel[1];
+  return channels * taps < kCutFrom ? channels : std::max<int64_t>(kRangeColumns / taps, 1);
+}
 
 uint64_t next_run() {
   static std::atomic<uint64_t> count{0};
@@ -42,6 +52,7 @@ NestedConv::NestedConv(const ort::Attributes& attributes)
       spatial_(read_choice(attributes, "spatial_dimensions", 1, 2, 2)),
       channel_groups_(read_choice(attributes, "groups", 1, weight_.rows(), 1)),
       channels_(weight_.columns() / (geometry_.kernel[0] * geometry_.kernel[1])),
+      range_channels_(channels_of_range(channels_, geometry_)),
       x_tiled_(read_choice(attributes, "x_tiled", 0, 1, 0) == 1),
       y_tiled_(read_choice(attributes, "y_tiled", 0, 1, 0) == 1),
       residual_tiled_(read_choice(attributes, "residual_tiled", 0, 1, 0) == 1),
@@ -130,38 +141,62 @@ void NestedConv::run_task(const Run& run, const Task& task) const {
   args.y_pitch = y.pitch(task.tile);
   args.y_whole = y.tiled;
   args.clip = clip_;
-  if (channel_groups_ == 1) {
-    set_input(run, task, 0, args);
-    kernel_.spmm(args, task.outputs.begin, task.outputs.end);
+  args.x_pitch = y.tiling.pitch(task.tile);
+  if (range_channels_ < channels_ && !run.plan->direct() && channel_groups_ == 1 && weight_.banks() == 0) {
+    run_ranges(run, task, args);
     return;
   }
+  const int64_t first = channel_groups_ == 1 ? 0 : task.outputs.begin;
+  const int64_t end = channel_groups_ == 1 ? 1 : task.outputs.end;
   const int64_t rows = weight_.spmm_groups() / channel_groups_;
-  for (int64_t group = task.outputs.begin; group < task.outputs.end; ++group) {
-    set_input(run, task, group, args);
-    kernel_.spmm(args, group * rows, (group + 1) * rows);
+  for (int64_t group = first; group < end; ++group) {
+    const int64_t channel = group * channels_;
+    args.x = run.plan->direct() ? run.x.data + run.x.offset(task.image, task.tile) + channel * args.x_pitch
+                                : gathered(run, task, channel, channel + channels_);
+    const Part outputs = channel_groups_ == 1 ? task.outputs : Part{group * rows, (group + 1) * rows};
+    kernel_.spmm(args, outputs.begin, outputs.end);
   }
 }
 
-// Points `args` to the input of a group of channels, gathering it unless this thread's matrix holds it: that of a tile
-// which was cut between two ranges, and both came to this thread.
-void NestedConv::set_input(const Run& run, const Task& task, int64_t group, SpmmArgs& args) const {
-  const Image& x = run.x;
-  const int64_t pitch = run.y.tiling.pitch(task.tile);
-  const int64_t begin = group * channels_;
-  args.x_pitch = pitch;
-  if (run.plan->direct()) {
-    args.x = x.data + x.offset(task.image, task.tile) + begin * pitch;
-    return;
+// The columns in ranges, each gathered and multiplied while it is in the second cache (3 x 3 over 512 channels at 7 x
+// 7: 1.2 MB for a tile, and twice as fast in four ranges).
+void NestedConv::run_ranges(const Run& run, const Task& task, SpmmArgs& args) const {
+  const int64_t ranges = (channels_ + range_channels_ - 1) / range_channels_;
+  const int64_t groups = task.outputs.end - task.outputs.begin;
+  const int64_t level_starts = groups * (ranges + 1);
+  auto* const starts = reinterpret_cast<uint32_t*>(scratch(Purpose::starts, args.weight.level_count * level_starts));
+  cut_columns(args.weight, weight_.index_bytes(), task.outputs.begin, task.outputs.end,
+              range_channels_ * run.plan->taps(), ranges, starts);
+  args.sums = scratch(Purpose::sums, weight_.packed_rows() * args.x_pitch);
+  args.ptr_stride = ranges + 1;
+  PackedLevel levels[kMaxLevels];
+  args.weight.levels = levels;
+  for (int64_t range = 0; range < ranges; ++range) {
+    for (int32_t l = 0; l < args.weight.level_count; ++l) {
+      levels[l] = run.view.levels[l];
+      levels[l].ptr = starts + l * level_starts + range - task.outputs.begin * args.ptr_stride;
+    }
+    const int64_t channel = range * range_channels_;
+    args.x = gathered(run, task, channel, std::min(channel + range_channels_, channels_)) -
+             channel * run.plan->taps() * args.x_pitch;
+    args.first = range == 0;
+    args.last = range == ranges - 1;
+    kernel_.spmm(args, task.outputs.begin, task.outputs.end);
   }
+}
+
+// The matrix of a range of channels, which this thread may hold: where a tile was cut between two tasks and both came
+// to this thread.
+const float* NestedConv::gathered(const Run& run, const Task& task, int64_t channel_begin, int64_t channel_end) const {
   thread_local Matrix held{};
-  float* const matrix = scratch(Purpose::input, run.plan->matrix_floats(channels_));
-  const Matrix wanted{run.number, task.image, task.tile, group};
+  float* const matrix = scratch(Purpose::input, run.plan->matrix_floats(channel_end - channel_begin));
+  const Matrix wanted{run.number, task.image, task.tile, channel_begin};
   if (!(held == wanted)) {
-    run.plan->gather(gather_.gather, x.data + task.image * x.image_floats(), task.tile, begin, begin + channels_,
-                     matrix);
+    const float* const x = run.x.data + task.image * run.x.image_floats();
+    run.plan->gather(gather_.gather, x, task.tile, channel_begin, channel_end, matrix);
     held = wanted;
   }
-  args.x = matrix;
+  return matrix;
 }
 
 }  // namespace nested_sparse

@@ -32,12 +32,14 @@ class NestedConv : public NestedOperator {
   std::shared_ptr<const ConvPlan> plan_for(const Image& x) const;
   void run_tasks(const ort::Context& context, const Run& run) const;
   void run_task(const Run& run, const Task& task) const;
-  void set_input(const Run& run, const Task& task, int64_t group, SpmmArgs& args) const;
+  void run_ranges(const Run& run, const Task& task, SpmmArgs& args) const;
+  const float* gathered(const Run& run, const Task& task, int64_t channel_begin, int64_t channel_end) const;
 
   ConvGeometry geometry_;
   int64_t spatial_;         // dimensions: 1 or 2
   int64_t channel_groups_;  // outputs of one read the input channels of one
   int64_t channels_;        // of the input that a row of the weight reads
+  int64_t range_channels_;  // input channels of a range of columns; all of them where there is one range
   bool x_tiled_, y_tiled_, residual_tiled_;
   const KernelInfo& kernel_;
   const GatherInfo& gather_;

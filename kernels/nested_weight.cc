@@ -25,6 +25,15 @@ bool columns_in_range(const void* col, int64_t count, int64_t columns) {
   return std::all_of(begin, begin + count, [columns](Index c) { return static_cast<int64_t>(c) < columns; });
 }
 
+template <class Index>
+bool columns_rise(const void* col, const uint32_t* ptr, int64_t groups) {
+  const auto* columns = static_cast<const Index*>(col);
+  for (int64_t group = 0; group < groups; ++group) {
+    if (!std::is_sorted(columns + ptr[group], columns + ptr[group + 1])) return false;
+  }
+  return true;
+}
+
 }  // namespace
 
 NestedWeight::NestedWeight(const ort::Attributes& attributes) : layer_(attributes.text("layer")) {
@@ -152,6 +161,10 @@ void NestedWeight::validate_columns(int32_t level, const uint8_t* segment) const
   const bool in_range = index_bytes_ == 2 ? columns_in_range<uint16_t>(col, count, columns_)
                                           : columns_in_range<uint32_t>(col, count, columns_);
   require(in_range, where + ": a column is not below " + number(columns_));
+  if (banks_ > 0) return;
+  const bool rising =
+      index_bytes_ == 2 ? columns_rise<uint16_t>(col, ptr, groups_) : columns_rise<uint32_t>(col, ptr, groups_);
+  require(rising, where + ": the columns of a group do not rise");
 }
 
 void NestedWeight::validate_permutation(const uint8_t* segment) const {

@@ -1,5 +1,7 @@
 // The reference: plain loops over the formula of spmm.h, one pixel per vector. Compiled for the architecture's baseline
 // without contraction, so that every build gives the same bits. Also what runs where there is no kernel for the CPU.
+#include <algorithm>
+
 #include "spmm.h"
 
 namespace nested_sparse {
@@ -9,11 +11,11 @@ constexpr int kPixels = 64;
 
 template <int V, class Index>
 void accumulate(const SpmmArgs& args, int64_t group, int v, int64_t first, int count, float* sums) {
-  for (int i = 0; i < count; ++i) sums[i] = 0.0F;
   for (int32_t l = 0; l < args.weight.level_count; ++l) {
     const PackedLevel& level = args.weight.levels[l];
     const auto* col = static_cast<const Index*>(level.col);
-    for (uint32_t j = level.ptr[group]; j < level.ptr[group + 1]; ++j) {
+    const uint32_t* const range = level.ptr + group * args.ptr_stride;
+    for (uint32_t j = range[0]; j < range[1]; ++j) {
       const float weight = level.val[static_cast<int64_t>(j) * V + v];
       const float* x = args.x + static_cast<int64_t>(col[j]) * args.x_pitch + first;
       for (int i = 0; i < count; ++i) sums[i] += weight * x[i];
@@ -25,7 +27,6 @@ template <int B, class Index>
 void accumulate_packs(const SpmmArgs& args, int64_t r, int64_t first, int count, float* sums) {
   const int64_t per_row = args.weight.per_row;
   const int64_t bundle = r * per_row / B;
-  for (int i = 0; i < count; ++i) sums[i] = 0.0F;
   for (int32_t l = 0; l < args.weight.level_count; ++l) {
     const PackedLevel& level = args.weight.levels[l];
     const auto* col = static_cast<const Index*>(level.col);
@@ -53,12 +54,17 @@ template <class Accumulate>
 void spmm_rows(const SpmmArgs& args, int64_t row_begin, int64_t row_end, const Accumulate& accumulate) {
   for (int64_t r = row_begin; r < row_end; ++r) {
     const int64_t output = output_of(args.weight, r);
-    if (output < 0) continue;
     for (int64_t first = 0; first < args.pixels; first += kPixels) {
       const int count = static_cast<int>(args.pixels - first < kPixels ? args.pixels - first : kPixels);
-      float sums[kPixels];
+      float* const carried = args.sums + r * args.x_pitch + first;
+      float sums[kPixels] = {};
+      if (!args.first) std::copy_n(carried, count, sums);
       accumulate(r, first, count, sums);
-      store(args, r, output, first, count, sums);
+      if (!args.last) {
+        std::copy_n(sums, count, carried);
+      } else if (output >= 0) {
+        store(args, r, output, first, count, sums);
+      }
     }
   }
 }

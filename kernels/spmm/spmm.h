@@ -12,6 +12,11 @@
 // assumed. Kernels write nothing but the rows of their groups: `pixels` floats of each, or whole vectors of them where
 // `y_whole` (the rest of the last vector gets finite values for finite ones in x). So calls over disjoint ranges may
 // run at once; each output's residual is read before the output is written, so y may be the residual.
+//
+// A product over many columns may be taken in several calls, a range of columns each, so that the pixels of a range
+// stay in a near cache: `sums`, [G * V] rows of whole vectors, x_pitch apart, carries the sums from one call to the
+// next. The first call starts from zero, all but the last leave their sums in it, and the last writes y. Then
+// levels[l].ptr + g * ptr_stride holds the range's first block of group g and its end.
 #pragma once
 
 #include "../packed.h"
@@ -29,6 +34,10 @@ struct SpmmArgs {
   int64_t y_pitch;
   bool y_whole;
   Clip clip;
+  int64_t ptr_stride = 1;
+  float* sums = nullptr;  // null: one call
+  bool first = true;
+  bool last = true;
 };
 
 // Computes the outputs of row groups (with packs: packed rows) [group_begin, group_end).

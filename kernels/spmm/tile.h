@@ -39,8 +39,9 @@ struct Tile {
   Vec sums[R][P];
 
   NESTED_SPARSE_INLINE void accumulate(const PackedLevel& level, int64_t group, int row) {
-    const uint32_t begin = level.ptr[group];
-    const uint32_t end = level.ptr[group + 1];
+    const uint32_t* const range = level.ptr + group * args.ptr_stride;
+    const uint32_t begin = range[0];
+    const uint32_t end = range[1];
     const Index* col = static_cast<const Index*>(level.col) + begin;
     const Index* const col_end = static_cast<const Index*>(level.col) + end;
     const float* val = level.val + static_cast<int64_t>(begin) * V + row;
@@ -86,19 +87,35 @@ struct Tile {
     }
   }
 
-  NESTED_SPARSE_INLINE void run(int64_t group, int row) {
+  float* carried(int64_t packed_row) const { return args.sums + packed_row * args.x_pitch + first; }
+
+  NESTED_SPARSE_INLINE void start(int64_t packed_row) {
     NESTED_SPARSE_UNROLL
     for (int r = 0; r < R; ++r) {
       NESTED_SPARSE_UNROLL
-      for (int i = 0; i < P; ++i) sums[r][i] = S::zero();
+      for (int i = 0; i < P; ++i) {
+        sums[r][i] = args.first ? S::zero() : S::load(carried(packed_row + r) + i * S::kLanes);
+      }
     }
-    for (int32_t l = 0; l < args.weight.level_count; ++l) accumulate(args.weight.levels[l], group, row);
+  }
+
+  NESTED_SPARSE_INLINE void finish(int64_t packed_row) {
     NESTED_SPARSE_UNROLL
     for (int r = 0; r < R; ++r) {
-      const int64_t packed_row = group * V + row + r;
-      const int64_t output = output_of(args.weight, packed_row);
-      if (output >= 0) store_row(sums[r], packed_row, output);
+      if (!args.last) {
+        NESTED_SPARSE_UNROLL
+        for (int i = 0; i < P; ++i) S::store(carried(packed_row + r) + i * S::kLanes, sums[r][i]);
+        continue;
+      }
+      const int64_t output = output_of(args.weight, packed_row + r);
+      if (output >= 0) store_row(sums[r], packed_row + r, output);
     }
+  }
+
+  NESTED_SPARSE_INLINE void run(int64_t group, int row) {
+    start(group * V + row);
+    for (int32_t l = 0; l < args.weight.level_count; ++l) accumulate(args.weight.levels[l], group, row);
+    finish(group * V + row);
   }
 };
 
