@@ -45,23 +45,32 @@ struct Tile {
     const Index* col = static_cast<const Index*>(level.col) + begin;
     const Index* const col_end = static_cast<const Index*>(level.col) + end;
     const float* val = level.val + static_cast<int64_t>(begin) * V + row;
-    const float* const pixels = args.x + first;
-    const int64_t pitch = args.x_pitch;
+    // In bytes: the compiler multiplies by four once more for every block otherwise.
+    const char* const pixels = reinterpret_cast<const char*>(args.x + first);
+    const int64_t pitch = args.x_pitch * static_cast<int64_t>(sizeof(float));
+    // Two loops, for the early fetch must not look past the last column.
+    const Index* const early_end = col_end - col > kAhead ? col_end - kAhead : col;
+    for (; col != early_end; ++col, val += V) {
+      const char* const ahead = pixels + static_cast<int64_t>(col[kAhead]) * pitch;
+      NESTED_SPARSE_UNROLL
+      for (int i = 0; V > 1 && i < P; ++i) __builtin_prefetch(ahead + i * sizeof(Vec));
+      multiply(reinterpret_cast<const float*>(pixels + static_cast<int64_t>(*col) * pitch), val);
+    }
     for (; col != col_end; ++col, val += V) {
-      if (V >= 4) __builtin_prefetch(val + kPrefetch);
-      const float* const x = pixels + static_cast<int64_t>(*col) * pitch;
-      const float* const ahead = pixels + static_cast<int64_t>(col_end - col > kAhead ? col[kAhead] : *col) * pitch;
+      multiply(reinterpret_cast<const float*>(pixels + static_cast<int64_t>(*col) * pitch), val);
+    }
+  }
+
+  NESTED_SPARSE_INLINE void multiply(const float* x, const float* val) {
+    if (V >= 4) __builtin_prefetch(val + kPrefetch);
+    Vec in[P];
+    NESTED_SPARSE_UNROLL
+    for (int i = 0; i < P; ++i) in[i] = S::load(x + i * S::kLanes);
+    NESTED_SPARSE_UNROLL
+    for (int r = 0; r < R; ++r) {
+      const Vec weight = S::broadcast(val + r);
       NESTED_SPARSE_UNROLL
-      for (int i = 0; V > 1 && i < P; ++i) __builtin_prefetch(ahead + i * S::kLanes);
-      Vec in[P];
-      NESTED_SPARSE_UNROLL
-      for (int i = 0; i < P; ++i) in[i] = S::load(x + i * S::kLanes);
-      NESTED_SPARSE_UNROLL
-      for (int r = 0; r < R; ++r) {
-        const Vec weight = S::broadcast(val + r);
-        NESTED_SPARSE_UNROLL
-        for (int i = 0; i < P; ++i) sums[r][i] = S::fma(weight, in[i], sums[r][i]);
-      }
+      for (int i = 0; i < P; ++i) sums[r][i] = S::fma(weight, in[i], sums[r][i]);
     }
   }
 
