@@ -6,7 +6,7 @@ import math
 import statistics
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -163,7 +163,7 @@ def layer_table(ours: Sequence[ConvTimes], dense: Sequence[ConvTimes]) -> list[d
     """One line per kind of layer: how many, median ms and GFLOP/s of kept weights on both sides."""
     lines = []
     for kind in dict.fromkeys(node.kind for node in ours):
-        line: dict[str, Any] = {"layer": str(kind), "count": sum(node.kind == kind for node in ours)}
+        line: dict[str, Any] = {"layer": str(kind), **asdict(kind), "count": sum(node.kind == kind for node in ours)}
         for side, nodes in (("ours", ours), ("dense", dense)):
             alike = [node for node in nodes if node.kind == kind]
             line[f"{side}_ms"] = statistics.median(_summed(alike)) if alike else None
