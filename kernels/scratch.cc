@@ -32,7 +32,7 @@ void count_scratch_allocation() {
 }
 
 float* scratch(Purpose purpose, int64_t floats) {
-  thread_local Buffer buffers[2];
+  thread_local Buffer buffers[3];
   Buffer& buffer = buffers[static_cast<int>(purpose)];
   if (buffer.floats < floats) {
     buffer.data.reset();

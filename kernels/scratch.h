@@ -10,7 +10,7 @@ namespace nested_sparse {
 int64_t scratch_allocations();
 void count_scratch_allocation();
 
-enum class Purpose { input, output };
+enum class Purpose { input, output, values };
 
 // At least `floats` floats, 64-byte aligned, with whatever they held before; this thread's until its next call for the
 // same purpose. Throws std::bad_alloc.
