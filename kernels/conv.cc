@@ -56,7 +56,8 @@ NestedConv::NestedConv(const ort::Attributes& attributes)
       x_tiled_(read_choice(attributes, "x_tiled", 0, 1, 0) == 1),
       y_tiled_(read_choice(attributes, "y_tiled", 0, 1, 0) == 1),
       residual_tiled_(read_choice(attributes, "residual_tiled", 0, 1, 0) == 1),
-      kernel_(find_kernel(false, isa_choice().isa, weight_.block_rows(), weight_.index_bytes(), weight_.banks())),
+      kernel_(find_kernel(false, isa_choice().isa, weight_.block_rows(), weight_.index_bytes(), weight_.value_bytes(),
+                          weight_.banks())),
       gather_(find_gather(isa_choice().isa)) {
   if (channels_ * geometry_.kernel[0] * geometry_.kernel[1] != weight_.columns()) {
     fail("columns must be a multiple of the window's " + std::to_string(geometry_.kernel[0] * geometry_.kernel[1]) +
@@ -189,7 +190,7 @@ void NestedConv::run_ranges(const Run& run, const Task& task, SpmmArgs& args) co
 // to this thread.
 const float* NestedConv::gathered(const Run& run, const Task& task, int64_t channel_begin, int64_t channel_end) const {
   thread_local Matrix held{};
-  float* const matrix = scratch(Purpose::input, run.plan->matrix_floats(channel_end - channel_begin));
+  float* const matrix = scratch(Purpose::matrix, run.plan->matrix_floats(channel_end - channel_begin));
   const Matrix wanted{run.number, task.image, task.tile, channel_begin};
   if (!(held == wanted)) {
     const float* const x = run.x.data + task.image * run.x.image_floats();

@@ -16,6 +16,7 @@ struct KernelRow {
   int32_t block_rows;
   int32_t banks;
   int32_t index_bytes;
+  int32_t value_bytes;
   int32_t vectors;
   int32_t lanes;
   int32_t supported;
@@ -76,6 +77,7 @@ NESTED_SPARSE_EXPORT bool nested_sparse_kernel(int32_t index, KernelRow* row) {
                    kernel.block_rows,
                    kernel.banks,
                    kernel.index_bytes,
+                   kernel.value_bytes,
                    kernel.vectors,
                    kernel.lanes,
                    nested_sparse::isa_supported(kernel.isa)};

@@ -26,7 +26,7 @@ void explain(char (&error)[256], const char* value, const char* why) {
 
 #if NESTED_SPARSE_X86
 struct X86 {
-  bool avx2 = false;    // and FMA
+  bool avx2 = false;    // and FMA, F16C
   bool avx512 = false;  // F, DQ, BW and VL
 };
 
@@ -49,12 +49,12 @@ X86 detect() {
   uint32_t c = 0;
   uint32_t d = 0;
   if (__get_cpuid(1, &a, &b, &c, &d) == 0 || !bit(c, 27)) return found;  // OSXSAVE
-  const bool fma = bit(c, 12);
+  const bool fma_f16c = bit(c, 12) && bit(c, 29);
   const uint64_t saved = saved_registers();
   constexpr uint64_t kYmm = 0x6;
   constexpr uint64_t kZmm = 0xe6;
   if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return found;
-  found.avx2 = fma && bit(b, 5) && (saved & kYmm) == kYmm;
+  found.avx2 = fma_f16c && bit(b, 5) && (saved & kYmm) == kYmm;
   found.avx512 = found.avx2 && bit(b, 16) && bit(b, 17) && bit(b, 30) && bit(b, 31) && (saved & kZmm) == kZmm;
   return found;
 }

@@ -33,6 +33,7 @@ class KernelInfo:
     block_rows: int
     banks: int  # B of gs{B}x{k} packs; 0 for blocks
     index_bytes: int
+    value_bytes: int  # 4 for float32, 2 for float16
     vectors: int  # conv: pixel vectors in registers at once
     lanes: int  # conv: pixels of a vector
     supported: bool
@@ -78,25 +79,28 @@ def kernels() -> list[KernelInfo]:
     row = _KernelRow()
     while _library().nested_sparse_kernel(len(found), ctypes.byref(row)):
         names = (row.name.decode(), row.op.decode(), row.isa.decode())
-        shape = (row.block_rows, row.banks, row.index_bytes, row.vectors, row.lanes)
+        shape = (row.block_rows, row.banks, row.index_bytes, row.value_bytes, row.vectors, row.lanes)
         found.append(KernelInfo(len(found), *names, *shape, bool(row.supported)))
     return found
 
 
-def kernel_for(op: str, block_rows: int, index_bytes: int = 2, *, rows: int = 1, banks: int = 0) -> str:
+def kernel_for(
+    op: str, block_rows: int, index_bytes: int = 2, *, rows: int = 1, banks: int = 0, value_bytes: int = 4
+) -> str:
     """Name of the kernel that runs `op` ("conv" or "linear") on such weights. Raises KernelError where there is none.
 
-    banks: B of gs{B}x{k} packs, 0 for blocks.
+    banks: B of gs{B}x{k} packs, 0 for blocks. value_bytes: 4 for float32, 2 for float16.
     rows: vectors that a linear layer is given at once; over many it runs the "conv" kernel, the rows being its pixels.
     """
     as_pixels = op == "linear" and rows >= _library().nested_sparse_transpose_from()
-    wanted = ("conv" if as_pixels else op, isa(), block_rows, index_bytes, banks)
+    wanted = ("conv" if as_pixels else op, isa(), block_rows, index_bytes, value_bytes, banks)
     for kernel in kernels():
-        if (kernel.op, kernel.isa, kernel.block_rows, kernel.index_bytes, kernel.banks) == wanted:
+        has = (kernel.op, kernel.isa, kernel.block_rows, kernel.index_bytes, kernel.value_bytes, kernel.banks)
+        if has == wanted:
             return kernel.name
     raise KernelError(
-        f"no kernel for {op!r} with blocks of {block_rows} rows, packs of {banks} "
-        f"and {index_bytes}-byte columns on {isa()}"
+        f"no kernel for {op!r} with blocks of {block_rows} rows, packs of {banks}, "
+        f"{index_bytes}-byte columns and {value_bytes}-byte values on {isa()}"
     )
 
 
@@ -109,11 +113,12 @@ def scratch_allocations() -> int:
 class RawWeight:
     """Packed arrays for `run_kernel`: (ptr, col, val) per level, norm (2, G·V), perm (G·V,) int32 or None.
 
+    val: float32, or float16 for the kernels whose value_bytes are 2.
     per_row: k of gs{B}x{k} packs, 0 for blocks.
     """
 
     rows: int
-    levels: Sequence[tuple[NDArray[np.uint32], NDArray[np.unsignedinteger], NDArray[np.float32]]]
+    levels: Sequence[tuple[NDArray[np.uint32], NDArray[np.unsignedinteger], NDArray[np.floating]]]
     norm: NDArray[np.float32]
     perm: NDArray[np.int32] | None = None
     per_row: int = 0
@@ -148,7 +153,7 @@ def run_kernel(
     `y` is written in place; `groups` is the range of what the kernel works through: row groups, with packs
     the bundles of "linear" and the packed rows of "conv" (default: all). Raises KernelError.
     """
-    levels = (_PackedLevel * len(weight.levels))(*(_PackedLevel(*map(_pointer, level)) for level in weight.levels))
+    levels = (_PackedLevel * len(weight.levels))(*map(_packed_level, weight.levels))
     scale, shift = weight.norm
     rows_alone = weight.per_row and pixels is not None
     begin, end = groups or (0, scale.size if rows_alone else weight.levels[0][0].size - 1)
@@ -169,6 +174,12 @@ def run_kernel(
         raise KernelError(f"kernel {index} is not in the list, or this CPU does not support it")
 
 
+def _packed_level(level: tuple[NDArray[np.generic], ...]) -> _PackedLevel:
+    ptr, col, val = level
+    halves = val.dtype == np.float16
+    return _PackedLevel(*map(_pointer, (ptr, col, None if halves else val, val if halves else None)))
+
+
 def _pointer(array: NDArray[np.generic] | None) -> int | None:
     return None if array is None else array.ctypes.data
 
@@ -181,6 +192,7 @@ class _KernelRow(ctypes.Structure):
         ("block_rows", ctypes.c_int32),
         ("banks", ctypes.c_int32),
         ("index_bytes", ctypes.c_int32),
+        ("value_bytes", ctypes.c_int32),
         ("vectors", ctypes.c_int32),
         ("lanes", ctypes.c_int32),
         ("supported", ctypes.c_int32),
@@ -188,7 +200,7 @@ class _KernelRow(ctypes.Structure):
 
 
 class _PackedLevel(ctypes.Structure):
-    _fields_ = (("ptr", ctypes.c_void_p), ("col", ctypes.c_void_p), ("val", ctypes.c_void_p))
+    _fields_ = tuple((name, ctypes.c_void_p) for name in ("ptr", "col", "val", "halves"))
 
 
 class _PackedWeight(ctypes.Structure):
@@ -200,6 +212,7 @@ class _PackedWeight(ctypes.Structure):
         ("perm", ctypes.c_void_p),
         ("rows", ctypes.c_int64),
         ("per_row", ctypes.c_int32),
+        ("columns", ctypes.c_int64),
     )
 
 

@@ -50,6 +50,9 @@ NestedWeight::NestedWeight(const ort::Attributes& attributes) : layer_(attribute
   require(index_bytes == 4 || (index_bytes == 2 && columns_ <= 65536),
           "index_bytes must be 4, or 2 where columns are at most 65536, got " + number(index_bytes));
   index_bytes_ = static_cast<int32_t>(index_bytes);
+  const int64_t value_bytes = attributes.integer("value_bytes", 4);
+  require(value_bytes == 2 || value_bytes == 4, "value_bytes must be 2 or 4, got " + number(value_bytes));
+  value_bytes_ = static_cast<int32_t>(value_bytes);
   permutation_ = attributes.integer("permutation_offset");
   require(permutation_ >= -1 && permutation_ <= kMaxOffset && (permutation_ == -1 || permutation_ % kAlignment == 0),
           "permutation_offset must be -1 or a multiple of 64, got " + number(permutation_));
@@ -107,7 +110,7 @@ void NestedWeight::place_level(int32_t level, const std::vector<int64_t>& blocks
 int64_t NestedWeight::end_of(int32_t level) const {
   const Place& place = levels_[level];
   int64_t end = std::max({place.ptr + 4 * (groups_ + 1), place.col + index_bytes_ * block_columns_ * place.blocks,
-                          place.val + 4 * block_values_ * place.blocks, place.norm + 8 * packed_rows()});
+                          place.val + value_bytes_ * block_values_ * place.blocks, place.norm + 8 * packed_rows()});
   if (level == 0 && permutation_ >= 0) end = std::max(end, permutation_ + 4 * packed_rows());
   return end;
 }
@@ -131,14 +134,16 @@ void NestedWeight::view(int64_t level, const Segment* segments, WeightView& out)
   for (int32_t l = 0; l <= level; ++l) {
     const uint8_t* segment = usable_segment(l, segments[l]);
     const Place& place = levels_[l];
+    const uint8_t* const val = segment + place.val;
     out.levels[l] = PackedLevel{reinterpret_cast<const uint32_t*>(segment + place.ptr), segment + place.col,
-                                reinterpret_cast<const float*>(segment + place.val)};
+                                value_bytes_ == 4 ? reinterpret_cast<const float*>(val) : nullptr,
+                                value_bytes_ == 2 ? reinterpret_cast<const uint16_t*>(val) : nullptr};
     out.blocks += place.blocks * block_columns_;
   }
   const auto* norm = reinterpret_cast<const float*>(segments[level].data + levels_[level].norm);
   const auto* perm = permutation_ < 0 ? nullptr : reinterpret_cast<const int32_t*>(segments[0].data + permutation_);
-  out.weight =
-      PackedWeight{out.levels, static_cast<int32_t>(level) + 1, norm, norm + packed_rows(), perm, rows_, per_row_};
+  out.weight = PackedWeight{
+      out.levels, static_cast<int32_t>(level) + 1, norm, norm + packed_rows(), perm, rows_, per_row_, columns_};
 }
 
 void NestedWeight::validate(int32_t level, const uint8_t* segment) const {

@@ -42,6 +42,8 @@ class NestedWeight {
   int64_t spmm_groups() const { return banks_ == 0 ? groups_ : packed_rows(); }
   int32_t block_rows() const { return block_rows_; }
   int32_t index_bytes() const { return index_bytes_; }
+  // 4 of a float, 2 of a half.
+  int32_t value_bytes() const { return value_bytes_; }
   // B of packs, 0 for blocks.
   int32_t banks() const { return banks_; }
   int32_t level_count() const { return static_cast<int32_t>(levels_.size()); }
@@ -70,6 +72,7 @@ class NestedWeight {
   int64_t groups_ = 0;
   int32_t block_rows_ = 0;
   int32_t index_bytes_ = 0;
+  int32_t value_bytes_ = 0;
   int32_t banks_ = 0;
   int32_t per_row_ = 0;
   int64_t group_rows_ = 0;

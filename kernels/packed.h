@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 namespace nested_sparse {
 
@@ -13,8 +14,16 @@ namespace nested_sparse {
 struct PackedLevel {
   const uint32_t* ptr;
   const void* col;
-  const float* val;
+  const float* val;        // or null, and then
+  const uint16_t* halves;  // the same as IEEE float16
 };
+
+// The values of a level, as the kernel reads them.
+template <class Value>
+static inline const Value* values_of(const PackedLevel& level) {
+  if constexpr (std::is_same_v<Value, float>) return level.val;
+  if constexpr (std::is_same_v<Value, uint16_t>) return level.halves;
+}
 
 constexpr int kMaxLevels = 255;
 
@@ -27,6 +36,7 @@ struct PackedWeight {
   const int32_t* perm;  // [G * V] output of each packed row, -1 for padding; null: packed row r is output r
   int64_t rows;
   int32_t per_row;  // k of packs, 0 for blocks
+  int64_t columns;  // bounds the memory that a group's values can take (spmm/halves.h)
 };
 
 // Output of packed row r, or -1 where the row is padding.

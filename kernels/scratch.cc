@@ -32,7 +32,7 @@ void count_scratch_allocation() {
 }
 
 float* scratch(Purpose purpose, int64_t floats) {
-  thread_local Buffer buffers[4];
+  thread_local Buffer buffers[kPurposes];
   Buffer& buffer = buffers[static_cast<int>(purpose)];
   if (buffer.floats < floats) {
     buffer.data.reset();

@@ -10,7 +10,8 @@ namespace nested_sparse {
 int64_t scratch_allocations();
 void count_scratch_allocation();
 
-enum class Purpose { input, output, sums, starts };
+enum class Purpose { input, output, matrix, sums, starts, values };
+constexpr int kPurposes = 6;
 
 // At least `floats` floats, 64-byte aligned, with whatever they held before; this thread's until its next call for the
 // same purpose. Throws std::bad_alloc.

@@ -10,13 +10,14 @@ from typing import Any
 
 from nested_sparse.budget import MAX_LEVELS
 from nested_sparse.errors import CheckpointError
-from nested_sparse.layout import LayerShape
+from nested_sparse.layout import VALUE_DTYPES, LayerShape
 from nested_sparse.pattern import BLOCK_ROWS, Pattern, block_pattern, parse_pattern
 from nested_sparse.tensor_spec import TensorSpec
 
 BLOCKS_VERSION = 1
 PACKS_VERSION = 2
-FORMAT_VERSIONS = (BLOCKS_VERSION, PACKS_VERSION)
+HALVES_VERSION = 3
+FORMAT_VERSIONS = (BLOCKS_VERSION, PACKS_VERSION, HALVES_VERSION)
 """What is read. A file gets the lowest that has all it holds, so that older readers open all that they can run."""
 KEY = "nested_sparse"
 DIGEST_KEY = "nested_sparse_sha256"
@@ -39,6 +40,7 @@ class LayerEntry:
     """One nested layer; `attributes` hold the convolution's kernel_shape, strides, pads, dilations.
 
     pattern: the name of what it was pruned by. Only gs{B}x{k} changes the layout.
+    value_bytes: of a stored value, 4 for float32, 2 for float16.
     """
 
     name: str
@@ -51,6 +53,7 @@ class LayerEntry:
     nnz: tuple[int, ...]
     attributes: Mapping[str, list[int]]
     pattern: str
+    value_bytes: int = 4
 
     @property
     def packing(self) -> Pattern:
@@ -62,7 +65,9 @@ class LayerEntry:
     def shape(self) -> LayerShape:
         """What the layout needs."""
         pack = self.packing.pack
-        return LayerShape(self.name, self.rows, self.columns, self.block_rows, self.permuted, self.blocks, pack)
+        return LayerShape(
+            self.name, self.rows, self.columns, self.block_rows, self.permuted, self.blocks, pack, self.value_bytes
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +85,20 @@ class Metadata:
 
     def __post_init__(self) -> None:
         """The version that the layers ask for."""
-        packed = any(layer.packing.pack for layer in self.layers)
-        object.__setattr__(self, "format_version", PACKS_VERSION if packed else BLOCKS_VERSION)
+        version = BLOCKS_VERSION
+        if any(layer.packing.pack for layer in self.layers):
+            version = PACKS_VERSION
+        if any(layer.value_bytes == 2 for layer in self.layers):
+            version = HALVES_VERSION
+        object.__setattr__(self, "format_version", version)
 
     def to_header(self) -> dict[str, str]:
         """The two string entries of the safetensors `__metadata__`: the JSON and its digest."""
-        text = json.dumps(asdict(self), separators=(",", ":"), allow_nan=False)
+        raw = asdict(self)
+        for layer in raw["layers"]:
+            if layer["value_bytes"] == 4:  # what older readers take for granted
+                del layer["value_bytes"]
+        text = json.dumps(raw, separators=(",", ":"), allow_nan=False)
         return {KEY: text, DIGEST_KEY: hashlib.sha256(text.encode()).hexdigest()}
 
     @staticmethod
@@ -166,7 +179,10 @@ def _layer(raw: dict[str, Any], level_count: int) -> LayerEntry:
         nnz=tuple(_integer(count, 0, rows * columns) for count in raw["nnz"]),
         attributes={str(key): [_integer(item, 0) for item in items] for key, items in raw["attributes"].items()},
         pattern=str(raw.get("pattern", block_pattern(block_rows).name)),
+        value_bytes=_integer(raw.get("value_bytes", 4), 2, 4),
     )
+    if entry.value_bytes not in VALUE_DTYPES:
+        raise ValueError(f"layer {entry.name!r}: value_bytes {entry.value_bytes}, expected 2 or 4")
     named = parse_pattern(entry.pattern)
     if not named.channels and named.block_rows != block_rows:
         raise ValueError(f"layer {entry.name!r}: pattern {entry.pattern!r} does not go with block_rows {block_rows}")

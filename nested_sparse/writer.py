@@ -18,11 +18,22 @@ from numpy.typing import NDArray
 
 from nested_sparse import __version__
 from nested_sparse.errors import CheckpointError
-from nested_sparse.layout import ALIGNMENT, TensorPlace, file_places, segment_places, tensor_name, tensor_table
+from nested_sparse.layout import (
+    ALIGNMENT,
+    DTYPES,
+    VALUE_DTYPES,
+    TensorPlace,
+    file_places,
+    segment_places,
+    tensor_name,
+    tensor_table,
+)
 from nested_sparse.metadata import OPERATORS, LayerEntry, LevelEntry, Metadata
 from nested_sparse.packed import pack_level
 from nested_sparse.tensor_spec import TensorSpec
 from nested_sparse.weight import NestedWeight
+
+MAX_HALF = float(np.finfo(np.float16).max)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +43,7 @@ class LayerRecord:
     norms: (L, 2, O) float32, scale and shift of every level in output-channel order.
     op: "conv" or "linear"; attributes: a convolution's kernel_shape, strides, pads, dilations.
     pattern: name of what the weight was pruned by; "" is what its blocks or packs say.
+    value_bytes: 4 stores float32; 2 float16, rounded to nearest, ties to even.
     """
 
     weight: NestedWeight
@@ -39,6 +51,7 @@ class LayerRecord:
     op: str
     attributes: Mapping[str, list[int]]
     pattern: str = ""
+    value_bytes: int = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +67,7 @@ class LevelRecord:
 class LayerPlacement:
     """Where a layer's arrays lie: `offsets` are bytes of ptr, col, val, norm in segment l, level after level.
 
-    banks, per_row: B and k of gs{B}x{k}, 0 for blocks.
+    banks, per_row: B and k of gs{B}x{k}, 0 for blocks. value_bytes: 4 for float32, 2 for float16.
     """
 
     rows: int
@@ -66,6 +79,7 @@ class LayerPlacement:
     permutation_offset: int
     banks: int = 0
     per_row: int = 0
+    value_bytes: int = 4
 
 
 def write_checkpoint(
@@ -159,6 +173,14 @@ def _check_records(where: str, layers: Sequence[LayerRecord], levels: Sequence[L
         kept = record.weight.at(len(levels) - 1)
         if not (np.isfinite(kept).all() and np.isfinite(record.norms).all()):
             raise CheckpointError(f"{where}: layer {name!r} has weights or norms that are not finite; train it again")
+        if record.value_bytes not in VALUE_DTYPES:
+            raise CheckpointError(f"{where}: layer {name!r}: value_bytes must be 2 or 4, got {record.value_bytes}")
+        largest = float(np.abs(kept).max())
+        if record.value_bytes == 2 and largest > MAX_HALF:
+            raise CheckpointError(
+                f"{where}: layer {name!r} has a weight of magnitude {largest:.7g}; float16 holds at most {MAX_HALF:g} "
+                "(write it with float32 values)"
+            )
 
 
 def _layer_entry(record: LayerRecord, level_count: int) -> LayerEntry:
@@ -179,6 +201,7 @@ def _layer_entry(record: LayerRecord, level_count: int) -> LayerEntry:
         nnz=nnz,
         attributes=attributes,
         pattern=record.pattern or weight.pattern.name,
+        value_bytes=record.value_bytes,
     )
 
 
@@ -200,6 +223,7 @@ def _placement(entry: LayerEntry, relative: list[list[TensorPlace]]) -> LayerPla
         permutation_offset=begin[tensor_name(entry.name, 0, "perm")] if entry.permuted else -1,
         banks=pack.banks if pack else 0,
         per_row=pack.per_row if pack else 0,
+        value_bytes=entry.value_bytes,
     )
 
 
@@ -222,6 +246,7 @@ def _level_arrays(record: LayerRecord, level: int) -> dict[str, NDArray[Any]]:
     norm = np.zeros((2, packed_rows), np.float32)
     norm[:, : weight.rows] = record.norms[level][:, order]
     arrays: dict[str, NDArray[Any]] = {"ptr": added.ptr, "col": added.col, "val": added.val, "norm": norm}
+    arrays["val"] = added.val.astype(DTYPES[VALUE_DTYPES[record.value_bytes]], copy=False)
     if level == 0 and weight.permutation is not None:
         arrays["perm"] = np.full(packed_rows, -1, np.int32)
         arrays["perm"][: weight.rows] = weight.permutation

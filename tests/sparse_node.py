@@ -32,6 +32,7 @@ class SparseNode:
     window: Mapping[str, list[int]] = field(default_factory=dict)
     clip: tuple[float, float] = OPEN
     residual: bool = False
+    value_bytes: int = 4
 
     def dense(self, x: Array, level: int, residual: Array | None = None) -> NDArray[np.float64]:
         """The operator's output in float64."""
@@ -90,6 +91,7 @@ def _node(
     about_weight = {key: options.pop(key) for key in ("name", "densities", "permuted", "pack") if key in options}
     weight = random_weight(rng, rows=rows, columns=columns, block_rows=block_rows, **about_weight)
     levels = len(about_weight.get("densities", DENSITIES))
+    weight.values[...] = weight.values.astype(f"f{options.get('value_bytes', 4)}")
     norms = rng.standard_normal((levels, 2, rows)).astype(np.float32)
     return SparseNode(op, weight, norms, window, **options)
 
@@ -112,7 +114,12 @@ def place(nodes: Sequence[SparseNode]) -> Placed:
         for level in range(levels):
             added = pack_level(weight, level)
             blocks.append(len(added.val))
-            arrays: list[NDArray[Any]] = [added.ptr, added.col, added.val, packed_norm(node, level)]
+            arrays: list[NDArray[Any]] = [
+                added.ptr,
+                added.col,
+                added.val.astype(f"f{node.value_bytes}"),
+                packed_norm(node, level),
+            ]
             offsets += [_append(parts[level], array) for array in arrays]
             if level == 0 and weight.permutation is not None:
                 permutation_offset = _append(parts[0], packed_permutation(weight))
@@ -126,6 +133,7 @@ def place(nodes: Sequence[SparseNode]) -> Placed:
                 "blocks": blocks,
                 "offsets": offsets,
                 "permutation_offset": permutation_offset,
+                **({"value_bytes": node.value_bytes} if node.value_bytes != 4 else {}),
                 **({"banks": weight.pack.banks, "per_row": weight.pack.per_row} if weight.pack else {}),
                 "clip_min": float(node.clip[0]),
                 "clip_max": float(node.clip[1]),

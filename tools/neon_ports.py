@@ -88,7 +88,7 @@ def listed(functions: Functions) -> Iterator[tuple[str, list[Instruction], float
             yield name, inner_loop(body), block_rows / 4
             continue
         rows = min(block_rows, 4)
-        tile = re.compile(rf"\bspmm_tile<.*::Neon, {block_rows}, {rows}, {vectors},.* unsigned short>")
+        tile = re.compile(rf"\bBlocks<.*::Neon, {block_rows}, {rows}, unsigned short>::run<{vectors}, ")
         loops = [inner_loop(other) for other_name, other in functions.items() if tile.search(other_name)]
         yield name, min(filter(None, loops), key=len, default=[]), rows * vectors
 

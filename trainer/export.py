@@ -20,9 +20,12 @@ from nested_sparse.trainer.graph import flatten_outputs, reason, trace
 from nested_sparse.trainer.layers import NestedConv2d, NestedLinear
 from nested_sparse.trainer.nested_model import NestedModel
 from nested_sparse.trainer.placeholder import conv_attributes
-from nested_sparse.trainer.verify import verify_export
+from nested_sparse.trainer.verify import stored_weights, verify_export
 from nested_sparse.weight import NestedWeight
 from nested_sparse.writer import LayerRecord, LevelRecord, refuse_existing, write_checkpoint
+
+VALUE_BYTES = {"float32": 4, "float16": 2}
+"""Bytes of a stored weight, by the name of its type."""
 
 
 def export(
@@ -34,6 +37,7 @@ def export(
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
     fixed_batch: bool = False,
+    values: str = "float32",
     force: bool = False,
     verify: bool = True,
     tolerance: float = 1e-4,
@@ -43,8 +47,12 @@ def export(
     example_inputs: what forward takes, tensors with the batch as dimension 0, which stays free unless `fixed_batch`.
     metrics: name -> one finite value per level, sparsest first, e.g. {"accuracy": [0.91, 0.93]}.
     input_names, output_names: `input` and `output` for one; else forward's parameter names, and output_0, …
+    values: how weights are stored. "float16" takes half the bytes, each weight rounded to the nearest half (ties to
+        even; off by at most 2^-11 of its magnitude, or 2^-25 below 2^-14), for all levels alike; arithmetic stays
+        float32. Refused where a kept weight's magnitude is above 65504.
     force: replace an existing file.
-    verify: run the file at every level and compare with torch, before it gets its name; needs the built kernels.
+    verify: run the file at every level and compare with torch (with the weights that the file holds, where they are
+        rounded), before it gets its name; needs the built kernels.
     tolerance: largest difference accepted, as a part of the largest magnitude of the output.
 
     `net` is left as it was, level and train mode included. On any error nothing is left at `path` that was not there.
@@ -52,6 +60,9 @@ def export(
     """
     path = Path(path)
     refuse_existing(path, force)
+    if values not in VALUE_BYTES:
+        raise ExportError(f"values: expected one of {tuple(VALUE_BYTES)}, got {values!r}")
+    value_bytes = VALUE_BYTES[values]
     examples = _checked_examples(example_inputs)
     metrics = _checked_metrics(metrics or {}, net.level_count)
     with inference_mode_of(net):
@@ -66,7 +77,7 @@ def export(
             fixed_batch=fixed_batch,
         )
         fused = fuse(traced.model, tables, net.level_count)
-        layers = _layer_records(net, fused, tables)
+        layers = _layer_records(net, fused, tables, value_bytes)
         with _folder_beside(path) as folder:
             unproven = folder / path.name
             write_checkpoint(
@@ -78,7 +89,8 @@ def export(
                 outputs=traced.outputs,
             )
             if verify:
-                verify_export(net, examples, unproven, fixed_batch=fixed_batch, tolerance=tolerance)
+                with stored_weights(net, value_bytes):
+                    verify_export(net, examples, unproven, fixed_batch=fixed_batch, tolerance=tolerance)
             refuse_existing(path, force)
             try:
                 os.replace(unproven, path)
@@ -187,7 +199,9 @@ def _run_example(net: NestedModel, examples: tuple[Tensor, ...]) -> tuple[list[T
             handle.remove()
 
 
-def _layer_records(net: NestedModel, fused: FusedGraph, tables: Mapping[str, NDArray[np.float64]]) -> list[LayerRecord]:
+def _layer_records(
+    net: NestedModel, fused: FusedGraph, tables: Mapping[str, NDArray[np.float64]], value_bytes: int
+) -> list[LayerRecord]:
     """One record for each nested layer in the graph, in graph order, so that a level is read front to back."""
     layers = net.nested_layers()
     if not fused.norm_of:
@@ -199,6 +213,7 @@ def _layer_records(net: NestedModel, fused: FusedGraph, tables: Mapping[str, NDA
             op="conv" if isinstance(layers[name], NestedConv2d) else "linear",
             attributes=_attributes(layers[name]),
             pattern=layers[name].pattern.name,
+            value_bytes=value_bytes,
         )
         for name, norm in fused.norm_of.items()
     ]

@@ -45,6 +45,8 @@ class FusedGraph:
             integers = ["rows", "columns", "block_rows", "index_bytes", "permutation_offset"]
             if placement.banks:  # absent for blocks, as in files of format version 1
                 integers += ["banks", "per_row"]
+            if placement.value_bytes != 4:
+                integers.append("value_bytes")
             for name in integers:
                 node.attributes[name] = ir.AttrInt64(name, getattr(placement, name))
             for name in ("blocks", "offsets"):

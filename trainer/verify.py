@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,27 @@ def verify_export(
                 expected = [_array(output) for output in flatten_outputs(net.model(*inputs))]
                 got = session.run(feeds, level=level)
                 _compare(net, path, level, dict(zip(got, expected, strict=True)), got, tolerance)
+
+
+@contextmanager
+def stored_weights(net: NestedModel, value_bytes: int) -> Iterator[None]:
+    """Within, the nested weights of `net` are those that a file with values of `value_bytes` holds; then as before.
+
+    So that rounding, which is asked for and depends on the model, needs no tolerance: what is left to compare is sums
+    of the same float32 products.
+    """
+    if value_bytes == 4:
+        yield
+        return
+    weights = {id(layer.weight): layer.weight for layer in net.nested_layers().values()}
+    originals = {key: weight.data for key, weight in weights.items()}
+    try:
+        for weight in weights.values():
+            weight.data = weight.data.to(torch.float16).to(weight.dtype)  # nearest, ties to even, as numpy's
+        yield
+    finally:
+        for key, weight in weights.items():
+            weight.data = originals[key]
 
 
 def random_like(examples: tuple[Tensor, ...], batch: int | None) -> tuple[Tensor, ...]:

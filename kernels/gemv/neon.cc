@@ -21,6 +21,11 @@ struct Rows {
     for (int i = 0; i < kParts; ++i) v.part[i] = vld1q_f32(p + 4 * i);
     return v;
   }
+  static Vec load(const uint16_t* p) {
+    Vec v;
+    for (int i = 0; i < kParts; ++i) v.part[i] = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + 4 * i)));
+    return v;
+  }
   static Vec fma(Vec a, const float* b, Vec c) {
     const float in = *b;
     for (int i = 0; i < kParts; ++i) c.part[i] = vfmaq_n_f32(c.part[i], a.part[i], in);
@@ -35,22 +40,28 @@ struct Rows {
   }
 };
 
-template <int V, class Index>
+template <int V, class Index, class Value>
 void gemv(const GemvArgs& args, int64_t group_begin, int64_t group_end) {
-  if constexpr (V >= 4) gemv_broadcast<Rows<V>, Index>(args, group_begin, group_end);
-  if constexpr (V <= 2) gemv_diagonal<Rows<4>, V, Index>(args, group_begin, group_end);
+  if constexpr (V >= 4) gemv_broadcast<Rows<V>, Index, Value>(args, group_begin, group_end);
+  if constexpr (V <= 2) gemv_diagonal<Rows<4>, V, Index, Value>(args, group_begin, group_end);
 }
 
 }  // namespace
 
 #define NESTED_SPARSE_LIST_NEON
-#define GEMV_KERNEL(isa, symbol, block_rows, index)                           \
-  void symbol(const GemvArgs& args, int64_t group_begin, int64_t group_end) { \
-    gemv<block_rows, index>(args, group_begin, group_end);                    \
+#define GEMV_KERNEL(isa, symbol, block_rows, index)                                 \
+  void symbol(const GemvArgs& args, int64_t group_begin, int64_t group_end) {       \
+    gemv<block_rows, index, float>(args, group_begin, group_end);                   \
+  }                                                                                 \
+  void symbol##_f16(const GemvArgs& args, int64_t group_begin, int64_t group_end) { \
+    gemv<block_rows, index, uint16_t>(args, group_begin, group_end);                \
   }
-#define PACK_GEMV_KERNEL(isa, symbol, banks, index)                             \
-  void symbol(const GemvArgs& args, int64_t bundle_begin, int64_t bundle_end) { \
-    gemv_packs<Rows<4>, banks, index>(args, bundle_begin, bundle_end);          \
+#define PACK_GEMV_KERNEL(isa, symbol, banks, index)                                   \
+  void symbol(const GemvArgs& args, int64_t bundle_begin, int64_t bundle_end) {       \
+    gemv_packs<Rows<4>, banks, index, float>(args, bundle_begin, bundle_end);         \
+  }                                                                                   \
+  void symbol##_f16(const GemvArgs& args, int64_t bundle_begin, int64_t bundle_end) { \
+    gemv_packs<Rows<4>, banks, index, uint16_t>(args, bundle_begin, bundle_end);      \
   }
 #include "../kernels.inc"
 

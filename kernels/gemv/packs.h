@@ -11,7 +11,7 @@
 namespace nested_sparse {
 namespace {
 
-template <class W, int B, class Index>
+template <class W, int B, class Index, class Value>
 void gemv_packs(const GemvArgs& args, int64_t bundle_begin, int64_t bundle_end) {
   constexpr int kWidth = W::kRows < B ? W::kRows : B;      // entries of a pack in a vector
   constexpr int kPacks = W::kRows > B ? W::kRows / B : 1;  // packs in a vector
@@ -24,9 +24,10 @@ void gemv_packs(const GemvArgs& args, int64_t bundle_begin, int64_t bundle_end) 
         const int64_t begin = int64_t{level.ptr[bundle]} * B;
         const int64_t packs = int64_t{level.ptr[bundle + 1]} - level.ptr[bundle];
         const Index* col = static_cast<const Index*>(level.col) + begin;
-        const float* val = level.val + begin;
+        const Value* val = values_of<Value>(level) + begin;
         diagonal.add(args.x, val + part, col + part, packs / kPacks, kPacks * B);
-        for (int64_t j = packs / kPacks * kPacks * B; j < packs * B; ++j) sums[j % B] += val[j] * args.x[col[j]];
+        for (int64_t j = packs / kPacks * kPacks * B; j < packs * B; ++j)
+          sums[j % B] += widened(val[j]) * args.x[col[j]];
       }
       float lanes[W::kRows] = {};
       diagonal.store(lanes);

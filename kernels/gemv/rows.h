@@ -6,13 +6,22 @@
 #include <cstring>
 #include <limits>
 
+#include "../half.h"
 #include "gemv.h"
 
 namespace nested_sparse {
 namespace {
 
-// Floats from the value in use to the one fetched early: the hardware's prefetchers stop at every page.
-constexpr int kPrefetch = 512;
+// Bytes from the value in use to the one fetched early: the hardware's prefetchers stop at every page.
+constexpr int kPrefetch = 2048;
+constexpr int kLine = 64;
+
+// Fetches early what `Count` values from `val` on will be followed by.
+template <int Count, class Value>
+inline void prefetch(const Value* val) {
+  constexpr int kStep = kLine / sizeof(Value);
+  for (int ahead = 0; ahead < Count; ahead += kStep) __builtin_prefetch(val + kPrefetch / sizeof(Value) + ahead);
+}
 
 // Groups whose weights are read at once, from places far apart: one core gets a fifth more from memory by four streams
 // than by one (4096 x 4096 at 25 %, V = 16: 1.40 ms and 1.66 ms); eight are no better.
@@ -20,8 +29,8 @@ constexpr int kStreams = 4;
 
 // Blocks of V = 4, 8 or 16 rows: one vector holds a block, its column's input is broadcast. The groups are `first`,
 // `first + stride` and so on; two sums for each hide the latency of the multiply-add. W gives Vec, kRows, zero, load,
-// fma(vec, scalar pointer, vec), add, store.
-template <class W, int Streams, class Index>
+// fma(vec, scalar pointer, vec), add, store; load takes floats or halves.
+template <class W, int Streams, class Index, class Value>
 void gemv_streams(const GemvArgs& args, int64_t first, int64_t stride) {
   constexpr int V = W::kRows;
   using Vec = typename W::Vec;
@@ -30,22 +39,22 @@ void gemv_streams(const GemvArgs& args, int64_t first, int64_t stride) {
   for (auto& sum : sums) sum[0] = sum[1] = W::zero();
   for (int32_t l = 0; l < args.weight.level_count; ++l) {
     const PackedLevel& level = args.weight.levels[l];
-    const float* val[Streams];
+    const Value* val[Streams];
     const Index* col[Streams];
     int64_t count[Streams];
     int64_t common = std::numeric_limits<int64_t>::max();
     for (int k = 0; k < Streams; ++k) {
       const uint32_t begin = level.ptr[first + k * stride];
       count[k] = static_cast<int64_t>(level.ptr[first + k * stride + 1]) - begin;
-      val[k] = level.val + static_cast<int64_t>(begin) * V;
+      val[k] = values_of<Value>(level) + static_cast<int64_t>(begin) * V;
       col[k] = static_cast<const Index*>(level.col) + begin;
       common = std::min(common, count[k]);
     }
     common -= common % 2;
     for (int64_t i = 0; i < common; i += 2) {
       for (int k = 0; k < Streams; ++k) {
-        const float* const v = val[k] + i * V;
-        for (int ahead = 0; ahead < 2 * V; ahead += 16) __builtin_prefetch(v + kPrefetch + ahead);
+        const Value* const v = val[k] + i * V;
+        prefetch<2 * V>(v);
         sums[k][0] = W::fma(W::load(v), x + col[k][i], sums[k][0]);
         sums[k][1] = W::fma(W::load(v + V), x + col[k][i + 1], sums[k][1]);
       }
@@ -63,12 +72,12 @@ void gemv_streams(const GemvArgs& args, int64_t first, int64_t stride) {
   }
 }
 
-template <class W, class Index>
+template <class W, class Index, class Value>
 void gemv_broadcast(const GemvArgs& args, int64_t group_begin, int64_t group_end) {
   const int64_t stride = (group_end - group_begin) / kStreams;
-  for (int64_t i = 0; i < stride; ++i) gemv_streams<W, kStreams, Index>(args, group_begin + i, stride);
+  for (int64_t i = 0; i < stride; ++i) gemv_streams<W, kStreams, Index, Value>(args, group_begin + i, stride);
   for (int64_t group = group_begin + kStreams * stride; group < group_end; ++group) {
-    gemv_streams<W, 1, Index>(args, group, 0);
+    gemv_streams<W, 1, Index, Value>(args, group, 0);
   }
 }
 
@@ -86,12 +95,12 @@ struct Diagonal {
   }
 
   // `steps` vectors of values from val on, every `stride` blocks.
-  template <class Index>
-  void add(const float* x, const float* val, const Index* col, int64_t steps, int stride) {
+  template <class Index, class Value>
+  void add(const float* x, const Value* val, const Index* col, int64_t steps, int stride) {
     constexpr int kTogether = std::min<int>(8 / sizeof(Index), kBlocks);
     for (; steps > 0; --steps, val += stride * V, col += stride) {
-      for (int ahead = 0; ahead < W::kRows; ahead += 16) __builtin_prefetch(val + kPrefetch + ahead);
-      __builtin_prefetch(col + kPrefetch);
+      prefetch<W::kRows>(val);
+      __builtin_prefetch(col + kPrefetch / sizeof(float));
       const typename W::Vec values = W::load(val);
       for (int i = 0; i < kBlocks; i += kTogether) {
         uint64_t columns = 0;  // one load for several: the load ports are what this loop waits for
@@ -114,7 +123,7 @@ struct Diagonal {
 };
 
 // Blocks of V = 1 or 2 rows.
-template <class W, int V, class Index>
+template <class W, int V, class Index, class Value>
 void gemv_diagonal(const GemvArgs& args, int64_t group_begin, int64_t group_end) {
   constexpr int kBlocks = Diagonal<W, V>::kBlocks;
   for (int64_t group = group_begin; group < group_end; ++group) {
@@ -125,10 +134,10 @@ void gemv_diagonal(const GemvArgs& args, int64_t group_begin, int64_t group_end)
       const uint32_t begin = level.ptr[group];
       const int64_t count = static_cast<int64_t>(level.ptr[group + 1]) - begin;
       const Index* col = static_cast<const Index*>(level.col) + begin;
-      const float* val = level.val + static_cast<int64_t>(begin) * V;
+      const Value* val = values_of<Value>(level) + static_cast<int64_t>(begin) * V;
       diagonal.add(args.x, val, col, count / kBlocks, kBlocks);
       for (int64_t j = count / kBlocks * kBlocks; j < count; ++j) {
-        for (int v = 0; v < V; ++v) sums[v] += val[j * V + v] * args.x[col[j]];
+        for (int v = 0; v < V; ++v) sums[v] += widened(val[j * V + v]) * args.x[col[j]];
       }
     }
     float lanes[W::kRows] = {};

@@ -1,10 +1,11 @@
 // The reference: plain loops over the formula of gemv.h. Compiled for the architecture's baseline without contraction.
+#include "../half.h"
 #include "gemv.h"
 
 namespace nested_sparse {
 namespace {
 
-template <int V, class Index>
+template <int V, class Index, class Value>
 void gemv(const GemvArgs& args, int64_t group_begin, int64_t group_end) {
   for (int64_t group = group_begin; group < group_end; ++group) {
     float sums[V] = {};
@@ -12,23 +13,24 @@ void gemv(const GemvArgs& args, int64_t group_begin, int64_t group_end) {
       const PackedLevel& level = args.weight.levels[l];
       const auto* col = static_cast<const Index*>(level.col);
       for (uint32_t j = level.ptr[group]; j < level.ptr[group + 1]; ++j) {
-        const float* val = level.val + static_cast<int64_t>(j) * V;
-        for (int v = 0; v < V; ++v) sums[v] += val[v] * args.x[col[j]];
+        const Value* val = values_of<Value>(level) + static_cast<int64_t>(j) * V;
+        for (int v = 0; v < V; ++v) sums[v] += widened(val[v]) * args.x[col[j]];
       }
     }
     gemv_store<V>(args, group, sums);
   }
 }
 
-template <int B, class Index>
+template <int B, class Index, class Value>
 void gemv_packs(const GemvArgs& args, int64_t bundle_begin, int64_t bundle_end) {
   for (int64_t bundle = bundle_begin; bundle < bundle_end; ++bundle) {
     float sums[B] = {};
     for (int32_t l = 0; l < args.weight.level_count; ++l) {
       const PackedLevel& level = args.weight.levels[l];
       const auto* col = static_cast<const Index*>(level.col);
+      const Value* val = values_of<Value>(level);
       for (int64_t j = level.ptr[bundle]; j < level.ptr[bundle + 1]; ++j) {
-        for (int i = 0; i < B; ++i) sums[i] += level.val[j * B + i] * args.x[col[j * B + i]];
+        for (int i = 0; i < B; ++i) sums[i] += widened(val[j * B + i]) * args.x[col[j * B + i]];
       }
     }
     gemv_store_packs<B>(args, bundle, args.weight.per_row, sums);
@@ -38,13 +40,19 @@ void gemv_packs(const GemvArgs& args, int64_t bundle_begin, int64_t bundle_end) 
 }  // namespace
 
 #define NESTED_SPARSE_LIST_SCALAR
-#define GEMV_KERNEL(isa, symbol, block_rows, index)                           \
-  void symbol(const GemvArgs& args, int64_t group_begin, int64_t group_end) { \
-    gemv<block_rows, index>(args, group_begin, group_end);                    \
+#define GEMV_KERNEL(isa, symbol, block_rows, index)                                 \
+  void symbol(const GemvArgs& args, int64_t group_begin, int64_t group_end) {       \
+    gemv<block_rows, index, float>(args, group_begin, group_end);                   \
+  }                                                                                 \
+  void symbol##_f16(const GemvArgs& args, int64_t group_begin, int64_t group_end) { \
+    gemv<block_rows, index, uint16_t>(args, group_begin, group_end);                \
   }
-#define PACK_GEMV_KERNEL(isa, symbol, banks, index)                             \
-  void symbol(const GemvArgs& args, int64_t bundle_begin, int64_t bundle_end) { \
-    gemv_packs<banks, index>(args, bundle_begin, bundle_end);                   \
+#define PACK_GEMV_KERNEL(isa, symbol, banks, index)                                   \
+  void symbol(const GemvArgs& args, int64_t bundle_begin, int64_t bundle_end) {       \
+    gemv_packs<banks, index, float>(args, bundle_begin, bundle_end);                  \
+  }                                                                                   \
+  void symbol##_f16(const GemvArgs& args, int64_t bundle_begin, int64_t bundle_end) { \
+    gemv_packs<banks, index, uint16_t>(args, bundle_begin, bundle_end);               \
   }
 #include "../kernels.inc"
 

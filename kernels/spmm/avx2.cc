@@ -1,6 +1,7 @@
 // AVX2 and FMA: 8 pixels a vector, at most 4 rows by 3 vectors (or the like) of sums in the 16 registers.
 #include <immintrin.h>
 
+#include "halves.h"
 #include "packs.h"
 #include "tile.h"
 
@@ -19,6 +20,7 @@ struct Avx2 {
   }
   static Vec zero() { return _mm256_setzero_ps(); }
   static Vec load(const float* p) { return _mm256_loadu_ps(p); }
+  static Vec load(const uint16_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
   static Vec load_first(const float* p, int n) { return _mm256_maskload_ps(p, first(n)); }
   static Vec broadcast(const float* p) { return _mm256_broadcast_ss(p); }
   static Vec splat(float value) { return _mm256_set1_ps(value); }
@@ -38,10 +40,16 @@ struct Avx2 {
     static_assert(lanes == Avx2::kLanes, "the list gives the pixels of a vector");             \
     constexpr int kRows = block_rows < 4 ? block_rows : 4;                                     \
     spmm<Avx2, Blocks<Avx2, block_rows, kRows, index>, vectors>(args, group_begin, group_end); \
+  }                                                                                            \
+  void symbol##_f16(const SpmmArgs& args, int64_t group_begin, int64_t group_end) {            \
+    spmm_halves(symbol, widen<Avx2>, block_rows, 1, args, group_begin, group_end);             \
   }
-#define PACK_SPMM_KERNEL(isa, symbol, banks, vectors, lanes, index)           \
-  void symbol(const SpmmArgs& args, int64_t row_begin, int64_t row_end) {     \
-    spmm<Avx2, Packs<Avx2, banks, index>, vectors>(args, row_begin, row_end); \
+#define PACK_SPMM_KERNEL(isa, symbol, banks, vectors, lanes, index)                                 \
+  void symbol(const SpmmArgs& args, int64_t row_begin, int64_t row_end) {                           \
+    spmm<Avx2, Packs<Avx2, banks, index>, vectors>(args, row_begin, row_end);                       \
+  }                                                                                                 \
+  void symbol##_f16(const SpmmArgs& args, int64_t row_begin, int64_t row_end) {                     \
+    spmm_halves(symbol, widen<Avx2>, banks, banks / args.weight.per_row, args, row_begin, row_end); \
   }
 #include "../kernels.inc"
 

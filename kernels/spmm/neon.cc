@@ -1,6 +1,7 @@
 // NEON (aarch64): 4 pixels a vector, at most 4 rows by 6 vectors of sums in the 32 registers.
 #include <arm_neon.h>
 
+#include "halves.h"
 #include "packs.h"
 #include "tile.h"
 
@@ -16,6 +17,7 @@ struct Neon {
 
   static Vec zero() { return vdupq_n_f32(0.0F); }
   static Vec load(const float* p) { return vld1q_f32(p); }
+  static Vec load(const uint16_t* p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
   static Vec load_first(const float* p, int n) {
     Vec v = zero();
     if (n > 0) v = vld1q_lane_f32(p, v, 0);
@@ -53,10 +55,16 @@ struct Neon {
     static_assert(lanes == Neon::kLanes, "the list gives the pixels of a vector");             \
     constexpr int kRows = block_rows < 4 ? block_rows : 4;                                     \
     spmm<Neon, Blocks<Neon, block_rows, kRows, index>, vectors>(args, group_begin, group_end); \
+  }                                                                                            \
+  void symbol##_f16(const SpmmArgs& args, int64_t group_begin, int64_t group_end) {            \
+    spmm_halves(symbol, widen<Neon>, block_rows, 1, args, group_begin, group_end);             \
   }
-#define PACK_SPMM_KERNEL(isa, symbol, banks, vectors, lanes, index)           \
-  void symbol(const SpmmArgs& args, int64_t row_begin, int64_t row_end) {     \
-    spmm<Neon, Packs<Neon, banks, index>, vectors>(args, row_begin, row_end); \
+#define PACK_SPMM_KERNEL(isa, symbol, banks, vectors, lanes, index)                                 \
+  void symbol(const SpmmArgs& args, int64_t row_begin, int64_t row_end) {                           \
+    spmm<Neon, Packs<Neon, banks, index>, vectors>(args, row_begin, row_end);                       \
+  }                                                                                                 \
+  void symbol##_f16(const SpmmArgs& args, int64_t row_begin, int64_t row_end) {                     \
+    spmm_halves(symbol, widen<Neon>, banks, banks / args.weight.per_row, args, row_begin, row_end); \
   }
 #include "../kernels.inc"
 

@@ -2,7 +2,7 @@
 // without contraction, so that every build gives the same bits. Also what runs where there is no kernel for the CPU.
 #include <algorithm>
 
-#include "spmm.h"
+#include "halves.h"
 
 namespace nested_sparse {
 namespace {
@@ -37,6 +37,10 @@ void accumulate_packs(const SpmmArgs& args, int64_t r, int64_t first, int count,
       }
     }
   }
+}
+
+void widen(const uint16_t* halves, int64_t count, float* floats) {
+  for (int64_t i = 0; i < count; ++i) floats[i] = widened(halves[i]);
 }
 
 void store(const SpmmArgs& args, int64_t r, int64_t output, int64_t first, int count, const float* sums) {
@@ -87,13 +91,19 @@ void spmm_packs(const SpmmArgs& args, int64_t row_begin, int64_t row_end) {
 }  // namespace
 
 #define NESTED_SPARSE_LIST_SCALAR
-#define SPMM_KERNEL(isa, symbol, block_rows, vectors, lanes, index)           \
-  void symbol(const SpmmArgs& args, int64_t group_begin, int64_t group_end) { \
-    spmm<block_rows, vectors, index>(args, group_begin, group_end);           \
+#define SPMM_KERNEL(isa, symbol, block_rows, vectors, lanes, index)                 \
+  void symbol(const SpmmArgs& args, int64_t group_begin, int64_t group_end) {       \
+    spmm<block_rows, vectors, index>(args, group_begin, group_end);                 \
+  }                                                                                 \
+  void symbol##_f16(const SpmmArgs& args, int64_t group_begin, int64_t group_end) { \
+    spmm_halves(symbol, widen, block_rows, 1, args, group_begin, group_end);        \
   }
-#define PACK_SPMM_KERNEL(isa, symbol, banks, vectors, lanes, index)       \
-  void symbol(const SpmmArgs& args, int64_t row_begin, int64_t row_end) { \
-    spmm_packs<banks, index>(args, row_begin, row_end);                   \
+#define PACK_SPMM_KERNEL(isa, symbol, banks, vectors, lanes, index)                           \
+  void symbol(const SpmmArgs& args, int64_t row_begin, int64_t row_end) {                     \
+    spmm_packs<banks, index>(args, row_begin, row_end);                                       \
+  }                                                                                           \
+  void symbol##_f16(const SpmmArgs& args, int64_t row_begin, int64_t row_end) {               \
+    spmm_halves(symbol, widen, banks, banks / args.weight.per_row, args, row_begin, row_end); \
   }
 #include "../kernels.inc"
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from nested_sparse.kernels import library
 from nested_sparse.serving.bench.against_dense import measure_against_dense
 from nested_sparse.serving.bench.forced import measure_forced
+from nested_sparse.serving.bench.halves import measure_halves
 from nested_sparse.serving.bench.layers import measure_conv_rate
 from nested_sparse.serving.bench.levels import measure_level0
 from nested_sparse.serving.bench.neighbours import Neighbours
@@ -28,7 +29,9 @@ def measure_rows(specs: Sequence[Spec], settings: Settings, workshop: Workshop) 
     neighbours = Neighbours()
     if first.isa and first.isa != library.isa():
         return measure_forced(specs, rounds)
-    if first.kind == "linear":
+    if first.values != "float32":
+        rows = measure_halves(specs, workshop, LINEAR_ROUNDS * rounds)
+    elif first.kind == "linear":
         built = workshop.linear(first.pattern, first.levels, first.batch)
         rows = measure_against_dense(specs, built, LINEAR_ROUNDS * rounds)
     elif first.kind == "level0":

@@ -33,7 +33,7 @@ class Spec:
 
     kind: "resnet50", "conv-rate", "linear", "level0" or "peer". levels: densities of the file's levels; density: of the
     level that runs, one of them. isa: the instruction set forced on our side, "" for the best. peer: its name, for a
-    "peer" row. reach: None where nothing is asked.
+    "peer" row. values: as export stores them. reach: None where nothing is asked.
     """
 
     kind: str
@@ -44,13 +44,24 @@ class Spec:
     batch: int = 1
     isa: str = ""
     peer: str = ""
+    values: str = "float32"
     reach: Reach | None = None
 
     @property
     def name(self) -> str:
         """What `--rows` picks it by; tells apart all rows of one run."""
         batch = f"b{self.batch}" if self.kind == "linear" else ""
-        parts = (self.kind, self.peer, self.pattern, f"{100 * self.density:g}", batch, f"{self.threads}t", self.isa)
+        values = "" if self.values == "float32" else self.values.replace("float", "f")
+        parts = (
+            self.kind,
+            self.peer,
+            self.pattern,
+            values,
+            f"{100 * self.density:g}",
+            batch,
+            f"{self.threads}t",
+            self.isa,
+        )
         return "-".join(part for part in parts if part)
 
     @property
@@ -61,7 +72,7 @@ class Spec:
     @property
     def setting(self) -> tuple[object, ...]:
         """Rows that share it are measured together, taking turns."""
-        return self.kind, self.pattern, self.threads, self.levels, self.batch, self.isa
+        return self.kind, self.pattern, self.threads, self.levels, self.batch, self.isa, self.values
 
     @property
     def work(self) -> str:
@@ -70,7 +81,7 @@ class Spec:
         return {
             "resnet50": f"ResNet-50, batch 1, {kept}",
             "conv-rate": f"FLOP/s on kept weights, ResNet-50's pruned convolutions, {kept}",
-            "linear": f"linear, batch {self.batch}, {kept}",
+            "linear": f"linear, batch {self.batch}, {kept}, {self.values}",
             "level0": f"level 0 of {len(self.levels)}, ResNet-50, {kept}",
             "peer": f"ResNet-50, batch 1, {kept}",
         }[self.kind]

@@ -39,6 +39,7 @@ TABLE: tuple[Spec, ...] = (
     *_network("unstructured", 1, sparse=4.0, dense=2.5),
     Spec("conv-rate", "block4x1", DENSITIES[1], 1, DENSITIES, reach=Reach(">=", 0.75)),
     _linear("block16x1", 4.0),
+    Spec("linear", "block16x1", QUARTER[0], 1, QUARTER, values="float16", reach=Reach(">", 1.0)),  # than float32
     _linear("gs16x1", 2.0),
     _linear("unstructured", 2.0),
     _linear("block16x1", 2.5, batch=32),

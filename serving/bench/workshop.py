@@ -73,9 +73,10 @@ class Workshop:
         """The network with every layer but the first at the levels' densities. Raises PatternError, BudgetError, …"""
         return self.once(("network", pattern, densities), lambda: self._make_network(pattern, densities))
 
-    def linear(self, pattern: str, densities: tuple[float, ...], batch: int) -> Built:
-        """A square linear layer over `batch` rows. Raises PatternError, BudgetError, …"""
-        return self.once(("linear", pattern, densities, batch), lambda: self._make_linear(pattern, densities, batch))
+    def linear(self, pattern: str, densities: tuple[float, ...], batch: int, values: str = "float32") -> Built:
+        """A square linear layer over `batch` rows, stored as `values`. Raises PatternError, BudgetError, …"""
+        key = ("linear", pattern, densities, batch, values)
+        return self.once(key, lambda: self._make_linear(pattern, densities, batch, values))
 
     def _make_network(self, pattern: str, densities: tuple[float, ...]) -> Built:
         import torch
@@ -91,7 +92,7 @@ class Workshop:
         recalibrate(net, [(images, torch.zeros(len(images), dtype=torch.int64))])  # else activations die out at 5 %
         return self._built(model, net, images[:1])
 
-    def _make_linear(self, pattern: str, densities: tuple[float, ...], batch: int) -> Built:
+    def _make_linear(self, pattern: str, densities: tuple[float, ...], batch: int, values: str) -> Built:
         import torch
         from torch import nn
 
@@ -100,19 +101,22 @@ class Workshop:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(self._linear_size, self._linear_size)).eval()
         net = nest(model, densities=densities, pattern=pattern)
-        return self._built(model, net, torch.randn(batch, self._linear_size))
+        return self._built(model, net, torch.randn(batch, self._linear_size), values)
 
-    def _built(self, model: nn.Module, net: NestedModel, image: Tensor) -> Built:
+    def _built(self, model: nn.Module, net: NestedModel, image: Tensor, values: str = "float32") -> Built:
         from nested_sparse.trainer import export
+        from nested_sparse.trainer.export import VALUE_BYTES
+        from nested_sparse.trainer.verify import stored_weights
 
         folder = self.folder()
         path, dense_path = folder / "nested.safetensors", folder / "dense.onnx"
-        export(net.eval(), (image,), path)
+        export(net.eval(), (image,), path, values=values)
         export_dense(model, image, dense_path)
         expected = []
-        for level in range(net.level_count):
-            net.set_level(level)
-            expected.append(torch_output(net, image))
+        with stored_weights(net, VALUE_BYTES[values]):
+            for level in range(net.level_count):
+                net.set_level(level)
+                expected.append(torch_output(net, image))
         feed = {"input": image.numpy()}
         return Built(path, dense_path, feed, tuple(expected), torch_output(model, image), model, net)
 

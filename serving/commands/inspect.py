@@ -63,6 +63,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
                 "op": layer.op,
                 "pattern": layer.pattern,
                 "permuted": layer.permuted,
+                "value_bytes": layer.value_bytes,
                 "rows": layer.rows,
                 "columns": layer.columns,
                 "attributes": dict(layer.attributes),
@@ -106,7 +107,8 @@ def _metrics(metrics: dict[str, float]) -> str:
 
 
 def _pattern_text(entry: dict[str, Any]) -> str:
-    return f"{entry['pattern']}, permuted" if entry["permuted"] else str(entry["pattern"])
+    permuted = ", permuted" if entry["permuted"] else ""
+    return f"{entry['pattern']}{permuted}{', float16' if entry['value_bytes'] == 2 else ''}"
 
 
 def _shape_text(entry: dict[str, Any]) -> str:

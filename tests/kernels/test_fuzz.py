@@ -106,19 +106,20 @@ def check(data: st.DataObject, node: SparseNode, x: NDArray[np.float32]) -> None
 
 
 @settings(max_examples=400, deadline=None)
-@given(st.data(), st.sampled_from((1, 2, 4, 8, 16)), st.sampled_from((1, 40)))
-def test_spoilt_linear_layers(data: st.DataObject, block_rows: int, count: int) -> None:
+@given(st.data(), st.sampled_from((1, 2, 4, 8, 16)), st.sampled_from((1, 40)), st.sampled_from((2, 4)))
+def test_spoilt_linear_layers(data: st.DataObject, block_rows: int, count: int, value_bytes: int) -> None:
     """Of one row of x and of many."""
     rng = np.random.default_rng(0)
-    node = linear_node(rng, 36, 10, block_rows, permuted=True)
+    node = linear_node(rng, 36, 10, block_rows, permuted=True, value_bytes=value_bytes)
     check(data, node, rng.standard_normal((count, 36)).astype(np.float32))
 
 
 @settings(max_examples=400, deadline=None)
-@given(st.data(), st.sampled_from((1, 2, 4, 8, 16)), st.sampled_from((1, 3)))
-def test_spoilt_convolutions(data: st.DataObject, block_rows: int, kernel: int) -> None:
+@given(st.data(), st.sampled_from((1, 2, 4, 8, 16)), st.sampled_from((1, 3)), st.sampled_from((2, 4)))
+def test_spoilt_convolutions(data: st.DataObject, block_rows: int, kernel: int, value_bytes: int) -> None:
     """Those that read X where it lies, and those that make a padded copy of it."""
     rng = np.random.default_rng(0)
     pads = (kernel // 2,) * 4
-    node = conv_node(rng, 4, 10, block_rows, kernel=(kernel, kernel), pads=pads, permuted=True)
+    options: dict[str, Any] = {"pads": pads, "permuted": True, "value_bytes": value_bytes}
+    node = conv_node(rng, 4, 10, block_rows, kernel=(kernel, kernel), **options)
     check(data, node, rng.standard_normal((1, 4, 7, 9)).astype(np.float32))

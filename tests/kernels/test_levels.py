@@ -21,6 +21,8 @@ def test_switching_the_level_allocates_nothing(threads: int) -> None:
         (SparseModel([conv_node(rng, 6, 10), conv_node(rng, 10, 6, stride=(2, 2))], threads=threads), (1, 6, 30, 30)),
         (SparseModel([linear_node(rng, 40, 30)], threads=threads), (1, 40)),
         (SparseModel([linear_node(rng, 40, 30)], threads=threads), (20, 40)),
+        (SparseModel([conv_node(rng, 600, 4, 4, value_bytes=2)], threads=threads), (1, 600, 3, 3)),
+        (SparseModel([linear_node(rng, 3000, 2, 2, value_bytes=2)], threads=threads), (20, 3000)),
     ]
     for model, shape in models:
         x = rng.standard_normal(shape).astype(np.float32)

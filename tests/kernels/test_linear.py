@@ -48,6 +48,26 @@ def test_packs(pack: Pack) -> None:
         check(linear_node(rng, 700, 600, 1, permuted=True, pack=pack, densities=(0.1, 0.3)), (count, 700), threads=2)
 
 
+@pytest.mark.parametrize("block_rows", [1, 2, 4, 8, 16])
+def test_float16_values(block_rows: int) -> None:
+    """Few and many rows of x, odd sizes, permutation, residual and clip; several tasks."""
+    rng = np.random.default_rng(block_rows)
+    for count in (1, 5, 130):
+        node = linear_node(rng, 50, 21, block_rows, permuted=True, residual=True, clip=(-1.0, 2.0), value_bytes=2)
+        check(node, (count, 50))
+        check(linear_node(rng, 700, 600, block_rows, densities=(0.1, 0.3), value_bytes=2), (count, 700), threads=2)
+
+
+@pytest.mark.parametrize("pack", [Pack(16, 1), Pack(8, 2)], ids=lambda pack: pack.name)
+def test_float16_packs(pack: Pack) -> None:
+    """The same of packs."""
+    rng = np.random.default_rng(pack.banks)
+    for count in (1, 5, 130):
+        check(
+            linear_node(rng, 77, 37, 1, permuted=True, residual=True, pack=pack, value_bytes=2), (count, 77), threads=2
+        )
+
+
 @pytest.mark.parametrize("shape", [(24,), (3, 24), (2, 3, 24), (2, 1, 5, 24), (2, 2, 2, 2, 24)])
 def test_every_rank(shape: tuple[int, ...]) -> None:
     """The last axis is the layer's; the others pass through."""

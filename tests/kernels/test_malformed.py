@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sparse_node import Placed, SparseModel, conv_node, linear_node, place
+from sparse_node import Placed, SparseModel, aligned, conv_node, linear_node, place
 
 from nested_sparse.pattern import Pack
 
@@ -32,6 +32,7 @@ ATTRIBUTES = {
     "banks of blocks": (put(banks=16, per_row=1), "block_rows must be 1 with banks, got 4"),
     "index bytes": (put(index_bytes=8), "index_bytes must be"),
     "narrow index": (put(columns=65538 * 9), "index_bytes must be"),
+    "value bytes": (put(value_bytes=3), "value_bytes must be 2 or 4, got 3"),
     "no level": (put(blocks=[], offsets=[]), "blocks|attribute"),
     "negative blocks": (put(blocks=[-1, 3, 4]), "blocks must be 0"),
     "too many blocks": (put(blocks=[10**6, 3, 4]), "blocks must be 0"),
@@ -161,6 +162,26 @@ def test_segments_of_packs_are_checked(case: str, rows: int) -> None:
     for _ in range(2):
         with pytest.raises(Exception, match=f"layer 'layer0'.*{message}"):
             model.run(np.ones((rows, 36), np.float32), 2)
+
+
+def test_the_size_of_float16_values_is_checked() -> None:
+    """Where they end the segment, halves fit into it exactly, and floats in their place do not."""
+    node = linear_node(np.random.default_rng(6), 36, 10, value_bytes=2)
+    placed, x = place([node]), np.ones((1, 36), np.float32)
+    expected = SparseModel([node], placed).run(x, 0)
+    blocks = placed.attributes[0]["blocks"][0]
+    values = array(placed, 0, 2, "<f2")[: 4 * blocks].tobytes()
+    placed.attributes[0]["offsets"][2] = placed.segments[0].size
+    placed.segments[0] = aligned(placed.segments[0].tobytes() + values)
+    np.testing.assert_array_equal(SparseModel([node], placed).run(x, 0), expected)
+    whole = placed.segments[0]
+    placed.segments[0] = whole[:-2]
+    with pytest.raises(Exception, match="level 0 is too short: expected at least"):
+        SparseModel([node], placed).run(x, 0)
+    placed.segments[0] = whole
+    del placed.attributes[0]["value_bytes"]
+    with pytest.raises(Exception, match="level 0 is too short: expected at least"):
+        SparseModel([node], placed).run(x, 0)
 
 
 def test_levels_below_a_spoilt_one_still_run() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ from nested_sparse.weight import NestedWeight
 from support import random_weight
 
 ALL = kernels()
+HALF_BLOCKS = [kernel for kernel in ALL if kernel.value_bytes == 2 and not kernel.banks]
 EPSILON = float(np.finfo(np.float32).eps)
 
 
@@ -25,12 +27,12 @@ def per_rows(kernel: KernelInfo) -> list[int]:
     return [k for k in range(1, kernel.banks + 1) if kernel.banks % k == 0] or [1]
 
 
-def runnable(op: str) -> list[object]:
-    """The listed kernels of `op`; those that this CPU lacks are skipped by name."""
+def runnable(op: str, among: Sequence[KernelInfo] = ALL) -> list[object]:
+    """The kernels of `op`; those that this CPU lacks are skipped by name."""
     reason = "this CPU or build does not support it"
     return [
         pytest.param(kernel, id=kernel.name, marks=[] if kernel.supported else [pytest.mark.skip(reason=reason)])
-        for kernel in ALL
+        for kernel in among
         if kernel.op == op
     ]
 
@@ -65,13 +67,15 @@ def make_case(kernel: KernelInfo, rows: int, columns: int, permuted: bool, per_r
     groups = weight.first_level.reshape(weight.group_count, -1)
     groups[1:2] = 255
     groups[0][groups[0] == 0] = 1
+    value = np.float16 if kernel.value_bytes == 2 else np.float32
+    weight.values[...] = weight.values.astype(value)
     norm = rng.standard_normal((2, rows)).astype(np.float32)
     perm = packed_permutation(weight) if permuted else None
     packed_norm = np.zeros((2, weight.packed_rows), np.float32)
     packed_norm[:, :rows] = norm if perm is None else norm[:, perm[:rows]]
     index = np.uint16 if kernel.index_bytes == 2 else np.uint32
     levels = [pack_level(weight, level) for level in range(len(DENSITIES))]
-    parts = [(level.ptr, level.col.astype(index), level.val) for level in levels]
+    parts = [(level.ptr, level.col.astype(index), level.val.astype(value)) for level in levels]
     return Case(weight, RawWeight(rows, parts, packed_norm, perm, per_row if pack else 0), norm)
 
 
@@ -172,12 +176,40 @@ def test_not_a_number_propagates(kernel: KernelInfo) -> None:
     assert np.isin(y[reads], [0.0, 6.0]).all()
 
 
+@pytest.mark.parametrize("kernel", [*runnable("conv", HALF_BLOCKS), *runnable("linear", HALF_BLOCKS)])
+def test_every_half_is_widened_exactly(kernel: KernelInfo) -> None:
+    """All 65536 of them, infinities and NaN too, one to a row: y = 1 · w · 1 + 0."""
+    halves = np.arange(65536, dtype=np.uint16).view(np.float16)
+    groups = 65536 // kernel.block_rows
+    ptr, col = np.arange(groups + 1, dtype=np.uint32), np.zeros(groups, f"u{kernel.index_bytes}")
+    norm = np.stack([np.ones(65536, np.float32), np.zeros(65536, np.float32)])
+    pixels = RawPixels(1, x_pitch=kernel.lanes, y_pitch=1) if kernel.op == "conv" else None
+    y = np.zeros((65536, 1), np.float32)
+    inputs = np.ones((1, kernel.lanes or 1), np.float32)
+    run_kernel(kernel.index, RawWeight(65536, [(ptr, col, halves)], norm), inputs, y, pixels=pixels)
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_array_equal(y[:, 0], halves.astype(np.float32))
+
+
+@pytest.mark.parametrize("block_rows", [1, 4, 16])
+def test_halves_of_large_groups(block_rows: int) -> None:
+    """Groups with more values than are widened at once, beside empty and small ones, at three levels."""
+    rng = np.random.default_rng(5)
+    for kernel in (k for k in HALF_BLOCKS if k.op == "conv" and k.supported and k.block_rows == block_rows):
+        case = make_case(kernel, rows=3 * block_rows + 1, columns=5000, permuted=True)
+        inputs = rng.standard_normal((5000, kernel.lanes)).astype(np.float32)
+        y = np.full((3 * block_rows + 1, 1), np.nan, np.float32)
+        run_kernel(kernel.index, case.raw, inputs, y, pixels=RawPixels(1, x_pitch=kernel.lanes, y_pitch=1))
+        assert (np.abs(y - case.product(inputs[:, :1])) <= case.tolerance(inputs)).all(), kernel
+
+
 def test_list_has_a_kernel_for_every_weight() -> None:
-    """Each instruction set lists both operators for every V, every B and both column widths."""
+    """Each instruction set lists both operators for every V, every B, both column widths and both value widths."""
     weights = [(v, 0) for v in (1, 2, 4, 8, 16)] + [(1, banks) for banks in (8, 16)]
     for isa in {kernel.isa for kernel in ALL}:
-        listed = {(k.op, k.block_rows, k.banks, k.index_bytes) for k in ALL if k.isa == isa}
-        assert listed == {(op, *weight, b) for op in ("conv", "linear") for weight in weights for b in (2, 4)}
+        listed = {(k.op, k.block_rows, k.banks, k.index_bytes, k.value_bytes) for k in ALL if k.isa == isa}
+        widths = itertools.product(("conv", "linear"), weights, (2, 4), (2, 4))
+        assert listed == {(op, *weight, index, value) for op, weight, index, value in widths}
 
 
 def test_unknown_kernels_are_refused() -> None:

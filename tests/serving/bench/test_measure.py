@@ -56,6 +56,18 @@ def test_linear_rows(workshop):
     assert len(batch.ours_ms) == LINEAR_ROUNDS * SETTINGS.rounds
 
 
+def test_float16_is_held_against_float32(workshop):
+    """Two files of one layer; ours has half the value bytes and torch's output on the rounded weights."""
+    facts = {"pattern": "block4x1", "density": 0.25, "levels": (0.25,)}
+    (row,) = measure_rows([spec("linear", values="float16", **facts)], SETTINGS, workshop)
+    assert row.measured == pytest.approx(np.median(row.reference_ms) / np.median(row.ours_ms))
+    assert row.kernel == library.kernel_for("linear", 4, value_bytes=2)
+    halves, floats = (workshop.linear("block4x1", (0.25,), 1, values) for values in ("float16", "float32"))
+    difference = np.abs(halves.expected[0] - floats.expected[0]).max()
+    assert 0 < difference < 2e-3 * np.abs(floats.expected[0]).max()
+    assert max(row.max_error, row.reference_error) < 1e-5
+
+
 def test_level0_is_held_against_its_own_file(workshop):
     """Time in the whole file / time alone, so that more is worse."""
     (row,) = measure_rows([spec("level0", density=0.2, reach=Reach("<=", 1.03))], SETTINGS, workshop)
@@ -90,6 +102,7 @@ def test_rates_from_given_times():
     (line, second) = layer_table(ours, [ConvTimes(kind, 18_000_000, 9, [9.0, 9.0, 1.0])])
     assert line == {
         "layer": "3×3 16 → 16 at 8²",
+        **{"side": 8, "kernel": 3, "stride": 1, "channels": 16, "rows": 16, "added": False},
         "count": 1,
         "ours_ms": 2.0,
         "ours_gflops": pytest.approx(3.0),

@@ -46,6 +46,7 @@ def test_names_tell_rows_apart():
         {"kind": "conv-rate"},
         {"kind": "linear"},
         {"kind": "linear", "batch": 32},
+        {"kind": "linear", "values": "float16"},
         {"kind": "peer", "peer": "mnn"},
         {"kind": "peer", "peer": "openvino"},
     ]

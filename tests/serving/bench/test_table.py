@@ -27,6 +27,7 @@ def test_the_table_is_whole():
     assert reaches["resnet50-block4x1-13.38-2t"] == "≥ 4.5"
     assert reaches["resnet50-unstructured-5.38-1t"] == "≥ 4"
     assert reaches["linear-block16x1-25-b32-1t"] == "≥ 2.5"
+    assert reaches["linear-block16x1-f16-25-b1-1t"] == "> 1"
     assert reaches["level0-block4x1-5.38-1t"] == "≤ 1.03"
 
 
