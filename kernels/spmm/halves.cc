@@ -7,8 +7,8 @@
 namespace nested_sparse {
 namespace {
 
-// Values widened at once, unless a single group has more. Twice as many are no better, half as many 1 to 2 % of
-// ResNet-50 worse; fetching the halves early gains nothing.
+// Values widened at once, unless a single group has more. Twice as many are no better, half as many cost ResNet-50 1 to
+// 2 %; fetching the halves early gains nothing.
 constexpr int64_t kTogether = 2048;
 
 // Blocks of a level in groups [group, end) of the range of columns that `args` is about.

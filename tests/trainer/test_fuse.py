@@ -66,7 +66,7 @@ def test_whole_chain_becomes_one_node() -> None:
     assert list(node.output) == ["y"]
     assert node.name == "a"
     expected = {name: getattr(PLACEMENT, name) for name in PLACEMENT.__slots__}
-    del expected["banks"], expected["per_row"]  # of packs alone
+    del expected["banks"], expected["per_row"], expected["value_bytes"]  # of packs and halves alone
     expected |= {"layer": b"a", "strides": [1, 1], "clip_min": 0.0, "clip_max": 6.0}
     assert attributes(node) == expected
     assert result.norm_of == {"a": "n"}
@@ -79,6 +79,13 @@ def test_nodes_of_packs_say_so() -> None:
     placement = dataclasses.replace(PLACEMENT, block_rows=1, banks=16, per_row=4)
     (node,) = onnx.load_from_string(result.to_bytes({"a": placement})).graph.node
     assert (attributes(node)["banks"], attributes(node)["per_row"]) == (16, 4)
+
+
+def test_nodes_of_halves_say_so() -> None:
+    """The width of values is an attribute where it is not that of float32."""
+    _, result = fused(graph('y = NestedLinear<layer="a">(x)'))
+    (node,) = onnx.load_from_string(result.to_bytes({"a": dataclasses.replace(PLACEMENT, value_bytes=2)})).graph.node
+    assert attributes(node)["value_bytes"] == 2
 
 
 def test_nothing_to_fold_leaves_infinite_bounds() -> None:
