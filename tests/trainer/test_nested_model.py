@@ -170,7 +170,7 @@ def test_shared_modules_and_weights_stay_shared() -> None:
 
 
 class Odd(nn.Module):
-    """Layers that cannot be nested, beside one that can."""
+    """Layers that cannot be nested, beside some that can."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -178,6 +178,7 @@ class Odd(nn.Module):
         self.reflect = nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")
         self.transposed = nn.ConvTranspose2d(4, 4, 3)
         self.conv1d = nn.Conv1d(4, 4, 3)
+        self.conv3d = nn.Conv3d(4, 4, 3)
         self.attention = nn.MultiheadAttention(4, 2)
         self.normed = nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))
         self.fine = nn.Linear(4, 4)
@@ -186,13 +187,12 @@ class Odd(nn.Module):
 def test_layers_left_dense_have_reasons() -> None:
     """Everything with weights is either nested or listed with the reason why not; the summary shows both."""
     net = nest(Odd(), densities=(0.5,))
-    assert list(net.nested_layers()) == ["fine"]
+    assert list(net.nested_layers()) == ["grouped", "conv1d", "fine"]
     reasons = net.dense_layers()
     for name, word in {
-        "grouped": "groups is 2",
         "reflect": "reflect",
         "transposed": "ConvTranspose2d",
-        "conv1d": "Conv1d",
+        "conv3d": "Conv3d",
         "attention.out_proj": "MultiheadAttention",
         "normed": "Parametrized",
     }.items():
@@ -217,7 +217,7 @@ def test_transformer_layers_obey_the_mask_in_eval_mode() -> None:
 
 def test_what_cannot_be_nested_is_an_error() -> None:
     """Nothing to nest, nested twice, weights not yet made, wrong densities and patterns."""
-    with pytest.raises(InputError, match="no Conv2d or Linear"):
+    with pytest.raises(InputError, match="no Conv1d, Conv2d or Linear"):
         nest(nn.Sequential(nn.ReLU()), densities=(0.5,))
     with pytest.raises(InputError, match="nested already"):
         nest(nested_small_net(), densities=(0.5,))
