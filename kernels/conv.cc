@@ -103,6 +103,7 @@ void NestedConv::compute(const ort::Context& context) const {
   }
   auto plan = plan_for(x);
   const ImageSize size{x.size.batch, weight_.rows(), plan->output_height(), plan->output_width()};
+  if (spatial_ == 1 && size.height != 1) fail("with one spatial dimension Y must have one row, got " + size.text());
   const Image residual = read_residual(context, size);
   const Image y = Image::write(context, size, y_tiled_, gather_.shape, spatial_);
   run_tasks(context, Run{view, std::move(plan), x, residual, y, next_run()});
@@ -148,7 +149,7 @@ void NestedConv::run_task(const Run& run, const Task& task) const {
   }
   const int64_t first = channel_groups_ == 1 ? 0 : task.outputs.begin;
   const int64_t end = channel_groups_ == 1 ? 1 : task.outputs.end;
-  const int64_t rows = weight_.spmm_groups() / channel_groups_;
+  const int64_t rows = weight_.rows() / weight_.block_rows() / channel_groups_;  // a last bundle's padding is no row
   for (int64_t group = first; group < end; ++group) {
     const int64_t channel = group * channels_;
     args.x = run.plan->direct() ? run.x.data + run.x.offset(task.image, task.tile) + channel * args.x_pitch

@@ -58,6 +58,7 @@ ConvGeometry read_geometry(const ort::Attributes& attributes) {
 
 ConvPlan::ConvPlan(const ConvGeometry& geometry, const Image& x, TileShape shape)
     : size_{x.size.height, x.size.width},
+      channels_(x.size.channels),
       taps_(geometry.kernel[0] * geometry.kernel[1]),
       step_(geometry.stride[1] == 2 ? 2 : 1) {
   if (x.image_floats() > kMaxFloats) throw ort::Error("the image has more than 2^31 values");

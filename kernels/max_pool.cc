@@ -1,5 +1,7 @@
 #include "max_pool.h"
 
+#include <string>
+
 #include "scratch.h"
 
 namespace nested_sparse {
@@ -13,8 +15,14 @@ TiledMaxPool::TiledMaxPool(const ort::Attributes& attributes)
     : geometry_(read_geometry(attributes)), gather_(find_gather(isa_choice().isa)) {}
 
 void TiledMaxPool::compute(const ort::Context& context) const {
-  const Image x = Image::read(context.input<float>(0), true, gather_.shape);
-  const auto plan = plans_.plan_for(geometry_, x, gather_.shape);
+  Image x;
+  std::shared_ptr<const ConvPlan> plan;
+  try {
+    x = Image::read(context.input<float>(0), true, gather_.shape);
+    plan = plans_.plan_for(geometry_, x, gather_.shape);
+  } catch (const ort::Error& error) {
+    throw ort::Error(std::string("TiledMaxPool: X ") + error.what());
+  }
   const ImageSize size{x.size.batch, x.size.channels, plan->output_height(), plan->output_width()};
   const Image y = Image::write(context, size, true, gather_.shape, 2);
   const int64_t tiles = size.batch * y.tiling.tiles;
@@ -27,7 +35,8 @@ void TiledMaxPool::compute(const ort::Context& context) const {
 
 // One channel at a time, so that what its taps see stays in the nearest cache.
 void TiledMaxPool::run_tile(const ConvPlan& plan, const Image& x, const Image& y, int64_t image, int64_t tile) const {
-  float* const taps = scratch(Purpose::input, plan.matrix_floats(1));
+  // Not Purpose::input: a convolution of a run beside this one may come back to what it gathered there (conv.cc).
+  float* const taps = scratch(Purpose::output, plan.matrix_floats(1));
   const int64_t pitch = y.pitch(tile);
   float* to = const_cast<float*>(y.data) + y.offset(image, tile);
   for (int64_t channel = 0; channel < y.size.channels; ++channel, to += pitch) {
