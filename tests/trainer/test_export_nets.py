@@ -353,7 +353,9 @@ CASES = {
     "mobilenet_block16": Case(MobileNet, nested=9, others=["ReduceMean", "Reshape"], pattern="block16x1"),
     "jasper": Case(Jasper, line, nested=7, others=["MaxPool", "LogSoftmax"]),
     "jasper_unstructured": Case(Jasper, line, nested=7, others=["MaxPool", "LogSoftmax"], pattern="unstructured"),
-    "jasper_permuted": Case(Jasper, line, nested=7, others=["MaxPool", "LogSoftmax"], pattern="block2x1", permuted=True),
+    "jasper_permuted": Case(
+        Jasper, line, nested=7, others=["MaxPool", "LogSoftmax"], pattern="block2x1", permuted=True
+    ),
     "geometry": Case(Geometry, nested=5, permuted=True),
     "geometry_unstructured": Case(Geometry, nested=5, pattern="unstructured"),
     "transformer": Case(TransformerBlock, lambda: image(2, 5, 16), 4, TRANSFORMER, permuted=True),
