@@ -52,6 +52,7 @@ NestedConv::NestedConv(const ort::Attributes& attributes)
       spatial_(read_choice(attributes, "spatial_dimensions", 1, 2, 2)),
       channel_groups_(read_choice(attributes, "groups", 1, weight_.rows(), 1)),
       channels_(weight_.columns() / (geometry_.kernel[0] * geometry_.kernel[1])),
+      depthwise_(channel_groups_ == weight_.rows() && channels_ == 1 && weight_.banks() == 0),
       range_channels_(channels_of_range(channels_, geometry_)),
       x_tiled_(read_choice(attributes, "x_tiled", 0, 1, 0) == 1),
       y_tiled_(read_choice(attributes, "y_tiled", 0, 1, 0) == 1),
@@ -147,6 +148,11 @@ void NestedConv::run_task(const Run& run, const Task& task) const {
     run_ranges(run, task, args);
     return;
   }
+  if (depthwise_ && !run.plan->direct() &&
+      run.view.levels[0].ptr[weight_.rows()] == weight_.rows() * run.plan->taps()) {
+    run_depthwise(run, task, args);
+    return;
+  }
   const int64_t first = channel_groups_ == 1 ? 0 : task.outputs.begin;
   const int64_t end = channel_groups_ == 1 ? 1 : task.outputs.end;
   const int64_t rows = weight_.rows() / weight_.block_rows() / channel_groups_;  // a last bundle's padding is no row
@@ -183,6 +189,24 @@ void NestedConv::run_ranges(const Run& run, const Task& task, SpmmArgs& args) co
     args.first = range == 0;
     args.last = range == ranges - 1;
     kernel_.spmm(args, task.outputs.begin, task.outputs.end);
+  }
+}
+
+// A few channels at a time, whose sums stay in the nearest cache. The multiplication's last call, with no columns left,
+// does the rest: it takes the sums on, scales, adds and clips.
+void NestedConv::run_depthwise(const Run& run, const Task& task, SpmmArgs& args) const {
+  constexpr int64_t kChannels = 16;
+  const float* const x = run.x.data + task.image * run.x.image_floats();
+  float* const sums = scratch(Purpose::sums, kChannels * args.x_pitch);
+  WeighArgs weigh{run.plan->gathering(x, task.tile, sums), run.y.tiling.width(task.tile), run.view.levels[0].val};
+  args.weight.level_count = 0;
+  args.first = false;
+  for (int64_t begin = task.outputs.begin; begin < task.outputs.end; begin = weigh.tile.channel_end) {
+    weigh.tile.channel_begin = begin;
+    weigh.tile.channel_end = std::min(begin + kChannels, task.outputs.end);
+    gather_.weigh(weigh);
+    args.sums = sums - begin * args.x_pitch;
+    kernel_.spmm(args, begin, weigh.tile.channel_end);
   }
 }
 

@@ -129,9 +129,23 @@ void ConvPlan::place_vector(const ConvGeometry& geometry, const Image& x, int64_
 
 void ConvPlan::gather(GatherKernel kernel, const float* x, int64_t tile, int64_t begin, int64_t end,
                       float* matrix) const {
+  GatherArgs args = gathering(x, tile, matrix);
+  args.channel_begin = begin;
+  args.channel_end = end;
+  kernel(args);
+}
+
+GatherArgs ConvPlan::gathering(const float* x, int64_t tile, float* matrix) const {
   const int64_t extra = first_extra_[tile];
-  kernel({x, begin, end, taps_ * tiling_.width(tile), pieces_.data() + taps_ * tiling_.first_vector(tile),
-          extras_.data() + extra, first_extra_[tile + 1] - extra, step_, matrix});
+  return {x,
+          0,
+          0,
+          taps_ * tiling_.width(tile),
+          pieces_.data() + taps_ * tiling_.first_vector(tile),
+          extras_.data() + extra,
+          first_extra_[tile + 1] - extra,
+          step_,
+          matrix};
 }
 
 std::shared_ptr<const ConvPlan> PlanCache::plan_for(const ConvGeometry& geometry, const Image& x,

@@ -46,6 +46,8 @@ class ConvPlan {
   // at `x` for one tile of output pixels.
   int64_t matrix_floats(int64_t channels) const { return channels * taps_ * widest_; }
   void gather(GatherKernel kernel, const float* x, int64_t tile, int64_t begin, int64_t end, float* matrix) const;
+  // What a kernel needs of a tile to gather from the image at `x`; the channels are still to be given.
+  GatherArgs gathering(const float* x, int64_t tile, float* matrix) const;
 
  private:
   void place_axis(const ConvGeometry& geometry, int axis);
