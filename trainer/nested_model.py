@@ -136,7 +136,7 @@ def nest(
     keep_dense: dotted module paths, or fnmatch patterns of them, that are whole at every level.
     Conv1d, Conv2d and Linear layers are nested; `dense_layers()` says what is not, and why. Of a convolution in groups
     a block may not span two groups: V falls to the largest there is that divides a group's rows. Depthwise ones (one
-    input channel for each group), and under "channel" all in groups, are whole at every level, as keep_dense makes them.
+    input channel in a group), and under "channel" all in groups, are whole at every level, as keep_dense makes them.
     Device, dtype and train or eval mode are kept; the densest level is set.
     Raises BudgetError (densities, budget, unknown keep_dense), PatternError (no such pattern, or layers that cannot
     take it), InputError (nothing to nest).

@@ -95,7 +95,8 @@ def _output_size(x: Tensor, window: dict[str, list[int]]) -> list[int]:
     """Of the spatial dimensions that x has, the last of the window's two."""
     kernel, strides, pads, dilations = (window[name] for name in ("kernel_shape", "strides", "pads", "dilations"))
     return [
-        (x.shape[axis - 2] + pads[axis] + pads[2 + axis] - dilations[axis] * (kernel[axis] - 1) - 1) // strides[axis] + 1
+        (x.shape[axis - 2] + pads[axis] + pads[2 + axis] - dilations[axis] * (kernel[axis] - 1) - 1) // strides[axis]
+        + 1
         for axis in range(2 - (x.dim() - 2), 2)
     ]
 

@@ -34,7 +34,9 @@ def replace_layers(
     left_dense = {names[module][0]: reason for module, reason in reasons.items() if reason is not None}
     if not nestable:
         found = "".join(f"\n  {name}: {reason}" for name, reason in left_dense.items()) or " none has weights"
-        raise InputError(f"{type(model).__name__} has no Conv1d, Conv2d or Linear that can be nested; its layers:{found}")
+        raise InputError(
+            f"{type(model).__name__} has no Conv1d, Conv2d or Linear that can be nested; its layers:{found}"
+        )
     kept_whole = _kept_whole(keep_dense, names, nestable, left_dense)
     nested: dict[nn.Module, nn.Module] = {
         module: LevelBatchNorm(module, level_count) for module in names if isinstance(module, _BatchNorm)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.runtime import Session
+from nested_sparse.slice import slice_checkpoint
 from nested_sparse.trainer import export, nest
 from nested_sparse.trainer.layers import NestedConv, NestedLinear
 from nested_sparse.trainer.nested_model import NestedModel
@@ -489,3 +490,32 @@ def test_network_answers_like_torch_at_every_level(name: str, tmp_path: Path) ->
     assert leaks(path) == []
     for run in (run_reference, run_session):
         assert_alike(net, path, examples, run)
+
+
+@pytest.mark.parametrize("name", ["mobilenet", "jasper"])
+def test_slices_answer_like_the_whole(name: str, tmp_path: Path) -> None:
+    """A file cut after two of three levels gives the same bits at both."""
+    torch.manual_seed(1)
+    case = CASES[name]
+    net = nest(case.make(), densities=DENSITIES, pattern=case.pattern, keep_dense=case.keep_dense)
+    randomise(net)
+    examples = case.inputs()
+    whole = export(net, examples, tmp_path / "whole.safetensors")
+    cut = tmp_path / "cut.safetensors"
+    slice_checkpoint(whole, 2, cut)
+    assert cut.stat().st_size < whole.stat().st_size
+    feeds = {"input": examples[0].numpy()}
+    for level in range(2):
+        assert np.array_equal(run_session(cut, feeds, level)["output"], run_session(whole, feeds, level)["output"])
+
+
+def test_files_say_what_kind_of_convolution_a_layer_is(tmp_path: Path) -> None:
+    """Groups and the number of dimensions are in the file where they are not 1 and 2."""
+    path = export(nest(Jasper(), densities=(0.5,)), line(), tmp_path / "net.safetensors", verify=False)
+    with Checkpoint.open(path) as checkpoint:
+        kinds = {layer.name: layer.attributes for layer in checkpoint.layers}
+    assert kinds["depthwise"]["groups"] == [16]
+    assert kinds["grouped"]["kernel_shape"] == [1, 3]
+    assert kinds["stem"]["pads"] == [0, 5, 0, 5]
+    assert all(kind["spatial_dimensions"] == [1] for kind in kinds.values())
+    assert "groups" not in kinds["stem"]
