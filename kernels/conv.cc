@@ -52,7 +52,7 @@ NestedConv::NestedConv(const ort::Attributes& attributes)
       spatial_(read_choice(attributes, "spatial_dimensions", 1, 2, 2)),
       channel_groups_(read_choice(attributes, "groups", 1, weight_.rows(), 1)),
       channels_(weight_.columns() / (geometry_.kernel[0] * geometry_.kernel[1])),
-      depthwise_(channel_groups_ == weight_.rows() && channels_ == 1 && weight_.banks() == 0),
+      depthwise_(channel_groups_ > 1 && channel_groups_ == weight_.rows() && channels_ == 1 && weight_.banks() == 0),
       range_channels_(channels_of_range(channels_, geometry_)),
       x_tiled_(read_choice(attributes, "x_tiled", 0, 1, 0) == 1),
       y_tiled_(read_choice(attributes, "y_tiled", 0, 1, 0) == 1),

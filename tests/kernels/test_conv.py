@@ -86,6 +86,21 @@ def test_groups_of_channels(block_rows: int, groups: int, threads: int) -> None:
         )
 
 
+WHOLE = (1.0, 1.0, 1.0)  # all of it at level 0
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 21])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_whole_depthwise_layers(channels: int, threads: int) -> None:
+    """Every tap at every level, channels four at a time and one by one; a single channel in a block of four rows."""
+    rng = np.random.default_rng(channels)
+    options: dict[str, Any] = {"groups": channels, "densities": WHOLE, "permuted": True, "residual": True}
+    for window in WINDOWS[:3]:
+        node = conv_node(rng, channels, channels, 1 if channels > 1 else 4, clip=(-3.0, 6.0), **window, **options)
+        for size in ((5, 4), (13, 18), (40, 41)):
+            check(node, (2, channels, *size), threads)
+
+
 @pytest.mark.parametrize("pack", [Pack(16, 1), Pack(8, 2)], ids=lambda pack: pack.name)
 @pytest.mark.parametrize("groups", [2, 3])
 def test_groups_of_channels_in_packs(pack: Pack, groups: int) -> None:

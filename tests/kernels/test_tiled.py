@@ -66,7 +66,7 @@ def test_depthwise_between_two(block_rows: int, threads: int) -> None:
     first = conv_node(rng, 3, 16, block_rows, stride=(2, 2), clip=relu6)
     last = conv_node(rng, 16, 10, block_rows, **ONE)
     for window in STRIDED[:4]:
-        depthwise = conv_node(rng, 16, 16, 1, groups=16, clip=relu6, **window)
+        depthwise = conv_node(rng, 16, 16, 1, groups=16, clip=relu6, densities=(1.0, 1.0, 1.0), **window)
         wider = conv_node(rng, 16, 32, min(block_rows, 2), groups=16, residual=False, **window)
         grouped = conv_node(rng, 32, 16, min(block_rows, 4), groups=4)
         check([Step(first, "x"), Step(depthwise, "0"), Step(last, "1")], "0 1", (2, 3, 37, 38), threads)
