@@ -52,6 +52,8 @@ NestedConv::NestedConv(const ort::Attributes& attributes)
       spatial_(read_choice(attributes, "spatial_dimensions", 1, 2, 2)),
       channel_groups_(read_choice(attributes, "groups", 1, weight_.rows(), 1)),
       channels_(weight_.columns() / (geometry_.kernel[0] * geometry_.kernel[1])),
+      depthwise_(channel_groups_ > 1 && channel_groups_ == weight_.rows() && channels_ == 1 && weight_.banks() == 0 &&
+                 weight_.value_bytes() == 4),
       range_channels_(channels_of_range(channels_, geometry_)),
       x_tiled_(read_choice(attributes, "x_tiled", 0, 1, 0) == 1),
       y_tiled_(read_choice(attributes, "y_tiled", 0, 1, 0) == 1),
@@ -104,6 +106,7 @@ void NestedConv::compute(const ort::Context& context) const {
   }
   auto plan = plan_for(x);
   const ImageSize size{x.size.batch, weight_.rows(), plan->output_height(), plan->output_width()};
+  if (spatial_ == 1 && size.height != 1) fail("with one spatial dimension Y must have one row, got " + size.text());
   const Image residual = read_residual(context, size);
   const Image y = Image::write(context, size, y_tiled_, gather_.shape, spatial_);
   run_tasks(context, Run{view, std::move(plan), x, residual, y, next_run()});
@@ -147,9 +150,14 @@ void NestedConv::run_task(const Run& run, const Task& task) const {
     run_ranges(run, task, args);
     return;
   }
+  if (depthwise_ && !run.plan->direct() &&
+      run.view.levels[0].ptr[weight_.rows()] == weight_.rows() * run.plan->taps()) {
+    run_depthwise(run, task, args);
+    return;
+  }
   const int64_t first = channel_groups_ == 1 ? 0 : task.outputs.begin;
   const int64_t end = channel_groups_ == 1 ? 1 : task.outputs.end;
-  const int64_t rows = weight_.spmm_groups() / channel_groups_;
+  const int64_t rows = weight_.rows() / weight_.block_rows() / channel_groups_;  // a last bundle's padding is no row
   for (int64_t group = first; group < end; ++group) {
     const int64_t channel = group * channels_;
     args.x = run.plan->direct() ? run.x.data + run.x.offset(task.image, task.tile) + channel * args.x_pitch
@@ -165,7 +173,8 @@ void NestedConv::run_ranges(const Run& run, const Task& task, SpmmArgs& args) co
   const int64_t ranges = (channels_ + range_channels_ - 1) / range_channels_;
   const int64_t groups = task.outputs.end - task.outputs.begin;
   const int64_t level_starts = groups * (ranges + 1);
-  auto* const starts = reinterpret_cast<uint32_t*>(scratch(Purpose::starts, args.weight.level_count * level_starts));
+  // As much as the densest level needs, so that switching to it allocates nothing.
+  auto* const starts = reinterpret_cast<uint32_t*>(scratch(Purpose::starts, weight_.level_count() * level_starts));
   cut_columns(args.weight, weight_.index_bytes(), task.outputs.begin, task.outputs.end,
               range_channels_ * run.plan->taps(), ranges, starts);
   args.sums = scratch(Purpose::sums, weight_.packed_rows() * args.x_pitch);
@@ -183,6 +192,24 @@ void NestedConv::run_ranges(const Run& run, const Task& task, SpmmArgs& args) co
     args.first = range == 0;
     args.last = range == ranges - 1;
     kernel_.spmm(args, task.outputs.begin, task.outputs.end);
+  }
+}
+
+// A few channels at a time, whose sums stay in the nearest cache. The multiplication's last call, with no columns left,
+// does the rest: it takes the sums on, scales, adds and clips.
+void NestedConv::run_depthwise(const Run& run, const Task& task, SpmmArgs& args) const {
+  constexpr int64_t kChannels = 16;
+  const float* const x = run.x.data + task.image * run.x.image_floats();
+  float* const sums = scratch(Purpose::sums, kChannels * args.x_pitch);
+  WeighArgs weigh{run.plan->gathering(x, task.tile, sums), run.y.tiling.width(task.tile), run.view.levels[0].val};
+  args.weight.level_count = 0;
+  args.first = false;
+  for (int64_t begin = task.outputs.begin; begin < task.outputs.end; begin = weigh.tile.channel_end) {
+    weigh.tile.channel_begin = begin;
+    weigh.tile.channel_end = std::min(begin + kChannels, task.outputs.end);
+    gather_.weigh(weigh);
+    args.sums = sums - begin * args.x_pitch;
+    kernel_.spmm(args, begin, weigh.tile.channel_end);
   }
 }
 

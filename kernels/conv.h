@@ -33,12 +33,14 @@ class NestedConv : public NestedOperator {
   void run_tasks(const ort::Context& context, const Run& run) const;
   void run_task(const Run& run, const Task& task) const;
   void run_ranges(const Run& run, const Task& task, SpmmArgs& args) const;
+  void run_depthwise(const Run& run, const Task& task, SpmmArgs& args) const;
   const float* gathered(const Run& run, const Task& task, int64_t channel_begin, int64_t channel_end) const;
 
   ConvGeometry geometry_;
   int64_t spatial_;         // dimensions: 1 or 2
   int64_t channel_groups_;  // outputs of one read the input channels of one
   int64_t channels_;        // of the input that a row of the weight reads
+  bool depthwise_;          // a row for each channel, values in float32
   int64_t range_channels_;  // input channels of a range of columns; all of them where there is one range
   bool x_tiled_, y_tiled_, residual_tiled_;
   const KernelInfo& kernel_;

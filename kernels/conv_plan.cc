@@ -58,6 +58,7 @@ ConvGeometry read_geometry(const ort::Attributes& attributes) {
 
 ConvPlan::ConvPlan(const ConvGeometry& geometry, const Image& x, TileShape shape)
     : size_{x.size.height, x.size.width},
+      channels_(x.size.channels),
       taps_(geometry.kernel[0] * geometry.kernel[1]),
       step_(geometry.stride[1] == 2 ? 2 : 1) {
   if (x.image_floats() > kMaxFloats) throw ort::Error("the image has more than 2^31 values");
@@ -128,9 +129,23 @@ void ConvPlan::place_vector(const ConvGeometry& geometry, const Image& x, int64_
 
 void ConvPlan::gather(GatherKernel kernel, const float* x, int64_t tile, int64_t begin, int64_t end,
                       float* matrix) const {
+  GatherArgs args = gathering(x, tile, matrix);
+  args.channel_begin = begin;
+  args.channel_end = end;
+  kernel(args);
+}
+
+GatherArgs ConvPlan::gathering(const float* x, int64_t tile, float* matrix) const {
   const int64_t extra = first_extra_[tile];
-  kernel({x, begin, end, taps_ * tiling_.width(tile), pieces_.data() + taps_ * tiling_.first_vector(tile),
-          extras_.data() + extra, first_extra_[tile + 1] - extra, step_, matrix});
+  return {x,
+          0,
+          0,
+          taps_ * tiling_.width(tile),
+          pieces_.data() + taps_ * tiling_.first_vector(tile),
+          extras_.data() + extra,
+          first_extra_[tile + 1] - extra,
+          step_,
+          matrix};
 }
 
 std::shared_ptr<const ConvPlan> PlanCache::plan_for(const ConvGeometry& geometry, const Image& x,

@@ -32,7 +32,9 @@ class ConvPlan {
   // For images like `x`. Throws ort::Error where the window does not fit the padded image, or the image is too large.
   ConvPlan(const ConvGeometry& geometry, const Image& x, TileShape shape);
 
-  bool matches(const Image& x) const { return x.size.height == size_[0] && x.size.width == size_[1]; }
+  bool matches(const Image& x) const {
+    return x.size.height == size_[0] && x.size.width == size_[1] && x.size.channels == channels_;
+  }
   int64_t output_height() const { return output_[0]; }
   int64_t output_width() const { return output_[1]; }
 
@@ -44,6 +46,8 @@ class ConvPlan {
   // at `x` for one tile of output pixels.
   int64_t matrix_floats(int64_t channels) const { return channels * taps_ * widest_; }
   void gather(GatherKernel kernel, const float* x, int64_t tile, int64_t begin, int64_t end, float* matrix) const;
+  // What a kernel needs of a tile to gather from the image at `x`; the channels are still to be given.
+  GatherArgs gathering(const float* x, int64_t tile, float* matrix) const;
 
  private:
   void place_axis(const ConvGeometry& geometry, int axis);
@@ -51,6 +55,7 @@ class ConvPlan {
   void place_vector(const ConvGeometry& geometry, const Image& x, int64_t tap, int64_t vector, int32_t row_vector);
 
   int64_t size_[2];
+  int64_t channels_;  // of the image: a tiled one's tiles are that far apart
   int64_t output_[2];
   Tiling tiling_;  // of the output
   int64_t taps_;

@@ -22,6 +22,16 @@ Image image_of(const float* data, const ImageSize& size, bool tiled, TileShape s
   return Image{data, size, Tiling(size.height * size.width, shape.lanes, shape.vectors), tiled};
 }
 
+// Whether the header's sizes are those of images in `floats` floats. It may be anyone's: nothing here overflows.
+bool holds_images(const Header& header, TileShape shape, int64_t floats) {
+  if (header.batch < 0 || header.channels < 1 || header.height < 1 || header.width < 1) return false;
+  if (header.height > kMaxFloats / header.width) return false;
+  const Tiling tiling(header.height * header.width, shape.lanes, shape.vectors);
+  if (header.channels > kMaxFloats / tiling.floats(1)) return false;
+  const int64_t image = tiling.floats(header.channels);
+  return floats % image == 0 && floats / image == header.batch;
+}
+
 Image read_tiled(const ort::Tensor<const float>& tensor, TileShape shape) {
   Header header{};
   const bool has_header = tensor.shape.rank == 1 && tensor.shape.elements() >= kHeaderFloats;
@@ -30,13 +40,12 @@ Image read_tiled(const ort::Tensor<const float>& tensor, TileShape shape) {
     throw ort::Error("must be a tiled image of this library's convolutions, got a tensor of shape " +
                      tensor.shape.text() + "; export the model again");
   }
-  const Image image =
-      image_of(tensor.data + kHeaderFloats, {header.batch, header.channels, header.height, header.width}, true, shape);
-  if (tensor.shape.elements() != kHeaderFloats + image.size.batch * image.image_floats()) {
+  const ImageSize size{header.batch, header.channels, header.height, header.width};
+  if (!holds_images(header, shape, tensor.shape.elements() - kHeaderFloats)) {
     throw ort::Error("holds " + std::to_string(tensor.shape.elements()) + " floats, its header says an image of " +
-                     image.size.text());
+                     size.text());
   }
-  return image;
+  return image_of(tensor.data + kHeaderFloats, size, true, shape);
 }
 
 }  // namespace

@@ -24,8 +24,9 @@ namespace nested_sparse {
 #define GEMV_KERNEL(isa, symbol, block_rows, index)                          \
   void symbol(const GemvArgs& args, int64_t group_begin, int64_t group_end); \
   void symbol##_f16(const GemvArgs& args, int64_t group_begin, int64_t group_end);
-#define GATHER_KERNEL(isa, symbol, max_symbol, vectors, lanes) \
-  void symbol(const GatherArgs& args);                         \
+#define GATHER_KERNEL(isa, symbol, weigh_symbol, max_symbol, vectors, lanes) \
+  void symbol(const GatherArgs& args);                                       \
+  void weigh_symbol(const WeighArgs& args);                                  \
   void max_symbol(const float* rows, int64_t taps, int64_t count, float* y);
 #define PACK_SPMM_KERNEL(isa, symbol, banks, vectors, lanes, index)      \
   void symbol(const SpmmArgs& args, int64_t row_begin, int64_t row_end); \
@@ -62,6 +63,7 @@ struct GatherInfo {
   Isa isa;
   TileShape shape;
   GatherKernel gather;
+  WeighKernel weigh;
   MaxKernel max_rows;
 };
 const GatherInfo& find_gather(Isa isa);

@@ -1,5 +1,7 @@
 #include "max_pool.h"
 
+#include <string>
+
 #include "scratch.h"
 
 namespace nested_sparse {
@@ -13,8 +15,14 @@ TiledMaxPool::TiledMaxPool(const ort::Attributes& attributes)
     : geometry_(read_geometry(attributes)), gather_(find_gather(isa_choice().isa)) {}
 
 void TiledMaxPool::compute(const ort::Context& context) const {
-  const Image x = Image::read(context.input<float>(0), true, gather_.shape);
-  const auto plan = plans_.plan_for(geometry_, x, gather_.shape);
+  Image x;
+  std::shared_ptr<const ConvPlan> plan;
+  try {
+    x = Image::read(context.input<float>(0), true, gather_.shape);
+    plan = plans_.plan_for(geometry_, x, gather_.shape);
+  } catch (const ort::Error& error) {
+    throw ort::Error(std::string("TiledMaxPool: X ") + error.what());
+  }
   const ImageSize size{x.size.batch, x.size.channels, plan->output_height(), plan->output_width()};
   const Image y = Image::write(context, size, true, gather_.shape, 2);
   const int64_t tiles = size.batch * y.tiling.tiles;

@@ -23,8 +23,8 @@ constexpr KernelInfo kKernels[] = {
 };
 
 constexpr GatherInfo kGathers[] = {
-#define GATHER_KERNEL(isa, symbol, max_symbol, vectors, lanes) \
-  {Isa::isa, TileShape{lanes, vectors}, symbol, max_symbol},
+#define GATHER_KERNEL(isa, symbol, weigh_symbol, max_symbol, vectors, lanes) \
+  {Isa::isa, TileShape{lanes, vectors}, symbol, weigh_symbol, max_symbol},
 #include "kernels.inc"
 };
 

@@ -41,7 +41,8 @@ class LayerRecord:
     """One layer to write.
 
     norms: (L, 2, O) float32, scale and shift of every level in output-channel order.
-    op: "conv" or "linear"; attributes: a convolution's kernel_shape, strides, pads, dilations.
+    op: "conv" or "linear"; attributes: a convolution's kernel_shape, strides, pads, dilations
+        and, where they are not 1 and 2, groups and spatial_dimensions.
     pattern: name of what the weight was pruned by; "" is what its blocks or packs say.
     value_bytes: 4 stores float32; 2 float16, rounded to nearest, ties to even.
     """

@@ -24,7 +24,10 @@ OPEN = (-np.inf, np.inf)
 
 @dataclass(frozen=True)
 class SparseNode:
-    """One operator: weight, (L, 2, O) norms in output order, window attributes, clip, whether it adds a residual."""
+    """One operator: weight, (L, 2, O) norms in output order, window attributes, clip, whether it adds a residual.
+
+    A convolution's groups, and its spatial dimensions: 1 or 2. tiled: which of x, y and residual are tiled images.
+    """
 
     op: str
     weight: NestedWeight
@@ -33,6 +36,9 @@ class SparseNode:
     clip: tuple[float, float] = OPEN
     residual: bool = False
     value_bytes: int = 4
+    groups: int = 1
+    spatial: int = 2
+    tiled: Sequence[str] = ()
 
     def dense(self, x: Array, level: int, residual: Array | None = None) -> NDArray[np.float64]:
         """The operator's output in float64."""
@@ -40,7 +46,11 @@ class SparseNode:
         if self.op == "NestedLinear":
             y = x.astype(np.float64) @ weight.T * scale + shift
         else:
-            y = correlate(x.astype(np.float64), weight, self.window) * scale[:, None, None] + shift[:, None, None]
+            images = x.astype(np.float64)[..., None, :] if self.spatial == 1 else x.astype(np.float64)
+            parts = zip(np.split(images, self.groups, axis=1), np.split(weight, self.groups), strict=True)
+            y = np.concatenate([correlate(part, rows, self.window) for part, rows in parts], axis=1)
+            y = y * scale[:, None, None] + shift[:, None, None]
+            y = y[..., 0, :] if self.spatial == 1 else y
         if residual is not None:
             y = y + residual
         return np.clip(y, *self.clip)
@@ -62,7 +72,10 @@ def correlate(
 
 
 def conv_node(rng: np.random.Generator, channels: int, rows: int, block_rows: int = 4, **options: Any) -> SparseNode:
-    """A random convolution; options: kernel, stride, pads, dilation, and those of `random_weight` and SparseNode."""
+    """A random convolution; options: kernel, stride, pads, dilation, and those of `random_weight` and SparseNode.
+
+    A permutation keeps the rows of each group together, as it must.
+    """
     kernel = list(options.pop("kernel", (3, 3)))
     window = {
         "kernel_shape": kernel,
@@ -70,7 +83,7 @@ def conv_node(rng: np.random.Generator, channels: int, rows: int, block_rows: in
         "pads": list(options.pop("pads", (1, 1, 1, 1))),
         "dilations": list(options.pop("dilation", (1, 1))),
     }
-    columns = channels * kernel[0] * kernel[1]
+    columns = channels // options.get("groups", 1) * kernel[0] * kernel[1]
     return _node(rng, "NestedConv", rows, columns, block_rows, window, **options)
 
 
@@ -89,6 +102,10 @@ def _node(
     **options: Any,
 ) -> SparseNode:
     about_weight = {key: options.pop(key) for key in ("name", "densities", "permuted", "pack") if key in options}
+    if about_weight.pop("permuted", False):
+        groups = options.get("groups", 1)
+        order = [rng.permutation(rows // groups) + first for first in range(0, rows, rows // groups)]
+        about_weight["permutation"] = np.concatenate(order).astype(np.int32)
     weight = random_weight(rng, rows=rows, columns=columns, block_rows=block_rows, **about_weight)
     levels = len(about_weight.get("densities", DENSITIES))
     weight.values[...] = weight.values.astype(f"f{options.get('value_bytes', 4)}")
@@ -138,6 +155,9 @@ def place(nodes: Sequence[SparseNode]) -> Placed:
                 "clip_min": float(node.clip[0]),
                 "clip_max": float(node.clip[1]),
                 **node.window,
+                **({"groups": node.groups} if node.groups != 1 else {}),
+                **({"spatial_dimensions": node.spatial} if node.spatial != 2 else {}),
+                **{f"{name}_tiled": 1 for name in node.tiled},
             }
         )
     return Placed([aligned(b"".join(_padded(array) for array in arrays)) for arrays in parts], attributes)
@@ -201,7 +221,7 @@ class SparseModel:
 
     def graph(self) -> onnx.GraphProto:
         """The chain, with every input that a session needs."""
-        rank = 4 if self.nodes[0].op == "NestedConv" else None
+        rank = 2 + self.nodes[0].spatial if self.nodes[0].op == "NestedConv" else None
         shape = None if rank is None else [f"d{axis}" for axis in range(rank)]
         segments = [f"__segment_{level}__" for level in range(len(self.placed.segments))]
         inputs = [helper.make_tensor_value_info("X0", TensorProto.FLOAT, shape)]

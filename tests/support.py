@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nested_sparse.mask import block_scores, nested_first_level
 from nested_sparse.pack_choice import most_weights, nested_packs
@@ -23,10 +24,12 @@ def random_weight(
     densities: tuple[float, ...] = (0.2, 0.5, 0.9),
     permuted: bool = False,
     pack: Pack | None = None,
+    permutation: NDArray[np.int32] | None = None,
 ) -> NestedWeight:
     """A weight whose levels keep the given shares of its blocks by magnitude, or of what packs can keep of it."""
     values = rng.standard_normal((rows, columns)).astype(np.float32)
-    permutation = rng.permutation(rows).astype(np.int32) if permuted else None
+    if permuted:
+        permutation = rng.permutation(rows).astype(np.int32)
     if pack is not None:
         scores = block_scores(values, 1, permutation)
         keep = [round(density * most_weights(rows, columns, pack)) for density in densities]

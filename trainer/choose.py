@@ -13,9 +13,9 @@ from nested_sparse.channel import ROW_STEPS, channel_first_level
 from nested_sparse.errors import PatternError
 from nested_sparse.mask import block_scores, nested_first_level
 from nested_sparse.pack_choice import most_weights, nested_packs
-from nested_sparse.trainer.layers import NestedConv2d, NestedLayer, NestedLinear
+from nested_sparse.trainer.layers import NestedConv, NestedLayer, NestedLinear
 
-AnyNestedLayer = NestedConv2d | NestedLinear
+AnyNestedLayer = NestedConv | NestedLinear
 
 
 def unique_weights(layers: Iterable[AnyNestedLayer]) -> list[AnyNestedLayer]:
@@ -69,7 +69,7 @@ def check_fit(layers: Iterable[AnyNestedLayer], budget: str, densities: Sequence
 
 def row_step(layer: AnyNestedLayer) -> int:
     """Rows that channel pruning keeps or drops together."""
-    return ROW_STEPS["conv" if isinstance(layer, NestedConv2d) else "linear"]
+    return ROW_STEPS["conv" if isinstance(layer, NestedConv) else "linear"]
 
 
 def magnitudes(layer: NestedLayer) -> NDArray[np.float64]:

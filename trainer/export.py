@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from nested_sparse.errors import CheckpointError, ExportError
 from nested_sparse.trainer.fuse import FusedGraph, fuse
 from nested_sparse.trainer.graph import flatten_outputs, reason, trace
-from nested_sparse.trainer.layers import NestedConv2d, NestedLinear
+from nested_sparse.trainer.layers import NestedConv, NestedLinear
 from nested_sparse.trainer.nested_model import NestedModel
-from nested_sparse.trainer.placeholder import conv_attributes
+from nested_sparse.trainer.placeholder import kind_attributes, window_attributes
 from nested_sparse.trainer.verify import stored_weights, verify_export
 from nested_sparse.weight import NestedWeight
 from nested_sparse.writer import LayerRecord, LevelRecord, refuse_existing, write_checkpoint
@@ -181,7 +181,7 @@ def _run_example(net: NestedModel, examples: tuple[Tensor, ...]) -> tuple[list[T
     positions: dict[str, int] = {}
 
     def count(layer: nn.Module, inputs: object, output: Tensor) -> None:
-        assert isinstance(layer, NestedConv2d | NestedLinear)
+        assert isinstance(layer, NestedConv | NestedLinear)
         positions[layer.name] = positions.get(layer.name, 0) + output.numel() // int(layer.weight.shape[0])
 
     handles = [layer.register_forward_hook(count) for layer in net.nested_layers().values()]
@@ -210,7 +210,7 @@ def _layer_records(
         LayerRecord(
             weight=net.nested_weight(name),
             norms=_folded_norms(layers[name], None if norm is None else tables[norm], net.level_count),
-            op="conv" if isinstance(layers[name], NestedConv2d) else "linear",
+            op="conv" if isinstance(layers[name], NestedConv) else "linear",
             attributes=_attributes(layers[name]),
             pattern=layers[name].pattern.name,
             value_bytes=value_bytes,
@@ -219,12 +219,14 @@ def _layer_records(
     ]
 
 
-def _attributes(layer: NestedConv2d | NestedLinear) -> dict[str, list[int]]:
-    return conv_attributes(layer) if isinstance(layer, NestedConv2d) else {}
+def _attributes(layer: NestedConv | NestedLinear) -> dict[str, list[int]]:
+    if not isinstance(layer, NestedConv):
+        return {}
+    return window_attributes(layer) | {name: [value] for name, value in kind_attributes(layer).items()}
 
 
 def _folded_norms(
-    layer: NestedConv2d | NestedLinear, table: NDArray[np.float64] | None, level_count: int
+    layer: NestedConv | NestedLinear, table: NDArray[np.float64] | None, level_count: int
 ) -> NDArray[np.float32]:
     """(L, 2, O) scale and shift after the layer's sums: its norm, with its own bias under it."""
     rows = int(layer.weight.shape[0])

@@ -1,7 +1,8 @@
-"""NestedConv2d and NestedLinear: one weight, one mask per level, one bias per level."""
+"""NestedConv1d, NestedConv2d and NestedLinear: one weight, one mask per level, one bias per level."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from nested_sparse.pattern import Pattern
 
 
 class NestedLayer(nn.Module):
-    """What both layers share: a weight whose blocks have a first level.
+    """What all layers share: a weight whose blocks have a first level.
 
     weight: parameter, (O, ...), every level's values in it; K is the product of all dimensions but the first.
     bias: parameter (L, O), one row per level, or None.
@@ -108,29 +109,49 @@ class _MaskCache:
         return source is self._source and source._version == self._version
 
 
-class NestedConv2d(NestedLayer):
-    """A 2-D convolution with nested weights (O, C, KH, KW); groups is always 1, padding is with zeros.
+class NestedConv(NestedLayer):
+    """A convolution with nested weights (O, C / groups, ...), padded with zeros: NestedConv1d or NestedConv2d.
 
-    Column k of `first_level` is (c·KH + ky)·KW + kx.
-    padding: (top, left, bottom, right); stride, dilation and kernel_size: (y, x).
+    Column k of `first_level` is (c·KH + ky)·KW + kx, c being a channel of the row's group.
+    kernel_size, stride, dilation: (y, x); padding: (top, left, bottom, right). A line is an image of one row, so with
+    one spatial dimension y stands for nothing.
+    groups: the rows and the input channels are cut into as many equal parts, and each part reads its own channels.
     """
 
-    def __init__(self, conv: nn.Conv2d, *, pattern: Pattern, level_count: int) -> None:
+    spatial: int
+    """Spatial dimensions, 1 or 2."""
+
+    def __init__(self, conv: nn.Conv1d | nn.Conv2d, *, pattern: Pattern, level_count: int) -> None:
         super().__init__(conv.weight, conv.bias, pattern=pattern, level_count=level_count)
-        self.in_channels, self.out_channels = conv.in_channels, conv.out_channels
-        self.kernel_size = _pair(conv.kernel_size)
-        self.stride = _pair(conv.stride)
-        self.dilation = _pair(conv.dilation)
+        self.in_channels, self.out_channels, self.groups = conv.in_channels, conv.out_channels, conv.groups
+        self.kernel_size = _pair(conv.kernel_size, 1)
+        self.stride = _pair(conv.stride, 1)
+        self.dilation = _pair(conv.dilation, 1)
         self.padding = _four_sides(conv)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) or (C, H, W) to (N, O, Ho, Wo) or (O, Ho, Wo), at the current level."""
+        """(N, C, H, W) or (C, H, W) to (N, O, Ho, Wo) or (O, Ho, Wo), without H for a line, at the current level."""
         top, left, bottom, right = self.padding
-        symmetric = (top, left) == (bottom, right)
-        if not symmetric:
-            x = F.pad(x, (left, right, top, bottom))
+        before = (top, left)
+        if before != (bottom, right):
+            x = F.pad(x, (left, right, top, bottom)[: 2 * self.spatial])
+            before = (0, 0)
+        convolve = F.conv2d if self.spatial == 2 else F.conv1d
+        stride, padding, dilation = (sizes[-self.spatial :] for sizes in (self.stride, before, self.dilation))
         weight, bias = self.masked_weight(self.level), self.level_bias()
-        return F.conv2d(x, weight, bias, self.stride, (top, left) if symmetric else 0, self.dilation)
+        return convolve(x, weight, bias, stride, padding, dilation, self.groups)
+
+
+class NestedConv1d(NestedConv):
+    """A convolution over (N, C, W); weights (O, C / groups, KW)."""
+
+    spatial = 1
+
+
+class NestedConv2d(NestedConv):
+    """A convolution over (N, C, H, W); weights (O, C / groups, KH, KW)."""
+
+    spatial = 2
 
 
 class NestedLinear(NestedLayer):
@@ -145,18 +166,17 @@ class NestedLinear(NestedLayer):
         return F.linear(x, self.masked_weight(self.level), self.level_bias())
 
 
-def _pair(sizes: tuple[int, ...]) -> tuple[int, int]:
-    y, x = sizes
-    return int(y), int(x)
+def _pair(sizes: Sequence[int], of_lines: int) -> tuple[int, int]:
+    """(y, x) of what a convolution gives for its spatial dimensions; y is `of_lines` where it has only one."""
+    *y, x = (int(size) for size in sizes)
+    return (*y, of_lines)[0], x
 
 
-def _four_sides(conv: nn.Conv2d) -> tuple[int, int, int, int]:
+def _four_sides(conv: nn.Conv1d | nn.Conv2d) -> tuple[int, int, int, int]:
     """(top, left, bottom, right) of a convolution; "same" puts the odd pixel at the bottom and right, as torch does."""
-    if conv.padding == "valid":
-        return 0, 0, 0, 0
-    if conv.padding == "same":
+    if isinstance(conv.padding, str):
         totals = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
-        top, left = (total // 2 for total in totals)
-        return top, left, totals[0] - top, totals[1] - left
-    y, x = (int(size) for size in conv.padding)
+        height, width = _pair(totals, 0) if conv.padding == "same" else (0, 0)
+        return height // 2, width // 2, height - height // 2, width - width // 2
+    y, x = _pair(conv.padding, 0)
     return y, x, y, x

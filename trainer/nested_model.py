@@ -14,7 +14,7 @@ from nested_sparse.channel import in_full_blocks
 from nested_sparse.errors import LevelError
 from nested_sparse.pattern import parse_pattern
 from nested_sparse.trainer.choose import check_fit, choose_masks, row_step, unique_weights
-from nested_sparse.trainer.layers import NestedConv2d, NestedLayer, NestedLinear
+from nested_sparse.trainer.layers import NestedConv, NestedLayer, NestedLinear
 from nested_sparse.trainer.norm import LevelBatchNorm
 from nested_sparse.trainer.replace import replace_layers
 from nested_sparse.weight import NestedWeight
@@ -59,9 +59,9 @@ class NestedModel(nn.Module):
         """What the model computes at the current level."""
         return self.model(*args, **kwargs)
 
-    def nested_layers(self) -> dict[str, NestedConv2d | NestedLinear]:
+    def nested_layers(self) -> dict[str, NestedConv | NestedLinear]:
         """The layers with nested weights by dotted path; a layer used under two names comes once."""
-        layers = (module for module in self.model.modules() if isinstance(module, NestedConv2d | NestedLinear))
+        layers = (module for module in self.model.modules() if isinstance(module, NestedConv | NestedLinear))
         return {layer.name: layer for layer in layers}
 
     def level_norms(self) -> dict[str, LevelBatchNorm]:
@@ -134,6 +134,9 @@ def nest(
         (packs, see nested_sparse.pattern.Pack) or "channel" (whole output rows and input channels).
     budget: "uniform", every layer has the level's density, or "global", one ranking over all layers.
     keep_dense: dotted module paths, or fnmatch patterns of them, that are whole at every level.
+    Conv1d, Conv2d and Linear layers are nested; `dense_layers()` says what is not, and why. Of a convolution in groups
+    a block may not span two groups: V falls to the largest there is that divides a group's rows. Depthwise ones (one
+    input channel in a group), and under "channel" all in groups, are whole at every level, as keep_dense makes them.
     Device, dtype and train or eval mode are kept; the densest level is set.
     Raises BudgetError (densities, budget, unknown keep_dense), PatternError (no such pattern, or layers that cannot
     take it), InputError (nothing to nest).

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nested_sparse.errors import ExportError
-from nested_sparse.trainer.layers import NestedConv2d, NestedLinear
+from nested_sparse.trainer.layers import NestedConv, NestedLinear
 from nested_sparse.trainer.norm import LevelBatchNorm
 
 DOMAIN = "nested_sparse"
@@ -36,14 +36,20 @@ def placeholders(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def conv_attributes(layer: NestedConv2d) -> dict[str, list[int]]:
-    """The convolution's attributes as the checkpoint and the operator name them; pads are top, left, bottom, right."""
+def window_attributes(layer: NestedConv) -> dict[str, list[int]]:
+    """The convolution's window as the checkpoint and the operator name it; pads are top, left, bottom, right."""
     return {
         "kernel_shape": [int(size) for size in layer.kernel_size],
         "strides": [int(step) for step in layer.stride],
         "pads": [int(pad) for pad in layer.padding],
         "dilations": [int(step) for step in layer.dilation],
     }
+
+
+def kind_attributes(layer: NestedConv) -> dict[str, int]:
+    """`groups` and `spatial_dimensions`, where they are not the operator's defaults."""
+    given = {"groups": (layer.groups, 1), "spatial_dimensions": (layer.spatial, 2)}
+    return {name: value for name, (value, default) in given.items() if value != default}
 
 
 @contextmanager
@@ -61,7 +67,7 @@ def _replaced_forward(module: nn.Module, forward: Forward) -> Iterator[None]:
 
 
 def _placeholder(path: str, module: nn.Module) -> Forward | None:
-    if isinstance(module, NestedConv2d):
+    if isinstance(module, NestedConv):
         return _conv(module)
     if isinstance(module, NestedLinear):
         return _linear(module)
@@ -70,27 +76,28 @@ def _placeholder(path: str, module: nn.Module) -> Forward | None:
     return None
 
 
-def _conv(layer: NestedConv2d) -> Forward:
-    attributes = conv_attributes(layer)
-    rows, channels = int(layer.weight.shape[0]), int(layer.weight.shape[1])
+def _conv(layer: NestedConv) -> Forward:
+    window, rank = window_attributes(layer), 2 + layer.spatial
+    attributes = {"layer": layer.name, **window, **kind_attributes(layer)}
 
     def forward(x: Tensor) -> Tensor:
-        if x.dim() == 3:  # one image without a batch; the operator wants one
+        if x.dim() == rank - 1:  # one image without a batch; the operator wants one
             return forward(x.unsqueeze(0)).squeeze(0)
-        if x.dim() != 4 or x.shape[1] != channels:
-            raise ExportError(f"{layer.name!r}: expected an input [N, {channels}, H, W], got {list(x.shape)}")
-        return _node(CONV, x, {"layer": layer.name, **attributes}, (x.shape[0], rows, *_output_size(x, attributes)))
+        if x.dim() != rank or x.shape[1] != layer.in_channels:
+            shape = f"[N, {layer.in_channels}, {'H, ' * (layer.spatial - 1)}W]"
+            raise ExportError(f"{layer.name!r}: expected an input {shape}, got {list(x.shape)}")
+        return _node(CONV, x, attributes, (x.shape[0], layer.out_channels, *_output_size(x, window)))
 
     return forward
 
 
-def _output_size(x: Tensor, attributes: dict[str, list[int]]) -> list[int]:
-    kernel, strides = attributes["kernel_shape"], attributes["strides"]
-    pads, dilations = attributes["pads"], attributes["dilations"]
+def _output_size(x: Tensor, window: dict[str, list[int]]) -> list[int]:
+    """Of the spatial dimensions that x has, the last of the window's two."""
+    kernel, strides, pads, dilations = (window[name] for name in ("kernel_shape", "strides", "pads", "dilations"))
     return [
-        (x.shape[2 + axis] + pads[axis] + pads[2 + axis] - dilations[axis] * (kernel[axis] - 1) - 1) // strides[axis]
+        (x.shape[axis - 2] + pads[axis] + pads[2 + axis] - dilations[axis] * (kernel[axis] - 1) - 1) // strides[axis]
         + 1
-        for axis in range(2)
+        for axis in range(2 - (x.dim() - 2), 2)
     ]
 
 

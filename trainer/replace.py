@@ -11,8 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import UninitializedParameter
 
 from nested_sparse.errors import BudgetError, InputError
-from nested_sparse.pattern import Pattern, block_pattern
-from nested_sparse.trainer.layers import NestedConv2d, NestedLayer, NestedLinear
+from nested_sparse.pattern import BLOCK_ROWS, Pattern, block_pattern
+from nested_sparse.trainer.layers import NestedConv, NestedConv1d, NestedConv2d, NestedLayer, NestedLinear
 from nested_sparse.trainer.norm import LevelBatchNorm
 
 ROOT_NAME = "model"
@@ -34,7 +34,9 @@ def replace_layers(
     left_dense = {names[module][0]: reason for module, reason in reasons.items() if reason is not None}
     if not nestable:
         found = "".join(f"\n  {name}: {reason}" for name, reason in left_dense.items()) or " none has weights"
-        raise InputError(f"{type(model).__name__} has no Conv2d or Linear that can be nested; its layers:{found}")
+        raise InputError(
+            f"{type(model).__name__} has no Conv1d, Conv2d or Linear that can be nested; its layers:{found}"
+        )
     kept_whole = _kept_whole(keep_dense, names, nestable, left_dense)
     nested: dict[nn.Module, nn.Module] = {
         module: LevelBatchNorm(module, level_count) for module in names if isinstance(module, _BatchNorm)
@@ -64,26 +66,23 @@ def _names(model: nn.Module) -> dict[nn.Module, list[str]]:
 
 
 def _holds_weights(module: nn.Module) -> bool:
-    computed = isinstance(module, nn.Conv2d | nn.Linear)  # a parametrised one holds no weight itself
+    computed = isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear)  # a parametrised one holds no weight itself
     return computed or any(parameter.ndim >= 2 for parameter in module.parameters(recurse=False))
 
 
 def _why_dense(module: nn.Module) -> str | None:
     """Why a module with weights cannot be nested; None when it can."""
-    if type(module) not in (nn.Conv2d, nn.Linear):  # a subclass may compute something else
-        return f"{type(module).__name__} is not nested, only Conv2d and Linear are"
-    assert isinstance(module, nn.Conv2d | nn.Linear)
+    if type(module) not in (nn.Conv1d, nn.Conv2d, nn.Linear):  # a subclass may compute something else
+        return f"{type(module).__name__} is not nested, only Conv1d, Conv2d and Linear are"
+    assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear)
     if "weight" not in module._parameters:
         return "its weight is computed from other parameters"
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
         return "it has hooks, which would be lost"
     if not module.weight.is_floating_point() or module.weight.numel() == 0:
         return f"its weight is {module.weight.dtype} {tuple(module.weight.shape)}"
-    if isinstance(module, nn.Conv2d):
-        if module.groups != 1:
-            return f"groups is {module.groups}, only 1 is nested"
-        if module.padding_mode != "zeros":
-            return f"padding_mode is {module.padding_mode!r}, only 'zeros' is nested"
+    if isinstance(module, nn.Conv1d | nn.Conv2d) and module.padding_mode != "zeros":
+        return f"padding_mode is {module.padding_mode!r}, only 'zeros' is nested"
     return None
 
 
@@ -101,10 +100,15 @@ def _why_shared_dense(names: dict[nn.Module, list[str]], reasons: dict[nn.Module
     for module in [module for module, reason in reasons.items() if reason is None]:
         for key, parameter in module.named_parameters(recurse=False):
             others = [owner for owner in owners[id(parameter)] if owner is not module]
-            alike = all(type(owner) is type(module) and reasons.get(owner, "") is None for owner in others)
+            alike = all(_kind(owner) == _kind(module) and reasons.get(owner, "") is None for owner in others)
             if others and not (key == "weight" and alike):
                 shared[module] = f"shares its {key} with {names[others[0]][0]!r}"
     return shared
+
+
+def _kind(module: nn.Module) -> tuple[type, object]:
+    """What layers that share a weight must have in common, so that one mask suits them all."""
+    return type(module), getattr(module, "groups", None)
 
 
 def _kept_whole(
@@ -124,16 +128,35 @@ def _kept_whole(
     return matched
 
 
-def _nested_layer(module: nn.Module, pattern: Pattern, level_count: int, *, dense: bool) -> NestedConv2d | NestedLinear:
-    layer: NestedConv2d | NestedLinear
-    if isinstance(module, nn.Conv2d):
-        whole = block_pattern(8 if pattern.block_rows >= 8 else 4)
-        layer = NestedConv2d(module, pattern=whole if dense else pattern, level_count=level_count)
+def _nested_layer(module: nn.Module, pattern: Pattern, level_count: int, *, dense: bool) -> NestedConv | NestedLinear:
+    layer: NestedConv | NestedLinear
+    if isinstance(module, nn.Conv1d | nn.Conv2d):
+        dense = dense or _is_whole(module, pattern)
+        chosen = block_pattern(8 if pattern.block_rows >= 8 else 4) if dense else pattern
+        kind = NestedConv1d if isinstance(module, nn.Conv1d) else NestedConv2d
+        layer = kind(module, pattern=_within_groups(chosen, module), level_count=level_count)
     else:
         assert isinstance(module, nn.Linear)
         layer = NestedLinear(module, pattern=block_pattern(16) if dense else pattern, level_count=level_count)
     layer.dense = dense
     return layer
+
+
+def _is_whole(conv: nn.Conv1d | nn.Conv2d, pattern: Pattern) -> bool:
+    """Whether a convolution in groups has nothing that could be dropped.
+
+    A depthwise row has only its taps, in all a hundredth of MobileNet's weights; and groups read different channels, so
+    there is no channel that all rows could do without.
+    """
+    return conv.groups > 1 and (conv.groups == conv.in_channels or pattern.channels)
+
+
+def _within_groups(pattern: Pattern, conv: nn.Conv1d | nn.Conv2d) -> Pattern:
+    """`pattern`, or the highest blocks below it that fill each group of rows: a block reads one column for all rows."""
+    rows = conv.out_channels // conv.groups
+    if conv.groups == 1 or rows % pattern.block_rows == 0:
+        return pattern
+    return block_pattern(max(v for v in BLOCK_ROWS if v < pattern.block_rows and rows % v == 0))
 
 
 def _leave_fast_paths(modules: dict[nn.Module, list[str]]) -> None:

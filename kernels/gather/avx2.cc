@@ -27,12 +27,18 @@ struct Avx2 {
     return _mm256_blendv_ps(_mm256_max_ps(a, b), a, _mm256_cmp_ps(a, a, _CMP_UNORD_Q));
   }
   static void store(float* p, Vec v) { _mm256_storeu_ps(p, v); }
+  static Vec splat(float value) { return _mm256_set1_ps(value); }
+  static Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
 };
 
 }  // namespace
 
 void gather_avx2(const GatherArgs& args) {
   gather<Avx2>(args);
+}
+
+void weigh_avx2(const WeighArgs& args) {
+  weigh<Avx2>(args);
 }
 
 void max_rows_avx2(const float* rows, int64_t taps, int64_t count, float* y) {

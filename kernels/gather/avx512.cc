@@ -25,12 +25,18 @@ struct Avx512 {
     return _mm512_mask_mov_ps(_mm512_max_ps(a, b), _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), a);
   }
   static void store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
+  static Vec splat(float value) { return _mm512_set1_ps(value); }
+  static Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
 };
 
 }  // namespace
 
 void gather_avx512(const GatherArgs& args) {
   gather<Avx512>(args);
+}
+
+void weigh_avx512(const WeighArgs& args) {
+  weigh<Avx512>(args);
 }
 
 void max_rows_avx512(const float* rows, int64_t taps, int64_t count, float* y) {

@@ -40,6 +40,19 @@ struct GatherArgs {
 
 using GatherKernel = void (*)(const GatherArgs& args);
 
+// Depthwise layers: sums of weighted pieces, with no matrix between.
+//
+//   sums[c - channel_begin][i] = sum_t weights[c][t] * vector i of tap t of channel c
+//
+// for channels c in [channel_begin, channel_end) and the tile's `width` vectors i.
+struct WeighArgs {
+  GatherArgs tile;  // with `sums`, [channels][width][lanes], in place of `rows`
+  int64_t width;
+  const float* weights;  // [channels][taps], from channel 0 on
+};
+
+using WeighKernel = void (*)(const WeighArgs& args);
+
 // y[i] = the largest of rows[tap * count + i], or NaN where one is; `count` is a multiple of the vector's lanes.
 using MaxKernel = void (*)(const float* rows, int64_t taps, int64_t count, float* y);
 

@@ -24,12 +24,18 @@ struct Neon {
   }
   static Vec max(Vec a, Vec b) { return vmaxq_f32(a, b); }
   static void store(float* p, Vec v) { vst1q_f32(p, v); }
+  static Vec splat(float value) { return vdupq_n_f32(value); }
+  static Vec fma(Vec a, Vec b, Vec c) { return vfmaq_f32(c, a, b); }
 };
 
 }  // namespace
 
 void gather_neon(const GatherArgs& args) {
   gather<Neon>(args);
+}
+
+void weigh_neon(const WeighArgs& args) {
+  weigh<Neon>(args);
 }
 
 void max_rows_neon(const float* rows, int64_t taps, int64_t count, float* y) {

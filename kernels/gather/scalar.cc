@@ -15,12 +15,18 @@ struct Scalar {
   static Vec merge(Vec a, Vec b) { return a + b; }
   static Vec max(Vec a, Vec b) { return a > b || a != a ? a : b; }
   static void store(float* p, Vec v) { *p = v; }
+  static Vec splat(float value) { return value; }
+  static Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
 };
 
 }  // namespace
 
 void gather_scalar(const GatherArgs& args) {
   gather<Scalar>(args);
+}
+
+void weigh_scalar(const WeighArgs& args) {
+  weigh<Scalar>(args);
 }
 
 void max_rows_scalar(const float* rows, int64_t taps, int64_t count, float* y) {

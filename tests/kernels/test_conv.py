@@ -84,6 +84,89 @@ def test_float16_packs(pack: Pack) -> None:
     check(conv_node(rng, 64, 70, 1, pack=pack, value_bytes=2), (1, 64, 28, 28), 2, range(1, 2))
 
 
+WINDOWS: list[dict[str, Any]] = [
+    {},
+    {"stride": (2, 2), "kernel": (5, 5), "pads": (2, 2, 2, 2)},
+    {"stride": (1, 3), "dilation": (2, 1), "pads": (0, 2, 3, 1)},
+    {"kernel": (1, 1), "pads": (0, 0, 0, 0)},
+]
+
+
+@pytest.mark.parametrize("block_rows", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("groups", [2, 3, 12])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_groups_of_channels(block_rows: int, groups: int, threads: int) -> None:
+    """Few groups and one for each channel; one block of rows in a group and several; all that a convolution can add."""
+    rng = np.random.default_rng(groups)
+    options: dict[str, Any] = {"groups": groups, "permuted": True, "residual": True, "clip": (-3.0, 6.0)}
+    for window, blocks in zip(WINDOWS, (1, 2, 3, 1), strict=True):
+        check(
+            conv_node(rng, 12, groups * blocks * block_rows, block_rows, **window, **options), (2, 12, 13, 18), threads
+        )
+
+
+WHOLE = (1.0, 1.0, 1.0)  # all of it at level 0
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 21])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_whole_depthwise_layers(channels: int, threads: int) -> None:
+    """Every tap at every level, channels four at a time and one by one; a single channel in a block of four rows."""
+    rng = np.random.default_rng(channels)
+    options: dict[str, Any] = {"groups": channels, "densities": WHOLE, "permuted": True, "residual": True}
+    for window in WINDOWS[:3]:
+        node = conv_node(rng, channels, channels, 1 if channels > 1 else 4, clip=(-3.0, 6.0), **window, **options)
+        for size in ((5, 4), (13, 18), (40, 41)):
+            check(node, (2, channels, *size), threads)
+
+
+@pytest.mark.parametrize("pack", [Pack(16, 1), Pack(8, 2)], ids=lambda pack: pack.name)
+@pytest.mark.parametrize("groups", [2, 3])
+def test_groups_of_channels_in_packs(pack: Pack, groups: int) -> None:
+    """A bundle holds rows of two groups, and the last one rows of none."""
+    node = conv_node(np.random.default_rng(pack.banks), 12, 7 * groups, 1, groups=groups, permuted=True, pack=pack)
+    check(node, (2, 12, 9, 10))
+
+
+def test_a_block_may_not_span_two_groups() -> None:
+    """Its rows would have to read different channels."""
+    node = conv_node(np.random.default_rng(0), 12, 12, 4, groups=2)
+    with pytest.raises(
+        Exception, match="the rows of each of the 2 groups must be whole blocks of 4, got 12 rows in all"
+    ):
+        SparseModel([node])
+
+
+LINES: list[dict[str, Any]] = [
+    {"kernel": (1, 1), "pads": (0, 0, 0, 0)},
+    {"kernel": (1, 11), "stride": (1, 2), "pads": (0, 5, 0, 5)},
+    {"kernel": (1, 3), "dilation": (1, 4), "pads": (0, 0, 0, 8)},
+    {"kernel": (1, 4), "stride": (1, 3), "pads": (0, 1, 0, 2)},
+]
+
+
+@pytest.mark.parametrize("block_rows", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("groups", [1, 3, 6])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_one_spatial_dimension(block_rows: int, groups: int, threads: int) -> None:
+    """Lines from a few pixels to several tiles, in groups and not; X, residual and Y have three dimensions."""
+    rng = np.random.default_rng(block_rows)
+    for window, width in zip(LINES, (1, 40, 113, 1000), strict=True):
+        options: dict[str, Any] = {"spatial": 1, "groups": groups, "residual": True, "clip": (0.0, np.inf), **window}
+        check(conv_node(rng, 6, groups * block_rows, block_rows, permuted=True, **options), (2, 6, width), threads)
+
+
+def test_one_spatial_dimension_takes_lines_only() -> None:
+    """An image with rows is refused: Y has no dimension for them."""
+    model = SparseModel([conv_node(np.random.default_rng(0), 6, 8, kernel=(1, 3), pads=(0, 1, 0, 1), spatial=1)])
+    tall = SparseModel([conv_node(np.random.default_rng(0), 6, 8, kernel=(1, 3), pads=(1, 1, 1, 1), spatial=1)])
+    with pytest.raises(
+        Exception, match=r"'layer0': with one spatial dimension Y must have one row, got \[1, 8, 3, 9\]"
+    ):
+        tall.run(np.zeros((1, 6, 9), np.float32), 0)
+    assert model.run(np.zeros((1, 6, 9), np.float32), 0).shape == (1, 8, 9)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (3, 2), (7, 7), (14, 14), (56, 57)])
 def test_every_image_size(size: tuple[int, int]) -> None:
     """Images from one pixel to several tiles, with and without a copy of the image."""

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from sparse_node import Placed, SparseModel, SparseNode, conv_node, linear_node, place
+from tiled_graph import Step, TiledGraph, pool
 
 OURS = re.compile("layer 'layer0': |attribute '")
 GEOMETRY = ("kernel_shape", "strides", "pads", "dilations")
@@ -77,18 +78,20 @@ def expected_shape(attributes: Mapping[str, Any], x: NDArray[np.float32]) -> tup
     """The output's shape, as the attributes have it."""
     if "strides" not in attributes:
         return (*x.shape[:-1], attributes["rows"])
+    tail = x.shape[2:] if x.ndim == 4 else (1, *x.shape[2:])
     sides = [
-        (x.shape[2 + axis] + attributes["pads"][axis] + attributes["pads"][2 + axis] - dilation * (kernel - 1) - 1)
+        (tail[axis] + attributes["pads"][axis] + attributes["pads"][2 + axis] - dilation * (kernel - 1) - 1)
         // attributes["strides"][axis]
         + 1
         for axis, (kernel, dilation) in enumerate(zip(attributes["kernel_shape"], attributes["dilations"], strict=True))
     ]
-    return (len(x), attributes["rows"], *sides)
+    return (len(x), attributes["rows"], *sides[-attributes.get("spatial_dimensions", 2) :])
 
 
-def check(data: st.DataObject, node: SparseNode, x: NDArray[np.float32]) -> None:
-    """Spoil the node in up to three places, then run it at some level."""
+def check(data: st.DataObject, node: SparseNode, x: NDArray[np.float32], more: Mapping[str, int] | None = None) -> None:
+    """Spoil the node, given `more` attributes, in up to three places, then run it at some level."""
     placed = place([node])
+    placed.attributes[0].update(more or {})
     for _ in range(data.draw(st.integers(1, 3))):
         if data.draw(st.booleans()):
             spoil_attribute(data, placed.attributes[0])
@@ -102,7 +105,8 @@ def check(data: st.DataObject, node: SparseNode, x: NDArray[np.float32]) -> None
         if not OURS.search(str(error)):
             raise
     else:
-        assert y.shape == expected_shape(placed.attributes[0], x)
+        told = placed.attributes[0]
+        assert y.ndim == 1 if told.get("y_tiled") else y.shape == expected_shape(told, x)
 
 
 @settings(max_examples=400, deadline=None)
@@ -123,3 +127,44 @@ def test_spoilt_convolutions(data: st.DataObject, block_rows: int, kernel: int, 
     options: dict[str, Any] = {"pads": pads, "permuted": True, "value_bytes": value_bytes}
     node = conv_node(rng, 4, 10, block_rows, kernel=(kernel, kernel), **options)
     check(data, node, rng.standard_normal((1, 4, 7, 9)).astype(np.float32))
+
+
+CHOICES = {"spatial_dimensions": 2, "x_tiled": 0, "y_tiled": 0, "residual_tiled": 0}
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data(), st.sampled_from((1, 2, 4)), st.sampled_from((1, 2, 4)), st.sampled_from((1, 2)))
+def test_spoilt_convolutions_in_groups(data: st.DataObject, groups: int, block_rows: int, spatial: int) -> None:
+    """Of images and of lines, with a group for each channel and without; and what says how images lie."""
+    rng = np.random.default_rng(0)
+    window = {"kernel": (1, 3), "pads": (0, 1, 0, 1)} if spatial == 1 else {}
+    node = conv_node(rng, 4, groups * block_rows, block_rows, groups=groups, spatial=spatial, permuted=True, **window)
+    shape = (1, 4, 9) if spatial == 1 else (1, 4, 7, 9)
+    more = {**CHOICES, "spatial_dimensions": spatial, "groups": groups}
+    check(data, node, rng.standard_normal(shape).astype(np.float32), more)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data(), st.sampled_from(("conv", "depthwise", "pool")), st.sampled_from((1, 3)))
+def test_spoilt_headers_of_tiled_images(data: st.DataObject, reader: str, kernel: int) -> None:
+    """Numbers of the header and the tensor's length; what is accepted is an image of the size that the header says."""
+    rng = np.random.default_rng(0)
+    image = TiledGraph([Step(conv_node(rng, 5, 5, 1), "x")], "0").run(np.ones((2, 5, 3, 40), np.float32), 0)
+    numbers = image[:16].view(np.int64)
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, 5))
+        small = st.integers(0, 80) | near(int(numbers[at])) | st.sampled_from((2**31, 2**32, 2**33, 2**61, 2**62))
+        numbers[at] = data.draw(small | st.sampled_from(LARGE).filter(lambda value: -(2**63) <= value < 2**63))
+    if data.draw(st.booleans()):
+        image = np.resize(image, data.draw(st.integers(0, len(image))))
+    node = conv_node(rng, 5, 5, 1, groups=5 if reader == "depthwise" else 1, kernel=(kernel,) * 2)
+    steps = [Step(node, "x")] if reader != "pool" else [Step(pool(3, 2, (1, 1, 1, 1)), "x"), Step(node, "0")]
+    level = data.draw(st.integers(0, 2))
+    try:
+        y = TiledGraph(steps, "x 0" if reader == "pool" else "x").run(guarded(image), level)
+    except (ort_errors.InvalidArgument, ort_errors.Fail) as error:
+        if not re.search("layer 'layer0': |TiledMaxPool: ", str(error)):
+            raise
+    else:
+        batch, channels = image[:16].view(np.int64)[1:3]
+        assert (y.shape[0], channels) == (batch, 5)

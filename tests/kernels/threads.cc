@@ -14,6 +14,7 @@
 
 #include "conv.h"
 #include "linear.h"
+#include "max_pool.h"
 
 struct OrtStatus {
   std::string message;
@@ -37,12 +38,20 @@ namespace {
 using nested_sparse::NestedConv;
 using nested_sparse::NestedLinear;
 using nested_sparse::Operator;
+using nested_sparse::TiledMaxPool;
 namespace ort = nested_sparse::ort;
 
 constexpr int kLevels = 3;
 constexpr int64_t kRows = 64;
-constexpr int64_t kColumns = 72;  // 8 channels by 9 taps
-constexpr int64_t kBlockRows = 4;
+
+// What a node's weight looks like; where `whole`, level 0 has all of it.
+struct Weight {
+  int64_t columns;
+  int64_t block_rows;
+  bool whole;
+};
+constexpr Weight kWide{72, 4, false};     // 8 channels by 9 taps
+constexpr Weight kDepthwise{9, 1, true};  // a channel's 9 taps
 
 OrtStatus* integers(const OrtKernelInfo* info, const char* name, int64_t* out, size_t* size) {
   const auto found = info->integers.find(name);
@@ -116,20 +125,22 @@ ort::Api stand_in() {
 
 const ort::Api kApi = stand_in();
 
-// Level l has every kLevels-th column of each group, from l on; parts 4 KB apart at least, so that all begin aligned.
-std::vector<float> segment_of(int level, OrtKernelInfo& info) {
-  const int64_t groups = kRows / kBlockRows;
-  const int64_t columns = kColumns / kLevels;
+// Level l has every kLevels-th column of each group, from l on, or level 0 all; parts 4 KB apart at least, so that all
+// begin aligned.
+std::vector<float> segment_of(const Weight& weight, int level, OrtKernelInfo& info) {
+  const int64_t groups = kRows / weight.block_rows;
+  const int64_t step = weight.whole ? 1 : kLevels;
+  const int64_t columns = weight.whole && level > 0 ? 0 : weight.columns / step;
   const int64_t blocks = groups * columns;
   const int64_t begins[] = {0, 4096, 16384, 65536};
   std::vector<float> segment(32768);
   auto* bytes = reinterpret_cast<uint8_t*>(segment.data());
   for (int64_t g = 0; g <= groups; ++g) reinterpret_cast<uint32_t*>(bytes)[g] = static_cast<uint32_t>(g * columns);
   for (int64_t j = 0; j < blocks; ++j) {
-    reinterpret_cast<uint16_t*>(bytes + begins[1])[j] = static_cast<uint16_t>(j % columns * kLevels + level);
+    reinterpret_cast<uint16_t*>(bytes + begins[1])[j] = static_cast<uint16_t>(j % columns * step + level);
   }
   auto* values = reinterpret_cast<float*>(bytes + begins[2]);
-  for (int64_t i = 0; i < blocks * kBlockRows; ++i) values[i] = static_cast<float>(i % 13) - 6.0F;
+  for (int64_t i = 0; i < blocks * weight.block_rows; ++i) values[i] = static_cast<float>(i % 13) - 6.0F;
   auto* norm = reinterpret_cast<float*>(bytes + begins[3]);
   for (int64_t r = 0; r < 2 * kRows; ++r) norm[r] = static_cast<float>(level + 1 + r);
   info.integers["blocks"].push_back(blocks);
@@ -138,20 +149,22 @@ std::vector<float> segment_of(int level, OrtKernelInfo& info) {
 }
 
 struct Node {
-  OrtKernelInfo info{{{"rows", {kRows}},
-                      {"columns", {kColumns}},
-                      {"block_rows", {kBlockRows}},
-                      {"index_bytes", {2}},
-                      {"permutation_offset", {-1}},
-                      {"kernel_shape", {3, 3}},
-                      {"strides", {1, 1}},
-                      {"pads", {1, 1, 1, 1}},
-                      {"dilations", {1, 1}}}};
+  OrtKernelInfo info;
   std::vector<std::vector<float>> segments;
   std::vector<OrtValue> tensors;
 
-  Node() {
-    for (int level = 0; level < kLevels; ++level) segments.push_back(segment_of(level, info));
+  // `more`: attributes beside those that all nodes have.
+  Node(const Weight& weight, const std::map<std::string, std::vector<int64_t>>& more) : info{more} {
+    info.integers.insert({{"rows", {kRows}},
+                          {"columns", {weight.columns}},
+                          {"block_rows", {weight.block_rows}},
+                          {"index_bytes", {2}},
+                          {"permutation_offset", {-1}},
+                          {"kernel_shape", {3, 3}},
+                          {"strides", {1, 1}},
+                          {"pads", {1, 1, 1, 1}},
+                          {"dilations", {1, 1}}});
+    for (int level = 0; level < kLevels; ++level) segments.push_back(segment_of(weight, level, info));
     for (auto& segment : segments) tensors.push_back({segment.data(), {static_cast<int64_t>(segment.size() * 4)}});
   }
 
@@ -202,14 +215,31 @@ bool agree(const Node& node, const std::vector<OrtValue>& inputs) {
   return wrong == 0;
 }
 
+// What reads the tiled images that a convolution makes of `inputs`.
+bool agree_tiled(const Node& plain, const std::vector<OrtValue>& inputs) {
+  const Node writer(kWide, {{"y_tiled", {1}}});
+  int64_t level = 0;
+  std::vector<std::vector<float>> images;
+  std::vector<OrtValue> tiled;
+  for (const OrtValue& x : inputs) {
+    images.push_back(writer.run(NestedConv(ort::Attributes(kApi, &writer.info)), x, &level, 1));
+    tiled.push_back({images.back().data(), {static_cast<int64_t>(images.back().size())}});
+  }
+  const Node depthwise(kDepthwise, {{"groups", {kRows}}, {"x_tiled", {1}}, {"y_tiled", {1}}});
+  return agree<NestedConv>(depthwise, tiled) && agree<TiledMaxPool>(plain, tiled);
+}
+
 }  // namespace
 
 int main() {
-  const Node node;
-  std::vector<float> x(200 * kColumns);
+  const Node node(kWide, {});
+  std::vector<float> x(200 * kWide.columns);
   for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i % 7) - 3.0F;
-  const bool linear = agree<NestedLinear>(node, {{x.data(), {1, kColumns}}, {x.data(), {200, kColumns}}});
+  const bool linear = agree<NestedLinear>(node, {{x.data(), {1, kWide.columns}}, {x.data(), {200, kWide.columns}}});
   const bool conv = agree<NestedConv>(node, {{x.data(), {1, 8, 18, 20}}, {x.data(), {2, 8, 9, 16}}});
-  std::printf("operators on several threads: %s\n", linear && conv ? "right, no race" : "wrong");
-  return linear && conv ? 0 : 1;
+  const bool groups = agree<NestedConv>(Node(kWide, {{"groups", {2}}}), {{x.data(), {1, 16, 18, 20}}});
+  const bool tiled = agree_tiled(node, {{x.data(), {1, 8, 18, 20}}, {x.data(), {2, 8, 9, 16}}});
+  const bool right = linear && conv && groups && tiled;
+  std::printf("operators on several threads: %s\n", right ? "right, no race" : "wrong");
+  return right ? 0 : 1;
 }

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.runtime import Session
+from nested_sparse.slice import slice_checkpoint
 from nested_sparse.trainer import export, nest
-from nested_sparse.trainer.layers import NestedConv2d, NestedLinear
+from nested_sparse.trainer.layers import NestedConv, NestedLinear
 from nested_sparse.trainer.nested_model import NestedModel
 from nested_sparse.trainer.norm import LevelBatchNorm
 
@@ -94,7 +95,7 @@ class Dense(nn.Module):
 
 
 class Depthwise(nn.Module):
-    """MobileNet: depthwise and grouped convolutions stay dense; ReLU6, Hardtanh, hardswish."""
+    """Depthwise and grouped convolutions of odd sizes; ReLU6, Hardtanh, hardswish."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,6 +125,55 @@ class Geometry(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.dilated_same(F.relu(self.point(self.wide(self.dilated(self.same(x))))))
+
+
+class MobileNet(nn.Module):
+    """Depthwise separable blocks with strides, an inverted residual, a channel multiplier, a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = _convolved(nn.Conv2d(3, 12, 3, 2, 1, bias=False))
+        self.first = _separable(12, 20, 1)
+        self.second = _separable(20, 24, 2)
+        self.expand = _convolved(nn.Conv2d(24, 48, 1, bias=False))
+        self.widen = _convolved(nn.Conv2d(48, 96, 5, 1, 2, groups=48, bias=False))
+        self.project, self.norm = nn.Conv2d(96, 24, 1, bias=False), nn.BatchNorm2d(24)
+        self.pool, self.fc = nn.AdaptiveAvgPool2d(1), nn.Linear(24, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(self.first(self.stem(x)))
+        x = x + self.norm(self.project(self.widen(self.expand(x))))
+        return self.fc(self.pool(x).flatten(1))
+
+
+def _convolved(conv: nn.Conv2d) -> nn.Sequential:
+    return nn.Sequential(conv, nn.BatchNorm2d(conv.out_channels), nn.ReLU6())
+
+
+def _separable(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(
+        _convolved(nn.Conv2d(inputs, inputs, 3, stride, 1, groups=inputs, bias=False)),
+        _convolved(nn.Conv2d(inputs, outputs, 1, bias=False)),
+    )
+
+
+class Jasper(nn.Module):
+    """Lines: plain, dilated, separable and grouped convolutions, residual sums, a pool of ONNX Runtime's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm0 = nn.Conv1d(6, 16, 11, stride=2, padding=5, bias=False), nn.BatchNorm1d(16)
+        self.depthwise = nn.Conv1d(16, 16, 5, padding=2, groups=16, bias=False)
+        self.pointwise, self.norm1 = nn.Conv1d(16, 16, 1, bias=False), nn.BatchNorm1d(16)
+        self.short, self.norm_short = nn.Conv1d(16, 24, 1), nn.BatchNorm1d(24)
+        self.dilated, self.norm2 = nn.Conv1d(16, 24, 3, padding="same", dilation=2), nn.BatchNorm1d(24)
+        self.grouped, self.same = nn.Conv1d(24, 12, 3, groups=2), nn.Conv1d(12, 9, 4, padding="same")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm0(self.stem(x)))
+        x = F.relu(x + self.norm1(self.pointwise(self.depthwise(x))))
+        x = F.relu(self.norm2(self.dilated(x)) + self.norm_short(self.short(x)))
+        return self.same(F.max_pool1d(F.relu(self.grouped(x)), 2)).log_softmax(1)
 
 
 class TransformerBlock(nn.Module):
@@ -268,6 +318,10 @@ def image(*shape: int) -> tuple[Tensor]:
     return (torch.randn(shape or (2, 3, 11, 9)),)
 
 
+def line() -> tuple[Tensor]:
+    return image(2, 6, 75)
+
+
 GATHERED = ["Gather", "Gather", "Mul", "Add"]  # what a level norm becomes where it cannot be folded
 
 
@@ -284,6 +338,8 @@ class Case:
     keep_dense: Sequence[str] = ()
 
 
+PACKLESS = ("expand", "project", "last")  # fewer weights in a row than the densest level of packs asks for
+
 CASES = {
     "conv_norm_relu": Case(ConvNormRelu, nested=3, others=["ReduceMean"], keep_dense=("fc",)),
     "unstructured": Case(ConvNormRelu, nested=3, others=["ReduceMean"], pattern="unstructured"),
@@ -291,7 +347,16 @@ CASES = {
     "residual": Case(Residual, nested=5, permuted=True),
     "pre_activation": Case(PreActivation, nested=3, others=[*GATHERED, "Relu"]),
     "dense": Case(Dense, nested=2, others=["Concat", "Relu"] * 2 + GATHERED * 2 + ["AveragePool"]),
-    "depthwise": Case(Depthwise, nested=3, others=["Conv", *GATHERED, "Clip", "Conv", "HardSwish"]),
+    "depthwise": Case(Depthwise, nested=5, others=["HardSwish"], permuted=True),
+    "depthwise_packs": Case(Depthwise, nested=5, others=["HardSwish"], pattern="gs8x1", keep_dense=PACKLESS),
+    "depthwise_channels": Case(Depthwise, nested=5, others=["HardSwish"], pattern="channel"),
+    "mobilenet": Case(MobileNet, nested=9, others=["ReduceMean", "Reshape"], keep_dense=("fc",)),
+    "mobilenet_block16": Case(MobileNet, nested=9, others=["ReduceMean", "Reshape"], pattern="block16x1"),
+    "jasper": Case(Jasper, line, nested=7, others=["MaxPool", "LogSoftmax"]),
+    "jasper_unstructured": Case(Jasper, line, nested=7, others=["MaxPool", "LogSoftmax"], pattern="unstructured"),
+    "jasper_permuted": Case(
+        Jasper, line, nested=7, others=["MaxPool", "LogSoftmax"], pattern="block2x1", permuted=True
+    ),
     "geometry": Case(Geometry, nested=5, permuted=True),
     "geometry_unstructured": Case(Geometry, nested=5, pattern="unstructured"),
     "transformer": Case(TransformerBlock, lambda: image(2, 5, 16), 4, TRANSFORMER, permuted=True),
@@ -317,15 +382,18 @@ def randomise(net: NestedModel) -> None:
                 if norm.weight is not None:
                     nn.init.normal_(norm.weight)
                     nn.init.normal_(norm.bias)
-        if isinstance(module, NestedConv2d | NestedLinear) and module.bias is not None:
+        if isinstance(module, NestedConv | NestedLinear) and module.bias is not None:
             nn.init.normal_(module.bias)
 
 
 def permute(net: NestedModel) -> None:
-    """Random row permutations, which nest() need not have chosen."""
+    """Random row permutations, which nest() need not have chosen, each within its group of channels."""
     for module in net.modules():
-        if isinstance(module, NestedConv2d | NestedLinear):
-            module.permutation = torch.randperm(module.weight.shape[0]).to(torch.int32)
+        if isinstance(module, NestedConv | NestedLinear):
+            groups = getattr(module, "groups", 1)
+            rows = module.weight.shape[0] // groups
+            order = [torch.randperm(rows) + group * rows for group in range(groups)]
+            module.permutation = torch.cat(order).to(torch.int32)
 
 
 def run_reference(path: Path, feeds: Mapping[str, np.ndarray], level: int) -> dict[str, np.ndarray]:
@@ -348,11 +416,13 @@ def _operator(layers: Mapping[str, tuple], op: str) -> type[OpRun]:
         x = torch.from_numpy(x)
         if op == "Conv":
             top, left, bottom, right = attributes["pads"]
+            line = attributes.get("spatial_dimensions") == 1
             dense = dense.reshape(weight.rows, -1, *attributes["kernel_shape"])
-            y = F.conv2d(
-                F.pad(x, (left, right, top, bottom)), dense, None, attributes["strides"], 0, attributes["dilations"]
-            )
-            scale, shift = scale[:, None, None], shift[:, None, None]
+            padded = F.pad(x.unsqueeze(2) if line else x, (left, right, top, bottom))
+            strides, dilations, groups = (attributes.get(name, 1) for name in ("strides", "dilations", "groups"))
+            y = F.conv2d(padded, dense, None, strides, 0, dilations, groups)
+            y = y.squeeze(2) if line else y
+            scale, shift = (part.reshape(-1, *(1,) * (x.dim() - 2)) for part in (scale, shift))
         else:
             y = F.linear(x, dense)
         y = y * scale + shift
@@ -420,3 +490,32 @@ def test_network_answers_like_torch_at_every_level(name: str, tmp_path: Path) ->
     assert leaks(path) == []
     for run in (run_reference, run_session):
         assert_alike(net, path, examples, run)
+
+
+@pytest.mark.parametrize("name", ["mobilenet", "jasper"])
+def test_slices_answer_like_the_whole(name: str, tmp_path: Path) -> None:
+    """A file cut after two of three levels gives the same bits at both."""
+    torch.manual_seed(1)
+    case = CASES[name]
+    net = nest(case.make(), densities=DENSITIES, pattern=case.pattern, keep_dense=case.keep_dense)
+    randomise(net)
+    examples = case.inputs()
+    whole = export(net, examples, tmp_path / "whole.safetensors")
+    cut = tmp_path / "cut.safetensors"
+    slice_checkpoint(whole, 2, cut)
+    assert cut.stat().st_size < whole.stat().st_size
+    feeds = {"input": examples[0].numpy()}
+    for level in range(2):
+        assert np.array_equal(run_session(cut, feeds, level)["output"], run_session(whole, feeds, level)["output"])
+
+
+def test_files_say_what_kind_of_convolution_a_layer_is(tmp_path: Path) -> None:
+    """Groups and the number of dimensions are in the file where they are not 1 and 2."""
+    path = export(nest(Jasper(), densities=(0.5,)), line(), tmp_path / "net.safetensors", verify=False)
+    with Checkpoint.open(path) as checkpoint:
+        kinds = {layer.name: layer.attributes for layer in checkpoint.layers}
+    assert kinds["depthwise"]["groups"] == [16]
+    assert kinds["grouped"]["kernel_shape"] == [1, 3]
+    assert kinds["stem"]["pads"] == [0, 5, 0, 5]
+    assert all(kind["spatial_dimensions"] == [1] for kind in kinds.values())
+    assert "groups" not in kinds["stem"]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from nested_sparse.pattern import block_pattern
-from nested_sparse.trainer.layers import NestedConv2d, NestedLinear
+from nested_sparse.trainer.layers import NestedConv1d, NestedConv2d, NestedLinear
 
 
 def definition_mask(layer: NestedConv2d | NestedLinear, level: int) -> torch.Tensor:
@@ -103,15 +103,36 @@ def test_unused_values_do_not_leak() -> None:
         {"padding": "same", "kernel_size": (2, 5), "dilation": (3, 2)},
         {"padding": "valid", "kernel_size": 3, "stride": 2},
         {"padding": (2, 1), "kernel_size": (5, 3), "stride": (1, 2), "dilation": (1, 2)},
+        {"padding": 1, "kernel_size": 3, "groups": 3, "stride": 2},
+        {"padding": "same", "kernel_size": (3, 4), "groups": 6},
     ],
 )
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
 def test_convolution_equals_torch(options: dict[str, object]) -> None:
     """With every weight kept, any padding, stride and dilation equals torch's own layer, batched or not."""
     torch.manual_seed(1)
-    conv = nn.Conv2d(3, 5, **options)  # type: ignore[arg-type]
-    layer = NestedConv2d(conv, pattern=block_pattern(4), level_count=2)
-    x = torch.randn(2, 3, 17, 15)
+    conv = nn.Conv2d(6, 12, **options)  # type: ignore[arg-type]
+    layer = NestedConv2d(conv, pattern=block_pattern(2), level_count=2)
+    x = torch.randn(2, 6, 17, 15)
+    assert torch.allclose(layer(x), conv(x), atol=1e-6)
+    assert torch.allclose(layer(x[0]), conv(x)[0], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"padding": "same", "kernel_size": 4, "groups": 2},
+        {"padding": "valid", "kernel_size": 3, "stride": 2, "groups": 6},
+        {"padding": 5, "kernel_size": 11, "stride": 3, "dilation": 2},
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+def test_convolution_of_lines_equals_torch(options: dict[str, object]) -> None:
+    """The same with one spatial dimension."""
+    torch.manual_seed(1)
+    conv = nn.Conv1d(6, 12, **options)  # type: ignore[arg-type]
+    layer = NestedConv1d(conv, pattern=block_pattern(2), level_count=2)
+    x = torch.randn(2, 6, 35)
     assert torch.allclose(layer(x), conv(x), atol=1e-6)
     assert torch.allclose(layer(x[0]), conv(x)[0], atol=1e-6)
 

@@ -170,7 +170,7 @@ def test_shared_modules_and_weights_stay_shared() -> None:
 
 
 class Odd(nn.Module):
-    """Layers that cannot be nested, beside one that can."""
+    """Layers that cannot be nested, beside some that can."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -178,6 +178,7 @@ class Odd(nn.Module):
         self.reflect = nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")
         self.transposed = nn.ConvTranspose2d(4, 4, 3)
         self.conv1d = nn.Conv1d(4, 4, 3)
+        self.conv3d = nn.Conv3d(4, 4, 3)
         self.attention = nn.MultiheadAttention(4, 2)
         self.normed = nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))
         self.fine = nn.Linear(4, 4)
@@ -186,19 +187,49 @@ class Odd(nn.Module):
 def test_layers_left_dense_have_reasons() -> None:
     """Everything with weights is either nested or listed with the reason why not; the summary shows both."""
     net = nest(Odd(), densities=(0.5,))
-    assert list(net.nested_layers()) == ["fine"]
+    assert list(net.nested_layers()) == ["grouped", "conv1d", "fine"]
     reasons = net.dense_layers()
     for name, word in {
-        "grouped": "groups is 2",
         "reflect": "reflect",
         "transposed": "ConvTranspose2d",
-        "conv1d": "Conv1d",
+        "conv3d": "Conv3d",
         "attention.out_proj": "MultiheadAttention",
         "normed": "Parametrized",
     }.items():
         assert word in reasons[name]
         assert name in net.summary()
     assert "fine" in net.summary()
+
+
+@pytest.mark.parametrize(("pattern", "block_rows"), [("unstructured", 1), ("block4x1", 2), ("block16x1", 2)])
+def test_blocks_stay_within_a_group(pattern: str, block_rows: int) -> None:
+    """V falls to what divides a group's 6 rows (2 at most); one group takes the pattern as it is."""
+    net = nest(
+        nn.Sequential(nn.Conv1d(16, 48, 3, groups=8), nn.Conv2d(16, 48, 3)), densities=(0.3, 0.6), pattern=pattern
+    )
+    grouped, plain = net.nested_layers().values()
+    assert grouped.block_rows == block_rows
+    assert plain.pattern.name == pattern
+    assert net.density(0) == pytest.approx(0.3, abs=0.01)
+
+
+@pytest.mark.parametrize("pattern", ["unstructured", "block4x1", "gs8x1", "channel"])
+def test_depthwise_layers_are_whole(pattern: str) -> None:
+    """At every level; so are all layers in groups where whole channels go."""
+    layers = nn.Sequential(nn.Conv2d(8, 8, 3, groups=8), nn.Conv1d(8, 16, 3, groups=8), nn.Conv2d(8, 16, 3, groups=2))
+    net = nest(nn.Sequential(*layers, nn.Linear(32, 32)), densities=(0.2, 0.5), pattern=pattern)
+    whole = [bool(layer.mask(0).all()) for layer in net.nested_layers().values()]
+    assert whole == [True, True, pattern == "channel", False]
+    assert not net.dense_layers()
+
+
+def test_shared_weights_of_other_groups_stay_dense() -> None:
+    """One mask cannot suit both."""
+    first, second = nn.Conv2d(4, 8, 3, groups=2), nn.Conv2d(2, 8, 3)
+    second.weight = first.weight
+    net = nest(nn.Sequential(first, second, nn.Linear(4, 4)), densities=(0.5,))
+    assert "shares its weight" in net.dense_layers()["0"]
+    assert list(net.nested_layers()) == ["2"]
 
 
 def test_transformer_layers_obey_the_mask_in_eval_mode() -> None:
@@ -217,7 +248,7 @@ def test_transformer_layers_obey_the_mask_in_eval_mode() -> None:
 
 def test_what_cannot_be_nested_is_an_error() -> None:
     """Nothing to nest, nested twice, weights not yet made, wrong densities and patterns."""
-    with pytest.raises(InputError, match="no Conv2d or Linear"):
+    with pytest.raises(InputError, match="no Conv1d, Conv2d or Linear"):
         nest(nn.Sequential(nn.ReLU()), densities=(0.5,))
     with pytest.raises(InputError, match="nested already"):
         nest(nested_small_net(), densities=(0.5,))

@@ -24,6 +24,19 @@ def test_statistics_are_those_of_the_data() -> None:
         torch.testing.assert_close(norm.running_var.double(), inputs.var(dim=1), rtol=1e-4, atol=1e-5)
 
 
+def test_statistics_of_lines_are_those_of_the_data() -> None:
+    """A norm after a convolution of one spatial dimension."""
+    torch.manual_seed(0)
+    net = nest(nn.Sequential(nn.Conv1d(2, 5, 3), nn.BatchNorm1d(5)), densities=(0.2, 0.9)).eval()
+    data = torch.randn(20, 2, 9) * 2 - 7
+    recalibrate(net, [(data[:7], None), (data[7:], None)], samples=20)
+    for level in range(2):
+        net.set_level(level)
+        inputs = net.model[0](data).transpose(0, 1).flatten(1).double()
+        norm = net.level_norms()["1"].norms[level]
+        torch.testing.assert_close(norm.running_mean.double(), inputs.mean(dim=1), rtol=1e-5, atol=1e-5)
+
+
 def test_nothing_else_changes() -> None:
     """Weights, level, mode and tracking stay; dropout is off, so measuring twice gives the same bits."""
     net = nested_small_net().train()

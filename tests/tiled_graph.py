@@ -1,0 +1,96 @@
+"""Graphs of our convolutions and pools that hand images over tiled (kernels/tiling.h), and the same in numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+from sparse_node import Array, SparseNode, place, session_of
+
+Images = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A TiledMaxPool."""
+
+    window: Mapping[str, list[int]]
+
+    def dense(self, x: Images) -> Images:
+        """The largest under each window; nothing is outside the image."""
+        top, left, bottom, right = self.window["pads"]
+        (height, width), (step_y, step_x) = self.window["kernel_shape"], self.window["strides"]
+        gap_y, gap_x = self.window["dilations"]
+        padded = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=-np.inf)
+        spans = ((height - 1) * gap_y + 1, (width - 1) * gap_x + 1)
+        spanned = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=(2, 3))
+        result: Images = spanned[:, :, ::step_y, ::step_x, ::gap_y, ::gap_x].max(axis=(4, 5))
+        return result
+
+
+@dataclass(frozen=True)
+class Step:
+    """An operator of a graph, called by its position; the image it reads and the one it adds: "x", or a position."""
+
+    op: SparseNode | Pool
+    reads: str
+    adds: str = ""
+
+
+def pool(size: int, stride: int, pads: tuple[int, int, int, int], dilation: int = 1) -> Pool:
+    """A pool over squares."""
+    window = {"kernel_shape": [size] * 2, "strides": [stride] * 2, "pads": list(pads), "dilations": [dilation] * 2}
+    return Pool(window)
+
+
+class TiledGraph:
+    """Steps in a session; images named in `tiled` are handed over tiled, the last step's is the answer."""
+
+    def __init__(self, steps: Sequence[Step], tiled: str, threads: int = 1) -> None:
+        self.steps = [
+            replace(step, op=self._told(step, str(index), tiled)) if isinstance(step.op, SparseNode) else step
+            for index, step in enumerate(steps)
+        ]
+        self.placed = place([step.op for step in self.steps if isinstance(step.op, SparseNode)])
+        segments = [f"segment{level}" for level in range(len(self.placed.segments))]
+        attributes = iter(self.placed.attributes)
+        protos = []
+        for index, step in enumerate(self.steps):
+            node = isinstance(step.op, SparseNode)
+            operator, given = ("NestedConv", next(attributes)) if node else ("TiledMaxPool", dict(step.op.window))
+            names = [step.reads, "level", step.adds, *segments] if node else [step.reads]
+            protos.append(helper.make_node(operator, names, [str(index)], domain="nested_sparse", **given))
+        inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, None)]
+        inputs += [helper.make_tensor_value_info("level", TensorProto.INT64, [])]
+        inputs += [helper.make_tensor_value_info(name, TensorProto.UINT8, [None]) for name in segments]
+        output = helper.make_tensor_value_info(str(len(protos) - 1), TensorProto.FLOAT, None)
+        self.session = session_of(helper.make_graph(protos, "tiled", inputs, [output]), threads)
+        self.segments = dict(zip(segments, self.placed.segments, strict=True))
+
+    @staticmethod
+    def _told(step: Step, name: str, tiled: str) -> SparseNode:
+        assert isinstance(step.op, SparseNode)
+        images = {"x": step.reads, "y": name, "residual": step.adds}
+        return replace(step.op, tiled=[role for role, image in images.items() if image in tiled.split()])
+
+    def run(self, x: Array, level: int) -> Array:
+        """The last step's output."""
+        feeds = {"x": x, "level": np.array(level, np.int64), **self.segments}
+        values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in feeds.items()}
+        answer: Array = self.session.run_with_ort_values(None, values)[0].numpy()
+        return answer
+
+    def dense(self, x: Array, level: int) -> Images:
+        """The same in float64."""
+        images: dict[str, Any] = {"x": x.astype(np.float64)}
+        for index, step in enumerate(self.steps):
+            image = images[step.reads]
+            pooled = isinstance(step.op, Pool)
+            images[str(index)] = step.op.dense(image) if pooled else step.op.dense(image, level, images.get(step.adds))
+        answer: Images = images[str(len(self.steps) - 1)]
+        return answer
