@@ -167,8 +167,8 @@ void NestedConv::run_task(const Run& run, const Task& task) const {
   }
 }
 
-// The columns in ranges, each gathered and multiplied while it is in the second cache (3 x 3 over 512 channels at 7 x 7,
-// 1.2 MB for a tile: a third faster for V = 1, some per cent for V = 4).
+// The columns in ranges, each gathered and multiplied while it is in the second cache (3 x 3 over 512 channels at 7 x
+// 7, 1.2 MB for a tile: a third faster for V = 1, some per cent for V = 4).
 void NestedConv::run_ranges(const Run& run, const Task& task, SpmmArgs& args) const {
   const int64_t ranges = (channels_ + range_channels_ - 1) / range_channels_;
   const int64_t groups = task.outputs.end - task.outputs.begin;

@@ -1,6 +1,7 @@
 #include "nested_weight.h"
 
 #include <algorithm>
+#include <functional>
 #include <limits>
 
 namespace nested_sparse {
@@ -29,7 +30,8 @@ template <class Index>
 bool columns_rise(const void* col, const uint32_t* ptr, int64_t groups) {
   const auto* columns = static_cast<const Index*>(col);
   for (int64_t group = 0; group < groups; ++group) {
-    if (!std::is_sorted(columns + ptr[group], columns + ptr[group + 1])) return false;
+    const Index* const end = columns + ptr[group + 1];
+    if (std::adjacent_find(columns + ptr[group], end, std::greater_equal<>()) != end) return false;
   }
   return true;
 }

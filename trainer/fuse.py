@@ -19,12 +19,11 @@ from numpy.typing import NDArray
 from onnx_ir.passes import common
 
 from nested_sparse.trainer.graph import BATCH, LEVEL_INPUT, segment_input
+from nested_sparse.trainer.nodes import X_INPUT, is_ours, our_nodes, rank
 from nested_sparse.trainer.placeholder import CONV, DOMAIN, LEVEL_NORM, LINEAR
-from nested_sparse.trainer.tiled import tiled_dimension
+from nested_sparse.trainer.tiled import tile_images
 from nested_sparse.writer import LayerPlacement
 
-MAX_POOL = "TiledMaxPool"  # MaxPool between two convolutions (kernels/max_pool.h)
-X_INPUT, RESIDUAL_INPUT = 0, 2  # of both operators (kernels/operator.h)
 IR_VERSION = 9  # what ONNX Runtime 1.17 reads; nothing here needs a later one
 
 
@@ -40,7 +39,7 @@ class FusedGraph:
 
     def to_bytes(self, placements: Mapping[str, LayerPlacement]) -> bytes:
         """The serialised ONNX model, each operator told where its layer's arrays lie."""
-        for node in _nodes(self.model, CONV, LINEAR):
+        for node in our_nodes(self.model, CONV, LINEAR):
             placement = placements[_layer(node)]
             integers = ["rows", "columns", "block_rows", "index_bytes", "permutation_offset"]
             if placement.banks:  # absent for blocks, as in files of format version 1
@@ -65,7 +64,7 @@ def fuse(model: ir.Model, norms: Mapping[str, NDArray[np.float64]], level_count:
         ir.Value(name=segment_input(index), type=ir.TensorType(ir.DataType.UINT8), shape=ir.Shape([None]))
         for index in range(level_count)
     ]
-    for node in _nodes(model, CONV, LINEAR):
+    for node in our_nodes(model, CONV, LINEAR):
         if norm_of[_layer(node)] is not None:
             _fold(node, _following(node))
         residual = _fold_residual(node)
@@ -74,27 +73,12 @@ def fuse(model: ir.Model, norms: Mapping[str, NDArray[np.float64]], level_count:
         node.attributes["clip_min"] = ir.AttrFloat32("clip_min", clip_min)
         node.attributes["clip_max"] = ir.AttrFloat32("clip_max", clip_max)
     _name_nodes(model)
-    for node in _nodes(model, LEVEL_NORM):
+    for node in our_nodes(model, LEVEL_NORM):
         _spell_out_norm(model, node, norms[_layer(node)], level)
     model.graph.inputs.extend([level, *segments])
     _tidy(model)
-    for node in _nodes_of(model, "", "MaxPool"):
-        _tile_max_pool(node)
-    _mark_tiled_images(model)
+    tile_images(model)
     return FusedGraph(model, norm_of)
-
-
-def _nodes(model: ir.Model, *operators: str) -> list[ir.Node]:
-    return [node for node in ir.traversal.RecursiveGraphIterator(model.graph) if _is(node, *operators)]
-
-
-def _nodes_of(model: ir.Model, domain: str, operator: str) -> list[ir.Node]:
-    every = ir.traversal.RecursiveGraphIterator(model.graph)
-    return [node for node in every if node.domain == domain and node.op_type == operator]
-
-
-def _is(node: ir.Node | None, *operators: str) -> bool:
-    return node is not None and node.domain == DOMAIN and node.op_type in operators
 
 
 def _layer(node: ir.Node) -> str:
@@ -117,16 +101,12 @@ def _foldable_norms(model: ir.Model) -> dict[str, str | None]:
     A layer used at two places with different norms keeps one copy of its weights and leaves the norms outside.
     """
     found: dict[str, set[str | None]] = {}
-    for node in _nodes(model, CONV, LINEAR):
+    for node in our_nodes(model, CONV, LINEAR):
         norm = _following(node)
         # a norm's channels are dimension 1: a linear layer's rows only where its output has two
-        fits = _is(norm, LEVEL_NORM) and (node.op_type == CONV or _rank(node.outputs[0]) == 2)
+        fits = is_ours(norm, LEVEL_NORM) and (node.op_type == CONV or rank(node.outputs[0]) == 2)
         found.setdefault(_layer(node), set()).add(_layer(norm) if norm is not None and fits else None)
     return {layer: next(iter(norms)) if len(norms) == 1 else None for layer, norms in found.items()}
-
-
-def _rank(value: ir.Value) -> int | None:
-    return None if value.shape is None else value.shape.rank()
 
 
 def _fold(node: ir.Node, step: ir.Node | None) -> None:
@@ -197,55 +177,6 @@ def _set_inputs(node: ir.Node, inputs: list[ir.Value | None]) -> None:
         node.replace_input_with(index, value)
 
 
-def _mark_tiled_images(model: ir.Model) -> None:
-    """Let convolutions hand over tiled (kernels/tiling.h) what only they and their pools read."""
-    for node in _nodes(model, CONV, MAX_POOL):
-        (image,) = node.outputs
-        if not _only_convolutions_read(image):
-            continue
-        if node.op_type == CONV:
-            node.attributes["y_tiled"] = ir.AttrInt64("y_tiled", 1)
-        for use in image.uses():
-            if use.node.op_type == CONV:
-                name = {X_INPUT: "x_tiled", RESIDUAL_INPUT: "residual_tiled"}[use.idx]
-                use.node.attributes[name] = ir.AttrInt64(name, 1)
-        if image.shape is not None:
-            image.shape = ir.Shape([tiled_dimension(image.shape.dims)])
-
-
-def _only_convolutions_read(image: ir.Value) -> bool:
-    uses = image.uses()
-    ours = all(_is(use.node, CONV, MAX_POOL) and use.node.graph is image.graph for use in uses)
-    return bool(uses) and ours and not image.is_graph_output()
-
-
-def _tile_max_pool(node: ir.Node) -> None:
-    """Make a MaxPool between convolutions ours, where its input is a convolution's and has no negative values."""
-    (image,) = node.inputs[:1]
-    if image is None or len(node.outputs) != 1 or not _only_convolutions_read(node.outputs[0]):
-        return
-    producer = image.producer()
-    pools_alone = len(image.uses()) == 1 and not image.is_graph_output() and _rank(image) == 4
-    if producer is None or not pools_alone or not _is(producer, CONV) or producer.graph is not node.graph:
-        return
-    given = {name: attribute.value for name, attribute in node.attributes.items()}
-    plain = given.get("ceil_mode", 0) == 0 and given.get("auto_pad", "NOTSET") == "NOTSET"
-    if not plain or producer.attributes["clip_min"].as_float() < 0:
-        return
-    window = {
-        "kernel_shape": list(given["kernel_shape"]),
-        "strides": list(given.get("strides", (1, 1))),
-        "pads": list(given.get("pads", (0, 0, 0, 0))),
-        "dilations": list(given.get("dilations", (1, 1))),
-    }
-    if all(size == 1 for size in window["kernel_shape"]):
-        return
-    node.domain, node.op_type, node.version = DOMAIN, MAX_POOL, 1
-    node.attributes.clear()
-    for name, values in window.items():
-        node.attributes[name] = ir.AttrInt64s(name, values)
-
-
 def _spell_out_norm(model: ir.Model, node: ir.Node, table: NDArray[np.float64], level: ir.Value) -> None:
     """Replace a level norm by x * scale[level] + shift[level] in standard operators.
 
@@ -254,7 +185,7 @@ def _spell_out_norm(model: ir.Model, node: ir.Node, table: NDArray[np.float64], 
     assert node.graph is not None
     (x,), (y,) = node.inputs, node.outputs
     assert x is not None
-    ones = (1,) * ((_rank(x) or 0) - 2)
+    ones = (1,) * ((rank(x) or 0) - 2)
     picked = []
     for part, name in enumerate(("scale", "shift")):
         rows = table[:, part].astype(np.float32)
@@ -277,7 +208,7 @@ def _spell_out_norm(model: ir.Model, node: ir.Node, table: NDArray[np.float64], 
 def _name_nodes(model: ir.Model) -> None:
     """Call each operator after its layer: profiles and viewers show it. A second use of a layer gets a number."""
     calls: Counter[str] = Counter()
-    for node in _nodes(model, CONV, LINEAR):
+    for node in our_nodes(model, CONV, LINEAR):
         layer = _layer(node)
         node.name = f"{layer}.{calls[layer]}" if calls[layer] else layer
         calls[layer] += 1
