@@ -3,7 +3,7 @@
     nested-sparse bench kernels --rows 'conv-rate-*' --layers | python tools/roofline.py
 
 Reads the benchmark's last line, measures three rates of this machine on one thread, and prints for every kind of layer
-the time each of them allows, the measured time, and the share of it that the slowest allows. The rates:
+the time each of them allows, the measured time, and what of it the slowest takes, and all three together. The rates:
 
 - multiply: the kernel's own loop over pixels in the nearest cache, on every lane it computes, those of no pixel too;
 - gather: writing a matrix that stays in the second cache, a line for each line;
@@ -105,16 +105,16 @@ def main() -> None:
     for row in report["rows"]:
         if not row.get("layers"):
             continue
-        print(f"\n{row['name']}\n\n| layer | ms | GFLOP/s | multiply ms | gather ms | memory ms | bound | share |")
-        print("|---|---|---|---|---|---|---|---|")
+        print(f"\n{row['name']}\n\n| layer | ms | GFLOP/s | multiply | gather | memory | bound | its share | all three |")
+        print("|---|---|---|---|---|---|---|---|---|")
         for layer in row["layers"]:
             ours = layer["ours_ms"] / layer["count"]
             allowed = bounds_ms(layer, kernel, rates)
             bound = max(allowed, key=lambda name: allowed[name])
             times = " | ".join(f"{allowed[name]:.3f}" for name in ("multiply", "gather", "memory"))
             name = f"{layer['layer']} × {layer['count']}"
-            share = allowed[bound] / ours
-            print(f"| {name} | {ours:.3f} | {layer['ours_gflops']:.0f} | {times} | {bound} | {share:.0%} |")
+            shares = f"{allowed[bound] / ours:.0%} | {sum(allowed.values()) / ours:.0%}"
+            print(f"| {name} | {ours:.3f} | {layer['ours_gflops']:.0f} | {times} | {bound} | {shares} |")
 
 
 if __name__ == "__main__":
