@@ -95,9 +95,18 @@ def _layer_times(events: Iterable[Mapping[str, Any]], layers: Mapping[str, Layer
 
 def _kernel(layer: LayerEntry, event: Mapping[str, Any]) -> str:
     """Name of the kernel that ran the layer on the event's input."""
+    if _is_weighed(layer):
+        return f"weigh_{library.isa()}"
     x_shape = next(iter(event["input_type_shape"][0].values()))
     rows = math.prod(x_shape[:-1])
     banks = layer.shape.pack.banks if layer.shape.pack else 0
     return library.kernel_for(
         layer.op, layer.block_rows, layer.shape.index_bytes, rows=rows, banks=banks, value_bytes=layer.value_bytes
     )
+
+
+def _is_weighed(layer: LayerEntry) -> bool:
+    """Whether it is a depthwise layer that has all its taps at level 0: the operator multiplies those as they lie."""
+    groups, taps = layer.attributes.get("groups", [1])[0], math.prod(layer.attributes.get("kernel_shape", [1]))
+    whole = layer.columns == taps > 1 and layer.nnz[0] == layer.rows * layer.columns
+    return groups == layer.rows > 1 and whole and layer.block_rows == 1 and layer.value_bytes == 4
