@@ -12,7 +12,7 @@ from nested_sparse.trainer import export, nest
 
 
 def test_depthwise_layers_are_weighed(tmp_path: Path) -> None:
-    """A whole depthwise layer is multiplied as it lies; its neighbours, and one of a single tap, by the block kernels."""
+    """A whole depthwise layer is multiplied as it lies; its neighbours and one of a single tap by block kernels."""
     torch.manual_seed(0)
     model = torch.nn.Sequential(
         torch.nn.Conv1d(8, 16, 3, padding=1),
