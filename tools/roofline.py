@@ -105,7 +105,8 @@ def main() -> None:
     for row in report["rows"]:
         if not row.get("layers"):
             continue
-        print(f"\n{row['name']}\n\n| layer | ms | GFLOP/s | multiply | gather | memory | bound | its share | all three |")
+        print(f"\n{row['name']}\n")
+        print("| layer | ms | GFLOP/s | multiply | gather | memory | bound | its share | all three |")
         print("|---|---|---|---|---|---|---|---|---|")
         for layer in row["layers"]:
             ours = layer["ours_ms"] / layer["count"]
