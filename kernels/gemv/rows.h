@@ -23,13 +23,12 @@ inline void prefetch(const Value* val) {
   for (int ahead = 0; ahead < Count; ahead += kStep) __builtin_prefetch(val + kPrefetch / sizeof(Value) + ahead);
 }
 
-// Groups whose weights are read at once, from places far apart: one core gets a fifth more from memory by four streams
-// than by one (4096 x 4096 at 25 %, V = 16: 1.40 ms and 1.66 ms); eight are no better.
-constexpr int kStreams = 4;
-
 // Blocks of V = 4, 8 or 16 rows: one vector holds a block, its column's input is broadcast. The groups are `first`,
 // `first + stride` and so on; two sums for each hide the latency of the multiply-add. W gives Vec, kRows, zero, load,
 // fma(vec, scalar pointer, vec), add, store; load takes floats or halves.
+//
+// W::kStreams groups are read at once, from places far apart: one x86 core gets a fifth more from memory by four
+// streams than by one (4096 x 4096 at 25 %, V = 16: 1.40 ms and 1.66 ms); eight are no better.
 template <class W, int Streams, class Index, class Value>
 void gemv_streams(const GemvArgs& args, int64_t first, int64_t stride) {
   constexpr int V = W::kRows;
@@ -61,7 +60,7 @@ void gemv_streams(const GemvArgs& args, int64_t first, int64_t stride) {
     }
     for (int k = 0; k < Streams; ++k) {
       for (int64_t i = common; i < count[k]; ++i) {
-        sums[k][i % 2] = W::fma(W::load(val[k] + i * V), x + col[k][i], sums[k][i % 2]);
+        sums[k][0] = W::fma(W::load(val[k] + i * V), x + col[k][i], sums[k][0]);
       }
     }
   }
@@ -74,6 +73,7 @@ void gemv_streams(const GemvArgs& args, int64_t first, int64_t stride) {
 
 template <class W, class Index, class Value>
 void gemv_broadcast(const GemvArgs& args, int64_t group_begin, int64_t group_end) {
+  constexpr int kStreams = W::kStreams;
   const int64_t stride = (group_end - group_begin) / kStreams;
   for (int64_t i = 0; i < stride; ++i) gemv_streams<W, kStreams, Index, Value>(args, group_begin + i, stride);
   for (int64_t group = group_begin + kStreams * stride; group < group_end; ++group) {

@@ -14,6 +14,7 @@ struct Avx2 {
     Vec lo, hi;
   };
   static constexpr int kLanes = 8;
+  static constexpr bool kFetchEarly = true;
 
   static __m256i first(int n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));

@@ -15,6 +15,7 @@ struct Avx512 {
     Vec lo, hi;
   };
   static constexpr int kLanes = 16;
+  static constexpr bool kFetchEarly = true;
 
   static __mmask16 first(int n) { return static_cast<__mmask16>((1U << n) - 1U); }
   static Vec zero() { return _mm512_setzero_ps(); }

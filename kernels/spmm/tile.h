@@ -2,7 +2,8 @@
 // in an unnamed namespace: code compiled for one instruction set must never be linked into another's callers.
 //
 // S gives: Vec, Bounds (lo, hi), kLanes, zero, load, load_first(p, n), broadcast(p), splat, fma(a, b, c) where a is
-// from broadcast or splat, add, clip, store, and store_first(p, n, v).
+// from broadcast or splat, add, clip, store, store_first(p, n, v), and kFetchEarly: whether
+// pixels are worth fetching a few blocks early.
 #pragma once
 
 #include "spmm.h"
@@ -53,7 +54,7 @@ struct Tile {
     for (; col != early_end; ++col, val += V) {
       const char* const ahead = pixels + static_cast<int64_t>(col[kAhead]) * pitch;
       NESTED_SPARSE_UNROLL
-      for (int i = 0; V > 1 && i < P; ++i) __builtin_prefetch(ahead + i * sizeof(Vec));
+      for (int i = 0; S::kFetchEarly && V > 1 && i < P; ++i) __builtin_prefetch(ahead + i * sizeof(Vec));
       multiply(reinterpret_cast<const float*>(pixels + static_cast<int64_t>(*col) * pitch), val);
     }
     for (; col != col_end; ++col, val += V) {
