@@ -25,18 +25,19 @@ TOLERANCE = 0.02
 
 
 def channel_first_level(
-    values: NDArray[np.float32], taps: int, densities: Sequence[float], row_step: int
+    scores: NDArray[np.float64], taps: int, densities: Sequence[float], row_step: int
 ) -> NDArray[np.uint8]:
     """(O, K) first level of every weight; column k belongs to input channel k // taps.
 
-    Rows and channels are ranked by their sum of magnitudes (L1). At each density, the shares of rows and of channels
-    are those nearest to each other whose product is within TOLERANCE of it, or else the nearest to it that there is.
+    scores: (O, K), of the weights: their magnitudes. Rows and channels are ranked by their sums (L1). At each density,
+    the shares of rows and of channels are those nearest to each other whose product is within TOLERANCE of it, or else
+    the nearest to it that there is.
     """
-    rows, columns = values.shape
+    rows, columns = scores.shape
     channels = columns // taps
-    magnitudes = np.abs(values).reshape(rows, channels, taps).sum(axis=2, dtype=np.float64)
-    row_rank = np.argsort(np.argsort(-magnitudes.sum(axis=1), kind="stable"))
-    channel_rank = np.argsort(np.argsort(-magnitudes.sum(axis=0), kind="stable"))
+    sums = scores.reshape(rows, channels, taps).sum(axis=2)
+    row_rank = np.argsort(np.argsort(-sums.sum(axis=1), kind="stable"))
+    channel_rank = np.argsort(np.argsort(-sums.sum(axis=0), kind="stable"))
     row_level, channel_level = np.full(rows, NEVER, np.uint8), np.full(channels, NEVER, np.uint8)
     kept = (min(row_step, rows), 1)
     for level, density in enumerate(densities):

@@ -15,7 +15,7 @@ from nested_sparse.errors import CheckpointError, PatternError
 from nested_sparse.runtime import Session
 from nested_sparse.serving.commands.inspect import describe
 from nested_sparse.slice import slice_checkpoint
-from nested_sparse.trainer import GrowConfig, NestedModel, export, freeze_then_grow, nest
+from nested_sparse.trainer import FreezeThenGrow, NestedModel, TrainConfig, export, nest, train
 
 DENSITIES = (0.15, 0.4, 0.8)
 PATTERNS = ("unstructured", "block4x1", "gs16x1", "gs8x1", "gs16x4", "gs16x16", "gs8x2", "channel")
@@ -65,8 +65,8 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     net = net_of(request.param)
     images, labels = torch.randn(24, 1, 8, 8), torch.randint(0, 3, (24,))
     batches = [(images[:12], labels[:12]), (images[12:], labels[12:])]
-    config = GrowConfig(dense_epochs=1, epochs_per_level=2, lr=0.01)
-    freeze_then_grow(net, lambda epoch: batches, F.cross_entropy, config)
+    config = TrainConfig(dense_epochs=1, search_epochs=1, lr=0.01)
+    train(net, lambda epoch: batches, F.cross_entropy, config, nesting=FreezeThenGrow(epochs_per_level=2))
     path = tmp_path_factory.mktemp("patterns") / "model.safetensors"
     export(net, (images[:2],), path)
     return net.eval(), path

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from nested_sparse.kernels.library import scratch_allocations
 from nested_sparse.runtime import Session
 from nested_sparse.slice import slice_checkpoint
-from nested_sparse.trainer import GrowConfig, accuracy_per_level, export, freeze_then_grow, nest
+from nested_sparse.trainer import FreezeThenGrow, TrainConfig, accuracy_per_level, export, nest, train
 from nested_sparse.trainer.data import Batches, LabelledImages, load_digits_images
 from nested_sparse.trainer.models import DigitNet
 
@@ -28,10 +28,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, LabelledIma
     """A small net trained for a few epochs on small digits, exported, and the test split."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    train, test = load_digits_images(size=12)
+    train_images, test = load_digits_images(size=12)
     net = nest(DigitNet(width=8), densities=LEVELS, pattern="block4x1", keep_dense=("stem", "fc"))
-    config = GrowConfig(dense_epochs=2, epochs_per_level=2)
-    freeze_then_grow(net, Batches(train, 64), F.cross_entropy, config)
+    config = TrainConfig(dense_epochs=2, search_epochs=1)
+    nesting = FreezeThenGrow(epochs_per_level=2)
+    train(net, Batches(train_images, 64), F.cross_entropy, config, nesting=nesting)
     path = tmp_path_factory.mktemp("spine") / "digits.safetensors"
     accuracy = accuracy_per_level(net, [(test.images, test.labels)])
     export(net, (test.images[:1],), path, metrics={"accuracy": accuracy})

@@ -1,26 +1,32 @@
 """How a nested model is made: nesting, training, export. The one folder that imports torch."""
 
-from nested_sparse.trainer.config import GrowConfig
+from nested_sparse.trainer.config import TrainConfig
 from nested_sparse.trainer.data import Batches, LabelledImages, load_digits_images, load_idx
 from nested_sparse.trainer.evaluate import accuracy_per_level
 from nested_sparse.trainer.export import export
-from nested_sparse.trainer.grow import freeze_then_grow
 from nested_sparse.trainer.nested_model import NestedModel, nest
+from nested_sparse.trainer.nestings import FreezeThenGrow, Joint
 from nested_sparse.trainer.progress import EpochReport, ProgressBar
 from nested_sparse.trainer.recalibrate import recalibrate
+from nested_sparse.trainer.schedules import Gradual, OneShot
+from nested_sparse.trainer.train import train
 
 __all__ = [
     "Batches",
     "EpochReport",
-    "GrowConfig",
+    "FreezeThenGrow",
+    "Gradual",
+    "Joint",
     "LabelledImages",
     "NestedModel",
+    "OneShot",
     "ProgressBar",
+    "TrainConfig",
     "accuracy_per_level",
     "export",
-    "freeze_then_grow",
     "load_digits_images",
     "load_idx",
     "nest",
     "recalibrate",
+    "train",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -23,21 +23,48 @@ def unique_weights(layers: Iterable[AnyNestedLayer]) -> list[AnyNestedLayer]:
     return list({id(layer.weight): layer for layer in reversed(list(layers))}.values())[::-1]
 
 
-def choose_masks(layers: Iterable[AnyNestedLayer], budget: str, densities: Sequence[float]) -> None:
-    """Set the first level of every block: level l keeps those of largest magnitude that budget and pattern allow.
+def choose_masks(
+    layers: Iterable[AnyNestedLayer],
+    budget: str,
+    densities: Sequence[float],
+    *,
+    frozen_levels: int = 0,
+    scores: Mapping[str, NDArray[np.float64]] | None = None,
+) -> None:
+    """Set the first level of every block: level l keeps the best scores that budget and pattern allow.
 
-    Layers kept dense are whole at level 0. Layers that share a weight share its masks. Raises BudgetError.
+    Layers kept dense are whole at level 0. Layers that share a weight share its masks.
+    frozen_levels: what levels below this one keep now, they keep; `densities` names theirs too.
+    scores: layer name to (G, K), positive, higher is better; the sum of magnitudes for layers left out.
+    Raises BudgetError.
     """
     layers = list(layers)
     sparse = [layer for layer in layers if not layer.dense]
-    scores = {layer.name: magnitudes(layer) for layer in unique_weights(sparse)}
-    counts = keep_counts(budget, scores, densities)
-    chosen = {
-        id(layer.weight): _first_level(layer, scores[layer.name], counts[layer.name])
-        for layer in unique_weights(sparse)
-    }
+    unique = unique_weights(sparse)
+    ranked = {layer.name: magnitudes(layer) for layer in unique} | dict(scores or {})
+    if frozen_levels:
+        ranked = _above_the_rest(unique, ranked, frozen_levels)
+    counts = keep_counts(budget, ranked, densities)
+    chosen = {id(layer.weight): _first_level(layer, ranked[layer.name], counts[layer.name]) for layer in unique}
     for layer in sparse:
         layer.first_level.copy_(torch.from_numpy(chosen[id(layer.weight)]))
+
+
+def _above_the_rest(
+    layers: Sequence[AnyNestedLayer], scores: Mapping[str, NDArray[np.float64]], frozen_levels: int
+) -> dict[str, NDArray[np.float64]]:
+    """Scores in which what frozen levels keep ranks first, the lowest level's before all.
+
+    All others' together are below 1, so that this holds for sums over rows and channels, too, and over all layers.
+    """
+    largest = max((score.max() for score in scores.values()), default=0.0) + 1
+    scale = 1 / (largest * max((score.size for score in scores.values()), default=1))
+    above = {}
+    for layer in layers:
+        score = scores[layer.name]
+        first_level = layer.first_level.cpu().numpy()[: len(score)].astype(np.float64)  # packs: no rows of padding
+        above[layer.name] = score * scale + np.maximum(frozen_levels - first_level, 0)
+    return above
 
 
 def keep_everything(layers: Iterable[AnyNestedLayer]) -> None:
@@ -89,5 +116,5 @@ def _first_level(layer: AnyNestedLayer, scores: NDArray[np.float64], counts: Seq
         return nested_packs(scores, counts, layer.pattern.pack)
     if layer.pattern.channels:
         taps = layer.weight[0, 0].numel()
-        return channel_first_level(_values(layer), taps, [count / scores.size for count in counts], row_step(layer))
+        return channel_first_level(scores, taps, [count / scores.size for count in counts], row_step(layer))
     return nested_first_level(scores, counts)

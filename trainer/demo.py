@@ -15,14 +15,15 @@ from torch import Tensor
 
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import TrainingError
-from nested_sparse.trainer.config import GrowConfig
+from nested_sparse.trainer.config import TrainConfig
 from nested_sparse.trainer.data import Batches, LabelledImages, load_digits_images, load_idx, noisy
 from nested_sparse.trainer.evaluate import accuracy_per_level
 from nested_sparse.trainer.export import export
-from nested_sparse.trainer.grow import freeze_then_grow
 from nested_sparse.trainer.models import DigitNet
 from nested_sparse.trainer.nested_model import NestedModel, nest
+from nested_sparse.trainer.nestings import FreezeThenGrow
 from nested_sparse.trainer.progress import ProgressBar
+from nested_sparse.trainer.train import train
 
 DENSITIES = (0.03, 0.14, 0.35, 0.9)
 PATTERN = "block4x1"
@@ -35,7 +36,8 @@ DIGITS_SIZE = 24
 DIGITS_NOISE = 0.5
 """Sensor noise on the embedded digits, in training and test: without it 2 % of the weights already read 99 % of them,
 and no denser level would be worth its time."""
-CONFIG = GrowConfig(dense_epochs=4, epochs_per_level=(4, 2, 2, 2))
+CONFIG = TrainConfig(dense_epochs=4, search_epochs=2)
+NESTING = FreezeThenGrow(epochs_per_level=2)
 SEED = 0
 
 
@@ -99,18 +101,19 @@ def train_demo(data: DemoData, out: Path, force: bool, console: Console) -> Path
     return path
 
 
-def grow_demo_net(data: DemoData, state: Path | None, config: GrowConfig = CONFIG) -> NestedModel:
+def grow_demo_net(data: DemoData, state: Path | None, config: TrainConfig = CONFIG) -> NestedModel:
     """A trained net of four levels; progress is shown."""
     torch.manual_seed(SEED)
     classes = int(data.train.labels.max()) + 1
     model = DigitNet(channels=data.train.images.shape[1], classes=classes)
     net = nest(model, densities=DENSITIES, pattern=PATTERN, keep_dense=KEEP_DENSE)
     with ProgressBar() as bar:
-        freeze_then_grow(
+        train(
             net,
             lambda epoch: _epoch(data, epoch),
             F.cross_entropy,
             config,
+            nesting=NESTING,
             state_path=state,
             on_progress=bar,
         )

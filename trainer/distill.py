@@ -23,11 +23,17 @@ class Teacher:
     @torch.no_grad()
     def soft_labels(self, inputs: Any) -> Tensor:
         """The copy's logits. Raises TrainingError if it returns something else."""
-        logits = run(self.net, inputs)
-        if not isinstance(logits, Tensor) or logits.ndim < 2 or not logits.is_floating_point():
-            got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise TrainingError(f"distillation needs logits (N, classes, ...), got {got}; set distill_weight=0")
-        return logits
+        return check_logits(run(self.net, inputs))
+
+
+def check_logits(outputs: Any) -> Tensor:
+    """`outputs`, if they are logits to learn from. Raises TrainingError."""
+    if not isinstance(outputs, Tensor) or outputs.ndim < 2 or not outputs.is_floating_point():
+        got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise TrainingError(
+            f"soft labels need logits (N, classes, ...), got {got}; set distill_weight=0 (of Joint: soft_weight=0)"
+        )
+    return outputs
 
 
 def distillation_loss(logits: Tensor, soft_labels: Tensor, temperature: float) -> Tensor:

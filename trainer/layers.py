@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,10 @@ from torch import Tensor, nn
 
 from nested_sparse.mask import group_count
 from nested_sparse.pattern import Pattern
+
+GRADIENTS = ("kept", "ring", "all")
+"""Weights that a level's gradient may reach: those it keeps, those it adds to the level below, or every one, the
+dropped ones as though they were kept at zero."""
 
 
 class NestedLayer(nn.Module):
@@ -24,8 +28,7 @@ class NestedLayer(nn.Module):
     permutation: buffer, int32 (O,), packed row r is output channel permutation[r]; None is the identity.
     level: the level that `forward` runs; set by NestedModel.set_level.
     name: dotted path in the model. dense: kept whole at every level.
-
-    The gradient reaches exactly the weights that the level keeps.
+    gradient: which weights the gradient reaches, one of GRADIENTS; those the level keeps, if nothing else is set.
     """
 
     weight: Tensor
@@ -49,29 +52,40 @@ class NestedLayer(nn.Module):
         self.level = level_count - 1
         self.name = ""
         self.dense = False
+        self.gradient = "kept"
         self._masks: _MaskCache | None = None
 
     def mask(self, level: int) -> Tensor:
         """Bool, the weight's shape: what `level` keeps. Cached until `first_level` changes or moves."""
-        if torch.compiler.is_compiling():  # a mask made of traced tensors must not outlive the trace
-            return self._expanded(self.first_level <= level)
-        if self._masks is None or not self._masks.fits(self.first_level):
-            self._masks = _MaskCache(self.first_level)
-        masks = self._masks.by_level
-        if level not in masks:
-            with torch.inference_mode(False):  # an inference tensor in the cache could not take part in training
-                masks[level] = self._expanded(self.first_level <= level)
-        return masks[level]
+        return self._cached("kept", level, lambda: self.first_level <= level)
 
     def ring(self, level: int) -> Tensor:
-        """Bool, the weight's shape: what `level` adds to the one below."""
-        return self._expanded(self.first_level == level)
+        """Bool, the weight's shape: what `level` adds to the one below. Cached likewise."""
+        return self._cached("ring", level, lambda: self.first_level == level)
+
+    def _cached(self, kind: str, level: int, blocks: Callable[[], Tensor]) -> Tensor:
+        if torch.compiler.is_compiling():  # a mask made of traced tensors must not outlive the trace
+            return self._expanded(blocks())
+        if self._masks is None or not self._masks.fits(self.first_level):
+            self._masks = _MaskCache(self.first_level)
+        masks = self._masks.expanded
+        if (kind, level) not in masks:
+            with torch.inference_mode(False):  # an inference tensor in the cache could not take part in training
+                masks[kind, level] = self._expanded(blocks())
+        return masks[kind, level]
 
     def masked_weight(self, level: int) -> Tensor:
         """The weight of `level`: zeros where it keeps nothing (also where the unused value is not finite)."""
         if self.dense:
             return self.weight
-        return torch.where(self.mask(level), self.weight, self.weight.new_zeros(()))
+        zero = self.weight.new_zeros(())
+        if self.gradient == "ring":
+            below = torch.where(self.mask(level), self.weight.detach(), zero)
+            return torch.where(self.ring(level), self.weight, below)
+        kept = torch.where(self.mask(level), self.weight, zero)
+        if self.gradient == "all":  # straight through: the value of `kept`, the gradient of the whole weight
+            return self.weight + (kept - self.weight).detach()
+        return kept
 
     def level_bias(self) -> Tensor | None:
         """(O,) the current level's bias."""
@@ -103,7 +117,7 @@ class _MaskCache:
     def __init__(self, source: Tensor) -> None:
         self._source = source
         self._version = source._version
-        self.by_level: dict[int, Tensor] = {}
+        self.expanded: dict[tuple[str, int], Tensor] = {}
 
     def fits(self, source: Tensor) -> bool:
         return source is self._source and source._version == self._version

@@ -49,7 +49,7 @@ class NestedModel(nn.Module):
 
     def set_level(self, level: int) -> None:
         """Run at `level` from now on; -1 is the densest. Raises LevelError."""
-        self._level = self._checked(level)
+        self._level = self.checked_level(level)
         for layer in self.nested_layers().values():
             layer.level = self._level
         for norm in self.level_norms().values():
@@ -87,7 +87,7 @@ class NestedModel(nn.Module):
 
     def density(self, level: int) -> float:
         """Kept / all weights of the nested layers at `level` (those kept dense count, layers not nested do not)."""
-        level = self._checked(level)
+        level = self.checked_level(level)
         layers = unique_weights(self.nested_layers().values())
         kept = sum(int(layer.mask(level).sum()) for layer in layers)
         return kept / sum(layer.weight.numel() for layer in layers)
@@ -104,7 +104,8 @@ class NestedModel(nn.Module):
         lines += [f"dense: {name}: {reason}" for name, reason in self._left_dense.items()]
         return "\n".join(lines)
 
-    def _checked(self, level: int) -> int:
+    def checked_level(self, level: int) -> int:
+        """`level`, -1 as the number of the densest. Raises LevelError."""
         if not -1 <= level < self.level_count:
             last = self.level_count - 1
             raise LevelError(f"level {level} does not exist: expected 0 (sparsest) to {last}, or -1 for the densest")

@@ -23,13 +23,13 @@ LOGGER = logging.getLogger(__name__)
 class EpochReport:
     """One finished epoch of a run."""
 
-    phase: str
-    """"dense" or "level l"."""
+    stage: str
+    """"dense", "search l", "level l" or "joint"."""
     epoch: int
-    """From 1 to `epochs`, within the phase."""
+    """From 1 to `epochs`, within the stage."""
     epochs: int
-    loss: float
-    """Mean over the epoch's batches."""
+    losses: dict[str, float]
+    """Mean over the epoch's batches for each level that was trained: "dense", or the level's number."""
     density: float
     """Kept / all nested weights at the end of the epoch."""
     learning_rate: float
@@ -42,9 +42,16 @@ class EpochReport:
     def __str__(self) -> str:
         """One line."""
         return (
-            f"{self.phase} epoch {self.epoch}/{self.epochs}: loss {self.loss:.4f}, density {self.density:.2%}, "
+            f"{self.stage} epoch {self.epoch}/{self.epochs}: loss {self.loss_text}, density {self.density:.2%}, "
             f"{self.duration_s:.1f} s"
         )
+
+    @property
+    def loss_text(self) -> str:
+        """The loss, or one for each level."""
+        if len(self.losses) == 1:
+            return f"{next(iter(self.losses.values())):.4f}"
+        return ", ".join(f"{name}: {self.losses[name]:.4f}" for name in sorted(self.losses, key=int))
 
 
 def log_progress(report: EpochReport) -> None:
@@ -53,7 +60,7 @@ def log_progress(report: EpochReport) -> None:
 
 
 class ProgressBar:
-    """A bar on the terminal: `with ProgressBar() as bar: freeze_then_grow(..., on_progress=bar)`."""
+    """A bar on the terminal: `with ProgressBar() as bar: train(..., on_progress=bar)`."""
 
     def __init__(self) -> None:
         self._progress = Progress(
@@ -69,7 +76,7 @@ class ProgressBar:
         """Show `report`."""
         if self._task is None:
             self._task = self._progress.add_task("training", total=report.total_epochs)
-        description = f"{report.phase}, {report.density:.1%} of weights, loss {report.loss:.3f}"
+        description = f"{report.stage}, {report.density:.1%} of weights, loss {report.loss_text}"
         self._progress.update(self._task, completed=report.done_epochs, description=description)
 
     def __enter__(self) -> ProgressBar:

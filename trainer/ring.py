@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor
 
@@ -13,14 +15,18 @@ from nested_sparse.trainer.nested_model import NestedModel
 class RingGuard:
     """Holds everything outside a level's ring bit for bit, whatever the optimizer does to it.
 
-    Of every sparse weight the blocks with that first level may change, of every bias the level's row. Weight decay and
-    momentum move a weight even without a gradient, so the rest is also put back after each step. Snapshot is taken
-    when made: after masks change, make a new one.
+    Of every sparse weight the blocks with that first level may change, of every bias the level's row; without a level,
+    all that some level keeps. Weight decay and momentum move a weight even without a gradient, so the rest is also put
+    back after each step. Snapshot is taken when made: after masks change, make a new one.
     """
 
-    def __init__(self, net: NestedModel, level: int) -> None:
+    def __init__(self, net: NestedModel, level: int | None = None) -> None:
         layers = list(net.nested_layers().values())
-        self._held = [_Held(layer.weight, layer.ring(level)) for layer in unique_weights(layers) if not layer.dense]
+        sparse = [layer for layer in unique_weights(layers) if not layer.dense]
+        if level is None:
+            self._held = [_Held(layer.weight, layer.mask(net.level_count - 1)) for layer in sparse]
+            return
+        self._held = [_Held(layer.weight, layer.ring(level)) for layer in sparse]
         self._held += [_Held(layer.bias, _row(layer.bias, level)) for layer in layers if layer.bias is not None]
 
     @torch.no_grad()
@@ -35,6 +41,14 @@ class RingGuard:
         """Put back all values outside the ring; call after every optimizer step."""
         for held in self._held:
             held.parameter.copy_(torch.where(held.outside, held.values, held.parameter))
+
+    @torch.no_grad()
+    def forget(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clear the optimizer's moments outside the ring, so that what comes back starts at rest."""
+        for held in self._held:
+            for moment in optimizer.state.get(held.parameter, {}).values():
+                if isinstance(moment, Tensor) and moment.shape == held.outside.shape:
+                    moment.masked_fill_(held.outside, 0)
 
 
 class _Held:
@@ -66,10 +80,19 @@ def trainable(net: NestedModel, level: int) -> tuple[list[Tensor], list[Tensor]]
     others_norms = {id(p) for norm in net.level_norms().values() for p in norm.parameters()} - {id(p) for p in own}
     chosen = own if level else [p for p in net.parameters() if id(p) not in others_norms]
     unique = {id(parameter): parameter for parameter in chosen if parameter.requires_grad}.values()
-    biases = {id(layer.bias) for layer in layers}
-    decayed = [parameter for parameter in unique if parameter.ndim >= 2 and id(parameter) not in biases]
+    return _by_decay(net, unique)
+
+
+def trainable_jointly(net: NestedModel) -> tuple[list[Tensor], list[Tensor]]:
+    """All parameters, of every level: those with weight decay (weights), and those without."""
+    return _by_decay(net, [parameter for parameter in net.parameters() if parameter.requires_grad])
+
+
+def _by_decay(net: NestedModel, parameters: Collection[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    biases = {id(layer.bias) for layer in net.nested_layers().values()}
+    decayed = [parameter for parameter in parameters if parameter.ndim >= 2 and id(parameter) not in biases]
     kept = {id(parameter) for parameter in decayed}
-    return decayed, [parameter for parameter in unique if id(parameter) not in kept]
+    return decayed, [parameter for parameter in parameters if id(parameter) not in kept]
 
 
 def _growing(layer: NestedLayer) -> list[Tensor]:

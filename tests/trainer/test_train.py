@@ -15,17 +15,17 @@ from torch import Tensor, nn
 
 from nested_sparse.errors import TrainingError
 from nested_sparse.trainer import NestedModel, nest
-from nested_sparse.trainer.config import GrowConfig
+from nested_sparse.trainer.config import TrainConfig
 from nested_sparse.trainer.evaluate import accuracy_per_level
-from nested_sparse.trainer.grow import freeze_then_grow
+from nested_sparse.trainer.nestings import FreezeThenGrow
 from nested_sparse.trainer.progress import EpochReport, ProgressBar
 
-QUICK = GrowConfig(dense_epochs=2, epochs_per_level=2, recalibration_samples=48)
+QUICK = TrainConfig(dense_epochs=2, epochs_per_level=2, recalibration_samples=48)
 
 
-def train(net: NestedModel, config: GrowConfig = QUICK, **options: Any) -> tuple[EpochReport, ...]:
+def train(net: NestedModel, config: TrainConfig = QUICK, **options: Any) -> tuple[EpochReport, ...]:
     torch.manual_seed(11)
-    return freeze_then_grow(net, small_batches(), F.cross_entropy, config, **options)
+    return run_training(net, small_batches(), F.cross_entropy, config, **options)
 
 
 def at_phase_ends(
@@ -35,7 +35,7 @@ def at_phase_ends(
 
     def on_progress(report: EpochReport) -> None:
         if report.epoch == report.epochs:
-            on_progress.seen[report.phase] = watched(net)  # type: ignore[attr-defined]
+            on_progress.seen[report.stage] = watched(net)  # type: ignore[attr-defined]
 
     on_progress.seen = {}  # type: ignore[attr-defined]
     return on_progress
@@ -44,7 +44,7 @@ def at_phase_ends(
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_lower_levels_stay_bit_equal(optimizer: str) -> None:
     """After a level's phase nothing that belongs to it ever changes, under momentum and strong weight decay."""
-    config = GrowConfig(
+    config = TrainConfig(
         dense_epochs=1, epochs_per_level=2, optimizer=optimizer, lr=0.02, weight_decay=0.3, recalibration_samples=0
     )
     net = nested_small_net(keep_dense=("9",))
@@ -100,7 +100,7 @@ def test_masks_nest_at_their_densities(gradual_fraction: float) -> None:
     expected = [
         [int((layer.first_level <= level).sum()) for level in range(3)] for layer in net.nested_layers().values()
     ]
-    reports = train(net, GrowConfig(dense_epochs=1, epochs_per_level=2, gradual_fraction=gradual_fraction))
+    reports = train(net, TrainConfig(dense_epochs=1, epochs_per_level=2, gradual_fraction=gradual_fraction))
     got = [[int((layer.first_level <= level).sum()) for level in range(3)] for layer in net.nested_layers().values()]
     assert got == expected
     assert reports[0].density == 1
@@ -110,7 +110,7 @@ def test_masks_nest_at_their_densities(gradual_fraction: float) -> None:
 def test_training_learns() -> None:
     """On a task a sparse net can do, every level gets most of it right, and the model is at its densest level."""
     net = nested_small_net()
-    reports = train(net, GrowConfig(dense_epochs=6, epochs_per_level=6))
+    reports = train(net, TrainConfig(dense_epochs=6, epochs_per_level=6))
     assert [report.done_epochs for report in reports] == list(range(1, 25))
     assert net.level == 2
     assert min(accuracy_per_level(net, small_batches()(0))) > 0.8
@@ -119,7 +119,7 @@ def test_training_learns() -> None:
 def test_mode_of_the_model_is_kept() -> None:
     """Training leaves train or eval mode as it was."""
     net = nested_small_net().eval()
-    train(net, GrowConfig(dense_epochs=0, epochs_per_level=(1, 0, 0)))
+    train(net, TrainConfig(dense_epochs=0, epochs_per_level=(1, 0, 0)))
     assert not net.training
 
 
@@ -164,10 +164,10 @@ def test_resumed_run_equals_uninterrupted(tmp_path: Path, stop_after: int) -> No
     torch.manual_seed(11)
     if stop_after < 8:
         with pytest.raises(KilledError):
-            freeze_then_grow(resumed, Sized, F.cross_entropy, QUICK, state_path=state_path)
+            run_training(resumed, Sized, F.cross_entropy, QUICK, state_path=state_path)
         resumed = nested_small_net()
         torch.manual_seed(99)
-    reports = freeze_then_grow(resumed, batches, F.cross_entropy, QUICK, state_path=state_path)
+    reports = run_training(resumed, batches, F.cross_entropy, QUICK, state_path=state_path)
     assert len(reports) == 8
     expected, got = snapshot(whole), snapshot(resumed)
     assert all(torch.equal(got[key], value) for key, value in expected.items())
@@ -188,7 +188,7 @@ torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[1])
 from small_models import nested_small_net, small_batches
 from test_grow import QUICK
-from nested_sparse.trainer.grow import freeze_then_grow
+from nested_sparse.trainer.nestings import FreezeThenGrow
 
 net = nested_small_net()
 torch.manual_seed(11)
@@ -196,7 +196,7 @@ def on_progress(report):
     print(report.done_epochs, flush=True)
     if report.done_epochs == 5:
         time.sleep(600)
-freeze_then_grow(net, small_batches(), F.cross_entropy, QUICK, state_path=sys.argv[2], on_progress=on_progress)
+run_training(net, small_batches(), F.cross_entropy, QUICK, state_path=sys.argv[2], on_progress=on_progress)
 """
 
 
@@ -212,7 +212,7 @@ def test_run_killed_by_the_system_resumes(tmp_path: Path) -> None:
     whole, resumed = nested_small_net(), nested_small_net()
     train(whole)
     seen: list[EpochReport] = []
-    freeze_then_grow(resumed, small_batches(), F.cross_entropy, QUICK, state_path=state_path, on_progress=seen.append)
+    run_training(resumed, small_batches(), F.cross_entropy, QUICK, state_path=state_path, on_progress=seen.append)
     assert [report.done_epochs for report in seen] == [6, 7, 8]
     assert all(torch.equal(value, snapshot(whole)[key]) for key, value in snapshot(resumed).items())
 
@@ -225,7 +225,7 @@ def test_other_runs_state_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"state: belongs to another run; lr differ .*0\.01.*0\.05"):
         train(
             nested_small_net(),
-            GrowConfig(dense_epochs=2, epochs_per_level=2, recalibration_samples=48, lr=0.01),
+            TrainConfig(dense_epochs=2, epochs_per_level=2, recalibration_samples=48, lr=0.01),
             state_path=path,
         )
     with pytest.raises(TrainingError, match="layers differ"):
@@ -237,24 +237,24 @@ def test_bad_runs_are_errors() -> None:
     """No batches, a loss that is not finite, and outputs that cannot be distilled say what to do."""
     net = nested_small_net()
     with pytest.raises(TrainingError, match="gave no batch"):
-        freeze_then_grow(net, lambda epoch: [], F.cross_entropy)
-    with pytest.raises(TrainingError, match=r"lower GrowConfig\.lr"):
-        freeze_then_grow(net, small_batches(), lambda y, _: y.sum() * float("nan"))
+        run_training(net, lambda epoch: [], F.cross_entropy)
+    with pytest.raises(TrainingError, match=r"lower TrainConfig\.lr"):
+        run_training(net, small_batches(), lambda y, _: y.sum() * float("nan"))
     vector = nest(nn.Sequential(nn.Flatten(), nn.Linear(64, 1), nn.Flatten(0)), densities=(0.5,))
     with pytest.raises(TrainingError, match="distill_weight=0"):
-        freeze_then_grow(vector, small_batches(), lambda y, t: F.mse_loss(y, t.float()), GrowConfig(dense_epochs=0))
-    freeze_then_grow(
+        run_training(vector, small_batches(), lambda y, t: F.mse_loss(y, t.float()), TrainConfig(dense_epochs=0))
+    run_training(
         vector,
         small_batches(),
         lambda y, t: F.mse_loss(y, t.float()),
-        GrowConfig(distill_weight=0, epochs_per_level=1, dense_epochs=0),
+        TrainConfig(distill_weight=0, epochs_per_level=1, dense_epochs=0),
     )
 
 
 def test_batches_without_a_length_work() -> None:
     """A generator per epoch is enough; the schedules then move by the epoch."""
     net = nested_small_net()
-    reports = freeze_then_grow(net, lambda epoch: iter(list(small_batches()(epoch))), F.cross_entropy, QUICK)
+    reports = run_training(net, lambda epoch: iter(list(small_batches()(epoch))), F.cross_entropy, QUICK)
     assert len(reports) == 8
     assert net.density(0) < 0.15
 
@@ -262,7 +262,7 @@ def test_batches_without_a_length_work() -> None:
 def test_progress_bar_takes_every_report(capsys: pytest.CaptureFixture[str]) -> None:
     """The bar shows the phase and ends complete."""
     with ProgressBar() as bar:
-        train(nested_small_net(), GrowConfig(dense_epochs=1, epochs_per_level=1), on_progress=bar)
+        train(nested_small_net(), TrainConfig(dense_epochs=1, epochs_per_level=1), on_progress=bar)
     assert "4/4" in capsys.readouterr().out
 
 
@@ -288,20 +288,20 @@ def test_progress_bar_takes_every_report(capsys: pytest.CaptureFixture[str]) -> 
 )
 def test_settings_are_checked(field: str, value: object) -> None:
     """Every field out of range is an error that names it."""
-    with pytest.raises(TrainingError, match=f"GrowConfig.{field}: expected"):
-        GrowConfig(**{field: value})  # type: ignore[arg-type]
+    with pytest.raises(TrainingError, match=f"TrainConfig.{field}: expected"):
+        TrainConfig(**{field: value})  # type: ignore[arg-type]
 
 
 def test_epochs_for_another_level_count_are_an_error() -> None:
     """A tuple of epochs must have one per level."""
     with pytest.raises(TrainingError, match="3 of them"):
-        train(nested_small_net(), GrowConfig(epochs_per_level=(1, 2)))
+        train(nested_small_net(), TrainConfig(epochs_per_level=(1, 2)))
 
 
 def test_empty_rings_start_a_level_as_the_one_below() -> None:
     """With ring_start="zero" and no epochs of its own, every level computes what level 0 does."""
     net = nested_small_net().eval()
-    train(net, GrowConfig(dense_epochs=1, epochs_per_level=(1, 0, 0), ring_start="zero", recalibration_samples=0))
+    train(net, TrainConfig(dense_epochs=1, epochs_per_level=(1, 0, 0), ring_start="zero", recalibration_samples=0))
     x, outputs = torch.randn(2, 1, 8, 8), []
     for level in range(3):
         net.set_level(level)

@@ -1,0 +1,86 @@
+"""Freeze-then-grow: train the sparsest level, freeze it, grow the next around it, and so on (arXiv:2112.10930).
+
+With what the paper's code lacks: explicit first levels, norms and biases of each level's own, soft labels of the dense
+model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nested_sparse.trainer.checked import is_count, require, require_one_of
+from nested_sparse.trainer.nested_model import NestedModel
+from nested_sparse.trainer.ring import RingGuard, empty_ring, inherit
+from nested_sparse.trainer.schedules.search import Schedule
+from nested_sparse.trainer.stage import SearchStage, Stage, Work
+
+RING_STARTS = ("dense", "zero")
+
+
+@dataclass(frozen=True, slots=True)
+class FreezeThenGrow:
+    """A stage per level, the sparsest first; each trains only what it adds to the level below.
+
+    Its weights, norm and bias: lower levels stay as they are bit for bit.
+    """
+
+    epochs_per_level: int | tuple[int, ...] = 4
+    """Epochs of each level; a tuple gives each level its own, the sparsest first."""
+    ring_start: str = "dense"
+    """What a level's new weights start from: "dense", the values they had when dropped, or "zero", so that the level
+    starts as the one below."""
+    search_each: bool = False
+    """Whether every level has a search of its own around the frozen ones, as in the paper's code; else the first
+    search decides: level 0 keeps what it found, the others the largest of what it dropped."""
+
+    def __post_init__(self) -> None:
+        """Check every field. Raises TrainingError."""
+        given = self.epochs_per_level
+        each = given if isinstance(given, tuple) else (given,)
+        holds = bool(each) and all(is_count(epochs) for epochs in each)
+        require(self, "epochs_per_level", holds, "a whole number >= 0, or a tuple of one per level")
+        require_one_of(self, "ring_start", RING_STARTS)
+
+    def stages(self, work: Work, schedule: Schedule) -> list[Stage]:
+        """A search, then a stage per level; or both for each level."""
+        net, epochs, stages = work.net, self._level_epochs(work.net), list[Stage]()
+        last_search = net.level_count - 1 if self.search_each else 0
+        for level in range(net.level_count):
+            if level <= last_search:
+                last = level == last_search
+                found = SearchStage(work, work.config.search_epochs, schedule, level, net.densities[level], last=last)
+                stages.append(found)
+            stages.append(RingStage(work, epochs[level], level, self.ring_start))
+        return stages
+
+    def _level_epochs(self, net: NestedModel) -> tuple[int, ...]:
+        given = self.epochs_per_level
+        if not isinstance(given, tuple):
+            return (given,) * net.level_count
+        require(self, "epochs_per_level", len(given) == net.level_count, f"one per level, {net.level_count} of them")
+        return given
+
+
+class RingStage(Stage):
+    """Trains what `level` adds to the level below."""
+
+    def __init__(self, work: Work, epochs: int, level: int, ring_start: str) -> None:
+        super().__init__(work, epochs)
+        self.level, self.name, self._ring_start = level, f"level {level}", ring_start
+
+    def begin(self) -> None:
+        """Norms and biases start from the level below."""
+        level = self.level or 0
+        self.net.set_level(level)
+        if level:
+            inherit(self.net, level)
+            if self._ring_start == "zero":
+                empty_ring(self.net, level)
+        self.guard = RingGuard(self.net, level)
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Guard what the net holds now."""
+        self.net.set_level(self.level or 0)
+        self.guard = RingGuard(self.net, self.level or 0)

@@ -1,0 +1,113 @@
+"""Joint training: several levels in every step, on one set of weights (slimmable networks, arXiv:1812.08928)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nested_sparse.trainer.batch import run
+from nested_sparse.trainer.checked import require_count, require_one_of, require_share
+from nested_sparse.trainer.distill import check_logits, distillation_loss
+from nested_sparse.trainer.nested_model import NestedModel
+from nested_sparse.trainer.ring import RingGuard, inherit, trainable_jointly
+from nested_sparse.trainer.schedules.search import Schedule
+from nested_sparse.trainer.stage import Backward, SearchStage, Stage, Work
+
+GRADIENTS = ("kept", "ring")
+
+
+@dataclass(frozen=True, slots=True)
+class Joint:
+    """The sandwich rule of US-Nets (arXiv:1903.05134, section 3): each step trains the densest level on the labels, and
+    the sparsest and some others, drawn at random, on the densest one's soft labels, through which no gradient flows.
+    """
+
+    epochs: int = 8
+    random_levels: int = 1
+    """Levels between the two ends that a step trains, drawn anew for each step."""
+    gradient: str = "kept"
+    """Weights that the loss of a level moves: "kept", all that it keeps, or "ring", only what it adds to the level
+    below (gradient masking, arXiv:2203.03324)."""
+    soft_weight: float = 1.0
+    """Share of a sparse level's loss that asks for the densest level's soft labels; the labels have the rest. Counts in
+    place of TrainConfig.distill_weight; 0 is off."""
+    search_level: int = 0
+    """The level whose density the search aims at; those below are the largest of what it keeps, those above the largest
+    of what it dropped. -1 is the densest."""
+
+    def __post_init__(self) -> None:
+        """Check every field. Raises TrainingError."""
+        require_count(self, "epochs")
+        require_count(self, "random_levels")
+        require_one_of(self, "gradient", GRADIENTS)
+        require_share(self, "soft_weight")
+        require_count(self, "search_level", -1)
+
+    def stages(self, work: Work, schedule: Schedule) -> list[Stage]:
+        """A search, then all levels together. Raises LevelError."""
+        density = work.net.densities[work.net.checked_level(self.search_level)]
+        return [SearchStage(work, work.config.search_epochs, schedule, 0, density), JointStage(work, self)]
+
+
+class JointStage(Stage):
+    """Trains all levels; what no level keeps stays."""
+
+    name = "joint"
+
+    def __init__(self, work: Work, settings: Joint) -> None:
+        super().__init__(work, settings.epochs)
+        self._settings = settings
+        self.level = work.net.level_count - 1
+
+    def begin(self) -> None:
+        """Every level starts with the norms and biases of the search."""
+        for level in range(1, self.net.level_count):
+            inherit(self.net, level)
+        self.resume({})
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Weights that no level keeps are guarded."""
+        self.net.set_level(-1)
+        self.guard = RingGuard(self.net)
+
+    def trainable(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Everything."""
+        return trainable_jointly(self.net)
+
+    def losses(self, inputs: Any, targets: Any, backward: Backward) -> dict[str, Tensor]:
+        """The densest level first, whose outputs teach the others."""
+        net, losses = self.net, dict[str, Tensor]()
+        set_gradient(net, self._settings.gradient)
+        try:
+            soft_labels: Any = None
+            for level in self._drawn_levels():
+                net.set_level(level)
+                outputs = run(net, inputs)
+                loss = self.work.loss_fn(outputs, targets)
+                if soft_labels is not None:
+                    weight, temperature = self._settings.soft_weight, self.work.config.distill_temperature
+                    loss = (1 - weight) * loss + weight * distillation_loss(outputs, soft_labels, temperature)
+                elif self._settings.soft_weight:
+                    soft_labels = check_logits(outputs).detach()
+                backward(loss)
+                losses[str(level)] = loss.detach()
+        finally:
+            set_gradient(net, "kept")
+            net.set_level(-1)
+        return losses
+
+    def _drawn_levels(self) -> list[int]:
+        """Densest, sparsest, and some between, by torch's generator."""
+        last = self.net.level_count - 1
+        between = (torch.randperm(max(0, last - 1))[: self._settings.random_levels] + 1).tolist()
+        return list(dict.fromkeys([last, 0, *between]))
+
+
+def set_gradient(net: NestedModel, gradient: str) -> None:
+    """Set which weights every layer's gradient reaches."""
+    for layer in net.nested_layers().values():
+        layer.gradient = gradient

@@ -1,0 +1,9 @@
+"""Schedules: how a level's masks are found. One file each; `SCHEDULES` names them all."""
+
+from nested_sparse.trainer.schedules.gradual import Gradual
+from nested_sparse.trainer.schedules.one_shot import OneShot
+from nested_sparse.trainer.schedules.search import Schedule, Search
+
+SCHEDULES: dict[str, type] = {"one_shot": OneShot, "gradual": Gradual}
+
+__all__ = ["SCHEDULES", "Gradual", "OneShot", "Schedule", "Search"]

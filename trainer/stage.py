@@ -1,0 +1,189 @@
+"""Stage: one stretch of a run, with its own optimizer and learning rate. Here those that come before the nesting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from nested_sparse.trainer.batch import run
+from nested_sparse.trainer.choose import choose_masks, keep_everything
+from nested_sparse.trainer.config import TrainConfig
+from nested_sparse.trainer.distill import Teacher, distillation_loss
+from nested_sparse.trainer.nested_model import NestedModel
+from nested_sparse.trainer.ring import RingGuard, inherit, trainable
+from nested_sparse.trainer.schedules.search import Schedule
+
+LossFunction = Callable[[Any, Any], Tensor]
+Backward = Callable[[Tensor], None]
+
+
+@dataclass(slots=True)
+class Work:
+    """What all stages of a run work on. teacher: the dense model, once it is trained."""
+
+    net: NestedModel
+    config: TrainConfig
+    loss_fn: LossFunction
+    teacher: Teacher | None = None
+
+    def taught_loss(self, outputs: Any, inputs: Any, targets: Any) -> Tensor:
+        """The loss of a sparse level: of the labels, and of the teacher's soft labels where there is a teacher."""
+        loss = self.loss_fn(outputs, targets)
+        if self.teacher is None:
+            return loss
+        weight, soft_labels = self.config.distill_weight, self.teacher.soft_labels(inputs)
+        return (1 - weight) * loss + weight * distillation_loss(outputs, soft_labels, self.config.distill_temperature)
+
+
+class Stage:
+    """One stretch of training. `name` is what reports say; `level` is the one that it trains, None for all weights."""
+
+    name: str
+    level: int | None = None
+    averages: bool = True
+    """Whether processes that train together share their gradients."""
+
+    def __init__(self, work: Work, epochs: int) -> None:
+        self.work, self.net, self.epochs = work, work.net, epochs
+        self.guard: RingGuard | None = None
+
+    def begin(self) -> None:
+        """Bring net and masks to the start of the stage."""
+        raise NotImplementedError
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`; the net's tensors are loaded already, `begin` is not called."""
+
+    def trainable(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Parameters with weight decay, and those without."""
+        return trainable(self.net, self.level or 0)
+
+    def lr_progress(self, progress: float) -> float:
+        """Where the learning rate stands within its cycle; at a new cycle the optimizer starts anew."""
+        return progress
+
+    def before_step(self, progress: float, *, update: bool) -> bool:
+        """Called before each step, `update` at those where masks may change; returns whether they did."""
+        return False
+
+    def losses(self, inputs: Any, targets: Any, backward: Backward) -> dict[str, Tensor]:
+        """Call `backward` for each loss of the step, and return them by the level's name."""
+        loss = self.work.taught_loss(run(self.net, inputs), inputs, targets)
+        backward(loss)
+        return {str(self.level): loss.detach()}
+
+    def after_backward(self, progress: float, *, update: bool) -> None:
+        """Called with the gradients of the step, before the optimizer."""
+        if self.guard is not None:
+            self.guard.mask_gradients()
+
+    def after_step(self) -> None:
+        """Called after the optimizer."""
+        if self.guard is not None:
+            self.guard.restore()
+
+    def end(self) -> None:
+        """Called once, after the last epoch."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `resume` needs beside the net's tensors."""
+        return {}
+
+
+class DenseStage(Stage):
+    """All weights, without soft labels. What it leaves is the teacher, unless the net is still untrained: scratch."""
+
+    name = "dense"
+
+    def __init__(self, work: Work, epochs: int, *, scratch: bool = False) -> None:
+        super().__init__(work, epochs)
+        self._scratch = scratch
+
+    def begin(self) -> None:
+        """Every level keeps everything; level 0's norms are trained."""
+        self.net.set_level(0)
+        keep_everything(self.net.nested_layers().values())
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Only the level is not a tensor of the net."""
+        self.net.set_level(0)
+
+    def losses(self, inputs: Any, targets: Any, backward: Backward) -> dict[str, Tensor]:
+        """The loss of the labels."""
+        loss = self.work.loss_fn(run(self.net, inputs), targets)
+        backward(loss)
+        return {"dense": loss.detach()}
+
+    def end(self) -> None:
+        """Keep a copy to learn from."""
+        if self.work.config.distill_weight and not self._scratch:
+            self.work.teacher = Teacher(self.net)
+
+
+class SearchStage(Stage):
+    """A schedule finds the masks of `level`; what lower levels keep is frozen.
+
+    density: that of the level, or another one whose weights all levels are then chosen from. last: whether no other
+    search follows, so that all levels get their masks at the end.
+    """
+
+    def __init__(
+        self, work: Work, epochs: int, schedule: Schedule, level: int, density: float, *, last: bool = True
+    ) -> None:
+        super().__init__(work, epochs)
+        self.level, self.name, self._last = level, f"search {level}", last
+        self.search = schedule.search(work.net, level, density)
+
+    def begin(self) -> None:
+        """Let the search set the first masks."""
+        self.net.set_level(self.level or 0)
+        if self.level:
+            inherit(self.net, self.level)
+        self.search.begin()
+        self._masks_changed()
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Take up the search."""
+        self.net.set_level(self.level or 0)
+        self.search.load_state_dict(state)
+        self._masks_changed()
+
+    def lr_progress(self, progress: float) -> float:
+        """The search's cycles."""
+        return self.search.lr_progress(progress)
+
+    def before_step(self, progress: float, *, update: bool) -> bool:
+        """Let the search change masks."""
+        changed = self.search.before_step(progress, update=update)
+        if changed:
+            self._masks_changed()
+        return changed
+
+    def losses(self, inputs: Any, targets: Any, backward: Backward) -> dict[str, Tensor]:
+        """The level's loss; the search's penalty takes part in the gradient and is not reported."""
+        loss = self.work.taught_loss(run(self.net, inputs), inputs, targets)
+        penalty = self.search.penalty()
+        backward(loss if penalty is None else loss + penalty)
+        return {str(self.level): loss.detach()}
+
+    def after_backward(self, progress: float, *, update: bool) -> None:
+        """The search sees all gradients, the optimizer only those of what is kept."""
+        self.search.after_backward(progress, update=update)
+        super().after_backward(progress, update=update)
+
+    def end(self) -> None:
+        """Final masks: of this level, and, when no other search follows, of every one above."""
+        self.search.end()
+        if self._last:  # what was found ranks first, then the last values of what was dropped
+            layers, searched = self.net.nested_layers().values(), (self.level or 0) + 1
+            choose_masks(layers, self.net.budget, self.net.densities, frozen_levels=searched)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The search's."""
+        return self.search.state_dict()
+
+    def _masks_changed(self) -> None:
+        self.guard = RingGuard(self.net, self.level or 0)

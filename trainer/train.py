@@ -1,0 +1,287 @@
+"""train: a nested model, from its first epoch to its norm statistics. Stages follow one another; a run can be stopped.
+
+The four nouns of a method are independent: pattern and budget are the net's (see `nest`), schedule and nesting are
+arguments here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterable, Sized
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nested_sparse.errors import TrainingError
+from nested_sparse.trainer.batch import device_of, moved
+from nested_sparse.trainer.config import TrainConfig
+from nested_sparse.trainer.distill import Teacher
+from nested_sparse.trainer.distributed import average_gradients, copy_from, mean_over_processes, rank
+from nested_sparse.trainer.learning_rate import learning_rate
+from nested_sparse.trainer.nested_model import NestedModel
+from nested_sparse.trainer.nestings import FreezeThenGrow, Nesting
+from nested_sparse.trainer.progress import EpochReport, log_progress
+from nested_sparse.trainer.recalibrate import recalibrate
+from nested_sparse.trainer.schedules import Gradual, Schedule
+from nested_sparse.trainer.stage import DenseStage, LossFunction, Stage, Work
+from nested_sparse.trainer.state import check_same_run, load_state, random_state, restore_random_state, save_state
+
+Batch = tuple[Any, Any]
+EpochSource = Callable[[int], Iterable[Batch]]
+
+
+def train(
+    net: NestedModel,
+    batches: EpochSource,
+    loss_fn: LossFunction,
+    config: TrainConfig | None = None,
+    *,
+    schedule: Schedule | None = None,
+    nesting: Nesting | None = None,
+    state_path: str | Path | None = None,
+    on_progress: Callable[[EpochReport], None] = log_progress,
+    recalibration_batches: Iterable[Batch] | None = None,
+) -> tuple[EpochReport, ...]:
+    """Train every level of `net` in place; returns a report per epoch.
+
+    A stage with all weights; then what `nesting` (default: FreezeThenGrow()) lays out: searches, in which `schedule`
+    (default: Gradual()) finds the masks, and training of the levels. Then norm statistics of every level are measured
+    on `recalibration_batches` (default: `batches(0)`).
+
+    batches: gives the (inputs, targets) of an epoch, numbered from 0 over the whole run; the same for the same number
+    if a resumed run is to equal an uninterrupted one. loss_fn: (outputs, targets) to a scalar.
+    state_path: written after every epoch; if it exists, the run goes on from there, and a finished run is only loaded.
+    Where torch.distributed is initialised, every process calls this with batches of its own, equally many; gradients
+    are averaged, and the first process writes the state.
+    Raises TrainingError: no batches, a loss that is not finite, a state file that is damaged or another run's.
+    """
+    training = net.training
+    work = Work(net, config or TrainConfig(), loss_fn)
+    path = None if state_path is None else Path(state_path)
+    run = _Run(work, schedule or Gradual(), nesting or FreezeThenGrow(), path)
+    try:
+        run.train(batches, on_progress)
+        run.finish(batches if recalibration_batches is None else recalibration_batches)
+    finally:
+        net.train(training)
+    return tuple(run.reports)
+
+
+class _Run:
+    """A run in progress: where it is, and all it needs to go on from there."""
+
+    def __init__(self, work: Work, schedule: Schedule, nesting: Nesting, state_path: Path | None) -> None:
+        self.work, self.net, self.config, self.state_path = work, work.net, work.config, state_path
+        scratch = schedule.from_scratch and not self.config.dense_epochs
+        self.stages: list[Stage] = [DenseStage(work, self.config.dense_epochs, scratch=scratch)]
+        self.stages += nesting.stages(work, schedule)
+        self.settings = fingerprint(self.net, self.config, schedule, nesting)
+        self.index, self.epoch, self.finished = 0, 0, False
+        self.reports: list[EpochReport] = []
+        self.precision = Precision(self.config.precision, device_of(self.net))
+        copy_from(0, self.net)
+        if state_path is not None and state_path.exists():
+            self._load(state_path)
+        else:
+            self._begin_stage()
+
+    @property
+    def stage(self) -> Stage:
+        return self.stages[self.index]
+
+    def train(self, batches: EpochSource, on_progress: Callable[[EpochReport], None]) -> None:
+        """Run all epochs that are left."""
+        while not self.finished:
+            while self.epoch < self.stage.epochs:
+                report = self._train_epoch(batches(len(self.reports)))
+                self.epoch += 1
+                self.reports.append(report)
+                self._save()
+                on_progress(report)
+            self.stage.end()
+            if self.index + 1 == len(self.stages):
+                return
+            self.index, self.epoch = self.index + 1, 0
+            self._begin_stage()
+
+    def finish(self, batches: EpochSource | Iterable[Batch]) -> None:
+        """Measure the norm statistics, once."""
+        self.net.set_level(-1)
+        if self.finished:
+            return
+        if self.config.recalibration_samples and self.net.level_norms():
+            measured = batches(0) if callable(batches) else batches
+            recalibrate(self.net, measured, samples=self.config.recalibration_samples)
+            copy_from(0, self.net)
+        self.finished = True
+        self._save()
+
+    def _begin_stage(self) -> None:
+        self.stage.begin()
+        self._make_optimizer()
+
+    def _make_optimizer(self) -> None:
+        self.parameters = self.stage.trainable()
+        self.optimizer = make_optimizer(self.config, *self.parameters)
+        self.lr_progress = 0.0
+
+    def _train_epoch(self, batches: Iterable[Batch]) -> EpochReport:
+        started = time.perf_counter()
+        self.net.train()
+        steps = len(batches) if isinstance(batches, Sized) else 0
+        interval = max(1, steps // self.config.masks_per_epoch)
+        losses: dict[str, list[Tensor]] = {}
+        for step, (inputs, targets) in enumerate(batches):
+            progress = (self.epoch + (step / steps if steps else 0)) / self.stage.epochs
+            for name, loss in self._step(inputs, targets, progress, update=step % interval == 0).items():
+                losses.setdefault(name, []).append(loss)
+        if not losses:
+            raise TrainingError(f"{self.stage.name}: batches({len(self.reports)}) gave no batch")
+        means = {name: float(mean_over_processes(torch.stack(values).mean())) for name, values in losses.items()}
+        return self._report(means, time.perf_counter() - started)
+
+    def _step(self, inputs: Any, targets: Any, progress: float, *, update: bool) -> dict[str, Tensor]:
+        stage, device = self.stage, device_of(self.net)
+        self._adjust(progress, update=update)
+        inputs, targets = moved(inputs, device), moved(targets, device)
+        self.net.zero_grad(set_to_none=True)
+        with self.precision.autocast():
+            losses = stage.losses(inputs, targets, self.precision.backward)
+        self.precision.unscale(self.optimizer)
+        if stage.averages:
+            average_gradients(parameter for part in self.parameters for parameter in part)
+        stage.after_backward(progress, update=update)
+        self.precision.step(self.optimizer)
+        stage.after_step()
+        return losses
+
+    def _adjust(self, progress: float, *, update: bool) -> None:
+        """Set masks and learning rate; a new cycle of the learning rate starts with a new optimizer."""
+        guard = self.stage.guard
+        if self.stage.before_step(progress, update=update):
+            for before_or_after in (guard, self.stage.guard):
+                if before_or_after is not None:
+                    before_or_after.forget(self.optimizer)
+        lr_progress = self.stage.lr_progress(progress)
+        if lr_progress < self.lr_progress:
+            self._make_optimizer()
+        self.lr_progress = lr_progress
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config.lr_schedule, self.config.lr, lr_progress)
+
+    def _report(self, losses: dict[str, float], duration_s: float) -> EpochReport:
+        for name, loss in losses.items():
+            if not math.isfinite(loss):
+                kept = f"; {self.state_path} holds the epoch before" if self.state_path else ""
+                raise TrainingError(f"{self.stage.name}: the loss of {name} became {loss}; lower TrainConfig.lr{kept}")
+        return EpochReport(
+            stage=self.stage.name,
+            epoch=self.epoch + 1,
+            epochs=self.stage.epochs,
+            losses=losses,
+            density=self.net.density(self.net.level),
+            learning_rate=self.optimizer.param_groups[0]["lr"],
+            duration_s=duration_s,
+            done_epochs=len(self.reports) + 1,
+            total_epochs=sum(stage.epochs for stage in self.stages),
+        )
+
+    def _save(self) -> None:
+        if self.state_path is None or rank():
+            return
+        state = {
+            "run": self.settings,
+            "index": self.index,
+            "epoch": self.epoch,
+            "finished": self.finished,
+            "reports": [dataclasses.asdict(report) for report in self.reports],
+            "model": self.net.state_dict(),
+            "teacher": None if self.work.teacher is None else self.work.teacher.net.state_dict(),
+            "stage": self.stage.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "lr_progress": self.lr_progress,
+            "precision": self.precision.state_dict(),
+            "random": random_state(),
+        }
+        save_state(self.state_path, state)
+
+    def _load(self, path: Path) -> None:
+        state = load_state(path)
+        check_same_run(path, self.settings, state["run"])
+        if state["teacher"] is not None:
+            self.work.teacher = Teacher(self.net)
+            self.work.teacher.net.load_state_dict(state["teacher"])
+            self.work.teacher.net.set_level(0)
+        self.net.load_state_dict(state["model"])
+        self.index, self.epoch, self.finished = state["index"], state["epoch"], state["finished"]
+        self.reports = [EpochReport(**report) for report in state["reports"]]
+        self.stage.resume(state["stage"])
+        self._make_optimizer()
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.lr_progress = state["lr_progress"]
+        self.precision.load_state_dict(state["precision"])
+        restore_random_state(state["random"])
+
+
+class Precision:
+    """Autocast, and the scaling of losses that float16 gradients need."""
+
+    def __init__(self, name: str, device: torch.device) -> None:
+        self._device, self._dtype = device.type, getattr(torch, name)
+        self._scaler = torch.amp.GradScaler(device.type, enabled=name == "float16")
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """A context in which the forward pass computes in this precision."""
+        return torch.autocast(self._device, self._dtype, enabled=self._dtype != torch.float32)
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients of the scaled loss."""
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+
+    def unscale(self, optimizer: torch.optim.Optimizer) -> None:
+        """Take the scale out of the gradients."""
+        self._scaler.unscale_(optimizer)
+
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Step, unless a gradient overflowed."""
+        self._scaler.step(optimizer)
+        self._scaler.update()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of the scaler."""
+        return self._scaler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Of the scaler."""
+        self._scaler.load_state_dict(state)
+
+
+def make_optimizer(config: TrainConfig, decayed: list[Tensor], plain: list[Tensor]) -> torch.optim.Optimizer:
+    """The configured optimizer; weight decay for `decayed` only."""
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999))
+
+
+def fingerprint(net: NestedModel, config: TrainConfig, schedule: Schedule, nesting: Nesting) -> dict[str, str]:
+    """What must be equal for a state file to fit: settings, densities, layers and their shapes."""
+    layers = {
+        name: (tuple(layer.weight.shape), layer.block_rows, layer.dense) for name, layer in net.nested_layers().items()
+    }
+    tensors = str({key: tuple(value.shape) for key, value in net.state_dict().items()})
+    return {
+        **{field: str(value) for field, value in dataclasses.asdict(config).items()},
+        "schedule": str(schedule),
+        "nesting": str(nesting),
+        "densities": str(net.densities),
+        "pattern": net.pattern,
+        "budget": net.budget,
+        "layers": hashlib.sha256(f"{layers} {tensors}".encode()).hexdigest()[:16],
+    }
