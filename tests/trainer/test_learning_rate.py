@@ -4,7 +4,8 @@ import itertools
 
 import pytest
 
-from nested_sparse.trainer.schedule import gradual_density, learning_rate
+from nested_sparse.trainer.learning_rate import learning_rate
+from nested_sparse.trainer.schedules.gradual import gradual_density
 
 STEPS = [step / 50 for step in range(51)]
 

@@ -14,18 +14,21 @@ from small_models import nested_small_net, small_batches, small_net, snapshot
 from torch import Tensor, nn
 
 from nested_sparse.errors import TrainingError
-from nested_sparse.trainer import NestedModel, nest
+from nested_sparse.trainer import Gradual, Joint, NestedModel, OneShot, nest, train
 from nested_sparse.trainer.config import TrainConfig
 from nested_sparse.trainer.evaluate import accuracy_per_level
-from nested_sparse.trainer.nestings import FreezeThenGrow
+from nested_sparse.trainer.nestings import FreezeThenGrow, Nesting
 from nested_sparse.trainer.progress import EpochReport, ProgressBar
+from nested_sparse.trainer.schedules import Schedule
 
-QUICK = TrainConfig(dense_epochs=2, epochs_per_level=2, recalibration_samples=48)
+QUICK = TrainConfig(dense_epochs=2, search_epochs=1, recalibration_samples=48)
+GROW = FreezeThenGrow(epochs_per_level=2)
+EPOCHS = 9
 
 
-def train(net: NestedModel, config: TrainConfig = QUICK, **options: Any) -> tuple[EpochReport, ...]:
+def run(net: NestedModel, config: TrainConfig = QUICK, **options: Any) -> tuple[EpochReport, ...]:
     torch.manual_seed(11)
-    return run_training(net, small_batches(), F.cross_entropy, config, **options)
+    return train(net, small_batches(), F.cross_entropy, config, **{"nesting": GROW, **options})
 
 
 def at_phase_ends(
@@ -45,11 +48,11 @@ def at_phase_ends(
 def test_lower_levels_stay_bit_equal(optimizer: str) -> None:
     """After a level's phase nothing that belongs to it ever changes, under momentum and strong weight decay."""
     config = TrainConfig(
-        dense_epochs=1, epochs_per_level=2, optimizer=optimizer, lr=0.02, weight_decay=0.3, recalibration_samples=0
+        dense_epochs=1, search_epochs=1, optimizer=optimizer, lr=0.02, weight_decay=0.3, recalibration_samples=0
     )
     net = nested_small_net(keep_dense=("9",))
     watch = at_phase_ends(net, snapshot)
-    train(net, config, on_progress=watch)
+    run(net, config, on_progress=watch)
     final, seen = snapshot(net), watch.seen  # type: ignore[attr-defined]
     for level in range(3):
         after = seen[f"level {level}"]
@@ -69,7 +72,7 @@ def test_only_the_ring_moves() -> None:
     """A level's phase changes the weights it adds, and no weight that neither it nor a lower level keeps."""
     net = nested_small_net()
     watch = at_phase_ends(net, snapshot)
-    train(net, on_progress=watch)
+    run(net, on_progress=watch)
     seen = watch.seen  # type: ignore[attr-defined]
     for level in (1, 2):
         for name, layer in net.nested_layers().items():
@@ -82,7 +85,7 @@ def test_only_the_ring_moves() -> None:
 def test_every_level_has_a_norm_and_bias_of_its_own() -> None:
     """After training, norms (affine and statistics) and biases differ between the levels."""
     net = nested_small_net()
-    train(net)
+    run(net)
     for norm in net.level_norms().values():
         for one, other in ((0, 1), (1, 2)):
             for key, value in norm.norms[one].state_dict().items():
@@ -93,14 +96,17 @@ def test_every_level_has_a_norm_and_bias_of_its_own() -> None:
     assert len({tuple(row.tolist()) for row in bias}) == 3
 
 
-@pytest.mark.parametrize("gradual_fraction", [0.0, 0.5, 1.0])
-def test_masks_nest_at_their_densities(gradual_fraction: float) -> None:
-    """However level 0's density falls, in the end every level keeps what the rounding rule says."""
+@pytest.mark.parametrize(
+    "nesting", [GROW, FreezeThenGrow(1, search_each=True), Joint(epochs=1), Joint(1, search_level=1)]
+)
+@pytest.mark.parametrize("schedule", [OneShot(), Gradual(), Gradual(end=0.5)])
+def test_masks_nest_at_their_densities(schedule: Schedule, nesting: Nesting) -> None:
+    """However the masks are found, in the end every level keeps what the rounding rule says."""
     net = nested_small_net()
     expected = [
         [int((layer.first_level <= level).sum()) for level in range(3)] for layer in net.nested_layers().values()
     ]
-    reports = train(net, TrainConfig(dense_epochs=1, epochs_per_level=2, gradual_fraction=gradual_fraction))
+    reports = run(net, TrainConfig(dense_epochs=1, search_epochs=1), schedule=schedule, nesting=nesting)
     got = [[int((layer.first_level <= level).sum()) for level in range(3)] for layer in net.nested_layers().values()]
     assert got == expected
     assert reports[0].density == 1
@@ -110,7 +116,8 @@ def test_masks_nest_at_their_densities(gradual_fraction: float) -> None:
 def test_training_learns() -> None:
     """On a task a sparse net can do, every level gets most of it right, and the model is at its densest level."""
     net = nested_small_net()
-    reports = train(net, TrainConfig(dense_epochs=6, epochs_per_level=6))
+    config = TrainConfig(dense_epochs=6, search_epochs=3)
+    reports = run(net, config, nesting=FreezeThenGrow(epochs_per_level=(3, 6, 6)))
     assert [report.done_epochs for report in reports] == list(range(1, 25))
     assert net.level == 2
     assert min(accuracy_per_level(net, small_batches()(0))) > 0.8
@@ -119,7 +126,7 @@ def test_training_learns() -> None:
 def test_mode_of_the_model_is_kept() -> None:
     """Training leaves train or eval mode as it was."""
     net = nested_small_net().eval()
-    train(net, TrainConfig(dense_epochs=0, epochs_per_level=(1, 0, 0)))
+    run(net, TrainConfig(dense_epochs=0, search_epochs=1), nesting=FreezeThenGrow((1, 0, 0)))
     assert not net.training
 
 
@@ -129,7 +136,7 @@ def test_frozen_parameters_stay() -> None:
     model[3].weight.requires_grad_(False)
     before = model[3].weight.clone()
     net = nest(model, densities=(0.5, 1.0))
-    train(net)
+    run(net)
     assert torch.equal(net.nested_layers()["3"].weight, before)
 
 
@@ -137,11 +144,11 @@ class KilledError(Exception):
     """Stops a run as a signal would."""
 
 
-@pytest.mark.parametrize("stop_after", [1, 3, 4, 6, 8])
+@pytest.mark.parametrize("stop_after", [1, 2, 3, 6, EPOCHS])
 def test_resumed_run_equals_uninterrupted(tmp_path: Path, stop_after: int) -> None:
     """Stopped in the middle of the epoch after `stop_after`, a run goes on to the same bits."""
     whole, resumed = nested_small_net(), nested_small_net()
-    train(whole)
+    run(whole)
     state_path = tmp_path / "run.state"
     batches = small_batches()
 
@@ -162,13 +169,13 @@ def test_resumed_run_equals_uninterrupted(tmp_path: Path, stop_after: int) -> No
             return iter(until_killed(self.epoch))
 
     torch.manual_seed(11)
-    if stop_after < 8:
+    if stop_after < EPOCHS:
         with pytest.raises(KilledError):
-            run_training(resumed, Sized, F.cross_entropy, QUICK, state_path=state_path)
+            train(resumed, Sized, F.cross_entropy, QUICK, nesting=GROW, state_path=state_path)
         resumed = nested_small_net()
         torch.manual_seed(99)
-    reports = run_training(resumed, batches, F.cross_entropy, QUICK, state_path=state_path)
-    assert len(reports) == 8
+    reports = train(resumed, batches, F.cross_entropy, QUICK, nesting=GROW, state_path=state_path)
+    assert len(reports) == EPOCHS
     expected, got = snapshot(whole), snapshot(resumed)
     assert all(torch.equal(got[key], value) for key, value in expected.items())
 
@@ -176,8 +183,8 @@ def test_resumed_run_equals_uninterrupted(tmp_path: Path, stop_after: int) -> No
 def test_finished_run_is_only_loaded(tmp_path: Path) -> None:
     """A second call with a finished run's state trains nothing."""
     net, again = nested_small_net(), nested_small_net()
-    reports = train(net, state_path=tmp_path / "state")
-    assert train(again, state_path=tmp_path / "state", on_progress=pytest.fail) == reports
+    reports = run(net, state_path=tmp_path / "state")
+    assert run(again, state_path=tmp_path / "state", on_progress=pytest.fail) == reports
     assert all(torch.equal(value, snapshot(net)[key]) for key, value in snapshot(again).items())
 
 
@@ -187,8 +194,8 @@ import torch.nn.functional as F
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[1])
 from small_models import nested_small_net, small_batches
-from test_grow import QUICK
-from nested_sparse.trainer.nestings import FreezeThenGrow
+from test_train import GROW, QUICK
+from nested_sparse.trainer import train
 
 net = nested_small_net()
 torch.manual_seed(11)
@@ -196,7 +203,7 @@ def on_progress(report):
     print(report.done_epochs, flush=True)
     if report.done_epochs == 5:
         time.sleep(600)
-run_training(net, small_batches(), F.cross_entropy, QUICK, state_path=sys.argv[2], on_progress=on_progress)
+train(net, small_batches(), F.cross_entropy, QUICK, nesting=GROW, state_path=sys.argv[2], on_progress=on_progress)
 """
 
 
@@ -210,26 +217,27 @@ def test_run_killed_by_the_system_resumes(tmp_path: Path) -> None:
         process.send_signal(signal.SIGKILL)
     assert lines[-1] == "5\n"
     whole, resumed = nested_small_net(), nested_small_net()
-    train(whole)
+    run(whole)
     seen: list[EpochReport] = []
-    run_training(resumed, small_batches(), F.cross_entropy, QUICK, state_path=state_path, on_progress=seen.append)
-    assert [report.done_epochs for report in seen] == [6, 7, 8]
+    options = {"state_path": state_path, "on_progress": seen.append}
+    train(resumed, small_batches(), F.cross_entropy, QUICK, nesting=GROW, **options)
+    assert [report.done_epochs for report in seen] == [6, 7, 8, 9]
     assert all(torch.equal(value, snapshot(whole)[key]) for key, value in snapshot(resumed).items())
 
 
 def test_other_runs_state_is_refused(tmp_path: Path) -> None:
     """A state of other settings or another model is an error that says what differs, and is left alone."""
     path = tmp_path / "state"
-    train(nested_small_net(), state_path=path)
+    run(nested_small_net(), state_path=path)
     content = path.read_bytes()
     with pytest.raises(TrainingError, match=r"state: belongs to another run; lr differ .*0\.01.*0\.05"):
-        train(
+        run(
             nested_small_net(),
-            TrainConfig(dense_epochs=2, epochs_per_level=2, recalibration_samples=48, lr=0.01),
+            TrainConfig(dense_epochs=2, search_epochs=1, recalibration_samples=48, lr=0.01),
             state_path=path,
         )
     with pytest.raises(TrainingError, match="layers differ"):
-        train(nest(nn.Sequential(nn.Linear(3, 3)), densities=(0.1, 0.3, 0.8), pattern="block4x1"), state_path=path)
+        run(nest(nn.Sequential(nn.Linear(3, 3)), densities=(0.1, 0.3, 0.8), pattern="block4x1"), state_path=path)
     assert path.read_bytes() == content
 
 
@@ -237,50 +245,50 @@ def test_bad_runs_are_errors() -> None:
     """No batches, a loss that is not finite, and outputs that cannot be distilled say what to do."""
     net = nested_small_net()
     with pytest.raises(TrainingError, match="gave no batch"):
-        run_training(net, lambda epoch: [], F.cross_entropy)
+        train(net, lambda epoch: [], F.cross_entropy)
     with pytest.raises(TrainingError, match=r"lower TrainConfig\.lr"):
-        run_training(net, small_batches(), lambda y, _: y.sum() * float("nan"))
+        train(net, small_batches(), lambda y, _: y.sum() * float("nan"))
     vector = nest(nn.Sequential(nn.Flatten(), nn.Linear(64, 1), nn.Flatten(0)), densities=(0.5,))
     with pytest.raises(TrainingError, match="distill_weight=0"):
-        run_training(vector, small_batches(), lambda y, t: F.mse_loss(y, t.float()), TrainConfig(dense_epochs=0))
-    run_training(
+        train(vector, small_batches(), lambda y, t: F.mse_loss(y, t.float()), TrainConfig(dense_epochs=0))
+    train(
         vector,
         small_batches(),
         lambda y, t: F.mse_loss(y, t.float()),
-        TrainConfig(distill_weight=0, epochs_per_level=1, dense_epochs=0),
+        TrainConfig(distill_weight=0, dense_epochs=0),
+        nesting=GROW,
     )
 
 
 def test_batches_without_a_length_work() -> None:
     """A generator per epoch is enough; the schedules then move by the epoch."""
     net = nested_small_net()
-    reports = run_training(net, lambda epoch: iter(list(small_batches()(epoch))), F.cross_entropy, QUICK)
-    assert len(reports) == 8
+    reports = train(net, lambda epoch: iter(list(small_batches()(epoch))), F.cross_entropy, QUICK)
+    assert len(reports) == 2 + 1 + 3 * 4
     assert net.density(0) < 0.15
 
 
 def test_progress_bar_takes_every_report(capsys: pytest.CaptureFixture[str]) -> None:
     """The bar shows the phase and ends complete."""
     with ProgressBar() as bar:
-        train(nested_small_net(), TrainConfig(dense_epochs=1, epochs_per_level=1), on_progress=bar)
-    assert "4/4" in capsys.readouterr().out
+        run(nested_small_net(), TrainConfig(dense_epochs=1, search_epochs=0), nesting=Joint(epochs=1), on_progress=bar)
+    assert "2/2" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [
         ("dense_epochs", -1),
-        ("epochs_per_level", 1.5),
-        ("epochs_per_level", ()),
+        ("search_epochs", 1.5),
         ("lr", 0.0),
         ("lr", float("nan")),
         ("optimizer", "sdg"),
         ("momentum", 1.0),
         ("weight_decay", -0.1),
-        ("schedule", "linear"),
-        ("gradual_fraction", 1.1),
+        ("lr_schedule", "linear"),
+        ("lr", "fast"),
         ("masks_per_epoch", 0),
-        ("ring_start", "random"),
+        ("precision", "int8"),
         ("distill_weight", 2.0),
         ("distill_temperature", 0.0),
         ("recalibration_samples", -1),
@@ -295,13 +303,14 @@ def test_settings_are_checked(field: str, value: object) -> None:
 def test_epochs_for_another_level_count_are_an_error() -> None:
     """A tuple of epochs must have one per level."""
     with pytest.raises(TrainingError, match="3 of them"):
-        train(nested_small_net(), TrainConfig(epochs_per_level=(1, 2)))
+        run(nested_small_net(), nesting=FreezeThenGrow(epochs_per_level=(1, 2)))
 
 
 def test_empty_rings_start_a_level_as_the_one_below() -> None:
     """With ring_start="zero" and no epochs of its own, every level computes what level 0 does."""
     net = nested_small_net().eval()
-    train(net, TrainConfig(dense_epochs=1, epochs_per_level=(1, 0, 0), ring_start="zero", recalibration_samples=0))
+    config = TrainConfig(dense_epochs=1, search_epochs=1, recalibration_samples=0)
+    run(net, config, nesting=FreezeThenGrow((1, 0, 0), ring_start="zero"))
     x, outputs = torch.randn(2, 1, 8, 8), []
     for level in range(3):
         net.set_level(level)
