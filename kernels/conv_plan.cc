@@ -10,7 +10,6 @@ namespace nested_sparse {
 namespace {
 
 constexpr int64_t kMaxFloats = std::numeric_limits<int32_t>::max();
-
 constexpr int64_t kMaxGeometry = 1 << 20;
 
 void read_pair(const ort::Attributes& attributes, const char* name, int64_t least, int64_t (&pair)[2]) {

@@ -2,8 +2,8 @@
 // in an unnamed namespace: code compiled for one instruction set must never be linked into another's callers.
 //
 // S gives: Vec, Bounds (lo, hi), kLanes, zero, load, load_first(p, n), broadcast(p), splat, fma(a, b, c) where a is
-// from broadcast or splat, add, clip, store, store_first(p, n, v), and kFetchEarly: whether
-// pixels are worth fetching a few blocks early.
+// from broadcast or splat, add, clip, store, store_first(p, n, v), and kFetchEarly: whether pixels
+// are worth fetching a few blocks early.
 #pragma once
 
 #include "spmm.h"
@@ -24,7 +24,7 @@ constexpr int kPrefetch = 128;
 // Blocks from the one in use to the one whose pixels are fetched early, from the second cache to the first: 8 % of
 // ResNet-50, a third of a 3 x 3 layer over 512 channels. 2 and 8 are no better. With V = 1, where a vector is used
 // once, it costs a fifth. Fetching the next tile's pixels from the third cache, a share with every group, made the
-// layers it was meant for 20 to 40 % slower.
+// layers it was meant for up to 60 % slower.
 constexpr int kAhead = 4;
 
 // R rows of a group by P vectors of pixels, in registers from the first level to the store. Where `Rest`, the last

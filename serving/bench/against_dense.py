@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from nested_sparse.kernels.library import kernels
+from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.runtime.layer_profile import layer_profile
 from nested_sparse.runtime.session import Session
 from nested_sparse.serving.bench.dense import dense_session
@@ -70,9 +70,10 @@ def _output(session: Session, built: Built, level: int) -> NDArray[Any]:
 
 def kernels_that_ran(path: Path, spec: Spec) -> str:
     """Names of our kernels that a profiled run of the row's level used, most time first."""
-    ours = {kernel.name for kernel in kernels()}
+    with Checkpoint.open(path, verify=False) as checkpoint:
+        ours = {layer.name for layer in checkpoint.layers}
     spent_ms: dict[str, float] = {}
     for node in layer_profile(path, spec.level, _KERNEL_RUNS, threads=spec.threads, batch=spec.batch):
-        if node.kernel in ours:
+        if node.layer in ours:
             spent_ms[node.kernel] = spent_ms.get(node.kernel, 0.0) + node.ms
     return ", ".join(sorted(spent_ms, key=lambda name: -spent_ms[name]))
