@@ -5,7 +5,7 @@ from nested_sparse.trainer.data import Batches, LabelledImages, load_digits_imag
 from nested_sparse.trainer.evaluate import accuracy_per_level
 from nested_sparse.trainer.export import export
 from nested_sparse.trainer.nested_model import NestedModel, nest
-from nested_sparse.trainer.nestings import FreezeThenGrow, Joint
+from nested_sparse.trainer.nestings import FreezeThenGrow, Joint, JointThenGrow
 from nested_sparse.trainer.progress import EpochReport, ProgressBar
 from nested_sparse.trainer.recalibrate import recalibrate
 from nested_sparse.trainer.schedules import Gradual, OneShot
@@ -17,6 +17,7 @@ __all__ = [
     "FreezeThenGrow",
     "Gradual",
     "Joint",
+    "JointThenGrow",
     "LabelledImages",
     "NestedModel",
     "OneShot",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from nested_sparse.trainer.checked import is_count, require, require_one_of
 from nested_sparse.trainer.nested_model import NestedModel
@@ -37,15 +37,12 @@ class FreezeThenGrow:
 
     def __post_init__(self) -> None:
         """Check every field. Raises TrainingError."""
-        given = self.epochs_per_level
-        each = given if isinstance(given, tuple) else (given,)
-        holds = bool(each) and all(is_count(epochs) for epochs in each)
-        require(self, "epochs_per_level", holds, "a whole number >= 0, or a tuple of one per level")
+        require_epochs(self)
         require_one_of(self, "ring_start", RING_STARTS)
 
     def stages(self, work: Work, schedule: Schedule) -> list[Stage]:
         """A search, then a stage per level; or both for each level."""
-        net, epochs, stages = work.net, self._level_epochs(work.net), list[Stage]()
+        net, epochs, stages = work.net, level_epochs(self, work.net), list[Stage]()
         last_search = net.level_count - 1 if self.search_each else 0
         for level in range(net.level_count):
             if level <= last_search:
@@ -55,26 +52,48 @@ class FreezeThenGrow:
             stages.append(RingStage(work, epochs[level], level, self.ring_start))
         return stages
 
-    def _level_epochs(self, net: NestedModel) -> tuple[int, ...]:
-        given = self.epochs_per_level
-        if not isinstance(given, tuple):
-            return (given,) * net.level_count
-        require(self, "epochs_per_level", len(given) == net.level_count, f"one per level, {net.level_count} of them")
-        return given
+
+class PerLevel(Protocol):
+    """Settings with epochs for each level."""
+
+    @property
+    def epochs_per_level(self) -> int | tuple[int, ...]:
+        """Of each level; a tuple gives each level its own, the sparsest first."""
+        ...
+
+
+def require_epochs(settings: PerLevel) -> None:
+    """Check the numbers of epochs. Raises TrainingError."""
+    given = settings.epochs_per_level
+    each = given if isinstance(given, tuple) else (given,)
+    holds = bool(each) and all(is_count(epochs) for epochs in each)
+    require(settings, "epochs_per_level", holds, "a whole number >= 0, or a tuple of one per level")
+
+
+def level_epochs(settings: PerLevel, net: NestedModel) -> tuple[int, ...]:
+    """Epochs of every level of `net`. Raises TrainingError if a tuple has another length."""
+    given = settings.epochs_per_level
+    if not isinstance(given, tuple):
+        return (given,) * net.level_count
+    require(settings, "epochs_per_level", len(given) == net.level_count, f"one per level, {net.level_count} of them")
+    return given
 
 
 class RingStage(Stage):
     """Trains what `level` adds to the level below."""
 
-    def __init__(self, work: Work, epochs: int, level: int, ring_start: str) -> None:
+    def __init__(
+        self, work: Work, epochs: int, level: int, ring_start: str = "dense", *, inherits: bool = True
+    ) -> None:
         super().__init__(work, epochs)
-        self.level, self.name, self._ring_start = level, f"level {level}", ring_start
+        self.level, self.name = level, f"level {level}"
+        self._ring_start, self._inherits = ring_start, inherits
 
     def begin(self) -> None:
-        """Norms and biases start from the level below."""
+        """Norms and biases start from the level below, unless the level has trained its own."""
         level = self.level or 0
         self.net.set_level(level)
-        if level:
+        if level and self._inherits:
             inherit(self.net, level)
             if self._ring_start == "zero":
                 empty_ring(self.net, level)
