@@ -144,7 +144,8 @@ class _Run:
         if not losses:
             raise TrainingError(f"{self.stage.name}: batches({len(self.reports)}) gave no batch")
         means = {name: float(mean_over_processes(torch.stack(values).mean())) for name, values in losses.items()}
-        return self._report(means, time.perf_counter() - started)
+        passes = sum(map(len, losses.values())) / (step + 1)
+        return self._report(means, passes, time.perf_counter() - started)
 
     def _step(self, inputs: Any, targets: Any, progress: float, *, update: bool) -> dict[str, Tensor]:
         stage, device = self.stage, device_of(self.net)
@@ -175,7 +176,7 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config.lr_schedule, self.config.lr, lr_progress)
 
-    def _report(self, losses: dict[str, float], duration_s: float) -> EpochReport:
+    def _report(self, losses: dict[str, float], passes: float, duration_s: float) -> EpochReport:
         for name, loss in losses.items():
             if not math.isfinite(loss):
                 kept = f"; {self.state_path} holds the epoch before" if self.state_path else ""
@@ -190,6 +191,7 @@ class _Run:
             duration_s=duration_s,
             done_epochs=len(self.reports) + 1,
             total_epochs=sum(stage.epochs for stage in self.stages),
+            passes=passes,
         )
 
     def _save(self) -> None:
