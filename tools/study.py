@@ -84,9 +84,9 @@ def run(study: Study, arguments: argparse.Namespace) -> None:
             continue
         out = arguments.out / study.path.stem / f"{row.name.replace(' ', '-').replace('%', '')}-{seed}"
         data = {key: str(arguments.data / name) for key, name in study.data.items()}
-        command = ["nested-sparse", *row.command(seed, str(out), data), "--json"]
+        command = [sys.executable, "-m", "nested_sparse.serving.cli", *row.command(seed, str(out), data), "--json"]
         print(f"{row.name}, seed {seed}", file=sys.stderr, flush=True)
-        done = subprocess.run([str(Path(sys.executable).with_name(command[0])), *command[1:]], stdout=subprocess.PIPE)
+        done = subprocess.run(command, stdout=subprocess.PIPE)
         if done.returncode:
             print(f"failed: {shlex.join(command)}", file=sys.stderr, flush=True)
             continue

@@ -143,8 +143,11 @@ def _set(tables: dict[str, Any], setting: str, problems: Problems) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except ValueError:
         value = text
-    if isinstance(tables.setdefault(table, {}), dict):
-        tables[table][key] = value
+    if not isinstance(tables.setdefault(table, {}), dict):
+        return
+    if key == "name" and tables[table].get("name") != value:
+        tables[table].clear()  # its other keys are those of something else
+    tables[table][key] = value
 
 
 def _checked_tables(tables: Mapping[str, Any], problems: Problems) -> dict[str, dict[str, Any]]:
