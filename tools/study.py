@@ -36,8 +36,9 @@ class Row:
 
     def command(self, seed: int, out: str, data: dict[str, str]) -> list[str]:
         """Arguments of `nested-sparse` that train the row."""
-        given = [f"{key}={_toml(value)}" for key, value in {**self.settings, **data}.items()]
-        sets = [word for setting in given for word in ("--set", setting)]
+        given = {**self.settings, **data}
+        names_first = sorted(given, key=lambda key: not key.endswith(".name"))  # a name drops what was set before
+        sets = [word for key in names_first for word in ("--set", f"{key}={_toml(given[key])}")]
         return ["train", self.recipe, *sets, "--seed", str(seed), "--out", out]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from nested_sparse.budget import blocks_to_keep, keep_counts
 from nested_sparse.channel import ROW_STEPS, channel_first_level
@@ -48,6 +49,19 @@ def choose_masks(
     chosen = {id(layer.weight): _first_level(layer, ranked[layer.name], counts[layer.name]) for layer in unique}
     for layer in sparse:
         layer.first_level.copy_(torch.from_numpy(chosen[id(layer.weight)]))
+
+
+def keep_as_many(layer: AnyNestedLayer, level: int, scores: NDArray[np.float64]) -> None:
+    """Set what `level` adds to the levels below, which stay, to the best `scores` (G, K): as many blocks as now.
+
+    Layers that share the weight are not looked at. Pattern channel has no such choice: PatternError.
+    """
+    if layer.pattern.channels:
+        raise PatternError(f"{layer.name}: channels come and go together in all layers; they cannot be kept by weight")
+    now = layer.first_level.cpu().numpy()[: len(scores)]
+    counts = [int((now <= each).sum()) for each in range(level + 1)]
+    ranked = _above_the_rest([layer], {layer.name: scores}, level) if level else {layer.name: scores}
+    layer.first_level.copy_(torch.from_numpy(_first_level(layer, ranked[layer.name], counts)))
 
 
 def _above_the_rest(
@@ -99,15 +113,11 @@ def row_step(layer: AnyNestedLayer) -> int:
     return ROW_STEPS["conv" if isinstance(layer, NestedConv) else "linear"]
 
 
-def magnitudes(layer: NestedLayer) -> NDArray[np.float64]:
-    """(G, K) the sum of |w| in each block."""
+def magnitudes(layer: NestedLayer, values: Tensor | None = None) -> NDArray[np.float64]:
+    """(G, K) the sum of magnitudes in each block, of the weight or of `values` in its shape."""
     permutation = None if layer.permutation is None else layer.permutation.cpu().numpy()
-    return block_scores(_values(layer), layer.block_rows, permutation)
-
-
-def _values(layer: NestedLayer) -> NDArray[np.float32]:
-    values: NDArray[np.float32] = layer.weight.detach().flatten(1).float().cpu().numpy()
-    return values
+    flat = (layer.weight if values is None else values).detach().flatten(1).float().cpu().numpy()
+    return block_scores(flat, layer.block_rows, permutation)
 
 
 def _first_level(layer: AnyNestedLayer, scores: NDArray[np.float64], counts: Sequence[int]) -> NDArray[np.uint8]:
