@@ -19,7 +19,7 @@ from nested_sparse.budget import blocks_to_keep
 from nested_sparse.mask import block_scores, group_count
 
 MOST_ROWS = 4096
-"""Rows that are clustered together; of a larger weight, parts of this many are: time and memory grow with the square."""
+"""Rows that are clustered together; those of a larger weight in turns: time and memory grow with the square."""
 
 MOST_SWEEPS = 30
 """Sweeps over all rows after which swapping ends, whether or not another swap would gain; 10 is usual."""

@@ -37,7 +37,8 @@ def positions_per_sample(net: NestedModel, example_inputs: tuple[Tensor, ...]) -
     """Layer name to multiply-adds of each of its weights in a forward pass of one sample, by running the examples once.
 
     The batch is dimension 0 of the first example. Layers that share a weight each get the sum of all its uses. The
-    model runs in eval mode and is left as it was. Raises BudgetError: no tensors, or a layer that the pass does not reach.
+    model runs in eval mode and is left as it was. Raises BudgetError: no tensors, or a layer that the pass does not
+    reach.
     """
     if not isinstance(example_inputs, tuple | list) or not example_inputs or not isinstance(example_inputs[0], Tensor):
         raise BudgetError(
