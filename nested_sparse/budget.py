@@ -47,6 +47,7 @@ class Budget:
             raise BudgetError(f"min_layer_density must lie in [0, 1], got {self.min_layer_density}")
 
     def __str__(self) -> str:
+        """In words, only what was set."""
         by = " by flops" if self.by == "flops" else ""
         least = f", at least {self.min_layer_density:g} of a layer" if self.min_layer_density else ""
         return f"{self.name}{by}{least}"

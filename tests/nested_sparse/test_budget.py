@@ -82,7 +82,7 @@ def test_erk_stays_below_what_a_pattern_can_keep() -> None:
 def test_levels_have_their_density_and_never_fall(
     name: str, by: str, least: float, block_rows: int, densities: list[float], seed: int
 ) -> None:
-    """Every budget: rising counts, the least a layer keeps, and the total, in weights or multiply-adds, of the level."""
+    """Every budget: rising counts, the least of a layer, and the total, in weights or multiply-adds, of the level."""
     scores, sizes = layers(block_rows, seed)
     counts = keep_counts(Budget(name, by, least, POSITIONS), scores, sorted(densities), sizes=sizes)
     costs = {layer: POSITIONS[layer] if by == "flops" else 1 for layer in SHAPES}
@@ -133,7 +133,7 @@ def test_the_least_of_a_layer_is_taken_from_the_others() -> None:
 @pytest.mark.parametrize("least", [0.0, 0.04])
 @pytest.mark.parametrize("name", ["uniform", "global", "erk"])
 def test_frozen_levels_keep_their_counts_when_other_scores_come(name: str, least: float, by: str) -> None:
-    """Frozen blocks ranking first, in whatever order among themselves, the counts of their levels are what they were."""
+    """Frozen blocks ranking first, in any order among themselves, the counts of their levels are what they were."""
     for seed in range(8):
         scores, sizes = layers(seed=seed)
         budget = Budget(name, by, least, POSITIONS)

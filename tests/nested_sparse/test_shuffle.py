@@ -67,13 +67,15 @@ def test_kept_magnitude_is_that_of_the_best_blocks() -> None:
     """Against a plain loop over blocks."""
     values = np.random.default_rng(1).standard_normal((7, 5)).astype(np.float32)
     order = np.array([3, 1, 6, 0, 2, 5, 4], np.int32)
-    blocks = [float(np.abs(values[order[begin : begin + 2], column]).sum()) for begin in (0, 2, 4, 6) for column in range(5)]
+    blocks = [
+        float(np.abs(values[order[begin : begin + 2], column]).sum()) for begin in (0, 2, 4, 6) for column in range(5)
+    ]
     assert kept_magnitude(values, 2, 0.25, order) == pytest.approx(sum(sorted(blocks)[-5:]))
 
 
 @pytest.mark.parametrize(("rows", "block_rows"), [(8, 2), (8, 4), (7, 4)])
 def test_clusters_come_near_the_best_there_are(rows: int, block_rows: int) -> None:
-    """The objective of size-constrained k-means, against every permutation's: the least in half the cases, near it in all."""
+    """The objective of size-constrained k-means against every permutation's: the least in half the cases, or near."""
     best_found, ratios = 0, []
     permutations = [np.array(each) for each in _partitions(rows, block_rows)]
     for seed in range(20):
@@ -112,7 +114,7 @@ def test_no_swap_of_two_rows_lowers_the_objective(rows: int, block_rows: int, se
 
 @pytest.mark.parametrize(("block_rows", "clusters"), [(4, 16), (8, 9), (2, 40), (16, 5)])
 def test_planted_clusters_are_found(block_rows: int, clusters: int) -> None:
-    """Rows of V prototypes each, shuffled: every prototype's rows come together, and all the magnitude is kept again."""
+    """V rows of each prototype, shuffled: every prototype's rows come together, and the magnitude is kept again."""
     for seed in range(3):
         ordered, shuffled = planted(block_rows, clusters, seed)
         order = shuffled_rows(shuffled, block_rows, 0.1)

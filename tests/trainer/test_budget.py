@@ -90,7 +90,7 @@ def test_frozen_levels_stay_when_masks_are_chosen_anew(pattern: str, budget: str
 
 
 def test_one_ranking_counts_weights_whatever_the_height_of_blocks() -> None:
-    """A layer of blocks and one in groups of single rows, equally large weights: neither is preferred under "global"."""
+    """Layers of blocks and of single rows, weights equally large: "global" prefers neither."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(12, 64, 3), nn.Conv2d(64, 64, 3, groups=2), nn.Conv2d(64, 10, 3, groups=2))
     for conv in model:
