@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nested_sparse.budget import blocks_to_keep, keep_counts
+from nested_sparse.budget import Budget, LayerSize, blocks_to_keep, keep_counts
 from nested_sparse.channel import ROW_STEPS, channel_first_level
 from nested_sparse.errors import PatternError
 from nested_sparse.mask import block_scores, nested_first_level
@@ -26,7 +26,7 @@ def unique_weights(layers: Iterable[AnyNestedLayer]) -> list[AnyNestedLayer]:
 
 def choose_masks(
     layers: Iterable[AnyNestedLayer],
-    budget: str,
+    budget: Budget | str,
     densities: Sequence[float],
     *,
     frozen_levels: int = 0,
@@ -43,9 +43,13 @@ def choose_masks(
     sparse = [layer for layer in layers if not layer.dense]
     unique = unique_weights(sparse)
     ranked = {layer.name: magnitudes(layer) for layer in unique} | dict(scores or {})
+    # per weight, so that layers of higher blocks do not come first for having more weights in a block
+    ranked = {layer.name: ranked[layer.name] / layer.block_rows for layer in unique}
+    frozen = None
     if frozen_levels:
+        frozen = _frozen_counts(unique, ranked, frozen_levels)
         ranked = _above_the_rest(unique, ranked, frozen_levels)
-    counts = keep_counts(budget, ranked, densities)
+    counts = keep_counts(budget, ranked, densities, sizes=layer_sizes(unique), frozen=frozen)
     chosen = {id(layer.weight): _first_level(layer, ranked[layer.name], counts[layer.name]) for layer in unique}
     for layer in sparse:
         layer.first_level.copy_(torch.from_numpy(chosen[id(layer.weight)]))
@@ -81,13 +85,31 @@ def _above_the_rest(
     return above
 
 
+def _frozen_counts(
+    layers: Sequence[AnyNestedLayer], scores: Mapping[str, NDArray[np.float64]], frozen_levels: int
+) -> dict[str, list[int]]:
+    """Blocks that each frozen level keeps now; packs: without rows of padding."""
+    now = {layer.name: layer.first_level.cpu().numpy()[: len(scores[layer.name])] for layer in layers}
+    return {name: [int((first <= level).sum()) for level in range(frozen_levels)] for name, first in now.items()}
+
+
+def layer_sizes(layers: Iterable[AnyNestedLayer]) -> dict[str, LayerSize]:
+    """What a budget must know of each layer."""
+    return {layer.name: LayerSize(tuple(layer.weight.shape), layer.block_rows, _most_blocks(layer)) for layer in layers}
+
+
+def _most_blocks(layer: AnyNestedLayer) -> int | None:
+    pack = layer.pattern.pack
+    return None if pack is None else most_weights(layer.weight.shape[0], layer.weight[0].numel(), pack)
+
+
 def keep_everything(layers: Iterable[AnyNestedLayer]) -> None:
     """Make every level whole: all blocks belong to level 0."""
     for layer in layers:
         layer.first_level.zero_()
 
 
-def check_fit(layers: Iterable[AnyNestedLayer], budget: str, densities: Sequence[float]) -> None:
+def check_fit(layers: Iterable[AnyNestedLayer], budget: Budget, densities: Sequence[float]) -> None:
     """Raise PatternError, naming each layer, where packs cannot hold what the densest level shall keep.
 
     A row keeps at most ⌊K / B⌋·B of its K weights. Rows need no check: a last bundle is padded, as blocks are.
@@ -98,7 +120,7 @@ def check_fit(layers: Iterable[AnyNestedLayer], budget: str, densities: Sequence
         if pack is None or layer.dense:
             continue
         most = most_weights(rows, columns, pack)
-        if not most or (budget == "uniform" and blocks_to_keep(densities[-1], rows * columns) > most):
+        if not most or (budget.name == "uniform" and blocks_to_keep(densities[-1], rows * columns) > most):
             part = f"{most // rows} of the {columns} weights of a row, {most // rows / columns:.0%}"
             problems.append(f"\n  {layer.name}: {pack.name} keeps at most {part}")
     if problems:

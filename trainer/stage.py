@@ -15,6 +15,7 @@ from nested_sparse.trainer.distill import Teacher, distillation_loss
 from nested_sparse.trainer.nested_model import NestedModel
 from nested_sparse.trainer.ring import RingGuard, inherit, trainable
 from nested_sparse.trainer.schedules.search import Schedule
+from nested_sparse.trainer.shuffle import shuffle_rows
 
 LossFunction = Callable[[Any, Any], Tensor]
 Backward = Callable[[Tensor], None]
@@ -142,6 +143,8 @@ class SearchStage(Stage):
         self.net.set_level(self.level or 0)
         if self.level:
             inherit(self.net, self.level)
+        elif self.net.row_shuffle:  # the first search: all weights are trained and none is dropped yet
+            shuffle_rows(self.net)
         self.search.begin()
         self._masks_changed()
 

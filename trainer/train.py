@@ -284,6 +284,7 @@ def fingerprint(net: NestedModel, config: TrainConfig, schedule: Schedule, nesti
         "nesting": str(nesting),
         "densities": str(net.densities),
         "pattern": net.pattern,
-        "budget": net.budget,
+        "budget": repr(net.budget),
+        "row_shuffle": str(net.row_shuffle),
         "layers": hashlib.sha256(f"{layers} {tensors}".encode()).hexdigest()[:16],
     }
