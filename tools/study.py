@@ -16,10 +16,11 @@ import shlex
 import statistics
 import subprocess
 import sys
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import tomllib
 
 COLUMNS = ("level", "density", "MFLOP")
 
