@@ -29,6 +29,7 @@ def measure_reroutes(
     batches: Iterable[Batch],
     *,
     calibration: Iterable[Batch] | None = None,
+    reach: int | None = None,
     order: Sequence[str] | None = None,
     cuts: Sequence[str] | None = None,
 ) -> tuple[Reroute, ...]:
@@ -37,6 +38,7 @@ def measure_reroutes(
     batches: (inputs, class indices), read once and kept; outputs are logits with the classes in dimension 1.
     calibration: None measures with each level's own norm statistics, as the runtime runs. Given, every route has
         statistics of its own: the norms of the lowered layers are calibrated anew on these batches under the route.
+    reach: how many layers, from the cut on, are calibrated so; all of them, if None.
     order: names of the nested layers as they run; forward's, if None. ONNX Runtime may run a shortcut's convolution
         before the branch beside it: nested_sparse.runtime.layer_profile lists the order of an exported file.
     cuts: layers at which the level falls; every one but the first, at which it is the lower level's own accuracy.
@@ -46,6 +48,8 @@ def measure_reroutes(
     samples = moved(list(batches), device)
     if not samples:
         raise TrainingError("measure_reroutes needs at least one batch, got none")
+    if reach is not None and reach < 0:
+        raise TrainingError(f"reach: expected a whole number of layers, 0 or more, got {reach}")
     seen = None if calibration is None else moved(list(calibration), device)
     with evaluating(net):
         execution = trace_execution(net, samples[0][0])
@@ -56,7 +60,7 @@ def measure_reroutes(
                 start,
                 end,
                 {
-                    cut: _accuracy(net, execution, start, end, layers[layers.index(cut) :], samples, seen)
+                    cut: _accuracy(net, execution, start, end, layers[layers.index(cut) :], samples, seen, reach)
                     for cut in chosen
                 },
             )
@@ -92,18 +96,24 @@ def rerouted(net: NestedModel, execution: Execution, start: int, end: int, lower
 
 @contextmanager
 def route_statistics(
-    net: NestedModel, execution: Execution, start: int, end: int, lowered: Iterable[str], batches: Iterable[Batch]
+    net: NestedModel,
+    execution: Execution,
+    start: int,
+    end: int,
+    lowered: Sequence[str],
+    batches: Iterable[Batch],
+    reach: int | None = None,
 ) -> Iterator[None]:
     """`rerouted`, with the statistics of the lowered norms measured on `batches` under this very route.
 
+    lowered: in the order in which they run; reach: how many of them, from the first on, get such statistics.
     Measured as `recalibrate` does: norms use their batch's statistics meanwhile. After it, statistics are as before.
     """
-    names = set(lowered)
-    owned = (norm.norms[end] for norm in norms_of(net, execution, names).values())
+    owned = (norm.norms[end] for norm in norms_of(net, execution, set(lowered[:reach])).values())
     moments = {norm: Moments() for norm in owned if isinstance(norm, _BatchNorm)}
     before = {norm: _statistics(norm) for norm in moments}
     try:
-        with rerouted(net, execution, start, end, names):
+        with rerouted(net, execution, start, end, lowered):
             with measuring(net, [moments]), torch.no_grad():
                 for inputs, _ in batches:
                     run(net, inputs)
@@ -140,9 +150,10 @@ def _accuracy(
     lowered: Sequence[str],
     samples: Sequence[Batch],
     calibration: Sequence[Batch] | None,
+    reach: int | None,
 ) -> float:
     route = (net, execution, start, end, lowered)
-    with rerouted(*route) if calibration is None else route_statistics(*route, calibration):
+    with rerouted(*route) if calibration is None else route_statistics(*route, calibration, reach):
         hits = [(run(net, inputs).argmax(dim=1) == targets).flatten() for inputs, targets in samples]
     return float(torch.cat(hits).double().mean())
 

@@ -253,6 +253,10 @@ def test_route_statistics_are_those_of_a_plain_norm_under_the_route(start: int, 
             torch.testing.assert_close(second[end].running_var, plain[1].running_var)
             expected = before if cut else plain[0].running_mean
             torch.testing.assert_close(first[end].running_mean, expected)
+        first_only, second_own = plain[0].running_mean, second[end].running_mean.clone()
+    with route_statistics(net, execution, start, end, ORDER, [(x, None)], reach=1):
+        torch.testing.assert_close(first[end].running_mean, first_only)
+        assert torch.equal(second[end].running_mean, second_own)
 
 
 @torch.no_grad()
@@ -275,6 +279,7 @@ def test_accuracies_are_those_of_the_routes() -> None:
     with route_statistics(net, execution, 2, 0, ORDER[1:], [(x, None)]):
         own = float((net(x).argmax(dim=1) == answers).double().mean())
     assert calibrated[1].accuracy["3"] == own != reroutes[1].accuracy["3"]
+    assert measure_reroutes(net, samples, calibration=[(x, None)], reach=0) == reroutes
 
 
 def test_order_is_the_callers_where_it_is_given() -> None:
@@ -302,6 +307,8 @@ def test_what_does_not_fit_is_refused() -> None:
     for cuts in (("3", "4"), (), ("3", "3")):
         with pytest.raises(TrainingError, match="cuts: expected layers among 0, 3, 7"):
             measure_reroutes(net, samples, cuts=cuts)
+    with pytest.raises(TrainingError, match="reach: expected"):
+        measure_reroutes(net, samples, reach=-1)
     for start, end, error in ((0, 2, "goes down"), (1, 1, "goes down"), (3, 0, "does not exist")):
         with pytest.raises(LevelError, match=error), rerouted(net, execution, start, end, ()):
             pass
