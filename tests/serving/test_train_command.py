@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ densities = [0.2, 0.6]
 [nesting]
 epochs_per_level = 2
 [train]
-dense_epochs = 12
+dense_epochs = 8
 search_epochs = 1
 threads = 1
 recalibration_samples = 32
@@ -43,41 +44,51 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(*arguments), capture_output=True, text=True, env=environment, check=False)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The recipe trained without a stop, from seed 3: its folder and figures."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "tiny.toml").write_text(RECIPE)
+    done = run(folder / "tiny.toml", "--out", folder, "--seed", 3, "--json")
+    assert done.returncode == 0, done.stderr
+    return folder, json.loads(done.stdout)
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_stopped_run_goes_on_bit_for_bit(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_stopped_run_goes_on_bit_for_bit(
+    tmp_path: Path, whole: tuple[Path, dict[str, Any]], number: signal.Signals
+) -> None:
     """Killed in the middle and started again, it writes the checkpoint of an uninterrupted run; SIGTERM says how."""
-    recipe = tmp_path / "tiny.toml"
-    recipe.write_text(RECIPE)
-    whole = run(recipe, "--out", tmp_path / "whole", "--seed", 3, "--json")
-    assert whole.returncode == 0, whole.stderr
-    figures = json.loads(whole.stdout)
-    assert figures["seed"] == 3
-    assert figures["epochs"] == 17
-    out = tmp_path / "stopped"
-    arguments = (recipe, "--out", out, "--seed", 3)
+    folder, figures = whole
+    assert (figures["seed"], figures["epochs"]) == (3, 13)
+    arguments = (folder / "tiny.toml", "--out", tmp_path, "--seed", 3)
     process = subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not (out / "tiny.state").exists() and time.monotonic() < deadline:
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "tiny.state").exists() and time.monotonic() < deadline:
         time.sleep(0.005)
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
-    assert not (out / "tiny.safetensors").exists()
+    assert not (tmp_path / "tiny.safetensors").exists()
     if number == signal.SIGTERM:
         assert process.returncode == 130
         assert "tiny.state holds the last finished epoch; the same command without --fresh goes on" in said
     again = run(*arguments)
     assert again.returncode == 0, again.stderr
-    assert "dense epoch 1/12" not in again.stderr
-    assert (out / "tiny.safetensors").read_bytes() == (tmp_path / "whole" / "tiny.safetensors").read_bytes()
+    assert "dense epoch 1/8" not in again.stderr
+    assert (tmp_path / "tiny.safetensors").read_bytes() == (folder / "tiny.safetensors").read_bytes()
     assert "100.00%" in again.stdout
-    reported = run(*arguments, "--json")
+
+
+def test_a_finished_run_is_reported_again(whole: tuple[Path, dict[str, Any]]) -> None:
+    """The same figures, and no epoch."""
+    folder, figures = whole
+    reported = run(folder / "tiny.toml", "--out", folder, "--seed", 3, "--json")
     assert "epoch" not in reported.stderr
-    assert json.loads(reported.stdout)["levels"] == figures["levels"]
+    assert json.loads(reported.stdout) == figures
 
 
 def test_list_and_errors(tmp_path: Path) -> None:
     """Names on stdout; a mistake is one line on stderr and exit code 1; wrong usage is 2."""
-    assert "fashion-mnist" in run("--list").stdout
     assert set(json.loads(run("--list", "--json").stdout)) >= {"digits", "fashion-mnist", "spoken-digits"}
     wrong = run("digits", "--set", "train.lrr=1", "--out", tmp_path)
     assert (wrong.returncode, wrong.stdout) == (1, "")
