@@ -2,19 +2,21 @@
 
 from nested_sparse.trainer.config import TrainConfig
 from nested_sparse.trainer.data import Batches, LabelledImages, load_digits_images, load_idx
+from nested_sparse.trainer.distributed import start_processes
 from nested_sparse.trainer.evaluate import accuracy_per_level
 from nested_sparse.trainer.export import export
 from nested_sparse.trainer.nested_model import NestedModel, nest
 from nested_sparse.trainer.nestings import FreezeThenGrow, Joint, JointThenGrow
 from nested_sparse.trainer.progress import EpochReport, ProgressBar
 from nested_sparse.trainer.recalibrate import recalibrate
-from nested_sparse.trainer.schedules import Gradual, OneShot
+from nested_sparse.trainer.schedules import Gap, Gradual, OneShot
 from nested_sparse.trainer.train import train
 
 __all__ = [
     "Batches",
     "EpochReport",
     "FreezeThenGrow",
+    "Gap",
     "Gradual",
     "Joint",
     "JointThenGrow",
@@ -29,5 +31,6 @@ __all__ = [
     "load_idx",
     "nest",
     "recalibrate",
+    "start_processes",
     "train",
 ]

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nested_sparse.errors import TrainingError
+from nested_sparse.trainer.checked import is_count, require, require_count
 
 IDX_UINT8 = 8
 
@@ -111,6 +112,10 @@ class Batches:
     shift_px: each image moves by up to so many pixels in each direction (a cheap augmentation); 0 leaves it.
     noise: standard deviation of the Gaussian noise added to every pixel, drawn anew for each epoch; 0 adds none.
     An incomplete last batch is left out, unless it is the only one.
+    rank, world_size: where processes train together, each gives its own and how many they are, and gets its part of
+    every batch: all parts, in the order of the ranks, are the batch that a single process gets.
+    Raises TrainingError where parts would not be equally large, since then the mean over the processes would not be
+    the mean over the batch.
     """
 
     data: LabelledImages
@@ -118,6 +123,17 @@ class Batches:
     seed: int = 0
     shift_px: int = 0
     noise: float = 0.0
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        """Check what several processes need."""
+        require_count(self, "world_size", 1)
+        require(self, "rank", is_count(self.rank) and self.rank < self.world_size, f"0 to {self.world_size - 1}")
+        if self.world_size > 1:
+            multiple = f"a multiple of the {self.world_size} processes, no larger than the data ({len(self.data)})"
+            fits = self.batch_size % self.world_size == 0 and self.batch_size <= len(self.data)
+            require(self, "batch_size", fits, multiple)
 
     def __call__(self, epoch: int) -> EpochBatches:
         """The batches of `epoch`."""
@@ -127,6 +143,11 @@ class Batches:
     def count(self) -> int:
         """Batches in an epoch."""
         return max(1, len(self.data) // self.batch_size)
+
+    def own_part(self, size: int) -> slice:
+        """Where this process's part of a batch of `size` samples lies."""
+        part = size // self.world_size
+        return slice(self.rank * part, (self.rank + 1) * part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +171,8 @@ class EpochBatches:
                 images = shifted(images, rng.integers(-source.shift_px, source.shift_px + 1, (len(picked), 2)))
             if source.noise:
                 images = noisy(images, source.noise, rng)
-            yield images, source.data.labels[picked]
+            mine = source.own_part(len(picked))
+            yield images[mine], source.data.labels[picked[mine]]
 
 
 def noisy(images: Tensor, noise: float, rng: np.random.Generator) -> Tensor:
