@@ -5,14 +5,75 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nested_sparse.errors import BudgetError
 
-BUDGETS = ("uniform", "global")
+BUDGETS = ("uniform", "global", "erk")
+BUDGET_BY = ("weights", "flops")
 MAX_LEVELS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How a level's density is dealt out to the layers. `str()` of it is for people.
+
+    name: "uniform": every layer has the level's density. "global": one ranking over the blocks of all layers (global
+        magnitude pruning). "erk": Erdős–Rényi-Kernel (RigL, arXiv:1911.11134): a layer's density is proportional to the
+        sum of its weight's dimensions over their product.
+    by: what a level's density is a share of: "weights", or "flops", where a weight counts as often as it is multiplied.
+        The rankings stay as they are; "uniform" comes to the same either way.
+    min_layer_density: share of its blocks that every layer keeps at every level, whatever else the budget says.
+    positions: layer name to multiply-adds of each of its weights in one sample; used by "flops" only.
+
+    Raises BudgetError.
+    """
+
+    name: str = "uniform"
+    by: str = "weights"
+    min_layer_density: float = 0.0
+    positions: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check names and range."""
+        if self.name not in BUDGETS:
+            raise BudgetError(f"budget {self.name!r} is not known; choose one of: {', '.join(BUDGETS)}")
+        if self.by not in BUDGET_BY:
+            raise BudgetError(f"budget_by {self.by!r} is not known; choose one of: {', '.join(BUDGET_BY)}")
+        if not 0.0 <= self.min_layer_density <= 1.0:
+            raise BudgetError(f"min_layer_density must lie in [0, 1], got {self.min_layer_density}")
+
+    def __str__(self) -> str:
+        """In words, only what was set."""
+        by = " by flops" if self.by == "flops" else ""
+        least = f", at least {self.min_layer_density:g} of a layer" if self.min_layer_density else ""
+        return f"{self.name}{by}{least}"
+
+    def multiply_adds(self, layer: str) -> int:
+        """What one weight of `layer` counts for. Raises BudgetError."""
+        if self.by == "weights":
+            return 1
+        if layer not in self.positions:
+            raise BudgetError(
+                f"budget by flops: the multiply-adds of layer {layer!r} are not known; give its positions"
+            )
+        return self.positions[layer]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSize:
+    """What a budget needs to know of a layer beside its scores.
+
+    dimensions: of the weight, (O, C / groups, KH, KW) or (O, K). block_rows: V, the weights of a block.
+    most: blocks that the pattern can keep, None for all.
+    """
+
+    dimensions: tuple[int, ...]
+    block_rows: int = 1
+    most: int | None = None
 
 
 def blocks_to_keep(density: float, block_count: int) -> int:
@@ -33,29 +94,110 @@ def check_densities(densities: Sequence[float]) -> tuple[float, ...]:
 
 
 def keep_counts(
-    budget: str, scores: Mapping[str, NDArray[np.float64]], densities: Sequence[float]
+    budget: Budget | str,
+    scores: Mapping[str, NDArray[np.float64]],
+    densities: Sequence[float],
+    *,
+    sizes: Mapping[str, LayerSize] | None = None,
+    frozen: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, list[int]]:
     """Blocks kept, per layer and level, from each layer's (G, K) block scores.
 
-    uniform: every layer has the level's density. global: one ranking over the blocks of all layers (global magnitude
-    pruning), at least one block a layer. Counts never fall from a level to the next. Raises BudgetError.
+    sizes: by layer; a layer left out is a linear one of single weights, of its scores' shape.
+    frozen: layer to the counts that levels 0, 1, … have already; their blocks must have the best scores. Where a
+        level's counts together meet its density to within a block, they stay, whatever the other scores say now.
+    At least one block of a layer is kept, and no more than its pattern can. "global" and "erk" meet a level's density
+    in all to within half a block a layer (all of "global" together to within one), unless these bounds forbid it.
+    Counts never fall from a level to the next. Raises BudgetError.
     """
+    budget = Budget(budget) if isinstance(budget, str) else budget
     levels = check_densities(densities)
-    if budget == "uniform":
-        return {name: [blocks_to_keep(density, score.size) for density in levels] for name, score in scores.items()}
-    if budget == "global":
-        return _global_counts(scores, levels)
-    raise BudgetError(f"budget {budget!r} is not known; choose one of: {', '.join(BUDGETS)}")
+    layers = [_layer(budget, name, score, (sizes or {}).get(name)) for name, score in scores.items()]
+    if budget.name == "uniform":
+        shares = [[density] * len(layers) for density in levels]
+        counts = [_rounded(layers, each) for each in shares]
+    elif budget.name == "erk":
+        counts = [_rounded(layers, each) for each in _erk_shares(layers, levels)]
+    else:
+        counts = _global_counts(layers, levels, frozen or {})
+    rising = np.maximum.accumulate(np.array(counts, np.int64).reshape(len(levels), len(layers)), axis=0)
+    return {layer.name: rising[:, index].tolist() for index, layer in enumerate(layers)}
 
 
-def _global_counts(scores: Mapping[str, NDArray[np.float64]], densities: Sequence[float]) -> dict[str, list[int]]:
-    names = list(scores)
-    owner = np.repeat(np.arange(len(names)), [scores[name].size for name in names])
-    pooled = np.concatenate([scores[name].reshape(-1) for name in names]) if names else np.zeros(0)
-    ranked_owner = owner[np.argsort(-pooled, kind="stable")]
-    counts: dict[str, list[int]] = {name: [] for name in names}
-    for density in densities:
-        kept = np.bincount(ranked_owner[: blocks_to_keep(density, pooled.size)], minlength=len(names))
-        for index, name in enumerate(names):
-            counts[name].append(max(1, int(kept[index])))
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """cost: of a block. least, most: blocks kept. erk: the density that "erk" scales."""
+
+    name: str
+    scores: NDArray[np.float64]
+    blocks: int
+    cost: float
+    least: int
+    most: int
+    erk: float
+
+
+def _layer(budget: Budget, name: str, scores: NDArray[np.float64], size: LayerSize | None) -> _Layer:
+    size = size or LayerSize(scores.shape)
+    most = scores.size if size.most is None else min(size.most, scores.size)
+    least = min(blocks_to_keep(budget.min_layer_density, scores.size), most)
+    cost = float(size.block_rows * budget.multiply_adds(name))
+    return _Layer(name, scores, scores.size, cost, least, most, sum(size.dimensions) / math.prod(size.dimensions))
+
+
+def _rounded(layers: Sequence[_Layer], shares: Sequence[float]) -> list[int]:
+    return [
+        min(max(blocks_to_keep(share, layer.blocks), layer.least), layer.most)
+        for layer, share in zip(layers, shares, strict=True)
+    ]
+
+
+def _erk_shares(layers: Sequence[_Layer], densities: Sequence[float]) -> list[list[float]]:
+    """Per level, the density of each layer: its `erk` times the factor at which the whole has the level's density.
+
+    Bounded to what the layer keeps at least and at most: the whole grows with the factor, in straight lines between the
+    factors at which a layer meets a bound, so that the factor sought is read off between two of them.
+    """
+    if not layers:
+        return [[] for _ in densities]
+    raw, cost = np.array([layer.erk for layer in layers]), np.array([layer.cost * layer.blocks for layer in layers])
+    least = np.array([layer.least / layer.blocks for layer in layers])
+    most = np.array([layer.most / layer.blocks for layer in layers])
+    factors = np.unique(np.concatenate([least / raw, most / raw]))
+    kept = [float(cost @ np.clip(factor * raw, least, most)) for factor in factors]
+    found = np.interp(np.array(densities) * cost.sum(), kept, factors)
+    shares: list[list[float]] = np.clip(found[:, None] * raw, least, most).tolist()
+    return shares
+
+
+def _global_counts(
+    layers: Sequence[_Layer], densities: Sequence[float], frozen: Mapping[str, Sequence[int]]
+) -> list[list[int]]:
+    """What each layer must keep, then the best scores of all until half of the next block would not fit any more."""
+    if not layers:
+        return [[] for _ in densities]
+    owner, best, cost = (np.concatenate(parts) for parts in zip(*map(_ranked, range(len(layers)), layers), strict=True))
+    order = np.argsort(-best, kind="stable")
+    owner, cost = owner[order], cost[order]
+    middle = np.cumsum(cost) - cost / 2
+    whole = sum(layer.cost * layer.blocks for layer in layers)
+    counts = []
+    for level, density in enumerate(densities):
+        kept = np.bincount(owner[: np.searchsorted(middle, density * whole, side="right")], minlength=len(layers))
+        before = [frozen[layer.name][level] for layer in layers if level < len(frozen.get(layer.name, ()))]
+        if len(before) == len(layers) and _meets(layers, before, density * whole):
+            kept = np.array(before)
+        counts.append([max(int(count), layer.least) for count, layer in zip(kept, layers, strict=True)])
     return counts
+
+
+def _ranked(index: int, layer: _Layer) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """(index, score, cost) of each block that may be kept, best first; those that must be come before all others."""
+    best = -np.sort(-layer.scores.reshape(-1), kind="stable")[: layer.most]
+    best[: layer.least] = np.inf
+    return np.full(best.size, index), best, np.full(best.size, layer.cost)
+
+
+def _meets(layers: Sequence[_Layer], counts: Sequence[int], target: float) -> bool:
+    kept = sum(count * layer.cost for count, layer in zip(counts, layers, strict=True))
+    return abs(kept - target) <= max(layer.cost for layer in layers) / 2

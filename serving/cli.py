@@ -14,15 +14,17 @@ from nested_sparse.serving.commands.inspect import inspect
 from nested_sparse.serving.commands.profile import profile
 from nested_sparse.serving.commands.serve import serve
 from nested_sparse.serving.commands.slice import slice_file
+from nested_sparse.serving.commands.train import train
 
 app = typer.Typer(
     name="nested-sparse",
-    help="One checkpoint, several sparse levels: look at it, cut it, measure it, serve it.",
+    help="One checkpoint, several sparse levels: train it, look at it, cut it, measure it, serve it.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+app.command("train")(train)
 app.command("inspect")(inspect)
 app.command("slice")(slice_file)
 app.command("profile")(profile)

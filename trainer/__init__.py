@@ -9,10 +9,11 @@ from nested_sparse.trainer.nested_model import NestedModel, nest
 from nested_sparse.trainer.nestings import FreezeThenGrow, Joint, JointThenGrow
 from nested_sparse.trainer.progress import EpochReport, ProgressBar
 from nested_sparse.trainer.recalibrate import recalibrate
-from nested_sparse.trainer.schedules import Gap, Gradual, OneShot
+from nested_sparse.trainer.schedules import Admm, Gap, Gradual, OneShot, RigL
 from nested_sparse.trainer.train import train
 
 __all__ = [
+    "Admm",
     "Batches",
     "EpochReport",
     "FreezeThenGrow",
@@ -24,6 +25,7 @@ __all__ = [
     "NestedModel",
     "OneShot",
     "ProgressBar",
+    "RigL",
     "TrainConfig",
     "accuracy_per_level",
     "export",

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from nested_sparse.budget import blocks_to_keep, keep_counts
+from nested_sparse.budget import Budget, LayerSize, blocks_to_keep, keep_counts
 from nested_sparse.channel import ROW_STEPS, channel_first_level
 from nested_sparse.errors import PatternError
 from nested_sparse.mask import block_scores, nested_first_level
@@ -25,7 +26,7 @@ def unique_weights(layers: Iterable[AnyNestedLayer]) -> list[AnyNestedLayer]:
 
 def choose_masks(
     layers: Iterable[AnyNestedLayer],
-    budget: str,
+    budget: Budget | str,
     densities: Sequence[float],
     *,
     frozen_levels: int = 0,
@@ -44,13 +45,31 @@ def choose_masks(
     sparse = [layer for layer in layers if not layer.dense]
     unique = unique_weights(sparse)
     ranked = {layer.name: magnitudes(layer) for layer in unique} | dict(scores or {})
+    # per weight, so that layers of higher blocks do not come first for having more weights in a block
+    ranked = {layer.name: ranked[layer.name] / layer.block_rows for layer in unique}
+    frozen = None
     if frozen_levels:
+        frozen = _frozen_counts(unique, ranked, frozen_levels)
         ranked = _above_the_rest(unique, ranked, frozen_levels)
-    counts = keep_counts(budget, ranked, densities) if counts is None else counts
+    if counts is None:
+        counts = keep_counts(budget, ranked, densities, sizes=layer_sizes(unique), frozen=frozen)
     chosen = {id(layer.weight): _first_level(layer, ranked[layer.name], counts[layer.name]) for layer in unique}
     for layer in sparse:
         layer.first_level.copy_(torch.from_numpy(chosen[id(layer.weight)]))
     return counts
+
+
+def keep_as_many(layer: AnyNestedLayer, level: int, scores: NDArray[np.float64]) -> None:
+    """Set what `level` adds to the levels below, which stay, to the best `scores` (G, K): as many blocks as now.
+
+    Layers that share the weight are not looked at. Pattern channel has no such choice: PatternError.
+    """
+    if layer.pattern.channels:
+        raise PatternError(f"{layer.name}: channels come and go together in all layers; they cannot be kept by weight")
+    now = layer.first_level.cpu().numpy()[: len(scores)]
+    counts = [int((now <= each).sum()) for each in range(level + 1)]
+    ranked = _above_the_rest([layer], {layer.name: scores}, level) if level else {layer.name: scores}
+    layer.first_level.copy_(torch.from_numpy(_first_level(layer, ranked[layer.name], counts)))
 
 
 def _above_the_rest(
@@ -70,13 +89,31 @@ def _above_the_rest(
     return above
 
 
+def _frozen_counts(
+    layers: Sequence[AnyNestedLayer], scores: Mapping[str, NDArray[np.float64]], frozen_levels: int
+) -> dict[str, list[int]]:
+    """Blocks that each frozen level keeps now; packs: without rows of padding."""
+    now = {layer.name: layer.first_level.cpu().numpy()[: len(scores[layer.name])] for layer in layers}
+    return {name: [int((first <= level).sum()) for level in range(frozen_levels)] for name, first in now.items()}
+
+
+def layer_sizes(layers: Iterable[AnyNestedLayer]) -> dict[str, LayerSize]:
+    """What a budget must know of each layer."""
+    return {layer.name: LayerSize(tuple(layer.weight.shape), layer.block_rows, _most_blocks(layer)) for layer in layers}
+
+
+def _most_blocks(layer: AnyNestedLayer) -> int | None:
+    pack = layer.pattern.pack
+    return None if pack is None else most_weights(layer.weight.shape[0], layer.weight[0].numel(), pack)
+
+
 def keep_everything(layers: Iterable[AnyNestedLayer]) -> None:
     """Make every level whole: all blocks belong to level 0."""
     for layer in layers:
         layer.first_level.zero_()
 
 
-def check_fit(layers: Iterable[AnyNestedLayer], budget: str, densities: Sequence[float]) -> None:
+def check_fit(layers: Iterable[AnyNestedLayer], budget: Budget, densities: Sequence[float]) -> None:
     """Raise PatternError, naming each layer, where packs cannot hold what the densest level shall keep.
 
     A row keeps at most ⌊K / B⌋·B of its K weights. Rows need no check: a last bundle is padded, as blocks are.
@@ -87,7 +124,7 @@ def check_fit(layers: Iterable[AnyNestedLayer], budget: str, densities: Sequence
         if pack is None or layer.dense:
             continue
         most = most_weights(rows, columns, pack)
-        if not most or (budget == "uniform" and blocks_to_keep(densities[-1], rows * columns) > most):
+        if not most or (budget.name == "uniform" and blocks_to_keep(densities[-1], rows * columns) > most):
             part = f"{most // rows} of the {columns} weights of a row, {most // rows / columns:.0%}"
             problems.append(f"\n  {layer.name}: {pack.name} keeps at most {part}")
     if problems:
@@ -102,15 +139,11 @@ def row_step(layer: AnyNestedLayer) -> int:
     return ROW_STEPS["conv" if isinstance(layer, NestedConv) else "linear"]
 
 
-def magnitudes(layer: NestedLayer) -> NDArray[np.float64]:
-    """(G, K) the sum of |w| in each block."""
+def magnitudes(layer: NestedLayer, values: Tensor | None = None) -> NDArray[np.float64]:
+    """(G, K) the sum of magnitudes in each block, of the weight or of `values` in its shape."""
     permutation = None if layer.permutation is None else layer.permutation.cpu().numpy()
-    return block_scores(_values(layer), layer.block_rows, permutation)
-
-
-def _values(layer: NestedLayer) -> NDArray[np.float32]:
-    values: NDArray[np.float32] = layer.weight.detach().flatten(1).float().cpu().numpy()
-    return values
+    flat = (layer.weight if values is None else values).detach().flatten(1).float().cpu().numpy()
+    return block_scores(flat, layer.block_rows, permutation)
 
 
 def _first_level(layer: AnyNestedLayer, scores: NDArray[np.float64], counts: Sequence[int]) -> NDArray[np.uint8]:

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,6 +21,24 @@ from nested_sparse.trainer.checked import is_count, require, require_count
 IDX_UINT8 = 8
 
 
+class Labelled(Protocol):
+    """Samples and their classes: `LabelledImages`, `LabelledSpectra`."""
+
+    @property
+    def inputs(self) -> Tensor:
+        """float32 (n, ...)."""
+        ...
+
+    @property
+    def labels(self) -> Tensor:
+        """int64 (n,)."""
+        ...
+
+    def __len__(self) -> int:
+        """How many samples, n."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class LabelledImages:
     """images: float32 (n, 1, H, W), 0 (background) to 1. labels: int64 (n,)."""
@@ -29,6 +48,11 @@ class LabelledImages:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def inputs(self) -> Tensor:
+        """The images."""
+        return self.images
 
 
 def load_digits_images(
@@ -110,7 +134,10 @@ class Batches:
     """Batches of an epoch, shuffled anew for each: `Batches(train, 64)(epoch)`; the same again for the same epoch.
 
     shift_px: each image moves by up to so many pixels in each direction (a cheap augmentation); 0 leaves it.
-    noise: standard deviation of the Gaussian noise added to every pixel, drawn anew for each epoch; 0 adds none.
+    noise: standard deviation of the Gaussian noise added to every value, drawn anew for each epoch; 0 adds none.
+    flip: every other image, drawn at random, is mirrored left to right.
+    shift_frames: each spectrogram (C, T) moves by up to so many frames, earlier or later.
+    samples: an epoch has so many, drawn anew for each; 0 is all.
     An incomplete last batch is left out, unless it is the only one.
     rank, world_size: where processes train together, each gives its own and how many they are, and gets its part of
     every batch: all parts, in the order of the ranks, are the batch that a single process gets.
@@ -118,11 +145,14 @@ class Batches:
     the mean over the batch.
     """
 
-    data: LabelledImages
+    data: Labelled
     batch_size: int = 64
     seed: int = 0
     shift_px: int = 0
     noise: float = 0.0
+    flip: bool = False
+    shift_frames: int = 0
+    samples: int = 0
     rank: int = 0
     world_size: int = 1
 
@@ -142,7 +172,17 @@ class Batches:
     @property
     def count(self) -> int:
         """Batches in an epoch."""
-        return max(1, len(self.data) // self.batch_size)
+        return max(1, min(self.samples or len(self.data), len(self.data)) // self.batch_size)
+
+    def augmented(self, inputs: Tensor, rng: np.random.Generator) -> Tensor:
+        """(n, ...) inputs of one batch, moved, mirrored and noisy as drawn from `rng`."""
+        if self.shift_px:
+            inputs = shifted(inputs, rng.integers(-self.shift_px, self.shift_px + 1, (len(inputs), 2)))
+        if self.flip:
+            inputs = torch.where(_drawn(rng.random(len(inputs)) < 0.5, inputs), inputs.flip(-1), inputs)
+        if self.shift_frames:
+            inputs = later(inputs, rng.integers(-self.shift_frames, self.shift_frames + 1, len(inputs)))
+        return noisy(inputs, self.noise, rng) if self.noise else inputs
 
     def own_part(self, size: int) -> slice:
         """Where this process's part of a batch of `size` samples lies."""
@@ -166,17 +206,18 @@ class EpochBatches:
         order = torch.from_numpy(rng.permutation(len(source.data)))
         for start in range(0, source.count * source.batch_size, source.batch_size):
             picked = order[start : start + source.batch_size]
-            images = source.data.images[picked]
-            if source.shift_px:
-                images = shifted(images, rng.integers(-source.shift_px, source.shift_px + 1, (len(picked), 2)))
-            if source.noise:
-                images = noisy(images, source.noise, rng)
             mine = source.own_part(len(picked))
-            yield images[mine], source.data.labels[picked[mine]]
+            inputs = source.augmented(source.data.inputs[picked], rng)  # the whole batch, so that all draw alike
+            yield inputs[mine], source.data.labels[picked[mine]]
+
+
+def _drawn(chosen: NDArray[np.bool_], inputs: Tensor) -> Tensor:
+    """(n, 1, ...) of as many dimensions as `inputs`."""
+    return torch.from_numpy(chosen).reshape(-1, *(1,) * (inputs.dim() - 1))
 
 
 def noisy(images: Tensor, noise: float, rng: np.random.Generator) -> Tensor:
-    """(n, C, H, W) images with Gaussian noise of standard deviation `noise` on every pixel."""
+    """(n, ...) inputs with Gaussian noise of standard deviation `noise` on every value."""
     return images + torch.from_numpy(noise * rng.standard_normal(tuple(images.shape), np.float32))
 
 
@@ -190,3 +231,18 @@ def shifted(images: Tensor, offsets: NDArray[np.int64]) -> Tensor:
         for image, (y, x) in zip(padded, offsets.tolist(), strict=True)
     ]
     return torch.stack(crops)
+
+
+def later(spectra: Tensor, frames: NDArray[np.int64]) -> Tensor:
+    """(n, C, T) spectrograms, each moved by its number of frames, later when positive; the edge frame fills the gap."""
+    count = spectra.shape[-1]
+    source = (torch.arange(count) - torch.from_numpy(frames)[:, None]).clamp(0, count - 1)
+    return spectra.gather(-1, source[:, None].expand_as(spectra))
+
+
+def hold_out(data: Labelled, samples: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices of what is left and of `samples` held out, drawn by `seed` only. Raises TrainingError."""
+    if not 0 <= samples < len(data):
+        raise TrainingError(f"{samples} samples cannot be held out of {len(data)}: expected 0 to {len(data) - 1}")
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(data)))
+    return order[samples:], order[:samples]

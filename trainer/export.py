@@ -20,6 +20,7 @@ from nested_sparse.trainer.graph import flatten_outputs, reason, trace
 from nested_sparse.trainer.layers import NestedConv, NestedLinear
 from nested_sparse.trainer.nested_model import NestedModel
 from nested_sparse.trainer.placeholder import kind_attributes, window_attributes
+from nested_sparse.trainer.positions import counted_positions
 from nested_sparse.trainer.verify import stored_weights, verify_export
 from nested_sparse.weight import NestedWeight
 from nested_sparse.writer import LayerRecord, LevelRecord, refuse_existing, write_checkpoint
@@ -178,25 +179,15 @@ def _float64(tensor: Tensor) -> NDArray[np.float64]:
 
 def _run_example(net: NestedModel, examples: tuple[Tensor, ...]) -> tuple[list[Tensor], dict[str, int]]:
     """The densest level's outputs, and how many output positions (pixels, rows) each nested layer computes."""
-    positions: dict[str, int] = {}
-
-    def count(layer: nn.Module, inputs: object, output: Tensor) -> None:
-        assert isinstance(layer, NestedConv | NestedLinear)
-        positions[layer.name] = positions.get(layer.name, 0) + output.numel() // int(layer.weight.shape[0])
-
-    handles = [layer.register_forward_hook(count) for layer in net.nested_layers().values()]
     try:
         net.set_level(-1)
-        with torch.no_grad():
+        with counted_positions(net) as positions, torch.no_grad():
             return flatten_outputs(net.model(*examples)), positions
     except ExportError:
         raise
     except Exception as error:  # whatever the model raises
         shapes = [list(example.shape) for example in examples]
         raise ExportError(f"the model fails on the example inputs {shapes}: {reason(error)}") from error
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _layer_records(

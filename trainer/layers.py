@@ -56,7 +56,7 @@ class NestedLayer(nn.Module):
         self._masks: _MaskCache | None = None
 
     def mask(self, level: int) -> Tensor:
-        """Bool, the weight's shape: what `level` keeps. Cached until `first_level` changes or moves."""
+        """Bool, the weight's shape: what `level` keeps. Cached until `first_level` or `permutation` changes."""
         return self._cached("kept", level, lambda: self.first_level <= level)
 
     def ring(self, level: int) -> Tensor:
@@ -66,8 +66,8 @@ class NestedLayer(nn.Module):
     def _cached(self, kind: str, level: int, blocks: Callable[[], Tensor]) -> Tensor:
         if torch.compiler.is_compiling():  # a mask made of traced tensors must not outlive the trace
             return self._expanded(blocks())
-        if self._masks is None or not self._masks.fits(self.first_level):
-            self._masks = _MaskCache(self.first_level)
+        if self._masks is None or not self._masks.fits(self.first_level, self.permutation):
+            self._masks = _MaskCache(self.first_level, self.permutation)
         masks = self._masks.expanded
         if (kind, level) not in masks:
             with torch.inference_mode(False):  # an inference tensor in the cache could not take part in training
@@ -112,15 +112,20 @@ class NestedLayer(nn.Module):
 
 
 class _MaskCache:
-    """Expanded masks of one state of a `first_level` tensor, told by identity and version."""
+    """Expanded masks of one state of a layer's buffers, told by their identity and version."""
 
-    def __init__(self, source: Tensor) -> None:
-        self._source = source
-        self._version = source._version
+    def __init__(self, *sources: Tensor | None) -> None:
+        self._sources = sources
+        self._versions = _versions(sources)
         self.expanded: dict[tuple[str, int], Tensor] = {}
 
-    def fits(self, source: Tensor) -> bool:
-        return source is self._source and source._version == self._version
+    def fits(self, *sources: Tensor | None) -> bool:
+        same = all(one is other for one, other in zip(sources, self._sources, strict=True))
+        return same and _versions(sources) == self._versions
+
+
+def _versions(sources: Sequence[Tensor | None]) -> list[int | None]:
+    return [None if source is None else source._version for source in sources]
 
 
 class NestedConv(NestedLayer):

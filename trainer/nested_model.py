@@ -3,37 +3,51 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from nested_sparse.budget import check_densities
+from nested_sparse.budget import Budget, check_densities
 from nested_sparse.channel import in_full_blocks
-from nested_sparse.errors import LevelError
+from nested_sparse.errors import BudgetError, LevelError
 from nested_sparse.pattern import parse_pattern
 from nested_sparse.trainer.choose import check_fit, choose_masks, row_step, unique_weights
 from nested_sparse.trainer.layers import NestedConv, NestedLayer, NestedLinear
 from nested_sparse.trainer.norm import LevelBatchNorm
+from nested_sparse.trainer.positions import positions_per_sample
 from nested_sparse.trainer.replace import replace_layers
+from nested_sparse.trainer.shuffle import shuffle_rows
 from nested_sparse.weight import NestedWeight
 
 
 class NestedModel(nn.Module):
     """A model whose convolutions and linear layers hold nested sparse levels, level 0 the sparsest.
 
-    model: the network, its layers replaced. densities, pattern, budget: as given to `nest`.
+    model: the network, its layers replaced. densities, pattern: as given to `nest`. budget: with all that belongs to
+    it; `budget.name` is the name. row_shuffle: whether training permutes rows anew before its first search; the
+    permutations are buffers of the layers.
     """
 
     def __init__(
-        self, model: nn.Module, *, densities: Sequence[float], pattern: str, budget: str, left_dense: Mapping[str, str]
+        self,
+        model: nn.Module,
+        *,
+        densities: Sequence[float],
+        pattern: str,
+        budget: Budget,
+        left_dense: Mapping[str, str],
+        row_shuffle: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
         self.densities = tuple(densities)
         self.pattern = pattern
         self.budget = budget
+        self.row_shuffle = row_shuffle
         self._left_dense = dict(left_dense)
         self._level = self.level_count - 1
 
@@ -80,6 +94,8 @@ class NestedModel(nn.Module):
         """
         layer = self.nested_layers()[name]
         permutation = None if layer.permutation is None else layer.permutation.cpu().numpy().copy()
+        if permutation is not None and np.array_equal(permutation, np.arange(len(permutation))):
+            permutation = None  # rows that lie in order need no table in the file
         values = layer.weight.detach().flatten(1).float().cpu().numpy().copy()
         first_level = layer.first_level.cpu().numpy().copy()
         weight = NestedWeight(name, values, first_level, layer.block_rows, permutation, layer.pattern.pack)
@@ -127,29 +143,62 @@ def nest(
     pattern: str = "unstructured",
     budget: str = "uniform",
     keep_dense: Sequence[str] = (),
+    budget_by: str = "weights",
+    min_layer_density: float = 0.0,
+    example_inputs: tuple[Tensor, ...] | None = None,
+    row_shuffle: bool = False,
 ) -> NestedModel:
     """A nested copy of `model`, untrained or pre-trained: largest magnitudes first, in one shot. `model` is untouched.
 
     densities: kept / all weights of a layer per level, strictly rising in (0, 1].
     pattern: "unstructured", "block{V}x1" (V output channels of one column are kept or dropped together), "gs{B}x{k}"
         (packs, see nested_sparse.pattern.Pack) or "channel" (whole output rows and input channels).
-    budget: "uniform", every layer has the level's density, or "global", one ranking over all layers.
+    budget: "uniform", every layer has the level's density; "global", one ranking over all layers; or "erk", smaller
+        layers are denser (RigL, arXiv:1911.11134). See nested_sparse.budget.Budget.
     keep_dense: dotted module paths, or fnmatch patterns of them, that are whole at every level.
+    budget_by: what densities are shares of, "weights" or "flops" of the forward pass; the latter needs example_inputs,
+        what forward takes, with the batch as dimension 0. "uniform" gives every layer the same either way. At equal
+        weights "erk" does better than "uniform", at equal FLOPs worse (random masks, arXiv:2103.15767).
+    min_layer_density: share of a layer that every level keeps, at most the sparsest level's density.
+    row_shuffle: whether rows that keep the same weights are put together into blocks (Shfl-BW, arXiv:2203.05016), now,
+        and again by `train` before its first search. For block{V}x1 with V above 1; others have nothing to shuffle.
     Conv1d, Conv2d and Linear layers are nested; `dense_layers()` says what is not, and why. Of a convolution in groups
     a block may not span two groups: V falls to the largest there is that divides a group's rows. Depthwise ones (one
     input channel in a group), and under "channel" all in groups, are whole at every level, as keep_dense makes them.
     Device, dtype and train or eval mode are kept; the densest level is set.
-    Raises BudgetError (densities, budget, unknown keep_dense), PatternError (no such pattern, or layers that cannot
-    take it), InputError (nothing to nest).
+    Raises BudgetError (densities, budget and what belongs to it, unknown keep_dense), PatternError (no such pattern, or
+    layers that cannot take it), InputError (nothing to nest).
     """
     levels = check_densities(densities)
     parsed = parse_pattern(pattern)
+    chosen = _checked_budget(budget, budget_by, min_layer_density, levels)
     with torch.inference_mode(False):
         copied = copy.deepcopy(model)
         copied, left_dense = replace_layers(copied, pattern=parsed, level_count=len(levels), keep_dense=keep_dense)
-        net = NestedModel(copied, densities=levels, pattern=pattern, budget=budget, left_dense=left_dense)
+        net = NestedModel(
+            copied,
+            densities=levels,
+            pattern=pattern,
+            budget=chosen,
+            left_dense=left_dense,
+            row_shuffle=row_shuffle,
+        )
         net.train(model.training)
-        check_fit(net.nested_layers().values(), budget, levels)
-        choose_masks(net.nested_layers().values(), budget, levels)
+        if budget_by == "flops":
+            net.budget = dataclasses.replace(chosen, positions=positions_per_sample(net, example_inputs or ()))
+        check_fit(net.nested_layers().values(), chosen, levels)
+        if row_shuffle:
+            shuffle_rows(net)
+        choose_masks(net.nested_layers().values(), net.budget, levels)
         net.set_level(-1)
     return net
+
+
+def _checked_budget(name: str, by: str, min_layer_density: float, densities: Sequence[float]) -> Budget:
+    budget = Budget(name, by, min_layer_density)
+    if min_layer_density > densities[0]:
+        raise BudgetError(
+            f"min_layer_density {min_layer_density:g} is more than the sparsest level's density, "
+            f"{densities[0]:g}; lower it"
+        )
+    return budget

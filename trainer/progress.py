@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass
 from types import TracebackType
 
+from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -38,6 +39,8 @@ class EpochReport:
     done_epochs: int
     """Of the whole run, this one included."""
     total_epochs: int
+    passes: float = 1.0
+    """Forward and backward passes over the epoch's batches: above 1 where a step trains several levels."""
 
     def __str__(self) -> str:
         """One line."""
@@ -60,15 +63,19 @@ def log_progress(report: EpochReport) -> None:
 
 
 class ProgressBar:
-    """A bar on the terminal: `with ProgressBar() as bar: train(..., on_progress=bar)`."""
+    """A bar on the terminal: `with ProgressBar() as bar: train(..., on_progress=bar)`.
 
-    def __init__(self) -> None:
+    console: where it is drawn, by default stdout.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
+            console=console,
         )
         self._task: TaskID | None = None
 

@@ -16,6 +16,7 @@ from nested_sparse.trainer.distributed import agree
 from nested_sparse.trainer.nested_model import NestedModel
 from nested_sparse.trainer.ring import RingGuard, inherit, trainable
 from nested_sparse.trainer.schedules.search import Schedule
+from nested_sparse.trainer.shuffle import shuffle_rows
 
 LossFunction = Callable[[Any, Any], Tensor]
 Backward = Callable[[Tensor], None]
@@ -144,6 +145,8 @@ class SearchStage(Stage):
         self.net.set_level(self.level or 0)
         if self.level:
             inherit(self.net, self.level)
+        elif self.net.row_shuffle:  # the first search: all weights are trained and none is dropped yet
+            shuffle_rows(self.net)
         self.search.begin()
         self._masks_changed()
 

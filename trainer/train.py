@@ -160,7 +160,8 @@ class _Run:
         if self.stage.averages:
             agree(self.net)
         means = {name: float(mean_over_processes(torch.stack(values).mean())) for name, values in losses.items()}
-        return self._report(means, time.perf_counter() - started)
+        passes = sum(map(len, losses.values())) / (step + 1)
+        return self._report(means, passes, time.perf_counter() - started)
 
     def _step(self, inputs: Any, targets: Any, progress: float, *, update: bool) -> dict[str, Tensor]:
         stage, device = self.stage, device_of(self.net)
@@ -191,7 +192,7 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config.lr_schedule, self.config.lr, lr_progress)
 
-    def _report(self, losses: dict[str, float], duration_s: float) -> EpochReport:
+    def _report(self, losses: dict[str, float], passes: float, duration_s: float) -> EpochReport:
         for name, loss in losses.items():
             if not math.isfinite(loss):
                 kept = f"; {self.state_path} holds the epoch before" if self.state_path else ""
@@ -206,6 +207,7 @@ class _Run:
             duration_s=duration_s,
             done_epochs=len(self.reports) + 1,
             total_epochs=sum(stage.epochs for stage in self.stages),
+            passes=passes,
         )
 
     def _save(self) -> None:
@@ -276,6 +278,7 @@ def fingerprint(net: NestedModel, config: TrainConfig, schedule: Schedule, nesti
         "nesting": str(nesting),
         "densities": str(net.densities),
         "pattern": net.pattern,
-        "budget": net.budget,
+        "budget": repr(net.budget),
+        "row_shuffle": str(net.row_shuffle),
         "layers": hashlib.sha256(f"{layers} {tensors}".encode()).hexdigest()[:16],
     }

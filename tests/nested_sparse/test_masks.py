@@ -67,14 +67,16 @@ def test_a_mask_is_made_of_whole_blocks_of_permuted_rows(block_rows: int) -> Non
 
 
 def test_global_budget_is_one_ranking_over_all_layers() -> None:
-    """The kept blocks are the largest of all, wherever they are, but a layer never loses its last one."""
+    """The kept blocks are the best of each layer, which it never loses, and then the largest of all."""
     rng = np.random.default_rng(2)
     scores = {"large": rng.random((10, 10)) + 1.0, "small": rng.random((10, 10)), "tiny": rng.random((5, 4)) * 1e-6}
     counts = keep_counts("global", scores, (0.2, 0.6))
     for level, density in enumerate((0.2, 0.6)):
-        threshold = np.sort(np.concatenate([s.reshape(-1) for s in scores.values()]))[-blocks_to_keep(density, 220)]
+        rest = np.concatenate([np.sort(score.reshape(-1))[:-1] for score in scores.values()])
+        threshold = np.sort(rest)[-(blocks_to_keep(density, 220) - len(scores))]
         for name, score in scores.items():
-            assert counts[name][level] == max(1, int((score >= threshold).sum()))
+            assert counts[name][level] == 1 + int((np.sort(score.reshape(-1))[:-1] >= threshold).sum())
+        assert sum(count[level] for count in counts.values()) == blocks_to_keep(density, 220)
 
 
 def test_rounding_is_half_up_and_never_to_nothing() -> None:

@@ -25,6 +25,7 @@ GRADIENTS = ("kept", "ring")
 class Joint:
     """The sandwich rule of US-Nets (arXiv:1903.05134, section 3): each step trains the densest level on the labels, and
     the sparsest and some others, drawn at random, on the densest one's soft labels, through which no gradient flows.
+    The step follows the mean of the losses, so that a learning rate means what it does elsewhere; US-Nets adds them up.
     """
 
     epochs: int = 8
@@ -33,7 +34,7 @@ class Joint:
     gradient: str = "kept"
     """Weights that the loss of a level moves: "kept", all that it keeps, or "ring", only what it adds to the level
     below (gradient masking, arXiv:2203.03324)."""
-    soft_weight: float = 1.0
+    soft_weight: float = 0.5
     """Share of a sparse level's loss that asks for the densest level's soft labels; the labels have the rest. Counts in
     place of TrainConfig.distill_weight; 0 is off."""
     search_level: int = 0
@@ -84,8 +85,8 @@ class JointStage(Stage):
         net, losses = self.net, dict[str, Tensor]()
         set_gradient(net, self._settings.gradient)
         try:
-            soft_labels: Any = None
-            for level in self._drawn_levels():
+            levels, soft_labels = self._drawn_levels(), None
+            for level in levels:
                 net.set_level(level)
                 outputs = run(net, inputs)
                 loss = self.work.loss_fn(outputs, targets)
@@ -94,7 +95,7 @@ class JointStage(Stage):
                     loss = (1 - weight) * loss + weight * distillation_loss(outputs, soft_labels, temperature)
                 elif self._settings.soft_weight:
                     soft_labels = check_logits(outputs).detach()
-                backward(loss)
+                backward(loss / len(levels))
                 losses[str(level)] = loss.detach()
         finally:
             set_gradient(net, "kept")

@@ -22,7 +22,7 @@ class JointThenGrow:
     """Epochs of all levels together; see Joint for the next three."""
     random_levels: int = 1
     gradient: str = "kept"
-    soft_weight: float = 1.0
+    soft_weight: float = 0.5
     epochs_per_level: int | tuple[int, ...] = 2
     """Epochs of each level afterwards; a tuple gives each level its own, the sparsest first."""
 

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nested_sparse.trainer.choose import choose_masks
+from nested_sparse.trainer.choose import choose_masks, unique_weights
+from nested_sparse.trainer.layers import NestedConv, NestedLayer, NestedLinear
 from nested_sparse.trainer.nested_model import NestedModel
 
 Scores = Mapping[str, NDArray[np.float64]]
@@ -80,3 +82,17 @@ class Search:
         densities = (*self.net.densities[: self.level], density)
         layers = self.net.nested_layers().values()
         choose_masks(layers, self.net.budget, densities, frozen_levels=self.level, scores=scores)
+
+    @torch.no_grad()
+    def keep_all(self) -> None:
+        """Keep every weight at this level, those too that the pattern could not keep together; frozen ones stay so."""
+        for layer in self.sparse_layers():
+            layer.first_level.clamp_(max=self.level)
+
+    def sparse_layers(self) -> list[NestedConv | NestedLinear]:
+        """One layer for each weight that has something to drop."""
+        return [layer for layer in unique_weights(self.net.nested_layers().values()) if not layer.dense]
+
+    def free(self, layer: NestedLayer) -> Tensor:
+        """Bool, the weight's shape: what no frozen level keeps."""
+        return ~layer.mask(self.level - 1) if self.level else torch.ones_like(layer.weight, dtype=torch.bool)

@@ -1,0 +1,117 @@
+"""`nested-sparse train`: a nested checkpoint by a recipe."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nested_sparse.errors import TrainingError
+from nested_sparse.serving.commands.output import print_json, print_table
+
+if TYPE_CHECKING:
+    from nested_sparse.trainer.recipe import Recipe
+
+STOPPED_EXIT_CODE = 130
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="A TOML file, or the name of a recipe (see --list).")] = "",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A value in place of the recipe's.", metavar="TABLE.KEY=VALUE")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed in place of the recipe's.", min=0)] = None,
+    out: Annotated[Path, typer.Option(help="Folder for checkpoint, state, record and picture.")] = Path("runs"),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew, and replace what is there.")] = False,
+    tensorboard: Annotated[Path | None, typer.Option(help="Folder for TensorBoard's curves.")] = None,
+    list_names: Annotated[bool, typer.Option("--list", help="Name the recipes that come with the package.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Only one JSON line on stdout; the rest on stderr.")] = False,
+) -> None:
+    """Train every level by a recipe, and write the checkpoint, with each level's accuracy, and a picture.
+
+    A run that was stopped goes on at the last finished epoch when the same command is given again; a finished one is
+    only reported.
+
+    Example: `nested-sparse train fashion-mnist --set data.directory=../shared/data/fashion_mnist --out runs`
+    """
+    try:
+        from nested_sparse.trainer.recipe import load_recipe, named_recipes
+    except ModuleNotFoundError as error:
+        raise TrainingError(f"training needs {error.name}: pip install 'nested-sparse[train]'") from None
+    if list_names:
+        return _show_names(named_recipes(), json)
+    if not recipe:
+        raise typer.BadParameter("name a recipe, or ask for --list")
+    chosen = load_recipe(recipe, [*(settings or []), *([] if seed is None else [f"train.seed={seed}"])])
+    figures = _run(chosen, out, fresh, tensorboard)
+    if not figures:  # not the first of several processes
+        return
+    if json:
+        print_json(figures)
+    else:
+        _show(figures)
+
+
+def _run(recipe: Recipe, out: Path, fresh: bool, tensorboard: Path | None) -> dict[str, Any]:
+    """Train with progress on stderr; a signal ends it with a line that says how to go on."""
+    from rich.console import Console
+
+    from nested_sparse.trainer.progress import ProgressBar, log_progress
+    from nested_sparse.trainer.recipe_run import run_files, run_recipe
+    from nested_sparse.trainer.tensorboard import TensorBoard
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    console = Console(stderr=True)
+    with ExitStack() as stack:
+        on_progress: list[Any] = []
+        if tensorboard is not None:
+            on_progress.append(stack.enter_context(TensorBoard(tensorboard)))
+        bar = stack.enter_context(ProgressBar(console)) if console.is_terminal else log_progress
+        try:
+            return run_recipe(recipe, out, fresh=fresh, on_progress=[bar, *on_progress])
+        except KeyboardInterrupt:
+            stack.close()
+            state = run_files(recipe, out).state
+            kept = f"{state} holds the last finished epoch" if state.exists() else "no epoch was finished"
+            advice = "the same command without --fresh goes on" if state.exists() else "the same command begins anew"
+            print(f"nested-sparse: stopped; {kept}; {advice}", file=sys.stderr)
+            raise typer.Exit(STOPPED_EXIT_CODE) from None
+
+
+def _show(figures: dict[str, Any]) -> None:
+    """The table of levels, the dense model last, and where the files are."""
+    rows: list[list[Any]] = [
+        [
+            str(index),
+            f"{level['density']:.2%}",
+            f"{level['flops'] / 1e6:.2f}",
+            f"{level['nbytes'] / 1024:.0f}",
+            _percent(level.get("accuracy")),
+        ]
+        for index, level in enumerate(figures["levels"])
+    ]
+    dense = figures["dense"]
+    rows.append(["dense", "100.00%", f"{dense['flops'] / 1e6:.2f}", "", _percent(dense["accuracy"])])
+    facts = figures["data"]
+    scored = f"{facts['evaluated_samples']} {facts['evaluated_on']} samples" if "evaluated_on" in facts else "own data"
+    title = f"{figures['recipe']}, seed {figures['seed']}: scored on {scored}"
+    print_table(title, ["level", "density", "MFLOP", "KB in file", "accuracy"], rows)
+    print(
+        f"{figures['epochs']} epochs, {figures['passes']:.1f} passes, {figures['seconds']:.1f} s of training; "
+        f"wrote {figures['checkpoint']}" + (f" and {figures['picture']}" if figures["picture"] else "")
+    )
+
+
+def _percent(accuracy: float | None) -> str:
+    return "" if accuracy is None else f"{accuracy:.2%}"
+
+
+def _show_names(names: dict[str, str], json: bool) -> None:
+    if json:
+        print_json(names)
+    else:
+        print_table("recipes", ["name", "trains"], [list(item) for item in names.items()])

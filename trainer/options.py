@@ -1,0 +1,148 @@
+"""Options: the keywords that a function or a settings class takes, and values checked against their types."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin
+
+NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a string", Path: "a path"}
+
+
+class Problems:
+    """What is wrong with a recipe, collected so that all of it is said at once."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def add(self, table: str, key: str, value: Any, expected: str) -> None:
+        """Note `value` of `key` in `table`."""
+        self.lines.append(f"[{table}] {key} = {toml_text(value)}: expected {expected}")
+
+    def add_unknown(self, place: str, name: str, allowed: Iterable[str]) -> None:
+        """Note that `name` is none of `allowed`."""
+        self.lines.append(f"{place}: {unknown(name, allowed)}")
+
+
+def unknown(name: str, allowed: Iterable[str]) -> str:
+    """Says that there is no `name`, the likely meaning, and all that is allowed."""
+    names = list(allowed)
+    close = difflib.get_close_matches(name, names, n=1)
+    meant = f"did you mean {close[0]!r}? " if close else ""
+    return f"there is no {name!r}; {meant}expected one of: {', '.join(names) or '(none)'}"
+
+
+def toml_text(value: Any) -> str:
+    """`value` as a recipe would have it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str | Path):
+        return f'"{value}"'
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(toml_text, value))}]"
+    return repr(value)
+
+
+def options_of(target: Callable[..., Any], without: Sequence[str] = ()) -> dict[str, inspect.Parameter]:
+    """The keywords that `target` takes, each with its type resolved; `without` are not the recipe's to set."""
+    hints = typing.get_type_hints(vars(target).get("__init__", target) if isinstance(target, type) else target)
+    taken = {}
+    for name, parameter in inspect.signature(target).parameters.items():
+        by_name = parameter.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        if by_name and name not in without:
+            taken[name] = parameter.replace(annotation=hints.get(name, Any))
+    return taken
+
+
+def takes_any_keyword(target: Callable[..., Any]) -> bool:
+    """Whether `target` has **keywords."""
+    parameters = inspect.signature(target).parameters.values()
+    return any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
+
+
+def checked_options(
+    table: str, given: Mapping[str, Any], target: Callable[..., Any], problems: Problems, without: Sequence[str] = ()
+) -> dict[str, Any]:
+    """`given` as `target`'s keywords, lists as tuples; what does not fit goes to `problems` instead."""
+    taken, checked = options_of(target, without), {}
+    for key, value in given.items():
+        if key in taken:
+            try:
+                checked[key] = converted(value, taken[key].annotation)
+            except ValueError:
+                problems.add(table, key, value, described(taken[key].annotation))
+        elif takes_any_keyword(target):
+            checked[key] = value
+        else:
+            problems.add_unknown(f"[{table}]", key, taken)
+    for key, parameter in taken.items():
+        if key not in given and parameter.default is inspect.Parameter.empty:
+            problems.lines.append(f"[{table}] {key} is missing: expected {described(parameter.annotation)}")
+    return checked
+
+
+def converted(value: Any, annotation: Any) -> Any:
+    """`value` as `annotation` wants it: whole numbers as floats, lists as tuples. Raises ValueError if it is another.
+
+    Types that TOML has no words for are taken as they are.
+    """
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        return _first_that_fits(value, inner)
+    if origin is typing.Literal:
+        return _checked(value, value in inner)
+    if origin is tuple and inner[-1:] != (Ellipsis,):
+        _checked(value, isinstance(value, list | tuple) and len(value) == len(inner))
+        return tuple(converted(item, each) for item, each in zip(value, inner, strict=True))
+    if origin in (tuple, list, Sequence):
+        _checked(value, isinstance(value, list | tuple))
+        return tuple(converted(item, inner[0]) for item in value)
+    if annotation is float:
+        return float(_checked(value, _is_number(value) and math.isfinite(value)))
+    if annotation is int:
+        return _checked(value, isinstance(value, int) and not isinstance(value, bool))
+    if annotation is Path:
+        return Path(_checked(value, isinstance(value, str | Path)))
+    if annotation in (bool, str):
+        return _checked(value, isinstance(value, annotation))
+    if annotation is type(None):
+        return _checked(value, value is None)
+    return value
+
+
+def described(annotation: Any) -> str:
+    """What `converted` accepts, in words."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        return " or ".join(described(each) for each in inner if each is not type(None))
+    if origin is typing.Literal:
+        return f"one of: {', '.join(map(str, inner))}"
+    if origin is tuple and inner[-1:] != (Ellipsis,):
+        return f"a list of {len(inner)}: {', '.join(map(described, inner))}"
+    if origin in (tuple, list, Sequence):
+        return f"a list, each {described(inner[0])}"
+    return NAMES.get(annotation, "a value of another kind")
+
+
+def _first_that_fits(value: Any, annotations: Sequence[Any]) -> Any:
+    for annotation in annotations:
+        try:
+            return converted(value, annotation)
+        except ValueError:
+            continue
+    raise ValueError
+
+
+def _checked(value: Any, holds: bool) -> Any:
+    if not holds:
+        raise ValueError
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

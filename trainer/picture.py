@@ -1,0 +1,40 @@
+"""Picture: accuracy of each level against what it computes, the dense model for reference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def draw(path: Path, title: str, levels: Sequence[Mapping[str, Any]], dense: Mapping[str, Any], split: str) -> None:
+    """Save a PNG. levels, dense: "flops" of one sample and "accuracy" in [0, 1], None when the dense one's is unknown.
+
+    split: the data that was scored.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots(figsize=(7, 4.5))
+    mflops = [level["flops"] / 1e6 for level in levels]
+    accuracies = [100 * level["accuracy"] for level in levels]
+    axis.plot(mflops, accuracies, "o-", color="tab:blue", label="levels of one nested checkpoint")
+    for level, x, y in zip(levels, mflops, accuracies, strict=True):
+        axis.annotate(
+            f"{level['density']:.1%} of weights\n{y:.2f} %", (x, y), (6, -18), textcoords="offset points", fontsize=8
+        )
+    if dense["accuracy"] is not None:
+        x, y = dense["flops"] / 1e6, 100 * dense["accuracy"]
+        axis.plot([x], [y], "s", color="black", label=f"dense, before any was dropped: {y:.2f} %")
+        axis.axhline(y, color="black", lw=0.8, ls="--")
+    axis.set_xscale("log")
+    axis.set_xlabel("MFLOP of one sample (nested layers)")
+    axis.set_ylabel(f"accuracy on {split} data, %")
+    axis.set_title(title)
+    axis.margins(x=0.12, y=0.15)
+    axis.legend(loc="lower right", fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)

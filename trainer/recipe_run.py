@@ -1,0 +1,238 @@
+"""Run a recipe: data, net, training, accuracy of each level, checkpoint, picture. It can be stopped and taken up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nested_sparse.checkpoint import Checkpoint
+from nested_sparse.errors import NestedSparseError, TrainingError
+from nested_sparse.trainer.datasets import TrainingData
+from nested_sparse.trainer.distributed import rank
+from nested_sparse.trainer.evaluate import accuracy_per_level
+from nested_sparse.trainer.export import export, inference_mode_of
+from nested_sparse.trainer.layers import NestedConv, NestedLinear
+from nested_sparse.trainer.nested_model import NestedModel, nest
+from nested_sparse.trainer.options import options_of
+from nested_sparse.trainer.picture import draw
+from nested_sparse.trainer.progress import EpochReport
+from nested_sparse.trainer.recipe import Recipe
+from nested_sparse.trainer.run_record import RunRecord
+from nested_sparse.trainer.train import train
+
+OnProgress = Callable[[EpochReport], None]
+
+
+@dataclass(frozen=True, slots=True)
+class RunFiles:
+    """Where a run's files are: all beside its checkpoint."""
+
+    checkpoint: Path
+
+    @property
+    def state(self) -> Path:
+        """From which a stopped run goes on; gone when it is done."""
+        return self.checkpoint.with_suffix(".state")
+
+    @property
+    def record(self) -> Path:
+        """See RunRecord."""
+        return self.checkpoint.with_suffix(".json")
+
+    @property
+    def picture(self) -> Path:
+        """Accuracy against FLOPs."""
+        return self.checkpoint.with_suffix(".png")
+
+
+def run_files(recipe: Recipe, out: Path) -> RunFiles:
+    """The files of `recipe` in the folder `out`."""
+    return RunFiles(out / (recipe.output.file or f"{recipe.name}.safetensors"))
+
+
+def run_recipe(
+    recipe: Recipe, out: Path, *, fresh: bool = False, on_progress: Sequence[OnProgress] = ()
+) -> dict[str, Any]:
+    """Train by `recipe` in the folder `out`, and return the figures; a run that is there goes on where it was.
+
+    A finished one is only reported. fresh: begin anew, and replace what is there. Of several processes, the first
+    writes; the others return no figures.
+    Raises NestedSparseError: files of another run in the way, data, model or settings that do not go together.
+    """
+    files = run_files(recipe, out)
+    record = RunRecord(files.record, recipe.tables)
+    _prepare(files, record, fresh)
+    if "figures" in record.facts and files.checkpoint.exists():
+        return dict(record.facts["figures"])
+    data, net = _start(recipe)
+    if not rank():
+        record.note()
+    reports = _train(recipe, data, net, files, record, on_progress)
+    if rank():
+        return {}
+    figures = _finish(recipe, data, net.cpu(), files, record, reports)
+    record.note(figures=figures)
+    files.state.unlink(missing_ok=True)
+    return figures
+
+
+def _prepare(files: RunFiles, record: RunRecord, fresh: bool) -> None:
+    """Make the folder, take up the record, and refuse to overwrite what is no run of this recipe."""
+    try:
+        files.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        folder = files.checkpoint.parent
+        raise TrainingError(f"{folder}: cannot be made ({error.strerror or error}); name another with --out") from None
+    if fresh:
+        files.state.unlink(missing_ok=True)
+        files.record.unlink(missing_ok=True)
+        return
+    record.load()
+    if files.checkpoint.exists() and not files.record.exists():
+        raise TrainingError(f"{files.checkpoint}: exists already, and is no run of this recipe; --fresh replaces it")
+
+
+def _start(recipe: Recipe) -> tuple[TrainingData, NestedModel]:
+    """Data, and the untrained net on its device. Raises TrainingError naming the table at fault."""
+    if recipe.run.threads:
+        torch.set_num_threads(recipe.run.threads)
+    data = _in_table(recipe, "data", lambda: recipe.load_data(recipe.run.seed))
+    torch.manual_seed(recipe.run.seed)
+    model = _in_table(recipe, "model", lambda: _model(recipe, data))
+    net = _in_table(recipe, "nest", lambda: nest(model, **recipe.nest_options))
+    return data, net.to(_device(recipe))
+
+
+def _in_table(recipe: Recipe, table: str, make: Callable[[], Any]) -> Any:
+    try:
+        return make()
+    except NestedSparseError as error:
+        raise TrainingError(f"{recipe.source}: [{table}] {error}") from error
+
+
+def _model(recipe: Recipe, data: TrainingData) -> nn.Module:
+    """The model, made for the data's classes and channels unless the recipe says how many."""
+    taken = options_of(recipe.model)
+    options = dict(recipe.model_options)
+    for key in ("classes", "channels"):
+        if key in taken and key in data.facts:
+            options.setdefault(key, data.facts[key])
+    model = recipe.model(**options)
+    if recipe.weights is not None:
+        load_weights(model, recipe.weights)
+    with torch.no_grad():
+        training = model.training
+        try:
+            model.eval()(*data.example)
+        except (RuntimeError, TypeError, ValueError) as error:
+            shapes = [list(example.shape) for example in data.example]
+            raise TrainingError(f"the model does not take the data's inputs {shapes}: {error}") from error
+        model.train(training)
+    return model
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load a state dict, of torch.save, into `model`. Raises TrainingError for one that is damaged or does not fit."""
+    try:
+        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # whatever torch's unpickler raises
+        raise TrainingError(
+            f"weights {path}: cannot be loaded ({error}); expected a state dict of this model"
+        ) from error
+
+
+def _device(recipe: Recipe) -> torch.device:
+    wanted, there = recipe.run.device, torch.cuda.is_available()
+    if wanted == "auto":
+        return torch.device("cuda" if there else "cpu")
+    if wanted.startswith("cuda") and not there:
+        raise TrainingError(
+            f"{recipe.source}: [train] device = {wanted!r}: torch finds no CUDA device here; use 'auto'"
+        )
+    return torch.device(wanted)
+
+
+def _train(
+    recipe: Recipe,
+    data: TrainingData,
+    net: NestedModel,
+    files: RunFiles,
+    record: RunRecord,
+    on_progress: Sequence[OnProgress],
+) -> tuple[EpochReport, ...]:
+    def progress(report: EpochReport) -> None:
+        if rank():
+            return
+        if report.stage == "dense" and report.epoch == report.epochs and recipe.output.metrics:
+            record.note(dense_accuracy=accuracy_per_level(net, data.scored())[0])
+        for each in on_progress:
+            each(report)
+
+    return train(
+        net,
+        data.batches,
+        recipe.loss_fn,
+        recipe.config,
+        schedule=recipe.schedule,
+        nesting=recipe.nesting,
+        state_path=files.state,
+        on_progress=progress,
+    )
+
+
+def _finish(
+    recipe: Recipe,
+    data: TrainingData,
+    net: NestedModel,
+    files: RunFiles,
+    record: RunRecord,
+    reports: Sequence[EpochReport],
+) -> dict[str, Any]:
+    """Measure, export, draw; returns the figures."""
+    metrics = {"accuracy": accuracy_per_level(net, data.scored())} if recipe.output.metrics else {}
+    export(net, data.example, files.checkpoint, metrics=metrics, values=recipe.output.values, force=True)
+    with Checkpoint.open(files.checkpoint) as checkpoint:
+        levels = [
+            {"density": level.density, "flops": level.flops, "nbytes": level.nbytes, **level.metrics}
+            for level in checkpoint.levels
+        ]
+    dense = {"flops": dense_flops(net, data.example), "accuracy": record.facts.get("dense_accuracy")}
+    if metrics:
+        draw(files.picture, recipe.name, levels, dense, data.facts.get("evaluated_on", ""))
+    return {
+        "recipe": recipe.name,
+        "seed": recipe.run.seed,
+        "levels": levels,
+        "dense": dense,
+        "data": data.facts,
+        "epochs": len(reports),
+        "passes": sum(report.passes for report in reports),
+        "seconds": sum(report.duration_s for report in reports),
+        "losses": reports[-1].losses if reports else {},
+        "checkpoint": str(files.checkpoint),
+        "picture": str(files.picture) if metrics else None,
+        "settings": recipe.tables,
+    }
+
+
+def dense_flops(net: NestedModel, example: tuple[Tensor, ...]) -> int:
+    """Floating point operations of all weights of the nested layers, as Level.flops counts them."""
+    counted: list[int] = []
+
+    def count(layer: nn.Module, inputs: object, output: Tensor) -> None:
+        assert isinstance(layer, NestedConv | NestedLinear)
+        counted.append(2 * layer.weight.numel() * output.numel() // int(layer.weight.shape[0]))
+
+    handles = [layer.register_forward_hook(count) for layer in net.nested_layers().values()]
+    try:
+        with inference_mode_of(net), torch.no_grad():
+            net(*example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return sum(counted) // len(example[0])

@@ -1,0 +1,65 @@
+"""RunRecord: the small JSON file beside a run's checkpoint: which recipe it is, and, once it is done, its figures."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nested_sparse.errors import TrainingError
+
+
+class RunRecord:
+    """What is known of a run: `facts`, on disk after every `note`."""
+
+    def __init__(self, path: Path, tables: Mapping[str, Mapping[str, Any]]) -> None:
+        self.path = path
+        self.facts: dict[str, Any] = {"recipe": _plain(tables)}
+
+    def load(self) -> None:
+        """Take up what an earlier run of the same recipe noted, if there is any. Raises TrainingError.
+
+        Refused: a file that is none of ours, and another recipe's.
+        """
+        if not self.path.exists():
+            return
+        try:
+            facts = json.loads(self.path.read_text(encoding="utf-8"))
+            earlier = facts["recipe"]
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise TrainingError(
+                f"{self.path}: is not the record of a training run ({error}); --fresh replaces it, --out names another "
+                "folder"
+            ) from None
+        differing = _differences(self.facts["recipe"], earlier)
+        if differing:
+            raise TrainingError(
+                f"{self.path}: belongs to a run of another recipe: {'; '.join(differing)}. --fresh trains anew, --out "
+                "names another folder"
+            )
+        self.facts = facts
+
+    def note(self, **facts: Any) -> None:
+        """Add `facts`, and write the file: whole or not at all."""
+        self.facts.update(facts)
+        temporary = self.path.with_name(f"{self.path.name}.tmp")
+        temporary.write_text(json.dumps(self.facts, allow_nan=False) + "\n", encoding="utf-8")
+        os.replace(temporary, self.path)
+
+
+def _plain(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """As JSON gives them back; dates and the like as text."""
+    plain: dict[str, Any] = json.loads(json.dumps(tables, default=str))
+    return plain
+
+
+def _differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for table in {**wanted, **found}:
+        ours, theirs = wanted.get(table, {}), found.get(table, {})
+        for key in {**ours, **theirs}:
+            if ours.get(key) != theirs.get(key):
+                lines.append(f"{table}.{key} is {ours.get(key)!r} here, {theirs.get(key)!r} there")
+    return lines

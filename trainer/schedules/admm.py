@@ -1,0 +1,102 @@
+"""ADMM pruning, as in the code of arXiv:2112.10930: a penalty pulls the weights towards their own projection."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nested_sparse.trainer.checked import is_number, require, require_count
+from nested_sparse.trainer.choose import magnitudes
+from nested_sparse.trainer.nested_model import NestedModel
+from nested_sparse.trainer.schedules.search import Search
+
+
+@dataclass(frozen=True, slots=True)
+class Admm:
+    """The loss gets rho / 2 · ‖W - Z + U‖², over what no frozen level keeps; all weights train.
+
+    At the start Z is W projected on the pattern and U is 0. After each interval Z becomes the projection of W + U, then
+    U grows by W - Z, and the learning rate starts anew. In the end W is pruned as it is.
+    """
+
+    rho: float = 1e-3
+    """Weight of the penalty."""
+    updates: int = 4
+    """Intervals that a search is cut into."""
+
+    def __post_init__(self) -> None:
+        """Check every field. Raises TrainingError."""
+        require(self, "rho", is_number(self.rho) and self.rho > 0, "above 0")
+        require_count(self, "updates", 1)
+
+    @property
+    def from_scratch(self) -> bool:
+        """It starts from a trained net."""
+        return False
+
+    def search(self, net: NestedModel, level: int, density: float) -> Search:
+        """A search by ADMM."""
+        return AdmmSearch(net, level, density, self)
+
+
+class AdmmSearch(Search):
+    """See Admm. z, u: by layer name, in the weight's shape."""
+
+    def __init__(self, net: NestedModel, level: int, density: float, settings: Admm) -> None:
+        super().__init__(net, level, density)
+        self._settings = settings
+        self._interval = 0
+        self.z: dict[str, Tensor] = {}
+        self.u: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def begin(self) -> None:
+        """Z is the projection of W, U is 0."""
+        self.u = {layer.name: torch.zeros_like(layer.weight) for layer in self.sparse_layers()}
+        self._project()
+
+    def before_step(self, progress: float, *, update: bool) -> bool:
+        """A new interval brings new Z and U; what is kept does not change, it is everything."""
+        if int(progress * self._settings.updates) > self._interval:
+            self._interval = int(progress * self._settings.updates)
+            self._project()
+            for layer in self.sparse_layers():
+                self.u[layer.name] += layer.weight.detach() - self.z[layer.name]
+        return False
+
+    def penalty(self) -> Tensor:
+        """Of the weights that no frozen level keeps."""
+        terms = []
+        for layer in self.sparse_layers():
+            apart = layer.weight - self.z[layer.name] + self.u[layer.name]
+            terms.append((apart * self.free(layer)).square().sum())
+        return self._settings.rho / 2 * torch.stack(terms).sum()
+
+    def lr_progress(self, progress: float) -> float:
+        """Once from 0 to 1 in each interval."""
+        return progress * self._settings.updates % 1.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Z, U, and the interval they belong to."""
+        return {"z": self.z, "u": self.u, "interval": self._interval}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take them up."""
+        self._interval = state["interval"]
+        for layer in self.sparse_layers():
+            self.z[layer.name] = state["z"][layer.name].to(layer.weight)
+            self.u[layer.name] = state["u"][layer.name].to(layer.weight)
+
+    @torch.no_grad()
+    def _project(self) -> None:
+        """Set Z to what `density` keeps of W + U, by the pattern's own choice; then keep everything again."""
+        layers = self.sparse_layers()
+        shifted = {layer.name: layer.weight + self.u[layer.name] for layer in layers}
+        self.keep(self.density, {layer.name: magnitudes(layer, shifted[layer.name]) for layer in layers})
+        for layer in layers:
+            self.z[layer.name] = torch.where(layer.mask(self.level), shifted[layer.name], 0)
+        self.keep_all()

@@ -1,0 +1,138 @@
+"""RigL (arXiv:1911.11134): sparse from the start; the smallest weights make room where the gradient is largest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nested_sparse.errors import TrainingError
+from nested_sparse.trainer.checked import require_one_of, require_share
+from nested_sparse.trainer.choose import keep_as_many, magnitudes
+from nested_sparse.trainer.layers import NestedConv, NestedLinear
+from nested_sparse.trainer.nested_model import NestedModel
+from nested_sparse.trainer.schedules.search import Search
+
+STARTS = ("random", "magnitude")
+
+
+@dataclass(frozen=True, slots=True)
+class RigL:
+    """At each update a share of what is kept, drop / 2 · (1 + cos(π · t / T)), is dropped by magnitude in each layer.
+
+    As many blocks grow where the gradient, as though they were kept at zero, is largest; they start from zero. Packs,
+    which cannot keep any choice, choose by these scores: survivors first, then by gradient; a few survivors may fall.
+    Not for pattern channel, for which there is Chex.
+    """
+
+    start: str = "random"
+    """First masks: "random", of a net that need not be trained, or by "magnitude"."""
+    drop: float = 0.3
+    """Share dropped at the first update (alpha in the paper)."""
+    end: float = 0.75
+    """Progress of the search after which masks stay (T)."""
+
+    def __post_init__(self) -> None:
+        """Check every field. Raises TrainingError."""
+        require_one_of(self, "start", STARTS)
+        require_share(self, "drop")
+        require_share(self, "end")
+
+    @property
+    def from_scratch(self) -> bool:
+        """With random masks."""
+        return self.start == "random"
+
+    def search(self, net: NestedModel, level: int, density: float) -> Search:
+        """A search by RigL. Raises TrainingError for pattern channel."""
+        if any(layer.pattern.channels for layer in net.nested_layers().values()):
+            raise TrainingError("RigL moves weights, blocks or packs, not channels; choose schedule Chex for them")
+        return RigLSearch(net, level, density, self)
+
+
+class RigLSearch(Search):
+    """See RigL."""
+
+    def __init__(self, net: NestedModel, level: int, density: float, settings: RigL) -> None:
+        super().__init__(net, level, density)
+        self._settings = settings
+        self._scores: dict[str, NDArray[np.float64]] | None = None
+
+    def begin(self) -> None:
+        """Random masks, or those of magnitude."""
+        if self._settings.start == "magnitude":
+            return super().begin()
+        scores = {layer.name: magnitudes(layer) for layer in self.sparse_layers()}
+        for score in scores.values():  # the same values in another order, so that a global budget's counts stay
+            order = torch.randperm(score.size).numpy()
+            score[...] = score.reshape(-1)[order].reshape(score.shape)
+        self.keep(self.density, scores)
+
+    def before_step(self, progress: float, *, update: bool) -> bool:
+        """Set the masks that the last step's gradients chose; ask for all gradients where this step's shall choose."""
+        changed = self._scores is not None
+        if self._scores is not None:
+            self._grow(self._scores)
+            self._scores = None
+        if update and 0 < progress < self._settings.end:
+            self._set_gradient("all")
+        return changed
+
+    def after_backward(self, progress: float, *, update: bool) -> None:
+        """Choose what the next step keeps."""
+        if not (update and 0 < progress < self._settings.end):
+            return
+        self._set_gradient("kept")
+        share = self._settings.drop / 2 * (1 + math.cos(math.pi * progress / self._settings.end))
+        self._scores = {layer.name: self._growth_scores(layer, share) for layer in self.sparse_layers()}
+
+    def end(self) -> None:
+        """The masks are what they are."""
+        if self._scores is not None:
+            self._grow(self._scores)
+            self._scores = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Scores that the next step is to be chosen by, if the last step made any."""
+        scores = {name: torch.from_numpy(score) for name, score in (self._scores or {}).items()}
+        return {"scores": scores}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take them up."""
+        self._scores = {name: score.numpy() for name, score in state["scores"].items()} or None
+
+    def _set_gradient(self, gradient: str) -> None:
+        for layer in self.net.nested_layers().values():
+            layer.gradient = gradient
+
+    def _growth_scores(self, layer: NestedConv | NestedLinear, share: float) -> NDArray[np.float64]:
+        """(G, K): survivors between 1 and 2, by magnitude; all others below 1, by gradient.
+
+        What was dropped just now may grow again, as in the paper, should its gradient be among the largest.
+        """
+        gradient = layer.weight.grad if layer.weight.grad is not None else torch.zeros_like(layer.weight)
+        magnitude, growth = magnitudes(layer), magnitudes(layer, gradient)
+        first_level = layer.first_level.cpu().numpy()[: len(magnitude)]
+        kept = np.flatnonzero(first_level.reshape(-1) == self.level)
+        weakest_first = kept[np.argsort(magnitude.reshape(-1)[kept], kind="stable")]
+        survivors = weakest_first[round(share * kept.size) :]
+        scores = growth / (growth.max() + np.finfo(np.float64).tiny) / 2
+        scores.reshape(-1)[survivors] = 1 + magnitude.reshape(-1)[survivors] / (magnitude.max() + 1)
+        return np.asarray(scores)
+
+    @torch.no_grad()
+    def _grow(self, scores: Mapping[str, NDArray[np.float64]]) -> None:
+        """Keep the best of each layer, as many as now; weights that were not kept start from zero."""
+        layers = self.net.nested_layers().values()
+        for layer in self.sparse_layers():
+            before = layer.mask(self.level)
+            keep_as_many(layer, self.level, scores[layer.name])
+            for other in layers:
+                if other is not layer and other.weight is layer.weight:
+                    other.first_level.copy_(layer.first_level)
+            layer.weight[layer.mask(self.level) & ~before] = 0

@@ -1,0 +1,141 @@
+"""Spoken words for training and tests: the Free Spoken Digit Dataset as log-mel spectrograms."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nested_sparse.errors import TrainingError
+
+RATE_HZ = 8000
+CLIP_SAMPLES = RATE_HZ
+"""Every clip is padded with silence, or cut, to one second."""
+WINDOW_SAMPLES = RATE_HZ * 25 // 1000
+HOP_SAMPLES = RATE_HZ * 10 // 1000
+FRAMES = CLIP_SAMPLES // HOP_SAMPLES
+FFT_SAMPLES = 512
+"""More than the window: 16 Hz from bin to bin, so that the lowest mel bands, 33 Hz apart, hold one each."""
+MELS = 40
+DYNAMIC_RANGE = 1e-5
+"""Power below this part of the clip's highest (50 dB) counts as silence."""
+TEST_INDICES = 5
+"""Recordings 0 to 4 of each speaker and digit are the test set, by the data set's own rule."""
+CHUNK_CLIPS = 250
+"""Clips that are transformed at once, to bound memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledSpectra:
+    """spectra: float32 (n, mels, T), log power, mean 0 in each clip. labels: int64 (n,)."""
+
+    spectra: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def inputs(self) -> Tensor:
+        """The spectra."""
+        return self.spectra
+
+
+def load_fsdd(path: str | Path) -> tuple[LabelledSpectra, LabelledSpectra]:
+    """Training and test spectrograms (n, 40, 100) of the spoken digits in the .npz file `path`.
+
+    Its arrays: codes uint8, mu-law, all clips end to end; lut int16 (256,), a sample for each code; offsets (n + 1,),
+    where clips begin and end; label (n,), 0 to 9; index (n,), the recording's number. Raises TrainingError.
+    """
+    path = Path(path)
+    arrays = _read(path)
+    clips = decoded_clips(arrays["codes"], arrays["lut"], arrays["offsets"])
+    spectra = log_mel(torch.from_numpy(clips))
+    labels = torch.from_numpy(arrays["label"].astype(np.int64))
+    test = torch.from_numpy(arrays["index"] < TEST_INDICES)
+    for name, part in (("test", test), ("training", ~test)):
+        if not part.any():
+            raise TrainingError(
+                f"{path}: expected recordings of index 0 to 4 (test) and above; no {name} clip is there"
+            )
+    return LabelledSpectra(spectra[~test], labels[~test]), LabelledSpectra(spectra[test], labels[test])
+
+
+def decoded_clips(codes: NDArray[np.uint8], lut: NDArray[np.int16], offsets: NDArray[np.int64]) -> NDArray[np.float32]:
+    """(n, CLIP_SAMPLES) float32 in [-1, 1): each code's sample by the table, silence after the end."""
+    clips = np.zeros((len(offsets) - 1, CLIP_SAMPLES), np.float32)
+    for clip, begin, end in zip(clips, offsets, offsets[1:], strict=False):
+        samples = lut[codes[begin : min(end, begin + CLIP_SAMPLES)]]
+        clip[: len(samples)] = samples / np.float32(32768)
+    return clips
+
+
+def log_mel(clips: Tensor) -> Tensor:
+    """(n, samples) clips of 8 kHz to (n, MELS, samples // HOP_SAMPLES): log of the power in each mel band, mean 0.
+
+    Hann windows of 25 ms every 10 ms, the first centred on the first sample.
+    """
+    return torch.cat([_log_mel(part) for part in torch.split(clips, CHUNK_CLIPS)])
+
+
+def _log_mel(clips: Tensor) -> Tensor:
+    window = torch.hann_window(WINDOW_SAMPLES)
+    transformed = torch.stft(
+        clips, FFT_SAMPLES, HOP_SAMPLES, WINDOW_SAMPLES, window, pad_mode="constant", return_complex=True
+    )
+    power = transformed[..., : clips.shape[1] // HOP_SAMPLES].abs().square()
+    bands = torch.from_numpy(mel_bank(MELS, FFT_SAMPLES, RATE_HZ)).float() @ power
+    floor = DYNAMIC_RANGE * bands.amax(dim=(1, 2), keepdim=True)
+    logs = torch.maximum(bands, floor.clamp_min(1e-12)).log()
+    return logs - logs.mean(dim=(1, 2), keepdim=True)
+
+
+def mel_bank(bands: int, fft_samples: int, rate_hz: int) -> NDArray[np.float64]:
+    """(bands, fft_samples // 2 + 1) weights: overlapping triangles, equally wide in mel, from 0 to half the rate.
+
+    Each is 1 at its centre and 0 at its neighbours' centres. mel(f) = 2595 log10(1 + f / 700), f in Hz.
+    """
+    highest_mel = 2595 * np.log10(1 + rate_hz / 2 / 700)
+    corners_hz = 700 * (10 ** (np.linspace(0, highest_mel, bands + 2) / 2595) - 1)
+    bins_hz = np.arange(fft_samples // 2 + 1) * rate_hz / fft_samples
+    below, centre, above = corners_hz[:-2, None], corners_hz[1:-1, None], corners_hz[2:, None]
+    rising, falling = (bins_hz - below) / (centre - below), (above - bins_hz) / (above - centre)
+    bank: NDArray[np.float64] = np.maximum(0, np.minimum(rising, falling))
+    return bank
+
+
+def _read(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays, checked. Raises TrainingError."""
+    wanted = ("codes", "lut", "offsets", "label", "index")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            missing = [name for name in wanted if name not in archive]
+            if missing:
+                raise TrainingError(f"{path}: expected arrays {', '.join(wanted)}; lacks {', '.join(missing)}")
+            arrays = {name: archive[name] for name in wanted}
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        raise TrainingError(f"{path}: is not a readable .npz file ({error}); fetch it again") from None
+    _check(path, arrays)
+    return arrays
+
+
+def _check(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
+    codes, offsets = arrays["codes"], arrays["offsets"]
+    clips = max(0, offsets.size - 1)
+    shapes = {"codes": codes.shape, "lut": (256,), "offsets": (clips + 1,), "label": (clips,), "index": (clips,)}
+    shapes["codes"] = (codes.size,)
+    for name, kinds in {"codes": "u", "lut": "i", "offsets": "iu", "label": "iu", "index": "iu"}.items():
+        array = arrays[name]
+        if array.shape != shapes[name] or array.dtype.kind not in kinds or (name == "codes" and array.itemsize != 1):
+            kind = {"codes": "uint8", "lut": "int16"}.get(name, "whole numbers")
+            raise TrainingError(
+                f"{path}: {name}: expected {kind} of shape {shapes[name]}, got {array.dtype} {array.shape}"
+            )
+    if not clips or offsets[0] != 0 or offsets[-1] != codes.size or (np.diff(offsets.astype(np.int64)) <= 0).any():
+        raise TrainingError(f"{path}: offsets: expected to rise from 0 to {codes.size}, the number of codes")
