@@ -68,12 +68,13 @@ class LayerSize:
     """What a budget needs to know of a layer beside its scores.
 
     dimensions: of the weight, (O, C / groups, KH, KW) or (O, K). block_rows: V, the weights of a block.
-    most: blocks that the pattern can keep, None for all.
+    most: blocks that the pattern can keep, None for all. step: blocks that the pattern keeps or drops at a time.
     """
 
     dimensions: tuple[int, ...]
     block_rows: int = 1
     most: int | None = None
+    step: int = 1
 
 
 def blocks_to_keep(density: float, block_count: int) -> int:
@@ -105,7 +106,8 @@ def keep_counts(
 
     sizes: by layer; a layer left out is a linear one of single weights, of its scores' shape.
     frozen: layer to the counts that levels 0, 1, … have already; their blocks must have the best scores. Where a
-        level's counts together meet its density to within a block, they stay, whatever the other scores say now.
+        level's counts together meet its density, to within a block or a step of each layer, they stay, whatever the
+        other scores say now.
     At least one block of a layer is kept, and no more than its pattern can. "global" and "erk" meet a level's density
     in all to within half a block a layer (all of "global" together to within one), unless these bounds forbid it.
     Counts never fall from a level to the next. Raises BudgetError.
@@ -126,7 +128,7 @@ def keep_counts(
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """cost: of a block. least, most: blocks kept. erk: the density that "erk" scales."""
+    """cost: of a block. least, most: blocks kept. step: kept at a time. erk: the density that "erk" scales."""
 
     name: str
     scores: NDArray[np.float64]
@@ -134,6 +136,7 @@ class _Layer:
     cost: float
     least: int
     most: int
+    step: int
     erk: float
 
 
@@ -142,7 +145,8 @@ def _layer(budget: Budget, name: str, scores: NDArray[np.float64], size: LayerSi
     most = scores.size if size.most is None else min(size.most, scores.size)
     least = min(blocks_to_keep(budget.min_layer_density, scores.size), most)
     cost = float(size.block_rows * budget.multiply_adds(name))
-    return _Layer(name, scores, scores.size, cost, least, most, sum(size.dimensions) / math.prod(size.dimensions))
+    erk = sum(size.dimensions) / math.prod(size.dimensions)
+    return _Layer(name, scores, scores.size, cost, least, most, size.step, erk)
 
 
 def _rounded(layers: Sequence[_Layer], shares: Sequence[float]) -> list[int]:
@@ -200,4 +204,5 @@ def _ranked(index: int, layer: _Layer) -> tuple[NDArray[np.int64], NDArray[np.fl
 
 def _meets(layers: Sequence[_Layer], counts: Sequence[int], target: float) -> bool:
     kept = sum(count * layer.cost for count, layer in zip(counts, layers, strict=True))
-    return abs(kept - target) <= max(layer.cost for layer in layers) / 2
+    step = sum(layer.cost * layer.step for layer in layers if layer.step > 1)
+    return abs(kept - target) <= max(step, max(layer.cost for layer in layers)) / 2

@@ -22,6 +22,7 @@ from nested_sparse.layout import DTYPES, TensorPlace, tensor_name
 from nested_sparse.level import Level
 from nested_sparse.metadata import LayerEntry, Metadata
 from nested_sparse.packed import PackedLevel, unpack
+from nested_sparse.reroute import Reroute
 from nested_sparse.tensor_spec import TensorSpec
 from nested_sparse.verify import Verifier
 from nested_sparse.weight import NestedWeight
@@ -31,7 +32,7 @@ class Checkpoint:
     """An open checkpoint. Its segments are read-only views of the mapped file; close() only after their last use.
 
     path, metadata: where it came from and all it says of itself.
-    levels, inputs, outputs, layers: the same, ready to use.
+    levels, inputs, outputs, layers, reroutes: the same, ready to use.
 
     Replacing the file by renaming another over it is safe while it is open; writing into it in place is not.
     """
@@ -42,6 +43,7 @@ class Checkpoint:
         self.layers: tuple[LayerEntry, ...] = metadata.layers
         self.inputs: tuple[TensorSpec, ...] = metadata.inputs
         self.outputs: tuple[TensorSpec, ...] = metadata.outputs
+        self.reroutes: tuple[Reroute, ...] = metadata.reroutes
         self._data_begin = data_begin
         self._sections = sections
         self.levels: tuple[Level, ...] = tuple(

@@ -12,6 +12,7 @@ from nested_sparse.budget import MAX_LEVELS
 from nested_sparse.errors import CheckpointError
 from nested_sparse.layout import VALUE_DTYPES, LayerShape
 from nested_sparse.pattern import BLOCK_ROWS, Pattern, block_pattern, parse_pattern
+from nested_sparse.reroute import Reroute, check_reroutes
 from nested_sparse.tensor_spec import TensorSpec
 
 BLOCKS_VERSION = 1
@@ -81,6 +82,7 @@ class Metadata:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     producer: str
+    reroutes: tuple[Reroute, ...] = ()
     format_version: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -98,6 +100,8 @@ class Metadata:
         for layer in raw["layers"]:
             if layer["value_bytes"] == 4:  # what older readers take for granted
                 del layer["value_bytes"]
+        if not self.reroutes:  # not measured: the file is what it was before there were any
+            del raw["reroutes"]
         text = json.dumps(raw, separators=(",", ":"), allow_nan=False)
         return {KEY: text, DIGEST_KEY: hashlib.sha256(text.encode()).hexdigest()}
 
@@ -144,7 +148,9 @@ def _parse(raw: dict[str, Any]) -> Metadata:
         inputs=tuple(_spec(entry) for entry in raw["inputs"]),
         outputs=tuple(_spec(entry) for entry in raw["outputs"]),
         producer=str(raw["producer"]),
+        reroutes=tuple(_reroute(entry) for entry in raw.get("reroutes", ())),
     )
+    check_reroutes(metadata.reroutes, len(levels), {layer.name for layer in layers})
     if metadata.format_version > raw["format_version"]:
         raise ValueError(f"its layers need format version {metadata.format_version}")
     return metadata
@@ -189,6 +195,10 @@ def _layer(raw: dict[str, Any], level_count: int) -> LayerEntry:
     if len(entry.blocks) != level_count or len(entry.nnz) != level_count or sum(entry.blocks) > entry.shape.most_blocks:
         raise ValueError(f"layer {entry.name!r}: expected a block count for each of {level_count} levels")
     return entry
+
+
+def _reroute(raw: dict[str, Any]) -> Reroute:
+    return Reroute(raw["start"], raw["end"], dict(raw["accuracy"].items()))
 
 
 def _spec(raw: dict[str, Any]) -> TensorSpec:

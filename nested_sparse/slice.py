@@ -33,6 +33,7 @@ def slice_checkpoint(
                 replace(layer, blocks=layer.blocks[:level_count], nnz=layer.nnz[:level_count])
                 for layer in metadata.layers
             ),
+            reroutes=tuple(reroute for reroute in metadata.reroutes if reroute.start < level_count),
         )
         data = checkpoint.data_prefix(level_count)
         write_file(destination, header_bytes(cut), [data], force)

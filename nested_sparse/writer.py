@@ -30,6 +30,7 @@ from nested_sparse.layout import (
 )
 from nested_sparse.metadata import OPERATORS, LayerEntry, LevelEntry, Metadata
 from nested_sparse.packed import pack_level
+from nested_sparse.reroute import Reroute, check_reroutes
 from nested_sparse.tensor_spec import TensorSpec
 from nested_sparse.weight import NestedWeight
 
@@ -91,15 +92,18 @@ def write_checkpoint(
     levels: Sequence[LevelRecord],
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
+    reroutes: Sequence[Reroute] = (),
     force: bool = False,
 ) -> None:
     """Write a checkpoint to `path`, atomically; an existing file is kept unless `force`.
 
-    `graph_builder` gets each layer's placement by name and returns the ONNX graph. Raises CheckpointError.
+    `graph_builder` gets each layer's placement by name and returns the ONNX graph. Raises CheckpointError, and what
+    `check_reroutes` does.
     """
     path = Path(path)
     refuse_existing(path, force)
     _check_records(path.name, layers, levels)
+    check_reroutes(reroutes, len(levels), {record.weight.name for record in layers})
     entries = [_layer_entry(record, len(levels)) for record in layers]
     shapes = [entry.shape for entry in entries]
     relative = [segment_places(shapes, level) for level in range(len(levels))]
@@ -116,6 +120,7 @@ def write_checkpoint(
         inputs=tuple(inputs),
         outputs=tuple(outputs),
         producer=f"nested-sparse {__version__}",
+        reroutes=tuple(reroutes),
     )
     write_file(path, header_bytes(metadata), [_padded(graph), *segments], force)
 

@@ -16,10 +16,11 @@ import shlex
 import statistics
 import subprocess
 import sys
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import tomllib
 
 COLUMNS = ("level", "density", "MFLOP")
 
@@ -46,6 +47,13 @@ def _toml(value: Any) -> str:
     return json.dumps(value)  # numbers, strings, booleans and lists are alike in both
 
 
+def _merged(common: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+    """The row's settings over the common ones; who names a table's noun brings all of that table's keys."""
+    own = row.get("settings", {})
+    named = {key.partition(".")[0] for key in own if key.endswith(".name")}
+    return {key: value for key, value in common.items() if key.partition(".")[0] not in named} | own
+
+
 class Study:
     """A file of rows, and the finished runs beside it."""
 
@@ -55,7 +63,7 @@ class Study:
         self.title, self.data = content["title"], content["data"]
         common = content.get("settings", {})
         self.rows = [
-            Row(row["name"], row["kind"], content["recipe"], common | row.get("settings", {}), row.get("seeds", 3))
+            Row(row["name"], row["kind"], content["recipe"], _merged(common, row), row.get("seeds", 3))
             for row in content["row"]
         ]
 

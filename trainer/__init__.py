@@ -9,6 +9,7 @@ from nested_sparse.trainer.nested_model import NestedModel, nest
 from nested_sparse.trainer.nestings import FreezeThenGrow, Joint, JointThenGrow
 from nested_sparse.trainer.progress import EpochReport, ProgressBar
 from nested_sparse.trainer.recalibrate import recalibrate
+from nested_sparse.trainer.reroute import measure_reroutes
 from nested_sparse.trainer.schedules import Admm, Gap, Gradual, OneShot, RigL
 from nested_sparse.trainer.train import train
 
@@ -31,6 +32,7 @@ __all__ = [
     "export",
     "load_digits_images",
     "load_idx",
+    "measure_reroutes",
     "nest",
     "recalibrate",
     "start_processes",

@@ -99,12 +99,14 @@ def _frozen_counts(
 
 def layer_sizes(layers: Iterable[AnyNestedLayer]) -> dict[str, LayerSize]:
     """What a budget must know of each layer."""
-    return {layer.name: LayerSize(tuple(layer.weight.shape), layer.block_rows, _most_blocks(layer)) for layer in layers}
+    return {layer.name: _layer_size(layer) for layer in layers}
 
 
-def _most_blocks(layer: AnyNestedLayer) -> int | None:
-    pack = layer.pattern.pack
-    return None if pack is None else most_weights(layer.weight.shape[0], layer.weight[0].numel(), pack)
+def _layer_size(layer: AnyNestedLayer) -> LayerSize:
+    shape, pack = tuple(layer.weight.shape), layer.pattern.pack
+    if pack is None:
+        return LayerSize(shape, layer.block_rows)
+    return LayerSize(shape, most=most_weights(shape[0], layer.weight[0].numel(), pack), step=pack.banks)
 
 
 def keep_everything(layers: Iterable[AnyNestedLayer]) -> None:

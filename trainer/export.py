@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nested_sparse.errors import CheckpointError, ExportError
+from nested_sparse.reroute import Reroute, check_reroutes
 from nested_sparse.trainer.fuse import FusedGraph, fuse
 from nested_sparse.trainer.graph import flatten_outputs, reason, trace
 from nested_sparse.trainer.layers import NestedConv, NestedLinear
@@ -35,6 +36,7 @@ def export(
     path: str | os.PathLike[str],
     *,
     metrics: Mapping[str, Sequence[float]] | None = None,
+    reroutes: Sequence[Reroute] = (),
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
     fixed_batch: bool = False,
@@ -47,6 +49,7 @@ def export(
 
     example_inputs: what forward takes, tensors with the batch as dimension 0, which stays free unless `fixed_batch`.
     metrics: name -> one finite value per level, sparsest first, e.g. {"accuracy": [0.91, 0.93]}.
+    reroutes: what `measure_reroutes` found, so that a runtime knows what a lowered inference is expected to score.
     input_names, output_names: `input` and `output` for one; else forward's parameter names, and output_0, …
     values: how weights are stored. "float16" takes half the bytes, each weight rounded to the nearest half (ties to
         even; off by at most 2^-11 of its magnitude, or 2^-25 below 2^-14), for all levels alike; arithmetic stays
@@ -57,7 +60,8 @@ def export(
     tolerance: largest difference accepted, as a part of the largest magnitude of the output.
 
     `net` is left as it was, level and train mode included. On any error nothing is left at `path` that was not there.
-    Raises ExportError (the message names the module at fault) and CheckpointError (`path` exists or cannot be written).
+    Raises ExportError (the message names the module at fault), CheckpointError (`path` exists or cannot be written),
+    LevelError and InputError (`reroutes` are another model's).
     """
     path = Path(path)
     refuse_existing(path, force)
@@ -66,6 +70,7 @@ def export(
     value_bytes = VALUE_BYTES[values]
     examples = _checked_examples(example_inputs)
     metrics = _checked_metrics(metrics or {}, net.level_count)
+    check_reroutes(reroutes, net.level_count, net.nested_layers())
     with inference_mode_of(net):
         tables = _norm_tables(net)
         outputs, positions = _run_example(net, examples)
@@ -88,6 +93,7 @@ def export(
                 levels=_level_records(net, layers, positions, examples, metrics),
                 inputs=traced.inputs,
                 outputs=traced.outputs,
+                reroutes=reroutes,
             )
             if verify:
                 with stored_weights(net, value_bytes):

@@ -26,7 +26,7 @@ def recalibrate(net: NestedModel, batches: Iterable[tuple[Any, Any]], *, samples
     level, device = net.level, device_of(net)
     moments = [_level_moments(net, index) for index in range(net.level_count)]
     seen = 0
-    with _measuring(net, moments):
+    with measuring(net, moments):
         for inputs, _ in batches:
             on_device = moved(inputs, device)
             for index in range(net.level_count):
@@ -77,7 +77,7 @@ def _level_moments(net: NestedModel, level: int) -> dict[_BatchNorm, Moments]:
 
 
 @contextmanager
-def _measuring(net: NestedModel, moments: list[dict[_BatchNorm, Moments]]) -> Iterator[None]:
+def measuring(net: NestedModel, moments: list[dict[_BatchNorm, Moments]]) -> Iterator[None]:
     """Norms report their inputs and use batch statistics, everything else is in eval mode; modes are put back."""
     modes = {module: module.training for module in net.modules()}
     net.eval()

@@ -72,6 +72,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
             }
             for layer in layers
         ],
+        "reroutes": [asdict(reroute) for reroute in checkpoint.reroutes],
     }
 
 
@@ -99,6 +100,22 @@ def _print(facts: dict[str, Any]) -> None:
             (entry["name"], entry["op"], _pattern_text(entry), _shape_text(entry), *entry["nnz"])
             for entry in facts["layers"]
         ],
+    )
+    if facts["reroutes"]:
+        print(_reroutes_text(facts["reroutes"]))
+
+
+def _reroutes_text(reroutes: list[dict[str, Any]]) -> str:
+    """How many reroutes were measured, and the one that scores least."""
+    count = sum(len(reroute["accuracy"]) for reroute in reroutes)
+    least, layer, start, end = min(
+        (accuracy, layer, reroute["start"], reroute["end"])
+        for reroute in reroutes
+        for layer, accuracy in reroute["accuracy"].items()
+    )
+    return (
+        f"{count} reroutes measured between {len(reroutes)} pairs of levels; "
+        f"least accuracy {least:.4g}, from level {start} to {end} at {layer}"
     )
 
 

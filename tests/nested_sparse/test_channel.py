@@ -27,7 +27,7 @@ def test_whole_rows_meet_whole_channels(
 ) -> None:
     """Each level is a set of rows times a set of channels, the largest by L1, and contains the one below."""
     values = np.random.default_rng(seed).standard_normal((rows, channels * taps)).astype(np.float32)
-    first_level = channel_first_level(values, taps, sorted(densities), step)
+    first_level = channel_first_level(np.abs(values).astype(np.float64), taps, sorted(densities), step)
     magnitudes = np.abs(values).reshape(rows, channels, taps).sum(axis=2, dtype=np.float64)
     for level in range(len(densities)):
         kept = (first_level <= level).reshape(rows, channels, taps)
@@ -42,11 +42,11 @@ def test_whole_rows_meet_whole_channels(
 def test_the_product_of_the_shares_is_the_density(rows: int, channels: int, density: float) -> None:
     """Within the tolerance, or no other pair of counts comes nearer; balanced where there are many to choose from."""
     values = np.random.default_rng(rows).standard_normal((rows, channels)).astype(np.float32)
-    kept = channel_first_level(values, 1, [density], 4) == 0
+    kept = channel_first_level(np.abs(values).astype(np.float64), 1, [density], 4) == 0
     row_counts = [min(rows, 4 * groups) for groups in range(1, -(-rows // 4) + 1)]
     nearest = min(abs(r * c / (rows * channels) - density) for r in row_counts for c in range(1, channels + 1))
     assert abs(kept.mean() - density) <= max(nearest, TOLERANCE * density) + 1e-12
-    large = channel_first_level(np.ones((256, 256), np.float32), 1, [density], 4) == 0
+    large = channel_first_level(np.ones((256, 256)), 1, [density], 4) == 0
     shares = large.any(axis=1).mean(), large.any(axis=0).mean()
     assert max(shares) / min(shares) <= 1.1 or density < 0.05
 
@@ -55,7 +55,7 @@ def test_the_product_of_the_shares_is_the_density(rows: int, channels: int, dens
 def test_blocks_are_full_and_dropped_rows_have_none(rows: int) -> None:
     """Packed, every stored value belongs to its level, but for rows of padding: nothing is multiplied in vain."""
     values = np.random.default_rng(2).standard_normal((rows, 36)).astype(np.float32)
-    first_level = channel_first_level(values, 9, (0.2, 0.5, 0.9), 4)
+    first_level = channel_first_level(np.abs(values).astype(np.float64), 9, (0.2, 0.5, 0.9), 4)
     single = NestedWeight("w", values, first_level, 1)
     blocks = in_full_blocks(single, 4)
     padding = -rows % 4

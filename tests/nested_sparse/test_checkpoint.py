@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import CheckpointError, LevelError
+from nested_sparse.reroute import Reroute
 from nested_sparse.slice import slice_checkpoint
 from nested_sparse.tensor_spec import TensorSpec
 from nested_sparse.writer import LevelRecord, write_checkpoint
@@ -234,6 +235,12 @@ def packs() -> dict[str, Any]:
     return {"pattern": "gs8x8", "block_rows": 1, "blocks": [1, 1, 1]}
 
 
+def reroutes(*changes: dict[str, Any]) -> Callable[[dict[str, Any], dict[str, np.ndarray]], None]:
+    """A change of the metadata: a good reroute with each of these in it."""
+    good = {"start": 2, "end": 0, "accuracy": {"second": 0.5}}
+    return lambda metadata, tensors: metadata.__setitem__("reroutes", [{**good, **change} for change in changes])
+
+
 FORGERIES: dict[str, tuple[Callable[[dict[str, Any], dict[str, np.ndarray]], None], str]] = {
     "not nesting": (copy_level_zero_into_level_one, "levels must nest"),
     "column": (lambda m, t: t["first/level0/col"].__setitem__(0, 12), "column 12 is out of range 0 to 11"),
@@ -256,6 +263,19 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, Any], dict[str, np.ndarray]], Non
     "other pattern": (lambda m, t: m["layers"][0].__setitem__("pattern", "block8x1"), "does not go with block_rows 4"),
     "packs of blocks": (lambda m, t: m["layers"][0].__setitem__("pattern", "gs16x1"), "does not go with block_rows 4"),
     "packs in version 1": (lambda m, t: m["layers"][0].update(packs()), "need format version 2"),
+    "rising reroute": (reroutes({"start": 0, "end": 1}), "a reroute goes down"),
+    "flat reroute": (reroutes({"end": 2}), "a reroute goes down"),
+    "reroute below": (reroutes({"end": -1}), "a reroute goes down"),
+    "reroute of no number": (reroutes({"start": True}), "a reroute goes down"),
+    "reroute from nowhere": (reroutes({"start": 3}), "there are levels 0 to 2"),
+    "two reroutes": (reroutes({}, {}), "two reroutes from level 2 to 0"),
+    "reroute at no layer": (reroutes({"accuracy": {"third": 0.5}}), "layers that are none: .'third'"),
+    "reroute at nothing": (reroutes({"accuracy": {}}), "names no layer"),
+    "reroute above 1": (reroutes({"accuracy": {"second": 1.01}}), "expected an accuracy"),
+    "reroute of NaN": (reroutes({"accuracy": {"second": float("nan")}}), "expected an accuracy"),
+    "reroute of text": (reroutes({"accuracy": {"second": "0.5"}}), "expected an accuracy"),
+    "reroute of a list": (reroutes({"accuracy": ["second"]}), "not what format 1 asks for"),
+    "reroutes of a number": (lambda m, t: m.__setitem__("reroutes", 7), "not what format 1 asks for"),
     "density": (lambda m, t: m["levels"][0].__setitem__("density", 0), "density"),
 }
 
@@ -287,6 +307,22 @@ def test_files_older_than_patterns_still_open(path: Path) -> None:
     forge(path, forget)
     with Checkpoint.open(path) as checkpoint:
         assert [layer.pattern for layer in checkpoint.layers] == ["block4x1", "block2x1"]
+
+
+def test_reroutes_are_optional(path: Path) -> None:
+    """A file without them says nothing of them, as before there were any; one with them keeps its format version."""
+    header, _ = split(path)
+    assert "reroutes" not in json.loads(header["__metadata__"]["nested_sparse"])
+    with Checkpoint.open(path) as checkpoint:
+        assert checkpoint.reroutes == ()
+    forge(path, reroutes({}, {"end": 1, "accuracy": {"second": 1, "first": 0.25}}))
+    with Checkpoint.open(path) as checkpoint:
+        assert checkpoint.metadata.format_version == 1
+        assert checkpoint.reroutes == (
+            Reroute(2, 0, {"second": 0.5}),
+            Reroute(2, 1, {"second": 1, "first": 0.25}),
+        )
+        assert list(checkpoint.reroutes[1].accuracy) == ["second", "first"]
 
 
 def test_the_first_bytes_of_a_file_are_what_the_format_page_says(path: Path) -> None:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.mask import block_scores, nested_first_level
+from nested_sparse.reroute import Reroute
 from nested_sparse.serving import cli
 from nested_sparse.tensor_spec import TensorSpec
 from nested_sparse.weight import NestedWeight
@@ -35,6 +36,7 @@ def checkpoint(tmp_path):
         levels=[LevelRecord(0.2, 40, {"accuracy": 0.5}), LevelRecord(0.5, 96, {})],
         inputs=[TensorSpec("x", "float32", (None, COLUMNS), (1, COLUMNS))],
         outputs=[TensorSpec("y", "float32", (None, ROWS), (1, ROWS))],
+        reroutes=[Reroute(1, 0, {"fc": 0.25})],
     )
     return path
 
@@ -70,6 +72,7 @@ def test_inspect_json(checkpoint):
     assert layer["blocks"] == [KEEP[0], KEEP[1] - KEEP[0]]
     assert facts["nbytes"] == checkpoint.stat().st_size
     assert facts["inputs"][0]["shape"] == [None, COLUMNS]
+    assert facts["reroutes"] == [{"start": 1, "end": 0, "accuracy": {"fc": 0.25}}]
 
 
 def test_inspect_tables(checkpoint):
@@ -78,6 +81,9 @@ def test_inspect_tables(checkpoint):
     assert result.exit_code == 0
     for text in ("verified: nesting, indices, digests", "accuracy 0.5", "block4x1", "8 × 12", "fc"):
         assert text in result.stdout
+    assert result.stdout.endswith(
+        "1 reroutes measured between 1 pairs of levels; least accuracy 0.25, from level 1 to 0 at fc\n"
+    )
 
 
 def test_slice(checkpoint, tmp_path):

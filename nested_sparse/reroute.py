@@ -1,0 +1,57 @@
+"""Reroute: what an inference scores whose level was lowered while it ran."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from nested_sparse.errors import InputError, LevelError
+
+
+@dataclass(frozen=True, slots=True)
+class Reroute:
+    """From one level down to another, at every layer where that was measured ("rerouting", arXiv:2112.10930).
+
+    start: the level that the inference began at. end: the lower one that it went on at.
+    accuracy: name of a layer -> accuracy in [0, 1] where this layer and those that run after it were at `end`, each
+        with that level's own normalisation; in the order in which the layers run.
+
+    Raises LevelError, InputError.
+    """
+
+    start: int
+    end: int
+    accuracy: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        """Check what needs no model."""
+        if not (_is_whole(self.start) and _is_whole(self.end) and 0 <= self.end < self.start):
+            raise LevelError(f"a reroute goes down from start to end, got start {self.start!r}, end {self.end!r}")
+        if not self.accuracy:
+            raise InputError(f"{self._name()} names no layer")
+        for layer, accuracy in self.accuracy.items():
+            number = isinstance(accuracy, int | float) and not isinstance(accuracy, bool)
+            if not number or not 0 <= accuracy <= 1:
+                raise InputError(f"{self._name()} at {layer!r}: expected an accuracy in [0, 1], got {accuracy!r}")
+
+    def _name(self) -> str:
+        return f"the reroute from level {self.start} to {self.end}"
+
+
+def check_reroutes(reroutes: Sequence[Reroute], level_count: int, layers: Collection[str]) -> None:
+    """Check that levels and layers exist and no pair of levels comes twice. Raises LevelError, InputError."""
+    pairs = set()
+    for reroute in reroutes:
+        pair = f"from level {reroute.start} to {reroute.end}"
+        if reroute.start >= level_count:
+            raise LevelError(f"a reroute {pair}: there are levels 0 to {level_count - 1}; measure this model's own")
+        if pair in pairs:
+            raise InputError(f"two reroutes {pair}; give each pair of levels once")
+        unknown = sorted(reroute.accuracy.keys() - set(layers))
+        if unknown:
+            raise InputError(f"the reroute {pair} names layers that are none: {unknown}; measure this model's own")
+        pairs.add(pair)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,0 +1,86 @@
+"""`nested-sparse train` as a user meets it: names, errors, stopping and going on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+RECIPE = """
+[data]
+name = "digits"
+size = 8
+train_samples = 96
+batch_size = 32
+noise = 0.1
+[model]
+name = "digit_net"
+width = 4
+[nest]
+densities = [0.2, 0.6]
+[nesting]
+epochs_per_level = 2
+[train]
+dense_epochs = 12
+search_epochs = 1
+threads = 1
+recalibration_samples = 32
+"""
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "nested_sparse.serving.cli", "train", *map(str, arguments)]
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command(*arguments), capture_output=True, text=True, env=environment, check=False)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_stopped_run_goes_on_bit_for_bit(tmp_path: Path, number: signal.Signals) -> None:
+    """Killed in the middle and started again, it writes the checkpoint of an uninterrupted run; SIGTERM says how."""
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(RECIPE)
+    whole = run(recipe, "--out", tmp_path / "whole", "--seed", 3, "--json")
+    assert whole.returncode == 0, whole.stderr
+    figures = json.loads(whole.stdout)
+    assert figures["seed"] == 3
+    assert figures["epochs"] == 17
+    out = tmp_path / "stopped"
+    arguments = (recipe, "--out", out, "--seed", 3)
+    process = subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (out / "tiny.state").exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert not (out / "tiny.safetensors").exists()
+    if number == signal.SIGTERM:
+        assert process.returncode == 130
+        assert "tiny.state holds the last finished epoch; the same command without --fresh goes on" in said
+    again = run(*arguments)
+    assert again.returncode == 0, again.stderr
+    assert "dense epoch 1/12" not in again.stderr
+    assert (out / "tiny.safetensors").read_bytes() == (tmp_path / "whole" / "tiny.safetensors").read_bytes()
+    assert "100.00%" in again.stdout
+    reported = run(*arguments, "--json")
+    assert "epoch" not in reported.stderr
+    assert json.loads(reported.stdout)["levels"] == figures["levels"]
+
+
+def test_list_and_errors(tmp_path: Path) -> None:
+    """Names on stdout; a mistake is one line on stderr and exit code 1; wrong usage is 2."""
+    assert "fashion-mnist" in run("--list").stdout
+    assert set(json.loads(run("--list", "--json").stdout)) >= {"digits", "fashion-mnist", "spoken-digits"}
+    wrong = run("digits", "--set", "train.lrr=1", "--out", tmp_path)
+    assert (wrong.returncode, wrong.stdout) == (1, "")
+    assert "did you mean 'lr'" in wrong.stderr
+    assert len(wrong.stderr.strip().splitlines()) == 1
+    assert run().returncode == 2

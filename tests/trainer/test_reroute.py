@@ -1,0 +1,386 @@
+"""Reroutes: a pass at two levels against layers run by hand and against the runtime; what is measured and stored."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+import torch.nn.functional as F
+from small_models import snapshot
+from torch import Tensor, nn
+
+from nested_sparse.checkpoint import Checkpoint
+from nested_sparse.errors import InputError, LevelError, TrainingError
+from nested_sparse.kernels import library
+from nested_sparse.reroute import Reroute
+from nested_sparse.slice import slice_checkpoint
+from nested_sparse.trainer import NestedModel, export, measure_reroutes, nest
+from nested_sparse.trainer.execution import Execution, trace_execution
+from nested_sparse.trainer.export import _norm_tables, inference_mode_of
+from nested_sparse.trainer.fuse import fuse
+from nested_sparse.trainer.graph import trace
+from nested_sparse.trainer.layers import NestedConv, NestedLayer, NestedLinear
+from nested_sparse.trainer.norm import LevelBatchNorm
+from nested_sparse.trainer.reroute import rerouted, route_statistics
+
+DENSITIES = (0.15, 0.4, 0.9)
+PAIRS = [(1, 0), (2, 0), (2, 1)]
+ORDER = ("0", "3", "7")
+"""Of chain(): the nested layers."""
+
+
+def scattered(net: NestedModel) -> NestedModel:
+    """`net` in eval mode, with other random biases, affines and statistics at every level."""
+    torch.manual_seed(11)
+    for norm in net.level_norms().values():
+        for each in norm.norms:
+            nn.init.uniform_(each.weight, 0.5, 1.5)
+            nn.init.normal_(each.bias)
+            each.running_mean.normal_()
+            each.running_var.uniform_(0.5, 2.0)
+    for layer in net.nested_layers().values():
+        if layer.bias is not None:
+            nn.init.normal_(layer.bias)
+    return net.eval()
+
+
+def chain() -> NestedModel:
+    """Conv, norm, relu, conv, norm, relu, flatten, linear: modules 0, 1, 3, 4, 7 depend on the level."""
+    torch.manual_seed(2)
+    model = nn.Sequential(
+        nn.Conv2d(1, 6, 3, padding=1),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Conv2d(6, 8, 3, stride=2, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(8 * 9, 3),
+    )
+    return scattered(nest(model, densities=DENSITIES, pattern="block4x1"))
+
+
+class Shortcut(nn.Module):
+    """A residual block whose norms all come after both convolutions, and a norm of the sum, which follows no layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.stem_norm = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.branch, self.branch_norm = nn.Conv2d(4, 8, 3, 2, 1), nn.BatchNorm2d(8)
+        self.short, self.short_norm = nn.Conv2d(4, 8, 1, 2), nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem_norm(self.stem(x)))
+        branch, short = self.branch(x), self.short(x)
+        return self.head(F.relu(self.branch_norm(branch) + self.short_norm(short)).mean((2, 3)))
+
+
+def shortcut() -> NestedModel:
+    torch.manual_seed(4)
+    return scattered(nest(Shortcut(), densities=DENSITIES, pattern="block4x1"))
+
+
+def images(count: int = 24) -> Tensor:
+    return torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def labelled(count: int = 24) -> list[tuple[Tensor, Tensor]]:
+    """Two batches, of which the classes are what level 2 says, so that other levels are wrong somewhere."""
+    net = chain()
+    net.set_level(2)
+    with torch.no_grad():
+        return [(part, net(part).argmax(dim=1)) for part in images(count).split(count // 2 + 1)]
+
+
+def weight_at(layer: NestedLayer, level: int) -> Tensor:
+    """Straight from the definition: blocks whose first level is above `level` are zero."""
+    kept = (layer.first_level <= level).repeat_interleave(layer.block_rows, dim=0)[: layer.weight.shape[0]]
+    return layer.weight * kept.reshape(layer.weight.shape)
+
+
+def by_hand(net: NestedModel, x: Tensor, start: int, end: int, cut: int) -> Tensor:
+    """chain() with nested layers before number `cut` at `start`, others at `end`, a norm at its layer's level."""
+    level, layers_seen = start, 0
+    for module in net.model:
+        if isinstance(module, NestedConv | NestedLinear):
+            level, layers_seen = (start if layers_seen < cut else end), layers_seen + 1
+            weight, bias = weight_at(module, level), None if module.bias is None else module.bias[level]
+            if isinstance(module, NestedConv):
+                x = F.conv2d(x, weight, bias, module.stride, module.padding[:2])
+            else:
+                x = F.linear(x, weight, bias)
+        elif isinstance(module, LevelBatchNorm):
+            norm = module.norms[level]
+            x = F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
+        else:
+            x = module(x)
+    return x
+
+
+@pytest.mark.parametrize(("start", "end"), PAIRS)
+@pytest.mark.parametrize("cut", range(len(ORDER) + 1))
+@torch.no_grad()
+def test_a_route_is_the_layers_run_by_hand(start: int, end: int, cut: int) -> None:
+    """Layers before the cut at one level, the others at the lower one, each with the norm of its own level."""
+    net, x = chain(), images()
+    execution = trace_execution(net, x)
+    assert execution.layers == ORDER
+    with rerouted(net, execution, start, end, ORDER[cut:]):
+        torch.testing.assert_close(net(x), by_hand(net, x, start, end, cut))
+
+
+@pytest.mark.parametrize("make", [chain, shortcut])
+@torch.no_grad()
+def test_ends_of_the_range_are_the_levels_themselves(make: Any) -> None:
+    """All layers lowered is the lower level, none is the higher one: bit for bit; and in between it is neither."""
+    net, x = make(), images()
+    execution = trace_execution(net, x)
+    alone = []
+    for level in range(3):
+        net.set_level(level)
+        alone.append(net(x))
+    for start, end in PAIRS:
+        with rerouted(net, execution, start, end, execution.layers):
+            assert torch.equal(net(x), alone[end])
+        with rerouted(net, execution, start, end, ()):
+            assert torch.equal(net(x), alone[start])
+        with rerouted(net, execution, start, end, execution.layers[1:]):
+            assert not torch.allclose(net(x), alone[end])
+            assert not torch.allclose(net(x), alone[start])
+
+
+def test_norms_belong_to_the_layers_that_export_folds_them_into() -> None:
+    """Also where other layers ran in between; so both sides mean the same by a layer and its norm."""
+    for net in (chain(), shortcut()):
+        x = images(2)
+        execution = trace_execution(net, x)
+        with inference_mode_of(net), torch.no_grad():
+            traced = trace(net.model, (x,), [net(x)], input_names=None, output_names=None, fixed_batch=False)
+            folded = fuse(traced.model, _norm_tables(net), net.level_count).norm_of
+        assert {norm: layer for layer, norm in folded.items() if norm} == execution.layer_of
+        assert set(folded) == set(execution.layers)
+
+
+def test_a_norm_that_follows_no_layer_is_lowered_with_what_ran_before_it() -> None:
+    """A norm before every layer is lowered only with all of them; one of a sum with the last layer before it."""
+
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.conv, self.sum = nn.BatchNorm2d(1), nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)
+            self.last = nn.Conv2d(1, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            return self.last(self.sum(x + self.conv(x)))
+
+    net = nest(Odd(), densities=(0.5, 1.0)).eval()
+    execution = trace_execution(net, images(2))
+    assert execution == Execution(("conv", "last"), {"first": None, "sum": "conv"})
+    norms = net.level_norms()
+    for lowered, levels in ((("conv", "last"), (0, 0)), (("conv",), (1, 0)), (("last",), (1, 1))):
+        with rerouted(net, execution, 1, 0, lowered):
+            assert (norms["first"].level, norms["sum"].level) == levels
+
+
+def state(net: NestedModel) -> tuple[Any, ...]:
+    """Everything that a route could leave behind, but for tensors."""
+    parts = itertools.chain(net.nested_layers().values(), net.level_norms().values())
+    modes = [(module.training, getattr(module, "track_running_stats", None)) for module in net.modules()]
+    return (
+        net.level,
+        [part.level for part in parts],
+        modes,
+        [len(module._forward_pre_hooks) for module in net.modules()],
+    )
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_everything_is_put_back(fails: bool) -> None:
+    """Level, modes, statistics and hooks; also after an error within."""
+    net, x = chain().train(), images()
+    net.set_level(1)
+    execution = trace_execution(net.eval(), x)
+    net.train()
+    tensors, rest = snapshot(net), state(net)
+    for route in (
+        rerouted(net, execution, 2, 0, ORDER[1:]),
+        route_statistics(net, execution, 2, 0, ORDER[1:], [(x, None)]),
+    ):
+        try:
+            with route:
+                assert net.level_norms()["4"].level == 0
+                if fails:
+                    raise RuntimeError("an error of the caller's")
+        except RuntimeError:
+            assert fails
+        assert state(net) == rest
+        assert all(torch.equal(value, tensors[key]) for key, value in net.state_dict().items())
+    with pytest.raises(RuntimeError), route_statistics(net, execution, 2, 0, ORDER[1:], [(images()[:, :, :1], None)]):
+        pass
+    assert state(net) == rest
+    measure_reroutes(net, labelled(), calibration=[(x, None)])
+    assert state(net) == rest
+    assert all(torch.equal(value, tensors[key]) for key, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize(("start", "end"), PAIRS)
+@torch.no_grad()
+def test_route_statistics_are_those_of_a_plain_norm_under_the_route(start: int, end: int) -> None:
+    """After the cut: what torch's own BatchNorm(momentum=None) measures; before it: what was there."""
+    net, x = chain(), images()
+    execution = trace_execution(net, x)
+    first, second = net.level_norms()["1"].norms, net.level_norms()["4"].norms
+    for cut in (1, 0):
+        plain = [nn.BatchNorm2d(6, momentum=None), nn.BatchNorm2d(8, momentum=None)]
+        for norm, own in zip(plain, (first[end], second[end]), strict=True):
+            norm.load_state_dict(own.state_dict())
+            norm.reset_running_stats()
+        y = F.conv2d(x, weight_at(net.model[0], start if cut else end), net.model[0].bias[start if cut else end], 1, 1)
+        y = F.relu(first[start](y) if cut else plain[0](y))
+        plain[1](F.conv2d(y, weight_at(net.model[3], end), None, 2))
+        before = first[end].running_mean.clone()
+        with route_statistics(net, execution, start, end, ORDER[cut:], [(x, None)]):
+            torch.testing.assert_close(second[end].running_mean, plain[1].running_mean)
+            torch.testing.assert_close(second[end].running_var, plain[1].running_var)
+            expected = before if cut else plain[0].running_mean
+            torch.testing.assert_close(first[end].running_mean, expected)
+        first_only, second_own = plain[0].running_mean, second[end].running_mean.clone()
+    with route_statistics(net, execution, start, end, ORDER, [(x, None)], reach=1):
+        torch.testing.assert_close(first[end].running_mean, first_only)
+        assert torch.equal(second[end].running_mean, second_own)
+
+
+@torch.no_grad()
+def test_accuracies_are_those_of_the_routes() -> None:
+    """Every pair and cut, over all batches however uneven; with calibration, those of the route's own statistics."""
+    net, samples = chain(), labelled()
+    execution, x = trace_execution(net, samples[0][0]), images()
+    answers = torch.cat([targets for _, targets in samples])
+    reroutes = measure_reroutes(net, samples)
+    assert [(reroute.start, reroute.end) for reroute in reroutes] == PAIRS
+    for reroute in reroutes:
+        expected = {
+            name: float((by_hand(net, x, reroute.start, reroute.end, cut).argmax(dim=1) == answers).double().mean())
+            for cut, name in enumerate(ORDER)
+            if cut
+        }
+        assert reroute.accuracy == expected
+    calibrated = measure_reroutes(net, samples, calibration=[(x, None)], cuts=("3",))
+    assert [list(reroute.accuracy) for reroute in calibrated] == [["3"]] * len(PAIRS)
+    with route_statistics(net, execution, 2, 0, ORDER[1:], [(x, None)]):
+        own = float((net(x).argmax(dim=1) == answers).double().mean())
+    assert calibrated[1].accuracy["3"] == own != reroutes[1].accuracy["3"]
+    assert measure_reroutes(net, samples, calibration=[(x, None)], reach=0) == reroutes
+
+
+def test_order_is_the_callers_where_it_is_given() -> None:
+    """An operator may run before another that forward calls first; cuts are named and sorted by that order."""
+    net = shortcut()
+    samples = [(x, targets) for x, targets in labelled()]
+    order = ("stem", "short", "branch", "head")
+    execution = trace_execution(net, samples[0][0])
+    assert execution.layers == ("stem", "branch", "short", "head")
+    (_, reroute, _) = measure_reroutes(net, samples, order=order)
+    assert tuple(reroute.accuracy) == order[1:]
+    with torch.no_grad(), rerouted(net, execution, 2, 0, ("branch", "head")):
+        hits = torch.cat([net(x).argmax(dim=1) == targets for x, targets in samples])
+    assert reroute.accuracy["branch"] == float(hits.double().mean())
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    """No data, orders and cuts of other layers, levels that do not fall."""
+    net, samples = chain(), labelled()
+    execution = trace_execution(net, samples[0][0])
+    with pytest.raises(TrainingError, match="at least one batch"):
+        measure_reroutes(net, [])
+    with pytest.raises(TrainingError, match="order: expected each of 0, 3, 7 once, got 0, 3"):
+        measure_reroutes(net, samples, order=("0", "3"))
+    for cuts in (("3", "4"), (), ("3", "3")):
+        with pytest.raises(TrainingError, match="cuts: expected layers among 0, 3, 7"):
+            measure_reroutes(net, samples, cuts=cuts)
+    with pytest.raises(TrainingError, match="reach: expected"):
+        measure_reroutes(net, samples, reach=-1)
+    for start, end, error in ((0, 2, "goes down"), (1, 1, "goes down"), (3, 0, "does not exist")):
+        with pytest.raises(LevelError, match=error), rerouted(net, execution, start, end, ()):
+            pass
+    with pytest.raises(TrainingError, match="no nested layers \\['1'\\]"), rerouted(net, execution, 2, 0, ("1",)):
+        pass
+
+
+def run_lowered(path: Path, x: Tensor, start: int, end: int, lowered: set[str]) -> np.ndarray:
+    """The file's graph, where the operators `lowered` read the level from a second input.
+
+    An operator reads the level once, when it starts: so this is what a run computes whose level falls just before them,
+    without a race.
+    """
+    with Checkpoint.open(path) as checkpoint:
+        model = onnx.load_from_string(checkpoint.graph())
+        (level,) = (value for value in model.graph.input if value.name == "__level__")
+        low = model.graph.input.add()
+        low.CopyFrom(level)
+        low.name = "low"
+        for node in model.graph.node:
+            if node.name in lowered:
+                node.input[list(node.input).index("__level__")] = "low"
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        library.register(options)
+        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        feeds: Mapping[str, Any] = {
+            "input": x.numpy(),
+            "__level__": np.array(start),
+            "low": np.array(end),
+            **{f"__segment_{each}__": checkpoint.segment(each).copy() for each in range(len(checkpoint.levels))},
+        }
+        (output,) = session.run(None, feeds)
+    return output
+
+
+@pytest.mark.parametrize("make", [chain, shortcut])
+@torch.no_grad()
+def test_a_route_is_what_the_runtimes_operators_compute(make: Any, tmp_path: Path) -> None:
+    """Every pair of levels, every set of operators that had not started: the file answers as the route does."""
+    net, x = make(), images(3)
+    path = export(net, (x,), tmp_path / "net.safetensors", verify=False)
+    execution = trace_execution(net, x)
+    for start, end in PAIRS:
+        for cut in range(len(execution.layers) + 1):
+            lowered = execution.layers[cut:]
+            with rerouted(net, execution, start, end, lowered):
+                expected = net(x).numpy()
+            np.testing.assert_allclose(run_lowered(path, x, start, end, set(lowered)), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_reroutes_travel_with_the_file(tmp_path: Path) -> None:
+    """Exported, read back, sliced: a slice keeps those that start at a level it has."""
+    net, samples = chain(), labelled()
+    reroutes = measure_reroutes(net, samples)
+    path = export(net, (samples[0][0],), tmp_path / "net.safetensors", reroutes=reroutes, verify=False)
+    with Checkpoint.open(path) as checkpoint:
+        assert checkpoint.reroutes == reroutes
+        assert tuple(checkpoint.reroutes[0].accuracy) == ORDER[1:]
+    slice_checkpoint(path, 2, tmp_path / "two.safetensors")
+    slice_checkpoint(path, 1, tmp_path / "one.safetensors")
+    with Checkpoint.open(tmp_path / "two.safetensors") as two, Checkpoint.open(tmp_path / "one.safetensors") as one:
+        assert two.reroutes == reroutes[:1]
+        assert one.reroutes == ()
+
+
+def test_reroutes_of_another_model_are_not_exported(tmp_path: Path) -> None:
+    """Levels and layers that this one has not; nothing is written."""
+    for reroute, error in (
+        (Reroute(3, 0, {"3": 0.5}), LevelError),
+        (Reroute(1, 0, {"conv": 0.5}), InputError),
+    ):
+        with pytest.raises(error, match="measure this model's own"):
+            export(chain(), (images(2),), tmp_path / "net.safetensors", reroutes=[reroute])
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,172 @@
+"""Rerouting: the model at two levels in one pass, and what it scores so, for every place where the level may fall.
+
+A running inference may be lowered (arXiv:2112.10930): operators that have not started run at the lower level. An
+operator applies the norm that follows its layer, so a norm has the level of that layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from nested_sparse.errors import LevelError, TrainingError
+from nested_sparse.reroute import Reroute
+from nested_sparse.trainer.batch import device_of, moved, run
+from nested_sparse.trainer.execution import Execution, norms_of, trace_execution
+from nested_sparse.trainer.nested_model import NestedModel
+from nested_sparse.trainer.recalibrate import Moments, measuring
+
+Batch = tuple[Any, Any]
+
+
+def measure_reroutes(
+    net: NestedModel,
+    batches: Iterable[Batch],
+    *,
+    calibration: Iterable[Batch] | None = None,
+    reach: int | None = None,
+    order: Sequence[str] | None = None,
+    cuts: Sequence[str] | None = None,
+) -> tuple[Reroute, ...]:
+    """Top-1 accuracy over `batches` of every pair of levels, lowered at every layer; `export` takes what it returns.
+
+    batches: (inputs, class indices), read once and kept; outputs are logits with the classes in dimension 1.
+    calibration: None measures with each level's own norm statistics, as the runtime runs. Given, every route has
+        statistics of its own: the norms of the lowered layers are calibrated anew on these batches under the route.
+    reach: how many layers, from the cut on, are calibrated so; all of them, if None.
+    order: names of the nested layers as they run; forward's, if None. ONNX Runtime may run a shortcut's convolution
+        before the branch beside it: nested_sparse.runtime.layer_profile lists the order of an exported file.
+    cuts: layers at which the level falls; every one but the first, at which it is the lower level's own accuracy.
+    Level, modes and statistics of the model are put back. Raises TrainingError: no batch, or names that do not fit.
+    """
+    device = device_of(net)
+    samples = moved(list(batches), device)
+    if not samples:
+        raise TrainingError("measure_reroutes needs at least one batch, got none")
+    if reach is not None and reach < 0:
+        raise TrainingError(f"reach: expected a whole number of layers, 0 or more, got {reach}")
+    seen = None if calibration is None else moved(list(calibration), device)
+    with evaluating(net):
+        execution = trace_execution(net, samples[0][0])
+        layers = _checked_order(order, execution)
+        chosen = _checked_cuts(cuts, layers)
+        return tuple(
+            Reroute(
+                start,
+                end,
+                {
+                    cut: _accuracy(net, execution, start, end, layers[layers.index(cut) :], samples, seen, reach)
+                    for cut in chosen
+                },
+            )
+            for start in range(1, net.level_count)
+            for end in range(start)
+        )
+
+
+@contextmanager
+def rerouted(net: NestedModel, execution: Execution, start: int, end: int, lowered: Iterable[str]) -> Iterator[None]:
+    """Within, the layers `lowered` and the norms that follow them run at level `end`, everything else at `start`.
+
+    lowered: names of nested layers; all those of `execution` give level `end`, none gives `start`. After it, the model
+    is at the level it was at. Raises LevelError: levels that are none, or do not fall; TrainingError: an unknown layer.
+    """
+    level, names = net.level, set(lowered)
+    start, end = net.checked_level(start), net.checked_level(end)
+    if end >= start:
+        raise LevelError(f"a reroute goes down, got level {start} to level {end}")
+    layers = net.nested_layers()
+    if unknown := sorted(names - layers.keys()):
+        raise TrainingError(f"lowered: no nested layers {unknown}; there are {', '.join(layers)}")
+    try:
+        net.set_level(start)
+        for name in names:
+            layers[name].level = end
+        for norm in norms_of(net, execution, names).values():
+            norm.level = end
+        yield
+    finally:
+        net.set_level(level)
+
+
+@contextmanager
+def route_statistics(
+    net: NestedModel,
+    execution: Execution,
+    start: int,
+    end: int,
+    lowered: Sequence[str],
+    batches: Iterable[Batch],
+    reach: int | None = None,
+) -> Iterator[None]:
+    """`rerouted`, with the statistics of the lowered norms measured on `batches` under this very route.
+
+    lowered: in the order in which they run; reach: how many of them, from the first on, get such statistics.
+    Measured as `recalibrate` does: norms use their batch's statistics meanwhile. After it, statistics are as before.
+    """
+    owned = (norm.norms[end] for norm in norms_of(net, execution, set(lowered[:reach])).values())
+    moments = {norm: Moments() for norm in owned if isinstance(norm, _BatchNorm)}
+    before = {norm: _statistics(norm) for norm in moments}
+    try:
+        with rerouted(net, execution, start, end, lowered):
+            with measuring(net, [moments]), torch.no_grad():
+                for inputs, _ in batches:
+                    run(net, inputs)
+            for norm, moment in moments.items():
+                moment.store(norm)
+            yield
+    finally:
+        for norm, statistics in before.items():
+            norm.load_state_dict(statistics)
+
+
+@contextmanager
+def evaluating(net: NestedModel) -> Iterator[None]:
+    """Eval mode within; after it every module's mode is what it was."""
+    modes = {module: module.training for module in net.modules()}
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _statistics(norm: nn.Module) -> dict[str, torch.Tensor]:
+    return {key: value.detach().clone() for key, value in norm.state_dict().items()}
+
+
+@torch.no_grad()
+def _accuracy(
+    net: NestedModel,
+    execution: Execution,
+    start: int,
+    end: int,
+    lowered: Sequence[str],
+    samples: Sequence[Batch],
+    calibration: Sequence[Batch] | None,
+    reach: int | None,
+) -> float:
+    route = (net, execution, start, end, lowered)
+    with rerouted(*route) if calibration is None else route_statistics(*route, calibration, reach):
+        hits = [(run(net, inputs).argmax(dim=1) == targets).flatten() for inputs, targets in samples]
+    return float(torch.cat(hits).double().mean())
+
+
+def _checked_order(order: Sequence[str] | None, execution: Execution) -> tuple[str, ...]:
+    layers = execution.layers if order is None else tuple(order)
+    if sorted(layers) != sorted(execution.layers):
+        raise TrainingError(f"order: expected each of {', '.join(execution.layers)} once, got {', '.join(layers)}")
+    return layers
+
+
+def _checked_cuts(cuts: Sequence[str] | None, layers: tuple[str, ...]) -> tuple[str, ...]:
+    chosen = layers[1:] if cuts is None else tuple(layer for layer in layers if layer in cuts)
+    if (cuts is not None and len(chosen) != len(cuts)) or not chosen:
+        raise TrainingError(f"cuts: expected layers among {', '.join(layers)}, each once; got {cuts}")
+    return chosen
