@@ -2,6 +2,7 @@
 
 from nested_sparse.trainer.config import TrainConfig
 from nested_sparse.trainer.data import Batches, LabelledImages, load_digits_images, load_idx
+from nested_sparse.trainer.distributed import start_processes
 from nested_sparse.trainer.evaluate import accuracy_per_level
 from nested_sparse.trainer.export import export
 from nested_sparse.trainer.nested_model import NestedModel, nest
@@ -9,7 +10,7 @@ from nested_sparse.trainer.nestings import FreezeThenGrow, Joint, JointThenGrow
 from nested_sparse.trainer.progress import EpochReport, ProgressBar
 from nested_sparse.trainer.recalibrate import recalibrate
 from nested_sparse.trainer.reroute import measure_reroutes
-from nested_sparse.trainer.schedules import Admm, Gradual, OneShot, RigL
+from nested_sparse.trainer.schedules import Admm, Gap, Gradual, OneShot, RigL
 from nested_sparse.trainer.train import train
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Batches",
     "EpochReport",
     "FreezeThenGrow",
+    "Gap",
     "Gradual",
     "Joint",
     "JointThenGrow",
@@ -33,5 +35,6 @@ __all__ = [
     "measure_reroutes",
     "nest",
     "recalibrate",
+    "start_processes",
     "train",
 ]

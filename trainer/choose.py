@@ -31,13 +31,15 @@ def choose_masks(
     *,
     frozen_levels: int = 0,
     scores: Mapping[str, NDArray[np.float64]] | None = None,
-) -> None:
+    counts: Mapping[str, Sequence[int]] | None = None,
+) -> Mapping[str, Sequence[int]]:
     """Set the first level of every block: level l keeps the best scores that budget and pattern allow.
 
     Layers kept dense are whole at level 0. Layers that share a weight share its masks.
     frozen_levels: what levels below this one keep now, they keep; `densities` names theirs too.
     scores: layer name to (G, K), positive, higher is better; the sum of magnitudes for layers left out.
-    Raises BudgetError.
+    counts: layer name to the blocks that each level is to keep, in place of the budget's and the densities'.
+    Returns such counts: those that it went by. Raises BudgetError.
     """
     layers = list(layers)
     sparse = [layer for layer in layers if not layer.dense]
@@ -49,10 +51,12 @@ def choose_masks(
     if frozen_levels:
         frozen = _frozen_counts(unique, ranked, frozen_levels)
         ranked = _above_the_rest(unique, ranked, frozen_levels)
-    counts = keep_counts(budget, ranked, densities, sizes=layer_sizes(unique), frozen=frozen)
+    if counts is None:
+        counts = keep_counts(budget, ranked, densities, sizes=layer_sizes(unique), frozen=frozen)
     chosen = {id(layer.weight): _first_level(layer, ranked[layer.name], counts[layer.name]) for layer in unique}
     for layer in sparse:
         layer.first_level.copy_(torch.from_numpy(chosen[id(layer.weight)]))
+    return counts
 
 
 def keep_as_many(layer: AnyNestedLayer, level: int, scores: NDArray[np.float64]) -> None:

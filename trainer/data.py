@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nested_sparse.errors import TrainingError
+from nested_sparse.trainer.checked import is_count, require, require_count
 
 IDX_UINT8 = 8
 
@@ -138,6 +139,10 @@ class Batches:
     shift_frames: each spectrogram (C, T) moves by up to so many frames, earlier or later.
     samples: an epoch has so many, drawn anew for each; 0 is all.
     An incomplete last batch is left out, unless it is the only one.
+    rank, world_size: where processes train together, each gives its own and how many they are, and gets its part of
+    every batch: all parts, in the order of the ranks, are the batch that a single process gets.
+    Raises TrainingError where parts would not be equally large, since then the mean over the processes would not be
+    the mean over the batch.
     """
 
     data: Labelled
@@ -148,6 +153,17 @@ class Batches:
     flip: bool = False
     shift_frames: int = 0
     samples: int = 0
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        """Check what several processes need."""
+        require_count(self, "world_size", 1)
+        require(self, "rank", is_count(self.rank) and self.rank < self.world_size, f"0 to {self.world_size - 1}")
+        if self.world_size > 1:
+            multiple = f"a multiple of the {self.world_size} processes, no larger than the data ({len(self.data)})"
+            fits = self.batch_size % self.world_size == 0 and self.batch_size <= len(self.data)
+            require(self, "batch_size", fits, multiple)
 
     def __call__(self, epoch: int) -> EpochBatches:
         """The batches of `epoch`."""
@@ -168,6 +184,11 @@ class Batches:
             inputs = later(inputs, rng.integers(-self.shift_frames, self.shift_frames + 1, len(inputs)))
         return noisy(inputs, self.noise, rng) if self.noise else inputs
 
+    def own_part(self, size: int) -> slice:
+        """Where this process's part of a batch of `size` samples lies."""
+        part = size // self.world_size
+        return slice(self.rank * part, (self.rank + 1) * part)
+
 
 @dataclass(frozen=True, slots=True)
 class EpochBatches:
@@ -185,7 +206,9 @@ class EpochBatches:
         order = torch.from_numpy(rng.permutation(len(source.data)))
         for start in range(0, source.count * source.batch_size, source.batch_size):
             picked = order[start : start + source.batch_size]
-            yield source.augmented(source.data.inputs[picked], rng), source.data.labels[picked]
+            mine = source.own_part(len(picked))
+            inputs = source.augmented(source.data.inputs[picked], rng)  # the whole batch, so that all draw alike
+            yield inputs[mine], source.data.labels[picked[mine]]
 
 
 def _drawn(chosen: NDArray[np.bool_], inputs: Tensor) -> Tensor:

@@ -1,17 +1,66 @@
 """Distributed: several processes train one net on parts of each batch, started by torchrun.
 
-Gradients are averaged after backward, over all processes, before the optimizer; so every process holds the same net,
-bit for bit, whatever levels a step ran. torch's DistributedDataParallel is not used: it counts on one backward per step
-over one fixed set of parameters, while levels have norms of their own and a joint step has several backwards.
+Gradients are averaged after backward, over all processes, before the optimizer; so every process holds the same
+parameters, bit for bit, whatever levels a step ran. torch's DistributedDataParallel is not used: it counts on one
+backward per step over one fixed set of parameters, while levels have norms of their own and a joint step has several
+backwards.
+
+Batch norms: each process normalises by its own part of the batch, as DistributedDataParallel does, so that only a net
+without them computes what one process with whole batches would. Running statistics differ between the processes during
+an epoch and are averaged at its end (`agree`). They are exponential averages, linear in what they average: the mean of
+the processes' is what averaging after every step would give. The final recalibration measures process 0's batches.
+
+What is drawn at random and must agree comes from process 0 (`from_first`, `agree`); dropout and the like are each
+process's own: seed the processes alike or not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import reduce
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from nested_sparse.errors import TrainingError
+
+ENVIRONMENT = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""What torchrun tells each process."""
+
+
+@contextmanager
+def start_processes(timeout_s: float = 600.0) -> Iterator[int]:
+    """Join the processes that torchrun started, for as long as the context lasts; gives this one's number.
+
+    Without torchrun's environment, or where torch.distributed is initialised already, nothing happens. gloo on CPU;
+    nccl where there is CUDA, of which each process gets a device. A process that waits for another gives up after
+    `timeout_s`, or as soon as the other is gone. Raises TrainingError: the processes do not meet, or too few devices.
+    """
+    if not dist.is_available() or dist.is_initialized() or any(name not in os.environ for name in ENVIRONMENT):
+        yield rank()
+        return
+    backend = "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(_own_cuda_device())
+        backend = "cpu:gloo,cuda:nccl"
+    with _reported("the processes that torchrun started did not meet"):
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+    try:
+        yield rank()
+    finally:
+        dist.destroy_process_group()
+
+
+def _own_cuda_device() -> int:
+    own, devices = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if own >= devices:
+        raise TrainingError(f"torchrun started process {own + 1} here, for {devices} CUDA devices; start one for each")
+    return own
 
 
 def world_size() -> int:
@@ -26,39 +75,107 @@ def rank() -> int:
 
 @torch.no_grad()
 def average_gradients(parameters: Iterable[Tensor]) -> None:
-    """Replace every gradient by its mean over the processes; one that a process lacks counts as zero there."""
-    if world_size() == 1:
-        return
+    """Replace every gradient by its mean over the processes; one that a process lacks counts as zero there.
+
+    One that all lack stays away, so that the optimizer passes over it as it does in a single process.
+    """
     wanted = [parameter for parameter in parameters if parameter.requires_grad]
-    for parameter in wanted:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    _mean_over_processes([parameter.grad for parameter in wanted if parameter.grad is not None])
+    if world_size() == 1 or not wanted:
+        return
+    missing = torch.tensor([float(parameter.grad is None) for parameter in wanted], device=wanted[0].device)
+    gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in wanted]
+    average([*gradients, missing], reduce(torch.promote_types, (each.dtype for each in gradients), torch.float32))
+    for parameter, gradient, lacking in zip(wanted, gradients, missing.tolist(), strict=True):
+        parameter.grad = None if lacking == 1 else gradient
 
 
 @torch.no_grad()
 def mean_over_processes(value: Tensor) -> Tensor:
     """The mean of `value` over the processes."""
     averaged = value.clone()
-    if world_size() > 1:
-        _mean_over_processes([averaged])
+    average([averaged])
     return averaged
 
 
 @torch.no_grad()
+def average(tensors: Sequence[Tensor], dtype: torch.dtype = torch.float64) -> None:
+    """Replace each tensor by its mean over the processes, computed in `dtype`; one message.
+
+    float64 leaves float32 values on which all agree as they are, bit for bit.
+    """
+    if world_size() == 1 or not tensors:
+        return
+    flat = torch.cat([tensor.reshape(-1).to(dtype) for tensor in tensors])
+    with _reported():
+        dist.all_reduce(flat)
+    flat /= world_size()
+    for tensor, part in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(part.reshape(tensor.shape))
+
+
+@torch.no_grad()
+def copy_tensors(source: int, tensors: Sequence[Tensor]) -> None:
+    """Give each tensor the bits that it has in process `source`; one message, whatever the types."""
+    if world_size() == 1 or not sum(tensor.numel() for tensor in tensors):
+        return
+    sent = [tensor.detach().reshape(-1).contiguous().view(torch.uint8) for tensor in tensors]
+    flat = torch.cat(sent)
+    with _reported():
+        dist.broadcast(flat, source)
+    for tensor, part in zip(tensors, torch.split(flat, [len(each) for each in sent]), strict=True):
+        tensor.copy_(part.clone().view(tensor.dtype).reshape(tensor.shape))  # cloned: a view must begin at a whole item
+
+
 def copy_from(source: int, net: nn.Module) -> None:
     """Make every process's parameters and buffers those of process `source`."""
+    copy_tensors(source, [*net.parameters(), *net.buffers()])
+
+
+def from_first(tensor: Tensor) -> Tensor:
+    """Process 0's `tensor`: what all go by that each has drawn for itself."""
+    copied = tensor.clone()
+    copy_tensors(0, [copied])
+    return copied
+
+
+def agree(net: nn.Module) -> None:
+    """Make `net` the same in all processes: running statistics become their mean, all else is process 0's."""
+    if world_size() > 1:
+        average([buffer for buffer in net.buffers() if buffer.is_floating_point()])
+        copy_from(0, net)
+
+
+def gathered(value: Any) -> list[Any]:
+    """Every process's `value`, plain or of CPU tensors, in process 0; an empty list in the others."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    with _reported():
+        dist.gather_object(value, values if rank() == 0 else None)
+    return values if rank() == 0 else []
+
+
+def require_equal(given: Mapping[str, object]) -> None:
+    """Raise TrainingError, in every process, where a process was given another value than process 0."""
     if world_size() == 1:
         return
-    for tensor in net.state_dict().values():
-        dist.broadcast(tensor, source)
+    everyone: list[dict[str, object]] = [{} for _ in range(world_size())]
+    with _reported():
+        dist.all_gather_object(everyone, dict(given))
+    for process, theirs in enumerate(everyone):
+        for key, expected in everyone[0].items():
+            if theirs.get(key) != expected:
+                raise TrainingError(
+                    f"{key}: all processes need the same; process 0 has {expected}, process {process} has "
+                    f"{theirs.get(key)}"
+                )
 
 
-def _mean_over_processes(tensors: list[Tensor]) -> None:
-    """In one message, in place."""
-    flat = torch.cat([tensor.reshape(-1).float() for tensor in tensors])
-    dist.all_reduce(flat)
-    flat /= world_size()
-    parts = torch.split(flat, [tensor.numel() for tensor in tensors])
-    for tensor, part in zip(tensors, parts, strict=True):
-        tensor.copy_(part.reshape(tensor.shape))
+@contextmanager
+def _reported(what: str = "another process failed, or did not answer in time") -> Iterator[None]:
+    """Say what a failed exchange means."""
+    try:
+        yield
+    except RuntimeError as error:
+        number = os.environ.get("RANK", "?")
+        raise TrainingError(f"process {number}: {what}; see the error that came first ({error})") from error

@@ -12,6 +12,7 @@ from nested_sparse.trainer.batch import run
 from nested_sparse.trainer.choose import choose_masks, keep_everything
 from nested_sparse.trainer.config import TrainConfig
 from nested_sparse.trainer.distill import Teacher, distillation_loss
+from nested_sparse.trainer.distributed import agree
 from nested_sparse.trainer.nested_model import NestedModel
 from nested_sparse.trainer.ring import RingGuard, inherit, trainable
 from nested_sparse.trainer.schedules.search import Schedule
@@ -137,6 +138,7 @@ class SearchStage(Stage):
         super().__init__(work, epochs)
         self.level, self.name, self._last = level, f"search {level}", last
         self.search = schedule.search(work.net, level, density)
+        self.averages = self.search.averages
 
     def begin(self) -> None:
         """Let the search set the first masks."""
@@ -183,10 +185,13 @@ class SearchStage(Stage):
         if self._last:  # what was found ranks first, then the last values of what was dropped
             layers, searched = self.net.nested_layers().values(), (self.level or 0) + 1
             choose_masks(layers, self.net.budget, self.net.densities, frozen_levels=searched)
+        agree(self.net)
 
     def state_dict(self) -> dict[str, Any]:
         """The search's."""
         return self.search.state_dict()
 
     def _masks_changed(self) -> None:
+        if self.averages:  # what was chosen by a random draw, or by a rounding that differs between machines
+            agree(self.net)
         self.guard = RingGuard(self.net, self.level or 0)

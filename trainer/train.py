@@ -11,7 +11,6 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable, Sized
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,20 @@ from nested_sparse.errors import TrainingError
 from nested_sparse.trainer.batch import device_of, moved
 from nested_sparse.trainer.config import TrainConfig
 from nested_sparse.trainer.distill import Teacher
-from nested_sparse.trainer.distributed import average_gradients, copy_from, mean_over_processes, rank
+from nested_sparse.trainer.distributed import (
+    agree,
+    average_gradients,
+    copy_from,
+    gathered,
+    mean_over_processes,
+    rank,
+    require_equal,
+    world_size,
+)
 from nested_sparse.trainer.learning_rate import learning_rate
 from nested_sparse.trainer.nested_model import NestedModel
 from nested_sparse.trainer.nestings import FreezeThenGrow, Nesting
+from nested_sparse.trainer.precision import Precision
 from nested_sparse.trainer.progress import EpochReport, log_progress
 from nested_sparse.trainer.recalibrate import recalibrate
 from nested_sparse.trainer.schedules import Gradual, Schedule
@@ -57,9 +66,10 @@ def train(
     batches: gives the (inputs, targets) of an epoch, numbered from 0 over the whole run; the same for the same number
     if a resumed run is to equal an uninterrupted one. loss_fn: (outputs, targets) to a scalar.
     state_path: written after every epoch; if it exists, the run goes on from there, and a finished run is only loaded.
-    Where torch.distributed is initialised, every process calls this with batches of its own, equally many; gradients
-    are averaged, and the first process writes the state.
-    Raises TrainingError: no batches, a loss that is not finite, a state file that is damaged or another run's.
+    Where torch.distributed is initialised (see `start_processes`), every process calls this with batches of its own,
+    equally many; gradients are averaged, the first process writes the state, and all read it.
+    Raises TrainingError: no batches, a loss that is not finite, a state file that is damaged or another run's,
+    processes that do not train the same.
     """
     training = net.training
     work = Work(net, config or TrainConfig(), loss_fn)
@@ -85,8 +95,10 @@ class _Run:
         self.index, self.epoch, self.finished = 0, 0, False
         self.reports: list[EpochReport] = []
         self.precision = Precision(self.config.precision, device_of(self.net))
+        found = state_path is not None and state_path.exists()
+        require_equal({**self.settings, "state_path": state_path is not None, "a state file at state_path": found})
         copy_from(0, self.net)
-        if state_path is not None and state_path.exists():
+        if state_path is not None and found:
             self._load(state_path)
         else:
             self._begin_stage()
@@ -125,6 +137,7 @@ class _Run:
     def _begin_stage(self) -> None:
         self.stage.begin()
         self._make_optimizer()
+        self.precision.agree()
 
     def _make_optimizer(self) -> None:
         self.parameters = self.stage.trainable()
@@ -135,6 +148,7 @@ class _Run:
         started = time.perf_counter()
         self.net.train()
         steps = len(batches) if isinstance(batches, Sized) else 0
+        require_equal({f"batches of epoch {len(self.reports)}": steps})
         interval = max(1, steps // self.config.masks_per_epoch)
         losses: dict[str, list[Tensor]] = {}
         for step, (inputs, targets) in enumerate(batches):
@@ -143,6 +157,8 @@ class _Run:
                 losses.setdefault(name, []).append(loss)
         if not losses:
             raise TrainingError(f"{self.stage.name}: batches({len(self.reports)}) gave no batch")
+        if self.stage.averages:
+            agree(self.net)
         means = {name: float(mean_over_processes(torch.stack(values).mean())) for name, values in losses.items()}
         passes = sum(map(len, losses.values())) / (step + 1)
         return self._report(means, passes, time.perf_counter() - started)
@@ -154,9 +170,9 @@ class _Run:
         self.net.zero_grad(set_to_none=True)
         with self.precision.autocast():
             losses = stage.losses(inputs, targets, self.precision.backward)
-        self.precision.unscale(self.optimizer)
-        if stage.averages:
+        if stage.averages:  # still scaled: an overflow in one process must make all of them skip the step
             average_gradients(parameter for part in self.parameters for parameter in part)
+        self.precision.unscale(self.optimizer)
         stage.after_backward(progress, update=update)
         self.precision.step(self.optimizer)
         stage.after_step()
@@ -195,7 +211,10 @@ class _Run:
         )
 
     def _save(self) -> None:
-        if self.state_path is None or rank():
+        if self.state_path is None:
+            return
+        own = gathered(moved(self._own_state(), torch.device("cpu")))
+        if rank():
             return
         state = {
             "run": self.settings,
@@ -203,15 +222,21 @@ class _Run:
             "epoch": self.epoch,
             "finished": self.finished,
             "reports": [dataclasses.asdict(report) for report in self.reports],
-            "model": self.net.state_dict(),
+            "processes": own,
             "teacher": None if self.work.teacher is None else self.work.teacher.net.state_dict(),
             "stage": self.stage.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
             "lr_progress": self.lr_progress,
-            "precision": self.precision.state_dict(),
-            "random": random_state(),
         }
         save_state(self.state_path, state)
+
+    def _own_state(self) -> dict[str, Any]:
+        """What may differ between processes: of those that are equal, all but the first leave out what it has."""
+        own: dict[str, Any] = {"random": random_state()}
+        if rank() == 0 or not self.stage.averages:
+            own["model"] = self.net.state_dict()
+            own["optimizer"] = self.optimizer.state_dict()
+            own["precision"] = self.precision.state_dict()
+        return own
 
     def _load(self, path: Path) -> None:
         state = load_state(path)
@@ -220,48 +245,16 @@ class _Run:
             self.work.teacher = Teacher(self.net)
             self.work.teacher.net.load_state_dict(state["teacher"])
             self.work.teacher.net.set_level(0)
-        self.net.load_state_dict(state["model"])
+        own = {**state["processes"][0], **state["processes"][rank()]}
+        self.net.load_state_dict(own["model"])
         self.index, self.epoch, self.finished = state["index"], state["epoch"], state["finished"]
         self.reports = [EpochReport(**report) for report in state["reports"]]
         self.stage.resume(state["stage"])
         self._make_optimizer()
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(own["optimizer"])
         self.lr_progress = state["lr_progress"]
-        self.precision.load_state_dict(state["precision"])
-        restore_random_state(state["random"])
-
-
-class Precision:
-    """Autocast, and the scaling of losses that float16 gradients need."""
-
-    def __init__(self, name: str, device: torch.device) -> None:
-        self._device, self._dtype = device.type, getattr(torch, name)
-        self._scaler = torch.amp.GradScaler(device.type, enabled=name == "float16")
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """A context in which the forward pass computes in this precision."""
-        return torch.autocast(self._device, self._dtype, enabled=self._dtype != torch.float32)
-
-    def backward(self, loss: Tensor) -> None:
-        """Gradients of the scaled loss."""
-        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-
-    def unscale(self, optimizer: torch.optim.Optimizer) -> None:
-        """Take the scale out of the gradients."""
-        self._scaler.unscale_(optimizer)
-
-    def step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Step, unless a gradient overflowed."""
-        self._scaler.step(optimizer)
-        self._scaler.update()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Of the scaler."""
-        return self._scaler.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Of the scaler."""
-        self._scaler.load_state_dict(state)
+        self.precision.load_state_dict(own["precision"])
+        restore_random_state(own["random"])
 
 
 def make_optimizer(config: TrainConfig, decayed: list[Tensor], plain: list[Tensor]) -> torch.optim.Optimizer:
@@ -280,6 +273,7 @@ def fingerprint(net: NestedModel, config: TrainConfig, schedule: Schedule, nesti
     tensors = str({key: tuple(value.shape) for key, value in net.state_dict().items()})
     return {
         **{field: str(value) for field, value in dataclasses.asdict(config).items()},
+        "processes": str(world_size()),
         "schedule": str(schedule),
         "nesting": str(nesting),
         "densities": str(net.densities),

@@ -12,6 +12,7 @@ from torch import Tensor
 from nested_sparse.trainer.batch import run
 from nested_sparse.trainer.checked import require_count, require_one_of, require_share
 from nested_sparse.trainer.distill import check_logits, distillation_loss
+from nested_sparse.trainer.distributed import from_first
 from nested_sparse.trainer.nested_model import NestedModel
 from nested_sparse.trainer.ring import RingGuard, inherit, trainable_jointly
 from nested_sparse.trainer.schedules.search import Schedule
@@ -102,9 +103,9 @@ class JointStage(Stage):
         return losses
 
     def _drawn_levels(self) -> list[int]:
-        """Densest, sparsest, and some between, by torch's generator."""
+        """Densest, sparsest, and some between, by torch's generator; process 0's draw where there are several."""
         last = self.net.level_count - 1
-        between = (torch.randperm(max(0, last - 1))[: self._settings.random_levels] + 1).tolist()
+        between = (from_first(torch.randperm(max(0, last - 1)))[: self._settings.random_levels] + 1).tolist()
         return list(dict.fromkeys([last, 0, *between]))
 
 

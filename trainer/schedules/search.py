@@ -38,6 +38,9 @@ class Search:
     `progress` runs over the search, in [0, 1). `update` is true at the steps where masks may be chosen anew.
     """
 
+    averages: bool = True
+    """Whether processes that train together share their gradients; else the search brings their nets together."""
+
     def __init__(self, net: NestedModel, level: int, density: float) -> None:
         self.net, self.level, self.density = net, level, density
 
