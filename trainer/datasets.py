@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nested_sparse.trainer.checked import is_number, require, require_count, require_one_of
 from nested_sparse.trainer.data import Batches, Labelled, LabelledImages, hold_out, load_digits_images, load_idx, noisy
+from nested_sparse.trainer.distributed import rank, world_size
 from nested_sparse.trainer.speech import LabelledSpectra, load_fsdd
 
 SCORED_BATCH = 250
@@ -67,8 +68,17 @@ class Source:
         kept = picked(train, rest[: self.train_samples or None])
         on_validation = self.validation_samples > 0 and self.evaluate_on != "test"
         scored = picked(train, validation) if on_validation else test
+        batches = Batches(
+            kept,
+            self.batch_size,
+            seed,
+            noise=self.noise,
+            samples=self.epoch_samples,
+            rank=rank(),
+            world_size=world_size(),
+        )
         return TrainingData(
-            self.augment(Batches(kept, self.batch_size, seed, noise=self.noise, samples=self.epoch_samples)),
+            self.augment(batches),
             lambda: in_order(scored),
             (scored.inputs[:1],),
             {

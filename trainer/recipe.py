@@ -169,7 +169,8 @@ class _Maker:
         """The recipe, or None with what is wrong noted."""
         data = self._data()
         model, model_options, weights = self._model()
-        nest_options = checked_options("nest", self.tables["nest"], nest, self.problems, without=("model",))
+        without = ("model", "example_inputs")
+        nest_options = checked_options("nest", self.tables["nest"], nest, self.problems, without=without)
         schedule = self._settings("schedule", SCHEDULES, "gradual")
         nesting = self._settings("nesting", NESTINGS, "freeze_then_grow")
         own = {field.name for field in dataclasses.fields(RunOptions)}

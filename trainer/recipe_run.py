@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import NestedSparseError, TrainingError
 from nested_sparse.trainer.datasets import TrainingData
-from nested_sparse.trainer.distributed import rank
+from nested_sparse.trainer.distributed import from_first, rank
 from nested_sparse.trainer.evaluate import accuracy_per_level
 from nested_sparse.trainer.export import export, inference_mode_of
 from nested_sparse.trainer.layers import NestedConv, NestedLinear
@@ -66,9 +66,11 @@ def run_recipe(
     """
     files = run_files(recipe, out)
     record = RunRecord(files.record, recipe.tables)
-    _prepare(files, record, fresh)
-    if "figures" in record.facts and files.checkpoint.exists():
-        return dict(record.facts["figures"])
+    if not rank():
+        _prepare(files, record, fresh)
+    done = torch.tensor("figures" in record.facts and files.checkpoint.exists())
+    if from_first(done):  # also the place where the others wait until the first has removed what is in the way
+        return dict(record.facts.get("figures", {}))
     data, net = _start(recipe)
     if not rank():
         record.note()
@@ -104,8 +106,14 @@ def _start(recipe: Recipe) -> tuple[TrainingData, NestedModel]:
     data = _in_table(recipe, "data", lambda: recipe.load_data(recipe.run.seed))
     torch.manual_seed(recipe.run.seed)
     model = _in_table(recipe, "model", lambda: _model(recipe, data))
-    net = _in_table(recipe, "nest", lambda: nest(model, **recipe.nest_options))
+    net = _in_table(recipe, "nest", lambda: nest(model, **_nest_options(recipe, data)))
     return data, net.to(_device(recipe))
+
+
+def _nest_options(recipe: Recipe, data: TrainingData) -> dict[str, Any]:
+    """As the recipe has them; a budget by FLOPs counts those of the data's example."""
+    by_flops = recipe.nest_options.get("budget_by") == "flops"
+    return {**recipe.nest_options, **({"example_inputs": data.example} if by_flops else {})}
 
 
 def _in_table(recipe: Recipe, table: str, make: Callable[[], Any]) -> Any:

@@ -60,15 +60,16 @@ def _run(recipe: Recipe, out: Path, fresh: bool, tensorboard: Path | None) -> di
     """Train with progress on stderr; a signal ends it with a line that says how to go on."""
     from rich.console import Console
 
+    from nested_sparse.trainer.distributed import rank, start_processes
     from nested_sparse.trainer.progress import ProgressBar, log_progress
     from nested_sparse.trainer.recipe_run import run_files, run_recipe
     from nested_sparse.trainer.tensorboard import TensorBoard
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console(stderr=True)
-    with ExitStack() as stack:
+    with start_processes(), ExitStack() as stack:
         on_progress: list[Any] = []
-        if tensorboard is not None:
+        if tensorboard is not None and not rank():
             on_progress.append(stack.enter_context(TensorBoard(tensorboard)))
         bar = stack.enter_context(ProgressBar(console)) if console.is_terminal else log_progress
         try:
