@@ -6,6 +6,7 @@ from nested_sparse.trainer.evaluate import accuracy_per_level
 from nested_sparse.trainer.export import export
 from nested_sparse.trainer.nested_model import NestedModel, nest
 from nested_sparse.trainer.nestings import FreezeThenGrow, Joint, JointThenGrow
+from nested_sparse.trainer.post_training import nest_pretrained
 from nested_sparse.trainer.progress import EpochReport, ProgressBar
 from nested_sparse.trainer.recalibrate import recalibrate
 from nested_sparse.trainer.schedules import Gradual, OneShot
@@ -28,6 +29,7 @@ __all__ = [
     "load_digits_images",
     "load_idx",
     "nest",
+    "nest_pretrained",
     "recalibrate",
     "train",
 ]
