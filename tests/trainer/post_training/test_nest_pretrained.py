@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from small_models import small_net, snapshot
@@ -11,7 +9,7 @@ from torch import Tensor, nn
 
 from nested_sparse.budget import blocks_to_keep
 from nested_sparse.errors import TrainingError
-from nested_sparse.trainer import NestedModel, export, nest_pretrained, recalibrate
+from nested_sparse.trainer import NestedModel, nest_pretrained, recalibrate
 from nested_sparse.trainer.choose import magnitudes
 from nested_sparse.trainer.post_training import levels as levels_module
 
@@ -126,12 +124,6 @@ def test_layers_that_share_a_weight_and_layers_used_twice() -> None:
     layers = list(net.nested_layers().values())
     assert layers[0].weight is layers[1].weight
     assert torch.equal(layers[0].first_level, layers[1].first_level)
-
-
-def test_the_export_verifies(tmp_path: Path) -> None:
-    """The runtime computes what torch does, at every level (export raises otherwise)."""
-    net = pretrained(pattern="block4x1").eval()
-    export(net, (inputs(2),), tmp_path / "net.safetensors")
 
 
 @pytest.mark.parametrize(
