@@ -7,6 +7,7 @@ from nested_sparse.trainer.evaluate import accuracy_per_level
 from nested_sparse.trainer.export import export
 from nested_sparse.trainer.nested_model import NestedModel, nest
 from nested_sparse.trainer.nestings import FreezeThenGrow, Joint, JointThenGrow
+from nested_sparse.trainer.post_training import nest_pretrained
 from nested_sparse.trainer.progress import EpochReport, ProgressBar
 from nested_sparse.trainer.recalibrate import recalibrate
 from nested_sparse.trainer.reroute import measure_reroutes
@@ -34,6 +35,7 @@ __all__ = [
     "load_idx",
     "measure_reroutes",
     "nest",
+    "nest_pretrained",
     "recalibrate",
     "start_processes",
     "train",

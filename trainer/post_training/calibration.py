@@ -1,0 +1,157 @@
+"""Calibration: samples for a pass, and what a layer does on them in the dense model."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nested_sparse.errors import TrainingError
+from nested_sparse.trainer.batch import device_of, moved, run, sample_count
+from nested_sparse.trainer.layers import NestedConv, NestedLinear
+from nested_sparse.trainer.nested_model import NestedModel
+from nested_sparse.trainer.post_training.columns import chosen_positions, columns, group_total
+from nested_sparse.trainer.post_training.least_squares import precise, second_moment
+
+AnyNestedLayer = NestedConv | NestedLinear
+LEAST_POSITIONS = 16384
+POSITIONS_PER_COLUMN = 4
+"""A layer with K columns is looked at in this many positions, or LEAST_POSITIONS: more tell little, and cost time."""
+
+
+class DenseLayer:
+    """What a layer was and did in the dense model.
+
+    weight: (groups, O / groups, K). targets: (groups, n, O / groups), its outputs at `positions`, bias included.
+    moment, mean: (groups, K, K) of the products of its inputs there, (groups, K) of the inputs.
+    centred: a bias or a batch normalisation puts the mean of its output right, whatever the weight.
+    """
+
+    def __init__(self, layer: AnyNestedLayer, x: Tensor, positions: Tensor) -> None:
+        self.positions = positions
+        self.weight = by_group(layer, layer.weight.detach())
+        taken = columns(layer, x, positions)
+        self.moment, self.mean = second_moment(taken), precise(taken).mean(dim=1)
+        self.targets = taken @ self.weight.mT
+        if layer.bias is not None:
+            self.targets = self.targets + layer.bias.detach()[0].reshape(len(self.weight), 1, -1)
+        self.centred = layer.bias is not None
+        if not self.targets.isfinite().all():
+            raise TrainingError(
+                f"{layer.name}: the model's values on the calibration samples are not finite; "
+                "expected finite inputs and weights, so check both for NaN and infinity"
+            )
+
+
+def by_group(layer: AnyNestedLayer, weight: Tensor) -> Tensor:
+    """A tensor of the weight's shape as (groups, O / groups, K)."""
+    return weight.flatten(1).unflatten(0, (group_total(layer), -1))
+
+
+def collected(batches: Iterable[Any], samples: int) -> Any:
+    """The inputs of the first `samples` samples as one batch; batches are inputs, or (inputs, targets).
+
+    A tuple or list of two is (inputs, targets). Raises TrainingError when there is no sample.
+    """
+    parts: list[Any] = []
+    missing = samples
+    for batch in batches:
+        inputs = batch[0] if isinstance(batch, tuple | list) and len(batch) == 2 else batch
+        count = sample_count(inputs)
+        parts.append(_first(inputs, min(count, missing)))
+        missing -= min(count, missing)
+        if missing <= 0:
+            break
+    if samples < 1 or missing >= samples:
+        raise TrainingError(
+            f"nest_pretrained needs calibration samples: expected at least one batch and samples >= 1, got none with "
+            f"samples={samples}; pass a few hundred typical inputs, anew if they came from a generator"
+        )
+    return _joined(parts)
+
+
+def _first(inputs: Any, count: int) -> Any:
+    if isinstance(inputs, Tensor):
+        return inputs[:count]
+    if isinstance(inputs, Mapping):
+        return {key: _first(value, count) for key, value in inputs.items()}
+    return type(inputs)(_first(value, count) for value in inputs) if isinstance(inputs, tuple | list) else inputs
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    head = parts[0]
+    if isinstance(head, Tensor):
+        return torch.cat(list(parts)) if head.ndim else head
+    if isinstance(head, Mapping):
+        return {key: _joined([part[key] for part in parts]) for key in head}
+    return type(head)(map(_joined, zip(*parts, strict=True))) if isinstance(head, tuple | list) else head
+
+
+@torch.no_grad()
+def observe(net: NestedModel, inputs: Any, seed: int) -> dict[str, DenseLayer]:
+    """Every layer that `inputs` reach, on its first use in a pass of the net as it is now, every level whole."""
+    seen: dict[str, DenseLayer] = {}
+    made: dict[int, tuple[weakref.ref[Tensor], DenseLayer]] = {}
+    generator = torch.Generator().manual_seed(seed)
+
+    def note(layer: AnyNestedLayer, x: Tensor) -> None:
+        if layer.name not in seen:
+            most = max(LEAST_POSITIONS, POSITIONS_PER_COLUMN * layer.weight[0].numel())
+            seen[layer.name] = DenseLayer(layer, x, chosen_positions(layer, x, most, generator))
+
+    def note_output(layer: AnyNestedLayer, output: Tensor) -> None:
+        made[id(output)] = (weakref.ref(output), seen[layer.name])
+
+    def note_norm(x: Tensor) -> None:
+        if id(x) in made and made[id(x)][0]() is x:  # not another tensor with the identity of one that is gone
+            made[id(x)][1].centred = True
+
+    with evaluating(net):
+        layers, norms = net.nested_layers().values(), net.level_norms().values()
+        handles = [layer.register_forward_pre_hook(lambda module, args: note(module, args[0])) for layer in layers]
+        handles += [layer.register_forward_hook(lambda module, _, out: note_output(module, out)) for layer in layers]
+        handles += [norm.register_forward_pre_hook(lambda _, args: note_norm(args[0])) for norm in norms]
+        _run(net, inputs, handles)
+    return seen
+
+
+@torch.no_grad()
+def walk(
+    net: NestedModel,
+    inputs: Any,
+    on_layer: Callable[[AnyNestedLayer, Tensor], None],
+    on_norm: Callable[[nn.Module, Tensor], None],
+) -> None:
+    """One pass at the current level, in which each layer and norm is handed over with its input before it runs."""
+    with evaluating(net):
+        layers, norms = net.nested_layers().values(), net.level_norms().values()
+        handles = [layer.register_forward_pre_hook(lambda module, args: on_layer(module, args[0])) for layer in layers]
+        handles += [
+            norm.register_forward_pre_hook(lambda module, args: on_norm(module.norms[net.level], args[0]))
+            for norm in norms
+        ]
+        _run(net, inputs, handles)
+
+
+def _run(net: NestedModel, inputs: Any, handles: Sequence[torch.utils.hooks.RemovableHandle]) -> None:
+    try:
+        run(net, moved(inputs, device_of(net)))
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def evaluating(net: NestedModel) -> Iterator[None]:
+    """Everything in eval mode; modes are put back."""
+    modes = {module: module.training for module in net.modules()}
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

@@ -1,0 +1,115 @@
+"""Least squares of a layer: the values that a support should have, and what each of them is worth.
+
+Optimal Brain Surgeon layer by layer (OBC, arXiv:2208.11580): the loss of a layer's weights is the mean squared error of
+its outputs, a quadratic function whose Hessian is the second moment of the inputs, the same for all rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+SINGLE_PRECISION_COLUMNS = 2048
+"""K above which the work is done in float32: half the time and memory; the damping covers the rounding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quadratic:
+    """The loss of weights v (groups, O', K): for each row v·A·v / 2 - b·v, plus a constant. A row of O' has its group.
+
+    hessian: A, (groups, K, K), symmetric and positive definite. linear: b, (groups, O', K).
+    """
+
+    hessian: Tensor
+    linear: Tensor
+
+    def loss(self, v: Tensor) -> Tensor:
+        """(groups, O') the loss of every row, short of its constant."""
+        return ((v @ self.hessian / 2 - self.linear) * v).sum(dim=-1)
+
+
+def precise(tensor: Tensor) -> Tensor:
+    """`tensor` (..., K) in the precision of the work."""
+    return tensor.to(torch.float64 if tensor.shape[-1] <= SINGLE_PRECISION_COLUMNS else torch.float32)
+
+
+def second_moment(x: Tensor) -> Tensor:
+    """(groups, K, K) mean of the products of any two of the inputs `x` (groups, n, K)."""
+    x = precise(x)
+    return x.mT @ x / x.shape[1]
+
+
+def damped(hessian: Tensor, damping: float) -> tuple[Tensor, Tensor]:
+    """`hessian` (groups, K, K) with `damping` times the mean of its diagonal added to that; and what was added.
+
+    The second is (groups, 1, 1). Where the diagonal is zero, the layer having seen nothing, 1 is added.
+    """
+    added = damping * hessian.diagonal(dim1=1, dim2=2).mean(dim=1)
+    added = torch.where(added > 0, added, torch.ones_like(added))[:, None]
+    result = hessian.clone()
+    result.diagonal(dim1=1, dim2=2).add_(added)
+    return result, added[..., None]
+
+
+def same_inputs(moment: Tensor, mean: Tensor, dense: Tensor, damping: float, *, centred: bool) -> Quadratic:
+    """Half the mean squared difference to the outputs of the `dense` weights on the same inputs, damped.
+
+    moment, mean: (groups, K, K) and (groups, K) of the inputs. dense, damping, centred: as of `output_error`.
+    """
+    hessian, _ = damped(moment - mean[:, :, None] * mean[:, None] if centred else moment, damping)
+    return Quadratic(hessian, dense.to(hessian.dtype) @ hessian)
+
+
+def output_error(x: Tensor, targets: Tensor, dense: Tensor, damping: float, *, centred: bool) -> Quadratic:
+    """Half the mean squared error of x·vᵀ against `targets`, damped: v is drawn to the `dense` weights.
+
+    x: (groups, n, K) inputs. targets: (groups, n, O'). dense: (groups, O', K).
+    damping: what is added to the Hessian's diagonal, as a part of its mean.
+    centred: the error after the mean of each output is put right, by a bias or a norm.
+    """
+    x = precise(x)
+    targets, dense = targets.to(x.dtype), dense.to(x.dtype)
+    if centred:
+        x, targets = x - x.mean(dim=1, keepdim=True), targets - targets.mean(dim=1, keepdim=True)
+    hessian, added = damped(x.mT @ x / x.shape[1], damping)
+    return Quadratic(hessian, targets.mT @ x / x.shape[1] + added * dense)
+
+
+def fit(problem: Quadratic, start: Tensor, free: Tensor, *, steps: int, tolerance: float = 1e-6) -> Tensor:
+    """The weights of least loss among those that differ from `start` only where `free`.
+
+    By conjugate gradients, every row at once, with the Hessian's diagonal as preconditioner: one product of the weight
+    and the Hessian a step, whatever the rows' supports. Each step lowers every row's loss, so that however early it
+    ends the result is no worse than `start`. start: (groups, O', K). free: bool, the same shape.
+    steps: at most. tolerance: residual, as a part of the linear term, at which all rows are done.
+    """
+    v = start.to(problem.linear.dtype)
+    inverse = torch.where(free, 1 / problem.hessian.diagonal(dim1=1, dim2=2)[:, None], 0)
+    residual = (problem.linear - v @ problem.hessian) * free
+    enough = tolerance * (problem.linear.square() * inverse).sum(dim=-1, keepdim=True).sqrt()
+    direction = inverse * residual
+    size = (residual * direction).sum(dim=-1, keepdim=True)
+    for _ in range(steps):
+        active = size.sqrt() > enough
+        if not active.any():
+            break
+        along = (direction @ problem.hessian) * free
+        curvature = (direction * along).sum(dim=-1, keepdim=True)
+        step = torch.where(active & (curvature > 0), size / curvature.clamp_min(torch.finfo(v.dtype).tiny), 0)
+        v = v + step * direction
+        residual = residual - step * along
+        before, size = size, (residual * inverse * residual).sum(dim=-1, keepdim=True)
+        turn = torch.where(before > 0, size / before.clamp_min(torch.finfo(v.dtype).tiny), 0)
+        direction = inverse * residual + turn * direction
+    return v
+
+
+def stiffness(hessian: Tensor) -> Tensor:
+    """(groups, K) 1 / [A⁻¹]ₖₖ: twice the loss that one unit of weight k costs to remove when all others make up for it.
+
+    Half the square of a weight times its stiffness is the saliency of Optimal Brain Surgeon.
+    """
+    factor = torch.linalg.cholesky(hessian)
+    return 1 / torch.cholesky_inverse(factor).diagonal(dim1=1, dim2=2)

@@ -1,0 +1,181 @@
+"""Nest a pre-trained model without training it again: second-order masks and values from a few hundred samples.
+
+After Optimal Brain Surgeon layer by layer (OBC, arXiv:2208.11580; SparseGPT, arXiv:2301.00774), with levels: each keeps
+the values of the one below and solves for what it adds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from nested_sparse.errors import TrainingError
+from nested_sparse.mask import grouped
+from nested_sparse.trainer.choose import choose_masks, keep_everything, unique_weights
+from nested_sparse.trainer.nested_model import NestedModel, nest
+from nested_sparse.trainer.post_training.calibration import (
+    AnyNestedLayer,
+    DenseLayer,
+    by_group,
+    collected,
+    observe,
+    walk,
+)
+from nested_sparse.trainer.post_training.columns import columns
+from nested_sparse.trainer.post_training.least_squares import fit, output_error, same_inputs, stiffness
+from nested_sparse.trainer.recalibrate import Moments
+
+SEARCH_STEPS = 20
+"""Steps of conjugate gradients after each thinning of the support, whose values only serve to score."""
+FIT_STEPS = 100
+"""Steps for the values that a level keeps."""
+THINNING = 2.0
+"""Factor by which the support shrinks at once at most."""
+
+
+@torch.no_grad()
+def nest_pretrained(
+    model: nn.Module,
+    calibration_batches: Iterable[Any],
+    *,
+    densities: Sequence[float],
+    pattern: str = "unstructured",
+    budget: str = "uniform",
+    keep_dense: Sequence[str] = (),
+    samples: int = 256,
+    damping: float = 0.01,
+    **options: Any,
+) -> NestedModel:
+    """A nested copy of the pre-trained `model` whose levels do what it did on calibration samples. It is untouched.
+
+    Levels are made sparsest first. The support of a level is thinned out from all weights in steps; each drops the
+    blocks of least saliency (Optimal Brain Surgeon's, summed over a block's rows) and solves for the rest. Then a pass
+    at that level goes from layer to layer: the values that the level adds become the least-squares optimum for the
+    dense model's outputs, given the inputs that the layers before it now make; its bias and norm statistics are set.
+    calibration_batches: inputs, or (inputs, targets) of which targets are not read; run as one batch.
+    samples: samples used, from the first on. damping: part of the mean squared input added to each, > 0.
+    densities, pattern, budget, keep_dense and other options: as of `nest`. Under a "global" budget, layers compete by
+    the part of their output's energy that is lost. A layer used several times learns from its first use.
+    Device, dtype and train or eval mode are kept; the densest level is set.
+    Raises what `nest` raises, and TrainingError (no samples, values that are not finite, damping <= 0).
+    """
+    if not damping > 0:
+        raise TrainingError(f"damping: expected a number > 0, got {damping!r}; 0.01 is the default")
+    net = nest(model, densities=densities, pattern=pattern, budget=budget, keep_dense=keep_dense, **options)
+    inputs = collected(calibration_batches, samples)
+    layers = unique_weights(net.nested_layers().values())
+    keep_everything(net.nested_layers().values())
+    seen = observe(net, inputs, seed=0)
+    searched = {
+        layer.name: _Search(layer, seen[layer.name], damping)
+        for layer in layers
+        if layer.name in seen and not layer.dense
+    }
+    for level in range(net.level_count):
+        _choose(net, searched, level)
+        net.set_level(level)
+        _settle(net, inputs, seen, level, damping)
+    net.set_level(-1)
+    return net
+
+
+class _Search:
+    """The support of a layer at the level in the making, thinned out step by step."""
+
+    def __init__(self, layer: AnyNestedLayer, dense: DenseLayer, damping: float) -> None:
+        self.layer, self.dense = layer, dense
+        self.problem = same_inputs(dense.moment, dense.mean, dense.weight, damping, centred=dense.centred)
+        self.stiffness = stiffness(self.problem.hessian)
+        self.energy = float(-self.problem.loss(dense.weight.to(self.problem.linear.dtype)).sum())
+
+    def start(self, level: int) -> None:
+        """All weights, those of lower levels with their values, the others with the dense model's."""
+        kept = by_group(self.layer, self.layer.mask(level - 1)) if level else torch.zeros_like(self.dense.weight).bool()
+        self.frozen = kept
+        values = torch.where(kept, by_group(self.layer, self.layer.weight), self.dense.weight)
+        self.values = fit(self.problem, values, ~kept, steps=SEARCH_STEPS if level else 0)
+
+    def scores(self) -> NDArray[np.float64]:
+        """(G, K) saliencies of the blocks, as parts of the output's energy."""
+        saliency = self.values.square() * (self.stiffness / (2 * max(self.energy, 1e-30)))[:, None]
+        rows = saliency.flatten(0, 1).double().cpu().numpy()
+        permutation = None if self.layer.permutation is None else self.layer.permutation.cpu().numpy()
+        return np.asarray(grouped(rows, self.layer.block_rows, permutation).sum(axis=1))
+
+    def thin(self, level: int) -> None:
+        """Solve again for what the layer's masks have left of the support."""
+        kept = by_group(self.layer, self.layer.mask(level))
+        self.values = fit(self.problem, self.values * kept, kept & ~self.frozen, steps=SEARCH_STEPS)
+
+
+def _choose(net: NestedModel, searched: dict[str, _Search], level: int) -> None:
+    """Set the masks up to `level`, and the weights that it adds to the values that its search found."""
+    for search in searched.values():
+        search.start(level)
+    layers = net.nested_layers().values()
+    for density in _thinning(net.densities[level]):
+        scores = {name: search.scores() for name, search in searched.items()}
+        densities = (*net.densities[:level], density)
+        before = {layer: layer.first_level.clone() for layer in layers}
+        choose_masks(layers, net.budget, densities, frozen_levels=level, scores=scores)
+        for layer in layers:
+            _keep_lower_levels(layer, before[layer], level)
+        for search in searched.values():
+            search.thin(level)
+    for search in searched.values():
+        _store(search.layer, search.values, level)
+
+
+def _keep_lower_levels(layer: AnyNestedLayer, before: Tensor, level: int) -> None:
+    """Put back what levels below `level` kept: by rounding, a global budget may allot a layer less than it has."""
+    if not layer.dense:
+        layer.first_level.copy_(torch.where(before < level, before, layer.first_level.clamp_min(level)))
+
+
+def _thinning(density: float) -> list[float]:
+    """Falling densities that end at `density`, each at most THINNING times the next, below 1 but for the last."""
+    densities = [density]
+    while densities[-1] * THINNING < 1:
+        densities.append(densities[-1] * THINNING)
+    return densities[::-1]
+
+
+def _settle(net: NestedModel, inputs: Any, seen: dict[str, DenseLayer], level: int, damping: float) -> None:
+    """Values, biases and statistics of `level`, from layer to layer, each given what those before it now make."""
+    done: set[int] = set()
+
+    def settle_layer(layer: AnyNestedLayer, x: Tensor) -> None:
+        if id(layer) in done:
+            return
+        dense = seen[layer.name]
+        taken = columns(layer, x, dense.positions)
+        if not layer.dense and id(layer.weight) not in done:
+            problem = output_error(taken, dense.targets, dense.weight, damping, centred=dense.centred)
+            values = torch.where(layer.mask(level), layer.weight, 0)
+            ring = by_group(layer, layer.ring(level))
+            _store(layer, fit(problem, by_group(layer, values), ring, steps=FIT_STEPS), level)
+        if layer.bias is not None:
+            weight = by_group(layer, torch.where(layer.mask(level), layer.weight, 0))
+            layer.bias[level] = (dense.targets - taken @ weight.mT).mean(dim=1).flatten()
+        done.update((id(layer), id(layer.weight)))
+
+    def settle_norm(norm: nn.Module, x: Tensor) -> None:
+        if isinstance(norm, _BatchNorm) and id(norm) not in done:
+            moments = Moments()
+            moments.add(x)
+            moments.store(norm)
+            done.add(id(norm))
+
+    walk(net, inputs, settle_layer, settle_norm)
+
+
+def _store(layer: AnyNestedLayer, values: Tensor, level: int) -> None:
+    """Give the weights that `level` adds their `values` (groups, O / groups, K)."""
+    flat = values.reshape(layer.weight.shape).to(layer.weight.dtype)
+    layer.weight.copy_(torch.where(layer.ring(level), flat, layer.weight))
