@@ -8,12 +8,13 @@ from nested_sparse.trainer.nested_model import NestedModel, nest
 from nested_sparse.trainer.nestings import FreezeThenGrow, Joint, JointThenGrow
 from nested_sparse.trainer.progress import EpochReport, ProgressBar
 from nested_sparse.trainer.recalibrate import recalibrate
-from nested_sparse.trainer.schedules import Admm, Gradual, OneShot, RigL
+from nested_sparse.trainer.schedules import Admm, Chex, Gradual, OneShot, RigL
 from nested_sparse.trainer.train import train
 
 __all__ = [
     "Admm",
     "Batches",
+    "Chex",
     "EpochReport",
     "FreezeThenGrow",
     "Gradual",

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nested_sparse.budget import Budget
 from nested_sparse.coupled import ChannelGroup, CoupledWeight, channel_counts, channel_levels, groups_of, ranking
 from nested_sparse.errors import BudgetError
 
@@ -104,8 +105,33 @@ def test_a_search_for_a_denser_level_leaves_room_for_sparser_ones(budget: str) -
     assert share == pytest.approx(0.1, abs=0.03)
 
 
-def test_an_unknown_budget_is_refused() -> None:
+def test_by_flops_a_weight_counts_as_often_as_it_is_multiplied() -> None:
+    """The kept multiply-adds come near the density, and so the weights do not."""
+    weights = chain([3, 20, 30, 10, 4], 2)
+    often = {"1": 1, "2": 100, "3": 1, "4": 1}
+    importance = random_importance(weights, 3)
+    importance[weights[2].writes] += 1  # which only layers 3 and 4 have to do with
+    counts = channel_counts(weights, Budget("global", "flops", positions=often), [0.3], importance)
+    one = {group: each[0] for group, each in counts.items()}
+    work = sum(one[w.writes] * one[w.reads] * 3 * often[w.name] for w in weights)
+    share = work / sum(weight.size * often[weight.name] for weight in weights)
+    assert share == pytest.approx(0.3, abs=0.03)
+    assert kept(weights, one) / sum(weight.size for weight in weights) > 0.35
+
+
+def test_no_layer_falls_below_the_least_density() -> None:
+    """Rows and columns keep its root, each rounded up to steps."""
+    weights = chain([3, 20, 30, 10, 4], 2)
+    importance = random_importance(weights, 3)
+    importance[weights[1].writes] *= 1e-3
+    for least in (0.0, 0.2):
+        counts = channel_counts(weights, Budget("global", min_layer_density=least), [0.25], importance)
+        shares = [counts[w.writes][0] * counts[w.reads][0] * w.taps / w.size for w in weights]
+        assert (min(shares) >= 0.2) == (least > 0)
+
+
+def test_a_budget_for_layers_alone_is_refused() -> None:
     """By name."""
     weights = chain([3, 8, 2], 2)
-    with pytest.raises(BudgetError, match="'random' is not known to coupled channels"):
-        channel_counts(weights, "random", [0.5], random_importance(weights, 0))
+    with pytest.raises(BudgetError, match="'erk' is not for channels that layers share"):
+        channel_counts(weights, "erk", [0.5], random_importance(weights, 0))
