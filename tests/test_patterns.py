@@ -121,12 +121,12 @@ def test_a_slice_runs_alone(exported: tuple[NestedModel, Path], tmp_path: Path) 
 @pytest.mark.parametrize("budget", ["uniform", "global"])
 @pytest.mark.parametrize("pattern", ["gs16x1", "gs8x4", "channel"])
 def test_density_follows_the_budget(pattern: str, budget: str) -> None:
-    """The whole net keeps about what was asked for: packs and channels cannot do so to the weight."""
+    """The whole net keeps about what was asked for: packs cannot do so to the weight, and few channels are coarse."""
     net = net_of(pattern, budget=budget, keep_dense=("0", "9"))
     sparse = [layer for layer in net.nested_layers().values() if not layer.dense]
     for level, density in enumerate(DENSITIES):
         kept = sum(int(layer.mask(level).sum()) for layer in sparse) / sum(layer.weight.numel() for layer in sparse)
-        assert kept == pytest.approx(density, rel=0.1 if budget == "uniform" or pattern != "channel" else 0.35)
+        assert kept == pytest.approx(density, rel=0.35 if pattern == "channel" else 0.1)
 
 
 def test_layers_that_packs_do_not_fit_are_named() -> None:

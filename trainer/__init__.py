@@ -11,12 +11,13 @@ from nested_sparse.trainer.post_training import nest_pretrained
 from nested_sparse.trainer.progress import EpochReport, ProgressBar
 from nested_sparse.trainer.recalibrate import recalibrate
 from nested_sparse.trainer.reroute import measure_reroutes
-from nested_sparse.trainer.schedules import Admm, Gap, Gradual, OneShot, RigL
+from nested_sparse.trainer.schedules import Admm, Chex, Gap, Gradual, OneShot, RigL
 from nested_sparse.trainer.train import train
 
 __all__ = [
     "Admm",
     "Batches",
+    "Chex",
     "EpochReport",
     "FreezeThenGrow",
     "Gap",

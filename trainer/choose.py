@@ -11,6 +11,14 @@ from torch import Tensor
 
 from nested_sparse.budget import Budget, LayerSize, blocks_to_keep, keep_counts
 from nested_sparse.channel import ROW_STEPS, channel_first_level
+from nested_sparse.coupled import (
+    CoupledWeight,
+    channel_counts,
+    channel_importance,
+    channel_levels,
+    present_levels,
+    ranking,
+)
 from nested_sparse.errors import PatternError
 from nested_sparse.mask import block_scores, nested_first_level
 from nested_sparse.pack_choice import most_weights, nested_packs
@@ -35,7 +43,8 @@ def choose_masks(
 ) -> Mapping[str, Sequence[int]]:
     """Set the first level of every block: level l keeps the best scores that budget and pattern allow.
 
-    Layers kept dense are whole at level 0. Layers that share a weight share its masks.
+    Layers kept dense are whole at level 0. Layers that share a weight share its masks. Layers with coupled channels
+    have a budget of their own, and keep and drop channels together (see nested_sparse.coupled).
     frozen_levels: what levels below this one keep now, they keep; `densities` names theirs too.
     scores: layer name to (G, K), positive, higher is better; the sum of magnitudes for layers left out.
     counts: layer name to the blocks that each level is to keep, in place of the budget's and the densities'.
@@ -45,15 +54,19 @@ def choose_masks(
     sparse = [layer for layer in layers if not layer.dense]
     unique = unique_weights(sparse)
     ranked = {layer.name: magnitudes(layer) for layer in unique} | dict(scores or {})
+    coupled = coupled_weights(unique)
+    channels = _channel_first_levels(unique, coupled, ranked, budget, densities, frozen_levels)
+    alone = [layer for layer in unique if layer.name not in channels]
     # per weight, so that layers of higher blocks do not come first for having more weights in a block
-    ranked = {layer.name: ranked[layer.name] / layer.block_rows for layer in unique}
+    ranked = {layer.name: ranked[layer.name] / layer.block_rows for layer in alone}
     frozen = None
     if frozen_levels:
-        frozen = _frozen_counts(unique, ranked, frozen_levels)
-        ranked = _above_the_rest(unique, ranked, frozen_levels)
+        frozen = _frozen_counts(alone, ranked, frozen_levels)
+        ranked = _above_the_rest(alone, ranked, frozen_levels)
     if counts is None:
-        counts = keep_counts(budget, ranked, densities, sizes=layer_sizes(unique), frozen=frozen)
-    chosen = {id(layer.weight): _first_level(layer, ranked[layer.name], counts[layer.name]) for layer in unique}
+        counts = keep_counts(budget, ranked, densities, sizes=layer_sizes(alone), frozen=frozen)
+    chosen = {id(layer.weight): _first_level(layer, ranked[layer.name], counts[layer.name]) for layer in alone}
+    chosen |= {id(layer.weight): channels[layer.name] for layer in unique if layer.name in channels}
     for layer in sparse:
         layer.first_level.copy_(torch.from_numpy(chosen[id(layer.weight)]))
     return counts
@@ -70,6 +83,41 @@ def keep_as_many(layer: AnyNestedLayer, level: int, scores: NDArray[np.float64])
     counts = [int((now <= each).sum()) for each in range(level + 1)]
     ranked = _above_the_rest([layer], {layer.name: scores}, level) if level else {layer.name: scores}
     layer.first_level.copy_(torch.from_numpy(_first_level(layer, ranked[layer.name], counts)))
+
+
+def coupled_weights(layers: Iterable[AnyNestedLayer]) -> list[CoupledWeight]:
+    """Those of `layers` that share channels with others, as what nested_sparse.coupled chooses for; no dense ones."""
+    return [
+        CoupledWeight(layer.name, layer.writes, layer.reads, layer.weight[0].numel() // layer.reads.channels)
+        for layer in layers
+        if not layer.dense and layer.writes is not None and layer.reads is not None
+    ]
+
+
+def _channel_first_levels(
+    layers: Sequence[AnyNestedLayer],
+    weights: Sequence[CoupledWeight],
+    scores: Mapping[str, NDArray[np.float64]],
+    budget: Budget | str,
+    densities: Sequence[float],
+    frozen_levels: int,
+) -> dict[str, NDArray[np.uint8]]:
+    """(O, K) first levels of layers with coupled channels.
+
+    "global" compares importance over its mean in the group: with a norm behind a layer, its scale says nothing. Mean
+    magnitudes of the weights, tried on a DigitNet at its start, left late layers one step and the first ones whole.
+    """
+    if not weights:
+        return {}
+    present = present_levels(weights, {layer.name: layer.first_level.cpu().numpy() for layer in layers})
+    importance = channel_importance(weights, scores)
+    relative = {group: sums / max(sums.mean(), np.finfo(np.float64).tiny) for group, sums in importance.items()}
+    counts = channel_counts(weights, budget, densities, relative, present=present, frozen_levels=frozen_levels)
+    levels = {
+        group: channel_levels(ranking(sums, present[group], frozen_levels), counts[group])
+        for group, sums in importance.items()
+    }
+    return {weight.name: weight.first_level(levels) for weight in weights}
 
 
 def _above_the_rest(

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nested_sparse.coupled import ChannelGroup
 from nested_sparse.mask import group_count
 from nested_sparse.pattern import Pattern
 
@@ -29,6 +30,7 @@ class NestedLayer(nn.Module):
     level: the level that `forward` runs; set by NestedModel.set_level.
     name: dotted path in the model. dense: kept whole at every level.
     gradient: which weights the gradient reaches, one of GRADIENTS; those the level keeps, if nothing else is set.
+    writes, reads: the groups of channels that its rows and its input channels are in, None where nothing is coupled.
     """
 
     weight: Tensor
@@ -53,6 +55,8 @@ class NestedLayer(nn.Module):
         self.name = ""
         self.dense = False
         self.gradient = "kept"
+        self.writes: ChannelGroup | None = None
+        self.reads: ChannelGroup | None = None
         self._masks: _MaskCache | None = None
 
     def mask(self, level: int) -> Tensor:

@@ -16,6 +16,7 @@ from nested_sparse.channel import in_full_blocks
 from nested_sparse.errors import BudgetError, LevelError
 from nested_sparse.pattern import parse_pattern
 from nested_sparse.trainer.choose import check_fit, choose_masks, row_step, unique_weights
+from nested_sparse.trainer.coupling import Coupling, couple
 from nested_sparse.trainer.layers import NestedConv, NestedLayer, NestedLinear
 from nested_sparse.trainer.norm import LevelBatchNorm
 from nested_sparse.trainer.positions import positions_per_sample
@@ -30,6 +31,7 @@ class NestedModel(nn.Module):
     model: the network, its layers replaced. densities, pattern: as given to `nest`. budget: with all that belongs to
     it; `budget.name` is the name. row_shuffle: whether training permutes rows anew before its first search; the
     permutations are buffers of the layers.
+    coupling: which layers share channels; None but under "channel".
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class NestedModel(nn.Module):
         self.pattern = pattern
         self.budget = budget
         self.row_shuffle = row_shuffle
+        self.coupling: Coupling | None = None
         self._left_dense = dict(left_dense)
         self._level = self.level_count - 1
 
@@ -118,6 +121,7 @@ class NestedModel(nn.Module):
         total = "  ".join(f"{self.density(level):8.2%}" for level in levels)
         lines.append(f"{'all':{width}}  {'':>16}  {'':>7}  {total}")
         lines += [f"dense: {name}: {reason}" for name, reason in self._left_dense.items()]
+        lines += self.coupling.lines() if self.coupling else []
         return "\n".join(lines)
 
     def checked_level(self, level: int) -> int:
@@ -152,7 +156,8 @@ def nest(
 
     densities: kept / all weights of a layer per level, strictly rising in (0, 1].
     pattern: "unstructured", "block{V}x1" (V output channels of one column are kept or dropped together), "gs{B}x{k}"
-        (packs, see nested_sparse.pattern.Pack) or "channel" (whole output rows and input channels).
+        (packs, see nested_sparse.pattern.Pack) or "channel" (whole channels, in all layers that share them together;
+        see trainer.coupling; those of the model's inputs and outputs stay).
     budget: "uniform", every layer has the level's density; "global", one ranking over all layers; or "erk", smaller
         layers are denser (RigL, arXiv:1911.11134). See nested_sparse.budget.Budget.
     keep_dense: dotted module paths, or fnmatch patterns of them, that are whole at every level.
@@ -186,6 +191,8 @@ def nest(
         net.train(model.training)
         if budget_by == "flops":
             net.budget = dataclasses.replace(chosen, positions=positions_per_sample(net, example_inputs or ()))
+        if parsed.channels:
+            net.coupling = couple(net.model)
         check_fit(net.nested_layers().values(), chosen, levels)
         if row_shuffle:
             shuffle_rows(net)

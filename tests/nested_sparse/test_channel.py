@@ -27,7 +27,7 @@ def test_whole_rows_meet_whole_channels(
 ) -> None:
     """Each level is a set of rows times a set of channels, the largest by L1, and contains the one below."""
     values = np.random.default_rng(seed).standard_normal((rows, channels * taps)).astype(np.float32)
-    first_level = channel_first_level(np.abs(values).astype(np.float64), taps, sorted(densities), step)
+    first_level = channel_first_level(np.abs(values, dtype=np.float64), taps, sorted(densities), step)
     magnitudes = np.abs(values).reshape(rows, channels, taps).sum(axis=2, dtype=np.float64)
     for level in range(len(densities)):
         kept = (first_level <= level).reshape(rows, channels, taps)

@@ -49,7 +49,7 @@ class DenseLayer:
 
 def by_group(layer: AnyNestedLayer, weight: Tensor) -> Tensor:
     """A tensor of the weight's shape as (groups, O / groups, K)."""
-    return weight.flatten(1).unflatten(0, (group_total(layer), -1))
+    return weight.reshape(group_total(layer), -1, weight[0].numel())
 
 
 def collected(batches: Iterable[Any], samples: int) -> Any:
