@@ -68,9 +68,10 @@ class RigLSearch(Search):
         if self._settings.start == "magnitude":
             return super().begin()
         scores = {layer.name: magnitudes(layer) for layer in self.sparse_layers()}
-        for score in scores.values():  # the same values in another order, so that a global budget's counts stay
-            order = torch.randperm(score.size).numpy()
-            score[...] = score.reshape(-1)[order].reshape(score.shape)
+        for layer in self.sparse_layers():  # the same values in another order, so that a global budget's counts stay
+            flat = scores[layer.name].reshape(-1)
+            free = np.flatnonzero(layer.first_level.cpu().numpy()[: len(scores[layer.name])].reshape(-1) >= self.level)
+            flat[free] = flat[free[torch.randperm(free.size).numpy()]]
         self.keep(self.density, scores)
 
     def before_step(self, progress: float, *, update: bool) -> bool:
@@ -88,6 +89,9 @@ class RigLSearch(Search):
         if not (update and 0 < progress < self._settings.end):
             return
         self._set_gradient("kept")
+        gradients = [layer.weight.grad for layer in self.sparse_layers() if layer.weight.grad is not None]
+        if not all(bool(gradient.isfinite().all()) for gradient in gradients):
+            return  # a float16 overflow: the optimizer skips this step, too
         share = self._settings.drop / 2 * (1 + math.cos(math.pi * progress / self._settings.end))
         self._scores = {layer.name: self._growth_scores(layer, share) for layer in self.sparse_layers()}
 

@@ -122,6 +122,35 @@ def test_counts_never_change_and_lower_levels_stay(pattern: str, nesting: Nestin
             assert torch.equal(layer.masked_weight(level), weights[layer.name])
 
 
+def test_a_random_start_keeps_the_layer_counts_of_magnitude() -> None:
+    """Under a global budget each layer has as many weights as magnitude gives it, at a level with frozen ones, too."""
+
+    def counts(schedule: RigL) -> list[int]:
+        torch.manual_seed(3)
+        net = nest(
+            nn.Sequential(nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 20), nn.ReLU(), nn.Linear(20, 10)),
+            densities=(0.1, 0.3),
+            budget="global",
+        )
+        net.set_level(1)
+        schedule.search(net, 1, 0.3).begin()
+        return [int(layer.mask(1).sum()) for layer in net.nested_layers().values()]
+
+    assert counts(RigL(start="random")) == counts(RigL(start="magnitude"))
+
+
+def test_an_overflow_moves_no_masks() -> None:
+    """Gradients that are not finite choose nothing."""
+    net = nested_small_net()
+    net.set_level(0)
+    search = RigL().search(net, 0, 0.1)
+    search.begin()
+    search.before_step(0.2, update=True)
+    (net(torch.randn(4, 1, 8, 8)).sum() * float("inf")).backward()
+    search.after_backward(0.2, update=True)
+    assert not search.before_step(0.2, update=False)
+
+
 def test_masks_move_in_training() -> None:
     """Over a search some of the first masks' weights go and others come."""
     net, masks = nested_small_net(), []
