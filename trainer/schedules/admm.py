@@ -68,13 +68,13 @@ class AdmmSearch(Search):
                 self.u[layer.name] += layer.weight.detach() - self.z[layer.name]
         return False
 
-    def penalty(self) -> Tensor:
-        """Of the weights that no frozen level keeps."""
+    def penalty(self) -> Tensor | None:
+        """Of the weights that no frozen level keeps; None where every layer is kept dense."""
         terms = []
         for layer in self.sparse_layers():
             apart = layer.weight - self.z[layer.name] + self.u[layer.name]
             terms.append((apart * self.free(layer)).square().sum())
-        return self._settings.rho / 2 * torch.stack(terms).sum()
+        return self._settings.rho / 2 * torch.stack(terms).sum() if terms else None
 
     def lr_progress(self, progress: float) -> float:
         """Once from 0 to 1 in each interval."""

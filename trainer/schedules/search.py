@@ -86,8 +86,9 @@ class Search:
     @torch.no_grad()
     def keep_all(self) -> None:
         """Keep every weight at this level, those too that the pattern could not keep together; frozen ones stay so."""
-        for layer in self.sparse_layers():
-            layer.first_level.clamp_(max=self.level)
+        for layer in self.net.nested_layers().values():  # not one per weight: each layer has masks of its own
+            if not layer.dense:
+                layer.first_level.clamp_(max=self.level)
 
     def sparse_layers(self) -> list[NestedConv | NestedLinear]:
         """One layer for each weight that has something to drop."""

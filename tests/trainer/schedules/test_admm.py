@@ -60,6 +60,7 @@ def test_z_and_u_follow_the_definition(pattern: str, rows: int) -> None:
         np.testing.assert_allclose(search.z["0"], z, atol=1e-6)
         np.testing.assert_allclose(search.u["0"], u, atol=1e-6)
         penalty = search.penalty()
+        assert penalty is not None
         np.testing.assert_allclose(penalty.item(), 0.25 * ((w - z + u) ** 2).sum(), rtol=1e-5)
         (gradient,) = torch.autograd.grad(penalty, layer.weight)
         np.testing.assert_allclose(gradient, 0.5 * (w - z + u), atol=1e-6)
@@ -77,12 +78,48 @@ def test_frozen_levels_take_no_part() -> None:
     assert bool((search.z["0"] != 0)[frozen].all())
     assert int((search.z["0"] != 0).sum()) == 40
     search.before_step(0.5, update=True)
-    (gradient,) = torch.autograd.grad(search.penalty(), layer.weight)
+    penalty = search.penalty()
+    assert penalty is not None
+    (gradient,) = torch.autograd.grad(penalty, layer.weight)
     assert not gradient[frozen].any()
     assert gradient[~frozen].any()
     search.end()
     assert torch.equal(layer.mask(0), frozen)
     assert int(layer.mask(1).sum()) == 40
+
+
+class Tied(nn.Module):
+    """Two layers of one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.second.weight = self.first.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(F.relu(self.first(x)))  # type: ignore[no-any-return]
+
+
+def test_layers_that_share_a_weight_all_train_dense() -> None:
+    """During the search each of them keeps everything; in the end they have the same mask, of the level's density."""
+    net = nest(Tied(), densities=(0.25, 0.5))
+    search = started(net, 0, Admm(updates=2))
+    for progress in (0.0, 0.5):
+        search.before_step(progress, update=True)
+        assert all(bool(layer.mask(0).all()) for layer in net.nested_layers().values())
+    assert list(search.z) == ["first"]
+    search.end()
+    first, second = (layer.mask(0) for layer in net.nested_layers().values())
+    assert torch.equal(first, second)
+    assert int(first.sum()) == 16
+
+
+def test_without_sparse_layers_there_is_no_penalty() -> None:
+    """A net whose layers are all kept dense has nothing to pull at."""
+    net = nest(nn.Sequential(nn.Linear(4, 4)), densities=(0.25, 0.5), keep_dense=("*",))
+    search = started(net, 0, Admm())
+    assert not search.before_step(0.5, update=True)
+    assert search.penalty() is None
 
 
 def test_learning_rate_starts_anew_with_each_interval() -> None:
