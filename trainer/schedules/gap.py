@@ -67,6 +67,8 @@ class GapSearch(Search):
 
     What was dropped is zero when its part grows; at the first step nothing was dropped yet, and nothing is zeroed. A
     pruned weight keeps the value it had grown to, for the levels above.
+
+    Under "channel" all layers are pruned at the end of a step, since what a part drops others read.
     """
 
     def __init__(self, net: NestedModel, level: int, density: float, settings: Gap) -> None:
@@ -150,7 +152,12 @@ class GapSearch(Search):
             copy_from(0, self.net)  # the same already, unless machines differ in how they round sums of magnitudes
 
     def _prune(self, layers: Iterable[AnyNestedLayer], scores: Scores | None = None) -> Mapping[str, Sequence[int]]:
-        """Keep the best of `layers` at the target; what lower levels keep stays."""
+        """Keep the best of `layers` at the target; what lower levels keep stays.
+
+        Channels that layers of several parts share go in all of them: then all layers' are chosen anew.
+        """
+        if self.net.coupling is not None:
+            layers = self.net.nested_layers().values()
         densities, counts = (*self.net.densities[: self.level], self.density), self._counts or None
         return choose_masks(layers, self.net.budget, densities, frozen_levels=self.level, scores=scores, counts=counts)
 
