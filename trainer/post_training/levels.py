@@ -122,20 +122,11 @@ def _choose(net: NestedModel, searched: dict[str, _Search], level: int) -> None:
     for density in _thinning(net.densities[level]):
         scores = {name: search.scores() for name, search in searched.items()}
         densities = (*net.densities[:level], density)
-        before = {layer: layer.first_level.clone() for layer in layers}
         choose_masks(layers, net.budget, densities, frozen_levels=level, scores=scores)
-        for layer in layers:
-            _keep_lower_levels(layer, before[layer], level)
         for search in searched.values():
             search.thin(level)
     for search in searched.values():
         _store(search.layer, search.values, level)
-
-
-def _keep_lower_levels(layer: AnyNestedLayer, before: Tensor, level: int) -> None:
-    """Put back what levels below `level` kept: by rounding, a global budget may allot a layer less than it has."""
-    if not layer.dense:
-        layer.first_level.copy_(torch.where(before < level, before, layer.first_level.clamp_min(level)))
 
 
 def _thinning(density: float) -> list[float]:
