@@ -94,7 +94,7 @@ def test_a_sole_layer_is_the_optimum_on_its_support() -> None:
 def test_statistics_are_those_of_each_level() -> None:
     """The mean and unbiased variance of what each norm gets when its level runs as it is deployed, in eval mode.
 
-    `recalibrate` finds the same, but for a little: its norms divide by their batch's biased deviation while it measures,
+    `recalibrate` finds the same, but for a little: its norms divide by the batch's biased deviation as it measures,
     so that what follows the first norm is larger by the root of n / (n - 1), n = 48 * 8 * 8 values a channel.
     """
     net = pretrained().eval()
