@@ -49,7 +49,7 @@ def nest_pretrained(
     budget: str = "uniform",
     keep_dense: Sequence[str] = (),
     samples: int = 256,
-    damping: float = 0.01,
+    damping: float = 0.3,
     **options: Any,
 ) -> NestedModel:
     """A nested copy of the pre-trained `model` whose levels do what it did on calibration samples. It is untouched.
@@ -66,7 +66,7 @@ def nest_pretrained(
     Raises what `nest` raises, and TrainingError (no samples, values that are not finite, damping <= 0).
     """
     if not damping > 0:
-        raise TrainingError(f"damping: expected a number > 0, got {damping!r}; 0.01 is the default")
+        raise TrainingError(f"damping: expected a number > 0, got {damping!r}; 0.3 is the default")
     net = nest(model, densities=densities, pattern=pattern, budget=budget, keep_dense=keep_dense, **options)
     inputs = collected(calibration_batches, samples)
     layers = unique_weights(net.nested_layers().values())
