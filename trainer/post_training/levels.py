@@ -59,8 +59,9 @@ def nest_pretrained(
     at that level goes from layer to layer: the values that the level adds become the least-squares optimum for the
     dense model's outputs, given the inputs that the layers before it now make; its bias and norm statistics are set.
     calibration_batches: inputs, or (inputs, targets) of which targets are not read; run as one batch.
-    samples: samples used, from the first on. damping: > 0, how strongly values are drawn to the dense model's: a part of
-        the mean squared input. Less of it may help the sparsest level, at the cost of the denser ones, which keep its values.
+    samples: samples used, from the first on.
+    damping: > 0, how strongly values are drawn to the dense model's, as a part of the mean squared input. Less may help
+        the sparsest level, at the cost of the denser ones, which keep its values.
     densities, pattern, budget, keep_dense and other options: as of `nest`. Under a "global" budget, layers compete by
     the part of their output's energy that is lost. A layer used several times learns from its first use.
     Device, dtype and train or eval mode are kept; the densest level is set.
