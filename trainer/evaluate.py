@@ -9,6 +9,7 @@ import torch
 
 from nested_sparse.errors import TrainingError
 from nested_sparse.trainer.batch import device_of, moved, run
+from nested_sparse.trainer.modes import evaluating
 from nested_sparse.trainer.nested_model import NestedModel
 
 
@@ -20,20 +21,17 @@ def accuracy_per_level(net: NestedModel, batches: Iterable[tuple[Any, Any]]) -> 
     when there is no batch.
     """
     level, device = net.level, device_of(net)
-    modes = {module: module.training for module in net.modules()}
     correct, count = [0] * net.level_count, 0
-    net.eval()
     try:
-        for inputs, targets in batches:
-            inputs, targets = moved(inputs, device), moved(targets, device)
-            for index in range(net.level_count):
-                net.set_level(index)
-                correct[index] += int((run(net, inputs).argmax(dim=1) == targets).sum())
-            count += targets.numel()
+        with evaluating(net):
+            for inputs, targets in batches:
+                inputs, targets = moved(inputs, device), moved(targets, device)
+                for index in range(net.level_count):
+                    net.set_level(index)
+                    correct[index] += int((run(net, inputs).argmax(dim=1) == targets).sum())
+                count += targets.numel()
     finally:
         net.set_level(level)
-        for module, training in modes.items():
-            module.training = training
     if not count:
         raise TrainingError("accuracy_per_level needs at least one sample, got none")
     return [hits / count for hits in correct]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from nested_sparse.errors import BudgetError
 from nested_sparse.trainer.layers import NestedConv, NestedLinear
+from nested_sparse.trainer.modes import evaluating
 
 if TYPE_CHECKING:  # NestedModel itself imports this module
     from nested_sparse.trainer.nested_model import NestedModel
@@ -44,14 +45,8 @@ def positions_per_sample(net: NestedModel, example_inputs: tuple[Tensor, ...]) -
         raise BudgetError(
             'budget_by="flops" needs example_inputs, a tuple of what forward takes, e.g. (torch.zeros(1, 3, 224, 224),)'
         )
-    modes = {module: module.training for module in net.modules()}
-    net.eval()
-    try:
-        with counted_positions(net) as positions, torch.no_grad():
-            net.model(*example_inputs)
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    with evaluating(net), counted_positions(net) as positions, torch.no_grad():
+        net.model(*example_inputs)
     batch = len(example_inputs[0]) if example_inputs[0].dim() else 1
     layers = net.nested_layers()
     uses = {id(layer.weight): 0 for layer in layers.values()}

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from nested_sparse.errors import TrainingError
 from nested_sparse.trainer.batch import device_of, moved, run, sample_count
+from nested_sparse.trainer.modes import evaluating
 from nested_sparse.trainer.nested_model import NestedModel
 
 
@@ -79,20 +80,17 @@ def _level_moments(net: NestedModel, level: int) -> dict[_BatchNorm, Moments]:
 @contextmanager
 def measuring(net: NestedModel, moments: list[dict[_BatchNorm, Moments]]) -> Iterator[None]:
     """Norms report their inputs and use batch statistics, everything else is in eval mode; modes are put back."""
-    modes = {module: module.training for module in net.modules()}
-    net.eval()
     handles, tracking = [], {}
-    for norm, moment in (pair for pairs in moments for pair in pairs.items()):
-        norm.train()
-        tracking[norm] = norm.track_running_stats
-        norm.track_running_stats = False
-        handles.append(norm.register_forward_pre_hook(lambda _, args, moment=moment: moment.add(args[0])))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        for norm, tracked in tracking.items():
-            norm.track_running_stats = tracked
-        for module, training in modes.items():
-            module.training = training
+    with evaluating(net):
+        for norm, moment in (pair for pairs in moments for pair in pairs.items()):
+            norm.train()
+            tracking[norm] = norm.track_running_stats
+            norm.track_running_stats = False
+            handles.append(norm.register_forward_pre_hook(lambda _, args, moment=moment: moment.add(args[0])))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            for norm, tracked in tracking.items():
+                norm.track_running_stats = tracked

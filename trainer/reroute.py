@@ -18,6 +18,7 @@ from nested_sparse.errors import LevelError, TrainingError
 from nested_sparse.reroute import Reroute
 from nested_sparse.trainer.batch import device_of, moved, run
 from nested_sparse.trainer.execution import Execution, norms_of, trace_execution
+from nested_sparse.trainer.modes import evaluating
 from nested_sparse.trainer.nested_model import NestedModel
 from nested_sparse.trainer.recalibrate import Moments, measuring
 
@@ -123,18 +124,6 @@ def route_statistics(
     finally:
         for norm, statistics in before.items():
             norm.load_state_dict(statistics)
-
-
-@contextmanager
-def evaluating(net: NestedModel) -> Iterator[None]:
-    """Eval mode within; after it every module's mode is what it was."""
-    modes = {module: module.training for module in net.modules()}
-    net.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def _statistics(norm: nn.Module) -> dict[str, torch.Tensor]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from nested_sparse.errors import TrainingError
 from nested_sparse.trainer.batch import device_of, moved, run, sample_count
 from nested_sparse.trainer.layers import NestedConv, NestedLinear
+from nested_sparse.trainer.modes import evaluating
 from nested_sparse.trainer.nested_model import NestedModel
 from nested_sparse.trainer.post_training.columns import chosen_positions, columns, group_total
 from nested_sparse.trainer.post_training.least_squares import precise, second_moment
@@ -143,15 +143,3 @@ def _run(net: NestedModel, inputs: Any, handles: Sequence[torch.utils.hooks.Remo
     finally:
         for handle in handles:
             handle.remove()
-
-
-@contextmanager
-def evaluating(net: NestedModel) -> Iterator[None]:
-    """Everything in eval mode; modes are put back."""
-    modes = {module: module.training for module in net.modules()}
-    net.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training

@@ -49,7 +49,7 @@ def nest_pretrained(
     budget: str = "uniform",
     keep_dense: Sequence[str] = (),
     samples: int = 256,
-    damping: float = 0.01,
+    damping: float = 0.3,
     **options: Any,
 ) -> NestedModel:
     """A nested copy of the pre-trained `model` whose levels do what it did on calibration samples. It is untouched.
@@ -59,14 +59,16 @@ def nest_pretrained(
     at that level goes from layer to layer: the values that the level adds become the least-squares optimum for the
     dense model's outputs, given the inputs that the layers before it now make; its bias and norm statistics are set.
     calibration_batches: inputs, or (inputs, targets) of which targets are not read; run as one batch.
-    samples: samples used, from the first on. damping: part of the mean squared input added to each, > 0.
+    samples: samples used, from the first on.
+    damping: > 0, how strongly values are drawn to the dense model's, as a part of the mean squared input. Less may help
+        the sparsest level, at the cost of the denser ones, which keep its values.
     densities, pattern, budget, keep_dense and other options: as of `nest`. Under a "global" budget, layers compete by
     the part of their output's energy that is lost. A layer used several times learns from its first use.
     Device, dtype and train or eval mode are kept; the densest level is set.
     Raises what `nest` raises, and TrainingError (no samples, values that are not finite, damping <= 0).
     """
     if not damping > 0:
-        raise TrainingError(f"damping: expected a number > 0, got {damping!r}; 0.01 is the default")
+        raise TrainingError(f"damping: expected a number > 0, got {damping!r}; 0.3 is the default")
     net = nest(model, densities=densities, pattern=pattern, budget=budget, keep_dense=keep_dense, **options)
     inputs = collected(calibration_batches, samples)
     layers = unique_weights(net.nested_layers().values())
@@ -122,20 +124,11 @@ def _choose(net: NestedModel, searched: dict[str, _Search], level: int) -> None:
     for density in _thinning(net.densities[level]):
         scores = {name: search.scores() for name, search in searched.items()}
         densities = (*net.densities[:level], density)
-        before = {layer: layer.first_level.clone() for layer in layers}
         choose_masks(layers, net.budget, densities, frozen_levels=level, scores=scores)
-        for layer in layers:
-            _keep_lower_levels(layer, before[layer], level)
         for search in searched.values():
             search.thin(level)
     for search in searched.values():
         _store(search.layer, search.values, level)
-
-
-def _keep_lower_levels(layer: AnyNestedLayer, before: Tensor, level: int) -> None:
-    """Put back what levels below `level` kept: by rounding, a global budget may allot a layer less than it has."""
-    if not layer.dense:
-        layer.first_level.copy_(torch.where(before < level, before, layer.first_level.clamp_min(level)))
 
 
 def _thinning(density: float) -> list[float]:
