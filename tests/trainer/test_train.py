@@ -317,3 +317,16 @@ def test_empty_rings_start_a_level_as_the_one_below() -> None:
         outputs.append(net(x))
     assert torch.equal(outputs[0], outputs[1])
     assert torch.equal(outputs[0], outputs[2])
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_mixed_precision_computes_in_it_and_learns(precision: str) -> None:
+    """Convolutions run in the type asked for, weights stay float32, and every level learns an easy task."""
+    net, seen = nested_small_net(), set()
+    hook = net.nested_layers()["3"].register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+    config = TrainConfig(dense_epochs=6, search_epochs=3, precision=precision, recalibration_samples=0)
+    run(net, config, nesting=FreezeThenGrow(epochs_per_level=3))
+    hook.remove()
+    assert seen == {getattr(torch, precision)}
+    assert {parameter.dtype for parameter in net.parameters()} == {torch.float32}
+    assert min(accuracy_per_level(net, small_batches()(0))) > 0.8
