@@ -319,6 +319,23 @@ def test_empty_rings_start_a_level_as_the_one_below() -> None:
     assert torch.equal(outputs[0], outputs[2])
 
 
+def test_a_level_keeps_what_its_own_search_trained() -> None:
+    """With a search for each level, norms and biases that it trained are not put back to those of the level below."""
+    net, seen = nested_small_net(), {}
+    config = TrainConfig(dense_epochs=1, search_epochs=1, recalibration_samples=0)
+    nesting = FreezeThenGrow(epochs_per_level=0, search_each=True)
+    run(net, config, nesting=nesting, on_progress=lambda report: seen.update({report.stage: snapshot(net)}))
+    final = snapshot(net)
+    for level in (1, 2):
+        trained = seen[f"search {level}"]
+        for key in (key for key in final if f".norms.{level}." in key):
+            assert torch.equal(final[key], trained[key])
+            assert "num_batches" in key or not torch.equal(
+                final[key], final[key.replace(f".norms.{level}.", f".norms.{level - 1}.")]
+            )
+        assert torch.equal(final["model.9.bias"][level], trained["model.9.bias"][level])
+
+
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_mixed_precision_computes_in_it_and_learns(precision: str) -> None:
     """Convolutions run in the type asked for, weights stay float32, and every level learns an easy task."""

@@ -30,7 +30,7 @@ class FreezeThenGrow:
     """Epochs of each level; a tuple gives each level its own, the sparsest first."""
     ring_start: str = "dense"
     """What a level's new weights start from: "dense", the values they had when dropped, or "zero", so that the level
-    starts as the one below."""
+    starts as the one below. With `search_each`, they go on from what the level's search made of them."""
     search_each: bool = False
     """Whether every level has a search of its own around the frozen ones, as in the paper's code; else the first
     search decides: level 0 keeps what it found, the others the largest of what it dropped."""
@@ -49,7 +49,8 @@ class FreezeThenGrow:
                 last = level == last_search
                 found = SearchStage(work, work.config.search_epochs, schedule, level, net.densities[level], last=last)
                 stages.append(found)
-            stages.append(RingStage(work, epochs[level], level, self.ring_start))
+            inherits = not self.search_each  # else the search has trained ring, norms and biases already
+            stages.append(RingStage(work, epochs[level], level, self.ring_start, inherits=inherits))
         return stages
 
 
