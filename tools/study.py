@@ -4,7 +4,7 @@
     python tools/study.py show docs/results/fashion-mnist.toml
 
 `run` skips what is there already, writes one JSON line for each finished run beside the study's file, and can be
-stopped and started again at any time; several can work side by side (--part 1/2). `show` prints the table in Markdown
+stopped and started again at any time (Python 3.11 or newer); several can work side by side (--part 1/2). `show` prints the table in Markdown
 and saves the picture. `command` prints the command of each row.
 """
 
@@ -22,12 +22,10 @@ from typing import Any
 
 import tomllib
 
-COLUMNS = ("level", "density", "MFLOP")
-
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. kind: "dense", "separate" or "nested"; group: rows of one method, for the picture."""
+    """One line of the table. kind: "dense", "separate" or "nested"; seeds: how many it is run with at most."""
 
     name: str
     kind: str

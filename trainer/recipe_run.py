@@ -16,10 +16,10 @@ from nested_sparse.trainer.datasets import TrainingData
 from nested_sparse.trainer.distributed import from_first, rank
 from nested_sparse.trainer.evaluate import accuracy_per_level
 from nested_sparse.trainer.export import export, inference_mode_of
-from nested_sparse.trainer.layers import NestedConv, NestedLinear
 from nested_sparse.trainer.nested_model import NestedModel, nest
 from nested_sparse.trainer.options import options_of
 from nested_sparse.trainer.picture import draw
+from nested_sparse.trainer.positions import counted_positions
 from nested_sparse.trainer.progress import EpochReport
 from nested_sparse.trainer.recipe import Recipe
 from nested_sparse.trainer.run_record import RunRecord
@@ -230,17 +230,7 @@ def _finish(
 
 def dense_flops(net: NestedModel, example: tuple[Tensor, ...]) -> int:
     """Floating point operations of all weights of the nested layers, as Level.flops counts them."""
-    counted: list[int] = []
-
-    def count(layer: nn.Module, inputs: object, output: Tensor) -> None:
-        assert isinstance(layer, NestedConv | NestedLinear)
-        counted.append(2 * layer.weight.numel() * output.numel() // int(layer.weight.shape[0]))
-
-    handles = [layer.register_forward_hook(count) for layer in net.nested_layers().values()]
-    try:
-        with inference_mode_of(net), torch.no_grad():
-            net(*example)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return sum(counted) // len(example[0])
+    with counted_positions(net) as positions, inference_mode_of(net), torch.no_grad():
+        net(*example)
+    layers = net.nested_layers()
+    return sum(2 * layers[name].weight.numel() * count for name, count in positions.items()) // len(example[0])
