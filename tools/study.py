@@ -4,8 +4,8 @@
     python tools/study.py show docs/results/fashion-mnist.toml
 
 `run` skips what is there already, writes one JSON line for each finished run beside the study's file, and can be
-stopped and started again at any time (Python 3.11 or newer); several can work side by side (--part 1/2). `show` prints the table in Markdown
-and saves the picture. `command` prints the command of each row.
+stopped and started again at any time; several can work side by side (--part 1/2). `show` prints the table in Markdown
+and saves the picture. `command` prints the command of each row. Needs Python 3.11 or newer.
 """
 
 from __future__ import annotations
