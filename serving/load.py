@@ -17,6 +17,8 @@ from nested_sparse.serving.datatype import datatype_of
 from nested_sparse.serving.served_model import ServedModel
 
 log = logging.getLogger(__name__)
+POLICIES = ("elastic", "slackfit")
+"""Ours, and SuperServe's (NSDI'25) to compare with."""
 PROFILED_BATCHES = (1, 8)
 """One sample and several: from one point alone, a batch would be taken to cost its size times a sample."""
 
@@ -35,11 +37,27 @@ def check_files(paths: Sequence[Path]) -> None:
         by_name[path.stem] = path
 
 
-def load_model(session: Session, *, default_slo_ms: float, fixed_level: int | None = None) -> ServedModel:
+def make_policy(name: str, profile: LatencyProfile) -> LevelPolicy:
+    """The policy called `name`, one of POLICIES. Raises ServingError."""
+    if name == "elastic":
+        return ElasticPolicy(profile)
+    if name == "slackfit":
+        try:
+            from nested_sparse.runtime.baselines import SlackFitPolicy
+        except ImportError:
+            raise ServingError("this build has no policy 'slackfit': runtime.baselines is not there") from None
+        policy: LevelPolicy = SlackFitPolicy(profile)
+        return policy
+    raise ServingError(f"no policy {name!r}; there are {', '.join(POLICIES)}")
+
+
+def load_model(
+    session: Session, *, default_slo_ms: float, fixed_level: int | None = None, policy_name: str = "elastic"
+) -> ServedModel:
     """Measure the session's levels on this device and start its scheduler.
 
-    fixed_level: every request runs at this level, None chooses per request. Raises CheckpointError, LevelError,
-    InputError.
+    fixed_level: every request runs at this level; None: `policy_name`, one of POLICIES, chooses per request. Raises
+    CheckpointError, LevelError, InputError, ServingError.
     """
     for spec in (*session.inputs, *session.outputs):
         datatype_of(spec.dtype)  # what cannot travel is said now, not on the first request
@@ -49,7 +67,7 @@ def load_model(session: Session, *, default_slo_ms: float, fixed_level: int | No
     profile = LatencyProfile.measure(session, PROFILED_BATCHES)
     for level in session.levels:
         log.info("%s: level %d takes %.2f ms", session.name, level.index, profile.predict_ms(level.index))
-    policy: LevelPolicy = ElasticPolicy(profile) if fixed_level is None else FixedPolicy(fixed_level, profile)
+    policy = make_policy(policy_name, profile) if fixed_level is None else FixedPolicy(fixed_level, profile)
     scheduler = Scheduler(session, profile, policy, default_slo_ms=default_slo_ms, monitor=ResourceMonitor())
     return ServedModel(
         session.name,

@@ -40,6 +40,9 @@ def serve(
     level: Annotated[
         int | None, typer.Option(help="Serve every request at this level instead of choosing.", min=0)
     ] = None,
+    policy: Annotated[
+        str, typer.Option(help="Who chooses the level: elastic, or slackfit (SuperServe's, to compare with).")
+    ] = "elastic",
     max_batch: Annotated[
         int, typer.Option(help="Samples that fit in one request; bounds its size in memory.", min=1)
     ] = 64,
@@ -56,16 +59,25 @@ def serve(
     """
     from nested_sparse.runtime.session import Session
     from nested_sparse.serving.listening import check_listenable
-    from nested_sparse.serving.load import check_files, load_model
+    from nested_sparse.serving.load import POLICIES, check_files, load_model
     from nested_sparse.serving.server import ServerConfig
 
+    if policy not in POLICIES:
+        raise typer.BadParameter(f"{policy!r}: expected one of {', '.join(POLICIES)}", param_hint="--policy")
+    if level is not None and policy != "elastic":
+        raise typer.BadParameter("a fixed --level leaves nothing to choose; give one of the two", param_hint="--policy")
     config = ServerConfig(host, port, metrics_port, grace_s, max_batch)
     check_files(files)
     for wanted in (port, metrics_port):
         check_listenable(host, wanted or 0)  # before minutes of loading, not after
     with ExitStack() as sessions:
         models = [
-            load_model(sessions.enter_context(Session(path, threads=threads)), default_slo_ms=slo_ms, fixed_level=level)
+            load_model(
+                sessions.enter_context(Session(path, threads=threads)),
+                default_slo_ms=slo_ms,
+                fixed_level=level,
+                policy_name=policy,
+            )
             for path in files
         ]
         asyncio.run(_serve(models, config, json))

@@ -1,31 +1,31 @@
-"""The demo's other processes: the server under test, and co-runners that burn every core."""
+"""ServerProcess: a `nested-sparse serve` of our own, the server under test."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from nested_sparse.errors import ServingError
 
-BURN = """
-import os, time
-end, parent = time.monotonic() + 600, os.getppid()
-while time.monotonic() < end and os.getppid() == parent:
-    pass
-"""
-"""Burns until it is killed, its parent is gone, or ten minutes have passed."""
+
+@dataclass(frozen=True, slots=True)
+class ServerProcess:
+    """Where it answers, and which process it is."""
+
+    address: str
+    pid: int
 
 
 @contextlib.contextmanager
-def running_server(checkpoint: Path, arguments: Sequence[str]) -> Iterator[str]:
-    """A `nested-sparse serve` process on a free port; yields its address. Raises ServingError where it fails."""
+def running_server(checkpoint: Path, arguments: Sequence[str]) -> Iterator[ServerProcess]:
+    """A `nested-sparse serve` process on a free port, ended with the context. Raises ServingError where it fails."""
     command = [
         sys.executable,
         "-m",
@@ -50,7 +50,7 @@ def running_server(checkpoint: Path, arguments: Sequence[str]) -> Iterator[str]:
             process.wait()
             reader.join(timeout=1.0)
             raise ServingError(f"the server did not start: {''.join(log[-5:]).strip() or 'it said nothing'}")
-        yield str(json.loads(line)["address"])
+        yield ServerProcess(str(json.loads(line)["address"]), process.pid)
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -61,25 +61,3 @@ def running_server(checkpoint: Path, arguments: Sequence[str]) -> Iterator[str]:
         process.stdout.close()
         reader.join(timeout=1.0)
         stderr.close()
-
-
-class CoRunner:
-    """One busy process for each core, asleep until `start()`: made ahead, so that starting costs the loop nothing."""
-
-    def __init__(self, count: int | None = None) -> None:
-        self._processes = [subprocess.Popen([sys.executable, "-c", BURN]) for _ in range(count or os.cpu_count() or 1)]
-        for process in self._processes:
-            process.send_signal(signal.SIGSTOP)
-
-    def __enter__(self) -> CoRunner:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for process in self._processes:
-            process.kill()
-            process.wait()
-
-    def start(self) -> None:
-        """Let them burn."""
-        for process in self._processes:
-            process.send_signal(signal.SIGCONT)

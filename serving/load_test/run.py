@@ -1,0 +1,196 @@
+"""Runs `bench serving`: the model, the servers, the experiment, the rows, the picture."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from nested_sparse.errors import NestedSparseError
+from nested_sparse.runtime.session import Session
+from nested_sparse.serving.load_test.capacity import THREADS, default_slo_ms, service_times_ms
+from nested_sparse.serving.load_test.cell import Cell, Load, Span, chosen_traces, segments
+from nested_sparse.serving.load_test.co_runner import co_runner
+from nested_sparse.serving.load_test.comparison import ELASTIC, best_fixed, comparison
+from nested_sparse.serving.load_test.contenders import own_servers, target_ms, target_server
+from nested_sparse.serving.load_test.device_figures import device_figures
+from nested_sparse.serving.load_test.experiment import CellResult, Contender, Experiment
+from nested_sparse.serving.load_test.figure import Figure
+from nested_sparse.serving.load_test.picture import Shade, draw
+from nested_sparse.serving.load_test.reference import Reference, make_reference
+from nested_sparse.serving.load_test.traces import poisson
+from nested_sparse.serving.load_test.workload import Workload, demo_workload, labelled_workload, random_workload
+
+SEGMENT_S = 4.0
+PICTURE_S = 18.0
+
+
+@dataclass(frozen=True, slots=True)
+class LoadTestOptions:
+    """What the user may choose; slo_ms None: by the densest level's time. seconds: of load, per server and cell."""
+
+    checkpoint: Path | None
+    target: str | None
+    model: str | None
+    data: Path | None
+    out: Path
+    arrivals: Path | None
+    traces: tuple[str, ...]
+    co_runners: tuple[str, ...]
+    seconds: float
+    slo_ms: float | None
+    utilisation: float
+    picture: Path | None
+    seed: int
+    connections: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadTestResult:
+    """What was measured. scored_by: where the accuracy comes from; facts: for the JSON line."""
+
+    cells: list[CellResult]
+    figures: list[Figure]
+    scored_by: str
+    facts: dict[str, Any]
+
+
+def run_load_test(options: LoadTestOptions, console: Console) -> LoadTestResult:
+    """Do it all, progress to `console`. Raises NestedSparseError."""
+    try:
+        import tritonclient.grpc  # noqa: F401 - the load's client
+    except ModuleNotFoundError as error:
+        raise NestedSparseError(f"the load test needs {error.name}: pip install 'nested-sparse[bench]'") from None
+    traces = chosen_traces(options.traces, options.arrivals)
+    workload = _workload(options, console)
+    with ExitStack() as stack:
+        session = None
+        if workload.checkpoint is not None:
+            session = stack.enter_context(Session(workload.checkpoint, threads=THREADS))
+        batch = len(workload.items[0])
+        missing: dict[str, str] = {}
+        if options.target is not None:
+            target = target_server(options.target, options.model or (session.name if session else None))
+            service_ms = [target_ms(target, workload.items[0])]
+            slo_ms = options.slo_ms or default_slo_ms(service_ms)
+            contenders = [target]
+        else:
+            assert session is not None
+            service_ms = service_times_ms(session, batch)
+            slo_ms = options.slo_ms or default_slo_ms(service_ms)
+            contenders, missing = own_servers(stack, session.path, len(session.levels), slo_ms, _say(console))
+        rounds = max(1, round(options.seconds / SEGMENT_S))
+        load = Load(1000.0 * options.utilisation / service_ms[-1], options.seconds / rounds, rounds)
+        reference = make_reference(workload, session)
+        experiment = Experiment(
+            contenders,
+            workload,
+            reference,
+            load,
+            slo_ms,
+            traces,
+            options.co_runners,
+            options.seed,
+            options.connections,
+        )
+        console.print(_described(experiment, batch, service_ms))
+        begin_s, begin_cpu = time.monotonic(), os.times()
+        cells = experiment.run(_say(console))
+        own_cores = _cpu_s(begin_cpu, os.times()) / (time.monotonic() - begin_s)
+        levels = {each.name: each.level for each in contenders if each.level is not None}
+        figures = comparison(cells, levels, reference, slo_ms)
+        figures = [_explained(figure, missing) for figure in figures]
+        if options.picture is not None:
+            _say(console)("the picture's two runs")
+            draw_co_runner(options.picture, experiment, best_fixed(cells, levels), service_ms)
+    if session is not None and workload.checkpoint is not None:
+        figures += device_figures(workload.checkpoint, batch, service_ms, options.arrivals, _say(console))
+    facts = {
+        "data": workload.name,
+        "checkpoint": str(workload.checkpoint or ""),
+        "samples_per_request": batch,
+        "service_ms": service_ms,
+        "slo_ms": slo_ms,
+        "utilisation": options.utilisation,
+        "rate_per_s": load.rate_per_s,
+        "segment_s": load.segment_s,
+        "rounds": rounds,
+        "seed": options.seed,
+        "connections": options.connections,
+        "client_cores": round(own_cores, 3),
+        "co_runners_unavailable": experiment.unavailable,
+        "servers_unavailable": missing,
+    }
+    return LoadTestResult(cells, figures, _scored_by(reference), facts)
+
+
+def draw_co_runner(path: Path, experiment: Experiment, fixed: str | None, service_ms: Sequence[float]) -> None:
+    """The picture of a co-runner that comes and goes: the adapting server beside the fixed level `fixed`."""
+    load = replace(experiment.load, segment_s=PICTURE_S, rounds=1)
+    (arrivals,) = segments(
+        Cell("poisson", "cpu"),
+        lambda rate, duration, rng: poisson(rate, duration, rng),
+        load,
+        len(experiment.workload.items),
+        experiment.seed,
+    )
+    by_name = {contender.name: contender for contender in experiment.contenders}
+    shown: list[Contender] = [by_name[name] for name in (ELASTIC, fixed) if name in by_name] or [
+        experiment.contenders[0]
+    ]
+    runs = {}
+    with co_runner("cpu", [contender.pid for contender in shown]) as neighbour:
+        for contender in shown:
+            graded = experiment.segment(contender, arrivals, neighbour, load.span)
+            runs[contender.name] = [each.outcome for each in graded]
+    draw(path, runs, experiment.slo_ms, service_ms, _shades(load.span))
+
+
+def _shades(span: Span) -> list[Shade]:
+    return [Shade("a busy process on every core", span.begin_s, span.end_s, dark=True)]
+
+
+def _workload(options: LoadTestOptions, console: Console) -> Workload:
+    if options.checkpoint is None and options.target is None:
+        return demo_workload(options.data, options.out, console)
+    if options.checkpoint is not None and options.data is None:
+        return random_workload(options.checkpoint, options.seed)
+    return labelled_workload(options.checkpoint, options.data)
+
+
+def _described(experiment: Experiment, batch: int, service_ms: Sequence[float]) -> str:
+    load = experiment.load
+    times = ", ".join(f"{ms:.1f}" for ms in service_ms)
+    return (
+        f"load: open loop, {load.rate_per_s:.1f} requests of {batch} a second on average, "
+        f"SLO {experiment.slo_ms:.1f} ms; a request takes {times} ms on the idle device; segments of {load.segment_s:.1f} s, in which a co-runner "
+        "is there in the middle third"
+    )
+
+
+def _scored_by(reference: Reference) -> str:
+    if reference.labels is not None:
+        return "labels known"
+    if reference.stated:
+        return "no labels: the accuracy that the file states of the level served"
+    return "nothing known of accuracy: the share answered in time"
+
+
+def _explained(figure: Figure, missing: dict[str, str]) -> Figure:
+    """The row that needs a server that did not start says why it did not."""
+    reasons = [why for name, why in missing.items() if name in figure.name.lower()]
+    return replace(figure, unavailable=reasons[0]) if figure.unavailable and reasons else figure
+
+
+def _say(console: Console) -> Callable[[str], None]:
+    return lambda text: console.print(text, style="dim", highlight=False)
+
+
+def _cpu_s(begin: os.times_result, end: os.times_result) -> float:
+    return end.user + end.system - begin.user - begin.system
