@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nested_sparse.runtime.simulation.traces import poisson
 from nested_sparse.serving.load_test.capacity import default_slo_ms
 from nested_sparse.serving.load_test.open_loop import Arrival
-from nested_sparse.serving.load_test.traces import poisson
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def make_plan(service_ms: Sequence[float], batch_count: int, phase_s: float, see
     end_s = 0.0
     for phase in PHASES:
         begin_s[phase.name], duration_s = end_s, phase_s * phase.share
-        for at_s in poisson(rates[phase.name], duration_s, rng).times_s:
+        for at_s in poisson(rates[phase.name], duration_s, int(rng.integers(2**31))).times_s:
             arrivals.append(Arrival(end_s + float(at_s), int(rng.integers(batch_count)), phase.name))
         end_s += duration_s
     return Plan(default_slo_ms(service_ms), rates, begin_s, tuple(arrivals), end_s)

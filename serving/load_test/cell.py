@@ -11,16 +11,26 @@ from pathlib import Path
 import numpy as np
 
 from nested_sparse.errors import BenchError
-from nested_sparse.serving.load_test import traces
+from nested_sparse.runtime.simulation import traces
+from nested_sparse.runtime.simulation.traces import Trace
 from nested_sparse.serving.load_test.open_loop import Arrival
-from nested_sparse.serving.load_test.traces import Trace
 
-MakeTrace = Callable[[float, float, np.random.Generator], Trace]
-"""Mean rate (1/s), duration (s), random numbers."""
+MakeTrace = Callable[[float, float, int], Trace]
+"""Mean rate (1/s), duration (s), seed."""
+
+RAMP_FLOOR = 0.05
+"""The rate that a ramp begins and ends at, as a share of its mean."""
 
 
 def _gamma(cv2: float) -> MakeTrace:
-    return lambda rate_per_s, duration_s, rng: traces.gamma(rate_per_s, cv2, duration_s, rng)
+    return lambda rate_per_s, duration_s, seed: traces.gamma(rate_per_s, duration_s, cv2, seed)
+
+
+def _up_and_down(rate_per_s: float, duration_s: float, seed: int) -> Trace:
+    """Rises linearly to nearly twice the mean, and falls again."""
+    low, high, half_s = RAMP_FLOOR * rate_per_s, (2.0 - RAMP_FLOOR) * rate_per_s, duration_s / 2.0
+    up, down = traces.ramp(low, high, half_s, seed), traces.ramp(high, low, half_s, seed + 1)
+    return Trace("ramp", np.concatenate((up.times_s, half_s + down.times_s)))
 
 
 TRACES: Mapping[str, MakeTrace] = {
@@ -28,7 +38,7 @@ TRACES: Mapping[str, MakeTrace] = {
     "gamma-2": _gamma(2.0),
     "gamma-4": _gamma(4.0),
     "gamma-8": _gamma(8.0),
-    "ramp": traces.ramp,
+    "ramp": _up_and_down,
 }
 BURSTY = ("gamma-4", "gamma-8")
 
@@ -87,7 +97,7 @@ def segments(cell: Cell, make_trace: MakeTrace, load: Load, item_count: int, see
     Drawn from `seed` and the cell's name alone, whatever other cells are measured.
     """
     rng = np.random.default_rng((seed, zlib.crc32(cell.trace.encode()), zlib.crc32(cell.co_runner.encode())))
-    times = make_trace(load.rate_per_s, load.rounds * load.segment_s, rng).times_s
+    times = make_trace(load.rate_per_s, load.rounds * load.segment_s, int(rng.integers(2**31))).times_s
     items = rng.integers(item_count, size=len(times))
     turns: list[list[Arrival]] = [[] for _ in range(load.rounds)]
     for at_s, item in zip(times.tolist(), items.tolist(), strict=True):
@@ -102,5 +112,5 @@ def rotated(names: Sequence[str], turn: int) -> list[str]:
     return [*names[first:], *names[:first]]
 
 
-def _from_file(path: Path, rate_per_s: float, duration_s: float, _: np.random.Generator) -> Trace:
+def _from_file(path: Path, rate_per_s: float, duration_s: float, _: int) -> Trace:
     return traces.arrivals_of(path, rate_per_s, duration_s)

@@ -7,12 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from nested_sparse.errors import CheckpointError
 from nested_sparse.serving.load_test.open_loop import Outcome
 
 SIGNATURE = "nested-sparse"
 COLOURS = ("tab:blue", "tab:red")
 DPI = 100
+BIN_S = 0.25
+"""Levels and slowdown are also drawn as means over this: single requests hide the course."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +47,13 @@ def draw(
 ) -> None:
     """Save a PNG: `runs` (the first is ours, at most two), drawn over each other; `service_ms` of the idle levels.
 
-    Slowdown is a run's time / that of its level on the idle device, per answer. Raises CheckpointError where the file
+    Slowdown is a run's time / that of its level on the idle device. Raises CheckpointError where the file
     cannot be written.
     """
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     figure, axes = pyplot.subplots(3, 1, figsize=(9, 6), sharex=True, height_ratios=[2, 3, 1.4])
     for colour, (name, outcomes) in reversed(list(zip(COLOURS, runs.items(), strict=False))):
@@ -59,9 +64,11 @@ def draw(
     level_axis.set_ylabel("level served")
     latency_axis.axhline(slo_ms, color="black", lw=1, ls="--", label=f"SLO {slo_ms:.0f} ms")
     latency_axis.set_yscale("log")
+    for axis in (latency_axis.yaxis.set_major_formatter, latency_axis.yaxis.set_minor_formatter):
+        axis(ticker.FuncFormatter(_plain))
     latency_axis.set_ylabel("latency (ms)")
     slowdown_axis.set_ylabel("slowdown")
-    slowdown_axis.set_ylim(0, 5)
+    slowdown_axis.set_ylim(bottom=0)
     slowdown_axis.set_xlabel("time (s); latency counts from the scheduled arrival")
     for shade in shades:
         for axis in axes:
@@ -79,17 +86,32 @@ def draw(
         pyplot.close(figure)
 
 
+def _plain(value: float, _: int) -> str:
+    """1, 2 and 5 of each decade."""
+    return f"{value:g}" if f"{value:e}"[0] in "125" else ""
+
+
 def _draw_run(
     axes: Any, name: str, outcomes: Sequence[Outcome], colour: str, slo_ms: float, service_ms: Sequence[float]
 ) -> None:
     level_axis, latency_axis, slowdown_axis = axes
+    dots = {"ls": "", "marker": ".", "ms": 2.5, "color": colour, "alpha": 0.6}
     answered = [each for each in outcomes if each.level is not None]
     at_s = [each.arrival.at_s for each in answered]
-    level_axis.plot(at_s, [each.level for each in answered], ".", ms=3, color=colour)
-    latency_axis.plot(at_s, [each.latency_ms for each in answered], ".", ms=3, color=colour, label=name)
+    levels = [float(each.level or 0) for each in answered]
+    level_axis.plot(at_s, levels, **{**dots, "alpha": 0.25})
+    level_axis.plot(*_binned(at_s, levels), color=colour, lw=1.5)
+    latency_axis.plot(at_s, [each.latency_ms for each in answered], **dots, label=name)
     lost = [each.arrival.at_s for each in outcomes if each.level is None]
     if lost:
         latency_axis.plot(lost, [1.6 * slo_ms] * len(lost), "x", ms=4, color=colour, label=f"{name}: shed or lost")
     timed = [each for each in answered if each.compute_ms is not None and each.started_level is None]
-    slowdown = [each.compute_ms / service_ms[each.level] for each in timed]  # type: ignore[operator, index]
-    slowdown_axis.plot([each.arrival.at_s for each in timed], slowdown, ".", ms=3, color=colour)
+    slowdown = [(each.compute_ms or 0.0) / service_ms[each.level or 0] for each in timed]
+    slowdown_axis.plot(*_binned([each.arrival.at_s for each in timed], slowdown), color=colour, lw=1.5)
+
+
+def _binned(at_s: Sequence[float], values: Sequence[float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Middle and mean of every BIN_S that has values."""
+    bins = np.floor(np.asarray(at_s) / BIN_S).astype(np.int64)
+    found, place, count = np.unique(bins, return_inverse=True, return_counts=True)
+    return (found + 0.5) * BIN_S, np.bincount(place, np.asarray(values), len(found)) / count

@@ -14,17 +14,17 @@ from rich.console import Console
 
 from nested_sparse.errors import NestedSparseError
 from nested_sparse.runtime.session import Session
+from nested_sparse.runtime.simulation.traces import poisson
 from nested_sparse.serving.load_test.capacity import THREADS, default_slo_ms, service_times_ms
 from nested_sparse.serving.load_test.cell import Cell, Load, Span, chosen_traces, segments
 from nested_sparse.serving.load_test.co_runner import co_runner
 from nested_sparse.serving.load_test.comparison import ELASTIC, best_fixed, comparison
 from nested_sparse.serving.load_test.contenders import own_servers, target_ms, target_server
 from nested_sparse.serving.load_test.device_figures import device_figures
-from nested_sparse.serving.load_test.experiment import CellResult, Contender, Experiment
+from nested_sparse.serving.load_test.experiment import CellResult, Contender, Experiment, preferred
 from nested_sparse.serving.load_test.figure import Figure
 from nested_sparse.serving.load_test.picture import Shade, draw
 from nested_sparse.serving.load_test.reference import Reference, make_reference
-from nested_sparse.serving.load_test.traces import poisson
 from nested_sparse.serving.load_test.workload import Workload, demo_workload, labelled_workload, random_workload
 
 SEGMENT_S = 4.0
@@ -99,7 +99,7 @@ def run_load_test(options: LoadTestOptions, console: Console) -> LoadTestResult:
             options.seed,
             options.connections,
         )
-        console.print(_described(experiment, batch, service_ms))
+        console.print(_described(experiment, batch, service_ms), highlight=False, soft_wrap=True)
         begin_s, begin_cpu = time.monotonic(), os.times()
         cells = experiment.run(_say(console))
         own_cores = _cpu_s(begin_cpu, os.times()) / (time.monotonic() - begin_s)
@@ -135,7 +135,7 @@ def draw_co_runner(path: Path, experiment: Experiment, fixed: str | None, servic
     load = replace(experiment.load, segment_s=PICTURE_S, rounds=1)
     (arrivals,) = segments(
         Cell("poisson", "cpu"),
-        lambda rate, duration, rng: poisson(rate, duration, rng),
+        poisson,
         load,
         len(experiment.workload.items),
         experiment.seed,
@@ -145,7 +145,7 @@ def draw_co_runner(path: Path, experiment: Experiment, fixed: str | None, servic
         experiment.contenders[0]
     ]
     runs = {}
-    with co_runner("cpu", [contender.pid for contender in shown]) as neighbour:
+    with co_runner("cpu", [contender.pid for contender in shown]) as neighbour, preferred():
         for contender in shown:
             graded = experiment.segment(contender, arrivals, neighbour, load.span)
             runs[contender.name] = [each.outcome for each in graded]
@@ -168,8 +168,8 @@ def _described(experiment: Experiment, batch: int, service_ms: Sequence[float]) 
     load = experiment.load
     times = ", ".join(f"{ms:.1f}" for ms in service_ms)
     return (
-        f"load: open loop, {load.rate_per_s:.1f} requests of {batch} a second on average, "
-        f"SLO {experiment.slo_ms:.1f} ms; a request takes {times} ms on the idle device; segments of {load.segment_s:.1f} s, in which a co-runner "
+        f"load: open loop, {load.rate_per_s:.1f} requests of {batch} a second on average, SLO {experiment.slo_ms:.1f} "
+        f"ms; a request takes {times} ms on the idle device; segments of {load.segment_s:.1f} s, in which a co-runner "
         "is there in the middle third"
     )
 
@@ -189,7 +189,7 @@ def _explained(figure: Figure, missing: dict[str, str]) -> Figure:
 
 
 def _say(console: Console) -> Callable[[str], None]:
-    return lambda text: console.print(text, style="dim", highlight=False)
+    return lambda text: console.print(text, style="dim", highlight=False, soft_wrap=True)
 
 
 def _cpu_s(begin: os.times_result, end: os.times_result) -> float:

@@ -49,7 +49,7 @@ def running_server(checkpoint: Path, arguments: Sequence[str]) -> Iterator[Serve
         if not line:
             process.wait()
             reader.join(timeout=1.0)
-            raise ServingError(f"the server did not start: {''.join(log[-5:]).strip() or 'it said nothing'}")
+            raise ServingError(f"the server did not start: {log[-1].strip() if log else 'it said nothing'}")
         yield ServerProcess(str(json.loads(line)["address"]), process.pid)
     finally:
         process.send_signal(signal.SIGTERM)
