@@ -20,7 +20,7 @@ CO_RUNNERS = ("none", "cpu", "memory", "quota")
 def serving(
     checkpoint: Annotated[
         Path | None,
-        typer.Argument(help="Checkpoint to serve, or that --target serves. [default: the demo's]", metavar="[FILE]"),
+        typer.Argument(help="Checkpoint to serve, or that --target serves. [default: the demo's]", metavar="FILE"),
     ] = None,
     target: Annotated[
         str | None,

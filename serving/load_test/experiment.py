@@ -17,7 +17,6 @@ from nested_sparse.serving.load_test.reference import Graded, Reference
 from nested_sparse.serving.load_test.score import Score, missed_before_adapting, score_of
 from nested_sparse.serving.load_test.workload import Workload
 
-
 CLIENT_NICE = -10
 
 

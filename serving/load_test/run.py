@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from nested_sparse.errors import NestedSparseError
+from nested_sparse.errors import BenchError, NestedSparseError
 from nested_sparse.runtime.session import Session
 from nested_sparse.runtime.simulation.traces import poisson
 from nested_sparse.serving.load_test.capacity import THREADS, default_slo_ms, service_times_ms
@@ -33,7 +34,10 @@ PICTURE_S = 18.0
 
 @dataclass(frozen=True, slots=True)
 class LoadTestOptions:
-    """What the user may choose; slo_ms None: by the densest level's time. seconds: of load, per server and cell."""
+    """What the user may choose; slo_ms None: by the densest level's time. seconds: of load, per server and cell.
+
+    Raises BenchError for a number that is none.
+    """
 
     checkpoint: Path | None
     target: str | None
@@ -49,6 +53,12 @@ class LoadTestOptions:
     picture: Path | None
     seed: int
     connections: int
+
+    def __post_init__(self) -> None:
+        for name in ("seconds", "slo_ms", "utilisation"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise BenchError(f"{name}: expected a finite number above 0, got {value}")
 
 
 @dataclass(frozen=True, slots=True)
