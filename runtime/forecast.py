@@ -38,12 +38,14 @@ class Decision:
     predicted_ms: of the run, at that level (at the lowest allowed one when shed).
     reason: why this level, in words for logs and for the client.
     retry_after_ms: when shed, the time until the queue should have drained.
+    take: how many requests from the head of the queue, the chosen one included, run together as one batch.
     """
 
     level: int | None
     predicted_ms: float
     reason: str
     retry_after_ms: float = 0.0
+    take: int = 1
 
 
 class Forecast:

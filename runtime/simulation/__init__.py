@@ -1,8 +1,9 @@
-"""Virtual time: the real scheduler and policies on traces, under contention, against an oracle that knows the future."""
+"""Virtual time: the real scheduler and policies on traces, under contention, against an offline oracle."""
 
 from __future__ import annotations
 
 from nested_sparse.runtime.simulation.contention import Contention, RateContention
+from nested_sparse.runtime.simulation.oracle import OracleBound, oracle
 from nested_sparse.runtime.simulation.outcome import Outcome, Summary, summarise
 from nested_sparse.runtime.simulation.play import Simulation, play, simulate
 from nested_sparse.runtime.simulation.traces import Trace
@@ -13,6 +14,7 @@ from nested_sparse.runtime.simulation.world import World
 
 __all__ = [
     "Contention",
+    "OracleBound",
     "Outcome",
     "RateContention",
     "Simulation",
@@ -22,6 +24,7 @@ __all__ = [
     "VirtualGuard",
     "VirtualSession",
     "World",
+    "oracle",
     "play",
     "simulate",
     "summarise",

@@ -46,7 +46,8 @@ class RateContention:
             )
         if (self._rates < 0).any() or not min(rates[0], rates[-1]) > 0:
             raise InputError(
-                f"contention {name!r}: rates are 0 or more, the first and the last above 0, got {rates[0]} to {rates[-1]}"
+                f"contention {name!r}: rates are 0 or more, the first and the last above 0, "
+                f"got {rates[0]} first, {min(rates)} at least and {rates[-1]} last"
             )
         self._done_s = np.concatenate(([0.0], np.cumsum(np.diff(self._edges_s) * self._rates[:-1])))
 

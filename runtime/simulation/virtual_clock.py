@@ -19,6 +19,7 @@ class VirtualClock:
         self._order = itertools.count()
 
     def __call__(self) -> float:
+        """Seconds."""
         return self.now_s
 
     def at(self, time_s: float, event: Callable[[], object]) -> None:
