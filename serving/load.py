@@ -21,6 +21,8 @@ POLICIES = ("elastic", "slackfit")
 """Ours, and SuperServe's (NSDI'25) to compare with."""
 PROFILED_BATCHES = (1, 8)
 """One sample and several: from one point alone, a batch would be taken to cost its size times a sample."""
+SLACKFIT_BATCHES = (1, 2, 4, 8, 16, 32)
+"""SlackFit knows no batch but those of its profile: a request of more samples than these would seem cheaper than it is."""
 
 
 def check_files(paths: Sequence[Path]) -> None:
@@ -42,12 +44,9 @@ def make_policy(name: str, profile: LatencyProfile) -> LevelPolicy:
     if name == "elastic":
         return ElasticPolicy(profile)
     if name == "slackfit":
-        try:
-            from nested_sparse.runtime.baselines import SlackFitPolicy
-        except ImportError:
-            raise ServingError("this build has no policy 'slackfit': runtime.baselines is not there") from None
-        policy: LevelPolicy = SlackFitPolicy(profile)
-        return policy
+        from nested_sparse.runtime.baselines import SlackFitPolicy
+
+        return SlackFitPolicy(profile)
     raise ServingError(f"no policy {name!r}; there are {', '.join(POLICIES)}")
 
 
@@ -64,7 +63,7 @@ def load_model(
     if fixed_level is not None:
         resolve_level(fixed_level, len(session.levels))
     log.info("%s: measuring %d levels", session.name, len(session.levels))
-    profile = LatencyProfile.measure(session, PROFILED_BATCHES)
+    profile = LatencyProfile.measure(session, SLACKFIT_BATCHES if policy_name == "slackfit" else PROFILED_BATCHES)
     for level in session.levels:
         log.info("%s: level %d takes %.2f ms", session.name, level.index, profile.predict_ms(level.index))
     policy = make_policy(policy_name, profile) if fixed_level is None else FixedPolicy(fixed_level, profile)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
+from nested_sparse.errors import InputError, LevelError
 from nested_sparse.runtime.session import Session
 
 Lowered = tuple[int, int, int, str]
@@ -16,7 +18,8 @@ Lowered = tuple[int, int, int, str]
 class LoweredOutputs:
     """Called with a Lowered, gives the output of `session` lowered exactly there; each is run once and kept.
 
-    None where this runtime cannot lower a running inference.
+    None where this runtime cannot lower a running inference; an empty output, which no answer agrees with, where the
+    model has no such level or layer.
     """
 
     def __init__(self, session: Session, items: Sequence[NDArray[Any]]) -> None:
@@ -25,16 +28,22 @@ class LoweredOutputs:
         self._guard: Any = _guard(session)
 
     def __call__(self, key: Lowered) -> NDArray[Any] | None:
-        """Raises LevelError for a level, InputError for a layer that the model does not have."""
         if self._guard is None:
             return None
         if key not in self._known:
-            item, start, end, layer = key
-            self._guard.force(start, end, layer)
-            inputs = {self._session.inputs[0].name: self._items[item]}
-            run: Any = self._session.run
-            self._known[key] = run(inputs, start, guard=self._guard)[self._session.outputs[0].name]
+            self._known[key] = self._run(key)
         return self._known[key]
+
+    def _run(self, key: Lowered) -> NDArray[Any]:
+        item, start, end, layer = key
+        run: Any = self._session.run
+        try:
+            self._guard.force(start, end, layer)
+            outputs = run({self._session.inputs[0].name: self._items[item]}, start, guard=self._guard)
+        except (InputError, LevelError):
+            return np.empty(0)
+        output: NDArray[Any] = outputs[self._session.outputs[0].name]
+        return output
 
 
 def _guard(session: Session) -> Any:

@@ -120,7 +120,7 @@ def run_load_test(options: LoadTestOptions, console: Console) -> LoadTestResult:
             _say(console)("the picture's two runs")
             draw_co_runner(options.picture, experiment, best_fixed(cells, levels), service_ms)
     if session is not None and workload.checkpoint is not None:
-        figures += device_figures(workload.checkpoint, batch, service_ms, options.arrivals, _say(console))
+        figures += device_figures(workload.checkpoint, batch, service_ms, _say(console))
     facts = {
         "data": workload.name,
         "checkpoint": str(workload.checkpoint or ""),
