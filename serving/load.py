@@ -22,7 +22,7 @@ POLICIES = ("elastic", "slackfit")
 PROFILED_BATCHES = (1, 8)
 """One sample and several: from one point alone, a batch would be taken to cost its size times a sample."""
 SLACKFIT_BATCHES = (1, 2, 4, 8, 16, 32)
-"""SlackFit knows no batch but those of its profile: a request of more samples than these would seem cheaper than it is."""
+"""SlackFit knows no batches but its profile's: a request of more samples would seem cheaper than it is."""
 
 
 def check_files(paths: Sequence[Path]) -> None:

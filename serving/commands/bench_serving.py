@@ -80,7 +80,7 @@ def serving(
     from rich.console import Console
 
     from nested_sparse.serving.load_test.picture import refuse_foreign_picture
-    from nested_sparse.serving.load_test.report import errors_of, print_cells, print_figures, report, unverified_of
+    from nested_sparse.serving.load_test.report import errors_of, print_cells, print_conditions, print_figures, report
     from nested_sparse.serving.load_test.run import LoadTestOptions, run_load_test
 
     for path, option in ((checkpoint, "FILE"), (arrivals, "--arrivals")):
@@ -114,10 +114,7 @@ def serving(
     if not as_json:
         print_cells(result.cells, result.scored_by)
         print_figures(result.figures)
-        for kind, why in result.facts["co_runners_unavailable"].items():
-            print(f"co-runner {kind}: {why}")
-        if unverified := unverified_of(result.cells):
-            print(unverified)
+        print_conditions(result.cells, result.facts)
     print_json(report(result.cells, result.figures, result.facts))
     errors = errors_of(result.cells)
     if errors:

@@ -16,11 +16,7 @@ Lowered = tuple[int, int, int, str]
 
 
 class LoweredOutputs:
-    """Called with a Lowered, gives the output of `session` lowered exactly there; each is run once and kept.
-
-    None where this runtime cannot lower a running inference; an empty output, which no answer agrees with, where the
-    model has no such level or layer.
-    """
+    """Outputs of `session` on `items`, lowered exactly where a Lowered says; each is run once and kept."""
 
     def __init__(self, session: Session, items: Sequence[NDArray[Any]]) -> None:
         self._session, self._items = session, items
@@ -28,6 +24,10 @@ class LoweredOutputs:
         self._guard: Any = _guard(session)
 
     def __call__(self, key: Lowered) -> NDArray[Any] | None:
+        """None where this runtime cannot lower a running inference.
+
+        An empty output, which no answer agrees with, where the model has no such level or layer.
+        """
         if self._guard is None:
             return None
         if key not in self._known:

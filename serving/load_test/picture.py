@@ -114,4 +114,5 @@ def _binned(at_s: Sequence[float], values: Sequence[float]) -> tuple[NDArray[np.
     """Middle and mean of every BIN_S that has values."""
     bins = np.floor(np.asarray(at_s) / BIN_S).astype(np.int64)
     found, place, count = np.unique(bins, return_inverse=True, return_counts=True)
-    return (found + 0.5) * BIN_S, np.bincount(place, np.asarray(values), len(found)) / count
+    middle_s = (found.astype(np.float64) + 0.5) * BIN_S
+    return middle_s, np.bincount(place, np.asarray(values), len(found)) / count

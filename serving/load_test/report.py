@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nested_sparse.serving.bench.machine import cpu_name, versions
-from nested_sparse.serving.bench.report import MET
+from nested_sparse.serving.bench.report import MET, TOLERABLE_LOAD
 from nested_sparse.serving.commands.output import print_table
 from nested_sparse.serving.load_test.comparison import ELASTIC
 from nested_sparse.serving.load_test.experiment import CellResult
@@ -39,6 +39,21 @@ def print_figures(figures: Sequence[Figure]) -> None:
     for each in figures:
         if each.unavailable or each.note:
             print(f"{each.name}: {'not measured: ' if each.unavailable else ''}{each.unavailable or each.note}")
+
+
+def print_conditions(results: Sequence[CellResult], facts: Mapping[str, Any]) -> None:
+    """What a reader must know of how it was measured: what was not possible here, who disturbed."""
+    print(
+        f"{facts['samples_per_request']} samples a request, SLO {facts['slo_ms']:.1f} ms, "
+        f"{facts['rate_per_s']:.1f} requests a second: {facts['utilisation']:g} of what the densest level can do; the "
+        f"client used {facts['client_cores']:.2f} cores"
+    )
+    for kind, why in facts["co_runners_unavailable"].items():
+        print(f"co-runner {kind}: {why}")
+    if facts["other_load"] > TOLERABLE_LOAD:
+        print(f"Other processes kept {facts['other_load']:.1f} cores busy meanwhile: measure again on an idle machine.")
+    if unverified := unverified_of(results):
+        print(unverified)
 
 
 def errors_of(results: Sequence[CellResult]) -> list[str]:

@@ -16,6 +16,7 @@ from rich.console import Console
 from nested_sparse.errors import BenchError, NestedSparseError
 from nested_sparse.runtime.session import Session
 from nested_sparse.runtime.simulation.traces import poisson
+from nested_sparse.serving.bench.neighbours import Neighbours, read_family_cpu_seconds
 from nested_sparse.serving.load_test.capacity import THREADS, default_slo_ms, service_times_ms
 from nested_sparse.serving.load_test.cell import Cell, Load, Span, chosen_traces, segments
 from nested_sparse.serving.load_test.co_runner import co_runner
@@ -110,9 +111,10 @@ def run_load_test(options: LoadTestOptions, console: Console) -> LoadTestResult:
             options.connections,
         )
         console.print(_described(experiment, batch, service_ms), highlight=False, soft_wrap=True)
-        begin_s, begin_cpu = time.monotonic(), os.times()
+        begin_s, begin_cpu, neighbours = time.monotonic(), os.times(), Neighbours(read_family_cpu_seconds)
         cells = experiment.run(_say(console))
         own_cores = _cpu_s(begin_cpu, os.times()) / (time.monotonic() - begin_s)
+        other_cores = neighbours.cores()
         levels = {each.name: each.level for each in contenders if each.level is not None}
         figures = comparison(cells, levels, reference, slo_ms)
         figures = [_explained(figure, missing) for figure in figures]
@@ -134,6 +136,7 @@ def run_load_test(options: LoadTestOptions, console: Console) -> LoadTestResult:
         "seed": options.seed,
         "connections": options.connections,
         "client_cores": round(own_cores, 3),
+        "other_load": round(other_cores, 3),
         "co_runners_unavailable": experiment.unavailable,
         "servers_unavailable": missing,
     }

@@ -110,6 +110,7 @@ def test_slice(checkpoint, tmp_path):
         (("slice", "{path}", "--levels", "3", "-o", "{path}.out"), "has 2 levels; keep 1 to 2, got 3"),
         (("slice", "{path}", "--levels", "1", "-o", "{path}"), "net.safetensors"),
         (("serve", "{path}", "{path}"), "would both be served as 'net'"),
+        (("bench", "serving", "absent.safetensors"), "absent.safetensors: no such file (FILE)"),
     ],
 )
 def test_our_errors_are_one_line(checkpoint, monkeypatch, capsys, tmp_path, arguments, message):
@@ -126,7 +127,15 @@ def test_our_errors_are_one_line(checkpoint, monkeypatch, capsys, tmp_path, argu
 
 @pytest.mark.parametrize(
     "arguments",
-    [("serve",), ("slice", "a"), ("inspect", "a", "--nonsense"), ("serve", "a", "--port", "70000"), ("frobnicate",)],
+    [
+        ("serve",),
+        ("slice", "a"),
+        ("inspect", "a", "--nonsense"),
+        ("serve", "a", "--port", "70000"),
+        ("serve", "a", "--policy", "greedy"),
+        ("serve", "a", "--policy", "slackfit", "--level", "0"),
+        ("frobnicate",),
+    ],
 )
 def test_wrong_usage_is_exit_code_2(arguments):
     """As every command line tool's."""
