@@ -1,4 +1,4 @@
-"""The rows that need no server: what a decision costs, rescues in mid-inference, memory."""
+"""The rows that need no server: the offline oracle, rescues in mid-inference, what a decision costs."""
 
 from __future__ import annotations
 
@@ -15,21 +15,35 @@ from nested_sparse.serving.bench.row import Reach
 from nested_sparse.serving.load_test.capacity import THREADS
 from nested_sparse.serving.load_test.decision_cost import decision_cost
 from nested_sparse.serving.load_test.figure import Figure
+from nested_sparse.serving.load_test.oracle_figure import oracle_figure
 
 RESCUE_LIMIT_S = 45.0
 
 
 def device_figures(
-    checkpoint: Path, batch: int, service_ms: Sequence[float], say: Callable[[str], None]
+    checkpoint: Path,
+    batch: int,
+    service_ms: Sequence[float],
+    accuracy: Sequence[float],
+    slo_ms: float,
+    arrivals: Path | None,
+    seed: int,
+    requests: int,
+    say: Callable[[str], None],
 ) -> list[Figure]:
-    """The rows, measured on this device."""
+    """The rows, measured on this device. service_ms, accuracy: by level, of requests of `batch` samples.
+
+    requests: of a trace, in the simulator.
+    """
+    say("elastic beside the offline oracle, in virtual time")
+    figures = [oracle_figure(service_ms, accuracy, slo_ms, arrivals, seed, requests)]
     with Session(checkpoint, threads=THREADS) as session:
         say("deadlines rescued in mid-inference")
-        rescued = rescue_figure(session, batch)
+        figures.append(rescue_figure(session, batch))
         say("what a decision costs")
         policy = ElasticPolicy(LatencyProfile.measure(session, (1, batch), repeats=3))
-        cost = decision_cost(policy, ResourceMonitor(), len(session.levels), batch, service_ms[-1])
-    return [rescued, cost]
+        figures.append(decision_cost(policy, ResourceMonitor(), len(session.levels), batch, service_ms[-1]))
+    return figures
 
 
 def rescue_figure(session: Session, batch: int) -> Figure:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,8 +59,9 @@ def draw(
     for colour, (name, outcomes) in reversed(list(zip(COLOURS, runs.items(), strict=False))):
         _draw_run(axes, name, outcomes, colour, slo_ms, service_ms)
     level_axis, latency_axis, slowdown_axis = axes
-    level_axis.set_yticks(range(len(service_ms)))
-    level_axis.set_ylim(-0.5, len(service_ms) - 0.2)
+    highest = max([len(service_ms) - 1, *(each.level or 0 for run in runs.values() for each in run)])
+    level_axis.set_yticks(range(highest + 1))
+    level_axis.set_ylim(-0.5, highest + 0.8)
     level_axis.set_ylabel("level served")
     latency_axis.axhline(slo_ms, color="black", lw=1, ls="--", label=f"SLO {slo_ms:.0f} ms")
     latency_axis.set_yscale("log")
@@ -74,7 +75,7 @@ def draw(
         for axis in axes:
             axis.axvspan(shade.begin_s, shade.end_s, color="grey", alpha=0.25 if shade.dark else 0.0, lw=0)
             axis.axvline(shade.begin_s, color="grey", lw=0.6)
-        level_axis.annotate(f" {shade.name}", (shade.begin_s, len(service_ms) - 0.55), color="dimgrey", fontsize=9)
+        level_axis.annotate(f" {shade.name}", (shade.begin_s, highest + 0.45), color="dimgrey", fontsize=9)
     handles, labels = latency_axis.get_legend_handles_labels()
     figure.legend(handles, labels, loc="upper center", ncols=5, fontsize=8, frameon=False, markerscale=2)
     figure.tight_layout(rect=(0, 0, 1, 0.96))
@@ -96,23 +97,30 @@ def _draw_run(
 ) -> None:
     level_axis, latency_axis, slowdown_axis = axes
     dots = {"ls": "", "marker": ".", "ms": 2.5, "color": colour, "alpha": 0.6}
-    answered = [each for each in outcomes if each.level is not None]
-    at_s = [each.arrival.at_s for each in answered]
-    levels = [float(each.level or 0) for each in answered]
-    level_axis.plot(at_s, levels, **{**dots, "alpha": 0.25})
-    level_axis.plot(*_binned(at_s, levels), color=colour, lw=1.5)
-    latency_axis.plot(at_s, [each.latency_ms for each in answered], **dots, label=name)
-    lost = [each.arrival.at_s for each in outcomes if each.level is None]
+    answered = [each for each in outcomes if each.status in ("ok", "late")]
+    latency_axis.plot(
+        [each.arrival.at_s for each in answered], [each.latency_ms for each in answered], **dots, label=name
+    )
+    lost = [each.arrival.at_s for each in outcomes if each.status not in ("ok", "late")]
     if lost:
         latency_axis.plot(lost, [1.6 * slo_ms] * len(lost), "x", ms=4, color=colour, label=f"{name}: shed or lost")
-    timed = [each for each in answered if each.compute_ms is not None and each.started_level is None]
-    slowdown = [(each.compute_ms or 0.0) / service_ms[each.level or 0] for each in timed]
-    slowdown_axis.plot(*_binned([each.arrival.at_s for each in timed], slowdown), color=colour, lw=1.5)
+    levels = [(each.arrival.at_s, float(each.level)) for each in answered if each.level is not None]
+    level_axis.plot([at_s for at_s, _ in levels], [level for _, level in levels], **{**dots, "alpha": 0.25})
+    level_axis.plot(*_binned(levels), color=colour, lw=1.5)
+    slowdown_axis.plot(*_binned(list(_slowdowns(answered, service_ms))), color=colour, lw=1.5)
 
 
-def _binned(at_s: Sequence[float], values: Sequence[float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _slowdowns(answered: Sequence[Outcome], service_ms: Sequence[float]) -> Iterator[tuple[float, float]]:
+    """When, and how much: of the answers that ran at one known level and say how long."""
+    for each in answered:
+        if each.level is None or each.compute_ms is None or each.started_level is not None:
+            continue
+        if each.level < len(service_ms):
+            yield each.arrival.at_s, each.compute_ms / service_ms[each.level]
+
+
+def _binned(points: Sequence[tuple[float, float]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Middle and mean of every BIN_S that has values."""
-    bins = np.floor(np.asarray(at_s) / BIN_S).astype(np.int64)
-    found, place, count = np.unique(bins, return_inverse=True, return_counts=True)
-    middle_s = (found.astype(np.float64) + 0.5) * BIN_S
-    return middle_s, np.bincount(place, np.asarray(values), len(found)) / count
+    at_s, values = np.reshape(np.asarray(points, np.float64), (-1, 2)).T
+    found, place, count = np.unique(np.floor(at_s / BIN_S), return_inverse=True, return_counts=True)
+    return (found + 0.5) * BIN_S, np.bincount(place, values, len(found)) / count

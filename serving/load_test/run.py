@@ -31,6 +31,8 @@ from nested_sparse.serving.load_test.workload import Workload, demo_workload, la
 
 SEGMENT_S = 4.0
 PICTURE_S = 18.0
+SIMULATED_PER_S, MOST_SIMULATED = 200, 1400
+"""Requests of a trace in the simulator: for each second of load, and at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,21 @@ class LoadTestResult:
     facts: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class _Servers:
+    """Who is compared. service_ms: of a request on the idle device, by level; of a target without levels, of one."""
+
+    contenders: list[Contender]
+    missing: dict[str, str]
+    service_ms: list[float]
+    slo_ms: float
+
+    @property
+    def levels(self) -> dict[str, int]:
+        """Contenders that run at one fixed level."""
+        return {each.name: each.level for each in self.contenders if each.level is not None}
+
+
 def run_load_test(options: LoadTestOptions, console: Console) -> LoadTestResult:
     """Do it all, progress to `console`. Raises NestedSparseError."""
     try:
@@ -79,68 +96,105 @@ def run_load_test(options: LoadTestOptions, console: Console) -> LoadTestResult:
     except ModuleNotFoundError as error:
         raise NestedSparseError(f"the load test needs {error.name}: pip install 'nested-sparse[bench]'") from None
     traces = chosen_traces(options.traces, options.arrivals)
-    workload = _workload(options, console)
+    workload, say = _workload(options, console), _say(console)
     with ExitStack() as stack:
         session = None
         if workload.checkpoint is not None:
             session = stack.enter_context(Session(workload.checkpoint, threads=THREADS))
-        batch = len(workload.items[0])
-        missing: dict[str, str] = {}
-        if options.target is not None:
-            target = target_server(options.target, options.model or (session.name if session else None))
-            service_ms = [target_ms(target, workload.items[0])]
-            slo_ms = options.slo_ms or default_slo_ms(service_ms)
-            contenders = [target]
-        else:
-            assert session is not None
-            service_ms = service_times_ms(session, batch)
-            slo_ms = options.slo_ms or default_slo_ms(service_ms)
-            contenders, missing = own_servers(stack, session.path, len(session.levels), slo_ms, _say(console))
-        rounds = max(1, round(options.seconds / SEGMENT_S))
-        load = Load(1000.0 * options.utilisation / service_ms[-1], options.seconds / rounds, rounds)
-        reference = make_reference(workload, session)
+        servers = _servers(stack, options, workload, session, say)
         experiment = Experiment(
-            contenders,
+            servers.contenders,
             workload,
-            reference,
-            load,
-            slo_ms,
+            make_reference(workload, session),
+            _load(options, servers.service_ms[-1]),
+            servers.slo_ms,
             traces,
             options.co_runners,
             options.seed,
             options.connections,
         )
-        console.print(_described(experiment, batch, service_ms), highlight=False, soft_wrap=True)
-        begin_s, begin_cpu, neighbours = time.monotonic(), os.times(), Neighbours(read_family_cpu_seconds)
-        cells = experiment.run(_say(console))
-        own_cores = _cpu_s(begin_cpu, os.times()) / (time.monotonic() - begin_s)
-        other_cores = neighbours.cores()
-        levels = {each.name: each.level for each in contenders if each.level is not None}
-        figures = comparison(cells, levels, reference, slo_ms)
-        figures = [_explained(figure, missing) for figure in figures]
+        console.print(_described(experiment, servers.service_ms), highlight=False, soft_wrap=True)
+        cells, usage = _measured(experiment, say)
+        figures = comparison(cells, servers.levels, experiment.reference, servers.slo_ms)
+        figures = [_explained(figure, servers.missing) for figure in figures]
         if options.picture is not None:
-            _say(console)("the picture's two runs")
-            draw_co_runner(options.picture, experiment, best_fixed(cells, levels), service_ms)
-    if session is not None and workload.checkpoint is not None:
-        figures += device_figures(workload.checkpoint, batch, service_ms, _say(console))
-    facts = {
+            say("the picture's two runs")
+            draw_co_runner(options.picture, experiment, best_fixed(cells, servers.levels), servers.service_ms)
+    if options.target is None:
+        figures += _device_figures(options, experiment, servers, say)
+    facts = {**_facts(options, experiment, servers), **usage}
+    return LoadTestResult(cells, figures, _scored_by(experiment.reference), facts)
+
+
+def _servers(
+    stack: ExitStack, options: LoadTestOptions, workload: Workload, session: Session | None, say: Callable[[str], None]
+) -> _Servers:
+    """The target, or servers of our own, up until `stack` ends."""
+    if options.target is not None:
+        target = target_server(options.target, options.model or (session.name if session else None))
+        service_ms = [target_ms(target, workload.items[0])]
+        return _Servers([target], {}, service_ms, options.slo_ms or default_slo_ms(service_ms))
+    assert session is not None
+    service_ms = service_times_ms(session, len(workload.items[0]))
+    slo_ms = options.slo_ms or default_slo_ms(service_ms)
+    contenders, missing = own_servers(stack, session.path, len(session.levels), slo_ms, say)
+    return _Servers(contenders, missing, service_ms, slo_ms)
+
+
+def _load(options: LoadTestOptions, densest_ms: float) -> Load:
+    rounds = max(1, round(options.seconds / SEGMENT_S))
+    return Load(1000.0 * options.utilisation / densest_ms, options.seconds / rounds, rounds)
+
+
+def _measured(experiment: Experiment, say: Callable[[str], None]) -> tuple[list[CellResult], dict[str, float]]:
+    """The cells, and the cores that the client and others used meanwhile."""
+    begin_s, begin, neighbours = time.monotonic(), os.times(), Neighbours(read_family_cpu_seconds)
+    cells = experiment.run(say)
+    end, elapsed_s = os.times(), time.monotonic() - begin_s
+    client_s = end.user + end.system - begin.user - begin.system
+    return cells, {"client_cores": round(client_s / elapsed_s, 3), "other_load": round(neighbours.cores(), 3)}
+
+
+def _device_figures(
+    options: LoadTestOptions, experiment: Experiment, servers: _Servers, say: Callable[[str], None]
+) -> list[Figure]:
+    workload = experiment.workload
+    assert workload.checkpoint is not None
+    every_item = range(len(workload.items))
+    accuracy = [experiment.reference.level_score(level, every_item) for level in range(len(servers.service_ms))]
+    return device_figures(
+        workload.checkpoint,
+        len(workload.items[0]),
+        servers.service_ms,
+        accuracy,
+        servers.slo_ms,
+        options.arrivals,
+        options.seed,
+        min(MOST_SIMULATED, round(SIMULATED_PER_S * options.seconds)),
+        say,
+    )
+
+
+def _facts(options: LoadTestOptions, experiment: Experiment, servers: _Servers) -> dict[str, Any]:
+    """The conditions, for the JSON line."""
+    workload, load = experiment.workload, experiment.load
+    return {
         "data": workload.name,
         "checkpoint": str(workload.checkpoint or ""),
-        "samples_per_request": batch,
-        "service_ms": service_ms,
-        "slo_ms": slo_ms,
+        "target": options.target or "",
+        "scored_by": _scored_by(experiment.reference),
+        "samples_per_request": len(workload.items[0]),
+        "service_ms": servers.service_ms,
+        "slo_ms": servers.slo_ms,
         "utilisation": options.utilisation,
         "rate_per_s": load.rate_per_s,
         "segment_s": load.segment_s,
-        "rounds": rounds,
+        "rounds": load.rounds,
         "seed": options.seed,
         "connections": options.connections,
-        "client_cores": round(own_cores, 3),
-        "other_load": round(other_cores, 3),
         "co_runners_unavailable": experiment.unavailable,
-        "servers_unavailable": missing,
+        "servers_unavailable": servers.missing,
     }
-    return LoadTestResult(cells, figures, _scored_by(reference), facts)
 
 
 def draw_co_runner(path: Path, experiment: Experiment, fixed: str | None, service_ms: Sequence[float]) -> None:
@@ -177,8 +231,8 @@ def _workload(options: LoadTestOptions, console: Console) -> Workload:
     return labelled_workload(options.checkpoint, options.data)
 
 
-def _described(experiment: Experiment, batch: int, service_ms: Sequence[float]) -> str:
-    load = experiment.load
+def _described(experiment: Experiment, service_ms: Sequence[float]) -> str:
+    load, batch = experiment.load, len(experiment.workload.items[0])
     times = ", ".join(f"{ms:.1f}" for ms in service_ms)
     return (
         f"load: open loop, {load.rate_per_s:.1f} requests of {batch} a second on average, SLO {experiment.slo_ms:.1f} "
@@ -203,7 +257,3 @@ def _explained(figure: Figure, missing: dict[str, str]) -> Figure:
 
 def _say(console: Console) -> Callable[[str], None]:
     return lambda text: console.print(text, style="dim", highlight=False, soft_wrap=True)
-
-
-def _cpu_s(begin: os.times_result, end: os.times_result) -> float:
-    return end.user + end.system - begin.user - begin.system

@@ -43,7 +43,7 @@ def checkpoint(tmp_path_factory):
     from nested_sparse.trainer import export, nest
 
     torch.manual_seed(0)
-    layers = torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.ReLU(), torch.nn.Linear(256, 10))
+    layers = torch.nn.Sequential(torch.nn.Linear(64, 2048), torch.nn.ReLU(), torch.nn.Linear(2048, 10))
     path = tmp_path_factory.mktemp("load") / "tiny.safetensors"
     export(nest(layers, densities=(0.1, 0.9)), (torch.randn(1, 64),), path, metrics={"accuracy": [0.5, 0.75]})
     return path

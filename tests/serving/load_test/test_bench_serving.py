@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nested_sparse.errors import BenchError, ServingError
 from nested_sparse.level import Level
-from nested_sparse.serving.load_test.cell import Cell, Span
+from nested_sparse.serving.load_test.cell import Cell, Load, Span, chosen_traces
 from nested_sparse.serving.load_test.experiment import CellResult
 from nested_sparse.serving.load_test.open_loop import Arrival, Event, Outcome, open_loop
 from nested_sparse.serving.load_test.picture import Shade, draw
 from nested_sparse.serving.load_test.report import errors_of, report
+from nested_sparse.serving.load_test.workload import Workload
 
 COMMAND = [sys.executable, "-m", "nested_sparse.serving.cli", "bench", "serving"]
 
@@ -48,11 +50,10 @@ def test_nonsense_is_refused_before_anything_is_measured(arguments, code, messag
     assert done.stdout == ""
 
 
-def test_one_run_measures_every_server_and_verifies_their_answers(checkpoint: Path, tmp_path: Path):
+def test_one_run_measures_every_server_and_verifies_their_answers(checkpoint: Path):
     """Two levels, elastic and whatever else starts, on one cell; a table, rows, one JSON line."""
     pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed")
-    picture = tmp_path / "picture.png"
-    options = ("--trace", "gamma-8", "--co-runner", "cpu", "--seconds", 1, "--slo-ms", 500, "--utilisation", 0.02)
+    options = ("--trace", "gamma-8", "--co-runner", "cpu", "--seconds", 1, "--utilisation", 0.05)
     done = run(checkpoint, *options)
     assert done.returncode == 0, done.stderr
     line = json.loads(done.stdout.splitlines()[-1])
@@ -69,7 +70,36 @@ def test_one_run_measures_every_server_and_verifies_their_answers(checkpoint: Pa
     assert all(row["measured"] is not None or row["unavailable"] for row in line["rows"])
     assert "Effective accuracy" in done.stdout
     assert "no labels" in done.stdout
-    assert not picture.exists()
+
+
+def test_a_target_is_measured_alone(serve, model, tmp_path: Path):
+    """Any server of the protocol: its first model, labels of no use here, levels as it names them."""
+    from rich.console import Console
+
+    from nested_sparse.serving.load_test.contenders import target_ms, target_server
+    from nested_sparse.serving.load_test.experiment import Experiment
+    from nested_sparse.serving.load_test.reference import make_reference
+
+    pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed")
+    workload = Workload("rows", [np.ones((2, 4), np.float32)], None, None)
+    with serve([model]) as server:
+        target = target_server(server.address, None)
+        assert target.model == "net"
+        assert 0 < target_ms(target, workload.items[0]) < 5000
+        with pytest.raises(BenchError, match=r"answers no request of shape \[2, 3\]"):
+            target_ms(target, np.ones((2, 3), np.float32))
+        with pytest.raises(ServingError, match="does not say what model 'absent' takes"):
+            target_ms(target_server(server.address, "absent"), workload.items[0])
+        load = Load(40.0, 0.5, 2)
+        traces = chosen_traces(["poisson"], None)
+        kinds = ("none", "quota")
+        experiment = Experiment([target], workload, make_reference(workload, None), load, 5000.0, traces, kinds)
+        (cell,) = experiment.run(Console(quiet=True).print)
+    score = cell.scores["target"]
+    assert score.offered > 5
+    assert score.attainment == score.effective_accuracy == 1.0
+    assert score.unverified == score.offered
+    assert "the server is not ours" in experiment.unavailable["quota"]
 
 
 def wrong_answer() -> CellResult:
@@ -116,6 +146,8 @@ def test_the_picture_shows_lost_and_answered_requests(tmp_path: Path):
     outcomes = [Outcome(Arrival(t / 10, 0), "ok", 5.0 + t, t % 2, None, compute_ms=2.0) for t in range(30)]
     outcomes.append(Outcome(Arrival(3.0, 0), "shed", 1.0, None, None))
     path = tmp_path / "picture.png"
+    nameless = [Outcome(Arrival(t / 10, 0), "ok", 5.0, None, None) for t in range(9)]
+    draw(path, {"target": nameless}, 20.0, [1.0], [])
     draw(path, {"elastic": outcomes, "level 1": outcomes[:3]}, 20.0, [1.0, 2.0], [Shade("busy", 1.0, 2.0, dark=True)])
     assert path.read_bytes().startswith(b"\x89PNG")
     assert path.stat().st_size < 200_000
