@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nested_sparse.errors import InputError
 
+UNDISTURBED = "none"
 PRESENT = ((0.2, 0.45), (0.6, 0.85))
 """When a co-runner is there, in shares of the simulation: it arrives and leaves twice."""
 SLICE_MS = (3.0, 4.0)
@@ -65,7 +66,7 @@ class RateContention:
 
 def quiet() -> RateContention:
     """Nothing else runs."""
-    return RateContention("none")
+    return RateContention(UNDISTURBED)
 
 
 def cpu_corunner(duration_s: float, seed: int = 0, present: Iterable[tuple[float, float]] = PRESENT) -> RateContention:

@@ -58,7 +58,7 @@ class VirtualGuard:
 
     def __init__(self, table: Routes) -> None:
         self.table = table
-        self.level = table.accuracy.shape[0] - 1
+        self.level: int = table.accuracy.shape[0] - 1
         self.lowered_at: str | None = None
         self.lowered_from: int | None = None
         self.expected_accuracy: float | None = None

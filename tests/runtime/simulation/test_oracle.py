@@ -96,8 +96,8 @@ def test_no_schedule_is_better(trace: Trace, contention: RateContention, slo_ms:
 def test_batches_and_routes_are_ways_to_run(trace: Trace, contention: RateContention, slo_ms: float) -> None:
     """Batches of up to three that pay, any members; and inferences that fall on the way. All requests cost the same."""
     profile = LatencyProfile((1, 3), [[3.0, 5.0], [7.0, 12.0], [13.0, 25.0]])
-    world = World(profile, (0.7, 0.8, 0.9), slo_ms, contention, noise_sigma=0.0)
-    bound = oracle(trace, world, Table())
+    world = World(profile, (0.7, 0.8, 0.9), slo_ms, contention, noise_sigma=0.0, routes=Table())
+    bound = oracle(trace, world)
     assert bound.upper == pytest.approx(exhaustive(trace, world, largest=3, routes=True), abs=1e-8)
 
 

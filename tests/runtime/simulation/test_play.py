@@ -101,7 +101,7 @@ def test_rows_of_a_comparison() -> None:
         assert row.policy == "oracle" or row.attainment * row.offered == pytest.approx(row.offered - row.misses)
     summed = figures(rows)
     assert summed.least_fixed_gain <= summed.mean_fixed_gain
-    assert summed.of_oracle.keys() == {"gamma 4"}
+    assert summed.of_oracle.keys() == summed.contended_of_oracle.keys() == {"gamma 4"}
 
 
 def test_default_traces_have_the_mean_load() -> None:
@@ -143,7 +143,8 @@ def test_figures_by_hand() -> None:
     assert summed.least_fixed_gain == pytest.approx(-0.05)
     assert summed.mean_fixed_gain == pytest.approx(0.025)
     assert summed.least_slackfit_gain == summed.mean_slackfit_gain == pytest.approx(0.10)
-    assert summed.of_oracle == {"t": pytest.approx(0.7 / 0.9)}
+    assert summed.of_oracle == {"t": pytest.approx(0.8 / 0.9)}
+    assert summed.contended_of_oracle == {"t": pytest.approx(0.6 / 0.9)}
     assert summed.fixed_misses == pytest.approx((30 + 31) / 10)
 
 
