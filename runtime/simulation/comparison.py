@@ -53,7 +53,7 @@ class Figures:
 
     fixed_gain: against the best fixed level of each trace and contention.
     slackfit_gain: against SlackFit, where there is contention.
-    of_oracle: by trace, mean over the contentions.
+    of_oracle: by trace, without contention; contended_of_oracle: mean over the contentions.
     fixed_misses: how many times as many misses fixed levels have at the same mean accuracy (two levels mixed so that
     they have it), on traces of CV² above 1.5, all contentions together.
     """
@@ -63,6 +63,7 @@ class Figures:
     least_slackfit_gain: float
     mean_slackfit_gain: float
     of_oracle: dict[str, float]
+    contended_of_oracle: dict[str, float]
     fixed_misses: float
 
 
@@ -143,17 +144,20 @@ def compare(
 
 def figures(rows: Sequence[Row], policy: str = "elastic") -> Figures:
     """The figures of `policy`. Rows of every fixed level and of SlackFit must be there, and some contention."""
-    places = {(row.trace, row.contention): {} for row in rows}  # type: dict[tuple[str, str], dict[str, Row]]
+    places: dict[tuple[str, str], dict[str, Row]] = {}
     for row in rows:
-        places[row.trace, row.contention][row.policy] = row
+        places.setdefault((row.trace, row.contention), {})[row.policy] = row
     fixed_gains, slackfit_gains, misses, fixed_misses = [], [], 0.0, 0.0
-    of_oracle: dict[str, list[float]] = {}
+    of_oracle: dict[str, float] = {}
+    contended: dict[str, list[float]] = {}
     for (trace, disturbed), by_policy in places.items():
         own = by_policy[policy]
         fixed = [row for name, row in by_policy.items() if name.startswith("fixed")]
         fixed_gains.append(own.effective_accuracy - max(row.effective_accuracy for row in fixed))
-        of_oracle.setdefault(trace, []).append(own.of_oracle)
-        if disturbed != "none":
+        if disturbed == contention.UNDISTURBED:
+            of_oracle[trace] = own.of_oracle
+        else:
+            contended.setdefault(trace, []).append(own.of_oracle)
             slackfit_gains.append(own.effective_accuracy - by_policy["slackfit"].effective_accuracy)
         if own.cv2 > 1.5:
             misses += own.misses
@@ -163,7 +167,8 @@ def figures(rows: Sequence[Row], policy: str = "elastic") -> Figures:
         float(np.mean(fixed_gains)),
         min(slackfit_gains),
         float(np.mean(slackfit_gains)),
-        {trace: float(np.mean(shares)) for trace, shares in of_oracle.items()},
+        of_oracle,
+        {trace: float(np.mean(shares)) for trace, shares in contended.items()},
         fixed_misses / misses if misses else math.inf,
     )
 
