@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from nested_sparse.errors import InputError
 from nested_sparse.runtime.profile import LatencyProfile
 from nested_sparse.runtime.simulation.comparison import (
+    LOAD,
     Row,
     compare,
     default_contentions,
@@ -39,8 +41,12 @@ def oracle_figure(
     world = World(profile, accuracy, slo_ms, seed=seed)
     elastic = {ELASTIC: default_policies(world)[ELASTIC]}
     simulated_s = requests / (LOAD * world.capacity_per_s)
-    played = default_traces(world, simulated_s, seed, arrivals)
-    return oracle_summary(compare(played, default_contentions(simulated_s, seed), elastic, world))
+    try:
+        played = default_traces(world, simulated_s, seed, arrivals)
+        rows = compare(played, default_contentions(simulated_s, seed), elastic, world)
+    except InputError as error:  # a trace too short for the file or for a contention
+        return Figure(NAME, "", REACH, unavailable=str(error))
+    return oracle_summary(rows)
 
 
 def oracle_summary(rows: Sequence[Row]) -> Figure:

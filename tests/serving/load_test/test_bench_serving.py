@@ -38,6 +38,7 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
         (("--utilisation", "-1"), 2, "Invalid value for '--utilisation'"),
         (("--seconds", "inf"), 1, "seconds: expected a finite number above 0, got inf"),
         (("--slo-ms", "inf"), 1, "slo_ms: expected a finite number above 0, got inf"),
+        (("--picture", "absent/picture.png"), 1, "there is no folder absent"),
         (("--picture", __file__), 1, "is not an earlier run's picture"),
     ],
 )
