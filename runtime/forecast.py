@@ -17,6 +17,8 @@ class Waiting:
     deadline_s: clock reading at which the run must have ended: the client's deadline less the reply margin.
     lowest_level, highest_level: what the request allows, both included.
     budget_ms: time it had when it came in; None: unknown, what is left counts as all it had.
+    foreign_ms: of another model's request that is served before ours: its time but for our slowdown; None: it is ours.
+    first: foreign and of a higher priority, hence before ours whenever these are due.
     """
 
     deadline_s: float
@@ -24,6 +26,8 @@ class Waiting:
     highest_level: int
     batch: int = 1
     budget_ms: float | None = None
+    foreign_ms: float | None = None
+    first: bool = False
 
     def slack_ms(self, now_s: float) -> float:
         """Time left."""
@@ -37,6 +41,7 @@ class Decision:
     level: the level to run it at; None: shed it.
     predicted_ms: of the run, at that level (at the lowest allowed one when shed).
     reason: why this level, in words for logs and for the client.
+    take: how many requests run together at that level, as one batch: this one and those first in the queue behind it.
     retry_after_ms: when shed, the time until the queue should have drained.
     """
 
@@ -44,6 +49,7 @@ class Decision:
     predicted_ms: float
     reason: str
     retry_after_ms: float = 0.0
+    take: int = 1
 
 
 class Forecast:
@@ -86,25 +92,11 @@ class Forecast:
     def backlog_ms(self, queue: Sequence[Waiting], floor: Callable[[Waiting], int], now_s: float) -> float:
         """Time to work off `queue` with every request at its `floor` level."""
         factor = self.slowdown.factor(now_s)
-        return factor * sum(self.profile.predict_ms(floor(each), each.batch) for each in queue) / self.workers
+        return factor * sum(self._floor_ms(each, floor) for each in queue) / self.workers
 
-    def spare_ms(self, queue: Sequence[Waiting], floor: Callable[[Waiting], int], now_s: float) -> float:
-        """The longest next run for which `queue`, in order of service, still meets its deadlines at the floor levels.
-
-        Infinite for an empty queue, negative when it is late already. A request that could not make it even if it
-        were next is going to be shed and counts for nothing.
-        """
-        factor = self.slowdown.factor(now_s)
-        ahead_ms = 0.0
-        spare_ms = float("inf")
-        for each in queue:
-            slack_ms = each.slack_ms(now_s)
-            cost_ms = factor * self.profile.predict_ms(floor(each), each.batch)
-            if cost_ms > slack_ms:
-                continue
-            spare_ms = min(spare_ms, slack_ms - cost_ms - ahead_ms)
-            ahead_ms += cost_ms / self.workers
-        return spare_ms
+    def _floor_ms(self, each: Waiting, floor: Callable[[Waiting], int]) -> float:
+        """Profiled time of a request at its floor level."""
+        return self.profile.predict_ms(floor(each), each.batch) if each.foreign_ms is None else each.foreign_ms
 
     def admit(
         self, request: Waiting, queue: Sequence[Waiting], floor: Callable[[Waiting], int], busy_ms: float, now_s: float
@@ -114,7 +106,7 @@ class Forecast:
         busy_ms: until a worker is free. Only what is due before it goes before it.
         """
         level = floor(request)
-        before = [each for each in queue if each.deadline_s <= request.deadline_s]
+        before = [each for each in queue if each.first or each.deadline_s <= request.deadline_s]
         wait_ms = busy_ms + self.backlog_ms(before, floor, now_s)
         cost_ms = self.run_ms(level, request.batch, now_s)
         slack_ms = request.slack_ms(now_s)
