@@ -23,7 +23,7 @@ class Tenant(Protocol):
         """What waits, earliest deadline first."""
 
     def usual_ms(self, waiting: Waiting) -> float:
-        """What such a request takes at the level that this model runs at now, in this device's present state."""
+        """What such a request is likely to take in this device's present state."""
 
 
 class Device:

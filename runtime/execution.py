@@ -56,7 +56,7 @@ class Executor:
         inputs = joined(jobs)
         guard = self._armed(jobs, level, batch, slowdown)
         started_s = self._clock()
-        outputs = self._session.run(inputs, level) if guard is None else self._session.run(inputs, level, guard=guard)
+        outputs = self._session.run(inputs, level, **({} if guard is None else {"guard": guard}))
         ended_s = self._clock()
         parts = parted(outputs, jobs)
         if parts is None:

@@ -39,7 +39,7 @@ class Job:
 
 
 def can_batch(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec | None]) -> bool:
-    """Whether a model takes requests together: the first dimension of all its inputs and outputs is known to be free."""
+    """Whether a model takes requests together: the first dimension of all its inputs and outputs is known and free."""
     return all(spec is not None and spec.shape and spec.shape[0] is None for spec in (*inputs, *outputs))
 
 

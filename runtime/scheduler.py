@@ -181,8 +181,10 @@ class Scheduler:
 
     def usual_ms(self, waiting: Waiting) -> float:
         """As Tenant."""
-        level = min(max(self._present_level, waiting.lowest_level), waiting.highest_level)
-        return self._profile.predict_ms(level, waiting.batch) * self._policy.slowdown_factor(self._clock())
+        present = min(max(self._present_level, waiting.lowest_level), waiting.highest_level)
+        # half way down: two models that each reckoned with the other's present level would take turns at the lowest
+        levels_ms = [self._profile.predict_ms(level, waiting.batch) for level in (present, waiting.lowest_level)]
+        return sum(levels_ms) / 2 * self._policy.slowdown_factor(self._clock())
 
     def _job(self, request: Request, future: Future[Response]) -> Job:
         inputs = check_inputs(self._session.inputs, request.inputs)

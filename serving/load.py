@@ -8,9 +8,11 @@ from pathlib import Path
 
 from nested_sparse.errors import CheckpointError, ServingError
 from nested_sparse.level import resolve_level
+from nested_sparse.runtime.device import Device
 from nested_sparse.runtime.monitor import ResourceMonitor
 from nested_sparse.runtime.policy import ElasticPolicy, FixedPolicy, LevelPolicy
 from nested_sparse.runtime.profile import LatencyProfile
+from nested_sparse.runtime.request import ACCURACY
 from nested_sparse.runtime.scheduler import Scheduler
 from nested_sparse.runtime.session import Session
 from nested_sparse.serving.datatype import datatype_of
@@ -35,11 +37,28 @@ def check_files(paths: Sequence[Path]) -> None:
         by_name[path.stem] = path
 
 
-def load_model(session: Session, *, default_slo_ms: float, fixed_level: int | None = None) -> ServedModel:
+def read_priorities(texts: Sequence[str], paths: Sequence[Path]) -> dict[str, int]:
+    """Priority of each model by name, from NAME=N; 0 where none is given. Raises ServingError."""
+    priorities = {path.stem: 0 for path in paths}
+    for text in texts:
+        name, _, number = text.rpartition("=")
+        if name not in priorities:
+            known = ", ".join(map(repr, priorities))
+            raise ServingError(f"--priority {text}: expected NAME=N with one of the models served, {known}")
+        try:
+            priorities[name] = int(number)
+        except ValueError:
+            raise ServingError(f"--priority {text}: expected a whole number after '=', got {number!r}") from None
+    return priorities
+
+
+def load_model(
+    session: Session, *, default_slo_ms: float, fixed_level: int | None = None, device: Device, priority: int = 0
+) -> ServedModel:
     """Measure the session's levels on this device and start its scheduler.
 
-    fixed_level: every request runs at this level, None chooses per request. Raises CheckpointError, LevelError,
-    InputError.
+    fixed_level: every request runs at this level, None chooses per request. priority: among the models that share
+    `device`, higher goes first. Raises CheckpointError, LevelError, InputError.
     """
     for spec in (*session.inputs, *session.outputs):
         datatype_of(spec.dtype)  # what cannot travel is said now, not on the first request
@@ -49,8 +68,20 @@ def load_model(session: Session, *, default_slo_ms: float, fixed_level: int | No
     profile = LatencyProfile.measure(session, PROFILED_BATCHES)
     for level in session.levels:
         log.info("%s: level %d takes %.2f ms", session.name, level.index, profile.predict_ms(level.index))
-    policy: LevelPolicy = ElasticPolicy(profile) if fixed_level is None else FixedPolicy(fixed_level, profile)
-    scheduler = Scheduler(session, profile, policy, default_slo_ms=default_slo_ms, monitor=ResourceMonitor())
+    policy: LevelPolicy = (
+        ElasticPolicy(profile, accuracy=_accuracy(session))
+        if fixed_level is None
+        else FixedPolicy(fixed_level, profile)
+    )
+    scheduler = Scheduler(
+        session,
+        profile,
+        policy,
+        default_slo_ms=default_slo_ms,
+        monitor=ResourceMonitor(),
+        device=device,
+        priority=priority,
+    )
     return ServedModel(
         session.name,
         tuple(session.inputs),
@@ -61,3 +92,10 @@ def load_model(session: Session, *, default_slo_ms: float, fixed_level: int | No
         session.threads,
         session.isa,
     )
+
+
+def _accuracy(session: Session) -> list[float] | None:
+    """What the checkpoint says that each level scores; None where it does not say it of all."""
+    stated = [level.metrics.get(ACCURACY) for level in session.levels]
+    known = [accuracy for accuracy in stated if accuracy is not None]
+    return known if len(known) == len(stated) else None

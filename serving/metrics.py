@@ -62,6 +62,12 @@ class Metrics:
             "nested_sparse_shed", "Requests no allowed level could answer in time", ("model",), registry=registry
         )
         self._late = Counter("nested_sparse_late", "Answers that came after their deadline", served, registry=registry)
+        self._lowered = Counter(
+            "nested_sparse_lowered",
+            "Answers whose level fell while they ran, by the level they ended at",
+            served,
+            registry=registry,
+        )
         self._queue = self._histogram("nested_sparse_queue_seconds", "Arrival to start")
         self._compute = self._histogram("nested_sparse_compute_seconds", "Start to result")
         self._total = self._histogram("nested_sparse_total_seconds", "Arrival to answer")
@@ -115,6 +121,8 @@ class Metrics:
         self._requests.labels(name, level, "late" if late else "ok").inc()
         if late:
             self._late.labels(name, level).inc()
+        if response.lowered_at is not None:
+            self._lowered.labels(name, level).inc()
         self._level.labels(name).set(response.level.index)
         self._queue.labels(name, level).observe(response.queue_us / 1e6)
         self._compute.labels(name, level).observe(response.compute_us / 1e6)

@@ -118,7 +118,7 @@ class Servicer:
                 model_name=model.name,
                 model_version=VERSION,
                 id=request.id,
-                parameters=served_parameters(served.level, served.queue_us, served.compute_us),
+                parameters=served_parameters(served),
             )
             write_outputs(response, wanted_outputs(call.outputs, model.outputs), served.outputs)
             record.batch, record.response = batch_size(model.inputs, call.inputs), served

@@ -40,6 +40,13 @@ def serve(
     level: Annotated[
         int | None, typer.Option(help="Serve every request at this level instead of choosing.", min=0)
     ] = None,
+    priority: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=N: of the models served together, the one with the higher N goes first (default 0); repeatable.",
+            metavar="NAME=N",
+        ),
+    ] = None,
     max_batch: Annotated[
         int, typer.Option(help="Samples that fit in one request; bounds its size in memory.", min=1)
     ] = 64,
@@ -54,18 +61,27 @@ def serve(
 
     Example: `nested-sparse serve model.safetensors --slo-ms 50 --metrics-port 9001`
     """
+    from nested_sparse.runtime.device import Device
     from nested_sparse.runtime.session import Session
     from nested_sparse.serving.listening import check_listenable
-    from nested_sparse.serving.load import check_files, load_model
+    from nested_sparse.serving.load import check_files, load_model, read_priorities
     from nested_sparse.serving.server import ServerConfig
 
     config = ServerConfig(host, port, metrics_port, grace_s, max_batch)
     check_files(files)
+    priorities = read_priorities(priority or [], files)
+    device = Device()
     for wanted in (port, metrics_port):
         check_listenable(host, wanted or 0)  # before minutes of loading, not after
     with ExitStack() as sessions:
         models = [
-            load_model(sessions.enter_context(Session(path, threads=threads)), default_slo_ms=slo_ms, fixed_level=level)
+            load_model(
+                sessions.enter_context(Session(path, threads=threads)),
+                default_slo_ms=slo_ms,
+                fixed_level=level,
+                device=device,
+                priority=priorities[path.stem],
+            )
             for path in files
         ]
         asyncio.run(_serve(models, config, json))
