@@ -85,9 +85,13 @@ class Forecast:
         if self._probing:
             self._probed_ratio = service_ms / profiled_ms
 
+    def profiled_ms(self, level: int, batch: int) -> float:
+        """Time of one run on a device that has nothing else to do."""
+        return self.profile.predict_ms(level, batch)
+
     def run_ms(self, level: int, batch: int, now_s: float) -> float:
         """Predicted time of one run."""
-        return self.profile.predict_ms(level, batch) * self.slowdown.factor(now_s)
+        return self.profiled_ms(level, batch) * self.slowdown.factor(now_s)
 
     def backlog_ms(self, queue: Sequence[Waiting], floor: Callable[[Waiting], int], now_s: float) -> float:
         """Time to work off `queue` with every request at its `floor` level."""
@@ -96,7 +100,7 @@ class Forecast:
 
     def _floor_ms(self, each: Waiting, floor: Callable[[Waiting], int]) -> float:
         """Profiled time of a request at its floor level."""
-        return self.profile.predict_ms(floor(each), each.batch) if each.foreign_ms is None else each.foreign_ms
+        return self.profiled_ms(floor(each), each.batch) if each.foreign_ms is None else each.foreign_ms
 
     def admit(
         self, request: Waiting, queue: Sequence[Waiting], floor: Callable[[Waiting], int], busy_ms: float, now_s: float
@@ -135,7 +139,7 @@ class Forecast:
         return self._shed(level, cost_ms, 0.0, slack_ms, self.backlog_ms(queue, floor, now_s))
 
     def _probe_due(self, request: Waiting, level: int, now_s: float) -> bool:
-        profiled_ms = self.profile.predict_ms(level, request.batch)
+        profiled_ms = self.profiled_ms(level, request.batch)
         if profiled_ms * MINIMUM > request.slack_ms(now_s):
             return False
         if profiled_ms * self._probed_ratio <= request.slack_ms(now_s):

@@ -153,9 +153,9 @@ class ElasticPolicy:
         return self._forecast.slowdown.factor(now_s)
 
     def _plan(self, request: Waiting, queue: Sequence[Waiting], slowdown: float, now_s: float) -> Plan:
-        profile, factor = self._forecast.profile, slowdown / self._forecast.workers
-        most_ms = DENSEST_RUNS * slowdown * profile.predict_ms(profile.level_count - 1, request.batch)
-        return Plan(request, queue, profile.predict_ms, slowdown=factor, most_ms=most_ms, now_s=now_s)
+        cost, factor = self._forecast.profiled_ms, slowdown / self._forecast.workers
+        most_ms = DENSEST_RUNS * slowdown * cost(len(self._ramps) - 1, request.batch)
+        return Plan(request, queue, cost, slowdown=factor, most_ms=most_ms, now_s=now_s)
 
     def _fitting(self, request: Waiting, plan: Plan, present: int, slowdown: float) -> tuple[int, str]:
         """The densest level that plan and load allow, and what keeps it from being denser."""
@@ -177,7 +177,7 @@ class ElasticPolicy:
         arrivals, workers = self._arrivals, self._forecast.workers
         if not arrivals.known:
             return True
-        run_ms = slowdown * self._forecast.profile.predict_ms(level, max(1, round(arrivals.batch))) / workers
+        run_ms = slowdown * self._forecast.profiled_ms(level, max(1, round(arrivals.batch))) / workers
         if arrivals.regular:
             return run_ms <= (RISE_UTILISATION if rises else HOLD_UTILISATION) * arrivals.interval_ms
         requests = (plan.samples + arrivals.following) / arrivals.batch
@@ -188,16 +188,16 @@ class ElasticPolicy:
 
         The one with the earliest deadline waits for the others' samples too, so all of it must fit its time.
         """
-        profile = self._forecast.profile
+        cost, most_samples = self._forecast.profiled_ms, self._forecast.profile.batches[-1]
         taken, samples = 1, request.batch
-        taken_ms = apart_ms = profile.predict_ms(level, samples)
+        taken_ms = apart_ms = cost(level, samples)
         for place, each in enumerate(queue):
             samples += each.batch
             allowed = each.foreign_ms is None and each.lowest_level <= level <= each.highest_level
-            if not allowed or samples > profile.batches[-1]:
+            if not allowed or samples > most_samples:
                 break
-            apart_ms += profile.predict_ms(level, each.batch)
-            together_ms = profile.predict_ms(level, samples)
+            apart_ms += cost(level, each.batch)
+            together_ms = cost(level, samples)
             if together_ms > room_ms:
                 break
             if together_ms <= BATCH_SHARE * apart_ms:
@@ -207,7 +207,7 @@ class ElasticPolicy:
     def _reachable(self, request: Waiting, profiled_ms: float) -> int:
         """The densest allowed level whose profiled time is at most `profiled_ms`; the lowest allowed one if none is."""
         for level in range(request.highest_level, request.lowest_level, -1):
-            if self._forecast.profile.predict_ms(level, request.batch) <= profiled_ms:
+            if self._forecast.profiled_ms(level, request.batch) <= profiled_ms:
                 return level
         return request.lowest_level
 

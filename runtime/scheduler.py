@@ -263,6 +263,9 @@ class Scheduler:
             return _Turn(run, [job], error)
         if decision.level is None:
             return _Turn(run, [job], decision)
+        highest, cause = self._limit
+        if decision.level == highest < job.waiting.highest_level:
+            decision = replace(decision, reason=f"capped by {cause}; {decision.reason}")
         jobs = [job, *self._joining(job, decision.take - 1)]
         self._present_level = decision.level
         self._log.note(decision.level, decision.reason, slowdown, len(self._queue), now_s)

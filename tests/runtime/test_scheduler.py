@@ -187,6 +187,7 @@ def test_a_limit_holds_for_those_that_leave_a_choice(rig: Callable[..., Any]) ->
     while r.scheduler.serve_next():
         pass
     assert [future.result(0).level.index for future in futures] == [1, 3, 2]
+    assert "capped by heat" in futures[0].result(0).reason
     r.scheduler.limit(3, "cool again")
     future = r.scheduler.submit(Request(X))
     r.scheduler.serve_next()
