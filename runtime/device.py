@@ -40,6 +40,11 @@ class Device:
         self._tenants: list[Tenant] = []
         self._ends_s: dict[int, float] = {}
 
+    @property
+    def shared(self) -> bool:
+        """Whether there is more than one model."""
+        return len(self._tenants) > 1
+
     def join(self, tenant: Tenant) -> None:
         """One more model. With the lock held, as all below."""
         self._tenants.append(tenant)

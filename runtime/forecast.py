@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from nested_sparse.runtime.profile import LatencyProfile
 from nested_sparse.runtime.slowdown import MINIMUM, Slowdown
 
+GAP_WEIGHT = 0.05
+MOST_GAP_MS = 20.0
+"""Longer gaps are somebody else's doing, and the slowdown's affair."""
+
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
@@ -73,6 +77,7 @@ class Forecast:
         self.slowdown = Slowdown() if slowdown is None else slowdown
         self.workers = workers
         self._probe_every_s = probe_every_s
+        self._gap_ms = 0.0
         self._learned_s: float | None = None
         self._probing = False
         self._probed_ratio = math.inf
@@ -85,9 +90,13 @@ class Forecast:
         if self._probing:
             self._probed_ratio = service_ms / profiled_ms
 
+    def observe_gap(self, gap_ms: float) -> None:
+        """Takes in the time between two runs where the second was already waiting: what serving costs beside them."""
+        self._gap_ms += GAP_WEIGHT * (min(max(gap_ms, 0.0), MOST_GAP_MS) - self._gap_ms)
+
     def profiled_ms(self, level: int, batch: int) -> float:
-        """Time of one run on a device that has nothing else to do."""
-        return self.profile.predict_ms(level, batch)
+        """Time that one run takes of a worker on a device that has nothing else to do."""
+        return self.profile.predict_ms(level, batch) + self._gap_ms
 
     def run_ms(self, level: int, batch: int, now_s: float) -> float:
         """Predicted time of one run."""

@@ -31,6 +31,9 @@ class LevelPolicy(Protocol):
     def observe(self, level: int, batch: int, service_ms: float, now_s: float) -> None:
         """Called after every run."""
 
+    def observe_gap(self, gap_ms: float) -> None:
+        """Called when a worker began a run that had waited for the one before: the time between the two."""
+
     def slowdown_factor(self, now_s: float) -> float:
         """Predicted / profiled time, for logs and statistics."""
 
@@ -59,6 +62,10 @@ class FixedPolicy:
     def observe(self, level: int, batch: int, service_ms: float, now_s: float) -> None:
         """As LevelPolicy."""
         self._forecast.observe(level, batch, service_ms, now_s)
+
+    def observe_gap(self, gap_ms: float) -> None:
+        """As LevelPolicy."""
+        self._forecast.observe_gap(gap_ms)
 
     def slowdown_factor(self, now_s: float) -> float:
         """As LevelPolicy."""
@@ -147,6 +154,10 @@ class ElasticPolicy:
     def observe(self, level: int, batch: int, service_ms: float, now_s: float) -> None:
         """As LevelPolicy."""
         self._forecast.observe(level, batch, service_ms, now_s)
+
+    def observe_gap(self, gap_ms: float) -> None:
+        """As LevelPolicy."""
+        self._forecast.observe_gap(gap_ms)
 
     def slowdown_factor(self, now_s: float) -> float:
         """As LevelPolicy."""

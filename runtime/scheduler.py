@@ -95,10 +95,12 @@ class Scheduler:
         self._executor = Executor(session, profile, clock, guard)
         self._batches = can_batch(session.inputs, getattr(session, "outputs", (None,)))
         self._queue: RequestQueue[Job] = RequestQueue(max_queue)
-        self._device = Device(max(workers, 1)) if device is None else device
+        self._workers = max(workers, 1)
+        self._device = Device(self._workers) if device is None else device
         self._changed = self._device.changed
         self._closing = False
         self._runs = itertools.count()
+        self._ended_s = -math.inf
         self._limit = (len(session.levels) - 1, "")
         self._present_level = len(session.levels) - 1
         self._served = [0] * len(session.levels)
@@ -340,7 +342,13 @@ class Scheduler:
         batch = sum(job.waiting.batch for job in jobs)
         # of a run that was lowered: as if the slowdown it saw had been that of a whole run at the first level
         whole_ms = (done.ended_s - done.started_s) * 1e3 * self._profile.predict_ms(level, batch) / done.nominal_ms
+        gap_ms = (done.started_s - self._ended_s) * 1e3
+        queued = jobs[0].received_s < self._ended_s
+        self._ended_s = done.ended_s
         try:
+            # of several workers, or models, nobody knows which run it waited for
+            if queued and self._workers == 1 and not self._device.shared:
+                self._policy.observe_gap(gap_ms)
             self._policy.observe(level, batch, whole_ms, done.ended_s)
         except Exception:  # the request was served: a fault of the pluggable policy must not take its answer away
             _LOGGER.exception("%s: the policy failed to take in a run at level %d", self._session.name, level)

@@ -308,6 +308,20 @@ def test_batch_is_part_of_the_prediction(rig: Callable[..., Any]) -> None:
     assert future.result(0).level.index == 2
 
 
+def test_time_between_runs_counts_as_work(rig: Callable[..., Any]) -> None:
+    """3 ms between one run and the next that was waiting: predictions learn to include them, those of idle times not."""
+    r = rig(default_slo_ms=10_000.0)
+    for _ in range(100):
+        r.scheduler.submit(Request(X, level=0))
+    while r.scheduler.serve_next():
+        r.clock.advance(0.003)
+    assert r.policy.choose(Waiting(r.clock() + 9.0, 0, 0), [], r.clock()).predicted_ms == pytest.approx(5.0, rel=0.02)
+    r.clock.advance(5.0)
+    r.scheduler.submit(Request(X, level=0))
+    r.scheduler.serve_next()
+    assert r.policy.choose(Waiting(r.clock() + 9.0, 0, 0), [], r.clock()).predicted_ms == pytest.approx(5.0, rel=0.02)
+
+
 def test_a_failing_session_costs_only_its_request(rig: Callable[..., Any]) -> None:
     """The client gets the very error, the next request is served, nothing is learned from the failure."""
     r = rig()
