@@ -309,7 +309,7 @@ def test_batch_is_part_of_the_prediction(rig: Callable[..., Any]) -> None:
 
 
 def test_time_between_runs_counts_as_work(rig: Callable[..., Any]) -> None:
-    """3 ms between one run and the next that was waiting: predictions learn to include them, those of idle times not."""
+    """3 ms between a run and the next that was waiting: predictions learn to include them; idle times they ignore."""
     r = rig(default_slo_ms=10_000.0)
     for _ in range(100):
         r.scheduler.submit(Request(X, level=0))
