@@ -246,5 +246,6 @@ def loaded_library() -> ctypes.CDLL:
     library.nested_sparse_kernel.restype = ctypes.c_bool
     library.nested_sparse_run_kernel.restype = ctypes.c_bool
     library.nested_sparse_guard_this_thread.restype = ctypes.c_bool
+    library.nested_sparse_time_decisions.restype = ctypes.c_int64
     library.nested_sparse_monotonic_ns.restype = ctypes.c_int64
     return library

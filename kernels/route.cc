@@ -101,7 +101,8 @@ int32_t decide(const GuardedRun& run, int32_t level, int32_t n, double elapsed_m
   const double seen = (elapsed_ms + forecast_ms * run.slowdown) / (done_ms + forecast_ms);
   const double slowdown = std::max(run.slowdown, seen);
   const double left = share(run, level, n);
-  double soonest_ms = elapsed_ms + slowdown * (level_ms * left);
+  const auto with_reserve = [&](double after_ms) { return after_ms + run.margin * std::sqrt(level_ms * after_ms); };
+  double soonest_ms = elapsed_ms + slowdown * with_reserve(level_ms * left);
   if (soonest_ms <= run.budget_ms) return level;
   double best = -INFINITY;
   int32_t best_level = level, best_at = -1, soonest_level = level, soonest_at = -1;
@@ -109,7 +110,7 @@ int32_t decide(const GuardedRun& run, int32_t level, int32_t n, double elapsed_m
     const double before_ms = level_ms * (left - share(run, level, m));
     for (int32_t to = run.lowest_level; to < level; ++to) {
       if (!allowed(run, level, to, m)) continue;
-      const double ends_ms = elapsed_ms + slowdown * (before_ms + run.level_ms[to] * share(run, to, m));
+      const double ends_ms = elapsed_ms + slowdown * (before_ms + with_reserve(run.level_ms[to] * share(run, to, m)));
       const double score = accuracy(run, level, to, m);
       if (ends_ms <= run.budget_ms && score >= best) {
         best = score;

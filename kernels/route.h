@@ -35,6 +35,7 @@ struct GuardedRun {
   double budget_ms;
   double slowdown;  // of level_ms, as predicted
   double least_accuracy;
+  double margin;  // what is kept in reserve of a whole run, at its start
   // Progress; the caller sets 0, -1, 1, 0, and an empty route.
   int32_t position;    // operators that have started
   int32_t lowered_at;  // the operator of the last lowering, or -1

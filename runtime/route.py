@@ -24,6 +24,10 @@ _FORECAST_WEIGHT = 0.25
 operators looks like a slow device; too much, and a co-runner that starts in mid-run is seen too late."""
 
 
+MARGIN = 0.05
+"""Of a whole run, what `decide` keeps in reserve at its start."""
+
+
 @dataclass(frozen=True)
 class RouteTable:
     """L levels; N operators, the nested nodes in the order they run.
@@ -83,12 +87,15 @@ class RouteTable:
         lowest_level: int = 0,
         *,
         done_ms: float | None = None,
+        margin: float = MARGIN,
     ) -> int:
         """The level from operator n on, `level` or lower: the reference of the rule in kernels/route.cc.
 
         elapsed_ms: since the run began. level_ms: (L,) of a whole run, undisturbed. budget_ms: what the run may take.
         slowdown: of level_ms, as predicted; what was seen of this run counts where it is more, shrunk to the predicted.
         done_ms: profiled time of what has run; if None, all of it ran at `level`.
+        margin: of a whole run, what is kept in reserve at its start; it falls with the square root of what is left,
+            as what independent operators take beyond their forecast adds up.
 
         The run stays at `level` where it is then in time. Else, of all places m >= n and lower levels that are allowed,
         it aims for the most accurate that is in time, the latest of equals; and where none is, for the soonest end, if
@@ -98,7 +105,11 @@ class RouteTable:
         done = level_ms[level] * (1.0 - left[n]) if done_ms is None else done_ms
         forecast_ms = _FORECAST_WEIGHT * level_ms[level]
         seen = max(slowdown, (elapsed_ms + forecast_ms * slowdown) / (done + forecast_ms))
-        stays_ms = elapsed_ms + seen * (level_ms[level] * left[n])
+
+        def with_reserve(after_ms: float) -> float:
+            return after_ms + margin * math.sqrt(level_ms[level] * after_ms)
+
+        stays_ms = elapsed_ms + seen * with_reserve(level_ms[level] * left[n])
         if stays_ms <= budget_ms:
             return level
         in_time: list[tuple[float, int, int]] = []
@@ -109,7 +120,7 @@ class RouteTable:
                 if not score >= least_accuracy:  # NaN, too
                     continue
                 after_ms = level_ms[end] * self.remaining_share[end, m]
-                ends_ms = elapsed_ms + seen * (level_ms[level] * (left[n] - left[m]) + after_ms)
+                ends_ms = elapsed_ms + seen * (level_ms[level] * (left[n] - left[m]) + with_reserve(after_ms))
                 if ends_ms <= budget_ms:
                     in_time.append((score, m, end))
                 soonest = min(soonest, (ends_ms, m, end), key=lambda route: route[0])

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 import numpy as np
 
 from nested_sparse.errors import InputError, LevelError
-from nested_sparse.kernels.guarded_run import GuardedRun, guarding, monotonic_ns
+from nested_sparse.kernels.guarded_run import GuardedRun, decision_us, guarding, monotonic_ns
 from nested_sparse.runtime.level_cell import LevelCell
-from nested_sparse.runtime.route import RouteTable
+from nested_sparse.runtime.route import MARGIN, RouteTable
 
 
 class RouteGuard:
@@ -53,6 +53,7 @@ class RouteGuard:
         *,
         least_accuracy: float = -math.inf,
         lowest_level: int = 0,
+        margin: float = MARGIN,
     ) -> None:
         """For the next run, which starts at `level`: the rule of RouteTable.decide. The budget counts from now.
 
@@ -60,7 +61,9 @@ class RouteGuard:
         """
         if len(level_ms) != self.table.level_count:
             raise InputError(f"level_ms: expected a time for {self.table.level_count} levels, got {len(level_ms)}")
-        if not (min(level_ms) > 0 and 0 < slowdown < math.inf and not math.isnan(budget_ms + least_accuracy)):
+        if not (
+            min(level_ms) > 0 and 0 < slowdown < math.inf and not (math.isnan(budget_ms) or math.isnan(least_accuracy))
+        ):
             raise InputError(
                 f"a guard needs times and a slowdown above 0, got level_ms {list(level_ms)}, budget_ms {budget_ms}, "
                 f"slowdown {slowdown}, least_accuracy {least_accuracy}"
@@ -71,7 +74,8 @@ class RouteGuard:
         self._level_ms[:] = level_ms
         run = self._run
         run.budget_ms, run.slowdown = budget_ms, slowdown
-        run.least_accuracy, run.lowest_level, run.forced_at = least_accuracy, lowest_level, -1
+        run.least_accuracy, run.lowest_level, run.margin = least_accuracy, lowest_level, margin
+        run.forced_at = -1
 
     def force(self, level: int, end: int, layer: str) -> None:
         """For the next run, which starts at `level`: it falls to `end` at `layer` and nowhere else, whatever the time.
@@ -98,6 +102,11 @@ class RouteGuard:
         return None if place < 0 else self.table.layers[place]
 
     @property
+    def lowered_from(self) -> int | None:
+        """The level until then: the one that the run began at, unless it was lowered twice. None if it was not."""
+        return None if self._run.lowered_at < 0 else int(self._run.route.start)
+
+    @property
     def expected_accuracy(self) -> float | None:
         """What the route of the last run is expected to score; None where it was not lowered, or that is not known."""
         route, place = self._run.route, int(self._run.lowered_at)
@@ -122,6 +131,10 @@ class RouteGuard:
     def operator_count(self) -> int:
         """Operators that started in the last run."""
         return int(self._run.position)
+
+    def decision_us(self) -> float:
+        """Mean microseconds of the dearest decision as armed: at the first operator, where the budget is long over."""
+        return decision_us(self._run, self.level, 0, self._run.budget_ms + 1.0)
 
     @contextmanager
     def running(self, level: int, level_count: int) -> Iterator[LevelCell]:
