@@ -10,6 +10,8 @@ from nested_sparse.runtime.policy import ElasticPolicy, FixedPolicy, LevelPolicy
 from nested_sparse.runtime.probes import default_probes, usable_cores
 from nested_sparse.runtime.profile import LatencyProfile
 from nested_sparse.runtime.request import Request, Response
+from nested_sparse.runtime.route import RouteTable
+from nested_sparse.runtime.route_guard import RouteGuard
 from nested_sparse.runtime.scheduler import Scheduler
 from nested_sparse.runtime.session import Session
 from nested_sparse.runtime.slowdown import Slowdown
@@ -27,6 +29,8 @@ __all__ = [
     "ResourceMonitor",
     "ResourceSample",
     "Response",
+    "RouteGuard",
+    "RouteTable",
     "Scheduler",
     "SchedulerStats",
     "Session",

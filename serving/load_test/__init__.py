@@ -1,0 +1,1 @@
+"""Load tests: open loop, co-runners, targets, verification."""
