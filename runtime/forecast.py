@@ -47,6 +47,7 @@ class Decision:
     reason: why this level, in words for logs and for the client.
     take: how many requests run together at that level, as one batch: this one and those first in the queue behind it.
     retry_after_ms: when shed, the time until the queue should have drained.
+    take: how many requests from the head of the queue, the chosen one included, run together as one batch.
     """
 
     level: int | None

@@ -1,114 +1,35 @@
-"""Virtual time: the real scheduler and policies on a fake clock and a fake session."""
+"""The real scheduler and policies on a virtual clock and a virtual session."""
 
 from __future__ import annotations
 
-import heapq
-import itertools
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from numpy.typing import ArrayLike, NDArray
 
-from nested_sparse.errors import DeadlineError, OverloadedError
-from nested_sparse.level import Level
 from nested_sparse.runtime.policy import ElasticPolicy, LevelPolicy
 from nested_sparse.runtime.profile import LatencyProfile
-from nested_sparse.runtime.request import Request, Response
+from nested_sparse.runtime.request import Request
 from nested_sparse.runtime.scheduler import Scheduler
-from nested_sparse.tensor_spec import TensorSpec
+from nested_sparse.runtime.simulation import Outcome, VirtualClock, VirtualSession, play
 
 LEVEL_MS = (2.0, 5.0, 9.0, 14.0)
+ACCURACY = (0.90, 0.92, 0.95, 0.97)
 INPUT = np.zeros((1, 3), np.float32)
 
 
-class VirtualClock:
-    """Seconds that pass only by advance(), which calls what is due on the way, at its own time."""
+@dataclass(frozen=True)
+class StartContention:
+    """A run takes slowdown(its start) times as long."""
 
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-        self._events: list[tuple[float, int, Callable[[], object]]] = []
-        self._order = itertools.count()
+    slowdown: Callable[[float], float]
+    name: str = "slowdown"
 
-    def __call__(self) -> float:
-        return self.now_s
-
-    def at(self, time_s: float, event: Callable[[], object]) -> None:
-        heapq.heappush(self._events, (time_s, next(self._order), event))
-
-    def advance(self, seconds: float) -> None:
-        end_s = self.now_s + seconds
-        while self._events and self._events[0][0] <= end_s:
-            time_s, _, event = heapq.heappop(self._events)
-            self.now_s = max(self.now_s, time_s)
-            event()
-        self.now_s = end_s
-
-    def advance_to_next_event(self) -> bool:
-        if not self._events:
-            return False
-        self.advance(max(0.0, self._events[0][0] - self.now_s))
-        return True
-
-
-@dataclass
-class FakeSession:
-    """Takes LEVEL_MS × slowdown(now) of virtual time; remembers what it ran and when."""
-
-    clock: VirtualClock
-    level_ms: Sequence[float] = LEVEL_MS
-    slowdown: Callable[[float], float] = lambda now_s: 1.0
-    accuracy: Sequence[float | None] = (0.90, 0.92, 0.95, 0.97)
-    fault: Exception | None = None
-    runs: list[tuple[float, int]] = field(default_factory=list)
-    name: str = "fake"
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        return (TensorSpec("x", "float32", (None, 3), (1, 3)),)
-
-    @property
-    def levels(self) -> tuple[Level, ...]:
-        return tuple(
-            Level(index, (index + 1) / len(self.level_ms), 1, 1, {} if accuracy is None else {"accuracy": accuracy})
-            for index, (_, accuracy) in enumerate(zip(self.level_ms, self.accuracy, strict=False))
-        )
-
-    def run(self, inputs: dict[str, np.ndarray], level: int) -> dict[str, np.ndarray]:
-        started_s = self.clock()
-        self.runs.append((started_s, level))
-        batch = len(inputs["x"])
-        self.clock.advance(self.level_ms[level] * batch * self.slowdown(started_s) / 1e3)
-        if self.fault is not None:
-            raise self.fault
-        return {"y": inputs["x"] + level}
-
-
-@dataclass
-class Outcome:
-    """How one request of a simulation ended."""
-
-    arrived_s: float
-    slo_ms: float
-    future: Future[Response]
-    ended_s: float = float("nan")
-
-    @property
-    def level(self) -> int | None:
-        return self.future.result().level.index if self.future.exception() is None else None
-
-    @property
-    def in_time(self) -> bool:
-        return self.level is not None and self.ended_s <= self.arrived_s + self.slo_ms / 1e3
-
-    @property
-    def shed(self) -> bool:
-        return isinstance(self.future.exception(), OverloadedError)
-
-    @property
-    def expired(self) -> bool:
-        return isinstance(self.future.exception(), DeadlineError)
+    def end_s(self, start_s: ArrayLike, work_s: ArrayLike) -> NDArray[np.float64]:
+        start = float(np.asarray(start_s))
+        return start + np.asarray(work_s, np.float64) * self.slowdown(start)
 
 
 @dataclass
@@ -116,26 +37,17 @@ class Rig:
     """A scheduler without threads on a virtual clock."""
 
     clock: VirtualClock
-    session: FakeSession
+    session: VirtualSession
     policy: LevelPolicy
     scheduler: Scheduler
 
     def play(self, arrivals: Iterable[tuple[float, dict[str, object]]], until_s: float = 0.0) -> list[Outcome]:
         """Submits a request at each (seconds from now, fields of Request), serves all; how each ended, by arrival."""
-        outcomes: list[Outcome] = []
         begin_s = self.clock()
-        for offset_s, fields in arrivals:
-            self.clock.at(begin_s + offset_s, lambda fields=fields: outcomes.append(self._submit(fields)))
-        while self.scheduler.serve_next() or self.clock.advance_to_next_event():
-            pass
-        self.clock.advance(max(0.0, begin_s + until_s - self.clock()))
+        requests = [(offset_s, Request(**{"inputs": {"x": INPUT}, **fields})) for offset_s, fields in arrivals]  # type: ignore[arg-type]
+        outcomes = play(self.scheduler, self.clock, requests, default_slo_ms=100.0)
+        self.clock.advance_to(begin_s + until_s)
         return outcomes
-
-    def _submit(self, fields: dict[str, object]) -> Outcome:
-        future = self.scheduler.submit(Request(**{"inputs": {"x": INPUT}, **fields}))  # type: ignore[arg-type]
-        outcome = Outcome(self.clock(), float(fields.get("slo_ms", 100.0)), future)  # type: ignore[arg-type]
-        future.add_done_callback(lambda _: setattr(outcome, "ended_s", self.clock()))
-        return outcome
 
 
 def build_rig(
@@ -144,8 +56,8 @@ def build_rig(
     **options: object,
 ) -> Rig:
     clock = VirtualClock()
-    session = FakeSession(clock, slowdown=slowdown)
-    profile = LatencyProfile((1,), [[ms] for ms in session.level_ms])
+    profile = LatencyProfile((1,), [[ms] for ms in LEVEL_MS])
+    session = VirtualSession(clock, profile, ACCURACY, StartContention(slowdown))
     built = policy(profile)
     settings = {"default_slo_ms": 100.0, "workers": 0, "clock": clock, **options}
     return Rig(clock, session, built, Scheduler(session, profile, built, **settings))  # type: ignore[arg-type]

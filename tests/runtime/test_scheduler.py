@@ -506,6 +506,6 @@ def test_level_changes_are_logged_with_their_cause(rig: Callable[..., Any], capl
         r.play([(0.05 * i, {"slo_ms": (100.0, 12.0)[i % 2]}) for i in range(41)])
     lines = [record.getMessage() for record in caplog.records]
     assert 2 <= len(lines) <= 3
-    assert lines[0].startswith("fake: level 3 -> 2: ")
+    assert lines[0].startswith("virtual: level 3 -> 2: ")
     assert "slowdown 1.00, 0 waiting; cpu stall 40 %" in lines[0]
     assert "changes not logged" in lines[1]

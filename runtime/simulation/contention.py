@@ -1,0 +1,111 @@
+"""Contention: what the rest of the device leaves to the inference, over virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nested_sparse.errors import InputError
+
+PRESENT = ((0.2, 0.45), (0.6, 0.85))
+"""When a co-runner is there, in shares of the simulation: it arrives and leaves twice."""
+SLICE_MS = (3.0, 4.0)
+"""Turns of a fair scheduler with two busy tasks: an inference waits whole ones."""
+
+
+class Contention(Protocol):
+    """When work that was begun at some time ends."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102 -- for tables
+
+    def end_s(self, start_s: ArrayLike, work_s: ArrayLike) -> NDArray[np.float64]:
+        """Clock reading at which `work_s` seconds of undisturbed work have been done, if begun at `start_s`."""
+
+
+class RateContention:
+    """The inference gets the share rates[i] of the device from edges_s[i] on; before the first edge, the first rate.
+
+    Work is what the rate sums to, so what is begun later never ends earlier, and work may be passed in pieces: the
+    oracle relies on both. The rate depends on the time only. That of a real quota also depends on what the group did
+    before (one that idled may run longer), but then the future would depend on all past choices and no oracle could
+    know it. Raises InputError: edges must rise, rates be 0 or more, the first and the last above 0.
+    """
+
+    def __init__(self, name: str, edges_s: Sequence[float] = (0.0,), rates: Sequence[float] = (1.0,)) -> None:
+        self.name = name
+        self._edges_s = np.asarray(edges_s, np.float64)
+        self._rates = np.asarray(rates, np.float64)
+        if len(edges_s) != len(rates) or len(rates) == 0 or (np.diff(self._edges_s) <= 0).any():
+            raise InputError(
+                f"contention {name!r}: expected rising edges and a rate for each, got {len(edges_s)} edges and "
+                f"{len(rates)} rates"
+            )
+        if (self._rates < 0).any() or not min(rates[0], rates[-1]) > 0:
+            raise InputError(
+                f"contention {name!r}: rates are 0 or more, the first and the last above 0, "
+                f"got {rates[0]} first, {min(rates)} at least and {rates[-1]} last"
+            )
+        self._done_s = np.concatenate(([0.0], np.cumsum(np.diff(self._edges_s) * self._rates[:-1])))
+
+    def end_s(self, start_s: ArrayLike, work_s: ArrayLike) -> NDArray[np.float64]:
+        """As Contention. Both broadcast."""
+        start = np.asarray(start_s, np.float64)
+        place = np.maximum(np.searchsorted(self._edges_s, start, side="right") - 1, 0)
+        done = self._done_s[place] + self._rates[place] * (start - self._edges_s[place]) + np.asarray(work_s)
+        # the stretch in which so much is done first: "left" passes by those of rate 0, in which nothing is
+        place = np.maximum(np.searchsorted(self._done_s, done, side="left") - 1, 0)
+        return np.maximum(self._edges_s[place] + (done - self._done_s[place]) / self._rates[place], start)
+
+
+def quiet() -> RateContention:
+    """Nothing else runs."""
+    return RateContention("none")
+
+
+def cpu_corunner(duration_s: float, seed: int = 0, present: Iterable[tuple[float, float]] = PRESENT) -> RateContention:
+    """A busy task on the same core: half of the time, in turns of 3 to 4 ms."""
+    generator = np.random.default_rng(seed)
+    pieces: list[tuple[float, float]] = []
+    for begin, end in present:
+        now_s, running = begin * duration_s, True
+        while now_s < end * duration_s:
+            pieces.append((now_s, float(running)))
+            now_s += generator.uniform(*SLICE_MS) / 1e3
+            running = not running
+        pieces.append((now_s, 1.0))
+    return _contention("cpu", pieces)
+
+
+def memory_corunner(
+    duration_s: float, factor: float = 1.4, present: Iterable[tuple[float, float]] = PRESENT
+) -> RateContention:
+    """A task on another core that streams through memory: everything takes `factor` times as long, evenly."""
+    pieces = [
+        piece for begin, end in present for piece in ((begin * duration_s, 1.0 / factor), (end * duration_s, 1.0))
+    ]
+    return _contention("memory", pieces)
+
+
+def quota(
+    duration_s: float,
+    run_ms: float = 50.0,
+    period_ms: float = 100.0,
+    present: Iterable[tuple[float, float]] = PRESENT,
+) -> RateContention:
+    """A cgroup quota that is always used up: of each period the first `run_ms` run, then all stands still."""
+    pieces: list[tuple[float, float]] = []
+    for begin, end in present:
+        for count in range(round((end - begin) * duration_s / period_ms * 1e3)):
+            period_s = begin * duration_s + count * period_ms / 1e3
+            pieces += [(period_s, 1.0), (period_s + run_ms / 1e3, 0.0)]
+        pieces.append((end * duration_s, 1.0))
+    return _contention("quota", pieces)
+
+
+def _contention(name: str, pieces: Sequence[tuple[float, float]]) -> RateContention:
+    whole = [(0.0, 1.0), *pieces] if pieces[0][0] > 0 else pieces
+    return RateContention(name, [edge_s for edge_s, _ in whole], [rate for _, rate in whole])

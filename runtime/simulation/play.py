@@ -1,0 +1,67 @@
+"""Playing a trace to the real scheduler, in virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from nested_sparse.runtime.policy import LevelPolicy
+from nested_sparse.runtime.profile import LatencyProfile
+from nested_sparse.runtime.request import Request
+from nested_sparse.runtime.scheduler import Scheduler
+from nested_sparse.runtime.simulation.outcome import Outcome, Summary, summarise
+from nested_sparse.runtime.simulation.traces import Trace
+from nested_sparse.runtime.simulation.virtual_clock import VirtualClock
+from nested_sparse.runtime.simulation.virtual_session import VirtualSession
+from nested_sparse.runtime.simulation.world import World
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """Outcomes by arrival, their summary, and the session, which remembers its runs."""
+
+    outcomes: list[Outcome]
+    summary: Summary
+    session: VirtualSession
+
+
+def simulate(policy: Callable[[LatencyProfile], LevelPolicy], trace: Trace, world: World, **options: Any) -> Simulation:
+    """Serves `trace` by the real Scheduler under `policy(profile)`, in `world`.
+
+    `options` go to the Scheduler. The clock begins at 0, with the trace. Deterministic: the same again is the same.
+    """
+    clock = VirtualClock(0.0)
+    noise = world.noise(len(trace.times_s))
+    session = VirtualSession(clock, world.profile, world.accuracy, world.contention, noise.tolist())
+    settings: dict[str, Any] = {"default_slo_ms": world.slo_ms, "workers": 0, "clock": clock, **options}
+    scheduler = Scheduler(session, world.profile, policy(world.profile), **settings)
+    requests = ((float(time_s), Request(session.numbered(i))) for i, time_s in enumerate(trace.times_s))
+    outcomes = play(scheduler, clock, requests, world.slo_ms)
+    for run in session.runs:
+        for number in run.requests:
+            outcomes[number].score = run.score
+    return Simulation(outcomes, summarise(outcomes, world.profile.level_count), session)
+
+
+def play(
+    scheduler: Scheduler, clock: VirtualClock, requests: Iterable[tuple[float, Request]], default_slo_ms: float
+) -> list[Outcome]:
+    """Submits each request so many seconds from now and serves until nothing is left; outcomes by arrival.
+
+    `scheduler` has 0 workers and reads `clock`. default_slo_ms: that of requests that state none.
+    """
+    outcomes: list[Outcome] = []
+
+    def submit(request: Request) -> None:
+        future = scheduler.submit(request)
+        outcome = Outcome(clock(), default_slo_ms if request.slo_ms is None else request.slo_ms, future)
+        future.add_done_callback(lambda _: setattr(outcome, "ended_s", clock()))
+        outcomes.append(outcome)
+
+    begin_s = clock()
+    for offset_s, request in requests:
+        clock.at(begin_s + offset_s, lambda request=request: submit(request))
+    while scheduler.serve_next() or clock.advance_to_next_event():
+        pass
+    return outcomes

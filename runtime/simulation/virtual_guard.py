@@ -1,0 +1,116 @@
+"""VirtualGuard: lowers the level of a run in virtual time, by the rule that the operators follow in real time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Routes(Protocol):
+    """What is needed of a RouteTable: L levels, N operators in the order they run."""
+
+    @property
+    def layers(self) -> tuple[str, ...]: ...  # noqa: D102 -- N names
+
+    @property
+    def remaining_share(self) -> NDArray[np.float64]: ...  # noqa: D102 -- (L, N)
+
+    @property
+    def accuracy(self) -> NDArray[np.float64]: ...  # noqa: D102 -- (L, L, N), NaN where the level may not fall
+
+    def decide(
+        self,
+        level: int,
+        n: int,
+        elapsed_ms: float,
+        level_ms: Sequence[float],
+        budget_ms: float,
+        slowdown: float,
+        least_accuracy: float = -math.inf,
+        lowest_level: int = 0,
+    ) -> int:
+        """Level from operator n on."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Armed:
+    level_ms: Sequence[float]
+    budget_ms: float
+    slowdown: float
+    least_accuracy: float
+    lowest_level: int
+
+
+class VirtualGuard:
+    """One run at a time, with the calls of a RouteGuard: arm(), then the run, then what became of it.
+
+    level: the level the run ended at.  lowered_at: the layer from which it ran lower, None if it did not.
+    nominal_ms: profiled time of the path taken.  score: expected accuracy of that path, NaN while it was not lowered.
+    """
+
+    def __init__(self, table: Routes) -> None:
+        self.table = table
+        self.level = table.accuracy.shape[0] - 1
+        self.lowered_at: str | None = None
+        self.nominal_ms = 0.0
+        self.score = math.nan
+        self._armed: _Armed | None = None
+        self._forced: tuple[int, str] | None = None
+
+    def arm(
+        self,
+        level: int,
+        level_ms: Sequence[float],
+        budget_ms: float,
+        slowdown: float,
+        *,
+        least_accuracy: float = -math.inf,
+        lowest_level: int = 0,
+    ) -> None:
+        """Watches the next run, which starts at `level` and has `budget_ms`."""
+        self._reset(level)
+        self._armed = _Armed(tuple(level_ms), budget_ms, slowdown, least_accuracy, lowest_level)
+
+    def force(self, level: int, end: int, layer: str) -> None:
+        """Has the next run, which starts at `level`, fall to `end` at `layer`."""
+        self._reset(level)
+        self._forced = (end, layer)
+
+    def places(self) -> list[int]:
+        """Operators at which a level may fall, in the order they run."""
+        return [int(n) for n in np.flatnonzero(~np.isnan(self.table.accuracy).all(axis=(0, 1)))]
+
+    def pass_operator(self, n: int, elapsed_ms: float) -> None:
+        """Operator `n` is about to start: decides the level from there on."""
+        end = self._decide(n, elapsed_ms)
+        if end != self.level:
+            # lowered twice: no table knows that path, and the worse of the two is the careful guess
+            self.score = float(np.fmin(self.score, self.table.accuracy[self.level, end, n]))
+            self.level, self.lowered_at = end, self.table.layers[n]
+
+    def _decide(self, n: int, elapsed_ms: float) -> int:
+        if self._forced is not None:
+            end, layer = self._forced
+            return end if self.table.layers[n] == layer else self.level
+        armed = self._armed
+        if armed is None or np.isnan(self.table.accuracy[self.level, :, n]).all():
+            return self.level
+        return self.table.decide(
+            self.level,
+            n,
+            elapsed_ms,
+            armed.level_ms,
+            armed.budget_ms,
+            armed.slowdown,
+            armed.least_accuracy,
+            armed.lowest_level,
+        )
+
+    def _reset(self, level: int) -> None:
+        self.level, self.lowered_at, self.nominal_ms, self.score = level, None, 0.0, math.nan
+        self._armed = self._forced = None

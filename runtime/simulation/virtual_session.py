@@ -1,0 +1,111 @@
+"""VirtualSession: a session whose runs only take virtual time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nested_sparse.level import Level
+from nested_sparse.runtime.profile import LatencyProfile
+from nested_sparse.runtime.simulation.contention import Contention, quiet
+from nested_sparse.runtime.simulation.virtual_clock import VirtualClock
+from nested_sparse.runtime.simulation.virtual_guard import VirtualGuard
+from nested_sparse.runtime.tensors import Array, Arrays
+from nested_sparse.tensor_spec import TensorSpec
+
+INPUT = "x"
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualRun:
+    """One run that took place.
+
+    level, end_level: those it began and ended at.  requests: numbers of the requests it answered.
+    score: expected accuracy of its answers; NaN if the levels state none.
+    """
+
+    started_s: float
+    ended_s: float
+    level: int
+    end_level: int
+    requests: tuple[int, ...]
+    score: float
+
+
+class VirtualSession:
+    """A run takes the profile's time × the noise of its requests, in which `contention` lets the clock advance.
+
+    Its one input is x, float32 (batch, 3): column 0 is the number of the request, by which its noise is found, so that
+    a request costs the same whenever, beside whatever and under whichever policy it runs (a batch: the mean of its
+    members). Beyond the end of `noise`, and without any, it is 1. The output y is x + level.
+
+    accuracy: per level, what a checkpoint would state; None: nothing.  fault: raised by every run, after its time.
+    """
+
+    def __init__(
+        self,
+        clock: VirtualClock,
+        profile: LatencyProfile,
+        accuracy: Sequence[float | None],
+        contention: Contention | None = None,
+        noise: Sequence[float] = (),
+    ) -> None:
+        self.name = "virtual"
+        self.accuracy = tuple(accuracy)
+        self.fault: Exception | None = None
+        self.runs: list[VirtualRun] = []
+        self.inputs = (TensorSpec(INPUT, "float32", (None, 3), (1, 3)),)
+        self.levels = tuple(
+            Level(index, (index + 1) / profile.level_count, 1, 1, {} if stated is None else {"accuracy": stated})
+            for index, stated in enumerate(self.accuracy)
+        )
+        self._clock = clock
+        self._profile = profile
+        self._contention = quiet() if contention is None else contention
+        self._noise = np.asarray(noise, np.float64)
+
+    @staticmethod
+    def numbered(request: int) -> dict[str, Array]:
+        """Inputs of the request of that number, batch 1."""
+        return {INPUT: np.array([[request, 0, 0]], np.float32)}
+
+    def run(self, inputs: Arrays, level: int, guard: VirtualGuard | None = None) -> dict[str, Array]:
+        """Lets the time of one run pass. An armed `guard` may lower the level on the way."""
+        rows = inputs[INPUT]
+        numbers = tuple(int(number) for number in rows[:, 0].astype(np.int64))
+        noise = float(np.mean([self._noise[each] if each < len(self._noise) else 1.0 for each in numbers]))
+        started_s = self._clock()
+        if guard is None:
+            end, score = level, math.nan
+            self._work(self._profile.predict_ms(level, len(rows)) * noise)
+        else:
+            self._work_guarded(level, len(rows), noise, guard)
+            end, score = guard.level, guard.score
+        if math.isnan(score):
+            score = math.nan if (stated := self.accuracy[end]) is None else stated
+        self.runs.append(VirtualRun(started_s, self._clock(), level, end, numbers, score))
+        if self.fault is not None:
+            raise self.fault
+        return {"y": rows + np.float32(end)}
+
+    def _work_guarded(self, level: int, batch: int, noise: float, guard: VirtualGuard) -> None:
+        """Passes the time from one place where the level may fall to the next."""
+        started_s = self._clock()
+        share = guard.table.remaining_share
+        guard.nominal_ms, left = 0.0, 1.0
+        for n in guard.places():
+            self._pass_share(left - float(share[guard.level, n]), batch, noise, guard)
+            guard.pass_operator(n, (self._clock() - started_s) * 1e3)
+            left = float(share[guard.level, n])
+        self._pass_share(left, batch, noise, guard)
+
+    def _pass_share(self, share: float, batch: int, noise: float, guard: VirtualGuard) -> None:
+        nominal_ms = self._profile.predict_ms(guard.level, batch) * share
+        guard.nominal_ms += nominal_ms
+        self._work(nominal_ms * noise)
+
+    def _work(self, work_ms: float) -> None:
+        self._clock.advance_to(float(self._contention.end_s(self._clock(), work_ms / 1e3)))
