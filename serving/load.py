@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from nested_sparse.errors import CheckpointError, ServingError
 from nested_sparse.level import resolve_level
+from nested_sparse.runtime.kept_profile import MOST_BATCH, profile_of
 from nested_sparse.runtime.monitor import ResourceMonitor
 from nested_sparse.runtime.policy import ElasticPolicy, FixedPolicy, LevelPolicy
-from nested_sparse.runtime.profile import LatencyProfile
+from nested_sparse.runtime.profile_store import ProfileStore
 from nested_sparse.runtime.scheduler import Scheduler
 from nested_sparse.runtime.session import Session
 from nested_sparse.serving.datatype import datatype_of
 from nested_sparse.serving.served_model import ServedModel
 
 log = logging.getLogger(__name__)
-PROFILED_BATCHES = (1, 8)
-"""One sample and several: from one point alone, a batch would be taken to cost its size times a sample."""
 
 
 def check_files(paths: Sequence[Path]) -> None:
@@ -35,21 +35,31 @@ def check_files(paths: Sequence[Path]) -> None:
         by_name[path.stem] = path
 
 
-def load_model(session: Session, *, default_slo_ms: float, fixed_level: int | None = None) -> ServedModel:
-    """Measure the session's levels on this device and start its scheduler.
+def load_model(
+    session: Session,
+    *,
+    default_slo_ms: float,
+    fixed_level: int | None = None,
+    profiles: ProfileStore | None = None,
+    max_batch: int = MOST_BATCH,
+) -> ServedModel:
+    """Measure the session's levels on this device, or check what was kept of it, and start its scheduler.
 
-    fixed_level: every request runs at this level, None chooses per request. Raises CheckpointError, LevelError,
+    fixed_level: every request runs at this level, None chooses per request. profiles: where measurements are kept,
+    None keeps none. max_batch: the largest batch worth measuring. Raises CheckpointError, LevelError,
     InputError.
     """
     for spec in (*session.inputs, *session.outputs):
         datatype_of(spec.dtype)  # what cannot travel is said now, not on the first request
     if fixed_level is not None:
         resolve_level(fixed_level, len(session.levels))
-    log.info("%s: measuring %d levels", session.name, len(session.levels))
-    profile = LatencyProfile.measure(session, PROFILED_BATCHES)
+    profiled = profile_of(session, profiles, max_batch=max_batch)
+    profile = profiled.profile
     for level in session.levels:
         log.info("%s: level %d takes %.2f ms", session.name, level.index, profile.predict_ms(level.index))
     policy: LevelPolicy = ElasticPolicy(profile) if fixed_level is None else FixedPolicy(fixed_level, profile)
+    for _ in range(2):  # a slowdown believes what two runs agree on: the first request finds it as it is now
+        policy.observe(0, 1, profile.predict_ms(0) * profiled.ratio, time.monotonic())
     scheduler = Scheduler(session, profile, policy, default_slo_ms=default_slo_ms, monitor=ResourceMonitor())
     return ServedModel(
         session.name,

@@ -43,6 +43,15 @@ def serve(
     max_batch: Annotated[
         int, typer.Option(help="Samples that fit in one request; bounds its size in memory.", min=1)
     ] = 64,
+    profile_cache: Annotated[
+        str,
+        typer.Option(
+            help="Folder in which measured latencies are kept between starts, or `off`; "
+            "default: nested-sparse/profiles under $XDG_CACHE_HOME or ~/.cache.",
+            metavar="DIR",
+            show_default=False,
+        ),
+    ] = "",
     json: Annotated[
         bool, typer.Option("--json", help="When ready, print one JSON line with addresses and models.")
     ] = False,
@@ -54,6 +63,7 @@ def serve(
 
     Example: `nested-sparse serve model.safetensors --slo-ms 50 --metrics-port 9001`
     """
+    from nested_sparse.runtime.profile_store import ProfileStore, default_folder
     from nested_sparse.runtime.session import Session
     from nested_sparse.serving.listening import check_listenable
     from nested_sparse.serving.load import check_files, load_model
@@ -63,9 +73,17 @@ def serve(
     check_files(files)
     for wanted in (port, metrics_port):
         check_listenable(host, wanted or 0)  # before minutes of loading, not after
+    folder = default_folder() if profile_cache == "" else Path(profile_cache)
+    profiles = None if profile_cache == "off" or folder is None else ProfileStore(folder)
     with ExitStack() as sessions:
         models = [
-            load_model(sessions.enter_context(Session(path, threads=threads)), default_slo_ms=slo_ms, fixed_level=level)
+            load_model(
+                sessions.enter_context(Session(path, threads=threads)),
+                default_slo_ms=slo_ms,
+                fixed_level=level,
+                profiles=profiles,
+                max_batch=max_batch,
+            )
             for path in files
         ]
         asyncio.run(_serve(models, config, json))
