@@ -68,7 +68,7 @@ class Executor:
         if guard is None or lowered_at is None:
             nominal_ms = self._profile.predict_ms(level, batch)
             return Execution(parts, level, None, nominal_ms, started_s, ended_s, self._accuracy(level))
-        return Execution(parts, guard.level, lowered_at, guard.nominal_ms, started_s, ended_s, guard.accuracy)
+        return Execution(parts, guard.level, lowered_at, guard.nominal_ms, started_s, ended_s, guard.expected_accuracy)
 
     def _armed(self, jobs: Sequence[Job], level: int, batch: int, slowdown: float) -> Any:
         """This thread's guard, ready for this run; None where the level may not fall."""

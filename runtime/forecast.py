@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from nested_sparse.runtime.profile import LatencyProfile
+from nested_sparse.runtime.residuals import Residuals
 from nested_sparse.runtime.slowdown import MINIMUM, Slowdown
 
+REFRESH_S = 1.0
 GAP_WEIGHT = 0.05
 MOST_GAP_MS = 20.0
 """Longer gaps are somebody else's doing, and the slowdown's affair."""
@@ -58,7 +60,7 @@ class Decision:
 
 
 class Forecast:
-    """Predictions = profile × slowdown; admission and shedding by them.
+    """Predictions = (profile × residual of the level + gap) × slowdown; admission and shedding by them.
 
     The slowdown is learned from served requests only. So that a wrong one cannot shed everything for ever, every
     `probe_every_s` (or ten times the run, if that is longer) one request that the profile alone does not rule out
@@ -78,6 +80,9 @@ class Forecast:
         self.slowdown = Slowdown() if slowdown is None else slowdown
         self.workers = workers
         self._probe_every_s = probe_every_s
+        self._residuals = Residuals(profile.level_count)
+        self._factors = [1.0] * profile.level_count
+        self._refreshed_s = 0.0
         self._gap_ms = 0.0
         self._learned_s: float | None = None
         self._probing = False
@@ -86,7 +91,9 @@ class Forecast:
     def observe(self, level: int, batch: int, service_ms: float, now_s: float) -> None:
         """Takes in one finished run."""
         profiled_ms = self.profile.predict_ms(level, batch)
-        self.slowdown.observe(service_ms, profiled_ms, now_s)
+        self._residuals.observe(level, service_ms / (profiled_ms * self.slowdown.mean(now_s)), now_s)
+        self.slowdown.observe(service_ms, profiled_ms * self._residuals.factor(level, now_s), now_s)
+        self._refresh(now_s)
         self._learned_s = now_s
         if self._probing:
             self._probed_ratio = service_ms / profiled_ms
@@ -96,8 +103,13 @@ class Forecast:
         self._gap_ms += GAP_WEIGHT * (min(max(gap_ms, 0.0), MOST_GAP_MS) - self._gap_ms)
 
     def profiled_ms(self, level: int, batch: int) -> float:
-        """Time that one run takes of a worker on a device that has nothing else to do."""
-        return self.profile.predict_ms(level, batch) + self._gap_ms
+        """Time that one run takes of a worker on a device that has nothing else to do, as the latest runs know it."""
+        return self.profile.predict_ms(level, batch) * self._factors[level] + self._gap_ms
+
+    def _refresh(self, now_s: float) -> None:
+        """Looks up what every level's factor is now: once per run, instead of for every prediction of every plan."""
+        self._factors = [self._residuals.factor(level, now_s) for level in range(self.profile.level_count)]
+        self._refreshed_s = now_s
 
     def run_ms(self, level: int, batch: int, now_s: float) -> float:
         """Predicted time of one run."""
@@ -119,6 +131,8 @@ class Forecast:
 
         busy_ms: until a worker is free. Only what is due before it goes before it.
         """
+        if now_s - self._refreshed_s > REFRESH_S:  # what nobody has observed for a while is being forgotten
+            self._refresh(now_s)
         level = floor(request)
         before = [each for each in queue if each.first or each.deadline_s <= request.deadline_s]
         wait_ms = busy_ms + self.backlog_ms(before, floor, now_s)

@@ -263,14 +263,15 @@ class Scheduler:
             decision = self._policy.choose(self._limited(job.waiting), self._device.queue_of(self, slowdown), now_s)
         except Exception as error:  # the policy is pluggable, and the worker must outlive it
             return _Turn(run, [job], error)
-        if decision.level is None:
+        level = decision.level
+        if level is None:
             return _Turn(run, [job], decision)
         highest, cause = self._limit
-        if decision.level == highest < job.waiting.highest_level:
+        if level == highest < job.waiting.highest_level:
             decision = replace(decision, reason=f"capped by {cause}; {decision.reason}")
         jobs = [job, *self._joining(job, decision.take - 1)]
-        self._present_level = decision.level
-        self._log.note(decision.level, decision.reason, slowdown, len(self._queue), now_s)
+        self._present_level = level
+        self._log.note(level, decision.reason, slowdown, len(self._queue), now_s)
         self._device.begin(id(job), now_s + decision.predicted_ms / 1e3)
         return _Turn(run, jobs, decision, slowdown)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from collections.abc import Iterator
@@ -65,6 +66,13 @@ class Session:
         self._idle = threading.Condition()
         self._running = 0
         self._resident_level = 0
+
+    @property
+    def digest(self) -> str:
+        """Of the graph and of every level's segment, as the file tells them: equal for files that compute the same."""
+        metadata = self._checkpoint.metadata
+        digests = (metadata.graph_sha256, *(level.sha256 for level in metadata.levels))
+        return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
     @property
     def isa(self) -> str:

@@ -114,9 +114,9 @@ def test_cancelled_is_never_run_and_leaves_its_place(rig: Callable[..., Any]) ->
 class Batched:
     """A session that adds a known number to each row, and says that its outputs have a row per sample."""
 
-    def __init__(self, fake: Any, fail_above: int = 1000) -> None:
-        self.name, self.inputs, self.levels, self.clock = fake.name, fake.inputs, fake.levels, fake.clock
-        self.outputs = fake.inputs
+    def __init__(self, rig: Any, fail_above: int = 1000) -> None:
+        fake, self.clock = rig.session, rig.clock
+        self.name, self.inputs, self.levels, self.outputs = fake.name, fake.inputs, fake.levels, fake.inputs
         self.sizes: list[int] = []
         self._fail_above = fail_above
 
@@ -140,7 +140,7 @@ def rows(*values: float) -> dict[str, np.ndarray]:
 
 def test_a_batch_gives_each_request_its_own_rows(rig: Callable[..., Any]) -> None:
     """Requests of 1, 2 and 1 samples in one run; the fifth sample waits for the next."""
-    session = Batched(rig().session)
+    session = Batched(rig())
     scheduler = batching(session)
     futures = [scheduler.submit(Request(rows(*values))) for values in ((1.0,), (2.0, 3.0), (4.0,), (5.0,))]
     assert scheduler.serve_next()
@@ -156,7 +156,7 @@ def test_a_batch_gives_each_request_its_own_rows(rig: Callable[..., Any]) -> Non
 
 def test_a_cancelled_request_is_no_part_of_a_batch(rig: Callable[..., Any]) -> None:
     """It is neither run nor answered, and its neighbours get their own rows."""
-    session = Batched(rig().session)
+    session = Batched(rig())
     scheduler = batching(session)
     futures = [scheduler.submit(Request(rows(value))) for value in (1.0, 2.0, 3.0)]
     assert futures[1].cancel()
@@ -167,7 +167,7 @@ def test_a_cancelled_request_is_no_part_of_a_batch(rig: Callable[..., Any]) -> N
 
 def test_one_bad_request_does_not_fail_its_batch(rig: Callable[..., Any]) -> None:
     """The run of three fails, each alone then does what it can."""
-    session = Batched(rig().session)
+    session = Batched(rig())
     scheduler = batching(session)
     futures = [scheduler.submit(Request(rows(value))) for value in (1.0, float("nan"), 3.0)]
     scheduler.serve_next()
@@ -200,7 +200,7 @@ class Lowering:
     lowered_at: str | None = None
     level = 0
     nominal_ms = 4.0
-    accuracy = 0.5
+    expected_accuracy = 0.5
 
     def arm(
         self,
@@ -223,7 +223,7 @@ def test_a_run_that_was_lowered_is_reported_so(rig: Callable[..., Any]) -> None:
     r.session.run = lambda inputs, level, guard=None, run=r.session.run: run(inputs, level)
     scheduler = Scheduler(
         r.session,
-        LatencyProfile((1,), [[ms] for ms in r.session.level_ms]),
+        LatencyProfile((1,), [[2.0], [5.0], [9.0], [14.0]]),
         r.policy,
         default_slo_ms=100.0,
         workers=0,

@@ -470,6 +470,18 @@ def test_layer_times_are_medians_after_the_warm_up() -> None:
     ]
 
 
+def test_digest_tells_models_apart(written: Written, tmp_path: Path) -> None:
+    """Equal for a copy under another name, not for a slice."""
+    copy, cut = tmp_path / "copy.safetensors", tmp_path / "cut.safetensors"
+    copy.write_bytes(written.path.read_bytes())
+    slice_checkpoint(written.path, 1, cut)
+    digests = []
+    for path in (written.path, copy, cut):
+        with Session(path, threads=1) as session:
+            digests.append(session.digest)
+    assert digests[0] == digests[1] != digests[2]
+
+
 def test_profile_and_scheduler_on_a_real_session(written: Written) -> None:
     """The whole runtime together: measured, scheduled, answered as numpy says."""
     with Session(written.path, threads=1) as session:
