@@ -81,6 +81,8 @@ DENSEST_RUNS = 8.0
 """Runs of the densest level that a plan looks ahead at most."""
 HOLD_UTILISATION, RISE_UTILISATION = 0.95, 0.85
 """Busy share of the workers that regular arrivals may cause at levels up to the present one, and above it."""
+RECOVERY_UTILISATION = 0.85
+"""Of irregular arrivals: a level that cannot be kept up runs only while the one below would work the queue off."""
 BATCH_SHARE = 0.85
 """Of the time of separate runs that a batch may take at most: less is not worth letting the first ones wait."""
 
@@ -94,9 +96,9 @@ class ElasticPolicy:
        a tenth of their time to spare. SlackFit (SuperServe, NSDI'25) looks at the first deadline only; so would "this
        one as dense as can be, the others at their lowest", which scores less (Plan.fits says why);
     2. and the load lets it: the queue and what follows an arrival within the time a request has can be served at that
-       level in twice that time, which is when the last of them is due. Where arrivals are regular, at a camera's pace,
-       the rate decides instead, with a gap between falling and rising: a level that cannot be kept up would be left and
-       taken up again for ever.
+       level in twice that time, which is when the last of them is due; so a level that cannot be kept up takes turns
+       with the one below, if that one can. Where arrivals are regular, at a camera's pace, the rate decides instead,
+       with a gap between falling and rising: else the two levels would take turns for ever, to nobody's good.
 
     Down at once; up one level at a time, after `rise_decisions` decisions that would have allowed it. That holds back
     together those requests that an idle device would run at the same level: that one request is too tight for a dense
@@ -188,9 +190,13 @@ class ElasticPolicy:
         arrivals, workers = self._arrivals, self._forecast.workers
         if not arrivals.known:
             return True
-        run_ms = slowdown * self._forecast.profiled_ms(level, max(1, round(arrivals.batch))) / workers
+        batch = max(1, round(arrivals.batch))
+        run_ms = slowdown * self._forecast.profiled_ms(level, batch) / workers
         if arrivals.regular:
             return run_ms <= (RISE_UTILISATION if rises else HOLD_UTILISATION) * arrivals.interval_ms
+        below_ms = slowdown * self._forecast.profiled_ms(self._next_below(level), batch) / workers
+        if run_ms > arrivals.interval_ms and below_ms > RECOVERY_UTILISATION * arrivals.interval_ms:
+            return False
         requests = (plan.samples + arrivals.following) / arrivals.batch
         return requests * run_ms <= arrivals.horizon_ms + plan.last_slack_ms
 
