@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chain import Written, counting_chain, write
 from onnx import TensorProto, helper
 
+from chain import Written, counting_chain, write
 from nested_sparse.errors import CheckpointError, InputError, KernelError, LevelError, UnavailableError
 from nested_sparse.kernels import library
 from nested_sparse.metadata import LayerEntry
