@@ -36,7 +36,7 @@ class RouteGuard:
             remaining_share=table.remaining_share.ctypes.data,
             accuracy=table.accuracy.ctypes.data,
             cuts=table.cuts.ctypes.data,
-            started_ns=self._started_ns.ctypes.data if record else None,
+            started_ns=self._started_ns.ctypes.data,
             layers=self._layers,
             capacity=record,
             level_count=table.level_count,
@@ -164,6 +164,7 @@ class RouteGuard:
         self._cell.reset(level)
         run = self._run
         run.position, run.lowered_at, run.share_left, run.done_ms = 0, -1, 1.0, 0.0
+        run.seen.elapsed_ms = run.seen.done_ms = run.last.elapsed_ms = run.last.done_ms = 0.0
         run.route.start = run.route.end = run.route.cut = -1
         run.begun_ns = monotonic_ns()
         self._armed = True
