@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from nested_sparse.runtime.policy import LevelPolicy
@@ -61,7 +62,7 @@ def play(
 
     begin_s = clock()
     for offset_s, request in requests:
-        clock.at(begin_s + offset_s, lambda request=request: submit(request))
+        clock.at(begin_s + offset_s, partial(submit, request))
     while scheduler.serve_next() or clock.advance_to_next_event():
         pass
     return outcomes

@@ -33,8 +33,10 @@ class Routes(Protocol):
         slowdown: float,
         least_accuracy: float = -math.inf,
         lowest_level: int = 0,
+        *,
+        done_ms: float | None = None,
     ) -> int:
-        """Level from operator n on."""
+        """Level from operator n on; done_ms: profiled time of what has run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +51,18 @@ class _Armed:
 class VirtualGuard:
     """One run at a time, with the calls of a RouteGuard: arm(), then the run, then what became of it.
 
-    level: the level the run ended at.  lowered_at: the layer from which it ran lower, None if it did not.
-    nominal_ms: profiled time of the path taken.  score: expected accuracy of that path, NaN while it was not lowered.
+    level: the level the run ended at.  lowered_at, lowered_from: the layer from which it ran lower, and its level until
+    then, None if it did not.  expected_accuracy: of the path taken, None if it was not lowered.
+    nominal_ms: profiled time of the path taken.
     """
 
     def __init__(self, table: Routes) -> None:
         self.table = table
-        self.level = table.accuracy.shape[0] - 1
+        self.level: int = table.accuracy.shape[0] - 1
         self.lowered_at: str | None = None
+        self.lowered_from: int | None = None
+        self.expected_accuracy: float | None = None
         self.nominal_ms = 0.0
-        self.score = math.nan
         self._armed: _Armed | None = None
         self._forced: tuple[int, str] | None = None
 
@@ -89,9 +93,9 @@ class VirtualGuard:
         """Operator `n` is about to start: decides the level from there on."""
         end = self._decide(n, elapsed_ms)
         if end != self.level:
-            # lowered twice: no table knows that path, and the worse of the two is the careful guess
-            self.score = float(np.fmin(self.score, self.table.accuracy[self.level, end, n]))
-            self.level, self.lowered_at = end, self.table.layers[n]
+            # as the real one: of a run that is lowered twice only the last fall is known
+            self.expected_accuracy = float(self.table.accuracy[self.level, end, n])
+            self.level, self.lowered_at, self.lowered_from = end, self.table.layers[n], self.level
 
     def _decide(self, n: int, elapsed_ms: float) -> int:
         if self._forced is not None:
@@ -109,8 +113,10 @@ class VirtualGuard:
             armed.slowdown,
             armed.least_accuracy,
             armed.lowest_level,
+            done_ms=self.nominal_ms,
         )
 
     def _reset(self, level: int) -> None:
-        self.level, self.lowered_at, self.nominal_ms, self.score = level, None, 0.0, math.nan
+        self.level, self.nominal_ms = level, 0.0
+        self.lowered_at = self.lowered_from = self.expected_accuracy = None
         self._armed = self._forced = None
