@@ -1,0 +1,1 @@
+"""`nested-sparse top`: what a running server does, read from its statistics and metrics."""
