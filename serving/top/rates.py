@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from nested_sparse.serving.top.counts import Counts, Durations, MetricCounts, ModelCounts
 
+KeyT = TypeVar("KeyT")
 NOT_OURS = ("cancelled", "invalid")
 """Outcomes that say nothing of the server: the client went away, or asked for what cannot be."""
 
@@ -60,42 +62,39 @@ def _model(before: ModelCounts, after: ModelCounts, seconds: float) -> ModelRate
     if after.answered < before.answered or after.failed < before.failed:
         before = ModelCounts(after.name)
     answered, failed = after.answered - before.answered, after.failed - before.failed
-    told = {} if after.metrics is None else _told(before.metrics or MetricCounts(), after.metrics)
-    return ModelRates(
+    rates = ModelRates(
         name=after.name,
         state=after.state,
         per_s=(answered + failed) / seconds,
         answered_share=_share(answered, answered + failed),
         mean_queue_ms=_share(after.queue_ms - before.queue_ms, answered),
         mean_compute_ms=_share(after.compute_ms - before.compute_ms, answered),
-        **told,  # type: ignore[arg-type]
     )
+    return rates if after.metrics is None else _told(rates, before.metrics or MetricCounts(), after.metrics)
 
 
-def _told(before: MetricCounts, after: MetricCounts) -> dict[str, object]:
-    """The fields that come from metrics."""
-    gauges = {
-        "queue_length": None if after.queue_length is None else round(after.queue_length),
-        "slowdown": after.slowdown,
-    }
-    if not after.outcomes and not after.queue.cumulative and after.slowdown is None:
-        return gauges  # another server's metrics
+def _told(rates: ModelRates, before: MetricCounts, after: MetricCounts) -> ModelRates:
+    """With what the metrics tell."""
+    queue_length = None if after.queue_length is None else round(after.queue_length)
+    rates = replace(rates, queue_length=queue_length, slowdown=after.slowdown)
+    if after.slowdown is None:
+        return rates  # another server's metrics
     outcomes = _since(before.outcomes, after.outcomes)
     levels = _since(before.levels, after.levels)
     counted = sum(count for outcome, count in outcomes.items() if outcome not in NOT_OURS)
-    return {
-        **gauges,
-        "in_time_share": _share(outcomes.get("ok", 0), counted),
-        "level_shares": {level: count / sum(levels.values()) for level, count in sorted(levels.items()) if count},
-        "queue_ms": _percentiles(after.queue.since(before.queue)),
-        "compute_ms": _percentiles(after.compute.since(before.compute)),
-        "shed": round(outcomes.get("shed", 0)),
-        "expired": round(outcomes.get("expired", 0)),
-        "late": round(outcomes.get("late", 0)),
-    }
+    return replace(
+        rates,
+        in_time_share=_share(outcomes.get("ok", 0), counted),
+        level_shares={level: count / sum(levels.values()) for level, count in sorted(levels.items()) if count},
+        queue_ms=_percentiles(after.queue.since(before.queue)),
+        compute_ms=_percentiles(after.compute.since(before.compute)),
+        shed=round(outcomes.get("shed", 0)),
+        expired=round(outcomes.get("expired", 0)),
+        late=round(outcomes.get("late", 0)),
+    )
 
 
-def _since(before: Mapping[object, float], after: Mapping[object, float]) -> dict[object, float]:
+def _since(before: Mapping[KeyT, float], after: Mapping[KeyT, float]) -> dict[KeyT, float]:
     left = {key: count - before.get(key, 0) for key, count in after.items()}
     return dict(after) if any(count < 0 for count in left.values()) else left
 

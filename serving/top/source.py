@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import re
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from typing import Any
@@ -107,6 +107,8 @@ class Source:
             with self._opener.open(f"http://{address}/metrics", timeout=self._timeout_s) as response:
                 text = response.read(MOST_METRIC_BYTES).decode()
             return read_metrics(text), ""
+        except http.client.HTTPException:
+            return {}, f"no metrics from http://{address}/metrics: it does not speak HTTP"
         except (OSError, ValueError, KeyError) as error:  # urllib's errors are OSErrors
             reason = getattr(error, "reason", None) or error
             return {}, f"no metrics from http://{address}/metrics: {reason}"

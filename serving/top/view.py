@@ -48,16 +48,14 @@ def _lines(model: ModelRates) -> list[tuple[str, str | Text]]:
         f"{model.per_s:.1f}/s",
         _share("in time", model.in_time_share),
         _share("answered", model.answered_share),
-        _count("late", model.late),
-        _count("shed", model.shed),
-        _count("expired", model.expired),
     ]
+    missed = [_count("late", model.late), _count("shed", model.shed), _count("expired", model.expired)]
     queue = [_times(model.queue_ms, model.mean_queue_ms), _count("waiting", model.queue_length)]
     slowdown = "" if model.slowdown is None else f"slowdown {model.slowdown:.2f}"
     compute = [_times(model.compute_ms, model.mean_compute_ms), slowdown]
     lines: list[tuple[str, str | Text]] = [
         (name, "   ".join(filter(None, parts)))
-        for name, parts in (("requests", asked), ("queue", queue), ("compute", compute))
+        for name, parts in (("requests", asked), ("missed", missed), ("queue", queue), ("compute", compute))
         if any(parts)
     ]
     if model.level_shares:

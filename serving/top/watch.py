@@ -26,7 +26,7 @@ def watch(
     json: bool = False,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Show `refreshes` intervals, None for ever: in place on a terminal, one below the other elsewhere, or a JSON line each.
+    """Show `refreshes` intervals, None for ever: in place on a terminal, else one below the other, or a JSON line each.
 
     The server has to answer the first time; later it may go away and come back. Raises UnavailableError.
     """
