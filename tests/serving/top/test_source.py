@@ -17,6 +17,7 @@ from nested_sparse.serving.server import ServerConfig
 from nested_sparse.serving.top.rates import rates_between
 from nested_sparse.serving.top.source import Source
 
+NOBODY = "127.0.0.1:1"
 CONFIG = ServerConfig(port=0, metrics_port=0, grace_s=5)
 
 
@@ -99,9 +100,7 @@ def test_without_metrics_it_says_so(server, source):
 
 def test_metrics_that_do_not_answer_are_a_note(server, source):
     """Nothing listens; or what listens is no Prometheus: both are said, and the rest is shown."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as unused:
-        port = unused.getsockname()[1]
-    for counts in (source(server.address, f"127.0.0.1:{port}").read(), source(server.address, server.address).read()):
+    for counts in (source(server.address, NOBODY).read(), source(server.address, server.address).read()):
         assert counts.note.startswith("no metrics from http://127.0.0.1:")
         assert [model.name for model in counts.models] == ["net"]
 
@@ -169,7 +168,7 @@ def test_no_server_says_what_was_tried(source):
         with pytest.raises(UnavailableError, match=f"no inference server answers at {address}.*nested-sparse serve"):
             source(address, timeout_s=0.2).read()
     with pytest.raises(UnavailableError, match="nested-sparse top HOST:PORT"):
-        source(address).read()
+        source(NOBODY).read()
     with foreign_server() as address, pytest.raises(UnavailableError, match="ServerMetadata: UNIMPLEMENTED"):
         source(address).read()
 
