@@ -112,6 +112,7 @@ def test_slice(checkpoint, tmp_path):
         (("serve", "{path}", "{path}"), "would both be served as 'net'"),
         (("top", "nonsense"), "address: expected HOST:PORT, as 127.0.0.1:8001 or [::1]:8001, got 'nonsense'"),
         (("top", "127.0.0.1:1", "--once"), "no inference server answers at 127.0.0.1:1 (ServerMetadata: UNAVAILABLE"),
+        (("bench", "serving", "absent.safetensors"), "absent.safetensors: no such file (FILE)"),
     ],
 )
 def test_our_errors_are_one_line(checkpoint, monkeypatch, capsys, tmp_path, arguments, message):
@@ -128,7 +129,15 @@ def test_our_errors_are_one_line(checkpoint, monkeypatch, capsys, tmp_path, argu
 
 @pytest.mark.parametrize(
     "arguments",
-    [("serve",), ("slice", "a"), ("inspect", "a", "--nonsense"), ("serve", "a", "--port", "70000"), ("frobnicate",)],
+    [
+        ("serve",),
+        ("slice", "a"),
+        ("inspect", "a", "--nonsense"),
+        ("serve", "a", "--port", "70000"),
+        ("serve", "a", "--policy", "greedy"),
+        ("serve", "a", "--policy", "slackfit", "--level", "0"),
+        ("frobnicate",),
+    ],
 )
 def test_wrong_usage_is_exit_code_2(arguments):
     """As every command line tool's."""
