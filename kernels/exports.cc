@@ -1,7 +1,9 @@
-// The C interface of library.py: which instruction set and kernels are in use, and one kernel on raw arrays for tests.
+// The C interface of library.py and guarded_run.py: which instruction set and kernels are in use, guarded runs, and for
+// tests one kernel on raw arrays and one decision.
 #include "isa.h"
 #include "kernels.h"
 #include "linear.h"
+#include "route.h"
 #include "scratch.h"
 
 #define NESTED_SPARSE_EXPORT extern "C" __attribute__((visibility("default")))
@@ -95,4 +97,31 @@ NESTED_SPARSE_EXPORT bool nested_sparse_run_kernel(int32_t index, const KernelCa
   }
   kernels[index].gemv({call->weight, call->x, call->residual, call->y, call->clip}, call->group_begin, call->group_end);
   return true;
+}
+
+// Makes `run` the guarded run of this thread, null ends it; false where the thread has another.
+NESTED_SPARSE_EXPORT bool nested_sparse_guard_this_thread(nested_sparse::GuardedRun* run) {
+  return nested_sparse::guard_this_thread(run);
+}
+
+// The level from operator n on, by the rule of route.h.
+NESTED_SPARSE_EXPORT int32_t nested_sparse_decide(const nested_sparse::GuardedRun* run, int32_t level, int32_t n,
+                                                  double elapsed_ms, double lately_elapsed_ms, double lately_done_ms) {
+  return nested_sparse::decide(*run, level, n, elapsed_ms, {lately_elapsed_ms, lately_done_ms});
+}
+
+// Nanoseconds of `repeats` such decisions, each of another time.
+NESTED_SPARSE_EXPORT int64_t nested_sparse_time_decisions(const nested_sparse::GuardedRun* run, int32_t level,
+                                                          int32_t n, double elapsed_ms, int64_t repeats) {
+  const int64_t begun_ns = nested_sparse::monotonic_ns();
+  volatile int32_t decided = 0;
+  for (int64_t i = 0; i < repeats; ++i) {
+    decided = nested_sparse::decide(*run, level, n, elapsed_ms + static_cast<double>(i) * 1e-9, {elapsed_ms, 0.0});
+  }
+  (void)decided;
+  return nested_sparse::monotonic_ns() - begun_ns;
+}
+
+NESTED_SPARSE_EXPORT int64_t nested_sparse_monotonic_ns() {
+  return nested_sparse::monotonic_ns();
 }

@@ -67,7 +67,7 @@ def register(session_options: onnxruntime.SessionOptions) -> None:
 def isa() -> str:
     """Instruction set in use, e.g. "avx512" or "neon". Raises KernelError where the forced one cannot be used."""
     message = ctypes.c_char_p()
-    name: bytes | None = _library().nested_sparse_isa(ctypes.byref(message))
+    name: bytes | None = loaded_library().nested_sparse_isa(ctypes.byref(message))
     if name is None:
         raise KernelError((message.value or b"").decode())
     return name.decode()
@@ -77,7 +77,7 @@ def kernels() -> list[KernelInfo]:
     """Every kernel in the library, best first."""
     found: list[KernelInfo] = []
     row = _KernelRow()
-    while _library().nested_sparse_kernel(len(found), ctypes.byref(row)):
+    while loaded_library().nested_sparse_kernel(len(found), ctypes.byref(row)):
         names = (row.name.decode(), row.op.decode(), row.isa.decode())
         shape = (row.block_rows, row.banks, row.index_bytes, row.value_bytes, row.vectors, row.lanes)
         found.append(KernelInfo(len(found), *names, *shape, bool(row.supported)))
@@ -92,7 +92,7 @@ def kernel_for(
     banks: B of gs{B}x{k} packs, 0 for blocks. value_bytes: 4 for float32, 2 for float16.
     rows: vectors that a linear layer is given at once; over many it runs the "conv" kernel, the rows being its pixels.
     """
-    as_pixels = op == "linear" and rows >= _library().nested_sparse_transpose_from()
+    as_pixels = op == "linear" and rows >= loaded_library().nested_sparse_transpose_from()
     wanted = ("conv" if as_pixels else op, isa(), block_rows, index_bytes, value_bytes, banks)
     for kernel in kernels():
         has = (kernel.op, kernel.isa, kernel.block_rows, kernel.index_bytes, kernel.value_bytes, kernel.banks)
@@ -106,7 +106,7 @@ def kernel_for(
 
 def scratch_allocations() -> int:
     """How often operators have allocated scratch memory or plans in this process; switching the level adds none."""
-    return int(_library().nested_sparse_scratch_allocations())
+    return int(loaded_library().nested_sparse_scratch_allocations())
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +170,7 @@ def run_kernel(
     if pixels is not None:
         call.pixels, call.x_pitch = pixels.count, pixels.x_pitch
         call.y_pitch, call.y_whole = pixels.y_pitch, pixels.y_whole
-    if not _library().nested_sparse_run_kernel(index, ctypes.byref(call)):
+    if not loaded_library().nested_sparse_run_kernel(index, ctypes.byref(call)):
         raise KernelError(f"kernel {index} is not in the list, or this CPU does not support it")
 
 
@@ -234,7 +234,8 @@ class _KernelCall(ctypes.Structure):
 
 
 @lru_cache(maxsize=1)
-def _library() -> ctypes.CDLL:
+def loaded_library() -> ctypes.CDLL:
+    """The library with its C interface (exports.cc). Raises KernelError."""
     try:
         library = ctypes.CDLL(str(library_path()))
     except OSError as error:
@@ -244,4 +245,7 @@ def _library() -> ctypes.CDLL:
     library.nested_sparse_transpose_from.restype = ctypes.c_int64
     library.nested_sparse_kernel.restype = ctypes.c_bool
     library.nested_sparse_run_kernel.restype = ctypes.c_bool
+    library.nested_sparse_guard_this_thread.restype = ctypes.c_bool
+    library.nested_sparse_time_decisions.restype = ctypes.c_int64
+    library.nested_sparse_monotonic_ns.restype = ctypes.c_int64
     return library

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <thread>
 
+#include "route.h"
+
 namespace nested_sparse {
 
 NestedOperator::NestedOperator(const ort::Attributes& attributes)
@@ -24,7 +26,8 @@ void NestedOperator::view(const ort::Context& context, WeightView& out) const {
     const auto bytes = context.input<uint8_t>(kFirstSegment + l);
     segments[l] = Segment{bytes.data, bytes.data == nullptr ? 0 : bytes.shape.elements()};
   }
-  weight_.view(__atomic_load_n(level.data, __ATOMIC_RELAXED), segments, out);
+  // A route's own norms, where a file has them, are for route_of(level.data) to name.
+  weight_.view(arrive(level.data, weight_.layer().c_str()), segments, out);
 }
 
 const float* NestedOperator::residual(const ort::Context& context, const ort::Shape& shape) const {

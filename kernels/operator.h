@@ -25,7 +25,8 @@ class NestedOperator : public Operator {
   explicit NestedOperator(const ort::Attributes& attributes);
 
  protected:
-  // The level's weight. Reads the level input now, once: another thread may lower it while the graph runs.
+  // The level's weight. Reads the level input now, once: another thread, or the run's own guard (route.h), may lower it
+  // while the graph runs.
   void view(const ort::Context& context, WeightView& out) const;
   // The residual, or null where it is absent; its shape must be `shape`.
   const float* residual(const ort::Context& context, const ort::Shape& shape) const;

@@ -9,7 +9,11 @@ from nested_sparse.runtime.monitor import ResourceMonitor, ResourceSample
 from nested_sparse.runtime.policy import ElasticPolicy, FixedPolicy, LevelPolicy
 from nested_sparse.runtime.probes import default_probes, usable_cores
 from nested_sparse.runtime.profile import LatencyProfile
+from nested_sparse.runtime.profile_store import ProfileStore
 from nested_sparse.runtime.request import Request, Response
+from nested_sparse.runtime.residuals import Residuals
+from nested_sparse.runtime.route import RouteTable
+from nested_sparse.runtime.route_guard import RouteGuard
 from nested_sparse.runtime.scheduler import Scheduler
 from nested_sparse.runtime.session import Session
 from nested_sparse.runtime.slowdown import Slowdown
@@ -23,10 +27,14 @@ __all__ = [
     "LayerTime",
     "LevelCell",
     "LevelPolicy",
+    "ProfileStore",
     "Request",
+    "Residuals",
     "ResourceMonitor",
     "ResourceSample",
     "Response",
+    "RouteGuard",
+    "RouteTable",
     "Scheduler",
     "SchedulerStats",
     "Session",

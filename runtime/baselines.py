@@ -30,6 +30,9 @@ class _Insensitive:
     def observe(self, level: int, batch: int, service_ms: float, now_s: float) -> None:
         """As LevelPolicy."""
 
+    def observe_gap(self, gap_ms: float) -> None:
+        """As LevelPolicy: it learns nothing."""
+
     def slowdown_factor(self, now_s: float) -> float:
         """As LevelPolicy."""
         return 1.0

@@ -7,7 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from nested_sparse.runtime.profile import LatencyProfile
+from nested_sparse.runtime.residuals import Residuals
 from nested_sparse.runtime.slowdown import MINIMUM, Slowdown
+
+REFRESH_S = 1.0
+GAP_WEIGHT = 0.05
+MOST_GAP_MS = 20.0
+"""Longer gaps are somebody else's doing, and the slowdown's affair."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +23,8 @@ class Waiting:
     deadline_s: clock reading at which the run must have ended: the client's deadline less the reply margin.
     lowest_level, highest_level: what the request allows, both included.
     budget_ms: time it had when it came in; None: unknown, what is left counts as all it had.
+    foreign_ms: of another model's request that is served before ours: its time but for our slowdown; None: it is ours.
+    first: foreign and of a higher priority, hence before ours whenever these are due.
     """
 
     deadline_s: float
@@ -24,6 +32,8 @@ class Waiting:
     highest_level: int
     batch: int = 1
     budget_ms: float | None = None
+    foreign_ms: float | None = None
+    first: bool = False
 
     def slack_ms(self, now_s: float) -> float:
         """Time left."""
@@ -37,6 +47,7 @@ class Decision:
     level: the level to run it at; None: shed it.
     predicted_ms: of the run, at that level (at the lowest allowed one when shed).
     reason: why this level, in words for logs and for the client.
+    take: how many requests run together at that level, as one batch: this one and those first in the queue behind it.
     retry_after_ms: when shed, the time until the queue should have drained.
     take: how many requests from the head of the queue, the chosen one included, run together as one batch.
     """
@@ -49,7 +60,7 @@ class Decision:
 
 
 class Forecast:
-    """Predictions = profile × slowdown; admission and shedding by them.
+    """Predictions = (profile × residual of the level + gap) × slowdown; admission and shedding by them.
 
     The slowdown is learned from served requests only. So that a wrong one cannot shed everything for ever, every
     `probe_every_s` (or ten times the run, if that is longer) one request that the profile alone does not rule out
@@ -69,6 +80,10 @@ class Forecast:
         self.slowdown = Slowdown() if slowdown is None else slowdown
         self.workers = workers
         self._probe_every_s = probe_every_s
+        self._residuals = Residuals(profile.level_count)
+        self._factors = [1.0] * profile.level_count
+        self._refreshed_s = 0.0
+        self._gap_ms = 0.0
         self._learned_s: float | None = None
         self._probing = False
         self._probed_ratio = math.inf
@@ -76,37 +91,38 @@ class Forecast:
     def observe(self, level: int, batch: int, service_ms: float, now_s: float) -> None:
         """Takes in one finished run."""
         profiled_ms = self.profile.predict_ms(level, batch)
-        self.slowdown.observe(service_ms, profiled_ms, now_s)
+        self._residuals.observe(level, service_ms / (profiled_ms * self.slowdown.mean(now_s)), now_s)
+        self.slowdown.observe(service_ms, profiled_ms * self._residuals.factor(level, now_s), now_s)
+        self._refresh(now_s)
         self._learned_s = now_s
         if self._probing:
             self._probed_ratio = service_ms / profiled_ms
 
+    def observe_gap(self, gap_ms: float) -> None:
+        """Takes in the time between two runs where the second was already waiting: what serving costs beside them."""
+        self._gap_ms += GAP_WEIGHT * (min(max(gap_ms, 0.0), MOST_GAP_MS) - self._gap_ms)
+
+    def profiled_ms(self, level: int, batch: int) -> float:
+        """Time that one run takes of a worker on a device that has nothing else to do, as the latest runs know it."""
+        return self.profile.predict_ms(level, batch) * self._factors[level] + self._gap_ms
+
+    def _refresh(self, now_s: float) -> None:
+        """Looks up what every level's factor is now: once per run, instead of for every prediction of every plan."""
+        self._factors = [self._residuals.factor(level, now_s) for level in range(self.profile.level_count)]
+        self._refreshed_s = now_s
+
     def run_ms(self, level: int, batch: int, now_s: float) -> float:
         """Predicted time of one run."""
-        return self.profile.predict_ms(level, batch) * self.slowdown.factor(now_s)
+        return self.profiled_ms(level, batch) * self.slowdown.factor(now_s)
 
     def backlog_ms(self, queue: Sequence[Waiting], floor: Callable[[Waiting], int], now_s: float) -> float:
         """Time to work off `queue` with every request at its `floor` level."""
         factor = self.slowdown.factor(now_s)
-        return factor * sum(self.profile.predict_ms(floor(each), each.batch) for each in queue) / self.workers
+        return factor * sum(self._floor_ms(each, floor) for each in queue) / self.workers
 
-    def spare_ms(self, queue: Sequence[Waiting], floor: Callable[[Waiting], int], now_s: float) -> float:
-        """The longest next run for which `queue`, in order of service, still meets its deadlines at the floor levels.
-
-        Infinite for an empty queue, negative when it is late already. A request that could not make it even if it
-        were next is going to be shed and counts for nothing.
-        """
-        factor = self.slowdown.factor(now_s)
-        ahead_ms = 0.0
-        spare_ms = float("inf")
-        for each in queue:
-            slack_ms = each.slack_ms(now_s)
-            cost_ms = factor * self.profile.predict_ms(floor(each), each.batch)
-            if cost_ms > slack_ms:
-                continue
-            spare_ms = min(spare_ms, slack_ms - cost_ms - ahead_ms)
-            ahead_ms += cost_ms / self.workers
-        return spare_ms
+    def _floor_ms(self, each: Waiting, floor: Callable[[Waiting], int]) -> float:
+        """Profiled time of a request at its floor level."""
+        return self.profiled_ms(floor(each), each.batch) if each.foreign_ms is None else each.foreign_ms
 
     def admit(
         self, request: Waiting, queue: Sequence[Waiting], floor: Callable[[Waiting], int], busy_ms: float, now_s: float
@@ -115,8 +131,10 @@ class Forecast:
 
         busy_ms: until a worker is free. Only what is due before it goes before it.
         """
+        if now_s - self._refreshed_s > REFRESH_S:  # what nobody has observed for a while is being forgotten
+            self._refresh(now_s)
         level = floor(request)
-        before = [each for each in queue if each.deadline_s <= request.deadline_s]
+        before = [each for each in queue if each.first or each.deadline_s <= request.deadline_s]
         wait_ms = busy_ms + self.backlog_ms(before, floor, now_s)
         cost_ms = self.run_ms(level, request.batch, now_s)
         slack_ms = request.slack_ms(now_s)
@@ -145,7 +163,7 @@ class Forecast:
         return self._shed(level, cost_ms, 0.0, slack_ms, self.backlog_ms(queue, floor, now_s))
 
     def _probe_due(self, request: Waiting, level: int, now_s: float) -> bool:
-        profiled_ms = self.profile.predict_ms(level, request.batch)
+        profiled_ms = self.profiled_ms(level, request.batch)
         if profiled_ms * MINIMUM > request.slack_ms(now_s):
             return False
         if profiled_ms * self._probed_ratio <= request.slack_ms(now_s):

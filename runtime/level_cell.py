@@ -38,6 +38,11 @@ class LevelCell:
         """The cell as a tensor: a view, so that a run under way sees it change."""
         return self._value
 
+    @property
+    def address(self) -> int:
+        """Where the int64 lies."""
+        return int(self._level.ctypes.data)
+
     def lower(self, level: int) -> None:
         """Lowers the level to `level`. Raises LevelError if that would raise it, or is below 0."""
         with self._lock:

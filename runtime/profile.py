@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from nested_sparse.tensor_spec import TensorSpec
 
 FORMAT_VERSION = 1
+LEAST_TURNS = 3
+ENOUGH_TURNS = 5
 
 
 class Profilable(Protocol):
@@ -74,6 +76,34 @@ class LatencyProfile:
         share = (batch - left_batch) / (right_batch - left_batch)
         return row[right - 1] + share * (row[right] - row[right - 1])
 
+    def batch_gain(self, level: int, batch: int) -> float:
+        """How many times quicker one run of `batch` samples is than as many runs of one; under 1 it does not pay."""
+        return self.predict_ms(level, 1) * batch / self.predict_ms(level, batch)
+
+    def quieter(self, other: LatencyProfile) -> LatencyProfile:
+        """Of two profiles of the same levels, the lesser time of each case; what only one of them has is that one's.
+
+        Whatever disturbs a measurement makes it longer, so the lesser one is nearer to the machine at rest. Raises
+        InputError.
+        """
+        if self.level_count != other.level_count:
+            raise InputError(
+                f"latency profile: one of {self.level_count} levels cannot be compared with one of "
+                f"{other.level_count}; measure it again"
+            )
+        batches = sorted({*self.batches, *other.batches})
+        both = (self, other)
+
+        def least(table: str, level: int, batch: int) -> float:
+            having = (each for each in both if batch in each.batches)
+            return min(float(getattr(each, table)[level][each.batches.index(batch)]) for each in having)
+
+        median_ms, p95_ms = (
+            [[least(table, level, batch) for batch in batches] for level in range(self.level_count)]
+            for table in ("median_ms", "p95_ms")
+        )
+        return LatencyProfile(batches, median_ms, p95_ms)
+
     def to_json(self) -> str:
         """JSON text that from_json() reads."""
         return json.dumps(
@@ -98,29 +128,37 @@ class LatencyProfile:
         batches: Sequence[int] = (1,),
         repeats: int = 15,
         *,
+        max_batch: int = 1,
         limit_s: float = 20.0,
+        enough_s: float = math.inf,
         clock: Callable[[], float] = time.perf_counter,
     ) -> LatencyProfile:
         """Runs every level `repeats` times per batch on random inputs, after a warm-up.
 
-        The levels take turns, so that a disturbance hits all of them instead of reordering them. Stops early, after
-        at least 3 turns, when `limit_s` have passed. A model of fixed batch is measured at that one. Raises
-        CheckpointError if a level gives outputs that are not finite.
+        Beside `batches`, those of doubling(max_batch) are measured as far as 3 turns of them fit into `limit_s`. Levels
+        and batches take turns, so that a disturbance hits all of them instead of reordering them. Stops early when
+        `limit_s` have passed, after at least 3 turns, or `enough_s`, after at least 5. A model of fixed batch is
+        measured at that one. Raises CheckpointError if a level gives outputs that are not finite.
         """
         only = fixed_batch(session.inputs)
-        measured = sorted(set(batches)) if only is None else [only]
-        if not measured or measured[0] < 1 or repeats < 1:
-            raise InputError(f"latency profile: batches and repeats start at 1, got {list(batches)} and {repeats}")
-        cases = [
-            (level.index, place, random_inputs(session.inputs, batch))
-            for place, batch in enumerate(measured)
-            for level in session.levels
-        ]
-        for level, _, inputs in cases:
-            _check_finite(session, level, session.run(inputs, level))
-        samples = _take_turns(session, cases, repeats, limit_s, clock)
-        table = np.reshape(samples, (len(samples), len(measured), len(session.levels))).transpose(0, 2, 1)
-        return cls(measured, np.median(table, axis=0).tolist(), np.percentile(table, 95, axis=0).tolist())
+        asked = sorted(set(batches)) if only is None else [only]
+        if not asked or asked[0] < 1 or repeats < 1 or max_batch < 1:
+            raise InputError(
+                f"latency profile: batches and repeats start at 1, got {list(batches)} up to {max_batch} and {repeats}"
+            )
+        start_s = clock()
+        turn = _Turn(session, clock)
+        for batch in asked:
+            turn.warm(batch)
+        for batch in doubling(max_batch) if only is None else ():
+            if batch > asked[-1]:
+                spent_s = clock() - start_s
+                if spent_s + turn.expected_s(batch) + LEAST_TURNS * (turn.seconds + turn.expected_s(batch)) > limit_s:
+                    break
+                turn.warm(batch)
+        samples = turn.repeat(repeats, start_s + enough_s, start_s + limit_s)
+        table = np.reshape(samples, (len(samples), len(turn.batches), len(session.levels))).transpose(0, 2, 1)
+        return cls(turn.batches, np.median(table, axis=0).tolist(), np.percentile(table, 95, axis=0).tolist())
 
     def _table(self, rows: Sequence[Sequence[float]]) -> tuple[tuple[float, ...], ...]:
         if not self.batches or list(self.batches) != sorted(set(self.batches)) or self.batches[0] < 1:
@@ -136,28 +174,61 @@ class LatencyProfile:
         return tuple(tuple(float(ms) for ms in row) for row in risen)
 
 
-def _take_turns(
-    session: Profilable,
-    cases: Sequence[tuple[int, int, Arrays]],
-    repeats: int,
-    limit_s: float,
-    clock: Callable[[], float],
-) -> list[list[float]]:
-    """Milliseconds [turn][case]."""
-    turns: list[list[float]] = []
-    end_s = clock() + limit_s
-    while len(turns) < repeats and (len(turns) < 3 or clock() < end_s):
-        turn: list[float] = []
-        for level, _, inputs in cases:
-            started_s = clock()
-            session.run(inputs, level)
-            # a clock that did not tick still took some time
-            turn.append(max((clock() - started_s) * 1e3, 1e-6))
-        turns.append(turn)
-    return turns
+def doubling(max_batch: int) -> tuple[int, ...]:
+    """1, 2, 4, 8, ... up to `max_batch`, which is the last where it is none of them."""
+    powers = [1 << power for power in range(max_batch.bit_length())]
+    return tuple(sorted({*powers, max_batch}))
 
 
-def _check_finite(session: Profilable, level: int, outputs: Arrays) -> None:
+class _Turn:
+    """One run of every level at every batch so far; `seconds` as long as their warm-up took."""
+
+    def __init__(self, session: Profilable, clock: Callable[[], float]) -> None:
+        self.batches: list[int] = []
+        self.seconds = 0.0
+        self._session = session
+        self._clock = clock
+        self._cases: list[tuple[int, Arrays]] = []
+        self._warmed_s = 0.0  # by the last batch
+
+    def warm(self, batch: int) -> None:
+        """Adds a batch, larger than all before, and runs it once at every level."""
+        inputs = random_inputs(self._session.inputs, batch)
+        begun_s = self._clock()
+        for level in self._session.levels:
+            check_finite(self._session, level.index, self._session.run(inputs, level.index))
+            self._cases.append((level.index, inputs))
+        self._warmed_s = self._clock() - begun_s
+        self.seconds += self._warmed_s
+        self.batches.append(batch)
+
+    def expected_s(self, batch: int) -> float:
+        """Time that warming another batch should take."""
+        return self._warmed_s * batch / self.batches[-1]
+
+    def repeat(self, repeats: int, enough_s: float, end_s: float) -> list[list[float]]:
+        """Milliseconds [turn][case], batches outermost.
+
+        enough_s, end_s: clock readings from which ENOUGH_TURNS, and LEAST_TURNS, will do.
+        """
+        turns: list[list[float]] = []
+        while len(turns) < repeats:
+            now_s = self._clock()
+            if (len(turns) >= ENOUGH_TURNS and now_s >= enough_s) or (len(turns) >= LEAST_TURNS and now_s >= end_s):
+                break
+            turns.append([timed_ms(self._session, level, inputs, self._clock) for level, inputs in self._cases])
+        return turns
+
+
+def timed_ms(session: Profilable, level: int, inputs: Arrays, clock: Callable[[], float]) -> float:
+    """Milliseconds of one run; above 0 even by a clock that did not tick."""
+    started_s = clock()
+    session.run(inputs, level)
+    return max((clock() - started_s) * 1e3, 1e-6)
+
+
+def check_finite(session: Profilable, level: int, outputs: Arrays) -> None:
+    """Raise CheckpointError for floating point outputs that are not finite."""
     for name, array in outputs.items():
         if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
             count = math.prod(array.shape) - int(np.isfinite(array).sum())

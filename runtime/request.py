@@ -34,7 +34,10 @@ class Request:
 class Response:
     """What was computed, at which level, and where the time went.
 
-    queue_us: from received until the run began; compute_us: the run. Microseconds.
+    level: that it ended at. queue_us: from received until the run began; compute_us: the run. Microseconds.
+    batch: samples that ran together, other requests' included.
+    started_level, lowered_at: where the level fell while it ran, the one it began at and the first layer at `level`.
+    accuracy: expected of what was computed; None where the checkpoint states none.
     """
 
     outputs: dict[str, Array]
@@ -42,6 +45,10 @@ class Response:
     queue_us: int
     compute_us: int
     reason: str
+    batch: int = 1
+    started_level: Level | None = None
+    lowered_at: str | None = None
+    accuracy: float | None = None
 
 
 def allowed_slo_ms(request: Request, default_slo_ms: float) -> float:

@@ -74,6 +74,14 @@ class RequestQueue(Generic[T]):
         del self._tickets[place]
         return self._items.pop(place)
 
+    def peek(self) -> T | None:
+        """The item with the earliest deadline, expired or not; None if there is none."""
+        return self._items[0] if self._items else None
+
+    def first_deadline_s(self) -> float | None:
+        """The earliest deadline; None if nothing waits."""
+        return self._tickets[0].deadline_s if self._tickets else None
+
     def clear(self) -> list[T]:
         """Takes out everything."""
         items, self._items, self._tickets = self._items, [], []

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from nested_sparse.errors import DeadlineError, InputError, OverloadedError, UnavailableError
 from nested_sparse.level import Level
+from nested_sparse.runtime.device import Device
+from nested_sparse.runtime.execution import Execution, Executor
 from nested_sparse.runtime.forecast import Decision, Waiting
+from nested_sparse.runtime.job import Job, can_batch
 from nested_sparse.runtime.level_log import LevelLog
 from nested_sparse.runtime.monitor import ResourceMonitor
 from nested_sparse.runtime.policy import LevelPolicy
 from nested_sparse.runtime.profile import LatencyProfile, Profilable
 from nested_sparse.runtime.request import Request, Response, allowed_levels, allowed_slo_ms
-from nested_sparse.runtime.request_queue import RequestQueue, Ticket
+from nested_sparse.runtime.request_queue import RequestQueue
 from nested_sparse.runtime.stats import SchedulerStats
-from nested_sparse.runtime.tensors import Array, batch_size, check_inputs
+from nested_sparse.runtime.tensors import batch_size, check_inputs
 
 REPLY_MARGIN_MS = 2.0
 # Clipper (NSDI'17) uses 0.92 of an SLO for the model and leaves the rest for everything else
@@ -29,14 +35,14 @@ _LOGGER = logging.getLogger("nested_sparse.runtime")
 __all__ = ["Scheduler", "SchedulerStats"]
 
 
-@dataclass(eq=False, slots=True)
-class _Job:
-    inputs: dict[str, Array]
-    future: Future[Response]
-    waiting: Waiting
-    received_s: float
-    due_s: float
-    ticket: Ticket | None = None
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """Jobs that run together next, and how; or what the policy raised for the first of them."""
+
+    run: int
+    jobs: list[Job]
+    decision: Decision | Exception
+    slowdown: float = 1.0
 
 
 class Scheduler:
@@ -46,9 +52,12 @@ class Scheduler:
     UnavailableError (closing), InputError, LevelError, or what the session raised. A cancelled one is not run unless
     it has begun.
 
-    A run has to end `reply_margin_ms` plus 8 % of the request's time before its deadline; one that could not be begun
-    before that has expired. `workers` threads run the session; with 0 the caller drives it by serve_next(). Tell the
-    policy the same number.
+    A run has to end `reply_margin_ms` plus `reply_margin_share` of the request's time before its deadline; one that
+    could not be begun before that has expired. Requests whose inputs differ in the batch only may run as one
+    (Decision.take). `guard` makes what lowers a run that would be late, in flight (RouteGuard).
+
+    `workers` threads run the session; with 0 the caller drives it by serve_next(). Tell the policy the same number.
+    Schedulers that share a `device` take turns on it: by `priority`, higher first, then by deadline.
     """
 
     def __init__(
@@ -59,9 +68,13 @@ class Scheduler:
         *,
         default_slo_ms: float,
         reply_margin_ms: float = REPLY_MARGIN_MS,
+        reply_margin_share: float = REPLY_MARGIN_SHARE,
         max_queue: int = 256,
         workers: int = 1,
         monitor: ResourceMonitor | None = None,
+        guard: Callable[[], Any] | None = None,
+        device: Device | None = None,
+        priority: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if not default_slo_ms > 0:
@@ -71,19 +84,29 @@ class Scheduler:
                 f"{session.name}: the profile has {profile.level_count} levels, the checkpoint {len(session.levels)}; "
                 "measure it again"
             )
+        self.priority = priority
         self._session = session
+        self._profile = profile
         self._policy = policy
         self._default_slo_ms = default_slo_ms
-        self._reply_margin_ms = reply_margin_ms
+        self._margin = (reply_margin_ms, reply_margin_share)
         self._clock = clock
         self._log = LevelLog(session.name, monitor)
-        self._queue: RequestQueue[_Job] = RequestQueue(max_queue)
-        self._changed = threading.Condition()
-        self._closing = False
-        self._ends_s: dict[int, float] = {}  # predicted end of each run under way, by id of its job
-        self._served = [0] * len(session.levels)
-        self._counts = dict.fromkeys(("late", "shed", "expired", "failed", "cancelled"), 0)
+        self._executor = Executor(session, profile, clock, guard)
+        self._batches = can_batch(session.inputs, getattr(session, "outputs", (None,)))
+        self._queue: RequestQueue[Job] = RequestQueue(max_queue)
         self._workers = max(workers, 1)
+        self._device = Device(self._workers) if device is None else device
+        self._changed = self._device.changed
+        self._closing = False
+        self._runs = itertools.count()
+        self._ended_s = -math.inf
+        self._limit = (len(session.levels) - 1, "")
+        self._present_level = len(session.levels) - 1
+        self._served = [0] * len(session.levels)
+        self._counts = dict.fromkeys(("late", "shed", "expired", "failed", "cancelled", "lowered", "batched"), 0)
+        with self._changed:
+            self._device.join(self)
         self._threads = [
             threading.Thread(target=self._work, name=f"{session.name}-{i}", daemon=True) for i in range(workers)
         ]
@@ -109,18 +132,14 @@ class Scheduler:
 
     def serve_next(self) -> bool:
         """Ends what has expired, then runs or sheds the request that is due first. False if there was nothing to do."""
-        expired, job, decision = self._take()
-        for late in expired:
-            self._expire(late)
-        if job is None:
-            return bool(expired)
-        if isinstance(decision, Exception):
-            self._fail(job.future, decision)
-        elif decision is not None and decision.level is None:
-            self._fail(job.future, OverloadedError(decision.reason, decision.retry_after_ms))
-        elif decision is not None and decision.level is not None:
-            self._run(job, decision, decision.level)
-        return True
+        expired, turn = self._take()
+        self._serve(expired, turn)
+        return bool(expired) or turn is not None
+
+    def limit(self, highest_level: int, reason: str) -> None:
+        """From now on no request runs denser, but for those that ask for a level or an accuracy above."""
+        with self._changed:
+            self._limit = (highest_level, reason)
 
     def stats(self) -> SchedulerStats:
         """Counts and state."""
@@ -148,17 +167,34 @@ class Scheduler:
                 pass
         with self._changed:
             left = self._queue.clear()
+            self._device.leave(self)
         for job in left:
             self._end(job, UnavailableError("the server is shutting down; send the request to another one"))
         for thread in self._threads:
             thread.join()
 
-    def _job(self, request: Request, future: Future[Response]) -> _Job:
+    def first_due_s(self) -> float | None:
+        """As Tenant."""
+        return self._queue.first_deadline_s()
+
+    def waiting(self) -> list[Waiting]:
+        """As Tenant."""
+        return [job.waiting for job in self._queue.items()]
+
+    def usual_ms(self, waiting: Waiting) -> float:
+        """As Tenant."""
+        present = min(max(self._present_level, waiting.lowest_level), waiting.highest_level)
+        # half way down: two models that each reckoned with the other's present level would take turns at the lowest
+        levels_ms = [self._profile.predict_ms(level, waiting.batch) for level in (present, waiting.lowest_level)]
+        return sum(levels_ms) / 2 * self._policy.slowdown_factor(self._clock())
+
+    def _job(self, request: Request, future: Future[Response]) -> Job:
         inputs = check_inputs(self._session.inputs, request.inputs)
         lowest, highest = allowed_levels(request, self._session.levels)
         slo_ms = allowed_slo_ms(request, self._default_slo_ms)
         received_s = self._clock() if request.received_s is None else request.received_s
-        budget_ms = slo_ms * (1.0 - REPLY_MARGIN_SHARE) - self._reply_margin_ms
+        margin_ms, margin_share = self._margin
+        budget_ms = slo_ms * (1.0 - margin_share) - margin_ms
         waiting = Waiting(
             deadline_s=received_s + budget_ms / 1e3,
             lowest_level=lowest,
@@ -166,103 +202,179 @@ class Scheduler:
             batch=batch_size(self._session.inputs, inputs),
             budget_ms=budget_ms,
         )
-        return _Job(inputs, future, waiting, received_s, received_s + slo_ms / 1e3)
+        return Job(
+            inputs,
+            future,
+            waiting,
+            received_s,
+            due_s=received_s + slo_ms / 1e3,
+            least_accuracy=-math.inf if request.min_accuracy is None else request.min_accuracy,
+            fixed=request.level is not None,
+        )
 
-    def _enqueue(self, job: _Job) -> None:
+    def _enqueue(self, job: Job) -> None:
         with self._changed:
             if self._closing:
                 raise UnavailableError("the server is shutting down; send the request to another one")
             now_s = self._clock()
             if job.waiting.deadline_s <= now_s:
                 raise _too_late(job, now_s)
-            queue = [each.waiting for each in self._queue.items()]
-            decision = self._policy.admit(job.waiting, queue, self._busy_ms(now_s), now_s)
+            queue = self._device.queue_of(self, self._policy.slowdown_factor(now_s))
+            decision = self._policy.admit(job.waiting, queue, self._device.busy_ms(now_s), now_s)
             if decision.level is None:
                 raise OverloadedError(decision.reason, decision.retry_after_ms)
             job.ticket = self._queue.push(job.waiting.deadline_s, job)
             if job.ticket is None:
                 raise OverloadedError(
-                    f"shed: {len(queue)} requests are waiting already", max(1.0, decision.predicted_ms)
+                    f"shed: {len(self._queue)} requests are waiting already", max(1.0, decision.predicted_ms)
                 )
-            self._changed.notify()
+            self._changed.notify_all()
 
-    def _take(self) -> tuple[list[_Job], _Job | None, Decision | Exception | None]:
-        """What expired, and the next job with its decision; a job whose client cancelled it comes without one."""
+    def _serve(self, expired: Sequence[Job], turn: _Turn | None) -> None:
+        for late in expired:
+            self._end(late, _too_late(late, self._clock()))
+        if turn is None:
+            return
+        decision = turn.decision
+        if isinstance(decision, Exception):
+            self._fail(turn.jobs[0].future, decision)
+        elif decision.level is None:
+            self._fail(turn.jobs[0].future, OverloadedError(decision.reason, decision.retry_after_ms))
+        else:
+            self._run(turn, decision, decision.level)
+
+    def _take(self) -> tuple[list[Job], _Turn | None]:
+        """What expired, and what runs next; jobs that their clients cancelled are counted and gone."""
         with self._changed:
             now_s = self._clock()
             expired = self._queue.pop_expired(now_s)
-            job = self._queue.pop(now_s)
             if self._closing:
                 self._changed.notify_all()
-            if job is None:
-                return expired, None, None
-            if not job.future.set_running_or_notify_cancel():
+            while (job := self._queue.pop(now_s)) is not None:
+                if job.future.set_running_or_notify_cancel():
+                    return expired, self._turn(job, now_s)
                 self._counts["cancelled"] += 1
-                return expired, job, None
-            try:
-                return expired, job, self._decide(job, now_s)
-            except Exception as error:  # the policy is pluggable, and the worker must outlive it
-                return expired, job, error
+            return expired, None
 
-    def _decide(self, job: _Job, now_s: float) -> Decision:
-        decision = self._policy.choose(job.waiting, [each.waiting for each in self._queue.items()], now_s)
-        if decision.level is not None:
-            slowdown = self._policy.slowdown_factor(now_s)
-            self._log.note(decision.level, decision.reason, slowdown, len(self._queue), now_s)
-            self._ends_s[id(job)] = now_s + decision.predicted_ms / 1e3
-        return decision
-
-    def _run(self, job: _Job, decision: Decision, level: int) -> None:
-        started_s = self._clock()
+    def _turn(self, job: Job, now_s: float) -> _Turn:
+        run = next(self._runs)
         try:
-            outputs = self._session.run(job.inputs, level)
+            slowdown = self._policy.slowdown_factor(now_s)
+            decision = self._policy.choose(self._limited(job.waiting), self._device.queue_of(self, slowdown), now_s)
+        except Exception as error:  # the policy is pluggable, and the worker must outlive it
+            return _Turn(run, [job], error)
+        level = decision.level
+        if level is None:
+            return _Turn(run, [job], decision)
+        highest, cause = self._limit
+        if level == highest < job.waiting.highest_level:
+            decision = replace(decision, reason=f"capped by {cause}; {decision.reason}")
+        jobs = [job, *self._joining(job, decision.take - 1)]
+        self._present_level = level
+        self._log.note(level, decision.reason, slowdown, len(self._queue), now_s)
+        self._device.begin(id(job), now_s + decision.predicted_ms / 1e3)
+        return _Turn(run, jobs, decision, slowdown)
+
+    def _limited(self, waiting: Waiting) -> Waiting:
+        """What the request allows, within the limit where the request leaves a choice."""
+        highest, _ = self._limit
+        if waiting.highest_level <= highest:
+            return waiting
+        return replace(waiting, highest_level=max(highest, waiting.lowest_level))
+
+    def _joining(self, first: Job, count: int) -> list[Job]:
+        """Takes up to `count` jobs from the head of the queue that run in one batch with `first`."""
+        jobs: list[Job] = []
+        while len(jobs) < count and self._batches:
+            job = self._queue.peek()
+            if job is None or job.ticket is None or not job.batches_with(first):
+                break
+            self._queue.cancel(job.ticket)
+            if job.future.set_running_or_notify_cancel():
+                jobs.append(job)
+            else:
+                self._counts["cancelled"] += 1
+        return jobs
+
+    def _run(self, turn: _Turn, decision: Decision, level: int) -> None:
+        try:
+            done = self._executor.run(turn.jobs, decision, level, turn.slowdown)
         except Exception as error:  # whatever it was, it is the client's answer and the worker goes on
             with self._changed:
-                self._ends_s.pop(id(job), None)
-            self._fail(job.future, error)
+                self._device.end(id(turn.jobs[0]))
+            self._failed_run(turn, decision, level, error)
             return
-        ended_s = self._clock()
-        compute_ms = (ended_s - started_s) * 1e3
         with self._changed:
-            self._ends_s.pop(id(job), None)
-            self._served[level] += 1
-            self._counts["late"] += ended_s > job.due_s
-            self._observe(level, job.waiting.batch, compute_ms, ended_s)
-        queue_us = round((started_s - job.received_s) * 1e6)
-        response = Response(outputs, self._session.levels[level], queue_us, round(compute_ms * 1e3), decision.reason)
-        job.future.set_result(response)
+            self._device.end(id(turn.jobs[0]))
+            self._count(turn.jobs, done, level)
+        started = self._session.levels[level] if done.lowered_at is not None else None
+        batch = sum(job.waiting.batch for job in turn.jobs)
+        for job, outputs in zip(turn.jobs, done.outputs, strict=True):
+            job.future.set_result(
+                Response(
+                    outputs,
+                    self._session.levels[done.level],
+                    round((done.started_s - job.received_s) * 1e6),
+                    round((done.ended_s - done.started_s) * 1e6),
+                    decision.reason,
+                    batch,
+                    started,
+                    done.lowered_at,
+                    done.accuracy,
+                )
+            )
 
-    def _observe(self, level: int, batch: int, compute_ms: float, now_s: float) -> None:
+    def _failed_run(self, turn: _Turn, decision: Decision, level: int, error: Exception) -> None:
+        """One job's failure is its answer; of a batch each is tried alone, for only one of them may be at fault."""
+        if len(turn.jobs) == 1:
+            self._fail(turn.jobs[0].future, error)
+            return
+        for job in turn.jobs:
+            if job.waiting.deadline_s <= self._clock():
+                self._fail(job.future, _too_late(job, self._clock()))
+            else:
+                self._run(_Turn(turn.run, [job], decision, turn.slowdown), decision, level)
+
+    def _count(self, jobs: Sequence[Job], done: Execution, level: int) -> None:
+        self._served[done.level] += len(jobs)
+        self._counts["late"] += sum(done.ended_s > job.due_s for job in jobs)
+        self._counts["lowered"] += len(jobs) * (done.lowered_at is not None)
+        self._counts["batched"] += len(jobs) * (len(jobs) > 1)
+        batch = sum(job.waiting.batch for job in jobs)
+        # of a run that was lowered: as if the slowdown it saw had been that of a whole run at the first level
+        whole_ms = (done.ended_s - done.started_s) * 1e3 * self._profile.predict_ms(level, batch) / done.nominal_ms
+        gap_ms = (done.started_s - self._ended_s) * 1e3
+        queued = jobs[0].received_s < self._ended_s
+        self._ended_s = done.ended_s
         try:
-            self._policy.observe(level, batch, compute_ms, now_s)
+            # of several workers, or models, nobody knows which run it waited for
+            if queued and self._workers == 1 and not self._device.shared:
+                self._policy.observe_gap(gap_ms)
+            self._policy.observe(level, batch, whole_ms, done.ended_s)
         except Exception:  # the request was served: a fault of the pluggable policy must not take its answer away
             _LOGGER.exception("%s: the policy failed to take in a run at level %d", self._session.name, level)
 
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: len(self._queue) or self._closing)
-                if not len(self._queue):
+                self._changed.wait_for(lambda: self._device.is_turn_of(self) or self._done)
+                if self._done:
                     return
-            self.serve_next()
+                taken = self._take()
+            self._serve(*taken)
 
-    def _busy_ms(self, now_s: float) -> float:
-        """Predicted time until a worker is free."""
-        if len(self._ends_s) < self._workers:
-            return 0.0
-        return max(0.0, (min(self._ends_s.values()) - now_s) * 1e3)
+    @property
+    def _done(self) -> bool:
+        return self._closing and not len(self._queue)
 
-    def _forget(self, job: _Job) -> None:
+    def _forget(self, job: Job) -> None:
         """The client cancelled: the place in the queue is free at once."""
         with self._changed:
             if job.ticket is not None and self._queue.cancel(job.ticket):
                 self._counts["cancelled"] += 1
                 self._changed.notify_all()
 
-    def _expire(self, job: _Job) -> None:
-        self._end(job, _too_late(job, self._clock()))
-
-    def _end(self, job: _Job, error: Exception) -> None:
+    def _end(self, job: Job, error: Exception) -> None:
         """Fails a job that was taken from the queue unrun."""
         if job.future.set_running_or_notify_cancel():
             self._fail(job.future, error)
@@ -271,19 +383,14 @@ class Scheduler:
                 self._counts["cancelled"] += 1
 
     def _fail(self, future: Future[Response], error: Exception) -> None:
-        kind = (
-            "shed"
-            if isinstance(error, OverloadedError)
-            else "expired"
-            if isinstance(error, DeadlineError)
-            else "failed"
-        )
+        kinds = {OverloadedError: "shed", DeadlineError: "expired"}
+        kind = next((name for of, name in kinds.items() if isinstance(error, of)), "failed")
         with self._changed:
             self._counts[kind] += 1
         future.set_exception(error)
 
 
-def _too_late(job: _Job, now_s: float) -> DeadlineError:
+def _too_late(job: Job, now_s: float) -> DeadlineError:
     waited_ms = (now_s - job.received_s) * 1e3
     slo_ms = (job.due_s - job.received_s) * 1e3
     return DeadlineError(

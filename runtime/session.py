@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime as ort
@@ -22,6 +23,9 @@ from nested_sparse.runtime.level_cell import LevelCell
 from nested_sparse.runtime.probes import usable_cores
 from nested_sparse.runtime.tensors import Array, Arrays, check_inputs
 
+if TYPE_CHECKING:
+    from nested_sparse.runtime.route_guard import RouteGuard
+
 LEVEL_INPUT = "__level__"
 SEGMENT_INPUT = "__segment_{}__"
 _LOG_NOTHING = 4  # ONNX Runtime's severity "fatal": what goes wrong is raised, not printed
@@ -34,6 +38,7 @@ class Session:
     at once.
 
     path; name: the file's stem; inputs, outputs: tuples of TensorSpec; levels: tuple of Level; threads: of one run.
+    reroutes: what lowered inferences were measured to score; cuts: the only layers at which one may be lowered, if any.
     threads: None for every core this process may use. profile_to: a folder for ONNX Runtime's profile, written by
     close().
 
@@ -52,6 +57,8 @@ class Session:
         self.inputs = self._checkpoint.inputs
         self.outputs = self._checkpoint.outputs
         self.levels = self._checkpoint.levels
+        self.reroutes = self._checkpoint.reroutes
+        self.cuts: tuple[str, ...] = getattr(self._checkpoint, "cuts", ())
         self._output_names = [spec.name for spec in self.outputs]
         self._ort: Any = _load(self._checkpoint, _options(self.threads, profile_to))
         self._segments = self._segment_feeds()
@@ -59,6 +66,13 @@ class Session:
         self._idle = threading.Condition()
         self._running = 0
         self._resident_level = 0
+
+    @property
+    def digest(self) -> str:
+        """Of the graph and of every level's segment, as the file tells them: equal for files that compute the same."""
+        metadata = self._checkpoint.metadata
+        digests = (metadata.graph_sha256, *(level.sha256 for level in metadata.levels))
+        return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
     @property
     def isa(self) -> str:
@@ -79,15 +93,15 @@ class Session:
         self._resident_level = resolve_level(level, len(self.levels))
         self._checkpoint.release_above(self._resident_level)
 
-    def run(self, inputs: Arrays, level: int | LevelCell = -1) -> dict[str, Array]:
+    def run(self, inputs: Arrays, level: int | LevelCell = -1, guard: RouteGuard | None = None) -> dict[str, Array]:
         """The outputs, by name, at `level` (-1 is the densest), or at what a LevelCell holds while it runs.
 
+        guard: armed for this level, lowers the run where it would miss its deadline; it says afterwards where.
         Raises InputError (nothing is cast or reshaped), LevelError, KernelError, UnavailableError when closed.
         """
         arrays = check_inputs(self.inputs, inputs)
-        cell = self._cell(level)
-        started = cell.value
-        with self._open_ort() as session:
+        with self._cell_of(level, guard) as cell, self._open_ort() as session:
+            started = cell.value
             self._resident_level = max(self._resident_level, started)
             feeds = {**arrays, **self._segments, LEVEL_INPUT: cell.ort_value}
             try:
@@ -131,6 +145,13 @@ class Session:
                 f"and a segment for each of its {len(self.levels)} levels; export it again"
             )
         return feeds
+
+    def _cell_of(self, level: int | LevelCell, guard: RouteGuard | None) -> AbstractContextManager[LevelCell]:
+        if guard is None:
+            return nullcontext(self._cell(level))
+        if isinstance(level, LevelCell):
+            raise InputError("a guarded run lowers its own level: give it a level, not a LevelCell")
+        return guard.running(resolve_level(level, len(self.levels)), len(self.levels))
 
     def _cell(self, level: int | LevelCell) -> LevelCell:
         if isinstance(level, LevelCell):

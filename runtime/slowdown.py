@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import statistics
 import time
-from collections import deque
 from collections.abc import Callable
 
 MINIMUM = 0.5
@@ -20,9 +18,11 @@ class Slowdown:
     deviation).
 
     One slow request must not send the server to its lowest level, a lasting co-runner must be seen at once: a sample
-    that leaves the recent mean by more than `believed_step` counts in full only when the median of the last three
-    agrees, that is from the second in a row on. Without samples the factor returns to 1, with time constant
-    `forget_s`, once `fresh_s` have passed.
+    that leaves the mean by more than `believed_step` counts as that step only, until `rise_after` in a row left it
+    upwards, or `fall_after` downwards. Then the device has changed, and mean and deviation begin anew from them: an
+    average that creeps there would overshoot by the deviation it gathers on the way, and for as long again when the
+    co-runner leaves. Falling takes longer, because beside a co-runner that comes and goes some runs are quick.
+    Without samples the factor returns to 1, with time constant `forget_s`, once `fresh_s` have passed.
 
     Times are in milliseconds where the name says so, clock readings in seconds. Not thread-safe: its owner locks.
     """
@@ -33,6 +33,8 @@ class Slowdown:
         weight: float = 0.4,
         deviations: float = 1.5,
         believed_step: float = 1.5,
+        rise_after: int = 2,
+        fall_after: int = 6,
         fresh_s: float = 1.0,
         forget_s: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
@@ -40,12 +42,15 @@ class Slowdown:
         self._weight = weight
         self._deviations = deviations
         self._believed_step = believed_step
+        self._rise_after = rise_after
+        self._fall_after = fall_after
         self._fresh_s = fresh_s
         self._forget_s = forget_s
         self._clock = clock
         self._mean = 1.0
         self._deviation = 0.0
-        self._recent: deque[float] = deque((1.0, 1.0), maxlen=2)
+        self._departed: list[float] = []  # the latest samples, as far as all left the mean to one side
+        self._departed_from = 1.0  # the mean that they left
         self._observed_s: float | None = None
 
     def observe(self, measured_ms: float, profiled_ms: float, now_s: float | None = None) -> None:
@@ -55,11 +60,13 @@ class Slowdown:
         now_s = self._clock() if now_s is None else now_s
         self._forget(now_s)
         ratio = min(max(measured_ms / profiled_ms, MINIMUM), MAXIMUM)
-        agreed = statistics.median((*self._recent, ratio))
-        highest = max(agreed, self._mean * self._believed_step)
-        lowest = min(agreed, self._mean / self._believed_step)
-        self._recent.append(ratio)
-        self._update(min(max(ratio, lowest), highest))
+        known = self._departed_from if self._departed else self._mean
+        lowest, highest = known / self._believed_step, known * self._believed_step
+        if lowest <= ratio <= highest:
+            self._departed.clear()
+            self._update(ratio)
+        else:
+            self._depart(ratio, min(max(ratio, lowest), highest))
         self._observed_s = now_s
 
     def factor(self, now_s: float | None = None) -> float:
@@ -67,6 +74,26 @@ class Slowdown:
         keep = self._kept(self._clock() if now_s is None else now_s)
         value = 1.0 + keep * (self._mean + self._deviations * self._deviation - 1.0)
         return min(max(value, MINIMUM), MAXIMUM)
+
+    def mean(self, now_s: float | None = None) -> float:
+        """The factor without its allowance for scatter: what measured over profiled time is expected to be."""
+        keep = self._kept(self._clock() if now_s is None else now_s)
+        return 1.0 + keep * (self._mean - 1.0)
+
+    def _depart(self, ratio: float, step: float) -> None:
+        """Takes in a sample that leaves the mean, as `step` while there are too few of them."""
+        if not self._departed:
+            self._departed_from = self._mean
+        rises = ratio > self._departed_from
+        if self._departed and (self._departed[-1] > self._departed_from) != rises:
+            self._departed.clear()
+        self._departed.append(ratio)
+        if len(self._departed) < (self._rise_after if rises else self._fall_after):
+            self._update(step)
+            return
+        self._mean = sum(self._departed) / len(self._departed)
+        self._deviation = sum(abs(each - self._mean) for each in self._departed) / len(self._departed)
+        self._departed.clear()
 
     def _update(self, ratio: float) -> None:
         self._deviation += self._weight * (abs(ratio - self._mean) - self._deviation)
@@ -84,4 +111,4 @@ class Slowdown:
         if keep < 1.0:
             self._mean = 1.0 + keep * (self._mean - 1.0)
             self._deviation *= keep
-            self._recent.extend((self._mean, self._mean))
+            self._departed.clear()

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class SchedulerStats:
     """Counts since the start, and the state now.
 
-    served: requests answered, by level; late: of those, after their deadline. Every submitted request is counted in
+    served: requests answered, by the level they ended at; late: of those, after their deadline; lowered: of those, with
+    a level that fell while they ran; batched: of those, in one run with others. Every submitted request is counted in
     exactly one of served, shed, expired, failed and cancelled once it has ended.
     slowdown: predicted / profiled time.
     """
@@ -22,3 +23,5 @@ class SchedulerStats:
     cancelled: int
     queue_length: int
     slowdown: float
+    lowered: int = 0
+    batched: int = 0

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from nested_sparse.errors import CheckpointError, ServingError
 from nested_sparse.level import resolve_level
+from nested_sparse.runtime.baselines import SlackFitPolicy
+from nested_sparse.runtime.device import Device
+from nested_sparse.runtime.kept_profile import MOST_BATCH, profile_of
 from nested_sparse.runtime.monitor import ResourceMonitor
 from nested_sparse.runtime.policy import ElasticPolicy, FixedPolicy, LevelPolicy
 from nested_sparse.runtime.profile import LatencyProfile
+from nested_sparse.runtime.profile_store import ProfileStore
+from nested_sparse.runtime.request import ACCURACY
+from nested_sparse.runtime.route import RouteTable
+from nested_sparse.runtime.route_guard import RouteGuard
 from nested_sparse.runtime.scheduler import Scheduler
 from nested_sparse.runtime.session import Session
 from nested_sparse.serving.datatype import datatype_of
 from nested_sparse.serving.served_model import ServedModel
 
 log = logging.getLogger(__name__)
+ROUTES_S = 2.0
+"""Time to measure what each operator takes."""
 POLICIES = ("elastic", "slackfit")
 """Ours, and SuperServe's (NSDI'25) to compare with."""
-PROFILED_BATCHES = (1, 8)
-"""One sample and several: from one point alone, a batch would be taken to cost its size times a sample."""
-SLACKFIT_BATCHES = (1, 2, 4, 8, 16, 32)
-"""SlackFit knows no batches but its profile's: a request of more samples would seem cheaper than it is."""
 
 
 def check_files(paths: Sequence[Path]) -> None:
@@ -39,42 +46,96 @@ def check_files(paths: Sequence[Path]) -> None:
         by_name[path.stem] = path
 
 
-def make_policy(name: str, profile: LatencyProfile) -> LevelPolicy:
-    """The policy called `name`, one of POLICIES. Raises ServingError."""
-    if name == "elastic":
-        return ElasticPolicy(profile)
-    if name == "slackfit":
-        from nested_sparse.runtime.baselines import SlackFitPolicy
+def read_priorities(texts: Sequence[str], paths: Sequence[Path]) -> dict[str, int]:
+    """Priority of each model by name, from NAME=N; 0 where none is given. Raises ServingError."""
+    priorities = {path.stem: 0 for path in paths}
+    for text in texts:
+        name, _, number = text.rpartition("=")
+        if name not in priorities:
+            known = ", ".join(map(repr, priorities))
+            raise ServingError(f"--priority {text}: expected NAME=N with one of the models served, {known}")
+        try:
+            priorities[name] = int(number)
+        except ValueError:
+            raise ServingError(f"--priority {text}: expected a whole number after '=', got {number!r}") from None
+    return priorities
 
-        return SlackFitPolicy(profile)
-    raise ServingError(f"no policy {name!r}; there are {', '.join(POLICIES)}")
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """How one model is served.
+
+    default_slo_ms: of a request that brings no deadline. fixed_level: every request runs at this level; None: `policy`,
+    one of POLICIES, chooses per request. priority: among the models that share the device, higher goes first.
+    max_batch: the largest batch worth measuring.
+    """
+
+    default_slo_ms: float
+    fixed_level: int | None = None
+    policy: str = "elastic"
+    priority: int = 0
+    max_batch: int = MOST_BATCH
 
 
-def load_model(
-    session: Session, *, default_slo_ms: float, fixed_level: int | None = None, policy_name: str = "elastic"
-) -> ServedModel:
-    """Measure the session's levels on this device and start its scheduler.
+def load_model(session: Session, config: ModelConfig, device: Device, profiles: ProfileStore | None) -> ServedModel:
+    """Measure the session's levels on this device, or check what was kept of it, and start its scheduler.
 
-    fixed_level: every request runs at this level; None: `policy_name`, one of POLICIES, chooses per request. Raises
-    CheckpointError, LevelError, InputError, ServingError.
+    profiles: where measurements are kept, None keeps none. Raises CheckpointError, LevelError, InputError,
+    ServingError.
     """
     for spec in (*session.inputs, *session.outputs):
         datatype_of(spec.dtype)  # what cannot travel is said now, not on the first request
-    if fixed_level is not None:
-        resolve_level(fixed_level, len(session.levels))
-    log.info("%s: measuring %d levels", session.name, len(session.levels))
-    profile = LatencyProfile.measure(session, SLACKFIT_BATCHES if policy_name == "slackfit" else PROFILED_BATCHES)
+    if config.fixed_level is not None:
+        resolve_level(config.fixed_level, len(session.levels))
+    profiled = profile_of(session, profiles, max_batch=config.max_batch)
+    profile = profiled.profile
     for level in session.levels:
         log.info("%s: level %d takes %.2f ms", session.name, level.index, profile.predict_ms(level.index))
-    policy = make_policy(policy_name, profile) if fixed_level is None else FixedPolicy(fixed_level, profile)
-    scheduler = Scheduler(session, profile, policy, default_slo_ms=default_slo_ms, monitor=ResourceMonitor())
+    policy = _policy(session, profile, config)
+    for _ in range(2):  # a slowdown believes what two runs agree on: the first request finds it as it is now
+        policy.observe(0, 1, profile.predict_ms(0) * profiled.ratio, time.monotonic())
+    scheduler = Scheduler(
+        session,
+        profile,
+        policy,
+        default_slo_ms=config.default_slo_ms,
+        monitor=ResourceMonitor(),
+        guard=_guard(session, config),
+        device=device,
+        priority=config.priority,
+    )
     return ServedModel(
         session.name,
         tuple(session.inputs),
         tuple(session.outputs),
         tuple(session.levels),
         scheduler,
-        default_slo_ms,
+        config.default_slo_ms,
         session.threads,
         session.isa,
     )
+
+
+def _accuracy(session: Session) -> list[float] | None:
+    """What the checkpoint says that each level scores; None where it does not say it of all."""
+    stated = [level.metrics.get(ACCURACY) for level in session.levels]
+    known = [accuracy for accuracy in stated if accuracy is not None]
+    return known if len(known) == len(stated) else None
+
+
+def _policy(session: Session, profile: LatencyProfile, config: ModelConfig) -> LevelPolicy:
+    if config.fixed_level is not None:
+        return FixedPolicy(config.fixed_level, profile)
+    if config.policy == "elastic":
+        return ElasticPolicy(profile, accuracy=_accuracy(session))
+    if config.policy == "slackfit":
+        return SlackFitPolicy(profile)
+    raise ServingError(f"no policy {config.policy!r}; there are {', '.join(POLICIES)}")
+
+
+def _guard(session: Session, config: ModelConfig) -> Callable[[], RouteGuard] | None:
+    """What lowers a run that would be late; None where there is nothing to lower."""
+    if config.fixed_level is not None or config.policy != POLICIES[0] or len(session.levels) == 1:
+        return None
+    table = RouteTable.measure(session, limit_s=ROUTES_S)
+    return lambda: RouteGuard(table)

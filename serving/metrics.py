@@ -13,7 +13,7 @@ from nested_sparse.runtime.request import Response
 from nested_sparse.serving.fault import fault_of
 from nested_sparse.serving.served_model import ServedModel
 
-BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 NO_LEVEL = ""
 """Label of a request that no level answered."""
 
@@ -62,6 +62,12 @@ class Metrics:
             "nested_sparse_shed", "Requests no allowed level could answer in time", ("model",), registry=registry
         )
         self._late = Counter("nested_sparse_late", "Answers that came after their deadline", served, registry=registry)
+        self._lowered = Counter(
+            "nested_sparse_lowered",
+            "Answers whose level fell while they ran, by the level they ended at",
+            served,
+            registry=registry,
+        )
         self._queue = self._histogram("nested_sparse_queue_seconds", "Arrival to start")
         self._compute = self._histogram("nested_sparse_compute_seconds", "Start to result")
         self._total = self._histogram("nested_sparse_total_seconds", "Arrival to answer")
@@ -115,6 +121,8 @@ class Metrics:
         self._requests.labels(name, level, "late" if late else "ok").inc()
         if late:
             self._late.labels(name, level).inc()
+        if response.lowered_at is not None:
+            self._lowered.labels(name, level).inc()
         self._level.labels(name).set(response.level.index)
         self._queue.labels(name, level).observe(response.queue_us / 1e6)
         self._compute.labels(name, level).observe(response.compute_us / 1e6)

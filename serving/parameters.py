@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 
 from nested_sparse.errors import InputError
-from nested_sparse.level import Level
 from nested_sparse.proto.messages import InferParameter
+from nested_sparse.runtime.request import Response
 from nested_sparse.serving.call import CallOptions
 
 US_PER_MS = 1000.0
@@ -46,14 +46,21 @@ def _number(parameters: Mapping[str, InferParameter], name: str, kinds: tuple[st
     return value
 
 
-def served_parameters(level: Level, queue_us: int, compute_us: int) -> dict[str, InferParameter]:
-    """What a response says of how it was made; `accuracy` only where the checkpoint knows it."""
+def served_parameters(response: Response) -> dict[str, InferParameter]:
+    """What a response says of how it was made; `accuracy` only where the checkpoint knows it.
+
+    `started_level` and `lowered_at`, the first layer that ran at `level`, only where the level fell during the run.
+    """
+    level = response.level
     parameters = {
         "level": InferParameter(int64_param=level.index),
         "density": InferParameter(double_param=level.density),
-        "queue_us": InferParameter(int64_param=queue_us),
-        "compute_us": InferParameter(int64_param=compute_us),
+        "queue_us": InferParameter(int64_param=response.queue_us),
+        "compute_us": InferParameter(int64_param=response.compute_us),
     }
-    if "accuracy" in level.metrics:
-        parameters["accuracy"] = InferParameter(double_param=level.metrics["accuracy"])
+    if response.accuracy is not None:
+        parameters["accuracy"] = InferParameter(double_param=response.accuracy)
+    if response.started_level is not None and response.lowered_at is not None:
+        parameters["started_level"] = InferParameter(int64_param=response.started_level.index)
+        parameters["lowered_at"] = InferParameter(string_param=response.lowered_at)
     return parameters

@@ -155,6 +155,8 @@ def test_an_unmodified_client_is_served_and_told_the_level(
         "--json",
         "--slo-ms",
         "5000",
+        "--profile-cache",
+        "off",
     ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         try:

@@ -33,10 +33,8 @@ class Routes(Protocol):
         slowdown: float,
         least_accuracy: float = -math.inf,
         lowest_level: int = 0,
-        *,
-        done_ms: float | None = None,
     ) -> int:
-        """Level from operator n on; done_ms: profiled time of what has run."""
+        """Level from operator n on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +111,6 @@ class VirtualGuard:
             armed.slowdown,
             armed.least_accuracy,
             armed.lowest_level,
-            done_ms=self.nominal_ms,
         )
 
     def _reset(self, level: int) -> None:

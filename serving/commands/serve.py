@@ -40,12 +40,28 @@ def serve(
     level: Annotated[
         int | None, typer.Option(help="Serve every request at this level instead of choosing.", min=0)
     ] = None,
+    priority: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=N: of the models served together, the one with the higher N goes first (default 0); repeatable.",
+            metavar="NAME=N",
+        ),
+    ] = None,
     policy: Annotated[
         str, typer.Option(help="Who chooses the level: elastic, or slackfit (SuperServe's, to compare with).")
     ] = "elastic",
     max_batch: Annotated[
         int, typer.Option(help="Samples that fit in one request; bounds its size in memory.", min=1)
     ] = 64,
+    profile_cache: Annotated[
+        str,
+        typer.Option(
+            help="Folder in which measured latencies are kept between starts, or `off`; "
+            "default: nested-sparse/profiles under $XDG_CACHE_HOME or ~/.cache.",
+            metavar="DIR",
+            show_default=False,
+        ),
+    ] = "",
     json: Annotated[
         bool, typer.Option("--json", help="When ready, print one JSON line with addresses and models.")
     ] = False,
@@ -57,9 +73,11 @@ def serve(
 
     Example: `nested-sparse serve model.safetensors --slo-ms 50 --metrics-port 9001`
     """
+    from nested_sparse.runtime.device import Device
+    from nested_sparse.runtime.profile_store import ProfileStore, default_folder
     from nested_sparse.runtime.session import Session
     from nested_sparse.serving.listening import check_listenable
-    from nested_sparse.serving.load import POLICIES, check_files, load_model
+    from nested_sparse.serving.load import POLICIES, ModelConfig, check_files, load_model, read_priorities
     from nested_sparse.serving.server import ServerConfig
 
     if policy not in POLICIES:
@@ -68,15 +86,19 @@ def serve(
         raise typer.BadParameter("a fixed --level leaves nothing to choose; give one of the two", param_hint="--policy")
     config = ServerConfig(host, port, metrics_port, grace_s, max_batch)
     check_files(files)
+    priorities = read_priorities(priority or [], files)
+    device = Device()
     for wanted in (port, metrics_port):
         check_listenable(host, wanted or 0)  # before minutes of loading, not after
+    folder = default_folder() if profile_cache == "" else Path(profile_cache)
+    profiles = None if profile_cache == "off" or folder is None else ProfileStore(folder)
     with ExitStack() as sessions:
         models = [
             load_model(
                 sessions.enter_context(Session(path, threads=threads)),
-                default_slo_ms=slo_ms,
-                fixed_level=level,
-                policy_name=policy,
+                ModelConfig(slo_ms, level, policy, priorities[path.stem], max_batch),
+                device,
+                profiles,
             )
             for path in files
         ]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import hypothesis.strategies as st
@@ -9,7 +10,7 @@ from hypothesis import given
 
 from nested_sparse.errors import CheckpointError, InputError
 from nested_sparse.level import Level
-from nested_sparse.runtime.profile import LatencyProfile
+from nested_sparse.runtime.profile import LatencyProfile, doubling
 from nested_sparse.tensor_spec import TensorSpec
 
 
@@ -106,9 +107,9 @@ def test_measure_stops_at_the_time_limit() -> None:
     """A slow device is measured with at least three turns, not with all."""
     session = TimedSession([[100.0]])
     LatencyProfile.measure(session, repeats=50, limit_s=0.5, clock=lambda: session.now_s)
-    assert len(session.order) == 1 + 5
+    assert len(session.order) == 1 + 4
     LatencyProfile.measure(session, repeats=50, limit_s=0.0, clock=lambda: session.now_s)
-    assert len(session.order) == 6 + 1 + 3
+    assert len(session.order) == 5 + 1 + 3
 
 
 def test_measure_uses_a_fixed_batch() -> None:
@@ -122,6 +123,63 @@ def test_measure_refuses_outputs_that_are_not_finite() -> None:
     session = TimedSession([[1.0], [1.0]], value=np.nan)
     with pytest.raises(CheckpointError, match="timed: level 1 gives 2 values that are not finite"):
         LatencyProfile.measure(session, clock=lambda: session.now_s)
+
+
+@given(st.integers(1, 200))
+def test_doubling_ends_at_the_largest(largest: int) -> None:
+    """Ascending from 1, no step more than double, the last as asked."""
+    batches = doubling(largest)
+    assert (batches[0], batches[-1]) == (1, largest)
+    assert all(low < high <= 2 * low for low, high in itertools.pairwise(batches))
+
+
+def test_measure_adds_batches_as_time_allows() -> None:
+    """Doubling batches up to the largest, in a limit that fits them all."""
+    session = TimedSession([[1.0], [2.0]])
+    profile = LatencyProfile.measure(session, max_batch=6, repeats=3, clock=lambda: session.now_s)
+    assert profile.batches == (1, 2, 4, 6)
+    assert profile.median_ms[1] == pytest.approx((2.0, 4.0, 8.0, 12.0))
+
+
+@given(st.floats(1.0, 500.0), st.floats(0.05, 5.0), st.integers(1, 64))
+def test_measure_leaves_out_batches_that_would_take_too_long(level_ms: float, limit_s: float, largest: int) -> None:
+    """It ends in the limit, or has measured the smallest batch only, three times."""
+    session = TimedSession([[level_ms]])
+    profile = LatencyProfile.measure(
+        session, max_batch=largest, repeats=50, limit_s=limit_s, clock=lambda: session.now_s
+    )
+    assert profile.batches == doubling(largest)[: len(profile.batches)]
+    turn_s = level_ms * sum(profile.batches) / 1e3
+    assert session.now_s <= limit_s + turn_s or profile.batches == (1,)
+    assert len(session.order) >= 4 * len(profile.batches)
+
+
+def test_measure_stops_when_it_knows_enough() -> None:
+    """Five turns will do once `enough_s` have passed."""
+    session = TimedSession([[100.0]])
+    LatencyProfile.measure(session, repeats=50, enough_s=0.3, clock=lambda: session.now_s)
+    assert len(session.order) == 1 + 5
+
+
+def test_batch_gain() -> None:
+    """One by one over all at once, interpolated too."""
+    profile = LatencyProfile([1, 4], [[1.0, 2.5], [2.0, 9.0]])
+    assert profile.batch_gain(0, 1) == 1.0
+    assert profile.batch_gain(0, 4) == pytest.approx(1.6)
+    assert profile.batch_gain(0, 2) == pytest.approx(2 / 1.5)
+    assert profile.batch_gain(1, 4) < 1.0
+    assert profile.batch_gain(0, 40) == pytest.approx(1.6)
+
+
+def test_quieter_takes_the_lesser_of_each_case() -> None:
+    """And what only one of them has."""
+    mine = LatencyProfile([1, 4], [[1.0, 6.0], [5.0, 7.0]])
+    other = LatencyProfile([1, 2], [[2.0, 3.0], [4.0, 6.0]])
+    for both in (mine.quieter(other), other.quieter(mine)):
+        assert both.batches == (1, 2, 4)
+        assert both.median_ms == ((1.0, 3.0, 6.0), (4.0, 6.0, 7.0))
+    with pytest.raises(InputError, match="measure it again"):
+        mine.quieter(LatencyProfile([1], [[1.0]]))
 
 
 @pytest.mark.parametrize(("batches", "repeats"), [((), 3), ((0,), 3), ((1,), 0)])

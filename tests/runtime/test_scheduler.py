@@ -111,6 +111,140 @@ def test_cancelled_is_never_run_and_leaves_its_place(rig: Callable[..., Any]) ->
     assert (stats.cancelled, stats.shed, len(r.session.runs)) == (1, 1, 1)
 
 
+class Batched:
+    """A session that adds a known number to each row, and says that its outputs have a row per sample."""
+
+    def __init__(self, rig: Any, fail_above: int = 1000) -> None:
+        fake, self.clock = rig.session, rig.clock
+        self.name, self.inputs, self.levels, self.outputs = fake.name, fake.inputs, fake.levels, fake.inputs
+        self.sizes: list[int] = []
+        self._fail_above = fail_above
+
+    def run(self, inputs: dict[str, np.ndarray], level: int) -> dict[str, np.ndarray]:
+        self.sizes.append(len(inputs["x"]))
+        if len(inputs["x"]) > self._fail_above or np.isnan(inputs["x"]).any():
+            raise RuntimeError("cannot")
+        self.clock.advance(0.001)
+        return {"y": inputs["x"] * 10}
+
+
+def batching(session: Batched) -> Scheduler:
+    """Four together cost as much as one."""
+    profile = LatencyProfile((1, 2, 4), [[8.0] * 3] * 4)
+    return Scheduler(session, profile, ElasticPolicy(profile), default_slo_ms=100.0, workers=0, clock=session.clock)
+
+
+def rows(*values: float) -> dict[str, np.ndarray]:
+    return {"x": np.array([[value] * 3 for value in values], np.float32)}
+
+
+def test_a_batch_gives_each_request_its_own_rows(rig: Callable[..., Any]) -> None:
+    """Requests of 1, 2 and 1 samples in one run; the fifth sample waits for the next."""
+    session = Batched(rig())
+    scheduler = batching(session)
+    futures = [scheduler.submit(Request(rows(*values))) for values in ((1.0,), (2.0, 3.0), (4.0,), (5.0,))]
+    assert scheduler.serve_next()
+    assert [future.done() for future in futures] == [True, True, True, False]
+    for future, values in zip(futures, ((1.0,), (2.0, 3.0), (4.0,)), strict=False):
+        np.testing.assert_array_equal(future.result(0).outputs["y"], rows(*values)["x"] * 10)
+        assert future.result(0).batch == 4
+    scheduler.serve_next()
+    assert session.sizes == [4, 1]
+    stats = scheduler.stats()
+    assert (sum(stats.served), stats.batched) == (4, 3)
+
+
+def test_a_cancelled_request_is_no_part_of_a_batch(rig: Callable[..., Any]) -> None:
+    """It is neither run nor answered, and its neighbours get their own rows."""
+    session = Batched(rig())
+    scheduler = batching(session)
+    futures = [scheduler.submit(Request(rows(value))) for value in (1.0, 2.0, 3.0)]
+    assert futures[1].cancel()
+    scheduler.serve_next()
+    assert session.sizes == [2]
+    np.testing.assert_array_equal(futures[2].result(0).outputs["y"], rows(3.0)["x"] * 10)
+
+
+def test_one_bad_request_does_not_fail_its_batch(rig: Callable[..., Any]) -> None:
+    """The run of three fails, each alone then does what it can."""
+    session = Batched(rig())
+    scheduler = batching(session)
+    futures = [scheduler.submit(Request(rows(value))) for value in (1.0, float("nan"), 3.0)]
+    scheduler.serve_next()
+    assert session.sizes == [3, 1, 1, 1]
+    assert isinstance(futures[1].exception(0), RuntimeError)
+    np.testing.assert_array_equal(futures[2].result(0).outputs["y"], rows(3.0)["x"] * 10)
+    stats = scheduler.stats()
+    assert (sum(stats.served), stats.failed) == (2, 1)
+
+
+def test_a_limit_holds_for_those_that_leave_a_choice(rig: Callable[..., Any]) -> None:
+    """Heat caps the level at 1; an explicit level and a floor above it are obeyed all the same."""
+    r = rig()
+    r.scheduler.limit(1, "heat")
+    asked = [{}, {"level": 3}, {"min_accuracy": 0.94}]
+    futures = [r.scheduler.submit(Request(X, **fields)) for fields in asked]
+    while r.scheduler.serve_next():
+        pass
+    assert [future.result(0).level.index for future in futures] == [1, 3, 2]
+    assert "capped by heat" in futures[0].result(0).reason
+    r.scheduler.limit(3, "cool again")
+    future = r.scheduler.submit(Request(X))
+    r.scheduler.serve_next()
+    assert future.result(0).level.index == 3
+
+
+class Lowering:
+    """A guard that lowers every run to what it was allowed to."""
+
+    lowered_at: str | None = None
+    level = 0
+    nominal_ms = 4.0
+    expected_accuracy = 0.5
+
+    def arm(
+        self,
+        level: int,
+        level_ms: list[float],
+        budget_ms: float,
+        slowdown: float,
+        *,
+        least_accuracy: float,
+        lowest_level: int,
+    ) -> None:
+        self.armed = (level, level_ms, budget_ms, least_accuracy, lowest_level)
+        self.lowered_at, self.level = "conv2", lowest_level
+
+
+def test_a_run_that_was_lowered_is_reported_so(rig: Callable[..., Any]) -> None:
+    """Level it ended at, where it fell, and the accuracy of that route; levels that may not fall get no guard."""
+    r = rig()
+    guard = Lowering()
+    r.session.run = lambda inputs, level, guard=None, run=r.session.run: run(inputs, level)
+    scheduler = Scheduler(
+        r.session,
+        LatencyProfile((1,), [[2.0], [5.0], [9.0], [14.0]]),
+        r.policy,
+        default_slo_ms=100.0,
+        workers=0,
+        clock=r.clock,
+        guard=lambda: guard,
+    )
+    served = []
+    for fields in ({"min_accuracy": 0.91}, {"level": 2}):
+        future = scheduler.submit(Request(X, **fields))
+        scheduler.serve_next()
+        served.append(future.result(0))
+    assert (served[0].level.index, served[0].lowered_at, served[0].accuracy) == (1, "conv2", 0.5)
+    assert served[0].started_level is not None
+    assert served[0].started_level.index == 3
+    level, level_ms, budget_ms, least_accuracy, lowest = guard.armed
+    assert (level, level_ms, least_accuracy, lowest) == (3, [2.0, 5.0, 9.0, 14.0], 0.91, 1)
+    assert budget_ms == pytest.approx(90.0)
+    assert (served[1].level.index, served[1].lowered_at, served[1].accuracy) == (2, None, 0.95)
+    assert scheduler.stats().lowered == 1
+
+
 def test_hopeless_request_is_shed_at_once_with_a_hint(rig: Callable[..., Any]) -> None:
     """100.1 ms leave 90 for runs, 45 of 2 ms at the lowest level: the 46th is told to come back after them."""
     r = rig(default_slo_ms=100.1)
@@ -172,6 +306,20 @@ def test_batch_is_part_of_the_prediction(rig: Callable[..., Any]) -> None:
     future = r.scheduler.submit(Request({"x": np.ones((5, 3), np.float32)}, slo_ms=55.0))
     r.scheduler.serve_next()
     assert future.result(0).level.index == 2
+
+
+def test_time_between_runs_counts_as_work(rig: Callable[..., Any]) -> None:
+    """3 ms between a run and the next that was waiting: predictions learn to include them; idle times they ignore."""
+    r = rig(default_slo_ms=10_000.0)
+    for _ in range(100):
+        r.scheduler.submit(Request(X, level=0))
+    while r.scheduler.serve_next():
+        r.clock.advance(0.003)
+    assert r.policy.choose(Waiting(r.clock() + 9.0, 0, 0), [], r.clock()).predicted_ms == pytest.approx(5.0, rel=0.02)
+    r.clock.advance(5.0)
+    r.scheduler.submit(Request(X, level=0))
+    r.scheduler.serve_next()
+    assert r.policy.choose(Waiting(r.clock() + 9.0, 0, 0), [], r.clock()).predicted_ms == pytest.approx(5.0, rel=0.02)
 
 
 def test_a_failing_session_costs_only_its_request(rig: Callable[..., Any]) -> None:

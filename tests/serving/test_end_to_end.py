@@ -94,7 +94,8 @@ def checkpoint(weight, tmp_path_factory):
 @contextmanager
 def serving(*arguments):
     """The server's process and what it printed when ready; ended by SIGTERM, which must give exit code 0."""
-    command = [*COMMAND, "serve", *map(str, arguments), "--port", "0", "--threads", "1", "--json"]
+    command = [*COMMAND, "serve", "--profile-cache", "off", *map(str, arguments)]  # the last one given counts
+    command += ["--port", "0", "--threads", "1", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         ready = process.stdout.readline()
         assert ready, process.stderr.read()
@@ -260,3 +261,19 @@ def test_profile(checkpoint):
     table = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
     assert "layers at level 1" in table
     assert layer["kernel"] in table
+
+
+def test_a_kept_profile_spares_the_measuring(checkpoint, tmp_path):
+    """The second start says that it checked; `off` keeps nothing; a folder that cannot be had is no reason to fail."""
+    folder = tmp_path / "profiles"
+    logs = {}
+    for name, wanted in (("first", folder), ("second", folder), ("off", "off"), ("useless", "/dev/null/profiles")):
+        with serving(checkpoint, "--profile-cache", wanted) as (process, _):
+            process.send_signal(signal.SIGTERM)
+            logs[name] = process.communicate(timeout=60)[1]
+            assert process.returncode == 0
+    assert len(list(folder.iterdir())) == 1
+    assert "kept latency profile checked" in logs["second"]
+    for name in ("first", "off", "useless"):
+        assert "measuring 2 levels" in logs[name]
+    assert "not kept" in logs["useless"]

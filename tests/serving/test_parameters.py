@@ -7,6 +7,7 @@ import pytest
 from nested_sparse.errors import InputError
 from nested_sparse.level import Level
 from nested_sparse.proto.messages import InferParameter
+from nested_sparse.runtime.request import Response
 from nested_sparse.serving.call import CallOptions
 from nested_sparse.serving.parameters import read_options, served_parameters
 
@@ -82,7 +83,7 @@ def test_the_least_limit_wins(slo_ms, left_ms, expected):
 
 def test_served_parameters():
     """What was served is reported; accuracy only when known."""
-    known = served_parameters(Level(1, 0.25, 1, 1, {"accuracy": 0.75}), 12, 34)
+    known = served_parameters(Response({}, Level(1, 0.25, 1, 1, {}), 12, 34, "why", accuracy=0.75))
     assert {name: value.WhichOneof("parameter_choice") for name, value in known.items()} == {
         "level": "int64_param",
         "density": "double_param",
@@ -96,4 +97,9 @@ def test_served_parameters():
         0.75,
     )
     assert (known["queue_us"].int64_param, known["compute_us"].int64_param) == (12, 34)
-    assert "accuracy" not in served_parameters(Level(0, 0.5, 1, 1, {}), 0, 0)
+    lowered = Response(
+        {}, Level(0, 0.5, 1, 1, {}), 0, 0, "why", started_level=Level(2, 1.0, 1, 1, {}), lowered_at="conv3"
+    )
+    unknown = served_parameters(lowered)
+    assert "accuracy" not in unknown
+    assert (unknown["started_level"].int64_param, unknown["lowered_at"].string_param) == (2, "conv3")

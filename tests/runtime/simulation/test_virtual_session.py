@@ -30,7 +30,7 @@ class Table:
     """Falls as told, and remembers what it was asked."""
 
     falls: dict[int, int]
-    asked: list[tuple[int, int, float, float | None]] = field(default_factory=list)
+    asked: list[tuple[int, int, float]] = field(default_factory=list)
     layers: tuple[str, ...] = ("a", "b", "c", "d")
     accuracy: NDArray[np.float64] = field(default_factory=all_routes)
     remaining_share: NDArray[np.float64] = field(
@@ -47,10 +47,8 @@ class Table:
         slowdown: float,
         least_accuracy: float = 0.0,
         lowest_level: int = 0,
-        *,
-        done_ms: float | None = None,
     ) -> int:
-        self.asked.append((level, n, elapsed_ms, done_ms))
+        self.asked.append((level, n, elapsed_ms))
         return self.falls.get(n, level)
 
 
@@ -94,7 +92,7 @@ def test_a_guard_that_does_not_fall_changes_nothing() -> None:
     assert clock() == pytest.approx(0.040)
     assert (guard.level, guard.lowered_at, guard.lowered_from, guard.expected_accuracy) == (2, None, None, None)
     assert guard.nominal_ms == pytest.approx(10.0)
-    assert np.array(table.asked) == pytest.approx(np.array([[2, 1, 8.0, 2.0], [2, 3, 36.0, 9.0]]))
+    assert np.array(table.asked) == pytest.approx(np.array([[2, 1, 8.0], [2, 3, 36.0]]))
     assert session.runs[0].score == 0.9
 
 

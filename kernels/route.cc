@@ -1,0 +1,149 @@
+#include "route.h"
+
+#include <time.h>
+
+#include <algorithm>
+#include <cmath>
+
+namespace nested_sparse {
+namespace {
+
+constexpr double kNanosecondsPerMs = 1e6;
+// How far back "lately" goes in profiled time: a share of a whole run, and no less than half a millisecond, for what
+// disturbs (other processes, interrupts) comes in pieces of about that. The forecast weighs half as much.
+constexpr double kMemoryShare = 0.1;
+constexpr double kMemoryMs = 0.5;
+
+thread_local GuardedRun* this_thread = nullptr;
+
+double share(const GuardedRun& run, int32_t level, int32_t n) {
+  return run.remaining_share[static_cast<int64_t>(level) * run.operator_count + n];
+}
+
+double accuracy(const GuardedRun& run, int32_t from, int32_t to, int32_t n) {
+  return run.accuracy[(static_cast<int64_t>(from) * run.level_count + to) * run.operator_count + n];
+}
+
+// NaN compares false, so where the level may not fall it is not allowed to.
+bool allowed(const GuardedRun& run, int32_t from, int32_t to, int32_t n) {
+  return accuracy(run, from, to, n) >= run.least_accuracy;
+}
+
+bool any_allowed(const GuardedRun& run, int32_t from, int32_t n) {
+  for (int32_t to = run.lowest_level; to < from; ++to) {
+    if (allowed(run, from, to, n)) return true;
+  }
+  return false;
+}
+
+double memory_ms(double level_ms) {
+  return kMemoryShare * level_ms + kMemoryMs;
+}
+
+double done_at(const GuardedRun& run, int32_t level, int32_t n) {
+  return run.done_ms + run.level_ms[level] * (run.share_left - share(run, level, n));
+}
+
+void lower(GuardedRun& run, int32_t from, int32_t to, int32_t n) {
+  run.done_ms = done_at(run, from, n);
+  run.share_left = share(run, to, n);
+  run.lowered_at = n;
+  run.route = Route{from, to, run.cuts[n]};
+  __atomic_store_n(run.level, to, __ATOMIC_RELAXED);
+}
+
+void record(GuardedRun& run, int32_t n, const char* layer, int64_t now_ns) {
+  run.started_ns[n] = now_ns;
+  run.layers[n] = layer;
+}
+
+// The level from operator n on, which starts now.
+int32_t next_level(GuardedRun& run, int32_t level, int32_t n, int64_t now_ns) {
+  const Seen now{static_cast<double>(now_ns - run.begun_ns) / kNanosecondsPerMs, done_at(run, level, n)};
+  run.seen = fade(run.seen, run.last, now, run.level_ms[level]);
+  run.last = now;
+  return decide(run, level, n, now.elapsed_ms, run.seen);
+}
+
+GuardedRun* guarded(const int64_t* level) {
+  return this_thread != nullptr && this_thread->level == level ? this_thread : nullptr;
+}
+
+}  // namespace
+
+int64_t monotonic_ns() {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return int64_t{now.tv_sec} * 1000000000 + now.tv_nsec;
+}
+
+bool guard_this_thread(GuardedRun* run) {
+  if (run != nullptr && this_thread != nullptr) return false;
+  this_thread = run;
+  return true;
+}
+
+int64_t arrive(const int64_t* level, const char* layer) {
+  const int64_t now = __atomic_load_n(level, __ATOMIC_RELAXED);
+  GuardedRun* const run = guarded(level);
+  if (run == nullptr) return now;
+  const int32_t n = run->position++;
+  const bool known = n < run->operator_count && now > 0 && now < run->level_count;
+  const auto from = static_cast<int32_t>(now);
+  const bool by_rule = known && run->forced_at < 0 && any_allowed(*run, from, n);
+  const bool recorded = n < run->capacity;
+  const int64_t now_ns = by_rule || recorded ? monotonic_ns() : 0;
+  if (recorded) record(*run, n, layer, now_ns);
+  int32_t to = from;
+  if (by_rule) to = next_level(*run, from, n, now_ns);
+  if (known && n == run->forced_at) to = std::min(from, run->forced_level);
+  if (to < from) lower(*run, from, to, n);
+  return known ? to : now;
+}
+
+Route route_of(const int64_t* level) {
+  const GuardedRun* const run = guarded(level);
+  return run == nullptr || run->route.cut < 0 ? Route{} : run->route;
+}
+
+Seen fade(const Seen& lately, const Seen& last, const Seen& now, double level_ms) {
+  const double memory = memory_ms(level_ms);
+  const double progress_ms = now.done_ms - last.done_ms;
+  const double kept = memory / (memory + progress_ms);
+  return Seen{lately.elapsed_ms * kept + (now.elapsed_ms - last.elapsed_ms), lately.done_ms * kept + progress_ms};
+}
+
+int32_t decide(const GuardedRun& run, int32_t level, int32_t n, double elapsed_ms, const Seen& lately) {
+  const double level_ms = run.level_ms[level];
+  const double forecast_ms = memory_ms(level_ms) / 2;
+  const double seen = (lately.elapsed_ms + forecast_ms * run.slowdown) / (lately.done_ms + forecast_ms);
+  const double slowdown = std::max(run.slowdown, seen);
+  const double left = share(run, level, n);
+  const auto with_reserve = [&](double after_ms) { return after_ms + run.margin * std::sqrt(level_ms * after_ms); };
+  double soonest_ms = elapsed_ms + slowdown * with_reserve(level_ms * left);
+  if (soonest_ms <= run.budget_ms) return level;
+  double best = -INFINITY;
+  int32_t best_level = level, best_at = -1, soonest_level = level, soonest_at = -1;
+  for (int32_t m = n; m < run.operator_count; ++m) {
+    const double before_ms = level_ms * (left - share(run, level, m));
+    for (int32_t to = run.lowest_level; to < level; ++to) {
+      if (!allowed(run, level, to, m)) continue;
+      const double ends_ms = elapsed_ms + slowdown * (before_ms + with_reserve(run.level_ms[to] * share(run, to, m)));
+      const double score = accuracy(run, level, to, m);
+      if (ends_ms <= run.budget_ms && score >= best) {
+        best = score;
+        best_level = to;
+        best_at = m;
+      }
+      if (ends_ms < soonest_ms) {
+        soonest_ms = ends_ms;
+        soonest_level = to;
+        soonest_at = m;
+      }
+    }
+  }
+  if (best_at >= 0) return best_at == n ? best_level : level;
+  return soonest_at == n ? soonest_level : level;
+}
+
+}  // namespace nested_sparse
