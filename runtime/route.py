@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,7 +71,7 @@ class RouteTable:
         """Check, and hold what the operators will read: contiguous, of one dtype, never written."""
         count = len(self.layers)
         cuts = np.full(count, -1) if len(self.cuts) == 0 else self.cuts
-        arrays = {
+        arrays: dict[str, NDArray[Any]] = {
             "remaining_share": np.array(self.remaining_share, np.float64, order="C"),
             "accuracy": np.array(self.accuracy, np.float64, order="C"),
             "cuts": np.array(cuts, np.int32, order="C"),
