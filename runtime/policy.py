@@ -115,7 +115,7 @@ class ElasticPolicy:
         *,
         workers: int = 1,
         accuracy: Sequence[float] | None = None,
-        rise_decisions: int = 1,
+        rise_decisions: int = 2,
     ) -> None:
         if accuracy is not None and len(accuracy) != profile.level_count:
             raise InputError(f"accuracy: expected one for each of {profile.level_count} levels, got {len(accuracy)}")
