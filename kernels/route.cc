@@ -13,6 +13,8 @@ constexpr double kNanosecondsPerMs = 1e6;
 // disturbs (other processes, interrupts) comes in pieces of about that. The forecast weighs half as much.
 constexpr double kMemoryShare = 0.1;
 constexpr double kMemoryMs = 0.5;
+// What a system lets another process run at a time, about (of 4 ms at a timer of 250 Hz).
+constexpr double kTurnMs = 4;
 
 thread_local GuardedRun* this_thread = nullptr;
 
@@ -119,18 +121,22 @@ int32_t decide(const GuardedRun& run, int32_t level, int32_t n, double elapsed_m
   const double seen = (lately.elapsed_ms + forecast_ms * run.slowdown) / (lately.done_ms + forecast_ms);
   const double slowdown = std::max(run.slowdown, seen);
   const double left = share(run, level, n);
+  double budget_ms = 0;
+  __atomic_load(&run.budget_ms, &budget_ms, __ATOMIC_RELAXED);
   const auto with_reserve = [&](double after_ms) { return after_ms + run.margin * std::sqrt(level_ms * after_ms); };
-  double soonest_ms = elapsed_ms + slowdown * with_reserve(level_ms * left);
-  if (soonest_ms <= run.budget_ms) return level;
+  const double taken_share = std::max(0.0, 1.0 - 1.0 / slowdown);
+  const double begun_ms = elapsed_ms + taken_share * std::min(kTurnMs, level_ms * left);
+  double soonest_ms = begun_ms + slowdown * with_reserve(level_ms * left);
+  if (soonest_ms <= budget_ms) return level;
   double best = -INFINITY;
   int32_t best_level = level, best_at = -1, soonest_level = level, soonest_at = -1;
   for (int32_t m = n; m < run.operator_count; ++m) {
     const double before_ms = level_ms * (left - share(run, level, m));
     for (int32_t to = run.lowest_level; to < level; ++to) {
       if (!allowed(run, level, to, m)) continue;
-      const double ends_ms = elapsed_ms + slowdown * (before_ms + with_reserve(run.level_ms[to] * share(run, to, m)));
+      const double ends_ms = begun_ms + slowdown * (before_ms + with_reserve(run.level_ms[to] * share(run, to, m)));
       const double score = accuracy(run, level, to, m);
-      if (ends_ms <= run.budget_ms && score >= best) {
+      if (ends_ms <= budget_ms && score >= best) {
         best = score;
         best_level = to;
         best_at = m;

@@ -38,7 +38,7 @@ struct GuardedRun {
   int32_t forced_at;  // lower at this operator, to `forced_level`, and nowhere else; -1: where the rule says
   int32_t forced_level;
   int64_t begun_ns;  // monotonic_ns() from which the budget counts
-  double budget_ms;
+  double budget_ms;   // may be lessened by another thread while the run is under way
   double slowdown;  // of level_ms, as predicted
   double least_accuracy;
   double margin;  // what is kept in reserve of a whole run, at its start
@@ -75,9 +75,11 @@ Seen fade(const Seen& lately, const Seen& last, const Seen& now, double level_ms
 // forecast and never below it, it stays where what has elapsed and what is left, with a reserve, are within the budget.
 // Else, of every place m >= n and level b that are allowed, the most accurate one that is in time (the later one of
 // equals); it falls at once where that m is n, and waits for m otherwise. Where none is in time, the soonest one, if
-// that is sooner than to stay. The reserve is margin × level_ms × the square root of the share that is left when the
-// level no longer changes: what the operators take beyond their forecast adds up like the variance of as many
-// independent ones.
+// that is sooner than to stay.
+// The reserve has two parts. One is margin × level_ms × the square root of the share that is left when the level no
+// longer changes: what the operators take beyond their forecast adds up like the variance of as many independent ones.
+// The other, where the core is shared, is a neighbour's turn, for the part of the time that it takes: whether one more
+// of them falls into the run is chance.
 int32_t decide(const GuardedRun& run, int32_t level, int32_t n, double elapsed_ms, const Seen& lately);
 
 }  // namespace nested_sparse

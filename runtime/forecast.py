@@ -127,6 +127,23 @@ class Forecast:
         """Profiled time of a request at its floor level."""
         return self.profiled_ms(floor(each), each.batch) if each.foreign_ms is None else each.foreign_ms
 
+    def spare_ms(self, queue: Sequence[Waiting], floor: Callable[[Waiting], int], now_s: float) -> float:
+        """How long a worker may still be busy if `queue`, in order of service, is to meet its deadlines at the floors.
+
+        Infinite for an empty queue, negative when it is late already. A request that could not make it even if it
+        were next is going to be shed and counts for nothing.
+        """
+        factor = self.slowdown.factor(now_s)
+        ahead_ms = 0.0
+        spare_ms = math.inf
+        for each in queue:
+            slack_ms = each.slack_ms(now_s)
+            cost_ms = factor * self._floor_ms(each, floor)
+            if cost_ms <= slack_ms:
+                spare_ms = min(spare_ms, slack_ms - cost_ms - ahead_ms)
+                ahead_ms += cost_ms / self.workers
+        return spare_ms
+
     def admit(
         self, request: Waiting, queue: Sequence[Waiting], floor: Callable[[Waiting], int], busy_ms: float, now_s: float
     ) -> Decision:

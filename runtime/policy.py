@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -33,6 +34,12 @@ class LevelPolicy(Protocol):
 
     def observe_gap(self, gap_ms: float) -> None:
         """Called when a worker began a run that had waited for the one before: the time between the two."""
+
+    def spare_ms(self, queue: Sequence[Waiting], now_s: float) -> float:
+        """How long the run under way may still take for `queue` to be served in time; infinite if that is no matter.
+
+        Called when a request was queued behind a run that may be lowered.
+        """
 
     def slowdown_factor(self, now_s: float) -> float:
         """Predicted / profiled time, for logs and statistics."""
@@ -66,6 +73,10 @@ class FixedPolicy:
     def observe_gap(self, gap_ms: float) -> None:
         """As LevelPolicy."""
         self._forecast.observe_gap(gap_ms)
+
+    def spare_ms(self, queue: Sequence[Waiting], now_s: float) -> float:
+        """As LevelPolicy: its level never falls."""
+        return math.inf
 
     def slowdown_factor(self, now_s: float) -> float:
         """As LevelPolicy."""
@@ -160,6 +171,10 @@ class ElasticPolicy:
     def observe_gap(self, gap_ms: float) -> None:
         """As LevelPolicy."""
         self._forecast.observe_gap(gap_ms)
+
+    def spare_ms(self, queue: Sequence[Waiting], now_s: float) -> float:
+        """As LevelPolicy."""
+        return self._forecast.spare_ms(queue, _lowest, now_s)
 
     def slowdown_factor(self, now_s: float) -> float:
         """As LevelPolicy."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 MARGIN = 0.1
 """Of a whole run, what `decide` keeps in reserve at its start."""
-_MEMORY_SHARE, _MEMORY_MS = 0.1, 0.5
+_MEMORY_SHARE, _MEMORY_MS, _TURN_MS = 0.1, 0.5, 4.0
 
 
 class Seen(NamedTuple):
@@ -114,7 +114,8 @@ class RouteTable:
         slowdown: of level_ms, as predicted. What was seen lately counts where it is more, shrunk to the predicted one.
         lately: what was (`fade`); if None, the whole run so far, all of it at `level`.
         margin: of a whole run, what is kept in reserve at its start; it falls with the square root of what is left,
-            as what independent operators take beyond their forecast adds up.
+            as what independent operators take beyond their forecast adds up. Of a shared core, a neighbour's turn
+            (4 ms) is kept besides, in the proportion that it takes of the time.
 
         The run stays at `level` where it is then in time. Else, of all places m >= n and lower levels that are allowed,
         it aims for the most accurate that is in time, the latest of equals; and where none is, for the soonest end, if
@@ -128,7 +129,8 @@ class RouteTable:
         def with_reserve(after_ms: float) -> float:
             return after_ms + margin * math.sqrt(level_ms[level] * after_ms)
 
-        stays_ms = elapsed_ms + seen * with_reserve(level_ms[level] * left[n])
+        begun_ms = elapsed_ms + max(0.0, 1.0 - 1.0 / seen) * min(_TURN_MS, level_ms[level] * left[n])
+        stays_ms = begun_ms + seen * with_reserve(level_ms[level] * left[n])
         if stays_ms <= budget_ms:
             return level
         in_time: list[tuple[float, int, int]] = []
@@ -139,7 +141,7 @@ class RouteTable:
                 if not score >= least_accuracy:  # NaN, too
                     continue
                 after_ms = level_ms[end] * self.remaining_share[end, m]
-                ends_ms = elapsed_ms + seen * (level_ms[level] * (left[n] - left[m]) + with_reserve(after_ms))
+                ends_ms = begun_ms + seen * (level_ms[level] * (left[n] - left[m]) + with_reserve(after_ms))
                 if ends_ms <= budget_ms:
                     in_time.append((score, m, end))
                 soonest = min(soonest, (ends_ms, m, end), key=lambda route: route[0])

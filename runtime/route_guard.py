@@ -77,6 +77,11 @@ class RouteGuard:
         run.least_accuracy, run.lowest_level, run.margin = least_accuracy, lowest_level, margin
         run.forced_at = -1
 
+    def tighten(self, left_ms: float) -> None:
+        """From any thread: the run under way is to end within `left_ms` from now, if that is sooner than it had."""
+        run = self._run
+        run.budget_ms = min(run.budget_ms, (monotonic_ns() - run.begun_ns) / 1e6 + left_ms)
+
     def force(self, level: int, end: int, layer: str) -> None:
         """For the next run, which starts at `level`: it falls to `end` at `layer` and nowhere else, whatever the time.
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -61,6 +61,8 @@ class VirtualGuard:
         self.lowered_from: int | None = None
         self.expected_accuracy: float | None = None
         self.nominal_ms = 0.0
+        self.clock: Callable[[], float] | None = None  # the session's, in seconds
+        self._begun_s = 0.0
         self._armed: _Armed | None = None
         self._forced: tuple[int, str] | None = None
 
@@ -77,6 +79,16 @@ class VirtualGuard:
         """Watches the next run, which starts at `level` and has `budget_ms`."""
         self._reset(level)
         self._armed = _Armed(tuple(level_ms), budget_ms, slowdown, least_accuracy, lowest_level)
+
+    def begin(self, clock: Callable[[], float]) -> None:
+        """The run begins now."""
+        self.clock, self._begun_s = clock, clock()
+
+    def tighten(self, left_ms: float) -> None:
+        """The run under way is to end within `left_ms` from now, if that is sooner than it had."""
+        if self._armed is not None and self.clock is not None:
+            elapsed_ms = (self.clock() - self._begun_s) * 1e3
+            self._armed = replace(self._armed, budget_ms=min(self._armed.budget_ms, elapsed_ms + left_ms))
 
     def force(self, level: int, end: int, layer: str) -> None:
         """Has the next run, which starts at `level`, fall to `end` at `layer`."""

@@ -94,6 +94,7 @@ class VirtualSession:
     def _work_guarded(self, level: int, batch: int, noise: float, guard: VirtualGuard) -> None:
         """Passes the time from one place where the level may fall to the next."""
         started_s = self._clock()
+        guard.begin(self._clock)
         share = guard.table.remaining_share
         guard.nominal_ms, left = 0.0, 1.0
         for n in guard.places():
