@@ -1,9 +1,12 @@
-"""The rows that need no server: the offline oracle, rescues in mid-inference, what a decision costs."""
+"""The rows that need no server: the offline oracle, rescues in mid-inference, a decision's cost, memory."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from nested_sparse.errors import NestedSparseError
 from nested_sparse.runtime.monitor import ResourceMonitor
@@ -43,6 +46,8 @@ def device_figures(
         say("what a decision costs")
         policy = ElasticPolicy(LatencyProfile.measure(session, (1, batch), repeats=3))
         figures.append(decision_cost(policy, ResourceMonitor(), len(session.levels), batch, service_ms[-1]))
+    say("what is resident")
+    figures.append(resident_figure(checkpoint))
     return figures
 
 
@@ -57,9 +62,23 @@ def rescue_figure(session: Session, batch: int, limit_s: float) -> Figure:
     return rescue_summary(name, reach, rescues)
 
 
+def resident_figure(checkpoint: Path) -> Figure:
+    """Resident bytes after shrinking to level 0, against the file's share of level 0 plus activations."""
+    name, reach = "resident bytes at level 0 / its share of the file and activations", Reach("<=", 1.15)
+    try:
+        measure_resident = importlib.import_module("nested_sparse.runtime.resident").measure_resident
+    except (ImportError, AttributeError):
+        return Figure(name, "×", reach, unavailable="this runtime does not measure what is resident")
+    try:
+        found = measure_resident(checkpoint)
+    except NestedSparseError as error:
+        return Figure(name, "×", reach, unavailable=str(error))
+    return Figure(name, "×", reach, found.ratio, details=asdict(found))
+
+
 def rescue_summary(name: str, reach: Reach, rescues: Sequence[Rescue]) -> Figure:
     """The row of `rescues`, all levels and conditions together; what it cost in accuracy is in the note."""
-    parts = [
+    parts: list[dict[str, Any]] = [
         {
             "condition": each.condition,
             "level": each.level,

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import dataclass
+from types import SimpleNamespace
+
 from nested_sparse.serving.bench.row import Reach
-from nested_sparse.serving.load_test.device_figures import rescue_summary
+from nested_sparse.serving.load_test.device_figures import rescue_summary, resident_figure
 from nested_sparse.serving.load_test.oracle_figure import oracle_figure
 from nested_sparse.serving.load_test.rescue import Pair, Rescue
 
@@ -41,3 +45,20 @@ def test_the_oracle_row_is_the_worst_trace_of_the_simulator():
     means = [sum(shares[trace].values()) / len(shares[trace]) for trace in shares]
     assert row.measured == min(means)
     assert row.met == (min(means) >= 0.98)
+
+
+def test_the_resident_row_is_the_runtimes_figure(monkeypatch, tmp_path):
+    """The ratio it measures, and all that it was made of; without such a measurement the row says so."""
+    monkeypatch.setitem(sys.modules, "nested_sparse.runtime.resident", None)
+    assert "does not measure" in resident_figure(tmp_path).unavailable
+
+    @dataclass
+    class Resident:
+        ratio: float
+        at_level_0_bytes: int
+
+    module = SimpleNamespace(measure_resident=lambda path: Resident(1.1, 1000))
+    monkeypatch.setitem(sys.modules, "nested_sparse.runtime.resident", module)
+    row = resident_figure(tmp_path)
+    assert (row.measured, row.met) == (1.1, True)
+    assert row.details == {"ratio": 1.1, "at_level_0_bytes": 1000}
