@@ -19,6 +19,7 @@ from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import CheckpointError, InputError, KernelError, LevelError, UnavailableError
 from nested_sparse.kernels import library
 from nested_sparse.level import resolve_level
+from nested_sparse.runtime.file_guard import FileGuard
 from nested_sparse.runtime.level_cell import LevelCell
 from nested_sparse.runtime.probes import usable_cores
 from nested_sparse.runtime.tensors import Array, Arrays, check_inputs
@@ -62,6 +63,7 @@ class Session:
         self._output_names = [spec.name for spec in self.outputs]
         self._ort: Any = _load(self._checkpoint, _options(self.threads, profile_to))
         self._segments = self._segment_feeds()
+        self._file_guard = FileGuard(self._checkpoint.file)
         self._local = threading.local()
         self._idle = threading.Condition()
         self._running = 0
@@ -120,6 +122,7 @@ class Session:
         if session is not None:
             session.end_profiling()
             self._segments.clear()
+            self._file_guard.close()
             self._checkpoint.close()
 
     def __enter__(self) -> Session:
