@@ -54,7 +54,7 @@ def _poll(file: MappedFile) -> None:
     if file.poll():
         _LOGGER.warning(
             "%s: somebody opened it for writing; from now on it is served, as it was, from a copy of %d bytes in "
-            "memory, none of which goes back to the system. Replace files by renaming, and restart to serve the new one",
+            "memory that stays there whole. Replace files by renaming, and restart to serve the new one",
             file.path,
             len(file.data),
         )

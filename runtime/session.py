@@ -16,7 +16,14 @@ import onnxruntime as ort
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
 from nested_sparse.checkpoint import Checkpoint
-from nested_sparse.errors import CheckpointError, InputError, KernelError, LevelError, UnavailableError
+from nested_sparse.errors import (
+    CheckpointError,
+    InputError,
+    KernelError,
+    LevelError,
+    OutOfMemoryError,
+    UnavailableError,
+)
 from nested_sparse.kernels import library
 from nested_sparse.level import resolve_level
 from nested_sparse.runtime.file_guard import FileGuard
@@ -30,6 +37,8 @@ if TYPE_CHECKING:
 LEVEL_INPUT = "__level__"
 SEGMENT_INPUT = "__segment_{}__"
 _LOG_NOTHING = 4  # ONNX Runtime's severity "fatal": what goes wrong is raised, not printed
+# what its arena says, what our operators and its own code pass on from C++'s allocators
+_OUT_OF_MEMORY = ("Failed to allocate memory", "bad_alloc", "bad allocation")
 
 
 class Session:
@@ -99,7 +108,8 @@ class Session:
         """The outputs, by name, at `level` (-1 is the densest), or at what a LevelCell holds while it runs.
 
         guard: armed for this level, lowers the run where it would miss its deadline; it says afterwards where.
-        Raises InputError (nothing is cast or reshaped), LevelError, KernelError, UnavailableError when closed.
+        Raises InputError (nothing is cast or reshaped), LevelError, KernelError, OutOfMemoryError, UnavailableError when
+        closed.
         """
         arrays = check_inputs(self.inputs, inputs)
         with self._cell_of(level, guard) as cell, self._open_ort() as session:
@@ -108,10 +118,8 @@ class Session:
             feeds = {**arrays, **self._segments, LEVEL_INPUT: cell.ort_value}
             try:
                 results = session.run(self._output_names, feeds)
-            except InvalidArgument as error:
-                raise InputError(f"{self.path.name}: level {started}: {error}") from error
             except Exception as error:  # ONNX Runtime's errors have no common base
-                raise KernelError(f"{self.path.name}: level {started}: {error}") from error
+                raise self._fault(error, started, arrays) from error
         return dict(zip(self._output_names, results, strict=True))
 
     def close(self) -> None:
@@ -148,6 +156,17 @@ class Session:
                 f"and a segment for each of its {len(self.levels)} levels; export it again"
             )
         return feeds
+
+    def _fault(self, error: Exception, level: int, arrays: Arrays) -> Exception:
+        """Our own error for one of ONNX Runtime's."""
+        where = f"{self.path.name}: level {level}"
+        text = str(error)
+        if isinstance(error, MemoryError) or any(sign in text for sign in _OUT_OF_MEMORY):
+            shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
+            return OutOfMemoryError(
+                f"{where}: out of memory with {shapes}; send a smaller batch or allow a lower level"
+            )
+        return InputError(f"{where}: {text}") if isinstance(error, InvalidArgument) else KernelError(f"{where}: {text}")
 
     def _cell_of(self, level: int | LevelCell, guard: RouteGuard | None) -> AbstractContextManager[LevelCell]:
         if guard is None:

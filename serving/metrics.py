@@ -54,7 +54,7 @@ class Metrics:
         registry, served = self.registry, ("model", "level")
         self._requests = Counter(
             "nested_sparse_requests",
-            "Requests by outcome: ok, late, shed, expired, cancelled, invalid, unavailable, error",
+            "Requests by outcome: ok, late, shed, expired, cancelled, invalid, unavailable, stuck, out_of_memory, error",
             (*served, "outcome"),
             registry=registry,
         )

@@ -60,7 +60,7 @@ def poll_until_ended(file: MappedFile, writer: subprocess.Popen[bytes]) -> bool:
 
 @pytest.mark.parametrize("how", ["truncate", "overwrite", "rewrite"])
 def test_a_write_waits_until_the_bytes_are_safe(path: Path, how: str) -> None:
-    """The same bytes at the same address, also those that the pages held nothing of yet, and the writer gets through."""
+    """The same bytes at the same address, also those never read before, and the writer gets through."""
     file = guarded(path)
     view = file.data[4096:]
     assert poll_until_ended(file, write(path, how))
