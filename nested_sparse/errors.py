@@ -16,6 +16,7 @@ NestedSparseError
     ├── UnavailableError  draining, or not ready yet
     ├── StuckError        the inference has run far longer than it should
     ├── OutOfMemoryError  the run did not fit in memory                (also MemoryError)
+    ├── TooLargeError     the request is larger than the server takes
     └── NotFoundError     no such model
 """
 
@@ -91,6 +92,10 @@ class StuckError(ServingError):
 
 class OutOfMemoryError(ServingError, MemoryError):
     """The run did not fit in memory; a smaller batch or a sparser level may."""
+
+
+class TooLargeError(ServingError):
+    """The request has more bytes than the server reads into memory."""
 
 
 class NotFoundError(ServingError):

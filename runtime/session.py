@@ -108,8 +108,8 @@ class Session:
         """The outputs, by name, at `level` (-1 is the densest), or at what a LevelCell holds while it runs.
 
         guard: armed for this level, lowers the run where it would miss its deadline; it says afterwards where.
-        Raises InputError (nothing is cast or reshaped), LevelError, KernelError, OutOfMemoryError, UnavailableError when
-        closed.
+        Raises InputError (nothing is cast or reshaped), LevelError, KernelError, OutOfMemoryError, and UnavailableError
+        when closed.
         """
         arrays = check_inputs(self.inputs, inputs)
         with self._cell_of(level, guard) as cell, self._open_ort() as session:

@@ -67,7 +67,7 @@ class Limits:
         return found
 
     def renew(self, now_s: float) -> None:
-        """The clock went on while nothing ran, a stopped process or a paused machine: all get their whole time again."""
+        """The clock went on while nothing ran, as in a process that was stopped: all get their whole time again."""
         for limit in self._limits.values():
             limit.ends_s = now_s + limit.limit_s
 

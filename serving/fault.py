@@ -17,6 +17,7 @@ from nested_sparse.errors import (
     OverloadedError,
     ServingError,
     StuckError,
+    TooLargeError,
     UnavailableError,
 )
 
@@ -46,6 +47,7 @@ FAULTS: dict[type[BaseException], Fault] = {
     DeadlineError: Fault("expired", grpc.StatusCode.DEADLINE_EXCEEDED),
     UnavailableError: Fault("unavailable", grpc.StatusCode.UNAVAILABLE),
     StuckError: Fault("stuck", grpc.StatusCode.UNAVAILABLE),
+    TooLargeError: Fault("invalid", grpc.StatusCode.RESOURCE_EXHAUSTED),
     MemoryError: Fault("out_of_memory", grpc.StatusCode.RESOURCE_EXHAUSTED),
     NotFoundError: Fault("not_found", grpc.StatusCode.NOT_FOUND),
     InputError: Fault("invalid", grpc.StatusCode.INVALID_ARGUMENT),
@@ -74,7 +76,7 @@ def trailers_of(error: BaseException) -> tuple[tuple[str, str | bytes], ...]:
     if isinstance(error, OverloadedError):
         delay_ms = _whole_ms(error.retry_after_ms)
         return (PUSHBACK_KEY, str(delay_ms)), (DETAILS_KEY, _retry_details(message_of(error), delay_ms))
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError | TooLargeError):
         return ((PUSHBACK_KEY, NO_RETRY),)
     return ()
 
