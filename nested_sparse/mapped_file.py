@@ -50,6 +50,12 @@ class MappedFile:
         """Whether the bytes are a copy in memory, because somebody opened the file for writing."""
         return self._private
 
+    @property
+    def changed(self) -> bool:
+        """Whether the file has another size or time of writing than when it was opened: `data` may show it."""
+        with self._lock:
+            return self._fd >= 0 and not self._private and _identity(self._fd) != self._opened
+
     def guard(self) -> str:
         """Take the lease; from now on poll() has to be called, often. Returns why it was refused, or "".
 
@@ -73,16 +79,17 @@ class MappedFile:
             return ""
 
     def poll(self) -> bool:
-        """Whether somebody wants to write: then the bytes are copied first. Raises MemoryError where they do not fit.
+        """Whether somebody wanted to write, and the bytes were copied first. Raises MemoryError where they do not fit.
 
         Until then the writer waits, but not longer than /proc/sys/fs/lease-break-time.
         """
         with self._lock:
             if not self._leased or fcntl.fcntl(self._fd, fcntl.F_GETLEASE) == fcntl.F_RDLCK:
                 return False
-            self._copy()
+            if _identity(self._fd) == self._opened:  # else the system would not wait any longer
+                self._copy()
             self._end_lease()
-            return True
+            return self._private
 
     def release(self, begin: int) -> None:
         """Give the pages from byte `begin` on back to the system; they come back when touched. Not those of a copy."""

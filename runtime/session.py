@@ -109,17 +109,19 @@ class Session:
 
         guard: armed for this level, lowers the run where it would miss its deadline; it says afterwards where.
         Raises InputError (nothing is cast or reshaped), LevelError, KernelError, OutOfMemoryError, and UnavailableError
-        when closed.
+        when closed or when the file was written to in place.
         """
         arrays = check_inputs(self.inputs, inputs)
         with self._cell_of(level, guard) as cell, self._open_ort() as session:
             started = cell.value
             self._resident_level = max(self._resident_level, started)
+            self._file_guard.check()
             feeds = {**arrays, **self._segments, LEVEL_INPUT: cell.ort_value}
             try:
                 results = session.run(self._output_names, feeds)
             except Exception as error:  # ONNX Runtime's errors have no common base
                 raise self._fault(error, started, arrays) from error
+            self._file_guard.check()
         return dict(zip(self._output_names, results, strict=True))
 
     def close(self) -> None:

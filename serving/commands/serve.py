@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -80,6 +82,7 @@ def serve(
     from nested_sparse.serving.load import ModelConfig, check_files, load_model, read_priorities
     from nested_sparse.serving.server import ServerConfig
 
+    faulthandler.enable()  # what ends a process without a word, such as a file cut off during a run, gets one
     config = ServerConfig(host, port, metrics_port, grace_s, max_batch)
     check_files(files)
     priorities = read_priorities(priority or [], files)
@@ -107,7 +110,8 @@ def _ended_by_signals() -> Iterator[None]:
 
     def end(number: int, frame: object) -> None:
         log.info("stopped by %s before the models were ready", signal.Signals(number).name)
-        raise SystemExit(128 + number)
+        # raising would not do: what is raised inside a finalizer, which may be running, goes no further
+        os._exit(128 + number)
 
     before = {number: signal.signal(number, end) for number in SIGNALS}
     try:
