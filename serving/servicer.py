@@ -189,7 +189,7 @@ def generic_handler(servicer: Servicer, limit: int) -> Any:
 
     limit: bytes that a request may have.
     """
-    methods = {
+    methods: dict[str, Method[Any, Any]] = {
         "ServerLive": servicer.server_live,
         "ServerReady": servicer.server_ready,
         "ModelReady": servicer.model_ready,
