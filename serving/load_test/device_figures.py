@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from nested_sparse.errors import NestedSparseError
 from nested_sparse.runtime.monitor import ResourceMonitor
 from nested_sparse.runtime.policy import ElasticPolicy
 from nested_sparse.runtime.profile import LatencyProfile
+from nested_sparse.runtime.route import RouteTable
 from nested_sparse.runtime.session import Session
 from nested_sparse.serving.bench.row import Reach
 from nested_sparse.serving.load_test.capacity import THREADS
 from nested_sparse.serving.load_test.decision_cost import decision_cost
 from nested_sparse.serving.load_test.figure import Figure
 from nested_sparse.serving.load_test.oracle_figure import oracle_figure
-
-RESCUE_LIMIT_S = 45.0
+from nested_sparse.serving.load_test.rescue import Rescue, measure_rescue
 
 
 def device_figures(
@@ -29,40 +28,36 @@ def device_figures(
     arrivals: Path | None,
     seed: int,
     requests: int,
+    rescue_limit_s: float,
     say: Callable[[str], None],
 ) -> list[Figure]:
     """The rows, measured on this device. service_ms, accuracy: by level, of requests of `batch` samples.
 
-    requests: of a trace, in the simulator.
+    requests: of a trace, in the simulator. rescue_limit_s: time for the pairs of guarded and unguarded runs.
     """
     say("elastic beside the offline oracle, in virtual time")
     figures = [oracle_figure(service_ms, accuracy, slo_ms, arrivals, seed, requests)]
     with Session(checkpoint, threads=THREADS) as session:
         say("deadlines rescued in mid-inference")
-        figures.append(rescue_figure(session, batch))
+        figures.append(rescue_figure(session, batch, rescue_limit_s))
         say("what a decision costs")
         policy = ElasticPolicy(LatencyProfile.measure(session, (1, batch), repeats=3))
         figures.append(decision_cost(policy, ResourceMonitor(), len(session.levels), batch, service_ms[-1]))
     return figures
 
 
-def rescue_figure(session: Session, batch: int) -> Figure:
+def rescue_figure(session: Session, batch: int, limit_s: float) -> Figure:
     """Share of the near misses, late by less than half an inference, that lowering the level in mid-run saved."""
     name, reach = "deadlines rescued by rerouting, of misses by less than half an inference", Reach(">=", 80.0)
     try:
-        from nested_sparse.runtime.route import RouteTable
-        from nested_sparse.serving.load_test.rescue import measure_rescue
-    except ImportError as error:
-        return Figure(name, "%", reach, unavailable=f"this runtime cannot lower a running inference ({error})")
-    try:
         table = RouteTable.measure(session, batch)
-        rescues = measure_rescue(session, table, batch=batch, limit_s=RESCUE_LIMIT_S)
+        rescues = measure_rescue(session, table, batch=batch, limit_s=limit_s)
     except NestedSparseError as error:
         return Figure(name, "%", reach, unavailable=str(error))
     return rescue_summary(name, reach, rescues)
 
 
-def rescue_summary(name: str, reach: Reach, rescues: Sequence[Any]) -> Figure:
+def rescue_summary(name: str, reach: Reach, rescues: Sequence[Rescue]) -> Figure:
     """The row of `rescues`, all levels and conditions together; what it cost in accuracy is in the note."""
     parts = [
         {
