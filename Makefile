@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find kernels -name '*.cc' -o -name '*.h' -o -name '*.inc' 2>/dev/null) CMakeLists.txt
 
-.PHONY: help install demo bench bench-peers test test-slow test-arm sanitize check format proto clean
+.PHONY: help install demo bench bench-serving bench-peers test test-slow test-arm sanitize check format proto clean
 
 help:
 	@echo "make demo       train a nested checkpoint, serve it, load it, print the table, save demo.png"
 	@echo "make test       all tests (under 15 minutes on two cores)"
 	@echo "make bench      our kernels against dense ONNX Runtime, every row with its reach; make bench-peers: other engines"
+	@echo "make bench-serving  elastic beside fixed levels and SlackFit, every trace and co-runner, every row with its reach"
 	@echo "make install    .venv with everything, kernels built"
 	@echo "make check      ruff, mypy, clang-format"
 	@echo "make test-arm   the kernels' tests on an emulated Arm processor, and what its ports allow"
@@ -23,6 +24,9 @@ demo: install
 
 bench: install
 	$(BIN)/nested-sparse bench kernels --layers $(BENCH_ARGS)
+
+bench-serving: install
+	$(BIN)/nested-sparse bench serving $(BENCH_ARGS)
 
 bench-peers: install
 	$(BIN)/nested-sparse bench kernels --peers --rows 'peer-*' $(BENCH_ARGS)

@@ -16,6 +16,12 @@ class Route(ctypes.Structure):
     _fields_ = (("start", ctypes.c_int32), ("end", ctypes.c_int32), ("cut", ctypes.c_int32))
 
 
+class Seen(ctypes.Structure):
+    """Time that passed, and profiled time of what was done in it, ms."""
+
+    _fields_ = (("elapsed_ms", ctypes.c_double), ("done_ms", ctypes.c_double))
+
+
 class GuardedRun(ctypes.Structure):
     """The struct of kernels/route.h, which says what each field is. What its pointers point to outlives the run."""
 
@@ -42,6 +48,8 @@ class GuardedRun(ctypes.Structure):
         ("lowered_at", ctypes.c_int32),
         ("share_left", ctypes.c_double),
         ("done_ms", ctypes.c_double),
+        ("seen", Seen),
+        ("last", Seen),
         ("route", Route),
     )
 
@@ -61,18 +69,18 @@ def guarding(run: GuardedRun) -> Iterator[None]:
         library.nested_sparse_guard_this_thread(None)
 
 
-def decide(run: GuardedRun, level: int, operator: int, elapsed_ms: float, done_ms: float) -> int:
+def decide(run: GuardedRun, level: int, operator: int, elapsed_ms: float, lately: tuple[float, float]) -> int:
     """The level that the operators choose from number `operator` on, by the rule of kernels/route.h; for tests.
 
-    Nothing is checked: 0 <= level < run.level_count, 0 <= operator < run.operator_count.
+    lately: elapsed and done ms. Nothing is checked: 0 <= level < run.level_count, 0 <= operator < run.operator_count.
     """
-    elapsed, done = ctypes.c_double(elapsed_ms), ctypes.c_double(done_ms)
-    return int(loaded_library().nested_sparse_decide(ctypes.byref(run), level, operator, elapsed, done))
+    times = map(ctypes.c_double, (elapsed_ms, *lately))
+    return int(loaded_library().nested_sparse_decide(ctypes.byref(run), level, operator, *times))
 
 
 def decision_us(run: GuardedRun, level: int, operator: int, elapsed_ms: float, repeats: int = 10_000) -> float:
     """Mean microseconds of `decide` inside the library, where nothing but the arithmetic is timed."""
-    times = (ctypes.c_double(elapsed_ms), ctypes.c_double(0.0), ctypes.c_int64(repeats))
+    times = (ctypes.c_double(elapsed_ms), ctypes.c_int64(repeats))
     spent_ns = loaded_library().nested_sparse_time_decisions(ctypes.byref(run), level, operator, *times)
     return float(spent_ns) / repeats / 1e3
 

@@ -9,7 +9,12 @@ namespace nested_sparse {
 namespace {
 
 constexpr double kNanosecondsPerMs = 1e6;
-constexpr double kForecastWeight = 0.25;  // of a whole run: how much of one the forecast slowdown counts for
+// How far back "lately" goes in profiled time: a share of a whole run, and no less than half a millisecond, for what
+// disturbs (other processes, interrupts) comes in pieces of about that. The forecast weighs half as much.
+constexpr double kMemoryShare = 0.1;
+constexpr double kMemoryMs = 0.5;
+// What a system lets another process run at a time, about (of 4 ms at a timer of 250 Hz).
+constexpr double kTurnMs = 4;
 
 thread_local GuardedRun* this_thread = nullptr;
 
@@ -33,6 +38,10 @@ bool any_allowed(const GuardedRun& run, int32_t from, int32_t n) {
   return false;
 }
 
+double memory_ms(double level_ms) {
+  return kMemoryShare * level_ms + kMemoryMs;
+}
+
 double done_at(const GuardedRun& run, int32_t level, int32_t n) {
   return run.done_ms + run.level_ms[level] * (run.share_left - share(run, level, n));
 }
@@ -45,18 +54,17 @@ void lower(GuardedRun& run, int32_t from, int32_t to, int32_t n) {
   __atomic_store_n(run.level, to, __ATOMIC_RELAXED);
 }
 
-void record(GuardedRun& run, int32_t n, const char* layer) {
-  if (run.started_ns == nullptr || n >= run.capacity) return;
-  run.started_ns[n] = monotonic_ns();
+void record(GuardedRun& run, int32_t n, const char* layer, int64_t now_ns) {
+  run.started_ns[n] = now_ns;
   run.layers[n] = layer;
 }
 
-// The level from operator n on.
-int32_t next_level(const GuardedRun& run, int32_t level, int32_t n) {
-  if (run.forced_at >= 0) return n == run.forced_at ? std::min(level, run.forced_level) : level;
-  if (!any_allowed(run, level, n)) return level;  // most operators: the clock is not even read
-  const double elapsed_ms = static_cast<double>(monotonic_ns() - run.begun_ns) / kNanosecondsPerMs;
-  return decide(run, level, n, elapsed_ms, done_at(run, level, n));
+// The level from operator n on, which starts now.
+int32_t next_level(GuardedRun& run, int32_t level, int32_t n, int64_t now_ns) {
+  const Seen now{static_cast<double>(now_ns - run.begun_ns) / kNanosecondsPerMs, done_at(run, level, n)};
+  run.seen = fade(run.seen, run.last, now, run.level_ms[level]);
+  run.last = now;
+  return decide(run, level, n, now.elapsed_ms, run.seen);
 }
 
 GuardedRun* guarded(const int64_t* level) {
@@ -82,12 +90,17 @@ int64_t arrive(const int64_t* level, const char* layer) {
   GuardedRun* const run = guarded(level);
   if (run == nullptr) return now;
   const int32_t n = run->position++;
-  record(*run, n, layer);
-  if (n >= run->operator_count || now <= 0 || now >= run->level_count) return now;
+  const bool known = n < run->operator_count && now > 0 && now < run->level_count;
   const auto from = static_cast<int32_t>(now);
-  const int32_t to = next_level(*run, from, n);
+  const bool by_rule = known && run->forced_at < 0 && any_allowed(*run, from, n);
+  const bool recorded = n < run->capacity;
+  const int64_t now_ns = by_rule || recorded ? monotonic_ns() : 0;
+  if (recorded) record(*run, n, layer, now_ns);
+  int32_t to = from;
+  if (by_rule) to = next_level(*run, from, n, now_ns);
+  if (known && n == run->forced_at) to = std::min(from, run->forced_level);
   if (to < from) lower(*run, from, to, n);
-  return to;
+  return known ? to : now;
 }
 
 Route route_of(const int64_t* level) {
@@ -95,24 +108,35 @@ Route route_of(const int64_t* level) {
   return run == nullptr || run->route.cut < 0 ? Route{} : run->route;
 }
 
-int32_t decide(const GuardedRun& run, int32_t level, int32_t n, double elapsed_ms, double done_ms) {
+Seen fade(const Seen& lately, const Seen& last, const Seen& now, double level_ms) {
+  const double memory = memory_ms(level_ms);
+  const double progress_ms = now.done_ms - last.done_ms;
+  const double kept = memory / (memory + progress_ms);
+  return Seen{lately.elapsed_ms * kept + (now.elapsed_ms - last.elapsed_ms), lately.done_ms * kept + progress_ms};
+}
+
+int32_t decide(const GuardedRun& run, int32_t level, int32_t n, double elapsed_ms, const Seen& lately) {
   const double level_ms = run.level_ms[level];
-  const double forecast_ms = kForecastWeight * level_ms;
-  const double seen = (elapsed_ms + forecast_ms * run.slowdown) / (done_ms + forecast_ms);
+  const double forecast_ms = memory_ms(level_ms) / 2;
+  const double seen = (lately.elapsed_ms + forecast_ms * run.slowdown) / (lately.done_ms + forecast_ms);
   const double slowdown = std::max(run.slowdown, seen);
   const double left = share(run, level, n);
+  double budget_ms = 0;
+  __atomic_load(&run.budget_ms, &budget_ms, __ATOMIC_RELAXED);
   const auto with_reserve = [&](double after_ms) { return after_ms + run.margin * std::sqrt(level_ms * after_ms); };
-  double soonest_ms = elapsed_ms + slowdown * with_reserve(level_ms * left);
-  if (soonest_ms <= run.budget_ms) return level;
+  const double taken_share = std::max(0.0, 1.0 - 1.0 / slowdown);
+  const double begun_ms = elapsed_ms + taken_share * std::min(kTurnMs, level_ms * left);
+  double soonest_ms = begun_ms + slowdown * with_reserve(level_ms * left);
+  if (soonest_ms <= budget_ms) return level;
   double best = -INFINITY;
   int32_t best_level = level, best_at = -1, soonest_level = level, soonest_at = -1;
   for (int32_t m = n; m < run.operator_count; ++m) {
     const double before_ms = level_ms * (left - share(run, level, m));
     for (int32_t to = run.lowest_level; to < level; ++to) {
       if (!allowed(run, level, to, m)) continue;
-      const double ends_ms = elapsed_ms + slowdown * (before_ms + with_reserve(run.level_ms[to] * share(run, to, m)));
+      const double ends_ms = begun_ms + slowdown * (before_ms + with_reserve(run.level_ms[to] * share(run, to, m)));
       const double score = accuracy(run, level, to, m);
-      if (ends_ms <= run.budget_ms && score >= best) {
+      if (ends_ms <= budget_ms && score >= best) {
         best = score;
         best_level = to;
         best_at = m;

@@ -14,6 +14,12 @@ struct Route {
   int32_t cut = -1;
 };
 
+// Time that passed, and profiled time of what was done in it.
+struct Seen {
+  double elapsed_ms = 0;
+  double done_ms = 0;
+};
+
 // One run, with L levels and N operators in the order they run; owned by the caller (guarded_run.py mirrors it) and
 // used by the one thread that runs the graph. An inference that comes to more operators than N decides nothing at
 // those.
@@ -23,24 +29,26 @@ struct GuardedRun {
   const double* remaining_share;  // (L, N) of such a run, what is left when the operator starts
   const double* accuracy;         // (L, L, N) lowered from, to, at; NaN where the level may not fall
   const int32_t* cuts;            // (N) the file's number of the cut at the operator; -1: it has none
-  int64_t* started_ns;            // (capacity) out, when each operator started; null: nothing is recorded
-  const char** layers;            // (capacity) out, the layer of each, the operator's own text; null with started_ns
-  int32_t capacity;
+  int64_t* started_ns;            // (capacity) out, when each operator started
+  const char** layers;            // (capacity) out, the layer of each, the operator's own text
+  int32_t capacity;               // of those, 0 where nothing is recorded
   int32_t level_count;
   int32_t operator_count;
   int32_t lowest_level;
   int32_t forced_at;  // lower at this operator, to `forced_level`, and nowhere else; -1: where the rule says
   int32_t forced_level;
   int64_t begun_ns;  // monotonic_ns() from which the budget counts
-  double budget_ms;
+  double budget_ms;   // may be lessened by another thread while the run is under way
   double slowdown;  // of level_ms, as predicted
   double least_accuracy;
   double margin;  // what is kept in reserve of a whole run, at its start
-  // Progress; the caller sets 0, -1, 1, 0, and an empty route.
+  // Progress; the caller sets 0, -1, 1, 0, zeros and an empty route.
   int32_t position;    // operators that have started
   int32_t lowered_at;  // the operator of the last lowering, or -1
   double share_left;   // of a run at the level now, what was left when it came to that level
   double done_ms;      // profiled time of what ran before that
+  Seen seen;           // lately
+  Seen last;           // of the whole run, at the last place where the level might have fallen
   Route route;         // of the last lowering
 };
 
@@ -58,12 +66,20 @@ int64_t arrive(const int64_t* level, const char* layer);
 // The route of the run that reads `level`: empty unless it is guarded and was lowered at one of the file's cuts.
 Route route_of(const int64_t* level);
 
-// The rule: the level from operator n on, `level` or a lower one. done_ms: profiled time of what has run.
-//   s = max(slowdown, (elapsed + K slowdown) / (done + K)), K = level_ms[level] / 4: what was seen, shrunk to the
-//   forecast
-// It stays where elapsed + s × what is left is within the budget. Else, of every place m >= n and level b that are
-// allowed, the most accurate one that is in time (the later one of equals); it falls at once where that m is n, and
-// waits for m otherwise. Where none is in time, the soonest one, if that is sooner than to stay.
-int32_t decide(const GuardedRun& run, int32_t level, int32_t n, double elapsed_ms, double done_ms);
+// What was seen lately of a run at a level of `level_ms`, once it has come from `last` to `now`: a fading sum, of which
+// older time counts less and less (memory_ms). The slowdown of the whole run so far would see a neighbour that has just
+// begun too late.
+Seen fade(const Seen& lately, const Seen& last, const Seen& now, double level_ms);
+
+// The rule: the level from operator n on, `level` or a lower one. With the slowdown that was seen lately, shrunk to the
+// forecast and never below it, it stays where what has elapsed and what is left, with a reserve, are within the budget.
+// Else, of every place m >= n and level b that are allowed, the most accurate one that is in time (the later one of
+// equals); it falls at once where that m is n, and waits for m otherwise. Where none is in time, the soonest one, if
+// that is sooner than to stay.
+// The reserve has two parts. One is margin × level_ms × the square root of the share that is left when the level no
+// longer changes: what the operators take beyond their forecast adds up like the variance of as many independent ones.
+// The other, where the core is shared, is a neighbour's turn, for the part of the time that it takes: whether one more
+// of them falls into the run is chance.
+int32_t decide(const GuardedRun& run, int32_t level, int32_t n, double elapsed_ms, const Seen& lately);
 
 }  // namespace nested_sparse

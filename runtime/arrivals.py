@@ -12,6 +12,8 @@ FORGET_S = 5.0
 """After a pause of this length what was learned counts for a third."""
 REGULAR = 0.3
 """Variance / mean of the counts below which arrivals are called regular; a Poisson process has 1."""
+ENOUGH = 8
+"""Arrivals from which a pace can be told."""
 
 
 @dataclass(slots=True)
@@ -66,13 +68,13 @@ class Arrivals:
 
     @property
     def interval_ms(self) -> float:
-        """Time between two requests, on average; infinite until there were two."""
-        return self._interval_ms
+        """Time between two requests, on average; infinite until there were enough to tell."""
+        return self._interval_ms if self._count >= ENOUGH else math.inf
 
     @property
     def regular(self) -> bool:
         """Whether they come evenly, as a camera's images do."""
-        return self._count >= 8 and self._variance < REGULAR * self._mean * self._batch
+        return self._count >= ENOUGH and self._variance < REGULAR * self._mean * self._batch
 
     def note(self, samples: int, budget_ms: float, now_s: float) -> None:
         """A request of `samples` came in that may take `budget_ms`."""

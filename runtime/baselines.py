@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,6 +30,13 @@ class _Insensitive:
 
     def observe(self, level: int, batch: int, service_ms: float, now_s: float) -> None:
         """As LevelPolicy."""
+
+    def observe_gap(self, gap_ms: float) -> None:
+        """As LevelPolicy: it learns nothing."""
+
+    def spare_ms(self, queue: Sequence[Waiting], now_s: float) -> float:
+        """As LevelPolicy: its runs are never lowered."""
+        return math.inf
 
     def slowdown_factor(self, now_s: float) -> float:
         """As LevelPolicy."""

@@ -22,6 +22,9 @@ class Tenant(Protocol):
     def waiting(self) -> Sequence[Waiting]:
         """What waits, earliest deadline first."""
 
+    def hurry(self, left_ms: float) -> None:
+        """What it has under way is to end within `left_ms`, by running sparser from now on."""
+
     def usual_ms(self, waiting: Waiting) -> float:
         """What such a request is likely to take in this device's present state."""
 
@@ -82,6 +85,12 @@ class Device:
         if len(self._ends_s) < self.slots:
             return 0.0
         return max(0.0, (min(self._ends_s.values()) - now_s) * 1e3)
+
+    def hurry(self, tenant: Tenant, left_ms: float) -> None:
+        """Makes what is under way end sooner for `tenant`, unless it goes before it."""
+        for each in self._tenants:
+            if each.priority <= tenant.priority:
+                each.hurry(left_ms)
 
     def queue_of(self, tenant: Tenant, slowdown: float) -> list[Waiting]:
         """What waits for `tenant` and before it, in the order of service; of other models what they will take."""

@@ -18,13 +18,15 @@ from nested_sparse.runtime.request import ACCURACY
 class Execution:
     """What one run gave.
 
-    outputs: of each job. level: that it ended at. lowered_at: the first layer at that level, None where it never fell.
+    outputs: of each job. level: that it ended at. lowered_at: the first layer at that level, None where it never fell;
+    lowered_from: the level before it.
     nominal_ms: profiled time of what ran. accuracy: expected; None where unknown.
     """
 
     outputs: Sequence[Outputs]
     level: int
     lowered_at: str | None
+    lowered_from: int | None
     nominal_ms: float
     started_s: float
     ended_s: float
@@ -49,6 +51,7 @@ class Executor:
         self._clock = clock
         self._guard = guard
         self._local = threading.local()
+        self._active: list[Any] = []
 
     def run(self, jobs: Sequence[Job], decision: Decision, level: int, slowdown: float) -> Execution:
         """Raises what the session raises."""
@@ -56,7 +59,14 @@ class Executor:
         inputs = joined(jobs)
         guard = self._armed(jobs, level, batch, slowdown)
         started_s = self._clock()
-        outputs = self._session.run(inputs, level, **({} if guard is None else {"guard": guard}))
+        if guard is None:
+            outputs = self._session.run(inputs, level)
+        else:
+            self._active.append(guard)
+            try:
+                outputs = self._session.run(inputs, level, **{"guard": guard})
+            finally:
+                self._active.remove(guard)
         ended_s = self._clock()
         parts = parted(outputs, jobs)
         if parts is None:
@@ -67,8 +77,22 @@ class Executor:
         lowered_at = None if guard is None else guard.lowered_at
         if guard is None or lowered_at is None:
             nominal_ms = self._profile.predict_ms(level, batch)
-            return Execution(parts, level, None, nominal_ms, started_s, ended_s, self._accuracy(level))
-        return Execution(parts, guard.level, lowered_at, guard.nominal_ms, started_s, ended_s, guard.expected_accuracy)
+            return Execution(parts, level, None, None, nominal_ms, started_s, ended_s, self._accuracy(level))
+        return Execution(
+            parts,
+            guard.level,
+            lowered_at,
+            guard.lowered_from,
+            guard.nominal_ms,
+            started_s,
+            ended_s,
+            guard.expected_accuracy,
+        )
+
+    def hurry(self, left_ms: float) -> None:
+        """From any thread: what is under way and may be lowered is to end within `left_ms`."""
+        for guard in tuple(self._active):
+            guard.tighten(left_ms)
 
     def _armed(self, jobs: Sequence[Job], level: int, batch: int, slowdown: float) -> Any:
         """This thread's guard, ready for this run; None where the level may not fall."""

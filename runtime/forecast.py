@@ -10,6 +10,9 @@ from nested_sparse.runtime.profile import LatencyProfile
 from nested_sparse.runtime.residuals import Residuals
 from nested_sparse.runtime.slowdown import MINIMUM, Slowdown
 
+HOPEFUL = 0.8
+"""Of the mean slowdown. Shedding by the prediction itself, deviations included, cost up to 4 points beside a co-runner
+that comes and goes, and 0.4 in bursts without one (docs/decisions/016)."""
 REFRESH_S = 1.0
 GAP_WEIGHT = 0.05
 MOST_GAP_MS = 20.0
@@ -124,12 +127,30 @@ class Forecast:
         """Profiled time of a request at its floor level."""
         return self.profiled_ms(floor(each), each.batch) if each.foreign_ms is None else each.foreign_ms
 
+    def spare_ms(self, queue: Sequence[Waiting], floor: Callable[[Waiting], int], now_s: float) -> float:
+        """How long a worker may still be busy if `queue`, in order of service, is to meet its deadlines at the floors.
+
+        Infinite for an empty queue, negative when it is late already. A request that could not make it even if it
+        were next is going to be shed and counts for nothing.
+        """
+        factor = self.slowdown.factor(now_s)
+        ahead_ms = 0.0
+        spare_ms = math.inf
+        for each in queue:
+            slack_ms = each.slack_ms(now_s)
+            cost_ms = factor * self._floor_ms(each, floor)
+            if cost_ms <= slack_ms:
+                spare_ms = min(spare_ms, slack_ms - cost_ms - ahead_ms)
+                ahead_ms += cost_ms / self.workers
+        return spare_ms
+
     def admit(
         self, request: Waiting, queue: Sequence[Waiting], floor: Callable[[Waiting], int], busy_ms: float, now_s: float
     ) -> Decision:
         """Whether a request that just came in can make it: its floor level, or shed.
 
-        busy_ms: until a worker is free. Only what is due before it goes before it.
+        busy_ms: until a worker is free. Only what is due before it goes before it. Here it counts as hopeless only if
+        it is so at HOPEFUL of the present slowdown: what has a chance is decided on when its turn has come.
         """
         if now_s - self._refreshed_s > REFRESH_S:  # what nobody has observed for a while is being forgotten
             self._refresh(now_s)
@@ -138,12 +159,17 @@ class Forecast:
         wait_ms = busy_ms + self.backlog_ms(before, floor, now_s)
         cost_ms = self.run_ms(level, request.batch, now_s)
         slack_ms = request.slack_ms(now_s)
-        if wait_ms + cost_ms <= slack_ms:
+        if (wait_ms + cost_ms) * self._hope(now_s) <= slack_ms:
             return Decision(level, cost_ms, "admitted")
         if wait_ms == 0 and self._probe_due(request, level, now_s):
             return Decision(level, cost_ms, "admitted as a probe")
         drained_ms = busy_ms + self.backlog_ms(queue, floor, now_s)
         return self._shed(level, cost_ms, wait_ms, slack_ms, drained_ms)
+
+    def _hope(self, now_s: float) -> float:
+        """The least slowdown that may be hoped for, as a share of the predicted one."""
+        mean = self.slowdown.mean(now_s)
+        return min(mean, max(1.0, HOPEFUL * mean)) / self.slowdown.factor(now_s)
 
     def too_late(
         self, request: Waiting, queue: Sequence[Waiting], floor: Callable[[Waiting], int], now_s: float

@@ -30,29 +30,34 @@ class Plan:
         most_ms: float,
         now_s: float,
     ) -> None:
+        self._request = request
         self._cost = cost
         self._slowdown = slowdown
-        self._items: list[tuple[Waiting, float]] = []
-        for each in (request, *queue[:LOOK_AHEAD]):
-            slack_ms = min((each.deadline_s - now_s) * 1e3, most_ms) / slowdown
+        self._known_ms: dict[tuple[int, int], float] = {}
+        most_s = most_ms / 1e3
+        scale = 1e3 / slowdown
+        self._slack_ms = min(request.deadline_s - now_s, most_s) * scale
+        self._behind: list[tuple[Waiting, float]] = []
+        for each in queue[:LOOK_AHEAD]:
+            slack_ms = min(each.deadline_s - now_s, most_s) * scale
             # what could not make it even if it were next is going to be shed and counts for nothing
-            if each is request or self._cost_of(each, each.lowest_level) <= slack_ms:
-                self._items.append((each, slack_ms))
+            if self._cost_of(each, each.lowest_level) <= slack_ms:
+                self._behind.append((each, slack_ms))
 
     @property
     def last_slack_ms(self) -> float:
         """Time until the last of them is due."""
-        return self._items[-1][1] * self._slowdown
+        return (self._behind[-1][1] if self._behind else self._slack_ms) * self._slowdown
 
     @property
     def waiting(self) -> int:
         """Requests behind the one that is next."""
-        return len(self._items) - 1
+        return len(self._behind)
 
     @property
     def samples(self) -> int:
         """Of all of them."""
-        return sum(each.batch for each, _ in self._items)
+        return self._request.batch + sum(each.batch for each, _ in self._behind)
 
     def fits(self, level: int, behind: int, share: float) -> bool:
         """Whether all end in time: the first at `level`, the others at `behind` and within `share` of their time.
@@ -60,14 +65,24 @@ class Plan:
         Each within what it allows. Fairness is what scores best: of a queue that cannot all run dense, two at the
         level in the middle score more than one at the top and one at the bottom, since accuracy gains fall with cost.
         """
-        end_ms = 0.0
-        for place, (each, slack_ms) in enumerate(self._items):
-            end_ms += self._cost_of(each, behind if place else level)
-            if end_ms > (share * slack_ms if place else slack_ms):
+        end_ms = self._cost_of(self._request, level)
+        if end_ms > self._slack_ms:
+            return False
+        for each, slack_ms in self._behind:
+            end_ms += self._cost_of(each, behind)
+            if end_ms > share * slack_ms:
                 return False
         return True
 
     def _cost_of(self, each: Waiting, level: int) -> float:
         if each.foreign_ms is not None:
             return each.foreign_ms
-        return self._cost(min(max(level, each.lowest_level), each.highest_level), each.batch)
+        if level < each.lowest_level:
+            level = each.lowest_level
+        elif level > each.highest_level:
+            level = each.highest_level
+        case = level, each.batch
+        known_ms = self._known_ms.get(case)
+        if known_ms is None:
+            known_ms = self._known_ms[case] = self._cost(level, each.batch)
+        return known_ms

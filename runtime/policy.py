@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -33,6 +34,12 @@ class LevelPolicy(Protocol):
 
     def observe_gap(self, gap_ms: float) -> None:
         """Called when a worker began a run that had waited for the one before: the time between the two."""
+
+    def spare_ms(self, queue: Sequence[Waiting], now_s: float) -> float:
+        """How long the run under way may still take for `queue` to be served in time; infinite if that is no matter.
+
+        Called when a request was queued behind a run that may be lowered.
+        """
 
     def slowdown_factor(self, now_s: float) -> float:
         """Predicted / profiled time, for logs and statistics."""
@@ -67,6 +74,10 @@ class FixedPolicy:
         """As LevelPolicy."""
         self._forecast.observe_gap(gap_ms)
 
+    def spare_ms(self, queue: Sequence[Waiting], now_s: float) -> float:
+        """As LevelPolicy: its level never falls."""
+        return math.inf
+
     def slowdown_factor(self, now_s: float) -> float:
         """As LevelPolicy."""
         return self._forecast.slowdown.factor(now_s)
@@ -81,6 +92,8 @@ DENSEST_RUNS = 8.0
 """Runs of the densest level that a plan looks ahead at most."""
 HOLD_UTILISATION, RISE_UTILISATION = 0.95, 0.85
 """Busy share of the workers that regular arrivals may cause at levels up to the present one, and above it."""
+RECOVERY_UTILISATION = 0.85
+"""Of irregular arrivals: a level that cannot be kept up runs only while the one below would work the queue off."""
 BATCH_SHARE = 0.85
 """Of the time of separate runs that a batch may take at most: less is not worth letting the first ones wait."""
 
@@ -94,9 +107,9 @@ class ElasticPolicy:
        a tenth of their time to spare. SlackFit (SuperServe, NSDI'25) looks at the first deadline only; so would "this
        one as dense as can be, the others at their lowest", which scores less (Plan.fits says why);
     2. and the load lets it: the queue and what follows an arrival within the time a request has can be served at that
-       level in twice that time, which is when the last of them is due. Where arrivals are regular, at a camera's pace,
-       the rate decides instead, with a gap between falling and rising: a level that cannot be kept up would be left and
-       taken up again for ever.
+       level in twice that time, which is when the last of them is due; so a level that cannot be kept up takes turns
+       with the one below, if that one can. Where arrivals are regular, at a camera's pace, the rate decides instead,
+       with a gap between falling and rising: else the two levels would take turns for ever, to nobody's good.
 
     Down at once; up one level at a time, after `rise_decisions` decisions that would have allowed it. That holds back
     together those requests that an idle device would run at the same level: that one request is too tight for a dense
@@ -113,7 +126,7 @@ class ElasticPolicy:
         *,
         workers: int = 1,
         accuracy: Sequence[float] | None = None,
-        rise_decisions: int = 1,
+        rise_decisions: int = 2,
     ) -> None:
         if accuracy is not None and len(accuracy) != profile.level_count:
             raise InputError(f"accuracy: expected one for each of {profile.level_count} levels, got {len(accuracy)}")
@@ -159,6 +172,10 @@ class ElasticPolicy:
         """As LevelPolicy."""
         self._forecast.observe_gap(gap_ms)
 
+    def spare_ms(self, queue: Sequence[Waiting], now_s: float) -> float:
+        """As LevelPolicy."""
+        return self._forecast.spare_ms(queue, _lowest, now_s)
+
     def slowdown_factor(self, now_s: float) -> float:
         """As LevelPolicy."""
         return self._forecast.slowdown.factor(now_s)
@@ -188,9 +205,13 @@ class ElasticPolicy:
         arrivals, workers = self._arrivals, self._forecast.workers
         if not arrivals.known:
             return True
-        run_ms = slowdown * self._forecast.profiled_ms(level, max(1, round(arrivals.batch))) / workers
+        batch = max(1, round(arrivals.batch))
+        run_ms = slowdown * self._forecast.profiled_ms(level, batch) / workers
         if arrivals.regular:
             return run_ms <= (RISE_UTILISATION if rises else HOLD_UTILISATION) * arrivals.interval_ms
+        below_ms = slowdown * self._forecast.profiled_ms(self._next_below(level), batch) / workers
+        if run_ms > arrivals.interval_ms and below_ms > RECOVERY_UTILISATION * arrivals.interval_ms:
+            return False
         requests = (plan.samples + arrivals.following) / arrivals.batch
         return requests * run_ms <= arrivals.horizon_ms + plan.last_slack_ms
 

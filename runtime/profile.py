@@ -96,7 +96,7 @@ class LatencyProfile:
 
         def least(table: str, level: int, batch: int) -> float:
             having = (each for each in both if batch in each.batches)
-            return min(getattr(each, table)[level][each.batches.index(batch)] for each in having)
+            return min(float(getattr(each, table)[level][each.batches.index(batch)]) for each in having)
 
         median_ms, p95_ms = (
             [[least(table, level, batch) for batch in batches] for level in range(self.level_count)]

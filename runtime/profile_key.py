@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import onnxruntime as ort
 
+import nested_sparse
 from nested_sparse.kernels import library
 from nested_sparse.runtime.probes import ROOT, usable_cores
 
@@ -30,6 +31,7 @@ def profile_key(session: Session, max_batch: int, root: Path = ROOT) -> ProfileK
         "isa": session.isa,
         "kernels": _library_digest(library.library_path()),
         "onnxruntime": ort.__version__,
+        "nested_sparse": nested_sparse.__version__,
         "threads": session.threads,
         "cpu": cpu_model(root),
         "usable_cores": usable_cores(root),

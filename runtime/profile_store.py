@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import tempfile
 from functools import reduce
 from pathlib import Path
@@ -18,6 +19,9 @@ from nested_sparse.runtime.profile_key import ProfileKey
 
 FORMAT_VERSION = 1
 MOST_BYTES = 1 << 20
+MOST_FILES = 256
+OURS = re.compile(r"[0-9a-f]{32}\.json|\.[0-9a-f]{32}-\w+")
+"""Names of the files that are written here, and of those that a writer which was killed has left."""
 HISTORY = 3
 """Measurements of a key that are kept. A case is believed at its least time among them: what disturbs a measurement
 makes it longer. A device that has become slower for good is believed after as many starts."""
@@ -40,7 +44,8 @@ class ProfileStore:
 
     It is a cache: what cannot be read or written, is damaged, belongs to another key or is too large is said in one
     line of the log and otherwise as if it were not there. Nothing is raised. Several processes may share a folder:
-    files appear whole, and of two that write one key at the same time the later stays.
+    files appear whole, and of two that write one key at the same time the later stays. Beyond MOST_FILES the oldest
+    go; files of other names are never touched.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -63,6 +68,7 @@ class ProfileStore:
         )
         try:
             self._write(self.path(key), text)
+            self._prune()
         except OSError as error:
             log.warning("latency profile: not kept, %s: %s", self.folder, error.strerror or error)
         return reduce(LatencyProfile.quieter, history)
@@ -91,6 +97,18 @@ class ProfileStore:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
+
+    def _prune(self) -> None:
+        ours = [path for path in self.folder.iterdir() if OURS.fullmatch(path.name)]
+        for path in sorted(ours, key=_age)[MOST_FILES:] if len(ours) > MOST_FILES else ():
+            path.unlink(missing_ok=True)
+
+
+def _age(path: Path) -> float:
+    try:
+        return -path.stat().st_mtime
+    except FileNotFoundError:  # another process was quicker
+        return 0.0
 
 
 def _read(path: Path) -> str:

@@ -36,7 +36,8 @@ class Response:
 
     level: that it ended at. queue_us: from received until the run began; compute_us: the run. Microseconds.
     batch: samples that ran together, other requests' included.
-    started_level, lowered_at: where the level fell while it ran, the one it began at and the first layer at `level`.
+    started_level, lowered_at: where the level fell while it ran, the one it began at and the first layer at `level`;
+    lowered_from: where it fell more than once, the level just before.
     accuracy: expected of what was computed; None where the checkpoint states none.
     """
 
@@ -48,6 +49,7 @@ class Response:
     batch: int = 1
     started_level: Level | None = None
     lowered_at: str | None = None
+    lowered_from: Level | None = None
     accuracy: float | None = None
 
 

@@ -36,7 +36,7 @@ class RouteGuard:
             remaining_share=table.remaining_share.ctypes.data,
             accuracy=table.accuracy.ctypes.data,
             cuts=table.cuts.ctypes.data,
-            started_ns=self._started_ns.ctypes.data if record else None,
+            started_ns=self._started_ns.ctypes.data,
             layers=self._layers,
             capacity=record,
             level_count=table.level_count,
@@ -76,6 +76,11 @@ class RouteGuard:
         run.budget_ms, run.slowdown = budget_ms, slowdown
         run.least_accuracy, run.lowest_level, run.margin = least_accuracy, lowest_level, margin
         run.forced_at = -1
+
+    def tighten(self, left_ms: float) -> None:
+        """From any thread: the run under way is to end within `left_ms` from now, if that is sooner than it had."""
+        run = self._run
+        run.budget_ms = min(run.budget_ms, (monotonic_ns() - run.begun_ns) / 1e6 + left_ms)
 
     def force(self, level: int, end: int, layer: str) -> None:
         """For the next run, which starts at `level`: it falls to `end` at `layer` and nowhere else, whatever the time.
@@ -164,6 +169,7 @@ class RouteGuard:
         self._cell.reset(level)
         run = self._run
         run.position, run.lowered_at, run.share_left, run.done_ms = 0, -1, 1.0, 0.0
+        run.seen.elapsed_ms = run.seen.done_ms = run.last.elapsed_ms = run.last.done_ms = 0.0
         run.route.start = run.route.end = run.route.cut = -1
         run.begun_ns = monotonic_ns()
         self._armed = True

@@ -181,6 +181,10 @@ class Scheduler:
         """As Tenant."""
         return [job.waiting for job in self._queue.items()]
 
+    def hurry(self, left_ms: float) -> None:
+        """As Tenant."""
+        self._executor.hurry(left_ms)
+
     def usual_ms(self, waiting: Waiting) -> float:
         """As Tenant."""
         present = min(max(self._present_level, waiting.lowest_level), waiting.highest_level)
@@ -228,7 +232,17 @@ class Scheduler:
                 raise OverloadedError(
                     f"shed: {len(self._queue)} requests are waiting already", max(1.0, decision.predicted_ms)
                 )
+            self._make_room(now_s)
             self._changed.notify_all()
+
+    def _make_room(self, now_s: float) -> None:
+        """Has the run under way lowered where it would make something in the queue late."""
+        busy_ms = self._device.busy_ms(now_s)
+        if busy_ms > 0:
+            queue = self._device.queue_of(self, self._policy.slowdown_factor(now_s))
+            spare_ms = self._policy.spare_ms(queue, now_s)
+            if spare_ms < busy_ms:
+                self._device.hurry(self, max(spare_ms, 0.0))
 
     def _serve(self, expired: Sequence[Job], turn: _Turn | None) -> None:
         for late in expired:
@@ -308,6 +322,7 @@ class Scheduler:
             self._device.end(id(turn.jobs[0]))
             self._count(turn.jobs, done, level)
         started = self._session.levels[level] if done.lowered_at is not None else None
+        twice = None if done.lowered_from in (None, level) else self._session.levels[done.lowered_from or 0]
         batch = sum(job.waiting.batch for job in turn.jobs)
         for job, outputs in zip(turn.jobs, done.outputs, strict=True):
             job.future.set_result(
@@ -320,6 +335,7 @@ class Scheduler:
                     batch,
                     started,
                     done.lowered_at,
+                    twice,
                     done.accuracy,
                 )
             )

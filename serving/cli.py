@@ -14,6 +14,7 @@ from nested_sparse.serving.commands.inspect import inspect
 from nested_sparse.serving.commands.profile import profile
 from nested_sparse.serving.commands.serve import serve
 from nested_sparse.serving.commands.slice import slice_file
+from nested_sparse.serving.commands.top import top
 from nested_sparse.serving.commands.train import train
 
 app = typer.Typer(
@@ -29,6 +30,7 @@ app.command("inspect")(inspect)
 app.command("slice")(slice_file)
 app.command("profile")(profile)
 app.command("serve")(serve)
+app.command("top")(top)
 app.command("demo")(demo)
 app.add_typer(bench, name="bench")
 

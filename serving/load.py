@@ -10,6 +10,7 @@ from pathlib import Path
 
 from nested_sparse.errors import CheckpointError, ServingError
 from nested_sparse.level import resolve_level
+from nested_sparse.runtime.baselines import SlackFitPolicy
 from nested_sparse.runtime.device import Device
 from nested_sparse.runtime.kept_profile import MOST_BATCH, profile_of
 from nested_sparse.runtime.monitor import ResourceMonitor
@@ -27,6 +28,8 @@ from nested_sparse.serving.served_model import ServedModel
 log = logging.getLogger(__name__)
 ROUTES_S = 2.0
 """Time to measure what each operator takes."""
+POLICIES = ("elastic", "slackfit")
+"""Ours, and SuperServe's (NSDI'25) to compare with."""
 
 
 def check_files(paths: Sequence[Path]) -> None:
@@ -62,13 +65,14 @@ def read_priorities(texts: Sequence[str], paths: Sequence[Path]) -> dict[str, in
 class ModelConfig:
     """How one model is served.
 
-    default_slo_ms: of a request that brings no deadline. fixed_level: every request runs at this level; None chooses
-    per request. priority: among the models that share the device, higher goes first. max_batch: the largest batch
-    worth measuring.
+    default_slo_ms: of a request that brings no deadline. fixed_level: every request runs at this level; None: `policy`,
+    one of POLICIES, chooses per request. priority: among the models that share the device, higher goes first.
+    max_batch: the largest batch worth measuring.
     """
 
     default_slo_ms: float
     fixed_level: int | None = None
+    policy: str = "elastic"
     priority: int = 0
     max_batch: int = MOST_BATCH
 
@@ -76,7 +80,8 @@ class ModelConfig:
 def load_model(session: Session, config: ModelConfig, device: Device, profiles: ProfileStore | None) -> ServedModel:
     """Measure the session's levels on this device, or check what was kept of it, and start its scheduler.
 
-    profiles: where measurements are kept, None keeps none. Raises CheckpointError, LevelError, InputError.
+    profiles: where measurements are kept, None keeps none. Raises CheckpointError, LevelError, InputError,
+    ServingError.
     """
     for spec in (*session.inputs, *session.outputs):
         datatype_of(spec.dtype)  # what cannot travel is said now, not on the first request
@@ -121,12 +126,16 @@ def _accuracy(session: Session) -> list[float] | None:
 def _policy(session: Session, profile: LatencyProfile, config: ModelConfig) -> LevelPolicy:
     if config.fixed_level is not None:
         return FixedPolicy(config.fixed_level, profile)
-    return ElasticPolicy(profile, accuracy=_accuracy(session))
+    if config.policy == "elastic":
+        return ElasticPolicy(profile, accuracy=_accuracy(session))
+    if config.policy == "slackfit":
+        return SlackFitPolicy(profile)
+    raise ServingError(f"no policy {config.policy!r}; there are {', '.join(POLICIES)}")
 
 
 def _guard(session: Session, config: ModelConfig) -> Callable[[], RouteGuard] | None:
     """What lowers a run that would be late; None where there is nothing to lower."""
-    if config.fixed_level is not None or len(session.levels) == 1:
+    if config.fixed_level is not None or config.policy != POLICIES[0] or len(session.levels) == 1:
         return None
     table = RouteTable.measure(session, limit_s=ROUTES_S)
     return lambda: RouteGuard(table)

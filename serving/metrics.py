@@ -13,7 +13,7 @@ from nested_sparse.runtime.request import Response
 from nested_sparse.serving.fault import fault_of
 from nested_sparse.serving.served_model import ServedModel
 
-BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 NO_LEVEL = ""
 """Label of a request that no level answered."""
 

@@ -49,7 +49,8 @@ def _number(parameters: Mapping[str, InferParameter], name: str, kinds: tuple[st
 def served_parameters(response: Response) -> dict[str, InferParameter]:
     """What a response says of how it was made; `accuracy` only where the checkpoint knows it.
 
-    `started_level` and `lowered_at`, the first layer that ran at `level`, only where the level fell during the run.
+    `started_level` and `lowered_at`, the first layer that ran at `level`, only where the level fell during the run, and
+    `lowered_from`, the level just before, where it fell more than once.
     """
     level = response.level
     parameters = {
@@ -63,4 +64,6 @@ def served_parameters(response: Response) -> dict[str, InferParameter]:
     if response.started_level is not None and response.lowered_at is not None:
         parameters["started_level"] = InferParameter(int64_param=response.started_level.index)
         parameters["lowered_at"] = InferParameter(string_param=response.lowered_at)
+    if response.lowered_from is not None:
+        parameters["lowered_from"] = InferParameter(int64_param=response.lowered_from.index)
     return parameters

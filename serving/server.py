@@ -84,6 +84,7 @@ class Server:
         for model in models:
             self._metrics.watch(model)
         self._dataplane = Dataplane(models)
+        self._servicer = Servicer(self._dataplane, self._metrics)
         self._health = health.aio.HealthServicer()
         self._model_health = ModelHealth(self._health, self._dataplane, models)
         self._watch: asyncio.Task[None] | None = None
@@ -103,7 +104,7 @@ class Server:
                 ("grpc.max_send_message_length", -1),
             )
         )
-        server.add_generic_rpc_handlers((generic_handler(Servicer(self._dataplane, self._metrics), limit),))
+        server.add_generic_rpc_handlers((generic_handler(self._servicer, limit),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (messages.SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server, pool=_reflected_pool())
@@ -127,6 +128,7 @@ class Server:
     def _start_exporter(self, host: str, port: int) -> None:
         check_listenable(host, port)
         self._exporter, _ = start_http_server(port, host, self._metrics.registry)
+        self._servicer.metrics_port = self._exporter.server_port
         self.metrics_address = address_text(host, self._exporter.server_port)
 
     async def drain(self) -> None:

@@ -27,6 +27,8 @@ from nested_sparse.serving.served_model import PLATFORM, VERSION, ServedModel
 from nested_sparse.tensor_spec import TensorSpec
 
 EXTENSIONS = ("model_configuration", "model_repository(index)", "statistics", "parameters")
+METRICS_EXTENSION = "prometheus_metrics"
+"""With the port in brackets: where the metrics are, which the protocol has no field for."""
 
 RequestT = TypeVar("RequestT", bound=Message)
 ResponseT = TypeVar("ResponseT")
@@ -62,12 +64,16 @@ def answered(
 
 
 class Servicer:
-    """GRPCInferenceService, version 2 of the Open Inference Protocol."""
+    """GRPCInferenceService, version 2 of the Open Inference Protocol.
+
+    metrics_port: where the metrics are served, None for nowhere; told in the server's metadata.
+    """
 
     def __init__(self, dataplane: Dataplane, metrics: Metrics, clock: Callable[[], float] = time.monotonic) -> None:
         self._dataplane = dataplane
         self._metrics = metrics
         self._clock = clock
+        self.metrics_port: int | None = None
 
     async def server_live(self, request: messages.ServerLiveRequest, context: Any) -> messages.ServerLiveResponse:
         """Whether the process answers."""
@@ -89,8 +95,9 @@ class Servicer:
         self, request: messages.ServerMetadataRequest, context: Any
     ) -> messages.ServerMetadataResponse:
         """Who answers."""
+        metrics = () if self.metrics_port is None else (f"{METRICS_EXTENSION}({self.metrics_port})",)
         return messages.ServerMetadataResponse(
-            name="nested-sparse", version=nested_sparse.__version__, extensions=EXTENSIONS
+            name="nested-sparse", version=nested_sparse.__version__, extensions=(*EXTENSIONS, *metrics)
         )
 
     async def model_metadata(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
@@ -10,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nested_sparse.errors import InputError
 
+UNDISTURBED = "none"
 PRESENT = ((0.2, 0.45), (0.6, 0.85))
 """When a co-runner is there, in shares of the simulation: it arrives and leaves twice."""
 SLICE_MS = (3.0, 4.0)
@@ -58,12 +60,13 @@ class RateContention:
         done = self._done_s[place] + self._rates[place] * (start - self._edges_s[place]) + np.asarray(work_s)
         # the stretch in which so much is done first: "left" passes by those of rate 0, in which nothing is
         place = np.maximum(np.searchsorted(self._done_s, done, side="left") - 1, 0)
-        return np.maximum(self._edges_s[place] + (done - self._done_s[place]) / self._rates[place], start)
+        end: NDArray[np.float64] = self._edges_s[place] + (done - self._done_s[place]) / self._rates[place]
+        return np.maximum(end, start)
 
 
 def quiet() -> RateContention:
     """Nothing else runs."""
-    return RateContention("none")
+    return RateContention(UNDISTURBED)
 
 
 def cpu_corunner(duration_s: float, seed: int = 0, present: Iterable[tuple[float, float]] = PRESENT) -> RateContention:
@@ -96,13 +99,17 @@ def quota(
     period_ms: float = 100.0,
     present: Iterable[tuple[float, float]] = PRESENT,
 ) -> RateContention:
-    """A cgroup quota that is always used up: of each period the first `run_ms` run, then all stands still."""
+    """A cgroup quota that is always used up: of each period the first `run_ms` run, then all stands still.
+
+    Whole periods, so that the last may end after the time when it leaves.
+    """
     pieces: list[tuple[float, float]] = []
     for begin, end in present:
-        for count in range(round((end - begin) * duration_s / period_ms * 1e3)):
-            period_s = begin * duration_s + count * period_ms / 1e3
-            pieces += [(period_s, 1.0), (period_s + run_ms / 1e3, 0.0)]
-        pieces.append((end * duration_s, 1.0))
+        now_s = begin * duration_s
+        for _ in range(math.ceil((end - begin) * duration_s / period_ms * 1e3 - 1e-6)):
+            pieces += [(now_s, 1.0), (now_s + run_ms / 1e3, 0.0)]
+            now_s += period_ms / 1e3
+        pieces.append((now_s, 1.0))
     return _contention("quota", pieces)
 
 

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nested_sparse.runtime.simulation.traces import Trace
-from nested_sparse.runtime.simulation.virtual_guard import Routes
 from nested_sparse.runtime.simulation.world import World
 
 # scores are summed as integers: equal sums then are equal, whatever the order, and do not swell the frontier
@@ -66,14 +65,14 @@ class _Frontier:
         return _Frontier(self.free_s[begins], self.score[lasts if optimistic else begins])
 
 
-def oracle(trace: Trace, world: World, routes: Routes | None = None, frontier: int = FRONTIER) -> OracleBound:
+def oracle(trace: Trace, world: World, frontier: int = FRONTIER) -> OracleBound:
     """The highest effective accuracy that one worker without preemption can have on `trace` in `world`.
 
     It knows every arrival, every request's noise and the contention, and may use the whole SLO: a policy's reply margin
-    is part of what it loses. Each request is run at some level, or along a route of `routes`, or dropped, in the order
-    of arrival. With equal SLOs that order loses nothing: if a later arrival ran right before an earlier one, swapping
-    them would keep both in time, as the work until both are done is the same, the earlier one ends sooner, and the
-    later one, whose deadline is no earlier, ends where the other did (Jackson's rule with agreeable release dates).
+    is part of what it loses. Each request is run at some level, or along one of the world's routes, or dropped, in the
+    order of arrival. With equal SLOs that order loses nothing: if a later arrival ran right before an earlier one,
+    swapping them would keep both in time, as the work until both are done is the same, the earlier one ends sooner, and
+    the later one, whose deadline is no earlier, ends where the other did (Jackson's rule with agreeable release dates).
     Where the profile has batches, requests that follow each other may run as one of any size up to the largest; of
     requests whose noise differs, choosing others for a batch could gain a little more, which is not counted.
 
@@ -82,16 +81,16 @@ def oracle(trace: Trace, world: World, routes: Routes | None = None, frontier: i
     """
     if len(trace.times_s) == 0:
         return OracleBound(0.0, 0.0, 1)
-    upper, longest = _best(trace, world, routes, frontier, optimistic=True)
-    lower = upper if longest <= frontier else _best(trace, world, routes, frontier, optimistic=False)[0]
+    upper, longest = _best(trace, world, frontier, optimistic=True)
+    lower = upper if longest <= frontier else _best(trace, world, frontier, optimistic=False)[0]
     return OracleBound(upper, lower, longest)
 
 
-def _best(trace: Trace, world: World, routes: Routes | None, limit: int, *, optimistic: bool) -> tuple[float, int]:
+def _best(trace: Trace, world: World, limit: int, *, optimistic: bool) -> tuple[float, int]:
     """Effective accuracy, and the longest frontier."""
     count = len(trace.times_s)
     noise = world.noise(count)
-    choices = [_choices(world, routes, batch) for batch in range(1, world.profile.batches[-1] + 1)]
+    choices = [_choices(world, batch) for batch in range(1, world.profile.batches[-1] + 1)]
     reached: defaultdict[int, list[_Frontier]] = defaultdict(list)  # by number of requests decided on
     reached[0].append(_Frontier(np.zeros(1), np.zeros(1, np.int64)))
     longest = 1
@@ -114,15 +113,15 @@ def _best(trace: Trace, world: World, routes: Routes | None, limit: int, *, opti
     return float(_Frontier.of(reached[count]).score[-1]) * _UNIT / count, longest
 
 
-def _choices(world: World, routes: Routes | None, batch: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _choices(world: World, batch: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Seconds and score of every way to run a batch, without those that another betters in both."""
     level_s = np.array([world.profile.predict_ms(level, batch) for level in range(world.profile.level_count)]) / 1e3
     work_s, accuracy = [level_s], [np.asarray(world.accuracy, np.float64)]
-    if routes is not None:
-        start, end, n = np.nonzero(~np.isnan(routes.accuracy))
-        share = routes.remaining_share
+    if world.routes is not None:
+        start, end, n = np.nonzero(~np.isnan(world.routes.accuracy))
+        share = world.routes.remaining_share
         work_s.append(level_s[start] * (1.0 - share[start, n]) + level_s[end] * share[end, n])
-        accuracy.append(routes.accuracy[start, end, n])
+        accuracy.append(world.routes.accuracy[start, end, n])
     score = np.round(np.concatenate(accuracy) / _UNIT).astype(np.int64)
     best = _Frontier.of([_Frontier(np.concatenate(work_s), score)])
     return best.free_s, best.score

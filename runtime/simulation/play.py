@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from nested_sparse.runtime.policy import LevelPolicy
@@ -37,7 +40,8 @@ def simulate(policy: Callable[[LatencyProfile], LevelPolicy], trace: Trace, worl
     settings: dict[str, Any] = {"default_slo_ms": world.slo_ms, "workers": 0, "clock": clock, **options}
     scheduler = Scheduler(session, world.profile, policy(world.profile), **settings)
     requests = ((float(time_s), Request(session.numbered(i))) for i, time_s in enumerate(trace.times_s))
-    outcomes = play(scheduler, clock, requests, world.slo_ms)
+    with _unlogged():
+        outcomes = play(scheduler, clock, requests, world.slo_ms)
     for run in session.runs:
         for number in run.requests:
             outcomes[number].score = run.score
@@ -61,7 +65,19 @@ def play(
 
     begin_s = clock()
     for offset_s, request in requests:
-        clock.at(begin_s + offset_s, lambda request=request: submit(request))
+        clock.at(begin_s + offset_s, partial(submit, request))
     while scheduler.serve_next() or clock.advance_to_next_event():
         pass
     return outcomes
+
+
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """A simulated minute changes its level hundreds of times; nobody wants to read that among a real server's lines."""
+    logger = logging.getLogger("nested_sparse.runtime")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

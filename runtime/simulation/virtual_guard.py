@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -49,16 +49,20 @@ class _Armed:
 class VirtualGuard:
     """One run at a time, with the calls of a RouteGuard: arm(), then the run, then what became of it.
 
-    level: the level the run ended at.  lowered_at: the layer from which it ran lower, None if it did not.
-    nominal_ms: profiled time of the path taken.  score: expected accuracy of that path, NaN while it was not lowered.
+    level: the level the run ended at.  lowered_at, lowered_from: the layer from which it ran lower, and its level until
+    then, None if it did not.  expected_accuracy: of the path taken, None if it was not lowered.
+    nominal_ms: profiled time of the path taken.
     """
 
     def __init__(self, table: Routes) -> None:
         self.table = table
-        self.level = table.accuracy.shape[0] - 1
+        self.level: int = table.accuracy.shape[0] - 1
         self.lowered_at: str | None = None
+        self.lowered_from: int | None = None
+        self.expected_accuracy: float | None = None
         self.nominal_ms = 0.0
-        self.score = math.nan
+        self.clock: Callable[[], float] | None = None  # the session's, in seconds
+        self._begun_s = 0.0
         self._armed: _Armed | None = None
         self._forced: tuple[int, str] | None = None
 
@@ -76,6 +80,16 @@ class VirtualGuard:
         self._reset(level)
         self._armed = _Armed(tuple(level_ms), budget_ms, slowdown, least_accuracy, lowest_level)
 
+    def begin(self, clock: Callable[[], float]) -> None:
+        """The run begins now."""
+        self.clock, self._begun_s = clock, clock()
+
+    def tighten(self, left_ms: float) -> None:
+        """The run under way is to end within `left_ms` from now, if that is sooner than it had."""
+        if self._armed is not None and self.clock is not None:
+            elapsed_ms = (self.clock() - self._begun_s) * 1e3
+            self._armed = replace(self._armed, budget_ms=min(self._armed.budget_ms, elapsed_ms + left_ms))
+
     def force(self, level: int, end: int, layer: str) -> None:
         """Has the next run, which starts at `level`, fall to `end` at `layer`."""
         self._reset(level)
@@ -89,9 +103,9 @@ class VirtualGuard:
         """Operator `n` is about to start: decides the level from there on."""
         end = self._decide(n, elapsed_ms)
         if end != self.level:
-            # lowered twice: no table knows that path, and the worse of the two is the careful guess
-            self.score = float(np.fmin(self.score, self.table.accuracy[self.level, end, n]))
-            self.level, self.lowered_at = end, self.table.layers[n]
+            # as the real one: of a run that is lowered twice only the last fall is known
+            self.expected_accuracy = float(self.table.accuracy[self.level, end, n])
+            self.level, self.lowered_at, self.lowered_from = end, self.table.layers[n], self.level
 
     def _decide(self, n: int, elapsed_ms: float) -> int:
         if self._forced is not None:
@@ -112,5 +126,6 @@ class VirtualGuard:
         )
 
     def _reset(self, level: int) -> None:
-        self.level, self.lowered_at, self.nominal_ms, self.score = level, None, 0.0, math.nan
+        self.level, self.nominal_ms = level, 0.0
+        self.lowered_at = self.lowered_from = self.expected_accuracy = None
         self._armed = self._forced = None

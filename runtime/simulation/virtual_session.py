@@ -79,21 +79,22 @@ class VirtualSession:
         noise = float(np.mean([self._noise[each] if each < len(self._noise) else 1.0 for each in numbers]))
         started_s = self._clock()
         if guard is None:
-            end, score = level, math.nan
+            end, score = level, self.accuracy[level]
             self._work(self._profile.predict_ms(level, len(rows)) * noise)
         else:
             self._work_guarded(level, len(rows), noise, guard)
-            end, score = guard.level, guard.score
-        if math.isnan(score):
-            score = math.nan if (stated := self.accuracy[end]) is None else stated
+            end, score = guard.level, guard.expected_accuracy
+            score = self.accuracy[end] if score is None else score
+        score = math.nan if score is None else score
         self.runs.append(VirtualRun(started_s, self._clock(), level, end, numbers, score))
         if self.fault is not None:
             raise self.fault
-        return {"y": rows + np.float32(end)}
+        return {"y": np.add(rows, end, dtype=np.float32)}
 
     def _work_guarded(self, level: int, batch: int, noise: float, guard: VirtualGuard) -> None:
         """Passes the time from one place where the level may fall to the next."""
         started_s = self._clock()
+        guard.begin(self._clock)
         share = guard.table.remaining_share
         guard.nominal_ms, left = 0.0, 1.0
         for n in guard.places():

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from nested_sparse.errors import InputError
 from nested_sparse.runtime.profile import LatencyProfile
 from nested_sparse.runtime.simulation.contention import Contention, quiet
+from nested_sparse.runtime.simulation.virtual_guard import Routes
 
 LEVEL_MS = (2.4, 3.9, 6.7, 13.9)
 ACCURACY = (0.755, 0.815, 0.875, 0.885)
@@ -23,6 +24,8 @@ class World:
 
     profile: undisturbed times, both what the policies are told and what is true but for noise and contention.
     accuracy: per level.  noise_sigma: of a request's time, lognormal around 1; it belongs to the request.
+    routes: where a run may fall to a lower level; None: nowhere. The oracle takes them, too; for a policy, give the
+    Scheduler a VirtualGuard of them.
     """
 
     profile: LatencyProfile = field(default_factory=lambda: LatencyProfile((1,), [[ms] for ms in LEVEL_MS]))
@@ -31,6 +34,7 @@ class World:
     contention: Contention = field(default_factory=quiet)
     noise_sigma: float = 0.05
     seed: int = 0
+    routes: Routes | None = None
 
     def __post_init__(self) -> None:
         if len(self.accuracy) != self.profile.level_count:

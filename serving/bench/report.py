@@ -7,11 +7,12 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from nested_sparse.serving.bench.kernels import cpu_name, versions
+from nested_sparse.serving.bench.machine import cpu_name, versions
 from nested_sparse.serving.bench.row import Row
 from nested_sparse.serving.commands.output import print_table
 
 COLUMNS = ("row", "reach", "measured", "met", "ours ms (best)", "other ms (best)", "error", "kernel", "against")
+MET = {None: "", True: "yes", False: "no"}
 TOLERABLE_LOAD = 0.1
 """Cores that others may use before the report says so."""
 
@@ -63,7 +64,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         row.spec.name,
         "" if row.spec.reach is None else str(row.spec.reach),
         f"{row.measured:.2f}",
-        {None: "", True: "yes", False: "no"}[row.met],
+        MET[row.met],
         _milliseconds(row.ours_ms),
         _milliseconds(row.reference_ms),
         "" if row.max_error is None else f"{row.max_error:.0e}",

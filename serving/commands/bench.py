@@ -9,16 +9,13 @@ from typing import Annotated
 import typer
 
 from nested_sparse.errors import NestedSparseError
+from nested_sparse.serving.commands.bench_serving import serving
 from nested_sparse.serving.commands.output import print_json
 
 REPEATS, QUICK_REPEATS = 21, 5
 
 bench = typer.Typer(help="Benchmarks: verified outputs, a table, one JSON line last.", no_args_is_help=True)
-
-
-@bench.callback()
-def _group() -> None:
-    """Keeps `bench kernels` a verb of its own while it is the only one."""
+bench.command("serving")(serving)
 
 
 @bench.command("kernels")

@@ -51,6 +51,9 @@ def serve(
             metavar="NAME=N",
         ),
     ] = None,
+    policy: Annotated[
+        str, typer.Option(help="Who chooses the level: elastic, or slackfit (SuperServe's, to compare with).")
+    ] = "elastic",
     max_batch: Annotated[
         int, typer.Option(help="Samples that fit in one request; bounds its size in memory.", min=1)
     ] = 64,
@@ -79,9 +82,13 @@ def serve(
     from nested_sparse.runtime.profile_store import ProfileStore, default_folder
     from nested_sparse.runtime.session import Session
     from nested_sparse.serving.listening import check_listenable
-    from nested_sparse.serving.load import ModelConfig, check_files, load_model, read_priorities
+    from nested_sparse.serving.load import POLICIES, ModelConfig, check_files, load_model, read_priorities
     from nested_sparse.serving.server import ServerConfig
 
+    if policy not in POLICIES:
+        raise typer.BadParameter(f"{policy!r}: expected one of {', '.join(POLICIES)}", param_hint="--policy")
+    if level is not None and policy != "elastic":
+        raise typer.BadParameter("a fixed --level leaves nothing to choose; give one of the two", param_hint="--policy")
     faulthandler.enable()  # what ends a process without a word, such as a file cut off during a run, gets one
     config = ServerConfig(host, port, metrics_port, grace_s, max_batch)
     check_files(files)
@@ -95,13 +102,16 @@ def serve(
         models = [
             load_model(
                 sessions.enter_context(Session(path, threads=threads)),
-                ModelConfig(slo_ms, level, priorities[path.stem], max_batch),
+                ModelConfig(slo_ms, level, policy, priorities[path.stem], max_batch),
                 device,
                 profiles,
             )
             for path in files
         ]
         asyncio.run(_serve(models, config, json))
+        if stuck := [model.name for model in models if model.engine.stats().stuck]:
+            log.error("ended with an inference of %s still stuck", ", ".join(stuck))
+            os._exit(1)  # closing its session would wait for it
 
 
 @contextmanager

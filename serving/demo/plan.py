@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nested_sparse.serving.demo.open_loop import Arrival, poisson_times
-
-STRIP = 16
-"""Images in a request: a strip of digits, as a meter or form reader sends them."""
+from nested_sparse.runtime.simulation.traces import poisson
+from nested_sparse.serving.load_test.capacity import default_slo_ms
+from nested_sparse.serving.load_test.open_loop import Arrival
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,21 +31,18 @@ could carry the load, had it the cores to itself."""
 class Plan:
     """What is asked of the server: the SLO, and every arrival of one run; the same for each configuration.
 
-    rate_per_s: of requests, by phase; begin_s: second each phase begins at.
+    rate_per_s: of requests, by phase; begin_s: second each phase begins at; end_s: at which the last one ends.
     """
 
     slo_ms: float
     rate_per_s: dict[str, float]
     begin_s: dict[str, float]
     arrivals: tuple[Arrival, ...]
+    end_s: float
 
 
 def make_plan(service_ms: Sequence[float], batch_count: int, phase_s: float, seed: int = 0) -> Plan:
-    """Plan for levels that take `service_ms` (sparsest first), requests drawn from `batch_count` strips.
-
-    The SLO is three times the densest level's service time, at least 20 ms above it: tight enough that a queue of three
-    breaks it, loose enough that Poisson arrivals in the quiet phase do not.
-    """
+    """Plan for levels that take `service_ms` (sparsest first), requests drawn from `batch_count` strips."""
     densest_ms = service_ms[-1]
     rng = np.random.default_rng(seed)
     rates = {phase.name: 1000.0 * phase.utilisation / densest_ms for phase in PHASES}
@@ -55,7 +51,7 @@ def make_plan(service_ms: Sequence[float], batch_count: int, phase_s: float, see
     end_s = 0.0
     for phase in PHASES:
         begin_s[phase.name], duration_s = end_s, phase_s * phase.share
-        for at_s in poisson_times(rates[phase.name], duration_s, rng):
+        for at_s in poisson(rates[phase.name], duration_s, int(rng.integers(2**31))).times_s:
             arrivals.append(Arrival(end_s + float(at_s), int(rng.integers(batch_count)), phase.name))
         end_s += duration_s
-    return Plan(max(3.0 * densest_ms, densest_ms + 20.0), rates, begin_s, tuple(arrivals))
+    return Plan(default_slo_ms(service_ms), rates, begin_s, tuple(arrivals), end_s)

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,19 +15,15 @@ from rich.table import Table
 
 from nested_sparse.errors import NestedSparseError
 from nested_sparse.level import Level
-from nested_sparse.runtime.profile import LatencyProfile
 from nested_sparse.runtime.session import Session
-from nested_sparse.serving.demo.open_loop import Outcome, open_loop
-from nested_sparse.serving.demo.picture import draw, refuse_foreign_picture
-from nested_sparse.serving.demo.plan import PHASES, STRIP, Plan, make_plan
-from nested_sparse.serving.demo.processes import CoRunner, running_server
+from nested_sparse.serving.demo.plan import PHASES, Plan, make_plan
 from nested_sparse.serving.demo.report import Row, rows_of
-
-if TYPE_CHECKING:
-    from nested_sparse.trainer.demo import DemoData
-
-THREADS = 1
-"""Of the server: the second core is the client's, and the co-runner burns both."""
+from nested_sparse.serving.load_test.capacity import THREADS, service_times_ms
+from nested_sparse.serving.load_test.co_runner import co_runner
+from nested_sparse.serving.load_test.open_loop import Event, Outcome, open_loop
+from nested_sparse.serving.load_test.picture import Shade, draw, refuse_foreign_picture
+from nested_sparse.serving.load_test.server_process import running_server
+from nested_sparse.serving.load_test.workload import STRIP, strips_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +50,15 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, object]:
     checkpoint = train_demo(data, options.out, options.force, console)
     levels, service_ms = measure_levels(checkpoint)
     console.print(level_table(levels, service_ms, data.name))
-    strips, labels = make_strips(data)
+    strips, labels = strips_of(data)
     plan = make_plan(service_ms, len(strips), options.phase_s)
     console.print(describe(plan))
     runs = drive(checkpoint, len(levels), plan, strips, console)
     rows = [row for name, outcomes in runs.items() for row in rows_of(name, outcomes, labels)]
     console.print(result_table(rows))
-    draw(options.picture, plan, runs, len(levels))
+    densest = f"level {len(levels) - 1}"
+    pictured = {"elastic": runs["elastic"], densest: runs[densest]}
+    draw(options.picture, pictured, plan.slo_ms, service_ms, shades_of(plan))
     console.print(verdict(rows), f"picture: {options.picture}", sep="\n")
     return {
         "data": data.name,
@@ -79,15 +76,7 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, object]:
 def measure_levels(checkpoint: Path) -> tuple[Sequence[Level], list[float]]:
     """The checkpoint's levels and the time each takes for one strip, milliseconds, as the server will run them."""
     with Session(checkpoint, threads=THREADS) as session:
-        profile = LatencyProfile.measure(session, batches=(STRIP,))
-        return session.levels, [profile.predict_ms(level.index, STRIP) for level in session.levels]
-
-
-def make_strips(data: DemoData) -> tuple[list[NDArray[np.float32]], list[NDArray[np.int64]]]:
-    """Test images and labels in requests of STRIP images."""
-    count = len(data.test_labels) // STRIP
-    images = data.test_images[: count * STRIP].reshape(count, STRIP, *data.test_images.shape[1:])
-    return list(images), list(data.test_labels[: count * STRIP].reshape(count, STRIP))
+        return session.levels, service_times_ms(session, STRIP)
 
 
 def drive(
@@ -99,15 +88,20 @@ def drive(
     for name, flags in configurations.items():
         console.print(f"load: {name} …", style="dim")
         arguments = ["--threads", str(THREADS), "--slo-ms", str(plan.slo_ms), *flags]
-        with running_server(checkpoint, arguments) as address, CoRunner() as co_runner:
-
-            def on_phase(phase: str, co_runner: CoRunner = co_runner) -> None:
-                if any(phase == each.name and each.co_runner for each in PHASES):
-                    co_runner.start()
-
-            load = open_loop(address, checkpoint.stem, plan.arrivals, strips, plan.slo_ms, on_phase)
+        with running_server(checkpoint, arguments) as server, co_runner("cpu", [server.pid]) as neighbour:
+            events = [Event(plan.begin_s[phase.name], neighbour.start) for phase in PHASES if phase.co_runner]
+            load = open_loop(server.address, checkpoint.stem, plan.arrivals, strips, plan.slo_ms, events=events)
             runs[name] = asyncio.run(load)
     return runs
+
+
+def shades_of(plan: Plan) -> list[Shade]:
+    """The phases, for the picture."""
+    ends_s = [*list(plan.begin_s.values())[1:], plan.end_s]
+    return [
+        Shade(phase.name, plan.begin_s[phase.name], end_s, dark=phase.co_runner)
+        for phase, end_s in zip(PHASES, ends_s, strict=True)
+    ]
 
 
 def describe(plan: Plan) -> str:

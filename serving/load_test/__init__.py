@@ -1,1 +1,1 @@
-"""Load tests: open loop, co-runners, targets, verification."""
+"""Load tests of a running server: open-loop load, co-runners, verified answers, scores over all offered requests."""

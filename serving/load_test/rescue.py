@@ -44,8 +44,9 @@ class Pair:
 class Rescue:
     """Pairs that began at `level` under one condition.
 
-    condition: IDLE, a core to itself and a budget that an undisturbed run misses by up to half its time; BUSY, a budget
-        of BUDGET times the predicted time, and a busy process on the same core from a random moment of the run on.
+    condition: IDLE, a core to itself and a budget that an undisturbed run misses by up to half its time, but not less
+        than the lowest level takes, for such requests are shed before they run; BUSY, a budget of BUDGET times the
+        predicted time, and a busy process on the same core from a random moment of the run on.
     level_ms: of an undisturbed run at `level`. level_accuracy: of that level; None where the file says none.
     """
 
@@ -100,13 +101,16 @@ def measure_rescue(
     table: RouteTable,
     *,
     batch: int = 1,
+    levels: Sequence[int] | None = None,
     pairs: int = 100,
     limit_s: float = 60.0,
     seed: int = 0,
     slowdown: float = 1.0,
 ) -> list[Rescue]:
-    """Rescues of each level but the lowest, densest first, under IDLE and BUSY; `pairs` of each, in turns.
+    """Rescues of runs that begin at each of `levels`, under IDLE and BUSY; `pairs` of each, in turns.
 
+    levels: every one but the lowest, densest first, if None. One that takes little longer than the lowest has little to
+        give up, and is rescued seldom.
     table: RouteTable.measure of this session and batch. batch: one whose runs last several time slices of the system
         (some milliseconds) shows a shared core; in shorter ones, the neighbour runs before or after.
     slowdown: what the guard is told to expect.
@@ -120,7 +124,7 @@ def measure_rescue(
         twins = _Twins(session, table, batch, neighbour, slowdown)
         rescues = [
             Rescue(condition, level, twins.level_ms[level], session.levels[level].metrics.get(ACCURACY))
-            for level in reversed(range(1, len(session.levels)))
+            for level in (reversed(range(1, len(session.levels))) if levels is None else levels)
             for condition in (IDLE, BUSY)
         ]
         end_s = time.monotonic() + limit_s
@@ -162,7 +166,8 @@ class _Twins:
         """One pair, budget and moment drawn anew. Raises BenchError."""
         level, whole_ms = rescue.level, self.level_ms[rescue.level]
         drawn = float(rng.random())
-        budget_ms = whole_ms * (1 - drawn / 2 if rescue.condition == IDLE else BUDGET)
+        least_ms = max(whole_ms / 2, self.level_ms[0])
+        budget_ms = least_ms + drawn * (whole_ms - least_ms) if rescue.condition == IDLE else BUDGET * whole_ms
         busy_from_ms = drawn * whole_ms if rescue.condition == BUSY else None
         outputs: dict[str, Arrays] = {}
 

@@ -128,6 +128,18 @@ def test_writers_at_once_leave_a_whole_file(store: ProfileStore) -> None:
     assert [path.name for path in store.folder.iterdir()] == [store.path(KEY).name]
 
 
+def test_old_profiles_leave(store: ProfileStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest of ours, what killed writers left among them; nothing that is not ours, in a folder the user chose."""
+    monkeypatch.setattr("nested_sparse.runtime.profile_store.MOST_FILES", 3)
+    store.folder.mkdir(parents=True)
+    for index, name in enumerate(["notes.txt", "a.json", f".{'0' * 32}-killed", *(f"{n:032x}.json" for n in range(4))]):
+        (store.folder / name).write_text("x")
+        os.utime(store.folder / name, (1000 + index, 1000 + index))
+    store.save(KEY, PROFILE)
+    left = {path.name for path in store.folder.iterdir()}
+    assert left == {"notes.txt", "a.json", f"{2:032x}.json", f"{3:032x}.json", store.path(KEY).name}
+
+
 def test_default_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """XDG_CACHE_HOME where it is absolute, as its specification asks, else ~/.cache."""
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -201,6 +201,7 @@ class Lowering:
     level = 0
     nominal_ms = 4.0
     expected_accuracy = 0.5
+    lowered_from = 3
 
     def arm(
         self,

@@ -2,16 +2,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from chain import Written, counting_chain, write
 from nested_sparse.errors import CheckpointError, InputError, KernelError, LevelError, UnavailableError
 from nested_sparse.kernels import library
 from nested_sparse.metadata import LayerEntry
@@ -24,90 +22,10 @@ from nested_sparse.runtime.request import Request
 from nested_sparse.runtime.scheduler import Scheduler
 from nested_sparse.runtime.session import Session
 from nested_sparse.slice import slice_checkpoint
-from nested_sparse.tensor_spec import TensorSpec
-from nested_sparse.weight import NestedWeight
-from nested_sparse.writer import LayerPlacement, LayerRecord, LevelRecord, write_checkpoint
+from nested_sparse.writer import LayerPlacement
 from support import layer_record, random_weight
 
 DENSITIES = (0.2, 0.5, 0.9)
-
-
-def linear_chain(records: Sequence[LayerRecord], levels: int, batch: int | None = None) -> Callable[..., bytes]:
-    """Builder of a graph of NestedLinear layers with ReLU between, by hand."""
-
-    def build(placements: dict[str, LayerPlacement]) -> bytes:
-        segments = [f"__segment_{level}__" for level in range(levels)]
-        nodes, source = [], "input"
-        for index, record in enumerate(records):
-            place = placements[record.weight.name]
-            last = index == len(records) - 1
-            target = "output" if last else f"hidden{index}"
-            nodes.append(
-                helper.make_node(
-                    "NestedLinear",
-                    [source, "__level__", "", *segments],
-                    [target],
-                    name=record.weight.name,
-                    domain="nested_sparse",
-                    layer=record.weight.name,
-                    rows=place.rows,
-                    columns=place.columns,
-                    block_rows=place.block_rows,
-                    index_bytes=place.index_bytes,
-                    blocks=place.blocks,
-                    offsets=place.offsets,
-                    permutation_offset=place.permutation_offset,
-                    clip_min=-np.inf if last else 0.0,
-                    clip_max=np.inf,
-                )
-            )
-            source = target
-        first, final = records[0].weight.columns, records[-1].weight.rows
-        size: Any = batch or "N"
-        inputs = [
-            helper.make_tensor_value_info("input", TensorProto.FLOAT, [size, first]),
-            helper.make_tensor_value_info("__level__", TensorProto.INT64, []),
-            *(helper.make_tensor_value_info(name, TensorProto.UINT8, [f"{name}n"]) for name in segments),
-        ]
-        outputs = [helper.make_tensor_value_info("output", TensorProto.FLOAT, [size, final])]
-        graph = helper.make_graph(nodes, "chain", inputs, outputs)
-        opsets = [helper.make_opsetid("", 17), helper.make_opsetid("nested_sparse", 1)]
-        model: onnx.ModelProto = helper.make_model(graph, opset_imports=opsets, ir_version=8)
-        serialized: bytes = model.SerializeToString()
-        return serialized
-
-    return build
-
-
-@dataclass
-class Written:
-    """A checkpoint on disk, and what was written into it."""
-
-    path: Path
-    records: list[LayerRecord]
-
-    def reference(self, x: np.ndarray, level: int) -> np.ndarray:
-        """The chain in numpy, float64."""
-        y = x.astype(np.float64)
-        for record in self.records:
-            scale, shift = record.norms[level].astype(np.float64)
-            y = y @ record.weight.at(level).astype(np.float64).T * scale + shift
-            if record is not self.records[-1]:
-                y = np.maximum(y, 0)
-        return y
-
-
-def write(path: Path, records: list[LayerRecord], levels: int, graph: Any = None, batch: int | None = None) -> Written:
-    first, final = records[0].weight.columns, records[-1].weight.rows
-    write_checkpoint(
-        path,
-        graph_builder=graph or linear_chain(records, levels, batch),
-        layers=records,
-        levels=[LevelRecord((i + 1) / levels, 1000 * (i + 1), {"accuracy": 0.9 + i / 100}) for i in range(levels)],
-        inputs=[TensorSpec("input", "float32", (batch, first), (batch or 1, first))],
-        outputs=[TensorSpec("output", "float32", (batch, final), (batch or 1, final))],
-    )
-    return Written(path, records)
 
 
 def small(path: Path, **options: Any) -> Written:
@@ -261,19 +179,6 @@ def test_run_at_a_level_cell(written: Written) -> None:
         np.testing.assert_array_equal(session.run(inputs(), cell)["output"], session.run(inputs(), 2)["output"])
         cell.lower(0)
         np.testing.assert_array_equal(session.run(inputs(), cell)["output"], session.run(inputs(), 0)["output"])
-
-
-def counting_chain(path: Path, layers: int, width: int) -> Written:
-    """Layers that keep x and add their level: the output counts how many of them ran at level 1."""
-    records = []
-    for index in range(layers):
-        first_level = np.where(np.eye(width), 0, 255).astype(np.uint8)
-        first_level[0, 1] = 1
-        values = np.eye(width, dtype=np.float32)
-        norms = np.stack([np.stack([np.ones(width), np.full(width, level)]) for level in (0, 1)]).astype(np.float32)
-        weight = NestedWeight(f"layer{index}", values, first_level, 1, None)
-        records.append(LayerRecord(weight, norms, "linear", {}))
-    return write(path, records, 2)
 
 
 def test_level_cell_lowered_in_flight_is_obeyed_by_the_layers_that_follow(tmp_path: Path) -> None:

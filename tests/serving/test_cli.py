@@ -110,6 +110,9 @@ def test_slice(checkpoint, tmp_path):
         (("slice", "{path}", "--levels", "3", "-o", "{path}.out"), "has 2 levels; keep 1 to 2, got 3"),
         (("slice", "{path}", "--levels", "1", "-o", "{path}"), "net.safetensors"),
         (("serve", "{path}", "{path}"), "would both be served as 'net'"),
+        (("top", "nonsense"), "address: expected HOST:PORT, as 127.0.0.1:8001 or [::1]:8001, got 'nonsense'"),
+        (("top", "127.0.0.1:1", "--once"), "no inference server answers at 127.0.0.1:1 (ServerMetadata: UNAVAILABLE"),
+        (("bench", "serving", "absent.safetensors"), "absent.safetensors: no such file (FILE)"),
     ],
 )
 def test_our_errors_are_one_line(checkpoint, monkeypatch, capsys, tmp_path, arguments, message):
@@ -126,14 +129,22 @@ def test_our_errors_are_one_line(checkpoint, monkeypatch, capsys, tmp_path, argu
 
 @pytest.mark.parametrize(
     "arguments",
-    [("serve",), ("slice", "a"), ("inspect", "a", "--nonsense"), ("serve", "a", "--port", "70000"), ("frobnicate",)],
+    [
+        ("serve",),
+        ("slice", "a"),
+        ("inspect", "a", "--nonsense"),
+        ("serve", "a", "--port", "70000"),
+        ("serve", "a", "--policy", "greedy"),
+        ("serve", "a", "--policy", "slackfit", "--level", "0"),
+        ("frobnicate",),
+    ],
 )
 def test_wrong_usage_is_exit_code_2(arguments):
     """As every command line tool's."""
     assert run(*arguments).exit_code == 2
 
 
-@pytest.mark.parametrize("verb", ["inspect", "slice", "profile", "serve"])
+@pytest.mark.parametrize("verb", ["inspect", "slice", "profile", "serve", "top"])
 def test_help_is_useful(verb):
     """What it does, units or defaults, and an example."""
     result = run(verb, "--help")

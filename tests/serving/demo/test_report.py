@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from nested_sparse.errors import CheckpointError
-from nested_sparse.serving.demo.open_loop import Arrival, Outcome, poisson_times
-from nested_sparse.serving.demo.picture import draw, refuse_foreign_picture
 from nested_sparse.serving.demo.plan import PHASES, make_plan
 from nested_sparse.serving.demo.report import rows_of
-from nested_sparse.serving.demo.run import verdict
+from nested_sparse.serving.demo.run import shades_of, verdict
+from nested_sparse.serving.load_test.open_loop import Arrival, Outcome
+from nested_sparse.serving.load_test.picture import draw, refuse_foreign_picture
 
 LABELS = [np.array([1, 0]), np.array([0, 0])]
 
@@ -54,16 +54,6 @@ def test_the_verdict_says_so_when_a_fixed_level_wins() -> None:
     assert "100.00 points WORSE than the best fixed level (level 0: 100.00%)" in verdict([*good, *bad])
 
 
-def test_poisson_times_have_the_rate_and_the_spread_of_a_poisson_process() -> None:
-    """Mean gap 1/rate and squared coefficient of variation 1, within five standard errors; all inside the duration."""
-    times = poisson_times(200.0, 100.0, np.random.default_rng(0))
-    gaps = np.diff(times)
-    assert times[0] >= 0
-    assert times[-1] < 100.0
-    assert gaps.mean() == pytest.approx(1 / 200, rel=5 / np.sqrt(len(gaps)))
-    assert gaps.var() / gaps.mean() ** 2 == pytest.approx(1.0, rel=0.1)
-
-
 def test_the_plan_scales_with_the_device_and_is_the_same_again() -> None:
     """Twice as slow a device gets half the rate and a longer SLO; the schedule depends on the seed alone."""
     plan, slower = make_plan([5.0, 20.0], 10, 5.0), make_plan([10.0, 40.0], 10, 5.0)
@@ -84,10 +74,10 @@ def test_an_earlier_demos_picture_is_replaced_and_no_other_file(tmp_path: Path) 
     path = tmp_path / "demo.png"
     plan = make_plan([5.0, 20.0], 2, 1.0)
     outcomes = [Outcome(arrival, "ok", 5.0, 0, np.zeros((1, 2), np.float32)) for arrival in plan.arrivals]
-    draw(path, plan, {"level 1": outcomes, "elastic": outcomes}, 2)
+    draw(path, {"elastic": outcomes, "level 1": outcomes}, plan.slo_ms, [5.0, 20.0], shades_of(plan))
     assert path.read_bytes().startswith(b"\x89PNG")
     refuse_foreign_picture(path, force=False)
     path.write_bytes(b"a photo of my cat")
-    with pytest.raises(CheckpointError, match="not an earlier demo's picture"):
+    with pytest.raises(CheckpointError, match="not an earlier run's picture"):
         refuse_foreign_picture(path, force=False)
     refuse_foreign_picture(path, force=True)

@@ -1,0 +1,43 @@
+"""`nested-sparse top`: live view of a running server."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import closing, suppress
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from nested_sparse.serving.commands.output import PIPED_WIDTH
+
+
+def top(
+    address: Annotated[str, typer.Argument(help="HOST:PORT of the server's gRPC.", metavar="[ADDRESS]")] = (
+        "127.0.0.1:8001"
+    ),
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            help="HOST:PORT of its Prometheus text; default: the one that it announces.",
+            metavar="ADDRESS",
+            show_default=False,
+        ),
+    ] = None,
+    interval: Annotated[float, typer.Option(help="Seconds between refreshes.", min=0.05)] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Show one interval and end.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON line per refresh.")] = False,
+) -> None:
+    """Watch a running server: rate, requests in time, levels served, queue, slowdown, latencies of the last interval.
+
+    Levels, outcomes and percentiles come from the metrics, which `serve --metrics-port` offers; without them, and from
+    other servers of the protocol (Triton), there are rates and mean times. It survives a server that goes away.
+
+    Example: `nested-sparse top 127.0.0.1:8001 --interval 2`
+    """
+    from nested_sparse.serving.top.source import Source
+    from nested_sparse.serving.top.watch import watch
+
+    console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+    with suppress(KeyboardInterrupt), closing(Source(address, metrics)) as source:
+        watch(source, console, interval_s=interval, refreshes=1 if once else None, json=json)

@@ -1,0 +1,89 @@
+"""The rows that need no server: the offline oracle, rescues in mid-inference, what a decision costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from nested_sparse.errors import NestedSparseError
+from nested_sparse.runtime.monitor import ResourceMonitor
+from nested_sparse.runtime.policy import ElasticPolicy
+from nested_sparse.runtime.profile import LatencyProfile
+from nested_sparse.runtime.session import Session
+from nested_sparse.serving.bench.row import Reach
+from nested_sparse.serving.load_test.capacity import THREADS
+from nested_sparse.serving.load_test.decision_cost import decision_cost
+from nested_sparse.serving.load_test.figure import Figure
+from nested_sparse.serving.load_test.oracle_figure import oracle_figure
+
+RESCUE_LIMIT_S = 45.0
+
+
+def device_figures(
+    checkpoint: Path,
+    batch: int,
+    service_ms: Sequence[float],
+    accuracy: Sequence[float],
+    slo_ms: float,
+    arrivals: Path | None,
+    seed: int,
+    requests: int,
+    say: Callable[[str], None],
+) -> list[Figure]:
+    """The rows, measured on this device. service_ms, accuracy: by level, of requests of `batch` samples.
+
+    requests: of a trace, in the simulator.
+    """
+    say("elastic beside the offline oracle, in virtual time")
+    figures = [oracle_figure(service_ms, accuracy, slo_ms, arrivals, seed, requests)]
+    with Session(checkpoint, threads=THREADS) as session:
+        say("deadlines rescued in mid-inference")
+        figures.append(rescue_figure(session, batch))
+        say("what a decision costs")
+        policy = ElasticPolicy(LatencyProfile.measure(session, (1, batch), repeats=3))
+        figures.append(decision_cost(policy, ResourceMonitor(), len(session.levels), batch, service_ms[-1]))
+    return figures
+
+
+def rescue_figure(session: Session, batch: int) -> Figure:
+    """Share of the near misses, late by less than half an inference, that lowering the level in mid-run saved."""
+    name, reach = "deadlines rescued by rerouting, of misses by less than half an inference", Reach(">=", 80.0)
+    try:
+        from nested_sparse.runtime.route import RouteTable
+        from nested_sparse.serving.load_test.rescue import measure_rescue
+    except ImportError as error:
+        return Figure(name, "%", reach, unavailable=f"this runtime cannot lower a running inference ({error})")
+    try:
+        table = RouteTable.measure(session, batch)
+        rescues = measure_rescue(session, table, batch=batch, limit_s=RESCUE_LIMIT_S)
+    except NestedSparseError as error:
+        return Figure(name, "%", reach, unavailable=str(error))
+    return rescue_summary(name, reach, rescues)
+
+
+def rescue_summary(name: str, reach: Reach, rescues: Sequence[Any]) -> Figure:
+    """The row of `rescues`, all levels and conditions together; what it cost in accuracy is in the note."""
+    parts = [
+        {
+            "condition": each.condition,
+            "level": each.level,
+            "pairs": len(each.pairs),
+            "near_misses": len(each.near_misses),
+            "rescued": each.rescued,
+            "needless": each.needless,
+            "accuracy_cost": each.accuracy_cost,
+        }
+        for each in rescues
+    ]
+    near, saved = sum(part["near_misses"] for part in parts), sum(part["rescued"] for part in parts)
+    if not near:
+        return Figure(name, "%", reach, unavailable="no run missed by less than half an inference")
+    by_condition = []
+    for condition in dict.fromkeys(part["condition"] for part in parts):
+        alike = [part for part in parts if part["condition"] == condition]
+        counts = [sum(part[count] for part in alike) for count in ("rescued", "near_misses")]
+        costs = [100 * part["accuracy_cost"] for part in alike if part["accuracy_cost"] is not None]
+        cost = f" for {max(costs):.1f} points of accuracy at most" if costs else ""
+        by_condition.append(f"{condition}: {counts[0]} of {counts[1]}{cost}")
+    return Figure(name, "%", reach, 100.0 * saved / near, "; ".join(by_condition), details={"by_level": parts})

@@ -1,0 +1,55 @@
+"""LoweredOutputs: what an inference answers whose level fell in the middle, made here by force."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nested_sparse.errors import InputError, LevelError
+from nested_sparse.runtime.session import Session
+
+Lowered = tuple[int, int, int, str]
+"""Item, level at the start, level at the end, layer where it fell."""
+
+
+class LoweredOutputs:
+    """Outputs of `session` on `items`, lowered exactly where a Lowered says; each is run once and kept."""
+
+    def __init__(self, session: Session, items: Sequence[NDArray[Any]]) -> None:
+        self._session, self._items = session, items
+        self._known: dict[Lowered, NDArray[Any]] = {}
+        self._guard: Any = _guard(session)
+
+    def __call__(self, key: Lowered) -> NDArray[Any] | None:
+        """None where this runtime cannot lower a running inference.
+
+        An empty output, which no answer agrees with, where the model has no such level or layer.
+        """
+        if self._guard is None:
+            return None
+        if key not in self._known:
+            self._known[key] = self._run(key)
+        return self._known[key]
+
+    def _run(self, key: Lowered) -> NDArray[Any]:
+        item, start, end, layer = key
+        run: Any = self._session.run
+        try:
+            self._guard.force(start, end, layer)
+            outputs = run({self._session.inputs[0].name: self._items[item]}, start, guard=self._guard)
+        except (InputError, LevelError):
+            return np.empty(0)
+        output: NDArray[Any] = outputs[self._session.outputs[0].name]
+        return output
+
+
+def _guard(session: Session) -> Any:
+    try:
+        from nested_sparse.runtime.route import RouteTable
+        from nested_sparse.runtime.route_guard import RouteGuard
+    except ImportError:  # a runtime without rerouting
+        return None
+    return RouteGuard(RouteTable.measure(session))

@@ -1,0 +1,192 @@
+"""Open-loop load: requests leave on schedule whatever the server does, and latency counts from the schedule.
+
+A closed loop waits for a slow server and so hides its queue (coordinated omission); an open loop does not. The client
+is the unmodified tritonclient, so any server of the Open Inference Protocol can be the target.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from nested_sparse.errors import ServingError
+
+SHED = ("RESOURCE_EXHAUSTED", "UNAVAILABLE")
+EXPIRED = "DEADLINE_EXCEEDED"
+ANSWER_LIMIT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One request of the schedule: when it leaves (seconds from the start), the batch it carries, its phase."""
+
+    at_s: float
+    item: int
+    phase: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something else that happens at its time, by the schedule's own clock: a co-runner that comes or goes."""
+
+    at_s: float
+    action: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one arrival.
+
+    latency_ms is from the scheduled time. Where no answer came output is None; what the answer did not say is None too:
+    level (it ended at), accuracy (the file's, of that level), compute_ms; started_level and lowered_at (the layer) are
+    there only where the level fell during the inference.
+    """
+
+    arrival: Arrival
+    status: str  # ok, late, shed, expired, error
+    latency_ms: float
+    level: int | None
+    output: NDArray[Any] | None
+    detail: str = ""
+    accuracy: float | None = None
+    compute_ms: float | None = None
+    started_level: int | None = None
+    lowered_at: str | None = None
+
+
+async def open_loop(
+    address: str,
+    model: str,
+    arrivals: Sequence[Arrival],
+    batches: Sequence[NDArray[Any]],
+    slo_ms: float,
+    *,
+    events: Sequence[Event] = (),
+    connections: int = 1,
+) -> list[Outcome]:
+    """Send every arrival at its time and return one outcome for each, in order, when all have ended.
+
+    A request that leaves late, because this process was not scheduled in time, asks the server for what is left of its
+    SLO. The arrivals take turns on `connections` clients, each of which sends one request more beforehand.
+
+    Raises ServingError where the server cannot be asked for its model.
+    """
+    async with AsyncExitStack() as clients:
+        senders = [await _connect(clients, address, model, batches, slo_ms) for _ in range(connections)]
+        start_s = time.perf_counter() + 0.05
+        happening = asyncio.create_task(_happen(events, start_s))
+        tasks = []
+        for arrival, sender in zip(arrivals, itertools.cycle(senders), strict=False):
+            await _until(start_s + arrival.at_s)
+            tasks.append(asyncio.create_task(sender.send(arrival, start_s + arrival.at_s)))
+        outcomes = list(await asyncio.gather(*tasks))
+        await happening
+        return outcomes
+
+
+async def unloaded_ms(address: str, model: str, batch: NDArray[Any], slo_ms: float, count: int = 20) -> list[float]:
+    """Latencies of `count` requests, sent one after the other: what the server takes when it has nothing else to do."""
+    async with AsyncExitStack() as clients:
+        sender = await _connect(clients, address, model, [batch], slo_ms)
+        outcomes = [await sender.send(Arrival(0.0, 0), time.perf_counter()) for _ in range(count)]
+    return [outcome.latency_ms for outcome in outcomes if outcome.output is not None]
+
+
+async def _connect(
+    clients: AsyncExitStack, address: str, model: str, batches: Sequence[NDArray[Any]], slo_ms: float
+) -> _Sender:
+    from tritonclient.grpc import aio as triton
+    from tritonclient.utils import InferenceServerException
+
+    client = triton.InferenceServerClient(address)
+    clients.push_async_callback(client.close)
+    try:
+        metadata = await client.get_model_metadata(model, client_timeout=ANSWER_LIMIT_S)
+    except InferenceServerException as error:
+        raise ServingError(f"{address}: does not say what model {model!r} takes: {error}") from None
+    if len(metadata.inputs) != 1:
+        raise ServingError(f"{address}: model {model!r} takes {len(metadata.inputs)} inputs; this load test sends one")
+    sender = _Sender(client, model, metadata.inputs[0], metadata.outputs[0].name, batches, slo_ms)
+    await sender.send(Arrival(0.0, 0, "warm-up"), time.perf_counter())
+    return sender
+
+
+async def _until(moment_s: float) -> None:
+    await asyncio.sleep(max(0.0, moment_s - time.perf_counter()))
+
+
+async def _happen(events: Sequence[Event], start_s: float) -> None:
+    for event in events:
+        await _until(start_s + event.at_s)
+        event.action()
+
+
+class _Sender:
+    """Sends one batch and classifies the answer."""
+
+    def __init__(
+        self,
+        client: Any,
+        model: str,
+        input_metadata: Any,
+        output_name: str,
+        batches: Sequence[NDArray[Any]],
+        slo_ms: float,
+    ) -> None:
+        from tritonclient import grpc as triton
+        from tritonclient.utils import InferenceServerException
+
+        self._client, self._model, self._output_name, self._slo_ms = client, model, output_name, slo_ms
+        self._failure = InferenceServerException
+        self._inputs = []
+        for batch in batches:
+            tensor = triton.InferInput(input_metadata.name, list(batch.shape), input_metadata.datatype)
+            tensor.set_data_from_numpy(batch)
+            self._inputs.append([tensor])
+
+    async def send(self, arrival: Arrival, scheduled_s: float) -> Outcome:
+        left_ms = self._slo_ms - _since_ms(scheduled_s)
+        if left_ms <= 0.1:
+            return Outcome(arrival, "late", self._slo_ms, None, None, "left this process after its deadline")
+        try:
+            result = await self._client.infer(
+                self._model, self._inputs[arrival.item], parameters={"slo_ms": left_ms}, client_timeout=ANSWER_LIMIT_S
+            )
+        except self._failure as error:
+            return Outcome(arrival, _status(str(error.status())), _since_ms(scheduled_s), None, None, str(error))
+        latency_ms = _since_ms(scheduled_s)
+        said = _said(result.get_response().parameters)
+        status = "ok" if latency_ms <= self._slo_ms else "late"
+        return Outcome(
+            arrival,
+            status,
+            latency_ms,
+            said.get("level"),
+            result.as_numpy(self._output_name),
+            accuracy=said.get("accuracy"),
+            compute_ms=said["compute_us"] / 1e3 if "compute_us" in said else None,
+            started_level=said.get("started_level"),
+            lowered_at=said.get("lowered_at"),
+        )
+
+
+def _said(parameters: Any) -> dict[str, Any]:
+    """Response parameters as plain values."""
+    return {name: getattr(value, value.WhichOneof("parameter_choice")) for name, value in parameters.items()}
+
+
+def _since_ms(moment_s: float) -> float:
+    return 1000.0 * (time.perf_counter() - moment_s)
+
+
+def _status(code: str) -> str:
+    if code.endswith(SHED):
+        return "shed"
+    return "expired" if code.endswith(EXPIRED) else "error"

@@ -1,0 +1,63 @@
+"""ServerProcess: a `nested-sparse serve` of our own, the server under test."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nested_sparse.errors import ServingError
+
+
+@dataclass(frozen=True, slots=True)
+class ServerProcess:
+    """Where it answers, and which process it is."""
+
+    address: str
+    pid: int
+
+
+@contextlib.contextmanager
+def running_server(checkpoint: Path, arguments: Sequence[str]) -> Iterator[ServerProcess]:
+    """A `nested-sparse serve` process on a free port, ended with the context. Raises ServingError where it fails."""
+    command = [
+        sys.executable,
+        "-m",
+        "nested_sparse.serving.cli",
+        "serve",
+        str(checkpoint),
+        "--port",
+        "0",
+        "--json",
+        *arguments,
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    log: list[str] = []
+    assert process.stdout is not None
+    assert process.stderr is not None
+    stderr = process.stderr
+    reader = threading.Thread(target=lambda: log.extend(stderr), daemon=True)
+    reader.start()
+    try:
+        line = process.stdout.readline()
+        if not line:
+            process.wait()
+            reader.join(timeout=1.0)
+            raise ServingError(f"the server did not start: {log[-1].strip() if log else 'it said nothing'}")
+        yield ServerProcess(str(json.loads(line)["address"]), process.pid)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(timeout=15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
+        reader.join(timeout=1.0)
+        stderr.close()

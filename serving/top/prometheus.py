@@ -1,0 +1,51 @@
+"""read_metrics: what Prometheus text says of each model."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from nested_sparse.serving.top.counts import Durations, MetricCounts
+
+REQUESTS = "nested_sparse_requests_total"
+QUEUE = "nested_sparse_queue_seconds_bucket"
+COMPUTE = "nested_sparse_compute_seconds_bucket"
+SLOWDOWN = "nested_sparse_slowdown"
+# ours, and Triton's
+QUEUE_LENGTHS = ("nested_sparse_queue_length", "nv_inference_pending_request_count")
+
+
+def read_metrics(text: str) -> dict[str, MetricCounts]:
+    """By model. Series of other programs are passed over. Raises ValueError for what is no Prometheus text."""
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    by_model: dict[str, list[Any]] = defaultdict(list)
+    for sample in samples:
+        if "model" in sample.labels:
+            by_model[sample.labels["model"]].append(sample)
+    return {name: _counts(of_model) for name, of_model in by_model.items()}
+
+
+def _counts(samples: list[Any]) -> MetricCounts:
+    outcomes: dict[str, float] = defaultdict(float)
+    levels: dict[int, float] = defaultdict(float)
+    buckets: dict[str, dict[float, float]] = {QUEUE: defaultdict(float), COMPUTE: defaultdict(float)}
+    gauges: dict[str, float] = {}
+    for sample in samples:
+        if sample.name == REQUESTS:
+            outcomes[sample.labels["outcome"]] += sample.value
+            if sample.labels["level"]:
+                levels[int(sample.labels["level"])] += sample.value
+        elif sample.name in buckets:
+            buckets[sample.name][float(sample.labels["le"])] += sample.value
+        elif sample.name in (SLOWDOWN, *QUEUE_LENGTHS):
+            gauges[sample.name] = sample.value
+    return MetricCounts(
+        outcomes=dict(outcomes),
+        levels=dict(levels),
+        queue=Durations(tuple(sorted(buckets[QUEUE].items()))),
+        compute=Durations(tuple(sorted(buckets[COMPUTE].items()))),
+        queue_length=next((gauges[name] for name in QUEUE_LENGTHS if name in gauges), None),
+        slowdown=gauges.get(SLOWDOWN),
+    )

@@ -1,0 +1,141 @@
+"""Source: reads the counts of a running server, over gRPC and from its metrics."""
+
+from __future__ import annotations
+
+import http.client
+import re
+import time
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+
+from nested_sparse.errors import InputError, UnavailableError
+from nested_sparse.proto import messages
+from nested_sparse.serving.servicer import METRICS_EXTENSION
+from nested_sparse.serving.top.counts import Counts, MetricCounts, ModelCounts
+from nested_sparse.serving.top.prometheus import read_metrics
+
+MOST_METRIC_BYTES = 32 << 20
+DRAINING = "draining"
+"""What our index gives as the reason."""
+ANNOUNCED = re.compile(re.escape(METRICS_EXTENSION) + r"\((\d+)\)")
+ADDRESS = re.compile(r"(?P<host>\[[^\]]+\]|[^:/\[\]]+):\d{1,5}")
+
+
+class Source:
+    """One server of the Open Inference Protocol, ours or another; what it does not tell is left out.
+
+    address: HOST:PORT of its gRPC. metrics: HOST:PORT of its Prometheus text; None: the one that it announces, if any.
+    Connects again by itself when the server comes back. Raises InputError for what is no address.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        metrics: str | None = None,
+        *,
+        timeout_s: float = 2.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        for each in (address, metrics):
+            if each is not None and not ADDRESS.fullmatch(each):
+                raise InputError(f"address: expected HOST:PORT, as 127.0.0.1:8001 or [::1]:8001, got {each!r}")
+        self.address = address
+        self._metrics = metrics
+        self._timeout_s = timeout_s
+        self._clock = clock
+        # both would wait ever longer, or ask somebody else
+        options = (("grpc.max_reconnect_backoff_ms", 1000), ("grpc.enable_http_proxy", 0))
+        self._channel = grpc.insecure_channel(address, options)
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._channel.close()
+
+    def read(self) -> Counts:
+        """How things stand. Raises UnavailableError when no server of the protocol answers in time."""
+        metadata = self._ask("ServerMetadata")
+        ready = bool(self._ask("ServerReady").ready)
+        statistics = self._try("ModelStatistics")
+        index = self._try("RepositoryIndex")
+        notes = [f"it has no {name}" for name, it in (("statistics", statistics), ("index", index)) if it is None]
+        metrics, note = self._read_metrics(metadata.extensions)
+        general = "ready" if ready else "not ready"
+        states = {each.name: _state(each, general) for each in index.models} if index is not None else {}
+        counted = {each.name: each for each in statistics.model_stats} if statistics is not None else {}
+        names = dict.fromkeys((*states, *counted))
+        models = tuple(_model(name, states.get(name, general), counted.get(name), metrics.get(name)) for name in names)
+        server = f"{metadata.name} {metadata.version}".strip()
+        state = DRAINING if not ready and DRAINING in states.values() else general
+        return Counts(self._clock(), server, state, models, "; ".join(filter(None, (*notes, note))))
+
+    def _try(self, method: str) -> Any:
+        """The response, or None from a server that lacks the method."""
+        try:
+            return self._ask(method)
+        except NotImplementedError:
+            return None
+
+    def _ask(self, method: str) -> Any:
+        call = self._channel.unary_unary(
+            f"/{messages.SERVICE_NAME}/{method}",
+            request_serializer=getattr(messages, f"{method}Request").SerializeToString,
+            response_deserializer=getattr(messages, f"{method}Response").FromString,
+        )
+        try:
+            return call(getattr(messages, f"{method}Request")(), timeout=self._timeout_s)
+        except grpc.RpcError as error:
+            status, details = error.code(), error.details()
+        if status is grpc.StatusCode.UNIMPLEMENTED and method in ("ModelStatistics", "RepositoryIndex"):
+            raise NotImplementedError(method)
+        if status is grpc.StatusCode.DEADLINE_EXCEEDED:
+            details = f"no answer within {self._timeout_s:g} s"
+        raise UnavailableError(
+            f"no inference server answers at {self.address} ({method}: {status.name}, {details}); start one with "
+            "`nested-sparse serve FILE`, or say where it listens: nested-sparse top HOST:PORT"
+        )
+
+    def _read_metrics(self, extensions: list[str]) -> tuple[dict[str, MetricCounts], str]:
+        """By model, and why not."""
+        address = self._metrics or self._announced(extensions)
+        if address is None:
+            return {}, "no metrics: levels, outcomes and percentiles are not known (serve --metrics-port)"
+        try:
+            with self._opener.open(f"http://{address}/metrics", timeout=self._timeout_s) as response:
+                text = response.read(MOST_METRIC_BYTES).decode()
+            return read_metrics(text), ""
+        except http.client.HTTPException:
+            return {}, f"no metrics from http://{address}/metrics: it does not speak HTTP"
+        except (OSError, ValueError, KeyError) as error:  # urllib's errors are OSErrors
+            reason = getattr(error, "reason", None) or error
+            return {}, f"no metrics from http://{address}/metrics: {reason}"
+
+    def _announced(self, extensions: list[str]) -> str | None:
+        ports = [match[1] for match in map(ANNOUNCED.fullmatch, extensions) if match]
+        host = ADDRESS.fullmatch(self.address)
+        return f"{host['host']}:{ports[0]}" if ports and host else None
+
+
+def _state(indexed: Any, general: str) -> str:
+    """Of a model in the index: why it is not ready, where that is told."""
+    if indexed.state == "READY":
+        return general
+    return str(indexed.reason or indexed.state.lower() or general)
+
+
+def _model(name: str, state: str, statistics: Any, metrics: MetricCounts | None) -> ModelCounts:
+    if statistics is None:
+        return ModelCounts(name, state, metrics=metrics)
+    of_requests = statistics.inference_stats
+    return ModelCounts(
+        name,
+        state,
+        answered=of_requests.success.count,
+        failed=of_requests.fail.count,
+        queue_ms=of_requests.queue.ns / 1e6,
+        compute_ms=of_requests.compute_infer.ns / 1e6,
+        metrics=metrics,
+    )

@@ -1,0 +1,84 @@
+"""watch: reads a server again and again, and shows what it did in between."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from rich.console import Console
+from rich.live import Live
+
+from nested_sparse.errors import UnavailableError
+from nested_sparse.serving.commands.output import print_json
+from nested_sparse.serving.top.counts import Counts
+from nested_sparse.serving.top.rates import Rates, rates_between
+from nested_sparse.serving.top.source import Source
+from nested_sparse.serving.top.view import as_dict, as_text, unreachable_dict
+
+
+def watch(
+    source: Source,
+    console: Console,
+    *,
+    interval_s: float,
+    refreshes: int | None = None,
+    json: bool = False,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Show `refreshes` intervals, None for ever: in place on a terminal, else one below the other, or a JSON line each.
+
+    The server has to answer the first time; later it may go away and come back. Raises UnavailableError.
+    """
+    before: Counts | None = source.read()
+    with ExitStack() as stack:
+        live: Live | None = None
+        if console.is_terminal and not json:
+            live = stack.enter_context(Live(console=console, auto_refresh=False))
+        screen = _Screen(source.address, console, live, json)
+        done = 0
+        while refreshes is None or done < refreshes:
+            sleep(interval_s)
+            done += 1
+            try:
+                after = source.read()
+            except UnavailableError as error:
+                before = None  # what happened meanwhile is not one interval's
+                screen.lose(str(error))
+                continue
+            if before is not None:
+                screen.show(rates_between(before, after))
+            before = after
+
+
+class _Screen:
+    """Where the readings go."""
+
+    def __init__(self, address: str, console: Console, live: Live | None, json: bool) -> None:
+        self._address = address
+        self._console = console
+        self._live = live
+        self._json = json
+        self._last = Rates("", "unreachable", 0.0)
+
+    def show(self, rates: Rates) -> None:
+        """What happened in an interval."""
+        self._last = rates
+        if self._json:
+            print_json(as_dict(self._address, rates))
+        else:
+            self._draw("")
+
+    def lose(self, reason: str) -> None:
+        """The server does not answer; the last reading stays in view."""
+        if self._json:
+            print_json(unreachable_dict(self._address, reason))
+        else:
+            self._draw(f"unreachable, trying again: {reason}")
+
+    def _draw(self, lost: str) -> None:
+        text = as_text(self._address, self._last, lost)
+        if self._live is None:
+            self._console.print(text)
+        else:
+            self._live.update(text, refresh=True)
