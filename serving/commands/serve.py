@@ -109,6 +109,9 @@ def serve(
             for path in files
         ]
         asyncio.run(_serve(models, config, json))
+        if stuck := [model.name for model in models if model.engine.stats().stuck]:
+            log.error("ended with an inference of %s still stuck", ", ".join(stuck))
+            os._exit(1)  # closing its session would wait for it
 
 
 @contextmanager
