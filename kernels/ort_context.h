@@ -1,7 +1,9 @@
 // Typed, throwing access to what ONNX Runtime passes an operator: attributes at creation, tensors at each run.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
+#include <exception>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -63,16 +65,36 @@ class Context {
   // Memory of the operator's only output.
   float* output(const Shape& shape) const;
 
-  // Calls task(i) for i in 0 .. count - 1 on the session's threads; `task` must not throw nor call this.
+  // Calls task(i) for i in 0 .. count - 1 on the session's threads; `task` must not call this. What a task throws is
+  // thrown here once all have ended, and tasks that begin after it do nothing.
   template <class Task>
   void parallel_for(int64_t count, const Task& task) const {
     if (count == 1) task(int64_t{0});
     if (count <= 1) return;
-    const auto call = [](void* data, size_t index) { (*static_cast<const Task*>(data))(static_cast<int64_t>(index)); };
-    run_parallel(call, static_cast<size_t>(count), const_cast<Task*>(&task));
+    Tasks<Task> tasks{task};
+    run_parallel(&Tasks<Task>::call, static_cast<size_t>(count), &tasks);
+    if (tasks.error) std::rethrow_exception(tasks.error);
   }
 
  private:
+  // An exception that left a task on one of the runtime's threads would end the process: std::bad_alloc, of scratch().
+  template <class Task>
+  struct Tasks {
+    const Task& task;
+    std::atomic<bool> failed{false};
+    std::exception_ptr error;
+
+    static void call(void* data, size_t index) {
+      auto& self = *static_cast<Tasks*>(data);
+      if (self.failed.load(std::memory_order_relaxed)) return;
+      try {
+        self.task(static_cast<int64_t>(index));
+      } catch (...) {
+        if (!self.failed.exchange(true)) self.error = std::current_exception();
+      }
+    }
+  };
+
   const void* input_data(size_t index, Shape& shape) const;
   void run_parallel(void (*call)(void*, size_t), size_t count, void* data) const;
   void check(OrtStatus* status) const;

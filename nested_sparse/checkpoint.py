@@ -7,7 +7,6 @@ plain file handle in pieces, so that the mapped pages of unused levels stay unto
 
 from __future__ import annotations
 
-import mmap
 import os
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +19,7 @@ from nested_sparse.errors import CheckpointError, LevelError
 from nested_sparse.header import read_header
 from nested_sparse.layout import DTYPES, TensorPlace, tensor_name
 from nested_sparse.level import Level
+from nested_sparse.mapped_file import MappedFile
 from nested_sparse.metadata import LayerEntry, Metadata
 from nested_sparse.packed import PackedLevel, unpack
 from nested_sparse.reroute import Reroute
@@ -34,11 +34,15 @@ class Checkpoint:
     path, metadata: where it came from and all it says of itself.
     levels, inputs, outputs, layers, reroutes: the same, ready to use.
 
-    Replacing the file by renaming another over it is safe while it is open; writing into it in place is not.
+    Replacing the file by renaming another over it is safe while it is open; writing into it in place is where `file`
+    is guarded (MappedFile).
     """
 
-    def __init__(self, path: Path, metadata: Metadata, data_begin: int, sections: list[list[TensorPlace]]) -> None:
-        self.path = path
+    def __init__(
+        self, file: MappedFile, metadata: Metadata, data_begin: int, sections: list[list[TensorPlace]]
+    ) -> None:
+        self.file = file
+        self.path = file.path
         self.metadata = metadata
         self.layers: tuple[LayerEntry, ...] = metadata.layers
         self.inputs: tuple[TensorSpec, ...] = metadata.inputs
@@ -50,9 +54,6 @@ class Checkpoint:
             Level(index, entry.density, entry.flops, sections[index + 1][-1].end, entry.metrics)
             for index, entry in enumerate(metadata.levels)
         )
-        with path.open("rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._bytes: NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)
 
     @staticmethod
     def open(path: str | os.PathLike[str], verify: bool = True) -> Checkpoint:
@@ -62,9 +63,9 @@ class Checkpoint:
             with path.open("rb") as file:
                 metadata, data_begin, sections = read_header(file, path.name)
                 Verifier(file, path.name, metadata, data_begin, sections).check(verify)
+                return Checkpoint(MappedFile(path, file), metadata, data_begin, sections)
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
-        return Checkpoint(path, metadata, data_begin, sections)
 
     def __enter__(self) -> Checkpoint:
         return self
@@ -76,28 +77,25 @@ class Checkpoint:
 
     def close(self) -> None:
         """Let go of the mapping; it goes away with its last view."""
-        self._bytes = np.zeros(0, np.uint8)
+        self.file.close()
 
     def graph(self) -> bytes:
         """The ONNX graph, a serialised ModelProto."""
         place = self._sections[0][0]
-        return self._bytes[self._data_begin + place.begin :][: place.count].tobytes()
+        return self.file.data[self._data_begin + place.begin :][: place.count].tobytes()
 
     def segment(self, level: int) -> NDArray[np.uint8]:
         """(nbytes,) uint8 view of the mapped file: all that `level` adds. Nothing is copied."""
         begin, end = self._segment_range(level)
-        return self._bytes[begin:end]
+        return self.file.data[begin:end]
 
     def data_prefix(self, level_count: int) -> memoryview:
         """The bytes of the graph and the first `level_count` segments."""
-        return self._bytes[self._data_begin : self._data_begin + self.levels[level_count - 1].nbytes].data
+        return self.file.data[self._data_begin : self._data_begin + self.levels[level_count - 1].nbytes].data
 
     def release_above(self, level: int) -> None:
         """Give the resident pages of all segments above `level` back to the system; they come back when touched."""
-        begin = self._segment_range(level)[1]
-        begin += -begin % mmap.PAGESIZE
-        if begin < len(self._map) and hasattr(mmap, "MADV_DONTNEED"):
-            self._map.madvise(mmap.MADV_DONTNEED, begin)
+        self.file.release(self._segment_range(level)[1])
 
     def load_layer(self, name: str) -> tuple[NestedWeight, NDArray[np.float32]]:
         """The layer's weight and its norms (L, 2, O): scale and shift per level in output-channel order."""
@@ -123,7 +121,7 @@ class Checkpoint:
         return unpack(name, layer.rows, layer.columns, layer.packing, levels, permutation), norms
 
     def _array(self, place: TensorPlace) -> NDArray[Any]:
-        raw = self._bytes[self._data_begin + place.begin :][: place.count * place.itemsize]
+        raw = self.file.data[self._data_begin + place.begin :][: place.count * place.itemsize]
         return raw.view(DTYPES[place.dtype])
 
     def _segment_range(self, level: int) -> tuple[int, int]:

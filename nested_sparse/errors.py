@@ -14,6 +14,9 @@ NestedSparseError
     ├── OverloadedError   shed: no allowed level can meet the deadline
     ├── DeadlineError     the deadline passed before the request ran
     ├── UnavailableError  draining, or not ready yet
+    ├── StuckError        the inference has run far longer than it should
+    ├── OutOfMemoryError  the run did not fit in memory                (also MemoryError)
+    ├── TooLargeError     the request is larger than the server takes
     └── NotFoundError     no such model
 """
 
@@ -81,6 +84,18 @@ class DeadlineError(ServingError):
 
 class UnavailableError(ServingError):
     """The server is draining or not ready."""
+
+
+class StuckError(ServingError):
+    """An inference runs far longer than it should, and may never end; the request is no cause of it."""
+
+
+class OutOfMemoryError(ServingError, MemoryError):
+    """The run did not fit in memory; a smaller batch or a sparser level may."""
+
+
+class TooLargeError(ServingError):
+    """The request has more bytes than the server reads into memory."""
 
 
 class NotFoundError(ServingError):

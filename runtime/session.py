@@ -16,9 +16,17 @@ import onnxruntime as ort
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
 from nested_sparse.checkpoint import Checkpoint
-from nested_sparse.errors import CheckpointError, InputError, KernelError, LevelError, UnavailableError
+from nested_sparse.errors import (
+    CheckpointError,
+    InputError,
+    KernelError,
+    LevelError,
+    OutOfMemoryError,
+    UnavailableError,
+)
 from nested_sparse.kernels import library
 from nested_sparse.level import resolve_level
+from nested_sparse.runtime.file_guard import FileGuard
 from nested_sparse.runtime.level_cell import LevelCell
 from nested_sparse.runtime.probes import usable_cores
 from nested_sparse.runtime.tensors import Array, Arrays, check_inputs
@@ -29,6 +37,8 @@ if TYPE_CHECKING:
 LEVEL_INPUT = "__level__"
 SEGMENT_INPUT = "__segment_{}__"
 _LOG_NOTHING = 4  # ONNX Runtime's severity "fatal": what goes wrong is raised, not printed
+# what its arena says, what our operators and its own code pass on from C++'s allocators
+_OUT_OF_MEMORY = ("Failed to allocate memory", "bad_alloc", "bad allocation")
 
 
 class Session:
@@ -62,6 +72,7 @@ class Session:
         self._output_names = [spec.name for spec in self.outputs]
         self._ort: Any = _load(self._checkpoint, _options(self.threads, profile_to))
         self._segments = self._segment_feeds()
+        self._file_guard = FileGuard(self._checkpoint.file)
         self._local = threading.local()
         self._idle = threading.Condition()
         self._running = 0
@@ -97,19 +108,20 @@ class Session:
         """The outputs, by name, at `level` (-1 is the densest), or at what a LevelCell holds while it runs.
 
         guard: armed for this level, lowers the run where it would miss its deadline; it says afterwards where.
-        Raises InputError (nothing is cast or reshaped), LevelError, KernelError, UnavailableError when closed.
+        Raises InputError (nothing is cast or reshaped), LevelError, KernelError, OutOfMemoryError, and UnavailableError
+        when closed or when the file was written to in place.
         """
         arrays = check_inputs(self.inputs, inputs)
         with self._cell_of(level, guard) as cell, self._open_ort() as session:
             started = cell.value
             self._resident_level = max(self._resident_level, started)
+            self._file_guard.check()
             feeds = {**arrays, **self._segments, LEVEL_INPUT: cell.ort_value}
             try:
                 results = session.run(self._output_names, feeds)
-            except InvalidArgument as error:
-                raise InputError(f"{self.path.name}: level {started}: {error}") from error
             except Exception as error:  # ONNX Runtime's errors have no common base
-                raise KernelError(f"{self.path.name}: level {started}: {error}") from error
+                raise self._fault(error, started, arrays) from error
+            self._file_guard.check()
         return dict(zip(self._output_names, results, strict=True))
 
     def close(self) -> None:
@@ -120,6 +132,7 @@ class Session:
         if session is not None:
             session.end_profiling()
             self._segments.clear()
+            self._file_guard.close()
             self._checkpoint.close()
 
     def __enter__(self) -> Session:
@@ -145,6 +158,17 @@ class Session:
                 f"and a segment for each of its {len(self.levels)} levels; export it again"
             )
         return feeds
+
+    def _fault(self, error: Exception, level: int, arrays: Arrays) -> Exception:
+        """Our own error for one of ONNX Runtime's."""
+        where = f"{self.path.name}: level {level}"
+        text = str(error)
+        if isinstance(error, MemoryError) or any(sign in text for sign in _OUT_OF_MEMORY):
+            shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
+            return OutOfMemoryError(
+                f"{where}: out of memory with {shapes}; send a smaller batch or allow a lower level"
+            )
+        return InputError(f"{where}: {text}") if isinstance(error, InvalidArgument) else KernelError(f"{where}: {text}")
 
     def _cell_of(self, level: int | LevelCell, guard: RouteGuard | None) -> AbstractContextManager[LevelCell]:
         if guard is None:

@@ -12,7 +12,7 @@ class SchedulerStats:
     served: requests answered, by the level they ended at; late: of those, after their deadline; lowered: of those, with
     a level that fell while they ran; batched: of those, in one run with others. Every submitted request is counted in
     exactly one of served, shed, expired, failed and cancelled once it has ended.
-    slowdown: predicted / profiled time.
+    slowdown: predicted / profiled time. stuck: runs under way that have taken far longer than they should.
     """
 
     served: tuple[int, ...]
@@ -25,3 +25,4 @@ class SchedulerStats:
     slowdown: float
     lowered: int = 0
     batched: int = 0
+    stuck: int = 0

@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
+from google.protobuf.message import DecodeError, Message
 from numpy.typing import NDArray
 
-from nested_sparse.errors import InputError
+from nested_sparse.errors import InputError, TooLargeError
 from nested_sparse.proto.messages import InferTensorContents, ModelInferRequest, ModelInferResponse
 from nested_sparse.serving.call import Call
 from nested_sparse.serving.datatype import Datatype, datatype_named, datatype_of
 from nested_sparse.serving.parameters import read_options
 
+MessageT = TypeVar("MessageT", bound=Message)
 SHARED_MEMORY = "shared_memory_region"
 CLASSIFICATION = "classification"
 MAX_RANK = 32
 """Dimensions an array may have: numpy's limit before version 2."""
+
+
+def read_message(data: bytes, message: type[MessageT], limit: int) -> MessageT:
+    """The message in `data`. Raises InputError where it is none, TooLargeError where it has more than `limit` bytes."""
+    if len(data) > limit:
+        raise TooLargeError(
+            f"The request has {len(data)} bytes, this server takes at most {limit}; send fewer samples at once, or "
+            "start it with a larger --max-batch"
+        )
+    try:
+        return message.FromString(data)
+    except DecodeError:
+        raise InputError(
+            f"The request's {len(data)} bytes are no {message.__name__} of the Open Inference Protocol"
+        ) from None
 
 
 def read_call(request: ModelInferRequest, received_s: float, time_left_s: float | None) -> Call:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from nested_sparse.errors import DeadlineError, NotFoundError, UnavailableError
+from nested_sparse.errors import DeadlineError, NotFoundError, StuckError, UnavailableError
 from nested_sparse.runtime.request import Request, Response
 from nested_sparse.serving.call import Call, wanted_outputs
 from nested_sparse.serving.served_model import VERSION, ServedModel
 
 
 class Dataplane:
-    """Finds models by name and runs calls on them, until it drains. Belongs to one event loop."""
+    """Finds models by name and runs calls on them, until it drains. Belongs to one event loop.
+
+    stuck: names of the models that take no calls, because an inference of theirs is stuck; whoever watches sets it.
+    """
 
     def __init__(self, models: Sequence[ServedModel]) -> None:
         self.models = {model.name: model for model in models}
+        self.stuck: set[str] = set()
         self._draining = False
         self._running = 0
         self._idle = asyncio.Event()
@@ -39,11 +43,13 @@ class Dataplane:
     async def infer(self, model: ServedModel, call: Call) -> Response:
         """Run `call`; cancelling this coroutine cancels the request.
 
-        Raises InputError, LevelError, UnavailableError while draining, and what the scheduler answers instead of a
-        result: OverloadedError, DeadlineError.
+        Raises InputError, LevelError, UnavailableError while draining, StuckError, and what the scheduler answers
+        instead of a result: OverloadedError, DeadlineError.
         """
         if self._draining:
             raise UnavailableError("The server is draining and takes no new requests; send it to another one.")
+        if model.name in self.stuck:
+            raise StuckError(f"An inference of {model.name!r} is stuck; send the request to another server.")
         wanted_outputs(call.outputs, model.outputs)  # before the run: a wrong name is no reason to compute
         options = call.options
         if options.slo_ms is not None and options.slo_ms <= 0:

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 
 import grpc
+from google.rpc import error_details_pb2, status_pb2
 
 from nested_sparse.errors import (
     DeadlineError,
@@ -14,11 +15,19 @@ from nested_sparse.errors import (
     LevelError,
     NotFoundError,
     OverloadedError,
+    ServingError,
+    StuckError,
+    TooLargeError,
     UnavailableError,
 )
 
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
 """Trailing metadata by which gRPC clients time their retry (gRFC A6): whole milliseconds as ASCII."""
+NO_RETRY = "-1"
+"""As a pushback: the same request would fail again."""
+DETAILS_KEY = "grpc-status-details-bin"
+"""Trailing metadata with a serialised google.rpc.Status. OTLP's clients and others retry RESOURCE_EXHAUSTED only where
+it holds a RetryInfo."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +46,9 @@ FAULTS: dict[type[BaseException], Fault] = {
     OverloadedError: Fault("shed", grpc.StatusCode.RESOURCE_EXHAUSTED),
     DeadlineError: Fault("expired", grpc.StatusCode.DEADLINE_EXCEEDED),
     UnavailableError: Fault("unavailable", grpc.StatusCode.UNAVAILABLE),
+    StuckError: Fault("stuck", grpc.StatusCode.UNAVAILABLE),
+    TooLargeError: Fault("invalid", grpc.StatusCode.RESOURCE_EXHAUSTED),
+    MemoryError: Fault("out_of_memory", grpc.StatusCode.RESOURCE_EXHAUSTED),
     NotFoundError: Fault("not_found", grpc.StatusCode.NOT_FOUND),
     InputError: Fault("invalid", grpc.StatusCode.INVALID_ARGUMENT),
     LevelError: Fault("invalid", grpc.StatusCode.INVALID_ARGUMENT),
@@ -50,18 +62,33 @@ def fault_of(error: BaseException) -> Fault:
     return next((FAULTS[kind] for kind in type(error).__mro__ if kind in FAULTS), INTERNAL)
 
 
-def message_of(error: Exception) -> str:
+def message_of(error: BaseException) -> str:
     """What the client reads. The retry delay is in the text too: tritonclient drops trailing metadata."""
     if isinstance(error, OverloadedError):
         return f"{error}; retry after {_whole_ms(error.retry_after_ms)} ms"
+    if isinstance(error, MemoryError) and not isinstance(error, ServingError):
+        return f"out of memory: {str(error) or 'the server could not hold this request'}; send a smaller batch"
     return str(error)
 
 
-def trailers_of(error: Exception) -> tuple[tuple[str, str], ...]:
-    """Trailing metadata that goes with the error."""
+def trailers_of(error: BaseException) -> tuple[tuple[str, str | bytes], ...]:
+    """Trailing metadata that goes with the error: when to retry, for gRPC's clients and for those of google.rpc."""
     if isinstance(error, OverloadedError):
-        return ((PUSHBACK_KEY, str(_whole_ms(error.retry_after_ms))),)
+        delay_ms = _whole_ms(error.retry_after_ms)
+        return (PUSHBACK_KEY, str(delay_ms)), (DETAILS_KEY, _retry_details(message_of(error), delay_ms))
+    if isinstance(error, MemoryError | TooLargeError):
+        return ((PUSHBACK_KEY, NO_RETRY),)
     return ()
+
+
+def _retry_details(message: str, delay_ms: int) -> bytes:
+    code: int = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+    status = status_pb2.Status(code=code, message=message)
+    retry = error_details_pb2.RetryInfo()
+    retry.retry_delay.FromMilliseconds(delay_ms)
+    status.details.add().Pack(retry)
+    serialized: bytes = status.SerializeToString()
+    return serialized
 
 
 def _whole_ms(delay_ms: float) -> int:

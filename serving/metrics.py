@@ -54,7 +54,8 @@ class Metrics:
         registry, served = self.registry, ("model", "level")
         self._requests = Counter(
             "nested_sparse_requests",
-            "Requests by outcome: ok, late, shed, expired, cancelled, invalid, unavailable, error",
+            "Requests by outcome: ok, late, shed, expired, cancelled, invalid, unavailable, stuck, out_of_memory, "
+            "not_found, error",
             (*served, "outcome"),
             registry=registry,
         )

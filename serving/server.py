@@ -22,6 +22,7 @@ from nested_sparse.proto import messages
 from nested_sparse.serving.dataplane import Dataplane
 from nested_sparse.serving.listening import address_text, check_listenable
 from nested_sparse.serving.metrics import Metrics
+from nested_sparse.serving.model_health import ModelHealth
 from nested_sparse.serving.served_model import ServedModel
 from nested_sparse.serving.servicer import Servicer, generic_handler
 from nested_sparse.tensor_spec import TensorSpec
@@ -30,8 +31,6 @@ LEAST_MESSAGE_BYTES = 4 << 20  # gRPC's own default
 HEADER_BYTES = 64 << 10  # names, shapes and parameters beside the tensors
 REPLY_GRACE_S = 1.0
 """What answers already computed get to reach their clients; open health watches end with it."""
-
-SERVING = health_pb2.HealthCheckResponse.SERVING
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +86,8 @@ class Server:
         self._dataplane = Dataplane(models)
         self._servicer = Servicer(self._dataplane, self._metrics)
         self._health = health.aio.HealthServicer()
+        self._model_health = ModelHealth(self._health, self._dataplane, models)
+        self._watch: asyncio.Task[None] | None = None
         self._grpc = self._build()
         self._exporter: Any = None
 
@@ -98,11 +99,12 @@ class Server:
                     "grpc.so_reuseport",
                     0,
                 ),  # else a second server on the port would go unnoticed and take half the requests
-                ("grpc.max_receive_message_length", limit),
+                # what is larger than our limit by less than this gets our own answer, which says what to do
+                ("grpc.max_receive_message_length", min(2 * limit, 2**31 - 1)),
                 ("grpc.max_send_message_length", -1),
             )
         )
-        server.add_generic_rpc_handlers((generic_handler(self._servicer),))
+        server.add_generic_rpc_handlers((generic_handler(self._servicer, limit),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (messages.SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server, pool=_reflected_pool())
@@ -120,8 +122,8 @@ class Server:
         if self._config.metrics_port is not None:
             self._start_exporter(host, self._config.metrics_port)
         await self._grpc.start()
-        for name in ("", messages.SERVICE_NAME, *(model.name for model in self._models)):
-            await self._health.set(name, SERVING)
+        await self._model_health.update()
+        self._watch = asyncio.create_task(self._model_health.watch())
 
     def _start_exporter(self, host: str, port: int) -> None:
         check_listenable(host, port)
@@ -132,6 +134,8 @@ class Server:
     async def drain(self) -> None:
         """End: NOT_SERVING, refuse new requests, let the running ones finish within the grace, close everything."""
         end_s = time.monotonic() + self._config.grace_s
+        if self._watch is not None:
+            self._watch.cancel()
         await self._health.enter_graceful_shutdown()
         if not await self._dataplane.drain(self._config.grace_s):
             log.warning("requests still run after %g s of grace; they are cancelled", self._config.grace_s)

@@ -10,13 +10,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 
 import nested_sparse
 from nested_sparse.errors import NotFoundError
 from nested_sparse.proto import messages
 from nested_sparse.runtime.tensors import batch_size
 from nested_sparse.serving.call import wanted_outputs
-from nested_sparse.serving.convert import read_call, write_outputs
+from nested_sparse.serving.convert import read_call, read_message, write_outputs
 from nested_sparse.serving.dataplane import Dataplane
 from nested_sparse.serving.datatype import datatype_of
 from nested_sparse.serving.fault import INTERNAL, fault_of, message_of, trailers_of
@@ -29,20 +30,25 @@ EXTENSIONS = ("model_configuration", "model_repository(index)", "statistics", "p
 METRICS_EXTENSION = "prometheus_metrics"
 """With the port in brackets: where the metrics are, which the protocol has no field for."""
 
-RequestT = TypeVar("RequestT")
+RequestT = TypeVar("RequestT", bound=Message)
 ResponseT = TypeVar("ResponseT")
-Method = Callable[[Any, RequestT, Any], Awaitable[ResponseT]]
+Method = Callable[[RequestT, Any], Awaitable[ResponseT]]
 
 log = logging.getLogger(__name__)
 
 
-def answered(method: Method[RequestT, ResponseT]) -> Method[RequestT, ResponseT]:
-    """Make an RPC method's errors gRPC statuses; what nobody foresaw is INTERNAL with an id, its details in the log."""
+def answered(
+    method: Method[RequestT, ResponseT], message: type[RequestT], limit: int
+) -> Callable[[bytes, Any], Awaitable[ResponseT]]:
+    """An RPC method, of a request's bytes, whose errors are gRPC statuses.
+
+    What nobody foresaw is INTERNAL with an id, its details in the log. limit: bytes that a request may have.
+    """
 
     @functools.wraps(method)
-    async def wrapper(servicer: Any, request: RequestT, context: Any) -> ResponseT:
+    async def wrapper(data: bytes, context: Any) -> ResponseT:
         try:
-            return await method(servicer, request, context)
+            return await method(read_message(data, message, limit), context)
         except Exception as error:
             fault = fault_of(error)
             details, trailers = message_of(error), trailers_of(error)
@@ -69,26 +75,22 @@ class Servicer:
         self._clock = clock
         self.metrics_port: int | None = None
 
-    @answered
     async def server_live(self, request: messages.ServerLiveRequest, context: Any) -> messages.ServerLiveResponse:
         """Whether the process answers."""
         return messages.ServerLiveResponse(live=True)
 
-    @answered
     async def server_ready(self, request: messages.ServerReadyRequest, context: Any) -> messages.ServerReadyResponse:
         """Whether it takes requests; not while draining."""
         return messages.ServerReadyResponse(ready=self._dataplane.ready)
 
-    @answered
     async def model_ready(self, request: messages.ModelReadyRequest, context: Any) -> messages.ModelReadyResponse:
         """Whether the model takes requests; one that is not here is not ready, which is an answer and no error."""
         try:
             self._dataplane.find(request.name, request.version)
         except NotFoundError:
             return messages.ModelReadyResponse(ready=False)
-        return messages.ModelReadyResponse(ready=self._dataplane.ready)
+        return messages.ModelReadyResponse(ready=self._dataplane.ready and request.name not in self._dataplane.stuck)
 
-    @answered
     async def server_metadata(
         self, request: messages.ServerMetadataRequest, context: Any
     ) -> messages.ServerMetadataResponse:
@@ -98,7 +100,6 @@ class Servicer:
             name="nested-sparse", version=nested_sparse.__version__, extensions=(*EXTENSIONS, *metrics)
         )
 
-    @answered
     async def model_metadata(
         self, request: messages.ModelMetadataRequest, context: Any
     ) -> messages.ModelMetadataResponse:
@@ -112,7 +113,6 @@ class Servicer:
             outputs=[_tensor_metadata(spec) for spec in model.outputs],
         )
 
-    @answered
     async def model_infer(self, request: messages.ModelInferRequest, context: Any) -> messages.ModelInferResponse:
         """Run a model at the level that its deadline allows."""
         received_s = self._clock()
@@ -131,7 +131,6 @@ class Servicer:
             record.batch, record.response = batch_size(model.inputs, call.inputs), served
         return response
 
-    @answered
     async def model_config(self, request: messages.ModelConfigRequest, context: Any) -> messages.ModelConfigResponse:
         """What Triton's load tools ask for before they start."""
         model = self._dataplane.find(request.name, request.version)
@@ -142,7 +141,6 @@ class Servicer:
             config.output.add(name=spec.name, data_type=_type_name(spec), dims=_sizes(spec))
         return messages.ModelConfigResponse(config=config)
 
-    @answered
     async def model_statistics(
         self, request: messages.ModelStatisticsRequest, context: Any
     ) -> messages.ModelStatisticsResponse:
@@ -151,7 +149,6 @@ class Servicer:
         chosen = [self._dataplane.find(request.name, request.version)] if request.name else models
         return messages.ModelStatisticsResponse(model_stats=[self._statistics(model) for model in chosen])
 
-    @answered
     async def repository_index(
         self, request: messages.RepositoryIndexRequest, context: Any
     ) -> messages.RepositoryIndexResponse:
@@ -194,9 +191,12 @@ def _tensor_metadata(spec: TensorSpec) -> messages.ModelMetadataResponse.TensorM
     )
 
 
-def generic_handler(servicer: Servicer) -> Any:
-    """gRPC's handler for the methods above, with message classes from the private pool."""
-    methods = {
+def generic_handler(servicer: Servicer, limit: int) -> Any:
+    """gRPC's handler for the methods above, with message classes from the private pool.
+
+    limit: bytes that a request may have.
+    """
+    methods: dict[str, Method[Any, Any]] = {
         "ServerLive": servicer.server_live,
         "ServerReady": servicer.server_ready,
         "ModelReady": servicer.model_ready,
@@ -209,8 +209,7 @@ def generic_handler(servicer: Servicer) -> Any:
     }
     handlers = {
         name: grpc.unary_unary_rpc_method_handler(
-            method,
-            request_deserializer=getattr(messages, f"{name}Request").FromString,
+            answered(method, getattr(messages, f"{name}Request"), limit),
             response_serializer=getattr(messages, f"{name}Response").SerializeToString,
         )
         for name, method in methods.items()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
+import os
 import signal
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from nested_sparse.serving.served_model import ServedModel
     from nested_sparse.serving.server import Server, ServerConfig
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 log = logging.getLogger(__name__)
 
 
@@ -69,7 +73,8 @@ def serve(
     """Serve checkpoints over gRPC (Open Inference Protocol v2), each request at the densest level its deadline allows.
 
     A request's deadline is the least of its gRPC deadline, its parameter `slo_ms`, and `--slo-ms`. SIGTERM or SIGINT
-    stops it in order: health says NOT_SERVING, new requests get UNAVAILABLE, running ones finish; exit code 0.
+    stops it in order: health says NOT_SERVING, new requests get UNAVAILABLE, running ones finish; exit code 0. Before
+    the models are ready they end it at once, with exit code 143 or 130.
 
     Example: `nested-sparse serve model.safetensors --slo-ms 50 --metrics-port 9001`
     """
@@ -84,6 +89,7 @@ def serve(
         raise typer.BadParameter(f"{policy!r}: expected one of {', '.join(POLICIES)}", param_hint="--policy")
     if level is not None and policy != "elastic":
         raise typer.BadParameter("a fixed --level leaves nothing to choose; give one of the two", param_hint="--policy")
+    faulthandler.enable()  # what ends a process without a word, such as a file cut off during a run, gets one
     config = ServerConfig(host, port, metrics_port, grace_s, max_batch)
     check_files(files)
     priorities = read_priorities(priority or [], files)
@@ -92,7 +98,7 @@ def serve(
         check_listenable(host, wanted or 0)  # before minutes of loading, not after
     folder = default_folder() if profile_cache == "" else Path(profile_cache)
     profiles = None if profile_cache == "off" or folder is None else ProfileStore(folder)
-    with ExitStack() as sessions:
+    with _ended_by_signals(), ExitStack() as sessions:
         models = [
             load_model(
                 sessions.enter_context(Session(path, threads=threads)),
@@ -103,6 +109,26 @@ def serve(
             for path in files
         ]
         asyncio.run(_serve(models, config, json))
+        if stuck := [model.name for model in models if model.engine.stats().stuck]:
+            log.error("ended with an inference of %s still stuck", ", ".join(stuck))
+            os._exit(1)  # closing its session would wait for it
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGINT end what the body does, at once and with one line; a loop's own handlers take their place."""
+
+    def end(number: int, frame: object) -> None:
+        log.info("stopped by %s before the models were ready", signal.Signals(number).name)
+        # raising would not do: what is raised inside a finalizer, which may be running, goes no further
+        os._exit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 async def _serve(models: list[ServedModel], config: ServerConfig, json: bool) -> None:
@@ -110,14 +136,13 @@ async def _serve(models: list[ServedModel], config: ServerConfig, json: bool) ->
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    signals = (signal.SIGTERM, signal.SIGINT)
-    for number in signals:
+    for number in SIGNALS:
         loop.add_signal_handler(number, stop.set)
     server = Server(models, config)
     await server.start()
     _announce(server, models, json)
     await stop.wait()
-    for number in signals:
+    for number in SIGNALS:
         loop.remove_signal_handler(number)  # a second signal ends the process at once
     log.info("draining, at most %g s", config.grace_s)
     await server.drain()

@@ -234,7 +234,8 @@ def test_oversized_request_is_told_from_shedding(client):
     status, message = failure(client, inputs=[tensor(big)])
     assert status == "RESOURCE_EXHAUSTED"
     assert "shed" not in message
-    assert "larger than max" in message
+    assert f"at most {LEAST_MESSAGE_BYTES}" in message
+    assert "--max-batch" in message
 
 
 def test_receive_limit_follows_the_models(model):

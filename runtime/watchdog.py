@@ -1,0 +1,139 @@
+"""Watchdog: says which of the things under way have taken longer than they may."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+
+STUCK_TIMES = 20.0
+LEAST_STUCK_S = 10.0
+STOOD_STILL_S = 0.5
+"""Who sleeps this much longer than it asked for was stopped, and so were the runs it watches."""
+_LOGGER = logging.getLogger("nested_sparse.runtime")
+
+
+def stuck_after_s(predicted_ms: float) -> float:
+    """When a run that was to take so long has certainly gone wrong: a busy neighbour alone costs less than this."""
+    return max(LEAST_STUCK_S, STUCK_TIMES * predicted_ms / 1e3)
+
+
+@dataclass(slots=True)
+class _Limit:
+    begun_s: float
+    limit_s: float
+    ends_s: float
+
+
+class Limits:
+    """What is under way and until when it may be; the watchdog without its thread. Times are readings of one clock."""
+
+    def __init__(self) -> None:
+        self._limits: dict[Hashable, _Limit] = {}
+        self._overdue: set[Hashable] = set()
+
+    def begin(self, key: Hashable, now_s: float, limit_s: float) -> float:
+        """Reading at which `key` will be overdue. One that is under way already begins anew."""
+        self._overdue.discard(key)
+        self._limits[key] = _Limit(now_s, limit_s, now_s + limit_s)
+        return now_s + limit_s
+
+    def end(self, key: Hashable) -> bool:
+        """Whether `key` had been found overdue; a key not under way was not."""
+        self._limits.pop(key, None)
+        if key not in self._overdue:
+            return False
+        self._overdue.discard(key)
+        return True
+
+    @property
+    def overdue_count(self) -> int:
+        """How many are under way and overdue."""
+        return len(self._overdue)
+
+    def next_s(self) -> float:
+        """Reading at which the first will be overdue; infinite where none is under way."""
+        return min((limit.ends_s for limit in self._limits.values()), default=math.inf)
+
+    def overdue(self, now_s: float) -> list[tuple[Hashable, float]]:
+        """Those that are overdue now and were not before, with the seconds since each began."""
+        found = [(key, now_s - limit.begun_s) for key, limit in self._limits.items() if limit.ends_s <= now_s]
+        for key, _ in found:
+            del self._limits[key]
+            self._overdue.add(key)
+        return found
+
+    def renew(self, now_s: float) -> None:
+        """The clock went on while nothing ran, as in a process that was stopped: all get their whole time again."""
+        for limit in self._limits.values():
+            limit.ends_s = now_s + limit.limit_s
+
+
+class Watchdog:
+    """Calls on_stuck(key, elapsed_s), once and from a thread of its own, for what began and has not ended in time.
+
+    begin() and end() take microseconds: the thread sleeps until the first limit and is woken by an earlier one only.
+    What on_stuck raises is logged.
+    """
+
+    def __init__(
+        self, on_stuck: Callable[[Hashable, float], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._on_stuck = on_stuck
+        self._clock = clock
+        self._limits = Limits()
+        self._changed = threading.Condition(threading.Lock())
+        self._wakes_s = math.inf
+        self._closed = False
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._thread.start()
+
+    def begin(self, key: Hashable, limit_s: float) -> None:
+        """`key` is under way and may be for `limit_s`."""
+        with self._changed:
+            if self._limits.begin(key, self._clock(), limit_s) < self._wakes_s:
+                self._changed.notify()
+
+    def end(self, key: Hashable) -> bool:
+        """It has ended; whether on_stuck was, or is being, called for it."""
+        with self._changed:
+            return self._limits.end(key)
+
+    @property
+    def stuck_count(self) -> int:
+        """How many are under way beyond their limit."""
+        with self._changed:
+            return self._limits.overdue_count
+
+    def close(self) -> None:
+        """Watch no more. Not to be called by on_stuck."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while (found := self._wait()) is not None:
+            for key, elapsed_s in found:
+                try:
+                    self._on_stuck(key, elapsed_s)
+                except Exception:  # whoever it was, the others are still watched
+                    _LOGGER.exception("the watchdog could not report %r, which has run for %.1f s", key, elapsed_s)
+
+    def _wait(self) -> list[tuple[Hashable, float]] | None:
+        """Sleeps until a limit is reached; what is overdue then, None when closed."""
+        with self._changed:
+            while not self._closed:
+                now_s = self._clock()
+                found = self._limits.overdue(now_s)
+                if found:
+                    return found
+                self._wakes_s = self._limits.next_s()
+                woken = self._changed.wait(None if math.isinf(self._wakes_s) else self._wakes_s - now_s)
+                now_s = self._clock()
+                if not woken and now_s - self._wakes_s > STOOD_STILL_S:
+                    self._limits.renew(now_s)
+            return None

@@ -1,0 +1,47 @@
+"""Working memory that cannot be had while the threads of a run ask for it: the run fails, the process does not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("resource", reason="this system has no bounds of address space")
+
+# Each of four groups of 16 rows is widened on its own: 8 MiB of scratch for each thread, after 8 MiB for the transposed
+# inputs. The bound leaves room for the first and not for the second.
+SCRIPT = """
+import resource
+import numpy as np
+from sparse_node import SparseModel, linear_node, tolerance
+
+rng = np.random.default_rng(0)
+node = linear_node(rng, 131072, 64, 16, densities=(0.05,), value_bytes=2)
+model = SparseModel([node], threads=2)
+x = rng.standard_normal((4, 131072)).astype(np.float32)
+status = dict(line.split(":") for line in open("/proc/self/status") if ":" in line)
+used = int(status["VmSize"].split()[0]) * 1024
+failures = 0
+for free in range(2 << 20, 64 << 20, 2 << 20):
+    resource.setrlimit(resource.RLIMIT_AS, (used + free, resource.RLIM_INFINITY))
+    try:
+        y = model.run(x, 0)
+        break
+    except Exception as error:
+        failures += "bad_alloc" in str(error)
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+assert failures >= 4, failures
+assert np.abs(y - node.dense(x, 0)).max() <= tolerance(node, 0, x)
+print("went on")
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the size of the process is read from /proc")
+def test_no_memory_in_a_thread_of_the_run() -> None:
+    paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=120, env=environment)
+    assert (done.returncode, done.stdout) == (0, "went on\n"), done.stderr

@@ -1,0 +1,142 @@
+"""`nested-sparse serve` in a process of its own: files that change under it, signals and failures while it loads."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from nested_sparse.checkpoint import Checkpoint
+from nested_sparse.proto import messages
+
+EXAMPLE = Path(__file__).parents[2] / "docs/examples/fashion-mnist.safetensors"
+COMMAND = (sys.executable, "-m", "nested_sparse.serving.cli", "serve")
+OPTIONS = ("--port", "0", "--threads", "1", "--profile-cache", "off", "--json", "--slo-ms", "60000")
+
+
+@contextmanager
+def started(*files: Path) -> Iterator[subprocess.Popen[str]]:
+    command = [*COMMAND, *map(str, files), *OPTIONS]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def line_with(process: subprocess.Popen[str], text: str) -> str:
+    """The next line of its log with `text`."""
+    assert process.stderr is not None
+    line = next((line for line in process.stderr if text in line), None)
+    assert line is not None, f"the log ends without {text!r}"
+    return line
+
+
+@contextmanager
+def answers_of(file: Path) -> Iterator[tuple[subprocess.Popen[str], object]]:
+    """A server of the file, and a function that gives the bytes it answers at each level."""
+    with Checkpoint.open(file) as checkpoint:
+        (spec,), level_count = checkpoint.inputs, len(checkpoint.levels)
+    x = np.random.default_rng(3).standard_normal((2, *spec.shape[1:])).astype(np.float32)  # type: ignore[arg-type]
+    with started(file) as process:
+        ready = process.stdout.readline()  # type: ignore[union-attr]
+        assert ready, process.stderr.read()  # type: ignore[union-attr]
+        with grpc.insecure_channel(json.loads(ready)["address"]) as channel:
+            infer = channel.unary_unary(
+                f"/{messages.SERVICE_NAME}/ModelInfer",
+                request_serializer=messages.ModelInferRequest.SerializeToString,
+                response_deserializer=messages.ModelInferResponse.FromString,
+            )
+
+            def answers() -> list[bytes]:
+                got = []
+                for level in range(level_count):
+                    request = messages.ModelInferRequest(model_name=file.stem)
+                    request.inputs.add(name=spec.name, datatype="FP32", shape=x.shape)
+                    request.raw_input_contents.append(x.tobytes())
+                    request.parameters["level"].int64_param = level
+                    got.append(infer(request, timeout=60).raw_output_contents[0])
+                return got
+
+            yield process, answers
+
+
+def truncated(file: Path) -> None:
+    os.truncate(file, 100)
+
+
+def overwritten(file: Path) -> None:
+    nbytes = file.stat().st_size
+    with file.open("r+b") as handle:
+        handle.write(b"\xff" * nbytes)
+
+
+def copied_over(file: Path) -> None:
+    """As cp does: the same file, of other contents."""
+    shutil.copyfile(__file__, file)
+
+
+def renamed_over(file: Path) -> None:
+    new = file.with_suffix(".new")
+    new.write_bytes(b"new")
+    new.replace(file)
+
+
+def removed(file: Path) -> None:
+    file.unlink()
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    it = tmp_path / "net.safetensors"
+    shutil.copyfile(EXAMPLE, it)
+    return it
+
+
+@pytest.mark.parametrize("change", [truncated, overwritten, copied_over, renamed_over, removed])
+def test_a_served_file_changes(copy: Path, change) -> None:
+    """Whatever becomes of the file: each level goes on computing what it computed, and the log says what happened."""
+    with answers_of(copy) as (process, answers):
+        expected = answers()
+        change(copy)
+        assert answers() == expected
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=60)
+        assert process.returncode == 0, log
+        assert ("opened it for writing" in log) == (change not in (renamed_over, removed))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signal_while_measuring(copy: Path, number: signal.Signals, code: int) -> None:
+    """One line and the shell's code for the signal; nobody is told that it is ready."""
+    with started(copy) as process:
+        line_with(process, "measuring")
+        process.send_signal(number)
+        out, log = process.communicate(timeout=60)
+    assert process.returncode == code, log
+    assert out == ""
+    assert log.splitlines()[-1].endswith(f"stopped by {number.name} before the models were ready")
+    assert "Traceback" not in log
+    assert list(copy.parent.iterdir()) == [copy]
+
+
+def test_second_model_fails(copy: Path, tmp_path: Path) -> None:
+    """One line names the file, and the first model is not served without the second."""
+    bad = tmp_path / "bad.safetensors"
+    bad.write_bytes(EXAMPLE.read_bytes()[:-1])
+    done = subprocess.run([*COMMAND, copy, bad, *OPTIONS], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (1, "")
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("nested-sparse: bad.safetensors: cut off")
+    assert "Traceback" not in done.stderr
+    assert "serving" not in done.stderr
