@@ -41,10 +41,12 @@ def test_short_memory_lowers_the_level_and_gives_pages_back(caplog: pytest.LogCa
     rig = Rig()
     with caplog.at_level(logging.INFO, "nested_sparse.runtime"):
         rig.look(available_memory_bytes=14 * MIB)
-        assert rig.told == [(1, "memory: 14 MiB available, 64 wanted")] and rig.model.resident_level == 1
+        assert rig.told == [(1, "memory: 14 MiB available, 64 wanted")]
+        assert rig.model.resident_level == 1
         rig.model.resident_level = 3
         rig.look(available_memory_bytes=64 * MIB)
-        assert rig.model.resident_level == 1 and len(rig.told) == 1
+        assert rig.model.resident_level == 1
+        assert len(rig.told) == 1
         rig.look(60, available_memory_bytes=1000 * MIB)
     assert rig.told[-1][0] == 3
     assert [record.getMessage() for record in caplog.records] == [
@@ -100,7 +102,8 @@ def test_one_models_fault_is_not_the_others(caplog: pytest.LogCaptureFixture) ->
     rig.governor.watch(faulty, SimpleNamespace(limit=broken), follows_cores=False)
     rig.governor.watch(rig.model, SimpleNamespace(limit=lambda level, _: told.append(level)), follows_cores=False)
     rig.look(available_memory_bytes=0)
-    assert told == [0] and "faulty" in caplog.text
+    assert told == [0]
+    assert "faulty" in caplog.text
 
 
 def test_a_probe_that_hangs_stops_neither_the_log_nor_the_end() -> None:

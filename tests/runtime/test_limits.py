@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -48,7 +49,9 @@ def test_rises_a_level_at_a_time_after_the_wait_and_only_where_it_fits() -> None
     limits = Limits(LEVELS, LimitConfig())
     limits.update(replace(WELL, available_memory_bytes=0), 0.0)
     levels = highest(limits, replace(WELL, available_memory_bytes=(64 + 16 + 20) * MIB), 1.0, 100.0)
-    assert levels[19:21] == [0, 1] and levels[39:41] == [1, 2] and levels[-1] == 2
+    assert levels[19:21] == [0, 1]
+    assert levels[39:41] == [1, 2]
+    assert levels[-1] == 2
 
 
 def test_a_rise_that_did_not_last_waits_longer() -> None:
@@ -61,9 +64,9 @@ def test_a_rise_that_did_not_last_waits_longer() -> None:
         if level > before:
             rises.append(now_s)
         now_s += 0.5
-    gaps = [b - a for a, b in zip(rises, rises[1:], strict=False)]
+    gaps = [b - a for a, b in itertools.pairwise(rises)]
     assert gaps[0] >= 20.0
-    assert all(1.8 < later / earlier < 2.2 for earlier, later in zip(gaps, gaps[1:], strict=False))
+    assert all(1.8 < later / earlier < 2.2 for earlier, later in itertools.pairwise(gaps))
 
 
 def test_heat_takes_a_level_at_a_time() -> None:
@@ -90,10 +93,12 @@ def test_each_cause_is_named_and_off_unless_asked_for(reading: dict[str, float],
     assert Limits(LEVELS, LimitConfig()).update(bad, 0.0).highest_level == 3
     limits = Limits(LEVELS, EVERYTHING)
     found = limits.update(bad, 0.0)
-    assert found.highest_level < 3 and found.reason == cause
+    assert found.highest_level < 3
+    assert found.reason == cause
     for i in range(200):
         found = limits.update(WELL, 1.0 + i)
-    assert found.highest_level == 3 and found.reason.split(":")[0] == cause.split(":")[0]
+    assert found.highest_level == 3
+    assert found.reason.split(":")[0] == cause.split(":")[0]
 
 
 def test_on_mains_the_charge_does_not_matter() -> None:
@@ -124,9 +129,9 @@ def test_constant_readings_never_oscillate(before: list[ResourceSample], constan
     for i, sample in enumerate(before):
         limits.update(sample, i * 30.0)
     levels = highest(limits, constant, 1000.0, 3000.0)
-    turns = [b - a for a, b in zip(levels, levels[1:], strict=False) if a != b]
+    turns = [b - a for a, b in itertools.pairwise(levels) if a != b]
     signs = [math.copysign(1, turn) for turn in turns]
-    assert sum(a != b for a, b in zip(signs, signs[1:], strict=False)) <= 1
+    assert sum(a != b for a, b in itertools.pairwise(signs)) <= 1
     assert len(set(levels[len(levels) // 2 :])) == 1
 
 

@@ -122,7 +122,8 @@ def test_describe_names_what_explains_a_slow_machine() -> None:
         available_memory_bytes=48 << 20,
     )
     assert describe(rest) == (
-        "memory stall 9 %, io stall 8 %, steal 7 %, throttled 6 %, cores 2, 900 MHz, on battery at 12 %, 48 MiB available"
+        "memory stall 9 %, io stall 8 %, steal 7 %, throttled 6 %, cores 2, 900 MHz, "
+        "on battery at 12 %, 48 MiB available"
     )
 
 
