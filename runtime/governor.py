@@ -81,7 +81,7 @@ class Governor:
         self._thread.start()
 
     def close(self, timeout_s: float = 5.0) -> None:
-        """Look no more. Waits for the look under way, but no longer than that: a probe may hang. May be called again."""
+        """Look no more. Waits for the look under way, but not longer: a probe may hang. May be called again."""
         self._closed.set()
         if self._thread.is_alive():
             self._thread.join(timeout_s)

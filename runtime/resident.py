@@ -22,7 +22,7 @@ _LIMIT_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """segments_bytes: as Session.resident_bytes(), per level, header and graph included. anonymous_bytes: what no file backs."""
+    """segments_bytes: per level, as Session.resident_bytes(). anonymous_bytes: of the process, what no file backs."""
 
     segments_bytes: tuple[int, ...]
     anonymous_bytes: int
