@@ -277,6 +277,20 @@ def test_resident_level_is_that_of_the_start(counting: Session) -> None:
     assert counting.resident_level == 2
 
 
+def test_guards_and_tables_outlive_a_change_of_threads(tmp_path: Path) -> None:
+    """What was measured with one thread lowers at the same layers when the graph runs in a pool built anew."""
+    path = counting_chain(tmp_path / "count.safetensors", LAYERS, WIDTH, LEVELS).path
+    with Session(path, threads=1) as session:
+        guard = RouteGuard(even_table())
+        sums = []
+        for threads in (1, 3, 1):
+            session.threads = threads
+            for n in range(LAYERS):
+                guard.force(2, 0, f"layer{n}")
+                sums.append(total(session, 2, guard))
+        assert sums == [2.0 * n for n in range(LAYERS)] * 3
+
+
 def test_guards_are_armed_for_the_run_they_are_given_to(counting: Session) -> None:
     """Once, for its level and its model, by one run at a time."""
     guard = RouteGuard(even_table())
