@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -52,6 +53,18 @@ _TYPES: dict[str, Callable[[float], float]] = {
     "available_memory_bytes": int,
     "memory_limit_bytes": int,
 }
+_PLAUSIBLE: dict[str, tuple[float, float]] = {
+    "usable_cores": (1, 4096),
+    "frequency_mhz": (1, 20_000),
+    "max_frequency_mhz": (1, 20_000),
+    "temperature_celsius": (-60, 150),
+    "battery_percent": (0, 100),
+    "discharging": (0, 1),
+    "available_memory_bytes": (0, 2**50),
+    "memory_limit_bytes": (1, 2**50),
+}
+"""What a sensor may say; what lies outside is a broken sensor, and counts as none."""
+_LOGGER = logging.getLogger("nested_sparse.runtime")
 _GAUGES = {each.name for each in fields(ResourceSample)} - {"time_s"} - set(_COUNTERS.values())
 
 
@@ -73,6 +86,7 @@ class ResourceMonitor:
         self._min_interval_s = min_interval_s
         self._sampling = threading.Lock()
         self._counters: dict[str, float] = {}
+        self._doubted: set[str] = set()
         self._latest = ResourceSample(time_s=clock())
         self._due_s = -math.inf
 
@@ -96,7 +110,7 @@ class ResourceMonitor:
             for name, value in _guarded(probe).items():
                 if name in _COUNTERS:
                     counters[name] = value
-                elif name in _GAUGES:
+                elif name in _GAUGES and self._plausible(name, value):
                     known[name] = _TYPES.get(name, float)(value)
         elapsed_us = max((now_s - self._latest.time_s) * 1e6, 1.0)
         for name in counters.keys() & self._counters.keys():
@@ -105,6 +119,16 @@ class ResourceMonitor:
         self._counters = counters
         # mypy cannot see that the names are the fields'
         return ResourceSample(time_s=now_s, **known)  # type: ignore[arg-type]
+
+    def _plausible(self, name: str, value: float) -> bool:
+        """Whether a sensor can be right; a wrong one is told of once."""
+        least, most = _PLAUSIBLE.get(name, (-math.inf, math.inf))
+        if least <= value <= most:
+            return True
+        if name not in self._doubted:
+            self._doubted.add(name)
+            _LOGGER.warning("sensor %s says %g, which is not within %g to %g; it is ignored", name, value, least, most)
+        return False
 
 
 def _guarded(probe: Probe) -> dict[str, float]:

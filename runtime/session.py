@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import hashlib
 import os
 import threading
@@ -29,6 +31,7 @@ from nested_sparse.level import resolve_level
 from nested_sparse.runtime.file_guard import FileGuard
 from nested_sparse.runtime.level_cell import LevelCell
 from nested_sparse.runtime.probes import usable_cores
+from nested_sparse.runtime.resident_pages import resident_bytes
 from nested_sparse.runtime.tensors import Array, Arrays, check_inputs
 
 if TYPE_CHECKING:
@@ -62,7 +65,8 @@ class Session:
             raise InputError(f"threads: expected at least 1, got {threads}")
         self.path = Path(path)
         self.name = self.path.stem
-        self.threads = usable_cores() if threads is None else threads
+        self._threads = usable_cores() if threads is None else threads
+        self._profile_to = profile_to
         self._checkpoint = Checkpoint.open(path)
         self.inputs = self._checkpoint.inputs
         self.outputs = self._checkpoint.outputs
@@ -70,13 +74,34 @@ class Session:
         self.reroutes = self._checkpoint.reroutes
         self.cuts: tuple[str, ...] = getattr(self._checkpoint, "cuts", ())
         self._output_names = [spec.name for spec in self.outputs]
-        self._ort: Any = _load(self._checkpoint, _options(self.threads, profile_to))
+        self._ort: Any = _load(self._checkpoint, _options(self._threads, profile_to))
         self._segments = self._segment_feeds()
         self._file_guard = FileGuard(self._checkpoint.file)
         self._local = threading.local()
         self._idle = threading.Condition()
         self._running = 0
         self._resident_level = 0
+        self._shrinks = False
+
+    @property
+    def threads(self) -> int:
+        """Threads of one run.
+
+        Setting it builds another ONNX Runtime session on the same weights and takes it for the runs that begin from
+        then on; those under way end on the old one. Raises InputError, and what the constructor does: then nothing has
+        changed.
+        """
+        return self._threads
+
+    @threads.setter
+    def threads(self, threads: int) -> None:
+        if threads < 1:
+            raise InputError(f"threads: expected at least 1, got {threads}")
+        built = _load(self._checkpoint, _options(threads, self._profile_to))
+        with self._idle:
+            if self._ort is None:
+                raise UnavailableError(f"{self.path.name}: this session is closed")
+            self._ort, self._threads = built, threads
 
     @property
     def digest(self) -> str:
@@ -104,6 +129,29 @@ class Session:
         self._resident_level = resolve_level(level, len(self.levels))
         self._checkpoint.release_above(self._resident_level)
 
+    def shrink(self, level: int) -> int:
+        """Give back the memory of all levels above `level` and what their runs left behind; bytes of pages given back.
+
+        The pages of the file, ONNX Runtime's buffers (at the end of the next run) and what the C library keeps for
+        reuse. Running a denser level afterwards stays possible. Raises LevelError.
+        """
+        before = resident_bytes(self._checkpoint.file.data)
+        self.resident_level = level
+        self._shrinks = True
+        with contextlib.suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL(None).malloc_trim(0)
+        after = resident_bytes(self._checkpoint.file.data)
+        return 0 if before is None or after is None else max(before - after, 0)
+
+    def resident_bytes(self) -> tuple[int, ...] | None:
+        """Bytes of each level's segment that are in memory now, whole pages; None where the system does not tell.
+
+        The system may keep pages of a file that no process uses: this says what it keeps, in this process or not.
+        """
+        sizes = [resident_bytes(self._checkpoint.segment(level)) for level in range(len(self.levels))]
+        known = tuple(size for size in sizes if size is not None)
+        return known if len(known) == len(sizes) else None
+
     def run(self, inputs: Arrays, level: int | LevelCell = -1, guard: RouteGuard | None = None) -> dict[str, Array]:
         """The outputs, by name, at `level` (-1 is the densest), or at what a LevelCell holds while it runs.
 
@@ -118,11 +166,20 @@ class Session:
             self._file_guard.check()
             feeds = {**arrays, **self._segments, LEVEL_INPUT: cell.ort_value}
             try:
-                results = session.run(self._output_names, feeds)
+                results = session.run(self._output_names, feeds, self._run_options())
             except Exception as error:  # ONNX Runtime's errors have no common base
                 raise self._fault(error, started, arrays) from error
             self._file_guard.check()
         return dict(zip(self._output_names, results, strict=True))
+
+    def _run_options(self) -> Any:
+        """None, but for the first run after a shrink: ONNX Runtime then gives back what its buffers do not need."""
+        if not self._shrinks:
+            return None
+        self._shrinks = False
+        options = ort.RunOptions()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        return options
 
     def close(self) -> None:
         """Waits for the runs under way, then lets go of the model. May be called again."""

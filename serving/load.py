@@ -12,6 +12,7 @@ from nested_sparse.errors import CheckpointError, ServingError
 from nested_sparse.level import resolve_level
 from nested_sparse.runtime.baselines import SlackFitPolicy
 from nested_sparse.runtime.device import Device
+from nested_sparse.runtime.governor import Governor
 from nested_sparse.runtime.kept_profile import MOST_BATCH, profile_of
 from nested_sparse.runtime.monitor import ResourceMonitor
 from nested_sparse.runtime.policy import ElasticPolicy, FixedPolicy, LevelPolicy
@@ -22,6 +23,7 @@ from nested_sparse.runtime.route import RouteTable
 from nested_sparse.runtime.route_guard import RouteGuard
 from nested_sparse.runtime.scheduler import Scheduler
 from nested_sparse.runtime.session import Session
+from nested_sparse.runtime.thread_choice import choose_threads
 from nested_sparse.serving.datatype import datatype_of
 from nested_sparse.serving.served_model import ServedModel
 
@@ -67,7 +69,8 @@ class ModelConfig:
 
     default_slo_ms: of a request that brings no deadline. fixed_level: every request runs at this level; None: `policy`,
     one of POLICIES, chooses per request. priority: among the models that share the device, higher goes first.
-    max_batch: the largest batch worth measuring.
+    max_batch: the largest batch worth measuring. follows_cores: threads are chosen for the device, and change with the
+    cores that may be used.
     """
 
     default_slo_ms: float
@@ -75,18 +78,28 @@ class ModelConfig:
     policy: str = "elastic"
     priority: int = 0
     max_batch: int = MOST_BATCH
+    follows_cores: bool = False
 
 
-def load_model(session: Session, config: ModelConfig, device: Device, profiles: ProfileStore | None) -> ServedModel:
+def load_model(
+    session: Session,
+    config: ModelConfig,
+    device: Device,
+    profiles: ProfileStore | None = None,
+    governor: Governor | None = None,
+) -> ServedModel:
     """Measure the session's levels on this device, or check what was kept of it, and start its scheduler.
 
-    profiles: where measurements are kept, None keeps none. Raises CheckpointError, LevelError, InputError,
+    profiles: where measurements are kept, None keeps none. governor: limits the model by memory, heat, battery and
+    cores; None: nothing does. Raises CheckpointError, LevelError, InputError,
     ServingError.
     """
     for spec in (*session.inputs, *session.outputs):
         datatype_of(spec.dtype)  # what cannot travel is said now, not on the first request
     if config.fixed_level is not None:
         resolve_level(config.fixed_level, len(session.levels))
+    if config.follows_cores:
+        choose_threads(session)
     profiled = profile_of(session, profiles, max_batch=config.max_batch)
     profile = profiled.profile
     for level in session.levels:
@@ -104,6 +117,8 @@ def load_model(session: Session, config: ModelConfig, device: Device, profiles: 
         device=device,
         priority=config.priority,
     )
+    if governor is not None:
+        governor.watch(session, scheduler, priority=config.priority, follows_cores=config.follows_cores)
     return ServedModel(
         session.name,
         tuple(session.inputs),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import faulthandler
 import logging
 import os
@@ -36,7 +37,7 @@ def serve(
     ] = 1000.0,
     host: Annotated[str, typer.Option(help="Address to listen on; the default is this machine only.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="gRPC port; 0 picks a free one and says which.", min=0, max=65535)] = 8001,
-    threads: Annotated[int | None, typer.Option(help="Threads per model; default: all usable cores.", min=1)] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads per model. [default: as many as pay]", min=1)] = None,
     metrics_port: Annotated[
         int | None, typer.Option(help="Port for Prometheus text, off by default; 0 picks one.", min=0, max=65535)
     ] = None,
@@ -66,6 +67,20 @@ def serve(
             show_default=False,
         ),
     ] = "",
+    min_memory_mib: Annotated[
+        int,
+        typer.Option(
+            help="Below so much available memory (MiB) all weights but level 0's are given back; 0: never.", min=0
+        ),
+    ] = 64,
+    max_celsius: Annotated[
+        float | None,
+        typer.Option(help="From this temperature on the level falls, one at a time. [default: off]", min=1.0),
+    ] = None,
+    min_battery_percent: Annotated[
+        float | None,
+        typer.Option(help="Below this charge, while it is being used up, only level 0 runs. [default: off]", min=1.0),
+    ] = None,
     json: Annotated[
         bool, typer.Option("--json", help="When ready, print one JSON line with addresses and models.")
     ] = False,
@@ -79,6 +94,9 @@ def serve(
     Example: `nested-sparse serve model.safetensors --slo-ms 50 --metrics-port 9001`
     """
     from nested_sparse.runtime.device import Device
+    from nested_sparse.runtime.governor import Governor
+    from nested_sparse.runtime.limits import MEMORY_STALL_PERCENT, LimitConfig
+    from nested_sparse.runtime.monitor import ResourceMonitor
     from nested_sparse.runtime.profile_store import ProfileStore, default_folder
     from nested_sparse.runtime.session import Session
     from nested_sparse.serving.listening import check_listenable
@@ -89,7 +107,8 @@ def serve(
         raise typer.BadParameter(f"{policy!r}: expected one of {', '.join(POLICIES)}", param_hint="--policy")
     if level is not None and policy != "elastic":
         raise typer.BadParameter("a fixed --level leaves nothing to choose; give one of the two", param_hint="--policy")
-    faulthandler.enable()  # what ends a process without a word, such as a file cut off during a run, gets one
+    with contextlib.suppress(ValueError, OSError):  # stderr may be no file
+        faulthandler.enable()  # what ends a process without a word, such as a file cut off during a run, gets one
     config = ServerConfig(host, port, metrics_port, grace_s, max_batch)
     check_files(files)
     priorities = read_priorities(priority or [], files)
@@ -98,17 +117,27 @@ def serve(
         check_listenable(host, wanted or 0)  # before minutes of loading, not after
     folder = default_folder() if profile_cache == "" else Path(profile_cache)
     profiles = None if profile_cache == "off" or folder is None else ProfileStore(folder)
+    limits = LimitConfig(
+        least_memory_bytes=(min_memory_mib << 20) or None,
+        memory_stall_percent=MEMORY_STALL_PERCENT if min_memory_mib else None,
+        most_celsius=max_celsius,
+        least_battery_percent=min_battery_percent,
+    )
+    governor = Governor(ResourceMonitor(), limits)
     with _ended_by_signals(), ExitStack() as sessions:
         models = [
             load_model(
                 sessions.enter_context(Session(path, threads=threads)),
-                ModelConfig(slo_ms, level, policy, priorities[path.stem], max_batch),
+                ModelConfig(slo_ms, level, policy, priorities[path.stem], max_batch, threads is None),
                 device,
                 profiles,
+                governor,
             )
             for path in files
         ]
+        governor.start()
         asyncio.run(_serve(models, config, json))
+        governor.stop()
         if stuck := [model.name for model in models if model.engine.stats().stuck]:
             log.error("ended with an inference of %s still stuck", ", ".join(stuck))
             os._exit(1)  # closing its session would wait for it
