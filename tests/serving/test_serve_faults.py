@@ -17,11 +17,21 @@ import numpy as np
 import pytest
 
 from nested_sparse.checkpoint import Checkpoint
+from nested_sparse.mapped_file import MappedFile
 from nested_sparse.proto import messages
 
 EXAMPLE = Path(__file__).parents[2] / "docs/examples/fashion-mnist.safetensors"
 COMMAND = (sys.executable, "-m", "nested_sparse.serving.cli", "serve")
 OPTIONS = ("--port", "0", "--threads", "1", "--profile-cache", "off", "--json", "--slo-ms", "60000")
+
+
+def lease_refused(file: Path) -> str:
+    """Why a served file cannot be guarded here, "" where it can."""
+    with file.open("rb") as handle:
+        mapped = MappedFile(file, handle)
+    refused = mapped.guard()
+    mapped.close()
+    return refused
 
 
 @contextmanager
@@ -106,6 +116,9 @@ def copy(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("change", [truncated, overwritten, copied_over, renamed_over, removed])
 def test_a_served_file_changes(copy: Path, change) -> None:
     """Whatever becomes of the file: each level goes on computing what it computed, and the log says what happened."""
+    in_place = change not in (renamed_over, removed)
+    if in_place and (refused := lease_refused(copy)):
+        pytest.skip(f"the temporary folder's file system grants no leases: {refused}")
     with answers_of(copy) as (process, answers):
         expected = answers()
         change(copy)
@@ -113,7 +126,7 @@ def test_a_served_file_changes(copy: Path, change) -> None:
         process.send_signal(signal.SIGTERM)
         _, log = process.communicate(timeout=60)
         assert process.returncode == 0, log
-        assert ("opened it for writing" in log) == (change not in (renamed_over, removed))
+        assert ("opened it for writing" in log) == in_place
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
