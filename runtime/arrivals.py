@@ -32,7 +32,7 @@ class Arrivals:
     and what an arrival is followed by there is many times the rate. It does not depend on the level in use, unlike
     CPU %, and so cannot make a policy chase its own tail.
 
-    Tried without gain (docs/decisions/016): means kept apart by the time since the last arrival or by the number of
+    Tried without gain (docs/decisions/017): means kept apart by the time since the last arrival or by the number of
     recent ones (0.0 and -0.0 points of accuracy), a margin of 0.2 to 0.7 standard deviations (-0.1 to -0.4).
     """
 

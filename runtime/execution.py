@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from nested_sparse.errors import KernelError
-from nested_sparse.runtime.forecast import Decision
 from nested_sparse.runtime.job import Job, Outputs, joined, parted
 from nested_sparse.runtime.profile import LatencyProfile, Profilable
 from nested_sparse.runtime.request import ACCURACY
@@ -53,7 +52,7 @@ class Executor:
         self._local = threading.local()
         self._active: list[Any] = []
 
-    def run(self, jobs: Sequence[Job], decision: Decision, level: int, slowdown: float) -> Execution:
+    def run(self, jobs: Sequence[Job], level: int, slowdown: float) -> Execution:
         """Raises what the session raises."""
         batch = sum(job.waiting.batch for job in jobs)
         inputs = joined(jobs)

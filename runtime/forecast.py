@@ -12,7 +12,7 @@ from nested_sparse.runtime.slowdown import MINIMUM, Slowdown
 
 HOPEFUL = 0.8
 """Of the mean slowdown. Shedding by the prediction itself, deviations included, cost up to 4 points beside a co-runner
-that comes and goes, and 0.4 in bursts without one (docs/decisions/016)."""
+that comes and goes, and 0.4 in bursts without one (docs/decisions/017)."""
 REFRESH_S = 1.0
 GAP_WEIGHT = 0.05
 MOST_GAP_MS = 20.0

@@ -7,12 +7,12 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
 
-from nested_sparse.errors import DeadlineError, InputError, OverloadedError, UnavailableError
+from nested_sparse.errors import DeadlineError, InputError, OverloadedError, StuckError, UnavailableError
 from nested_sparse.level import Level
 from nested_sparse.runtime.device import Device
 from nested_sparse.runtime.execution import Execution, Executor
@@ -26,6 +26,7 @@ from nested_sparse.runtime.request import Request, Response, allowed_levels, all
 from nested_sparse.runtime.request_queue import RequestQueue
 from nested_sparse.runtime.stats import SchedulerStats
 from nested_sparse.runtime.tensors import batch_size, check_inputs
+from nested_sparse.runtime.watchdog import Watchdog, stuck_after_s
 
 REPLY_MARGIN_MS = 2.0
 # Clipper (NSDI'17) uses 0.92 of an SLO for the model and leaves the rest for everything else
@@ -49,8 +50,8 @@ class Scheduler:
     """Takes requests from any thread, answers each exactly once through its future.
 
     A future ends with a Response or with OverloadedError (shed, queue full), DeadlineError (expired: never run),
-    UnavailableError (closing), InputError, LevelError, or what the session raised. A cancelled one is not run unless
-    it has begun.
+    UnavailableError (closing), StuckError (its run does not end), InputError, LevelError, or what the session raised. A
+    cancelled one is not run unless it has begun.
 
     A run has to end `reply_margin_ms` plus `reply_margin_share` of the request's time before its deadline; one that
     could not be begun before that has expired. Requests whose inputs differ in the batch only may run as one
@@ -101,6 +102,9 @@ class Scheduler:
         self._closing = False
         self._runs = itertools.count()
         self._ended_s = -math.inf
+        self._under_way: dict[Hashable, _Turn] = {}
+        self._watchdog = Watchdog(self._on_stuck, clock) if workers else None
+        self._reaper = Watchdog(self._on_due, clock) if workers else None
         self._limit = (len(session.levels) - 1, "")
         self._present_level = len(session.levels) - 1
         self._served = [0] * len(session.levels)
@@ -148,13 +152,14 @@ class Scheduler:
                 served=tuple(self._served),
                 queue_length=len(self._queue),
                 slowdown=self._policy.slowdown_factor(self._clock()),
+                stuck=0 if self._watchdog is None else self._watchdog.stuck_count,
                 **self._counts,
             )
 
     def close(self, grace_s: float = 5.0) -> None:
         """Takes no more requests, works off the queue for up to `grace_s`, fails what is left with UnavailableError.
 
-        Returns when no run is under way. May be called again.
+        Returns when no run is under way but such as are stuck. May be called again.
         """
         with self._changed:
             self._closing = True
@@ -169,9 +174,14 @@ class Scheduler:
             left = self._queue.clear()
             self._device.leave(self)
         for job in left:
+            self._left(job)
             self._end(job, UnavailableError("the server is shutting down; send the request to another one"))
         for thread in self._threads:
-            thread.join()
+            while thread.is_alive() and not (self._watchdog is not None and self._watchdog.stuck_count):
+                thread.join(timeout=0.1)
+        for watchdog in (self._reaper, self._watchdog):
+            if watchdog is not None:
+                watchdog.close()
 
     def first_due_s(self) -> float | None:
         """As Tenant."""
@@ -232,8 +242,24 @@ class Scheduler:
                 raise OverloadedError(
                     f"shed: {len(self._queue)} requests are waiting already", max(1.0, decision.predicted_ms)
                 )
+            if self._reaper is not None:
+                self._reaper.begin(job, job.waiting.deadline_s - now_s)
             self._make_room(now_s)
             self._changed.notify_all()
+
+    def _on_due(self, job: Hashable, elapsed_s: float) -> None:
+        """A request has expired while every worker was busy: its client is told so now."""
+        assert isinstance(job, Job)
+        with self._changed:
+            waiting = job.ticket is not None and self._queue.cancel(job.ticket)
+            self._left(job)
+        if waiting:
+            self._end(job, _too_late(job, self._clock()))
+
+    def _left(self, job: Job) -> None:
+        """It waits no longer."""
+        if self._reaper is not None:
+            self._reaper.end(job)
 
     def _make_room(self, now_s: float) -> None:
         """Has the run under way lowered where it would make something in the queue late."""
@@ -262,9 +288,12 @@ class Scheduler:
         with self._changed:
             now_s = self._clock()
             expired = self._queue.pop_expired(now_s)
+            for late in expired:
+                self._left(late)
             if self._closing:
                 self._changed.notify_all()
             while (job := self._queue.pop(now_s)) is not None:
+                self._left(job)
                 if job.future.set_running_or_notify_cancel():
                     return expired, self._turn(job, now_s)
                 self._counts["cancelled"] += 1
@@ -304,6 +333,7 @@ class Scheduler:
             if job is None or job.ticket is None or not job.batches_with(first):
                 break
             self._queue.cancel(job.ticket)
+            self._left(job)
             if job.future.set_running_or_notify_cancel():
                 jobs.append(job)
             else:
@@ -311,15 +341,16 @@ class Scheduler:
         return jobs
 
     def _run(self, turn: _Turn, decision: Decision, level: int) -> None:
+        self._begin(turn, decision)
         try:
-            done = self._executor.run(turn.jobs, decision, level, turn.slowdown)
+            done = self._executor.run(turn.jobs, level, turn.slowdown)
         except Exception as error:  # whatever it was, it is the client's answer and the worker goes on
-            with self._changed:
-                self._device.end(id(turn.jobs[0]))
-            self._failed_run(turn, decision, level, error)
+            if self._finish(turn):
+                self._failed_run(turn, decision, level, error)
+            return
+        if not self._finish(turn):
             return
         with self._changed:
-            self._device.end(id(turn.jobs[0]))
             self._count(turn.jobs, done, level)
         started = self._session.levels[level] if done.lowered_at is not None else None
         twice = None if done.lowered_from in (None, level) else self._session.levels[done.lowered_from or 0]
@@ -339,6 +370,31 @@ class Scheduler:
                     done.accuracy,
                 )
             )
+
+    def _begin(self, turn: _Turn, decision: Decision) -> None:
+        with self._changed:
+            self._under_way[turn.run] = turn
+        if self._watchdog is not None:
+            self._watchdog.begin(turn.run, stuck_after_s(decision.predicted_ms))
+
+    def _finish(self, turn: _Turn) -> bool:
+        """The run has ended; whether its requests still wait for it, and have not been told that it is stuck."""
+        if self._watchdog is not None:
+            self._watchdog.end(turn.run)
+        with self._changed:
+            self._device.end(id(turn.jobs[0]))
+            return self._under_way.pop(turn.run, None) is not None
+
+    def _on_stuck(self, run: Hashable, elapsed_s: float) -> None:
+        """Its requests are answered and its slot goes to other models; this model's worker is lost until it ends."""
+        with self._changed:
+            turn = self._under_way.pop(run, None)
+            if turn is None:
+                return
+            self._device.end(id(turn.jobs[0]))
+        _LOGGER.error("%s: a run has not ended for %.1f s", self._session.name, elapsed_s)
+        for job in turn.jobs:
+            self._fail(job.future, StuckError(f"the inference has run for {elapsed_s:.1f} s and does not end"))
 
     def _failed_run(self, turn: _Turn, decision: Decision, level: int, error: Exception) -> None:
         """One job's failure is its answer; of a batch each is tried alone, for only one of them may be at fault."""
@@ -387,6 +443,7 @@ class Scheduler:
         """The client cancelled: the place in the queue is free at once."""
         with self._changed:
             if job.ticket is not None and self._queue.cancel(job.ticket):
+                self._left(job)
                 self._counts["cancelled"] += 1
                 self._changed.notify_all()
 

@@ -1,8 +1,10 @@
-"""The rows that need no server: the offline oracle, rescues in mid-inference, what a decision costs."""
+"""The rows that need no server: the offline oracle, rescues in mid-inference, a decision's cost, memory."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,14 @@ from nested_sparse.errors import NestedSparseError
 from nested_sparse.runtime.monitor import ResourceMonitor
 from nested_sparse.runtime.policy import ElasticPolicy
 from nested_sparse.runtime.profile import LatencyProfile
+from nested_sparse.runtime.route import RouteTable
 from nested_sparse.runtime.session import Session
 from nested_sparse.serving.bench.row import Reach
 from nested_sparse.serving.load_test.capacity import THREADS
 from nested_sparse.serving.load_test.decision_cost import decision_cost
 from nested_sparse.serving.load_test.figure import Figure
 from nested_sparse.serving.load_test.oracle_figure import oracle_figure
-
-RESCUE_LIMIT_S = 45.0
+from nested_sparse.serving.load_test.rescue import Rescue, measure_rescue
 
 
 def device_figures(
@@ -29,42 +31,54 @@ def device_figures(
     arrivals: Path | None,
     seed: int,
     requests: int,
+    rescue_limit_s: float,
     say: Callable[[str], None],
 ) -> list[Figure]:
     """The rows, measured on this device. service_ms, accuracy: by level, of requests of `batch` samples.
 
-    requests: of a trace, in the simulator.
+    requests: of a trace, in the simulator. rescue_limit_s: time for the pairs of guarded and unguarded runs.
     """
     say("elastic beside the offline oracle, in virtual time")
     figures = [oracle_figure(service_ms, accuracy, slo_ms, arrivals, seed, requests)]
     with Session(checkpoint, threads=THREADS) as session:
         say("deadlines rescued in mid-inference")
-        figures.append(rescue_figure(session, batch))
+        figures.append(rescue_figure(session, batch, rescue_limit_s))
         say("what a decision costs")
         policy = ElasticPolicy(LatencyProfile.measure(session, (1, batch), repeats=3))
         figures.append(decision_cost(policy, ResourceMonitor(), len(session.levels), batch, service_ms[-1]))
+    say("what is resident")
+    figures.append(resident_figure(checkpoint))
     return figures
 
 
-def rescue_figure(session: Session, batch: int) -> Figure:
+def rescue_figure(session: Session, batch: int, limit_s: float) -> Figure:
     """Share of the near misses, late by less than half an inference, that lowering the level in mid-run saved."""
     name, reach = "deadlines rescued by rerouting, of misses by less than half an inference", Reach(">=", 80.0)
     try:
-        from nested_sparse.runtime.route import RouteTable
-        from nested_sparse.serving.load_test.rescue import measure_rescue
-    except ImportError as error:
-        return Figure(name, "%", reach, unavailable=f"this runtime cannot lower a running inference ({error})")
-    try:
         table = RouteTable.measure(session, batch)
-        rescues = measure_rescue(session, table, batch=batch, limit_s=RESCUE_LIMIT_S)
+        rescues = measure_rescue(session, table, batch=batch, limit_s=limit_s)
     except NestedSparseError as error:
         return Figure(name, "%", reach, unavailable=str(error))
     return rescue_summary(name, reach, rescues)
 
 
-def rescue_summary(name: str, reach: Reach, rescues: Sequence[Any]) -> Figure:
+def resident_figure(checkpoint: Path) -> Figure:
+    """Resident bytes after shrinking to level 0, against the file's share of level 0 plus activations."""
+    name, reach = "resident bytes at level 0 / its share of the file and activations", Reach("<=", 1.15)
+    try:
+        measure_resident = importlib.import_module("nested_sparse.runtime.resident").measure_resident
+    except (ImportError, AttributeError):
+        return Figure(name, "×", reach, unavailable="this runtime does not measure what is resident")
+    try:
+        found = measure_resident(checkpoint)
+    except NestedSparseError as error:
+        return Figure(name, "×", reach, unavailable=str(error))
+    return Figure(name, "×", reach, found.ratio, details=asdict(found))
+
+
+def rescue_summary(name: str, reach: Reach, rescues: Sequence[Rescue]) -> Figure:
     """The row of `rescues`, all levels and conditions together; what it cost in accuracy is in the note."""
-    parts = [
+    parts: list[dict[str, Any]] = [
         {
             "condition": each.condition,
             "level": each.level,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nested_sparse.errors import InputError, LevelError
+from nested_sparse.runtime.route import RouteTable
+from nested_sparse.runtime.route_guard import RouteGuard
 from nested_sparse.runtime.session import Session
 
 Lowered = tuple[int, int, int, str]
@@ -21,35 +24,23 @@ class LoweredOutputs:
     def __init__(self, session: Session, items: Sequence[NDArray[Any]]) -> None:
         self._session, self._items = session, items
         self._known: dict[Lowered, NDArray[Any]] = {}
-        self._guard: Any = _guard(session)
 
-    def __call__(self, key: Lowered) -> NDArray[Any] | None:
-        """None where this runtime cannot lower a running inference.
-
-        An empty output, which no answer agrees with, where the model has no such level or layer.
-        """
-        if self._guard is None:
-            return None
+    def __call__(self, key: Lowered) -> NDArray[Any]:
+        """An empty output, which no answer agrees with, where the model has no such level or layer."""
         if key not in self._known:
             self._known[key] = self._run(key)
         return self._known[key]
 
     def _run(self, key: Lowered) -> NDArray[Any]:
         item, start, end, layer = key
-        run: Any = self._session.run
         try:
             self._guard.force(start, end, layer)
-            outputs = run({self._session.inputs[0].name: self._items[item]}, start, guard=self._guard)
+            outputs = self._session.run({self._session.inputs[0].name: self._items[item]}, start, guard=self._guard)
         except (InputError, LevelError):
             return np.empty(0)
-        output: NDArray[Any] = outputs[self._session.outputs[0].name]
-        return output
+        return outputs[self._session.outputs[0].name]
 
-
-def _guard(session: Session) -> Any:
-    try:
-        from nested_sparse.runtime.route import RouteTable
-        from nested_sparse.runtime.route_guard import RouteGuard
-    except ImportError:  # a runtime without rerouting
-        return None
-    return RouteGuard(RouteTable.measure(session))
+    @cached_property
+    def _guard(self) -> RouteGuard:
+        """Made when it is first needed: its table is measured, though forcing asks only for the layers' order."""
+        return RouteGuard(RouteTable.measure(self._session, repeats=1))

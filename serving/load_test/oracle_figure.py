@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from nested_sparse.errors import InputError
@@ -43,10 +45,23 @@ def oracle_figure(
     simulated_s = requests / (LOAD * world.capacity_per_s)
     try:
         played = default_traces(world, simulated_s, seed, arrivals)
-        rows = compare(played, default_contentions(simulated_s, seed), elastic, world)
+        with _unlogged():
+            rows = compare(played, default_contentions(simulated_s, seed), elastic, world)
     except InputError as error:  # a trace too short for the file or for a contention
         return Figure(NAME, "", REACH, unavailable=str(error))
     return oracle_summary(rows)
+
+
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """Level changes of virtual servers are no news."""
+    logger = logging.getLogger("nested_sparse.runtime")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def oracle_summary(rows: Sequence[Row]) -> Figure:

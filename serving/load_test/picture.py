@@ -34,10 +34,15 @@ def refuse_foreign_picture(path: Path, force: bool = False) -> None:
     """A picture of an earlier run is replaced; any other file is kept unless `force`. Raises CheckpointError."""
     if not path.parent.is_dir():
         raise CheckpointError(f"{path}: there is no folder {path.parent}; make it, or name another")
-    if path.exists() and not force and SIGNATURE.encode() not in path.read_bytes()[:4096]:
+    if path.exists() and not force and not _is_ours(path.read_bytes()[:4096]):
         raise CheckpointError(
             f"{path}: exists already and is not an earlier run's picture; name another, or move it away"
         )
+
+
+def _is_ours(head: bytes) -> bool:
+    """A PNG that says so: our name alone is in many a text."""
+    return head.startswith(b"\x89PNG") and SIGNATURE.encode() in head
 
 
 def draw(

@@ -33,6 +33,8 @@ SEGMENT_S = 4.0
 PICTURE_S = 18.0
 SIMULATED_PER_S, MOST_SIMULATED = 200, 1400
 """Requests of a trace in the simulator: for each second of load, and at most."""
+RESCUE_SHARE, MOST_RESCUE_S = 6.0, 45.0
+"""Time for the rescues: for each second of load, and at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +173,7 @@ def _device_figures(
         options.arrivals,
         options.seed,
         min(MOST_SIMULATED, round(SIMULATED_PER_S * options.seconds)),
+        min(MOST_RESCUE_S, RESCUE_SHARE * options.seconds),
         say,
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nested_sparse.errors import DeadlineError, InputError, LevelError, OverloadedError, UnavailableError
+from nested_sparse.errors import DeadlineError, InputError, LevelError, OverloadedError, StuckError, UnavailableError
 from nested_sparse.runtime.forecast import Decision, Waiting
 from nested_sparse.runtime.monitor import ResourceMonitor
 from nested_sparse.runtime.policy import ElasticPolicy, FixedPolicy
@@ -510,3 +510,23 @@ def test_level_changes_are_logged_with_their_cause(rig: Callable[..., Any], capl
     assert lines[0].startswith("virtual: level 3 -> 2: ")
     assert "slowdown 1.00, 0 waiting; cpu stall 40 %" in lines[0]
     assert "changes not logged" in lines[1]
+
+
+def test_a_run_that_does_not_end_is_answered_and_its_slot_is_free(
+    gated: GatedSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its client hears StuckError, the device goes on, and the result that comes in the end is nobody's."""
+    monkeypatch.setattr("nested_sparse.runtime.scheduler.stuck_after_s", lambda predicted_ms: 0.05)
+    scheduler = threaded(gated)
+    future = scheduler.submit(Request(X))
+    assert gated.entered.acquire(timeout=20)
+    assert isinstance(future.exception(timeout=20), StuckError)
+    assert scheduler.stats().stuck == 1
+    assert scheduler._device.busy_ms(0.0) == 0.0
+    scheduler.close(grace_s=0.0)  # does not wait for it
+    gated.gate.release()
+    for thread in scheduler._threads:
+        thread.join(timeout=20)
+        assert not thread.is_alive()
+    stats = scheduler.stats()
+    assert (stats.stuck, stats.failed, sum(stats.served)) == (0, 1, 0)

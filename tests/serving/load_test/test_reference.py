@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from nested_sparse.runtime import Session
+from nested_sparse.runtime.route import RouteTable
+from nested_sparse.runtime.route_guard import RouteGuard
 from nested_sparse.serving.load_test.open_loop import Arrival, Outcome
 from nested_sparse.serving.load_test.reference import Reference, agrees, make_reference, right_share
 from nested_sparse.serving.load_test.workload import random_workload
@@ -38,6 +40,25 @@ def test_a_lowered_answer_is_compared_with_a_run_lowered_there():
     assert known.grade(answer(EXPECTED[0][0], 0, started_level=1, lowered_at="fc")).check == "wrong"
     unknown = Reference(EXPECTED, LABELS, [])
     assert unknown.grade(answer(lowered, 0, started_level=1, lowered_at="fc")).check == "unverified"
+
+
+def test_a_lowered_run_of_the_model_is_verified_by_force(checkpoint):
+    """A run lowered at the second layer agrees with one lowered there, not at the first, nor at one that is none."""
+    workload = random_workload(checkpoint, seed=3)
+    with Session(checkpoint, threads=1) as session:
+        reference = make_reference(workload, session)
+        table = RouteTable.measure(session, repeats=1)
+        guard = RouteGuard(table)
+        guard.force(1, 0, table.layers[1])
+        output = session.run({"input": workload.items[2]}, 1, guard=guard)["output"]
+        assert not agrees(output, reference.expected[0][2])
+        checks = {
+            layer: reference.grade(
+                Outcome(Arrival(0, 2), "ok", 1.0, 0, output, started_level=1, lowered_at=layer)
+            ).check
+            for layer in (*table.layers, "nonsense")
+        }
+    assert checks == {table.layers[0]: "wrong", table.layers[1]: "right", "nonsense": "wrong"}
 
 
 def test_the_score_is_by_labels_else_as_stated():
