@@ -153,3 +153,56 @@ def test_second_model_fails(copy: Path, tmp_path: Path) -> None:
     assert last.startswith("nested-sparse: bad.safetensors: cut off")
     assert "Traceback" not in done.stderr
     assert "serving" not in done.stderr
+
+
+STUCK_SCRIPT = """
+import sys, time
+import nested_sparse.runtime.scheduler as scheduler
+from nested_sparse.runtime.session import Session
+from nested_sparse.serving.cli import main
+
+run = Session.run
+scheduler.stuck_after_s = lambda predicted_ms: 0.3
+
+
+def never_ending_for_three(session, inputs, *arguments, **options):
+    if len(next(iter(inputs.values()))) == 3:
+        time.sleep(3600)
+    return run(session, inputs, *arguments, **options)
+
+
+Session.run = never_ending_for_three
+sys.argv[1:1] = ["serve"]
+main()
+"""
+
+
+def test_a_stuck_inference(copy: Path) -> None:
+    """Its client and all others get UNAVAILABLE, and SIGTERM still ends the process, in one line and with code 1."""
+    with Checkpoint.open(copy) as checkpoint:
+        (spec,) = checkpoint.inputs
+    command = [sys.executable, "-c", STUCK_SCRIPT, str(copy), *OPTIONS, "--grace-s", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            ready = process.stdout.readline()  # type: ignore[union-attr]
+            assert ready, process.stderr.read()  # type: ignore[union-attr]
+            with grpc.insecure_channel(json.loads(ready)["address"]) as channel:
+                infer = channel.unary_unary(
+                    f"/{messages.SERVICE_NAME}/ModelInfer",
+                    request_serializer=messages.ModelInferRequest.SerializeToString,
+                )
+                for samples in (3, 1):
+                    x = np.zeros((samples, *spec.shape[1:]), np.float32)  # type: ignore[arg-type]
+                    request = messages.ModelInferRequest(model_name=copy.stem)
+                    request.inputs.add(name=spec.name, datatype="FP32", shape=x.shape)
+                    request.raw_input_contents.append(x.tobytes())
+                    with pytest.raises(grpc.RpcError) as caught:
+                        infer(request, timeout=60)
+                    assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+                    assert "stuck" in caught.value.details()
+            process.send_signal(signal.SIGTERM)
+            _, log = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 1, log
+    assert log.splitlines()[-1].endswith("ended with an inference of net still stuck")
