@@ -15,6 +15,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.mapped_file import MappedFile
@@ -191,7 +192,10 @@ def test_a_stuck_inference(copy: Path) -> None:
                     f"/{messages.SERVICE_NAME}/ModelInfer",
                     request_serializer=messages.ModelInferRequest.SerializeToString,
                 )
-                for samples in (3, 1):
+                health = health_pb2_grpc.HealthStub(channel)
+                updates = health.Watch(health_pb2.HealthCheckRequest(service=copy.stem), timeout=60)
+                assert next(updates).status == health_pb2.HealthCheckResponse.SERVING
+                for samples, text in ((3, "does not end"), (1, "stuck")):
                     x = np.zeros((samples, *spec.shape[1:]), np.float32)  # type: ignore[arg-type]
                     request = messages.ModelInferRequest(model_name=copy.stem)
                     request.inputs.add(name=spec.name, datatype="FP32", shape=x.shape)
@@ -199,7 +203,9 @@ def test_a_stuck_inference(copy: Path) -> None:
                     with pytest.raises(grpc.RpcError) as caught:
                         infer(request, timeout=60)
                     assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
-                    assert "stuck" in caught.value.details()
+                    assert text in caught.value.details()
+                    if samples == 3:
+                        assert next(updates).status == health_pb2.HealthCheckResponse.NOT_SERVING
             process.send_signal(signal.SIGTERM)
             _, log = process.communicate(timeout=60)
         finally:
