@@ -1,48 +1,55 @@
-"""Governor: has the models of this process obey what the machine allows."""
+"""Governor: the thread that keeps models within what the machine has left."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
+from nested_sparse.level import Level
 from nested_sparse.runtime.limits import LevelLimit, LimitConfig, Limits
 from nested_sparse.runtime.monitor import ResourceMonitor, ResourceSample
-from nested_sparse.runtime.session import Session
 
-PERIOD_S = 0.5
-CORES_FOR_S = 3.0
-"""For how long the usable cores must have been others before the threads follow."""
+FEWER_CORES_S = 1.0
+MORE_CORES_S = 10.0
+"""How long the cores must have changed before the threads follow: down soon, for more threads than cores are throttled
+for part of every period; up late, for building anew what runs the graph costs a core for a moment."""
 _LOGGER = logging.getLogger("nested_sparse.runtime")
 
 
+class Model(Protocol):
+    """A session."""
+
+    name: str
+    levels: Sequence[Level]
+    resident_level: int
+    threads: int
+
+
 class Limited(Protocol):
-    """What takes a limit: a Scheduler."""
+    """A scheduler."""
 
     def limit(self, highest_level: int, reason: str) -> None:
-        """No request that leaves a choice runs denser."""
+        """From now on no request is to run denser."""
 
 
 @dataclass(slots=True)
-class _Model:
-    session: Session
+class _Watched:
+    model: Model
     scheduler: Limited
     limits: Limits
-    priority: int
-    follows_cores: bool
     limit: LevelLimit
-    cores: int
-    cores_since_s: float
+    follows_cores: bool
+    differs_since_s: float | None = None
 
 
 class Governor:
-    """Looks at the sensors twice a second, in a thread of its own: a probe that hangs holds up nobody's requests.
+    """Samples `monitor` every `period_s` and applies what comes of it to the watched models; close() ends it.
 
-    Short memory is taken from the models of the lowest priority first: while one of them still holds more than its
-    lowest level, those above keep theirs. Call step() instead of start() to drive it by hand.
+    The only thread that reads the probes: one that hangs stops the limits from changing, and nothing else.
     """
 
     def __init__(
@@ -50,83 +57,84 @@ class Governor:
         monitor: ResourceMonitor,
         config: LimitConfig | None = None,
         *,
-        period_s: float = PERIOD_S,
+        period_s: float = 0.5,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._monitor = monitor
+        self.monitor = monitor
         self._config = LimitConfig() if config is None else config
         self._period_s = period_s
         self._clock = clock
-        self._models: list[_Model] = []
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._watched: list[_Watched] = []
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="governor", daemon=True)
 
-    def watch(self, session: Session, scheduler: Limited, *, priority: int = 0, follows_cores: bool = False) -> None:
-        """One more model. follows_cores: its threads follow the cores that may be used, by quota or affinity."""
-        top = len(session.levels) - 1
-        limits = Limits(session.levels, self._config)
-        cores = session.threads
-        model = _Model(session, scheduler, limits, priority, follows_cores, LevelLimit(top, top), cores, self._clock())
-        self._models.append(model)
-        self._models.sort(key=lambda each: each.priority)
+    def watch(self, model: Model, scheduler: Limited, *, follows_cores: bool) -> None:
+        """Limit `model` from the next look on. follows_cores: its threads become as many as the usable cores."""
+        top = len(model.levels) - 1
+        limits = Limits(model.levels, self._config)
+        with self._lock:
+            self._watched.append(_Watched(model, scheduler, limits, LevelLimit(top, top, ""), follows_cores))
 
     def start(self) -> None:
-        """Begin."""
-        self._thread = threading.Thread(target=self._work, name="governor", daemon=True)
+        """Begin to look, in a thread of its own."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """End; does not wait for a probe that hangs."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join(timeout=2 * self._period_s)
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Look no more. Waits for the look under way, but not longer: a probe may hang. May be called again."""
+        self._closed.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
 
-    def step(self) -> None:
-        """One look at the sensors, and what follows from it."""
-        sample = self._monitor.sample()
-        now_s = self._clock()
-        memory_taken = False
-        for model in self._models:
-            seen = _without_memory(sample) if memory_taken else sample
-            before = model.limit
-            self._apply(model, model.limits.update(seen, now_s))
-            memory_taken |= model.limit.resident_level < before.resident_level
-            if model.follows_cores:
-                self._follow_cores(model, sample.usable_cores, now_s)
+    def __enter__(self) -> Governor:
+        self.start()
+        return self
 
-    def _apply(self, model: _Model, limit: LevelLimit) -> None:
-        before, model.limit = model.limit, limit
-        name = model.session.name
-        if limit.highest_level != before.highest_level:
-            model.scheduler.limit(limit.highest_level, limit.reason)
-            because = limit.reason or "nothing limits it any more"
-            _LOGGER.info("%s: highest level %d -> %d: %s", name, before.highest_level, limit.highest_level, because)
-        if limit.resident_level < before.resident_level:
-            freed = model.session.shrink(limit.resident_level)
-            _LOGGER.info("%s: gave %.1f MiB back to the system: %s", name, freed / 2**20, limit.reason)
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
-    def _follow_cores(self, model: _Model, cores: int | None, now_s: float) -> None:
-        if cores is None or cores != model.cores:
-            model.cores, model.cores_since_s = cores or model.cores, now_s
-        if model.cores == model.session.threads or now_s - model.cores_since_s < CORES_FOR_S:
-            return
-        before = model.session.threads
-        try:
-            model.session.threads = model.cores
-        except Exception:  # the old threads go on
-            _LOGGER.exception("%s: could not change its threads to %d", model.session.name, model.cores)
-            model.follows_cores = False
-            return
-        _LOGGER.info("%s: threads %d -> %d: the usable cores changed", model.session.name, before, model.cores)
+    def look(self) -> None:
+        """One look at the sensors, applied to every model. What goes wrong with one model is logged."""
+        sample, now_s = self.monitor.sample(), self._clock()
+        with self._lock:
+            watched = list(self._watched)
+        for each in watched:
+            if self._closed.is_set():
+                return
+            try:
+                _limit(each, each.limits.update(sample, now_s))
+                _follow_cores(each, sample, now_s)
+            except Exception:
+                _LOGGER.exception("%s: its limits could not be applied", each.model.name)
 
     def _work(self) -> None:
-        while not self._stop.wait(self._period_s):
-            try:
-                self.step()
-            except Exception:  # serving goes on without limits rather than not at all
-                _LOGGER.exception("the governor failed to apply what the sensors say")
+        while not self._closed.wait(self._period_s):
+            self.look()
 
 
-def _without_memory(sample: ResourceSample) -> ResourceSample:
-    """The sample for a model that keeps its memory for now: one of lower priority has just given some."""
-    return replace(sample, available_memory_bytes=None, memory_stall_percent=None)
+def _limit(watched: _Watched, limit: LevelLimit) -> None:
+    model, before = watched.model, watched.limit
+    if limit.highest_level != before.highest_level:
+        _LOGGER.info(
+            "%s: %s: highest level %d -> %d", model.name, limit.reason, before.highest_level, limit.highest_level
+        )
+    if limit != before:
+        # before its pages go: a run that begins between the two would fetch them again
+        watched.scheduler.limit(limit.highest_level, limit.reason)
+        watched.limit = limit
+    # also when nothing changed: runs under way, and requests that ask for a level, may have brought pages back
+    if model.resident_level > limit.resident_level:
+        model.resident_level = limit.resident_level
+
+
+def _follow_cores(watched: _Watched, sample: ResourceSample, now_s: float) -> None:
+    cores, model = sample.usable_cores, watched.model
+    if not watched.follows_cores or cores is None or cores == model.threads:
+        watched.differs_since_s = None
+        return
+    if watched.differs_since_s is None:
+        watched.differs_since_s = now_s
+    if now_s - watched.differs_since_s >= (FEWER_CORES_S if cores < model.threads else MORE_CORES_S):
+        watched.differs_since_s = None  # and should it fail, not again at once
+        before, model.threads = model.threads, cores
+        _LOGGER.info("%s: cores: %d usable: threads %d -> %d", model.name, cores, before, cores)

@@ -7,6 +7,8 @@ from dataclasses import fields
 
 from nested_sparse.runtime.monitor import ResourceMonitor, ResourceSample
 
+_SHARES = ("cpu_stall_percent", "memory_stall_percent", "io_stall_percent", "steal_percent", "throttled_percent")
+_WORDS = {"usable_cores": "cores {}", "frequency_mhz": "{:.0f} MHz", "temperature_celsius": "{:.0f} °C"}
 _LOGGER = logging.getLogger("nested_sparse.runtime")
 
 
@@ -48,24 +50,22 @@ class LevelLog:
     def _sensors(self) -> str:
         if self._monitor is None or not _LOGGER.isEnabledFor(logging.INFO):
             return ""
-        text = describe(self._monitor.sample())
+        text = describe(self._monitor.latest)
         return f"; {text}" if text else ""
 
 
 def describe(sample: ResourceSample) -> str:
-    """What explains a slow machine: every known percentage above 1, temperature, frequency, memory."""
+    """What explains a slow machine: every known percentage above 1, what is left of cores, clock, charge and memory."""
     words = []
     for each in fields(sample):
         value = getattr(sample, each.name)
-        if value is None or each.name in ("time_s", "memory_limit_bytes", "max_frequency_mhz", "battery_percent"):
-            continue
-        if each.name.endswith("_percent"):
-            if value >= 1:
-                words.append(f"{each.name.removesuffix('_percent').replace('_', ' ')} {value:.0f} %")
-        elif each.name.endswith("_mhz"):
-            words.append(f"{value:.0f} MHz")
-        elif each.name.endswith("_celsius"):
-            words.append(f"{value:.0f} °C")
-        elif each.name == "discharging" and value:
-            words.append("on battery")
+        if value is not None and each.name in _WORDS:
+            words.append(_WORDS[each.name].format(value))
+        elif value is not None and each.name in _SHARES and value >= 1:
+            words.append(f"{each.name.removesuffix('_percent').replace('_', ' ')} {value:.0f} %")
+    if sample.discharging:
+        charge = "" if sample.battery_percent is None else f" at {sample.battery_percent:.0f} %"
+        words.append(f"on battery{charge}")
+    if sample.available_memory_bytes is not None:
+        words.append(f"{sample.available_memory_bytes / 2**20:.0f} MiB available")
     return ", ".join(words)

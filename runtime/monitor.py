@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 
-from nested_sparse.runtime.probes import Probe, default_probes
+from nested_sparse.runtime.probes import Probe, bounds, default_probes, is_plausible
 
+_LOGGER = logging.getLogger("nested_sparse.runtime")
 # counter in microseconds, as the probes give it -> the field that says how much it grew per wall time
 _COUNTERS = {
     "cpu_stall_us": "cpu_stall_percent",
@@ -71,8 +72,9 @@ _GAUGES = {each.name for each in fields(ResourceSample)} - {"time_s"} - set(_COU
 class ResourceMonitor:
     """The latest ResourceSample, at most `min_interval_s` old when it is read more often.
 
-    sample() never raises and never waits: a probe that fails is left out, and while one thread samples the others get
-    the last sample. For explanation and pre-emption; the policy's own sensor is the measured slowdown.
+    sample() never raises: a probe that fails, or reads what no working sensor can (probes.bounds), is left out, and
+    while one thread samples the others get the last sample. It waits for a probe that hangs; `latest` never does. For
+    explanation and pre-emption; the policy's own sensor is the measured slowdown.
     """
 
     def __init__(
@@ -89,6 +91,12 @@ class ResourceMonitor:
         self._doubted: set[str] = set()
         self._latest = ResourceSample(time_s=clock())
         self._due_s = -math.inf
+        self._disbelieved: set[str] = set()
+
+    @property
+    def latest(self) -> ResourceSample:
+        """What the last sample() found, by whatever thread; reads nothing."""
+        return self._latest
 
     def sample(self) -> ResourceSample:
         """What is known now. The first sample has no percentages: they need two."""
@@ -108,31 +116,31 @@ class ResourceMonitor:
         counters: dict[str, float] = {}
         for probe in self._probes:
             for name, value in _guarded(probe).items():
-                if name in _COUNTERS:
+                if not is_plausible(name, value):
+                    self._disbelieve(name, value, "{:g} to {:g}".format(*bounds(name)))
+                elif name in _COUNTERS:
                     counters[name] = value
                 elif name in _GAUGES and self._plausible(name, value):
                     known[name] = _TYPES.get(name, float)(value)
         elapsed_us = max((now_s - self._latest.time_s) * 1e6, 1.0)
         for name in counters.keys() & self._counters.keys():
             grown_us = counters[name] - self._counters[name]
-            known[_COUNTERS[name]] = min(max(100.0 * grown_us / elapsed_us, 0.0), 100.0)
+            if grown_us < 0:
+                self._disbelieve(name, counters[name], f"at least {self._counters[name]:g}, as before")
+            else:
+                known[_COUNTERS[name]] = min(100.0 * grown_us / elapsed_us, 100.0)
         self._counters = counters
         # mypy cannot see that the names are the fields'
         return ResourceSample(time_s=now_s, **known)  # type: ignore[arg-type]
 
-    def _plausible(self, name: str, value: float) -> bool:
-        """Whether a sensor can be right; a wrong one is told of once."""
-        least, most = _PLAUSIBLE.get(name, (-math.inf, math.inf))
-        if least <= value <= most:
-            return True
-        if name not in self._doubted:
-            self._doubted.add(name)
-            _LOGGER.warning("sensor %s says %g, which is not within %g to %g; it is ignored", name, value, least, most)
-        return False
+    def _disbelieve(self, name: str, value: float, expected: str) -> None:
+        if name not in self._disbelieved:
+            self._disbelieved.add(name)
+            _LOGGER.warning("sensor %s reads %g, expected %s: not used while it does", name, value, expected)
 
 
 def _guarded(probe: Probe) -> dict[str, float]:
     try:
-        return {name: value for name, value in probe().items() if math.isfinite(value)}
+        return {name: float(value) for name, value in probe().items()}
     except Exception:  # a sensor may be absent, forbidden or broken in any way; the server must not care
         return {}

@@ -15,6 +15,29 @@ from pathlib import Path
 
 Probe = Callable[[], Mapping[str, float]]
 ROOT = Path("/")
+_BOUNDS: dict[str, tuple[float, float]] = {
+    "usable_cores": (1, 2**16),
+    "frequency_mhz": (1, 20_000),
+    "max_frequency_mhz": (1, 20_000),
+    "temperature_celsius": (-60, 150),
+    "battery_percent": (0, 100),
+    "discharging": (0, 1),
+    "available_memory_bytes": (0, 2**60),
+    "memory_limit_bytes": (1, 2**60),
+}
+_COUNTER_BOUNDS = (0.0, 2.0**63)
+"""What a working sensor can read; counters are microseconds since some beginning."""
+
+
+def bounds(name: str) -> tuple[float, float]:
+    """Least and greatest plausible value of the reading `name`: what is outside is a sensor that lies."""
+    return _BOUNDS.get(name, _COUNTER_BOUNDS)
+
+
+def is_plausible(name: str, value: float) -> bool:
+    """Whether a working sensor can read that."""
+    low, high = bounds(name)
+    return low <= value <= high
 
 
 def default_probes(root: Path = ROOT) -> tuple[Probe, ...]:
@@ -79,13 +102,14 @@ def frequency(root: Path = ROOT) -> dict[str, float]:
 
 
 def temperature(root: Path = ROOT) -> dict[str, float]:
-    """The hottest thermal zone."""
+    """The hottest thermal zone; one that lies does not hide the others."""
     zones = []
     for path in (root / "sys/class/thermal").glob("thermal_zone*/temp"):
         value = _optional_number(path)
         if value is not None:
             zones.append(value / 1e3)
-    return {"temperature_celsius": max(zones)} if zones else {}
+    believed = [zone for zone in zones if is_plausible("temperature_celsius", zone)]
+    return {"temperature_celsius": max(believed or zones)} if zones else {}
 
 
 def battery(root: Path = ROOT) -> dict[str, float]:

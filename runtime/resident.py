@@ -1,130 +1,108 @@
-"""Resident: the memory that a model really takes, measured in processes of its own."""
+"""measure_resident: what a checkpoint holds in memory at its levels, measured in a process of its own."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from nested_sparse.errors import InputError, NestedSparseError
+from nested_sparse.errors import KernelError
+from nested_sparse.runtime.own_memory import anonymous_bytes, return_freed
 from nested_sparse.runtime.session import Session
-from nested_sparse.runtime.tensors import fixed_batch, random_inputs
+from nested_sparse.runtime.tensors import random_inputs
 
-RUNS = 5
-
-
-def mapped_rss_bytes(path: Path) -> int:
-    """Bytes of the mappings of `path` that this process has resident, by /proc/self/smaps. Raises InputError."""
-    total, ours = 0, False
-    try:
-        lines = Path("/proc/self/smaps").read_text().splitlines()
-    except OSError as error:
-        raise InputError(f"resident memory cannot be told on this system ({error.strerror or error})") from None
-    for line in lines:
-        head = line.split(maxsplit=5)
-        if "-" in head[0] and not head[0].endswith(":"):
-            ours = len(head) == 6 and head[5] == str(path)
-        elif ours and line.startswith("Rss:"):
-            total += int(head[1]) * 1024
-    return total
-
-
-def anonymous_bytes() -> int:
-    """Bytes of this process's own memory that are resident. Raises InputError where nobody tells."""
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("RssAnon:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    raise InputError("resident memory cannot be told on this system (no RssAnon in /proc/self/status)")
+RUNS = 3
+"""Runs at a level before its memory is read: what is allocated once has been by then."""
+_LIMIT_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """What a model takes: pages of its file in this process, and what its runs added to the process's own memory."""
+class State:
+    """segments_bytes: per level, as Session.resident_bytes(). anonymous_bytes: of the process, what no file backs."""
 
-    file_bytes: int
-    run_bytes: int
+    segments_bytes: tuple[int, ...]
+    anonymous_bytes: int
 
-    @property
-    def total_bytes(self) -> int:
-        """Both."""
-        return self.file_bytes + self.run_bytes
+    def over(self, base: State) -> int:
+        """Resident bytes: the weights, and the anonymous memory that came since `base`."""
+        return sum(self.segments_bytes) + max(0, self.anonymous_bytes - base.anonymous_bytes)
 
 
 @dataclass(frozen=True, slots=True)
-class ResidentMemory:
-    """lowest: of a process that ran level 0 only. densest: after the densest level. shrunk: and then shrunk to level 0.
+class Resident:
+    """What one process held: when just loaded, after level 0 alone, after the densest, after shrinking.
 
-    share_bytes: what the file holds for level 0, the graph included; activations_bytes: run_bytes of `lowest`.
+    activations_bytes: growth of anonymous memory by the level 0 runs of a process that had not run denser: activations,
+    the kernels' working memory, and what is kept for the next run. share_bytes: the file's share of level 0, its graph
+    included. shrunk_bytes: the weights' resident pages and the anonymous memory over `loaded`, after the densest level
+    ran, the resident level was set to 0 and level 0 ran again. ratio: of that to share and activations.
     """
 
+    batch: int
     share_bytes: int
-    lowest: Taken
-    densest: Taken
-    shrunk: Taken
-
-    @property
-    def activations_bytes(self) -> int:
-        """What runs of level 0 take beside the file."""
-        return self.lowest.run_bytes
-
-    @property
-    def ratio(self) -> float:
-        """What is resident after shrinking, as a multiple of level 0's share plus its activations."""
-        return self.shrunk.total_bytes / (self.share_bytes + self.activations_bytes)
+    activations_bytes: int
+    shrunk_bytes: int
+    ratio: float
+    loaded: State
+    sparsest: State
+    densest: State
+    shrunk: State
 
 
-def measure_resident(path: Path, batch: int = 1) -> ResidentMemory:
-    """Measure in two fresh processes, so that nothing else's memory counts. Raises NestedSparseError."""
-    lowest = _child(path, batch, "lowest")
-    both = _child(path, batch, "both")
-    return ResidentMemory(
-        share_bytes=both["share_bytes"],
-        lowest=Taken(**lowest["lowest"]),
-        densest=Taken(**both["densest"]),
-        shrunk=Taken(**both["shrunk"]),
-    )
+def measure_resident(path: str | os.PathLike[str], *, batch: int = 1, threads: int = 1) -> Resident:
+    """Measure `path` in a fresh process. Raises KernelError where that fails, or where there is no /proc to read."""
+    command = [sys.executable, "-m", "nested_sparse.runtime.resident", os.fspath(path), str(batch), str(threads)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_LIMIT_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise KernelError(
+            f"{path}: measuring what is resident took over {_LIMIT_S:g} s; give a smaller batch"
+        ) from None
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise KernelError(f"{path}: what is resident could not be measured: {last}")
+    found = json.loads(done.stdout)
+    names = ("loaded", "sparsest", "densest", "shrunk")
+    states = {name: State(tuple(found[name]["segments_bytes"]), int(found[name]["anonymous_bytes"])) for name in names}
+    return Resident(**(found | states))
 
 
-def _child(path: Path, batch: int, what: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "nested_sparse.runtime.resident", str(path), str(batch), what]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    if ended.returncode:
-        raise NestedSparseError(f"{path}: its memory could not be measured: {ended.stderr.strip()[-300:]}")
-    answer: dict[str, Any] = json.loads(ended.stdout)
-    return answer
-
-
-def _measure(path: Path, batch: int, what: str) -> dict[str, object]:
-    """The child's part."""
-    with Session(path, threads=1) as session:
-        batch = fixed_batch(session.inputs) or batch
+def _measure(path: Path, batch: int, threads: int) -> Resident:
+    with Session(path, threads=threads) as session:
         inputs = random_inputs(session.inputs, batch)
-        before_bytes = anonymous_bytes()
-
-        def taken() -> dict[str, int]:
-            return asdict(Taken(mapped_rss_bytes(path.resolve()), max(anonymous_bytes() - before_bytes, 0)))
-
-        def run(level: int) -> None:
+        _state(session)  # once for what reading it allocates
+        loaded = _state(session)
+        states = []
+        for level in (0, -1, 0):
+            if states and level == 0:
+                session.resident_level = 0
             for _ in range(RUNS):
                 session.run(inputs, level)
+            states.append(_state(session))
+        sparsest, densest, shrunk = states
+        share_bytes = session.levels[0].nbytes
+    activations_bytes = max(0, sparsest.anonymous_bytes - loaded.anonymous_bytes)
+    shrunk_bytes = shrunk.over(loaded)
+    ratio = shrunk_bytes / (share_bytes + activations_bytes)
+    return Resident(batch, share_bytes, activations_bytes, shrunk_bytes, ratio, loaded, sparsest, densest, shrunk)
 
-        session.shrink(0)
-        if what == "lowest":
-            run(0)
-            return {"lowest": taken()}
-        run(0)
-        run(-1)
-        densest = taken()
-        session.shrink(0)
-        run(0)
-        return {"densest": densest, "shrunk": taken(), "share_bytes": session.levels[0].nbytes}
+
+def _state(session: Session) -> State:
+    return_freed()  # of all states alike: what is kept for later is not what a level needs
+    segments, anonymous = session.resident_bytes(), anonymous_bytes()
+    if segments is None or anonymous is None:
+        raise KernelError("this system does not tell what is resident: /proc/self/pagemap and status are needed")
+    return State(segments, anonymous)
+
+
+def _main(arguments: Sequence[str]) -> None:
+    path, batch, threads = arguments
+    print(json.dumps(asdict(_measure(Path(path), int(batch), int(threads)))))
 
 
 if __name__ == "__main__":
-    print(json.dumps(_measure(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])))
+    _main(sys.argv[1:])

@@ -30,6 +30,7 @@ from nested_sparse.kernels import library
 from nested_sparse.level import resolve_level
 from nested_sparse.runtime.file_guard import FileGuard
 from nested_sparse.runtime.level_cell import LevelCell
+from nested_sparse.runtime.own_memory import resident_bytes, return_freed
 from nested_sparse.runtime.probes import usable_cores
 from nested_sparse.runtime.resident_pages import resident_bytes
 from nested_sparse.runtime.tensors import Array, Arrays, check_inputs
@@ -66,7 +67,7 @@ class Session:
         self.path = Path(path)
         self.name = self.path.stem
         self._threads = usable_cores() if threads is None else threads
-        self._profile_to = profile_to
+        self._profiled = profile_to is not None
         self._checkpoint = Checkpoint.open(path)
         self.inputs = self._checkpoint.inputs
         self.outputs = self._checkpoint.outputs
@@ -79,6 +80,7 @@ class Session:
         self._file_guard = FileGuard(self._checkpoint.file)
         self._local = threading.local()
         self._idle = threading.Condition()
+        self._rebuilding = threading.Lock()
         self._running = 0
         self._resident_level = 0
         self._shrinks = False
@@ -104,6 +106,29 @@ class Session:
             self._ort, self._threads = built, threads
 
     @property
+    def threads(self) -> int:
+        """Threads of one run.
+
+        Setting it builds what runs the graph anew, in the caller's thread and over the same weights; runs under way end
+        on the old. Where that raises (InputError, CheckpointError, UnavailableError when closed) the old one stays.
+        """
+        return self._threads
+
+    @threads.setter
+    def threads(self, threads: int) -> None:
+        if threads < 1 or self._profiled:
+            raise InputError(f"threads: expected at least 1, and a session that is not profiled, got {threads}")
+        with self._rebuilding:
+            if threads == self._threads:
+                return
+            with self._open_ort():  # else close() could let go of the file meanwhile
+                built = _load(self._checkpoint, _options(threads, None))
+                with self._idle:
+                    if self._ort is None:
+                        raise UnavailableError(f"{self.path.name}: this session is closed")
+                    self._ort, self._threads = built, threads
+
+    @property
     def digest(self) -> str:
         """Of the graph and of every level's segment, as the file tells them: equal for files that compute the same."""
         metadata = self._checkpoint.metadata
@@ -119,8 +144,8 @@ class Session:
     def resident_level(self) -> int:
         """The densest level whose weights may be in memory: the densest that ran since it was last set.
 
-        Setting it gives the pages of the levels above back to the system. Running a denser level afterwards stays
-        possible: its pages are read from the file again. -1 is the densest.
+        Setting it gives the pages of the levels above, and memory that runs have freed, back to the system. Running a
+        denser level afterwards stays possible: its pages are read from the file again. -1 is the densest.
         """
         return self._resident_level
 
@@ -128,6 +153,19 @@ class Session:
     def resident_level(self, level: int) -> None:
         self._resident_level = resolve_level(level, len(self.levels))
         self._checkpoint.release_above(self._resident_level)
+        return_freed()
+
+    def resident_bytes(self) -> tuple[int, ...] | None:
+        """Bytes of what each level adds to the file that are in this process's memory; None where nobody says.
+
+        The first is that of level 0 with the header and the graph before it.
+        """
+        data = self._checkpoint.file.data
+        segments = [self._checkpoint.segment(level.index) for level in self.levels]
+        ends = [segment.ctypes.data + segment.nbytes - data.ctypes.data for segment in segments]
+        resident = [resident_bytes(data[begin:end]) for begin, end in zip([0, *ends], ends, strict=False)]
+        known = tuple(nbytes for nbytes in resident if nbytes is not None)
+        return known if len(known) == len(resident) else None
 
     def shrink(self, level: int) -> int:
         """Give back the memory of all levels above `level` and what their runs left behind; bytes of pages given back.

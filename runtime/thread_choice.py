@@ -1,45 +1,58 @@
-"""choose_threads: as many threads as this model gains from on this device."""
+"""choose_threads: whether more than one thread pays for a model on this device."""
 
 from __future__ import annotations
 
 import logging
-import statistics
 import time
+from collections.abc import Callable
+from typing import Protocol
 
-from nested_sparse.runtime.probes import usable_cores
-from nested_sparse.runtime.session import Session
+from nested_sparse.runtime.profile import Profilable, timed_ms
 from nested_sparse.runtime.tensors import fixed_batch, random_inputs
 
-GAIN = 1.15
-"""Below it the other cores do more for whatever else the device has to do."""
-ROUNDS = 5
+WORTH = 1.15
+"""How much quicker all cores have to be than one: beside other work, threads that wait for each other lose more."""
+TURNS = 4
+RUNS = 3
+LIMIT_S = 1.0
 _LOGGER = logging.getLogger("nested_sparse.runtime")
 
 
-def choose_threads(session: Session, rounds: int = ROUNDS) -> int:
-    """Sets and returns the threads of `session`: all usable cores, or one where they gain less than 15 %.
+class Threaded(Profilable, Protocol):
+    """A session whose threads can be set."""
 
-    Measured at the densest level, batch 1, medians of `rounds` runs after a warm-up.
+    threads: int
+
+
+def choose_threads(session: Threaded, clock: Callable[[], float] = time.perf_counter) -> bool:
+    """Set one thread unless those that `session` has are WORTH times as quick at the densest level; whether they are.
+
+    The two take turns, the quickest run of each counts: what disturbs a run makes it longer. After LIMIT_S there are no
+    more turns. With one thread there is nothing to compare, and more may pay when there are more cores.
     """
-    cores = usable_cores()
-    if cores > 1:
-        spent_ms = {threads: _median_ms(session, threads, rounds) for threads in (cores, 1)}
-        gain = spent_ms[1] / spent_ms[cores]
-        _LOGGER.info("%s: %d threads are %.2f times as quick as one", session.name, cores, gain)
-        if gain < GAIN:
-            cores = 1
-    if session.threads != cores:
-        session.threads = cores
-    return cores
-
-
-def _median_ms(session: Session, threads: int, rounds: int) -> float:
-    session.threads = threads
+    many = session.threads
+    if many == 1:
+        return True
+    densest = len(session.levels) - 1
     inputs = random_inputs(session.inputs, fixed_batch(session.inputs) or 1)
-    session.run(inputs)
-    spent_ms = []
-    for _ in range(rounds):
-        begun_s = time.perf_counter()
-        session.run(inputs)
-        spent_ms.append((time.perf_counter() - begun_s) * 1e3)
-    return max(statistics.median(spent_ms), 1e-6)
+    least_ms = {many: float("inf"), 1: float("inf")}
+    end_s = clock() + LIMIT_S
+    for turn in range(TURNS):
+        for threads in least_ms:
+            session.threads = threads
+            session.run(inputs, densest)  # the first of a new pool allocates
+            times_ms = [timed_ms(session, densest, inputs, clock) for _ in range(RUNS)]
+            least_ms[threads] = min(least_ms[threads], *times_ms)
+        if turn and clock() > end_s:
+            break
+    pays = least_ms[1] >= WORTH * least_ms[many]
+    session.threads = many if pays else 1
+    _LOGGER.info(
+        "%s: %.2f ms with 1 thread, %.2f with %d: runs with %d",
+        session.name,
+        least_ms[1],
+        least_ms[many],
+        many,
+        session.threads,
+    )
+    return pays

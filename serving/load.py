@@ -14,7 +14,6 @@ from nested_sparse.runtime.baselines import SlackFitPolicy
 from nested_sparse.runtime.device import Device
 from nested_sparse.runtime.governor import Governor
 from nested_sparse.runtime.kept_profile import MOST_BATCH, profile_of
-from nested_sparse.runtime.monitor import ResourceMonitor
 from nested_sparse.runtime.policy import ElasticPolicy, FixedPolicy, LevelPolicy
 from nested_sparse.runtime.profile import LatencyProfile
 from nested_sparse.runtime.profile_store import ProfileStore
@@ -69,8 +68,7 @@ class ModelConfig:
 
     default_slo_ms: of a request that brings no deadline. fixed_level: every request runs at this level; None: `policy`,
     one of POLICIES, chooses per request. priority: among the models that share the device, higher goes first.
-    max_batch: the largest batch worth measuring. follows_cores: threads are chosen for the device, and change with the
-    cores that may be used.
+    max_batch: the largest batch worth measuring. choose_threads: as many as pay here, and as the usable cores change.
     """
 
     default_slo_ms: float
@@ -78,28 +76,26 @@ class ModelConfig:
     policy: str = "elastic"
     priority: int = 0
     max_batch: int = MOST_BATCH
-    follows_cores: bool = False
+    choose_threads: bool = False
 
 
 def load_model(
     session: Session,
     config: ModelConfig,
     device: Device,
-    profiles: ProfileStore | None = None,
+    profiles: ProfileStore | None,
     governor: Governor | None = None,
 ) -> ServedModel:
     """Measure the session's levels on this device, or check what was kept of it, and start its scheduler.
 
-    profiles: where measurements are kept, None keeps none. governor: limits the model by memory, heat, battery and
-    cores; None: nothing does. Raises CheckpointError, LevelError, InputError,
-    ServingError.
+    profiles: where measurements are kept, None keeps none. governor: watches the model from then on. Raises
+    CheckpointError, LevelError, InputError, ServingError.
     """
     for spec in (*session.inputs, *session.outputs):
         datatype_of(spec.dtype)  # what cannot travel is said now, not on the first request
     if config.fixed_level is not None:
         resolve_level(config.fixed_level, len(session.levels))
-    if config.follows_cores:
-        choose_threads(session)
+    scales = config.choose_threads and choose_threads(session)
     profiled = profile_of(session, profiles, max_batch=config.max_batch)
     profile = profiled.profile
     for level in session.levels:
@@ -112,13 +108,13 @@ def load_model(
         profile,
         policy,
         default_slo_ms=config.default_slo_ms,
-        monitor=ResourceMonitor(),
+        monitor=None if governor is None else governor.monitor,
         guard=_guard(session, config),
         device=device,
         priority=config.priority,
     )
     if governor is not None:
-        governor.watch(session, scheduler, priority=config.priority, follows_cores=config.follows_cores)
+        governor.watch(session, scheduler, follows_cores=scales)
     return ServedModel(
         session.name,
         tuple(session.inputs),

@@ -37,7 +37,13 @@ def serve(
     ] = 1000.0,
     host: Annotated[str, typer.Option(help="Address to listen on; the default is this machine only.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="gRPC port; 0 picks a free one and says which.", min=0, max=65535)] = 8001,
-    threads: Annotated[int | None, typer.Option(help="Threads per model. [default: as many as pay]", min=1)] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            help="Threads per model; default: all usable cores, also when they change, or 1 where more do not pay.",
+            min=1,
+        ),
+    ] = None,
     metrics_port: Annotated[
         int | None, typer.Option(help="Port for Prometheus text, off by default; 0 picks one.", min=0, max=65535)
     ] = None,
@@ -58,6 +64,30 @@ def serve(
     max_batch: Annotated[
         int, typer.Option(help="Samples that fit in one request; bounds its size in memory.", min=1)
     ] = 64,
+    min_memory_mb: Annotated[
+        int,
+        typer.Option(
+            help="MiB of memory to leave available; below that, the level and what is resident fall. 0: off.", min=0
+        ),
+    ] = 64,
+    max_temperature: Annotated[
+        float | None,
+        typer.Option(
+            help="°C of the hottest thermal zone above which the level falls; off by default.", min=0, max=150
+        ),
+    ] = None,
+    min_battery: Annotated[
+        float | None,
+        typer.Option(
+            help="Charge in % below which, while discharging, level 0 is the highest; off by default.", min=0, max=100
+        ),
+    ] = None,
+    min_frequency: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the CPU's highest frequency below which the level falls; off by default.", min=0, max=0.9
+        ),
+    ] = None,
     profile_cache: Annotated[
         str,
         typer.Option(
@@ -95,7 +125,7 @@ def serve(
     """
     from nested_sparse.runtime.device import Device
     from nested_sparse.runtime.governor import Governor
-    from nested_sparse.runtime.limits import MEMORY_STALL_PERCENT, LimitConfig
+    from nested_sparse.runtime.limits import LimitConfig
     from nested_sparse.runtime.monitor import ResourceMonitor
     from nested_sparse.runtime.profile_store import ProfileStore, default_folder
     from nested_sparse.runtime.session import Session
@@ -113,6 +143,13 @@ def serve(
     check_files(files)
     priorities = read_priorities(priority or [], files)
     device = Device()
+    limits = LimitConfig(
+        min_available_memory_bytes=min_memory_mb << 20 if min_memory_mb else None,
+        max_temperature_celsius=max_temperature,
+        min_frequency_share=min_frequency,
+        min_battery_percent=min_battery,
+    )
+    governor = Governor(ResourceMonitor(), limits)
     for wanted in (port, metrics_port):
         check_listenable(host, wanted or 0)  # before minutes of loading, not after
     folder = default_folder() if profile_cache == "" else Path(profile_cache)
@@ -135,9 +172,8 @@ def serve(
             )
             for path in files
         ]
-        governor.start()
-        asyncio.run(_serve(models, config, json))
-        governor.stop()
+        with governor:
+            asyncio.run(_serve(models, config, json))
         if stuck := [model.name for model in models if model.engine.stats().stuck]:
             log.error("ended with an inference of %s still stuck", ", ".join(stuck))
             os._exit(1)  # closing its session would wait for it

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import threading
 
 import hypothesis.strategies as st
@@ -108,3 +109,58 @@ def test_describe_names_what_explains_a_slow_machine() -> None:
     sample = ResourceSample(0.0, cpu_stall_percent=37.4, steal_percent=0.2, temperature_celsius=81.0, discharging=True)
     assert describe(sample) == "cpu stall 37 %, 81 °C, on battery"
     assert describe(ResourceSample(0.0)) == ""
+    rest = ResourceSample(
+        0.0,
+        memory_stall_percent=9.0,
+        io_stall_percent=8.0,
+        steal_percent=7.0,
+        throttled_percent=6.0,
+        usable_cores=2,
+        frequency_mhz=900.0,
+        battery_percent=12.0,
+        discharging=True,
+        available_memory_bytes=48 << 20,
+    )
+    assert describe(rest) == (
+        "memory stall 9 %, io stall 8 %, steal 7 %, throttled 6 %, cores 2, 900 MHz, "
+        "on battery at 12 %, 48 MiB available"
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "absurd"),
+    [
+        ("temperature_celsius", 3000.0),
+        ("temperature_celsius", -273.0),
+        ("frequency_mhz", 0.0),
+        ("available_memory_bytes", -1.0),
+        ("battery_percent", 101.0),
+        ("usable_cores", 0.0),
+        ("discharging", 7.0),
+        ("memory_limit_bytes", math.inf),
+        ("max_frequency_mhz", math.nan),
+    ],
+)
+def test_what_no_sensor_can_read_is_no_reading(field: str, absurd: float, caplog: pytest.LogCaptureFixture) -> None:
+    """It is left out and said once; when the sensor comes to its senses it counts again."""
+    clock, readings = Clock(), {field: absurd}
+    monitor = ResourceMonitor([lambda: readings], clock)
+    for _ in range(3):
+        clock.now_s += 1.0
+        assert getattr(monitor.sample(), field) is None
+    assert sum(field in record.getMessage() for record in caplog.records) == 1
+    readings[field] = 1.0
+    clock.now_s += 1.0
+    assert getattr(monitor.sample(), field) == 1
+
+
+def test_counter_that_runs_backwards_is_no_share(caplog: pytest.LogCaptureFixture) -> None:
+    """Neither 0 % nor 100 %; from the next sample on it counts again."""
+    clock, stall = Clock(), {"memory_stall_us": 5e6}
+    monitor = ResourceMonitor([lambda: stall], clock)
+    monitor.sample()
+    for total, share in ((1e6, None), (1.5e6, 50.0)):
+        clock.now_s += 1.0
+        stall["memory_stall_us"] = total
+        assert monitor.sample().memory_stall_percent == share
+    assert len(caplog.records) == 1

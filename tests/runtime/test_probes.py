@@ -115,6 +115,15 @@ def test_temperature_is_the_hottest_readable_zone(tmp_path: Path) -> None:
     assert probes.temperature(tmp_path / "nowhere") == {}
 
 
+def test_temperature_of_a_zone_that_lies(tmp_path: Path) -> None:
+    """A broken zone does not hide the others; alone, it is told as it reads, for the monitor to refuse."""
+    zone = "sys/class/thermal/thermal_zone{}/temp"
+    root = plant(tmp_path, {zone.format(0): "3000000\n"})
+    assert probes.temperature(root) == {"temperature_celsius": 3000.0}
+    plant(root, {zone.format(1): "39000", zone.format(2): "-273000"})
+    assert probes.temperature(root) == {"temperature_celsius": 39.0}
+
+
 def test_battery(tmp_path: Path) -> None:
     """The mains adapter is no battery; a charge that is not told is left out."""
     supply = "sys/class/power_supply/{}/{}"

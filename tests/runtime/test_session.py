@@ -400,3 +400,53 @@ def test_profile_and_scheduler_on_a_real_session(written: Written) -> None:
             expected = written.reference(inputs(batch=batch)["input"], batch % 3)
             np.testing.assert_allclose(response.outputs["output"], expected, rtol=1e-4, atol=1e-4)
         scheduler.close()
+
+
+def test_threads_change_while_runs_are_under_way(written: Written) -> None:
+    """Every run, on the old pool or the new, gives what one thread gave; none is lost."""
+    with Session(written.path, threads=1) as session:
+        expected = {level: session.run(inputs(), level)["output"] for level in range(3)}
+        stop, wrong, runs = threading.Event(), [], [0, 0]
+
+        def client(index: int) -> None:
+            while not stop.is_set():
+                level = runs[index] % 3
+                try:
+                    np.testing.assert_array_equal(session.run(inputs(), level)["output"], expected[level])
+                except Exception as error:
+                    wrong.append(error)
+                runs[index] += 1
+
+        clients = [threading.Thread(target=client, args=(index,)) for index in range(2)]
+        for each in clients:
+            each.start()
+        for threads in (2, 1, 3, 2, 1) * 3:
+            session.threads = threads
+            before = list(runs)
+            while any(now == then and not stop.is_set() for now, then in zip(runs, before, strict=True)):
+                time.sleep(0.001)
+        stop.set()
+        for each in clients:
+            each.join()
+        assert not wrong
+        assert session.threads == 1
+
+
+def test_threads_stay_where_they_cannot_be_set(
+    written: Written, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A failed build keeps the old one; none, of a profiled session, and after close() they are refused."""
+    with Session(written.path, threads=1) as session:
+        expected = session.run(inputs())["output"]
+        with pytest.raises(InputError, match="at least 1"):
+            session.threads = 0
+        with monkeypatch.context() as patch:
+            patch.setattr("nested_sparse.runtime.session.library.register", lambda _: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                session.threads = 2
+        assert session.threads == 1
+        np.testing.assert_array_equal(session.run(inputs())["output"], expected)
+    with pytest.raises(UnavailableError):
+        session.threads = 2
+    with Session(written.path, threads=1, profile_to=tmp_path) as profiled, pytest.raises(InputError, match="profiled"):
+        profiled.threads = 2

@@ -1,0 +1,52 @@
+"""What of this process's memory is resident, and how freed memory goes back to the system."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import mmap
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+_PAGEMAP = Path("/proc/self/pagemap")
+_STATUS = Path("/proc/self/status")
+_PRESENT = np.uint64(1) << np.uint64(63)  # proc(5)
+
+
+def resident_bytes(data: NDArray[np.uint8]) -> int | None:
+    """Bytes of `data`, (nbytes,) uint8, whose pages are mapped into this process; None where the system does not say.
+
+    Not mincore(2), which counts the system's cache of a file: that is nobody's, and goes when memory is wanted.
+    """
+    begin = data.ctypes.data
+    end = begin + data.nbytes
+    first, last = begin // mmap.PAGESIZE, -(-end // mmap.PAGESIZE)
+    try:
+        with _PAGEMAP.open("rb", buffering=0) as file:
+            file.seek(first * 8)
+            entries = np.frombuffer(file.read((last - first) * 8), np.uint64)
+    except OSError:
+        return None
+    if entries.size != last - first:
+        return None
+    pages = first + np.flatnonzero(entries & _PRESENT)
+    starts = np.maximum(pages * mmap.PAGESIZE, begin)
+    ends = np.minimum((pages + 1) * mmap.PAGESIZE, end)
+    return int((ends - starts).sum())
+
+
+def anonymous_bytes() -> int | None:
+    """Resident bytes of this process that no file backs; None where the system does not say."""
+    with contextlib.suppress(OSError):
+        for line in _STATUS.read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
+def return_freed() -> None:
+    """Give memory that was freed, but kept for the next allocation, back to the system, where the C library can."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0))
