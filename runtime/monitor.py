@@ -54,18 +54,6 @@ _TYPES: dict[str, Callable[[float], float]] = {
     "available_memory_bytes": int,
     "memory_limit_bytes": int,
 }
-_PLAUSIBLE: dict[str, tuple[float, float]] = {
-    "usable_cores": (1, 4096),
-    "frequency_mhz": (1, 20_000),
-    "max_frequency_mhz": (1, 20_000),
-    "temperature_celsius": (-60, 150),
-    "battery_percent": (0, 100),
-    "discharging": (0, 1),
-    "available_memory_bytes": (0, 2**50),
-    "memory_limit_bytes": (1, 2**50),
-}
-"""What a sensor may say; what lies outside is a broken sensor, and counts as none."""
-_LOGGER = logging.getLogger("nested_sparse.runtime")
 _GAUGES = {each.name for each in fields(ResourceSample)} - {"time_s"} - set(_COUNTERS.values())
 
 
@@ -88,7 +76,6 @@ class ResourceMonitor:
         self._min_interval_s = min_interval_s
         self._sampling = threading.Lock()
         self._counters: dict[str, float] = {}
-        self._doubted: set[str] = set()
         self._latest = ResourceSample(time_s=clock())
         self._due_s = -math.inf
         self._disbelieved: set[str] = set()
@@ -120,7 +107,7 @@ class ResourceMonitor:
                     self._disbelieve(name, value, "{:g} to {:g}".format(*bounds(name)))
                 elif name in _COUNTERS:
                     counters[name] = value
-                elif name in _GAUGES and self._plausible(name, value):
+                elif name in _GAUGES:
                     known[name] = _TYPES.get(name, float)(value)
         elapsed_us = max((now_s - self._latest.time_s) * 1e6, 1.0)
         for name in counters.keys() & self._counters.keys():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import hashlib
 import os
 import threading
@@ -32,7 +30,6 @@ from nested_sparse.runtime.file_guard import FileGuard
 from nested_sparse.runtime.level_cell import LevelCell
 from nested_sparse.runtime.own_memory import resident_bytes, return_freed
 from nested_sparse.runtime.probes import usable_cores
-from nested_sparse.runtime.resident_pages import resident_bytes
 from nested_sparse.runtime.tensors import Array, Arrays, check_inputs
 
 if TYPE_CHECKING:
@@ -89,26 +86,6 @@ class Session:
     def threads(self) -> int:
         """Threads of one run.
 
-        Setting it builds another ONNX Runtime session on the same weights and takes it for the runs that begin from
-        then on; those under way end on the old one. Raises InputError, and what the constructor does: then nothing has
-        changed.
-        """
-        return self._threads
-
-    @threads.setter
-    def threads(self, threads: int) -> None:
-        if threads < 1:
-            raise InputError(f"threads: expected at least 1, got {threads}")
-        built = _load(self._checkpoint, _options(threads, self._profile_to))
-        with self._idle:
-            if self._ort is None:
-                raise UnavailableError(f"{self.path.name}: this session is closed")
-            self._ort, self._threads = built, threads
-
-    @property
-    def threads(self) -> int:
-        """Threads of one run.
-
         Setting it builds what runs the graph anew, in the caller's thread and over the same weights; runs under way end
         on the old. Where that raises (InputError, CheckpointError, UnavailableError when closed) the old one stays.
         """
@@ -144,8 +121,9 @@ class Session:
     def resident_level(self) -> int:
         """The densest level whose weights may be in memory: the densest that ran since it was last set.
 
-        Setting it gives the pages of the levels above, and memory that runs have freed, back to the system. Running a
-        denser level afterwards stays possible: its pages are read from the file again. -1 is the densest.
+        Setting it gives the pages of the levels above, and what denser runs needed, back to the system; ONNX Runtime's
+        buffers at the end of the next run. Running a denser level afterwards stays possible: its pages are read from
+        the file again. -1 is the densest.
         """
         return self._resident_level
 
@@ -153,6 +131,7 @@ class Session:
     def resident_level(self, level: int) -> None:
         self._resident_level = resolve_level(level, len(self.levels))
         self._checkpoint.release_above(self._resident_level)
+        self._shrinks = True
         return_freed()
 
     def resident_bytes(self) -> tuple[int, ...] | None:
@@ -166,29 +145,6 @@ class Session:
         resident = [resident_bytes(data[begin:end]) for begin, end in zip([0, *ends], ends, strict=False)]
         known = tuple(nbytes for nbytes in resident if nbytes is not None)
         return known if len(known) == len(resident) else None
-
-    def shrink(self, level: int) -> int:
-        """Give back the memory of all levels above `level` and what their runs left behind; bytes of pages given back.
-
-        The pages of the file, ONNX Runtime's buffers (at the end of the next run) and what the C library keeps for
-        reuse. Running a denser level afterwards stays possible. Raises LevelError.
-        """
-        before = resident_bytes(self._checkpoint.file.data)
-        self.resident_level = level
-        self._shrinks = True
-        with contextlib.suppress(OSError, AttributeError):  # another C library
-            ctypes.CDLL(None).malloc_trim(0)
-        after = resident_bytes(self._checkpoint.file.data)
-        return 0 if before is None or after is None else max(before - after, 0)
-
-    def resident_bytes(self) -> tuple[int, ...] | None:
-        """Bytes of each level's segment that are in memory now, whole pages; None where the system does not tell.
-
-        The system may keep pages of a file that no process uses: this says what it keeps, in this process or not.
-        """
-        sizes = [resident_bytes(self._checkpoint.segment(level)) for level in range(len(self.levels))]
-        known = tuple(size for size in sizes if size is not None)
-        return known if len(known) == len(sizes) else None
 
     def run(self, inputs: Arrays, level: int | LevelCell = -1, guard: RouteGuard | None = None) -> dict[str, Array]:
         """The outputs, by name, at `level` (-1 is the densest), or at what a LevelCell holds while it runs.

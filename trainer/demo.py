@@ -116,10 +116,11 @@ def _route_scores(path: Path, data: DemoData) -> tuple[Reroute, ...]:
     rng = np.random.default_rng(SEED)
     picked = torch.from_numpy(rng.permutation(len(data.train))[:ROUTE_IMAGES])
     images = noisy(data.train.images[picked], data.noise, rng) if data.noise else data.train.images[picked]
-    pairs = zip(images.split(ROUTE_BATCH), data.train.labels[picked].split(ROUTE_BATCH), strict=True)
+    inputs, labels = images.numpy(), data.train.labels[picked].numpy()
+    parts = [slice(begin, begin + ROUTE_BATCH) for begin in range(0, len(inputs), ROUTE_BATCH)]
     with Session(path, threads=1) as session:
         cuts = RouteTable.measure(session, repeats=1).layers[1::2]
-        return route_scores(session, [(inputs.numpy(), labels.numpy()) for inputs, labels in pairs], cuts)
+        return route_scores(session, [(inputs[part], labels[part]) for part in parts], cuts)
 
 
 def grow_demo_net(data: DemoData, state: Path | None, config: TrainConfig = CONFIG) -> NestedModel:

@@ -97,20 +97,6 @@ def serve(
             show_default=False,
         ),
     ] = "",
-    min_memory_mib: Annotated[
-        int,
-        typer.Option(
-            help="Below so much available memory (MiB) all weights but level 0's are given back; 0: never.", min=0
-        ),
-    ] = 64,
-    max_celsius: Annotated[
-        float | None,
-        typer.Option(help="From this temperature on the level falls, one at a time. [default: off]", min=1.0),
-    ] = None,
-    min_battery_percent: Annotated[
-        float | None,
-        typer.Option(help="Below this charge, while it is being used up, only level 0 runs. [default: off]", min=1.0),
-    ] = None,
     json: Annotated[
         bool, typer.Option("--json", help="When ready, print one JSON line with addresses and models.")
     ] = False,
@@ -154,13 +140,6 @@ def serve(
         check_listenable(host, wanted or 0)  # before minutes of loading, not after
     folder = default_folder() if profile_cache == "" else Path(profile_cache)
     profiles = None if profile_cache == "off" or folder is None else ProfileStore(folder)
-    limits = LimitConfig(
-        least_memory_bytes=(min_memory_mib << 20) or None,
-        memory_stall_percent=MEMORY_STALL_PERCENT if min_memory_mib else None,
-        most_celsius=max_celsius,
-        least_battery_percent=min_battery_percent,
-    )
-    governor = Governor(ResourceMonitor(), limits)
     with _ended_by_signals(), ExitStack() as sessions:
         models = [
             load_model(

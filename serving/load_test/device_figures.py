@@ -66,11 +66,11 @@ def resident_figure(checkpoint: Path, batch: int) -> Figure:
     """Resident bytes after shrinking to level 0, against the file's share of level 0 plus activations."""
     name, reach = "resident bytes at level 0 / its share of the file and activations", Reach("<=", 1.15)
     try:
-        found = measure_resident(checkpoint, batch)
+        found = measure_resident(checkpoint, batch=batch)
     except NestedSparseError as error:
         return Figure(name, "×", reach, unavailable=str(error))
     note = (
-        f"{found.shrunk.total_bytes / 2**20:.2f} MiB, {found.densest.total_bytes / 2**20:.2f} before; the file holds "
+        f"{found.shrunk_bytes / 2**20:.2f} MiB, {found.densest.over(found.loaded) / 2**20:.2f} before; the file holds "
         f"{found.share_bytes / 2**20:.2f} for level 0, its runs take {found.activations_bytes / 2**20:.2f}"
     )
     return Figure(name, "×", reach, found.ratio, note, details=asdict(found))

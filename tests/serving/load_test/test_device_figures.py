@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nested_sparse.errors import InputError
-from nested_sparse.runtime.resident import ResidentMemory, Taken
+from nested_sparse.runtime.resident import Resident, State
 from nested_sparse.serving.bench.row import Reach
 from nested_sparse.serving.load_test import device_figures
 from nested_sparse.serving.load_test.device_figures import rescue_summary, resident_figure
@@ -52,12 +52,12 @@ def test_the_oracle_row_is_the_worst_undisturbed_trace_of_the_simulator():
 
 def test_the_resident_row_is_the_runtimes_figure(monkeypatch, tmp_path):
     """The ratio it measures, and all that it was made of; a model that cannot be measured says why."""
-    taken = Taken(500_000, 600_000)
-    found = ResidentMemory(400_000, Taken(400_000, 600_000), Taken(900_000, 600_000), taken)
+    states = [State((100_000, each), 1_000_000 + grown) for each, grown in ((0, 0), (0, 6), (9_000, 6), (0, 6))]
+    found = Resident(16, 400_000, 600_000, 1_100_000, 1.1, *states)
     monkeypatch.setattr(device_figures, "measure_resident", lambda path, batch: found)
     row = resident_figure(tmp_path, 16)
     assert (row.measured, row.met) == (pytest.approx(1.1), True)
-    assert row.details["shrunk"] == {"file_bytes": 500_000, "run_bytes": 600_000}
+    assert row.details["shrunk_bytes"] == 1_100_000
     assert "0.38 for level 0" in row.note
 
     def refuse(path, batch):
