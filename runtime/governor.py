@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from nested_sparse.level import Level
@@ -24,9 +24,11 @@ class Model(Protocol):
     """A session."""
 
     name: str
-    levels: Sequence[Level]
     resident_level: int
     threads: int
+
+    @property
+    def levels(self) -> Sequence[Level]: ...  # noqa: D102 -- as a Session's
 
 
 class Limited(Protocol):
@@ -43,6 +45,7 @@ class _Watched:
     limits: Limits
     limit: LevelLimit
     follows_cores: bool
+    priority: int = 0
     differs_since_s: float | None = None
 
 
@@ -69,12 +72,17 @@ class Governor:
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._work, name="governor", daemon=True)
 
-    def watch(self, model: Model, scheduler: Limited, *, follows_cores: bool) -> None:
-        """Limit `model` from the next look on. follows_cores: its threads become as many as the usable cores."""
+    def watch(self, model: Model, scheduler: Limited, *, follows_cores: bool, priority: int = 0) -> None:
+        """Limit `model` from the next look on. follows_cores: its threads become as many as the usable cores.
+
+        priority: short memory is taken from the models of the lowest first; those above give at the next look, if that
+        was not enough.
+        """
         top = len(model.levels) - 1
         limits = Limits(model.levels, self._config)
         with self._lock:
-            self._watched.append(_Watched(model, scheduler, limits, LevelLimit(top, top, ""), follows_cores))
+            self._watched.append(_Watched(model, scheduler, limits, LevelLimit(top, top, ""), follows_cores, priority))
+            self._watched.sort(key=lambda each: each.priority)
 
     def start(self) -> None:
         """Begin to look, in a thread of its own."""
@@ -98,14 +106,19 @@ class Governor:
         sample, now_s = self.monitor.sample(), self._clock()
         with self._lock:
             watched = list(self._watched)
+        given_by = None  # priority of those that have just given memory
         for each in watched:
             if self._closed.is_set():
                 return
+            spared = given_by is not None and each.priority > given_by
+            resident_level = each.limit.resident_level
             try:
-                _limit(each, each.limits.update(sample, now_s))
+                _limit(each, each.limits.update(_without_memory(sample) if spared else sample, now_s))
                 _follow_cores(each, sample, now_s)
             except Exception:
                 _LOGGER.exception("%s: its limits could not be applied", each.model.name)
+            if each.limit.resident_level < resident_level:
+                given_by = each.priority
 
     def _work(self) -> None:
         while not self._closed.wait(self._period_s):
@@ -138,3 +151,7 @@ def _follow_cores(watched: _Watched, sample: ResourceSample, now_s: float) -> No
         watched.differs_since_s = None  # and should it fail, not again at once
         before, model.threads = model.threads, cores
         _LOGGER.info("%s: cores: %d usable: threads %d -> %d", model.name, cores, before, cores)
+
+
+def _without_memory(sample: ResourceSample) -> ResourceSample:
+    return replace(sample, available_memory_bytes=None, memory_stall_percent=None)

@@ -76,7 +76,7 @@ def _measure(path: Path, batch: int, threads: int) -> Resident:
         inputs = random_inputs(session.inputs, batch)
         _state(session)  # once for what reading it allocates
         loaded = _state(session)
-        states = []
+        states: list[State] = []
         for level in (0, -1, 0):
             if states and level == 0:
                 session.resident_level = 0

@@ -230,6 +230,8 @@ class Scheduler:
         with self._changed:
             if self._closing:
                 raise UnavailableError("the server is shutting down; send the request to another one")
+            if self._watchdog is not None and self._watchdog.stuck_count >= self._workers:
+                raise StuckError("every inference under way is stuck; send the request to another server")
             now_s = self._clock()
             if job.waiting.deadline_s <= now_s:
                 raise _too_late(job, now_s)

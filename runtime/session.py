@@ -80,6 +80,7 @@ class Session:
         self._rebuilding = threading.Lock()
         self._running = 0
         self._resident_level = 0
+        self._shrinks = False
 
     @property
     def threads(self) -> int:
@@ -120,8 +121,9 @@ class Session:
     def resident_level(self) -> int:
         """The densest level whose weights may be in memory: the densest that ran since it was last set.
 
-        Setting it gives the pages of the levels above, and memory that runs have freed, back to the system. Running a
-        denser level afterwards stays possible: its pages are read from the file again. -1 is the densest.
+        Setting it gives the pages of the levels above, and what denser runs needed, back to the system; ONNX Runtime's
+        buffers at the end of the next run. Running a denser level afterwards stays possible: its pages are read from
+        the file again. -1 is the densest.
         """
         return self._resident_level
 
@@ -129,6 +131,7 @@ class Session:
     def resident_level(self, level: int) -> None:
         self._resident_level = resolve_level(level, len(self.levels))
         self._checkpoint.release_above(self._resident_level)
+        self._shrinks = True
         return_freed()
 
     def resident_bytes(self) -> tuple[int, ...] | None:
@@ -157,11 +160,20 @@ class Session:
             self._file_guard.check()
             feeds = {**arrays, **self._segments, LEVEL_INPUT: cell.ort_value}
             try:
-                results = session.run(self._output_names, feeds)
+                results = session.run(self._output_names, feeds, self._run_options())
             except Exception as error:  # ONNX Runtime's errors have no common base
                 raise self._fault(error, started, arrays) from error
             self._file_guard.check()
         return dict(zip(self._output_names, results, strict=True))
+
+    def _run_options(self) -> Any:
+        """None, but for the first run after a shrink: ONNX Runtime then gives back what its buffers do not need."""
+        if not self._shrinks:
+            return None
+        self._shrinks = False
+        options = ort.RunOptions()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        return options
 
     def close(self) -> None:
         """Waits for the runs under way, then lets go of the model. May be called again."""

@@ -114,7 +114,7 @@ def load_model(
         priority=config.priority,
     )
     if governor is not None:
-        governor.watch(session, scheduler, follows_cores=scales)
+        governor.watch(session, scheduler, follows_cores=scales, priority=config.priority)
     return ServedModel(
         session.name,
         tuple(session.inputs),

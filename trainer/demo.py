@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
+from nested_sparse.amend import store_reroutes
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import TrainingError
+from nested_sparse.reroute import Reroute
 from nested_sparse.trainer.config import TrainConfig
 from nested_sparse.trainer.data import Batches, LabelledImages, load_digits_images, load_idx, noisy
 from nested_sparse.trainer.evaluate import accuracy_per_level
@@ -39,6 +41,8 @@ and no denser level would be worth its time."""
 CONFIG = TrainConfig(dense_epochs=4, search_epochs=2)
 NESTING = FreezeThenGrow(epochs_per_level=2)
 SEED = 0
+ROUTE_IMAGES, ROUTE_BATCH = 480, 16
+"""What lowered inferences are scored on: enough to tell a route that loses ten points from one that loses none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +100,27 @@ def train_demo(data: DemoData, out: Path, force: bool, console: Console) -> Path
     net = grow_demo_net(data, state)
     example = data.test.images[:1]
     export(net, (example,), path, metrics={"accuracy": accuracy_per_level(net, _test_batches(data))}, force=force)
+    store_reroutes(path, _route_scores(path, data))
     state.unlink(missing_ok=True)
     console.print(f"wrote {path}, verified against torch at every level")
     return path
+
+
+def _route_scores(path: Path, data: DemoData) -> tuple[Reroute, ...]:
+    """What the written file scores on training images where the level falls while it runs, at every second layer."""
+    # like verify.py: what the runtime will do is measured on the runtime
+    from nested_sparse.runtime import Session
+    from nested_sparse.runtime.route import RouteTable
+    from nested_sparse.runtime.route_scores import route_scores
+
+    rng = np.random.default_rng(SEED)
+    picked = torch.from_numpy(rng.permutation(len(data.train))[:ROUTE_IMAGES])
+    images = noisy(data.train.images[picked], data.noise, rng) if data.noise else data.train.images[picked]
+    inputs, labels = images.numpy(), data.train.labels[picked].numpy()
+    parts = [slice(begin, begin + ROUTE_BATCH) for begin in range(0, len(inputs), ROUTE_BATCH)]
+    with Session(path, threads=1) as session:
+        cuts = RouteTable.measure(session, repeats=1).layers[1::2]
+        return route_scores(session, [(inputs[part], labels[part]) for part in parts], cuts)
 
 
 def grow_demo_net(data: DemoData, state: Path | None, config: TrainConfig = CONFIG) -> NestedModel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import faulthandler
 import logging
 import os
@@ -122,7 +123,8 @@ def serve(
         raise typer.BadParameter(f"{policy!r}: expected one of {', '.join(POLICIES)}", param_hint="--policy")
     if level is not None and policy != "elastic":
         raise typer.BadParameter("a fixed --level leaves nothing to choose; give one of the two", param_hint="--policy")
-    faulthandler.enable()  # what ends a process without a word, such as a file cut off during a run, gets one
+    with contextlib.suppress(ValueError, OSError):  # stderr may be no file
+        faulthandler.enable()  # what ends a process without a word, such as a file cut off during a run, gets one
     config = ServerConfig(host, port, metrics_port, grace_s, max_batch)
     check_files(files)
     priorities = read_priorities(priority or [], files)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,13 +11,14 @@ from nested_sparse.errors import NestedSparseError
 from nested_sparse.runtime.monitor import ResourceMonitor
 from nested_sparse.runtime.policy import ElasticPolicy
 from nested_sparse.runtime.profile import LatencyProfile
+from nested_sparse.runtime.resident import measure_resident
 from nested_sparse.runtime.route import RouteTable
 from nested_sparse.runtime.session import Session
 from nested_sparse.serving.bench.row import Reach
 from nested_sparse.serving.load_test.capacity import THREADS
 from nested_sparse.serving.load_test.decision_cost import decision_cost
 from nested_sparse.serving.load_test.figure import Figure
-from nested_sparse.serving.load_test.oracle_figure import oracle_figure
+from nested_sparse.serving.load_test.oracle_figure import oracle_figures
 from nested_sparse.serving.load_test.rescue import Rescue, measure_rescue
 
 
@@ -39,7 +39,7 @@ def device_figures(
     requests: of a trace, in the simulator. rescue_limit_s: time for the pairs of guarded and unguarded runs.
     """
     say("elastic beside the offline oracle, in virtual time")
-    figures = [oracle_figure(service_ms, accuracy, slo_ms, arrivals, seed, requests)]
+    figures = oracle_figures(service_ms, accuracy, slo_ms, arrivals, seed, requests)
     with Session(checkpoint, threads=THREADS) as session:
         say("deadlines rescued in mid-inference")
         figures.append(rescue_figure(session, batch, rescue_limit_s))
@@ -47,7 +47,7 @@ def device_figures(
         policy = ElasticPolicy(LatencyProfile.measure(session, (1, batch), repeats=3))
         figures.append(decision_cost(policy, ResourceMonitor(), len(session.levels), batch, service_ms[-1]))
     say("what is resident")
-    figures.append(resident_figure(checkpoint))
+    figures.append(resident_figure(checkpoint, batch))
     return figures
 
 
@@ -62,18 +62,18 @@ def rescue_figure(session: Session, batch: int, limit_s: float) -> Figure:
     return rescue_summary(name, reach, rescues)
 
 
-def resident_figure(checkpoint: Path) -> Figure:
+def resident_figure(checkpoint: Path, batch: int) -> Figure:
     """Resident bytes after shrinking to level 0, against the file's share of level 0 plus activations."""
     name, reach = "resident bytes at level 0 / its share of the file and activations", Reach("<=", 1.15)
     try:
-        measure_resident = importlib.import_module("nested_sparse.runtime.resident").measure_resident
-    except (ImportError, AttributeError):
-        return Figure(name, "×", reach, unavailable="this runtime does not measure what is resident")
-    try:
-        found = measure_resident(checkpoint)
+        found = measure_resident(checkpoint, batch=batch)
     except NestedSparseError as error:
         return Figure(name, "×", reach, unavailable=str(error))
-    return Figure(name, "×", reach, found.ratio, details=asdict(found))
+    note = (
+        f"{found.shrunk_bytes / 2**20:.2f} MiB, {found.densest.over(found.loaded) / 2**20:.2f} before; the file holds "
+        f"{found.share_bytes / 2**20:.2f} for level 0, its runs take {found.activations_bytes / 2**20:.2f}"
+    )
+    return Figure(name, "×", reach, found.ratio, note, details=asdict(found))
 
 
 def rescue_summary(name: str, reach: Reach, rescues: Sequence[Rescue]) -> Figure:

@@ -46,7 +46,7 @@ class Outcome:
 
     latency_ms is from the scheduled time. Where no answer came output is None; what the answer did not say is None too:
     level (it ended at), accuracy (the file's, of that level), compute_ms; started_level and lowered_at (the layer) are
-    there only where the level fell during the inference.
+    there only where the level fell during the inference; lowered_from only where it fell more than once.
     """
 
     arrival: Arrival
@@ -59,6 +59,7 @@ class Outcome:
     compute_ms: float | None = None
     started_level: int | None = None
     lowered_at: str | None = None
+    lowered_from: int | None = None
 
 
 async def open_loop(
@@ -174,6 +175,7 @@ class _Sender:
             compute_ms=said["compute_us"] / 1e3 if "compute_us" in said else None,
             started_level=said.get("started_level"),
             lowered_at=said.get("lowered_at"),
+            lowered_from=said.get("lowered_from"),
         )
 
 

@@ -83,7 +83,9 @@ class Reference:
             return "wrong"
         expected: NDArray[Any] | None = self.expected[end][item]
         if start is not None:
-            expected = self.lowered((item, start, end, outcome.lowered_at or ""))
+            # of a run that was lowered twice only the last fall is known, so it cannot be made again
+            twice = outcome.lowered_from is not None
+            expected = None if twice else self.lowered((item, start, end, outcome.lowered_at or ""))
         if expected is None:
             return "unverified"
         return "right" if agrees(outcome.output, expected) else "wrong"

@@ -125,3 +125,15 @@ def test_a_probe_that_hangs_stops_neither_the_log_nor_the_end() -> None:
     leave.set()
     governor._thread.join(10)
     assert not governor._thread.is_alive()
+
+
+def test_the_lowest_priority_gives_its_memory_first() -> None:
+    """The one above follows at the next look, if that was not enough."""
+    rig = Rig(follows_cores=False)
+    low = SimpleNamespace(name="low", levels=rig.model.levels, resident_level=3, threads=1)
+    rig.governor.watch(low, SimpleNamespace(limit=lambda *_: None), follows_cores=False, priority=-1)
+    rig.model.resident_level = 3
+    rig.look(0.5, available_memory_bytes=1)
+    assert (low.resident_level, rig.model.resident_level) == (0, 3)
+    rig.look(0.5, available_memory_bytes=1)
+    assert (low.resident_level, rig.model.resident_level) == (0, 0)

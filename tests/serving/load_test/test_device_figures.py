@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from dataclasses import dataclass
-from types import SimpleNamespace
+import pytest
 
+from nested_sparse.errors import InputError
+from nested_sparse.runtime.resident import Resident, State
 from nested_sparse.serving.bench.row import Reach
+from nested_sparse.serving.load_test import device_figures
 from nested_sparse.serving.load_test.device_figures import rescue_summary, resident_figure
-from nested_sparse.serving.load_test.oracle_figure import oracle_figure
+from nested_sparse.serving.load_test.oracle_figure import oracle_figures
 from nested_sparse.serving.load_test.rescue import Pair, Rescue
 
 
@@ -36,29 +37,31 @@ def test_without_near_misses_there_is_no_share():
     assert row.unavailable == "no run missed by less than half an inference"
 
 
-def test_the_oracle_row_is_the_worst_trace_of_the_simulator():
-    """No share is beyond the oracle's, and the row is the least of the traces' means."""
-    row = oracle_figure([20.0, 30.0], [0.6, 0.9], 100.0, None, seed=0, requests=60)
+def test_the_oracle_row_is_the_worst_undisturbed_trace_of_the_simulator():
+    """No share is beyond the oracle's; beside contention it is said, and nothing is asked."""
+    row, contended = oracle_figures([20.0, 30.0], [0.6, 0.9], 100.0, None, seed=0, requests=60)
     shares = row.details["by_trace"]
     assert set(shares) >= {"poisson", "ramp"}
-    assert all(0 < share <= 1 + 1e-9 for by_contention in shares.values() for share in by_contention.values())
-    means = [sum(shares[trace].values()) / len(shares[trace]) for trace in shares]
-    assert row.measured == min(means)
-    assert row.met == (min(means) >= 0.98)
+    assert row.measured == min(shares.values())
+    assert row.met == (row.measured >= 0.98)
+    cells = contended.details["by_cell"]
+    assert len(cells) == 3 * len(shares)
+    assert contended.met is None
+    assert all(0 < share <= 1 + 1e-9 for share in (*shares.values(), *cells.values()))
 
 
 def test_the_resident_row_is_the_runtimes_figure(monkeypatch, tmp_path):
-    """The ratio it measures, and all that it was made of; without such a measurement the row says so."""
-    monkeypatch.setitem(sys.modules, "nested_sparse.runtime.resident", None)
-    assert "does not measure" in resident_figure(tmp_path).unavailable
+    """The ratio it measures, and all that it was made of; a model that cannot be measured says why."""
+    states = [State((100_000, each), 1_000_000 + grown) for each, grown in ((0, 0), (0, 6), (9_000, 6), (0, 6))]
+    found = Resident(16, 400_000, 600_000, 1_100_000, 1.1, *states)
+    monkeypatch.setattr(device_figures, "measure_resident", lambda path, batch: found)
+    row = resident_figure(tmp_path, 16)
+    assert (row.measured, row.met) == (pytest.approx(1.1), True)
+    assert row.details["shrunk_bytes"] == 1_100_000
+    assert "0.38 for level 0" in row.note
 
-    @dataclass
-    class Resident:
-        ratio: float
-        at_level_0_bytes: int
+    def refuse(path, batch):
+        raise InputError("no RssAnon")
 
-    module = SimpleNamespace(measure_resident=lambda path: Resident(1.1, 1000))
-    monkeypatch.setitem(sys.modules, "nested_sparse.runtime.resident", module)
-    row = resident_figure(tmp_path)
-    assert (row.measured, row.met) == (1.1, True)
-    assert row.details == {"ratio": 1.1, "at_level_0_bytes": 1000}
+    monkeypatch.setattr(device_figures, "measure_resident", refuse)
+    assert resident_figure(tmp_path, 16).unavailable == "no RssAnon"
