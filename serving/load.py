@@ -83,7 +83,7 @@ def load_model(
     session: Session,
     config: ModelConfig,
     device: Device,
-    profiles: ProfileStore | None,
+    profiles: ProfileStore | None = None,
     governor: Governor | None = None,
 ) -> ServedModel:
     """Measure the session's levels on this device, or check what was kept of it, and start its scheduler.
