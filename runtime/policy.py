@@ -160,7 +160,7 @@ class ElasticPolicy:
         level = max(ramp.step(fitting), request.lowest_level)
         if level < fitting:
             why = f"level {fitting} fits, rising slowly"
-        reason = f"{why}; {request.slack_ms(now_s):.1f} ms left, slowdown {slowdown:.2f}"
+        reason = f"{why}; {request.slack_ms(now_s):.1f} ms left"
         take, profiled_ms = self._take(level, request, queue, request.slack_ms(now_s) / slowdown)
         return Decision(level, profiled_ms * slowdown, reason, take=take)
 
