@@ -46,6 +46,16 @@ def test_fits_where_serving_the_queue_would_be_in_time(
         assert plan.fits(level, behind, share) in (exact, near)
 
 
+def test_a_long_queue_counts_as_a_whole() -> None:
+    """Sixty alike, due in 130 ms: 2 ms each is in time, 5 ms each is not, though the first sixteen would be."""
+    plan = Plan(
+        Waiting(0.13, 0, 2), [Waiting(0.13, 0, 2)] * 60, PROFILE.predict_ms, slowdown=1.0, most_ms=1e9, now_s=0.0
+    )
+    assert (plan.waiting, plan.samples) == (60, 61)
+    assert plan.fits(0, 0, 1.0)
+    assert not plan.fits(1, 1, 1.0)
+
+
 def test_far_deadlines_count_as_near_ones() -> None:
     """What may take a minute does not let the queue grow for a minute."""
     far = Waiting(60.0, 0, 2)
