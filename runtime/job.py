@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
 
+from nested_sparse.errors import DeadlineError
 from nested_sparse.runtime.forecast import Waiting
-from nested_sparse.runtime.request import Response
+from nested_sparse.runtime.profile import Profilable
+from nested_sparse.runtime.request import Request, Response, allowed_levels, allowed_slo_ms
 from nested_sparse.runtime.request_queue import Ticket
-from nested_sparse.runtime.tensors import Array
+from nested_sparse.runtime.tensors import Array, batch_size, check_inputs
 from nested_sparse.tensor_spec import TensorSpec
 
 Outputs = dict[str, Array]
@@ -36,6 +39,49 @@ class Job:
     def batches_with(self, other: Job) -> bool:
         """Whether both fit in one batch: equal but for its size."""
         return all(array.shape[1:] == other.inputs[name].shape[1:] for name, array in self.inputs.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a scheduler promises. margin_ms, margin_share: of a request's time, what the reply takes."""
+
+    default_slo_ms: float
+    margin_ms: float
+    margin_share: float
+
+
+def make_job(session: Profilable, request: Request, future: Future[Response], terms: Terms, now_s: float) -> Job:
+    """The job of a request that came in at `now_s`, if it does not say when. Raises InputError, LevelError."""
+    inputs = check_inputs(session.inputs, request.inputs)
+    lowest, highest = allowed_levels(request, session.levels)
+    slo_ms = allowed_slo_ms(request, terms.default_slo_ms)
+    received_s = now_s if request.received_s is None else request.received_s
+    budget_ms = slo_ms * (1.0 - terms.margin_share) - terms.margin_ms
+    waiting = Waiting(
+        deadline_s=received_s + budget_ms / 1e3,
+        lowest_level=lowest,
+        highest_level=highest,
+        batch=batch_size(session.inputs, inputs),
+        budget_ms=budget_ms,
+    )
+    return Job(
+        inputs,
+        future,
+        waiting,
+        received_s,
+        due_s=received_s + slo_ms / 1e3,
+        least_accuracy=-math.inf if request.min_accuracy is None else request.min_accuracy,
+        fixed=request.level is not None,
+    )
+
+
+def too_late(job: Job, now_s: float) -> DeadlineError:
+    """What the client of a job that has expired is told."""
+    waited_ms = (now_s - job.received_s) * 1e3
+    slo_ms = (job.due_s - job.received_s) * 1e3
+    return DeadlineError(
+        f"expired: {waited_ms:.1f} ms after it came in, {slo_ms:.1f} ms were allowed, reply margin included"
+    )
 
 
 def can_batch(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec | None]) -> bool:

@@ -7,9 +7,9 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from nested_sparse.errors import DeadlineError, InputError, OverloadedError, StuckError, UnavailableError
@@ -17,16 +17,15 @@ from nested_sparse.level import Level
 from nested_sparse.runtime.device import Device
 from nested_sparse.runtime.execution import Execution, Executor
 from nested_sparse.runtime.forecast import Decision, Waiting
-from nested_sparse.runtime.job import Job, can_batch
+from nested_sparse.runtime.job import Job, Terms, can_batch, make_job, too_late
 from nested_sparse.runtime.level_log import LevelLog
 from nested_sparse.runtime.monitor import ResourceMonitor
 from nested_sparse.runtime.policy import LevelPolicy
 from nested_sparse.runtime.profile import LatencyProfile, Profilable
-from nested_sparse.runtime.request import Request, Response, allowed_levels, allowed_slo_ms
-from nested_sparse.runtime.request_queue import RequestQueue
+from nested_sparse.runtime.request import Request, Response
 from nested_sparse.runtime.stats import SchedulerStats
-from nested_sparse.runtime.tensors import batch_size, check_inputs
-from nested_sparse.runtime.watchdog import Watchdog, stuck_after_s
+from nested_sparse.runtime.under_way import Turn, UnderWay
+from nested_sparse.runtime.waiting_room import WaitingRoom
 
 REPLY_MARGIN_MS = 2.0
 # Clipper (NSDI'17) uses 0.92 of an SLO for the model and leaves the rest for everything else
@@ -34,16 +33,6 @@ REPLY_MARGIN_SHARE = 0.08
 Runner = Profilable
 _LOGGER = logging.getLogger("nested_sparse.runtime")
 __all__ = ["Scheduler", "SchedulerStats"]
-
-
-@dataclass(frozen=True, slots=True)
-class _Turn:
-    """Jobs that run together next, and how; or what the policy raised for the first of them."""
-
-    run: int
-    jobs: list[Job]
-    decision: Decision | Exception
-    slowdown: float = 1.0
 
 
 class Scheduler:
@@ -55,7 +44,8 @@ class Scheduler:
 
     A run has to end `reply_margin_ms` plus `reply_margin_share` of the request's time before its deadline; one that
     could not be begun before that has expired. Requests whose inputs differ in the batch only may run as one
-    (Decision.take). `guard` makes what lowers a run that would be late, in flight (RouteGuard).
+    (Decision.take). `guard` makes what lowers a run that would be late, in flight (RouteGuard). What `monitor` last
+    sampled (a Governor's, say) is in the log's lines.
 
     `workers` threads run the session; with 0 the caller drives it by serve_next(). Tell the policy the same number.
     Schedulers that share a `device` take turns on it: by `priority`, higher first, then by deadline.
@@ -89,22 +79,19 @@ class Scheduler:
         self._session = session
         self._profile = profile
         self._policy = policy
-        self._default_slo_ms = default_slo_ms
-        self._margin = (reply_margin_ms, reply_margin_share)
+        self._terms = Terms(default_slo_ms, reply_margin_ms, reply_margin_share)
         self._clock = clock
         self._log = LevelLog(session.name, monitor)
         self._executor = Executor(session, profile, clock, guard)
         self._batches = can_batch(session.inputs, getattr(session, "outputs", (None,)))
-        self._queue: RequestQueue[Job] = RequestQueue(max_queue)
+        self._queue = WaitingRoom(max_queue, self._on_due if workers else None, clock)
         self._workers = max(workers, 1)
         self._device = Device(self._workers) if device is None else device
         self._changed = self._device.changed
         self._closing = False
         self._runs = itertools.count()
         self._ended_s = -math.inf
-        self._under_way: dict[Hashable, _Turn] = {}
-        self._watchdog = Watchdog(self._on_stuck, clock) if workers else None
-        self._reaper = Watchdog(self._on_due, clock) if workers else None
+        self._under_way = UnderWay(self._on_stuck if workers else None, clock)
         self._limit = (len(session.levels) - 1, "")
         self._present_level = len(session.levels) - 1
         self._served = [0] * len(session.levels)
@@ -126,7 +113,7 @@ class Scheduler:
         """Queues a request. Never raises and never waits: what is wrong with it is in the future."""
         future: Future[Response] = Future()
         try:
-            job = self._job(request, future)
+            job = make_job(self._session, request, future, self._terms, self._clock())
             self._enqueue(job)
         except Exception as error:  # our own errors, or a fault of the pluggable policy
             self._fail(future, error)
@@ -152,7 +139,7 @@ class Scheduler:
                 served=tuple(self._served),
                 queue_length=len(self._queue),
                 slowdown=self._policy.slowdown_factor(self._clock()),
-                stuck=0 if self._watchdog is None else self._watchdog.stuck_count,
+                stuck=self._under_way.stuck_count,
                 **self._counts,
             )
 
@@ -174,22 +161,20 @@ class Scheduler:
             left = self._queue.clear()
             self._device.leave(self)
         for job in left:
-            self._left(job)
             self._end(job, UnavailableError("the server is shutting down; send the request to another one"))
         for thread in self._threads:
-            while thread.is_alive() and not (self._watchdog is not None and self._watchdog.stuck_count):
+            while thread.is_alive() and not self._under_way.stuck_count:
                 thread.join(timeout=0.1)
-        for watchdog in (self._reaper, self._watchdog):
-            if watchdog is not None:
-                watchdog.close()
+        self._queue.close()
+        self._under_way.close()
 
     def first_due_s(self) -> float | None:
         """As Tenant."""
-        return self._queue.first_deadline_s()
+        return self._queue.first_due_s()
 
     def waiting(self) -> list[Waiting]:
         """As Tenant."""
-        return [job.waiting for job in self._queue.items()]
+        return self._queue.waiting()
 
     def hurry(self, left_ms: float) -> None:
         """As Tenant."""
@@ -202,66 +187,32 @@ class Scheduler:
         levels_ms = [self._profile.predict_ms(level, waiting.batch) for level in (present, waiting.lowest_level)]
         return sum(levels_ms) / 2 * self._policy.slowdown_factor(self._clock())
 
-    def _job(self, request: Request, future: Future[Response]) -> Job:
-        inputs = check_inputs(self._session.inputs, request.inputs)
-        lowest, highest = allowed_levels(request, self._session.levels)
-        slo_ms = allowed_slo_ms(request, self._default_slo_ms)
-        received_s = self._clock() if request.received_s is None else request.received_s
-        margin_ms, margin_share = self._margin
-        budget_ms = slo_ms * (1.0 - margin_share) - margin_ms
-        waiting = Waiting(
-            deadline_s=received_s + budget_ms / 1e3,
-            lowest_level=lowest,
-            highest_level=highest,
-            batch=batch_size(self._session.inputs, inputs),
-            budget_ms=budget_ms,
-        )
-        return Job(
-            inputs,
-            future,
-            waiting,
-            received_s,
-            due_s=received_s + slo_ms / 1e3,
-            least_accuracy=-math.inf if request.min_accuracy is None else request.min_accuracy,
-            fixed=request.level is not None,
-        )
-
     def _enqueue(self, job: Job) -> None:
         with self._changed:
             if self._closing:
                 raise UnavailableError("the server is shutting down; send the request to another one")
-            if self._watchdog is not None and self._watchdog.stuck_count >= self._workers:
+            if self._under_way.stuck_count >= self._workers:
                 raise StuckError("every inference under way is stuck; send the request to another server")
             now_s = self._clock()
             if job.waiting.deadline_s <= now_s:
-                raise _too_late(job, now_s)
+                raise too_late(job, now_s)
             queue = self._device.queue_of(self, self._policy.slowdown_factor(now_s))
             decision = self._policy.admit(job.waiting, queue, self._device.busy_ms(now_s), now_s)
             if decision.level is None:
                 raise OverloadedError(decision.reason, decision.retry_after_ms)
-            job.ticket = self._queue.push(job.waiting.deadline_s, job)
-            if job.ticket is None:
+            if not self._queue.enter(job, now_s):
                 raise OverloadedError(
                     f"shed: {len(self._queue)} requests are waiting already", max(1.0, decision.predicted_ms)
                 )
-            if self._reaper is not None:
-                self._reaper.begin(job, job.waiting.deadline_s - now_s)
             self._make_room(now_s)
             self._changed.notify_all()
 
-    def _on_due(self, job: Hashable, elapsed_s: float) -> None:
+    def _on_due(self, job: Job) -> None:
         """A request has expired while every worker was busy: its client is told so now."""
-        assert isinstance(job, Job)
         with self._changed:
-            waiting = job.ticket is not None and self._queue.cancel(job.ticket)
-            self._left(job)
-        if waiting:
-            self._end(job, _too_late(job, self._clock()))
-
-    def _left(self, job: Job) -> None:
-        """It waits no longer."""
-        if self._reaper is not None:
-            self._reaper.end(job)
+            waited = self._queue.leave(job)
+        if waited:
+            self._end(job, too_late(job, self._clock()))
 
     def _make_room(self, now_s: float) -> None:
         """Has the run under way lowered where it would make something in the queue late."""
@@ -272,9 +223,9 @@ class Scheduler:
             if spare_ms < busy_ms:
                 self._device.hurry(self, max(spare_ms, 0.0))
 
-    def _serve(self, expired: Sequence[Job], turn: _Turn | None) -> None:
+    def _serve(self, expired: Sequence[Job], turn: Turn | None) -> None:
         for late in expired:
-            self._end(late, _too_late(late, self._clock()))
+            self._end(late, too_late(late, self._clock()))
         if turn is None:
             return
         decision = turn.decision
@@ -285,32 +236,29 @@ class Scheduler:
         else:
             self._run(turn, decision, decision.level)
 
-    def _take(self) -> tuple[list[Job], _Turn | None]:
+    def _take(self) -> tuple[list[Job], Turn | None]:
         """What expired, and what runs next; jobs that their clients cancelled are counted and gone."""
         with self._changed:
             now_s = self._clock()
             expired = self._queue.pop_expired(now_s)
-            for late in expired:
-                self._left(late)
             if self._closing:
                 self._changed.notify_all()
             while (job := self._queue.pop(now_s)) is not None:
-                self._left(job)
                 if job.future.set_running_or_notify_cancel():
                     return expired, self._turn(job, now_s)
                 self._counts["cancelled"] += 1
             return expired, None
 
-    def _turn(self, job: Job, now_s: float) -> _Turn:
+    def _turn(self, job: Job, now_s: float) -> Turn:
         run = next(self._runs)
         try:
             slowdown = self._policy.slowdown_factor(now_s)
             decision = self._policy.choose(self._limited(job.waiting), self._device.queue_of(self, slowdown), now_s)
         except Exception as error:  # the policy is pluggable, and the worker must outlive it
-            return _Turn(run, [job], error)
+            return Turn(run, [job], error)
         level = decision.level
         if level is None:
-            return _Turn(run, [job], decision)
+            return Turn(run, [job], decision)
         highest, cause = self._limit
         if level == highest < job.waiting.highest_level:
             decision = replace(decision, reason=f"capped by {cause}; {decision.reason}")
@@ -318,7 +266,7 @@ class Scheduler:
         self._present_level = level
         self._log.note(level, decision.reason, slowdown, len(self._queue), now_s)
         self._device.begin(id(job), now_s + decision.predicted_ms / 1e3)
-        return _Turn(run, jobs, decision, slowdown)
+        return Turn(run, jobs, decision, slowdown)
 
     def _limited(self, waiting: Waiting) -> Waiting:
         """What the request allows, within the limit where the request leaves a choice."""
@@ -330,20 +278,15 @@ class Scheduler:
     def _joining(self, first: Job, count: int) -> list[Job]:
         """Takes up to `count` jobs from the head of the queue that run in one batch with `first`."""
         jobs: list[Job] = []
-        while len(jobs) < count and self._batches:
-            job = self._queue.peek()
-            if job is None or job.ticket is None or not job.batches_with(first):
-                break
-            self._queue.cancel(job.ticket)
-            self._left(job)
+        while len(jobs) < count and self._batches and (job := self._queue.pop_like(first)) is not None:
             if job.future.set_running_or_notify_cancel():
                 jobs.append(job)
             else:
                 self._counts["cancelled"] += 1
         return jobs
 
-    def _run(self, turn: _Turn, decision: Decision, level: int) -> None:
-        self._begin(turn, decision)
+    def _run(self, turn: Turn, decision: Decision, level: int) -> None:
+        self._under_way.begin(turn, decision.predicted_ms)
         try:
             done = self._executor.run(turn.jobs, level, turn.slowdown)
         except Exception as error:  # whatever it was, it is the client's answer and the worker goes on
@@ -373,41 +316,33 @@ class Scheduler:
                 )
             )
 
-    def _begin(self, turn: _Turn, decision: Decision) -> None:
-        with self._changed:
-            self._under_way[turn.run] = turn
-        if self._watchdog is not None:
-            self._watchdog.begin(turn.run, stuck_after_s(decision.predicted_ms))
-
-    def _finish(self, turn: _Turn) -> bool:
-        """The run has ended; whether its requests still wait for it, and have not been told that it is stuck."""
-        if self._watchdog is not None:
-            self._watchdog.end(turn.run)
+    def _finish(self, turn: Turn) -> bool:
+        """The run has ended; whether its requests still wait for it."""
+        waited_for = self._under_way.finish(turn)
         with self._changed:
             self._device.end(id(turn.jobs[0]))
-            return self._under_way.pop(turn.run, None) is not None
+        return waited_for
 
-    def _on_stuck(self, run: Hashable, elapsed_s: float) -> None:
+    def _on_stuck(self, turn: Turn, elapsed_s: float) -> None:
         """Its requests are answered and its slot goes to other models; this model's worker is lost until it ends."""
         with self._changed:
-            turn = self._under_way.pop(run, None)
-            if turn is None:
-                return
             self._device.end(id(turn.jobs[0]))
         _LOGGER.error("%s: a run has not ended for %.1f s", self._session.name, elapsed_s)
         for job in turn.jobs:
             self._fail(job.future, StuckError(f"the inference has run for {elapsed_s:.1f} s and does not end"))
 
-    def _failed_run(self, turn: _Turn, decision: Decision, level: int, error: Exception) -> None:
+    def _failed_run(self, turn: Turn, decision: Decision, level: int, error: Exception) -> None:
         """One job's failure is its answer; of a batch each is tried alone, for only one of them may be at fault."""
         if len(turn.jobs) == 1:
             self._fail(turn.jobs[0].future, error)
             return
         for job in turn.jobs:
             if job.waiting.deadline_s <= self._clock():
-                self._fail(job.future, _too_late(job, self._clock()))
+                self._fail(job.future, too_late(job, self._clock()))
             else:
-                self._run(_Turn(turn.run, [job], decision, turn.slowdown), decision, level)
+                with self._changed:
+                    self._device.begin(id(job), self._clock() + decision.predicted_ms / 1e3)
+                self._run(Turn(turn.run, [job], decision, turn.slowdown), decision, level)
 
     def _count(self, jobs: Sequence[Job], done: Execution, level: int) -> None:
         self._served[done.level] += len(jobs)
@@ -444,8 +379,7 @@ class Scheduler:
     def _forget(self, job: Job) -> None:
         """The client cancelled: the place in the queue is free at once."""
         with self._changed:
-            if job.ticket is not None and self._queue.cancel(job.ticket):
-                self._left(job)
+            if self._queue.leave(job):
                 self._counts["cancelled"] += 1
                 self._changed.notify_all()
 
@@ -463,11 +397,3 @@ class Scheduler:
         with self._changed:
             self._counts[kind] += 1
         future.set_exception(error)
-
-
-def _too_late(job: Job, now_s: float) -> DeadlineError:
-    waited_ms = (now_s - job.received_s) * 1e3
-    slo_ms = (job.due_s - job.received_s) * 1e3
-    return DeadlineError(
-        f"expired: {waited_ms:.1f} ms after it came in, {slo_ms:.1f} ms were allowed, reply margin included"
-    )

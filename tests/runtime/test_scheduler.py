@@ -501,7 +501,8 @@ def test_level_changes_are_logged_with_their_cause(rig: Callable[..., Any], capl
         return dict(stalled)
 
     monitor = ResourceMonitor([stall], lambda: next(monitor_clock), min_interval_s=0.0)
-    monitor.sample()
+    for _ in range(2):  # as a governor does; shares need two
+        monitor.sample()
     r = rig(monitor=monitor)
     with caplog.at_level(logging.INFO, "nested_sparse.runtime"):
         r.play([(0.05 * i, {"slo_ms": (100.0, 12.0)[i % 2]}) for i in range(41)])
@@ -516,7 +517,7 @@ def test_a_run_that_does_not_end_is_answered_and_its_slot_is_free(
     gated: GatedSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its client hears StuckError, the device goes on, and the result that comes in the end is nobody's."""
-    monkeypatch.setattr("nested_sparse.runtime.scheduler.stuck_after_s", lambda predicted_ms: 0.05)
+    monkeypatch.setattr("nested_sparse.runtime.under_way.stuck_after_s", lambda predicted_ms: 0.05)
     scheduler = threaded(gated)
     future = scheduler.submit(Request(X))
     assert gated.entered.acquire(timeout=20)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nested_sparse.errors import DeadlineError, StuckError
-from nested_sparse.runtime import scheduler as module
+from nested_sparse.runtime import under_way as module
 from nested_sparse.runtime.device import Device
 from nested_sparse.runtime.policy import ElasticPolicy
 from nested_sparse.runtime.profile import LatencyProfile

@@ -137,7 +137,7 @@ def test_hundreds_of_cancels(gated, serve):
 
 @pytest.mark.slow
 def test_ten_thousand_cancels(gated, serve, monkeypatch):
-    monkeypatch.setattr("nested_sparse.runtime.scheduler.stuck_after_s", lambda predicted_ms: 600.0)
+    monkeypatch.setattr("nested_sparse.runtime.under_way.stuck_after_s", lambda predicted_ms: 600.0)
     cancel_many(*gated, serve, rounds=50, at_once=200)
 
 

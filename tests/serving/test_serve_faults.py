@@ -158,12 +158,12 @@ def test_second_model_fails(copy: Path, tmp_path: Path) -> None:
 
 STUCK_SCRIPT = """
 import sys, time
-import nested_sparse.runtime.scheduler as scheduler
+import nested_sparse.runtime.under_way as under_way
 from nested_sparse.runtime.session import Session
 from nested_sparse.serving.cli import main
 
 run = Session.run
-scheduler.stuck_after_s = lambda predicted_ms: 0.3
+under_way.stuck_after_s = lambda predicted_ms: 0.3
 
 
 def never_ending_for_three(session, inputs, *arguments, **options):
