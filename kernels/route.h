@@ -38,8 +38,8 @@ struct GuardedRun {
   int32_t forced_at;  // lower at this operator, to `forced_level`, and nowhere else; -1: where the rule says
   int32_t forced_level;
   int64_t begun_ns;  // monotonic_ns() from which the budget counts
-  double budget_ms;   // may be lessened by another thread while the run is under way
-  double slowdown;  // of level_ms, as predicted
+  double budget_ms;  // may be lessened by another thread while the run is under way
+  double slowdown;   // of level_ms, as predicted
   double least_accuracy;
   double margin;  // what is kept in reserve of a whole run, at its start
   // Progress; the caller sets 0, -1, 1, 0, zeros and an empty route.
