@@ -1,0 +1,30 @@
+"""excerpt: somebody else's text, safe to repeat in an error message, a log line or a terminal."""
+
+from __future__ import annotations
+
+MAX_CHARACTERS = 200
+"""Of one foreign name or value inside a message; long enough to recognise it."""
+
+
+def excerpt(text: object, limit: int = MAX_CHARACTERS) -> str:
+    """`text` in one line of printable characters, at most `limit` of them, the middle cut out where it was longer.
+
+    Control characters, line ends, escape sequences and lone surrogates come out as Python escapes, so that a foreign
+    text can neither forge a log line nor steer a terminal, and can be encoded in UTF-8. Only what is kept is looked at:
+    the cost does not grow with the text.
+    """
+    whole = text if isinstance(text, str) else str(text)
+    if len(whole) <= limit:
+        shown = _printable(whole)
+        if len(shown) <= limit:
+            return shown
+    cut = f"…({len(whole)} characters)…"
+    each = max(0, limit - len(cut)) // 2
+    begin, end = _printable(whole[:each])[:each], _printable(whole[len(whole) - each :])
+    return (begin + cut + end[len(end) - each :])[:limit]
+
+
+def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text)
