@@ -35,3 +35,9 @@ def own_cache() -> Iterator[None]:
         patch.setenv("MPLCONFIGDIR", folder)
         yield
         patch.undo()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """No test needs another before it: NESTED_SPARSE_TEST_ORDER=reversed shows it."""
+    if os.environ.get("NESTED_SPARSE_TEST_ORDER") == "reversed":
+        items.reverse()

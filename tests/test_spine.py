@@ -40,7 +40,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, LabelledIma
 
 
 def test_every_level_classifies_in_the_runtime_as_it_did_in_training(trained: tuple[Path, LabelledImages]) -> None:
-    """The accuracy the file states is what the kernels reach, to images that rounding may turn; training has taught it."""
+    """The accuracy the file states is what the kernels reach at each level, but for what rounding turns."""
     path, test = trained
     with Session(path, threads=1) as session:
         for level in session.levels:
