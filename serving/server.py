@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,9 @@ from prometheus_client import start_http_server
 from nested_sparse.errors import ServingError
 from nested_sparse.proto import messages
 from nested_sparse.serving.bounded import BoundedServices
+from nested_sparse.serving.connection_limits import ConnectionLimits
 from nested_sparse.serving.dataplane import Dataplane
+from nested_sparse.serving.inflate import NOT_INFLATED
 from nested_sparse.serving.listening import address_text, check_listenable
 from nested_sparse.serving.metrics import Metrics
 from nested_sparse.serving.model_health import ModelHealth
@@ -43,6 +45,7 @@ class ServerConfig:
     port, metrics_port: 0 picks a free one; no metrics without a port.
     grace_s: seconds that running requests get when the server stops.
     max_batch: samples of the example shape that fit in one message; it bounds what the server will read into memory.
+    connections: what one client, and all together, may hold.
     """
 
     host: str = "127.0.0.1"
@@ -50,6 +53,7 @@ class ServerConfig:
     metrics_port: int | None = None
     grace_s: float = 30.0
     max_batch: int = 64
+    connections: ConnectionLimits = field(default_factory=ConnectionLimits)
 
     def __post_init__(self) -> None:
         if self.max_batch < 1 or not 0 <= self.grace_s < math.inf:
@@ -104,6 +108,8 @@ class Server:
                 # what is larger than our limit by less than this gets our own answer, which says what to do
                 ("grpc.max_receive_message_length", min(2 * limit, 2**31 - 1)),
                 ("grpc.max_send_message_length", -1),
+                NOT_INFLATED,
+                *self._config.connections.options(),
             ),
         )
         server.add_generic_rpc_handlers((generic_handler(self._servicer, limit),))

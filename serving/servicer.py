@@ -21,6 +21,7 @@ from nested_sparse.serving.convert import Bounds, is_large, parse_infer_request,
 from nested_sparse.serving.dataplane import Dataplane
 from nested_sparse.serving.datatype import datatype_of
 from nested_sparse.serving.fault import INTERNAL, Ending, fault_of
+from nested_sparse.serving.inflate import inflated
 from nested_sparse.serving.metrics import Metrics
 from nested_sparse.serving.parameters import served_parameters
 from nested_sparse.serving.served_model import PLATFORM, VERSION, ServedModel
@@ -39,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 def answered(
-    method: Method[RequestT, ResponseT], read: Callable[[bytes], RequestT]
+    method: Method[RequestT, ResponseT], read: Callable[[bytes], Awaitable[RequestT]]
 ) -> Callable[[bytes, Any], Awaitable[ResponseT]]:
     """An RPC method, of a request's bytes, whose errors are gRPC statuses.
 
@@ -49,7 +50,7 @@ def answered(
     @functools.wraps(method)
     async def wrapper(data: bytes, context: Any) -> ResponseT:
         try:
-            return await method(read(data), context)
+            return await method(await read(data), context)
         except Exception as error:
             ending = Ending.of(error)
             if fault_of(error) is INTERNAL:
@@ -219,13 +220,17 @@ def generic_handler(servicer: Servicer, limit: int) -> Any:
         "RepositoryIndex": servicer.repository_index,
     }
 
-    def read_infer(data: bytes) -> messages.ModelInferRequest:
+    async def read_infer(data: bytes) -> messages.ModelInferRequest:
         with servicer.metrics.unread():
-            return read_message(data, parse_infer_request, limit)
+            return read_message(await inflated(data, limit), parse_infer_request, limit)
 
-    def read(name: str) -> Callable[[bytes], Any]:
+    def read(name: str) -> Callable[[bytes], Awaitable[Any]]:
         parse = getattr(messages, f"{name}Request").FromString
-        return functools.partial(read_message, parse=parse, limit=HEADER_BYTES)
+
+        async def read_small(data: bytes) -> Any:
+            return read_message(await inflated(data, HEADER_BYTES), parse, HEADER_BYTES)
+
+        return read_small
 
     handlers = {
         name: grpc.unary_unary_rpc_method_handler(
