@@ -32,7 +32,7 @@ class Checkpoint:
     """An open checkpoint. Its segments are read-only views of the mapped file; close() only after their last use.
 
     path, metadata: where it came from and all it says of itself.
-    levels, inputs, outputs, layers, reroutes: the same, ready to use.
+    levels, inputs, outputs, layers, reroutes, rows: the same, ready to use.
 
     Replacing the file by renaming another over it is safe while it is open; writing into it in place is where `file`
     is guarded (MappedFile).
@@ -48,6 +48,7 @@ class Checkpoint:
         self.inputs: tuple[TensorSpec, ...] = metadata.inputs
         self.outputs: tuple[TensorSpec, ...] = metadata.outputs
         self.reroutes: tuple[Reroute, ...] = metadata.reroutes
+        self.rows: str | None = metadata.rows
         self._data_begin = data_begin
         self._sections = sections
         self.levels: tuple[Level, ...] = tuple(

@@ -10,6 +10,7 @@ from typing import Any
 
 from nested_sparse.budget import MAX_LEVELS
 from nested_sparse.errors import CheckpointError
+from nested_sparse.excerpt import excerpt
 from nested_sparse.layout import VALUE_DTYPES, LayerShape
 from nested_sparse.pattern import BLOCK_ROWS, Pattern, block_pattern, parse_pattern
 from nested_sparse.reroute import Reroute, check_reroutes
@@ -24,6 +25,8 @@ KEY = "nested_sparse"
 DIGEST_KEY = "nested_sparse_sha256"
 OPERATORS = ("conv", "linear")
 MAX_DIMENSION = (1 << 31) - 1
+INDEPENDENT, DEPENDENT = "independent", "dependent"
+"""What a file may say of its rows: whether each row of every output depends on its own sample alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,10 @@ class LayerEntry:
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """All that a checkpoint says of itself beside its tensors."""
+    """All that a checkpoint says of itself beside its tensors.
+
+    rows: INDEPENDENT or DEPENDENT, at every level; None where nobody has found out.
+    """
 
     graph_nbytes: int
     graph_sha256: str
@@ -83,6 +89,7 @@ class Metadata:
     outputs: tuple[TensorSpec, ...]
     producer: str
     reroutes: tuple[Reroute, ...] = ()
+    rows: str | None = None
     format_version: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -102,6 +109,8 @@ class Metadata:
                 del layer["value_bytes"]
         if not self.reroutes:  # not measured: the file is what it was before there were any
             del raw["reroutes"]
+        if self.rows is None:
+            del raw["rows"]
         text = json.dumps(raw, separators=(",", ":"), allow_nan=False)
         return {KEY: text, DIGEST_KEY: hashlib.sha256(text.encode()).hexdigest()}
 
@@ -149,7 +158,10 @@ def _parse(raw: dict[str, Any]) -> Metadata:
         outputs=tuple(_spec(entry) for entry in raw["outputs"]),
         producer=str(raw["producer"]),
         reroutes=tuple(_reroute(entry) for entry in raw.get("reroutes", ())),
+        rows=raw.get("rows"),
     )
+    if metadata.rows not in (None, INDEPENDENT, DEPENDENT):
+        raise ValueError(f"rows {excerpt(metadata.rows)!r}, expected {INDEPENDENT!r} or {DEPENDENT!r}")
     check_reroutes(metadata.reroutes, len(levels), {layer.name for layer in layers})
     if metadata.format_version > raw["format_version"]:
         raise ValueError(f"its layers need format version {metadata.format_version}")

@@ -93,12 +93,13 @@ def write_checkpoint(
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
     reroutes: Sequence[Reroute] = (),
+    rows: str | None = None,
     force: bool = False,
 ) -> None:
     """Write a checkpoint to `path`, atomically; an existing file is kept unless `force`.
 
-    `graph_builder` gets each layer's placement by name and returns the ONNX graph. Raises CheckpointError, and what
-    `check_reroutes` does.
+    `graph_builder` gets each layer's placement by name and returns the ONNX graph. rows: as in Metadata.
+    Raises CheckpointError, and what `check_reroutes` does.
     """
     path = Path(path)
     refuse_existing(path, force)
@@ -121,6 +122,7 @@ def write_checkpoint(
         outputs=tuple(outputs),
         producer=f"nested-sparse {__version__}",
         reroutes=tuple(reroutes),
+        rows=rows,
     )
     write_file(path, header_bytes(metadata), [_padded(graph), *segments], force)
 

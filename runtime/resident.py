@@ -57,7 +57,9 @@ def measure_resident(path: str | os.PathLike[str], *, batch: int = 1, threads: i
     """Measure `path` in a fresh process. Raises KernelError where that fails, or where there is no /proc to read."""
     command = [sys.executable, "-m", "nested_sparse.runtime.resident", os.fspath(path), str(batch), str(threads)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_LIMIT_S, check=False)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=_LIMIT_S, check=False
+        )
     except subprocess.TimeoutExpired:
         raise KernelError(
             f"{path}: measuring what is resident took over {_LIMIT_S:g} s; give a smaller batch"

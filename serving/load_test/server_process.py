@@ -37,7 +37,9 @@ def running_server(checkpoint: Path, arguments: Sequence[str]) -> Iterator[Serve
         "--json",
         *arguments,
     ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", errors="replace"
+    )
     log: list[str] = []
     assert process.stdout is not None
     assert process.stderr is not None

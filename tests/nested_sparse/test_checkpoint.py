@@ -277,6 +277,8 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, Any], dict[str, np.ndarray]], Non
     "reroute of a list": (reroutes({"accuracy": ["second"]}), "not what format 1 asks for"),
     "reroutes of a number": (lambda m, t: m.__setitem__("reroutes", 7), "not what format 1 asks for"),
     "density": (lambda m, t: m["levels"][0].__setitem__("density", 0), "density"),
+    "rows of another kind": (lambda m, t: m.__setitem__("rows", "some"), "rows 'some', expected 'independent'"),
+    "rows of a list": (lambda m, t: m.__setitem__("rows", ["independent"]), "rows ..+, expected"),
 }
 
 
@@ -323,6 +325,20 @@ def test_reroutes_are_optional(path: Path) -> None:
             Reroute(2, 1, {"second": 1, "first": 0.25}),
         )
         assert list(checkpoint.reroutes[1].accuracy) == ["second", "first"]
+
+
+@pytest.mark.parametrize("rows", ["independent", "dependent"])
+def test_what_is_said_of_rows_is_optional(path: Path, tmp_path: Path, rows: str) -> None:
+    """A file without it says nothing of it, as before; one with it keeps its format version, a slice says it too."""
+    header, _ = split(path)
+    assert "rows" not in json.loads(header["__metadata__"]["nested_sparse"])
+    with Checkpoint.open(path) as checkpoint:
+        assert checkpoint.rows is None
+    forge(path, lambda metadata, tensors: metadata.__setitem__("rows", rows))
+    slice_checkpoint(path, 2, tmp_path / "slice.safetensors")
+    for file in (path, tmp_path / "slice.safetensors"):
+        with Checkpoint.open(file) as checkpoint:
+            assert (checkpoint.rows, checkpoint.metadata.format_version) == (rows, 1)
 
 
 def test_the_first_bytes_of_a_file_are_what_the_format_page_says(path: Path) -> None:
