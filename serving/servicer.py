@@ -17,6 +17,7 @@ from nested_sparse.errors import NotFoundError
 from nested_sparse.proto import messages
 from nested_sparse.runtime.tensors import batch_size
 from nested_sparse.serving.call import Call, wanted_outputs
+from nested_sparse.serving.calls import Calls
 from nested_sparse.serving.convert import Bounds, is_large, parse_infer_request, read_call, read_message, write_outputs
 from nested_sparse.serving.dataplane import Dataplane
 from nested_sparse.serving.datatype import datatype_of
@@ -40,15 +41,17 @@ log = logging.getLogger(__name__)
 
 
 def answered(
-    method: Method[RequestT, ResponseT], read: Callable[[bytes], Awaitable[RequestT]]
+    method: Method[RequestT, ResponseT], read: Callable[[bytes], Awaitable[RequestT]], calls: Calls
 ) -> Callable[[bytes, Any], Awaitable[ResponseT]]:
     """An RPC method, of a request's bytes, whose errors are gRPC statuses.
 
     What nobody foresaw is INTERNAL with an id, its details in the log. read: makes the request of its bytes.
+    calls: counts it until it is answered.
     """
 
     @functools.wraps(method)
     async def wrapper(data: bytes, context: Any) -> ResponseT:
+        calls.begin(context)
         try:
             return await method(await read(data), context)
         except Exception as error:
@@ -68,6 +71,7 @@ class Servicer:
     """GRPCInferenceService, version 2 of the Open Inference Protocol.
 
     metrics_port: where the metrics are served, None for nowhere; told in the server's metadata.
+    calls: those that are not answered yet.
     """
 
     def __init__(self, dataplane: Dataplane, metrics: Metrics, clock: Callable[[], float] = time.monotonic) -> None:
@@ -76,6 +80,7 @@ class Servicer:
         self._clock = clock
         self._conversion = asyncio.Lock()
         self.metrics_port: int | None = None
+        self.calls = Calls()
 
     async def server_live(self, request: messages.ServerLiveRequest, context: Any) -> messages.ServerLiveResponse:
         """Whether the process answers."""
@@ -234,7 +239,7 @@ def generic_handler(servicer: Servicer, limit: int) -> Any:
 
     handlers = {
         name: grpc.unary_unary_rpc_method_handler(
-            answered(method, read_infer if name == "ModelInfer" else read(name)),
+            answered(method, read_infer if name == "ModelInfer" else read(name), servicer.calls),
             response_serializer=getattr(messages, f"{name}Response").SerializeToString,
         )
         for name, method in methods.items()
