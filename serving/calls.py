@@ -27,9 +27,13 @@ class Calls:
         self._changed_s = time.monotonic()
 
     async def settle(self, quiet_s: float, limit_s: float) -> bool:
-        """Wait until no call is open, and none has come or gone for `quiet_s`; False where `limit_s` was too short."""
-        end_s = time.monotonic() + limit_s
-        while self._open or time.monotonic() < self._changed_s + quiet_s:
+        """Wait until no call is open, and none has come or gone for `quiet_s`; False where `limit_s` was too short.
+
+        At least `quiet_s`: an answer whose sending has ended may still be on its way from gRPC to the system.
+        """
+        begun_s = time.monotonic()
+        end_s = begun_s + limit_s
+        while self._open or time.monotonic() < max(begun_s, self._changed_s) + quiet_s:
             if time.monotonic() >= end_s:
                 return False
             await asyncio.sleep(POLL_S)

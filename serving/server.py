@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc import aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from nested_sparse.errors import ServingError
@@ -20,6 +20,8 @@ from nested_sparse.proto import messages
 from nested_sparse.serving.bounded import BoundedServices
 from nested_sparse.serving.connection_limits import ConnectionLimits
 from nested_sparse.serving.dataplane import Dataplane
+from nested_sparse.serving.health import SERVICE_NAME as HEALTH_SERVICE_NAME
+from nested_sparse.serving.health import HealthServicer
 from nested_sparse.serving.inflate import NOT_INFLATED
 from nested_sparse.serving.listening import address_text, check_listenable
 from nested_sparse.serving.metrics import Metrics
@@ -92,7 +94,7 @@ class Server:
             self._metrics.watch(model)
         self._dataplane = Dataplane(models)
         self._servicer = Servicer(self._dataplane, self._metrics)
-        self._health = health.aio.HealthServicer()
+        self._health = HealthServicer()
         self._model_health = ModelHealth(self._health, self._dataplane, models)
         self._watch: asyncio.Task[None] | None = None
         self._grpc = self._build()
@@ -116,7 +118,7 @@ class Server:
         )
         server.add_generic_rpc_handlers((generic_handler(self._servicer, limit),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = (messages.SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (messages.SERVICE_NAME, HEALTH_SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server, pool=_reflected_pool())
         return server
 
@@ -132,7 +134,7 @@ class Server:
         if self._config.metrics_port is not None:
             await self._start_exporter(host, self._config.metrics_port)
         await self._grpc.start()
-        await self._model_health.update()
+        self._model_health.update()
         self._watch = asyncio.create_task(self._model_health.watch())
 
     async def _start_exporter(self, host: str, port: int) -> None:
@@ -145,9 +147,10 @@ class Server:
         end_s = time.monotonic() + self._config.grace_s
         if self._watch is not None:
             self._watch.cancel()
-        await self._health.enter_graceful_shutdown()
+        self._health.end()
         if not await self._dataplane.drain(self._config.grace_s):
             log.warning("requests still run after %g s of grace; they are answered UNAVAILABLE", self._config.grace_s)
+        await self._health.close(REPLY_GRACE_S)
         await self._close_connections()
         left_s = max(0.0, end_s - time.monotonic())
         await asyncio.gather(*(asyncio.to_thread(model.engine.close, left_s) for model in self._models))
