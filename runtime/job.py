@@ -71,7 +71,8 @@ def make_job(session: Profilable, request: Request, future: Future[Response], te
         highest_level=highest,
         batch=batch,
         budget_ms=budget_ms,
-        joins=terms.joins,
+        # inputs of unequal batches may be broadcast by the model: joined, rows of one request would meet another's
+        joins=terms.joins and all(array.shape[:1] == (batch,) for array in inputs.values()),
     )
     return Job(
         inputs,

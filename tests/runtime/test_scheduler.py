@@ -16,6 +16,7 @@ from nested_sparse.runtime.policy import ElasticPolicy, FixedPolicy
 from nested_sparse.runtime.profile import LatencyProfile
 from nested_sparse.runtime.request import Request, Response
 from nested_sparse.runtime.scheduler import Scheduler
+from nested_sparse.tensor_spec import TensorSpec
 
 X = {"x": np.ones((1, 3), np.float32)}
 
@@ -178,6 +179,29 @@ def test_what_is_known_to_be_independent_is_joined_whatever_the_file_says(rig: C
     futures = [scheduler.submit(Request(rows(value))) for value in (1.0, 2.0)]
     scheduler.serve_next()
     assert (session.sizes, [future.result(0).batch for future in futures]) == ([2], [2, 2])
+
+
+def test_inputs_of_unequal_batches_are_never_joined(rig: Callable[..., Any]) -> None:
+    """A model may broadcast one row to several: joined, two such requests would fit and take each other's rows."""
+
+    class Broadcast(Batched):
+        def __init__(self, rig: Any) -> None:
+            super().__init__(rig)
+            self.inputs = (self.inputs[0], TensorSpec("b", "float32", (None, 3), (1, 3)))
+
+        def run(self, inputs: dict[str, np.ndarray], level: int) -> dict[str, np.ndarray]:
+            self.sizes.append(len(inputs["x"]))
+            return {"y": inputs["x"] + inputs["b"]}
+
+    session = Broadcast(rig())
+    scheduler = batching(session)
+    given = [((1.0,), (10.0, 20.0)), ((2.0, 3.0), (30.0,)), ((4.0,), (40.0,)), ((5.0,), (50.0,))]
+    futures = [scheduler.submit(Request({**rows(*x), "b": rows(*b)["x"]})) for x, b in given]
+    while scheduler.serve_next():
+        pass
+    got = [future.result(0).outputs["y"][:, 0].tolist() for future in futures]
+    assert got == [[11.0, 21.0], [32.0, 33.0], [44.0], [55.0]]
+    assert session.sizes == [1, 2, 2]
 
 
 def test_a_cancelled_request_is_no_part_of_a_batch(rig: Callable[..., Any]) -> None:
