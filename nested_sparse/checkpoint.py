@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nested_sparse.errors import CheckpointError, LevelError
+from nested_sparse.excerpt import excerpt, excerpts
 from nested_sparse.header import read_header
 from nested_sparse.layout import DTYPES, TensorPlace, tensor_name
 from nested_sparse.level import Level
@@ -102,9 +103,8 @@ class Checkpoint:
         """The layer's weight and its norms (L, 2, O): scale and shift per level in output-channel order."""
         layer = next((layer for layer in self.layers if layer.name == name), None)
         if layer is None:
-            raise CheckpointError(
-                f"{self.path.name}: no layer {name!r}; it has {[layer.name for layer in self.layers]}"
-            )
+            known = excerpts([layer.name for layer in self.layers])
+            raise CheckpointError(f"{self.path.name}: no layer '{excerpt(name)}'; it has {known}")
         place_of = {place.name: place for section in self._sections for place in section}
         arrays = {key: self._array(place) for key, place in place_of.items() if key.rpartition("/level")[0] == name}
         permutation = None

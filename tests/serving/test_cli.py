@@ -172,3 +172,9 @@ def test_import_is_light():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("level", "code"), [(-1, 1), (-2, 2)])
+def test_serve_takes_the_densest_level_by_minus_one(tmp_path, level, code):
+    """Which an error message promises; the file that is missing is what ends it."""
+    assert run("serve", tmp_path / "missing.safetensors", "--level", level).exit_code == code

@@ -11,8 +11,9 @@ import grpc
 import numpy as np
 import pytest
 
-from nested_sparse.errors import InputError, OverloadedError, UnavailableError
+from nested_sparse.errors import InputError, OverloadedError, ServingError, UnavailableError
 from nested_sparse.proto import messages
+from nested_sparse.serving.listening import check_listenable
 from nested_sparse.serving.server import ServerConfig
 from nested_sparse.serving.top.rates import rates_between
 from nested_sparse.serving.top.source import Source
@@ -27,7 +28,7 @@ def source():
     made = []
 
     def make(address, *arguments, **options):
-        made.append(Source(address, *arguments, **options))
+        made.append(Source(address, *arguments, **{"timeout_s": 60.0, **options}))
         return made[-1]
 
     yield make
@@ -191,8 +192,12 @@ def test_comes_back_with_the_server(model, serve, source):
     with pytest.raises(UnavailableError):
         reader.read()
     port = int(address.rpartition(":")[2])
+    try:
+        check_listenable("127.0.0.1", port)
+    except ServingError as error:
+        pytest.skip(f"another process has taken the port: {error}")
     with serve([model], ServerConfig(port=port, grace_s=5)):
-        for _ in range(200):
+        for _ in range(2400):
             try:
                 assert reader.read().state == "ready"
                 break
