@@ -17,7 +17,7 @@ from nested_sparse.errors import NestedSparseError
 from nested_sparse.excerpt import excerpt
 from nested_sparse.metadata import DEPENDENT, INDEPENDENT
 from nested_sparse.runtime.tensors import Array, Arrays
-from nested_sparse.runtime.trial_rows import KINDS, LARGE, NAN, TYPICAL, TrialRows, aligned, mixed
+from nested_sparse.runtime.trial_rows import KINDS, LARGE, NAN, TrialRows, aligned, mixed
 from nested_sparse.tensor_spec import TensorSpec, batch_is_free
 
 if TYPE_CHECKING:
@@ -154,21 +154,26 @@ class _Check:
                 raise _DependentError(f"{where} differs for {count} samples together and one by one: {difference}")
 
     def beside_others(self, level: int, count: int, kinds: Sequence[str]) -> None:
-        """Each of `count` samples while the others of its batch are replaced by some of `kinds`."""
+        """Each of `count` samples while the others of its batch are replaced by some of `kinds`.
+
+        Values that the model cannot take, such as indices computed from huge ones, say nothing; some must have run.
+        """
         rows = self._trials.draw(count)
         expected = self._run(rows, level)
+        tried = False
         for kept in _kept(count):
-            for kind, others in self._trials.of_kinds(count, kinds):
+            for others in self._trials.of_kinds(count, kinds):
                 inputs = mixed(rows, others, kept)
                 try:
                     changed = self._changed(expected, self._run(inputs, level), kept)
                 except NestedSparseError:
-                    if kind == TYPICAL:
-                        raise
-                    continue  # values that the model cannot take, such as indices computed from them, say nothing
+                    continue
+                tried = tried or not all(_same(array, inputs[name]) for name, array in rows.items())
                 if changed is not None:
                     self._answers_alike(level, rows, inputs)
                     raise _DependentError(f"at level {level}, {changed} with the other samples of its batch")
+        if not tried:
+            raise _UnknownError(f"at level {level} it ran on no samples but those of one value")
 
     def _changed(self, expected: Arrays, got: Arrays, kept: NDArray[np.bool_]) -> str | None:
         """Which of the rows that were kept has another output now."""
