@@ -45,15 +45,14 @@ class TrialRows:
 
         What a kind does not speak of is typical.
         """
-        rows: dict[str, Array] = {}
+        large = {spec.name: self._drawn(spec, count, LARGE) for spec in self._specs}
         for kind in kinds:
-            if kind == SWITCHED and not any(_constant(pool) for pool in self._pools.values()):
-                continue
-            if kind == NEGATED and LARGE in kinds:
-                rows = {name: np.negative(array) if _floats(array.dtype) else array for name, array in rows.items()}
-            else:
-                rows = {spec.name: self._drawn(spec, count, kind) for spec in self._specs}
-            yield rows
+            if kind == LARGE:
+                yield large
+            elif kind == NEGATED:
+                yield {name: np.negative(array) if _floats(array.dtype) else array for name, array in large.items()}
+            elif kind != SWITCHED or any(_constant(pool) for pool in self._pools.values()):
+                yield {spec.name: self._drawn(spec, count, kind) for spec in self._specs}
 
     def _drawn(self, spec: TensorSpec, count: int, kind: str) -> Array:
         shape = (count, *spec.example_shape[1:])
@@ -61,7 +60,7 @@ class TrialRows:
         drawn = aligned(shape, dtype)
         if _floats(dtype) and kind == NAN:
             drawn[...] = np.nan
-        elif _floats(dtype) and kind in (LARGE, NEGATED):
+        elif _floats(dtype) and kind == LARGE:
             largest = 1.0 if pool is None else max(1.0, float(np.abs(pool).max()))
             # by very different factors: in each sample a few values outweigh the rest, so that sums differ in sign
             exponents = self._generator.uniform(0, LARGE_EXPONENT, shape)

@@ -82,6 +82,7 @@ DEPENDENT: dict[str, tuple[Any, ...]] = {
     ),
     "the sample before": shifted(1),
     "the sample four before": shifted(4),
+    "the sample sixteen before": shifted(16),
     "sorted": ([*COUNT, node("TopK", ["z", "n"], ["output", "_"], axis=0)], {"first": [0]}),
     "sums so far": ([node("CumSum", ["z", "axis"], ["output"])], {"axis": np.int64(0)}),
     "how many": (
