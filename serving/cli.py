@@ -8,6 +8,7 @@ import sys
 import typer
 
 from nested_sparse.errors import NestedSparseError
+from nested_sparse.excerpt import paragraph
 from nested_sparse.serving.commands.bench import bench
 from nested_sparse.serving.commands.demo import demo
 from nested_sparse.serving.commands.inspect import inspect
@@ -16,6 +17,7 @@ from nested_sparse.serving.commands.serve import serve
 from nested_sparse.serving.commands.slice import slice_file
 from nested_sparse.serving.commands.top import top
 from nested_sparse.serving.commands.train import train
+from nested_sparse.serving.log_format import set_up_log
 
 app = typer.Typer(
     name="nested-sparse",
@@ -37,12 +39,14 @@ app.add_typer(bench, name="bench")
 
 def main() -> None:
     """Console script. Our own errors are one line on stderr and exit code 1; wrong usage is exit code 2."""
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("nested_sparse").setLevel(logging.INFO)  # ours; libraries only from warnings on
+    set_up_log()
     try:
         app()
     except NestedSparseError as error:
-        print(f"nested-sparse: {error}", file=sys.stderr)
+        print(f"nested-sparse: {paragraph(str(error))}", file=sys.stderr)
+        sys.exit(1)
+    except Exception:
+        logging.getLogger(__name__).critical("nested-sparse failed; please report this", exc_info=True)
         sys.exit(1)
 
 
