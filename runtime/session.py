@@ -24,6 +24,7 @@ from nested_sparse.errors import (
     OutOfMemoryError,
     UnavailableError,
 )
+from nested_sparse.excerpt import excerpt, excerpts
 from nested_sparse.kernels import library
 from nested_sparse.level import resolve_level
 from nested_sparse.runtime.file_guard import FileGuard
@@ -205,8 +206,8 @@ class Session:
         expected = {*feeds, LEVEL_INPUT, *(spec.name for spec in self.inputs)}
         if graph_inputs != expected or len(feeds) < len(self.levels):
             raise CheckpointError(
-                f"{self.path.name}: its graph takes {sorted(graph_inputs)}, expected {sorted(expected)} "
-                f"and a segment for each of its {len(self.levels)} levels; export it again"
+                f"{self.path.name}: its graph takes {excerpts(sorted(graph_inputs))}; expected "
+                f"{excerpts(sorted(expected))} and a segment for each of its {len(self.levels)} levels; export it again"
             )
         return feeds
 
@@ -276,4 +277,6 @@ def _load(checkpoint: Checkpoint, options: Any) -> Any:
     try:
         return ort.InferenceSession(checkpoint.graph(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors have no common base
-        raise CheckpointError(f"{checkpoint.path.name}: ONNX Runtime does not load its graph: {error}") from error
+        raise CheckpointError(
+            f"{checkpoint.path.name}: ONNX Runtime does not load its graph: {excerpt(error, 500)}"
+        ) from error

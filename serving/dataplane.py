@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from nested_sparse.errors import DeadlineError, NotFoundError, StuckError, UnavailableError
+from nested_sparse.excerpt import excerpt
 from nested_sparse.runtime.request import Request, Response
 from nested_sparse.serving.call import Call, wanted_outputs
 from nested_sparse.serving.served_model import VERSION, ServedModel
@@ -34,10 +35,9 @@ class Dataplane:
         """The model called `name`; its only version is "1", which "" stands for too. Raises NotFoundError."""
         model = self.models.get(name)
         if model is None:
-            known = ", ".join(map(repr, self.models))
-            raise NotFoundError(f"There is no model {name!r} here; this server has {known}.")
+            raise NotFoundError(f"There is no model '{excerpt(name)}' here; RepositoryIndex lists those that are.")
         if version not in ("", VERSION):
-            raise NotFoundError(f"Model {name!r} has no version {version!r}; expected {VERSION!r} or none.")
+            raise NotFoundError(f"Model {name!r} has no version '{excerpt(version)}'; expected {VERSION!r} or none.")
         return model
 
     async def infer(self, model: ServedModel, call: Call) -> Response:

@@ -19,16 +19,17 @@ from prometheus_client import start_http_server
 
 from nested_sparse.errors import ServingError
 from nested_sparse.proto import messages
+from nested_sparse.serving.bounded import BoundedServices
 from nested_sparse.serving.dataplane import Dataplane
 from nested_sparse.serving.listening import address_text, check_listenable
 from nested_sparse.serving.metrics import Metrics
 from nested_sparse.serving.model_health import ModelHealth
 from nested_sparse.serving.served_model import ServedModel
 from nested_sparse.serving.servicer import Servicer, generic_handler
+from nested_sparse.serving.wire import HEADER_BYTES
 from nested_sparse.tensor_spec import TensorSpec
 
 LEAST_MESSAGE_BYTES = 4 << 20  # gRPC's own default
-HEADER_BYTES = 64 << 10  # names, shapes and parameters beside the tensors
 REPLY_GRACE_S = 1.0
 """What answers already computed get to reach their clients; open health watches end with it."""
 
@@ -94,6 +95,7 @@ class Server:
     def _build(self) -> aio.Server:
         limit = receive_limit(self._models, self._config.max_batch)
         server = aio.server(
+            interceptors=(BoundedServices(),),
             options=(
                 (
                     "grpc.so_reuseport",
@@ -102,7 +104,7 @@ class Server:
                 # what is larger than our limit by less than this gets our own answer, which says what to do
                 ("grpc.max_receive_message_length", min(2 * limit, 2**31 - 1)),
                 ("grpc.max_send_message_length", -1),
-            )
+            ),
         )
         server.add_generic_rpc_handlers((generic_handler(self._servicer, limit),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from nested_sparse.errors import TrainingError
+<<<<<<< HEAD
 from nested_sparse.whole_file import write_whole
+=======
+from nested_sparse.excerpt import MAX_LISTED, excerpt
+>>>>>>> main
 
 
 class RunRecord:
@@ -30,14 +34,14 @@ class RunRecord:
             earlier = facts["recipe"]
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise TrainingError(
-                f"{self.path}: is not the record of a training run ({error}); --fresh replaces it, --out names another "
-                "folder"
+                f"{self.path}: is not the record of a training run ({excerpt(error)}); --fresh replaces it, --out "
+                "names another folder"
             ) from None
         differing = _differences(self.facts["recipe"], earlier)
         if differing:
             raise TrainingError(
-                f"{self.path}: belongs to a run of another recipe: {'; '.join(differing)}. --fresh trains anew, --out "
-                "names another folder"
+                f"{self.path}: belongs to a run of another recipe: {'; '.join(differing[:MAX_LISTED])}. --fresh "
+                "trains anew, --out names another folder"
             )
         self.facts = facts
 
@@ -65,5 +69,6 @@ def _differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[st
         ours, theirs = wanted.get(table, {}), found.get(table, {})
         for key in {**ours, **theirs}:
             if ours.get(key) != theirs.get(key):
-                lines.append(f"{table}.{key} is {ours.get(key)!r} here, {theirs.get(key)!r} there")
+                here, there = (excerpt(repr(each.get(key))) for each in (ours, theirs))
+                lines.append(f"{excerpt(f'{table}.{key}')} is {here} here, {there} there")
     return lines

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from nested_sparse.errors import TrainingError
+from nested_sparse.excerpt import excerpt, excerpts
 from nested_sparse.whole_file import write_whole
 
 MAGIC = b"nested-sparse training state 1\n"
@@ -54,8 +55,9 @@ def check_same_run(path: Path, expected: Mapping[str, str], got: Mapping[str, st
     if differing:
         key = differing[0]
         raise TrainingError(
-            f"{path}: belongs to another run; {', '.join(differing)} differ ({key}: expected {expected.get(key)}, "
-            f"got {got.get(key)}); delete it to start anew, or choose another state_path"
+            f"{path}: belongs to another run; {excerpts(differing)} differ ('{excerpt(key)}': expected "
+            f"{excerpt(expected.get(key))}, got {excerpt(got.get(key))}); delete it to start anew, or choose "
+            "another state_path"
         )
 
 

@@ -13,6 +13,12 @@ from nested_sparse.serving.commands.output import print_json, print_table
 if TYPE_CHECKING:
     from nested_sparse.checkpoint import Checkpoint
 
+ROWS_TEXTS = {
+    "independent": "independent: requests may run together as one batch",
+    "dependent": "dependent on one another: each request runs alone",
+    None: "not looked at: may differ with what else is in the batch",
+}
+
 
 def inspect(
     file: Annotated[Path, typer.Argument(help="The checkpoint.")],
@@ -73,6 +79,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
             for layer in layers
         ],
         "reroutes": [asdict(reroute) for reroute in checkpoint.reroutes],
+        "rows": checkpoint.rows,
     }
 
 
@@ -101,6 +108,7 @@ def _print(facts: dict[str, Any]) -> None:
             for entry in facts["layers"]
         ],
     )
+    print(f"rows {ROWS_TEXTS[facts['rows']]}")
     if facts["reroutes"]:
         print(_reroutes_text(facts["reroutes"]))
 

@@ -49,7 +49,8 @@ def serve(
     ] = None,
     grace_s: Annotated[float, typer.Option(help="Seconds running requests get when the server stops.", min=0.0)] = 30.0,
     level: Annotated[
-        int | None, typer.Option(help="Serve every request at this level instead of choosing.", min=0)
+        int | None,
+        typer.Option(help="Serve every request at this level instead of choosing; -1 is the densest.", min=-1),
     ] = None,
     priority: Annotated[
         list[str] | None,

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from nested_sparse.amend import store_rows
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.mask import block_scores, nested_first_level
 from nested_sparse.reroute import Reroute
@@ -84,6 +85,16 @@ def test_inspect_tables(checkpoint):
     assert result.stdout.endswith(
         "1 reroutes measured between 1 pairs of levels; least accuracy 0.25, from level 1 to 0 at fc\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"), [("independent", "may run together"), ("dependent", "runs alone"), (None, "not looked at")]
+)
+def test_inspect_says_whether_rows_are_independent(checkpoint, rows, words):
+    """Whether requests of several clients may run as one batch, for people and for programs."""
+    store_rows(checkpoint, rows)
+    assert json.loads(run("inspect", checkpoint, "--json").stdout)["rows"] == rows
+    assert [line for line in run("inspect", checkpoint).stdout.splitlines() if words in line]
 
 
 def test_slice(checkpoint, tmp_path):
@@ -161,3 +172,9 @@ def test_import_is_light():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("level", "code"), [(-1, 1), (-2, 2)])
+def test_serve_takes_the_densest_level_by_minus_one(tmp_path, level, code):
+    """Which an error message promises; the file that is missing is what ends it."""
+    assert run("serve", tmp_path / "missing.safetensors", "--level", level).exit_code == code

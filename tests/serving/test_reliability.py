@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import socket
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from nested_sparse.runtime.profile import LatencyProfile
 from nested_sparse.runtime.scheduler import Scheduler
 from nested_sparse.serving.fault import DETAILS_KEY, NO_RETRY, PUSHBACK_KEY
 from nested_sparse.serving.server import ServerConfig
+from raw_http2 import frame, message, raw_client
 
 X = np.arange(8, dtype=np.float32).reshape(2, 4)
 METHOD = f"/{messages.SERVICE_NAME}/ModelInfer"
@@ -175,37 +175,6 @@ def test_a_client_that_goes_away(gated, serve):
         assert all(call.done() for call in calls)
 
 
-def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    """One of HTTP/2 (RFC 9113, section 4.1)."""
-    return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
-
-
-def call_headers(address: str) -> bytes:
-    """Of a gRPC call, as HPACK literals without indexing (RFC 7541, section 6.2.2)."""
-    fields = {":method": "POST", ":scheme": "http", ":path": METHOD, ":authority": address, "te": "trailers"}
-    fields["content-type"] = "application/grpc"
-    texts = [part.encode() for field in fields.items() for part in field]
-    return b"".join(
-        b"\0" + b"".join(bytes([len(text)]) + text for text in texts[at : at + 2]) for at in range(0, len(texts), 2)
-    )
-
-
-@contextlib.contextmanager
-def raw_client(address: str, window: int = 65535) -> Iterator[socket.socket]:
-    """A connection that has begun a ModelInfer call, of which it takes `window` bytes of answer; it reads nothing."""
-    host, port = address.rsplit(":", 1)
-    with socket.create_connection((host, int(port)), timeout=30) as connection:
-        settings = frame(4, 0, 0, struct.pack(">HI", 4, window))
-        headers = frame(1, 4, 1, call_headers(address))
-        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings + headers)
-        yield connection
-
-
-def message(body: bytes, length: int | None = None) -> bytes:
-    """Body with gRPC's prefix, which may announce more than comes."""
-    return struct.pack(">BI", 0, len(body) if length is None else length) + body
-
-
 def others_are_served(server):
     """Thirty requests from three connections."""
     for _ in range(3):
@@ -261,8 +230,8 @@ NAN = np.array([[np.nan, np.inf, -np.inf, 1]], np.float32)
 @pytest.mark.parametrize(
     ("body", "status", "text"),
     [
-        (b"\xff\xff\xff\xff", "INVALID_ARGUMENT", "no ModelInferRequest"),
-        (request_bytes()[:-3], "INVALID_ARGUMENT", "no ModelInferRequest"),
+        (b"\xff\xff\xff\xff", "INVALID_ARGUMENT", "no message that this method takes"),
+        (request_bytes()[:-3], "INVALID_ARGUMENT", "no message that this method takes"),
         (b"", "NOT_FOUND", "no model ''"),
         (request_bytes(np.zeros((0, 4), np.float32)), "INVALID_ARGUMENT", "[0, 4]"),
         (request_bytes(shape=[-2, -4]), "INVALID_ARGUMENT", "[-2, -4]"),

@@ -376,6 +376,26 @@ def test_prometheus_text(model, serve):
         assert line in text.splitlines()
 
 
+def test_requests_that_reach_no_model_are_counted(model, serve):
+    """Under no model's name: a label that clients choose would grow without bound."""
+    with serve([model], ServerConfig(port=0, metrics_port=0)) as server:
+        with triton.InferenceServerClient(server.address) as client:
+            for name in ("other", "another"):
+                failure(client, model_name=name)
+            failure(client, model_version="7")
+            failure(client, inputs=[tensor(np.zeros((LEAST_MESSAGE_BYTES // 16 + 1, 4), np.float32))])
+            client.infer("net", [tensor()])
+        with grpc.insecure_channel(server.address) as channel, pytest.raises(grpc.RpcError):
+            channel.unary_unary(f"/{messages.SERVICE_NAME}/ModelInfer")(b"\xff")
+        text = urllib.request.urlopen(f"http://{server.metrics_address}/metrics", timeout=20).read().decode()
+    counted = {line for line in text.splitlines() if line.startswith("nested_sparse_requests_total")}
+    assert counted == {
+        'nested_sparse_requests_total{level="",model="",outcome="not_found"} 3.0',
+        'nested_sparse_requests_total{level="",model="",outcome="invalid"} 2.0',
+        'nested_sparse_requests_total{level="2",model="net",outcome="ok"} 1.0',
+    }
+
+
 @pytest.mark.parametrize(
     "arguments", [{"max_batch": 0}, {"grace_s": -1.0}, {"grace_s": float("inf")}, {"grace_s": float("nan")}]
 )
