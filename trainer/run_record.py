@@ -8,11 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from nested_sparse.errors import TrainingError
-<<<<<<< HEAD
-from nested_sparse.whole_file import write_whole
-=======
 from nested_sparse.excerpt import MAX_LISTED, excerpt
->>>>>>> main
+from nested_sparse.whole_file import write_whole
 
 
 class RunRecord:
