@@ -84,7 +84,7 @@ def export(
             output_names=output_names,
             fixed_batch=fixed_batch,
         )
-        fused = fuse(traced.model, tables, net.level_count)
+        fused = fuse(traced.model, tables, net.level_count, traced.values)
         layers = _layer_records(net, fused, tables, value_bytes)
         with _folder_beside(path) as folder:
             unproven = folder / path.name
@@ -229,10 +229,10 @@ def _folded_norms(
     layer: NestedConv | NestedLinear, table: NDArray[np.float64] | None, level_count: int
 ) -> NDArray[np.float32]:
     """(L, 2, O) scale and shift after the layer's sums: its norm, with its own bias under it."""
-    rows = int(layer.weight.shape[0])
+    rows = int(layer.values.shape[0])
     if table is None:
         table = np.stack([np.ones((level_count, rows)), np.zeros((level_count, rows))], axis=1)
-    bias = np.zeros((level_count, rows)) if layer.bias is None else _float64(layer.bias)
+    bias = np.zeros((level_count, rows)) if layer.biases is None else _float64(layer.biases)
     return np.stack([table[:, 0], table[:, 1] + bias * table[:, 0]], axis=1).astype(np.float32)
 
 
