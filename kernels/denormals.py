@@ -1,4 +1,4 @@
-"""Denormals: numbers below 1.2e-38 as zero while a graph runs, and as they were for who called (kernels/denormals.h)."""
+"""Denormals: numbers below 1.2e-38 as zero while a graph runs, and as they were afterwards (kernels/denormals.h)."""
 
 from __future__ import annotations
 

@@ -268,7 +268,7 @@ def _options(threads: int, profile_to: Path | None) -> Any:
     # 2 threads on 2 cores shared with other work, median (p95) ms: 10.4 (15.0) asleep, 14.7 (24.5) spinning; beside two
     # busy loops 18.7 (26.7) and 26.6 (42.7). "session.force_spinning_stop" was never better than asleep.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # of the pool's threads; run() sees to the caller's. A dense convolution of denormals takes 800 times as long.
+    # of the pool's threads; run() sees to the caller's. A dense convolution of denormals takes 500 times as long.
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
     if profile_to is not None:
         options.enable_profiling = True
