@@ -10,6 +10,7 @@ import typer
 
 from nested_sparse import __version__
 from nested_sparse.errors import NestedSparseError
+from nested_sparse.excerpt import paragraph
 from nested_sparse.serving.commands.bench import bench
 from nested_sparse.serving.commands.demo import demo
 from nested_sparse.serving.commands.inspect import inspect
@@ -18,6 +19,7 @@ from nested_sparse.serving.commands.serve import serve
 from nested_sparse.serving.commands.slice import slice_file
 from nested_sparse.serving.commands.top import top
 from nested_sparse.serving.commands.train import train
+from nested_sparse.serving.log_format import set_up_log
 from nested_sparse.serving.streams import prepare_streams
 
 app = typer.Typer(
@@ -57,17 +59,19 @@ app.add_typer(bench, name="bench")
 def main() -> None:
     """Console script. Errors of ours and of the system are a line on stderr and exit code 1; wrong usage is code 2."""
     prepare_streams()
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("nested_sparse").setLevel(logging.INFO)  # ours; libraries only from warnings on
+    set_up_log()
     try:
         try:
             app()
         finally:
             sys.stdout.flush()  # else what cannot be written would come up when the interpreter ends, as its own words
-    except BrokenPipeError:  # who read the output has gone, as `head` does
+    except BrokenPipeError:  # the reader of the output has gone, as `head` does
         sys.exit(1)
     except (NestedSparseError, OSError) as error:
-        print(f"nested-sparse: {error}", file=sys.stderr)
+        print(f"nested-sparse: {paragraph(str(error))}", file=sys.stderr)
+        sys.exit(1)
+    except Exception:
+        logging.getLogger(__name__).critical("nested-sparse failed; please report this", exc_info=True)
         sys.exit(1)
 
 

@@ -30,6 +30,20 @@ def check_infer_request(data: bytes) -> None:
     _Walk(data).message(0, len(data), _INFER_REQUEST)
 
 
+def length_prefix(number: int, size: int) -> bytes:
+    """What precedes `size` bytes of field `number` in a message."""
+    return _varint(number << 3 | _LENGTH) + _varint(size)
+
+
+def _varint(number: int) -> bytes:
+    encoded = bytearray()
+    while number > 127:
+        encoded.append(number & 127 | 128)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
+
+
 class _Walk:
     """One walk over a message; what it may still find."""
 
