@@ -50,6 +50,7 @@ class Session:
     at once.
 
     path; name: the file's stem; inputs, outputs: tuples of TensorSpec; levels: tuple of Level; threads: of one run.
+    rows: what the file says of its rows (Metadata.rows), None where nothing.
     reroutes: what lowered inferences were measured to score; cuts: the only layers at which one may be lowered, if any.
     threads: None for every core this process may use. profile_to: a folder for ONNX Runtime's profile, written by
     close().
@@ -71,6 +72,7 @@ class Session:
         self.outputs = self._checkpoint.outputs
         self.levels = self._checkpoint.levels
         self.reroutes = self._checkpoint.reroutes
+        self.rows = self._checkpoint.rows
         self.cuts: tuple[str, ...] = getattr(self._checkpoint, "cuts", ())
         self._output_names = [spec.name for spec in self.outputs]
         self._ort: Any = _load(self._checkpoint, _options(self._threads, profile_to))
