@@ -24,13 +24,15 @@ Outputs = dict[str, Array]
 class Job:
     """inputs: checked. due_s: when the client wants the answer; waiting.deadline_s leaves time for the reply.
 
-    least_accuracy: what the client asked for at least, -inf where it did not. fixed: it asked for one level.
+    entered_s: when the scheduler got it; before that it waited elsewhere. least_accuracy: what the client asked for at
+    least, -inf where it did not. fixed: it asked for one level.
     """
 
     inputs: dict[str, Array]
     future: Future[Response]
     waiting: Waiting
     received_s: float
+    entered_s: float
     due_s: float
     least_accuracy: float
     fixed: bool
@@ -69,6 +71,7 @@ def make_job(session: Profilable, request: Request, future: Future[Response], te
         future,
         waiting,
         received_s,
+        now_s,
         due_s=received_s + slo_ms / 1e3,
         least_accuracy=-math.inf if request.min_accuracy is None else request.min_accuracy,
         fixed=request.level is not None,

@@ -353,7 +353,7 @@ class Scheduler:
         # of a run that was lowered: as if the slowdown it saw had been that of a whole run at the first level
         whole_ms = (done.ended_s - done.started_s) * 1e3 * self._profile.predict_ms(level, batch) / done.nominal_ms
         gap_ms = (done.started_s - self._ended_s) * 1e3
-        queued = jobs[0].received_s < self._ended_s
+        queued = jobs[0].entered_s < self._ended_s
         self._ended_s = done.ended_s
         try:
             # of several workers, or models, nobody knows which run it waited for
