@@ -38,6 +38,10 @@ class Job:
     fixed: bool
     ticket: Ticket | None = None
 
+    def leaves_choice(self, level: int) -> bool:
+        """Whether `level` is the server's choice, and not the one or the lowest that the client asked for."""
+        return not self.fixed and (level > self.waiting.lowest_level or self.waiting.lowest_level == 0)
+
     def batches_with(self, other: Job) -> bool:
         """Whether both fit in one batch: equal but for its size."""
         return all(array.shape[1:] == other.inputs[name].shape[1:] for name, array in self.inputs.items())

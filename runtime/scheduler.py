@@ -263,8 +263,9 @@ class Scheduler:
         if level == highest < job.waiting.highest_level:
             decision = replace(decision, reason=f"capped by {cause}; {decision.reason}")
         jobs = [job, *self._joining(job, decision.take - 1)]
-        self._present_level = level
-        self._log.note(level, decision.reason, slowdown, len(self._queue), now_s)
+        if job.leaves_choice(level):
+            self._present_level = level
+            self._log.note(level, decision.reason, slowdown, len(self._queue), now_s)
         self._device.begin(id(job), now_s + decision.predicted_ms / 1e3)
         return Turn(run, jobs, decision, slowdown)
 
