@@ -26,6 +26,7 @@ from nested_sparse.errors import (
 )
 from nested_sparse.excerpt import excerpt, excerpts
 from nested_sparse.kernels import library
+from nested_sparse.kernels.denormals import denormals_flushed
 from nested_sparse.level import resolve_level
 from nested_sparse.runtime.file_guard import FileGuard
 from nested_sparse.runtime.level_cell import LevelCell
@@ -50,6 +51,7 @@ class Session:
     at once.
 
     path; name: the file's stem; inputs, outputs: tuples of TensorSpec; levels: tuple of Level; threads: of one run.
+    rows: what the file says of its rows (Metadata.rows), None where nothing.
     reroutes: what lowered inferences were measured to score; cuts: the only layers at which one may be lowered, if any.
     threads: None for every core this process may use. profile_to: a folder for ONNX Runtime's profile, written by
     close().
@@ -71,6 +73,7 @@ class Session:
         self.outputs = self._checkpoint.outputs
         self.levels = self._checkpoint.levels
         self.reroutes = self._checkpoint.reroutes
+        self.rows = self._checkpoint.rows
         self.cuts: tuple[str, ...] = getattr(self._checkpoint, "cuts", ())
         self._output_names = [spec.name for spec in self.outputs]
         self._ort: Any = _load(self._checkpoint, _options(self._threads, profile_to))
@@ -161,7 +164,8 @@ class Session:
             self._file_guard.check()
             feeds = {**arrays, **self._segments, LEVEL_INPUT: cell.ort_value}
             try:
-                results = session.run(self._output_names, feeds, self._run_options())
+                with denormals_flushed():
+                    results = session.run(self._output_names, feeds, self._run_options())
             except Exception as error:  # ONNX Runtime's errors have no common base
                 raise self._fault(error, started, arrays) from error
             self._file_guard.check()
@@ -266,6 +270,8 @@ def _options(threads: int, profile_to: Path | None) -> Any:
     # 2 threads on 2 cores shared with other work, median (p95) ms: 10.4 (15.0) asleep, 14.7 (24.5) spinning; beside two
     # busy loops 18.7 (26.7) and 26.6 (42.7). "session.force_spinning_stop" was never better than asleep.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # of the pool's threads; run() sees to the caller's. A dense convolution of denormals takes 500 times as long.
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
     if profile_to is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile_to / "layers")
@@ -275,7 +281,8 @@ def _options(threads: int, profile_to: Path | None) -> Any:
 
 def _load(checkpoint: Checkpoint, options: Any) -> Any:
     try:
-        return ort.InferenceSession(checkpoint.graph(), options, providers=["CPUExecutionProvider"])
+        with denormals_flushed():  # the option above also sets the thread that makes the session: ours puts it back
+            return ort.InferenceSession(checkpoint.graph(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors have no common base
         raise CheckpointError(
             f"{checkpoint.path.name}: ONNX Runtime does not load its graph: {excerpt(error, 500)}"

@@ -20,6 +20,7 @@ from nested_sparse.proto import messages
 from nested_sparse.serving.bounded import BoundedServices
 from nested_sparse.serving.connection_limits import ConnectionLimits
 from nested_sparse.serving.dataplane import Dataplane
+from nested_sparse.serving.front import Front
 from nested_sparse.serving.health import SERVICE_NAME as HEALTH_SERVICE_NAME
 from nested_sparse.serving.health import HealthServicer
 from nested_sparse.serving.inflate import NOT_INFLATED
@@ -116,7 +117,13 @@ class Server:
                 *self._config.connections.options(),
             ),
         )
-        server.add_generic_rpc_handlers((generic_handler(self._servicer, limit),))
+        self._front = Front(
+            generic_handler(self._servicer, limit),
+            min((model.default_slo_ms for model in self._models), default=math.inf),
+            self._metrics.shed_in_front,
+        )
+        self._metrics.watch_front(self._front.wait_s)
+        server.add_generic_rpc_handlers((self._front,))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (messages.SERVICE_NAME, HEALTH_SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server, pool=_reflected_pool())
@@ -134,6 +141,7 @@ class Server:
         if self._config.metrics_port is not None:
             await self._start_exporter(host, self._config.metrics_port)
         await self._grpc.start()
+        self._front.open(host, bound)
         self._model_health.update()
         self._watch = asyncio.create_task(self._model_health.watch())
 
@@ -147,6 +155,7 @@ class Server:
         end_s = time.monotonic() + self._config.grace_s
         if self._watch is not None:
             self._watch.cancel()
+        await self._front.close()
         self._health.end()
         if not await self._dataplane.drain(self._config.grace_s):
             log.warning("requests still run after %g s of grace; they are answered UNAVAILABLE", self._config.grace_s)

@@ -18,10 +18,18 @@ from nested_sparse.proto import messages
 from nested_sparse.runtime.tensors import batch_size
 from nested_sparse.serving.call import Call, wanted_outputs
 from nested_sparse.serving.calls import Calls
-from nested_sparse.serving.convert import Bounds, is_large, parse_infer_request, read_call, read_message, write_outputs
+from nested_sparse.serving.convert import (
+    Bounds,
+    is_large,
+    parse_infer_request,
+    read_call,
+    read_message,
+    serialize_response,
+)
 from nested_sparse.serving.dataplane import Dataplane
 from nested_sparse.serving.datatype import datatype_of
 from nested_sparse.serving.fault import INTERNAL, Ending, fault_of
+from nested_sparse.serving.front import waited_s
 from nested_sparse.serving.inflate import inflated
 from nested_sparse.serving.metrics import Metrics
 from nested_sparse.serving.parameters import served_parameters
@@ -120,13 +128,18 @@ class Servicer:
             outputs=[_tensor_metadata(spec) for spec in model.outputs],
         )
 
-    async def model_infer(self, request: messages.ModelInferRequest, context: Any) -> messages.ModelInferResponse:
-        """Run a model at the level that its deadline allows."""
-        received_s = self._clock()
+    async def model_infer(self, request: messages.ModelInferRequest, context: Any) -> bytes:
+        """Run a model at the level that its deadline allows; the response is serialised.
+
+        Time counts from when the request came in.
+        """
+        in_front_s = waited_s.get()
+        received_s = self._clock() - in_front_s
         with self.metrics.unread():
             model = self._dataplane.find(request.model_name, request.model_version)
         with self.metrics.request(model, received_s) as record:
-            call = await self._read(request, model, received_s, context.time_remaining())
+            left_s = context.time_remaining()
+            call = await self._read(request, model, received_s, None if left_s is None else left_s + in_front_s)
             record.slo_ms = min(record.slo_ms, call.options.slo_ms or record.slo_ms)
             served = await self._dataplane.infer(model, call)
             response = messages.ModelInferResponse(
@@ -135,9 +148,9 @@ class Servicer:
                 id=request.id,
                 parameters=served_parameters(served),
             )
-            write_outputs(response, wanted_outputs(call.outputs, model.outputs), served.outputs)
+            data = serialize_response(response, wanted_outputs(call.outputs, model.outputs), served.outputs)
             record.batch, record.response = batch_size(model.inputs, call.inputs), served
-        return response
+        return data
 
     async def _read(
         self, request: messages.ModelInferRequest, model: ServedModel, received_s: float, time_left_s: float | None
@@ -240,7 +253,9 @@ def generic_handler(servicer: Servicer, limit: int) -> Any:
     handlers = {
         name: grpc.unary_unary_rpc_method_handler(
             answered(method, read_infer if name == "ModelInfer" else read(name), servicer.calls),
-            response_serializer=getattr(messages, f"{name}Response").SerializeToString,
+            response_serializer=None
+            if name == "ModelInfer"
+            else getattr(messages, f"{name}Response").SerializeToString,
         )
         for name, method in methods.items()
     }

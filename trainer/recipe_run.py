@@ -234,4 +234,4 @@ def dense_flops(net: NestedModel, example: tuple[Tensor, ...]) -> int:
     with counted_positions(net) as positions, inference_mode_of(net), torch.no_grad():
         net(*example)
     layers = net.nested_layers()
-    return sum(2 * layers[name].weight.numel() * count for name, count in positions.items()) // len(example[0])
+    return sum(2 * layers[name].values.numel() * count for name, count in positions.items()) // len(example[0])

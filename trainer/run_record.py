@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nested_sparse.errors import TrainingError
 from nested_sparse.excerpt import MAX_LISTED, excerpt
+from nested_sparse.whole_file import write_whole
 
 
 class RunRecord:
@@ -43,11 +43,15 @@ class RunRecord:
         self.facts = facts
 
     def note(self, **facts: Any) -> None:
-        """Add `facts`, and write the file: whole or not at all."""
+        """Add `facts`, and write the file: whole or not at all. Raises TrainingError where that cannot be done."""
         self.facts.update(facts)
-        temporary = self.path.with_name(f"{self.path.name}.tmp")
-        temporary.write_text(json.dumps(self.facts, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(temporary, self.path)
+        try:
+            write_whole(self.path, (json.dumps(self.facts, allow_nan=False) + "\n").encode())
+        except OSError as error:
+            raise TrainingError(
+                f"{self.path}: the run's record cannot be written ({error.strerror}); make room, or name another "
+                "folder with --out"
+            ) from None
 
 
 def _plain(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nested_sparse.serving.commands.output import print_json, print_table
+from nested_sparse.excerpt import excerpt
+from nested_sparse.serving.commands.output import print_json, print_line, print_table
 
 if TYPE_CHECKING:
     from nested_sparse.checkpoint import Checkpoint
@@ -110,7 +111,7 @@ def _print(facts: dict[str, Any]) -> None:
     )
     print(f"rows {ROWS_TEXTS[facts['rows']]}")
     if facts["reroutes"]:
-        print(_reroutes_text(facts["reroutes"]))
+        print_line(_reroutes_text(facts["reroutes"]))
 
 
 def _reroutes_text(reroutes: list[dict[str, Any]]) -> str:
@@ -123,7 +124,7 @@ def _reroutes_text(reroutes: list[dict[str, Any]]) -> str:
     )
     return (
         f"{count} reroutes measured between {len(reroutes)} pairs of levels; "
-        f"least accuracy {least:.4g}, from level {start} to {end} at {layer}"
+        f"least accuracy {least:.4g}, from level {start} to {end} at {excerpt(layer)}"
     )
 
 
