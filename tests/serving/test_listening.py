@@ -25,7 +25,7 @@ def refusal(host: str, port: int = 0) -> str:
 
 @pytest.mark.parametrize("host", ["256.1.1.1", "no-such-name.invalid", "::g", "a b", "", "x" * 70 + ".invalid", ".."])
 def test_neither_an_address_nor_a_name(host, monkeypatch):
-    """Nothing uses it, so nothing is to be stopped. The name service is not asked: it may be slow, or make answers up."""
+    """Nothing uses it, so nothing is to be stopped. The name service is not asked: it may be slow."""
 
     def unknown(*arguments, **options):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
