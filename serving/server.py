@@ -10,10 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from google.protobuf.descriptor_pool import DescriptorPool
 from grpc import aio
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2
+from grpc_health.v1 import health_pb2_grpc
 
 from nested_sparse.errors import ServingError
 from nested_sparse.proto import messages
@@ -29,6 +27,7 @@ from nested_sparse.serving.metrics import Metrics
 from nested_sparse.serving.metrics_server import MetricsServer
 from nested_sparse.serving.model_health import ModelHealth
 from nested_sparse.serving.own_sockets import finish_sending, stop_listening
+from nested_sparse.serving.reflection import add_reflection
 from nested_sparse.serving.served_model import ServedModel
 from nested_sparse.serving.servicer import Servicer, generic_handler
 from nested_sparse.serving.wire import HEADER_BYTES
@@ -125,8 +124,7 @@ class Server:
         self._metrics.watch_front(self._front.wait_s)
         server.add_generic_rpc_handlers((self._front,))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = (messages.SERVICE_NAME, HEALTH_SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, server, pool=_reflected_pool())
+        add_reflection(server, (messages.SERVICE_NAME, HEALTH_SERVICE_NAME))
         return server
 
     async def start(self) -> None:
@@ -174,11 +172,3 @@ class Server:
         stop_listening(self._config.host, port)
         finish_sending(self._config.host, port)
         await self._grpc.stop(REPLY_GRACE_S)
-
-
-def _reflected_pool() -> DescriptorPool:
-    """What reflection shows. A pool of its own: `inference` may be another package's in the default pool."""
-    pool = DescriptorPool()
-    for descriptor in (messages.DESCRIPTOR, health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
-        pool.AddSerializedFile(descriptor.serialized_pb)
-    return pool
