@@ -10,6 +10,7 @@ from typing import Any
 
 from nested_sparse.budget import MAX_LEVELS
 from nested_sparse.errors import CheckpointError
+from nested_sparse.excerpt import excerpt
 from nested_sparse.layout import VALUE_DTYPES, LayerShape
 from nested_sparse.pattern import BLOCK_ROWS, Pattern, block_pattern, parse_pattern
 from nested_sparse.reroute import Reroute, check_reroutes
@@ -24,6 +25,8 @@ KEY = "nested_sparse"
 DIGEST_KEY = "nested_sparse_sha256"
 OPERATORS = ("conv", "linear")
 MAX_DIMENSION = (1 << 31) - 1
+MAX_NAME_NBYTES = 1024
+"""In UTF-8, of a layer, an input or an output: answers and messages repeat them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +125,9 @@ class Metadata:
             raw = json.loads(text)
             version = raw["format_version"]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise CheckpointError(f"{where}: the metadata is not what this format asks for ({error})") from None
+            raise CheckpointError(
+                f"{where}: the metadata is not what this format asks for ({excerpt(error)})"
+            ) from None
         if version not in FORMAT_VERSIONS:
             raise CheckpointError(
                 f"{where}: format version {version!r}, this package reads {FORMAT_VERSIONS}; upgrade nested-sparse"
@@ -130,7 +135,9 @@ class Metadata:
         try:
             return _parse(raw)
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-            raise CheckpointError(f"{where}: the metadata is not what format {version} asks for ({error!r})") from None
+            raise CheckpointError(
+                f"{where}: the metadata is not what format {version} asks for ({excerpt(repr(error))})"
+            ) from None
 
 
 def _parse(raw: dict[str, Any]) -> Metadata:
@@ -162,6 +169,12 @@ def _integer(value: Any, low: int, high: int = MAX_DIMENSION) -> int:
     return value
 
 
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or len(value.encode(errors="replace")) > MAX_NAME_NBYTES:
+        raise ValueError(f"expected a name of at most {MAX_NAME_NBYTES} bytes, got {excerpt(value, 60)!r}")
+    return value
+
+
 def _level(raw: dict[str, Any]) -> LevelEntry:
     density = float(raw["density"])
     if not 0.0 < density <= 1.0:
@@ -175,7 +188,7 @@ def _layer(raw: dict[str, Any], level_count: int) -> LayerEntry:
     if raw["op"] not in OPERATORS or block_rows not in BLOCK_ROWS or not isinstance(raw["permuted"], bool):
         raise ValueError(f"layer {raw['name']!r}: op, block_rows or permuted is not one this version knows")
     entry = LayerEntry(
-        name=str(raw["name"]),
+        name=_name(raw["name"]),
         op=raw["op"],
         rows=rows,
         columns=columns,
@@ -206,4 +219,4 @@ def _spec(raw: dict[str, Any]) -> TensorSpec:
     example = tuple(_integer(size, 0) for size in raw["example_shape"])
     if len(shape) != len(example):
         raise ValueError(f"tensor {raw['name']!r}: shape and example_shape differ in rank")
-    return TensorSpec(str(raw["name"]), str(raw["dtype"]), shape, example)
+    return TensorSpec(_name(raw["name"]), str(raw["dtype"]), shape, example)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from chain import linear_chain
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.mask import block_scores, nested_first_level
 from nested_sparse.reroute import Reroute
@@ -24,15 +25,16 @@ KEEP = (5, 12)  # of 24 blocks of 4 rows
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    """A file of two levels; its graph is none, which inspect and slice do not mind."""
+    """A file of two levels."""
     rng = np.random.default_rng(0)
     values = rng.standard_normal((ROWS, COLUMNS)).astype(np.float32)
     weight = NestedWeight("fc", values, nested_first_level(block_scores(values, 4), KEEP), 4)
+    record = LayerRecord(weight, rng.standard_normal((2, 2, ROWS)).astype(np.float32), "linear", {})
     path = tmp_path / "net.safetensors"
     write_checkpoint(
         path,
-        graph_builder=lambda placements: b"no graph",
-        layers=[LayerRecord(weight, rng.standard_normal((2, 2, ROWS)).astype(np.float32), "linear", {})],
+        graph_builder=linear_chain([record], 2, ends=("x", "y")),
+        layers=[record],
         levels=[LevelRecord(0.2, 40, {"accuracy": 0.5}), LevelRecord(0.5, 96, {})],
         inputs=[TensorSpec("x", "float32", (None, COLUMNS), (1, COLUMNS))],
         outputs=[TensorSpec("y", "float32", (None, ROWS), (1, ROWS))],
@@ -79,7 +81,7 @@ def test_inspect_tables(checkpoint):
     """The same for people."""
     result = run("inspect", checkpoint)
     assert result.exit_code == 0
-    for text in ("verified: nesting, indices, digests", "accuracy 0.5", "block4x1", "8 × 12", "fc"):
+    for text in ("verified: nesting, indices, digests, graph", "accuracy 0.5", "block4x1", "8 × 12", "fc"):
         assert text in result.stdout
     assert result.stdout.endswith(
         "1 reroutes measured between 1 pairs of levels; least accuracy 0.25, from level 1 to 0 at fc\n"
