@@ -27,7 +27,7 @@ from nested_sparse.errors import (
     StuckError,
     UnavailableError,
 )
-from nested_sparse.excerpt import excerpt
+from nested_sparse.excerpt import excerpt, excerpts
 from nested_sparse.forked import heed_forks
 from nested_sparse.kernels import library
 from nested_sparse.level import resolve_level
@@ -59,6 +59,7 @@ class Session:
     forked child inherits cannot run, and closing it there leaves the parent's as it was.
 
     path; name: the file's stem; inputs, outputs: tuples of TensorSpec; levels: tuple of Level; threads: of one run.
+    rows: what the file says of its rows (Metadata.rows), None where nothing.
     reroutes: what lowered inferences were measured to score; cuts: the only layers at which one may be lowered, if any.
     threads: None for every core this process may use. profile_to: a folder for ONNX Runtime's profile, written by
     close(). run_limit_s: the most that a run may take; then it is ended, with StuckError.
@@ -85,6 +86,7 @@ class Session:
         self.outputs = self._checkpoint.outputs
         self.levels = self._checkpoint.levels
         self.reroutes = self._checkpoint.reroutes
+        self.rows = self._checkpoint.rows
         self.cuts: tuple[str, ...] = getattr(self._checkpoint, "cuts", ())
         self._output_names = [spec.name for spec in self.outputs]
         self._ort: Any = open_ort(self._checkpoint, self._threads, profile_to)
@@ -241,8 +243,8 @@ class Session:
         expected = {*feeds, LEVEL_INPUT, *(spec.name for spec in self.inputs)}
         if graph_inputs != expected or len(feeds) < len(self.levels):
             raise CheckpointError(
-                f"{self.path.name}: its graph takes {sorted(graph_inputs)}, expected {sorted(expected)} "
-                f"and a segment for each of its {len(self.levels)} levels; export it again"
+                f"{self.path.name}: its graph takes {excerpts(sorted(graph_inputs))}; expected "
+                f"{excerpts(sorted(expected))} and a segment for each of its {len(self.levels)} levels; export it again"
             )
         return feeds
 

@@ -10,6 +10,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import AttributeProto, TensorProto, helper, numpy_helper
+
+from chain import counting_chain
 from hostile_graphs import (
     Tamper,
     attribute,
@@ -22,11 +27,6 @@ from hostile_graphs import (
     nested_ifs,
     write_hostile,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from onnx import AttributeProto, TensorProto, helper, numpy_helper
-
-from chain import counting_chain
 from nested_sparse import graph_check
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import CheckpointError

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper
+
 from hostile_graphs import (
     WIDTH,
     Nodes,
@@ -25,8 +27,6 @@ from hostile_graphs import (
     loop,
     write_hostile,
 )
-from onnx import TensorProto, helper
-
 from nested_sparse.errors import CheckpointError, StuckError
 from nested_sparse.runtime import Session
 from nested_sparse.runtime import under_way as under_way_module
