@@ -21,6 +21,8 @@ from torch.utils import _pytree
 from nested_sparse.errors import ExportError
 from nested_sparse.tensor_spec import TensorSpec
 from nested_sparse.trainer.placeholder import placeholders
+from nested_sparse.trainer.recurrent import TRANSLATIONS, WholeRecurrent
+from nested_sparse.trainer.simplify import simplify
 
 LEVEL_INPUT = "__level__"
 BATCH = "batch"
@@ -56,7 +58,7 @@ def trace(
     inputs_named = _names("input", input_names, default_input_names(model, len(examples)))
     outputs_named = _names("output", output_names, default_output_names(len(outputs)))
     _check_distinct([*inputs_named, *outputs_named])
-    with placeholders(model), torch.no_grad(), quiet_exporter():
+    with placeholders(model), WholeRecurrent(), torch.no_grad(), quiet_exporter():
         program = _to_program(model, examples, fixed_batch)
         graph = _to_onnx(model, program)
     _name_values(graph, [*inputs_named, *outputs_named])
@@ -171,7 +173,9 @@ def _by_parameter(signature: inspect.Signature, dynamic: tuple[dict[int, Any], .
 
 def _to_onnx(model: nn.Module, program: torch.export.ExportedProgram) -> ir.Model:
     try:
-        exported = torch.onnx.export(program, dynamo=True, verbose=False)
+        exported = torch.onnx.export(
+            program, dynamo=True, verbose=False, optimize=False, custom_translation_table=TRANSLATIONS
+        )
     except Exception as error:  # OnnxExporterError mostly, but also whatever a translation raises
         operator = _failing_operator(error)
         where = _describe(model, _path_of(program, operator))
@@ -181,6 +185,7 @@ def _to_onnx(model: nn.Module, program: torch.export.ExportedProgram) -> ir.Mode
         ) from error
     assert exported is not None
     graph: ir.Model = exported.model
+    simplify(graph)
     return graph
 
 
