@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find kernels -name '*.cc' -o -name '*.h' -o -name '*.inc' 2>/dev/null) CMakeLists.txt
 
-.PHONY: help install demo bench bench-serving bench-peers test test-slow test-arm sanitize check format proto clean
+.PHONY: help install demo bench bench-serving bench-peers test test-settings test-slow test-arm sanitize check format proto clean
 
 help:
 	@echo "make demo       train a nested checkpoint, serve it, load it, print the table, save demo.png"
 	@echo "make test       all tests (under 15 minutes on two cores)"
+	@echo "make test-settings  all tests in each setting: instruction sets, cores, home, locale, order, an ordinary user (hours)"
 	@echo "make bench      our kernels against dense ONNX Runtime, every row with its reach; make bench-peers: other engines"
 	@echo "make bench-serving  elastic beside fixed levels and SlackFit, every trace and co-runner, every row with its reach"
 	@echo "make install    .venv with everything, kernels built"
@@ -32,7 +33,10 @@ bench-peers: install
 	$(BIN)/nested-sparse bench kernels --peers --rows 'peer-*' $(BENCH_ARGS)
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" -q
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" -q $(TEST_ARGS)
+
+test-settings: install
+	tools/test_settings.sh $(abspath $(BIN)) $(SETTINGS) -- $(TEST_ARGS)
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow -v

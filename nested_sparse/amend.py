@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from nested_sparse.checkpoint import Checkpoint
+from nested_sparse.errors import InputError
+from nested_sparse.metadata import DEPENDENT, INDEPENDENT, Metadata
 from nested_sparse.reroute import Reroute, check_reroutes
 from nested_sparse.writer import header_bytes, write_file
 
@@ -18,9 +20,25 @@ def store_reroutes(path: str | os.PathLike[str], reroutes: Sequence[Reroute]) ->
     The file is replaced by renaming: whoever has it open goes on with the old one. Raises CheckpointError, LevelError
     and InputError (they are another model's).
     """
-    path = Path(path)
-    with Checkpoint.open(path) as checkpoint:
-        metadata = checkpoint.metadata
+
+    def amended(metadata: Metadata) -> Metadata:
         check_reroutes(reroutes, len(metadata.levels), {layer.name for layer in metadata.layers})
-        data = checkpoint.data_prefix(len(metadata.levels))
-        write_file(path, header_bytes(replace(metadata, reroutes=tuple(reroutes))), [data], force=True)
+        return replace(metadata, reroutes=tuple(reroutes))
+
+    _amend(Path(path), amended)
+
+
+def store_rows(path: str | os.PathLike[str], rows: str | None) -> None:
+    """Put into the file at `path` what was found of its rows: INDEPENDENT, DEPENDENT, or None for nothing.
+
+    The rest stays and the file is replaced, as by `store_reroutes`. Raises CheckpointError, InputError.
+    """
+    if rows not in (None, INDEPENDENT, DEPENDENT):
+        raise InputError(f"rows: expected {INDEPENDENT!r}, {DEPENDENT!r} or None, got {rows!r}")
+    _amend(Path(path), lambda metadata: replace(metadata, rows=rows))
+
+
+def _amend(path: Path, change: Callable[[Metadata], Metadata]) -> None:
+    with Checkpoint.open(path) as checkpoint:
+        metadata = change(checkpoint.metadata)
+        write_file(path, header_bytes(metadata), [checkpoint.data_prefix(len(metadata.levels))], force=True)

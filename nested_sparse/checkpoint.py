@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nested_sparse.errors import CheckpointError, LevelError
+from nested_sparse.excerpt import excerpt, excerpts
 from nested_sparse.header import read_header
 from nested_sparse.layout import DTYPES, TensorPlace, tensor_name
 from nested_sparse.level import Level
@@ -32,7 +33,7 @@ class Checkpoint:
     """An open checkpoint. Its segments are read-only views of the mapped file; close() only after their last use.
 
     path, metadata: where it came from and all it says of itself.
-    levels, inputs, outputs, layers, reroutes: the same, ready to use.
+    levels, inputs, outputs, layers, reroutes, rows: the same, ready to use.
 
     Replacing the file by renaming another over it is safe while it is open; writing into it in place is where `file`
     is guarded (MappedFile).
@@ -48,6 +49,7 @@ class Checkpoint:
         self.inputs: tuple[TensorSpec, ...] = metadata.inputs
         self.outputs: tuple[TensorSpec, ...] = metadata.outputs
         self.reroutes: tuple[Reroute, ...] = metadata.reroutes
+        self.rows: str | None = metadata.rows
         self._data_begin = data_begin
         self._sections = sections
         self.levels: tuple[Level, ...] = tuple(
@@ -101,9 +103,8 @@ class Checkpoint:
         """The layer's weight and its norms (L, 2, O): scale and shift per level in output-channel order."""
         layer = next((layer for layer in self.layers if layer.name == name), None)
         if layer is None:
-            raise CheckpointError(
-                f"{self.path.name}: no layer {name!r}; it has {[layer.name for layer in self.layers]}"
-            )
+            known = excerpts([layer.name for layer in self.layers])
+            raise CheckpointError(f"{self.path.name}: no layer '{excerpt(name)}'; it has {known}")
         place_of = {place.name: place for section in self._sections for place in section}
         arrays = {key: self._array(place) for key, place in place_of.items() if key.rpartition("/level")[0] == name}
         permutation = None

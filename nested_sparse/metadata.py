@@ -10,6 +10,7 @@ from typing import Any
 
 from nested_sparse.budget import MAX_LEVELS
 from nested_sparse.errors import CheckpointError
+from nested_sparse.excerpt import excerpt
 from nested_sparse.layout import VALUE_DTYPES, LayerShape
 from nested_sparse.pattern import BLOCK_ROWS, Pattern, block_pattern, parse_pattern
 from nested_sparse.reroute import Reroute, check_reroutes
@@ -24,6 +25,8 @@ KEY = "nested_sparse"
 DIGEST_KEY = "nested_sparse_sha256"
 OPERATORS = ("conv", "linear")
 MAX_DIMENSION = (1 << 31) - 1
+INDEPENDENT, DEPENDENT = "independent", "dependent"
+"""What a file may say of its rows: whether each row of every output depends on its own sample alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,10 @@ class LayerEntry:
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """All that a checkpoint says of itself beside its tensors."""
+    """All that a checkpoint says of itself beside its tensors.
+
+    rows: INDEPENDENT or DEPENDENT, at every level; None where nobody has found out.
+    """
 
     graph_nbytes: int
     graph_sha256: str
@@ -83,6 +89,7 @@ class Metadata:
     outputs: tuple[TensorSpec, ...]
     producer: str
     reroutes: tuple[Reroute, ...] = ()
+    rows: str | None = None
     format_version: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -102,6 +109,8 @@ class Metadata:
                 del layer["value_bytes"]
         if not self.reroutes:  # not measured: the file is what it was before there were any
             del raw["reroutes"]
+        if self.rows is None:
+            del raw["rows"]
         text = json.dumps(raw, separators=(",", ":"), allow_nan=False)
         return {KEY: text, DIGEST_KEY: hashlib.sha256(text.encode()).hexdigest()}
 
@@ -122,15 +131,21 @@ class Metadata:
             raw = json.loads(text)
             version = raw["format_version"]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise CheckpointError(f"{where}: the metadata is not what this format asks for ({error})") from None
+            raise CheckpointError(
+                f"{where}: the metadata is not what this format asks for ({excerpt(error)})"
+            ) from None
         if version not in FORMAT_VERSIONS:
             raise CheckpointError(
-                f"{where}: format version {version!r}, this package reads {FORMAT_VERSIONS}; upgrade nested-sparse"
+                f"{where}: format version {excerpt(repr(version))}, this package reads {FORMAT_VERSIONS}; "
+                "upgrade nested-sparse"
             )
         try:
             return _parse(raw)
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-            raise CheckpointError(f"{where}: the metadata is not what format {version} asks for ({error!r})") from None
+            raise CheckpointError(
+                f"{where}: the metadata is not what format {version} asks for ({type(error).__name__}: "
+                f"{excerpt(error, 500)})"
+            ) from None
 
 
 def _parse(raw: dict[str, Any]) -> Metadata:
@@ -149,7 +164,10 @@ def _parse(raw: dict[str, Any]) -> Metadata:
         outputs=tuple(_spec(entry) for entry in raw["outputs"]),
         producer=str(raw["producer"]),
         reroutes=tuple(_reroute(entry) for entry in raw.get("reroutes", ())),
+        rows=raw.get("rows"),
     )
+    if metadata.rows not in (None, INDEPENDENT, DEPENDENT):
+        raise ValueError(f"rows {excerpt(metadata.rows)!r}, expected {INDEPENDENT!r} or {DEPENDENT!r}")
     check_reroutes(metadata.reroutes, len(levels), {layer.name for layer in layers})
     if metadata.format_version > raw["format_version"]:
         raise ValueError(f"its layers need format version {metadata.format_version}")
@@ -158,7 +176,7 @@ def _parse(raw: dict[str, Any]) -> Metadata:
 
 def _integer(value: Any, low: int, high: int = MAX_DIMENSION) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ValueError(f"expected a whole number from {low} to {high}, got {value!r}")
+        raise ValueError(f"expected a whole number from {low} to {high}, got {excerpt(repr(value))}")
     return value
 
 
@@ -173,7 +191,7 @@ def _level(raw: dict[str, Any]) -> LevelEntry:
 def _layer(raw: dict[str, Any], level_count: int) -> LayerEntry:
     rows, columns, block_rows = (_integer(raw[key], 1) for key in ("rows", "columns", "block_rows"))
     if raw["op"] not in OPERATORS or block_rows not in BLOCK_ROWS or not isinstance(raw["permuted"], bool):
-        raise ValueError(f"layer {raw['name']!r}: op, block_rows or permuted is not one this version knows")
+        raise ValueError(f"layer '{excerpt(raw['name'])}': op, block_rows or permuted is not one this version knows")
     entry = LayerEntry(
         name=str(raw["name"]),
         op=raw["op"],
@@ -188,12 +206,15 @@ def _layer(raw: dict[str, Any], level_count: int) -> LayerEntry:
         value_bytes=_integer(raw.get("value_bytes", 4), 2, 4),
     )
     if entry.value_bytes not in VALUE_DTYPES:
-        raise ValueError(f"layer {entry.name!r}: value_bytes {entry.value_bytes}, expected 2 or 4")
+        raise ValueError(f"layer '{excerpt(entry.name)}': value_bytes {entry.value_bytes}, expected 2 or 4")
     named = parse_pattern(entry.pattern)
     if not named.channels and named.block_rows != block_rows:
-        raise ValueError(f"layer {entry.name!r}: pattern {entry.pattern!r} does not go with block_rows {block_rows}")
+        raise ValueError(
+            f"layer '{excerpt(entry.name)}': pattern '{excerpt(entry.pattern)}' does not go with block_rows "
+            f"{block_rows}"
+        )
     if len(entry.blocks) != level_count or len(entry.nnz) != level_count or sum(entry.blocks) > entry.shape.most_blocks:
-        raise ValueError(f"layer {entry.name!r}: expected a block count for each of {level_count} levels")
+        raise ValueError(f"layer '{excerpt(entry.name)}': expected a block count for each of {level_count} levels")
     return entry
 
 
@@ -205,5 +226,5 @@ def _spec(raw: dict[str, Any]) -> TensorSpec:
     shape = tuple(None if size is None else _integer(size, 0) for size in raw["shape"])
     example = tuple(_integer(size, 0) for size in raw["example_shape"])
     if len(shape) != len(example):
-        raise ValueError(f"tensor {raw['name']!r}: shape and example_shape differ in rank")
+        raise ValueError(f"tensor '{excerpt(raw['name'])}': shape and example_shape differ in rank")
     return TensorSpec(str(raw["name"]), str(raw["dtype"]), shape, example)

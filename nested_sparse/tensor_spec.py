@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -18,3 +19,8 @@ class TensorSpec:
     dtype: str
     shape: tuple[int | None, ...]
     example_shape: tuple[int, ...]
+
+
+def batch_is_free(specs: Iterable[TensorSpec]) -> bool:
+    """Whether the first dimension of all of them may have any size, as a batch does."""
+    return all(spec.shape and spec.shape[0] is None for spec in specs)

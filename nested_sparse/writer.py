@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from nested_sparse import __version__
 from nested_sparse.errors import CheckpointError
+from nested_sparse.excerpt import excerpt
 from nested_sparse.layout import (
     ALIGNMENT,
     DTYPES,
@@ -93,12 +94,13 @@ def write_checkpoint(
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
     reroutes: Sequence[Reroute] = (),
+    rows: str | None = None,
     force: bool = False,
 ) -> None:
     """Write a checkpoint to `path`, atomically; an existing file is kept unless `force`.
 
-    `graph_builder` gets each layer's placement by name and returns the ONNX graph. Raises CheckpointError, and what
-    `check_reroutes` does.
+    `graph_builder` gets each layer's placement by name and returns the ONNX graph. rows: as in Metadata.
+    Raises CheckpointError, and what `check_reroutes` does.
     """
     path = Path(path)
     refuse_existing(path, force)
@@ -121,6 +123,7 @@ def write_checkpoint(
         outputs=tuple(outputs),
         producer=f"nested-sparse {__version__}",
         reroutes=tuple(reroutes),
+        rows=rows,
     )
     write_file(path, header_bytes(metadata), [_padded(graph), *segments], force)
 
@@ -173,19 +176,25 @@ def _check_records(where: str, layers: Sequence[LayerRecord], levels: Sequence[L
     for record in layers:
         name, shape = record.weight.name, (len(levels), 2, record.weight.rows)
         if record.op not in OPERATORS:
-            raise CheckpointError(f"{where}: layer {name!r}: op must be one of {OPERATORS}, got {record.op!r}")
+            raise CheckpointError(f"{where}: layer '{excerpt(name)}': op must be one of {OPERATORS}, got {record.op!r}")
         if record.norms.shape != shape:
-            raise CheckpointError(f"{where}: layer {name!r}: norms must have shape {shape}, got {record.norms.shape}")
+            raise CheckpointError(
+                f"{where}: layer '{excerpt(name)}': norms must have shape {shape}, got {record.norms.shape}"
+            )
         kept = record.weight.at(len(levels) - 1)
         if not (np.isfinite(kept).all() and np.isfinite(record.norms).all()):
-            raise CheckpointError(f"{where}: layer {name!r} has weights or norms that are not finite; train it again")
+            raise CheckpointError(
+                f"{where}: layer '{excerpt(name)}' has weights or norms that are not finite; train it again"
+            )
         if record.value_bytes not in VALUE_DTYPES:
-            raise CheckpointError(f"{where}: layer {name!r}: value_bytes must be 2 or 4, got {record.value_bytes}")
+            raise CheckpointError(
+                f"{where}: layer '{excerpt(name)}': value_bytes must be 2 or 4, got {record.value_bytes}"
+            )
         largest = float(np.abs(kept).max())
         if record.value_bytes == 2 and largest > MAX_HALF:
             raise CheckpointError(
-                f"{where}: layer {name!r} has a weight of magnitude {largest:.7g}; float16 holds at most {MAX_HALF:g} "
-                "(write it with float32 values)"
+                f"{where}: layer '{excerpt(name)}' has a weight of magnitude {largest:.7g}; float16 holds at most "
+                f"{MAX_HALF:g} (write it with float32 values)"
             )
 
 

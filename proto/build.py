@@ -31,7 +31,11 @@ def generate(folder: Path) -> dict[str, bytes]:
         arguments = ["protoc", f"-I{folder}", f"--descriptor_set_out={descriptor}", f"--pyi_out={scratch}", PROTO_NAME]
         if protoc.main(arguments) != 0:
             raise RuntimeError(f"protoc refused {folder / PROTO_NAME}; its message is above")
-        stub = Path(scratch, "open_inference_pb2.pyi").read_text().replace("_Mapping]", "_Mapping[str, object]]")
+        stub = (
+            Path(scratch, "open_inference_pb2.pyi")
+            .read_text(encoding="utf-8")
+            .replace("_Mapping]", "_Mapping[str, object]]")
+        )
         return {DESCRIPTOR_NAME: descriptor.read_bytes(), STUB_NAME: (STUB_HEADER + stub + STUB_FOOTER).encode()}
 
 

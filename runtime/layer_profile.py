@@ -58,7 +58,11 @@ def layer_profile(
 
 def read_profile(folder: Path, prefix: str) -> list[dict[str, Any]]:
     """The events of ONNX Runtime's profiles in `folder` that are called `prefix`…"""
-    return [event for file in sorted(folder.glob(f"{prefix}*.json")) for event in json.loads(file.read_text())]
+    return [
+        event
+        for file in sorted(folder.glob(f"{prefix}*.json"))
+        for event in json.loads(file.read_text(encoding="utf-8"))
+    ]
 
 
 def node_events(events: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:

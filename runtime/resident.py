@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from nested_sparse.errors import KernelError
+from nested_sparse.excerpt import excerpt
 from nested_sparse.runtime.own_memory import anonymous_bytes, return_freed
 from nested_sparse.runtime.session import Session
 from nested_sparse.runtime.tensors import random_inputs
@@ -57,14 +58,16 @@ def measure_resident(path: str | os.PathLike[str], *, batch: int = 1, threads: i
     """Measure `path` in a fresh process. Raises KernelError where that fails, or where there is no /proc to read."""
     command = [sys.executable, "-m", "nested_sparse.runtime.resident", os.fspath(path), str(batch), str(threads)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_LIMIT_S, check=False)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=_LIMIT_S, check=False
+        )
     except subprocess.TimeoutExpired:
         raise KernelError(
             f"{path}: measuring what is resident took over {_LIMIT_S:g} s; give a smaller batch"
         ) from None
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise KernelError(f"{path}: what is resident could not be measured: {last}")
+        raise KernelError(f"{path}: what is resident could not be measured: {excerpt(last)}")
     found = json.loads(done.stdout)
     names = ("loaded", "sparsest", "densest", "shrunk")
     states = {name: State(tuple(found[name]["segments_bytes"]), int(found[name]["anonymous_bytes"])) for name in names}

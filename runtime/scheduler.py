@@ -17,7 +17,7 @@ from nested_sparse.level import Level
 from nested_sparse.runtime.device import Device
 from nested_sparse.runtime.execution import Execution, Executor
 from nested_sparse.runtime.forecast import Decision, Waiting
-from nested_sparse.runtime.job import Job, Terms, can_batch, make_job, too_late
+from nested_sparse.runtime.job import Job, Terms, can_join, make_job, too_late
 from nested_sparse.runtime.level_log import LevelLog
 from nested_sparse.runtime.monitor import ResourceMonitor
 from nested_sparse.runtime.policy import LevelPolicy
@@ -44,8 +44,9 @@ class Scheduler:
 
     A run has to end `reply_margin_ms` plus `reply_margin_share` of the request's time before its deadline; one that
     could not be begun before that has expired. Requests whose inputs differ in the batch only may run as one
-    (Decision.take). `guard` makes what lowers a run that would be late, in flight (RouteGuard). What `monitor` last
-    sampled (a Governor's, say) is in the log's lines.
+    (Decision.take) if `joins`; None: if the session's file says that its rows are independent. `guard` makes what
+    lowers a run that would be late, in flight (RouteGuard). What `monitor` last sampled (a Governor's, say) is in the
+    log's lines.
 
     `workers` threads run the session; with 0 the caller drives it by serve_next(). Tell the policy the same number.
     Schedulers that share a `device` take turns on it: by `priority`, higher first, then by deadline.
@@ -66,6 +67,7 @@ class Scheduler:
         guard: Callable[[], Any] | None = None,
         device: Device | None = None,
         priority: int = 0,
+        joins: bool | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if not default_slo_ms > 0:
@@ -79,11 +81,11 @@ class Scheduler:
         self._session = session
         self._profile = profile
         self._policy = policy
-        self._terms = Terms(default_slo_ms, reply_margin_ms, reply_margin_share)
+        joins = can_join(session) if joins is None else joins
+        self._terms = Terms(default_slo_ms, reply_margin_ms, reply_margin_share, joins)
         self._clock = clock
         self._log = LevelLog(session.name, monitor)
         self._executor = Executor(session, profile, clock, guard)
-        self._batches = can_batch(session.inputs, getattr(session, "outputs", (None,)))
         self._queue = WaitingRoom(max_queue, self._on_due if workers else None, clock)
         self._workers = max(workers, 1)
         self._device = Device(self._workers) if device is None else device
@@ -278,7 +280,7 @@ class Scheduler:
     def _joining(self, first: Job, count: int) -> list[Job]:
         """Takes up to `count` jobs from the head of the queue that run in one batch with `first`."""
         jobs: list[Job] = []
-        while len(jobs) < count and self._batches and (job := self._queue.pop_like(first)) is not None:
+        while len(jobs) < count and (job := self._queue.pop_like(first)) is not None:
             if job.future.set_running_or_notify_cancel():
                 jobs.append(job)
             else:

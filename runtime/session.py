@@ -24,6 +24,7 @@ from nested_sparse.errors import (
     OutOfMemoryError,
     UnavailableError,
 )
+from nested_sparse.excerpt import excerpt, excerpts
 from nested_sparse.kernels import library
 from nested_sparse.level import resolve_level
 from nested_sparse.runtime.file_guard import FileGuard
@@ -49,6 +50,7 @@ class Session:
     at once.
 
     path; name: the file's stem; inputs, outputs: tuples of TensorSpec; levels: tuple of Level; threads: of one run.
+    rows: what the file says of its rows (Metadata.rows), None where nothing.
     reroutes: what lowered inferences were measured to score; cuts: the only layers at which one may be lowered, if any.
     threads: None for every core this process may use. profile_to: a folder for ONNX Runtime's profile, written by
     close().
@@ -70,6 +72,7 @@ class Session:
         self.outputs = self._checkpoint.outputs
         self.levels = self._checkpoint.levels
         self.reroutes = self._checkpoint.reroutes
+        self.rows = self._checkpoint.rows
         self.cuts: tuple[str, ...] = getattr(self._checkpoint, "cuts", ())
         self._output_names = [spec.name for spec in self.outputs]
         self._ort: Any = _load(self._checkpoint, _options(self._threads, profile_to))
@@ -205,8 +208,8 @@ class Session:
         expected = {*feeds, LEVEL_INPUT, *(spec.name for spec in self.inputs)}
         if graph_inputs != expected or len(feeds) < len(self.levels):
             raise CheckpointError(
-                f"{self.path.name}: its graph takes {sorted(graph_inputs)}, expected {sorted(expected)} "
-                f"and a segment for each of its {len(self.levels)} levels; export it again"
+                f"{self.path.name}: its graph takes {excerpts(sorted(graph_inputs))}; expected "
+                f"{excerpts(sorted(expected))} and a segment for each of its {len(self.levels)} levels; export it again"
             )
         return feeds
 
@@ -276,4 +279,6 @@ def _load(checkpoint: Checkpoint, options: Any) -> Any:
     try:
         return ort.InferenceSession(checkpoint.graph(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors have no common base
-        raise CheckpointError(f"{checkpoint.path.name}: ONNX Runtime does not load its graph: {error}") from error
+        raise CheckpointError(
+            f"{checkpoint.path.name}: ONNX Runtime does not load its graph: {excerpt(error, 500)}"
+        ) from error

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nested_sparse.errors import InputError
+from nested_sparse.excerpt import excerpt, excerpts
 from nested_sparse.tensor_spec import TensorSpec
 
 
@@ -49,8 +50,8 @@ class Call:
 
 def wanted_outputs(names: tuple[str, ...], outputs: tuple[TensorSpec, ...]) -> tuple[str, ...]:
     """`names`, or all outputs where it is empty. Raises InputError for one that the model does not have."""
-    known = [spec.name for spec in outputs]
+    known = dict.fromkeys(spec.name for spec in outputs)
     for name in names:
         if name not in known:
-            raise InputError(f"The model has no output {name!r}; expected {', '.join(map(repr, known))}.")
+            raise InputError(f"The model has no output '{excerpt(name)}'; expected {excerpts(known)}.")
     return names or tuple(known)

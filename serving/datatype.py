@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nested_sparse.errors import InputError
+from nested_sparse.excerpt import excerpt
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,9 @@ def datatype_named(name: str, tensor: str) -> Datatype:
     """The datatype called `name` on the wire; `tensor` names the input in the error. Raises InputError."""
     datatype = _BY_NAME.get(name)
     if datatype is None:
-        raise InputError(f"Input {tensor!r} has datatype {name!r}; expected one of {', '.join(_BY_NAME)}.")
+        raise InputError(
+            f"Input '{excerpt(tensor)}' has datatype '{excerpt(name)}'; expected one of {', '.join(_BY_NAME)}."
+        )
     return datatype
 
 
@@ -56,5 +59,5 @@ def datatype_of(dtype: str) -> Datatype:
     """The datatype of a numpy dtype, e.g. "float32". Raises InputError."""
     datatype = _BY_DTYPE.get(dtype)
     if datatype is None:
-        raise InputError(f"Arrays of {dtype} cannot be served; the protocol carries {', '.join(_BY_DTYPE)}.")
+        raise InputError(f"Arrays of {excerpt(dtype)} cannot be served; the protocol carries {', '.join(_BY_DTYPE)}.")
     return datatype

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from dataclasses import dataclass
+from typing import Any, NoReturn
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
@@ -20,7 +21,11 @@ from nested_sparse.errors import (
     TooLargeError,
     UnavailableError,
 )
+from nested_sparse.excerpt import excerpt
 
+MESSAGE_BYTES = 1024
+"""Of a status message as it is sent. Trailing metadata, which holds it up to twice, may have 8 kB: a client makes an
+error of its own of more."""
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
 """Trailing metadata by which gRPC clients time their retry (gRFC A6): whole milliseconds as ASCII."""
 NO_RETRY = "-1"
@@ -62,13 +67,53 @@ def fault_of(error: BaseException) -> Fault:
     return next((FAULTS[kind] for kind in type(error).__mro__ if kind in FAULTS), INTERNAL)
 
 
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a call ends without a result: the one way by which a status leaves the server, its text bounded.
+
+    It does not hold the error, whose traceback would keep the request alive.
+    """
+
+    status: grpc.StatusCode
+    message: str
+    trailers: tuple[tuple[str, str | bytes], ...]
+
+    @classmethod
+    def of(cls, error: BaseException, message: str = "") -> Ending:
+        """The error's. message: what the client reads in place of the error's own text."""
+        return cls(fault_of(error).status, on_the_wire(message) if message else message_of(error), trailers_of(error))
+
+    async def send(self, context: Any) -> NoReturn:
+        """Abort the call that has this context of gRPC's."""
+        await context.abort(self.status, self.message, self.trailers)
+        raise AssertionError("abort always raises")
+
+
 def message_of(error: BaseException) -> str:
-    """What the client reads. The retry delay is in the text too: tritonclient drops trailing metadata."""
+    """What the client reads, in a line of at most MESSAGE_BYTES.
+
+    The retry delay is in the text too: tritonclient drops trailing metadata.
+    """
     if isinstance(error, OverloadedError):
-        return f"{error}; retry after {_whole_ms(error.retry_after_ms)} ms"
+        return on_the_wire(f"{error}", f"; retry after {_whole_ms(error.retry_after_ms)} ms")
     if isinstance(error, MemoryError) and not isinstance(error, ServingError):
-        return f"out of memory: {str(error) or 'the server could not hold this request'}; send a smaller batch"
-    return str(error)
+        reason = str(error) or "the server could not hold this request"
+        return on_the_wire(f"out of memory: {reason}", "; send a smaller batch")
+    return on_the_wire(str(error))
+
+
+def on_the_wire(text: str, end: str = "") -> str:
+    """`text` with `end`, in one printable line that takes at most MESSAGE_BYTES as gRPC sends it; text is cut, not end.
+
+    gRPC writes a byte that is not printable ASCII as three.
+    """
+    limit = MESSAGE_BYTES
+    while True:
+        shown = excerpt(text, limit) + end
+        size = sum(1 if 32 <= byte < 127 and byte != ord("%") else 3 for byte in shown.encode())
+        if size <= MESSAGE_BYTES:
+            return shown
+        limit = min(limit - 1, limit * MESSAGE_BYTES // size)
 
 
 def trailers_of(error: BaseException) -> tuple[tuple[str, str | bytes], ...]:

@@ -16,6 +16,8 @@ from nested_sparse.serving.served_model import ServedModel
 BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 NO_LEVEL = ""
 """Label of a request that no level answered."""
+NO_MODEL = ""
+"""Label of a request that was refused before its model was known; never a name that a client chose."""
 
 
 @dataclass(slots=True)
@@ -107,6 +109,15 @@ class Metrics:
             raise
         if record.response is not None:
             self._answered(model.name, record, record.response, self._clock() - received_s)
+
+    @contextmanager
+    def unread(self) -> Iterator[None]:
+        """Count a request that the body refuses: it cannot be read, or asks for a model that is not here."""
+        try:
+            yield
+        except Exception as error:
+            self._requests.labels(NO_MODEL, NO_LEVEL, fault_of(error).outcome).inc()
+            raise
 
     def _failed(self, name: str, outcome: str, total_s: float) -> None:
         self._requests.labels(name, NO_LEVEL, outcome).inc()

@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,18 +19,24 @@ from prometheus_client import start_http_server
 
 from nested_sparse.errors import ServingError
 from nested_sparse.proto import messages
+from nested_sparse.serving.bounded import BoundedServices
+from nested_sparse.serving.connection_limits import ConnectionLimits
 from nested_sparse.serving.dataplane import Dataplane
+from nested_sparse.serving.inflate import NOT_INFLATED
 from nested_sparse.serving.listening import address_text, check_listenable
 from nested_sparse.serving.metrics import Metrics
 from nested_sparse.serving.model_health import ModelHealth
+from nested_sparse.serving.own_sockets import finish_sending, stop_listening
 from nested_sparse.serving.served_model import ServedModel
 from nested_sparse.serving.servicer import Servicer, generic_handler
+from nested_sparse.serving.wire import HEADER_BYTES
 from nested_sparse.tensor_spec import TensorSpec
 
 LEAST_MESSAGE_BYTES = 4 << 20  # gRPC's own default
-HEADER_BYTES = 64 << 10  # names, shapes and parameters beside the tensors
 REPLY_GRACE_S = 1.0
-"""What answers already computed get to reach their clients; open health watches end with it."""
+"""What answers already computed get to reach their clients, and clients to close their connections."""
+QUIET_S = 0.1
+"""Without a call for so long, a draining server has refused what was on its way to it."""
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +48,7 @@ class ServerConfig:
     port, metrics_port: 0 picks a free one; no metrics without a port.
     grace_s: seconds that running requests get when the server stops.
     max_batch: samples of the example shape that fit in one message; it bounds what the server will read into memory.
+    connections: what one client, and all together, may hold.
     """
 
     host: str = "127.0.0.1"
@@ -49,6 +56,7 @@ class ServerConfig:
     metrics_port: int | None = None
     grace_s: float = 30.0
     max_batch: int = 64
+    connections: ConnectionLimits = field(default_factory=ConnectionLimits)
 
     def __post_init__(self) -> None:
         if self.max_batch < 1 or not 0 <= self.grace_s < math.inf:
@@ -94,6 +102,7 @@ class Server:
     def _build(self) -> aio.Server:
         limit = receive_limit(self._models, self._config.max_batch)
         server = aio.server(
+            interceptors=(BoundedServices(),),
             options=(
                 (
                     "grpc.so_reuseport",
@@ -102,7 +111,9 @@ class Server:
                 # what is larger than our limit by less than this gets our own answer, which says what to do
                 ("grpc.max_receive_message_length", min(2 * limit, 2**31 - 1)),
                 ("grpc.max_send_message_length", -1),
-            )
+                NOT_INFLATED,
+                *self._config.connections.options(),
+            ),
         )
         server.add_generic_rpc_handlers((generic_handler(self._servicer, limit),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -138,13 +149,23 @@ class Server:
             self._watch.cancel()
         await self._health.enter_graceful_shutdown()
         if not await self._dataplane.drain(self._config.grace_s):
-            log.warning("requests still run after %g s of grace; they are cancelled", self._config.grace_s)
-        await self._grpc.stop(min(REPLY_GRACE_S, self._config.grace_s))
+            log.warning("requests still run after %g s of grace; they are answered UNAVAILABLE", self._config.grace_s)
+        await self._close_connections()
         left_s = max(0.0, end_s - time.monotonic())
         await asyncio.gather(*(asyncio.to_thread(model.engine.close, left_s) for model in self._models))
         if self._exporter is not None:
             await asyncio.to_thread(self._exporter.shutdown)
             self._exporter.server_close()
+
+    async def _close_connections(self) -> None:
+        """Refuse what is still queued in front of the handlers, then end the connections behind the last answer."""
+        if not self.address:  # it never listened
+            return
+        port = int(self.address.rpartition(":")[2])
+        await self._servicer.calls.settle(QUIET_S, REPLY_GRACE_S)
+        stop_listening(self._config.host, port)
+        finish_sending(self._config.host, port)
+        await self._grpc.stop(REPLY_GRACE_S)
 
 
 def _reflected_pool() -> DescriptorPool:

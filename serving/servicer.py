@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 import time
@@ -10,27 +11,36 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import grpc
-from google.protobuf.message import Message
 
 import nested_sparse
 from nested_sparse.errors import NotFoundError
 from nested_sparse.proto import messages
 from nested_sparse.runtime.tensors import batch_size
-from nested_sparse.serving.call import wanted_outputs
-from nested_sparse.serving.convert import read_call, read_message, write_outputs
+from nested_sparse.serving.call import Call, wanted_outputs
+from nested_sparse.serving.calls import Calls
+from nested_sparse.serving.convert import (
+    Bounds,
+    is_large,
+    parse_infer_request,
+    read_call,
+    read_message,
+    serialize_response,
+)
 from nested_sparse.serving.dataplane import Dataplane
 from nested_sparse.serving.datatype import datatype_of
-from nested_sparse.serving.fault import INTERNAL, fault_of, message_of, trailers_of
+from nested_sparse.serving.fault import INTERNAL, Ending, fault_of
+from nested_sparse.serving.inflate import inflated
 from nested_sparse.serving.metrics import Metrics
 from nested_sparse.serving.parameters import served_parameters
 from nested_sparse.serving.served_model import PLATFORM, VERSION, ServedModel
+from nested_sparse.serving.wire import HEADER_BYTES
 from nested_sparse.tensor_spec import TensorSpec
 
 EXTENSIONS = ("model_configuration", "model_repository(index)", "statistics", "parameters")
 METRICS_EXTENSION = "prometheus_metrics"
 """With the port in brackets: where the metrics are, which the protocol has no field for."""
 
-RequestT = TypeVar("RequestT", bound=Message)
+RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
 Method = Callable[[RequestT, Any], Awaitable[ResponseT]]
 
@@ -38,27 +48,28 @@ log = logging.getLogger(__name__)
 
 
 def answered(
-    method: Method[RequestT, ResponseT], message: type[RequestT], limit: int
+    method: Method[RequestT, ResponseT], read: Callable[[bytes], Awaitable[RequestT]], calls: Calls
 ) -> Callable[[bytes, Any], Awaitable[ResponseT]]:
     """An RPC method, of a request's bytes, whose errors are gRPC statuses.
 
-    What nobody foresaw is INTERNAL with an id, its details in the log. limit: bytes that a request may have.
+    What nobody foresaw is INTERNAL with an id, its details in the log. read: makes the request of its bytes.
+    calls: counts it until it is answered.
     """
 
     @functools.wraps(method)
     async def wrapper(data: bytes, context: Any) -> ResponseT:
+        calls.begin(context)
         try:
-            return await method(read_message(data, message, limit), context)
+            return await method(await read(data), context)
         except Exception as error:
-            fault = fault_of(error)
-            details, trailers = message_of(error), trailers_of(error)
-            if fault is INTERNAL:
+            ending = Ending.of(error)
+            if fault_of(error) is INTERNAL:
                 incident = uuid.uuid4().hex[:12]
                 log.exception("%s failed, incident %s", method.__name__, incident)
-                details = f"The server failed on this request; its log has the details under incident {incident}."
+                text = f"The server failed on this request; its log has the details under incident {incident}."
+                ending = Ending.of(error, text)
         # outside the handler: the abort is no consequence of the error, and its traceback should not say so
-        await context.abort(fault.status, details, trailers)
-        raise AssertionError("abort always raises")
+        await ending.send(context)
 
     return wrapper
 
@@ -67,13 +78,16 @@ class Servicer:
     """GRPCInferenceService, version 2 of the Open Inference Protocol.
 
     metrics_port: where the metrics are served, None for nowhere; told in the server's metadata.
+    calls: those that are not answered yet.
     """
 
     def __init__(self, dataplane: Dataplane, metrics: Metrics, clock: Callable[[], float] = time.monotonic) -> None:
         self._dataplane = dataplane
-        self._metrics = metrics
+        self.metrics = metrics
         self._clock = clock
+        self._conversion = asyncio.Lock()
         self.metrics_port: int | None = None
+        self.calls = Calls()
 
     async def server_live(self, request: messages.ServerLiveRequest, context: Any) -> messages.ServerLiveResponse:
         """Whether the process answers."""
@@ -113,12 +127,13 @@ class Servicer:
             outputs=[_tensor_metadata(spec) for spec in model.outputs],
         )
 
-    async def model_infer(self, request: messages.ModelInferRequest, context: Any) -> messages.ModelInferResponse:
-        """Run a model at the level that its deadline allows."""
+    async def model_infer(self, request: messages.ModelInferRequest, context: Any) -> bytes:
+        """Run a model at the level that its deadline allows; the response is serialised."""
         received_s = self._clock()
-        model = self._dataplane.find(request.model_name, request.model_version)
-        with self._metrics.request(model, received_s) as record:
-            call = read_call(request, received_s, context.time_remaining())
+        with self.metrics.unread():
+            model = self._dataplane.find(request.model_name, request.model_version)
+        with self.metrics.request(model, received_s) as record:
+            call = await self._read(request, model, received_s, context.time_remaining())
             record.slo_ms = min(record.slo_ms, call.options.slo_ms or record.slo_ms)
             served = await self._dataplane.infer(model, call)
             response = messages.ModelInferResponse(
@@ -127,9 +142,18 @@ class Servicer:
                 id=request.id,
                 parameters=served_parameters(served),
             )
-            write_outputs(response, wanted_outputs(call.outputs, model.outputs), served.outputs)
+            data = serialize_response(response, wanted_outputs(call.outputs, model.outputs), served.outputs)
             record.batch, record.response = batch_size(model.inputs, call.inputs), served
-        return response
+        return data
+
+    async def _read(
+        self, request: messages.ModelInferRequest, model: ServedModel, received_s: float, time_left_s: float | None
+    ) -> Call:
+        bounds = Bounds(len(model.inputs), len(model.outputs))
+        if not is_large(request):
+            return read_call(request, bounds, received_s, time_left_s)
+        async with self._conversion:  # one thread at a time beside the loop's
+            return await asyncio.to_thread(read_call, request, bounds, received_s, time_left_s)
 
     async def model_config(self, request: messages.ModelConfigRequest, context: Any) -> messages.ModelConfigResponse:
         """What Triton's load tools ask for before they start."""
@@ -161,7 +185,7 @@ class Servicer:
         return response
 
     def _statistics(self, model: ServedModel) -> messages.ModelStatistics:
-        tally = self._metrics.tallies[model.name]
+        tally = self.metrics.tallies[model.name]
         return messages.ModelStatistics(
             name=model.name,
             version=VERSION,
@@ -194,7 +218,7 @@ def _tensor_metadata(spec: TensorSpec) -> messages.ModelMetadataResponse.TensorM
 def generic_handler(servicer: Servicer, limit: int) -> Any:
     """gRPC's handler for the methods above, with message classes from the private pool.
 
-    limit: bytes that a request may have.
+    limit: bytes that a ModelInfer request may have; all others hold names only.
     """
     methods: dict[str, Method[Any, Any]] = {
         "ServerLive": servicer.server_live,
@@ -207,10 +231,25 @@ def generic_handler(servicer: Servicer, limit: int) -> Any:
         "ModelStatistics": servicer.model_statistics,
         "RepositoryIndex": servicer.repository_index,
     }
+
+    async def read_infer(data: bytes) -> messages.ModelInferRequest:
+        with servicer.metrics.unread():
+            return read_message(await inflated(data, limit), parse_infer_request, limit)
+
+    def read(name: str) -> Callable[[bytes], Awaitable[Any]]:
+        parse = getattr(messages, f"{name}Request").FromString
+
+        async def read_small(data: bytes) -> Any:
+            return read_message(await inflated(data, HEADER_BYTES), parse, HEADER_BYTES)
+
+        return read_small
+
     handlers = {
         name: grpc.unary_unary_rpc_method_handler(
-            answered(method, getattr(messages, f"{name}Request"), limit),
-            response_serializer=getattr(messages, f"{name}Response").SerializeToString,
+            answered(method, read_infer if name == "ModelInfer" else read(name), servicer.calls),
+            response_serializer=None
+            if name == "ModelInfer"
+            else getattr(messages, f"{name}Response").SerializeToString,
         )
         for name, method in methods.items()
     }

@@ -75,7 +75,7 @@ def test_the_runtime_answers_as_torch_does_with_rounded_weights(exported: tuple[
         for level in range(3):
             net.set_level(level)
             got = session.run({"input": images.numpy()}, level=level)["output"]
-            np.testing.assert_allclose(got, net(images).numpy(), rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(got, net(images).numpy(), rtol=1e-4, atol=1e-4)
 
 
 def test_the_file_holds_halves_that_nest(exported: tuple[NestedModel, Path], tmp_path: Path) -> None:

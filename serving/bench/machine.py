@@ -23,7 +23,7 @@ def versions() -> dict[str, str]:
 def cpu_name() -> str:
     """As the system calls it."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
     named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

@@ -8,10 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nested_sparse.serving.commands.output import print_json, print_table
+from nested_sparse.excerpt import excerpt
+from nested_sparse.serving.commands.output import print_json, print_line, print_table
 
 if TYPE_CHECKING:
     from nested_sparse.checkpoint import Checkpoint
+
+ROWS_TEXTS = {
+    "independent": "independent: requests may run together as one batch",
+    "dependent": "dependent on one another: each request runs alone",
+    None: "not looked at: may differ with what else is in the batch",
+}
 
 
 def inspect(
@@ -73,6 +80,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
             for layer in layers
         ],
         "reroutes": [asdict(reroute) for reroute in checkpoint.reroutes],
+        "rows": checkpoint.rows,
     }
 
 
@@ -101,8 +109,9 @@ def _print(facts: dict[str, Any]) -> None:
             for entry in facts["layers"]
         ],
     )
+    print(f"rows {ROWS_TEXTS[facts['rows']]}")
     if facts["reroutes"]:
-        print(_reroutes_text(facts["reroutes"]))
+        print_line(_reroutes_text(facts["reroutes"]))
 
 
 def _reroutes_text(reroutes: list[dict[str, Any]]) -> str:
@@ -115,7 +124,7 @@ def _reroutes_text(reroutes: list[dict[str, Any]]) -> str:
     )
     return (
         f"{count} reroutes measured between {len(reroutes)} pairs of levels; "
-        f"least accuracy {least:.4g}, from level {start} to {end} at {layer}"
+        f"least accuracy {least:.4g}, from level {start} to {end} at {excerpt(layer)}"
     )
 
 

@@ -269,7 +269,7 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, Any], dict[str, np.ndarray]], Non
     "reroute of no number": (reroutes({"start": True}), "a reroute goes down"),
     "reroute from nowhere": (reroutes({"start": 3}), "there are levels 0 to 2"),
     "two reroutes": (reroutes({}, {}), "two reroutes from level 2 to 0"),
-    "reroute at no layer": (reroutes({"accuracy": {"third": 0.5}}), "layers that are none: .'third'"),
+    "reroute at no layer": (reroutes({"accuracy": {"third": 0.5}}), "layers that are none: 'third'"),
     "reroute at nothing": (reroutes({"accuracy": {}}), "names no layer"),
     "reroute above 1": (reroutes({"accuracy": {"second": 1.01}}), "expected an accuracy"),
     "reroute of NaN": (reroutes({"accuracy": {"second": float("nan")}}), "expected an accuracy"),
@@ -277,6 +277,8 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, Any], dict[str, np.ndarray]], Non
     "reroute of a list": (reroutes({"accuracy": ["second"]}), "not what format 1 asks for"),
     "reroutes of a number": (lambda m, t: m.__setitem__("reroutes", 7), "not what format 1 asks for"),
     "density": (lambda m, t: m["levels"][0].__setitem__("density", 0), "density"),
+    "rows of another kind": (lambda m, t: m.__setitem__("rows", "some"), "rows 'some', expected 'independent'"),
+    "rows of a list": (lambda m, t: m.__setitem__("rows", ["independent"]), "rows ..+, expected"),
 }
 
 
@@ -288,6 +290,35 @@ def test_a_forged_file_with_right_digests_is_refused(path: Path, name: str) -> N
     for verify in (True, False):
         with pytest.raises(CheckpointError, match=message):
             Checkpoint.open(path, verify=verify)
+
+
+HOSTILE_TEXT = "\x1b[2J\n" + 1_000_000 * "x"
+LONG_TEXTS: dict[str, Callable[[dict[str, Any], dict[str, np.ndarray]], None]] = {
+    "layer": lambda m, t: m["layers"][0].__setitem__("name", HOSTILE_TEXT),
+    "pattern": lambda m, t: m["layers"][0].__setitem__("pattern", HOSTILE_TEXT),
+    "packs": lambda m, t: m["layers"][0].__setitem__("pattern", "gs" + 1_000_000 * "1" + "x1"),
+    "number": lambda m, t: m["layers"][0].__setitem__("rows", HOSTILE_TEXT),
+    "list": lambda m, t: m["layers"][0].__setitem__("rows", [HOSTILE_TEXT] * 3),
+    "layer of another op": lambda m, t: m["layers"][0].update(name=HOSTILE_TEXT, op="other"),
+    "layer of other values": lambda m, t: m["layers"][0].update(name=HOSTILE_TEXT, value_bytes=3),
+    "version": lambda m, t: m.__setitem__("format_version", HOSTILE_TEXT),
+    "density": lambda m, t: m["levels"][0].__setitem__("density", HOSTILE_TEXT),
+    "input": lambda m, t: m["inputs"][0].update(name=HOSTILE_TEXT, shape=[]),
+    "reroute": reroutes({"accuracy": {HOSTILE_TEXT: 0.5}}),
+    "reroutes": reroutes({"accuracy": dict.fromkeys(map(str, range(100_000)), 0.5)}),
+    "start of a reroute": reroutes({"start": HOSTILE_TEXT}),
+    "accuracy of a reroute": reroutes({"accuracy": {HOSTILE_TEXT: HOSTILE_TEXT}}),
+}
+
+
+@pytest.mark.parametrize("name", LONG_TEXTS)
+def test_a_message_about_a_file_repeats_little_of_it(path: Path, name: str) -> None:
+    """Neither a megabyte nor what steers a terminal."""
+    forge(path, LONG_TEXTS[name])
+    with pytest.raises(CheckpointError, match=r"^model\.safetensors: ") as caught:
+        Checkpoint.open(path)
+    assert len(str(caught.value)) < 1000
+    assert str(caught.value).isprintable()
 
 
 def test_forging_nothing_still_opens(path: Path) -> None:
@@ -323,6 +354,20 @@ def test_reroutes_are_optional(path: Path) -> None:
             Reroute(2, 1, {"second": 1, "first": 0.25}),
         )
         assert list(checkpoint.reroutes[1].accuracy) == ["second", "first"]
+
+
+@pytest.mark.parametrize("rows", ["independent", "dependent"])
+def test_what_is_said_of_rows_is_optional(path: Path, tmp_path: Path, rows: str) -> None:
+    """A file without it says nothing of it, as before; one with it keeps its format version, a slice says it too."""
+    header, _ = split(path)
+    assert "rows" not in json.loads(header["__metadata__"]["nested_sparse"])
+    with Checkpoint.open(path) as checkpoint:
+        assert checkpoint.rows is None
+    forge(path, lambda metadata, tensors: metadata.__setitem__("rows", rows))
+    slice_checkpoint(path, 2, tmp_path / "slice.safetensors")
+    for file in (path, tmp_path / "slice.safetensors"):
+        with Checkpoint.open(file) as checkpoint:
+            assert (checkpoint.rows, checkpoint.metadata.format_version) == (rows, 1)
 
 
 def test_the_first_bytes_of_a_file_are_what_the_format_page_says(path: Path) -> None:

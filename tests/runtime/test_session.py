@@ -182,29 +182,29 @@ def test_run_at_a_level_cell(written: Written) -> None:
 
 
 def test_level_cell_lowered_in_flight_is_obeyed_by_the_layers_that_follow(tmp_path: Path) -> None:
-    """Some layers at the old level, the rest at the new one. Tried until the lowering falls into the run."""
+    """Some layers at the old level, the rest at the new one. Tried until the lowering falls into the run.
+
+    How long a run takes is measured anew by each that the lowering came too late or too early for.
+    """
     layers, width = 300, 32
     path = counting_chain(tmp_path / "count.safetensors", layers, width).path
-    x = {"input": np.zeros((512, width), np.float32)}
+    x = {"input": np.zeros((2048, width), np.float32)}
     with Session(path, threads=1) as session:
         assert session.run(x, 1)["output"][0, 0] == layers
         assert session.run(x, 0)["output"][0, 0] == 0
-        started_s = time.perf_counter()
-        session.run(x, 1)
-        duration_s = time.perf_counter() - started_s
-        counts = []
-        for attempt in range(60):
+        end_s, delay_s, count = time.monotonic() + 120, 0.0, 0.0
+        while not 0 < count < layers and time.monotonic() < end_s:
             cell = LevelCell(1)
-            timer = threading.Timer(duration_s * (0.2 + attempt % 6 * 0.1), cell.lower, (0,))
+            timer = threading.Timer(delay_s, cell.lower, (0,))
             timer.start()
+            started_s = time.perf_counter()
             y = session.run(x, cell)["output"]
+            delay_s = (time.perf_counter() - started_s) * float(np.random.default_rng().uniform(0.1, 0.9))
             timer.join()
             assert cell.value == 0
             assert np.all(y == y[0, 0])
-            counts.append(y[0, 0])
-            if 0 < counts[-1] < layers:
-                break
-        assert 0 < counts[-1] < layers
+            count = y[0, 0]
+        assert 0 < count < layers
 
 
 def test_threads_run_at_their_own_levels(written: Written) -> None:
@@ -403,7 +403,7 @@ def test_profile_and_scheduler_on_a_real_session(written: Written) -> None:
 
 
 def test_threads_change_while_runs_are_under_way(written: Written) -> None:
-    """Every run, on the old pool or the new, gives what one thread gave; none is lost."""
+    """Every run, on the old pool or the new, gives its level's output; none is lost."""
     with Session(written.path, threads=1) as session:
         expected = {level: session.run(inputs(), level)["output"] for level in range(3)}
         stop, wrong, runs = threading.Event(), [], [0, 0]
@@ -412,7 +412,8 @@ def test_threads_change_while_runs_are_under_way(written: Written) -> None:
             while not stop.is_set():
                 level = runs[index] % 3
                 try:
-                    np.testing.assert_array_equal(session.run(inputs(), level)["output"], expected[level])
+                    outputs = session.run(inputs(), level)["output"]
+                    np.testing.assert_allclose(outputs, expected[level], rtol=1e-4, atol=1e-4)
                 except Exception as error:
                     wrong.append(error)
                 runs[index] += 1

@@ -40,7 +40,7 @@ class GatedSession:
 
 @pytest.fixture
 def gated(rig: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[GatedSession]:
-    monkeypatch.setattr(module, "stuck_after_s", lambda predicted_ms: 0.2)
+    monkeypatch.setattr(module, "stuck_after_s", lambda predicted_ms: 1.0)  # far above a busy machine's pauses
     session = GatedSession(rig().session)
     yield session
     session.gate.set()
@@ -52,7 +52,7 @@ def scheduler_of(session: GatedSession, **options: Any) -> Scheduler:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    end_s = time.monotonic() + 30
+    end_s = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end_s
         time.sleep(0.005)
@@ -64,17 +64,17 @@ def test_everybody_gets_an_answer(gated: GatedSession, fault: Exception | None) 
     scheduler = scheduler_of(gated)
     gated.fault = fault
     first = scheduler.submit(Request(X))
-    assert gated.entered.wait(30)
+    assert gated.entered.wait(60)
     behind = [scheduler.submit(Request(X, slo_ms=300.0)) for _ in range(3)]
-    assert isinstance(first.exception(30), StuckError)
+    assert isinstance(first.exception(60), StuckError)
     assert "has run for" in str(first.exception(0))
     for future in behind:
-        assert isinstance(future.exception(30), DeadlineError)
+        assert isinstance(future.exception(60), DeadlineError)
     assert scheduler.stats().stuck == 1
     gated.gate.set()
     wait_until(lambda: scheduler.stats().stuck == 0)
     gated.fault = None
-    np.testing.assert_array_equal(scheduler.submit(Request(X)).result(30).outputs["y"], 2 * X["x"])
+    np.testing.assert_array_equal(scheduler.submit(Request(X)).result(60).outputs["y"], 2 * X["x"])
     stats = scheduler.stats()
     assert (sum(stats.served), stats.failed, stats.queue_length) == (1, 1, 0)
     assert stats.expired == 3
@@ -87,10 +87,10 @@ def test_another_model_gets_the_slot(gated: GatedSession, rig: Callable[..., Any
     other_session.gate.set()
     stuck, other = scheduler_of(gated, device=device), scheduler_of(other_session, device=device)
     first = stuck.submit(Request(X))
-    assert gated.entered.wait(30)
+    assert gated.entered.wait(60)
     waiting = other.submit(Request(X))
-    assert isinstance(first.exception(30), StuckError)
-    np.testing.assert_array_equal(waiting.result(30).outputs["y"], 2 * X["x"])
+    assert isinstance(first.exception(60), StuckError)
+    np.testing.assert_array_equal(waiting.result(60).outputs["y"], 2 * X["x"])
     assert other.stats().stuck == 0
     other.close()
 
@@ -98,7 +98,7 @@ def test_another_model_gets_the_slot(gated: GatedSession, rig: Callable[..., Any
 def test_closing_does_not_wait_for_it(gated: GatedSession) -> None:
     scheduler = scheduler_of(gated)
     first = scheduler.submit(Request(X))
-    assert isinstance(first.exception(30), StuckError)
+    assert isinstance(first.exception(60), StuckError)
     scheduler.close(0.1)
     assert scheduler.stats().stuck == 1
 
@@ -107,10 +107,10 @@ def test_a_second_worker_goes_on(gated: GatedSession) -> None:
     """One of two is stuck: what waits is served by the other."""
     scheduler = scheduler_of(gated, workers=2)
     first = scheduler.submit(Request(X))
-    assert isinstance(first.exception(30), StuckError)
+    assert isinstance(first.exception(60), StuckError)
     gated.entered.clear()
     second = scheduler.submit(Request(X))
-    assert gated.entered.wait(30)
+    assert gated.entered.wait(60)
     gated.gate.set()
-    np.testing.assert_array_equal(second.result(30).outputs["y"], 2 * X["x"])
+    np.testing.assert_array_equal(second.result(60).outputs["y"], 2 * X["x"])
     scheduler.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import threading
-import time
 
 import pytest
 from hypothesis import given
@@ -74,26 +73,32 @@ def test_exactly_what_outlived_its_limit_is_reported(steps: list[tuple[str, int,
 
 
 def test_the_thread_reports_what_is_stuck_and_only_that() -> None:
-    """An earlier limit wakes it, what on_stuck raises does not end it, and keys that ended are never reported."""
+    """An earlier limit wakes it, what on_stuck raises does not end it, and keys that ended are never reported.
+
+    On a clock that stands still until `ended` has ended, however long that takes.
+    """
     seen: list[object] = []
+    now_s = 0.0
     reported = threading.Semaphore(0)
 
     def on_stuck(key: object, elapsed_s: float) -> None:
-        assert elapsed_s >= 0.01
+        assert elapsed_s > 0.0
         seen.append(key)
         reported.release()
         if key == "first":
             raise ValueError("a fault of the one who is told")
 
-    watchdog = Watchdog(on_stuck)
+    watchdog = Watchdog(on_stuck, lambda: now_s)
     try:
         watchdog.begin("late", 3600.0)
         watchdog.begin("ended", 0.01)
         assert not watchdog.end("ended")
         watchdog.begin("first", 0.01)
-        assert reported.acquire(timeout=20)
+        now_s = 0.02
+        assert reported.acquire(timeout=60)
         watchdog.begin("second", 0.01)
-        assert reported.acquire(timeout=20)
+        now_s = 0.04
+        assert reported.acquire(timeout=60)
         assert seen == ["first", "second"]
         assert watchdog.stuck_count == 2
         assert watchdog.end("first")
@@ -121,26 +126,31 @@ def test_a_failing_report_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_a_process_that_stood_still_finds_nothing_stuck() -> None:
     """The clock leaps by an hour while the watchdog sleeps: what it watches did not run either."""
-    begun_s = time.monotonic()
-    leapt = threading.Event()
+    now_s, sleeps_s = 0.0, list[float]()
+    reported = threading.Event()
 
-    def clock() -> float:
-        passed_s = time.monotonic() - begun_s
-        if passed_s < 0.9:
-            return passed_s
-        leapt.set()
-        return passed_s + 3600.0
+    def on_stuck(key: object, elapsed_s: float) -> None:
+        assert len(sleeps_s) > 1, "the leap was taken for the run's own time"
+        reported.set()
 
-    seen: list[object] = []
-    watchdog = Watchdog(lambda key, elapsed_s: seen.append(key), clock)
+    watchdog = Watchdog(on_stuck, lambda: now_s)
+    wait = watchdog._changed.wait
+
+    def sleep(timeout_s: float | None = None) -> bool:
+        """The clock goes on by what is slept, and by an hour in the first sleep."""
+        nonlocal now_s
+        woken = wait(timeout_s)
+        if timeout_s is not None and not woken:
+            now_s += timeout_s if sleeps_s else 3600.0
+            sleeps_s.append(timeout_s)
+        return woken
+
+    watchdog._changed.wait = sleep  # type: ignore[method-assign]
     try:
-        watchdog.begin("run", 1.0)  # it sleeps while the clock leaps
-        assert leapt.wait(20)
-        watchdog.begin("next", 0.05)
-        while not seen:
-            time.sleep(0.01)
-        assert seen == ["next"]
-        assert not watchdog.end("run")
+        watchdog.begin("run", 0.05)
+        assert reported.wait(60)
+        assert sleeps_s[:2] == pytest.approx([0.05, 0.05])
+        assert watchdog.end("run")
     finally:
         watchdog.close()
 

@@ -120,6 +120,12 @@ def half_model() -> ServedModel:
 
 
 @pytest.fixture
+def integer_model() -> ServedModel:
+    """A fake model of int64 called integer."""
+    return fake_model("integer", "int64")
+
+
+@pytest.fixture
 def server(model: ServedModel) -> Iterator[Server]:
     """A server of that model."""
     with running([model]) as it:

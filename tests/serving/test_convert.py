@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from nested_sparse.errors import InputError
+from nested_sparse.errors import InputError, TooLargeError
 from nested_sparse.proto.messages import InferTensorContents, ModelInferRequest, ModelInferResponse
-from nested_sparse.serving.convert import read_call, write_outputs
+from nested_sparse.serving.convert import AT_ONCE, Bounds, read_call, serialize_response
 from nested_sparse.serving.datatype import DATATYPES, datatype_of
 
 RNG = np.random.default_rng(0)
@@ -38,7 +41,7 @@ def typed_request(contents, datatype="FP32", shape=(2,)):
 
 
 def read(request):
-    return read_call(request, 0.0, None)
+    return read_call(request, Bounds(2, 3), 0.0, None)
 
 
 @pytest.mark.parametrize("datatype", DATATYPES, ids=lambda datatype: datatype.name)
@@ -86,9 +89,9 @@ def test_several_inputs_keep_their_raw_order():
     [
         (raw_request(np.float32([1, 2]), shape=[3]), "'x' has the wrong size: FP32 of shape .3. takes 12 bytes, got 8"),
         (raw_request(np.float32([1, 2]), shape=[1]), "takes 4 bytes, got 8"),
-        (raw_request(np.float32([1, 2]), shape=[-2]), "expected at most 32 sizes of 1 or more"),
-        (raw_request(np.float32([]), shape=[0, 2**62]), "expected at most 32 sizes of 1 or more"),
-        (raw_request(np.float32([1]), shape=[1] * 33), "expected at most 32 sizes of 1 or more"),
+        (raw_request(np.float32([1, 2]), shape=[-2]), "expected sizes of 1 or more"),
+        (raw_request(np.float32([]), shape=[0, 2**62]), "expected sizes of 1 or more"),
+        (raw_request(np.float32([1]), shape=[1] * 33), "'x' has 33 dimensions; expected at most 32"),
         (raw_request(np.float32([1, 2]), shape=[2**62, 2**62]), "got 8"),
         (raw_request(np.float32([1, 2]), "BYTES"), "datatype 'BYTES'; expected one of BOOL"),
         (raw_request(np.float32([1, 2]), ""), "datatype ''; expected one of"),
@@ -144,6 +147,83 @@ def test_unsupported_extensions_are_refused():
         read(request)
 
 
+class Untouched(Sequence):
+    """A repeated field of that many elements, none of which may be looked at."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, place):
+        raise AssertionError(f"element {place} of {self.count} was looked at")
+
+    __iter__ = __contains__ = __getitem__
+
+
+def stand_in(**changes):
+    """A request of one input, whose other fields may be what no message can hold."""
+    tensor = {"name": "x", "datatype": "FP32", "shape": [2], "parameters": {}, "HasField": lambda name: False}
+    tensor |= {name.removeprefix("input_"): changes.pop(name) for name in list(changes) if name.startswith("input_")}
+    fields = {"inputs": [SimpleNamespace(**tensor)], "outputs": [], "parameters": {}, "raw_input_contents": [bytes(8)]}
+    return SimpleNamespace(**(fields | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"inputs": Untouched(120_000)}, "120000 inputs, this model has 2"),
+        ({"outputs": Untouched(100_000)}, "100000 outputs, this model has 3"),
+        ({"raw_input_contents": Untouched(2)}, "2 raw_input_contents for 1 inputs"),
+        ({"parameters": Untouched(65)}, "The request has 65 parameters; expected at most 64"),
+        ({"input_parameters": Untouched(65)}, "Input 'x' has 65 parameters"),
+        ({"outputs": [SimpleNamespace(name="y", parameters=Untouched(65))]}, "Output 'y' has 65 parameters"),
+        ({"input_shape": Untouched(33)}, "Input 'x' has 33 dimensions"),
+        (
+            {
+                "raw_input_contents": [],
+                "input_contents": SimpleNamespace(ListFields=lambda: [], fp32_contents=Untouched(3)),
+            },
+            "shape .2. takes 2 elements, got 3",
+        ),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_no_field_is_looked_into_that_has_more_than_the_model(changes, message):
+    """So that what a request costs is bounded by the model, not by what the client sent."""
+    with pytest.raises(InputError, match=message):
+        read(stand_in(**changes))
+
+
+def test_many_integers_arrive_through_contents_and_the_last_is_checked():
+    """They are converted in parts."""
+    array = RNG.integers(-128, 127, 2 * AT_ONCE + 7, np.int8)
+    request = typed_request({"int_contents": array.tolist()}, "INT8", array.shape)
+    np.testing.assert_array_equal(read(request).inputs["x"], array)
+    request.inputs[0].contents.int_contents[-1] = 128
+    with pytest.raises(InputError, match="INT8, which cannot hold 128"):
+        read(request)
+
+
+def test_fields_that_no_version_of_the_protocol_has_do_not_become_values():
+    """They lie behind the values on the wire."""
+    request = typed_request({"fp32_contents": [1.0, 2.0]})
+    contents = request.inputs[0].contents
+    contents.MergeFromString(b"\x9d\x06\x00\x00\x80\x40")  # field 99, four bytes
+    np.testing.assert_array_equal(read(request).inputs["x"], np.float32([1, 2]))
+
+
+@pytest.mark.parametrize("text", ["x" * 20_000, "\x1b[31m\n"])
+def test_names_are_cut_and_escaped_in_messages(text):
+    """What comes before and after them survives."""
+    request = raw_request(np.float32([1, 2]), text)
+    with pytest.raises(InputError, match="expected one of BOOL") as caught:
+        read(request)
+    assert len(str(caught.value)) < 500
+    assert str(caught.value).isprintable()
+
+
 def test_outputs_wanted():
     """Asked for in any order, each once; none means all."""
     request = raw_request(np.float32([1, 2]))
@@ -160,14 +240,33 @@ def test_outputs_are_written_raw():
     """Strided and big-endian arrays leave as little-endian rows."""
     strided = np.arange(12, dtype=np.float32).reshape(3, 4)[:, ::2]
     swapped = np.array([1, 2], ">i4")
-    response = ModelInferResponse()
-    write_outputs(response, ["b", "a"], {"a": strided, "b": swapped})
+    response = ModelInferResponse(model_name="net")
+    data = serialize_response(response, ["b", "a"], {"a": strided, "b": swapped})
+    response = ModelInferResponse.FromString(data)
+    assert response.model_name == "net"
     assert [(each.name, each.datatype, list(each.shape)) for each in response.outputs] == [
         ("b", "INT32", [2]),
         ("a", "FP32", [3, 2]),
     ]
     assert response.raw_output_contents[0] == np.array([1, 2], "<i4").tobytes()
     assert response.raw_output_contents[1] == np.float32([0, 2, 4, 6, 8, 10]).tobytes()
+
+
+@pytest.mark.parametrize("datatype", DATATYPES, ids=lambda datatype: datatype.name)
+@pytest.mark.parametrize("shape", [(), (0, 3), (2, 3), (1, 128), (70_000, 4)], ids=str)
+def test_outputs_of_every_type_and_size_round_trip(datatype, shape):
+    """No elements and 100 kB included: the length before them grows with them."""
+    array = np.resize(values(datatype), shape)
+    response = ModelInferResponse.FromString(serialize_response(ModelInferResponse(), ["y"], {"y": array}))
+    assert (response.outputs[0].datatype, tuple(response.outputs[0].shape)) == (datatype.name, shape)
+    assert response.raw_output_contents[0] == array.tobytes()
+
+
+def test_an_answer_that_no_message_holds_is_refused():
+    """Before it is copied."""
+    huge = np.broadcast_to(np.zeros(1, np.int8), (1 << 31,))
+    with pytest.raises(TooLargeError, match="The answer has 2147483648 bytes"):
+        serialize_response(ModelInferResponse(), ["y"], {"y": huge})
 
 
 def test_dtype_without_a_name_is_refused():

@@ -94,7 +94,8 @@ def checkpoint(weight, tmp_path_factory):
 @contextmanager
 def serving(*arguments):
     """The server's process and what it printed when ready; ended by SIGTERM, which must give exit code 0."""
-    command = [*COMMAND, "serve", "--profile-cache", "off", *map(str, arguments)]  # the last one given counts
+    command = [*COMMAND, "serve", "--profile-cache", "off", "--slo-ms", "60000"]
+    command += map(str, arguments)  # of an option given twice the last one counts
     command += ["--port", "0", "--threads", "1", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         ready = process.stdout.readline()
@@ -102,7 +103,7 @@ def serving(*arguments):
         try:
             yield process, json.loads(ready)
             process.send_signal(signal.SIGTERM)
-            _, log = process.communicate(timeout=60)
+            _, log = process.communicate(timeout=180)
             assert process.returncode == 0, log
         finally:
             process.kill()
@@ -139,10 +140,10 @@ def failure(client, array, **parameters):
 X = np.random.default_rng(1).standard_normal((3, SIZE)).astype(np.float32)
 
 
-@pytest.mark.parametrize("level", [0, 1])
-def test_each_level_computes_its_own_weights(client, weight, level):
+@pytest.mark.parametrize(("asked", "level"), [(0, 0), (1, 1), (-1, 1)])
+def test_each_level_computes_its_own_weights(client, weight, asked, level):
     """The wire, the scheduler and the kernels together agree with numpy."""
-    result = client.infer("net", [tensor(X)], parameters={"level": level})
+    result = client.infer("net", [tensor(X)], parameters={"level": asked})
     expected = X.astype(np.float64) @ weight.at(level).astype(np.float64).T
     # |error| of a float32 sum of k products: k · eps · Σ|w||x|
     bound = SIZE * np.finfo(np.float32).eps * (np.abs(X) @ np.abs(weight.at(level)).T)
@@ -154,7 +155,7 @@ def test_each_level_computes_its_own_weights(client, weight, level):
 
 
 def test_min_accuracy_and_time_give_the_densest(client):
-    """With a second to spare nothing speaks for less."""
+    """With a minute to spare nothing speaks for less."""
     result = client.infer("net", [tensor(X)], parameters={"min_accuracy": DENSITIES[1]})
     assert result.get_response().parameters["level"].int64_param == 1
 
@@ -175,7 +176,7 @@ def test_refusals(client, array, parameters, statuses, message):
     assert message in text
 
 
-def wait_for(condition, seconds=60.0):
+def wait_for(condition, seconds=120.0):
     """Whether `condition` becomes true soon; polls."""
     end = time.monotonic() + seconds
     while not (met := condition()) and time.monotonic() < end:
@@ -190,7 +191,7 @@ def test_sigterm_finishes_what_runs(checkpoint):
         metrics = f"http://{facts['metrics_address']}/metrics"
 
         def under_way():
-            lines = urllib.request.urlopen(metrics, timeout=20).read().decode().splitlines()
+            lines = urllib.request.urlopen(metrics, timeout=120).read().decode().splitlines()
             return 'nested_sparse_running_requests{model="net"} 1.0' in lines or running.done()
 
         channel = grpc.insecure_channel(facts["address"], options=[("grpc.max_receive_message_length", -1)])
@@ -205,9 +206,9 @@ def test_sigterm_finishes_what_runs(checkpoint):
         running = infer.future(request)
         assert wait_for(under_way)
         process.send_signal(signal.SIGTERM)
-        answer = running.result(60)
+        answer = running.result(180)
         channel.close()
-        process.wait(60)
+        process.wait(180)
         assert process.returncode == 0
     assert len(answer.raw_output_contents[0]) == BIG_BATCH * SIZE * 4
 
@@ -215,7 +216,7 @@ def test_sigterm_finishes_what_runs(checkpoint):
 def test_port_in_use(address, checkpoint):
     """One line on stderr and exit code 1, before any model is loaded."""
     port = address.rsplit(":", 1)[1]
-    done = subprocess.run([*COMMAND, "serve", checkpoint, "--port", port], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*COMMAND, "serve", checkpoint, "--port", port], capture_output=True, text=True, timeout=180)
     assert done.returncode == 1
     assert "Address already in use" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
@@ -241,7 +242,7 @@ def test_serve_announces_itself(checkpoint):
 def test_level_out_of_range_is_said_at_the_start(checkpoint):
     """Not on the first request."""
     done = subprocess.run(
-        [*COMMAND, "serve", checkpoint, "--port", "0", "--level", "7"], capture_output=True, text=True, timeout=60
+        [*COMMAND, "serve", checkpoint, "--port", "0", "--level", "7"], capture_output=True, text=True, timeout=180
     )
     assert done.returncode == 1
     assert "level 7 is out of range" in done.stderr
@@ -251,14 +252,14 @@ def test_level_out_of_range_is_said_at_the_start(checkpoint):
 def test_profile(checkpoint):
     """Latency per level, and the kernel of the layer."""
     command = [*COMMAND, "profile", checkpoint, "--threads", "1", "--repeats", "3", "--batch", "1", "--batch", "4"]
-    done = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=180, check=True)
     facts = json.loads(done.stdout)
     assert [(entry["level"], entry["batch"]) for entry in facts["latency"]] == [(0, 1), (0, 4), (1, 1), (1, 4)]
     assert all(entry["median_ms"] > 0 for entry in facts["latency"])
     (layer,) = facts["layers"]
     assert layer["layer"] == "fc"
     assert facts["isa"] in layer["kernel"]
-    table = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    table = subprocess.run(command, capture_output=True, text=True, timeout=180, check=True).stdout
     assert "layers at level 1" in table
     assert layer["kernel"] in table
 
@@ -270,7 +271,7 @@ def test_a_kept_profile_spares_the_measuring(checkpoint, tmp_path):
     for name, wanted in (("first", folder), ("second", folder), ("off", "off"), ("useless", "/dev/null/profiles")):
         with serving(checkpoint, "--profile-cache", wanted) as (process, _):
             process.send_signal(signal.SIGTERM)
-            logs[name] = process.communicate(timeout=60)[1]
+            logs[name] = process.communicate(timeout=180)[1]
             assert process.returncode == 0
     assert len(list(folder.iterdir())) == 1
     assert "kept latency profile checked" in logs["second"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import socket
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from nested_sparse.runtime.profile import LatencyProfile
 from nested_sparse.runtime.scheduler import Scheduler
 from nested_sparse.serving.fault import DETAILS_KEY, NO_RETRY, PUSHBACK_KEY
 from nested_sparse.serving.server import ServerConfig
+from raw_http2 import frame, message, raw_client
 
 X = np.arange(8, dtype=np.float32).reshape(2, 4)
 METHOD = f"/{messages.SERVICE_NAME}/ModelInfer"
@@ -63,7 +63,7 @@ def double(response):
     return np.frombuffer(response.raw_output_contents[place], np.float32).reshape(response.outputs[place].shape)
 
 
-def wait_for(condition, seconds=30.0):
+def wait_for(condition, seconds=120.0):
     """Whether `condition` becomes true soon; polls."""
     end_s = time.monotonic() + seconds
     while not (met := condition()) and time.monotonic() < end_s:
@@ -81,14 +81,15 @@ class GatedSession:
 
     def run(self, inputs, level):
         self.entered.set()
-        assert self.gate.wait(60)
+        assert self.gate.wait(600)
         x = inputs["x"]
         return {"sum": x.sum(axis=1, keepdims=True), "double": 2 * x}
 
 
 @pytest.fixture
-def gated(model) -> Iterator[tuple[GatedSession, object]]:
-    """A session and a model with the real scheduler over it."""
+def gated(model, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[GatedSession, object]]:
+    """A session and a model with the real scheduler over it, which takes no run for stuck, however slow the machine."""
+    monkeypatch.setattr("nested_sparse.runtime.under_way.stuck_after_s", lambda predicted_ms: 600.0)
     session = GatedSession(model)
     profile = LatencyProfile((1,), [[0.01]] * len(model.levels))
     scheduler = Scheduler(session, profile, ElasticPolicy(profile), default_slo_ms=60_000.0)
@@ -121,7 +122,7 @@ def cancel_many(session, served, serve, rounds, at_once):
             assert scheduler.stats().cancelled == (done + 1) * at_once
             assert all(call.code() == grpc.StatusCode.CANCELLED for call in calls)
         del calls, call
-        assert wait_for(lambda: jobs_alive() <= before + 1, 10)
+        assert wait_for(lambda: jobs_alive() <= before + 1)
         session.gate.set()
         np.testing.assert_array_equal(double(running.result(30)), 2 * X)
         np.testing.assert_array_equal(double(infer(request_bytes())), 2 * X)
@@ -136,8 +137,7 @@ def test_hundreds_of_cancels(gated, serve):
 
 
 @pytest.mark.slow
-def test_ten_thousand_cancels(gated, serve, monkeypatch):
-    monkeypatch.setattr("nested_sparse.runtime.under_way.stuck_after_s", lambda predicted_ms: 600.0)
+def test_ten_thousand_cancels(gated, serve):
     cancel_many(*gated, serve, rounds=50, at_once=200)
 
 
@@ -173,37 +173,6 @@ def test_a_client_that_goes_away(gated, serve):
             np.testing.assert_array_equal(double(infer_stub(channel)(request_bytes())), 2 * X)
         assert sum(served.engine.stats().served) == 2
         assert all(call.done() for call in calls)
-
-
-def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    """One of HTTP/2 (RFC 9113, section 4.1)."""
-    return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
-
-
-def call_headers(address: str) -> bytes:
-    """Of a gRPC call, as HPACK literals without indexing (RFC 7541, section 6.2.2)."""
-    fields = {":method": "POST", ":scheme": "http", ":path": METHOD, ":authority": address, "te": "trailers"}
-    fields["content-type"] = "application/grpc"
-    texts = [part.encode() for field in fields.items() for part in field]
-    return b"".join(
-        b"\0" + b"".join(bytes([len(text)]) + text for text in texts[at : at + 2]) for at in range(0, len(texts), 2)
-    )
-
-
-@contextlib.contextmanager
-def raw_client(address: str, window: int = 65535) -> Iterator[socket.socket]:
-    """A connection that has begun a ModelInfer call, of which it takes `window` bytes of answer; it reads nothing."""
-    host, port = address.rsplit(":", 1)
-    with socket.create_connection((host, int(port)), timeout=30) as connection:
-        settings = frame(4, 0, 0, struct.pack(">HI", 4, window))
-        headers = frame(1, 4, 1, call_headers(address))
-        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings + headers)
-        yield connection
-
-
-def message(body: bytes, length: int | None = None) -> bytes:
-    """Body with gRPC's prefix, which may announce more than comes."""
-    return struct.pack(">BI", 0, len(body) if length is None else length) + body
 
 
 def others_are_served(server):
@@ -261,8 +230,8 @@ NAN = np.array([[np.nan, np.inf, -np.inf, 1]], np.float32)
 @pytest.mark.parametrize(
     ("body", "status", "text"),
     [
-        (b"\xff\xff\xff\xff", "INVALID_ARGUMENT", "no ModelInferRequest"),
-        (request_bytes()[:-3], "INVALID_ARGUMENT", "no ModelInferRequest"),
+        (b"\xff\xff\xff\xff", "INVALID_ARGUMENT", "no message that this method takes"),
+        (request_bytes()[:-3], "INVALID_ARGUMENT", "no message that this method takes"),
         (b"", "NOT_FOUND", "no model ''"),
         (request_bytes(np.zeros((0, 4), np.float32)), "INVALID_ARGUMENT", "[0, 4]"),
         (request_bytes(shape=[-2, -4]), "INVALID_ARGUMENT", "[-2, -4]"),
@@ -390,11 +359,11 @@ def test_steps_of_the_wall_clock(gated, serve, monkeypatch: pytest.MonkeyPatch, 
     assert (stats.late, stats.expired, stats.shed) == (0, 0, 0)
 
 
-def test_what_waits_behind_a_stuck_run_ends_at_its_deadline(gated):
+def test_what_waits_behind_an_endless_run_ends_at_its_deadline(gated):
     from nested_sparse.runtime.request import Request
 
     session, served = gated
     served.engine.submit(Request({"x": X}))
     assert session.entered.wait(30)
     behind = served.engine.submit(Request({"x": X}, slo_ms=200.0))
-    assert behind.exception(timeout=3.0) is not None
+    assert behind.exception(timeout=60.0) is not None

@@ -36,8 +36,8 @@ def lease_refused(file: Path) -> str:
 
 
 @contextmanager
-def started(*files: Path) -> Iterator[subprocess.Popen[str]]:
-    command = [*COMMAND, *map(str, files), *OPTIONS]
+def started(*files: Path, command: tuple[str, ...] = COMMAND) -> Iterator[subprocess.Popen[str]]:
+    command = (*command, *map(str, files), *OPTIONS)
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             yield process
@@ -76,7 +76,7 @@ def answers_of(file: Path) -> Iterator[tuple[subprocess.Popen[str], object]]:
                     request.inputs.add(name=spec.name, datatype="FP32", shape=x.shape)
                     request.raw_input_contents.append(x.tobytes())
                     request.parameters["level"].int64_param = level
-                    got.append(infer(request, timeout=60).raw_output_contents[0])
+                    got.append(infer(request, timeout=180).raw_output_contents[0])
                 return got
 
             yield process, answers
@@ -125,18 +125,37 @@ def test_a_served_file_changes(copy: Path, change) -> None:
         change(copy)
         assert answers() == expected
         process.send_signal(signal.SIGTERM)
-        _, log = process.communicate(timeout=60)
+        _, log = process.communicate(timeout=180)
         assert process.returncode == 0, log
         assert ("opened it for writing" in log) == in_place
+
+
+ENDLESS_SCRIPT = """
+import sys
+from nested_sparse.runtime.profile import LatencyProfile
+from nested_sparse.serving.cli import main
+
+measure = LatencyProfile.measure.__func__
+
+
+def measured_for_ever(cls, *arguments, **options):
+    while True:
+        measure(cls, *arguments, **options)
+
+
+LatencyProfile.measure = classmethod(measured_for_ever)
+sys.argv[1:1] = ["serve"]
+main()
+"""
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signal_while_measuring(copy: Path, number: signal.Signals, code: int) -> None:
     """One line and the shell's code for the signal; nobody is told that it is ready."""
-    with started(copy) as process:
+    with started(copy, command=(sys.executable, "-c", ENDLESS_SCRIPT)) as process:
         line_with(process, "measuring")
         process.send_signal(number)
-        out, log = process.communicate(timeout=60)
+        out, log = process.communicate(timeout=180)
     assert process.returncode == code, log
     assert out == ""
     assert log.splitlines()[-1].endswith(f"stopped by {number.name} before the models were ready")
@@ -148,7 +167,7 @@ def test_second_model_fails(copy: Path, tmp_path: Path) -> None:
     """One line names the file, and the first model is not served without the second."""
     bad = tmp_path / "bad.safetensors"
     bad.write_bytes(EXAMPLE.read_bytes()[:-1])
-    done = subprocess.run([*COMMAND, copy, bad, *OPTIONS], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*COMMAND, copy, bad, *OPTIONS], capture_output=True, text=True, timeout=180)
     assert (done.returncode, done.stdout) == (1, "")
     last = done.stderr.splitlines()[-1]
     assert last.startswith("nested-sparse: bad.safetensors: cut off")
@@ -193,7 +212,7 @@ def test_a_stuck_inference(copy: Path) -> None:
                     request_serializer=messages.ModelInferRequest.SerializeToString,
                 )
                 health = health_pb2_grpc.HealthStub(channel)
-                updates = health.Watch(health_pb2.HealthCheckRequest(service=copy.stem), timeout=60)
+                updates = health.Watch(health_pb2.HealthCheckRequest(service=copy.stem), timeout=180)
                 assert next(updates).status == health_pb2.HealthCheckResponse.SERVING
                 for samples, text in ((3, "does not end"), (1, "stuck")):
                     x = np.zeros((samples, *spec.shape[1:]), np.float32)  # type: ignore[arg-type]
@@ -201,13 +220,13 @@ def test_a_stuck_inference(copy: Path) -> None:
                     request.inputs.add(name=spec.name, datatype="FP32", shape=x.shape)
                     request.raw_input_contents.append(x.tobytes())
                     with pytest.raises(grpc.RpcError) as caught:
-                        infer(request, timeout=60)
+                        infer(request, timeout=180)
                     assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
                     assert text in caught.value.details()
                     if samples == 3:
                         assert next(updates).status == health_pb2.HealthCheckResponse.NOT_SERVING
             process.send_signal(signal.SIGTERM)
-            _, log = process.communicate(timeout=60)
+            _, log = process.communicate(timeout=180)
         finally:
             process.kill()
     assert process.returncode == 1, log

@@ -49,9 +49,16 @@ def own_batches() -> Any:
 
 def train_normless(nesting: Any) -> dict[str, Tensor]:
     """Also run by the test in a single process. What processes draw differs: all go by process 0."""
-    net = normless_net()
+    net, parts = normless_net().double(), own_batches()
+
+    class Doubled(list[Any]):
+        """An epoch in float64, as long as the real one."""
+
+        def __init__(self, epoch: int) -> None:
+            super().__init__((inputs.double(), targets) for inputs, targets in parts(epoch))
+
     torch.manual_seed(SEED + rank())
-    train(net, own_batches(), F.cross_entropy, replace(CONFIG, recalibration_samples=0), nesting=nesting)
+    train(net, Doubled, F.cross_entropy, replace(CONFIG, recalibration_samples=0), nesting=nesting)
     return snapshot(net)
 
 

@@ -58,7 +58,8 @@ def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 def test_two_processes_compute_what_one_does(results: Results, name: str) -> None:
     """Each on its half of every batch, a net without batch norm: the single process's masks, and weights to rounding.
 
-    Both are at every level where one process is with the whole batches, with the same random levels in each step.
+    Both are at every level where one process is with the whole batches, with the same random levels in each step. In
+    float64: sums in another order then differ by 10^-15, which turns no mask and is far below what a mistake would do.
     """
     expected = train_normless({"grow": GROW, "joint": JOINT}[name])
     one, other = (each[f"normless_{name}"] for each in results)
@@ -67,7 +68,7 @@ def test_two_processes_compute_what_one_does(results: Results, name: str) -> Non
         if key.endswith("first_level"):
             assert torch.equal(one[key], value)
         else:
-            torch.testing.assert_close(one[key], value, rtol=1e-3, atol=2e-5)
+            torch.testing.assert_close(one[key], value, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["grow", "joint"])
@@ -160,7 +161,8 @@ def test_merge_takes_each_layer_from_where_it_was_dense(results: Results) -> Non
             before = one["before"][key], other["before"][key]
             if name in layers and tensor in ("weight", "bias"):
                 assert torch.equal(merged, before[layers[name]])
-                assert not torch.equal(*before)
+                # not asked of biases: the true gradient of one in front of a norm is zero, so rounding alone moves it
+                assert tensor == "bias" or not torch.equal(*before)
             elif merged.is_floating_point():
                 assert torch.equal(merged, torch.stack(before).double().mean(dim=0).float())
             if "first_level" not in key:

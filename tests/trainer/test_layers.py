@@ -114,8 +114,8 @@ def test_convolution_equals_torch(options: dict[str, object]) -> None:
     conv = nn.Conv2d(6, 12, **options)  # type: ignore[arg-type]
     layer = NestedConv2d(conv, pattern=block_pattern(2), level_count=2)
     x = torch.randn(2, 6, 17, 15)
-    assert torch.allclose(layer(x), conv(x), atol=1e-6)
-    assert torch.allclose(layer(x[0]), conv(x)[0], atol=1e-6)
+    assert torch.allclose(layer(x), conv(x), atol=1e-5)
+    assert torch.allclose(layer(x[0]), conv(x)[0], atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -133,8 +133,8 @@ def test_convolution_of_lines_equals_torch(options: dict[str, object]) -> None:
     conv = nn.Conv1d(6, 12, **options)  # type: ignore[arg-type]
     layer = NestedConv1d(conv, pattern=block_pattern(2), level_count=2)
     x = torch.randn(2, 6, 35)
-    assert torch.allclose(layer(x), conv(x), atol=1e-6)
-    assert torch.allclose(layer(x[0]), conv(x)[0], atol=1e-6)
+    assert torch.allclose(layer(x), conv(x), atol=1e-5)
+    assert torch.allclose(layer(x[0]), conv(x)[0], atol=1e-5)
 
 
 def test_linear_equals_torch_on_any_rank() -> None:
@@ -143,8 +143,8 @@ def test_linear_equals_torch_on_any_rank() -> None:
     layer = NestedLinear(linear, pattern=block_pattern(2), level_count=2)
     for shape in [(7,), (3, 7), (2, 3, 7)]:
         x = torch.randn(shape)
-        assert torch.allclose(layer(x), linear(x), atol=1e-6)
+        assert torch.allclose(layer(x), linear(x), atol=1e-5)
     with torch.no_grad():
         layer.bias[0] += 1  # type: ignore[index]
     x, layer.level = torch.randn(3, 7), 0
-    np.testing.assert_allclose(layer(x).detach(), (linear(x) + 1).detach(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(layer(x).detach(), (linear(x) + 1).detach(), rtol=1e-5, atol=1e-5)

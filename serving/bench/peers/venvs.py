@@ -39,7 +39,7 @@ def environment(peer: str, folder: Path) -> Path:
 
 def _checked(peer: str, command: list[str]) -> None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
     except OSError as error:
         raise BenchError(f"{peer} could not be set up: {error}") from None
     if done.returncode:

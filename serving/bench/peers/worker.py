@@ -41,7 +41,9 @@ def load_mnn(model: str, threads: int, image: Any) -> tuple[str, Infer]:
     convert = str(Path(sys.executable).with_name("mnnconvert"))
     options = ["--bizCode", "bench", "--detectSparseSpeedUp", "1"]
     command = [convert, "-f", "ONNX", "--modelFile", model, "--MNNModel", converted, *options]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
     if done.returncode or not Path(converted).is_file():
         raise RuntimeError(f"mnnconvert failed: {(done.stdout + done.stderr).strip()[-300:]}")
     net = MNN.Interpreter(converted)

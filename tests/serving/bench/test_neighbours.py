@@ -28,5 +28,5 @@ def test_our_own_work_is_seen_as_ours():
         pass
     now = read_cpu_seconds()
     assert now.own - begin.own >= 0.25
-    assert now.busy - begin.busy >= 0.25
+    assert now.busy - begin.busy >= 0.1  # the system counts by the tick, some leave out what a hypervisor stole
     assert now.at > begin.at

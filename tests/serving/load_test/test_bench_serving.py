@@ -25,7 +25,7 @@ COMMAND = [sys.executable, "-m", "nested_sparse.serving.cli", "bench", "serving"
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=600, check=False)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_a_target_is_measured_alone(serve, model, tmp_path: Path):
     with serve([model]) as server:
         target = target_server(server.address, None)
         assert target.model == "net"
-        assert 0 < target_ms(target, workload.items[0]) < 5000
+        assert 0 < target_ms(target, workload.items[0]) < 60_000
         with pytest.raises(BenchError, match=r"answers no request of shape \[2, 3\]"):
             target_ms(target, np.ones((2, 3), np.float32))
         with pytest.raises(ServingError, match="does not say what model 'absent' takes"):
@@ -99,7 +99,7 @@ def test_a_target_is_measured_alone(serve, model, tmp_path: Path):
         load = Load(40.0, 0.5, 2)
         traces = chosen_traces(["poisson"], None)
         kinds = ("none", "quota")
-        experiment = Experiment([target], workload, make_reference(workload, None), load, 5000.0, traces, kinds)
+        experiment = Experiment([target], workload, make_reference(workload, None), load, 60_000.0, traces, kinds)
         (cell,) = experiment.run(Console(quiet=True).print)
     score = cell.scores["target"]
     assert score.offered > 5
@@ -133,7 +133,7 @@ def test_the_open_loop_serves_events_in_time_and_returns_every_arrival_in_order(
         arrivals = [Arrival(0.01 * place, place % 2) for place in range(20)]
         events = [Event(0.05, lambda: happened.append("come")), Event(0.3, lambda: happened.append("go"))]
         batches = [np.full((1, 4), value, np.float32) for value in (1.0, 2.0)]
-        load = open_loop(server.address, "net", arrivals, batches, 5000.0, events=events, connections=2)
+        load = open_loop(server.address, "net", arrivals, batches, 60_000.0, events=events, connections=2)
         outcomes = asyncio.run(load)
     assert [outcome.arrival for outcome in outcomes] == arrivals
     assert happened == ["come", "go"]

@@ -11,8 +11,9 @@ import grpc
 import numpy as np
 import pytest
 
-from nested_sparse.errors import InputError, OverloadedError, UnavailableError
+from nested_sparse.errors import InputError, OverloadedError, ServingError, UnavailableError
 from nested_sparse.proto import messages
+from nested_sparse.serving.listening import check_listenable
 from nested_sparse.serving.server import ServerConfig
 from nested_sparse.serving.top.rates import rates_between
 from nested_sparse.serving.top.source import Source
@@ -27,7 +28,7 @@ def source():
     made = []
 
     def make(address, *arguments, **options):
-        made.append(Source(address, *arguments, **options))
+        made.append(Source(address, *arguments, **{"timeout_s": 60.0, **options}))
         return made[-1]
 
     yield make
@@ -161,6 +162,27 @@ def test_a_server_of_the_core_protocol_only(source):
     assert counts.note.startswith("it has no statistics; it has no index; no metrics")
 
 
+def test_what_a_foreign_server_says_is_cut_and_escaped(source):
+    """Its details may be up to 8 kB of anything."""
+    details = "\x1b[2J\nforged" + 3000 * "x"
+
+    def refuse(request, context):
+        context.abort(grpc.StatusCode.INTERNAL, details)
+
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor(2))
+    handlers = {"ServerMetadata": grpc.unary_unary_rpc_method_handler(refuse)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(messages.SERVICE_NAME, handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        with pytest.raises(UnavailableError, match=r"ServerMetadata: INTERNAL, \\x1b\[2J\\nforgedx") as caught:
+            source(f"127.0.0.1:{port}").read()
+    finally:
+        server.stop(None).wait()
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 600
+
+
 def test_no_server_says_what_was_tried(source):
     """Nothing there; something that never answers; a gRPC server of another kind."""
     with closing(socket.create_server(("127.0.0.1", 0))) as silent:
@@ -191,8 +213,12 @@ def test_comes_back_with_the_server(model, serve, source):
     with pytest.raises(UnavailableError):
         reader.read()
     port = int(address.rpartition(":")[2])
+    try:
+        check_listenable("127.0.0.1", port)
+    except ServingError as error:
+        pytest.skip(f"another process has taken the port: {error}")
     with serve([model], ServerConfig(port=port, grace_s=5)):
-        for _ in range(200):
+        for _ in range(2400):
             try:
                 assert reader.read().state == "ready"
                 break
