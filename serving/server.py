@@ -19,6 +19,7 @@ from nested_sparse.serving.bounded import BoundedServices
 from nested_sparse.serving.connection_limits import ConnectionLimits
 from nested_sparse.serving.dataplane import Dataplane
 from nested_sparse.serving.front import Front
+from nested_sparse.serving.grpc_log import silence_bad_names
 from nested_sparse.serving.health import SERVICE_NAME as HEALTH_SERVICE_NAME
 from nested_sparse.serving.health import HealthServicer
 from nested_sparse.serving.inflate import NOT_INFLATED
@@ -104,6 +105,7 @@ class Server:
     def _build(self) -> aio.Server:
         limit = receive_limit(self._models, self._config.max_batch)
         self._upload_bytes = upload_budget(limit)
+        silence_bad_names()
         server = aio.server(
             interceptors=(BoundedServices(),),
             options=(
