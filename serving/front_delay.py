@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-LOW_SHARE, HIGH_SHARE = 0.3, 0.6
+LOW_SHARE, HIGH_SHARE = 0.15, 0.4
 """Of the shortest SLO: a wait from which requests are refused, and one from which all are."""
-PERIOD_SHARE = 0.25
+PERIOD_SHARE = 0.5
 """Of the shortest SLO: time between two probes at least, and between two looks at the loop's own clock."""
 LEAST_PERIOD_S, MOST_PERIOD_S = 0.002, 0.05
-CALLS_PER_PROBE = 16
+CALLS_PER_PROBE = 32
 """Of requests that do not wait: so a probe costs a few percent of what they do, and an idle server sends none."""
 
 
