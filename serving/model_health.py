@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 from grpc_health.v1 import health_pb2
 
 from nested_sparse.proto import messages
 from nested_sparse.serving.dataplane import Dataplane
+from nested_sparse.serving.health import HealthServicer
 from nested_sparse.serving.served_model import ServedModel
 
 PERIOD_S = 0.5
@@ -22,11 +22,11 @@ log = logging.getLogger(__name__)
 class ModelHealth:
     """Looks at each model's engine every `period_s`: while a run is stuck, the model is NOT_SERVING and takes no calls.
 
-    The server as a whole, "" and the service's name, is SERVING as long as one model is. servicer: grpc_health's.
+    The server as a whole, "" and the service's name, is SERVING as long as one model is.
     """
 
     def __init__(
-        self, servicer: Any, dataplane: Dataplane, models: Sequence[ServedModel], period_s: float = PERIOD_S
+        self, servicer: HealthServicer, dataplane: Dataplane, models: Sequence[ServedModel], period_s: float = PERIOD_S
     ) -> None:
         self._servicer = servicer
         self._dataplane = dataplane

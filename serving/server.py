@@ -22,6 +22,7 @@ from nested_sparse.proto import messages
 from nested_sparse.serving.bounded import BoundedServices
 from nested_sparse.serving.connection_limits import ConnectionLimits
 from nested_sparse.serving.dataplane import Dataplane
+from nested_sparse.serving.health import HealthServicer
 from nested_sparse.serving.inflate import NOT_INFLATED
 from nested_sparse.serving.listening import address_text, check_listenable
 from nested_sparse.serving.metrics import Metrics
@@ -93,7 +94,7 @@ class Server:
             self._metrics.watch(model)
         self._dataplane = Dataplane(models)
         self._servicer = Servicer(self._dataplane, self._metrics)
-        self._health = health.aio.HealthServicer()
+        self._health = HealthServicer()
         self._model_health = ModelHealth(self._health, self._dataplane, models)
         self._watch: asyncio.Task[None] | None = None
         self._grpc = self._build()
@@ -102,7 +103,7 @@ class Server:
     def _build(self) -> aio.Server:
         limit = receive_limit(self._models, self._config.max_batch)
         server = aio.server(
-            interceptors=(BoundedServices(),),
+            interceptors=(BoundedServices(self._servicer.calls),),
             options=(
                 (
                     "grpc.so_reuseport",
@@ -162,6 +163,7 @@ class Server:
         if not self.address:  # it never listened
             return
         port = int(self.address.rpartition(":")[2])
+        await self._health.end_watches()
         await self._servicer.calls.settle(QUIET_S, REPLY_GRACE_S)
         stop_listening(self._config.host, port)
         finish_sending(self._config.host, port)
