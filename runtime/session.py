@@ -26,6 +26,7 @@ from nested_sparse.errors import (
 )
 from nested_sparse.excerpt import excerpt, excerpts
 from nested_sparse.kernels import library
+from nested_sparse.kernels.denormals import denormals_flushed
 from nested_sparse.level import resolve_level
 from nested_sparse.runtime.file_guard import FileGuard
 from nested_sparse.runtime.level_cell import LevelCell
@@ -163,7 +164,8 @@ class Session:
             self._file_guard.check()
             feeds = {**arrays, **self._segments, LEVEL_INPUT: cell.ort_value}
             try:
-                results = session.run(self._output_names, feeds, self._run_options())
+                with denormals_flushed():
+                    results = session.run(self._output_names, feeds, self._run_options())
             except Exception as error:  # ONNX Runtime's errors have no common base
                 raise self._fault(error, started, arrays) from error
             self._file_guard.check()
@@ -268,6 +270,8 @@ def _options(threads: int, profile_to: Path | None) -> Any:
     # 2 threads on 2 cores shared with other work, median (p95) ms: 10.4 (15.0) asleep, 14.7 (24.5) spinning; beside two
     # busy loops 18.7 (26.7) and 26.6 (42.7). "session.force_spinning_stop" was never better than asleep.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # of the pool's threads; run() sees to the caller's. A dense convolution of denormals takes 500 times as long.
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
     if profile_to is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile_to / "layers")
@@ -277,7 +281,8 @@ def _options(threads: int, profile_to: Path | None) -> Any:
 
 def _load(checkpoint: Checkpoint, options: Any) -> Any:
     try:
-        return ort.InferenceSession(checkpoint.graph(), options, providers=["CPUExecutionProvider"])
+        with denormals_flushed():  # the option above also sets the thread that makes the session: ours puts it back
+            return ort.InferenceSession(checkpoint.graph(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors have no common base
         raise CheckpointError(
             f"{checkpoint.path.name}: ONNX Runtime does not load its graph: {excerpt(error, 500)}"

@@ -57,7 +57,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # g
         await self._tell(dict.fromkeys(self._statuses, _STATUS.NOT_SERVING))
 
     async def end_watches(self) -> None:
-        """End every watch behind its last status: what clients have not read goes down with a connection that closes."""
+        """End every watch behind its last status: what clients have not read goes with a connection that closes."""
         self._ended = True
         await self._tell({})
 
