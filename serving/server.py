@@ -103,7 +103,7 @@ class Server:
     def _build(self) -> aio.Server:
         limit = receive_limit(self._models, self._config.max_batch)
         server = aio.server(
-            interceptors=(BoundedServices(),),
+            interceptors=(BoundedServices(self._servicer.calls),),
             options=(
                 (
                     "grpc.so_reuseport",
