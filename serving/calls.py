@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from typing import Any
 
 POLL_S = 0.01
 
 
 class Calls:
-    """Counts calls from their request to the end of their answer. Belongs to one event loop."""
+    """Counts calls from their request to the end of their answer. Belongs to one event loop.
+
+    taken_bytes: of the messages that came from each peer, as gRPC writes its address.
+    """
 
     def __init__(self) -> None:
+        self.taken_bytes: Counter[str] = Counter()
         self._open = 0
         self._changed_s = 0.0
 
-    def begin(self, context: Any) -> None:
-        """A call has begun; gRPC tells when its answer is sent, or its client is gone."""
+    def begin(self, context: Any, nbytes: int) -> None:
+        """A call has begun with a message of `nbytes`; gRPC tells when its answer is sent, or its client is gone."""
+        self.taken_bytes[context.peer()] += nbytes
         self._open += 1
         self._changed_s = time.monotonic()
         context.add_done_callback(self._end)

@@ -19,6 +19,7 @@ from nested_sparse.serving.bounded import BoundedServices
 from nested_sparse.serving.connection_limits import ConnectionLimits
 from nested_sparse.serving.dataplane import Dataplane
 from nested_sparse.serving.front import Front
+from nested_sparse.serving.grpc_log import silence_bad_names
 from nested_sparse.serving.health import SERVICE_NAME as HEALTH_SERVICE_NAME
 from nested_sparse.serving.health import HealthServicer
 from nested_sparse.serving.inflate import NOT_INFLATED
@@ -30,6 +31,7 @@ from nested_sparse.serving.own_sockets import finish_sending, stop_listening
 from nested_sparse.serving.reflection import add_reflection
 from nested_sparse.serving.served_model import ServedModel
 from nested_sparse.serving.servicer import Servicer, generic_handler
+from nested_sparse.serving.uploads import Uploads, upload_budget
 from nested_sparse.serving.wire import HEADER_BYTES
 from nested_sparse.tensor_spec import TensorSpec
 
@@ -96,12 +98,14 @@ class Server:
         self._servicer = Servicer(self._dataplane, self._metrics)
         self._health = HealthServicer()
         self._model_health = ModelHealth(self._health, self._dataplane, models)
-        self._watch: asyncio.Task[None] | None = None
+        self._watches: list[asyncio.Task[None]] = []
         self._grpc = self._build()
         self._exporter = MetricsServer(self._metrics.registry)
 
     def _build(self) -> aio.Server:
         limit = receive_limit(self._models, self._config.max_batch)
+        self._upload_bytes = upload_budget(limit)
+        silence_bad_names()
         server = aio.server(
             interceptors=(BoundedServices(self._servicer.calls),),
             options=(
@@ -141,7 +145,8 @@ class Server:
         await self._grpc.start()
         self._front.open(host, bound)
         self._model_health.update()
-        self._watch = asyncio.create_task(self._model_health.watch())
+        uploads = Uploads(host, bound, self._servicer.calls.taken_bytes, self._upload_bytes)
+        self._watches = [asyncio.create_task(each.watch()) for each in (self._model_health, uploads)]
 
     async def _start_exporter(self, host: str, port: int) -> None:
         check_listenable(host, port)
@@ -151,8 +156,8 @@ class Server:
     async def drain(self) -> None:
         """End: NOT_SERVING, refuse new requests, let the running ones finish within the grace, close everything."""
         end_s = time.monotonic() + self._config.grace_s
-        if self._watch is not None:
-            self._watch.cancel()
+        for watch in self._watches:
+            watch.cancel()
         await self._front.close()
         self._health.end()
         if not await self._dataplane.drain(self._config.grace_s):

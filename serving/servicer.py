@@ -59,7 +59,7 @@ def answered(
 
     @functools.wraps(method)
     async def wrapper(data: bytes, context: Any) -> ResponseT:
-        calls.begin(context)
+        calls.begin(context, len(data))
         try:
             return await method(await read(data), context)
         except Exception as error:

@@ -11,7 +11,18 @@ import threading
 
 import pytest
 
-from raw_http2 import GOAWAY, SETTINGS, frame
+from raw_http2 import (
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    GOAWAY,
+    HEADERS,
+    SETTINGS,
+    RawPeer,
+    call_headers,
+    frame,
+    message,
+)
 
 FORGED = b"\x1b[31mred\n2026-01-01 00:00:00 ERROR forged"
 
@@ -58,3 +69,17 @@ def test_the_user_has_the_last_word(asked, got):
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.strip() == got
+
+
+def test_a_methods_name_is_no_line_in_the_log(server, caplog):
+    """Bytes that are no text, which the client is told of, a thousand times or once."""
+    with RawPeer(server.address) as peer:
+        headers = call_headers(server.address, **{":path": "/\xff\x1b[31m\n2026-01-01 forged"})
+        for stream in (1, 3, 5):
+            call = frame(HEADERS, END_HEADERS, stream, headers) + frame(DATA, END_STREAM, stream, message(b""))
+            peer.send(call)
+            assert peer.next(HEADERS) is not None
+    assert not caplog.records
+    with RawPeer(server.address) as peer:
+        peer.infer(1, b"")
+        assert peer.next(HEADERS) is not None
