@@ -1,8 +1,8 @@
 """Overload: what becomes of requests that come faster than a server's front end can take them.
 
-`python -m nested_sparse.serving.load_test.overload FILE` measures a server of its own; with `--target ADDRESS MODEL`, once
-or several times, servers that are up already, in turns: first the peak, in a closed loop of a few callers; then an open
-loop at 1.5 times that. It prints a table of medians over the rounds, and one JSON line with every round.
+`python -m nested_sparse.serving.load_test.overload FILE` measures a server of its own; with `--target ADDRESS MODEL`,
+once or several times, servers that are up already, in turns: first the peak, in a closed loop of a few callers; then an
+open loop at 1.5 times that. It prints a table of medians over the rounds, and one JSON line with every round.
 
 The clients run on the same cores and take about as much of them as the server does: absolute rates are those of this
 machine with them on it, ratios are what can be compared.
