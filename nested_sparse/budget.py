@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nested_sparse.errors import BudgetError
+from nested_sparse.excerpt import excerpt
 
 BUDGETS = ("uniform", "global", "erk")
 BUDGET_BY = ("weights", "flops")
@@ -58,7 +59,7 @@ class Budget:
             return 1
         if layer not in self.positions:
             raise BudgetError(
-                f"budget by flops: the multiply-adds of layer {layer!r} are not known; give its positions"
+                f"budget by flops: the multiply-adds of layer '{excerpt(layer)}' are not known; give its positions"
             )
         return self.positions[layer]
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nested_sparse.errors import PatternError
+from nested_sparse.excerpt import excerpt
 from nested_sparse.mask import NEVER, group_count
 from nested_sparse.weight import NestedWeight
 
@@ -72,7 +73,7 @@ def in_full_blocks(weight: NestedWeight, row_step: int) -> NestedWeight:
     blocks = weight.first_level[padded].reshape(groups, row_step, weight.columns)
     if (blocks != blocks[:, :1]).any():
         raise PatternError(
-            f"{weight.name!r}: rows do not come in blocks of {row_step} that keep the same columns; choose masks with "
-            "nested_sparse.channel.channel_first_level"
+            f"'{excerpt(weight.name)}': rows do not come in blocks of {row_step} that keep the same columns; choose "
+            "masks with nested_sparse.channel.channel_first_level"
         )
     return NestedWeight(weight.name, weight.values, np.ascontiguousarray(blocks[:, 0]), row_step, order)

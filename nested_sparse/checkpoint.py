@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nested_sparse.errors import CheckpointError, LevelError
+from nested_sparse.excerpt import excerpt, excerpts
 from nested_sparse.header import read_header
 from nested_sparse.layout import DTYPES, TensorPlace, tensor_name
 from nested_sparse.level import Level
@@ -81,9 +82,13 @@ class Checkpoint:
         self.file.close()
 
     def graph(self) -> bytes:
-        """The ONNX graph, a serialised ModelProto."""
+        """The ONNX graph, a serialised ModelProto, as it stands in the file: check_graph() says whether it may run."""
         place = self._sections[0][0]
         return self.file.data[self._data_begin + place.begin :][: place.count].tobytes()
+
+    def segment_places(self) -> list[list[TensorPlace]]:
+        """Where each level's tensors lie, in the data section of the file."""
+        return self._sections[1:]
 
     def segment(self, level: int) -> NDArray[np.uint8]:
         """(nbytes,) uint8 view of the mapped file: all that `level` adds. Nothing is copied."""
@@ -102,9 +107,8 @@ class Checkpoint:
         """The layer's weight and its norms (L, 2, O): scale and shift per level in output-channel order."""
         layer = next((layer for layer in self.layers if layer.name == name), None)
         if layer is None:
-            raise CheckpointError(
-                f"{self.path.name}: no layer {name!r}; it has {[layer.name for layer in self.layers]}"
-            )
+            known = excerpts([layer.name for layer in self.layers])
+            raise CheckpointError(f"{self.path.name}: no layer '{excerpt(name)}'; it has {known}")
         place_of = {place.name: place for section in self._sections for place in section}
         arrays = {key: self._array(place) for key, place in place_of.items() if key.rpartition("/level")[0] == name}
         permutation = None

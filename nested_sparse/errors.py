@@ -10,6 +10,7 @@ NestedSparseError
 ├── ExportError         a model that cannot be exported, or disagrees with the runtime
 ├── KernelError         the operator library is missing or does not fit
 ├── BenchError          a benchmark that cannot be run, or whose outputs disagree
+├── OutputError         results that cannot be written to the standard output
 └── ServingError
     ├── OverloadedError   shed: no allowed level can meet the deadline
     ├── DeadlineError     the deadline passed before the request ran
@@ -61,6 +62,10 @@ class KernelError(NestedSparseError):
 
 class BenchError(NestedSparseError):
     """A benchmark that cannot be run, or whose outputs disagree with the reference: then nothing is timed."""
+
+
+class OutputError(NestedSparseError):
+    """The results of a command cannot be written to the standard output: its disk is full, or its device is gone."""
 
 
 class ServingError(NestedSparseError):

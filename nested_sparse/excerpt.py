@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from itertools import islice
+
 MAX_CHARACTERS = 200
 """Of one foreign name or value inside a message; long enough to recognise it."""
+MAX_PARAGRAPH, MAX_LINES = 4000, 100
+"""Of a line of an error message on a terminal, and of its lines."""
+MAX_LISTED = 16
+"""Of many names in a row."""
 
 
 def excerpt(text: object, limit: int = MAX_CHARACTERS) -> str:
@@ -22,6 +29,18 @@ def excerpt(text: object, limit: int = MAX_CHARACTERS) -> str:
     each = max(0, limit - len(cut)) // 2
     begin, end = _printable(whole[:each])[:each], _printable(whole[len(whole) - each :])
     return (begin + cut + end[len(end) - each :])[:limit]
+
+
+def excerpts(texts: Collection[object], most: int = MAX_LISTED) -> str:
+    """Of each text an excerpt in quotes, of many only the first `most` and how many more there are."""
+    shown = ", ".join(f"'{excerpt(text)}'" for text in islice(texts, most))
+    return f"{shown} and {len(texts) - most} more" if len(texts) > most else shown
+
+
+def paragraph(text: str, limit: int = MAX_PARAGRAPH) -> str:
+    """`text` for a terminal: an excerpt of each line, all but the first indented, so that none passes for another's."""
+    lines = text.split("\n", MAX_LINES)[:MAX_LINES]
+    return "\n  ".join(excerpt(each.strip(), limit) for each in lines)
 
 
 def _printable(text: str) -> str:

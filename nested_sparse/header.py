@@ -8,6 +8,7 @@ import struct
 from typing import Any, BinaryIO
 
 from nested_sparse.errors import CheckpointError
+from nested_sparse.excerpt import excerpt
 from nested_sparse.layout import ALIGNMENT, TensorPlace, file_places, tensor_table
 from nested_sparse.metadata import Metadata
 
@@ -45,6 +46,7 @@ def _check_table(header: dict[str, Any], sections: list[list[TensorPlace]], wher
     for name in expected.keys() | header.keys():
         if header.get(name) != expected.get(name):
             raise CheckpointError(
-                f"{where}: tensor {name!r} is not where the metadata puts it: expected {expected.get(name)}, "
-                f"got {header.get(name)}; the file is damaged or was rewritten by another tool"
+                f"{where}: tensor '{excerpt(name)}' is not where the metadata puts it: expected "
+                f"{excerpt(expected.get(name))}, got {excerpt(header.get(name))}; the file is damaged or was "
+                "rewritten by another tool"
             )

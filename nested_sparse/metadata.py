@@ -25,6 +25,8 @@ KEY = "nested_sparse"
 DIGEST_KEY = "nested_sparse_sha256"
 OPERATORS = ("conv", "linear")
 MAX_DIMENSION = (1 << 31) - 1
+MAX_NAME_NBYTES = 1024
+"""In UTF-8, of a layer, an input or an output: answers and messages repeat them."""
 INDEPENDENT, DEPENDENT = "independent", "dependent"
 """What a file may say of its rows: whether each row of every output depends on its own sample alone."""
 
@@ -131,15 +133,21 @@ class Metadata:
             raw = json.loads(text)
             version = raw["format_version"]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise CheckpointError(f"{where}: the metadata is not what this format asks for ({error})") from None
+            raise CheckpointError(
+                f"{where}: the metadata is not what this format asks for ({excerpt(error)})"
+            ) from None
         if version not in FORMAT_VERSIONS:
             raise CheckpointError(
-                f"{where}: format version {version!r}, this package reads {FORMAT_VERSIONS}; upgrade nested-sparse"
+                f"{where}: format version {excerpt(repr(version))}, this package reads {FORMAT_VERSIONS}; "
+                "upgrade nested-sparse"
             )
         try:
             return _parse(raw)
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-            raise CheckpointError(f"{where}: the metadata is not what format {version} asks for ({error!r})") from None
+            raise CheckpointError(
+                f"{where}: the metadata is not what format {version} asks for ({type(error).__name__}: "
+                f"{excerpt(error, 500)})"
+            ) from None
 
 
 def _parse(raw: dict[str, Any]) -> Metadata:
@@ -170,7 +178,13 @@ def _parse(raw: dict[str, Any]) -> Metadata:
 
 def _integer(value: Any, low: int, high: int = MAX_DIMENSION) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ValueError(f"expected a whole number from {low} to {high}, got {value!r}")
+        raise ValueError(f"expected a whole number from {low} to {high}, got {excerpt(repr(value))}")
+    return value
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or len(value.encode(errors="replace")) > MAX_NAME_NBYTES:
+        raise ValueError(f"expected a name of at most {MAX_NAME_NBYTES} bytes, got {excerpt(value, 60)!r}")
     return value
 
 
@@ -185,9 +199,9 @@ def _level(raw: dict[str, Any]) -> LevelEntry:
 def _layer(raw: dict[str, Any], level_count: int) -> LayerEntry:
     rows, columns, block_rows = (_integer(raw[key], 1) for key in ("rows", "columns", "block_rows"))
     if raw["op"] not in OPERATORS or block_rows not in BLOCK_ROWS or not isinstance(raw["permuted"], bool):
-        raise ValueError(f"layer {raw['name']!r}: op, block_rows or permuted is not one this version knows")
+        raise ValueError(f"layer '{excerpt(raw['name'])}': op, block_rows or permuted is not one this version knows")
     entry = LayerEntry(
-        name=str(raw["name"]),
+        name=_name(raw["name"]),
         op=raw["op"],
         rows=rows,
         columns=columns,
@@ -200,12 +214,15 @@ def _layer(raw: dict[str, Any], level_count: int) -> LayerEntry:
         value_bytes=_integer(raw.get("value_bytes", 4), 2, 4),
     )
     if entry.value_bytes not in VALUE_DTYPES:
-        raise ValueError(f"layer {entry.name!r}: value_bytes {entry.value_bytes}, expected 2 or 4")
+        raise ValueError(f"layer '{excerpt(entry.name)}': value_bytes {entry.value_bytes}, expected 2 or 4")
     named = parse_pattern(entry.pattern)
     if not named.channels and named.block_rows != block_rows:
-        raise ValueError(f"layer {entry.name!r}: pattern {entry.pattern!r} does not go with block_rows {block_rows}")
+        raise ValueError(
+            f"layer '{excerpt(entry.name)}': pattern '{excerpt(entry.pattern)}' does not go with block_rows "
+            f"{block_rows}"
+        )
     if len(entry.blocks) != level_count or len(entry.nnz) != level_count or sum(entry.blocks) > entry.shape.most_blocks:
-        raise ValueError(f"layer {entry.name!r}: expected a block count for each of {level_count} levels")
+        raise ValueError(f"layer '{excerpt(entry.name)}': expected a block count for each of {level_count} levels")
     return entry
 
 
@@ -217,5 +234,5 @@ def _spec(raw: dict[str, Any]) -> TensorSpec:
     shape = tuple(None if size is None else _integer(size, 0) for size in raw["shape"])
     example = tuple(_integer(size, 0) for size in raw["example_shape"])
     if len(shape) != len(example):
-        raise ValueError(f"tensor {raw['name']!r}: shape and example_shape differ in rank")
-    return TensorSpec(str(raw["name"]), str(raw["dtype"]), shape, example)
+        raise ValueError(f"tensor '{excerpt(raw['name'])}': shape and example_shape differ in rank")
+    return TensorSpec(_name(raw["name"]), str(raw["dtype"]), shape, example)

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from nested_sparse.errors import PatternError
+from nested_sparse.excerpt import excerpt
 
 BLOCK_ROWS = (1, 2, 4, 8, 16)
 """Rows a block may have: what the kernels are built for."""
@@ -79,6 +80,7 @@ def parse_pattern(name: str) -> Pattern:
         return PATTERNS[name]
     if re.fullmatch(r"gs\d+x\d+", name):
         raise PatternError(
-            f"pattern {name!r} is not supported: in gs{{B}}x{{k}}, B must be one of {BANKS} and k a divisor of B"
+            f"pattern '{excerpt(name)}' is not supported: in gs{{B}}x{{k}}, B must be one of {BANKS} and k a "
+            "divisor of B"
         )
-    raise PatternError(f"pattern {name!r} is not known; choose one of: {', '.join(PATTERNS)}")
+    raise PatternError(f"pattern '{excerpt(name)}' is not known; choose one of: {', '.join(PATTERNS)}")

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from nested_sparse.errors import InputError, LevelError
+from nested_sparse.excerpt import excerpt, excerpts
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +27,19 @@ class Reroute:
     def __post_init__(self) -> None:
         """Check what needs no model."""
         if not (_is_whole(self.start) and _is_whole(self.end) and 0 <= self.end < self.start):
-            raise LevelError(f"a reroute goes down from start to end, got start {self.start!r}, end {self.end!r}")
+            raise LevelError(
+                f"a reroute goes down from start to end, got start {excerpt(repr(self.start))}, "
+                f"end {excerpt(repr(self.end))}"
+            )
         if not self.accuracy:
             raise InputError(f"{self._name()} names no layer")
         for layer, accuracy in self.accuracy.items():
             number = isinstance(accuracy, int | float) and not isinstance(accuracy, bool)
             if not number or not 0 <= accuracy <= 1:
-                raise InputError(f"{self._name()} at {layer!r}: expected an accuracy in [0, 1], got {accuracy!r}")
+                raise InputError(
+                    f"{self._name()} at '{excerpt(layer)}': expected an accuracy in [0, 1], "
+                    f"got {excerpt(repr(accuracy))}"
+                )
 
     def _name(self) -> str:
         return f"the reroute from level {self.start} to {self.end}"
@@ -49,7 +56,9 @@ def check_reroutes(reroutes: Sequence[Reroute], level_count: int, layers: Collec
             raise InputError(f"two reroutes {pair}; give each pair of levels once")
         unknown = sorted(reroute.accuracy.keys() - set(layers))
         if unknown:
-            raise InputError(f"the reroute {pair} names layers that are none: {unknown}; measure this model's own")
+            raise InputError(
+                f"the reroute {pair} names layers that are none: {excerpts(unknown)}; measure this model's own"
+            )
         pairs.add(pair)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nested_sparse.errors import CheckpointError
+from nested_sparse.excerpt import excerpt
 from nested_sparse.layout import DTYPES, TensorPlace, tensor_name
 from nested_sparse.metadata import LayerEntry, Metadata
 from nested_sparse.pattern import Pack
@@ -58,7 +59,7 @@ class Verifier:
         group_units = 1 if shape.pack is None else shape.pack.rows
         seen = np.zeros((shape.group_count * group_units, layer.columns), bool)
         for level, added in enumerate(layer.blocks):
-            where = f"{self._where}: layer {layer.name!r} level {level}"
+            where = f"{self._where}: layer '{excerpt(layer.name)}' level {level}"
             ptr = self._read(self._places[tensor_name(layer.name, level, "ptr")]).astype(np.int64)
             col = self._read(self._places[tensor_name(layer.name, level, "col")]).astype(np.int64)
             if ptr[0] != 0 or ptr[-1] != added or (np.diff(ptr) < 0).any():
@@ -85,8 +86,8 @@ class Verifier:
         rows = permutation[: layer.rows]
         if not np.array_equal(np.sort(rows), np.arange(layer.rows)) or (permutation[layer.rows :] != -1).any():
             raise CheckpointError(
-                f"{self._where}: layer {layer.name!r}: the row permutation must hold each of 0 to {layer.rows - 1} "
-                "once, then -1 for padding"
+                f"{self._where}: layer '{excerpt(layer.name)}': the row permutation must hold each of 0 to "
+                f"{layer.rows - 1} once, then -1 for padding"
             )
 
     def _read(self, place: TensorPlace) -> NDArray[Any]:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nested_sparse.errors import PatternError
+from nested_sparse.excerpt import excerpt
 from nested_sparse.mask import NEVER, group_count
 from nested_sparse.pattern import BLOCK_ROWS, Pack, Pattern, block_pattern, parse_pattern
 
@@ -36,19 +37,21 @@ class NestedWeight:
     def __post_init__(self) -> None:
         """Check that shapes and dtypes fit together."""
         if self.block_rows not in BLOCK_ROWS:
-            raise PatternError(f"{self.name!r}: block_rows must be one of {BLOCK_ROWS}, got {self.block_rows}")
+            raise PatternError(f"'{excerpt(self.name)}': block_rows must be one of {BLOCK_ROWS}, got {self.block_rows}")
         if self.pack is not None and self.block_rows != 1:
-            raise PatternError(f"{self.name!r}: block_rows must be 1 with {self.pack.name}, got {self.block_rows}")
+            raise PatternError(
+                f"'{excerpt(self.name)}': block_rows must be 1 with {self.pack.name}, got {self.block_rows}"
+            )
         if self.values.ndim != 2 or 0 in self.values.shape or self.values.dtype != np.float32:
             raise PatternError(
-                f"{self.name!r}: values must be float32 (O, K), got {self.values.dtype} {self.values.shape}"
+                f"'{excerpt(self.name)}': values must be float32 (O, K), got {self.values.dtype} {self.values.shape}"
             )
         expected = (self.packed_rows // self.block_rows, self.columns)
         if self.first_level.shape != expected or self.first_level.dtype != np.uint8:
             got = f"{self.first_level.dtype} {self.first_level.shape}"
-            raise PatternError(f"{self.name!r}: first_level must be uint8 {expected}, got {got}")
+            raise PatternError(f"'{excerpt(self.name)}': first_level must be uint8 {expected}, got {got}")
         if self.permutation is not None and not np.array_equal(np.sort(self.permutation), np.arange(self.rows)):
-            raise PatternError(f"{self.name!r}: permutation must hold each of 0 to {self.rows - 1} once")
+            raise PatternError(f"'{excerpt(self.name)}': permutation must hold each of 0 to {self.rows - 1} once")
 
     @property
     def rows(self) -> int:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from nested_sparse import __version__
 from nested_sparse.errors import CheckpointError
+from nested_sparse.excerpt import excerpt
 from nested_sparse.layout import (
     ALIGNMENT,
     DTYPES,
@@ -30,6 +31,7 @@ from nested_sparse.layout import (
 )
 from nested_sparse.metadata import OPERATORS, LayerEntry, LevelEntry, Metadata
 from nested_sparse.packed import pack_level
+from nested_sparse.placement import LayerPlacement, placement
 from nested_sparse.reroute import Reroute, check_reroutes
 from nested_sparse.tensor_spec import TensorSpec
 from nested_sparse.weight import NestedWeight
@@ -65,25 +67,6 @@ class LevelRecord:
     metrics: Mapping[str, float]
 
 
-@dataclass(frozen=True, slots=True)
-class LayerPlacement:
-    """Where a layer's arrays lie: `offsets` are bytes of ptr, col, val, norm in segment l, level after level.
-
-    banks, per_row: B and k of gs{B}x{k}, 0 for blocks. value_bytes: 4 for float32, 2 for float16.
-    """
-
-    rows: int
-    columns: int
-    block_rows: int
-    index_bytes: int
-    blocks: list[int]
-    offsets: list[int]
-    permutation_offset: int
-    banks: int = 0
-    per_row: int = 0
-    value_bytes: int = 4
-
-
 def write_checkpoint(
     path: str | os.PathLike[str],
     *,
@@ -109,7 +92,7 @@ def write_checkpoint(
     shapes = [entry.shape for entry in entries]
     relative = [segment_places(shapes, level) for level in range(len(levels))]
     segments = [_segment_bytes(layers, level, places) for level, places in enumerate(relative)]
-    graph = graph_builder({entry.name: _placement(entry, relative) for entry in entries})
+    graph = graph_builder({shape.name: placement(shape, relative) for shape in shapes})
     metadata = Metadata(
         graph_nbytes=len(graph),
         graph_sha256=_digest(_padded(graph)),
@@ -175,19 +158,25 @@ def _check_records(where: str, layers: Sequence[LayerRecord], levels: Sequence[L
     for record in layers:
         name, shape = record.weight.name, (len(levels), 2, record.weight.rows)
         if record.op not in OPERATORS:
-            raise CheckpointError(f"{where}: layer {name!r}: op must be one of {OPERATORS}, got {record.op!r}")
+            raise CheckpointError(f"{where}: layer '{excerpt(name)}': op must be one of {OPERATORS}, got {record.op!r}")
         if record.norms.shape != shape:
-            raise CheckpointError(f"{where}: layer {name!r}: norms must have shape {shape}, got {record.norms.shape}")
+            raise CheckpointError(
+                f"{where}: layer '{excerpt(name)}': norms must have shape {shape}, got {record.norms.shape}"
+            )
         kept = record.weight.at(len(levels) - 1)
         if not (np.isfinite(kept).all() and np.isfinite(record.norms).all()):
-            raise CheckpointError(f"{where}: layer {name!r} has weights or norms that are not finite; train it again")
+            raise CheckpointError(
+                f"{where}: layer '{excerpt(name)}' has weights or norms that are not finite; train it again"
+            )
         if record.value_bytes not in VALUE_DTYPES:
-            raise CheckpointError(f"{where}: layer {name!r}: value_bytes must be 2 or 4, got {record.value_bytes}")
+            raise CheckpointError(
+                f"{where}: layer '{excerpt(name)}': value_bytes must be 2 or 4, got {record.value_bytes}"
+            )
         largest = float(np.abs(kept).max())
         if record.value_bytes == 2 and largest > MAX_HALF:
             raise CheckpointError(
-                f"{where}: layer {name!r} has a weight of magnitude {largest:.7g}; float16 holds at most {MAX_HALF:g} "
-                "(write it with float32 values)"
+                f"{where}: layer '{excerpt(name)}' has a weight of magnitude {largest:.7g}; float16 holds at most "
+                f"{MAX_HALF:g} (write it with float32 values)"
             )
 
 
@@ -210,28 +199,6 @@ def _layer_entry(record: LayerRecord, level_count: int) -> LayerEntry:
         attributes=attributes,
         pattern=record.pattern or weight.pattern.name,
         value_bytes=record.value_bytes,
-    )
-
-
-def _placement(entry: LayerEntry, relative: list[list[TensorPlace]]) -> LayerPlacement:
-    begin = {place.name: place.begin for places in relative for place in places}
-    offsets = [
-        begin[tensor_name(entry.name, level, part)]
-        for level in range(len(relative))
-        for part in ("ptr", "col", "val", "norm")
-    ]
-    pack = entry.shape.pack
-    return LayerPlacement(
-        rows=entry.rows,
-        columns=entry.columns,
-        block_rows=entry.block_rows,
-        index_bytes=entry.shape.index_bytes,
-        blocks=list(entry.blocks),
-        offsets=offsets,
-        permutation_offset=begin[tensor_name(entry.name, 0, "perm")] if entry.permuted else -1,
-        banks=pack.banks if pack else 0,
-        per_row=pack.per_row if pack else 0,
-        value_bytes=entry.value_bytes,
     )
 
 

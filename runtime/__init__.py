@@ -14,6 +14,7 @@ from nested_sparse.runtime.request import Request, Response
 from nested_sparse.runtime.residuals import Residuals
 from nested_sparse.runtime.route import RouteTable
 from nested_sparse.runtime.route_guard import RouteGuard
+from nested_sparse.runtime.row_check import RowCheck, check_rows, mark_rows
 from nested_sparse.runtime.scheduler import Scheduler
 from nested_sparse.runtime.session import Session
 from nested_sparse.runtime.slowdown import Slowdown
@@ -35,12 +36,15 @@ __all__ = [
     "Response",
     "RouteGuard",
     "RouteTable",
+    "RowCheck",
     "Scheduler",
     "SchedulerStats",
     "Session",
     "Slowdown",
     "Waiting",
+    "check_rows",
     "default_probes",
     "layer_profile",
+    "mark_rows",
     "usable_cores",
 ]

@@ -58,7 +58,8 @@ class SlackFitPolicy(_Insensitive):
     Offline: `buckets` latencies, evenly spaced from the sparsest level at batch 1 to the densest at the largest batch.
     Each keeps, of the actions slower than the bucket below and no slower than its own, the largest batch and of those
     the densest level; one without any keeps what the bucket below does. Online: the bucket closest below the slack;
-    the lowest when there is none. Its batch is popped from the queue, or what there is.
+    the lowest when there is none. Its batch is popped from the queue, or what there is. joins: whether the model's
+    requests may run together; else all its actions are of batch 1.
 
     It knows no slowdown: `slowdown` and `workers` are taken so that it can stand where other policies do, and ignored.
     """
@@ -70,11 +71,12 @@ class SlackFitPolicy(_Insensitive):
         *,
         workers: int = 1,
         buckets: int = BUCKETS,
+        joins: bool = True,
     ) -> None:
         super().__init__(profile)
         if buckets < 1:
             raise InputError(f"SlackFit: expected at least 1 bucket, got {buckets}")
-        self.buckets = _fill(profile, buckets)
+        self.buckets = _fill(profile, buckets, sorted({1, *profile.batches}) if joins else [1])
 
     def choose(self, request: Waiting, queue: Sequence[Waiting], now_s: float) -> Decision:
         """As LevelPolicy. A request that allows other levels only runs at the nearest of them."""
@@ -84,7 +86,8 @@ class SlackFitPolicy(_Insensitive):
         level = min(max(bucket.level, request.lowest_level), request.highest_level)
         take, samples = 1, request.batch
         for each in queue:
-            if samples + each.batch > bucket.batch or not each.lowest_level <= level <= each.highest_level:
+            allowed = request.joins and each.joins and each.lowest_level <= level <= each.highest_level
+            if samples + each.batch > bucket.batch or not allowed:
                 break
             take, samples = take + 1, samples + each.batch
         reason = f"bucket of {bucket.latency_ms:.1f} ms for {slack_ms:.1f} ms left"
@@ -116,13 +119,13 @@ class StaticPolicy(_Insensitive):
         return Decision(level, self._profile.predict_ms(level, request.batch), f"static at level {self.level}")
 
 
-def _fill(profile: LatencyProfile, count: int) -> tuple[Bucket, ...]:
+def _fill(profile: LatencyProfile, count: int, batches: Sequence[int]) -> tuple[Bucket, ...]:
     lowest_ms = profile.predict_ms(0, 1)
-    highest_ms = profile.predict_ms(profile.level_count - 1, profile.batches[-1])
+    highest_ms = profile.predict_ms(profile.level_count - 1, batches[-1])
     actions = [
         Bucket(profile.predict_ms(level, batch), level, batch)
         for level in range(profile.level_count)
-        for batch in sorted({1, *profile.batches})
+        for batch in batches
     ]
     filled: list[Bucket] = []
     below_ms = -np.inf

@@ -71,7 +71,7 @@ class Executor:
         if parts is None:
             raise KernelError(
                 f"{self._session.name}: a batch of {batch} samples gave outputs {[a.shape for a in outputs.values()]}, "
-                "which cannot be parted among its requests; serve it with --max-batch 1"
+                "which cannot be parted among its requests: not each output has a row for each sample; export it again"
             )
         lowered_at = None if guard is None else guard.lowered_at
         if guard is None or lowered_at is None:

@@ -28,6 +28,7 @@ class Waiting:
     budget_ms: time it had when it came in; None: unknown, what is left counts as all it had.
     foreign_ms: of another model's request that is served before ours: its time but for our slowdown; None: it is ours.
     first: foreign and of a higher priority, hence before ours whenever these are due.
+    joins: it may run in one batch with others that do.
     """
 
     deadline_s: float
@@ -37,6 +38,7 @@ class Waiting:
     budget_ms: float | None = None
     foreign_ms: float | None = None
     first: bool = False
+    joins: bool = True
 
     def slack_ms(self, now_s: float) -> float:
         """Time left."""

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from nested_sparse.errors import DeadlineError
+from nested_sparse.metadata import INDEPENDENT
 from nested_sparse.runtime.forecast import Waiting
 from nested_sparse.runtime.profile import Profilable
 from nested_sparse.runtime.request import Request, Response, allowed_levels, allowed_slo_ms
 from nested_sparse.runtime.request_queue import Ticket
 from nested_sparse.runtime.tensors import Array, batch_size, check_inputs
-from nested_sparse.tensor_spec import TensorSpec
+from nested_sparse.tensor_spec import batch_is_free
 
 Outputs = dict[str, Array]
 
@@ -43,17 +44,23 @@ class Job:
         return not self.fixed and (level > self.waiting.lowest_level or self.waiting.lowest_level == 0)
 
     def batches_with(self, other: Job) -> bool:
-        """Whether both fit in one batch: equal but for its size."""
+        """Whether both may be one batch: their model's rows are independent, and they are equal but for its size."""
+        if not (self.waiting.joins and other.waiting.joins):
+            return False
         return all(array.shape[1:] == other.inputs[name].shape[1:] for name, array in self.inputs.items())
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a scheduler promises. margin_ms, margin_share: of a request's time, what the reply takes."""
+    """What a scheduler promises.
+
+    margin_ms, margin_share: of a request's time, what the reply takes. joins: requests may run together.
+    """
 
     default_slo_ms: float
     margin_ms: float
     margin_share: float
+    joins: bool
 
 
 def make_job(session: Profilable, request: Request, future: Future[Response], terms: Terms, now_s: float) -> Job:
@@ -63,12 +70,15 @@ def make_job(session: Profilable, request: Request, future: Future[Response], te
     slo_ms = allowed_slo_ms(request, terms.default_slo_ms)
     received_s = now_s if request.received_s is None else request.received_s
     budget_ms = slo_ms * (1.0 - terms.margin_share) - terms.margin_ms
+    batch = batch_size(session.inputs, inputs)
     waiting = Waiting(
         deadline_s=received_s + budget_ms / 1e3,
         lowest_level=lowest,
         highest_level=highest,
-        batch=batch_size(session.inputs, inputs),
+        batch=batch,
         budget_ms=budget_ms,
+        # inputs of unequal batches may be broadcast by the model: joined, rows of one request would meet another's
+        joins=terms.joins and all(array.shape[:1] == (batch,) for array in inputs.values()),
     )
     return Job(
         inputs,
@@ -91,9 +101,13 @@ def too_late(job: Job, now_s: float) -> DeadlineError:
     )
 
 
-def can_batch(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec | None]) -> bool:
-    """Whether a model takes requests together: the first dimension of all its inputs and outputs is known and free."""
-    return all(spec is not None and spec.shape and spec.shape[0] is None for spec in (*inputs, *outputs))
+def can_join(session: Profilable) -> bool:
+    """Whether the requests of a model may run as one batch.
+
+    They may if the first dimension of all its inputs and outputs is free, and its file says that rows are independent.
+    """
+    rows, outputs = getattr(session, "rows", None), getattr(session, "outputs", ())
+    return rows == INDEPENDENT and bool(outputs) and batch_is_free((*session.inputs, *outputs))
 
 
 def joined(jobs: Sequence[Job]) -> dict[str, Array]:

@@ -226,7 +226,7 @@ class ElasticPolicy:
         for place, each in enumerate(queue):
             samples += each.batch
             allowed = each.foreign_ms is None and each.lowest_level <= level <= each.highest_level
-            if not allowed or samples > most_samples:
+            if not (request.joins and each.joins and allowed) or samples > most_samples:
                 break
             apart_ms += cost(level, each.batch)
             together_ms = cost(level, samples)

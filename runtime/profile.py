@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from nested_sparse.errors import CheckpointError, InputError
+from nested_sparse.excerpt import excerpt
 from nested_sparse.runtime.tensors import Array, Arrays, fixed_batch, random_inputs
 
 if TYPE_CHECKING:
@@ -116,10 +117,12 @@ class LatencyProfile:
         try:
             fields = json.loads(text)
             if fields["version"] != FORMAT_VERSION:
-                raise ValueError(f"version {fields['version']} is not {FORMAT_VERSION}")
+                raise ValueError(f"version {excerpt(repr(fields['version']))} is not {FORMAT_VERSION}")
             return cls(fields["batches"], fields["median_ms"], fields["p95_ms"])
         except (ValueError, TypeError, KeyError) as error:
-            raise InputError(f"latency profile: not one this version reads ({error!r}); measure it again") from error
+            raise InputError(
+                f"latency profile: not one this version reads ({excerpt(repr(error))}); measure it again"
+            ) from error
 
     @classmethod
     def measure(
@@ -233,6 +236,6 @@ def check_finite(session: Profilable, level: int, outputs: Arrays) -> None:
         if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
             count = math.prod(array.shape) - int(np.isfinite(array).sum())
             raise CheckpointError(
-                f"{session.name}: level {level} gives {count} values that are not finite in output {name!r} "
+                f"{session.name}: level {level} gives {count} values that are not finite in output '{excerpt(name)}' "
                 "on random input"
             )

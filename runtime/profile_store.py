@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nested_sparse.errors import InputError
+from nested_sparse.excerpt import excerpt
 from nested_sparse.runtime.profile import LatencyProfile
 from nested_sparse.runtime.profile_key import ProfileKey
 
@@ -124,7 +125,7 @@ def _read(path: Path) -> str:
 def _parse(text: str, key: ProfileKey) -> list[LatencyProfile]:
     fields: dict[str, Any] = json.loads(text)
     if fields["version"] != FORMAT_VERSION:
-        raise ValueError(f"version {fields['version']} is not {FORMAT_VERSION}")
+        raise ValueError(f"version {excerpt(repr(fields['version']))} is not {FORMAT_VERSION}")
     if _text(fields["key"]) != _text(key):
         raise ValueError("it was measured for something else")
     history = [LatencyProfile.from_json(json.dumps(each)) for each in fields["profiles"][-HISTORY:]]

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from nested_sparse.errors import KernelError
+from nested_sparse.excerpt import excerpt
 from nested_sparse.runtime.own_memory import anonymous_bytes, return_freed
 from nested_sparse.runtime.session import Session
 from nested_sparse.runtime.tensors import random_inputs
@@ -66,7 +67,7 @@ def measure_resident(path: str | os.PathLike[str], *, batch: int = 1, threads: i
         ) from None
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise KernelError(f"{path}: what is resident could not be measured: {last}")
+        raise KernelError(f"{path}: what is resident could not be measured: {excerpt(last)}")
     found = json.loads(done.stdout)
     names = ("loaded", "sparsest", "densest", "shrunk")
     states = {name: State(tuple(found[name]["segments_bytes"]), int(found[name]["anonymous_bytes"])) for name in names}

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from nested_sparse.errors import InputError, LevelError
+from nested_sparse.excerpt import excerpt, excerpts
 from nested_sparse.kernels.guarded_run import GuardedRun, decision_us, guarding, monotonic_ns
 from nested_sparse.runtime.level_cell import LevelCell
 from nested_sparse.runtime.route import MARGIN, RouteTable
@@ -90,7 +91,7 @@ class RouteGuard:
         if not 0 <= end < level:
             raise LevelError(f"a reroute goes down from {level}, got level {end}")
         if layer not in self.table.layers:
-            raise InputError(f"no operator {layer!r}; there are {', '.join(self.table.layers)}")
+            raise InputError(f"no operator '{excerpt(layer)}'; there are {excerpts(self.table.layers)}")
         self._prepare(level)
         self._level_ms[:] = np.nan
         self._run.forced_at, self._run.forced_level = self.table.layers.index(layer), end

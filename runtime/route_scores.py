@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nested_sparse.errors import InputError
+from nested_sparse.excerpt import excerpts
 from nested_sparse.reroute import Reroute
 from nested_sparse.runtime.route import RouteTable
 from nested_sparse.runtime.route_guard import RouteGuard
@@ -34,7 +35,7 @@ def route_scores(
     table = RouteTable.measure(session, repeats=1)
     chosen = table.layers[1:] if cuts is None else tuple(cuts)
     if unknown := [cut for cut in chosen if cut not in table.layers]:
-        raise InputError(f"cuts: no layers {unknown}; there are {', '.join(table.layers)}")
+        raise InputError(f"cuts: no layers {excerpts(unknown)}; there are {excerpts(table.layers)}")
     guard = RouteGuard(table)
     name, output = session.inputs[0].name, session.outputs[0].name
 

@@ -13,11 +13,12 @@ from dataclasses import replace
 from typing import Any
 
 from nested_sparse.errors import DeadlineError, InputError, OverloadedError, StuckError, UnavailableError
+from nested_sparse.forked import heed_forks
 from nested_sparse.level import Level
 from nested_sparse.runtime.device import Device
 from nested_sparse.runtime.execution import Execution, Executor
 from nested_sparse.runtime.forecast import Decision, Waiting
-from nested_sparse.runtime.job import Job, Terms, can_batch, make_job, too_late
+from nested_sparse.runtime.job import Job, Terms, can_join, make_job, too_late
 from nested_sparse.runtime.level_log import LevelLog
 from nested_sparse.runtime.monitor import ResourceMonitor
 from nested_sparse.runtime.policy import LevelPolicy
@@ -44,8 +45,9 @@ class Scheduler:
 
     A run has to end `reply_margin_ms` plus `reply_margin_share` of the request's time before its deadline; one that
     could not be begun before that has expired. Requests whose inputs differ in the batch only may run as one
-    (Decision.take). `guard` makes what lowers a run that would be late, in flight (RouteGuard). What `monitor` last
-    sampled (a Governor's, say) is in the log's lines.
+    (Decision.take) if `joins`; None: if the session's file says that its rows are independent. `guard` makes what
+    lowers a run that would be late, in flight (RouteGuard). What `monitor` last sampled (a Governor's, say) is in the
+    log's lines.
 
     `workers` threads run the session; with 0 the caller drives it by serve_next(). Tell the policy the same number.
     Schedulers that share a `device` take turns on it: by `priority`, higher first, then by deadline.
@@ -66,6 +68,7 @@ class Scheduler:
         guard: Callable[[], Any] | None = None,
         device: Device | None = None,
         priority: int = 0,
+        joins: bool | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if not default_slo_ms > 0:
@@ -79,11 +82,11 @@ class Scheduler:
         self._session = session
         self._profile = profile
         self._policy = policy
-        self._terms = Terms(default_slo_ms, reply_margin_ms, reply_margin_share)
+        joins = can_join(session) if joins is None else joins
+        self._terms = Terms(default_slo_ms, reply_margin_ms, reply_margin_share, joins)
         self._clock = clock
         self._log = LevelLog(session.name, monitor)
         self._executor = Executor(session, profile, clock, guard)
-        self._batches = can_batch(session.inputs, getattr(session, "outputs", (None,)))
         self._queue = WaitingRoom(max_queue, self._on_due if workers else None, clock)
         self._workers = max(workers, 1)
         self._device = Device(self._workers) if device is None else device
@@ -103,6 +106,13 @@ class Scheduler:
         ]
         for thread in self._threads:
             thread.start()
+        self._inherited = False
+        heed_forks(self)
+
+    def forget(self) -> None:
+        """As Inheritable: the workers, and what they have under way, are the parent's."""
+        self._changed = self._device.changed = threading.Condition()
+        self._inherited = bool(self._threads)
 
     @property
     def levels(self) -> Sequence[Level]:
@@ -148,6 +158,8 @@ class Scheduler:
 
         Returns when no run is under way but such as are stuck. May be called again.
         """
+        if self._inherited:
+            return
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -189,6 +201,8 @@ class Scheduler:
 
     def _enqueue(self, job: Job) -> None:
         with self._changed:
+            if self._inherited:
+                raise UnavailableError("this scheduler's threads are those of the process that forked this one")
             if self._closing:
                 raise UnavailableError("the server is shutting down; send the request to another one")
             if self._under_way.stuck_count >= self._workers:
@@ -279,7 +293,7 @@ class Scheduler:
     def _joining(self, first: Job, count: int) -> list[Job]:
         """Takes up to `count` jobs from the head of the queue that run in one batch with `first`."""
         jobs: list[Job] = []
-        while len(jobs) < count and self._batches and (job := self._queue.pop_like(first)) is not None:
+        while len(jobs) < count and (job := self._queue.pop_like(first)) is not None:
             if job.future.set_running_or_notify_cancel():
                 jobs.append(job)
             else:
@@ -325,9 +339,14 @@ class Scheduler:
         return waited_for
 
     def _on_stuck(self, turn: Turn, elapsed_s: float) -> None:
-        """Its requests are answered and its slot goes to other models; this model's worker is lost until it ends."""
+        """Its requests are answered and its slot goes to other models; its worker comes back when the run has ended.
+
+        It is told to end, but one operator may still never.
+        """
         with self._changed:
             self._device.end(id(turn.jobs[0]))
+        if (stop_run := getattr(self._session, "stop_run", None)) is not None:
+            stop_run(turn.thread, time.monotonic() - elapsed_s / 2)
         _LOGGER.error("%s: a run has not ended for %.1f s", self._session.name, elapsed_s)
         for job in turn.jobs:
             self._fail(job.future, StuckError(f"the inference has run for {elapsed_s:.1f} s and does not end"))

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nested_sparse.errors import InputError
+from nested_sparse.excerpt import excerpt, excerpts
 from nested_sparse.tensor_spec import TensorSpec
 
 Array = NDArray[np.generic]
@@ -25,23 +26,26 @@ def check_inputs(specs: Sequence[TensorSpec], inputs: Arrays) -> dict[str, Array
     missing = sorted(wanted - set(inputs))
     if unknown or missing:
         raise InputError(
-            f"inputs: missing {missing}, unknown {unknown}; this model takes {[spec.name for spec in specs]}"
+            f"inputs: missing [{excerpts(missing)}], unknown [{excerpts(unknown)}]; "
+            f"this model takes [{excerpts([spec.name for spec in specs])}]"
         )
     return {spec.name: _checked(spec, inputs[spec.name]) for spec in specs}
 
 
 def _checked(spec: TensorSpec, array: Array) -> Array:
     if not isinstance(array, np.ndarray):
-        raise InputError(f"input {spec.name!r}: expected a numpy array, got {type(array).__name__}; use numpy.asarray")
+        raise InputError(
+            f"input '{excerpt(spec.name)}': expected a numpy array, got {type(array).__name__}; use numpy.asarray"
+        )
     if array.dtype != np.dtype(spec.dtype):
         raise InputError(
-            f"input {spec.name!r}: expected {spec.dtype}, got {array.dtype}; use .astype(numpy.{spec.dtype})"
+            f"input '{excerpt(spec.name)}': expected {spec.dtype}, got {array.dtype}; use .astype(numpy.{spec.dtype})"
         )
     fits = array.ndim == len(spec.shape) and all(
         size > 0 and wanted in (None, size) for size, wanted in zip(array.shape, spec.shape, strict=True)
     )
     if not fits:
-        raise InputError(f"input {spec.name!r}: expected shape {_shape_text(spec)}, got {list(array.shape)}")
+        raise InputError(f"input '{excerpt(spec.name)}': expected shape {_shape_text(spec)}, got {list(array.shape)}")
     return np.require(array, requirements=("C", "A"))
 
 

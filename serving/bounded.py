@@ -11,6 +11,7 @@ from grpc import aio
 from nested_sparse.errors import InputError, TooLargeError
 from nested_sparse.serving.convert import read_message
 from nested_sparse.serving.fault import Ending
+from nested_sparse.serving.inflate import inflated
 from nested_sparse.serving.wire import HEADER_BYTES
 
 Parse = Callable[[bytes], Any]
@@ -59,7 +60,7 @@ class BoundedServices(aio.ServerInterceptor):  # type: ignore[misc]  # grpc has 
 
     async def _read(self, data: bytes, parse: Parse, context: Any) -> Any:
         try:
-            return read_message(data, parse, self._limit)
+            return read_message(await inflated(data, self._limit), parse, self._limit)
         except (InputError, TooLargeError) as error:
             ending = Ending.of(error)
         await ending.send(context)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nested_sparse.errors import InputError
-from nested_sparse.excerpt import excerpt
+from nested_sparse.excerpt import excerpt, excerpts
 from nested_sparse.tensor_spec import TensorSpec
 
 
@@ -53,6 +53,5 @@ def wanted_outputs(names: tuple[str, ...], outputs: tuple[TensorSpec, ...]) -> t
     known = dict.fromkeys(spec.name for spec in outputs)
     for name in names:
         if name not in known:
-            expected = ", ".join(f"'{excerpt(each)}'" for each in known)
-            raise InputError(f"The model has no output '{excerpt(name)}'; expected {expected}.")
+            raise InputError(f"The model has no output '{excerpt(name)}'; expected {excerpts(known)}.")
     return names or tuple(known)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Annotated
 
 import typer
 
+from nested_sparse import __version__
 from nested_sparse.errors import NestedSparseError
+from nested_sparse.excerpt import paragraph
 from nested_sparse.serving.commands.bench import bench
 from nested_sparse.serving.commands.demo import demo
 from nested_sparse.serving.commands.inspect import inspect
@@ -16,15 +19,33 @@ from nested_sparse.serving.commands.serve import serve
 from nested_sparse.serving.commands.slice import slice_file
 from nested_sparse.serving.commands.top import top
 from nested_sparse.serving.commands.train import train
+from nested_sparse.serving.log_format import set_up_log
+from nested_sparse.serving.streams import prepare_streams
 
 app = typer.Typer(
     name="nested-sparse",
-    help="One checkpoint, several sparse levels: train it, look at it, cut it, measure it, serve it.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"nested-sparse {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and end.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """One checkpoint, several sparse levels: train it, look at it, cut it, measure it, serve it."""
+
+
 app.command("train")(train)
 app.command("inspect")(inspect)
 app.command("slice")(slice_file)
@@ -36,13 +57,21 @@ app.add_typer(bench, name="bench")
 
 
 def main() -> None:
-    """Console script. Our own errors are one line on stderr and exit code 1; wrong usage is exit code 2."""
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("nested_sparse").setLevel(logging.INFO)  # ours; libraries only from warnings on
+    """Console script. Errors of ours and of the system are a line on stderr and exit code 1; wrong usage is code 2."""
+    prepare_streams()
+    set_up_log()
     try:
-        app()
-    except NestedSparseError as error:
-        print(f"nested-sparse: {error}", file=sys.stderr)
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # else what cannot be written would come up when the interpreter ends, as its own words
+    except BrokenPipeError:  # the reader of the output has gone, as `head` does
+        sys.exit(1)
+    except (NestedSparseError, OSError) as error:
+        print(f"nested-sparse: {paragraph(str(error))}", file=sys.stderr)
+        sys.exit(1)
+    except Exception:
+        logging.getLogger(__name__).critical("nested-sparse failed; please report this", exc_info=True)
         sys.exit(1)
 
 

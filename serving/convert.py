@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -17,13 +17,16 @@ from nested_sparse.proto.messages import InferTensorContents, ModelInferRequest,
 from nested_sparse.serving.call import Call
 from nested_sparse.serving.datatype import Datatype, datatype_named, datatype_of
 from nested_sparse.serving.parameters import read_options
-from nested_sparse.serving.wire import HEADER_BYTES, check_infer_request
+from nested_sparse.serving.wire import HEADER_BYTES, check_infer_request, length_prefix
 
 MessageT = TypeVar("MessageT")
 SHARED_MEMORY = "shared_memory_region"
 CLASSIFICATION = "classification"
 MAX_RANK = 32
 """Dimensions an array may have: numpy's limit before version 2."""
+RAW_OUTPUT_CONTENTS = ModelInferResponse.DESCRIPTOR.fields_by_name["raw_output_contents"].number
+MAX_MESSAGE_BYTES = 2**31 - HEADER_BYTES - 1
+"""Of the values in an answer: protobuf's limit, but for names and parameters."""
 MAX_PARAMETERS = 64
 """Of a request, of an input or of an output, other extensions' included."""
 AT_ONCE = 1 << 15
@@ -203,10 +206,24 @@ def _carrier(datatype: Datatype) -> np.dtype[np.generic]:
     return np.dtype(widest.get(datatype.contents or "", datatype.dtype))
 
 
-def write_outputs(response: ModelInferResponse, names: Sequence[str], outputs: dict[str, NDArray[np.generic]]) -> None:
-    """Add the outputs called `names` to `response`, as raw bytes: clients that take typed contents take those too."""
+def serialize_response(
+    response: ModelInferResponse, names: Sequence[str], outputs: Mapping[str, NDArray[np.generic]]
+) -> bytes:
+    """`response` with the outputs called `names`, as it is sent; raw: clients that take typed contents take those too.
+
+    Of each value one copy is made, where protobuf makes three on the event loop. Raises TooLargeError.
+    """
+    values: list[Any] = []
+    size = 0
     for name in names:
         array = outputs[name]
         datatype = datatype_of(array.dtype.name)
         response.outputs.add(name=name, datatype=datatype.name, shape=array.shape)
-        response.raw_output_contents.append(np.ascontiguousarray(array, datatype.dtype).tobytes())
+        size += array.nbytes
+        if size > MAX_MESSAGE_BYTES:
+            raise TooLargeError(
+                f"The answer has {size} bytes, a message holds at most {MAX_MESSAGE_BYTES}; send fewer samples at once"
+            )
+        flat = np.ascontiguousarray(array, datatype.dtype)
+        values += (length_prefix(RAW_OUTPUT_CONTENTS, flat.nbytes), flat)
+    return b"".join((response.SerializeToString(), *values))

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from nested_sparse.errors import DeadlineError, NotFoundError, StuckError, UnavailableError
+from nested_sparse.excerpt import excerpt
 from nested_sparse.runtime.request import Request, Response
 from nested_sparse.serving.call import Call, wanted_outputs
 from nested_sparse.serving.served_model import VERSION, ServedModel
@@ -21,7 +22,8 @@ class Dataplane:
         self.models = {model.name: model for model in models}
         self.stuck: set[str] = set()
         self._draining = False
-        self._running = 0
+        self._running: set[asyncio.Future[Response]] = set()
+        self._given_up = False
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -34,17 +36,16 @@ class Dataplane:
         """The model called `name`; its only version is "1", which "" stands for too. Raises NotFoundError."""
         model = self.models.get(name)
         if model is None:
-            known = ", ".join(map(repr, self.models))
-            raise NotFoundError(f"There is no model {name!r} here; this server has {known}.")
+            raise NotFoundError(f"There is no model '{excerpt(name)}' here; RepositoryIndex lists those that are.")
         if version not in ("", VERSION):
-            raise NotFoundError(f"Model {name!r} has no version {version!r}; expected {VERSION!r} or none.")
+            raise NotFoundError(f"Model {name!r} has no version '{excerpt(version)}'; expected {VERSION!r} or none.")
         return model
 
     async def infer(self, model: ServedModel, call: Call) -> Response:
         """Run `call`; cancelling this coroutine cancels the request.
 
-        Raises InputError, LevelError, UnavailableError while draining, StuckError, and what the scheduler answers
-        instead of a result: OverloadedError, DeadlineError.
+        Raises InputError, LevelError, UnavailableError while draining and when the drain gives it up, StuckError, and
+        what the scheduler answers instead of a result: OverloadedError, DeadlineError.
         """
         if self._draining:
             raise UnavailableError("The server is draining and takes no new requests; send it to another one.")
@@ -55,22 +56,33 @@ class Dataplane:
         if options.slo_ms is not None and options.slo_ms <= 0:
             raise DeadlineError("The deadline had passed when the request came in.")
         request = Request(call.inputs, options.slo_ms, options.min_accuracy, options.level, call.received_s)
-        self._running += 1
+        running = asyncio.wrap_future(model.engine.submit(request))
+        self._running.add(running)
         self._idle.clear()
         try:
-            return await asyncio.wrap_future(model.engine.submit(request))
+            return await running
+        except asyncio.CancelledError:
+            if self._given_up:
+                raise UnavailableError("The server stopped before this was done; send it to another one.") from None
+            raise
         finally:
-            self._running -= 1
-            if self._running == 0:
+            self._running.discard(running)
+            if not self._running:
                 self._idle.set()
 
     async def drain(self, grace_s: float) -> bool:
-        """Take no more calls, wait at most `grace_s` for the running ones; whether all of them finished."""
+        """Take no more calls, wait at most `grace_s` for the running ones and give up those that last longer.
+
+        Whether all of them finished.
+        """
         self._draining = True
-        if self._running == 0:  # wait_for with no time at all would not even look
+        if not self._running:  # wait_for with no time at all would not even look
             return True
         try:
             await asyncio.wait_for(self._idle.wait(), grace_s)
         except asyncio.TimeoutError:
+            self._given_up = True
+            for running in self._running:
+                running.cancel()
             return False
         return True

@@ -59,5 +59,5 @@ def datatype_of(dtype: str) -> Datatype:
     """The datatype of a numpy dtype, e.g. "float32". Raises InputError."""
     datatype = _BY_DTYPE.get(dtype)
     if datatype is None:
-        raise InputError(f"Arrays of {dtype} cannot be served; the protocol carries {', '.join(_BY_DTYPE)}.")
+        raise InputError(f"Arrays of {excerpt(dtype)} cannot be served; the protocol carries {', '.join(_BY_DTYPE)}.")
     return datatype

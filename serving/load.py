@@ -13,6 +13,7 @@ from nested_sparse.level import resolve_level
 from nested_sparse.runtime.baselines import SlackFitPolicy
 from nested_sparse.runtime.device import Device
 from nested_sparse.runtime.governor import Governor
+from nested_sparse.runtime.joining import may_join
 from nested_sparse.runtime.kept_profile import MOST_BATCH, profile_of
 from nested_sparse.runtime.policy import ElasticPolicy, FixedPolicy, LevelPolicy
 from nested_sparse.runtime.profile import LatencyProfile
@@ -100,7 +101,9 @@ def load_model(
     profile = profiled.profile
     for level in session.levels:
         log.info("%s: level %d takes %.2f ms", session.name, level.index, profile.predict_ms(level.index))
-    policy = _policy(session, profile, config)
+    # a fixed level never joins requests, nor does who measures no batch: then there is nothing to find out
+    joins = config.fixed_level is None and config.max_batch > 1 and may_join(session)
+    policy = _policy(session, profile, config, joins)
     for _ in range(2):  # a slowdown believes what two runs agree on: the first request finds it as it is now
         policy.observe(0, 1, profile.predict_ms(0) * profiled.ratio, time.monotonic())
     scheduler = Scheduler(
@@ -112,6 +115,7 @@ def load_model(
         guard=_guard(session, config),
         device=device,
         priority=config.priority,
+        joins=joins,
     )
     if governor is not None:
         governor.watch(session, scheduler, follows_cores=scales, priority=config.priority)
@@ -134,13 +138,13 @@ def _accuracy(session: Session) -> list[float] | None:
     return known if len(known) == len(stated) else None
 
 
-def _policy(session: Session, profile: LatencyProfile, config: ModelConfig) -> LevelPolicy:
+def _policy(session: Session, profile: LatencyProfile, config: ModelConfig, joins: bool) -> LevelPolicy:
     if config.fixed_level is not None:
         return FixedPolicy(config.fixed_level, profile)
     if config.policy == "elastic":
         return ElasticPolicy(profile, accuracy=_accuracy(session))
     if config.policy == "slackfit":
-        return SlackFitPolicy(profile)
+        return SlackFitPolicy(profile, joins=joins)
     raise ServingError(f"no policy {config.policy!r}; there are {', '.join(POLICIES)}")
 
 

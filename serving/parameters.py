@@ -13,6 +13,8 @@ from nested_sparse.serving.call import CallOptions
 US_PER_MS = 1000.0
 INTEGER_KINDS = ("int64_param", "uint64_param")
 NUMBER_KINDS = (*INTEGER_KINDS, "double_param")
+DENSEST = -1
+"""As `level`: whichever is the densest of the model."""
 
 
 def read_options(parameters: Mapping[str, InferParameter]) -> CallOptions:
@@ -23,7 +25,7 @@ def read_options(parameters: Mapping[str, InferParameter]) -> CallOptions:
     slo_ms = _number(parameters, "slo_ms", NUMBER_KINDS)
     if slo_ms == 0:
         raise InputError("Parameter 'slo_ms' must be more than 0 milliseconds, got 0.")
-    level = _number(parameters, "level", INTEGER_KINDS)
+    level = _number(parameters, "level", INTEGER_KINDS, DENSEST)
     timeout_us = _number(parameters, "timeout", INTEGER_KINDS)
     options = CallOptions(
         slo_ms, _number(parameters, "min_accuracy", NUMBER_KINDS), None if level is None else int(level)
@@ -31,7 +33,9 @@ def read_options(parameters: Mapping[str, InferParameter]) -> CallOptions:
     return options.within(timeout_us / US_PER_MS if timeout_us else None)
 
 
-def _number(parameters: Mapping[str, InferParameter], name: str, kinds: tuple[str, ...]) -> float | None:
+def _number(
+    parameters: Mapping[str, InferParameter], name: str, kinds: tuple[str, ...], least: int = 0
+) -> float | None:
     if name not in parameters:  # looking a key up in a protobuf map would create it
         return None
     parameter = parameters[name]
@@ -41,8 +45,8 @@ def _number(parameters: Mapping[str, InferParameter], name: str, kinds: tuple[st
         got = kind.removesuffix("_param") if kind else "no value"
         raise InputError(f"Parameter {name!r} has the wrong type: expected {expected}, got {got}.")
     value: float = getattr(parameter, kind)
-    if not math.isfinite(value) or value < 0:
-        raise InputError(f"Parameter {name!r} must be a finite number, 0 or more, got {value}.")
+    if not math.isfinite(value) or value < least:
+        raise InputError(f"Parameter {name!r} must be a finite number, {least} or more, got {value}.")
     return value
 
 

@@ -7,24 +7,26 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
-from prometheus_client import start_http_server
 
 from nested_sparse.errors import ServingError
 from nested_sparse.proto import messages
 from nested_sparse.serving.bounded import BoundedServices
+from nested_sparse.serving.connection_limits import ConnectionLimits
 from nested_sparse.serving.dataplane import Dataplane
 from nested_sparse.serving.front import Front
+from nested_sparse.serving.inflate import NOT_INFLATED
 from nested_sparse.serving.listening import address_text, check_listenable
 from nested_sparse.serving.metrics import Metrics
+from nested_sparse.serving.metrics_server import MetricsServer
 from nested_sparse.serving.model_health import ModelHealth
+from nested_sparse.serving.own_sockets import finish_sending, stop_listening
 from nested_sparse.serving.served_model import ServedModel
 from nested_sparse.serving.servicer import Servicer, generic_handler
 from nested_sparse.serving.wire import HEADER_BYTES
@@ -32,7 +34,9 @@ from nested_sparse.tensor_spec import TensorSpec
 
 LEAST_MESSAGE_BYTES = 4 << 20  # gRPC's own default
 REPLY_GRACE_S = 1.0
-"""What answers already computed get to reach their clients; open health watches end with it."""
+"""What answers already computed get to reach their clients, and clients to close their connections."""
+QUIET_S = 0.1
+"""Without a call for so long, a draining server has refused what was on its way to it."""
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +48,7 @@ class ServerConfig:
     port, metrics_port: 0 picks a free one; no metrics without a port.
     grace_s: seconds that running requests get when the server stops.
     max_batch: samples of the example shape that fit in one message; it bounds what the server will read into memory.
+    connections: what one client, and all together, may hold.
     """
 
     host: str = "127.0.0.1"
@@ -51,6 +56,7 @@ class ServerConfig:
     metrics_port: int | None = None
     grace_s: float = 30.0
     max_batch: int = 64
+    connections: ConnectionLimits = field(default_factory=ConnectionLimits)
 
     def __post_init__(self) -> None:
         if self.max_batch < 1 or not 0 <= self.grace_s < math.inf:
@@ -91,7 +97,7 @@ class Server:
         self._model_health = ModelHealth(self._health, self._dataplane, models)
         self._watch: asyncio.Task[None] | None = None
         self._grpc = self._build()
-        self._exporter: Any = None
+        self._exporter = MetricsServer(self._metrics.registry)
 
     def _build(self) -> aio.Server:
         limit = receive_limit(self._models, self._config.max_batch)
@@ -105,6 +111,8 @@ class Server:
                 # what is larger than our limit by less than this gets our own answer, which says what to do
                 ("grpc.max_receive_message_length", min(2 * limit, 2**31 - 1)),
                 ("grpc.max_send_message_length", -1),
+                NOT_INFLATED,
+                *self._config.connections.options(),
             ),
         )
         self._front = Front(
@@ -129,17 +137,16 @@ class Server:
             raise ServingError(f"cannot listen on {address_text(host, port)}: {error}") from None
         self.address = address_text(host, bound)
         if self._config.metrics_port is not None:
-            self._start_exporter(host, self._config.metrics_port)
+            await self._start_exporter(host, self._config.metrics_port)
         await self._grpc.start()
         self._front.open(host, bound)
         await self._model_health.update()
         self._watch = asyncio.create_task(self._model_health.watch())
 
-    def _start_exporter(self, host: str, port: int) -> None:
+    async def _start_exporter(self, host: str, port: int) -> None:
         check_listenable(host, port)
-        self._exporter, _ = start_http_server(port, host, self._metrics.registry)
-        self._servicer.metrics_port = self._exporter.server_port
-        self.metrics_address = address_text(host, self._exporter.server_port)
+        self._servicer.metrics_port = await self._exporter.start(host, port)
+        self.metrics_address = address_text(host, self._servicer.metrics_port)
 
     async def drain(self) -> None:
         """End: NOT_SERVING, refuse new requests, let the running ones finish within the grace, close everything."""
@@ -149,13 +156,21 @@ class Server:
         await self._front.close()
         await self._health.enter_graceful_shutdown()
         if not await self._dataplane.drain(self._config.grace_s):
-            log.warning("requests still run after %g s of grace; they are cancelled", self._config.grace_s)
-        await self._grpc.stop(min(REPLY_GRACE_S, self._config.grace_s))
+            log.warning("requests still run after %g s of grace; they are answered UNAVAILABLE", self._config.grace_s)
+        await self._close_connections()
         left_s = max(0.0, end_s - time.monotonic())
         await asyncio.gather(*(asyncio.to_thread(model.engine.close, left_s) for model in self._models))
-        if self._exporter is not None:
-            await asyncio.to_thread(self._exporter.shutdown)
-            self._exporter.server_close()
+        await self._exporter.close()
+
+    async def _close_connections(self) -> None:
+        """Refuse what is still queued in front of the handlers, then end the connections behind the last answer."""
+        if not self.address:  # it never listened
+            return
+        port = int(self.address.rpartition(":")[2])
+        await self._servicer.calls.settle(QUIET_S, REPLY_GRACE_S)
+        stop_listening(self._config.host, port)
+        finish_sending(self._config.host, port)
+        await self._grpc.stop(REPLY_GRACE_S)
 
 
 def _reflected_pool() -> DescriptorPool:

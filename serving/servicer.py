@@ -17,11 +17,20 @@ from nested_sparse.errors import NotFoundError
 from nested_sparse.proto import messages
 from nested_sparse.runtime.tensors import batch_size
 from nested_sparse.serving.call import Call, wanted_outputs
-from nested_sparse.serving.convert import Bounds, is_large, parse_infer_request, read_call, read_message, write_outputs
+from nested_sparse.serving.calls import Calls
+from nested_sparse.serving.convert import (
+    Bounds,
+    is_large,
+    parse_infer_request,
+    read_call,
+    read_message,
+    serialize_response,
+)
 from nested_sparse.serving.dataplane import Dataplane
 from nested_sparse.serving.datatype import datatype_of
 from nested_sparse.serving.fault import INTERNAL, Ending, fault_of
 from nested_sparse.serving.front import waited_s
+from nested_sparse.serving.inflate import inflated
 from nested_sparse.serving.metrics import Metrics
 from nested_sparse.serving.parameters import served_parameters
 from nested_sparse.serving.served_model import PLATFORM, VERSION, ServedModel
@@ -40,17 +49,19 @@ log = logging.getLogger(__name__)
 
 
 def answered(
-    method: Method[RequestT, ResponseT], read: Callable[[bytes], RequestT]
+    method: Method[RequestT, ResponseT], read: Callable[[bytes], Awaitable[RequestT]], calls: Calls
 ) -> Callable[[bytes, Any], Awaitable[ResponseT]]:
     """An RPC method, of a request's bytes, whose errors are gRPC statuses.
 
     What nobody foresaw is INTERNAL with an id, its details in the log. read: makes the request of its bytes.
+    calls: counts it until it is answered.
     """
 
     @functools.wraps(method)
     async def wrapper(data: bytes, context: Any) -> ResponseT:
+        calls.begin(context)
         try:
-            return await method(read(data), context)
+            return await method(await read(data), context)
         except Exception as error:
             ending = Ending.of(error)
             if fault_of(error) is INTERNAL:
@@ -68,6 +79,7 @@ class Servicer:
     """GRPCInferenceService, version 2 of the Open Inference Protocol.
 
     metrics_port: where the metrics are served, None for nowhere; told in the server's metadata.
+    calls: those that are not answered yet.
     """
 
     def __init__(self, dataplane: Dataplane, metrics: Metrics, clock: Callable[[], float] = time.monotonic) -> None:
@@ -76,6 +88,7 @@ class Servicer:
         self._clock = clock
         self._conversion = asyncio.Lock()
         self.metrics_port: int | None = None
+        self.calls = Calls()
 
     async def server_live(self, request: messages.ServerLiveRequest, context: Any) -> messages.ServerLiveResponse:
         """Whether the process answers."""
@@ -115,8 +128,11 @@ class Servicer:
             outputs=[_tensor_metadata(spec) for spec in model.outputs],
         )
 
-    async def model_infer(self, request: messages.ModelInferRequest, context: Any) -> messages.ModelInferResponse:
-        """Run a model at the level that its deadline allows. Time counts from when the request came in."""
+    async def model_infer(self, request: messages.ModelInferRequest, context: Any) -> bytes:
+        """Run a model at the level that its deadline allows; the response is serialised.
+
+        Time counts from when the request came in.
+        """
         in_front_s = waited_s.get()
         received_s = self._clock() - in_front_s
         with self.metrics.unread():
@@ -132,9 +148,9 @@ class Servicer:
                 id=request.id,
                 parameters=served_parameters(served),
             )
-            write_outputs(response, wanted_outputs(call.outputs, model.outputs), served.outputs)
+            data = serialize_response(response, wanted_outputs(call.outputs, model.outputs), served.outputs)
             record.batch, record.response = batch_size(model.inputs, call.inputs), served
-        return response
+        return data
 
     async def _read(
         self, request: messages.ModelInferRequest, model: ServedModel, received_s: float, time_left_s: float | None
@@ -222,18 +238,24 @@ def generic_handler(servicer: Servicer, limit: int) -> Any:
         "RepositoryIndex": servicer.repository_index,
     }
 
-    def read_infer(data: bytes) -> messages.ModelInferRequest:
+    async def read_infer(data: bytes) -> messages.ModelInferRequest:
         with servicer.metrics.unread():
-            return read_message(data, parse_infer_request, limit)
+            return read_message(await inflated(data, limit), parse_infer_request, limit)
 
-    def read(name: str) -> Callable[[bytes], Any]:
+    def read(name: str) -> Callable[[bytes], Awaitable[Any]]:
         parse = getattr(messages, f"{name}Request").FromString
-        return functools.partial(read_message, parse=parse, limit=HEADER_BYTES)
+
+        async def read_small(data: bytes) -> Any:
+            return read_message(await inflated(data, HEADER_BYTES), parse, HEADER_BYTES)
+
+        return read_small
 
     handlers = {
         name: grpc.unary_unary_rpc_method_handler(
-            answered(method, read_infer if name == "ModelInfer" else read(name)),
-            response_serializer=getattr(messages, f"{name}Response").SerializeToString,
+            answered(method, read_infer if name == "ModelInfer" else read(name), servicer.calls),
+            response_serializer=None
+            if name == "ModelInfer"
+            else getattr(messages, f"{name}Response").SerializeToString,
         )
         for name, method in methods.items()
     }

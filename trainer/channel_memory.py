@@ -56,7 +56,7 @@ class ChannelMemory:
         layers = [self._net.nested_layers()[name] for name in group.producers]
         named = ("weight", "bias", "running_mean", "running_var")
         found: list[Tensor | None] = [getattr(norm, name) for norm in norms for name in named]
-        found += [layer.bias[self._level] for layer in layers if layer.bias is not None]
+        found += [layer.biases[self._level] for layer in layers if layer.biases is not None]
         return [value.detach() for value in found if value is not None]
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from nested_sparse.errors import TrainingError
+from nested_sparse.excerpt import excerpt
 
 
 def require(settings: object, field: str, holds: bool, expected: str) -> None:
     """Raise TrainingError naming the class, the field, what was expected and what it got, unless `holds`."""
     if not holds:
         got = getattr(settings, field)
-        raise TrainingError(f"{type(settings).__name__}.{field}: expected {expected}, got {got!r}")
+        raise TrainingError(f"{type(settings).__name__}.{field}: expected {expected}, got {excerpt(repr(got))}")
 
 
 def require_one_of(settings: object, field: str, allowed: tuple[str, ...]) -> None:

@@ -29,7 +29,7 @@ AnyNestedLayer = NestedConv | NestedLinear
 
 def unique_weights(layers: Iterable[AnyNestedLayer]) -> list[AnyNestedLayer]:
     """One layer for each weight: layers that share a weight are represented by the first."""
-    return list({id(layer.weight): layer for layer in reversed(list(layers))}.values())[::-1]
+    return list({id(layer.values): layer for layer in reversed(list(layers))}.values())[::-1]
 
 
 def choose_masks(
@@ -58,17 +58,17 @@ def choose_masks(
     channels = _channel_first_levels(unique, coupled, ranked, budget, densities, frozen_levels)
     alone = [layer for layer in unique if layer.name not in channels]
     # per weight, so that layers of higher blocks do not come first for having more weights in a block
-    ranked = {layer.name: ranked[layer.name] / layer.block_rows for layer in alone}
+    ranked = {layer.name: _allowed(layer, ranked[layer.name] / layer.block_rows) for layer in alone}
     frozen = None
     if frozen_levels:
         frozen = _frozen_counts(alone, ranked, frozen_levels)
         ranked = _above_the_rest(alone, ranked, frozen_levels)
     if counts is None:
         counts = keep_counts(budget, ranked, densities, sizes=layer_sizes(alone), frozen=frozen)
-    chosen = {id(layer.weight): _first_level(layer, ranked[layer.name], counts[layer.name]) for layer in alone}
-    chosen |= {id(layer.weight): channels[layer.name] for layer in unique if layer.name in channels}
+    chosen = {id(layer.values): _first_level(layer, ranked[layer.name], counts[layer.name]) for layer in alone}
+    chosen |= {id(layer.values): channels[layer.name] for layer in unique if layer.name in channels}
     for layer in sparse:
-        layer.first_level.copy_(torch.from_numpy(chosen[id(layer.weight)]))
+        layer.first_level.copy_(torch.from_numpy(chosen[id(layer.values)]))
     return counts
 
 
@@ -81,6 +81,7 @@ def keep_as_many(layer: AnyNestedLayer, level: int, scores: NDArray[np.float64])
         raise PatternError(f"{layer.name}: channels come and go together in all layers; they cannot be kept by weight")
     now = layer.first_level.cpu().numpy()[: len(scores)]
     counts = [int((now <= each).sum()) for each in range(level + 1)]
+    scores = _allowed(layer, scores)
     ranked = _above_the_rest([layer], {layer.name: scores}, level) if level else {layer.name: scores}
     layer.first_level.copy_(torch.from_numpy(_first_level(layer, ranked[layer.name], counts)))
 
@@ -88,7 +89,7 @@ def keep_as_many(layer: AnyNestedLayer, level: int, scores: NDArray[np.float64])
 def coupled_weights(layers: Iterable[AnyNestedLayer]) -> list[CoupledWeight]:
     """Those of `layers` that share channels with others, as what nested_sparse.coupled chooses for; no dense ones."""
     return [
-        CoupledWeight(layer.name, layer.writes, layer.reads, layer.weight[0].numel() // layer.reads.channels)
+        CoupledWeight(layer.name, layer.writes, layer.reads, layer.values[0].numel() // layer.reads.channels)
         for layer in layers
         if not layer.dense and layer.writes is not None and layer.reads is not None
     ]
@@ -151,10 +152,11 @@ def layer_sizes(layers: Iterable[AnyNestedLayer]) -> dict[str, LayerSize]:
 
 
 def _layer_size(layer: AnyNestedLayer) -> LayerSize:
-    shape, pack = tuple(layer.weight.shape), layer.pattern.pack
+    shape, pack = tuple(layer.values.shape), layer.pattern.pack
     if pack is None:
-        return LayerSize(shape, layer.block_rows)
-    return LayerSize(shape, most=most_weights(shape[0], layer.weight[0].numel(), pack), step=pack.banks)
+        allowed = allowed_blocks(layer)
+        return LayerSize(shape, layer.block_rows, None if allowed is None else int(allowed.sum()))
+    return LayerSize(shape, most=most_weights(shape[0], layer.values[0].numel(), pack), step=pack.banks)
 
 
 def keep_everything(layers: Iterable[AnyNestedLayer]) -> None:
@@ -170,7 +172,7 @@ def check_fit(layers: Iterable[AnyNestedLayer], budget: Budget, densities: Seque
     """
     problems = []
     for layer in unique_weights(layers):
-        pack, rows, columns = layer.pattern.pack, layer.weight.shape[0], layer.weight[0].numel()
+        pack, rows, columns = layer.pattern.pack, layer.values.shape[0], layer.values[0].numel()
         if pack is None or layer.dense:
             continue
         most = most_weights(rows, columns, pack)
@@ -192,8 +194,22 @@ def row_step(layer: AnyNestedLayer) -> int:
 def magnitudes(layer: NestedLayer, values: Tensor | None = None) -> NDArray[np.float64]:
     """(G, K) the sum of magnitudes in each block, of the weight or of `values` in its shape."""
     permutation = None if layer.permutation is None else layer.permutation.cpu().numpy()
-    flat = (layer.weight if values is None else values).detach().flatten(1).float().cpu().numpy()
+    flat = (layer.values if values is None else values).detach().flatten(1).float().cpu().numpy()
     return block_scores(flat, layer.block_rows, permutation)
+
+
+def allowed_blocks(layer: NestedLayer) -> NDArray[np.bool_] | None:
+    """(G, K) the blocks that a level may keep; None for all, as where the pattern does not choose single blocks."""
+    if layer.allowed is None or layer.pattern.pack or layer.pattern.channels:
+        return None
+    blocks: NDArray[np.bool_] = magnitudes(layer, layer.allowed) > 0
+    return blocks
+
+
+def _allowed(layer: NestedLayer, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`scores`, which are 0 or more, and less for what no level may keep."""
+    blocks = allowed_blocks(layer)
+    return scores if blocks is None else np.where(blocks, scores, -1.0)
 
 
 def _first_level(layer: AnyNestedLayer, scores: NDArray[np.float64], counts: Sequence[int]) -> NDArray[np.uint8]:
@@ -201,6 +217,6 @@ def _first_level(layer: AnyNestedLayer, scores: NDArray[np.float64], counts: Seq
     if layer.pattern.pack:
         return nested_packs(scores, counts, layer.pattern.pack)
     if layer.pattern.channels:
-        taps = layer.weight[0, 0].numel()
+        taps = layer.values[0, 0].numel()
         return channel_first_level(scores, taps, [count / scores.size for count in counts], row_step(layer))
     return nested_first_level(scores, counts)

@@ -83,18 +83,18 @@ class _Walk:
         self._rows: dict[int, Channels] = {}
         self._columns: dict[int, Flow] = {}
         for layer in layers:  # layers that share a weight share its rows
-            rows = self._rows.setdefault(id(layer.weight), Channels(layer.weight.shape[0]))
+            rows = self._rows.setdefault(id(layer.values), Channels(layer.values.shape[0]))
             rows.producers[layer.name] = 1 if layer.dense else row_step(layer)
 
     def finish(self, layers: Iterable[AnyNestedLayer]) -> Coupling:
         """Give each layer its groups."""
         found, alone = dict[ChannelGroup, None](), dict[str, str]()
         for layer in layers:
-            columns = self._columns.get(id(layer.weight))
+            columns = self._columns.get(id(layer.values))
             if columns is None:
                 alone[layer.name] = "the trace does not reach it"
                 continue
-            layer.writes, layer.reads = self._rows[id(layer.weight)].root.finished(), columns.group.root.finished()
+            layer.writes, layer.reads = self._rows[id(layer.values)].root.finished(), columns.group.root.finished()
             found |= {layer.writes: None, layer.reads: None}
         return Coupling(tuple(found), alone)
 
@@ -121,35 +121,35 @@ class _Walk:
             return self._of_groups(module, value)
         if isinstance(module, NestedConv | NestedLinear):
             return self._of_layer(module, value)
-        if isinstance(module, LevelBatchNorm) and isinstance(value, Flow):
+        if isinstance(module, LevelBatchNorm) and module.plain and isinstance(value, Flow):
             if not value.is_read_as(int(module.norms[0].num_features)):  # type: ignore[arg-type]
                 return _end([value], f"norm {node.target!r} reads another dimension")
             value.group.root.norms[str(node.target)] = None
             return value
-        return _of_operation(node, module, tensors)
+        return _of_operation(node, module.norms[0] if isinstance(module, LevelBatchNorm) else module, tensors)
 
     def _of_layer(self, layer: AnyNestedLayer, value: Flow | str) -> Flow:
         """Its rows; what it reads joins the channels of `value`."""
-        dim, features = _channel_dim(layer), layer.weight.shape[1]
+        dim, features = _channel_dim(layer), layer.values.shape[1]
         if isinstance(value, Flow) and value.dim == dim and value.is_read_as(features):
             read = value
         else:
             reason = _end([value], f"{layer.name} reads another dimension")
             read = Flow(Channels(features, reason), dim)
-        before = self._columns.setdefault(id(layer.weight), read)
+        before = self._columns.setdefault(id(layer.values), read)
         if before.channels == read.channels:
             before.group.join(read.group)
         else:
             _end([before, read], f"{layer.name} reads them in two ways")
         before.group.root.consumers[layer.name] = None
-        return Flow(self._rows[id(layer.weight)], dim)
+        return Flow(self._rows[id(layer.values)], dim)
 
     def _of_groups(self, conv: NestedConv, value: Flow | str) -> Flow:
         """Its rows: the channels of `value` where each row reads the channel of its own number, else whole."""
-        dim, rows = _channel_dim(conv), self._rows[id(conv.weight)]
-        own = Channels(conv.weight.shape[1], "a convolution in groups")
+        dim, rows = _channel_dim(conv), self._rows[id(conv.values)]
+        own = Channels(conv.values.shape[1], "a convolution in groups")
         own.consumers[conv.name] = None
-        self._columns.setdefault(id(conv.weight), Flow(own, dim))
+        self._columns.setdefault(id(conv.values), Flow(own, dim))
         depthwise = conv.groups == conv.in_channels == conv.out_channels
         if depthwise and isinstance(value, Flow) and (value.dim, value.channels) == (dim, conv.in_channels):
             rows.join(value.group)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nested_sparse.errors import TrainingError
+from nested_sparse.excerpt import excerpt
 from nested_sparse.trainer.checked import is_count, require, require_count
 
 IDX_UINT8 = 8
@@ -107,7 +108,7 @@ def read_idx(path: Path, *, dimensions: int) -> NDArray[np.uint8]:
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
-        raise TrainingError(f"{path}: cannot be read ({error}); fetch the file again") from error
+        raise TrainingError(f"{path}: cannot be read ({excerpt(error)}); fetch the file again") from error
     header_nbytes = 4 + 4 * dimensions
     magic = bytes((0, 0, IDX_UINT8, dimensions))
     if content[:4] != magic:

@@ -22,6 +22,7 @@ from nested_sparse.trainer.layers import NestedConv, NestedLinear
 from nested_sparse.trainer.nested_model import NestedModel
 from nested_sparse.trainer.placeholder import kind_attributes, window_attributes
 from nested_sparse.trainer.positions import counted_positions
+from nested_sparse.trainer.row_mark import mark_export
 from nested_sparse.trainer.verify import stored_weights, verify_export
 from nested_sparse.weight import NestedWeight
 from nested_sparse.writer import LayerRecord, LevelRecord, refuse_existing, write_checkpoint
@@ -56,7 +57,8 @@ def export(
         float32. Refused where a kept weight's magnitude is above 65504.
     force: replace an existing file.
     verify: run the file at every level and compare with torch (with the weights that the file holds, where they are
-        rounded), before it gets its name; needs the built kernels.
+        rounded), before it gets its name; needs the built kernels. Finds out, too, whether rows are independent: only
+        then a server runs the requests of several clients as one batch (runtime.check_rows).
     tolerance: largest difference accepted, as a part of the largest magnitude of the output.
 
     `net` is left as it was, level and train mode included. On any error nothing is left at `path` that was not there.
@@ -82,7 +84,7 @@ def export(
             output_names=output_names,
             fixed_batch=fixed_batch,
         )
-        fused = fuse(traced.model, tables, net.level_count)
+        fused = fuse(traced.model, tables, net.level_count, traced.values)
         layers = _layer_records(net, fused, tables, value_bytes)
         with _folder_beside(path) as folder:
             unproven = folder / path.name
@@ -98,6 +100,7 @@ def export(
             if verify:
                 with stored_weights(net, value_bytes):
                     verify_export(net, examples, unproven, fixed_batch=fixed_batch, tolerance=tolerance)
+                mark_export(unproven, traced.inputs, traced.outputs, examples)
             refuse_existing(path, force)
             try:
                 os.replace(unproven, path)
@@ -226,10 +229,10 @@ def _folded_norms(
     layer: NestedConv | NestedLinear, table: NDArray[np.float64] | None, level_count: int
 ) -> NDArray[np.float32]:
     """(L, 2, O) scale and shift after the layer's sums: its norm, with its own bias under it."""
-    rows = int(layer.weight.shape[0])
+    rows = int(layer.values.shape[0])
     if table is None:
         table = np.stack([np.ones((level_count, rows)), np.zeros((level_count, rows))], axis=1)
-    bias = np.zeros((level_count, rows)) if layer.bias is None else _float64(layer.bias)
+    bias = np.zeros((level_count, rows)) if layer.biases is None else _float64(layer.biases)
     return np.stack([table[:, 0], table[:, 1] + bias * table[:, 0]], axis=1).astype(np.float32)
 
 

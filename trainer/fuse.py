@@ -12,17 +12,18 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes import common
 
+from nested_sparse.placement import LayerPlacement
 from nested_sparse.trainer.graph import BATCH, LEVEL_INPUT, segment_input
 from nested_sparse.trainer.nodes import X_INPUT, is_ours, our_nodes, rank
-from nested_sparse.trainer.placeholder import CONV, DOMAIN, LEVEL_NORM, LINEAR
+from nested_sparse.trainer.placeholder import CONV, DOMAIN, LEVEL_NORM, LEVEL_VALUE, LINEAR, LevelValues
 from nested_sparse.trainer.tiled import tile_images
-from nested_sparse.writer import LayerPlacement
 
 IR_VERSION = 9  # what ONNX Runtime 1.17 reads; nothing here needs a later one
 
@@ -53,10 +54,13 @@ class FusedGraph:
         return ir.to_proto(self.model).SerializeToString(deterministic=True)
 
 
-def fuse(model: ir.Model, norms: Mapping[str, NDArray[np.float64]], level_count: int) -> FusedGraph:
+def fuse(
+    model: ir.Model, norms: Mapping[str, NDArray[np.float64]], level_count: int, values: LevelValues | None = None
+) -> FusedGraph:
     """Turn the traced graph into the one that is shipped, in place.
 
     norms: (L, 2, C) scale and shift of every level norm, by dotted path.
+    values: (L, ...) of every LevelValue, by name.
     """
     norm_of = _foldable_norms(model)
     level = ir.Value(name=LEVEL_INPUT, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([]))
@@ -75,6 +79,8 @@ def fuse(model: ir.Model, norms: Mapping[str, NDArray[np.float64]], level_count:
     _name_nodes(model)
     for node in our_nodes(model, LEVEL_NORM):
         _spell_out_norm(model, node, norms[_layer(node)], level)
+    for node in our_nodes(model, LEVEL_VALUE):
+        _spell_out_value(model, node, (values or {})[_layer(node)], level)
     model.graph.inputs.extend([level, *segments])
     _tidy(model)
     tile_images(model)
@@ -205,6 +211,20 @@ def _spell_out_norm(model: ir.Model, node: ir.Node, table: NDArray[np.float64], 
     shifted.outputs[0].name = y.name
 
 
+def _spell_out_value(model: ir.Model, node: ir.Node, table: NDArray[Any], level: ir.Value) -> None:
+    """Replace a tensor that differs from level to level by a Gather of the level's."""
+    assert node.graph is not None
+    (answer,) = node.outputs
+    picked = ir.node(
+        "Gather", [_initializer(model, _layer(node), table), level], attributes={"axis": 0}, name=node.name
+    )
+    picked.outputs[0].shape, picked.outputs[0].type = answer.shape, answer.type
+    node.graph.insert_before(node, picked)
+    ir.convenience.replace_all_uses_with(answer, picked.outputs[0], replace_graph_outputs=True)
+    node.graph.remove(node, safe=True)
+    picked.outputs[0].name = answer.name
+
+
 def _name_nodes(model: ir.Model) -> None:
     """Call each operator after its layer: profiles and viewers show it. A second use of a layer gets a number."""
     calls: Counter[str] = Counter()
@@ -214,12 +234,12 @@ def _name_nodes(model: ir.Model) -> None:
         calls[layer] += 1
 
 
-def _initializer(model: ir.Model, name: str, values: NDArray[np.float32]) -> ir.Value:
+def _initializer(model: ir.Model, name: str, values: NDArray[Any]) -> ir.Value:
     """The initializer of that name and rank, made at its first use: a norm may be called at several places."""
     name = f"{name}.rank{values.ndim - 1}"
     if name not in model.graph.initializers:
-        value = ir.Value(name=name, shape=ir.Shape(values.shape), type=ir.TensorType(ir.DataType.FLOAT))
-        value.const_value = ir.tensor(values, name=name)
+        tensor = ir.tensor(values, name=name)
+        value = ir.Value(name=name, shape=ir.Shape(values.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
         model.graph.register_initializer(value)
     return model.graph.initializers[name]
 

@@ -15,12 +15,17 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
+from onnxscript import opset18
 from torch import Tensor, nn
 from torch.utils import _pytree
 
 from nested_sparse.errors import ExportError
 from nested_sparse.tensor_spec import TensorSpec
-from nested_sparse.trainer.placeholder import placeholders
+from nested_sparse.trainer.functional_uses import recognise
+from nested_sparse.trainer.norm import epsilons
+from nested_sparse.trainer.placeholder import LevelValues, placeholders
+from nested_sparse.trainer.recurrent import TRANSLATIONS, WholeRecurrent
+from nested_sparse.trainer.simplify import simplify
 
 LEVEL_INPUT = "__level__"
 BATCH = "batch"
@@ -33,11 +38,15 @@ def segment_input(level: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class TracedGraph:
-    """The graph, with placeholders for nested layers and level norms, and the model's own inputs and outputs."""
+    """The graph, with placeholders for nested layers and level norms, and the model's own inputs and outputs.
+
+    values: what else differs from level to level, (L, ...) by the name that its LevelValue node carries.
+    """
 
     model: ir.Model
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    values: LevelValues
 
 
 def trace(
@@ -56,14 +65,16 @@ def trace(
     inputs_named = _names("input", input_names, default_input_names(model, len(examples)))
     outputs_named = _names("output", output_names, default_output_names(len(outputs)))
     _check_distinct([*inputs_named, *outputs_named])
-    with placeholders(model), torch.no_grad(), quiet_exporter():
+    with placeholders(model) as values, WholeRecurrent(), torch.no_grad(), quiet_exporter():
         program = _to_program(model, examples, fixed_batch)
+        recognise(program, values, epsilons(model))
         graph = _to_onnx(model, program)
     _name_values(graph, [*inputs_named, *outputs_named])
     return TracedGraph(
         graph,
         tuple(_spec(value, example) for value, example in zip(graph.graph.inputs, examples, strict=True)),
         tuple(_spec(value, example) for value, example in zip(graph.graph.outputs, outputs, strict=True)),
+        values,
     )
 
 
@@ -171,7 +182,10 @@ def _by_parameter(signature: inspect.Signature, dynamic: tuple[dict[int, Any], .
 
 def _to_onnx(model: nn.Module, program: torch.export.ExportedProgram) -> ir.Model:
     try:
-        exported = torch.onnx.export(program, dynamo=True, verbose=False)
+        with _arithmetic():
+            exported = torch.onnx.export(
+                program, dynamo=True, verbose=False, optimize=False, custom_translation_table=TRANSLATIONS
+            )
     except Exception as error:  # OnnxExporterError mostly, but also whatever a translation raises
         operator = _failing_operator(error)
         where = _describe(model, _path_of(program, operator))
@@ -181,7 +195,19 @@ def _to_onnx(model: nn.Module, program: torch.export.ExportedProgram) -> ir.Mode
         ) from error
     assert exported is not None
     graph: ir.Model = exported.model
+    simplify(graph)
     return graph
+
+
+@contextmanager
+def _arithmetic() -> Iterator[None]:
+    """Let torch's translations write `value + 1` of outputs of our nodes, as they do of those of their own."""
+    handle = getattr(ir, "set_value_magic_handler", lambda _: None)  # older ones know no such arithmetic
+    before = handle(opset18)
+    try:
+        yield
+    finally:
+        handle(before)
 
 
 def reason(error: BaseException) -> str:

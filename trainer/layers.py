@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from nested_sparse.coupled import ChannelGroup
 from nested_sparse.mask import group_count
 from nested_sparse.pattern import Pattern
+from nested_sparse.trainer.modes import called_past
 
 GRADIENTS = ("kept", "ring", "all")
 """Weights that a level's gradient may reach: those it keeps, those it adds to the level below, or every one, the
@@ -21,22 +22,29 @@ dropped ones as though they were kept at zero."""
 class NestedLayer(nn.Module):
     """What all layers share: a weight whose blocks have a first level.
 
-    weight: parameter, (O, ...), every level's values in it; K is the product of all dimensions but the first.
-    bias: parameter (L, O), one row per level, or None.
+    values: the parameter called "weight", (O, ...), every level's values in it; K is the product of all dimensions but
+        the first.
+    biases: the parameter called "bias", (L, O), one row per level, or None.
+    weight, bias: these two, but for code that runs within a module's forward and reads them past the layer's own, e.g.
+        F.linear(x, self.proj.weight, self.proj.bias): it gets the current level's, (O, ...) with zeros where the level
+        keeps nothing, and (O,). So it computes what the layer would. Gradients flow to the parameters.
     pattern: what is kept or dropped together.
     first_level: buffer, uint8 (G, K), the lowest level that keeps each V × 1 block, 255 where none does. V = 1 where
         the pattern is gs{B}x{k}, with rows up to a whole bundle, or channel.
+    allowed: buffer, bool like the weight, or None for all: which weights levels may keep; a block, where it may of one.
     permutation: buffer, int32 (O,), packed row r is output channel permutation[r]; None is the identity.
     level: the level that `forward` runs; set by NestedModel.set_level.
     name: dotted path in the model. dense: kept whole at every level.
     gradient: which weights the gradient reaches, one of GRADIENTS; those the level keeps, if nothing else is set.
     writes, reads: the groups of channels that its rows and its input channels are in, None where nothing is coupled.
+    read: what answers such a read, for a while; export traces with it.
     """
 
     weight: Tensor
     bias: Tensor | None
     first_level: Tensor
     permutation: Tensor | None
+    allowed: Tensor | None
 
     def __init__(self, weight: Tensor, bias: Tensor | None, *, pattern: Pattern, level_count: int) -> None:
         super().__init__()
@@ -48,6 +56,7 @@ class NestedLayer(nn.Module):
         first_level = torch.zeros(shape, dtype=torch.uint8, device=weight.device)
         self.register_buffer("first_level", first_level)
         self.register_buffer("permutation", None)
+        self.register_buffer("allowed", None)
         self.pattern = pattern
         self.block_rows = pattern.block_rows
         self.level_count = level_count
@@ -57,7 +66,31 @@ class NestedLayer(nn.Module):
         self.gradient = "kept"
         self.writes: ChannelGroup | None = None
         self.reads: ChannelGroup | None = None
+        self.read: Callable[[str], Tensor | None] | None = None
         self._masks: _MaskCache | None = None
+
+    @property
+    def values(self) -> nn.Parameter:
+        """(O, ...) every level's values."""
+        values = self._parameters["weight"]
+        assert values is not None
+        return values
+
+    @property
+    def biases(self) -> nn.Parameter | None:
+        """(L, O), one row per level."""
+        return self._parameters.get("bias")
+
+    def __getattr__(self, name: str) -> Any:
+        """Parameters and buffers; weight and bias as the class says."""
+        value = super().__getattr__(name)
+        if name not in ("weight", "bias"):
+            return value
+        if self.__dict__.get("read") is not None:
+            return self.read(name)  # type: ignore[misc]
+        if not called_past(self):
+            return value
+        return self.masked_weight(self.level) if name == "weight" else self.level_bias()
 
     def mask(self, level: int) -> Tensor:
         """Bool, the weight's shape: what `level` keeps. Cached until `first_level` or `permutation` changes."""
@@ -81,37 +114,37 @@ class NestedLayer(nn.Module):
     def masked_weight(self, level: int) -> Tensor:
         """The weight of `level`: zeros where it keeps nothing (also where the unused value is not finite)."""
         if self.dense:
-            return self.weight
-        zero = self.weight.new_zeros(())
+            return self.values
+        zero = self.values.new_zeros(())
         if self.gradient == "ring":
-            below = torch.where(self.mask(level), self.weight.detach(), zero)
-            return torch.where(self.ring(level), self.weight, below)
-        kept = torch.where(self.mask(level), self.weight, zero)
+            below = torch.where(self.mask(level), self.values.detach(), zero)
+            return torch.where(self.ring(level), self.values, below)
+        kept = torch.where(self.mask(level), self.values, zero)
         if self.gradient == "all":  # straight through: the value of `kept`, the gradient of the whole weight
-            return self.weight + (kept - self.weight).detach()
+            return self.values + (kept - self.values).detach()
         return kept
 
     def level_bias(self) -> Tensor | None:
         """(O,) the current level's bias."""
-        return None if self.bias is None else self.bias[self.level]
+        return None if self.biases is None else self.biases[self.level]
 
     def _expanded(self, kept: Tensor) -> Tensor:
         """(G, K) blocks as a mask of the weight's shape: rows of padding cut, rows put back in channel order."""
-        rows = self.weight.shape[0]
+        rows = self.values.shape[0]
         expanded = kept.repeat_interleave(self.block_rows, dim=0)[:rows]
         if self.permutation is not None:
             ordered = torch.empty_like(expanded)
             ordered[self.permutation.long()] = expanded
             expanded = ordered
-        return expanded.reshape(self.weight.shape)
+        return expanded.reshape(self.values.shape)
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles do without the cache."""
-        return {**self.__dict__, "_masks": None}
+        return {**self.__dict__, "_masks": None, "read": None}
 
     def extra_repr(self) -> str:
         """Shape, pattern, levels."""
-        shape = "x".join(str(size) for size in self.weight.shape)
+        shape = "x".join(str(size) for size in self.values.shape)
         return f"{shape}, pattern={self.pattern.name}, levels={self.level_count}, dense={self.dense}"
 
 

@@ -1,11 +1,16 @@
-"""Modes: a model evaluated for a while, and then as it was."""
+"""Modes: a model in eval mode, or a module with another forward, for a while; and whose forward is running."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import torch
 from torch import nn
+
+_CALL = nn.Module._call_impl.__code__
 
 
 @contextmanager
@@ -18,3 +23,32 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+@contextmanager
+def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Within, a call of `module` runs `forward`, its hooks around it."""
+    absent = object()
+    before = module.__dict__.get("forward", absent)
+    module.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        if before is absent:
+            del module.__dict__["forward"]
+        else:
+            module.__dict__["forward"] = before
+
+
+def called_past(module: nn.Module) -> bool:
+    """Whether the code that asks runs within the call of a module, and the innermost such call is not `module`'s.
+
+    So forward and hooks of the module itself are told from those of others. Read off the stack, because what is called
+    may be any part of a model, as activation checkpointing does.
+    """
+    if torch.compiler.is_compiling():
+        return True
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code is not _CALL:
+        frame = frame.f_back  # type: ignore[assignment]
+    return frame is not None and frame.f_locals.get("self") is not module

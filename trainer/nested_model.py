@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +15,7 @@ from nested_sparse.channel import in_full_blocks
 from nested_sparse.errors import BudgetError, LevelError
 from nested_sparse.pattern import parse_pattern
 from nested_sparse.trainer.choose import check_fit, choose_masks, row_step, unique_weights
+from nested_sparse.trainer.copied import copy_of
 from nested_sparse.trainer.coupling import Coupling, couple
 from nested_sparse.trainer.layers import NestedConv, NestedLayer, NestedLinear
 from nested_sparse.trainer.norm import LevelBatchNorm
@@ -99,7 +99,7 @@ class NestedModel(nn.Module):
         permutation = None if layer.permutation is None else layer.permutation.cpu().numpy().copy()
         if permutation is not None and np.array_equal(permutation, np.arange(len(permutation))):
             permutation = None  # rows that lie in order need no table in the file
-        values = layer.weight.detach().flatten(1).float().cpu().numpy().copy()
+        values = layer.values.detach().flatten(1).float().cpu().numpy().copy()
         first_level = layer.first_level.cpu().numpy().copy()
         weight = NestedWeight(name, values, first_level, layer.block_rows, permutation, layer.pattern.pack)
         return in_full_blocks(weight, row_step(layer)) if layer.pattern.channels else weight
@@ -109,7 +109,7 @@ class NestedModel(nn.Module):
         level = self.checked_level(level)
         layers = unique_weights(self.nested_layers().values())
         kept = sum(int(layer.mask(level).sum()) for layer in layers)
-        return kept / sum(layer.weight.numel() for layer in layers)
+        return kept / sum(layer.values.numel() for layer in layers)
 
     def summary(self) -> str:
         """A table: each nested layer's shape, pattern and density per level; then what stayed dense, and why."""
@@ -133,7 +133,7 @@ class NestedModel(nn.Module):
 
 
 def _summary_line(layer: NestedLayer, width: int, levels: range) -> str:
-    shape = "x".join(str(size) for size in layer.weight.shape)
+    shape = "x".join(str(size) for size in layer.values.shape)
     single = layer.pattern.pack or layer.pattern.channels
     block = layer.pattern.name if single else f"{layer.block_rows}x1"
     kept = "  ".join(f"{float(layer.mask(level).float().mean()):8.2%}" for level in levels)
@@ -178,8 +178,10 @@ def nest(
     parsed = parse_pattern(pattern)
     chosen = _checked_budget(budget, budget_by, min_layer_density, levels)
     with torch.inference_mode(False):
-        copied = copy.deepcopy(model)
-        copied, left_dense = replace_layers(copied, pattern=parsed, level_count=len(levels), keep_dense=keep_dense)
+        copied, masks = copy_of(model)
+        copied, left_dense = replace_layers(
+            copied, pattern=parsed, level_count=len(levels), keep_dense=keep_dense, masks=masks
+        )
         net = NestedModel(
             copied,
             densities=levels,
@@ -197,8 +199,23 @@ def nest(
         if row_shuffle:
             shuffle_rows(net)
         choose_masks(net.nested_layers().values(), net.budget, levels)
+        if masks:
+            _check_distinct(net)
         net.set_level(-1)
     return net
+
+
+def _check_distinct(net: NestedModel) -> None:
+    """Raise BudgetError where masks that the model came with leave two levels the same weights."""
+    layers = unique_weights(layer for layer in net.nested_layers().values() if not layer.dense)
+    kept = [sum(int(layer.mask(level).sum()) for layer in layers) for level in range(net.level_count)]
+    same = next((level for level in range(1, net.level_count) if kept[level] == kept[level - 1]), None)
+    if same is not None:
+        raise BudgetError(
+            f"levels {same - 1} and {same} keep the same weights: the masks of torch.nn.utils.prune leave "
+            f"{kept[-1] / sum(layer.values.numel() for layer in layers):.2%} of the sparse layers, and what is pruned "
+            "stays out of every level; lower the densities, or call torch.nn.utils.prune.remove to let it return"
+        )
 
 
 def _checked_budget(name: str, by: str, min_layer_density: float, densities: Sequence[float]) -> Budget:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
+from nested_sparse.excerpt import MAX_LISTED, excerpt
+
 NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a string", Path: "a path"}
 
 
@@ -22,19 +24,26 @@ class Problems:
 
     def add(self, table: str, key: str, value: Any, expected: str) -> None:
         """Note `value` of `key` in `table`."""
-        self.lines.append(f"[{table}] {key} = {toml_text(value)}: expected {expected}")
+        self.lines.append(f"[{table}] {key} = {excerpt(toml_text(value))}: expected {expected}")
 
     def add_unknown(self, place: str, name: str, allowed: Iterable[str]) -> None:
         """Note that `name` is none of `allowed`."""
         self.lines.append(f"{place}: {unknown(name, allowed)}")
 
+    def text(self) -> str:
+        """One after the colon, several in lines of their own, of very many the first."""
+        if len(self.lines) == 1:
+            return f" {self.lines[0]}"
+        more = len(self.lines) - MAX_LISTED
+        return "\n  ".join(["", *self.lines[:MAX_LISTED], *([f"and {more} more"] if more > 0 else [])])
+
 
 def unknown(name: str, allowed: Iterable[str]) -> str:
     """Says that there is no `name`, the likely meaning, and all that is allowed."""
-    names = list(allowed)
+    names, name = list(allowed), excerpt(name)
     close = difflib.get_close_matches(name, names, n=1)
     meant = f"did you mean {close[0]!r}? " if close else ""
-    return f"there is no {name!r}; {meant}expected one of: {', '.join(names) or '(none)'}"
+    return f"there is no '{name}'; {meant}expected one of: {', '.join(names) or '(none)'}"
 
 
 def toml_text(value: Any) -> str:

@@ -24,7 +24,7 @@ def counted_positions(net: NestedModel) -> Iterator[dict[str, int]]:
 
     def count(layer: nn.Module, inputs: object, output: Tensor) -> None:
         assert isinstance(layer, NestedConv | NestedLinear)
-        positions[layer.name] = positions.get(layer.name, 0) + output.numel() // int(layer.weight.shape[0])
+        positions[layer.name] = positions.get(layer.name, 0) + output.numel() // int(layer.values.shape[0])
 
     handles = [layer.register_forward_hook(count) for layer in net.nested_layers().values()]
     try:
@@ -49,13 +49,13 @@ def positions_per_sample(net: NestedModel, example_inputs: tuple[Tensor, ...]) -
         net.model(*example_inputs)
     batch = len(example_inputs[0]) if example_inputs[0].dim() else 1
     layers = net.nested_layers()
-    uses = {id(layer.weight): 0 for layer in layers.values()}
+    uses = {id(layer.values): 0 for layer in layers.values()}
     for name, count in positions.items():
-        uses[id(layers[name].weight)] += count
-    missed = [name for name, layer in layers.items() if not layer.dense and not uses[id(layer.weight)]]
+        uses[id(layers[name].values)] += count
+    missed = [name for name, layer in layers.items() if not layer.dense and not uses[id(layer.values)]]
     if missed:
         raise BudgetError(
             f"budget by flops: the example inputs do not reach {', '.join(missed)}; give inputs for which forward uses "
             "them, or a model without them"
         )
-    return {name: max(1, uses[id(layer.weight)] // batch) for name, layer in layers.items()}
+    return {name: max(1, uses[id(layer.values)] // batch) for name, layer in layers.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from nested_sparse.errors import TrainingError
 from nested_sparse.trainer.batch import device_of, moved, run, sample_count
 from nested_sparse.trainer.modes import evaluating
 from nested_sparse.trainer.nested_model import NestedModel
+from nested_sparse.trainer.norm import noting
 
 
 @torch.no_grad()
@@ -79,18 +80,16 @@ def _level_moments(net: NestedModel, level: int) -> dict[_BatchNorm, Moments]:
 
 @contextmanager
 def measuring(net: NestedModel, moments: list[dict[_BatchNorm, Moments]]) -> Iterator[None]:
-    """Norms report their inputs and use batch statistics, everything else is in eval mode; modes are put back."""
-    handles, tracking = [], {}
-    with evaluating(net):
-        for norm, moment in (pair for pairs in moments for pair in pairs.items()):
-            norm.train()
-            tracking[norm] = norm.track_running_stats
-            norm.track_running_stats = False
-            handles.append(norm.register_forward_pre_hook(lambda _, args, moment=moment: moment.add(args[0])))
+    """Norms report what they normalise and use batch statistics, the rest is in eval mode; modes are put back."""
+    pairs = [pair for of_level in moments for pair in of_level.items()]
+    tracking = {norm: norm.track_running_stats for norm, _ in pairs}
+    with evaluating(net), ExitStack() as stack:
         try:
+            for norm, moment in pairs:
+                norm.training = True  # not what a norm of the user's has within it, such as dropout
+                norm.track_running_stats = False
+                stack.enter_context(noting(norm, moment.add))
             yield
         finally:
-            for handle in handles:
-                handle.remove()
             for norm, tracked in tracking.items():
                 norm.track_running_stats = tracked

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from nested_sparse.errors import NestedSparseError, TrainingError
+from nested_sparse.excerpt import excerpt
 from nested_sparse.trainer.config import TrainConfig
 from nested_sparse.trainer.datasets import DATA, TrainingData
 from nested_sparse.trainer.export import VALUE_BYTES
@@ -107,8 +108,7 @@ def load_recipe(path_or_name: str | Path, settings: Sequence[str] = ()) -> Recip
     checked = _checked_tables(tables, problems)
     recipe = None if problems.lines else _Maker(path.stem, str(path_or_name), checked, problems).make()
     if recipe is None:
-        lines = problems.lines
-        raise TrainingError(f"{path_or_name}:" + (f" {lines[0]}" if len(lines) == 1 else "\n  ".join(["", *lines])))
+        raise TrainingError(f"{path_or_name}:{problems.text()}")
     return recipe
 
 
@@ -129,7 +129,7 @@ def _parsed(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise TrainingError(f"{path}: cannot be read ({error.strerror or error})") from None
     except ValueError as error:  # not TOML, or not UTF-8
-        raise TrainingError(f"{path}: is not TOML: {error}") from None
+        raise TrainingError(f"{path}: is not TOML: {excerpt(error)}") from None
 
 
 def _set(tables: dict[str, Any], setting: str, problems: Problems) -> None:
@@ -155,7 +155,7 @@ def _checked_tables(tables: Mapping[str, Any], problems: Problems) -> dict[str, 
         if name not in TABLES:
             problems.add_unknown("tables", name, TABLES)
         elif not isinstance(table, dict):
-            problems.lines.append(f"{name} = {table!r}: expected a table, [{name}]")
+            problems.lines.append(f"{name} = {excerpt(repr(table))}: expected a table, [{name}]")
     return {name: dict(tables.get(name, {})) for name in TABLES} if not problems.lines else {}
 
 
@@ -263,7 +263,7 @@ class _Maker:
         try:
             return _imported(name)
         except (ImportError, AttributeError, ValueError) as error:
-            self.problems.lines.append(f"[{table}] {key} = {name!r}: cannot be imported ({error})")
+            self.problems.lines.append(f"[{table}] {key} = '{excerpt(name)}': cannot be imported ({excerpt(error)})")
             return None
 
     def _check_values(self, run: RunOptions | None, output: OutputOptions | None) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import NestedSparseError, TrainingError
+from nested_sparse.excerpt import excerpt
 from nested_sparse.trainer.datasets import TrainingData
 from nested_sparse.trainer.distributed import from_first, rank
 from nested_sparse.trainer.evaluate import accuracy_per_level
@@ -150,7 +151,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
         model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # whatever torch's unpickler raises
         raise TrainingError(
-            f"weights {path}: cannot be loaded ({error}); expected a state dict of this model"
+            f"weights {path}: cannot be loaded ({excerpt(error, 500)}); expected a state dict of this model"
         ) from error
 
 
@@ -233,4 +234,4 @@ def dense_flops(net: NestedModel, example: tuple[Tensor, ...]) -> int:
     with counted_positions(net) as positions, inference_mode_of(net), torch.no_grad():
         net(*example)
     layers = net.nested_layers()
-    return sum(2 * layers[name].weight.numel() * count for name, count in positions.items()) // len(example[0])
+    return sum(2 * layers[name].values.numel() * count for name, count in positions.items()) // len(example[0])

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.parameter import UninitializedParameter
+from torch.nn.utils import parametrize
 
 from nested_sparse.errors import BudgetError, InputError
 from nested_sparse.pattern import BLOCK_ROWS, Pattern, block_pattern
+from nested_sparse.trainer.copied import NESTABLE
 from nested_sparse.trainer.layers import NestedConv, NestedConv1d, NestedConv2d, NestedLayer, NestedLinear
 from nested_sparse.trainer.norm import LevelBatchNorm
 
@@ -20,15 +22,23 @@ ROOT_NAME = "model"
 
 
 def replace_layers(
-    model: nn.Module, *, pattern: Pattern, level_count: int, keep_dense: Sequence[str]
+    model: nn.Module,
+    *,
+    pattern: Pattern,
+    level_count: int,
+    keep_dense: Sequence[str],
+    masks: Mapping[nn.Module, Tensor] | None = None,
 ) -> tuple[nn.Module, dict[str, str]]:
     """Replace, in place, what can be nested; returns the model and the layers left dense with their reasons.
 
-    A module used under several names is replaced once and stays one module. Raises BudgetError, InputError.
+    A module used under several names is replaced once and stays one module. masks: which weights of a layer may ever be
+    kept, of its weight's shape; all, where there is none. Raises BudgetError, InputError.
     """
     names = _names(model)
+    norms = _norms(model)
     reasons = {module: _why_dense(module) for module in names if _holds_weights(module)}
     reasons |= {mha.out_proj: "MultiheadAttention reads its weight directly" for mha in _attentions(names)}
+    reasons |= _inside(norms, names, reasons)
     reasons |= _why_shared_dense(names, reasons)
     nestable = [module for module, reason in reasons.items() if reason is None]
     left_dense = {names[module][0]: reason for module, reason in reasons.items() if reason is not None}
@@ -38,12 +48,13 @@ def replace_layers(
             f"{type(model).__name__} has no Conv1d, Conv2d or Linear that can be nested; its layers:{found}"
         )
     kept_whole = _kept_whole(keep_dense, names, nestable, left_dense)
-    nested: dict[nn.Module, nn.Module] = {
-        module: LevelBatchNorm(module, level_count) for module in names if isinstance(module, _BatchNorm)
-    }
+    memos = _memos(norms, names, level_count)
+    nested: dict[nn.Module, nn.Module] = {norm: LevelBatchNorm(norm, level_count, memos) for norm in norms}
     for module in nestable:
         layer = _nested_layer(module, pattern, level_count, dense=id(module.weight) in kept_whole)
         layer.name = names[module][0]
+        if masks and module in masks and not layer.dense:
+            layer.allowed = masks[module]
         nested[module] = layer
     for parent in names:
         for key, child in parent._modules.items():
@@ -59,24 +70,62 @@ def _names(model: nn.Module) -> dict[nn.Module, list[str]]:
     for name, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, NestedLayer | LevelBatchNorm):
             raise InputError(f"{name!r} is nested already; nest the original model")
-        if any(isinstance(parameter, UninitializedParameter) for parameter in module.parameters(recurse=False)):
-            raise InputError(f"{name!r} has no weights yet; run one batch through the model before nesting it")
         names[module].append(name or ROOT_NAME)
     return dict(names)
 
 
+def _norms(model: nn.Module) -> list[_BatchNorm]:
+    """The batch normalisations, subclasses too, but for those within one of them."""
+    if isinstance(model, _BatchNorm):
+        return [model]
+    found: dict[_BatchNorm, None] = {}
+    for child in model.children():
+        found |= dict.fromkeys(_norms(child))
+    return list(found)
+
+
+def _memos(norms: Sequence[_BatchNorm], names: Mapping[nn.Module, Any], level_count: int) -> list[dict[int, Any]]:
+    """For copies of the norms, one for each level: what they share with the rest of the model stays one parameter."""
+    within = {module for norm in norms for module in norm.modules()}
+    shared = [parameter for module in names if module not in within for parameter in module.parameters(recurse=False)]
+    return [{id(parameter): parameter for parameter in shared} for _ in range(level_count)]
+
+
+def _inside(
+    norms: Sequence[_BatchNorm], names: Mapping[nn.Module, list[str]], reasons: Mapping[nn.Module, str | None]
+) -> dict[nn.Module, str]:
+    """Reasons of layers that are parts of a norm."""
+    return {
+        module: f"is a part of {names[norm][0]}, of which every level has its own copy"
+        for norm in norms
+        for module in norm.modules()
+        if module in reasons and module is not norm
+    }
+
+
 def _holds_weights(module: nn.Module) -> bool:
-    computed = isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear)  # a parametrised one holds no weight itself
-    return computed or any(parameter.ndim >= 2 for parameter in module.parameters(recurse=False))
+    if isinstance(module, parametrize.ParametrizationList):  # the module whose weight it computes is listed
+        return False
+    return parametrize.is_parametrized(module) or any(value.ndim >= 2 for value in module.parameters(recurse=False))
 
 
 def _why_dense(module: nn.Module) -> str | None:
     """Why a module with weights cannot be nested; None when it can."""
-    if type(module) not in (nn.Conv1d, nn.Conv2d, nn.Linear):  # a subclass may compute something else
-        return f"{type(module).__name__} is not nested, only Conv1d, Conv2d and Linear are"
+    kind = type(module)
+    if parametrize.is_parametrized(module):
+        computed = ", ".join(module.parametrizations)  # type: ignore[arg-type]
+        base = kind.__mro__[1].__name__
+        return (
+            f"{kind.__name__}: its {computed} is computed by torch.nn.utils.parametrize; to nest the {base}, call "
+            f"remove_parametrizations first"
+        )
+    if kind not in NESTABLE:  # a subclass may compute something else
+        return f"{kind.__name__} is not nested, only Conv1d, Conv2d and Linear are"
     assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear)
     if "weight" not in module._parameters:
-        return "its weight is computed from other parameters"
+        return "its weight is no parameter, but computed from others"
+    if "forward" in module.__dict__:
+        return "its forward was replaced, which would be lost"
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
         return "it has hooks, which would be lost"
     if not module.weight.is_floating_point() or module.weight.numel() == 0:
@@ -86,7 +135,7 @@ def _why_dense(module: nn.Module) -> str | None:
     return None
 
 
-def _attentions(modules: dict[nn.Module, list[str]]) -> list[nn.MultiheadAttention]:
+def _attentions(modules: Mapping[nn.Module, list[str]]) -> list[nn.MultiheadAttention]:
     return [module for module in modules if isinstance(module, nn.MultiheadAttention)]
 
 

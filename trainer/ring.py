@@ -24,10 +24,10 @@ class RingGuard:
         layers = list(net.nested_layers().values())
         sparse = [layer for layer in unique_weights(layers) if not layer.dense]
         if level is None:
-            self._held = [_Held(layer.weight, layer.mask(net.level_count - 1)) for layer in sparse]
+            self._held = [_Held(layer.values, layer.mask(net.level_count - 1)) for layer in sparse]
             return
-        self._held = [_Held(layer.weight, layer.ring(level)) for layer in sparse]
-        self._held += [_Held(layer.bias, _row(layer.bias, level)) for layer in layers if layer.bias is not None]
+        self._held = [_Held(layer.values, layer.ring(level)) for layer in sparse]
+        self._held += [_Held(layer.biases, _row(layer.biases, level)) for layer in layers if layer.biases is not None]
 
     @torch.no_grad()
     def mask_gradients(self) -> None:
@@ -72,13 +72,14 @@ def trainable(net: NestedModel, level: int) -> tuple[list[Tensor], list[Tensor]]
     Level 0 trains everything; later levels train sparse weights, biases and their own norms, since what has no level
     of its own is shared with the levels already trained.
     """
-    layers = net.nested_layers().values()
-    own: list[Tensor] = [
-        parameter for norm in net.level_norms().values() for parameter in norm.norms[level].parameters()
-    ]
+    norms, layers = net.level_norms().values(), net.nested_layers().values()
+    of_level = {id(p) for norm in norms for p in norm.norms[level].parameters()}
+    of_others = {
+        id(p) for norm in norms for other in norm.norms if other is not norm.norms[level] for p in other.parameters()
+    }
+    own: list[Tensor] = [p for norm in norms for p in norm.norms[level].parameters() if id(p) not in of_others]
     own += [parameter for layer in layers for parameter in _growing(layer)]
-    others_norms = {id(p) for norm in net.level_norms().values() for p in norm.parameters()} - {id(p) for p in own}
-    chosen = own if level else [p for p in net.parameters() if id(p) not in others_norms]
+    chosen = own if level else [p for p in net.parameters() if id(p) not in of_others or id(p) in of_level]
     unique = {id(parameter): parameter for parameter in chosen if parameter.requires_grad}.values()
     return _by_decay(net, unique)
 
@@ -89,15 +90,15 @@ def trainable_jointly(net: NestedModel) -> tuple[list[Tensor], list[Tensor]]:
 
 
 def _by_decay(net: NestedModel, parameters: Collection[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    biases = {id(layer.bias) for layer in net.nested_layers().values()}
+    biases = {id(layer.biases) for layer in net.nested_layers().values()}
     decayed = [parameter for parameter in parameters if parameter.ndim >= 2 and id(parameter) not in biases]
     kept = {id(parameter) for parameter in decayed}
     return decayed, [parameter for parameter in parameters if id(parameter) not in kept]
 
 
 def _growing(layer: NestedLayer) -> list[Tensor]:
-    weight = [] if layer.dense else [layer.weight]
-    return weight if layer.bias is None else [*weight, layer.bias]
+    weight: list[Tensor] = [] if layer.dense else [layer.values]
+    return weight if layer.biases is None else [*weight, layer.biases]
 
 
 @torch.no_grad()
@@ -106,8 +107,8 @@ def inherit(net: NestedModel, level: int) -> None:
     for norm in net.level_norms().values():
         norm.norms[level].load_state_dict(norm.norms[level - 1].state_dict())
     for layer in net.nested_layers().values():
-        if layer.bias is not None:
-            layer.bias[level].copy_(layer.bias[level - 1])
+        if layer.biases is not None:
+            layer.biases[level].copy_(layer.biases[level - 1])
 
 
 @torch.no_grad()
@@ -115,4 +116,4 @@ def empty_ring(net: NestedModel, level: int) -> None:
     """Set the weights that `level` adds to zero, so that it computes what the level below does."""
     for layer in net.nested_layers().values():
         if not layer.dense:
-            layer.weight.masked_fill_(layer.ring(level), 0)
+            layer.values.masked_fill_(layer.ring(level), 0)

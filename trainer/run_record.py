@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nested_sparse.errors import TrainingError
+from nested_sparse.excerpt import MAX_LISTED, excerpt
+from nested_sparse.whole_file import write_whole
 
 
 class RunRecord:
@@ -30,23 +31,27 @@ class RunRecord:
             earlier = facts["recipe"]
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise TrainingError(
-                f"{self.path}: is not the record of a training run ({error}); --fresh replaces it, --out names another "
-                "folder"
+                f"{self.path}: is not the record of a training run ({excerpt(error)}); --fresh replaces it, --out "
+                "names another folder"
             ) from None
         differing = _differences(self.facts["recipe"], earlier)
         if differing:
             raise TrainingError(
-                f"{self.path}: belongs to a run of another recipe: {'; '.join(differing)}. --fresh trains anew, --out "
-                "names another folder"
+                f"{self.path}: belongs to a run of another recipe: {'; '.join(differing[:MAX_LISTED])}. --fresh "
+                "trains anew, --out names another folder"
             )
         self.facts = facts
 
     def note(self, **facts: Any) -> None:
-        """Add `facts`, and write the file: whole or not at all."""
+        """Add `facts`, and write the file: whole or not at all. Raises TrainingError where that cannot be done."""
         self.facts.update(facts)
-        temporary = self.path.with_name(f"{self.path.name}.tmp")
-        temporary.write_text(json.dumps(self.facts, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(temporary, self.path)
+        try:
+            write_whole(self.path, (json.dumps(self.facts, allow_nan=False) + "\n").encode())
+        except OSError as error:
+            raise TrainingError(
+                f"{self.path}: the run's record cannot be written ({error.strerror}); make room, or name another "
+                "folder with --out"
+            ) from None
 
 
 def _plain(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -61,5 +66,6 @@ def _differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[st
         ours, theirs = wanted.get(table, {}), found.get(table, {})
         for key in {**ours, **theirs}:
             if ours.get(key) != theirs.get(key):
-                lines.append(f"{table}.{key} is {ours.get(key)!r} here, {theirs.get(key)!r} there")
+                here, there = (excerpt(repr(each.get(key))) for each in (ours, theirs))
+                lines.append(f"{excerpt(f'{table}.{key}')} is {here} here, {there} there")
     return lines

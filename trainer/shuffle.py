@@ -35,16 +35,16 @@ def shuffle_rows(net: NestedModel, level: int = 0) -> None:
     _lie_in_order(layers)  # densities below do not depend on an earlier shuffle
     densities = _layer_densities(net, net.checked_level(level))
     for layer in unique_weights(layers):
-        values = layer.weight.detach().flatten(1).float().cpu().numpy()
+        values = layer.values.detach().flatten(1).float().cpu().numpy()
         parts = layer.groups if isinstance(layer, NestedConv) else 1
         order = torch.from_numpy(shuffled_rows(values, layer.block_rows, densities[layer.name], parts=parts))
-        for alike in (other for other in layers if other.weight is layer.weight):
-            alike.permutation = order.to(layer.weight.device, copy=True)
+        for alike in (other for other in layers if other.values is layer.values):
+            alike.permutation = order.to(layer.values.device, copy=True)
 
 
 def _lie_in_order(layers: Iterable[AnyNestedLayer]) -> None:
     for layer in layers:
-        layer.permutation = torch.arange(len(layer.weight), dtype=torch.int32, device=layer.weight.device)
+        layer.permutation = torch.arange(len(layer.values), dtype=torch.int32, device=layer.values.device)
 
 
 def in_blocks(layer: AnyNestedLayer) -> bool:

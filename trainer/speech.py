@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nested_sparse.errors import TrainingError
+from nested_sparse.excerpt import excerpt
 
 RATE_HZ = 8000
 CLIP_SAMPLES = RATE_HZ
@@ -120,7 +121,7 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
                 raise TrainingError(f"{path}: expected arrays {', '.join(wanted)}; lacks {', '.join(missing)}")
             arrays = {name: archive[name] for name in wanted}
     except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise TrainingError(f"{path}: is not a readable .npz file ({error}); fetch it again") from None
+        raise TrainingError(f"{path}: is not a readable .npz file ({excerpt(error)}); fetch it again") from None
     _check(path, arrays)
     return arrays
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,27 +13,25 @@ import numpy as np
 import torch
 
 from nested_sparse.errors import TrainingError
+from nested_sparse.excerpt import excerpt, excerpts
+from nested_sparse.whole_file import write_whole
 
 MAGIC = b"nested-sparse training state 1\n"
 DIGEST_NBYTES = 32
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write tensors and plain values: a temporary file, fsync, rename. A reader sees the old file or the new one."""
+    """Write tensors and plain values, whole or not at all. Raises TrainingError where that cannot be done."""
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     payload = buffer.getvalue()
-    temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(MAGIC + hashlib.sha256(payload).digest() + payload)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+        write_whole(path, MAGIC + hashlib.sha256(payload).digest() + payload)
+    except OSError as error:
+        raise TrainingError(
+            f"{path}: the training state cannot be written ({error.strerror}); make room, and the run goes on at the "
+            "last epoch that was written, or choose another state_path"
+        ) from None
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -58,8 +55,9 @@ def check_same_run(path: Path, expected: Mapping[str, str], got: Mapping[str, st
     if differing:
         key = differing[0]
         raise TrainingError(
-            f"{path}: belongs to another run; {', '.join(differing)} differ ({key}: expected {expected.get(key)}, "
-            f"got {got.get(key)}); delete it to start anew, or choose another state_path"
+            f"{path}: belongs to another run; {excerpts(differing)} differ ('{excerpt(key)}': expected "
+            f"{excerpt(expected.get(key))}, got {excerpt(got.get(key))}); delete it to start anew, or choose "
+            "another state_path"
         )
 
 

@@ -268,7 +268,7 @@ def make_optimizer(config: TrainConfig, decayed: list[Tensor], plain: list[Tenso
 def fingerprint(net: NestedModel, config: TrainConfig, schedule: Schedule, nesting: Nesting) -> dict[str, str]:
     """What must be equal for a state file to fit: settings, densities, layers and their shapes."""
     layers = {
-        name: (tuple(layer.weight.shape), layer.block_rows, layer.dense) for name, layer in net.nested_layers().items()
+        name: (tuple(layer.values.shape), layer.block_rows, layer.dense) for name, layer in net.nested_layers().items()
     }
     tensors = str({key: tuple(value.shape) for key, value in net.state_dict().items()})
     return {

@@ -54,7 +54,7 @@ def stored_weights(net: NestedModel, value_bytes: int) -> Iterator[None]:
     if value_bytes == 4:
         yield
         return
-    weights = {id(layer.weight): layer.weight for layer in net.nested_layers().values()}
+    weights = {id(layer.values): layer.values for layer in net.nested_layers().values()}
     originals = {key: weight.data for key, weight in weights.items()}
     try:
         for weight in weights.values():

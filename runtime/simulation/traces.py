@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nested_sparse.errors import InputError
+from nested_sparse.excerpt import excerpt
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def arrivals_of(path: str | Path, rate_per_s: float, duration_s: float) -> Trace
         with np.load(path) as arrays:
             arrival_us = np.asarray(arrays["arrival_us"], np.float64)
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: expected an .npz with arrival_us ({error})") from error
+        raise InputError(f"{path}: expected an .npz with arrival_us ({excerpt(error)})") from error
     count = round(rate_per_s * duration_s)
     if arrival_us.ndim != 1 or len(arrival_us) <= count or count < 1:
         raise InputError(

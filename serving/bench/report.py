@@ -9,7 +9,7 @@ from typing import Any
 
 from nested_sparse.serving.bench.machine import cpu_name, versions
 from nested_sparse.serving.bench.row import Row
-from nested_sparse.serving.commands.output import print_table
+from nested_sparse.serving.commands.output import print_line, print_table
 
 COLUMNS = ("row", "reach", "measured", "met", "ours ms (best)", "other ms (best)", "error", "kernel", "against")
 MET = {None: "", True: "yes", False: "no"}
@@ -26,13 +26,13 @@ def print_rows(rows: Sequence[Row], rounds: int) -> None:
     )
     for row in rows:
         if row.unavailable:
-            print(f"{row.spec.name}: not available: {row.unavailable}")
+            print_line(f"{row.spec.name}: not available: {row.unavailable}")
     noted: dict[str, list[str]] = {}
     for row in rows:
         if row.note:
             noted.setdefault(row.note, []).append(row.spec.name)
     for note, names in noted.items():
-        print(f"{', '.join(names)}: {note}")
+        print_line(f"{', '.join(names)}: {note}")
     disturbed = [row.other_load for row in rows if row.other_load is not None and row.other_load > TOLERABLE_LOAD]
     if disturbed:
         print(

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nested_sparse.serving.commands.output import print_json, print_table
+from nested_sparse.excerpt import excerpt
+from nested_sparse.serving.commands.output import print_json, print_line, print_table
 
 if TYPE_CHECKING:
     from nested_sparse.checkpoint import Checkpoint
@@ -24,7 +25,7 @@ def inspect(
     file: Annotated[Path, typer.Argument(help="The checkpoint.")],
     json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
 ) -> None:
-    """Show the levels and layers of a checkpoint, after verifying nesting, indices and digests.
+    """Show the levels and layers of a checkpoint, after verifying nesting, indices, digests and what the graph may do.
 
     Density is kept / all weights of the nested layers. FLOPs are for one sample of the example shape. Bytes of a level
     are what the file holds up to its end: `slice` to that level gives a file of about that size.
@@ -32,8 +33,10 @@ def inspect(
     Example: `nested-sparse inspect model.safetensors`
     """
     from nested_sparse.checkpoint import Checkpoint
+    from nested_sparse.graph_check import check_graph
 
     with Checkpoint.open(file, verify=True) as checkpoint:
+        check_graph(checkpoint)
         facts = describe(checkpoint)
     if json:
         print_json(facts)
@@ -49,7 +52,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "nbytes": checkpoint.path.stat().st_size,
         "format_version": checkpoint.metadata.format_version,
         "producer": checkpoint.metadata.producer,
-        "verified": ["nesting", "indices", "digests"],
+        "verified": ["nesting", "indices", "digests", "graph"],
         "inputs": [asdict(spec) for spec in checkpoint.inputs],
         "outputs": [asdict(spec) for spec in checkpoint.outputs],
         "levels": [
@@ -110,7 +113,7 @@ def _print(facts: dict[str, Any]) -> None:
     )
     print(f"rows {ROWS_TEXTS[facts['rows']]}")
     if facts["reroutes"]:
-        print(_reroutes_text(facts["reroutes"]))
+        print_line(_reroutes_text(facts["reroutes"]))
 
 
 def _reroutes_text(reroutes: list[dict[str, Any]]) -> str:
@@ -123,7 +126,7 @@ def _reroutes_text(reroutes: list[dict[str, Any]]) -> str:
     )
     return (
         f"{count} reroutes measured between {len(reroutes)} pairs of levels; "
-        f"least accuracy {least:.4g}, from level {start} to {end} at {layer}"
+        f"least accuracy {least:.4g}, from level {start} to {end} at {excerpt(layer)}"
     )
 
 

@@ -9,14 +9,14 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nested_sparse.serving.commands.output import print_json
+from nested_sparse.serving.ending import SIGNALS, end_draining, ended_by_signals
 
 if TYPE_CHECKING:
     from nested_sparse.serving.served_model import ServedModel
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 SWITCH_S = 0.0005
 """For which one thread may keep the interpreter while another waits for it. With Python's own 5 ms a busy event loop
 made every run end that much later: runs of 0.1 ms were taken to be fifty times slower than profiled."""
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
 log = logging.getLogger(__name__)
 
 
@@ -53,7 +52,8 @@ def serve(
     ] = None,
     grace_s: Annotated[float, typer.Option(help="Seconds running requests get when the server stops.", min=0.0)] = 30.0,
     level: Annotated[
-        int | None, typer.Option(help="Serve every request at this level instead of choosing.", min=0)
+        int | None,
+        typer.Option(help="Serve every request at this level instead of choosing; -1 is the densest.", min=-1),
     ] = None,
     priority: Annotated[
         list[str] | None,
@@ -145,7 +145,7 @@ def serve(
         check_listenable(host, wanted or 0)  # before minutes of loading, not after
     folder = default_folder() if profile_cache == "" else Path(profile_cache)
     profiles = None if profile_cache == "off" or folder is None else ProfileStore(folder)
-    with _ended_by_signals(), ExitStack() as sessions:
+    with ended_by_signals(), ExitStack() as sessions:
         models = [
             load_model(
                 sessions.enter_context(Session(path, threads=threads)),
@@ -163,23 +163,6 @@ def serve(
             os._exit(1)  # closing its session would wait for it
 
 
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGINT end what the body does, at once and with one line; a loop's own handlers take their place."""
-
-    def end(number: int, frame: object) -> None:
-        log.info("stopped by %s before the models were ready", signal.Signals(number).name)
-        # raising would not do: what is raised inside a finalizer, which may be running, goes no further
-        os._exit(128 + number)
-
-    before = {number: signal.signal(number, end) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 async def _serve(models: list[ServedModel], config: ServerConfig, json: bool) -> None:
     from nested_sparse.serving.server import Server
 
@@ -192,7 +175,8 @@ async def _serve(models: list[ServedModel], config: ServerConfig, json: bool) ->
     _announce(server, models, json)
     await stop.wait()
     for number in SIGNALS:
-        loop.remove_signal_handler(number)  # a second signal ends the process at once
+        loop.remove_signal_handler(number)
+        signal.signal(number, end_draining)
     log.info("draining, at most %g s", config.grace_s)
     await server.drain()
     log.info("stopped")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nested_sparse.serving.commands.output import print_json
+from nested_sparse.serving.commands.output import print_json, print_line
 
 
 def slice_file(
@@ -28,4 +28,4 @@ def slice_file(
     if json:
         print_json({"file": str(output), "levels": levels, "nbytes": after, "source_nbytes": before})
     else:
-        print(f"wrote {output}: {levels} levels, {after:,} bytes of {before:,}")
+        print_line(f"wrote {output}: {levels} levels, {after:,} bytes of {before:,}")

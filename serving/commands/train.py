@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nested_sparse.errors import TrainingError
-from nested_sparse.serving.commands.output import print_json, print_table
+from nested_sparse.serving.commands.output import print_json, print_line, print_table
 
 if TYPE_CHECKING:
     from nested_sparse.trainer.recipe import Recipe
@@ -101,7 +101,7 @@ def _show(figures: dict[str, Any]) -> None:
     scored = f"{facts['evaluated_samples']} {facts['evaluated_on']} samples" if "evaluated_on" in facts else "own data"
     title = f"{figures['recipe']}, seed {figures['seed']}: scored on {scored}"
     print_table(title, ["level", "density", "MFLOP", "KB in file", "accuracy"], rows)
-    print(
+    print_line(
         f"{figures['epochs']} epochs, {figures['passes']:.1f} passes, {figures['seconds']:.1f} s of training; "
         f"wrote {figures['checkpoint']}" + (f" and {figures['picture']}" if figures["picture"] else "")
     )

@@ -12,6 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from nested_sparse.errors import BenchError, ServingError
+from nested_sparse.excerpt import excerpt
 from nested_sparse.serving.load_test.capacity import THREADS
 from nested_sparse.serving.load_test.comparison import ELASTIC, SLACKFIT
 from nested_sparse.serving.load_test.experiment import Contender
@@ -58,7 +59,9 @@ def target_ms(target: Contender, item: NDArray[Any]) -> float:
     """Median latency of a request when the target has nothing else to do. Raises ServingError, BenchError."""
     samples = asyncio.run(unloaded_ms(target.address, target.model, item, PATIENT_MS))
     if not samples:
-        raise BenchError(f"{target.address}: model {target.model!r} answers no request of shape {list(item.shape)}")
+        raise BenchError(
+            f"{target.address}: model '{excerpt(target.model)}' answers no request of shape {list(item.shape)}"
+        )
     return statistics.median(samples)
 
 
@@ -71,7 +74,9 @@ async def _first_model(address: str) -> str:
         index = await client.get_model_repository_index()
         names = [model.name for model in index.models]
     except InferenceServerException as error:
-        raise BenchError(f"{address}: does not say which models it has ({error}); name one with --model") from None
+        raise BenchError(
+            f"{address}: does not say which models it has ({excerpt(error)}); name one with --model"
+        ) from None
     finally:
         await client.close()
     if not names:

@@ -17,6 +17,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from nested_sparse.errors import ServingError
+from nested_sparse.excerpt import excerpt
 
 SHED = ("RESOURCE_EXHAUSTED", "UNAVAILABLE")
 EXPIRED = "DEADLINE_EXCEEDED"
@@ -111,7 +112,7 @@ async def _connect(
     try:
         metadata = await client.get_model_metadata(model, client_timeout=ANSWER_LIMIT_S)
     except InferenceServerException as error:
-        raise ServingError(f"{address}: does not say what model {model!r} takes: {error}") from None
+        raise ServingError(f"{address}: does not say what model {model!r} takes: {excerpt(error)}") from None
     if len(metadata.inputs) != 1:
         raise ServingError(f"{address}: model {model!r} takes {len(metadata.inputs)} inputs; this load test sends one")
     sender = _Sender(client, model, metadata.inputs[0], metadata.outputs[0].name, batches, slo_ms)
@@ -161,7 +162,7 @@ class _Sender:
                 self._model, self._inputs[arrival.item], parameters={"slo_ms": left_ms}, client_timeout=ANSWER_LIMIT_S
             )
         except self._failure as error:
-            return Outcome(arrival, _status(str(error.status())), _since_ms(scheduled_s), None, None, str(error))
+            return Outcome(arrival, _status(str(error.status())), _since_ms(scheduled_s), None, None, excerpt(error))
         latency_ms = _since_ms(scheduled_s)
         said = _said(result.get_response().parameters)
         status = "ok" if latency_ms <= self._slo_ms else "late"

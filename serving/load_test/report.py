@@ -8,7 +8,7 @@ from typing import Any
 
 from nested_sparse.serving.bench.machine import cpu_name, versions
 from nested_sparse.serving.bench.report import MET, TOLERABLE_LOAD
-from nested_sparse.serving.commands.output import print_table
+from nested_sparse.serving.commands.output import print_line, print_table
 from nested_sparse.serving.load_test.comparison import ELASTIC
 from nested_sparse.serving.load_test.experiment import CellResult
 from nested_sparse.serving.load_test.figure import Figure
@@ -38,7 +38,7 @@ def print_figures(figures: Sequence[Figure]) -> None:
     )
     for each in figures:
         if each.unavailable or each.note:
-            print(f"{each.name}: {'not measured: ' if each.unavailable else ''}{each.unavailable or each.note}")
+            print_line(f"{each.name}: {'not measured: ' if each.unavailable else ''}{each.unavailable or each.note}")
 
 
 def print_conditions(results: Sequence[CellResult], facts: Mapping[str, Any]) -> None:
@@ -49,7 +49,7 @@ def print_conditions(results: Sequence[CellResult], facts: Mapping[str, Any]) ->
         f"client used {facts['client_cores']:.2f} cores"
     )
     for kind, why in facts["co_runners_unavailable"].items():
-        print(f"co-runner {kind}: {why}")
+        print_line(f"co-runner {kind}: {why}")
     if facts["other_load"] > TOLERABLE_LOAD:
         print(f"Other processes kept {facts['other_load']:.1f} cores busy meanwhile: measure again on an idle machine.")
     if unverified := unverified_of(results):

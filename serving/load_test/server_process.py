@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nested_sparse.errors import ServingError
+from nested_sparse.excerpt import excerpt
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,9 @@ def running_server(checkpoint: Path, arguments: Sequence[str]) -> Iterator[Serve
         if not line:
             process.wait()
             reader.join(timeout=1.0)
-            raise ServingError(f"the server did not start: {log[-1].strip() if log else 'it said nothing'}")
+            raise ServingError(
+                f"the server did not start: {excerpt(log[-1].strip(), 1000) if log else 'it said nothing'}"
+            )
         yield ServerProcess(str(json.loads(line)["address"]), process.pid)
     finally:
         process.send_signal(signal.SIGTERM)

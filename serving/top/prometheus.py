@@ -13,16 +13,21 @@ REQUESTS = "nested_sparse_requests_total"
 QUEUE = "nested_sparse_queue_seconds_bucket"
 COMPUTE = "nested_sparse_compute_seconds_bucket"
 SLOWDOWN = "nested_sparse_slowdown"
+MOST = 2.0**53
+"""The highest value that is taken for a count."""
 # ours, and Triton's
 QUEUE_LENGTHS = ("nested_sparse_queue_length", "nv_inference_pending_request_count")
 
 
 def read_metrics(text: str) -> dict[str, MetricCounts]:
-    """By model. Series of other programs are passed over. Raises ValueError for what is no Prometheus text."""
+    """By model. Series of other programs, and values that no count can have, are passed over.
+
+    Raises ValueError for what is no Prometheus text.
+    """
     samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     by_model: dict[str, list[Any]] = defaultdict(list)
     for sample in samples:
-        if "model" in sample.labels:
+        if "model" in sample.labels and 0 <= sample.value <= MOST:
             by_model[sample.labels["model"]].append(sample)
     return {name: _counts(of_model) for name, of_model in by_model.items()}
 

@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 
 from nested_sparse.errors import InputError, UnavailableError
+from nested_sparse.excerpt import excerpt
 from nested_sparse.proto import messages
 from nested_sparse.serving.servicer import METRICS_EXTENSION
 from nested_sparse.serving.top.counts import Counts, MetricCounts, ModelCounts
@@ -94,8 +95,8 @@ class Source:
         if status is grpc.StatusCode.DEADLINE_EXCEEDED:
             details = f"no answer within {self._timeout_s:g} s"
         raise UnavailableError(
-            f"no inference server answers at {self.address} ({method}: {status.name}, {details}); start one with "
-            "`nested-sparse serve FILE`, or say where it listens: nested-sparse top HOST:PORT"
+            f"no inference server answers at {self.address} ({method}: {status.name}, {excerpt(details)}); "
+            "start one with `nested-sparse serve FILE`, or say where it listens: nested-sparse top HOST:PORT"
         )
 
     def _read_metrics(self, extensions: list[str]) -> tuple[dict[str, MetricCounts], str]:
@@ -111,7 +112,7 @@ class Source:
             return {}, f"no metrics from http://{address}/metrics: it does not speak HTTP"
         except (OSError, ValueError, KeyError) as error:  # urllib's errors are OSErrors
             reason = getattr(error, "reason", None) or error
-            return {}, f"no metrics from http://{address}/metrics: {reason}"
+            return {}, f"no metrics from http://{address}/metrics: {excerpt(reason)}"
 
     def _announced(self, extensions: list[str]) -> str | None:
         ports = [match[1] for match in map(ANNOUNCED.fullmatch, extensions) if match]

@@ -9,9 +9,12 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from nested_sparse.excerpt import excerpt
 from nested_sparse.serving.top.rates import ModelRates, Rates
 
 BAR_CELLS = 24
+MAX_NOTE = 1000
+"""Characters of a note, which may quote a server of which nothing is known."""
 LEVEL_COLOURS = ("red", "yellow", "green", "cyan", "blue", "magenta")
 
 
@@ -27,9 +30,12 @@ def unreachable_dict(address: str, reason: str) -> dict[str, Any]:
 
 def as_text(address: str, rates: Rates, lost: str = "") -> Group:
     """Lines that fit in 80 columns. lost: why there is no newer reading than this one; "" while there is."""
-    heading = Text(f"{address}  {rates.server}  {rates.state}  last {rates.seconds:.1f} s", style="bold")
+    server, state = excerpt(rates.server), excerpt(rates.state)
+    heading = Text(f"{address}  {server}  {state}  last {rates.seconds:.1f} s", style="bold")
     models = [each for model in rates.models for each in _model(model, "dim" if lost else "")]
-    notes = [Text(note, style=style) for note, style in ((rates.note, "dim"), (lost, "bold red")) if note]
+    notes = [
+        Text(excerpt(note, MAX_NOTE), style=style) for note, style in ((rates.note, "dim"), (lost, "bold red")) if note
+    ]
     return Group(heading, *models, *notes)
 
 
@@ -39,7 +45,7 @@ def _model(model: ModelRates, style: str) -> tuple[Text, Table]:
     grid.add_column(overflow="fold")
     for name, line in _lines(model):
         grid.add_row(name, line, style=style)
-    return Text(f"\n{model.name}  {model.state}", style=style), grid
+    return Text(f"\n{excerpt(model.name)}  {excerpt(model.state)}", style=style), grid
 
 
 def _lines(model: ModelRates) -> list[tuple[str, str | Text]]:

@@ -269,7 +269,7 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, Any], dict[str, np.ndarray]], Non
     "reroute of no number": (reroutes({"start": True}), "a reroute goes down"),
     "reroute from nowhere": (reroutes({"start": 3}), "there are levels 0 to 2"),
     "two reroutes": (reroutes({}, {}), "two reroutes from level 2 to 0"),
-    "reroute at no layer": (reroutes({"accuracy": {"third": 0.5}}), "layers that are none: .'third'"),
+    "reroute at no layer": (reroutes({"accuracy": {"third": 0.5}}), "layers that are none: 'third'"),
     "reroute at nothing": (reroutes({"accuracy": {}}), "names no layer"),
     "reroute above 1": (reroutes({"accuracy": {"second": 1.01}}), "expected an accuracy"),
     "reroute of NaN": (reroutes({"accuracy": {"second": float("nan")}}), "expected an accuracy"),
@@ -290,6 +290,35 @@ def test_a_forged_file_with_right_digests_is_refused(path: Path, name: str) -> N
     for verify in (True, False):
         with pytest.raises(CheckpointError, match=message):
             Checkpoint.open(path, verify=verify)
+
+
+HOSTILE_TEXT = "\x1b[2J\n" + 1_000_000 * "x"
+LONG_TEXTS: dict[str, Callable[[dict[str, Any], dict[str, np.ndarray]], None]] = {
+    "layer": lambda m, t: m["layers"][0].__setitem__("name", HOSTILE_TEXT),
+    "pattern": lambda m, t: m["layers"][0].__setitem__("pattern", HOSTILE_TEXT),
+    "packs": lambda m, t: m["layers"][0].__setitem__("pattern", "gs" + 1_000_000 * "1" + "x1"),
+    "number": lambda m, t: m["layers"][0].__setitem__("rows", HOSTILE_TEXT),
+    "list": lambda m, t: m["layers"][0].__setitem__("rows", [HOSTILE_TEXT] * 3),
+    "layer of another op": lambda m, t: m["layers"][0].update(name=HOSTILE_TEXT, op="other"),
+    "layer of other values": lambda m, t: m["layers"][0].update(name=HOSTILE_TEXT, value_bytes=3),
+    "version": lambda m, t: m.__setitem__("format_version", HOSTILE_TEXT),
+    "density": lambda m, t: m["levels"][0].__setitem__("density", HOSTILE_TEXT),
+    "input": lambda m, t: m["inputs"][0].update(name=HOSTILE_TEXT, shape=[]),
+    "reroute": reroutes({"accuracy": {HOSTILE_TEXT: 0.5}}),
+    "reroutes": reroutes({"accuracy": dict.fromkeys(map(str, range(100_000)), 0.5)}),
+    "start of a reroute": reroutes({"start": HOSTILE_TEXT}),
+    "accuracy of a reroute": reroutes({"accuracy": {HOSTILE_TEXT: HOSTILE_TEXT}}),
+}
+
+
+@pytest.mark.parametrize("name", LONG_TEXTS)
+def test_a_message_about_a_file_repeats_little_of_it(path: Path, name: str) -> None:
+    """Neither a megabyte nor what steers a terminal."""
+    forge(path, LONG_TEXTS[name])
+    with pytest.raises(CheckpointError, match=r"^model\.safetensors: ") as caught:
+        Checkpoint.open(path)
+    assert len(str(caught.value)) < 1000
+    assert str(caught.value).isprintable()
 
 
 def test_forging_nothing_still_opens(path: Path) -> None:

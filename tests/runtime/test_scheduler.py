@@ -16,6 +16,7 @@ from nested_sparse.runtime.policy import ElasticPolicy, FixedPolicy
 from nested_sparse.runtime.profile import LatencyProfile
 from nested_sparse.runtime.request import Request, Response
 from nested_sparse.runtime.scheduler import Scheduler
+from nested_sparse.tensor_spec import TensorSpec
 
 X = {"x": np.ones((1, 3), np.float32)}
 
@@ -116,6 +117,7 @@ class Batched:
 
     def __init__(self, rig: Any, fail_above: int = 1000) -> None:
         fake, self.clock = rig.session, rig.clock
+        self.rows: str | None = "independent"
         self.name, self.inputs, self.levels, self.outputs = fake.name, fake.inputs, fake.levels, fake.inputs
         self.sizes: list[int] = []
         self._fail_above = fail_above
@@ -128,10 +130,11 @@ class Batched:
         return {"y": inputs["x"] * 10}
 
 
-def batching(session: Batched) -> Scheduler:
+def batching(session: Batched, joins: bool | None = None) -> Scheduler:
     """Four together cost as much as one."""
     profile = LatencyProfile((1, 2, 4), [[8.0] * 3] * 4)
-    return Scheduler(session, profile, ElasticPolicy(profile), default_slo_ms=100.0, workers=0, clock=session.clock)
+    settings: dict[str, Any] = {"default_slo_ms": 100.0, "workers": 0, "clock": session.clock, "joins": joins}
+    return Scheduler(session, profile, ElasticPolicy(profile), **settings)
 
 
 def rows(*values: float) -> dict[str, np.ndarray]:
@@ -152,6 +155,53 @@ def test_a_batch_gives_each_request_its_own_rows(rig: Callable[..., Any]) -> Non
     assert session.sizes == [4, 1]
     stats = scheduler.stats()
     assert (sum(stats.served), stats.batched) == (4, 3)
+
+
+@pytest.mark.parametrize(("rows_", "joins"), [("dependent", None), (None, None), ("independent", False)])
+def test_only_independent_rows_are_joined(rig: Callable[..., Any], rows_: str | None, joins: bool | None) -> None:
+    """Not where the file says otherwise or nothing, or the server has found otherwise; times are those of one run."""
+    session = Batched(rig())
+    session.rows = rows_
+    scheduler = batching(session, joins=joins)
+    futures = [scheduler.submit(Request(rows(value))) for value in (1.0, 2.0, 3.0)]
+    for _ in futures:
+        scheduler.serve_next()
+    assert session.sizes == [1, 1, 1]
+    assert [future.result(0).batch for future in futures] == [1, 1, 1]
+    assert scheduler.stats().batched == 0
+
+
+def test_what_is_known_to_be_independent_is_joined_whatever_the_file_says(rig: Callable[..., Any]) -> None:
+    """An old file says nothing; who has looked at it may say."""
+    session = Batched(rig())
+    session.rows = None
+    scheduler = batching(session, joins=True)
+    futures = [scheduler.submit(Request(rows(value))) for value in (1.0, 2.0)]
+    scheduler.serve_next()
+    assert (session.sizes, [future.result(0).batch for future in futures]) == ([2], [2, 2])
+
+
+def test_inputs_of_unequal_batches_are_never_joined(rig: Callable[..., Any]) -> None:
+    """A model may broadcast one row to several: joined, two such requests would fit and take each other's rows."""
+
+    class Broadcast(Batched):
+        def __init__(self, rig: Any) -> None:
+            super().__init__(rig)
+            self.inputs = (self.inputs[0], TensorSpec("b", "float32", (None, 3), (1, 3)))
+
+        def run(self, inputs: dict[str, np.ndarray], level: int) -> dict[str, np.ndarray]:
+            self.sizes.append(len(inputs["x"]))
+            return {"y": inputs["x"] + inputs["b"]}
+
+    session = Broadcast(rig())
+    scheduler = batching(session)
+    given = [((1.0,), (10.0, 20.0)), ((2.0, 3.0), (30.0,)), ((4.0,), (40.0,)), ((5.0,), (50.0,))]
+    futures = [scheduler.submit(Request({**rows(*x), "b": rows(*b)["x"]})) for x, b in given]
+    while scheduler.serve_next():
+        pass
+    got = [future.result(0).outputs["y"][:, 0].tolist() for future in futures]
+    assert got == [[11.0, 21.0], [32.0, 33.0], [44.0], [55.0]]
+    assert session.sizes == [1, 2, 2]
 
 
 def test_a_cancelled_request_is_no_part_of_a_batch(rig: Callable[..., Any]) -> None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from chain import linear_chain
+from hostile_graphs import before_output, external, floats, write_hostile
 from nested_sparse.amend import store_rows
 from nested_sparse.checkpoint import Checkpoint
+from nested_sparse.errors import CheckpointError
 from nested_sparse.mask import block_scores, nested_first_level
 from nested_sparse.reroute import Reroute
 from nested_sparse.serving import cli
@@ -25,15 +29,16 @@ KEEP = (5, 12)  # of 24 blocks of 4 rows
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    """A file of two levels; its graph is none, which inspect and slice do not mind."""
+    """A file of two levels."""
     rng = np.random.default_rng(0)
     values = rng.standard_normal((ROWS, COLUMNS)).astype(np.float32)
     weight = NestedWeight("fc", values, nested_first_level(block_scores(values, 4), KEEP), 4)
+    record = LayerRecord(weight, rng.standard_normal((2, 2, ROWS)).astype(np.float32), "linear", {})
     path = tmp_path / "net.safetensors"
     write_checkpoint(
         path,
-        graph_builder=lambda placements: b"no graph",
-        layers=[LayerRecord(weight, rng.standard_normal((2, 2, ROWS)).astype(np.float32), "linear", {})],
+        graph_builder=linear_chain([record], 2, ends=("x", "y")),
+        layers=[record],
         levels=[LevelRecord(0.2, 40, {"accuracy": 0.5}), LevelRecord(0.5, 96, {})],
         inputs=[TensorSpec("x", "float32", (None, COLUMNS), (1, COLUMNS))],
         outputs=[TensorSpec("y", "float32", (None, ROWS), (1, ROWS))],
@@ -80,7 +85,7 @@ def test_inspect_tables(checkpoint):
     """The same for people."""
     result = run("inspect", checkpoint)
     assert result.exit_code == 0
-    for text in ("verified: nesting, indices, digests", "accuracy 0.5", "block4x1", "8 × 12", "fc"):
+    for text in ("verified: nesting, indices, digests, graph", "accuracy 0.5", "block4x1", "8 × 12", "fc"):
         assert text in result.stdout
     assert result.stdout.endswith(
         "1 reroutes measured between 1 pairs of levels; least accuracy 0.25, from level 1 to 0 at fc\n"
@@ -95,6 +100,67 @@ def test_inspect_says_whether_rows_are_independent(checkpoint, rows, words):
     store_rows(checkpoint, rows)
     assert json.loads(run("inspect", checkpoint, "--json").stdout)["rows"] == rows
     assert [line for line in run("inspect", checkpoint).stdout.splitlines() if words in line]
+
+
+def test_names_in_a_file_do_not_steer_the_terminal(checkpoint, capfd):
+    """Nor fill it: the same file, its names as an attacker would have them."""
+    hostile = "\x1b[2J\x1b]0;title\x07\r\nforged\u202e" + 900 * "x"
+    with Checkpoint.open(checkpoint) as opened:
+        weight, norms = opened.load_layer("fc")
+    record = LayerRecord(replace(weight, name=hostile), norms, "linear", {})
+    write_checkpoint(
+        checkpoint,
+        graph_builder=linear_chain([record], 2, ends=(hostile, hostile)),
+        layers=[record],
+        levels=[LevelRecord(0.2, 40, {hostile: 0.5}), LevelRecord(0.5, 96, {})],
+        inputs=[TensorSpec(hostile, "float32", (None, COLUMNS), (1, COLUMNS))],
+        outputs=[TensorSpec(hostile, "float32", (None, ROWS), (1, ROWS))],
+        reroutes=[Reroute(1, 0, {hostile: 0.25})],
+        force=True,
+    )
+    result = run("inspect", checkpoint)
+    assert result.exit_code == 0
+    assert r"\x1b[2J\x1b]0;title\x07\r\nforged\u202e" in result.stdout.replace("\n", "")
+    assert all(line.isprintable() for line in result.stdout.split("\n"))
+    assert len(result.stdout) < 20_000
+    named = json.loads(run("inspect", checkpoint, "--json").stdout)
+    assert named["layers"][0]["name"] == hostile
+
+
+@pytest.mark.parametrize(
+    ("error", "lines"),
+    [
+        (CheckpointError("a: \x1b[2J\r\nforged"), [r"nested-sparse: a: \x1b[2J", "  forged"]),
+        (CheckpointError("a:\n  one\n  two"), ["nested-sparse: a:", "  one", "  two"]),
+        (CheckpointError("\n" * 100_000), None),
+        (CheckpointError("x" * 100_000), None),
+    ],
+)
+def test_whatever_an_error_says_stderr_is_printable_and_short(monkeypatch, capsys, error, lines):
+    """And no line of it passes for a log line."""
+
+    def fail():
+        raise error
+
+    monkeypatch.setattr(cli, "app", fail)
+    code, out, err = run_main(monkeypatch, capsys)
+    assert (code, out) == (1, "")
+    assert lines is None or err.splitlines() == lines
+    assert all(line.isprintable() for line in err.split("\n"))
+    assert len(err) < 6000
+
+
+def test_an_error_that_nobody_foresaw_is_a_log_line(checkpoint):
+    """With its traceback, in which its text is spelt out; exit code 1."""
+    script = (
+        "import sys\nfrom nested_sparse.serving import cli\n"
+        "def fail(): raise RuntimeError('a\\x1b[2J\\nb')\n"
+        "cli.app = fail\ncli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "CRITICAL nested-sparse failed; please report this" in done.stderr.splitlines()[0]
+    assert done.stderr.splitlines()[-1] == r"  RuntimeError: a\x1b[2J\nb"
 
 
 def test_slice(checkpoint, tmp_path):
@@ -172,3 +238,23 @@ def test_import_is_light():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("level", "code"), [(-1, 1), (-2, 2)])
+def test_serve_takes_the_densest_level_by_minus_one(tmp_path, level, code):
+    """Which an error message promises; the file that is missing is what ends it."""
+    assert run("serve", tmp_path / "missing.safetensors", "--level", level).exit_code == code
+
+
+@pytest.mark.parametrize("verb", ["inspect", "profile", "serve"])
+def test_hostile_graphs_end_every_verb_that_reads_them(verb, tmp_path, monkeypatch, capsys):
+    """In one line, not a traceback; `slice` copies a graph without looking at it."""
+    tamper = before_output([], [external(floats("extra", [1.0]), "etc/passwd")])
+    path = write_hostile(tmp_path / "m.safetensors", tamper)
+    code, _, err = run_main(monkeypatch, capsys, verb, path)
+    assert code == 1
+    assert "m.safetensors: its graph holds TensorProto.external_data" in err
+    assert "Traceback" not in err
+    output = tmp_path / "part.safetensors"
+    assert run_main(monkeypatch, capsys, "slice", path, "--levels", 1, "-o", output)[0] == 0
+    assert run_main(monkeypatch, capsys, verb, output)[0] == 1

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from nested_sparse.errors import InputError
+from nested_sparse.errors import InputError, TooLargeError
 from nested_sparse.proto.messages import InferTensorContents, ModelInferRequest, ModelInferResponse
-from nested_sparse.serving.convert import AT_ONCE, Bounds, read_call, write_outputs
+from nested_sparse.serving.convert import AT_ONCE, Bounds, read_call, serialize_response
 from nested_sparse.serving.datatype import DATATYPES, datatype_of
 
 RNG = np.random.default_rng(0)
@@ -240,14 +240,33 @@ def test_outputs_are_written_raw():
     """Strided and big-endian arrays leave as little-endian rows."""
     strided = np.arange(12, dtype=np.float32).reshape(3, 4)[:, ::2]
     swapped = np.array([1, 2], ">i4")
-    response = ModelInferResponse()
-    write_outputs(response, ["b", "a"], {"a": strided, "b": swapped})
+    response = ModelInferResponse(model_name="net")
+    data = serialize_response(response, ["b", "a"], {"a": strided, "b": swapped})
+    response = ModelInferResponse.FromString(data)
+    assert response.model_name == "net"
     assert [(each.name, each.datatype, list(each.shape)) for each in response.outputs] == [
         ("b", "INT32", [2]),
         ("a", "FP32", [3, 2]),
     ]
     assert response.raw_output_contents[0] == np.array([1, 2], "<i4").tobytes()
     assert response.raw_output_contents[1] == np.float32([0, 2, 4, 6, 8, 10]).tobytes()
+
+
+@pytest.mark.parametrize("datatype", DATATYPES, ids=lambda datatype: datatype.name)
+@pytest.mark.parametrize("shape", [(), (0, 3), (2, 3), (1, 128), (70_000, 4)], ids=str)
+def test_outputs_of_every_type_and_size_round_trip(datatype, shape):
+    """No elements and 100 kB included: the length before them grows with them."""
+    array = np.resize(values(datatype), shape)
+    response = ModelInferResponse.FromString(serialize_response(ModelInferResponse(), ["y"], {"y": array}))
+    assert (response.outputs[0].datatype, tuple(response.outputs[0].shape)) == (datatype.name, shape)
+    assert response.raw_output_contents[0] == array.tobytes()
+
+
+def test_an_answer_that_no_message_holds_is_refused():
+    """Before it is copied."""
+    huge = np.broadcast_to(np.zeros(1, np.int8), (1 << 31,))
+    with pytest.raises(TooLargeError, match="The answer has 2147483648 bytes"):
+        serialize_response(ModelInferResponse(), ["y"], {"y": huge})
 
 
 def test_dtype_without_a_name_is_refused():

@@ -140,10 +140,10 @@ def failure(client, array, **parameters):
 X = np.random.default_rng(1).standard_normal((3, SIZE)).astype(np.float32)
 
 
-@pytest.mark.parametrize("level", [0, 1])
-def test_each_level_computes_its_own_weights(client, weight, level):
+@pytest.mark.parametrize(("asked", "level"), [(0, 0), (1, 1), (-1, 1)])
+def test_each_level_computes_its_own_weights(client, weight, asked, level):
     """The wire, the scheduler and the kernels together agree with numpy."""
-    result = client.infer("net", [tensor(X)], parameters={"level": level})
+    result = client.infer("net", [tensor(X)], parameters={"level": asked})
     expected = X.astype(np.float64) @ weight.at(level).astype(np.float64).T
     # |error| of a float32 sum of k products: k · eps · Σ|w||x|
     bound = SIZE * np.finfo(np.float32).eps * (np.abs(X) @ np.abs(weight.at(level)).T)

@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import functools
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from nested_sparse.amend import store_rows
 from nested_sparse.runtime.device import Device
 from nested_sparse.runtime.kept_profile import Profiled
 from nested_sparse.runtime.profile import LatencyProfile
+from nested_sparse.runtime.request import Request
+from nested_sparse.runtime.scheduler import Scheduler
 from nested_sparse.runtime.session import Session
+from nested_sparse.runtime.tensors import random_inputs
 from nested_sparse.serving import load
 from nested_sparse.serving.load import ModelConfig, load_model
 
@@ -26,5 +32,38 @@ def test_a_busy_start_is_known_to_the_first_request(
         model = load_model(session, ModelConfig(100.0, fixed_level), Device())
         try:
             assert model.engine.stats().slowdown == pytest.approx(ratio, rel=0.02)
+        finally:
+            model.engine.close(0.0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "joins"),
+    [
+        ("independent", {}, True),
+        (None, {}, True),
+        ("dependent", {}, False),
+        (None, {"max_batch": 1}, False),
+        (None, {"policy": "slackfit"}, True),
+        ("dependent", {"policy": "slackfit"}, False),
+    ],
+)
+def test_requests_are_joined_where_rows_are_independent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: str | None, options: dict[str, Any], joins: bool
+) -> None:
+    """As the file says, or, where it says nothing, as is found when it is opened."""
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(EXAMPLE.read_bytes())
+    store_rows(path, rows)
+    batches = [1, 2, 4] if options.get("max_batch") != 1 else [1]
+    profile = LatencyProfile(batches, [[1e3 * (level + 1)] * len(batches) for level in range(4)])
+    monkeypatch.setattr(load, "profile_of", lambda *_, **__: Profiled(profile, 1.0))
+    monkeypatch.setattr(load, "Scheduler", functools.partial(Scheduler, workers=0))
+    with Session(path, threads=1) as session:
+        model = load_model(session, ModelConfig(600_000.0, **options), Device())
+        try:
+            futures = [model.engine.submit(Request(random_inputs(session.inputs, 1, seed))) for seed in range(2)]
+            while model.engine.serve_next():  # type: ignore[attr-defined]
+                pass
+            assert [future.result(0).batch for future in futures] == ([2, 2] if joins else [1, 1])
         finally:
             model.engine.close(0.0)

@@ -29,6 +29,7 @@ def number(**kind):
         ({"timeout": number(int64_param=0)}, CallOptions()),
         ({"min_accuracy": number(double_param=0.9)}, CallOptions(min_accuracy=0.9)),
         ({"level": number(int64_param=2)}, CallOptions(level=2)),
+        ({"level": number(int64_param=-1)}, CallOptions(level=-1)),
         ({"priority": number(uint64_param=1), "mine": number(string_param="x")}, CallOptions()),
     ],
 )
@@ -53,7 +54,7 @@ def test_accepted(parameters, expected):
         ({"min_accuracy": number(double_param=-0.5)}, "'min_accuracy' must be a finite number"),
         ({"min_accuracy": number(string_param="high")}, "'min_accuracy' has the wrong type"),
         ({"level": number(double_param=1.0)}, "'level' has the wrong type: expected int64 or uint64, got double"),
-        ({"level": number(int64_param=-1)}, "'level' must be a finite number, 0 or more, got -1"),
+        ({"level": number(int64_param=-2)}, "'level' must be a finite number, -1 or more, got -2"),
         ({"timeout": number(int64_param=-5)}, "'timeout' must be a finite number"),
     ],
 )

@@ -129,6 +129,35 @@ def test_files_that_are_no_recipes_are_errors(tmp_path: Path) -> None:
         tiny(tmp_path, text="data = 3\n")
 
 
+LONG = 1_000_000 * "x"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{LONG} = 1\n",
+        f"[{LONG}]\n",
+        f"train = '{LONG}'\n",
+        f"[train]\n{LONG} = 1\n",
+        f"[train]\nlr = '{LONG}'\n",
+        f"[train]\noptimizer = '{LONG}'\n",
+        f"[data]\nname = '{LONG}'\n",
+        f"[data]\nname = '{LONG}:{LONG}'\n",
+        f"[output]\nfile = '{LONG}/x'\n",
+        "[data]\n'\\u001b[2J' = 1\n".replace("'", '"'),
+        f"'\x7f{LONG}' = ",
+        "[train]\n" + "".join(f"k{index} = 1\n" for index in range(2000)),
+    ],
+    ids=range(12),
+)
+def test_a_message_repeats_little_of_a_recipe(tmp_path: Path, text: str) -> None:
+    """No megabyte, no more mistakes than one can read, nothing that steers a terminal."""
+    with pytest.raises(TrainingError, match=r"tiny\.toml: ?") as caught:
+        tiny(tmp_path, text=text)
+    assert len(str(caught.value)) < 10_000
+    assert all(line.isprintable() for line in str(caught.value).split("\n"))
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], dict[str, Any]]:
     """The tiny recipe trained twice from one seed: the folder, and both runs' figures."""

@@ -33,13 +33,13 @@ class DenseLayer:
 
     def __init__(self, layer: AnyNestedLayer, x: Tensor, positions: Tensor) -> None:
         self.positions = positions
-        self.weight = by_group(layer, layer.weight.detach())
+        self.weight = by_group(layer, layer.values.detach())
         taken = columns(layer, x, positions)
         self.moment, self.mean = second_moment(taken), precise(taken).mean(dim=1)
         self.targets = taken @ self.weight.mT
-        if layer.bias is not None:
-            self.targets = self.targets + layer.bias.detach()[0].reshape(len(self.weight), 1, -1)
-        self.centred = layer.bias is not None
+        if layer.biases is not None:
+            self.targets = self.targets + layer.biases.detach()[0].reshape(len(self.weight), 1, -1)
+        self.centred = layer.biases is not None
         if not self.targets.isfinite().all():
             raise TrainingError(
                 f"{layer.name}: the model's values on the calibration samples are not finite; "
@@ -100,7 +100,7 @@ def observe(net: NestedModel, inputs: Any, seed: int) -> dict[str, DenseLayer]:
 
     def note(layer: AnyNestedLayer, x: Tensor) -> None:
         if layer.name not in seen:
-            most = max(LEAST_POSITIONS, POSITIONS_PER_COLUMN * layer.weight[0].numel())
+            most = max(LEAST_POSITIONS, POSITIONS_PER_COLUMN * layer.values[0].numel())
             seen[layer.name] = DenseLayer(layer, x, chosen_positions(layer, x, most, generator))
 
     def note_output(layer: AnyNestedLayer, output: Tensor) -> None:

@@ -19,6 +19,7 @@ from nested_sparse.errors import TrainingError
 from nested_sparse.mask import grouped
 from nested_sparse.trainer.choose import choose_masks, keep_everything, unique_weights
 from nested_sparse.trainer.nested_model import NestedModel, nest
+from nested_sparse.trainer.norm import noting
 from nested_sparse.trainer.post_training.calibration import (
     AnyNestedLayer,
     DenseLayer,
@@ -100,7 +101,7 @@ class _Search:
         """All weights, those of lower levels with their values, the others with the dense model's."""
         kept = by_group(self.layer, self.layer.mask(level - 1)) if level else torch.zeros_like(self.dense.weight).bool()
         self.frozen = kept
-        values = torch.where(kept, by_group(self.layer, self.layer.weight), self.dense.weight)
+        values = torch.where(kept, by_group(self.layer, self.layer.values), self.dense.weight)
         self.values = fit(self.problem, values, ~kept, steps=SEARCH_STEPS if level else 0)
 
     def scores(self) -> NDArray[np.float64]:
@@ -148,20 +149,21 @@ def _settle(net: NestedModel, inputs: Any, seen: dict[str, DenseLayer], level: i
             return
         dense = seen[layer.name]
         taken = columns(layer, x, dense.positions)
-        if not layer.dense and id(layer.weight) not in done:
+        if not layer.dense and id(layer.values) not in done:
             problem = output_error(taken, dense.targets, dense.weight, damping, centred=dense.centred)
-            values = torch.where(layer.mask(level), layer.weight, 0)
+            values = torch.where(layer.mask(level), layer.values, 0)
             ring = by_group(layer, layer.ring(level))
             _store(layer, fit(problem, by_group(layer, values), ring, steps=FIT_STEPS), level)
-        if layer.bias is not None:
-            weight = by_group(layer, torch.where(layer.mask(level), layer.weight, 0))
-            layer.bias[level] = (dense.targets - taken @ weight.mT).mean(dim=1).flatten()
-        done.update((id(layer), id(layer.weight)))
+        if layer.biases is not None:
+            weight = by_group(layer, torch.where(layer.mask(level), layer.values, 0))
+            layer.biases[level] = (dense.targets - taken @ weight.mT).mean(dim=1).flatten()
+        done.update((id(layer), id(layer.values)))
 
     def settle_norm(norm: nn.Module, x: Tensor) -> None:
         if isinstance(norm, _BatchNorm) and id(norm) not in done:
             moments = Moments()
-            moments.add(x)
+            with noting(norm, moments.add):
+                norm(x)
             moments.store(norm)
             done.add(id(norm))
 
@@ -170,5 +172,5 @@ def _settle(net: NestedModel, inputs: Any, seen: dict[str, DenseLayer], level: i
 
 def _store(layer: AnyNestedLayer, values: Tensor, level: int) -> None:
     """Give the weights that `level` adds their `values` (groups, O / groups, K)."""
-    flat = values.reshape(layer.weight.shape).to(layer.weight.dtype)
-    layer.weight.copy_(torch.where(layer.ring(level), flat, layer.weight))
+    flat = values.reshape(layer.values.shape).to(layer.values.dtype)
+    layer.values.copy_(torch.where(layer.ring(level), flat, layer.values))

@@ -56,7 +56,7 @@ class AdmmSearch(Search):
     @torch.no_grad()
     def begin(self) -> None:
         """Z is the projection of W, U is 0."""
-        self.u = {layer.name: torch.zeros_like(layer.weight) for layer in self.sparse_layers()}
+        self.u = {layer.name: torch.zeros_like(layer.values) for layer in self.sparse_layers()}
         self._project()
 
     def before_step(self, progress: float, *, update: bool) -> bool:
@@ -65,14 +65,14 @@ class AdmmSearch(Search):
             self._interval = int(progress * self._settings.updates)
             self._project()
             for layer in self.sparse_layers():
-                self.u[layer.name] += layer.weight.detach() - self.z[layer.name]
+                self.u[layer.name] += layer.values.detach() - self.z[layer.name]
         return False
 
     def penalty(self) -> Tensor | None:
         """Of the weights that no frozen level keeps; None where every layer is kept dense."""
         terms = []
         for layer in self.sparse_layers():
-            apart = layer.weight - self.z[layer.name] + self.u[layer.name]
+            apart = layer.values - self.z[layer.name] + self.u[layer.name]
             terms.append((apart * self.free(layer)).square().sum())
         return self._settings.rho / 2 * torch.stack(terms).sum() if terms else None
 
@@ -88,14 +88,14 @@ class AdmmSearch(Search):
         """Take them up."""
         self._interval = state["interval"]
         for layer in self.sparse_layers():
-            self.z[layer.name] = state["z"][layer.name].to(layer.weight)
-            self.u[layer.name] = state["u"][layer.name].to(layer.weight)
+            self.z[layer.name] = state["z"][layer.name].to(layer.values)
+            self.u[layer.name] = state["u"][layer.name].to(layer.values)
 
     @torch.no_grad()
     def _project(self) -> None:
         """Set Z to what `density` keeps of W + U, by the pattern's own choice; then keep everything again."""
         layers = self.sparse_layers()
-        shifted = {layer.name: layer.weight + self.u[layer.name] for layer in layers}
+        shifted = {layer.name: layer.values + self.u[layer.name] for layer in layers}
         self.keep(self.density, {layer.name: magnitudes(layer, shifted[layer.name]) for layer in layers})
         for layer in layers:
             self.z[layer.name] = torch.where(layer.mask(self.level), shifted[layer.name], 0)

@@ -160,7 +160,7 @@ class ChexSearch(Search):
         norms = np.zeros(rest.size)
         for layer in self._layers:
             if layer.name in self._writers(group):
-                matrix = _columns(layer.weight)
+                matrix = _columns(layer.values)
                 norms += residual_norms(matrix[:, rest], matrix[:, kept])
         return np.asarray(rest[drawn_order(norms)])
 

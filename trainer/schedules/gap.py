@@ -164,7 +164,7 @@ class GapSearch(Search):
 
 def cut(layers: Sequence[AnyNestedLayer], parts: int) -> list[list[AnyNestedLayer]]:
     """`layers` in contiguous parts, none empty, of about equally many weights: the least sum of squares there is."""
-    ends = [0, *accumulate(layer.weight.numel() for layer in layers)]
+    ends = [0, *accumulate(layer.values.numel() for layer in layers)]
     best: dict[int, tuple[int, list[int]]] = {0: (0, [0])}  # layers taken: cost, and where the cuts are
     for taken in range(1, parts + 1):
         best = {
@@ -181,16 +181,16 @@ def cut(layers: Sequence[AnyNestedLayer], parts: int) -> list[list[AnyNestedLaye
 
 def with_sharers(net: NestedModel, layers: Iterable[AnyNestedLayer]) -> list[AnyNestedLayer]:
     """`layers`, and those that share a weight with one of them."""
-    weights = {id(layer.weight) for layer in layers}
-    return [layer for layer in net.nested_layers().values() if id(layer.weight) in weights and not layer.dense]
+    weights = {id(layer.values) for layer in layers}
+    return [layer for layer in net.nested_layers().values() if id(layer.values) in weights and not layer.dense]
 
 
 @torch.no_grad()
 def grow(part: Iterable[AnyNestedLayer], level: int) -> None:
     """Make a part dense at `level`: what it had dropped starts from zero, unless it is not trained at all."""
     for layer in part:
-        if layer.weight.requires_grad:
-            layer.weight.masked_fill_(~layer.mask(level), 0)
+        if layer.values.requires_grad:
+            layer.values.masked_fill_(~layer.mask(level), 0)
     make_whole(part, level)
 
 
@@ -216,7 +216,7 @@ def merge(net: NestedModel, dense: Sequence[Iterable[AnyNestedLayer]]) -> None:
         id(tensor): (process, tensor)
         for process, part in enumerate(dense)
         for layer in part
-        for tensor in (layer.weight, layer.bias)
+        for tensor in (layer.values, layer.biases)
         if tensor is not None
     }
     for source in range(len(dense)):

@@ -89,7 +89,7 @@ class RigLSearch(Search):
         if not (update and 0 < progress < self._settings.end):
             return
         self._set_gradient("kept")
-        gradients = [layer.weight.grad for layer in self.sparse_layers() if layer.weight.grad is not None]
+        gradients = [layer.values.grad for layer in self.sparse_layers() if layer.values.grad is not None]
         if not all(bool(gradient.isfinite().all()) for gradient in gradients):
             return  # a float16 overflow: the optimizer skips this step, too
         share = self._settings.drop / 2 * (1 + math.cos(math.pi * progress / self._settings.end))
@@ -119,7 +119,7 @@ class RigLSearch(Search):
 
         What was dropped just now may grow again, as in the paper, should its gradient be among the largest.
         """
-        gradient = layer.weight.grad if layer.weight.grad is not None else torch.zeros_like(layer.weight)
+        gradient = layer.values.grad if layer.values.grad is not None else torch.zeros_like(layer.values)
         magnitude, growth = magnitudes(layer), magnitudes(layer, gradient)
         first_level = layer.first_level.cpu().numpy()[: len(magnitude)]
         kept = np.flatnonzero(first_level.reshape(-1) == self.level)
@@ -137,6 +137,6 @@ class RigLSearch(Search):
             before = layer.mask(self.level)
             keep_as_many(layer, self.level, scores[layer.name])
             for other in layers:
-                if other is not layer and other.weight is layer.weight:
+                if other is not layer and other.values is layer.values:
                     other.first_level.copy_(layer.first_level)
-            layer.weight[layer.mask(self.level) & ~before] = 0
+            layer.values[layer.mask(self.level) & ~before] = 0

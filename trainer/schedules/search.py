@@ -96,4 +96,4 @@ class Search:
 
     def free(self, layer: NestedLayer) -> Tensor:
         """Bool, the weight's shape: what no frozen level keeps."""
-        return ~layer.mask(self.level - 1) if self.level else torch.ones_like(layer.weight, dtype=torch.bool)
+        return ~layer.mask(self.level - 1) if self.level else torch.ones_like(layer.values, dtype=torch.bool)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nested_sparse.errors import BenchError
+from nested_sparse.excerpt import excerpt
 
 WORKER = Path(__file__).with_name("worker.py")
 LOAD_TIMEOUT_S = 300.0
@@ -95,7 +96,7 @@ class PeerProcess:
         except ValueError:
             raise BenchError(f"{self.name}: answered {line[:80]!r}, expected one JSON object") from None
         if "error" in answer:
-            raise BenchError(f"{self.name}: {answer['error']}")
+            raise BenchError(f"{self.name}: {excerpt(answer['error'], 500)}")
         return dict(answer)
 
     def _line(self, timeout_s: float) -> bytes:

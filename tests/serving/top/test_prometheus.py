@@ -1,13 +1,20 @@
 from __future__ import annotations
 
+import io
+import re
+
 import numpy as np
 import pytest
 from prometheus_client import generate_latest
+from rich.console import Console
 
 from nested_sparse.errors import OverloadedError
 from nested_sparse.runtime.request import Response
 from nested_sparse.serving.metrics import Metrics
+from nested_sparse.serving.top.counts import Counts, ModelCounts
 from nested_sparse.serving.top.prometheus import read_metrics
+from nested_sparse.serving.top.rates import rates_between
+from nested_sparse.serving.top.view import as_text
 
 
 def test_reads_what_our_server_writes(model):
@@ -42,6 +49,24 @@ def test_reads_what_triton_writes():
     """Its queue; what it does not tell stays unknown."""
     (it,) = read_metrics(TRITON).values()
     assert (it.queue_length, it.slowdown, it.outcomes, it.levels) == (7, None, {}, {})
+
+
+def test_values_that_no_count_can_have_are_passed_over(model):
+    """Rates and shares of them would be none; every series of a good text with each of them."""
+    metrics = Metrics(clock=lambda: 10.0)
+    metrics.watch(model)
+    with metrics.request(model, 10.0) as record:
+        record.response = Response({"y": np.zeros(1)}, model.levels[0], 1500, 2500, "")
+    good = generate_latest(metrics.registry).decode()
+    for value in ("NaN", "+Inf", "-Inf", "-1", "1e300"):
+        text = re.sub(r"(?m)^([^#].*) \S+$", rf"\1 {value}", good)
+        before, after = (
+            Counts(time_s, "s", "ready", (ModelCounts("net", metrics=read_metrics(each).get("net")),))
+            for time_s, each in ((0.0, good), (1.0, text))
+        )
+        text_of = io.StringIO()
+        Console(file=text_of).print(as_text("h:1", rates_between(before, after)))
+        assert "net" in text_of.getvalue()
 
 
 @pytest.mark.parametrize("text", ["<html><body>no</body></html>", 'a{b="c} 1', "name value"])

@@ -162,6 +162,27 @@ def test_a_server_of_the_core_protocol_only(source):
     assert counts.note.startswith("it has no statistics; it has no index; no metrics")
 
 
+def test_what_a_foreign_server_says_is_cut_and_escaped(source):
+    """Its details may be up to 8 kB of anything."""
+    details = "\x1b[2J\nforged" + 3000 * "x"
+
+    def refuse(request, context):
+        context.abort(grpc.StatusCode.INTERNAL, details)
+
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor(2))
+    handlers = {"ServerMetadata": grpc.unary_unary_rpc_method_handler(refuse)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(messages.SERVICE_NAME, handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        with pytest.raises(UnavailableError, match=r"ServerMetadata: INTERNAL, \\x1b\[2J\\nforgedx") as caught:
+            source(f"127.0.0.1:{port}").read()
+    finally:
+        server.stop(None).wait()
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 600
+
+
 def test_no_server_says_what_was_tried(source):
     """Nothing there; something that never answers; a gRPC server of another kind."""
     with closing(socket.create_server(("127.0.0.1", 0))) as silent:

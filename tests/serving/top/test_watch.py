@@ -66,6 +66,16 @@ def test_names_are_no_markup() -> None:
         assert part in text
 
 
+def test_names_do_not_steer_the_terminal() -> None:
+    """A foreign server's name, its models', their states and its notes."""
+    hostile = "\x1b[2J\x1b]0;title\x07\r\nforged" + 50_000 * "x"
+    reading = Counts(1, hostile, hostile, (ModelCounts(hostile, hostile),), hostile)
+    text = shown(reading, reading, UnavailableError(hostile))
+    assert text.replace("\n", "").count(r"\x1b[2J\x1b]0;title\x07\r\nforged") == 11
+    assert all(line.isprintable() for line in text.split("\n"))
+    assert len(text) < 10_000
+
+
 @pytest.mark.parametrize("terminal", [False, True])
 def test_a_server_that_goes_away_and_comes_back(terminal: bool) -> None:
     """The loss is said with the last reading; after it, rates are of intervals with both ends known."""

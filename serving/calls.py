@@ -1,0 +1,36 @@
+"""Calls: those that a server has begun to handle and whose answers are not with the network yet."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+POLL_S = 0.01
+
+
+class Calls:
+    """Counts calls from their request to the end of their answer. Belongs to one event loop."""
+
+    def __init__(self) -> None:
+        self._open = 0
+        self._changed_s = 0.0
+
+    def begin(self, context: Any) -> None:
+        """A call has begun; gRPC tells when its answer is sent, or its client is gone."""
+        self._open += 1
+        self._changed_s = time.monotonic()
+        context.add_done_callback(self._end)
+
+    def _end(self, context: Any) -> None:
+        self._open -= 1
+        self._changed_s = time.monotonic()
+
+    async def settle(self, quiet_s: float, limit_s: float) -> bool:
+        """Wait until no call is open, and none has come or gone for `quiet_s`; False where `limit_s` was too short."""
+        end_s = time.monotonic() + limit_s
+        while self._open or time.monotonic() < self._changed_s + quiet_s:
+            if time.monotonic() >= end_s:
+                return False
+            await asyncio.sleep(POLL_S)
+        return True

@@ -1,0 +1,78 @@
+"""LogFormat: how a record of the log is written, so that no text of a client or of a file can forge another."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import sys
+import threading
+import traceback
+from types import TracebackType
+from typing import Any, TypeAlias
+
+from nested_sparse.excerpt import excerpt
+
+MAX_LINE = 4000
+"""Characters of a log line; what is longer is cut in its middle."""
+_ExcInfo: TypeAlias = (
+    "tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]"  # logging's own
+)
+
+
+class LogFormat(logging.Formatter):
+    """A line for each record: time, severity, message; control characters and line ends in it are spelt out.
+
+    What follows a record, a traceback, is indented, so that no line of it passes for a record. Its frames keep their
+    lines; the error's own text is one line, like a message.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record's text. Of a copy: the traceback as another handler wrote it would be taken over."""
+        record = copy.copy(record)
+        record.exc_text = None
+        return super().format(record)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
+        """The first line."""
+        record.message = excerpt(record.message, MAX_LINE)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: _ExcInfo) -> str:  # noqa: N802  # logging's name
+        """The traceback, with those of its causes."""
+        if ei[1] is None:
+            return ""
+        chunks = traceback.TracebackException(*ei).format()
+        return "\n".join(f"  {line}" for chunk in chunks for line in _lines(chunk))
+
+    def formatStack(self, stack_info: str) -> str:  # noqa: N802  # logging's name
+        """Where a record was made, if it says so."""
+        return "\n".join(f"  {excerpt(line, MAX_LINE)}" for line in stack_info.split("\n"))
+
+
+def _lines(chunk: str) -> list[str]:
+    """A piece of a traceback: a frame as it is, anything else as one line."""
+    lines = chunk.strip("\n").split("\n")
+    if all(line.startswith("  ") for line in lines):
+        return [excerpt(line, MAX_LINE) for line in lines]
+    return [excerpt(chunk.strip("\n"), MAX_LINE)]
+
+
+def set_up_log() -> None:
+    """Write the log to stderr: ours from INFO on, libraries' from WARNING on, and what ends a thread."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LogFormat())
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    logging.getLogger("nested_sparse").setLevel(logging.INFO)
+    threading.excepthook = _log_end_of_thread
+
+
+def _log_end_of_thread(ended: Any) -> None:
+    if issubclass(ended.exc_type, SystemExit):  # as Python's own hook
+        return
+    name = ended.thread.name if ended.thread is not None else "?"
+    logging.getLogger(__name__).error(
+        "thread %s ended", name, exc_info=(ended.exc_type, ended.exc_value, ended.exc_traceback)
+    )

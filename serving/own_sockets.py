@@ -1,0 +1,67 @@
+"""Own sockets: those of a gRPC server in this process, which gRPC itself gives no way to.
+
+When a gRPC server shuts down, its core answers CANCELLED to every call that it has read and not handed over, and to
+every call that arrives before the client has seen the GOAWAY. Clients take that for their own doing and do not try
+elsewhere. A connection that ends is UNAVAILABLE to them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+OPEN_FILES = (Path("/proc/self/fd"), Path("/dev/fd"))
+INTERNET = (socket.AF_INET, socket.AF_INET6)
+
+
+def stop_listening(host: str, port: int) -> None:
+    """No more connections to host:port; what waits to be accepted is reset. Linux only."""
+    for each in _bound_to(host, port):
+        if each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+
+def finish_sending(host: str, port: int) -> None:
+    """End what is sent on all connections of a server at host:port, behind all that has been given to the system."""
+    for each in _bound_to(host, port):
+        if not each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            with contextlib.suppress(OSError):  # the client was faster
+                each.shutdown(socket.SHUT_WR)
+
+
+def _bound_to(host: str, port: int) -> Iterator[socket.socket]:
+    """This process's TCP sockets of a server at host:port, as duplicates that are closed behind the caller."""
+    try:
+        addresses = {info[4][0] for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+    except OSError:
+        return
+    everywhere = not addresses.isdisjoint(("0.0.0.0", "::"))
+    for number in _open_files():
+        try:
+            if not stat.S_ISSOCK(os.fstat(number).st_mode):
+                continue
+            copy = socket.socket(fileno=os.dup(number))
+        except OSError:  # closed since
+            continue
+        with copy:
+            if copy.family in INTERNET and copy.type == socket.SOCK_STREAM:
+                name = copy.getsockname()
+                if name[1] == port and (everywhere or _plain(name[0]) in addresses):
+                    yield copy
+
+
+def _open_files() -> list[int]:
+    for folder in OPEN_FILES:
+        with contextlib.suppress(OSError):
+            return [int(each) for each in os.listdir(folder)]
+    return []
+
+
+def _plain(address: str) -> str:
+    """An IPv4 address as such, where a socket of both kinds has it mapped."""
+    return address.removeprefix("::ffff:")

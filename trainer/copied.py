@@ -1,0 +1,113 @@
+"""Copied: a copy of a user's model that can be nested, whatever torch's utilities have hung on its layers."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator
+from types import FunctionType, MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import prune
+from torch.nn.utils.spectral_norm import SpectralNorm, remove_spectral_norm
+from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
+
+from nested_sparse.errors import InputError
+
+log = logging.getLogger(__name__)
+
+NESTABLE = (nn.Conv1d, nn.Conv2d, nn.Linear)
+"""What is nested, by its exact type: a subclass may compute something else."""
+
+
+def copy_of(model: nn.Module) -> tuple[nn.Module, dict[nn.Module, Tensor]]:
+    """A copy of `model`, and which weights of its layers torch.nn.utils.prune keeps: module to a mask like its weight.
+
+    Layers that can be nested hold the plain weight that they compute with now: masks of torch.nn.utils.prune are
+    applied, and the hooks of torch.nn.utils.weight_norm and spectral_norm are folded. `model` is untouched. Raises
+    InputError: a copy would run the original, or a layer has no weights yet.
+    """
+    _check_ready(model)
+    _check_forwards(model)
+    computed = {id(tensor): tensor.detach().clone() for tensor in _tensors(model) if not tensor.is_leaf}
+    copied = copy.deepcopy(model, dict(computed))  # which refuses tensors that were computed
+    masks: dict[nn.Module, Tensor] = {}
+    for module in copied.modules():
+        if type(module) in NESTABLE:
+            mask = _folded(module)
+            if mask is not None:
+                masks[module] = mask
+    return copied, masks
+
+
+def _folded(module: nn.Module) -> Tensor | None:
+    """Fold what computes the module's parameters before each call; the mask of its weight, if there was one."""
+    mask = None
+    with torch.no_grad():
+        for hook in list(module._forward_pre_hooks.values()):
+            if isinstance(hook, prune.BasePruningMethod):
+                name = hook._tensor_name
+                mask = module._buffers[f"{name}_mask"] if name == "weight" else mask
+                prune.remove(module, name)  # type: ignore[no-untyped-call]
+            elif isinstance(hook, WeightNorm):
+                remove_weight_norm(module, hook.name)
+            elif isinstance(hook, SpectralNorm):
+                remove_spectral_norm(module, hook.name)
+    return None if mask is None else mask.detach().bool()
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    """Every tensor that a module of `model` holds, as an attribute or in containers that are attributes."""
+    for module in model.modules():
+        yield from _within(vars(module), depth=3)
+
+
+def _within(value: Any, depth: int) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif depth and isinstance(value, dict | list | tuple | set):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _within(item, depth - 1)
+
+
+def _check_ready(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if any(is_lazy(held) for held in [*module._parameters.values(), *module._buffers.values()]):
+            raise InputError(f"{name!r} has no weights yet; run one batch through the model before nesting it")
+
+
+def _check_forwards(model: nn.Module) -> None:
+    """Refuse a function in place of a forward that holds parts of `model`, and warn of such hooks.
+
+    copy.deepcopy copies no function: the copy's would go on with the original's weights, at every level.
+    """
+    parts = {id(part) for part in model.modules()} | {id(parameter) for parameter in model.parameters()}
+    for name, module in model.named_modules():
+        where = f"{name or 'the model'} ({type(module).__name__})"
+        if _holds(module.__dict__.get("forward"), parts):
+            raise InputError(
+                f"{where}: its forward was replaced by a function that holds parts of the model, so that a copy would "
+                "run the original; use a subclass, or types.MethodType(function, module) with a function that takes "
+                "the module"
+            )
+        hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+        if any(_holds(hook, parts) for hook in hooks):
+            log.warning("%s: a hook holds parts of the model; the nested copy's hook will see the original's", where)
+
+
+def _holds(function: Any, parts: set[int], depth: int = 4) -> bool:
+    """Whether a function's closure leads to one of `parts`."""
+    if not isinstance(function, FunctionType) or not depth:
+        return False
+    for cell in function.__closure__ or ():
+        try:
+            value = cell.cell_contents
+        except ValueError:  # empty so far
+            continue
+        held = value.__self__ if isinstance(value, MethodType) else value
+        if id(held) in parts or _holds(value, parts, depth - 1):
+            return True
+    return False
