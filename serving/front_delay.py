@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-LOW_SHARE, HIGH_SHARE = 0.2, 0.4
+LOW_SHARE, HIGH_SHARE = 0.15, 0.35
 """Of the shortest SLO: an average wait from which requests are refused, and a wait of a moment from which all are."""
 AVERAGE_SHARE = 5.0
 """Of the shortest SLO: time over which waits are averaged; a burst is over before."""

@@ -81,7 +81,7 @@ def test_what_is_taken_in_under_overload_is_answered_in_time(load: float) -> Non
     assert sum(call.in_time for call in answered) >= 0.99 * len(answered)
     price = REFUSAL_S / ANSWER_S
     best = (1 - load * price) / (1 - price) * duration_s / ANSWER_S
-    assert len(answered) >= 0.93 * best
+    assert len(answered) >= 0.9 * best
 
 
 def test_without_it_every_answer_is_late() -> None:
