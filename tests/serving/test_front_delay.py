@@ -81,7 +81,7 @@ def test_what_is_taken_in_under_overload_is_answered_in_time(load: float) -> Non
     assert sum(call.in_time for call in answered) >= 0.99 * len(answered)
     price = REFUSAL_S / ANSWER_S
     best = (1 - load * price) / (1 - price) * duration_s / ANSWER_S
-    assert len(answered) >= 0.93 * best
+    assert len(answered) >= 0.9 * best
 
 
 def test_without_it_every_answer_is_late() -> None:
@@ -118,6 +118,16 @@ def test_a_loop_that_stood_still_knows_it_without_a_probe() -> None:
     assert sum(call.entry.refused for call in calls[-200:]) <= 4
 
 
+def test_one_long_wait_is_not_held_against_those_that_come_later() -> None:
+    """A second's hiccup: refused are those that waited, and soon nobody."""
+    delay = FrontDelay(SLO_MS)
+    delay.stood_still(9.0, 10.0)
+    assert delay.enter(10.0) == Entry(pytest.approx(1.0), refused=True)
+    delay.probe_sent(10.0)
+    delay.probe_arrived(10.0005)
+    assert not any(delay.enter(10.001 + 0.001 * number).refused for number in range(100))
+
+
 def test_an_idle_server_sends_no_probe() -> None:
     """Nor does a short row of requests."""
     delay = FrontDelay(SLO_MS)
@@ -132,10 +142,10 @@ def test_a_probe_that_is_lost_refuses_nobody() -> None:
     """One that has been under way for long says so while it may still come; once it has ended nothing is known."""
     delay = FrontDelay(SLO_MS)
     delay.probe_sent(10.0)
-    assert delay.enter(10.1) == Entry(pytest.approx(0.1), True)
+    assert delay.enter(10.1) == Entry(pytest.approx(0.1), refused=True)
     assert not delay.probe_due(20.0)
     delay.probe_ended()
-    assert delay.enter(20.0) == Entry(0.0, False)
+    assert delay.enter(20.0) == Entry(0.0, refused=False)
     delay.probe_sent(21.0)
     delay.probe_arrived(21.004)
     delay.probe_ended()
