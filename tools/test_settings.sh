@@ -94,6 +94,8 @@ setting home-unset env -u HOME -u XDG_CACHE_HOME "${pytest[@]}"
 if [ "$(id -u)" = 0 ]; then home=/dev/null/home; else home=$readonly_home; fi
 setting home-readonly env -u XDG_CACHE_HOME HOME="$home" "${pytest[@]}"
 setting locale-c env LC_ALL=C LANG=C "${pytest[@]}"
+# torch on another processor, as far as rounding goes: an assertion that rests on it fails here, whatever this one is
+setting rounding env ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 "${pytest[@]}"
 setting reversed env NESTED_SPARSE_TEST_ORDER=reversed "${pytest[@]}"
 if [ "$(id -u)" != 0 ]; then
   left_out user "every setting above was run by an ordinary user, $(id -un 2>/dev/null || id -u)"
