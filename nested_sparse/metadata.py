@@ -26,6 +26,8 @@ KEY = "nested_sparse"
 DIGEST_KEY = "nested_sparse_sha256"
 OPERATORS = ("conv", "linear")
 MAX_DIMENSION = (1 << 31) - 1
+MAX_NAME_NBYTES = 1024
+"""In UTF-8, of a layer, an input or an output: answers and messages repeat them."""
 INDEPENDENT, DEPENDENT = "independent", "dependent"
 """What a file may say of its rows: whether each row of every output depends on its own sample alone."""
 
@@ -186,6 +188,12 @@ def _integer(value: Any, low: int, high: int = MAX_DIMENSION) -> int:
     return value
 
 
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or len(value.encode(errors="replace")) > MAX_NAME_NBYTES:
+        raise ValueError(f"expected a name of at most {MAX_NAME_NBYTES} bytes, got {excerpt(value, 60)!r}")
+    return value
+
+
 def _level(raw: dict[str, Any]) -> LevelEntry:
     density = float(raw["density"])
     if not 0.0 < density <= 1.0:
@@ -199,7 +207,7 @@ def _layer(raw: dict[str, Any], level_count: int) -> LayerEntry:
     if raw["op"] not in OPERATORS or block_rows not in BLOCK_ROWS or not isinstance(raw["permuted"], bool):
         raise ValueError(f"layer '{excerpt(raw['name'])}': op, block_rows or permuted is not one this version knows")
     entry = LayerEntry(
-        name=str(raw["name"]),
+        name=_name(raw["name"]),
         op=raw["op"],
         rows=rows,
         columns=columns,
@@ -247,4 +255,4 @@ def _spec(raw: dict[str, Any]) -> TensorSpec:
     example = tuple(_integer(size, 0) for size in raw["example_shape"])
     if len(shape) != len(example):
         raise ValueError(f"tensor '{excerpt(raw['name'])}': shape and example_shape differ in rank")
-    return TensorSpec(str(raw["name"]), str(raw["dtype"]), shape, example)
+    return TensorSpec(_name(raw["name"]), str(raw["dtype"]), shape, example)

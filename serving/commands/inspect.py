@@ -27,7 +27,7 @@ def inspect(
     file: Annotated[Path, typer.Argument(help="The checkpoint.")],
     json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
 ) -> None:
-    """Show the levels and layers of a checkpoint, after verifying nesting, indices and digests.
+    """Show the levels and layers of a checkpoint, after verifying nesting, indices, digests and what the graph may do.
 
     Density is kept / all weights of the whole network, FLOPs are all of one sample of the example shape; of older files
     they count the nested layers alone. Bytes of a level are what the file holds up to its end: `slice` to that level
@@ -36,8 +36,10 @@ def inspect(
     Example: `nested-sparse inspect model.safetensors`
     """
     from nested_sparse.checkpoint import Checkpoint
+    from nested_sparse.graph_check import check_graph
 
     with Checkpoint.open(file, verify=True) as checkpoint:
+        check_graph(checkpoint)
         facts = describe(checkpoint)
     if json:
         print_json(facts)
@@ -53,7 +55,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "nbytes": checkpoint.path.stat().st_size,
         "format_version": checkpoint.metadata.format_version,
         "producer": checkpoint.metadata.producer,
-        "verified": ["nesting", "indices", "digests"],
+        "verified": ["nesting", "indices", "digests", "graph"],
         "inputs": [asdict(spec) for spec in checkpoint.inputs],
         "outputs": [asdict(spec) for spec in checkpoint.outputs],
         "levels": [

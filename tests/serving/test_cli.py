@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from chain import linear_chain
+from hostile_graphs import before_output, external, floats, write_hostile
 from nested_sparse.amend import store_rows
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import CheckpointError
@@ -28,15 +30,16 @@ KEEP = (5, 12)  # of 24 blocks of 4 rows
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    """A file of two levels; its graph is none, which inspect and slice do not mind."""
+    """A file of two levels."""
     rng = np.random.default_rng(0)
     values = rng.standard_normal((ROWS, COLUMNS)).astype(np.float32)
     weight = NestedWeight("fc", values, nested_first_level(block_scores(values, 4), KEEP), 4)
+    record = LayerRecord(weight, rng.standard_normal((2, 2, ROWS)).astype(np.float32), "linear", {})
     path = tmp_path / "net.safetensors"
     write_checkpoint(
         path,
-        graph_builder=lambda placements: b"no graph",
-        layers=[LayerRecord(weight, rng.standard_normal((2, 2, ROWS)).astype(np.float32), "linear", {})],
+        graph_builder=linear_chain([record], 2, ends=("x", "y")),
+        layers=[record],
         levels=[LevelRecord(0.2, 40, {"accuracy": 0.5}), LevelRecord(0.5, 96, {})],
         inputs=[TensorSpec("x", "float32", (None, COLUMNS), (1, COLUMNS))],
         outputs=[TensorSpec("y", "float32", (None, ROWS), (1, ROWS))],
@@ -83,7 +86,7 @@ def test_inspect_tables(checkpoint):
     """The same for people."""
     result = run("inspect", checkpoint)
     assert result.exit_code == 0
-    for text in ("verified: nesting, indices, digests", "accuracy 0.5", "block4x1", "8 × 12", "fc"):
+    for text in ("verified: nesting, indices, digests, graph", "accuracy 0.5", "block4x1", "8 × 12", "fc"):
         assert text in result.stdout
     assert result.stdout.endswith(
         "1 reroutes measured between 1 pairs of levels; least accuracy 0.25, from level 1 to 0 at fc\n"
@@ -122,13 +125,14 @@ def test_inspect_shows_what_stays_dense(checkpoint):
 
 def test_names_in_a_file_do_not_steer_the_terminal(checkpoint, capfd):
     """Nor fill it: the same file, its names as an attacker would have them."""
-    hostile = "\x1b[2J\x1b]0;title\x07\r\nforged\u202e" + 5000 * "x"
+    hostile = "\x1b[2J\x1b]0;title\x07\r\nforged\u202e" + 900 * "x"
     with Checkpoint.open(checkpoint) as opened:
         weight, norms = opened.load_layer("fc")
+    record = LayerRecord(replace(weight, name=hostile), norms, "linear", {})
     write_checkpoint(
         checkpoint,
-        graph_builder=lambda placements: b"no graph",
-        layers=[LayerRecord(replace(weight, name=hostile), norms, "linear", {})],
+        graph_builder=linear_chain([record], 2, ends=(hostile, hostile)),
+        layers=[record],
         levels=[LevelRecord(0.2, 40, {hostile: 0.5}), LevelRecord(0.5, 96, {})],
         inputs=[TensorSpec(hostile, "float32", (None, COLUMNS), (1, COLUMNS))],
         outputs=[TensorSpec(hostile, "float32", (None, ROWS), (1, ROWS))],
@@ -261,3 +265,17 @@ def test_import_is_light():
 def test_serve_takes_the_densest_level_by_minus_one(tmp_path, level, code):
     """Which an error message promises; the file that is missing is what ends it."""
     assert run("serve", tmp_path / "missing.safetensors", "--level", level).exit_code == code
+
+
+@pytest.mark.parametrize("verb", ["inspect", "profile", "serve"])
+def test_hostile_graphs_end_every_verb_that_reads_them(verb, tmp_path, monkeypatch, capsys):
+    """In one line, not a traceback; `slice` copies a graph without looking at it."""
+    tamper = before_output([], [external(floats("extra", [1.0]), "etc/passwd")])
+    path = write_hostile(tmp_path / "m.safetensors", tamper)
+    code, _, err = run_main(monkeypatch, capsys, verb, path)
+    assert code == 1
+    assert "m.safetensors: its graph holds TensorProto.external_data" in err
+    assert "Traceback" not in err
+    output = tmp_path / "part.safetensors"
+    assert run_main(monkeypatch, capsys, "slice", path, "--levels", 1, "-o", output)[0] == 0
+    assert run_main(monkeypatch, capsys, verb, output)[0] == 1
