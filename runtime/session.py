@@ -187,15 +187,17 @@ class Session:
             self._resident_level = max(self._resident_level, started)
             self._file_guard.check()
             feeds = {**arrays, **self._segments, LEVEL_INPUT: cell.ort_value}
-            with self._runs.under_way() as run:
+            run = self._runs.begin()
+            try:
                 if self._shrinks:
                     self._shrinks = False
                     shrink_after(run.options)
-                try:
-                    with denormals_flushed():
-                        results = session.run(self._output_names, feeds, run.options)
-                except Exception as error:  # ONNX Runtime's errors have no common base
-                    raise self._fault(error, started, arrays, run) from error
+                with denormals_flushed():
+                    results = session.run(self._output_names, feeds, run.options)
+            except Exception as error:  # ONNX Runtime's errors have no common base
+                raise self._fault(error, started, arrays, run) from error
+            finally:
+                self._runs.end(run)
             self._file_guard.check()
         return dict(zip(self._output_names, results, strict=True))
 
