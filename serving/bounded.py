@@ -63,6 +63,7 @@ class BoundedServices(aio.ServerInterceptor):  # type: ignore[misc]  # grpc has 
         return bounded
 
     async def _read(self, data: bytes, parse: Parse, context: Any) -> Any:
+        self._calls.took(context, len(data))
         try:
             return read_message(await inflated(data, self._limit), parse, self._limit)
         except (InputError, TooLargeError) as error:

@@ -59,7 +59,8 @@ def answered(
 
     @functools.wraps(method)
     async def wrapper(data: bytes, context: Any) -> ResponseT:
-        calls.begin(context, len(data))
+        calls.begin(context)
+        calls.took(context, len(data))
         try:
             return await method(await read(data), context)
         except Exception as error:
