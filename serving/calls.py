@@ -21,12 +21,15 @@ class Calls:
         self._open = 0
         self._changed_s = 0.0
 
-    def begin(self, context: Any, nbytes: int) -> None:
-        """A call has begun with a message of `nbytes`; gRPC tells when its answer is sent, or its client is gone."""
-        self.taken_bytes[context.peer()] += nbytes
+    def begin(self, context: Any) -> None:
+        """A call has begun; gRPC tells when its answer is sent, or its client is gone."""
         self._open += 1
         self._changed_s = time.monotonic()
         context.add_done_callback(self._end)
+
+    def took(self, context: Any, nbytes: int) -> None:
+        """A message of `nbytes` of this call has come whole."""
+        self.taken_bytes[context.peer()] += nbytes
 
     def _end(self, context: Any) -> None:
         self._open -= 1

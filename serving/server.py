@@ -107,7 +107,7 @@ class Server:
         self._upload_bytes = upload_budget(limit)
         silence_bad_names()
         server = aio.server(
-            interceptors=(BoundedServices(),),
+            interceptors=(BoundedServices(self._servicer.calls),),
             options=(
                 (
                     "grpc.so_reuseport",
@@ -122,7 +122,7 @@ class Server:
         )
         self._front = Front(
             generic_handler(self._servicer, limit),
-            min((model.default_slo_ms for model in self._models), default=math.inf),
+            min((model.default_slo_ms for model in self._models), default=1000.0),
             self._metrics.shed_in_front,
         )
         self._metrics.watch_front(self._front.wait_s)
