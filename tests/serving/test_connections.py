@@ -181,6 +181,7 @@ def test_compressed_requests_are_read(server, compression):
         (b"\x1f\x8b\x08 no stream", "cannot be read"),
         (b"\x78\x9c no stream", "cannot be read"),
     ],
+    ids=["cut off", "longer", "no gzip", "no zlib"],
 )
 def test_broken_compression(server, body, text):
     """The client's fault, in words."""
