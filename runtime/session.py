@@ -80,6 +80,7 @@ class Session:
         if threads is not None and threads < 1:
             raise InputError(f"threads: expected at least 1, got {threads}")
         self.path = Path(path)
+        self._absolute = str(self.path.absolute())  # a pickle of it may be opened from another folder
         self.name = self.path.stem
         self._threads = usable_cores() if threads is None else threads
         self._profiled = profile_to is not None
@@ -215,7 +216,7 @@ class Session:
         self._running = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _open_again, (str(self.path.absolute()), self._threads, self._runs.limit_s, self.digest)
+        return _open_again, (self._absolute, self._threads, self._runs.limit_s, self.digest)
 
     def close(self) -> None:
         """Waits for the runs under way, then lets go of the model. May be called again."""
