@@ -119,7 +119,7 @@ def serve(
     from nested_sparse.runtime.monitor import ResourceMonitor
     from nested_sparse.runtime.profile_store import ProfileStore, default_folder
     from nested_sparse.runtime.session import Session
-    from nested_sparse.serving.listening import check_listenable
+    from nested_sparse.serving.listening import check_ports
     from nested_sparse.serving.load import POLICIES, ModelConfig, check_files, load_model, read_priorities
     from nested_sparse.serving.server import ServerConfig
 
@@ -141,8 +141,7 @@ def serve(
         min_battery_percent=min_battery,
     )
     governor = Governor(ResourceMonitor(), limits)
-    for wanted in (port, metrics_port):
-        check_listenable(host, wanted or 0)  # before minutes of loading, not after
+    check_ports(host, port, metrics_port)  # before minutes of loading, not after
     folder = default_folder() if profile_cache == "" else Path(profile_cache)
     profiles = None if profile_cache == "off" or folder is None else ProfileStore(folder)
     with ended_by_signals(), ExitStack() as sessions:
