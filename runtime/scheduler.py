@@ -277,8 +277,9 @@ class Scheduler:
         if level == highest < job.waiting.highest_level:
             decision = replace(decision, reason=f"capped by {cause}; {decision.reason}")
         jobs = [job, *self._joining(job, decision.take - 1)]
-        self._present_level = level
-        self._log.note(level, decision.reason, slowdown, len(self._queue), now_s)
+        if job.leaves_choice(level):
+            self._present_level = level
+            self._log.note(level, decision.reason, slowdown, len(self._queue), now_s)
         self._device.begin(id(job), now_s + decision.predicted_ms / 1e3)
         return Turn(run, jobs, decision, slowdown)
 
@@ -372,7 +373,7 @@ class Scheduler:
         # of a run that was lowered: as if the slowdown it saw had been that of a whole run at the first level
         whole_ms = (done.ended_s - done.started_s) * 1e3 * self._profile.predict_ms(level, batch) / done.nominal_ms
         gap_ms = (done.started_s - self._ended_s) * 1e3
-        queued = jobs[0].received_s < self._ended_s
+        queued = jobs[0].entered_s < self._ended_s
         self._ended_s = done.ended_s
         try:
             # of several workers, or models, nobody knows which run it waited for

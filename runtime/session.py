@@ -30,6 +30,7 @@ from nested_sparse.errors import (
 from nested_sparse.excerpt import excerpt, excerpts
 from nested_sparse.forked import heed_forks
 from nested_sparse.kernels import library
+from nested_sparse.kernels.denormals import denormals_flushed
 from nested_sparse.level import resolve_level
 from nested_sparse.runtime.arena import ARENA, shrink_after
 from nested_sparse.runtime.file_guard import FileGuard
@@ -185,7 +186,8 @@ class Session:
                 if self._shrinks:
                     self._shrinks = False
                     shrink_after(run.options)
-                results = session.run(self._output_names, feeds, run.options)
+                with denormals_flushed():
+                    results = session.run(self._output_names, feeds, run.options)
             except Exception as error:  # ONNX Runtime's errors have no common base
                 raise self._fault(error, started, arrays, run) from error
             finally:

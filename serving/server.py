@@ -8,23 +8,23 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
-from prometheus_client import start_http_server
 
 from nested_sparse.errors import ServingError
 from nested_sparse.proto import messages
 from nested_sparse.serving.bounded import BoundedServices
 from nested_sparse.serving.connection_limits import ConnectionLimits
 from nested_sparse.serving.dataplane import Dataplane
+from nested_sparse.serving.front import Front
 from nested_sparse.serving.inflate import NOT_INFLATED
 from nested_sparse.serving.listening import address_text, check_listenable
 from nested_sparse.serving.metrics import Metrics
+from nested_sparse.serving.metrics_server import MetricsServer
 from nested_sparse.serving.model_health import ModelHealth
 from nested_sparse.serving.own_sockets import finish_sending, stop_listening
 from nested_sparse.serving.served_model import ServedModel
@@ -97,7 +97,7 @@ class Server:
         self._model_health = ModelHealth(self._health, self._dataplane, models)
         self._watch: asyncio.Task[None] | None = None
         self._grpc = self._build()
-        self._exporter: Any = None
+        self._exporter = MetricsServer(self._metrics.registry)
 
     def _build(self) -> aio.Server:
         limit = receive_limit(self._models, self._config.max_batch)
@@ -115,7 +115,13 @@ class Server:
                 *self._config.connections.options(),
             ),
         )
-        server.add_generic_rpc_handlers((generic_handler(self._servicer, limit),))
+        self._front = Front(
+            generic_handler(self._servicer, limit),
+            min((model.default_slo_ms for model in self._models), default=math.inf),
+            self._metrics.shed_in_front,
+        )
+        self._metrics.watch_front(self._front.wait_s)
+        server.add_generic_rpc_handlers((self._front,))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (messages.SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server, pool=_reflected_pool())
@@ -131,31 +137,30 @@ class Server:
             raise ServingError(f"cannot listen on {address_text(host, port)}: {error}") from None
         self.address = address_text(host, bound)
         if self._config.metrics_port is not None:
-            self._start_exporter(host, self._config.metrics_port)
+            await self._start_exporter(host, self._config.metrics_port)
         await self._grpc.start()
+        self._front.open(host, bound)
         await self._model_health.update()
         self._watch = asyncio.create_task(self._model_health.watch())
 
-    def _start_exporter(self, host: str, port: int) -> None:
+    async def _start_exporter(self, host: str, port: int) -> None:
         check_listenable(host, port)
-        self._exporter, _ = start_http_server(port, host, self._metrics.registry)
-        self._servicer.metrics_port = self._exporter.server_port
-        self.metrics_address = address_text(host, self._exporter.server_port)
+        self._servicer.metrics_port = await self._exporter.start(host, port)
+        self.metrics_address = address_text(host, self._servicer.metrics_port)
 
     async def drain(self) -> None:
         """End: NOT_SERVING, refuse new requests, let the running ones finish within the grace, close everything."""
         end_s = time.monotonic() + self._config.grace_s
         if self._watch is not None:
             self._watch.cancel()
+        await self._front.close()
         await self._health.enter_graceful_shutdown()
         if not await self._dataplane.drain(self._config.grace_s):
             log.warning("requests still run after %g s of grace; they are answered UNAVAILABLE", self._config.grace_s)
         await self._close_connections()
         left_s = max(0.0, end_s - time.monotonic())
         await asyncio.gather(*(asyncio.to_thread(model.engine.close, left_s) for model in self._models))
-        if self._exporter is not None:
-            await asyncio.to_thread(self._exporter.shutdown)
-            self._exporter.server_close()
+        await self._exporter.close()
 
     async def _close_connections(self) -> None:
         """Refuse what is still queued in front of the handlers, then end the connections behind the last answer."""

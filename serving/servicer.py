@@ -29,6 +29,7 @@ from nested_sparse.serving.convert import (
 from nested_sparse.serving.dataplane import Dataplane
 from nested_sparse.serving.datatype import datatype_of
 from nested_sparse.serving.fault import INTERNAL, Ending, fault_of
+from nested_sparse.serving.front import waited_s
 from nested_sparse.serving.inflate import inflated
 from nested_sparse.serving.metrics import Metrics
 from nested_sparse.serving.parameters import served_parameters
@@ -128,12 +129,17 @@ class Servicer:
         )
 
     async def model_infer(self, request: messages.ModelInferRequest, context: Any) -> bytes:
-        """Run a model at the level that its deadline allows; the response is serialised."""
-        received_s = self._clock()
+        """Run a model at the level that its deadline allows; the response is serialised.
+
+        Time counts from when the request came in.
+        """
+        in_front_s = waited_s.get()
+        received_s = self._clock() - in_front_s
         with self.metrics.unread():
             model = self._dataplane.find(request.model_name, request.model_version)
         with self.metrics.request(model, received_s) as record:
-            call = await self._read(request, model, received_s, context.time_remaining())
+            left_s = context.time_remaining()
+            call = await self._read(request, model, received_s, None if left_s is None else left_s + in_front_s)
             record.slo_ms = min(record.slo_ms, call.options.slo_ms or record.slo_ms)
             served = await self._dataplane.infer(model, call)
             response = messages.ModelInferResponse(

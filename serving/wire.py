@@ -8,6 +8,8 @@ from nested_sparse.errors import InputError
 
 HEADER_BYTES = 64 << 10
 """What a request may have beside the values of its tensors: names, shapes and parameters."""
+FIELD_BYTES = 8
+"""What a field of fewer bytes counts as: it is objects that cost, not bytes."""
 VARINT_BYTES = 1 << 20
 """Of values that protobuf decodes one by one: typed integers and booleans. Larger tensors travel raw."""
 
@@ -84,7 +86,7 @@ class _Walk:
                     )
 
     def _count(self, size: int) -> None:
-        self._header_left -= size
+        self._header_left -= max(size, FIELD_BYTES)
         if self._header_left < 0:
             raise InputError(
                 f"The request has more than {HEADER_BYTES} bytes beside its tensors' values; expected each input and "

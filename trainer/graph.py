@@ -24,6 +24,8 @@ from nested_sparse.tensor_spec import TensorSpec
 from nested_sparse.trainer.functional_uses import recognise
 from nested_sparse.trainer.norm import epsilons
 from nested_sparse.trainer.placeholder import LevelValues, placeholders
+from nested_sparse.trainer.recurrent import TRANSLATIONS, WholeRecurrent
+from nested_sparse.trainer.simplify import simplify
 
 LEVEL_INPUT = "__level__"
 BATCH = "batch"
@@ -63,7 +65,7 @@ def trace(
     inputs_named = _names("input", input_names, default_input_names(model, len(examples)))
     outputs_named = _names("output", output_names, default_output_names(len(outputs)))
     _check_distinct([*inputs_named, *outputs_named])
-    with placeholders(model) as values, torch.no_grad(), quiet_exporter():
+    with placeholders(model) as values, WholeRecurrent(), torch.no_grad(), quiet_exporter():
         program = _to_program(model, examples, fixed_batch)
         recognise(program, values, epsilons(model))
         graph = _to_onnx(model, program)
@@ -181,7 +183,9 @@ def _by_parameter(signature: inspect.Signature, dynamic: tuple[dict[int, Any], .
 def _to_onnx(model: nn.Module, program: torch.export.ExportedProgram) -> ir.Model:
     try:
         with _arithmetic():
-            exported = torch.onnx.export(program, dynamo=True, verbose=False)
+            exported = torch.onnx.export(
+                program, dynamo=True, verbose=False, optimize=False, custom_translation_table=TRANSLATIONS
+            )
     except Exception as error:  # OnnxExporterError mostly, but also whatever a translation raises
         operator = _failing_operator(error)
         where = _describe(model, _path_of(program, operator))
@@ -191,6 +195,7 @@ def _to_onnx(model: nn.Module, program: torch.export.ExportedProgram) -> ir.Mode
         ) from error
     assert exported is not None
     graph: ir.Model = exported.model
+    simplify(graph)
     return graph
 
 

@@ -56,7 +56,7 @@ def test_what_would_cost_the_parser_dearly_is_refused_after_a_few_looks(body: by
     data = Counted(body)
     with pytest.raises(InputError, match=f"The request has more than ({HEADER_BYTES}|{VARINT_BYTES}) bytes"):
         check_infer_request(data)
-    assert data.looks <= HEADER_BYTES + 20
+    assert data.looks <= HEADER_BYTES // 2
 
 
 def whole_request(raw: bool) -> bytes:

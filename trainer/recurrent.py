@@ -1,0 +1,81 @@
+"""Recurrent: while a model is traced, each LSTM and GRU is one node, in place of torch's loop over the time steps.
+
+torch.onnx translates `aten::lstm` and `aten::gru` as a whole. But to learn the shape of their answer torch runs the
+loop step by step, twice, and with a free batch size each step is slow. The answer's shape is known without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from onnxscript.function_libs.torch_lib.ops import core
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+_SETTINGS = (
+    "bool has_biases, int num_layers, float dropout, bool train, bool bidirectional, bool batch_first"  # as torch's
+)
+
+
+@torch.library.custom_op(
+    "nested_sparse::lstm",
+    mutates_args=(),
+    schema=f"(Tensor x, Tensor[] hx, Tensor[] params, {_SETTINGS}) -> (Tensor, Tensor, Tensor)",
+)
+def _lstm(x: Tensor, hx: Sequence[Tensor], params: Sequence[Tensor], *settings: Any) -> tuple[Tensor, Tensor, Tensor]:
+    output, hidden, cell = torch.ops.aten.lstm.input(x, hx, params, *settings)
+    return output, hidden, cell
+
+
+@torch.library.custom_op(
+    "nested_sparse::gru",
+    mutates_args=(),
+    schema=f"(Tensor x, Tensor hx, Tensor[] params, {_SETTINGS}) -> (Tensor, Tensor)",
+)
+def _gru(x: Tensor, hx: Tensor, params: Sequence[Tensor], *settings: Any) -> tuple[Tensor, Tensor]:
+    output, hidden = torch.ops.aten.gru.input(x, hx, params, *settings)
+    return output, hidden
+
+
+@_lstm.register_fake
+def _(x: Tensor, hx: Sequence[Tensor], params: Sequence[Tensor], *settings: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return _answer(x, hx[0], settings), torch.empty_like(hx[0]), torch.empty_like(hx[1])
+
+
+@_gru.register_fake
+def _(x: Tensor, hx: Tensor, params: Sequence[Tensor], *settings: Any) -> tuple[Tensor, Tensor]:
+    return _answer(x, hx, settings), torch.empty_like(hx)
+
+
+def _answer(x: Tensor, hidden: Tensor, settings: Sequence[Any]) -> Tensor:
+    """Empty, (N, T, D · H) or (T, N, D · H) as x is."""
+    bidirectional = settings[4]
+    return x.new_empty((*x.shape[:2], hidden.shape[2] * (2 if bidirectional else 1)))
+
+
+TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
+    operator: getattr(core, name)
+    for operator, name in (
+        (torch.ops.nested_sparse.lstm.default, "aten_lstm"),
+        (torch.ops.nested_sparse.gru.default, "aten_gru"),
+    )
+    if hasattr(core, name)
+}
+"""How torch.onnx translates the two operators. Without it, in another onnxscript, torch's own way is taken."""
+
+
+class WholeRecurrent(TorchFunctionMode):
+    """Within it, LSTMs and GRUs over padded sequences, without a projection, are one operator each."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Called by torch for every function."""
+        if len(TRANSLATIONS) == 2 and not kwargs and len(args) == 9 and not args[6]:  # args[6]: training, with dropout
+            if func == torch.lstm and isinstance(args[1], tuple | list) and args[1][0].shape[2] == args[1][1].shape[2]:
+                return torch.ops.nested_sparse.lstm(*args)
+            if func == torch.gru and isinstance(args[2], tuple | list):
+                return torch.ops.nested_sparse.gru(*args)
+        return func(*args, **(kwargs or {}))

@@ -1,0 +1,90 @@
+"""Simplify: what torch.onnx makes of a model, with constants folded and steps that do nothing taken out.
+
+torch.onnx does the same (`optimize=True`), but one of its rules walks the whole graph for every node: a forward that
+unrolls a loop into thousands of nodes took minutes there, and takes seconds here (docs/decisions/026).
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+from onnxscript import optimizer, rewriter
+from onnxscript.rewriter.rules import common as rules
+
+ROUNDS = 2
+"""How often constants are folded and rules applied, since each makes work for the other; as in torch.onnx."""
+
+_RULES = (
+    "add_0_rule",
+    "cast_cast_rule",
+    "cast_constant_of_shape_rule",
+    "cast_constant_of_shape_without_value_rule",
+    "collapse_slice_rule",
+    "collapse_slice2_rule",
+    "div_by_1_rule",
+    "dropout_inference_rule",
+    "dropout_zero_rule",
+    "flatten_to_reshape_rule",
+    "fuse_batchnorm_into_conv_rule",
+    "fuse_batchnorm_into_conv_transpose_rule",
+    "fuse_batchnorm_into_gemm_rule",
+    "fuse_pad_into_conv_rule",
+    "materialize_reshape_shape_rule",
+    "max_max_rule",
+    "max_min_rule",
+    "min_max_rule",
+    "min_min_rule",
+    "mul_by_1_rule",
+    "no_op_cast_rule",
+    "no_op_dynamic_scatter_nd_rule",
+    "no_op_expand_rule",
+    "no_op_static_scatter_nd_rule",
+    "no_op_transpose_rule",
+    "normalize_pad_format_conv_rule",
+    "one_reshape_matmul_reshape_rule",
+    "remove_optional_bias_from_conv_rule",
+    "remove_optional_bias_from_conv_transpose_rule",
+    "remove_optional_bias_from_gemm_rule",
+    "reshape_reshape_rule",
+    "squeeze_reshape_1d_rule",
+    "sub_0_rule",
+    "successive_clip_relu_rule",
+    "successive_clip_rule",
+    "successive_relu_clip_rule",
+    "successive_relu_rule",
+    "transpose_transpose_rule",
+    "two_reshapes_matmul_reshape_rule",
+    "unsqueeze_unsqueeze_rule",
+)
+"""Those of torch.onnx, but for `slice_split_rule`: it has two last nodes, for which every pair in the graph is tried.
+Each only saves work at inference, so one that another onnxscript lacks is left out."""
+
+
+def rule_set() -> rewriter.RewriteRuleSet:
+    """The rules, each of which looks only at the few nodes before the one it is tried at."""
+    return rewriter.RewriteRuleSet([rule for name in _RULES if (rule := getattr(rules, name, None)) is not None])
+
+
+def simplify(model: ir.Model) -> None:
+    """Inline functions, fold constants, apply the rules, drop what is unused or there twice; in place, in linear time.
+
+    Every constant becomes an initializer, so that bounds and shapes can be read off their values.
+    """
+    if model.functions:
+        common.InlinePass()(model)
+    rewrite = rewriter.RewritePass(rule_set())
+    for _ in range(ROUNDS):
+        folded = optimizer.fold_constants(model, onnx_shape_inference=True)
+        rewritten = rewrite(model)
+        common.RemoveUnusedNodesPass()(model)
+        if not (folded.modified or rewritten.modified):
+            break
+    for each in (
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.LiftSubgraphInitializersToMainGraphPass(),
+        common.DeduplicateInitializersPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.OutputFixPass(),
+        common.NameFixPass(),
+    ):
+        each(model)
