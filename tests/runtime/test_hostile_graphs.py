@@ -187,7 +187,7 @@ def test_other_files_stay_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         Session(path, threads=1)
 
 
-def test_what_is_loaded_is_what_was_checked(tmp_path: Path) -> None:
+def test_names_in_a_graph_do_not_steer_the_terminal(tmp_path: Path) -> None:
     """A message may not reach a terminal as it stands in the file."""
 
     def strange(model: onnx.ModelProto) -> None:
