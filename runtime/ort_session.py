@@ -47,8 +47,7 @@ def open_ort(checkpoint: Checkpoint, threads: int, profile_to: Path | None) -> A
     load = _Load(options)
     CLOCKWORK.begin(load, LOAD_LIMIT_S)
     try:
-        # set_denormal_as_zero also sets the thread that makes the session: denormals_flushed puts it back
-        with denormals_flushed():
+        with denormals_flushed():  # set_denormal_as_zero also sets the thread that makes the session: this puts it back
             return ort.InferenceSession(
                 graph, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
             )

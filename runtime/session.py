@@ -29,6 +29,7 @@ from nested_sparse.errors import (
 )
 from nested_sparse.excerpt import excerpt, excerpts
 from nested_sparse.forked import heed_forks
+from nested_sparse.graph_check import check_graph
 from nested_sparse.kernels import library
 from nested_sparse.kernels.denormals import denormals_flushed
 from nested_sparse.level import resolve_level
@@ -133,6 +134,11 @@ class Session:
         metadata = self._checkpoint.metadata
         digests = (metadata.graph_sha256, *(level.sha256 for level in metadata.levels))
         return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+    @property
+    def decides(self) -> bool:
+        """Whether its graph may decide by one value what it computes for all samples (GraphFacts); read each time."""
+        return check_graph(self._checkpoint).decides
 
     @property
     def isa(self) -> str:
