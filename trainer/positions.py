@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from nested_sparse.errors import BudgetError
+from nested_sparse.errors import BudgetError, ExportError
+from nested_sparse.trainer.forward_call import ForwardCall
 from nested_sparse.trainer.layers import NestedConv, NestedLinear
 from nested_sparse.trainer.modes import evaluating
+from nested_sparse.trainer.preserved import preserved, preserved_generators
 
 if TYPE_CHECKING:  # NestedModel itself imports this module
     from nested_sparse.trainer.nested_model import NestedModel
@@ -41,16 +43,26 @@ def positions_per_sample(net: NestedModel, example_inputs: tuple[Tensor, ...]) -
     model runs in eval mode and is left as it was. Raises BudgetError: no tensors, or a layer that the pass does not
     reach.
     """
-    if not isinstance(example_inputs, tuple | list) or not example_inputs or not isinstance(example_inputs[0], Tensor):
+    if not isinstance(example_inputs, tuple | list) or not example_inputs:
         raise BudgetError(
             'budget_by="flops" needs example_inputs, a tuple of what forward takes, e.g. (torch.zeros(1, 3, 224, 224),)'
         )
-    with evaluating(net), counted_positions(net) as positions, torch.no_grad():
-        net.model(*example_inputs)
-    batch = len(example_inputs[0]) if example_inputs[0].dim() else 1
+    try:
+        call = ForwardCall(net.model, example_inputs)
+    except ExportError as error:
+        raise BudgetError(f'budget_by="flops": {error}') from None
+    with (
+        preserved_generators(),
+        preserved(net.model),
+        evaluating(net),
+        counted_positions(net) as found,
+        torch.no_grad(),
+    ):
+        call.run(net.model, call.tensors)
+    batch = len(call.tensors[0]) if call.tensors[0].dim() else 1
     layers = net.nested_layers()
     uses = {id(layer.values): 0 for layer in layers.values()}
-    for name, count in positions.items():
+    for name, count in found.items():
         uses[id(layers[name].values)] += count
     missed = [name for name, layer in layers.items() if not layer.dense and not uses[id(layer.values)]]
     if missed:
