@@ -11,6 +11,7 @@ namespace {
 
 constexpr int64_t kMaxFloats = std::numeric_limits<int32_t>::max();
 constexpr int64_t kMaxGeometry = 1 << 20;
+constexpr int64_t kMaxPieces = 1 << 26;  // 7 x 7 taps over 4096 x 4096 pixels in vectors of 16 have 49 << 20
 
 void read_pair(const ort::Attributes& attributes, const char* name, int64_t least, int64_t (&pair)[2]) {
   const std::vector<int64_t> values = attributes.integers(name, 2);
@@ -63,6 +64,7 @@ ConvPlan::ConvPlan(const ConvGeometry& geometry, const Image& x, TileShape shape
   if (x.image_floats() > kMaxFloats) throw ort::Error("the image has more than 2^31 values");
   place_axis(geometry, 0);
   place_axis(geometry, 1);
+  if (output_[0] > kMaxFloats / output_[1]) throw ort::Error("the output image has more than 2^31 pixels");
   tiling_ = Tiling(output_[0] * output_[1], shape.lanes, shape.vectors);
   const bool unpadded =
       geometry.pad_before[0] + geometry.pad_before[1] + geometry.pad_after[0] + geometry.pad_after[1] == 0;
@@ -81,6 +83,8 @@ void ConvPlan::place_axis(const ConvGeometry& geometry, int axis) {
 }
 
 void ConvPlan::place_pieces(const ConvGeometry& geometry, const Image& x) {
+  // Padding costs a file nothing, but the plan has a piece for every tap of every vector of the output.
+  if (tiling_.vectors > kMaxPieces / taps_) throw ort::Error("the padded image and the window are too large together");
   pieces_.reserve(static_cast<size_t>(taps_ * tiling_.vectors));
   for (int64_t tile = 0; tile < tiling_.tiles; ++tile) {
     widest_ = std::max(widest_, tiling_.pitch(tile));

@@ -1,5 +1,6 @@
 // The C interface of library.py and guarded_run.py: which instruction set and kernels are in use, guarded runs, and for
 // tests one kernel on raw arrays and one decision.
+#include "denormals.h"
 #include "isa.h"
 #include "kernels.h"
 #include "linear.h"
@@ -102,6 +103,15 @@ NESTED_SPARSE_EXPORT bool nested_sparse_run_kernel(int32_t index, const KernelCa
 // Makes `run` the guarded run of this thread, null ends it; false where the thread has another.
 NESTED_SPARSE_EXPORT bool nested_sparse_guard_this_thread(nested_sparse::GuardedRun* run) {
   return nested_sparse::guard_this_thread(run);
+}
+
+// This thread takes denormal numbers for zero from now on; returns what its control was, for the other one.
+NESTED_SPARSE_EXPORT uint64_t nested_sparse_flush_denormals() {
+  return nested_sparse::flush_denormals();
+}
+
+NESTED_SPARSE_EXPORT void nested_sparse_set_float_control(uint64_t control) {
+  nested_sparse::set_float_control(control);
 }
 
 // The level from operator n on, by the rule of route.h.

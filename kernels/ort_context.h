@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "denormals.h"
 #include "ort_api.h"
 
 namespace nested_sparse::ort {
@@ -87,6 +88,7 @@ class Context {
     static void call(void* data, size_t index) {
       auto& self = *static_cast<Tasks*>(data);
       if (self.failed.load(std::memory_order_relaxed)) return;
+      const FlushDenormals flush;
       try {
         self.task(static_cast<int64_t>(index));
       } catch (...) {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "conv.h"
+#include "denormals.h"
 #include "isa.h"
 #include "linear.h"
 #include "max_pool.h"
@@ -51,6 +52,7 @@ OrtStatus* create(const OrtCustomOp* description, const OrtApi*, const OrtKernel
 
 OrtStatus* compute(void* kernel, OrtKernelContext* context) {
   const auto& self = *static_cast<const Kernel*>(kernel);
+  const FlushDenormals flush;
   return guarded(self.api, [&] { self.op->compute(ort::Context(self.api, context)); });
 }
 

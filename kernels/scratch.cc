@@ -9,6 +9,8 @@ namespace nested_sparse {
 namespace {
 
 constexpr int64_t kAlignment = 64;
+// Half a gigabyte; what needs more is a layer whose file claims columns that it has no blocks for.
+constexpr int64_t kMaxFloats = int64_t{1} << 27;
 
 std::atomic<int64_t> allocations{0};
 
@@ -37,6 +39,7 @@ float* scratch(Purpose purpose, int64_t floats) {
   if (buffer.floats < floats) {
     buffer.data.reset();
     buffer.floats = 0;
+    if (floats > kMaxFloats) throw std::bad_alloc();
     const int64_t nbytes = (floats * static_cast<int64_t>(sizeof(float)) + kAlignment - 1) / kAlignment * kAlignment;
     buffer.data.reset(static_cast<float*>(std::aligned_alloc(kAlignment, static_cast<size_t>(nbytes))));
     if (buffer.data == nullptr) throw std::bad_alloc();

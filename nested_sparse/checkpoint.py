@@ -82,9 +82,13 @@ class Checkpoint:
         self.file.close()
 
     def graph(self) -> bytes:
-        """The ONNX graph, a serialised ModelProto."""
+        """The ONNX graph, a serialised ModelProto, as it stands in the file: check_graph() says whether it may run."""
         place = self._sections[0][0]
         return self.file.data[self._data_begin + place.begin :][: place.count].tobytes()
+
+    def segment_places(self) -> list[list[TensorPlace]]:
+        """Where each level's tensors lie, in the data section of the file."""
+        return self._sections[1:]
 
     def segment(self, level: int) -> NDArray[np.uint8]:
         """(nbytes,) uint8 view of the mapped file: all that `level` adds. Nothing is copied."""

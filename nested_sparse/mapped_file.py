@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nested_sparse.errors import CheckpointError
+from nested_sparse.forked import heed_forks
 
 _MREMAP_MAYMOVE_FIXED = 3
 _MAP_FAILED = ctypes.c_void_p(-1).value
@@ -27,7 +28,8 @@ class MappedFile:
     A mapping shows what others write into the file, and touching what they cut off ends the process with SIGBUS. So
     guard() takes a read lease (fcntl(2), F_SETLEASE) where the system grants one: the kernel then holds up whoever
     opens the file for writing, or truncates it, until poll() has moved the bytes to memory of their own, at the same
-    address. Who renames another file over it never waits and changes nothing here.
+    address. Who renames another file over it never waits and changes nothing here. The lease stays the parent's in a
+    forked child, which sees what is written.
 
     path; data: (nbytes,) uint8, read-only, valid as long as it is referred to.
     """
@@ -40,6 +42,12 @@ class MappedFile:
         self._opened = _identity(self._fd)
         self._map = mmap.mmap(self._fd, 0, access=mmap.ACCESS_READ)
         self.data: NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)
+        heed_forks(self)
+
+    def forget(self) -> None:
+        """As Inheritable: parent and child have one lease, of which either's end is the other's."""
+        self._lock = threading.Lock()
+        self._leased = False
 
     def __del__(self) -> None:
         with contextlib.suppress(AttributeError):  # where __init__ failed

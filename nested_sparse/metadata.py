@@ -12,6 +12,7 @@ from nested_sparse.budget import MAX_LEVELS
 from nested_sparse.errors import CheckpointError
 from nested_sparse.excerpt import excerpt
 from nested_sparse.layout import VALUE_DTYPES, LayerShape
+from nested_sparse.network import DenseModule, Network
 from nested_sparse.pattern import BLOCK_ROWS, Pattern, block_pattern, parse_pattern
 from nested_sparse.reroute import Reroute, check_reroutes
 from nested_sparse.tensor_spec import TensorSpec
@@ -25,6 +26,8 @@ KEY = "nested_sparse"
 DIGEST_KEY = "nested_sparse_sha256"
 OPERATORS = ("conv", "linear")
 MAX_DIMENSION = (1 << 31) - 1
+MAX_NAME_NBYTES = 1024
+"""In UTF-8, of a layer, an input or an output: answers and messages repeat them."""
 INDEPENDENT, DEPENDENT = "independent", "dependent"
 """What a file may say of its rows: whether each row of every output depends on its own sample alone."""
 
@@ -79,6 +82,7 @@ class Metadata:
     """All that a checkpoint says of itself beside its tensors.
 
     rows: INDEPENDENT or DEPENDENT, at every level; None where nobody has found out.
+    network: the whole network; None in files whose levels' density and FLOPs are those of the nested layers alone.
     """
 
     graph_nbytes: int
@@ -90,6 +94,7 @@ class Metadata:
     producer: str
     reroutes: tuple[Reroute, ...] = ()
     rows: str | None = None
+    network: Network | None = None
     format_version: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -111,6 +116,8 @@ class Metadata:
             del raw["reroutes"]
         if self.rows is None:
             del raw["rows"]
+        if self.network is None:
+            del raw["network"]
         text = json.dumps(raw, separators=(",", ":"), allow_nan=False)
         return {KEY: text, DIGEST_KEY: hashlib.sha256(text.encode()).hexdigest()}
 
@@ -165,6 +172,7 @@ def _parse(raw: dict[str, Any]) -> Metadata:
         producer=str(raw["producer"]),
         reroutes=tuple(_reroute(entry) for entry in raw.get("reroutes", ())),
         rows=raw.get("rows"),
+        network=_network(raw["network"]) if "network" in raw else None,
     )
     if metadata.rows not in (None, INDEPENDENT, DEPENDENT):
         raise ValueError(f"rows {excerpt(metadata.rows)!r}, expected {INDEPENDENT!r} or {DEPENDENT!r}")
@@ -177,6 +185,12 @@ def _parse(raw: dict[str, Any]) -> Metadata:
 def _integer(value: Any, low: int, high: int = MAX_DIMENSION) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise ValueError(f"expected a whole number from {low} to {high}, got {excerpt(repr(value))}")
+    return value
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or len(value.encode(errors="replace")) > MAX_NAME_NBYTES:
+        raise ValueError(f"expected a name of at most {MAX_NAME_NBYTES} bytes, got {excerpt(value, 60)!r}")
     return value
 
 
@@ -193,7 +207,7 @@ def _layer(raw: dict[str, Any], level_count: int) -> LayerEntry:
     if raw["op"] not in OPERATORS or block_rows not in BLOCK_ROWS or not isinstance(raw["permuted"], bool):
         raise ValueError(f"layer '{excerpt(raw['name'])}': op, block_rows or permuted is not one this version knows")
     entry = LayerEntry(
-        name=str(raw["name"]),
+        name=_name(raw["name"]),
         op=raw["op"],
         rows=rows,
         columns=columns,
@@ -218,6 +232,20 @@ def _layer(raw: dict[str, Any], level_count: int) -> LayerEntry:
     return entry
 
 
+def _network(raw: dict[str, Any]) -> Network:
+    flops = _integer(raw["flops"], 0, 1 << 62)
+    dense = tuple(
+        DenseModule(
+            name=str(entry["name"]),
+            flops=_integer(entry["flops"], 0, 1 << 62),
+            weights=_integer(entry["weights"], 0, 1 << 62),
+            why=str(entry["why"]),
+        )
+        for entry in raw["dense"]
+    )
+    return Network(flops, _integer(raw["sparse_flops"], 0, flops), _integer(raw["weights"], 1, 1 << 62), dense)
+
+
 def _reroute(raw: dict[str, Any]) -> Reroute:
     return Reroute(raw["start"], raw["end"], dict(raw["accuracy"].items()))
 
@@ -227,4 +255,4 @@ def _spec(raw: dict[str, Any]) -> TensorSpec:
     example = tuple(_integer(size, 0) for size in raw["example_shape"])
     if len(shape) != len(example):
         raise ValueError(f"tensor '{excerpt(raw['name'])}': shape and example_shape differ in rank")
-    return TensorSpec(str(raw["name"]), str(raw["dtype"]), shape, example)
+    return TensorSpec(_name(raw["name"]), str(raw["dtype"]), shape, example)

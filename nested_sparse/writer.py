@@ -30,7 +30,9 @@ from nested_sparse.layout import (
     tensor_table,
 )
 from nested_sparse.metadata import OPERATORS, LayerEntry, LevelEntry, Metadata
+from nested_sparse.network import Network
 from nested_sparse.packed import pack_level
+from nested_sparse.placement import LayerPlacement, placement
 from nested_sparse.reroute import Reroute, check_reroutes
 from nested_sparse.tensor_spec import TensorSpec
 from nested_sparse.weight import NestedWeight
@@ -66,25 +68,6 @@ class LevelRecord:
     metrics: Mapping[str, float]
 
 
-@dataclass(frozen=True, slots=True)
-class LayerPlacement:
-    """Where a layer's arrays lie: `offsets` are bytes of ptr, col, val, norm in segment l, level after level.
-
-    banks, per_row: B and k of gs{B}x{k}, 0 for blocks. value_bytes: 4 for float32, 2 for float16.
-    """
-
-    rows: int
-    columns: int
-    block_rows: int
-    index_bytes: int
-    blocks: list[int]
-    offsets: list[int]
-    permutation_offset: int
-    banks: int = 0
-    per_row: int = 0
-    value_bytes: int = 4
-
-
 def write_checkpoint(
     path: str | os.PathLike[str],
     *,
@@ -95,11 +78,12 @@ def write_checkpoint(
     outputs: Sequence[TensorSpec],
     reroutes: Sequence[Reroute] = (),
     rows: str | None = None,
+    network: Network | None = None,
     force: bool = False,
 ) -> None:
     """Write a checkpoint to `path`, atomically; an existing file is kept unless `force`.
 
-    `graph_builder` gets each layer's placement by name and returns the ONNX graph. rows: as in Metadata.
+    `graph_builder` gets each layer's placement by name and returns the ONNX graph. rows, network: as in Metadata.
     Raises CheckpointError, and what `check_reroutes` does.
     """
     path = Path(path)
@@ -110,7 +94,7 @@ def write_checkpoint(
     shapes = [entry.shape for entry in entries]
     relative = [segment_places(shapes, level) for level in range(len(levels))]
     segments = [_segment_bytes(layers, level, places) for level, places in enumerate(relative)]
-    graph = graph_builder({entry.name: _placement(entry, relative) for entry in entries})
+    graph = graph_builder({shape.name: placement(shape, relative) for shape in shapes})
     metadata = Metadata(
         graph_nbytes=len(graph),
         graph_sha256=_digest(_padded(graph)),
@@ -124,6 +108,7 @@ def write_checkpoint(
         producer=f"nested-sparse {__version__}",
         reroutes=tuple(reroutes),
         rows=rows,
+        network=network,
     )
     write_file(path, header_bytes(metadata), [_padded(graph), *segments], force)
 
@@ -217,28 +202,6 @@ def _layer_entry(record: LayerRecord, level_count: int) -> LayerEntry:
         attributes=attributes,
         pattern=record.pattern or weight.pattern.name,
         value_bytes=record.value_bytes,
-    )
-
-
-def _placement(entry: LayerEntry, relative: list[list[TensorPlace]]) -> LayerPlacement:
-    begin = {place.name: place.begin for places in relative for place in places}
-    offsets = [
-        begin[tensor_name(entry.name, level, part)]
-        for level in range(len(relative))
-        for part in ("ptr", "col", "val", "norm")
-    ]
-    pack = entry.shape.pack
-    return LayerPlacement(
-        rows=entry.rows,
-        columns=entry.columns,
-        block_rows=entry.block_rows,
-        index_bytes=entry.shape.index_bytes,
-        blocks=list(entry.blocks),
-        offsets=offsets,
-        permutation_offset=begin[tensor_name(entry.name, 0, "perm")] if entry.permuted else -1,
-        banks=pack.banks if pack else 0,
-        per_row=pack.per_row if pack else 0,
-        value_bytes=entry.value_bytes,
     )
 
 

@@ -7,6 +7,7 @@ import threading
 import weakref
 
 from nested_sparse.errors import UnavailableError
+from nested_sparse.forked import heed_forks
 from nested_sparse.mapped_file import MappedFile
 
 POLL_S = 0.25
@@ -34,6 +35,12 @@ class FileGuard:
             )
             return
         threading.Thread(target=self._watch, name=f"guard-{file.path.stem}", daemon=True).start()
+        heed_forks(self)
+
+    def forget(self) -> None:
+        """As Inheritable: the thread is the parent's, which guards its own mapping."""
+        self._closed = threading.Event()
+        self.unguarded = "this process was forked from the one that guards it"
 
     def check(self) -> None:
         """Raises UnavailableError if the bytes are not those that were opened. Before and after each run."""

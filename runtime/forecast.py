@@ -65,7 +65,10 @@ class Decision:
 
 
 class Forecast:
-    """Predictions = (profile × residual of the level + gap) × slowdown; admission and shedding by them.
+    """Predictions = profile × residual of the level × slowdown + gap; admission and shedding by them.
+
+    The gap is measured as the device is now, and the slowdown explains nothing of it: multiplied, half a millisecond
+    beside a busy process became more than an SLO, and everything was shed.
 
     The slowdown is learned from served requests only. So that a wrong one cannot shed everything for ever, every
     `probe_every_s` (or ten times the run, if that is longer) one request that the profile alone does not rule out
@@ -89,6 +92,7 @@ class Forecast:
         self._factors = [1.0] * profile.level_count
         self._refreshed_s = 0.0
         self._gap_ms = 0.0
+        self._profiled_gap_ms = 0.0  # what the slowdown makes the gap of
         self._learned_s: float | None = None
         self._probing = False
         self._probed_ratio = math.inf
@@ -106,14 +110,16 @@ class Forecast:
     def observe_gap(self, gap_ms: float) -> None:
         """Takes in the time between two runs where the second was already waiting: what serving costs beside them."""
         self._gap_ms += GAP_WEIGHT * (min(max(gap_ms, 0.0), MOST_GAP_MS) - self._gap_ms)
+        self._profiled_gap_ms = self._gap_ms / self.slowdown.factor(self._refreshed_s)
 
     def profiled_ms(self, level: int, batch: int) -> float:
         """Time that one run takes of a worker on a device that has nothing else to do, as the latest runs know it."""
-        return self.profile.predict_ms(level, batch) * self._factors[level] + self._gap_ms
+        return self.profile.predict_ms(level, batch) * self._factors[level] + self._profiled_gap_ms
 
     def _refresh(self, now_s: float) -> None:
         """Looks up what every level's factor is now: once per run, instead of for every prediction of every plan."""
         self._factors = [self._residuals.factor(level, now_s) for level in range(self.profile.level_count)]
+        self._profiled_gap_ms = self._gap_ms / self.slowdown.factor(now_s)
         self._refreshed_s = now_s
 
     def run_ms(self, level: int, batch: int, now_s: float) -> float:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from nested_sparse.forked import heed_forks
 from nested_sparse.level import Level
 from nested_sparse.runtime.limits import LevelLimit, LimitConfig, Limits
 from nested_sparse.runtime.monitor import ResourceMonitor, ResourceSample
@@ -71,6 +72,12 @@ class Governor:
         self._watched: list[_Watched] = []
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._work, name="governor", daemon=True)
+        heed_forks(self)
+
+    def forget(self) -> None:
+        """As Inheritable: the thread is the parent's."""
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
 
     def watch(self, model: Model, scheduler: Limited, *, follows_cores: bool, priority: int = 0) -> None:
         """Limit `model` from the next look on. follows_cores: its threads become as many as the usable cores.

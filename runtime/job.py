@@ -25,17 +25,23 @@ Outputs = dict[str, Array]
 class Job:
     """inputs: checked. due_s: when the client wants the answer; waiting.deadline_s leaves time for the reply.
 
-    least_accuracy: what the client asked for at least, -inf where it did not. fixed: it asked for one level.
+    entered_s: when the scheduler got it; before that it waited elsewhere. least_accuracy: what the client asked for at
+    least, -inf where it did not. fixed: it asked for one level.
     """
 
     inputs: dict[str, Array]
     future: Future[Response]
     waiting: Waiting
     received_s: float
+    entered_s: float
     due_s: float
     least_accuracy: float
     fixed: bool
     ticket: Ticket | None = None
+
+    def leaves_choice(self, level: int) -> bool:
+        """Whether `level` is the server's choice, and not the one or the lowest that the client asked for."""
+        return not self.fixed and (level > self.waiting.lowest_level or self.waiting.lowest_level == 0)
 
     def batches_with(self, other: Job) -> bool:
         """Whether both may be one batch: their model's rows are independent, and they are equal but for its size."""
@@ -79,6 +85,7 @@ def make_job(session: Profilable, request: Request, future: Future[Response], te
         future,
         waiting,
         received_s,
+        now_s,
         due_s=received_s + slo_ms / 1e3,
         least_accuracy=-math.inf if request.min_accuracy is None else request.min_accuracy,
         fixed=request.level is not None,

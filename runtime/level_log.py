@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import fields
 
 from nested_sparse.runtime.monitor import ResourceMonitor, ResourceSample
@@ -12,40 +13,70 @@ _WORDS = {"usable_cores": "cores {}", "frequency_mhz": "{:.0f} MHz", "temperatur
 _LOGGER = logging.getLogger("nested_sparse.runtime")
 
 
-class LevelLog:
-    """Logs changes of level, at most one line per `every_s`, with what the machine's sensors say about the cause."""
+EVERY_S, MOST_S = 5.0, 300.0
+"""Between two lines at least; and where they say nothing new, at most."""
 
-    def __init__(self, name: str, monitor: ResourceMonitor | None, every_s: float = 1.0) -> None:
+
+class LevelLog:
+    """Logs changes of level, with what the machine's sensors say about the cause.
+
+    At most one line per EVERY_S. A level that goes to and fro between levels that were named already says nothing new:
+    each such line makes the time until the next one twice as long, up to MOST_S, and sums up what happened in between.
+    A level that was not named since the last MOST_S of quiet is news again.
+    """
+
+    def __init__(self, name: str, monitor: ResourceMonitor | None) -> None:
         self._name = name
         self._monitor = monitor
-        self._every_s = every_s
         self._level: int | None = None
-        self._logged_s: float | None = None
-        self._unlogged = 0
+        self._said: int | None = None  # by the last line
+        self._named: set[int] = set()
+        self._logged_s = self._changed_s = -math.inf
+        self._again_s = EVERY_S
+        self._changes = 0
+        self._requests: dict[int, int] = {}  # since the last line, by level
 
     def note(self, level: int, reason: str, slowdown: float, queue_length: int, now_s: float) -> None:
-        """A request runs at `level`. Cheap when nothing changed."""
-        if level == self._level:
+        """A request runs at `level`, which the server chose. Cheap when nothing changed."""
+        self._requests[level] = self._requests.get(level, 0) + 1
+        if self._said is None:
+            self._level = self._said = level
+        if level != self._level:
+            self._level = level
+            self._changes += 1
+            if now_s - self._changed_s >= MOST_S:
+                self._named.clear()
+            self._changed_s = now_s
+        if level == self._said:
             return
-        previous, self._level = self._level, level
-        if previous is None:
-            return
-        if self._logged_s is not None and now_s - self._logged_s < self._every_s:
-            self._unlogged += 1
+        new = level not in self._named
+        if now_s - self._logged_s < (EVERY_S if new else self._again_s):
             return
         _LOGGER.info(
             "%s: level %d -> %d: %s; slowdown %.2f, %d waiting%s%s",
             self._name,
-            previous,
+            self._said,
             level,
             reason,
             slowdown,
             queue_length,
             self._sensors(),
-            f" ({self._unlogged} changes not logged)" if self._unlogged else "",
+            self._summary(now_s),
         )
+        self._again_s = EVERY_S if new else min(2 * self._again_s, MOST_S)
+        self._named |= {self._said, level}
+        self._said = level
         self._logged_s = now_s
-        self._unlogged = 0
+        self._changes = 0
+        self._requests = {}
+
+    def _summary(self, now_s: float) -> str:
+        """What happened since the last line, where that is more than this change."""
+        if self._changes < 2:
+            return ""
+        count = sum(self._requests.values())
+        shares = ", ".join(f"{level}: {100 * self._requests[level] / count:.0f} %" for level in sorted(self._requests))
+        return f" ({self._changes} changes in {now_s - self._logged_s:.0f} s; levels {shares})"
 
     def _sensors(self) -> str:
         if self._monitor is None or not _LOGGER.isEnabledFor(logging.INFO):

@@ -17,17 +17,20 @@ from nested_sparse.errors import NestedSparseError
 from nested_sparse.excerpt import excerpt
 from nested_sparse.metadata import DEPENDENT, INDEPENDENT
 from nested_sparse.runtime.tensors import Array, Arrays
-from nested_sparse.runtime.trial_rows import KINDS, LARGE, NAN, TYPICAL, TrialRows, aligned, mixed
+from nested_sparse.runtime.trial_rows import KINDS, LARGE, NAN, TrialRows, aligned, mixed
 from nested_sparse.tensor_spec import TensorSpec, batch_is_free
 
 if TYPE_CHECKING:
     from nested_sparse.level import Level
 
-PAIR, SIZES, WIDE = 2, (2, 3), 5
-"""Samples in a batch: of those whose others are replaced at every level, of those that are also run one by one, and of
-the one that looks for rows that depend on such as are farther apart."""
-ROUNDS, CHEAP_FLOPS = 4, 100_000_000
-"""Draws of other samples at each level of a model that costs no more than this a sample; one of a dearer model."""
+PAIR, SIZES = 2, (2, 3)
+"""Samples in a batch whose others are replaced, and in those that are run one by one, too."""
+CHEAP_FLOPS = 100_000_000
+"""Of a sample, up to which a model is looked at closely: as the file says, for no clock says the same thing twice."""
+ROUNDS, DEAR_ROUNDS = 4, 1
+"""How often other samples are drawn, at each level."""
+WIDE, DEAR_WIDE = 17, 5
+"""Samples in the one batch that looks for rows that depend on such as are far apart."""
 TOLERANCE = 1e-4
 """Of the output's largest magnitude, by which a row may differ from that of its sample alone: kernels sum in another
 order for another batch. The same as between the file and torch."""
@@ -47,6 +50,9 @@ class Runs(Protocol):
 
     @property
     def levels(self) -> Sequence[Level]: ...  # noqa: D102
+
+    @property
+    def decides(self) -> bool: ...  # noqa: D102
 
     def run(self, inputs: Arrays, level: int) -> dict[str, Array]: ...  # noqa: D102
 
@@ -77,24 +83,29 @@ def check_rows(
     A row is independent if nothing that is done to the other samples of its batch changes a single bit of it: replaced
     by others like the examples, by huge ones, by NaN. This asks for no tolerance, for a kernel that runs the same shape
     twice sums in the same order. Its number of samples and its place are changed as well: alone it must be what it is
-    in a batch, but for rounding.
+    in a batch, but for rounding. What a branch depends on may be met by no sample drawn here, so a graph that has one
+    counts as dependent without being run.
 
     examples: the input arrays that the model was exported with; without them the values drawn may be such as the model
-    never sees. thorough: runs 28 samples at every level (82 where that is cheap) and 35 more at the densest; else 14 at
-    the densest alone. limit_s: no new run begins after so many seconds.
+    never sees. thorough: runs 28 samples at every level and 35 more at the densest (82 and 187 where they are cheap);
+    else 14 at the densest. limit_s: no new run begins after so many seconds.
     """
     if not batch_is_free((*session.inputs, *session.outputs)):
         return RowCheck(None, "the first dimension of an input or output is not free")
+    if session.decides:
+        return RowCheck(False, "its graph has an If or a Loop, whose condition is one for all samples of a batch")
     check = _Check(session, TrialRows(session.inputs, examples, seed=0), clock, clock() + limit_s)
     densest = len(session.levels) - 1
+    cheap = session.levels[densest].flops <= CHEAP_FLOPS
+    rounds, wide = (ROUNDS, WIDE) if cheap else (DEAR_ROUNDS, DEAR_WIDE)
     try:
         for level in reversed(range(densest + 1) if thorough else [densest]):
-            for _ in range(_rounds(session.levels[level]) if thorough else 1):
+            for _ in range(rounds if thorough else 1):
                 check.beside_others(level, PAIR, KINDS if thorough else (LARGE, NAN))
             for count in SIZES if thorough else [PAIR]:
                 check.together_and_alone(level, count)
         if thorough:
-            check.beside_others(densest, WIDE, (LARGE,))
+            check.beside_others(densest, wide, (LARGE,))
     except _DependentError as error:
         return RowCheck(False, str(error))
     except _UnknownError as error:
@@ -154,21 +165,26 @@ class _Check:
                 raise _DependentError(f"{where} differs for {count} samples together and one by one: {difference}")
 
     def beside_others(self, level: int, count: int, kinds: Sequence[str]) -> None:
-        """Each of `count` samples while the others of its batch are replaced by some of `kinds`."""
+        """Each of `count` samples while the others of its batch are replaced by some of `kinds`.
+
+        Values that the model cannot take, such as indices computed from huge ones, say nothing; some must have run.
+        """
         rows = self._trials.draw(count)
         expected = self._run(rows, level)
+        tried = False
         for kept in _kept(count):
-            for kind, others in self._trials.of_kinds(count, kinds):
+            for others in self._trials.of_kinds(count, kinds):
                 inputs = mixed(rows, others, kept)
                 try:
                     changed = self._changed(expected, self._run(inputs, level), kept)
                 except NestedSparseError:
-                    if kind == TYPICAL:
-                        raise
-                    continue  # values that the model cannot take, such as indices computed from them, say nothing
+                    continue
+                tried = tried or not all(_same(array, inputs[name]) for name, array in rows.items())
                 if changed is not None:
                     self._answers_alike(level, rows, inputs)
                     raise _DependentError(f"at level {level}, {changed} with the other samples of its batch")
+        if not tried:
+            raise _UnknownError(f"at level {level} it ran on no samples but those of one value")
 
     def _changed(self, expected: Arrays, got: Arrays, kept: NDArray[np.bool_]) -> str | None:
         """Which of the rows that were kept has another output now."""
@@ -191,11 +207,6 @@ class _Check:
         if self._clock() > self._ends_s:
             raise _UnknownError("there was no time to look at every level")
         return self._session.run(inputs, level)
-
-
-def _rounds(level: Level) -> int:
-    """How often other samples are drawn: by what the file says of costs, for a clock would not find twice the same."""
-    return ROUNDS if level.flops <= CHEAP_FLOPS else 1
 
 
 def _kept(count: int) -> Iterator[NDArray[np.bool_]]:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from nested_sparse.errors import DeadlineError, InputError, OverloadedError, StuckError, UnavailableError
+from nested_sparse.forked import heed_forks
 from nested_sparse.level import Level
 from nested_sparse.runtime.device import Device
 from nested_sparse.runtime.execution import Execution, Executor
@@ -105,6 +106,13 @@ class Scheduler:
         ]
         for thread in self._threads:
             thread.start()
+        self._inherited = False
+        heed_forks(self)
+
+    def forget(self) -> None:
+        """As Inheritable: the workers, and what they have under way, are the parent's."""
+        self._changed = self._device.changed = threading.Condition()
+        self._inherited = bool(self._threads)
 
     @property
     def levels(self) -> Sequence[Level]:
@@ -150,6 +158,8 @@ class Scheduler:
 
         Returns when no run is under way but such as are stuck. May be called again.
         """
+        if self._inherited:
+            return
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -191,6 +201,8 @@ class Scheduler:
 
     def _enqueue(self, job: Job) -> None:
         with self._changed:
+            if self._inherited:
+                raise UnavailableError("this scheduler's threads are those of the process that forked this one")
             if self._closing:
                 raise UnavailableError("the server is shutting down; send the request to another one")
             if self._under_way.stuck_count >= self._workers:
@@ -265,8 +277,9 @@ class Scheduler:
         if level == highest < job.waiting.highest_level:
             decision = replace(decision, reason=f"capped by {cause}; {decision.reason}")
         jobs = [job, *self._joining(job, decision.take - 1)]
-        self._present_level = level
-        self._log.note(level, decision.reason, slowdown, len(self._queue), now_s)
+        if job.leaves_choice(level):
+            self._present_level = level
+            self._log.note(level, decision.reason, slowdown, len(self._queue), now_s)
         self._device.begin(id(job), now_s + decision.predicted_ms / 1e3)
         return Turn(run, jobs, decision, slowdown)
 
@@ -326,9 +339,14 @@ class Scheduler:
         return waited_for
 
     def _on_stuck(self, turn: Turn, elapsed_s: float) -> None:
-        """Its requests are answered and its slot goes to other models; this model's worker is lost until it ends."""
+        """Its requests are answered and its slot goes to other models; its worker comes back when the run has ended.
+
+        It is told to end, but one operator may still never.
+        """
         with self._changed:
             self._device.end(id(turn.jobs[0]))
+        if (stop_run := getattr(self._session, "stop_run", None)) is not None:
+            stop_run(turn.thread, time.monotonic() - elapsed_s / 2)
         _LOGGER.error("%s: a run has not ended for %.1f s", self._session.name, elapsed_s)
         for job in turn.jobs:
             self._fail(job.future, StuckError(f"the inference has run for {elapsed_s:.1f} s and does not end"))
@@ -355,7 +373,7 @@ class Scheduler:
         # of a run that was lowered: as if the slowdown it saw had been that of a whole run at the first level
         whole_ms = (done.ended_s - done.started_s) * 1e3 * self._profile.predict_ms(level, batch) / done.nominal_ms
         gap_ms = (done.started_s - self._ended_s) * 1e3
-        queued = jobs[0].received_s < self._ended_s
+        queued = jobs[0].entered_s < self._ended_s
         self._ended_s = done.ended_s
         try:
             # of several workers, or models, nobody knows which run it waited for

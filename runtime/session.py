@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -22,15 +24,22 @@ from nested_sparse.errors import (
     KernelError,
     LevelError,
     OutOfMemoryError,
+    StuckError,
     UnavailableError,
 )
 from nested_sparse.excerpt import excerpt, excerpts
+from nested_sparse.forked import heed_forks
+from nested_sparse.graph_check import check_graph
 from nested_sparse.kernels import library
+from nested_sparse.kernels.denormals import denormals_flushed
 from nested_sparse.level import resolve_level
+from nested_sparse.runtime.arena import ARENA, shrink_after
 from nested_sparse.runtime.file_guard import FileGuard
 from nested_sparse.runtime.level_cell import LevelCell
+from nested_sparse.runtime.ort_session import MESSAGE_CHARACTERS, open_ort
 from nested_sparse.runtime.own_memory import resident_bytes, return_freed
 from nested_sparse.runtime.probes import usable_cores
+from nested_sparse.runtime.runs import Run, Runs
 from nested_sparse.runtime.tensors import Array, Arrays, check_inputs
 
 if TYPE_CHECKING:
@@ -38,32 +47,40 @@ if TYPE_CHECKING:
 
 LEVEL_INPUT = "__level__"
 SEGMENT_INPUT = "__segment_{}__"
-_LOG_NOTHING = 4  # ONNX Runtime's severity "fatal": what goes wrong is raised, not printed
+RUN_LIMIT_S = 300.0
+"""The most that a run may take unless another limit is given: a graph may hold a loop that never ends."""
 # what its arena says, what our operators and its own code pass on from C++'s allocators
-_OUT_OF_MEMORY = ("Failed to allocate memory", "bad_alloc", "bad allocation")
+_OUT_OF_MEMORY = ("Failed to allocate memory", "Available memory of", "bad_alloc", "bad allocation")
 
 
 class Session:
     """One graph and one copy of the weights, mapped from the file, for every level.
 
     The level is an input: switching it loads nothing and allocates nothing. run() may be called from several threads
-    at once.
+    at once. To hand one to another process, pickle it: there it opens the same file, with as many threads. What a
+    forked child inherits cannot run, and closing it there leaves the parent's as it was.
 
     path; name: the file's stem; inputs, outputs: tuples of TensorSpec; levels: tuple of Level; threads: of one run.
     rows: what the file says of its rows (Metadata.rows), None where nothing.
     reroutes: what lowered inferences were measured to score; cuts: the only layers at which one may be lowered, if any.
     threads: None for every core this process may use. profile_to: a folder for ONNX Runtime's profile, written by
-    close().
+    close(). run_limit_s: the most that a run may take; then it is ended, with StuckError.
 
-    Raises CheckpointError (the file), KernelError (the operator library).
+    Raises CheckpointError (the file, or a graph in it that is not to be run), KernelError (the operator library).
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, threads: int | None = None, profile_to: Path | None = None
+        self,
+        path: str | os.PathLike[str],
+        *,
+        threads: int | None = None,
+        profile_to: Path | None = None,
+        run_limit_s: float = RUN_LIMIT_S,
     ) -> None:
         if threads is not None and threads < 1:
             raise InputError(f"threads: expected at least 1, got {threads}")
         self.path = Path(path)
+        self._absolute = str(self.path.absolute())  # a pickle of it may be opened from another folder
         self.name = self.path.stem
         self._threads = usable_cores() if threads is None else threads
         self._profiled = profile_to is not None
@@ -75,15 +92,18 @@ class Session:
         self.rows = self._checkpoint.rows
         self.cuts: tuple[str, ...] = getattr(self._checkpoint, "cuts", ())
         self._output_names = [spec.name for spec in self.outputs]
-        self._ort: Any = _load(self._checkpoint, _options(self._threads, profile_to))
+        self._ort: Any = open_ort(self._checkpoint, self._threads, profile_to)
         self._segments = self._segment_feeds()
         self._file_guard = FileGuard(self._checkpoint.file)
+        self._runs = Runs(run_limit_s)
         self._local = threading.local()
         self._idle = threading.Condition()
         self._rebuilding = threading.Lock()
         self._running = 0
         self._resident_level = 0
         self._shrinks = False
+        self._inherited = False
+        heed_forks(self)
 
     @property
     def threads(self) -> int:
@@ -102,7 +122,7 @@ class Session:
             if threads == self._threads:
                 return
             with self._open_ort():  # else close() could let go of the file meanwhile
-                built = _load(self._checkpoint, _options(threads, None))
+                built = open_ort(self._checkpoint, threads, None)
                 with self._idle:
                     if self._ort is None:
                         raise UnavailableError(f"{self.path.name}: this session is closed")
@@ -114,6 +134,11 @@ class Session:
         metadata = self._checkpoint.metadata
         digests = (metadata.graph_sha256, *(level.sha256 for level in metadata.levels))
         return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+    @property
+    def decides(self) -> bool:
+        """Whether its graph may decide by one value what it computes for all samples (GraphFacts); read each time."""
+        return check_graph(self._checkpoint).decides
 
     @property
     def isa(self) -> str:
@@ -153,8 +178,8 @@ class Session:
         """The outputs, by name, at `level` (-1 is the densest), or at what a LevelCell holds while it runs.
 
         guard: armed for this level, lowers the run where it would miss its deadline; it says afterwards where.
-        Raises InputError (nothing is cast or reshaped), LevelError, KernelError, OutOfMemoryError, and UnavailableError
-        when closed or when the file was written to in place.
+        Raises InputError (nothing is cast or reshaped), LevelError, KernelError, OutOfMemoryError, StuckError (it was
+        ended), and UnavailableError when closed, in a forked child, or when the file was written to in place.
         """
         arrays = check_inputs(self.inputs, inputs)
         with self._cell_of(level, guard) as cell, self._open_ort() as session:
@@ -162,24 +187,43 @@ class Session:
             self._resident_level = max(self._resident_level, started)
             self._file_guard.check()
             feeds = {**arrays, **self._segments, LEVEL_INPUT: cell.ort_value}
+            run = self._runs.begin()
             try:
-                results = session.run(self._output_names, feeds, self._run_options())
+                if self._shrinks:
+                    self._shrinks = False
+                    shrink_after(run.options)
+                with denormals_flushed():
+                    results = session.run(self._output_names, feeds, run.options)
             except Exception as error:  # ONNX Runtime's errors have no common base
-                raise self._fault(error, started, arrays) from error
+                raise self._fault(error, started, arrays, run) from error
+            finally:
+                self._runs.end(run)
             self._file_guard.check()
         return dict(zip(self._output_names, results, strict=True))
 
-    def _run_options(self) -> Any:
-        """None, but for the first run after a shrink: ONNX Runtime then gives back what its buffers do not need."""
-        if not self._shrinks:
-            return None
-        self._shrinks = False
-        options = ort.RunOptions()
-        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-        return options
+    def stop_run(self, thread: int, begun_before_s: float) -> None:
+        """End the run that `thread` (its ident) has under way since `begun_before_s` of the monotonic clock, or longer.
+
+        It raises StuckError there, before its next operator: one operator that does not end is not ended.
+        """
+        self._runs.stop(thread, begun_before_s)
+
+    def forget(self) -> None:
+        """As Inheritable: ONNX Runtime's threads are not here, and its session would wait for them when it ends."""
+        if self._ort is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._ort))  # so it never does
+        self._ort, self._inherited = None, True
+        self._idle = threading.Condition()
+        self._rebuilding = threading.Lock()
+        self._running = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _open_again, (self._absolute, self._threads, self._runs.limit_s, self.digest)
 
     def close(self) -> None:
         """Waits for the runs under way, then lets go of the model. May be called again."""
+        if self._inherited:
+            return
         with self._idle:
             session, self._ort = self._ort, None
             self._idle.wait_for(lambda: self._running == 0)
@@ -188,6 +232,8 @@ class Session:
             self._segments.clear()
             self._file_guard.close()
             self._checkpoint.close()
+            del session
+            ARENA.give_back()
 
     def __enter__(self) -> Session:
         return self
@@ -213,11 +259,14 @@ class Session:
             )
         return feeds
 
-    def _fault(self, error: Exception, level: int, arrays: Arrays) -> Exception:
+    def _fault(self, error: Exception, level: int, arrays: Arrays, run: Run) -> Exception:
         """Our own error for one of ONNX Runtime's."""
         where = f"{self.path.name}: level {level}"
-        text = str(error)
+        text = excerpt(error, MESSAGE_CHARACTERS)
+        if run.stopped:
+            return StuckError(f"{where}: the run was ended after {time.monotonic() - run.begun_s:.1f} s")
         if isinstance(error, MemoryError) or any(sign in text for sign in _OUT_OF_MEMORY):
+            self._shrinks = True  # what it had got is not kept for a next one like it
             shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
             return OutOfMemoryError(
                 f"{where}: out of memory with {shapes}; send a smaller batch or allow a lower level"
@@ -247,6 +296,11 @@ class Session:
     def _open_ort(self) -> Iterator[Any]:
         with self._idle:
             session = self._ort
+            if self._inherited:
+                raise UnavailableError(
+                    f"{self.path.name}: this session was opened before the process forked, and its threads are the "
+                    "parent's; open the file again in this process, or pickle the session to it"
+                )
             if session is None:
                 raise UnavailableError(f"{self.path.name}: this session is closed")
             self._running += 1
@@ -258,27 +312,12 @@ class Session:
                 self._idle.notify_all()
 
 
-def _options(threads: int, profile_to: Path | None) -> Any:
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = _LOG_NOTHING
-    # Threads that spin between the layers take the core that the co-runner, or our other thread, needs. 16 layers,
-    # 2 threads on 2 cores shared with other work, median (p95) ms: 10.4 (15.0) asleep, 14.7 (24.5) spinning; beside two
-    # busy loops 18.7 (26.7) and 26.6 (42.7). "session.force_spinning_stop" was never better than asleep.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if profile_to is not None:
-        options.enable_profiling = True
-        options.profile_file_prefix = str(profile_to / "layers")
-    library.register(options)
-    return options
-
-
-def _load(checkpoint: Checkpoint, options: Any) -> Any:
-    try:
-        return ort.InferenceSession(checkpoint.graph(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's errors have no common base
+def _open_again(path: str, threads: int, run_limit_s: float, digest: str) -> Session:
+    """The pickled session, in another process. Raises CheckpointError, also where the path now has another model."""
+    session = Session(path, threads=threads, run_limit_s=run_limit_s)
+    if session.digest != digest:
+        session.close()
         raise CheckpointError(
-            f"{checkpoint.path.name}: ONNX Runtime does not load its graph: {excerpt(error, 500)}"
-        ) from error
+            f"{path}: holds another model than when the session was pickled; open it by its path, or put the model back"
+        )
+    return session

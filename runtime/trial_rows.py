@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 from nested_sparse.runtime.tensors import Array, Arrays
 from nested_sparse.tensor_spec import TensorSpec
 
-TYPICAL, LARGE, NEGATED, NAN = "typical", "large", "negated", "nan"
-KINDS = (TYPICAL, LARGE, NEGATED, NAN)
+TYPICAL, LARGE, NEGATED, NAN, SWITCHED = "typical", "large", "negated", "nan", "switched"
+KINDS = (TYPICAL, LARGE, NEGATED, NAN, SWITCHED)
 """Of floating point samples. Large ones show what is added weakly, and wake what sleeps below a threshold; the same
-with the other sign what sleeps above it; NaN passes through all that is computed with it, however small its factor."""
+with the other sign what sleeps above it; NaN passes through all that is computed with it, however small its factor.
+SWITCHED ones are of inputs that are no floating point and have one value only in the examples, such as a mask of ones:
+they are 0 or 1 here."""
 LARGE_EXPONENT = 20
 _ALIGNMENT = 64
 
@@ -38,15 +40,19 @@ class TrialRows:
         """
         return {spec.name: self._drawn(spec, count, TYPICAL) for spec in self._specs}
 
-    def of_kinds(self, count: int, kinds: Sequence[str]) -> Iterator[tuple[str, dict[str, Array]]]:
-        """`count` samples of each of `kinds`. Inputs that are not floating point are typical in all of them."""
-        rows: dict[str, Array] = {}
+    def of_kinds(self, count: int, kinds: Sequence[str]) -> Iterator[dict[str, Array]]:
+        """`count` samples of each of `kinds`, SWITCHED only where there is something to switch.
+
+        What a kind does not speak of is typical.
+        """
+        large = {spec.name: self._drawn(spec, count, LARGE) for spec in self._specs}
         for kind in kinds:
-            if kind == NEGATED and LARGE in kinds:
-                rows = {name: np.negative(array) if _floats(array.dtype) else array for name, array in rows.items()}
-            else:
-                rows = {spec.name: self._drawn(spec, count, kind) for spec in self._specs}
-            yield kind, rows
+            if kind == LARGE:
+                yield large
+            elif kind == NEGATED:
+                yield {name: np.negative(array) if _floats(array.dtype) else array for name, array in large.items()}
+            elif kind != SWITCHED or any(_constant(pool) for pool in self._pools.values()):
+                yield {spec.name: self._drawn(spec, count, kind) for spec in self._specs}
 
     def _drawn(self, spec: TensorSpec, count: int, kind: str) -> Array:
         shape = (count, *spec.example_shape[1:])
@@ -54,7 +60,7 @@ class TrialRows:
         drawn = aligned(shape, dtype)
         if _floats(dtype) and kind == NAN:
             drawn[...] = np.nan
-        elif _floats(dtype) and kind != TYPICAL:
+        elif _floats(dtype) and kind == LARGE:
             largest = 1.0 if pool is None else max(1.0, float(np.abs(pool).max()))
             # by very different factors: in each sample a few values outweigh the rest, so that sums differ in sign
             exponents = self._generator.uniform(0, LARGE_EXPONENT, shape)
@@ -62,6 +68,8 @@ class TrialRows:
                 drawn[...] = self._generator.standard_normal(shape) * largest * 2.0**exponents
         elif pool is None:
             drawn[...] = self._generator.standard_normal(shape)
+        elif kind == SWITCHED and _constant(pool):
+            drawn[...] = self._generator.integers(2, size=shape)
         else:
             drawn[...] = pool[self._generator.integers(len(pool), size=shape)]
         return drawn
@@ -89,10 +97,14 @@ def _floats(dtype: np.dtype[np.generic]) -> bool:
     return bool(np.issubdtype(dtype, np.inexact))
 
 
+def _constant(pool: Array | None) -> bool:
+    return pool is not None and bool((pool == pool[0]).all())
+
+
 def _pool(spec: TensorSpec, example: Array | None) -> Array | None:
     """The values that this input is drawn from; None for normal noise."""
     if _floats(np.dtype(spec.dtype)):
-        if example is None or (example.flat[0] == example).all() or not np.isfinite(example).all():
+        if example is None or _constant(example.ravel()) or not np.isfinite(example).all():
             return None
         return example.ravel()
     return np.arange(2).astype(spec.dtype) if example is None else example.ravel()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nested_sparse.runtime.forecast import Decision
 from nested_sparse.runtime.job import Job
@@ -12,12 +13,16 @@ from nested_sparse.runtime.watchdog import Watchdog, stuck_after_s
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """Jobs that run together next, and how; or what the policy raised for the first of them."""
+    """Jobs that run together next, and how; or what the policy raised for the first of them.
+
+    thread: that runs them, which is the one that made this.
+    """
 
     run: int
     jobs: list[Job]
     decision: Decision | Exception
     slowdown: float = 1.0
+    thread: int = field(default_factory=threading.get_ident)
 
 
 class UnderWay:

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
+from nested_sparse.forked import heed_forks
+
 STUCK_TIMES = 20.0
 LEAST_STUCK_S = 10.0
 STOOD_STILL_S = 0.5
@@ -90,6 +92,13 @@ class Watchdog:
         self._closed = False
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._thread.start()
+        heed_forks(self)
+
+    def forget(self) -> None:
+        """As Inheritable: the thread, and what it watches, are the parent's."""
+        self._changed = threading.Condition(threading.Lock())
+        self._limits = Limits()
+        self._closed = True
 
     def begin(self, key: Hashable, limit_s: float) -> None:
         """`key` is under way and may be for `limit_s`."""

@@ -64,6 +64,7 @@ class Metrics:
         self._shed = Counter(
             "nested_sparse_shed", "Requests no allowed level could answer in time", ("model",), registry=registry
         )
+        self._in_front: tuple[Counter, ...] = ()
         self._late = Counter("nested_sparse_late", "Answers that came after their deadline", served, registry=registry)
         self._lowered = Counter(
             "nested_sparse_lowered",
@@ -84,6 +85,10 @@ class Metrics:
         )
         self._waiting = Gauge("nested_sparse_queue_length", "Requests that wait", ("model",), registry=registry)
 
+        self._front_wait = Gauge(
+            "nested_sparse_front_wait_seconds", "Arrival to handler, of a request that comes now", registry=registry
+        )
+
     def _histogram(self, name: str, text: str) -> Histogram:
         return Histogram(name, text, ("model", "level"), buckets=BUCKETS_S, registry=self.registry)
 
@@ -96,6 +101,10 @@ class Metrics:
             self._bytes.labels(model.name, str(level.index)).set(level.nbytes)
         self._xi.labels(model.name).set_function(lambda: model.engine.stats().slowdown)
         self._waiting.labels(model.name).set_function(lambda: model.engine.stats().queue_length)
+
+    def watch_front(self, wait_s: Callable[[], float]) -> None:
+        """Show how long requests wait before their handlers start."""
+        self._front_wait.set_function(wait_s)
 
     @contextmanager
     def request(self, model: ServedModel, received_s: float) -> Iterator[Record]:
@@ -118,6 +127,19 @@ class Metrics:
         except Exception as error:
             self._requests.labels(NO_MODEL, NO_LEVEL, fault_of(error).outcome).inc()
             raise
+
+    def shed_in_front(self) -> None:
+        """Count a request that was refused because of what waits before the handlers; it was not read.
+
+        It is taken to be the model's if there is only one.
+        """
+        only = next(iter(self.tallies)) if len(self.tallies) == 1 else NO_MODEL
+        if not self._in_front:  # kept: looking labels up would cost as much as the rest of a refusal
+            self._in_front = (self._requests.labels(only, NO_LEVEL, "shed"), self._shed.labels(only))
+        for counter in self._in_front:
+            counter.inc()
+        if only in self.tallies:
+            self.tallies[only].failures += 1
 
     def _failed(self, name: str, outcome: str, total_s: float) -> None:
         self._requests.labels(name, NO_LEVEL, outcome).inc()

@@ -11,23 +11,32 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from nested_sparse.placement import LayerPlacement
 from nested_sparse.reroute import Reroute
 from nested_sparse.tensor_spec import TensorSpec
 from nested_sparse.weight import NestedWeight
-from nested_sparse.writer import LayerPlacement, LayerRecord, LevelRecord, write_checkpoint
+from nested_sparse.writer import LayerRecord, LevelRecord, write_checkpoint
 
 
-def linear_chain(records: Sequence[LayerRecord], levels: int, batch: int | None = None) -> Callable[..., bytes]:
-    """Builder of a graph of NestedLinear layers with ReLU between, by hand; a record may come more than once."""
+def linear_chain(
+    records: Sequence[LayerRecord],
+    levels: int,
+    batch: int | None = None,
+    ends: tuple[str, str] = ("input", "output"),
+) -> Callable[..., bytes]:
+    """Builder of a graph of NestedLinear layers with ReLU between, by hand; a record may come more than once.
+
+    ends: names of its input and output.
+    """
 
     def build(placements: dict[str, LayerPlacement]) -> bytes:
         segments = [f"__segment_{level}__" for level in range(levels)]
-        nodes, source = [], "input"
+        nodes, source = [], ends[0]
         for index, record in enumerate(records):
             use = sum(earlier is record for earlier in records[:index])
             place = placements[record.weight.name]
             last = index == len(records) - 1
-            target = "output" if last else f"hidden{index}"
+            target = ends[1] if last else f"hidden{index}"
             nodes.append(
                 helper.make_node(
                     "NestedLinear",
@@ -51,11 +60,11 @@ def linear_chain(records: Sequence[LayerRecord], levels: int, batch: int | None 
         first, final = records[0].weight.columns, records[-1].weight.rows
         size: Any = batch or "N"
         inputs = [
-            helper.make_tensor_value_info("input", TensorProto.FLOAT, [size, first]),
+            helper.make_tensor_value_info(ends[0], TensorProto.FLOAT, [size, first]),
             helper.make_tensor_value_info("__level__", TensorProto.INT64, []),
             *(helper.make_tensor_value_info(name, TensorProto.UINT8, [f"{name}n"]) for name in segments),
         ]
-        outputs = [helper.make_tensor_value_info("output", TensorProto.FLOAT, [size, final])]
+        outputs = [helper.make_tensor_value_info(ends[1], TensorProto.FLOAT, [size, final])]
         graph = helper.make_graph(nodes, "chain", inputs, outputs)
         opsets = [helper.make_opsetid("", 17), helper.make_opsetid("nested_sparse", 1)]
         model: onnx.ModelProto = helper.make_model(graph, opset_imports=opsets, ir_version=8)

@@ -19,11 +19,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes import common
 
+from nested_sparse.placement import LayerPlacement
 from nested_sparse.trainer.graph import BATCH, LEVEL_INPUT, segment_input
 from nested_sparse.trainer.nodes import X_INPUT, is_ours, our_nodes, rank
 from nested_sparse.trainer.placeholder import CONV, DOMAIN, LEVEL_NORM, LEVEL_VALUE, LINEAR, LevelValues
 from nested_sparse.trainer.tiled import tile_images
-from nested_sparse.writer import LayerPlacement
 
 IR_VERSION = 9  # what ONNX Runtime 1.17 reads; nothing here needs a later one
 

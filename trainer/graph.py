@@ -45,12 +45,14 @@ class TracedGraph:
     """The graph, with placeholders for nested layers and level norms, and the model's own inputs and outputs.
 
     values: what else differs from level to level, (L, ...) by the name that its LevelValue node carries.
+    parameters: dotted names of the model's parameters that the graph holds.
     """
 
     model: ir.Model
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     values: LevelValues
+    parameters: frozenset[str]
 
 
 def trace(
@@ -76,6 +78,7 @@ def trace(
         flat = call.flat(model, copied=writes_inputs)
         program = _to_program(flat, call.tensors, fixed_batch)
         recognise(program, values, epsilons(model))
+        parameters = _used_parameters(program)
         graph = _to_onnx(flat, program)
     _name_values(graph, [*inputs_named, *outputs_named])
     return TracedGraph(
@@ -83,6 +86,7 @@ def trace(
         tuple(_spec(value, example) for value, example in zip(graph.graph.inputs, call.tensors, strict=True)),
         tuple(_spec(value, example) for value, (_, example) in zip(graph.graph.outputs, answer, strict=True)),
         values,
+        parameters,
     )
 
 
@@ -142,6 +146,13 @@ def _export_program(
         except Exception as error:  # torch.export raises anything, from the model's own errors to its guards
             where = _describe(model, active[-1] if active else "")
             raise ExportError(f"{where} cannot be traced: {reason(error)}") from error
+
+
+def _used_parameters(program: torch.export.ExportedProgram) -> frozenset[str]:
+    names = program.graph_signature.inputs_to_parameters
+    return frozenset(
+        names[node.name].removeprefix(f"{MODEL}.") for node in program.graph.nodes if node.name in names and node.users
+    )
 
 
 def _to_onnx(model: nn.Module, program: torch.export.ExportedProgram) -> ir.Model:

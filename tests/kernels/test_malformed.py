@@ -218,3 +218,27 @@ def test_shapes_are_checked() -> None:
     adding = SparseModel([linear_node(rng, 36, 10, residual=True)])
     with pytest.raises(Exception, match=r"residual must have the output's shape \[1, 10\], got \[1, 9\]"):
         adding.run(np.ones((1, 36), np.float32), 0, [np.ones((1, 9), np.float32)])
+
+
+def test_padding_that_no_memory_holds_is_refused() -> None:
+    """It costs a file a few digits; the plan of such a convolution would take ten gigabytes, the largest overflow."""
+    for pads in ([20_000] * 4, [2**20] * 4):
+        node = conv_node(np.random.default_rng(4), 4, 10)
+        placed = place([node])
+        placed.attributes[0]["pads"] = pads
+        model = SparseModel([node], placed)
+        with pytest.raises(Exception, match=r"layer 'layer0'.*(too large together|2\^31 pixels)"):
+            model.run(np.ones((1, 4, 8, 8), np.float32), 2)
+
+
+def test_columns_that_no_memory_holds_are_refused() -> None:
+    """A convolution of two million channels and no packs: a tile of its input would take gigabytes in each thread."""
+    node = conv_node(np.random.default_rng(5), 4, 16, block_rows=1, pack=Pack(8, 1))
+    placed = place([node])
+    channels = 2**21
+    placed.attributes[0].update(columns=9 * channels, index_bytes=4, blocks=[0, 0, 0])
+    for level in range(3):
+        array(placed, level, 0, "<u4")[:3] = 0
+    model = SparseModel([node], placed)
+    with pytest.raises(Exception, match=r"bad_alloc|bad allocation"):
+        model.run(np.ones((1, channels, 1, 1), np.float32), 2)

@@ -82,6 +82,7 @@ DEPENDENT: dict[str, tuple[Any, ...]] = {
     ),
     "the sample before": shifted(1),
     "the sample four before": shifted(4),
+    "the sample sixteen before": shifted(16),
     "sorted": ([*COUNT, node("TopK", ["z", "n"], ["output", "_"], axis=0)], {"first": [0]}),
     "sums so far": ([node("CumSum", ["z", "axis"], ["output"])], {"axis": np.int64(0)}),
     "how many": (
@@ -163,7 +164,7 @@ def test_every_way_to_depend_on_others_is_found(tmp_path: Path, name: str) -> No
     """However weakly, and through whatever: values, places, numbers, branches, noise."""
     check = found(tmp_path / "m.safetensors", *DEPENDENT[name])
     assert (check.independent, check.mark) == (False, "dependent")
-    assert "level 1" in check.reason
+    assert ("an If or a Loop" if name == "one branch for all" else "level 1") in check.reason
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -206,6 +207,31 @@ def test_indices_stay_those_of_the_example(tmp_path: Path, axis: int, given: boo
     examples = {"input": np.ones((1, 6), F), "ids": np.array([[0, 4, 2]])}
     with Session(path, threads=1) as session:
         assert check_rows(session, examples if given else None).independent is (axis == 1)
+
+
+@pytest.mark.parametrize("size", [2, 1])
+def test_a_mask_of_ones_is_switched(tmp_path: Path, size: int) -> None:
+    """Examples have masks of ones. Where 0 and 1 are no values for the model, nothing can be told, and is not."""
+    table = np.arange(size * WIDTH, dtype=F).reshape(size, WIDTH)
+    nodes = [node("Gather", ["table", "ids"], ["m"], axis=0), node("ReduceMean", ["m"], ["mean"], axes=[0], keepdims=1)]
+    nodes += [node("Add", ["m", "mean"], ["output"])]
+    path = write_rows(tmp_path / "m.safetensors", nodes, {"table": table}, ids=())
+    with Session(path, threads=1) as session:
+        check = check_rows(_OnlyIds(session), {"ids": np.zeros(2, np.int64)})
+        assert check.independent is (False if size == 2 else None)
+        assert ("row 0 of 2" if size == 2 else "no samples but those of one value") in check.reason
+
+
+class _OnlyIds:
+    """A session whose floating point input stays what it is."""
+
+    def __init__(self, session: Session) -> None:
+        self.inputs, self.outputs, self.levels = session.inputs[1:], session.outputs, session.levels
+        self.decides = False
+        self._session = session
+
+    def run(self, inputs: dict[str, np.ndarray], level: int) -> dict[str, Any]:
+        return self._session.run({"input": np.ones((len(inputs["ids"]), 6), F), **inputs}, level)
 
 
 def test_what_cannot_be_run_on_several_samples_is_not_known(tmp_path: Path) -> None:

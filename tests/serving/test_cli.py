@@ -11,15 +11,18 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from chain import linear_chain
+from hostile_graphs import before_output, external, floats, write_hostile
 from nested_sparse.amend import store_rows
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import CheckpointError
 from nested_sparse.mask import block_scores, nested_first_level
+from nested_sparse.network import DenseModule, Network
 from nested_sparse.reroute import Reroute
 from nested_sparse.serving import cli
 from nested_sparse.tensor_spec import TensorSpec
 from nested_sparse.weight import NestedWeight
-from nested_sparse.writer import LayerRecord, LevelRecord, write_checkpoint
+from nested_sparse.writer import LayerRecord, LevelRecord, header_bytes, write_checkpoint, write_file
 
 ROWS, COLUMNS = 8, 12
 KEEP = (5, 12)  # of 24 blocks of 4 rows
@@ -27,15 +30,16 @@ KEEP = (5, 12)  # of 24 blocks of 4 rows
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    """A file of two levels; its graph is none, which inspect and slice do not mind."""
+    """A file of two levels."""
     rng = np.random.default_rng(0)
     values = rng.standard_normal((ROWS, COLUMNS)).astype(np.float32)
     weight = NestedWeight("fc", values, nested_first_level(block_scores(values, 4), KEEP), 4)
+    record = LayerRecord(weight, rng.standard_normal((2, 2, ROWS)).astype(np.float32), "linear", {})
     path = tmp_path / "net.safetensors"
     write_checkpoint(
         path,
-        graph_builder=lambda placements: b"no graph",
-        layers=[LayerRecord(weight, rng.standard_normal((2, 2, ROWS)).astype(np.float32), "linear", {})],
+        graph_builder=linear_chain([record], 2, ends=("x", "y")),
+        layers=[record],
         levels=[LevelRecord(0.2, 40, {"accuracy": 0.5}), LevelRecord(0.5, 96, {})],
         inputs=[TensorSpec("x", "float32", (None, COLUMNS), (1, COLUMNS))],
         outputs=[TensorSpec("y", "float32", (None, ROWS), (1, ROWS))],
@@ -82,7 +86,7 @@ def test_inspect_tables(checkpoint):
     """The same for people."""
     result = run("inspect", checkpoint)
     assert result.exit_code == 0
-    for text in ("verified: nesting, indices, digests", "accuracy 0.5", "block4x1", "8 × 12", "fc"):
+    for text in ("verified: nesting, indices, digests, graph", "accuracy 0.5", "block4x1", "8 × 12", "fc"):
         assert text in result.stdout
     assert result.stdout.endswith(
         "1 reroutes measured between 1 pairs of levels; least accuracy 0.25, from level 1 to 0 at fc\n"
@@ -99,15 +103,36 @@ def test_inspect_says_whether_rows_are_independent(checkpoint, rows, words):
     assert [line for line in run("inspect", checkpoint).stdout.splitlines() if words in line]
 
 
+def test_inspect_shows_what_stays_dense(checkpoint):
+    """The share of the whole network's FLOPs that is sparse, and what is not; older files say what they count."""
+    assert json.loads(run("inspect", checkpoint, "--json").stdout)["network"] is None
+    assert "of its nested layers alone" in run("inspect", checkpoint).stdout
+    dense = DenseModule("conv1", 19_800_000_000, 300, "Conv3d is not nested")
+    network = Network(20_000_000_000, 200_000_000, 396, (dense,))
+    with Checkpoint.open(checkpoint) as opened:
+        header = header_bytes(replace(opened.metadata, network=network))
+        write_file(checkpoint, header, [opened.data_prefix(2)], force=True)
+    facts = json.loads(run("inspect", checkpoint, "--json").stdout)["network"]
+    assert (facts["flops"], facts["sparse_share"], facts["dense"][0]["why"]) == (network.flops, 0.01, dense.why)
+    shown = run("inspect", checkpoint).stdout
+    assert "1.0% of the network's 20 GFLOP are in sparse layers" in shown
+    assert "19,800,000,000" in shown
+    assert "Conv3d is not nested" in shown
+    assert run("slice", checkpoint, "--levels", "1", "-o", checkpoint.with_name("cut")).exit_code == 0
+    with Checkpoint.open(checkpoint.with_name("cut")) as cut:
+        assert cut.metadata.network == network
+
+
 def test_names_in_a_file_do_not_steer_the_terminal(checkpoint, capfd):
     """Nor fill it: the same file, its names as an attacker would have them."""
-    hostile = "\x1b[2J\x1b]0;title\x07\r\nforged\u202e" + 5000 * "x"
+    hostile = "\x1b[2J\x1b]0;title\x07\r\nforged\u202e" + 900 * "x"
     with Checkpoint.open(checkpoint) as opened:
         weight, norms = opened.load_layer("fc")
+    record = LayerRecord(replace(weight, name=hostile), norms, "linear", {})
     write_checkpoint(
         checkpoint,
-        graph_builder=lambda placements: b"no graph",
-        layers=[LayerRecord(replace(weight, name=hostile), norms, "linear", {})],
+        graph_builder=linear_chain([record], 2, ends=(hostile, hostile)),
+        layers=[record],
         levels=[LevelRecord(0.2, 40, {hostile: 0.5}), LevelRecord(0.5, 96, {})],
         inputs=[TensorSpec(hostile, "float32", (None, COLUMNS), (1, COLUMNS))],
         outputs=[TensorSpec(hostile, "float32", (None, ROWS), (1, ROWS))],
@@ -240,3 +265,17 @@ def test_import_is_light():
 def test_serve_takes_the_densest_level_by_minus_one(tmp_path, level, code):
     """Which an error message promises; the file that is missing is what ends it."""
     assert run("serve", tmp_path / "missing.safetensors", "--level", level).exit_code == code
+
+
+@pytest.mark.parametrize("verb", ["inspect", "profile", "serve"])
+def test_hostile_graphs_end_every_verb_that_reads_them(verb, tmp_path, monkeypatch, capsys):
+    """In one line, not a traceback; `slice` copies a graph without looking at it."""
+    tamper = before_output([], [external(floats("extra", [1.0]), "etc/passwd")])
+    path = write_hostile(tmp_path / "m.safetensors", tamper)
+    code, _, err = run_main(monkeypatch, capsys, verb, path)
+    assert code == 1
+    assert "m.safetensors: its graph holds TensorProto.external_data" in err
+    assert "Traceback" not in err
+    output = tmp_path / "part.safetensors"
+    assert run_main(monkeypatch, capsys, "slice", path, "--levels", 1, "-o", output)[0] == 0
+    assert run_main(monkeypatch, capsys, verb, output)[0] == 1

@@ -63,7 +63,7 @@ def double(response):
     return np.frombuffer(response.raw_output_contents[place], np.float32).reshape(response.outputs[place].shape)
 
 
-def wait_for(condition, seconds=120.0):
+def wait_for(condition, seconds=300.0):
     """Whether `condition` becomes true soon; polls."""
     end_s = time.monotonic() + seconds
     while not (met := condition()) and time.monotonic() < end_s:

@@ -16,7 +16,7 @@ from onnx.reference.op_run import OpRun
 from torch import Tensor, nn
 
 from nested_sparse.checkpoint import Checkpoint
-from nested_sparse.runtime import Session
+from nested_sparse.runtime import Session, check_rows
 from nested_sparse.slice import slice_checkpoint
 from nested_sparse.trainer import export, nest
 from nested_sparse.trainer.layers import NestedConv, NestedLinear
@@ -490,6 +490,9 @@ def test_network_answers_like_torch_at_every_level(name: str, tmp_path: Path) ->
     assert leaks(path) == []
     for run in (run_reference, run_session):
         assert_alike(net, path, examples, run)
+    with Session(path, threads=1) as session:
+        feeds = {spec.name: tensor.numpy() for spec, tensor in zip(session.inputs, examples, strict=True)}
+        assert check_rows(session, feeds).independent is (name != "unet")  # which adds what it makes of the first image
 
 
 @pytest.mark.parametrize("name", ["mobilenet", "jasper"])

@@ -11,8 +11,8 @@ import onnx.checker
 import onnx_ir as ir
 import pytest
 
+from nested_sparse.placement import LayerPlacement
 from nested_sparse.trainer.fuse import FusedGraph, fuse
-from nested_sparse.writer import LayerPlacement
 
 LEVELS = 2
 PLACEMENT = LayerPlacement(

@@ -11,7 +11,7 @@ import torch
 from nested_sparse.errors import TrainingError
 from nested_sparse.runtime import Session
 from nested_sparse.trainer.datasets import Digits
-from nested_sparse.trainer.models import DigitNet, ResNet20
+from nested_sparse.trainer.models import ResNet20
 from nested_sparse.trainer.recipe import Recipe, load_recipe, named_recipes
 from nested_sparse.trainer.recipe_run import dense_flops, run_recipe
 from nested_sparse.trainer.tensorboard import TensorBoard
@@ -265,17 +265,3 @@ def test_tensorboard_says_what_it_needs() -> None:
             TensorBoard("curves")
     else:
         pytest.skip("tensorboard is installed here")
-
-
-def test_the_loop_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it stands there, with a small model and few images; its file opens with four levels."""
-    readme = Path(__file__).parents[2].joinpath("README.md").read_text()
-    begin = readme.index("from nested_sparse.trainer import FreezeThenGrow")
-    monkeypatch.chdir(tmp_path)
-    data = Digits(size=8, batch_size=48, epoch_samples=48, validation_samples=20).load(0)
-    given = {"model": DigitNet(width=4), "batches": data.batches, "loss_fn": torch.nn.functional.cross_entropy}
-    given |= {"test_batches": list(data.scored()), "example": data.example[0]}
-    exec(readme[begin : readme.index("```", begin)], given)
-    with Session(tmp_path / "model.safetensors", threads=1) as session:
-        assert len(session.levels) == 4
-        assert all("accuracy" in level.metrics for level in session.levels)

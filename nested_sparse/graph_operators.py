@@ -1,0 +1,87 @@
+"""Operators that a checkpoint's graph may hold, and how large their results can be when all they take is constant.
+
+An allow list, because ONNX Runtime has hundreds more in domains of its own, of which some read files, call other
+libraries or run whole models. Left out of ONNX's domain: texts (no input of ours has any, and their size is bounded by
+nothing that we could set: String*, RegexFullMatch, TfIdfVectorizer), ImageDecoder, Optional*, SequenceMap, training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+OUR_DOMAIN = "nested_sparse"
+ONNX_DOMAINS = frozenset({"", "ai.onnx"})
+LOOPS = frozenset({"Loop", "Scan"})
+BRANCHES = frozenset({"If"})
+DECIDING = frozenset({"If", "Loop"})
+"""By a value that is one for the whole batch; a Scan runs as often as its input is long."""
+
+_PER_VALUE = """
+Abs Acos Acosh Asin Asinh Atan Atanh BitCast BitwiseNot Cast CastLike Ceil Celu Clip Cos Cosh CumProd CumSum Dropout
+Elu Erf Exp Floor Gelu HardSigmoid HardSwish Hardmax Identity IsInf IsNaN LeakyRelu Log LogSoftmax LpNormalization
+MeanVarianceNormalization Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softmax Softplus
+Softsign Sqrt Swish SwiGLU Tan Tanh ThresholdedRelu Trilu
+"""
+_FEWER_VALUES = """
+ArgMax ArgMin Compress DepthToSpace Flatten GlobalAveragePool GlobalLpPool GlobalMaxPool ReduceL1 ReduceL2
+ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Reshape
+ReverseSequence Slice SpaceToDepth Split Squeeze Transpose Unsqueeze
+"""
+_BROADCAST = """
+Add And BitShift BitwiseAnd BitwiseOr BitwiseXor DequantizeLinear Div Equal Gather Greater GreaterOrEqual Less
+LessOrEqual Max Mean Min Mod Mul Or PRelu Pow QuantizeLinear Sub Sum Where Xor
+"""
+_JOINED = "Concat GatherElements ScatterElements ScatterND"
+_ANY_SIZE = """
+AffineGrid Attention AveragePool BatchNormalization Bernoulli BlackmanWindow CausalConvWithState CenterCropPad Col2Im
+ConcatFromSequence Constant ConstantOfShape Conv ConvInteger ConvTranspose DFT DeformConv Det DynamicQuantizeLinear
+Einsum Expand EyeLike GRU GatherND Gemm GridSample GroupNormalization HammingWindow HannWindow If
+InstanceNormalization LRN LSTM LayerNormalization LinearAttention Loop LpPool MatMul MatMulInteger MaxPool MaxRoiPool
+MaxUnpool MelWeightMatrix Multinomial NegativeLogLikelihoodLoss NonMaxSuppression NonZero OneHot Pad QLinearConv
+QLinearMatMul RMSNormalization RNN RandomNormal RandomNormalLike RandomUniform RandomUniformLike Range Resize RoiAlign
+RotaryEmbedding STFT Scan Scatter SequenceAt SequenceConstruct SequenceEmpty SequenceErase SequenceInsert
+SequenceLength Shape Size SoftmaxCrossEntropyLoss SplitToSequence TensorScatter Tile TopK Unique Upsample
+"""
+
+_SIZES: Mapping[str, Callable[[Sequence[int]], int]] = {
+    **dict.fromkeys((*_PER_VALUE.split(), *_FEWER_VALUES.split()), max),
+    **dict.fromkeys(_BROADCAST.split(), math.prod),
+    **dict.fromkeys(_JOINED.split(), sum),
+}
+OPERATORS = frozenset(_SIZES) | frozenset(_ANY_SIZE.split())
+"""Of ONNX's domain, at any version that ONNX Runtime has."""
+
+OUR_OPERATORS: Mapping[str, Mapping[str, str]] = {
+    "TiledMaxPool": dict.fromkeys(("kernel_shape", "strides", "pads", "dilations"), "ints"),
+    **{
+        op: {
+            "layer": "s",
+            "clip_min": "f",
+            "clip_max": "f",
+            **dict.fromkeys(("rows", "columns", "block_rows", "index_bytes", "permutation_offset"), "i"),
+            **dict.fromkeys(("banks", "per_row", "value_bytes"), "i"),
+            **dict.fromkeys(("blocks", "offsets"), "ints"),
+            **(
+                {
+                    **dict.fromkeys(("kernel_shape", "strides", "pads", "dilations"), "ints"),
+                    **dict.fromkeys(("groups", "spatial_dimensions", "x_tiled", "y_tiled", "residual_tiled"), "i"),
+                }
+                if op == "NestedConv"
+                else {}
+            ),
+        }
+        for op in ("NestedConv", "NestedLinear")
+    },
+}
+"""Each of our operators' attributes, and the field that holds it."""
+SHAPE_OPERATORS = frozenset({"Shape", "Size"})
+MAX_RANK = 16
+
+
+def most_values(operator: str, inputs: Sequence[int]) -> int | None:
+    """At most so many values has what `operator` makes of inputs of at most `inputs` values; None: nobody knows."""
+    if operator in SHAPE_OPERATORS:
+        return MAX_RANK
+    size = _SIZES.get(operator)
+    return None if size is None or not inputs else size(inputs)

@@ -1,0 +1,46 @@
+"""LayerPlacement: where a layer's arrays lie in the segments, as the graph's operators are told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nested_sparse.layout import LayerShape, TensorPlace, tensor_name
+
+PARTS = ("ptr", "col", "val", "norm")
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPlacement:
+    """Where a layer's arrays lie: `offsets` are bytes of ptr, col, val, norm in segment l, level after level.
+
+    banks, per_row: B and k of gs{B}x{k}, 0 for blocks. value_bytes: 4 for float32, 2 for float16.
+    """
+
+    rows: int
+    columns: int
+    block_rows: int
+    index_bytes: int
+    blocks: list[int]
+    offsets: list[int]
+    permutation_offset: int
+    banks: int = 0
+    per_row: int = 0
+    value_bytes: int = 4
+
+
+def placement(shape: LayerShape, segments: Sequence[Sequence[TensorPlace]]) -> LayerPlacement:
+    """Of one layer in `segments`, the places of each level's tensors; offsets count from where a segment begins."""
+    begin = {place.name: place.begin - places[0].begin for places in segments for place in places}
+    return LayerPlacement(
+        rows=shape.rows,
+        columns=shape.columns,
+        block_rows=shape.block_rows,
+        index_bytes=shape.index_bytes,
+        blocks=list(shape.blocks),
+        offsets=[begin[tensor_name(shape.name, level, part)] for level in range(len(segments)) for part in PARTS],
+        permutation_offset=begin[tensor_name(shape.name, 0, "perm")] if shape.permuted else -1,
+        banks=shape.pack.banks if shape.pack else 0,
+        per_row=shape.pack.per_row if shape.pack else 0,
+        value_bytes=shape.value_bytes,
+    )

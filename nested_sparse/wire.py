@@ -1,0 +1,147 @@
+"""Wire: protobuf's wire format, read strictly and within bounds, from a file that nobody vouches for.
+
+A device that serves has no onnx package, and protobuf's own parser makes hundreds of bytes of objects out of the two
+bytes of an empty message. Here a message is a dict of its own fields, those within it stay bytes until they are asked
+for, and all fields of a file are counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+MAX_FIELDS = 500_000
+"""Of all messages of a file that are looked into, some two seconds; a node of ours has 50, others about 15."""
+MAX_UNREAD_NBYTES = 1 << 24
+"""Of types and comments, which are not looked into and become objects in ONNX Runtime. A node has some 50 of them."""
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+"""Wire types of protobuf's encoding, https://protobuf.dev/programming-guides/encoding."""
+WIDTHS = {FIXED64: 8, FIXED32: 4}
+
+
+class WireError(ValueError):
+    """Not this message, or not in the way that its writers write it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of a message; what a Wire makes of its value, by `kind`.
+
+    "integer": int, signed. "text": str. "bytes": memoryview, of messages too. "fixed32": memoryview of 4 bytes.
+    "integers", "fixed32s", "fixed64s": of numbers, packed or not, the memoryviews of all pieces that have any.
+    "texts", "messages": lists. "unread": nothing. "refused": whoever sets it is refused.
+    """
+
+    name: str
+    kind: str
+
+
+Schema = Mapping[int, Field]
+_LISTS = frozenset({"texts", "messages", "integers", "fixed32s", "fixed64s"})
+_TYPES = {"integer": VARINT, "integers": VARINT, "fixed32": FIXED32, "fixed32s": FIXED32, "fixed64s": FIXED64}
+_PACKED = frozenset({"integers", "fixed32s", "fixed64s"})
+
+
+class Wire:
+    """Reads the messages of one file. Raises WireError."""
+
+    def __init__(self, max_fields: int = MAX_FIELDS) -> None:
+        self._left = max_fields
+        self._unread = MAX_UNREAD_NBYTES
+
+    def read(self, data: memoryview, message: str, schema: Schema) -> dict[str, Any]:
+        """The fields of one message, by name; lists may be empty, others absent. Unknown fields are refused."""
+        found: dict[str, Any] = {field.name: [] for field in schema.values() if field.kind in _LISTS}
+        at, end = 0, len(data)
+        while at < end:
+            self._left -= 1
+            if self._left < 0:
+                raise WireError("has more fields than any model needs")
+            key, at = (data[at], at + 1) if data[at] < 128 else varint(data, at, len(data))
+            number, wire_type = key >> 3, key & 7
+            field = schema.get(number)
+            if field is None:
+                raise WireError(f"has a field {number} of {message} that this version does not know")
+            if field.kind == "refused":
+                raise WireError(f"holds {message}.{field.name}, which a checkpoint may not")
+            begin = at
+            at, value = _value(data, at, wire_type)
+            if field.kind == "unread":
+                self._unread -= at - begin
+                if self._unread < 0:
+                    raise WireError(f"has more than {MAX_UNREAD_NBYTES} bytes of types and comments")
+                continue
+            packed = wire_type == BYTES and field.kind in _PACKED
+            if not packed and wire_type != _TYPES.get(field.kind, BYTES):
+                raise WireError(f"has a {message}.{field.name} of another type than ONNX's")
+            if field.kind in _PACKED:
+                found[field.name].append(value if packed else data[begin:at])
+            elif field.kind in _LISTS:
+                found[field.name].append(_text(value) if field.kind == "texts" else value)
+            elif field.name in found:
+                raise WireError(f"has two {message}.{field.name} where ONNX has one")
+            else:
+                found[field.name] = _text(value) if field.kind == "text" else value
+        return found
+
+
+def integers(pieces: list[memoryview], most: int) -> list[int]:
+    """The numbers of an "integers" field, signed. Raises WireError where there are more than `most`."""
+    numbers: list[int] = []
+    for piece in pieces:
+        at = 0
+        while at < len(piece):
+            value, at = varint(piece, at, len(piece))
+            numbers.append(signed(value))
+            if len(numbers) > most:
+                raise WireError(f"has a list of more than {most} numbers")
+    return numbers
+
+
+def integer_count(pieces: list[memoryview]) -> int:
+    """How many numbers an "integers" field has: each ends in a byte below 128."""
+    return sum(int((np.frombuffer(piece, np.uint8) < 128).sum()) for piece in pieces)
+
+
+def signed(value: int) -> int:
+    """A varint as the int64 that it stands for."""
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+def _value(data: memoryview, at: int, wire_type: int) -> tuple[int, Any]:
+    """Where the value ends, and the value."""
+    if wire_type == VARINT:
+        value, at = varint(data, at, len(data))
+        return at, signed(value)
+    if wire_type == BYTES:
+        nbytes, at = varint(data, at, len(data))
+    elif wire_type in WIDTHS:
+        nbytes = WIDTHS[wire_type]
+    else:
+        raise WireError("is not a protobuf message")
+    if nbytes > len(data) - at:
+        raise WireError("is cut off, or is not a protobuf message")
+    return at + nbytes, data[at : at + nbytes]
+
+
+def varint(data: bytes | memoryview, at: int, end: int) -> tuple[int, int]:
+    """The number at `at`, as a uint64, and where it ends, not behind `end`. Raises WireError."""
+    value = shift = 0
+    while at < end and shift < 70:  # ten bytes at most
+        byte = data[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value & ((1 << 64) - 1), at
+        shift += 7
+    raise WireError("is cut off, or is not a protobuf message")
+
+
+def _text(data: memoryview) -> str:
+    try:
+        return str(data, "utf-8")
+    except UnicodeDecodeError:
+        raise WireError("has a name that is not UTF-8") from None

@@ -1,0 +1,159 @@
+"""MetricsServer: the Prometheus text over HTTP/1.1, on the server's own event loop and for a bounded number of peers.
+
+The text is prometheus_client's; its own server starts a thread for each connection and waits for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from prometheus_client import CollectorRegistry, make_wsgi_app
+
+HEAD_BYTES = 8192
+METHODS = ("GET", "HEAD")
+PATHS = ("/metrics", "/")
+BACKLOG = 128
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsLimits:
+    """connections: open at once; the next one takes the place of the one that has been silent the longest.
+
+    request_s: from the connection, or the last answer, to the end of a request. answer_s: until the peer has taken it.
+    """
+
+    connections: int = 64
+    request_s: float = 30.0
+    answer_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    method: str
+    path: str
+    query: str
+    headers: dict[str, str]
+    stays: bool
+
+    @classmethod
+    def read(cls, head: bytes) -> _Request:
+        """From the lines before the empty one. Raises ValueError."""
+        first, *lines = head.decode("latin-1").rstrip("\r\n").split("\r\n")
+        method, target, version = first.split(" ")
+        if version not in ("HTTP/1.0", "HTTP/1.1") or not target.startswith("/"):
+            raise ValueError(first)
+        headers = {name.lower(): value.strip() for name, separator, value in (line.partition(":") for line in lines)}
+        path, _, query = target.partition("?")
+        wish = headers.get("connection", "").lower()
+        has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers  # is not read
+        stays = not has_body and (wish == "keep-alive" if version == "HTTP/1.0" else wish != "close")
+        return cls(method, path, query, headers, stays)
+
+
+class MetricsServer:
+    """Answers GET and HEAD of /metrics with what `registry` collects, from start() to close()."""
+
+    def __init__(self, registry: CollectorRegistry, limits: MetricsLimits | None = None) -> None:
+        self._application: Callable[..., Any] = make_wsgi_app(registry)
+        self._limits = limits or MetricsLimits()
+        self._writers: OrderedDict[asyncio.StreamWriter, None] = OrderedDict()  # the longest silent first
+        self._collecting = asyncio.Lock()
+        self._server: asyncio.Server | None = None
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen there; the port, which the system picks where it is 0. Raises OSError."""
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            self._server = await asyncio.start_server(self._serve, sock=listener, limit=HEAD_BYTES, backlog=BACKLOG)
+        except BaseException:
+            listener.close()
+            raise
+        bound: int = listener.getsockname()[1]
+        return bound
+
+    async def close(self) -> None:
+        """Stop listening and end all connections."""
+        if self._server is not None:
+            self._server.close()
+            for writer in list(self._writers):
+                writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers[writer] = None
+        if len(self._writers) > self._limits.connections:
+            self._writers.popitem(last=False)[0].transport.abort()
+        try:
+            while await self._answer_next(reader, writer):
+                if writer in self._writers:
+                    self._writers.move_to_end(writer)
+        except (OSError, EOFError, asyncio.TimeoutError):
+            writer.transport.abort()  # close() would wait until the peer has taken all
+        finally:
+            self._writers.pop(writer, None)
+            writer.close()
+
+    async def _answer_next(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Whether the connection stays. Raises what a peer that is gone or too slow makes."""
+        try:
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), self._limits.request_s)
+            request = _Request.read(head)
+        except asyncio.LimitOverrunError:
+            return await self._send(writer, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        except ValueError:
+            return await self._send(writer, HTTPStatus.BAD_REQUEST)
+        if request.method not in METHODS:
+            return await self._send(writer, HTTPStatus.METHOD_NOT_ALLOWED, headers=[("Allow", ", ".join(METHODS))])
+        stays, bare = request.stays, request.method == "HEAD"
+        if request.path not in PATHS:
+            return await self._send(writer, HTTPStatus.NOT_FOUND, stays=stays, bare=bare)
+        headers, body = await self._collect(request)
+        return await self._send(writer, HTTPStatus.OK, headers, body, stays=stays, bare=bare)
+
+    async def _collect(self, request: _Request) -> tuple[list[tuple[str, str]], bytes]:
+        """The text in the form that the client accepts; in one thread at most, beside the event loop."""
+        environment = {
+            "REQUEST_METHOD": "GET",
+            "PATH_INFO": request.path,
+            "QUERY_STRING": request.query,
+            "HTTP_ACCEPT": request.headers.get("accept", ""),
+            "HTTP_ACCEPT_ENCODING": request.headers.get("accept-encoding", ""),
+        }
+        answered: list[list[tuple[str, str]]] = []
+
+        def collect() -> bytes:
+            return b"".join(self._application(environment, lambda status, headers: answered.append(headers)))
+
+        async with self._collecting:
+            body = await asyncio.to_thread(collect)
+        return answered[0], body
+
+    async def _send(
+        self,
+        writer: asyncio.StreamWriter,
+        status: HTTPStatus,
+        headers: list[tuple[str, str]] | None = None,
+        body: bytes | None = None,
+        *,
+        stays: bool = False,
+        bare: bool = False,
+    ) -> bool:
+        """Send an answer, without its body where it is `bare`; whether the connection stays."""
+        text = f"{status.phrase}\n".encode() if body is None else body
+        lines = [
+            f"HTTP/1.1 {status.value} {status.phrase}",
+            *(f"{name}: {value}" for name, value in headers or []),
+            f"Content-Length: {len(text)}",
+            f"Connection: {'keep-alive' if stays else 'close'}",
+        ]
+        writer.write("\r\n".join((*lines, "", "")).encode("latin-1") + (b"" if bare else text))
+        await asyncio.wait_for(writer.drain(), self._limits.answer_s)
+        return stays
