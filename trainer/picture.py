@@ -42,8 +42,8 @@ def draw(path: Path, title: str, levels: Sequence[Mapping[str, Any]], dense: Map
         figure.savefig(path, dpi=110)
     except OSError as error:
         raise TrainingError(
-            f"{path}: the picture cannot be written ({error.strerror or error}); make room, and give the command again: "
-            "what was trained is kept"
+            f"{path}: the picture cannot be written ({error.strerror or error}); make room, and give the command "
+            "again: what was trained is kept"
         ) from None
     finally:
         pyplot.close(figure)
