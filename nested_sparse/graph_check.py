@@ -18,6 +18,7 @@ from nested_sparse.errors import CheckpointError
 from nested_sparse.excerpt import excerpt
 from nested_sparse.graph_operators import (
     BRANCHES,
+    DECIDING,
     LOOPS,
     MAX_RANK,
     ONNX_DOMAINS,
@@ -53,9 +54,11 @@ class GraphFacts:
     """What the runtime has to know of a checked graph.
 
     foldable: whether what depends on constants alone is cheap to compute, as ONNX Runtime does while it loads a graph.
+    decides: whether one value may decide what is computed for all samples of a batch, or how often.
     """
 
     foldable: bool
+    decides: bool
 
 
 def check_graph(checkpoint: Checkpoint) -> GraphFacts:
@@ -93,6 +96,7 @@ class _GraphCheck:
         self._nodes = 0
         self._folded = 0
         self._foldable = True
+        self._decides = False
         shapes = [layer.shape for layer in checkpoint.layers]
         self._layers = {layer.name: layer for layer in checkpoint.layers}
         segments = checkpoint.segment_places()
@@ -116,7 +120,7 @@ class _GraphCheck:
         expected = sorted(spec.name for spec in self._checkpoint.outputs)
         if got != expected:
             raise WireError(f"has the outputs {excerpt(got)}, the metadata says {excerpt(expected)}")
-        return GraphFacts(self._foldable)
+        return GraphFacts(self._foldable, self._decides)
 
     def _check_graph(self, data: memoryview, outer: _Scope | None, loops: bool = False) -> dict[str, int | None]:
         """The outputs in order, as a scope has them. loops: the graph is run over and over."""
@@ -162,6 +166,7 @@ class _GraphCheck:
         if domain == OUR_DOMAIN:
             self._check_ours(operator, attributes)
         _check_texts(operator, attributes)
+        self._decides |= operator in DECIDING
         most = self._fold(operator, [scope.find(name) for name in node["input"] if name], attributes)
         for name in filter(None, node["output"]):
             scope.most[name] = most

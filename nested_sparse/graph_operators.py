@@ -14,6 +14,8 @@ OUR_DOMAIN = "nested_sparse"
 ONNX_DOMAINS = frozenset({"", "ai.onnx"})
 LOOPS = frozenset({"Loop", "Scan"})
 BRANCHES = frozenset({"If"})
+DECIDING = frozenset({"If", "Loop"})
+"""By a value that is one for the whole batch; a Scan runs as often as its input is long."""
 
 _PER_VALUE = """
 Abs Acos Acosh Asin Asinh Atan Atanh BitCast BitwiseNot Cast CastLike Ceil Celu Clip Cos Cosh CumProd CumSum Dropout

@@ -13,8 +13,9 @@ class Level:
     """One runnable point of a nested model; a higher index is denser.
 
     index: 0 is the sparsest.
-    density: kept / total weights of all nested layers, those kept dense included, in (0, 1].
-    flops: floating point operations (2 per kept multiply-add) of the nested layers, one sample of the example shape.
+    density: kept / total weights of the whole network, in (0, 1]; of the nested layers alone in older files.
+    flops: floating point operations (2 per multiply-add) of the whole network, of nested layers those with weights that
+        the level keeps, one sample of the example shape; in older files of the nested layers alone.
     nbytes: bytes of the checkpoint file this level needs (the graph and every segment up to its own).
     metrics: what was measured when it was trained, e.g. {"accuracy": 0.93}.
     """

@@ -12,6 +12,7 @@ from nested_sparse.budget import MAX_LEVELS
 from nested_sparse.errors import CheckpointError
 from nested_sparse.excerpt import excerpt
 from nested_sparse.layout import VALUE_DTYPES, LayerShape
+from nested_sparse.network import DenseModule, Network
 from nested_sparse.pattern import BLOCK_ROWS, Pattern, block_pattern, parse_pattern
 from nested_sparse.reroute import Reroute, check_reroutes
 from nested_sparse.tensor_spec import TensorSpec
@@ -81,6 +82,7 @@ class Metadata:
     """All that a checkpoint says of itself beside its tensors.
 
     rows: INDEPENDENT or DEPENDENT, at every level; None where nobody has found out.
+    network: the whole network; None in files whose levels' density and FLOPs are those of the nested layers alone.
     """
 
     graph_nbytes: int
@@ -92,6 +94,7 @@ class Metadata:
     producer: str
     reroutes: tuple[Reroute, ...] = ()
     rows: str | None = None
+    network: Network | None = None
     format_version: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -113,6 +116,8 @@ class Metadata:
             del raw["reroutes"]
         if self.rows is None:
             del raw["rows"]
+        if self.network is None:
+            del raw["network"]
         text = json.dumps(raw, separators=(",", ":"), allow_nan=False)
         return {KEY: text, DIGEST_KEY: hashlib.sha256(text.encode()).hexdigest()}
 
@@ -167,6 +172,7 @@ def _parse(raw: dict[str, Any]) -> Metadata:
         producer=str(raw["producer"]),
         reroutes=tuple(_reroute(entry) for entry in raw.get("reroutes", ())),
         rows=raw.get("rows"),
+        network=_network(raw["network"]) if "network" in raw else None,
     )
     if metadata.rows not in (None, INDEPENDENT, DEPENDENT):
         raise ValueError(f"rows {excerpt(metadata.rows)!r}, expected {INDEPENDENT!r} or {DEPENDENT!r}")
@@ -224,6 +230,20 @@ def _layer(raw: dict[str, Any], level_count: int) -> LayerEntry:
     if len(entry.blocks) != level_count or len(entry.nnz) != level_count or sum(entry.blocks) > entry.shape.most_blocks:
         raise ValueError(f"layer '{excerpt(entry.name)}': expected a block count for each of {level_count} levels")
     return entry
+
+
+def _network(raw: dict[str, Any]) -> Network:
+    flops = _integer(raw["flops"], 0, 1 << 62)
+    dense = tuple(
+        DenseModule(
+            name=str(entry["name"]),
+            flops=_integer(entry["flops"], 0, 1 << 62),
+            weights=_integer(entry["weights"], 0, 1 << 62),
+            why=str(entry["why"]),
+        )
+        for entry in raw["dense"]
+    )
+    return Network(flops, _integer(raw["sparse_flops"], 0, flops), _integer(raw["weights"], 1, 1 << 62), dense)
 
 
 def _reroute(raw: dict[str, Any]) -> Reroute:

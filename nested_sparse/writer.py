@@ -30,6 +30,7 @@ from nested_sparse.layout import (
     tensor_table,
 )
 from nested_sparse.metadata import OPERATORS, LayerEntry, LevelEntry, Metadata
+from nested_sparse.network import Network
 from nested_sparse.packed import pack_level
 from nested_sparse.placement import LayerPlacement, placement
 from nested_sparse.reroute import Reroute, check_reroutes
@@ -77,11 +78,12 @@ def write_checkpoint(
     outputs: Sequence[TensorSpec],
     reroutes: Sequence[Reroute] = (),
     rows: str | None = None,
+    network: Network | None = None,
     force: bool = False,
 ) -> None:
     """Write a checkpoint to `path`, atomically; an existing file is kept unless `force`.
 
-    `graph_builder` gets each layer's placement by name and returns the ONNX graph. rows: as in Metadata.
+    `graph_builder` gets each layer's placement by name and returns the ONNX graph. rows, network: as in Metadata.
     Raises CheckpointError, and what `check_reroutes` does.
     """
     path = Path(path)
@@ -106,6 +108,7 @@ def write_checkpoint(
         producer=f"nested-sparse {__version__}",
         reroutes=tuple(reroutes),
         rows=rows,
+        network=network,
     )
     write_file(path, header_bytes(metadata), [_padded(graph), *segments], force)
 

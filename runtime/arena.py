@@ -7,6 +7,8 @@ memory. With an end such a run fails by itself (OutOfMemoryError), where otherwi
 from __future__ import annotations
 
 import logging
+import math
+import os
 import threading
 from typing import Any
 
@@ -18,6 +20,8 @@ from nested_sparse.runtime.probes import memory
 
 RESERVE_SHARE = 0.1
 """Of what is available, left to the rest of the process and to others."""
+LEAST_SHARE = 0.25
+"""Of what the machine, or the cgroup, has: a process may start at a moment when others have nearly all."""
 _USE_IT = ("session.use_env_allocators", "1")
 # ONNX Runtime gives memory back at the end of a run that asks for it, and at no other time. For when no run is to be
 # expected: a model of one Identity, float32 [1] "x" to "y", IR version 8, opset 17.
@@ -30,8 +34,12 @@ _LOGGER = logging.getLogger("nested_sparse.runtime")
 
 def most_bytes() -> int | None:
     """How much all runs of this process together may allocate, by what is available now; None where nobody knows."""
-    available = memory().get("available_memory_bytes")
-    return None if available is None else int(available * (1 - RESERVE_SHARE))
+    readings = memory()
+    available = readings.get("available_memory_bytes")
+    if available is None:
+        return None
+    whole = min(readings.get("memory_limit_bytes", math.inf), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return int(max(available * (1 - RESERVE_SHARE), whole * LEAST_SHARE))
 
 
 class Arena:

@@ -44,15 +44,17 @@ def open_ort(checkpoint: Checkpoint, threads: int, profile_to: Path | None) -> A
     disabled = None if facts.foldable else ["ConstantFolding"]
     where = checkpoint.path.name
     load = _Load(options)
+    CLOCKWORK.begin(load, LOAD_LIMIT_S)
     try:
-        # set_denormal_as_zero also sets the thread that makes the session: denormals_flushed puts it back
-        with CLOCKWORK.limit(load, LOAD_LIMIT_S), denormals_flushed():
+        with denormals_flushed():  # set_denormal_as_zero also sets the thread that makes the session: this puts it back
             return ort.InferenceSession(
                 checkpoint.graph(), options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
             )
     except Exception as error:  # ONNX Runtime's errors have no common base
         said = f"not within {LOAD_LIMIT_S:.0f} s" if load.stopped else excerpt(error, MESSAGE_CHARACTERS)
         raise CheckpointError(f"{where}: ONNX Runtime does not load its graph: {said}") from error
+    finally:
+        CLOCKWORK.end(load)
 
 
 class _Load:

@@ -51,6 +51,9 @@ class Runs(Protocol):
     @property
     def levels(self) -> Sequence[Level]: ...  # noqa: D102
 
+    @property
+    def decides(self) -> bool: ...  # noqa: D102
+
     def run(self, inputs: Arrays, level: int) -> dict[str, Array]: ...  # noqa: D102
 
 
@@ -80,7 +83,8 @@ def check_rows(
     A row is independent if nothing that is done to the other samples of its batch changes a single bit of it: replaced
     by others like the examples, by huge ones, by NaN. This asks for no tolerance, for a kernel that runs the same shape
     twice sums in the same order. Its number of samples and its place are changed as well: alone it must be what it is
-    in a batch, but for rounding.
+    in a batch, but for rounding. What a branch depends on may be met by no sample drawn here, so a graph that has one
+    counts as dependent without being run.
 
     examples: the input arrays that the model was exported with; without them the values drawn may be such as the model
     never sees. thorough: runs 28 samples at every level and 35 more at the densest (82 and 187 where they are cheap);
@@ -88,6 +92,8 @@ def check_rows(
     """
     if not batch_is_free((*session.inputs, *session.outputs)):
         return RowCheck(None, "the first dimension of an input or output is not free")
+    if session.decides:
+        return RowCheck(False, "its graph has an If or a Loop, whose condition is one for all samples of a batch")
     check = _Check(session, TrialRows(session.inputs, examples, seed=0), clock, clock() + limit_s)
     densest = len(session.levels) - 1
     cheap = session.levels[densest].flops <= CHEAP_FLOPS

@@ -4,14 +4,48 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Hashable
 from typing import Any
 
 import onnxruntime as ort
 
 from nested_sparse.forked import heed_forks
 from nested_sparse.runtime.watchdog import Watchdog
+
+
+class Clockwork:
+    """The process's one watchdog of runs and loads, whose thread begins with the first of them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._watchdog: Watchdog | None = None
+        heed_forks(self)
+
+    def forget(self) -> None:
+        """As Inheritable: the thread is the parent's."""
+        self._lock = threading.Lock()
+        self._watchdog = None
+
+    def begin(self, task: Any, limit_s: float) -> None:
+        """`task.stop()` is called once, from another thread, if end() has not been by then."""
+        (self._watchdog or self._started()).begin(task, limit_s)
+
+    def end(self, task: Any) -> None:
+        """It has ended."""
+        (self._watchdog or self._started()).end(task)
+
+    def _started(self) -> Watchdog:
+        with self._lock:
+            if self._watchdog is None:
+                self._watchdog = Watchdog(_stop)
+            return self._watchdog
+
+
+def _stop(task: Hashable, elapsed_s: float) -> None:
+    task.stop()  # type: ignore[attr-defined]
+
+
+CLOCKWORK = Clockwork()
 
 
 class Run:
@@ -30,43 +64,6 @@ class Run:
         self.options.terminate = True
 
 
-class Clockwork:
-    """The process's one watchdog of runs and loads, whose thread begins with the first of them."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._watchdog: Watchdog | None = None
-        heed_forks(self)
-
-    def forget(self) -> None:
-        """As Inheritable: the thread is the parent's."""
-        self._lock = threading.Lock()
-        self._watchdog = None
-
-    @contextmanager
-    def limit(self, run: Any, limit_s: float) -> Iterator[None]:
-        """While within, `run.stop()` is called once, from another thread, when `limit_s` have passed."""
-        watchdog = self._watchdog or self._started()
-        watchdog.begin(run, limit_s)
-        try:
-            yield
-        finally:
-            watchdog.end(run)
-
-    def _started(self) -> Watchdog:
-        with self._lock:
-            if self._watchdog is None:
-                self._watchdog = Watchdog(_stop)
-            return self._watchdog
-
-
-def _stop(run: Hashable, elapsed_s: float) -> None:
-    run.stop()  # type: ignore[attr-defined]
-
-
-CLOCKWORK = Clockwork()
-
-
 class Runs:
     """Those of one session, each in a thread of its own. limit_s: the most that one may take. Thread-safe."""
 
@@ -74,16 +71,16 @@ class Runs:
         self.limit_s = limit_s
         self._of_thread: dict[int, Run] = {}
 
-    @contextmanager
-    def under_way(self) -> Iterator[Run]:
-        """A run of this thread, while within."""
-        run, thread = Run(), threading.get_ident()
-        self._of_thread[thread] = run
-        try:
-            with CLOCKWORK.limit(run, self.limit_s):
-                yield run
-        finally:
-            del self._of_thread[thread]
+    def begin(self) -> Run:
+        """A run of this thread begins."""
+        run = self._of_thread[threading.get_ident()] = Run()
+        CLOCKWORK.begin(run, self.limit_s)
+        return run
+
+    def end(self, run: Run) -> None:
+        """It has ended."""
+        CLOCKWORK.end(run)
+        del self._of_thread[threading.get_ident()]
 
     def stop(self, thread: int, begun_before_s: float) -> None:
         """Stop the run of `thread`, unless it is one that began later."""

@@ -29,6 +29,7 @@ from nested_sparse.errors import (
 )
 from nested_sparse.excerpt import excerpt, excerpts
 from nested_sparse.forked import heed_forks
+from nested_sparse.graph_check import check_graph
 from nested_sparse.kernels import library
 from nested_sparse.kernels.denormals import denormals_flushed
 from nested_sparse.level import resolve_level
@@ -79,6 +80,7 @@ class Session:
         if threads is not None and threads < 1:
             raise InputError(f"threads: expected at least 1, got {threads}")
         self.path = Path(path)
+        self._absolute = str(self.path.absolute())  # a pickle of it may be opened from another folder
         self.name = self.path.stem
         self._threads = usable_cores() if threads is None else threads
         self._profiled = profile_to is not None
@@ -134,6 +136,11 @@ class Session:
         return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
     @property
+    def decides(self) -> bool:
+        """Whether its graph may decide by one value what it computes for all samples (GraphFacts); read each time."""
+        return check_graph(self._checkpoint).decides
+
+    @property
     def isa(self) -> str:
         """The instruction set the kernels use."""
         return str(library.isa())
@@ -180,15 +187,17 @@ class Session:
             self._resident_level = max(self._resident_level, started)
             self._file_guard.check()
             feeds = {**arrays, **self._segments, LEVEL_INPUT: cell.ort_value}
-            with self._runs.under_way() as run:
+            run = self._runs.begin()
+            try:
                 if self._shrinks:
                     self._shrinks = False
                     shrink_after(run.options)
-                try:
-                    with denormals_flushed():
-                        results = session.run(self._output_names, feeds, run.options)
-                except Exception as error:  # ONNX Runtime's errors have no common base
-                    raise self._fault(error, started, arrays, run) from error
+                with denormals_flushed():
+                    results = session.run(self._output_names, feeds, run.options)
+            except Exception as error:  # ONNX Runtime's errors have no common base
+                raise self._fault(error, started, arrays, run) from error
+            finally:
+                self._runs.end(run)
             self._file_guard.check()
         return dict(zip(self._output_names, results, strict=True))
 
@@ -209,7 +218,7 @@ class Session:
         self._running = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _open_again, (str(self.path.absolute()), self._threads, self._runs.limit_s, self.digest)
+        return _open_again, (self._absolute, self._threads, self._runs.limit_s, self.digest)
 
     def close(self) -> None:
         """Waits for the runs under way, then lets go of the model. May be called again."""

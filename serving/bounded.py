@@ -9,6 +9,7 @@ import grpc
 from grpc import aio
 
 from nested_sparse.errors import InputError, TooLargeError
+from nested_sparse.serving.calls import Calls
 from nested_sparse.serving.convert import read_message
 from nested_sparse.serving.fault import Ending
 from nested_sparse.serving.inflate import inflated
@@ -21,10 +22,11 @@ class BoundedServices(aio.ServerInterceptor):  # type: ignore[misc]  # grpc has 
     """Reads the requests of handlers that leave this to gRPC, which would parse whatever the largest model may take.
 
     One larger than `limit` bytes, or no message of its method, ends in a status, without a line in the log. Handlers of
-    bytes, as our own, stay as they are.
+    bytes, as our own, stay as they are. calls: counts each until it has ended.
     """
 
-    def __init__(self, limit: int = HEADER_BYTES) -> None:
+    def __init__(self, calls: Calls, limit: int = HEADER_BYTES) -> None:
+        self._calls = calls
         self._limit = limit
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
@@ -46,12 +48,14 @@ class BoundedServices(aio.ServerInterceptor):  # type: ignore[misc]  # grpc has 
 
     def _of_one(self, method: Callable[[Any, Any], Awaitable[Any]], parse: Parse) -> Callable[[bytes, Any], Any]:
         async def bounded(data: bytes, context: Any) -> Any:
+            self._calls.begin(context)
             return await method(await self._read(data, parse, context), context)
 
         return bounded
 
     def _of_many(self, method: Callable[[Any, Any], AsyncIterator[Any]], parse: Parse) -> Callable[[Any, Any], Any]:
         async def bounded(stream: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
+            self._calls.begin(context)
             requests = (await self._read(data, parse, context) async for data in stream)
             async for response in method(requests, context):
                 yield response
@@ -59,6 +63,7 @@ class BoundedServices(aio.ServerInterceptor):  # type: ignore[misc]  # grpc has 
         return bounded
 
     async def _read(self, data: bytes, parse: Parse, context: Any) -> Any:
+        self._calls.took(context, len(data))
         try:
             return read_message(await inflated(data, self._limit), parse, self._limit)
         except (InputError, TooLargeError) as error:

@@ -17,7 +17,8 @@ class ConnectionLimits:
     """Limits of gRPC connections; what gRPC's core does with each was measured (docs/decisions/023).
 
     connections: open at once; the next one is closed at once. None: as many as the process may have files, less half.
-    streams: calls open at once on one connection; the next one is refused, and clients wait with it.
+    streams: calls open at once on one connection; clients wait with the next one. Core counts a call until the server
+    has let go of it, a while after its answer, and refuses what is too much: with fewer an honest burst would be.
     age_s, age_grace_s: a connection is asked to end after its age and is closed when the grace is over too, so that a
     call that never sends its request does not stay for ever. idle_s: one without calls is closed.
     handshake_s: from the connection to the client's first frame. settings_s: to its answer to ours.
@@ -28,7 +29,7 @@ class ConnectionLimits:
     """
 
     connections: int | None = None
-    streams: int = 256
+    streams: int = 1024
     age_s: float = 3600.0
     age_grace_s: float = 300.0
     idle_s: float = 600.0

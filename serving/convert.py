@@ -17,7 +17,7 @@ from nested_sparse.proto.messages import InferTensorContents, ModelInferRequest,
 from nested_sparse.serving.call import Call
 from nested_sparse.serving.datatype import Datatype, datatype_named, datatype_of
 from nested_sparse.serving.parameters import read_options
-from nested_sparse.serving.wire import HEADER_BYTES, check_infer_request, length_prefix
+from nested_sparse.serving.wire import HEADER_BYTES, length_prefix, split_infer_request
 
 MessageT = TypeVar("MessageT")
 SHARED_MEMORY = "shared_memory_region"
@@ -59,35 +59,46 @@ def read_message(data: bytes, parse: Callable[[bytes], MessageT], limit: int) ->
         raise InputError(f"The request's {len(data)} bytes are no message that this method takes") from None
 
 
-def parse_infer_request(data: bytes) -> ModelInferRequest:
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """A request as it came: the message, and the raw values, which a large message does not hold any more."""
+
+    message: ModelInferRequest
+    raw: Sequence[bytes | memoryview]
+
+    @property
+    def is_large(self) -> bool:
+        """Whether read_call takes long: where many values have to be converted. Raw ones are not."""
+        return not self.raw and self.message.ByteSize() > HEADER_BYTES
+
+
+def parse_infer_request(data: bytes) -> InferRequest:
     """The request in `data`. Raises DecodeError where it is none, InputError for too much beside its tensors."""
-    if len(data) > HEADER_BYTES:  # what is shorter cannot hold more than that
-        check_infer_request(data)
-    return ModelInferRequest.FromString(data)
+    if len(data) <= HEADER_BYTES:  # which it cannot exceed
+        message = ModelInferRequest.FromString(data)
+        return InferRequest(message, message.raw_input_contents)
+    header, raw = split_infer_request(data)
+    return InferRequest(ModelInferRequest.FromString(header), raw)
 
 
-def is_large(request: ModelInferRequest) -> bool:
-    """Whether read_call takes long: where many values have to be converted. Raw ones are not."""
-    return not request.raw_input_contents and request.ByteSize() > HEADER_BYTES
-
-
-def read_call(request: ModelInferRequest, bounds: Bounds, received_s: float, time_left_s: float | None) -> Call:
+def read_call(request: InferRequest, bounds: Bounds, received_s: float, time_left_s: float | None) -> Call:
     """The call in `request`, sized and typed as its own header says; raw arrays are read-only views. Raises InputError.
 
     bounds: what the model has; no repeated field is looked into that has more. time_left_s: what the transport leaves
     until the client gives up, None for no limit.
     """
-    _check_counts(request, bounds)
+    message = request.message
+    _check_counts(message, request.raw, bounds)
     inputs: dict[str, NDArray[np.generic]] = {}
-    for name, array in _arrays(request):
+    for name, array in _arrays(message, request.raw):
         if name in inputs:
             raise InputError(f"Input '{excerpt(name)}' is given twice; expected each input once.")
         inputs[name] = array
     time_left_ms = None if time_left_s is None else 1000 * time_left_s
-    return Call(inputs, received_s, _wanted(request), read_options(request.parameters).within(time_left_ms))
+    return Call(inputs, received_s, _wanted(message), read_options(message.parameters).within(time_left_ms))
 
 
-def _check_counts(request: ModelInferRequest, bounds: Bounds) -> None:
+def _check_counts(request: ModelInferRequest, raw: Sized, bounds: Bounds) -> None:
     if not request.inputs:
         raise InputError("The request has no inputs; expected at least one.")
     for count, most, what in (
@@ -96,10 +107,9 @@ def _check_counts(request: ModelInferRequest, bounds: Bounds) -> None:
     ):
         if count > most:
             raise InputError(f"The request has {count} {what}, this model has {most}; expected each once.")
-    raw = len(request.raw_input_contents)
-    if raw and raw != len(request.inputs):
+    if raw and len(raw) != len(request.inputs):
         raise InputError(
-            f"The request has {raw} raw_input_contents for {len(request.inputs)} inputs; expected one for each."
+            f"The request has {len(raw)} raw_input_contents for {len(request.inputs)} inputs; expected one for each."
         )
     _check_parameters(request.parameters, "The request")
 
@@ -123,8 +133,7 @@ def _wanted(request: ModelInferRequest) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _arrays(request: ModelInferRequest) -> Iterator[tuple[str, NDArray[np.generic]]]:
-    raw = request.raw_input_contents
+def _arrays(request: ModelInferRequest, raw: Sequence[bytes | memoryview]) -> Iterator[tuple[str, NDArray[np.generic]]]:
     for index, tensor in enumerate(request.inputs):
         name = excerpt(tensor.name)
         _check_parameters(tensor.parameters, f"Input '{name}'")
@@ -152,7 +161,7 @@ def _shape(tensor: ModelInferRequest.InferInputTensor) -> tuple[int, ...]:
     return shape
 
 
-def _from_raw(name: str, datatype: Datatype, shape: tuple[int, ...], raw: bytes) -> NDArray[np.generic]:
+def _from_raw(name: str, datatype: Datatype, shape: tuple[int, ...], raw: bytes | memoryview) -> NDArray[np.generic]:
     # Python's integers: a hostile shape cannot overflow into a plausible count
     expected = math.prod(shape) * datatype.dtype.itemsize
     if len(raw) != expected:

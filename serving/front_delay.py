@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-LOW_SHARE, HIGH_SHARE = 0.3, 0.6
-"""Of the shortest SLO: a wait from which requests are refused, and one from which all are."""
-PERIOD_SHARE = 0.25
+LOW_SHARE, HIGH_SHARE = 0.15, 0.35
+"""Of the shortest SLO: an average wait from which requests are refused, and a wait of a moment from which all are."""
+AVERAGE_SHARE = 5.0
+"""Of the shortest SLO: time over which waits are averaged; a burst is over before."""
+PERIOD_SHARE = 0.5
 """Of the shortest SLO: time between two probes at least, and between two looks at the loop's own clock."""
 LEAST_PERIOD_S, MOST_PERIOD_S = 0.002, 0.05
-CALLS_PER_PROBE = 16
+CALLS_PER_PROBE = 32
 """Of requests that do not wait: so a probe costs a few percent of what they do, and an idle server sends none."""
 
 
@@ -29,10 +31,9 @@ class FrontDelay:
     outstanding has waited at least since the probe was sent, and one after it about as long as the probe did.
     Where the loop stood still, no probe could be sent: what is taken in next may have waited since.
 
-    From LOW_SHARE of the SLO on, a share of the requests is refused that grows with the wait. Refusing costs a fraction
-    of answering, so the wait stays where what is taken in can still be answered in time. Without it the front would
-    become as long as clients are patient, and every answer late. Tried: refusing all until the wait is short again,
-    which clients that retry at once keep from ever happening.
+    From LOW_SHARE of the SLO on, a share of the requests is refused that grows with the average wait. Refusing costs a
+    quarter of answering, so the wait stays where what is taken in can still be answered in time. Without it the front
+    would become as long as clients are patient, and every answer late (docs/decisions/021, also for what was tried).
 
     Free of any transport and clock: its owner sends the probes and reads the clock. Seconds.
     """
@@ -40,11 +41,13 @@ class FrontDelay:
     def __init__(self, slo_ms: float) -> None:
         self.period_s = min(max(PERIOD_SHARE * slo_ms / 1e3, LEAST_PERIOD_S), MOST_PERIOD_S)
         self._low_s, self._high_s = LOW_SHARE * slo_ms / 1e3, HIGH_SHARE * slo_ms / 1e3
+        self._average_s = AVERAGE_SHARE * slo_ms / 1e3
         self._delay_s = 0.0  # of the last probe
         self._since_s: float | None = None  # what is taken in now has waited since then
         self._sent_s: float | None = None  # of the probe under way
         self._last_sent_s = -math.inf
         self._calls = 0
+        self._standing_s, self._entered_s = 0.0, -math.inf  # the wait on average, and when it was last looked at
         self._owed = 0.0  # refusals
 
     @property
@@ -60,12 +63,24 @@ class FrontDelay:
         """A request comes to its handler."""
         self._calls += 1
         wait_s = self.wait_s(now_s)
-        share = (wait_s - self._low_s) / (self._high_s - self._low_s) if wait_s > self._low_s else 0.0
+        self._average(wait_s, now_s)
+        if wait_s >= self._high_s:
+            return Entry(wait_s, True)
+        share = (self._standing_s - self._low_s) / (self._high_s - self._low_s)
         # spread evenly rather than drawn: the same waits always end alike, and no unlucky row is refused
-        self._owed = self._owed + share if 0.0 < share < 1.0 else share
+        self._owed = self._owed + share if share > 0.0 else 0.0
         refused = self._owed >= 1.0
         self._owed -= refused
         return Entry(wait_s, refused)
+
+    def _average(self, wait_s: float, now_s: float) -> None:
+        """One hiccup counts for no more than its time, and while nothing came nothing waited."""
+        gap_s = now_s - self._entered_s
+        held_s = min(gap_s, self.period_s)
+        self._entered_s = now_s
+        self._standing_s *= math.exp((held_s - gap_s) / self._average_s)
+        weight = 1.0 - math.exp(-held_s / self._average_s)
+        self._standing_s += weight * (min(wait_s, self._high_s) - self._standing_s)
 
     def probe_due(self, now_s: float) -> bool:
         """Whether a probe should be sent."""

@@ -2,27 +2,63 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 
 from nested_sparse.errors import ServingError
+from nested_sparse.excerpt import excerpt
+
+HOST_ADVICE = "give --host an address of this machine: 127.0.0.1 for it alone, 0.0.0.0 or :: for every network"
+ADVICE = {
+    errno.EADDRINUSE: "stop what uses it or choose another port (0 picks a free one)",
+    errno.EACCES: "ports below 1024 take a privilege that this process lacks; choose another (0 picks a free one)",
+    errno.EADDRNOTAVAIL: f"it is no address of this machine; {HOST_ADVICE}",
+    errno.EINVAL: f"a link-local address takes its interface behind it, as in fe80::1%eth0; or {HOST_ADVICE}",
+    errno.EAFNOSUPPORT: f"this machine has no such addresses; {HOST_ADVICE}",
+}
+"""What to do next, by the system's reason."""
 
 
 def check_listenable(host: str, port: int) -> None:
     """Raise ServingError, with the system's reason, if nothing could listen on host:port now. Port 0 always fits."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError) as error:  # the latter for a name with an empty or too long part
+        raise ServingError(_no_host(host, error)) from None
+    try:
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
             probe.listen(1)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+    except OSError as error:
+        advice = ADVICE.get(error.errno or 0, "choose another address or port")
         raise ServingError(
-            f"cannot listen on {address_text(host, port)}: {reason}; "
-            "stop what uses it or choose another (port 0 picks a free one)"
+            f"cannot listen on {address_text(excerpt(host), port)}: {error.strerror or error}; {advice}"
         ) from None
+
+
+def check_ports(host: str, port: int, metrics_port: int | None) -> None:
+    """Raise ServingError if gRPC and the metrics, None for none, could not both listen at host now."""
+    if metrics_port is not None and port == metrics_port != 0:
+        raise ServingError(
+            f"--port and --metrics-port are both {port}: gRPC and the metrics need one each; choose another for one of "
+            "them (0 picks a free one)"
+        )
+    check_listenable(host, port)
+    if metrics_port is not None:
+        check_listenable(host, metrics_port)
 
 
 def address_text(host: str, port: int) -> str:
     """host:port, with brackets around an IPv6 address."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _no_host(host: str, error: Exception) -> str:
+    shown = f"cannot listen on host '{excerpt(host)}'"
+    if host.startswith("[") and host.endswith("]"):
+        return f"{shown}: write an IPv6 address without brackets, '{excerpt(host[1:-1])}'"
+    if host.count(":") == 1:
+        return f"{shown}: it takes no port; give that as --port"
+    reason = getattr(error, "strerror", None) or error
+    return f"{shown}: it is neither an address nor a name that this machine knows ({reason}); {HOST_ADVICE}"

@@ -5,28 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import Any
-
-from grpc_health.v1 import health_pb2
 
 from nested_sparse.proto import messages
 from nested_sparse.serving.dataplane import Dataplane
+from nested_sparse.serving.health import NOT_SERVING, SERVING, HealthServicer
 from nested_sparse.serving.served_model import ServedModel
 
 PERIOD_S = 0.5
-SERVING = health_pb2.HealthCheckResponse.SERVING
-NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 log = logging.getLogger(__name__)
 
 
 class ModelHealth:
     """Looks at each model's engine every `period_s`: while a run is stuck, the model is NOT_SERVING and takes no calls.
 
-    The server as a whole, "" and the service's name, is SERVING as long as one model is. servicer: grpc_health's.
+    The server as a whole, "" and the service's name, is SERVING as long as one model is.
     """
 
     def __init__(
-        self, servicer: Any, dataplane: Dataplane, models: Sequence[ServedModel], period_s: float = PERIOD_S
+        self, servicer: HealthServicer, dataplane: Dataplane, models: Sequence[ServedModel], period_s: float = PERIOD_S
     ) -> None:
         self._servicer = servicer
         self._dataplane = dataplane
@@ -37,19 +33,19 @@ class ModelHealth:
     async def watch(self) -> None:
         """Until cancelled."""
         while True:
-            await self.update()
+            self.update()
             await asyncio.sleep(self._period_s)
 
-    async def update(self) -> None:
+    def update(self) -> None:
         """Tell what has changed."""
         stuck = {model.name for model in self._models if model.engine.stats().stuck}
         self._dataplane.stuck = stuck
         whole = NOT_SERVING if stuck and len(stuck) == len(self._models) else SERVING
         statuses = {model.name: NOT_SERVING if model.name in stuck else SERVING for model in self._models}
         for name, status in {"": whole, messages.SERVICE_NAME: whole, **statuses}.items():
-            await self._tell(name, status)
+            self._tell(name, status)
 
-    async def _tell(self, name: str, status: int) -> None:
+    def _tell(self, name: str, status: int) -> None:
         if self._told.get(name) == status:
             return
         if name in self._dataplane.models and status == NOT_SERVING:
@@ -57,4 +53,4 @@ class ModelHealth:
         elif name in self._dataplane.models and name in self._told:
             log.info("%s: the stuck inference has ended; the model takes requests again", name)
         self._told[name] = status
-        await self._servicer.set(name, status)
+        self._servicer.set(name, status)

@@ -11,11 +11,14 @@ import contextlib
 import os
 import socket
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 OPEN_FILES = (Path("/proc/self/fd"), Path("/dev/fd"))
 INTERNET = (socket.AF_INET, socket.AF_INET6)
+RECEIVED_AT = 128
+"""Of tcpi_bytes_received in Linux's struct tcp_info, since 4.1."""
 
 
 def stop_listening(host: str, port: int) -> None:
@@ -28,10 +31,24 @@ def stop_listening(host: str, port: int) -> None:
 
 def finish_sending(host: str, port: int) -> None:
     """End what is sent on all connections of a server at host:port, behind all that has been given to the system."""
+    for each in connections(host, port):
+        with contextlib.suppress(OSError):  # the client was faster
+            each.shutdown(socket.SHUT_WR)
+
+
+def connections(host: str, port: int) -> Iterator[socket.socket]:
+    """The open connections of a server at host:port, each as a duplicate that is closed behind the caller."""
     for each in _bound_to(host, port):
         if not each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            with contextlib.suppress(OSError):  # the client was faster
-                each.shutdown(socket.SHUT_WR)
+            yield each
+
+
+def received_bytes(connection: socket.socket) -> int | None:
+    """What has come in on a connection since it began; None where the system does not tell (Linux does)."""
+    if not hasattr(socket, "TCP_INFO"):
+        return None
+    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, RECEIVED_AT + 8)
+    return None if len(info) < RECEIVED_AT + 8 else int.from_bytes(info[RECEIVED_AT:], sys.byteorder)
 
 
 def _bound_to(host: str, port: int) -> Iterator[socket.socket]:

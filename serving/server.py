@@ -10,10 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from google.protobuf.descriptor_pool import DescriptorPool
 from grpc import aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2
+from grpc_health.v1 import health_pb2_grpc
 
 from nested_sparse.errors import ServingError
 from nested_sparse.proto import messages
@@ -21,14 +19,19 @@ from nested_sparse.serving.bounded import BoundedServices
 from nested_sparse.serving.connection_limits import ConnectionLimits
 from nested_sparse.serving.dataplane import Dataplane
 from nested_sparse.serving.front import Front
+from nested_sparse.serving.grpc_log import silence_bad_names
+from nested_sparse.serving.health import SERVICE_NAME as HEALTH_SERVICE_NAME
+from nested_sparse.serving.health import HealthServicer
 from nested_sparse.serving.inflate import NOT_INFLATED
 from nested_sparse.serving.listening import address_text, check_listenable
 from nested_sparse.serving.metrics import Metrics
 from nested_sparse.serving.metrics_server import MetricsServer
 from nested_sparse.serving.model_health import ModelHealth
 from nested_sparse.serving.own_sockets import finish_sending, stop_listening
+from nested_sparse.serving.reflection import add_reflection
 from nested_sparse.serving.served_model import ServedModel
 from nested_sparse.serving.servicer import Servicer, generic_handler
+from nested_sparse.serving.uploads import Uploads, upload_budget
 from nested_sparse.serving.wire import HEADER_BYTES
 from nested_sparse.tensor_spec import TensorSpec
 
@@ -93,16 +96,18 @@ class Server:
             self._metrics.watch(model)
         self._dataplane = Dataplane(models)
         self._servicer = Servicer(self._dataplane, self._metrics)
-        self._health = health.aio.HealthServicer()
+        self._health = HealthServicer()
         self._model_health = ModelHealth(self._health, self._dataplane, models)
-        self._watch: asyncio.Task[None] | None = None
+        self._watches: list[asyncio.Task[None]] = []
         self._grpc = self._build()
         self._exporter = MetricsServer(self._metrics.registry)
 
     def _build(self) -> aio.Server:
         limit = receive_limit(self._models, self._config.max_batch)
+        self._upload_bytes = upload_budget(limit)
+        silence_bad_names()
         server = aio.server(
-            interceptors=(BoundedServices(),),
+            interceptors=(BoundedServices(self._servicer.calls),),
             options=(
                 (
                     "grpc.so_reuseport",
@@ -117,14 +122,13 @@ class Server:
         )
         self._front = Front(
             generic_handler(self._servicer, limit),
-            min((model.default_slo_ms for model in self._models), default=math.inf),
+            min((model.default_slo_ms for model in self._models), default=1000.0),
             self._metrics.shed_in_front,
         )
         self._metrics.watch_front(self._front.wait_s)
         server.add_generic_rpc_handlers((self._front,))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = (messages.SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, server, pool=_reflected_pool())
+        add_reflection(server, (messages.SERVICE_NAME, HEALTH_SERVICE_NAME))
         return server
 
     async def start(self) -> None:
@@ -140,8 +144,9 @@ class Server:
             await self._start_exporter(host, self._config.metrics_port)
         await self._grpc.start()
         self._front.open(host, bound)
-        await self._model_health.update()
-        self._watch = asyncio.create_task(self._model_health.watch())
+        self._model_health.update()
+        uploads = Uploads(host, bound, self._servicer.calls.taken_bytes, self._upload_bytes)
+        self._watches = [asyncio.create_task(each.watch()) for each in (self._model_health, uploads)]
 
     async def _start_exporter(self, host: str, port: int) -> None:
         check_listenable(host, port)
@@ -151,12 +156,13 @@ class Server:
     async def drain(self) -> None:
         """End: NOT_SERVING, refuse new requests, let the running ones finish within the grace, close everything."""
         end_s = time.monotonic() + self._config.grace_s
-        if self._watch is not None:
-            self._watch.cancel()
+        for watch in self._watches:
+            watch.cancel()
         await self._front.close()
-        await self._health.enter_graceful_shutdown()
+        self._health.end()
         if not await self._dataplane.drain(self._config.grace_s):
             log.warning("requests still run after %g s of grace; they are answered UNAVAILABLE", self._config.grace_s)
+        await self._health.close(REPLY_GRACE_S)
         await self._close_connections()
         left_s = max(0.0, end_s - time.monotonic())
         await asyncio.gather(*(asyncio.to_thread(model.engine.close, left_s) for model in self._models))
@@ -171,11 +177,3 @@ class Server:
         stop_listening(self._config.host, port)
         finish_sending(self._config.host, port)
         await self._grpc.stop(REPLY_GRACE_S)
-
-
-def _reflected_pool() -> DescriptorPool:
-    """What reflection shows. A pool of its own: `inference` may be another package's in the default pool."""
-    pool = DescriptorPool()
-    for descriptor in (messages.DESCRIPTOR, health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
-        pool.AddSerializedFile(descriptor.serialized_pb)
-    return pool

@@ -20,7 +20,7 @@ from nested_sparse.serving.call import Call, wanted_outputs
 from nested_sparse.serving.calls import Calls
 from nested_sparse.serving.convert import (
     Bounds,
-    is_large,
+    InferRequest,
     parse_infer_request,
     read_call,
     read_message,
@@ -60,6 +60,7 @@ def answered(
     @functools.wraps(method)
     async def wrapper(data: bytes, context: Any) -> ResponseT:
         calls.begin(context)
+        calls.took(context, len(data))
         try:
             return await method(await read(data), context)
         except Exception as error:
@@ -128,7 +129,7 @@ class Servicer:
             outputs=[_tensor_metadata(spec) for spec in model.outputs],
         )
 
-    async def model_infer(self, request: messages.ModelInferRequest, context: Any) -> bytes:
+    async def model_infer(self, request: InferRequest, context: Any) -> bytes:
         """Run a model at the level that its deadline allows; the response is serialised.
 
         Time counts from when the request came in.
@@ -136,7 +137,7 @@ class Servicer:
         in_front_s = waited_s.get()
         received_s = self._clock() - in_front_s
         with self.metrics.unread():
-            model = self._dataplane.find(request.model_name, request.model_version)
+            model = self._dataplane.find(request.message.model_name, request.message.model_version)
         with self.metrics.request(model, received_s) as record:
             left_s = context.time_remaining()
             call = await self._read(request, model, received_s, None if left_s is None else left_s + in_front_s)
@@ -145,7 +146,7 @@ class Servicer:
             response = messages.ModelInferResponse(
                 model_name=model.name,
                 model_version=VERSION,
-                id=request.id,
+                id=request.message.id,
                 parameters=served_parameters(served),
             )
             data = serialize_response(response, wanted_outputs(call.outputs, model.outputs), served.outputs)
@@ -153,10 +154,10 @@ class Servicer:
         return data
 
     async def _read(
-        self, request: messages.ModelInferRequest, model: ServedModel, received_s: float, time_left_s: float | None
+        self, request: InferRequest, model: ServedModel, received_s: float, time_left_s: float | None
     ) -> Call:
         bounds = Bounds(len(model.inputs), len(model.outputs))
-        if not is_large(request):
+        if not request.is_large:
             return read_call(request, bounds, received_s, time_left_s)
         async with self._conversion:  # one thread at a time beside the loop's
             return await asyncio.to_thread(read_call, request, bounds, received_s, time_left_s)
@@ -238,7 +239,7 @@ def generic_handler(servicer: Servicer, limit: int) -> Any:
         "RepositoryIndex": servicer.repository_index,
     }
 
-    async def read_infer(data: bytes) -> messages.ModelInferRequest:
+    async def read_infer(data: bytes) -> InferRequest:
         with servicer.metrics.unread():
             return read_message(await inflated(data, limit), parse_infer_request, limit)
 

@@ -14,22 +14,34 @@ VARINT_BYTES = 1 << 20
 """Of values that protobuf decodes one by one: typed integers and booleans. Larger tensors travel raw."""
 
 _Layout: TypeAlias = "dict[int, _Layout | str]"
-_FIXED, _VARINTS = "fixed", "varints"
+_FIXED, _VARINTS, _RAW = "fixed", "varints", "raw"
 _CONTENTS: _Layout = {1: _VARINTS, 2: _VARINTS, 3: _VARINTS, 4: _VARINTS, 5: _VARINTS, 6: _FIXED, 7: _FIXED}
-_INFER_REQUEST: _Layout = {5: {5: _CONTENTS}, 7: _FIXED}
+_INFER_REQUEST: _Layout = {5: {5: _CONTENTS}, 7: _RAW}
 """Where a ModelInferRequest holds values: inputs[].contents and raw_input_contents, by field number."""
 _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 """Wire types of protobuf's encoding, https://protobuf.dev/programming-guides/encoding."""
 
 
-def check_infer_request(data: bytes) -> None:
-    """Raise InputError where a ModelInferRequest has too much beside its tensors' values, or cannot be one.
+def split_infer_request(data: bytes) -> tuple[bytes, list[memoryview]]:
+    """A ModelInferRequest without its raw_input_contents, and those as views of `data`.
+
+    Raises InputError where it has too much beside its tensors' values, or cannot be one.
 
     The parser makes an object of every field, up to 80 ns for two bytes (Xeon, upb), all in one call that holds up the
     event loop: 1 s of a request that is allowed 25 MB. This reads tags and lengths, steps over the values, and ends at
-    the limit: what it costs is bounded by HEADER_BYTES, whatever the request's size.
+    the limit: what it costs is bounded by HEADER_BYTES, whatever the request's size. Raw values are never copied: the
+    parser and its result's accessor copy them once each, 40 ms of the loop for 38 MB.
     """
-    _Walk(data).message(0, len(data), _INFER_REQUEST)
+    walk = _Walk(data)
+    walk.message(0, len(data), _INFER_REQUEST)
+    if not walk.raw:
+        return data, []
+    view, rest, end = memoryview(data), [], 0
+    for begin, _, after in walk.raw:
+        rest.append(view[end:begin])
+        end = after
+    rest.append(view[end:])
+    return b"".join(rest), [view[value:after] for _, value, after in walk.raw]
 
 
 def length_prefix(number: int, size: int) -> bytes:
@@ -53,6 +65,7 @@ class _Walk:
         self._data = data
         self._header_left = HEADER_BYTES
         self._varints_left = VARINT_BYTES
+        self.raw: list[tuple[int, int, int]] = []  # where each begins, where its value does, where it ends
 
     def message(self, at: int, end: int, layout: _Layout) -> None:
         """The fields in data[at:end]."""
@@ -77,6 +90,8 @@ class _Walk:
             self._count(value - begin)
             if isinstance(inner, dict):
                 self.message(value, at, inner)
+            elif inner == _RAW:
+                self.raw.append((begin, value, at))
             elif inner == _VARINTS:
                 self._varints_left -= length
                 if self._varints_left < 0:

@@ -29,11 +29,11 @@ def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 
 
 def call_headers(address: str, **more: str) -> bytes:
-    """Of a gRPC call, as HPACK literals without indexing (RFC 7541, section 6.2.2). more: with _ for -."""
+    """Of a gRPC call, as HPACK literals without indexing (RFC 7541, section 6.2.2). more: with _ for -; in Latin-1."""
     fields = {":method": "POST", ":scheme": "http", ":path": METHOD, ":authority": address, "te": "trailers"}
     fields["content-type"] = "application/grpc"
     fields.update({name.replace("_", "-"): value for name, value in more.items()})
-    texts = [part.encode() for field in fields.items() for part in field]
+    texts = [part.encode("latin-1") for field in fields.items() for part in field]
     return b"".join(
         b"\0" + b"".join(bytes([len(text)]) + text for text in texts[at : at + 2]) for at in range(0, len(texts), 2)
     )

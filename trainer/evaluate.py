@@ -17,8 +17,9 @@ from nested_sparse.trainer.nested_model import NestedModel
 def accuracy_per_level(net: NestedModel, batches: Iterable[tuple[Any, Any]]) -> list[float]:
     """Top-1 accuracy in [0, 1] of every level over (inputs, class indices), read once; the model in eval mode.
 
-    Outputs are logits with the classes in dimension 1. Level and mode of the model are put back. Raises TrainingError
-    when there is no batch.
+    Outputs are logits with the classes in dimension 1. Where a model's samples look at one another (batch statistics,
+    say), this is what it scores in batches of the given sizes. Level and mode of the model are put back. Raises
+    TrainingError when there is no batch.
     """
     level, device = net.level, device_of(net)
     correct, count = [0] * net.level_count, 0

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,17 +16,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nested_sparse.errors import CheckpointError, ExportError
+from nested_sparse.network import Network
 from nested_sparse.reroute import Reroute, check_reroutes
+from nested_sparse.trainer.costs import Costs, counted_costs
 from nested_sparse.trainer.fuse import FusedGraph, fuse
 from nested_sparse.trainer.graph import flatten_outputs, reason, trace
 from nested_sparse.trainer.layers import NestedConv, NestedLinear
 from nested_sparse.trainer.nested_model import NestedModel
+from nested_sparse.trainer.network import density, network_of, report
 from nested_sparse.trainer.placeholder import kind_attributes, window_attributes
-from nested_sparse.trainer.positions import counted_positions
 from nested_sparse.trainer.row_mark import mark_export
 from nested_sparse.trainer.verify import stored_weights, verify_export
-from nested_sparse.weight import NestedWeight
 from nested_sparse.writer import LayerRecord, LevelRecord, refuse_existing, write_checkpoint
+
+log = logging.getLogger(__name__)
 
 VALUE_BYTES = {"float32": 4, "float16": 2}
 """Bytes of a stored weight, by the name of its type."""
@@ -75,7 +79,7 @@ def export(
     check_reroutes(reroutes, net.level_count, net.nested_layers())
     with inference_mode_of(net):
         tables = _norm_tables(net)
-        outputs, positions = _run_example(net, examples)
+        outputs, costs = _run_example(net, examples)
         traced = trace(
             net.model,
             examples,
@@ -86,16 +90,21 @@ def export(
         )
         fused = fuse(traced.model, tables, net.level_count, traced.values)
         layers = _layer_records(net, fused, tables, value_bytes)
+        _report_uncalled(net, layers, traced.parameters)
+        samples = int(examples[0].shape[0]) if examples[0].dim() else 1
+        network = network_of(net, costs, samples, fused.norm_of, traced.parameters)
+        report(log, network)
         with _folder_beside(path) as folder:
             unproven = folder / path.name
             write_checkpoint(
                 unproven,
                 graph_builder=fused.to_bytes,
                 layers=layers,
-                levels=_level_records(net, layers, positions, examples, metrics),
+                levels=_level_records(net, layers, costs, network, samples, metrics),
                 inputs=traced.inputs,
                 outputs=traced.outputs,
                 reroutes=reroutes,
+                network=network,
             )
             if verify:
                 with stored_weights(net, value_bytes):
@@ -186,12 +195,12 @@ def _float64(tensor: Tensor) -> NDArray[np.float64]:
     return array
 
 
-def _run_example(net: NestedModel, examples: tuple[Tensor, ...]) -> tuple[list[Tensor], dict[str, int]]:
-    """The densest level's outputs, and how many output positions (pixels, rows) each nested layer computes."""
+def _run_example(net: NestedModel, examples: tuple[Tensor, ...]) -> tuple[list[Tensor], Costs]:
+    """The densest level's outputs, and what the pass multiplied."""
     try:
         net.set_level(-1)
-        with counted_positions(net) as positions, torch.no_grad():
-            return flatten_outputs(net.model(*examples)), positions
+        with torch.no_grad(), counted_costs(net) as costs:
+            return flatten_outputs(net.model(*examples)), costs
     except ExportError:
         raise
     except Exception as error:  # whatever the model raises
@@ -205,7 +214,10 @@ def _layer_records(
     """One record for each nested layer in the graph, in graph order, so that a level is read front to back."""
     layers = net.nested_layers()
     if not fused.norm_of:
-        raise ExportError("forward calls no nested layer; make the model with nest() and export what it returns")
+        raise ExportError(
+            "forward calls no nested layer; make the model with nest() and export what it returns, and where forward "
+            "reads the weights of all its layers past them, call some"
+        )
     return [
         LayerRecord(
             weight=net.nested_weight(name),
@@ -217,6 +229,15 @@ def _layer_records(
         )
         for name, norm in fused.norm_of.items()
     ]
+
+
+def _report_uncalled(net: NestedModel, layers: Sequence[LayerRecord], parameters: Collection[str]) -> None:
+    """Say which nested layers the file does without: forward neither calls them nor reads their weights."""
+    nested, held = net.nested_layers(), {record.weight.name for record in layers}
+    read = {id(net.model.get_parameter(name)) for name in parameters}
+    gone = [name for name, layer in nested.items() if name not in held and id(layer.values) not in read]
+    if gone:
+        log.warning("forward does not call %s in eval mode; the file does without", ", ".join(gone))
 
 
 def _attributes(layer: NestedConv | NestedLinear) -> dict[str, list[int]]:
@@ -239,21 +260,25 @@ def _folded_norms(
 def _level_records(
     net: NestedModel,
     layers: Sequence[LayerRecord],
-    positions: Mapping[str, int],
-    examples: tuple[Tensor, ...],
+    costs: Costs,
+    network: Network,
+    samples: int,
     metrics: Mapping[str, Sequence[float]],
 ) -> list[LevelRecord]:
-    batch = int(examples[0].shape[0]) if examples[0].dim() else 1
+    """Density and FLOPs of the whole network: what a level keeps of the layers in the graph, and all else as it is."""
+    names = [record.weight.name for record in layers]
+    positions = costs.positions(net.nested_layers())
+    outside = costs.total - sum(costs.layers[name] for name in names)
+
+    def flops(level: int) -> int:
+        kept = sum(record.weight.nnz(level) * positions.get(record.weight.name, 0) for record in layers)
+        return (outside + 2 * kept) // samples
+
     return [
         LevelRecord(
-            density=net.density(level),
-            flops=sum(_flops(record.weight, level, positions) for record in layers) // batch,
+            density=density(net, level, names, network.weights),
+            flops=flops(level),
             metrics={name: values[level] for name, values in metrics.items()},
         )
         for level in range(net.level_count)
     ]
-
-
-def _flops(weight: NestedWeight, level: int, positions: Mapping[str, int]) -> int:
-    """2 for each kept multiply-add of the whole example batch."""
-    return 2 * weight.nnz(level) * positions[weight.name]

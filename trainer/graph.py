@@ -41,12 +41,14 @@ class TracedGraph:
     """The graph, with placeholders for nested layers and level norms, and the model's own inputs and outputs.
 
     values: what else differs from level to level, (L, ...) by the name that its LevelValue node carries.
+    parameters: dotted names of the model's parameters that the graph holds.
     """
 
     model: ir.Model
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     values: LevelValues
+    parameters: frozenset[str]
 
 
 def trace(
@@ -68,6 +70,7 @@ def trace(
     with placeholders(model) as values, WholeRecurrent(), torch.no_grad(), quiet_exporter():
         program = _to_program(model, examples, fixed_batch)
         recognise(program, values, epsilons(model))
+        parameters = _used_parameters(program)
         graph = _to_onnx(model, program)
     _name_values(graph, [*inputs_named, *outputs_named])
     return TracedGraph(
@@ -75,6 +78,7 @@ def trace(
         tuple(_spec(value, example) for value, example in zip(graph.graph.inputs, examples, strict=True)),
         tuple(_spec(value, example) for value, example in zip(graph.graph.outputs, outputs, strict=True)),
         values,
+        parameters,
     )
 
 
@@ -178,6 +182,11 @@ def _by_parameter(signature: inspect.Signature, dynamic: tuple[dict[int, Any], .
         elif rest:
             shapes.append(rest.pop(0))
     return tuple(shapes)
+
+
+def _used_parameters(program: torch.export.ExportedProgram) -> frozenset[str]:
+    names = program.graph_signature.inputs_to_parameters
+    return frozenset(names[node.name] for node in program.graph.nodes if node.name in names and node.users)
 
 
 def _to_onnx(model: nn.Module, program: torch.export.ExportedProgram) -> ir.Model:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,13 +17,17 @@ from nested_sparse.errors import BudgetError, LevelError
 from nested_sparse.pattern import parse_pattern
 from nested_sparse.trainer.choose import check_fit, choose_masks, row_step, unique_weights
 from nested_sparse.trainer.copied import copy_of
+from nested_sparse.trainer.costs import Costs
 from nested_sparse.trainer.coupling import Coupling, couple
 from nested_sparse.trainer.layers import NestedConv, NestedLayer, NestedLinear
+from nested_sparse.trainer.network import all_weights, density, network_of, report
 from nested_sparse.trainer.norm import LevelBatchNorm
-from nested_sparse.trainer.positions import positions_per_sample
+from nested_sparse.trainer.positions import costs_of, positions_per_sample
 from nested_sparse.trainer.replace import replace_layers
 from nested_sparse.trainer.shuffle import shuffle_rows
 from nested_sparse.weight import NestedWeight
+
+log = logging.getLogger(__name__)
 
 
 class NestedModel(nn.Module):
@@ -105,11 +110,11 @@ class NestedModel(nn.Module):
         return in_full_blocks(weight, row_step(layer)) if layer.pattern.channels else weight
 
     def density(self, level: int) -> float:
-        """Kept / all weights of the nested layers at `level` (those kept dense count, layers not nested do not)."""
-        level = self.checked_level(level)
-        layers = unique_weights(self.nested_layers().values())
-        kept = sum(int(layer.mask(level).sum()) for layer in layers)
-        return kept / sum(layer.values.numel() for layer in layers)
+        """Kept / all weights of the whole network at `level`.
+
+        Weights are those of nested layers, and every other parameter of two or more dimensions, which all levels keep.
+        """
+        return density(self, self.checked_level(level), self.nested_layers(), all_weights(self))
 
     def summary(self) -> str:
         """A table: each nested layer's shape, pattern and density per level; then what stayed dense, and why."""
@@ -161,8 +166,10 @@ def nest(
     budget: "uniform", every layer has the level's density; "global", one ranking over all layers; or "erk", smaller
         layers are denser (RigL, arXiv:1911.11134). See nested_sparse.budget.Budget.
     keep_dense: dotted module paths, or fnmatch patterns of them, that are whole at every level.
-    budget_by: what densities are shares of, "weights" or "flops" of the forward pass; the latter needs example_inputs,
-        what forward takes, with the batch as dimension 0. "uniform" gives every layer the same either way. At equal
+    example_inputs: what forward takes, with the batch as dimension 0. Where it is given, the log line that says how
+        much of the network is sparse, a warning below a half, counts FLOPs, else weights.
+    budget_by: what densities are shares of, "weights" or "flops" of the forward pass; the latter needs example_inputs.
+        "uniform" gives every layer the same either way. At equal
         weights "erk" does better than "uniform", at equal FLOPs worse (random masks, arXiv:2103.15767).
     min_layer_density: share of a layer that every level keeps, at most the sparsest level's density.
     row_shuffle: whether rows that keep the same weights are put together into blocks (Shfl-BW, arXiv:2203.05016), now,
@@ -170,9 +177,15 @@ def nest(
     Conv1d, Conv2d and Linear layers are nested; `dense_layers()` says what is not, and why. Of a convolution in groups
     a block may not span two groups: V falls to the largest there is that divides a group's rows. Depthwise ones (one
     input channel in a group), and under "channel" all in groups, are whole at every level, as keep_dense makes them.
+    A layer's weight is taken as it computes now: masks of torch.nn.utils.prune are applied, and for patterns of single
+    weights and of blocks they hold for good: what is pruned stays out of every level, also in training (a block, if all
+    of it is pruned), so a layer keeps what its mask does where a level asks for more. The hooks of torch.nn.utils'
+    weight_norm and spectral_norm are folded. Batch normalisations, subclasses and hooks included, are copied for
+    each level and run as they are.
     Device, dtype and train or eval mode are kept; the densest level is set.
     Raises BudgetError (densities, budget and what belongs to it, unknown keep_dense), PatternError (no such pattern, or
-    layers that cannot take it), InputError (nothing to nest).
+    layers that cannot take it), InputError (nothing to nest, or not
+    as it is).
     """
     levels = check_densities(densities)
     parsed = parse_pattern(pattern)
@@ -202,6 +215,8 @@ def nest(
         if masks:
             _check_distinct(net)
         net.set_level(-1)
+        costs, samples = (Costs(), 1) if example_inputs is None else costs_of(net, example_inputs)
+        report(log, network_of(net, costs, samples))
     return net
 
 

@@ -2,55 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from nested_sparse.errors import BudgetError
-from nested_sparse.trainer.layers import NestedConv, NestedLinear
+from nested_sparse.errors import BudgetError, InputError
+from nested_sparse.excerpt import excerpt
+from nested_sparse.trainer.costs import Costs, counted_costs
 from nested_sparse.trainer.modes import evaluating
 
 if TYPE_CHECKING:  # NestedModel itself imports this module
     from nested_sparse.trainer.nested_model import NestedModel
 
 
-@contextmanager
-def counted_positions(net: NestedModel) -> Iterator[dict[str, int]]:
-    """A dict that forward passes within fill: layer name to output positions (pixels, rows) of all samples and uses."""
-    positions: dict[str, int] = {}
+def costs_of(net: NestedModel, example_inputs: tuple[Tensor, ...]) -> tuple[Costs, int]:
+    """What a forward pass of the examples multiplies, and how many samples they are: dimension 0 of the first.
 
-    def count(layer: nn.Module, inputs: object, output: Tensor) -> None:
-        assert isinstance(layer, NestedConv | NestedLinear)
-        positions[layer.name] = positions.get(layer.name, 0) + output.numel() // int(layer.values.shape[0])
-
-    handles = [layer.register_forward_hook(count) for layer in net.nested_layers().values()]
-    try:
-        yield positions
-    finally:
-        for handle in handles:
-            handle.remove()
+    The model runs in eval mode and is left as it was. Raises BudgetError: no tensors; InputError: the model fails.
+    """
+    if not isinstance(example_inputs, tuple | list) or not example_inputs or not isinstance(example_inputs[0], Tensor):
+        got = f", got {type(example_inputs).__name__}" if example_inputs else ""
+        raise BudgetError(
+            'budget_by="flops" needs example_inputs, a tuple of what forward takes, e.g. (torch.zeros(1, 3, 224, 224),)'
+            f"{got}"
+        )
+    with evaluating(net), torch.no_grad(), counted_costs(net) as costs:
+        try:
+            net.model(*example_inputs)
+        except Exception as error:  # whatever the model raises
+            text = excerpt(error) or type(error).__name__
+            raise InputError(f"example_inputs: the model fails on them: {text}") from error
+    return costs, len(example_inputs[0]) if example_inputs[0].dim() else 1
 
 
 def positions_per_sample(net: NestedModel, example_inputs: tuple[Tensor, ...]) -> dict[str, int]:
     """Layer name to multiply-adds of each of its weights in a forward pass of one sample, by running the examples once.
 
-    The batch is dimension 0 of the first example. Layers that share a weight each get the sum of all its uses. The
-    model runs in eval mode and is left as it was. Raises BudgetError: no tensors, or a layer that the pass does not
-    reach.
+    Layers that share a weight each get the sum of all its uses. Raises what `costs_of` does, and BudgetError: a layer
+    that the pass does not reach.
     """
-    if not isinstance(example_inputs, tuple | list) or not example_inputs or not isinstance(example_inputs[0], Tensor):
-        raise BudgetError(
-            'budget_by="flops" needs example_inputs, a tuple of what forward takes, e.g. (torch.zeros(1, 3, 224, 224),)'
-        )
-    with evaluating(net), counted_positions(net) as positions, torch.no_grad():
-        net.model(*example_inputs)
-    batch = len(example_inputs[0]) if example_inputs[0].dim() else 1
+    costs, samples = costs_of(net, example_inputs)
     layers = net.nested_layers()
     uses = {id(layer.values): 0 for layer in layers.values()}
-    for name, count in positions.items():
+    for name, count in costs.positions(layers).items():
         uses[id(layers[name].values)] += count
     missed = [name for name, layer in layers.items() if not layer.dense and not uses[id(layer.values)]]
     if missed:
@@ -58,4 +53,4 @@ def positions_per_sample(net: NestedModel, example_inputs: tuple[Tensor, ...]) -
             f"budget by flops: the example inputs do not reach {', '.join(missed)}; give inputs for which forward uses "
             "them, or a model without them"
         )
-    return {name: max(1, uses[id(layer.values)] // batch) for name, layer in layers.items()}
+    return {name: max(1, uses[id(layer.values)] // samples) for name, layer in layers.items()}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import NestedSparseError, TrainingError
 from nested_sparse.excerpt import excerpt
+from nested_sparse.trainer.costs import counted_costs
 from nested_sparse.trainer.datasets import TrainingData
 from nested_sparse.trainer.distributed import from_first, rank
 from nested_sparse.trainer.evaluate import accuracy_per_level
@@ -20,7 +21,6 @@ from nested_sparse.trainer.export import export, inference_mode_of
 from nested_sparse.trainer.nested_model import NestedModel, nest
 from nested_sparse.trainer.options import options_of
 from nested_sparse.trainer.picture import draw
-from nested_sparse.trainer.positions import counted_positions
 from nested_sparse.trainer.progress import EpochReport
 from nested_sparse.trainer.recipe import Recipe
 from nested_sparse.trainer.run_record import RunRecord
@@ -230,8 +230,7 @@ def _finish(
 
 
 def dense_flops(net: NestedModel, example: tuple[Tensor, ...]) -> int:
-    """Floating point operations of all weights of the nested layers, as Level.flops counts them."""
-    with counted_positions(net) as positions, inference_mode_of(net), torch.no_grad():
+    """Floating point operations of the whole network with all weights kept, as Level.flops counts them."""
+    with inference_mode_of(net), torch.no_grad(), counted_costs(net) as costs:
         net(*example)
-    layers = net.nested_layers()
-    return sum(2 * layers[name].values.numel() * count for name, count in positions.items()) // len(example[0])
+    return costs.total // len(example[0])

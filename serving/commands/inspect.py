@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nested_sparse.excerpt import excerpt
+from nested_sparse.network import count_text
 from nested_sparse.serving.commands.output import print_json, print_line, print_table
 
 if TYPE_CHECKING:
     from nested_sparse.checkpoint import Checkpoint
+    from nested_sparse.network import Network
 
 ROWS_TEXTS = {
     "independent": "independent: requests may run together as one batch",
@@ -27,8 +29,9 @@ def inspect(
 ) -> None:
     """Show the levels and layers of a checkpoint, after verifying nesting, indices, digests and what the graph may do.
 
-    Density is kept / all weights of the nested layers. FLOPs are for one sample of the example shape. Bytes of a level
-    are what the file holds up to its end: `slice` to that level gives a file of about that size.
+    Density is kept / all weights of the whole network, FLOPs are all of one sample of the example shape; of older files
+    they count the nested layers alone. Bytes of a level are what the file holds up to its end: `slice` to that level
+    gives a file of about that size.
 
     Example: `nested-sparse inspect model.safetensors`
     """
@@ -81,9 +84,14 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
             }
             for layer in layers
         ],
+        "network": _network(checkpoint.metadata.network),
         "reroutes": [asdict(reroute) for reroute in checkpoint.reroutes],
         "rows": checkpoint.rows,
     }
+
+
+def _network(network: Network | None) -> dict[str, Any] | None:
+    return None if network is None else {**asdict(network), "sparse_share": network.sparse_share}
 
 
 def _print(facts: dict[str, Any]) -> None:
@@ -112,8 +120,25 @@ def _print(facts: dict[str, Any]) -> None:
         ],
     )
     print(f"rows {ROWS_TEXTS[facts['rows']]}")
+    _print_network(facts["network"])
     if facts["reroutes"]:
         print_line(_reroutes_text(facts["reroutes"]))
+
+
+def _print_network(network: dict[str, Any] | None) -> None:
+    """How much of the network is sparse, and what is not."""
+    if network is None:
+        print_line("an older file: density and FLOPs are of its nested layers alone, whatever else it computes")
+        return
+    print_line(
+        f"{network['sparse_share']:.1%} of the network's {count_text(network['flops'])}FLOP are in sparse layers"
+    )
+    if network["dense"]:
+        print_table(
+            "the same at every level",
+            ("module", "FLOPs", "weights", "why"),
+            [(module["name"], module["flops"], module["weights"], module["why"]) for module in network["dense"]],
+        )
 
 
 def _reroutes_text(reroutes: list[dict[str, Any]]) -> str:

@@ -45,6 +45,18 @@ def test_slowdown_scales_every_prediction() -> None:
     assert forecast.backlog_ms([due(50.0), due(60.0, level=1)], lowest, 0.6) == pytest.approx(21.0, rel=0.01)
 
 
+def test_the_time_between_runs_is_not_slowed_down_twice() -> None:
+    """It is measured as the device is: beside busy processes half a millisecond stays half a millisecond."""
+    forecast = Forecast(PROFILE)
+    for i in range(400):
+        forecast.observe(0, 1, 20.0, i * 0.01)
+        forecast.observe_gap(0.5)
+    assert forecast.slowdown.factor(4.0) == pytest.approx(10.0, rel=0.01)
+    assert forecast.run_ms(0, 1, 4.0) == pytest.approx(20.5, rel=0.01)
+    forecast.observe_gap(0.5)
+    assert forecast.run_ms(1, 1, 4.0) == pytest.approx(50.5, rel=0.01)
+
+
 def test_a_probe_is_let_through_once_in_a_while() -> None:
     """What the slowdown alone rules out runs twice a second, so that a wrong slowdown can be unlearned."""
     forecast = Forecast(PROFILE, probe_every_s=0.5)

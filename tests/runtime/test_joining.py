@@ -22,7 +22,7 @@ class Counted:
 
     def __init__(self, session: Session) -> None:
         self.name, self.rows, self.levels = session.name, session.rows, session.levels
-        self.inputs, self.outputs = session.inputs, session.outputs
+        self.inputs, self.outputs, self.decides = session.inputs, session.outputs, session.decides
         self.runs = 0
         self._session = session
 

@@ -17,11 +17,12 @@ from nested_sparse.amend import store_rows
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import CheckpointError
 from nested_sparse.mask import block_scores, nested_first_level
+from nested_sparse.network import DenseModule, Network
 from nested_sparse.reroute import Reroute
 from nested_sparse.serving import cli
 from nested_sparse.tensor_spec import TensorSpec
 from nested_sparse.weight import NestedWeight
-from nested_sparse.writer import LayerRecord, LevelRecord, write_checkpoint
+from nested_sparse.writer import LayerRecord, LevelRecord, header_bytes, write_checkpoint, write_file
 
 ROWS, COLUMNS = 8, 12
 KEEP = (5, 12)  # of 24 blocks of 4 rows
@@ -100,6 +101,26 @@ def test_inspect_says_whether_rows_are_independent(checkpoint, rows, words):
     store_rows(checkpoint, rows)
     assert json.loads(run("inspect", checkpoint, "--json").stdout)["rows"] == rows
     assert [line for line in run("inspect", checkpoint).stdout.splitlines() if words in line]
+
+
+def test_inspect_shows_what_stays_dense(checkpoint):
+    """The share of the whole network's FLOPs that is sparse, and what is not; older files say what they count."""
+    assert json.loads(run("inspect", checkpoint, "--json").stdout)["network"] is None
+    assert "of its nested layers alone" in run("inspect", checkpoint).stdout
+    dense = DenseModule("conv1", 19_800_000_000, 300, "Conv3d is not nested")
+    network = Network(20_000_000_000, 200_000_000, 396, (dense,))
+    with Checkpoint.open(checkpoint) as opened:
+        header = header_bytes(replace(opened.metadata, network=network))
+        write_file(checkpoint, header, [opened.data_prefix(2)], force=True)
+    facts = json.loads(run("inspect", checkpoint, "--json").stdout)["network"]
+    assert (facts["flops"], facts["sparse_share"], facts["dense"][0]["why"]) == (network.flops, 0.01, dense.why)
+    shown = run("inspect", checkpoint).stdout
+    assert "1.0% of the network's 20 GFLOP are in sparse layers" in shown
+    assert "19,800,000,000" in shown
+    assert "Conv3d is not nested" in shown
+    assert run("slice", checkpoint, "--levels", "1", "-o", checkpoint.with_name("cut")).exit_code == 0
+    with Checkpoint.open(checkpoint.with_name("cut")) as cut:
+        assert cut.metadata.network == network
 
 
 def test_names_in_a_file_do_not_steer_the_terminal(checkpoint, capfd):

@@ -100,17 +100,28 @@ def process():
 
 
 def test_streams_are_announced_and_refused_beyond(server):
-    """256 calls of one connection may be open; what comes beyond is refused, for the client to send again."""
+    """1024 calls of one connection may be open; what comes beyond is refused, for the client to send again."""
     with RawPeer(server.address) as peer:
         settings = peer.next(SETTINGS)
         assert settings is not None
-        assert settings_of(settings.payload)[MAX_CONCURRENT_STREAMS] == 256
-        peer.send(b"".join(peer.begin(stream) for stream in range(1, 2 * 300, 2)))
+        assert settings_of(settings.payload)[MAX_CONCURRENT_STREAMS] == 1024
+        peer.send(b"".join(peer.begin(stream) for stream in range(1, 2 * 1068, 2)))
         refused = []
         while len(refused) < 44 and (reset := peer.next(RST_STREAM)) is not None:
             refused.append(int.from_bytes(reset.payload, "big"))
         assert refused == [REFUSED_STREAM] * 44
         assert alive(server.address)
+
+
+def test_a_burst_of_honest_calls_is_not_refused(server):
+    """As many at once as one connection may have; being late is another matter."""
+    with grpc.insecure_channel(server.address) as channel:
+        infer, body = channel.unary_unary(METHOD), request().SerializeToString()
+        infer(body, timeout=30)
+        calls = [infer.future(body, timeout=60) for _ in range(900)]
+        codes = {call.code() for call in calls}
+    assert grpc.StatusCode.OK in codes
+    assert codes <= {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}  # shed: no connection's limit
 
 
 def test_rapid_resets_hold_no_memory(process: ServerProcess):

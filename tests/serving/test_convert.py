@@ -10,7 +10,14 @@ import pytest
 
 from nested_sparse.errors import InputError, TooLargeError
 from nested_sparse.proto.messages import InferTensorContents, ModelInferRequest, ModelInferResponse
-from nested_sparse.serving.convert import AT_ONCE, Bounds, read_call, serialize_response
+from nested_sparse.serving.convert import (
+    AT_ONCE,
+    Bounds,
+    InferRequest,
+    parse_infer_request,
+    read_call,
+    serialize_response,
+)
 from nested_sparse.serving.datatype import DATATYPES, datatype_of
 
 RNG = np.random.default_rng(0)
@@ -41,7 +48,7 @@ def typed_request(contents, datatype="FP32", shape=(2,)):
 
 
 def read(request):
-    return read_call(request, Bounds(2, 3), 0.0, None)
+    return read_call(InferRequest(request, request.raw_input_contents), Bounds(2, 3), 0.0, None)
 
 
 @pytest.mark.parametrize("datatype", DATATYPES, ids=lambda datatype: datatype.name)
@@ -60,6 +67,29 @@ def test_typed_round_trip(datatype):
     call = read(typed_request({datatype.contents: array.ravel().tolist()}, datatype.name, array.shape))
     assert call.inputs["x"].dtype == datatype.dtype
     np.testing.assert_array_equal(call.inputs["x"], array)
+
+
+@pytest.mark.parametrize("count", [2, 40_000])
+def test_raw_values_of_any_size_keep_their_places(count):
+    """Between, before and behind other fields; large ones are views of what came, not copies."""
+    request = ModelInferRequest(model_name="net", id="seven")
+    request.parameters["level"].int64_param = 1
+    arrays = {"a": values(datatype_of("float32"), (count,)), "b": values(datatype_of("int8"), (count, 2))}
+    for name, array in arrays.items():
+        request.inputs.add(name=name, datatype=datatype_of(array.dtype.name).name, shape=array.shape)
+    head = request.SerializeToString()
+    first, second = (ModelInferRequest(raw_input_contents=[array.tobytes()]) for array in arrays.values())
+    tail = ModelInferRequest(outputs=[ModelInferRequest.InferRequestedOutputTensor(name="y")])
+    data = first.SerializeToString() + head + second.SerializeToString() + tail.SerializeToString()
+    received = parse_infer_request(data)
+    call = read_call(received, Bounds(2, 3), 0.0, None)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(call.inputs[name], array)
+        assert not call.inputs[name].flags.writeable
+    assert (call.outputs, call.options.level, received.message.id) == (("y",), 1, "seven")
+    if count > 2:
+        assert not received.message.raw_input_contents
+        assert all(np.shares_memory(call.inputs[name], np.frombuffer(data, np.uint8)) for name in arrays)
 
 
 def test_bool_bytes_are_normalised():

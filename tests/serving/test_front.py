@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import subprocess
-import sys
 import time
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -18,12 +14,12 @@ from nested_sparse.proto import messages
 from nested_sparse.runtime.request import Request, Response
 from nested_sparse.serving.dataplane import Dataplane
 from nested_sparse.serving.front import waited_s
+from nested_sparse.serving.load_test.raw_client import drive
 from nested_sparse.serving.metrics import Metrics
 from nested_sparse.serving.served_model import ServedModel
 from nested_sparse.serving.server import ServerConfig
 from nested_sparse.serving.servicer import Servicer
 
-CLIENT = Path(__file__).parent / "open_loop_client.py"
 WORK_S, SLO_MS = 0.004, 300.0
 
 
@@ -79,16 +75,14 @@ def counted(server: Any, outcome: str) -> float:
 def test_an_overloaded_front_answers_in_time_or_refuses_with_a_hint(model: ServedModel, serve: Any) -> None:
     """At 1.6 times what the loop can do at the very best: all is accounted for, and alike on both sides."""
     with serve([busy(model)], ServerConfig(port=0)) as server:
-        command = [sys.executable, str(CLIENT), server.address, str(1.6 / WORK_S), "2.5"]
-        ended = subprocess.run(command, capture_output=True, timeout=120, check=True)
-        calls = json.loads(ended.stdout)
-        answered_ms = [ms for status, ms, _ in calls if status == "OK"]
-        refused = [hinted for status, _, hinted in calls if status == "RESOURCE_EXHAUSTED"]
+        calls = drive(server.address, "net", 2.5, rate_per_s=1.6 / WORK_S)
+        answered_ms = [call.latency_ms for call in calls if call.status == "OK"]
+        refused = [call.hinted for call in calls if call.status == "RESOURCE_EXHAUSTED"]
         assert len(answered_ms) + len(refused) == len(calls)
         assert all(refused)
         assert len(refused) > 0.1 * len(calls)
         assert len(answered_ms) > 10
-        said_in_time, said_late = counted(server, "ok") - 1, counted(server, "late")  # the client warms up with one
+        said_in_time, said_late = counted(server, "ok"), counted(server, "late")
         assert said_in_time + said_late == len(answered_ms)
         assert counted(server, "shed") == len(refused)
     in_time = sum(ms <= SLO_MS for ms in answered_ms)

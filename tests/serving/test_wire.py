@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nested_sparse.errors import InputError
 from nested_sparse.proto.messages import ModelInferRequest
-from nested_sparse.serving.wire import HEADER_BYTES, VARINT_BYTES, check_infer_request, length_prefix
+from nested_sparse.serving.wire import HEADER_BYTES, VARINT_BYTES, length_prefix, split_infer_request
 
 
 def delimited(number: int, body: bytes) -> bytes:
@@ -55,7 +55,7 @@ HOSTILE = {
 def test_what_would_cost_the_parser_dearly_is_refused_after_a_few_looks(body: bytes) -> None:
     data = Counted(body)
     with pytest.raises(InputError, match=f"The request has more than ({HEADER_BYTES}|{VARINT_BYTES}) bytes"):
-        check_infer_request(data)
+        split_infer_request(data)
     assert data.looks <= HEADER_BYTES // 2
 
 
@@ -78,12 +78,12 @@ def whole_request(raw: bool) -> bytes:
 @pytest.mark.parametrize("raw", [True, False])
 def test_large_tensors_pass_without_a_look_at_their_values(raw: bool) -> None:
     data = Counted(whole_request(raw))
-    check_infer_request(data)
+    split_infer_request(data)
     assert data.looks < 200
 
 
 def test_integers_up_to_the_limit_pass() -> None:
-    check_infer_request(delimited(5, delimited(5, delimited(3, b"\x01" * VARINT_BYTES))))
+    split_infer_request(delimited(5, delimited(5, delimited(3, b"\x01" * VARINT_BYTES))))
 
 
 @given(st.binary(max_size=300))
@@ -94,7 +94,7 @@ def test_whatever_the_bytes_what_the_parser_takes_is_not_called_malformed(data: 
     except DecodeError:
         return
     try:
-        check_infer_request(data)
+        split_infer_request(data)
     except InputError:
         assert any(byte & 7 in (3, 4) for byte in data)
 
@@ -104,4 +104,4 @@ def test_a_request_that_is_cut_off_is_refused_or_parsed(noise: bytes, data: st.D
     """It never ends in another error, whatever lengths it claims."""
     whole = delimited(5, delimited(1, b"x") + delimited(5, delimited(6, bytes(40)))) + delimited(7, bytes(40)) + noise
     with contextlib.suppress(InputError):
-        check_infer_request(whole[: data.draw(st.integers(0, len(whole)))])
+        split_infer_request(whole[: data.draw(st.integers(0, len(whole)))])
