@@ -17,8 +17,9 @@ MAX_FIELDS = 500_000
 """Of all messages of a file that are looked into, some two seconds; a node of ours has 50, others about 15."""
 MAX_UNREAD_NBYTES = 1 << 24
 """Of types and comments, which are not looked into and become objects in ONNX Runtime. A node has some 50 of them."""
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_WIDTH = {_FIXED64: 8, _FIXED32: 4}
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+"""Wire types of protobuf's encoding, https://protobuf.dev/programming-guides/encoding."""
+WIDTHS = {FIXED64: 8, FIXED32: 4}
 
 
 class WireError(ValueError):
@@ -40,7 +41,7 @@ class Field:
 
 Schema = Mapping[int, Field]
 _LISTS = frozenset({"texts", "messages", "integers", "fixed32s", "fixed64s"})
-_TYPES = {"integer": _VARINT, "integers": _VARINT, "fixed32": _FIXED32, "fixed32s": _FIXED32, "fixed64s": _FIXED64}
+_TYPES = {"integer": VARINT, "integers": VARINT, "fixed32": FIXED32, "fixed32s": FIXED32, "fixed64s": FIXED64}
 _PACKED = frozenset({"integers", "fixed32s", "fixed64s"})
 
 
@@ -59,7 +60,7 @@ class Wire:
             self._left -= 1
             if self._left < 0:
                 raise WireError("has more fields than any model needs")
-            key, at = (data[at], at + 1) if data[at] < 128 else _varint(data, at)
+            key, at = (data[at], at + 1) if data[at] < 128 else varint(data, at, len(data))
             number, wire_type = key >> 3, key & 7
             field = schema.get(number)
             if field is None:
@@ -73,8 +74,8 @@ class Wire:
                 if self._unread < 0:
                     raise WireError(f"has more than {MAX_UNREAD_NBYTES} bytes of types and comments")
                 continue
-            packed = wire_type == _BYTES and field.kind in _PACKED
-            if not packed and wire_type != _TYPES.get(field.kind, _BYTES):
+            packed = wire_type == BYTES and field.kind in _PACKED
+            if not packed and wire_type != _TYPES.get(field.kind, BYTES):
                 raise WireError(f"has a {message}.{field.name} of another type than ONNX's")
             if field.kind in _PACKED:
                 found[field.name].append(value if packed else data[begin:at])
@@ -93,7 +94,7 @@ def integers(pieces: list[memoryview], most: int) -> list[int]:
     for piece in pieces:
         at = 0
         while at < len(piece):
-            value, at = _varint(piece, at)
+            value, at = varint(piece, at, len(piece))
             numbers.append(signed(value))
             if len(numbers) > most:
                 raise WireError(f"has a list of more than {most} numbers")
@@ -112,13 +113,13 @@ def signed(value: int) -> int:
 
 def _value(data: memoryview, at: int, wire_type: int) -> tuple[int, Any]:
     """Where the value ends, and the value."""
-    if wire_type == _VARINT:
-        value, at = _varint(data, at)
+    if wire_type == VARINT:
+        value, at = varint(data, at, len(data))
         return at, signed(value)
-    if wire_type == _BYTES:
-        nbytes, at = _varint(data, at)
-    elif wire_type in _WIDTH:
-        nbytes = _WIDTH[wire_type]
+    if wire_type == BYTES:
+        nbytes, at = varint(data, at, len(data))
+    elif wire_type in WIDTHS:
+        nbytes = WIDTHS[wire_type]
     else:
         raise WireError("is not a protobuf message")
     if nbytes > len(data) - at:
@@ -126,9 +127,10 @@ def _value(data: memoryview, at: int, wire_type: int) -> tuple[int, Any]:
     return at + nbytes, data[at : at + nbytes]
 
 
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
+def varint(data: bytes | memoryview, at: int, end: int) -> tuple[int, int]:
+    """The number at `at`, as a uint64, and where it ends, not behind `end`. Raises WireError."""
     value = shift = 0
-    while at < len(data) and shift < 70:
+    while at < end and shift < 70:  # ten bytes at most
         byte = data[at]
         at += 1
         value |= (byte & 127) << shift

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NoReturn, TypeAlias
+from typing import TypeAlias
 
 from nested_sparse.errors import InputError
+from nested_sparse.wire import BYTES, VARINT, WIDTHS, WireError, varint
 
 HEADER_BYTES = 64 << 10
 """What a request may have beside the values of its tensors: names, shapes and parameters."""
@@ -18,8 +19,6 @@ _FIXED, _VARINTS, _RAW = "fixed", "varints", "raw"
 _CONTENTS: _Layout = {1: _VARINTS, 2: _VARINTS, 3: _VARINTS, 4: _VARINTS, 5: _VARINTS, 6: _FIXED, 7: _FIXED}
 _INFER_REQUEST: _Layout = {5: {5: _CONTENTS}, 7: _RAW}
 """Where a ModelInferRequest holds values: inputs[].contents and raw_input_contents, by field number."""
-_VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
-"""Wire types of protobuf's encoding, https://protobuf.dev/programming-guides/encoding."""
 
 
 def split_infer_request(data: bytes) -> tuple[bytes, list[memoryview]]:
@@ -33,7 +32,10 @@ def split_infer_request(data: bytes) -> tuple[bytes, list[memoryview]]:
     parser and its result's accessor copy them once each, 40 ms of the loop for 38 MB.
     """
     walk = _Walk(data)
-    walk.message(0, len(data), _INFER_REQUEST)
+    try:
+        walk.message(0, len(data), _INFER_REQUEST)
+    except WireError:
+        raise InputError(f"The request's {len(data)} bytes are no message that this method takes") from None
     if not walk.raw:
         return data, []
     view, rest, end = memoryview(data), [], 0
@@ -46,10 +48,10 @@ def split_infer_request(data: bytes) -> tuple[bytes, list[memoryview]]:
 
 def length_prefix(number: int, size: int) -> bytes:
     """What precedes `size` bytes of field `number` in a message."""
-    return _varint(number << 3 | _LENGTH) + _varint(size)
+    return _encoded(number << 3 | BYTES) + _encoded(size)
 
 
-def _varint(number: int) -> bytes:
+def _encoded(number: int) -> bytes:
     encoded = bytearray()
     while number > 127:
         encoded.append(number & 127 | 128)
@@ -71,20 +73,20 @@ class _Walk:
         """The fields in data[at:end]."""
         while at < end:
             begin = at
-            tag, at = self._varint(at, end)
+            tag, at = varint(self._data, at, end)
             kind, inner = tag & 7, layout.get(tag >> 3)
-            if kind == _LENGTH:
-                length, at = self._varint(at, end)
+            if kind == BYTES:
+                length, at = varint(self._data, at, end)
                 value, at = at, at + length
-            elif kind == _VARINT:
-                _, at = self._varint(at, end)
-            elif kind in (_EIGHT_BYTES, _FOUR_BYTES):
-                at += 8 if kind == _EIGHT_BYTES else 4
+            elif kind == VARINT:
+                _, at = varint(self._data, at, end)
+            elif kind in WIDTHS:
+                at += WIDTHS[kind]
             else:
-                self._refuse()
+                raise WireError
             if at > end:
-                self._refuse()
-            if kind != _LENGTH or inner is None:
+                raise WireError
+            if kind != BYTES or inner is None:
                 self._count(at - begin)
                 continue
             self._count(value - begin)
@@ -107,19 +109,3 @@ class _Walk:
                 f"The request has more than {HEADER_BYTES} bytes beside its tensors' values; expected each input and "
                 "each output once, short names, few parameters, and typed contents packed."
             )
-
-    def _varint(self, at: int, end: int) -> tuple[int, int]:
-        """The number at `at`, and where it ends."""
-        number = 0
-        for shift in range(0, 70, 7):  # ten bytes at most
-            if at >= end:
-                break
-            byte = self._data[at]
-            at += 1
-            number |= (byte & 127) << shift
-            if byte < 128:
-                return number, at
-        self._refuse()
-
-    def _refuse(self) -> NoReturn:
-        raise InputError(f"The request's {len(self._data)} bytes are no message that this method takes")
