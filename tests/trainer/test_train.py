@@ -236,7 +236,7 @@ def test_other_runs_state_is_refused(tmp_path: Path) -> None:
             TrainConfig(dense_epochs=2, search_epochs=1, recalibration_samples=48, lr=0.01),
             state_path=path,
         )
-    with pytest.raises(TrainingError, match="layers differ"):
+    with pytest.raises(TrainingError, match="'layers' differ"):
         run(nest(nn.Sequential(nn.Linear(3, 3)), densities=(0.1, 0.3, 0.8), pattern="block4x1"), state_path=path)
     assert path.read_bytes() == content
 
