@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo.eval_frame import OptimizedModule
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import prune
 from torch.nn.utils.spectral_norm import SpectralNorm, remove_spectral_norm
@@ -33,7 +34,7 @@ def copy_of(model: nn.Module) -> tuple[nn.Module, dict[nn.Module, Tensor]]:
     _check_ready(model)
     _check_forwards(model)
     computed = {id(tensor): tensor.detach().clone() for tensor in _tensors(model) if not tensor.is_leaf}
-    copied = copy.deepcopy(model, dict(computed))  # which refuses tensors that were computed
+    copied = _uncompiled(copy.deepcopy(model, dict(computed)))  # which refuses tensors that were computed
     masks: dict[nn.Module, Tensor] = {}
     for module in copied.modules():
         if type(module) in NESTABLE:
@@ -41,6 +42,17 @@ def copy_of(model: nn.Module) -> tuple[nn.Module, dict[nn.Module, Tensor]]:
             if mask is not None:
                 masks[module] = mask
     return copied, masks
+
+
+def _uncompiled(model: nn.Module) -> nn.Module:
+    """`model` without torch.compile around it or its parts: what was compiled runs the layers that it was made of."""
+    while isinstance(model, OptimizedModule):
+        model = model._orig_mod
+    for parent in model.modules():
+        for key, child in parent._modules.items():
+            if isinstance(child, OptimizedModule):
+                parent._modules[key] = _uncompiled(child)
+    return model
 
 
 def _folded(module: nn.Module) -> Tensor | None:
@@ -86,6 +98,8 @@ def _check_forwards(model: nn.Module) -> None:
     """
     parts = {id(part) for part in model.modules()} | {id(parameter) for parameter in model.parameters()}
     for name, module in model.named_modules():
+        if isinstance(module, OptimizedModule):  # the copy does without
+            continue
         where = f"{name or 'the model'} ({type(module).__name__})"
         if _holds(module.__dict__.get("forward"), parts):
             raise InputError(

@@ -9,11 +9,13 @@ import torch
 
 from nested_sparse.errors import TrainingError
 from nested_sparse.trainer.batch import device_of, moved, run
+from nested_sparse.trainer.entry import entry
 from nested_sparse.trainer.modes import evaluating
 from nested_sparse.trainer.nested_model import NestedModel
 from nested_sparse.trainer.preserved import preserved
 
 
+@entry(TrainingError)
 @torch.no_grad()
 def accuracy_per_level(net: NestedModel, batches: Iterable[tuple[Any, Any]]) -> list[float]:
     """Top-1 accuracy in [0, 1] of every level over (inputs, class indices), read once; the model in eval mode.

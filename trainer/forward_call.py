@@ -30,7 +30,7 @@ class ForwardCall:
         for index, example in enumerate(examples):
             _check_argument(example, f"example_inputs[{index}]")
         self.arguments, self.keywords = _split(model, tuple(examples))
-        found = list(tensors_in((self.arguments, self.keywords)))
+        found = list(tensors_in((self.arguments, self.keywords), beside=CONSTANTS))
         if not found:
             raise ExportError("example_inputs holds no tensor, and a file without an input has nothing to answer")
         self.tensors = tuple(tensor.detach().clone() for _, tensor in found)

@@ -19,6 +19,7 @@ from onnxscript import opset18
 from torch import Tensor, nn
 
 from nested_sparse.errors import ExportError
+from nested_sparse.excerpt import excerpt
 from nested_sparse.tensor_spec import TensorSpec
 from nested_sparse.trainer.forward_call import ForwardCall
 from nested_sparse.trainer.functional_uses import recognise
@@ -196,7 +197,7 @@ def reason(error: BaseException) -> str:
         return "it treats the batch size as a constant"
     if "data-dependent" in text:
         return f"its control flow depends on the data, which a graph cannot hold ({text.split(' (')[0]})"
-    return text if len(text) <= 300 else text[:297] + "..."
+    return excerpt(text, 300)
 
 
 def _failing_operator(error: BaseException | None) -> str:

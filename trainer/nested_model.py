@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from nested_sparse.budget import Budget, check_densities
 from nested_sparse.channel import in_full_blocks
-from nested_sparse.errors import BudgetError, LevelError
+from nested_sparse.errors import BudgetError, InputError, LevelError
 from nested_sparse.pattern import parse_pattern
 from nested_sparse.trainer.choose import check_fit, choose_masks, row_step, unique_weights
 from nested_sparse.trainer.copied import copy_of
 from nested_sparse.trainer.costs import Costs
 from nested_sparse.trainer.coupling import Coupling, couple
+from nested_sparse.trainer.entry import entry
 from nested_sparse.trainer.layers import NestedConv, NestedLayer, NestedLinear
 from nested_sparse.trainer.network import all_weights, density, network_of, report
 from nested_sparse.trainer.norm import LevelBatchNorm
@@ -145,6 +146,7 @@ def _summary_line(layer: NestedLayer, width: int, levels: range) -> str:
     return f"{layer.name:{width}}  {shape:>16}  {block:>7}  {kept}"
 
 
+@entry(InputError)
 def nest(
     model: nn.Module,
     *,

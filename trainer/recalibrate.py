@@ -12,12 +12,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from nested_sparse.errors import TrainingError
 from nested_sparse.trainer.batch import device_of, moved, run, sample_count
+from nested_sparse.trainer.entry import entry
 from nested_sparse.trainer.modes import evaluating
 from nested_sparse.trainer.nested_model import NestedModel
 from nested_sparse.trainer.norm import noting
 from nested_sparse.trainer.preserved import preserved
 
 
+@entry(TrainingError)
 @torch.no_grad()
 def recalibrate(net: NestedModel, batches: Iterable[tuple[Any, Any]], *, samples: int = 2000) -> None:
     """Set every level's running mean and variance to those of its own inputs over about `samples` samples.

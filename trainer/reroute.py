@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from nested_sparse.errors import LevelError, TrainingError
 from nested_sparse.reroute import Reroute
 from nested_sparse.trainer.batch import device_of, moved, run
+from nested_sparse.trainer.entry import entry
 from nested_sparse.trainer.execution import Execution, norms_of, trace_execution
 from nested_sparse.trainer.modes import evaluating
 from nested_sparse.trainer.nested_model import NestedModel
@@ -26,6 +27,7 @@ from nested_sparse.trainer.recalibrate import Moments, measuring
 Batch = tuple[Any, Any]
 
 
+@entry(TrainingError)
 def measure_reroutes(
     net: NestedModel,
     batches: Iterable[Batch],

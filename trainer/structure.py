@@ -16,20 +16,20 @@ CONSTANTS = (bool, int, float, complex, str, bytes)
 """What may stand beside tensors in the arguments of a forward, and is part of the graph."""
 
 
-def tensors_in(value: Any, path: Path = ()) -> Iterator[tuple[Path, Tensor]]:
-    """Every tensor in `value`, in order, with its path. Nothing (None) is left out.
+def tensors_in(value: Any, path: Path = (), *, beside: tuple[type, ...] = ()) -> Iterator[tuple[Path, Tensor]]:
+    """Every tensor in `value`, in order, with its path. Nothing (None) is left out, and so is what is of a type `beside`.
 
     Looks into tuples, lists, named tuples, mappings and dataclasses, hence also into the outputs of Hugging Face's
     models. Raises TypeError, which names the place, for anything else.
     """
     if isinstance(value, Tensor):
         yield path, value
-    elif value is not None:
+    elif value is not None and not isinstance(value, beside):
         parts = parts_of(value)
         if parts is None:
             raise TypeError(f"{type(value).__name__}{f' at {written(path)!r}' if path else ''}")
         for key, part in parts:
-            yield from tensors_in(part, (*path, key))
+            yield from tensors_in(part, (*path, key), beside=beside)
 
 
 def parts_of(value: Any) -> list[tuple[int | str, Any]] | None:

@@ -31,6 +31,7 @@ from nested_sparse.trainer.distributed import (
     require_equal,
     world_size,
 )
+from nested_sparse.trainer.entry import entry
 from nested_sparse.trainer.learning_rate import learning_rate
 from nested_sparse.trainer.nested_model import NestedModel
 from nested_sparse.trainer.nestings import FreezeThenGrow, Nesting
@@ -45,6 +46,7 @@ Batch = tuple[Any, Any]
 EpochSource = Callable[[int], Iterable[Batch]]
 
 
+@entry(TrainingError, gradients=True)
 def train(
     net: NestedModel,
     batches: EpochSource,

@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from nested_sparse.errors import TrainingError
 from nested_sparse.mask import grouped
 from nested_sparse.trainer.choose import choose_masks, keep_everything, unique_weights
+from nested_sparse.trainer.entry import entry
 from nested_sparse.trainer.nested_model import NestedModel, nest
 from nested_sparse.trainer.norm import noting
 from nested_sparse.trainer.post_training.calibration import (
@@ -41,6 +42,7 @@ THINNING = 2.0
 """Factor by which the support shrinks at once at most."""
 
 
+@entry(TrainingError)
 @torch.no_grad()
 def nest_pretrained(
     model: nn.Module,

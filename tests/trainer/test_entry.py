@@ -1,0 +1,255 @@
+"""Public functions: no foreign exception leaves them, whatever the model and whatever state torch is in."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from nested_sparse.errors import ExportError, InputError, NestedSparseError, TrainingError
+from nested_sparse.runtime import Session
+from nested_sparse.trainer import (
+    FreezeThenGrow,
+    NestedModel,
+    OneShot,
+    TrainConfig,
+    accuracy_per_level,
+    export,
+    measure_reroutes,
+    nest,
+    nest_pretrained,
+    recalibrate,
+    train,
+)
+
+SAMPLES = torch.linspace(-1, 1, 30).reshape(5, 6).sin(), torch.tensor([0, 1, 2, 3, 0])
+MODEL = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4))
+
+
+def model() -> nn.Module:
+    """Made beforehand: in some states torch makes nothing."""
+    return MODEL
+
+
+def batches(epoch: int = 0) -> list[tuple[Tensor, Tensor]]:
+    return [SAMPLES]
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+@contextmanager
+def default_dtype() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@contextmanager
+def anomaly() -> Iterator[None]:
+    with torch.autograd.set_detect_anomaly(True, check_nan=False):
+        yield
+
+
+STATES: dict[str, Callable[[], AbstractContextManager[object]]] = {
+    "inference mode": lambda: torch.inference_mode(),
+    "no gradients": lambda: torch.no_grad(),
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "default device meta": lambda: torch.device("meta"),
+    "default dtype float64": default_dtype,
+    "deterministic algorithms": deterministic,
+    "anomaly detection": anomaly,
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_state_of_torch_changes_nothing(name: str, tmp_path: Path) -> None:
+    """Nested, exported and run in any state, a model answers as it does in the usual one; and the state stays."""
+    original, x = copy.deepcopy(model()).eval(), batches()[0][0]
+    with torch.no_grad():
+        expected = nest(original, densities=(0.5, 1.0)).eval()(x).numpy()
+    with STATES[name]():
+        modes = torch.is_inference_mode_enabled(), torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")
+        net = nest(original, densities=(0.5, 1.0))
+        path = export(net, (x,), tmp_path / "net.safetensors")
+        assert modes == (torch.is_inference_mode_enabled(), torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"))
+    with Session(path, threads=1) as session:
+        np.testing.assert_allclose(session.run({"input": x.numpy()})["output"], expected, atol=1e-5)
+    assert all(parameter.device.type == "cpu" for parameter in net.parameters())
+    assert not any(parameter.is_inference() for parameter in net.parameters())
+
+
+@pytest.mark.parametrize("name", [name for name in STATES if name not in ("default device meta", "autocast")])
+def test_training_works_in_any_state(name: str) -> None:
+    """Also where gradients are off, or tensors made here would be of inference mode."""
+    net = nest(model(), densities=(0.5, 1.0))
+    config = TrainConfig(dense_epochs=1, search_epochs=1)
+    with STATES[name]():
+        reports = train(
+            net, batches, nn.functional.cross_entropy, config, schedule=OneShot(), nesting=FreezeThenGrow(1)
+        )
+    assert reports
+
+
+CALLS: dict[str, Callable[[NestedModel, Path], object]] = {
+    "nest": lambda net, _: nest(model(), densities=(0.5, 1.0), budget_by="flops", example_inputs=(batches()[0][0],)),
+    "nest_pretrained": lambda net, _: nest_pretrained(model(), batches(), densities=(0.5, 1.0)),
+    "train": lambda net, _: train(net, batches, nn.functional.cross_entropy, TrainConfig(dense_epochs=1)),
+    "recalibrate": lambda net, _: recalibrate(net, batches()),
+    "accuracy_per_level": lambda net, _: accuracy_per_level(net, batches()),
+    "measure_reroutes": lambda net, _: measure_reroutes(net, batches()),
+    "export": lambda net, path: export(net, (batches()[0][0],), path),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("inside", ["fake tensors", "vmap", "meta"])
+def test_states_without_values_end_in_our_errors(call: str, inside: str, tmp_path: Path) -> None:
+    """Where tensors have no values nothing can be nested: our own error says so, and no foreign one leaves."""
+    net, path = nest(model(), densities=(0.5, 1.0)), tmp_path / "net.safetensors"
+
+    def attempt() -> None:
+        with contextlib.suppress(NestedSparseError):
+            CALLS[call](net, path)
+
+    if inside == "fake tensors":
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            attempt()
+    elif inside == "meta":
+        net.to("meta")
+        attempt()
+    else:
+        torch.func.vmap(lambda x: (attempt(), x)[1])(torch.zeros(2))
+
+
+class Odd(nn.Module):
+    """A layer, and whatever else a forward may do."""
+
+    def __init__(self, act: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.fc, self.act = nn.Linear(6, 4), act
+
+    def forward(self, x: Tensor) -> object:
+        return self.act(self.fc(x))
+
+
+def raising(error: BaseException) -> Callable[[Tensor], object]:
+    def act(x: Tensor) -> object:
+        raise error
+
+    return act
+
+
+ODD: dict[str, Callable[[Tensor], object]] = {
+    "raises KeyError": raising(KeyError("state")),
+    "raises with an escape": raising(RuntimeError("\x1b[31mred\nsecond line")),
+    "raises StopIteration": raising(StopIteration()),
+    "asserts": raising(AssertionError()),
+    "runs out of memory": raising(MemoryError()),
+    "recurses": raising(RecursionError("maximum recursion depth exceeded")),
+    "answers a number": lambda x: 3,
+    "answers nothing": lambda x: None,
+    "answers complex": lambda x: torch.fft.fft(x),
+    "answers sparse": lambda x: x.to_sparse(),
+    "answers bfloat16": lambda x: x.bfloat16(),
+    "answers an empty tensor": lambda x: x[:, :0],
+    "answers a generator": lambda x: (part for part in x),
+    "depends on data": lambda x: x[x > 0],
+    "calls item": lambda x: x * x.sum().item(),
+    "calls numpy": lambda x: torch.from_numpy(np.sin(x.detach().numpy())),
+    "has no translation": lambda x: torch.linalg.eigvals(x.T @ x).real,
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_models_end_in_our_errors(name: str, tmp_path: Path) -> None:
+    """Exported, or refused with one readable line; the cause is kept where there was one."""
+    net = nest(Odd(ODD[name]), densities=(0.5, 1.0)).eval()
+    for verify in (True, False):
+        said = ""
+        try:
+            export(net, (torch.randn(3, 6),), tmp_path / f"{verify}.safetensors", verify=verify)
+        except NestedSparseError as error:
+            said = str(error)
+        assert "\n" not in said
+        assert "\x1b" not in said
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_what_ends_a_program_passes(error: type[BaseException], tmp_path: Path) -> None:
+    """Ctrl-C stays Ctrl-C."""
+    net = nest(Odd(raising(error())), densities=(0.5, 1.0)).eval()
+    with pytest.raises(error):
+        export(net, (torch.randn(3, 6),), tmp_path / "net.safetensors")
+
+
+@pytest.mark.parametrize("call", ["train", "recalibrate", "accuracy_per_level", "measure_reroutes"])
+def test_the_module_at_fault_is_named(call: str) -> None:
+    """The error of a forward becomes ours, with the module's dotted path and the cause."""
+    inner = Odd(raising(KeyError("state")))
+    net = nest(nn.Sequential(nn.Linear(6, 6), inner), densities=(0.5, 1.0))
+    with pytest.raises(
+        TrainingError, match=rf"{call} failed, in module '(model\.)?1' \(Odd\): KeyError: 'state'"
+    ) as caught:
+        CALLS[call](net, Path())
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_wrong_calls_stay_type_errors() -> None:
+    """A call that Python itself refuses is no error of a model."""
+    with pytest.raises(TypeError, match="densities"):
+        nest(model())
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_compiled_models_are_nested_as_what_they_were_made_of(inner: bool, tmp_path: Path) -> None:
+    """torch.compile, run once, around the model or a part of it; names of layers know nothing of it."""
+    plain, x = copy.deepcopy(model()).eval(), torch.randn(3, 6)
+    compiled = torch.compile(plain, backend="eager")
+    whole = nn.Sequential(compiled, nn.Linear(4, 2)).eval() if inner else compiled
+    whole(x)
+    net = nest(whole, densities=(0.5, 1.0))
+    assert list(net.nested_layers()) == (["0.0", "0.3", "1"] if inner else ["0", "3"])
+    with Session(export(net, (x,), tmp_path / "net.safetensors"), threads=1) as session:
+        got = session.run({"input": x.numpy()})["output"]
+    with torch.no_grad():
+        np.testing.assert_allclose(got, whole(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_types_are_refused_by_name(dtype: torch.dtype, tmp_path: Path) -> None:
+    """Models and inputs that are not float32, with what to do."""
+    net = nest(copy.deepcopy(model()).to(dtype), densities=(0.5, 1.0)).eval()
+    with pytest.raises(ExportError, match=rf"layer '0' has {dtype} weights.*\.float\(\)"):
+        export(net, (torch.randn(3, 6),), tmp_path / "net.safetensors")
+    if dtype == torch.bfloat16:
+        with pytest.raises(ExportError, match=r"example_inputs\[0\] is torch\.bfloat16.*\.float\(\)"):
+            export(net.float(), (torch.randn(3, 6).bfloat16(),), tmp_path / "net.safetensors")
+
+
+def test_nest_names_what_a_copy_cannot_be_made_of() -> None:
+    """deepcopy's own errors become InputError."""
+
+    class Locked(nn.Linear):
+        def __deepcopy__(self, memo: object) -> object:
+            raise OSError("no")
+
+    with pytest.raises(InputError, match=r"nest failed.*OSError: no"):
+        nest(nn.Sequential(nn.Linear(4, 4), Locked(4, 4)), densities=(0.5,))
