@@ -9,10 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from nested_sparse.errors import TrainingError
+from nested_sparse.trainer.structure import with_tensors
 
 
 def run(model: nn.Module, inputs: Any) -> Any:
-    """Call `model`: a tuple or list is its positional arguments, a mapping its keywords, anything else its only one."""
+    """Call `model`: a tuple or list is its positional arguments, a mapping its keywords, anything else its only one.
+
+    It gets copies of the tensors: a forward may write into its inputs, which are the caller's, and are used again.
+    """
+    inputs = with_tensors(inputs, Tensor.clone)
     if isinstance(inputs, Mapping):
         return model(**inputs)
     if isinstance(inputs, tuple | list):

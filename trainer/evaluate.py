@@ -11,6 +11,7 @@ from nested_sparse.errors import TrainingError
 from nested_sparse.trainer.batch import device_of, moved, run
 from nested_sparse.trainer.modes import evaluating
 from nested_sparse.trainer.nested_model import NestedModel
+from nested_sparse.trainer.preserved import preserved
 
 
 @torch.no_grad()
@@ -24,7 +25,7 @@ def accuracy_per_level(net: NestedModel, batches: Iterable[tuple[Any, Any]]) -> 
     level, device = net.level, device_of(net)
     correct, count = [0] * net.level_count, 0
     try:
-        with evaluating(net):
+        with evaluating(net), preserved(net.model):
             for inputs, targets in batches:
                 inputs, targets = moved(inputs, device), moved(targets, device)
                 for index in range(net.level_count):

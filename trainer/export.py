@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,14 +20,19 @@ from nested_sparse.errors import CheckpointError, ExportError
 from nested_sparse.network import Network
 from nested_sparse.reroute import Reroute, check_reroutes
 from nested_sparse.trainer.costs import Costs, counted_costs
+from nested_sparse.trainer.diagnosis import refused_autocast
+from nested_sparse.trainer.entry import entry
+from nested_sparse.trainer.forward_call import ForwardCall, answered
 from nested_sparse.trainer.fuse import FusedGraph, fuse
-from nested_sparse.trainer.graph import flatten_outputs, reason, trace
+from nested_sparse.trainer.graph import reason, trace
 from nested_sparse.trainer.layers import NestedConv, NestedLinear
 from nested_sparse.trainer.nested_model import NestedModel
 from nested_sparse.trainer.network import density, network_of, report
 from nested_sparse.trainer.placeholder import kind_attributes, window_attributes
+from nested_sparse.trainer.preserved import Preserved, preserved, preserved_generators
 from nested_sparse.trainer.row_mark import mark_export
-from nested_sparse.trainer.verify import stored_weights, verify_export
+from nested_sparse.trainer.structure import Path as Place
+from nested_sparse.trainer.verify import disagreement, stored_weights, verify_export
 from nested_sparse.writer import LayerRecord, LevelRecord, refuse_existing, write_checkpoint
 
 log = logging.getLogger(__name__)
@@ -35,9 +41,10 @@ VALUE_BYTES = {"float32": 4, "float16": 2}
 """Bytes of a stored weight, by the name of its type."""
 
 
+@entry(ExportError, inference=True)
 def export(
     net: NestedModel,
-    example_inputs: tuple[Tensor, ...],
+    example_inputs: tuple[Any, ...],
     path: str | os.PathLike[str],
     *,
     metrics: Mapping[str, Sequence[float]] | None = None,
@@ -52,10 +59,14 @@ def export(
 ) -> Path:
     """Write `net` with all its levels to `path`, and return it.
 
-    example_inputs: what forward takes, tensors with the batch as dimension 0, which stays free unless `fixed_batch`.
+    example_inputs: what forward takes: tensors with the batch as dimension 0, which stays free unless `fixed_batch`;
+        None for an optional one that is left out, numbers, and tuples, lists and dicts of tensors. A dict at the end
+        whose keys are forward's parameters holds keyword arguments, as in torch.onnx.export; put {} behind one that
+        does not.
     metrics: name -> one finite value per level, sparsest first, e.g. {"accuracy": [0.91, 0.93]}.
     reroutes: what `measure_reroutes` found, so that a runtime knows what a lowered inference is expected to score.
-    input_names, output_names: `input` and `output` for one; else forward's parameter names, and output_0, …
+    input_names, output_names: `input` and `output` for one; else forward's parameter names, and output_0, …; of dicts,
+        named tuples and dataclasses the keys, with the way into them behind: past_key_values_0_1. None is left out.
     values: how weights are stored. "float16" takes half the bytes, each weight rounded to the nearest half (ties to
         even; off by at most 2^-11 of its magnitude, or 2^-25 below 2^-14), for all levels alike; arithmetic stays
         float32. Refused where a kept weight's magnitude is above 65504.
@@ -65,7 +76,8 @@ def export(
         then a server runs the requests of several clients as one batch (runtime.check_rows).
     tolerance: largest difference accepted, as a part of the largest magnitude of the output.
 
-    `net` is left as it was, level and train mode included. On any error nothing is left at `path` that was not there.
+    `net`, its buffers, the examples, random generators and torch's settings are left as they were, level and train mode
+    included. On any error nothing is left at `path` that was not there.
     Raises ExportError (the message names the module at fault), CheckpointError (`path` exists or cannot be written),
     LevelError and InputError (`reroutes` are another model's).
     """
@@ -74,24 +86,27 @@ def export(
     if values not in VALUE_BYTES:
         raise ExportError(f"values: expected one of {tuple(VALUE_BYTES)}, got {values!r}")
     value_bytes = VALUE_BYTES[values]
-    examples = _checked_examples(example_inputs)
     metrics = _checked_metrics(metrics or {}, net.level_count)
     check_reroutes(reroutes, net.level_count, net.nested_layers())
-    with inference_mode_of(net):
+    _check_weights(net)
+    with inference_mode_of(net), preserved_generators(), preserved(net.model) as state:
+        call = ForwardCall(net.model, example_inputs)
         tables = _norm_tables(net)
-        outputs, costs = _run_example(net, examples)
+        answer, costs, writes_inputs = _run_example(net, call, state, tolerance)
         traced = trace(
             net.model,
-            examples,
-            outputs,
+            call,
+            answer,
+            writes_inputs=writes_inputs,
             input_names=input_names,
             output_names=output_names,
             fixed_batch=fixed_batch,
         )
+        state.restore()
         fused = fuse(traced.model, tables, net.level_count, traced.values)
         layers = _layer_records(net, fused, tables, value_bytes)
         _report_uncalled(net, layers, traced.parameters)
-        samples = int(examples[0].shape[0]) if examples[0].dim() else 1
+        samples = int(call.tensors[0].shape[0]) if call.tensors[0].dim() else 1
         network = network_of(net, costs, samples, fused.norm_of, traced.parameters)
         report(log, network)
         with _folder_beside(path) as folder:
@@ -108,8 +123,8 @@ def export(
             )
             if verify:
                 with stored_weights(net, value_bytes):
-                    verify_export(net, examples, unproven, fixed_batch=fixed_batch, tolerance=tolerance)
-                mark_export(unproven, traced.inputs, traced.outputs, examples)
+                    verify_export(net, tuple(example_inputs), unproven, fixed_batch=fixed_batch, tolerance=tolerance)
+                mark_export(unproven, traced.inputs, traced.outputs, call.tensors)
             refuse_existing(path, force)
             try:
                 os.replace(unproven, path)
@@ -143,15 +158,13 @@ def _folder_beside(path: Path) -> Iterator[Path]:
         yield Path(name)
 
 
-def _checked_examples(examples: object) -> tuple[Tensor, ...]:
-    if not isinstance(examples, tuple | list) or not examples:
-        raise ExportError(f"example_inputs must be a tuple of tensors, e.g. (x,), got {type(examples).__name__}")
-    for index, example in enumerate(examples):
-        if not isinstance(example, Tensor):
-            raise ExportError(f"example_inputs[{index}] must be a tensor, got {type(example).__name__}")
-        if example.numel() == 0:
-            raise ExportError(f"example_inputs[{index}] is empty: {list(example.shape)}")
-    return tuple(example.detach() for example in examples)
+def _check_weights(net: NestedModel) -> None:
+    for name, layer in net.nested_layers().items():
+        if layer.values.dtype != torch.float32:
+            raise ExportError(
+                f"layer {name!r} has {layer.values.dtype} weights, and nested layers compute in float32; call .float() "
+                "on the model first"
+            )
 
 
 def _checked_metrics(metrics: Mapping[str, Sequence[float]], level_count: int) -> dict[str, list[float]]:
@@ -195,17 +208,39 @@ def _float64(tensor: Tensor) -> NDArray[np.float64]:
     return array
 
 
-def _run_example(net: NestedModel, examples: tuple[Tensor, ...]) -> tuple[list[Tensor], Costs]:
-    """The densest level's outputs, and what the pass multiplied."""
+def _run_example(
+    net: NestedModel, call: ForwardCall, state: Preserved, tolerance: float
+) -> tuple[list[tuple[Place, Tensor]], Costs, bool]:
+    """The densest level's answer, what the pass multiplied, and whether it changed its inputs.
+
+    The model is put back to `state`. Raises ExportError: also where the answer depends on what earlier calls left.
+    """
+    net.set_level(-1)
+    given = [tensor.clone() for tensor in call.tensors]
     try:
-        net.set_level(-1)
-        with torch.no_grad(), counted_costs(net) as costs:
-            return flatten_outputs(net.model(*examples)), costs
+        with counted_costs(net) as costs, refused_autocast(net.model):
+            answer = [(place, tensor.detach().clone()) for place, tensor in answered(call.run(net.model, given))]
+        changed = state.changed()
+        if changed and not _alike(answer, call.answer(net.model, call.tensors), tolerance):
+            state.restore()
+            if _alike(answer, call.answer(net.model, call.tensors), tolerance):
+                raise ExportError(
+                    f"forward keeps state between calls: it changes {', '.join(map(repr, changed))} and answers "
+                    "otherwise the next time, and a file keeps nothing; take the state as an input, and answer with it"
+                )
     except ExportError:
         raise
     except Exception as error:  # whatever the model raises
-        shapes = [list(example.shape) for example in examples]
-        raise ExportError(f"the model fails on the example inputs {shapes}: {reason(error)}") from error
+        raise ExportError(f"the model fails on the example inputs {call.shapes}: {reason(error)}") from error
+    finally:
+        state.restore()
+    writes_inputs = not all(torch.equal(one, other) for one, other in zip(given, call.tensors, strict=True))
+    return answer, costs, writes_inputs
+
+
+def _alike(first: Sequence[tuple[Place, Tensor]], second: Sequence[tuple[Place, Tensor]], tolerance: float) -> bool:
+    pairs = zip(first, second, strict=True)
+    return not any(disagreement(one.cpu().numpy(), other.cpu().numpy(), tolerance) for (_, one), (_, other) in pairs)
 
 
 def _layer_records(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import io
 import itertools
 import logging
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
@@ -17,18 +17,22 @@ import onnx_ir as ir
 import torch
 from onnxscript import opset18
 from torch import Tensor, nn
-from torch.utils import _pytree
 
 from nested_sparse.errors import ExportError
 from nested_sparse.tensor_spec import TensorSpec
+from nested_sparse.trainer.forward_call import ForwardCall
 from nested_sparse.trainer.functional_uses import recognise
+from nested_sparse.trainer.modes import module_stack, named
 from nested_sparse.trainer.norm import epsilons
 from nested_sparse.trainer.placeholder import LevelValues, placeholders
 from nested_sparse.trainer.recurrent import TRANSLATIONS, WholeRecurrent
 from nested_sparse.trainer.simplify import simplify
+from nested_sparse.trainer.structure import Path
+from nested_sparse.trainer.structure import output_names as default_output_names
 
 LEVEL_INPUT = "__level__"
 BATCH = "batch"
+MODEL = "model"  # the child of ForwardCall.flat
 
 
 def segment_input(level: int) -> str:
@@ -53,64 +57,37 @@ class TracedGraph:
 
 def trace(
     model: nn.Module,
-    examples: tuple[Tensor, ...],
-    outputs: Sequence[Tensor],
+    call: ForwardCall,
+    answer: Sequence[tuple[Path, Tensor]],
     *,
     input_names: Sequence[str] | None,
     output_names: Sequence[str] | None,
     fixed_batch: bool,
+    writes_inputs: bool = False,
 ) -> TracedGraph:
     """Trace `model` (in eval mode); dimension 0 of every input is free unless `fixed_batch`.
 
-    outputs: what the model answered to `examples`, flattened. Raises ExportError, which names the module that failed.
+    answer: what the model answered to `call`. writes_inputs: whether forward changes its inputs in place. Raises
+    ExportError, which names the module that failed.
     """
-    inputs_named = _names("input", input_names, default_input_names(model, len(examples)))
-    outputs_named = _names("output", output_names, default_output_names(len(outputs)))
+    inputs_named = _names("input", input_names, call.names)
+    defaults = default_output_names([path for path, _ in answer], inputs_named)
+    outputs_named = _names("output", output_names, defaults)
     _check_distinct([*inputs_named, *outputs_named])
     with placeholders(model) as values, WholeRecurrent(), torch.no_grad(), quiet_exporter():
-        program = _to_program(model, examples, fixed_batch)
+        flat = call.flat(model, copied=writes_inputs)
+        program = _to_program(flat, call.tensors, fixed_batch)
         recognise(program, values, epsilons(model))
         parameters = _used_parameters(program)
-        graph = _to_onnx(model, program)
+        graph = _to_onnx(flat, program)
     _name_values(graph, [*inputs_named, *outputs_named])
     return TracedGraph(
         graph,
-        tuple(_spec(value, example) for value, example in zip(graph.graph.inputs, examples, strict=True)),
-        tuple(_spec(value, example) for value, example in zip(graph.graph.outputs, outputs, strict=True)),
+        tuple(_spec(value, example) for value, example in zip(graph.graph.inputs, call.tensors, strict=True)),
+        tuple(_spec(value, example) for value, (_, example) in zip(graph.graph.outputs, answer, strict=True)),
         values,
         parameters,
     )
-
-
-def default_input_names(model: nn.Module, count: int) -> list[str]:
-    """`input` for one, else the names of forward's parameters."""
-    if count == 1:
-        return ["input"]
-    names: list[str] = []
-    for parameter in inspect.signature(model.forward).parameters.values():
-        if parameter.kind is parameter.VAR_POSITIONAL:
-            names += [f"{parameter.name}_{index}" for index in range(count - len(names))]
-        elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
-            names.append(parameter.name)
-    return names[:count]
-
-
-def default_output_names(count: int) -> list[str]:
-    """`output` for one, else output_0, output_1, …"""
-    return ["output"] if count == 1 else [f"output_{index}" for index in range(count)]
-
-
-def flatten_outputs(answer: Any) -> list[Tensor]:
-    """The tensors of a forward's answer, in order. Raises ExportError where it holds something else."""
-    leaves = _pytree.tree_leaves(answer)
-    for leaf in leaves:
-        if not isinstance(leaf, Tensor):
-            raise ExportError(
-                f"forward must return tensors (alone, or in tuples, lists, dicts), got {type(leaf).__name__}"
-            )
-    if not leaves:
-        raise ExportError("forward returns no tensor")
-    return leaves
 
 
 def _names(kind: str, given: Sequence[str] | None, defaults: list[str]) -> list[str]:
@@ -124,12 +101,13 @@ def _names(kind: str, given: Sequence[str] | None, defaults: list[str]) -> list[
 
 
 def _check_distinct(names: list[str]) -> None:
+    counts = Counter(names)
     for name in names:
         if not name or re.fullmatch(r"__(level|segment_\d+)__", name):
             raise ExportError(
                 f"{name!r} cannot name an input or output: it is empty or one of the runtime's own; choose another"
             )
-        if names.count(name) > 1:
+        if counts[name] > 1:
             raise ExportError(f"{name!r} names two inputs or outputs; pass distinct input_names and output_names")
 
 
@@ -160,10 +138,9 @@ def _to_program(model: nn.Module, examples: tuple[Tensor, ...], fixed_batch: boo
 def _export_program(
     model: nn.Module, examples: tuple[Tensor, ...], dynamic: tuple[dict[int, Any], ...] | None
 ) -> torch.export.ExportedProgram:
-    with _module_stack(model) as active:
+    with module_stack(model) as active:
         try:
-            signature = inspect.signature(model.forward)
-            shapes = None if dynamic is None else _by_parameter(signature, dynamic)
+            shapes = None if dynamic is None else (dynamic,)  # one tuple for *tensors
             with redirect_stderr(io.StringIO()):  # a failing export prints its whole unfinished graph
                 return torch.export.export(model, examples, dynamic_shapes=shapes, strict=False)
         except Exception as error:  # torch.export raises anything, from the model's own errors to its guards
@@ -171,22 +148,11 @@ def _export_program(
             raise ExportError(f"{where} cannot be traced: {reason(error)}") from error
 
 
-def _by_parameter(signature: inspect.Signature, dynamic: tuple[dict[int, Any], ...]) -> Any:
-    """torch.export wants the free dimensions in the shape of forward's signature, *args being one tuple."""
-    shapes: list[Any] = []
-    rest = list(dynamic)
-    for parameter in signature.parameters.values():
-        if parameter.kind is parameter.VAR_POSITIONAL:
-            shapes.append(tuple(rest))
-            rest = []
-        elif rest:
-            shapes.append(rest.pop(0))
-    return tuple(shapes)
-
-
 def _used_parameters(program: torch.export.ExportedProgram) -> frozenset[str]:
     names = program.graph_signature.inputs_to_parameters
-    return frozenset(names[node.name] for node in program.graph.nodes if node.name in names and node.users)
+    return frozenset(
+        names[node.name].removeprefix(f"{MODEL}.") for node in program.graph.nodes if node.name in names and node.users
+    )
 
 
 def _to_onnx(model: nn.Module, program: torch.export.ExportedProgram) -> ir.Model:
@@ -255,36 +221,9 @@ def _path_of(program: torch.export.ExportedProgram, operator: str) -> str:
     return ""
 
 
-def _describe(model: nn.Module, path: str) -> str:
-    try:
-        return (
-            f"module {path!r} ({type(model.get_submodule(path)).__name__})"
-            if path
-            else f"the model ({type(model).__name__})"
-        )
-    except AttributeError:
-        return f"module {path!r}"
-
-
-@contextmanager
-def _module_stack(model: nn.Module) -> Iterator[list[str]]:
-    """Dotted paths of the modules whose forward is running, outermost first; after an error, the last one raised it."""
-    active: list[str] = []
-    handles = []
-    for path, module in model.named_modules():
-
-        def enter(module: nn.Module, inputs: Any, path: str = path) -> None:
-            active.append(path)
-
-        def leave(module: nn.Module, inputs: Any, output: Any) -> None:
-            active.pop()
-
-        handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
-    try:
-        yield active
-    finally:
-        for handle in handles:
-            handle.remove()
+def _describe(flat: nn.Module, path: str) -> str:
+    """In words, the module of the user's model that has this path in `flat`, whose one child the model is."""
+    return named(flat.get_submodule(MODEL), path.removeprefix(MODEL).removeprefix("."))
 
 
 @contextmanager
@@ -308,17 +247,19 @@ def quiet_exporter() -> Iterator[None]:
 def _name_values(model: ir.Model, names: list[str]) -> None:
     """Give inputs and outputs their names; an inner value that has one of them already gets another."""
     graph = model.graph
-    public = [*graph.inputs, *graph.outputs]
+    public = {id(value): value for value in [*graph.inputs, *graph.outputs]}
+    for value in list(graph.initializers.values()):  # as the user's model calls them
+        value.name = (value.name or "").removeprefix(f"{MODEL}.")
     inner = [output for node in ir.traversal.RecursiveGraphIterator(graph) for output in node.outputs]
-    values = [value for value in [*graph.initializers.values(), *inner] if not any(value is other for other in public)]
-    used = {value.name for value in [*public, *values]} | set(names)
+    values = [value for value in [*graph.initializers.values(), *inner] if id(value) not in public]
+    used = {value.name for value in [*public.values(), *values]} | set(names)
     taken = set(names)
     for value in values:
         if value.name is None or value.name in taken:
             value.name = next(name for number in itertools.count(1) if (name := f"{value.name}.{number}") not in used)
         used.add(value.name)
         taken.add(value.name)
-    for value, name in zip(public, names, strict=True):
+    for value, name in zip([*graph.inputs, *graph.outputs], names, strict=True):
         value.name = name
 
 

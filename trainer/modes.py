@@ -52,3 +52,33 @@ def called_past(module: nn.Module) -> bool:
     while frame is not None and frame.f_code is not _CALL:
         frame = frame.f_back  # type: ignore[assignment]
     return frame is not None and frame.f_locals.get("self") is not module
+
+
+@contextmanager
+def module_stack(model: nn.Module) -> Iterator[list[str]]:
+    """Dotted paths of the modules whose forward is running, outermost first; after an error, the last one raised it."""
+    active: list[str] = []
+    handles = []
+    for path, module in model.named_modules():
+
+        def enter(module: nn.Module, inputs: Any, path: str = path) -> None:
+            active.append(path)
+
+        def leave(module: nn.Module, inputs: Any, output: Any) -> None:
+            active.pop()
+
+        handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+    try:
+        yield active
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def named(model: nn.Module, path: str) -> str:
+    """The module at `path` in words: "module 'a.b' (Kind)"."""
+    try:
+        kind = type(model.get_submodule(path)).__name__
+    except AttributeError:
+        return f"module {path!r}"
+    return f"module {path!r} ({kind})" if path else f"the model ({kind})"

@@ -2,41 +2,49 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
-from nested_sparse.errors import BudgetError, InputError
+from nested_sparse.errors import BudgetError, ExportError, InputError
 from nested_sparse.excerpt import excerpt
 from nested_sparse.trainer.costs import Costs, counted_costs
+from nested_sparse.trainer.forward_call import ForwardCall
 from nested_sparse.trainer.modes import evaluating
+from nested_sparse.trainer.preserved import preserved, preserved_generators
 
 if TYPE_CHECKING:  # NestedModel itself imports this module
     from nested_sparse.trainer.nested_model import NestedModel
 
 
-def costs_of(net: NestedModel, example_inputs: tuple[Tensor, ...]) -> tuple[Costs, int]:
+def costs_of(net: NestedModel, example_inputs: tuple[Any, ...]) -> tuple[Costs, int]:
     """What a forward pass of the examples multiplies, and how many samples they are: dimension 0 of the first.
 
     The model runs in eval mode and is left as it was. Raises BudgetError: no tensors; InputError: the model fails.
     """
-    if not isinstance(example_inputs, tuple | list) or not example_inputs or not isinstance(example_inputs[0], Tensor):
+    if not isinstance(example_inputs, tuple | list) or not example_inputs:
         got = f", got {type(example_inputs).__name__}" if example_inputs else ""
         raise BudgetError(
             'budget_by="flops" needs example_inputs, a tuple of what forward takes, e.g. (torch.zeros(1, 3, 224, 224),)'
             f"{got}"
         )
-    with evaluating(net), torch.no_grad(), counted_costs(net) as costs:
+    try:
+        call = ForwardCall(net.model, example_inputs)
+    except ExportError as error:
+        raise BudgetError(f'budget_by="flops": {error}') from None
+    tensors = call.tensors
+    with preserved_generators(), preserved(net.model), evaluating(net), torch.no_grad(), counted_costs(net) as costs:
         try:
-            net.model(*example_inputs)
+            call.answer(net.model, tensors)
+        except ExportError:  # an answer that no file could hold; it was multiplied all the same
+            pass
         except Exception as error:  # whatever the model raises
             text = excerpt(error) or type(error).__name__
             raise InputError(f"example_inputs: the model fails on them: {text}") from error
-    return costs, len(example_inputs[0]) if example_inputs[0].dim() else 1
+    return costs, len(tensors[0]) if tensors[0].dim() else 1
 
 
-def positions_per_sample(net: NestedModel, example_inputs: tuple[Tensor, ...]) -> dict[str, int]:
+def positions_per_sample(net: NestedModel, example_inputs: tuple[Any, ...]) -> dict[str, int]:
     """Layer name to multiply-adds of each of its weights in a forward pass of one sample, by running the examples once.
 
     Layers that share a weight each get the sum of all its uses. Raises what `costs_of` does, and BudgetError: a layer

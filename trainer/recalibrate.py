@@ -15,6 +15,7 @@ from nested_sparse.trainer.batch import device_of, moved, run, sample_count
 from nested_sparse.trainer.modes import evaluating
 from nested_sparse.trainer.nested_model import NestedModel
 from nested_sparse.trainer.norm import noting
+from nested_sparse.trainer.preserved import preserved
 
 
 @torch.no_grad()
@@ -28,7 +29,7 @@ def recalibrate(net: NestedModel, batches: Iterable[tuple[Any, Any]], *, samples
     level, device = net.level, device_of(net)
     moments = [_level_moments(net, index) for index in range(net.level_count)]
     seen = 0
-    with measuring(net, moments):
+    with preserved(net.model, levels=False), measuring(net, moments):
         for inputs, _ in batches:
             on_device = moved(inputs, device)
             for index in range(net.level_count):

@@ -20,6 +20,7 @@ from nested_sparse.trainer.batch import device_of, moved, run
 from nested_sparse.trainer.execution import Execution, norms_of, trace_execution
 from nested_sparse.trainer.modes import evaluating
 from nested_sparse.trainer.nested_model import NestedModel
+from nested_sparse.trainer.preserved import preserved
 from nested_sparse.trainer.recalibrate import Moments, measuring
 
 Batch = tuple[Any, Any]
@@ -52,7 +53,7 @@ def measure_reroutes(
     if reach is not None and reach < 0:
         raise TrainingError(f"reach: expected a whole number of layers, 0 or more, got {reach}")
     seen = None if calibration is None else moved(list(calibration), device)
-    with evaluating(net):
+    with evaluating(net), preserved(net.model, levels=False):
         execution = trace_execution(net, samples[0][0])
         layers = _checked_order(order, execution)
         chosen = _checked_cuts(cuts, layers)

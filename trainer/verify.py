@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,34 +14,43 @@ from torch import Tensor
 
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import ExportError
-from nested_sparse.trainer.graph import flatten_outputs
+from nested_sparse.trainer.diagnosis import diagnosis
+from nested_sparse.trainer.forward_call import ForwardCall
 from nested_sparse.trainer.nested_model import NestedModel
+from nested_sparse.trainer.preserved import preserved, preserved_generators
 
 SEED = 0
+OURS = "the file holds the model's weights, so an operator or the graph is at fault: please report the model"
 
 
 def verify_export(
-    net: NestedModel, examples: tuple[Tensor, ...], path: Path, *, fixed_batch: bool, tolerance: float
+    net: NestedModel, examples: tuple[Any, ...], path: Path, *, fixed_batch: bool, tolerance: float
 ) -> None:
     """Run `path` and `net` (in eval mode) at every level and compare, on the examples and on random inputs like them.
 
     The random ones have another batch size unless `fixed_batch`. Floating point outputs may differ by `tolerance` times
     their largest magnitude: both sides sum the same float32 products, in another order. NaN and infinity must sit at
-    the same places; other dtypes must be equal. Raises ExportError.
+    the same places; other dtypes must be equal. Model, level and examples are left as they were. Raises ExportError.
     """
     # the one place where the trainer looks at the runtime: what ships is proven on what runs it
     from nested_sparse.runtime import Session
 
-    batch = None if fixed_batch else int(examples[0].shape[0]) + 2
-    with Session(path, threads=1) as session, torch.no_grad():
+    call = ForwardCall(net.model, examples)
+    batch = None if fixed_batch else int(call.tensors[0].shape[0]) + 2
+    level_before = net.level
+    with Session(path, threads=1) as session, preserved_generators(), preserved(net.model) as state, torch.no_grad():
         names = [spec.name for spec in session.inputs]
-        for inputs in (examples, random_like(examples, batch)):
-            feeds = {name: tensor.cpu().numpy() for name, tensor in zip(names, inputs, strict=True)}
-            for level in range(net.level_count):
-                net.set_level(level)
-                expected = [_array(output) for output in flatten_outputs(net.model(*inputs))]
-                got = session.run(feeds, level=level)
-                _compare(net, path, level, dict(zip(got, expected, strict=True)), got, tolerance)
+        try:
+            for inputs in (call.tensors, random_like(call.tensors, batch)):
+                feeds = {name: tensor.cpu().numpy() for name, tensor in zip(names, inputs, strict=True)}
+                for level in range(net.level_count):
+                    net.set_level(level)
+                    expected = [_array(output) for _, output in call.answer(net.model, inputs)]
+                    state.restore()
+                    got = session.run(feeds, level=level)
+                    _compare(net, call, inputs, path, level, dict(zip(got, expected, strict=True)), got, tolerance)
+        finally:
+            net.set_level(level_before)
 
 
 @contextmanager
@@ -85,12 +94,14 @@ def random_like(examples: tuple[Tensor, ...], batch: int | None) -> tuple[Tensor
 
 
 def _array(tensor: Tensor) -> NDArray[Any]:
-    array: NDArray[Any] = tensor.detach().cpu().numpy()
+    array: NDArray[Any] = tensor.detach().cpu().numpy().copy()  # the model may go on writing into it
     return array
 
 
 def _compare(
     net: NestedModel,
+    call: ForwardCall,
+    inputs: Sequence[Tensor],
     path: Path,
     level: int,
     expected: Mapping[str, NDArray[Any]],
@@ -100,9 +111,8 @@ def _compare(
     for name, reference in expected.items():
         problem = disagreement(reference, got[name], tolerance)
         if problem:
-            raise ExportError(
-                f"{path.name}: output {name!r} at level {level} disagrees with torch: {problem}{_hint(net, path)}"
-            )
+            why = _other_weights(net, path) or diagnosis(net.model, call, inputs, expected, got, tolerance) or OURS
+            raise ExportError(f"{path.name}: output {name!r} at level {level} disagrees with torch: {problem}; {why}")
 
 
 def disagreement(expected: NDArray[Any], got: NDArray[Any], tolerance: float) -> str:
@@ -125,13 +135,13 @@ def disagreement(expected: NDArray[Any], got: NDArray[Any], tolerance: float) ->
     return f"largest error {error:.3g}, tolerance {tolerance * magnitude:.3g} ({tolerance:g} of the largest magnitude)"
 
 
-def _hint(net: NestedModel, path: Path) -> str:
-    """Whether the file holds the model's weights: tells a damaged file from a wrong operator or graph."""
+def _other_weights(net: NestedModel, path: Path) -> str:
+    """Which layer the file holds with other weights than the model: tells a damaged file from a wrong graph."""
     with Checkpoint.open(path) as checkpoint:
         for layer in checkpoint.layers:
             stored, _ = checkpoint.load_layer(layer.name)
             weight = net.nested_weight(layer.name)
             for level in range(net.level_count):
                 if not np.array_equal(stored.at(level), weight.at(level)):
-                    return f"; layer {layer.name!r} is stored with other weights than the model has at level {level}"
-    return "; the file holds the model's weights, so an operator or the graph is at fault: please report the model"
+                    return f"layer {layer.name!r} is stored with other weights than the model has at level {level}"
+    return ""

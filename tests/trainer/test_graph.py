@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from nested_sparse.errors import ExportError
 from nested_sparse.trainer import nest
-from nested_sparse.trainer.graph import TracedGraph, flatten_outputs, trace
+from nested_sparse.trainer.forward_call import ForwardCall, answered
+from nested_sparse.trainer.graph import TracedGraph, trace
 
 OPTIONS = {"input_names": None, "output_names": None, "fixed_batch": False}
 
@@ -63,9 +64,10 @@ class Clashing(nn.Module):
 
 def traced(model: nn.Module, *examples: Tensor, **options: object) -> TracedGraph:
     net = nest(model, densities=(0.5, 1.0)).eval()
+    call = ForwardCall(net.model, examples)
     with torch.no_grad():
-        outputs = flatten_outputs(net.model(*examples))
-    return trace(net.model, examples, outputs, **{**OPTIONS, **options})
+        answer = call.answer(net.model, call.tensors)
+    return trace(net.model, call, answer, **{**OPTIONS, **options})
 
 
 def shapes(graph: TracedGraph) -> list[tuple]:
@@ -82,10 +84,10 @@ def test_one_input_and_output_have_the_default_names_and_a_free_batch() -> None:
 
 
 def test_several_have_the_names_of_the_parameters() -> None:
-    """Inputs are called as forward's parameters, *args numbered; outputs are numbered in their order."""
+    """Inputs are called as forward's parameters, *args numbered; outputs by their keys, positions in lists behind."""
     graph = traced(Several(), *(torch.randn(3, 4) for _ in range(3)))
     assert [spec.name for spec in graph.inputs] == ["left", "others_0", "others_1"]
-    assert [spec.name for spec in graph.outputs] == ["output_0", "output_1", "output_2"]
+    assert [spec.name for spec in graph.outputs] == ["total", "parts_0", "parts_1"]
 
 
 def test_given_names_are_used() -> None:
@@ -146,7 +148,7 @@ def test_inputs_must_share_their_batch(examples: tuple[Tensor, ...]) -> None:
     """Inputs of different batch sizes, or with none, need fixed_batch."""
     net = nest(Several(), densities=(0.5,)).eval()
     with pytest.raises(ExportError, match=r"dimension 0 of every input.*fixed_batch=True"):
-        trace(net.model, examples, [torch.zeros(1)], **OPTIONS)
+        trace(net.model, ForwardCall(net.model, examples), [((), torch.zeros(1))], **OPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +172,7 @@ def test_bad_names_are_refused(options: dict[str, object], message: str) -> None
 def test_answers_that_are_no_tensors_are_refused(answer: object) -> None:
     """forward must return tensors and nothing else."""
     with pytest.raises(ExportError, match="tensor"):
-        flatten_outputs(answer)
+        answered(answer)
 
 
 def test_other_dtypes_are_refused() -> None:

@@ -24,6 +24,7 @@ from nested_sparse.slice import slice_checkpoint
 from nested_sparse.trainer import NestedModel, export, measure_reroutes, nest
 from nested_sparse.trainer.execution import Execution, trace_execution
 from nested_sparse.trainer.export import _norm_tables, inference_mode_of
+from nested_sparse.trainer.forward_call import ForwardCall
 from nested_sparse.trainer.fuse import fuse
 from nested_sparse.trainer.graph import trace
 from nested_sparse.trainer.layers import NestedConv, NestedLayer, NestedLinear
@@ -163,7 +164,9 @@ def test_norms_belong_to_the_layers_that_export_folds_them_into() -> None:
         x = images(2)
         execution = trace_execution(net, x)
         with inference_mode_of(net), torch.no_grad():
-            traced = trace(net.model, (x,), [net(x)], input_names=None, output_names=None, fixed_batch=False)
+            call = ForwardCall(net.model, (x,))
+            answer = call.answer(net.model, call.tensors)
+            traced = trace(net.model, call, answer, input_names=None, output_names=None, fixed_batch=False)
             folded = fuse(traced.model, _norm_tables(net), net.level_count).norm_of
         assert {norm: layer for layer, norm in folded.items() if norm} == execution.layer_of
         assert set(folded) == set(execution.layers)

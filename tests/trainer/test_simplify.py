@@ -15,8 +15,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.runtime import Session
 from nested_sparse.trainer import export, nest
+from nested_sparse.trainer.forward_call import ForwardCall
 from nested_sparse.trainer.fuse import fuse
-from nested_sparse.trainer.graph import flatten_outputs, trace
+from nested_sparse.trainer.graph import trace
 
 
 class Unrolled(nn.Module):
@@ -48,9 +49,10 @@ class Recurrent(nn.Module):
 
 def traced_and_fused(model: nn.Module, *examples: Tensor) -> ir.Model:
     net = nest(model, densities=(0.5,)).eval()
+    call = ForwardCall(net.model, examples)
     with torch.no_grad():
-        outputs = flatten_outputs(net.model(*examples))
-    traced = trace(net.model, examples, outputs, input_names=None, output_names=None, fixed_batch=True)
+        answer = call.answer(net.model, call.tensors)
+    traced = trace(net.model, call, answer, input_names=None, output_names=None, fixed_batch=True)
     return fuse(traced.model, {}, 1).model
 
 

@@ -30,6 +30,7 @@ from nested_sparse.trainer.post_training.calibration import (
 )
 from nested_sparse.trainer.post_training.columns import columns
 from nested_sparse.trainer.post_training.least_squares import fit, output_error, same_inputs, stiffness
+from nested_sparse.trainer.preserved import preserved
 from nested_sparse.trainer.recalibrate import Moments
 
 SEARCH_STEPS = 20
@@ -72,6 +73,13 @@ def nest_pretrained(
         raise TrainingError(f"damping: expected a number > 0, got {damping!r}; 0.3 is the default")
     net = nest(model, densities=densities, pattern=pattern, budget=budget, keep_dense=keep_dense, **options)
     inputs = collected(calibration_batches, samples)
+    with preserved(net.model, levels=False):
+        _search_levels(net, inputs, damping)
+    net.set_level(-1)
+    return net
+
+
+def _search_levels(net: NestedModel, inputs: Any, damping: float) -> None:
     layers = unique_weights(net.nested_layers().values())
     keep_everything(net.nested_layers().values())
     seen = observe(net, inputs, seed=0)
@@ -84,8 +92,6 @@ def nest_pretrained(
         _choose(net, searched, level)
         net.set_level(level)
         _settle(net, inputs, seen, level, damping)
-    net.set_level(-1)
-    return net
 
 
 class _Search:

@@ -1,0 +1,106 @@
+"""Entry: what every public function of the trainer does first: torch in a known state, and errors of this package."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch import nn
+from torch.utils import _python_dispatch
+
+from nested_sparse.errors import NestedSparseError
+from nested_sparse.excerpt import excerpt
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+
+def entry(
+    error: type[NestedSparseError], *, gradients: bool = False, inference: bool = False
+) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:
+    """Make a function an entry: its first argument is the model, and only NestedSparseError leaves it.
+
+    error: what other exceptions become, with them as the cause and the module named whose forward raised them.
+    gradients: whether the function needs them. inference: whether torch is as a deployed model has it, see `plain`.
+    """
+
+    def decorate(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def entered(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+            given = signature.bind(*args, **kwargs).arguments  # TypeError: the call itself is wrong, as anywhere
+            model = next(iter(given.values()), None)
+            with foreign_errors(function.__name__, error, model):
+                _check_plain_tensors(function.__name__, error)
+                with ExitStack() as stack:
+                    stack.enter_context(torch.inference_mode(False))
+                    if gradients:
+                        stack.enter_context(torch.enable_grad())
+                    if inference and isinstance(model, nn.Module):
+                        stack.enter_context(plain(model))
+                    return function(*args, **kwargs)
+
+        return entered
+
+    return decorate
+
+
+@contextmanager
+def foreign_errors(doing: str, error: type[NestedSparseError], model: object) -> Iterator[None]:
+    """Within, an exception that is none of this package's becomes `error`; KeyboardInterrupt and its like pass."""
+    try:
+        yield
+    except NestedSparseError:
+        raise
+    except Exception as cause:
+        where = _where(cause, model) if isinstance(model, nn.Module) else ""
+        lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+        text = excerpt(lines[0], 300) if lines else ""
+        message = f"{doing} failed{where}: {type(cause).__name__}{': ' if text else ''}{text}"
+        raise error(message) from cause
+
+
+@contextmanager
+def plain(model: nn.Module) -> Iterator[None]:
+    """Within, torch computes as a deployed model does; after it, as it was set.
+
+    No gradients, no autocast, float32 as the default type, and new tensors on the device of the model's parameters.
+    """
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    dtype = torch.get_default_dtype()
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        for kind in {"cpu", device.type} - {"meta"}:
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        stack.enter_context(device)
+        stack.callback(torch.set_default_dtype, dtype)
+        torch.set_default_dtype(torch.float32)
+        yield
+
+
+def _check_plain_tensors(doing: str, error: type[NestedSparseError]) -> None:
+    """Refuse to work where tensors have no values, or are traced."""
+    modes = [type(mode).__name__ for mode in _python_dispatch._get_current_dispatch_mode_stack()]
+    fake = [name for name in modes if "Fake" in name or "Proxy" in name or "Functional" in name]
+    if fake:
+        raise error(f"{doing} cannot work within {fake[-1]}, where tensors have no values; leave it first")
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        raise error(f"{doing} cannot work within a torch.func transform (vmap, grad, …); call it outside")
+
+
+def _where(cause: BaseException, model: nn.Module) -> str:
+    """ ", in module 'a.b' (Kind)": the innermost module of `model` that was running when it was raised."""
+    names = {id(module): name for name, module in model.named_modules()}
+    found, kind = None, ""
+    trace = cause.__traceback__
+    while trace is not None:
+        running: Any = trace.tb_frame.f_locals.get("self")
+        if isinstance(running, nn.Module) and names.get(id(running)):
+            found, kind = names[id(running)], type(running).__name__
+        trace = trace.tb_next
+    return f", in module {found!r} ({kind})" if found else ""

@@ -1,0 +1,85 @@
+"""Structure: where tensors sit in what a forward takes or answers: tuples, dicts, dataclasses, nothing at all."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+Path = tuple[int | str, ...]
+"""Keys, fields and positions on the way to a tensor, outermost first."""
+
+CONSTANTS = (bool, int, float, complex, str, bytes)
+"""What may stand beside tensors in the arguments of a forward, and is part of the graph."""
+
+
+def tensors_in(value: Any, path: Path = ()) -> Iterator[tuple[Path, Tensor]]:
+    """Every tensor in `value`, in order, with its path. Nothing (None) is left out.
+
+    Looks into tuples, lists, named tuples, mappings and dataclasses, hence also into the outputs of Hugging Face's
+    models. Raises TypeError, which names the place, for anything else.
+    """
+    if isinstance(value, Tensor):
+        yield path, value
+    elif value is not None:
+        parts = parts_of(value)
+        if parts is None:
+            raise TypeError(f"{type(value).__name__}{f' at {written(path)!r}' if path else ''}")
+        for key, part in parts:
+            yield from tensors_in(part, (*path, key))
+
+
+def parts_of(value: Any) -> list[tuple[int | str, Any]] | None:
+    """What `value` consists of, by key, field or position; None where it is no container."""
+    if isinstance(value, Mapping):
+        return [(key if isinstance(key, int) else str(key), part) for key, part in value.items()]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return list(zip(value._fields, value, strict=True))
+    if isinstance(value, tuple | list):
+        return list(enumerate(value))
+    return None
+
+
+def with_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A copy of `value` with `change(tensor)` in place of each tensor, called in the order of `tensors_in`."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, MutableMapping):
+        changed = copy.copy(value)
+        for key, part in value.items():
+            changed[key] = with_tensors(part, change)
+        return changed
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: with_tensors(getattr(value, field.name), change) for field in dataclasses.fields(value)}
+        return dataclasses.replace(value, **fields)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(with_tensors(part, change) for part in value))
+    if isinstance(value, tuple | list):
+        parts = [with_tensors(part, change) for part in value]
+        return parts if isinstance(value, list) else tuple(parts)
+    return value
+
+
+def written(path: Path) -> str:
+    """`past_key_values_0_1`."""
+    return "_".join(str(key) for key in path)
+
+
+def output_names(paths: Sequence[Path], taken: Sequence[str]) -> list[str]:
+    """Names of a forward's outputs: their keys, fields and positions joined with "_".
+
+    Without any key they are `output`, or output_0, output_1, …, however tuples are nested. What begins with a position,
+    or is the name of an input (`taken`), gets "output_" in front.
+    """
+    if not any(isinstance(key, str) for path in paths for key in path):
+        return ["output"] if len(paths) == 1 else [f"output_{index}" for index in range(len(paths))]
+    used = set(taken)
+    return [
+        f"output_{written(path)}" if not isinstance(path[0], str) or written(path) in used else written(path)
+        for path in paths
+    ]
