@@ -307,7 +307,12 @@ class UNet(nn.Module):
         return self.out(torch.cat([y, x], 1)).sigmoid() + self.first(x[0])
 
 
-TRANSFORMER = ["LayerNormalization"] * 2 + ["Split", "Transpose", "MatMul", "Div", "Softmax", "MatMul", "Gelu"]
+TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
+TRANSFORMER: Sequence[str] | None = (  # older releases spell some of them out
+    ["LayerNormalization"] * 2 + ["Split", "Transpose", "MatMul", "Div", "Softmax", "MatMul", "Gelu"]
+    if TORCH >= (2, 13)
+    else None
+)
 
 
 def tokens_and_features() -> tuple[Tensor, ...]:
