@@ -64,7 +64,7 @@ class GraphFacts:
 def check_graph(checkpoint: Checkpoint, graph: bytes) -> GraphFacts:
     """Checks `graph` as that of an open checkpoint. Raises CheckpointError, which says what is wrong with it.
 
-    Whoever loads it loads these bytes: those of a file may be others by then.
+    The caller loads these very bytes: those of the file may have changed by then.
     """
     try:
         return _GraphCheck(checkpoint).check(memoryview(graph))

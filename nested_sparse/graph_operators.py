@@ -80,7 +80,7 @@ MAX_RANK = 16
 
 
 def most_values(operator: str, inputs: Sequence[int]) -> int | None:
-    """At most so many values has what `operator` makes of inputs of at most `inputs` values; None: nobody knows."""
+    """The most values that `operator` makes of inputs of at most `inputs` values; None: no known bound."""
     if operator in SHAPE_OPERATORS:
         return MAX_RANK
     size = _SIZES.get(operator)

@@ -28,7 +28,7 @@ class MappedFile:
     A mapping shows what others write into the file, and touching what they cut off ends the process with SIGBUS. So
     guard() takes a read lease (fcntl(2), F_SETLEASE) where the system grants one: the kernel then holds up whoever
     opens the file for writing, or truncates it, until poll() has moved the bytes to memory of their own, at the same
-    address. Who renames another file over it never waits and changes nothing here. The lease stays the parent's in a
+    address. Renaming another file over it never waits and changes nothing here. The lease stays the parent's in a
     forked child, which sees what is written.
 
     path; data: (nbytes,) uint8, read-only, valid as long as it is referred to.

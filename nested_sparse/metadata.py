@@ -81,7 +81,7 @@ class LayerEntry:
 class Metadata:
     """All that a checkpoint says of itself beside its tensors.
 
-    rows: INDEPENDENT or DEPENDENT, at every level; None where nobody has found out.
+    rows: INDEPENDENT or DEPENDENT, at every level; None where it is not known.
     network: the whole network; None in files whose levels' density and FLOPs are those of the nested layers alone.
     """
 

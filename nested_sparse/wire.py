@@ -1,4 +1,4 @@
-"""Wire: protobuf's wire format, read strictly and within bounds, from a file that nobody vouches for.
+"""Wire: protobuf's wire format, read strictly and within bounds, from an untrusted file.
 
 A device that serves has no onnx package, and protobuf's own parser makes hundreds of bytes of objects out of the two
 bytes of an empty message. Here a message is a dict of its own fields, those within it stay bytes until they are asked
@@ -32,7 +32,7 @@ class Field:
 
     "integer": int, signed. "text": str. "bytes": memoryview, of messages too. "fixed32": memoryview of 4 bytes.
     "integers", "fixed32s", "fixed64s": of numbers, packed or not, the memoryviews of all pieces that have any.
-    "texts", "messages": lists. "unread": nothing. "refused": whoever sets it is refused.
+    "texts", "messages": lists. "unread": nothing. "refused": a message that has it is refused.
     """
 
     name: str

@@ -33,7 +33,7 @@ _LOGGER = logging.getLogger("nested_sparse.runtime")
 
 
 def most_bytes() -> int | None:
-    """How much all runs of this process together may allocate, by what is available now; None where nobody knows."""
+    """Bytes that all runs of this process together may allocate, by what is available now; None if that is unknown."""
     readings = memory()
     available = readings.get("available_memory_bytes")
     if available is None:

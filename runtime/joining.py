@@ -14,8 +14,8 @@ from nested_sparse.tensor_spec import batch_is_free
 MARKED_S = 0.5
 """Time to look whether a file's mark is right; it is believed where that does not do."""
 UNMARKED_S = 2.0
-"""Time to look at a file without one. Who does not get through in that takes over 10 ms a sample, where a batch saves
-no time any more (docs/decisions/020)."""
+"""Time to look at a file without one. A model that does not get through in that takes over 10 ms a sample, where a
+batch saves no time any more (docs/decisions/020)."""
 
 log = logging.getLogger(__name__)
 

@@ -40,7 +40,7 @@ class Front(grpc.GenericRpcHandler):  # type: ignore[misc]
     slo_ms: the shortest that a model promises. on_refused: called for each refusal, for the metrics. A refusal reads no
     body, parses nothing and raises nothing: it costs about a fifth of an answer.
 
-    Probes go through the server's own port, to a method whose name nobody else knows, and only while there is load.
+    Probes go through the server's own port, to a method with a secret name, and only while there is load.
     Where the port cannot be reached, nothing is known of what waits, and nothing is refused here.
     """
 

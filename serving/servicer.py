@@ -53,7 +53,7 @@ def answered(
 ) -> Callable[[bytes, Any], Awaitable[ResponseT]]:
     """An RPC method, of a request's bytes, whose errors are gRPC statuses.
 
-    What nobody foresaw is INTERNAL with an id, its details in the log. read: makes the request of its bytes.
+    An unforeseen error is INTERNAL with an id, its details in the log. read: makes the request of its bytes.
     calls: counts it until it is answered.
     """
 

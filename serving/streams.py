@@ -25,7 +25,7 @@ LIKENESSES = {
 
 
 class Results(io.TextIOWrapper):
-    """Standard output. What cannot be written is an OutputError; a reader that has gone stays BrokenPipeError."""
+    """Standard output. Text that cannot be written is an OutputError; a reader that has gone stays BrokenPipeError."""
 
     def write(self, text: str) -> int:
         """As of any text stream. Raises OutputError."""
@@ -51,7 +51,7 @@ class Results(io.TextIOWrapper):
 
 
 class Messages(io.TextIOWrapper):
-    """Standard error. What cannot be written is lost: no work ends because nobody can be told of it."""
+    """Standard error. A message that cannot be written is lost, and the work goes on."""
 
     def write(self, text: str) -> int:
         """As of any text stream, and raises nothing of the system's."""
