@@ -61,10 +61,13 @@ class GraphFacts:
     decides: bool
 
 
-def check_graph(checkpoint: Checkpoint) -> GraphFacts:
-    """Checks the graph of an open checkpoint. Raises CheckpointError, which says what is wrong with it."""
+def check_graph(checkpoint: Checkpoint, graph: bytes) -> GraphFacts:
+    """Checks `graph` as that of an open checkpoint. Raises CheckpointError, which says what is wrong with it.
+
+    Whoever loads it loads these bytes: those of a file may be others by then.
+    """
     try:
-        return _GraphCheck(checkpoint).check(memoryview(checkpoint.graph()))
+        return _GraphCheck(checkpoint).check(memoryview(graph))
     except WireError as error:
         raise CheckpointError(
             f"{checkpoint.path.name}: its graph {error}; the file is damaged, or made to harm: export the model again"

@@ -37,7 +37,8 @@ def open_ort(checkpoint: Checkpoint, threads: int, profile_to: Path | None) -> A
 
     Raises CheckpointError, and KernelError where the operator library is absent or does not fit.
     """
-    facts = check_graph(checkpoint)
+    graph = checkpoint.graph()
+    facts = check_graph(checkpoint, graph)
     options = _options(threads, profile_to)
     # what follows from constants alone is computed while loading: neither its time nor, in older versions, its memory
     # has a bound there, as both have in a run
@@ -48,7 +49,7 @@ def open_ort(checkpoint: Checkpoint, threads: int, profile_to: Path | None) -> A
     try:
         with denormals_flushed():  # set_denormal_as_zero also sets the thread that makes the session: this puts it back
             return ort.InferenceSession(
-                checkpoint.graph(), options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
+                graph, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
             )
     except Exception as error:  # ONNX Runtime's errors have no common base
         said = f"not within {LOAD_LIMIT_S:.0f} s" if load.stopped else excerpt(error, MESSAGE_CHARACTERS)

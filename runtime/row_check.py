@@ -27,7 +27,7 @@ PAIR, SIZES = 2, (2, 3)
 """Samples in a batch whose others are replaced, and in those that are run one by one, too."""
 CHEAP_FLOPS = 100_000_000
 """Of a sample, up to which a model is looked at closely: as the file says, for no clock says the same thing twice."""
-ROUNDS, DEAR_ROUNDS = 4, 1
+ROUNDS, DEAR_ROUNDS = 4, 2
 """How often other samples are drawn, at each level."""
 WIDE, DEAR_WIDE = 17, 5
 """Samples in the one batch that looks for rows that depend on such as are far apart."""
@@ -87,7 +87,7 @@ def check_rows(
     counts as dependent without being run.
 
     examples: the input arrays that the model was exported with; without them the values drawn may be such as the model
-    never sees. thorough: runs 28 samples at every level and 35 more at the densest (82 and 187 where they are cheap);
+    never sees. thorough: runs 46 samples at every level and 35 more at the densest (82 and 187 where they are cheap);
     else 14 at the densest. limit_s: no new run begins after so many seconds.
     """
     if not batch_is_free((*session.inputs, *session.outputs)):

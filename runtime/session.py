@@ -138,7 +138,7 @@ class Session:
     @property
     def decides(self) -> bool:
         """Whether its graph may decide by one value what it computes for all samples (GraphFacts); read each time."""
-        return check_graph(self._checkpoint).decides
+        return check_graph(self._checkpoint, self._checkpoint.graph()).decides
 
     @property
     def isa(self) -> str:

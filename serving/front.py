@@ -29,7 +29,9 @@ OPTIONS = (("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1))
 """A probe goes to this very process, never to a proxy of the environment."""
 
 waited_s: ContextVar[float] = ContextVar("waited_s", default=0.0)
-"""In an inference method: what its request has waited before the method began."""
+"""In a call of the inference method: what its request has waited before the method began."""
+arrived_s: ContextVar[float | None] = ContextVar("arrived_s", default=None)
+"""And when it came in, a reading of the servicer's clock."""
 
 
 class Front(grpc.GenericRpcHandler):  # type: ignore[misc]

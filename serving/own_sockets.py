@@ -8,6 +8,7 @@ elsewhere. A connection that ends is UNAVAILABLE to them.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import socket
 import stat
@@ -53,11 +54,9 @@ def received_bytes(connection: socket.socket) -> int | None:
 
 def _bound_to(host: str, port: int) -> Iterator[socket.socket]:
     """This process's TCP sockets of a server at host:port, as duplicates that are closed behind the caller."""
-    try:
-        addresses = {info[4][0] for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
-    except OSError:
-        return
-    everywhere = not addresses.isdisjoint(("0.0.0.0", "::"))
+    own = None
+    with contextlib.suppress(ValueError):  # a name, which gRPC may have found other addresses for than we would
+        own = ipaddress.ip_address(host)
     for number in _open_files():
         try:
             if not stat.S_ISSOCK(os.fstat(number).st_mode):
@@ -68,7 +67,9 @@ def _bound_to(host: str, port: int) -> Iterator[socket.socket]:
         with copy:
             if copy.family in INTERNET and copy.type == socket.SOCK_STREAM:
                 name = copy.getsockname()
-                if name[1] == port and (everywhere or _plain(name[0]) in addresses):
+                if name[1] == port and (
+                    own is None or own.is_unspecified or ipaddress.ip_address(plain_address(name[0])) == own
+                ):
                     yield copy
 
 
@@ -79,6 +80,6 @@ def _open_files() -> list[int]:
     return []
 
 
-def _plain(address: str) -> str:
+def plain_address(address: str) -> str:
     """An IPv4 address as such, where a socket of both kinds has it mapped."""
     return address.removeprefix("::ffff:")

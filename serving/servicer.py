@@ -29,7 +29,7 @@ from nested_sparse.serving.convert import (
 from nested_sparse.serving.dataplane import Dataplane
 from nested_sparse.serving.datatype import datatype_of
 from nested_sparse.serving.fault import INTERNAL, Ending, fault_of
-from nested_sparse.serving.front import waited_s
+from nested_sparse.serving.front import arrived_s, waited_s
 from nested_sparse.serving.inflate import inflated
 from nested_sparse.serving.metrics import Metrics
 from nested_sparse.serving.parameters import served_parameters
@@ -129,18 +129,23 @@ class Servicer:
             outputs=[_tensor_metadata(spec) for spec in model.outputs],
         )
 
+    def arrived(self) -> None:
+        """A request's handler begins, before anything is read: remember for model_infer when the request came in."""
+        arrived_s.set(self._clock() - waited_s.get())
+
     async def model_infer(self, request: InferRequest, context: Any) -> bytes:
         """Run a model at the level that its deadline allows; the response is serialised.
 
         Time counts from when the request came in.
         """
-        in_front_s = waited_s.get()
-        received_s = self._clock() - in_front_s
+        now_s, arrival_s = self._clock(), arrived_s.get()
+        received_s = now_s if arrival_s is None else arrival_s
         with self.metrics.unread():
             model = self._dataplane.find(request.message.model_name, request.message.model_version)
         with self.metrics.request(model, received_s) as record:
             left_s = context.time_remaining()
-            call = await self._read(request, model, received_s, None if left_s is None else left_s + in_front_s)
+            from_arrival_s = None if left_s is None else left_s + now_s - received_s
+            call = await self._read(request, model, received_s, from_arrival_s)
             record.slo_ms = min(record.slo_ms, call.options.slo_ms or record.slo_ms)
             served = await self._dataplane.infer(model, call)
             response = messages.ModelInferResponse(
@@ -240,6 +245,7 @@ def generic_handler(servicer: Servicer, limit: int) -> Any:
     }
 
     async def read_infer(data: bytes) -> InferRequest:
+        servicer.arrived()
         with servicer.metrics.unread():
             return read_message(await inflated(data, limit), parse_infer_request, limit)
 

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 import psutil
 
-from nested_sparse.serving.own_sockets import connections, received_bytes
+from nested_sparse.serving.own_sockets import connections, plain_address, received_bytes
 
 MOST_BYTES = 512 << 20
 PERIOD_S = 0.25
@@ -127,9 +127,9 @@ def _resident_bytes() -> int:
 def _peer_of(text: str) -> Peer:
     """From gRPC's ipv4:127.0.0.1:80 or ipv6:%5B::1%5D:80."""
     host, _, port = unquote(text).partition(":")[2].rpartition(":")
-    return host.strip("[]"), int(port) if port.isdecimal() else 0
+    return plain_address(host.strip("[]")), int(port) if port.isdecimal() else 0
 
 
 def _peer_name(connection: socket.socket) -> Peer:
     host, port = connection.getpeername()[:2]
-    return host.removeprefix("::ffff:"), port
+    return plain_address(host), port

@@ -68,7 +68,7 @@ as_user() {
   chmod 755 "$folder"
   chown -R --no-dereference "$user" "$folder"
   python=$("$tools/python" -c 'import sys; print(sys._base_executable)')
-  if ! "${be[@]}" "$python" -c '' 2>/dev/null; then
+  if ! "${be[@]}" sh -c '"$0" -c ""' "$python" 2>/dev/null; then
     # root's own Python often lies in root's home; the user may then read, and only read, what root may
     echo "$user may not run $python: it is lent the right to read everything"
     be+=(--inh-caps=+dac_read_search --ambient-caps=+dac_read_search)

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nested_sparse.errors import TrainingError
+
 
 def draw(path: Path, title: str, levels: Sequence[Mapping[str, Any]], dense: Mapping[str, Any], split: str) -> None:
     """Save a PNG. levels, dense: "flops" of one sample and "accuracy" in [0, 1], None when the dense one's is unknown.
 
-    split: the data that was scored.
+    split: the data that was scored. Raises TrainingError where the file cannot be written.
     """
     import matplotlib
 
@@ -36,5 +38,12 @@ def draw(path: Path, title: str, levels: Sequence[Mapping[str, Any]], dense: Map
     axis.margins(x=0.12, y=0.15)
     axis.legend(loc="lower right", fontsize=8)
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    try:
+        figure.savefig(path, dpi=110)
+    except OSError as error:
+        raise TrainingError(
+            f"{path}: the picture cannot be written ({error.strerror or error}); make room, and give the command "
+            "again: what was trained is kept"
+        ) from None
+    finally:
+        pyplot.close(figure)

@@ -114,11 +114,11 @@ def _why_dense(module: nn.Module) -> str | None:
     kind = type(module)
     if parametrize.is_parametrized(module):
         computed = ", ".join(module.parametrizations)  # type: ignore[arg-type]
-        base = kind.__mro__[1].__name__
-        return (
-            f"{kind.__name__}: its {computed} is computed by torch.nn.utils.parametrize; to nest the {base}, call "
-            f"remove_parametrizations first"
-        )
+        said = f"{kind.__name__}: its {computed} is computed by torch.nn.utils.parametrize"
+        nestable = issubclass(kind, NESTABLE)
+        return f"{said}; call remove_parametrizations first to have it nested" if nestable else said
+    if issubclass(kind, nn.MultiheadAttention):
+        return f"{kind.__name__} is not nested; projections of your own (nn.Linear) in its place would be"
     if kind not in NESTABLE:  # a subclass may compute something else
         return f"{kind.__name__} is not nested, only Conv1d, Conv2d and Linear are"
     assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear)

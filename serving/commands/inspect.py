@@ -39,7 +39,7 @@ def inspect(
     from nested_sparse.graph_check import check_graph
 
     with Checkpoint.open(file, verify=True) as checkpoint:
-        check_graph(checkpoint)
+        check_graph(checkpoint, checkpoint.graph())
         facts = describe(checkpoint)
     if json:
         print_json(facts)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nested_sparse.serving.served_model import ServedModel
     from nested_sparse.serving.server import Server, ServerConfig
 
-SWITCH_S = 0.0003
+SWITCH_S = 0.0002
 """For which one thread may keep the interpreter while another waits for it. With Python's own 5 ms a busy event loop
 made every run end that much later: runs of 0.1 ms were taken to be fifty times slower than profiled."""
 log = logging.getLogger(__name__)

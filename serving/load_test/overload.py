@@ -55,10 +55,11 @@ def measure(address: str, model: str, slo_ms: float, load: float, seconds: float
     closed = drive(address, model, seconds, callers=CALLERS, processes=PROCESSES)
     peak_per_s = sum(call.status == "OK" and call.latency_ms <= slo_ms for call in closed) / seconds
     calls = drive(address, model, seconds, rate_per_s=max(1.0, load * peak_per_s), processes=PROCESSES)
-    return _round(calls, peak_per_s, slo_ms, seconds)
+    return round_of(calls, peak_per_s, slo_ms, seconds)
 
 
-def _round(calls: Sequence[RawCall], peak_per_s: float, slo_ms: float, seconds: float) -> Round:
+def round_of(calls: Sequence[RawCall], peak_per_s: float, slo_ms: float, seconds: float) -> Round:
+    """What became of the calls of an open loop that took `seconds`."""
     answered_ms = sorted(call.latency_ms for call in calls if call.status == "OK")
     refused = [call for call in calls if call.status == "RESOURCE_EXHAUSTED"]
     count = len(answered_ms)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nested_sparse.excerpt import MAX_CHARACTERS, excerpt
+from nested_sparse.excerpt import MAX_CHARACTERS, MAX_LINES, excerpt, excerpts, paragraph
 
 
 @given(st.text(alphabet=st.characters(), max_size=600), st.integers(40, 400))
@@ -35,3 +35,19 @@ def test_a_long_text_keeps_both_ends_and_says_its_length(length: int) -> None:
 
 def test_what_is_no_text_is_shown_as_text() -> None:
     assert excerpt(ValueError("bad\tvalue")) == r"bad\tvalue"
+
+
+@given(st.lists(st.text(), max_size=40), st.integers(1, 20))
+def test_of_many_texts_the_first_are_shown_and_the_rest_counted(texts: list[str], most: int) -> None:
+    shown = excerpts(texts, most)
+    assert shown.isprintable()
+    assert shown.startswith(", ".join(f"'{excerpt(text)}'" for text in texts[:most]))
+    assert shown.endswith(f" and {len(texts) - most} more") == (len(texts) > most)
+
+
+@given(st.text(alphabet=st.sampled_from("ab\n\r\x1b \u2028"), max_size=400))
+def test_no_line_of_a_paragraph_but_the_first_begins_at_the_margin(text: str) -> None:
+    first, *rest = paragraph(text).split("\n")
+    assert all(line.startswith("  ") for line in rest)
+    assert all(line.isprintable() for line in (first, *rest))
+    assert len(rest) < MAX_LINES

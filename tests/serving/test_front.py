@@ -12,6 +12,7 @@ import pytest
 
 from nested_sparse.proto import messages
 from nested_sparse.runtime.request import Request, Response
+from nested_sparse.serving.convert import parse_infer_request
 from nested_sparse.serving.dataplane import Dataplane
 from nested_sparse.serving.front import waited_s
 from nested_sparse.serving.load_test.raw_client import drive
@@ -106,7 +107,7 @@ def test_a_burst_is_taken_to_have_come_when_it_came(model: ServedModel, serve: A
 
 
 def test_deadlines_count_from_the_arrival(model: ServedModel) -> None:
-    """20 ms in front: `slo_ms` began with them; a gRPC deadline that leaves 30 more is one of 50."""
+    """20 ms in front and 10 to read: `slo_ms` began with them; a gRPC deadline that leaves 30 more is one of 60."""
 
     class Context:
         left_s: float | None = None
@@ -116,18 +117,21 @@ def test_deadlines_count_from_the_arrival(model: ServedModel) -> None:
 
     async def infer(left_s: float | None, **parameters: float) -> Request:
         waited_s.set(0.02)
+        times_s = iter((100.0, 100.01))
         metrics = Metrics()
         metrics.watch(model)
         context, request = Context(), infer_request()
         context.left_s = left_s
         for name, value in parameters.items():
             request.parameters[name].double_param = value
-        await Servicer(Dataplane([model]), metrics, clock=lambda: 100.0).model_infer(request, context)
+        servicer = Servicer(Dataplane([model]), metrics, clock=lambda: next(times_s))
+        servicer.arrived()
+        await servicer.model_infer(parse_infer_request(request.SerializeToString()), context)
         return model.engine.requests[-1]  # type: ignore[attr-defined, no-any-return]
 
     for left_s, parameters, slo_ms in (
         (None, {"slo_ms": 40.0}, 40.0),
-        (0.03, {}, 50.0),
+        (0.03, {}, 60.0),
         (0.03, {"slo_ms": 40.0}, 40.0),
     ):
         request = asyncio.run(infer(left_s, **parameters))

@@ -201,6 +201,15 @@ def test_a_latency_profile_that_does_not_fit_on_the_disk(tmp_path: Path) -> None
     assert {path: path.read_bytes() for path in store.folder.iterdir()} == before
 
 
+def test_a_picture_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """After a training: what it made is kept."""
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    picture = pytest.importorskip("nested_sparse.trainer.picture", reason="torch is not installed")
+    level = {"flops": 1e6, "accuracy": 0.5, "density": 0.1}
+    with pytest.raises(TrainingError, match=r"absent/run\.png: the picture cannot be written \(No such file"):
+        picture.draw(tmp_path / "absent" / "run.png", "net", [level], {"flops": 2e6, "accuracy": None}, "test")
+
+
 def test_what_cannot_be_written_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Training states and records, of which a disk that runs full may take none away."""
     state = pytest.importorskip("nested_sparse.trainer.state", reason="torch is not installed")

@@ -11,9 +11,11 @@ import grpc
 import numpy as np
 import pytest
 
+from nested_sparse.errors import ServingError
 from nested_sparse.proto import messages
 from nested_sparse.serving import uploads
-from nested_sparse.serving.server import LEAST_MESSAGE_BYTES
+from nested_sparse.serving.listening import check_listenable
+from nested_sparse.serving.server import LEAST_MESSAGE_BYTES, ServerConfig
 from nested_sparse.serving.uploads import Uploads, upload_budget
 from raw_http2 import DATA, METHOD, PING, SETTINGS, WINDOW_UPDATE, RawPeer, frame, message
 
@@ -130,6 +132,26 @@ def test_the_server_looks_by_itself(model, serve, monkeypatch: pytest.MonkeyPatc
         assert hoarder.closed
         with grpc.insecure_channel(server.address) as channel:
             channel.unary_unary(METHOD)(request_bytes(), timeout=30)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::", "0.0.0.0", "::1", "localhost"])
+def test_what_calls_took_is_found_by_the_connection(model, serve, host):
+    """However the server listens and gRPC writes a peer's address."""
+    try:
+        check_listenable(host, 0)
+    except ServingError as error:
+        pytest.skip(f"this machine has no such address: {error}")
+    with serve([model], ServerConfig(host=host, port=0)) as server:
+        _, _, port = server.address.rpartition(":")
+        address = {"::1": "[::1]", "localhost": "localhost"}.get(host, "127.0.0.1")
+        with grpc.insecure_channel(f"{address}:{port}") as channel:
+            for _ in range(3):
+                channel.unary_unary(METHOD)(request_bytes(), timeout=30)
+            own = Uploads(host, int(port), server._servicer.calls.taken_bytes, 2 * MIB, lambda: 100 * MIB)
+            unclaimed = asyncio.run(own._sample())
+    # the probes of the server's own front are a connection too
+    assert unclaimed
+    assert all(0 <= nbytes < 100_000 for nbytes in unclaimed.values())  # a call's body is 320 kB
 
 
 def test_budget():
