@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, ParamSpec, TypeVar
@@ -18,13 +19,16 @@ from nested_sparse.excerpt import excerpt
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
+_LIBRARIES = {"torch", "numpy", "sympy", "onnx", "onnx_ir", "onnxscript", "onnxruntime"}
+
 
 def entry(
-    error: type[NestedSparseError], *, gradients: bool = False, inference: bool = False
+    error: type[NestedSparseError], *, gradients: bool = False, inference: bool = False, callbacks: bool = False
 ) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:
     """Make a function an entry: its first argument is the model, and only NestedSparseError leaves it.
 
     error: what other exceptions become, with them as the cause and the module named whose forward raised them.
+    callbacks: whether it calls the caller's functions, whose own exception classes pass: with them a run is ended.
     gradients: whether the function needs them. inference: whether torch is as a deployed model has it, see `plain`.
     """
 
@@ -35,7 +39,7 @@ def entry(
         def entered(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
             given = signature.bind(*args, **kwargs).arguments  # TypeError: the call itself is wrong, as anywhere
             model = next(iter(given.values()), None)
-            with foreign_errors(function.__name__, error, model):
+            with foreign_errors(function.__name__, error, model, callbacks=callbacks):
                 _check_plain_tensors(function.__name__, error)
                 with ExitStack() as stack:
                     stack.enter_context(torch.inference_mode(False))
@@ -51,13 +55,18 @@ def entry(
 
 
 @contextmanager
-def foreign_errors(doing: str, error: type[NestedSparseError], model: object) -> Iterator[None]:
+def foreign_errors(
+    doing: str, error: type[NestedSparseError], model: object, *, callbacks: bool = False
+) -> Iterator[None]:
     """Within, an exception that is none of this package's becomes `error`; KeyboardInterrupt and its like pass."""
     try:
         yield
     except NestedSparseError:
         raise
     except Exception as cause:
+        origin = type(cause).__module__.split(".")[0]
+        if callbacks and origin not in sys.stdlib_module_names | _LIBRARIES:
+            raise
         where = _where(cause, model) if isinstance(model, nn.Module) else ""
         lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
         text = excerpt(lines[0], 300) if lines else ""

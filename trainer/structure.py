@@ -17,7 +17,7 @@ CONSTANTS = (bool, int, float, complex, str, bytes)
 
 
 def tensors_in(value: Any, path: Path = (), *, beside: tuple[type, ...] = ()) -> Iterator[tuple[Path, Tensor]]:
-    """Every tensor in `value`, in order, with its path. None is left out, and so is anything of a type `beside`.
+    """Every tensor in `value`, in order, with its path. None is left out, and so is what is of a type `beside`.
 
     Looks into tuples, lists, named tuples, mappings and dataclasses, hence also into the outputs of Hugging Face's
     models. Raises TypeError, which names the place, for anything else.

@@ -46,7 +46,7 @@ Batch = tuple[Any, Any]
 EpochSource = Callable[[int], Iterable[Batch]]
 
 
-@entry(TrainingError, gradients=True)
+@entry(TrainingError, gradients=True, callbacks=True)
 def train(
     net: NestedModel,
     batches: EpochSource,

@@ -253,3 +253,19 @@ def test_nest_names_what_a_copy_cannot_be_made_of() -> None:
 
     with pytest.raises(InputError, match=r"nest failed.*OSError: no"):
         nest(nn.Sequential(nn.Linear(4, 4), Locked(4, 4)), densities=(0.5,))
+
+
+class StoppedError(Exception):
+    """The caller's own, to end a run."""
+
+
+@pytest.mark.parametrize(("raised", "passes"), [(StoppedError(), True), (ValueError("no"), False)])
+def test_the_callers_own_exceptions_end_a_training_run(raised: Exception, passes: bool) -> None:
+    """A class of the caller's own passes; builtin ones that a data source raises become TrainingError."""
+
+    def source(epoch: int) -> list[tuple[Tensor, Tensor]]:
+        raise raised
+
+    net = nest(model(), densities=(0.5, 1.0))
+    with pytest.raises(StoppedError if passes else TrainingError):
+        train(net, source, nn.functional.cross_entropy, TrainConfig(dense_epochs=1))
