@@ -230,13 +230,13 @@ def test_other_runs_state_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "state"
     run(nested_small_net(), state_path=path)
     content = path.read_bytes()
-    with pytest.raises(TrainingError, match=r"state: belongs to another run; lr differ .*0\.01.*0\.05"):
+    with pytest.raises(TrainingError, match=r"state: belongs to another run; 'lr' differ .*0\.01.*0\.05"):
         run(
             nested_small_net(),
             TrainConfig(dense_epochs=2, search_epochs=1, recalibration_samples=48, lr=0.01),
             state_path=path,
         )
-    with pytest.raises(TrainingError, match="layers differ"):
+    with pytest.raises(TrainingError, match=r"'layers'.* differ"):
         run(nest(nn.Sequential(nn.Linear(3, 3)), densities=(0.1, 0.3, 0.8), pattern="block4x1"), state_path=path)
     assert path.read_bytes() == content
 
