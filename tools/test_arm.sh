@@ -12,6 +12,8 @@ arm=$PWD/build/arm
 root=$arm/root
 python=$arm/python
 
+mkdir -p "$arm"
+
 # Debian 12's Python, and the wheels made for it.
 suite=bookworm
 packages="python3.11 libstdc++6 libgomp1"

@@ -20,6 +20,7 @@ Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 _LIBRARIES = {"torch", "numpy", "sympy", "onnx", "onnx_ir", "onnxscript", "onnxruntime"}
+_PASSES = "_nested_sparse_passes"
 
 
 def entry(
@@ -65,13 +66,27 @@ def foreign_errors(
         raise
     except Exception as cause:
         origin = type(cause).__module__.split(".")[0]
-        if callbacks and origin not in sys.stdlib_module_names | _LIBRARIES:
+        if hasattr(cause, _PASSES) or (callbacks and origin not in sys.stdlib_module_names | _LIBRARIES):
             raise
         where = _where(cause, model) if isinstance(model, nn.Module) else ""
         lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
         text = excerpt(lines[0], 300) if lines else ""
         message = f"{doing} failed{where}: {type(cause).__name__}{': ' if text else ''}{text}"
         raise error(message) from cause
+
+
+def passing(callback: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """`callback`, but that each exception of it leaves an entry as it is: the caller ends the work with it."""
+
+    @functools.wraps(callback)
+    def called(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        try:
+            return callback(*args, **kwargs)
+        except Exception as error:
+            setattr(error, _PASSES, True)
+            raise
+
+    return called
 
 
 @contextmanager

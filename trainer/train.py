@@ -31,7 +31,7 @@ from nested_sparse.trainer.distributed import (
     require_equal,
     world_size,
 )
-from nested_sparse.trainer.entry import entry
+from nested_sparse.trainer.entry import entry, passing
 from nested_sparse.trainer.learning_rate import learning_rate
 from nested_sparse.trainer.nested_model import NestedModel
 from nested_sparse.trainer.nestings import FreezeThenGrow, Nesting
@@ -70,6 +70,7 @@ def train(
     state_path: written after every epoch; if it exists, the run goes on from there, and a finished run is only loaded.
     Where torch.distributed is initialised (see `start_processes`), every process calls this with batches of its own,
     equally many; gradients are averaged, the first process writes the state, and all read it.
+    on_progress: called after every epoch; what it raises ends the run and leaves `train` as it is.
     Raises TrainingError: no batches, a loss that is not finite, a state file that is damaged or another run's,
     processes that do not train the same.
     """
@@ -78,7 +79,7 @@ def train(
     path = None if state_path is None else Path(state_path)
     run = _Run(work, schedule or Gradual(), nesting or FreezeThenGrow(), path)
     try:
-        run.train(batches, on_progress)
+        run.train(batches, passing(on_progress))
         run.finish(batches if recalibration_batches is None else recalibration_batches)
     finally:
         net.train(training)

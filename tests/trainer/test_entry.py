@@ -269,3 +269,15 @@ def test_the_callers_own_exceptions_end_a_training_run(raised: Exception, passes
     net = nest(model(), densities=(0.5, 1.0))
     with pytest.raises(StoppedError if passes else TrainingError):
         train(net, source, nn.functional.cross_entropy, TrainConfig(dense_epochs=1))
+
+
+@pytest.mark.parametrize("raised", [StoppedError(), InterruptedError("enough"), StopIteration()])
+def test_whatever_on_progress_raises_ends_the_run(raised: Exception) -> None:
+    """Builtin classes too: it is there to be told, and to end the run."""
+
+    def stop(report: object) -> None:
+        raise raised
+
+    net = nest(model(), densities=(0.5, 1.0))
+    with pytest.raises(type(raised)):
+        train(net, batches, nn.functional.cross_entropy, TrainConfig(dense_epochs=1), on_progress=stop)
