@@ -57,6 +57,7 @@ def test_a_mark_is_tried_and_believed_where_there_is_no_time(tmp_path: Path, cap
     right = write_rows(tmp_path / "right.safetensors", APART, rows="independent")
     wrong = write_rows(tmp_path / "wrong.safetensors", MIXED, rows="independent")
     whole = joins(write_rows(tmp_path / "unmarked.safetensors", APART))[1]
+    caplog.clear()  # that was said, if another test has switched such messages on
     with caplog.at_level(logging.WARNING, "nested_sparse"):
         joined, runs = joins(right)
         assert joined

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import functools
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nested_sparse.amend import store_rows
+from nested_sparse.runtime import joining
 from nested_sparse.runtime.device import Device
 from nested_sparse.runtime.kept_profile import Profiled
 from nested_sparse.runtime.profile import LatencyProfile
@@ -58,6 +60,7 @@ def test_requests_are_joined_where_rows_are_independent(
     profile = LatencyProfile(batches, [[1e3 * (level + 1)] * len(batches) for level in range(4)])
     monkeypatch.setattr(load, "profile_of", lambda *_, **__: Profiled(profile, 1.0))
     monkeypatch.setattr(load, "Scheduler", functools.partial(Scheduler, workers=0))
+    monkeypatch.setattr(joining, "UNMARKED_S", math.inf)  # however slow this machine is
     with Session(path, threads=1) as session:
         model = load_model(session, ModelConfig(600_000.0, **options), Device())
         try:
