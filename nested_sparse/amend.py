@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import InputError
@@ -25,7 +24,7 @@ def store_reroutes(path: str | os.PathLike[str], reroutes: Sequence[Reroute]) ->
         check_reroutes(reroutes, len(metadata.levels), {layer.name for layer in metadata.layers})
         return replace(metadata, reroutes=tuple(reroutes))
 
-    _amend(Path(path), amended)
+    _amend(path, amended)
 
 
 def store_rows(path: str | os.PathLike[str], rows: str | None) -> None:
@@ -35,10 +34,10 @@ def store_rows(path: str | os.PathLike[str], rows: str | None) -> None:
     """
     if rows not in (None, INDEPENDENT, DEPENDENT):
         raise InputError(f"rows: expected {INDEPENDENT!r}, {DEPENDENT!r} or None, got {rows!r}")
-    _amend(Path(path), lambda metadata: replace(metadata, rows=rows))
+    _amend(path, lambda metadata: replace(metadata, rows=rows))
 
 
-def _amend(path: Path, change: Callable[[Metadata], Metadata]) -> None:
+def _amend(path: str | os.PathLike[str], change: Callable[[Metadata], Metadata]) -> None:
     with Checkpoint.open(path) as checkpoint:
         metadata = change(checkpoint.metadata)
-        write_file(path, header_bytes(metadata), [checkpoint.data_prefix(len(metadata.levels))], force=True)
+        write_file(checkpoint.path, header_bytes(metadata), [checkpoint.data_prefix(len(metadata.levels))], force=True)

@@ -8,13 +8,13 @@ plain file handle in pieces, so that the mapped pages of unused levels stay unto
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nested_sparse.argument import as_whole, file_path, shown
 from nested_sparse.errors import CheckpointError, LevelError
 from nested_sparse.excerpt import excerpt, excerpts
 from nested_sparse.header import read_header
@@ -23,6 +23,7 @@ from nested_sparse.level import Level
 from nested_sparse.mapped_file import MappedFile
 from nested_sparse.metadata import LayerEntry, Metadata
 from nested_sparse.packed import PackedLevel, unpack
+from nested_sparse.regular_file import open_regular
 from nested_sparse.reroute import Reroute
 from nested_sparse.tensor_spec import TensorSpec
 from nested_sparse.verify import Verifier
@@ -59,15 +60,18 @@ class Checkpoint:
 
     @staticmethod
     def open(path: str | os.PathLike[str], verify: bool = True) -> Checkpoint:
-        """Open `path`; `verify=False` skips the digests, never the sizes and indices. Raises CheckpointError."""
-        path = Path(path)
+        """Open `path`; `verify=False` skips the digests, never the sizes and indices.
+
+        Raises CheckpointError, and InputError where `path` is no path.
+        """
+        path = file_path("path", path)
         try:
-            with path.open("rb") as file:
-                metadata, data_begin, sections = read_header(file, path.name)
-                Verifier(file, path.name, metadata, data_begin, sections).check(verify)
+            with open_regular(path) as file:
+                metadata, data_begin, sections = read_header(file, excerpt(path.name))
+                Verifier(file, excerpt(path.name), metadata, data_begin, sections).check(verify)
                 return Checkpoint(MappedFile(path, file), metadata, data_begin, sections)
         except OSError as error:
-            raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
+            raise CheckpointError(f"{excerpt(path)}: cannot be read ({error.strerror or error})") from None
 
     def __enter__(self) -> Checkpoint:
         return self
@@ -109,6 +113,8 @@ class Checkpoint:
         if layer is None:
             known = excerpts([layer.name for layer in self.layers])
             raise CheckpointError(f"{self.path.name}: no layer '{excerpt(name)}'; it has {known}")
+        if not len(self.file.data):
+            raise CheckpointError(f"{excerpt(self.path.name)}: this checkpoint is closed; open it again")
         place_of = {place.name: place for section in self._sections for place in section}
         arrays = {key: self._array(place) for key, place in place_of.items() if key.rpartition("/level")[0] == name}
         permutation = None
@@ -130,7 +136,10 @@ class Checkpoint:
         return raw.view(DTYPES[place.dtype])
 
     def _segment_range(self, level: int) -> tuple[int, int]:
-        if not 0 <= level < len(self.levels):
-            raise LevelError(f"{self.path.name}: level {level} is out of range 0 to {len(self.levels) - 1}")
-        section = self._sections[level + 1]
+        index = as_whole(level)
+        if index is None or not 0 <= index < len(self.levels):
+            raise LevelError(
+                f"{excerpt(self.path.name)}: level {shown(level)} is out of range 0 to {len(self.levels) - 1}"
+            )
+        section = self._sections[index + 1]
         return self._data_begin + section[0].begin, self._data_begin + section[-1].end

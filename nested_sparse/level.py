@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from nested_sparse.argument import as_whole, shown
 from nested_sparse.errors import LevelError
 
 
@@ -28,11 +29,13 @@ class Level:
 
 
 def resolve_level(level: int, level_count: int) -> int:
-    """Index of `level` among `level_count` levels; -1 is the densest. Raises LevelError."""
-    if level == -1:
+    """Index of `level` among `level_count` levels; -1 is the densest. Raises LevelError, also for no whole number."""
+    index = as_whole(level)
+    if index == -1:
         return level_count - 1
-    if not 0 <= level < level_count:
+    if index is None or not 0 <= index < level_count:
+        trouble = "is no whole number" if index is None else "is out of range"
         raise LevelError(
-            f"level {level} is out of range: this model has levels 0 to {level_count - 1} (-1 is the densest)"
+            f"level {shown(level)} {trouble}: this model has levels 0 to {level_count - 1} (-1 is the densest)"
         )
-    return level
+    return index

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from pathlib import Path
 
+from nested_sparse.argument import as_whole, file_path, shown
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import LevelError
+from nested_sparse.excerpt import excerpt
 from nested_sparse.writer import header_bytes, refuse_existing, write_file
 
 
@@ -16,24 +17,24 @@ def slice_checkpoint(
 ) -> None:
     """Write levels 0 to `level_count` - 1 of `source` to `destination`: the same bytes, cut after the last segment.
 
-    Raises LevelError where `source` has fewer levels, CheckpointError where it is damaged or `destination` exists.
+    Raises LevelError where `source` has fewer levels, CheckpointError where it is damaged or `destination` exists, and
+    InputError where one of the two is no path.
     """
-    destination = Path(destination)
+    destination = file_path("destination", destination)
     refuse_existing(destination, force)
     with Checkpoint.open(source) as checkpoint:
         metadata = checkpoint.metadata
-        if not 1 <= level_count <= len(metadata.levels):
+        kept = as_whole(level_count)
+        if kept is None or not 1 <= kept <= len(metadata.levels):
             raise LevelError(
-                f"{source}: has {len(metadata.levels)} levels; keep 1 to {len(metadata.levels)}, got {level_count}"
+                f"{excerpt(checkpoint.path)}: has {len(metadata.levels)} levels; keep 1 to {len(metadata.levels)}, got "
+                f"{shown(level_count)}"
             )
         cut = replace(
             metadata,
-            levels=metadata.levels[:level_count],
-            layers=tuple(
-                replace(layer, blocks=layer.blocks[:level_count], nnz=layer.nnz[:level_count])
-                for layer in metadata.layers
-            ),
-            reroutes=tuple(reroute for reroute in metadata.reroutes if reroute.start < level_count),
+            levels=metadata.levels[:kept],
+            layers=tuple(replace(layer, blocks=layer.blocks[:kept], nnz=layer.nnz[:kept]) for layer in metadata.layers),
+            reroutes=tuple(reroute for reroute in metadata.reroutes if reroute.start < kept),
         )
-        data = checkpoint.data_prefix(level_count)
+        data = checkpoint.data_prefix(kept)
         write_file(destination, header_bytes(cut), [data], force)

@@ -114,13 +114,25 @@ def write_checkpoint(
 
 
 def refuse_existing(path: Path, force: bool) -> None:
-    """Raises CheckpointError where `path` may not be written: it exists and not `force`, or its folder does not."""
-    if path.is_dir():
-        raise CheckpointError(f"{path}: is a folder; name a file")
-    if path.exists() and not force:
-        raise CheckpointError(f"{path}: exists already; name another file, or overwrite it with force=True (--force)")
-    if not path.parent.is_dir():
-        raise CheckpointError(f"{path}: its folder {path.parent} does not exist; create it first")
+    """Raises CheckpointError where `path` may not be written.
+
+    It exists and not `force`, its folder does not, or it is a pipe or a device, which a file would take the place of.
+    """
+    where = excerpt(path)
+    try:
+        if path.is_dir():
+            raise CheckpointError(f"{where}: is a folder; name a file")
+        if path.exists():
+            if not path.is_file():
+                raise CheckpointError(f"{where}: is a pipe, a socket or a device; name a file")
+            if not force:
+                raise CheckpointError(
+                    f"{where}: exists already; name another file, or overwrite it with force=True (--force)"
+                )
+        if not path.parent.is_dir():
+            raise CheckpointError(f"{where}: its folder {excerpt(path.parent)} does not exist; create it first")
+    except (OSError, ValueError) as error:  # too long, or what no file can be called
+        raise _not_written(path, error) from None
 
 
 def header_bytes(metadata: Metadata) -> bytes:
@@ -146,11 +158,16 @@ def write_file(path: Path, header: bytes, pieces: Iterable[bytes | memoryview], 
         refuse_existing(path, force)
         os.replace(temporary, path)
         temporary = ""
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written ({error.strerror or error})") from None
+    except (OSError, ValueError) as error:
+        raise _not_written(path, error) from None
     finally:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
+
+
+def _not_written(path: Path, error: OSError | ValueError) -> CheckpointError:
+    reason = getattr(error, "strerror", None) or f"no file can have this name: {error}"
+    return CheckpointError(f"{excerpt(path)}: cannot be written ({reason})")
 
 
 def _check_records(where: str, layers: Sequence[LayerRecord], levels: Sequence[LevelRecord]) -> None:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nested_sparse.errors import DeadlineError
+from nested_sparse.argument import finite, shown
+from nested_sparse.errors import DeadlineError, InputError
 from nested_sparse.metadata import INDEPENDENT
 from nested_sparse.runtime.forecast import Waiting
 from nested_sparse.runtime.profile import Profilable
@@ -65,10 +66,12 @@ class Terms:
 
 def make_job(session: Profilable, request: Request, future: Future[Response], terms: Terms, now_s: float) -> Job:
     """The job of a request that came in at `now_s`, if it does not say when. Raises InputError, LevelError."""
+    if not isinstance(request, Request):
+        raise InputError(f"request: expected a Request, got {shown(request)}")
     inputs = check_inputs(session.inputs, request.inputs)
     lowest, highest = allowed_levels(request, session.levels)
     slo_ms = allowed_slo_ms(request, terms.default_slo_ms)
-    received_s = now_s if request.received_s is None else request.received_s
+    received_s = now_s if request.received_s is None else finite("received_s", request.received_s)
     budget_ms = slo_ms * (1.0 - terms.margin_share) - terms.margin_ms
     batch = batch_size(session.inputs, inputs)
     waiting = Waiting(
@@ -87,7 +90,7 @@ def make_job(session: Profilable, request: Request, future: Future[Response], te
         received_s,
         now_s,
         due_s=received_s + slo_ms / 1e3,
-        least_accuracy=-math.inf if request.min_accuracy is None else request.min_accuracy,
+        least_accuracy=-math.inf if request.min_accuracy is None else float(request.min_accuracy),
         fixed=request.level is not None,
     )
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nested_sparse.argument import whole
 from nested_sparse.checkpoint import Checkpoint
-from nested_sparse.errors import InputError
 from nested_sparse.kernels import library
 from nested_sparse.metadata import LayerEntry
 from nested_sparse.runtime.session import Session
@@ -44,8 +44,7 @@ def layer_profile(
     Opens a session of its own with ONNX Runtime's profiler, which adds some microseconds per node. A model of fixed
     batch is measured at that one. Raises what Session does.
     """
-    if repeats < 1:
-        raise InputError(f"repeats: expected at least 1, got {repeats}")
+    repeats, batch = whole("repeats", repeats, 1), whole("batch", batch, 1)
     with Checkpoint.open(path, verify=False) as checkpoint:
         layers = {layer.name: layer for layer in checkpoint.layers}
     with tempfile.TemporaryDirectory(prefix="nested-sparse-") as folder:

@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from nested_sparse.argument import as_whole, shown
 from nested_sparse.errors import LevelError
+
+_MOST = 2**63 - 1
 
 
 class LevelCell:
@@ -20,11 +23,12 @@ class LevelCell:
     """
 
     def __init__(self, level: int) -> None:
-        if level < 0:
+        index = as_whole(level)
+        if index is None or not 0 <= index <= _MOST:
             raise LevelError(
-                f"a level cell needs a level from 0 on, got {level}; it cannot know which one is the densest"
+                f"a level cell needs a level from 0 on, got {shown(level)}; it cannot know which one is the densest"
             )
-        self._level = np.array(level, np.int64)
+        self._level = np.array(index, np.int64)
         self._value = ort.OrtValue.ortvalue_from_numpy(self._level)
         self._lock = threading.Lock()
 
@@ -46,9 +50,12 @@ class LevelCell:
     def lower(self, level: int) -> None:
         """Lowers the level to `level`. Raises LevelError if that would raise it, or is below 0."""
         with self._lock:
-            if not 0 <= level <= self.value:
-                raise LevelError(f"level {level}: a running inference may only be lowered, from {self.value} down to 0")
-            self._level[...] = level
+            index = as_whole(level)
+            if index is None or not 0 <= index <= self.value:
+                raise LevelError(
+                    f"level {shown(level)}: a running inference may only be lowered, from {self.value} down to 0"
+                )
+            self._level[...] = index
 
     def reset(self, level: int) -> None:
         """Sets the level of the next run. The caller knows that none is under way."""

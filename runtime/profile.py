@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from nested_sparse.argument import real, shown, whole
 from nested_sparse.errors import CheckpointError, InputError
 from nested_sparse.excerpt import excerpt
 from nested_sparse.runtime.tensors import Array, Arrays, fixed_batch, random_inputs
@@ -52,7 +53,7 @@ class LatencyProfile:
         median_ms: Sequence[Sequence[float]],
         p95_ms: Sequence[Sequence[float]] | None = None,
     ) -> None:
-        self.batches = tuple(int(batch) for batch in batches)
+        self.batches = _whole_numbers(batches)
         self.median_ms = self._table(median_ms)
         self.p95_ms = self._table(median_ms if p95_ms is None else p95_ms)
 
@@ -119,7 +120,7 @@ class LatencyProfile:
             if fields["version"] != FORMAT_VERSION:
                 raise ValueError(f"version {excerpt(repr(fields['version']))} is not {FORMAT_VERSION}")
             return cls(fields["batches"], fields["median_ms"], fields["p95_ms"])
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise InputError(
                 f"latency profile: not one this version reads ({excerpt(repr(error))}); measure it again"
             ) from error
@@ -143,12 +144,14 @@ class LatencyProfile:
         `limit_s` have passed, after at least 3 turns, or `enough_s`, after at least 5. A model of fixed batch is
         measured at that one. Raises CheckpointError if a level gives outputs that are not finite.
         """
+        if not callable(getattr(session, "run", None)):
+            raise InputError(f"session: expected a Session, got {shown(session)}")
+        repeats, max_batch = whole("repeats", repeats, 1), whole("max_batch", max_batch, 1)
+        limit_s, enough_s = real("limit_s", limit_s), real("enough_s", enough_s)
         only = fixed_batch(session.inputs)
-        asked = sorted(set(batches)) if only is None else [only]
-        if not asked or asked[0] < 1 or repeats < 1 or max_batch < 1:
-            raise InputError(
-                f"latency profile: batches and repeats start at 1, got {list(batches)} up to {max_batch} and {repeats}"
-            )
+        asked = sorted(set(_whole_numbers(batches))) if only is None else [only]
+        if not asked:
+            raise InputError("batches: expected at least one, got none")
         start_s = clock()
         turn = _Turn(session, clock)
         for batch in asked:
@@ -166,15 +169,25 @@ class LatencyProfile:
     def _table(self, rows: Sequence[Sequence[float]]) -> tuple[tuple[float, ...], ...]:
         if not self.batches or list(self.batches) != sorted(set(self.batches)) or self.batches[0] < 1:
             raise InputError(f"latency profile: batches must ascend from 1 on, got {list(self.batches)}")
-        if not rows or any(len(row) != len(self.batches) for row in rows):
-            raise InputError(
-                f"latency profile: expected {len(self.batches)} times per level, got {[len(row) for row in rows]}"
-            )
-        table = np.asarray(rows, dtype=np.float64)
+        try:
+            table = np.asarray(rows, dtype=np.float64)
+        except (ValueError, TypeError, OverflowError):  # ragged, or no numbers
+            table = np.zeros(0)
+        if table.ndim != 2 or not len(table) or table.shape[1] != len(self.batches):
+            raise InputError(f"latency profile: expected {len(self.batches)} times per level, got {shown(rows)}")
         if not (np.isfinite(table).all() and (table > 0).all()):
             raise InputError("latency profile: times must be finite and above 0 ms")
         risen = np.maximum.accumulate(np.maximum.accumulate(table, axis=0), axis=1)
         return tuple(tuple(float(ms) for ms in row) for row in risen)
+
+
+def _whole_numbers(batches: Sequence[int]) -> tuple[int, ...]:
+    """Batches as a caller or a file gives them. Raises InputError."""
+    try:
+        given = tuple(batches)
+    except TypeError:
+        raise InputError(f"batches: expected a list of whole numbers, got {shown(batches)}") from None
+    return tuple(whole("batches", batch, 1) for batch in given)
 
 
 def doubling(max_batch: int) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from nested_sparse.errors import InputError
 from nested_sparse.excerpt import excerpt
+from nested_sparse.regular_file import open_regular
 from nested_sparse.runtime.profile import LatencyProfile
 from nested_sparse.runtime.profile_key import ProfileKey
 
@@ -113,9 +114,7 @@ def _age(path: Path) -> float:
 
 
 def _read(path: Path) -> str:
-    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
-        raise ValueError("it is no regular file")
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         data = file.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
         raise ValueError(f"it has more than {MOST_BYTES} bytes")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nested_sparse.argument import finite, real
 from nested_sparse.errors import InputError
 from nested_sparse.level import Level, resolve_level
 from nested_sparse.runtime.tensors import Array, Arrays
@@ -57,14 +57,13 @@ def allowed_slo_ms(request: Request, default_slo_ms: float) -> float:
     """Time the request may take. Raises InputError."""
     if request.slo_ms is None:
         return default_slo_ms
-    if not (math.isfinite(request.slo_ms) and request.slo_ms > 0):
-        raise InputError(f"slo_ms: expected a number above 0, got {request.slo_ms}")
-    return min(request.slo_ms, default_slo_ms)
+    return min(finite("slo_ms", request.slo_ms, above=0.0), default_slo_ms)
 
 
 def allowed_levels(request: Request, levels: Sequence[Level]) -> tuple[int, int]:
     """Lowest and highest level the request allows, both included. Raises LevelError, InputError."""
-    lowest = 0 if request.min_accuracy is None else _lowest_accurate(request.min_accuracy, levels)
+    asked = request.min_accuracy
+    lowest = 0 if asked is None else _lowest_accurate(real("min_accuracy", asked), levels)
     if request.level is None:
         return lowest, len(levels) - 1
     level = resolve_level(request.level, len(levels))

@@ -16,7 +16,7 @@ from nested_sparse.amend import store_rows
 from nested_sparse.errors import NestedSparseError
 from nested_sparse.excerpt import excerpt
 from nested_sparse.metadata import DEPENDENT, INDEPENDENT
-from nested_sparse.runtime.tensors import Array, Arrays
+from nested_sparse.runtime.tensors import Array, Arrays, check_inputs
 from nested_sparse.runtime.trial_rows import KINDS, LARGE, NAN, TrialRows, aligned, mixed
 from nested_sparse.tensor_spec import TensorSpec, batch_is_free
 
@@ -88,10 +88,13 @@ def check_rows(
 
     examples: the input arrays that the model was exported with; without them the values drawn may be such as the model
     never sees. thorough: runs 46 samples at every level and 35 more at the densest (82 and 187 where they are cheap);
-    else 14 at the densest. limit_s: no new run begins after so many seconds.
+    else 14 at the densest. limit_s: no new run begins after so many seconds. Raises InputError where the examples do
+    not fit the model.
     """
     if not batch_is_free((*session.inputs, *session.outputs)):
         return RowCheck(None, "the first dimension of an input or output is not free")
+    if examples is not None:
+        examples = check_inputs(session.inputs, examples)
     if session.decides:
         return RowCheck(False, "its graph has an If or a Loop, whose condition is one for all samples of a batch")
     check = _Check(session, TrialRows(session.inputs, examples, seed=0), clock, clock() + limit_s)
@@ -118,7 +121,7 @@ def check_rows(
 def mark_rows(path: str | os.PathLike[str], examples: Arrays | None = None) -> RowCheck:
     """Check the file at `path` and write into it what was found; its weights and its graph stay as they are.
 
-    Raises CheckpointError, KernelError.
+    Raises CheckpointError, KernelError, InputError (an argument).
     """
     from nested_sparse.runtime.session import Session
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -12,9 +13,10 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
+from nested_sparse.argument import real, whole
 from nested_sparse.errors import DeadlineError, InputError, OverloadedError, StuckError, UnavailableError
 from nested_sparse.forked import heed_forks
-from nested_sparse.level import Level
+from nested_sparse.level import Level, resolve_level
 from nested_sparse.runtime.device import Device
 from nested_sparse.runtime.execution import Execution, Executor
 from nested_sparse.runtime.forecast import Decision, Waiting
@@ -28,6 +30,7 @@ from nested_sparse.runtime.stats import SchedulerStats
 from nested_sparse.runtime.under_way import Turn, UnderWay
 from nested_sparse.runtime.waiting_room import WaitingRoom
 
+MAX_WORKERS = 4096
 REPLY_MARGIN_MS = 2.0
 # Clipper (NSDI'17) uses 0.92 of an SLO for the model and leaves the rest for everything else
 REPLY_MARGIN_SHARE = 0.08
@@ -71,14 +74,16 @@ class Scheduler:
         joins: bool | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if not default_slo_ms > 0:
-            raise InputError(f"default_slo_ms: expected a number above 0, got {default_slo_ms}")
+        default_slo_ms = real("default_slo_ms", default_slo_ms, above=0.0)
+        reply_margin_ms = real("reply_margin_ms", reply_margin_ms, 0.0)
+        reply_margin_share = real("reply_margin_share", reply_margin_share, 0.0)
+        max_queue, workers = whole("max_queue", max_queue, 1), whole("workers", workers, 0, MAX_WORKERS)
         if profile.level_count != len(session.levels):
             raise InputError(
                 f"{session.name}: the profile has {profile.level_count} levels, the checkpoint {len(session.levels)}; "
                 "measure it again"
             )
-        self.priority = priority
+        self.priority = whole("priority", priority, -sys.maxsize)
         self._session = session
         self._profile = profile
         self._policy = policy
@@ -139,8 +144,9 @@ class Scheduler:
 
     def limit(self, highest_level: int, reason: str) -> None:
         """From now on no request runs denser, but for those that ask for a level or an accuracy above."""
+        index = resolve_level(highest_level, len(self._session.levels))
         with self._changed:
-            self._limit = (highest_level, reason)
+            self._limit = (index, reason)
 
     def stats(self) -> SchedulerStats:
         """Counts and state."""
@@ -160,6 +166,7 @@ class Scheduler:
         """
         if self._inherited:
             return
+        grace_s = min(real("grace_s", grace_s, 0.0), threading.TIMEOUT_MAX)
         with self._changed:
             self._closing = True
             self._changed.notify_all()

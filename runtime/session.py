@@ -17,6 +17,7 @@ import numpy as np
 import onnxruntime as ort
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
+from nested_sparse.argument import file_path, real, shown, whole
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import (
     CheckpointError,
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 
 LEVEL_INPUT = "__level__"
 SEGMENT_INPUT = "__segment_{}__"
+MAX_THREADS = 4096
+"""More than any device has. ONNX Runtime neither bounds nor checks them: told to use 40 000 it never came back."""
 RUN_LIMIT_S = 300.0
 """The most that a run may take unless another limit is given: a graph may hold a loop that never ends."""
 # what its arena says, what our operators and its own code pass on from C++'s allocators
@@ -63,10 +66,11 @@ class Session:
     path; name: the file's stem; inputs, outputs: tuples of TensorSpec; levels: tuple of Level; threads: of one run.
     rows: what the file says of its rows (Metadata.rows), None where nothing.
     reroutes: what lowered inferences were measured to score; cuts: the only layers at which one may be lowered, if any.
-    threads: None for every core this process may use. profile_to: a folder for ONNX Runtime's profile, written by
-    close(). run_limit_s: the most that a run may take; then it is ended, with StuckError.
+    threads: at most MAX_THREADS; None for every core this process may use. profile_to: a folder for ONNX Runtime's
+    profile, written by close(). run_limit_s: the most that a run may take; then it is ended, with StuckError.
 
-    Raises CheckpointError (the file, or a graph in it that is not to be run), KernelError (the operator library).
+    Raises CheckpointError (the file, or a graph in it that is not to be run), KernelError (the operator library),
+    InputError (an argument).
     """
 
     def __init__(
@@ -77,14 +81,17 @@ class Session:
         profile_to: Path | None = None,
         run_limit_s: float = RUN_LIMIT_S,
     ) -> None:
-        if threads is not None and threads < 1:
-            raise InputError(f"threads: expected at least 1, got {threads}")
-        self.path = Path(path)
+        if threads is not None:
+            threads = whole("threads", threads, 1, MAX_THREADS)
+        run_limit_s = real("run_limit_s", run_limit_s, above=0.0)
+        if profile_to is not None and not (profile_to := file_path("profile_to", profile_to)).is_dir():
+            raise InputError(f"profile_to: expected a folder, got {excerpt(profile_to)}; create it first")
+        self.path = file_path("path", path)
         self._absolute = str(self.path.absolute())  # a pickle of it may be opened from another folder
         self.name = self.path.stem
         self._threads = usable_cores() if threads is None else threads
         self._profiled = profile_to is not None
-        self._checkpoint = Checkpoint.open(path)
+        self._checkpoint = Checkpoint.open(self.path)
         self.inputs = self._checkpoint.inputs
         self.outputs = self._checkpoint.outputs
         self.levels = self._checkpoint.levels
@@ -116,8 +123,9 @@ class Session:
 
     @threads.setter
     def threads(self, threads: int) -> None:
-        if threads < 1 or self._profiled:
-            raise InputError(f"threads: expected at least 1, and a session that is not profiled, got {threads}")
+        threads = whole("threads", threads, 1, MAX_THREADS)
+        if self._profiled:
+            raise InputError(f"threads: {self.path.name} is profiled as it was opened; open it anew with {threads}")
         with self._rebuilding:
             if threads == self._threads:
                 return
@@ -276,6 +284,8 @@ class Session:
     def _cell_of(self, level: int | LevelCell, guard: RouteGuard | None) -> AbstractContextManager[LevelCell]:
         if guard is None:
             return nullcontext(self._cell(level))
+        if not callable(getattr(guard, "running", None)):
+            raise InputError(f"guard: expected a RouteGuard, got {shown(guard)}")
         if isinstance(level, LevelCell):
             raise InputError("a guarded run lowers its own level: give it a level, not a LevelCell")
         return guard.running(resolve_level(level, len(self.levels)), len(self.levels))

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nested_sparse.errors import InputError
+from nested_sparse.argument import shown, whole
+from nested_sparse.errors import InputError, OutOfMemoryError
 from nested_sparse.excerpt import excerpt, excerpts
 from nested_sparse.tensor_spec import TensorSpec
 
 Array = NDArray[np.generic]
 Arrays = Mapping[str, Array]
+_DRAWN_BYTES = 8
+"""Of one random number, as it is drawn."""
 
 
 def check_inputs(specs: Sequence[TensorSpec], inputs: Arrays) -> dict[str, Array]:
@@ -21,8 +26,11 @@ def check_inputs(specs: Sequence[TensorSpec], inputs: Arrays) -> dict[str, Array
     Nothing is cast: names, dtypes (native byte order), ranks and fixed sizes must be right, and no dimension may be
     0. An array that is not contiguous is copied. Raises InputError.
     """
+    if not isinstance(inputs, Mapping):
+        names = excerpts([spec.name for spec in specs])
+        raise InputError(f"inputs: expected a dict of a numpy array for each of [{names}], got {shown(inputs)}")
     wanted = {spec.name for spec in specs}
-    unknown = sorted(set(inputs) - wanted)
+    unknown = sorted(set(inputs) - wanted, key=str)
     missing = sorted(wanted - set(inputs))
     if unknown or missing:
         raise InputError(
@@ -69,7 +77,18 @@ def fixed_batch(specs: Sequence[TensorSpec]) -> int | None:
 
 
 def random_inputs(specs: Sequence[TensorSpec], batch: int, seed: int = 0) -> dict[str, Array]:
-    """Inputs of the example shapes with `batch` samples: standard normal for floating point, zeros for the rest."""
+    """Inputs of the example shapes with `batch` samples: standard normal for floating point, zeros for the rest.
+
+    Raises InputError where `batch` is none, OutOfMemoryError where there is no room for them.
+    """
+    batch = whole("batch", batch, 1)
+    try:
+        return _random_inputs(specs, batch, seed)
+    except MemoryError:
+        raise OutOfMemoryError(f"no memory for random inputs of {batch} samples; take a smaller batch") from None
+
+
+def _random_inputs(specs: Sequence[TensorSpec], batch: int, seed: int) -> dict[str, Array]:
     generator = np.random.default_rng(seed)
     arrays: dict[str, Array] = {}
     for spec in specs:
@@ -77,6 +96,8 @@ def random_inputs(specs: Sequence[TensorSpec], batch: int, seed: int = 0) -> dic
         if spec.shape and spec.shape[0] is None:
             shape[0] = batch
         dtype = np.dtype(spec.dtype)
+        if math.prod(shape) * _DRAWN_BYTES > sys.maxsize:
+            raise MemoryError  # numpy calls such a shape a wrong value
         drawn = generator.standard_normal(shape) if np.issubdtype(dtype, np.floating) else np.zeros(shape)
         arrays[spec.name] = np.asarray(drawn, dtype=dtype)
     return arrays

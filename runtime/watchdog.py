@@ -141,7 +141,7 @@ class Watchdog:
                 if found:
                     return found
                 self._wakes_s = self._limits.next_s()
-                woken = self._changed.wait(None if math.isinf(self._wakes_s) else self._wakes_s - now_s)
+                woken = self._changed.wait(min(self._wakes_s - now_s, threading.TIMEOUT_MAX))
                 now_s = self._clock()
                 if not woken and now_s - self._wakes_s > STOOD_STILL_S:
                     self._limits.renew(now_s)

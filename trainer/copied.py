@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import logging
+from collections import OrderedDict
 from collections.abc import Iterator
 from types import FunctionType, MethodType
 from typing import Any
@@ -29,12 +31,23 @@ def copy_of(model: nn.Module) -> tuple[nn.Module, dict[nn.Module, Tensor]]:
 
     Layers that can be nested hold the plain weight that they compute with now: masks of torch.nn.utils.prune are
     applied, and the hooks of torch.nn.utils.weight_norm and spectral_norm are folded. `model` is untouched. Raises
-    InputError: a copy would run the original, or a layer has no weights yet.
+    InputError: it is no module, a copy would run the original, or a layer has no weights yet.
     """
+    if not isinstance(model, nn.Module):
+        twice = "; this is what torch.compile made of a compiled module: nest the module itself"
+        compiled = hasattr(model, "_torchdynamo_orig_callable")
+        raise InputError(f"model: expected a torch module, got a {type(model).__name__}{twice if compiled else ''}")
     _check_ready(model)
     _check_forwards(model)
     computed = {id(tensor): tensor.detach().clone() for tensor in _tensors(model) if not tensor.is_leaf}
-    copied = _uncompiled(copy.deepcopy(model, dict(computed)))  # which refuses tensors that were computed
+    memo: dict[int, Any] = dict(computed)
+    copied = copy.deepcopy(model, memo)  # which refuses tensors that were computed
+    for module in model.modules():
+        if _is_compiled_forward(module):
+            del memo[id(module)].__dict__["forward"]
+        if isinstance(module, OptimizedModule):
+            _hand_on_hooks(module, memo[id(module._orig_mod)], memo)
+    copied = _uncompiled(copied)
     masks: dict[nn.Module, Tensor] = {}
     for module in copied.modules():
         if type(module) in NESTABLE:
@@ -53,6 +66,25 @@ def _uncompiled(model: nn.Module) -> nn.Module:
             if isinstance(child, OptimizedModule):
                 parent._modules[key] = _uncompiled(child)
     return model
+
+
+def _hand_on_hooks(wrapper: nn.Module, inner: nn.Module, memo: dict[int, Any]) -> None:
+    """Give `inner`, a copy, the hooks that were registered on what torch.compile made of it, which run around its own.
+
+    Copying the wrapper would lose them. memo: copy.deepcopy's, so that methods of modules become the copies'.
+    """
+    for name in ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"):
+        getattr(inner, name).update(copy.deepcopy(getattr(wrapper, name), memo))
+    for name in ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"):
+        outer = copy.deepcopy(getattr(wrapper, name), memo)
+        setattr(inner, name, OrderedDict({**outer, **getattr(inner, name)}))
+
+
+def _is_compiled_forward(module: nn.Module) -> bool:
+    """Whether it was written `module.forward = torch.compile(module.forward)`: the class's own forward, compiled."""
+    compiled = getattr(module.__dict__.get("forward"), "_torchdynamo_orig_callable", None)
+    own = None if compiled is None else inspect.unwrap(compiled)  # torch wraps those of its own modules once more
+    return isinstance(own, MethodType) and own.__self__ is module and own.__func__ is type(module).forward
 
 
 def _folded(module: nn.Module) -> Tensor | None:
@@ -98,10 +130,9 @@ def _check_forwards(model: nn.Module) -> None:
     """
     parts = {id(part) for part in model.modules()} | {id(parameter) for parameter in model.parameters()}
     for name, module in model.named_modules():
-        if isinstance(module, OptimizedModule):  # the copy does without
-            continue
         where = f"{name or 'the model'} ({type(module).__name__})"
-        if _holds(module.__dict__.get("forward"), parts):
+        undone = isinstance(module, OptimizedModule) or _is_compiled_forward(module)  # the copy does without
+        if not undone and _holds(module.__dict__.get("forward"), parts):
             raise InputError(
                 f"{where}: its forward was replaced by a function that holds parts of the model, so that a copy would "
                 "run the original; use a subclass, or types.MethodType(function, module) with a function that takes "

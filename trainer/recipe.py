@@ -16,6 +16,7 @@ import torch.nn.functional as F
 
 from nested_sparse.errors import NestedSparseError, TrainingError
 from nested_sparse.excerpt import excerpt
+from nested_sparse.regular_file import open_regular
 from nested_sparse.trainer.config import TrainConfig
 from nested_sparse.trainer.datasets import DATA, TrainingData
 from nested_sparse.trainer.export import VALUE_BYTES
@@ -37,6 +38,9 @@ TABLES = ("data", "model", "nest", "schedule", "nesting", "train", "output")
 LOSSES: dict[str, LossFunction] = {"cross_entropy": F.cross_entropy}
 METRICS = ("accuracy",)
 DEVICES = ("auto", "cpu", "cuda")
+MAX_SEED = 2**63 - 1
+"""Of torch's generators, which take no larger one."""
+MAX_THREADS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +129,11 @@ def _found(path_or_name: str) -> Path:
 
 def _parsed(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        with open_regular(path) as file:
+            return tomllib.load(file)
     except OSError as error:
         raise TrainingError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except ValueError as error:  # not TOML, or not UTF-8
+    except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, or nested beyond what Python can follow
         raise TrainingError(f"{path}: is not TOML: {excerpt(error)}") from None
 
 
@@ -141,7 +146,7 @@ def _set(tables: dict[str, Any], setting: str, problems: Problems) -> None:
         return
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except ValueError:
+    except (ValueError, RecursionError):
         value = text
     if not isinstance(tables.setdefault(table, {}), dict):
         return
@@ -269,9 +274,9 @@ class _Maker:
     def _check_values(self, run: RunOptions | None, output: OutputOptions | None) -> None:
         if run and run.device.partition(":")[0] not in DEVICES:
             self.problems.add("train", "device", run.device, f"one of: {', '.join(DEVICES)}, cuda:1")
-        for key in ("seed", "threads"):
-            if run and getattr(run, key) < 0:
-                self.problems.add("train", key, getattr(run, key), "a whole number >= 0")
+        for key, most in {"seed": MAX_SEED, "threads": MAX_THREADS}.items():
+            if run and not 0 <= getattr(run, key) <= most:
+                self.problems.add("train", key, getattr(run, key), f"a whole number from 0 to {most}")
         if output and output.values not in VALUE_BYTES:
             self.problems.add("output", "values", output.values, f"one of: {', '.join(VALUE_BYTES)}")
         for metric in output.metrics if output else ():

@@ -9,6 +9,7 @@ from typing import Any
 
 from nested_sparse.errors import TrainingError
 from nested_sparse.excerpt import MAX_LISTED, excerpt
+from nested_sparse.regular_file import open_regular
 from nested_sparse.whole_file import write_whole
 
 
@@ -27,9 +28,10 @@ class RunRecord:
         if not self.path.exists():
             return
         try:
-            facts = json.loads(self.path.read_text(encoding="utf-8"))
+            with open_regular(self.path) as file:
+                facts = json.load(file)
             earlier = facts["recipe"]
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise TrainingError(
                 f"{self.path}: is not the record of a training run ({excerpt(error)}); --fresh replaces it, --out "
                 "names another folder"

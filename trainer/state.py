@@ -14,6 +14,7 @@ import torch
 
 from nested_sparse.errors import TrainingError
 from nested_sparse.excerpt import excerpt, excerpts
+from nested_sparse.regular_file import open_regular
 from nested_sparse.whole_file import write_whole
 
 MAGIC = b"nested-sparse training state 1\n"
@@ -36,8 +37,12 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
 
 def load_state(path: Path) -> dict[str, Any]:
     """Read what `save_state` wrote, on the CPU, without running code from the file. Raises TrainingError."""
-    content = path.read_bytes()
     advice = "delete it to start anew, or choose another state_path"
+    try:
+        with open_regular(path) as file:
+            content = file.read()
+    except OSError as error:
+        raise TrainingError(f"{path}: cannot be read ({error.strerror or error}); {advice}") from None
     if not content.startswith(MAGIC):
         raise TrainingError(f"{path}: is not a training state of this version; {advice}")
     digest, payload = content[len(MAGIC) :][:DIGEST_NBYTES], content[len(MAGIC) + DIGEST_NBYTES :]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,7 +74,7 @@ def arrivals_of(path: str | Path, rate_per_s: float, duration_s: float) -> Trace
     try:
         with np.load(path) as arrays:
             arrival_us = np.asarray(arrays["arrival_us"], np.float64)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: expected an .npz with arrival_us ({excerpt(error)})") from error
     count = round(rate_per_s * duration_s)
     if arrival_us.ndim != 1 or len(arrival_us) <= count or count < 1:

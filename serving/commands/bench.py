@@ -32,7 +32,9 @@ def kernels(
     density: Annotated[
         list[float] | None,
         typer.Option(
-            help="ResNet-50 at these densities, one per level, in place of the table's rows; may be repeated."
+            help="ResNet-50 at these densities, one per level, in place of the table's rows; may be repeated.",
+            min=0.0,
+            max=1.0,
         ),
     ] = None,
     threads: Annotated[

@@ -22,7 +22,8 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint and the training state.")] = Path("demo-out"),
     picture: Annotated[Path, typer.Option(help="Where the picture goes.")] = Path("demo.png"),
     phase_s: Annotated[
-        float, typer.Option(help="Seconds of the quiet and the co-runner phase; the burst is a quarter.", min=0.5)
+        float,
+        typer.Option(help="Seconds of the quiet and the co-runner phase; the burst is a quarter.", min=0.5, max=3600.0),
     ] = 8.0,
     force: Annotated[bool, typer.Option("--force", help="Train again and overwrite what is there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Only one JSON line on stdout; the rest on stderr.")] = False,

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nested_sparse.errors import CheckpointError
+from nested_sparse.regular_file import open_regular
 from nested_sparse.serving.load_test.open_loop import Outcome
 
 SIGNATURE = "nested-sparse"
@@ -34,10 +35,18 @@ def refuse_foreign_picture(path: Path, force: bool = False) -> None:
     """A picture of an earlier run is replaced; any other file is kept unless `force`. Raises CheckpointError."""
     if not path.parent.is_dir():
         raise CheckpointError(f"{path}: there is no folder {path.parent}; make it, or name another")
-    if path.exists() and not force and not _is_ours(path.read_bytes()[:4096]):
+    if path.exists() and not force and not _is_ours(_head(path)):
         raise CheckpointError(
             f"{path}: exists already and is not an earlier run's picture; name another, or move it away"
         )
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with open_regular(path) as file:
+            return file.read(4096)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be a picture ({error.strerror or error}); name another file") from None
 
 
 def _is_ours(head: bytes) -> bool:

@@ -218,21 +218,6 @@ def test_wrong_calls_stay_type_errors() -> None:
         nest(model())
 
 
-@pytest.mark.parametrize("inner", [False, True])
-def test_compiled_models_are_nested_as_what_they_were_made_of(inner: bool, tmp_path: Path) -> None:
-    """torch.compile, run once, around the model or a part of it; names of layers know nothing of it."""
-    plain, x = copy.deepcopy(model()).eval(), torch.randn(3, 6)
-    compiled = torch.compile(plain, backend="eager")
-    whole = nn.Sequential(compiled, nn.Linear(4, 2)).eval() if inner else compiled
-    whole(x)
-    net = nest(whole, densities=(0.5, 1.0))
-    assert list(net.nested_layers()) == (["0.0", "0.3", "1"] if inner else ["0", "3"])
-    with Session(export(net, (x,), tmp_path / "net.safetensors"), threads=1) as session:
-        got = session.run({"input": x.numpy()})["output"]
-    with torch.no_grad():
-        np.testing.assert_allclose(got, whole(x), atol=1e-5)
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_other_types_are_refused_by_name(dtype: torch.dtype, tmp_path: Path) -> None:
     """Models and inputs that are not float32, with what to do."""

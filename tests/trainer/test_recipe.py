@@ -83,7 +83,7 @@ def test_the_digits_recipe_is_the_demo() -> None:
         ("train.optimizer=sdg", r"\[train\] optimizer: expected one of 'sgd', 'adamw', got 'sdg'"),
         ("train.device=tpu", r"\[train\] device = \"tpu\": expected one of: auto, cpu, cuda"),
         ("train.loss=crossentropy", r"\[train\] loss: there is no 'crossentropy'; did you mean 'cross_entropy'"),
-        ("train.seed=-1", r"\[train\] seed = -1: expected a whole number >= 0"),
+        ("train.seed=-1", r"\[train\] seed = -1: expected a whole number from 0 to"),
         ("data.name=digit", r"\[data\] name: there is no 'digit'; did you mean 'digits'\? expected one of: .*fsdd"),
         ("data.flip=1", r"\[data\] flip = 1: expected true or false"),
         ("data.evaluate_on=train", r"\[data\] evaluate_on: expected one of"),

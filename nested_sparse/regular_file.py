@@ -1,0 +1,25 @@
+"""RegularFile: a named file that can be read to its end."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open `path` for reading. Raises OSError, also for what is no regular file and for what no file can be called.
+
+    Opening a named pipe would wait until somebody writes into it, and a device may have no end.
+    """
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, "it is no regular file, but a folder", str(path))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "it is no regular file, but a pipe, a socket or a device", str(path))
+        return Path(path).open("rb")
+    except ValueError as error:  # a null character, or one that has no bytes in the file system's encoding
+        raise OSError(errno.EINVAL, f"no file can have this name: {error}", str(path)) from None
