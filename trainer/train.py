@@ -20,7 +20,7 @@ from torch import Tensor
 from nested_sparse.errors import TrainingError
 from nested_sparse.trainer.batch import device_of, moved
 from nested_sparse.trainer.config import TrainConfig
-from nested_sparse.trainer.distill import Teacher
+from nested_sparse.trainer.distill import Teacher, check_first_batch
 from nested_sparse.trainer.distributed import (
     agree,
     average_gradients,
@@ -71,8 +71,8 @@ def train(
     Where torch.distributed is initialised (see `start_processes`), every process calls this with batches of its own,
     equally many; gradients are averaged, the first process writes the state, and all read it.
     on_progress: called after every epoch; what it raises ends the run and leaves `train` as it is.
-    Raises TrainingError: no batches, a loss that is not finite, a state file that is damaged or another run's,
-    processes that do not train the same.
+    Raises TrainingError: no batches, outputs that soft labels cannot be made of (said at the first batch), a loss that
+    is not finite, a state file that is damaged or another run's, processes that do not train the same.
     """
     training = net.training
     work = Work(net, config or TrainConfig(), loss_fn)
@@ -91,9 +91,9 @@ class _Run:
 
     def __init__(self, work: Work, schedule: Schedule, nesting: Nesting, state_path: Path | None) -> None:
         self.work, self.net, self.config, self.state_path = work, work.net, work.config, state_path
-        scratch = schedule.from_scratch and not self.config.dense_epochs
-        self.stages: list[Stage] = [DenseStage(work, self.config.dense_epochs, scratch=scratch)]
-        self.stages += nesting.stages(work, schedule)
+        work.scratch = schedule.from_scratch and not self.config.dense_epochs
+        self.stages: list[Stage] = [DenseStage(work, self.config.dense_epochs), *nesting.stages(work, schedule)]
+        self.logit_modes = {mode for stage in self.stages for mode in stage.logit_modes()}
         self.settings = fingerprint(self.net, self.config, schedule, nesting)
         self.index, self.epoch, self.finished = 0, 0, False
         self.reports: list[EpochReport] = []
@@ -168,8 +168,9 @@ class _Run:
 
     def _step(self, inputs: Any, targets: Any, progress: float, *, update: bool) -> dict[str, Tensor]:
         stage, device = self.stage, device_of(self.net)
-        self._adjust(progress, update=update)
         inputs, targets = moved(inputs, device), moved(targets, device)
+        self._check_first(inputs)
+        self._adjust(progress, update=update)
         self.net.zero_grad(set_to_none=True)
         with self.precision.autocast():
             losses = stage.losses(inputs, targets, self.precision.backward)
@@ -180,6 +181,13 @@ class _Run:
         self.precision.step(self.optimizer)
         stage.after_step()
         return losses
+
+    def _check_first(self, inputs: Any) -> None:
+        """With the first batch: whether the model answers as later stages need it, which may be hours away."""
+        modes, self.logit_modes = self.logit_modes, set()
+        if modes:
+            with self.precision.autocast():
+                check_first_batch(self.net, inputs, modes)
 
     def _adjust(self, progress: float, *, update: bool) -> None:
         """Set masks and learning rate; a new cycle of the learning rate starts with a new optimizer."""

@@ -260,6 +260,49 @@ def test_bad_runs_are_errors() -> None:
     )
 
 
+class Answering(nn.Module):
+    """A classifier that answers otherwise than with its logits alone, in the modes given."""
+
+    def __init__(self, answer: Callable[[Tensor], Any], modes: tuple[bool, ...]) -> None:
+        super().__init__()
+        self.net, self.answer, self.modes = small_net(), answer, modes
+
+    def forward(self, x: Tensor) -> Any:
+        logits = self.net(x)
+        return self.answer(logits) if self.training in self.modes else logits
+
+
+@pytest.mark.parametrize("modes", [(True, False), (True,), (False,)])
+@pytest.mark.parametrize("answer", [lambda y: {"logits": y}, lambda y: (y, y)])
+def test_outputs_without_soft_labels_are_refused_at_the_first_batch(
+    answer: Callable[[Tensor], Any], modes: tuple[bool, ...], tmp_path: Path
+) -> None:
+    """The dense epochs need none, and are not spent first; without soft labels such a model trains."""
+    net, reports, path = nest(Answering(answer, modes), densities=(0.2, 0.6)), list[EpochReport](), tmp_path / "state"
+
+    def loss_fn(y: Any, t: Tensor) -> Tensor:
+        logits = y if isinstance(y, Tensor) else y["logits"] if isinstance(y, dict) else y[0]
+        return F.cross_entropy(logits, t)
+
+    with pytest.raises(TrainingError, match=r"logits alone.*got (dict|tuple); set distill_weight=0"):
+        train(net, small_batches(), loss_fn, QUICK, state_path=path, on_progress=reports.append)
+    assert not reports
+    assert not path.exists()
+    plain = TrainConfig(dense_epochs=1, search_epochs=1, recalibration_samples=0, distill_weight=0)
+    assert train(net, small_batches(), loss_fn, plain, nesting=FreezeThenGrow(1), state_path=path)
+
+
+def test_the_check_of_the_first_batch_changes_no_training() -> None:
+    """Weights and norm statistics come out as where no stage learns soft labels and nothing is checked."""
+    found = []
+    for weight in (0.0, 0.5):
+        net, config = nested_small_net(), TrainConfig(dense_epochs=2, search_epochs=1, distill_weight=weight)
+        watch = at_phase_ends(net, snapshot)
+        run(net, config, on_progress=watch)
+        found.append(watch.seen["dense"])  # type: ignore[attr-defined]
+    assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
+
+
 def test_batches_without_a_length_work() -> None:
     """A generator per epoch is enough; the schedules then move by the epoch."""
     net = nested_small_net()

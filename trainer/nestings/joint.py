@@ -76,6 +76,10 @@ class JointStage(Stage):
         self.net.set_level(-1)
         self.guard = RingGuard(self.net)
 
+    def logit_modes(self) -> set[bool]:
+        """The densest level teaches within the step, so in train mode; TrainConfig.distill_weight does not count."""
+        return {True} if self.epochs and self._settings.soft_weight else set()
+
     def trainable(self) -> tuple[list[Tensor], list[Tensor]]:
         """Everything."""
         return trainable_jointly(self.net)
