@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from typing import Any
 
 import torch
@@ -34,6 +34,14 @@ def moved(value: Any, device: torch.device) -> Any:
     if isinstance(value, tuple | list):
         return type(value)(moved(item, device) for item in value)
     return value
+
+
+def batch_count(batches: object) -> int:
+    """How many batches an epoch has; 0 where it does not say, as a generator, or a loader of unknown length."""
+    try:
+        return len(batches) if isinstance(batches, Sized) else 0
+    except (TypeError, NotImplementedError):
+        return 0
 
 
 def sample_count(inputs: Any) -> int:

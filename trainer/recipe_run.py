@@ -16,10 +16,12 @@ from nested_sparse.excerpt import excerpt
 from nested_sparse.trainer.costs import counted_costs
 from nested_sparse.trainer.datasets import TrainingData
 from nested_sparse.trainer.distributed import from_first, rank
+from nested_sparse.trainer.entry import described, foreign_errors
 from nested_sparse.trainer.evaluate import accuracy_per_level
 from nested_sparse.trainer.export import export, inference_mode_of
 from nested_sparse.trainer.nested_model import NestedModel, nest
 from nested_sparse.trainer.options import options_of
+from nested_sparse.trainer.own_function import said_of
 from nested_sparse.trainer.picture import draw
 from nested_sparse.trainer.progress import EpochReport
 from nested_sparse.trainer.recipe import Recipe
@@ -118,8 +120,10 @@ def _nest_options(recipe: Recipe, data: TrainingData) -> dict[str, Any]:
 
 
 def _in_table(recipe: Recipe, table: str, make: Callable[[], Any]) -> Any:
+    """What `make` returns; its errors become a TrainingError that names the table and the function there."""
     try:
-        return make()
+        with said_of(excerpt(recipe.tables[table].get("name", table))):
+            return make()
     except NestedSparseError as error:
         raise TrainingError(f"{recipe.source}: [{table}] {error}") from error
 
@@ -132,15 +136,18 @@ def _model(recipe: Recipe, data: TrainingData) -> nn.Module:
         if key in taken and key in data.facts:
             options.setdefault(key, data.facts[key])
     model = recipe.model(**options)
+    if not isinstance(model, nn.Module):
+        name = excerpt(recipe.tables["model"]["name"])
+        raise TrainingError(f"{name} returned {type(model).__name__}: expected a torch.nn.Module")
     if recipe.weights is not None:
         load_weights(model, recipe.weights)
     with torch.no_grad():
         training = model.training
         try:
             model.eval()(*data.example)
-        except (RuntimeError, TypeError, ValueError) as error:
+        except Exception as error:  # whatever a model raises
             shapes = [list(example.shape) for example in data.example]
-            raise TrainingError(f"the model does not take the data's inputs {shapes}: {error}") from error
+            raise TrainingError(f"the model does not take the data's inputs {shapes}: {described(error)}") from error
         model.train(training)
     return model
 
@@ -182,16 +189,18 @@ def _train(
         for each in on_progress:
             each(report)
 
-    return train(
-        net,
-        data.batches,
-        recipe.loss_fn,
-        recipe.config,
-        schedule=recipe.schedule,
-        nesting=recipe.nesting,
-        state_path=files.state,
-        on_progress=progress,
-    )
+    name = excerpt(recipe.tables["model"]["name"])
+    with foreign_errors(f"{recipe.source}: [model] {name}: training", TrainingError, net):  # a class of the model's own
+        return train(
+            net,
+            data.batches,
+            recipe.loss_fn,
+            recipe.config,
+            schedule=recipe.schedule,
+            nesting=recipe.nesting,
+            state_path=files.state,
+            on_progress=progress,
+        )
 
 
 def _finish(

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from nested_sparse.errors import TrainingError
-from nested_sparse.trainer.batch import device_of, moved
+from nested_sparse.trainer.batch import batch_count, device_of, moved
 from nested_sparse.trainer.config import TrainConfig
 from nested_sparse.trainer.distill import Teacher, check_first_batch
 from nested_sparse.trainer.distributed import (
@@ -150,7 +150,7 @@ class _Run:
     def _train_epoch(self, batches: Iterable[Batch]) -> EpochReport:
         started = time.perf_counter()
         self.net.train()
-        steps = len(batches) if isinstance(batches, Sized) else 0
+        steps = batch_count(batches)
         require_equal({f"batches of epoch {len(self.reports)}": steps})
         interval = max(1, steps // self.config.masks_per_epoch)
         losses: dict[str, list[Tensor]] = {}
