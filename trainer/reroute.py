@@ -19,6 +19,7 @@ from nested_sparse.reroute import Reroute
 from nested_sparse.trainer.batch import device_of, moved, run
 from nested_sparse.trainer.entry import entry
 from nested_sparse.trainer.execution import Execution, norms_of, trace_execution
+from nested_sparse.trainer.hits import hits
 from nested_sparse.trainer.modes import evaluating
 from nested_sparse.trainer.nested_model import NestedModel
 from nested_sparse.trainer.preserved import preserved
@@ -46,7 +47,8 @@ def measure_reroutes(
     order: names of the nested layers as they run; forward's, if None. ONNX Runtime may run a shortcut's convolution
         before the branch beside it: nested_sparse.runtime.layer_profile lists the order of an exported file.
     cuts: layers at which the level falls; every one but the first, at which it is the lower level's own accuracy.
-    Level, modes and statistics of the model are put back. Raises TrainingError: no batch, or names that do not fit.
+    Level, modes and statistics of the model are put back. Raises TrainingError: no batch, outputs or targets that are
+    something else, or names that do not fit.
     """
     device = device_of(net)
     samples = moved(list(batches), device)
@@ -146,8 +148,8 @@ def _accuracy(
 ) -> float:
     route = (net, execution, start, end, lowered)
     with rerouted(*route) if calibration is None else route_statistics(*route, calibration, reach):
-        hits = [(run(net, inputs).argmax(dim=1) == targets).flatten() for inputs, targets in samples]
-    return float(torch.cat(hits).double().mean())
+        right = [hits(run(net, inputs), targets, "measure_reroutes").flatten() for inputs, targets in samples]
+    return float(torch.cat(right).double().mean())
 
 
 def _checked_order(order: Sequence[str] | None, execution: Execution) -> tuple[str, ...]:
