@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from nested_sparse.errors import TrainingError
-from nested_sparse.trainer.batch import device_of, moved, run
+from nested_sparse.trainer.batch import device_of, moved, pairs, run
 from nested_sparse.trainer.entry import entry
 from nested_sparse.trainer.hits import hits
 from nested_sparse.trainer.modes import evaluating
-from nested_sparse.trainer.nested_model import NestedModel
+from nested_sparse.trainer.nested_model import NestedModel, require_nested
 from nested_sparse.trainer.preserved import preserved
 
 
@@ -25,11 +25,12 @@ def accuracy_per_level(net: NestedModel, batches: Iterable[tuple[Any, Any]]) -> 
     say), this is what it scores in batches of the given sizes. Level and mode of the model are put back. Raises
     TrainingError: no batch, or outputs or targets that are something else.
     """
+    require_nested(net, TrainingError)
     level, device = net.level, device_of(net)
     correct, count = [0] * net.level_count, 0
     try:
         with evaluating(net), preserved(net.model):
-            for inputs, targets in batches:
+            for inputs, targets in pairs(batches):
                 inputs, targets = moved(inputs, device), moved(targets, device)
                 for index in range(net.level_count):
                     net.set_level(index)

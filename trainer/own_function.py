@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nested_sparse.errors import NestedSparseError, TrainingError
 from nested_sparse.trainer.entry import described
-from nested_sparse.trainer.stage import LossFunction
+from nested_sparse.trainer.stage import LossFunction, one_number
 
 
 @contextmanager
@@ -42,11 +42,7 @@ def named_loss(name: str, function: Callable[..., Any]) -> LossFunction:
 
     def called(outputs: Any, targets: Any) -> Tensor:
         with said_of(name):
-            loss = function(outputs, targets)
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            got = f"a tensor {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-            raise TrainingError(f"{name} returned {got}: expected a tensor of one number, the mean over the batch")
-        return loss
+            return one_number(name, function(outputs, targets))
 
     return called
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from nested_sparse.errors import TrainingError
 from nested_sparse.trainer.batch import run
 from nested_sparse.trainer.choose import choose_masks, keep_everything
 from nested_sparse.trainer.config import TrainConfig
@@ -40,14 +41,26 @@ class Work:
         """Whether sparse levels learn soft labels, now or once the dense model is trained."""
         return bool(self.config.distill_weight) and not self.scratch
 
+    def loss(self, outputs: Any, targets: Any) -> Tensor:
+        """The loss of the labels. Raises TrainingError where the loss function returns no tensor of one number."""
+        return one_number("loss_fn", self.loss_fn(outputs, targets))
+
     def taught_loss(self, outputs: Any, inputs: Any, targets: Any) -> Tensor:
         """The loss of a sparse level: of the labels, and of the teacher's soft labels where there is a teacher."""
-        loss = self.loss_fn(outputs, targets)
+        loss = self.loss(outputs, targets)
         if self.teacher is None:
             return loss
         weight, soft_labels = self.config.distill_weight, self.teacher.soft_labels(inputs)
         soft_loss = distillation_loss(check_logits(outputs), soft_labels, self.config.distill_temperature)
         return (1 - weight) * loss + weight * soft_loss
+
+
+def one_number(name: str, loss: Any) -> Tensor:
+    """`loss`, if it is a tensor of one number. Raises TrainingError: the function called `name` returned another."""
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        got = f"a tensor {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise TrainingError(f"{name} returned {got}: expected a tensor of one number, the mean over the batch")
+    return loss
 
 
 class Stage:
@@ -129,7 +142,7 @@ class DenseStage(Stage):
 
     def losses(self, inputs: Any, targets: Any, backward: Backward) -> dict[str, Tensor]:
         """The loss of the labels."""
-        loss = self.work.loss_fn(run(self.net, inputs), targets)
+        loss = self.work.loss(run(self.net, inputs), targets)
         backward(loss)
         return {"dense": loss.detach()}
 

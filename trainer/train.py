@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nested_sparse.argument import shown
 from nested_sparse.errors import TrainingError
-from nested_sparse.trainer.batch import batch_count, device_of, moved
+from nested_sparse.trainer.batch import batch_count, device_of, moved, pairs
 from nested_sparse.trainer.config import TrainConfig
 from nested_sparse.trainer.distill import Teacher, check_first_batch
 from nested_sparse.trainer.distributed import (
@@ -33,7 +34,7 @@ from nested_sparse.trainer.distributed import (
 )
 from nested_sparse.trainer.entry import entry, passing
 from nested_sparse.trainer.learning_rate import learning_rate
-from nested_sparse.trainer.nested_model import NestedModel
+from nested_sparse.trainer.nested_model import NestedModel, require_nested
 from nested_sparse.trainer.nestings import FreezeThenGrow, Nesting
 from nested_sparse.trainer.precision import Precision
 from nested_sparse.trainer.progress import EpochReport, log_progress
@@ -74,16 +75,44 @@ def train(
     Raises TrainingError: no batches, outputs that soft labels cannot be made of (said at the first batch), a loss that
     is not finite, a state file that is damaged or another run's, processes that do not train the same.
     """
+    require_nested(net, TrainingError)
+    config = TrainConfig() if config is None else config
+    schedule = Gradual() if schedule is None else schedule
+    nesting = FreezeThenGrow() if nesting is None else nesting
+    _check_arguments(batches, loss_fn, config, schedule, nesting, on_progress)
     training = net.training
-    work = Work(net, config or TrainConfig(), loss_fn)
     path = None if state_path is None else Path(state_path)
-    run = _Run(work, schedule or Gradual(), nesting or FreezeThenGrow(), path)
+    run = _Run(Work(net, config, loss_fn), schedule, nesting, path)
     try:
         run.train(batches, passing(on_progress))
         run.finish(batches if recalibration_batches is None else recalibration_batches)
     finally:
         net.train(training)
     return tuple(run.reports)
+
+
+def _check_arguments(
+    batches: object, loss_fn: object, config: object, schedule: object, nesting: object, on_progress: object
+) -> None:
+    """Raise TrainingError for what is of another kind: said before the first batch, and in the caller's words."""
+    settings = not isinstance(schedule, type) and callable(getattr(schedule, "search", None))
+    ways = not isinstance(nesting, type) and callable(getattr(nesting, "stages", None))
+    for name, given, holds, expected in (
+        (
+            "batches",
+            batches,
+            callable(batches),
+            "a function of the epoch's number, e.g. lambda epoch: loader",
+        ),
+        ("loss_fn", loss_fn, callable(loss_fn) and not isinstance(loss_fn, type), "a function of (outputs, targets)"),
+        ("config", config, isinstance(config, TrainConfig), "a TrainConfig"),
+        ("schedule", schedule, settings, "an instance of a schedule, e.g. Gradual()"),
+        ("nesting", nesting, ways, "an instance of a nesting, e.g. FreezeThenGrow()"),
+        ("on_progress", on_progress, callable(on_progress), "a function of an EpochReport"),
+    ):
+        if not holds:
+            got = f"a {type(given).__name__}" if isinstance(given, list | tuple) else shown(given)  # of batches: long
+            raise TrainingError(f"{name}: expected {expected}, got {got}")
 
 
 class _Run:
@@ -131,7 +160,7 @@ class _Run:
         if self.finished:
             return
         if self.config.recalibration_samples and self.net.level_norms():
-            measured = batches(0) if callable(batches) else batches
+            measured = batches(0) if callable(batches) else pairs(batches, "recalibration_batches")
             recalibrate(self.net, measured, samples=self.config.recalibration_samples)
             copy_from(0, self.net)
         self.finished = True
@@ -154,7 +183,7 @@ class _Run:
         require_equal({f"batches of epoch {len(self.reports)}": steps})
         interval = max(1, steps // self.config.masks_per_epoch)
         losses: dict[str, list[Tensor]] = {}
-        for step, (inputs, targets) in enumerate(batches):
+        for step, (inputs, targets) in enumerate(pairs(batches, f"batches({len(self.reports)})")):
             progress = (self.epoch + (step / steps if steps else 0)) / self.stage.epochs
             for name, loss in self._step(inputs, targets, progress, update=step % interval == 0).items():
                 losses.setdefault(name, []).append(loss)

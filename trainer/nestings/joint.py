@@ -93,7 +93,7 @@ class JointStage(Stage):
             for level in levels:
                 net.set_level(level)
                 outputs = run(net, inputs)
-                loss = self.work.loss_fn(outputs, targets)
+                loss = self.work.loss(outputs, targets)
                 if soft_labels is not None:
                     weight, temperature = self._settings.soft_weight, self.work.config.distill_temperature
                     loss = (1 - weight) * loss + weight * distillation_loss(outputs, soft_labels, temperature)
