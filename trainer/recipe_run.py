@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from nested_sparse.trainer.picture import draw
 from nested_sparse.trainer.progress import EpochReport
 from nested_sparse.trainer.recipe import Recipe
 from nested_sparse.trainer.run_record import RunRecord
+from nested_sparse.trainer.state import StateError
 from nested_sparse.trainer.train import train
 
 OnProgress = Callable[[EpochReport], None]
@@ -94,8 +96,13 @@ def _prepare(files: RunFiles, record: RunRecord, fresh: bool) -> None:
         folder = files.checkpoint.parent
         raise TrainingError(f"{folder}: cannot be made ({error.strerror or error}); name another with --out") from None
     if fresh:
-        files.state.unlink(missing_ok=True)
-        files.record.unlink(missing_ok=True)
+        for path in (files.state, files.record):
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:  # a folder, or one that may not be changed
+                raise TrainingError(
+                    f"{path}: cannot be removed ({error.strerror or error}); name another folder with --out"
+                ) from None
         return
     record.load()
     if files.checkpoint.exists() and not files.record.exists():
@@ -190,7 +197,8 @@ def _train(
             each(report)
 
     name = excerpt(recipe.tables["model"]["name"])
-    with foreign_errors(f"{recipe.source}: [model] {name}: training", TrainingError, net):  # a class of the model's own
+    own = foreign_errors(f"{recipe.source}: [model] {name}: training", TrainingError, net)  # classes of the model's
+    with _state_advice(files), own:
         return train(
             net,
             data.batches,
@@ -201,6 +209,16 @@ def _train(
             state_path=files.state,
             on_progress=progress,
         )
+
+
+@contextmanager
+def _state_advice(files: RunFiles) -> Iterator[None]:
+    """Within, what is wrong with a state file is said with the options of the command line that help."""
+    try:
+        yield
+    except StateError as error:
+        fresh = "" if files.state.is_dir() else "--fresh replaces it, "
+        raise TrainingError(f"{error.trouble}; {fresh}--out names another folder") from error
 
 
 def _finish(

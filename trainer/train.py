@@ -41,7 +41,14 @@ from nested_sparse.trainer.progress import EpochReport, log_progress
 from nested_sparse.trainer.recalibrate import recalibrate
 from nested_sparse.trainer.schedules import Gradual, Schedule
 from nested_sparse.trainer.stage import DenseStage, LossFunction, Stage, Work
-from nested_sparse.trainer.state import check_same_run, load_state, random_state, restore_random_state, save_state
+from nested_sparse.trainer.state import (
+    check_same_run,
+    checked_path,
+    load_state,
+    random_state,
+    restore_random_state,
+    save_state,
+)
 
 Batch = tuple[Any, Any]
 EpochSource = Callable[[int], Iterable[Batch]]
@@ -73,7 +80,7 @@ def train(
     equally many; gradients are averaged, the first process writes the state, and all read it.
     on_progress: called after every epoch; what it raises ends the run and leaves `train` as it is.
     Raises TrainingError: no batches, outputs that soft labels cannot be made of (said at the first batch), a loss that
-    is not finite, a state file that is damaged or another run's, processes that do not train the same.
+    is not finite, a state file that is damaged, foreign or another run's, processes that do not train the same.
     """
     require_nested(net, TrainingError)
     config = TrainConfig() if config is None else config
@@ -81,7 +88,7 @@ def train(
     nesting = FreezeThenGrow() if nesting is None else nesting
     _check_arguments(batches, loss_fn, config, schedule, nesting, on_progress)
     training = net.training
-    path = None if state_path is None else Path(state_path)
+    path = None if state_path is None else checked_path(state_path)
     run = _Run(Work(net, config, loss_fn), schedule, nesting, path)
     try:
         run.train(batches, passing(on_progress))

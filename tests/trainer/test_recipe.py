@@ -208,6 +208,22 @@ def test_a_finished_run_is_only_reported(finished: tuple[Path, dict[str, Any], d
     assert (folder / "c" / "tiny.safetensors").read_bytes() == b"mine"
 
 
+def test_a_foreign_state_is_said_with_the_options_that_help(tmp_path: Path) -> None:
+    """Not with arguments that the command line does not have; --fresh replaces a file, but no folder."""
+    state = tmp_path / "tiny.state"
+    state.write_text("mine")
+    with pytest.raises(
+        TrainingError, match=r"tiny\.state: is not a .*; --fresh replaces it, --out names another folder"
+    ):
+        run_recipe(tiny(tmp_path), tmp_path)
+    assert state.read_text() == "mine"
+    state.unlink()
+    state.mkdir()
+    for fresh in (False, True):
+        with pytest.raises(TrainingError, match=r"tiny\.state[^-]*[;] (name another folder with )?--out"):
+            run_recipe(tiny(tmp_path), tmp_path, fresh=fresh)
+
+
 def test_splits_are_apart_and_the_seed_s_own(tmp_path: Path) -> None:
     """Held-out samples are no training samples, and the same whatever the seed of the batches."""
     source = Digits(size=8, validation_samples=200)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from small_models import nested_small_net, small_batches, small_net, snapshot
 from torch import Tensor, nn
 
-from nested_sparse.errors import TrainingError
+from nested_sparse.errors import NestedSparseError, TrainingError
 from nested_sparse.trainer import Gradual, Joint, NestedModel, OneShot, nest, train
 from nested_sparse.trainer.config import TrainConfig
 from nested_sparse.trainer.evaluate import accuracy_per_level
@@ -239,6 +239,20 @@ def test_other_runs_state_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="'layers' differ"):
         run(nest(nn.Sequential(nn.Linear(3, 3)), densities=(0.1, 0.3, 0.8), pattern="block4x1"), state_path=path)
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("kind", ["", ".", "folder", "nowhere/state", "script.py", 3])
+def test_a_state_path_that_is_no_state_is_refused_at_once(
+    kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder, none, one in no folder, and a file of the user's, which it does not ask to delete."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "script.py").write_text("print()")
+    with pytest.raises(NestedSparseError, match=r"choose another state_path$|state_path: expected the path") as caught:
+        run(nested_small_net(), state_path=kind)
+    assert "delete" not in str(caught.value)
+    assert " failed" not in str(caught.value)
 
 
 def test_bad_runs_are_errors() -> None:
