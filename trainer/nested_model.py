@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from nested_sparse.budget import Budget, check_densities
 from nested_sparse.channel import in_full_blocks
-from nested_sparse.errors import BudgetError, InputError, LevelError, NestedSparseError
+from nested_sparse.errors import BudgetError, InputError, NestedSparseError
+from nested_sparse.level import resolve_level
 from nested_sparse.pattern import parse_pattern
 from nested_sparse.trainer.choose import check_fit, choose_masks, row_step, unique_weights
 from nested_sparse.trainer.copied import copy_of
@@ -132,10 +133,7 @@ class NestedModel(nn.Module):
 
     def checked_level(self, level: int) -> int:
         """`level`, -1 as the number of the densest. Raises LevelError."""
-        if not -1 <= level < self.level_count:
-            last = self.level_count - 1
-            raise LevelError(f"level {level} does not exist: expected 0 (sparsest) to {last}, or -1 for the densest")
-        return self.level_count - 1 if level == -1 else level
+        return resolve_level(level, self.level_count)
 
 
 def require_nested(net: object, error: type[NestedSparseError]) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,7 +67,7 @@ def test_levels_are_checked() -> None:
     assert net.level == 2
     net.set_level(0)
     for wrong in (3, -2):
-        with pytest.raises(LevelError, match="expected 0"):
+        with pytest.raises(LevelError, match="this model has levels 0 to 2"):
             net.set_level(wrong)
     assert net.level == 0
     net.set_level(-1)
@@ -280,3 +281,16 @@ def test_resnet50_nests_completely() -> None:
     assert len(net.nested_layers()) == 54
     assert len(net.level_norms()) == 53
     assert not net.dense_layers()
+
+
+@pytest.mark.parametrize("level", [1.5, 1.0, "a", None, True, -2, 2, 10**30])
+def test_a_level_that_is_none_is_refused(level: Any) -> None:
+    """Also what would pass for a number: the model stays at the level that it had, and runs."""
+    net = nest(nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 4)), densities=(0.5, 1.0))
+    for ask in (net.set_level, net.density, net.checked_level):
+        with pytest.raises(LevelError, match=r"(is no whole number|is out of range): this model has levels"):
+            ask(level)
+    assert net.level == 1
+    assert net(torch.zeros(1, 6)).shape == (1, 4)
+    net.set_level(np.int64(0))  # type: ignore[arg-type]
+    assert net.level == 0

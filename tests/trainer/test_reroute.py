@@ -312,7 +312,13 @@ def test_what_does_not_fit_is_refused() -> None:
             measure_reroutes(net, samples, cuts=cuts)
     with pytest.raises(TrainingError, match="reach: expected"):
         measure_reroutes(net, samples, reach=-1)
-    for start, end, error in ((0, 2, "goes down"), (1, 1, "goes down"), (3, 0, "does not exist")):
+    ways: list[tuple[Any, Any, str]] = [
+        (0, 2, "goes down"),
+        (1, 1, "goes down"),
+        (3, 0, "out of"),
+        (1, 0.5, "no whole"),
+    ]
+    for start, end, error in ways:
         with pytest.raises(LevelError, match=error), rerouted(net, execution, start, end, ()):
             pass
     with pytest.raises(TrainingError, match="no nested layers \\['1'\\]"), rerouted(net, execution, 2, 0, ("1",)):
