@@ -27,7 +27,12 @@ model = SparseModel([node], threads=2)
 x = rng.standard_normal((4, 131072)).astype(np.float32)
 status = dict(line.split(":") for line in open("/proc/self/status") if ":" in line)
 used = int(status["VmSize"].split()[0]) * 1024
-failures = 0
+resource.setrlimit(resource.RLIMIT_AS, (used, resource.RLIM_INFINITY))
+try:
+    np.empty(1 << 28)
+    sys.exit("not obeyed")
+except MemoryError:
+    failures = 0
 for free in range(2 << 20, 64 << 20, 2 << 20):
     resource.setrlimit(resource.RLIMIT_AS, (used + free, resource.RLIM_INFINITY))
     try:
@@ -50,4 +55,6 @@ def test_no_memory_in_a_thread_of_the_run() -> None:
     least = "1" if library.isa() == "scalar" else "4"
     command = [sys.executable, "-c", SCRIPT, least]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    if done.stderr.strip() == "not obeyed":
+        pytest.skip("this system, an emulator perhaps, obeys no bound of address space")
     assert (done.returncode, done.stdout) == (0, "went on\n"), done.stderr
