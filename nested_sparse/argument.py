@@ -36,15 +36,22 @@ def as_whole(value: object) -> int | None:
         return None
 
 
-def real(name: str, value: object, least: float = -math.inf, *, above: float = -math.inf) -> float:
+def real(
+    name: str,
+    value: object,
+    least: float = -math.inf,
+    *,
+    above: float = -math.inf,
+    error: type[NestedSparseError] = InputError,
+) -> float:
     """`value` as a float: a number of at least `least` and above `above`; infinite where it is, never NaN.
 
-    Raises InputError, naming the argument `name`.
+    Raises `error`, naming the argument `name`.
     """
-    number = _as_float(value)
+    number = as_float(value)
     if number is None or not (number >= least and (number > above or above == -math.inf)):
         lower = f" above {above:g}" if above > -math.inf else f" of at least {least:g}" if least > -math.inf else ""
-        raise InputError(f"{name}: expected a number{lower}, got {shown(value)}")
+        raise error(f"{name}: expected a number{lower}, got {shown(value)}")
     return number
 
 
@@ -72,7 +79,8 @@ def shown(value: object) -> str:
         return f"a {type(value).__name__}"
 
 
-def _as_float(value: object) -> float | None:
+def as_float(value: object) -> float | None:
+    """`value` as a float where it is a number, of Python's, numpy's or a tensor of one, else None. True is none."""
     if isinstance(value, bool | str | bytes | bytearray):
         return None
     try:

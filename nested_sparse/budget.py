@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from nested_sparse.argument import as_float, shown
 from nested_sparse.errors import BudgetError
 from nested_sparse.excerpt import excerpt
 
@@ -44,8 +45,9 @@ class Budget:
             raise BudgetError(f"budget {self.name!r} is not known; choose one of: {', '.join(BUDGETS)}")
         if self.by not in BUDGET_BY:
             raise BudgetError(f"budget_by {self.by!r} is not known; choose one of: {', '.join(BUDGET_BY)}")
-        if not 0.0 <= self.min_layer_density <= 1.0:
-            raise BudgetError(f"min_layer_density must lie in [0, 1], got {self.min_layer_density}")
+        least = as_float(self.min_layer_density)
+        if least is None or not 0.0 <= least <= 1.0:
+            raise BudgetError(f"min_layer_density must lie in [0, 1], got {shown(self.min_layer_density)}")
 
     def __str__(self) -> str:
         """In words, only what was set."""
@@ -85,7 +87,18 @@ def blocks_to_keep(density: float, block_count: int) -> int:
 
 def check_densities(densities: Sequence[float]) -> tuple[float, ...]:
     """The densities as floats, strictly rising in (0, 1]. Raises BudgetError."""
-    checked = tuple(float(density) for density in densities)
+    try:
+        given = None if isinstance(densities, str | bytes | Mapping) else list(densities)
+    except TypeError:  # a single number, None
+        given = None
+    if given is None:
+        raise BudgetError(
+            f"densities: expected a list of numbers, one per level, e.g. (0.1, 0.5), got {shown(densities)}"
+        )
+    checked = tuple(number for density in given if (number := as_float(density)) is not None)
+    if len(checked) < len(given):
+        wrong = next(density for density in given if as_float(density) is None)
+        raise BudgetError(f"densities: expected numbers in (0, 1], one per level, got {shown(wrong)} among them")
     if not 1 <= len(checked) <= MAX_LEVELS:
         raise BudgetError(f"densities: expected 1 to {MAX_LEVELS} of them, one per level, got {len(checked)}")
     if not all(0.0 < density <= 1.0 for density in checked):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from nested_sparse.argument import shown
 from nested_sparse.errors import PatternError
 from nested_sparse.excerpt import excerpt
 
@@ -76,6 +77,10 @@ PATTERNS = {
 
 def parse_pattern(name: str) -> Pattern:
     """Pattern called `name`, one of PATTERNS. Raises PatternError."""
+    if not isinstance(name, str):
+        raise PatternError(
+            f"pattern: expected the name of one, got {shown(name)}; choose one of: {', '.join(PATTERNS)}"
+        )
     if name in PATTERNS:
         return PATTERNS[name]
     if re.fullmatch(r"gs\d+x\d+", name):

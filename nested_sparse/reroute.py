@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from nested_sparse.argument import shown
 from nested_sparse.errors import InputError, LevelError
 from nested_sparse.excerpt import excerpt, excerpts
 
@@ -47,8 +48,12 @@ class Reroute:
 
 def check_reroutes(reroutes: Sequence[Reroute], level_count: int, layers: Collection[str]) -> None:
     """Check that levels and layers exist and no pair of levels comes twice. Raises LevelError, InputError."""
+    if isinstance(reroutes, str) or not isinstance(reroutes, Sequence):
+        raise InputError(f"reroutes: expected what measure_reroutes returns, got {shown(reroutes)}")
     pairs = set()
     for reroute in reroutes:
+        if not isinstance(reroute, Reroute):
+            raise InputError(f"reroutes: expected what measure_reroutes returns, got {shown(reroute)} among them")
         pair = f"from level {reroute.start} to {reroute.end}"
         if reroute.start >= level_count:
             raise LevelError(f"a reroute {pair}: there are levels 0 to {level_count - 1}; measure this model's own")

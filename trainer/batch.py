@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from nested_sparse.argument import shown
 from nested_sparse.errors import TrainingError
 from nested_sparse.trainer.structure import with_tensors
 
@@ -34,6 +35,28 @@ def moved(value: Any, device: torch.device) -> Any:
     if isinstance(value, tuple | list):
         return type(value)(moved(item, device) for item in value)
     return value
+
+
+def pairs(batches: Any, name: str = "batches") -> Iterator[tuple[Any, Any]]:
+    """Each of `batches`, which is (inputs, targets). Raises TrainingError for something else, naming the argument."""
+    if not isinstance(batches, Iterable) and not hasattr(batches, "__getitem__"):
+        raise TrainingError(f"{name}: expected batches, each (inputs, targets), got {shown(batches)}")
+    for batch in batches:
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            listed = f"a {type(batch).__name__} of {len(batch)} items" if isinstance(batch, tuple | list) else ""
+            raise TrainingError(
+                f"{name}: expected each batch to be (inputs, targets), got {listed or f'a {type(batch).__name__}'}; "
+                "several inputs, or several targets, go into a tuple, a list or a dict of their own"
+            )
+        yield batch[0], batch[1]
+
+
+def batch_count(batches: object) -> int:
+    """How many batches an epoch has; 0 where it does not say, as a generator, or a loader of unknown length."""
+    try:
+        return len(batches) if isinstance(batches, Sized) else 0
+    except (TypeError, NotImplementedError):
+        return 0
 
 
 def sample_count(inputs: Any) -> int:

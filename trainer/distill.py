@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -11,7 +12,9 @@ from torch import Tensor
 
 from nested_sparse.errors import TrainingError
 from nested_sparse.trainer.batch import run
+from nested_sparse.trainer.entry import foreign_errors
 from nested_sparse.trainer.nested_model import NestedModel
+from nested_sparse.trainer.preserved import preserved_generators
 
 
 class Teacher:
@@ -26,12 +29,25 @@ class Teacher:
         return check_logits(run(self.net, inputs))
 
 
+def check_first_batch(net: NestedModel, inputs: Any, modes: Iterable[bool]) -> None:
+    """Run a copy of `net` in each of the train modes: raises TrainingError now for what soft labels would lack later.
+
+    Random generators stay where they are, and what the forward changes is the copy's.
+    """
+    copied = copy.deepcopy(net)
+    for training in modes:
+        said = foreign_errors("train", TrainingError, copied, callbacks=True)  # an entry knows only the modules of net
+        with preserved_generators(), torch.set_grad_enabled(training), said:
+            check_logits(run(copied.train(training), inputs))
+
+
 def check_logits(outputs: Any) -> Tensor:
     """`outputs`, if they are logits to learn from. Raises TrainingError."""
     if not isinstance(outputs, Tensor) or outputs.ndim < 2 or not outputs.is_floating_point():
         got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
         raise TrainingError(
-            f"soft labels need logits (N, classes, ...), got {got}; set distill_weight=0 (of Joint: soft_weight=0)"
+            f"soft labels need a model that answers with its logits alone (N, classes, ...), got {got}; set "
+            "distill_weight=0 (of Joint: soft_weight=0), or nest a module whose forward returns the logits"
         )
     return outputs
 

@@ -69,10 +69,13 @@ def foreign_errors(
         if hasattr(cause, _PASSES) or (callbacks and origin not in sys.stdlib_module_names | _LIBRARIES):
             raise
         where = _where(cause, model) if isinstance(model, nn.Module) else ""
-        lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-        text = excerpt(lines[0], 300) if lines else ""
-        message = f"{doing} failed{where}: {type(cause).__name__}{': ' if text else ''}{text}"
-        raise error(message) from cause
+        raise error(f"{doing} failed{where}: {described(cause)}") from cause
+
+
+def described(error: BaseException) -> str:
+    """The class and the first line of a foreign exception, in one printable line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}{': ' if lines else ''}{excerpt(lines[0], 300) if lines else ''}"
 
 
 def passing(callback: Callable[Parameters, Result]) -> Callable[Parameters, Result]:

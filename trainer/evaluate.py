@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 from nested_sparse.errors import TrainingError
-from nested_sparse.trainer.batch import device_of, moved, run
+from nested_sparse.trainer.batch import device_of, moved, pairs, run
 from nested_sparse.trainer.entry import entry
+from nested_sparse.trainer.hits import hits
 from nested_sparse.trainer.modes import evaluating
-from nested_sparse.trainer.nested_model import NestedModel
+from nested_sparse.trainer.nested_model import NestedModel, require_nested
 from nested_sparse.trainer.preserved import preserved
 
 
@@ -22,20 +23,21 @@ def accuracy_per_level(net: NestedModel, batches: Iterable[tuple[Any, Any]]) -> 
 
     Outputs are logits with the classes in dimension 1. Where a model's samples look at one another (batch statistics,
     say), this is what it scores in batches of the given sizes. Level and mode of the model are put back. Raises
-    TrainingError when there is no batch.
+    TrainingError: no batch, or outputs or targets that are something else.
     """
+    require_nested(net, TrainingError)
     level, device = net.level, device_of(net)
     correct, count = [0] * net.level_count, 0
     try:
         with evaluating(net), preserved(net.model):
-            for inputs, targets in batches:
+            for inputs, targets in pairs(batches):
                 inputs, targets = moved(inputs, device), moved(targets, device)
                 for index in range(net.level_count):
                     net.set_level(index)
-                    correct[index] += int((run(net, inputs).argmax(dim=1) == targets).sum())
+                    correct[index] += int(hits(run(net, inputs), targets, "accuracy_per_level").sum())
                 count += targets.numel()
     finally:
         net.set_level(level)
     if not count:
         raise TrainingError("accuracy_per_level needs at least one sample, got none")
-    return [hits / count for hits in correct]
+    return [right / count for right in correct]

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from nested_sparse.argument import file_path, real, shown
 from nested_sparse.errors import CheckpointError, ExportError
 from nested_sparse.network import Network
 from nested_sparse.reroute import Reroute, check_reroutes
@@ -26,7 +27,7 @@ from nested_sparse.trainer.forward_call import ForwardCall, answered
 from nested_sparse.trainer.fuse import FusedGraph, fuse
 from nested_sparse.trainer.graph import reason, trace
 from nested_sparse.trainer.layers import NestedConv, NestedLinear
-from nested_sparse.trainer.nested_model import NestedModel
+from nested_sparse.trainer.nested_model import NestedModel, require_nested
 from nested_sparse.trainer.network import density, network_of, report
 from nested_sparse.trainer.placeholder import kind_attributes, window_attributes
 from nested_sparse.trainer.preserved import Preserved, preserved, preserved_generators
@@ -81,12 +82,14 @@ def export(
     Raises ExportError (the message names the module at fault), CheckpointError (`path` exists or cannot be written),
     LevelError and InputError (`reroutes` are another model's).
     """
-    path = Path(path)
+    path = file_path("path", path)
     refuse_existing(path, force)
-    if values not in VALUE_BYTES:
-        raise ExportError(f"values: expected one of {tuple(VALUE_BYTES)}, got {values!r}")
+    require_nested(net, ExportError)
+    if not isinstance(values, str) or values not in VALUE_BYTES:
+        raise ExportError(f"values: expected one of {tuple(VALUE_BYTES)}, got {shown(values)}")
+    tolerance = real("tolerance", tolerance, 0, error=ExportError)
     value_bytes = VALUE_BYTES[values]
-    metrics = _checked_metrics(metrics or {}, net.level_count)
+    metrics = _checked_metrics({} if metrics is None else metrics, net.level_count)
     check_reroutes(reroutes, net.level_count, net.nested_layers())
     _check_weights(net)
     with inference_mode_of(net), preserved_generators(), preserved(net.model) as state:
@@ -169,7 +172,13 @@ def _check_weights(net: NestedModel) -> None:
 
 def _checked_metrics(metrics: Mapping[str, Sequence[float]], level_count: int) -> dict[str, list[float]]:
     checked = {}
+    if not isinstance(metrics, Mapping):
+        raise ExportError(
+            f'metrics: expected names with a value per level, e.g. {{"accuracy": [0.91, 0.93]}}, got {shown(metrics)}'
+        )
     for name, values in metrics.items():
+        if not isinstance(name, str):
+            raise ExportError(f"metrics: expected names that are texts, got {shown(name)}")
         try:
             checked[name] = [float(value) for value in values]
         except (TypeError, ValueError):

@@ -18,6 +18,7 @@ import torch
 from onnxscript import opset18
 from torch import Tensor, nn
 
+from nested_sparse.argument import shown
 from nested_sparse.errors import ExportError
 from nested_sparse.excerpt import excerpt
 from nested_sparse.tensor_spec import TensorSpec
@@ -94,9 +95,10 @@ def trace(
 def _names(kind: str, given: Sequence[str] | None, defaults: list[str]) -> list[str]:
     if given is None:
         return defaults
-    if isinstance(given, str) or len(given) != len(defaults):
+    listed = isinstance(given, list | tuple) and all(isinstance(name, str) for name in given)
+    if not listed or len(given) != len(defaults):
         raise ExportError(
-            f"{kind}_names: expected {len(defaults)} names, got {given!r}; the model has {len(defaults)} {kind}s"
+            f"{kind}_names: expected {len(defaults)} names, got {shown(given)}; the model has {len(defaults)} {kind}s"
         )
     return list(given)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nested_sparse.budget import Budget, check_densities
 from nested_sparse.channel import in_full_blocks
-from nested_sparse.errors import BudgetError, InputError, LevelError
+from nested_sparse.errors import BudgetError, InputError, LevelError, NestedSparseError
 from nested_sparse.pattern import parse_pattern
 from nested_sparse.trainer.choose import check_fit, choose_masks, row_step, unique_weights
 from nested_sparse.trainer.copied import copy_of
@@ -138,6 +138,18 @@ class NestedModel(nn.Module):
         return self.level_count - 1 if level == -1 else level
 
 
+def require_nested(net: object, error: type[NestedSparseError]) -> None:
+    """Raise `error` unless `net` is what `nest` returns."""
+    if not isinstance(net, NestedModel):
+        within = "; give the NestedModel that holds it" if _is_within(net) else "; call nest first"
+        raise error(f"net: expected a NestedModel, as nest returns it, got a {type(net).__name__}{within}")
+
+
+def _is_within(model: object) -> bool:
+    modules = model.modules() if isinstance(model, nn.Module) else ()
+    return any(isinstance(module, NestedConv | NestedLinear) for module in modules)
+
+
 def _summary_line(layer: NestedLayer, width: int, levels: range) -> str:
     shape = "x".join(str(size) for size in layer.values.shape)
     single = layer.pattern.pack or layer.pattern.channels
@@ -207,7 +219,9 @@ def nest(
         )
         net.train(model.training)
         if budget_by == "flops":
-            net.budget = dataclasses.replace(chosen, positions=positions_per_sample(net, example_inputs or ()))
+            net.budget = dataclasses.replace(
+                chosen, positions=positions_per_sample(net, () if example_inputs is None else example_inputs)
+            )
         if parsed.channels:
             net.coupling = couple(net.model)
         check_fit(net.nested_layers().values(), chosen, levels)

@@ -59,7 +59,10 @@ def toml_text(value: Any) -> str:
 
 def options_of(target: Callable[..., Any], without: Sequence[str] = ()) -> dict[str, inspect.Parameter]:
     """The keywords that `target` takes, each with its type resolved; `without` are not the recipe's to set."""
-    hints = typing.get_type_hints(vars(target).get("__init__", target) if isinstance(target, type) else target)
+    try:
+        hints = typing.get_type_hints(vars(target).get("__init__", target) if isinstance(target, type) else target)
+    except Exception:  # a function of the user's may name types that are not there, or be no plain function
+        hints = {}
     taken = {}
     for name, parameter in inspect.signature(target).parameters.items():
         by_name = parameter.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)

@@ -23,7 +23,8 @@ def costs_of(net: NestedModel, example_inputs: tuple[Any, ...]) -> tuple[Costs, 
     The model runs in eval mode and is left as it was. Raises BudgetError: no tensors; InputError: the model fails.
     """
     if not isinstance(example_inputs, tuple | list) or not example_inputs:
-        got = f", got {type(example_inputs).__name__}" if example_inputs else ""
+        empty = isinstance(example_inputs, tuple | list | dict)
+        got = "" if empty and not example_inputs else f", got {type(example_inputs).__name__}"
         raise BudgetError(
             'budget_by="flops" needs example_inputs, a tuple of what forward takes, e.g. (torch.zeros(1, 3, 224, 224),)'
             f"{got}"

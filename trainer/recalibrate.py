@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from nested_sparse.argument import whole
 from nested_sparse.errors import TrainingError
-from nested_sparse.trainer.batch import device_of, moved, run, sample_count
+from nested_sparse.trainer.batch import device_of, moved, pairs, run, sample_count
 from nested_sparse.trainer.entry import entry
 from nested_sparse.trainer.modes import evaluating
-from nested_sparse.trainer.nested_model import NestedModel
+from nested_sparse.trainer.nested_model import NestedModel, require_nested
 from nested_sparse.trainer.norm import noting
 from nested_sparse.trainer.preserved import preserved
 
@@ -28,11 +29,13 @@ def recalibrate(net: NestedModel, batches: Iterable[tuple[Any, Any]], *, samples
     statistics, and dropout is off (US-Nets, arXiv:1903.05134, recalibrates so). Batches are (inputs, targets), read
     once. Level and mode of the model are put back. Raises TrainingError when there is no batch.
     """
+    require_nested(net, TrainingError)
+    samples = whole("samples", samples, 1, error=TrainingError)
     level, device = net.level, device_of(net)
     moments = [_level_moments(net, index) for index in range(net.level_count)]
     seen = 0
     with preserved(net.model, levels=False), measuring(net, moments):
-        for inputs, _ in batches:
+        for inputs, _ in pairs(batches):
             on_device = moved(inputs, device)
             for index in range(net.level_count):
                 net.set_level(index)
@@ -43,7 +46,7 @@ def recalibrate(net: NestedModel, batches: Iterable[tuple[Any, Any]], *, samples
     net.set_level(level)
     if not seen:
         raise TrainingError("recalibration needs at least one batch, got none")
-    for norm, moment in (pair for pairs in moments for pair in pairs.items()):
+    for norm, moment in (pair for of_level in moments for pair in of_level.items()):
         moment.store(norm)
 
 
@@ -84,11 +87,11 @@ def _level_moments(net: NestedModel, level: int) -> dict[_BatchNorm, Moments]:
 @contextmanager
 def measuring(net: NestedModel, moments: list[dict[_BatchNorm, Moments]]) -> Iterator[None]:
     """Norms report what they normalise and use batch statistics, the rest is in eval mode; modes are put back."""
-    pairs = [pair for of_level in moments for pair in of_level.items()]
-    tracking = {norm: norm.track_running_stats for norm, _ in pairs}
+    norm_moments = [pair for of_level in moments for pair in of_level.items()]
+    tracking = {norm: norm.track_running_stats for norm, _ in norm_moments}
     with evaluating(net), ExitStack() as stack:
         try:
-            for norm, moment in pairs:
+            for norm, moment in norm_moments:
                 norm.training = True  # not what a norm of the user's has within it, such as dropout
                 norm.track_running_stats = False
                 stack.enter_context(noting(norm, moment.add))

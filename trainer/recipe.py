@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -13,17 +14,21 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
+from nested_sparse.argument import shown
 from nested_sparse.errors import NestedSparseError, TrainingError
 from nested_sparse.excerpt import excerpt
 from nested_sparse.regular_file import open_regular
 from nested_sparse.trainer.config import TrainConfig
 from nested_sparse.trainer.datasets import DATA, TrainingData
+from nested_sparse.trainer.entry import described
 from nested_sparse.trainer.export import VALUE_BYTES
 from nested_sparse.trainer.models import MODELS
 from nested_sparse.trainer.nested_model import nest
 from nested_sparse.trainer.nestings import NESTINGS, Nesting
 from nested_sparse.trainer.options import Problems, checked_options, options_of, unknown
+from nested_sparse.trainer.own_function import named_loss, named_source, said_of
 from nested_sparse.trainer.schedules import SCHEDULES, Schedule
 from nested_sparse.trainer.stage import LossFunction
 
@@ -184,7 +189,7 @@ class _Maker:
         rest = {key: value for key, value in train.items() if key not in own}
         config = self._made("train", TrainConfig, rest, also=own)
         output = self._made("output", OutputOptions, self.tables["output"])
-        loss_fn = self._one_of("train", "loss", run.loss, LOSSES) if run else None
+        loss_fn = self._loss(run.loss) if run else None
         self._check_values(run, output)
         if self.problems.lines or run is None or loss_fn is None:
             return None
@@ -214,7 +219,7 @@ class _Maker:
         if function is None:
             return None
         arguments = checked_options("data", options, function, self.problems)
-        return lambda seed: _own_data(name, function, arguments)
+        return lambda seed: _own_data(f"{self.source}: [data]", name, function, arguments)
 
     def _model(self) -> tuple[Any, dict[str, Any], Path | None]:
         name, options = self._name_and_rest("model")
@@ -225,6 +230,12 @@ class _Maker:
         model = self._one_of("model", "name", name, MODELS)
         arguments = {} if model is None else checked_options("model", options, model, self.problems)
         return model, arguments, None if weights is None else Path(weights)
+
+    def _loss(self, name: str) -> LossFunction | None:
+        if name in LOSSES:
+            return LOSSES[name]
+        function = self._one_of("train", "loss", name, LOSSES)
+        return None if function is None else named_loss(f"{self.source}: [train] {excerpt(name)}", function)
 
     def _settings(self, table: str, known: Mapping[str, type], default: str) -> Any:
         name, options = self._name_and_rest(table, default)
@@ -267,8 +278,8 @@ class _Maker:
             return None
         try:
             return _imported(name)
-        except (ImportError, AttributeError, ValueError) as error:
-            self.problems.lines.append(f"[{table}] {key} = '{excerpt(name)}': cannot be imported ({excerpt(error)})")
+        except Exception as error:  # whatever the module raises, too
+            self.problems.lines.append(f"[{table}] {key} = '{excerpt(name)}': cannot be imported ({described(error)})")
             return None
 
     def _check_values(self, run: RunOptions | None, output: OutputOptions | None) -> None:
@@ -294,13 +305,37 @@ def _imported(name: str) -> Callable[..., Any]:
     found = getattr(importlib.import_module(module), attribute)
     if not callable(found):
         raise ValueError(f"it is {type(found).__name__}, not a function or class")
+    options_of(found)  # of some builtins there is no telling
     return found  # type: ignore[no-any-return]
 
 
-def _own_data(name: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> TrainingData:
-    data = function(**arguments)
+def _own_data(table: str, name: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> TrainingData:
+    """What the function makes, checked; its batches name it where they raise. table: for messages of later."""
+    with said_of(name):
+        data = function(**arguments)
+    kind = "nested_sparse.trainer.datasets.TrainingData"
     if not isinstance(data, TrainingData):
-        raise TrainingError(
-            f"{name} returned {type(data).__name__}: expected a nested_sparse.trainer.datasets.TrainingData"
-        )
-    return data
+        raise TrainingError(f"{name} returned {type(data).__name__}: expected a {kind}")
+    tensors = isinstance(data.example, tuple) and data.example
+    for field, holds, expected in (
+        ("batches", callable(data.batches), "a function of the epoch's number"),
+        ("scored", callable(data.scored), "a function without arguments"),
+        ("example", tensors and all(isinstance(each, Tensor) for each in data.example), "a tuple of tensors"),
+        ("facts", _is_json(data.facts), "a dict that can be written as JSON"),
+    ):
+        if not holds:
+            got = shown(getattr(data, field))
+            raise TrainingError(f"{name} returned a TrainingData whose {field} is {got}: expected {expected}")
+    return dataclasses.replace(
+        data,
+        batches=named_source(f"{table} {name}: its batches", data.batches),
+        scored=named_source(f"{table} {name}: its scored", data.scored),
+    )
+
+
+def _is_json(facts: object) -> bool:
+    try:
+        json.dumps(facts, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return isinstance(facts, dict)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,17 @@ from nested_sparse.excerpt import excerpt
 from nested_sparse.trainer.costs import counted_costs
 from nested_sparse.trainer.datasets import TrainingData
 from nested_sparse.trainer.distributed import from_first, rank
+from nested_sparse.trainer.entry import described, foreign_errors
 from nested_sparse.trainer.evaluate import accuracy_per_level
 from nested_sparse.trainer.export import export, inference_mode_of
 from nested_sparse.trainer.nested_model import NestedModel, nest
 from nested_sparse.trainer.options import options_of
+from nested_sparse.trainer.own_function import said_of
 from nested_sparse.trainer.picture import draw
 from nested_sparse.trainer.progress import EpochReport
 from nested_sparse.trainer.recipe import Recipe
 from nested_sparse.trainer.run_record import RunRecord
+from nested_sparse.trainer.state import StateError
 from nested_sparse.trainer.train import train
 
 OnProgress = Callable[[EpochReport], None]
@@ -92,8 +96,13 @@ def _prepare(files: RunFiles, record: RunRecord, fresh: bool) -> None:
         folder = files.checkpoint.parent
         raise TrainingError(f"{folder}: cannot be made ({error.strerror or error}); name another with --out") from None
     if fresh:
-        files.state.unlink(missing_ok=True)
-        files.record.unlink(missing_ok=True)
+        for path in (files.state, files.record):
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:  # a folder, or one that may not be changed
+                raise TrainingError(
+                    f"{path}: cannot be removed ({error.strerror or error}); name another folder with --out"
+                ) from None
         return
     record.load()
     if files.checkpoint.exists() and not files.record.exists():
@@ -118,8 +127,10 @@ def _nest_options(recipe: Recipe, data: TrainingData) -> dict[str, Any]:
 
 
 def _in_table(recipe: Recipe, table: str, make: Callable[[], Any]) -> Any:
+    """What `make` returns; its errors become a TrainingError that names the table and the function there."""
     try:
-        return make()
+        with said_of(excerpt(recipe.tables[table].get("name", table))):
+            return make()
     except NestedSparseError as error:
         raise TrainingError(f"{recipe.source}: [{table}] {error}") from error
 
@@ -132,15 +143,18 @@ def _model(recipe: Recipe, data: TrainingData) -> nn.Module:
         if key in taken and key in data.facts:
             options.setdefault(key, data.facts[key])
     model = recipe.model(**options)
+    if not isinstance(model, nn.Module):
+        name = excerpt(recipe.tables["model"]["name"])
+        raise TrainingError(f"{name} returned {type(model).__name__}: expected a torch.nn.Module")
     if recipe.weights is not None:
         load_weights(model, recipe.weights)
     with torch.no_grad():
         training = model.training
         try:
             model.eval()(*data.example)
-        except (RuntimeError, TypeError, ValueError) as error:
+        except Exception as error:  # whatever a model raises
             shapes = [list(example.shape) for example in data.example]
-            raise TrainingError(f"the model does not take the data's inputs {shapes}: {error}") from error
+            raise TrainingError(f"the model does not take the data's inputs {shapes}: {described(error)}") from error
         model.train(training)
     return model
 
@@ -182,16 +196,29 @@ def _train(
         for each in on_progress:
             each(report)
 
-    return train(
-        net,
-        data.batches,
-        recipe.loss_fn,
-        recipe.config,
-        schedule=recipe.schedule,
-        nesting=recipe.nesting,
-        state_path=files.state,
-        on_progress=progress,
-    )
+    name = excerpt(recipe.tables["model"]["name"])
+    own = foreign_errors(f"{recipe.source}: [model] {name}: training", TrainingError, net)  # classes of the model's
+    with _state_advice(files), own:
+        return train(
+            net,
+            data.batches,
+            recipe.loss_fn,
+            recipe.config,
+            schedule=recipe.schedule,
+            nesting=recipe.nesting,
+            state_path=files.state,
+            on_progress=progress,
+        )
+
+
+@contextmanager
+def _state_advice(files: RunFiles) -> Iterator[None]:
+    """Within, what is wrong with a state file is said with the options of the command line that help."""
+    try:
+        yield
+    except StateError as error:
+        fresh = "" if files.state.is_dir() else "--fresh replaces it, "
+        raise TrainingError(f"{error.trouble}; {fresh}--out names another folder") from error
 
 
 def _finish(

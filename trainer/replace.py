@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
+from nested_sparse.argument import shown
 from nested_sparse.errors import BudgetError, InputError
 from nested_sparse.pattern import BLOCK_ROWS, Pattern, block_pattern
 from nested_sparse.trainer.copied import NESTABLE
@@ -168,7 +169,11 @@ def _kept_whole(
 ) -> set[int]:
     """Identities of the weights that `keep_dense` matches. Raises BudgetError for a pattern that matches nothing."""
     matched: set[int] = set()
-    for pattern in [keep_dense] if isinstance(keep_dense, str) else keep_dense:
+    patterns = [keep_dense] if isinstance(keep_dense, str) else keep_dense
+    listed = isinstance(patterns, Collection) and all(isinstance(each, str) for each in patterns)
+    if not listed:
+        raise BudgetError(f"keep_dense: expected a list of module paths, e.g. ('fc',), got {shown(keep_dense)}")
+    for pattern in patterns:
         hits = [module for module in nestable if any(fnmatchcase(name, pattern) for name in names[module])]
         if not hits and not any(fnmatchcase(name, pattern) for name in left_dense):
             known = ", ".join(names[module][0] for module in nestable)

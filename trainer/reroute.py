@@ -14,13 +14,15 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from nested_sparse.argument import shown, whole
 from nested_sparse.errors import LevelError, TrainingError
 from nested_sparse.reroute import Reroute
-from nested_sparse.trainer.batch import device_of, moved, run
+from nested_sparse.trainer.batch import device_of, moved, pairs, run
 from nested_sparse.trainer.entry import entry
 from nested_sparse.trainer.execution import Execution, norms_of, trace_execution
+from nested_sparse.trainer.hits import hits
 from nested_sparse.trainer.modes import evaluating
-from nested_sparse.trainer.nested_model import NestedModel
+from nested_sparse.trainer.nested_model import NestedModel, require_nested
 from nested_sparse.trainer.preserved import preserved
 from nested_sparse.trainer.recalibrate import Moments, measuring
 
@@ -46,15 +48,17 @@ def measure_reroutes(
     order: names of the nested layers as they run; forward's, if None. ONNX Runtime may run a shortcut's convolution
         before the branch beside it: nested_sparse.runtime.layer_profile lists the order of an exported file.
     cuts: layers at which the level falls; every one but the first, at which it is the lower level's own accuracy.
-    Level, modes and statistics of the model are put back. Raises TrainingError: no batch, or names that do not fit.
+    Level, modes and statistics of the model are put back. Raises TrainingError: no batch, outputs or targets that are
+    something else, or names that do not fit.
     """
+    require_nested(net, TrainingError)
     device = device_of(net)
-    samples = moved(list(batches), device)
+    samples = moved(list(pairs(batches)), device)
     if not samples:
         raise TrainingError("measure_reroutes needs at least one batch, got none")
-    if reach is not None and reach < 0:
-        raise TrainingError(f"reach: expected a whole number of layers, 0 or more, got {reach}")
-    seen = None if calibration is None else moved(list(calibration), device)
+    if reach is not None:
+        reach = whole("reach", reach, 0, error=TrainingError)
+    seen = None if calibration is None else moved(list(pairs(calibration, "calibration")), device)
     with evaluating(net), preserved(net.model, levels=False):
         execution = trace_execution(net, samples[0][0])
         layers = _checked_order(order, execution)
@@ -146,18 +150,25 @@ def _accuracy(
 ) -> float:
     route = (net, execution, start, end, lowered)
     with rerouted(*route) if calibration is None else route_statistics(*route, calibration, reach):
-        hits = [(run(net, inputs).argmax(dim=1) == targets).flatten() for inputs, targets in samples]
-    return float(torch.cat(hits).double().mean())
+        right = [hits(run(net, inputs), targets, "measure_reroutes").flatten() for inputs, targets in samples]
+    return float(torch.cat(right).double().mean())
+
+
+def _names(argument: str, given: object) -> tuple[str, ...]:
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise TrainingError(f"{argument}: expected a list of names of nested layers, got {shown(given)}")
+    return tuple(map(str, given))
 
 
 def _checked_order(order: Sequence[str] | None, execution: Execution) -> tuple[str, ...]:
-    layers = execution.layers if order is None else tuple(order)
+    layers = execution.layers if order is None else _names("order", order)
     if sorted(layers) != sorted(execution.layers):
         raise TrainingError(f"order: expected each of {', '.join(execution.layers)} once, got {', '.join(layers)}")
     return layers
 
 
 def _checked_cuts(cuts: Sequence[str] | None, layers: tuple[str, ...]) -> tuple[str, ...]:
+    cuts = None if cuts is None else _names("cuts", cuts)
     chosen = layers[1:] if cuts is None else tuple(layer for layer in layers if layer in cuts)
     if (cuts is not None and len(chosen) != len(cuts)) or not chosen:
         raise TrainingError(f"cuts: expected layers among {', '.join(layers)}, each once; got {cuts}")

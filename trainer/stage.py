@@ -8,10 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
+from nested_sparse.errors import TrainingError
 from nested_sparse.trainer.batch import run
 from nested_sparse.trainer.choose import choose_masks, keep_everything
 from nested_sparse.trainer.config import TrainConfig
-from nested_sparse.trainer.distill import Teacher, distillation_loss
+from nested_sparse.trainer.distill import Teacher, check_logits, distillation_loss
 from nested_sparse.trainer.distributed import agree
 from nested_sparse.trainer.nested_model import NestedModel
 from nested_sparse.trainer.ring import RingGuard, inherit, trainable
@@ -24,20 +25,42 @@ Backward = Callable[[Tensor], None]
 
 @dataclass(slots=True)
 class Work:
-    """What all stages of a run work on. teacher: the dense model, once it is trained."""
+    """What all stages of a run work on. teacher: the dense model, once it is trained.
+
+    scratch: whether the net is untrained where the levels begin, so that there is no dense model to learn from.
+    """
 
     net: NestedModel
     config: TrainConfig
     loss_fn: LossFunction
     teacher: Teacher | None = None
+    scratch: bool = False
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether sparse levels learn soft labels, now or once the dense model is trained."""
+        return bool(self.config.distill_weight) and not self.scratch
+
+    def loss(self, outputs: Any, targets: Any) -> Tensor:
+        """The loss of the labels. Raises TrainingError where the loss function returns no tensor of one number."""
+        return one_number("loss_fn", self.loss_fn(outputs, targets))
 
     def taught_loss(self, outputs: Any, inputs: Any, targets: Any) -> Tensor:
         """The loss of a sparse level: of the labels, and of the teacher's soft labels where there is a teacher."""
-        loss = self.loss_fn(outputs, targets)
+        loss = self.loss(outputs, targets)
         if self.teacher is None:
             return loss
         weight, soft_labels = self.config.distill_weight, self.teacher.soft_labels(inputs)
-        return (1 - weight) * loss + weight * distillation_loss(outputs, soft_labels, self.config.distill_temperature)
+        soft_loss = distillation_loss(check_logits(outputs), soft_labels, self.config.distill_temperature)
+        return (1 - weight) * loss + weight * soft_loss
+
+
+def one_number(name: str, loss: Any) -> Tensor:
+    """`loss`, if it is a tensor of one number. Raises TrainingError: the function called `name` returned another."""
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        got = f"a tensor {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise TrainingError(f"{name} returned {got}: expected a tensor of one number, the mean over the batch")
+    return loss
 
 
 class Stage:
@@ -51,6 +74,10 @@ class Stage:
     def __init__(self, work: Work, epochs: int) -> None:
         self.work, self.net, self.epochs = work, work.net, epochs
         self.guard: RingGuard | None = None
+
+    def logit_modes(self) -> set[bool]:
+        """Train modes in which the model must answer with logits, for soft labels: the teacher is in eval mode."""
+        return {False, True} if self.epochs and self.work.has_teacher else set()
 
     def begin(self) -> None:
         """Bring net and masks to the start of the stage."""
@@ -96,13 +123,13 @@ class Stage:
 
 
 class DenseStage(Stage):
-    """All weights, without soft labels. What it leaves is the teacher, unless the net is still untrained: scratch."""
+    """All weights, without soft labels. What it leaves is the teacher, unless the net is still untrained."""
 
     name = "dense"
 
-    def __init__(self, work: Work, epochs: int, *, scratch: bool = False) -> None:
-        super().__init__(work, epochs)
-        self._scratch = scratch
+    def logit_modes(self) -> set[bool]:
+        """None: the labels are all that it learns."""
+        return set()
 
     def begin(self) -> None:
         """Every level keeps everything; level 0's norms are trained."""
@@ -115,13 +142,13 @@ class DenseStage(Stage):
 
     def losses(self, inputs: Any, targets: Any, backward: Backward) -> dict[str, Tensor]:
         """The loss of the labels."""
-        loss = self.work.loss_fn(run(self.net, inputs), targets)
+        loss = self.work.loss(run(self.net, inputs), targets)
         backward(loss)
         return {"dense": loss.detach()}
 
     def end(self) -> None:
         """Keep a copy to learn from."""
-        if self.work.config.distill_weight and not self._scratch:
+        if self.work.has_teacher:
             self.work.teacher = Teacher(self.net)
 
 

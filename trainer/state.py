@@ -12,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from nested_sparse.argument import file_path, shown
 from nested_sparse.errors import TrainingError
 from nested_sparse.excerpt import excerpt, excerpts
 from nested_sparse.regular_file import open_regular
@@ -19,6 +20,24 @@ from nested_sparse.whole_file import write_whole
 
 MAGIC = b"nested-sparse training state 1\n"
 DIGEST_NBYTES = 32
+
+
+class StateError(TrainingError):
+    """A state file that a run cannot take up. trouble: what is wrong; own: whether a training run wrote the file."""
+
+    def __init__(self, trouble: str, own: bool) -> None:
+        self.trouble, self.own = trouble, own
+        super().__init__(f"{trouble}; {'delete it to start anew, or ' if own else ''}choose another state_path")
+
+
+def checked_path(state_path: object) -> Path:
+    """`state_path` as the path of a file that is there, or can be. Raises InputError, StateError."""
+    path = file_path("state_path", state_path)
+    if not path.name or path.is_dir():
+        raise StateError(f"state_path {shown(state_path)}: expected the path of a file, got a folder", own=False)
+    if not path.parent.is_dir():
+        raise StateError(f"state_path {shown(state_path)}: there is no folder {excerpt(path.parent)}", own=False)
+    return path
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
@@ -36,33 +55,30 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Read what `save_state` wrote, on the CPU, without running code from the file. Raises TrainingError."""
-    advice = "delete it to start anew, or choose another state_path"
+    """Read what `save_state` wrote, on the CPU, without running code from the file. Raises StateError."""
     try:
         with open_regular(path) as file:
             content = file.read()
     except OSError as error:
-        raise TrainingError(f"{path}: cannot be read ({error.strerror or error}); {advice}") from None
+        raise StateError(f"{path}: cannot be read ({error.strerror or error})", own=False) from None
     if not content.startswith(MAGIC):
-        raise TrainingError(f"{path}: is not a training state of this version; {advice}")
+        raise StateError(f"{path}: is not a training state of this version", own=False)
     digest, payload = content[len(MAGIC) :][:DIGEST_NBYTES], content[len(MAGIC) + DIGEST_NBYTES :]
     if hashlib.sha256(payload).digest() != digest:
-        raise TrainingError(
-            f"{path}: is damaged or cut off ({len(content)} bytes, its digest does not match); {advice}"
-        )
+        raise StateError(f"{path}: is damaged or cut off ({len(content)} bytes, its digest does not match)", own=True)
     state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     return state
 
 
 def check_same_run(path: Path, expected: Mapping[str, str], got: Mapping[str, str]) -> None:
-    """Raise TrainingError naming each difference between this run's fingerprint and the file's."""
+    """Raise StateError naming each difference between this run's fingerprint and the file's."""
     differing = [key for key in {**expected, **got} if expected.get(key) != got.get(key)]
     if differing:
         key = differing[0]
-        raise TrainingError(
+        raise StateError(
             f"{path}: belongs to another run; {excerpts(differing)} differ ('{excerpt(key)}': expected "
-            f"{excerpt(expected.get(key))}, got {excerpt(got.get(key))}); delete it to start anew, or choose "
-            "another state_path"
+            f"{excerpt(expected.get(key))}, got {excerpt(got.get(key))})",
+            own=True,
         )
 
 

@@ -10,17 +10,18 @@ import dataclasses
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from nested_sparse.argument import shown
 from nested_sparse.errors import TrainingError
-from nested_sparse.trainer.batch import device_of, moved
+from nested_sparse.trainer.batch import batch_count, device_of, moved, pairs
 from nested_sparse.trainer.config import TrainConfig
-from nested_sparse.trainer.distill import Teacher
+from nested_sparse.trainer.distill import Teacher, check_first_batch
 from nested_sparse.trainer.distributed import (
     agree,
     average_gradients,
@@ -33,14 +34,21 @@ from nested_sparse.trainer.distributed import (
 )
 from nested_sparse.trainer.entry import entry, passing
 from nested_sparse.trainer.learning_rate import learning_rate
-from nested_sparse.trainer.nested_model import NestedModel
+from nested_sparse.trainer.nested_model import NestedModel, require_nested
 from nested_sparse.trainer.nestings import FreezeThenGrow, Nesting
 from nested_sparse.trainer.precision import Precision
 from nested_sparse.trainer.progress import EpochReport, log_progress
 from nested_sparse.trainer.recalibrate import recalibrate
 from nested_sparse.trainer.schedules import Gradual, Schedule
 from nested_sparse.trainer.stage import DenseStage, LossFunction, Stage, Work
-from nested_sparse.trainer.state import check_same_run, load_state, random_state, restore_random_state, save_state
+from nested_sparse.trainer.state import (
+    check_same_run,
+    checked_path,
+    load_state,
+    random_state,
+    restore_random_state,
+    save_state,
+)
 
 Batch = tuple[Any, Any]
 EpochSource = Callable[[int], Iterable[Batch]]
@@ -71,13 +79,17 @@ def train(
     Where torch.distributed is initialised (see `start_processes`), every process calls this with batches of its own,
     equally many; gradients are averaged, the first process writes the state, and all read it.
     on_progress: called after every epoch; what it raises ends the run and leaves `train` as it is.
-    Raises TrainingError: no batches, a loss that is not finite, a state file that is damaged or another run's,
-    processes that do not train the same.
+    Raises TrainingError: no batches, outputs that soft labels cannot be made of (said at the first batch), a loss that
+    is not finite, a state file that is damaged, foreign or another run's, processes that do not train the same.
     """
+    require_nested(net, TrainingError)
+    config = TrainConfig() if config is None else config
+    schedule = Gradual() if schedule is None else schedule
+    nesting = FreezeThenGrow() if nesting is None else nesting
+    _check_arguments(batches, loss_fn, config, schedule, nesting, on_progress)
     training = net.training
-    work = Work(net, config or TrainConfig(), loss_fn)
-    path = None if state_path is None else Path(state_path)
-    run = _Run(work, schedule or Gradual(), nesting or FreezeThenGrow(), path)
+    path = None if state_path is None else checked_path(state_path)
+    run = _Run(Work(net, config, loss_fn), schedule, nesting, path)
     try:
         run.train(batches, passing(on_progress))
         run.finish(batches if recalibration_batches is None else recalibration_batches)
@@ -86,14 +98,38 @@ def train(
     return tuple(run.reports)
 
 
+def _check_arguments(
+    batches: object, loss_fn: object, config: object, schedule: object, nesting: object, on_progress: object
+) -> None:
+    """Raise TrainingError for what is of another kind: said before the first batch, and in the caller's words."""
+    settings = not isinstance(schedule, type) and callable(getattr(schedule, "search", None))
+    ways = not isinstance(nesting, type) and callable(getattr(nesting, "stages", None))
+    for name, given, holds, expected in (
+        (
+            "batches",
+            batches,
+            callable(batches),
+            "a function of the epoch's number, e.g. lambda epoch: loader",
+        ),
+        ("loss_fn", loss_fn, callable(loss_fn) and not isinstance(loss_fn, type), "a function of (outputs, targets)"),
+        ("config", config, isinstance(config, TrainConfig), "a TrainConfig"),
+        ("schedule", schedule, settings, "an instance of a schedule, e.g. Gradual()"),
+        ("nesting", nesting, ways, "an instance of a nesting, e.g. FreezeThenGrow()"),
+        ("on_progress", on_progress, callable(on_progress), "a function of an EpochReport"),
+    ):
+        if not holds:
+            got = f"a {type(given).__name__}" if isinstance(given, list | tuple) else shown(given)  # of batches: long
+            raise TrainingError(f"{name}: expected {expected}, got {got}")
+
+
 class _Run:
     """A run in progress: where it is, and all it needs to go on from there."""
 
     def __init__(self, work: Work, schedule: Schedule, nesting: Nesting, state_path: Path | None) -> None:
         self.work, self.net, self.config, self.state_path = work, work.net, work.config, state_path
-        scratch = schedule.from_scratch and not self.config.dense_epochs
-        self.stages: list[Stage] = [DenseStage(work, self.config.dense_epochs, scratch=scratch)]
-        self.stages += nesting.stages(work, schedule)
+        work.scratch = schedule.from_scratch and not self.config.dense_epochs
+        self.stages: list[Stage] = [DenseStage(work, self.config.dense_epochs), *nesting.stages(work, schedule)]
+        self.logit_modes = {mode for stage in self.stages for mode in stage.logit_modes()}
         self.settings = fingerprint(self.net, self.config, schedule, nesting)
         self.index, self.epoch, self.finished = 0, 0, False
         self.reports: list[EpochReport] = []
@@ -131,7 +167,7 @@ class _Run:
         if self.finished:
             return
         if self.config.recalibration_samples and self.net.level_norms():
-            measured = batches(0) if callable(batches) else batches
+            measured = batches(0) if callable(batches) else pairs(batches, "recalibration_batches")
             recalibrate(self.net, measured, samples=self.config.recalibration_samples)
             copy_from(0, self.net)
         self.finished = True
@@ -150,11 +186,11 @@ class _Run:
     def _train_epoch(self, batches: Iterable[Batch]) -> EpochReport:
         started = time.perf_counter()
         self.net.train()
-        steps = len(batches) if isinstance(batches, Sized) else 0
+        steps = batch_count(batches)
         require_equal({f"batches of epoch {len(self.reports)}": steps})
         interval = max(1, steps // self.config.masks_per_epoch)
         losses: dict[str, list[Tensor]] = {}
-        for step, (inputs, targets) in enumerate(batches):
+        for step, (inputs, targets) in enumerate(pairs(batches, f"batches({len(self.reports)})")):
             progress = (self.epoch + (step / steps if steps else 0)) / self.stage.epochs
             for name, loss in self._step(inputs, targets, progress, update=step % interval == 0).items():
                 losses.setdefault(name, []).append(loss)
@@ -168,8 +204,9 @@ class _Run:
 
     def _step(self, inputs: Any, targets: Any, progress: float, *, update: bool) -> dict[str, Tensor]:
         stage, device = self.stage, device_of(self.net)
-        self._adjust(progress, update=update)
         inputs, targets = moved(inputs, device), moved(targets, device)
+        self._check_first(inputs)
+        self._adjust(progress, update=update)
         self.net.zero_grad(set_to_none=True)
         with self.precision.autocast():
             losses = stage.losses(inputs, targets, self.precision.backward)
@@ -180,6 +217,13 @@ class _Run:
         self.precision.step(self.optimizer)
         stage.after_step()
         return losses
+
+    def _check_first(self, inputs: Any) -> None:
+        """With the first batch: whether the model answers as later stages need it, which may be hours away."""
+        modes, self.logit_modes = self.logit_modes, set()
+        if modes:
+            with self.precision.autocast():
+                check_first_batch(self.net, inputs, modes)
 
     def _adjust(self, progress: float, *, update: bool) -> None:
         """Set masks and learning rate; a new cycle of the learning rate starts with a new optimizer."""

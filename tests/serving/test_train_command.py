@@ -95,3 +95,18 @@ def test_list_and_errors(tmp_path: Path) -> None:
     assert "did you mean 'lr'" in wrong.stderr
     assert len(wrong.stderr.strip().splitlines()) == 1
     assert run().returncode == 2
+
+
+def test_a_function_of_the_recipe_that_raises_is_one_line(tmp_path: Path) -> None:
+    """The table and the function; no traceback, no plea to report what is the user's own."""
+    (tmp_path / "mymod.py").write_text("def boom():\n    raise KeyError('boom')\n")
+    (tmp_path / "tiny.toml").write_text(RECIPE)
+    wrong = subprocess.run(
+        command("tiny.toml", "--set", "model.name=mymod:boom"),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert wrong.returncode == 1
+    assert wrong.stderr.strip() == "nested-sparse: tiny.toml: [model] mymod:boom raised KeyError: 'boom'"

@@ -266,3 +266,83 @@ def test_whatever_on_progress_raises_ends_the_run(raised: Exception) -> None:
     net = nest(model(), densities=(0.5, 1.0))
     with pytest.raises(type(raised)):
         train(net, batches, nn.functional.cross_entropy, TrainConfig(dense_epochs=1), on_progress=stop)
+
+
+def nested() -> NestedModel:
+    return nest(model(), densities=(0.5, 1.0))
+
+
+def trained(**options: object) -> object:
+    given = {
+        "batches": batches,
+        "loss_fn": nn.functional.cross_entropy,
+        "config": TrainConfig(dense_epochs=1),
+        **options,
+    }
+    return train(nested(), **given)  # type: ignore[arg-type]
+
+
+NOT_NESTED = r"net: expected a NestedModel, as nest returns it, got a Sequential; call nest first"
+THREE_ITEMS = r"expected each batch to be \(inputs, targets\), got a tuple of 3 items; several inputs"
+TRIPLES = [(*SAMPLES, SAMPLES[1])]
+WRONG: dict[str, tuple[Callable[[], object], str]] = {
+    "nest None": (lambda: nest(None, densities=(0.5,)), "model: expected a torch module, got a NoneType"),
+    "one density": (lambda: nest(model(), densities=0.5), "densities: expected a list of numbers, .*, got 0.5"),
+    "no density": (lambda: nest(model(), densities=None), "densities: expected .* got None"),
+    "a text as densities": (lambda: nest(model(), densities="abc"), "densities: expected .* got 'abc'"),
+    "a text as a density": (lambda: nest(model(), densities=["a"]), "densities: .* got 'a' among"),
+    "no pattern": (lambda: nest(model(), densities=(0.5,), pattern=None), "pattern: .* got None; choose"),
+    "a number as pattern": (lambda: nest(model(), densities=(0.5,), pattern=3), "pattern: .* got 3; choose"),
+    "keep_dense None": (lambda: nest(model(), densities=(0.5,), keep_dense=None), "keep_dense: expected a list of"),
+    "least density": (lambda: nest(model(), densities=(0.5,), min_layer_density="a"), "min_layer_density .*'a'"),
+    "a tensor as examples": (
+        lambda: nest(model(), densities=(0.5,), example_inputs=SAMPLES[0]),
+        "example_inputs, .* got Tensor",
+    ),
+    "export": (lambda: export(model(), (SAMPLES[0],), "never"), NOT_NESTED),
+    "train": (lambda: train(model(), batches, nn.functional.cross_entropy), NOT_NESTED),
+    "recalibrate": (lambda: recalibrate(model(), batches()), NOT_NESTED),
+    "accuracy": (lambda: accuracy_per_level(model(), batches()), NOT_NESTED),
+    "reroutes": (lambda: measure_reroutes(model(), batches()), NOT_NESTED),
+    "its model": (lambda: export(nested().model, (SAMPLES[0],), "never"), "give the NestedModel that holds it"),
+    "metrics": (
+        lambda: export(nested(), (SAMPLES[0],), "never", metrics=[1]),
+        r"metrics: expected .* got \[1\]",
+    ),
+    "values": (lambda: export(nested(), (SAMPLES[0],), "never", values=[]), r"values: expected one of .*, got \[\]"),
+    "names": (lambda: export(nested(), (SAMPLES[0],), "never", input_names=3), "input_names: expected 1 names, got 3"),
+    "foreign reroutes": (lambda: export(nested(), (SAMPLES[0],), "never", reroutes=3), "reroutes: expected"),
+    "tolerance": (lambda: export(nested(), (SAMPLES[0],), "never", tolerance="a"), "tolerance: expected a number"),
+    "export path": (lambda: export(nested(), (SAMPLES[0],), None), "path: expected the path of a file, got None"),
+    "schedule's name": (lambda: trained(schedule="gradual"), r"schedule: expected .* Gradual\(\), got 'gradual'"),
+    "schedule's class": (
+        lambda: trained(schedule=OneShot),
+        "schedule: expected an instance .*OneShot'>",
+    ),
+    "nesting's class": (lambda: trained(nesting=FreezeThenGrow), "nesting: expected an instance .*, got <class"),
+    "config": (lambda: trained(config={}), r"config: expected a TrainConfig, got \{\}"),
+    "loss": (lambda: trained(loss_fn=None), r"loss_fn: expected a function of \(outputs, targets\), got None"),
+    "loss of a number": (lambda: trained(loss_fn=lambda y, t: 3), "loss_fn returned int: expected"),
+    "loss per sample": (lambda: trained(loss_fn=lambda y, t: y), r"loss_fn returned a tensor \(5, 4\): expected"),
+    "on_progress": (lambda: trained(on_progress=None), "on_progress: expected a function"),
+    "a list as batches": (
+        lambda: trained(batches=batches()),
+        "batches: expected a function .* a list",
+    ),
+    "no batches": (lambda: trained(batches=lambda epoch: None), r"batches\(0\): expected batches, .*, got None"),
+    "three items": (lambda: trained(batches=lambda epoch: TRIPLES), THREE_ITEMS),
+    "three items to score": (lambda: accuracy_per_level(nested(), TRIPLES), THREE_ITEMS),
+    "three items to recalibrate": (lambda: recalibrate(nested(), TRIPLES), THREE_ITEMS),
+    "three items to reroute": (lambda: measure_reroutes(nested(), TRIPLES), THREE_ITEMS),
+    "samples": (lambda: recalibrate(nested(), batches(), samples="a"), "samples: expected a whole number"),
+    "damping": (lambda: nest_pretrained(model(), batches(), densities=(0.5,), damping="a"), "damping: expected a num"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_arguments_of_another_kind_are_named(name: str) -> None:
+    """The argument, what was expected, and what came; not what stumbled over it within."""
+    call, said = WRONG[name]
+    with pytest.raises(NestedSparseError, match=said) as caught:
+        call()
+    assert " failed" not in str(caught.value)

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
-from small_models import nested_small_net, small_batches
+from small_models import nested_small_net, small_batches, small_net
+from torch import Tensor, nn
 
 from nested_sparse.errors import TrainingError
+from nested_sparse.trainer import measure_reroutes, nest
 from nested_sparse.trainer.evaluate import accuracy_per_level
 
 
@@ -26,3 +31,40 @@ def test_no_sample_is_an_error() -> None:
     """An empty test set has no accuracy."""
     with pytest.raises(TrainingError, match="at least one sample"):
         accuracy_per_level(nested_small_net(), [])
+
+
+class Answering(nn.Module):
+    """A classifier whose answer is something else than logits."""
+
+    def __init__(self, answer: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.net, self.answer = small_net(), answer
+
+    def forward(self, x: Tensor) -> Any:
+        return self.answer(self.net(x))
+
+
+@pytest.mark.parametrize("measure", [accuracy_per_level, measure_reroutes])
+@pytest.mark.parametrize(
+    ("answer", "got"),
+    [
+        (lambda y: {"logits": y}, "a dict"),
+        (lambda y: (y, y), "a tuple"),
+        (lambda y: y[:, 0], r"a tensor \(16,\)"),
+    ],
+)
+def test_outputs_that_are_no_logits_are_refused(
+    measure: Callable[..., Any], answer: Callable[[Tensor], Any], got: str
+) -> None:
+    """With what the model should answer, and what to do where it cannot."""
+    net = nest(Answering(answer), densities=(0.2, 0.6))
+    with pytest.raises(TrainingError, match=rf"{measure.__name__} needs .* logits alone .*, got {got}; nest a module"):
+        measure(net, list(small_batches()(0)))
+
+
+@pytest.mark.parametrize("change", [lambda t: t[:, None], lambda t: t.tolist()])
+def test_targets_that_are_no_class_indices_are_refused(change: Callable[[Tensor], Any]) -> None:
+    """A column of them would be compared with every sample, and score more than there are."""
+    batches = [(x, change(t)) for x, t in small_batches()(0)]
+    with pytest.raises(TrainingError, match=r"class indices \(16,\).*got a (tensor \(16, 1\)|list)"):
+        accuracy_per_level(nested_small_net(), batches)

@@ -208,6 +208,22 @@ def test_a_finished_run_is_only_reported(finished: tuple[Path, dict[str, Any], d
     assert (folder / "c" / "tiny.safetensors").read_bytes() == b"mine"
 
 
+def test_a_foreign_state_is_said_with_the_options_that_help(tmp_path: Path) -> None:
+    """Not with arguments that the command line does not have; --fresh replaces a file, but no folder."""
+    state = tmp_path / "tiny.state"
+    state.write_text("mine")
+    with pytest.raises(
+        TrainingError, match=r"tiny\.state: is not a .*; --fresh replaces it, --out names another folder"
+    ):
+        run_recipe(tiny(tmp_path), tmp_path)
+    assert state.read_text() == "mine"
+    state.unlink()
+    state.mkdir()
+    for fresh in (False, True):
+        with pytest.raises(TrainingError, match=r"tiny\.state[^-]*[;] (name another folder with )?--out"):
+            run_recipe(tiny(tmp_path), tmp_path, fresh=fresh)
+
+
 def test_splits_are_apart_and_the_seed_s_own(tmp_path: Path) -> None:
     """Held-out samples are no training samples, and the same whatever the seed of the batches."""
     source = Digits(size=8, validation_samples=200)
@@ -244,6 +260,83 @@ def test_own_functions_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert len(run_recipe(recipe, tmp_path / "out")["levels"]) == 2
     with pytest.raises(TrainingError, match="returned int: expected a"):
         tiny(tmp_path, "data.name=recipe_mine:nothing", text=rest).load_data(0)
+
+
+OWN = """
+import dataclasses
+import numpy as np
+import torch
+from nested_sparse.trainer.datasets import Digits
+from nested_sparse.trainer.models import DigitNet
+class OwnError(Exception): pass
+def raise_own(*_): raise OwnError("mine")
+def boom(*_): raise KeyError("boom")
+def three(*_): return 3
+def wide(width=4): return DigitNet(width=4 * width)
+def undefined(width: "Nowhere" = 4): return DigitNet(width=4)
+class Fails(DigitNet):
+    def forward(self, x):
+        if self.training: raise_own()
+        return super().forward(x)
+def good(): return Digits(size=8, train_samples=64, validation_samples=20).load(0)
+def missing(): return np.load("nowhere.npz")
+def late(): return dataclasses.replace(good(), batches=raise_own)
+def half(epoch):
+    yield next(iter(good().batches(0)))
+    boom()
+def later(): return dataclasses.replace(good(), batches=half)
+def unscored(): return dataclasses.replace(good(), scored=boom)
+def odd(**fields): return dataclasses.replace(good(), **fields)
+def listed(): return odd(example=[torch.zeros(1)])
+def factual(): return odd(facts={"mean": np.float32(1)})
+"""
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("model.name=own:boom", r"\[model\] own:boom raised KeyError: 'boom'"),
+        ("model.name=own:three", r"\[model\] own:three returned int: expected a torch\.nn\.Module"),
+        ("model.name=own:wide model.width=a", r"\[model\] own:wide raised \w+: "),
+        ("model.name=own:Fails", r"\[model\] own:Fails: training failed.*: OwnError: mine"),
+        ("data.name=own:boom", r"\[data\] own:boom raised KeyError: 'boom'"),
+        ("data.name=own:three", r"\[data\] own:three returned int: expected a .*TrainingData"),
+        ("data.name=own:missing", r"\[data\] own:missing raised FileNotFoundError: .*No such file.*nowhere\.npz"),
+        ("data.name=own:late", r"\[data\] own:late: its batches raised OwnError: mine"),
+        ("data.name=own:later", r"\[data\] own:later: its batches raised KeyError: 'boom'"),
+        ("data.name=own:unscored", r"\[data\] own:unscored: its scored raised KeyError: 'boom'"),
+        ("data.name=own:listed", r"\[data\] own:listed returned .* whose example is .*: expected a tuple of tensors"),
+        ("data.name=own:factual", r"\[data\] own:factual returned .* whose facts .*: expected a dict .* JSON"),
+        ("train.loss=own:boom", r"\[train\] own:boom raised KeyError: 'boom'"),
+        ("train.loss=own:raise_own", r"\[train\] own:raise_own raised OwnError: mine"),
+        ("train.loss=own:three", r"\[train\] own:three returned int: expected a tensor of one number"),
+        ("train.loss=own_broken:loss", r"\[train\] loss = 'own_broken:loss': cannot be imported \(ZeroDivisionError"),
+    ],
+)
+def test_own_functions_at_fault_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, said: str
+) -> None:
+    """In one line, with the table; what they raised is kept as the cause."""
+    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "own_broken.py").write_text("1 / 0")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(TrainingError, match=said) as caught:
+        run_recipe(tiny(tmp_path, *setting.split()), tmp_path / "out")
+    assert str(caught.value).startswith(str(tmp_path / "tiny.toml"))
+    assert "\n" not in str(caught.value)
+    if " raised " in said:
+        cause: BaseException | None = caught.value
+        while isinstance(cause, TrainingError):
+            cause = cause.__cause__
+        assert cause is not None
+
+
+def test_an_own_function_may_name_types_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its options are then taken as they are."""
+    (tmp_path / "own.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert tiny(tmp_path, "model.name=own:undefined", "model.width=5").model_options == {"width": 5}
 
 
 def test_resnet20_has_the_size_it_says() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nested_sparse.errors import TrainingError
-from nested_sparse.trainer.state import load_state, random_state, restore_random_state, save_state
+from nested_sparse.trainer.state import MAGIC, load_state, random_state, restore_random_state, save_state
 
 
 def test_round_trip_leaves_no_other_file(tmp_path: Path) -> None:
@@ -33,8 +33,9 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
         damaged.append(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
     for wrong in damaged:
         path.write_bytes(wrong)
-        with pytest.raises(TrainingError, match="delete it to start anew"):
+        with pytest.raises(TrainingError, match="choose another state_path") as caught:
             load_state(path)
+        assert ("delete it" in str(caught.value)) == wrong.startswith(MAGIC)  # not a file of the user's
 
 
 def test_random_generators_go_on_where_they_were(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from small_models import nested_small_net, small_batches, small_net, snapshot
 from torch import Tensor, nn
 
-from nested_sparse.errors import TrainingError
+from nested_sparse.errors import NestedSparseError, TrainingError
 from nested_sparse.trainer import Gradual, Joint, NestedModel, OneShot, nest, train
 from nested_sparse.trainer.config import TrainConfig
 from nested_sparse.trainer.evaluate import accuracy_per_level
@@ -241,6 +241,20 @@ def test_other_runs_state_is_refused(tmp_path: Path) -> None:
     assert path.read_bytes() == content
 
 
+@pytest.mark.parametrize("kind", ["", ".", "folder", "nowhere/state", "script.py", 3])
+def test_a_state_path_that_is_no_state_is_refused_at_once(
+    kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder, none, one in no folder, and a file of the user's, which it does not ask to delete."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "script.py").write_text("print()")
+    with pytest.raises(NestedSparseError, match=r"choose another state_path$|state_path: expected the path") as caught:
+        run(nested_small_net(), state_path=kind)
+    assert "delete" not in str(caught.value)
+    assert " failed" not in str(caught.value)
+
+
 def test_bad_runs_are_errors() -> None:
     """No batches, a loss that is not finite, and outputs that cannot be distilled say what to do."""
     net = nested_small_net()
@@ -258,6 +272,49 @@ def test_bad_runs_are_errors() -> None:
         TrainConfig(distill_weight=0, dense_epochs=0),
         nesting=GROW,
     )
+
+
+class Answering(nn.Module):
+    """A classifier that answers otherwise than with its logits alone, in the modes given."""
+
+    def __init__(self, answer: Callable[[Tensor], Any], modes: tuple[bool, ...]) -> None:
+        super().__init__()
+        self.net, self.answer, self.modes = small_net(), answer, modes
+
+    def forward(self, x: Tensor) -> Any:
+        logits = self.net(x)
+        return self.answer(logits) if self.training in self.modes else logits
+
+
+@pytest.mark.parametrize("modes", [(True, False), (True,), (False,)])
+@pytest.mark.parametrize("answer", [lambda y: {"logits": y}, lambda y: (y, y)])
+def test_outputs_without_soft_labels_are_refused_at_the_first_batch(
+    answer: Callable[[Tensor], Any], modes: tuple[bool, ...], tmp_path: Path
+) -> None:
+    """The dense epochs need none, and are not spent first; without soft labels such a model trains."""
+    net, reports, path = nest(Answering(answer, modes), densities=(0.2, 0.6)), list[EpochReport](), tmp_path / "state"
+
+    def loss_fn(y: Any, t: Tensor) -> Tensor:
+        logits = y if isinstance(y, Tensor) else y["logits"] if isinstance(y, dict) else y[0]
+        return F.cross_entropy(logits, t)
+
+    with pytest.raises(TrainingError, match=r"logits alone.*got (dict|tuple); set distill_weight=0"):
+        train(net, small_batches(), loss_fn, QUICK, state_path=path, on_progress=reports.append)
+    assert not reports
+    assert not path.exists()
+    plain = TrainConfig(dense_epochs=1, search_epochs=1, recalibration_samples=0, distill_weight=0)
+    assert train(net, small_batches(), loss_fn, plain, nesting=FreezeThenGrow(1), state_path=path)
+
+
+def test_the_check_of_the_first_batch_changes_no_training() -> None:
+    """Weights and norm statistics come out as where no stage learns soft labels and nothing is checked."""
+    found = []
+    for weight in (0.0, 0.5):
+        net, config = nested_small_net(), TrainConfig(dense_epochs=2, search_epochs=1, distill_weight=weight)
+        watch = at_phase_ends(net, snapshot)
+        run(net, config, on_progress=watch)
+        found.append(watch.seen["dense"])  # type: ignore[attr-defined]
+    assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
 
 
 def test_batches_without_a_length_work() -> None:

@@ -76,6 +76,10 @@ class JointStage(Stage):
         self.net.set_level(-1)
         self.guard = RingGuard(self.net)
 
+    def logit_modes(self) -> set[bool]:
+        """The densest level teaches within the step, so in train mode; TrainConfig.distill_weight does not count."""
+        return {True} if self.epochs and self._settings.soft_weight else set()
+
     def trainable(self) -> tuple[list[Tensor], list[Tensor]]:
         """Everything."""
         return trainable_jointly(self.net)
@@ -89,7 +93,7 @@ class JointStage(Stage):
             for level in levels:
                 net.set_level(level)
                 outputs = run(net, inputs)
-                loss = self.work.loss_fn(outputs, targets)
+                loss = self.work.loss(outputs, targets)
                 if soft_labels is not None:
                     weight, temperature = self._settings.soft_weight, self.work.config.distill_temperature
                     loss = (1 - weight) * loss + weight * distillation_loss(outputs, soft_labels, temperature)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nested_sparse.argument import shown, whole
 from nested_sparse.errors import TrainingError
 from nested_sparse.trainer.batch import device_of, moved, run, sample_count
 from nested_sparse.trainer.layers import NestedConv, NestedLinear
@@ -57,6 +58,11 @@ def collected(batches: Iterable[Any], samples: int) -> Any:
 
     A tuple or list of two is (inputs, targets). Raises TrainingError when there is no sample.
     """
+    samples = whole("samples", samples, 0, error=TrainingError)
+    if not isinstance(batches, Iterable) and not hasattr(batches, "__getitem__"):
+        raise TrainingError(
+            f"calibration_batches: expected batches, each inputs or (inputs, targets), got {shown(batches)}"
+        )
     parts: list[Any] = []
     missing = samples
     for batch in batches:

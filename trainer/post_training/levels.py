@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from nested_sparse.argument import as_float, shown
 from nested_sparse.errors import TrainingError
 from nested_sparse.mask import grouped
 from nested_sparse.trainer.choose import choose_masks, keep_everything, unique_weights
@@ -71,8 +72,9 @@ def nest_pretrained(
     Device, dtype and train or eval mode are kept; the densest level is set.
     Raises what `nest` raises, and TrainingError (no samples, values that are not finite, damping <= 0).
     """
-    if not damping > 0:
-        raise TrainingError(f"damping: expected a number > 0, got {damping!r}; 0.3 is the default")
+    number = as_float(damping)
+    if number is None or not number > 0:
+        raise TrainingError(f"damping: expected a number > 0, got {shown(damping)}; 0.3 is the default")
     net = nest(model, densities=densities, pattern=pattern, budget=budget, keep_dense=keep_dense, **options)
     inputs = collected(calibration_batches, samples)
     with preserved(net.model, levels=False):
