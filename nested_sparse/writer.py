@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import os
+import stat
 import struct
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -154,7 +155,7 @@ def write_file(path: Path, header: bytes, pieces: Iterable[bytes | memoryview], 
                 file.write(piece)
             file.flush()
             os.fsync(file.fileno())
-            os.fchmod(file.fileno(), 0o644)
+            os.fchmod(file.fileno(), _mode_for(path))
         refuse_existing(path, force)
         os.replace(temporary, path)
         temporary = ""
@@ -163,6 +164,16 @@ def write_file(path: Path, header: bytes, pieces: Iterable[bytes | memoryview], 
     finally:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
+
+
+def _mode_for(path: Path) -> int:
+    """Who may read the file: as of the one that it replaces, else what this process gives to new files."""
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except FileNotFoundError:
+        mask = os.umask(0o077)  # there is no way to ask for it without setting it
+        os.umask(mask)
+        return 0o666 & ~mask
 
 
 def _not_written(path: Path, error: OSError | ValueError) -> CheckpointError:

@@ -100,7 +100,7 @@ def too_late(job: Job, now_s: float) -> DeadlineError:
     waited_ms = (now_s - job.received_s) * 1e3
     slo_ms = (job.due_s - job.received_s) * 1e3
     return DeadlineError(
-        f"expired: {waited_ms:.1f} ms after it came in, {slo_ms:.1f} ms were allowed, reply margin included"
+        f"expired: {waited_ms:.1f} ms after it came in, too little of its {slo_ms:.1f} ms was left to run it and reply"
     )
 
 

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
-from nested_sparse.argument import real, whole
+from nested_sparse.argument import finite, real, whole
 from nested_sparse.errors import DeadlineError, InputError, OverloadedError, StuckError, UnavailableError
 from nested_sparse.forked import heed_forks
 from nested_sparse.level import Level, resolve_level
@@ -75,7 +75,7 @@ class Scheduler:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         default_slo_ms = real("default_slo_ms", default_slo_ms, above=0.0)
-        reply_margin_ms = real("reply_margin_ms", reply_margin_ms, 0.0)
+        reply_margin_ms = finite("reply_margin_ms", reply_margin_ms)  # below 0 it takes the share back
         reply_margin_share = real("reply_margin_share", reply_margin_share, 0.0)
         max_queue, workers = whole("max_queue", max_queue, 1), whole("workers", workers, 0, MAX_WORKERS)
         if profile.level_count != len(session.levels):

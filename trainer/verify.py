@@ -109,6 +109,11 @@ def _compare(
     tolerance: float,
 ) -> None:
     for name, reference in expected.items():
+        if np.issubdtype(reference.dtype, np.floating) and reference.size and not np.isfinite(reference).any():
+            raise ExportError(
+                f"{path.name}: torch's output {name!r} at level {level} has no finite value, so the file cannot be "
+                "compared with it; give examples that the model answers with numbers, or verify=False"
+            )
         problem = disagreement(reference, got[name], tolerance)
         if problem:
             why = _other_weights(net, path) or diagnosis(net.model, call, inputs, expected, got, tolerance) or OURS

@@ -171,13 +171,15 @@ async def _serve(models: list[ServedModel], config: ServerConfig, json: bool) ->
         loop.add_signal_handler(number, stop.set)
     server = Server(models, config)
     await server.start()
-    _announce(server, models, json)
-    await stop.wait()
-    for number in SIGNALS:
-        loop.remove_signal_handler(number)
-        signal.signal(number, end_draining)
-    log.info("draining, at most %g s", config.grace_s)
-    await server.drain()
+    try:
+        _announce(server, models, json)
+        await stop.wait()
+    finally:  # also where the announcement cannot be written
+        for number in SIGNALS:
+            loop.remove_signal_handler(number)
+            signal.signal(number, end_draining)
+        log.info("draining, at most %g s", config.grace_s)
+        await server.drain()
     log.info("stopped")
 
 

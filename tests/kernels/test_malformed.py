@@ -232,7 +232,7 @@ def test_padding_that_no_memory_holds_is_refused() -> None:
             model.run(np.ones((1, 4, 8, 8), np.float32), 2)
 
 
-@pytest.mark.skipif(library.isa() == "scalar", reason="the scalar kernel makes no tiles of its input")
+@pytest.mark.skipif(library.isa() in ("scalar", "neon"), reason="these kernels make no tiles of such an input")
 def test_columns_that_no_memory_holds_are_refused() -> None:
     """A convolution of two million channels and no packs: a tile of its input would take gigabytes in each thread."""
     node = conv_node(np.random.default_rng(5), 4, 16, block_rows=1, pack=Pack(8, 1))

@@ -16,6 +16,7 @@ pytest.importorskip("resource", reason="this system has no bounds of address spa
 # Each of four groups of 16 rows is widened on its own: 8 MiB of scratch for each thread, after 8 MiB for the transposed
 # inputs. The bound leaves room for the first and not for the second.
 SCRIPT = """
+import mmap
 import resource
 import sys
 import numpy as np
@@ -27,7 +28,12 @@ model = SparseModel([node], threads=2)
 x = rng.standard_normal((4, 131072)).astype(np.float32)
 status = dict(line.split(":") for line in open("/proc/self/status") if ":" in line)
 used = int(status["VmSize"].split()[0]) * 1024
-failures = 0
+resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), resource.RLIM_INFINITY))
+try:  # not from the allocator, which would keep what it tried
+    mmap.mmap(-1, 1 << 31)
+    sys.exit("not obeyed")
+except OSError:
+    failures = 0
 for free in range(2 << 20, 64 << 20, 2 << 20):
     resource.setrlimit(resource.RLIMIT_AS, (used + free, resource.RLIM_INFINITY))
     try:
@@ -42,6 +48,7 @@ print("went on")
 """
 
 
+@pytest.mark.skipif("libasan" in os.environ.get("LD_PRELOAD", ""), reason="its allocator ends a process without memory")
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the size of the process is read from /proc")
 def test_no_memory_in_a_thread_of_the_run() -> None:
     paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -50,4 +57,6 @@ def test_no_memory_in_a_thread_of_the_run() -> None:
     least = "1" if library.isa() == "scalar" else "4"
     command = [sys.executable, "-c", SCRIPT, least]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    if done.stderr.strip() == "not obeyed":
+        pytest.skip("this system, an emulator perhaps, obeys no bound of address space")
     assert (done.returncode, done.stdout) == (0, "went on\n"), done.stderr

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import stat
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -377,3 +379,20 @@ def test_the_first_bytes_of_a_file_are_what_the_format_page_says(path: Path) -> 
     assert raw[8:9] == b"{"
     assert (8 + header_nbytes) % 64 == 0
     assert raw[8 + header_nbytes :].startswith(b"not an onnx graph" + bytes(47))
+
+
+@pytest.mark.parametrize(
+    ("mode", "mask", "expected"), [(0o600, 0o022, 0o600), (None, 0o077, 0o600), (None, 0o022, 0o644)]
+)
+def test_who_may_read_a_file_stays(path: Path, tmp_path: Path, mode: int | None, mask: int, expected: int) -> None:
+    """As of the file that is replaced, else as the process's mask says."""
+    out = tmp_path / "slice.safetensors"
+    if mode is not None:
+        out.write_bytes(b"before")
+        out.chmod(mode)
+    before = os.umask(mask)
+    try:
+        slice_checkpoint(path, 1, out, force=True)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(out.stat().st_mode) == expected

@@ -120,6 +120,17 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     assert done.stderr == ""
 
 
+@full_device
+def test_a_server_that_cannot_say_where_it_is_ends_in_order() -> None:
+    """The program that started it waits for that line."""
+    options = ("--port", "0", "--threads", "1", "--json", "--profile-cache", "off")
+    done = run(*COMMAND, "serve", str(EXAMPLE), *options, streams=">/dev/full")
+    assert done.returncode == 1
+    assert "the standard output cannot be written" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
 @pytest.mark.parametrize("streams", ["2>&-", "<&- 2>/dev/full"])
 def test_a_server_without_a_log(tmp_path: Path, streams: str) -> None:
     """As service managers start it: it gets ready, says so on stdout, and ends in order; also for who has no name.

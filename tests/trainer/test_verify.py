@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nested_sparse.errors import ExportError
 from nested_sparse.runtime import Session
@@ -113,3 +113,18 @@ def test_random_inputs_keep_dtype_range_and_take_the_batch() -> None:
     assert random_like((torch.ones(2, 4),), 3)[0].equal(random_like((torch.ones(2, 4),), 3)[0])
     torch.rand(2, 4)
     torch.set_rng_state(state)
+
+
+@pytest.mark.parametrize("example", [torch.full((2, 6), torch.nan), -torch.ones(2, 6)], ids=["NaN", "log of -1"])
+def test_an_answer_without_a_finite_value_shows_nothing(tmp_path: Path, example: Tensor) -> None:
+    """NaN equals NaN, whatever the file computes."""
+
+    class Log(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.log(x)
+
+    net = nest(nn.Sequential(Log(1, 1), nn.Linear(6, 4)), densities=(0.5, 1.0))
+    with pytest.raises(ExportError, match="has no finite value, so the file cannot be compared"):
+        export(net, (example,), tmp_path / "m.safetensors")
+    assert not any(tmp_path.iterdir())
+    export(net, (example,), tmp_path / "m.safetensors", verify=False)
