@@ -140,7 +140,7 @@ def test_ten_minutes_with_hostile_clients_lose_nothing_and_leak_nothing():
         f"p99 {np.percentile(latencies_ms, 99):.1f} ms of {SLO_MS:g}, RSS {first:.1f} -> {last:.1f} MiB, "
         f"{settled.min():.1f} to {settled.max():.1f}"
     )
-    # an attack that begins a thousand streams at once takes the loop for some 0.2 s: what comes meanwhile may be refused
+    # an attack that begins a thousand streams at once takes the loop for some 0.2 s: what comes then may be refused
     assert set(statuses) <= {"OK", "RESOURCE_EXHAUSTED"}, statuses
     assert statuses["OK"] >= (1 - MOST_SHED) * len(answers), statuses
     assert last <= 1.02 * first
