@@ -13,7 +13,7 @@ from weakref import WeakSet
 
 
 class Inheritable(Protocol):
-    """What a child process must not use as it is."""
+    """An object that a child process must not use as it is."""
 
     def forget(self) -> None:
         """In the child: let go of the parent's threads, locks, files and leases without touching them."""

@@ -51,7 +51,7 @@ _ORT_FORMAT = b"ORTM"
 
 @dataclass(frozen=True, slots=True)
 class GraphFacts:
-    """What the runtime has to know of a checked graph.
+    """The facts about a checked graph that the runtime needs.
 
     foldable: whether what depends on constants alone is cheap to compute, as ONNX Runtime does while it loads a graph.
     decides: whether one value may decide what is computed for all samples of a batch, or how often.

@@ -29,7 +29,7 @@ MAX_DIMENSION = (1 << 31) - 1
 MAX_NAME_NBYTES = 1024
 """In UTF-8, of a layer, an input or an output: answers and messages repeat them."""
 INDEPENDENT, DEPENDENT = "independent", "dependent"
-"""What a file may say of its rows: whether each row of every output depends on its own sample alone."""
+"""Marks of a file's rows: whether each row of every output depends on its own sample alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,7 +167,7 @@ def write_file(path: Path, header: bytes, pieces: Iterable[bytes | memoryview], 
 
 
 def _mode_for(path: Path) -> int:
-    """Who may read the file: as of the one that it replaces, else what this process gives to new files."""
+    """Access rights of the file: those of the one that it replaces, else those that this process gives to new files."""
     try:
         return stat.S_IMODE(path.stat().st_mode)
     except FileNotFoundError:
