@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from nested_sparse.runtime.forecast import Decision, Waiting
+from nested_sparse.runtime.decision import Decision, Waiting
 from nested_sparse.runtime.layer_profile import LayerTime, layer_profile
 from nested_sparse.runtime.level_cell import LevelCell
 from nested_sparse.runtime.monitor import ResourceMonitor, ResourceSample
-from nested_sparse.runtime.policy import ElasticPolicy, FixedPolicy, LevelPolicy
+from nested_sparse.runtime.policy_base import LevelPolicy
+from nested_sparse.runtime.policy_elastic import ElasticPolicy
+from nested_sparse.runtime.policy_fixed import FixedPolicy
 from nested_sparse.runtime.probes import default_probes, usable_cores
 from nested_sparse.runtime.profile import LatencyProfile
 from nested_sparse.runtime.profile_store import ProfileStore

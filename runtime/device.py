@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from nested_sparse.runtime.forecast import Waiting
+from nested_sparse.runtime.decision import Waiting
 
 
 class Tenant(Protocol):

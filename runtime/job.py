@@ -12,7 +12,7 @@ import numpy as np
 from nested_sparse.argument import finite, shown
 from nested_sparse.errors import DeadlineError, InputError
 from nested_sparse.metadata import INDEPENDENT
-from nested_sparse.runtime.forecast import Waiting
+from nested_sparse.runtime.decision import Waiting
 from nested_sparse.runtime.profile import Profilable
 from nested_sparse.runtime.request import Request, Response, allowed_levels, allowed_slo_ms
 from nested_sparse.runtime.request_queue import Ticket

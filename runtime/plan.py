@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from nested_sparse.runtime.forecast import Waiting
+from nested_sparse.runtime.decision import Waiting
 
 LOOK_AHEAD = 16
 """Requests looked at one by one; those behind are taken to be like the last of them. Three to five score less."""

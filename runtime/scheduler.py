@@ -17,13 +17,13 @@ from nested_sparse.argument import finite, real, whole
 from nested_sparse.errors import DeadlineError, InputError, OverloadedError, StuckError, UnavailableError
 from nested_sparse.forked import heed_forks
 from nested_sparse.level import Level, resolve_level
+from nested_sparse.runtime.decision import Decision, Waiting
 from nested_sparse.runtime.device import Device
 from nested_sparse.runtime.execution import Execution, Executor
-from nested_sparse.runtime.forecast import Decision, Waiting
 from nested_sparse.runtime.job import Job, Terms, can_join, make_job, too_late
 from nested_sparse.runtime.level_log import LevelLog
 from nested_sparse.runtime.monitor import ResourceMonitor
-from nested_sparse.runtime.policy import LevelPolicy
+from nested_sparse.runtime.policy_base import LevelPolicy
 from nested_sparse.runtime.profile import LatencyProfile, Profilable
 from nested_sparse.runtime.request import Request, Response
 from nested_sparse.runtime.stats import SchedulerStats

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
-from nested_sparse.runtime.forecast import Decision
+from nested_sparse.runtime.decision import Decision
 from nested_sparse.runtime.job import Job
 from nested_sparse.runtime.watchdog import Watchdog, stuck_after_s
 

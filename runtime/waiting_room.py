@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 
-from nested_sparse.runtime.forecast import Waiting
+from nested_sparse.runtime.decision import Waiting
 from nested_sparse.runtime.job import Job
 from nested_sparse.runtime.request_queue import RequestQueue
 from nested_sparse.runtime.watchdog import Watchdog

@@ -10,12 +10,14 @@ from pathlib import Path
 
 from nested_sparse.errors import CheckpointError, ServingError
 from nested_sparse.level import resolve_level
-from nested_sparse.runtime.baselines import SlackFitPolicy
 from nested_sparse.runtime.device import Device
 from nested_sparse.runtime.governor import Governor
 from nested_sparse.runtime.joining import may_join
 from nested_sparse.runtime.kept_profile import MOST_BATCH, profile_of
-from nested_sparse.runtime.policy import ElasticPolicy, FixedPolicy, LevelPolicy
+from nested_sparse.runtime.policy_base import LevelPolicy
+from nested_sparse.runtime.policy_elastic import ElasticPolicy
+from nested_sparse.runtime.policy_fixed import FixedPolicy
+from nested_sparse.runtime.policy_slackfit import SlackFitPolicy
 from nested_sparse.runtime.profile import LatencyProfile
 from nested_sparse.runtime.profile_store import ProfileStore
 from nested_sparse.runtime.request import ACCURACY

@@ -10,8 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from nested_sparse.runtime.baselines import SlackFitPolicy, StaticPolicy
-from nested_sparse.runtime.policy import ElasticPolicy, FixedPolicy, LevelPolicy
+from nested_sparse.runtime.policy_base import LevelPolicy
+from nested_sparse.runtime.policy_elastic import ElasticPolicy
+from nested_sparse.runtime.policy_fixed import FixedPolicy
+from nested_sparse.runtime.policy_slackfit import SlackFitPolicy
+from nested_sparse.runtime.policy_static import StaticPolicy
 from nested_sparse.runtime.profile import LatencyProfile
 from nested_sparse.runtime.simulation import contention, traces
 from nested_sparse.runtime.simulation.contention import RateContention

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from nested_sparse.runtime.forecast import Waiting
+from nested_sparse.runtime.decision import Waiting
 from nested_sparse.runtime.monitor import ResourceMonitor
-from nested_sparse.runtime.policy import LevelPolicy
+from nested_sparse.runtime.policy_base import LevelPolicy
 from nested_sparse.serving.bench.row import Reach
 from nested_sparse.serving.load_test.figure import Figure
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from nested_sparse.errors import NestedSparseError
 from nested_sparse.runtime.monitor import ResourceMonitor
-from nested_sparse.runtime.policy import ElasticPolicy
+from nested_sparse.runtime.policy_elastic import ElasticPolicy
 from nested_sparse.runtime.profile import LatencyProfile
 from nested_sparse.runtime.resident import measure_resident
 from nested_sparse.runtime.route import RouteTable

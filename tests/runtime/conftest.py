@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike, NDArray
 
-from nested_sparse.runtime.policy import ElasticPolicy, LevelPolicy
+from nested_sparse.runtime.policy_base import LevelPolicy
+from nested_sparse.runtime.policy_elastic import ElasticPolicy
 from nested_sparse.runtime.profile import LatencyProfile
 from nested_sparse.runtime.request import Request
 from nested_sparse.runtime.scheduler import Scheduler

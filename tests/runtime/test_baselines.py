@@ -7,9 +7,10 @@ import itertools
 import pytest
 
 from nested_sparse.errors import InputError
-from nested_sparse.runtime.baselines import SlackFitPolicy, StaticPolicy
-from nested_sparse.runtime.forecast import Waiting
-from nested_sparse.runtime.policy import LevelPolicy
+from nested_sparse.runtime.decision import Waiting
+from nested_sparse.runtime.policy_base import LevelPolicy
+from nested_sparse.runtime.policy_slackfit import SlackFitPolicy
+from nested_sparse.runtime.policy_static import StaticPolicy
 from nested_sparse.runtime.profile import LatencyProfile
 
 SINGLE = LatencyProfile((1,), [[2.0], [5.0], [9.0], [14.0]])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nested_sparse.runtime.device import Device
-from nested_sparse.runtime.policy import ElasticPolicy
+from nested_sparse.runtime.policy_elastic import ElasticPolicy
 from nested_sparse.runtime.profile import LatencyProfile
 from nested_sparse.runtime.request import Request
 from nested_sparse.runtime.scheduler import Scheduler

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from nested_sparse.runtime.forecast import Forecast, Waiting
+from nested_sparse.runtime.decision import Waiting
+from nested_sparse.runtime.forecast import Forecast
 from nested_sparse.runtime.profile import LatencyProfile
 
 PROFILE = LatencyProfile((1,), [[2.0], [5.0], [9.0]])

@@ -25,7 +25,7 @@ from nested_sparse.forked import heed_forks
 from nested_sparse.runtime import Session
 from nested_sparse.runtime.governor import Governor
 from nested_sparse.runtime.monitor import ResourceMonitor
-from nested_sparse.runtime.policy import FixedPolicy
+from nested_sparse.runtime.policy_fixed import FixedPolicy
 from nested_sparse.runtime.profile import LatencyProfile
 from nested_sparse.runtime.request import Request
 from nested_sparse.runtime.scheduler import Scheduler

@@ -31,7 +31,7 @@ from nested_sparse.errors import CheckpointError, StuckError
 from nested_sparse.runtime import Session
 from nested_sparse.runtime import under_way as under_way_module
 from nested_sparse.runtime.arena import IDENTITY_MODEL
-from nested_sparse.runtime.policy import FixedPolicy
+from nested_sparse.runtime.policy_fixed import FixedPolicy
 from nested_sparse.runtime.profile import LatencyProfile
 from nested_sparse.runtime.request import Request
 from nested_sparse.runtime.scheduler import Scheduler

@@ -16,7 +16,7 @@ SCRIPT = """
 import resource, sys
 import numpy as np
 from nested_sparse.errors import OutOfMemoryError
-from nested_sparse.runtime.policy import FixedPolicy
+from nested_sparse.runtime.policy_fixed import FixedPolicy
 from nested_sparse.runtime.profile import LatencyProfile
 from nested_sparse.runtime.request import Request
 from nested_sparse.runtime.scheduler import Scheduler

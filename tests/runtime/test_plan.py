@@ -5,7 +5,7 @@ from __future__ import annotations
 import hypothesis.strategies as st
 from hypothesis import given
 
-from nested_sparse.runtime.forecast import Waiting
+from nested_sparse.runtime.decision import Waiting
 from nested_sparse.runtime.plan import Plan
 from nested_sparse.runtime.profile import LatencyProfile
 

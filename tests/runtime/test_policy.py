@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 
 from nested_sparse.errors import InputError, LevelError
-from nested_sparse.runtime.forecast import Waiting
-from nested_sparse.runtime.policy import ElasticPolicy, FixedPolicy
+from nested_sparse.runtime.decision import Waiting
+from nested_sparse.runtime.policy_elastic import ElasticPolicy
+from nested_sparse.runtime.policy_fixed import FixedPolicy
 from nested_sparse.runtime.profile import LatencyProfile
 from nested_sparse.runtime.residuals import MAXIMUM, MINIMUM
 

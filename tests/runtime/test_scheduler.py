@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from nested_sparse.errors import DeadlineError, InputError, LevelError, OverloadedError, StuckError, UnavailableError
-from nested_sparse.runtime.forecast import Decision, Waiting
+from nested_sparse.runtime.decision import Decision, Waiting
 from nested_sparse.runtime.monitor import ResourceMonitor
-from nested_sparse.runtime.policy import ElasticPolicy, FixedPolicy
+from nested_sparse.runtime.policy_elastic import ElasticPolicy
+from nested_sparse.runtime.policy_fixed import FixedPolicy
 from nested_sparse.runtime.profile import LatencyProfile
 from nested_sparse.runtime.request import Request, Response
 from nested_sparse.runtime.scheduler import Scheduler

@@ -16,7 +16,7 @@ from nested_sparse.metadata import LayerEntry
 from nested_sparse.placement import LayerPlacement
 from nested_sparse.runtime.layer_profile import LayerTime, _layer_times, layer_profile
 from nested_sparse.runtime.level_cell import LevelCell
-from nested_sparse.runtime.policy import ElasticPolicy
+from nested_sparse.runtime.policy_elastic import ElasticPolicy
 from nested_sparse.runtime.probes import usable_cores
 from nested_sparse.runtime.profile import LatencyProfile
 from nested_sparse.runtime.request import Request

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from nested_sparse.runtime.policy import ElasticPolicy, FixedPolicy
+from nested_sparse.runtime.policy_elastic import ElasticPolicy
+from nested_sparse.runtime.policy_fixed import FixedPolicy
 
 Rigs = Callable[..., Any]
 POLICIES = [ElasticPolicy, lambda profile: FixedPolicy(0, profile), lambda profile: FixedPolicy(3, profile)]

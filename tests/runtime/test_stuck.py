@@ -13,7 +13,7 @@ import pytest
 from nested_sparse.errors import DeadlineError, StuckError
 from nested_sparse.runtime import under_way as module
 from nested_sparse.runtime.device import Device
-from nested_sparse.runtime.policy import ElasticPolicy
+from nested_sparse.runtime.policy_elastic import ElasticPolicy
 from nested_sparse.runtime.profile import LatencyProfile
 from nested_sparse.runtime.request import Request
 from nested_sparse.runtime.scheduler import Scheduler

@@ -19,7 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from nested_sparse.errors import OutOfMemoryError, OverloadedError, StuckError
 from nested_sparse.proto import messages
 from nested_sparse.runtime.job import Job
-from nested_sparse.runtime.policy import ElasticPolicy
+from nested_sparse.runtime.policy_elastic import ElasticPolicy
 from nested_sparse.runtime.profile import LatencyProfile
 from nested_sparse.runtime.scheduler import Scheduler
 from nested_sparse.serving.fault import DETAILS_KEY, NO_RETRY, PUSHBACK_KEY

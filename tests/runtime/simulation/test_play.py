@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from nested_sparse.errors import InputError
-from nested_sparse.runtime.baselines import SlackFitPolicy
-from nested_sparse.runtime.policy import ElasticPolicy, FixedPolicy
+from nested_sparse.runtime.policy_elastic import ElasticPolicy
+from nested_sparse.runtime.policy_fixed import FixedPolicy
+from nested_sparse.runtime.policy_slackfit import SlackFitPolicy
 from nested_sparse.runtime.profile import LatencyProfile
 from nested_sparse.runtime.simulation import Trace, World, simulate
 from nested_sparse.runtime.simulation.comparison import (

@@ -1,46 +1,20 @@
-"""Baselines: how other systems would choose the level. They trust the profile, whatever the device is doing."""
+"""SlackFitPolicy: the level of SuperServe (NSDI 2025), by the slack of the head of the queue."""
 
 from __future__ import annotations
 
 import bisect
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from nested_sparse.errors import InputError
-from nested_sparse.runtime.forecast import Decision, Waiting
+from nested_sparse.runtime.decision import Decision, Waiting
+from nested_sparse.runtime.policy_insensitive import InsensitivePolicy
 from nested_sparse.runtime.profile import LatencyProfile
 from nested_sparse.runtime.slowdown import Slowdown
 
 BUCKETS = 32
-
-
-class _Insensitive:
-    """Takes every request in, learns nothing, and sheds nothing: only what has expired is not run."""
-
-    def __init__(self, profile: LatencyProfile) -> None:
-        self._profile = profile
-
-    def admit(self, request: Waiting, queue: Sequence[Waiting], busy_ms: float, now_s: float) -> Decision:
-        """As LevelPolicy."""
-        level = request.lowest_level
-        return Decision(level, self._profile.predict_ms(level, request.batch), "admitted")
-
-    def observe(self, level: int, batch: int, service_ms: float, now_s: float) -> None:
-        """As LevelPolicy."""
-
-    def observe_gap(self, gap_ms: float) -> None:
-        """As LevelPolicy: it learns nothing."""
-
-    def spare_ms(self, queue: Sequence[Waiting], now_s: float) -> float:
-        """As LevelPolicy: its runs are never lowered."""
-        return math.inf
-
-    def slowdown_factor(self, now_s: float) -> float:
-        """As LevelPolicy."""
-        return 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +26,7 @@ class Bucket:
     batch: int
 
 
-class SlackFitPolicy(_Insensitive):
+class SlackFitPolicy(InsensitivePolicy):
     """SlackFit of SuperServe (NSDI'25, section 4): the slack of the head of the queue picks a bucket, that its action.
 
     Offline: `buckets` latencies, evenly spaced from the sparsest level at batch 1 to the densest at the largest batch.
@@ -92,31 +66,6 @@ class SlackFitPolicy(_Insensitive):
             take, samples = take + 1, samples + each.batch
         reason = f"bucket of {bucket.latency_ms:.1f} ms for {slack_ms:.1f} ms left"
         return Decision(level, self._profile.predict_ms(level, samples), reason, take=take)
-
-
-class StaticPolicy(_Insensitive):
-    """Like INFaaS (ATC'21): one level, chosen offline by the profile for a rate and an SLO, and kept.
-
-    The densest level whose run takes no longer than the SLO and, at that rate, keeps the workers busy no more than
-    `utilisation` of the time; the sparsest if none does.
-    """
-
-    def __init__(
-        self, profile: LatencyProfile, *, rate_per_s: float, slo_ms: float, workers: int = 1, utilisation: float = 0.9
-    ) -> None:
-        super().__init__(profile)
-        fitting = [
-            level
-            for level in range(profile.level_count)
-            if profile.predict_ms(level) <= slo_ms
-            and profile.predict_ms(level) * rate_per_s / 1e3 <= utilisation * workers
-        ]
-        self.level = max(fitting, default=0)
-
-    def choose(self, request: Waiting, queue: Sequence[Waiting], now_s: float) -> Decision:
-        """As LevelPolicy. A request that does not allow the level runs at the nearest it does."""
-        level = min(max(self.level, request.lowest_level), request.highest_level)
-        return Decision(level, self._profile.predict_ms(level, request.batch), f"static at level {self.level}")
 
 
 def _fill(profile: LatencyProfile, count: int, batches: Sequence[int]) -> tuple[Bucket, ...]:

@@ -1,90 +1,17 @@
-"""LevelPolicy: which level a request runs at."""
+"""ElasticPolicy: the densest level that still meets the deadline of a request and of those behind it."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Protocol
 
 from nested_sparse.errors import InputError, LevelError
-from nested_sparse.level import resolve_level
 from nested_sparse.runtime.arrivals import Arrivals
-from nested_sparse.runtime.forecast import Decision, Forecast, Waiting
+from nested_sparse.runtime.decision import Decision, Waiting
+from nested_sparse.runtime.forecast import Forecast
 from nested_sparse.runtime.plan import Plan
 from nested_sparse.runtime.profile import LatencyProfile
 from nested_sparse.runtime.ramp import Ramp
 from nested_sparse.runtime.slowdown import Slowdown
-
-
-class LevelPolicy(Protocol):
-    """Decides at submission whether to take a request in, and at dequeue at which level to run it.
-
-    `queue` is what waits behind, earliest deadline first; `now_s` a reading of the scheduler's clock, as are all
-    deadlines. Calls come one at a time.
-    """
-
-    def admit(self, request: Waiting, queue: Sequence[Waiting], busy_ms: float, now_s: float) -> Decision:
-        """Called once per request when it comes in; busy_ms until a worker is free. A level of None sheds it."""
-
-    def choose(self, request: Waiting, queue: Sequence[Waiting], now_s: float) -> Decision:
-        """Called when `request` is next. The level is within what the request allows; None sheds it."""
-
-    def observe(self, level: int, batch: int, service_ms: float, now_s: float) -> None:
-        """Called after every run."""
-
-    def observe_gap(self, gap_ms: float) -> None:
-        """Called when a worker began a run that had waited for the one before: the time between the two."""
-
-    def spare_ms(self, queue: Sequence[Waiting], now_s: float) -> float:
-        """How long the run under way may still take for `queue` to be served in time; infinite if that is no matter.
-
-        Called when a request was queued behind a run that may be lowered.
-        """
-
-    def slowdown_factor(self, now_s: float) -> float:
-        """Predicted / profiled time, for logs and statistics."""
-
-
-class FixedPolicy:
-    """The baseline: one level for all, within what each allows. Sheds only what that level cannot finish in time."""
-
-    def __init__(
-        self, level: int, profile: LatencyProfile, slowdown: Slowdown | None = None, *, workers: int = 1
-    ) -> None:
-        self._level = resolve_level(level, profile.level_count)
-        self._forecast = Forecast(profile, slowdown, workers=workers)
-
-    def admit(self, request: Waiting, queue: Sequence[Waiting], busy_ms: float, now_s: float) -> Decision:
-        """As LevelPolicy."""
-        return self._forecast.admit(request, queue, self._floor, busy_ms, now_s)
-
-    def choose(self, request: Waiting, queue: Sequence[Waiting], now_s: float) -> Decision:
-        """As LevelPolicy."""
-        late = self._forecast.too_late(request, queue, self._floor, now_s)
-        if late is not None:
-            return late
-        level = self._floor(request)
-        return Decision(level, self._forecast.run_ms(level, request.batch, now_s), f"fixed at level {self._level}")
-
-    def observe(self, level: int, batch: int, service_ms: float, now_s: float) -> None:
-        """As LevelPolicy."""
-        self._forecast.observe(level, batch, service_ms, now_s)
-
-    def observe_gap(self, gap_ms: float) -> None:
-        """As LevelPolicy."""
-        self._forecast.observe_gap(gap_ms)
-
-    def spare_ms(self, queue: Sequence[Waiting], now_s: float) -> float:
-        """As LevelPolicy: its level never falls."""
-        return math.inf
-
-    def slowdown_factor(self, now_s: float) -> float:
-        """As LevelPolicy."""
-        return self._forecast.slowdown.factor(now_s)
-
-    def _floor(self, request: Waiting) -> int:
-        return min(max(self._level, request.lowest_level), request.highest_level)
-
 
 HOLD_SHARE, RISE_SHARE = 0.9, 0.8
 """Of the time left that a plan may use at levels up to the present one, and above it."""
