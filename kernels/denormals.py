@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from nested_sparse.kernels.library import loaded_library
+from .library import loaded_library
 
 
 @contextmanager

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from nested_sparse.errors import InputError
-from nested_sparse.kernels.library import loaded_library
+
+from .library import loaded_library
 
 
 class Route(ctypes.Structure):

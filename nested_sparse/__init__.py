@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nested_sparse import telemetry
+from . import telemetry
 
 __version__ = "0.1.0"
 

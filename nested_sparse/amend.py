@@ -6,11 +6,11 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from nested_sparse.checkpoint import Checkpoint
-from nested_sparse.errors import InputError
-from nested_sparse.metadata import DEPENDENT, INDEPENDENT, Metadata
-from nested_sparse.reroute import Reroute, check_reroutes
-from nested_sparse.writer import header_bytes, write_file
+from .checkpoint import Checkpoint
+from .errors import InputError
+from .metadata import DEPENDENT, INDEPENDENT, Metadata
+from .reroute import Reroute, check_reroutes
+from .writer import header_bytes, write_file
 
 
 def store_reroutes(path: str | os.PathLike[str], reroutes: Sequence[Reroute]) -> None:

@@ -8,8 +8,8 @@ import os
 from pathlib import Path
 from typing import SupportsFloat, SupportsIndex, cast
 
-from nested_sparse.errors import InputError, NestedSparseError
-from nested_sparse.excerpt import excerpt
+from .errors import InputError, NestedSparseError
+from .excerpt import excerpt
 
 
 def whole(

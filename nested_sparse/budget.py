@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from nested_sparse.argument import as_float, shown
-from nested_sparse.errors import BudgetError
-from nested_sparse.excerpt import excerpt
+from .argument import as_float, shown
+from .errors import BudgetError
+from .excerpt import excerpt
 
 BUDGETS = ("uniform", "global", "erk")
 BUDGET_BY = ("weights", "flops")

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from nested_sparse.errors import PatternError
-from nested_sparse.excerpt import excerpt
-from nested_sparse.mask import NEVER, group_count
-from nested_sparse.weight import NestedWeight
+from .errors import PatternError
+from .excerpt import excerpt
+from .mask import NEVER, group_count
+from .weight import NestedWeight
 
 ROW_STEPS = {"conv": 4, "linear": 16}
 """Rows that come and go together: the block rows that suit the operator's kernels."""

@@ -14,20 +14,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nested_sparse.argument import as_whole, file_path, shown
-from nested_sparse.errors import CheckpointError, LevelError
-from nested_sparse.excerpt import excerpt, excerpts
-from nested_sparse.header import read_header
-from nested_sparse.layout import DTYPES, TensorPlace, tensor_name
-from nested_sparse.level import Level
-from nested_sparse.mapped_file import MappedFile
-from nested_sparse.metadata import LayerEntry, Metadata
-from nested_sparse.packed import PackedLevel, unpack
-from nested_sparse.regular_file import open_regular
-from nested_sparse.reroute import Reroute
-from nested_sparse.tensor_spec import TensorSpec
-from nested_sparse.verify import Verifier
-from nested_sparse.weight import NestedWeight
+from .argument import as_whole, file_path, shown
+from .errors import CheckpointError, LevelError
+from .excerpt import excerpt, excerpts
+from .header import read_header
+from .layout import DTYPES, TensorPlace, tensor_name
+from .level import Level
+from .mapped_file import MappedFile
+from .metadata import LayerEntry, Metadata
+from .packed import PackedLevel, unpack
+from .regular_file import open_regular
+from .reroute import Reroute
+from .tensor_spec import TensorSpec
+from .verify import Verifier
+from .weight import NestedWeight
 
 
 class Checkpoint:

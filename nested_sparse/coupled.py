@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nested_sparse.budget import Budget, check_densities
-from nested_sparse.errors import BudgetError
-from nested_sparse.mask import NEVER, group_count
+from .budget import Budget, check_densities
+from .errors import BudgetError
+from .mask import NEVER, group_count
 
 
 @dataclass(frozen=True, slots=True)

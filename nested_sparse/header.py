@@ -7,10 +7,10 @@ import os
 import struct
 from typing import Any, BinaryIO
 
-from nested_sparse.errors import CheckpointError
-from nested_sparse.excerpt import excerpt
-from nested_sparse.layout import ALIGNMENT, TensorPlace, file_places, tensor_table
-from nested_sparse.metadata import Metadata
+from .errors import CheckpointError
+from .excerpt import excerpt
+from .layout import ALIGNMENT, TensorPlace, file_places, tensor_table
+from .metadata import Metadata
 
 MAX_HEADER_NBYTES = 100_000_000
 """The safetensors library's own bound."""

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from nested_sparse.mask import group_count
-from nested_sparse.packed import index_dtype
-from nested_sparse.pattern import Pack
+from .mask import group_count
+from .packed import index_dtype
+from .pattern import Pack
 
 ALIGNMENT = 64
 """Bytes: every tensor starts on a cache line, so that vector loads do not split lines."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from nested_sparse.argument import as_whole, shown
-from nested_sparse.errors import LevelError
+from .argument import as_whole, shown
+from .errors import LevelError
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from nested_sparse.errors import CheckpointError
-from nested_sparse.forked import heed_forks
+from .errors import CheckpointError
+from .forked import heed_forks
 
 _MREMAP_MAYMOVE_FIXED = 3
 _MAP_FAILED = ctypes.c_void_p(-1).value

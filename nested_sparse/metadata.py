@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from nested_sparse.budget import MAX_LEVELS
-from nested_sparse.errors import CheckpointError
-from nested_sparse.excerpt import excerpt
-from nested_sparse.layout import VALUE_DTYPES, LayerShape
-from nested_sparse.network import DenseModule, Network
-from nested_sparse.pattern import BLOCK_ROWS, Pattern, block_pattern, parse_pattern
-from nested_sparse.reroute import Reroute, check_reroutes
-from nested_sparse.tensor_spec import TensorSpec
+from .budget import MAX_LEVELS
+from .errors import CheckpointError
+from .excerpt import excerpt
+from .layout import VALUE_DTYPES, LayerShape
+from .network import DenseModule, Network
+from .pattern import BLOCK_ROWS, Pattern, block_pattern, parse_pattern
+from .reroute import Reroute, check_reroutes
+from .tensor_spec import TensorSpec
 
 BLOCKS_VERSION = 1
 PACKS_VERSION = 2

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from nested_sparse.mask import NEVER, grouped
-from nested_sparse.pattern import Pack
+from .mask import NEVER, grouped
+from .pattern import Pack
 
 
 def most_weights(rows: int, columns: int, pack: Pack) -> int:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nested_sparse.mask import NEVER, grouped
-from nested_sparse.packs import packs_of_bundle
-from nested_sparse.pattern import Pack, Pattern
-from nested_sparse.weight import NestedWeight
+from .mask import NEVER, grouped
+from .packs import packs_of_bundle
+from .pattern import Pack, Pattern
+from .weight import NestedWeight
 
 MAX_COLUMNS_U16 = 65536
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from nested_sparse.errors import PatternError
-from nested_sparse.pattern import Pack
+from .errors import PatternError
+from .pattern import Pack
 
 Columns = NDArray[np.int64]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from nested_sparse.argument import shown
-from nested_sparse.errors import PatternError
-from nested_sparse.excerpt import excerpt
+from .argument import shown
+from .errors import PatternError
+from .excerpt import excerpt
 
 BLOCK_ROWS = (1, 2, 4, 8, 16)
 """Rows a block may have: what the kernels are built for."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nested_sparse.layout import LayerShape, TensorPlace, tensor_name
+from .layout import LayerShape, TensorPlace, tensor_name
 
 PARTS = ("ptr", "col", "val", "norm")
 

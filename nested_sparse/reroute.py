@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from nested_sparse.argument import shown
-from nested_sparse.errors import InputError, LevelError
-from nested_sparse.excerpt import excerpt, excerpts
+from .argument import shown
+from .errors import InputError, LevelError
+from .excerpt import excerpt, excerpts
 
 
 @dataclass(frozen=True, slots=True)

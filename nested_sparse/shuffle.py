@@ -15,8 +15,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from nested_sparse.budget import blocks_to_keep
-from nested_sparse.mask import block_scores, group_count
+from .budget import blocks_to_keep
+from .mask import block_scores, group_count
 
 MOST_ROWS = 4096
 """Rows that are clustered together; those of a larger weight in turns: time and memory grow with the square."""

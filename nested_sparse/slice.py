@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from nested_sparse.argument import as_whole, file_path, shown
-from nested_sparse.checkpoint import Checkpoint
-from nested_sparse.errors import LevelError
-from nested_sparse.excerpt import excerpt
-from nested_sparse.writer import header_bytes, refuse_existing, write_file
+from .argument import as_whole, file_path, shown
+from .checkpoint import Checkpoint
+from .errors import LevelError
+from .excerpt import excerpt
+from .writer import header_bytes, refuse_existing, write_file
 
 
 def slice_checkpoint(

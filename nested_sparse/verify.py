@@ -9,11 +9,11 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from nested_sparse.errors import CheckpointError
-from nested_sparse.excerpt import excerpt
-from nested_sparse.layout import DTYPES, TensorPlace, tensor_name
-from nested_sparse.metadata import LayerEntry, Metadata
-from nested_sparse.pattern import Pack
+from .errors import CheckpointError
+from .excerpt import excerpt
+from .layout import DTYPES, TensorPlace, tensor_name
+from .metadata import LayerEntry, Metadata
+from .pattern import Pack
 
 
 class Verifier:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nested_sparse.errors import PatternError
-from nested_sparse.excerpt import excerpt
-from nested_sparse.mask import NEVER, group_count
-from nested_sparse.pattern import BLOCK_ROWS, Pack, Pattern, block_pattern, parse_pattern
+from .errors import PatternError
+from .excerpt import excerpt
+from .mask import NEVER, group_count
+from .pattern import BLOCK_ROWS, Pack, Pattern, block_pattern, parse_pattern
 
 
 @dataclass(frozen=True, slots=True)

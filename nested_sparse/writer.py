@@ -17,26 +17,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nested_sparse import __version__
-from nested_sparse.errors import CheckpointError
-from nested_sparse.excerpt import excerpt
-from nested_sparse.layout import (
-    ALIGNMENT,
-    DTYPES,
-    VALUE_DTYPES,
-    TensorPlace,
-    file_places,
-    segment_places,
-    tensor_name,
-    tensor_table,
-)
-from nested_sparse.metadata import OPERATORS, LayerEntry, LevelEntry, Metadata
-from nested_sparse.network import Network
-from nested_sparse.packed import pack_level
-from nested_sparse.placement import LayerPlacement, placement
-from nested_sparse.reroute import Reroute, check_reroutes
-from nested_sparse.tensor_spec import TensorSpec
-from nested_sparse.weight import NestedWeight
+from . import __version__
+from .errors import CheckpointError
+from .excerpt import excerpt
+from .layout import ALIGNMENT, DTYPES, VALUE_DTYPES, TensorPlace, file_places, segment_places, tensor_name, tensor_table
+from .metadata import OPERATORS, LayerEntry, LevelEntry, Metadata
+from .network import Network
+from .packed import pack_level
+from .placement import LayerPlacement, placement
+from .reroute import Reroute, check_reroutes
+from .tensor_spec import TensorSpec
+from .weight import NestedWeight
 
 MAX_HALF = float(np.finfo(np.float16).max)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from nested_sparse.serving.ending import prepare
+from .ending import prepare
 
 
 def main() -> None:
     """Console script."""
     prepare()
-    from nested_sparse.serving.cli import main as run  # takes 0.3 s
+    from .cli import main as run  # takes 0.3 s
 
     run()
 

@@ -11,16 +11,17 @@ import typer
 from nested_sparse import __version__
 from nested_sparse.errors import NestedSparseError
 from nested_sparse.excerpt import paragraph
-from nested_sparse.serving.commands.bench import bench
-from nested_sparse.serving.commands.demo import demo
-from nested_sparse.serving.commands.inspect import inspect
-from nested_sparse.serving.commands.profile import profile
-from nested_sparse.serving.commands.serve import serve
-from nested_sparse.serving.commands.slice import slice_file
-from nested_sparse.serving.commands.top import top
-from nested_sparse.serving.commands.train import train
-from nested_sparse.serving.log_format import set_up_log
-from nested_sparse.serving.streams import prepare_streams
+
+from .commands.bench import bench
+from .commands.demo import demo
+from .commands.inspect import inspect
+from .commands.profile import profile
+from .commands.serve import serve
+from .commands.slice import slice_file
+from .commands.top import top
+from .commands.train import train
+from .log_format import set_up_log
+from .streams import prepare_streams
 
 app = typer.Typer(
     name="nested-sparse",

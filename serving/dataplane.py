@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from nested_sparse.errors import DeadlineError, NotFoundError, StuckError, UnavailableError
 from nested_sparse.excerpt import excerpt
-from nested_sparse.runtime.request import Request, Response
-from nested_sparse.serving.call import Call, wanted_outputs
-from nested_sparse.serving.served_model import VERSION, ServedModel
+from nested_sparse.runtime.scheduling import Request, Response
+
+from .protocol.call import Call, wanted_outputs
+from .served_model import VERSION, ServedModel
 
 
 class Dataplane:

@@ -10,24 +10,16 @@ from pathlib import Path
 
 from nested_sparse.errors import CheckpointError, ServingError
 from nested_sparse.level import resolve_level
-from nested_sparse.runtime.device import Device
-from nested_sparse.runtime.governor import Governor
 from nested_sparse.runtime.joining import may_join
-from nested_sparse.runtime.kept_profile import MOST_BATCH, profile_of
-from nested_sparse.runtime.policy_base import LevelPolicy
-from nested_sparse.runtime.policy_elastic import ElasticPolicy
-from nested_sparse.runtime.policy_fixed import FixedPolicy
-from nested_sparse.runtime.policy_slackfit import SlackFitPolicy
-from nested_sparse.runtime.profile import LatencyProfile
-from nested_sparse.runtime.profile_store import ProfileStore
-from nested_sparse.runtime.request import ACCURACY
-from nested_sparse.runtime.route import RouteTable
-from nested_sparse.runtime.route_guard import RouteGuard
-from nested_sparse.runtime.scheduler import Scheduler
+from nested_sparse.runtime.policy import ElasticPolicy, FixedPolicy, LevelPolicy, SlackFitPolicy
+from nested_sparse.runtime.profiling import MOST_BATCH, LatencyProfile, ProfileStore, choose_threads, profile_of
+from nested_sparse.runtime.rerouting import RouteGuard, RouteTable
+from nested_sparse.runtime.resources import Governor
+from nested_sparse.runtime.scheduling import ACCURACY, Device, Scheduler
 from nested_sparse.runtime.session import Session
-from nested_sparse.runtime.thread_choice import choose_threads
-from nested_sparse.serving.datatype import datatype_of
-from nested_sparse.serving.served_model import ServedModel
+
+from .protocol.datatype import datatype_of
+from .served_model import ServedModel
 
 log = logging.getLogger(__name__)
 ROUTES_S = 2.0

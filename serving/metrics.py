@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from nested_sparse.runtime.request import Response
-from nested_sparse.serving.fault import fault_of
-from nested_sparse.serving.served_model import ServedModel
+from nested_sparse.runtime.scheduling import Response
+
+from .fault import fault_of
+from .served_model import ServedModel
 
 BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 NO_LEVEL = ""

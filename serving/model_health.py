@@ -7,9 +7,10 @@ import logging
 from collections.abc import Sequence
 
 from nested_sparse.proto import messages
-from nested_sparse.serving.dataplane import Dataplane
-from nested_sparse.serving.health import NOT_SERVING, SERVING, HealthServicer
-from nested_sparse.serving.served_model import ServedModel
+
+from .dataplane import Dataplane
+from .health import NOT_SERVING, SERVING, HealthServicer
+from .served_model import ServedModel
 
 PERIOD_S = 0.5
 log = logging.getLogger(__name__)

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from nested_sparse.level import Level
-from nested_sparse.runtime.request import Request, Response
-from nested_sparse.runtime.scheduler import SchedulerStats
+from nested_sparse.runtime.scheduling import Request, Response, SchedulerStats
 from nested_sparse.tensor_spec import TensorSpec
 
 VERSION = "1"
@@ -17,7 +16,7 @@ PLATFORM = "nested_sparse_onnxruntime"
 
 
 class Engine(Protocol):
-    """What runs the requests: nested_sparse.runtime.scheduler.Scheduler, or a test's stand-in."""
+    """What runs the requests: nested_sparse.runtime.scheduling.scheduler.Scheduler, or a test's stand-in."""
 
     def submit(self, request: Request) -> Future[Response]:
         """Queue the request."""

@@ -15,25 +15,26 @@ from grpc_health.v1 import health_pb2_grpc
 
 from nested_sparse.errors import ServingError
 from nested_sparse.proto import messages
-from nested_sparse.serving.bounded import BoundedServices
-from nested_sparse.serving.connection_limits import ConnectionLimits
-from nested_sparse.serving.dataplane import Dataplane
-from nested_sparse.serving.front import Front
-from nested_sparse.serving.grpc_log import silence_bad_names
-from nested_sparse.serving.health import SERVICE_NAME as HEALTH_SERVICE_NAME
-from nested_sparse.serving.health import HealthServicer
-from nested_sparse.serving.inflate import NOT_INFLATED
-from nested_sparse.serving.listening import address_text, check_listenable
-from nested_sparse.serving.metrics import Metrics
-from nested_sparse.serving.metrics_server import MetricsServer
-from nested_sparse.serving.model_health import ModelHealth
-from nested_sparse.serving.own_sockets import finish_sending, stop_listening
-from nested_sparse.serving.reflection import add_reflection
-from nested_sparse.serving.served_model import ServedModel
-from nested_sparse.serving.servicer import Servicer, generic_handler
-from nested_sparse.serving.uploads import Uploads, upload_budget
-from nested_sparse.serving.wire import HEADER_BYTES
 from nested_sparse.tensor_spec import TensorSpec
+
+from .connections.bounded import BoundedServices
+from .connections.connection_limits import ConnectionLimits
+from .connections.front import Front
+from .connections.grpc_log import silence_bad_names
+from .connections.listening import address_text, check_listenable
+from .connections.own_sockets import finish_sending, stop_listening
+from .connections.uploads import Uploads, upload_budget
+from .dataplane import Dataplane
+from .health import SERVICE_NAME as HEALTH_SERVICE_NAME
+from .health import HealthServicer
+from .metrics import Metrics
+from .metrics_server import MetricsServer
+from .model_health import ModelHealth
+from .protocol.inflate import NOT_INFLATED
+from .protocol.reflection import add_reflection
+from .protocol.wire import HEADER_BYTES
+from .served_model import ServedModel
+from .servicer import Servicer, generic_handler
 
 LEAST_MESSAGE_BYTES = 4 << 20  # gRPC's own default
 REPLY_GRACE_S = 1.0

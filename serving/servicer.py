@@ -15,27 +15,21 @@ import grpc
 import nested_sparse
 from nested_sparse.errors import NotFoundError
 from nested_sparse.proto import messages
-from nested_sparse.runtime.tensors import batch_size
-from nested_sparse.serving.call import Call, wanted_outputs
-from nested_sparse.serving.calls import Calls
-from nested_sparse.serving.convert import (
-    Bounds,
-    InferRequest,
-    parse_infer_request,
-    read_call,
-    read_message,
-    serialize_response,
-)
-from nested_sparse.serving.dataplane import Dataplane
-from nested_sparse.serving.datatype import datatype_of
-from nested_sparse.serving.fault import INTERNAL, Ending, fault_of
-from nested_sparse.serving.front import arrived_s, waited_s
-from nested_sparse.serving.inflate import inflated
-from nested_sparse.serving.metrics import Metrics
-from nested_sparse.serving.parameters import served_parameters
-from nested_sparse.serving.served_model import PLATFORM, VERSION, ServedModel
-from nested_sparse.serving.wire import HEADER_BYTES
+from nested_sparse.runtime.session import batch_size
 from nested_sparse.tensor_spec import TensorSpec
+
+from .connections.calls import Calls
+from .connections.front import arrived_s, waited_s
+from .dataplane import Dataplane
+from .fault import INTERNAL, Ending, fault_of
+from .metrics import Metrics
+from .protocol.call import Call, wanted_outputs
+from .protocol.convert import Bounds, InferRequest, parse_infer_request, read_call, read_message, serialize_response
+from .protocol.datatype import datatype_of
+from .protocol.inflate import inflated
+from .protocol.parameters import served_parameters
+from .protocol.wire import HEADER_BYTES
+from .served_model import PLATFORM, VERSION, ServedModel
 
 EXTENSIONS = ("model_configuration", "model_repository(index)", "statistics", "parameters")
 METRICS_EXTENSION = "prometheus_metrics"

@@ -14,6 +14,11 @@ from nested_sparse.tensor_spec import TensorSpec
 from nested_sparse.weight import NestedWeight
 from nested_sparse.writer import LayerRecord, LevelRecord, write_checkpoint
 
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLE = ROOT / "docs/examples/fashion-mnist.safetensors"
+DATA = ROOT.parent / "shared/data"
+"""Absent on most machines: tests that use it are skipped then, with a reason."""
+
 
 def random_weight(
     rng: np.random.Generator,

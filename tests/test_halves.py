@@ -14,7 +14,7 @@ from torch import nn
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import CheckpointError, ExportError
 from nested_sparse.runtime import Session
-from nested_sparse.runtime.layer_profile import layer_profile
+from nested_sparse.runtime.profiling.layer_profile import layer_profile
 from nested_sparse.serving.commands.inspect import describe
 from nested_sparse.slice import slice_checkpoint
 from nested_sparse.trainer import NestedModel, export, nest

@@ -24,7 +24,7 @@ import torch
 from typer.testing import CliRunner
 
 from nested_sparse.serving import cli
-from nested_sparse.trainer.datasets import Digits
+from nested_sparse.trainer.data.datasets import Digits
 from nested_sparse.trainer.models import DigitNet
 
 ROOT = Path(__file__).parents[1]
@@ -102,7 +102,7 @@ class Reader:
             self.reached.append(recipe.name)
             return {}
 
-        self.patch.setattr("nested_sparse.trainer.recipe_run.run_recipe", untrained)
+        self.patch.setattr("nested_sparse.trainer.recipes.run.run_recipe", untrained)
         before = len(self.reached)
         self.run(words)
         assert len(self.reached) == before + 1, words
@@ -113,7 +113,7 @@ class Reader:
         def unmeasured(specs: Any, *_: Any) -> Any:
             raise BenchError("not measured by this test")
 
-        self.patch.setattr("nested_sparse.serving.bench.kernels.measure_rows", unmeasured)
+        self.patch.setattr("nested_sparse.serving.bench.kernels.measure.measure_rows", unmeasured)
         rows = json.loads(self.run(words).splitlines()[-1])["rows"]
         assert rows, words
         assert {row["unavailable"] for row in rows} == {"not measured by this test"}
@@ -125,7 +125,7 @@ class Reader:
         def unmeasured(options: Any, console: Any) -> Any:
             raise ReachedError
 
-        self.patch.setattr("nested_sparse.serving.load_test.run.run_load_test", unmeasured)
+        self.patch.setattr("nested_sparse.serving.bench.serving.run.run_load_test", unmeasured)
         self.patch.setattr(signal, "signal", lambda *_: None)  # pytest keeps its own
         done = CliRunner().invoke(cli.app, words[1:])
         assert isinstance(done.exception, ReachedError), (words, done.output, done.exception)

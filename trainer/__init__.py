@@ -1,18 +1,18 @@
 """How a nested model is made: nesting, training, export. The one folder that imports torch."""
 
-from nested_sparse.trainer.config import TrainConfig
-from nested_sparse.trainer.data import Batches, LabelledImages, load_digits_images, load_idx
-from nested_sparse.trainer.distributed import start_processes
-from nested_sparse.trainer.evaluate import accuracy_per_level
-from nested_sparse.trainer.export import export
-from nested_sparse.trainer.nested_model import NestedModel, nest
-from nested_sparse.trainer.nestings import FreezeThenGrow, Joint, JointThenGrow
-from nested_sparse.trainer.post_training import nest_pretrained
-from nested_sparse.trainer.progress import EpochReport, ProgressBar
-from nested_sparse.trainer.recalibrate import recalibrate
-from nested_sparse.trainer.reroute import measure_reroutes
-from nested_sparse.trainer.schedules import Admm, Chex, Gap, Gradual, OneShot, RigL
-from nested_sparse.trainer.train import train
+from .config import TrainConfig
+from .data.images import Batches, LabelledImages, load_digits_images, load_idx
+from .distributed import start_processes
+from .evaluate import accuracy_per_level
+from .export.write import export
+from .model.nested_model import NestedModel, nest
+from .nestings import FreezeThenGrow, Joint, JointThenGrow
+from .post_training import nest_pretrained
+from .progress import EpochReport, ProgressBar
+from .recalibrate import recalibrate
+from .reroute import measure_reroutes
+from .schedules import Admm, Chex, Gap, Gradual, OneShot, RigL
+from .train import train
 
 __all__ = [
     "Admm",

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from nested_sparse.argument import shown
 from nested_sparse.errors import TrainingError
-from nested_sparse.trainer.structure import with_tensors
+
+from .model.structure import with_tensors
 
 
 def run(model: nn.Module, inputs: Any) -> Any:

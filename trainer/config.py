@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nested_sparse.trainer.checked import is_number, require, require_count, require_one_of, require_share
-from nested_sparse.trainer.learning_rate import LR_SCHEDULES
+from .checked import is_number, require, require_count, require_one_of, require_share
+from .learning_rate import LR_SCHEDULES
 
 OPTIMIZERS = ("sgd", "adamw")
 PRECISIONS = ("float32", "bfloat16", "float16")

@@ -17,15 +17,16 @@ from nested_sparse.amend import store_reroutes
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import TrainingError
 from nested_sparse.reroute import Reroute
-from nested_sparse.trainer.config import TrainConfig
-from nested_sparse.trainer.data import Batches, LabelledImages, load_digits_images, load_idx, noisy
-from nested_sparse.trainer.evaluate import accuracy_per_level
-from nested_sparse.trainer.export import export
-from nested_sparse.trainer.models import DigitNet
-from nested_sparse.trainer.nested_model import NestedModel, nest
-from nested_sparse.trainer.nestings import FreezeThenGrow
-from nested_sparse.trainer.progress import ProgressBar
-from nested_sparse.trainer.train import train
+
+from .config import TrainConfig
+from .data.images import Batches, LabelledImages, load_digits_images, load_idx, noisy
+from .evaluate import accuracy_per_level
+from .export.write import export
+from .model.nested_model import NestedModel, nest
+from .models import DigitNet
+from .nestings import FreezeThenGrow
+from .progress import ProgressBar
+from .train import train
 
 DENSITIES = (0.03, 0.14, 0.35, 0.9)
 PATTERN = "block4x1"
@@ -110,8 +111,7 @@ def _route_scores(path: Path, data: DemoData) -> tuple[Reroute, ...]:
     """What the written file scores on training images where the level falls while it runs, at every second layer."""
     # like verify.py: what the runtime will do is measured on the runtime
     from nested_sparse.runtime import Session
-    from nested_sparse.runtime.route import RouteTable
-    from nested_sparse.runtime.route_scores import route_scores
+    from nested_sparse.runtime.rerouting import RouteTable, route_scores
 
     rng = np.random.default_rng(SEED)
     picked = torch.from_numpy(rng.permutation(len(data.train))[:ROUTE_IMAGES])

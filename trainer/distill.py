@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nested_sparse.errors import TrainingError
-from nested_sparse.trainer.batch import run
-from nested_sparse.trainer.entry import foreign_errors
-from nested_sparse.trainer.nested_model import NestedModel
-from nested_sparse.trainer.preserved import preserved_generators
+
+from .batch import run
+from .entry import foreign_errors
+from .model.nested_model import NestedModel
+from .model.preserved import preserved_generators
 
 
 class Teacher:

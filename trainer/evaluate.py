@@ -8,12 +8,13 @@ from typing import Any
 import torch
 
 from nested_sparse.errors import TrainingError
-from nested_sparse.trainer.batch import device_of, moved, pairs, run
-from nested_sparse.trainer.entry import entry
-from nested_sparse.trainer.hits import hits
-from nested_sparse.trainer.modes import evaluating
-from nested_sparse.trainer.nested_model import NestedModel, require_nested
-from nested_sparse.trainer.preserved import preserved
+
+from .batch import device_of, moved, pairs, run
+from .entry import entry
+from .hits import hits
+from .model.modes import evaluating
+from .model.nested_model import NestedModel, require_nested
+from .model.preserved import preserved
 
 
 @entry(TrainingError)

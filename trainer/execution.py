@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nested_sparse.trainer.batch import run
-from nested_sparse.trainer.layers import NestedLayer
-from nested_sparse.trainer.nested_model import NestedModel
-from nested_sparse.trainer.norm import LevelBatchNorm
+from .batch import run
+from .model.layers import NestedLayer
+from .model.nested_model import NestedModel
+from .model.norm import LevelBatchNorm
 
 
 @dataclass(frozen=True, slots=True)

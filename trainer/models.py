@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from nested_sparse.trainer.jasper import Jasper
+from .jasper import Jasper
 
 
 class ResidualBlock(nn.Module):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nested_sparse.trainer.distributed import from_first
+from .distributed import from_first
 
 
 class Precision:

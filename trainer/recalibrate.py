@@ -12,12 +12,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from nested_sparse.argument import whole
 from nested_sparse.errors import TrainingError
-from nested_sparse.trainer.batch import device_of, moved, pairs, run, sample_count
-from nested_sparse.trainer.entry import entry
-from nested_sparse.trainer.modes import evaluating
-from nested_sparse.trainer.nested_model import NestedModel, require_nested
-from nested_sparse.trainer.norm import noting
-from nested_sparse.trainer.preserved import preserved
+
+from .batch import device_of, moved, pairs, run, sample_count
+from .entry import entry
+from .model.modes import evaluating
+from .model.nested_model import NestedModel, require_nested
+from .model.norm import noting
+from .model.preserved import preserved
 
 
 @entry(TrainingError)

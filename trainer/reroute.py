@@ -17,14 +17,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from nested_sparse.argument import shown, whole
 from nested_sparse.errors import LevelError, TrainingError
 from nested_sparse.reroute import Reroute
-from nested_sparse.trainer.batch import device_of, moved, pairs, run
-from nested_sparse.trainer.entry import entry
-from nested_sparse.trainer.execution import Execution, norms_of, trace_execution
-from nested_sparse.trainer.hits import hits
-from nested_sparse.trainer.modes import evaluating
-from nested_sparse.trainer.nested_model import NestedModel, require_nested
-from nested_sparse.trainer.preserved import preserved
-from nested_sparse.trainer.recalibrate import Moments, measuring
+
+from .batch import device_of, moved, pairs, run
+from .entry import entry
+from .execution import Execution, norms_of, trace_execution
+from .hits import hits
+from .model.modes import evaluating
+from .model.nested_model import NestedModel, require_nested
+from .model.preserved import preserved
+from .recalibrate import Moments, measuring
 
 Batch = tuple[Any, Any]
 
@@ -46,7 +47,7 @@ def measure_reroutes(
         statistics of its own: the norms of the lowered layers are calibrated anew on these batches under the route.
     reach: how many layers, from the cut on, are calibrated so; all of them, if None.
     order: names of the nested layers as they run; forward's, if None. ONNX Runtime may run a shortcut's convolution
-        before the branch beside it: nested_sparse.runtime.layer_profile lists the order of an exported file.
+        before the branch beside it: nested_sparse.runtime.profiling.layer_profile lists the order of an exported file.
     cuts: layers at which the level falls; every one but the first, at which it is the lower level's own accuracy.
     Level, modes and statistics of the model are put back. Raises TrainingError: no batch, outputs or targets that are
     something else, or names that do not fit.

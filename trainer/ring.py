@@ -7,9 +7,9 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from nested_sparse.trainer.choose import unique_weights
-from nested_sparse.trainer.layers import NestedLayer
-from nested_sparse.trainer.nested_model import NestedModel
+from .model.choose import unique_weights
+from .model.layers import NestedLayer
+from .model.nested_model import NestedModel
 
 
 class RingGuard:

@@ -9,15 +9,16 @@ from typing import Any
 from torch import Tensor
 
 from nested_sparse.errors import TrainingError
-from nested_sparse.trainer.batch import run
-from nested_sparse.trainer.choose import choose_masks, keep_everything
-from nested_sparse.trainer.config import TrainConfig
-from nested_sparse.trainer.distill import Teacher, check_logits, distillation_loss
-from nested_sparse.trainer.distributed import agree
-from nested_sparse.trainer.nested_model import NestedModel
-from nested_sparse.trainer.ring import RingGuard, inherit, trainable
-from nested_sparse.trainer.schedules.search import Schedule
-from nested_sparse.trainer.shuffle import shuffle_rows
+
+from .batch import run
+from .config import TrainConfig
+from .distill import Teacher, check_logits, distillation_loss
+from .distributed import agree
+from .model.choose import choose_masks, keep_everything
+from .model.nested_model import NestedModel
+from .model.shuffle import shuffle_rows
+from .ring import RingGuard, inherit, trainable
+from .schedules.search import Schedule
 
 LossFunction = Callable[[Any, Any], Tensor]
 Backward = Callable[[Tensor], None]

@@ -7,7 +7,8 @@ from types import TracebackType
 from typing import Any
 
 from nested_sparse.errors import TrainingError
-from nested_sparse.trainer.progress import EpochReport
+
+from .progress import EpochReport
 
 
 class TensorBoard:

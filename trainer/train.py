@@ -19,10 +19,11 @@ from torch import Tensor
 
 from nested_sparse.argument import shown
 from nested_sparse.errors import TrainingError
-from nested_sparse.trainer.batch import batch_count, device_of, moved, pairs
-from nested_sparse.trainer.config import TrainConfig
-from nested_sparse.trainer.distill import Teacher, check_first_batch
-from nested_sparse.trainer.distributed import (
+
+from .batch import batch_count, device_of, moved, pairs
+from .config import TrainConfig
+from .distill import Teacher, check_first_batch
+from .distributed import (
     agree,
     average_gradients,
     copy_from,
@@ -32,23 +33,16 @@ from nested_sparse.trainer.distributed import (
     require_equal,
     world_size,
 )
-from nested_sparse.trainer.entry import entry, passing
-from nested_sparse.trainer.learning_rate import learning_rate
-from nested_sparse.trainer.nested_model import NestedModel, require_nested
-from nested_sparse.trainer.nestings import FreezeThenGrow, Nesting
-from nested_sparse.trainer.precision import Precision
-from nested_sparse.trainer.progress import EpochReport, log_progress
-from nested_sparse.trainer.recalibrate import recalibrate
-from nested_sparse.trainer.schedules import Gradual, Schedule
-from nested_sparse.trainer.stage import DenseStage, LossFunction, Stage, Work
-from nested_sparse.trainer.state import (
-    check_same_run,
-    checked_path,
-    load_state,
-    random_state,
-    restore_random_state,
-    save_state,
-)
+from .entry import entry, passing
+from .learning_rate import learning_rate
+from .model.nested_model import NestedModel, require_nested
+from .nestings import FreezeThenGrow, Nesting
+from .precision import Precision
+from .progress import EpochReport, log_progress
+from .recalibrate import recalibrate
+from .schedules import Gradual, Schedule
+from .stage import DenseStage, LossFunction, Stage, Work
+from .state import check_same_run, checked_path, load_state, random_state, restore_random_state, save_state
 
 Batch = tuple[Any, Any]
 EpochSource = Callable[[int], Iterable[Batch]]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from nested_sparse.runtime.simulation.contention import Contention, RateContention
-from nested_sparse.runtime.simulation.oracle import OracleBound, oracle
-from nested_sparse.runtime.simulation.outcome import Outcome, Summary, summarise
-from nested_sparse.runtime.simulation.play import Simulation, play, simulate
-from nested_sparse.runtime.simulation.traces import Trace
-from nested_sparse.runtime.simulation.virtual_clock import VirtualClock
-from nested_sparse.runtime.simulation.virtual_guard import VirtualGuard
-from nested_sparse.runtime.simulation.virtual_session import VirtualSession
-from nested_sparse.runtime.simulation.world import World
+from .contention import Contention, RateContention
+from .oracle import OracleBound, oracle
+from .outcome import Outcome, Summary, summarise
+from .play import Simulation, play, simulate
+from .traces import Trace
+from .virtual_clock import VirtualClock
+from .virtual_guard import VirtualGuard
+from .virtual_session import VirtualSession
+from .world import World
 
 __all__ = [
     "Contention",

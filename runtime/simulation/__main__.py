@@ -5,14 +5,8 @@ from __future__ import annotations
 import sys
 from itertools import groupby
 
-from nested_sparse.runtime.simulation.comparison import (
-    compare,
-    default_contentions,
-    default_policies,
-    default_traces,
-    figures,
-)
-from nested_sparse.runtime.simulation.world import World
+from .comparison import compare, default_contentions, default_policies, default_traces, figures
+from .world import World
 
 
 def main(arguments: list[str]) -> None:

@@ -10,18 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from nested_sparse.runtime.policy_base import LevelPolicy
-from nested_sparse.runtime.policy_elastic import ElasticPolicy
-from nested_sparse.runtime.policy_fixed import FixedPolicy
-from nested_sparse.runtime.policy_slackfit import SlackFitPolicy
-from nested_sparse.runtime.policy_static import StaticPolicy
-from nested_sparse.runtime.profile import LatencyProfile
-from nested_sparse.runtime.simulation import contention, traces
-from nested_sparse.runtime.simulation.contention import RateContention
-from nested_sparse.runtime.simulation.oracle import oracle
-from nested_sparse.runtime.simulation.play import simulate
-from nested_sparse.runtime.simulation.traces import Trace
-from nested_sparse.runtime.simulation.world import World
+from ..policy import ElasticPolicy, FixedPolicy, LevelPolicy, SlackFitPolicy, StaticPolicy
+from ..profiling import LatencyProfile
+from . import contention, traces
+from .contention import RateContention
+from .oracle import oracle
+from .play import simulate
+from .traces import Trace
+from .world import World
 
 LOAD = 0.7
 """Mean rate, as a share of what the densest level could do undisturbed: with bursts or a co-runner it needs a mix."""

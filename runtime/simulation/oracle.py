@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nested_sparse.runtime.simulation.traces import Trace
-from nested_sparse.runtime.simulation.world import World
+from .traces import Trace
+from .world import World
 
 # scores are summed as integers: equal sums then are equal, whatever the order, and do not swell the frontier
 _UNIT = 1e-9

@@ -8,7 +8,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from nested_sparse.errors import DeadlineError, OverloadedError
-from nested_sparse.runtime.request import Response
+
+from ..scheduling import Response
 
 
 @dataclass(slots=True)

@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from nested_sparse.runtime.policy_base import LevelPolicy
-from nested_sparse.runtime.profile import LatencyProfile
-from nested_sparse.runtime.request import Request
-from nested_sparse.runtime.scheduler import Scheduler
-from nested_sparse.runtime.simulation.outcome import Outcome, Summary, summarise
-from nested_sparse.runtime.simulation.traces import Trace
-from nested_sparse.runtime.simulation.virtual_clock import VirtualClock
-from nested_sparse.runtime.simulation.virtual_session import VirtualSession
-from nested_sparse.runtime.simulation.world import World
+from ..policy import LevelPolicy
+from ..profiling import LatencyProfile
+from ..scheduling import Request, Scheduler
+from .outcome import Outcome, Summary, summarise
+from .traces import Trace
+from .virtual_clock import VirtualClock
+from .virtual_session import VirtualSession
+from .world import World
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from nested_sparse.level import Level
-from nested_sparse.runtime.profile import LatencyProfile
-from nested_sparse.runtime.simulation.contention import Contention, quiet
-from nested_sparse.runtime.simulation.virtual_clock import VirtualClock
-from nested_sparse.runtime.simulation.virtual_guard import VirtualGuard
-from nested_sparse.runtime.tensors import Array, Arrays
 from nested_sparse.tensor_spec import TensorSpec
+
+from ..profiling import LatencyProfile
+from ..session import Array, Arrays
+from .contention import Contention, quiet
+from .virtual_clock import VirtualClock
+from .virtual_guard import VirtualGuard
 
 INPUT = "x"
 

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nested_sparse.errors import InputError
-from nested_sparse.runtime.profile import LatencyProfile
-from nested_sparse.runtime.simulation.contention import Contention, quiet
-from nested_sparse.runtime.simulation.virtual_guard import Routes
+
+from ..profiling import LatencyProfile
+from .contention import Contention, quiet
+from .virtual_guard import Routes
 
 LEVEL_MS = (2.4, 3.9, 6.7, 13.9)
 ACCURACY = (0.755, 0.815, 0.875, 0.885)

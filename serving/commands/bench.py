@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from nested_sparse.errors import NestedSparseError
-from nested_sparse.serving.commands.bench_serving import serving
-from nested_sparse.serving.commands.output import print_json
+
+from .bench_serving import serving
+from .output import print_json
 
 REPEATS, QUICK_REPEATS = 21, 5
 
@@ -64,10 +65,10 @@ def kernels(
     try:
         import torch  # noqa: F401 - every row's model is made with it
 
-        from nested_sparse.serving.bench.kernels import measure_rows
-        from nested_sparse.serving.bench.report import print_layers, print_rows, report
-        from nested_sparse.serving.bench.table import DENSITIES, Settings, chosen, measured
-        from nested_sparse.serving.bench.workshop import Workshop
+        from ..bench.kernels.measure import measure_rows
+        from ..bench.kernels.model_cache import ModelCache
+        from ..bench.kernels.report import print_layers, print_rows, report
+        from ..bench.kernels.table import DENSITIES, Settings, chosen, measured
     except ModuleNotFoundError as error:
         raise NestedSparseError(
             f"this benchmark makes its models with {error.name}: pip install 'nested-sparse[train]'"
@@ -77,7 +78,7 @@ def kernels(
     rounds = repeats or (QUICK_REPEATS if quick else REPEATS)
     settings = Settings(rounds, peers_folder)
     with tempfile.TemporaryDirectory(prefix="nested-sparse-") as folder:
-        workshop = Workshop(Path(folder))
+        workshop = ModelCache(Path(folder))
         results = list(measured(specs, settings, lambda group, how: measure_rows(group, how, workshop)))
     if not as_json:
         print_rows(results, rounds)

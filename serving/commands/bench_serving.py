@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from nested_sparse.errors import BenchError
-from nested_sparse.serving.commands.output import print_json
+
+from .output import print_json
 
 SECONDS, QUICK_SECONDS = 7.0, 6.0
 QUICK_TRACES, QUICK_CO_RUNNERS = ("poisson", "gamma-8"), ("none", "cpu")
@@ -79,9 +80,9 @@ def serving(
     """
     from rich.console import Console
 
-    from nested_sparse.serving.load_test.picture import refuse_foreign_picture
-    from nested_sparse.serving.load_test.report import errors_of, print_cells, print_conditions, print_figures, report
-    from nested_sparse.serving.load_test.run import LoadTestOptions, run_load_test
+    from ..bench.serving.picture import refuse_foreign_picture
+    from ..bench.serving.report import errors_of, print_cells, print_conditions, print_figures, report
+    from ..bench.serving.run import LoadTestOptions, run_load_test
 
     for path, option in ((checkpoint, "FILE"), (arrivals, "--arrivals")):
         if path is not None and not path.is_file():

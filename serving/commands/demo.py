@@ -40,7 +40,7 @@ def demo(
 
     from rich.console import Console
 
-    from nested_sparse.serving.demo.run import DemoOptions, run_demo
+    from ..demo.run import DemoOptions, run_demo
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server and the co-runners go down with it
     console = Console(stderr=as_json)

@@ -10,7 +10,8 @@ import typer
 
 from nested_sparse.excerpt import excerpt
 from nested_sparse.network import count_text
-from nested_sparse.serving.commands.output import print_json, print_line, print_table
+
+from .output import print_json, print_line, print_table
 
 if TYPE_CHECKING:
     from nested_sparse.checkpoint import Checkpoint
@@ -36,7 +37,7 @@ def inspect(
     Example: `nested-sparse inspect model.safetensors`
     """
     from nested_sparse.checkpoint import Checkpoint
-    from nested_sparse.graph_check import check_graph
+    from nested_sparse.graph.check import check_graph
 
     with Checkpoint.open(file, verify=True) as checkpoint:
         check_graph(checkpoint, checkpoint.graph())

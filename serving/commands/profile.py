@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nested_sparse.serving.commands.output import print_json, print_table
+from .output import print_json, print_table
 
 
 def profile(
@@ -37,8 +37,7 @@ def profile(
 def measure(file: Path, level: int, batches: list[int], threads: int | None, repeats: int) -> dict[str, Any]:
     """All that `profile` shows, ready for JSON. Raises CheckpointError, LevelError, KernelError."""
     from nested_sparse.level import resolve_level
-    from nested_sparse.runtime.layer_profile import layer_profile
-    from nested_sparse.runtime.profile import LatencyProfile
+    from nested_sparse.runtime.profiling import LatencyProfile, layer_profile
     from nested_sparse.runtime.session import Session
 
     with Session(file, threads=threads) as session:

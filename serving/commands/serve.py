@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nested_sparse.serving.commands.output import print_json
-from nested_sparse.serving.ending import SIGNALS, end_draining, ended_by_signals
+from ..ending import SIGNALS, end_draining, ended_by_signals
+from .output import print_json
 
 if TYPE_CHECKING:
-    from nested_sparse.serving.served_model import ServedModel
-    from nested_sparse.serving.server import Server, ServerConfig
+    from ..served_model import ServedModel
+    from ..server import Server, ServerConfig
 
 SWITCH_S = 0.0002
 """For which one thread may keep the interpreter while another waits for it. With Python's own 5 ms a busy event loop
@@ -113,15 +113,14 @@ def serve(
 
     Example: `nested-sparse serve model.safetensors --slo-ms 50 --metrics-port 9001`
     """
-    from nested_sparse.runtime.device import Device
-    from nested_sparse.runtime.governor import Governor
-    from nested_sparse.runtime.limits import LimitConfig
-    from nested_sparse.runtime.monitor import ResourceMonitor
-    from nested_sparse.runtime.profile_store import ProfileStore, default_folder
+    from nested_sparse.runtime.profiling import ProfileStore, default_folder
+    from nested_sparse.runtime.resources import Governor, LimitConfig, ResourceMonitor
+    from nested_sparse.runtime.scheduling import Device
     from nested_sparse.runtime.session import Session
-    from nested_sparse.serving.listening import check_ports
-    from nested_sparse.serving.load import POLICIES, ModelConfig, check_files, load_model, read_priorities
-    from nested_sparse.serving.server import ServerConfig
+
+    from ..connections.listening import check_ports
+    from ..load import POLICIES, ModelConfig, check_files, load_model, read_priorities
+    from ..server import ServerConfig
 
     if policy not in POLICIES:
         raise typer.BadParameter(f"{policy!r}: expected one of {', '.join(POLICIES)}", param_hint="--policy")
@@ -163,7 +162,7 @@ def serve(
 
 
 async def _serve(models: list[ServedModel], config: ServerConfig, json: bool) -> None:
-    from nested_sparse.serving.server import Server
+    from ..server import Server
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

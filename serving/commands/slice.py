@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nested_sparse.serving.commands.output import print_json, print_line
+from .output import print_json, print_line
 
 
 def slice_file(

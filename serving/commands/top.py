@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from nested_sparse.serving.commands.output import PIPED_WIDTH
+from .output import PIPED_WIDTH
 
 
 def top(
@@ -35,8 +35,8 @@ def top(
 
     Example: `nested-sparse top 127.0.0.1:8001 --interval 2`
     """
-    from nested_sparse.serving.top.source import Source
-    from nested_sparse.serving.top.watch import watch
+    from ..top.source import Source
+    from ..top.watch import watch
 
     console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
     with suppress(KeyboardInterrupt), closing(Source(address, metrics)) as source:

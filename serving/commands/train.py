@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nested_sparse.errors import TrainingError
-from nested_sparse.serving.commands.output import print_json, print_line, print_table
+
+from .output import print_json, print_line, print_table
 
 if TYPE_CHECKING:
-    from nested_sparse.trainer.recipe import Recipe
+    from nested_sparse.trainer.recipes.recipe import Recipe
 
 STOPPED_EXIT_CODE = 130
 
@@ -39,7 +40,7 @@ def train(
     Example: `nested-sparse train fashion-mnist --set data.directory=../shared/data/fashion_mnist --out runs`
     """
     try:
-        from nested_sparse.trainer.recipe import load_recipe, named_recipes
+        from nested_sparse.trainer.recipes.recipe import load_recipe, named_recipes
     except ModuleNotFoundError as error:
         raise TrainingError(f"training needs {error.name}: pip install 'nested-sparse[train]'") from None
     if list_names:
@@ -62,7 +63,7 @@ def _run(recipe: Recipe, out: Path, fresh: bool, tensorboard: Path | None) -> di
 
     from nested_sparse.trainer.distributed import rank, start_processes
     from nested_sparse.trainer.progress import ProgressBar, log_progress
-    from nested_sparse.trainer.recipe_run import run_files, run_recipe
+    from nested_sparse.trainer.recipes.run import run_files, run_recipe
     from nested_sparse.trainer.tensorboard import TensorBoard
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from nested_sparse.runtime.simulation.traces import poisson
-from nested_sparse.serving.load_test.capacity import default_slo_ms
-from nested_sparse.serving.load_test.open_loop import Arrival
+
+from ..bench.serving.capacity import default_slo_ms
+from ..bench.serving.open_loop import Arrival
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nested_sparse.serving.demo.plan import PHASES
-from nested_sparse.serving.load_test.open_loop import Outcome
-from nested_sparse.serving.load_test.reference import Reference
-from nested_sparse.serving.load_test.score import Score, score_of
+from ..bench.serving.open_loop import Outcome
+from ..bench.serving.reference import Reference
+from ..bench.serving.score import Score, score_of
+from .plan import PHASES
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,14 +16,15 @@ from rich.table import Table
 from nested_sparse.errors import NestedSparseError
 from nested_sparse.level import Level
 from nested_sparse.runtime.session import Session
-from nested_sparse.serving.demo.plan import PHASES, Plan, make_plan
-from nested_sparse.serving.demo.report import Row, rows_of
-from nested_sparse.serving.load_test.capacity import THREADS, service_times_ms
-from nested_sparse.serving.load_test.co_runner import co_runner
-from nested_sparse.serving.load_test.open_loop import Event, Outcome, open_loop
-from nested_sparse.serving.load_test.picture import Shade, draw, refuse_foreign_picture
-from nested_sparse.serving.load_test.server_process import running_server
-from nested_sparse.serving.load_test.workload import STRIP, strips_of
+
+from ..bench.serving.capacity import THREADS, service_times_ms
+from ..bench.serving.co_runner import co_runner
+from ..bench.serving.open_loop import Event, Outcome, open_loop
+from ..bench.serving.picture import Shade, draw, refuse_foreign_picture
+from ..bench.serving.server_process import running_server
+from ..bench.serving.workload import STRIP, strips_of
+from .plan import PHASES, Plan, make_plan
+from .report import Row, rows_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from nested_sparse.serving.top.counts import Durations, MetricCounts
+from .counts import Durations, MetricCounts
 
 REQUESTS = "nested_sparse_requests_total"
 QUEUE = "nested_sparse_queue_seconds_bucket"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from nested_sparse.serving.top.counts import Counts, Durations, MetricCounts, ModelCounts
+from .counts import Counts, Durations, MetricCounts, ModelCounts
 
 KeyT = TypeVar("KeyT")
 NOT_OURS = ("cancelled", "invalid")

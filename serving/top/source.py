@@ -14,9 +14,10 @@ import grpc
 from nested_sparse.errors import InputError, UnavailableError
 from nested_sparse.excerpt import excerpt
 from nested_sparse.proto import messages
-from nested_sparse.serving.servicer import METRICS_EXTENSION
-from nested_sparse.serving.top.counts import Counts, MetricCounts, ModelCounts
-from nested_sparse.serving.top.prometheus import read_metrics
+
+from ..servicer import METRICS_EXTENSION
+from .counts import Counts, MetricCounts, ModelCounts
+from .prometheus import read_metrics
 
 MOST_METRIC_BYTES = 32 << 20
 DRAINING = "draining"

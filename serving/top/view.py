@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from nested_sparse.excerpt import excerpt
-from nested_sparse.serving.top.rates import ModelRates, Rates
+
+from .rates import ModelRates, Rates
 
 BAR_CELLS = 24
 MAX_NOTE = 1000

@@ -10,11 +10,12 @@ from rich.console import Console
 from rich.live import Live
 
 from nested_sparse.errors import UnavailableError
-from nested_sparse.serving.commands.output import print_json
-from nested_sparse.serving.top.counts import Counts
-from nested_sparse.serving.top.rates import Rates, rates_between
-from nested_sparse.serving.top.source import Source
-from nested_sparse.serving.top.view import as_dict, as_text, unreachable_dict
+
+from ..commands.output import print_json
+from .counts import Counts
+from .rates import Rates, rates_between
+from .source import Source
+from .view import as_dict, as_text, unreachable_dict
 
 
 def watch(

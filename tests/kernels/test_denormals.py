@@ -14,7 +14,7 @@ from sparse_node import SparseModel, SparseNode, conv_node, linear_node, toleran
 
 from chain import write
 from nested_sparse.kernels.denormals import denormals_flushed
-from nested_sparse.runtime.session import Session
+from nested_sparse.runtime.session.session import Session
 from nested_sparse.tensor_spec import TensorSpec
 from nested_sparse.writer import LevelRecord, write_checkpoint
 from support import layer_record, random_weight

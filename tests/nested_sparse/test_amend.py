@@ -10,8 +10,7 @@ from nested_sparse.amend import store_reroutes, store_rows
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import InputError, LevelError
 from nested_sparse.reroute import Reroute
-
-EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "fashion-mnist.safetensors"
+from support import EXAMPLE
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike, NDArray
 
-from nested_sparse.runtime.policy_base import LevelPolicy
-from nested_sparse.runtime.policy_elastic import ElasticPolicy
-from nested_sparse.runtime.profile import LatencyProfile
-from nested_sparse.runtime.request import Request
-from nested_sparse.runtime.scheduler import Scheduler
+from nested_sparse.runtime.policy.base import LevelPolicy
+from nested_sparse.runtime.policy.elastic import ElasticPolicy
+from nested_sparse.runtime.profiling.profile import LatencyProfile
+from nested_sparse.runtime.scheduling.request import Request
+from nested_sparse.runtime.scheduling.scheduler import Scheduler
 from nested_sparse.runtime.simulation import Outcome, VirtualClock, VirtualSession, play
 
 LEVEL_MS = (2.0, 5.0, 9.0, 14.0)

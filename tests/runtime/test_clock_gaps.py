@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nested_sparse.runtime.request import Request
+from nested_sparse.runtime.scheduling.request import Request
 from nested_sparse.runtime.simulation import Outcome
 
 PERIOD_S = 0.05

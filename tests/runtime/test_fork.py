@@ -23,13 +23,13 @@ from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import CheckpointError, UnavailableError
 from nested_sparse.forked import heed_forks
 from nested_sparse.runtime import Session
-from nested_sparse.runtime.governor import Governor
-from nested_sparse.runtime.monitor import ResourceMonitor
-from nested_sparse.runtime.policy_fixed import FixedPolicy
-from nested_sparse.runtime.profile import LatencyProfile
-from nested_sparse.runtime.request import Request
-from nested_sparse.runtime.scheduler import Scheduler
-from nested_sparse.runtime.watchdog import Watchdog
+from nested_sparse.runtime.policy.fixed import FixedPolicy
+from nested_sparse.runtime.profiling.profile import LatencyProfile
+from nested_sparse.runtime.resources.governor import Governor
+from nested_sparse.runtime.resources.monitor import ResourceMonitor
+from nested_sparse.runtime.scheduling.request import Request
+from nested_sparse.runtime.scheduling.scheduler import Scheduler
+from nested_sparse.runtime.session.watchdog import Watchdog
 
 X = {"input": np.ones((1, 8), np.float32)}
 pytestmark = [

@@ -29,12 +29,12 @@ from hostile_graphs import (
 )
 from nested_sparse.errors import CheckpointError, StuckError
 from nested_sparse.runtime import Session
-from nested_sparse.runtime import under_way as under_way_module
-from nested_sparse.runtime.arena import IDENTITY_MODEL
-from nested_sparse.runtime.policy_fixed import FixedPolicy
-from nested_sparse.runtime.profile import LatencyProfile
-from nested_sparse.runtime.request import Request
-from nested_sparse.runtime.scheduler import Scheduler
+from nested_sparse.runtime.policy.fixed import FixedPolicy
+from nested_sparse.runtime.profiling.profile import LatencyProfile
+from nested_sparse.runtime.scheduling import running_jobs as running_jobs
+from nested_sparse.runtime.scheduling.request import Request
+from nested_sparse.runtime.scheduling.scheduler import Scheduler
+from nested_sparse.runtime.session.arena import IDENTITY_MODEL
 
 GREEDY_BYTES = 1 << 28
 X = {"input": np.ones((1, WIDTH), np.float32)}
@@ -91,7 +91,7 @@ SCRIPT = f"""
 import json, resource, sys
 import numpy as np
 from nested_sparse.errors import NestedSparseError
-from nested_sparse.runtime import arena
+from nested_sparse.runtime.session import arena
 from nested_sparse.runtime import Session
 
 resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
@@ -141,7 +141,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 def test_worker_comes_back_from_an_endless_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its client is told, the run is ended, and the next request has a worker again."""
-    monkeypatch.setattr(under_way_module, "stuck_after_s", lambda predicted_ms: 0.2)
+    monkeypatch.setattr(running_jobs, "stuck_after_s", lambda predicted_ms: 0.2)
     path = write_hostile(tmp_path / "m.safetensors", endless())
     with Session(path, threads=1) as session:
         profile = LatencyProfile((1,), [[1.0], [1.0]])
@@ -219,7 +219,7 @@ CLOSING = """
 import sys
 import numpy as np
 from nested_sparse.runtime import Session
-from nested_sparse.runtime.own_memory import anonymous_bytes
+from nested_sparse.runtime.session.process_memory import anonymous_bytes
 
 def used():
     return anonymous_bytes()

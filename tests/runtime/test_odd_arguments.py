@@ -27,7 +27,7 @@ from nested_sparse.runtime import (
     layer_profile,
     mark_rows,
 )
-from nested_sparse.runtime.watchdog import Watchdog
+from nested_sparse.runtime.session.watchdog import Watchdog
 from nested_sparse.slice import slice_checkpoint
 
 Odd = Any

@@ -8,19 +8,20 @@ from pathlib import Path
 
 import pytest
 
+from support import EXAMPLE
+
 pytest.importorskip("resource", reason="this system has no bounds of address space")
-EXAMPLE = Path(__file__).parents[2] / "docs/examples/fashion-mnist.safetensors"
 
 # The bound leaves 40 MB above what the process has, of which a batch of 4000 at the densest level takes well over 100.
 SCRIPT = """
 import resource, sys
 import numpy as np
 from nested_sparse.errors import OutOfMemoryError
-from nested_sparse.runtime.policy_fixed import FixedPolicy
-from nested_sparse.runtime.profile import LatencyProfile
-from nested_sparse.runtime.request import Request
-from nested_sparse.runtime.scheduler import Scheduler
-from nested_sparse.runtime.session import Session
+from nested_sparse.runtime.policy.fixed import FixedPolicy
+from nested_sparse.runtime.profiling.profile import LatencyProfile
+from nested_sparse.runtime.scheduling.request import Request
+from nested_sparse.runtime.scheduling.scheduler import Scheduler
+from nested_sparse.runtime.session.session import Session
 
 session = Session(sys.argv[1], threads=int(sys.argv[2]))
 spec = session.inputs[0]

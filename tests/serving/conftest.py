@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from nested_sparse.level import Level
-from nested_sparse.runtime.request import Request, Response
-from nested_sparse.runtime.scheduler import SchedulerStats
-from nested_sparse.runtime.tensors import check_inputs
+from nested_sparse.runtime.scheduling.request import Request, Response
+from nested_sparse.runtime.scheduling.scheduler import SchedulerStats
+from nested_sparse.runtime.session.tensors import check_inputs
 from nested_sparse.serving.served_model import ServedModel
 from nested_sparse.serving.server import Server, ServerConfig
 from nested_sparse.tensor_spec import TensorSpec

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from nested_sparse.errors import DeadlineError, InputError, NotFoundError, OverloadedError, UnavailableError
-from nested_sparse.serving.call import Call, CallOptions
 from nested_sparse.serving.dataplane import Dataplane
+from nested_sparse.serving.protocol.call import Call, CallOptions
 
 
 def call(outputs=(), **options):

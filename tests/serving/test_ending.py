@@ -14,7 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-EXAMPLE = Path(__file__).parents[2] / "docs/examples/fashion-mnist.safetensors"
+from support import EXAMPLE
+
 SERVE = (sys.executable, "-m", "nested_sparse.serving", "serve", str(EXAMPLE), "--port", "0", "--threads", "1")
 FIRST = """
 import json, runpy, signal, sys

@@ -8,18 +8,17 @@ from typing import Any
 import pytest
 
 from nested_sparse.amend import store_rows
-from nested_sparse.runtime import joining
-from nested_sparse.runtime.device import Device
-from nested_sparse.runtime.kept_profile import Profiled
-from nested_sparse.runtime.profile import LatencyProfile
-from nested_sparse.runtime.request import Request
-from nested_sparse.runtime.scheduler import Scheduler
-from nested_sparse.runtime.session import Session
-from nested_sparse.runtime.tensors import random_inputs
+from nested_sparse.runtime.joining import joining
+from nested_sparse.runtime.profiling.cached_profile import Profiled
+from nested_sparse.runtime.profiling.profile import LatencyProfile
+from nested_sparse.runtime.scheduling.device import Device
+from nested_sparse.runtime.scheduling.request import Request
+from nested_sparse.runtime.scheduling.scheduler import Scheduler
+from nested_sparse.runtime.session.session import Session
+from nested_sparse.runtime.session.tensors import random_inputs
 from nested_sparse.serving import load
 from nested_sparse.serving.load import ModelConfig, load_model
-
-EXAMPLE = Path(__file__).parents[2] / "docs/examples/fashion-mnist.safetensors"
+from support import EXAMPLE
 
 
 @pytest.mark.parametrize("fixed_level", [None, 1])

@@ -18,10 +18,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from nested_sparse.errors import OutOfMemoryError, OverloadedError, StuckError
 from nested_sparse.proto import messages
-from nested_sparse.runtime.job import Job
-from nested_sparse.runtime.policy_elastic import ElasticPolicy
-from nested_sparse.runtime.profile import LatencyProfile
-from nested_sparse.runtime.scheduler import Scheduler
+from nested_sparse.runtime.policy.elastic import ElasticPolicy
+from nested_sparse.runtime.profiling.profile import LatencyProfile
+from nested_sparse.runtime.scheduling.job import Job
+from nested_sparse.runtime.scheduling.scheduler import Scheduler
 from nested_sparse.serving.fault import DETAILS_KEY, NO_RETRY, PUSHBACK_KEY
 from nested_sparse.serving.server import ServerConfig
 from raw_http2 import frame, message, raw_client
@@ -89,7 +89,7 @@ class GatedSession:
 @pytest.fixture
 def gated(model, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[GatedSession, object]]:
     """A session and a model with the real scheduler over it, which takes no run for stuck, however slow the machine."""
-    monkeypatch.setattr("nested_sparse.runtime.under_way.stuck_after_s", lambda predicted_ms: 600.0)
+    monkeypatch.setattr("nested_sparse.runtime.scheduling.running_jobs.stuck_after_s", lambda predicted_ms: 600.0)
     session = GatedSession(model)
     profile = LatencyProfile((1,), [[0.01]] * len(model.levels))
     scheduler = Scheduler(session, profile, ElasticPolicy(profile), default_slo_ms=60_000.0)
@@ -360,7 +360,7 @@ def test_steps_of_the_wall_clock(gated, serve, monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_what_waits_behind_an_endless_run_ends_at_its_deadline(gated):
-    from nested_sparse.runtime.request import Request
+    from nested_sparse.runtime.scheduling.request import Request
 
     session, served = gated
     served.engine.submit(Request({"x": X}))

@@ -20,8 +20,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.mapped_file import MappedFile
 from nested_sparse.proto import messages
+from support import EXAMPLE
 
-EXAMPLE = Path(__file__).parents[2] / "docs/examples/fashion-mnist.safetensors"
 COMMAND = (sys.executable, "-m", "nested_sparse.serving.cli", "serve")
 OPTIONS = ("--port", "0", "--threads", "1", "--profile-cache", "off", "--json", "--slo-ms", "60000")
 
@@ -132,7 +132,7 @@ def test_a_served_file_changes(copy: Path, change) -> None:
 
 ENDLESS_SCRIPT = """
 import sys
-from nested_sparse.runtime.profile import LatencyProfile
+from nested_sparse.runtime.profiling.profile import LatencyProfile
 from nested_sparse.serving.cli import main
 
 measure = LatencyProfile.measure.__func__
@@ -177,8 +177,8 @@ def test_second_model_fails(copy: Path, tmp_path: Path) -> None:
 
 STUCK_SCRIPT = """
 import sys, time
-import nested_sparse.runtime.under_way as under_way
-from nested_sparse.runtime.session import Session
+import nested_sparse.runtime.scheduling.running_jobs as under_way
+from nested_sparse.runtime.session.session import Session
 from nested_sparse.serving.cli import main
 
 run = Session.run

@@ -22,9 +22,9 @@ import psutil
 import pytest
 
 from nested_sparse.proto import messages
-from nested_sparse.serving.load_test.server_process import running_server
+from nested_sparse.serving.bench.serving.server_process import running_server
+from support import EXAMPLE
 
-EXAMPLE = Path(__file__).parents[2] / "docs/examples/fashion-mnist.safetensors"
 HOSTILE = Path(__file__).with_name("hostile_clients.py")
 METHOD = f"/{messages.SERVICE_NAME}/ModelInfer"
 SOAK_S = float(os.environ.get("NESTED_SPARSE_SOAK_S", "600"))

@@ -16,8 +16,8 @@ import nested_sparse
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import TrainingError
 from nested_sparse.whole_file import write_whole
+from support import EXAMPLE
 
-EXAMPLE = Path(__file__).parents[2] / "docs/examples/fashion-mnist.safetensors"
 COMMAND = (sys.executable, "-m", "nested_sparse.serving.cli")
 HELP = [[verb, "--help"] for verb in ("serve", "inspect", "slice", "profile", "top", "train", "demo")]
 HELP += [["bench", "kernels", "--help"], ["bench", "serving", "--help"], ["--help"], ["--version"]]
@@ -193,13 +193,13 @@ def test_a_latency_profile_that_does_not_fit_on_the_disk(tmp_path: Path) -> None
     """The server serves all the same, and says that it keeps none."""
     pytest.importorskip("resource", reason="this system bounds no files")
     pytest.importorskip("onnx", reason="onnx is not installed")
-    from nested_sparse.runtime.profile import LatencyProfile
-    from nested_sparse.runtime.profile_store import ProfileStore
+    from nested_sparse.runtime.profiling.profile import LatencyProfile
+    from nested_sparse.runtime.profiling.profile_store import ProfileStore
 
     script = (
         "import logging, resource, sys; from pathlib import Path\n"
-        "from nested_sparse.runtime.profile import LatencyProfile\n"
-        "from nested_sparse.runtime.profile_store import ProfileStore\n"
+        "from nested_sparse.runtime.profiling.profile import LatencyProfile\n"
+        "from nested_sparse.runtime.profiling.profile_store import ProfileStore\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64)); logging.basicConfig(stream=sys.stderr)\n"
         "profile = LatencyProfile([1], [[1.0], [2.0]])\n"
         "assert ProfileStore(Path(sys.argv[1])).save({'a': 1}, profile).to_json() == profile.to_json()\n"
@@ -225,7 +225,7 @@ def test_a_picture_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_what_cannot_be_written_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Training states and records, of which a disk that runs full may take none away."""
     state = pytest.importorskip("nested_sparse.trainer.state", reason="torch is not installed")
-    from nested_sparse.trainer.run_record import RunRecord
+    from nested_sparse.trainer.recipes.run_record import RunRecord
 
     path, record = tmp_path / "run.state", RunRecord(tmp_path / "run.json", {})
     state.save_state(path, {"epoch": 1})

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from nested_sparse.trainer import NestedModel, nest
-from nested_sparse.trainer.data import Batches, LabelledImages
+from nested_sparse.trainer.data.images import Batches, LabelledImages
 
 DENSITIES = (0.1, 0.3, 0.8)
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from nested_sparse.errors import BudgetError
 from nested_sparse.trainer import NestedModel, nest
-from nested_sparse.trainer.choose import choose_masks
-from nested_sparse.trainer.positions import positions_per_sample
+from nested_sparse.trainer.model.choose import choose_masks
+from nested_sparse.trainer.model.positions import positions_per_sample
 
 DENSITIES = (0.1, 0.3, 0.6)
 

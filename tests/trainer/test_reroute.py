@@ -23,12 +23,12 @@ from nested_sparse.reroute import Reroute
 from nested_sparse.slice import slice_checkpoint
 from nested_sparse.trainer import NestedModel, export, measure_reroutes, nest
 from nested_sparse.trainer.execution import Execution, trace_execution
-from nested_sparse.trainer.export import _norm_tables, inference_mode_of
-from nested_sparse.trainer.forward_call import ForwardCall
-from nested_sparse.trainer.fuse import fuse
-from nested_sparse.trainer.graph import trace
-from nested_sparse.trainer.layers import NestedConv, NestedLayer, NestedLinear
-from nested_sparse.trainer.norm import LevelBatchNorm
+from nested_sparse.trainer.export.fuse import fuse
+from nested_sparse.trainer.export.trace import trace
+from nested_sparse.trainer.export.write import _norm_tables, inference_mode_of
+from nested_sparse.trainer.model.forward_call import ForwardCall
+from nested_sparse.trainer.model.layers import NestedConv, NestedLayer, NestedLinear
+from nested_sparse.trainer.model.norm import LevelBatchNorm
 from nested_sparse.trainer.reroute import rerouted, route_statistics
 
 DENSITIES = (0.15, 0.4, 0.9)

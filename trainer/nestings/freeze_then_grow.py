@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from nested_sparse.trainer.checked import is_count, require, require_one_of
-from nested_sparse.trainer.nested_model import NestedModel
-from nested_sparse.trainer.ring import RingGuard, empty_ring, inherit
-from nested_sparse.trainer.schedules.search import Schedule
-from nested_sparse.trainer.stage import SearchStage, Stage, Work
+from ..checked import is_count, require, require_one_of
+from ..model.nested_model import NestedModel
+from ..ring import RingGuard, empty_ring, inherit
+from ..schedules.search import Schedule
+from ..stage import SearchStage, Stage, Work
 
 RING_STARTS = ("dense", "zero")
 

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nested_sparse.trainer.batch import run
-from nested_sparse.trainer.checked import require_count, require_one_of, require_share
-from nested_sparse.trainer.distill import check_logits, distillation_loss
-from nested_sparse.trainer.distributed import from_first
-from nested_sparse.trainer.nested_model import NestedModel
-from nested_sparse.trainer.ring import RingGuard, inherit, trainable_jointly
-from nested_sparse.trainer.schedules.search import Schedule
-from nested_sparse.trainer.stage import Backward, SearchStage, Stage, Work
+from ..batch import run
+from ..checked import require_count, require_one_of, require_share
+from ..distill import check_logits, distillation_loss
+from ..distributed import from_first
+from ..model.nested_model import NestedModel
+from ..ring import RingGuard, inherit, trainable_jointly
+from ..schedules.search import Schedule
+from ..stage import Backward, SearchStage, Stage, Work
 
 GRADIENTS = ("kept", "ring")
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nested_sparse.trainer.nestings.freeze_then_grow import RingStage, level_epochs, require_epochs
-from nested_sparse.trainer.nestings.joint import Joint
-from nested_sparse.trainer.schedules.search import Schedule
-from nested_sparse.trainer.stage import Stage, Work
+from ..schedules.search import Schedule
+from ..stage import Stage, Work
+from .freeze_then_grow import RingStage, level_epochs, require_epochs
+from .joint import Joint
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from nested_sparse.trainer.schedules.search import Schedule
-from nested_sparse.trainer.stage import Stage, Work
+from ..schedules.search import Schedule
+from ..stage import Stage, Work
 
 
 class Nesting(Protocol):

@@ -1,5 +1,5 @@
 """Post-training nesting: levels from a pre-trained model and a few hundred samples, without training."""
 
-from nested_sparse.trainer.post_training.levels import nest_pretrained
+from .levels import nest_pretrained
 
 __all__ = ["nest_pretrained"]

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from nested_sparse.argument import shown, whole
 from nested_sparse.errors import TrainingError
-from nested_sparse.trainer.batch import device_of, moved, run, sample_count
-from nested_sparse.trainer.layers import NestedConv, NestedLinear
-from nested_sparse.trainer.modes import evaluating
-from nested_sparse.trainer.nested_model import NestedModel
-from nested_sparse.trainer.post_training.columns import chosen_positions, columns, group_total
-from nested_sparse.trainer.post_training.least_squares import precise, second_moment
+
+from ..batch import device_of, moved, run, sample_count
+from ..model.layers import NestedConv, NestedLinear
+from ..model.modes import evaluating
+from ..model.nested_model import NestedModel
+from .columns import chosen_positions, columns, group_total
+from .least_squares import precise, second_moment
 
 AnyNestedLayer = NestedConv | NestedLinear
 LEAST_POSITIONS = 16384

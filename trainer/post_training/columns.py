@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nested_sparse.trainer.layers import NestedConv, NestedLinear
+from ..model.layers import NestedConv, NestedLinear
 
 
 def group_total(layer: NestedConv | NestedLinear) -> int:

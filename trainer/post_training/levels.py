@@ -18,22 +18,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from nested_sparse.argument import as_float, shown
 from nested_sparse.errors import TrainingError
 from nested_sparse.mask import grouped
-from nested_sparse.trainer.choose import choose_masks, keep_everything, unique_weights
-from nested_sparse.trainer.entry import entry
-from nested_sparse.trainer.nested_model import NestedModel, nest
-from nested_sparse.trainer.norm import noting
-from nested_sparse.trainer.post_training.calibration import (
-    AnyNestedLayer,
-    DenseLayer,
-    by_group,
-    collected,
-    observe,
-    walk,
-)
-from nested_sparse.trainer.post_training.columns import columns
-from nested_sparse.trainer.post_training.least_squares import fit, output_error, same_inputs, stiffness
-from nested_sparse.trainer.preserved import preserved
-from nested_sparse.trainer.recalibrate import Moments
+
+from ..entry import entry
+from ..model.choose import choose_masks, keep_everything, unique_weights
+from ..model.nested_model import NestedModel, nest
+from ..model.norm import noting
+from ..model.preserved import preserved
+from ..recalibrate import Moments
+from .calibration import AnyNestedLayer, DenseLayer, by_group, collected, observe, walk
+from .columns import columns
+from .least_squares import fit, output_error, same_inputs, stiffness
 
 SEARCH_STEPS = 20
 """Steps of conjugate gradients after each thinning of the support, whose values only serve to score."""

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nested_sparse.trainer.checked import is_number, require, require_count
-from nested_sparse.trainer.choose import magnitudes
-from nested_sparse.trainer.nested_model import NestedModel
-from nested_sparse.trainer.schedules.search import Search
+from ..checked import is_number, require, require_count
+from ..model.choose import magnitudes
+from ..model.nested_model import NestedModel
+from .search import Search
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,13 +22,14 @@ from nested_sparse.coupled import (
     ranking,
 )
 from nested_sparse.errors import TrainingError
-from nested_sparse.trainer.channel_memory import ChannelMemory
-from nested_sparse.trainer.checked import require_count, require_share
-from nested_sparse.trainer.choose import coupled_weights, magnitudes, unique_weights
-from nested_sparse.trainer.column_subset import leverage_scores, residual_norms
-from nested_sparse.trainer.distributed import mean_over_processes, rank, world_size
-from nested_sparse.trainer.nested_model import NestedModel
-from nested_sparse.trainer.schedules.search import Search
+
+from ..checked import require_count, require_share
+from ..distributed import mean_over_processes, rank, world_size
+from ..model.choose import coupled_weights, magnitudes, unique_weights
+from ..model.nested_model import NestedModel
+from .channel_memory import ChannelMemory
+from .column_subset import leverage_scores, residual_norms
+from .search import Search
 
 Levels = Mapping[ChannelGroup, NDArray[np.uint8]]
 

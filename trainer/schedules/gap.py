@@ -11,11 +11,12 @@ from typing import Any
 import torch
 
 from nested_sparse.errors import TrainingError
-from nested_sparse.trainer.checked import require, require_count, require_one_of
-from nested_sparse.trainer.choose import AnyNestedLayer, choose_masks, magnitudes, unique_weights
-from nested_sparse.trainer.distributed import average, copy_from, copy_tensors, rank, world_size
-from nested_sparse.trainer.nested_model import NestedModel
-from nested_sparse.trainer.schedules.search import Scores, Search
+
+from ..checked import require, require_count, require_one_of
+from ..distributed import average, copy_from, copy_tensors, rank, world_size
+from ..model.choose import AnyNestedLayer, choose_masks, magnitudes, unique_weights
+from ..model.nested_model import NestedModel
+from .search import Scores, Search
 
 STARTS = ("magnitude", "random")
 ROUNDING = 1e-9

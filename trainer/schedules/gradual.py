@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nested_sparse.trainer.checked import require_share
-from nested_sparse.trainer.nested_model import NestedModel
-from nested_sparse.trainer.schedules.search import Search
+from ..checked import require_share
+from ..model.nested_model import NestedModel
+from .search import Search
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nested_sparse.trainer.nested_model import NestedModel
-from nested_sparse.trainer.schedules.search import Search
+from ..model.nested_model import NestedModel
+from .search import Search
 
 
 @dataclass(frozen=True, slots=True)

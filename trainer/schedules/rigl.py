@@ -12,11 +12,12 @@ import torch
 from numpy.typing import NDArray
 
 from nested_sparse.errors import TrainingError
-from nested_sparse.trainer.checked import require_one_of, require_share
-from nested_sparse.trainer.choose import keep_as_many, magnitudes
-from nested_sparse.trainer.layers import NestedConv, NestedLinear
-from nested_sparse.trainer.nested_model import NestedModel
-from nested_sparse.trainer.schedules.search import Search
+
+from ..checked import require_one_of, require_share
+from ..model.choose import keep_as_many, magnitudes
+from ..model.layers import NestedConv, NestedLinear
+from ..model.nested_model import NestedModel
+from .search import Search
 
 STARTS = ("random", "magnitude")
 

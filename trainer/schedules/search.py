@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nested_sparse.trainer.choose import choose_masks, unique_weights
-from nested_sparse.trainer.layers import NestedConv, NestedLayer, NestedLinear
-from nested_sparse.trainer.nested_model import NestedModel
+from ..model.choose import choose_masks, unique_weights
+from ..model.layers import NestedConv, NestedLayer, NestedLinear
+from ..model.nested_model import NestedModel
 
 Scores = Mapping[str, NDArray[np.float64]]
 

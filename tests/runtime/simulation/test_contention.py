@@ -8,13 +8,7 @@ import pytest
 from hypothesis import given, settings
 
 from nested_sparse.errors import InputError
-from nested_sparse.runtime.simulation.contention import (
-    RateContention,
-    cpu_corunner,
-    memory_corunner,
-    quiet,
-    quota,
-)
+from nested_sparse.runtime.simulation.contention import RateContention, cpu_corunner, memory_corunner, quiet, quota
 
 STEP_S = 1e-5
 MADE = [quiet(), cpu_corunner(2.0, seed=3), memory_corunner(2.0), quota(2.0)]

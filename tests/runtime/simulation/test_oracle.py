@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from numpy.typing import NDArray
 
-from nested_sparse.runtime.policy_elastic import ElasticPolicy
-from nested_sparse.runtime.policy_fixed import FixedPolicy
-from nested_sparse.runtime.profile import LatencyProfile
+from nested_sparse.runtime.policy.elastic import ElasticPolicy
+from nested_sparse.runtime.policy.fixed import FixedPolicy
+from nested_sparse.runtime.profiling.profile import LatencyProfile
 from nested_sparse.runtime.simulation import Trace, World, oracle, simulate
 from nested_sparse.runtime.simulation.contention import RateContention, cpu_corunner, quiet, quota
 from nested_sparse.runtime.simulation.traces import gamma

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from nested_sparse.errors import InputError
-from nested_sparse.runtime.policy_elastic import ElasticPolicy
-from nested_sparse.runtime.policy_fixed import FixedPolicy
-from nested_sparse.runtime.policy_slackfit import SlackFitPolicy
-from nested_sparse.runtime.profile import LatencyProfile
+from nested_sparse.runtime.policy.elastic import ElasticPolicy
+from nested_sparse.runtime.policy.fixed import FixedPolicy
+from nested_sparse.runtime.policy.slackfit import SlackFitPolicy
+from nested_sparse.runtime.profiling.profile import LatencyProfile
 from nested_sparse.runtime.simulation import Trace, World, simulate
 from nested_sparse.runtime.simulation.comparison import (
     Row,
@@ -24,9 +23,10 @@ from nested_sparse.runtime.simulation.comparison import (
 )
 from nested_sparse.runtime.simulation.contention import RateContention
 from nested_sparse.runtime.simulation.traces import gamma, poisson
+from support import DATA
 
 EXACT = World(LatencyProfile((1,), [[2.0], [10.0]]), (0.5, 0.9), slo_ms=50.0, noise_sigma=0.0)
-ARRIVALS = Path(__file__).parents[4] / "shared/data/arrivals/azure_llm_conv.npz"
+ARRIVALS = DATA / "arrivals/azure_llm_conv.npz"
 
 
 def test_outcomes_by_hand() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nested_sparse.runtime.profile import LatencyProfile
+from nested_sparse.runtime.profiling.profile import LatencyProfile
 from nested_sparse.runtime.simulation import RateContention, VirtualClock, VirtualGuard, VirtualSession
 
 PROFILE = LatencyProfile((1, 4), [[2.0, 4.0], [6.0, 12.0], [10.0, 20.0]])

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from nested_sparse.errors import CheckpointError
+from nested_sparse.serving.bench.serving.open_loop import Arrival, Outcome
+from nested_sparse.serving.bench.serving.picture import draw, refuse_foreign_picture
 from nested_sparse.serving.demo.plan import PHASES, make_plan
 from nested_sparse.serving.demo.report import rows_of
 from nested_sparse.serving.demo.run import shades_of, verdict
-from nested_sparse.serving.load_test.open_loop import Arrival, Outcome
-from nested_sparse.serving.load_test.picture import draw, refuse_foreign_picture
 
 LABELS = [np.array([1, 0]), np.array([0, 0])]
 

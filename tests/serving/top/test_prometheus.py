@@ -9,7 +9,7 @@ from prometheus_client import generate_latest
 from rich.console import Console
 
 from nested_sparse.errors import OverloadedError
-from nested_sparse.runtime.request import Response
+from nested_sparse.runtime.scheduling.request import Response
 from nested_sparse.serving.metrics import Metrics
 from nested_sparse.serving.top.counts import Counts, ModelCounts
 from nested_sparse.serving.top.prometheus import read_metrics

@@ -13,7 +13,7 @@ import pytest
 
 from nested_sparse.errors import InputError, OverloadedError, ServingError, UnavailableError
 from nested_sparse.proto import messages
-from nested_sparse.serving.listening import check_listenable
+from nested_sparse.serving.connections.listening import check_listenable
 from nested_sparse.serving.server import ServerConfig
 from nested_sparse.serving.top.rates import rates_between
 from nested_sparse.serving.top.source import Source

@@ -14,7 +14,7 @@ from nested_sparse.budget import blocks_to_keep
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import TrainingError
 from nested_sparse.trainer import NestedModel, export, nest_pretrained, recalibrate
-from nested_sparse.trainer.choose import magnitudes
+from nested_sparse.trainer.model.choose import magnitudes
 from nested_sparse.trainer.post_training import levels as levels_module
 
 DENSITIES = (0.1, 0.3, 0.5)

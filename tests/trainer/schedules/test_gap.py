@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nested_sparse.errors import TrainingError
 from nested_sparse.trainer import FreezeThenGrow, Gap, NestedModel, TrainConfig, nest, train
-from nested_sparse.trainer.data import Batches, LabelledImages
+from nested_sparse.trainer.data.images import Batches, LabelledImages
 from nested_sparse.trainer.models import DigitNet
 from nested_sparse.trainer.schedules import SCHEDULES
 

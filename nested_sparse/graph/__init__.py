@@ -1,0 +1,1 @@
+"""A checkpoint's ONNX graph: what it may hold, and how it is read."""

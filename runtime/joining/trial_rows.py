@@ -1,0 +1,111 @@
+"""TrialRows: samples to try a model with: like its examples, far larger, or not numbers at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nested_sparse.tensor_spec import TensorSpec
+
+from ..session import Array, Arrays
+
+TYPICAL, LARGE, NEGATED, NAN, SWITCHED = "typical", "large", "negated", "nan", "switched"
+KINDS = (TYPICAL, LARGE, NEGATED, NAN, SWITCHED)
+"""Of floating point samples. Large ones show what is added weakly, and wake what sleeps below a threshold; the same
+with the other sign what sleeps above it; NaN passes through all that is computed with it, however small its factor.
+SWITCHED ones are of inputs that are no floating point and have one value only in the examples, such as a mask of ones:
+they are 0 or 1 here."""
+LARGE_EXPONENT = 20
+_ALIGNMENT = 64
+
+
+class TrialRows:
+    """Random samples for the inputs `specs`, the same ones for the same seed.
+
+    examples: values are drawn from them, so that indices stay indices; without them, or where they are constant,
+    floating point is standard normal, and the rest is 0 or 1, which most vocabularies and masks have.
+    """
+
+    def __init__(self, specs: Sequence[TensorSpec], examples: Arrays | None, seed: int) -> None:
+        self._specs = specs
+        self._pools = {spec.name: _pool(spec, None if examples is None else examples[spec.name]) for spec in specs}
+        self._generator = np.random.default_rng(seed)
+
+    def draw(self, count: int) -> dict[str, Array]:
+        """`count` typical samples, in arrays that begin on a cache line.
+
+        Where an array begins is fixed because vectorised sums may begin with the elements before the first boundary,
+        and so round differently.
+        """
+        return {spec.name: self._drawn(spec, count, TYPICAL) for spec in self._specs}
+
+    def of_kinds(self, count: int, kinds: Sequence[str]) -> Iterator[dict[str, Array]]:
+        """`count` samples of each of `kinds`, SWITCHED only where there is something to switch.
+
+        What a kind does not speak of is typical.
+        """
+        large = {spec.name: self._drawn(spec, count, LARGE) for spec in self._specs}
+        for kind in kinds:
+            if kind == LARGE:
+                yield large
+            elif kind == NEGATED:
+                yield {name: np.negative(array) if _floats(array.dtype) else array for name, array in large.items()}
+            elif kind != SWITCHED or any(_constant(pool) for pool in self._pools.values()):
+                yield {spec.name: self._drawn(spec, count, kind) for spec in self._specs}
+
+    def _drawn(self, spec: TensorSpec, count: int, kind: str) -> Array:
+        shape = (count, *spec.example_shape[1:])
+        pool, dtype = self._pools[spec.name], np.dtype(spec.dtype)
+        drawn = aligned(shape, dtype)
+        if _floats(dtype) and kind == NAN:
+            drawn[...] = np.nan
+        elif _floats(dtype) and kind == LARGE:
+            largest = 1.0 if pool is None else max(1.0, float(np.abs(pool).max()))
+            # by very different factors: in each sample a few values outweigh the rest, so that sums differ in sign
+            exponents = self._generator.uniform(0, LARGE_EXPONENT, shape)
+            with np.errstate(over="ignore"):  # infinite in half precision, which is large, too
+                drawn[...] = self._generator.standard_normal(shape) * largest * 2.0**exponents
+        elif pool is None:
+            drawn[...] = self._generator.standard_normal(shape)
+        elif kind == SWITCHED and _constant(pool):
+            drawn[...] = self._generator.integers(2, size=shape)
+        else:
+            drawn[...] = pool[self._generator.integers(len(pool), size=shape)]
+        return drawn
+
+
+def aligned(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
+    """An empty array that begins on a cache line."""
+    nbytes = int(np.prod(shape)) * dtype.itemsize
+    raw = np.empty(nbytes + _ALIGNMENT, np.uint8)
+    begin = -raw.ctypes.data % _ALIGNMENT
+    return raw[begin : begin + nbytes].view(dtype).reshape(shape)
+
+
+def mixed(kept: Arrays, others: Arrays, mask: NDArray[np.bool_]) -> dict[str, Array]:
+    """Rows of `kept` where `mask` says so, else of `others`."""
+    result = {}
+    for name, rows in kept.items():
+        result[name] = aligned(rows.shape, rows.dtype)
+        result[name][...] = others[name]
+        result[name][mask] = rows[mask]
+    return result
+
+
+def _floats(dtype: np.dtype[np.generic]) -> bool:
+    return bool(np.issubdtype(dtype, np.inexact))
+
+
+def _constant(pool: Array | None) -> bool:
+    return pool is not None and bool((pool == pool[0]).all())
+
+
+def _pool(spec: TensorSpec, example: Array | None) -> Array | None:
+    """The values that this input is drawn from; None for normal noise."""
+    if _floats(np.dtype(spec.dtype)):
+        if example is None or _constant(example.ravel()) or not np.isfinite(example).all():
+            return None
+        return example.ravel()
+    return np.arange(2).astype(spec.dtype) if example is None else example.ravel()

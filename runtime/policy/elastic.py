@@ -1,0 +1,183 @@
+"""ElasticPolicy: the densest level that still meets the deadline of a request and of those behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nested_sparse.errors import InputError, LevelError
+
+from ..profiling import LatencyProfile
+from .arrivals import Arrivals
+from .decision import Decision, Waiting
+from .forecast import Forecast
+from .plan import Plan
+from .ramp import Ramp
+from .slowdown import Slowdown
+
+HOLD_SHARE, RISE_SHARE = 0.9, 0.8
+"""Of the time left that a plan may use at levels up to the present one, and above it."""
+DENSEST_RUNS = 8.0
+"""Runs of the densest level that a plan looks ahead at most."""
+HOLD_UTILISATION, RISE_UTILISATION = 0.95, 0.85
+"""Busy share of the workers that regular arrivals may cause at levels up to the present one, and above it."""
+RECOVERY_UTILISATION = 0.85
+"""Of irregular arrivals: a level that cannot be kept up runs only while the one below would work the queue off."""
+BATCH_SHARE = 0.85
+"""Of the time of separate runs that a batch may take at most: less is not worth letting the first ones wait."""
+
+
+class ElasticPolicy:
+    """The densest level at which this request, what waits and what usually follows can all be served in time.
+
+    Predictions are profile × slowdown (Clipper, NSDI'17; ALERT, USENIX ATC'20). A level runs if
+
+    1. the queue can: this request at that level and those behind at the next sparser one all meet their deadlines with
+       a tenth of their time to spare. SlackFit (SuperServe, NSDI'25) looks at the first deadline only; so would "this
+       one as dense as can be, the others at their lowest", which scores less (Plan.fits says why);
+    2. and the load lets it: the queue and what follows an arrival within the time a request has can be served at that
+       level in twice that time, which is when the last of them is due; so a level that cannot be kept up takes turns
+       with the one below, if that one can. Where arrivals are regular, at a camera's pace, the rate decides instead,
+       with a gap between falling and rising: else the two levels would take turns for ever, to nobody's good.
+
+    Down at once; up one level at a time, after `rise_decisions` decisions that would have allowed it. That holds back
+    together those requests that an idle device would run at the same level: that one request is too tight for a dense
+    level says nothing about load, and does not hold back one with time to spare.
+
+    accuracy: of each level, where known: one that scores no more than a sparser one is chosen by nobody.
+    Raises InputError.
+    """
+
+    def __init__(
+        self,
+        profile: LatencyProfile,
+        slowdown: Slowdown | None = None,
+        *,
+        workers: int = 1,
+        accuracy: Sequence[float] | None = None,
+        rise_decisions: int = 2,
+    ) -> None:
+        if accuracy is not None and len(accuracy) != profile.level_count:
+            raise InputError(f"accuracy: expected one for each of {profile.level_count} levels, got {len(accuracy)}")
+        self._forecast = Forecast(profile, slowdown, workers=workers)
+        self._arrivals = Arrivals()
+        self._useful = tuple(
+            accuracy is None or all(accuracy[level] > lower for lower in accuracy[:level])
+            for level in range(profile.level_count)
+        )
+        self._ramps = [Ramp(level, rise_decisions) for level in range(profile.level_count)]
+
+    def admit(self, request: Waiting, queue: Sequence[Waiting], busy_ms: float, now_s: float) -> Decision:
+        """As LevelPolicy."""
+        self._arrivals.note(request.batch, _budget_ms(request, now_s), now_s)
+        return self._forecast.admit(request, queue, _lowest, busy_ms, now_s)
+
+    def choose(self, request: Waiting, queue: Sequence[Waiting], now_s: float) -> Decision:
+        """As LevelPolicy. Raises LevelError if the request allows a level that was not profiled."""
+        if not 0 <= request.lowest_level <= request.highest_level < len(self._ramps):
+            raise LevelError(
+                f"levels {request.lowest_level} to {request.highest_level} were asked for, "
+                f"the profile has 0 to {len(self._ramps) - 1}"
+            )
+        late = self._forecast.too_late(request, queue, _lowest, now_s)
+        if late is not None:
+            return late
+        slowdown = self._forecast.slowdown.factor(now_s)
+        ramp = self._ramps[self._reachable(request, _budget_ms(request, now_s))]
+        plan = self._plan(request, queue, slowdown, now_s)
+        fitting, why = self._fitting(request, plan, ramp.level, slowdown)
+        level = max(ramp.step(fitting), request.lowest_level)
+        if level < fitting:
+            why = f"level {fitting} fits, rising slowly"
+        reason = f"{why}; {request.slack_ms(now_s):.1f} ms left"
+        take, profiled_ms = self._take(level, request, queue, request.slack_ms(now_s) / slowdown)
+        return Decision(level, profiled_ms * slowdown, reason, take=take)
+
+    def observe(self, level: int, batch: int, service_ms: float, now_s: float) -> None:
+        """As LevelPolicy."""
+        self._forecast.observe(level, batch, service_ms, now_s)
+
+    def observe_gap(self, gap_ms: float) -> None:
+        """As LevelPolicy."""
+        self._forecast.observe_gap(gap_ms)
+
+    def spare_ms(self, queue: Sequence[Waiting], now_s: float) -> float:
+        """As LevelPolicy."""
+        return self._forecast.spare_ms(queue, _lowest, now_s)
+
+    def slowdown_factor(self, now_s: float) -> float:
+        """As LevelPolicy."""
+        return self._forecast.slowdown.factor(now_s)
+
+    def _plan(self, request: Waiting, queue: Sequence[Waiting], slowdown: float, now_s: float) -> Plan:
+        cost, factor = self._forecast.profiled_ms, slowdown / self._forecast.workers
+        most_ms = DENSEST_RUNS * slowdown * cost(len(self._ramps) - 1, request.batch)
+        return Plan(request, queue, cost, slowdown=factor, most_ms=most_ms, now_s=now_s)
+
+    def _fitting(self, request: Waiting, plan: Plan, present: int, slowdown: float) -> tuple[int, str]:
+        """The densest level that plan and load allow, and what keeps it from being denser."""
+        why = "the densest allowed"
+        for level in range(request.highest_level, request.lowest_level, -1):
+            if not self._useful[level]:
+                continue
+            rises = level > present
+            if not self._sustains(level, rises, plan, slowdown):
+                why = f"level {level} cannot keep up with what comes in"
+            elif not plan.fits(level, self._next_below(level), RISE_SHARE if rises else HOLD_SHARE):
+                why = f"level {level} is too slow for this and the {plan.waiting} behind"
+            else:
+                return level, why
+        return request.lowest_level, why
+
+    def _sustains(self, level: int, rises: bool, plan: Plan, slowdown: float) -> bool:
+        """Whether what waits and what usually follows can be served at `level`."""
+        arrivals, workers = self._arrivals, self._forecast.workers
+        if not arrivals.known:
+            return True
+        batch = max(1, round(arrivals.batch))
+        run_ms = slowdown * self._forecast.profiled_ms(level, batch) / workers
+        if arrivals.regular:
+            return run_ms <= (RISE_UTILISATION if rises else HOLD_UTILISATION) * arrivals.interval_ms
+        below_ms = slowdown * self._forecast.profiled_ms(self._next_below(level), batch) / workers
+        if run_ms > arrivals.interval_ms and below_ms > RECOVERY_UTILISATION * arrivals.interval_ms:
+            return False
+        requests = (plan.samples + arrivals.following) / arrivals.batch
+        return requests * run_ms <= arrivals.horizon_ms + plan.last_slack_ms
+
+    def _take(self, level: int, request: Waiting, queue: Sequence[Waiting], room_ms: float) -> tuple[int, float]:
+        """How many requests run together, as long as that saves time, and the profiled time of it.
+
+        The one with the earliest deadline waits for the others' samples too, so all of it must fit its time.
+        """
+        cost, most_samples = self._forecast.profiled_ms, self._forecast.profile.batches[-1]
+        taken, samples = 1, request.batch
+        taken_ms = apart_ms = cost(level, samples)
+        for place, each in enumerate(queue):
+            samples += each.batch
+            allowed = each.foreign_ms is None and each.lowest_level <= level <= each.highest_level
+            if not (request.joins and each.joins and allowed) or samples > most_samples:
+                break
+            apart_ms += cost(level, each.batch)
+            together_ms = cost(level, samples)
+            if together_ms > room_ms:
+                break
+            if together_ms <= BATCH_SHARE * apart_ms:
+                taken, taken_ms = place + 2, together_ms
+        return taken, taken_ms
+
+    def _reachable(self, request: Waiting, profiled_ms: float) -> int:
+        """The densest allowed level whose profiled time is at most `profiled_ms`; the lowest allowed one if none is."""
+        for level in range(request.highest_level, request.lowest_level, -1):
+            if self._forecast.profiled_ms(level, request.batch) <= profiled_ms:
+                return level
+        return request.lowest_level
+
+    def _next_below(self, level: int) -> int:
+        return next((below for below in range(level - 1, 0, -1) if self._useful[below]), 0)
+
+
+def _lowest(request: Waiting) -> int:
+    return request.lowest_level
+
+
+def _budget_ms(request: Waiting, now_s: float) -> float:
+    return request.slack_ms(now_s) if request.budget_ms is None else request.budget_ms

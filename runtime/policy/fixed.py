@@ -1,0 +1,54 @@
+"""FixedPolicy: one level for every request."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from nested_sparse.level import resolve_level
+
+from ..profiling import LatencyProfile
+from .decision import Decision, Waiting
+from .forecast import Forecast
+from .slowdown import Slowdown
+
+
+class FixedPolicy:
+    """The baseline: one level for all, within what each allows. Sheds only what that level cannot finish in time."""
+
+    def __init__(
+        self, level: int, profile: LatencyProfile, slowdown: Slowdown | None = None, *, workers: int = 1
+    ) -> None:
+        self._level = resolve_level(level, profile.level_count)
+        self._forecast = Forecast(profile, slowdown, workers=workers)
+
+    def admit(self, request: Waiting, queue: Sequence[Waiting], busy_ms: float, now_s: float) -> Decision:
+        """As LevelPolicy."""
+        return self._forecast.admit(request, queue, self._floor, busy_ms, now_s)
+
+    def choose(self, request: Waiting, queue: Sequence[Waiting], now_s: float) -> Decision:
+        """As LevelPolicy."""
+        late = self._forecast.too_late(request, queue, self._floor, now_s)
+        if late is not None:
+            return late
+        level = self._floor(request)
+        return Decision(level, self._forecast.run_ms(level, request.batch, now_s), f"fixed at level {self._level}")
+
+    def observe(self, level: int, batch: int, service_ms: float, now_s: float) -> None:
+        """As LevelPolicy."""
+        self._forecast.observe(level, batch, service_ms, now_s)
+
+    def observe_gap(self, gap_ms: float) -> None:
+        """As LevelPolicy."""
+        self._forecast.observe_gap(gap_ms)
+
+    def spare_ms(self, queue: Sequence[Waiting], now_s: float) -> float:
+        """As LevelPolicy: its level never falls."""
+        return math.inf
+
+    def slowdown_factor(self, now_s: float) -> float:
+        """As LevelPolicy."""
+        return self._forecast.slowdown.factor(now_s)
+
+    def _floor(self, request: Waiting) -> int:
+        return min(max(self._level, request.lowest_level), request.highest_level)

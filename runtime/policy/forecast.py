@@ -1,0 +1,169 @@
+"""Forecast: what a run will take, and whether a request can still make its deadline."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from ..profiling import LatencyProfile
+from .decision import Decision, Waiting
+from .residuals import Residuals
+from .slowdown import MINIMUM, Slowdown
+
+HOPEFUL = 0.8
+"""Of the mean slowdown. Shedding by the prediction itself, deviations included, cost up to 4 points beside a co-runner
+that comes and goes, and 0.4 in bursts without one (docs/decisions/017)."""
+REFRESH_S = 1.0
+GAP_WEIGHT = 0.05
+MOST_GAP_MS = 20.0
+"""Longer gaps are somebody else's doing, and the slowdown's affair."""
+
+
+class Forecast:
+    """Predictions = profile × residual of the level × slowdown + gap; admission and shedding by them.
+
+    The gap is measured as the device is now, and the slowdown explains nothing of it: multiplied, half a millisecond
+    beside a busy process became more than an SLO, and everything was shed.
+
+    The slowdown is learned from served requests only. So that a wrong one cannot shed everything for ever, every
+    `probe_every_s` (or ten times the run, if that is longer) one request that the profile alone does not rule out
+    runs in spite of the prediction; as long as such probes are fast enough, one follows another. `workers` is how
+    many requests run side by side. Not thread-safe: the scheduler locks.
+    """
+
+    def __init__(
+        self,
+        profile: LatencyProfile,
+        slowdown: Slowdown | None = None,
+        *,
+        workers: int = 1,
+        probe_every_s: float = 0.5,
+    ) -> None:
+        self.profile = profile
+        self.slowdown = Slowdown() if slowdown is None else slowdown
+        self.workers = workers
+        self._probe_every_s = probe_every_s
+        self._residuals = Residuals(profile.level_count)
+        self._factors = [1.0] * profile.level_count
+        self._refreshed_s = 0.0
+        self._gap_ms = 0.0
+        self._profiled_gap_ms = 0.0  # what the slowdown makes the gap of
+        self._learned_s: float | None = None
+        self._probing = False
+        self._probed_ratio = math.inf
+
+    def observe(self, level: int, batch: int, service_ms: float, now_s: float) -> None:
+        """Takes in one finished run."""
+        profiled_ms = self.profile.predict_ms(level, batch)
+        self._residuals.observe(level, service_ms / (profiled_ms * self.slowdown.mean(now_s)), now_s)
+        self.slowdown.observe(service_ms, profiled_ms * self._residuals.factor(level, now_s), now_s)
+        self._refresh(now_s)
+        self._learned_s = now_s
+        if self._probing:
+            self._probed_ratio = service_ms / profiled_ms
+
+    def observe_gap(self, gap_ms: float) -> None:
+        """Takes in the time between two runs where the second was already waiting: what serving costs beside them."""
+        self._gap_ms += GAP_WEIGHT * (min(max(gap_ms, 0.0), MOST_GAP_MS) - self._gap_ms)
+        self._profiled_gap_ms = self._gap_ms / self.slowdown.factor(self._refreshed_s)
+
+    def profiled_ms(self, level: int, batch: int) -> float:
+        """Time that one run takes of a worker on a device that has nothing else to do, as the latest runs know it."""
+        return self.profile.predict_ms(level, batch) * self._factors[level] + self._profiled_gap_ms
+
+    def _refresh(self, now_s: float) -> None:
+        """Looks up what every level's factor is now: once per run, instead of for every prediction of every plan."""
+        self._factors = [self._residuals.factor(level, now_s) for level in range(self.profile.level_count)]
+        self._profiled_gap_ms = self._gap_ms / self.slowdown.factor(now_s)
+        self._refreshed_s = now_s
+
+    def run_ms(self, level: int, batch: int, now_s: float) -> float:
+        """Predicted time of one run."""
+        return self.profiled_ms(level, batch) * self.slowdown.factor(now_s)
+
+    def backlog_ms(self, queue: Sequence[Waiting], floor: Callable[[Waiting], int], now_s: float) -> float:
+        """Time to work off `queue` with every request at its `floor` level."""
+        factor = self.slowdown.factor(now_s)
+        return factor * sum(self._floor_ms(each, floor) for each in queue) / self.workers
+
+    def _floor_ms(self, each: Waiting, floor: Callable[[Waiting], int]) -> float:
+        """Profiled time of a request at its floor level."""
+        return self.profiled_ms(floor(each), each.batch) if each.foreign_ms is None else each.foreign_ms
+
+    def spare_ms(self, queue: Sequence[Waiting], floor: Callable[[Waiting], int], now_s: float) -> float:
+        """How long a worker may still be busy if `queue`, in order of service, is to meet its deadlines at the floors.
+
+        Infinite for an empty queue, negative when it is late already. A request that could not make it even if it
+        were next is going to be shed and counts for nothing.
+        """
+        factor = self.slowdown.factor(now_s)
+        ahead_ms = 0.0
+        spare_ms = math.inf
+        for each in queue:
+            slack_ms = each.slack_ms(now_s)
+            cost_ms = factor * self._floor_ms(each, floor)
+            if cost_ms <= slack_ms:
+                spare_ms = min(spare_ms, slack_ms - cost_ms - ahead_ms)
+                ahead_ms += cost_ms / self.workers
+        return spare_ms
+
+    def admit(
+        self, request: Waiting, queue: Sequence[Waiting], floor: Callable[[Waiting], int], busy_ms: float, now_s: float
+    ) -> Decision:
+        """Whether a request that just came in can make it: its floor level, or shed.
+
+        busy_ms: until a worker is free. Only what is due before it goes before it. Here it counts as hopeless only if
+        it is so at HOPEFUL of the present slowdown: what has a chance is decided on when its turn has come.
+        """
+        if now_s - self._refreshed_s > REFRESH_S:  # what nobody has observed for a while is being forgotten
+            self._refresh(now_s)
+        level = floor(request)
+        before = [each for each in queue if each.first or each.deadline_s <= request.deadline_s]
+        wait_ms = busy_ms + self.backlog_ms(before, floor, now_s)
+        cost_ms = self.run_ms(level, request.batch, now_s)
+        slack_ms = request.slack_ms(now_s)
+        if (wait_ms + cost_ms) * self._hope(now_s) <= slack_ms:
+            return Decision(level, cost_ms, "admitted")
+        if wait_ms == 0 and self._probe_due(request, level, now_s):
+            return Decision(level, cost_ms, "admitted as a probe")
+        drained_ms = busy_ms + self.backlog_ms(queue, floor, now_s)
+        return self._shed(level, cost_ms, wait_ms, slack_ms, drained_ms)
+
+    def _hope(self, now_s: float) -> float:
+        """The least slowdown that may be hoped for, as a share of the predicted one."""
+        mean = self.slowdown.mean(now_s)
+        return min(mean, max(1.0, HOPEFUL * mean)) / self.slowdown.factor(now_s)
+
+    def too_late(
+        self, request: Waiting, queue: Sequence[Waiting], floor: Callable[[Waiting], int], now_s: float
+    ) -> Decision | None:
+        """None while `request`, next to run, can make it at its floor level; else a probe at that level, or shed."""
+        level = floor(request)
+        cost_ms = self.run_ms(level, request.batch, now_s)
+        slack_ms = request.slack_ms(now_s)
+        if cost_ms <= slack_ms:
+            self._probing = False
+            self._probed_ratio = math.inf
+            return None
+        if self._probe_due(request, level, now_s):
+            self._learned_s = now_s
+            self._probing = True
+            return Decision(level, cost_ms, f"probe: {cost_ms:.1f} ms predicted, {slack_ms:.1f} ms left")
+        return self._shed(level, cost_ms, 0.0, slack_ms, self.backlog_ms(queue, floor, now_s))
+
+    def _probe_due(self, request: Waiting, level: int, now_s: float) -> bool:
+        profiled_ms = self.profiled_ms(level, request.batch)
+        if profiled_ms * MINIMUM > request.slack_ms(now_s):
+            return False
+        if profiled_ms * self._probed_ratio <= request.slack_ms(now_s):
+            return True
+        every_s = max(self._probe_every_s, profiled_ms * self.slowdown.factor(now_s) / 100)
+        return self._learned_s is None or now_s - self._learned_s >= every_s
+
+    def _shed(self, level: int, cost_ms: float, wait_ms: float, slack_ms: float, drained_ms: float) -> Decision:
+        reason = (
+            f"shed: level {level} needs {cost_ms:.1f} ms after {wait_ms:.1f} ms of waiting, {slack_ms:.1f} ms are left"
+        )
+        # with nothing to drain, the next probe is what may change the answer
+        retry_after_ms = drained_ms if drained_ms > 0 else self._probe_every_s * 1e3
+        return Decision(None, cost_ms, reason, max(1.0, retry_after_ms))

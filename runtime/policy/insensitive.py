@@ -1,0 +1,35 @@
+"""InsensitivePolicy: the base of the policies that trust the profile, whatever the device is doing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from ..profiling import LatencyProfile
+from .decision import Decision, Waiting
+
+
+class InsensitivePolicy:
+    """Takes every request in, learns nothing, and sheds nothing: only what has expired is not run."""
+
+    def __init__(self, profile: LatencyProfile) -> None:
+        self._profile = profile
+
+    def admit(self, request: Waiting, queue: Sequence[Waiting], busy_ms: float, now_s: float) -> Decision:
+        """As LevelPolicy."""
+        level = request.lowest_level
+        return Decision(level, self._profile.predict_ms(level, request.batch), "admitted")
+
+    def observe(self, level: int, batch: int, service_ms: float, now_s: float) -> None:
+        """As LevelPolicy."""
+
+    def observe_gap(self, gap_ms: float) -> None:
+        """As LevelPolicy: it learns nothing."""
+
+    def spare_ms(self, queue: Sequence[Waiting], now_s: float) -> float:
+        """As LevelPolicy: its runs are never lowered."""
+        return math.inf
+
+    def slowdown_factor(self, now_s: float) -> float:
+        """As LevelPolicy."""
+        return 1.0

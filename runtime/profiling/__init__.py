@@ -1,0 +1,26 @@
+"""What each level and each layer costs on this device, in time and in memory, measured once and kept."""
+
+from __future__ import annotations
+
+from .cached_profile import MOST_BATCH, profile_of
+from .layer_profile import LayerTime, layer_of, layer_profile, node_events, read_profile
+from .profile import LatencyProfile, Profilable
+from .profile_store import ProfileStore, default_folder
+from .resident import measure_resident
+from .thread_choice import choose_threads
+
+__all__ = [
+    "MOST_BATCH",
+    "LatencyProfile",
+    "LayerTime",
+    "Profilable",
+    "ProfileStore",
+    "choose_threads",
+    "default_folder",
+    "layer_of",
+    "layer_profile",
+    "measure_resident",
+    "node_events",
+    "profile_of",
+    "read_profile",
+]

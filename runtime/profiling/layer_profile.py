@@ -1,0 +1,115 @@
+"""LayerTime: what each layer of a model costs."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import statistics
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nested_sparse.argument import whole
+from nested_sparse.checkpoint import Checkpoint
+from nested_sparse.kernels import library
+from nested_sparse.metadata import LayerEntry
+
+from ..session import Session, fixed_batch, random_inputs
+
+_WARM_UP = 2
+_EVENT = "_kernel_time"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTime:
+    """One node of the graph.
+
+    layer: its name; kernel: the kernel that ran, for a layer ONNX Runtime runs itself the operator; ms: median of one
+    run.
+    """
+
+    layer: str
+    kernel: str
+    ms: float
+
+
+def layer_profile(
+    path: str | os.PathLike[str], level: int = -1, repeats: int = 15, *, threads: int | None = None, batch: int = 1
+) -> list[LayerTime]:
+    """Time of every node at `level`, in the order they ran, on random inputs after a warm-up.
+
+    Opens a session of its own with ONNX Runtime's profiler, which adds some microseconds per node. A model of fixed
+    batch is measured at that one. Raises what Session does.
+    """
+    repeats, batch = whole("repeats", repeats, 1), whole("batch", batch, 1)
+    with Checkpoint.open(path, verify=False) as checkpoint:
+        layers = {layer.name: layer for layer in checkpoint.layers}
+    with tempfile.TemporaryDirectory(prefix="nested-sparse-") as folder:
+        with Session(path, threads=threads, profile_to=Path(folder)) as session:
+            inputs = random_inputs(session.inputs, fixed_batch(session.inputs) or batch)
+            for _ in range(_WARM_UP + repeats):
+                session.run(inputs, level)
+        return _layer_times(read_profile(Path(folder), "layers"), layers)
+
+
+def read_profile(folder: Path, prefix: str) -> list[dict[str, Any]]:
+    """The events of ONNX Runtime's profiles in `folder` that are called `prefix`…"""
+    return [
+        event
+        for file in sorted(folder.glob(f"{prefix}*.json"))
+        for event in json.loads(file.read_text(encoding="utf-8"))
+    ]
+
+
+def node_events(events: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Those of nodes, in the order they ran: "name" is the node's, "dur" in µs, "args" hold operator and shapes."""
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith(_EVENT):
+            yield {**event, "name": event["name"].removesuffix(_EVENT)}
+
+
+def layer_of(event: Mapping[str, Any], layers: Mapping[str, LayerEntry]) -> LayerEntry | None:
+    """The layer a node of our operators runs, None for a node of ONNX Runtime's own.
+
+    Our nodes bear their layer's name, and ".1", ".2", ... where the layer is used again.
+    """
+    if not str(event["args"]["op_name"]).startswith("Nested"):
+        return None
+    node = str(event["name"])
+    return layers.get(node) or layers.get(node.rpartition(".")[0])
+
+
+def _layer_times(events: Iterable[Mapping[str, Any]], layers: Mapping[str, LayerEntry]) -> list[LayerTime]:
+    """Medians of ONNX Runtime's events."""
+    spent_us: dict[tuple[str, str], list[float]] = {}
+    for event in node_events(events):
+        layer = layer_of(event, layers)
+        kernel = str(event["args"]["op_name"]) if layer is None else _kernel(layer, event["args"])
+        spent_us.setdefault((event["name"], kernel), []).append(float(event["dur"]))
+    return [
+        LayerTime(name, kernel, statistics.median(spent[_WARM_UP:]) / 1e3)
+        for (name, kernel), spent in spent_us.items()
+        if len(spent) > _WARM_UP
+    ]
+
+
+def _kernel(layer: LayerEntry, event: Mapping[str, Any]) -> str:
+    """Name of the kernel that ran the layer on the event's input."""
+    if _is_weighed(layer):
+        return f"weigh_{library.isa()}"
+    x_shape = next(iter(event["input_type_shape"][0].values()))
+    rows = math.prod(x_shape[:-1])
+    banks = layer.shape.pack.banks if layer.shape.pack else 0
+    return library.kernel_for(
+        layer.op, layer.block_rows, layer.shape.index_bytes, rows=rows, banks=banks, value_bytes=layer.value_bytes
+    )
+
+
+def _is_weighed(layer: LayerEntry) -> bool:
+    """Whether it is a depthwise layer that has all its taps at level 0: the operator multiplies those as they lie."""
+    groups, taps = layer.attributes.get("groups", [1])[0], math.prod(layer.attributes.get("kernel_shape", [1]))
+    whole = layer.columns == taps > 1 and layer.nnz[0] == layer.rows * layer.columns
+    return groups == layer.rows > 1 and whole and layer.block_rows == 1 and layer.value_bytes == 4

@@ -1,0 +1,138 @@
+"""ProfileStore: latency profiles kept between starts."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import re
+import tempfile
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+from nested_sparse.errors import InputError
+from nested_sparse.excerpt import excerpt
+from nested_sparse.regular_file import open_regular
+
+from .profile import LatencyProfile
+from .profile_key import ProfileKey
+
+FORMAT_VERSION = 1
+MOST_BYTES = 1 << 20
+MOST_FILES = 256
+OURS = re.compile(r"[0-9a-f]{32}\.json|\.[0-9a-f]{32}-\w+")
+"""Names of the files that are written here, and of those that a writer which was killed has left."""
+HISTORY = 3
+"""Measurements of a key that are kept. A case is believed at its least time among them: what disturbs a measurement
+makes it longer. A device that has become slower for good is believed after as many starts."""
+
+log = logging.getLogger(__name__)
+
+
+def default_folder() -> Path | None:
+    """Where profiles are kept unless told otherwise: under $XDG_CACHE_HOME, or ~/.cache; None for who has no home."""
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        cache = named if named.is_absolute() else Path.home() / ".cache"
+    except RuntimeError:
+        return None
+    return cache / "nested-sparse" / "profiles"
+
+
+class ProfileStore:
+    """A folder with a JSON file per key, readable by this user only.
+
+    It is a cache: what cannot be read or written, is damaged, belongs to another key or is too large is said in one
+    line of the log and otherwise as if it were not there. Nothing is raised. Several processes may share a folder:
+    files appear whole, and of two that write one key at the same time the later stays. Beyond MOST_FILES the oldest
+    go; files of other names are never touched.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, key: ProfileKey) -> Path:
+        """The file of `key`."""
+        return self.folder / f"{hashlib.sha256(_text(key).encode()).hexdigest()[:32]}.json"
+
+    def load(self, key: ProfileKey) -> LatencyProfile | None:
+        """What the kept measurements of `key` agree on, None without any."""
+        history = self._history(key)
+        return reduce(LatencyProfile.quieter, history) if history else None
+
+    def save(self, key: ProfileKey, measured: LatencyProfile) -> LatencyProfile:
+        """Adds a measurement to those of `key`, the oldest of more than HISTORY leaves; what they now agree on."""
+        history = [*self._history(key), measured][-HISTORY:]
+        text = json.dumps(
+            {"version": FORMAT_VERSION, "key": key, "profiles": [json.loads(each.to_json()) for each in history]}
+        )
+        try:
+            self._write(self.path(key), text)
+            self._prune()
+        except OSError as error:
+            log.warning("latency profile: not kept, %s: %s", self.folder, error.strerror or error)
+        return reduce(LatencyProfile.quieter, history)
+
+    def _history(self, key: ProfileKey) -> list[LatencyProfile]:
+        path = self.path(key)
+        try:
+            return _parse(_read(path), key)
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+            log.warning("latency profile: %s is of no use and is measured anew: %s", path, error)
+            return []
+
+    def _write(self, path: Path, text: str) -> None:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # mkstemp makes files that only their owner may read
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}-", dir=self.folder)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+
+    def _prune(self) -> None:
+        ours = [path for path in self.folder.iterdir() if OURS.fullmatch(path.name)]
+        for path in sorted(ours, key=_age)[MOST_FILES:] if len(ours) > MOST_FILES else ():
+            path.unlink(missing_ok=True)
+
+
+def _age(path: Path) -> float:
+    try:
+        return -path.stat().st_mtime
+    except FileNotFoundError:  # another process was quicker
+        return 0.0
+
+
+def _read(path: Path) -> str:
+    with open_regular(path) as file:
+        data = file.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise ValueError(f"it has more than {MOST_BYTES} bytes")
+    return data.decode()
+
+
+def _parse(text: str, key: ProfileKey) -> list[LatencyProfile]:
+    fields: dict[str, Any] = json.loads(text)
+    if fields["version"] != FORMAT_VERSION:
+        raise ValueError(f"version {excerpt(repr(fields['version']))} is not {FORMAT_VERSION}")
+    if _text(fields["key"]) != _text(key):
+        raise ValueError("it was measured for something else")
+    history = [LatencyProfile.from_json(json.dumps(each)) for each in fields["profiles"][-HISTORY:]]
+    if len({each.level_count for each in history}) > 1:
+        raise InputError("its profiles have different numbers of levels")
+    return history
+
+
+def _text(key: Any) -> str:
+    return json.dumps(key, sort_keys=True)

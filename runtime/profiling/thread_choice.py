@@ -1,0 +1,58 @@
+"""choose_threads: whether more than one thread pays for a model on this device."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from ..session import fixed_batch, random_inputs
+from .profile import Profilable, timed_ms
+
+WORTH = 1.15
+"""How much quicker all cores have to be than one: beside other work, threads that wait for each other lose more."""
+TURNS = 4
+RUNS = 3
+LIMIT_S = 1.0
+_LOGGER = logging.getLogger("nested_sparse.runtime")
+
+
+class Threaded(Profilable, Protocol):
+    """A session whose threads can be set."""
+
+    threads: int
+
+
+def choose_threads(session: Threaded, clock: Callable[[], float] = time.perf_counter) -> bool:
+    """Set one thread unless those that `session` has are WORTH times as quick at the densest level; whether they are.
+
+    The two take turns, the quickest run of each counts: what disturbs a run makes it longer. After LIMIT_S there are no
+    more turns. With one thread there is nothing to compare, and more may pay when there are more cores.
+    """
+    many = session.threads
+    if many == 1:
+        return True
+    densest = len(session.levels) - 1
+    inputs = random_inputs(session.inputs, fixed_batch(session.inputs) or 1)
+    least_ms = {many: float("inf"), 1: float("inf")}
+    end_s = clock() + LIMIT_S
+    for turn in range(TURNS):
+        for threads in least_ms:
+            session.threads = threads
+            session.run(inputs, densest)  # the first of a new pool allocates
+            times_ms = [timed_ms(session, densest, inputs, clock) for _ in range(RUNS)]
+            least_ms[threads] = min(least_ms[threads], *times_ms)
+        if turn and clock() > end_s:
+            break
+    pays = least_ms[1] >= WORTH * least_ms[many]
+    session.threads = many if pays else 1
+    _LOGGER.info(
+        "%s: %.2f ms with 1 thread, %.2f with %d: runs with %d",
+        session.name,
+        least_ms[1],
+        least_ms[many],
+        many,
+        session.threads,
+    )
+    return pays

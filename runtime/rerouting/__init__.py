@@ -1,0 +1,13 @@
+"""A level that is lowered in the middle of an inference, so that the inference still meets its deadline."""
+
+from __future__ import annotations
+
+from .guard import RouteGuard
+from .scores import route_scores
+from .table import RouteTable
+
+__all__ = [
+    "RouteGuard",
+    "RouteTable",
+    "route_scores",
+]

@@ -1,0 +1,177 @@
+"""RouteGuard: one inference at a time that lowers its own level where it would otherwise miss its deadline."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+
+from nested_sparse.errors import InputError, LevelError
+from nested_sparse.excerpt import excerpt, excerpts
+from nested_sparse.kernels.guarded_run import GuardedRun, decision_us, guarding, monotonic_ns
+
+from ..session import LevelCell
+from .table import MARGIN, RouteTable
+
+
+class RouteGuard:
+    """Armed before each run, given to Session.run, asked afterwards. One run at a time.
+
+    record: of how many operators the start and the layer are kept for `starts`.
+    """
+
+    def __init__(self, table: RouteTable, *, record: int = 0) -> None:
+        self.table = table
+        self._cell = LevelCell(0)
+        self._level_ms = np.full(table.level_count, np.nan)
+        self._started_ns = np.zeros(record, np.int64)
+        self._layers = (ctypes.c_char_p * record)()
+        self._busy = threading.Lock()
+        self._armed = False
+        self._run = GuardedRun(
+            level=self._cell.address,
+            level_ms=self._level_ms.ctypes.data,
+            remaining_share=table.remaining_share.ctypes.data,
+            accuracy=table.accuracy.ctypes.data,
+            cuts=table.cuts.ctypes.data,
+            started_ns=self._started_ns.ctypes.data,
+            layers=self._layers,
+            capacity=record,
+            level_count=table.level_count,
+            operator_count=len(table.layers),
+            lowered_at=-1,
+        )
+
+    def arm(
+        self,
+        level: int,
+        level_ms: Sequence[float],
+        budget_ms: float,
+        slowdown: float,
+        *,
+        least_accuracy: float = -math.inf,
+        lowest_level: int = 0,
+        margin: float = MARGIN,
+    ) -> None:
+        """For the next run, which starts at `level`: the rule of RouteTable.decide. The budget counts from now.
+
+        level_ms: (L,), as profiled, of the batch that will run. Raises LevelError, InputError.
+        """
+        if len(level_ms) != self.table.level_count:
+            raise InputError(f"level_ms: expected a time for {self.table.level_count} levels, got {len(level_ms)}")
+        if not (
+            min(level_ms) > 0 and 0 < slowdown < math.inf and not (math.isnan(budget_ms) or math.isnan(least_accuracy))
+        ):
+            raise InputError(
+                f"a guard needs times and a slowdown above 0, got level_ms {list(level_ms)}, budget_ms {budget_ms}, "
+                f"slowdown {slowdown}, least_accuracy {least_accuracy}"
+            )
+        if not 0 <= lowest_level < self.table.level_count:
+            raise LevelError(f"lowest_level {lowest_level}: there are levels 0 to {self.table.level_count - 1}")
+        self._prepare(level)
+        self._level_ms[:] = level_ms
+        run = self._run
+        run.budget_ms, run.slowdown = budget_ms, slowdown
+        run.least_accuracy, run.lowest_level, run.margin = least_accuracy, lowest_level, margin
+        run.forced_at = -1
+
+    def tighten(self, left_ms: float) -> None:
+        """From any thread: the run under way is to end within `left_ms` from now, if that is sooner than it had."""
+        run = self._run
+        run.budget_ms = min(run.budget_ms, (monotonic_ns() - run.begun_ns) / 1e6 + left_ms)
+
+    def force(self, level: int, end: int, layer: str) -> None:
+        """For the next run, which starts at `level`: it falls to `end` at `layer` and nowhere else, whatever the time.
+
+        For verification, and for measuring what a route scores. Raises LevelError, InputError.
+        """
+        if not 0 <= end < level:
+            raise LevelError(f"a reroute goes down from {level}, got level {end}")
+        if layer not in self.table.layers:
+            raise InputError(f"no operator '{excerpt(layer)}'; there are {excerpts(self.table.layers)}")
+        self._prepare(level)
+        self._level_ms[:] = np.nan
+        self._run.forced_at, self._run.forced_level = self.table.layers.index(layer), end
+
+    @property
+    def level(self) -> int:
+        """The level that the last run ended at."""
+        return self._cell.value
+
+    @property
+    def lowered_at(self) -> str | None:
+        """Where the last run was lowered, the last time; None if it was not."""
+        place = int(self._run.lowered_at)
+        return None if place < 0 else self.table.layers[place]
+
+    @property
+    def lowered_from(self) -> int | None:
+        """The level until then: the one that the run began at, unless it was lowered twice. None if it was not."""
+        return None if self._run.lowered_at < 0 else int(self._run.route.start)
+
+    @property
+    def expected_accuracy(self) -> float | None:
+        """What the route of the last run is expected to score; None where it was not lowered, or that is not known."""
+        route, place = self._run.route, int(self._run.lowered_at)
+        if place < 0:
+            return None
+        expected = float(self.table.accuracy[route.start, route.end, place])
+        return None if math.isnan(expected) else expected
+
+    @property
+    def nominal_ms(self) -> float:
+        """Profiled time, without any slowdown, of the path that the last run took; NaN of a forced one."""
+        return float(self._run.done_ms + self._level_ms[self.level] * self._run.share_left)
+
+    @property
+    def starts(self) -> list[tuple[str, float]]:
+        """Layer and start (ms since armed) of the last run's operators, as far as they were recorded."""
+        count = min(self._run.position, self._run.capacity)
+        begun_ns = self._run.begun_ns
+        return [((self._layers[n] or b"").decode(), (int(self._started_ns[n]) - begun_ns) / 1e6) for n in range(count)]
+
+    @property
+    def operator_count(self) -> int:
+        """Operators that started in the last run."""
+        return int(self._run.position)
+
+    def decision_us(self) -> float:
+        """Mean microseconds of the dearest decision as armed: at the first operator, where the budget is long over."""
+        return decision_us(self._run, self.level, 0, self._run.budget_ms + 1.0)
+
+    @contextmanager
+    def running(self, level: int, level_count: int) -> Iterator[LevelCell]:
+        """Within, the run of a model of `level_count` levels that was armed for `level`; its cell. For Session.run.
+
+        Raises InputError: not armed, armed for another level or model, or in use by another run.
+        """
+        if not self._busy.acquire(blocking=False):
+            raise InputError("this guard is in use by another run; take one for each run at a time")
+        try:
+            if not self._armed or (level, level_count) != (self._cell.value, self.table.level_count):
+                raise InputError(
+                    f"this guard is {'' if self._armed else 'not '}armed for level {self._cell.value} of "
+                    f"{self.table.level_count}, and the run is at level {level} of {level_count}; arm it for this run"
+                )
+            self._armed = False
+            with guarding(self._run):
+                yield self._cell
+        finally:
+            self._busy.release()
+
+    def _prepare(self, level: int) -> None:
+        if not 0 <= level < self.table.level_count:
+            raise LevelError(f"level {level} is out of range 0 to {self.table.level_count - 1}")
+        if self._busy.locked():
+            raise InputError("this guard is in use by a run; take one for each run at a time")
+        self._cell.reset(level)
+        run = self._run
+        run.position, run.lowered_at, run.share_left, run.done_ms = 0, -1, 1.0, 0.0
+        run.seen.elapsed_ms = run.seen.done_ms = run.last.elapsed_ms = run.last.done_ms = 0.0
+        run.route.start = run.route.end = run.route.cut = -1
+        run.begun_ns = monotonic_ns()
+        self._armed = True

@@ -1,0 +1,20 @@
+"""What the device can give: its sensors, and the levels that they allow."""
+
+from __future__ import annotations
+
+from .governor import Governor
+from .limits import LimitConfig
+from .monitor import ResourceMonitor, ResourceSample
+from .probes import ROOT, cgroup_folders, default_probes, memory, usable_cores
+
+__all__ = [
+    "ROOT",
+    "Governor",
+    "LimitConfig",
+    "ResourceMonitor",
+    "ResourceSample",
+    "cgroup_folders",
+    "default_probes",
+    "memory",
+    "usable_cores",
+]

@@ -1,0 +1,16 @@
+"""Requests from their arrival to their response: the queue, the workers, and what they did."""
+
+from __future__ import annotations
+
+from .device import Device
+from .request import ACCURACY, Request, Response
+from .scheduler import Scheduler, SchedulerStats
+
+__all__ = [
+    "ACCURACY",
+    "Device",
+    "Request",
+    "Response",
+    "Scheduler",
+    "SchedulerStats",
+]

@@ -1,0 +1,133 @@
+"""Job: a request on its way through a scheduler, and several of them as one batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import numpy as np
+
+from nested_sparse.argument import finite, shown
+from nested_sparse.errors import DeadlineError, InputError
+from nested_sparse.metadata import INDEPENDENT
+from nested_sparse.tensor_spec import batch_is_free
+
+from ..policy import Waiting
+from ..profiling import Profilable
+from ..session import Array, batch_size, check_inputs
+from .request import Request, Response, allowed_levels, allowed_slo_ms
+from .request_queue import Ticket
+
+Outputs = dict[str, Array]
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """inputs: checked. due_s: when the client wants the answer; waiting.deadline_s leaves time for the reply.
+
+    entered_s: when the scheduler got it; before that it waited elsewhere. least_accuracy: what the client asked for at
+    least, -inf where it did not. fixed: it asked for one level.
+    """
+
+    inputs: dict[str, Array]
+    future: Future[Response]
+    waiting: Waiting
+    received_s: float
+    entered_s: float
+    due_s: float
+    least_accuracy: float
+    fixed: bool
+    ticket: Ticket | None = None
+
+    def leaves_choice(self, level: int) -> bool:
+        """Whether `level` is the server's choice, and not the one or the lowest that the client asked for."""
+        return not self.fixed and (level > self.waiting.lowest_level or self.waiting.lowest_level == 0)
+
+    def batches_with(self, other: Job) -> bool:
+        """Whether both may be one batch: their model's rows are independent, and they are equal but for its size."""
+        if not (self.waiting.joins and other.waiting.joins):
+            return False
+        return all(array.shape[1:] == other.inputs[name].shape[1:] for name, array in self.inputs.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a scheduler promises.
+
+    margin_ms, margin_share: of a request's time, what the reply takes. joins: requests may run together.
+    """
+
+    default_slo_ms: float
+    margin_ms: float
+    margin_share: float
+    joins: bool
+
+
+def make_job(session: Profilable, request: Request, future: Future[Response], terms: Terms, now_s: float) -> Job:
+    """The job of a request that came in at `now_s`, if it does not say when. Raises InputError, LevelError."""
+    if not isinstance(request, Request):
+        raise InputError(f"request: expected a Request, got {shown(request)}")
+    inputs = check_inputs(session.inputs, request.inputs)
+    lowest, highest = allowed_levels(request, session.levels)
+    slo_ms = allowed_slo_ms(request, terms.default_slo_ms)
+    received_s = now_s if request.received_s is None else finite("received_s", request.received_s)
+    budget_ms = slo_ms * (1.0 - terms.margin_share) - terms.margin_ms
+    batch = batch_size(session.inputs, inputs)
+    waiting = Waiting(
+        deadline_s=received_s + budget_ms / 1e3,
+        lowest_level=lowest,
+        highest_level=highest,
+        batch=batch,
+        budget_ms=budget_ms,
+        # inputs of unequal batches may be broadcast by the model: joined, rows of one request would meet another's
+        joins=terms.joins and all(array.shape[:1] == (batch,) for array in inputs.values()),
+    )
+    return Job(
+        inputs,
+        future,
+        waiting,
+        received_s,
+        now_s,
+        due_s=received_s + slo_ms / 1e3,
+        least_accuracy=-math.inf if request.min_accuracy is None else float(request.min_accuracy),
+        fixed=request.level is not None,
+    )
+
+
+def too_late(job: Job, now_s: float) -> DeadlineError:
+    """What the client of a job that has expired is told."""
+    waited_ms = (now_s - job.received_s) * 1e3
+    slo_ms = (job.due_s - job.received_s) * 1e3
+    return DeadlineError(
+        f"expired: {waited_ms:.1f} ms after it came in, too little of its {slo_ms:.1f} ms was left to run it and reply"
+    )
+
+
+def can_join(session: Profilable) -> bool:
+    """Whether the requests of a model may run as one batch.
+
+    They may if the first dimension of all its inputs and outputs is free, and its file says that rows are independent.
+    """
+    rows, outputs = getattr(session, "rows", None), getattr(session, "outputs", ())
+    return rows == INDEPENDENT and bool(outputs) and batch_is_free((*session.inputs, *outputs))
+
+
+def joined(jobs: Sequence[Job]) -> dict[str, Array]:
+    """The inputs of all of them, one after the other."""
+    if len(jobs) == 1:
+        return jobs[0].inputs
+    return {name: np.concatenate([job.inputs[name] for job in jobs]) for name in jobs[0].inputs}
+
+
+def parted(outputs: Outputs, jobs: Sequence[Job]) -> list[Outputs] | None:
+    """Each job's part; None where an output does not have a row for each sample."""
+    if len(jobs) == 1:
+        return [outputs]
+    ends = np.cumsum([job.waiting.batch for job in jobs])
+    if any(array.ndim == 0 or len(array) != ends[-1] for array in outputs.values()):
+        return None
+    # copies: a part that is kept must not keep the whole batch alive
+    pieces = {name: [piece.copy() for piece in np.split(array, ends[:-1])] for name, array in outputs.items()}
+    return [{name: pieces[name][place] for name in outputs} for place in range(len(jobs))]

@@ -1,0 +1,24 @@
+"""One checkpoint, open: its graph in ONNX Runtime, its memory, its file, and runs at any of its levels."""
+
+from __future__ import annotations
+
+from .level_cell import LevelCell
+from .process_memory import anonymous_bytes, return_freed
+from .session import Session
+from .tensors import Array, Arrays, batch_size, check_inputs, fixed_batch, random_inputs
+from .watchdog import Watchdog, stuck_after_s
+
+__all__ = [
+    "Array",
+    "Arrays",
+    "LevelCell",
+    "Session",
+    "Watchdog",
+    "anonymous_bytes",
+    "batch_size",
+    "check_inputs",
+    "fixed_batch",
+    "random_inputs",
+    "return_freed",
+    "stuck_after_s",
+]

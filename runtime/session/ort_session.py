@@ -1,0 +1,88 @@
+"""ort_session: ONNX Runtime's session for a checkpoint's graph, made only of a graph that was checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+
+from nested_sparse.checkpoint import Checkpoint
+from nested_sparse.errors import CheckpointError
+from nested_sparse.excerpt import excerpt
+from nested_sparse.graph.check import check_graph
+from nested_sparse.kernels import library
+from nested_sparse.kernels.denormals import denormals_flushed
+
+from .arena import ARENA
+from .runs import CLOCKWORK
+
+LOAD_LIMIT_S = 300.0
+"""Then ONNX Runtime's optimisers are ended, where its version lets them be; ResNet-50 loads in a quarter second."""
+MESSAGE_CHARACTERS = 600
+"""Of what ONNX Runtime says, which repeats names from the file."""
+_LOG_NOTHING = 4  # ONNX Runtime's severity "fatal": what goes wrong is raised, not printed
+_CONFIG = {
+    # Threads that spin between the layers take the core that the co-runner, or our other thread, needs. 16 layers,
+    # 2 threads on 2 cores shared with other work, median (p95) ms: 10.4 (15.0) asleep, 14.7 (24.5) spinning; beside two
+    # busy loops 18.7 (26.7) and 26.6 (42.7). "session.force_spinning_stop" was never better than asleep.
+    "session.intra_op.allow_spinning": "0",
+    "session.load_model_format": "ONNX",  # else it also takes its own format, which is not checked
+    # of the pool's threads; run() sees to the caller's. A dense convolution of denormals takes 500 times as long.
+    "session.set_denormal_as_zero": "1",
+}
+
+
+def open_ort(checkpoint: Checkpoint, threads: int, profile_to: Path | None) -> Any:
+    """An InferenceSession with our operators. profile_to: a folder for ONNX Runtime's profile.
+
+    Raises CheckpointError, and KernelError where the operator library is absent or does not fit.
+    """
+    graph = checkpoint.graph()
+    facts = check_graph(checkpoint, graph)
+    options = _options(threads, profile_to)
+    # what follows from constants alone is computed while loading: neither its time nor, in older versions, its memory
+    # has a bound there, as both have in a run
+    disabled = None if facts.foldable else ["ConstantFolding"]
+    where = checkpoint.path.name
+    load = _Load(options)
+    CLOCKWORK.begin(load, LOAD_LIMIT_S)
+    try:
+        with denormals_flushed():  # set_denormal_as_zero also sets the thread that makes the session: this puts it back
+            return ort.InferenceSession(
+                graph, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
+            )
+    except Exception as error:  # ONNX Runtime's errors have no common base
+        said = f"not within {LOAD_LIMIT_S:.0f} s" if load.stopped else excerpt(error, MESSAGE_CHARACTERS)
+        raise CheckpointError(f"{where}: ONNX Runtime does not load its graph: {said}") from error
+    finally:
+        CLOCKWORK.end(load)
+
+
+class _Load:
+    """A load under way, which may be stopped."""
+
+    def __init__(self, options: Any) -> None:
+        self._options = options
+        self.stopped = False
+
+    def stop(self) -> None:
+        if hasattr(self._options, "set_load_cancellation_flag"):
+            self.stopped = True
+            self._options.set_load_cancellation_flag(True)
+
+
+def _options(threads: int, profile_to: Path | None) -> Any:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _LOG_NOTHING
+    for key, value in _CONFIG.items():
+        options.add_session_config_entry(key, value)
+    if profile_to is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile_to / "layers")
+    ARENA.join(options)
+    library.register(options)
+    return options

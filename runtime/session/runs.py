@@ -1,0 +1,90 @@
+"""Runs: the runs of a session that are under way, and the end of those that take too long."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Hashable
+from typing import Any
+
+import onnxruntime as ort
+
+from nested_sparse.forked import heed_forks
+
+from .watchdog import Watchdog
+
+
+class Clockwork:
+    """The process's one watchdog of runs and loads, whose thread begins with the first of them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._watchdog: Watchdog | None = None
+        heed_forks(self)
+
+    def forget(self) -> None:
+        """As Inheritable: the thread is the parent's."""
+        self._lock = threading.Lock()
+        self._watchdog = None
+
+    def begin(self, task: Any, limit_s: float) -> None:
+        """`task.stop()` is called once, from another thread, if end() has not been by then."""
+        (self._watchdog or self._started()).begin(task, limit_s)
+
+    def end(self, task: Any) -> None:
+        """It has ended."""
+        (self._watchdog or self._started()).end(task)
+
+    def _started(self) -> Watchdog:
+        with self._lock:
+            if self._watchdog is None:
+                self._watchdog = Watchdog(_stop)
+            return self._watchdog
+
+
+def _stop(task: Hashable, elapsed_s: float) -> None:
+    task.stop()  # type: ignore[attr-defined]
+
+
+CLOCKWORK = Clockwork()
+
+
+class Run:
+    """One run under way. options: ONNX Runtime's; begun_s: of the monotonic clock; stopped: it was told to end."""
+
+    __slots__ = ("begun_s", "options", "stopped")
+
+    def __init__(self) -> None:
+        self.options: Any = ort.RunOptions()
+        self.begun_s = time.monotonic()
+        self.stopped = False
+
+    def stop(self) -> None:
+        """From any thread: it ends with an error before its next operator, in a loop too; one operator runs on."""
+        self.stopped = True
+        self.options.terminate = True
+
+
+class Runs:
+    """Those of one session, each in a thread of its own. limit_s: the most that one may take. Thread-safe."""
+
+    def __init__(self, limit_s: float) -> None:
+        self.limit_s = limit_s
+        self._of_thread: dict[int, Run] = {}
+
+    def begin(self) -> Run:
+        """A run of this thread begins."""
+        run = self._of_thread[threading.get_ident()] = Run()
+        CLOCKWORK.begin(run, self.limit_s)
+        return run
+
+    def end(self, run: Run) -> None:
+        """It has ended."""
+        CLOCKWORK.end(run)
+        del self._of_thread[threading.get_ident()]
+
+    def stop(self, thread: int, begun_before_s: float) -> None:
+        """Stop the run of `thread`, unless it is one that began later."""
+        run = self._of_thread.get(thread)
+        if run is not None and run.begun_s <= begun_before_s:
+            run.stop()

@@ -1,0 +1,334 @@
+"""Session: a checkpoint, open and ready to run at any of its levels."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime as ort
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
+
+from nested_sparse.argument import file_path, real, shown, whole
+from nested_sparse.checkpoint import Checkpoint
+from nested_sparse.errors import (
+    CheckpointError,
+    InputError,
+    KernelError,
+    LevelError,
+    OutOfMemoryError,
+    StuckError,
+    UnavailableError,
+)
+from nested_sparse.excerpt import excerpt, excerpts
+from nested_sparse.forked import heed_forks
+from nested_sparse.graph.check import check_graph
+from nested_sparse.kernels import library
+from nested_sparse.kernels.denormals import denormals_flushed
+from nested_sparse.level import resolve_level
+
+from ..resources import usable_cores
+from .arena import ARENA, shrink_after
+from .file_guard import FileGuard
+from .level_cell import LevelCell
+from .ort_session import MESSAGE_CHARACTERS, open_ort
+from .process_memory import resident_bytes, return_freed
+from .runs import Run, Runs
+from .tensors import Array, Arrays, check_inputs
+
+if TYPE_CHECKING:
+    from ..rerouting import RouteGuard
+
+LEVEL_INPUT = "__level__"
+SEGMENT_INPUT = "__segment_{}__"
+MAX_THREADS = 4096
+"""More than any device has. ONNX Runtime neither bounds nor checks them: told to use 40 000 it never came back."""
+RUN_LIMIT_S = 300.0
+"""The most that a run may take unless another limit is given: a graph may hold a loop that never ends."""
+# what its arena says, what our operators and its own code pass on from C++'s allocators
+_OUT_OF_MEMORY = ("Failed to allocate memory", "Available memory of", "bad_alloc", "bad allocation")
+
+
+class Session:
+    """One graph and one copy of the weights, mapped from the file, for every level.
+
+    The level is an input: switching it loads nothing and allocates nothing. run() may be called from several threads
+    at once. To hand one to another process, pickle it: there it opens the same file, with as many threads. What a
+    forked child inherits cannot run, and closing it there leaves the parent's as it was.
+
+    path; name: the file's stem; inputs, outputs: tuples of TensorSpec; levels: tuple of Level; threads: of one run.
+    rows: what the file says of its rows (Metadata.rows), None where nothing.
+    reroutes: what lowered inferences were measured to score; cuts: the only layers at which one may be lowered, if any.
+    threads: at most MAX_THREADS; None for every core this process may use. profile_to: a folder for ONNX Runtime's
+    profile, written by close(). run_limit_s: the most that a run may take; then it is ended, with StuckError.
+
+    Raises CheckpointError (the file, or a graph in it that is not to be run), KernelError (the operator library),
+    InputError (an argument).
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        threads: int | None = None,
+        profile_to: Path | None = None,
+        run_limit_s: float = RUN_LIMIT_S,
+    ) -> None:
+        if threads is not None:
+            threads = whole("threads", threads, 1, MAX_THREADS)
+        run_limit_s = real("run_limit_s", run_limit_s, above=0.0)
+        if profile_to is not None and not (profile_to := file_path("profile_to", profile_to)).is_dir():
+            raise InputError(f"profile_to: expected a folder, got {excerpt(profile_to)}; create it first")
+        self.path = file_path("path", path)
+        self._absolute = str(self.path.absolute())  # a pickle of it may be opened from another folder
+        self.name = self.path.stem
+        self._threads = usable_cores() if threads is None else threads
+        self._profiled = profile_to is not None
+        self._checkpoint = Checkpoint.open(self.path)
+        self.inputs = self._checkpoint.inputs
+        self.outputs = self._checkpoint.outputs
+        self.levels = self._checkpoint.levels
+        self.reroutes = self._checkpoint.reroutes
+        self.rows = self._checkpoint.rows
+        self.cuts: tuple[str, ...] = getattr(self._checkpoint, "cuts", ())
+        self._output_names = [spec.name for spec in self.outputs]
+        self._ort: Any = open_ort(self._checkpoint, self._threads, profile_to)
+        self._segments = self._segment_feeds()
+        self._file_guard = FileGuard(self._checkpoint.file)
+        self._runs = Runs(run_limit_s)
+        self._local = threading.local()
+        self._idle = threading.Condition()
+        self._rebuilding = threading.Lock()
+        self._running = 0
+        self._resident_level = 0
+        self._shrinks = False
+        self._inherited = False
+        heed_forks(self)
+
+    @property
+    def threads(self) -> int:
+        """Threads of one run.
+
+        Setting it builds what runs the graph anew, in the caller's thread and over the same weights; runs under way end
+        on the old. Where that raises (InputError, CheckpointError, UnavailableError when closed) the old one stays.
+        """
+        return self._threads
+
+    @threads.setter
+    def threads(self, threads: int) -> None:
+        threads = whole("threads", threads, 1, MAX_THREADS)
+        if self._profiled:
+            raise InputError(f"threads: {self.path.name} is profiled as it was opened; open it anew with {threads}")
+        with self._rebuilding:
+            if threads == self._threads:
+                return
+            with self._open_ort():  # else close() could let go of the file meanwhile
+                built = open_ort(self._checkpoint, threads, None)
+                with self._idle:
+                    if self._ort is None:
+                        raise UnavailableError(f"{self.path.name}: this session is closed")
+                    self._ort, self._threads = built, threads
+
+    @property
+    def digest(self) -> str:
+        """Of the graph and of every level's segment, as the file tells them: equal for files that compute the same."""
+        metadata = self._checkpoint.metadata
+        digests = (metadata.graph_sha256, *(level.sha256 for level in metadata.levels))
+        return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+    @property
+    def decides(self) -> bool:
+        """Whether its graph may decide by one value what it computes for all samples (GraphFacts); read each time."""
+        return check_graph(self._checkpoint, self._checkpoint.graph()).decides
+
+    @property
+    def isa(self) -> str:
+        """The instruction set the kernels use."""
+        return str(library.isa())
+
+    @property
+    def resident_level(self) -> int:
+        """The densest level whose weights may be in memory: the densest that ran since it was last set.
+
+        Setting it gives the pages of the levels above, and what denser runs needed, back to the system; ONNX Runtime's
+        buffers at the end of the next run. Running a denser level afterwards stays possible: its pages are read from
+        the file again. -1 is the densest.
+        """
+        return self._resident_level
+
+    @resident_level.setter
+    def resident_level(self, level: int) -> None:
+        self._resident_level = resolve_level(level, len(self.levels))
+        self._checkpoint.release_above(self._resident_level)
+        self._shrinks = True
+        return_freed()
+
+    def resident_bytes(self) -> tuple[int, ...] | None:
+        """Bytes of what each level adds to the file that are in this process's memory; None where nobody says.
+
+        The first is that of level 0 with the header and the graph before it.
+        """
+        data = self._checkpoint.file.data
+        segments = [self._checkpoint.segment(level.index) for level in self.levels]
+        ends = [segment.ctypes.data + segment.nbytes - data.ctypes.data for segment in segments]
+        resident = [resident_bytes(data[begin:end]) for begin, end in zip([0, *ends], ends, strict=False)]
+        known = tuple(nbytes for nbytes in resident if nbytes is not None)
+        return known if len(known) == len(resident) else None
+
+    def run(self, inputs: Arrays, level: int | LevelCell = -1, guard: RouteGuard | None = None) -> dict[str, Array]:
+        """The outputs, by name, at `level` (-1 is the densest), or at what a LevelCell holds while it runs.
+
+        guard: armed for this level, lowers the run where it would miss its deadline; it says afterwards where.
+        Raises InputError (nothing is cast or reshaped), LevelError, KernelError, OutOfMemoryError, StuckError (it was
+        ended), and UnavailableError when closed, in a forked child, or when the file was written to in place.
+        """
+        arrays = check_inputs(self.inputs, inputs)
+        with self._cell_of(level, guard) as cell, self._open_ort() as session:
+            started = cell.value
+            self._resident_level = max(self._resident_level, started)
+            self._file_guard.check()
+            feeds = {**arrays, **self._segments, LEVEL_INPUT: cell.ort_value}
+            run = self._runs.begin()
+            try:
+                if self._shrinks:
+                    self._shrinks = False
+                    shrink_after(run.options)
+                with denormals_flushed():
+                    results = session.run(self._output_names, feeds, run.options)
+            except Exception as error:  # ONNX Runtime's errors have no common base
+                raise self._fault(error, started, arrays, run) from error
+            finally:
+                self._runs.end(run)
+            self._file_guard.check()
+        return dict(zip(self._output_names, results, strict=True))
+
+    def stop_run(self, thread: int, begun_before_s: float) -> None:
+        """End the run that `thread` (its ident) has under way since `begun_before_s` of the monotonic clock, or longer.
+
+        It raises StuckError there, before its next operator: one operator that does not end is not ended.
+        """
+        self._runs.stop(thread, begun_before_s)
+
+    def forget(self) -> None:
+        """As Inheritable: ONNX Runtime's threads are not here, and its session would wait for them when it ends."""
+        if self._ort is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._ort))  # so it never does
+        self._ort, self._inherited = None, True
+        self._idle = threading.Condition()
+        self._rebuilding = threading.Lock()
+        self._running = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _open_again, (self._absolute, self._threads, self._runs.limit_s, self.digest)
+
+    def close(self) -> None:
+        """Waits for the runs under way, then lets go of the model. May be called again."""
+        if self._inherited:
+            return
+        with self._idle:
+            session, self._ort = self._ort, None
+            self._idle.wait_for(lambda: self._running == 0)
+        if session is not None:
+            session.end_profiling()
+            self._segments.clear()
+            self._file_guard.close()
+            self._checkpoint.close()
+            del session
+            ARENA.give_back()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _segment_feeds(self) -> dict[str, Any]:
+        """The weights as the graph's inputs: views of the mapped file, nothing for the levels that were sliced off."""
+        graph_inputs = {each.name for each in self._ort.get_inputs()}
+        feeds: dict[str, Any] = {}
+        while (name := SEGMENT_INPUT.format(len(feeds))) in graph_inputs:
+            level = len(feeds)
+            array = self._checkpoint.segment(level) if level < len(self.levels) else np.zeros(0, np.uint8)
+            feeds[name] = ort.OrtValue.ortvalue_from_numpy(array)
+        expected = {*feeds, LEVEL_INPUT, *(spec.name for spec in self.inputs)}
+        if graph_inputs != expected or len(feeds) < len(self.levels):
+            raise CheckpointError(
+                f"{self.path.name}: its graph takes {excerpts(sorted(graph_inputs))}; expected "
+                f"{excerpts(sorted(expected))} and a segment for each of its {len(self.levels)} levels; export it again"
+            )
+        return feeds
+
+    def _fault(self, error: Exception, level: int, arrays: Arrays, run: Run) -> Exception:
+        """Our own error for one of ONNX Runtime's."""
+        where = f"{self.path.name}: level {level}"
+        text = excerpt(error, MESSAGE_CHARACTERS)
+        if run.stopped:
+            return StuckError(f"{where}: the run was ended after {time.monotonic() - run.begun_s:.1f} s")
+        if isinstance(error, MemoryError) or any(sign in text for sign in _OUT_OF_MEMORY):
+            self._shrinks = True  # what it had got is not kept for a next one like it
+            shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
+            return OutOfMemoryError(
+                f"{where}: out of memory with {shapes}; send a smaller batch or allow a lower level"
+            )
+        return InputError(f"{where}: {text}") if isinstance(error, InvalidArgument) else KernelError(f"{where}: {text}")
+
+    def _cell_of(self, level: int | LevelCell, guard: RouteGuard | None) -> AbstractContextManager[LevelCell]:
+        if guard is None:
+            return nullcontext(self._cell(level))
+        if not callable(getattr(guard, "running", None)):
+            raise InputError(f"guard: expected a RouteGuard, got {shown(guard)}")
+        if isinstance(level, LevelCell):
+            raise InputError("a guarded run lowers its own level: give it a level, not a LevelCell")
+        return guard.running(resolve_level(level, len(self.levels)), len(self.levels))
+
+    def _cell(self, level: int | LevelCell) -> LevelCell:
+        if isinstance(level, LevelCell):
+            if level.value >= len(self.levels):
+                raise LevelError(f"{self.path.name}: level {level.value} is out of range 0 to {len(self.levels) - 1}")
+            return level
+        index = resolve_level(level, len(self.levels))
+        cell: LevelCell | None = getattr(self._local, "cell", None)
+        if cell is None:
+            cell = self._local.cell = LevelCell(index)
+        cell.reset(index)
+        return cell
+
+    @contextmanager
+    def _open_ort(self) -> Iterator[Any]:
+        with self._idle:
+            session = self._ort
+            if self._inherited:
+                raise UnavailableError(
+                    f"{self.path.name}: this session was opened before the process forked, and its threads are the "
+                    "parent's; open the file again in this process, or pickle the session to it"
+                )
+            if session is None:
+                raise UnavailableError(f"{self.path.name}: this session is closed")
+            self._running += 1
+        try:
+            yield session
+        finally:
+            with self._idle:
+                self._running -= 1
+                self._idle.notify_all()
+
+
+def _open_again(path: str, threads: int, run_limit_s: float, digest: str) -> Session:
+    """The pickled session, in another process. Raises CheckpointError, also where the path now has another model."""
+    session = Session(path, threads=threads, run_limit_s=run_limit_s)
+    if session.digest != digest:
+        session.close()
+        raise CheckpointError(
+            f"{path}: holds another model than when the session was pickled; open it by its path, or put the model back"
+        )
+    return session

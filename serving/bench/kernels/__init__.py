@@ -1,0 +1,1 @@
+"""`bench kernels`: our kernels beside dense ONNX Runtime and other engines on the same work."""

@@ -1,0 +1,44 @@
+"""The dense side: a torch model as an ONNX file, and a session of ONNX Runtime over it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_PLAIN_OPSET = 13
+
+
+def dense_session(path: Path, threads: int, profile_to: Path | None = None) -> Any:
+    """ONNX Runtime at its best: every optimisation, its own spinning while it runs. profile_to: a folder."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    # it may spin while it runs, as it does by default, but not into the next contender's turn
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if profile_to is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile_to / "dense")
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def export_dense(model: nn.Module, image: Tensor, path: Path, *, plain: bool = False) -> None:
+    """Write `model`, in eval mode, for this one shape, as ONNX with input "input" and output "output".
+
+    plain: operators as they were at opset 13, which every peer reads: torch's current exporter writes opset 20, and
+    the `onnx` that DeepSparse can use ends before it.
+    """
+    import torch
+
+    from nested_sparse.trainer.export.trace import quiet_exporter
+
+    names: dict[str, Any] = {"input_names": ["input"], "output_names": ["output"]}
+    with quiet_exporter():
+        if plain:
+            torch.onnx.export(model, (image,), path, dynamo=False, opset_version=_PLAIN_OPSET, **names)
+        else:
+            torch.onnx.export(model, (image,), path, dynamo=True, verbose=False, **names)

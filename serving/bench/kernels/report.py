@@ -1,0 +1,77 @@
+"""What the benchmark prints: the table, the layers, and the facts of the JSON line."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from ...commands.output import print_line, print_table
+from ..machine import cpu_name, versions
+from ..row import Row
+
+COLUMNS = ("row", "reach", "measured", "met", "ours ms (best)", "other ms (best)", "error", "kernel", "against")
+MET = {None: "", True: "yes", False: "no"}
+TOLERABLE_LOAD = 0.1
+"""Cores that others may use before the report says so."""
+
+
+def print_rows(rows: Sequence[Row], rounds: int) -> None:
+    """The measured rows as a table; under it what could not be measured, and what a reader must know."""
+    print_table(
+        f"Our kernels, medians of interleaved rounds ({rounds}, more where runs are short), on {cpu_name()}",
+        COLUMNS,
+        [_cells(row) for row in rows if not row.unavailable],
+    )
+    for row in rows:
+        if row.unavailable:
+            print_line(f"{row.spec.name}: not available: {row.unavailable}")
+    noted: dict[str, list[str]] = {}
+    for row in rows:
+        if row.note:
+            noted.setdefault(row.note, []).append(row.spec.name)
+    for note, names in noted.items():
+        print_line(f"{', '.join(names)}: {note}")
+    disturbed = [row.other_load for row in rows if row.other_load is not None and row.other_load > TOLERABLE_LOAD]
+    if disturbed:
+        print(
+            f"Other processes kept up to {max(disturbed):.1f} cores busy during {len(disturbed)} of {len(rows)} rows "
+            "(other_load in the JSON line): measure those again on an idle machine."
+        )
+
+
+def print_layers(rows: Sequence[Row]) -> None:
+    """For each row that has them, the kinds of layer: ms and GFLOP/s on kept weights, both sides."""
+    for row in rows:
+        if row.layers:
+            print_table(
+                f"{row.spec.name}: kinds of convolution, {row.spec.threads} thread(s), {row.kernel}",
+                ("layer", "count", "our ms", "our GFLOP/s", "dense ms", "dense GFLOP/s"),
+                [tuple("none alike" if cell is None else cell for cell in line.values()) for line in row.layers],
+            )
+
+
+def report(rows: Sequence[Row]) -> dict[str, Any]:
+    """The JSON line: the machine, then every row."""
+    facts = {"bench": "kernels", "machine": platform.machine(), "cpu": cpu_name(), "versions": versions()}
+    return {**facts, "rows": [row.to_json() for row in rows]}
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    assert row.measured is not None
+    return (
+        row.spec.name,
+        "" if row.spec.reach is None else str(row.spec.reach),
+        f"{row.measured:.2f}",
+        MET[row.met],
+        _milliseconds(row.ours_ms),
+        _milliseconds(row.reference_ms),
+        "" if row.max_error is None else f"{row.max_error:.0e}",
+        f"{row.kernel} ({row.isa})",
+        row.against if row.reference_error is None else f"{row.against}, error {row.reference_error:.0e}",
+    )
+
+
+def _milliseconds(samples: Sequence[float]) -> str:
+    return f"{statistics.median(samples):.2f} ({min(samples):.2f})"

@@ -1,0 +1,164 @@
+"""Comparison: the rows that the cells of an experiment decide, elastic beside fixed levels and SlackFit."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ..row import Reach
+from .cell import BURSTY
+from .experiment import CellResult
+from .figure import Figure
+from .reference import Reference
+from .score import Score
+
+ELASTIC, SLACKFIT = "elastic", "slackfit"
+
+
+def comparison(
+    results: Sequence[CellResult], levels: Mapping[str, int], reference: Reference, slo_ms: float
+) -> list[Figure]:
+    """The rows. `levels`: contenders that run at one fixed level."""
+    return [
+        *against_fixed(results, levels),
+        misses_at_equal_accuracy(results, levels, reference),
+        against_slackfit(results),
+        attainment_where_level_0_fits(results, levels, slo_ms),
+        late_after_a_co_runner(results),
+    ]
+
+
+def against_fixed(results: Sequence[CellResult], levels: Mapping[str, int]) -> list[Figure]:
+    """Effective accuracy of elastic less that of the best fixed level of its cell: the worst cell, and the mean."""
+    points = {}
+    for result in results:
+        scores = result.scores
+        fixed = [scores[name].effective_accuracy for name in levels if name in scores]
+        if ELASTIC in scores and fixed:
+            points[str(result.cell)] = 100.0 * (scores[ELASTIC].effective_accuracy - max(fixed))
+    names = ("elastic - best fixed level, worst cell", "elastic - best fixed level, mean of cells")
+    bounds = (Reach(">=", 0.0), Reach(">=", 2.0))
+    if not points:
+        why = "needs the elastic server and fixed levels"
+        return [Figure(name, "points", reach, unavailable=why) for name, reach in zip(names, bounds, strict=True)]
+    worst = min(points, key=lambda name: points[name])
+    lost = [name for name, value in points.items() if value < 0]
+    worst_note = f"{worst}; worse in {len(lost)} of {len(points)} cells" + (f": {', '.join(lost)}" if lost else "")
+    return [
+        Figure(names[0], "points", bounds[0], points[worst], worst_note, details={"by_cell": points}),
+        Figure(names[1], "points", bounds[1], statistics.fmean(points.values()), f"{len(points)} cells"),
+    ]
+
+
+def misses_at_equal_accuracy(results: Sequence[CellResult], levels: Mapping[str, int], reference: Reference) -> Figure:
+    """Elastic's misses / those of a fixed level of the same mean accuracy, on bursty traces, all cells together.
+
+    That level is interpolated linearly, by accuracy over the cell's items, between the two whose accuracy lies around
+    the mean of elastic's in-time answers; beyond the range it is the outermost.
+    """
+    name, reach = "misses at equal mean accuracy, elastic / fixed, bursty traces", Reach("<=", 1 / 2.85)
+    ours = theirs = 0.0
+    cells = {}
+    for result in results:
+        scores = result.scores
+        if result.cell.trace not in BURSTY or ELASTIC not in scores or not all(each in scores for each in levels):
+            continue
+        items = [each.outcome.arrival.item for part in result.rounds[ELASTIC] for each in part]
+        mean_accuracy = scores[ELASTIC].mean_accuracy
+        if not items or mean_accuracy is None:
+            continue
+        expected = fixed_misses_at(
+            mean_accuracy,
+            [reference.level_score(level, items) for level in levels.values()],
+            [scores[each].misses for each in levels],
+        )
+        ours, theirs = ours + scores[ELASTIC].misses, theirs + expected
+        cells[str(result.cell)] = {
+            "elastic": scores[ELASTIC].misses,
+            "fixed": expected,
+            "mean_accuracy": mean_accuracy,
+        }
+    if not cells or not levels:
+        return Figure(name, "×", reach, unavailable=f"needs elastic, fixed levels and a trace of {', '.join(BURSTY)}")
+    if not theirs:
+        return Figure(name, "×", reach, unavailable="no fixed level of that accuracy missed anything", details=cells)
+    note = (
+        f"{ours:.0f} of elastic against {theirs:.1f}, interpolated linearly between the two fixed levels around "
+        "elastic's mean in-time accuracy"
+    )
+    return Figure(name, "×", reach, ours / theirs, note, details=cells)
+
+
+def fixed_misses_at(accuracy: float, level_accuracy: Sequence[float], level_misses: Sequence[int]) -> float:
+    """Misses of a fixed level of this accuracy; a level that another one beats in both counts for nothing."""
+    order = np.argsort(level_accuracy, kind="stable")
+    best: list[tuple[float, int]] = []
+    for place in order[::-1]:  # from the most accurate down, those that miss less than all above
+        if not best or level_misses[place] < best[-1][1]:
+            best.append((level_accuracy[place], level_misses[place]))
+    best.reverse()
+    return float(np.interp(accuracy, [each for each, _ in best], [missed for _, missed in best]))
+
+
+def against_slackfit(results: Sequence[CellResult]) -> Figure:
+    """Effective accuracy of elastic less SlackFit's, mean of the cells with a co-runner."""
+    name, reach = "elastic - SlackFit, mean of cells with a co-runner", Reach(">=", 3.0)
+    points = {
+        str(result.cell): 100.0 * (scores[ELASTIC].effective_accuracy - scores[SLACKFIT].effective_accuracy)
+        for result in results
+        if result.cell.co_runner != "none" and {ELASTIC, SLACKFIT} <= (scores := result.scores).keys()
+    }
+    if not points:
+        return Figure(name, "points", reach, unavailable="needs both servers and a co-runner")
+    worst = min(points, key=lambda cell: points[cell])
+    note = f"{len(points)} cells; least {points[worst]:.2f}, {worst}"
+    return Figure(name, "points", reach, statistics.fmean(points.values()), note, details={"by_cell": points})
+
+
+def attainment_where_level_0_fits(results: Sequence[CellResult], levels: Mapping[str, int], slo_ms: float) -> Figure:
+    """Share that elastic answers in time in the cells where the fixed level 0 has its p99 of all offered within the
+    SLO.
+    """
+    name, reach = "attainment where level 0's p99 fits the SLO", Reach(">=", 99.9)
+    lowest = next((each for each, level in levels.items() if level == 0), None)
+    fitting = []
+    for result in results:
+        scores = result.scores
+        if lowest in scores and ELASTIC in scores:
+            p99_ms = scores[lowest].p99_offered_ms
+            if p99_ms is not None and p99_ms <= slo_ms:
+                fitting.append((str(result.cell), scores[ELASTIC]))
+    if not fitting:
+        return Figure(name, "%", reach, unavailable="level 0 fits in no cell, or was not measured beside elastic")
+    offered = sum(score.offered for _, score in fitting)
+    missed = sum(score.misses for _, score in fitting)
+    note = f"{missed} of {offered} requests missed in the {len(fitting)} of {len(results)} cells where it fits"
+    missed_by_cell = {cell: score.misses for cell, score in fitting}
+    return Figure(name, "%", reach, 100.0 * (1.0 - missed / max(1, offered)), note, details={"missed": missed_by_cell})
+
+
+def late_after_a_co_runner(results: Sequence[CellResult]) -> Figure:
+    """The most requests that elastic missed after a co-runner came and before three in a row were in time."""
+    name, reach = "late after a co-runner starts, before the level has adapted, worst segment", Reach("<=", 3.0)
+    missed = {
+        str(result.cell): result.missed_before_adapting(ELASTIC)
+        for result in results
+        if result.cell.co_runner != "none" and ELASTIC in result.rounds
+    }
+    every = [count for counts in missed.values() for count in counts]
+    if not every:
+        return Figure(name, "requests", reach, unavailable="needs elastic and a co-runner")
+    note = f"median {statistics.median(every):g} of {len(every)} segments; adapted = 3 in-time answers in a row"
+    return Figure(name, "requests", reach, float(max(every)), note, details={"by_cell": missed})
+
+
+def best_fixed(results: Sequence[CellResult], levels: Mapping[str, int]) -> str | None:
+    """The fixed level of the highest mean effective accuracy over all cells."""
+    totals: dict[str, float] = {}
+    for result in results:
+        scores: dict[str, Score] = result.scores
+        for name in levels:
+            totals[name] = totals.get(name, 0.0) + scores[name].effective_accuracy
+    return max(totals, key=lambda name: totals[name]) if totals else None

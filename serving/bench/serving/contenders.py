@@ -1,0 +1,85 @@
+"""Contenders: the servers that are compared, each a process that stays up for the whole experiment."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from nested_sparse.errors import BenchError, ServingError
+from nested_sparse.excerpt import excerpt
+
+from .capacity import THREADS
+from .comparison import ELASTIC, SLACKFIT
+from .experiment import Contender
+from .open_loop import unloaded_ms
+from .server_process import running_server
+
+PATIENT_MS = 10_000.0
+
+
+def own_servers(
+    stack: ExitStack, checkpoint: Path, level_count: int, slo_ms: float, say: Callable[[str], None]
+) -> tuple[list[Contender], dict[str, str]]:
+    """Each level fixed, SlackFit and elastic, ended with `stack`; and by name why one could not be started.
+
+    They start one after the other: each measures its levels first. Raises ServingError where ours does not start.
+    """
+    flags: Mapping[str, list[str]] = {
+        **{f"level {level}": ["--level", str(level)] for level in range(level_count)},
+        SLACKFIT: ["--policy", SLACKFIT],
+        ELASTIC: [],
+    }
+    contenders, missing = [], {}
+    for number, (name, extra) in enumerate(flags.items()):
+        say(f"starting the server of {name}")
+        arguments = ["--threads", str(THREADS), "--slo-ms", str(slo_ms), *extra]
+        try:
+            server = stack.enter_context(running_server(checkpoint, arguments))
+        except ServingError as error:
+            if name != SLACKFIT:
+                raise
+            missing[name] = str(error)
+            continue
+        level = number if number < level_count else None
+        contenders.append(Contender(name, server.address, checkpoint.stem, level, server.pid))
+    return contenders, missing
+
+
+def target_server(address: str, model: str | None) -> Contender:
+    """A server that somebody else runs; its first model if none is named. Raises BenchError where it does not say."""
+    return Contender("target", address, model or asyncio.run(_first_model(address)))
+
+
+def target_ms(target: Contender, item: NDArray[Any]) -> float:
+    """Median latency of a request when the target has nothing else to do. Raises ServingError, BenchError."""
+    samples = asyncio.run(unloaded_ms(target.address, target.model, item, PATIENT_MS))
+    if not samples:
+        raise BenchError(
+            f"{target.address}: model '{excerpt(target.model)}' answers no request of shape {list(item.shape)}"
+        )
+    return statistics.median(samples)
+
+
+async def _first_model(address: str) -> str:
+    from tritonclient.grpc import aio as triton
+    from tritonclient.utils import InferenceServerException
+
+    client = triton.InferenceServerClient(address)
+    try:
+        index = await client.get_model_repository_index()
+        names = [model.name for model in index.models]
+    except InferenceServerException as error:
+        raise BenchError(
+            f"{address}: does not say which models it has ({excerpt(error)}); name one with --model"
+        ) from None
+    finally:
+        await client.close()
+    if not names:
+        raise BenchError(f"{address}: serves no model")
+    return str(names[0])

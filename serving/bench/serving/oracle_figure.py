@@ -1,0 +1,71 @@
+"""The row of the offline oracle: our policy in virtual time, beside one who knows the future."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+from nested_sparse.errors import InputError
+from nested_sparse.runtime.profiling import LatencyProfile
+from nested_sparse.runtime.simulation.comparison import (
+    LOAD,
+    Row,
+    compare,
+    default_contentions,
+    default_policies,
+    default_traces,
+)
+from nested_sparse.runtime.simulation.world import World
+
+from ..row import Reach
+from .comparison import ELASTIC
+from .figure import Figure
+
+NAME = "effective accuracy / that of the offline oracle, simulator, worst trace"
+CONTENDED = "the same beside contention (CPU, memory, quota), which the oracle foresees, mean of traces"
+REACH = Reach(">=", 0.98)
+UNDISTURBED = "none"
+
+
+def oracle_figures(
+    service_ms: Sequence[float],
+    accuracy: Sequence[float],
+    slo_ms: float,
+    arrivals: Path | None,
+    seed: int,
+    requests: int,
+) -> list[Figure]:
+    """The least share of the oracle's score that elastic reaches on a trace; and its share beside contention.
+
+    The simulated device takes `service_ms` per request and level, which score `accuracy`. A trace has
+    about `requests` of them. The oracle's score is a proven upper bound. Nothing is kept back for the reply: there is
+    none in virtual time, and the oracle uses all of the SLO, too.
+    """
+    profile = LatencyProfile((1,), [[ms] for ms in service_ms])
+    world = World(profile, accuracy, slo_ms, seed=seed)
+    elastic = {ELASTIC: default_policies(world)[ELASTIC]}
+    simulated_s = requests / (LOAD * world.capacity_per_s)
+    try:
+        played = default_traces(world, simulated_s, seed, arrivals)
+        contentions = default_contentions(simulated_s, seed)
+        rows = compare(played, contentions, elastic, world, reply_margin_ms=0.0, reply_margin_share=0.0)
+    except InputError as error:  # a trace too short for the file or for a contention
+        return [Figure(NAME, "", REACH, unavailable=str(error))]
+    return oracle_summary(rows)
+
+
+def oracle_summary(rows: Sequence[Row]) -> list[Figure]:
+    """The rows of a comparison's rows."""
+    shares = {(row.trace, row.contention): row.of_oracle for row in rows if row.policy == ELASTIC}
+    alone = {trace: share for (trace, contention), share in shares.items() if contention == UNDISTURBED}
+    worst = min(alone, key=lambda trace: alone[trace])
+    note = ", ".join(f"{trace} {share:.3f}" for trace, share in alone.items())
+    figures = [Figure(NAME, "", REACH, alone[worst], note, details={"by_trace": alone})]
+    kinds = sorted({contention for _, contention in shares} - {UNDISTURBED})
+    if kinds:
+        means = {kind: fmean(share for (_, each), share in shares.items() if each == kind) for kind in kinds}
+        beside = {f"{trace} with {kind}": share for (trace, kind), share in shares.items() if kind != UNDISTURBED}
+        note = ", ".join(f"{kind} {share:.3f}" for kind, share in means.items())
+        figures.append(Figure(CONTENDED, "", None, fmean(beside.values()), note, details={"by_cell": beside}))
+    return figures

@@ -1,0 +1,115 @@
+"""Reference: what every level answers to every item, computed here, and the check of what a server answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nested_sparse.runtime.session import Session
+
+from .lowered import Lowered, LoweredOutputs
+from .open_loop import Outcome
+from .workload import Workload
+
+RELATIVE_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Graded:
+    """An outcome, checked: its output is gone, what it was worth is here.
+
+    score: share of its samples right, whether in time or not; without labels the accuracy that the file states for the
+    level; 1 where nobody knows, 0 where no answer came. check: "right" or "wrong" (the output is not that of the
+    level it names), "unverified" where there is nothing to compare with, "" where no answer came.
+    """
+
+    outcome: Outcome
+    score: float
+    check: str
+
+    @property
+    def in_time(self) -> bool:
+        """Answered within the SLO."""
+        return self.outcome.status == "ok"
+
+    @property
+    def answered(self) -> bool:
+        """Answered at all."""
+        return self.check != ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """expected: [level][item] outputs, empty for a model that is not here. labels: [item], None where unknown.
+
+    stated: the file's own accuracy, by level; empty where it has none. lowered: the output of a run whose level fell,
+    None where it cannot be told.
+    """
+
+    expected: Sequence[Sequence[NDArray[Any]]]
+    labels: Sequence[NDArray[np.int64]] | None
+    stated: Sequence[float]
+    lowered: Callable[[Lowered], NDArray[Any] | None] = lambda key: None
+
+    def grade(self, outcome: Outcome) -> Graded:
+        """Compare the answer with the level's own and with the labels."""
+        if outcome.output is None:
+            return Graded(outcome, 0.0, "")
+        return Graded(replace(outcome, output=None), self._score(outcome), self._check(outcome))
+
+    def level_score(self, level: int, items: Sequence[int]) -> float:
+        """What `level` scores on `items` if it answers all of them."""
+        if self.labels is None:
+            return self.stated[level] if self.stated else 1.0
+        return float(np.mean([right_share(self.expected[level][item], self.labels[item]) for item in items]))
+
+    def _score(self, outcome: Outcome) -> float:
+        assert outcome.output is not None
+        if self.labels is not None:
+            return right_share(outcome.output, self.labels[outcome.arrival.item])
+        if outcome.accuracy is not None:
+            return outcome.accuracy
+        return self.stated[outcome.level] if outcome.level is not None and self.stated else 1.0
+
+    def _check(self, outcome: Outcome) -> str:
+        item, end, start = outcome.arrival.item, outcome.level, outcome.started_level
+        assert outcome.output is not None
+        if end is None or not self.expected:
+            return "unverified"
+        if not 0 <= end < len(self.expected):
+            return "wrong"
+        expected: NDArray[Any] | None = self.expected[end][item]
+        if start is not None:
+            # of a run that was lowered twice only the last fall is known, so it cannot be made again
+            twice = outcome.lowered_from is not None
+            expected = None if twice else self.lowered((item, start, end, outcome.lowered_at or ""))
+        if expected is None:
+            return "unverified"
+        return "right" if agrees(outcome.output, expected) else "wrong"
+
+
+def make_reference(workload: Workload, session: Session | None) -> Reference:
+    """The outputs of `session`, an open one of the workload's checkpoint; None: nothing to compare with."""
+    if session is None:
+        return Reference([], workload.labels, [])
+    name, output = session.inputs[0].name, session.outputs[0].name
+    expected = [[session.run({name: item}, level.index)[output] for item in workload.items] for level in session.levels]
+    stated = [level.metrics["accuracy"] for level in session.levels if "accuracy" in level.metrics]
+    stated = stated if len(stated) == len(session.levels) else []
+    return Reference(expected, workload.labels, stated, LoweredOutputs(session, workload.items))
+
+
+def right_share(output: NDArray[Any], labels: NDArray[np.int64]) -> float:
+    """Share of samples whose largest output is their class."""
+    return float((output.argmax(axis=1) == labels).mean()) if output.shape[:1] == labels.shape else 0.0
+
+
+def agrees(got: NDArray[Any], expected: NDArray[Any]) -> bool:
+    """Within RELATIVE_TOLERANCE of the largest magnitude."""
+    if got.shape != expected.shape or not np.isfinite(got).all():
+        return False
+    return bool(np.abs(got - expected).max() <= RELATIVE_TOLERANCE * np.abs(expected).max())

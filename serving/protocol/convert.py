@@ -1,0 +1,239 @@
+"""Between the protocol's messages and numpy arrays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+
+from nested_sparse.errors import InputError, TooLargeError
+from nested_sparse.excerpt import excerpt
+from nested_sparse.proto.messages import InferTensorContents, ModelInferRequest, ModelInferResponse
+
+from .call import Call
+from .datatype import Datatype, datatype_named, datatype_of
+from .parameters import read_options
+from .wire import HEADER_BYTES, length_prefix, split_infer_request
+
+MessageT = TypeVar("MessageT")
+SHARED_MEMORY = "shared_memory_region"
+CLASSIFICATION = "classification"
+MAX_RANK = 32
+"""Dimensions an array may have: numpy's limit before version 2."""
+RAW_OUTPUT_CONTENTS = ModelInferResponse.DESCRIPTOR.fields_by_name["raw_output_contents"].number
+MAX_MESSAGE_BYTES = 2**31 - HEADER_BYTES - 1
+"""Of the values in an answer: protobuf's limit, but for names and parameters."""
+MAX_PARAMETERS = 64
+"""Of a request, of an input or of an output, other extensions' included."""
+AT_ONCE = 1 << 15
+"""Integers converted in one go: 2 ms (Xeon), in which no other thread of Python runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How many inputs and outputs the model has, and a request of it may name."""
+
+    inputs: int
+    outputs: int
+
+
+def read_message(data: bytes, parse: Callable[[bytes], MessageT], limit: int) -> MessageT:
+    """The message that `parse` makes of `data`, its size bounded before.
+
+    Raises InputError where it is none, TooLargeError where it has over `limit` bytes.
+    """
+    if len(data) > limit:
+        advice = (
+            "send fewer samples at once, or start it with a larger --max-batch"
+            if limit > HEADER_BYTES
+            else "this method's requests hold names only"
+        )
+        raise TooLargeError(f"The request has {len(data)} bytes, this server takes at most {limit}; {advice}")
+    try:
+        return parse(data)
+    except DecodeError:
+        raise InputError(f"The request's {len(data)} bytes are no message that this method takes") from None
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """A request as it came: the message, and the raw values, which a large message does not hold any more."""
+
+    message: ModelInferRequest
+    raw: Sequence[bytes | memoryview]
+
+    @property
+    def is_large(self) -> bool:
+        """Whether read_call takes long: where many values have to be converted. Raw ones are not."""
+        return not self.raw and self.message.ByteSize() > HEADER_BYTES
+
+
+def parse_infer_request(data: bytes) -> InferRequest:
+    """The request in `data`. Raises DecodeError where it is none, InputError for too much beside its tensors."""
+    if len(data) <= HEADER_BYTES:  # which it cannot exceed
+        message = ModelInferRequest.FromString(data)
+        return InferRequest(message, message.raw_input_contents)
+    header, raw = split_infer_request(data)
+    return InferRequest(ModelInferRequest.FromString(header), raw)
+
+
+def read_call(request: InferRequest, bounds: Bounds, received_s: float, time_left_s: float | None) -> Call:
+    """The call in `request`, sized and typed as its own header says; raw arrays are read-only views. Raises InputError.
+
+    bounds: what the model has; no repeated field is looked into that has more. time_left_s: what the transport leaves
+    until the client gives up, None for no limit.
+    """
+    message = request.message
+    _check_counts(message, request.raw, bounds)
+    inputs: dict[str, NDArray[np.generic]] = {}
+    for name, array in _arrays(message, request.raw):
+        if name in inputs:
+            raise InputError(f"Input '{excerpt(name)}' is given twice; expected each input once.")
+        inputs[name] = array
+    time_left_ms = None if time_left_s is None else 1000 * time_left_s
+    return Call(inputs, received_s, _wanted(message), read_options(message.parameters).within(time_left_ms))
+
+
+def _check_counts(request: ModelInferRequest, raw: Sized, bounds: Bounds) -> None:
+    if not request.inputs:
+        raise InputError("The request has no inputs; expected at least one.")
+    for count, most, what in (
+        (len(request.inputs), bounds.inputs, "inputs"),
+        (len(request.outputs), bounds.outputs, "outputs"),
+    ):
+        if count > most:
+            raise InputError(f"The request has {count} {what}, this model has {most}; expected each once.")
+    if raw and len(raw) != len(request.inputs):
+        raise InputError(
+            f"The request has {len(raw)} raw_input_contents for {len(request.inputs)} inputs; expected one for each."
+        )
+    _check_parameters(request.parameters, "The request")
+
+
+def _check_parameters(parameters: Sized, of: str) -> None:
+    if len(parameters) > MAX_PARAMETERS:
+        raise InputError(f"{of} has {len(parameters)} parameters; expected at most {MAX_PARAMETERS}.")
+
+
+def _wanted(request: ModelInferRequest) -> tuple[str, ...]:
+    names: dict[str, None] = {}
+    for output in request.outputs:
+        name = excerpt(output.name)
+        _check_parameters(output.parameters, f"Output '{name}'")
+        for extension in (CLASSIFICATION, SHARED_MEMORY):
+            if extension in output.parameters:
+                raise InputError(f"Output '{name}' asks for {extension!r}, which this server does not support.")
+        if output.name in names:
+            raise InputError(f"Output '{name}' is asked for twice; expected each output once.")
+        names[output.name] = None
+    return tuple(names)
+
+
+def _arrays(request: ModelInferRequest, raw: Sequence[bytes | memoryview]) -> Iterator[tuple[str, NDArray[np.generic]]]:
+    for index, tensor in enumerate(request.inputs):
+        name = excerpt(tensor.name)
+        _check_parameters(tensor.parameters, f"Input '{name}'")
+        if SHARED_MEMORY in tensor.parameters:
+            raise InputError(f"Input '{name}' is in shared memory, which this server does not support; send it raw.")
+        if raw and tensor.HasField("contents"):
+            raise InputError(f"Input '{name}' has both contents and raw_input_contents; expected one of them.")
+        shape = _shape(tensor)
+        datatype = datatype_named(tensor.datatype, tensor.name)
+        flat = (
+            _from_raw(name, datatype, shape, raw[index])
+            if raw
+            else _from_contents(name, datatype, shape, tensor.contents)
+        )
+        yield tensor.name, flat.reshape(shape)
+
+
+def _shape(tensor: ModelInferRequest.InferInputTensor) -> tuple[int, ...]:
+    name = excerpt(tensor.name)
+    if len(tensor.shape) > MAX_RANK:
+        raise InputError(f"Input '{name}' has {len(tensor.shape)} dimensions; expected at most {MAX_RANK}.")
+    shape = tuple(tensor.shape)
+    if any(size < 1 for size in shape):
+        raise InputError(f"Input '{name}' has shape {list(shape)}; expected sizes of 1 or more.")
+    return shape
+
+
+def _from_raw(name: str, datatype: Datatype, shape: tuple[int, ...], raw: bytes | memoryview) -> NDArray[np.generic]:
+    # Python's integers: a hostile shape cannot overflow into a plausible count
+    expected = math.prod(shape) * datatype.dtype.itemsize
+    if len(raw) != expected:
+        raise InputError(
+            f"Input '{name}' has the wrong size: {datatype.name} of shape {list(shape)} takes {expected} "
+            f"bytes, got {len(raw)}."
+        )
+    array: NDArray[np.generic]
+    if datatype.name == "BOOL":  # any byte may arrive; numpy's bool may only be 0 or 1
+        array = np.frombuffer(raw, np.uint8).astype(np.bool_)
+    else:
+        array = np.frombuffer(raw, datatype.dtype)
+    return array
+
+
+def _from_contents(
+    name: str, datatype: Datatype, shape: tuple[int, ...], contents: InferTensorContents
+) -> NDArray[np.generic]:
+    if datatype.contents is None:
+        raise InputError(f"Input '{name}' is {datatype.name}, which has no contents field; send raw_input_contents.")
+    wrong = [field.name for field, _ in contents.ListFields() if field.name != datatype.contents]
+    if wrong:
+        raise InputError(f"Input '{name}' is {datatype.name}: expected {datatype.contents}, got {', '.join(wrong)}.")
+    values: Sequence[float] = getattr(contents, datatype.contents)
+    count = math.prod(shape)
+    if len(values) != count:  # before one of them is looked at
+        raise InputError(
+            f"Input '{name}' has the wrong size: shape {list(shape)} takes {count} elements, got {len(values)}."
+        )
+    if datatype.dtype.kind in "fb":  # on the wire as in memory, at the end of the only field
+        contents.DiscardUnknownFields()
+        return np.frombuffer(contents.SerializeToString()[-count * datatype.dtype.itemsize :], datatype.dtype)
+    narrowed = np.empty(count, datatype.dtype)
+    for begin in range(0, count, AT_ONCE):
+        flat = np.array(values[begin : begin + AT_ONCE], _carrier(datatype))
+        part = narrowed[begin : begin + AT_ONCE]
+        part[:] = flat.astype(datatype.dtype)
+        if not np.array_equal(part, flat):
+            raise InputError(f"Input '{name}' is {datatype.name}, which cannot hold {_first_difference(flat, part)}.")
+    return narrowed
+
+
+def _first_difference(flat: NDArray[np.generic], narrowed: NDArray[np.generic]) -> np.generic:
+    first: np.generic = flat[np.flatnonzero(flat != narrowed)[0]]
+    return first
+
+
+def _carrier(datatype: Datatype) -> np.dtype[np.generic]:
+    """What holds every value its contents field can carry, so that a value out of range is seen and not wrapped."""
+    widest = {"int_contents": "int32", "uint_contents": "uint32"}
+    return np.dtype(widest.get(datatype.contents or "", datatype.dtype))
+
+
+def serialize_response(
+    response: ModelInferResponse, names: Sequence[str], outputs: Mapping[str, NDArray[np.generic]]
+) -> bytes:
+    """`response` with the outputs called `names`, as it is sent; raw: clients that take typed contents take those too.
+
+    Of each value one copy is made, where protobuf makes three on the event loop. Raises TooLargeError.
+    """
+    values: list[Any] = []
+    size = 0
+    for name in names:
+        array = outputs[name]
+        datatype = datatype_of(array.dtype.name)
+        response.outputs.add(name=name, datatype=datatype.name, shape=array.shape)
+        size += array.nbytes
+        if size > MAX_MESSAGE_BYTES:
+            raise TooLargeError(
+                f"The answer has {size} bytes, a message holds at most {MAX_MESSAGE_BYTES}; send fewer samples at once"
+            )
+        flat = np.ascontiguousarray(array, datatype.dtype)
+        values += (length_prefix(RAW_OUTPUT_CONTENTS, flat.nbytes), flat)
+    return b"".join((response.SerializeToString(), *values))

@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from nested_sparse.errors import InputError, LevelError
+from nested_sparse.runtime.policy.decision import Waiting
+from nested_sparse.runtime.policy.elastic import ElasticPolicy
+from nested_sparse.runtime.policy.fixed import FixedPolicy
+from nested_sparse.runtime.policy.residuals import MAXIMUM, MINIMUM
+from nested_sparse.runtime.profiling.profile import LatencyProfile
+
+PROFILE = LatencyProfile((1,), [[2.0], [5.0], [9.0], [14.0]])
+
+
+def due(slack_ms: float, lowest: int = 0, highest: int = 3, **fields: float) -> Waiting:
+    return Waiting(slack_ms / 1e3, lowest, highest, **fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("slack_ms", "level"), [(100, 3), (14, 3), (13.9, 2), (8.9, 1), (2, 0), (0.9, None)])
+def test_densest_level_that_fits(slack_ms: float, level: int | None) -> None:
+    """With nothing behind, the slack alone decides; hopeless is shed."""
+    assert ElasticPolicy(PROFILE).choose(due(slack_ms), [], 0.0).level == level
+
+
+@pytest.mark.parametrize(
+    ("behind_ms", "level"), [(25.6, 3), (25.5, 2), (15.6, 2), (15.5, 1), (7.8, 1), (7.7, 0), (3.0, 0), (1.0, 3)]
+)
+def test_the_queue_behind_must_make_it_at_the_next_level_below(behind_ms: float, level: int) -> None:
+    """14 + 9, 9 + 5 and 5 + 2 ms within nine tenths of its time; what could not make it at all counts for nothing."""
+    assert ElasticPolicy(PROFILE).choose(due(100.0), [due(behind_ms)], 0.0).level == level
+
+
+def test_a_queue_shares_the_time_that_there_is() -> None:
+    """Ten at once with 60 ms: none below 5 ms; the densest first would leave 2 ms for most of them."""
+    policy, now_s, levels = ElasticPolicy(PROFILE), 0.0, []
+    queue = [due(60.0)] * 10
+    while queue:
+        decision = policy.choose(queue.pop(0), queue, now_s)
+        assert decision.level is not None
+        levels.append(decision.level)
+        now_s += PROFILE.predict_ms(decision.level) / 1e3
+    assert now_s <= 0.060
+    assert min(levels) == 1
+
+
+def test_long_queue_sends_it_to_the_lowest_level() -> None:
+    """20 requests of 2 ms due in 42 ms leave 2 ms."""
+    decision = ElasticPolicy(PROFILE).choose(due(41.0), [due(42.0)] * 20, 0.0)
+    assert decision.level == 0
+    assert "level 1 is too slow for this and the 20 behind" in decision.reason
+
+
+def test_infeasible_queue_runs_the_lowest_level() -> None:
+    """When not even the lowest level saves the queue, the lowest is the least damage."""
+    assert ElasticPolicy(PROFILE).choose(due(30.0), [due(30.0)] * 40, 0.0).level == 0
+
+
+def test_slowdown_lowers_the_level() -> None:
+    """At 3 times the profiled time, 20 ms are enough for level 1 only."""
+    policy = ElasticPolicy(PROFILE)
+    for i in range(50):
+        policy.observe(0, 1, 6.0, i * 0.01)
+    decision = policy.choose(due(520.0, budget_ms=20.0), [], 0.5)
+    assert policy.slowdown_factor(0.5) == pytest.approx(3.0, rel=0.01)
+    assert decision.level == 1
+    assert decision.predicted_ms == pytest.approx(15.0, rel=0.01)
+
+
+def test_a_tight_request_does_not_hold_back_a_loose_one() -> None:
+    """Tight deadlines say nothing about load: requests with time to spare keep the densest level in between."""
+    policy = ElasticPolicy(PROFILE)
+    levels = [
+        policy.choose(due(1e3 * now_s + slack_ms, budget_ms=slack_ms), [], now_s).level
+        for now_s, slack_ms in enumerate([6.0, 50.0] * 10)
+    ]
+    assert levels == [1, 3] * 10
+
+
+def test_rises_one_level_at_a_time_after_load() -> None:
+    """After a full queue: down at once, then a level up every eight decisions."""
+    policy = ElasticPolicy(PROFILE, rise_decisions=8)
+    policy.choose(due(41.0, budget_ms=50.0), [due(42.0)] * 20, 0.0)
+    levels = [policy.choose(due(1e3 * i + 50.0, budget_ms=50.0), [], float(i)).level for i in range(1, 26)]
+    assert levels == [0] * 7 + [1] * 8 + [2] * 8 + [3] * 2
+
+
+def test_regular_arrivals_get_the_level_that_can_be_kept_up() -> None:
+    """120 requests a second: level 1 (5 ms) is kept up, level 2 (9 ms) is not, though each would have the time."""
+    policy = ElasticPolicy(PROFILE)
+    levels = []
+    for i in range(1, 400):
+        now_s = i / 120
+        request = due(1e3 * now_s + 50.0, budget_ms=50.0)
+        policy.admit(request, [], 0.0, now_s)
+        levels.append(policy.choose(request, [], now_s).level)
+    assert set(levels[-300:]) == {1}
+
+
+def test_regular_arrivals_do_not_rise_to_where_they_would_fall_again() -> None:
+    """At 90 % of a worker a level is kept; one below stays below it."""
+    for start, expected in ((50.0, 3), (7.0, 2)):
+        policy = ElasticPolicy(PROFILE)
+        levels = []
+        for i in range(200):
+            now_s = i * 0.0155
+            request = due(1e3 * now_s + 60.0, budget_ms=60.0)
+            policy.admit(request, [], 0.0, now_s)
+            behind = [due(1e3 * now_s + start)] if i < 60 else []
+            levels.append(policy.choose(request, behind, now_s).level)
+        assert set(levels[100:]) == {expected}
+
+
+def test_falls_to_what_clumps_of_arrivals_allow_before_the_queue_has_grown() -> None:
+    """From single requests to clumps of 20, of which 9.5 follow an arrival: 10.5 times 9 ms fit 100, 14 do not."""
+    policy = ElasticPolicy(PROFILE)
+    first = []
+    for begin_s, count in [*((i / 10, 1) for i in range(20)), *((2 + i / 5, 20) for i in range(10))]:
+        for i in range(count):
+            now_s = begin_s + i * 0.0005
+            request = due(1e3 * now_s + 50.0, budget_ms=50.0)
+            policy.admit(request, [], 0.0, now_s)
+            level = policy.choose(request, [], now_s).level
+            if i == 0:
+                first.append(level)
+    assert first[:20] == [3] * 20
+    assert set(first[-5:]) == {2}
+
+
+def test_a_level_that_scores_no_more_than_a_sparser_one_is_not_chosen() -> None:
+    """Level 2 is slower than 1 and no better."""
+    policy = ElasticPolicy(PROFILE, accuracy=(0.8, 0.9, 0.9, 0.95))
+    assert [policy.choose(due(slack_ms), [], 0.0).level for slack_ms in (10.0, 13.9)] == [1, 1]
+    with pytest.raises(InputError, match="one for each of 4 levels, got 1"):
+        ElasticPolicy(PROFILE, accuracy=(0.8,))
+
+
+def test_takes_a_batch_where_that_saves_time_and_the_first_can_wait() -> None:
+    """Four together take 8 ms instead of 16; with 7 ms left only three fit."""
+    profile = LatencyProfile((1, 2, 4), [[4.0, 5.0, 8.0]])
+    policy = ElasticPolicy(profile)
+    queue = [due(50.0, highest=0)] * 5
+    together = policy.choose(due(20.0, highest=0), queue, 0.0)
+    assert (together.take, together.predicted_ms) == (4, 8.0)
+    assert policy.choose(due(7.0, highest=0), queue, 0.0).take == 3
+    assert ElasticPolicy(PROFILE).choose(due(50.0), [due(90.0)] * 3, 0.0).take == 1
+
+
+def test_levels_beyond_the_profile_are_refused() -> None:
+    """A policy with another model's profile says so."""
+    with pytest.raises(LevelError, match="the profile has 0 to 3"):
+        ElasticPolicy(PROFILE).choose(due(50.0, highest=4), [], 0.0)
+
+
+@pytest.mark.parametrize(("lowest", "highest", "level"), [(0, 3, 2), (3, 3, 3), (0, 1, 1)])
+def test_fixed_policy_stays_within_what_the_request_allows(lowest: int, highest: int, level: int) -> None:
+    """Level 2, unless the request forbids it."""
+    assert FixedPolicy(2, PROFILE).choose(due(50.0, lowest, highest), [due(5.0)] * 9, 0.0).level == level
+
+
+def test_fixed_policy_sheds_only_what_its_level_cannot_finish() -> None:
+    """The densest needs 14 ms."""
+    policy = FixedPolicy(-1, PROFILE)
+    policy.observe(3, 1, 14.0, 0.0)
+    assert policy.choose(due(14.0), [], 0.0).level == 3
+    shed = policy.choose(due(13.9), [due(50.0)], 0.0)
+    assert (shed.level, shed.retry_after_ms) == (None, pytest.approx(14.0))
+
+
+def test_fixed_policy_needs_a_level_of_the_profile() -> None:
+    """As everywhere, -1 is the densest and 4 is none."""
+    with pytest.raises(LevelError):
+        FixedPolicy(4, PROFILE)
+
+
+bounds = st.tuples(st.integers(0, 3), st.integers(0, 3)).map(sorted)
+requests = st.builds(
+    lambda slack, low_high, batch: Waiting(slack, low_high[0], low_high[1], batch, slack * 1e3),
+    st.floats(-0.1, 0.3),
+    bounds,
+    st.integers(1, 4),
+)
+
+
+@given(st.lists(st.tuples(requests, st.lists(requests, max_size=6), st.floats(0.1, 300)), max_size=25))
+def test_bounds_and_predictions_hold_whatever_comes(steps: list[tuple[Waiting, list[Waiting], float]]) -> None:
+    """Within the request's bounds; above its lowest only if it ends in time; shed only if the lowest cannot."""
+    policy = ElasticPolicy(PROFILE)
+    now_s = 0.0
+    for request, queue, service_ms in steps:
+        shifted = Waiting(
+            request.deadline_s + now_s, request.lowest_level, request.highest_level, request.batch, request.budget_ms
+        )
+        queue = [Waiting(each.deadline_s + now_s, each.lowest_level, each.highest_level, each.batch) for each in queue]
+        slack_ms = shifted.slack_ms(now_s)
+        factor = policy.slowdown_factor(now_s)
+        decision = policy.choose(shifted, sorted(queue, key=lambda each: each.deadline_s), now_s)
+        lowest_ms = PROFILE.predict_ms(request.lowest_level, request.batch) * factor
+        if decision.level is None:
+            assert lowest_ms * MAXIMUM > slack_ms
+            assert decision.retry_after_ms >= 1
+            now_s += 0.01
+            continue
+        assert request.lowest_level <= decision.level <= request.highest_level
+        profiled_ms = PROFILE.predict_ms(decision.level, request.batch) * factor
+        assert MINIMUM * (1 - 1e-9) <= decision.predicted_ms / profiled_ms <= MAXIMUM * (1 + 1e-9)
+        assert decision.level == request.lowest_level or decision.predicted_ms <= slack_ms * (1 + 1e-9)
+        now_s += service_ms / 1e3
+        policy.observe(decision.level, request.batch, service_ms, now_s)

@@ -1,0 +1,199 @@
+"""Rows measured for real on tiny models, and the command that prints them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from nested_sparse.checkpoint import Checkpoint
+from nested_sparse.errors import BenchError, PatternError
+from nested_sparse.kernels import library
+from nested_sparse.runtime.session.session import Session
+from nested_sparse.serving import cli
+from nested_sparse.serving.bench.kernels import model_cache as workshop_module
+from nested_sparse.serving.bench.kernels.against_dense import measure_against_dense
+from nested_sparse.serving.bench.kernels.layers import ConvKind, ConvTimes, dense_convolutions, layer_table, rate
+from nested_sparse.serving.bench.kernels.measure import measure_rows, versions
+from nested_sparse.serving.bench.kernels.table import LINEAR_ROUNDS, Settings
+from nested_sparse.serving.bench.kernels.turns import WARM_UP
+from nested_sparse.serving.bench.row import Reach, Spec
+
+LEVELS = (0.2, 0.6)
+SETTINGS = Settings(rounds=3, peers_folder=Path("peers"))
+
+
+def spec(kind, **facts):
+    return Spec(**{"kind": kind, "pattern": "block4x1", "density": 0.6, "threads": 1, "levels": LEVELS, **facts})
+
+
+def test_levels_against_dense(workshop):
+    """Both levels and the dense twin share the rounds; the kernels are those of the list that fit the pattern."""
+    specs = [spec("resnet50"), spec("resnet50", density=0.2)]
+    upper, lower = measure_rows(specs, SETTINGS, workshop)
+    assert (upper.spec, lower.spec) == tuple(specs)
+    assert upper.reference_ms == lower.reference_ms
+    assert len(upper.ours_ms) == len(upper.reference_ms) == SETTINGS.rounds
+    assert upper.measured == pytest.approx(np.median(upper.reference_ms) / np.median(upper.ours_ms))
+    assert upper.isa == library.isa()
+    assert library.kernel_for("conv", 4) in upper.kernel
+    assert upper.max_error < 1e-3
+    assert upper.versions == versions()
+    assert upper.other_load >= 0.0
+
+
+def test_linear_rows(workshop):
+    """Of the batch that is asked, with the kernel that this batch takes."""
+    facts = {"pattern": "unstructured", "density": 0.25, "levels": (0.25,)}
+    (single,) = measure_rows([spec("linear", **facts)], SETTINGS, workshop)
+    (batch,) = measure_rows([spec("linear", batch=32, **facts)], SETTINGS, workshop)
+    assert single.kernel == library.kernel_for("linear", 1)
+    assert batch.kernel == library.kernel_for("linear", 1, rows=32)
+    assert len(batch.ours_ms) == LINEAR_ROUNDS * SETTINGS.rounds
+
+
+def test_float16_is_held_against_float32(workshop):
+    """Two files of one layer; ours has half the value bytes and torch's output on the rounded weights."""
+    facts = {"pattern": "block4x1", "density": 0.25, "levels": (0.25,)}
+    (row,) = measure_rows([spec("linear", values="float16", **facts)], SETTINGS, workshop)
+    assert row.measured == pytest.approx(np.median(row.reference_ms) / np.median(row.ours_ms))
+    assert row.kernel == library.kernel_for("linear", 4, value_bytes=2)
+    halves, floats = (workshop.linear("block4x1", (0.25,), 1, values) for values in ("float16", "float32"))
+    difference = np.abs(halves.expected[0] - floats.expected[0]).max()
+    assert 0 < difference < 2e-3 * np.abs(floats.expected[0]).max()
+    assert max(row.max_error, row.reference_error) < 1e-5
+
+
+def test_level0_is_held_against_its_own_file(workshop):
+    """Time in the whole file / time alone, so that more is worse."""
+    (row,) = measure_rows([spec("level0", density=0.2, reach=Reach("<=", 1.03))], SETTINGS, workshop)
+    assert row.measured == pytest.approx(np.median(row.ours_ms) / np.median(row.reference_ms))
+    alone = workshop.network("block4x1", LEVELS[:1])
+    with Checkpoint.open(alone.path) as checkpoint:
+        assert len(checkpoint.levels) == 1
+    np.testing.assert_allclose(alone.expected[0], workshop.network("block4x1", LEVELS).expected[0], atol=1e-4)
+
+
+def test_conv_rate_counts_what_is_kept(workshop):
+    """The FLOP of all kinds of layer, from their times and rates, are the level's own less the linear layer's."""
+    (row,) = measure_rows([spec("conv-rate")], SETTINGS, workshop)
+    built = workshop.network("block4x1", LEVELS)
+    with Session(built.path) as session:
+        flops = session.levels[1].flops
+    with Checkpoint.open(built.path) as checkpoint:
+        flops -= sum(2 * layer.nnz[1] for layer in checkpoint.layers if layer.op == "linear")
+    counted = sum(line["ours_gflops"] * line["ours_ms"] * 1e6 for line in row.layers)
+    assert counted == pytest.approx(flops, rel=1e-6)
+    dense = sum(2 * line["dense_gflops"] * line["dense_ms"] for line in row.layers)
+    assert dense > 0
+    assert len(row.ours_ms) == len(row.reference_ms) == SETTINGS.rounds
+    assert sum(line["count"] for line in row.layers) == 15
+
+
+def test_rates_from_given_times():
+    """Sums of a run's layers, then the median of the runs, then FLOP over it."""
+    kind, other = ConvKind(8, 3, 1, 16, 16, False), ConvKind(4, 1, 2, 16, 32, True)
+    ours = [ConvTimes(kind, 6_000_000, 9, [1.0, 2.0, 7.0]), ConvTimes(other, 2_000_000, 9, [1.0, 2.0, 1.0])]
+    assert rate(ours) == pytest.approx(8.0 / 4.0)
+    (line, second) = layer_table(ours, [ConvTimes(kind, 18_000_000, 9, [9.0, 9.0, 1.0])])
+    assert line == {
+        "layer": "3×3 16 → 16 at 8²",
+        **{"side": 8, "kernel": 3, "stride": 1, "channels": 16, "rows": 16, "added": False},
+        "count": 1,
+        "ours_ms": 2.0,
+        "ours_gflops": pytest.approx(3.0),
+        "dense_ms": 9.0,
+        "dense_gflops": pytest.approx(2.0),
+    }
+    assert second["layer"] == "1×1/2 16 → 32 at 4² + add"
+    assert second["dense_ms"] is None
+    with pytest.raises(BenchError, match="no convolution"):
+        rate([])
+
+
+def test_dense_events_are_read_by_their_shapes():
+    """A convolution with a sum fused into it; the verifying run and the warm-up do not count."""
+    shapes = {
+        "op_name": "FusedConv",
+        "input_type_shape": [{"float": [1, 4, 9, 9]}, {"float": [8, 4, 3, 3]}, {"float": [8]}, {"float": [1, 8, 9, 9]}],
+        "output_type_shape": [{"float": [1, 8, 9, 9]}],
+    }
+    relu = {**shapes, "op_name": "Relu"}
+    events = [{"name": "conv", "dur": dur, "args": shapes} for dur in (*[10**9] * (1 + WARM_UP), 2000, 4000)]
+    (node,) = dense_convolutions([*events, {"name": "relu", "dur": 1, "args": relu}])
+    assert node == ConvTimes(ConvKind(9, 3, 1, 4, 8, True), *[2 * 8 * 4 * 9 * 81] * 2, [2.0, 4.0])
+
+
+def test_a_wrong_output_is_never_timed(workshop):
+    built = workshop.network("block4x1", LEVELS)
+    wrong = replace(built, expected=(built.expected[0], 1.01 * built.expected[1]))
+    assert measure_against_dense([spec("resnet50", density=0.2)], wrong, 1)
+    with pytest.raises(BenchError, match="differs from torch"):
+        measure_against_dense([spec("resnet50")], wrong, 1)
+
+
+def test_an_unknown_pattern_is_our_error(workshop):
+    with pytest.raises(PatternError):
+        measure_rows([spec("linear", pattern="zebra")], SETTINGS, workshop)
+
+
+@pytest.fixture
+def tiny(monkeypatch, workshop):
+    """The command with tiny models in the place of its own."""
+    monkeypatch.setattr(workshop_module, "ModelCache", lambda folder: workshop)
+    return lambda *arguments: CliRunner().invoke(cli.app, ["bench", "kernels", "--repeats", "2", *arguments])
+
+
+def test_the_command_prints_a_table_and_one_line(tiny):
+    """Every row asked for is in both, the layers where asked, and what cannot be measured with its reason."""
+    result = tiny("--density", "0.2", "--density", "0.6", "--layers")
+    assert result.exit_code == 0
+    line = json.loads(result.stdout.splitlines()[-1])
+    names = [row["name"] for row in line["rows"]]
+    assert names == [f"{kind}-block4x1-{percent}-1t" for kind in ("resnet50", "conv-rate") for percent in (60, 20)]
+    for row in line["rows"]:
+        assert row["name"] in result.stdout
+        assert row["unavailable"] == ""
+        assert row["measured"] > 0
+        assert len(row["samples_ms"]["ours"]) == 2
+        assert row["kernel"] in {f"{library.kernel_for('conv', 4)}, {library.kernel_for('linear', 4)}", *_reversed()}
+    assert "3×3/2 16 → 32" in result.stdout
+    assert line["cpu"]
+    assert line["versions"]["onnxruntime"]
+
+
+def _reversed():
+    return {f"{library.kernel_for('linear', 4)}, {library.kernel_for('conv', 4)}"}
+
+
+def test_the_command_reports_what_it_cannot_measure(tiny):
+    result = tiny("--pattern", "zebra", "--quick")
+    assert result.exit_code == 0
+    assert "resnet50-zebra-13.38-1t: not available: pattern 'zebra' is not known" in result.stdout
+    rows = json.loads(result.stdout.splitlines()[-1])["rows"]
+    assert [row["measured"] for row in rows] == [None, None]
+    assert all("zebra" in row["unavailable"] for row in rows)
+
+
+def test_json_alone(tiny):
+    result = tiny("--rows", "linear-unstructured-*", "--json")
+    (line,) = result.stdout.splitlines()
+    (row,) = json.loads(line)["rows"]
+    assert (row["name"], row["reach"], row["threads"]) == ("linear-unstructured-25-b1-1t", "≥ 2", 1)
+
+
+def test_an_unknown_row_is_one_line(tiny):
+    result = tiny("--rows", "nonsense")
+    assert isinstance(result.exception, BenchError)
+
+
+def test_help_has_an_example():
+    result = CliRunner().invoke(cli.app, ["bench", "kernels", "--help"])
+    assert result.exit_code == 0
+    assert "Example" in result.stdout
+    for option in ("--rows", "--quick", "--threads", "--peers", "--layers"):
+        assert option in result.stdout

@@ -1,0 +1,50 @@
+"""Turns: who runs when, what counts, and what is refused before anything is timed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from nested_sparse.errors import BenchError
+from nested_sparse.serving.bench.kernels.turns import WARM_UP, interleaved, relative_error, timed, verified
+
+
+def test_timed_is_the_clock_around_one_run():
+    ticks = iter((10.0, 10.25, 20.0, 20.5))
+    calls = []
+    run = timed(lambda: calls.append(1), clock=lambda: next(ticks))
+    assert (run(), run()) == (250.0, 500.0)
+    assert len(calls) == 2
+
+
+def test_everybody_runs_once_a_round_and_the_warm_up_does_not_count():
+    order = []
+
+    def contender(name, first_ms):
+        def run():
+            order.append(name)
+            return first_ms + order.count(name)
+
+        return run
+
+    samples = interleaved({"a": contender("a", 0.0), "b": contender("b", 100.0)}, rounds=3)
+    assert order == ["a", "b"] * (WARM_UP + 3)
+    assert samples == {
+        "a": [WARM_UP + 1.0, WARM_UP + 2.0, WARM_UP + 3.0],
+        "b": [WARM_UP + 101.0, WARM_UP + 102.0, WARM_UP + 103.0],
+    }
+
+
+def test_the_error_is_relative_to_the_largest_output():
+    assert relative_error(np.array([1.0, -8.0]), np.array([0.0, -8.0])) == 0.125
+
+
+@pytest.mark.parametrize("got", [[1.0, 2.01], [1.0, np.nan], [[1.0, 2.0]]])
+def test_wrong_outputs_are_refused(got):
+    """By value, by NaN, by shape."""
+    with pytest.raises(BenchError):
+        verified("ours", np.array(got), np.array([1.0, 2.0]))
+
+
+def test_rounding_is_accepted():
+    assert verified("ours", np.array([1.0, 2.0 + 1e-4]), np.array([1.0, 2.0])) == pytest.approx(5e-5)

@@ -1,0 +1,281 @@
+"""The fusion pass: placeholders become the runtime's operators, with norms, residual adds and clamps folded into them.
+
+    layer -> [level norm] -> [Add residual] -> [Relu | Clip]      becomes one NestedConv or NestedLinear
+
+ONNX Runtime cannot fuse anything into a custom operator, so it happens here. A step is folded only where the value
+before it has no other reader. Level norms that follow no nested layer become Gather, Mul and Add.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir.passes import common
+
+from nested_sparse.placement import LayerPlacement
+
+from .nodes import X_INPUT, is_ours, our_nodes, rank
+from .placeholder import CONV, DOMAIN, LEVEL_NORM, LEVEL_VALUE, LINEAR, LevelValues
+from .tile import tile_images
+from .trace import BATCH, LEVEL_INPUT, segment_input
+
+IR_VERSION = 9  # what ONNX Runtime 1.17 reads; nothing here needs a later one
+
+
+@dataclass(frozen=True, slots=True)
+class FusedGraph:
+    """The finished graph but for the placements, which are known once the file is laid out.
+
+    norm_of: for each nested layer in the graph, in graph order, the level norm folded into it, or None.
+    """
+
+    model: ir.Model
+    norm_of: dict[str, str | None]
+
+    def to_bytes(self, placements: Mapping[str, LayerPlacement]) -> bytes:
+        """The serialised ONNX model, each operator told where its layer's arrays lie."""
+        for node in our_nodes(self.model, CONV, LINEAR):
+            placement = placements[_layer(node)]
+            integers = ["rows", "columns", "block_rows", "index_bytes", "permutation_offset"]
+            if placement.banks:  # absent for blocks, as in files of format version 1
+                integers += ["banks", "per_row"]
+            if placement.value_bytes != 4:
+                integers.append("value_bytes")
+            for name in integers:
+                node.attributes[name] = ir.AttrInt64(name, getattr(placement, name))
+            for name in ("blocks", "offsets"):
+                node.attributes[name] = ir.AttrInt64s(name, getattr(placement, name))
+        return ir.to_proto(self.model).SerializeToString(deterministic=True)
+
+
+def fuse(
+    model: ir.Model, norms: Mapping[str, NDArray[np.float64]], level_count: int, values: LevelValues | None = None
+) -> FusedGraph:
+    """Turn the traced graph into the one that is shipped, in place.
+
+    norms: (L, 2, C) scale and shift of every level norm, by dotted path.
+    values: (L, ...) of every LevelValue, by name.
+    """
+    norm_of = _foldable_norms(model)
+    level = ir.Value(name=LEVEL_INPUT, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([]))
+    segments = [
+        ir.Value(name=segment_input(index), type=ir.TensorType(ir.DataType.UINT8), shape=ir.Shape([None]))
+        for index in range(level_count)
+    ]
+    for node in our_nodes(model, CONV, LINEAR):
+        if norm_of[_layer(node)] is not None:
+            _fold(node, _following(node))
+        residual = _fold_residual(node)
+        clip_min, clip_max = _fold_clamp(node)
+        _set_inputs(node, [node.inputs[X_INPUT], level, residual, *segments])
+        node.attributes["clip_min"] = ir.AttrFloat32("clip_min", clip_min)
+        node.attributes["clip_max"] = ir.AttrFloat32("clip_max", clip_max)
+    _name_nodes(model)
+    for node in our_nodes(model, LEVEL_NORM):
+        _spell_out_norm(model, node, norms[_layer(node)], level)
+    for node in our_nodes(model, LEVEL_VALUE):
+        _spell_out_value(model, node, (values or {})[_layer(node)], level)
+    model.graph.inputs.extend([level, *segments])
+    _tidy(model)
+    tile_images(model)
+    return FusedGraph(model, norm_of)
+
+
+def _layer(node: ir.Node) -> str:
+    return node.attributes["layer"].as_string()
+
+
+def _following(node: ir.Node) -> ir.Node | None:
+    """The node that alone reads this node's output; None where there are several, or the output is the graph's."""
+    (value,) = node.outputs
+    uses = value.uses()
+    if len(uses) != 1 or value.is_graph_output():
+        return None
+    (use,) = uses
+    return use.node if use.node.graph is node.graph else None
+
+
+def _foldable_norms(model: ir.Model) -> dict[str, str | None]:
+    """The level norm of each layer: the one that follows it wherever the layer is used, else none.
+
+    A layer used at two places with different norms keeps one copy of its weights and leaves the norms outside.
+    """
+    found: dict[str, set[str | None]] = {}
+    for node in our_nodes(model, CONV, LINEAR):
+        norm = _following(node)
+        # a norm's channels are dimension 1: a linear layer's rows only where its output has two
+        fits = is_ours(norm, LEVEL_NORM) and (node.op_type == CONV or rank(node.outputs[0]) == 2)
+        found.setdefault(_layer(node), set()).add(_layer(norm) if norm is not None and fits else None)
+    return {layer: next(iter(norms)) if len(norms) == 1 else None for layer, norms in found.items()}
+
+
+def _fold(node: ir.Node, step: ir.Node | None) -> None:
+    """Let `node` answer in place of `step`, which goes."""
+    assert step is not None
+    assert step.graph is not None
+    (result,), (answer,) = step.outputs, node.outputs
+    name, answer.name = result.name, None
+    ir.convenience.replace_all_uses_with(result, answer, replace_graph_outputs=True)
+    step.graph.remove(step, safe=True)
+    answer.name = name
+
+
+def _fold_residual(node: ir.Node) -> ir.Value | None:
+    """Fold an Add of two equal shapes; its other operand.
+
+    The other operand cannot depend on this node, whose output nothing else reads, so no cycle can arise.
+    """
+    add = _following(node)
+    if add is None or add.domain != "" or add.op_type != "Add":
+        return None
+    residual = add.inputs[1] if add.inputs[0] is node.outputs[0] else add.inputs[0]
+    if residual is None or not _same_shape(residual, node.outputs[0]) or residual.dtype != ir.DataType.FLOAT:
+        return None
+    _fold(node, add)
+    return residual
+
+
+def _same_shape(first: ir.Value, second: ir.Value) -> bool:
+    if first.shape is None or second.shape is None or len(first.shape) != len(second.shape):
+        return False
+    return all(_same_size(a, b) for a, b in zip(first.shape, second.shape, strict=True))
+
+
+def _same_size(first: int | ir.SymbolicDim, second: int | ir.SymbolicDim) -> bool:
+    if isinstance(first, int) or isinstance(second, int):
+        return first == second
+    return first.value is not None and first.value == second.value
+
+
+def _fold_clamp(node: ir.Node) -> tuple[float, float]:
+    """Fold a Relu or a Clip with constant bounds; the bounds, infinite where there is none."""
+    clamp = _following(node)
+    bounds = (-math.inf, math.inf)
+    if clamp is None or clamp.domain != "":
+        return bounds
+    if clamp.op_type == "Relu":
+        _fold(node, clamp)
+        return 0.0, math.inf
+    if clamp.op_type != "Clip" or clamp.inputs[0] is not node.outputs[0]:
+        return bounds
+    given = [*clamp.inputs[1:], None, None][:2]
+    if any(value is not None and value.const_value is None for value in given):
+        return bounds
+    _fold(node, clamp)
+    low, high = (bound if value is None else _scalar(value) for value, bound in zip(given, bounds, strict=True))
+    return low, high
+
+
+def _scalar(value: ir.Value) -> float:
+    assert value.const_value is not None
+    return float(value.const_value.numpy().item())
+
+
+def _set_inputs(node: ir.Node, inputs: list[ir.Value | None]) -> None:
+    node.resize_inputs(len(inputs))
+    for index, value in enumerate(inputs):
+        node.replace_input_with(index, value)
+
+
+def _spell_out_norm(model: ir.Model, node: ir.Node, table: NDArray[np.float64], level: ir.Value) -> None:
+    """Replace a level norm by x * scale[level] + shift[level] in standard operators.
+
+    Lowering the level during a run may miss a norm's Gather that ran early; the folded norms always follow.
+    """
+    assert node.graph is not None
+    (x,), (y,) = node.inputs, node.outputs
+    assert x is not None
+    ones = (1,) * ((rank(x) or 0) - 2)
+    picked = []
+    for part, name in enumerate(("scale", "shift")):
+        rows = table[:, part].astype(np.float32)
+        initializer = _initializer(model, f"{_layer(node)}.{name}", rows.reshape(*rows.shape, *ones))
+        picked.append(ir.node("Gather", [initializer, level], attributes={"axis": 0}))
+    scaled = ir.node("Mul", [x, picked[0].outputs[0]])
+    shifted = ir.node("Add", [scaled.outputs[0], picked[1].outputs[0]])
+    new = [*picked, scaled, shifted]
+    for step in (scaled, shifted):
+        step.outputs[0].shape, step.outputs[0].type = y.shape, y.type
+    for index, step in enumerate(new):
+        step.name = f"{node.name}.{index}"
+        step.outputs[0].name = f"{y.name}.{index}"
+    node.graph.insert_before(node, new)
+    ir.convenience.replace_all_uses_with(y, shifted.outputs[0], replace_graph_outputs=True)
+    node.graph.remove(node, safe=True)
+    shifted.outputs[0].name = y.name
+
+
+def _spell_out_value(model: ir.Model, node: ir.Node, table: NDArray[Any], level: ir.Value) -> None:
+    """Replace a tensor that differs from level to level by a Gather of the level's."""
+    assert node.graph is not None
+    (answer,) = node.outputs
+    picked = ir.node(
+        "Gather", [_initializer(model, _layer(node), table), level], attributes={"axis": 0}, name=node.name
+    )
+    picked.outputs[0].shape, picked.outputs[0].type = answer.shape, answer.type
+    node.graph.insert_before(node, picked)
+    ir.convenience.replace_all_uses_with(answer, picked.outputs[0], replace_graph_outputs=True)
+    node.graph.remove(node, safe=True)
+    picked.outputs[0].name = answer.name
+
+
+def _name_nodes(model: ir.Model) -> None:
+    """Call each operator after its layer: profiles and viewers show it. A second use of a layer gets a number."""
+    calls: Counter[str] = Counter()
+    for node in our_nodes(model, CONV, LINEAR):
+        layer = _layer(node)
+        node.name = f"{layer}.{calls[layer]}" if calls[layer] else layer
+        calls[layer] += 1
+
+
+def _initializer(model: ir.Model, name: str, values: NDArray[Any]) -> ir.Value:
+    """The initializer of that name and rank, made at its first use: a norm may be called at several places."""
+    name = f"{name}.rank{values.ndim - 1}"
+    if name not in model.graph.initializers:
+        tensor = ir.tensor(values, name=name)
+        value = ir.Value(name=name, shape=ir.Shape(values.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+        model.graph.register_initializer(value)
+    return model.graph.initializers[name]
+
+
+def _tidy(model: ir.Model) -> None:
+    """Order the nodes again and drop what is unused and what tells of the machine that exported it."""
+    model.graph.sort()
+    common.RemoveUnusedNodesPass()(model)
+    common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
+    common.RemoveUnusedOpsetsPass()(model)
+    common.ClearMetadataAndDocStringPass()(model)  # the nodes'; values and the model have some too
+    for value in _values(model):
+        value.metadata_props.clear()
+        value.doc_string = None
+    model.metadata_props.clear()
+    model.doc_string = None
+    _name_batch(model)
+    model.opset_imports[DOMAIN] = 1
+    model.ir_version = IR_VERSION
+    model.producer_name, model.producer_version = "nested-sparse", None
+
+
+def _values(model: ir.Model) -> Iterator[ir.Value]:
+    yield from model.graph.inputs
+    yield from model.graph.initializers.values()
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        yield from node.outputs
+
+
+def _name_batch(model: ir.Model) -> None:
+    """Call the free dimension "batch" wherever it stands alone; torch.export numbers it."""
+    shape = model.graph.inputs[0].shape
+    batch = shape[0] if shape else None
+    if not isinstance(batch, ir.SymbolicDim):
+        return
+    for value in _values(model):
+        if value.shape is not None and batch in value.shape.dims:
+            value.shape = ir.Shape([BATCH if size == batch else size for size in value.shape])

@@ -1,0 +1,205 @@
+"""Placeholders: while a model is traced, whatever depends on the level is one node without weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from nested_sparse.errors import ExportError
+
+from ..model.layers import NestedConv, NestedLayer, NestedLinear
+from ..model.modes import replaced_forward
+from ..model.norm import LevelBatchNorm
+
+DOMAIN = "nested_sparse"
+CONV = "NestedConv"
+LINEAR = "NestedLinear"
+# these never leave the exporter: functional_uses.py and fuse.py make our operators or standard ones of them
+LEVEL_NORM = "LevelNorm"
+LEVEL_VALUE = "LevelValue"
+LEVEL_WEIGHT = "LevelWeight"
+
+Forward = Callable[..., Any]
+LevelValues = Mapping[str, NDArray[Any]]
+"""(L, ...) what a tensor is at each level, by the tensor's dotted path."""
+
+
+@contextmanager
+def placeholders(model: nn.Module) -> Iterator[LevelValues]:
+    """Within it, nested layers of `model` only compute shapes and trace to one ONNX node each.
+
+    The node carries the layer's name as attribute `layer`; so no weight enters the graph. A level norm is such a node,
+    with its dotted path, where it only normalises. Else it runs the user's module, whose tensors are LevelValue nodes
+    that carry their own dotted path, a key of what is yielded; so no exporter folds what depends on the level. (Plain
+    norms could go that way as well: it takes ResNet-50's export 3 s more.) So are a nested layer's weight (LevelWeight,
+    unless kept dense) and bias to code that reads them past the layer. Leaving it restores every forward.
+    """
+    values: dict[str, NDArray[Any]] = {}
+    with ExitStack() as stack:
+        for path, module in model.named_modules():
+            if isinstance(module, NestedConv | NestedLinear):
+                forward = _conv(module) if isinstance(module, NestedConv) else _linear(module)
+                stack.enter_context(replaced_forward(module, forward))
+                stack.enter_context(_replaced_reads(module))
+                if module.biases is not None:
+                    values[bias_name(module.name)] = _array(module.biases)
+            elif isinstance(module, LevelBatchNorm):
+                if not module.plain:
+                    values |= _norm_values(path, module)
+                forward = _plain_norm(path) if module.plain else _norm(path, module)
+                stack.enter_context(replaced_forward(module, forward))
+        yield values
+
+
+def bias_name(layer: str) -> str:
+    """Name of the LevelValue of a layer's bias."""
+    return f"{layer}.bias"
+
+
+def window_attributes(layer: NestedConv) -> dict[str, list[int]]:
+    """The convolution's window as the checkpoint and the operator name it; pads are top, left, bottom, right."""
+    return {
+        "kernel_shape": [int(size) for size in layer.kernel_size],
+        "strides": [int(step) for step in layer.stride],
+        "pads": [int(pad) for pad in layer.padding],
+        "dilations": [int(step) for step in layer.dilation],
+    }
+
+
+def kind_attributes(layer: NestedConv) -> dict[str, int]:
+    """`groups` and `spatial_dimensions`, where they are not the operator's defaults."""
+    given = {"groups": (layer.groups, 1), "spatial_dimensions": (layer.spatial, 2)}
+    return {name: value for name, (value, default) in given.items() if value != default}
+
+
+@contextmanager
+def _replaced_reads(layer: NestedLayer) -> Iterator[None]:
+    rows = layer.values.shape[0]
+
+    def read(name: str) -> Tensor | None:
+        if name == "weight":
+            return (
+                layer.values if layer.dense else _leaf(LEVEL_WEIGHT, layer.name, layer.values.dtype, layer.values.shape)
+            )
+        return None if layer.biases is None else _leaf(LEVEL_VALUE, bias_name(layer.name), layer.biases.dtype, (rows,))
+
+    layer.read = read
+    try:
+        yield
+    finally:
+        layer.read = None
+
+
+def _conv(layer: NestedConv) -> Forward:
+    window, rank = window_attributes(layer), 2 + layer.spatial
+    attributes = {"layer": layer.name, **window, **kind_attributes(layer)}
+
+    def forward(x: Tensor) -> Tensor:
+        if x.dim() == rank - 1:  # one image without a batch; the operator wants one
+            return forward(x.unsqueeze(0)).squeeze(0)
+        if x.dim() != rank or x.shape[1] != layer.in_channels:
+            shape = f"[N, {layer.in_channels}, {'H, ' * (layer.spatial - 1)}W]"
+            raise ExportError(f"{layer.name!r}: expected an input {shape}, got {list(x.shape)}")
+        return _node(CONV, x, attributes, (x.shape[0], layer.out_channels, *_output_size(x, window)))
+
+    return forward
+
+
+def _output_size(x: Tensor, window: dict[str, list[int]]) -> list[int]:
+    """Of the spatial dimensions that x has, the last of the window's two."""
+    kernel, strides, pads, dilations = (window[name] for name in ("kernel_shape", "strides", "pads", "dilations"))
+    return [
+        (x.shape[axis - 2] + pads[axis] + pads[2 + axis] - dilations[axis] * (kernel[axis] - 1) - 1) // strides[axis]
+        + 1
+        for axis in range(2 - (x.dim() - 2), 2)
+    ]
+
+
+def _linear(layer: NestedLinear) -> Forward:
+    rows, columns = (int(size) for size in layer.values.shape)
+
+    def forward(x: Tensor) -> Tensor:
+        if x.dim() < 1 or x.shape[-1] != columns:
+            raise ExportError(f"{layer.name!r}: expected an input [..., {columns}], got {list(x.shape)}")
+        return _node(LINEAR, x, {"layer": layer.name}, (*x.shape[:-1], rows))
+
+    return forward
+
+
+def _norm_values(path: str, norm: LevelBatchNorm) -> dict[str, NDArray[Any]]:
+    """(L, ...) of each tensor of the norm's modules, by the path that it would have without levels."""
+    tensors = [dict(_tensors(each)) for each in norm.norms]
+    return {f"{path}.{name}": np.stack([_array(of_level[name]) for of_level in tensors]) for name in tensors[0]}
+
+
+def _tensors(norm: nn.Module) -> list[tuple[str, Tensor]]:
+    return [*norm.named_parameters(remove_duplicate=False), *norm.named_buffers(remove_duplicate=False)]
+
+
+def _plain_norm(path: str) -> Forward:
+    def forward(x: Tensor) -> Tensor:
+        return _node(LEVEL_NORM, x, {"layer": path}, tuple(x.shape))
+
+    return forward
+
+
+def _norm(path: str, norm: LevelBatchNorm) -> Forward:
+    """One of the norm's modules, its tensors replaced by nodes that stand for every level's."""
+    module = norm.norms[0]
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        nodes = {
+            name: _leaf(LEVEL_VALUE, f"{path}.{name}", tensor.dtype, tensor.shape) for name, tensor in _tensors(module)
+        }
+        with _replaced_tensors(module, nodes):
+            return module(*args, **kwargs)
+
+    return forward
+
+
+@contextmanager
+def _replaced_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Within, the parameters and buffers of these dotted names are `tensors`, which need not be parameters."""
+    places = []
+    for name, tensor in tensors.items():
+        owner_path, _, key = name.rpartition(".")
+        owner = module.get_submodule(owner_path)
+        held: dict[str, Any] = owner._parameters if key in owner._parameters else owner._buffers
+        places.append((held, key, held[key]))
+        held[key] = tensor
+    try:
+        yield
+    finally:
+        for held, key, before in places:
+            held[key] = before
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    array: NDArray[Any] = tensor.detach().cpu().numpy()
+    return array
+
+
+def _leaf(operator: str, name: str, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
+    """A node without inputs."""
+    node: Tensor = torch.onnx.ops.symbolic(
+        f"{DOMAIN}::{operator}", (), {"layer": name}, dtype=dtype, shape=tuple(shape), version=1
+    )
+    return node
+
+
+def _node(operator: str, x: Tensor, attributes: dict[str, Any], shape: tuple[int, ...]) -> Tensor:
+    """The node's output, filled with zeros: nothing is computed while tracing."""
+    if x.dtype != torch.float32:
+        raise ExportError(
+            f"{attributes['layer']!r}: nested layers compute in float32, got {x.dtype}; call .float() first"
+        )
+    node: Tensor = torch.onnx.ops.symbolic(
+        f"{DOMAIN}::{operator}", (x,), attributes, dtype=x.dtype, shape=shape, version=1
+    )
+    return node

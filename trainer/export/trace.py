@@ -1,0 +1,273 @@
+"""TracedGraph: a nested torch model as an ONNX graph that names its nested layers and holds none of their weights."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import logging
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from onnxscript import opset18
+from torch import Tensor, nn
+
+from nested_sparse.argument import shown
+from nested_sparse.errors import ExportError
+from nested_sparse.excerpt import excerpt
+from nested_sparse.tensor_spec import TensorSpec
+
+from ..model.forward_call import ForwardCall
+from ..model.modes import module_stack, named
+from ..model.norm import epsilons
+from ..model.structure import Path
+from ..model.structure import output_names as default_output_names
+from .functional_uses import recognise
+from .placeholder import LevelValues, placeholders
+from .recurrent import TRANSLATIONS, WholeRecurrent
+from .simplify import simplify
+
+LEVEL_INPUT = "__level__"
+BATCH = "batch"
+MODEL = "model"  # the child of ForwardCall.flat
+
+
+def segment_input(level: int) -> str:
+    """Name of the graph input that takes the file's segment of `level`."""
+    return f"__segment_{level}__"
+
+
+@dataclass(frozen=True, slots=True)
+class TracedGraph:
+    """The graph, with placeholders for nested layers and level norms, and the model's own inputs and outputs.
+
+    values: what else differs from level to level, (L, ...) by the name that its LevelValue node carries.
+    parameters: dotted names of the model's parameters that the graph holds.
+    """
+
+    model: ir.Model
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    values: LevelValues
+    parameters: frozenset[str]
+
+
+def trace(
+    model: nn.Module,
+    call: ForwardCall,
+    answer: Sequence[tuple[Path, Tensor]],
+    *,
+    input_names: Sequence[str] | None,
+    output_names: Sequence[str] | None,
+    fixed_batch: bool,
+    writes_inputs: bool = False,
+) -> TracedGraph:
+    """Trace `model` (in eval mode); dimension 0 of every input is free unless `fixed_batch`.
+
+    answer: what the model answered to `call`. writes_inputs: whether forward changes its inputs in place. Raises
+    ExportError, which names the module that failed.
+    """
+    inputs_named = _names("input", input_names, call.names)
+    defaults = default_output_names([path for path, _ in answer], inputs_named)
+    outputs_named = _names("output", output_names, defaults)
+    _check_distinct([*inputs_named, *outputs_named])
+    with placeholders(model) as values, WholeRecurrent(), torch.no_grad(), quiet_exporter():
+        flat = call.flat(model, copied=writes_inputs)
+        program = _to_program(flat, call.tensors, fixed_batch)
+        recognise(program, values, epsilons(model))
+        parameters = _used_parameters(program)
+        graph = _to_onnx(flat, program)
+    _name_values(graph, [*inputs_named, *outputs_named])
+    return TracedGraph(
+        graph,
+        tuple(_spec(value, example) for value, example in zip(graph.graph.inputs, call.tensors, strict=True)),
+        tuple(_spec(value, example) for value, (_, example) in zip(graph.graph.outputs, answer, strict=True)),
+        values,
+        parameters,
+    )
+
+
+def _names(kind: str, given: Sequence[str] | None, defaults: list[str]) -> list[str]:
+    if given is None:
+        return defaults
+    listed = isinstance(given, list | tuple) and all(isinstance(name, str) for name in given)
+    if not listed or len(given) != len(defaults):
+        raise ExportError(
+            f"{kind}_names: expected {len(defaults)} names, got {shown(given)}; the model has {len(defaults)} {kind}s"
+        )
+    return list(given)
+
+
+def _check_distinct(names: list[str]) -> None:
+    counts = Counter(names)
+    for name in names:
+        if not name or re.fullmatch(r"__(level|segment_\d+)__", name):
+            raise ExportError(
+                f"{name!r} cannot name an input or output: it is empty or one of the runtime's own; choose another"
+            )
+        if counts[name] > 1:
+            raise ExportError(f"{name!r} names two inputs or outputs; pass distinct input_names and output_names")
+
+
+def _to_program(model: nn.Module, examples: tuple[Tensor, ...], fixed_batch: bool) -> torch.export.ExportedProgram:
+    if fixed_batch:
+        return _export_program(model, examples, None)
+    batches = {int(example.shape[0]) if example.dim() else None for example in examples}
+    if len(batches) != 1 or None in batches:
+        shapes = [list(example.shape) for example in examples]
+        raise ExportError(
+            f"dimension 0 of every input must be the batch, got shapes {shapes}; or pass fixed_batch=True"
+        )
+    # torch.export takes a size of 1 for a constant, so a single example is traced as two
+    traced = tuple(torch.cat([example, example]) if batches == {1} else example for example in examples)
+    try:
+        return _export_program(model, traced, tuple({0: torch.export.Dim(BATCH)} for _ in examples))
+    except ExportError as error:
+        try:
+            _export_program(model, examples, None)
+        except ExportError:
+            raise error from None
+        raise ExportError(
+            f"the model only works with the batch size of the example ({error}); export it with fixed_batch=True, "
+            "or make forward take the batch size from its input"
+        ) from None
+
+
+def _export_program(
+    model: nn.Module, examples: tuple[Tensor, ...], dynamic: tuple[dict[int, Any], ...] | None
+) -> torch.export.ExportedProgram:
+    with module_stack(model) as active:
+        try:
+            shapes = None if dynamic is None else (dynamic,)  # one tuple for *tensors
+            with redirect_stderr(io.StringIO()):  # a failing export prints its whole unfinished graph
+                return torch.export.export(model, examples, dynamic_shapes=shapes, strict=False)
+        except Exception as error:  # torch.export raises anything, from the model's own errors to its guards
+            where = _describe(model, active[-1] if active else "")
+            raise ExportError(f"{where} cannot be traced: {reason(error)}") from error
+
+
+def _used_parameters(program: torch.export.ExportedProgram) -> frozenset[str]:
+    names = program.graph_signature.inputs_to_parameters
+    return frozenset(
+        names[node.name].removeprefix(f"{MODEL}.") for node in program.graph.nodes if node.name in names and node.users
+    )
+
+
+def _to_onnx(model: nn.Module, program: torch.export.ExportedProgram) -> ir.Model:
+    try:
+        with _arithmetic():
+            exported = torch.onnx.export(
+                program, dynamo=True, verbose=False, optimize=False, custom_translation_table=TRANSLATIONS
+            )
+    except Exception as error:  # OnnxExporterError mostly, but also whatever a translation raises
+        operator = _failing_operator(error)
+        where = _describe(model, _path_of(program, operator))
+        hint = "replace the operation, or register a translation for it in torch.onnx"
+        raise ExportError(
+            f"{where}: torch.onnx cannot translate {operator or 'it'} ({reason(error)}); {hint}"
+        ) from error
+    assert exported is not None
+    graph: ir.Model = exported.model
+    simplify(graph)
+    return graph
+
+
+@contextmanager
+def _arithmetic() -> Iterator[None]:
+    """Let torch's translations write `value + 1` of outputs of our nodes, as they do of those of their own."""
+    handle = getattr(ir, "set_value_magic_handler", lambda _: None)  # older ones know no such arithmetic
+    before = handle(opset18)
+    try:
+        yield
+    finally:
+        handle(before)
+
+
+def reason(error: BaseException) -> str:
+    """The innermost cause in one line."""
+    while not isinstance(error, ExportError) and error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    specialized = next((line for line in lines if "specialized" in line), "")
+    if specialized:
+        return "it treats the batch size as a constant"
+    if "data-dependent" in text:
+        return f"its control flow depends on the data, which a graph cannot hold ({text.split(' (')[0]})"
+    return excerpt(text, 300)
+
+
+def _failing_operator(error: BaseException | None) -> str:
+    while error is not None:
+        found = re.search(
+            r"No ONNX function found for <OpOverload\(op='([\w.]+)'|target=torch\.ops\.([\w.]+)", str(error)
+        )
+        if found:
+            return found[1] or found[2]
+        error = error.__cause__
+    return ""
+
+
+def _path_of(program: torch.export.ExportedProgram, operator: str) -> str:
+    """Dotted path of the module that calls `operator`; "" where decomposition has left no trace of it."""
+    wanted = operator.split(".")[1].lstrip("_") if "." in operator else ""
+    for node in program.graph.nodes:
+        called = str(node.target).split(".")
+        if wanted and len(called) > 1 and called[1].lstrip("_") == wanted:
+            stack = list((node.meta.get("nn_module_stack") or {}).values())
+            return str(stack[-1][0]) if stack else ""
+    return ""
+
+
+def _describe(flat: nn.Module, path: str) -> str:
+    """In words, the module of the user's model that has this path in `flat`, whose one child the model is."""
+    return named(flat.get_submodule(MODEL), path.removeprefix(MODEL).removeprefix("."))
+
+
+@contextmanager
+def quiet_exporter() -> Iterator[None]:
+    """torch's exporter logs about packages this one does not use and warns about its own internals."""
+    loggers = [
+        logging.getLogger(name) for name in ("torch.onnx", "torch.fx.experimental.symbolic_shapes", "torch._export")
+    ]
+    before = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+def _name_values(model: ir.Model, names: list[str]) -> None:
+    """Give inputs and outputs their names; an inner value that has one of them already gets another."""
+    graph = model.graph
+    public = {id(value): value for value in [*graph.inputs, *graph.outputs]}
+    for value in list(graph.initializers.values()):  # as the user's model calls them
+        value.name = (value.name or "").removeprefix(f"{MODEL}.")
+    inner = [output for node in ir.traversal.RecursiveGraphIterator(graph) for output in node.outputs]
+    values = [value for value in [*graph.initializers.values(), *inner] if id(value) not in public]
+    used = {value.name for value in [*public.values(), *values]} | set(names)
+    taken = set(names)
+    for value in values:
+        if value.name is None or value.name in taken:
+            value.name = next(name for number in itertools.count(1) if (name := f"{value.name}.{number}") not in used)
+        used.add(value.name)
+        taken.add(value.name)
+    for value, name in zip([*graph.inputs, *graph.outputs], names, strict=True):
+        value.name = name
+
+
+def _spec(value: ir.Value, example: Tensor) -> TensorSpec:
+    dims = value.shape.dims if value.shape is not None else (None,) * example.dim()
+    shape = tuple(dim if isinstance(dim, int) else None for dim in dims)
+    return TensorSpec(value.name or "", str(example.dtype).removeprefix("torch."), shape, tuple(example.shape))

@@ -1,0 +1,153 @@
+"""verify_export: a written checkpoint against the torch model it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nested_sparse.checkpoint import Checkpoint
+from nested_sparse.errors import ExportError
+
+from ..model.forward_call import ForwardCall
+from ..model.nested_model import NestedModel
+from ..model.preserved import preserved, preserved_generators
+from .diagnosis import diagnosis
+
+SEED = 0
+OURS = "the file holds the model's weights, so an operator or the graph is at fault: please report the model"
+
+
+def verify_export(
+    net: NestedModel, examples: tuple[Any, ...], path: Path, *, fixed_batch: bool, tolerance: float
+) -> None:
+    """Run `path` and `net` (in eval mode) at every level and compare, on the examples and on random inputs like them.
+
+    The random ones have another batch size unless `fixed_batch`. Floating point outputs may differ by `tolerance` times
+    their largest magnitude: both sides sum the same float32 products, in another order. NaN and infinity must sit at
+    the same places; other dtypes must be equal. Model, level and examples are left as they were. Raises ExportError.
+    """
+    # the one place where the trainer looks at the runtime: what ships is proven on what runs it
+    from nested_sparse.runtime import Session
+
+    call = ForwardCall(net.model, examples)
+    batch = None if fixed_batch else int(call.tensors[0].shape[0]) + 2
+    level_before = net.level
+    with Session(path, threads=1) as session, preserved_generators(), preserved(net.model) as state, torch.no_grad():
+        names = [spec.name for spec in session.inputs]
+        try:
+            for inputs in (call.tensors, random_like(call.tensors, batch)):
+                feeds = {name: tensor.cpu().numpy() for name, tensor in zip(names, inputs, strict=True)}
+                for level in range(net.level_count):
+                    net.set_level(level)
+                    expected = [_array(output) for _, output in call.answer(net.model, inputs)]
+                    state.restore()
+                    got = session.run(feeds, level=level)
+                    _compare(net, call, inputs, path, level, dict(zip(got, expected, strict=True)), got, tolerance)
+        finally:
+            net.set_level(level_before)
+
+
+@contextmanager
+def stored_weights(net: NestedModel, value_bytes: int) -> Iterator[None]:
+    """Within, the nested weights of `net` are those that a file with values of `value_bytes` holds; then as before.
+
+    So that rounding, which is asked for and depends on the model, needs no tolerance: what is left to compare is sums
+    of the same float32 products.
+    """
+    if value_bytes == 4:
+        yield
+        return
+    weights = {id(layer.values): layer.values for layer in net.nested_layers().values()}
+    originals = {key: weight.data for key, weight in weights.items()}
+    try:
+        for weight in weights.values():
+            weight.data = weight.data.to(torch.float16).to(weight.dtype)  # nearest, ties to even, as numpy's
+        yield
+    finally:
+        for key, weight in weights.items():
+            weight.data = originals[key]
+
+
+def random_like(examples: tuple[Tensor, ...], batch: int | None) -> tuple[Tensor, ...]:
+    """Random tensors of the examples' dtypes and value range; `batch` replaces dimension 0 unless None.
+
+    Values are drawn from the example itself, so that indices stay indices; a constant float example gives normal noise.
+    """
+    generator = torch.Generator().manual_seed(SEED)
+    drawn = []
+    for example in examples:
+        shape = example.shape if batch is None else (batch, *example.shape[1:])
+        values = example.detach().cpu().flatten()
+        if example.is_floating_point() and bool((values == values[0]).all()):
+            noise = torch.randn(shape, generator=generator, dtype=example.dtype)
+            drawn.append(noise.to(example.device))
+        else:
+            picked = torch.randint(values.numel(), tuple(shape), generator=generator)
+            drawn.append(values[picked].to(example.device))
+    return tuple(drawn)
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    array: NDArray[Any] = tensor.detach().cpu().numpy().copy()  # the model may go on writing into it
+    return array
+
+
+def _compare(
+    net: NestedModel,
+    call: ForwardCall,
+    inputs: Sequence[Tensor],
+    path: Path,
+    level: int,
+    expected: Mapping[str, NDArray[Any]],
+    got: Mapping[str, NDArray[Any]],
+    tolerance: float,
+) -> None:
+    for name, reference in expected.items():
+        if np.issubdtype(reference.dtype, np.floating) and reference.size and not np.isfinite(reference).any():
+            raise ExportError(
+                f"{path.name}: torch's output {name!r} at level {level} has no finite value, so the file cannot be "
+                "compared with it; give examples that the model answers with numbers, or verify=False"
+            )
+        problem = disagreement(reference, got[name], tolerance)
+        if problem:
+            why = _other_weights(net, path) or diagnosis(net.model, call, inputs, expected, got, tolerance) or OURS
+            raise ExportError(f"{path.name}: output {name!r} at level {level} disagrees with torch: {problem}; {why}")
+
+
+def disagreement(expected: NDArray[Any], got: NDArray[Any], tolerance: float) -> str:
+    """What is wrong with `got`, in words; "" where it agrees."""
+    if expected.shape != got.shape or expected.dtype != got.dtype:
+        return f"expected {expected.dtype} {expected.shape}, got {got.dtype} {got.shape}"
+    if not np.issubdtype(expected.dtype, np.floating):
+        wrong = int((expected != got).sum())
+        return f"{wrong} of {expected.size} values differ" if wrong else ""
+    finite = np.isfinite(expected)
+    odd = int(
+        (~np.where(finite, np.isfinite(got), np.equal(expected, got) | (np.isnan(expected) & np.isnan(got)))).sum()
+    )
+    if odd:
+        return f"{odd} of {expected.size} values are NaN or infinite on one side only"
+    magnitude = float(np.abs(expected[finite]).max(initial=0.0))
+    error = float(np.abs(expected[finite].astype(np.float64) - got[finite]).max(initial=0.0))
+    if error <= tolerance * magnitude:
+        return ""
+    return f"largest error {error:.3g}, tolerance {tolerance * magnitude:.3g} ({tolerance:g} of the largest magnitude)"
+
+
+def _other_weights(net: NestedModel, path: Path) -> str:
+    """Which layer the file holds with other weights than the model: tells a damaged file from a wrong graph."""
+    with Checkpoint.open(path) as checkpoint:
+        for layer in checkpoint.layers:
+            stored, _ = checkpoint.load_layer(layer.name)
+            weight = net.nested_weight(layer.name)
+            for level in range(net.level_count):
+                if not np.array_equal(stored.at(level), weight.at(level)):
+                    return f"layer {layer.name!r} is stored with other weights than the model has at level {level}"
+    return ""

@@ -1,0 +1,223 @@
+"""Choose masks: every layer's first levels from the magnitudes its weight has now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nested_sparse.budget import Budget, LayerSize, blocks_to_keep, keep_counts
+from nested_sparse.channel import ROW_STEPS, channel_first_level
+from nested_sparse.coupled import (
+    CoupledWeight,
+    channel_counts,
+    channel_importance,
+    channel_levels,
+    present_levels,
+    ranking,
+)
+from nested_sparse.errors import PatternError
+from nested_sparse.mask import block_scores, nested_first_level
+from nested_sparse.pack_choice import most_weights, nested_packs
+
+from .layers import NestedConv, NestedLayer, NestedLinear
+
+AnyNestedLayer = NestedConv | NestedLinear
+
+
+def unique_weights(layers: Iterable[AnyNestedLayer]) -> list[AnyNestedLayer]:
+    """One layer for each weight: layers that share a weight are represented by the first."""
+    return list({id(layer.values): layer for layer in reversed(list(layers))}.values())[::-1]
+
+
+def choose_masks(
+    layers: Iterable[AnyNestedLayer],
+    budget: Budget | str,
+    densities: Sequence[float],
+    *,
+    frozen_levels: int = 0,
+    scores: Mapping[str, NDArray[np.float64]] | None = None,
+    counts: Mapping[str, Sequence[int]] | None = None,
+) -> Mapping[str, Sequence[int]]:
+    """Set the first level of every block: level l keeps the best scores that budget and pattern allow.
+
+    Layers kept dense are whole at level 0. Layers that share a weight share its masks. Layers with coupled channels
+    have a budget of their own, and keep and drop channels together (see nested_sparse.coupled).
+    frozen_levels: what levels below this one keep now, they keep; `densities` names theirs too.
+    scores: layer name to (G, K), positive, higher is better; the sum of magnitudes for layers left out.
+    counts: layer name to the blocks that each level is to keep, in place of the budget's and the densities'.
+    Returns such counts: those that it went by. Raises BudgetError.
+    """
+    layers = list(layers)
+    sparse = [layer for layer in layers if not layer.dense]
+    unique = unique_weights(sparse)
+    ranked = {layer.name: magnitudes(layer) for layer in unique} | dict(scores or {})
+    coupled = coupled_weights(unique)
+    channels = _channel_first_levels(unique, coupled, ranked, budget, densities, frozen_levels)
+    alone = [layer for layer in unique if layer.name not in channels]
+    # per weight, so that layers of higher blocks do not come first for having more weights in a block
+    ranked = {layer.name: _allowed(layer, ranked[layer.name] / layer.block_rows) for layer in alone}
+    frozen = None
+    if frozen_levels:
+        frozen = _frozen_counts(alone, ranked, frozen_levels)
+        ranked = _above_the_rest(alone, ranked, frozen_levels)
+    if counts is None:
+        counts = keep_counts(budget, ranked, densities, sizes=layer_sizes(alone), frozen=frozen)
+    chosen = {id(layer.values): _first_level(layer, ranked[layer.name], counts[layer.name]) for layer in alone}
+    chosen |= {id(layer.values): channels[layer.name] for layer in unique if layer.name in channels}
+    for layer in sparse:
+        layer.first_level.copy_(torch.from_numpy(chosen[id(layer.values)]))
+    return counts
+
+
+def keep_as_many(layer: AnyNestedLayer, level: int, scores: NDArray[np.float64]) -> None:
+    """Set what `level` adds to the levels below, which stay, to the best `scores` (G, K): as many blocks as now.
+
+    Layers that share the weight are not looked at. Pattern channel has no such choice: PatternError.
+    """
+    if layer.pattern.channels:
+        raise PatternError(f"{layer.name}: channels come and go together in all layers; they cannot be kept by weight")
+    now = layer.first_level.cpu().numpy()[: len(scores)]
+    counts = [int((now <= each).sum()) for each in range(level + 1)]
+    scores = _allowed(layer, scores)
+    ranked = _above_the_rest([layer], {layer.name: scores}, level) if level else {layer.name: scores}
+    layer.first_level.copy_(torch.from_numpy(_first_level(layer, ranked[layer.name], counts)))
+
+
+def coupled_weights(layers: Iterable[AnyNestedLayer]) -> list[CoupledWeight]:
+    """Those of `layers` that share channels with others, as what nested_sparse.coupled chooses for; no dense ones."""
+    return [
+        CoupledWeight(layer.name, layer.writes, layer.reads, layer.values[0].numel() // layer.reads.channels)
+        for layer in layers
+        if not layer.dense and layer.writes is not None and layer.reads is not None
+    ]
+
+
+def _channel_first_levels(
+    layers: Sequence[AnyNestedLayer],
+    weights: Sequence[CoupledWeight],
+    scores: Mapping[str, NDArray[np.float64]],
+    budget: Budget | str,
+    densities: Sequence[float],
+    frozen_levels: int,
+) -> dict[str, NDArray[np.uint8]]:
+    """(O, K) first levels of layers with coupled channels.
+
+    "global" compares importance over its mean in the group: with a norm behind a layer, its scale says nothing. Mean
+    magnitudes of the weights, tried on a DigitNet at its start, left late layers one step and the first ones whole.
+    """
+    if not weights:
+        return {}
+    present = present_levels(weights, {layer.name: layer.first_level.cpu().numpy() for layer in layers})
+    importance = channel_importance(weights, scores)
+    relative = {group: sums / max(sums.mean(), np.finfo(np.float64).tiny) for group, sums in importance.items()}
+    counts = channel_counts(weights, budget, densities, relative, present=present, frozen_levels=frozen_levels)
+    levels = {
+        group: channel_levels(ranking(sums, present[group], frozen_levels), counts[group])
+        for group, sums in importance.items()
+    }
+    return {weight.name: weight.first_level(levels) for weight in weights}
+
+
+def _above_the_rest(
+    layers: Sequence[AnyNestedLayer], scores: Mapping[str, NDArray[np.float64]], frozen_levels: int
+) -> dict[str, NDArray[np.float64]]:
+    """Scores in which what frozen levels keep ranks first, the lowest level's before all.
+
+    All others' together are below 1, so that this holds for sums over rows and channels, too, and over all layers.
+    """
+    largest = max((score.max() for score in scores.values()), default=0.0) + 1
+    scale = 1 / (largest * max((score.size for score in scores.values()), default=1))
+    above = {}
+    for layer in layers:
+        score = scores[layer.name]
+        first_level = layer.first_level.cpu().numpy()[: len(score)].astype(np.float64)  # packs: no rows of padding
+        above[layer.name] = score * scale + np.maximum(frozen_levels - first_level, 0)
+    return above
+
+
+def _frozen_counts(
+    layers: Sequence[AnyNestedLayer], scores: Mapping[str, NDArray[np.float64]], frozen_levels: int
+) -> dict[str, list[int]]:
+    """Blocks that each frozen level keeps now; packs: without rows of padding."""
+    now = {layer.name: layer.first_level.cpu().numpy()[: len(scores[layer.name])] for layer in layers}
+    return {name: [int((first <= level).sum()) for level in range(frozen_levels)] for name, first in now.items()}
+
+
+def layer_sizes(layers: Iterable[AnyNestedLayer]) -> dict[str, LayerSize]:
+    """What a budget must know of each layer."""
+    return {layer.name: _layer_size(layer) for layer in layers}
+
+
+def _layer_size(layer: AnyNestedLayer) -> LayerSize:
+    shape, pack = tuple(layer.values.shape), layer.pattern.pack
+    if pack is None:
+        allowed = allowed_blocks(layer)
+        return LayerSize(shape, layer.block_rows, None if allowed is None else int(allowed.sum()))
+    return LayerSize(shape, most=most_weights(shape[0], layer.values[0].numel(), pack), step=pack.banks)
+
+
+def keep_everything(layers: Iterable[AnyNestedLayer]) -> None:
+    """Make every level whole: all blocks belong to level 0."""
+    for layer in layers:
+        layer.first_level.zero_()
+
+
+def check_fit(layers: Iterable[AnyNestedLayer], budget: Budget, densities: Sequence[float]) -> None:
+    """Raise PatternError, naming each layer, where packs cannot hold what the densest level shall keep.
+
+    A row keeps at most ⌊K / B⌋·B of its K weights. Rows need no check: a last bundle is padded, as blocks are.
+    """
+    problems = []
+    for layer in unique_weights(layers):
+        pack, rows, columns = layer.pattern.pack, layer.values.shape[0], layer.values[0].numel()
+        if pack is None or layer.dense:
+            continue
+        most = most_weights(rows, columns, pack)
+        if not most or (budget.name == "uniform" and blocks_to_keep(densities[-1], rows * columns) > most):
+            part = f"{most // rows} of the {columns} weights of a row, {most // rows / columns:.0%}"
+            problems.append(f"\n  {layer.name}: {pack.name} keeps at most {part}")
+    if problems:
+        raise PatternError(
+            f"density {densities[-1]:g} is more than the pattern can keep of these layers; lower it, or name them in "
+            f"keep_dense:{''.join(problems)}"
+        )
+
+
+def row_step(layer: AnyNestedLayer) -> int:
+    """Rows that channel pruning keeps or drops together."""
+    return ROW_STEPS["conv" if isinstance(layer, NestedConv) else "linear"]
+
+
+def magnitudes(layer: NestedLayer, values: Tensor | None = None) -> NDArray[np.float64]:
+    """(G, K) the sum of magnitudes in each block, of the weight or of `values` in its shape."""
+    permutation = None if layer.permutation is None else layer.permutation.cpu().numpy()
+    flat = (layer.values if values is None else values).detach().flatten(1).float().cpu().numpy()
+    return block_scores(flat, layer.block_rows, permutation)
+
+
+def allowed_blocks(layer: NestedLayer) -> NDArray[np.bool_] | None:
+    """(G, K) the blocks that a level may keep; None for all, as where the pattern does not choose single blocks."""
+    if layer.allowed is None or layer.pattern.pack or layer.pattern.channels:
+        return None
+    blocks: NDArray[np.bool_] = magnitudes(layer, layer.allowed) > 0
+    return blocks
+
+
+def _allowed(layer: NestedLayer, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`scores`, which are 0 or more, and less for what no level may keep."""
+    blocks = allowed_blocks(layer)
+    return scores if blocks is None else np.where(blocks, scores, -1.0)
+
+
+def _first_level(layer: AnyNestedLayer, scores: NDArray[np.float64], counts: Sequence[int]) -> NDArray[np.uint8]:
+    """First levels where level l keeps `counts[l]` blocks, or what comes nearest to as many weights."""
+    if layer.pattern.pack:
+        return nested_packs(scores, counts, layer.pattern.pack)
+    if layer.pattern.channels:
+        taps = layer.values[0, 0].numel()
+        return channel_first_level(scores, taps, [count / scores.size for count in counts], row_step(layer))
+    return nested_first_level(scores, counts)

@@ -1,0 +1,187 @@
+"""Coupling: which layers of a model share channels, found by following its values from layer to layer (torch.fx).
+
+Norms, activations, pooling, dropout and depthwise convolutions pass channels on; sums make the channels of their terms
+one group; a flattened image gives each channel some consecutive features. Whatever is not known ends a group, whose
+channels then stay whole. A mistake here could cost accuracy or density, nothing else: any choice of channels is a valid
+mask, and what is trained is what is exported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import fx, nn
+
+from nested_sparse.coupled import ChannelGroup
+
+from .choose import AnyNestedLayer, row_step
+from .flow import Channels, Flow, operation, passed
+from .layers import NestedConv, NestedConv1d, NestedConv2d, NestedLayer, NestedLinear
+from .norm import LevelBatchNorm
+
+
+@dataclass(frozen=True, slots=True)
+class Coupling:
+    """What was found. groups: all of them. alone: layers whose channels are chosen for each by itself, and why."""
+
+    groups: tuple[ChannelGroup, ...]
+    alone: dict[str, str]
+
+    def lines(self) -> list[str]:
+        """What stays whole and what is alone, with the reasons, for people."""
+        whole = [group for group in self.groups if group.whole and group.producers]
+        lines = [f"whole: {group.channels} channels of {', '.join(group.producers)}: {group.whole}" for group in whole]
+        return lines + [f"channels not coupled: {name}: {reason}" for name, reason in self.alone.items()]
+
+
+def couple(model: nn.Module) -> Coupling:
+    """Find the groups of a nested model's layers, and set what each layer writes and reads.
+
+    Dimension 0 of the model's inputs is taken for the batch. Layers that the trace does not reach, and all of a model
+    that cannot be traced, are left as they are.
+    """
+    layers = {module.name: module for module in model.modules() if isinstance(module, NestedConv | NestedLinear)}
+    root = nn.Sequential(model) if isinstance(model, NestedLayer) else model
+    try:
+        graph = _trace(root)
+    except Exception as error:  # tracing runs the model's own code, which may raise anything
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return Coupling((), dict.fromkeys(layers, f"the model cannot be traced ({reason})"))
+    walk = _Walk(root, layers.values())
+    for node in graph.nodes:
+        walk.visit(node)
+    return walk.finish(layers.values())
+
+
+def _trace(root: nn.Module) -> fx.Graph:
+    """The calls of `root`; modules of the user's that have no children are looked into, where that works."""
+    try:
+        return _Tracer(closed=False).trace(root)
+    except Exception:  # as above
+        return _Tracer(closed=True).trace(root)
+
+
+class _Tracer(fx.Tracer):
+    """closed: whether every module without children is one call."""
+
+    def __init__(self, *, closed: bool) -> None:
+        super().__init__()
+        self._closed = closed
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Nested layers and norms are leaves, and what torch.nn defines."""
+        ours = isinstance(m, NestedLayer | LevelBatchNorm) or (self._closed and not any(m.children()))
+        return ours or super().is_leaf_module(m, module_qualified_name)
+
+
+class _Walk:
+    """One pass over the graph. A node's value is a Flow, or says in words why it is none, or is None: no tensor."""
+
+    def __init__(self, root: nn.Module, layers: Iterable[AnyNestedLayer]) -> None:
+        self._modules = dict(root.named_modules(remove_duplicate=False))
+        self._values: dict[fx.Node, Flow | str | None] = {}
+        self._rows: dict[int, Channels] = {}
+        self._columns: dict[int, Flow] = {}
+        for layer in layers:  # layers that share a weight share its rows
+            rows = self._rows.setdefault(id(layer.values), Channels(layer.values.shape[0]))
+            rows.producers[layer.name] = 1 if layer.dense else row_step(layer)
+
+    def finish(self, layers: Iterable[AnyNestedLayer]) -> Coupling:
+        """Give each layer its groups."""
+        found, alone = dict[ChannelGroup, None](), dict[str, str]()
+        for layer in layers:
+            columns = self._columns.get(id(layer.values))
+            if columns is None:
+                alone[layer.name] = "the trace does not reach it"
+                continue
+            layer.writes, layer.reads = self._rows[id(layer.values)].root.finished(), columns.group.root.finished()
+            found |= {layer.writes: None, layer.reads: None}
+        return Coupling(tuple(found), alone)
+
+    def visit(self, node: fx.Node) -> None:
+        """Find the node's value."""
+        inputs = [self._values[source] for source in node.all_input_nodes]
+        tensors = [value for value in inputs if value is not None]
+        if node.op == "call_module":
+            self._values[node] = self._of_module(node, self._modules[str(node.target)], tensors)
+        elif node.op == "placeholder":
+            self._values[node] = "an input of the model"
+        elif node.op == "get_attr":
+            self._values[node] = "a parameter"
+        elif node.op == "output":
+            self._values[node] = _end(tensors, "an output of the model")
+        elif _asks_for_size(node) or not tensors:
+            self._values[node] = None
+        else:
+            self._values[node] = _of_operation(node, None, tensors)
+
+    def _of_module(self, node: fx.Node, module: nn.Module, tensors: list[Flow | str]) -> Flow | str:
+        value = tensors[0] if len(tensors) == 1 else _end(tensors, "read together with others")
+        if isinstance(module, NestedConv) and module.groups > 1:
+            return self._of_groups(module, value)
+        if isinstance(module, NestedConv | NestedLinear):
+            return self._of_layer(module, value)
+        if isinstance(module, LevelBatchNorm) and module.plain and isinstance(value, Flow):
+            if not value.is_read_as(int(module.norms[0].num_features)):  # type: ignore[arg-type]
+                return _end([value], f"norm {node.target!r} reads another dimension")
+            value.group.root.norms[str(node.target)] = None
+            return value
+        return _of_operation(node, module.norms[0] if isinstance(module, LevelBatchNorm) else module, tensors)
+
+    def _of_layer(self, layer: AnyNestedLayer, value: Flow | str) -> Flow:
+        """Its rows; what it reads joins the channels of `value`."""
+        dim, features = _channel_dim(layer), layer.values.shape[1]
+        if isinstance(value, Flow) and value.dim == dim and value.is_read_as(features):
+            read = value
+        else:
+            reason = _end([value], f"{layer.name} reads another dimension")
+            read = Flow(Channels(features, reason), dim)
+        before = self._columns.setdefault(id(layer.values), read)
+        if before.channels == read.channels:
+            before.group.join(read.group)
+        else:
+            _end([before, read], f"{layer.name} reads them in two ways")
+        before.group.root.consumers[layer.name] = None
+        return Flow(self._rows[id(layer.values)], dim)
+
+    def _of_groups(self, conv: NestedConv, value: Flow | str) -> Flow:
+        """Its rows: the channels of `value` where each row reads the channel of its own number, else whole."""
+        dim, rows = _channel_dim(conv), self._rows[id(conv.values)]
+        own = Channels(conv.values.shape[1], "a convolution in groups")
+        own.consumers[conv.name] = None
+        self._columns.setdefault(id(conv.values), Flow(own, dim))
+        depthwise = conv.groups == conv.in_channels == conv.out_channels
+        if depthwise and isinstance(value, Flow) and (value.dim, value.channels) == (dim, conv.in_channels):
+            rows.join(value.group)
+        else:
+            rows.keep_whole(f"{conv.name} is a convolution in groups")
+            _end([value], f"{conv.name} is a convolution in groups")
+        return Flow(rows, dim)
+
+
+def _of_operation(node: fx.Node, module: nn.Module | None, tensors: list[Flow | str]) -> Flow | str:
+    """What any other module, function or method gives."""
+    flows = [value for value in tensors if isinstance(value, Flow)]
+    found = passed(operation(node, module), node, module, flows) if flows and len(flows) == len(tensors) else None
+    name = f"{type(module).__name__} {node.target}" if module else getattr(node.target, "__name__", node.target)
+    return found or _end(tensors, f"{name} is not known to pass channels on")
+
+
+def _end(values: Iterable[Flow | str], reason: str) -> str:
+    """Keep whole what flows in; why nothing known flows out."""
+    for value in values:
+        if isinstance(value, Flow):
+            value.group.keep_whole(reason)
+    return next((value for value in values if isinstance(value, str)), reason)
+
+
+def _asks_for_size(node: fx.Node) -> bool:
+    """Whether it gives sizes, and no tensor."""
+    asked = node.args[1] if node.target is getattr else node.target
+    return asked in ("size", "shape", "dim", "ndim")
+
+
+def _channel_dim(layer: AnyNestedLayer) -> int:
+    """Where its channels are, counted from the end."""
+    return -3 if isinstance(layer, NestedConv2d) else -2 if isinstance(layer, NestedConv1d) else -1

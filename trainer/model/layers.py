@@ -1,0 +1,239 @@
+"""NestedConv1d, NestedConv2d and NestedLinear: one weight, one mask per level, one bias per level."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nested_sparse.coupled import ChannelGroup
+from nested_sparse.mask import group_count
+from nested_sparse.pattern import Pattern
+
+from .modes import called_past
+
+GRADIENTS = ("kept", "ring", "all")
+"""Weights that a level's gradient may reach: those it keeps, those it adds to the level below, or every one, the
+dropped ones as though they were kept at zero."""
+
+
+class NestedLayer(nn.Module):
+    """What all layers share: a weight whose blocks have a first level.
+
+    values: the parameter called "weight", (O, ...), every level's values in it; K is the product of all dimensions but
+        the first.
+    biases: the parameter called "bias", (L, O), one row per level, or None.
+    weight, bias: these two, but for code that runs within a module's forward and reads them past the layer's own, e.g.
+        F.linear(x, self.proj.weight, self.proj.bias): it gets the current level's, (O, ...) with zeros where the level
+        keeps nothing, and (O,). So it computes what the layer would. Gradients flow to the parameters.
+    pattern: what is kept or dropped together.
+    first_level: buffer, uint8 (G, K), the lowest level that keeps each V × 1 block, 255 where none does. V = 1 where
+        the pattern is gs{B}x{k}, with rows up to a whole bundle, or channel.
+    allowed: buffer, bool like the weight, or None for all: which weights levels may keep; a block, where it may of one.
+    permutation: buffer, int32 (O,), packed row r is output channel permutation[r]; None is the identity.
+    level: the level that `forward` runs; set by NestedModel.set_level.
+    name: dotted path in the model. dense: kept whole at every level.
+    gradient: which weights the gradient reaches, one of GRADIENTS; those the level keeps, if nothing else is set.
+    writes, reads: the groups of channels that its rows and its input channels are in, None where nothing is coupled.
+    read: what answers such a read, for a while; export traces with it.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    first_level: Tensor
+    permutation: Tensor | None
+    allowed: Tensor | None
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, *, pattern: Pattern, level_count: int) -> None:
+        super().__init__()
+        self.weight = weight
+        per_level = None if bias is None else bias.detach().clone().expand(level_count, -1).contiguous()
+        self.bias = None if per_level is None else nn.Parameter(per_level, bias is not None and bias.requires_grad)
+        packed_rows = group_count(weight.shape[0], pattern.group_rows) * pattern.group_rows
+        shape = (packed_rows // pattern.block_rows, weight[0].numel())
+        first_level = torch.zeros(shape, dtype=torch.uint8, device=weight.device)
+        self.register_buffer("first_level", first_level)
+        self.register_buffer("permutation", None)
+        self.register_buffer("allowed", None)
+        self.pattern = pattern
+        self.block_rows = pattern.block_rows
+        self.level_count = level_count
+        self.level = level_count - 1
+        self.name = ""
+        self.dense = False
+        self.gradient = "kept"
+        self.writes: ChannelGroup | None = None
+        self.reads: ChannelGroup | None = None
+        self.read: Callable[[str], Tensor | None] | None = None
+        self._masks: _MaskCache | None = None
+
+    @property
+    def values(self) -> nn.Parameter:
+        """(O, ...) every level's values."""
+        values = self._parameters["weight"]
+        assert values is not None
+        return values
+
+    @property
+    def biases(self) -> nn.Parameter | None:
+        """(L, O), one row per level."""
+        return self._parameters.get("bias")
+
+    def __getattr__(self, name: str) -> Any:
+        """Parameters and buffers; weight and bias as the class says."""
+        value = super().__getattr__(name)
+        if name not in ("weight", "bias"):
+            return value
+        if self.__dict__.get("read") is not None:
+            return self.read(name)  # type: ignore[misc]
+        if not called_past(self):
+            return value
+        return self.masked_weight(self.level) if name == "weight" else self.level_bias()
+
+    def mask(self, level: int) -> Tensor:
+        """Bool, the weight's shape: what `level` keeps. Cached until `first_level` or `permutation` changes."""
+        return self._cached("kept", level, lambda: self.first_level <= level)
+
+    def ring(self, level: int) -> Tensor:
+        """Bool, the weight's shape: what `level` adds to the one below. Cached likewise."""
+        return self._cached("ring", level, lambda: self.first_level == level)
+
+    def _cached(self, kind: str, level: int, blocks: Callable[[], Tensor]) -> Tensor:
+        if torch.compiler.is_compiling():  # a mask made of traced tensors must not outlive the trace
+            return self._expanded(blocks())
+        if self._masks is None or not self._masks.fits(self.first_level, self.permutation):
+            self._masks = _MaskCache(self.first_level, self.permutation)
+        masks = self._masks.expanded
+        if (kind, level) not in masks:
+            with torch.inference_mode(False):  # an inference tensor in the cache could not take part in training
+                masks[kind, level] = self._expanded(blocks())
+        return masks[kind, level]
+
+    def masked_weight(self, level: int) -> Tensor:
+        """The weight of `level`: zeros where it keeps nothing (also where the unused value is not finite)."""
+        if self.dense:
+            return self.values
+        zero = self.values.new_zeros(())
+        if self.gradient == "ring":
+            below = torch.where(self.mask(level), self.values.detach(), zero)
+            return torch.where(self.ring(level), self.values, below)
+        kept = torch.where(self.mask(level), self.values, zero)
+        if self.gradient == "all":  # straight through: the value of `kept`, the gradient of the whole weight
+            return self.values + (kept - self.values).detach()
+        return kept
+
+    def level_bias(self) -> Tensor | None:
+        """(O,) the current level's bias."""
+        return None if self.biases is None else self.biases[self.level]
+
+    def _expanded(self, kept: Tensor) -> Tensor:
+        """(G, K) blocks as a mask of the weight's shape: rows of padding cut, rows put back in channel order."""
+        rows = self.values.shape[0]
+        expanded = kept.repeat_interleave(self.block_rows, dim=0)[:rows]
+        if self.permutation is not None:
+            ordered = torch.empty_like(expanded)
+            ordered[self.permutation.long()] = expanded
+            expanded = ordered
+        return expanded.reshape(self.values.shape)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles do without the cache."""
+        return {**self.__dict__, "_masks": None, "read": None}
+
+    def extra_repr(self) -> str:
+        """Shape, pattern, levels."""
+        shape = "x".join(str(size) for size in self.values.shape)
+        return f"{shape}, pattern={self.pattern.name}, levels={self.level_count}, dense={self.dense}"
+
+
+class _MaskCache:
+    """Expanded masks of one state of a layer's buffers, told by their identity and version."""
+
+    def __init__(self, *sources: Tensor | None) -> None:
+        self._sources = sources
+        self._versions = _versions(sources)
+        self.expanded: dict[tuple[str, int], Tensor] = {}
+
+    def fits(self, *sources: Tensor | None) -> bool:
+        same = all(one is other for one, other in zip(sources, self._sources, strict=True))
+        return same and _versions(sources) == self._versions
+
+
+def _versions(sources: Sequence[Tensor | None]) -> list[int | None]:
+    return [None if source is None else source._version for source in sources]
+
+
+class NestedConv(NestedLayer):
+    """A convolution with nested weights (O, C / groups, ...), padded with zeros: NestedConv1d or NestedConv2d.
+
+    Column k of `first_level` is (c·KH + ky)·KW + kx, c being a channel of the row's group.
+    kernel_size, stride, dilation: (y, x); padding: (top, left, bottom, right). A line is an image of one row, so with
+    one spatial dimension y stands for nothing.
+    groups: the rows and the input channels are cut into as many equal parts, and each part reads its own channels.
+    """
+
+    spatial: int
+    """Spatial dimensions, 1 or 2."""
+
+    def __init__(self, conv: nn.Conv1d | nn.Conv2d, *, pattern: Pattern, level_count: int) -> None:
+        super().__init__(conv.weight, conv.bias, pattern=pattern, level_count=level_count)
+        self.in_channels, self.out_channels, self.groups = conv.in_channels, conv.out_channels, conv.groups
+        self.kernel_size = _pair(conv.kernel_size, 1)
+        self.stride = _pair(conv.stride, 1)
+        self.dilation = _pair(conv.dilation, 1)
+        self.padding = _four_sides(conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) or (C, H, W) to (N, O, Ho, Wo) or (O, Ho, Wo), without H for a line, at the current level."""
+        top, left, bottom, right = self.padding
+        before = (top, left)
+        if before != (bottom, right):
+            x = F.pad(x, (left, right, top, bottom)[: 2 * self.spatial])
+            before = (0, 0)
+        convolve = F.conv2d if self.spatial == 2 else F.conv1d
+        stride, padding, dilation = (sizes[-self.spatial :] for sizes in (self.stride, before, self.dilation))
+        weight, bias = self.masked_weight(self.level), self.level_bias()
+        return convolve(x, weight, bias, stride, padding, dilation, self.groups)
+
+
+class NestedConv1d(NestedConv):
+    """A convolution over (N, C, W); weights (O, C / groups, KW)."""
+
+    spatial = 1
+
+
+class NestedConv2d(NestedConv):
+    """A convolution over (N, C, H, W); weights (O, C / groups, KH, KW)."""
+
+    spatial = 2
+
+
+class NestedLinear(NestedLayer):
+    """A linear layer with nested weights (O, K)."""
+
+    def __init__(self, linear: nn.Linear, *, pattern: Pattern, level_count: int) -> None:
+        super().__init__(linear.weight, linear.bias, pattern=pattern, level_count=level_count)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., K) to (..., O), at the current level."""
+        return F.linear(x, self.masked_weight(self.level), self.level_bias())
+
+
+def _pair(sizes: Sequence[int], of_lines: int) -> tuple[int, int]:
+    """(y, x) of what a convolution gives for its spatial dimensions; y is `of_lines` where it has only one."""
+    *y, x = (int(size) for size in sizes)
+    return (*y, of_lines)[0], x
+
+
+def _four_sides(conv: nn.Conv1d | nn.Conv2d) -> tuple[int, int, int, int]:
+    """(top, left, bottom, right) of a convolution; "same" puts the odd pixel at the bottom and right, as torch does."""
+    if isinstance(conv.padding, str):
+        totals = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
+        height, width = _pair(totals, 0) if conv.padding == "same" else (0, 0)
+        return height // 2, width // 2, height - height // 2, width - width // 2
+    y, x = _pair(conv.padding, 0)
+    return y, x, y, x

@@ -1,0 +1,258 @@
+"""NestedModel: a torch model that runs at any of its levels. `nest` makes one."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nested_sparse.budget import Budget, check_densities
+from nested_sparse.channel import in_full_blocks
+from nested_sparse.errors import BudgetError, InputError, NestedSparseError
+from nested_sparse.level import resolve_level
+from nested_sparse.pattern import parse_pattern
+from nested_sparse.weight import NestedWeight
+
+from ..entry import entry
+from .choose import check_fit, choose_masks, row_step, unique_weights
+from .copied import copy_of
+from .costs import Costs
+from .coupling import Coupling, couple
+from .layers import NestedConv, NestedLayer, NestedLinear
+from .network import all_weights, density, network_of, report
+from .norm import LevelBatchNorm
+from .positions import costs_of, positions_per_sample
+from .replace import replace_layers
+from .shuffle import shuffle_rows
+
+log = logging.getLogger(__name__)
+
+
+class NestedModel(nn.Module):
+    """A model whose convolutions and linear layers hold nested sparse levels, level 0 the sparsest.
+
+    model: the network, its layers replaced. densities, pattern: as given to `nest`. budget: with all that belongs to
+    it; `budget.name` is the name. row_shuffle: whether training permutes rows anew before its first search; the
+    permutations are buffers of the layers.
+    coupling: which layers share channels; None but under "channel".
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        densities: Sequence[float],
+        pattern: str,
+        budget: Budget,
+        left_dense: Mapping[str, str],
+        row_shuffle: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.densities = tuple(densities)
+        self.pattern = pattern
+        self.budget = budget
+        self.row_shuffle = row_shuffle
+        self.coupling: Coupling | None = None
+        self._left_dense = dict(left_dense)
+        self._level = self.level_count - 1
+
+    @property
+    def level_count(self) -> int:
+        """L, levels."""
+        return len(self.densities)
+
+    @property
+    def level(self) -> int:
+        """The level that `forward` runs."""
+        return self._level
+
+    def set_level(self, level: int) -> None:
+        """Run at `level` from now on; -1 is the densest. Raises LevelError."""
+        self._level = self.checked_level(level)
+        for layer in self.nested_layers().values():
+            layer.level = self._level
+        for norm in self.level_norms().values():
+            norm.level = self._level
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the model computes at the current level."""
+        return self.model(*args, **kwargs)
+
+    def nested_layers(self) -> dict[str, NestedConv | NestedLinear]:
+        """The layers with nested weights by dotted path; a layer used under two names comes once."""
+        layers = (module for module in self.model.modules() if isinstance(module, NestedConv | NestedLinear))
+        return {layer.name: layer for layer in layers}
+
+    def level_norms(self) -> dict[str, LevelBatchNorm]:
+        """The batch normalisations by dotted path."""
+        modules = self.model.named_modules()
+        return {name: module for name, module in modules if isinstance(module, LevelBatchNorm)}
+
+    def dense_layers(self) -> dict[str, str]:
+        """Layers that could not be nested and stay as they were: dotted path to the reason."""
+        return dict(self._left_dense)
+
+    def nested_weight(self, name: str) -> NestedWeight:
+        """A copy of the nested weight of the layer called `name`, in numpy; with channels, rows sorted into blocks.
+
+        Raises KeyError, PatternError (the masks are not what the pattern allows).
+        """
+        layer = self.nested_layers()[name]
+        permutation = None if layer.permutation is None else layer.permutation.cpu().numpy().copy()
+        if permutation is not None and np.array_equal(permutation, np.arange(len(permutation))):
+            permutation = None  # rows that lie in order need no table in the file
+        values = layer.values.detach().flatten(1).float().cpu().numpy().copy()
+        first_level = layer.first_level.cpu().numpy().copy()
+        weight = NestedWeight(name, values, first_level, layer.block_rows, permutation, layer.pattern.pack)
+        return in_full_blocks(weight, row_step(layer)) if layer.pattern.channels else weight
+
+    def density(self, level: int) -> float:
+        """Kept / all weights of the whole network at `level`.
+
+        Weights are those of nested layers, and every other parameter of two or more dimensions, which all levels keep.
+        """
+        return density(self, self.checked_level(level), self.nested_layers(), all_weights(self))
+
+    def summary(self) -> str:
+        """A table: each nested layer's shape, pattern and density per level; then what stayed dense, and why."""
+        levels = range(self.level_count)
+        layers = self.nested_layers()
+        width = max(len(name) for name in [*layers, "layer"])
+        head = f"{'layer':{width}}  {'shape':>16}  {'block':>7}  " + "  ".join(f"level {level:<2}" for level in levels)
+        lines = [head, *(_summary_line(layer, width, levels) for layer in layers.values())]
+        total = "  ".join(f"{self.density(level):8.2%}" for level in levels)
+        lines.append(f"{'all':{width}}  {'':>16}  {'':>7}  {total}")
+        lines += [f"dense: {name}: {reason}" for name, reason in self._left_dense.items()]
+        lines += self.coupling.lines() if self.coupling else []
+        return "\n".join(lines)
+
+    def checked_level(self, level: int) -> int:
+        """`level`, -1 as the number of the densest. Raises LevelError."""
+        return resolve_level(level, self.level_count)
+
+
+def require_nested(net: object, error: type[NestedSparseError]) -> None:
+    """Raise `error` unless `net` is what `nest` returns."""
+    if not isinstance(net, NestedModel):
+        within = "; give the NestedModel that holds it" if _is_within(net) else "; call nest first"
+        raise error(f"net: expected a NestedModel, as nest returns it, got a {type(net).__name__}{within}")
+
+
+def _is_within(model: object) -> bool:
+    modules = model.modules() if isinstance(model, nn.Module) else ()
+    return any(isinstance(module, NestedConv | NestedLinear) for module in modules)
+
+
+def _summary_line(layer: NestedLayer, width: int, levels: range) -> str:
+    shape = "x".join(str(size) for size in layer.values.shape)
+    single = layer.pattern.pack or layer.pattern.channels
+    block = layer.pattern.name if single else f"{layer.block_rows}x1"
+    kept = "  ".join(f"{float(layer.mask(level).float().mean()):8.2%}" for level in levels)
+    return f"{layer.name:{width}}  {shape:>16}  {block:>7}  {kept}"
+
+
+@entry(InputError)
+def nest(
+    model: nn.Module,
+    *,
+    densities: Sequence[float],
+    pattern: str = "unstructured",
+    budget: str = "uniform",
+    keep_dense: Sequence[str] = (),
+    budget_by: str = "weights",
+    min_layer_density: float = 0.0,
+    example_inputs: tuple[Tensor, ...] | None = None,
+    row_shuffle: bool = False,
+) -> NestedModel:
+    """A nested copy of `model`, untrained or pre-trained: largest magnitudes first, in one shot. `model` is untouched.
+
+    densities: kept / all weights of a layer per level, strictly rising in (0, 1].
+    pattern: "unstructured", "block{V}x1" (V output channels of one column are kept or dropped together), "gs{B}x{k}"
+        (packs, see nested_sparse.pattern.Pack) or "channel" (whole channels, in all layers that share them together;
+        see trainer.coupling; those of the model's inputs and outputs stay).
+    budget: "uniform", every layer has the level's density; "global", one ranking over all layers; or "erk", smaller
+        layers are denser (RigL, arXiv:1911.11134). See nested_sparse.budget.Budget.
+    keep_dense: dotted module paths, or fnmatch patterns of them, that are whole at every level.
+    example_inputs: what forward takes, with the batch as dimension 0. Where it is given, the log line that says how
+        much of the network is sparse, a warning below a half, counts FLOPs, else weights.
+    budget_by: what densities are shares of, "weights" or "flops" of the forward pass; the latter needs example_inputs.
+        "uniform" gives every layer the same either way. At equal
+        weights "erk" does better than "uniform", at equal FLOPs worse (random masks, arXiv:2103.15767).
+    min_layer_density: share of a layer that every level keeps, at most the sparsest level's density.
+    row_shuffle: whether rows that keep the same weights are put together into blocks (Shfl-BW, arXiv:2203.05016), now,
+        and again by `train` before its first search. For block{V}x1 with V above 1; others have nothing to shuffle.
+    Conv1d, Conv2d and Linear layers are nested; `dense_layers()` says what is not, and why. Of a convolution in groups
+    a block may not span two groups: V falls to the largest there is that divides a group's rows. Depthwise ones (one
+    input channel in a group), and under "channel" all in groups, are whole at every level, as keep_dense makes them.
+    A layer's weight is taken as it computes now: masks of torch.nn.utils.prune are applied, and for patterns of single
+    weights and of blocks they hold for good: what is pruned stays out of every level, also in training (a block, if all
+    of it is pruned), so a layer keeps what its mask does where a level asks for more. The hooks of torch.nn.utils'
+    weight_norm and spectral_norm are folded. Batch normalisations, subclasses and hooks included, are copied for
+    each level and run as they are.
+    Device, dtype and train or eval mode are kept; the densest level is set.
+    Raises BudgetError (densities, budget and what belongs to it, unknown keep_dense), PatternError (no such pattern, or
+    layers that cannot take it), InputError (nothing to nest, or not
+    as it is).
+    """
+    levels = check_densities(densities)
+    parsed = parse_pattern(pattern)
+    chosen = _checked_budget(budget, budget_by, min_layer_density, levels)
+    with torch.inference_mode(False):
+        copied, masks = copy_of(model)
+        copied, left_dense = replace_layers(
+            copied, pattern=parsed, level_count=len(levels), keep_dense=keep_dense, masks=masks
+        )
+        net = NestedModel(
+            copied,
+            densities=levels,
+            pattern=pattern,
+            budget=chosen,
+            left_dense=left_dense,
+            row_shuffle=row_shuffle,
+        )
+        net.train(model.training)
+        if budget_by == "flops":
+            net.budget = dataclasses.replace(
+                chosen, positions=positions_per_sample(net, () if example_inputs is None else example_inputs)
+            )
+        if parsed.channels:
+            net.coupling = couple(net.model)
+        check_fit(net.nested_layers().values(), chosen, levels)
+        if row_shuffle:
+            shuffle_rows(net)
+        choose_masks(net.nested_layers().values(), net.budget, levels)
+        if masks:
+            _check_distinct(net)
+        net.set_level(-1)
+        costs, samples = (Costs(), 1) if example_inputs is None else costs_of(net, example_inputs)
+        report(log, network_of(net, costs, samples))
+    return net
+
+
+def _check_distinct(net: NestedModel) -> None:
+    """Raise BudgetError where masks that the model came with leave two levels the same weights."""
+    layers = unique_weights(layer for layer in net.nested_layers().values() if not layer.dense)
+    kept = [sum(int(layer.mask(level).sum()) for layer in layers) for level in range(net.level_count)]
+    same = next((level for level in range(1, net.level_count) if kept[level] == kept[level - 1]), None)
+    if same is not None:
+        raise BudgetError(
+            f"levels {same - 1} and {same} keep the same weights: the masks of torch.nn.utils.prune leave "
+            f"{kept[-1] / sum(layer.values.numel() for layer in layers):.2%} of the sparse layers, and what is pruned "
+            "stays out of every level; lower the densities, or call torch.nn.utils.prune.remove to let it return"
+        )
+
+
+def _checked_budget(name: str, by: str, min_layer_density: float, densities: Sequence[float]) -> Budget:
+    budget = Budget(name, by, min_layer_density)
+    if min_layer_density > densities[0]:
+        raise BudgetError(
+            f"min_layer_density {min_layer_density:g} is more than the sparsest level's density, "
+            f"{densities[0]:g}; lower it"
+        )
+    return budget

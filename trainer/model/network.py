@@ -1,0 +1,154 @@
+"""Network: how much of a nested model is sparse, and what is not, counted over the whole of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from nested_sparse.network import DenseModule, Network, count_text
+
+from .choose import unique_weights
+from .costs import Costs
+from .layers import NestedConv, NestedLayer, NestedLinear
+from .norm import LevelBatchNorm
+
+if TYPE_CHECKING:  # NestedModel itself imports this module
+    from .nested_model import NestedModel
+
+LARGEST = 3
+"""Dense modules that a warning names."""
+
+
+def dense_weights(
+    net: NestedModel, layers: Collection[str] | None = None, used: Collection[str] | None = None
+) -> dict[str, int]:
+    """Weights outside the nested layers, parameters of two or more dimensions, by dotted path of their module.
+
+    A parameter with several names counts once; a parametrized one as what is computed from the others.
+    layers: names of those nested layers that count as such, all of them if None. used: dotted names of parameters
+    beside which nothing counts, if given; a norm's own always do.
+    """
+    nested = net.nested_layers()
+    seen = {id(layer.values) for name, layer in nested.items() if layers is None or name in layers}
+    wanted = None if used is None else {id(net.model.get_parameter(name)) for name in used}
+    found: dict[str, int] = {}
+    for path, module, in_norm in _modules(net.model):
+        for weight, sources in _weights(module):
+            ids = {id(source) for source in sources}
+            if seen.isdisjoint(ids) and (wanted is None or in_norm or not wanted.isdisjoint(ids)):
+                seen |= ids
+                place = module.name if isinstance(module, NestedLayer) else _place(net, path)
+                found[place] = found.get(place, 0) + weight.numel()
+    return found
+
+
+def all_weights(net: NestedModel) -> int:
+    """Weights of the whole network."""
+    layers = unique_weights(net.nested_layers().values())
+    return sum(layer.values.numel() for layer in layers) + sum(dense_weights(net).values())
+
+
+def density(net: NestedModel, level: int, layers: Collection[str], weights: int) -> float:
+    """Kept / all `weights` of a network in which `level` drops what it drops of the nested `layers`."""
+    nested = unique_weights([layer for name, layer in net.nested_layers().items() if name in layers])
+    dropped = sum(layer.values.numel() - int(layer.mask(level).sum()) for layer in nested)
+    return (weights - dropped) / weights
+
+
+def network_of(
+    net: NestedModel,
+    costs: Costs,
+    samples: int,
+    layers: Collection[str] | None = None,
+    used: Collection[str] | None = None,
+) -> Network:
+    """What `costs` of `samples` samples say of the whole network. layers, used: as of `dense_weights`."""
+    nested = net.nested_layers()
+    counted = {name: layer for name, layer in nested.items() if layers is None or name in layers}
+    sparse = {name for name, layer in counted.items() if not layer.dense}
+    weights = dense_weights(net, layers, used)
+    for layer in unique_weights(layer for layer in counted.values() if layer.dense):
+        weights[layer.name] = layer.values.numel()
+    flops = {_place(net, path): count for path, count in costs.others.items()}
+    flops |= {name: count for name, count in costs.layers.items() if name not in sparse}
+    reasons, modules = net.dense_layers(), dict(net.model.named_modules())
+    dense = [
+        DenseModule(
+            name=path or type(net.model).__name__,
+            flops=flops.get(path, 0) // samples,
+            weights=weights.get(path, 0),
+            why=reasons.get(path) or _why(nested.get(path), modules.get(path)),
+        )
+        for path in flops.keys() | weights.keys()
+    ]
+    nested_weights = sum(layer.values.numel() for layer in unique_weights(nested[name] for name in sparse))
+    return Network(
+        flops=costs.total // samples,
+        sparse_flops=sum(costs.layers[name] for name in sparse) // samples,
+        weights=nested_weights + sum(weights.values()),
+        dense=tuple(sorted(dense, key=lambda module: (-module.flops, -module.weights, module.name))),
+    )
+
+
+def report(log: logging.Logger, network: Network) -> None:
+    """Log how much of the network is sparse, as a warning where it is less than half: by FLOPs, or weights alone."""
+    unit, whole = ("FLOP", network.flops) if network.flops else ("weights", network.weights)
+    sizes = [(module.flops if network.flops else module.weights, module) for module in network.dense]
+    share = network.sparse_share if network.flops else 1 - sum(size for size, _ in sizes) / max(whole, 1)
+    said = f"{share:.0%} of the network's {count_text(whole)}{unit} are in sparse layers"
+    if share >= 0.5:
+        log.info("%s", said)
+        return
+    largest = sorted(sizes, key=lambda pair: -pair[0])[:LARGEST]
+    named = "; ".join(f"{module.name}, {count_text(size)}{unit}: {module.why}" for size, module in largest)
+    log.warning("only %s; the rest costs the same at every level. The largest: %s", said, named)
+
+
+def _modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, bool]]:
+    """Every module with its path and whether it is a norm's; of a level norm, one level's; no parametrizations."""
+    norms: list[str] = []
+    hidden: list[str] = []
+    for path, module in model.named_modules():
+        inside = f"{path}."
+        if any(inside.startswith(prefix) for prefix in hidden):
+            continue
+        if isinstance(module, LevelBatchNorm):
+            norms.append(inside)
+            hidden += [f"{inside}norms.{level}." for level in range(1, len(module.norms))]
+        if parametrize.is_parametrized(module):
+            hidden.append(f"{inside}parametrizations." if path else "parametrizations.")
+        yield path, module, any(inside.startswith(prefix) for prefix in norms)
+
+
+def _weights(module: nn.Module) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    """Its own weights, each with the parameters that it is computed from."""
+    if isinstance(module, NestedConv | NestedLinear):
+        yield module.values, [module.values]
+        return
+    for parameter in module.parameters(recurse=False):
+        if parameter.ndim >= 2:
+            yield parameter, [parameter]
+    if parametrize.is_parametrized(module):
+        for name, computing in module.parametrizations.items():  # type: ignore[union-attr, operator]
+            weight = getattr(module, name)
+            if weight.ndim >= 2:
+                yield weight, list(computing.parameters())
+
+
+def _place(net: NestedModel, path: str) -> str:
+    """The path that a module would have without levels."""
+    for norm in net.level_norms():
+        prefix = f"{norm}.norms."
+        if path.startswith(prefix):
+            return ".".join([norm, *path.removeprefix(prefix).split(".")[1:]])
+    return path
+
+
+def _why(layer: NestedLayer | None, module: nn.Module | None) -> str:
+    if layer is not None:
+        return "kept whole at every level" if layer.dense else "nested, but forward does not call it"
+    return f"{type(module).__name__ if module else 'it'} multiplies by itself, which is in no layer that can be nested"

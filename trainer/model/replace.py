@@ -1,0 +1,223 @@
+"""Replace layers: which modules of a model become nested ones, and why the others do not."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrize
+
+from nested_sparse.argument import shown
+from nested_sparse.errors import BudgetError, InputError
+from nested_sparse.pattern import BLOCK_ROWS, Pattern, block_pattern
+
+from .copied import NESTABLE
+from .layers import NestedConv, NestedConv1d, NestedConv2d, NestedLayer, NestedLinear
+from .norm import LevelBatchNorm
+
+ROOT_NAME = "model"
+"""Name of a model that is a single layer."""
+
+
+def replace_layers(
+    model: nn.Module,
+    *,
+    pattern: Pattern,
+    level_count: int,
+    keep_dense: Sequence[str],
+    masks: Mapping[nn.Module, Tensor] | None = None,
+) -> tuple[nn.Module, dict[str, str]]:
+    """Replace, in place, what can be nested; returns the model and the layers left dense with their reasons.
+
+    A module used under several names is replaced once and stays one module. masks: which weights of a layer may ever be
+    kept, of its weight's shape; all, where there is none. Raises BudgetError, InputError.
+    """
+    names = _names(model)
+    norms = _norms(model)
+    reasons = {module: _why_dense(module) for module in names if _holds_weights(module)}
+    reasons |= {mha.out_proj: "MultiheadAttention reads its weight directly" for mha in _attentions(names)}
+    reasons |= _inside(norms, names, reasons)
+    reasons |= _why_shared_dense(names, reasons)
+    nestable = [module for module, reason in reasons.items() if reason is None]
+    left_dense = {names[module][0]: reason for module, reason in reasons.items() if reason is not None}
+    if not nestable:
+        found = "".join(f"\n  {name}: {reason}" for name, reason in left_dense.items()) or " none has weights"
+        raise InputError(
+            f"{type(model).__name__} has no Conv1d, Conv2d or Linear that can be nested; its layers:{found}"
+        )
+    kept_whole = _kept_whole(keep_dense, names, nestable, left_dense)
+    memos = _memos(norms, names, level_count)
+    nested: dict[nn.Module, nn.Module] = {norm: LevelBatchNorm(norm, level_count, memos) for norm in norms}
+    for module in nestable:
+        layer = _nested_layer(module, pattern, level_count, dense=id(module.weight) in kept_whole)
+        layer.name = names[module][0]
+        if masks and module in masks and not layer.dense:
+            layer.allowed = masks[module]
+        nested[module] = layer
+    for parent in names:
+        for key, child in parent._modules.items():
+            if child in nested:
+                parent._modules[key] = nested[child]
+    _leave_fast_paths(names)
+    return nested.get(model, model), left_dense
+
+
+def _names(model: nn.Module) -> dict[nn.Module, list[str]]:
+    """Every module with all its dotted paths, in the model's order."""
+    names: dict[nn.Module, list[str]] = defaultdict(list)
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, NestedLayer | LevelBatchNorm):
+            raise InputError(f"{name!r} is nested already; nest the original model")
+        names[module].append(name or ROOT_NAME)
+    return dict(names)
+
+
+def _norms(model: nn.Module) -> list[_BatchNorm]:
+    """The batch normalisations, subclasses too, but for those within one of them."""
+    if isinstance(model, _BatchNorm):
+        return [model]
+    found: dict[_BatchNorm, None] = {}
+    for child in model.children():
+        found |= dict.fromkeys(_norms(child))
+    return list(found)
+
+
+def _memos(norms: Sequence[_BatchNorm], names: Mapping[nn.Module, Any], level_count: int) -> list[dict[int, Any]]:
+    """For copies of the norms, one for each level: what they share with the rest of the model stays one parameter."""
+    within = {module for norm in norms for module in norm.modules()}
+    shared = [parameter for module in names if module not in within for parameter in module.parameters(recurse=False)]
+    return [{id(parameter): parameter for parameter in shared} for _ in range(level_count)]
+
+
+def _inside(
+    norms: Sequence[_BatchNorm], names: Mapping[nn.Module, list[str]], reasons: Mapping[nn.Module, str | None]
+) -> dict[nn.Module, str]:
+    """Reasons of layers that are parts of a norm."""
+    return {
+        module: f"is a part of {names[norm][0]}, of which every level has its own copy"
+        for norm in norms
+        for module in norm.modules()
+        if module in reasons and module is not norm
+    }
+
+
+def _holds_weights(module: nn.Module) -> bool:
+    if isinstance(module, parametrize.ParametrizationList):  # the module whose weight it computes is listed
+        return False
+    return parametrize.is_parametrized(module) or any(value.ndim >= 2 for value in module.parameters(recurse=False))
+
+
+def _why_dense(module: nn.Module) -> str | None:
+    """Why a module with weights cannot be nested; None when it can."""
+    kind = type(module)
+    if parametrize.is_parametrized(module):
+        computed = ", ".join(module.parametrizations)  # type: ignore[arg-type]
+        said = f"{kind.__name__}: its {computed} is computed by torch.nn.utils.parametrize"
+        nestable = issubclass(kind, NESTABLE)
+        return f"{said}; call remove_parametrizations first to have it nested" if nestable else said
+    if issubclass(kind, nn.MultiheadAttention):
+        return f"{kind.__name__} is not nested; projections of your own (nn.Linear) in its place would be"
+    if kind not in NESTABLE:  # a subclass may compute something else
+        return f"{kind.__name__} is not nested, only Conv1d, Conv2d and Linear are"
+    assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear)
+    if "weight" not in module._parameters:
+        return "its weight is no parameter, but computed from others"
+    if "forward" in module.__dict__:
+        return "its forward was replaced, which would be lost"
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+        return "it has hooks, which would be lost"
+    if not module.weight.is_floating_point() or module.weight.numel() == 0:
+        return f"its weight is {module.weight.dtype} {tuple(module.weight.shape)}"
+    if isinstance(module, nn.Conv1d | nn.Conv2d) and module.padding_mode != "zeros":
+        return f"padding_mode is {module.padding_mode!r}, only 'zeros' is nested"
+    return None
+
+
+def _attentions(modules: Mapping[nn.Module, list[str]]) -> list[nn.MultiheadAttention]:
+    return [module for module in modules if isinstance(module, nn.MultiheadAttention)]
+
+
+def _why_shared_dense(names: dict[nn.Module, list[str]], reasons: dict[nn.Module, str | None]) -> dict[nn.Module, str]:
+    """Reasons of layers whose parameters others use too; nestable layers of one kind may share a weight."""
+    owners: dict[int, list[nn.Module]] = defaultdict(list)
+    for module in names:
+        for parameter in module.parameters(recurse=False):
+            owners[id(parameter)].append(module)
+    shared: dict[nn.Module, str] = {}
+    for module in [module for module, reason in reasons.items() if reason is None]:
+        for key, parameter in module.named_parameters(recurse=False):
+            others = [owner for owner in owners[id(parameter)] if owner is not module]
+            alike = all(_kind(owner) == _kind(module) and reasons.get(owner, "") is None for owner in others)
+            if others and not (key == "weight" and alike):
+                shared[module] = f"shares its {key} with {names[others[0]][0]!r}"
+    return shared
+
+
+def _kind(module: nn.Module) -> tuple[type, object]:
+    """What layers that share a weight must have in common, so that one mask suits them all."""
+    return type(module), getattr(module, "groups", None)
+
+
+def _kept_whole(
+    keep_dense: Sequence[str],
+    names: dict[nn.Module, list[str]],
+    nestable: Sequence[nn.Module],
+    left_dense: dict[str, str],
+) -> set[int]:
+    """Identities of the weights that `keep_dense` matches. Raises BudgetError for a pattern that matches nothing."""
+    matched: set[int] = set()
+    patterns = [keep_dense] if isinstance(keep_dense, str) else keep_dense
+    listed = isinstance(patterns, Collection) and all(isinstance(each, str) for each in patterns)
+    if not listed:
+        raise BudgetError(f"keep_dense: expected a list of module paths, e.g. ('fc',), got {shown(keep_dense)}")
+    for pattern in patterns:
+        hits = [module for module in nestable if any(fnmatchcase(name, pattern) for name in names[module])]
+        if not hits and not any(fnmatchcase(name, pattern) for name in left_dense):
+            known = ", ".join(names[module][0] for module in nestable)
+            raise BudgetError(f"keep_dense: no layer matches {pattern!r}; the layers are: {known}")
+        matched |= {id(module.weight) for module in hits}
+    return matched
+
+
+def _nested_layer(module: nn.Module, pattern: Pattern, level_count: int, *, dense: bool) -> NestedConv | NestedLinear:
+    layer: NestedConv | NestedLinear
+    if isinstance(module, nn.Conv1d | nn.Conv2d):
+        dense = dense or _is_whole(module, pattern)
+        chosen = block_pattern(8 if pattern.block_rows >= 8 else 4) if dense else pattern
+        kind = NestedConv1d if isinstance(module, nn.Conv1d) else NestedConv2d
+        layer = kind(module, pattern=_within_groups(chosen, module), level_count=level_count)
+    else:
+        assert isinstance(module, nn.Linear)
+        layer = NestedLinear(module, pattern=block_pattern(16) if dense else pattern, level_count=level_count)
+    layer.dense = dense
+    return layer
+
+
+def _is_whole(conv: nn.Conv1d | nn.Conv2d, pattern: Pattern) -> bool:
+    """Whether a convolution in groups has nothing that could be dropped.
+
+    A depthwise row has only its taps, in all a hundredth of MobileNet's weights; and groups read different channels, so
+    there is no channel that all rows could do without.
+    """
+    return conv.groups > 1 and (conv.groups == conv.in_channels or pattern.channels)
+
+
+def _within_groups(pattern: Pattern, conv: nn.Conv1d | nn.Conv2d) -> Pattern:
+    """`pattern`, or the highest blocks below it that fill each group of rows: a block reads one column for all rows."""
+    rows = conv.out_channels // conv.groups
+    if conv.groups == 1 or rows % pattern.block_rows == 0:
+        return pattern
+    return block_pattern(max(v for v in BLOCK_ROWS if v < pattern.block_rows and rows % v == 0))
+
+
+def _leave_fast_paths(modules: dict[nn.Module, list[str]]) -> None:
+    """Keep torch's transformer layers from reading the weights of their linear layers past the mask."""
+    for module in modules:
+        if isinstance(module, nn.TransformerEncoderLayer):
+            module.activation_relu_or_gelu = 0
+        if isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False

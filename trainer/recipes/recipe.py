@@ -1,0 +1,342 @@
+"""Recipe: a training run as a TOML file, every key and value checked before anything is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nested_sparse.argument import shown
+from nested_sparse.errors import NestedSparseError, TrainingError
+from nested_sparse.excerpt import excerpt
+from nested_sparse.regular_file import open_regular
+
+from ..config import TrainConfig
+from ..data.datasets import DATA, TrainingData
+from ..entry import described
+from ..export.write import VALUE_BYTES
+from ..model.nested_model import nest
+from ..models import MODELS
+from ..nestings import NESTINGS, Nesting
+from ..schedules import SCHEDULES, Schedule
+from ..stage import LossFunction
+from .options import Problems, checked_options, options_of, unknown
+from .own_function import named_loss, named_source, said_of
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+FOLDER = Path(__file__).parent
+"""The named recipes."""
+TABLES = ("data", "model", "nest", "schedule", "nesting", "train", "output")
+LOSSES: dict[str, LossFunction] = {"cross_entropy": F.cross_entropy}
+METRICS = ("accuracy",)
+DEVICES = ("auto", "cpu", "cuda")
+MAX_SEED = 2**63 - 1
+"""Of torch's generators, which take no larger one."""
+MAX_THREADS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """Keys of [train] beside those of TrainConfig."""
+
+    seed: int = 0
+    """Of weights, batches and augmentation."""
+    device: str = "auto"
+    """"cpu", "cuda", or "auto": the first CUDA device where there is one."""
+    threads: int = 0
+    """Of the CPU; 0 leaves it to torch. Only 1 gives the same bits everywhere."""
+    loss: str = "cross_entropy"
+    """Or "module:function", of (outputs, targets)."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputOptions:
+    """Keys of [output]."""
+
+    file: str = ""
+    """Name of the checkpoint; by default the recipe's, with .safetensors."""
+    values: str = "float32"
+    """How weights are stored: "float32" or "float16"."""
+    metrics: tuple[str, ...] = METRICS
+    """What is measured at each level and stored; () for models that are no classifiers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A checked recipe. name: that of its files; source: where it came from, for messages.
+
+    tables: every table as written, with what was set by hand. The rest is made from them.
+    """
+
+    name: str
+    source: str
+    tables: Mapping[str, Mapping[str, Any]]
+    load_data: Callable[[int], TrainingData]
+    """By the seed of the batches."""
+    model: Callable[..., torch.nn.Module]
+    model_options: Mapping[str, Any]
+    weights: Path | None
+    nest_options: Mapping[str, Any]
+    schedule: Schedule
+    nesting: Nesting
+    config: TrainConfig
+    run: RunOptions
+    loss_fn: LossFunction
+    output: OutputOptions
+
+
+def named_recipes() -> dict[str, str]:
+    """The recipes that come with the package: name to description."""
+    return {path.stem: str(_parsed(path)["description"]) for path in sorted(FOLDER.glob("*.toml"))}
+
+
+def load_recipe(path_or_name: str | Path, settings: Sequence[str] = ()) -> Recipe:
+    """Read and check a recipe file, or a named one. settings: "table.key=value", TOML values, in place of the file's.
+
+    Raises TrainingError, naming the file, table, key, value and what is allowed, for everything that is wrong at once.
+    """
+    path = _found(str(path_or_name))
+    tables = _parsed(path)
+    tables.pop("description", None)
+    problems = Problems()
+    for setting in settings:
+        _set(tables, setting, problems)
+    checked = _checked_tables(tables, problems)
+    recipe = None if problems.lines else _Maker(path.stem, str(path_or_name), checked, problems).make()
+    if recipe is None:
+        raise TrainingError(f"{path_or_name}:{problems.text()}")
+    return recipe
+
+
+def _found(path_or_name: str) -> Path:
+    named = FOLDER / f"{path_or_name}.toml"
+    if os.sep not in path_or_name and not path_or_name.endswith(".toml") and named.is_file():
+        return named
+    path = Path(path_or_name)
+    if path.is_file():
+        return path
+    names = [each.stem for each in sorted(FOLDER.glob("*.toml"))]
+    raise TrainingError(f"{path_or_name}: no such file, and as a name {unknown(path_or_name, names)}")
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    try:
+        with open_regular(path) as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise TrainingError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, or nested beyond what Python can follow
+        raise TrainingError(f"{path}: is not TOML: {excerpt(error)}") from None
+
+
+def _set(tables: dict[str, Any], setting: str, problems: Problems) -> None:
+    """Put table.key=value into `tables`; a value that is not TOML is taken as a string."""
+    name, equals, text = setting.partition("=")
+    table, dot, key = name.strip().partition(".")
+    if not (equals and dot and table and key):
+        problems.lines.append(f"--set {setting}: expected table.key=value")
+        return
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except (ValueError, RecursionError):
+        value = text
+    if not isinstance(tables.setdefault(table, {}), dict):
+        return
+    if key == "name" and tables[table].get("name") != value:
+        tables[table].clear()  # its other keys are those of something else
+    tables[table][key] = value
+
+
+def _checked_tables(tables: Mapping[str, Any], problems: Problems) -> dict[str, dict[str, Any]]:
+    for name, table in tables.items():
+        if name not in TABLES:
+            problems.add_unknown("tables", name, TABLES)
+        elif not isinstance(table, dict):
+            problems.lines.append(f"{name} = {excerpt(repr(table))}: expected a table, [{name}]")
+    return {name: dict(tables.get(name, {})) for name in TABLES} if not problems.lines else {}
+
+
+class _Maker:
+    """Makes what the tables name; notes what cannot be."""
+
+    def __init__(self, name: str, source: str, tables: dict[str, dict[str, Any]], problems: Problems) -> None:
+        self.name, self.source, self.tables, self.problems = name, source, tables, problems
+
+    def make(self) -> Recipe | None:
+        """The recipe, or None with what is wrong noted."""
+        data = self._data()
+        model, model_options, weights = self._model()
+        without = ("model", "example_inputs")
+        nest_options = checked_options("nest", self.tables["nest"], nest, self.problems, without=without)
+        schedule = self._settings("schedule", SCHEDULES, "gradual")
+        nesting = self._settings("nesting", NESTINGS, "freeze_then_grow")
+        own = {field.name for field in dataclasses.fields(RunOptions)}
+        train = self.tables["train"]
+        run = self._made("train", RunOptions, {key: value for key, value in train.items() if key in own})
+        rest = {key: value for key, value in train.items() if key not in own}
+        config = self._made("train", TrainConfig, rest, also=own)
+        output = self._made("output", OutputOptions, self.tables["output"])
+        loss_fn = self._loss(run.loss) if run else None
+        self._check_values(run, output)
+        if self.problems.lines or run is None or loss_fn is None:
+            return None
+        return Recipe(
+            name=self.name,
+            source=self.source,
+            tables=self.tables,
+            load_data=data,
+            model=model,
+            model_options=model_options,
+            weights=weights,
+            nest_options=nest_options,
+            schedule=schedule,
+            nesting=nesting,
+            config=config,
+            run=run,
+            loss_fn=loss_fn,
+            output=output,
+        )
+
+    def _data(self) -> Any:
+        name, options = self._name_and_rest("data")
+        if name in DATA:
+            source = self._made("data", DATA[name], options)
+            return source.load if source else None
+        function = self._one_of("data", "name", name, DATA)
+        if function is None:
+            return None
+        arguments = checked_options("data", options, function, self.problems)
+        return lambda seed: _own_data(f"{self.source}: [data]", name, function, arguments)
+
+    def _model(self) -> tuple[Any, dict[str, Any], Path | None]:
+        name, options = self._name_and_rest("model")
+        weights = options.pop("weights", None)
+        if weights is not None and not isinstance(weights, str):
+            self.problems.add("model", "weights", weights, "the path of a state dict")
+            weights = None
+        model = self._one_of("model", "name", name, MODELS)
+        arguments = {} if model is None else checked_options("model", options, model, self.problems)
+        return model, arguments, None if weights is None else Path(weights)
+
+    def _loss(self, name: str) -> LossFunction | None:
+        if name in LOSSES:
+            return LOSSES[name]
+        function = self._one_of("train", "loss", name, LOSSES)
+        return None if function is None else named_loss(f"{self.source}: [train] {excerpt(name)}", function)
+
+    def _settings(self, table: str, known: Mapping[str, type], default: str) -> Any:
+        name, options = self._name_and_rest(table, default)
+        if name not in known:
+            self.problems.add_unknown(f"[{table}] name", name, known)
+            return None
+        return self._made(table, known[name], options)
+
+    def _name_and_rest(self, table: str, default: str = "") -> tuple[str, dict[str, Any]]:
+        options = dict(self.tables[table])
+        name = options.pop("name", default)
+        if not isinstance(name, str):
+            self.problems.add(table, "name", name, "a string")
+            name = ""
+        return name, options
+
+    def _made(self, table: str, kind: type, options: Mapping[str, Any], also: Sequence[str] | set[str] = ()) -> Any:
+        """A settings object, or None with what is wrong noted. also: other keys of the table, for messages."""
+        noted = len(self.problems.lines)
+        taken = options_of(kind)
+        for key in [key for key in options if key not in taken]:
+            self.problems.add_unknown(f"[{table}]", key, [*taken, *sorted(also)])
+        known = {key: value for key, value in options.items() if key in taken}
+        arguments = checked_options(table, known, kind, self.problems)
+        if len(self.problems.lines) > noted:
+            return None
+        try:
+            return kind(**arguments)
+        except NestedSparseError as error:
+            self.problems.lines.append(f"[{table}] {str(error).removeprefix(f'{kind.__name__}.')}")
+            return None
+
+    def _one_of(self, table: str, key: str, name: str, known: Mapping[str, Any]) -> Any:
+        """What `name` stands for, a known one or module:function. None with a note when it is neither."""
+        if name in known:
+            return known[name]
+        if ":" not in name:
+            allowed = [*known, "module:function of your own"]
+            self.problems.add_unknown(f"[{table}] {key}", name, allowed)
+            return None
+        try:
+            return _imported(name)
+        except Exception as error:  # whatever the module raises, too
+            self.problems.lines.append(f"[{table}] {key} = '{excerpt(name)}': cannot be imported ({described(error)})")
+            return None
+
+    def _check_values(self, run: RunOptions | None, output: OutputOptions | None) -> None:
+        if run and run.device.partition(":")[0] not in DEVICES:
+            self.problems.add("train", "device", run.device, f"one of: {', '.join(DEVICES)}, cuda:1")
+        for key, most in {"seed": MAX_SEED, "threads": MAX_THREADS}.items():
+            if run and not 0 <= getattr(run, key) <= most:
+                self.problems.add("train", key, getattr(run, key), f"a whole number from 0 to {most}")
+        if output and output.values not in VALUE_BYTES:
+            self.problems.add("output", "values", output.values, f"one of: {', '.join(VALUE_BYTES)}")
+        for metric in output.metrics if output else ():
+            if metric not in METRICS:
+                self.problems.add_unknown("[output] metrics", metric, METRICS)
+        if output and Path(output.file).name != output.file:
+            self.problems.add("output", "file", output.file, "the name of a file; its folder is --out's")
+
+
+def _imported(name: str) -> Callable[..., Any]:
+    """The function "module:function"; modules of the current directory count, as with `python -m`."""
+    module, _, attribute = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    found = getattr(importlib.import_module(module), attribute)
+    if not callable(found):
+        raise ValueError(f"it is {type(found).__name__}, not a function or class")
+    options_of(found)  # of some builtins there is no telling
+    return found  # type: ignore[no-any-return]
+
+
+def _own_data(table: str, name: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> TrainingData:
+    """What the function makes, checked; its batches name it where they raise. table: for messages of later."""
+    with said_of(name):
+        data = function(**arguments)
+    kind = "nested_sparse.trainer.data.datasets.TrainingData"
+    if not isinstance(data, TrainingData):
+        raise TrainingError(f"{name} returned {type(data).__name__}: expected a {kind}")
+    tensors = isinstance(data.example, tuple) and data.example
+    for field, holds, expected in (
+        ("batches", callable(data.batches), "a function of the epoch's number"),
+        ("scored", callable(data.scored), "a function without arguments"),
+        ("example", tensors and all(isinstance(each, Tensor) for each in data.example), "a tuple of tensors"),
+        ("facts", _is_json(data.facts), "a dict that can be written as JSON"),
+    ):
+        if not holds:
+            got = shown(getattr(data, field))
+            raise TrainingError(f"{name} returned a TrainingData whose {field} is {got}: expected {expected}")
+    return dataclasses.replace(
+        data,
+        batches=named_source(f"{table} {name}: its batches", data.batches),
+        scored=named_source(f"{table} {name}: its scored", data.scored),
+    )
+
+
+def _is_json(facts: object) -> bool:
+    try:
+        json.dumps(facts, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return isinstance(facts, dict)

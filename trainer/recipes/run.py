@@ -1,0 +1,264 @@
+"""Run a recipe: data, net, training, accuracy of each level, checkpoint, picture. It can be stopped and taken up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nested_sparse.checkpoint import Checkpoint
+from nested_sparse.errors import NestedSparseError, TrainingError
+from nested_sparse.excerpt import excerpt
+
+from ..data.datasets import TrainingData
+from ..distributed import from_first, rank
+from ..entry import described, foreign_errors
+from ..evaluate import accuracy_per_level
+from ..export.write import export, inference_mode_of
+from ..model.costs import counted_costs
+from ..model.nested_model import NestedModel, nest
+from ..picture import draw
+from ..progress import EpochReport
+from ..state import StateError
+from ..train import train
+from .options import options_of
+from .own_function import said_of
+from .recipe import Recipe
+from .run_record import RunRecord
+
+OnProgress = Callable[[EpochReport], None]
+
+
+@dataclass(frozen=True, slots=True)
+class RunFiles:
+    """Where a run's files are: all beside its checkpoint."""
+
+    checkpoint: Path
+
+    @property
+    def state(self) -> Path:
+        """From which a stopped run goes on; gone when it is done."""
+        return self.checkpoint.with_suffix(".state")
+
+    @property
+    def record(self) -> Path:
+        """See RunRecord."""
+        return self.checkpoint.with_suffix(".json")
+
+    @property
+    def picture(self) -> Path:
+        """Accuracy against FLOPs."""
+        return self.checkpoint.with_suffix(".png")
+
+
+def run_files(recipe: Recipe, out: Path) -> RunFiles:
+    """The files of `recipe` in the folder `out`."""
+    return RunFiles(out / (recipe.output.file or f"{recipe.name}.safetensors"))
+
+
+def run_recipe(
+    recipe: Recipe, out: Path, *, fresh: bool = False, on_progress: Sequence[OnProgress] = ()
+) -> dict[str, Any]:
+    """Train by `recipe` in the folder `out`, and return the figures; a run that is there goes on where it was.
+
+    A finished one is only reported. fresh: begin anew, and replace what is there. Of several processes, the first
+    writes; the others return no figures.
+    Raises NestedSparseError: files of another run in the way, data, model or settings that do not go together.
+    """
+    files = run_files(recipe, out)
+    record = RunRecord(files.record, recipe.tables)
+    if not rank():
+        _prepare(files, record, fresh)
+    done = torch.tensor("figures" in record.facts and files.checkpoint.exists())
+    if from_first(done):  # also the place where the others wait until the first has removed what is in the way
+        return dict(record.facts.get("figures", {}))
+    data, net = _start(recipe)
+    if not rank():
+        record.note()
+    reports = _train(recipe, data, net, files, record, on_progress)
+    if rank():
+        return {}
+    figures = _finish(recipe, data, net.cpu(), files, record, reports)
+    record.note(figures=figures)
+    files.state.unlink(missing_ok=True)
+    return figures
+
+
+def _prepare(files: RunFiles, record: RunRecord, fresh: bool) -> None:
+    """Make the folder, take up the record, and refuse to overwrite what is no run of this recipe."""
+    try:
+        files.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        folder = files.checkpoint.parent
+        raise TrainingError(f"{folder}: cannot be made ({error.strerror or error}); name another with --out") from None
+    if fresh:
+        for path in (files.state, files.record):
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:  # a folder, or one that may not be changed
+                raise TrainingError(
+                    f"{path}: cannot be removed ({error.strerror or error}); name another folder with --out"
+                ) from None
+        return
+    record.load()
+    if files.checkpoint.exists() and not files.record.exists():
+        raise TrainingError(f"{files.checkpoint}: exists already, and is no run of this recipe; --fresh replaces it")
+
+
+def _start(recipe: Recipe) -> tuple[TrainingData, NestedModel]:
+    """Data, and the untrained net on its device. Raises TrainingError naming the table at fault."""
+    if recipe.run.threads:
+        torch.set_num_threads(recipe.run.threads)
+    data = _in_table(recipe, "data", lambda: recipe.load_data(recipe.run.seed))
+    torch.manual_seed(recipe.run.seed)
+    model = _in_table(recipe, "model", lambda: _model(recipe, data))
+    net = _in_table(recipe, "nest", lambda: nest(model, **_nest_options(recipe, data)))
+    return data, net.to(_device(recipe))
+
+
+def _nest_options(recipe: Recipe, data: TrainingData) -> dict[str, Any]:
+    """As the recipe has them; a budget by FLOPs counts those of the data's example."""
+    by_flops = recipe.nest_options.get("budget_by") == "flops"
+    return {**recipe.nest_options, **({"example_inputs": data.example} if by_flops else {})}
+
+
+def _in_table(recipe: Recipe, table: str, make: Callable[[], Any]) -> Any:
+    """What `make` returns; its errors become a TrainingError that names the table and the function there."""
+    try:
+        with said_of(excerpt(recipe.tables[table].get("name", table))):
+            return make()
+    except NestedSparseError as error:
+        raise TrainingError(f"{recipe.source}: [{table}] {error}") from error
+
+
+def _model(recipe: Recipe, data: TrainingData) -> nn.Module:
+    """The model, made for the data's classes and channels unless the recipe says how many."""
+    taken = options_of(recipe.model)
+    options = dict(recipe.model_options)
+    for key in ("classes", "channels"):
+        if key in taken and key in data.facts:
+            options.setdefault(key, data.facts[key])
+    model = recipe.model(**options)
+    if not isinstance(model, nn.Module):
+        name = excerpt(recipe.tables["model"]["name"])
+        raise TrainingError(f"{name} returned {type(model).__name__}: expected a torch.nn.Module")
+    if recipe.weights is not None:
+        load_weights(model, recipe.weights)
+    with torch.no_grad():
+        training = model.training
+        try:
+            model.eval()(*data.example)
+        except Exception as error:  # whatever a model raises
+            shapes = [list(example.shape) for example in data.example]
+            raise TrainingError(f"the model does not take the data's inputs {shapes}: {described(error)}") from error
+        model.train(training)
+    return model
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load a state dict, of torch.save, into `model`. Raises TrainingError for one that is damaged or does not fit."""
+    try:
+        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # whatever torch's unpickler raises
+        raise TrainingError(
+            f"weights {path}: cannot be loaded ({excerpt(error, 500)}); expected a state dict of this model"
+        ) from error
+
+
+def _device(recipe: Recipe) -> torch.device:
+    wanted, there = recipe.run.device, torch.cuda.is_available()
+    if wanted == "auto":
+        return torch.device("cuda" if there else "cpu")
+    if wanted.startswith("cuda") and not there:
+        raise TrainingError(
+            f"{recipe.source}: [train] device = {wanted!r}: torch finds no CUDA device here; use 'auto'"
+        )
+    return torch.device(wanted)
+
+
+def _train(
+    recipe: Recipe,
+    data: TrainingData,
+    net: NestedModel,
+    files: RunFiles,
+    record: RunRecord,
+    on_progress: Sequence[OnProgress],
+) -> tuple[EpochReport, ...]:
+    def progress(report: EpochReport) -> None:
+        if rank():
+            return
+        if report.stage == "dense" and report.epoch == report.epochs and recipe.output.metrics:
+            record.note(dense_accuracy=accuracy_per_level(net, data.scored())[0])
+        for each in on_progress:
+            each(report)
+
+    name = excerpt(recipe.tables["model"]["name"])
+    own = foreign_errors(f"{recipe.source}: [model] {name}: training", TrainingError, net)  # classes of the model's
+    with _state_advice(files), own:
+        return train(
+            net,
+            data.batches,
+            recipe.loss_fn,
+            recipe.config,
+            schedule=recipe.schedule,
+            nesting=recipe.nesting,
+            state_path=files.state,
+            on_progress=progress,
+        )
+
+
+@contextmanager
+def _state_advice(files: RunFiles) -> Iterator[None]:
+    """Within, what is wrong with a state file is said with the options of the command line that help."""
+    try:
+        yield
+    except StateError as error:
+        fresh = "" if files.state.is_dir() else "--fresh replaces it, "
+        raise TrainingError(f"{error.trouble}; {fresh}--out names another folder") from error
+
+
+def _finish(
+    recipe: Recipe,
+    data: TrainingData,
+    net: NestedModel,
+    files: RunFiles,
+    record: RunRecord,
+    reports: Sequence[EpochReport],
+) -> dict[str, Any]:
+    """Measure, export, draw; returns the figures."""
+    metrics = {"accuracy": accuracy_per_level(net, data.scored())} if recipe.output.metrics else {}
+    export(net, data.example, files.checkpoint, metrics=metrics, values=recipe.output.values, force=True)
+    with Checkpoint.open(files.checkpoint) as checkpoint:
+        levels = [
+            {"density": level.density, "flops": level.flops, "nbytes": level.nbytes, **level.metrics}
+            for level in checkpoint.levels
+        ]
+    dense = {"flops": dense_flops(net, data.example), "accuracy": record.facts.get("dense_accuracy")}
+    if metrics:
+        draw(files.picture, recipe.name, levels, dense, data.facts.get("evaluated_on", ""))
+    return {
+        "recipe": recipe.name,
+        "seed": recipe.run.seed,
+        "levels": levels,
+        "dense": dense,
+        "data": data.facts,
+        "epochs": len(reports),
+        "passes": sum(report.passes for report in reports),
+        "seconds": sum(report.duration_s for report in reports),
+        "losses": reports[-1].losses if reports else {},
+        "checkpoint": str(files.checkpoint),
+        "picture": str(files.picture) if metrics else None,
+        "settings": recipe.tables,
+    }
+
+
+def dense_flops(net: NestedModel, example: tuple[Tensor, ...]) -> int:
+    """Floating point operations of the whole network with all weights kept, as Level.flops counts them."""
+    with inference_mode_of(net), torch.no_grad(), counted_costs(net) as costs:
+        net(*example)
+    return costs.total // len(example[0])
