@@ -1,0 +1,346 @@
+"""Golden files: the script that made them. Run again, it writes others: to add one, name it and only it.
+
+    python tests/golden/make.py [--checkout FOLDER] NAME...
+
+FOLDER: a checkout of an older commit, whose writer is used in place of the installed package's.
+Every weight, norm and input is a small whole number or a multiple of a small power of two, so that no sum rounds and
+its order does not matter: `checked` proves it of each layer. So torch's answers are those of every right kernel.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import hashlib
+import json
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+HERE = Path(__file__).parent
+EXPECTED = HERE / "expected.json"
+
+
+class Images(nn.Module):
+    """Strided, grouped, depthwise, dilated convolutions, a residual sum, two kinds of pooling, a norm on its own."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.scale = nn.BatchNorm2d(2, eps=0.0)
+        self.stem, self.stem_norm = nn.Conv2d(2, width, 3, padding=1, bias=False), nn.BatchNorm2d(width, eps=0.0)
+        self.depth, self.depth_norm = (
+            nn.Conv2d(width, width, 3, padding=1, groups=width),
+            nn.BatchNorm2d(width, eps=0.0),
+        )
+        self.point, self.point_norm = nn.Conv2d(width, width, 1, bias=False), nn.BatchNorm2d(width, eps=0.0)
+        self.group = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1, groups=2)
+        self.line = nn.Conv2d(2 * width, width, (1, 3), padding=(0, 2), dilation=(1, 2))
+        self.head = nn.Linear(width, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu6(self.stem_norm(self.stem(self.scale(x))))
+        x = F.max_pool2d(x, 3, 2, 1)
+        kept = x
+        x = F.relu(self.depth_norm(self.depth(x)))
+        x = F.relu6(self.point_norm(self.point(x)) + kept)
+        x = F.relu6(self.line(F.relu6(self.group(x))))
+        return self.head(x.mean((2, 3)))
+
+
+class Vectors(nn.Module):
+    """Linear layers alone."""
+
+    def __init__(self, tiny: bool = False) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(24, 33), nn.Linear(33, 40), nn.Linear(40, 6)
+        self.tiny = tiny
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.second(F.relu6(self.first(x)))))
+
+
+class Lines(nn.Module):
+    """Conv1d, two inputs, two outputs, a weight read past its layer, a norm of the user's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.wide_norm = nn.Conv1d(3, 12, 5, stride=2, padding=2, bias=False), nn.BatchNorm1d(12, eps=0.0)
+        self.group, self.own = nn.Conv1d(12, 12, 3, padding=1, groups=3), Affine(12)
+        self.embed = nn.Linear(12, 10)
+
+    def forward(self, signal: Tensor, offset: Tensor) -> dict[str, Tensor]:
+        x = F.relu6(self.wide_norm(self.wide(signal)))
+        x = F.relu6(self.own(self.group(x)))
+        hidden = self.embed(x.mean(2)) + offset
+        return {"hidden": hidden, "again": F.linear(x.amax(2), self.embed.weight) + 2.0**-12}
+
+
+class Affine(nn.BatchNorm1d):
+    """A norm of the user's own: no statistics, only what is learnt, for each level."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight[None, :, None] + self.bias[None, :, None]
+
+
+class Wide(nn.Module):
+    """More than 65536 columns, hence indices of four bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(65540, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x)
+
+
+class Joined(nn.Module):
+    """Each row depends on the whole batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(16, 18), nn.Linear(18, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.first(x))
+        return self.head(x - x.mean(0, keepdim=True))
+
+
+def whole(rng: np.random.Generator, shape: tuple[int, ...], largest: int) -> Tensor:
+    """Whole numbers of magnitude 1 to `largest`, float32."""
+    values = rng.integers(1, largest + 1, shape) * rng.choice([-1, 1], shape)
+    return torch.from_numpy(values.astype(np.float32))
+
+
+def fill(model: nn.Module, rng: np.random.Generator) -> None:
+    """Exact weights and biases; the last layer's end in 1/4096, so that no answer is zero, whose sign may differ."""
+    layers = [module for module in model.modules() if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear)]
+    with torch.no_grad():
+        for layer in layers:
+            layer.weight.copy_(whole(rng, tuple(layer.weight.shape), 3))
+            if layer.bias is not None:
+                layer.bias.copy_(whole(rng, tuple(layer.bias.shape), 4))
+        if isinstance(model, Vectors) and model.tiny:  # subnormal halves and the largest half
+            layers[-1].weight[0] *= 2.0**-24
+            layers[-1].weight[1] = layers[-1].weight[1].sign() * 65504
+            layers[-1].bias[:2] = torch.tensor([2.0**-25, 16.0])
+            layers[-1].bias[2:] += 0.5
+        else:
+            layers[-1].bias += 2.0**-12
+
+
+def fill_norms(net: Any, rng: np.random.Generator) -> None:
+    """Each level its own, biases too: means whole, deviations and what is learnt powers of two."""
+    with torch.no_grad():
+        for layer in net.nested_layers().values():
+            biases = biases_of(layer)
+            if biases is not None and biases.dim() == 2:
+                biases[:, 2:] += torch.arange(len(biases))[:, None]
+        for module in net.level_norms().values():
+            for norm in module.norms:
+                size = norm.num_features
+                deviation = 2.0 ** rng.integers(-1, 3, size)
+                scale = 2.0 ** rng.integers(-1, 1, size) * rng.choice([-1, 1, 1, 1], size)
+                norm.running_mean.copy_(whole(rng, (size,), 3))
+                norm.running_var.copy_(torch.from_numpy(deviation**2))
+                norm.bias.copy_(whole(rng, (size,), 6) / 2)
+                plain = type(norm) is not Affine
+                norm.weight.copy_(torch.from_numpy(scale * deviation if plain else scale))
+
+
+def biases_of(layer: Any) -> Tensor | None:
+    """One for each level, or, of older commits, one for all."""
+    return layer.biases if hasattr(layer, "biases") else layer.bias
+
+
+def unit(tensor: Tensor) -> float:
+    """The largest power of two that all of `tensor` is a multiple of."""
+    values = tensor.detach().double().numpy().ravel()
+    values = values[values != 0]
+    if not len(values):
+        return 1.0
+    mantissas, exponents = np.frexp(values)
+    whole_numbers = (mantissas * 2.0**53).astype(np.int64)
+    lowest = np.log2((whole_numbers & -whole_numbers).astype(np.float64)).astype(int)
+    return float(2.0 ** (lowest - 53 + exponents).min())
+
+
+def checked(net: Any, level: int) -> None:
+    """Have every nested layer prove, while it runs, that its sums are exact in float32 in any order."""
+
+    def check(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        x, weight = inputs[0].double(), layer.masked_weight(level).double()
+        bias = biases_of(layer)
+        bias = bias if bias is None or bias.dim() == 1 else bias[level]
+        row_units = [unit(x) * unit(row) for row in weight]
+        if x.dim() == 2:
+            most = F.linear(x.abs(), weight.abs()).amax(0)
+        else:
+            groups = getattr(layer, "groups", 1)  # older commits nest no others
+            top, left, bottom, right = layer.padding
+            padded = F.pad(x.abs() if x.dim() == 4 else x.abs()[:, :, None], (left, right, top, bottom))
+            kernel = weight.abs() if weight.dim() == 4 else weight.abs()[:, :, None]
+            most = F.conv2d(padded, kernel, None, layer.stride, 0, layer.dilation, groups).amax((0, 2, 3))
+        for row, (each, size) in enumerate(zip(most.tolist(), row_units, strict=True)):
+            shift = 0.0 if bias is None else abs(float(bias[row]))
+            size = size if not shift else min(size, unit(bias[row]))
+            assert (each + shift) / size < 2**24, (layer.name, row, each, size)
+
+    for layer in net.nested_layers().values():
+        layer.register_forward_hook(check)
+
+
+def images(rng: np.random.Generator, batch: int = 3) -> tuple[Tensor, ...]:
+    return (whole(rng, (batch, 2, 16, 16), 2),)
+
+
+def vectors(rng: np.random.Generator) -> tuple[Tensor, ...]:
+    return (whole(rng, (5, 24), 4),)
+
+
+def lines(rng: np.random.Generator) -> tuple[Tensor, ...]:
+    return whole(rng, (3, 3, 16), 2), whole(rng, (3, 10), 4)
+
+
+def wide(rng: np.random.Generator) -> tuple[Tensor, ...]:
+    return ((torch.arange(2 * 65540) % 7 - 3.0).reshape(2, 65540),)
+
+
+def joined(rng: np.random.Generator) -> tuple[Tensor, ...]:
+    return (whole(rng, (4, 16), 4),)
+
+
+Make = Callable[[], nn.Module]
+Inputs = Callable[[np.random.Generator], tuple[Tensor, ...]]
+
+THREE = (0.25, 0.5, 0.75)
+FILES: dict[str, tuple[Make, Inputs, dict[str, Any], dict[str, Any]]] = {
+    "v1-block4x1-shuffled": (
+        lambda: Images(8),
+        images,
+        {"pattern": "block4x1", "densities": (0.2, 0.4, 0.6, 1.0), "row_shuffle": True},
+        {},
+    ),
+    "v1-block16x1": (lambda: Images(18), images, {"pattern": "block16x1", "densities": (0.2, 0.4)}, {}),
+    "v1-unstructured": (
+        lambda: Images(8),
+        images,
+        {"pattern": "unstructured", "densities": THREE},
+        {"fixed_batch": True},
+    ),
+    "v1-channel": (lambda: Images(12), images, {"pattern": "channel", "densities": THREE}, {}),
+    "v1-lines": (Lines, lines, {"pattern": "block2x1", "densities": THREE, "keep_dense": ("embed",)}, {}),
+    "v1-lines-tied": (Lines, lines, {"pattern": "unstructured", "densities": (0.3, 0.6)}, {}),
+    "v1-wide": (Wide, wide, {"pattern": "unstructured", "densities": (0.0005, 0.001)}, {}),
+    "v1-measured": (
+        Vectors,
+        vectors,
+        {"pattern": "block8x1", "densities": THREE},
+        {"metrics": {"accuracy": [0.5, 0.75, 0.875], "loss": [1.5, 0.1, 0.0625]}},
+    ),
+    "v1-joined": (Joined, joined, {"pattern": "block2x1", "densities": THREE}, {}),
+    "v2-gs16x4": (lambda: Images(16), images, {"pattern": "gs16x4", "densities": (0.25, 0.5)}, {}),
+    "v2-gs8x1": (Vectors, vectors, {"pattern": "gs8x1", "densities": THREE}, {}),
+    "v3-block4x1": (lambda: Images(8), images, {"pattern": "block4x1", "densities": THREE}, {"values": "float16"}),
+    "v3-gs16x2": (Vectors, vectors, {"pattern": "gs16x2", "densities": (0.2, 0.4, 0.6)}, {"values": "float16"}),
+    "v3-tiny": (
+        lambda: Vectors(tiny=True),
+        vectors,
+        {"pattern": "unstructured", "densities": THREE, "keep_dense": ("head",)},
+        {"values": "float16"},
+    ),
+    "v1-first-writer": (lambda: Images(8), images, {"pattern": "block4x1", "densities": THREE}, {"verify": False}),
+    "v1-before-totals": (
+        lambda: Images(12),
+        images,
+        {"pattern": "channel", "densities": (0.3, 0.6)},
+        {"verify": False},
+    ),
+    "v2-before-totals": (Vectors, vectors, {"pattern": "gs16x8", "densities": (0.2, 0.4, 0.6)}, {"verify": False}),
+}
+
+
+def make(name: str) -> None:
+    """Write the file, its inputs and answers, and what a reader finds in it."""
+    from nested_sparse.trainer import export, nest
+
+    build, inputs_of, nesting, writing = FILES[name]
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    model = build().eval()
+    fill(model, rng)
+    net = nest(model, **nesting).eval()
+    fill_norms(net, rng)
+    examples = inputs_of(rng)
+    path = HERE / f"{name}.safetensors"
+    export(net, examples, path, **writing)
+    if name == "v1-measured":
+        from nested_sparse.amend import store_reroutes
+        from nested_sparse.reroute import Reroute
+
+        store_reroutes(
+            path, [Reroute(2, 0, {"first": 0.5, "second": 0.625, "head": 0.75}), Reroute(1, 0, {"head": 0.5})]
+        )
+    arrays: dict[str, np.ndarray] = {}
+    metadata = json.loads(header(path)["__metadata__"]["nested_sparse"])
+    for spec, example in zip(metadata["inputs"], examples, strict=True):
+        arrays[f"input/{spec['name']}"] = example.numpy()
+    values = writing.get("values") == "float16"
+    layers = {entry["name"]: hashlib.sha256() for entry in metadata["layers"]}
+    for level in range(len(metadata["levels"])):
+        net.set_level(level)
+        for layer, digest in layers.items():
+            weight = net.nested_layers()[layer].masked_weight(level).detach().flatten(1).numpy()
+            assert not values or np.array_equal(weight.astype(np.float16).astype(np.float32), weight)
+            digest.update((weight + np.float32(0)).tobytes())  # no -0
+        for spec, answer in zip(metadata["outputs"], answers(net, examples, level), strict=True):
+            arrays[f"output/{level}/{spec['name']}"] = answer
+    np.savez_compressed(HERE / f"{name}.npz", **arrays)
+    expected = json.loads(EXPECTED.read_text()) if EXPECTED.exists() else {}
+    del metadata["graph_nbytes"], metadata["graph_sha256"]
+    for level in metadata["levels"]:
+        del level["sha256"]
+    expected[name] = {"metadata": metadata, "weights": {layer: digest.hexdigest() for layer, digest in layers.items()}}
+    lines = (f"{json.dumps(key)}: {json.dumps(expected[key])}" for key in sorted(expected))
+    EXPECTED.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    print(f'    "{name}": "{hashlib.sha256(path.read_bytes()).hexdigest()}",')
+
+
+def answers(net: Any, examples: tuple[Tensor, ...], level: int) -> list[np.ndarray]:
+    """Torch's, the same in float32 and float64, none of them zero."""
+    single, double = copy.deepcopy(net), copy.deepcopy(net).double()
+    checked(single, level)
+    with torch.no_grad():
+        got = single(*examples)
+        exact = double(*(example.double() for example in examples))
+    got, exact = (list(each.values()) if isinstance(each, dict) else [each] for each in (got, exact))
+    for one, other in zip(got, exact, strict=True):
+        assert torch.equal(one.double(), other)
+        assert one.abs().min() > 0
+    return [each.numpy() for each in got]
+
+
+def header(path: Path) -> dict[str, Any]:
+    raw = path.read_bytes()
+    return json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--checkout", type=Path)
+    parser.add_argument("names", nargs="+", choices=FILES, metavar="NAME")
+    arguments = parser.parse_args()
+    if arguments.checkout:
+        sys.meta_path[:] = [finder for finder in sys.meta_path if "Scikit" not in type(finder).__name__]
+        sys.path.insert(0, str(arguments.checkout.resolve()))
+    for name in arguments.names:
+        make(name)
+
+
+if __name__ == "__main__":
+    main()
