@@ -37,7 +37,10 @@ def small_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_demo_trains_as_the_recipe_does(tmp_path: Path) -> None:
-    """Every level answers bit for bit as the level that `run_recipe` trains, and states the same accuracy; a second call trains nothing."""
+    """Every level answers bit for bit as the one that `run_recipe` trains, and states the same accuracy.
+
+    A second call trains nothing.
+    """
     data = demo.load_demo_data(None)
     path = demo.train_demo(data, tmp_path / "demo", False, QUIET)
     run_recipe(load_recipe("digits", SMALL), tmp_path / "recipe")

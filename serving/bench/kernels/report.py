@@ -7,8 +7,10 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from nested_sparse.runtime.resources import cpu_model
+
 from ...commands.output import print_line, print_table
-from ..machine import cpu_name, versions
+from ..machine import versions
 from ..row import Row
 
 COLUMNS = ("row", "reach", "measured", "met", "ours ms (best)", "other ms (best)", "error", "kernel", "against")
@@ -20,7 +22,7 @@ TOLERABLE_LOAD = 0.1
 def print_rows(rows: Sequence[Row], rounds: int) -> None:
     """The measured rows as a table; under it what could not be measured, and what a reader must know."""
     print_table(
-        f"Our kernels, medians of interleaved rounds ({rounds}, more where runs are short), on {cpu_name()}",
+        f"Our kernels, medians of interleaved rounds ({rounds}, more where runs are short), on {cpu_model()}",
         COLUMNS,
         [_cells(row) for row in rows if not row.unavailable],
     )
@@ -54,7 +56,7 @@ def print_layers(rows: Sequence[Row]) -> None:
 
 def report(rows: Sequence[Row]) -> dict[str, Any]:
     """The JSON line: the machine, then every row."""
-    facts = {"bench": "kernels", "machine": platform.machine(), "cpu": cpu_name(), "versions": versions()}
+    facts = {"bench": "kernels", "machine": platform.machine(), "cpu": cpu_model(), "versions": versions()}
     return {**facts, "rows": [row.to_json() for row in rows]}
 
 
