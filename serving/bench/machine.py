@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from nested_sparse.runtime.resources import cpu_model
 
 PACKAGES = ("nested-sparse", "onnxruntime", "numpy", "torch", "onnx", "grpcio", "tritonclient")
 
@@ -17,3 +20,8 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def machine_facts() -> dict[str, Any]:
+    """The machine and the versions, as every benchmark's JSON line names them."""
+    return {"machine": platform.machine(), "cpu": cpu_model(), "versions": versions()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -10,13 +9,12 @@ from typing import Any
 from nested_sparse.runtime.resources import cpu_model
 
 from ...commands.output import print_line, print_table
-from ..machine import versions
-from ..row import Row
+from ..machine import machine_facts
+from ..neighbours import TOLERABLE_LOAD
+from ..reach import MET
+from .row import Row
 
 COLUMNS = ("row", "reach", "measured", "met", "ours ms (best)", "other ms (best)", "error", "kernel", "against")
-MET = {None: "", True: "yes", False: "no"}
-TOLERABLE_LOAD = 0.1
-"""Cores that others may use before the report says so."""
 
 
 def print_rows(rows: Sequence[Row], rounds: int) -> None:
@@ -56,8 +54,7 @@ def print_layers(rows: Sequence[Row]) -> None:
 
 def report(rows: Sequence[Row]) -> dict[str, Any]:
     """The JSON line: the machine, then every row."""
-    facts = {"bench": "kernels", "machine": platform.machine(), "cpu": cpu_model(), "versions": versions()}
-    return {**facts, "rows": [row.to_json() for row in rows]}
+    return {"bench": "kernels", **machine_facts(), "rows": [row.to_json() for row in rows]}
 
 
 def _cells(row: Row) -> tuple[str, ...]:

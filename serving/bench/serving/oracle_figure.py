@@ -18,7 +18,7 @@ from nested_sparse.runtime.simulation.comparison import (
 )
 from nested_sparse.runtime.simulation.world import World
 
-from ..row import Reach
+from ..reach import Reach
 from .comparison import ELASTIC
 from .figure import Figure
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nested_sparse.runtime.resources import cpu_model
 
 from ...commands.output import print_line, print_table
-from ..kernels.report import MET, TOLERABLE_LOAD
-from ..machine import versions
+from ..machine import machine_facts
+from ..neighbours import TOLERABLE_LOAD
+from ..reach import MET
 from .comparison import ELASTIC
 from .experiment import CellResult
 from .figure import Figure
@@ -90,9 +90,9 @@ def unverified_of(results: Sequence[CellResult]) -> str:
 
 def report(results: Sequence[CellResult], figures: Sequence[Figure], facts: Mapping[str, Any]) -> dict[str, Any]:
     """The JSON line: the machine, the load, every row, every cell summarised."""
-    machine = {"bench": "serving", "machine": platform.machine(), "cpu": cpu_model(), "versions": versions()}
     return {
-        **machine,
+        "bench": "serving",
+        **machine_facts(),
         **facts,
         "rows": [each.to_json() for each in figures],
         "cells": [
