@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from nested_sparse.tensor_spec import TensorSpec
 
-from ..session import Array, Arrays
+from ..session import Array, Arrays, drawn_from, is_constant, value_pool
 
 TYPICAL, LARGE, NEGATED, NAN, SWITCHED = "typical", "large", "negated", "nan", "switched"
 KINDS = (TYPICAL, LARGE, NEGATED, NAN, SWITCHED)
@@ -52,7 +52,7 @@ class TrialRows:
                 yield large
             elif kind == NEGATED:
                 yield {name: np.negative(array) if _floats(array.dtype) else array for name, array in large.items()}
-            elif kind != SWITCHED or any(_constant(pool) for pool in self._pools.values()):
+            elif kind != SWITCHED or any(pool is not None and is_constant(pool) for pool in self._pools.values()):
                 yield {spec.name: self._drawn(spec, count, kind) for spec in self._specs}
 
     def _drawn(self, spec: TensorSpec, count: int, kind: str) -> Array:
@@ -67,12 +67,10 @@ class TrialRows:
             exponents = self._generator.uniform(0, LARGE_EXPONENT, shape)
             with np.errstate(over="ignore"):  # infinite in half precision, which is large, too
                 drawn[...] = self._generator.standard_normal(shape) * largest * 2.0**exponents
-        elif pool is None:
-            drawn[...] = self._generator.standard_normal(shape)
-        elif kind == SWITCHED and _constant(pool):
+        elif kind == SWITCHED and pool is not None and is_constant(pool):
             drawn[...] = self._generator.integers(2, size=shape)
         else:
-            drawn[...] = pool[self._generator.integers(len(pool), size=shape)]
+            drawn[...] = drawn_from(pool, shape, self._generator)
         return drawn
 
 
@@ -98,14 +96,8 @@ def _floats(dtype: np.dtype[np.generic]) -> bool:
     return bool(np.issubdtype(dtype, np.inexact))
 
 
-def _constant(pool: Array | None) -> bool:
-    return pool is not None and bool((pool == pool[0]).all())
-
-
 def _pool(spec: TensorSpec, example: Array | None) -> Array | None:
     """The values that this input is drawn from; None for normal noise."""
-    if _floats(np.dtype(spec.dtype)):
-        if example is None or _constant(example.ravel()) or not np.isfinite(example).all():
-            return None
-        return example.ravel()
-    return np.arange(2).astype(spec.dtype) if example is None else example.ravel()
+    if example is not None:
+        return value_pool(example)
+    return None if _floats(np.dtype(spec.dtype)) else np.arange(2).astype(spec.dtype)

@@ -5,7 +5,17 @@ from __future__ import annotations
 from .level_cell import LevelCell
 from .process_memory import anonymous_bytes, return_freed
 from .session import Session
-from .tensors import Array, Arrays, batch_size, check_inputs, fixed_batch, random_inputs
+from .tensors import (
+    Array,
+    Arrays,
+    batch_size,
+    check_inputs,
+    drawn_from,
+    fixed_batch,
+    is_constant,
+    random_inputs,
+    value_pool,
+)
 from .watchdog import Watchdog, stuck_after_s
 
 __all__ = [
@@ -17,8 +27,11 @@ __all__ = [
     "anonymous_bytes",
     "batch_size",
     "check_inputs",
+    "drawn_from",
     "fixed_batch",
+    "is_constant",
     "random_inputs",
     "return_freed",
     "stuck_after_s",
+    "value_pool",
 ]

@@ -101,3 +101,26 @@ def _random_inputs(specs: Sequence[TensorSpec], batch: int, seed: int) -> dict[s
         drawn = generator.standard_normal(shape) if np.issubdtype(dtype, np.floating) else np.zeros(shape)
         arrays[spec.name] = np.asarray(drawn, dtype=dtype)
     return arrays
+
+
+def value_pool(example: Array) -> Array | None:
+    """The values of `example`, flat, from which random ones like it are drawn, so that indices stay indices.
+
+    None: floating point that is constant, or has values that are not finite; then normal noise is drawn.
+    """
+    values = example.ravel()
+    if np.issubdtype(values.dtype, np.inexact) and (is_constant(values) or not np.isfinite(values).all()):
+        return None
+    return values
+
+
+def is_constant(values: Array) -> bool:
+    """Whether all of `values`, flat and at least one, are the same."""
+    return bool((values == values[0]).all())
+
+
+def drawn_from(pool: Array | None, shape: tuple[int, ...], generator: np.random.Generator) -> Array:
+    """Random values of `shape`: each one of `pool`, or standard normal, float64, where there is none."""
+    if pool is None:
+        return np.asarray(generator.standard_normal(shape))
+    return np.asarray(pool[generator.integers(len(pool), size=shape)])

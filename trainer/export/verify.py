@@ -78,19 +78,17 @@ def stored_weights(net: NestedModel, value_bytes: int) -> Iterator[None]:
 def random_like(examples: tuple[Tensor, ...], batch: int | None) -> tuple[Tensor, ...]:
     """Random tensors of the examples' dtypes and value range; `batch` replaces dimension 0 unless None.
 
-    Values are drawn from the example itself, so that indices stay indices; a constant float example gives normal noise.
+    Values are drawn from the example itself, so that indices stay indices; a floating point example that is constant,
+    or not finite, gives normal noise.
     """
-    generator = torch.Generator().manual_seed(SEED)
+    from nested_sparse.runtime.session import drawn_from, value_pool
+
+    generator = np.random.default_rng(SEED)
     drawn = []
     for example in examples:
-        shape = example.shape if batch is None else (batch, *example.shape[1:])
-        values = example.detach().cpu().flatten()
-        if example.is_floating_point() and bool((values == values[0]).all()):
-            noise = torch.randn(shape, generator=generator, dtype=example.dtype)
-            drawn.append(noise.to(example.device))
-        else:
-            picked = torch.randint(values.numel(), tuple(shape), generator=generator)
-            drawn.append(values[picked].to(example.device))
+        shape = tuple(example.shape) if batch is None else (batch, *example.shape[1:])
+        values = drawn_from(value_pool(example.detach().cpu().numpy()), shape, generator)
+        drawn.append(torch.from_numpy(values).to(example))
     return tuple(drawn)
 
 

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from nested_sparse.errors import InputError
-from nested_sparse.runtime.session.tensors import batch_size, check_inputs, fixed_batch, random_inputs
+from nested_sparse.runtime.session.tensors import (
+    batch_size,
+    check_inputs,
+    drawn_from,
+    fixed_batch,
+    random_inputs,
+    value_pool,
+)
 from nested_sparse.tensor_spec import TensorSpec
 
 IMAGE = TensorSpec("image", "float32", (None, 3, None), (2, 3, 8))
@@ -75,3 +82,22 @@ def test_random_inputs_fit_the_model() -> None:
     assert check_inputs((IMAGE, IDS, SCALAR), drawn)["image"].shape == (6, 3, 8)
     assert drawn["image"].std() > 0.5
     np.testing.assert_array_equal(drawn["ids"], np.zeros(4))
+
+
+def test_values_are_drawn_from_an_example() -> None:
+    """Whole numbers stay among the example's own; floating point that varies, too."""
+    generator = np.random.default_rng(0)
+    for example in (np.array([[3, 9]], np.int64), np.array([0.5, 2.0], np.float32)):
+        drawn = drawn_from(value_pool(example), (5, 4), generator)
+        assert (drawn.shape, drawn.dtype) == ((5, 4), example.dtype)
+        assert set(drawn.ravel()) <= set(example.ravel())
+
+
+@pytest.mark.parametrize("example", [[1.0, 1.0], [0.0, np.inf], [np.nan, 1.0]])
+def test_without_values_to_draw_from_there_is_noise(example: list[float]) -> None:
+    """A constant says nothing of the range, and what is not finite would hide every error behind it."""
+    pool = value_pool(np.array(example, np.float32))
+    assert pool is None
+    drawn = drawn_from(pool, (100,), np.random.default_rng(0))
+    assert np.isfinite(drawn).all()
+    assert drawn.std() > 0.5
