@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -69,7 +69,9 @@ def measure_reroutes(
                 start,
                 end,
                 {
-                    cut: _accuracy(net, execution, start, end, layers[layers.index(cut) :], samples, seen, reach)
+                    cut: _accuracy(
+                        _Route(net, execution, start, end, layers[layers.index(cut) :]), samples, seen, reach
+                    )
                     for cut in chosen
                 },
             )
@@ -134,24 +136,24 @@ def route_statistics(
             norm.load_state_dict(statistics)
 
 
+class _Route(NamedTuple):
+    """The first arguments of `rerouted` and `route_statistics`."""
+
+    net: NestedModel
+    execution: Execution
+    start: int
+    end: int
+    lowered: Sequence[str]
+
+
 def _statistics(norm: nn.Module) -> dict[str, torch.Tensor]:
     return {key: value.detach().clone() for key, value in norm.state_dict().items()}
 
 
 @torch.no_grad()
-def _accuracy(
-    net: NestedModel,
-    execution: Execution,
-    start: int,
-    end: int,
-    lowered: Sequence[str],
-    samples: Sequence[Batch],
-    calibration: Sequence[Batch] | None,
-    reach: int | None,
-) -> float:
-    route = (net, execution, start, end, lowered)
+def _accuracy(route: _Route, samples: Sequence[Batch], calibration: Sequence[Batch] | None, reach: int | None) -> float:
     with rerouted(*route) if calibration is None else route_statistics(*route, calibration, reach):
-        right = [hits(run(net, inputs), targets, "measure_reroutes").flatten() for inputs, targets in samples]
+        right = [hits(run(route.net, inputs), targets, "measure_reroutes").flatten() for inputs, targets in samples]
     return float(torch.cat(right).double().mean())
 
 

@@ -80,7 +80,9 @@ def train(
     config = TrainConfig() if config is None else config
     schedule = Gradual() if schedule is None else schedule
     nesting = FreezeThenGrow() if nesting is None else nesting
-    _check_arguments(batches, loss_fn, config, schedule, nesting, on_progress)
+    _check_arguments(
+        batches=batches, loss_fn=loss_fn, config=config, schedule=schedule, nesting=nesting, on_progress=on_progress
+    )
     training = net.training
     path = None if state_path is None else checked_path(state_path)
     run = _Run(Work(net, config, loss_fn), schedule, nesting, path)
@@ -93,7 +95,7 @@ def train(
 
 
 def _check_arguments(
-    batches: object, loss_fn: object, config: object, schedule: object, nesting: object, on_progress: object
+    *, batches: object, loss_fn: object, config: object, schedule: object, nesting: object, on_progress: object
 ) -> None:
     """Raise TrainingError for what is of another kind: said before the first batch, and in the caller's words."""
     settings = not isinstance(schedule, type) and callable(getattr(schedule, "search", None))

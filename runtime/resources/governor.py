@@ -89,7 +89,16 @@ class Governor:
         top = len(model.levels) - 1
         limits = Limits(model.levels, self._config)
         with self._lock:
-            self._watched.append(_Watched(model, scheduler, limits, LevelLimit(top, top, ""), follows_cores, priority))
+            self._watched.append(
+                _Watched(
+                    model=model,
+                    scheduler=scheduler,
+                    limits=limits,
+                    limit=LevelLimit(top, top, ""),
+                    follows_cores=follows_cores,
+                    priority=priority,
+                )
+            )
             self._watched.sort(key=lambda each: each.priority)
 
     def start(self) -> None:

@@ -73,8 +73,8 @@ def kernels(
     rounds = repeats or (QUICK_REPEATS if quick else REPEATS)
     settings = Settings(rounds, peers_folder)
     with tempfile.TemporaryDirectory(prefix="nested-sparse-") as folder:
-        workshop = ModelCache(Path(folder))
-        results = list(measured(specs, settings, lambda group, how: measure_rows(group, how, workshop)))
+        cache = ModelCache(Path(folder))
+        results = list(measured(specs, settings, lambda group, how: measure_rows(group, how, cache)))
     if not as_json:
         print_rows(results, rounds)
         if layers:

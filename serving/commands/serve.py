@@ -129,7 +129,9 @@ def serve(
     with contextlib.suppress(ValueError, OSError):  # stderr may be no file
         faulthandler.enable()  # what ends a process without a word, such as a file cut off during a run, gets one
     sys.setswitchinterval(SWITCH_S)
-    config = ServerConfig(host, port, metrics_port, grace_s, request_samples)
+    config = ServerConfig(
+        host=host, port=port, metrics_port=metrics_port, grace_s=grace_s, request_samples=request_samples
+    )
     check_files(files)
     priorities = read_priorities(priority or [], files)
     device = Device()
@@ -147,7 +149,14 @@ def serve(
         models = [
             load_model(
                 sessions.enter_context(Session(path, threads=threads)),
-                ModelConfig(slo_ms, level, policy, priorities[path.stem], request_samples, threads is None),
+                ModelConfig(
+                    default_slo_ms=slo_ms,
+                    fixed_level=level,
+                    policy=policy,
+                    priority=priorities[path.stem],
+                    joined_samples=request_samples,
+                    choose_threads=threads is None,
+                ),
                 device,
                 profiles,
                 governor,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,14 +27,23 @@ ALIKE = 4.0
 Arrays = Mapping[str, NDArray[Any]]
 
 
-def diagnosis(
-    model: nn.Module, call: ForwardCall, tensors: Sequence[Tensor], expected: Arrays, got: Arrays, tolerance: float
-) -> str:
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """The outputs of both sides, by name, to `inputs` at one level. expected: torch's; got: the file's."""
+
+    level: int
+    inputs: Sequence[Tensor]
+    expected: Arrays
+    got: Arrays
+
+
+def diagnosis(model: nn.Module, call: ForwardCall, answers: Answers, tolerance: float) -> str:
     """What about `model` makes its file disagree, and what to do; "" where nothing about it does.
 
     Runs the model a few times at its current level: watched for autocast and random numbers, and in float64.
-    expected, got: what torch and the file answered to `tensors`, by the outputs' names. tolerance: as of `export`.
+    answers: both sides' outputs at that level. tolerance: as of `export`.
     """
+    tensors = answers.inputs
     with preserved(model) as state:
         with _watched(model) as seen:
             call.answer(model, tensors)
@@ -52,17 +62,18 @@ def diagnosis(
                 "largest magnitude; make forward depend on its inputs alone"
             )
         state.restore()
-        return _conditioning(model, call, tensors, expected, got)
+        return _conditioning(model, call, answers)
 
 
-def _conditioning(model: nn.Module, call: ForwardCall, tensors: Sequence[Tensor], expected: Arrays, got: Arrays) -> str:
+def _conditioning(model: nn.Module, call: ForwardCall, answers: Answers) -> str:
+    expected = answers.expected
     try:
         double = copy.deepcopy(model).double()
-        wide = [tensor.double() if tensor.is_floating_point() else tensor for tensor in tensors]
+        wide = [tensor.double() if tensor.is_floating_point() else tensor for tensor in answers.inputs]
         exact = dict(zip(expected, _arrays(call.answer(double, wide)), strict=True))
     except Exception:  # a model that insists on float32 cannot be tried so
         return ""
-    torchs, files = _largest(_pairs(exact, expected)), _largest(_pairs(exact, got))
+    torchs, files = _largest(_pairs(exact, expected)), _largest(_pairs(exact, answers.got))
     if not 0 < files <= ALIKE * torchs:
         return ""
     return (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from nested_sparse.errors import ExportError
 from ..model.forward_call import ForwardCall
 from ..model.nested_model import NestedModel
 from ..model.preserved import preserved, preserved_generators
-from .diagnosis import diagnosis
+from .diagnosis import Answers, diagnosis
 
 SEED = 0
 OURS = "the file holds the model's weights, so an operator or the graph is at fault: please report the model"
@@ -49,7 +49,8 @@ def verify_export(
                     expected = [_array(output) for _, output in call.answer(net.model, inputs)]
                     state.restore()
                     got = session.run(feeds, level=level)
-                    _compare(net, call, inputs, path, level, dict(zip(got, expected, strict=True)), got, tolerance)
+                    answers = Answers(level, inputs, dict(zip(got, expected, strict=True)), got)
+                    _compare(net, call, path, answers, tolerance)
         finally:
             net.set_level(level_before)
 
@@ -97,25 +98,18 @@ def _array(tensor: Tensor) -> NDArray[Any]:
     return array
 
 
-def _compare(
-    net: NestedModel,
-    call: ForwardCall,
-    inputs: Sequence[Tensor],
-    path: Path,
-    level: int,
-    expected: Mapping[str, NDArray[Any]],
-    got: Mapping[str, NDArray[Any]],
-    tolerance: float,
-) -> None:
-    for name, reference in expected.items():
+def _compare(net: NestedModel, call: ForwardCall, path: Path, answers: Answers, tolerance: float) -> None:
+    """Raise ExportError for an output of the file that disagrees with torch's; the message says why where it can."""
+    level = answers.level
+    for name, reference in answers.expected.items():
         if np.issubdtype(reference.dtype, np.floating) and reference.size and not np.isfinite(reference).any():
             raise ExportError(
                 f"{path.name}: torch's output {name!r} at level {level} has no finite value, so the file cannot be "
                 "compared with it; give examples that the model answers with numbers, or verify=False"
             )
-        problem = disagreement(reference, got[name], tolerance)
+        problem = disagreement(reference, answers.got[name], tolerance)
         if problem:
-            why = _other_weights(net, path) or diagnosis(net.model, call, inputs, expected, got, tolerance) or OURS
+            why = _other_weights(net, path) or diagnosis(net.model, call, answers, tolerance) or OURS
             raise ExportError(f"{path.name}: output {name!r} at level {level} disagrees with torch: {problem}; {why}")
 
 

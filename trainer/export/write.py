@@ -27,7 +27,7 @@ from ..model.costs import Costs, counted_costs
 from ..model.forward_call import ForwardCall, answered
 from ..model.layers import NestedConv, NestedLinear
 from ..model.nested_model import NestedModel, require_nested
-from ..model.network import density, network_of, report
+from ..model.network import density, log_network, network_of
 from ..model.preserved import Preserved, preserved, preserved_generators
 from ..model.structure import Path as Place
 from .diagnosis import refused_autocast
@@ -112,14 +112,14 @@ def export(
         _report_uncalled(net, layers, traced.parameters)
         samples = int(call.tensors[0].shape[0]) if call.tensors[0].dim() else 1
         network = network_of(net, costs, samples, fused.norm_of, traced.parameters)
-        report(log, network)
+        log_network(log, network)
         with _folder_beside(path) as folder:
             unproven = folder / path.name
             write_checkpoint(
                 unproven,
                 graph_builder=fused.to_bytes,
                 layers=layers,
-                levels=_level_records(net, layers, costs, network, samples, metrics),
+                levels=_level_records(net, layers, costs=costs, network=network, samples=samples, metrics=metrics),
                 inputs=traced.inputs,
                 outputs=traced.outputs,
                 reroutes=reroutes,
@@ -305,6 +305,7 @@ def _folded_norms(
 def _level_records(
     net: NestedModel,
     layers: Sequence[LayerRecord],
+    *,
     costs: Costs,
     network: Network,
     samples: int,

@@ -24,7 +24,7 @@ from .copied import copy_of
 from .costs import Costs
 from .coupling import Coupling, couple
 from .layers import NestedConv, NestedLayer, NestedLinear
-from .network import all_weights, density, network_of, report
+from .network import all_weights, density, log_network, network_of
 from .norm import LevelBatchNorm
 from .positions import costs_of, positions_per_sample
 from .replace import replace_layers
@@ -231,7 +231,7 @@ def nest(
             _check_distinct(net)
         net.set_level(-1)
         costs, samples = (Costs(), 1) if example_inputs is None else costs_of(net, example_inputs)
-        report(log, network_of(net, costs, samples))
+        log_network(log, network_of(net, costs, samples))
     return net
 
 

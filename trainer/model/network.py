@@ -94,7 +94,7 @@ def network_of(
     )
 
 
-def report(log: logging.Logger, network: Network) -> None:
+def log_network(log: logging.Logger, network: Network) -> None:
     """Log how much of the network is sparse, as a warning where it is less than half: by FLOPs, or weights alone."""
     unit, whole = ("FLOP", network.flops) if network.flops else ("weights", network.weights)
     sizes = [(module.flops if network.flops else module.weights, module) for module in network.dense]

@@ -84,7 +84,7 @@ def run_recipe(
         reports = train_by(recipe, data, net, files.state, _progress(recipe, data, net, record, on_progress))
     if rank():
         return {}
-    figures = _finish(recipe, data, net.cpu(), files, record, reports)
+    figures = _finish(recipe, data, net.cpu(), files=files, record=record, reports=reports)
     record.note(figures=figures)
     files.state.unlink(missing_ok=True)
     return figures
@@ -234,6 +234,7 @@ def _finish(
     recipe: Recipe,
     data: TrainingData,
     net: NestedModel,
+    *,
     files: RunFiles,
     record: RunRecord,
     reports: Sequence[EpochReport],

@@ -12,12 +12,12 @@ from .row import Row, Spec, speedup
 from .turns import interleaved, timed, verified
 
 
-def measure_halves(specs: Sequence[Spec], workshop: ModelCache, rounds: int) -> list[Row]:
+def measure_halves(specs: Sequence[Spec], cache: ModelCache, rounds: int) -> list[Row]:
     """A linear layer stored as the spec says and the same in float32 take turns. Raises BenchError."""
     rows = []
     for spec in specs:
         halves, floats = (
-            workshop.linear(spec.pattern, spec.levels, spec.batch, values) for values in (spec.values, "float32")
+            cache.linear(spec.pattern, spec.levels, spec.batch, values) for values in (spec.values, "float32")
         )
         with (
             Session(halves.path, threads=spec.threads) as in_halves,

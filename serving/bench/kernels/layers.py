@@ -112,7 +112,14 @@ def conv_kinds(graph: bytes) -> dict[str, tuple[ConvKind, int]]:
         window = {attribute.name: attribute.ints for attribute in node.attribute}
         x, y = shapes[node.input[0]], shapes[node.output[0]]
         channels, rows, height, width = (int(size) for size in (x[1], *y[1:]))
-        kind = ConvKind(height, window["kernel_shape"][0], window["strides"][0], channels, rows, bool(node.input[2]))
+        kind = ConvKind(
+            side=height,
+            kernel=window["kernel_shape"][0],
+            stride=window["strides"][0],
+            channels=channels,
+            rows=rows,
+            added=bool(node.input[2]),
+        )
         kinds[node.name] = kind, height * width
     return kinds
 
@@ -146,7 +153,9 @@ def dense_convolutions(events: Iterable[Mapping[str, Any]]) -> list[ConvTimes]:
         name = str(event["name"])
         if name not in nodes:
             x, weight, *others, y = _shapes(event)
-            kind = ConvKind(y[2], weight[2], round(x[2] / y[2]), x[1], y[1], y in others)
+            kind = ConvKind(
+                side=y[2], kernel=weight[2], stride=round(x[2] / y[2]), channels=x[1], rows=y[1], added=y in others
+            )
             flop = 2 * math.prod(weight) * y[0] * y[2] * y[3]
             nodes[name] = ConvTimes(kind, flop, flop)
         nodes[name].ms.append(event["dur"] / 1e3)

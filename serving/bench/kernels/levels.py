@@ -12,12 +12,12 @@ from .row import Row, Spec, speedup
 from .turns import interleaved, timed, verified
 
 
-def measure_level0(specs: Sequence[Spec], workshop: ModelCache, rounds: int) -> list[Row]:
+def measure_level0(specs: Sequence[Spec], cache: ModelCache, rounds: int) -> list[Row]:
     """Level 0 of the whole file and a file exported with that level alone take turns. Raises BenchError."""
     rows = []
     for spec in specs:
-        whole = workshop.network(spec.pattern, spec.levels)
-        alone = workshop.network(spec.pattern, spec.levels[:1])
+        whole = cache.network(spec.pattern, spec.levels)
+        alone = cache.network(spec.pattern, spec.levels[:1])
         with (
             Session(whole.path, threads=spec.threads) as in_whole,
             Session(alone.path, threads=spec.threads) as by_itself,

@@ -20,26 +20,26 @@ from .row import Row, Spec
 from .table import LINEAR_ROUNDS, Settings
 
 
-def measure_rows(specs: Sequence[Spec], settings: Settings, workshop: ModelCache) -> list[Row]:
+def measure_rows(specs: Sequence[Spec], settings: Settings, cache: ModelCache) -> list[Row]:
     """The rows of specs that share a setting. Raises NestedSparseError: then none of them could be measured."""
     first, rounds = specs[0], settings.rounds
     neighbours = Neighbours()
     if first.isa and first.isa != library.isa():
         return measure_forced(specs, rounds)
     if first.values != "float32":
-        rows = measure_halves(specs, workshop, LINEAR_ROUNDS * rounds)
+        rows = measure_halves(specs, cache, LINEAR_ROUNDS * rounds)
     elif first.kind == "linear":
-        built = workshop.linear(first.pattern, first.levels, first.batch)
+        built = cache.linear(first.pattern, first.levels, first.batch)
         rows = measure_against_dense(specs, built, LINEAR_ROUNDS * rounds)
     elif first.kind == "level0":
-        rows = measure_level0(specs, workshop, 2 * rounds)  # a bound of three per cent asks for more of them
+        rows = measure_level0(specs, cache, 2 * rounds)  # a bound of three per cent asks for more of them
     else:
-        built = workshop.network(first.pattern, first.levels)
+        built = cache.network(first.pattern, first.levels)
         if first.kind == "resnet50":
             rows = measure_against_dense(specs, built, rounds)
         elif first.kind == "conv-rate":
             rows = measure_conv_rate(specs, built, rounds)
         else:
-            rows = measure_peers(specs, built, rounds, workshop, settings.peers_folder)
+            rows = measure_peers(specs, built, rounds, cache, settings.peers_folder)
     load = neighbours.cores()
     return [replace(row, versions=versions(), other_load=round(load, 3)) for row in rows]

@@ -22,7 +22,7 @@ Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True)
-class Network:
+class ConvNetwork:
     """A convolutional network, its first layer (kept dense) by name, and the (1, C, H, W) shape of its images."""
 
     make: Callable[[], nn.Module]
@@ -50,14 +50,14 @@ class Built:
 class ModelCache:
     """Makes models with torch, in `folder`, from fixed seeds. network: None is ResNet-50 at 224 × 224."""
 
-    def __init__(self, folder: Path, *, network: Network | None = None, linear_size: int = 4096) -> None:
+    def __init__(self, folder: Path, *, network: ConvNetwork | None = None, linear_size: int = 4096) -> None:
         self._folder = folder
         self._network = network
         self._linear_size = linear_size
         self._made: dict[Hashable, Any] = {}
 
     def folder(self) -> Path:
-        """A new empty folder, gone with the workshop's."""
+        """A new empty folder, gone with the cache's."""
         path = self._folder / str(len(list(self._folder.iterdir())))
         path.mkdir()
         return path
@@ -84,7 +84,7 @@ class ModelCache:
         from nested_sparse.trainer import nest, recalibrate
         from nested_sparse.trainer.models import ResNet50
 
-        network = self._network or Network(ResNet50, "conv1", (1, 3, 224, 224))
+        network = self._network or ConvNetwork(ResNet50, "conv1", (1, 3, 224, 224))
         torch.manual_seed(0)
         model = network.make().eval()
         images = torch.randn(2, *network.image_shape[1:])
@@ -118,7 +118,15 @@ class ModelCache:
                 net.set_level(level)
                 expected.append(torch_output(net, image))
         feed = {"input": image.numpy()}
-        return Built(path, dense_path, feed, tuple(expected), torch_output(model, image), model, net)
+        return Built(
+            path=path,
+            dense_path=dense_path,
+            feed=feed,
+            expected=tuple(expected),
+            dense_expected=torch_output(model, image),
+            model=model,
+            net=net,
+        )
 
 
 def torch_output(model: nn.Module, image: Tensor) -> NDArray[np.float32]:

@@ -53,7 +53,12 @@ def decision_cost(
     )
     details = {"median_us": medians, "reading_us": reading_us}
     return Figure(
-        "cost of a decision, monitor + policy", "µs", Reach("<=", 50.0), max(medians.values()), note, "", details
+        "cost of a decision, monitor + policy",
+        "µs",
+        Reach("<=", 50.0),
+        measured=max(medians.values()),
+        note=note,
+        details=details,
     )
 
 

@@ -18,34 +18,34 @@ from ..reach import Reach
 from .capacity import THREADS
 from .decision_cost import decision_cost
 from .figure import Figure
-from .oracle_figure import oracle_figures
+from .oracle_figure import ServedLevels, oracle_figures
 from .rescue import Rescue, measure_rescue
 
 
 def device_figures(
     checkpoint: Path,
-    batch: int,
-    service_ms: Sequence[float],
-    accuracy: Sequence[float],
-    slo_ms: float,
-    arrivals: Path | None,
-    seed: int,
-    requests: int,
-    rescue_limit_s: float,
+    levels: ServedLevels,
     say: Callable[[str], None],
+    *,
+    requests: int,
+    seed: int,
+    arrivals: Path | None,
+    rescue_limit_s: float,
 ) -> list[Figure]:
-    """The rows, measured on this device. service_ms, accuracy: by level, of requests of `batch` samples.
+    """The rows, measured on this device.
 
-    requests: of a trace, in the simulator. rescue_limit_s: time for the pairs of guarded and unguarded runs.
+    levels: those of `checkpoint`. say: listener that is told the name of each step. requests, seed, arrivals: of the
+    simulator's traces, see `oracle_figures`. rescue_limit_s: time for the pairs of guarded and unguarded runs.
     """
+    batch = levels.batch
     say("elastic beside the offline oracle, in virtual time")
-    figures = oracle_figures(service_ms, accuracy, slo_ms, arrivals, seed, requests)
+    figures = oracle_figures(levels, requests, seed, arrivals)
     with Session(checkpoint, threads=THREADS) as session:
         say("deadlines rescued in mid-inference")
         figures.append(rescue_figure(session, batch, rescue_limit_s))
         say("what a decision costs")
         policy = ElasticPolicy(LatencyProfile.measure(session, (1, batch), repeats=3))
-        figures.append(decision_cost(policy, ResourceMonitor(), len(session.levels), batch, service_ms[-1]))
+        figures.append(decision_cost(policy, ResourceMonitor(), len(session.levels), batch, levels.service_ms[-1]))
     say("what is resident")
     figures.append(resident_figure(checkpoint, batch))
     return figures

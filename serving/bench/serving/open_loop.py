@@ -53,8 +53,8 @@ class Outcome:
     arrival: Arrival
     status: str  # ok, late, shed, expired, error
     latency_ms: float
-    level: int | None
-    output: NDArray[Any] | None
+    level: int | None = None
+    output: NDArray[Any] | None = None
     detail: str = ""
     accuracy: float | None = None
     compute_ms: float | None = None
@@ -115,7 +115,7 @@ async def _connect(
         raise ServingError(f"{address}: does not say what model {model!r} takes: {excerpt(error)}") from None
     if len(metadata.inputs) != 1:
         raise ServingError(f"{address}: model {model!r} takes {len(metadata.inputs)} inputs; this load test sends one")
-    sender = _Sender(client, model, metadata.inputs[0], metadata.outputs[0].name, batches, slo_ms)
+    sender = _Sender(client, model, metadata, batches, slo_ms)
     await sender.send(Arrival(0.0, 0, "warm-up"), time.perf_counter())
     return sender
 
@@ -133,36 +133,29 @@ async def _happen(events: Sequence[Event], start_s: float) -> None:
 class _Sender:
     """Sends one batch and classifies the answer."""
 
-    def __init__(
-        self,
-        client: Any,
-        model: str,
-        input_metadata: Any,
-        output_name: str,
-        batches: Sequence[NDArray[Any]],
-        slo_ms: float,
-    ) -> None:
+    def __init__(self, client: Any, model: str, metadata: Any, batches: Sequence[NDArray[Any]], slo_ms: float) -> None:
         from tritonclient import grpc as triton
         from tritonclient.utils import InferenceServerException
 
-        self._client, self._model, self._output_name, self._slo_ms = client, model, output_name, slo_ms
+        self._client, self._model, self._slo_ms = client, model, slo_ms
+        taken, self._output_name = metadata.inputs[0], metadata.outputs[0].name
         self._failure = InferenceServerException
         self._inputs = []
         for batch in batches:
-            tensor = triton.InferInput(input_metadata.name, list(batch.shape), input_metadata.datatype)
+            tensor = triton.InferInput(taken.name, list(batch.shape), taken.datatype)
             tensor.set_data_from_numpy(batch)
             self._inputs.append([tensor])
 
     async def send(self, arrival: Arrival, scheduled_s: float) -> Outcome:
         left_ms = self._slo_ms - _since_ms(scheduled_s)
         if left_ms <= 0.1:
-            return Outcome(arrival, "late", self._slo_ms, None, None, "left this process after its deadline")
+            return Outcome(arrival, "late", self._slo_ms, detail="left this process after its deadline")
         try:
             result = await self._client.infer(
                 self._model, self._inputs[arrival.item], parameters={"slo_ms": left_ms}, client_timeout=ANSWER_LIMIT_S
             )
         except self._failure as error:
-            return Outcome(arrival, _status(str(error.status())), _since_ms(scheduled_s), None, None, excerpt(error))
+            return Outcome(arrival, _status(str(error.status())), _since_ms(scheduled_s), detail=excerpt(error))
         latency_ms = _since_ms(scheduled_s)
         said = _said(result.get_response().parameters)
         status = "ok" if latency_ms <= self._slo_ms else "late"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
@@ -28,22 +29,28 @@ REACH = Reach(">=", 0.98)
 UNDISTURBED = "none"
 
 
-def oracle_figures(
-    service_ms: Sequence[float],
-    accuracy: Sequence[float],
-    slo_ms: float,
-    arrivals: Path | None,
-    seed: int,
-    requests: int,
-) -> list[Figure]:
+@dataclass(frozen=True, slots=True)
+class ServedLevels:
+    """The levels of a checkpoint on this device, as the load asks for them.
+
+    batch: samples of a request. service_ms, accuracy: of a request, by level. slo_ms: of every request.
+    """
+
+    batch: int
+    service_ms: Sequence[float]
+    accuracy: Sequence[float]
+    slo_ms: float
+
+
+def oracle_figures(levels: ServedLevels, requests: int, seed: int, arrivals: Path | None = None) -> list[Figure]:
     """The least share of the oracle's score that elastic reaches on a trace; and its share beside contention.
 
-    The simulated device takes `service_ms` per request and level, which score `accuracy`. A trace has
-    about `requests` of them. The oracle's score is a proven upper bound. Nothing is kept back for the reply: there is
-    none in virtual time, and the oracle uses all of the SLO, too.
+    The simulated device takes the `service_ms` of `levels`. requests: about so many in a trace. arrivals: file of one
+    trace more. The oracle's score is a proven upper bound. Nothing is kept back for the reply: there is none in virtual
+    time, and the oracle uses all of the SLO, too.
     """
-    profile = LatencyProfile((1,), [[ms] for ms in service_ms])
-    world = World(profile, accuracy, slo_ms, seed=seed)
+    profile = LatencyProfile((1,), [[ms] for ms in levels.service_ms])
+    world = World(profile, levels.accuracy, levels.slo_ms, seed=seed)
     elastic = {ELASTIC: default_policies(world)[ELASTIC]}
     simulated_s = requests / (LOAD * world.capacity_per_s)
     try:

@@ -65,15 +65,15 @@ def round_of(calls: Sequence[RawCall], peak_per_s: float, slo_ms: float, seconds
     refused = [call for call in calls if call.status == "RESOURCE_EXHAUSTED"]
     count = len(answered_ms)
     return Round(
-        peak_per_s,
-        len(calls) / seconds,
-        count / seconds,
-        sum(ms <= slo_ms for ms in answered_ms) / count if count else 0.0,
-        len(refused) / seconds,
-        sum(not call.hinted for call in refused) / seconds,
-        (len(calls) - count - len(refused)) / seconds,
-        answered_ms[count // 2] if count else 0.0,
-        answered_ms[99 * count // 100] if count else 0.0,
+        peak_per_s=peak_per_s,
+        offered_per_s=len(calls) / seconds,
+        answered_per_s=count / seconds,
+        in_time=sum(ms <= slo_ms for ms in answered_ms) / count if count else 0.0,
+        refused_per_s=len(refused) / seconds,
+        unhinted_per_s=sum(not call.hinted for call in refused) / seconds,
+        failed_per_s=(len(calls) - count - len(refused)) / seconds,
+        p50_ms=answered_ms[count // 2] if count else 0.0,
+        p99_ms=answered_ms[99 * count // 100] if count else 0.0,
     )
 
 

@@ -74,7 +74,7 @@ def draw(
 
     figure, axes = pyplot.subplots(3, 1, figsize=(9, 6), sharex=True, height_ratios=[2, 3, 1.4])
     for colour, (name, outcomes) in reversed(list(zip(COLOURS, runs.items(), strict=False))):
-        _draw_run(axes, name, outcomes, colour, slo_ms, service_ms)
+        _draw_run(axes, name, outcomes, colour=colour, slo_ms=slo_ms, service_ms=service_ms)
     level_axis, latency_axis, slowdown_axis = axes
     highest = max([len(service_ms) - 1, *(each.level or 0 for run in runs.values() for each in run)])
     level_axis.set_yticks(range(highest + 1))
@@ -110,7 +110,7 @@ def _plain(value: float, _: int) -> str:
 
 
 def _draw_run(
-    axes: Any, name: str, outcomes: Sequence[Outcome], colour: str, slo_ms: float, service_ms: Sequence[float]
+    axes: Any, name: str, outcomes: Sequence[Outcome], *, colour: str, slo_ms: float, service_ms: Sequence[float]
 ) -> None:
     level_axis, latency_axis, slowdown_axis = axes
     dots = {"ls": "", "marker": ".", "ms": 2.5, "color": colour, "alpha": 0.6}

@@ -26,6 +26,7 @@ from .contenders import own_servers, target_ms, target_server
 from .device_figures import device_figures
 from .experiment import CellResult, Contender, Experiment, preferred
 from .figure import Figure
+from .oracle_figure import ServedLevels
 from .picture import Shade, draw
 from .reference import Reference, make_reference
 from .workload import Workload, demo_workload, labelled_workload, random_workload
@@ -106,15 +107,15 @@ def run_load_test(options: LoadTestOptions, console: Console) -> LoadTestResult:
             session = stack.enter_context(Session(workload.checkpoint, threads=THREADS))
         servers = _servers(stack, options, workload, session, say)
         experiment = Experiment(
-            servers.contenders,
-            workload,
-            make_reference(workload, session),
-            _load(options, servers.service_ms[-1]),
-            servers.slo_ms,
-            traces,
-            options.co_runners,
-            options.seed,
-            options.connections,
+            contenders=servers.contenders,
+            workload=workload,
+            reference=make_reference(workload, session),
+            load=_load(options, servers.service_ms[-1]),
+            slo_ms=servers.slo_ms,
+            traces=traces,
+            co_runners=options.co_runners,
+            seed=options.seed,
+            connections=options.connections,
         )
         console.print(_described(experiment, servers.service_ms), highlight=False, soft_wrap=True)
         cells, usage = _measured(experiment, say)
@@ -167,15 +168,12 @@ def _device_figures(
     accuracy = [experiment.reference.level_score(level, every_item) for level in range(len(servers.service_ms))]
     return device_figures(
         workload.checkpoint,
-        len(workload.items[0]),
-        servers.service_ms,
-        accuracy,
-        servers.slo_ms,
-        options.arrivals,
-        options.seed,
-        min(MOST_SIMULATED, round(SIMULATED_PER_S * options.seconds)),
-        min(MOST_RESCUE_S, RESCUE_SHARE * options.seconds),
+        ServedLevels(len(workload.items[0]), servers.service_ms, accuracy, servers.slo_ms),
         say,
+        requests=min(MOST_SIMULATED, round(SIMULATED_PER_S * options.seconds)),
+        seed=options.seed,
+        arrivals=options.arrivals,
+        rescue_limit_s=min(MOST_RESCUE_S, RESCUE_SHARE * options.seconds),
     )
 
 

@@ -26,7 +26,7 @@ INT8 = "onnxruntime-int8"
 
 
 @dataclass(frozen=True, slots=True)
-class Contender:
+class LoadedPeer:
     """A peer with one level's weights loaded. name: with its version; error: of its output, relative to torch's."""
 
     name: str
@@ -46,7 +46,7 @@ def measure_peers(
     specs: Sequence[Spec],
     built: Built,
     rounds: int,
-    workshop: ModelCache,
+    cache: ModelCache,
     folder: Path,
     command: Command = worker_command,
 ) -> list[Row]:
@@ -56,17 +56,17 @@ def measure_peers(
     """
     failures: dict[str, str] = {}
     with ExitStack() as stack:
-        contenders: dict[str, Contender] = {}
+        peers: dict[str, LoadedPeer] = {}
         for spec in specs:
             try:
-                contenders[spec.name] = _open(spec, built, workshop, folder, command, stack)
+                peers[spec.name] = _open(spec, built, cache, lambda peer: command(peer, folder), stack)
             except Exception as error:  # a peer's failure, of whatever kind, is a line of the report
                 failures[spec.name] = str(error) or repr(error)
         session = stack.enter_context(Session(built.path, threads=specs[0].threads))
-        ours = {spec.level: our_run(session, built, spec.level) for spec in specs if spec.name in contenders}
+        ours = {spec.level: our_run(session, built, spec.level) for spec in specs if spec.name in peers}
         errors = {level: verified(_name(level), run(), built.expected[level]) for level, run in ours.items()}
         runs = {_name(level): timed(run) for level, run in ours.items()}
-        runs |= {name: _guarded(name, contender.run, failures) for name, contender in contenders.items()}
+        runs |= {name: _guarded(name, peer.run, failures) for name, peer in peers.items()}
         samples = interleaved(runs, rounds)
         isa = session.isa
     kernels = {
@@ -75,13 +75,13 @@ def measure_peers(
     return [
         Row(spec, against=spec.peer, unavailable=failures[spec.name])
         if spec.name in failures
-        else _row(spec, contenders[spec.name], samples, errors[spec.level], kernels[spec.level], isa)
+        else _row(spec, peers[spec.name], samples, our_error=errors[spec.level], kernel=kernels[spec.level], isa=isa)
         for spec in specs
     ]
 
 
 def _row(
-    spec: Spec, peer: Contender, samples: Mapping[str, list[float]], our_error: float, kernel: str, isa: str
+    spec: Spec, peer: LoadedPeer, samples: Mapping[str, list[float]], *, our_error: float, kernel: str, isa: str
 ) -> Row:
     ours_ms, peer_ms = samples[_name(spec.level)], samples[spec.name]
     return Row(
@@ -117,42 +117,42 @@ def _guarded(name: str, run: Run, failures: dict[str, str]) -> Run:
 
 
 def _open(
-    spec: Spec, built: Built, workshop: ModelCache, folder: Path, command: Command, stack: ExitStack
-) -> Contender:
+    spec: Spec, built: Built, cache: ModelCache, command: Callable[[str], list[str]], stack: ExitStack
+) -> LoadedPeer:
     """Set the peer up, load the level's weights, compare its output. Raises BenchError, or what the peer's tools do."""
-    start = [] if spec.peer == INT8 else command(spec.peer, folder)
-    model, image = _zeros_model(spec, built, workshop)
+    start = [] if spec.peer == INT8 else command(spec.peer)
+    model, image = _zeros_model(spec, built, cache)
     expected = built.expected[spec.level]
     if spec.peer == INT8:
         return _open_int8(spec, built, model, expected)
     process = stack.enter_context(PeerProcess(spec.peer, start, spec.threads))
     process.load(model, image)
-    return Contender(process.name, process.run, verified(process.name, process.output(), expected))
+    return LoadedPeer(process.name, process.run, verified(process.name, process.output(), expected))
 
 
-def _open_int8(spec: Spec, built: Built, model: Path, expected: NDArray[np.float32]) -> Contender:
+def _open_int8(spec: Spec, built: Built, model: Path, expected: NDArray[np.float32]) -> LoadedPeer:
     import onnxruntime
 
     from .int8 import quantised
 
     session = dense_session(quantised(model, built.feed["input"].shape), spec.threads)
     infer = partial(dense_output, session, built)
-    return Contender(
+    return LoadedPeer(
         f"ONNX Runtime {onnxruntime.__version__} dense int8", timed(infer), relative_error(infer(), expected)
     )
 
 
-def _zeros_model(spec: Spec, built: Built, workshop: ModelCache) -> tuple[Path, Path]:
+def _zeros_model(spec: Spec, built: Built, cache: ModelCache) -> tuple[Path, Path]:
     """The level's weights as an ordinary ONNX model, zeros and all, and the input as a .npy file; made once."""
 
     def make() -> tuple[Path, Path]:
         import torch
 
-        folder = workshop.folder()
+        folder = cache.folder()
         model, image = folder / "zeros.onnx", folder / "input.npy"
         twin = with_zeros(built.model, built.net, spec.level)
         export_dense(twin, torch.from_numpy(built.feed["input"]), model, plain=True)
         np.save(image, built.feed["input"])
         return model, image
 
-    return workshop.once(("zeros", built.path, spec.level), make)
+    return cache.once(("zeros", built.path, spec.level), make)

@@ -32,10 +32,10 @@ def spec(kind, **facts):
     return Spec(**{"kind": kind, "pattern": "block4x1", "density": 0.6, "threads": 1, "levels": LEVELS, **facts})
 
 
-def test_levels_against_dense(workshop):
+def test_levels_against_dense(cache):
     """Both levels and the dense twin share the rounds; the kernels are those of the list that fit the pattern."""
     specs = [spec("resnet50"), spec("resnet50", density=0.2)]
-    upper, lower = measure_rows(specs, SETTINGS, workshop)
+    upper, lower = measure_rows(specs, SETTINGS, cache)
     assert (upper.spec, lower.spec) == tuple(specs)
     assert upper.reference_ms == lower.reference_ms
     assert len(upper.ours_ms) == len(upper.reference_ms) == SETTINGS.rounds
@@ -47,42 +47,42 @@ def test_levels_against_dense(workshop):
     assert upper.other_load >= 0.0
 
 
-def test_linear_rows(workshop):
+def test_linear_rows(cache):
     """Of the batch that is asked, with the kernel that this batch takes."""
     facts = {"pattern": "unstructured", "density": 0.25, "levels": (0.25,)}
-    (single,) = measure_rows([spec("linear", **facts)], SETTINGS, workshop)
-    (batch,) = measure_rows([spec("linear", batch=32, **facts)], SETTINGS, workshop)
+    (single,) = measure_rows([spec("linear", **facts)], SETTINGS, cache)
+    (batch,) = measure_rows([spec("linear", batch=32, **facts)], SETTINGS, cache)
     assert single.kernel == library.kernel_for("linear", 1)
     assert batch.kernel == library.kernel_for("linear", 1, rows=32)
     assert len(batch.ours_ms) == LINEAR_ROUNDS * SETTINGS.rounds
 
 
-def test_float16_is_held_against_float32(workshop):
+def test_float16_is_held_against_float32(cache):
     """Two files of one layer; ours has half the value bytes and torch's output on the rounded weights."""
     facts = {"pattern": "block4x1", "density": 0.25, "levels": (0.25,)}
-    (row,) = measure_rows([spec("linear", values="float16", **facts)], SETTINGS, workshop)
+    (row,) = measure_rows([spec("linear", values="float16", **facts)], SETTINGS, cache)
     assert row.measured == pytest.approx(np.median(row.reference_ms) / np.median(row.ours_ms))
     assert row.kernel == library.kernel_for("linear", 4, value_bytes=2)
-    halves, floats = (workshop.linear("block4x1", (0.25,), 1, values) for values in ("float16", "float32"))
+    halves, floats = (cache.linear("block4x1", (0.25,), 1, values) for values in ("float16", "float32"))
     difference = np.abs(halves.expected[0] - floats.expected[0]).max()
     assert 0 < difference < 2e-3 * np.abs(floats.expected[0]).max()
     assert max(row.max_error, row.reference_error) < 1e-5
 
 
-def test_level0_is_held_against_its_own_file(workshop):
+def test_level0_is_held_against_its_own_file(cache):
     """Time in the whole file / time alone, so that more is worse."""
-    (row,) = measure_rows([spec("level0", density=0.2, reach=Reach("<=", 1.03))], SETTINGS, workshop)
+    (row,) = measure_rows([spec("level0", density=0.2, reach=Reach("<=", 1.03))], SETTINGS, cache)
     assert row.measured == pytest.approx(np.median(row.ours_ms) / np.median(row.reference_ms))
-    alone = workshop.network("block4x1", LEVELS[:1])
+    alone = cache.network("block4x1", LEVELS[:1])
     with Checkpoint.open(alone.path) as checkpoint:
         assert len(checkpoint.levels) == 1
-    np.testing.assert_allclose(alone.expected[0], workshop.network("block4x1", LEVELS).expected[0], atol=1e-4)
+    np.testing.assert_allclose(alone.expected[0], cache.network("block4x1", LEVELS).expected[0], atol=1e-4)
 
 
-def test_conv_rate_counts_what_is_kept(workshop):
+def test_conv_rate_counts_what_is_kept(cache):
     """The FLOP of all kinds of layer, from their times and rates, are the level's own less the linear layer's."""
-    (row,) = measure_rows([spec("conv-rate")], SETTINGS, workshop)
-    built = workshop.network("block4x1", LEVELS)
+    (row,) = measure_rows([spec("conv-rate")], SETTINGS, cache)
+    built = cache.network("block4x1", LEVELS)
     with Session(built.path) as session:
         flops = session.levels[1].flops
     with Checkpoint.open(built.path) as checkpoint:
@@ -129,23 +129,23 @@ def test_dense_events_are_read_by_their_shapes():
     assert node == ConvTimes(ConvKind(9, 3, 1, 4, 8, True), *[2 * 8 * 4 * 9 * 81] * 2, [2.0, 4.0])
 
 
-def test_a_wrong_output_is_never_timed(workshop):
-    built = workshop.network("block4x1", LEVELS)
+def test_a_wrong_output_is_never_timed(cache):
+    built = cache.network("block4x1", LEVELS)
     wrong = replace(built, expected=(built.expected[0], 1.01 * built.expected[1]))
     assert measure_against_dense([spec("resnet50", density=0.2)], wrong, 1)
     with pytest.raises(BenchError, match="differs from torch"):
         measure_against_dense([spec("resnet50")], wrong, 1)
 
 
-def test_an_unknown_pattern_is_our_error(workshop):
+def test_an_unknown_pattern_is_our_error(cache):
     with pytest.raises(PatternError):
-        measure_rows([spec("linear", pattern="zebra")], SETTINGS, workshop)
+        measure_rows([spec("linear", pattern="zebra")], SETTINGS, cache)
 
 
 @pytest.fixture
-def tiny(monkeypatch, workshop):
+def tiny(monkeypatch, cache):
     """The command with tiny models in the place of its own."""
-    monkeypatch.setattr(workshop_module, "ModelCache", lambda folder: workshop)
+    monkeypatch.setattr(workshop_module, "ModelCache", lambda folder: cache)
     return lambda *arguments: CliRunner().invoke(cli.app, ["bench", "kernels", "--repeats", "2", *arguments])
 
 

@@ -9,7 +9,7 @@ from nested_sparse.runtime.profiling.resident import Resident, State
 from nested_sparse.serving.bench.reach import Reach
 from nested_sparse.serving.bench.serving import device_figures
 from nested_sparse.serving.bench.serving.device_figures import rescue_summary, resident_figure
-from nested_sparse.serving.bench.serving.oracle_figure import oracle_figures
+from nested_sparse.serving.bench.serving.oracle_figure import ServedLevels, oracle_figures
 from nested_sparse.serving.bench.serving.rescue import Pair, Rescue
 
 
@@ -39,7 +39,7 @@ def test_without_near_misses_there_is_no_share():
 
 def test_the_oracle_row_is_the_worst_undisturbed_trace_of_the_simulator():
     """No share is beyond the oracle's; beside contention it is said, and nothing is asked."""
-    row, contended = oracle_figures([20.0, 30.0], [0.6, 0.9], 100.0, None, seed=0, requests=60)
+    row, contended = oracle_figures(ServedLevels(1, [20.0, 30.0], [0.6, 0.9], 100.0), requests=60, seed=0)
     shares = row.details["by_trace"]
     assert set(shares) >= {"poisson", "ramp"}
     assert row.measured == min(shares.values())

@@ -26,8 +26,8 @@ def command(peer, folder):
 
 
 @pytest.fixture
-def built(workshop):
-    return workshop.network("block4x1", LEVELS)
+def built(cache):
+    return cache.network("block4x1", LEVELS)
 
 
 @pytest.fixture
@@ -93,10 +93,10 @@ def test_the_plain_model_is_one_that_old_readers_know(built, tmp_path):
     assert plain.ir_version <= 9
 
 
-def test_peers_take_turns_and_fail_alone(built, workshop, tmp_path):
+def test_peers_take_turns_and_fail_alone(built, cache, tmp_path):
     """One is right, one is wrong by a per cent, one cannot load, and int8 is measured whatever its error."""
     specs = peer_specs("block4x1", LEVELS, threads=1)
-    rows = {row.spec: row for row in measure_peers(specs, built, 3, workshop, tmp_path, command)}
+    rows = {row.spec: row for row in measure_peers(specs, built, 3, cache, tmp_path, command)}
     assert set(rows) == set(specs)
     by_peer = {peer: [rows[spec] for spec in specs if spec.peer == peer] for peer in PEERS}
     for row in by_peer["deepsparse"]:
@@ -113,11 +113,11 @@ def test_peers_take_turns_and_fail_alone(built, workshop, tmp_path):
         assert row.measured > 0
 
 
-def test_a_peer_that_dies_between_its_turns_is_left_out(built, workshop, tmp_path):
+def test_a_peer_that_dies_between_its_turns_is_left_out(built, cache, tmp_path):
     """The others' rounds are whole, and no row is made of the turns it had."""
     specs = [spec for spec in peer_specs("block4x1", LEVELS, threads=1) if spec.peer in ("deepsparse", "mnn")]
     engines = {"deepsparse": "deepsparse", "mnn": "fading"}
-    rows = measure_peers(specs, built, 5, workshop, tmp_path, lambda peer, home: command(engines[peer], home))
+    rows = measure_peers(specs, built, 5, cache, tmp_path, lambda peer, home: command(engines[peer], home))
     for row in rows:
         if row.spec.peer == "deepsparse":
             assert len(row.reference_ms) == len(row.ours_ms) == 5
