@@ -1,5 +1,5 @@
 // The C interface of library.py and guarded_run.py: which instruction set and kernels are in use, guarded runs, and for
-// tests one kernel on raw arrays and one decision.
+// tests one kernel on raw arrays and one operator of a guarded run.
 #include "denormals.h"
 #include "isa.h"
 #include "kernels.h"
@@ -114,10 +114,9 @@ NESTED_SPARSE_EXPORT void nested_sparse_set_float_control(uint64_t control) {
   nested_sparse::set_float_control(control);
 }
 
-// The level from operator n on, by the rule of route.h.
-NESTED_SPARSE_EXPORT int32_t nested_sparse_decide(const nested_sparse::GuardedRun* run, int32_t level, int32_t n,
-                                                  double elapsed_ms, double lately_elapsed_ms, double lately_done_ms) {
-  return nested_sparse::decide(*run, level, n, elapsed_ms, {lately_elapsed_ms, lately_done_ms});
+// The level of the run's next operator, if it started at `now_ns` (route.h).
+NESTED_SPARSE_EXPORT int64_t nested_sparse_arrive_at(nested_sparse::GuardedRun* run, int64_t now_ns) {
+  return nested_sparse::arrive_at(*run, "", now_ns);
 }
 
 NESTED_SPARSE_EXPORT int64_t nested_sparse_monotonic_ns() {

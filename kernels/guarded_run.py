@@ -63,13 +63,13 @@ def guarding(run: GuardedRun) -> Iterator[None]:
         library.nested_sparse_guard_this_thread(None)
 
 
-def decide(run: GuardedRun, level: int, operator: int, elapsed_ms: float, lately: tuple[float, float]) -> int:
-    """The level that the operators choose from number `operator` on, by the rule of kernels/route.h; for tests.
+def arrive_at(run: GuardedRun, elapsed_ns: int) -> int:
+    """The level of the run's next operator, as if it started `elapsed_ns` after the run began; for tests.
 
-    lately: elapsed and done ms. Nothing is checked: 0 <= level < run.level_count, 0 <= operator < run.operator_count.
+    The run goes on from there: its level, its position and all that it has seen are those of an operator that started.
     """
-    times = map(ctypes.c_double, (elapsed_ms, *lately))
-    return int(loaded_library().nested_sparse_decide(ctypes.byref(run), level, operator, *times))
+    now_ns = ctypes.c_int64(run.begun_ns + elapsed_ns)
+    return int(loaded_library().nested_sparse_arrive_at(ctypes.byref(run), now_ns))
 
 
 def monotonic_ns() -> int:

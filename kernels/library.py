@@ -250,4 +250,5 @@ def loaded_library() -> ctypes.CDLL:
     library.nested_sparse_set_float_control.argtypes = (ctypes.c_uint64,)
     library.nested_sparse_set_float_control.restype = None
     library.nested_sparse_monotonic_ns.restype = ctypes.c_int64
+    library.nested_sparse_arrive_at.restype = ctypes.c_int64
     return library

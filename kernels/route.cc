@@ -59,50 +59,6 @@ void record(GuardedRun& run, int32_t n, const char* layer, int64_t now_ns) {
   run.layers[n] = layer;
 }
 
-// The level from operator n on, which starts now.
-int32_t next_level(GuardedRun& run, int32_t level, int32_t n, int64_t now_ns) {
-  const Seen now{static_cast<double>(now_ns - run.begun_ns) / kNanosecondsPerMs, done_at(run, level, n)};
-  run.seen = fade(run.seen, run.last, now, run.level_ms[level]);
-  run.last = now;
-  return decide(run, level, n, now.elapsed_ms, run.seen);
-}
-
-GuardedRun* guarded(const int64_t* level) {
-  return this_thread != nullptr && this_thread->level == level ? this_thread : nullptr;
-}
-
-}  // namespace
-
-int64_t monotonic_ns() {
-  timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return int64_t{now.tv_sec} * 1000000000 + now.tv_nsec;
-}
-
-bool guard_this_thread(GuardedRun* run) {
-  if (run != nullptr && this_thread != nullptr) return false;
-  this_thread = run;
-  return true;
-}
-
-int64_t arrive(const int64_t* level, const char* layer) {
-  const int64_t now = __atomic_load_n(level, __ATOMIC_RELAXED);
-  GuardedRun* const run = guarded(level);
-  if (run == nullptr) return now;
-  const int32_t n = run->position++;
-  const bool known = n < run->operator_count && now > 0 && now < run->level_count;
-  const auto from = static_cast<int32_t>(now);
-  const bool by_rule = known && run->forced_at < 0 && any_allowed(*run, from, n);
-  const bool recorded = n < run->capacity;
-  const int64_t now_ns = by_rule || recorded ? monotonic_ns() : 0;
-  if (recorded) record(*run, n, layer, now_ns);
-  int32_t to = from;
-  if (by_rule) to = next_level(*run, from, n, now_ns);
-  if (known && n == run->forced_at) to = std::min(from, run->forced_level);
-  if (to < from) lower(*run, from, to, n);
-  return known ? to : now;
-}
-
 Seen fade(const Seen& lately, const Seen& last, const Seen& now, double level_ms) {
   const double memory = memory_ms(level_ms);
   const double progress_ms = now.done_ms - last.done_ms;
@@ -145,6 +101,60 @@ int32_t decide(const GuardedRun& run, int32_t level, int32_t n, double elapsed_m
   }
   if (best_at >= 0) return best_at == n ? best_level : level;
   return soonest_at == n ? soonest_level : level;
+}
+
+// The level from operator n on, which starts now.
+int32_t next_level(GuardedRun& run, int32_t level, int32_t n, int64_t now_ns) {
+  const Seen now{static_cast<double>(now_ns - run.begun_ns) / kNanosecondsPerMs, done_at(run, level, n)};
+  run.seen = fade(run.seen, run.last, now, run.level_ms[level]);
+  run.last = now;
+  return decide(run, level, n, now.elapsed_ms, run.seen);
+}
+
+// The level of the operator that starts now, the next one of `run`. now_ns: the clock, which is read only where the time
+// counts.
+template <class Clock>
+int64_t arrive(GuardedRun& run, const char* layer, Clock now_ns) {
+  const int64_t level = __atomic_load_n(run.level, __ATOMIC_RELAXED);
+  const int32_t n = run.position++;
+  const bool known = n < run.operator_count && level > 0 && level < run.level_count;
+  const auto from = static_cast<int32_t>(level);
+  const bool by_rule = known && run.forced_at < 0 && any_allowed(run, from, n);
+  const bool recorded = n < run.capacity;
+  const int64_t now = by_rule || recorded ? now_ns() : 0;
+  if (recorded) record(run, n, layer, now);
+  int32_t to = from;
+  if (by_rule) to = next_level(run, from, n, now);
+  if (known && n == run.forced_at) to = std::min(from, run.forced_level);
+  if (to < from) lower(run, from, to, n);
+  return known ? to : level;
+}
+
+GuardedRun* guarded(const int64_t* level) {
+  return this_thread != nullptr && this_thread->level == level ? this_thread : nullptr;
+}
+
+}  // namespace
+
+int64_t monotonic_ns() {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return int64_t{now.tv_sec} * 1000000000 + now.tv_nsec;
+}
+
+bool guard_this_thread(GuardedRun* run) {
+  if (run != nullptr && this_thread != nullptr) return false;
+  this_thread = run;
+  return true;
+}
+
+int64_t arrive(const int64_t* level, const char* layer) {
+  GuardedRun* const run = guarded(level);
+  return run == nullptr ? __atomic_load_n(level, __ATOMIC_RELAXED) : arrive(*run, layer, monotonic_ns);
+}
+
+int64_t arrive_at(GuardedRun& run, const char* layer, int64_t now_ns) {
+  return arrive(run, layer, [now_ns] { return now_ns; });
 }
 
 }  // namespace nested_sparse

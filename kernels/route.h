@@ -51,24 +51,11 @@ int64_t monotonic_ns();
 // operators of a session without inter-op threads on the thread that called it.
 bool guard_this_thread(GuardedRun* run);
 
-// For an operator that starts: the level to run at, read from `level`, and lowered first where that address is the
-// guarded run's and its rule says so. A level that is not guarded is never written.
+// For an operator that starts: the level to run at, read from `level`. If that is the level of this thread's guarded run,
+// the run is lowered first where the rule says so. A level that is not guarded is never written.
 int64_t arrive(const int64_t* level, const char* layer);
 
-// What was seen lately of a run at a level of `level_ms`, once it has come from `last` to `now`: a fading sum, of which
-// older time counts less and less (memory_ms). The slowdown of the whole run so far would see a neighbour that has just
-// begun too late.
-Seen fade(const Seen& lately, const Seen& last, const Seen& now, double level_ms);
-
-// The rule: the level from operator n on, `level` or a lower one. With the slowdown that was seen lately, shrunk to the
-// forecast and never below it, it stays where what has elapsed and what is left, with a reserve, are within the budget.
-// Else, of every place m >= n and level b that are allowed, the most accurate one that is in time (the later one of
-// equals); it falls at once where that m is n, and waits for m otherwise. Where none is in time, the soonest one, if
-// that is sooner than to stay.
-// The reserve has two parts. One is margin × level_ms × the square root of the share that is left when the level no
-// longer changes: what the operators take beyond their forecast adds up like the variance of as many independent ones.
-// The other, where the core is shared, is a neighbour's turn, for the part of the time that it takes: whether one more
-// of them falls into the run is chance.
-int32_t decide(const GuardedRun& run, int32_t level, int32_t n, double elapsed_ms, const Seen& lately);
+// The same for the next operator of `run`, as if the time were `now_ns`; for tests.
+int64_t arrive_at(GuardedRun& run, const char* layer, int64_t now_ns);
 
 }  // namespace nested_sparse

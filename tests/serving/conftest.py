@@ -62,7 +62,7 @@ class FakeEngine:
         x = arrays["x"]
         outputs = {"sum": x.sum(axis=1, keepdims=True), "double": 2 * x}
         served = LEVELS[2 if level is None else level]
-        return Response(outputs, served, 1500, 2500, "fake", accuracy=served.metrics.get("accuracy"))
+        return Response(outputs, served, 1500, 2500, "fake")
 
     def close(self, grace_s: float) -> None:
         """As the scheduler's."""

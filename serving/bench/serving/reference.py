@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nested_sparse.level import stated_accuracies
 from nested_sparse.runtime.session import Session
 
 from .lowered import Lowered, LoweredOutputs
@@ -98,8 +99,7 @@ def make_reference(workload: Workload, session: Session | None) -> Reference:
         return Reference([], workload.labels, [])
     name, output = session.inputs[0].name, session.outputs[0].name
     expected = [[session.run({name: item}, level.index)[output] for item in workload.items] for level in session.levels]
-    stated = [level.metrics["accuracy"] for level in session.levels if "accuracy" in level.metrics]
-    stated = stated if len(stated) == len(session.levels) else []
+    stated = stated_accuracies(session.levels) or []
     return Reference(expected, workload.labels, stated, LoweredOutputs(session, workload.items))
 
 
