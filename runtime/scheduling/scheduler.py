@@ -101,7 +101,7 @@ class Scheduler:
         self._limit = (len(session.levels) - 1, "")
         self._present_level = len(session.levels) - 1
         self._served = [0] * len(session.levels)
-        self._counts = dict.fromkeys(("late", "shed", "expired", "failed", "cancelled", "lowered", "batched"), 0)
+        self._counts = dict.fromkeys(("shed", "expired", "failed", "cancelled", "lowered", "batched"), 0)
         with self._changed:
             self._device.join(self)
         self._threads = [
@@ -326,6 +326,7 @@ class Scheduler:
                     queue_us=round((done.started_s - job.received_s) * 1e6),
                     compute_us=round((done.ended_s - done.started_s) * 1e6),
                     reason=decision.reason,
+                    time_limit_ms=job.time_limit_ms,
                     batch=batch,
                     lowering=done.lowering,
                 )
@@ -366,7 +367,6 @@ class Scheduler:
 
     def _count(self, jobs: Sequence[Job], done: Execution, level: int) -> None:
         self._served[done.level] += len(jobs)
-        self._counts["late"] += sum(done.ended_s > job.due_s for job in jobs)
         self._counts["lowered"] += len(jobs) * (done.lowering is not None)
         self._counts["batched"] += len(jobs) * (len(jobs) > 1)
         batch = sum(job.waiting.batch for job in jobs)
