@@ -9,11 +9,10 @@ namespace nested_sparse {
 namespace {
 
 constexpr double kNanosecondsPerMs = 1e6;
-// How far back "lately" goes in profiled time: a share of a whole run, and no less than half a millisecond, for what
-// disturbs (other processes, interrupts) comes in pieces of about that. The forecast weighs half as much.
+// Profiled time that "lately" goes back: this share of a whole run, and this time.
 constexpr double kMemoryShare = 0.1;
 constexpr double kMemoryMs = 0.5;
-// What a system lets another process run at a time, about (of 4 ms at a timer of 250 Hz).
+// About the time for which a system lets another process run.
 constexpr double kTurnMs = 4;
 
 thread_local GuardedRun* this_thread = nullptr;
@@ -26,7 +25,7 @@ double accuracy(const GuardedRun& run, int32_t from, int32_t to, int32_t n) {
   return run.accuracy[(static_cast<int64_t>(from) * run.level_count + to) * run.operator_count + n];
 }
 
-// NaN compares false, so where the level may not fall it is not allowed to.
+// NaN, where the level may not fall, compares false.
 bool allowed(const GuardedRun& run, int32_t from, int32_t to, int32_t n) {
   return accuracy(run, from, to, n) >= run.least_accuracy;
 }
@@ -59,6 +58,7 @@ void record(GuardedRun& run, int32_t n, const char* layer, int64_t now_ns) {
   run.layers[n] = layer;
 }
 
+// rule.py: fade.
 Seen fade(const Seen& lately, const Seen& last, const Seen& now, double level_ms) {
   const double memory = memory_ms(level_ms);
   const double progress_ms = now.done_ms - last.done_ms;
@@ -66,6 +66,7 @@ Seen fade(const Seen& lately, const Seen& last, const Seen& now, double level_ms
   return Seen{lately.elapsed_ms * kept + (now.elapsed_ms - last.elapsed_ms), lately.done_ms * kept + progress_ms};
 }
 
+// rule.py: decide. The level from operator n on.
 int32_t decide(const GuardedRun& run, int32_t level, int32_t n, double elapsed_ms, const Seen& lately) {
   const double level_ms = run.level_ms[level];
   const double forecast_ms = memory_ms(level_ms) / 2;
@@ -103,7 +104,7 @@ int32_t decide(const GuardedRun& run, int32_t level, int32_t n, double elapsed_m
   return soonest_at == n ? soonest_level : level;
 }
 
-// The level from operator n on, which starts now.
+// The level from operator n on, which starts now. Notes what was seen of the run until now.
 int32_t next_level(GuardedRun& run, int32_t level, int32_t n, int64_t now_ns) {
   const Seen now{static_cast<double>(now_ns - run.begun_ns) / kNanosecondsPerMs, done_at(run, level, n)};
   run.seen = fade(run.seen, run.last, now, run.level_ms[level]);
@@ -111,8 +112,8 @@ int32_t next_level(GuardedRun& run, int32_t level, int32_t n, int64_t now_ns) {
   return decide(run, level, n, now.elapsed_ms, run.seen);
 }
 
-// The level of the operator that starts now, the next one of `run`. now_ns: the clock, which is read only where the time
-// counts.
+// rule.py: RuledRun.arrive. The level of the run's next operator, which starts now. now_ns: the clock; it is read only
+// where the time counts.
 template <class Clock>
 int64_t arrive(GuardedRun& run, const char* layer, Clock now_ns) {
   const int64_t level = __atomic_load_n(run.level, __ATOMIC_RELAXED);
