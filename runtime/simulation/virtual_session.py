@@ -97,7 +97,10 @@ class VirtualSession:
             raise InputError(f"guard: a virtual session needs a VirtualGuard, got {excerpt(guard)}")
         score = self.accuracy[end] if lowering is None else lowering.accuracy
         score = math.nan if score is None else score
-        self.runs.append(VirtualRun(started_s, self._clock(), level, end, numbers, score))
+        run = VirtualRun(
+            started_s=started_s, ended_s=self._clock(), level=level, end_level=end, requests=numbers, score=score
+        )
+        self.runs.append(run)
         if self.fault is not None:
             raise self.fault
         return {OUTPUT: np.add(rows, end, dtype=np.float32)}
