@@ -10,60 +10,48 @@ ones, so that every number of gathers up to ⌊K / B⌋·B / k can be reached fr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..mask import NEVER, grouped
 
-
-@dataclass(frozen=True, slots=True)
-class _Gather:
-    """banks: B. per_row: k."""
-
-    banks: int
-    per_row: int
-
-    @property
-    def rows(self) -> int:
-        """B / k, the rows of a bundle."""
-        return self.banks // self.per_row
+if TYPE_CHECKING:  # its class calls this module
+    from .gather_scatter import GatherScatter
 
 
-def balanced_first_level(
-    scores: NDArray[np.float64], keep: Sequence[int], banks: int, per_row: int
-) -> NDArray[np.uint8]:
+def balanced_first_level(scores: NDArray[np.float64], keep: Sequence[int], layout: GatherScatter) -> NDArray[np.uint8]:
     """(O', K) first level of every weight from (O, K) scores in packed row order, O' a multiple of the bundle's rows.
 
     keep: weights that each level keeps, to the nearest gather; at least one gather is kept, and no more than fit.
-    banks, per_row: B and k.
     A bundle gets as many gathers as the largest scores that lie in it fill, rounded. It gets more or fewer only where
     lower levels or its size leave no choice.
     """
-    gather = _Gather(banks, per_row)
-    bundles = grouped(scores, gather.rows)
+    bundles = grouped(scores, layout.group_rows)
     first_level = np.full(bundles.shape, NEVER, np.uint8)
     before = np.zeros(len(bundles), np.int64)
     for level, count in enumerate(keep):
-        quota = _quotas(scores, count, before, gather)
+        quota = _quotas(scores, count, before, layout)
         for bundle in np.flatnonzero(quota > before):
-            _grow_bundle(first_level[bundle], bundles[bundle], level, int(quota[bundle] - before[bundle]), gather)
+            _grow_bundle(first_level[bundle], bundles[bundle], level, int(quota[bundle] - before[bundle]), layout)
         before = quota
     return first_level.reshape(-1, scores.shape[1])
 
 
-def _quotas(scores: NDArray[np.float64], count: int, least: NDArray[np.int64], gather: _Gather) -> NDArray[np.int64]:
+def _quotas(
+    scores: NDArray[np.float64], count: int, least: NDArray[np.int64], layout: GatherScatter
+) -> NDArray[np.int64]:
     """Gathers of each bundle, at least `least`, `count` weights in all: rounded down, then up where most is missing.
 
     A gather of a last bundle with rows of padding counts for the weights that are not padding.
     """
     rows, columns = scores.shape
-    most = columns // gather.banks * gather.rows
-    first_row = np.arange(len(least)) * gather.rows
-    worth = np.minimum(gather.rows, rows - first_row) * gather.per_row  # weights of a gather
+    most = columns // layout.banks * layout.group_rows
+    first_row = np.arange(len(least)) * layout.group_rows
+    worth = np.minimum(layout.group_rows, rows - first_row) * layout.per_row  # weights of a gather
     best = np.argpartition(-scores.reshape(-1), min(count, scores.size) - 1)[:count] // columns
-    share = np.bincount(best // gather.rows, minlength=len(least)) / worth
+    share = np.bincount(best // layout.group_rows, minlength=len(least)) / worth
     quota = np.clip(share.astype(np.int64), least, most)
     changed = True
     while changed:
@@ -72,7 +60,7 @@ def _quotas(scores: NDArray[np.float64], count: int, least: NDArray[np.int64], g
         step = 1 if missing > 0 else -1
         for bundle in np.argsort(step * (quota - share), kind="stable"):
             possible = quota[bundle] < most if step > 0 else quota[bundle] > least[bundle]
-            if possible and 2 * step * missing > gather.banks:
+            if possible and 2 * step * missing > layout.banks:
                 quota[bundle] += step
                 missing -= step * worth[bundle]
                 changed = True
@@ -82,20 +70,22 @@ def _quotas(scores: NDArray[np.float64], count: int, least: NDArray[np.int64], g
 
 
 def _grow_bundle(
-    first_level: NDArray[np.uint8], scores: NDArray[np.float64], level: int, added: int, gather: _Gather
+    first_level: NDArray[np.uint8], scores: NDArray[np.float64], level: int, added: int, layout: GatherScatter
 ) -> None:
     """Give `added` gathers of a bundle's free weights to `level`, in place."""
-    limit = scores.shape[1] // gather.banks
+    limit = scores.shape[1] // layout.banks
     row, column = np.nonzero(first_level == NEVER)
     order = np.argsort(-scores[row, column], kind="stable")
     row, column = row[order], column[order]
-    cell = row * gather.banks + column % gather.banks
+    cell = row * layout.banks + column % layout.banks
     taken_row, taken_column = np.nonzero(first_level != NEVER)
-    used = np.bincount(taken_row * gather.banks + taken_column % gather.banks, minlength=gather.rows * gather.banks)
-    free = (limit - used).reshape(gather.rows, gather.banks)
+    used = np.bincount(
+        taken_row * layout.banks + taken_column % layout.banks, minlength=layout.group_rows * layout.banks
+    )
+    free = (limit - used).reshape(layout.group_rows, layout.banks)
     rank = _rank_within(cell)
-    counts = _greedy_counts(cell[rank < free.reshape(-1)[cell]], added, gather)
-    _repair(counts, free, added, gather)
+    counts = _greedy_counts(cell[rank < free.reshape(-1)[cell]], added, layout)
+    _repair(counts, free, added, layout)
     chosen = rank < counts.reshape(-1)[cell]
     first_level[row[chosen], column[chosen]] = level
 
@@ -109,16 +99,16 @@ def _rank_within(cell: NDArray[np.int64]) -> NDArray[np.int64]:
     return rank
 
 
-def _greedy_counts(cells: NDArray[np.int64], added: int, gather: _Gather) -> NDArray[np.int64]:
+def _greedy_counts(cells: NDArray[np.int64], added: int, layout: GatherScatter) -> NDArray[np.int64]:
     """(rows, B) how many of each cell are taken, best first, where no row nor remainder exceeds its share.
 
     cells: of the free weights, best first. The rule of the paper's code.
     """
-    counts = np.zeros((gather.rows, gather.banks), np.int64)
-    row_left, bank_left = [added * gather.per_row] * gather.rows, [added] * gather.banks
-    taken, left = [], added * gather.banks
+    counts = np.zeros((layout.group_rows, layout.banks), np.int64)
+    row_left, bank_left = [added * layout.per_row] * layout.group_rows, [added] * layout.banks
+    taken, left = [], added * layout.banks
     for cell in cells.tolist():
-        row, bank = divmod(cell, gather.banks)
+        row, bank = divmod(cell, layout.banks)
         if row_left[row] and bank_left[bank]:
             row_left[row] -= 1
             bank_left[bank] -= 1
@@ -130,13 +120,13 @@ def _greedy_counts(cells: NDArray[np.int64], added: int, gather: _Gather) -> NDA
     return counts
 
 
-def _repair(counts: NDArray[np.int64], free: NDArray[np.int64], added: int, gather: _Gather) -> None:
+def _repair(counts: NDArray[np.int64], free: NDArray[np.int64], added: int, layout: GatherScatter) -> None:
     """Complete what greed left short, in place: it may fill up remainders that only few rows could still use.
 
     Each turn moves weights along a path from a short row to a short remainder, giving at one cell and taking at the
     next (Ford and Fulkerson); the balance of `free` makes sure that there is one.
     """
-    for row in np.repeat(np.arange(gather.rows), added * gather.per_row - counts.sum(axis=1)):
+    for row in np.repeat(np.arange(layout.group_rows), added * layout.per_row - counts.sum(axis=1)):
         came_by: dict[int, int] = {}  # remainder -> the row from which it gains
         gave: dict[int, int] = {}  # row -> the remainder at which it gives
         waiting, end = [int(row)], -1

@@ -7,34 +7,39 @@ graph always splits into n perfect matchings (König). Each matching is a gather
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import PatternError
 
+if TYPE_CHECKING:  # its class calls this module
+    from .gather_scatter import GatherScatter
+
 Columns = NDArray[np.int64]
 
 
-def gathers_of_bundle(kept: NDArray[np.bool_], banks: int, per_row: int, where: str) -> Columns:
+def gathers_of_bundle(kept: NDArray[np.bool_], layout: GatherScatter, where: str) -> Columns:
     """(n, B) columns of the gathers that hold the weights of `kept` (B / k, K), weight i in row i // k of the bundle.
 
-    banks, per_row: B and k. where: weight, level and bundle, for errors.
+    where: weight, level and bundle, for errors.
     Columns of a row that share a remainder ascend from gather to gather. Raises PatternError where `kept` is not
     balanced.
     """
-    rows = banks // per_row
+    rows, banks, per_row = layout.group_rows, layout.banks, layout.per_row
     row, column = np.nonzero(kept)
     cell = row * banks + column % banks
     counts = np.bincount(cell, minlength=rows * banks).reshape(rows, banks)
     added = len(row) // banks
     if (counts.sum(axis=1) != added * per_row).any() or (counts.sum(axis=0) != added).any():
         raise PatternError(
-            f"{where}: gs{banks}x{per_row} needs as many weights in each of {rows} rows, and of each column remainder "
+            f"{where}: {layout.name} needs as many weights in each of {rows} rows, and of each column remainder "
             f"modulo {banks}; got {counts.sum(axis=1).tolist()} and {counts.sum(axis=0).tolist()} "
             "(choose masks with nested_sparse.layouts)"
         )
     remainders = _matchings(_slots(counts, per_row), added)  # (n, B)
-    wanted = np.arange(banks) // per_row * banks + remainders  # row and remainder of each weight
+    wanted = layout.lane_rows * banks + remainders  # row and remainder of each weight
     columns = np.empty(wanted.size, np.int64)
     columns[np.argsort(wanted.reshape(-1), kind="stable")] = column[np.argsort(cell, kind="stable")]
     return columns.reshape(wanted.shape)

@@ -77,7 +77,7 @@ class GatherScatter(Layout):
 
     def first_level(self, scores: NDArray[np.float64], counts: Sequence[int], taps: int) -> NDArray[np.uint8]:
         """The best scores that the balance allows, to the nearest gather; O' rows make whole bundles."""
-        return balanced_first_level(scores, counts, self.banks, self.per_row)
+        return balanced_first_level(scores, counts, self)
 
     def size(self, dimensions: tuple[int, ...], allowed: int | None) -> LayerSize:
         """Weights come and go B at a time, and not all of them fit."""
@@ -95,10 +95,7 @@ class GatherScatter(Layout):
     def blocks_of(self, added: NDArray[np.bool_], where: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Any gathers that hold the weights of each bundle."""
         bundles = added.reshape(-1, self.group_rows, added.shape[1])
-        columns = [
-            gathers_of_bundle(bundle, self.banks, self.per_row, f"{where} bundle {index}")
-            for index, bundle in enumerate(bundles)
-        ]
+        columns = [gathers_of_bundle(bundle, self, f"{where} bundle {index}") for index, bundle in enumerate(bundles)]
         return np.repeat(np.arange(len(bundles)), [len(gathers) for gathers in columns]), np.concatenate(columns)
 
     def cells(self, group: NDArray[np.int64], col: NDArray[Any]) -> Cells:

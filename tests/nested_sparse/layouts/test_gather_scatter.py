@@ -66,7 +66,7 @@ def test_a_bundle_of_gathers_is_cut_into_gathers_of_distinct_banks(
     """Gathers hold each weight once, lane i in row i // k, and their columns leave B different remainders."""
     gathers = min(gathers, columns // layout.banks * layout.group_rows)
     kept = random_balanced(np.random.default_rng(seed), gathers, columns, layout)
-    dealt = gathers_of_bundle(kept, layout.banks, layout.per_row, "w")
+    dealt = gathers_of_bundle(kept, layout, "w")
     assert dealt.shape == (gathers, layout.banks)
     assert (np.sort(dealt % layout.banks, axis=1) == np.arange(layout.banks)).all()
     times = np.zeros(kept.shape, int)
@@ -136,7 +136,7 @@ def test_pack_follows_the_format_and_unpack_undoes_it(layout: GatherScatter, row
 
 
 def test_unbalanced_weights_are_refused() -> None:
-    """A mask that was not chosen for gathers is named, when it is packed and where it is made."""
+    """A mask that was not chosen for gathers is named, when it is packed."""
     weight = random_weight(np.random.default_rng(4), "w", 16, 32, layout=GatherScatter(16, 1))
     row, column = np.argwhere(weight.first_level == 1)[0]
     weight.first_level[row, column] = NEVER
