@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md, docs/architecture.md and the tables of docs/serving.md: what they name is there, and is all there is."""
+"""CONTRIBUTING.md, docs/architecture.md and the tables of docs/serving.md: each name is there, and each thing named."""
 
 from __future__ import annotations
 
