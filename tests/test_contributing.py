@@ -20,6 +20,7 @@ from nested_sparse.trainer import nestings, schedules
 from support import ROOT
 
 PAGES = ("CONTRIBUTING.md", "docs/architecture.md")
+TOPS = ("nested_sparse", "kernels", "runtime", "trainer", "serving", "proto", "tests", "tools", "docs")
 NAMED = re.compile(r"`((?:[\w.{}*-]+/)+[\w.{}*-]*|\w+\.(?:md|toml|txt)|Makefile)(?:: ([\w, ]+))?`")
 """A path in backticks, and after a colon the names that the file defines."""
 
@@ -58,6 +59,13 @@ def test_paths_and_symbols_are_there(page: str) -> None:
     assert faults(text) == []
 
 
+@pytest.mark.parametrize("page", sorted(str(page.relative_to(ROOT)) for page in ROOT.glob("docs/**/*.md")))
+def test_paths_in_other_pages_are_there(page: str) -> None:
+    """Decisions too: a file that has moved is named where it is now. A path has to begin at the root to be checked."""
+    text = ROOT.joinpath(page).read_text(encoding="utf-8")
+    assert [fault for fault in faults(text) if fault.split("/")[0] in TOPS] == []
+
+
 def test_a_name_that_is_gone_is_found() -> None:
     """A missing file, a missing symbol, a new name in a folder that is not there."""
     page = (
@@ -69,9 +77,8 @@ def test_a_name_that_is_gone_is_found() -> None:
 def test_architecture_names_every_room() -> None:
     """Each folder of sources but the inner ones of a named folder."""
     text = ROOT.joinpath("docs/architecture.md").read_text(encoding="utf-8")
-    tops = ("nested_sparse", "kernels", "runtime", "trainer", "serving", "proto", "tests", "tools", "docs")
-    assert [top for top in tops if f"{top}/ " not in text] == []
-    rooms = [f"{path.parent.relative_to(ROOT)}/" for top in tops[2:5] for path in ROOT.glob(f"{top}/*/__init__.py")]
+    assert [top for top in TOPS if f"{top}/ " not in text] == []
+    rooms = [f"{path.parent.relative_to(ROOT)}/" for top in TOPS[2:5] for path in ROOT.glob(f"{top}/*/__init__.py")]
     assert [room for room in rooms if f"`{room}" not in text] == []
 
 
