@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from against_torch import assert_answers_as_torch
 from torch import nn
 
 from nested_sparse.checkpoint import Checkpoint
@@ -69,13 +70,7 @@ def rounded(net: NestedModel) -> NestedModel:
 @pytest.mark.parametrize("batch", [1, 7])
 def test_the_runtime_answers_as_torch_does_with_rounded_weights(exported: tuple[NestedModel, Path], batch: int) -> None:
     """At each level, for one image and for batches that take the other linear kernel."""
-    net, path = rounded(exported[0]), exported[1]
-    images = torch.randn(batch, 1, 8, 8)
-    with Session(path, threads=1) as session, torch.no_grad():
-        for level in range(3):
-            net.set_level(level)
-            got = session.run({"input": images.numpy()}, level=level)["output"]
-            np.testing.assert_allclose(got, net(images).numpy(), rtol=1e-4, atol=1e-4)
+    assert_answers_as_torch(rounded(exported[0]), exported[1], torch.randn(batch, 1, 8, 8))
 
 
 def test_the_file_holds_halves_that_nest(exported: tuple[NestedModel, Path], tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from against_torch import assert_answers_as_torch
 from torch import nn
 
 from nested_sparse.checkpoint import Checkpoint
@@ -75,13 +76,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 @pytest.mark.parametrize("batch", [1, 7])
 def test_the_runtime_answers_as_torch_does(exported: tuple[NestedModel, Path], batch: int) -> None:
     """At each level, for one image and for batches that take the other linear kernel."""
-    net, path = exported
-    images = torch.randn(batch, 1, 8, 8)
-    with Session(path, threads=1) as session, torch.no_grad():
-        for level in range(3):
-            net.set_level(level)
-            got = session.run({"input": images.numpy()}, level=level)["output"]
-            np.testing.assert_allclose(got, net(images).numpy(), rtol=1e-4, atol=1e-4)
+    assert_answers_as_torch(*exported, torch.randn(batch, 1, 8, 8))
 
 
 def test_the_file_holds_the_models_masks(exported: tuple[NestedModel, Path]) -> None:
@@ -121,7 +116,7 @@ def test_a_slice_runs_alone(exported: tuple[NestedModel, Path], tmp_path: Path) 
 @pytest.mark.parametrize("budget", ["uniform", "global"])
 @pytest.mark.parametrize("pattern", ["gs16x1", "gs8x4", "channel"])
 def test_density_follows_the_budget(pattern: str, budget: str) -> None:
-    """The whole net keeps about what was asked for: packs cannot do so to the weight, and few channels are coarse."""
+    """The whole net keeps about what was asked for: gathers cannot do so to the weight, and few channels are coarse."""
     net = net_of(pattern, budget=budget, keep_dense=("0", "9"))
     sparse = [layer for layer in net.nested_layers().values() if not layer.dense]
     for level, density in enumerate(DENSITIES):
@@ -129,8 +124,8 @@ def test_density_follows_the_budget(pattern: str, budget: str) -> None:
         assert kept == pytest.approx(density, rel=0.35 if pattern == "channel" else 0.1)
 
 
-def test_layers_that_packs_do_not_fit_are_named() -> None:
-    """Too few columns for a pack, or for the density: each layer is named, with what it could keep."""
+def test_layers_that_gathers_do_not_fit_are_named() -> None:
+    """Too few columns for a gather, or for the density: each layer is named, with what it could keep."""
     with pytest.raises(PatternError, match=r"keep_dense:\n  0: gs16x1 keeps at most 0 of the 9 weights of a row, 0%"):
         net_of("gs16x1", keep_dense=())
     with pytest.raises(PatternError, match=r"  2: gs16x1 keeps at most 96 of the 108 weights of a row, 89%"):
@@ -147,8 +142,8 @@ def test_patterns_that_kernels_lack_are_refused_by_name() -> None:
         net_of("channels")
 
 
-def test_broken_packs_are_refused(tmp_path: Path) -> None:
-    """A file whose digests are right but whose packs are not (the writer of a test is no friend of readers)."""
+def test_broken_gathers_are_refused(tmp_path: Path) -> None:
+    """A file whose digests are right but whose gathers are not (the writer of a test is no friend of readers)."""
     path = tmp_path / "model.safetensors"
     export(net_of("gs16x1"), (torch.randn(1, 1, 8, 8),), path)
     with Checkpoint.open(path) as checkpoint:

@@ -135,21 +135,21 @@ def compare(
                     levels=summary.levels,
                 )
                 rows.append(row)
-            rows.append(
-                Row(
-                    trace=trace.name,
-                    cv2=trace.cv2,
-                    contention=each.name,
-                    policy="oracle",
-                    offered=offered,
-                    effective_accuracy=best,
-                    of_oracle=1.0,
-                    attainment=math.nan,  # the oracle's schedule is not kept, only its score
-                    mean_accuracy=math.nan,
-                    misses=0,
-                    levels=(),
-                )
+            # the oracle's schedule is not kept: its attainment, misses and levels are not known
+            row = Row(
+                trace=trace.name,
+                cv2=trace.cv2,
+                contention=each.name,
+                policy="oracle",
+                offered=offered,
+                effective_accuracy=best,
+                of_oracle=1.0,
+                attainment=math.nan,
+                mean_accuracy=math.nan,
+                misses=0,
+                levels=(),
             )
+            rows.append(row)
     return rows
 
 

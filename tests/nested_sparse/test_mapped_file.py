@@ -13,6 +13,7 @@ import pytest
 
 from nested_sparse.errors import CheckpointError
 from nested_sparse.mapped_file import MappedFile
+from support import mapped
 
 BYTES = np.random.default_rng(0).integers(0, 256, 3 * 4096 + 17, dtype=np.uint8).tobytes()
 
@@ -22,11 +23,6 @@ def path(tmp_path: Path) -> Path:
     it = tmp_path / "mapped.bin"
     it.write_bytes(BYTES)
     return it
-
-
-def mapped(path: Path) -> MappedFile:
-    with path.open("rb") as file:
-        return MappedFile(path, file)
 
 
 def guarded(path: Path) -> MappedFile:

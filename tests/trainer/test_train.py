@@ -3,14 +3,14 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from small_models import nested_small_net, small_batches, small_net, snapshot
+from small_models import KilledError, killed_in_epoch, nested_small_net, small_batches, small_net, snapshot
 from torch import Tensor, nn
 
 from nested_sparse.errors import NestedSparseError, TrainingError
@@ -140,10 +140,6 @@ def test_frozen_parameters_stay() -> None:
     assert torch.equal(net.nested_layers()["3"].weight, before)
 
 
-class KilledError(Exception):
-    """Stops a run as a signal would."""
-
-
 @pytest.mark.parametrize("stop_after", [1, 2, 3, 6, EPOCHS])
 def test_resumed_run_equals_uninterrupted(tmp_path: Path, stop_after: int) -> None:
     """Stopped in the middle of the epoch after `stop_after`, a run goes on to the same bits."""
@@ -151,27 +147,11 @@ def test_resumed_run_equals_uninterrupted(tmp_path: Path, stop_after: int) -> No
     run(whole)
     state_path = tmp_path / "run.state"
     batches = small_batches()
-
-    def until_killed(epoch: int) -> Iterable[Any]:
-        for index, batch in enumerate(batches(epoch)):
-            if epoch == stop_after and index == 1:
-                raise KilledError
-            yield batch
-
-    class Sized(list[Any]):
-        """As long as the real epoch, so that schedules agree."""
-
-        def __init__(self, epoch: int) -> None:
-            super().__init__(batches(epoch))
-            self.epoch = epoch
-
-        def __iter__(self) -> Any:
-            return iter(until_killed(self.epoch))
-
     torch.manual_seed(11)
     if stop_after < EPOCHS:
+        killed = killed_in_epoch(batches, stop_after)
         with pytest.raises(KilledError):
-            train(resumed, Sized, F.cross_entropy, QUICK, nesting=GROW, state_path=state_path)
+            train(resumed, killed, F.cross_entropy, QUICK, nesting=GROW, state_path=state_path)
         resumed = nested_small_net()
         torch.manual_seed(99)
     reports = train(resumed, batches, F.cross_entropy, QUICK, nesting=GROW, state_path=state_path)

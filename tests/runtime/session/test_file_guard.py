@@ -15,11 +15,10 @@ import numpy as np
 import pytest
 
 from nested_sparse.errors import UnavailableError
-from nested_sparse.mapped_file import MappedFile
 from nested_sparse.runtime.session.file_guard import FileGuard
 from nested_sparse.runtime.session.session import Session
 from nested_sparse.runtime.session.tensors import random_inputs
-from support import EXAMPLE
+from support import EXAMPLE, mapped
 
 
 @pytest.fixture
@@ -29,13 +28,8 @@ def path(tmp_path: Path) -> Path:
     return it
 
 
-def opened(path: Path) -> MappedFile:
-    with path.open("rb") as file:
-        return MappedFile(path, file)
-
-
 def leased(path: Path) -> bool:
-    file = opened(path)
+    file = mapped(path)
     refused = file.guard()
     file.close()
     return not refused
@@ -85,7 +79,7 @@ def test_no_memory_for_the_copy(path: Path, monkeypatch: pytest.MonkeyPatch, cap
     """It is said once, tried again, and done when there is memory; meanwhile the writer waits."""
     if not leased(path):
         pytest.skip("the temporary folder's file system grants no leases")
-    file = opened(path)
+    file = mapped(path)
     before = file.data.tobytes()
     copy, failures, allowed = file._copy, threading.Semaphore(0), threading.Event()
 
@@ -114,7 +108,7 @@ def test_no_memory_for_the_copy(path: Path, monkeypatch: pytest.MonkeyPatch, cap
 
 
 def test_a_forgotten_file_is_not_kept_by_its_guard(path: Path) -> None:
-    file = opened(path)
+    file = mapped(path)
     guard = FileGuard(file, poll_s=0.01)
     reference = weakref.ref(file)
     del file

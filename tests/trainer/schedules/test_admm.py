@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from small_models import DENSITIES, nested_small_net, small_batches, snapshot
+from small_models import DENSITIES, assert_goes_on, nested_small_net, small_batches
 from torch import Tensor, nn
 
 from nested_sparse.errors import TrainingError
@@ -160,29 +161,12 @@ def test_masks_nest_at_their_densities(pattern: str, nesting: Nesting) -> None:
     )
 
 
-class KilledError(Exception):
-    """Stops a run as a signal would."""
-
-
 @pytest.mark.parametrize("stop_after", [2, 3, 4, 8])
 def test_resumed_run_equals_uninterrupted(tmp_path: Path, stop_after: int) -> None:
     """Stopped after an epoch of a search, in an interval or between two, a run goes on to the same bits."""
-
-    def run(net: NestedModel, stop: int = 0, state: Path | None = None) -> dict[str, Tensor]:
-        def stop_there(report: object) -> None:
-            if report.done_epochs == stop:  # type: ignore[attr-defined]
-                raise KilledError
-
-        torch.manual_seed(4)
-        options = {"schedule": Admm(updates=2), "nesting": FreezeThenGrow(1, search_each=True)}
-        train(net, small_batches(), F.cross_entropy, CONFIG, **options, state_path=state, on_progress=stop_there)  # type: ignore[arg-type]
-        return snapshot(net)
-
-    whole, state = run(nested_small_net()), tmp_path / "run.state"
-    with pytest.raises(KilledError):
-        run(nested_small_net(), stop_after, state)
-    resumed = run(nested_small_net(), 0, state)
-    assert all(torch.equal(resumed[key], value) for key, value in whole.items())
+    options = {"config": CONFIG, "schedule": Admm(updates=2), "nesting": FreezeThenGrow(1, search_each=True)}
+    fit = partial(train, batches=small_batches(), loss_fn=F.cross_entropy, **options)  # type: ignore[arg-type]
+    assert_goes_on(fit, tmp_path / "run.state", stop_after)
 
 
 @pytest.mark.parametrize(("field", "value"), [("rho", 0), ("rho", "much"), ("updates", 0)])

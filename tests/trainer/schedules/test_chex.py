@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from small_models import snapshot
+from small_models import assert_goes_on, snapshot
 from torch import Tensor, nn
 
 from nested_sparse.coupled import ChannelGroup
@@ -257,37 +257,12 @@ def test_levels_nest_and_have_their_density(budget: str) -> None:
         assert kept == pytest.approx(density, abs=0.08)
 
 
-class KilledError(Exception):
-    """Stands for kill -9."""
-
-
-def killed_in_epoch(number: int) -> Any:
-    """Batches that stop in the middle of that epoch."""
-
-    class Sized(list[Any]):
-        """As long as the whole epoch."""
-
-        def __iter__(self) -> Iterator[Any]:
-            yield from self[:1]
-            raise KilledError
-
-    return lambda epoch: Sized(batches(epoch)) if epoch == number else batches(epoch)
-
-
 @pytest.mark.parametrize("stop", [1, 4])
 def test_a_resumed_run_is_bit_identical(tmp_path: Path, stop: int) -> None:
     """What is drawn comes from torch's generator, and what dropped channels had is in the state."""
-    options: dict[str, Any] = {"schedule": Chex(regrow=0.4, updates=8), "nesting": NESTING}
-    whole, first, second = small_net(), small_net(), small_net()
-    torch.manual_seed(1)
-    train(whole, batches, F.cross_entropy, CONFIG, **options)
-    options["state_path"] = tmp_path / "run.state"
-    torch.manual_seed(1)
-    with pytest.raises(KilledError):
-        train(first, killed_in_epoch(stop), F.cross_entropy, CONFIG, **options)
-    torch.manual_seed(2)
-    train(second, batches, F.cross_entropy, CONFIG, **options)
-    assert all(torch.equal(value, snapshot(whole)[key]) for key, value in snapshot(second).items())
+    schedule = Chex(regrow=0.4, updates=8)
+    fit = partial(train, batches=batches, loss_fn=F.cross_entropy, config=CONFIG, schedule=schedule, nesting=NESTING)
+    assert_goes_on(fit, tmp_path / "run.state", stop, small_net)
 
 
 def test_nets_without_coupled_channels_are_refused() -> None:

@@ -5,13 +5,14 @@ import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from small_models import snapshot
+from small_models import assert_goes_on, snapshot
 from torch import Tensor, nn
 
 from nested_sparse.errors import TrainingError
@@ -233,31 +234,12 @@ def test_random_masks_are_drawn_from_scratch() -> None:
     assert not torch.equal(record.masks[0]["9"], drawn[0])
 
 
-class KilledError(Exception):
-    """Stops a run as a signal would."""
-
-
 @pytest.mark.parametrize("stop_after", [1, 2, 3])
 def test_resumed_search_equals_uninterrupted(tmp_path: Path, stop_after: int) -> None:
     """Stopped after an epoch, within a step and at the search's end, it goes on to the same bits."""
-    schedule = Gap(partitions=2, start="random")
-    whole, stopped, resumed = nested(), nested(), nested()
-    nesting = FreezeThenGrow(epochs_per_level=1)
-
-    def killed(report: Any) -> None:
-        if report.done_epochs == stop_after:
-            raise KilledError
-
-    torch.manual_seed(11)
-    train(whole, batches, F.cross_entropy, CONFIG, schedule=schedule, nesting=nesting)
-    torch.manual_seed(11)
-    options: dict[str, Any] = {"schedule": schedule, "nesting": nesting, "state_path": tmp_path / "run.state"}
-    with pytest.raises(KilledError):
-        train(stopped, batches, F.cross_entropy, CONFIG, on_progress=killed, **options)
-    torch.manual_seed(99)
-    assert len(train(resumed, batches, F.cross_entropy, CONFIG, **options)) == 5
-    expected, got = snapshot(whole), snapshot(resumed)
-    assert all(torch.equal(got[key], value) for key, value in expected.items())
+    schedule, nesting = Gap(partitions=2, start="random"), FreezeThenGrow(epochs_per_level=1)
+    fit = partial(train, batches=batches, loss_fn=F.cross_entropy, config=CONFIG, schedule=schedule, nesting=nesting)
+    assert_goes_on(fit, tmp_path / "run.state", stop_after, nested)
 
 
 def test_parallel_alone_is_cyclic() -> None:

@@ -1,17 +1,18 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from small_models import nested_small_net, small_batches, snapshot
+from small_models import assert_goes_on, nested_small_net, small_batches
 from torch import Tensor, nn
 
 from nested_sparse.errors import TrainingError
-from nested_sparse.trainer import FreezeThenGrow, Joint, NestedModel, RigL, TrainConfig, nest, train
+from nested_sparse.trainer import FreezeThenGrow, Joint, RigL, TrainConfig, nest, train
 from nested_sparse.trainer.nestings import Nesting
 
 CONFIG = TrainConfig(dense_epochs=0, search_epochs=4, distill_weight=0, recalibration_samples=48)
@@ -166,30 +167,13 @@ def test_masks_move_in_training() -> None:
     assert not torch.equal(masks[0], masks[2])
 
 
-class KilledError(Exception):
-    """Stops a run as a signal would."""
-
-
 @pytest.mark.parametrize("stop_after", [1, 2, 3])
 def test_resumed_run_equals_uninterrupted(tmp_path: Path, stop_after: int) -> None:
     """Stopped after an epoch whose last step chose masks for the next one, a run goes on to the same bits."""
     config = TrainConfig(dense_epochs=0, search_epochs=4, distill_weight=0, masks_per_epoch=3)  # an update every step
-
-    def run(net: NestedModel, stop: int = 0, state: Path | None = None) -> dict[str, Tensor]:
-        def stop_there(report: object) -> None:
-            if report.done_epochs == stop:  # type: ignore[attr-defined]
-                raise KilledError
-
-        torch.manual_seed(4)
-        options = {"schedule": RigL(end=1.0), "nesting": FreezeThenGrow(1)}
-        train(net, small_batches(), F.cross_entropy, config, **options, state_path=state, on_progress=stop_there)  # type: ignore[arg-type]
-        return snapshot(net)
-
-    whole, state = run(nested_small_net()), tmp_path / "run.state"
-    with pytest.raises(KilledError):
-        run(nested_small_net(), stop_after, state)
-    resumed = run(nested_small_net(), 0, state)
-    assert all(torch.equal(resumed[key], value) for key, value in whole.items())
+    options = {"config": config, "schedule": RigL(end=1.0), "nesting": FreezeThenGrow(1)}
+    fit = partial(train, batches=small_batches(), loss_fn=F.cross_entropy, **options)  # type: ignore[arg-type]
+    assert_goes_on(fit, tmp_path / "run.state", stop_after)
 
 
 def test_channels_are_refused() -> None:

@@ -1,0 +1,21 @@
+"""The comparison of a written file with the torch model that it was made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nested_sparse.runtime import Session
+from nested_sparse.trainer import NestedModel
+
+
+def assert_answers_as_torch(net: NestedModel, path: Path, images: Tensor) -> None:
+    """Every level of the file answers `images` as that level of `net`, in eval mode, does."""
+    with Session(path, threads=1) as session, torch.no_grad():
+        for level in range(net.level_count):
+            net.set_level(level)
+            got = session.run({"input": images.numpy()}, level=level)["output"]
+            np.testing.assert_allclose(got, net(images).numpy(), rtol=1e-4, atol=1e-4)
