@@ -19,8 +19,8 @@ from nested_sparse.errors import LevelError, TrainingError
 from nested_sparse.reroute import Reroute
 
 from .batch import device_of, moved, pairs, run
+from .call_order import CallOrder, norms_of, trace_calls
 from .entry import entry
-from .execution import Execution, norms_of, trace_execution
 from .hits import hits
 from .model.modes import evaluating
 from .model.nested_model import NestedModel, require_nested
@@ -61,17 +61,15 @@ def measure_reroutes(
         reach = whole("reach", reach, 0, error=TrainingError)
     seen = None if calibration is None else moved(list(pairs(calibration, "calibration")), device)
     with evaluating(net), preserved(net.model, levels=False):
-        execution = trace_execution(net, samples[0][0])
-        layers = _checked_order(order, execution)
+        calls = trace_calls(net, samples[0][0])
+        layers = _checked_order(order, calls)
         chosen = _checked_cuts(cuts, layers)
         return tuple(
             Reroute(
                 start,
                 end,
                 {
-                    cut: _accuracy(
-                        _Route(net, execution, start, end, layers[layers.index(cut) :]), samples, seen, reach
-                    )
+                    cut: _accuracy(_Route(net, calls, start, end, layers[layers.index(cut) :]), samples, seen, reach)
                     for cut in chosen
                 },
             )
@@ -81,10 +79,10 @@ def measure_reroutes(
 
 
 @contextmanager
-def rerouted(net: NestedModel, execution: Execution, start: int, end: int, lowered: Iterable[str]) -> Iterator[None]:
+def rerouted(net: NestedModel, calls: CallOrder, start: int, end: int, lowered: Iterable[str]) -> Iterator[None]:
     """Within, the layers `lowered` and the norms that follow them run at level `end`, everything else at `start`.
 
-    lowered: names of nested layers; all those of `execution` give level `end`, none gives `start`. After it, the model
+    lowered: names of nested layers; all those of `calls` give level `end`, none gives `start`. After it, the model
     is at the level it was at. Raises LevelError: levels that are none, or do not fall; TrainingError: an unknown layer.
     """
     level, names = net.level, set(lowered)
@@ -98,7 +96,7 @@ def rerouted(net: NestedModel, execution: Execution, start: int, end: int, lower
         net.set_level(start)
         for name in names:
             layers[name].level = end
-        for norm in norms_of(net, execution, names).values():
+        for norm in norms_of(net, calls, names).values():
             norm.level = end
         yield
     finally:
@@ -108,7 +106,7 @@ def rerouted(net: NestedModel, execution: Execution, start: int, end: int, lower
 @contextmanager
 def route_statistics(
     net: NestedModel,
-    execution: Execution,
+    calls: CallOrder,
     start: int,
     end: int,
     lowered: Sequence[str],
@@ -120,11 +118,11 @@ def route_statistics(
     lowered: in the order in which they run; reach: how many of them, from the first on, get such statistics.
     Measured as `recalibrate` does: norms use their batch's statistics meanwhile. After it, statistics are as before.
     """
-    owned = (norm.norms[end] for norm in norms_of(net, execution, set(lowered[:reach])).values())
+    owned = (norm.norms[end] for norm in norms_of(net, calls, set(lowered[:reach])).values())
     moments = {norm: Moments() for norm in owned if isinstance(norm, _BatchNorm)}
     before = {norm: _statistics(norm) for norm in moments}
     try:
-        with rerouted(net, execution, start, end, lowered):
+        with rerouted(net, calls, start, end, lowered):
             with measuring(net, [moments]), torch.no_grad():
                 for inputs, _ in batches:
                     run(net, inputs)
@@ -140,7 +138,7 @@ class _Route(NamedTuple):
     """The first arguments of `rerouted` and `route_statistics`."""
 
     net: NestedModel
-    execution: Execution
+    calls: CallOrder
     start: int
     end: int
     lowered: Sequence[str]
@@ -163,10 +161,10 @@ def _names(argument: str, given: object) -> tuple[str, ...]:
     return tuple(map(str, given))
 
 
-def _checked_order(order: Sequence[str] | None, execution: Execution) -> tuple[str, ...]:
-    layers = execution.layers if order is None else _names("order", order)
-    if sorted(layers) != sorted(execution.layers):
-        raise TrainingError(f"order: expected each of {', '.join(execution.layers)} once, got {', '.join(layers)}")
+def _checked_order(order: Sequence[str] | None, calls: CallOrder) -> tuple[str, ...]:
+    layers = calls.layers if order is None else _names("order", order)
+    if sorted(layers) != sorted(calls.layers):
+        raise TrainingError(f"order: expected each of {', '.join(calls.layers)} once, got {', '.join(layers)}")
     return layers
 
 

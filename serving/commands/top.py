@@ -35,9 +35,9 @@ def top(
 
     Example: `nested-sparse top 127.0.0.1:8001 --interval 2`
     """
-    from ..top.source import Source
+    from ..top.source import CountsSource
     from ..top.watch import watch
 
     console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
-    with suppress(KeyboardInterrupt), closing(Source(address, metrics)) as source:
+    with suppress(KeyboardInterrupt), closing(CountsSource(address, metrics)) as source:
         watch(source, console, interval_s=interval, refreshes=1 if once else None, json=json)

@@ -1,4 +1,4 @@
-"""Plan: the three phases of load, scaled to what this device can do."""
+"""LoadPlan: the three phases of load, scaled to what this device can do."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ could carry the load, had it the cores to itself."""
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class LoadPlan:
     """What is asked of the server: the SLO, and every arrival of one run; the same for each configuration.
 
     rate_per_s: of requests, by phase; begin_s: second each phase begins at; end_s: at which the last one ends.
@@ -42,8 +42,8 @@ class Plan:
     end_s: float
 
 
-def make_plan(service_ms: Sequence[float], batch_count: int, phase_s: float, seed: int = 0) -> Plan:
-    """Plan for levels that take `service_ms` (sparsest first), requests drawn from `batch_count` strips."""
+def make_plan(service_ms: Sequence[float], batch_count: int, phase_s: float, seed: int = 0) -> LoadPlan:
+    """LoadPlan for levels that take `service_ms` (sparsest first), requests drawn from `batch_count` strips."""
     densest_ms = service_ms[-1]
     rng = np.random.default_rng(seed)
     rates = {phase.name: 1000.0 * phase.utilisation / densest_ms for phase in PHASES}
@@ -55,4 +55,4 @@ def make_plan(service_ms: Sequence[float], batch_count: int, phase_s: float, see
         for at_s in poisson(rates[phase.name], duration_s, int(rng.integers(2**31))).times_s:
             arrivals.append(Arrival(end_s + float(at_s), int(rng.integers(batch_count)), phase.name))
         end_s += duration_s
-    return Plan(default_slo_ms(service_ms), rates, begin_s, tuple(arrivals), end_s)
+    return LoadPlan(default_slo_ms(service_ms), rates, begin_s, tuple(arrivals), end_s)

@@ -23,8 +23,8 @@ from ..bench.serving.open_loop import Event, Outcome, open_loop
 from ..bench.serving.picture import Shade, draw, refuse_foreign_picture
 from ..bench.serving.server_process import running_server
 from ..bench.serving.workload import STRIP, strips_of
-from .plan import PHASES, Plan, make_plan
-from .report import Row, rows_of
+from .plan import PHASES, LoadPlan, make_plan
+from .report import PhaseRow, rows_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,8 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, object]:
     console.print(level_table(levels, service_ms, data.name))
     strips, labels = strips_of(data)
     plan = make_plan(service_ms, len(strips), options.phase_s)
-    console.print(describe(plan))
-    runs = drive(checkpoint, len(levels), plan, strips, console)
+    console.print(load_text(plan))
+    runs = load_servers(checkpoint, len(levels), plan, strips, console)
     rows = [row for name, outcomes in runs.items() for row in rows_of(name, outcomes, labels)]
     console.print(result_table(rows))
     densest = f"level {len(levels) - 1}"
@@ -80,8 +80,8 @@ def measure_levels(checkpoint: Path) -> tuple[Sequence[Level], list[float]]:
         return session.levels, service_times_ms(session, STRIP)
 
 
-def drive(
-    checkpoint: Path, level_count: int, plan: Plan, strips: Sequence[NDArray[np.float32]], console: Console
+def load_servers(
+    checkpoint: Path, level_count: int, plan: LoadPlan, strips: Sequence[NDArray[np.float32]], console: Console
 ) -> dict[str, list[Outcome]]:
     """The same load against each fixed level, then elastic: a fresh server process every time."""
     configurations = {f"level {level}": ["--level", str(level)] for level in range(level_count)} | {"elastic": []}
@@ -96,7 +96,7 @@ def drive(
     return runs
 
 
-def shades_of(plan: Plan) -> list[Shade]:
+def shades_of(plan: LoadPlan) -> list[Shade]:
     """The phases, for the picture."""
     ends_s = [*list(plan.begin_s.values())[1:], plan.end_s]
     return [
@@ -105,7 +105,7 @@ def shades_of(plan: Plan) -> list[Shade]:
     ]
 
 
-def describe(plan: Plan) -> str:
+def load_text(plan: LoadPlan) -> str:
     """The load in one line."""
     rates = ", ".join(f"{name} {rate:.0f}/s" for name, rate in plan.rate_per_s.items())
     return (
@@ -131,7 +131,7 @@ def level_table(levels: Sequence[Level], service_ms: Sequence[float], data_name:
     return table
 
 
-def result_table(rows: Sequence[Row]) -> Table:
+def result_table(rows: Sequence[PhaseRow]) -> Table:
     """One line a configuration over all phases, with the accuracy of each phase beside it; shares in percent."""
     table = Table(title="percent of all offered requests and images; shed and late ones count as wrong", box=SIMPLE)
     names = [phase.name for phase in PHASES]
@@ -159,7 +159,7 @@ def result_table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def verdict(rows: Sequence[Row]) -> str:
+def verdict(rows: Sequence[PhaseRow]) -> str:
     """Which row is best, said plainly, also when it is not ours."""
     overall = {row.configuration: row for row in rows if row.phase == "all"}
     elastic = overall.pop("elastic")

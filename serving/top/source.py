@@ -1,4 +1,4 @@
-"""Source: reads the counts of a running server, over gRPC and from its metrics.
+"""CountsSource: reads the counts of a running server, over gRPC and from its metrics.
 
 Levels, outcomes and percentiles come from the metrics only: the protocol's ModelStatistics has no place for them, and
 fields of our own would make its messages differ from Triton's. The server therefore names the port of its metrics among
@@ -31,7 +31,7 @@ ANNOUNCED = re.compile(re.escape(METRICS_EXTENSION) + r"\((\d+)\)")
 ADDRESS = re.compile(r"(?P<host>\[[^\]]+\]|[^:/\[\]]+):\d{1,5}")
 
 
-class Source:
+class CountsSource:
     """One server of the Open Inference Protocol, ours or another; what it does not tell is left out.
 
     address: HOST:PORT of its gRPC. metrics: HOST:PORT of its Prometheus text; None: the one that it announces, if any.

@@ -14,12 +14,12 @@ from nested_sparse.errors import UnavailableError
 from ..commands.output import print_json
 from .counts import Counts
 from .rates import Rates, rates_between
-from .source import Source
+from .source import CountsSource
 from .view import as_dict, as_text, unreachable_dict
 
 
 def watch(
-    source: Source,
+    source: CountsSource,
     console: Console,
     *,
     interval_s: float,

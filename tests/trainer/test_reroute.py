@@ -22,7 +22,7 @@ from nested_sparse.kernels import library
 from nested_sparse.reroute import Reroute
 from nested_sparse.slice import slice_checkpoint
 from nested_sparse.trainer import NestedModel, export, measure_reroutes, nest
-from nested_sparse.trainer.execution import Execution, trace_execution
+from nested_sparse.trainer.call_order import CallOrder, trace_calls
 from nested_sparse.trainer.export.fuse import fuse
 from nested_sparse.trainer.export.trace import trace
 from nested_sparse.trainer.export.write import _norm_tables, inference_mode_of
@@ -132,9 +132,9 @@ def by_hand(net: NestedModel, x: Tensor, start: int, end: int, cut: int) -> Tens
 def test_a_route_is_the_layers_run_by_hand(start: int, end: int, cut: int) -> None:
     """Layers before the cut at one level, the others at the lower one, each with the norm of its own level."""
     net, x = chain(), images()
-    execution = trace_execution(net, x)
-    assert execution.layers == ORDER
-    with rerouted(net, execution, start, end, ORDER[cut:]):
+    calls = trace_calls(net, x)
+    assert calls.layers == ORDER
+    with rerouted(net, calls, start, end, ORDER[cut:]):
         torch.testing.assert_close(net(x), by_hand(net, x, start, end, cut))
 
 
@@ -143,17 +143,17 @@ def test_a_route_is_the_layers_run_by_hand(start: int, end: int, cut: int) -> No
 def test_ends_of_the_range_are_the_levels_themselves(make: Any) -> None:
     """All layers lowered is the lower level, none is the higher one: bit for bit; and in between it is neither."""
     net, x = make(), images()
-    execution = trace_execution(net, x)
+    calls = trace_calls(net, x)
     alone = []
     for level in range(3):
         net.set_level(level)
         alone.append(net(x))
     for start, end in PAIRS:
-        with rerouted(net, execution, start, end, execution.layers):
+        with rerouted(net, calls, start, end, calls.layers):
             assert torch.equal(net(x), alone[end])
-        with rerouted(net, execution, start, end, ()):
+        with rerouted(net, calls, start, end, ()):
             assert torch.equal(net(x), alone[start])
-        with rerouted(net, execution, start, end, execution.layers[1:]):
+        with rerouted(net, calls, start, end, calls.layers[1:]):
             assert not torch.allclose(net(x), alone[end])
             assert not torch.allclose(net(x), alone[start])
 
@@ -162,14 +162,14 @@ def test_norms_belong_to_the_layers_that_export_folds_them_into() -> None:
     """Also where other layers ran in between; so both sides mean the same by a layer and its norm."""
     for net in (chain(), shortcut()):
         x = images(2)
-        execution = trace_execution(net, x)
+        calls = trace_calls(net, x)
         with inference_mode_of(net), torch.no_grad():
             call = ForwardCall(net.model, (x,))
             answer = call.answer(net.model, call.tensors)
             traced = trace(net.model, call, answer, input_names=None, output_names=None, fixed_batch=False)
             folded = fuse(traced.model, _norm_tables(net), net.level_count).norm_of
-        assert {norm: layer for layer, norm in folded.items() if norm} == execution.layer_of
-        assert set(folded) == set(execution.layers)
+        assert {norm: layer for layer, norm in folded.items() if norm} == calls.layer_of
+        assert set(folded) == set(calls.layers)
 
 
 def test_a_norm_that_follows_no_layer_is_lowered_with_what_ran_before_it() -> None:
@@ -186,11 +186,11 @@ def test_a_norm_that_follows_no_layer_is_lowered_with_what_ran_before_it() -> No
             return self.last(self.sum(x + self.conv(x)))
 
     net = nest(Odd(), densities=(0.5, 1.0)).eval()
-    execution = trace_execution(net, images(2))
-    assert execution == Execution(("conv", "last"), {"first": None, "sum": "conv"})
+    calls = trace_calls(net, images(2))
+    assert calls == CallOrder(("conv", "last"), {"first": None, "sum": "conv"})
     norms = net.level_norms()
     for lowered, levels in ((("conv", "last"), (0, 0)), (("conv",), (1, 0)), (("last",), (1, 1))):
-        with rerouted(net, execution, 1, 0, lowered):
+        with rerouted(net, calls, 1, 0, lowered):
             assert (norms["first"].level, norms["sum"].level) == levels
 
 
@@ -211,12 +211,12 @@ def test_everything_is_put_back(fails: bool) -> None:
     """Level, modes, statistics and hooks; also after an error within."""
     net, x = chain().train(), images()
     net.set_level(1)
-    execution = trace_execution(net.eval(), x)
+    calls = trace_calls(net.eval(), x)
     net.train()
     tensors, rest = snapshot(net), state(net)
     for route in (
-        rerouted(net, execution, 2, 0, ORDER[1:]),
-        route_statistics(net, execution, 2, 0, ORDER[1:], [(x, None)]),
+        rerouted(net, calls, 2, 0, ORDER[1:]),
+        route_statistics(net, calls, 2, 0, ORDER[1:], [(x, None)]),
     ):
         try:
             with route:
@@ -227,7 +227,7 @@ def test_everything_is_put_back(fails: bool) -> None:
             assert fails
         assert state(net) == rest
         assert all(torch.equal(value, tensors[key]) for key, value in net.state_dict().items())
-    with pytest.raises(RuntimeError), route_statistics(net, execution, 2, 0, ORDER[1:], [(images()[:, :, :1], None)]):
+    with pytest.raises(RuntimeError), route_statistics(net, calls, 2, 0, ORDER[1:], [(images()[:, :, :1], None)]):
         pass
     assert state(net) == rest
     measure_reroutes(net, labelled(), calibration=[(x, None)])
@@ -240,7 +240,7 @@ def test_everything_is_put_back(fails: bool) -> None:
 def test_route_statistics_are_those_of_a_plain_norm_under_the_route(start: int, end: int) -> None:
     """After the cut: what torch's own BatchNorm(momentum=None) measures; before it: what was there."""
     net, x = chain(), images()
-    execution = trace_execution(net, x)
+    calls = trace_calls(net, x)
     first, second = net.level_norms()["1"].norms, net.level_norms()["4"].norms
     for cut in (1, 0):
         plain = [nn.BatchNorm2d(6, momentum=None), nn.BatchNorm2d(8, momentum=None)]
@@ -251,13 +251,13 @@ def test_route_statistics_are_those_of_a_plain_norm_under_the_route(start: int, 
         y = F.relu(first[start](y) if cut else plain[0](y))
         plain[1](F.conv2d(y, weight_at(net.model[3], end), None, 2))
         before = first[end].running_mean.clone()
-        with route_statistics(net, execution, start, end, ORDER[cut:], [(x, None)]):
+        with route_statistics(net, calls, start, end, ORDER[cut:], [(x, None)]):
             torch.testing.assert_close(second[end].running_mean, plain[1].running_mean)
             torch.testing.assert_close(second[end].running_var, plain[1].running_var)
             expected = before if cut else plain[0].running_mean
             torch.testing.assert_close(first[end].running_mean, expected)
         first_only, second_own = plain[0].running_mean, second[end].running_mean.clone()
-    with route_statistics(net, execution, start, end, ORDER, [(x, None)], reach=1):
+    with route_statistics(net, calls, start, end, ORDER, [(x, None)], reach=1):
         torch.testing.assert_close(first[end].running_mean, first_only)
         assert torch.equal(second[end].running_mean, second_own)
 
@@ -266,7 +266,7 @@ def test_route_statistics_are_those_of_a_plain_norm_under_the_route(start: int, 
 def test_accuracies_are_those_of_the_routes() -> None:
     """Every pair and cut, over all batches however uneven; with calibration, those of the route's own statistics."""
     net, samples = chain(), labelled()
-    execution, x = trace_execution(net, samples[0][0]), images()
+    calls, x = trace_calls(net, samples[0][0]), images()
     answers = torch.cat([targets for _, targets in samples])
     reroutes = measure_reroutes(net, samples)
     assert [(reroute.start, reroute.end) for reroute in reroutes] == PAIRS
@@ -279,7 +279,7 @@ def test_accuracies_are_those_of_the_routes() -> None:
         assert reroute.accuracy == expected
     calibrated = measure_reroutes(net, samples, calibration=[(x, None)], cuts=("3",))
     assert [list(reroute.accuracy) for reroute in calibrated] == [["3"]] * len(PAIRS)
-    with route_statistics(net, execution, 2, 0, ORDER[1:], [(x, None)]):
+    with route_statistics(net, calls, 2, 0, ORDER[1:], [(x, None)]):
         own = float((net(x).argmax(dim=1) == answers).double().mean())
     assert calibrated[1].accuracy["3"] == own != reroutes[1].accuracy["3"]
     assert measure_reroutes(net, samples, calibration=[(x, None)], reach=0) == reroutes
@@ -290,11 +290,11 @@ def test_order_is_the_callers_where_it_is_given() -> None:
     net = shortcut()
     samples = [(x, targets) for x, targets in labelled()]
     order = ("stem", "short", "branch", "head")
-    execution = trace_execution(net, samples[0][0])
-    assert execution.layers == ("stem", "branch", "short", "head")
+    calls = trace_calls(net, samples[0][0])
+    assert calls.layers == ("stem", "branch", "short", "head")
     (_, reroute, _) = measure_reroutes(net, samples, order=order)
     assert tuple(reroute.accuracy) == order[1:]
-    with torch.no_grad(), rerouted(net, execution, 2, 0, ("branch", "head")):
+    with torch.no_grad(), rerouted(net, calls, 2, 0, ("branch", "head")):
         hits = torch.cat([net(x).argmax(dim=1) == targets for x, targets in samples])
     assert reroute.accuracy["branch"] == float(hits.double().mean())
 
@@ -302,7 +302,7 @@ def test_order_is_the_callers_where_it_is_given() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     """No data, orders and cuts of other layers, levels that do not fall."""
     net, samples = chain(), labelled()
-    execution = trace_execution(net, samples[0][0])
+    calls = trace_calls(net, samples[0][0])
     with pytest.raises(TrainingError, match="at least one batch"):
         measure_reroutes(net, [])
     with pytest.raises(TrainingError, match="order: expected each of 0, 3, 7 once, got 0, 3"):
@@ -319,9 +319,9 @@ def test_what_does_not_fit_is_refused() -> None:
         (1, 0.5, "no whole"),
     ]
     for start, end, error in ways:
-        with pytest.raises(LevelError, match=error), rerouted(net, execution, start, end, ()):
+        with pytest.raises(LevelError, match=error), rerouted(net, calls, start, end, ()):
             pass
-    with pytest.raises(TrainingError, match="no nested layers \\['1'\\]"), rerouted(net, execution, 2, 0, ("1",)):
+    with pytest.raises(TrainingError, match="no nested layers \\['1'\\]"), rerouted(net, calls, 2, 0, ("1",)):
         pass
 
 
@@ -360,11 +360,11 @@ def test_a_route_is_what_the_runtimes_operators_compute(make: Any, tmp_path: Pat
     """Every pair of levels, every set of operators that had not started: the file answers as the route does."""
     net, x = make(), images(3)
     path = export(net, (x,), tmp_path / "net.safetensors", verify=False)
-    execution = trace_execution(net, x)
+    calls = trace_calls(net, x)
     for start, end in PAIRS:
-        for cut in range(len(execution.layers) + 1):
-            lowered = execution.layers[cut:]
-            with rerouted(net, execution, start, end, lowered):
+        for cut in range(len(calls.layers) + 1):
+            lowered = calls.layers[cut:]
+            with rerouted(net, calls, start, end, lowered):
                 expected = net(x).numpy()
             np.testing.assert_allclose(run_lowered(path, x, start, end, set(lowered)), expected, rtol=1e-4, atol=1e-4)
 

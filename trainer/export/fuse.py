@@ -21,7 +21,7 @@ from onnx_ir.passes import common
 
 from nested_sparse.placement import LayerPlacement
 
-from .nodes import X_INPUT, is_ours, our_nodes, rank
+from .nodes import X_INPUT, is_ours, our_nodes, rank_of
 from .placeholder import CONV, DOMAIN, LEVEL_NORM, LEVEL_VALUE, LINEAR, LevelValues
 from .tile import tile_images
 from .trace import BATCH, LEVEL_INPUT, segment_input
@@ -111,7 +111,7 @@ def _foldable_norms(model: ir.Model) -> dict[str, str | None]:
     for node in our_nodes(model, CONV, LINEAR):
         norm = _following(node)
         # a norm's channels are dimension 1: a linear layer's rows only where its output has two
-        fits = is_ours(norm, LEVEL_NORM) and (node.op_type == CONV or rank(node.outputs[0]) == 2)
+        fits = is_ours(norm, LEVEL_NORM) and (node.op_type == CONV or rank_of(node.outputs[0]) == 2)
         found.setdefault(_layer(node), set()).add(_layer(norm) if norm is not None and fits else None)
     return {layer: next(iter(norms)) if len(norms) == 1 else None for layer, norms in found.items()}
 
@@ -192,7 +192,7 @@ def _spell_out_norm(model: ir.Model, node: ir.Node, table: NDArray[np.float64], 
     assert node.graph is not None
     (x,), (y,) = node.inputs, node.outputs
     assert x is not None
-    ones = (1,) * ((rank(x) or 0) - 2)
+    ones = (1,) * ((rank_of(x) or 0) - 2)
     picked = []
     for part, name in enumerate(("scale", "shift")):
         rows = table[:, part].astype(np.float32)

@@ -19,6 +19,6 @@ def is_ours(node: ir.Node | None, *operators: str) -> bool:
     return node is not None and node.domain == DOMAIN and node.op_type in operators
 
 
-def rank(value: ir.Value) -> int | None:
+def rank_of(value: ir.Value) -> int | None:
     """Its number of dimensions, None where that is not known."""
     return None if value.shape is None else value.shape.rank()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from .nodes import RESIDUAL_INPUT, X_INPUT, is_ours, our_nodes, rank
+from .nodes import RESIDUAL_INPUT, X_INPUT, is_ours, our_nodes, rank_of
 from .placeholder import CONV, DOMAIN
 
 MAX_POOL = "TiledMaxPool"  # MaxPool between two convolutions (kernels/max_pool.h)
@@ -63,7 +63,7 @@ def _tile_max_pool(node: ir.Node) -> None:
     if image is None or len(node.outputs) != 1 or not _only_convolutions_read(node.outputs[0]):
         return
     producer = image.producer()
-    pools_alone = len(image.uses()) == 1 and not image.is_graph_output() and rank(image) == 4
+    pools_alone = len(image.uses()) == 1 and not image.is_graph_output() and rank_of(image) == 4
     if producer is None or not pools_alone or not is_ours(producer, CONV) or producer.graph is not node.graph:
         return
     given = {name: attribute.value for name, attribute in node.attributes.items()}

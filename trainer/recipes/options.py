@@ -87,14 +87,14 @@ def checked_options(
             try:
                 checked[key] = converted(value, taken[key].annotation)
             except ValueError:
-                problems.add(table, key, value, described(taken[key].annotation))
+                problems.add(table, key, value, expectation(taken[key].annotation))
         elif takes_any_keyword(target):
             checked[key] = value
         else:
             problems.add_unknown(f"[{table}]", key, taken)
     for key, parameter in taken.items():
         if key not in given and parameter.default is inspect.Parameter.empty:
-            problems.lines.append(f"[{table}] {key} is missing: expected {described(parameter.annotation)}")
+            problems.lines.append(f"[{table}] {key} is missing: expected {expectation(parameter.annotation)}")
     return checked
 
 
@@ -127,17 +127,17 @@ def converted(value: Any, annotation: Any) -> Any:
     return value
 
 
-def described(annotation: Any) -> str:
+def expectation(annotation: Any) -> str:
     """What `converted` accepts, in words."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
-        return " or ".join(described(each) for each in inner if each is not type(None))
+        return " or ".join(expectation(each) for each in inner if each is not type(None))
     if origin is typing.Literal:
         return f"one of: {', '.join(map(str, inner))}"
     if origin is tuple and inner[-1:] != (Ellipsis,):
-        return f"a list of {len(inner)}: {', '.join(map(described, inner))}"
+        return f"a list of {len(inner)}: {', '.join(map(expectation, inner))}"
     if origin in (tuple, list, Sequence):
-        return f"a list, each {described(inner[0])}"
+        return f"a list, each {expectation(inner[0])}"
     return NAMES.get(annotation, "a value of another kind")
 
 

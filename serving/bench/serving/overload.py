@@ -21,7 +21,7 @@ from pathlib import Path
 
 from ...commands.output import print_json, print_table
 from ..machine import machine_facts
-from .raw_client import RawCall, drive
+from .raw_client import RawCall, call_together
 from .server_process import running_server
 
 PROCESSES, CALLERS = 2, 8
@@ -53,9 +53,9 @@ class Round:
 
 def measure(address: str, model: str, slo_ms: float, load: float, seconds: float) -> Round:
     """The peak, then `load` times as much."""
-    closed = drive(address, model, seconds, callers=CALLERS, processes=PROCESSES)
+    closed = call_together(address, model, seconds, callers=CALLERS, processes=PROCESSES)
     peak_per_s = sum(call.status == "OK" and call.latency_ms <= slo_ms for call in closed) / seconds
-    calls = drive(address, model, seconds, rate_per_s=max(1.0, load * peak_per_s), processes=PROCESSES)
+    calls = call_together(address, model, seconds, rate_per_s=max(1.0, load * peak_per_s), processes=PROCESSES)
     return round_of(calls, peak_per_s, slo_ms, seconds)
 
 

@@ -46,7 +46,7 @@ class RawCall:
     hinted: bool
 
 
-def drive(
+def call_together(
     address: str, model: str, seconds: float, *, rate_per_s: float = 0.0, callers: int = 0, processes: int = 1
 ) -> list[RawCall]:
     """Calls of `processes` clients that begin together, with the rate or the callers divided among them.

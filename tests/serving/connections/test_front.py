@@ -12,7 +12,7 @@ import pytest
 
 from nested_sparse.proto import messages
 from nested_sparse.runtime.scheduling.request import Request, Response, time_limit_ms
-from nested_sparse.serving.bench.serving.raw_client import drive
+from nested_sparse.serving.bench.serving.raw_client import call_together
 from nested_sparse.serving.connections.front import waited_s
 from nested_sparse.serving.dataplane import Dataplane
 from nested_sparse.serving.metrics import Metrics
@@ -77,7 +77,7 @@ def counted(server: Any, outcome: str) -> float:
 def test_an_overloaded_front_answers_in_time_or_refuses_with_a_hint(model: ServedModel, serve: Any) -> None:
     """At 1.6 times what the loop can do at the very best: all is accounted for, and alike on both sides."""
     with serve([busy(model)], ServerConfig(port=0)) as server:
-        calls = drive(server.address, "net", 2.5, rate_per_s=1.6 / WORK_S)
+        calls = call_together(server.address, "net", 2.5, rate_per_s=1.6 / WORK_S)
         answered_ms = [call.latency_ms for call in calls if call.status == "OK"]
         refused = [call.hinted for call in calls if call.status == "RESOURCE_EXHAUSTED"]
         assert len(answered_ms) + len(refused) == len(calls)

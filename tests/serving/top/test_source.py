@@ -16,7 +16,7 @@ from nested_sparse.proto import messages
 from nested_sparse.serving.connections.listening import check_listenable
 from nested_sparse.serving.server import ServerConfig
 from nested_sparse.serving.top.rates import rates_between
-from nested_sparse.serving.top.source import Source
+from nested_sparse.serving.top.source import CountsSource
 
 NOBODY = "127.0.0.1:1"
 CONFIG = ServerConfig(port=0, metrics_port=0, grace_s=5)
@@ -28,7 +28,7 @@ def source():
     made = []
 
     def make(address, *arguments, **options):
-        made.append(Source(address, *arguments, **{"timeout_s": 60.0, **options}))
+        made.append(CountsSource(address, *arguments, **{"timeout_s": 60.0, **options}))
         return made[-1]
 
     yield make

@@ -8,7 +8,7 @@ import pytest
 
 from nested_sparse.errors import BenchError
 from nested_sparse.serving.bench.serving import overload
-from nested_sparse.serving.bench.serving.raw_client import RawCall, drive
+from nested_sparse.serving.bench.serving.raw_client import RawCall, call_together
 
 
 def test_each_call_is_counted_once() -> None:
@@ -29,7 +29,7 @@ def test_each_call_is_counted_once() -> None:
 def test_one_caller_is_served(serve: Any, model: Any) -> None:
     """The client's two ways, against a real server."""
     with serve([model]) as server:
-        calls = drive(server.address, model.name, 0.2, callers=1) + drive(
+        calls = call_together(server.address, model.name, 0.2, callers=1) + call_together(
             server.address, model.name, 0.2, rate_per_s=50
         )
     assert len(calls) > 1
@@ -39,7 +39,7 @@ def test_one_caller_is_served(serve: Any, model: Any) -> None:
 def test_a_model_that_is_not_there_is_said_in_a_line(serve: Any, model: Any) -> None:
     """And nothing is left running."""
     with serve([model]) as server, pytest.raises(BenchError, match="could not begin to call 'other'"):
-        drive(server.address, "other", 0.2, callers=1)
+        call_together(server.address, "other", 0.2, callers=1)
 
 
 @pytest.mark.parametrize("arguments", [[], ["net.safetensors", "--target", "127.0.0.1:1", "net"]])

@@ -1,4 +1,4 @@
-"""Execution: the order in which forward calls the nested layers, and which of them each norm follows."""
+"""CallOrder: the order in which forward calls the nested layers, and which of them each norm follows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .model.norm import LevelBatchNorm
 
 
 @dataclass(frozen=True, slots=True)
-class Execution:
+class CallOrder:
     """What one forward pass showed.
 
     layers: names of the nested layers, in the order of their first call.
@@ -30,7 +30,7 @@ class Execution:
 
 
 @torch.no_grad()
-def trace_execution(net: NestedModel, inputs: Any) -> Execution:
+def trace_calls(net: NestedModel, inputs: Any) -> CallOrder:
     """Run `net` once on `inputs`, as it is, and say in which order its parts were called."""
     watch = _Watch()
     handles = [layer.register_forward_hook(watch.layer) for layer in net.nested_layers().values()]
@@ -41,7 +41,7 @@ def trace_execution(net: NestedModel, inputs: Any) -> Execution:
     finally:
         for handle in handles:
             handle.remove()
-    return Execution(tuple(watch.layers), watch.layer_of)
+    return CallOrder(tuple(watch.layers), watch.layer_of)
 
 
 @dataclass(slots=True)
@@ -62,11 +62,11 @@ class _Watch:
         self.layer_of.setdefault(path, next(feeding, self.last))
 
 
-def norms_of(net: NestedModel, execution: Execution, layers: set[str]) -> dict[str, LevelBatchNorm]:
+def norms_of(net: NestedModel, calls: CallOrder, layers: set[str]) -> dict[str, LevelBatchNorm]:
     """The called level norms that belong to `layers`, by path; if these are all, also those that follow no layer."""
-    everything = layers >= set(execution.layers)
+    everything = layers >= set(calls.layers)
     return {
         path: norm
         for path, norm in net.level_norms().items()
-        if path in execution.layer_of and (execution.layer_of[path] in layers or everything)
+        if path in calls.layer_of and (calls.layer_of[path] in layers or everything)
     }
