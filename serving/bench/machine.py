@@ -12,7 +12,7 @@ PACKAGES = ("nested-sparse", "onnxruntime", "numpy", "torch", "onnx", "grpcio", 
 
 
 def versions() -> dict[str, str]:
-    """Of Python and the packages that the figures depend on."""
+    """The versions of Python and of the packages that the figures depend on."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

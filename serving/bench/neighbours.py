@@ -1,4 +1,4 @@
-"""Neighbours: how busy other processes kept the machine while something was measured."""
+"""Neighbours: the load that other processes put on the machine during a measurement."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TOLERABLE_LOAD = 0.1
 
 @dataclass(frozen=True, slots=True)
 class CpuSeconds:
-    """Readings that only grow. busy: of all cores; own: of this process and of its children that have ended."""
+    """Readings that only grow. busy: seconds of all cores; own: of this process and of its children that have ended."""
 
     at: float
     busy: float
@@ -24,7 +24,7 @@ class CpuSeconds:
 
 
 def read_cpu_seconds() -> CpuSeconds:
-    """Now."""
+    """The readings of now."""
     times = psutil.cpu_times()._asdict()
     counted = ("user", "nice", "system", "irq", "softirq", "steal")  # on Linux "user" has the guests' in it
     own = os.times()
@@ -36,7 +36,7 @@ def read_cpu_seconds() -> CpuSeconds:
 
 
 def read_family_cpu_seconds() -> CpuSeconds:
-    """Now; `own` is also of the children that still run, as servers and co-runners do."""
+    """The readings of now; `own` includes the children that still run, such as servers and co-runners."""
     now = read_cpu_seconds()
     living = 0.0
     for child in psutil.Process().children(recursive=True):
@@ -46,14 +46,14 @@ def read_family_cpu_seconds() -> CpuSeconds:
 
 
 class Neighbours:
-    """Counts from when it is made."""
+    """Counts from its creation on."""
 
     def __init__(self, read: Callable[[], CpuSeconds] = read_cpu_seconds) -> None:
         self._read = read
         self._begin = read()
 
     def cores(self) -> float:
-        """Cores that others, the hypervisor's other guests included, kept busy since then, on average."""
+        """Mean number of cores that other processes, and other guests of the hypervisor, kept busy since then."""
         now, begin = self._read(), self._begin
         elapsed_s = max(now.at - begin.at, 1e-9)
         return max(0.0, (now.busy - begin.busy - (now.own - begin.own)) / elapsed_s)

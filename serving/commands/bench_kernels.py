@@ -19,7 +19,7 @@ def kernels(
     rows: Annotated[
         list[str] | None,
         typer.Option(
-            help="Rows to measure, by name or pattern like 'linear-*'; may be repeated. Default: the table's."
+            help="Rows to measure, by name or by a pattern like 'linear-*'; may be repeated. Default: the table's."
         ),
     ] = None,
     pattern: Annotated[
@@ -44,16 +44,16 @@ def kernels(
     peers: Annotated[
         bool, typer.Option("--peers", help="Also DeepSparse, MNN, OpenVINO and ONNX Runtime int8, beside ours.")
     ] = False,
-    peers_folder: Annotated[Path, typer.Option(help="Where the peers' environments are, or will be made.")] = Path(
-        "build/peers"
-    ),
+    peers_folder: Annotated[
+        Path, typer.Option(help="Folder of the peers' environments; missing ones are made.")
+    ] = Path("build/peers"),
     as_json: Annotated[bool, typer.Option("--json", help="Only the JSON line.")] = False,
 ) -> None:
     """Our kernels against dense ONNX Runtime: ResNet-50, linear layers, levels; with the ratio each row is to reach.
 
-    Every output is compared with torch before anything is timed; then both sides take turns in one process. Layers are
-    pruned to the row's density, ResNet-50's first is kept dense. A row that cannot be measured says why. Needs the
-    [train] extra; `--peers` downloads the peers into environments of their own.
+    Every output is compared with torch first. Then both sides are timed, in turns, in one process. Layers are pruned to
+    the row's density; the first of ResNet-50 is kept dense. A row that cannot be measured gives the reason. Needs the
+    [train] extra. `--peers` downloads the peers, each into an environment of its own.
 
     Example: `nested-sparse bench kernels --rows 'resnet50-block4x1-*' --threads 2`
     """

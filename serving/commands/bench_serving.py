@@ -21,20 +21,26 @@ CO_RUNNERS = ("none", "cpu", "memory", "quota")
 def serving(
     checkpoint: Annotated[
         Path | None,
-        typer.Argument(help="Checkpoint to serve, or that --target serves. [default: the demo's]", metavar="FILE"),
+        typer.Argument(
+            help="Checkpoint to serve, or the one that --target serves. [default: the demo's]", metavar="FILE"
+        ),
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option(help="HOST:PORT of a running Open Inference Protocol server, in place of servers of our own."),
+        typer.Option(
+            help="HOST:PORT of a running Open Inference Protocol server, in place of servers that are started."
+        ),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="The target's model. [default: FILE's stem, or the target's first]")
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Folder of IDX files that the requests are made of. [default: digits; with FILE: noise]"),
+        typer.Option(help="Folder of IDX files, whose images the requests carry. [default: digits; with FILE: noise]"),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Where the demo's checkpoint is, or will be trained.")] = Path("demo-out"),
+    out: Annotated[Path, typer.Option(help="Folder of the demo's checkpoint; a missing one is trained.")] = Path(
+        "demo-out"
+    ),
     arrivals: Annotated[
         Path | None, typer.Option(help="An .npz file of arrival times (`arrival_us`), as one trace more.")
     ] = None,
@@ -59,22 +65,25 @@ def serving(
         ),
     ] = None,
     utilisation: Annotated[
-        float, typer.Option(help="Mean rate as a share of what the densest level can do.", min=0.01, max=20.0)
+        float, typer.Option(help="Mean rate, as a share of the densest level's capacity.", min=0.01, max=20.0)
     ] = 0.6,
-    connections: Annotated[int, typer.Option(help="Client connections that take turns.", min=1, max=1000)] = 1,
+    connections: Annotated[
+        int, typer.Option(help="Client connections; requests take turns on them.", min=1, max=1000)
+    ] = 1,
     quick: Annotated[
         bool, typer.Option("--quick", help="Two traces, with and without a busy co-runner: under four minutes.")
     ] = False,
-    picture: Annotated[Path | None, typer.Option(help="Also a PNG of a co-runner that comes and goes.")] = None,
-    seed: Annotated[int, typer.Option(help="Of arrivals and items.", min=0)] = 0,
+    picture: Annotated[Path | None, typer.Option(help="Also draw a PNG of a co-runner that starts and stops.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the arrivals and their items.", min=0)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Only the JSON line on stdout.")] = False,
 ) -> None:
     """Every fixed level, SlackFit and elastic, under each trace beside each co-runner; verified answers; a JSON line.
 
-    Open loop: requests leave on schedule and latency counts from it; all offered requests count, late and shed ones as
-    wrong. The servers stay up and take turns every few seconds, with the same arrivals. Every answer is compared with
-    what the level it names gives here: wrong ones, or failed requests, are exit code 1. At most 20 minutes, of which
-    the first run trains the demo's model. Needs the [bench] extra, for labelled images [train].
+    The load is an open loop: requests leave on schedule, and latency counts from the scheduled time. All offered
+    requests count; late and shed ones count as wrong. The servers stay up and take turns every few seconds, with the
+    same arrivals. Every answer is compared with the output of the level that it names; wrong answers and failed
+    requests end in exit code 1. It takes 20 minutes at most, with the training of the demo's model in the first run.
+    Needs the [bench] extra, and [train] for labelled images.
 
     Example: `nested-sparse bench serving docs/examples/fashion-mnist.safetensors --trace gamma-8 --co-runner cpu`
     """
@@ -88,7 +97,9 @@ def serving(
         if path is not None and not path.is_file():
             raise BenchError(f"{path}: no such file ({option})")
     if model is not None and target is None:
-        raise typer.BadParameter("names a model of the --target; our own servers run FILE", param_hint="--model")
+        raise typer.BadParameter(
+            "names a model of the --target; without a --target, FILE is served", param_hint="--model"
+        )
     if picture is not None:
         refuse_foreign_picture(picture)
     unknown = [kind for kind in co_runner or () if kind not in CO_RUNNERS]
@@ -110,7 +121,7 @@ def serving(
         seed=seed,
         connections=connections,
     )
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers and co-runners go down with it
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers and co-runners end, too
     result = run_load_test(options, Console(stderr=True))
     if not as_json:
         print_cells(result.cells, result.scored_by)

@@ -1,4 +1,4 @@
-"""`nested-sparse demo`: the main job from training to the table."""
+"""`nested-sparse demo`: the main task, from training to the table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 TABLE_WIDTH = 124
-"""The table's columns; a narrower terminal wraps lines rather than losing figures."""
+"""Columns of the table; a narrower terminal wraps its lines, so that no figure is lost."""
 
 
 def demo(
@@ -20,18 +20,18 @@ def demo(
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint and the training state.")] = Path("demo-out"),
-    picture: Annotated[Path, typer.Option(help="Where the picture goes.")] = Path("demo.png"),
+    picture: Annotated[Path, typer.Option(help="File of the picture.")] = Path("demo.png"),
     phase_s: Annotated[
         float,
         typer.Option(help="Seconds of the quiet and the co-runner phase; the burst is a quarter.", min=0.5, max=3600.0),
     ] = 8.0,
-    force: Annotated[bool, typer.Option("--force", help="Train again and overwrite what is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Train again, and replace existing files.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Only one JSON line on stdout; the rest on stderr.")] = False,
 ) -> None:
     """Train a nested checkpoint, serve it, and load it: quiet, burst, co-runner; every fixed level, then elastic.
 
-    Takes under five minutes on two cores, about ten with a large --data set. A run that was stopped goes on where it
-    was; a checkpoint that an earlier run finished in the same folder is used again unless --force is given.
+    It takes under five minutes on two cores, about ten with a large --data set. A stopped run is resumed. A checkpoint
+    that an earlier run finished in the same folder is used again, unless --force is given.
 
     Example: `nested-sparse demo --data ../shared/data/fashion_mnist`
     """

@@ -1,4 +1,4 @@
-"""`nested-sparse inspect`: what a checkpoint holds, after verifying it."""
+"""`nested-sparse inspect`: verify a checkpoint, and show its content."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ROWS_TEXTS = {
     "independent": "independent: requests may run together as one batch",
     "dependent": "dependent on one another: each request runs alone",
-    None: "not looked at: may differ with what else is in the batch",
+    None: "not checked: an answer may depend on the other requests of the batch",
 }
 
 
@@ -28,11 +28,11 @@ def inspect(
     file: Annotated[Path, typer.Argument(help="The checkpoint.")],
     json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
 ) -> None:
-    """Show the levels and layers of a checkpoint, after verifying nesting, indices, digests and what the graph may do.
+    """Show the levels and layers of a checkpoint, after verifying nesting, indices, digests and the graph.
 
-    Density is kept / all weights of the whole network, FLOPs are all of one sample of the example shape; of older files
-    they count the nested layers alone. Bytes of a level are what the file holds up to its end: `slice` to that level
-    gives a file of about that size.
+    Density is kept / all weights of the whole network. FLOPs are those of one sample of the example shape. In older
+    files, both count the nested layers alone. The bytes of a level are the file's bytes up to the end of that level:
+    `slice` to that level gives a file of about that size.
 
     Example: `nested-sparse inspect model.safetensors`
     """
@@ -49,7 +49,7 @@ def inspect(
 
 
 def describe(checkpoint: Checkpoint) -> dict[str, Any]:
-    """All that `inspect` shows, ready for JSON. nnz are the kept weights at a level; blocks are what the level adds."""
+    """All facts that `inspect` shows, ready for JSON. nnz: kept weights of a level; blocks: those that a level adds."""
     layers = checkpoint.layers
     return {
         "file": str(checkpoint.path),
@@ -127,9 +127,9 @@ def _print(facts: dict[str, Any]) -> None:
 
 
 def _print_network(network: dict[str, Any] | None) -> None:
-    """How much of the network is sparse, and what is not."""
+    """Print the sparse share of the network, and the modules that are dense."""
     if network is None:
-        print_line("an older file: density and FLOPs are of its nested layers alone, whatever else it computes")
+        print_line("an older file: density and FLOPs are of its nested layers alone, not of the whole network")
         return
     print_line(
         f"{network['sparse_share']:.1%} of the network's {count_text(network['flops'])}FLOP are in sparse layers"
@@ -143,7 +143,7 @@ def _print_network(network: dict[str, Any] | None) -> None:
 
 
 def _reroutes_text(reroutes: list[dict[str, Any]]) -> str:
-    """How many reroutes were measured, and the one that scores least."""
+    """The number of measured reroutes, and the one with the least accuracy."""
     count = sum(len(reroute["accuracy"]) for reroute in reroutes)
     least, layer, start, end = min(
         (accuracy, layer, reroute["start"], reroute["end"])

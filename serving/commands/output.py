@@ -1,4 +1,4 @@
-"""What verbs print: tables for people, one line of JSON for programs."""
+"""The output of the verbs: tables for people, one line of JSON for programs."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from rich.table import Table
 from nested_sparse.excerpt import MAX_PARAGRAPH, excerpt
 
 PIPED_WIDTH = 200
-"""Columns when stdout is no terminal: rich would cut names off at 80."""
+"""Columns where stdout is no terminal; with its default of 80, rich would cut names off."""
 
 
 def print_json(value: Any) -> None:
-    """One line on stdout, at once."""
+    """Print one line of JSON on stdout, and flush it."""
     print(json.dumps(value, allow_nan=False), flush=True)
 
 
 def print_line(text: str) -> None:
-    """One line on stdout, whatever names are in it."""
+    """Print one line on stdout; control characters in it are escaped, and it is cut where it is very long."""
     print(excerpt(text, MAX_PARAGRAPH))
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A titled table on stdout; numbers to the right."""
+    """Print a table with a title on stdout; columns of numbers are aligned to the right."""
     print_line(title)  # not the table's own title, which would be wrapped at the table's width
     table = Table()
     for index, column in enumerate(columns):

@@ -1,4 +1,4 @@
-"""`nested-sparse profile`: what each level and each layer costs on this device."""
+"""`nested-sparse profile`: the latency of each level and each layer on this device."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def profile(
 ) -> None:
     """Measure the latency of every level, and of every layer at one level with the kernel that ran. Milliseconds.
 
-    Input is random. A denser level is never shown faster than a sparser one: where noise says so, the figure is raised.
-    Layers are timed at the first batch by ONNX Runtime's profiler, which adds some microseconds to each.
+    Input is random. Where noise makes a denser level faster than a sparser one, its figure is raised to the sparser
+    one's. Layers are timed at the first batch by ONNX Runtime's profiler, which adds some microseconds to each.
 
     Example: `nested-sparse profile model.safetensors --threads 1 --batch 1 --batch 8`
     """
@@ -35,13 +35,13 @@ def profile(
 
 
 def measure(file: Path, level: int, batches: list[int], threads: int | None, repeats: int) -> dict[str, Any]:
-    """All that `profile` shows, ready for JSON. Raises CheckpointError, LevelError, KernelError."""
+    """All facts that `profile` shows, ready for JSON. Raises CheckpointError, LevelError, KernelError."""
     from nested_sparse.level import resolve_level
     from nested_sparse.runtime.profiling import LatencyProfile, layer_profile
     from nested_sparse.runtime.session import Session
 
     with Session(file, threads=threads) as session:
-        shown = resolve_level(level, len(session.levels))  # a wrong level is said before the measuring, not after
+        shown = resolve_level(level, len(session.levels))  # a wrong level is refused before the measurement
         measured = LatencyProfile.measure(session, batches, repeats)
         levels, used_threads, isa = session.levels, session.threads, session.isa
     latency = [

@@ -1,4 +1,4 @@
-"""`nested-sparse serve`: the server, until it is told to stop."""
+"""`nested-sparse serve`: run the server until a signal stops it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from ..server import Server, ServerConfig
 
 SWITCH_S = 0.0002
-"""For which one thread may keep the interpreter while another waits for it. With Python's own 5 ms a busy event loop
-made every run end that much later: runs of 0.1 ms were taken to be fifty times slower than profiled."""
+"""The longest time for which a thread keeps the interpreter while another one waits for it. With Python's default of
+5 ms, a busy event loop delayed the end of every run by as much: runs of 0.1 ms looked fifty times slower than
+profiled."""
 log = logging.getLogger(__name__)
 
 
@@ -63,7 +64,8 @@ def serve(
         ),
     ] = None,
     policy: Annotated[
-        str, typer.Option(help="Who chooses the level: elastic, or slackfit (SuperServe's, to compare with).")
+        str,
+        typer.Option(help="The policy that chooses the level: elastic, or slackfit (SuperServe's, for comparison)."),
     ] = "elastic",
     request_samples: Annotated[
         int, typer.Option("--max-batch", help="Samples that fit in one request; bounds its size in memory.", min=1)
@@ -126,8 +128,8 @@ def serve(
         raise typer.BadParameter(f"{policy!r}: expected one of {', '.join(POLICIES)}", param_hint="--policy")
     if level is not None and policy != "elastic":
         raise typer.BadParameter("a fixed --level leaves nothing to choose; give one of the two", param_hint="--policy")
-    with contextlib.suppress(ValueError, OSError):  # stderr may be no file
-        faulthandler.enable()  # what ends a process without a word, such as a file cut off during a run, gets one
+    with contextlib.suppress(ValueError, OSError):  # stderr may not be a file
+        faulthandler.enable()  # a crash, as from a file that is cut off during a run, leaves a trace on stderr
     sys.setswitchinterval(SWITCH_S)
     config = ServerConfig(
         host=host, port=port, metrics_port=metrics_port, grace_s=grace_s, request_samples=request_samples
@@ -142,7 +144,7 @@ def serve(
         min_battery_percent=min_battery,
     )
     governor = Governor(ResourceMonitor(), limits)
-    check_ports(host, port, metrics_port)  # before minutes of loading, not after
+    check_ports(host, port, metrics_port)  # before the models load, which may take minutes
     folder = default_folder() if profile_cache == "" else Path(profile_cache)
     profiles = None if profile_cache == "off" or folder is None else ProfileStore(folder)
     with ended_by_signals(), ExitStack() as sessions:
@@ -167,7 +169,7 @@ def serve(
             asyncio.run(_serve(models, config, json))
         if stuck := [model.name for model in models if model.engine.stats().stuck]:
             log.error("ended with an inference of %s still stuck", ", ".join(stuck))
-            os._exit(1)  # closing its session would wait for it
+            os._exit(1)  # closing the session would wait for the inference
 
 
 async def _serve(models: list[ServedModel], config: ServerConfig, json: bool) -> None:
@@ -182,7 +184,7 @@ async def _serve(models: list[ServedModel], config: ServerConfig, json: bool) ->
     try:
         _announce(server, models, json)
         await stop.wait()
-    finally:  # also where the announcement cannot be written
+    finally:  # also if the announcement cannot be written
         for number in SIGNALS:
             loop.remove_signal_handler(number)
             signal.signal(number, end_draining)

@@ -1,4 +1,4 @@
-"""`nested-sparse slice`: the first levels of a checkpoint as a file of their own."""
+"""`nested-sparse slice`: write the first levels of a checkpoint to a file of their own."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .output import print_json, print_line
 
 def slice_file(
     file: Annotated[Path, typer.Argument(help="The checkpoint to cut.")],
-    levels: Annotated[int, typer.Option("--levels", help="How many levels to keep: 0 to K-1.", metavar="K")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where the new checkpoint goes.")],
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the output if it exists.")] = False,
+    levels: Annotated[int, typer.Option("--levels", help="Number of levels to keep: 0 to K-1.", metavar="K")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File of the new checkpoint.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a sentence.")] = False,
 ) -> None:
-    """Write the prefix of a checkpoint that holds its first K levels; it runs exactly as they do in the whole.
+    """Write the first K levels of a checkpoint to a file; they answer bit for bit as in the whole checkpoint.
 
     Example: `nested-sparse slice model.safetensors --levels 1 -o small.safetensors`
     """

@@ -1,4 +1,4 @@
-"""`nested-sparse top`: live view of a running server."""
+"""`nested-sparse top`: a live view of a running server."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ def top(
 ) -> None:
     """Watch a running server: rate, requests in time, levels served, queue, slowdown, latencies of the last interval.
 
-    Levels, outcomes and percentiles come from the metrics, which `serve --metrics-port` offers; without them, and from
-    other servers of the protocol (Triton), there are rates and mean times. It survives a server that goes away.
+    Levels, outcomes and percentiles come from the metrics, which `serve --metrics-port` offers. Without them, and from
+    other servers of the protocol (Triton), rates and mean times are shown. It goes on when the server stops, and shows
+    it again when it is back.
 
     Example: `nested-sparse top 127.0.0.1:8001 --interval 2`
     """

@@ -1,4 +1,4 @@
-"""`nested-sparse train`: a nested checkpoint by a recipe."""
+"""`nested-sparse train`: train a nested checkpoint by a recipe."""
 
 from __future__ import annotations
 
@@ -23,19 +23,18 @@ STOPPED_EXIT_CODE = 130
 def train(
     recipe: Annotated[str, typer.Argument(help="A TOML file, or the name of a recipe (see --list).")] = "",
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="A value in place of the recipe's.", metavar="TABLE.KEY=VALUE")
+        list[str] | None, typer.Option("--set", help="A value that replaces the recipe's.", metavar="TABLE.KEY=VALUE")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed in place of the recipe's.", min=0)] = None,
-    out: Annotated[Path, typer.Option(help="Folder for checkpoint, state, record and picture.")] = Path("runs"),
-    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew, and replace what is there.")] = False,
-    tensorboard: Annotated[Path | None, typer.Option(help="Folder for TensorBoard's curves.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed that replaces the recipe's.", min=0)] = None,
+    out: Annotated[Path, typer.Option(help="Folder of checkpoint, state, record and picture.")] = Path("runs"),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew, and replace existing files.")] = False,
+    tensorboard: Annotated[Path | None, typer.Option(help="Folder of TensorBoard's curves.")] = None,
     list_names: Annotated[bool, typer.Option("--list", help="Name the recipes that come with the package.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Only one JSON line on stdout; the rest on stderr.")] = False,
 ) -> None:
     """Train every level by a recipe, and write the checkpoint, with each level's accuracy, and a picture.
 
-    A run that was stopped goes on at the last finished epoch when the same command is given again; a finished one is
-    only reported.
+    The same command resumes a stopped run after its last finished epoch. Of a finished run it only prints the report.
 
     Example: `nested-sparse train fashion-mnist --set data.directory=../shared/data/fashion_mnist --out runs`
     """
@@ -49,7 +48,7 @@ def train(
         raise typer.BadParameter("name a recipe, or ask for --list")
     chosen = load_recipe(recipe, [*(settings or []), *([] if seed is None else [f"train.seed={seed}"])])
     figures = _run(chosen, out, fresh, tensorboard)
-    if not figures:  # not the first of several processes
+    if not figures:  # of several processes, only the first has the figures
         return
     if json:
         print_json(figures)
@@ -58,7 +57,7 @@ def train(
 
 
 def _run(recipe: Recipe, out: Path, fresh: bool, tensorboard: Path | None) -> dict[str, Any]:
-    """Train with progress on stderr; a signal ends it with a line that says how to go on."""
+    """Train with progress on stderr; after a signal, a line tells how to resume the run."""
     from rich.console import Console
 
     from nested_sparse.trainer.distributed import rank, start_processes
@@ -85,7 +84,7 @@ def _run(recipe: Recipe, out: Path, fresh: bool, tensorboard: Path | None) -> di
 
 
 def _show(figures: dict[str, Any]) -> None:
-    """The table of levels, the dense model last, and where the files are."""
+    """Print the table of levels, the dense model last, and the paths of the files."""
     rows: list[list[Any]] = [
         [
             str(index),

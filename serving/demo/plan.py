@@ -1,4 +1,4 @@
-"""LoadPlan: the three phases of load, scaled to what this device can do."""
+"""LoadPlan: the three phases of load, scaled to the speed of this device."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from ..bench.serving.open_loop import Arrival
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """utilisation: arrival rate × service time of the densest level; share: of the plan's phase length."""
+    """A phase of the load.
+
+    utilisation: arrival rate × service time of the densest level. share: length, as a share of the plan's phase length.
+    co_runner: whether busy processes run beside the server.
+    """
 
     name: str
     utilisation: float
@@ -24,15 +28,15 @@ class Phase:
 
 
 PHASES = (Phase("quiet", 0.4, 1.0), Phase("burst", 4.0, 0.25), Phase("co-runner", 0.5, 1.0, co_runner=True))
-"""A burst is four times what the densest level can do and short, as bursts are; in the last phase the densest level
-could carry the load, had it the cores to itself."""
+"""The burst is short and asks for four times the capacity of the densest level. In the last phase the densest level
+could carry the load if it had the cores for itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadPlan:
-    """What is asked of the server: the SLO, and every arrival of one run; the same for each configuration.
+    """The load of one run, the same for each configuration: the SLO and every arrival.
 
-    rate_per_s: of requests, by phase; begin_s: second each phase begins at; end_s: at which the last one ends.
+    rate_per_s: rate of requests, by phase; begin_s: second at which each phase begins; end_s: end of the last phase.
     """
 
     slo_ms: float
@@ -43,7 +47,7 @@ class LoadPlan:
 
 
 def make_plan(service_ms: Sequence[float], batch_count: int, phase_s: float, seed: int = 0) -> LoadPlan:
-    """LoadPlan for levels that take `service_ms` (sparsest first), requests drawn from `batch_count` strips."""
+    """The plan for levels that take `service_ms`, sparsest first; each request carries one of `batch_count` strips."""
     densest_ms = service_ms[-1]
     rng = np.random.default_rng(seed)
     rates = {phase.name: 1000.0 * phase.utilisation / densest_ms for phase in PHASES}

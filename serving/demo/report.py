@@ -1,4 +1,4 @@
-"""Report: what each configuration made of the same load."""
+"""Report: the result of each configuration under the same load."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .plan import PHASES
 
 @dataclass(frozen=True, slots=True)
 class PhaseRow:
-    """One configuration in one phase, or in all of them; shares are of all offered requests, shed and late included."""
+    """One configuration in one phase, or in all; shares are of all offered requests, also the shed and late ones."""
 
     configuration: str
     phase: str
@@ -32,7 +32,7 @@ class PhaseRow:
     levels: dict[int, int]
 
     def to_json(self) -> dict[str, object]:
-        """Plain types, for the final line."""
+        """Plain types, for the JSON line."""
         return asdict(self)
 
 

@@ -1,4 +1,4 @@
-"""Runs the demo: train, show the levels, serve, load, table, picture."""
+"""Runs the demo: trains, shows the levels, serves, loads, prints the table, draws the picture."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .report import PhaseRow, rows_of
 
 @dataclass(frozen=True, slots=True)
 class DemoOptions:
-    """What the user may choose. data: folder of IDX files, None for the embedded digits; phase_s: seconds a phase."""
+    """The user's choices. data: folder of IDX files; None: the embedded digits. phase_s: seconds of a whole phase."""
 
     data: Path | None
     out: Path
@@ -39,7 +39,7 @@ class DemoOptions:
 
 
 def run_demo(options: DemoOptions, console: Console) -> dict[str, object]:
-    """Do it all, printing to `console`; returns the figures of the final JSON line. Raises NestedSparseError."""
+    """Run the demo, printing to `console`; returns the figures of the JSON line. Raises NestedSparseError."""
     try:
         from nested_sparse.trainer.demo import load_demo_data, train_demo
     except ModuleNotFoundError as error:
@@ -75,7 +75,7 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, object]:
 
 
 def measure_levels(checkpoint: Path) -> tuple[Sequence[Level], list[float]]:
-    """The checkpoint's levels and the time each takes for one strip, milliseconds, as the server will run them."""
+    """The checkpoint's levels, and the time of each for one strip, ms, on as many threads as the server has."""
     with Session(checkpoint, threads=THREADS) as session:
         return session.levels, service_times_ms(session, STRIP)
 
@@ -83,7 +83,7 @@ def measure_levels(checkpoint: Path) -> tuple[Sequence[Level], list[float]]:
 def load_servers(
     checkpoint: Path, level_count: int, plan: LoadPlan, strips: Sequence[NDArray[np.float32]], console: Console
 ) -> dict[str, list[Outcome]]:
-    """The same load against each fixed level, then elastic: a fresh server process every time."""
+    """The outcomes of the same load on a server at each fixed level, then on elastic; each has its own process."""
     configurations = {f"level {level}": ["--level", str(level)] for level in range(level_count)} | {"elastic": []}
     runs = {}
     for name, flags in configurations.items():
@@ -115,7 +115,7 @@ def load_text(plan: LoadPlan) -> str:
 
 
 def level_table(levels: Sequence[Level], service_ms: Sequence[float], data_name: str) -> Table:
-    """One line a level: what it scores and what it costs."""
+    """The table of levels: a line each, with accuracy and cost."""
     table = Table(title=f"levels trained on {data_name}; latency of {STRIP} images on {THREADS} thread", box=SIMPLE)
     for column in ("level", "accuracy", "density", "MFLOP/image", "KB in file", "latency ms"):
         table.add_column(column, justify="right")
@@ -132,7 +132,7 @@ def level_table(levels: Sequence[Level], service_ms: Sequence[float], data_name:
 
 
 def result_table(rows: Sequence[PhaseRow]) -> Table:
-    """One line a configuration over all phases, with the accuracy of each phase beside it; shares in percent."""
+    """The table of results: a line for each configuration over all phases, with the accuracy of each phase, in %."""
     table = Table(title="percent of all offered requests and images; shed and late ones count as wrong", box=SIMPLE)
     names = [phase.name for phase in PHASES]
     for column in ["server", "SLO met", "accuracy", *names, "p50 ms", "p99 ms", "shed", "late", "levels used"]:
@@ -160,7 +160,7 @@ def result_table(rows: Sequence[PhaseRow]) -> Table:
 
 
 def verdict(rows: Sequence[PhaseRow]) -> str:
-    """Which row is best, said plainly, also when it is not ours."""
+    """A sentence that compares elastic with the best fixed level, whichever is better."""
     overall = {row.configuration: row for row in rows if row.phase == "all"}
     elastic = overall.pop("elastic")
     best = max(overall.values(), key=lambda row: row.accuracy)

@@ -1,4 +1,4 @@
-"""Counts: running totals of a server's models, as they were read at one moment."""
+"""Counts: running totals of a server's models at one moment."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Durations:
-    """How many requests took at most so long: (seconds, count) by rising seconds, the last at infinity."""
+    """A histogram of durations.
+
+    cumulative: (seconds, number of requests that took at most as long), rising, the last at infinity.
+    """
 
     cumulative: tuple[tuple[float, float], ...] = ()
 
     def since(self, before: Durations) -> Durations:
-        """Those that came after `before`; all, where it has other bounds or counted more: the server began anew."""
+        """The requests counted after `before`. If `before` has other bounds or higher counts, the server was restarted
+        in between; then all requests.
+        """
         earlier = dict(before.cumulative)
         if earlier.keys() != dict(self.cumulative).keys():
             return self
@@ -22,9 +27,9 @@ class Durations:
         return self if any(count < 0 for _, count in left) else Durations(left)
 
     def quantile_ms(self, share: float) -> float | None:
-        """Milliseconds that `share` of them stayed within, interpolated between bounds; None without any.
+        """The time, ms, within which `share` of the requests ended, interpolated between bounds; None without requests.
 
-        Beyond the last finite bound nothing is known: that bound, which is too little.
+        Where it lies beyond the last finite bound, it is not known; then that bound, which is too low.
         """
         total = self.cumulative[-1][1] if self.cumulative else 0
         if total <= 0:
@@ -41,7 +46,7 @@ class Durations:
 
 @dataclass(frozen=True, slots=True)
 class MetricCounts:
-    """What only the metrics tell of a model. outcomes: requests by outcome; levels: answers by level."""
+    """The facts of a model that only the metrics give. outcomes: requests by outcome; levels: answers by level."""
 
     outcomes: Mapping[str, float] = field(default_factory=dict)
     levels: Mapping[int, float] = field(default_factory=dict)
@@ -53,7 +58,7 @@ class MetricCounts:
 
 @dataclass(frozen=True, slots=True)
 class ModelCounts:
-    """Totals of one model since its server started. queue_ms, compute_ms: summed over the answered requests.
+    """Totals of one model since its server started. queue_ms, compute_ms: sums over the answered requests.
 
     metrics: None where the server's metrics were not read.
     """
@@ -69,10 +74,10 @@ class ModelCounts:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """All of one server, at clock reading `time_s`.
+    """The totals of one server at the clock's reading `time_s`.
 
-    server: its name and version. state: "ready", "draining", or "not ready" for a reason that it does not tell.
-    note: what could not be read, and why; "" for nothing.
+    server: its name and version. state: "ready", "draining", or "not ready", whose reason the server does not tell.
+    note: the parts that could not be read, with the reason; "" if all could.
     """
 
     time_s: float

@@ -1,4 +1,4 @@
-"""read_metrics: what Prometheus text says of each model."""
+"""read_metrics: the counts of each model in Prometheus text."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ QUEUE = "nested_sparse_queue_seconds_bucket"
 COMPUTE = "nested_sparse_compute_seconds_bucket"
 SLOWDOWN = "nested_sparse_slowdown"
 MOST = 2.0**53
-"""The highest value that is taken for a count."""
-# ours, and Triton's
+"""The highest value that is accepted as a count."""
+# the name in our metrics, and in Triton's
 QUEUE_LENGTHS = ("nested_sparse_queue_length", "nv_inference_pending_request_count")
 
 
 def read_metrics(text: str) -> dict[str, MetricCounts]:
-    """By model. Series of other programs, and values that no count can have, are passed over.
+    """The counts by model. Series of other programs, and values that no count can have, are ignored.
 
-    Raises ValueError for what is no Prometheus text.
+    Raises ValueError: the text is not Prometheus text.
     """
     samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     by_model: dict[str, list[Any]] = defaultdict(list)

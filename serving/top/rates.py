@@ -1,4 +1,4 @@
-"""Rates: what a server did between two readings of its counts."""
+"""Rates: a server's work between two readings of its counts."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from .counts import Counts, Durations, MetricCounts, ModelCounts
 
 KeyT = TypeVar("KeyT")
 NOT_OURS = ("cancelled", "invalid")
-"""Outcomes that say nothing of the server: the client went away, or asked for what cannot be."""
+"""Outcomes that the server is not responsible for: the client cancelled, or its request was invalid."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelRates:
-    """One model, between two readings; what is not known is None.
+    """One model between two readings; a value that is not known is None.
 
-    per_s: requests that ended. answered_share: of those. in_time_share: of those that were not cancelled or invalid.
-    level_shares: of the answers, by level. queue_ms, compute_ms: (p50, p99), where the metrics tell; mean_queue_ms,
-    mean_compute_ms: of the answered ones. shed, expired, late: requests.
+    per_s: ended requests per second. answered_share: share of the ended requests that were answered. in_time_share:
+    share in time of those that were neither cancelled nor invalid. level_shares: share of the answers, by level.
+    queue_ms, compute_ms: (p50, p99), where the metrics give them; mean_queue_ms, mean_compute_ms: of the answers. shed,
+    expired, late: numbers of requests.
     """
 
     name: str
@@ -41,7 +42,7 @@ class ModelRates:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """One server, over the last `seconds`."""
+    """One server over the last `seconds`."""
 
     server: str
     state: str
@@ -51,7 +52,7 @@ class Rates:
 
 
 def rates_between(before: Counts, after: Counts) -> Rates:
-    """What happened from `before` to `after`; a model that began anew in between did so with all it has counted."""
+    """The work from `before` to `after`. Where a model was restarted in between, all that it has counted since."""
     seconds = max(after.time_s - before.time_s, 1e-9)
     known = {each.name: each for each in before.models}
     models = tuple(_model(known.get(each.name, ModelCounts(each.name)), each, seconds) for each in after.models)
@@ -74,11 +75,11 @@ def _model(before: ModelCounts, after: ModelCounts, seconds: float) -> ModelRate
 
 
 def _told(rates: ModelRates, before: MetricCounts, after: MetricCounts) -> ModelRates:
-    """With what the metrics tell."""
+    """`rates` with the facts of the metrics."""
     queue_length = None if after.queue_length is None else round(after.queue_length)
     rates = replace(rates, queue_length=queue_length, slowdown=after.slowdown)
     if after.slowdown is None:
-        return rates  # another server's metrics
+        return rates  # the metrics of another kind of server
     outcomes = _since(before.outcomes, after.outcomes)
     levels = _since(before.levels, after.levels)
     counted = sum(count for outcome, count in outcomes.items() if outcome not in NOT_OURS)

@@ -26,16 +26,16 @@ from .prometheus import read_metrics
 
 MOST_METRIC_BYTES = 32 << 20
 DRAINING = "draining"
-"""What our index gives as the reason."""
+"""The reason that our index gives while the server drains."""
 ANNOUNCED = re.compile(re.escape(METRICS_EXTENSION) + r"\((\d+)\)")
 ADDRESS = re.compile(r"(?P<host>\[[^\]]+\]|[^:/\[\]]+):\d{1,5}")
 
 
 class CountsSource:
-    """One server of the Open Inference Protocol, ours or another; what it does not tell is left out.
+    """One server of the Open Inference Protocol, ours or another; facts that it does not give are left out.
 
     address: HOST:PORT of its gRPC. metrics: HOST:PORT of its Prometheus text; None: the one that it announces, if any.
-    Connects again by itself when the server comes back. Raises InputError for what is no address.
+    The connection is made again by itself when the server comes back. Raises InputError: no such form of address.
     """
 
     def __init__(
@@ -53,17 +53,17 @@ class CountsSource:
         self._metrics = metrics
         self._timeout_s = timeout_s
         self._clock = clock
-        # both would wait ever longer, or ask somebody else
+        # by default gRPC waits longer after each failure, and asks an HTTP proxy
         options = (("grpc.max_reconnect_backoff_ms", 1000), ("grpc.enable_http_proxy", 0))
         self._channel = grpc.insecure_channel(address, options)
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._channel.close()
 
     def read(self) -> Counts:
-        """How things stand. Raises UnavailableError when no server of the protocol answers in time."""
+        """The counts of now. Raises UnavailableError: no server of the protocol answers in time."""
         metadata = self._ask("ServerMetadata")
         ready = bool(self._ask("ServerReady").ready)
         statistics = self._try("ModelStatistics")
@@ -106,7 +106,7 @@ class CountsSource:
         )
 
     def _read_metrics(self, extensions: list[str]) -> tuple[dict[str, MetricCounts], str]:
-        """By model, and why not."""
+        """The metrics by model, and the reason where there are none."""
         address = self._metrics or self._announced(extensions)
         if address is None:
             return {}, "no metrics: levels, outcomes and percentiles are not known (serve --metrics-port)"

@@ -1,4 +1,4 @@
-"""The view of a server: a few lines per model for people, a dictionary for programs."""
+"""View: a server's rates as a few lines per model for people, and as a dictionary for programs."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from .rates import ModelRates, Rates
 
 BAR_CELLS = 24
 MAX_NOTE = 1000
-"""Characters of a note, which may quote a server of which nothing is known."""
+"""Characters of a note. It may quote an unknown server."""
 LEVEL_COLOURS = ("red", "yellow", "green", "cyan", "blue", "magenta")
 
 
 def as_dict(address: str, rates: Rates) -> dict[str, Any]:
-    """Ready for JSON; null for what the server does not tell."""
+    """The rates, ready for JSON; null where the server does not give a value."""
     return {"address": address, **asdict(rates)}
 
 
 def unreachable_dict(address: str, reason: str) -> dict[str, Any]:
-    """The same of a server that does not answer."""
+    """The same keys, for a server that does not answer."""
     return {"address": address, "state": "unreachable", "note": reason, "models": []}
 
 
 def as_text(address: str, rates: Rates, lost: str = "") -> Group:
-    """Lines that fit in 80 columns. lost: why there is no newer reading than this one; "" while there is."""
+    """Lines that fit in 80 columns. lost: the reason why no newer reading exists; "" while there is one."""
     server, state = excerpt(rates.server), excerpt(rates.state)
     heading = Text(f"{address}  {server}  {state}  last {rates.seconds:.1f} s", style="bold")
     models = [each for model in rates.models for each in _model(model, "dim" if lost else "")]
@@ -50,7 +50,7 @@ def _model(model: ModelRates, style: str) -> tuple[Text, Table]:
 
 
 def _lines(model: ModelRates) -> list[tuple[str, str | Text]]:
-    """Those of which anything is known."""
+    """The lines with at least one known value."""
     asked = [
         f"{model.per_s:.1f}/s",
         _share("in time", model.in_time_share),
@@ -71,7 +71,7 @@ def _lines(model: ModelRates) -> list[tuple[str, str | Text]]:
 
 
 def level_bar(shares: dict[int, float]) -> Text:
-    """Cells by share of the answers, a colour for each level, sparsest first, and the shares in figures."""
+    """A bar with a colour for each level, sparsest first, its cells by share of the answers; and the shares as text."""
     bar = Text()
     filled, total = 0, 0.0
     for level, share in shares.items():

@@ -1,4 +1,4 @@
-"""watch: reads a server again and again, and shows what it did in between."""
+"""watch: reads a server again and again, and shows its work in between."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ def watch(
     json: bool = False,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Show `refreshes` intervals, None for ever: in place on a terminal, else one below the other, or a JSON line each.
+    """Show `refreshes` intervals; None goes on for ever.
 
-    The server has to answer the first time; later it may go away and come back. Raises UnavailableError.
+    On a terminal a new interval replaces the last one; elsewhere it stands below it; with `json` it is a JSON line. The
+    server must answer the first time; later it may stop and come back. Raises UnavailableError.
     """
     before: Counts | None = source.read()
     with ExitStack() as stack:
@@ -44,7 +45,7 @@ def watch(
             try:
                 after = source.read()
             except UnavailableError as error:
-                before = None  # what happened meanwhile is not one interval's
+                before = None  # the work done meanwhile does not belong to one interval
                 screen.lose(str(error))
                 continue
             if before is not None:
@@ -53,7 +54,7 @@ def watch(
 
 
 class _Screen:
-    """Where the readings go."""
+    """The output of the readings."""
 
     def __init__(self, address: str, console: Console, live: Live | None, json: bool) -> None:
         self._address = address
@@ -63,7 +64,7 @@ class _Screen:
         self._last = Rates("", "unreachable", 0.0)
 
     def show(self, rates: Rates) -> None:
-        """What happened in an interval."""
+        """Show the rates of an interval."""
         self._last = rates
         if self._json:
             print_json(as_dict(self._address, rates))
@@ -71,7 +72,7 @@ class _Screen:
             self._draw("")
 
     def lose(self, reason: str) -> None:
-        """The server does not answer; the last reading stays in view."""
+        """Show that the server does not answer; the last reading stays visible."""
         if self._json:
             print_json(unreachable_dict(self._address, reason))
         else:

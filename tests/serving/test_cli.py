@@ -95,7 +95,7 @@ def test_inspect_tables(checkpoint):
 
 
 @pytest.mark.parametrize(
-    ("rows", "words"), [("independent", "may run together"), ("dependent", "runs alone"), (None, "not looked at")]
+    ("rows", "words"), [("independent", "may run together"), ("dependent", "runs alone"), (None, "not checked")]
 )
 def test_inspect_says_whether_rows_are_independent(checkpoint, rows, words):
     """Whether requests of several clients may run as one batch, for people and for programs."""

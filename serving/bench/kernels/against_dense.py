@@ -1,4 +1,4 @@
-"""Rows that compare our levels with dense ONNX Runtime on the same work."""
+"""Rows that compare levels of a checkpoint with dense ONNX Runtime on the same work."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ NO_AVX2_LIMIT = (
 
 
 def measure_against_dense(specs: Sequence[Spec], built: Built, rounds: int) -> list[Row]:
-    """The rows of specs of one setting: levels of `built` and its dense twin take turns. Raises BenchError."""
+    """The rows of `specs`, which share a setting: levels of `built` take turns with its dense twin.
+
+    Raises BenchError: an output disagrees with torch.
+    """
     threads = specs[0].threads
     dense = dense_session(built.dense_path, threads)
     with Session(built.path, threads=threads) as session:
@@ -55,12 +58,12 @@ def measure_against_dense(specs: Sequence[Spec], built: Built, rounds: int) -> l
 
 
 def our_run(session: Session, built: Built, level: int) -> Callable[[], NDArray[Any]]:
-    """One inference at `level`, and its output."""
+    """A function that runs one inference at `level` and returns its output."""
     return partial(_output, session, built, level)
 
 
 def dense_output(dense: Any, built: Built) -> NDArray[Any]:
-    """One inference of a session of ONNX Runtime's own, and its output."""
+    """Run one inference of `dense`, a session of ONNX Runtime alone; returns its output."""
     output: NDArray[Any] = dense.run(None, built.feed)[0]
     return output
 
@@ -70,7 +73,7 @@ def _output(session: Session, built: Built, level: int) -> NDArray[Any]:
 
 
 def kernels_that_ran(path: Path, spec: Spec) -> str:
-    """Names of our kernels that a profiled run of the row's level used, most time first."""
+    """Names of our kernels in a profiled run of the row's level, the one with the most time first."""
     with Checkpoint.open(path, verify=False) as checkpoint:
         ours = {layer.name for layer in checkpoint.layers}
     spent_ms: dict[str, float] = {}

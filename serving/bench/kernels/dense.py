@@ -12,13 +12,13 @@ _PLAIN_OPSET = 13
 
 
 def dense_session(path: Path, threads: int, profile_to: Path | None = None) -> Any:
-    """ONNX Runtime at its best: every optimisation, its own spinning while it runs. profile_to: a folder."""
+    """A session of ONNX Runtime with every optimisation, spinning while it runs. profile_to: folder of its profile."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    # it may spin while it runs, as it does by default, but not into the next contender's turn
+    # its threads may spin while it runs, as by default, but not during the next contender's turn
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if profile_to is not None:
         options.enable_profiling = True
@@ -29,8 +29,8 @@ def dense_session(path: Path, threads: int, profile_to: Path | None = None) -> A
 def export_dense(model: nn.Module, image: Tensor, path: Path, *, plain: bool = False) -> None:
     """Write `model`, in eval mode, for this one shape, as ONNX with input "input" and output "output".
 
-    plain: operators as they were at opset 13, which every peer reads: torch's current exporter writes opset 20, and
-    the `onnx` that DeepSparse can use ends before it.
+    plain: with operators of opset 13, which every peer reads. torch's current exporter writes opset 20, which the
+    `onnx` version of DeepSparse does not know.
     """
     import torch
 

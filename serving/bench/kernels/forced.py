@@ -1,4 +1,4 @@
-"""Rows whose instruction set is forced: the operator library chooses once, so another process measures them."""
+"""Rows with a forced instruction set. The operator library chooses it once, so another process measures them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ RunCommand = Callable[[Sequence[str], Mapping[str, str]], str]
 
 
 def measure_forced(specs: Sequence[Spec], rounds: int, run: RunCommand | None = None) -> list[Row]:
-    """The rows of specs of one `isa`, measured by this very command in a process that has it forced.
+    """The rows of `specs`, which share an `isa`, measured by `bench kernels` in a process where it is forced.
 
-    run: what runs a command with these environment variables added and returns its stdout. Raises BenchError.
+    run: function that runs a command with environment variables added, and returns its stdout. Raises BenchError.
     """
     names = [argument for spec in specs for argument in ("--rows", spec.name)]
     repeats, threads = str(rounds), str(specs[0].threads)
@@ -39,6 +39,6 @@ def measure_forced(specs: Sequence[Spec], rounds: int, run: RunCommand | None = 
 def _run(command: Sequence[str], environment: Mapping[str, str]) -> str:
     done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        last = (done.stderr.strip().splitlines() or ["it printed no error"])[-1]
         raise BenchError(f"the process with {dict(environment)} failed with exit code {done.returncode}: {last}")
     return done.stdout

@@ -1,4 +1,4 @@
-"""The row that asks what float16 values gain over float32."""
+"""The row that measures the gain of float16 values over float32."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .turns import interleaved, timed, verified
 
 
 def measure_halves(specs: Sequence[Spec], cache: ModelCache, rounds: int) -> list[Row]:
-    """A linear layer stored as the spec says and the same in float32 take turns. Raises BenchError."""
+    """A linear layer stored as the spec says and the same layer in float32 take turns. Raises BenchError."""
     rows = []
     for spec in specs:
         halves, floats = (

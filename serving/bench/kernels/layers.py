@@ -1,4 +1,4 @@
-"""Arithmetic rates of convolutions, layer by layer, by ONNX Runtime's profiler on both sides."""
+"""Arithmetic rates of convolutions, layer by layer, from ONNX Runtime's profiler on both sides."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ RATE_NOTE = "layers kept dense left out on both sides; samples: those layers tog
 
 @dataclass(frozen=True, slots=True, order=True)
 class ConvKind:
-    """What layers have in common that cost the same: side is the output's, added whether a tensor is added to it."""
+    """A kind of convolution, whose layers cost the same.
+
+    side: pixels of a side of the output. added: whether a tensor is added to the output.
+    """
 
     side: int
     kernel: int
@@ -44,7 +47,7 @@ class ConvKind:
 
 @dataclass(slots=True)
 class ConvTimes:
-    """Runs of one node. flop: of the weights that are kept; dense_flop: of all; ms: one entry a run."""
+    """The runs of one node. flop: of the kept weights; dense_flop: of all weights; ms: one entry for each run."""
 
     kind: ConvKind
     flop: int
@@ -53,7 +56,7 @@ class ConvTimes:
 
 
 def measure_conv_rate(specs: Sequence[Spec], built: Built, rounds: int) -> list[Row]:
-    """The rows of specs of one setting. Raises BenchError."""
+    """The rows of `specs`, which share a setting. Raises BenchError."""
     return [_rate_row(spec, built, rounds) for spec in specs]
 
 
@@ -92,9 +95,9 @@ def _rate_row(spec: Spec, built: Built, rounds: int) -> Row:
 
 
 def conv_kinds(graph: bytes) -> dict[str, tuple[ConvKind, int]]:
-    """Kind and output positions of our convolutions, by node name, from the graph of a file for one image size.
+    """Kind and number of output positions of our convolutions, by node name, from the graph of a file.
 
-    Not from the profiler's events: most images are tiled there, one dimension long.
+    The profiler's events do not tell them: most images are tiled there, and have one dimension.
     """
     import onnx
 
@@ -130,7 +133,7 @@ def our_convolutions(
     kinds: Mapping[str, tuple[ConvKind, int]],
     level: int,
 ) -> list[ConvTimes]:
-    """Every node of our convolution operator, with what `level` keeps of its layer, for a batch of one."""
+    """The times of each node of our convolution operator, with the FLOPs that `level` keeps, for a batch of one."""
     nodes: dict[str, ConvTimes] = {}
     for event in events:
         layer = layer_of(event, layers)
@@ -145,7 +148,7 @@ def our_convolutions(
 
 
 def dense_convolutions(events: Iterable[Mapping[str, Any]]) -> list[ConvTimes]:
-    """Every convolution that ONNX Runtime ran itself, whatever it fused into it."""
+    """The times of each convolution that ONNX Runtime ran itself, with all that it fused into it."""
     nodes: dict[str, ConvTimes] = {}
     for event in events:
         if event["args"]["op_name"] not in ("Conv", "FusedConv"):
@@ -165,12 +168,12 @@ def dense_convolutions(events: Iterable[Mapping[str, Any]]) -> list[ConvTimes]:
 def rate(nodes: Sequence[ConvTimes]) -> float:
     """GFLOP/s of the kept weights over all nodes, by the median time of a run. Raises BenchError for none."""
     if not nodes:
-        raise BenchError("the profile holds no convolution of one side; nothing to compare")
+        raise BenchError("the profile of one side holds no convolution, so there is nothing to compare")
     return sum(node.flop for node in nodes) / statistics.median(_summed(nodes)) / 1e6
 
 
 def layer_table(ours: Sequence[ConvTimes], dense: Sequence[ConvTimes]) -> list[dict[str, Any]]:
-    """One line per kind of layer: how many, median ms and GFLOP/s of kept weights on both sides."""
+    """One line per kind of layer: their number, and median ms and GFLOP/s of the kept weights on both sides."""
     lines = []
     for kind in dict.fromkeys(node.kind for node in ours):
         line: dict[str, Any] = {"layer": str(kind), **asdict(kind), "count": sum(node.kind == kind for node in ours)}

@@ -1,4 +1,4 @@
-"""The row that asks what it costs level 0 to lie in a file of many levels."""
+"""The row that measures whether level 0 is slower in a file of many levels than in a file of its own."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def measure_level0(specs: Sequence[Spec], cache: ModelCache, rounds: int) -> lis
         row = Row(
             spec,
             against="a file that holds that level alone",
-            measured=speedup(ours_ms=samples["alone"], reference_ms=samples["whole"]),  # its part of the time alone
+            measured=speedup(
+                ours_ms=samples["alone"], reference_ms=samples["whole"]
+            ),  # time in the whole file / time alone
             ours_ms=samples["whole"],
             reference_ms=samples["alone"],
             kernel=kernels_that_ran(whole.path, spec),

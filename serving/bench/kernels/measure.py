@@ -1,4 +1,4 @@
-"""What `bench kernels` runs: the measuring of each kind of row."""
+"""measure_rows: measures a row of `bench kernels` by its kind."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .table import LINEAR_ROUNDS, Settings
 
 
 def measure_rows(specs: Sequence[Spec], settings: Settings, cache: ModelCache) -> list[Row]:
-    """The rows of specs that share a setting. Raises NestedSparseError: then none of them could be measured."""
+    """The rows of `specs`, which share a setting. Raises NestedSparseError: none of them could be measured."""
     first, rounds = specs[0], settings.rounds
     neighbours = Neighbours()
     if first.isa and first.isa != library.isa():
@@ -32,7 +32,7 @@ def measure_rows(specs: Sequence[Spec], settings: Settings, cache: ModelCache) -
         built = cache.linear(first.pattern, first.levels, first.batch)
         rows = measure_against_dense(specs, built, LINEAR_ROUNDS * rounds)
     elif first.kind == "level0":
-        rows = measure_level0(specs, cache, 2 * rounds)  # a bound of three per cent asks for more of them
+        rows = measure_level0(specs, cache, 2 * rounds)  # a bound of three per cent needs more rounds
     else:
         built = cache.network(first.pattern, first.levels)
         if first.kind == "resnet50":

@@ -32,9 +32,9 @@ class ConvNetwork:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A model on both sides.
+    """A model as both sides run it.
 
-    path: the nested checkpoint; dense_path: the model it was made of, as ONNX. feed: what both take. expected: torch's
+    path: the nested checkpoint; dense_path: the model it was made of, as ONNX. feed: inputs of both. expected: torch's
     output at each level; dense_expected: that of the dense model. net: the nested torch model.
     """
 
@@ -63,7 +63,7 @@ class ModelCache:
         return path
 
     def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
-        """What `make` returned for `key` the first time."""
+        """The value that `make` returned for `key` the first time."""
         if key not in self._made:
             self._made[key] = make()
         made: Made = self._made[key]
@@ -130,7 +130,7 @@ class ModelCache:
 
 
 def torch_output(model: nn.Module, image: Tensor) -> NDArray[np.float32]:
-    """What torch answers."""
+    """The output of torch."""
     import torch
 
     with torch.inference_mode():
@@ -139,7 +139,7 @@ def torch_output(model: nn.Module, image: Tensor) -> NDArray[np.float32]:
 
 
 def with_zeros(model: nn.Module, net: NestedModel, level: int) -> nn.Module:
-    """A copy of `model`, an ordinary network, that computes what `net` does at `level`: pruned weights are zeros."""
+    """A copy of `model`, an ordinary network, that computes the same as `net` at `level`: pruned weights are zeros."""
     import torch
 
     twin = copy.deepcopy(model).eval()

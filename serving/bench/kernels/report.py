@@ -1,4 +1,4 @@
-"""What the benchmark prints: the table, the layers, and the facts of the JSON line."""
+"""The report of `bench kernels`: the table, the layers, and the JSON line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COLUMNS = ("row", "reach", "measured", "met", "ours ms (best)", "other ms (best)
 
 
 def print_rows(rows: Sequence[Row], rounds: int) -> None:
-    """The measured rows as a table; under it what could not be measured, and what a reader must know."""
+    """Print the measured rows as a table; below it the rows that could not be measured, and the notes."""
     print_table(
         f"Our kernels, medians of interleaved rounds ({rounds}, more where runs are short), on {cpu_model()}",
         COLUMNS,
@@ -42,7 +42,7 @@ def print_rows(rows: Sequence[Row], rounds: int) -> None:
 
 
 def print_layers(rows: Sequence[Row]) -> None:
-    """For each row that has them, the kinds of layer: ms and GFLOP/s on kept weights, both sides."""
+    """Print the kinds of layer of each row that has them: ms and GFLOP/s of the kept weights, both sides."""
     for row in rows:
         if row.layers:
             print_table(
@@ -53,7 +53,7 @@ def print_layers(rows: Sequence[Row]) -> None:
 
 
 def report(rows: Sequence[Row]) -> dict[str, Any]:
-    """The JSON line: the machine, then every row."""
+    """The content of the JSON line: the machine, then every row."""
     return {"bench": "kernels", **machine_facts(), "rows": [row.to_json() for row in rows]}
 
 

@@ -32,7 +32,7 @@ class Spec:
 
     @property
     def name(self) -> str:
-        """What `--rows` picks it by; tells apart all rows of one run."""
+        """The name by which `--rows` picks it; no two rows of one run share a name."""
         batch = f"b{self.batch}" if self.kind == "linear" else ""
         values = "" if self.values == "float32" else self.values.replace("float", "f")
         parts = (
@@ -54,12 +54,12 @@ class Spec:
 
     @property
     def setting(self) -> tuple[object, ...]:
-        """Rows that share it are measured together, taking turns."""
+        """Rows with the same setting are measured together, in turns."""
         return self.kind, self.pattern, self.threads, self.levels, self.batch, self.isa, self.values
 
     @property
     def work(self) -> str:
-        """What runs, in words."""
+        """The measured work, in words."""
         kept = f"{self.pattern}, {100 * self.density:g} % kept"
         return {
             "resnet50": f"ResNet-50, batch 1, {kept}",
@@ -72,12 +72,13 @@ class Spec:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row, measured, or why it could not be.
+    """One row, measured, or the reason why it could not be.
 
-    measured: the ratio the reach is about. ours_ms, reference_ms: every sample. kernel: of ours, those that ran, most
-    time first. max_error: of our output, relative to the largest magnitude of torch's; reference_error likewise.
-    note: what a reader must know. layers: per kind of layer, for "conv-rate" rows. unavailable: why nothing was
-    measured, else "". other_load: cores that other processes kept busy meanwhile.
+    measured: the ratio that the reach bounds. ours_ms, reference_ms: every sample. kernel: our kernels that ran, the
+    one with the most time first. max_error: of our output, relative to the largest magnitude of torch's output;
+    reference_error: the same of the other side. note: how to read the row. layers: lines per kind of layer, for
+    "conv-rate" rows. unavailable: the reason why it was not measured, else "". other_load: number of cores that other
+    processes kept busy meanwhile.
     """
 
     spec: Spec
@@ -97,11 +98,11 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """None where nothing was asked or nothing could be measured."""
+        """Whether the bound is met; None without a bound or a measurement."""
         return met(self.spec.reach, self.measured)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, for the JSON line."""
+        """All fields, for the JSON line."""
         both = {"ours": self.ours_ms, "reference": self.reference_ms}
         timed = {name: samples for name, samples in both.items() if samples}
         return {
@@ -142,5 +143,5 @@ class Row:
 
 
 def speedup(ours_ms: list[float], reference_ms: list[float]) -> float:
-    """How many times faster ours is, by the medians."""
+    """Ratio of the medians, reference / ours: how many times faster our side is."""
     return statistics.median(reference_ms) / statistics.median(ours_ms)

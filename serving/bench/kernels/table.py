@@ -1,4 +1,4 @@
-"""The table: every row with its reach, which of them a command asks for, and how each is measured."""
+"""The table: every row with its reach, the choice of rows by a command, and the measuring in groups."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ FIVE_DENSITIES = (0.0538, 0.1338, 0.25, 0.5, 0.9)
 QUARTER = (0.25,)
 PEERS = ("deepsparse", "mnn", "openvino", "onnxruntime-int8")
 LINEAR_ROUNDS = 8
-"""Times the rounds of the other rows: a round of linear layers takes milliseconds."""
+"""Rounds of linear rows, as a multiple of the other rows': a round of linear layers takes milliseconds."""
 
 _log = logging.getLogger(__name__)
 
 
 def _network(pattern: str, threads: int, sparse: float, dense: float) -> list[Spec]:
-    """Both densities of ResNet-50; `sparse` and `dense` are the times dense float32 they are to reach."""
+    """Both densities of ResNet-50. sparse, dense: bounds of the speed-up over dense float32 at each."""
     return [
         Spec("resnet50", pattern, density, threads, DENSITIES, reach=Reach(">=", bound))
         for density, bound in zip(reversed(DENSITIES), (dense, sparse), strict=True)
@@ -68,7 +68,7 @@ def network_specs(pattern: str, levels: tuple[float, ...]) -> list[Spec]:
 
 
 def rate_specs(pattern: str, levels: tuple[float, ...]) -> list[Spec]:
-    """The arithmetic rate at every level: what `--layers` shows layer by layer."""
+    """The rows of the arithmetic rate at every level, which `--layers` shows layer by layer."""
     known = {spec.name: spec for spec in TABLE if spec.levels == levels}
     own = [Spec("conv-rate", pattern, density, 1, levels) for density in reversed(levels)]
     return [known.get(spec.name, spec) for spec in own]
@@ -82,11 +82,12 @@ def chosen(
     peers: bool = False,
     layers: bool = False,
 ) -> list[Spec]:
-    """The rows that the command's options ask for.
+    """The rows that the command's options select.
 
-    names: patterns of rows' names, peers' included; none is the whole table. own: a pattern and levels of a user's, for
-    ResNet-50 rows in place of the table. threads: for all rows; None is each row's own. Raises BenchError for a name
-    that matches nothing.
+    names: patterns of rows' names, also of peers' rows; without any, the whole table. own: the user's pattern and
+    levels, for ResNet-50 rows in place of the table. threads: of all rows; None keeps each row's own. peers: whether
+    the peers' rows are added; layers: whether the rows of the arithmetic rate are. Raises BenchError: a name matches no
+    row.
     """
     pattern, levels = own or ("block4x1", DENSITIES)
     table = list(TABLE if own is None else network_specs(pattern, levels))
@@ -103,7 +104,9 @@ def chosen(
 
 
 def at_threads(specs: Sequence[Spec], threads: int | None) -> list[Spec]:
-    """`specs` at `threads`; a reach is for its own count, so a row moved to another has none, but the table's."""
+    """`specs` at `threads`. A reach holds for one number of threads: a row that is moved to another number loses it,
+    unless `specs` has a row for that number.
+    """
     if threads is None:
         return list(specs)
     present = {spec.name: spec for spec in specs if spec.threads == threads}
@@ -113,7 +116,7 @@ def at_threads(specs: Sequence[Spec], threads: int | None) -> list[Spec]:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """rounds: of the interleaved runs; peers_folder: where the peers' environments are kept."""
+    """rounds: number of interleaved rounds; peers_folder: folder of the peers' environments."""
 
     rounds: int
     peers_folder: Path
@@ -123,7 +126,7 @@ Measure = Callable[[Sequence[Spec], Settings], list[Row]]
 
 
 def measured(specs: Sequence[Spec], settings: Settings, measure: Measure) -> Iterator[Row]:
-    """Rows in the order of `specs`; those of one setting are measured together, and a failure is theirs alone."""
+    """The rows in the order of `specs`. Rows of one setting are measured together; a failure affects only them."""
     done: dict[str, Row] = {}
     for spec in specs:
         if spec.name not in done:

@@ -1,4 +1,4 @@
-"""Turns: contenders verified, then timed in turn, so that drift of a shared machine hits all of them alike."""
+"""Turns: contenders are verified, then timed in turns, so that a drift of the machine affects all of them alike."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WARM_UP = 2
 RELATIVE_TOLERANCE = 1e-3
 
 Run = Callable[[], float]
-"""Runs once and returns the milliseconds it took."""
+"""A function that runs once and returns its time in milliseconds."""
 
 
 def timed(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> Run:
@@ -30,7 +30,7 @@ def timed(work: Callable[[], object], clock: Callable[[], float] = time.perf_cou
 
 
 def interleaved(runs: Mapping[str, Run], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of `rounds` runs of each, taking turns in every round; the first WARM_UP rounds do not count."""
+    """Milliseconds of `rounds` runs of each, in turns within every round, after WARM_UP rounds that do not count."""
     samples: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(WARM_UP + rounds):
         for name, run in runs.items():
@@ -43,12 +43,12 @@ def interleaved(runs: Mapping[str, Run], rounds: int) -> dict[str, list[float]]:
 def relative_error(got: NDArray[Any], expected: NDArray[Any]) -> float:
     """Largest difference / largest magnitude of `expected`. Raises BenchError where the shapes differ."""
     if got.shape != expected.shape:
-        raise BenchError(f"an output of shape {list(expected.shape)} was expected, got {list(got.shape)}")
+        raise BenchError(f"output: expected shape {list(expected.shape)}, got {list(got.shape)}")
     return float(np.abs(got - expected).max() / np.abs(expected).max())
 
 
 def verified(name: str, got: NDArray[Any], expected: NDArray[Any]) -> float:
-    """The relative error. Raises BenchError where it is over RELATIVE_TOLERANCE, or not a number."""
+    """The relative error. Raises BenchError where it is above RELATIVE_TOLERANCE, or NaN."""
     error = relative_error(got, expected)
     if not error <= RELATIVE_TOLERANCE:
         raise BenchError(

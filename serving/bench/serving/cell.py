@@ -1,4 +1,4 @@
-"""Cells: every trace beside every co-runner, and the arrivals of each, the same for all configurations."""
+"""Cells: each trace beside each co-runner. All configurations get the same arrivals in a cell."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nested_sparse.runtime.simulation import Trace, arrivals_of, gamma, poisson,
 from .open_loop import Arrival
 
 MakeTrace = Callable[[float, float, int], Trace]
-"""Mean rate (1/s), duration (s), seed."""
+"""A trace from the mean rate (1/s), the duration (s) and a seed."""
 
 RAMP_FLOOR = 0.05
 """The rate that a ramp begins and ends at, as a share of its mean."""
@@ -45,7 +45,7 @@ BURSTY = ("gamma-4", "gamma-8")
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A condition: a trace, and what arrives beside it."""
+    """A condition: a trace of arrivals, and the co-runner beside the server."""
 
     trace: str
     co_runner: str
@@ -56,19 +56,19 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """When a segment's co-runner is there: [begin_s, end_s)."""
+    """The part [begin_s, end_s) of a segment in which its co-runner is busy."""
 
     begin_s: float
     end_s: float
 
     def phase(self, at_s: float) -> str:
-        """Where `at_s` lies: before, beside or after it."""
+        """ "before", "beside" or "after": the place of `at_s` relative to this span."""
         return "before" if at_s < self.begin_s else "beside" if at_s < self.end_s else "after"
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """rate_per_s: mean, of requests; segment_s: how long one configuration's turn is; rounds: turns of each."""
+    """rate_per_s: mean rate of requests; segment_s: length of one configuration's turn; rounds: number of its turns."""
 
     rate_per_s: float
     segment_s: float
@@ -81,7 +81,10 @@ class Load:
 
 
 def chosen_traces(names: Sequence[str], arrivals: Path | None) -> dict[str, MakeTrace]:
-    """The named ones, all if none is named; with the file `arrivals` as one more, under its stem. Raises BenchError."""
+    """The named traces, all where none is named. arrivals: file of one trace more, named by its stem.
+
+    Raises BenchError: an unknown name.
+    """
     known = dict(TRACES)
     if arrivals is not None:
         known[arrivals.stem] = partial(_from_file, arrivals)
@@ -92,9 +95,9 @@ def chosen_traces(names: Sequence[str], arrivals: Path | None) -> dict[str, Make
 
 
 def segments(cell: Cell, make_trace: MakeTrace, load: Load, item_count: int, seed: int) -> list[list[Arrival]]:
-    """The cell's arrivals: one trace over all rounds, cut into segments that each begin at 0.
+    """The cell's arrivals: one trace over all rounds, cut into segments, whose times each begin at 0.
 
-    Drawn from `seed` and the cell's name alone, whatever other cells are measured.
+    They depend on `seed` and the cell's name alone, not on the other cells that are measured.
     """
     rng = np.random.default_rng((seed, zlib.crc32(cell.trace.encode()), zlib.crc32(cell.co_runner.encode())))
     times = make_trace(load.rate_per_s, load.rounds * load.segment_s, int(rng.integers(2**31))).times_s
@@ -107,7 +110,7 @@ def segments(cell: Cell, make_trace: MakeTrace, load: Load, item_count: int, see
 
 
 def rotated(names: Sequence[str], turn: int) -> list[str]:
-    """`names` in the order of their turn: each comes first, second, … equally often."""
+    """`names`, begun at another one in each turn, so that each is first, second, … equally often."""
     first = turn % len(names) if names else 0
     return [*names[first:], *names[:first]]
 

@@ -1,4 +1,4 @@
-"""Co-runners: what else keeps a device busy, made ahead and switched on and off at its time."""
+"""Co-runners: other load on the device, prepared before the measurement and switched on and off during it."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ while os.getppid() == parent:
 
 
 class CoRunner(Protocol):
-    """Quiet between stop() and start(), and before the first of them; gone when its context ends."""
+    """A source of load: quiet before the first start() and after each stop(). It ends with its context."""
 
     def start(self) -> None:
-        """Take from the device what this kind takes."""
+        """Begin to load the device."""
 
     def stop(self) -> None:
-        """Give it back."""
+        """Stop loading it."""
 
 
 def co_runner(kind: str, server_pids: Sequence[int], threads: int = 1) -> AbstractContextManager[CoRunner]:
@@ -75,9 +75,9 @@ def co_runner(kind: str, server_pids: Sequence[int], threads: int = 1) -> Abstra
 
 
 class BusyProcesses:
-    """`count` processes that call a script's work() for ever, stopped until start().
+    """`count` processes that call a script's work() for ever; they are stopped until start().
 
-    Made ahead, so that starting costs the load's own loop nothing. Raises BenchError where one does not come up.
+    They exist before the load begins, so that start() takes no time from it. Raises BenchError: one does not come up.
     """
 
     def __init__(self, script: str, count: int, arguments: Sequence[str] = ()) -> None:
@@ -97,12 +97,12 @@ class BusyProcesses:
         self._end()
 
     def start(self) -> None:
-        """Let them work."""
+        """Let the processes work."""
         for process in self.processes:
             process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
-        """Let them rest."""
+        """Stop the processes."""
         for process in self.processes:
             process.send_signal(signal.SIGSTOP)
 
@@ -121,6 +121,6 @@ def stream_bytes(caches: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> i
 
 
 def _bytes(text: str) -> int:
-    """Of a size as the kernel writes it: "2048K"."""
+    """Bytes of a size as the kernel writes it: "2048K"."""
     number, unit = text.strip()[:-1], text.strip()[-1:]
     return int(number) << {"K": 10, "M": 20, "G": 30}.get(unit, 0) if number.isdigit() else 0

@@ -1,4 +1,4 @@
-"""Comparison: the rows that the cells of an experiment decide, elastic beside fixed levels and SlackFit."""
+"""Comparison: the figures computed from the cells of an experiment: elastic beside fixed levels and SlackFit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ELASTIC, SLACKFIT = "elastic", "slackfit"
 def comparison(
     results: Sequence[CellResult], levels: Mapping[str, int], reference: Reference, slo_ms: float
 ) -> list[Figure]:
-    """The rows. `levels`: contenders that run at one fixed level."""
+    """The figures. levels: the contenders that run at one fixed level, with that level."""
     return [
         *against_fixed(results, levels),
         misses_at_equal_accuracy(results, levels, reference),
@@ -31,7 +31,7 @@ def comparison(
 
 
 def against_fixed(results: Sequence[CellResult], levels: Mapping[str, int]) -> list[Figure]:
-    """Effective accuracy of elastic less that of the best fixed level of its cell: the worst cell, and the mean."""
+    """Effective accuracy of elastic minus that of the best fixed level of the same cell: the worst cell, the mean."""
     points = {}
     for result in results:
         scores = result.scores
@@ -53,10 +53,10 @@ def against_fixed(results: Sequence[CellResult], levels: Mapping[str, int]) -> l
 
 
 def misses_at_equal_accuracy(results: Sequence[CellResult], levels: Mapping[str, int], reference: Reference) -> Figure:
-    """Elastic's misses / those of a fixed level of the same mean accuracy, on bursty traces, all cells together.
+    """Misses of elastic / misses of a fixed level of the same mean accuracy, on bursty traces, all cells together.
 
-    That level is interpolated linearly, by accuracy over the cell's items, between the two whose accuracy lies around
-    the mean of elastic's in-time answers; beyond the range it is the outermost.
+    The misses of that fixed level are interpolated linearly between the two levels whose accuracy, over the cell's
+    items, lies around the mean accuracy of elastic's in-time answers. Beyond the range they are the outermost level's.
     """
     name, reach = "misses at equal mean accuracy, elastic / fixed, bursty traces", Reach("<=", 1 / 2.85)
     ours = theirs = 0.0
@@ -92,10 +92,10 @@ def misses_at_equal_accuracy(results: Sequence[CellResult], levels: Mapping[str,
 
 
 def fixed_misses_at(accuracy: float, level_accuracy: Sequence[float], level_misses: Sequence[int]) -> float:
-    """Misses of a fixed level of this accuracy; a level that another one beats in both counts for nothing."""
+    """Misses of a fixed level of this accuracy. A level that another one beats in accuracy and in misses is ignored."""
     order = np.argsort(level_accuracy, kind="stable")
     best: list[tuple[float, int]] = []
-    for place in order[::-1]:  # from the most accurate down, those that miss less than all above
+    for place in order[::-1]:  # from the most accurate down: levels that miss less than every more accurate one
         if not best or level_misses[place] < best[-1][1]:
             best.append((level_accuracy[place], level_misses[place]))
     best.reverse()
@@ -103,7 +103,7 @@ def fixed_misses_at(accuracy: float, level_accuracy: Sequence[float], level_miss
 
 
 def against_slackfit(results: Sequence[CellResult]) -> Figure:
-    """Effective accuracy of elastic less SlackFit's, mean of the cells with a co-runner."""
+    """Effective accuracy of elastic minus that of SlackFit, mean of the cells with a co-runner."""
     name, reach = "elastic - SlackFit, mean of cells with a co-runner", Reach(">=", 3.0)
     points = {
         str(result.cell): 100.0 * (scores[ELASTIC].effective_accuracy - scores[SLACKFIT].effective_accuracy)
@@ -118,8 +118,9 @@ def against_slackfit(results: Sequence[CellResult]) -> Figure:
 
 
 def attainment_where_level_0_fits(results: Sequence[CellResult], levels: Mapping[str, int], slo_ms: float) -> Figure:
-    """Share that elastic answers in time in the cells where the fixed level 0 has its p99 of all offered within the
-    SLO.
+    """Share of the requests that elastic answers in time, in the cells where fixed level 0 keeps the SLO.
+
+    Level 0 keeps it where the 99th percentile of all requests offered to it lies within `slo_ms`.
     """
     name, reach = "attainment where level 0's p99 fits the SLO", Reach(">=", 99.9)
     lowest = next((each for each, level in levels.items() if level == 0), None)
@@ -140,7 +141,7 @@ def attainment_where_level_0_fits(results: Sequence[CellResult], levels: Mapping
 
 
 def late_after_a_co_runner(results: Sequence[CellResult]) -> Figure:
-    """The most requests that elastic missed after a co-runner came and before three in a row were in time."""
+    """The most requests that elastic missed between the co-runner's start and three in-time answers in a row."""
     name, reach = "late after a co-runner starts, before the level has adapted, worst segment", Reach("<=", 3.0)
     missed = {
         str(result.cell): result.missed_before_adapting(ELASTIC)
@@ -155,7 +156,7 @@ def late_after_a_co_runner(results: Sequence[CellResult]) -> Figure:
 
 
 def best_fixed(results: Sequence[CellResult], levels: Mapping[str, int]) -> str | None:
-    """The fixed level of the highest mean effective accuracy over all cells."""
+    """Name of the fixed level with the highest mean effective accuracy over all cells."""
     totals: dict[str, float] = {}
     for result in results:
         scores: dict[str, Score] = result.scores

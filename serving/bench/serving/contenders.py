@@ -26,9 +26,10 @@ PATIENT_MS = 10_000.0
 def own_servers(
     stack: ExitStack, checkpoint: Path, level_count: int, slo_ms: float, say: Callable[[str], None]
 ) -> tuple[list[Contender], dict[str, str]]:
-    """Each level fixed, SlackFit and elastic, ended with `stack`; and by name why one could not be started.
+    """Servers at each fixed level, with SlackFit and with elastic; and by name the reason why one did not start.
 
-    They start one after the other: each measures its levels first. Raises ServingError where ours does not start.
+    The servers end with `stack`. They start one after the other, because each measures its levels first. Raises
+    ServingError: a server other than SlackFit's does not start.
     """
     flags: Mapping[str, list[str]] = {
         **{f"level {level}": ["--level", str(level)] for level in range(level_count)},
@@ -52,12 +53,12 @@ def own_servers(
 
 
 def target_server(address: str, model: str | None) -> Contender:
-    """A server that somebody else runs; its first model if none is named. Raises BenchError where it does not say."""
+    """A server that already runs. model: None takes its first model; BenchError where the server lists none."""
     return Contender("target", address, model or asyncio.run(_first_model(address)))
 
 
 def target_ms(target: Contender, item: NDArray[Any]) -> float:
-    """Median latency of a request when the target has nothing else to do. Raises ServingError, BenchError."""
+    """Median latency, ms, of a request to the otherwise idle target. Raises ServingError, BenchError."""
     samples = asyncio.run(unloaded_ms(target.address, target.model, item, PATIENT_MS))
     if not samples:
         raise BenchError(

@@ -1,4 +1,4 @@
-"""What one decision costs: a look at the machine's sensors and a choice, at several lengths of the queue."""
+"""The cost of one decision: a look at the machine's sensors and a choice, at several lengths of the queue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rows that need no server: the offline oracle, rescues in mid-inference, a decision's cost, memory."""
+"""The figures that need no server: the offline oracle, rescues in mid-inference, a decision's cost, memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def device_figures(
     arrivals: Path | None,
     rescue_limit_s: float,
 ) -> list[Figure]:
-    """The rows, measured on this device.
+    """The figures, measured on this device.
 
     levels: those of `checkpoint`. say: listener that is told the name of each step. requests, seed, arrivals: of the
     simulator's traces, see `oracle_figures`. rescue_limit_s: time for the pairs of guarded and unguarded runs.
@@ -52,7 +52,10 @@ def device_figures(
 
 
 def rescue_figure(session: Session, batch: int, limit_s: float) -> Figure:
-    """Share of the near misses, late by less than half an inference, that lowering the level in mid-run saved."""
+    """Share of the near misses that lowering the level in mid-inference saved.
+
+    A near miss is late by less than half an inference.
+    """
     name, reach = "deadlines rescued by rerouting, of misses by less than half an inference", Reach(">=", 80.0)
     try:
         table = RouteTable.measure(session, batch)
@@ -77,7 +80,7 @@ def resident_figure(checkpoint: Path, batch: int) -> Figure:
 
 
 def rescue_summary(name: str, reach: Reach, rescues: Sequence[Rescue]) -> Figure:
-    """The row of `rescues`, all levels and conditions together; what it cost in accuracy is in the note."""
+    """The figure of `rescues`, all levels and conditions together; the note tells the cost in accuracy."""
     parts: list[dict[str, Any]] = [
         {
             "condition": each.condition,

@@ -23,8 +23,9 @@ CLIENT_NICE = -10
 
 @contextmanager
 def preferred() -> Iterator[None]:
-    """This process goes before others, where it may: the client stands for another machine, which no co-runner of the
-    server's holds up.
+    """Within, this process has a higher priority, where it may raise it.
+
+    The client stands for another machine, which the server's co-runner would not slow down.
     """
     try:
         before = os.getpriority(os.PRIO_PROCESS, 0)
@@ -40,7 +41,7 @@ def preferred() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A running server. level: the one it is fixed at, None where it chooses; pid: 0 where it is not ours."""
+    """A running server. level: its fixed level, None where it chooses; pid: 0 for a server that another user runs."""
 
     name: str
     address: str
@@ -69,7 +70,7 @@ class CellResult:
 
 @dataclass(slots=True)
 class Experiment:
-    """What is asked of whom. unavailable: why a kind of co-runner is not possible here, filled by run()."""
+    """The servers and the conditions. unavailable: by kind of co-runner, why it is not possible here; set by run()."""
 
     contenders: Sequence[Contender]
     workload: Workload
@@ -83,15 +84,15 @@ class Experiment:
     unavailable: dict[str, str] = field(default_factory=dict)
 
     def run(self, progress: Callable[[str], None] = lambda text: None) -> list[CellResult]:
-        """Measure every cell. Rounds are outermost, so that drift of the machine hits all cells alike."""
+        """Measure every cell. Rounds are the outermost loop, so that a drift of the machine affects all cells alike."""
         gc.collect()
-        gc.freeze()  # a collection over torch's and our own objects would hold up the schedule for tens of milliseconds
+        gc.freeze()  # a collection over all objects would delay the schedule by tens of milliseconds
         with ExitStack() as stack:
             ready = self._co_runners(stack)
             cells = [Cell(trace, kind) for trace in self.traces for kind in ready]
             turns = {cell: self._segments(cell) for cell in cells}
             results = {cell: CellResult(cell, self.load.span) for cell in cells}
-            stack.enter_context(preferred())  # last: what was started before keeps its own priority
+            stack.enter_context(preferred())  # last: processes started before keep their own priority
             for turn in range(self.load.rounds):
                 for number, cell in enumerate(cells):
                     progress(f"round {turn + 1} of {self.load.rounds}: {cell}")
@@ -103,7 +104,7 @@ class Experiment:
     def segment(
         self, contender: Contender, arrivals: Sequence[Arrival], neighbour: CoRunner, span: Span
     ) -> list[Graded]:
-        """One turn of one contender; when it returns, nothing is on its way any more."""
+        """One turn of one contender. Every request of it has ended when this returns."""
         events = [Event(span.begin_s, neighbour.start), Event(span.end_s, neighbour.stop)]
         items = self.workload.items
         try:

@@ -1,4 +1,4 @@
-"""Figure: one row of what the elastic runtime is to reach, measured, or why it could not be."""
+"""Figure: one target of the elastic runtime, measured, or the reason why it could not be."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from ..reach import Reach, met
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """measured: in `unit`, None where `unavailable` says why. note: how it was measured and what a reader must know.
+    """A row of the report.
 
-    details: what it was made of, for the JSON line.
+    measured: in `unit`; None where it could not be measured. unavailable: the reason then, else "". note: how it was
+    measured and how to read it. details: the values behind it, for the JSON line.
     """
 
     name: str
@@ -30,7 +31,7 @@ class Figure:
 
     @property
     def met(self) -> bool | None:
-        """None where nothing was asked or nothing could be measured."""
+        """Whether the bound is met; None without a bound or a measurement."""
         return met(self.reach, self.measured)
 
     def to_json(self) -> dict[str, Any]:

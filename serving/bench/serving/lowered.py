@@ -1,4 +1,4 @@
-"""LoweredOutputs: what an inference answers whose level fell in the middle, made here by force."""
+"""LoweredOutputs: the outputs of inferences whose level fell in the middle, made here by forcing the fall."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from nested_sparse.runtime.rerouting import RouteGuard, RouteTable
 from nested_sparse.runtime.session import Session
 
 Lowered = tuple[int, int, int, str]
-"""Item, level at the start, level at the end, layer where it fell."""
+"""Index of the item, level at the start, level at the end, layer at which it fell."""
 
 
 class LoweredOutputs:
-    """Outputs of `session` on `items`, lowered exactly where a Lowered says; each is run once and kept."""
+    """Outputs of `session` on `items`, lowered exactly as a Lowered says; each is computed once and kept."""
 
     def __init__(self, session: Session, items: Sequence[NDArray[Any]]) -> None:
         self._session, self._items = session, items
         self._known: dict[Lowered, NDArray[Any]] = {}
 
     def __call__(self, key: Lowered) -> NDArray[Any]:
-        """An empty output, which no answer agrees with, where the model has no such level or layer."""
+        """The output. Where the model has no such level or layer it is empty, so that no answer agrees with it."""
         if key not in self._known:
             self._known[key] = self._run(key)
         return self._known[key]
@@ -41,5 +41,5 @@ class LoweredOutputs:
 
     @cached_property
     def _guard(self) -> RouteGuard:
-        """Made when it is first needed: its table is measured, though forcing asks only for the layers' order."""
+        """Made at its first use, as its table is measured; forcing needs only the order of the layers in it."""
         return RouteGuard(RouteTable.measure(self._session, repeats=1))

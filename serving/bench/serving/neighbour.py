@@ -22,7 +22,7 @@ for line in sys.stdin:
 
 
 class Neighbour:
-    """One process, pinned to `core`; asleep but for the times it is told to be busy. Ends with its parent."""
+    """One process, pinned to `core`. It sleeps except in the planned times. It ends with its parent."""
 
     def __init__(self, core: int) -> None:
         command = [sys.executable, "-c", _SOURCE]
@@ -42,19 +42,19 @@ class Neighbour:
         self._process.communicate()
 
     def plan(self, begin_s: float, end_s: float) -> None:
-        """Be busy from one moment of time.monotonic() to another. Each plan wants a wait()."""
+        """Be busy between two moments of time.monotonic(). A wait() must follow each plan()."""
         self._orders.write(f"{begin_s!r} {end_s!r}\n")
         self._orders.flush()
 
     def wait(self) -> None:
-        """Until the planned time is over. Raises BenchError where the process is gone."""
+        """Wait until the planned time is over. Raises BenchError where the process has ended."""
         if not self._reports.readline():
             raise BenchError("the busy neighbour ended before its time; run the measurement again")
 
 
 @contextmanager
 def pinned() -> Iterator[int]:
-    """Within, this thread keeps to one of its cores, the last, whose number it gives. Raises BenchError."""
+    """Within, this thread runs on the last of its cores only, whose number it gives. Raises BenchError."""
     if not hasattr(os, "sched_setaffinity"):
         raise BenchError("a core to share needs sched_setaffinity, which this system lacks; measure on Linux")
     before = os.sched_getaffinity(0)

@@ -1,6 +1,6 @@
 """Open-loop load: requests leave on schedule whatever the server does, and latency counts from the schedule.
 
-A closed loop waits for a slow server and so hides its queue (coordinated omission); an open loop does not. The client
+A closed loop waits for a slow server and so hides the queue (coordinated omission); an open loop shows it. The client
 is the unmodified tritonclient, so any server of the Open Inference Protocol can be the target.
 """
 
@@ -27,7 +27,7 @@ ANSWER_LIMIT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """One request of the schedule: when it leaves (seconds from the start), the batch it carries, its phase."""
+    """One request of the schedule. at_s: from the start of the load; item: index of its batch; phase: of the load."""
 
     at_s: float
     item: int
@@ -36,7 +36,7 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something else that happens at its time, by the schedule's own clock: a co-runner that comes or goes."""
+    """An action at a time of the schedule: a co-runner that starts or stops."""
 
     at_s: float
     action: Callable[[], None]
@@ -44,7 +44,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one arrival.
+    """The result of one arrival.
 
     latency_ms is from the scheduled time. Where no answer came output is None; what the answer did not say is None too:
     level (it ended at), accuracy (the file's, of that level), compute_ms.
@@ -72,12 +72,11 @@ async def open_loop(
     events: Sequence[Event] = (),
     connections: int = 1,
 ) -> list[Outcome]:
-    """Send every arrival at its time and return one outcome for each, in order, when all have ended.
+    """Send every arrival at its time, and return the outcomes in the same order when all have ended.
 
-    A request that leaves late, because this process was not scheduled in time, asks the server for what is left of its
-    SLO. The arrivals take turns on `connections` clients, each of which sends one request more beforehand.
-
-    Raises ServingError where the server cannot be asked for its model.
+    A request that leaves late, because this process was not scheduled in time, asks the server for the rest of its SLO.
+    events: actions at their time. connections: number of clients; the arrivals take turns on them, and each client
+    sends one warm-up request first. Raises ServingError: the server does not describe the model.
     """
     async with AsyncExitStack() as clients:
         senders = [await _connect(clients, address, model, batches, slo_ms) for _ in range(connections)]
@@ -93,7 +92,7 @@ async def open_loop(
 
 
 async def unloaded_ms(address: str, model: str, batch: NDArray[Any], slo_ms: float, count: int = 20) -> list[float]:
-    """Latencies of `count` requests, sent one after the other: what the server takes when it has nothing else to do."""
+    """Latencies of `count` requests, sent one after the other to an otherwise idle server."""
     async with AsyncExitStack() as clients:
         sender = await _connect(clients, address, model, [batch], slo_ms)
         outcomes = [await sender.send(Arrival(0.0, 0), time.perf_counter()) for _ in range(count)]
@@ -130,7 +129,7 @@ async def _happen(events: Sequence[Event], start_s: float) -> None:
 
 
 class _Sender:
-    """Sends one batch and classifies the answer."""
+    """A client that sends batches and classifies the answers."""
 
     def __init__(self, client: Any, model: str, metadata: Any, batches: Sequence[NDArray[Any]], slo_ms: float) -> None:
         from tritonclient import grpc as triton

@@ -1,4 +1,4 @@
-"""The row of the offline oracle: our policy in virtual time, beside one who knows the future."""
+"""The figures of the offline oracle: the elastic policy in virtual time, beside a schedule that knows the future."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class ServedLevels:
 
 
 def oracle_figures(levels: ServedLevels, requests: int, seed: int, arrivals: Path | None = None) -> list[Figure]:
-    """The least share of the oracle's score that elastic reaches on a trace; and its share beside contention.
+    """The share of the oracle's score that elastic reaches: the least over the traces, and the mean beside contention.
 
     The simulated device takes the `service_ms` of `levels`. requests: about so many in a trace. arrivals: file of one
-    trace more. The oracle's score is a proven upper bound. Nothing is kept back for the reply: there is none in virtual
-    time, and the oracle uses all of the SLO, too.
+    trace more. The oracle's score is a proven upper bound. No time is kept back for the reply: there is none in virtual
+    time, and the oracle uses the whole SLO, too.
     """
     profile = LatencyProfile((1,), [[ms] for ms in levels.service_ms])
     world = World(profile, levels.accuracy, levels.slo_ms, seed=seed)
@@ -63,7 +63,7 @@ def oracle_figures(levels: ServedLevels, requests: int, seed: int, arrivals: Pat
 
 
 def oracle_summary(rows: Sequence[Row]) -> list[Figure]:
-    """The rows of a comparison's rows."""
+    """The figures computed from the rows of a simulated comparison."""
     shares = {(row.trace, row.contention): row.of_oracle for row in rows if row.policy == ELASTIC}
     alone = {trace: share for (trace, contention), share in shares.items() if contention == UNDISTURBED}
     worst = min(alone, key=lambda trace: alone[trace])

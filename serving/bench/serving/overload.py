@@ -1,12 +1,12 @@
-"""Overload: what becomes of requests that come faster than a server's front end can take them.
+"""Overload: the outcomes of requests that come faster than a server's front end can take them.
 
 `python -m nested_sparse.serving.bench.serving.overload FILE` measures a server of its own; with
 `--target ADDRESS MODEL`, once or several times, servers that are up already, in turns. First the peak is found, in a
 closed loop of a few callers; then an open loop offers 1.5 times that. It prints a table of medians over the rounds, and
 one JSON line with every round.
 
-The clients run on the same cores and take about as much of them as the server does: absolute rates are those of this
-machine with them on it, ratios are what can be compared.
+The clients run on the same cores as the server and take about as much time as it does. So absolute rates depend on
+the machine and the clients; only ratios can be compared.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ PROCESSES, CALLERS = 2, 8
 class Round:
     """One turn of one server.
 
-    peak_per_s: answers in time in the closed loop. offered, answered, refused, unhinted, failed: per second of the open
-    one; unhinted: refused without saying when to try again; failed: all other statuses. in_time: share of the answered.
+    peak_per_s: answers in time in the closed loop. offered, answered, refused, unhinted, failed: requests per second of
+    the open loop; unhinted: refused without a hint when to try again; failed: all other statuses. in_time: share of the
+    answers.
     """
 
     peak_per_s: float
@@ -47,12 +48,12 @@ class Round:
 
     @property
     def of_peak(self) -> float:
-        """Share of the peak that is answered under overload, late answers included."""
+        """Answers per second under overload, late ones included, as a share of the peak."""
         return self.answered_per_s / self.peak_per_s if self.peak_per_s else 0.0
 
 
 def measure(address: str, model: str, slo_ms: float, load: float, seconds: float) -> Round:
-    """The peak, then `load` times as much."""
+    """Find the peak, then offer `load` times as much."""
     closed = call_together(address, model, seconds, callers=CALLERS, processes=PROCESSES)
     peak_per_s = sum(call.status == "OK" and call.latency_ms <= slo_ms for call in closed) / seconds
     calls = call_together(address, model, seconds, rate_per_s=max(1.0, load * peak_per_s), processes=PROCESSES)
@@ -60,7 +61,7 @@ def measure(address: str, model: str, slo_ms: float, load: float, seconds: float
 
 
 def round_of(calls: Sequence[RawCall], peak_per_s: float, slo_ms: float, seconds: float) -> Round:
-    """What became of the calls of an open loop that took `seconds`."""
+    """The round of an open loop that took `seconds`."""
     answered_ms = sorted(call.latency_ms for call in calls if call.status == "OK")
     refused = [call for call in calls if call.status == "RESOURCE_EXHAUSTED"]
     count = len(answered_ms)
@@ -78,11 +79,13 @@ def round_of(calls: Sequence[RawCall], peak_per_s: float, slo_ms: float, seconds
 
 
 def main(arguments: Sequence[str]) -> None:
-    """As a command."""
-    parser = argparse.ArgumentParser(description="A server's front end at more than it can do.")
-    parser.add_argument("file", type=Path, nargs="?", help="checkpoint that a server of one's own serves")
+    """Run as a command."""
+    parser = argparse.ArgumentParser(description="A server's front end under more load than it can take.")
+    parser.add_argument("file", type=Path, nargs="?", help="checkpoint; a server of its own is started for it")
     parser.add_argument("--target", nargs=2, action="append", default=[], metavar=("ADDRESS", "MODEL"))
-    parser.add_argument("--slo-ms", type=float, default=20.0, help="default 20; one's own server takes it as its SLO")
+    parser.add_argument(
+        "--slo-ms", type=float, default=20.0, help="default 20; also the SLO of a server that is started"
+    )
     parser.add_argument("--load", type=float, default=1.5, help="times the peak; default 1.5")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each loop; default 3")
     parser.add_argument("--rounds", type=int, default=5)

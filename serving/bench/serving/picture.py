@@ -19,7 +19,7 @@ SIGNATURE = "nested-sparse"
 COLOURS = ("tab:blue", "tab:red")
 DPI = 100
 BIN_S = 0.25
-"""Levels and slowdown are also drawn as means over this: single requests hide the course."""
+"""Levels and slowdown are also drawn as means over this time, as single requests hide the trend."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def _head(path: Path) -> bytes:
 
 
 def _is_ours(head: bytes) -> bool:
-    """A PNG that says so: our name alone is in many a text."""
+    """Whether the file is a PNG with our signature; the signature alone stands in many texts."""
     return head.startswith(b"\x89PNG") and SIGNATURE.encode() in head
 
 
@@ -62,9 +62,10 @@ def draw(
     service_ms: Sequence[float],
     shades: Sequence[Shade],
 ) -> None:
-    """Save a PNG: `runs` (the first is ours, at most two), drawn over each other; `service_ms` of the idle levels.
+    """Save a PNG of level, latency and slowdown over time.
 
-    Slowdown is a run's time / that of its level on the idle device. Raises CheckpointError where the file
+    runs: one or two, by name, drawn over each other, the adapting one first. service_ms: of each level on the idle
+    device; slowdown is the time of a run / this. shades: marked stretches of time. Raises CheckpointError: the file
     cannot be written.
     """
     import matplotlib
@@ -105,7 +106,7 @@ def draw(
 
 
 def _plain(value: float, _: int) -> str:
-    """1, 2 and 5 of each decade."""
+    """The label of a tick: only 1, 2 and 5 of each decade have one."""
     return f"{value:g}" if f"{value:e}"[0] in "125" else ""
 
 
@@ -128,7 +129,7 @@ def _draw_run(
 
 
 def _slowdowns(answered: Sequence[Outcome], service_ms: Sequence[float]) -> Iterator[tuple[float, float]]:
-    """When, and how much: of the answers that ran at one known level and say how long."""
+    """(time, slowdown) of each answer whose run kept one known level and states its time."""
     for each in answered:
         if each.level is None or each.compute_ms is None or each.lowering is not None:
             continue
@@ -137,7 +138,7 @@ def _slowdowns(answered: Sequence[Outcome], service_ms: Sequence[float]) -> Iter
 
 
 def _binned(points: Sequence[tuple[float, float]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Middle and mean of every BIN_S that has values."""
+    """(middle of the bin, mean of its values) for every bin of BIN_S that has values."""
     at_s, values = np.reshape(np.asarray(points, np.float64), (-1, 2)).T
     found, place, count = np.unique(np.floor(at_s / BIN_S), return_inverse=True, return_counts=True)
     return (found + 0.5) * BIN_S, np.bincount(place, values, len(found)) / count

@@ -11,13 +11,13 @@ from nested_sparse.errors import BenchError
 from nested_sparse.runtime.resources import ROOT, cgroup_folders
 
 PERIOD_US = 20_000
-"""A fifth of the kernel's default: a server that stands still for half of 100 ms keeps no deadline at any level."""
+"""A fifth of the kernel's default of 100 ms: a server that stands still for 50 ms keeps no deadline at any level."""
 
 
 class Quota:
-    """The processes `pids` get at most `cores` of CPU time between start() and stop(), by cgroup version 2 or 1.
+    """Limits the processes `pids` to `cores` of CPU time between start() and stop(), by cgroup version 2 or 1.
 
-    Outside of it they are where they were. Raises BenchError where this process may not set a quota.
+    Otherwise they stay in the cgroup in which they were. Raises BenchError where this process may not set a quota.
     """
 
     def __init__(self, pids: Sequence[int], cores: float, root: Path = ROOT) -> None:
@@ -49,16 +49,16 @@ class Quota:
         self._remove()
 
     def start(self) -> None:
-        """Put them under the quota."""
+        """Put the processes under the quota."""
         self._move(self._folder)
 
     def stop(self) -> None:
-        """Take them out of it."""
+        """Take the processes out of the quota."""
         self._move(self._parent)
 
     def _move(self, folder: Path) -> None:
         for pid in self._pids:
-            with contextlib.suppress(ProcessLookupError):  # a server that died is found out by its answers
+            with contextlib.suppress(ProcessLookupError):  # the missing answers show that a server died
                 (folder / "cgroup.procs").write_text(str(pid))
 
     def _remove(self) -> None:
@@ -67,7 +67,7 @@ class Quota:
 
 
 def _writable(root: Path) -> Path:
-    """This process's own folder of the CPU controller."""
+    """The cgroup folder of this process that has the CPU controller. Raises BenchError."""
     for folder in cgroup_folders("cpu", root):
         if (folder / "cpu.cfs_quota_us").exists() or (folder / "cgroup.controllers").exists():
             if folder.joinpath("cgroup.controllers").exists() and "cpu" not in _controllers(folder):
@@ -75,7 +75,7 @@ def _writable(root: Path) -> Path:
             if not os.access(folder, os.W_OK):
                 raise BenchError(f"not allowed here: {folder} may not be written")
             return folder
-    raise BenchError("not allowed here: no cgroup of ours has the CPU controller")
+    raise BenchError("not allowed here: no cgroup of this process has the CPU controller")
 
 
 def _controllers(folder: Path) -> list[str]:

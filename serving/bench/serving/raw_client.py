@@ -3,9 +3,9 @@
 `python -m nested_sparse.serving.bench.serving.raw_client ADDRESS MODEL SECONDS (--rate PER_S | --callers N)` connects,
 prints a line, waits for one on stdin, and ends with one JSON line: [status, milliseconds, hinted] of every call.
 
-A rate is an open loop: calls leave on time whatever the server does. Callers are a closed one: each waits for its
-answer before it calls again. Milliseconds count from when the call left. hinted: it carried both hints of when to try
-again.
+With a rate, the load is an open loop: calls leave on time whatever the server does. With callers, it is a closed loop:
+each waits for its answer before it calls again. Milliseconds count from the start of the call. hinted: whether the
+refusal carried both hints when to try again.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MODULE = "nested_sparse.serving.bench.serving.raw_client"
 
 @dataclass(frozen=True, slots=True)
 class RawCall:
-    """What became of one call."""
+    """The result of one call; the fields as the module's docstring has them."""
 
     status: str
     latency_ms: float
@@ -49,9 +49,9 @@ class RawCall:
 def call_together(
     address: str, model: str, seconds: float, *, rate_per_s: float = 0.0, callers: int = 0, processes: int = 1
 ) -> list[RawCall]:
-    """Calls of `processes` clients that begin together, with the rate or the callers divided among them.
+    """The calls of `processes` clients that begin together; the rate, or the callers, are divided among them.
 
-    Raises BenchError where a client cannot begin.
+    Raises BenchError: a client cannot begin.
     """
     load = ["--callers", str(max(1, callers // processes))] if callers else ["--rate", str(rate_per_s / processes)]
     command = [sys.executable, "-m", MODULE, address, model, str(seconds), *load]
@@ -77,7 +77,7 @@ def call_together(
 
 
 async def _request(channel: aio.Channel, model: str) -> bytes:
-    """One sample for each input of the model, of numbers between 0 and 1."""
+    """A request with one sample for each input of the model: random numbers between 0 and 1."""
     metadata = messages.ModelMetadataRequest(name=model).SerializeToString()
     told = await channel.unary_unary(f"/{messages.SERVICE_NAME}/ModelMetadata")(metadata)
     request = messages.ModelInferRequest(model_name=model)
@@ -133,7 +133,7 @@ async def _open(call: Call, end_s: float, rate_per_s: float, draw: random.Random
 
 
 def main(arguments: Sequence[str]) -> None:
-    """As a process."""
+    """Run as a process."""
     parser = argparse.ArgumentParser()
     parser.add_argument("address")
     parser.add_argument("model")

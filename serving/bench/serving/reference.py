@@ -1,4 +1,4 @@
-"""Reference: what every level answers to every item, computed here, and the check of what a server answered."""
+"""Reference: every level's outputs for every item, computed here, and the check of a server's answers with them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ RELATIVE_TOLERANCE = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class Graded:
-    """An outcome, checked: its output is gone, what it was worth is here.
+    """An outcome and its grade; the output itself is dropped.
 
-    score: share of its samples right, whether in time or not; without labels the accuracy that the file states for the
-    level; 1 where nobody knows, 0 where no answer came. check: "right" or "wrong" (the output is not that of the
-    level it names), "unverified" where there is nothing to compare with, "" where no answer came.
+    score: share of its samples that are right, in time or not; without labels, the accuracy that the file states for
+    the level; 1 where that is not known either; 0 where no answer came. check: "right"; "wrong": the output is not that
+    of the level that the answer names; "unverified": there is no output to compare with; "": no answer came.
     """
 
     outcome: Outcome
@@ -63,7 +63,7 @@ class Reference:
         return Graded(replace(outcome, output=None), self._score(outcome), self._check(outcome))
 
     def level_score(self, level: int, items: Sequence[int]) -> float:
-        """What `level` scores on `items` if it answers all of them."""
+        """Mean score of `level` on `items`, if it answers all of them."""
         if self.labels is None:
             return self.stated[level] if self.stated else 1.0
         return float(np.mean([right_share(self.expected[level][item], self.labels[item]) for item in items]))
@@ -94,7 +94,7 @@ class Reference:
 
 
 def make_reference(workload: Workload, session: Session | None) -> Reference:
-    """The outputs of `session`, an open one of the workload's checkpoint; None: nothing to compare with."""
+    """The reference of a workload. session: an open one of its checkpoint; None: no outputs to compare with."""
     if session is None:
         return Reference([], workload.labels, [])
     name, output = session.inputs[0].name, session.outputs[0].name
@@ -104,7 +104,7 @@ def make_reference(workload: Workload, session: Session | None) -> Reference:
 
 
 def right_share(output: NDArray[Any], labels: NDArray[np.int64]) -> float:
-    """Share of samples whose largest output is their class."""
+    """Share of the samples whose largest output is at their class."""
     return float((output.argmax(axis=1) == labels).mean()) if output.shape[:1] == labels.shape else 0.0
 
 

@@ -1,4 +1,4 @@
-"""What `bench serving` prints: the cells, the rows with their verdicts, and the facts of the JSON line."""
+"""The report of `bench serving`: the cells, the figures with their verdicts, and the JSON line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .score import Score
 
 
 def print_cells(results: Sequence[CellResult], scored_by: str) -> None:
-    """A line per condition: effective accuracy of each server; of the last adapting one also what it did."""
+    """Print a line per condition: the effective accuracy of each server, and details of elastic or the last one."""
     names = list(dict.fromkeys(name for result in results for name in result.rounds))
     shown = ELASTIC if ELASTIC in names else names[-1]
     print_table(
@@ -29,9 +29,9 @@ def print_cells(results: Sequence[CellResult], scored_by: str) -> None:
 
 
 def print_figures(figures: Sequence[Figure]) -> None:
-    """The rows: what is to be reached, what was measured; below, how, and what could not be."""
+    """Print the figures: the bound, the measurement and the verdict; below, the notes and the missing ones."""
     print_table(
-        "What the elastic runtime is to reach",
+        "Targets of the elastic runtime",
         ("row", "reach", "measured", "met"),
         [
             (each.name, "" if each.reach is None else str(each.reach), _measured(each), MET[each.met])
@@ -44,7 +44,7 @@ def print_figures(figures: Sequence[Figure]) -> None:
 
 
 def print_conditions(results: Sequence[CellResult], facts: Mapping[str, Any]) -> None:
-    """What a reader must know of how it was measured: what was not possible here, who disturbed."""
+    """Print the conditions of the measurement: the load, the co-runners that were not possible, other processes."""
     print(
         f"{facts['samples_per_request']} samples a request, SLO {facts['slo_ms']:.1f} ms, "
         f"{facts['rate_per_s']:.1f} requests a second: {facts['utilisation']:g} of what the densest level can do; the "
@@ -59,7 +59,7 @@ def print_conditions(results: Sequence[CellResult], facts: Mapping[str, Any]) ->
 
 
 def errors_of(results: Sequence[CellResult]) -> list[str]:
-    """What must not happen: wrong answers, failed requests; one line each."""
+    """A line for each server and cell with wrong answers or failed requests; there should be none."""
     lines = []
     for result in results:
         for name, score in result.scores.items():
@@ -80,7 +80,7 @@ def errors_of(results: Sequence[CellResult]) -> list[str]:
 
 
 def unverified_of(results: Sequence[CellResult]) -> str:
-    """How many answers had nothing to be compared with; empty if none."""
+    """The number of answers that could not be compared, in words; "" if there is none."""
     scores = [score for result in results for score in result.scores.values()]
     unverified, lowered = sum(score.unverified for score in scores), sum(score.lowered for score in scores)
     if not unverified:
@@ -89,7 +89,7 @@ def unverified_of(results: Sequence[CellResult]) -> str:
 
 
 def report(results: Sequence[CellResult], figures: Sequence[Figure], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON line: the machine, the load, every row, every cell summarised."""
+    """The content of the JSON line: the machine, the load, every figure, a summary of every cell."""
     return {
         "bench": "serving",
         **machine_facts(),

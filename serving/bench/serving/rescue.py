@@ -1,4 +1,4 @@
-"""Rescue: the deadlines that lowering a running inference saves, and what it costs in accuracy.
+"""Rescue: the deadlines that lowering a running inference saves, and the cost in accuracy.
 
 Every guarded run has an unguarded twin: same level, budget and disturbance, one right after the other, in random order.
 """
@@ -22,14 +22,14 @@ from .neighbour import Neighbour, pinned
 
 IDLE, BUSY = "idle", "busy"
 BUDGET = 1.3
-"""Of the predicted time: what a run may take whose core a neighbour comes to share."""
+"""Budget of a run whose core a neighbour comes to share, as a multiple of the predicted time."""
 _LEAD_S = 0.004
-_LONGEST = 4.0  # budgets that a neighbour stays busy: longer than any run takes beside it
+_LONGEST = 4.0  # budgets for which a neighbour stays busy: longer than any run beside it
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One unguarded run and its guarded twin, ms; accuracy: expected of the route, None where it was not lowered."""
+    """One unguarded run and its guarded twin, ms. accuracy: expected on the guarded route; None if not lowered."""
 
     budget_ms: float
     unguarded_ms: float
@@ -76,7 +76,7 @@ class Rescue:
 
     @property
     def accuracy_cost(self) -> float | None:
-        """What lowering cost in the mean: the level's accuracy less that expected of the near misses' routes."""
+        """Mean cost of lowering: the level's accuracy minus the accuracy expected on the near misses' routes."""
         routes = [pair.accuracy for pair in self.near_misses if pair.accuracy is not None]
         return None if self.level_accuracy is None or not routes else self.level_accuracy - statistics.fmean(routes)
 
@@ -94,11 +94,11 @@ def measure_rescue(
 ) -> list[Rescue]:
     """Rescues of runs that begin at each of `levels`, under IDLE and BUSY; `pairs` of each, in turns.
 
-    levels: every one but the lowest, densest first, if None. One that takes little longer than the lowest has little to
-        give up, and is rescued seldom.
+    levels: None takes every level but the lowest, densest first. A level that takes little longer than the lowest
+        can save little time, and is rescued seldom.
     table: RouteTable.measure of this session and batch. batch: one whose runs last several time slices of the system
         (some milliseconds) shows a shared core; in shorter ones, the neighbour runs before or after.
-    slowdown: what the guard is told to expect.
+    slowdown: the one that the guard is told to expect.
     Stops early when `limit_s` have passed. Raises BenchError: a session of several threads, which pinning would
     serialise; a system without affinity; a lowered run whose outputs are not those of its route.
     """
@@ -122,7 +122,7 @@ def measure_rescue(
 
 
 class _Twins:
-    """Runs pairs."""
+    """Runs the pairs."""
 
     def __init__(self, session: Session, table: RouteTable, batch: int, neighbour: Neighbour, slowdown: float) -> None:
         self._session, self._neighbour, self._slowdown = session, neighbour, slowdown
@@ -168,7 +168,7 @@ class _Twins:
             self._neighbour.wait()
 
     def _verify(self, level: int, outputs: Arrays) -> None:
-        """That a run lowered once gave, bit for bit, what its route gives."""
+        """Check that a run lowered once gave, bit for bit, the outputs of its route. Raises BenchError."""
         lowering = self._guard.lowering
         if lowering is None or lowering.fell_again:
             return

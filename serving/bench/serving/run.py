@@ -34,16 +34,16 @@ from .workload import Workload, demo_workload, labelled_workload, random_workloa
 SEGMENT_S = 4.0
 PICTURE_S = 18.0
 SIMULATED_PER_S, MOST_SIMULATED = 200, 1400
-"""Requests of a trace in the simulator: for each second of load, and at most."""
+"""Requests of a trace in the simulator: for each second of load, and the upper limit."""
 RESCUE_SHARE, MOST_RESCUE_S = 6.0, 45.0
-"""Time for the rescues: for each second of load, and at most."""
+"""Time for the rescues, s: for each second of load, and the upper limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadTestOptions:
-    """What the user may choose; slo_ms None: by the densest level's time. seconds: of load, per server and cell.
+    """The user's choices. slo_ms: None derives it from the densest level's time. seconds: of load, per server and cell.
 
-    Raises BenchError for a number that is none.
+    Raises BenchError: a number that is not finite, or not above 0.
     """
 
     checkpoint: Path | None
@@ -70,7 +70,7 @@ class LoadTestOptions:
 
 @dataclass(frozen=True, slots=True)
 class LoadTestResult:
-    """What was measured. scored_by: where the accuracy comes from; facts: for the JSON line."""
+    """The measurements. scored_by: source of the accuracy, in words; facts: conditions, for the JSON line."""
 
     cells: list[CellResult]
     figures: list[Figure]
@@ -80,7 +80,10 @@ class LoadTestResult:
 
 @dataclass(frozen=True, slots=True)
 class _Servers:
-    """Who is compared. service_ms: of a request on the idle device, by level; of a target without levels, of one."""
+    """The compared servers. service_ms: of a request on the idle device, by level; one entry for a --target.
+
+    missing: by server, the reason why it did not start.
+    """
 
     contenders: list[Contender]
     missing: dict[str, str]
@@ -94,7 +97,7 @@ class _Servers:
 
 
 def run_load_test(options: LoadTestOptions, console: Console) -> LoadTestResult:
-    """Do it all, progress to `console`. Raises NestedSparseError."""
+    """Run the whole load test, with progress on `console`. Raises NestedSparseError."""
     try:
         import tritonclient.grpc  # noqa: F401 - the load's client
     except ModuleNotFoundError as error:
@@ -133,7 +136,7 @@ def run_load_test(options: LoadTestOptions, console: Console) -> LoadTestResult:
 def _servers(
     stack: ExitStack, options: LoadTestOptions, workload: Workload, session: Session | None, say: Callable[[str], None]
 ) -> _Servers:
-    """The target, or servers of our own, up until `stack` ends."""
+    """The target, or servers of our own, which run until `stack` ends."""
     if options.target is not None:
         target = target_server(options.target, options.model or (session.name if session else None))
         service_ms = [target_ms(target, workload.items[0])]
@@ -151,7 +154,7 @@ def _load(options: LoadTestOptions, densest_ms: float) -> Load:
 
 
 def _measured(experiment: Experiment, say: Callable[[str], None]) -> tuple[list[CellResult], dict[str, float]]:
-    """The cells, and the cores that the client and others used meanwhile."""
+    """The cells, and the number of cores that the client and other processes used meanwhile."""
     begin_s, begin, neighbours = time.monotonic(), os.times(), Neighbours(read_family_cpu_seconds)
     cells = experiment.run(say)
     end, elapsed_s = os.times(), time.monotonic() - begin_s
@@ -200,7 +203,7 @@ def _facts(options: LoadTestOptions, experiment: Experiment, servers: _Servers) 
 
 
 def draw_co_runner(path: Path, experiment: Experiment, fixed: str | None, service_ms: Sequence[float]) -> None:
-    """The picture of a co-runner that comes and goes: the adapting server beside the fixed level `fixed`."""
+    """Draw a co-runner that starts and stops: the adapting server beside the fixed level `fixed`."""
     load = replace(experiment.load, segment_s=PICTURE_S, rounds=1)
     (arrivals,) = segments(
         Cell("poisson", "cpu"),
@@ -247,12 +250,12 @@ def _scored_by(reference: Reference) -> str:
     if reference.labels is not None:
         return "labels known"
     if reference.stated:
-        return "no labels: the accuracy that the file states of the level served"
-    return "nothing known of accuracy: the share answered in time"
+        return "no labels: the accuracy that the file states for the level served"
+    return "accuracy not known: the share answered in time"
 
 
 def _explained(figure: Figure, missing: dict[str, str]) -> Figure:
-    """The row that needs a server that did not start says why it did not."""
+    """The figure; where it needs a server that did not start, it gives the reason."""
     reasons = [why for name, why in missing.items() if name in figure.name.lower()]
     return replace(figure, unavailable=reasons[0]) if figure.unavailable and reasons else figure
 

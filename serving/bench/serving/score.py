@@ -1,4 +1,4 @@
-"""Score: what one configuration made of one load; shares are of all offered requests, shed and late ones included."""
+"""Score: the result of one configuration under one load; shares are of all offered requests."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ ADAPTED_AFTER = 3
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Counts, and what they mean.
+    """Counts of requests, and the figures computed from them.
 
-    attainment: share answered in time. effective_accuracy: mean score over all offered, late and lost ones as 0.
-    mean_accuracy: mean score of the in-time answers, None without any. p50_ms, p99_ms: of the answers. p99_offered_ms:
-    of all offered, a lost one taking for ever: None if 1 % are lost. lowered: answers whose level fell in mid-run.
+    attainment: share answered in time. effective_accuracy: mean score over all offered requests; late and lost ones
+    score 0. mean_accuracy: mean score of the in-time answers, None without any. p50_ms, p99_ms: percentiles over the
+    answers. p99_offered_ms: percentile over all offered requests, where a lost one counts as infinite; None where more
+    than 1 % are lost. lowered: answers whose level fell during the inference.
     """
 
     offered: int
@@ -80,7 +81,7 @@ def score_of(graded: Sequence[Graded]) -> Score:
 
 
 def percentile(values: Sequence[float], percent: float) -> float | None:
-    """The smallest value that at least `percent` of them do not exceed; None for no values, or an infinite one."""
+    """The smallest value that at least `percent` % of `values` do not exceed; None without values or if infinite."""
     if not values:
         return None
     found = float(np.percentile(values, percent, method="inverted_cdf"))
@@ -88,9 +89,9 @@ def percentile(values: Sequence[float], percent: float) -> float | None:
 
 
 def missed_before_adapting(graded: Sequence[Graded], begin_s: float) -> int:
-    """Requests late or lost of those that arrived from `begin_s` on, before ADAPTED_AFTER in a row were in time.
+    """Number of late or lost requests from `begin_s` on, until ADAPTED_AFTER answers in a row are in time.
 
-    If that never happens, all that were late or lost. `graded` in order of arrival.
+    Where that never happens, every late or lost request counts. graded: requests in order of arrival.
     """
     missed = in_a_row = 0
     for each in graded:

@@ -1,4 +1,4 @@
-"""ServerProcess: a `nested-sparse serve` of our own, the server under test."""
+"""ServerProcess: a process of `nested-sparse serve`, the server under test."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nested_sparse.excerpt import excerpt
 
 @dataclass(frozen=True, slots=True)
 class ServerProcess:
-    """Where it answers, and which process it is."""
+    """address: HOST:PORT of its gRPC; pid: id of the process."""
 
     address: str
     pid: int
@@ -53,7 +53,7 @@ def running_server(checkpoint: Path, arguments: Sequence[str]) -> Iterator[Serve
             process.wait()
             reader.join(timeout=1.0)
             raise ServingError(
-                f"the server did not start: {excerpt(log[-1].strip(), 1000) if log else 'it said nothing'}"
+                f"the server did not start: {excerpt(log[-1].strip(), 1000) if log else 'it printed no error'}"
             )
         yield ServerProcess(str(json.loads(line)["address"]), process.pid)
     finally:

@@ -1,4 +1,4 @@
-"""Workload: what the requests carry, which model answers them, and what is right."""
+"""Workload: the inputs of the requests, their labels, and the model that answers them."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from nested_sparse.trainer.demo import DemoData
 
 STRIP = 16
-"""Images in a request: a strip of digits, as a meter or form reader sends them."""
+"""Images in a request: a strip of digits, as the reader of a meter or a form sends it."""
 RANDOM_ITEMS = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Items of STRIP samples each (one batch, where the model fixes it).
+    """The load's content.
 
-    labels: classes of each item's samples, None where they are not known. checkpoint: None where the server under test
-    runs a model that is not here.
+    items: inputs of a request each, of STRIP samples, or of the model's fixed batch. labels: classes of each item's
+    samples, None where they are not known. checkpoint: None where the model of the server under test is not here.
     """
 
     name: str
@@ -37,8 +37,9 @@ class Workload:
 
 
 def demo_workload(directory: Path | None, out: Path, console: Console) -> Workload:
-    """The demo's data, scikit-learn's digits or the IDX files of `directory`, and its model, trained where `out` has
-    none. Raises NestedSparseError.
+    """The demo's data and its model, which is trained unless `out` has one already. Raises NestedSparseError.
+
+    directory: folder of IDX files; None: scikit-learn's digits.
     """
     from nested_sparse.trainer.demo import train_demo
 
@@ -48,9 +49,7 @@ def demo_workload(directory: Path | None, out: Path, console: Console) -> Worklo
 
 
 def labelled_workload(checkpoint: Path | None, directory: Path | None) -> Workload:
-    """The images of the demo's data for a model of the user's. Raises NestedSparseError, BenchError if they do not
-    fit it.
-    """
+    """The images of the demo's data for a model of the user. Raises NestedSparseError; BenchError: they do not fit."""
     data = _demo_data(directory)
     items, labels = strips_of(data)
     if checkpoint is not None:

@@ -1,4 +1,4 @@
-"""PeerProcess: a peer's worker, asked for runs in turn with everybody else."""
+"""PeerProcess: the worker process of a peer, which runs when its turn comes."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ RUN_TIMEOUT_S = 120.0
 
 
 class PeerProcess:
-    """One model, loaded in one peer. Every method raises BenchError with the peer's own words where it fails.
+    """One model, loaded in one peer. Every method raises BenchError, with the peer's own error, where it fails.
 
-    command: starts the worker (worker.py has the protocol). name: the peer, with its version once a model is loaded.
+    command: starts the worker; worker.py describes the protocol. name: of the peer, with its version after load().
     """
 
     def __init__(self, peer: str, command: list[str], threads: int) -> None:
         self.name = peer
         self._threads = threads
-        # a peer that spins or phones between its turns would disturb the others
+        # a peer that spins, or sends usage data, between its turns would disturb the others
         quiet = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "NM_DISABLE_ANALYTICS": "1"}
         pipe = subprocess.PIPE
         try:
@@ -46,17 +46,17 @@ class PeerProcess:
         self._reader.start()
 
     def load(self, model: Path, image: Path) -> None:
-        """Have it load an ONNX file and the input, a .npy file."""
+        """Make the peer load an ONNX file and the input, a .npy file."""
         request = {"do": "load", "model": str(model), "threads": self._threads, "input": str(image)}
         self.name = str(self._ask(request, LOAD_TIMEOUT_S)["peer"])
 
     def output(self) -> NDArray[np.float32]:
-        """What it answers to the input."""
+        """The peer's output for the input."""
         answer = self._ask({"do": "run", "count": 1}, RUN_TIMEOUT_S)
         return np.array(answer["output"], np.float32).reshape(answer["shape"])
 
     def run(self) -> float:
-        """Milliseconds of one inference, by the peer's own clock: the pipe between us is not counted."""
+        """Milliseconds of one inference by the worker's clock, so without the pipe to this process."""
         return float(self._ask({"do": "run", "count": 1}, RUN_TIMEOUT_S)["samples_ms"][0])
 
     def close(self) -> None:
@@ -117,7 +117,7 @@ class PeerProcess:
     def _ended(self) -> str:
         code = self._process.wait()
         self._reader.join(timeout=1.0)
-        return f"{self.name}: its worker ended with code {code}: {' '.join(self._log).strip() or 'it said nothing'}"
+        return f"{self.name}: its worker ended with code {code}: {' '.join(self._log).strip() or 'it printed no error'}"
 
     def _keep_log(self) -> None:
         assert self._process.stderr is not None

@@ -19,7 +19,7 @@ CALIBRATION_IMAGES = 8
 
 
 class RandomImages(CalibrationDataReader):  # type: ignore[misc]
-    """Normal noise of one shape; the model saw nothing else either."""
+    """Normal noise of one shape; the model was made from the same kind of input."""
 
     def __init__(self, shape: tuple[int, ...], count: int = CALIBRATION_IMAGES) -> None:
         rng = np.random.default_rng(0)

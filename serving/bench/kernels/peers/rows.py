@@ -38,7 +38,7 @@ Command = Callable[[str, Path], list[str]]
 
 
 def worker_command(peer: str, folder: Path) -> list[str]:
-    """What starts the worker of `peer`, in its environment under `folder`, made where it is not there yet."""
+    """The command of `peer`'s worker, in its environment under `folder`, which is made if it is not there yet."""
     return [str(environment(peer, folder)), str(WORKER), peer]
 
 
@@ -50,9 +50,9 @@ def measure_peers(
     folder: Path,
     command: Command = worker_command,
 ) -> list[Row]:
-    """All peers and our levels take turns; a peer that fails to set up, load or agree is reported and left out.
+    """All peers and our levels take turns. A peer that cannot be set up, loads nothing or disagrees is left out.
 
-    Raises BenchError where our own side fails.
+    Its row gives the reason. Raises BenchError: our own side fails.
     """
     failures: dict[str, str] = {}
     with ExitStack() as stack:
@@ -60,7 +60,7 @@ def measure_peers(
         for spec in specs:
             try:
                 peers[spec.name] = _open(spec, built, cache, lambda peer: command(peer, folder), stack)
-            except Exception as error:  # a peer's failure, of whatever kind, is a line of the report
+            except Exception as error:  # any failure of a peer is a line of the report
                 failures[spec.name] = str(error) or repr(error)
         session = stack.enter_context(Session(built.path, threads=specs[0].threads))
         ours = {spec.level: our_run(session, built, spec.level) for spec in specs if spec.name in peers}
@@ -103,7 +103,7 @@ def _name(level: int) -> str:
 
 
 def _guarded(name: str, run: Run, failures: dict[str, str]) -> Run:
-    """`run`, left out from its first failure on."""
+    """`run`, which is called no more after its first failure."""
 
     def attempt() -> float:
         if name not in failures:
@@ -119,7 +119,7 @@ def _guarded(name: str, run: Run, failures: dict[str, str]) -> Run:
 def _open(
     spec: Spec, built: Built, cache: ModelCache, command: Callable[[str], list[str]], stack: ExitStack
 ) -> LoadedPeer:
-    """Set the peer up, load the level's weights, compare its output. Raises BenchError, or what the peer's tools do."""
+    """Set the peer up, load the level's weights, compare its output. Raises BenchError, and errors of its tools."""
     start = [] if spec.peer == INT8 else command(spec.peer)
     model, image = _zeros_model(spec, built, cache)
     expected = built.expected[spec.level]

@@ -1,4 +1,4 @@
-"""The peers' environments: one each, made when asked for, with the versions pinned here."""
+"""The peers' environments: one for each peer, made at its first use, with the versions pinned here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from nested_sparse.errors import BenchError
 
 REQUIREMENTS: dict[str, tuple[str, ...]] = {
-    # the last that runs: 1.9.0 only says goodbye. It needs an onnx and a numpy older than ours
+    # the last version that runs: 1.9.0 only prints a farewell. It needs an onnx and a numpy older than ours
     "deepsparse": ("deepsparse==1.8.0", "onnx==1.14.1", "numpy==1.26.4"),
     "mnn": ("MNN==3.6.1", "numpy==2.2.6"),
     "openvino": ("openvino==2026.4.1", "numpy==2.2.6"),
@@ -43,6 +43,6 @@ def _checked(peer: str, command: list[str]) -> None:
     except OSError as error:
         raise BenchError(f"{peer} could not be set up: {error}") from None
     if done.returncode:
-        said = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()] or ["it said nothing"]
+        said = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()] or ["it printed no error"]
         reason = next((line for line in said if line.startswith("ERROR")), said[-1])
         raise BenchError(f"{peer} could not be set up: {reason}")

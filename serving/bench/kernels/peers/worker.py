@@ -3,7 +3,7 @@
 {"do": "load", "model": an ONNX file, "threads": n, "input": a .npy file}  ->  {"peer": its name and version}
 {"do": "run", "count": n}  ->  {"samples_ms": [...], "output": [...], "shape": [...]}, the output of the last run
 
-Whatever goes wrong is answered by {"error": text}. The end of stdin ends it. It needs numpy and the peer, not this
+Any failure is answered by {"error": text}. The worker ends with its stdin. It needs numpy and the peer, not this
 package.
 """
 
@@ -88,7 +88,7 @@ LOADERS = {"deepsparse": load_deepsparse, "mnn": load_mnn, "openvino": load_open
 
 
 def answer(request: dict[str, Any], state: dict[str, Infer], loader: Callable[..., tuple[str, Infer]]) -> Any:
-    """What a request is answered with; `state` keeps the loaded model between requests."""
+    """The answer to a request; `state` keeps the loaded model between requests."""
     if request["do"] == "load":
         image = np.load(request["input"])
         name, state["infer"] = loader(request["model"], request["threads"], image)
@@ -105,7 +105,7 @@ def answer(request: dict[str, Any], state: dict[str, Infer], loader: Callable[..
 def main() -> None:
     """Serve the peer named by the first argument until stdin ends."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what the peer prints on stdout must not mix with the answers
+    os.dup2(2, 1)  # the peer's own prints on stdout must not mix with the answers
     state: dict[str, Infer] = {}
     for line in sys.stdin:
         try:

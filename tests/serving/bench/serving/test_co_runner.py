@@ -113,5 +113,5 @@ def test_a_quota_that_is_not_allowed_says_so(tmp_path: Path, cgroups: Path):
     with pytest.raises(BenchError, match="not allowed here: the server is not ours"):
         Quota([], 0.5, cgroups)
     (cgroups / "proc/self/cgroup").write_text("0::/\n")
-    with pytest.raises(BenchError, match="not allowed here: no cgroup of ours has the CPU controller"):
+    with pytest.raises(BenchError, match="not allowed here: no cgroup of this process has the CPU controller"):
         Quota([os.getpid()], 0.5, cgroups)
