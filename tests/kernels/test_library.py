@@ -22,7 +22,7 @@ COMPARE = """
 import numpy as np
 from sparse_node import SparseModel, conv_node, linear_node, tolerance
 from nested_sparse.kernels import library
-from nested_sparse.pattern import Pack
+from nested_sparse.layouts import GatherScatter
 print(library.isa(), library.kernel_for("conv", 4), library.kernel_for("linear", 16, 4))
 rng = np.random.default_rng(0)
 for block_rows in (1, 2, 4, 8, 16):
@@ -35,14 +35,14 @@ for block_rows in (1, 2, 4, 8, 16):
     for count in (1, 40):
         x = rng.standard_normal((count, 77)).astype(np.float32)
         assert np.abs(SparseModel([node]).run(x, 2) - node.dense(x, 2)).max() <= tolerance(node, 2, x), block_rows
-for pack in (Pack(16, 1), Pack(16, 4), Pack(8, 2)):
-    node = conv_node(rng, 5, 21, 1, stride=(2, 1), permuted=True, clip=(0.0, 6.0), pack=pack)
+for layout in (GatherScatter(16, 1), GatherScatter(16, 4), GatherScatter(8, 2)):
+    node = conv_node(rng, 5, 21, 1, stride=(2, 1), permuted=True, clip=(0.0, 6.0), layout=layout)
     x = rng.standard_normal((2, 5, 17, 19)).astype(np.float32)
-    assert np.abs(SparseModel([node]).run(x, 2) - node.dense(x, 2)).max() <= tolerance(node, 2, x), pack
-    node = linear_node(rng, 77, 21, 1, permuted=True, pack=pack)
+    assert np.abs(SparseModel([node]).run(x, 2) - node.dense(x, 2)).max() <= tolerance(node, 2, x), layout
+    node = linear_node(rng, 77, 21, 1, permuted=True, layout=layout)
     for count in (1, 40):
         x = rng.standard_normal((count, 77)).astype(np.float32)
-        assert np.abs(SparseModel([node]).run(x, 2) - node.dense(x, 2)).max() <= tolerance(node, 2, x), pack
+        assert np.abs(SparseModel([node]).run(x, 2) - node.dense(x, 2)).max() <= tolerance(node, 2, x), layout
 """
 
 REGISTER = """
