@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from .device import Device
 from .request import ACCURACY, Request, Response
-from .scheduler import Scheduler, SchedulerStats
+from .scheduler import Scheduler
+from .stats import SchedulerStats
 
 __all__ = [
     "ACCURACY",

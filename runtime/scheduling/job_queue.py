@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 
 from ..policy import Waiting
 from ..session import Watchdog
@@ -19,8 +19,9 @@ class JobQueue:
 
     def __init__(self, capacity: int, on_due: Callable[[Job], None] | None, clock: Callable[[], float]) -> None:
         self._queue: RequestQueue[Job] = RequestQueue(capacity)
-        self._on_due = on_due
-        self._reaper = None if on_due is None else Watchdog(self._reap, clock)
+        self._reaper: Watchdog[Job] | None = None
+        if on_due is not None:
+            self._reaper = Watchdog(lambda job, waited_s: on_due(job), clock)
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -82,8 +83,3 @@ class JobQueue:
     def _left(self, job: Job) -> None:
         if self._reaper is not None:
             self._reaper.end(job)
-
-    def _reap(self, job: Hashable, elapsed_s: float) -> None:
-        assert isinstance(job, Job)
-        assert self._on_due is not None
-        self._on_due(job)

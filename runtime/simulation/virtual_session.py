@@ -59,6 +59,8 @@ class VirtualSession:
         self.fault: Exception | None = None
         self.runs: list[VirtualRun] = []
         self.inputs = (TensorSpec(INPUT, "float32", (None, 3), (1, 3)),)
+        self.outputs = (TensorSpec("y", "float32", (None, 3), (1, 3)),)
+        self.rows: str | None = None
         self.levels = tuple(
             Level(index, (index + 1) / profile.level_count, 1, 1, {} if stated is None else {"accuracy": stated})
             for index, stated in enumerate(self.accuracy)
@@ -91,6 +93,9 @@ class VirtualSession:
         if self.fault is not None:
             raise self.fault
         return {"y": np.add(rows, end, dtype=np.float32)}
+
+    def stop_run(self, thread: int, begun_before_s: float) -> None:
+        """As Session: a virtual run ends by itself."""
 
     def _work_guarded(self, level: int, batch: int, noise: float, guard: VirtualGuard) -> None:
         """Passes the time from one place where the level may fall to the next."""
