@@ -102,7 +102,8 @@ def too_late(job: Job, now_s: float) -> DeadlineError:
     """What the client of a job that has expired is told."""
     waited_ms, limit_ms = (now_s - job.received_s) * 1e3, job.time_limit_ms
     return DeadlineError(
-        f"expired: {waited_ms:.1f} ms after it came in, its {limit_ms:.1f} ms left too little time to run it and reply"
+        f"expired: {waited_ms:.1f} ms after it came in, too little of its {limit_ms:.1f} ms was left to run it "
+        "and reply"
     )
 
 

@@ -405,9 +405,9 @@ def test_requests_that_reach_no_model_are_counted(model, serve):
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"max_batch": 0}, {"grace_s": -1.0}, {"grace_s": float("inf")}, {"grace_s": float("nan")}]
+    "arguments", [{"request_samples": 0}, {"grace_s": -1.0}, {"grace_s": float("inf")}, {"grace_s": float("nan")}]
 )
 def test_configuration_is_checked(arguments):
     """Before anything starts."""
-    with pytest.raises(ServingError, match="max_batch must be 1 or more and grace_s 0 or more"):
+    with pytest.raises(ServingError, match="request_samples must be 1 or more and grace_s 0 or more"):
         ServerConfig(**arguments)
