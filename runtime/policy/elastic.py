@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from nested_sparse.errors import InputError, LevelError
+from nested_sparse.level import resolve_level
 
 from ..profiling import LatencyProfile
 from .arrivals import Arrivals
@@ -72,24 +74,21 @@ class ElasticPolicy:
         return self._forecast.admit(request, queue, _lowest, busy_ms, now_s)
 
     def choose(self, request: Waiting, queue: Sequence[Waiting], now_s: float) -> Decision:
-        """As LevelPolicy. Raises LevelError if the request allows a level that was not profiled."""
-        if not 0 <= request.lowest_level <= request.highest_level < len(self._ramps):
-            raise LevelError(
-                f"levels {request.lowest_level} to {request.highest_level} were asked for, "
-                f"the profile has 0 to {len(self._ramps) - 1}"
-            )
-        late = self._forecast.too_late(request, queue, _lowest, now_s)
-        if late is not None:
-            return late
+        """As LevelPolicy. Raises LevelError if the request allows a level that was not profiled, or none at all."""
+        request = self._resolved(request)
         slowdown = self._forecast.slowdown.factor(now_s)
+        hopeless = self._forecast.probe_or_shed(request, queue, _lowest, slowdown, now_s)
+        if hopeless is not None:
+            return hopeless
+        slack_ms = request.slack_ms(now_s)
         ramp = self._ramps[self._reachable(request, _budget_ms(request, now_s))]
         plan = self._plan(request, queue, slowdown, now_s)
         fitting, why = self._fitting(request, plan, ramp.level, slowdown)
         level = max(ramp.step(fitting), request.lowest_level)
         if level < fitting:
             why = f"level {fitting} fits, rising slowly"
-        reason = f"{why}; {request.slack_ms(now_s):.1f} ms left"
-        take, profiled_ms = self._take(level, request, queue, request.slack_ms(now_s) / slowdown)
+        reason = f"{why}; {slack_ms:.1f} ms left"
+        take, profiled_ms = self._take(level, request, queue, slack_ms / slowdown)
         return Decision(level, profiled_ms * slowdown, reason, take=take)
 
     def observe(self, level: int, batch: int, service_ms: float, now_s: float) -> None:
@@ -107,6 +106,16 @@ class ElasticPolicy:
     def slowdown_factor(self, now_s: float) -> float:
         """As LevelPolicy."""
         return self._forecast.slowdown.factor(now_s)
+
+    def _resolved(self, request: Waiting) -> Waiting:
+        """`request` with its levels as indices. Raises LevelError where it allows no level of the profile."""
+        count = len(self._ramps)
+        lowest, highest = resolve_level(request.lowest_level, count), resolve_level(request.highest_level, count)
+        if lowest > highest:
+            raise LevelError(f"the request allows no level: its lowest is {lowest}, its highest {highest}")
+        if lowest == request.lowest_level and highest == request.highest_level:
+            return request
+        return replace(request, lowest_level=lowest, highest_level=highest)
 
     def _plan(self, request: Waiting, queue: Sequence[Waiting], slowdown: float, now_s: float) -> Plan:
         cost, factor = self._forecast.profiled_ms, slowdown / self._forecast.workers

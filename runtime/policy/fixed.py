@@ -28,11 +28,14 @@ class FixedPolicy:
 
     def choose(self, request: Waiting, queue: Sequence[Waiting], now_s: float) -> Decision:
         """As LevelPolicy."""
-        late = self._forecast.too_late(request, queue, self._floor, now_s)
-        if late is not None:
-            return late
+        slowdown = self._forecast.slowdown.factor(now_s)
+        hopeless = self._forecast.probe_or_shed(request, queue, self._floor, slowdown, now_s)
+        if hopeless is not None:
+            return hopeless
         level = self._floor(request)
-        return Decision(level, self._forecast.run_ms(level, request.batch, now_s), f"fixed at level {self._level}")
+        return Decision(
+            level, self._forecast.profiled_ms(level, request.batch) * slowdown, f"fixed at level {self._level}"
+        )
 
     def observe(self, level: int, batch: int, service_ms: float, now_s: float) -> None:
         """As LevelPolicy."""

@@ -134,12 +134,20 @@ class Forecast:
         mean = self.slowdown.mean(now_s)
         return min(mean, max(1.0, HOPEFUL * mean)) / self.slowdown.factor(now_s)
 
-    def too_late(
-        self, request: Waiting, queue: Sequence[Waiting], floor: Callable[[Waiting], int], now_s: float
+    def probe_or_shed(
+        self,
+        request: Waiting,
+        queue: Sequence[Waiting],
+        floor: Callable[[Waiting], int],
+        slowdown: float,
+        now_s: float,
     ) -> Decision | None:
-        """None while `request`, next to run, can make it at its floor level; else a probe at that level, or shed."""
+        """None while `request`, next to run, can make it at its floor level; else a probe at that level, or shed.
+
+        slowdown: factor at `now_s`.
+        """
         level = floor(request)
-        cost_ms = self.run_ms(level, request.batch, now_s)
+        cost_ms = self.profiled_ms(level, request.batch) * slowdown
         slack_ms = request.slack_ms(now_s)
         if cost_ms <= slack_ms:
             self._probing = False

@@ -14,7 +14,7 @@ from ..profiling import LatencyProfile
 from ..resources import ResourceMonitor
 from .device import Device
 from .execution import Execution, Executor
-from .job import Job, too_late
+from .job import Job, expiry
 from .job_queue import JobQueue
 from .level_log import LevelLog
 from .running_jobs import Turn
@@ -70,7 +70,7 @@ class Dispatcher:
     def admit(self, job: Job, now_s: float) -> None:
         """Queue `job`. Raises OverloadedError, DeadlineError, and what the policy raises."""
         if job.waiting.deadline_s <= now_s:
-            raise too_late(job, now_s)
+            raise expiry(job, now_s)
         queue = self._device.queue_of(self, self._policy.slowdown_factor(now_s))
         decision = self._policy.admit(job.waiting, queue, self._device.busy_ms(now_s), now_s)
         if decision.level is None:

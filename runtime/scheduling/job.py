@@ -98,7 +98,7 @@ def make_job(session: Runner, request: Request, future: Future[Response], terms:
     )
 
 
-def too_late(job: Job, now_s: float) -> DeadlineError:
+def expiry(job: Job, now_s: float) -> DeadlineError:
     """What the client of a job that has expired is told."""
     waited_ms, limit_ms = (now_s - job.received_s) * 1e3, job.time_limit_ms
     return DeadlineError(

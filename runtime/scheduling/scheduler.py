@@ -21,7 +21,7 @@ from ..resources import ResourceMonitor
 from .device import Device
 from .dispatcher import Dispatcher
 from .execution import Executor
-from .job import Job, Terms, can_join, make_job, too_late
+from .job import Job, Terms, can_join, expiry, make_job
 from .job_queue import JobQueue
 from .request import Request, Response
 from .runner import Runner
@@ -197,11 +197,11 @@ class Scheduler:
         with self._changed:
             waited = self._queue.leave(job)
         if waited:
-            self._end(job, too_late(job, self._clock()))
+            self._end(job, expiry(job, self._clock()))
 
     def _serve(self, expired: Sequence[Job], turn: Turn | None) -> None:
         for job in expired:
-            self._end(job, too_late(job, self._clock()))
+            self._end(job, expiry(job, self._clock()))
         if turn is None:
             return
         decision = turn.decision
@@ -279,7 +279,7 @@ class Scheduler:
             return
         for job in turn.jobs:
             if job.waiting.deadline_s <= self._clock():
-                job.future.set_exception(too_late(job, self._clock()))
+                job.future.set_exception(expiry(job, self._clock()))
             else:
                 alone = Turn([job], decision, turn.slowdown)
                 with self._changed:
