@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nested_sparse.errors import CheckpointError, ServingError
-from nested_sparse.level import resolve_level
+from nested_sparse.level import resolve_level, stated_accuracies
 from nested_sparse.runtime.joining import may_join
 from nested_sparse.runtime.policy import DEFAULT_POLICY, FixedPolicy, LevelPolicy, Served, policy_named
 from nested_sparse.runtime.profiling import MOST_BATCH, ProfileStore, choose_threads, profile_of
 from nested_sparse.runtime.rerouting import RouteGuard, RouteTable
 from nested_sparse.runtime.resources import Governor
-from nested_sparse.runtime.scheduling import ACCURACY, Device, Scheduler
+from nested_sparse.runtime.scheduling import Device, Scheduler
 from nested_sparse.runtime.session import Session
 
 from .protocol.datatype import datatype_of
@@ -98,7 +98,7 @@ def load_model(
         log.info("%s: level %d takes %.2f ms", session.name, level.index, profile.predict_ms(level.index))
     # a model of a fixed level joins no requests, nor does one without batches: then the trial of may_join is spared
     joins = config.fixed_level is None and config.joined_samples > 1 and may_join(session)
-    policy = _policy(config, Served(profile, accuracy=_accuracy(session), joins=joins))
+    policy = _policy(config, Served(profile, accuracy=stated_accuracies(session.levels), joins=joins))
     # the slowdown that the profile's check met is known before the first request: it is believed after two equal runs
     for _ in range(2):
         policy.observe(0, 1, profile.predict_ms(0) * profiled.ratio, time.monotonic())
@@ -125,13 +125,6 @@ def load_model(
         threads=session.threads,
         isa=session.isa,
     )
-
-
-def _accuracy(session: Session) -> list[float] | None:
-    """What the checkpoint says that each level scores; None where it does not say it of all."""
-    stated = [level.metrics.get(ACCURACY) for level in session.levels]
-    known = [accuracy for accuracy in stated if accuracy is not None]
-    return known if len(known) == len(stated) else None
 
 
 def _policy(config: ModelConfig, served: Served) -> LevelPolicy:

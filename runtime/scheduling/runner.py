@@ -8,6 +8,7 @@ from typing import Protocol
 from nested_sparse.tensor_spec import TensorSpec
 
 from ..profiling import Profilable
+from ..session import Array, Arrays, Guard
 
 
 class Runner(Profilable, Protocol):
@@ -18,5 +19,7 @@ class Runner(Profilable, Protocol):
 
     @property
     def rows(self) -> str | None: ...  # noqa: D102
+
+    def run(self, inputs: Arrays, level: int, guard: Guard | None = None) -> dict[str, Array]: ...  # noqa: D102
 
     def stop_run(self, thread: int, begun_before_s: float) -> None: ...  # noqa: D102

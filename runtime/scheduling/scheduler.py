@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any
 
 from nested_sparse.argument import finite, real, whole
 from nested_sparse.errors import InputError, OverloadedError, StuckError, UnavailableError
@@ -18,6 +17,7 @@ from nested_sparse.level import Level, resolve_level
 from ..policy import Decision, LevelPolicy
 from ..profiling import LatencyProfile
 from ..resources import ResourceMonitor
+from ..session import Guard
 from .device import Device
 from .dispatcher import Dispatcher
 from .execution import Executor
@@ -66,7 +66,7 @@ class Scheduler:
         max_queue: int = 256,
         workers: int = 1,
         monitor: ResourceMonitor | None = None,
-        guard: Callable[[], Any] | None = None,
+        guard: Callable[[], Guard] | None = None,
         device: Device | None = None,
         priority: int = 0,
         joins: bool | None = None,
@@ -233,23 +233,18 @@ class Scheduler:
             return
         with self._changed:
             self._dispatcher.learn(turn.jobs, level, done)
-        started = self._session.levels[level] if done.lowered_at is not None else None
-        twice = None if done.lowered_from in (None, level) else self._session.levels[done.lowered_from or 0]
         batch = sum(job.waiting.batch for job in turn.jobs)
         for job, outputs in zip(turn.jobs, done.outputs, strict=True):
             job.future.set_result(
                 Response(
-                    outputs,
+                    outputs=outputs,
                     level=self._session.levels[done.level],
                     queue_us=round((done.started_s - job.received_s) * 1e6),
                     compute_us=round((done.ended_s - done.started_s) * 1e6),
                     reason=decision.reason,
                     time_limit_ms=job.time_limit_ms,
                     batch=batch,
-                    started_level=started,
-                    lowered_at=done.lowered_at,
-                    lowered_from=twice,
-                    accuracy=done.accuracy,
+                    lowering=done.lowering,
                 )
             )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Hashable
 from typing import Any, Protocol
 
 import onnxruntime as ort
@@ -13,7 +14,7 @@ from nested_sparse.forked import heed_forks
 from .watchdog import Watchdog
 
 
-class Task(Protocol):
+class Task(Hashable, Protocol):
     """What the watchdog can end: a run, or the load of a graph."""
 
     def stop(self) -> None:

@@ -6,7 +6,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -16,7 +16,7 @@ STUCK_TIMES = 20.0
 LEAST_STUCK_S = 10.0
 STOOD_STILL_S = 0.5
 """Who sleeps this much longer than it asked for was stopped, and so were the runs it watches."""
-KeyT = TypeVar("KeyT")
+KeyT = TypeVar("KeyT", bound=Hashable)
 _LOGGER = logging.getLogger("nested_sparse.runtime")
 
 

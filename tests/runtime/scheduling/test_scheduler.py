@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from nested_sparse.runtime.policy.elastic import ElasticPolicy
 from nested_sparse.runtime.profiling.profile import LatencyProfile
 from nested_sparse.runtime.scheduling.request import Request
 from nested_sparse.runtime.scheduling.scheduler import Scheduler
+from nested_sparse.runtime.session import LevelCell, Lowering
 
 X = {"x": np.ones((1, 3), np.float32)}
 
@@ -94,34 +96,39 @@ def test_a_limit_holds_for_those_that_leave_a_choice(rig: Callable[..., Any]) ->
     assert future.result(0).level.index == 3
 
 
-class Lowering:
-    """A guard that lowers every run to what it was allowed to."""
+class LoweringGuard:
+    """A Guard that lowers every run to the lowest level that it may fall to."""
 
-    lowered_at: str | None = None
-    level = 0
-    nominal_ms = 4.0
-    expected_accuracy = 0.5
-    lowered_from = 3
+    def __init__(self) -> None:
+        self.level = 0
+        self.lowering: Lowering | None = None
+        self.nominal_ms = 4.0
 
     def arm(
         self,
         level: int,
-        level_ms: list[float],
+        level_ms: Sequence[float],
         budget_ms: float,
         slowdown: float,
         *,
-        least_accuracy: float,
-        lowest_level: int,
+        least_accuracy: float = 0.0,
+        lowest_level: int = 0,
     ) -> None:
         self.armed = (level, level_ms, budget_ms, least_accuracy, lowest_level)
-        self.lowered_at, self.level = "conv2", lowest_level
+        self.level, self.lowering = lowest_level, Lowering(level, "conv2", level, 0.5)
+
+    def tighten(self, left_ms: float) -> None:
+        """Its runs end at once."""
+
+    def running(self, level: int, level_count: int) -> AbstractContextManager[LevelCell]:
+        return nullcontext(LevelCell(level))
 
 
 def test_a_run_that_was_lowered_is_reported_so(rig: Callable[..., Any]) -> None:
     """Level it ended at, where it fell, and the accuracy of that route; levels that may not fall get no guard."""
     r = rig()
-    guard = Lowering()
-    r.session.run = lambda inputs, level, guard=None, run=r.session.run: run(inputs, level)
+    guard = LoweringGuard()
+    r.session.run = lambda inputs, level, guard=None, run=r.session.run: run(inputs, level)  # knows no such guard
     scheduler = Scheduler(
         r.session,
         LatencyProfile((1,), [[2.0], [5.0], [9.0], [14.0]]),
@@ -136,13 +143,11 @@ def test_a_run_that_was_lowered_is_reported_so(rig: Callable[..., Any]) -> None:
         future = scheduler.submit(Request(X, **fields))
         scheduler.serve_next()
         served.append(future.result(0))
-    assert (served[0].level.index, served[0].lowered_at, served[0].accuracy) == (1, "conv2", 0.5)
-    assert served[0].started_level is not None
-    assert served[0].started_level.index == 3
+    assert (served[0].level.index, served[0].lowering, served[0].accuracy) == (1, Lowering(3, "conv2", 3, 0.5), 0.5)
     level, level_ms, budget_ms, least_accuracy, lowest = guard.armed
     assert (level, level_ms, least_accuracy, lowest) == (3, [2.0, 5.0, 9.0, 14.0], 0.91, 1)
     assert budget_ms == pytest.approx(90.0)
-    assert (served[1].level.index, served[1].lowered_at, served[1].accuracy) == (2, None, 0.95)
+    assert (served[1].level.index, served[1].lowering, served[1].accuracy) == (2, None, 0.95)
 
 
 def test_hopeless_request_is_shed_at_once_with_a_hint(rig: Callable[..., Any]) -> None:
