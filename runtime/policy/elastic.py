@@ -12,7 +12,7 @@ from ..profiling import LatencyProfile
 from .arrivals import Arrivals
 from .decision import Decision, Waiting
 from .forecast import Forecast
-from .plan import Plan
+from .plan import QueuePlan
 from .ramp import Ramp
 from .slowdown import Slowdown
 
@@ -35,7 +35,7 @@ class ElasticPolicy:
 
     1. the queue can: this request at that level and those behind at the next sparser one all meet their deadlines with
        a tenth of their time to spare. SlackFit (SuperServe, NSDI'25) looks at the first deadline only; so would "this
-       one as dense as can be, the others at their lowest", which scores less (Plan.fits says why);
+       one as dense as can be, the others at their lowest", which scores less (QueuePlan.fits says why);
     2. and the load lets it: the queue and what follows an arrival within the time a request has can be served at that
        level in twice that time, which is when the last of them is due; so a level that cannot be kept up takes turns
        with the one below, if that one can. Where arrivals are regular, at a camera's pace, the rate decides instead,
@@ -117,12 +117,12 @@ class ElasticPolicy:
             return request
         return replace(request, lowest_level=lowest, highest_level=highest)
 
-    def _plan(self, request: Waiting, queue: Sequence[Waiting], slowdown: float, now_s: float) -> Plan:
+    def _plan(self, request: Waiting, queue: Sequence[Waiting], slowdown: float, now_s: float) -> QueuePlan:
         cost, factor = self._forecast.profiled_ms, slowdown / self._forecast.workers
         most_ms = DENSEST_RUNS * slowdown * cost(len(self._ramps) - 1, request.batch)
-        return Plan(request, queue, cost, slowdown=factor, most_ms=most_ms, now_s=now_s)
+        return QueuePlan(request, queue, cost, slowdown=factor, most_ms=most_ms, now_s=now_s)
 
-    def _fitting(self, request: Waiting, plan: Plan, present: int, slowdown: float) -> tuple[int, str]:
+    def _fitting(self, request: Waiting, plan: QueuePlan, present: int, slowdown: float) -> tuple[int, str]:
         """The densest level that plan and load allow, and what keeps it from being denser."""
         why = "the densest allowed"
         for level in range(request.highest_level, request.lowest_level, -1):
@@ -137,7 +137,7 @@ class ElasticPolicy:
                 return level, why
         return request.lowest_level, why
 
-    def _sustains(self, level: int, rises: bool, plan: Plan, slowdown: float) -> bool:
+    def _sustains(self, level: int, rises: bool, plan: QueuePlan, slowdown: float) -> bool:
         """Whether what waits and what usually follows can be served at `level`."""
         arrivals, workers = self._arrivals, self._forecast.workers
         if not arrivals.known:

@@ -1,4 +1,4 @@
-"""Plan: whether what waits can be worked off in time if it runs at a level."""
+"""QueuePlan: whether what waits can be worked off in time if it runs at a level."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Cost = Callable[[int, int], float]
 """Profiled milliseconds of a run, by level and batch."""
 
 
-class Plan:
+class QueuePlan:
     """One look at the queue: the request that is next, then what waits behind it, in the order of service.
 
     slowdown: factor on profiled times. `most_ms` bounds the time that is planned with: with a deadline far away the

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nested_sparse.runtime.scheduling.request import Request
-from nested_sparse.runtime.simulation import Outcome
+from nested_sparse.runtime.simulation import SimulatedOutcome
 
 PERIOD_S = 0.05
 """Of requests that arrive one at a time: 14 ms of work at the densest level, so nothing ever waits."""
@@ -21,7 +21,7 @@ def steady(from_s: float, until_s: float) -> list[tuple[float, dict[str, object]
     return [(from_s + index * PERIOD_S, {"slo_ms": 100.0}) for index in range(count)]
 
 
-def states(outcomes: list[Outcome]) -> list[str]:
+def states(outcomes: list[SimulatedOutcome]) -> list[str]:
     """How each ended, and that it did."""
     assert all(outcome.future.done() for outcome in outcomes)
     return ["shed" if each.shed else "expired" if each.expired else str(each.level) for each in outcomes]
