@@ -17,35 +17,39 @@ from .ramp import Ramp
 from .slowdown import Slowdown
 
 HOLD_SHARE, RISE_SHARE = 0.9, 0.8
-"""Of the time left that a plan may use at levels up to the present one, and above it."""
+"""Shares of the time left that a plan may use, at levels up to the present one and at levels above it."""
 DENSEST_RUNS = 8.0
-"""Runs of the densest level that a plan looks ahead at most."""
+"""How far a plan looks ahead at most, in runs of the densest level."""
 HOLD_UTILISATION, RISE_UTILISATION = 0.95, 0.85
-"""Busy share of the workers that regular arrivals may cause at levels up to the present one, and above it."""
+"""Busy shares of the workers that regular arrivals may cause, at levels up to the present one and above it."""
 RECOVERY_UTILISATION = 0.85
-"""Of irregular arrivals: a level that cannot be kept up runs only while the one below would work the queue off."""
+"""Busy share of irregular arrivals. A level that the workers cannot keep up with may run while the level below it stays
+under this share, so that the queue could be worked off there."""
 BATCH_SHARE = 0.85
-"""Of the time of separate runs that a batch may take at most: less is not worth letting the first ones wait."""
+"""Largest time of a batch, as a share of separate runs: a smaller saving is not worth the wait of the first
+requests."""
 
 
 class ElasticPolicy:
-    """The densest level at which this request, what waits and what usually follows can all be served in time.
+    """The densest level at which this request, the queue and the usual arrivals can all be served in time.
 
-    Predictions are profile × slowdown (Clipper, NSDI'17; ALERT, USENIX ATC'20). A level runs if
+    Predictions are profile × slowdown (Clipper, NSDI'17; ALERT, USENIX ATC'20). A level runs if both are true:
 
-    1. the queue can: this request at that level and those behind at the next sparser one all meet their deadlines with
-       a tenth of their time to spare. SlackFit (SuperServe, NSDI'25) looks at the first deadline only; so would "this
-       one as dense as can be, the others at their lowest", which scores less (QueuePlan.fits says why);
-    2. and the load lets it: the queue and what follows an arrival within the time a request has can be served at that
-       level in twice that time, which is when the last of them is due; so a level that cannot be kept up takes turns
-       with the one below, if that one can. Where arrivals are regular, at a camera's pace, the rate decides instead,
-       with a gap between falling and rising: else the two levels would take turns for ever, to nobody's good.
+    1. The queue allows it. This request at that level, and those behind it at the next sparser level, all meet their
+       deadlines with a tenth of their time to spare. SlackFit (SuperServe, NSDI'25) looks at the first deadline only.
+       To run this request as dense as possible and the others at their lowest levels scores less (see QueuePlan.fits).
+    2. The load allows it. Take the queue, and the samples that usually follow an arrival within the time that a request
+       has. They can all be served at that level in twice that time, which is when the last of them is due. So a level
+       that the workers cannot keep up with takes turns with the level below, if they can keep up with that one. Where
+       arrivals are regular, at a camera's pace, the rate decides instead. There the limit for rising is lower than that
+       for falling; otherwise two levels would take turns for ever, without a gain.
 
-    Down at once; up one level at a time, after `rise_decisions` decisions that would have allowed it. That holds back
-    together those requests that an idle device would run at the same level: that one request is too tight for a dense
-    level says nothing about load, and does not hold back one with time to spare.
+    The level falls at once. It rises by one level, after `rise_decisions` decisions that would have allowed more.
+    Requests that an idle device would run at the same level rise together. A request that is too tight for a dense
+    level says nothing about the load, and does not hold back requests with time to spare.
 
-    accuracy: of each level, where known: one that scores no more than a sparser one is chosen by nobody.
+    accuracy: expected accuracy of each level; a level that scores no more than a sparser one is never chosen. None: all
+        levels may be chosen.
     Raises InputError.
     """
 
@@ -123,7 +127,7 @@ class ElasticPolicy:
         return QueuePlan(request, queue, cost, slowdown=factor, most_ms=most_ms, now_s=now_s)
 
     def _fitting(self, request: Waiting, plan: QueuePlan, present: int, slowdown: float) -> tuple[int, str]:
-        """The densest level that plan and load allow, and what keeps it from being denser."""
+        """The densest level that plan and load allow, and the reason why it is not denser."""
         why = "the densest allowed"
         for level in range(request.highest_level, request.lowest_level, -1):
             if not self._useful[level]:
@@ -138,7 +142,7 @@ class ElasticPolicy:
         return request.lowest_level, why
 
     def _sustains(self, level: int, rises: bool, plan: QueuePlan, slowdown: float) -> bool:
-        """Whether what waits and what usually follows can be served at `level`."""
+        """Whether the queue and the samples that usually follow can be served at `level`."""
         arrivals, workers = self._arrivals, self._forecast.workers
         if not arrivals.known:
             return True
@@ -153,9 +157,9 @@ class ElasticPolicy:
         return requests * run_ms <= arrivals.horizon_ms + plan.last_slack_ms
 
     def _take(self, level: int, request: Waiting, queue: Sequence[Waiting], room_ms: float) -> tuple[int, float]:
-        """How many requests run together, as long as that saves time, and the profiled time of it.
+        """The number of requests that run together, where that saves time, and the profiled time of their run.
 
-        The one with the earliest deadline waits for the others' samples too, so all of it must fit its time.
+        room_ms: profiled time until the earliest deadline. That request waits for the samples of the others, too.
         """
         cost, most_samples = self._forecast.profiled_ms, self._forecast.profile.batches[-1]
         taken, samples = 1, request.batch
@@ -174,7 +178,7 @@ class ElasticPolicy:
         return taken, taken_ms
 
     def _reachable(self, request: Waiting, profiled_ms: float) -> int:
-        """The densest allowed level whose profiled time is at most `profiled_ms`; the lowest allowed one if none is."""
+        """The densest allowed level that takes at most `profiled_ms`; the lowest allowed level if none does."""
         for level in range(request.highest_level, request.lowest_level, -1):
             if self._forecast.profiled_ms(level, request.batch) <= profiled_ms:
                 return level

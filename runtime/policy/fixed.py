@@ -14,7 +14,10 @@ from .slowdown import Slowdown
 
 
 class FixedPolicy:
-    """The baseline: one level for all, within what each allows. Sheds only what that level cannot finish in time."""
+    """The baseline: one level for all requests, or the nearest that a request allows.
+
+    It sheds a request only where that level cannot finish it in time. Raises LevelError.
+    """
 
     def __init__(
         self, level: int, profile: LatencyProfile, slowdown: Slowdown | None = None, *, workers: int = 1
@@ -46,7 +49,7 @@ class FixedPolicy:
         self._forecast.observe_gap(gap_ms)
 
     def spare_ms(self, queue: Sequence[Waiting], now_s: float) -> float:
-        """As LevelPolicy: its level never falls."""
+        """As LevelPolicy: no limit, for the level of its runs never falls."""
         return math.inf
 
     def slowdown_factor(self, now_s: float) -> float:

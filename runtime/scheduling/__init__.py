@@ -1,4 +1,4 @@
-"""Requests from their arrival to their response: the queue, the workers, and what they did."""
+"""Requests from their arrival to their response: the queue, the decisions, and the workers that run them."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ class Scheduler:
         heed_forks(self)
 
     def forget(self) -> None:
-        """As Inheritable: the workers, and what they have under way, are the parent's."""
+        """As Inheritable: the workers and their runs are those of the parent process."""
         self._changed = self._device.changed = threading.Condition()
         self._inherited = bool(self._threads)
 
@@ -125,7 +125,7 @@ class Scheduler:
         return self._session.levels
 
     def submit(self, request: Request) -> Future[Response]:
-        """Queues a request. Never raises and never waits: what is wrong with it is in the future."""
+        """Queue a request. It never raises and never waits: an error of the request is in the future."""
         future: Future[Response] = Future()
         try:
             job = make_job(self._session, request, future, self._terms, self._clock())
@@ -137,13 +137,16 @@ class Scheduler:
         return future
 
     def serve_next(self) -> bool:
-        """Ends what has expired, then runs or sheds the request that is due first. False if there was nothing to do."""
+        """End the expired requests, then run or shed the request that is due first. False if there were none."""
         expired, turn = self._take()
         self._serve(expired, turn)
         return bool(expired) or turn is not None
 
     def limit(self, highest_level: int, reason: str) -> None:
-        """From now on no request runs denser, but for those that ask for a level or an accuracy above."""
+        """Let no request run denser from now on, except those that ask for a level or an accuracy above.
+
+        reason: cause of the limit, in words, for the log and the responses.
+        """
         index = resolve_level(highest_level, len(self._session.levels))
         with self._changed:
             self._dispatcher.limit(index, reason)
@@ -154,9 +157,9 @@ class Scheduler:
             return SchedulerStats(len(self._queue), self._dispatcher.slowdown_factor(), self._running.stuck_count)
 
     def close(self, grace_s: float = 5.0) -> None:
-        """Takes no more requests, works off the queue for up to `grace_s`, fails what is left with UnavailableError.
+        """Take no more requests, serve the queue for up to `grace_s`, and fail the rest with UnavailableError.
 
-        Returns when no run is under way but such as are stuck. May be called again.
+        It returns when no run is under way, except stuck ones. It may be called again.
         """
         if self._inherited:
             return
@@ -193,7 +196,7 @@ class Scheduler:
             self._changed.notify_all()
 
     def _on_due(self, job: Job) -> None:
-        """A request has expired while every worker was busy: its client is told so now."""
+        """Tell the client of a request that it has expired, while every worker is busy."""
         with self._changed:
             waited = self._queue.leave(job)
         if waited:
@@ -213,7 +216,7 @@ class Scheduler:
             self._run(turn, decision, decision.level)
 
     def _take(self) -> tuple[list[Job], Turn | None]:
-        """What has expired, and what runs next."""
+        """The jobs that have expired, and the turn that runs next."""
         with self._changed:
             now_s = self._clock()
             expired = self._queue.pop_expired(now_s)
@@ -225,7 +228,7 @@ class Scheduler:
         self._running.begin(turn, decision.predicted_ms)
         try:
             done = self._executor.run(turn.jobs, level, turn.slowdown)
-        except Exception as error:  # whatever it was, it is the client's answer and the worker goes on
+        except Exception as error:  # of any kind: it is the client's answer, and the worker goes on
             if self._finish(turn):
                 self._failed_run(turn, decision, level, error)
             return
@@ -249,16 +252,16 @@ class Scheduler:
             )
 
     def _finish(self, turn: Turn) -> bool:
-        """The run has ended; whether its requests still wait for it."""
+        """Take note that the run has ended; False where its requests were told that it is stuck."""
         waited_for = self._running.finish(turn)
         with self._changed:
             self._device.end(turn)
         return waited_for
 
     def _on_stuck(self, turn: Turn, elapsed_s: float) -> None:
-        """Its requests are answered and its slot goes to other models; its worker comes back when the run has ended.
+        """Answer the requests of a stuck run and give its slot to other models. Its worker returns when it ends.
 
-        It is told to end, but one operator may still never.
+        The run is told to end. It does so before its next operator; an operator that never ends keeps the worker.
         """
         with self._changed:
             self._device.end(turn)
@@ -268,7 +271,7 @@ class Scheduler:
             job.future.set_exception(StuckError(f"the inference has run for {elapsed_s:.1f} s and does not end"))
 
     def _failed_run(self, turn: Turn, decision: Decision, level: int, error: Exception) -> None:
-        """One job's failure is its answer; of a batch each is tried alone, for only one of them may be at fault."""
+        """Answer a job with the error of its run. The jobs of a batch run again alone: one of them may be at fault."""
         if len(turn.jobs) == 1:
             turn.jobs[0].future.set_exception(error)
             return
@@ -295,7 +298,7 @@ class Scheduler:
         return self._closing and not len(self._queue)
 
     def _forget(self, job: Job) -> None:
-        """The client cancelled: the place in the queue is free at once."""
+        """Free the place in the queue of a job that its client has cancelled."""
         with self._changed:
             if self._queue.leave(job):
                 self._changed.notify_all()
