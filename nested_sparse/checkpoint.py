@@ -125,7 +125,7 @@ class Checkpoint:
             ptr, col, val, norm = (arrays[tensor_name(name, level, part)] for part in ("ptr", "col", "val", "norm"))
             if layer.shape.pack:
                 col = col.reshape(-1, layer.shape.pack.banks)
-            val = val.astype(np.float32, copy=False).reshape(-1, layer.shape.block_values)
+            val = layer.value_type.loaded(val).reshape(-1, layer.shape.block_values)
             levels.append(PackedLevel(ptr, col, val))
             order = slice(None) if permutation is None else permutation
             norms[level][:, order] = norm.reshape(2, -1)[:, : layer.rows]

@@ -16,6 +16,7 @@ import numpy as np
 from .mask import group_count
 from .packed import index_dtype
 from .pattern import Pack
+from .value_type import FLOAT32, VALUE_TYPES, ValueType
 
 ALIGNMENT = 64
 """Bytes: every tensor starts on a cache line, so that vector loads do not split lines."""
@@ -27,12 +28,8 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "U16": np.dtype("<u2"),
     "U32": np.dtype("<u4"),
     "I32": np.dtype("<i4"),
-    "F16": np.dtype("<f2"),
-    "F32": np.dtype("<f4"),
+    **{each.tensor_dtype: each.dtype for each in VALUE_TYPES.values()},
 }
-
-VALUE_DTYPES = {4: "F32", 2: "F16"}
-"""Of a weight's values, by their bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +43,7 @@ class LayerShape:
     permuted: bool
     blocks: tuple[int, ...]
     pack: Pack | None = None
-    value_bytes: int = 4
+    value_type: ValueType = FLOAT32
 
     @property
     def group_rows(self) -> int:
@@ -108,7 +105,7 @@ def level_parts(layer: LayerShape, level: int) -> list[tuple[str, str, int]]:
     parts = [
         ("ptr", "U32", layer.group_count + 1),
         ("col", "U16" if layer.index_bytes == 2 else "U32", blocks * layer.block_columns),
-        ("val", VALUE_DTYPES[layer.value_bytes], blocks * layer.block_values),
+        ("val", layer.value_type.tensor_dtype, blocks * layer.block_values),
         ("norm", "F32", 2 * packed_rows),
     ]
     if level == 0 and layer.permuted:

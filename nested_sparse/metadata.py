@@ -11,16 +11,18 @@ from typing import Any
 from .budget import MAX_LEVELS
 from .errors import CheckpointError
 from .excerpt import excerpt
-from .layout import VALUE_DTYPES, LayerShape
+from .layout import LayerShape
 from .network import DenseModule, Network
 from .pattern import BLOCK_ROWS, Pattern, block_pattern, parse_pattern
 from .reroute import Reroute, check_reroutes
 from .tensor_spec import TensorSpec
+from .value_type import FLOAT32, VALUE_TYPES, ValueType, value_type_of_bytes
 
 BLOCKS_VERSION = 1
 PACKS_VERSION = 2
-HALVES_VERSION = 3
-FORMAT_VERSIONS = (BLOCKS_VERSION, PACKS_VERSION, HALVES_VERSION)
+FORMAT_VERSIONS = tuple(
+    sorted({BLOCKS_VERSION, PACKS_VERSION, *(each.format_version for each in VALUE_TYPES.values())})
+)
 """What is read. A file gets the lowest that has all it holds, so that older readers open all that they can run."""
 KEY = "nested_sparse"
 DIGEST_KEY = "nested_sparse_sha256"
@@ -47,7 +49,7 @@ class LayerEntry:
     """One nested layer; `attributes` hold the convolution's kernel_shape, strides, pads, dilations.
 
     pattern: the name of what it was pruned by. Only gs{B}x{k} changes the layout.
-    value_bytes: of a stored value, 4 for float32, 2 for float16.
+    value_type: how its values are stored, at every level.
     """
 
     name: str
@@ -60,7 +62,7 @@ class LayerEntry:
     nnz: tuple[int, ...]
     attributes: Mapping[str, list[int]]
     pattern: str
-    value_bytes: int = 4
+    value_type: ValueType = FLOAT32
 
     @property
     def packing(self) -> Pattern:
@@ -73,7 +75,7 @@ class LayerEntry:
         """What the layout needs."""
         pack = self.packing.pack
         return LayerShape(
-            self.name, self.rows, self.columns, self.block_rows, self.permuted, self.blocks, pack, self.value_bytes
+            self.name, self.rows, self.columns, self.block_rows, self.permuted, self.blocks, pack, self.value_type
         )
 
 
@@ -99,19 +101,18 @@ class Metadata:
 
     def __post_init__(self) -> None:
         """The version that the layers ask for."""
-        version = BLOCKS_VERSION
+        version = max((layer.value_type.format_version for layer in self.layers), default=BLOCKS_VERSION)
         if any(layer.packing.pack for layer in self.layers):
-            version = PACKS_VERSION
-        if any(layer.value_bytes == 2 for layer in self.layers):
-            version = HALVES_VERSION
+            version = max(version, PACKS_VERSION)
         object.__setattr__(self, "format_version", version)
 
     def to_header(self) -> dict[str, str]:
         """The two string entries of the safetensors `__metadata__`: the JSON and its digest."""
         raw = asdict(self)
-        for layer in raw["layers"]:
-            if layer["value_bytes"] == 4:  # what older readers take for granted
-                del layer["value_bytes"]
+        for layer, entry in zip(raw["layers"], self.layers, strict=True):
+            del layer["value_type"]
+            if entry.value_type is not FLOAT32:  # readers of version 1 and 2 know no other
+                layer["value_bytes"] = entry.value_type.nbytes
         if not self.reroutes:  # not measured: the file is what it was before there were any
             del raw["reroutes"]
         if self.rows is None:
@@ -217,10 +218,8 @@ def _layer(raw: dict[str, Any], level_count: int) -> LayerEntry:
         nnz=tuple(_integer(count, 0, rows * columns) for count in raw["nnz"]),
         attributes={str(key): [_integer(item, 0) for item in items] for key, items in raw["attributes"].items()},
         pattern=str(raw.get("pattern", block_pattern(block_rows).name)),
-        value_bytes=_integer(raw.get("value_bytes", 4), 2, 4),
+        value_type=_value_type(raw),
     )
-    if entry.value_bytes not in VALUE_DTYPES:
-        raise ValueError(f"layer '{excerpt(entry.name)}': value_bytes {entry.value_bytes}, expected 2 or 4")
     named = parse_pattern(entry.pattern)
     if not named.channels and named.block_rows != block_rows:
         raise ValueError(
@@ -230,6 +229,13 @@ def _layer(raw: dict[str, Any], level_count: int) -> LayerEntry:
     if len(entry.blocks) != level_count or len(entry.nnz) != level_count or sum(entry.blocks) > entry.shape.most_blocks:
         raise ValueError(f"layer '{excerpt(entry.name)}': expected a block count for each of {level_count} levels")
     return entry
+
+
+def _value_type(raw: dict[str, Any]) -> ValueType:
+    try:
+        return value_type_of_bytes(raw.get("value_bytes", FLOAT32.nbytes))
+    except ValueError as error:
+        raise ValueError(f"layer '{excerpt(raw['name'])}': {error}") from None
 
 
 def _network(raw: dict[str, Any]) -> Network:
