@@ -1,4 +1,4 @@
-"""Nestings: how levels come to share weights. One file each; `NESTINGS` names them all."""
+"""Nestings: how levels come to share weights, one file for each, all named in `NESTINGS`."""
 
 from .freeze_then_grow import FreezeThenGrow
 from .joint import Joint

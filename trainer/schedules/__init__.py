@@ -1,4 +1,4 @@
-"""Schedules: how a level's masks are found. One file each; `SCHEDULES` names them all."""
+"""Schedules: how a level's masks are found, one file for each, all named in `SCHEDULES`."""
 
 from .admm import Admm
 from .chex import Chex
