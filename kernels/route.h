@@ -38,10 +38,10 @@ struct GuardedRun {
   int32_t position;      // operators that have started
   int32_t lowered_at;    // the operator of the last lowering, or -1
   int32_t lowered_from;  // the level before it, or -1
-  double share_left;   // of a run at the level now, what was left when it came to that level
-  double done_ms;      // profiled time of what ran before that
-  Seen seen;           // lately
-  Seen last;           // of the whole run, at the last place where the level might have fallen
+  double share_left;     // of a run at the level now, what was left when it came to that level
+  double done_ms;        // profiled time of what ran before that
+  Seen seen;             // lately
+  Seen last;             // of the whole run, at the last place where the level might have fallen
 };
 
 // Nanoseconds of CLOCK_MONOTONIC.
