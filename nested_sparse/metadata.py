@@ -9,19 +9,19 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .budget import MAX_LEVELS
-from .errors import CheckpointError
+from .errors import CheckpointError, PatternError
 from .excerpt import excerpt
 from .layout import LayerShape
+from .layouts import BLOCK_ROWS, Blocks, Layout, stored_layout
 from .network import DenseModule, Network
-from .pattern import BLOCK_ROWS, Pattern, block_pattern, parse_pattern
 from .reroute import Reroute, check_reroutes
 from .tensor_spec import TensorSpec
 from .value_type import FLOAT32, VALUE_TYPES, ValueType, value_type_of_bytes
 
 BLOCKS_VERSION = 1
-PACKS_VERSION = 2
+GATHERS_VERSION = 2
 FORMAT_VERSIONS = tuple(
-    sorted({BLOCKS_VERSION, PACKS_VERSION, *(each.format_version for each in VALUE_TYPES.values())})
+    sorted({BLOCKS_VERSION, GATHERS_VERSION, *(each.format_version for each in VALUE_TYPES.values())})
 )
 """What is read. A file gets the lowest that has all it holds, so that older readers open all that they can run."""
 KEY = "nested_sparse"
@@ -65,18 +65,14 @@ class LayerEntry:
     value_type: ValueType = FLOAT32
 
     @property
-    def packing(self) -> Pattern:
-        """The pattern that the arrays are laid out for."""
-        named = parse_pattern(self.pattern)
-        return block_pattern(self.block_rows) if named.pack is None else named
+    def layout(self) -> Layout:
+        """How the arrays hold the layer."""
+        return stored_layout(self.pattern, self.block_rows)
 
     @property
     def shape(self) -> LayerShape:
-        """What the layout needs."""
-        pack = self.packing.pack
-        return LayerShape(
-            self.name, self.rows, self.columns, self.block_rows, self.permuted, self.blocks, pack, self.value_type
-        )
+        """What decides where its arrays lie."""
+        return LayerShape(self.name, self.rows, self.columns, self.layout, self.permuted, self.blocks, self.value_type)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +97,7 @@ class Metadata:
 
     def __post_init__(self) -> None:
         """The version that the layers ask for."""
-        version = max((layer.value_type.format_version for layer in self.layers), default=BLOCKS_VERSION)
-        if any(layer.packing.pack for layer in self.layers):
-            version = max(version, PACKS_VERSION)
+        version = max(max(layer.layout.format_version, layer.value_type.format_version) for layer in self.layers)
         object.__setattr__(self, "format_version", version)
 
     def to_header(self) -> dict[str, str]:
@@ -217,16 +211,14 @@ def _layer(raw: dict[str, Any], level_count: int) -> LayerEntry:
         blocks=tuple(_integer(count, 0, 1 << 62) for count in raw["blocks"]),
         nnz=tuple(_integer(count, 0, rows * columns) for count in raw["nnz"]),
         attributes={str(key): [_integer(item, 0) for item in items] for key, items in raw["attributes"].items()},
-        pattern=str(raw.get("pattern", block_pattern(block_rows).name)),
+        pattern=str(raw.get("pattern", Blocks(block_rows).name)),
         value_type=_value_type(raw),
     )
-    named = parse_pattern(entry.pattern)
-    if not named.channels and named.block_rows != block_rows:
-        raise ValueError(
-            f"layer '{excerpt(entry.name)}': pattern '{excerpt(entry.pattern)}' does not go with block_rows "
-            f"{block_rows}"
-        )
-    if len(entry.blocks) != level_count or len(entry.nnz) != level_count or sum(entry.blocks) > entry.shape.most_blocks:
+    try:
+        most = entry.shape.most_blocks
+    except PatternError as error:
+        raise ValueError(f"layer '{excerpt(entry.name)}': {error}") from None
+    if len(entry.blocks) != level_count or len(entry.nnz) != level_count or sum(entry.blocks) > most:
         raise ValueError(f"layer '{excerpt(entry.name)}': expected a block count for each of {level_count} levels")
     return entry
 
