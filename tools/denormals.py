@@ -1,8 +1,8 @@
-"""How long layers take whose inputs are denormal numbers: `NESTED_SPARSE_FORCE_ISA=avx2 python tools/denormals.py`.
+"""The time of layers whose inputs are denormal numbers: `NESTED_SPARSE_FORCE_ISA=avx2 python tools/denormals.py`.
 
 A linear layer and a convolution of ours, and ONNX Runtime's own dense convolution, which nothing flushes here. Inputs
 are of ordinary size, or some of them denormal, or all, in turn in one process; best and median of 15 runs. Decision 027
-has what it printed.
+quotes its output.
 """
 
 from __future__ import annotations

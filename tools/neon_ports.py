@@ -1,4 +1,4 @@
-"""Counts the instructions of the NEON kernels' inner loops and holds them against models of two processors.
+"""Counts the instructions of the NEON kernels' inner loops and compares them with models of two processors.
 
 python tools/neon_ports.py LIBRARY [--objdump aarch64-linux-gnu-objdump]
 

@@ -1,4 +1,4 @@
-"""What bounds each convolution: the table of docs/kernels.md.
+"""The bounds of each convolution's time: the table of docs/kernels.md.
 
     nested-sparse bench kernels --rows 'conv-rate-*' --layers | python tools/roofline.py
 
@@ -30,7 +30,7 @@ LINE_FLOATS = 16
 
 
 def best_seconds(run: Callable[[], object], repeats: int = 200) -> float:
-    """The shortest of many runs: what the machine can do when nobody else uses it."""
+    """The shortest of many runs, s: that of an otherwise idle machine."""
     times = []
     for _ in range(repeats):
         begin = time.perf_counter()
@@ -59,7 +59,7 @@ def multiply_seconds(kernel: KernelInfo, groups: int) -> float:
 
 
 def aligned(shape: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Ones that begin on a cache line."""
+    """An array of ones that begins on a cache line."""
     memory = np.ones(shape[0] * shape[1] + LINE_FLOATS, np.float32)
     begin = -memory.ctypes.data // 4 % LINE_FLOATS
     return memory[begin : begin + shape[0] * shape[1]].reshape(shape)
@@ -78,7 +78,7 @@ def read_rate() -> float:
 
 
 def bounds_ms(layer: dict[str, Any], kernel: KernelInfo, rates: dict[str, float]) -> dict[str, float]:
-    """What each rate allows one layer of the kind."""
+    """The time that each rate allows for one layer of the kind."""
     side, channels, rows = layer["side"], layer["channels"], layer["rows"]
     lanes = -(-(side**2) // kernel.lanes) * kernel.lanes
     flop = layer["ours_gflops"] * layer["ours_ms"] * 1e6 / layer["count"]

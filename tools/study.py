@@ -3,9 +3,9 @@
     python tools/study.py run docs/results/fashion-mnist.toml --data ../shared/data --seeds 0 1 2
     python tools/study.py show docs/results/fashion-mnist.toml
 
-`run` skips what is there already, writes one JSON line for each finished run beside the study's file, and can be
-stopped and started again at any time; several can work side by side (--part 1/2). `show` prints the table in Markdown
-and saves the picture. `command` prints the command of each row. Needs Python 3.11 or newer.
+`run` skips finished rows, writes one JSON line for each finished run beside the study's file, and can be stopped and
+started again at any time; several processes can share the work (--part 1/2). `show` prints the table in Markdown and
+saves the picture. `command` prints the command of each row. Needs Python 3.11 or newer.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import tomllib
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. kind: "dense", "separate" or "nested"; seeds: how many it is run with at most."""
+    """One line of the table. kind: "dense", "separate" or "nested"; seeds: the most seeds that it is run with."""
 
     name: str
     kind: str
@@ -46,7 +46,7 @@ def _toml(value: Any) -> str:
 
 
 def _merged(common: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
-    """The row's settings over the common ones; who names a table's noun brings all of that table's keys."""
+    """The row's settings over the common ones; a row that sets a table's name sets all keys of that table."""
     own = row.get("settings", {})
     named = {key.partition(".")[0] for key in own if key.endswith(".name")}
     return {key: value for key, value in common.items() if key.partition(".")[0] not in named} | own

@@ -10,18 +10,18 @@ from typing import Protocol
 from nested_sparse.metadata import DEPENDENT, INDEPENDENT
 from nested_sparse.tensor_spec import batch_is_free
 
-from .row_check import RowCheck, Runs, check_rows
+from .row_check import Checkable, RowCheck, check_rows
 
 MARKED_S = 0.5
-"""Time to look whether a file's mark is right; it is believed where that does not do."""
+"""Time to check a file's mark; where it is too short for that, the mark is believed."""
 UNMARKED_S = 2.0
-"""Time to look at a file without one. A model that does not get through in that takes over 10 ms a sample, where a
-batch saves no time any more (docs/decisions/020)."""
+"""Time to check a file without a mark. A model for which it is too short takes over 10 ms a sample; there a batch saves
+no time any more (docs/decisions/020)."""
 
 log = logging.getLogger(__name__)
 
 
-class Marked(Runs, Protocol):
+class Marked(Checkable, Protocol):
     """A Session."""
 
     name: str
@@ -29,10 +29,10 @@ class Marked(Runs, Protocol):
 
 
 def may_join(session: Marked, clock: Callable[[], float] = time.perf_counter) -> bool:
-    """Whether requests may run as one batch, each getting what it would get alone; where not, the log says why.
+    """Whether requests may run as one batch, each with the answer that it would get alone; if not, the log tells why.
 
-    What the file says is tried, shortly: it may have been written by anybody. A file that says nothing is checked in
-    full, and its requests are not joined where that takes too long.
+    The mark in the file is checked briefly, as the file may come from any source. A file without a mark is checked in
+    full; where that takes too long, its requests are not joined.
     """
     if not batch_is_free((*session.inputs, *session.outputs)):
         return False

@@ -1,4 +1,4 @@
-"""RowCheck: whether each row of a model's outputs depends on its own sample alone, found out by running the model."""
+"""RowCheck: runs a model to find out whether each row of its outputs depends on its own sample alone."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PAIR, SIZES = 2, (2, 3)
 CHEAP_FLOPS = 100_000_000
 """Of a sample, up to which a model is looked at closely: as the file says, for no clock says the same thing twice."""
 ROUNDS, DEAR_ROUNDS = 4, 2
-"""How often other samples are drawn, at each level."""
+"""Number of times that other samples are drawn, at each level."""
 WIDE, DEAR_WIDE = 17, 5
 """Samples in the one batch that looks for rows that depend on such as are far apart."""
 TOLERANCE = 1e-4
@@ -40,8 +40,8 @@ ODD_SHARE = 0.01
 """Of an output that is not floating point, the part that rounding may have decided otherwise."""
 
 
-class Runs(Protocol):
-    """What is checked: a Session."""
+class Checkable(Protocol):
+    """The parts of a Session that the check uses."""
 
     @property
     def inputs(self) -> Sequence[TensorSpec]: ...  # noqa: D102 -- as in Session
@@ -60,37 +60,37 @@ class Runs(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RowCheck:
-    """independent: None where it could not be found out. reason: why it is not True, in words; else ""."""
+    """independent: None where it is not known. reason: why it is not True, in words; "" where it is."""
 
     independent: bool | None
     reason: str = ""
 
     @property
     def mark(self) -> str | None:
-        """What a file says of it."""
+        """The word that a file states for it."""
         return None if self.independent is None else INDEPENDENT if self.independent else DEPENDENT
 
 
 def check_rows(
-    session: Runs,
+    session: Checkable,
     examples: Arrays | None = None,
     *,
     thorough: bool = True,
     limit_s: float = math.inf,
     clock: Callable[[], float] = time.perf_counter,
 ) -> RowCheck:
-    """Run samples together and alone, and beside ever other samples, at every level.
+    """Run samples together, alone, and beside other samples again and again, at every level.
 
-    A row is independent if nothing that is done to the other samples of its batch changes a single bit of it: replaced
-    by others like the examples, by huge ones, by NaN. This asks for no tolerance, for a kernel that runs the same shape
-    twice sums in the same order. Its number of samples and its place are changed as well: alone it must be what it is
-    in a batch, but for rounding. What a branch depends on may be met by no sample drawn here, so a graph that has one
-    counts as dependent without being run.
+    A row is independent if no change to the other samples of its batch changes a single bit of it: they are replaced by
+    others like the examples, by huge ones, by NaN. This needs no tolerance, as a kernel that runs the same shape twice
+    sums in the same order. The size of the batch and the place in it are changed, too: alone, a row must be the same as
+    in a batch, except for rounding. No sample drawn here may take a branch of the graph, so a graph with branches
+    counts as dependent, and is not run.
 
-    examples: the input arrays that the model was exported with; without them the values drawn may be such as the model
-    never sees. thorough: runs 46 samples at every level and 35 more at the densest (82 and 187 where they are cheap);
-    else 14 at the densest. limit_s: no new run begins after so many seconds. Raises InputError where the examples do
-    not fit the model.
+    examples: the input arrays with which the model was exported; without them, the drawn values may be unlike all that
+    the model sees in use. thorough: runs 46 samples at every level and 35 more at the densest (82 and 187 where they
+    are cheap); else 14 at the densest. limit_s: time, s, after which no new run begins. Raises InputError: the examples
+    do not fit the model.
     """
     if not batch_is_free((*session.inputs, *session.outputs)):
         return RowCheck(None, "the first dimension of an input or output is not free")
@@ -120,7 +120,7 @@ def check_rows(
 
 
 def mark_rows(path: str | os.PathLike[str], examples: Arrays | None = None) -> RowCheck:
-    """Check the file at `path` and write into it what was found; its weights and its graph stay as they are.
+    """Check the file at `path` and write the result into it; its weights and its graph stay as they are.
 
     Raises CheckpointError, KernelError, InputError (an argument).
     """
@@ -134,17 +134,17 @@ def mark_rows(path: str | os.PathLike[str], examples: Arrays | None = None) -> R
 
 
 class _DependentError(Exception):
-    """A row was seen to depend on more than its sample."""
+    """A row depends on more than its own sample."""
 
 
 class _UnknownError(Exception):
-    """It cannot be told."""
+    """The check has no result."""
 
 
 class _Check:
-    """One model under check. Raises _DependentError, _UnknownError, and what the session raises."""
+    """One model under check. Raises _DependentError, _UnknownError, and the errors of the session."""
 
-    def __init__(self, session: Runs, trials: TrialRows, clock: Callable[[], float], ends_s: float) -> None:
+    def __init__(self, session: Checkable, trials: TrialRows, clock: Callable[[], float], ends_s: float) -> None:
         self._session = session
         self._trials = trials
         self._clock = clock
@@ -171,7 +171,7 @@ class _Check:
     def beside_others(self, level: int, count: int, kinds: Sequence[str]) -> None:
         """Each of `count` samples while the others of its batch are replaced by some of `kinds`.
 
-        Values that the model cannot take, such as indices computed from huge ones, say nothing; some must have run.
+        Values that the model refuses, such as indices computed from huge ones, are skipped; some must have run.
         """
         rows = self._trials.draw(count)
         expected = self._run(rows, level)
@@ -191,7 +191,7 @@ class _Check:
             raise _UnknownError(f"at level {level} it ran on no samples but those of one value")
 
     def _changed(self, expected: Arrays, got: Arrays, kept: NDArray[np.bool_]) -> str | None:
-        """Which of the rows that were kept has another output now."""
+        """The first change in a row that was kept, in words; None without one."""
         for name, array in got.items():
             if array.shape != expected[name].shape:
                 return f"the shape of output {excerpt(name)!r} changes"
@@ -201,7 +201,7 @@ class _Check:
         return None
 
     def _answers_alike(self, level: int, *inputs: Arrays) -> None:
-        """Where runs differ: raise if they do for the same inputs, too, which is another reason than other samples."""
+        """Raise if the model answers the same inputs differently: then a change is not due to the other samples."""
         for each in inputs:
             first, second = self._run(each, level), self._run(each, level)
             if not all(_same(array, second[name]) for name, array in first.items()):
@@ -214,7 +214,7 @@ class _Check:
 
 
 def _kept(count: int) -> Iterator[NDArray[np.bool_]]:
-    """Which rows to keep, so that each is kept once while any other one is replaced."""
+    """Choices of rows to keep, so that each row is kept once while any given other one is replaced."""
     places = np.arange(count)
     for bit in range((count - 1).bit_length()):
         half = (places >> bit) % 2 == 1
@@ -235,7 +235,7 @@ def _same(first: Array, second: Array) -> bool:
 
 
 def _difference(together: Array, apart: Array) -> str:
-    """What differs by more than rounding, in words; "" where nothing does. Shapes are equal."""
+    """The outputs that differ by more than rounding, in words; "" without any. The shapes are equal."""
     if not np.issubdtype(together.dtype, np.inexact):
         wrong = int((together != apart).sum())
         return f"{wrong} of {together.size} values" if wrong > max(1.0, ODD_SHARE * together.size) else ""

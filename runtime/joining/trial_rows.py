@@ -1,4 +1,4 @@
-"""TrialRows: samples to try a model with: like its examples, far larger, or not numbers at all."""
+"""TrialRows: samples to try a model with: like its examples, far larger, or NaN."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ..session import Array, Arrays, drawn_from, is_constant, value_pool
 
 TYPICAL, LARGE, NEGATED, NAN, SWITCHED = "typical", "large", "negated", "nan", "switched"
 KINDS = (TYPICAL, LARGE, NEGATED, NAN, SWITCHED)
-"""Of floating point samples. Large ones show what is added weakly, and wake what sleeps below a threshold; the same
-with the other sign what sleeps above it; NaN passes through all that is computed with it, however small its factor.
-SWITCHED ones are of inputs that are no floating point and have one value only in the examples, such as a mask of ones:
-they are 0 or 1 here."""
+"""Kinds of samples. LARGE ones show terms of a small weight, and pass thresholds; NEGATED ones, the same with the other
+sign, pass thresholds from the other side. NAN passes through every computation, however small its factor. These three
+change floating point inputs only. SWITCHED ones change other inputs that have one value in the examples, such as a mask
+of ones: they are 0 or 1."""
 LARGE_EXPONENT = 20
 _ALIGNMENT = 64
 
@@ -36,15 +36,15 @@ class TrialRows:
     def draw(self, count: int) -> dict[str, Array]:
         """`count` typical samples, in arrays that begin on a cache line.
 
-        Where an array begins is fixed because vectorised sums may begin with the elements before the first boundary,
-        and so round differently.
+        The alignment is fixed because a vectorised sum may begin with the elements before the first boundary, and then
+        rounds differently.
         """
         return {spec.name: self._drawn(spec, count, TYPICAL) for spec in self._specs}
 
     def of_kinds(self, count: int, kinds: Sequence[str]) -> Iterator[dict[str, Array]]:
-        """`count` samples of each of `kinds`, SWITCHED only where there is something to switch.
+        """`count` samples of each of `kinds`; SWITCHED is left out where no input can be switched.
 
-        What a kind does not speak of is typical.
+        Inputs that a kind does not concern are typical.
         """
         large = {spec.name: self._drawn(spec, count, LARGE) for spec in self._specs}
         for kind in kinds:
@@ -83,7 +83,7 @@ def aligned(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
 
 
 def mixed(kept: Arrays, others: Arrays, mask: NDArray[np.bool_]) -> dict[str, Array]:
-    """Rows of `kept` where `mask` says so, else of `others`."""
+    """The rows of `kept` where `mask` is true, else those of `others`."""
     result = {}
     for name, rows in kept.items():
         result[name] = aligned(rows.shape, rows.dtype)

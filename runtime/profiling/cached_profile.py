@@ -1,4 +1,4 @@
-"""profile_of: a session's latency profile, the kept one where it still holds, else measured now."""
+"""profile_of: a session's latency profile: the cached one where it still holds, else a new measurement."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 CHECK_S = 0.5
 CHECK_TURNS = 2
 BELIEVED = (0.7, 1.4)
-"""Measured over kept time for which a kept profile stands; the median of the levels, as those of one level scatter."""
+"""A cached profile holds while measured / cached time lies between these. The median of the levels is compared, as a
+single level's times scatter."""
 CLEAR_STEP = 1.4
-"""Levels whose kept times differ by this much must differ the same way now."""
+"""Two levels whose cached times differ by this factor must still have the same order."""
 MOST_BATCH = 16
-"""Beyond, a batch is taken to cost in proportion. digits, 2 threads: 16 samples at once are 1.5 to 3 times quicker than
-one by one, and 32 add under 10 % to that; ResNet-50 is 15 % slower at 16 already."""
+"""The largest batch that is measured; the time of a larger one is taken to grow in proportion. The digits' model on 2
+threads runs 16 samples at once 1.5 to 3 times as fast as one by one, and 32 under 10 % faster than that; ResNet-50 is
+15 % slower at 16 already."""
 ENOUGH_S = 2.0
 LIMIT_S = 10.0
 
@@ -34,7 +36,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Profiled:
-    """profile: of this device when nothing else runs. ratio: what was measured just now, over that."""
+    """profile: of this device when nothing else runs. ratio: times measured just now / times of the profile."""
 
     profile: LatencyProfile
     ratio: float
@@ -49,8 +51,9 @@ def profile_of(
 ) -> Profiled:
     """The profile of `session`, from `store` if a quick check agrees with it; else measured, and kept there.
 
-    A measurement of now does not replace kept ones that were quicker: a machine that is busy while a server starts is
-    no slower machine, and the ratio says how busy it is. Raises CheckpointError as LatencyProfile.measure() does.
+    A new measurement does not replace kept ones with shorter times: a machine that is busy while a server starts is not
+    a slower machine, and the ratio tells how busy it is. max_batch: the largest batch to measure.
+    Raises CheckpointError as LatencyProfile.measure() does.
     """
     up_to = min(max_batch, MOST_BATCH)
     key = None if store is None else profile_key(session, up_to)
@@ -73,11 +76,11 @@ def profile_of(
 
 
 def check(session: Profilable, kept: LatencyProfile, *, clock: Callable[[], float] = time.perf_counter) -> float | None:
-    """Measured over kept time, the median of the levels; None, and why in the log, where `kept` does not hold now.
+    """Measured / kept time, median of the levels; None where `kept` does not hold now, with the reason in the log.
 
-    Each level runs once for warming up and CHECK_TURNS times in turn with the others, at the smallest batch, the
-    quickest of them counting: what disturbs a run makes it longer. Where they disagree with `kept`, there are more
-    turns until CHECK_S have passed. Of a model too slow for that only the sparsest levels are checked.
+    Each level runs once to warm up, then CHECK_TURNS times in turn with the others, at the smallest batch. Its shortest
+    run counts, as any disturbance makes a run longer. Where the times disagree with `kept`, more turns follow until
+    CHECK_S have passed. Of a model that is too slow for that, only the sparsest levels are checked.
     """
     if kept.level_count != len(session.levels):
         log.warning("%s: the kept latency profile has %d levels; measured anew", session.name, kept.level_count)
@@ -120,7 +123,7 @@ def _checked_levels(kept_ms: Sequence[float]) -> Sequence[float]:
 
 
 def _disagreement(kept_ms: Sequence[float], measured_ms: Sequence[float]) -> str | None:
-    """Why the kept times do not hold now, None where they do."""
+    """The reason why the kept times do not hold now; None where they do."""
     low, high = BELIEVED
     ratio = _ratio(kept_ms, measured_ms)
     if not low <= ratio <= high:

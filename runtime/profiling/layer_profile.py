@@ -1,4 +1,4 @@
-"""LayerTime: what each layer of a model costs."""
+"""LayerTime: the time of each layer of a model."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from nested_sparse.argument import whole
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.kernels import library
 from nested_sparse.metadata import LayerEntry
+from nested_sparse.value_type import FLOAT32
 
 from ..session import Session, fixed_batch, random_inputs
 
@@ -27,8 +28,8 @@ _EVENT = "_kernel_time"
 class LayerTime:
     """One node of the graph.
 
-    layer: its name; kernel: the kernel that ran, for a layer ONNX Runtime runs itself the operator; ms: median of one
-    run.
+    layer: name of the layer. kernel: name of the kernel that ran; of the operator, where ONNX Runtime ran it itself.
+    ms: median time of a run.
     """
 
     layer: str
@@ -39,10 +40,10 @@ class LayerTime:
 def layer_profile(
     path: str | os.PathLike[str], level: int = -1, repeats: int = 15, *, threads: int | None = None, batch: int = 1
 ) -> list[LayerTime]:
-    """Time of every node at `level`, in the order they ran, on random inputs after a warm-up.
+    """The time of every node at `level`, in the order of execution, on random inputs after a warm-up.
 
-    Opens a session of its own with ONNX Runtime's profiler, which adds some microseconds per node. A model of fixed
-    batch is measured at that one. Raises what Session does.
+    It opens a session of its own with ONNX Runtime's profiler, which adds some microseconds to each node. A model of a
+    fixed batch is measured at that batch. Raises the errors of Session.
     """
     repeats, batch = whole("repeats", repeats, 1), whole("batch", batch, 1)
     with Checkpoint.open(path, verify=False) as checkpoint:
@@ -72,7 +73,7 @@ def node_events(events: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]
 
 
 def layer_of(event: Mapping[str, Any], layers: Mapping[str, LayerEntry]) -> LayerEntry | None:
-    """The layer a node of our operators runs, None for a node of ONNX Runtime's own.
+    """The layer that a node of our operators runs; None for a node that ONNX Runtime runs itself.
 
     Our nodes bear their layer's name, and ".1", ".2", ... where the layer is used again.
     """
@@ -104,7 +105,7 @@ def _kernel(layer: LayerEntry, event: Mapping[str, Any]) -> str:
     rows = math.prod(x_shape[:-1])
     banks = layer.layout.banks
     return library.kernel_for(
-        layer.op, layer.block_rows, layer.shape.index_bytes, rows=rows, banks=banks, value_bytes=layer.value_bytes
+        layer.op, layer.block_rows, layer.shape.index_bytes, rows=rows, banks=banks, value_type=layer.value_type
     )
 
 
@@ -112,4 +113,4 @@ def _is_weighed(layer: LayerEntry) -> bool:
     """Whether it is a depthwise layer that has all its taps at level 0: the operator multiplies those as they lie."""
     groups, taps = layer.attributes.get("groups", [1])[0], math.prod(layer.attributes.get("kernel_shape", [1]))
     whole = layer.columns == taps > 1 and layer.nnz[0] == layer.rows * layer.columns
-    return groups == layer.rows > 1 and whole and layer.block_rows == 1 and layer.value_bytes == 4
+    return groups == layer.rows > 1 and whole and layer.block_rows == 1 and layer.value_type is FLOAT32

@@ -1,4 +1,4 @@
-"""LatencyProfile: what each level costs on this device when nothing else runs."""
+"""LatencyProfile: the time of each level on this device when nothing else runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ENOUGH_TURNS = 5
 
 
 class Profilable(Protocol):
-    """What a profile needs of a session."""
+    """The parts of a Session that a profile uses."""
 
     @property
     def name(self) -> str: ...  # noqa: D102 -- as in Session
@@ -45,7 +45,7 @@ class LatencyProfile:
     """Milliseconds of one run, per level and batch.
 
     batches: ascending.  median_ms, p95_ms: [level][batch]. A denser level is never predicted faster than a sparser
-    one, nor a larger batch faster than a smaller one: where noise says otherwise the smaller figure is raised.
+    one, nor a larger batch faster than a smaller one: where noise makes it so, the smaller figure is raised.
     """
 
     def __init__(
@@ -60,14 +60,14 @@ class LatencyProfile:
 
     @property
     def level_count(self) -> int:
-        """How many levels were measured."""
+        """Number of measured levels."""
         return len(self.median_ms)
 
     def predict_ms(self, level: int, batch: int = 1) -> float:
-        """Median time of one run, interpolated linearly over the batch.
+        """Median time of one run, ms, interpolated linearly over the batch.
 
-        Below the smallest measured batch it is that batch's time; beyond the largest it grows in proportion to the
-        batch, which is too much rather than too little.
+        Below the smallest measured batch it is that batch's time. Beyond the largest it grows in proportion to the
+        batch; that is rather too long than too short.
         """
         row = self.median_ms[level]
         if batch >= self.batches[-1]:
@@ -79,14 +79,10 @@ class LatencyProfile:
         share = (batch - left_batch) / (right_batch - left_batch)
         return row[right - 1] + share * (row[right] - row[right - 1])
 
-    def batch_gain(self, level: int, batch: int) -> float:
-        """How many times quicker one run of `batch` samples is than as many runs of one; under 1 it does not pay."""
-        return self.predict_ms(level, 1) * batch / self.predict_ms(level, batch)
-
     def quieter(self, other: LatencyProfile) -> LatencyProfile:
-        """Of two profiles of the same levels, the lesser time of each case; what only one of them has is that one's.
+        """The shorter time of each case from two profiles of the same levels; a case of one profile alone is kept.
 
-        Whatever disturbs a measurement makes it longer, so the lesser one is nearer to the machine at rest. Raises
+        Any disturbance makes a measured time longer, so the shorter one is nearer to the machine at rest. Raises
         InputError.
         """
         if self.level_count != other.level_count:
@@ -108,7 +104,7 @@ class LatencyProfile:
         return LatencyProfile(batches, median_ms, p95_ms)
 
     def to_json(self) -> str:
-        """JSON text that from_json() reads."""
+        """The profile as JSON text, which from_json() reads."""
         return json.dumps(
             {"version": FORMAT_VERSION, "batches": self.batches, "median_ms": self.median_ms, "p95_ms": self.p95_ms}
         )
@@ -138,12 +134,12 @@ class LatencyProfile:
         enough_s: float = math.inf,
         clock: Callable[[], float] = time.perf_counter,
     ) -> LatencyProfile:
-        """Runs every level `repeats` times per batch on random inputs, after a warm-up.
+        """Run every level `repeats` times per batch on random inputs, after a warm-up.
 
-        Beside `batches`, those of doubling(max_batch) are measured as far as 3 turns of them fit into `limit_s`. Levels
-        and batches take turns, so that a disturbance hits all of them instead of reordering them. Stops early when
-        `limit_s` have passed, after at least 3 turns, or `enough_s`, after at least 5. A model of fixed batch is
-        measured at that one. Raises CheckpointError if a level gives outputs that are not finite.
+        max_batch: beside `batches`, those of doubling(max_batch) are measured, as far as 3 turns of them fit into
+        `limit_s`. Levels and batches take turns, so that a disturbance affects all of them and does not change their
+        order. The measurement stops early once `limit_s` have passed, after 3 turns or more, or `enough_s`, after 5 or
+        more. A model of a fixed batch is measured at that batch. Raises CheckpointError: outputs that are not finite.
         """
         if not callable(getattr(session, "run", None)):
             raise InputError(f"session: expected a Session, got {shown(session)}")
@@ -183,7 +179,7 @@ class LatencyProfile:
 
 
 def _whole_numbers(batches: Sequence[int]) -> tuple[int, ...]:
-    """Batches as a caller or a file gives them. Raises InputError."""
+    """`batches`, from a caller or a file, checked. Raises InputError."""
     try:
         given = tuple(batches)
     except TypeError:
@@ -192,13 +188,13 @@ def _whole_numbers(batches: Sequence[int]) -> tuple[int, ...]:
 
 
 def doubling(max_batch: int) -> tuple[int, ...]:
-    """1, 2, 4, 8, ... up to `max_batch`, which is the last where it is none of them."""
+    """1, 2, 4, 8, … up to `max_batch`, which ends the list also where it is no power of two."""
     powers = [1 << power for power in range(max_batch.bit_length())]
     return tuple(sorted({*powers, max_batch}))
 
 
 class _Turn:
-    """One run of every level at every batch so far; `seconds` as long as their warm-up took."""
+    """One run of every level at every batch so far. seconds: the time of their warm-up."""
 
     def __init__(self, session: Profilable, clock: Callable[[], float]) -> None:
         self.batches: list[int] = []
@@ -209,7 +205,7 @@ class _Turn:
         self._warmed_s = 0.0  # by the last batch
 
     def warm(self, batch: int) -> None:
-        """Adds a batch, larger than all before, and runs it once at every level."""
+        """Add a batch, larger than all before, and run it once at every level."""
         inputs = random_inputs(self._session.inputs, batch)
         begun_s = self._clock()
         for level in self._session.levels:
@@ -220,7 +216,7 @@ class _Turn:
         self.batches.append(batch)
 
     def expected_s(self, batch: int) -> float:
-        """Time that warming another batch should take."""
+        """The expected time to warm up another batch."""
         return self._warmed_s * batch / self.batches[-1]
 
     def repeat(self, repeats: int, enough_s: float, end_s: float) -> list[list[float]]:

@@ -1,4 +1,4 @@
-"""profile_key: what a latency profile holds for."""
+"""profile_key: all that a latency profile depends on."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ ProfileKey = dict[str, str | int]
 
 
 def profile_key(session: Session, max_batch: int, root: Path = ROOT) -> ProfileKey:
-    """All that a profile of `session` up to `max_batch` depends on; equal keys, same profile. Ready for JSON.
+    """All that a profile of `session` depends on, ready for JSON; a profile holds for every equal key.
 
-    The machine is told by a digest of its id: systemd asks that the id itself be kept confidential.
+    max_batch: the largest batch that the profile has. The key names the machine by a digest of its id, because systemd
+    asks to keep the id itself confidential.
     """
     return {
         "checkpoint": session.digest,

@@ -1,4 +1,4 @@
-"""ProfileStore: latency profiles kept between starts."""
+"""ProfileStore: latency profiles that are kept between starts."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ FORMAT_VERSION = 1
 MOST_BYTES = 1 << 20
 MOST_FILES = 256
 OURS = re.compile(r"[0-9a-f]{32}\.json|\.[0-9a-f]{32}-\w+")
-"""Names of the files that are written here, and of those that a writer which was killed has left."""
+"""Names of the files of the store, and of the files that a killed writer leaves."""
 HISTORY = 3
-"""Measurements of a key that are kept. A case is believed at its least time among them: what disturbs a measurement
-makes it longer. A device that has become slower for good is believed after as many starts."""
+"""Number of measurements that are kept for a key. The shortest time of a case among them counts, as any disturbance
+makes a measurement longer. So a device that has become slower for good is noticed after as many starts."""
 
 log = logging.getLogger(__name__)
 
 
 def default_folder() -> Path | None:
-    """Where profiles are kept unless told otherwise: under $XDG_CACHE_HOME, or ~/.cache; None for who has no home."""
+    """The default folder of profiles: under $XDG_CACHE_HOME, or ~/.cache; None for a user without a home folder."""
     named = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
         cache = named if named.is_absolute() else Path.home() / ".cache"
@@ -45,10 +45,10 @@ def default_folder() -> Path | None:
 class ProfileStore:
     """A folder with a JSON file per key, readable by this user only.
 
-    It is a cache: what cannot be read or written, is damaged, belongs to another key or is too large is said in one
-    line of the log and otherwise as if it were not there. Nothing is raised. Several processes may share a folder:
-    files appear whole, and of two that write one key at the same time the later stays. Beyond MOST_FILES the oldest
-    go; files of other names are never touched.
+    It is a cache. A file that cannot be read or written, is damaged, belongs to another key or is too large is named in
+    one line of the log, and treated as missing. No errors are raised. Several processes may share a folder: files
+    appear whole, and where two write one key at the same time, the later file stays. Beyond MOST_FILES the oldest files
+    are removed; files of other names are never touched.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -59,12 +59,12 @@ class ProfileStore:
         return self.folder / f"{hashlib.sha256(_text(key).encode()).hexdigest()[:32]}.json"
 
     def load(self, key: ProfileKey) -> LatencyProfile | None:
-        """What the kept measurements of `key` agree on, None without any."""
+        """The profile from all kept measurements of `key`; None without any."""
         history = self._history(key)
         return reduce(LatencyProfile.quieter, history) if history else None
 
     def save(self, key: ProfileKey, measured: LatencyProfile) -> LatencyProfile:
-        """Adds a measurement to those of `key`, the oldest of more than HISTORY leaves; what they now agree on."""
+        """Add a measurement to those of `key`; the last HISTORY are kept. Returns the profile from all of them."""
         history = [*self._history(key), measured][-HISTORY:]
         text = json.dumps(
             {"version": FORMAT_VERSION, "key": key, "profiles": [json.loads(each.to_json()) for each in history]}

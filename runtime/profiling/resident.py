@@ -1,4 +1,4 @@
-"""measure_resident: what a checkpoint holds in memory at its levels, measured in a process of its own."""
+"""measure_resident: the memory that a checkpoint takes at its levels, measured in a process of its own."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from nested_sparse.excerpt import excerpt
 from ..session import Session, anonymous_bytes, random_inputs, return_freed
 
 RUNS = 3
-"""Runs at a level before its memory is read: what is allocated once has been by then."""
+"""Runs at a level before its memory is read: after them, memory that is allocated once has been allocated."""
 _LIMIT_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """segments_bytes: per level, as Session.resident_bytes(). anonymous_bytes: of the process, what no file backs."""
+    """segments_bytes: by level, as Session.resident_bytes(). anonymous_bytes: the process's memory without a file."""
 
     segments_bytes: tuple[int, ...]
     anonymous_bytes: int
 
     def over(self, base: State) -> int:
-        """Resident bytes: the weights, and the anonymous memory that came since `base`."""
+        """Resident bytes: the weights, and the anonymous memory added since `base`."""
         return sum(self.segments_bytes) + max(0, self.anonymous_bytes - base.anonymous_bytes)
 
 
 @dataclass(frozen=True, slots=True)
 class Resident:
-    """What one process held: when just loaded, after level 0 alone, after the densest, after shrinking.
+    """The memory of one process: just loaded, after level 0 alone, after the densest level, after shrinking.
 
-    activations_bytes: growth of anonymous memory by the level 0 runs of a process that had not run denser: activations,
-    the kernels' working memory, and what is kept for the next run. share_bytes: the file's share of level 0, its graph
-    included. shrunk_bytes: the weights' resident pages and the anonymous memory over `loaded`, after the densest level
-    ran, the resident level was set to 0 and level 0 ran again. ratio: of that to share and activations.
+    activations_bytes: growth of the anonymous memory by runs of level 0, before any denser run: activations, working
+    memory of the kernels, and memory kept for the next run. share_bytes: the file's share of level 0, with the graph.
+    shrunk_bytes: resident pages of the weights, and anonymous memory beyond `loaded`, after the densest level ran, the
+    resident level was set to 0 and level 0 ran again. ratio: shrunk_bytes / (share_bytes + activations_bytes).
     """
 
     batch: int
@@ -69,11 +69,11 @@ def measure_resident(path: str | os.PathLike[str], *, batch: int = 1, threads: i
         )
     except subprocess.TimeoutExpired:
         raise KernelError(
-            f"{path}: measuring what is resident took over {_LIMIT_S:g} s; give a smaller batch"
+            f"{path}: measuring the resident memory took over {_LIMIT_S:g} s; give a smaller batch"
         ) from None
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise KernelError(f"{path}: what is resident could not be measured: {excerpt(last)}")
+        raise KernelError(f"{path}: the resident memory could not be measured: {excerpt(last)}")
     found = json.loads(done.stdout)
     names = ("loaded", "sparsest", "densest", "shrunk")
     states = {name: State(tuple(found[name]["segments_bytes"]), int(found[name]["anonymous_bytes"])) for name in names}
@@ -113,7 +113,9 @@ def _state(session: Session) -> State:
     return_freed()  # of all states alike: what is kept for later is not what a level needs
     segments, anonymous = session.resident_bytes(), anonymous_bytes()
     if segments is None or anonymous is None:
-        raise KernelError("this system does not tell what is resident: /proc/self/pagemap and status are needed")
+        raise KernelError(
+            "the resident memory cannot be read on this system: /proc/self/pagemap and /proc/self/status are needed"
+        )
     return State(segments, anonymous)
 
 

@@ -11,7 +11,7 @@ from ..session import fixed_batch, random_inputs
 from .profile import Profilable, timed_ms
 
 WORTH = 1.15
-"""How much quicker all cores have to be than one: beside other work, threads that wait for each other lose more."""
+"""The least speed-up of all cores over one: beside other work, threads that wait for each other lose more."""
 TURNS = 4
 RUNS = 3
 LIMIT_S = 1.0
@@ -25,10 +25,10 @@ class Threaded(Profilable, Protocol):
 
 
 def choose_threads(session: Threaded, clock: Callable[[], float] = time.perf_counter) -> bool:
-    """Set one thread unless those that `session` has are WORTH times as quick at the densest level; whether they are.
+    """Whether the threads of `session` run the densest level WORTH times as fast as one; if not, it gets one thread.
 
-    The two take turns, the quickest run of each counts: what disturbs a run makes it longer. After LIMIT_S there are no
-    more turns. With one thread there is nothing to compare, and more may pay when there are more cores.
+    Both numbers of threads take turns. The shortest run of each counts, as any disturbance makes a run longer. After
+    LIMIT_S no new turn begins. A session of one thread is left as it is, and more threads may pay when cores are added.
     """
     many = session.threads
     if many == 1:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..policy import ElasticPolicy, FixedPolicy, LevelPolicy, SlackFitPolicy, StaticPolicy
+from ..policy import ELASTIC, POLICIES, SLACKFIT, FixedPolicy, LevelPolicy, Served, StaticPolicy
 from ..profiling import LatencyProfile
 from . import contention, traces
 from .contention import RateContention
@@ -20,8 +20,11 @@ from .traces import Trace
 from .world import World
 
 LOAD = 0.7
-"""Mean rate, as a share of what the densest level could do undisturbed: with bursts or a co-runner it needs a mix."""
+"""Mean rate, as a share of the undisturbed densest level's capacity. With bursts or a co-runner, a mix of levels is
+needed."""
 BURSTINESS = (2.0, 4.0, 8.0)
+FIXED = "fixed"
+"""Begins the names of the policies that keep one level."""
 PolicyFactory = Callable[[LatencyProfile], LevelPolicy]
 
 
@@ -48,13 +51,13 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What the rows come to; gains are differences of effective accuracy, least over all and mean.
+    """The figures of all rows. A gain is a difference of effective accuracy: the least over all, and the mean.
 
     fixed_gain: against the best fixed level of each trace and contention.
     slackfit_gain: against SlackFit, where there is contention.
     of_oracle: by trace, without contention; contended_of_oracle: mean over the contentions.
-    fixed_misses: how many times as many misses fixed levels have at the same mean accuracy (two levels mixed so that
-    they have it), on traces of CV² above 1.5, all contentions together.
+    fixed_misses: misses of fixed levels of the same mean accuracy (two levels, mixed to reach it) / misses of the
+    policy, on traces of CV² above 1.5, all contentions together.
     """
 
     least_fixed_gain: float
@@ -90,16 +93,19 @@ def default_contentions(duration_s: float = 40.0, seed: int = 0) -> list[RateCon
 
 
 def default_policies(world: World) -> dict[str, PolicyFactory]:
-    """Elastic, every fixed level, SlackFit, and a static choice made for the mean rate."""
+    """POLICIES, every fixed level, and a static choice made for the mean rate."""
     rate_per_s = LOAD * world.capacity_per_s
     fixed: dict[str, PolicyFactory] = {
-        f"fixed {level}": lambda profile, level=level: FixedPolicy(level, profile)  # type: ignore[misc]
+        f"{FIXED} {level}": lambda profile, level=level: FixedPolicy(level, profile)  # type: ignore[misc]
         for level in range(world.profile.level_count)
     }
+    named: dict[str, PolicyFactory] = {
+        name: lambda profile, kind=kind: kind.make(Served(profile))  # type: ignore[misc]
+        for name, kind in POLICIES.items()
+    }
     return {
-        "elastic": ElasticPolicy,
+        **named,
         **fixed,
-        "slackfit": SlackFitPolicy,
         "static": lambda profile: StaticPolicy(profile, rate_per_s=rate_per_s, slo_ms=world.slo_ms),
     }
 
@@ -153,7 +159,7 @@ def compare(
     return rows
 
 
-def figures(rows: Sequence[Row], policy: str = "elastic") -> Figures:
+def figures(rows: Sequence[Row], policy: str = ELASTIC) -> Figures:
     """The figures of `policy`. Rows of every fixed level and of SlackFit must be there, and some contention."""
     places: dict[tuple[str, str], dict[str, Row]] = {}
     for row in rows:
@@ -163,13 +169,13 @@ def figures(rows: Sequence[Row], policy: str = "elastic") -> Figures:
     contended: dict[str, list[float]] = {}
     for (trace, disturbed), by_policy in places.items():
         own = by_policy[policy]
-        fixed = [row for name, row in by_policy.items() if name.startswith("fixed")]
+        fixed = [row for name, row in by_policy.items() if name.startswith(FIXED)]
         fixed_gains.append(own.effective_accuracy - max(row.effective_accuracy for row in fixed))
         if disturbed == contention.UNDISTURBED:
             of_oracle[trace] = own.of_oracle
         else:
             contended.setdefault(trace, []).append(own.of_oracle)
-            slackfit_gains.append(own.effective_accuracy - by_policy["slackfit"].effective_accuracy)
+            slackfit_gains.append(own.effective_accuracy - by_policy[SLACKFIT].effective_accuracy)
         if own.cv2 > 1.5:
             misses += own.misses
             fixed_misses += _misses_at(own.mean_accuracy, fixed)
@@ -185,6 +191,6 @@ def figures(rows: Sequence[Row], policy: str = "elastic") -> Figures:
 
 
 def _misses_at(mean_accuracy: float, fixed: Sequence[Row]) -> float:
-    """Misses of that mean accuracy on the line through the fixed levels."""
+    """The misses at this mean accuracy, on the line through the fixed levels."""
     known = sorted((row.mean_accuracy, row.misses) for row in fixed if not math.isnan(row.mean_accuracy))
     return float(np.interp(mean_accuracy, [accuracy for accuracy, _ in known], [misses for _, misses in known]))

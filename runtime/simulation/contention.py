@@ -1,4 +1,4 @@
-"""Contention: what the rest of the device leaves to the inference, over virtual time."""
+"""Contention: the share of the device that is left to the inference, over virtual time."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from nested_sparse.errors import InputError
 
 UNDISTURBED = "none"
 PRESENT = ((0.2, 0.45), (0.6, 0.85))
-"""When a co-runner is there, in shares of the simulation: it arrives and leaves twice."""
+"""The times of a co-runner, as shares of the simulation: it arrives and leaves twice."""
 SLICE_MS = (3.0, 4.0)
-"""Turns of a fair scheduler with two busy tasks: an inference waits whole ones."""
+"""Turns, s, of a fair scheduler with two busy tasks: an inference waits for whole turns."""
 
 
 class Contention(Protocol):
-    """When work that was begun at some time ends."""
+    """Tells when a piece of work ends."""
 
     @property
     def name(self) -> str: ...  # noqa: D102 -- for tables
@@ -65,7 +65,7 @@ class RateContention:
 
 
 def quiet() -> RateContention:
-    """Nothing else runs."""
+    """No other load."""
     return RateContention(UNDISTURBED)
 
 

@@ -1,4 +1,4 @@
-"""The offline oracle: the best that could have been done by one who knew the future."""
+"""The offline oracle: the best schedule that knowledge of the future allows."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class OracleBound:
 
 @dataclass(frozen=True)
 class _Frontier:
-    """States none of which is better than another in both: time at which the worker is free (s, rising), score."""
+    """States (time at which the worker is free, s, rising; score); none is better than another in both."""
 
     free_s: NDArray[np.float64]
     score: NDArray[np.int64]
@@ -114,7 +114,7 @@ def _best(trace: Trace, world: World, limit: int, *, optimistic: bool) -> tuple[
 
 
 def _choices(world: World, batch: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Seconds and score of every way to run a batch, without those that another betters in both."""
+    """Seconds and score of every way to run a batch, without those that are worse than another in both."""
     level_s = np.array([world.profile.predict_ms(level, batch) for level in range(world.profile.level_count)]) / 1e3
     work_s, accuracy = [level_s], [np.asarray(world.accuracy, np.float64)]
     if world.routes is not None:

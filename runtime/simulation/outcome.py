@@ -1,4 +1,4 @@
-"""Outcome of one request of a simulation, and the Summary of all of them."""
+"""SimulatedOutcome: the end of one request of a simulation; Summary: figures over all of them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ..scheduling import Response
 
 
 @dataclass(slots=True)
-class Outcome:
-    """How one request ended.
+class SimulatedOutcome:
+    """The end of one request.
 
     arrived_s, ended_s: clock readings.  score: expected accuracy of its answer, NaN if there is none or none is stated.
     """
@@ -27,33 +27,33 @@ class Outcome:
 
     @property
     def level(self) -> int | None:
-        """The level its response names; None if it got none."""
+        """The level that the response names; None without a response."""
         return self.future.result().level.index if self.future.exception() is None else None
 
     @property
     def in_time(self) -> bool:
-        """Whether it was answered within its SLO."""
+        """Whether the request was answered within its SLO."""
         return self.level is not None and self.ended_s <= self.arrived_s + self.slo_ms / 1e3
 
     @property
     def late(self) -> bool:
-        """Whether it was answered after its SLO."""
+        """Whether the request was answered after its SLO."""
         return self.level is not None and not self.in_time
 
     @property
     def shed(self) -> bool:
-        """Whether it was turned away."""
+        """Whether the request was refused for lack of time."""
         return isinstance(self.future.exception(), OverloadedError)
 
     @property
     def expired(self) -> bool:
-        """Whether it was never run because its time was over."""
+        """Whether the request was never run because its time was over."""
         return isinstance(self.future.exception(), DeadlineError)
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """All offered requests: what was not answered in time counts as wrong.
+    """Figures over all offered requests; a request that was not answered in time counts as wrong.
 
     effective_accuracy: mean score over all offered, those not in time 0 (Model-Switching, HotCloud'20).
     attainment: share in time.  mean_accuracy: of those in time, NaN if there are none.
@@ -71,7 +71,7 @@ class Summary:
     levels: tuple[int, ...]
 
 
-def summarise(outcomes: Sequence[Outcome], level_count: int) -> Summary:
+def summarise(outcomes: Sequence[SimulatedOutcome], level_count: int) -> Summary:
     """The summary of a simulation's outcomes; of none, all figures are 0."""
     answered = [outcome for outcome in outcomes if outcome.in_time]
     total = math.fsum(outcome.score for outcome in answered)

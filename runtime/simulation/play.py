@@ -1,4 +1,4 @@
-"""Playing a trace to the real scheduler, in virtual time."""
+"""simulate: plays a trace to the real scheduler, in virtual time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from ..policy import LevelPolicy
 from ..profiling import LatencyProfile
 from ..scheduling import Request, Scheduler
-from .outcome import Outcome, Summary, summarise
+from .outcome import SimulatedOutcome, Summary, summarise
 from .traces import Trace
 from .virtual_clock import VirtualClock
 from .virtual_session import VirtualSession
@@ -23,7 +23,7 @@ from .world import World
 class Simulation:
     """Outcomes by arrival, their summary, and the session, which remembers its runs."""
 
-    outcomes: list[Outcome]
+    outcomes: list[SimulatedOutcome]
     summary: Summary
     session: VirtualSession
 
@@ -31,7 +31,7 @@ class Simulation:
 def simulate(policy: Callable[[LatencyProfile], LevelPolicy], trace: Trace, world: World, **options: Any) -> Simulation:
     """Serves `trace` by the real Scheduler under `policy(profile)`, in `world`.
 
-    `options` go to the Scheduler. The clock begins at 0, with the trace. Deterministic: the same again is the same.
+    options: arguments of the Scheduler. The clock begins at 0, with the trace. Equal arguments give equal outcomes.
     """
     clock = VirtualClock(0.0)
     noise = world.noise(len(trace.times_s))
@@ -49,16 +49,16 @@ def simulate(policy: Callable[[LatencyProfile], LevelPolicy], trace: Trace, worl
 
 def play(
     scheduler: Scheduler, clock: VirtualClock, requests: Iterable[tuple[float, Request]], default_slo_ms: float
-) -> list[Outcome]:
-    """Submits each request so many seconds from now and serves until nothing is left; outcomes by arrival.
+) -> list[SimulatedOutcome]:
+    """Submit each request at its time, seconds from now, and serve until none is left; returns outcomes by arrival.
 
     `scheduler` has 0 workers and reads `clock`. default_slo_ms: that of requests that state none.
     """
-    outcomes: list[Outcome] = []
+    outcomes: list[SimulatedOutcome] = []
 
     def submit(request: Request) -> None:
         future = scheduler.submit(request)
-        outcome = Outcome(clock(), default_slo_ms if request.slo_ms is None else request.slo_ms, future)
+        outcome = SimulatedOutcome(clock(), default_slo_ms if request.slo_ms is None else request.slo_ms, future)
         future.add_done_callback(lambda _: setattr(outcome, "ended_s", clock()))
         outcomes.append(outcome)
 
@@ -72,7 +72,7 @@ def play(
 
 @contextmanager
 def _unlogged() -> Iterator[None]:
-    """A simulated minute changes its level hundreds of times; nobody wants to read that among a real server's lines."""
+    """Within, the level log is quiet: a simulated minute changes its level hundreds of times."""
     logger = logging.getLogger("nested_sparse.runtime")
     before = logger.level
     logger.setLevel(logging.ERROR)

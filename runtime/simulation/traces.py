@@ -1,4 +1,4 @@
-"""Traces: when requests arrive."""
+"""Traces: the times at which requests arrive."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nested_sparse.excerpt import excerpt
 
 @dataclass(frozen=True)
 class Trace:
-    """Arrivals in the order they come; times_s: (requests,) float64, seconds from the begin, never falling."""
+    """Arrivals. times_s: (requests,) float64, seconds from the beginning, never falling."""
 
     name: str
     times_s: NDArray[np.float64]

@@ -1,4 +1,4 @@
-"""World: the device, the model and the promise that a simulation is about."""
+"""World: the device, the model and the SLO of a simulation."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ ACCURACY = (0.755, 0.815, 0.875, 0.885)
 
 @dataclass(frozen=True)
 class World:
-    """What does not depend on the policy.
+    """The parts of a simulation that do not depend on the policy.
 
-    profile: undisturbed times, both what the policies are told and what is true but for noise and contention.
+    profile: undisturbed times; policies are told them, and they are true except for noise and contention.
     accuracy: per level.  noise_sigma: of a request's time, lognormal around 1; it belongs to the request.
     routes: where a run may fall to a lower level; None: nowhere. The oracle takes them, too; for a policy, give the
     Scheduler a VirtualGuard of them.
@@ -47,7 +47,7 @@ class World:
 
     @property
     def capacity_per_s(self) -> float:
-        """Requests per second that the densest level could do if undisturbed, one at a time."""
+        """Requests per second that the undisturbed densest level can answer, one at a time."""
         return 1e3 / self.profile.predict_ms(self.profile.level_count - 1)
 
     def noise(self, count: int) -> NDArray[np.float64]:

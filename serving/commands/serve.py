@@ -11,9 +11,12 @@ import signal
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperOption
+
+from nested_sparse.errors import InputError
 
 from ..ending import SIGNALS, end_draining, ended_by_signals
 from .output import print_json
@@ -26,7 +29,23 @@ SWITCH_S = 0.0002
 """The longest time for which a thread keeps the interpreter while another one waits for it. With Python's default of
 5 ms, a busy event loop delayed the end of every run by as much: runs of 0.1 ms looked fifty times slower than
 profiled."""
+POLICY_NAMES = "{policies}"
+"""Stands in the help of --policy for the names, which are imported with the runtime."""
 log = logging.getLogger(__name__)
+
+
+class ServeCommand(TyperCommand):
+    """`serve`, whose help names the policies. They are imported when the help is asked for, not with every verb."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """As any command's."""
+        from nested_sparse.runtime.policy import DEFAULT_POLICY, POLICIES
+
+        names = "; ".join(f"`{name}` ({kind.summary})" for name, kind in POLICIES.items())
+        for option in self.params:
+            if isinstance(option, TyperOption) and option.help is not None:
+                option.help = option.help.replace(POLICY_NAMES, f"{names}; default: {DEFAULT_POLICY}")
+        super().format_help(ctx, formatter)
 
 
 def serve(
@@ -64,9 +83,9 @@ def serve(
         ),
     ] = None,
     policy: Annotated[
-        str,
-        typer.Option(help="The policy that chooses the level: elastic, or slackfit (SuperServe's, for comparison)."),
-    ] = "elastic",
+        str | None,
+        typer.Option(help=f"How the level of a request is chosen: {POLICY_NAMES}.", metavar="NAME", show_default=False),
+    ] = None,
     request_samples: Annotated[
         int, typer.Option("--max-batch", help="Samples that fit in one request; bounds its size in memory.", min=1)
     ] = 64,
@@ -115,18 +134,22 @@ def serve(
 
     Example: `nested-sparse serve model.safetensors --slo-ms 50 --metrics-port 9001`
     """
+    from nested_sparse.runtime.policy import DEFAULT_POLICY, policy_named
     from nested_sparse.runtime.profiling import ProfileStore, default_folder
     from nested_sparse.runtime.resources import Governor, LimitConfig, ResourceMonitor
     from nested_sparse.runtime.scheduling import Device
     from nested_sparse.runtime.session import Session
 
     from ..connections.listening import check_ports
-    from ..load import POLICIES, ModelConfig, check_files, load_model, read_priorities
+    from ..load import ModelConfig, check_files, load_model, read_priorities
     from ..server import ServerConfig
 
-    if policy not in POLICIES:
-        raise typer.BadParameter(f"{policy!r}: expected one of {', '.join(POLICIES)}", param_hint="--policy")
-    if level is not None and policy != "elastic":
+    policy = policy or DEFAULT_POLICY
+    try:
+        policy_named(policy)
+    except InputError as error:
+        raise typer.BadParameter(str(error), param_hint="--policy") from None
+    if level is not None and policy != DEFAULT_POLICY:
         raise typer.BadParameter("a fixed --level leaves nothing to choose; give one of the two", param_hint="--policy")
     with contextlib.suppress(ValueError, OSError):  # stderr may not be a file
         faulthandler.enable()  # a crash, as from a file that is cut off during a run, leaves a trace on stderr

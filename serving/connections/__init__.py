@@ -1,1 +1,1 @@
-"""What clients may hold of the server: connections, uploads, calls, and the time they have waited in front."""
+"""The limits on clients: connections, uploads, open calls, and the wait of their requests before the handlers."""

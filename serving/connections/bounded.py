@@ -1,4 +1,4 @@
-"""BoundedServices: the size of requests to services that are not ours, health and reflection."""
+"""BoundedServices: a limit on the size of requests to gRPC's own services, health and reflection."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Parse = Callable[[bytes], Any]
 
 
 class BoundedServices(aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
-    """Reads the requests of handlers that leave this to gRPC, which would parse whatever the largest model may take.
+    """Reads the requests of handlers that leave it to gRPC, which would parse up to the largest model's request.
 
-    One larger than `limit` bytes, or no message of its method, ends in a status, without a line in the log. Handlers of
-    bytes, as our own, stay as they are. calls: counts each until it has ended.
+    A request of more than `limit` bytes, or one that is no message of its method, ends in a status, without a line in
+    the log. Handlers that take bytes, such as our own, are not changed. calls: counts each call until it has ended.
     """
 
     def __init__(self, calls: Calls, limit: int = HEADER_BYTES) -> None:

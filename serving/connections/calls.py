@@ -1,4 +1,4 @@
-"""Calls: those that a server has begun to handle and whose answers are not with the network yet."""
+"""Calls: the calls that a server has begun to handle, until their answers are sent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ POLL_S = 0.01
 class Calls:
     """Counts calls from their request to the end of their answer. Belongs to one event loop.
 
-    taken_bytes: of the messages that came from each peer, as gRPC writes its address.
+    taken_bytes: bytes of the messages from each peer, by its address as gRPC writes it.
     """
 
     def __init__(self) -> None:
@@ -22,13 +22,13 @@ class Calls:
         self._changed_s = 0.0
 
     def begin(self, context: Any) -> None:
-        """A call has begun; gRPC tells when its answer is sent, or its client is gone."""
+        """Note that a call has begun. It ends when gRPC reports that its answer is sent, or its client is gone."""
         self._open += 1
         self._changed_s = time.monotonic()
         context.add_done_callback(self._end)
 
     def took(self, context: Any, nbytes: int) -> None:
-        """A message of `nbytes` of this call has come whole."""
+        """Note that a message of `nbytes` of this call has arrived completely."""
         self.taken_bytes[context.peer()] += nbytes
 
     def _end(self, context: Any) -> None:
@@ -36,9 +36,9 @@ class Calls:
         self._changed_s = time.monotonic()
 
     async def settle(self, quiet_s: float, limit_s: float) -> bool:
-        """Wait until no call is open, and none has come or gone for `quiet_s`; False where `limit_s` was too short.
+        """Wait until no call is open, and none has begun or ended for `quiet_s`; False where `limit_s` was too short.
 
-        At least `quiet_s`: an answer whose sending has ended may still be on its way from gRPC to the system.
+        It waits `quiet_s` at least: an answer that gRPC reports as sent may still be on its way to the system.
         """
         begun_s = time.monotonic()
         end_s = begun_s + limit_s

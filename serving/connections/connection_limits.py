@@ -1,4 +1,4 @@
-"""ConnectionLimits: what one client, and all of them together, may hold of the server's memory and sockets."""
+"""ConnectionLimits: limits on the memory and the sockets of the server that its clients may hold."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ INT_MAX = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """Limits of gRPC connections; what gRPC's core does with each was measured (docs/decisions/023).
+    """Limits of gRPC connections. The effect of each in gRPC's core was measured (docs/decisions/023).
 
     connections: open at once; the next one is closed at once. None: as many as the process may have files, less half.
     streams: calls open at once on one connection; clients wait with the next one. Core counts a call until the server
@@ -25,7 +25,7 @@ class ConnectionLimits:
     keepalive_s, ping_timeout_s: a silent client is pinged, and closed when it does not answer.
     ping_interval_s: clients may ping this often, calls or none; three that come sooner end the connection.
     metadata_bytes: of the headers of one call; above it gRPC refuses some, above twice that all.
-    Raises ServingError for what is no number above 0.
+    Raises ServingError: a value that is not a finite number above 0.
     """
 
     connections: int | None = None
@@ -58,7 +58,10 @@ class ConnectionLimits:
             ("grpc.http2.settings_timeout", _ms(self.settings_s)),
             ("grpc.keepalive_time_ms", _ms(self.keepalive_s)),
             ("grpc.keepalive_timeout_ms", _ms(self.ping_timeout_s)),
-            ("grpc.http2.ping_timeout_ms", _ms(self.ping_timeout_s)),  # what 1.81 obeys in place of the one above
+            (
+                "grpc.http2.ping_timeout_ms",
+                _ms(self.ping_timeout_s),
+            ),  # gRPC 1.81 obeys this one in place of the one above
             ("grpc.keepalive_permit_without_calls", 1),  # else pings of a client without calls may come every 2 h
             ("grpc.http2.min_ping_interval_without_data_ms", _ms(self.ping_interval_s)),
             ("grpc.max_metadata_size", self.metadata_bytes),

@@ -1,4 +1,4 @@
-"""Front: the door of the inference method, which knows how long a request has waited before it."""
+"""Front: stands before the inference method, and tells how long a request has waited in front of it."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from .listening import address_text
 
 INFER = f"/{messages.SERVICE_NAME}/ModelInfer"
 ACTIVE_S = 1.0
-"""After the last request the loop's clock is looked at for so long."""
+"""Time after the last request for which the delay of the event loop is still watched."""
 PROBE_LIMIT_S = 2.0
-"""A probe that has not come through by then is lost."""
+"""Time after which a probe that has not arrived counts as lost."""
 ANY_ADDRESS = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
 OPTIONS = (("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1))
 """A probe goes to this very process, never to a proxy of the environment."""
 
 waited_s: ContextVar[float] = ContextVar("waited_s", default=0.0)
-"""In a call of the inference method: what its request has waited before the method began."""
+"""In a call of the inference method: the time that its request waited before the method began."""
 arrived_s: ContextVar[float | None] = ContextVar("arrived_s", default=None)
-"""And when it came in, a reading of the servicer's clock."""
+"""In such a call: the time of its arrival, by the servicer's clock."""
 
 
 class Front(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """Stands before a generic handler. Of ModelInfer it sets `waited_s`, or refuses the call before its body is read.
+    """Stands before a generic handler. For ModelInfer it sets `waited_s`, or refuses the call before its body is read.
 
     slo_ms: the shortest that a model promises. on_refused: called for each refusal, for the metrics. A refusal reads no
     body, parses nothing and raises nothing: it costs about a fifth of an answer.
 
     Probes go through the server's own port, to a method with a secret name, and only while there is load.
-    Where the port cannot be reached, nothing is known of what waits, and nothing is refused here.
+    Where the port cannot be reached, the wait is not known, and no call is refused here.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Front(grpc.GenericRpcHandler):  # type: ignore[misc]
         self._called_s = 0.0
 
     def service(self, details: Any) -> Any:
-        """gRPC's way to ask for a method, once per call and before its body is read."""
+        """The handler of a call; gRPC asks once per call, before the body is read."""
         method = details.method
         if method == self._probe_path:
             return self._probe_method
@@ -84,15 +84,15 @@ class Front(grpc.GenericRpcHandler):  # type: ignore[misc]
         return self._handler.service(details)
 
     def wait_s(self) -> float:
-        """How long a request that is taken in now has waited."""
+        """The time that a request which is taken in now has waited."""
         return self.delay.wait_s(self._clock())
 
     def open(self, host: str, port: int) -> None:
-        """Where the server listens: from now on waits are measured. From the server's loop."""
+        """Begin to measure waits, with probes to host:port. Called from the server's loop."""
         self._address = address_text(ANY_ADDRESS.get(host, host), port)
 
     async def close(self) -> None:
-        """No probes any more, nothing is refused. From the server's loop."""
+        """Send no more probes, and refuse no call any more. Called from the server's loop."""
         self._address = ""
         if self._tick is not None:
             self._tick.cancel()
@@ -135,7 +135,7 @@ class Front(grpc.GenericRpcHandler):  # type: ignore[misc]
         self._tick = loop.call_at(loop.time() + due_s - self._clock(), self._on_tick)
 
     def _on_tick(self) -> None:
-        """Looks how late the loop is, and goes on while there is something to see."""
+        """Note how late the loop is; the next look is planned while requests come or wait."""
         now_s = self._clock()
         self.delay.stood_still(self._tick_due_s, now_s)
         self._probe_if_due(now_s)
@@ -147,5 +147,5 @@ class Front(grpc.GenericRpcHandler):  # type: ignore[misc]
 
 @functools.lru_cache(maxsize=256)
 def refusal(wait_ms: int) -> Ending:
-    """How a refused call ends; made once per delay."""
+    """The status of a refused call; made once for each wait."""
     return Ending.of(OverloadedError(f"shed: requests wait {wait_ms} ms before they can be looked at", float(wait_ms)))

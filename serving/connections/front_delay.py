@@ -1,4 +1,4 @@
-"""FrontDelay: how long requests wait before their handlers start, and which of them are refused because of it."""
+"""FrontDelay: the time that requests wait before their handlers start, and the choice of those that are refused."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ import math
 from dataclasses import dataclass
 
 LOW_SHARE, HIGH_SHARE = 0.15, 0.35
-"""Of the shortest SLO: an average wait from which requests are refused, and a wait of a moment from which all are."""
+"""Shares of the shortest SLO: the average wait from which some requests are refused; the wait from which all are."""
 AVERAGE_SHARE = 5.0
-"""Of the shortest SLO: time over which waits are averaged; a burst is over before."""
+"""Multiple of the shortest SLO: time over which waits are averaged, longer than a burst."""
 PERIOD_SHARE = 0.5
-"""Of the shortest SLO: time between two probes at least, and between two looks at the loop's own clock."""
+"""Share of the shortest SLO: the least time between two probes, and between two looks at the delay of the loop."""
 LEAST_PERIOD_S, MOST_PERIOD_S = 0.002, 0.05
 CALLS_PER_PROBE = 32
-"""Of requests that do not wait: so a probe costs a few percent of what they do, and an idle server sends none."""
+"""Requests per probe while none wait: so a probe costs a few percent of them, and an idle server sends none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A request that comes to its handler. wait_s: what it has waited. refused: it is not to be taken in."""
+    """A request that reaches its handler. wait_s: the time that it has waited. refused: whether it is refused."""
 
     wait_s: float
     refused: bool
 
 
 class FrontDelay:
-    """What waits in front of the handlers, unseen by them: in sockets, in gRPC's queue of calls, in the event loop.
+    """Measures the wait in front of the handlers: in sockets, in gRPC's queue of calls, in the event loop.
 
     A probe is a call through the same door. Calls are taken in as they came, so one that is taken in while a probe is
     outstanding has waited at least since the probe was sent, and one after it about as long as the probe did.
@@ -52,22 +52,22 @@ class FrontDelay:
 
     @property
     def waits(self) -> bool:
-        """Whether there is a wait worth looking at, even if no more requests come."""
+        """Whether the wait must be watched even if no more requests come."""
         return self._since_s is not None or self._delay_s > self._low_s
 
     def wait_s(self, now_s: float) -> float:
-        """How long a request that is taken in now has waited."""
+        """The time that a request which is taken in now has waited."""
         return max(self._delay_s, 0.0 if self._since_s is None else now_s - self._since_s)
 
     def enter(self, now_s: float) -> Entry:
-        """A request comes to its handler."""
+        """Note a request that reaches its handler, and decide whether it is refused."""
         self._calls += 1
         wait_s = self.wait_s(now_s)
         self._average(wait_s, now_s)
         if wait_s >= self._high_s:
             return Entry(wait_s, True)
         share = (self._standing_s - self._low_s) / (self._high_s - self._low_s)
-        # spread evenly rather than drawn: the same waits always end alike, and no unlucky row is refused
+        # refusals are spread evenly, not drawn: equal waits end alike, and no row of requests is refused by chance
         self._owed = self._owed + share if share > 0.0 else 0.0
         refused = self._owed >= 1.0
         self._owed -= refused
@@ -89,29 +89,29 @@ class FrontDelay:
         return self._calls >= CALLS_PER_PROBE or self.waits
 
     def probe_sent(self, now_s: float) -> None:
-        """A probe was sent; there is one at a time."""
+        """Note that a probe was sent; there is one at a time."""
         self._sent_s = self._last_sent_s = now_s
         if self._since_s is None:
             self._since_s = now_s
         self._calls = 0
 
     def probe_arrived(self, now_s: float) -> None:
-        """Its handler has started: what came before it has been taken in."""
+        """Note that the probe's handler has started: calls that came before it have been taken in."""
         if self._sent_s is not None:
             self._delay_s = now_s - self._sent_s
             self._sent_s = self._since_s = None
 
     def probe_ended(self) -> None:
-        """The call is over. One that has not arrived is lost: nothing is known then."""
+        """Note that the probe's call is over. If it did not arrive, it is lost, and the wait is not known."""
         if self._sent_s is not None:
             self.forget()
 
     def forget(self) -> None:
-        """Nothing can be measured: requests are taken as they come."""
+        """Forget the wait, as it cannot be measured; requests are then taken in as they come."""
         self._sent_s = self._since_s = None
         self._delay_s = 0.0
 
     def stood_still(self, since_s: float, now_s: float) -> None:
-        """The loop did nothing from `since_s` until now, apart from one thing that took all this time."""
+        """Note that the loop handled no event from `since_s` until now, because one callback took all this time."""
         if now_s - since_s > self._low_s and (self._since_s is None or since_s < self._since_s):
             self._since_s = since_s

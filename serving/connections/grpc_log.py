@@ -1,7 +1,7 @@
-"""gRPC's Python log: without what any client could write into it.
+"""A filter of gRPC's Python log, against lines that any client can cause.
 
-A method's name that is no UTF-8 makes grpc.aio write three tracebacks, a kilobyte for each such call, and fills a disk.
-Its client is told; nothing of the server is at fault.
+A method name that is not UTF-8 makes grpc.aio write three tracebacks, a kilobyte for each such call, which can fill a
+disk. The client gets an error, and the server has no fault.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ GRPC_LOG = "grpc._cython.cygrpc"
 
 
 def silence_bad_names() -> None:
-    """From now on, in this process."""
+    """Add the filter to the log of this process."""
     logging.getLogger(GRPC_LOG).addFilter(_is_worth_a_line)  # the same filter once more changes nothing
 
 

@@ -1,4 +1,4 @@
-"""Listening: whether an address can be listened on, and why not in one line."""
+"""Listening: checks that an address can be listened on, and tells in one line why it cannot."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ADVICE = {
     errno.EINVAL: f"a link-local address takes its interface behind it, as in fe80::1%eth0; or {HOST_ADVICE}",
     errno.EAFNOSUPPORT: f"this machine has no such addresses; {HOST_ADVICE}",
 }
-"""What to do next, by the system's reason."""
+"""The advice, by the system's reason."""
 
 
 def check_listenable(host: str, port: int) -> None:

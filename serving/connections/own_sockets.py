@@ -1,4 +1,4 @@
-"""Own sockets: those of a gRPC server in this process, which gRPC itself gives no way to.
+"""Own sockets: the sockets of a gRPC server in this process, to which gRPC gives no access.
 
 When a gRPC server shuts down, its core answers CANCELLED to every call that it has read and not handed over, and to
 every call that arrives before the client has seen the GOAWAY. Clients take that for their own doing and do not try
@@ -23,7 +23,7 @@ RECEIVED_AT = 128
 
 
 def stop_listening(host: str, port: int) -> None:
-    """No more connections to host:port; what waits to be accepted is reset. Linux only."""
+    """Accept no more connections to host:port; those that wait to be accepted are reset. Linux only."""
     for each in _bound_to(host, port):
         if each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             with contextlib.suppress(OSError):
@@ -31,7 +31,7 @@ def stop_listening(host: str, port: int) -> None:
 
 
 def finish_sending(host: str, port: int) -> None:
-    """End what is sent on all connections of a server at host:port, behind all that has been given to the system."""
+    """Close the sending side of all connections of a server at host:port, after all data that the system has."""
     for each in connections(host, port):
         with contextlib.suppress(OSError):  # the client was faster
             each.shutdown(socket.SHUT_WR)
@@ -45,7 +45,7 @@ def connections(host: str, port: int) -> Iterator[socket.socket]:
 
 
 def received_bytes(connection: socket.socket) -> int | None:
-    """What has come in on a connection since it began; None where the system does not tell (Linux does)."""
+    """Bytes received on a connection since it began; None where the system does not tell (Linux does)."""
     if not hasattr(socket, "TCP_INFO"):
         return None
     info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, RECEIVED_AT + 8)
@@ -81,5 +81,5 @@ def _open_files() -> list[int]:
 
 
 def plain_address(address: str) -> str:
-    """An IPv4 address as such, where a socket of both kinds has it mapped."""
+    """The IPv4 address behind a mapped IPv6 address; any other address as it is."""
     return address.removeprefix("::ffff:")

@@ -1,4 +1,4 @@
-"""Uploads: what connections have sent and no call has taken, bounded.
+"""Uploads: a bound on the bytes that connections have sent and no call has taken.
 
 gRPC's core keeps a message until it is whole, and only then looks at its size: one call that announces 2 GB may fill
 the memory with them. No setting of it bounds that. So the server looks itself, where its memory grows: what the system
@@ -31,7 +31,7 @@ def upload_budget(message_bytes: int) -> int:
 
 
 class Uploads:
-    """Closes the connections that hold most when uploads hold more than half of `budget_bytes`. Of one event loop.
+    """Closes the connections that hold most when uploads exceed half of `budget_bytes`. Belongs to one event loop.
 
     taken_bytes: by peer as gRPC writes it, see Calls. What a connection holds is counted from the last look at which
     this process was no larger than usual; so what headers and cancelled calls add to the count is forgotten.
@@ -54,13 +54,13 @@ class Uploads:
         self._looks = 0
 
     async def watch(self, period_s: float = PERIOD_S) -> None:
-        """Until cancelled."""
+        """Watch until cancelled."""
         while True:
             await asyncio.sleep(period_s)
             await self.look()
 
     async def look(self) -> None:
-        """Look once, and close what holds too much."""
+        """Look once, and close the connections that hold too much."""
         memory = self._memory()
         self._usual = min(self._usual, memory)
         grown = memory - self._usual
@@ -85,7 +85,7 @@ class Uploads:
         return unclaimed
 
     def _worst(self, held: dict[Peer, int], excess: int) -> set[Peer]:
-        """Those that hold most, as many as it takes to get rid of `excess` bytes."""
+        """The connections that hold most, as many as are needed to free `excess` bytes."""
         worst: set[Peer] = set()
         for peer in sorted(held, key=held.__getitem__, reverse=True):
             if excess <= 0:
@@ -101,7 +101,7 @@ class Uploads:
         return worst
 
     def _unclaimed(self) -> dict[Peer, int]:
-        """By peer: received, less what calls took."""
+        """By peer: bytes received minus bytes that calls took."""
         taken = {_peer_of(text): nbytes for text, nbytes in list(self._taken.items())}
         unclaimed: dict[Peer, int] = {}
         for connection in connections(self._host, self._port):
@@ -125,7 +125,7 @@ def _resident_bytes() -> int:
 
 
 def _peer_of(text: str) -> Peer:
-    """From gRPC's ipv4:127.0.0.1:80 or ipv6:%5B::1%5D:80."""
+    """The address in gRPC's ipv4:127.0.0.1:80 or ipv6:%5B::1%5D:80."""
     host, _, port = unquote(text).partition(":")[2].rpartition(":")
     return plain_address(host.strip("[]")), int(port) if port.isdecimal() else 0
 

@@ -15,7 +15,7 @@ from nested_sparse.errors import BenchError, PatternError
 from nested_sparse.kernels import library
 from nested_sparse.runtime.session.session import Session
 from nested_sparse.serving import cli
-from nested_sparse.serving.bench.kernels import model_cache as workshop_module
+from nested_sparse.serving.bench.kernels import model_cache
 from nested_sparse.serving.bench.kernels.against_dense import measure_against_dense
 from nested_sparse.serving.bench.kernels.layers import ConvKind, ConvTimes, dense_convolutions, layer_table, rate
 from nested_sparse.serving.bench.kernels.measure import measure_rows, versions
@@ -23,6 +23,7 @@ from nested_sparse.serving.bench.kernels.row import Spec
 from nested_sparse.serving.bench.kernels.table import LINEAR_ROUNDS, Settings
 from nested_sparse.serving.bench.kernels.turns import WARM_UP
 from nested_sparse.serving.bench.reach import Reach
+from nested_sparse.value_type import FLOAT16
 
 LEVELS = (0.2, 0.6)
 SETTINGS = Settings(rounds=3, peers_folder=Path("peers"))
@@ -62,7 +63,7 @@ def test_float16_is_held_against_float32(cache):
     facts = {"pattern": "block4x1", "density": 0.25, "levels": (0.25,)}
     (row,) = measure_rows([spec("linear", values="float16", **facts)], SETTINGS, cache)
     assert row.measured == pytest.approx(np.median(row.reference_ms) / np.median(row.ours_ms))
-    assert row.kernel == library.kernel_for("linear", 4, value_bytes=2)
+    assert row.kernel == library.kernel_for("linear", 4, value_type=FLOAT16)
     halves, floats = (cache.linear("block4x1", (0.25,), 1, values) for values in ("float16", "float32"))
     difference = np.abs(halves.expected[0] - floats.expected[0]).max()
     assert 0 < difference < 2e-3 * np.abs(floats.expected[0]).max()
@@ -145,7 +146,7 @@ def test_an_unknown_pattern_is_our_error(cache):
 @pytest.fixture
 def tiny(monkeypatch, cache):
     """The command with tiny models in the place of its own."""
-    monkeypatch.setattr(workshop_module, "ModelCache", lambda folder: cache)
+    monkeypatch.setattr(model_cache, "ModelCache", lambda folder: cache)
     return lambda *arguments: CliRunner().invoke(cli.app, ["bench", "kernels", "--repeats", "2", *arguments])
 
 
