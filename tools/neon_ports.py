@@ -31,7 +31,7 @@ class Instruction:
     operands: str
 
     def kinds(self) -> list[str]:
-        """What it costs: fmla, wide (128-bit load), load (any other, or a prefetch), store, vector, scalar."""
+        """The kind of its cost: fmla, wide (128-bit load), load (any other, or a prefetch), store, vector, scalar."""
         if self.name in ("fmla", "fmadd"):
             return ["fmla"]
         if self.name.startswith(("ld", "prfm")):

@@ -1,4 +1,4 @@
-"""What each level and each layer costs on this device, in time and in memory, measured once and kept."""
+"""The time and the memory of each level and each layer on this device, measured once and kept."""
 
 from __future__ import annotations
 
