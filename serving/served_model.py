@@ -16,7 +16,7 @@ PLATFORM = "nested_sparse_onnxruntime"
 
 
 class Engine(Protocol):
-    """The part that runs requests: a Scheduler, or what stands in for it in a test."""
+    """The part that runs requests: a Scheduler, or its stand-in in a test."""
 
     def submit(self, request: Request) -> Future[Response]:
         """Queue the request."""

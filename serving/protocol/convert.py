@@ -85,7 +85,7 @@ def parse_infer_request(data: bytes) -> InferRequest:
 def read_call(request: InferRequest, bounds: Bounds, received_s: float, time_left_s: float | None) -> Call:
     """The call in `request`, sized and typed as its own header says; raw arrays are read-only views. Raises InputError.
 
-    bounds: what the model has; a repeated field that has more entries is refused unread.
+    bounds: numbers of the model's inputs and outputs; a repeated field that has more entries is refused unread.
     received_s: time of arrival, a reading of the scheduler's clock.
     time_left_s: seconds from arrival to the transport's deadline; None: no deadline.
     """
