@@ -53,13 +53,12 @@ NestedConv::NestedConv(const ort::Attributes& attributes)
       channel_groups_(read_choice(attributes, "groups", 1, weight_.rows(), 1)),
       channels_(weight_.columns() / (geometry_.kernel[0] * geometry_.kernel[1])),
       depthwise_(channel_groups_ > 1 && channel_groups_ == weight_.rows() && channels_ == 1 && weight_.banks() == 0 &&
-                 weight_.value_bytes() == 4),
+                 weight_.kind().value_type == ValueType::float32),
       range_channels_(channels_of_range(channels_, geometry_)),
       x_tiled_(read_choice(attributes, "x_tiled", 0, 1, 0) == 1),
       y_tiled_(read_choice(attributes, "y_tiled", 0, 1, 0) == 1),
       residual_tiled_(read_choice(attributes, "residual_tiled", 0, 1, 0) == 1),
-      kernel_(find_kernel(false, isa_choice().isa, weight_.block_rows(), weight_.index_bytes(), weight_.value_bytes(),
-                          weight_.banks())),
+      kernel_(find_spmm(isa_choice().isa, weight_.kind())),
       gather_(find_gather(isa_choice().isa)) {
   if (channels_ * geometry_.kernel[0] * geometry_.kernel[1] != weight_.columns()) {
     fail("columns must be a multiple of the window's " + std::to_string(geometry_.kernel[0] * geometry_.kernel[1]) +
@@ -175,7 +174,7 @@ void NestedConv::run_ranges(const Run& run, const Task& task, SpmmArgs& args) co
   const int64_t level_starts = groups * (ranges + 1);
   // As much as the densest level needs, so that switching to it allocates nothing.
   auto* const starts = reinterpret_cast<uint32_t*>(scratch(Purpose::starts, weight_.level_count() * level_starts));
-  cut_columns(args.weight, weight_.index_bytes(), task.outputs.begin, task.outputs.end,
+  cut_columns(args.weight, weight_.kind().index_bytes, task.outputs.begin, task.outputs.end,
               range_channels_ * run.plan->taps(), ranges, starts);
   args.sums = scratch(Purpose::sums, weight_.packed_rows() * args.x_pitch);
   args.ptr_stride = ranges + 1;
@@ -201,7 +200,8 @@ void NestedConv::run_depthwise(const Run& run, const Task& task, SpmmArgs& args)
   constexpr int64_t kChannels = 16;
   const float* const x = run.x.data + task.image * run.x.image_floats();
   float* const sums = scratch(Purpose::sums, kChannels * args.x_pitch);
-  WeighArgs weigh{run.plan->gathering(x, task.tile, sums), run.y.tiling.width(task.tile), run.view.levels[0].val};
+  WeighArgs weigh{run.plan->gathering(x, task.tile, sums), run.y.tiling.width(task.tile),
+                  values_of<float>(run.view.levels[0])};
   args.weight.level_count = 0;
   args.first = false;
   for (int64_t begin = task.outputs.begin; begin < task.outputs.end; begin = weigh.tile.channel_end) {

@@ -19,7 +19,7 @@ struct KernelRow {
   int32_t block_rows;
   int32_t banks;
   int32_t index_bytes;
-  int32_t value_bytes;
+  const char* value_type;
   int32_t vectors;
   int32_t lanes;
   int32_t supported;
@@ -77,10 +77,10 @@ NESTED_SPARSE_EXPORT bool nested_sparse_kernel(int32_t index, KernelRow* row) {
   *row = KernelRow{kernel.name,
                    kernel.gemv != nullptr ? "linear" : "conv",
                    nested_sparse::isa_name(kernel.isa),
-                   kernel.block_rows,
-                   kernel.banks,
-                   kernel.index_bytes,
-                   kernel.value_bytes,
+                   kernel.weight.block_rows,
+                   kernel.weight.banks,
+                   kernel.weight.index_bytes,
+                   nested_sparse::info_of(kernel.weight.value_type).name,
                    kernel.vectors,
                    kernel.lanes,
                    nested_sparse::isa_supported(kernel.isa)};

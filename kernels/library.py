@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nested_sparse.errors import KernelError
+from nested_sparse.value_type import FLOAT32, VALUE_TYPES, ValueType
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -33,7 +34,7 @@ class KernelInfo:
     block_rows: int
     banks: int  # B of gs{B}x{k} packs; 0 for blocks
     index_bytes: int
-    value_bytes: int  # 4 for float32, 2 for float16
+    value_type: ValueType
     vectors: int  # conv: pixel vectors in registers at once
     lanes: int  # conv: pixels of a vector
     supported: bool
@@ -78,29 +79,41 @@ def kernels() -> list[KernelInfo]:
     found: list[KernelInfo] = []
     row = _KernelRow()
     while loaded_library().nested_sparse_kernel(len(found), ctypes.byref(row)):
-        names = (row.name.decode(), row.op.decode(), row.isa.decode())
-        shape = (row.block_rows, row.banks, row.index_bytes, row.value_bytes, row.vectors, row.lanes)
-        found.append(KernelInfo(len(found), *names, *shape, bool(row.supported)))
+        found.append(
+            KernelInfo(
+                index=len(found),
+                name=row.name.decode(),
+                op=row.op.decode(),
+                isa=row.isa.decode(),
+                block_rows=row.block_rows,
+                banks=row.banks,
+                index_bytes=row.index_bytes,
+                value_type=VALUE_TYPES[row.value_type.decode()],
+                vectors=row.vectors,
+                lanes=row.lanes,
+                supported=bool(row.supported),
+            )
+        )
     return found
 
 
 def kernel_for(
-    op: str, block_rows: int, index_bytes: int = 2, *, rows: int = 1, banks: int = 0, value_bytes: int = 4
+    op: str, block_rows: int, index_bytes: int = 2, *, rows: int = 1, banks: int = 0, value_type: ValueType = FLOAT32
 ) -> str:
     """Name of the kernel that runs `op` ("conv" or "linear") on such weights. Raises KernelError where there is none.
 
-    banks: B of gs{B}x{k} packs, 0 for blocks. value_bytes: 4 for float32, 2 for float16.
+    banks: B of gs{B}x{k} packs, 0 for blocks.
     rows: vectors that a linear layer is given at once; over many it runs the "conv" kernel, the rows being its pixels.
     """
     as_pixels = op == "linear" and rows >= loaded_library().nested_sparse_transpose_from()
-    wanted = ("conv" if as_pixels else op, isa(), block_rows, index_bytes, value_bytes, banks)
+    wanted = ("conv" if as_pixels else op, isa(), block_rows, index_bytes, value_type, banks)
     for kernel in kernels():
-        has = (kernel.op, kernel.isa, kernel.block_rows, kernel.index_bytes, kernel.value_bytes, kernel.banks)
+        has = (kernel.op, kernel.isa, kernel.block_rows, kernel.index_bytes, kernel.value_type, kernel.banks)
         if has == wanted:
             return kernel.name
     raise KernelError(
         f"no kernel for {op!r} with blocks of {block_rows} rows, packs of {banks}, "
-        f"{index_bytes}-byte columns and {value_bytes}-byte values on {isa()}"
+        f"{index_bytes}-byte columns and {value_type.name} values on {isa()}"
     )
 
 
@@ -113,7 +126,7 @@ def scratch_allocations() -> int:
 class RawWeight:
     """Packed arrays for `run_kernel`: (ptr, col, val) per level, norm (2, G·V), perm (G·V,) int32 or None.
 
-    val: float32, or float16 for the kernels whose value_bytes are 2.
+    val: of the dtype of the kernel's value type.
     per_row: k of gs{B}x{k} packs, 0 for blocks.
     """
 
@@ -175,9 +188,7 @@ def run_kernel(
 
 
 def _packed_level(level: tuple[NDArray[np.generic], ...]) -> _PackedLevel:
-    ptr, col, val = level
-    halves = val.dtype == np.float16
-    return _PackedLevel(*map(_pointer, (ptr, col, None if halves else val, val if halves else None)))
+    return _PackedLevel(*map(_pointer, level))
 
 
 def _pointer(array: NDArray[np.generic] | None) -> int | None:
@@ -192,7 +203,7 @@ class _KernelRow(ctypes.Structure):
         ("block_rows", ctypes.c_int32),
         ("banks", ctypes.c_int32),
         ("index_bytes", ctypes.c_int32),
-        ("value_bytes", ctypes.c_int32),
+        ("value_type", ctypes.c_char_p),
         ("vectors", ctypes.c_int32),
         ("lanes", ctypes.c_int32),
         ("supported", ctypes.c_int32),
@@ -200,7 +211,7 @@ class _KernelRow(ctypes.Structure):
 
 
 class _PackedLevel(ctypes.Structure):
-    _fields_ = tuple((name, ctypes.c_void_p) for name in ("ptr", "col", "val", "halves"))
+    _fields_ = tuple((name, ctypes.c_void_p) for name in ("ptr", "col", "val"))
 
 
 class _PackedWeight(ctypes.Structure):

@@ -32,10 +32,8 @@ void for_squares(int64_t rows, int64_t columns, const Move& move) {
 
 NestedLinear::NestedLinear(const ort::Attributes& attributes)
     : NestedOperator(attributes),
-      gemv_(find_kernel(true, isa_choice().isa, weight_.block_rows(), weight_.index_bytes(), weight_.value_bytes(),
-                        weight_.banks())),
-      spmm_(find_kernel(false, isa_choice().isa, weight_.block_rows(), weight_.index_bytes(), weight_.value_bytes(),
-                        weight_.banks())) {}
+      gemv_(find_gemv(isa_choice().isa, weight_.kind())),
+      spmm_(find_spmm(isa_choice().isa, weight_.kind())) {}
 
 void NestedLinear::compute(const ort::Context& context) const {
   WeightView view;

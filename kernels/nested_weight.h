@@ -38,14 +38,12 @@ class NestedWeight {
   // Row groups: of V rows, or bundles.
   int64_t groups() const { return groups_; }
   int64_t packed_rows() const { return groups_ * group_rows_; }
-  // What the spmm kernel calls a group: V rows, with packs one.
-  int64_t spmm_groups() const { return banks_ == 0 ? groups_ : packed_rows(); }
-  int32_t block_rows() const { return block_rows_; }
-  int32_t index_bytes() const { return index_bytes_; }
-  // 4 of a float, 2 of a half.
-  int32_t value_bytes() const { return value_bytes_; }
+  const WeightKind& kind() const { return kind_; }
+  int32_t block_rows() const { return kind_.block_rows; }
   // B of packs, 0 for blocks.
-  int32_t banks() const { return banks_; }
+  int32_t banks() const { return kind_.banks; }
+  // What the spmm kernel calls a group: V rows, with packs one.
+  int64_t spmm_groups() const { return banks() == 0 ? groups_ : packed_rows(); }
   int32_t level_count() const { return static_cast<int32_t>(levels_.size()); }
 
   // Fills `out` with levels 0 to `level`. `segments` holds level_count() of them. Throws ort::Error where the level
@@ -56,6 +54,7 @@ class NestedWeight {
   struct Place {
     int64_t blocks, ptr, col, val, norm;
   };
+  ValueType read_value_type(const ort::Attributes& attributes) const;
   void read_packs(const ort::Attributes& attributes);
   void place_level(int32_t level, const std::vector<int64_t>& blocks, const std::vector<int64_t>& offsets);
   int64_t end_of(int32_t level) const;
@@ -70,11 +69,8 @@ class NestedWeight {
   int64_t rows_ = 0;
   int64_t columns_ = 0;
   int64_t groups_ = 0;
-  int32_t block_rows_ = 0;
-  int32_t index_bytes_ = 0;
-  int32_t value_bytes_ = 0;
-  int32_t banks_ = 0;
-  int32_t per_row_ = 0;
+  WeightKind kind_{};
+  int32_t per_row_ = 0;  // k of packs, 0 for blocks
   int64_t group_rows_ = 0;
   int64_t block_columns_ = 1;  // columns that a block, or pack, names
   int64_t block_values_ = 0;

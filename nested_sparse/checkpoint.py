@@ -125,7 +125,7 @@ class Checkpoint:
         for level in range(len(self.levels)):
             ptr, col, val, norm = (arrays[tensor_name(name, level, part)] for part in ("ptr", "col", "val", "norm"))
             col, val = col.reshape(-1, layer.layout.block_columns), val.reshape(-1, layer.layout.block_values)
-            levels.append(PackedLevel(ptr, col, val.astype(np.float32, copy=False)))
+            levels.append(PackedLevel(ptr, col, layer.value_type.loaded(val)))
             order = slice(None) if permutation is None else permutation
             norms[level][:, order] = norm.reshape(2, -1)[:, : layer.rows]
         return unpack(name, layer.rows, layer.columns, layer.layout, levels, permutation), norms

@@ -15,6 +15,7 @@ import numpy as np
 
 from .layouts import Layout
 from .packed import index_dtype
+from .value_type import FLOAT32, VALUE_TYPES, ValueType
 
 ALIGNMENT = 64
 """Bytes: every tensor starts on a cache line, so that vector loads do not split lines."""
@@ -26,12 +27,8 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "U16": np.dtype("<u2"),
     "U32": np.dtype("<u4"),
     "I32": np.dtype("<i4"),
-    "F16": np.dtype("<f2"),
-    "F32": np.dtype("<f4"),
+    **{each.tensor_dtype: each.dtype for each in VALUE_TYPES.values()},
 }
-
-VALUE_DTYPES = {4: "F32", 2: "F16"}
-"""Of a weight's values, by their bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +41,7 @@ class LayerShape:
     layout: Layout
     permuted: bool
     blocks: tuple[int, ...]
-    value_bytes: int = 4
+    value_type: ValueType = FLOAT32
 
     @property
     def group_count(self) -> int:
@@ -94,7 +91,7 @@ def level_parts(layer: LayerShape, level: int) -> list[tuple[str, str, int]]:
     parts = [
         ("ptr", "U32", layer.group_count + 1),
         ("col", "U16" if layer.index_bytes == 2 else "U32", blocks * layer.layout.block_columns),
-        ("val", VALUE_DTYPES[layer.value_bytes], blocks * layer.layout.block_values),
+        ("val", layer.value_type.tensor_dtype, blocks * layer.layout.block_values),
         ("norm", "F32", 2 * packed_rows),
     ]
     if level == 0 and layer.permuted:

@@ -11,16 +11,18 @@ from typing import Any
 from .budget import MAX_LEVELS
 from .errors import CheckpointError, PatternError
 from .excerpt import excerpt
-from .layout import VALUE_DTYPES, LayerShape
-from .layouts import BLOCK_ROWS, Blocks, Layout, stored_layout
+from .layout import LayerShape
+from .layouts import BLOCK_ROWS, PATTERNS, Blocks, Layout, stored_layout
 from .network import DenseModule, Network
 from .reroute import Reroute, check_reroutes
 from .tensor_spec import TensorSpec
+from .value_type import FLOAT32, VALUE_TYPES, ValueType, value_type_of_bytes
 
-BLOCKS_VERSION = 1
-GATHERS_VERSION = 2
-HALVES_VERSION = 3
-FORMAT_VERSIONS = (BLOCKS_VERSION, GATHERS_VERSION, HALVES_VERSION)
+FORMAT_VERSIONS = tuple(
+    sorted(
+        {layout.format_version for layout in PATTERNS.values()} | {each.format_version for each in VALUE_TYPES.values()}
+    )
+)
 """What is read. A file gets the lowest that has all it holds, so that older readers open all that they can run."""
 KEY = "nested_sparse"
 DIGEST_KEY = "nested_sparse_sha256"
@@ -47,7 +49,7 @@ class LayerEntry:
     """One nested layer; `attributes` hold the convolution's kernel_shape, strides, pads, dilations.
 
     pattern: the name of what it was pruned by. Only gs{B}x{k} changes the layout.
-    value_bytes: of a stored value, 4 for float32, 2 for float16.
+    value_type: how its values are stored, at every level.
     """
 
     name: str
@@ -60,7 +62,7 @@ class LayerEntry:
     nnz: tuple[int, ...]
     attributes: Mapping[str, list[int]]
     pattern: str
-    value_bytes: int = 4
+    value_type: ValueType = FLOAT32
 
     @property
     def layout(self) -> Layout:
@@ -70,7 +72,7 @@ class LayerEntry:
     @property
     def shape(self) -> LayerShape:
         """What decides where its arrays lie."""
-        return LayerShape(self.name, self.rows, self.columns, self.layout, self.permuted, self.blocks, self.value_bytes)
+        return LayerShape(self.name, self.rows, self.columns, self.layout, self.permuted, self.blocks, self.value_type)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,17 +97,16 @@ class Metadata:
 
     def __post_init__(self) -> None:
         """The version that the layers ask for."""
-        version = max(layer.layout.format_version for layer in self.layers)
-        if any(layer.value_bytes == 2 for layer in self.layers):
-            version = HALVES_VERSION
-        object.__setattr__(self, "format_version", version)
+        asked = [max(layer.layout.format_version, layer.value_type.format_version) for layer in self.layers]
+        object.__setattr__(self, "format_version", max(asked, default=FORMAT_VERSIONS[0]))
 
     def to_header(self) -> dict[str, str]:
         """The two string entries of the safetensors `__metadata__`: the JSON and its digest."""
         raw = asdict(self)
-        for layer in raw["layers"]:
-            if layer["value_bytes"] == 4:  # what older readers take for granted
-                del layer["value_bytes"]
+        for layer, entry in zip(raw["layers"], self.layers, strict=True):
+            del layer["value_type"]
+            if entry.value_type is not FLOAT32:  # readers of version 1 and 2 know no other
+                layer["value_bytes"] = entry.value_type.nbytes
         if not self.reroutes:  # not measured: the file is what it was before there were any
             del raw["reroutes"]
         if self.rows is None:
@@ -211,10 +212,8 @@ def _layer(raw: dict[str, Any], level_count: int) -> LayerEntry:
         nnz=tuple(_integer(count, 0, rows * columns) for count in raw["nnz"]),
         attributes={str(key): [_integer(item, 0) for item in items] for key, items in raw["attributes"].items()},
         pattern=str(raw.get("pattern", Blocks(block_rows).name)),
-        value_bytes=_integer(raw.get("value_bytes", 4), 2, 4),
+        value_type=_value_type(raw),
     )
-    if entry.value_bytes not in VALUE_DTYPES:
-        raise ValueError(f"layer '{excerpt(entry.name)}': value_bytes {entry.value_bytes}, expected 2 or 4")
     try:
         most = entry.shape.most_blocks
     except PatternError as error:
@@ -222,6 +221,13 @@ def _layer(raw: dict[str, Any], level_count: int) -> LayerEntry:
     if len(entry.blocks) != level_count or len(entry.nnz) != level_count or sum(entry.blocks) > most:
         raise ValueError(f"layer '{excerpt(entry.name)}': expected a block count for each of {level_count} levels")
     return entry
+
+
+def _value_type(raw: dict[str, Any]) -> ValueType:
+    try:
+        return value_type_of_bytes(raw.get("value_bytes", FLOAT32.nbytes))
+    except ValueError as error:
+        raise ValueError(f"layer '{excerpt(raw['name'])}': {error}") from None
 
 
 def _network(raw: dict[str, Any]) -> Network:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .layout import LayerShape, TensorPlace, tensor_name
+from .value_type import FLOAT32
 
 PARTS = ("ptr", "col", "val", "norm")
 
@@ -14,7 +15,7 @@ PARTS = ("ptr", "col", "val", "norm")
 class LayerPlacement:
     """Where a layer's arrays lie: `offsets` are bytes of ptr, col, val, norm in segment l, level after level.
 
-    banks, per_row: B and k of gs{B}x{k}, 0 for blocks. value_bytes: 4 for float32, 2 for float16.
+    banks, per_row: B and k of gs{B}x{k}, 0 for blocks. value_bytes: of the value type.
     """
 
     rows: int
@@ -26,7 +27,7 @@ class LayerPlacement:
     permutation_offset: int
     banks: int = 0
     per_row: int = 0
-    value_bytes: int = 4
+    value_bytes: int = FLOAT32.nbytes
 
 
 def placement(shape: LayerShape, segments: Sequence[Sequence[TensorPlace]]) -> LayerPlacement:
@@ -42,5 +43,5 @@ def placement(shape: LayerShape, segments: Sequence[Sequence[TensorPlace]]) -> L
         permutation_offset=begin[tensor_name(shape.name, 0, "perm")] if shape.permuted else -1,
         banks=shape.layout.banks,
         per_row=shape.layout.per_row,
-        value_bytes=shape.value_bytes,
+        value_bytes=shape.value_type.nbytes,
     )

@@ -2,9 +2,9 @@
 // 16 rows take several passes: 8 rows by 3 vectors was 2 to 4 % slower over ResNet-50.
 #include <immintrin.h>
 
-#include "halves.h"
 #include "packs.h"
 #include "tile.h"
+#include "values.h"
 
 namespace nested_sparse {
 namespace {
@@ -37,21 +37,18 @@ struct Avx512 {
 }  // namespace
 
 #define NESTED_SPARSE_LIST_AVX512
-#define SPMM_KERNEL(isa, symbol, block_rows, vectors, lanes, index)                                \
-  void symbol(const SpmmArgs& args, int64_t group_begin, int64_t group_end) {                      \
-    static_assert(lanes == Avx512::kLanes, "the list gives the pixels of a vector");               \
-    constexpr int kRows = block_rows < 4 ? block_rows : 4;                                         \
-    spmm<Avx512, Blocks<Avx512, block_rows, kRows, index>, vectors>(args, group_begin, group_end); \
-  }                                                                                                \
-  void symbol##_f16(const SpmmArgs& args, int64_t group_begin, int64_t group_end) {                \
-    spmm_halves(symbol, widen<Avx512>, block_rows, 1, args, group_begin, group_end);               \
+#define SPMM_KERNEL(isa, symbol, block_rows, vectors, lanes, index, value)                             \
+  void symbol(const SpmmArgs& args, int64_t group_begin, int64_t group_end) {                          \
+    static_assert(lanes == Avx512::kLanes, "the list gives the pixels of a vector");                   \
+    constexpr int kRows = block_rows < 4 ? block_rows : 4;                                             \
+    constexpr SpmmKernel floats = spmm<Avx512, Blocks<Avx512, block_rows, kRows, index>, vectors>;     \
+    spmm_values<ValueType::value>(floats, widen<Avx512>, block_rows, 1, args, group_begin, group_end); \
   }
-#define PACK_SPMM_KERNEL(isa, symbol, banks, vectors, lanes, index)                                   \
-  void symbol(const SpmmArgs& args, int64_t row_begin, int64_t row_end) {                             \
-    spmm<Avx512, Packs<Avx512, banks, index>, vectors>(args, row_begin, row_end);                     \
-  }                                                                                                   \
-  void symbol##_f16(const SpmmArgs& args, int64_t row_begin, int64_t row_end) {                       \
-    spmm_halves(symbol, widen<Avx512>, banks, banks / args.weight.per_row, args, row_begin, row_end); \
+#define PACK_SPMM_KERNEL(isa, symbol, banks, vectors, lanes, index, value)                                    \
+  void symbol(const SpmmArgs& args, int64_t row_begin, int64_t row_end) {                                     \
+    constexpr SpmmKernel floats = spmm<Avx512, Packs<Avx512, banks, index>, vectors>;                         \
+    spmm_values<ValueType::value>(floats, widen<Avx512>, banks, banks / args.weight.per_row, args, row_begin, \
+                                  row_end);                                                                   \
   }
 #include "../kernels.inc"
 

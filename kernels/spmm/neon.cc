@@ -1,9 +1,9 @@
 // NEON (aarch64): 4 pixels a vector, at most 4 rows by 6 vectors of sums in the 32 registers.
 #include <arm_neon.h>
 
-#include "halves.h"
 #include "packs.h"
 #include "tile.h"
+#include "values.h"
 
 namespace nested_sparse {
 namespace {
@@ -51,21 +51,17 @@ struct Neon {
 }  // namespace
 
 #define NESTED_SPARSE_LIST_NEON
-#define SPMM_KERNEL(isa, symbol, block_rows, vectors, lanes, index)                            \
-  void symbol(const SpmmArgs& args, int64_t group_begin, int64_t group_end) {                  \
-    static_assert(lanes == Neon::kLanes, "the list gives the pixels of a vector");             \
-    constexpr int kRows = block_rows < 4 ? block_rows : 4;                                     \
-    spmm<Neon, Blocks<Neon, block_rows, kRows, index>, vectors>(args, group_begin, group_end); \
-  }                                                                                            \
-  void symbol##_f16(const SpmmArgs& args, int64_t group_begin, int64_t group_end) {            \
-    spmm_halves(symbol, widen<Neon>, block_rows, 1, args, group_begin, group_end);             \
+#define SPMM_KERNEL(isa, symbol, block_rows, vectors, lanes, index, value)                           \
+  void symbol(const SpmmArgs& args, int64_t group_begin, int64_t group_end) {                        \
+    static_assert(lanes == Neon::kLanes, "the list gives the pixels of a vector");                   \
+    constexpr int kRows = block_rows < 4 ? block_rows : 4;                                           \
+    constexpr SpmmKernel floats = spmm<Neon, Blocks<Neon, block_rows, kRows, index>, vectors>;       \
+    spmm_values<ValueType::value>(floats, widen<Neon>, block_rows, 1, args, group_begin, group_end); \
   }
-#define PACK_SPMM_KERNEL(isa, symbol, banks, vectors, lanes, index)                                 \
-  void symbol(const SpmmArgs& args, int64_t row_begin, int64_t row_end) {                           \
-    spmm<Neon, Packs<Neon, banks, index>, vectors>(args, row_begin, row_end);                       \
-  }                                                                                                 \
-  void symbol##_f16(const SpmmArgs& args, int64_t row_begin, int64_t row_end) {                     \
-    spmm_halves(symbol, widen<Neon>, banks, banks / args.weight.per_row, args, row_begin, row_end); \
+#define PACK_SPMM_KERNEL(isa, symbol, banks, vectors, lanes, index, value)                                            \
+  void symbol(const SpmmArgs& args, int64_t row_begin, int64_t row_end) {                                             \
+    constexpr SpmmKernel floats = spmm<Neon, Packs<Neon, banks, index>, vectors>;                                     \
+    spmm_values<ValueType::value>(floats, widen<Neon>, banks, banks / args.weight.per_row, args, row_begin, row_end); \
   }
 #include "../kernels.inc"
 

@@ -34,7 +34,7 @@ struct Packs {
     const int64_t begin = int64_t{level.ptr[bundle]} * B + r * args.weight.per_row % B;
     for (int i = 0; i < args.weight.per_row; ++i) {
       const Index* col = static_cast<const Index*>(level.col) + begin + i;
-      const float* val = level.val + begin + i;
+      const float* val = values_of<float>(level) + begin + i;
       for (int64_t left = packs; left > 0; --left, col += B, val += B) {
         const float* const x = pixels + static_cast<int64_t>(*col) * args.x_pitch;
         const Vec weight = S::broadcast(val);

@@ -45,7 +45,7 @@ struct Tile {
     const uint32_t end = range[1];
     const Index* col = static_cast<const Index*>(level.col) + begin;
     const Index* const col_end = static_cast<const Index*>(level.col) + end;
-    const float* val = level.val + static_cast<int64_t>(begin) * V + row;
+    const float* val = values_of<float>(level) + static_cast<int64_t>(begin) * V + row;
     // In bytes: the compiler multiplies by four once more for every block otherwise.
     const char* const pixels = reinterpret_cast<const char*>(args.x + first);
     const int64_t pitch = args.x_pitch * static_cast<int64_t>(sizeof(float));
@@ -161,7 +161,7 @@ void spmm_tile(int64_t vectors, const SpmmArgs& args, int64_t group_begin, int64
 
 // The kernel: the pixels in tiles of nearly equal width, each of which stays in the nearest cache over the row groups.
 template <class S, class Groups, int P>
-NESTED_SPARSE_INLINE void spmm(const SpmmArgs& args, int64_t group_begin, int64_t group_end) {
+void spmm(const SpmmArgs& args, int64_t group_begin, int64_t group_end) {
   const int64_t vectors = (args.pixels + S::kLanes - 1) / S::kLanes;
   const int64_t tiles = (vectors + P - 1) / P;
   for (int64_t tile = 0; tile < tiles; ++tile) {
