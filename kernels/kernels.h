@@ -1,4 +1,4 @@
-// Declares every kernel of kernels.inc that this architecture can be built for.
+// Declares the kernels of kernels.inc that can be built for this architecture, and finds kernels in the list.
 #pragma once
 
 #include "gather/gather.h"
@@ -43,14 +43,14 @@ struct KernelInfo {
   GemvKernel gemv;
 };
 
-// The list, in its order.
+// The list of kernels in its order, and its length.
 const KernelInfo* kernel_list(int32_t* count);
 
 // The first listed kernel of instruction set `isa` for such weights. Throws std::invalid_argument where none is listed.
 const KernelInfo& find_spmm(Isa isa, const WeightKind& weight);
 const KernelInfo& find_gemv(Isa isa, const WeightKind& weight);
 
-// How convolutions of an instruction set lay out and gather images.
+// How the convolutions of an instruction set lay out and gather images.
 struct GatherInfo {
   Isa isa;
   TileShape shape;

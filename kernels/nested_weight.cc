@@ -65,7 +65,7 @@ NestedWeight::NestedWeight(const ort::Attributes& attributes) : layer_(attribute
   valid_ = std::vector<std::atomic<const uint8_t*>>(blocks.size());
 }
 
-// A file names the type by the bytes of a value, and leaves the attribute out for float32.
+// A file names the type by the bytes of a value. It has no such attribute for float32.
 ValueType NestedWeight::read_value_type(const ort::Attributes& attributes) const {
   const int64_t nbytes = attributes.integer("value_bytes", info_of(ValueType::float32).nbytes);
   std::string known;
@@ -117,7 +117,7 @@ void NestedWeight::place_level(int32_t level, const std::vector<int64_t>& blocks
   levels_.push_back(Place{count, at[0], at[1], at[2], at[3]});
 }
 
-// Bytes that a segment must have for every array of `level` to lie inside it.
+// The bytes that a segment needs at least, so that every array of `level` lies inside it.
 int64_t NestedWeight::end_of(int32_t level) const {
   const Place& place = levels_[level];
   int64_t end = std::max({place.ptr + 4 * (groups_ + 1), place.col + kind_.index_bytes * block_columns_ * place.blocks,
@@ -127,7 +127,7 @@ int64_t NestedWeight::end_of(int32_t level) const {
   return end;
 }
 
-// Runs every time: messages are made only where they are needed.
+// Called at every run, so it makes texts only where it fails.
 const uint8_t* NestedWeight::usable_segment(int32_t level, const Segment& segment) const {
   if (segment.nbytes == 0) fail("level " + number(level) + " is not in this file; choose a lower level");
   if (segment.nbytes < end_of(level)) {

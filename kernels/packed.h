@@ -1,4 +1,4 @@
-// The packed weight as kernels see it, and the arithmetic that ends every output (FORMAT.md, "Packed layer").
+// The packed weight as kernels read it, and the last steps that all kernels share (FORMAT.md, "Packed layer").
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@
 
 namespace nested_sparse {
 
-// What a kernel is chosen by: how a weight is laid out and stored.
+// How a weight is laid out and stored. Kernels are chosen by it.
 struct WeightKind {
   int32_t block_rows;   // V; 1 for packs
   int32_t banks;        // B of packs, whatever their k; 0 for blocks
@@ -20,7 +20,7 @@ struct WeightKind {
   }
 };
 
-// What one level adds, in blocks or in packs. Blocks of row group g are ptr[g] to ptr[g + 1] - 1; block j lies in
+// The blocks or packs that one level adds. Blocks of row group g are ptr[g] to ptr[g + 1] - 1; block j lies in
 // column col[j] and holds val[j * V] to val[j * V + V - 1]. The kernel knows the types behind col and val: it was
 // chosen by the weight's kind.
 //
@@ -40,7 +40,7 @@ static inline const Value* values_of(const PackedLevel& level) {
 
 constexpr int kMaxLevels = 255;
 
-// Levels 0 to level_count - 1 of a weight of `rows` outputs, with the norm of the densest of them.
+// Levels 0 to level_count - 1 of a weight with `rows` outputs, and the norm of level level_count - 1.
 struct PackedWeight {
   const PackedLevel* levels;
   int32_t level_count;
@@ -58,7 +58,7 @@ static inline int64_t output_of(const PackedWeight& weight, int64_t r) {
   return r < weight.rows ? r : -1;
 }
 
-// clamp(value, lo, hi) where NaN stays NaN.
+// Bounds of an output. A NaN stays NaN.
 struct Clip {
   float lo;
   float hi;

@@ -10,7 +10,7 @@ namespace {
 template <int V>
 struct Rows {
   static constexpr int kRows = V;
-  static constexpr int kStreams = 1;  // more are unmeasured; four at V = 16 would fill all 32 registers with sums
+  static constexpr int kStreams = 1;  // more were not measured; with four at V = 16, sums would fill all 32 registers
   static constexpr int kParts = V / 4;
   struct Vec {
     float32x4_t part[kParts];

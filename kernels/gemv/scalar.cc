@@ -1,4 +1,5 @@
-// The reference: plain loops over the formula of gemv.h. Compiled for the architecture's baseline without contraction.
+// The reference: plain loops over the formula of gemv.h, compiled for the architecture's baseline and without
+// contraction.
 #include "../half.h"
 #include "gemv.h"
 

@@ -1,4 +1,4 @@
-// AVX2 and FMA: 8 pixels a vector, at most 4 rows by 3 vectors (or the like) of sums in the 16 registers.
+// AVX2 and FMA: a vector has 8 pixels, and the 16 registers hold sums of at most 12 vectors, such as 4 rows by 3.
 #include <immintrin.h>
 
 #include "packs.h"
@@ -27,7 +27,7 @@ struct Avx2 {
   static Vec splat(float value) { return _mm256_set1_ps(value); }
   static Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
   static Vec add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
-  // min and max give their second operand where one is NaN.
+  // min and max return their second operand where either is NaN.
   static Vec clip(Vec v, Bounds b) { return _mm256_min_ps(b.hi, _mm256_max_ps(b.lo, v)); }
   static void store(float* p, Vec v) { _mm256_storeu_ps(p, v); }
   static void store_first(float* p, int n, Vec v) { _mm256_maskstore_ps(p, first(n), v); }

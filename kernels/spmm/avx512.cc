@@ -1,5 +1,5 @@
-// AVX-512 (F, DQ, BW, VL): 16 pixels a vector, at most 4 rows by 6 vectors of sums in the 32 registers. Blocks of 8 or
-// 16 rows take several passes: 8 rows by 3 vectors was 2 to 4 % slower over ResNet-50.
+// AVX-512 (F, DQ, BW, VL): a vector has 16 pixels, and the 32 registers hold sums of at most 4 rows by 6 vectors.
+// Blocks of 8 or 16 rows take several passes: with 8 rows by 3 vectors ResNet-50 was 2 to 4 % slower.
 #include <immintrin.h>
 
 #include "packs.h"
@@ -28,7 +28,7 @@ struct Avx512 {
   static Vec splat(float value) { return _mm512_set1_ps(value); }
   static Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
   static Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
-  // min and max give their second operand where one is NaN.
+  // min and max return their second operand where either is NaN.
   static Vec clip(Vec v, Bounds b) { return _mm512_min_ps(b.hi, _mm512_max_ps(b.lo, v)); }
   static void store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
   static void store_first(float* p, int n, Vec v) { _mm512_mask_storeu_ps(p, first(n), v); }

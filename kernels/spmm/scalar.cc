@@ -1,5 +1,6 @@
-// The reference: plain loops over the formula of spmm.h, one pixel per vector. Compiled for the architecture's baseline
-// without contraction, so that every build gives the same bits. Also what runs where there is no kernel for the CPU.
+// The reference: plain loops over the formula of spmm.h, with one pixel in a vector. It is compiled for the
+// architecture's baseline and without contraction, so that every build gives the same bits. It also runs on CPUs for
+// which there are no other kernels.
 #include <algorithm>
 
 #include "values.h"
@@ -53,7 +54,7 @@ void store(const SpmmArgs& args, int64_t r, int64_t output, int64_t first, int c
   }
 }
 
-// Rows [row_begin, row_end), where accumulate(r, first, count, sums) gives the sums of one.
+// Computes packed rows [row_begin, row_end). accumulate(r, first, count, sums) adds to the sums of row r.
 template <class Accumulate>
 void spmm_rows(const SpmmArgs& args, int64_t row_begin, int64_t row_end, const Accumulate& accumulate) {
   for (int64_t r = row_begin; r < row_end; ++r) {

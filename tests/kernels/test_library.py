@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nested_sparse.errors import KernelError
-from nested_sparse.kernels import library
+from nested_sparse.kernels import library, structs
 
 PATHS = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
 
@@ -121,3 +124,39 @@ def test_foreign_library_is_a_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr(library, "library_path", lambda: foreign)
     with pytest.raises(KernelError, match=r"ONNX Runtime refused foreign\.so"):
         library.register(onnxruntime.SessionOptions())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda fields: fields[::-1], r"KernelRow\.\w+ as 0 4"),
+        (lambda fields: (*fields, ("more", ctypes.c_int64)), r"KernelRow as 0 \d+ .*, got 0 \d+"),
+        (lambda fields: (("other", fields[0][1]), *fields[1:]), r"KernelRow\.other as 0 8 .*, got absent"),
+    ],
+)
+def test_structs_of_another_version_are_refused(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[Any], Any], words: str
+) -> None:
+    """Fields in another order, one more, or one of another name: KernelError says which, and to build again."""
+    wrong = type("KernelRow", (ctypes.Structure,), {"_fields_": change(structs.KernelRow._fields_)})
+    others = tuple(each for each in structs.SHARED if each is not structs.KernelRow)
+    loaded = library.loaded_library()
+    structs.check_layout(loaded)
+    monkeypatch.setattr(structs, "SHARED", (wrong, *others))
+    with pytest.raises(KernelError, match=f"another version than this package: expected {words}.*; build it again"):
+        structs.check_layout(loaded)
+
+
+def test_a_struct_that_the_package_does_not_know_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And so is a library that says nothing of its structs."""
+    monkeypatch.setattr(structs, "SHARED", structs.SHARED[1:])
+    with pytest.raises(KernelError, match=r"expected KernelRow as absent"):
+        structs.check_layout(library.loaded_library())
+    with pytest.raises(KernelError, match=r"got absent"):
+        structs.check_layout(ctypes.CDLL(None))
+
+
+def test_every_struct_is_checked() -> None:
+    """Those that Python hands to the library, and those inside them."""
+    kinds = {each for each in vars(structs).values() if isinstance(each, type) and issubclass(each, ctypes.Structure)}
+    assert kinds == set(structs.SHARED)
