@@ -34,7 +34,7 @@ class KernelInfo:
     op: str  # "conv" or "linear"
     isa: str
     block_rows: int
-    banks: int  # B of gs{B}x{k} packs; 0 for blocks
+    banks: int  # B of gs{B}x{k} gather groups; 0 for blocks
     index_bytes: int
     value_type: ValueType
     vectors: int  # conv: pixel vectors in registers at once
@@ -104,7 +104,7 @@ def kernel_for(
 ) -> str:
     """Name of the kernel that runs `op` ("conv" or "linear") on such weights. Raises KernelError where there is none.
 
-    banks: B of gs{B}x{k} packs, 0 for blocks.
+    banks: B of gs{B}x{k} gather groups, 0 for blocks.
     rows: vectors that a linear layer is given at once; over many it runs the "conv" kernel, the rows being its pixels.
     """
     as_pixels = op == "linear" and rows >= loaded_library().nested_sparse_transpose_from()
@@ -114,7 +114,7 @@ def kernel_for(
         if has == wanted:
             return kernel.name
     raise KernelError(
-        f"no kernel for {op!r} with blocks of {block_rows} rows, packs of {banks}, "
+        f"no kernel for {op!r} with blocks of {block_rows} rows, gather groups of {banks}, "
         f"{index_bytes}-byte columns and {value_type.name} values on {isa()}"
     )
 
@@ -129,7 +129,7 @@ class RawWeight:
     """Packed arrays for `run_kernel`: (ptr, col, val) per level, norm (2, G·V), perm (G·V,) int32 or None.
 
     val: of the dtype of the kernel's value type.
-    per_row: k of gs{B}x{k} packs, 0 for blocks.
+    per_row: k of gs{B}x{k} gather groups, 0 for blocks.
     """
 
     rows: int
@@ -165,7 +165,7 @@ def run_kernel(
 ) -> None:
     """Run kernel `index` of the list on raw arrays, for tests and benchmarks: nothing is checked but the CPU.
 
-    `y` is written in place; `groups` is the range of what the kernel works through: row groups, with packs
+    `y` is written in place; `groups` is the range of what the kernel works through: row groups, with gather groups
     the bundles of "linear" and the packed rows of "conv" (default: all). Raises KernelError.
     """
     levels = (PackedLevel * len(weight.levels))(*map(_packed_level, weight.levels))

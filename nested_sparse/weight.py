@@ -19,9 +19,9 @@ class NestedWeight:
 
     values: (O, K) float32, the values of the densest level; what no level keeps is ignored.
     first_level: uint8, the lowest level that keeps each cell of the layout, NEVER where none does: (G, K) of V × 1
-        blocks, (O', K) of the single weights of gathers, O' being O made a multiple of the rows of a bundle.
-    layout: what is kept or dropped together, and how it is stored. That the gathers of every level are balanced is
-        checked when the weight is packed.
+        blocks, (O', K) of the single weights of gather groups, O' being O made a multiple of the rows of a bundle.
+    layout: what is kept or dropped together, and how it is stored. The balance of gather groups is checked
+        when the weight is packed.
     permutation: (O,) int32 or None; packed row r is output channel permutation[r]. One per layer, shared by its levels.
         Row group g holds packed rows g·R to g·R + R - 1, R being the layout's `group_rows`.
 
