@@ -1,4 +1,4 @@
-"""The operator library: where it is, how ONNX Runtime gets it, and which kernels it runs."""
+"""Library: finds and loads the operator library, gives it to ONNX Runtime, and lists its kernels."""
 
 from __future__ import annotations
 
@@ -27,7 +27,11 @@ FILE_NAME = "libnested_sparse_kernels.so"
 
 @dataclass(frozen=True, slots=True)
 class KernelInfo:
-    """One line of the list of kernels (kernels.inc); `supported` is whether this CPU can run it."""
+    """One line of the list of kernels (kernels.inc).
+
+    value_type: type of the stored values that it reads.
+    supported: whether this CPU can run it.
+    """
 
     index: int
     name: str
@@ -43,7 +47,10 @@ class KernelInfo:
 
 
 def library_path() -> Path:
-    """Path of the library: the one NESTED_SPARSE_LIBRARY names, or the built one. KernelError where it is absent."""
+    """Path of the library: the file that NESTED_SPARSE_LIBRARY names, else the installed one.
+
+    Raises KernelError where there is no such file.
+    """
     if named := os.environ.get("NESTED_SPARSE_LIBRARY"):
         if Path(named).is_file():
             return Path(named)
@@ -120,15 +127,15 @@ def kernel_for(
 
 
 def scratch_allocations() -> int:
-    """How often operators have allocated scratch memory or plans in this process; switching the level adds none."""
+    """How often operators have allocated scratch memory or plans in this process. A switch of the level adds none."""
     return int(loaded_library().nested_sparse_scratch_allocations())
 
 
 @dataclass(frozen=True, slots=True)
 class RawWeight:
-    """Packed arrays for `run_kernel`: (ptr, col, val) per level, norm (2, G·V), perm (G·V,) int32 or None.
+    """Packed arrays for `run_kernel`: (ptr, col, val) of each level, norm (2, G·V), perm (G·V,) int32 or None.
 
-    val: of the dtype of the kernel's value type.
+    val: values of the dtype of the kernel's value type.
     per_row: k of gs{B}x{k} gather groups, 0 for blocks.
     """
 
@@ -141,9 +148,10 @@ class RawWeight:
 
 @dataclass(frozen=True, slots=True)
 class RawPixels:
-    """What a "conv" kernel needs beside the weight (spmm.h): pixels, and floats from a row of x or y to the next.
+    """Pixels for a "conv" kernel (spmm.h).
 
-    y_whole: rows of y have room for whole vectors, and get them.
+    count: pixels of a row. x_pitch, y_pitch: floats from a row of x or y to the next.
+    y_whole: whether the rows of y have room for whole vectors, which the kernel then writes.
     """
 
     count: int
@@ -163,10 +171,13 @@ def run_kernel(
     groups: tuple[int, int] | None = None,
     pixels: RawPixels | None = None,
 ) -> None:
-    """Run kernel `index` of the list on raw arrays, for tests and benchmarks: nothing is checked but the CPU.
+    """Run kernel `index` of the list on raw arrays, for tests and benchmarks. Only the CPU is checked, not the arrays.
 
-    `y` is written in place; `groups` is the range of what the kernel works through: row groups, with gather groups
-    the bundles of "linear" and the packed rows of "conv" (default: all). Raises KernelError.
+    y: output, written in place.
+    groups: range of groups to compute, all by default. A group is a row group; of gather groups, "linear" kernels
+        count bundles and "conv" kernels packed rows.
+
+    Raises KernelError where the list has no such kernel, or this CPU does not support it.
     """
     levels = (PackedLevel * len(weight.levels))(*map(_packed_level, weight.levels))
     scale, shift = weight.norm

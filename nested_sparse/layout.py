@@ -1,4 +1,4 @@
-"""Where every tensor of a checkpoint lies (FORMAT.md, "Order of the bytes").
+"""Layout of the file: where every tensor of a checkpoint lies (FORMAT.md, "Order of the bytes").
 
 The order is a function of the metadata alone, so the writer, the reader and `slice` share it, and a reader can refuse
 any file whose tensor table is not the one its metadata asks for.
@@ -33,7 +33,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class LayerShape:
-    """What decides where the arrays of a layer lie; `blocks[l]` is the number of blocks that level l adds."""
+    """The sizes that decide where the arrays of a layer lie. blocks: number of blocks that each level adds."""
 
     name: str
     rows: int
@@ -45,17 +45,17 @@ class LayerShape:
 
     @property
     def group_count(self) -> int:
-        """G, row groups."""
+        """G, the number of row groups."""
         return self.layout.group_count(self.rows)
 
     @property
     def packed_rows(self) -> int:
-        """Rows with those of padding."""
+        """Number of rows, those of padding included."""
         return self.group_count * self.layout.group_rows
 
     @property
     def most_blocks(self) -> int:
-        """Blocks that the weight has in all."""
+        """Number of blocks of the whole weight."""
         return self.layout.most_blocks(self.rows, self.columns)
 
     @property

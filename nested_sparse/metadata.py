@@ -23,20 +23,20 @@ FORMAT_VERSIONS = tuple(
         {layout.format_version for layout in PATTERNS.values()} | {each.format_version for each in VALUE_TYPES.values()}
     )
 )
-"""What is read. A file gets the lowest that has all it holds, so that older readers open all that they can run."""
+"""Versions that are read. A file gets the lowest that has all that it holds, so that older readers can open it."""
 KEY = "nested_sparse"
 DIGEST_KEY = "nested_sparse_sha256"
 OPERATORS = ("conv", "linear")
 MAX_DIMENSION = (1 << 31) - 1
 MAX_NAME_NBYTES = 1024
-"""In UTF-8, of a layer, an input or an output: answers and messages repeat them."""
+"""Of the name of a layer, an input or an output, in UTF-8. It is bounded because answers and messages repeat names."""
 INDEPENDENT, DEPENDENT = "independent", "dependent"
-"""Marks of a file's rows: whether each row of every output depends on its own sample alone."""
+"""Marks of a file's rows: whether each row of every output depends on its own sample only."""
 
 
 @dataclass(frozen=True, slots=True)
 class LevelEntry:
-    """What the file says of one level; `sha256` is the digest of its segment."""
+    """One level of a file. sha256: digest of its segment."""
 
     density: float
     flops: int
@@ -46,10 +46,11 @@ class LevelEntry:
 
 @dataclass(frozen=True, slots=True)
 class LayerEntry:
-    """One nested layer; `attributes` hold the convolution's kernel_shape, strides, pads, dilations.
+    """One nested layer.
 
-    pattern: the name of what it was pruned by. Only gs{B}x{k} changes the layout.
-    value_type: how its values are stored, at every level.
+    attributes: kernel_shape, strides, pads, dilations of a convolution.
+    pattern: name of the pattern by which it was pruned. Only gs{B}x{k} changes the layout of the arrays.
+    value_type: type of its stored values, at every level.
     """
 
     name: str
@@ -71,16 +72,18 @@ class LayerEntry:
 
     @property
     def shape(self) -> LayerShape:
-        """What decides where its arrays lie."""
+        """The sizes that decide where its arrays lie."""
         return LayerShape(self.name, self.rows, self.columns, self.layout, self.permuted, self.blocks, self.value_type)
 
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """All that a checkpoint says of itself beside its tensors.
+    """All facts in a checkpoint's header except the table of tensors.
 
     rows: INDEPENDENT or DEPENDENT, at every level; None where it is not known.
-    network: the whole network; None in files whose levels' density and FLOPs are those of the nested layers alone.
+    network: totals of the whole network. None in older files, where density and FLOPs of the levels count only the
+        nested layers.
+    format_version: lowest version that has all that the layers use.
     """
 
     graph_nbytes: int
@@ -96,18 +99,18 @@ class Metadata:
     format_version: int = field(init=False)
 
     def __post_init__(self) -> None:
-        """The version that the layers ask for."""
-        asked = [max(layer.layout.format_version, layer.value_type.format_version) for layer in self.layers]
-        object.__setattr__(self, "format_version", max(asked, default=FORMAT_VERSIONS[0]))
+        """Find the version that the layers need."""
+        version = max(max(layer.layout.format_version, layer.value_type.format_version) for layer in self.layers)
+        object.__setattr__(self, "format_version", version)
 
     def to_header(self) -> dict[str, str]:
         """The two string entries of the safetensors `__metadata__`: the JSON and its digest."""
         raw = asdict(self)
         for layer, entry in zip(raw["layers"], self.layers, strict=True):
             del layer["value_type"]
-            if entry.value_type is not FLOAT32:  # readers of version 1 and 2 know no other
+            if entry.value_type is not FLOAT32:  # the default of every reader
                 layer["value_bytes"] = entry.value_type.nbytes
-        if not self.reroutes:  # not measured: the file is what it was before there were any
+        if not self.reroutes:  # not measured: a key less, as in older files
             del raw["reroutes"]
         if self.rows is None:
             del raw["rows"]

@@ -1,4 +1,4 @@
-"""LayerPlacement: where a layer's arrays lie in the segments, as the graph's operators are told."""
+"""LayerPlacement: where the arrays of a layer lie in the segments. The node in the graph has it as attributes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ PARTS = ("ptr", "col", "val", "norm")
 
 @dataclass(frozen=True, slots=True)
 class LayerPlacement:
-    """Where a layer's arrays lie: `offsets` are bytes of ptr, col, val, norm in segment l, level after level.
+    """Where the arrays of a layer lie.
 
-    banks, per_row: B and k of gs{B}x{k}, 0 for blocks. value_bytes: of the value type.
+    offsets: bytes from the begin of the level's segment to its ptr, col, val and norm, level after level.
+    permutation_offset: the same of perm in segment 0; -1 without a permutation.
+    banks, per_row: B and k of gs{B}x{k}, 0 for blocks.
+    value_bytes: bytes of a value, by which the node names the value type.
     """
 
     rows: int

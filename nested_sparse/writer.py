@@ -1,4 +1,4 @@
-"""Writes a checkpoint: places the layers, asks for the graph, lays out the bytes, renames into place."""
+"""Writer: lays out a checkpoint and writes it, all at once or not at all."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class LayerRecord:
     op: "conv" or "linear"; attributes: a convolution's kernel_shape, strides, pads, dilations
         and, where they are not 1 and 2, groups and spatial_dimensions.
     pattern: name of what the weight was pruned by; "" is that of its layout.
-    value_type: how its values are stored, rounded to nearest, ties to even.
+    value_type: type in which its values are stored; they are rounded to nearest, ties to even.
     """
 
     weight: NestedWeight
@@ -52,7 +52,7 @@ class LayerRecord:
 
 @dataclass(frozen=True, slots=True)
 class LevelRecord:
-    """What the file shall say of one level; flops for one sample of the example shape."""
+    """One level to write. flops: operations for one sample of the example shape."""
 
     density: float
     flops: int
@@ -107,7 +107,8 @@ def write_checkpoint(
 def refuse_existing(path: Path, force: bool) -> None:
     """Raises CheckpointError where `path` may not be written.
 
-    It exists and not `force`, its folder does not, or it is a pipe or a device, which a file would take the place of.
+    It may not be written where it exists and `force` is false, where it is a pipe, a socket or a device, which a file
+    would replace, and where its folder does not exist.
     """
     where = excerpt(path)
     try:
