@@ -301,7 +301,7 @@ HOSTILE_TEXT = "\x1b[2J\n" + 1_000_000 * "x"
 LONG_TEXTS: dict[str, Callable[[dict[str, Any], dict[str, np.ndarray]], None]] = {
     "layer": lambda m, t: m["layers"][0].__setitem__("name", HOSTILE_TEXT),
     "pattern": lambda m, t: m["layers"][0].__setitem__("pattern", HOSTILE_TEXT),
-    "pattern": lambda m, t: m["layers"][0].__setitem__("pattern", "gs" + 1_000_000 * "1" + "x1"),
+    "pattern of many digits": lambda m, t: m["layers"][0].__setitem__("pattern", "gs" + 1_000_000 * "1" + "x1"),
     "number": lambda m, t: m["layers"][0].__setitem__("rows", HOSTILE_TEXT),
     "list": lambda m, t: m["layers"][0].__setitem__("rows", [HOSTILE_TEXT] * 3),
     "layer of another op": lambda m, t: m["layers"][0].update(name=HOSTILE_TEXT, op="other"),
