@@ -18,12 +18,12 @@ from .argument import as_whole, file_path, shown
 from .errors import CheckpointError, LevelError
 from .excerpt import excerpt, excerpts
 from .header import read_header
-from .layout import DTYPES, TensorPlace, tensor_name
 from .level import Level
 from .mapped_file import MappedFile
 from .metadata import LayerEntry, Metadata
 from .packed import PackedLevel
 from .packing import unpack
+from .places import DTYPES, TensorPlace, tensor_name
 from .regular_file import open_regular
 from .reroute import Reroute
 from .tensor_spec import TensorSpec

@@ -11,9 +11,9 @@ from typing import Any
 from .budget import MAX_LEVELS
 from .errors import CheckpointError, PatternError
 from .excerpt import excerpt
-from .layout import LayerShape
 from .layouts import BLOCK_ROWS, PATTERNS, Blocks, Layout, stored_layout
 from .network import DenseModule, Network
+from .places import LayerShape
 from .reroute import Reroute, check_reroutes
 from .tensor_spec import TensorSpec
 from .value_type import FLOAT32, VALUE_TYPES, ValueType, value_type_of_bytes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .layout import LayerShape, TensorPlace, tensor_name
+from .places import LayerShape, TensorPlace, tensor_name
 from .value_type import FLOAT32
 
 PARTS = ("ptr", "col", "val", "norm")
