@@ -55,7 +55,6 @@ MAY_REACH: Mapping[tuple[str, str], str] = {
     ("trainer.export.verify", "runtime"): "export compares what it wrote, run at every level, with torch",
     ("serving.bench.kernels.measure", "kernels"): "a benchmark states the instruction set that ran",
     ("serving.bench.kernels.dense", "trainer"): "the dense side is the same torch model, exported by the same means",
-    ("serving.bench.kernels.layers", "trainer"): "reads layers' sizes from graphs whose shapes the exporter has tiled",
     ("serving.bench.kernels.model_cache", "trainer"): "the benchmarks' models are nested and exported on the spot",
     ("serving.bench.serving.workload", "trainer"): "the load is the demo's model and its test images",
     ("serving.commands.train", "trainer"): "the verb `train`",

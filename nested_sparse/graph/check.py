@@ -19,6 +19,8 @@ from ..metadata import MAX_NAME_NBYTES, LayerEntry
 from ..placement import placement
 from ..wire import Wire, WireError, integer_count, integers
 from . import onnx_schema as onnx
+from .contract import CONV_KIND, DOMAIN, LAYER, OPERATOR_OF
+from .contract import OPERATORS as OUR_OPERATORS
 from .operators import (
     BRANCHES,
     DECIDING,
@@ -26,8 +28,6 @@ from .operators import (
     MAX_RANK,
     ONNX_DOMAINS,
     OPERATORS,
-    OUR_DOMAIN,
-    OUR_OPERATORS,
     SHAPE_OPERATORS,
     most_values,
 )
@@ -156,7 +156,7 @@ class _GraphCheck:
             raise WireError(f"has more than {MAX_NODES} nodes")
         node = self._wire.read(data, "NodeProto", onnx.NODE)
         operator, domain = node.get("op_type", ""), node.get("domain", "")
-        known: Iterable[str] = OUR_OPERATORS if domain == OUR_DOMAIN else OPERATORS if domain in ONNX_DOMAINS else ()
+        known: Iterable[str] = OUR_OPERATORS if domain == DOMAIN else OPERATORS if domain in ONNX_DOMAINS else ()
         if operator not in known or node.get("overload", ""):
             raise WireError(
                 f"has an operator {excerpt(operator)!r} of domain {excerpt(domain)!r}, which is none of those that a "
@@ -166,7 +166,7 @@ class _GraphCheck:
             raise WireError(f"has a node with more than {MAX_VALUES_OF_NODE} inputs or outputs")
         _check_names([node.get("name", ""), *node["input"], *node["output"]])
         attributes = self._attributes(node["attribute"], operator, scope)
-        if domain == OUR_DOMAIN:
+        if domain == DOMAIN:
             self._check_ours(operator, attributes)
         _check_texts(operator, attributes)
         self._decides |= operator in DECIDING
@@ -233,20 +233,20 @@ class _GraphCheck:
     def _check_ours(self, operator: str, attributes: Mapping[str, tuple[str, Any]]) -> None:
         known = OUR_OPERATORS[operator]
         for name, (kind, _) in attributes.items():
-            if known.get(name) != kind:
+            if name not in known or known[name].kind != kind:
                 raise WireError(f"has an attribute {excerpt(name)!r} of {operator} that it does not take")
-        if operator not in ("NestedConv", "NestedLinear"):
+        if operator not in OPERATOR_OF.values():
             return
         given = {name: value for name, (_, value) in attributes.items()}
-        name = given.get("layer", b"").decode(errors="replace")
+        name = given.get(LAYER, b"").decode(errors="replace")
         layer = self._layers.get(name)
-        if layer is None or operator != {"conv": "NestedConv", "linear": "NestedLinear"}[layer.op]:
+        if layer is None or operator != OPERATOR_OF[layer.op]:
             raise WireError(f"has a {operator} of a layer {excerpt(name)!r}, which the metadata does not have")
         for key, expected in {**self._placements[name], **_window(layer)}.items():
             if isinstance(expected, list):
                 got = (given.get(key) or [])[: len(expected)]  # a slice has fewer levels than its graph
             else:
-                got = given.get(key, 4 if key == "value_bytes" else 0)
+                got = given.get(key, known[key].default or 0)
             if got != expected:
                 raise WireError(
                     f"says {key} {excerpt(got, 60)} of layer {excerpt(name)!r}, the metadata {excerpt(expected, 60)}"
@@ -274,9 +274,9 @@ class _GraphCheck:
 
 def _window(layer: LayerEntry) -> dict[str, Any]:
     """A convolution's attributes, as its node has them."""
-    scalars = ("groups", "spatial_dimensions")
     return {
-        name: (list(values) or [0])[0] if name in scalars else list(values) for name, values in layer.attributes.items()
+        name: (list(values) or [0])[0] if name in CONV_KIND else list(values)
+        for name, values in layer.attributes.items()
     }
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-OUR_DOMAIN = "nested_sparse"
 ONNX_DOMAINS = frozenset({"", "ai.onnx"})
 LOOPS = frozenset({"Loop", "Scan"})
 BRANCHES = frozenset({"If"})
@@ -52,29 +51,6 @@ _SIZES: Mapping[str, Callable[[Sequence[int]], int]] = {
 OPERATORS = frozenset(_SIZES) | frozenset(_ANY_SIZE.split())
 """Of ONNX's domain, at any version that ONNX Runtime has."""
 
-OUR_OPERATORS: Mapping[str, Mapping[str, str]] = {
-    "TiledMaxPool": dict.fromkeys(("kernel_shape", "strides", "pads", "dilations"), "ints"),
-    **{
-        op: {
-            "layer": "s",
-            "clip_min": "f",
-            "clip_max": "f",
-            **dict.fromkeys(("rows", "columns", "block_rows", "index_bytes", "permutation_offset"), "i"),
-            **dict.fromkeys(("banks", "per_row", "value_bytes"), "i"),
-            **dict.fromkeys(("blocks", "offsets"), "ints"),
-            **(
-                {
-                    **dict.fromkeys(("kernel_shape", "strides", "pads", "dilations"), "ints"),
-                    **dict.fromkeys(("groups", "spatial_dimensions", "x_tiled", "y_tiled", "residual_tiled"), "i"),
-                }
-                if op == "NestedConv"
-                else {}
-            ),
-        }
-        for op in ("NestedConv", "NestedLinear")
-    },
-}
-"""Each of our operators' attributes, and the field that holds it."""
 SHAPE_OPERATORS = frozenset({"Shape", "Size"})
 MAX_RANK = 16
 

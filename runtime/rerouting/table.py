@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -167,16 +166,6 @@ class RouteTable:
             route_accuracy(layers, session.levels, session.reroutes, session.cuts),
             _cuts(layers, session),
         )
-
-
-def operator_names(layers: Iterable[str]) -> tuple[str, ...]:
-    """A name for each use of a layer, as the graph's nodes have it: its own, then ".1", ".2", ..."""
-    uses: Counter[str] = Counter()
-    names = []
-    for layer in layers:
-        names.append(f"{layer}.{uses[layer]}" if uses[layer] else layer)
-        uses[layer] += 1
-    return tuple(names)
 
 
 def route_accuracy(

@@ -31,6 +31,7 @@ from nested_sparse.errors import (
 from nested_sparse.excerpt import excerpt, excerpts
 from nested_sparse.forked import heed_forks
 from nested_sparse.graph.check import check_graph
+from nested_sparse.graph.contract import LEVEL, runtime_inputs, segment_input
 from nested_sparse.kernels import library
 from nested_sparse.kernels.denormals import denormals_flushed
 from nested_sparse.level import resolve_level
@@ -47,8 +48,6 @@ from .tensors import Array, Arrays, check_inputs
 if TYPE_CHECKING:
     from ..rerouting import RouteGuard
 
-LEVEL_INPUT = "__level__"
-SEGMENT_INPUT = "__segment_{}__"
 MAX_THREADS = 4096
 """More than any device has. ONNX Runtime neither bounds nor checks them: told to use 40 000 it never came back."""
 RUN_LIMIT_S = 300.0
@@ -195,7 +194,7 @@ class Session:
             started = cell.value
             self._resident_level = max(self._resident_level, started)
             self._file_guard.check()
-            feeds = {**arrays, **self._segments, LEVEL_INPUT: cell.ort_value}
+            feeds = {**arrays, **self._segments, LEVEL.name: cell.ort_value}
             run = self._runs.begin()
             try:
                 if self._shrinks:
@@ -256,12 +255,13 @@ class Session:
         """The weights as the graph's inputs: views of the mapped file, nothing for the levels that were sliced off."""
         graph_inputs = {each.name for each in self._ort.get_inputs()}
         feeds: dict[str, Any] = {}
-        while (name := SEGMENT_INPUT.format(len(feeds))) in graph_inputs:
+        while (name := segment_input(len(feeds)).name) in graph_inputs:
             level = len(feeds)
             array = self._checkpoint.segment(level) if level < len(self.levels) else np.zeros(0, np.uint8)
             feeds[name] = ort.OrtValue.ortvalue_from_numpy(array)
-        expected = {*feeds, LEVEL_INPUT, *(spec.name for spec in self.inputs)}
-        if graph_inputs != expected or len(feeds) < len(self.levels):
+        bound = runtime_inputs(max(len(feeds), len(self.levels)))
+        expected = {*(spec.name for spec in self.inputs), *(each.name for each in bound)}
+        if graph_inputs != expected:
             raise CheckpointError(
                 f"{self.path.name}: its graph takes {excerpts(sorted(graph_inputs))}; expected "
                 f"{excerpts(sorted(expected))} and a segment for each of its {len(self.levels)} levels; export it again"

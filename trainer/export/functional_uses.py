@@ -13,8 +13,9 @@ import torch
 from torch import fx
 
 from nested_sparse.errors import ExportError
+from nested_sparse.graph.contract import LINEAR
 
-from .placeholder import LEVEL_NORM, LEVEL_VALUE, LEVEL_WEIGHT, LINEAR, LevelValues, bias_name
+from .placeholder import LEVEL_NORM, LEVEL_VALUE, LEVEL_WEIGHT, LevelValues, bias_name
 
 _SYMBOLIC = "onnx_symbolic._symbolic.default"  # what torch.onnx.ops.symbolic calls
 _FLOAT = 1  # ONNX's number of float32

@@ -9,7 +9,6 @@ before it has no other reader. Level norms that follow no nested layer become Ga
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,12 +18,27 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes import common
 
+from nested_sparse.graph.contract import (
+    CLIP_MAX,
+    CLIP_MIN,
+    CONV,
+    DOMAIN,
+    DOMAIN_VERSION,
+    LAYER,
+    LINEAR,
+    PLACEMENT,
+    X_INPUT,
+    GraphInput,
+    layer_inputs,
+    node_names,
+    runtime_inputs,
+)
 from nested_sparse.placement import LayerPlacement
 
-from .nodes import X_INPUT, is_ours, our_nodes, rank
-from .placeholder import CONV, DOMAIN, LEVEL_NORM, LEVEL_VALUE, LINEAR, LevelValues
+from .nodes import is_ours, our_nodes, rank
+from .placeholder import LEVEL_NORM, LEVEL_VALUE, LevelValues
 from .tile import tile_images
-from .trace import BATCH, LEVEL_INPUT, segment_input
+from .trace import BATCH
 
 IR_VERSION = 9  # what ONNX Runtime 1.17 reads; nothing here needs a later one
 
@@ -43,15 +57,11 @@ class FusedGraph:
         """The serialised ONNX model, each operator told where its layer's arrays lie."""
         for node in our_nodes(self.model, CONV, LINEAR):
             placement = placements[_layer(node)]
-            integers = ["rows", "columns", "block_rows", "index_bytes", "permutation_offset"]
-            if placement.banks:  # absent for blocks, as in files of format version 1
-                integers += ["banks", "per_row"]
-            if placement.value_bytes != 4:
-                integers.append("value_bytes")
-            for name in integers:
-                node.attributes[name] = ir.AttrInt64(name, getattr(placement, name))
-            for name in ("blocks", "offsets"):
-                node.attributes[name] = ir.AttrInt64s(name, getattr(placement, name))
+            for name, attribute in PLACEMENT.items():
+                value = getattr(placement, name)
+                if value == attribute.default:  # left out, so that older readers open what they can run
+                    continue
+                node.attributes[name] = ir.AttrInt64s(name, value) if attribute.many else ir.AttrInt64(name, value)
         return ir.to_proto(self.model).SerializeToString(deterministic=True)
 
 
@@ -64,19 +74,15 @@ def fuse(
     values: (L, ...) of every LevelValue, by name.
     """
     norm_of = _foldable_norms(model)
-    level = ir.Value(name=LEVEL_INPUT, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([]))
-    segments = [
-        ir.Value(name=segment_input(index), type=ir.TensorType(ir.DataType.UINT8), shape=ir.Shape([None]))
-        for index in range(level_count)
-    ]
+    level, *segments = (_graph_input(each) for each in runtime_inputs(level_count))
     for node in our_nodes(model, CONV, LINEAR):
         if norm_of[_layer(node)] is not None:
             _fold(node, _following(node))
         residual = _fold_residual(node)
         clip_min, clip_max = _fold_clamp(node)
-        _set_inputs(node, [node.inputs[X_INPUT], level, residual, *segments])
-        node.attributes["clip_min"] = ir.AttrFloat32("clip_min", clip_min)
-        node.attributes["clip_max"] = ir.AttrFloat32("clip_max", clip_max)
+        _set_inputs(node, layer_inputs(node.inputs[X_INPUT], level, residual, segments))
+        node.attributes[CLIP_MIN] = ir.AttrFloat32(CLIP_MIN, clip_min)
+        node.attributes[CLIP_MAX] = ir.AttrFloat32(CLIP_MAX, clip_max)
     _name_nodes(model)
     for node in our_nodes(model, LEVEL_NORM):
         _spell_out_norm(model, node, norms[_layer(node)], level)
@@ -88,8 +94,13 @@ def fuse(
     return FusedGraph(model, norm_of)
 
 
+def _graph_input(given: GraphInput) -> ir.Value:
+    dtype = ir.DataType[given.dtype.upper()]
+    return ir.Value(name=given.name, type=ir.TensorType(dtype), shape=ir.Shape(given.shape))
+
+
 def _layer(node: ir.Node) -> str:
-    return node.attributes["layer"].as_string()
+    return node.attributes[LAYER].as_string()
 
 
 def _following(node: ir.Node) -> ir.Node | None:
@@ -227,12 +238,10 @@ def _spell_out_value(model: ir.Model, node: ir.Node, table: NDArray[Any], level:
 
 
 def _name_nodes(model: ir.Model) -> None:
-    """Call each operator after its layer: profiles and viewers show it. A second use of a layer gets a number."""
-    calls: Counter[str] = Counter()
-    for node in our_nodes(model, CONV, LINEAR):
-        layer = _layer(node)
-        node.name = f"{layer}.{calls[layer]}" if calls[layer] else layer
-        calls[layer] += 1
+    """Name each operator after its layer (contract.node_names): profiles and viewers show these names."""
+    nodes = our_nodes(model, CONV, LINEAR)
+    for node, name in zip(nodes, node_names(map(_layer, nodes)), strict=True):
+        node.name = name
 
 
 def _initializer(model: ir.Model, name: str, values: NDArray[Any]) -> ir.Value:
@@ -258,7 +267,7 @@ def _tidy(model: ir.Model) -> None:
     model.metadata_props.clear()
     model.doc_string = None
     _name_batch(model)
-    model.opset_imports[DOMAIN] = 1
+    model.opset_imports[DOMAIN] = DOMAIN_VERSION
     model.ir_version = IR_VERSION
     model.producer_name, model.producer_version = "nested-sparse", None
 

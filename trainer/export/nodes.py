@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from .placeholder import DOMAIN
-
-X_INPUT, RESIDUAL_INPUT = 0, 2  # of NestedConv and NestedLinear (kernels/operator.h)
+from nested_sparse.graph.contract import DOMAIN
 
 
 def our_nodes(model: ir.Model, *operators: str) -> list[ir.Node]:

@@ -12,14 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nested_sparse.errors import ExportError
+from nested_sparse.graph.contract import CONV, CONV_KIND, DOMAIN, DOMAIN_VERSION, LAYER, LINEAR, WINDOW
 
 from ..model.layers import NestedConv, NestedLayer, NestedLinear
 from ..model.modes import replaced_forward
 from ..model.norm import LevelBatchNorm
 
-DOMAIN = "nested_sparse"
-CONV = "NestedConv"
-LINEAR = "NestedLinear"
 # these never leave the exporter: functional_uses.py and fuse.py make our operators or standard ones of them
 LEVEL_NORM = "LevelNorm"
 LEVEL_VALUE = "LevelValue"
@@ -64,18 +62,14 @@ def bias_name(layer: str) -> str:
 
 def window_attributes(layer: NestedConv) -> dict[str, list[int]]:
     """The convolution's window as the checkpoint and the operator name it; pads are top, left, bottom, right."""
-    return {
-        "kernel_shape": [int(size) for size in layer.kernel_size],
-        "strides": [int(step) for step in layer.stride],
-        "pads": [int(pad) for pad in layer.padding],
-        "dilations": [int(step) for step in layer.dilation],
-    }
+    sizes = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+    return {name: [int(size) for size in each] for name, each in zip(WINDOW, sizes, strict=True)}
 
 
 def kind_attributes(layer: NestedConv) -> dict[str, int]:
     """`groups` and `spatial_dimensions`, where they are not the operator's defaults."""
-    given = {"groups": (layer.groups, 1), "spatial_dimensions": (layer.spatial, 2)}
-    return {name: value for name, (value, default) in given.items() if value != default}
+    given = dict(zip(CONV_KIND, (layer.groups, layer.spatial), strict=True))
+    return {name: value for name, value in given.items() if value != CONV_KIND[name].default}
 
 
 @contextmanager
@@ -98,7 +92,7 @@ def _replaced_reads(layer: NestedLayer) -> Iterator[None]:
 
 def _conv(layer: NestedConv) -> Forward:
     window, rank = window_attributes(layer), 2 + layer.spatial
-    attributes = {"layer": layer.name, **window, **kind_attributes(layer)}
+    attributes = {LAYER: layer.name, **window, **kind_attributes(layer)}
 
     def forward(x: Tensor) -> Tensor:
         if x.dim() == rank - 1:  # one image without a batch; the operator wants one
@@ -113,7 +107,7 @@ def _conv(layer: NestedConv) -> Forward:
 
 def _output_size(x: Tensor, window: dict[str, list[int]]) -> list[int]:
     """Of the spatial dimensions that x has, the last of the window's two."""
-    kernel, strides, pads, dilations = (window[name] for name in ("kernel_shape", "strides", "pads", "dilations"))
+    kernel, strides, pads, dilations = (window[name] for name in WINDOW)
     return [
         (x.shape[axis - 2] + pads[axis] + pads[2 + axis] - dilations[axis] * (kernel[axis] - 1) - 1) // strides[axis]
         + 1
@@ -127,7 +121,7 @@ def _linear(layer: NestedLinear) -> Forward:
     def forward(x: Tensor) -> Tensor:
         if x.dim() < 1 or x.shape[-1] != columns:
             raise ExportError(f"{layer.name!r}: expected an input [..., {columns}], got {list(x.shape)}")
-        return _node(LINEAR, x, {"layer": layer.name}, (*x.shape[:-1], rows))
+        return _node(LINEAR, x, {LAYER: layer.name}, (*x.shape[:-1], rows))
 
     return forward
 
@@ -144,7 +138,7 @@ def _tensors(norm: nn.Module) -> list[tuple[str, Tensor]]:
 
 def _plain_norm(path: str) -> Forward:
     def forward(x: Tensor) -> Tensor:
-        return _node(LEVEL_NORM, x, {"layer": path}, tuple(x.shape))
+        return _node(LEVEL_NORM, x, {LAYER: path}, tuple(x.shape))
 
     return forward
 
@@ -188,7 +182,7 @@ def _array(tensor: Tensor) -> NDArray[Any]:
 def _leaf(operator: str, name: str, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
     """A node without inputs."""
     node: Tensor = torch.onnx.ops.symbolic(
-        f"{DOMAIN}::{operator}", (), {"layer": name}, dtype=dtype, shape=tuple(shape), version=1
+        f"{DOMAIN}::{operator}", (), {LAYER: name}, dtype=dtype, shape=tuple(shape), version=DOMAIN_VERSION
     )
     return node
 
@@ -197,9 +191,9 @@ def _node(operator: str, x: Tensor, attributes: dict[str, Any], shape: tuple[int
     """The node's output, filled with zeros: nothing is computed while tracing."""
     if x.dtype != torch.float32:
         raise ExportError(
-            f"{attributes['layer']!r}: nested layers compute in float32, got {x.dtype}; call .float() first"
+            f"{attributes[LAYER]!r}: nested layers compute in float32, got {x.dtype}; call .float() first"
         )
     node: Tensor = torch.onnx.ops.symbolic(
-        f"{DOMAIN}::{operator}", (x,), attributes, dtype=x.dtype, shape=shape, version=1
+        f"{DOMAIN}::{operator}", (x,), attributes, dtype=x.dtype, shape=shape, version=DOMAIN_VERSION
     )
     return node

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from nested_sparse.argument import shown
 from nested_sparse.errors import ExportError
 from nested_sparse.excerpt import excerpt
+from nested_sparse.graph.contract import is_runtime_input
 from nested_sparse.tensor_spec import TensorSpec
 
 from ..model.forward_call import ForwardCall
@@ -33,14 +34,8 @@ from .placeholder import LevelValues, placeholders
 from .recurrent import TRANSLATIONS, WholeRecurrent
 from .simplify import simplify
 
-LEVEL_INPUT = "__level__"
 BATCH = "batch"
 MODEL = "model"  # the child of ForwardCall.flat
-
-
-def segment_input(level: int) -> str:
-    """Name of the graph input that takes the file's segment of `level`."""
-    return f"__segment_{level}__"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +102,7 @@ def _names(kind: str, given: Sequence[str] | None, defaults: list[str]) -> list[
 def _check_distinct(names: list[str]) -> None:
     counts = Counter(names)
     for name in names:
-        if not name or re.fullmatch(r"__(level|segment_\d+)__", name):
+        if not name or is_runtime_input(name):
             raise ExportError(
                 f"{name!r} cannot name an input or output: it is empty or one of the runtime's own; choose another"
             )

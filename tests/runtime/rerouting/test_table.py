@@ -15,7 +15,7 @@ from nested_sparse.kernels import guarded_run
 from nested_sparse.level import Level
 from nested_sparse.reroute import Reroute
 from nested_sparse.runtime.rerouting.guard import RouteGuard
-from nested_sparse.runtime.rerouting.table import RouteTable, Seen, fade, operator_names, route_accuracy
+from nested_sparse.runtime.rerouting.table import RouteTable, Seen, fade, route_accuracy
 
 NAN = math.nan
 
@@ -180,11 +180,6 @@ def test_without_reroutes_a_route_scores_what_its_end_does() -> None:
     np.testing.assert_array_equal(ranked[2, :2], [[0, 0], [1, 1]])
     partial = route_accuracy(("a", "b"), levels(None, 0.7, 0.9), [])
     np.testing.assert_array_equal(partial[2, :2], [[NAN, NAN], [0.7, 0.7]])
-
-
-def test_layers_used_again_are_numbered() -> None:
-    """As the graph's nodes are."""
-    assert operator_names(["a", "b", "a", "a", "b"]) == ("a", "b", "a.1", "a.2", "b.1")
 
 
 @pytest.mark.parametrize(
