@@ -18,7 +18,7 @@ from nested_sparse.runtime.simulation import (
     default_traces,
 )
 
-from ..row import Reach
+from ..reach import Reach
 from .comparison import ELASTIC
 from .figure import Figure
 
