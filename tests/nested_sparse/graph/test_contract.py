@@ -22,6 +22,7 @@ from nested_sparse.graph.contract import (
     OPERATORS,
     PLACEMENT,
     Y_TILED,
+    Attribute,
     is_runtime_input,
     layer_inputs,
     layer_of_node,
@@ -98,6 +99,19 @@ def test_placements_have_the_attributes_of_the_contract() -> None:
     assert fields.keys() == PLACEMENT.keys()
     defaults = {name: fields[name].default for name, attribute in PLACEMENT.items() if attribute.default is not None}
     assert defaults == {name: PLACEMENT[name].default for name in defaults}
+
+
+def test_the_page_has_every_attribute() -> None:
+    """FORMAT.md, "The graph": the table of attributes, with types and what an absent one means."""
+    page = (ROOT / "nested_sparse/FORMAT.md").read_text(encoding="utf-8")
+    table = page.partition("| attribute | type | absent | meaning |")[2].partition("\n\n")[0]
+    kinds = {"string": "s", "int": "i", "ints": "ints", "float": "f"}
+    listed = {
+        name: Attribute(kinds[kind], int(absent) if absent else None)
+        for names, kind, absent in re.findall(r"^\| (`[^|]+`) \| (\w+) \|\s*(-?\d*)\s*\|", table, re.MULTILINE)
+        for name in re.findall(r"`(\w+)`", names)
+    }
+    assert listed == {name: attribute for each in OPERATORS.values() for name, attribute in each.items()}
 
 
 def kernel_sources() -> str:
