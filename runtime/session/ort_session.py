@@ -10,7 +10,7 @@ import onnxruntime as ort
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import CheckpointError
 from nested_sparse.excerpt import excerpt
-from nested_sparse.graph.check import check_graph
+from nested_sparse.graph.check import GraphFacts, check_graph
 from nested_sparse.kernels import library
 from nested_sparse.kernels.denormals import denormals_flushed
 
@@ -33,8 +33,10 @@ _CONFIG = {
 }
 
 
-def open_ort(checkpoint: Checkpoint, threads: int, profile_to: Path | None) -> Any:
-    """An InferenceSession with our operators. profile_to: a folder for ONNX Runtime's profile.
+def open_ort(checkpoint: Checkpoint, threads: int, profile_to: Path | None) -> tuple[Any, GraphFacts]:
+    """An InferenceSession with our operators, and the facts of its graph.
+
+    profile_to: a folder for ONNX Runtime's profile.
 
     Raises CheckpointError, and KernelError where the operator library is absent or does not fit.
     """
@@ -49,9 +51,10 @@ def open_ort(checkpoint: Checkpoint, threads: int, profile_to: Path | None) -> A
     CLOCKWORK.begin(load, LOAD_LIMIT_S)
     try:
         with denormals_flushed():  # set_denormal_as_zero also sets the thread that makes the session: this puts it back
-            return ort.InferenceSession(
+            session = ort.InferenceSession(
                 graph, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
             )
+        return session, facts
     except Exception as error:  # ONNX Runtime's errors have no common base
         said = f"not within {LOAD_LIMIT_S:.0f} s" if load.stopped else excerpt(error, MESSAGE_CHARACTERS)
         raise CheckpointError(f"{where}: ONNX Runtime does not load its graph: {said}") from error

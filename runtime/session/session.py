@@ -30,7 +30,6 @@ from nested_sparse.errors import (
 )
 from nested_sparse.excerpt import excerpt, excerpts
 from nested_sparse.forked import heed_forks
-from nested_sparse.graph.check import check_graph
 from nested_sparse.graph.contract import LEVEL, runtime_inputs, segment_input
 from nested_sparse.kernels import library
 from nested_sparse.kernels.denormals import denormals_flushed
@@ -65,6 +64,7 @@ class Session:
 
     path; name: the file's stem; inputs, outputs: tuples of TensorSpec; levels: tuple of Level; threads: of one run.
     rows: what the file says of its rows (Metadata.rows), None where nothing.
+    decides: whether one value may decide what its graph computes for all samples of a batch (GraphFacts).
     reroutes: what lowered inferences were measured to score.
     threads: at most MAX_THREADS; None for every core this process may use. profile_to: a folder for ONNX Runtime's
     profile, written by close(). run_limit_s: the most that a run may take; then it is ended, with StuckError.
@@ -98,7 +98,9 @@ class Session:
         self.reroutes = self._checkpoint.reroutes
         self.rows = self._checkpoint.rows
         self._output_names = [spec.name for spec in self.outputs]
-        self._ort: Any = open_ort(self._checkpoint, self._threads, profile_to)
+        self._ort: Any
+        self._ort, facts = open_ort(self._checkpoint, self._threads, profile_to)
+        self.decides = facts.decides
         self._segments = self._segment_feeds()
         self._file_guard = FileGuard(self._checkpoint.file)
         self._runs = Runs(run_limit_s)
@@ -129,7 +131,7 @@ class Session:
             if threads == self._threads:
                 return
             with self._open_ort():  # else close() could let go of the file meanwhile
-                built = open_ort(self._checkpoint, threads, None)
+                built, _ = open_ort(self._checkpoint, threads, None)
                 with self._idle:
                     if self._ort is None:
                         raise UnavailableError(f"{self.path.name}: this session is closed")
@@ -141,11 +143,6 @@ class Session:
         metadata = self._checkpoint.metadata
         digests = (metadata.graph_sha256, *(level.sha256 for level in metadata.levels))
         return hashlib.sha256("\n".join(digests).encode()).hexdigest()
-
-    @property
-    def decides(self) -> bool:
-        """Whether its graph may decide by one value what it computes for all samples (GraphFacts); read each time."""
-        return check_graph(self._checkpoint, self._checkpoint.graph()).decides
 
     @property
     def isa(self) -> str:
@@ -263,7 +260,7 @@ class Session:
         if graph_inputs != expected:
             raise CheckpointError(
                 f"{self.path.name}: its graph takes {excerpts(sorted(graph_inputs))}; expected "
-                f"{excerpts(sorted(expected))} and a segment for each of its {len(self.levels)} levels; export it again"
+                f"{excerpts(sorted(expected))}, for its {len(self.levels)} levels; export it again"
             )
         return feeds
 
