@@ -1,8 +1,9 @@
-"""Operators that a checkpoint's graph may hold, and how large their results can be when all they take is constant.
+"""Operators of ONNX's domain that a checkpoint's graph may hold, and how large their results of constants can be.
 
-An allow list, because ONNX Runtime has hundreds more in domains of its own, of which some read files, call other
-libraries or run whole models. Left out of ONNX's domain: texts (no input of ours has any, and their size is bounded by
-nothing that we could set: String*, RegexFullMatch, TfIdfVectorizer), ImageDecoder, Optional*, SequenceMap, training.
+This is an allow list, because ONNX Runtime has hundreds of other operators in domains of its own. Some of these read
+files, call other libraries or run whole models. Left out of ONNX's domain are operators on texts (String*,
+RegexFullMatch, TfIdfVectorizer: no input of ours is a text, and we can set no bound on the size of one), ImageDecoder,
+Optional*, SequenceMap and training.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ ONNX_DOMAINS = frozenset({"", "ai.onnx"})
 LOOPS = frozenset({"Loop", "Scan"})
 BRANCHES = frozenset({"If"})
 DECIDING = frozenset({"If", "Loop"})
-"""By a value that is one for the whole batch; a Scan runs as often as its input is long."""
+"""Operators that decide by one value for the whole batch. A Scan does not: it runs as often as its input is long."""
 
 _PER_VALUE = """
 Abs Acos Acosh Asin Asinh Atan Atanh BitCast BitwiseNot Cast CastLike Ceil Celu Clip Cos Cosh CumProd CumSum Dropout
@@ -49,14 +50,17 @@ _SIZES: Mapping[str, Callable[[Sequence[int]], int]] = {
     **dict.fromkeys(_JOINED.split(), sum),
 }
 OPERATORS = frozenset(_SIZES) | frozenset(_ANY_SIZE.split())
-"""Of ONNX's domain, at any version that ONNX Runtime has."""
+"""Names of the allowed operators, at any version that ONNX Runtime has."""
 
 SHAPE_OPERATORS = frozenset({"Shape", "Size"})
 MAX_RANK = 16
 
 
 def most_values(operator: str, inputs: Sequence[int]) -> int | None:
-    """The most values that `operator` makes of inputs of at most `inputs` values; None: no known bound."""
+    """The most values that an output of `operator` has; None where no bound is known.
+
+    inputs: the most values of each input.
+    """
     if operator in SHAPE_OPERATORS:
         return MAX_RANK
     size = _SIZES.get(operator)
