@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nested_sparse.coupled import ChannelGroup
-from nested_sparse.mask import group_count
-from nested_sparse.pattern import Pattern
+from nested_sparse.layouts import Layout
 
 from .modes import called_past
 
@@ -29,9 +28,9 @@ class NestedLayer(nn.Module):
     weight, bias: these two, but for code that runs within a module's forward and reads them past the layer's own, e.g.
         F.linear(x, self.proj.weight, self.proj.bias): it gets the current level's, (O, ...) with zeros where the level
         keeps nothing, and (O,). So it computes what the layer would. Gradients flow to the parameters.
-    pattern: what is kept or dropped together.
-    first_level: buffer, uint8 (G, K), the lowest level that keeps each V × 1 block, 255 where none does. V = 1 where
-        the pattern is gs{B}x{k}, with rows up to a whole bundle, or channel.
+    layout: what is kept or dropped together.
+    first_level: buffer, uint8, the lowest level that keeps each cell of the layout, 255 where none does: (G, K) of
+        V × 1 blocks; V = 1 where the pattern is gs{B}x{k}, with rows up to a whole bundle, or channel.
     allowed: buffer, bool like the weight, or None for all: which weights levels may keep; a block, where it may of one.
     permutation: buffer, int32 (O,), packed row r is output channel permutation[r]; None is the identity.
     level: the level that `forward` runs; set by NestedModel.set_level.
@@ -47,19 +46,18 @@ class NestedLayer(nn.Module):
     permutation: Tensor | None
     allowed: Tensor | None
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, *, pattern: Pattern, level_count: int) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, *, layout: Layout, level_count: int) -> None:
         super().__init__()
         self.weight = weight
         per_level = None if bias is None else bias.detach().clone().expand(level_count, -1).contiguous()
         self.bias = None if per_level is None else nn.Parameter(per_level, bias is not None and bias.requires_grad)
-        packed_rows = group_count(weight.shape[0], pattern.group_rows) * pattern.group_rows
-        shape = (packed_rows // pattern.block_rows, weight[0].numel())
+        shape = layout.cells_shape(weight.shape[0], weight[0].numel())
         first_level = torch.zeros(shape, dtype=torch.uint8, device=weight.device)
         self.register_buffer("first_level", first_level)
         self.register_buffer("permutation", None)
         self.register_buffer("allowed", None)
-        self.pattern = pattern
-        self.block_rows = pattern.block_rows
+        self.layout = layout
+        self.block_rows = layout.block_rows
         self.level_count = level_count
         self.level = level_count - 1
         self.name = ""
@@ -146,7 +144,7 @@ class NestedLayer(nn.Module):
     def extra_repr(self) -> str:
         """Shape, pattern, levels."""
         shape = "x".join(str(size) for size in self.values.shape)
-        return f"{shape}, pattern={self.pattern.name}, levels={self.level_count}, dense={self.dense}"
+        return f"{shape}, pattern={self.layout.name}, levels={self.level_count}, dense={self.dense}"
 
 
 class _MaskCache:
@@ -178,8 +176,8 @@ class NestedConv(NestedLayer):
     spatial: int
     """Spatial dimensions, 1 or 2."""
 
-    def __init__(self, conv: nn.Conv1d | nn.Conv2d, *, pattern: Pattern, level_count: int) -> None:
-        super().__init__(conv.weight, conv.bias, pattern=pattern, level_count=level_count)
+    def __init__(self, conv: nn.Conv1d | nn.Conv2d, *, layout: Layout, level_count: int) -> None:
+        super().__init__(conv.weight, conv.bias, layout=layout, level_count=level_count)
         self.in_channels, self.out_channels, self.groups = conv.in_channels, conv.out_channels, conv.groups
         self.kernel_size = _pair(conv.kernel_size, 1)
         self.stride = _pair(conv.stride, 1)
@@ -214,8 +212,8 @@ class NestedConv2d(NestedConv):
 class NestedLinear(NestedLayer):
     """A linear layer with nested weights (O, K)."""
 
-    def __init__(self, linear: nn.Linear, *, pattern: Pattern, level_count: int) -> None:
-        super().__init__(linear.weight, linear.bias, pattern=pattern, level_count=level_count)
+    def __init__(self, linear: nn.Linear, *, layout: Layout, level_count: int) -> None:
+        super().__init__(linear.weight, linear.bias, layout=layout, level_count=level_count)
         self.in_features, self.out_features = linear.in_features, linear.out_features
 
     def forward(self, x: Tensor) -> Tensor:

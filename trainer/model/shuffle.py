@@ -22,8 +22,8 @@ def shuffle_rows(net: NestedModel, level: int = 0) -> None:
     """Set the permutation of every layer of blocks to what suits its weights of now at the density of `level`.
 
     All levels share it, so it must come before any masks: refused where a layer drops something already. Layers that
-    share a weight share the permutation; rows of a convolution stay in their group; single weights, packs, channels and
-    layers kept dense have none. The same weights give the same result in every process. Raises TrainingError,
+    share a weight share the permutation; rows of a convolution stay in their group; single weights, gathers, channels
+    and layers kept dense have none. The same weights give the same result in every process. Raises TrainingError,
     LevelError.
     """
     layers = [layer for layer in net.nested_layers().values() if in_blocks(layer)]

@@ -26,8 +26,9 @@ STARTS = ("random", "magnitude")
 class RigL:
     """At each update a share of what is kept, drop / 2 · (1 + cos(π · t / T)), is dropped by magnitude in each layer.
 
-    As many blocks grow where the gradient, as though they were kept at zero, is largest; they start from zero. Packs,
-    which cannot keep any choice, choose by these scores: survivors first, then by gradient; a few survivors may fall.
+    As many blocks grow where the gradient, as though they were kept at zero, is largest; they start from zero.
+    Gathers cannot keep every choice: they are chosen by these scores, survivors before all others and the rest by
+    gradient, so that a few survivors may be dropped.
     Not for pattern channel, for which there is Chex.
     """
 
@@ -51,8 +52,8 @@ class RigL:
 
     def search(self, net: NestedModel, level: int, density: float) -> Search:
         """A search by RigL. Raises TrainingError for pattern channel."""
-        if any(layer.pattern.channels for layer in net.nested_layers().values()):
-            raise TrainingError("RigL moves weights, blocks or packs, not channels; choose schedule Chex for them")
+        if any(layer.layout.whole_channels for layer in net.nested_layers().values()):
+            raise TrainingError("RigL moves weights, blocks or gathers, not channels; choose schedule Chex for them")
         return RigLSearch(net, level, density, self)
 
 
