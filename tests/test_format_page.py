@@ -10,15 +10,14 @@ import pytest
 from foreign_reader import ForeignModel
 from onnx import TensorProto, helper, numpy_helper
 
-from chain import linear_chain
+from chain import counting_layer, linear_chain
 from imports import read_imports
 from nested_sparse.kernels.library import library_path
 from nested_sparse.placement import LayerPlacement
 from nested_sparse.runtime import Session
 from nested_sparse.slice import slice_checkpoint
 from nested_sparse.tensor_spec import TensorSpec
-from nested_sparse.weight import NestedWeight
-from nested_sparse.writer import LayerRecord, LevelRecord, write_checkpoint
+from nested_sparse.writer import LevelRecord, write_checkpoint
 from support import EXAMPLE, ROOT
 
 FILES = [EXAMPLE, *sorted((ROOT / "tests/golden").glob("*.safetensors"))]
@@ -71,19 +70,10 @@ def test_a_slice_gets_empty_segments(tmp_path: Path) -> None:
         model.run({"input": np.zeros((1, 1, 28, 28), np.float32)})
 
 
-def counting_layer(name: str) -> LayerRecord:
-    """A layer that keeps x and adds the level that it runs at."""
-    first_level = np.where(np.eye(WIDTH), 0, 255).astype(np.uint8)
-    first_level[0, 1], first_level[0, 2] = 1, 2  # a block of each level, of the value 0
-    norms = np.stack([np.stack([np.ones(WIDTH), np.full(WIDTH, level)]) for level in range(LEVELS)])
-    weight = NestedWeight(name, np.eye(WIDTH, dtype=np.float32), first_level, 1, None)
-    return LayerRecord(weight, norms.astype(np.float32), "linear", {})
-
-
 @pytest.fixture
 def lowering(tmp_path: Path) -> Path:
     """Three counting layers; between the first and the second the graph answers the int64 that `to` holds."""
-    records = [counting_layer(name) for name in "abc"]
+    records = [counting_layer(name, WIDTH, LEVELS) for name in "abc"]
     chain = linear_chain(records, LEVELS)
 
     def build(placements: dict[str, LayerPlacement]) -> bytes:
