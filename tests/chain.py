@@ -1,4 +1,4 @@
-"""Checkpoints whose graph is a chain of nested linear layers, and what they compute, in numpy."""
+"""Chains: checkpoints whose graph is a chain of nested linear layers, and the same computation in numpy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A reader of checkpoints that knows FORMAT.md and nothing of this package; "step" refers to its section "The graph".
+"""Foreign reader: a reader of checkpoints that uses nothing of this package. "Step" is one of FORMAT.md, "The graph".
 
 It checks nothing: the page's last section is about that. It leaves the mode for denormals as it is, which would stay
 set in the thread that runs the tests.

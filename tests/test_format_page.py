@@ -1,4 +1,4 @@
-"""FORMAT.md is enough to run a file: a reader that knows only the page answers as Session does, bit for bit."""
+"""The format page: a reader that follows only FORMAT.md answers as Session does, bit for bit."""
 
 from __future__ import annotations
 

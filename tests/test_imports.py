@@ -60,7 +60,7 @@ MAY_REACH: Mapping[tuple[str, str], str] = {
     ("serving.commands.train", "trainer"): "the verb `train`",
     ("serving.demo.run", "trainer"): "the demo trains what it serves",
 }
-"""What one module, without its folder's name before it, imports from a folder beyond MAY_IMPORT."""
+"""Reasons why one module imports from a folder beyond MAY_IMPORT. Names are without the package's."""
 
 ROOMS: Mapping[str, int] = {
     "resources": 0,

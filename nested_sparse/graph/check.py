@@ -71,7 +71,7 @@ def check_graph(checkpoint: Checkpoint, graph: bytes) -> GraphFacts:
 
 @dataclass(slots=True)
 class _Scope:
-    """What is known of the values of one graph while its nodes are read.
+    """Values of one graph while its nodes are read.
 
     outer: scope of the graph around it, whose values it may read too. depth: number of graphs around it.
     most: by name, the most numbers that a value holds if it is constant; None if it is not.

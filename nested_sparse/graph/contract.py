@@ -112,7 +112,7 @@ OPERATORS: Mapping[str, Mapping[str, Attribute]] = {
 def node_names(layers: Iterable[str]) -> tuple[str, ...]:
     """Names of the nodes that run `layers`, in this order: the layer's, then ".1", ".2", … where it is used again.
 
-    The exporter names nodes so in the order of the graph. Whatever knows only the order of a run counts in that order.
+    The exporter counts in the order of the graph; the runtime's reroute tables count in the order of a run.
     The layer's name alone is in the attribute `layer`, in the metadata and in reroutes.
     """
     uses: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""Operators of ONNX's domain that a checkpoint's graph may hold, and how large their results of constants can be.
+"""Operators: the names in ONNX's domain that a checkpoint's graph may hold, and bounds on their results of constants.
 
 This is an allow list, because ONNX Runtime has hundreds of other operators in domains of its own. Some of these read
 files, call other libraries or run whole models. Left out of ONNX's domain are operators on texts (String*,

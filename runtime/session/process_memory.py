@@ -1,4 +1,4 @@
-"""Process memory: how much of it is resident, and how freed memory goes back to the system."""
+"""Process memory: the resident part of it, and the return of freed memory to the system."""
 
 from __future__ import annotations
 

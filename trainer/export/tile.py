@@ -1,6 +1,6 @@
-"""Tiled images: what only convolutions and the pools between them read is handed over tiled (kernels/image.h).
+"""Tiled images: the form of images that only convolutions, and the pools between them, read (kernels/image.h).
 
-The shape of such a tensor stays readable in the graph as the name of its one dimension.
+The shape of such a tensor stays readable in the graph, as the name of its one dimension.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .nodes import is_ours, our_nodes, rank
 
 
 def tile_images(model: ir.Model) -> None:
-    """Make pools between convolutions ours and mark every image that can be tiled, at both ends."""
+    """Make TiledMaxPools of the pools between convolutions, and mark every image that can be tiled, at both ends."""
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
         if node.domain == "" and node.op_type == "MaxPool":
             _tile_max_pool(node)
@@ -48,7 +48,7 @@ def _only_convolutions_read(image: ir.Value) -> bool:
 
 
 def _tile_max_pool(node: ir.Node) -> None:
-    """Make a MaxPool between convolutions ours, where its input is a convolution's and has no negative values."""
+    """Make a TiledMaxPool of a MaxPool between convolutions, if the clamp of the first leaves no negative value."""
     (image,) = node.inputs[:1]
     if image is None or len(node.outputs) != 1 or not _only_convolutions_read(node.outputs[0]):
         return

@@ -1,4 +1,4 @@
-"""What a checkpoint's graph may not hold: each ends in CheckpointError, before ONNX Runtime sees a byte of it."""
+"""Refused graphs: each ends in CheckpointError, before ONNX Runtime sees a byte of it."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ CONTRACT = "nested_sparse/graph/contract.py"
 SPELLED = re.compile(
     "|".join((LEVEL.name, "__segment_", CONV, LINEAR, MAX_POOL, *INPUT_TILED.values(), Y_TILED, "permutation_offset"))
 )
-"""What only the contract spells: names that mean nothing but parts of a graph."""
+"""Names that only the contract spells: they have no other meaning than parts of a graph."""
 
 
 def texts(source: str) -> Iterator[str]:
@@ -51,7 +51,7 @@ def texts(source: str) -> Iterator[str]:
 
 
 def test_no_other_module_spells_the_contract() -> None:
-    """Of what is installed: tests spell it, so that they do not only repeat it."""
+    """No installed module does; tests do, so that they do not only repeat the contract."""
     spelled = {
         path: found
         for path, source in repository_sources(ROOT).items()
