@@ -13,6 +13,8 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from ..value_type import FLOAT32
+
 DOMAIN, DOMAIN_VERSION = "nested_sparse", 1
 
 CONV, LINEAR, MAX_POOL = "NestedConv", "NestedLinear", "TiledMaxPool"
@@ -88,7 +90,7 @@ INPUT_TILED: Mapping[int, str] = {X_INPUT: "x_tiled", RESIDUAL_INPUT: "residual_
 PLACEMENT: Mapping[str, Attribute] = {
     **dict.fromkeys(("rows", "columns", "block_rows", "index_bytes", "permutation_offset"), Attribute("i")),
     **dict.fromkeys(("banks", "per_row"), Attribute("i", 0)),
-    "value_bytes": Attribute("i", 4),
+    "value_bytes": Attribute("i", FLOAT32.nbytes),
     **dict.fromkeys(("blocks", "offsets"), Attribute("ints")),
 }
 """Attributes that say where a layer's arrays lie in the segments: the fields of LayerPlacement."""
