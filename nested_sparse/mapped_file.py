@@ -101,7 +101,7 @@ class MappedFile:
             return self._private
 
     def release(self, begin: int) -> None:
-        """Give the pages from byte `begin` on back to the system, which reads them again when used; not those of a copy."""
+        """Give the pages from byte `begin` on back to the system, which reads them again if used. A copy is kept."""
         begin += -begin % mmap.PAGESIZE
         with self._lock:
             if begin < len(self._map) and not self._private and hasattr(mmap, "MADV_DONTNEED"):
