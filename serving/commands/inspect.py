@@ -10,7 +10,6 @@ import typer
 
 from nested_sparse.excerpt import excerpt
 from nested_sparse.network import count_text
-from nested_sparse.value_type import FLOAT32, value_type_of_bytes
 
 from .output import print_json, print_line, print_table
 
@@ -162,6 +161,8 @@ def _metrics(metrics: dict[str, float]) -> str:
 
 
 def _pattern_text(entry: dict[str, Any]) -> str:
+    from nested_sparse.value_type import FLOAT32, value_type_of_bytes
+
     permuted = ", permuted" if entry["permuted"] else ""
     stored = value_type_of_bytes(entry["value_bytes"])
     return f"{entry['pattern']}{permuted}{'' if stored is FLOAT32 else f', {stored.name}'}"

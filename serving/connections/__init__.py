@@ -1,1 +1,1 @@
-"""The limits on clients: connections, uploads, open calls, and the wait of their requests before the handlers."""
+"""Limits of what clients may hold of the server: connections, uploads and calls; and their wait for a handler."""
