@@ -1,4 +1,4 @@
-"""How a nested model is made: nesting, training, export. The one folder that imports torch."""
+"""Trainer: nesting, training and export of torch models. A device that serves does not need this folder."""
 
 from .config import TrainConfig
 from .data.images import Batches, LabelledImages, load_digits_images, load_idx

@@ -1,4 +1,4 @@
-"""Schedules: how a level's masks are found. One file each; `SCHEDULES` names them all."""
+"""Schedules: the methods that find a level's masks, one file each; `SCHEDULES` lists them by name."""
 
 from .admm import Admm
 from .chex import Chex

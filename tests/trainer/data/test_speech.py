@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nested_sparse.errors import TrainingError
 from nested_sparse.trainer import nest
-from nested_sparse.trainer.data.images import Batches, later
+from nested_sparse.trainer.data.images import Batches, delayed
 from nested_sparse.trainer.data.speech import LabelledSpectra, decoded_clips, load_fsdd, log_mel, mel_bank
 from nested_sparse.trainer.models import Jasper
 from support import DATA
@@ -182,7 +182,7 @@ def test_the_spoken_digits_are_as_documented() -> None:
 def test_lines_move_in_time() -> None:
     """Later is positive; the frame at the edge fills the gap; bands stay where they are; labels stay with clips."""
     spectra = torch.arange(12.0).reshape(1, 2, 6).expand(3, 2, 6)
-    moved = later(spectra, np.array([2, 0, -1]))
+    moved = delayed(spectra, np.array([2, 0, -1]))
     assert moved[0].tolist() == [[0, 0, 0, 1, 2, 3], [6, 6, 6, 7, 8, 9]]
     assert torch.equal(moved[1], spectra[1])
     assert moved[2].tolist() == [[1, 2, 3, 4, 5, 5], [7, 8, 9, 10, 11, 11]]

@@ -182,7 +182,7 @@ def test_answers_that_no_file_holds_are_refused_before_writing(make: Any, messag
             (torch.ones(2, 3), {"scale": [np.ones(2)]}),
             r"example_inputs\[1\]\['scale'\]\[0\] must be a tensor, got ndarray",
         ),
-        ((torch.ones(2, 3).to_sparse(),), "no dense tensor"),
+        ((torch.ones(2, 3).to_sparse(),), "not a dense tensor"),
         ((torch.ones(2, 3, device="meta"),), "'meta'"),
     ],
 )
