@@ -120,18 +120,6 @@ NESTED_SPARSE_EXPORT int32_t nested_sparse_decide(const nested_sparse::GuardedRu
   return nested_sparse::decide(*run, level, n, elapsed_ms, {lately_elapsed_ms, lately_done_ms});
 }
 
-// Nanoseconds of `repeats` such decisions, each of another time.
-NESTED_SPARSE_EXPORT int64_t nested_sparse_time_decisions(const nested_sparse::GuardedRun* run, int32_t level,
-                                                          int32_t n, double elapsed_ms, int64_t repeats) {
-  const int64_t begun_ns = nested_sparse::monotonic_ns();
-  volatile int32_t decided = 0;
-  for (int64_t i = 0; i < repeats; ++i) {
-    decided = nested_sparse::decide(*run, level, n, elapsed_ms + static_cast<double>(i) * 1e-9, {elapsed_ms, 0.0});
-  }
-  (void)decided;
-  return nested_sparse::monotonic_ns() - begun_ns;
-}
-
 NESTED_SPARSE_EXPORT int64_t nested_sparse_monotonic_ns() {
   return nested_sparse::monotonic_ns();
 }

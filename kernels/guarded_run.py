@@ -11,12 +11,6 @@ from nested_sparse.errors import InputError
 from .library import loaded_library
 
 
-class Route(ctypes.Structure):
-    """Of a lowered run: from level `start` to `end` at the file's cut number `cut`; -1 each where there is none."""
-
-    _fields_ = (("start", ctypes.c_int32), ("end", ctypes.c_int32), ("cut", ctypes.c_int32))
-
-
 class Seen(ctypes.Structure):
     """Time that passed, and profiled time of what was done in it, ms."""
 
@@ -31,7 +25,6 @@ class GuardedRun(ctypes.Structure):
         ("level_ms", ctypes.c_void_p),
         ("remaining_share", ctypes.c_void_p),
         ("accuracy", ctypes.c_void_p),
-        ("cuts", ctypes.c_void_p),
         ("started_ns", ctypes.c_void_p),
         ("layers", ctypes.POINTER(ctypes.c_char_p)),
         ("capacity", ctypes.c_int32),
@@ -47,11 +40,11 @@ class GuardedRun(ctypes.Structure):
         ("margin", ctypes.c_double),
         ("position", ctypes.c_int32),
         ("lowered_at", ctypes.c_int32),
+        ("lowered_from", ctypes.c_int32),
         ("share_left", ctypes.c_double),
         ("done_ms", ctypes.c_double),
         ("seen", Seen),
         ("last", Seen),
-        ("route", Route),
     )
 
 
@@ -77,13 +70,6 @@ def decide(run: GuardedRun, level: int, operator: int, elapsed_ms: float, lately
     """
     times = map(ctypes.c_double, (elapsed_ms, *lately))
     return int(loaded_library().nested_sparse_decide(ctypes.byref(run), level, operator, *times))
-
-
-def decision_us(run: GuardedRun, level: int, operator: int, elapsed_ms: float, repeats: int = 10_000) -> float:
-    """Mean microseconds of `decide` inside the library, where nothing but the arithmetic is timed."""
-    times = (ctypes.c_double(elapsed_ms), ctypes.c_int64(repeats))
-    spent_ns = loaded_library().nested_sparse_time_decisions(ctypes.byref(run), level, operator, *times)
-    return float(spent_ns) / repeats / 1e3
 
 
 def monotonic_ns() -> int:

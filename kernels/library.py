@@ -249,6 +249,5 @@ def loaded_library() -> ctypes.CDLL:
     library.nested_sparse_flush_denormals.restype = ctypes.c_uint64
     library.nested_sparse_set_float_control.argtypes = (ctypes.c_uint64,)
     library.nested_sparse_set_float_control.restype = None
-    library.nested_sparse_time_decisions.restype = ctypes.c_int64
     library.nested_sparse_monotonic_ns.restype = ctypes.c_int64
     return library

@@ -26,7 +26,6 @@ void NestedOperator::view(const ort::Context& context, WeightView& out) const {
     const auto bytes = context.input<uint8_t>(kFirstSegment + l);
     segments[l] = Segment{bytes.data, bytes.data == nullptr ? 0 : bytes.shape.elements()};
   }
-  // A route's own norms, where a file has them, are for route_of(level.data) to name.
   weight_.view(arrive(level.data, weight_.layer().c_str()), segments, out);
 }
 

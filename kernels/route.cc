@@ -50,7 +50,7 @@ void lower(GuardedRun& run, int32_t from, int32_t to, int32_t n) {
   run.done_ms = done_at(run, from, n);
   run.share_left = share(run, to, n);
   run.lowered_at = n;
-  run.route = Route{from, to, run.cuts[n]};
+  run.lowered_from = from;
   __atomic_store_n(run.level, to, __ATOMIC_RELAXED);
 }
 
@@ -101,11 +101,6 @@ int64_t arrive(const int64_t* level, const char* layer) {
   if (known && n == run->forced_at) to = std::min(from, run->forced_level);
   if (to < from) lower(*run, from, to, n);
   return known ? to : now;
-}
-
-Route route_of(const int64_t* level) {
-  const GuardedRun* const run = guarded(level);
-  return run == nullptr || run->route.cut < 0 ? Route{} : run->route;
 }
 
 Seen fade(const Seen& lately, const Seen& last, const Seen& now, double level_ms) {

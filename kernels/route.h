@@ -7,13 +7,6 @@
 
 namespace nested_sparse {
 
-// The route of a run that was lowered at a place that the file knows: from level `start` to `end` at cut number `cut`.
-struct Route {
-  int32_t start = -1;
-  int32_t end = -1;
-  int32_t cut = -1;
-};
-
 // Time that passed, and profiled time of what was done in it.
 struct Seen {
   double elapsed_ms = 0;
@@ -28,7 +21,6 @@ struct GuardedRun {
   const double* level_ms;         // (L) a whole run at each level, undisturbed
   const double* remaining_share;  // (L, N) of such a run, what is left when the operator starts
   const double* accuracy;         // (L, L, N) lowered from, to, at; NaN where the level may not fall
-  const int32_t* cuts;            // (N) the file's number of the cut at the operator; -1: it has none
   int64_t* started_ns;            // (capacity) out, when each operator started
   const char** layers;            // (capacity) out, the layer of each, the operator's own text
   int32_t capacity;               // of those, 0 where nothing is recorded
@@ -42,14 +34,14 @@ struct GuardedRun {
   double slowdown;   // of level_ms, as predicted
   double least_accuracy;
   double margin;  // what is kept in reserve of a whole run, at its start
-  // Progress; the caller sets 0, -1, 1, 0, zeros and an empty route.
-  int32_t position;    // operators that have started
-  int32_t lowered_at;  // the operator of the last lowering, or -1
+  // Progress; the caller sets 0, -1, -1, 1, 0 and zeros.
+  int32_t position;      // operators that have started
+  int32_t lowered_at;    // the operator of the last lowering, or -1
+  int32_t lowered_from;  // the level before it, or -1
   double share_left;   // of a run at the level now, what was left when it came to that level
   double done_ms;      // profiled time of what ran before that
   Seen seen;           // lately
   Seen last;           // of the whole run, at the last place where the level might have fallen
-  Route route;         // of the last lowering
 };
 
 // Nanoseconds of CLOCK_MONOTONIC.
@@ -62,9 +54,6 @@ bool guard_this_thread(GuardedRun* run);
 // For an operator that starts: the level to run at, read from `level`, and lowered first where that address is the
 // guarded run's and its rule says so. A level that is not guarded is never written.
 int64_t arrive(const int64_t* level, const char* layer);
-
-// The route of the run that reads `level`: empty unless it is guarded and was lowered at one of the file's cuts.
-Route route_of(const int64_t* level);
 
 // What was seen lately of a run at a level of `level_ms`, once it has come from `last` to `now`: a fading sum, of which
 // older time counts less and less (memory_ms). The slowdown of the whole run so far would see a neighbour that has just

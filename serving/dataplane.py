@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from nested_sparse.errors import DeadlineError, NotFoundError, StuckError, UnavailableError
+from nested_sparse.errors import NotFoundError, StuckError, UnavailableError
 from nested_sparse.excerpt import excerpt
-from nested_sparse.runtime.scheduling import Request, Response
+from nested_sparse.runtime.scheduling import Response
 
 from .protocol.call import Call, wanted_outputs
 from .served_model import VERSION, ServedModel
@@ -53,11 +53,7 @@ class Dataplane:
         if model.name in self.stuck:
             raise StuckError(f"An inference of {model.name!r} is stuck; send the request to another server.")
         wanted_outputs(call.outputs, model.outputs)  # before the run: a wrong name is no reason to compute
-        options = call.options
-        if options.slo_ms is not None and options.slo_ms <= 0:
-            raise DeadlineError("The deadline had passed when the request came in.")
-        request = Request(call.inputs, options.slo_ms, options.min_accuracy, options.level, call.received_s)
-        running = asyncio.wrap_future(model.engine.submit(request))
+        running = asyncio.wrap_future(model.engine.submit(call.request))
         self._running.add(running)
         self._idle.clear()
         try:

@@ -63,14 +63,15 @@ class ModelConfig:
 
     default_slo_ms: of a request that brings no deadline. fixed_level: every request runs at this level; None: `policy`,
     one of POLICIES, chooses per request. priority: among the models that share the device, higher goes first.
-    max_batch: the largest batch worth measuring. choose_threads: as many as pay here, and as the usable cores change.
+    joined_samples: number of samples that waiting requests may bring to one run together; 1: they are never joined.
+    choose_threads: as many as pay here, and as the usable cores change.
     """
 
     default_slo_ms: float
     fixed_level: int | None = None
     policy: str = "elastic"
     priority: int = 0
-    max_batch: int = MOST_BATCH
+    joined_samples: int = MOST_BATCH
     choose_threads: bool = False
 
 
@@ -91,12 +92,12 @@ def load_model(
     if config.fixed_level is not None:
         resolve_level(config.fixed_level, len(session.levels))
     scales = config.choose_threads and choose_threads(session)
-    profiled = profile_of(session, profiles, max_batch=config.max_batch)
+    profiled = profile_of(session, profiles, max_batch=config.joined_samples)
     profile = profiled.profile
     for level in session.levels:
         log.info("%s: level %d takes %.2f ms", session.name, level.index, profile.predict_ms(level.index))
-    # a fixed level never joins requests, nor does who measures no batch: then there is nothing to find out
-    joins = config.fixed_level is None and config.max_batch > 1 and may_join(session)
+    # a model of a fixed level joins no requests, nor does one without batches: then the trial of may_join is spared
+    joins = config.fixed_level is None and config.joined_samples > 1 and may_join(session)
     policy = _policy(session, profile, config, joins)
     for _ in range(2):  # a slowdown believes what two runs agree on: the first request finds it as it is now
         policy.observe(0, 1, profile.predict_ms(0) * profiled.ratio, time.monotonic())

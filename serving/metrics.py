@@ -39,7 +39,6 @@ class Tally:
 class Record:
     """One request on its way; `response` is set once there is an answer."""
 
-    slo_ms: float
     batch: int = 1
     response: Response | None = None
 
@@ -110,7 +109,7 @@ class Metrics:
     @contextmanager
     def request(self, model: ServedModel, received_s: float) -> Iterator[Record]:
         """Count what the body does: fill the record in; the error it leaves with, if any, is the outcome."""
-        record = Record(model.default_slo_ms)
+        record = Record()
         try:
             with self._running.labels(model.name).track_inprogress():
                 yield record
@@ -152,7 +151,7 @@ class Metrics:
 
     def _answered(self, name: str, record: Record, response: Response, total_s: float) -> None:
         level = str(response.level.index)
-        late = total_s * 1000 > record.slo_ms
+        late = total_s * 1000 > response.time_limit_ms
         self._requests.labels(name, level, "late" if late else "ok").inc()
         if late:
             self._late.labels(name, level).inc()

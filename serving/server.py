@@ -51,7 +51,8 @@ class ServerConfig:
 
     port, metrics_port: 0 picks a free one; no metrics without a port.
     grace_s: seconds that running requests get when the server stops.
-    max_batch: samples of the example shape that fit in one message; it bounds what the server will read into memory.
+    request_samples: number of samples of the example shape that fit in one request; it bounds the bytes that the
+    server reads into memory.
     connections: what one client, and all together, may hold.
     """
 
@@ -59,24 +60,25 @@ class ServerConfig:
     port: int = 8001
     metrics_port: int | None = None
     grace_s: float = 30.0
-    max_batch: int = 64
+    request_samples: int = 64
     connections: ConnectionLimits = field(default_factory=ConnectionLimits)
 
     def __post_init__(self) -> None:
-        if self.max_batch < 1 or not 0 <= self.grace_s < math.inf:
+        if self.request_samples < 1 or not 0 <= self.grace_s < math.inf:
             raise ServingError(
-                f"max_batch must be 1 or more and grace_s 0 or more, got {self.max_batch} and {self.grace_s}"
+                "request_samples must be 1 or more and grace_s 0 or more, "
+                f"got {self.request_samples} and {self.grace_s}"
             )
 
 
-def receive_limit(models: Iterable[ServedModel], max_batch: int) -> int:
-    """Bytes a request may have: the largest model's inputs times `max_batch`, at least gRPC's default."""
-    inputs = max((sum(_sample_bytes(spec, max_batch) for spec in model.inputs) for model in models), default=0)
+def receive_limit(models: Iterable[ServedModel], request_samples: int) -> int:
+    """Bytes a request may have: the largest model's inputs times `request_samples`, at least gRPC's default."""
+    inputs = max((sum(_sample_bytes(spec, request_samples) for spec in model.inputs) for model in models), default=0)
     return max(LEAST_MESSAGE_BYTES, min(inputs + HEADER_BYTES, 2**31 - 1))
 
 
-def _sample_bytes(spec: TensorSpec, max_batch: int) -> int:
-    batch = max_batch if spec.shape and spec.shape[0] is None else 1
+def _sample_bytes(spec: TensorSpec, request_samples: int) -> int:
+    batch = request_samples if spec.shape and spec.shape[0] is None else 1
     return math.prod(spec.example_shape) // _batch_of(spec) * batch * np.dtype(spec.dtype).itemsize
 
 
@@ -104,7 +106,7 @@ class Server:
         self._exporter = MetricsServer(self._metrics.registry)
 
     def _build(self) -> aio.Server:
-        limit = receive_limit(self._models, self._config.max_batch)
+        limit = receive_limit(self._models, self._config.request_samples)
         self._upload_bytes = upload_budget(limit)
         silence_bad_names()
         server = aio.server(

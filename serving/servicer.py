@@ -140,16 +140,15 @@ class Servicer:
             left_s = context.time_remaining()
             from_arrival_s = None if left_s is None else left_s + now_s - received_s
             call = await self._read(request, model, received_s, from_arrival_s)
-            record.slo_ms = min(record.slo_ms, call.options.slo_ms or record.slo_ms)
             served = await self._dataplane.infer(model, call)
             response = messages.ModelInferResponse(
                 model_name=model.name,
                 model_version=VERSION,
-                id=request.message.id,
+                id=call.id,
                 parameters=served_parameters(served),
             )
             data = serialize_response(response, wanted_outputs(call.outputs, model.outputs), served.outputs)
-            record.batch, record.response = batch_size(model.inputs, call.inputs), served
+            record.batch, record.response = batch_size(model.inputs, call.request.inputs), served
         return data
 
     async def _read(

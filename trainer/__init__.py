@@ -1,4 +1,4 @@
-"""Trainer: nesting, training and export of torch models. A device that serves does not need this folder."""
+"""Trainer: nesting, training and export of torch models, in the one folder that needs torch."""
 
 from .config import TrainConfig
 from .data.images import Batches, LabelledImages, load_digits_images, load_idx

@@ -14,7 +14,7 @@ import onnxruntime as ort
 import nested_sparse
 from nested_sparse.kernels import library
 
-from ..resources import ROOT, usable_cores
+from ..resources import ROOT, cpu_model, usable_cores
 
 if TYPE_CHECKING:
     from ..session import Session
@@ -39,17 +39,6 @@ def profile_key(session: Session, max_batch: int, root: Path = ROOT) -> ProfileK
         "machine": hashlib.sha256(f"nested-sparse {_machine_id(root)}".encode()).hexdigest()[:16],
         "max_batch": max_batch,
     }
-
-
-def cpu_model(root: Path = ROOT) -> str:
-    """The processor's name, or the numbers ARM kernels print in its place; of all kinds of core, in order."""
-    try:
-        lines = (root / "proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    fields = [(name.strip(), value.strip()) for name, colon, value in (line.partition(":") for line in lines) if colon]
-    named = [value for name, value in fields if name in ("model name", "CPU part", "Model")]
-    return ", ".join(dict.fromkeys(named)) or platform.processor() or platform.machine()
 
 
 def _machine_id(root: Path) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from nested_sparse.errors import InputError, LevelError
 from nested_sparse.excerpt import excerpt, excerpts
-from nested_sparse.kernels.guarded_run import GuardedRun, decision_us, guarding, monotonic_ns
+from nested_sparse.kernels.guarded_run import GuardedRun, guarding, monotonic_ns
 
 from ..session import LevelCell
 from .table import MARGIN, RouteTable
@@ -37,7 +37,6 @@ class RouteGuard:
             level_ms=self._level_ms.ctypes.data,
             remaining_share=table.remaining_share.ctypes.data,
             accuracy=table.accuracy.ctypes.data,
-            cuts=table.cuts.ctypes.data,
             started_ns=self._started_ns.ctypes.data,
             layers=self._layers,
             capacity=record,
@@ -111,15 +110,15 @@ class RouteGuard:
     @property
     def lowered_from(self) -> int | None:
         """The level until then: the one that the run began at, unless it was lowered twice. None if it was not."""
-        return None if self._run.lowered_at < 0 else int(self._run.route.start)
+        return None if self._run.lowered_at < 0 else int(self._run.lowered_from)
 
     @property
     def expected_accuracy(self) -> float | None:
         """What the route of the last run is expected to score; None where it was not lowered, or that is not known."""
-        route, place = self._run.route, int(self._run.lowered_at)
+        place = int(self._run.lowered_at)
         if place < 0:
             return None
-        expected = float(self.table.accuracy[route.start, route.end, place])
+        expected = float(self.table.accuracy[self._run.lowered_from, self.level, place])
         return None if math.isnan(expected) else expected
 
     @property
@@ -138,10 +137,6 @@ class RouteGuard:
     def operator_count(self) -> int:
         """Operators that started in the last run."""
         return int(self._run.position)
-
-    def decision_us(self) -> float:
-        """Mean microseconds of the dearest decision as armed: at the first operator, where the budget is long over."""
-        return decision_us(self._run, self.level, 0, self._run.budget_ms + 1.0)
 
     @contextmanager
     def running(self, level: int, level_count: int) -> Iterator[LevelCell]:
@@ -170,8 +165,7 @@ class RouteGuard:
             raise InputError("this guard is in use by a run; take one for each run at a time")
         self._cell.reset(level)
         run = self._run
-        run.position, run.lowered_at, run.share_left, run.done_ms = 0, -1, 1.0, 0.0
+        run.position, run.lowered_at, run.lowered_from, run.share_left, run.done_ms = 0, -1, -1, 1.0, 0.0
         run.seen.elapsed_ms = run.seen.done_ms = run.last.elapsed_ms = run.last.done_ms = 0.0
-        run.route.start = run.route.end = run.route.cut = -1
         run.begun_ns = monotonic_ns()
         self._armed = True

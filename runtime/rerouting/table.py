@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,8 +58,6 @@ class RouteTable:
         the operator, and is at most 1 at the first: the rest is what comes before any operator.
     accuracy: (L, L, N) float64, [start, end, operator]: expected score of an inference whose operators from this one on
         run at `end` and those before at `start`; NaN where the level may not fall. end < start only.
-    cuts: (N,) int32, the operator's number among the cuts that the file has normalisation for, -1 where it has none;
-        all -1 if not given.
 
     Raises InputError: shapes that do not fit, shares that are none, levels that would rise.
     """
@@ -67,19 +65,16 @@ class RouteTable:
     layers: tuple[str, ...]
     remaining_share: NDArray[np.float64]
     accuracy: NDArray[np.float64]
-    cuts: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
 
     def __post_init__(self) -> None:
         """Check, and hold what the operators will read: contiguous, of one dtype, never written."""
         count = len(self.layers)
-        cuts = np.full(count, -1) if len(self.cuts) == 0 else self.cuts
-        arrays: dict[str, NDArray[Any]] = {
+        arrays = {
             "remaining_share": np.array(self.remaining_share, np.float64, order="C"),
             "accuracy": np.array(self.accuracy, np.float64, order="C"),
-            "cuts": np.array(cuts, np.int32, order="C"),
         }
         levels = len(arrays["remaining_share"])
-        expected = {"remaining_share": (levels, count), "accuracy": (levels, levels, count), "cuts": (count,)}
+        expected = {"remaining_share": (levels, count), "accuracy": (levels, levels, count)}
         for name, array in arrays.items():
             if array.shape != expected[name]:
                 raise InputError(f"route table: {name} of {count} operators: {array.shape}, expected {expected[name]}")
@@ -161,12 +156,7 @@ class RouteTable:
         from .times import measure_shares
 
         layers, shares = measure_shares(session, batch, repeats, limit_s)
-        return RouteTable(
-            layers,
-            shares,
-            route_accuracy(layers, session.levels, session.reroutes, session.cuts),
-            _cuts(layers, session),
-        )
+        return RouteTable(layers, shares, route_accuracy(layers, session.levels, session.reroutes))
 
 
 def operator_names(layers: Iterable[str]) -> tuple[str, ...]:
@@ -180,13 +170,12 @@ def operator_names(layers: Iterable[str]) -> tuple[str, ...]:
 
 
 def route_accuracy(
-    operators: Sequence[str], levels: Sequence[Level], reroutes: Sequence[Reroute], cuts: Sequence[str] = ()
+    operators: Sequence[str], levels: Sequence[Level], reroutes: Sequence[Reroute]
 ) -> NDArray[np.float64]:
     """(L, L, N): the expected score of every lowering, NaN where the level may not fall.
 
     reroutes: what was measured of the model; names that are no operators are passed over. Without any, the level may
         fall everywhere, and what follows is taken to score what the lower level does: deadlines first.
-    cuts: the only layers at which it may, if not empty.
     At the first operator it may always fall, for that is a whole run at the lower level. A level without a metric
     "accuracy" scores its index where no level has one; otherwise nothing is known of it.
     """
@@ -202,8 +191,6 @@ def route_accuracy(
         for layer, accuracy in reroute.accuracy.items():
             if layer in at:
                 table[reroute.start, reroute.end, at[layer]] = accuracy
-    if cuts:
-        table[:, :, [name not in cuts for name in operators]] = np.nan
     if count:
         table[:, :, 0] = np.where(np.tri(len(levels), k=-1, dtype=bool), own[np.newaxis, :], np.nan)
     return table
@@ -214,8 +201,3 @@ def _own_accuracy(levels: Sequence[Level]) -> NDArray[np.float64]:
     if not any(ACCURACY in level.metrics for level in levels):
         return np.arange(len(levels), dtype=np.float64)
     return np.array([level.metrics.get(ACCURACY, np.nan) for level in levels], np.float64)
-
-
-def _cuts(operators: Sequence[str], session: Session) -> NDArray[np.int32]:
-    numbers = {layer: number for number, layer in enumerate(session.cuts)}
-    return np.array([numbers.get(name, -1) for name in operators], np.int32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .cpu_model import cpu_model
 from .governor import Governor
 from .limits import LimitConfig
 from .monitor import ResourceMonitor, ResourceSample
@@ -14,6 +15,7 @@ __all__ = [
     "ResourceMonitor",
     "ResourceSample",
     "cgroup_folders",
+    "cpu_model",
     "default_probes",
     "memory",
     "usable_cores",

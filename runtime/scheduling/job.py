@@ -17,7 +17,7 @@ from nested_sparse.tensor_spec import batch_is_free
 from ..policy import Waiting
 from ..profiling import Profilable
 from ..session import Array, batch_size, check_inputs
-from .request import Request, Response, allowed_levels, allowed_slo_ms
+from .request import Request, Response, allowed_levels, time_limit_ms
 from .request_queue import Ticket
 
 Outputs = dict[str, Array]
@@ -25,8 +25,10 @@ Outputs = dict[str, Array]
 
 @dataclass(eq=False, slots=True)
 class Job:
-    """inputs: checked. due_s: when the client wants the answer; waiting.deadline_s leaves time for the reply.
+    """A request that was taken in.
 
+    inputs: the request's arrays, checked.
+    time_limit_ms: time from `received_s` that the client grants; waiting.deadline_s leaves time for the reply.
     entered_s: when the scheduler got it; before that it waited elsewhere. least_accuracy: what the client asked for at
     least, -inf where it did not. fixed: it asked for one level.
     """
@@ -36,7 +38,7 @@ class Job:
     waiting: Waiting
     received_s: float
     entered_s: float
-    due_s: float
+    time_limit_ms: float
     least_accuracy: float
     fixed: bool
     ticket: Ticket | None = None
@@ -69,11 +71,11 @@ def make_job(session: Profilable, request: Request, future: Future[Response], te
     """The job of a request that came in at `now_s`, if it does not say when. Raises InputError, LevelError."""
     if not isinstance(request, Request):
         raise InputError(f"request: expected a Request, got {shown(request)}")
+    limit_ms = time_limit_ms(request, terms.default_slo_ms)
     inputs = check_inputs(session.inputs, request.inputs)
     lowest, highest = allowed_levels(request, session.levels)
-    slo_ms = allowed_slo_ms(request, terms.default_slo_ms)
     received_s = now_s if request.received_s is None else finite("received_s", request.received_s)
-    budget_ms = slo_ms * (1.0 - terms.margin_share) - terms.margin_ms
+    budget_ms = limit_ms * (1.0 - terms.margin_share) - terms.margin_ms
     batch = batch_size(session.inputs, inputs)
     waiting = Waiting(
         deadline_s=received_s + budget_ms / 1e3,
@@ -90,7 +92,7 @@ def make_job(session: Profilable, request: Request, future: Future[Response], te
         waiting,
         received_s,
         now_s,
-        due_s=received_s + slo_ms / 1e3,
+        time_limit_ms=limit_ms,
         least_accuracy=-math.inf if request.min_accuracy is None else float(request.min_accuracy),
         fixed=request.level is not None,
     )
@@ -98,10 +100,10 @@ def make_job(session: Profilable, request: Request, future: Future[Response], te
 
 def too_late(job: Job, now_s: float) -> DeadlineError:
     """What the client of a job that has expired is told."""
-    waited_ms = (now_s - job.received_s) * 1e3
-    slo_ms = (job.due_s - job.received_s) * 1e3
+    waited_ms, limit_ms = (now_s - job.received_s) * 1e3, job.time_limit_ms
     return DeadlineError(
-        f"expired: {waited_ms:.1f} ms after it came in, too little of its {slo_ms:.1f} ms was left to run it and reply"
+        f"expired: {waited_ms:.1f} ms after it came in, too little of its {limit_ms:.1f} ms was left to run it "
+        "and reply"
     )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nested_sparse.argument import finite, real
-from nested_sparse.errors import InputError
+from nested_sparse.argument import as_float, real, shown
+from nested_sparse.errors import DeadlineError, InputError
 from nested_sparse.level import Level, resolve_level
 
 from ..session import Array, Arrays
@@ -18,10 +19,13 @@ ACCURACY = "accuracy"
 class Request:
     """One inference to be done in time.
 
-    slo_ms: time it may take in all; None, or more than the scheduler's default: the default.
+    inputs: arrays by input name.
+    slo_ms: time from arrival to answer that the client asks for, above 0; None: the scheduler's default.
     min_accuracy: only levels whose metric "accuracy" is at least this.
     level: exactly this level (-1 is the densest).
-    received_s: when it came in, a reading of the scheduler's clock; None: now.
+    received_s: time of arrival, a reading of the scheduler's clock; None: the moment of submission.
+    timeout_ms: time from arrival until the client stops waiting, as its transport says; it has passed where it is 0 or
+        less; None or infinite: the client waits as long as it takes.
     """
 
     inputs: Arrays
@@ -29,6 +33,7 @@ class Request:
     min_accuracy: float | None = None
     level: int | None = None
     received_s: float | None = None
+    timeout_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,7 @@ class Response:
     """What was computed, at which level, and where the time went.
 
     level: that it ended at. queue_us: from received until the run began; compute_us: the run. Microseconds.
+    time_limit_ms: time from arrival that the request might take, see time_limit_ms().
     batch: samples that ran together, other requests' included.
     started_level, lowered_at: where the level fell while it ran, the one it began at and the first layer at `level`;
     lowered_from: where it fell more than once, the level just before.
@@ -47,6 +53,7 @@ class Response:
     queue_us: int
     compute_us: int
     reason: str
+    time_limit_ms: float
     batch: int = 1
     started_level: Level | None = None
     lowered_at: str | None = None
@@ -54,11 +61,22 @@ class Response:
     accuracy: float | None = None
 
 
-def allowed_slo_ms(request: Request, default_slo_ms: float) -> float:
-    """Time the request may take. Raises InputError."""
-    if request.slo_ms is None:
-        return default_slo_ms
-    return min(finite("slo_ms", request.slo_ms, above=0.0), default_slo_ms)
+def time_limit_ms(request: Request, default_slo_ms: float) -> float:
+    """Time from arrival that the request may take: the least of its SLO, its timeout and the scheduler's default.
+
+    Raises InputError for an SLO or a timeout that is none, DeadlineError for a timeout that has passed.
+    """
+    limit_ms = default_slo_ms
+    if request.slo_ms is not None:
+        slo_ms = as_float(request.slo_ms)
+        if slo_ms is None or not 0.0 < slo_ms < math.inf:
+            raise InputError(f"slo_ms: expected a finite number of milliseconds above 0, got {shown(request.slo_ms)}")
+        limit_ms = min(slo_ms, limit_ms)
+    if request.timeout_ms is not None:
+        limit_ms = min(real("timeout_ms", request.timeout_ms), limit_ms)
+        if limit_ms <= 0:
+            raise DeadlineError("expired: the client's deadline had passed when the request came in")
+    return limit_ms
 
 
 def allowed_levels(request: Request, levels: Sequence[Level]) -> tuple[int, int]:

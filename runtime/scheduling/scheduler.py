@@ -103,7 +103,7 @@ class Scheduler:
         self._limit = (len(session.levels) - 1, "")
         self._present_level = len(session.levels) - 1
         self._served = [0] * len(session.levels)
-        self._counts = dict.fromkeys(("late", "shed", "expired", "failed", "cancelled", "lowered", "batched"), 0)
+        self._counts = dict.fromkeys(("shed", "expired", "failed", "cancelled", "lowered", "batched"), 0)
         with self._changed:
             self._device.join(self)
         self._threads = [
@@ -330,6 +330,7 @@ class Scheduler:
                     round((done.started_s - job.received_s) * 1e6),
                     round((done.ended_s - done.started_s) * 1e6),
                     decision.reason,
+                    job.time_limit_ms,
                     batch,
                     started,
                     done.lowered_at,
@@ -373,7 +374,6 @@ class Scheduler:
 
     def _count(self, jobs: Sequence[Job], done: Execution, level: int) -> None:
         self._served[done.level] += len(jobs)
-        self._counts["late"] += sum(done.ended_s > job.due_s for job in jobs)
         self._counts["lowered"] += len(jobs) * (done.lowered_at is not None)
         self._counts["batched"] += len(jobs) * (len(jobs) > 1)
         batch = sum(job.waiting.batch for job in jobs)

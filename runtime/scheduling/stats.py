@@ -9,14 +9,13 @@ from dataclasses import dataclass
 class SchedulerStats:
     """Counts since the start, and the state now.
 
-    served: requests answered, by the level they ended at; late: of those, after their deadline; lowered: of those, with
-    a level that fell while they ran; batched: of those, in one run with others. Every submitted request is counted in
-    exactly one of served, shed, expired, failed and cancelled once it has ended.
+    served: requests answered, by the level they ended at; lowered: of those, with a level that fell while they ran;
+    batched: of those, in one run with others. Every submitted request is counted in exactly one of served, shed,
+    expired, failed and cancelled once it has ended.
     slowdown: predicted / profiled time. stuck: runs under way that have taken far longer than they should.
     """
 
     served: tuple[int, ...]
-    late: int
     shed: int
     expired: int
     failed: int

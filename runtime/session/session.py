@@ -66,7 +66,7 @@ class Session:
 
     path; name: the file's stem; inputs, outputs: tuples of TensorSpec; levels: tuple of Level; threads: of one run.
     rows: what the file says of its rows (Metadata.rows), None where nothing.
-    reroutes: what lowered inferences were measured to score; cuts: the only layers at which one may be lowered, if any.
+    reroutes: what lowered inferences were measured to score.
     threads: at most MAX_THREADS; None for every core this process may use. profile_to: a folder for ONNX Runtime's
     profile, written by close(). run_limit_s: the most that a run may take; then it is ended, with StuckError.
 
@@ -98,7 +98,6 @@ class Session:
         self.levels = self._checkpoint.levels
         self.reroutes = self._checkpoint.reroutes
         self.rows = self._checkpoint.rows
-        self.cuts: tuple[str, ...] = getattr(self._checkpoint, "cuts", ())
         self._output_names = [spec.name for spec in self.outputs]
         self._ort: Any = open_ort(self._checkpoint, self._threads, profile_to)
         self._segments = self._segment_feeds()

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from .comparison import LOAD, Row, compare, default_contentions, default_policies, default_traces
 from .contention import Contention, RateContention
 from .oracle import OracleBound, oracle
 from .outcome import Outcome, Summary, summarise
 from .play import Simulation, play, simulate
-from .traces import Trace
+from .traces import Trace, arrivals_of, gamma, poisson, ramp
 from .virtual_clock import VirtualClock
 from .virtual_guard import VirtualGuard
 from .virtual_session import VirtualSession
 from .world import World
 
 __all__ = [
+    "LOAD",
     "Contention",
     "OracleBound",
     "Outcome",
     "RateContention",
+    "Row",
     "Simulation",
     "Summary",
     "Trace",
@@ -24,8 +27,16 @@ __all__ = [
     "VirtualGuard",
     "VirtualSession",
     "World",
+    "arrivals_of",
+    "compare",
+    "default_contentions",
+    "default_policies",
+    "default_traces",
+    "gamma",
     "oracle",
     "play",
+    "poisson",
+    "ramp",
     "simulate",
     "summarise",
 ]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from typing import Any
+
+from nested_sparse.runtime.resources import cpu_model
 
 PACKAGES = ("nested-sparse", "onnxruntime", "numpy", "torch", "onnx", "grpcio", "tritonclient")
 
@@ -20,11 +22,6 @@ def versions() -> dict[str, str]:
     return found
 
 
-def cpu_name() -> str:
-    """As the system calls it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
+def machine_facts() -> dict[str, Any]:
+    """The machine and the versions, as every benchmark's JSON line names them."""
+    return {"machine": platform.machine(), "cpu": cpu_model(), "versions": versions()}

@@ -10,6 +10,9 @@ from dataclasses import dataclass, replace
 
 import psutil
 
+TOLERABLE_LOAD = 0.1
+"""Cores that other processes may keep busy; above it, a report asks for another measurement."""
+
 
 @dataclass(frozen=True, slots=True)
 class CpuSeconds:

@@ -65,8 +65,8 @@ def serve(
     policy: Annotated[
         str, typer.Option(help="Who chooses the level: elastic, or slackfit (SuperServe's, to compare with).")
     ] = "elastic",
-    max_batch: Annotated[
-        int, typer.Option(help="Samples that fit in one request; bounds its size in memory.", min=1)
+    request_samples: Annotated[
+        int, typer.Option("--max-batch", help="Samples that fit in one request; bounds its size in memory.", min=1)
     ] = 64,
     min_memory_mb: Annotated[
         int,
@@ -129,7 +129,7 @@ def serve(
     with contextlib.suppress(ValueError, OSError):  # stderr may be no file
         faulthandler.enable()  # what ends a process without a word, such as a file cut off during a run, gets one
     sys.setswitchinterval(SWITCH_S)
-    config = ServerConfig(host, port, metrics_port, grace_s, max_batch)
+    config = ServerConfig(host, port, metrics_port, grace_s, request_samples)
     check_files(files)
     priorities = read_priorities(priority or [], files)
     device = Device()
@@ -147,7 +147,7 @@ def serve(
         models = [
             load_model(
                 sessions.enter_context(Session(path, threads=threads)),
-                ModelConfig(slo_ms, level, policy, priorities[path.stem], max_batch, threads is None),
+                ModelConfig(slo_ms, level, policy, priorities[path.stem], request_samples, threads is None),
                 device,
                 profiles,
                 governor,

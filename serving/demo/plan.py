@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nested_sparse.runtime.simulation.traces import poisson
+from nested_sparse.runtime.simulation import poisson
 
 from ..bench.serving.capacity import default_slo_ms
 from ..bench.serving.open_loop import Arrival

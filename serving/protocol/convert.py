@@ -17,7 +17,7 @@ from nested_sparse.proto.messages import InferTensorContents, ModelInferRequest,
 
 from .call import Call
 from .datatype import Datatype, datatype_named, datatype_of
-from .parameters import read_options
+from .parameters import read_request
 from .wire import HEADER_BYTES, length_prefix, split_infer_request
 
 MessageT = TypeVar("MessageT")
@@ -85,8 +85,9 @@ def parse_infer_request(data: bytes) -> InferRequest:
 def read_call(request: InferRequest, bounds: Bounds, received_s: float, time_left_s: float | None) -> Call:
     """The call in `request`, sized and typed as its own header says; raw arrays are read-only views. Raises InputError.
 
-    bounds: what the model has; no repeated field is looked into that has more. time_left_s: what the transport leaves
-    until the client gives up, None for no limit.
+    bounds: what the model has; a repeated field that has more entries is refused unread.
+    received_s: time of arrival, a reading of the scheduler's clock.
+    time_left_s: seconds from arrival to the transport's deadline; None: no deadline.
     """
     message = request.message
     _check_counts(message, request.raw, bounds)
@@ -95,8 +96,8 @@ def read_call(request: InferRequest, bounds: Bounds, received_s: float, time_lef
         if name in inputs:
             raise InputError(f"Input '{excerpt(name)}' is given twice; expected each input once.")
         inputs[name] = array
-    time_left_ms = None if time_left_s is None else 1000 * time_left_s
-    return Call(inputs, received_s, _wanted(message), read_options(message.parameters).within(time_left_ms))
+    asked = read_request(inputs, message.parameters, received_s, time_left_s)
+    return Call(asked, _wanted(message), message.id)
 
 
 def _check_counts(request: ModelInferRequest, raw: Sized, bounds: Bounds) -> None:

@@ -1,42 +1,52 @@
-"""Request and response parameters of the protocol: `slo_ms`, `min_accuracy`, `level`, and what was served."""
+"""Parameters of the protocol: `slo_ms`, `min_accuracy` and `level` of a request, and those that say what was served."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
+import numpy as np
+from numpy.typing import NDArray
+
+from nested_sparse.argument import finite
 from nested_sparse.errors import InputError
 from nested_sparse.proto.messages import InferParameter
-from nested_sparse.runtime.scheduling import Response
+from nested_sparse.runtime.scheduling import Request, Response
 
-from .call import CallOptions
-
-US_PER_MS = 1000.0
+MS_PER_S, US_PER_MS = 1000.0, 1000.0
 INTEGER_KINDS = ("int64_param", "uint64_param")
 NUMBER_KINDS = (*INTEGER_KINDS, "double_param")
-DENSEST = -1
-"""As `level`: whichever is the densest of the model."""
 
 
-def read_options(parameters: Mapping[str, InferParameter]) -> CallOptions:
-    """Options from a request's parameters; unknown ones are other extensions' and ignored. Raises InputError.
+def read_request(
+    inputs: Mapping[str, NDArray[np.generic]],
+    parameters: Mapping[str, InferParameter],
+    received_s: float,
+    time_left_s: float | None,
+) -> Request:
+    """The request of these inputs and parameters. Raises InputError for a parameter of the wrong type.
 
-    `timeout` (integer µs, 0 for none) is what tritonclient's own argument sends; it bounds the SLO like `slo_ms`.
+    Unknown parameters belong to other extensions and are ignored. The scheduler checks `slo_ms` and `level`.
+    `timeout` (integer microseconds, 0 for none) is what the argument of tritonclient's infer() sends.
+    time_left_s: seconds from arrival to the transport's deadline; None: no deadline.
     """
-    slo_ms = _number(parameters, "slo_ms", NUMBER_KINDS)
-    if slo_ms == 0:
-        raise InputError("Parameter 'slo_ms' must be more than 0 milliseconds, got 0.")
-    level = _number(parameters, "level", INTEGER_KINDS, DENSEST)
+    timeout_ms = None if time_left_s is None else MS_PER_S * time_left_s
     timeout_us = _number(parameters, "timeout", INTEGER_KINDS)
-    options = CallOptions(
-        slo_ms, _number(parameters, "min_accuracy", NUMBER_KINDS), None if level is None else int(level)
+    if timeout_us:
+        given_ms = finite("timeout", timeout_us, 0) / US_PER_MS
+        timeout_ms = given_ms if timeout_ms is None else min(given_ms, timeout_ms)
+    min_accuracy = _number(parameters, "min_accuracy", NUMBER_KINDS)
+    level = _number(parameters, "level", INTEGER_KINDS)
+    return Request(
+        inputs,
+        slo_ms=_number(parameters, "slo_ms", NUMBER_KINDS),
+        min_accuracy=None if min_accuracy is None else finite("min_accuracy", min_accuracy, 0),
+        level=None if level is None else int(level),
+        received_s=received_s,
+        timeout_ms=timeout_ms,
     )
-    return options.within(timeout_us / US_PER_MS if timeout_us else None)
 
 
-def _number(
-    parameters: Mapping[str, InferParameter], name: str, kinds: tuple[str, ...], least: int = 0
-) -> float | None:
+def _number(parameters: Mapping[str, InferParameter], name: str, kinds: tuple[str, ...]) -> float | None:
     if name not in parameters:  # looking a key up in a protobuf map would create it
         return None
     parameter = parameters[name]
@@ -46,8 +56,6 @@ def _number(
         got = kind.removesuffix("_param") if kind else "no value"
         raise InputError(f"Parameter {name!r} has the wrong type: expected {expected}, got {got}.")
     value: float = getattr(parameter, kind)
-    if not math.isfinite(value) or value < least:
-        raise InputError(f"Parameter {name!r} must be a finite number, {least} or more, got {value}.")
     return value
 
 

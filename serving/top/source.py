@@ -1,4 +1,9 @@
-"""Source: reads the counts of a running server, over gRPC and from its metrics."""
+"""Source: reads the counts of a running server, over gRPC and from its metrics.
+
+Levels, outcomes and percentiles come from the metrics only: the protocol's ModelStatistics has no place for them, and
+fields of our own would make its messages differ from Triton's. The server therefore names the port of its metrics among
+the extensions in ServerMetadata, "prometheus_metrics(9001)", where any string may stand.
+"""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from nested_sparse.level import Level
-from nested_sparse.runtime.scheduling.request import Request, Response
+from nested_sparse.runtime.scheduling.request import Request, Response, allowed_levels, time_limit_ms
 from nested_sparse.runtime.scheduling.scheduler import SchedulerStats
 from nested_sparse.runtime.session.tensors import check_inputs
 from nested_sparse.serving.served_model import ServedModel
@@ -24,6 +24,7 @@ LEVELS = (
     Level(1, 0.5, 500, 5000, {"accuracy": 0.95}),
     Level(2, 1.0, 1000, 10000, {}),
 )
+DEFAULT_SLO_MS = 1000.0
 
 
 class FakeEngine:
@@ -38,6 +39,7 @@ class FakeEngine:
         self.pending: list[Future[Response]] = []
         self.error: Exception | None = None
         self.held = False
+        self.default_slo_ms = DEFAULT_SLO_MS
         self.closed_with: float | None = None
 
     def submit(self, request: Request) -> Future[Response]:
@@ -47,6 +49,8 @@ class FakeEngine:
         try:
             if self.error is not None:
                 raise self.error
+            limit_ms = time_limit_ms(request, self.default_slo_ms)
+            _, highest = allowed_levels(request, LEVELS)
             arrays = check_inputs(self.inputs, request.inputs)
         except Exception as error:
             future.set_exception(error)
@@ -54,15 +58,15 @@ class FakeEngine:
         if self.held:
             self.pending.append(future)
         else:
-            future.set_result(self.response(arrays, request.level))
+            future.set_result(self.response(arrays, highest, limit_ms))
         return future
 
-    def response(self, arrays: dict[str, np.ndarray], level: int | None) -> Response:
+    def response(self, arrays: dict[str, np.ndarray], level: int, limit_ms: float = DEFAULT_SLO_MS) -> Response:
         """What a run gives."""
         x = arrays["x"]
         outputs = {"sum": x.sum(axis=1, keepdims=True), "double": 2 * x}
-        served = LEVELS[2 if level is None else level]
-        return Response(outputs, served, 1500, 2500, "fake", accuracy=served.metrics.get("accuracy"))
+        served = LEVELS[level]
+        return Response(outputs, served, 1500, 2500, "fake", limit_ms, accuracy=served.metrics.get("accuracy"))
 
     def close(self, grace_s: float) -> None:
         """As the scheduler's."""
@@ -70,14 +74,14 @@ class FakeEngine:
 
     def stats(self) -> SchedulerStats:
         """As the scheduler's."""
-        return SchedulerStats((0, 0, 0), 0, 0, 0, 0, 0, len(self.pending), 1.25)
+        return SchedulerStats((0, 0, 0), 0, 0, 0, 0, len(self.pending), 1.25)
 
 
 def fake_model(name: str = "net", dtype: str = "float32") -> ServedModel:
     """A model of one input x (any, 4) and two outputs."""
     inputs = (TensorSpec("x", dtype, (None, 4), (1, 4)),)
     outputs = (TensorSpec("sum", dtype, (None, 1), (1, 1)), TensorSpec("double", dtype, (None, 4), (1, 4)))
-    return ServedModel(name, inputs, outputs, LEVELS, FakeEngine(inputs), 1000.0, 1, "scalar")
+    return ServedModel(name, inputs, outputs, LEVELS, FakeEngine(inputs), DEFAULT_SLO_MS, 1, "scalar")
 
 
 @contextmanager

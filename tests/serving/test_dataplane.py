@@ -7,13 +7,14 @@ import asyncio
 import numpy as np
 import pytest
 
-from nested_sparse.errors import DeadlineError, InputError, NotFoundError, OverloadedError, UnavailableError
+from nested_sparse.errors import InputError, NotFoundError, OverloadedError, UnavailableError
+from nested_sparse.runtime.scheduling.request import Request
 from nested_sparse.serving.dataplane import Dataplane
-from nested_sparse.serving.protocol.call import Call, CallOptions
+from nested_sparse.serving.protocol.call import Call
 
 
-def call(outputs=(), **options):
-    return Call({"x": np.ones((2, 4), np.float32)}, 12.5, outputs, CallOptions(**options))
+def call(outputs=(), **fields):
+    return Call(Request({"x": np.ones((2, 4), np.float32)}, received_s=12.5, **fields), outputs)
 
 
 def test_find(model):
@@ -28,28 +29,22 @@ def test_find(model):
 
 
 def test_infer_passes_everything_on(model):
-    """The scheduler sees arrival, SLO, accuracy and level; its response comes back."""
+    """The scheduler gets the very request; its response comes back."""
+    asked = call(slo_ms=3.0, min_accuracy=0.9, level=1)
 
     async def run():
-        return await Dataplane([model]).infer(model, call(slo_ms=3.0, min_accuracy=0.9, level=1))
+        return await Dataplane([model]).infer(model, asked)
 
     response = asyncio.run(run())
     np.testing.assert_array_equal(response.outputs["sum"], [[4], [4]])
     (request,) = model.engine.requests
-    assert (request.slo_ms, request.min_accuracy, request.level, request.received_s) == (3.0, 0.9, 1, 12.5)
+    assert request is asked.request
 
 
 def test_unknown_output_is_refused_before_the_run(model):
     """Nothing is computed for an answer that could not be given."""
     with pytest.raises(InputError, match="no output 'y'; expected 'sum', 'double'"):
         asyncio.run(Dataplane([model]).infer(model, call(("y",))))
-    assert model.engine.requests == []
-
-
-def test_passed_deadline_is_not_queued(model):
-    """A client that has given up already costs nothing."""
-    with pytest.raises(DeadlineError, match="had passed"):
-        asyncio.run(Dataplane([model]).infer(model, call(slo_ms=-0.1)))
     assert model.engine.requests == []
 
 

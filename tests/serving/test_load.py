@@ -43,7 +43,7 @@ def test_a_busy_start_is_known_to_the_first_request(
         ("independent", {}, True),
         (None, {}, True),
         ("dependent", {}, False),
-        (None, {"max_batch": 1}, False),
+        (None, {"joined_samples": 1}, False),
         (None, {"policy": "slackfit"}, True),
         ("dependent", {"policy": "slackfit"}, False),
     ],
@@ -55,7 +55,7 @@ def test_requests_are_joined_where_rows_are_independent(
     path = tmp_path / "m.safetensors"
     path.write_bytes(EXAMPLE.read_bytes())
     store_rows(path, rows)
-    batches = [1, 2, 4] if options.get("max_batch") != 1 else [1]
+    batches = [1, 2, 4] if options.get("joined_samples") != 1 else [1]
     profile = LatencyProfile(batches, [[1e3 * (level + 1)] * len(batches) for level in range(4)])
     monkeypatch.setattr(load, "profile_of", lambda *_, **__: Profiled(profile, 1.0))
     monkeypatch.setattr(load, "Scheduler", functools.partial(Scheduler, workers=0))

@@ -21,6 +21,7 @@ triton = pytest.importorskip("tritonclient.grpc", reason="tritonclient is not in
 InferenceServerException = pytest.importorskip("tritonclient.utils").InferenceServerException
 
 X = np.arange(8, dtype=np.float32).reshape(2, 4)
+SLO_RULE = "slo_ms: expected a finite number of milliseconds above 0, got "
 
 
 @pytest.fixture
@@ -138,9 +139,10 @@ def test_parameters_reach_the_scheduler(client, model):
     client.infer("net", [tensor()])
     first, second, third, fourth = model.engine.requests
     assert (first.slo_ms, first.min_accuracy, first.level) == (250, 0.5, None)
-    assert second.slo_ms == 3
-    assert 20_000 < third.slo_ms < 61_000  # what is left of it; gRPC rounds
-    assert fourth.slo_ms is None
+    assert (second.slo_ms, second.timeout_ms) == (None, 3)
+    assert third.slo_ms is None
+    assert 20_000 < third.timeout_ms < 61_000  # what is left of it; gRPC rounds
+    assert (fourth.slo_ms, fourth.timeout_ms) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +160,13 @@ def test_parameters_reach_the_scheduler(client, model):
         ({"outputs": [triton.InferRequestedOutput("z")]}, "INVALID_ARGUMENT", "no output 'z'"),
         ({"outputs": [triton.InferRequestedOutput("sum", class_count=2)]}, "INVALID_ARGUMENT", "classification"),
         ({"parameters": {"slo_ms": "soon"}}, "INVALID_ARGUMENT", "'slo_ms' has the wrong type"),
-        ({"parameters": {"level": -3}}, "INVALID_ARGUMENT", "'level'"),
+        ({"parameters": {"slo_ms": 0}}, "INVALID_ARGUMENT", SLO_RULE + "0"),
+        ({"parameters": {"slo_ms": -5}}, "INVALID_ARGUMENT", SLO_RULE + "-5"),
+        ({"parameters": {"slo_ms": -0.5}}, "INVALID_ARGUMENT", SLO_RULE + "-0.5"),
+        ({"parameters": {"slo_ms": float("nan")}}, "INVALID_ARGUMENT", SLO_RULE + "nan"),
+        ({"parameters": {"slo_ms": float("inf")}}, "INVALID_ARGUMENT", SLO_RULE + "inf"),
+        ({"parameters": {"slo_ms": 0}, "timeout": 3000}, "INVALID_ARGUMENT", SLO_RULE + "0"),
+        ({"parameters": {"level": -3}}, "INVALID_ARGUMENT", "level -3 is out of range"),
     ],
 )
 def test_wrong_requests(client, arguments, status, message):
@@ -397,9 +405,9 @@ def test_requests_that_reach_no_model_are_counted(model, serve):
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"max_batch": 0}, {"grace_s": -1.0}, {"grace_s": float("inf")}, {"grace_s": float("nan")}]
+    "arguments", [{"request_samples": 0}, {"grace_s": -1.0}, {"grace_s": float("inf")}, {"grace_s": float("nan")}]
 )
 def test_configuration_is_checked(arguments):
     """Before anything starts."""
-    with pytest.raises(ServingError, match="max_batch must be 1 or more and grace_s 0 or more"):
+    with pytest.raises(ServingError, match="request_samples must be 1 or more and grace_s 0 or more"):
         ServerConfig(**arguments)

@@ -1,1 +1,1 @@
-"""A training run as a TOML file: the recipe, its run, and the run's record. The named recipes are in this folder."""
+"""A training run as a TOML file: the recipe, its run, the record of the run, and the named recipes."""

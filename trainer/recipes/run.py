@@ -77,10 +77,11 @@ def run_recipe(
     done = torch.tensor("figures" in record.facts and files.checkpoint.exists())
     if from_first(done):  # the others also wait here until the first process has removed old files
         return dict(record.facts.get("figures", {}))
-    data, net = _start(recipe)
+    data, net = start(recipe)
     if not rank():
         record.note()
-    reports = _train(recipe, data, net, files, record, on_progress)
+    with _state_advice(files):
+        reports = train_by(recipe, data, net, files.state, _progress(recipe, data, net, record, on_progress))
     if rank():
         return {}
     figures = _finish(recipe, data, net.cpu(), files, record, reports)
@@ -110,7 +111,7 @@ def _prepare(files: RunFiles, record: RunRecord, fresh: bool) -> None:
         raise TrainingError(f"{files.checkpoint}: exists, but not from a run of this recipe; --fresh replaces it")
 
 
-def _start(recipe: Recipe) -> tuple[TrainingData, NestedModel]:
+def start(recipe: Recipe) -> tuple[TrainingData, NestedModel]:
     """The data, and the untrained net on its device. Raises TrainingError with the name of the faulty table."""
     if recipe.run.threads:
         torch.set_num_threads(recipe.run.threads)
@@ -181,14 +182,33 @@ def _device(recipe: Recipe) -> torch.device:
     return torch.device(wanted)
 
 
-def _train(
-    recipe: Recipe,
-    data: TrainingData,
-    net: NestedModel,
-    files: RunFiles,
-    record: RunRecord,
-    on_progress: Sequence[OnProgress],
+def train_by(
+    recipe: Recipe, data: TrainingData, net: NestedModel, state_path: Path, on_progress: OnProgress
 ) -> tuple[EpochReport, ...]:
+    """Train `net` by the recipe's loss, settings, schedule and nesting; returns the report of each epoch.
+
+    data, net: the pair that `start` returned. state_path: file from which a stopped training goes on.
+    Raises TrainingError: the recipe's model or functions fail; StateError: the state file is of another training.
+    """
+    name = excerpt(recipe.tables["model"]["name"])
+    with foreign_errors(f"{recipe.source}: [model] {name}: training", TrainingError, net):  # exceptions of the model
+        return train(
+            net,
+            data.batches,
+            recipe.loss_fn,
+            recipe.config,
+            schedule=recipe.schedule,
+            nesting=recipe.nesting,
+            state_path=state_path,
+            on_progress=on_progress,
+        )
+
+
+def _progress(
+    recipe: Recipe, data: TrainingData, net: NestedModel, record: RunRecord, on_progress: Sequence[OnProgress]
+) -> OnProgress:
+    """A listener of the first process that notes the dense accuracy in `record` and passes each report on."""
+
     def progress(report: EpochReport) -> None:
         if rank():
             return
@@ -197,19 +217,7 @@ def _train(
         for each in on_progress:
             each(report)
 
-    name = excerpt(recipe.tables["model"]["name"])
-    own = foreign_errors(f"{recipe.source}: [model] {name}: training", TrainingError, net)  # exceptions of the model
-    with _state_advice(files), own:
-        return train(
-            net,
-            data.batches,
-            recipe.loss_fn,
-            recipe.config,
-            schedule=recipe.schedule,
-            nesting=recipe.nesting,
-            state_path=files.state,
-            on_progress=progress,
-        )
+    return progress
 
 
 @contextmanager

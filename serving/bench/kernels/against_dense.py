@@ -13,9 +13,9 @@ from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.runtime.profiling import layer_profile
 from nested_sparse.runtime.session import Session
 
-from ..row import Row, Spec, speedup
 from .dense import dense_session
 from .model_cache import Built
+from .row import Row, Spec, speedup
 from .turns import interleaved, timed, verified
 
 DENSE = "ONNX Runtime dense float32"

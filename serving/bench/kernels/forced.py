@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from nested_sparse.errors import BenchError
 
-from ..row import Row, Spec
+from .row import Row, Spec
 
 FORCE_ISA = "NESTED_SPARSE_FORCE_ISA"
 

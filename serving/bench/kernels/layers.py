@@ -17,10 +17,10 @@ from nested_sparse.metadata import LayerEntry
 from nested_sparse.runtime.profiling import layer_of, node_events, read_profile
 from nested_sparse.runtime.session import Session
 
-from ..row import Row, Spec
 from .against_dense import DENSE, dense_output, kernels_that_ran, our_run
 from .dense import dense_session
 from .model_cache import Built
+from .row import Row, Spec
 from .turns import WARM_UP, interleaved, timed, verified
 
 RATE_NOTE = "layers kept dense left out on both sides; samples: those layers together, profiled"

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from nested_sparse.runtime.session import Session
 
-from ..row import Row, Spec, speedup
 from .against_dense import kernels_that_ran, our_run
 from .model_cache import ModelCache
+from .row import Row, Spec, speedup
 from .turns import interleaved, timed, verified
 
 

@@ -9,7 +9,6 @@ from nested_sparse.kernels import library
 
 from ..machine import versions
 from ..neighbours import Neighbours
-from ..row import Row, Spec
 from .against_dense import measure_against_dense
 from .forced import measure_forced
 from .halves import measure_halves
@@ -17,6 +16,7 @@ from .layers import measure_conv_rate
 from .levels import measure_level0
 from .model_cache import ModelCache
 from .peers.rows import measure_peers
+from .row import Row, Spec
 from .table import LINEAR_ROUNDS, Settings
 
 

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import platform
 import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from nested_sparse.runtime.resources import cpu_model
+
 from ...commands.output import print_line, print_table
-from ..machine import cpu_name, versions
-from ..row import Row
+from ..machine import machine_facts
+from ..neighbours import TOLERABLE_LOAD
+from ..reach import MET
+from .row import Row
 
 COLUMNS = ("row", "reach", "measured", "met", "ours ms (best)", "other ms (best)", "error", "kernel", "against")
-MET = {None: "", True: "yes", False: "no"}
-TOLERABLE_LOAD = 0.1
-"""Cores that others may use before the report says so."""
 
 
 def print_rows(rows: Sequence[Row], rounds: int) -> None:
     """The measured rows as a table; under it what could not be measured, and what a reader must know."""
     print_table(
-        f"Our kernels, medians of interleaved rounds ({rounds}, more where runs are short), on {cpu_name()}",
+        f"Our kernels, medians of interleaved rounds ({rounds}, more where runs are short), on {cpu_model()}",
         COLUMNS,
         [_cells(row) for row in rows if not row.unavailable],
     )
@@ -54,8 +54,7 @@ def print_layers(rows: Sequence[Row]) -> None:
 
 def report(rows: Sequence[Row]) -> dict[str, Any]:
     """The JSON line: the machine, then every row."""
-    facts = {"bench": "kernels", "machine": platform.machine(), "cpu": cpu_name(), "versions": versions()}
-    return {**facts, "rows": [row.to_json() for row in rows]}
+    return {"bench": "kernels", **machine_facts(), "rows": [row.to_json() for row in rows]}
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from nested_sparse.errors import BenchError, NestedSparseError
 
-from ..row import Reach, Row, Spec
+from ..reach import Reach
+from .row import Row, Spec
 
 DENSITIES = (0.0538, 0.1338)
 FIVE_DENSITIES = (0.0538, 0.1338, 0.25, 0.5, 0.9)

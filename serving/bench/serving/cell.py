@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from nested_sparse.errors import BenchError
-from nested_sparse.runtime.simulation import traces
-from nested_sparse.runtime.simulation.traces import Trace
+from nested_sparse.runtime.simulation import Trace, arrivals_of, gamma, poisson, ramp
 
 from .open_loop import Arrival
 
@@ -24,18 +23,18 @@ RAMP_FLOOR = 0.05
 
 
 def _gamma(cv2: float) -> MakeTrace:
-    return lambda rate_per_s, duration_s, seed: traces.gamma(rate_per_s, duration_s, cv2, seed)
+    return lambda rate_per_s, duration_s, seed: gamma(rate_per_s, duration_s, cv2, seed)
 
 
 def _up_and_down(rate_per_s: float, duration_s: float, seed: int) -> Trace:
     """Rises linearly to nearly twice the mean, and falls again."""
     low, high, half_s = RAMP_FLOOR * rate_per_s, (2.0 - RAMP_FLOOR) * rate_per_s, duration_s / 2.0
-    up, down = traces.ramp(low, high, half_s, seed), traces.ramp(high, low, half_s, seed + 1)
+    up, down = ramp(low, high, half_s, seed), ramp(high, low, half_s, seed + 1)
     return Trace("ramp", np.concatenate((up.times_s, half_s + down.times_s)))
 
 
 TRACES: Mapping[str, MakeTrace] = {
-    "poisson": traces.poisson,
+    "poisson": poisson,
     "gamma-2": _gamma(2.0),
     "gamma-4": _gamma(4.0),
     "gamma-8": _gamma(8.0),
@@ -114,4 +113,4 @@ def rotated(names: Sequence[str], turn: int) -> list[str]:
 
 
 def _from_file(path: Path, rate_per_s: float, duration_s: float, _: int) -> Trace:
-    return traces.arrivals_of(path, rate_per_s, duration_s)
+    return arrivals_of(path, rate_per_s, duration_s)

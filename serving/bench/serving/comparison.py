@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ..row import Reach
+from ..reach import Reach
 from .cell import BURSTY
 from .experiment import CellResult
 from .figure import Figure

@@ -11,7 +11,7 @@ import numpy as np
 from nested_sparse.runtime.policy import LevelPolicy, Waiting
 from nested_sparse.runtime.resources import ResourceMonitor
 
-from ..row import Reach
+from ..reach import Reach
 from .figure import Figure
 
 QUEUE_LENGTHS = (0, 8, 32)

@@ -14,7 +14,7 @@ from nested_sparse.runtime.rerouting import RouteTable
 from nested_sparse.runtime.resources import ResourceMonitor
 from nested_sparse.runtime.session import Session
 
-from ..row import Reach
+from ..reach import Reach
 from .capacity import THREADS
 from .decision_cost import decision_cost
 from .figure import Figure

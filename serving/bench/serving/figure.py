@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..row import Reach
+from ..reach import Reach, met
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Figure:
     @property
     def met(self) -> bool | None:
         """None where nothing was asked or nothing could be measured."""
-        return None if self.reach is None or self.measured is None else self.reach.met(self.measured)
+        return met(self.reach, self.measured)
 
     def to_json(self) -> dict[str, Any]:
         """Plain types, for the JSON line."""

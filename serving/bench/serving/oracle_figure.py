@@ -8,17 +8,17 @@ from statistics import fmean
 
 from nested_sparse.errors import InputError
 from nested_sparse.runtime.profiling import LatencyProfile
-from nested_sparse.runtime.simulation.comparison import (
+from nested_sparse.runtime.simulation import (
     LOAD,
     Row,
+    World,
     compare,
     default_contentions,
     default_policies,
     default_traces,
 )
-from nested_sparse.runtime.simulation.world import World
 
-from ..row import Reach
+from ..reach import Reach
 from .comparison import ELASTIC
 from .figure import Figure
 

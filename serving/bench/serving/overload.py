@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ...commands.output import print_json, print_table
-from ..machine import cpu_name, versions
+from ..machine import machine_facts
 from .raw_client import RawCall, drive
 from .server_process import running_server
 
@@ -112,7 +112,7 @@ def _report(rounds: dict[str, list[Round]], slo_ms: float, load: float) -> None:
         rows.append((address, *figures, unhinted / len(each), failed / len(each)))
     title = f"{load:g} times the peak, SLO {slo_ms:g} ms, medians; clients on the same cores"
     print_table(title, (*columns, "refused without hint/s", "failed/s"), rows)
-    facts = {"slo_ms": slo_ms, "load": load, "cpu": cpu_name(), "versions": versions()}
+    facts = {"slo_ms": slo_ms, "load": load, **machine_facts()}
     print_json({**facts, "rounds": {address: [asdict(one) for one in each] for address, each in rounds.items()}})
 
 

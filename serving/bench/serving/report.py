@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nested_sparse.runtime.resources import cpu_model
+
 from ...commands.output import print_line, print_table
-from ..kernels.report import MET, TOLERABLE_LOAD
-from ..machine import cpu_name, versions
+from ..machine import machine_facts
+from ..neighbours import TOLERABLE_LOAD
+from ..reach import MET
 from .comparison import ELASTIC
 from .experiment import CellResult
 from .figure import Figure
@@ -20,7 +22,7 @@ def print_cells(results: Sequence[CellResult], scored_by: str) -> None:
     names = list(dict.fromkeys(name for result in results for name in result.rounds))
     shown = ELASTIC if ELASTIC in names else names[-1]
     print_table(
-        f"Effective accuracy, % of all offered requests, late and lost ones as 0 ({scored_by}), on {cpu_name()}",
+        f"Effective accuracy, % of all offered requests, late and lost ones as 0 ({scored_by}), on {cpu_model()}",
         ("trace", "co-runner", "offered", *names, f"SLO met, {shown} %", "p50 ms", "p99 ms", "levels, %"),
         [_line(result, names, shown) for result in results],
     )
@@ -88,9 +90,9 @@ def unverified_of(results: Sequence[CellResult]) -> str:
 
 def report(results: Sequence[CellResult], figures: Sequence[Figure], facts: Mapping[str, Any]) -> dict[str, Any]:
     """The JSON line: the machine, the load, every row, every cell summarised."""
-    machine = {"bench": "serving", "machine": platform.machine(), "cpu": cpu_name(), "versions": versions()}
     return {
-        **machine,
+        "bench": "serving",
+        **machine_facts(),
         **facts,
         "rows": [each.to_json() for each in figures],
         "cells": [

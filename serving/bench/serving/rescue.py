@@ -1,4 +1,4 @@
-"""Rescue: the deadlines that lowering a running inference saves, what it costs in accuracy, and what the guard costs.
+"""Rescue: the deadlines that lowering a running inference saves, and what it costs in accuracy.
 
 Every guarded run has an unguarded twin: same level, budget and disturbance, one right after the other, in random order.
 """
@@ -82,19 +82,6 @@ class Rescue:
         return None if self.level_accuracy is None or not routes else self.level_accuracy - statistics.fmean(routes)
 
 
-@dataclass(frozen=True, slots=True)
-class GuardCost:
-    """Of a guard that lowers nothing: medians of interleaved runs at the densest level, and of one decision.
-
-    guard_us: median of the pairs' differences, arming included. decision_us: the dearest one, inside the library.
-    """
-
-    unguarded_ms: float
-    guarded_ms: float
-    guard_us: float
-    decision_us: float
-
-
 def measure_rescue(
     session: Session,
     table: RouteTable,
@@ -133,23 +120,6 @@ def measure_rescue(
             if time.monotonic() > end_s:
                 break
     return rescues
-
-
-def measure_guard_cost(session: Session, table: RouteTable, *, batch: int = 1, repeats: int = 200) -> GuardCost:
-    """Interleaved runs at the densest level on this session, with an ample budget and without a guard."""
-    inputs = random_inputs(session.inputs, fixed_batch(session.inputs) or batch)
-    level, guard = len(session.levels) - 1, RouteGuard(table)
-    level_ms = _profile(session, batch)
-
-    def guarded() -> None:
-        guard.arm(level, level_ms, 1e9, 1.0)
-        session.run(inputs, level, guard=guard)
-
-    times = np.array([(_timed_ms(lambda: session.run(inputs, level)), _timed_ms(guarded)) for _ in range(repeats)])
-    unguarded_ms, guarded_ms = np.median(times, axis=0)
-    guard_us = float(np.median(times[:, 1] - times[:, 0])) * 1e3
-    guard.arm(level, level_ms, 0.0, 1.0)
-    return GuardCost(float(unguarded_ms), float(guarded_ms), guard_us, guard.decision_us())
 
 
 class _Twins:

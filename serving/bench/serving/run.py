@@ -15,7 +15,7 @@ from rich.console import Console
 
 from nested_sparse.errors import BenchError, NestedSparseError
 from nested_sparse.runtime.session import Session
-from nested_sparse.runtime.simulation.traces import poisson
+from nested_sparse.runtime.simulation import poisson
 
 from ..neighbours import Neighbours, read_family_cpu_seconds
 from .capacity import THREADS, default_slo_ms, service_times_ms

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from nested_sparse.runtime.profiling import profile_key as module
-from nested_sparse.runtime.profiling.profile_key import cpu_model, profile_key
+from nested_sparse.runtime.profiling.profile_key import profile_key
 
 SESSION = SimpleNamespace(digest="abc", isa="avx2", threads=2)
 
@@ -63,10 +63,3 @@ def test_whatever_changes_latency_changes_the_key(
     if "cores" in change:
         monkeypatch.setattr(module, "usable_cores", lambda root: change["cores"])
     assert profile_key(change.get("session", SESSION), change.get("max_batch", 16), root) != before  # type: ignore[arg-type]
-
-
-def test_cpu_model_names_every_kind_of_core(tmp_path: Path) -> None:
-    """ARM kernels print part numbers, per core; without /proc there is still an answer."""
-    text = "processor : 0\nCPU part : 0xd05\nprocessor : 1\nCPU part : 0xd0a\nprocessor : 2\nCPU part : 0xd0a\n"
-    assert cpu_model(machine(tmp_path, text)) == "0xd05, 0xd0a"
-    assert cpu_model(tmp_path / "nowhere")

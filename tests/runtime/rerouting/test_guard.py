@@ -163,7 +163,6 @@ def test_layers_are_learnt_in_the_order_they_run(counting: Session) -> None:
     assert np.all(np.diff(table.remaining_share, axis=1) <= 0)
     assert np.all((table.remaining_share >= 0) & (table.remaining_share <= 1))
     np.testing.assert_array_equal(table.accuracy[2, 0], 0.9)
-    assert (table.cuts == -1).all()
 
 
 def test_reroutes_of_the_file_say_where_the_level_may_fall(tmp_path: Path) -> None:
@@ -209,19 +208,6 @@ def test_more_operators_than_the_table_has(counting: Session) -> None:
     guard = RouteGuard(nowhere)
     guard.arm(2, LEVEL_MS, 0.0, 1.0)
     assert total(counting, 2, guard) == 2 * LAYERS
-
-
-def test_route_names_the_cut_of_the_file(counting: Session) -> None:
-    """Its number among the file's cuts; -1 elsewhere."""
-    even = even_table()
-    cuts = np.full(LAYERS, -1, np.int32)
-    cuts[5] = 1
-    guard = RouteGuard(RouteTable(even.layers, even.remaining_share, even.accuracy, cuts))
-    for layer, cut in (("layer5", 1), ("layer6", -1)):
-        guard.force(2, 1, layer)
-        total(counting, 2, guard)
-        route = guard._run.route
-        assert (route.start, route.end, route.cut) == (2, 1, cut)
 
 
 def test_concurrent_guarded_runs_do_not_mix(counting: Session) -> None:

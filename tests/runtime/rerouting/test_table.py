@@ -20,13 +20,13 @@ from nested_sparse.runtime.rerouting.table import RouteTable, Seen, fade, operat
 NAN = math.nan
 
 
-def even_table(levels: int, operators: int, accuracy: float = 0.5, **options: Any) -> RouteTable:
+def even_table(levels: int, operators: int, accuracy: float = 0.5) -> RouteTable:
     """Every operator takes the same share of its level, and the level may fall everywhere."""
     share = np.tile(1 - np.arange(operators) / operators, (levels, 1))
     table = np.full((levels, levels, operators), NAN)
     for end in range(levels):
         table[end + 1 :, end] = accuracy + end / 100
-    return RouteTable(tuple(f"layer{n}" for n in range(operators)), share, table, **options)
+    return RouteTable(tuple(f"layer{n}" for n in range(operators)), share, table)
 
 
 SITUATIONS = 20
@@ -165,14 +165,6 @@ def test_accuracies_come_from_the_reroutes() -> None:
     assert np.isnan(table[np.triu_indices(3)]).all()
 
 
-def test_cuts_of_the_file_are_the_only_places() -> None:
-    """With its reroutes and without."""
-    names = ("a", "b", "c")
-    for reroutes in ([], [Reroute(1, 0, {"b": 0.6, "c": 0.8})]):
-        table = route_accuracy(names, levels(0.5, 0.9), reroutes, cuts=("c",))
-        np.testing.assert_array_equal(table[1, 0], [0.5, NAN, 0.8 if reroutes else 0.5])
-
-
 def test_without_reroutes_a_route_scores_what_its_end_does() -> None:
     """Levels without any accuracy are ranked; a level whose accuracy alone is not known is no end."""
     np.testing.assert_array_equal(route_accuracy(("a", "b"), levels(0.5, 0.9), [])[1, 0], [0.5, 0.5])
@@ -192,7 +184,6 @@ def test_layers_used_again_are_numbered() -> None:
     [
         ({"layers": ("a",)}, "remaining_share of 1 operators"),
         ({"accuracy": np.full((2, 2, 3), NAN)}, "accuracy of 2 operators"),
-        ({"cuts": np.zeros(3)}, "cuts of 2 operators"),
         ({"remaining_share": np.array([[0.5, 0.6], [1, 0.5]])}, "must fall"),
         ({"remaining_share": np.array([[0.5, NAN], [1, 0.5]])}, "must fall"),
         ({"remaining_share": np.array([[1.5, 0.6], [1, 0.5]])}, "must fall"),

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from nested_sparse.errors import InputError, LevelError
+from nested_sparse.errors import DeadlineError, InputError, LevelError
 from nested_sparse.level import Level
-from nested_sparse.runtime.scheduling.request import Request, allowed_levels, allowed_slo_ms
+from nested_sparse.runtime.scheduling.request import Request, allowed_levels, time_limit_ms
 
 LEVELS = [Level(i, 0.1 * (i + 1), 1, 1, {"accuracy": accuracy}) for i, accuracy in enumerate((0.8, 0.9, 0.95))]
 
@@ -47,13 +47,33 @@ def test_min_accuracy_needs_a_stated_accuracy() -> None:
         allowed_levels(Request({}, min_accuracy=0.5), [Level(0, 0.1, 1, 1)])
 
 
-def test_slo_is_capped_by_the_default() -> None:
-    """Less than the default is honoured, more is not."""
-    assert [allowed_slo_ms(Request({}, slo_ms=slo), 50.0) for slo in (None, 20.0, 80.0)] == [50.0, 20.0, 50.0]
+@pytest.mark.parametrize(
+    ("slo_ms", "timeout_ms", "expected_ms"),
+    [
+        (None, None, 50),
+        (20, None, 20),
+        (80, None, 50),
+        (None, 30, 30),
+        (20, 30, 20),
+        (40, 30, 30),
+        (20, float("inf"), 20),
+    ],
+)
+def test_the_least_time_counts(slo_ms: float | None, timeout_ms: float | None, expected_ms: float) -> None:
+    """Of what the client asks for, how long it waits, and the scheduler's default."""
+    assert time_limit_ms(Request({}, slo_ms=slo_ms, timeout_ms=timeout_ms), 50.0) == expected_ms
 
 
-@pytest.mark.parametrize("slo_ms", [0.0, -1.0, float("nan"), float("inf")])
-def test_impossible_slo_is_refused(slo_ms: float) -> None:
-    """Not a positive number."""
-    with pytest.raises(InputError, match="slo_ms"):
-        allowed_slo_ms(Request({}, slo_ms=slo_ms), 50.0)
+@pytest.mark.parametrize("slo_ms", [0.0, -5, float("nan"), float("inf"), True, "30"])
+@pytest.mark.parametrize("timeout_ms", [None, 30.0, -1.0])
+def test_impossible_slo_is_refused(slo_ms: float, timeout_ms: float | None) -> None:
+    """By one rule, however long the client waits."""
+    with pytest.raises(InputError, match=r"^slo_ms: expected a finite number of milliseconds above 0, got "):
+        time_limit_ms(Request({}, slo_ms=slo_ms, timeout_ms=timeout_ms), 50.0)
+
+
+@pytest.mark.parametrize("timeout_ms", [0.0, -0.1, float("-inf")])
+def test_a_timeout_that_has_passed_is_an_expired_deadline(timeout_ms: float) -> None:
+    """A client that has given up already costs no run."""
+    with pytest.raises(DeadlineError, match="had passed"):
+        time_limit_ms(Request({}, timeout_ms=timeout_ms), 50.0)

@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from nested_sparse.proto import messages
-from nested_sparse.runtime.scheduling.request import Request, Response
+from nested_sparse.runtime.scheduling.request import Request, Response, time_limit_ms
 from nested_sparse.serving.bench.serving.raw_client import drive
 from nested_sparse.serving.connections.front import waited_s
 from nested_sparse.serving.dataplane import Dataplane
@@ -45,6 +45,7 @@ class BusyEngine:
 
 
 def busy(model: ServedModel) -> ServedModel:
+    model.engine.default_slo_ms = SLO_MS  # type: ignore[attr-defined]
     return ServedModel(
         model.name,
         model.inputs,
@@ -129,14 +130,15 @@ def test_deadlines_count_from_the_arrival(model: ServedModel) -> None:
         await servicer.model_infer(parse_infer_request(request.SerializeToString()), context)
         return model.engine.requests[-1]  # type: ignore[attr-defined, no-any-return]
 
-    for left_s, parameters, slo_ms in (
+    for left_s, parameters, limit_ms in (
         (None, {"slo_ms": 40.0}, 40.0),
         (0.03, {}, 60.0),
         (0.03, {"slo_ms": 40.0}, 40.0),
+        (0.03, {"slo_ms": 80.0}, 60.0),
     ):
         request = asyncio.run(infer(left_s, **parameters))
         assert request.received_s == pytest.approx(99.98)
-        assert request.slo_ms == pytest.approx(slo_ms)
+        assert time_limit_ms(request, SLO_MS) == pytest.approx(limit_ms)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])

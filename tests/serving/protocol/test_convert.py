@@ -56,8 +56,8 @@ def test_raw_round_trip(datatype):
     """Every datatype arrives as the same bits, raw."""
     array = values(datatype)
     call = read(raw_request(array, datatype.name))
-    assert call.inputs["x"].dtype == datatype.dtype
-    np.testing.assert_array_equal(call.inputs["x"], array)
+    assert call.request.inputs["x"].dtype == datatype.dtype
+    np.testing.assert_array_equal(call.request.inputs["x"], array)
 
 
 @pytest.mark.parametrize("datatype", [each for each in DATATYPES if each.contents], ids=lambda datatype: datatype.name)
@@ -65,8 +65,8 @@ def test_typed_round_trip(datatype):
     """Every datatype that has a contents field arrives through it."""
     array = values(datatype)
     call = read(typed_request({datatype.contents: array.ravel().tolist()}, datatype.name, array.shape))
-    assert call.inputs["x"].dtype == datatype.dtype
-    np.testing.assert_array_equal(call.inputs["x"], array)
+    assert call.request.inputs["x"].dtype == datatype.dtype
+    np.testing.assert_array_equal(call.request.inputs["x"], array)
 
 
 @pytest.mark.parametrize("count", [2, 40_000])
@@ -84,24 +84,24 @@ def test_raw_values_of_any_size_keep_their_places(count):
     received = parse_infer_request(data)
     call = read_call(received, Bounds(2, 3), 0.0, None)
     for name, array in arrays.items():
-        np.testing.assert_array_equal(call.inputs[name], array)
-        assert not call.inputs[name].flags.writeable
-    assert (call.outputs, call.options.level, received.message.id) == (("y",), 1, "seven")
+        np.testing.assert_array_equal(call.request.inputs[name], array)
+        assert not call.request.inputs[name].flags.writeable
+    assert (call.outputs, call.request.level, call.id) == (("y",), 1, "seven")
     if count > 2:
         assert not received.message.raw_input_contents
-        assert all(np.shares_memory(call.inputs[name], np.frombuffer(data, np.uint8)) for name in arrays)
+        assert all(np.shares_memory(call.request.inputs[name], np.frombuffer(data, np.uint8)) for name in arrays)
 
 
 def test_bool_bytes_are_normalised():
     """Any byte but 0 is true."""
     request = raw_request(np.array([0, 1, 2, 255], np.uint8), "BOOL")
     call = read(request)
-    np.testing.assert_array_equal(call.inputs["x"].view(np.uint8), [0, 1, 1, 1])
+    np.testing.assert_array_equal(call.request.inputs["x"].view(np.uint8), [0, 1, 1, 1])
 
 
 def test_scalar_has_one_element():
     """An empty shape is a scalar."""
-    assert read(raw_request(np.float32(3.5), shape=())).inputs["x"] == 3.5
+    assert read(raw_request(np.float32(3.5), shape=())).request.inputs["x"] == 3.5
 
 
 def test_several_inputs_keep_their_raw_order():
@@ -110,8 +110,8 @@ def test_several_inputs_keep_their_raw_order():
     request.inputs.add(name="a", datatype="INT8", shape=[3])
     request.raw_input_contents.append(np.int8([-1, 0, 1]).tobytes())
     call = read(request)
-    np.testing.assert_array_equal(call.inputs["b"], np.float32([1, 2]))
-    np.testing.assert_array_equal(call.inputs["a"], np.int8([-1, 0, 1]))
+    np.testing.assert_array_equal(call.request.inputs["b"], np.float32([1, 2]))
+    np.testing.assert_array_equal(call.request.inputs["a"], np.int8([-1, 0, 1]))
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_many_integers_arrive_through_contents_and_the_last_is_checked():
     """They are converted in parts."""
     array = RNG.integers(-128, 127, 2 * AT_ONCE + 7, np.int8)
     request = typed_request({"int_contents": array.tolist()}, "INT8", array.shape)
-    np.testing.assert_array_equal(read(request).inputs["x"], array)
+    np.testing.assert_array_equal(read(request).request.inputs["x"], array)
     request.inputs[0].contents.int_contents[-1] = 128
     with pytest.raises(InputError, match="INT8, which cannot hold 128"):
         read(request)
@@ -241,7 +241,7 @@ def test_fields_that_no_version_of_the_protocol_has_do_not_become_values():
     request = typed_request({"fp32_contents": [1.0, 2.0]})
     contents = request.inputs[0].contents
     contents.MergeFromString(b"\x9d\x06\x00\x00\x80\x40")  # field 99, four bytes
-    np.testing.assert_array_equal(read(request).inputs["x"], np.float32([1, 2]))
+    np.testing.assert_array_equal(read(request).request.inputs["x"], np.float32([1, 2]))
 
 
 @pytest.mark.parametrize("text", ["x" * 20_000, "\x1b[31m\n"])

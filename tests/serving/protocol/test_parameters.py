@@ -7,35 +7,41 @@ import pytest
 from nested_sparse.errors import InputError
 from nested_sparse.level import Level
 from nested_sparse.proto.messages import InferParameter
-from nested_sparse.runtime.scheduling.request import Response
-from nested_sparse.serving.protocol.call import CallOptions
-from nested_sparse.serving.protocol.parameters import read_options, served_parameters
+from nested_sparse.runtime.scheduling.request import Request, Response
+from nested_sparse.serving.protocol.parameters import read_request, served_parameters
 
 
 def number(**kind):
     return InferParameter(**kind)
 
 
+def asked(**fields):
+    return Request({}, received_s=12.5, **fields)
+
+
+def read(parameters, time_left_s=None):
+    return read_request({}, parameters, 12.5, time_left_s)
+
+
 @pytest.mark.parametrize(
     ("parameters", "expected"),
     [
-        ({}, CallOptions()),
-        ({"slo_ms": number(double_param=2.5)}, CallOptions(slo_ms=2.5)),
-        ({"slo_ms": number(int64_param=30)}, CallOptions(slo_ms=30)),
-        ({"slo_ms": number(uint64_param=30)}, CallOptions(slo_ms=30)),
-        ({"timeout": number(int64_param=2500)}, CallOptions(slo_ms=2.5)),
-        ({"timeout": number(int64_param=2500), "slo_ms": number(int64_param=1)}, CallOptions(slo_ms=1)),
-        ({"timeout": number(int64_param=500), "slo_ms": number(int64_param=1)}, CallOptions(slo_ms=0.5)),
-        ({"timeout": number(int64_param=0)}, CallOptions()),
-        ({"min_accuracy": number(double_param=0.9)}, CallOptions(min_accuracy=0.9)),
-        ({"level": number(int64_param=2)}, CallOptions(level=2)),
-        ({"level": number(int64_param=-1)}, CallOptions(level=-1)),
-        ({"priority": number(uint64_param=1), "mine": number(string_param="x")}, CallOptions()),
+        ({}, asked()),
+        ({"slo_ms": number(double_param=2.5)}, asked(slo_ms=2.5)),
+        ({"slo_ms": number(int64_param=30)}, asked(slo_ms=30)),
+        ({"slo_ms": number(uint64_param=30)}, asked(slo_ms=30)),
+        ({"timeout": number(int64_param=2500)}, asked(timeout_ms=2.5)),
+        ({"timeout": number(int64_param=2500), "slo_ms": number(int64_param=1)}, asked(slo_ms=1, timeout_ms=2.5)),
+        ({"timeout": number(int64_param=0)}, asked()),
+        ({"min_accuracy": number(double_param=0.9)}, asked(min_accuracy=0.9)),
+        ({"level": number(int64_param=2)}, asked(level=2)),
+        ({"level": number(int64_param=-1)}, asked(level=-1)),
+        ({"priority": number(uint64_param=1), "mine": number(string_param="x")}, asked()),
     ],
 )
 def test_accepted(parameters, expected):
     """What a client may say."""
-    assert read_options(parameters) == expected
+    assert read(parameters) == expected
 
 
 @pytest.mark.parametrize(
@@ -47,21 +53,17 @@ def test_accepted(parameters, expected):
         ),
         ({"slo_ms": number(bool_param=True)}, "got bool"),
         ({"slo_ms": InferParameter()}, "got no value"),
-        ({"slo_ms": number(double_param=float("nan"))}, "'slo_ms' must be a finite number, 0 or more, got nan"),
-        ({"slo_ms": number(double_param=float("inf"))}, "got inf"),
-        ({"slo_ms": number(int64_param=-1)}, "got -1"),
-        ({"slo_ms": number(double_param=0)}, "'slo_ms' must be more than 0"),
-        ({"min_accuracy": number(double_param=-0.5)}, "'min_accuracy' must be a finite number"),
+        ({"min_accuracy": number(double_param=-0.5)}, "min_accuracy: expected a number of at least 0, got -0.5"),
+        ({"min_accuracy": number(double_param=float("inf"))}, "min_accuracy: expected a finite number, got inf"),
         ({"min_accuracy": number(string_param="high")}, "'min_accuracy' has the wrong type"),
         ({"level": number(double_param=1.0)}, "'level' has the wrong type: expected int64 or uint64, got double"),
-        ({"level": number(int64_param=-2)}, "'level' must be a finite number, -1 or more, got -2"),
-        ({"timeout": number(int64_param=-5)}, "'timeout' must be a finite number"),
+        ({"timeout": number(int64_param=-5)}, "timeout: expected a number of at least 0, got -5"),
     ],
 )
 def test_refused(parameters, message):
     """Wrong kinds, infinities and negative numbers."""
     with pytest.raises(InputError, match=message):
-        read_options(parameters)
+        read(parameters)
 
 
 def test_reading_leaves_the_request_alone():
@@ -69,22 +71,22 @@ def test_reading_leaves_the_request_alone():
     from nested_sparse.proto.messages import ModelInferRequest
 
     request = ModelInferRequest()
-    read_options(request.parameters)
+    read(request.parameters)
     assert len(request.parameters) == 0
 
 
 @pytest.mark.parametrize(
-    ("slo_ms", "left_ms", "expected"),
-    [(None, None, None), (5, None, 5), (None, 7, 7), (5, 7, 5), (9, 7, 7), (5, float("inf"), 5)],
+    ("timeout_us", "left_s", "expected_ms"),
+    [(0, None, None), (5000, None, 5), (0, 0.007, 7), (5000, 0.007, 5), (9000, 0.007, 7), (5000, float("inf"), 5)],
 )
-def test_the_least_limit_wins(slo_ms, left_ms, expected):
-    """A transport's deadline only ever shortens."""
-    assert CallOptions(slo_ms, 0.5, 1).within(left_ms) == CallOptions(expected, 0.5, 1)
+def test_the_shorter_timeout_counts(timeout_us, left_s, expected_ms):
+    """Of the protocol's parameter and the transport's deadline."""
+    assert read({"timeout": number(int64_param=timeout_us)}, left_s) == asked(timeout_ms=expected_ms)
 
 
 def test_served_parameters():
     """What was served is reported; accuracy only when known."""
-    known = served_parameters(Response({}, Level(1, 0.25, 1, 1, {}), 12, 34, "why", accuracy=0.75))
+    known = served_parameters(Response({}, Level(1, 0.25, 1, 1, {}), 12, 34, "why", 50.0, accuracy=0.75))
     assert {name: value.WhichOneof("parameter_choice") for name, value in known.items()} == {
         "level": "int64_param",
         "density": "double_param",
@@ -99,7 +101,7 @@ def test_served_parameters():
     )
     assert (known["queue_us"].int64_param, known["compute_us"].int64_param) == (12, 34)
     lowered = Response(
-        {}, Level(0, 0.5, 1, 1, {}), 0, 0, "why", started_level=Level(2, 1.0, 1, 1, {}), lowered_at="conv3"
+        {}, Level(0, 0.5, 1, 1, {}), 0, 0, "why", 50.0, started_level=Level(2, 1.0, 1, 1, {}), lowered_at="conv3"
     )
     unknown = served_parameters(lowered)
     assert "accuracy" not in unknown

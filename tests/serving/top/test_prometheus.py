@@ -23,7 +23,7 @@ def test_reads_what_our_server_writes(model):
     metrics.watch(model)
     for level, queue_us in ((0, 1500), (2, 1500), (2, 700_000)):
         with metrics.request(model, 10.0) as record:
-            record.response = Response({"y": np.zeros(1)}, model.levels[level], queue_us, 2500, "")
+            record.response = Response({"y": np.zeros(1)}, model.levels[level], queue_us, 2500, "", 1000.0)
     with pytest.raises(OverloadedError), metrics.request(model, 10.0):
         raise OverloadedError("shed", 1.0)
     (name,) = counts = read_metrics(generate_latest(metrics.registry).decode())
@@ -56,7 +56,7 @@ def test_values_that_no_count_can_have_are_passed_over(model):
     metrics = Metrics(clock=lambda: 10.0)
     metrics.watch(model)
     with metrics.request(model, 10.0) as record:
-        record.response = Response({"y": np.zeros(1)}, model.levels[0], 1500, 2500, "")
+        record.response = Response({"y": np.zeros(1)}, model.levels[0], 1500, 2500, "", 1000.0)
     good = generate_latest(metrics.registry).decode()
     for value in ("NaN", "+Inf", "-Inf", "-1", "1e300"):
         text = re.sub(r"(?m)^([^#].*) \S+$", rf"\1 {value}", good)

@@ -7,16 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_images import idx_bytes
 
 from nested_sparse.errors import TrainingError
 from nested_sparse.trainer.data.images import Batches, LabelledImages, load_digits_images, load_idx, shifted
 from support import DATA
 
 FASHION = DATA / "fashion_mnist"
-
-
-def idx_bytes(array: np.ndarray) -> bytes:
-    return struct.pack(f">4B{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
 
 
 def write_set(directory: Path, *, suffix: str = "") -> np.ndarray:

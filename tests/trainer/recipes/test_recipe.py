@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -54,23 +53,6 @@ def test_named_recipes_hold() -> None:
         with pytest.raises(TrainingError, match="is missing: expected a path"):
             load_recipe(name)
         load_recipe(name, settings)
-
-
-def test_the_digits_recipe_is_the_demo() -> None:
-    """Same data, net, densities and epochs."""
-    from nested_sparse.trainer import demo
-
-    recipe = load_recipe("digits")
-    assert recipe.config == demo.CONFIG
-    assert recipe.nesting == demo.NESTING
-    assert recipe.nest_options == {
-        "densities": demo.DENSITIES,
-        "pattern": demo.PATTERN,
-        "keep_dense": demo.KEEP_DENSE,
-    }
-    data, scored = recipe.load_data(0), demo.load_demo_data(None)
-    images = torch.cat([inputs for inputs, _ in data.scored()])
-    np.testing.assert_array_equal(images.numpy(), scored.test_images)
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from nested_sparse.errors import BenchError
 from nested_sparse.runtime.session import Session
 
-from ...row import Row, Spec, speedup
 from ..against_dense import dense_output, kernels_that_ran, our_run
 from ..dense import dense_session, export_dense
 from ..model_cache import Built, ModelCache, with_zeros
+from ..row import Row, Spec, speedup
 from ..turns import Run, interleaved, relative_error, timed, verified
 from .client import WORKER, PeerProcess
 from .venvs import environment

@@ -8,8 +8,8 @@ import pytest
 
 from nested_sparse.errors import BenchError
 from nested_sparse.serving.bench.kernels.forced import measure_forced
+from nested_sparse.serving.bench.kernels.row import Row
 from nested_sparse.serving.bench.kernels.table import chosen
-from nested_sparse.serving.bench.row import Row
 
 SPECS = chosen(["*-avx2"], None, None)
 

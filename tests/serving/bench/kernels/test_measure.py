@@ -19,9 +19,10 @@ from nested_sparse.serving.bench.kernels import model_cache as workshop_module
 from nested_sparse.serving.bench.kernels.against_dense import measure_against_dense
 from nested_sparse.serving.bench.kernels.layers import ConvKind, ConvTimes, dense_convolutions, layer_table, rate
 from nested_sparse.serving.bench.kernels.measure import measure_rows, versions
+from nested_sparse.serving.bench.kernels.row import Spec
 from nested_sparse.serving.bench.kernels.table import LINEAR_ROUNDS, Settings
 from nested_sparse.serving.bench.kernels.turns import WARM_UP
-from nested_sparse.serving.bench.row import Reach, Spec
+from nested_sparse.serving.bench.reach import Reach
 
 LEVELS = (0.2, 0.6)
 SETTINGS = Settings(rounds=3, peers_folder=Path("peers"))

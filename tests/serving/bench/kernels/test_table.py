@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from nested_sparse.errors import BenchError, PatternError
+from nested_sparse.serving.bench.kernels.row import Row
 from nested_sparse.serving.bench.kernels.table import DENSITIES, PEERS, TABLE, Settings, chosen, measured
-from nested_sparse.serving.bench.row import Row
 
 SETTINGS = Settings(rounds=3, peers_folder=Path("peers"))
 

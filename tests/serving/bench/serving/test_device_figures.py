@@ -6,7 +6,7 @@ import pytest
 
 from nested_sparse.errors import InputError
 from nested_sparse.runtime.profiling.resident import Resident, State
-from nested_sparse.serving.bench.row import Reach
+from nested_sparse.serving.bench.reach import Reach
 from nested_sparse.serving.bench.serving import device_figures
 from nested_sparse.serving.bench.serving.device_figures import rescue_summary, resident_figure
 from nested_sparse.serving.bench.serving.oracle_figure import oracle_figures

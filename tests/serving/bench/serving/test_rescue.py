@@ -18,7 +18,7 @@ from nested_sparse.runtime.rerouting.guard import RouteGuard
 from nested_sparse.runtime.rerouting.table import RouteTable
 from nested_sparse.runtime.session.session import Session
 from nested_sparse.serving.bench.serving.neighbour import Neighbour, pinned
-from nested_sparse.serving.bench.serving.rescue import BUSY, IDLE, Pair, Rescue, measure_guard_cost, measure_rescue
+from nested_sparse.serving.bench.serving.rescue import BUSY, IDLE, Pair, Rescue, measure_rescue
 from support import layer_record, random_weight
 
 needs_affinity = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no CPU affinity")
@@ -93,13 +93,6 @@ def test_sessions_of_several_threads_are_refused(tmp_path: Path) -> None:
         table = RouteTable.measure(session, repeats=3)
         with pytest.raises(BenchError, match="expected a session of 1 thread, got 2"):
             measure_rescue(session, table)
-
-
-def test_guard_cost_is_of_runs_that_were_not_lowered(session: Session) -> None:
-    """All four figures are there."""
-    cost = measure_guard_cost(session, RouteTable.measure(session, repeats=3), repeats=5)
-    assert min(cost.unguarded_ms, cost.guarded_ms, cost.decision_us) > 0
-    assert math.isfinite(cost.guard_us)
 
 
 @needs_affinity

@@ -1,7 +1,8 @@
-"""Every code block of the README, in order, as it is written: what is quick runs, the rest is understood to the end.
+"""Every code block of the README and of the pages for users under docs/, in order, as it is written.
 
-Each line of a shell block has its way of being tested in WAYS, and one that has none fails. What is put in the place of
-the README's own words: free ports, for a test must not ask for 8001 or 9001, and `--once`, for `top` never ends.
+Quick commands run. Long ones are parsed and checked up to the point where the long work would start. Each line of a
+shell block has its way of being tested in WAYS; a line that has none fails. Two things are put in the place of a page's
+own words: free ports, because a test must not ask for 8001 or 9001, and `--once`, because `top` never ends.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ import contextlib
 import json
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from nested_sparse.trainer.data.datasets import Digits
 from nested_sparse.trainer.models import DigitNet
 
 ROOT = Path(__file__).parents[1]
+EXAMPLE = ROOT / "docs" / "examples" / "fashion-mnist.safetensors"
 ADDRESS = "127.0.0.1:8001"
 WAYS = {
     "make ": "target",  # minutes to hours; its target must exist
@@ -50,11 +53,11 @@ name = "digit_net"
 [nest]
 densities = [0.2, 0.6]
 """
-"""What the README calls mine.toml."""
+"""The file that the pages call mine.toml."""
 
 
 def given_names() -> dict[str, Any]:
-    """What the README's Python takes for granted, and says so: the user's model, data and loss. Small, to be quick."""
+    """The names that the pages' Python takes as given: the user's model, data and loss. Small, to be quick."""
     data = Digits(size=8, batch_size=48, epoch_samples=48, validation_samples=20).load(0)
     return {
         "model": DigitNet(width=4),
@@ -65,19 +68,33 @@ def given_names() -> dict[str, Any]:
     }
 
 
-def blocks() -> list[tuple[str, str]]:
-    """(language, text) of each."""
-    text = ROOT.joinpath("README.md").read_text(encoding="utf-8")
-    return re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """(language, text) of each block of the page; `text` is the language of a drawing, which is not run."""
+    text = page.read_text(encoding="utf-8")
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    return [(language, body) for language, body in found if language != "text"]
+
+
+def pages() -> list[str]:
+    """The pages that have blocks to run, by their path from the root."""
+    docs = ROOT / "docs"
+    found = [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *sorted(docs.glob("*.md")),
+        *sorted(docs.glob("examples/*.md")),
+    ]
+    return [str(page.relative_to(ROOT)) for page in found if page.exists() and blocks(page)]
 
 
 @dataclass
 class Reader:
-    """Somebody who copies one block after the other, in a folder of theirs."""
+    """A user that copies one block after the other, in a folder of its own."""
 
     names: dict[str, Any]
     patch: pytest.MonkeyPatch
     address: str = ""
+    model: str = ""
     reached: list[str] = field(default_factory=list)
     running: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
@@ -120,7 +137,7 @@ class Reader:
 
     def load(self, words: list[str]) -> None:
         class ReachedError(Exception):
-            """Everything before the measuring went well."""
+            """All went well up to the measuring."""
 
         def unmeasured(options: Any, console: Any) -> Any:
             raise ReachedError
@@ -133,21 +150,24 @@ class Reader:
     def serve(self, words: list[str]) -> None:
         self.running.close()
         free = ["--port", "0", *(["--metrics-port", "0"] if "--metrics-port" in words else [])]
+        self.model = Path(words[2]).stem
         self.address = self.running.enter_context(served([*words[1:], *free, "--profile-cache", "off", "--json"]))
 
     def top(self, words: list[str]) -> None:
         assert ADDRESS in words
         said = self.run([self.address if word == ADDRESS else word for word in words] + ["--once"])
-        assert "fashion-mnist" in said
+        assert self.model in said
 
     def python(self, text: str) -> None:
-        code = compile(text.replace(ADDRESS, self.address or ADDRESS), "README.md", "exec")
+        code = compile(text.replace(ADDRESS, self.address or ADDRESS), "a page's block", "exec")
         end_s = time.monotonic() + 120
         while True:
             try:
                 exec(code, self.names)
                 return
-            except Exception as error:  # a slow machine cannot keep the README's 20 ms; the server says so, for a retry
+            except (
+                Exception
+            ) as error:  # a slow machine cannot keep the 20 ms of the README; the server says so, for a retry
                 if "shed" not in str(error) or time.monotonic() > end_s:
                     raise
 
@@ -170,28 +190,11 @@ def served(arguments: list[str]) -> Iterator[str]:
             process.kill()
 
 
-def test_every_block_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a folder with the docs, a recipe and a file of arrivals; what a block leaves the next ones find."""
-    pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed")
-    (tmp_path / "docs").symlink_to(ROOT / "docs")
-    (tmp_path / "mine.toml").write_text(RECIPE)
-    (tmp_path / "arrivals.npz").touch()
-    monkeypatch.chdir(tmp_path)
-    reader = Reader(given_names(), monkeypatch)
-    with contextlib.closing(reader.running):
-        for language, text in blocks():
-            assert language in ("", "python"), f"a block of {language!r}: say here how it is tested"
-            if language:
-                reader.python(text)
-            else:
-                for line in text.splitlines():
-                    reader.shell(line)
-    assert reader.reached == ["fashion-mnist", "mine"]
-    assert {"resnet20.safetensors", "model.safetensors", "small.safetensors"} <= {
-        path.name for path in Path().iterdir()
-    }
+def check_readme(reader: Reader) -> None:
+    """The recipe was reached, both levels answered, and the served answer keeps the accuracy that was asked for."""
+    assert reader.reached == ["fashion-mnist"]
+    assert Path("resnet20.safetensors").exists()
     assert reader.names["accuracy"][0] <= 1
-    assert reader.names["net"].level_count == 3
     assert reader.names["sparse"].shape == reader.names["dense"].shape == (1, 10)
     answer = reader.names["answer"]
     assert answer.as_numpy("output").shape == (1, 10)
@@ -199,8 +202,50 @@ def test_every_block_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     reader.names["client"].close()
 
 
+def check_training(reader: Reader) -> None:
+    """Both recipes were reached; the last block made the model of three levels."""
+    assert reader.reached == ["fashion-mnist", "mine"]
+    assert reader.names["net"].level_count == 3
+
+
+def check_measuring(reader: Reader) -> None:
+    """The slice was written."""
+    assert Path("small.safetensors").exists()
+
+
+CHECKS: dict[str, Callable[[Reader], None]] = {
+    "README.md": check_readme,
+    "docs/training.md": check_training,
+    "docs/measuring.md": check_measuring,
+}
+"""What has to be there after the last block of a page."""
+
+
+@pytest.mark.parametrize("page", pages())
+def test_every_block_in_order(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder with the docs, a recipe, arrivals and a checkpoint; a block finds what earlier blocks left."""
+    pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed")
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    (tmp_path / "mine.toml").write_text(RECIPE)
+    (tmp_path / "arrivals.npz").touch()
+    if '"model.safetensors"' not in ROOT.joinpath(page).read_text(encoding="utf-8"):  # the page does not write its own
+        shutil.copy(EXAMPLE, tmp_path / "model.safetensors")
+    monkeypatch.chdir(tmp_path)
+    reader = Reader(given_names(), monkeypatch)
+    with contextlib.closing(reader.running):
+        for language, text in blocks(ROOT / page):
+            assert language in ("", "python"), f"{page}: a block of {language!r}: say here how it is tested"
+            if language:
+                reader.python(text)
+            else:
+                for line in text.splitlines():
+                    reader.shell(line)
+    CHECKS.get(page, lambda _: None)(reader)
+
+
 def test_there_are_blocks_to_run() -> None:
-    """Else the test above would pass for a README that it cannot read."""
-    found = blocks()
-    assert sum(language == "python" for language, _ in found) >= 4
-    assert sum(len(text.splitlines()) for language, text in found if not language) >= 20
+    """Else the test above would pass for pages that it cannot read."""
+    assert set(CHECKS) <= set(pages())
+    found = [block for page in pages() for block in blocks(ROOT / page)]
+    assert sum(language == "python" for language, _ in found) >= 5
+    assert sum(len(text.splitlines()) for language, text in found if not language) >= 25

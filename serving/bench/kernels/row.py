@@ -1,4 +1,4 @@
-"""Spec and Row: what a line of the benchmark is to measure, and what was measured."""
+"""Row: one line of the kernels' benchmark; its Spec says what to measure."""
 
 from __future__ import annotations
 
@@ -7,24 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-SIGNS = {">=": "≥", ">": ">", "<=": "≤"}
-
-
-@dataclass(frozen=True, slots=True)
-class Reach:
-    """The bound a measured ratio is to meet: `sign` is one of SIGNS."""
-
-    sign: str
-    bound: float
-
-    def met(self, measured: float) -> bool:
-        """Whether `measured` lies on the right side."""
-        if self.sign == "<=":
-            return measured <= self.bound
-        return measured > self.bound if self.sign == ">" else measured >= self.bound
-
-    def __str__(self) -> str:
-        return f"{SIGNS[self.sign]} {self.bound:g}"
+from ..reach import Reach, met
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +98,7 @@ class Row:
     @property
     def met(self) -> bool | None:
         """None where nothing was asked or nothing could be measured."""
-        if self.spec.reach is None or self.measured is None:
-            return None
-        return self.spec.reach.met(self.measured)
+        return met(self.spec.reach, self.measured)
 
     def to_json(self) -> dict[str, Any]:
         """Everything, for the JSON line."""

@@ -1,0 +1,73 @@
+"""The demo's training is the recipe's, in seconds on small data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from small_images import write_idx
+
+from nested_sparse.checkpoint import Checkpoint
+from nested_sparse.runtime import Session
+from nested_sparse.trainer import demo
+from nested_sparse.trainer.recipes.recipe import load_recipe
+from nested_sparse.trainer.recipes.run import run_recipe
+
+SMALL = (
+    "data.size=8",
+    "data.train_samples=96",
+    "model.width=4",
+    "nest.densities=[0.2, 0.6]",
+    "nesting.epochs_per_level=1",
+    "train.dense_epochs=1",
+    "train.search_epochs=1",
+    "train.threads=1",
+    "train.recalibration_samples=32",
+)
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(autouse=True)
+def small_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipe that the demo reads, with settings that make it a matter of seconds."""
+    monkeypatch.setattr(demo, "load_recipe", lambda name: load_recipe(name, SMALL))
+
+
+def test_the_demo_trains_as_the_recipe_does(tmp_path: Path) -> None:
+    """Every level answers bit for bit as the one that `run_recipe` trains, and states the same accuracy.
+
+    A second call trains nothing.
+    """
+    data = demo.load_demo_data(None)
+    path = demo.train_demo(data, tmp_path / "demo", False, QUIET)
+    run_recipe(load_recipe("digits", SMALL), tmp_path / "recipe")
+    images = {"input": data.test_images}
+    with Session(path, threads=1) as trained, Session(tmp_path / "recipe/digits.safetensors", threads=1) as expected:
+        assert trained.levels == expected.levels
+        for level in range(len(trained.levels)):
+            np.testing.assert_array_equal(*(each.run(images, level)["output"] for each in (trained, expected)))
+    with Checkpoint.open(path) as checkpoint:
+        assert checkpoint.reroutes
+    written_ns = path.stat().st_mtime_ns
+    assert demo.train_demo(data, tmp_path / "demo", False, QUIET) == path
+    assert path.stat().st_mtime_ns == written_ns
+
+
+def test_a_folder_of_images_takes_the_place_of_the_digits(tmp_path: Path) -> None:
+    """The folder's name becomes the checkpoint's; the batches are the recipe's size; training images get no noise."""
+    pixels = np.random.default_rng(0).integers(0, 256, (100, 8, 8), dtype=np.uint8)
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for prefix, count in (("train", 100), ("t10k", 30)):
+        write_idx(folder / f"{prefix}-images-idx3-ubyte", pixels[:count])
+        write_idx(folder / f"{prefix}-labels-idx1-ubyte", np.arange(count, dtype=np.uint8) % 10)
+    data = demo.load_demo_data(folder)
+    assert data.name == "pictures"
+    assert sorted(data.test_labels) == sorted(index % 10 for index in range(30))
+    (inputs, targets), *rest = data.recipe.load_data(0).batches(0)
+    assert (inputs.shape, targets.shape, rest) == ((64, 1, 8, 8), (64,), [])
+    levels = torch.unique((inputs * 255).round())
+    assert torch.equal(levels / 255, torch.unique(inputs))
