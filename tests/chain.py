@@ -1,4 +1,4 @@
-"""Checkpoints whose graph is a chain of nested linear layers, and what they compute, in numpy."""
+"""Chain graphs: checkpoints whose graph is a chain of nested linear layers, and their results in numpy."""
 
 from __future__ import annotations
 

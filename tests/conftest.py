@@ -1,4 +1,4 @@
-"""What all tests share: an environment that is the same on every machine, and patience."""
+"""Common settings: an environment that is equal on every machine, and time limits for slow ones."""
 
 from __future__ import annotations
 

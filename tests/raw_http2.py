@@ -1,4 +1,4 @@
-"""HTTP/2 by hand: what no gRPC library would send."""
+"""Raw HTTP/2: a client for frames that no gRPC library would send."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small nested weights and checkpoints that several test folders share."""
+"""Support: small nested weights and checkpoints that several test folders share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""float16 values over the whole path: nest, export, verify, run at each level, profile, slice."""
+"""float16 values: the whole path of nest, export, verify, run at each level, profile and slice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Imports go one way: between the folders of the repository, between the rooms of runtime/, and to other libraries.
+"""Import rules: the directions between folders, between the rooms of runtime/, and to other libraries.
 
 The rules are this file's tables. Each exception names one module and its reason, and one that nothing needs any more
 fails. Imports are read from the sources (tests/imports.py), those in functions and those for type checkers included.

@@ -1,4 +1,4 @@
-"""Every relative link of every page leads to a file that is there, and to a heading that is in it."""
+"""Links: every relative link of every page leads to an existing file and heading."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every code block of the README and of the pages for users under docs/, in order, as it is written.
+"""Pages: every code block of the README and of the user pages in docs/, in order, as written.
 
 Quick commands run. Long ones are parsed and checked up to the point where the long work would start. Each line of a
 shell block has its way of being tested in WAYS; a line that has none fails. Two things are put in the place of a page's

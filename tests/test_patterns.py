@@ -1,4 +1,4 @@
-"""Every pattern over the whole path, through public names: nest, train, export, run at each level, slice, refuse."""
+"""Patterns: the whole path for each: nest, train, export, run at each level, slice, refuse."""
 
 from __future__ import annotations
 

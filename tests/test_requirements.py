@@ -1,4 +1,4 @@
-"""What the package asks for: ranges, to be installed beside others; what `make install` brings: one version of each."""
+"""Requirements: ranges in the package, to fit beside others, and exact versions in `make install`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole path, through public names: torch model, nested levels, one file, runtime, server, unmodified client."""
+"""Spine: the whole path by public names, from torch model to nested file, runtime, server and client."""
 
 from __future__ import annotations
 

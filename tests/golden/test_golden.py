@@ -1,4 +1,4 @@
-"""Golden files: checkpoints written by earlier commits open, verify and answer bit for bit, for good (README.md)."""
+"""Golden files: checkpoints of earlier commits, which must open, verify and answer bit for bit (README.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Denormal numbers count as zero while operators run, and only then. No time is asserted: docs/decisions/027 has it."""
+"""Denormals: numbers that count as zero while operators run, and only then. Times are in docs/decisions/027."""
 
 from __future__ import annotations
 

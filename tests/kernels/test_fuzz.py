@@ -1,4 +1,4 @@
-"""Arbitrary bytes and attributes in a session: a clear error or an output of the right shape, and nothing read outside.
+"""Fuzzing: arbitrary bytes and attributes in a session give a clear error or an output of the right shape.
 
 Every array ends where the readable memory ends, so one that is overrun kills the process; `make sanitize` says where.
 To see the example that did it: pytest --hypothesis-verbosity=debug.

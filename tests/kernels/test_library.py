@@ -1,4 +1,4 @@
-"""The library from Python: found, registered, and each choice of the instruction set in a process of its own."""
+"""Library: its discovery and registration from Python, and each instruction set in a separate process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Malformed attributes, segments and inputs give an error that names the layer, never a crash."""
+"""Malformed operators: wrong attributes, segments and inputs give an error with the layer's name, no crash."""
 
 from __future__ import annotations
 

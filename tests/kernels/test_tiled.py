@@ -1,4 +1,4 @@
-"""Graphs whose convolutions hand images over tiled (kernels/tiling.h), against the same layers in numpy."""
+"""Tiled images: graphs whose convolutions pass images on tiled (kernels/tiling.h), compared with numpy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arguments of any type are taken as what they are, or refused by name."""
+"""Arguments: values of any type are converted to the right type, or refused with the argument's name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Budgets against their definitions, each computed here in another way."""
+"""Budgets: compared with their definitions, which are computed in another way here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The checkpoint file: round trip, slices, and every way a file can be wrong."""
+"""Checkpoint: round trip, slices, and an error for each way in which a file can be wrong."""
 
 from __future__ import annotations
 

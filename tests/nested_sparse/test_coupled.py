@@ -1,4 +1,4 @@
-"""Counts and levels of coupled channels against their definitions."""
+"""Coupled channels: their counts and levels, compared with the definitions."""
 
 from __future__ import annotations
 

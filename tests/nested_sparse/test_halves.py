@@ -1,4 +1,4 @@
-"""Values stored in float16: round trip, versions, slices, and files that lie about it."""
+"""Halves: values stored in float16, with round trip, versions, slices and files that contradict themselves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a mapped file holds while another process writes into it, which without a guard ends ours with SIGBUS."""
+"""Mapped file: writes of another process into it, which end ours with SIGBUS without a guard."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GS(B, k): the choice of weights and the packs they are dealt to, against the definition in arXiv:2112.10898."""
+"""Packs: the choice of weights for GS(B, k) and their packs, compared with arXiv:2112.10898."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Row shuffle against its definition (Shfl-BW, arXiv:2203.05016)."""
+"""Row shuffle: compared with its definition (Shfl-BW, arXiv:2203.05016)."""
 
 from __future__ import annotations
 

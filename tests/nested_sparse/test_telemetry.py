@@ -1,4 +1,4 @@
-"""Nothing is sent: ONNX Runtime's telemetry is off in every process of ours, unless the user has set its variable."""
+"""Telemetry: off in ONNX Runtime in all our processes, unless the user has set its variable."""
 
 from __future__ import annotations
 

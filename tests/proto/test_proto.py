@@ -1,4 +1,4 @@
-"""The committed descriptors are current, the protocol's, and alone in their pool."""
+"""Descriptors: the committed ones are up to date, follow the protocol, and have a pool of their own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Forked children drop what they inherit, and sessions are handed to other processes by pickling."""
+"""Fork: children drop inherited objects, and sessions are passed to other processes by pickling."""
 
 from __future__ import annotations
 

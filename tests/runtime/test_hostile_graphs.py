@@ -1,4 +1,4 @@
-"""Graphs that pass the check and ask for all memory, or for ever: a run ends in an error, and the process goes on."""
+"""Hostile graphs: valid graphs that use all memory or never end; the run fails and the process continues."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arguments of any type, to a Session and what belongs to it: the answer is an error of ours, or the right one."""
+"""Odd arguments: values of any type for a Session give the right answer or an error of this package."""
 
 from __future__ import annotations
 

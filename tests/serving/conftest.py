@@ -1,4 +1,4 @@
-"""A model without a runtime behind it, and a server in a thread."""
+"""Fake server: a model without a runtime, and a server in a thread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line: what it prints where, its exit codes, its one-line errors."""
+"""Command line: the output, the exit codes, and the errors in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The dataplane without any transport."""
+"""Dataplane: its answers without any transport."""
 
 from __future__ import annotations
 

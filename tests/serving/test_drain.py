@@ -1,4 +1,4 @@
-"""The end of a server under load: every call gets an answer, and none is told that it cancelled itself."""
+"""Drain: the end of a server under load, where every call gets an answer that is not CANCELLED."""
 
 from __future__ import annotations
 

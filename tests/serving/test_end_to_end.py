@@ -1,4 +1,4 @@
-"""The command line's server in a process of its own, the real runtime behind it, tritonclient in front."""
+"""End to end: the command line's server in a process, with the real runtime, asked by tritonclient."""
 
 from __future__ import annotations
 

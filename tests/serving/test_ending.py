@@ -1,4 +1,4 @@
-"""A server that is told to stop before it is up, also as the process that a container starts with."""
+"""Early end: a server that is stopped before it is ready, also as a container's first process."""
 
 from __future__ import annotations
 

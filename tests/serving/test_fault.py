@@ -1,4 +1,4 @@
-"""Whatever an error says, its status reaches the client: the text is cut to what trailing metadata may have."""
+"""Faults: every error's status reaches the client, with its text cut to the limit of trailing metadata."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests made to cost the server much: each is refused, and meanwhile others are served. Real sockets."""
+"""Hostile requests: costly ones are refused while others are served, on real sockets."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""Load: the first request on a busy machine, and requests with independent rows."""
+
 from __future__ import annotations
 
 import functools

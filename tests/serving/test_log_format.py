@@ -1,4 +1,4 @@
-"""No text of a client or of a file forges a line of the log, steers a terminal, or floods either."""
+"""Log format: no text of a client or a file can forge a line, control a terminal, or flood the log."""
 
 from __future__ import annotations
 

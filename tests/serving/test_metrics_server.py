@@ -1,4 +1,4 @@
-"""The metrics port: what it answers, and what its peers cannot hold of the server."""
+"""Metrics server: the answers of the metrics port, and the limits on its peers."""
 
 from __future__ import annotations
 

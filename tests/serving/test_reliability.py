@@ -1,4 +1,4 @@
-"""Whatever clients do, or the device, each request ends in a clear status and the server goes on. Real sockets."""
+"""Reliability: each request ends in a clear status, whatever clients or device do, on real sockets."""
 
 from __future__ import annotations
 

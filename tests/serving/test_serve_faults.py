@@ -1,4 +1,4 @@
-"""`nested-sparse serve` in a process of its own: files that change under it, signals and failures while it loads."""
+"""Serve faults: `nested-sparse serve` in a process, with changing files, signals and failures while it loads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real server, asked by unmodified clients: tritonclient, health, reflection, plain gRPC."""
+"""Server: a real one, asked by unmodified clients: tritonclient, health, reflection, plain gRPC."""
 
 from __future__ import annotations
 

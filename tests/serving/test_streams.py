@@ -1,4 +1,4 @@
-"""The command line with the standard streams, homes and disks that devices have: closed, narrow, full, none."""
+"""Streams: the command line with closed, narrow or full standard streams, homes and disks."""
 
 from __future__ import annotations
 

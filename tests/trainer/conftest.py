@@ -1,4 +1,4 @@
-"""One thread: tests run side by side, and a resumed run equals an uninterrupted one bit for bit only then."""
+"""Threads: one per test, because only then a resumed run equals an uninterrupted one bit for bit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What test_distributed.py starts as two processes: `torchrun distributed_run.py OUT` writes OUT/{rank}.pt.
+"""Distributed run: the script of test_distributed.py, `torchrun distributed_run.py OUT`, writes OUT/{rank}.pt.
 
 Every entry of that file is what one function here returned in one process; the test compares.
 """

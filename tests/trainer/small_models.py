@@ -1,4 +1,4 @@
-"""Networks and data small enough to train in a test."""
+"""Small models: networks and data for training in a test."""
 
 from __future__ import annotations
 

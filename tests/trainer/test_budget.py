@@ -1,4 +1,4 @@
-"""Budgets of whole models: FLOPs, the least of a layer, frozen levels."""
+"""Budgets of whole models: FLOPs, the minimum of a layer, frozen levels."""
 
 from __future__ import annotations
 

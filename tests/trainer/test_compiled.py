@@ -1,4 +1,4 @@
-"""Models that torch.compile has had its hands on, and that have run: nested as what they were made of."""
+"""Compiled models: models of torch.compile that have run are nested as their originals."""
 
 from __future__ import annotations
 

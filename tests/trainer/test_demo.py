@@ -1,4 +1,4 @@
-"""The demo's training is the recipe's, in seconds on small data."""
+"""Demo: its training equals the recipe's, tested in seconds on small data."""
 
 from __future__ import annotations
 

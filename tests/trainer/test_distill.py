@@ -1,3 +1,5 @@
+"""Distillation: the loss, and the frozen teacher."""
+
 from __future__ import annotations
 
 import pytest

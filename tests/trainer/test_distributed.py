@@ -1,3 +1,5 @@
+"""Distributed training: two processes, compared with one, and their failures."""
+
 from __future__ import annotations
 
 import os

@@ -1,4 +1,4 @@
-"""Public functions: no foreign exception leaves them, whatever the model and whatever state torch is in."""
+"""Entries: public functions raise no foreign exception, for any model and any state of torch."""
 
 from __future__ import annotations
 

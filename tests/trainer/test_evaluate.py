@@ -1,3 +1,5 @@
+"""Evaluation: accuracy per level, and its errors."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,3 +1,5 @@
+"""Learning rate: cosine and one cycle, and the gradual density."""
+
 from __future__ import annotations
 
 import itertools

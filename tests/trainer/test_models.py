@@ -1,3 +1,5 @@
+"""Models: their sizes and versions."""
+
 from __future__ import annotations
 
 import pytest

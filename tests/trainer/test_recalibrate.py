@@ -1,3 +1,5 @@
+"""Recalibration: statistics of the data, and no other change."""
+
 from __future__ import annotations
 
 import pytest

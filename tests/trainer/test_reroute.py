@@ -1,4 +1,4 @@
-"""Reroutes: a pass at two levels against layers run by hand and against the runtime; what is measured and stored."""
+"""Rerouting: a pass at two levels, compared with layers run by hand and with the runtime; stored measurements."""
 
 from __future__ import annotations
 

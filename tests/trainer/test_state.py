@@ -1,3 +1,5 @@
+"""State: round trip, damaged files, and random generators."""
+
 from __future__ import annotations
 
 import random

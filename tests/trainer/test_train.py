@@ -1,3 +1,5 @@
+"""train: levels, rings, masks, resumed runs and errors."""
+
 from __future__ import annotations
 
 import signal

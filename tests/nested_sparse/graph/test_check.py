@@ -1,4 +1,4 @@
-"""What a checkpoint's graph may not hold: each ends in CheckpointError, before ONNX Runtime sees a byte of it."""
+"""Graph check: forbidden contents of a checkpoint's graph give CheckpointError before ONNX Runtime reads it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""may_join: what a file says of its rows, and what is found of those that say nothing or the wrong thing."""
+"""may_join: the statement of a file about its rows, and the check of files without one or with a wrong one."""
 
 from __future__ import annotations
 

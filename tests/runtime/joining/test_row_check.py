@@ -1,4 +1,4 @@
-"""check_rows: whether rows are found to be independent where they are, and only there."""
+"""check_rows: rows count as independent if and only if they are."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""Elastic policy: the level by load, queue, slowdown and arrivals."""
+
 from __future__ import annotations
 
 import hypothesis.strategies as st

@@ -1,3 +1,5 @@
+"""Forecast: predicted times, and the admission that follows from them."""
+
 from __future__ import annotations
 
 import pytest

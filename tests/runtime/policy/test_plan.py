@@ -1,4 +1,4 @@
-"""Plan: against serving the queue, one after the other."""
+"""Plan: compared with serving the queue in order."""
 
 from __future__ import annotations
 

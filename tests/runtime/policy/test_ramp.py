@@ -1,3 +1,5 @@
+"""Ramp: a level that falls at once and rises step by step."""
+
 from __future__ import annotations
 
 import hypothesis.strategies as st

@@ -1,4 +1,4 @@
-"""Residuals beside a slowdown: the level whose profile is wrong is put right, the others stay."""
+"""Residuals: beside a slowdown, the level with a wrong profile is corrected, and the other levels stay."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""Slowdown: the factor learned from measured times, with its scatter, outliers and decay."""
+
 from __future__ import annotations
 
 import math

@@ -1,4 +1,4 @@
-"""A kept profile is believed as long as a quick check agrees, and a busy machine is not taken for a slow one."""
+"""Cached profile: valid while a quick check agrees; a busy machine does not count as a slow one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layer profiles name the kernel that ran."""
+"""Layer profile: it names the kernel that ran."""
 
 from __future__ import annotations
 

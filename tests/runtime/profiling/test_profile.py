@@ -1,3 +1,5 @@
+"""LatencyProfile: properties, JSON, interpolation over the batch, and measurement."""
+
 from __future__ import annotations
 
 import itertools

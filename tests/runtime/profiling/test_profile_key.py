@@ -1,3 +1,5 @@
+"""Profile key: equal on the same machine, changed by anything that changes latency."""
+
 from __future__ import annotations
 
 import json

@@ -1,4 +1,4 @@
-"""What is kept comes back; what is damaged, foreign or out of reach is as if it were not there."""
+"""ProfileStore: saved profiles are loaded; a damaged, foreign or unreachable one counts as missing."""
 
 from __future__ import annotations
 

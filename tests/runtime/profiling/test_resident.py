@@ -1,3 +1,5 @@
+"""Resident memory: its measurement per level in a separate process."""
+
 from __future__ import annotations
 
 import mmap

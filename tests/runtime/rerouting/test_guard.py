@@ -1,4 +1,4 @@
-"""Guarded runs on real sessions: what the operators do to their own level."""
+"""Guard: runs on real sessions whose operators lower their own level."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rule by which an inference is lowered, and the table it reads."""
+"""Rerouting table: the table, and the rule by which an inference is lowered."""
 
 from __future__ import annotations
 

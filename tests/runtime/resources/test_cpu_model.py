@@ -1,3 +1,5 @@
+"""CPU model: the name of the processor, also of one with several kinds of cores."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Governor: the levels and threads of several models by the samples of the device."""
+
 from __future__ import annotations
 
 import logging

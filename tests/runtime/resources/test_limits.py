@@ -1,3 +1,5 @@
+"""Limits: the highest level by memory, heat and charge."""
+
 from __future__ import annotations
 
 import itertools

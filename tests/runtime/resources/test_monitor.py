@@ -1,3 +1,5 @@
+"""Monitor: samples from probes that may fail, hang or give absurd readings."""
+
 from __future__ import annotations
 
 import math

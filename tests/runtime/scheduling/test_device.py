@@ -1,4 +1,4 @@
-"""Device: several models, one after the other, by priority and then by deadline."""
+"""Device: several models in turn, by priority and then by deadline."""
 
 from __future__ import annotations
 

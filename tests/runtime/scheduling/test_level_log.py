@@ -1,4 +1,4 @@
-"""LevelLog on a clock of its own."""
+"""LevelLog: its lines on a fake clock."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""Request: its deadline and its allowed levels."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,4 +1,4 @@
-"""How much all runs of a process may allocate, by what the machine says."""
+"""Arena: the memory limit of all runs of a process, by the memory of the machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A session whose file is written to in place, guarded and not."""
+"""File guard: a session whose file is written to in place, with and without the guard."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""Session: outputs at every level, checks of inputs and levels, threads, and errors of runs."""
+
 from __future__ import annotations
 
 import threading

@@ -1,3 +1,5 @@
+"""Tensors: the check of a model's inputs, and random inputs."""
+
 from __future__ import annotations
 
 import numpy as np

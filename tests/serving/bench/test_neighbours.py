@@ -1,4 +1,4 @@
-"""Neighbours: other processes' share of the machine, by readings given."""
+"""Neighbours: the share of the machine that other processes use, by given readings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one connection, and all of them, may hold of the server. Frames by hand, for no gRPC library sends these."""
+"""Connections: limits on the resources of one and of all, with frames that no gRPC library sends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FrontDelay before a door in virtual time: one server, what comes waits in line and is not seen before its turn."""
+"""FrontDelay: one server in virtual time, before which calls wait in line, unseen until their turn."""
 
 from __future__ import annotations
 

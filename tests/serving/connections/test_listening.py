@@ -1,4 +1,4 @@
-"""Addresses that cannot be listened on: each reason, and what to do about that one."""
+"""Listening: a message with reason and next step for each address that cannot be used."""
 
 from __future__ import annotations
 

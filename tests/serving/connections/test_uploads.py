@@ -1,4 +1,4 @@
-"""Requests that are sent and never finished: what they hold is bounded, and honest clients notice nothing."""
+"""Uploads: requests that are never finished hold bounded memory, without effect on honest clients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests become arrays, arrays become responses, and what does not fit is refused in a sentence."""
+"""Conversion: requests to arrays, arrays to responses, and one sentence for each misfit."""
 
 from __future__ import annotations
 

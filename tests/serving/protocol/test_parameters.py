@@ -1,4 +1,4 @@
-"""Request parameters: taken when right, refused in a sentence when not, ignored when another extension's."""
+"""Request parameters: right ones are used, wrong ones refused, those of other extensions ignored."""
 
 from __future__ import annotations
 

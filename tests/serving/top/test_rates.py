@@ -1,3 +1,5 @@
+"""Rates: figures between two readings."""
+
 from __future__ import annotations
 
 from dataclasses import replace

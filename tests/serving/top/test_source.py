@@ -1,4 +1,4 @@
-"""Counts are read from real servers: ours, one with Triton's own messages, one that has the core methods only."""
+"""Source: counts read from real servers: ours, one with Triton's messages, one with only the core methods."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is shown over a server's ups and downs, by a scripted source."""
+"""Watch: the display while a scripted server starts and stops."""
 
 from __future__ import annotations
 

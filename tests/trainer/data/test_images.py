@@ -1,3 +1,5 @@
+"""Images: IDX files, the digits and their split, and batches."""
+
 from __future__ import annotations
 
 import gzip

@@ -1,3 +1,5 @@
+"""Speech: log-mel spectrograms, the files of spoken digits, and Jasper."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Verification that disagrees says what about the model is the reason; only what remains asks for a report."""
+"""Diagnosis: a file that disagrees with torch gets the reason in the model; other cases ask for a report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights that forward reads past their layers: the level's in torch, sparse in the file, or refused by name."""
+"""Functional uses: weights that other forwards read directly are the level's in torch, sparse in the file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fusion pass on small graphs written by hand."""
+"""Fusion: the pass on small graphs written by hand."""
 
 from __future__ import annotations
 

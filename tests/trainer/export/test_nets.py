@@ -1,4 +1,4 @@
-"""Every kind of network, exported and compared with torch at every level by two evaluators."""
+"""Networks: every kind, exported and compared with torch at every level by two evaluators."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exported files say whether rows are independent, and requests of different clients are joined only where they are."""
+"""Row mark: files state whether rows are independent, and only such requests of several clients are joined."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Export's own work grows with the graph as the graph does, and recurrent layers are one node at every length."""
+"""Simplification: work in proportion to the graph, and one node per recurrent layer at every length."""
 
 from __future__ import annotations
 

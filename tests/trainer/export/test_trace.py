@@ -1,4 +1,4 @@
-"""Tracing: names and shapes of inputs and outputs, and errors that name the module at fault."""
+"""Tracing: names and shapes of inputs and outputs, and errors that name the faulty module."""
 
 from __future__ import annotations
 

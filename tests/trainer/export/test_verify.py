@@ -1,4 +1,4 @@
-"""verify_export: a file that disagrees with the model is told, and never gets its name."""
+"""verify_export: a file that disagrees with the model gives an error and is never renamed to its final name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""export: what it refuses, what it leaves alone, what it writes beside the graph."""
+"""export: its errors, the state that it leaves unchanged, and the file's content beside the graph."""
 
 from __future__ import annotations
 

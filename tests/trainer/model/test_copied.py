@@ -1,4 +1,4 @@
-"""Models with what torch's utilities leave on them: masks, weight norms, spectral norms, parametrizations."""
+"""Copied models: with masks, weight norms, spectral norms and parametrizations of torch's utilities."""
 
 from __future__ import annotations
 

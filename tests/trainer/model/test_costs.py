@@ -1,4 +1,4 @@
-"""FLOPs and density of the whole network, against counts by hand; what is said of what stays dense."""
+"""Costs: FLOPs and density of the whole network, compared with counts by hand, and reasons for dense parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Coupled channels: which layers share them, and that a level does without what it drops."""
+"""Coupling: the layers that share channels, and levels that work without their dropped ones."""
 
 from __future__ import annotations
 

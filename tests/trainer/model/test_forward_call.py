@@ -1,4 +1,4 @@
-"""Inputs and outputs as people have them: missing, nested, by keyword; dicts, named tuples, dataclasses, nothing."""
+"""Forward calls: inputs and outputs that are missing, nested, keywords, dicts, named tuples, dataclasses."""
 
 from __future__ import annotations
 

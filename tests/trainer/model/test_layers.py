@@ -1,3 +1,5 @@
+"""Nested layers: masks, gradients, and outputs compared with torch."""
+
 from __future__ import annotations
 
 import copy

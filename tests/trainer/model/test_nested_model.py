@@ -1,3 +1,5 @@
+"""NestedModel: masks, levels, norms, shared weights, and layers left dense."""
+
 from __future__ import annotations
 
 import copy

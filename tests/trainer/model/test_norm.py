@@ -1,4 +1,4 @@
-"""Norms of the user's own: what they do beside normalising, they do at every level, and in the file."""
+"""Level norms: a user's norm keeps its additional behaviour at every level, and in the file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Export and its brothers leave the model, its buffers, the examples and torch as they were."""
+"""Preserved state: export and similar functions leave model, buffers, examples and torch unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shuffled rows in torch: masks, training, states and files."""
+"""Row shuffle in torch: masks, training, states and files."""
 
 from __future__ import annotations
 

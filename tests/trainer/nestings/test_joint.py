@@ -1,3 +1,5 @@
+"""Joint training: the sandwich rule, gradients, reports and settings."""
+
 from __future__ import annotations
 
 import copy

@@ -1,4 +1,4 @@
-"""A layer's columns against torch's own unfold and convolution."""
+"""Columns: compared with torch's own unfold and convolution."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The optimum on a support and the saliency, against numpy's least squares."""
+"""Least squares: the optimum on a support and the saliency, compared with numpy's least squares."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A pre-trained model, nested in one call."""
+"""nest_pretrained: levels of a pre-trained model in one call."""
 
 from __future__ import annotations
 

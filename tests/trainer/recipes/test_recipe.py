@@ -1,3 +1,5 @@
+"""Recipes: the named ones, errors in recipes, runs and their files, and a user's functions."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""ADMM: compared with its definition, with frozen levels, resumed runs and settings."""
+
 from __future__ import annotations
 
 from pathlib import Path

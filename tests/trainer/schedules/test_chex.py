@@ -1,4 +1,4 @@
-"""CHEX against the definitions of arXiv:2203.15794."""
+"""CHEX: compared with the definitions of arXiv:2203.15794."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Leverage scores and residuals against plain definitions."""
+"""Column subset: leverage scores and residuals, compared with plain definitions."""
 
 from __future__ import annotations
 

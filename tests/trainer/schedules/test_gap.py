@@ -1,3 +1,5 @@
+"""GaP: dense parts, targets, resumed runs, and parts of several processes."""
+
 from __future__ import annotations
 
 import importlib

@@ -1,3 +1,5 @@
+"""RigL: updates compared with the definition, random starts, resumed runs and settings."""
+
 from __future__ import annotations
 
 import math

@@ -1,4 +1,4 @@
-"""Rows measured for real on tiny models, and the command that prints them."""
+"""Measurement: rows measured on tiny models, and the command that prints them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns: who runs when, what counts, and what is refused before anything is timed."""
+"""Turns: the order of runs, the samples that count, and arguments that are refused before any timing."""
 
 from __future__ import annotations
 

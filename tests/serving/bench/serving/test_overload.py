@@ -1,4 +1,4 @@
-"""Overload: how calls are counted, and a server of which nothing is asked too much."""
+"""Overload: the count of calls, and a server that is not overloaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An answer is checked against what its level gives."""
+"""Reference: an answer is compared with the result of its level."""
 
 from __future__ import annotations
 
