@@ -1,4 +1,4 @@
-"""Imports: what each Python file of the repository imports, read from its source without running it."""
+"""Imports: the imports of each Python file of the repository, read from its source without running it."""
 
 from __future__ import annotations
 

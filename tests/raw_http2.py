@@ -96,7 +96,7 @@ class RawPeer:
         self.send(self.begin(stream) + frame(DATA, END_STREAM, stream, message(body)))
 
     def frames(self, seconds: float = 30.0) -> Iterator[Frame]:
-        """What the server sends, until it closes the connection (`closed`) or the time is over."""
+        """The server's frames, until it closes the connection (`closed`) or `seconds` have passed."""
         end_s = time.monotonic() + seconds
         while True:
             while len(self._read) >= 9 and len(self._read) >= 9 + int.from_bytes(self._read[:3], "big"):
@@ -124,5 +124,5 @@ class RawPeer:
 
 
 def settings_of(payload: bytes) -> dict[int, int]:
-    """What a SETTINGS frame says."""
+    """The settings in a SETTINGS frame's payload: identifier to value."""
     return dict(struct.unpack_from(">HI", payload, at) for at in range(0, len(payload), 6))

@@ -61,7 +61,7 @@ MAY_REACH: Mapping[tuple[str, str], str] = {
     ("serving.commands.train", "trainer"): "the verb `train`",
     ("serving.demo.run", "trainer"): "the demo trains what it serves",
 }
-"""What one module, without its folder's name before it, imports from a folder beyond MAY_IMPORT."""
+"""Reasons for imports of one module from a folder beyond MAY_IMPORT, by (module, folder)."""
 
 ROOMS: Mapping[str, int] = {
     "resources": 0,
@@ -79,7 +79,7 @@ AGAINST_ROOMS: Mapping[tuple[str, str], str] = {
     ("runtime.rerouting.table", "scheduling"): "ACCURACY is a constant that belongs below both",
     ("runtime.session.session", "rerouting"): "the type of a guard",
 }
-"""What one module imports from a room that is not below its own."""
+"""Reasons for imports of one module from a room that is not below its own."""
 
 DEVICE_LIBRARIES = {"numpy", "onnxruntime", "google", "grpc", "grpc_health", "grpc_reflection", "psutil"}
 DEVICE_LIBRARIES |= {"typer", "rich", "prometheus_client"}

@@ -218,7 +218,7 @@ CHECKS: dict[str, Callable[[Reader], None]] = {
     "docs/training.md": check_training,
     "docs/measuring.md": check_measuring,
 }
-"""What has to be there after the last block of a page."""
+"""Files that must exist after the last block of a page."""
 
 
 @pytest.mark.parametrize("page", pages())

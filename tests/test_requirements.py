@@ -41,7 +41,7 @@ def pinned() -> dict[str, str]:
 
 
 def test_no_requirement_is_exact() -> None:
-    """Who has another release of torch, or of anything, keeps it."""
+    """A user with another release of torch, or of any library, can keep it."""
     for requirement in asked().values():
         operators = {specifier.operator for specifier in Requirement(requirement).specifier}
         assert not operators & {"==", "==="}, requirement

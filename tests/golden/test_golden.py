@@ -178,7 +178,7 @@ def test_a_slice_answers_bit_for_bit(name: str, tmp_path: Path) -> None:
 
 @EACH
 def test_an_amended_copy_answers_bit_for_bit(name: str, copied: Path) -> None:
-    """What is said of its rows changes; the data stays, and so does all else that it says."""
+    """Only the statement about rows changes; the data and all other metadata stay."""
     expected = EXPECTED[name]["metadata"]
     rows = "independent" if expected.get("rows") == "dependent" else "dependent"
     data = {}

@@ -76,7 +76,7 @@ def test_operators_that_fail_leave_the_thread_as_it_was() -> None:
 
 
 def test_whoever_wants_them_flushed_keeps_that() -> None:
-    """A caller's own choice outlives a run, too, and is nobody else's."""
+    """A caller's own setting survives a run and applies to no other thread."""
     model = SparseModel([linear_node(np.random.default_rng(4), 16, 8)])
     with denormals_flushed():
         model.run(np.ones((1, 16), np.float32), 0)

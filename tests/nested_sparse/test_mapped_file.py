@@ -105,7 +105,7 @@ def test_a_file_that_somebody_writes_is_not_guarded(path: Path) -> None:
 
 
 def test_written_to_before_the_guard(path: Path) -> None:
-    """What was checked is not what would be served."""
+    """A file that changes between its check and the guard is refused."""
     guarded(path).close()
     file = mapped(path)
     path.write_bytes(BYTES[:-1])

@@ -54,7 +54,7 @@ def test_tritonclient_shares_the_process(first):
 
 
 def kind(field: FieldDescriptor) -> tuple[object, ...]:
-    """What must agree for two sides to understand each other."""
+    """The properties of a field that must be equal on both sides of a connection."""
     referred = field.message_type or field.enum_type
     oneof = field.containing_oneof.name if field.containing_oneof else None
     return field.number, field.type, field.is_repeated, referred.full_name if referred else None, oneof

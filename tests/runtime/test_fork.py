@@ -44,7 +44,7 @@ def written(tmp_path: Path) -> Written:
 
 
 def in_child(body: Callable[[], Any], within_s: float = 60.0) -> str:
-    """What `body` returns in a forked child, as text, or what it raises; fails where the child does not end."""
+    """The result of `body` in a forked child, as text, or its exception; the test fails if the child does not end."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -130,7 +130,7 @@ def test_locks_that_were_held_are_free_in_the_child(written: Written) -> None:
 
 
 def test_inherited_scheduler_governor_and_watchdog_end(written: Written) -> None:
-    """Without their threads they take no work, and closing them waits for nobody."""
+    """Without their threads they refuse work, and closing them does not wait."""
     with Session(written.path, threads=1) as session:
         profile = LatencyProfile((1,), [[1.0], [1.0]])
         scheduler = Scheduler(session, profile, FixedPolicy(1, profile), default_slo_ms=60_000.0)

@@ -52,7 +52,7 @@ def session(path: Path) -> Iterator[Session]:
 
 
 def in_time(call: Callable[[], object], limit_s: float = 60.0) -> object:
-    """What the call returns or raises, of ours; a call that hangs fails the test in place of holding it up."""
+    """The call's result, or its error of this package; a call that hangs fails the test."""
     ended: list[object] = []
 
     def run() -> None:

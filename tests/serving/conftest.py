@@ -62,7 +62,7 @@ class FakeEngine:
         return future
 
     def response(self, arrays: dict[str, np.ndarray], level: int, limit_ms: float = DEFAULT_SLO_MS) -> Response:
-        """What a run gives."""
+        """The response of a run at `level`."""
         x = arrays["x"]
         outputs = {"sum": x.sum(axis=1, keepdims=True), "double": 2 * x}
         served = LEVELS[level]

@@ -244,7 +244,7 @@ def test_wrong_usage_is_exit_code_2(arguments):
 
 @pytest.mark.parametrize("verb", ["inspect", "slice", "profile", "serve", "top"])
 def test_help_is_useful(verb):
-    """What it does, units or defaults, and an example."""
+    """The help has a description, units or defaults, and an example."""
     result = run(verb, "--help")
     assert result.exit_code == 0
     assert f"nested-sparse {verb}" in result.stdout

@@ -100,7 +100,7 @@ def test_what_outlasts_the_grace_is_unavailable(model, serve):
             time.sleep(0.005)
     assert [call.code() for call in calls] == [grpc.StatusCode.UNAVAILABLE] * 10
     assert all("stopped before this was done" in call.details() for call in calls)
-    assert all(future.cancelled() for future in model.engine.pending)  # not computed for nobody
+    assert all(future.cancelled() for future in model.engine.pending)  # no work without a client
     channel.close()
 
 

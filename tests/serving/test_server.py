@@ -74,7 +74,7 @@ def wait_for(condition, seconds=120.0):
 
 
 def test_health_and_metadata(client):
-    """What clients ask before they start."""
+    """The answers that clients need before they start."""
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.is_model_ready("net")
@@ -279,7 +279,7 @@ def test_watch_sees_the_drain(model, serve):
 
 
 def test_reflection_lists_and_describes(channel):
-    """What grpcurl needs."""
+    """The answers that grpcurl needs."""
     database = ProtoReflectionDescriptorDatabase(channel)
     services = set(database.get_services())
     assert {messages.SERVICE_NAME, "grpc.health.v1.Health"} <= services

@@ -40,7 +40,7 @@ ANSWER_LIMIT_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of a valid request; latency_ms from the schedule."""
+    """The outcome of a valid request; latency_ms counts from its scheduled time."""
 
     status: str
     latency_ms: float

@@ -83,7 +83,7 @@ def test_tables_on_a_terminal_of_ascii() -> None:
 
 @pytest.mark.parametrize("streams", [">&-", "2>&-"])
 def test_results_and_errors_keep_their_streams(streams: str) -> None:
-    """What is closed swallows its own; an error is never printed as a result."""
+    """A closed stream drops its own output; an error is never printed as a result."""
     good, bad = run(*COMMAND, "inspect", EXAMPLE, streams=streams), run(*COMMAND, "inspect", "absent", streams=streams)
     assert (good.returncode, good.stderr) == (0, "")
     assert ("verified: nesting" in good.stdout) == (streams == "2>&-")

@@ -17,7 +17,7 @@ if COUNT and hasattr(os, "sched_getaffinity"):
     asked = {frozenset(there): believed}
 
     def get_affinity(pid: int) -> set[int]:
-        """What was asked for where that is what there is, else the truth."""
+        """The requested cores if they exist, else the real ones."""
         found = real_get(pid)
         return set(asked.get(frozenset(found), found))
 

@@ -48,7 +48,7 @@ def own_batches() -> Any:
 
 
 def train_normless(nesting: Any) -> dict[str, Tensor]:
-    """Also run by the test in a single process. What processes draw differs: all go by process 0."""
+    """Also run by the test in a single process. The processes draw different numbers; all use those of process 0."""
     net, parts = normless_net().double(), own_batches()
 
     class Doubled(list[Any]):

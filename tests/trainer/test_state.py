@@ -14,7 +14,7 @@ from nested_sparse.trainer.state import MAGIC, load_state, random_state, restore
 
 
 def test_round_trip_leaves_no_other_file(tmp_path: Path) -> None:
-    """What is saved is loaded; a second save replaces the first; a leftover temporary file does no harm."""
+    """A saved state is loaded; a second save replaces the first; a leftover temporary file does no harm."""
     path = tmp_path / "state"
     (tmp_path / "state.tmp").write_bytes(b"left by a killed run")
     save_state(path, {"epoch": 1, "weights": torch.arange(4.0)})

@@ -120,7 +120,7 @@ def test_a_folder_that_cannot_be_had(tmp_path: Path, caplog: pytest.LogCaptureFi
 
 
 def test_writers_at_once_leave_a_whole_file(store: ProfileStore) -> None:
-    """Whoever is last, what is read is a profile."""
+    """The file holds a complete profile, whichever writer was last."""
     with ThreadPoolExecutor(8) as pool:
         for agreed in pool.map(lambda ms: store.save(KEY, LatencyProfile([1], [[ms]])), range(1, 41)):
             assert agreed.level_count == 1

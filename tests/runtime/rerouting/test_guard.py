@@ -93,7 +93,7 @@ def test_without_any_budget_the_lowest_level_runs(counting: Session) -> None:
 
 
 def test_floors_hold_in_a_run(counting: Session) -> None:
-    """Whatever the time."""
+    """A floor holds at any time."""
     guard = RouteGuard(even_table())
     guard.arm(2, LEVEL_MS, 0.0, 1.0, lowest_level=1)
     assert total(counting, 2, guard) == LAYERS
@@ -265,7 +265,7 @@ def test_resident_level_is_that_of_the_start(counting: Session) -> None:
 
 
 def test_guards_and_tables_outlive_a_change_of_threads(tmp_path: Path) -> None:
-    """What was measured with one thread lowers at the same layers when the graph runs in a pool built anew."""
+    """A table measured with one thread lowers at the same layers after the graph gets a new thread pool."""
     path = counting_chain(tmp_path / "count.safetensors", LAYERS, WIDTH, LEVELS).path
     with Session(path, threads=1) as session:
         guard = RouteGuard(even_table())

@@ -76,7 +76,7 @@ def test_operators_decide_as_the_reference(seed: int) -> None:
 
 
 def test_situations_go_either_way() -> None:
-    """What the other tests draw is near enough to the limit that both outcomes, and each level, are frequent."""
+    """The random situations of the other tests are near the limit, so both outcomes and all levels are frequent."""
     rng = np.random.default_rng(0)
     cases = [situation(rng) for _ in range(2000)]
     drops = [case["level"] - _reference(case) for case in cases]

@@ -92,7 +92,7 @@ def test_absurd_readings_change_nothing(absurd: Mapping[str, float]) -> None:
 
 
 def test_one_models_fault_is_not_the_others(caplog: pytest.LogCaptureFixture) -> None:
-    """What one raises is logged; the next is limited all the same."""
+    """One model's exception is logged, and the next model is still limited."""
 
     def broken(level: int, reason: str) -> None:
         raise RuntimeError("boom")

@@ -72,7 +72,7 @@ def test_failing_probe_is_left_out(fault: Exception) -> None:
     )
 )
 def test_never_raises_and_shares_stay_in_range(readings: list[dict[str, float]]) -> None:
-    """Whatever the probes say, sample() answers and percentages are percentages."""
+    """For any readings of the probes, sample() answers and percentages are within 0 to 100."""
     clock = Clock()
     monitor = ResourceMonitor([lambda: readings[0] if readings else {}], clock)
     while readings:

@@ -38,7 +38,7 @@ def test_allowed_levels(fields: dict[str, float], expected: tuple[int, int]) -> 
     ],
 )
 def test_impossible_levels_are_refused(fields: dict[str, float], words: str) -> None:
-    """What cannot be had is said."""
+    """The error names the impossible value."""
     with pytest.raises((InputError, LevelError), match=words):
         allowed_levels(Request({}, **fields), LEVELS)  # type: ignore[arg-type]
 

@@ -210,7 +210,7 @@ def test_level_cell_lowered_in_flight_is_obeyed_by_the_layers_that_follow(tmp_pa
 
 
 def test_threads_run_at_their_own_levels(written: Written) -> None:
-    """Eight threads at once, each with its own level: nobody gets another's."""
+    """Eight threads at once, each with its own level, get the outputs of their levels."""
     with Session(written.path, threads=1) as session:
         expected = [session.run(inputs(), level)["output"] for level in range(3)]
         wrong = []
@@ -311,7 +311,7 @@ def test_graph_with_other_inputs_is_a_checkpoint_error(tmp_path: Path) -> None:
 
 
 def test_failure_inside_the_graph_names_file_and_level(tmp_path: Path) -> None:
-    """What ONNX Runtime reports comes as an error of ours, and the session goes on."""
+    """An error of ONNX Runtime becomes an error of this package, and the session continues to work."""
     path = tmp_path / "fragile.safetensors"
     written = small(path, graph=None)
     with Session(path, threads=1) as session:

@@ -124,7 +124,7 @@ def test_it_may_fall_twice_and_is_armed_for_one_run() -> None:
 
 
 def test_a_forced_run_falls_there_and_nowhere_else() -> None:
-    """Whatever the rule says; the one after it follows the rule again."""
+    """A forced run is lowered there against the rule; the next run follows the rule again."""
     _, session = build()
     table = Table({1: 0})
     guard = VirtualGuard(table)

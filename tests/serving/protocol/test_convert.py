@@ -135,7 +135,7 @@ def test_several_inputs_keep_their_raw_order():
     ],
 )
 def test_refused(request_, message):
-    """What does not fit together is refused, with what was expected and what came."""
+    """A misfit is refused with the expected and the given value."""
     with pytest.raises(InputError, match=message):
         read(request_)
 
@@ -246,7 +246,7 @@ def test_fields_that_no_version_of_the_protocol_has_do_not_become_values():
 
 @pytest.mark.parametrize("text", ["x" * 20_000, "\x1b[31m\n"])
 def test_names_are_cut_and_escaped_in_messages(text):
-    """What comes before and after them survives."""
+    """The text before and after a name stays complete."""
     request = raw_request(np.float32([1, 2]), text)
     with pytest.raises(InputError, match="expected one of BOOL") as caught:
         read(request)

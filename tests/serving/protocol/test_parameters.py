@@ -40,7 +40,7 @@ def read(parameters, time_left_s=None):
     ],
 )
 def test_accepted(parameters, expected):
-    """What a client may say."""
+    """The parameters that a client may send."""
     assert read(parameters) == expected
 
 
@@ -85,7 +85,7 @@ def test_the_shorter_timeout_counts(timeout_us, left_s, expected_ms):
 
 
 def test_served_parameters():
-    """What was served is reported; accuracy only when known."""
+    """The served level is reported, and its accuracy when it is known."""
     known = served_parameters(Response({}, Level(1, 0.25, 1, 1, {}), 12, 34, "why", 50.0, accuracy=0.75))
     assert {name: value.WhichOneof("parameter_choice") for name, value in known.items()} == {
         "level": "int64_param",

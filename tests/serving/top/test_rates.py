@@ -39,7 +39,7 @@ def test_what_happened_in_between() -> None:
     assert it.per_s == 15.0
     assert it.answered_share == pytest.approx(2 / 3)
     assert (it.mean_queue_ms, it.mean_compute_ms) == (10.0, 5.0)
-    assert it.in_time_share == pytest.approx(20 / 25)  # cancelled ones are nobody's fault
+    assert it.in_time_share == pytest.approx(20 / 25)  # cancelled requests do not count as late
     assert it.level_shares == {0: 0.25, 3: 0.75}
     assert it.queue_ms == pytest.approx((5.5, 9.91))
     assert (it.shed, it.expired, it.late, it.queue_length, it.slowdown) == (5, 0, 0, 4, 1.5)

@@ -116,7 +116,7 @@ def test_codes_are_decoded_by_the_table() -> None:
 
 
 def test_a_set_is_split_by_index(tmp_path: Path) -> None:
-    """Recordings 0 to 4 are the test set; every clip's mean is 0, and it is nobody else's spectrum."""
+    """Recordings 0 to 4 are the test set; every clip has its own spectrum, of mean 0."""
     arrays = arrays_of_a_set()
     np.savez(tmp_path / "set.npz", **arrays)
     train, test = load_fsdd(tmp_path / "set.npz")

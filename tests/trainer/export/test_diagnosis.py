@@ -72,7 +72,7 @@ class Amplifies(nn.Module):
 
 
 class Accumulates(nn.Module):
-    """What it saw, in an attribute that is no buffer."""
+    """A module that stores its input in an attribute that is not a buffer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,8 +134,8 @@ def test_only_a_sound_model_asks_for_a_report(
 
 
 def test_a_model_that_agrees_is_not_run_again(tmp_path: Path) -> None:
-    """What tells the reasons apart costs nothing where nothing is wrong: one run for the trace's shapes, and one for
-    every level and input of the verification.
+    """The diagnosis costs nothing without a fault: there is one run for the trace's shapes, and one for every level and
+    input of the verification.
     """
 
     class Counted(nn.Module):

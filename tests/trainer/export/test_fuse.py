@@ -150,7 +150,7 @@ UNFOLDABLE = {
 
 @pytest.mark.parametrize("case", UNFOLDABLE)
 def test_step_stays_outside(case: str) -> None:
-    """What would change the result is not folded."""
+    """A step that would change the result is not folded."""
     body, inner, expected = UNFOLDABLE[case]
     assert sorted(operators(graph(body, inner=inner))) == sorted(expected)
 

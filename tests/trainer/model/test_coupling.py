@@ -98,7 +98,7 @@ def test_readers_keep_the_rows_of_their_writers(budget: str) -> None:
 
 
 def test_the_ranking_is_the_sum_over_all_layers_of_a_group() -> None:
-    """Whatever weights a channel has, in rows that write and columns that read it, their magnitudes count together."""
+    """The magnitudes of all weights of a channel count together: rows that write it and columns that read it."""
     net = digits()
     layers = net.nested_layers()
     for writers, readers in STREAMS + INNER:
@@ -239,7 +239,7 @@ class Opaque(nn.Module):
 
 
 def test_an_opaque_module_ends_a_group_only() -> None:
-    """What lies before and after it is still coupled."""
+    """Layers before and after the module are still coupled."""
     convs = [nn.Conv1d(4, 8, 1), nn.Conv1d(8, 8, 1), Opaque(), nn.Conv1d(8, 12, 1), nn.Conv1d(12, 4, 1)]
     net = nested(nn.Sequential(*convs))
     layers = net.nested_layers()
@@ -271,7 +271,7 @@ def test_layers_kept_dense_stay_whole_among_pruned_ones() -> None:
 
 @pytest.mark.parametrize("budget", ["uniform", "global"])
 def test_frozen_levels_stay(budget: str) -> None:
-    """Whatever the other scores become: the frozen level keeps what it keeps, and higher ones contain it."""
+    """For any other scores the frozen level keeps its weights, and higher levels contain it."""
     net = digits(budget=budget)
     layers = net.nested_layers()
     before = {name: layer.mask(0).clone() for name, layer in layers.items()}

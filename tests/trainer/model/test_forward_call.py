@@ -74,7 +74,7 @@ class Decoder(nn.Module):
 
 
 class Answers(nn.Module):
-    """Whatever `make` makes of a layer's output."""
+    """A model that answers with `make` of a layer's output."""
 
     def __init__(self, make: Any) -> None:
         super().__init__()

@@ -90,7 +90,7 @@ def test_gradient_reaches_kept_weights_only() -> None:
 
 
 def test_unused_values_do_not_leak() -> None:
-    """What a level does not keep may even be NaN."""
+    """Dropped weights may even be NaN."""
     layer = random_conv()
     with torch.no_grad():
         layer.weight[~definition_mask(layer, 0)] = float("nan")

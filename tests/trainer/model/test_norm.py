@@ -247,7 +247,7 @@ def test_layers_within_a_norm_are_a_part_of_it(tmp_path: Path) -> None:
 
 
 def test_a_coupled_group_ends_at_a_norm_of_the_users() -> None:
-    """Whatever it does between channels; torch's own pass them on."""
+    """A user's norm may combine channels, so the group ends there; torch's own norms pass channels on."""
     for make, whole in ((NormAct, True), (nn.BatchNorm2d, False)):
         net = nest(
             nn.Sequential(nn.Conv2d(2, 16, 1), make(16), nn.Conv2d(16, 4, 1)), densities=(0.5,), pattern="channel"

@@ -28,7 +28,7 @@ from nested_sparse.trainer.model.preserved import Preserved, preserved
 
 
 class Base(nn.Module):
-    """What the forwards below have."""
+    """The state that the forwards below use."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ def example() -> Tensor:
 
 
 def everything(net: NestedModel) -> dict[str, object]:
-    """What must not change, written out."""
+    """A copy of all state that must not change."""
     return {
         "tensors": {name: value.tolist() for name, value in net.state_dict().items()},
         "identities": [id(each) for each in [*net.parameters(), *net.buffers()]],
@@ -103,7 +103,7 @@ def everything(net: NestedModel) -> dict[str, object]:
 
 @pytest.mark.parametrize("kind", [Normalises, Counts, Remembers, Draws])
 def test_export_leaves_everything_as_it_was(kind: type[Base], tmp_path: Path) -> None:
-    """Whatever forward does, and whether or not it can be exported."""
+    """The state stays for each kind of forward, also for those that cannot be exported."""
     net = nest(kind(), densities=(0.3, 0.6))
     net.train()
     net.model.fc.weight.requires_grad_(False)

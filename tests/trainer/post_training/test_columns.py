@@ -48,7 +48,7 @@ def test_columns_times_the_weight_are_the_output_of_a_line() -> None:
 
 
 def test_columns_of_a_linear_layer_are_rows_of_its_input() -> None:
-    """Whatever dimensions come before the last."""
+    """The rows are those of the last dimension, for any dimensions before it."""
     torch.manual_seed(0)
     layer = nest(nn.Linear(5, 3), densities=(1.0,)).nested_layers()["model"]
     x = torch.randn(4, 6, 5)

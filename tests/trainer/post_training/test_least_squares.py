@@ -76,7 +76,7 @@ def test_saliency_is_the_loss_of_removing_a_weight_when_the_others_make_up_for_i
 
 
 def test_a_centred_error_is_the_variance_of_the_outputs_error() -> None:
-    """What is left once a bias has put the mean right, both from inputs and from their moments."""
+    """The error that remains after a bias corrects the mean, computed from inputs and from their moments."""
     x, dense = inputs()
     x = x + 5
     targets, v = x @ dense.mT, dense.roll(1, dims=2)

@@ -36,7 +36,7 @@ def pretrained(**options: object) -> NestedModel:
 def test_levels_nest_and_their_values_are_settled_once(
     pattern: str, budget: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a level keeps when it is done, no later level moves: mask, values and bias, bit for bit."""
+    """A later level changes nothing of a finished level: mask, values and bias, bit for bit."""
     done: list[dict[str, tuple[Tensor, Tensor, Tensor | None]]] = []
     settle = levels_module._settle
 

@@ -70,7 +70,7 @@ def test_z_and_u_follow_the_definition(pattern: str, rows: int) -> None:
 
 
 def test_frozen_levels_take_no_part() -> None:
-    """What a lower level keeps stays in Z's support, is not pulled at, and stays kept."""
+    """The weights of a lower level stay in Z's support, have no penalty, and stay kept."""
     net = linear("unstructured")
     layer = net.nested_layers()["0"]
     frozen = layer.mask(0).clone()

@@ -276,7 +276,7 @@ def killed_in_epoch(number: int) -> Any:
 
 @pytest.mark.parametrize("stop", [1, 4])
 def test_a_resumed_run_is_bit_identical(tmp_path: Path, stop: int) -> None:
-    """What is drawn comes from torch's generator, and what dropped channels had is in the state."""
+    """Random draws come from torch's generator, and the state contains the values of dropped channels."""
     options: dict[str, Any] = {"schedule": Chex(regrow=0.4, updates=8), "nesting": NESTING}
     whole, first, second = small_net(), small_net(), small_net()
     torch.manual_seed(1)

@@ -39,7 +39,7 @@ def test_columns_that_are_dropped_have_no_leverage() -> None:
 
 @pytest.mark.parametrize("rank", [3, 6])
 def test_residuals_are_those_of_least_squares(rank: int) -> None:
-    """What the best combination of the kept columns leaves; also when these depend on each other."""
+    """The distance from the best combination of the kept columns, also of linearly dependent ones."""
     generator = np.random.default_rng(rank)
     kept = generator.standard_normal((20, 3)) @ generator.standard_normal((3, 6))
     kept = kept if rank == 3 else generator.standard_normal((20, 6))

@@ -304,7 +304,7 @@ def test_wrong_settings_are_errors() -> None:
 
 
 def test_channels_of_different_parts_end_together() -> None:
-    """Whatever part grew last, in the end a layer reads exactly the channels that the one before it writes."""
+    """In the end each layer reads exactly the channels that the layer before it writes."""
     torch.manual_seed(0)
     net = nest(DigitNet(width=8), densities=(0.3, 0.6), pattern="channel", keep_dense=("stem", "fc"))
     batches = [(torch.randn(4, 1, 8, 8), torch.randint(0, 10, (4,))) for _ in range(4)]
