@@ -1,4 +1,4 @@
-# Each target does all of its own set-up: on a fresh machine `make demo` or `make test` is the only command needed.
+# Each target does its own set-up: on a fresh machine `make demo` or `make test` is the only command that you need.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,16 +7,20 @@ SOURCES := $(shell find kernels -name '*.cc' -o -name '*.h' -o -name '*.inc' 2>/
 .PHONY: help install demo bench bench-serving bench-peers test test-settings test-slow test-arm sanitize check format proto clean
 
 help:
-	@echo "make demo       train a nested checkpoint, serve it, load it, print the table, save demo.png"
-	@echo "make test       all tests (under 15 minutes on two cores)"
-	@echo "make test-settings  all tests in each setting: instruction sets, cores, home, locale, order, an ordinary user (hours)"
-	@echo "make bench      our kernels against dense ONNX Runtime, every row with its reach; make bench-peers: other engines"
-	@echo "make bench-serving  elastic beside fixed levels and SlackFit, every trace and co-runner, every row with its reach"
-	@echo "make install    .venv with everything, kernels built"
-	@echo "make check      ruff, mypy, clang-format"
-	@echo "make test-arm   the kernels' tests on an emulated Arm processor, and what its ports allow"
-	@echo "make sanitize   the kernels' tests under the address, undefined-behaviour and thread sanitizers"
-	@echo "make test-slow  the long proofs; make format; make proto; make clean"
+	@echo "make demo            train a nested checkpoint, serve it, load it, print the table, save demo.png"
+	@echo "make install         .venv with everything, kernels built"
+	@echo "make test            all tests (under 15 minutes on two cores)"
+	@echo "make check           ruff, mypy, clang-format"
+	@echo "make format          ruff and clang-format, in place"
+	@echo "make bench           our kernels against dense ONNX Runtime; each row shows the ratio that it is to reach"
+	@echo "make bench-peers     other engines on the same weights"
+	@echo "make bench-serving   elastic beside fixed levels and SlackFit, under every trace and co-runner"
+	@echo "make test-slow       the tests that take minutes each"
+	@echo "make test-settings   all tests in each setting: instruction sets, cores, home, locale, order, an ordinary user (hours)"
+	@echo "make test-arm        the kernels' tests on an emulated Arm processor, and the limits of its ports"
+	@echo "make sanitize        the kernels' tests under the address, undefined-behaviour and thread sanitizers"
+	@echo "make proto           the files that are generated from the .proto file"
+	@echo "make clean           remove build and .venv"
 
 install: $(VENV)/.installed $(VENV)/.built
 
@@ -72,7 +76,7 @@ $(VENV)/bin/python:
 	@$(PYTHON) -m venv $(VENV) \
 	  || { rm -rf $(VENV); echo "could not make $(VENV): install Python's venv module (Debian: apt-get install python3-venv)" >&2; exit 1; }
 
-# The build tools come first, pinned like the rest, so that the package is built without an environment of its own.
+# The build tools are installed first, pinned like the rest. So the package is built in .venv, not in an environment of its own.
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/pip install -q -c constraints.txt scikit-build-core cmake ninja
 	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e ".[train,bench,dev]"

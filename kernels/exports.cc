@@ -1,5 +1,8 @@
 // The C interface of library.py and guarded_run.py: which instruction set and kernels are in use, guarded runs, and for
-// tests one kernel on raw arrays and one decision.
+// tests one kernel on raw arrays and one operator of a guarded run.
+#include <cstddef>
+#include <string>
+
 #include "denormals.h"
 #include "isa.h"
 #include "kernels.h"
@@ -40,6 +43,98 @@ struct KernelCall {
   bool y_whole;
 };
 
+// A struct that Python mirrors (structs.py), or one of its fields.
+struct Place {
+  const char* name;
+  size_t offset;
+  size_t bytes;
+};
+
+// clang-format off
+#define STRUCT(type) {#type, 0, sizeof(type)},
+#define FIELD(type, field) {#type "." #field, offsetof(type, field), sizeof(type::field)},
+constexpr Place kPlaces[] = {
+    STRUCT(KernelRow)
+    FIELD(KernelRow, name)
+    FIELD(KernelRow, op)
+    FIELD(KernelRow, isa)
+    FIELD(KernelRow, block_rows)
+    FIELD(KernelRow, banks)
+    FIELD(KernelRow, index_bytes)
+    FIELD(KernelRow, value_bytes)
+    FIELD(KernelRow, vectors)
+    FIELD(KernelRow, lanes)
+    FIELD(KernelRow, supported)
+    STRUCT(PackedLevel)
+    FIELD(PackedLevel, ptr)
+    FIELD(PackedLevel, col)
+    FIELD(PackedLevel, val)
+    FIELD(PackedLevel, halves)
+    STRUCT(PackedWeight)
+    FIELD(PackedWeight, levels)
+    FIELD(PackedWeight, level_count)
+    FIELD(PackedWeight, scale)
+    FIELD(PackedWeight, shift)
+    FIELD(PackedWeight, perm)
+    FIELD(PackedWeight, rows)
+    FIELD(PackedWeight, per_row)
+    FIELD(PackedWeight, columns)
+    STRUCT(Clip)
+    FIELD(Clip, lo)
+    FIELD(Clip, hi)
+    STRUCT(KernelCall)
+    FIELD(KernelCall, weight)
+    FIELD(KernelCall, x)
+    FIELD(KernelCall, residual)
+    FIELD(KernelCall, y)
+    FIELD(KernelCall, clip)
+    FIELD(KernelCall, group_begin)
+    FIELD(KernelCall, group_end)
+    FIELD(KernelCall, x_pitch)
+    FIELD(KernelCall, pixels)
+    FIELD(KernelCall, y_pitch)
+    FIELD(KernelCall, y_whole)
+    STRUCT(Seen)
+    FIELD(Seen, elapsed_ms)
+    FIELD(Seen, done_ms)
+    STRUCT(GuardedRun)
+    FIELD(GuardedRun, level)
+    FIELD(GuardedRun, level_ms)
+    FIELD(GuardedRun, remaining_share)
+    FIELD(GuardedRun, accuracy)
+    FIELD(GuardedRun, started_ns)
+    FIELD(GuardedRun, layers)
+    FIELD(GuardedRun, capacity)
+    FIELD(GuardedRun, level_count)
+    FIELD(GuardedRun, operator_count)
+    FIELD(GuardedRun, lowest_level)
+    FIELD(GuardedRun, forced_at)
+    FIELD(GuardedRun, forced_level)
+    FIELD(GuardedRun, begun_ns)
+    FIELD(GuardedRun, budget_ms)
+    FIELD(GuardedRun, slowdown)
+    FIELD(GuardedRun, least_accuracy)
+    FIELD(GuardedRun, margin)
+    FIELD(GuardedRun, position)
+    FIELD(GuardedRun, lowered_at)
+    FIELD(GuardedRun, lowered_from)
+    FIELD(GuardedRun, share_left)
+    FIELD(GuardedRun, done_ms)
+    FIELD(GuardedRun, seen)
+    FIELD(GuardedRun, last)
+};
+#undef FIELD
+#undef STRUCT
+// clang-format on
+
+std::string struct_layout() {
+  std::string lines;
+  for (const Place& each : kPlaces) {
+    lines += std::string(each.name) + ' ' + std::to_string(each.offset) + ' ' + std::to_string(each.bytes) + '\n';
+  }
+  return lines;
+}
+
 void run_spmm(const KernelInfo& kernel, const KernelCall& call) {
   kernel.spmm({call.weight, call.x, call.x_pitch, call.pixels, call.residual, call.y_pitch, call.y, call.y_pitch,
                call.y_whole, call.clip},
@@ -57,6 +152,12 @@ NESTED_SPARSE_EXPORT const char* nested_sparse_isa(const char** error) {
   const nested_sparse::IsaChoice& choice = nested_sparse::isa_choice();
   *error = choice.error;
   return choice.error[0] == '\0' ? nested_sparse::isa_name(choice.isa) : nullptr;
+}
+
+// Every struct that Python mirrors, and its fields: lines of name, byte offset and bytes.
+NESTED_SPARSE_EXPORT const char* nested_sparse_struct_layout() {
+  static const std::string text = nested_sparse::struct_layout();
+  return text.c_str();
 }
 
 NESTED_SPARSE_EXPORT int64_t nested_sparse_scratch_allocations() {
@@ -114,10 +215,9 @@ NESTED_SPARSE_EXPORT void nested_sparse_set_float_control(uint64_t control) {
   nested_sparse::set_float_control(control);
 }
 
-// The level from operator n on, by the rule of route.h.
-NESTED_SPARSE_EXPORT int32_t nested_sparse_decide(const nested_sparse::GuardedRun* run, int32_t level, int32_t n,
-                                                  double elapsed_ms, double lately_elapsed_ms, double lately_done_ms) {
-  return nested_sparse::decide(*run, level, n, elapsed_ms, {lately_elapsed_ms, lately_done_ms});
+// The level of the run's next operator, if it started at `now_ns` (route.h).
+NESTED_SPARSE_EXPORT int64_t nested_sparse_arrive_at(nested_sparse::GuardedRun* run, int64_t now_ns) {
+  return nested_sparse::arrive_at(*run, "", now_ns);
 }
 
 NESTED_SPARSE_EXPORT int64_t nested_sparse_monotonic_ns() {

@@ -1,4 +1,4 @@
-"""GuardedRun: what the operators of one inference know of its deadline, so that they can lower its level themselves."""
+"""Guarded runs: inferences whose operators know the deadline, and lower the level themselves (kernels/route.h)."""
 
 from __future__ import annotations
 
@@ -9,43 +9,9 @@ from contextlib import contextmanager
 from nested_sparse.errors import InputError
 
 from .library import loaded_library
+from .structs import GuardedRun
 
-
-class Seen(ctypes.Structure):
-    """Time that passed, and profiled time of what was done in it, ms."""
-
-    _fields_ = (("elapsed_ms", ctypes.c_double), ("done_ms", ctypes.c_double))
-
-
-class GuardedRun(ctypes.Structure):
-    """The struct of kernels/route.h, which says what each field is. What its pointers point to outlives the run."""
-
-    _fields_ = (
-        ("level", ctypes.c_void_p),
-        ("level_ms", ctypes.c_void_p),
-        ("remaining_share", ctypes.c_void_p),
-        ("accuracy", ctypes.c_void_p),
-        ("started_ns", ctypes.c_void_p),
-        ("layers", ctypes.POINTER(ctypes.c_char_p)),
-        ("capacity", ctypes.c_int32),
-        ("level_count", ctypes.c_int32),
-        ("operator_count", ctypes.c_int32),
-        ("lowest_level", ctypes.c_int32),
-        ("forced_at", ctypes.c_int32),
-        ("forced_level", ctypes.c_int32),
-        ("begun_ns", ctypes.c_int64),
-        ("budget_ms", ctypes.c_double),
-        ("slowdown", ctypes.c_double),
-        ("least_accuracy", ctypes.c_double),
-        ("margin", ctypes.c_double),
-        ("position", ctypes.c_int32),
-        ("lowered_at", ctypes.c_int32),
-        ("lowered_from", ctypes.c_int32),
-        ("share_left", ctypes.c_double),
-        ("done_ms", ctypes.c_double),
-        ("seen", Seen),
-        ("last", Seen),
-    )
+__all__ = ["GuardedRun", "arrive_at", "guarding", "monotonic_ns"]
 
 
 @contextmanager
@@ -63,13 +29,13 @@ def guarding(run: GuardedRun) -> Iterator[None]:
         library.nested_sparse_guard_this_thread(None)
 
 
-def decide(run: GuardedRun, level: int, operator: int, elapsed_ms: float, lately: tuple[float, float]) -> int:
-    """The level that the operators choose from number `operator` on, by the rule of kernels/route.h; for tests.
+def arrive_at(run: GuardedRun, elapsed_ns: int) -> int:
+    """The level of the run's next operator, as if it started `elapsed_ns` after the run began; for tests.
 
-    lately: elapsed and done ms. Nothing is checked: 0 <= level < run.level_count, 0 <= operator < run.operator_count.
+    The run goes on from there: its level, its position and all that it has seen are those of an operator that started.
     """
-    times = map(ctypes.c_double, (elapsed_ms, *lately))
-    return int(loaded_library().nested_sparse_decide(ctypes.byref(run), level, operator, *times))
+    now_ns = ctypes.c_int64(run.begun_ns + elapsed_ns)
+    return int(loaded_library().nested_sparse_arrive_at(ctypes.byref(run), now_ns))
 
 
 def monotonic_ns() -> int:

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from nested_sparse.errors import KernelError
 
+from .structs import Clip, KernelCall, KernelRow, PackedLevel, PackedWeight, check_layout
+
 if TYPE_CHECKING:
     import onnxruntime
 
@@ -76,7 +78,7 @@ def isa() -> str:
 def kernels() -> list[KernelInfo]:
     """Every kernel in the library, best first."""
     found: list[KernelInfo] = []
-    row = _KernelRow()
+    row = KernelRow()
     while loaded_library().nested_sparse_kernel(len(found), ctypes.byref(row)):
         names = (row.name.decode(), row.op.decode(), row.isa.decode())
         shape = (row.block_rows, row.banks, row.index_bytes, row.value_bytes, row.vectors, row.lanes)
@@ -153,20 +155,28 @@ def run_kernel(
     `y` is written in place; `groups` is the range of what the kernel works through: row groups, with packs
     the bundles of "linear" and the packed rows of "conv" (default: all). Raises KernelError.
     """
-    levels = (_PackedLevel * len(weight.levels))(*map(_packed_level, weight.levels))
+    levels = (PackedLevel * len(weight.levels))(*map(_packed_level, weight.levels))
     scale, shift = weight.norm
     rows_alone = weight.per_row and pixels is not None
     begin, end = groups or (0, scale.size if rows_alone else weight.levels[0][0].size - 1)
-    packed = _PackedWeight(
-        ctypes.addressof(levels),
-        len(weight.levels),
-        _pointer(scale),
-        _pointer(shift),
-        _pointer(weight.perm),
-        weight.rows,
-        weight.per_row,
+    packed = PackedWeight(
+        levels=ctypes.addressof(levels),
+        level_count=len(weight.levels),
+        scale=_pointer(scale),
+        shift=_pointer(shift),
+        perm=_pointer(weight.perm),
+        rows=weight.rows,
+        per_row=weight.per_row,
     )
-    call = _KernelCall(packed, _pointer(x), _pointer(residual), _pointer(y), *clip, begin, end)
+    call = KernelCall(
+        weight=packed,
+        x=_pointer(x),
+        residual=_pointer(residual),
+        y=_pointer(y),
+        clip=Clip(*clip),
+        group_begin=begin,
+        group_end=end,
+    )
     if pixels is not None:
         call.pixels, call.x_pitch = pixels.count, pixels.x_pitch
         call.y_pitch, call.y_whole = pixels.y_pitch, pixels.y_whole
@@ -174,72 +184,27 @@ def run_kernel(
         raise KernelError(f"kernel {index} is not in the list, or this CPU does not support it")
 
 
-def _packed_level(level: tuple[NDArray[np.generic], ...]) -> _PackedLevel:
+def _packed_level(level: tuple[NDArray[np.generic], ...]) -> PackedLevel:
     ptr, col, val = level
     halves = val.dtype == np.float16
-    return _PackedLevel(*map(_pointer, (ptr, col, None if halves else val, val if halves else None)))
+    return PackedLevel(*map(_pointer, (ptr, col, None if halves else val, val if halves else None)))
 
 
 def _pointer(array: NDArray[np.generic] | None) -> int | None:
     return None if array is None else array.ctypes.data
 
 
-class _KernelRow(ctypes.Structure):
-    _fields_ = (
-        ("name", ctypes.c_char_p),
-        ("op", ctypes.c_char_p),
-        ("isa", ctypes.c_char_p),
-        ("block_rows", ctypes.c_int32),
-        ("banks", ctypes.c_int32),
-        ("index_bytes", ctypes.c_int32),
-        ("value_bytes", ctypes.c_int32),
-        ("vectors", ctypes.c_int32),
-        ("lanes", ctypes.c_int32),
-        ("supported", ctypes.c_int32),
-    )
-
-
-class _PackedLevel(ctypes.Structure):
-    _fields_ = tuple((name, ctypes.c_void_p) for name in ("ptr", "col", "val", "halves"))
-
-
-class _PackedWeight(ctypes.Structure):
-    _fields_ = (
-        ("levels", ctypes.c_void_p),
-        ("level_count", ctypes.c_int32),
-        ("scale", ctypes.c_void_p),
-        ("shift", ctypes.c_void_p),
-        ("perm", ctypes.c_void_p),
-        ("rows", ctypes.c_int64),
-        ("per_row", ctypes.c_int32),
-        ("columns", ctypes.c_int64),
-    )
-
-
-class _KernelCall(ctypes.Structure):
-    _fields_ = (
-        ("weight", _PackedWeight),
-        ("x", ctypes.c_void_p),
-        ("residual", ctypes.c_void_p),
-        ("y", ctypes.c_void_p),
-        ("clip_min", ctypes.c_float),
-        ("clip_max", ctypes.c_float),
-        ("group_begin", ctypes.c_int64),
-        ("group_end", ctypes.c_int64),
-        ("x_pitch", ctypes.c_int64),
-        ("pixels", ctypes.c_int64),
-        ("y_pitch", ctypes.c_int64),
-        ("y_whole", ctypes.c_bool),
-    )
-
-
 @lru_cache(maxsize=1)
 def loaded_library() -> ctypes.CDLL:
-    """The library with its C interface (exports.cc). Raises KernelError."""
+    """The library with its C interface (exports.cc).
+
+    Raises KernelError: absent, no library, or built from another version of this package.
+    """
     try:
         library = ctypes.CDLL(str(library_path()))
     except OSError as error:
         raise KernelError(f"{FILE_NAME} cannot be loaded: {error}") from error
+    check_layout(library)
     library.nested_sparse_isa.restype = ctypes.c_char_p
     library.nested_sparse_scratch_allocations.restype = ctypes.c_int64
     library.nested_sparse_transpose_from.restype = ctypes.c_int64
@@ -250,4 +215,5 @@ def loaded_library() -> ctypes.CDLL:
     library.nested_sparse_set_float_control.argtypes = (ctypes.c_uint64,)
     library.nested_sparse_set_float_control.restype = None
     library.nested_sparse_monotonic_ns.restype = ctypes.c_int64
+    library.nested_sparse_arrive_at.restype = ctypes.c_int64
     return library

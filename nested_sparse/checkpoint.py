@@ -22,7 +22,8 @@ from .layout import DTYPES, TensorPlace, tensor_name
 from .level import Level
 from .mapped_file import MappedFile
 from .metadata import LayerEntry, Metadata
-from .packed import PackedLevel, unpack
+from .packed import PackedLevel
+from .packing import unpack
 from .regular_file import open_regular
 from .reroute import Reroute
 from .tensor_spec import TensorSpec
@@ -123,13 +124,11 @@ class Checkpoint:
         levels, norms = [], np.empty((len(self.levels), 2, layer.rows), np.float32)
         for level in range(len(self.levels)):
             ptr, col, val, norm = (arrays[tensor_name(name, level, part)] for part in ("ptr", "col", "val", "norm"))
-            if layer.shape.pack:
-                col = col.reshape(-1, layer.shape.pack.banks)
-            val = val.astype(np.float32, copy=False).reshape(-1, layer.shape.block_values)
-            levels.append(PackedLevel(ptr, col, val))
+            col, val = col.reshape(-1, layer.layout.block_columns), val.reshape(-1, layer.layout.block_values)
+            levels.append(PackedLevel(ptr, col, val.astype(np.float32, copy=False)))
             order = slice(None) if permutation is None else permutation
             norms[level][:, order] = norm.reshape(2, -1)[:, : layer.rows]
-        return unpack(name, layer.rows, layer.columns, layer.packing, levels, permutation), norms
+        return unpack(name, layer.rows, layer.columns, layer.layout, levels, permutation), norms
 
     def _array(self, place: TensorPlace) -> NDArray[Any]:
         raw = self.file.data[self._data_begin + place.begin :][: place.count * place.itemsize]

@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from .mask import group_count
+from .layouts import Layout
 from .packed import index_dtype
-from .pattern import Pack
 
 ALIGNMENT = 64
 """Bytes: every tensor starts on a cache line, so that vector loads do not split lines."""
@@ -37,43 +36,30 @@ VALUE_DTYPES = {4: "F32", 2: "F16"}
 
 @dataclass(frozen=True, slots=True)
 class LayerShape:
-    """What the layout needs to know of one layer; `blocks[l]` is how many blocks (or packs) level l adds."""
+    """What decides where the arrays of a layer lie; `blocks[l]` is the number of blocks that level l adds."""
 
     name: str
     rows: int
     columns: int
-    block_rows: int
+    layout: Layout
     permuted: bool
     blocks: tuple[int, ...]
-    pack: Pack | None = None
     value_bytes: int = 4
-
-    @property
-    def group_rows(self) -> int:
-        """Rows of a group: V, or those of a bundle."""
-        return self.block_rows if self.pack is None else self.pack.rows
 
     @property
     def group_count(self) -> int:
         """G, row groups."""
-        return group_count(self.rows, self.group_rows)
+        return self.layout.group_count(self.rows)
 
     @property
-    def block_columns(self) -> int:
-        """Columns that a block, or pack, names."""
-        return 1 if self.pack is None else self.pack.banks
-
-    @property
-    def block_values(self) -> int:
-        """Values of a block, or pack."""
-        return self.block_rows if self.pack is None else self.pack.banks
+    def packed_rows(self) -> int:
+        """Rows with those of padding."""
+        return self.group_count * self.layout.group_rows
 
     @property
     def most_blocks(self) -> int:
-        """Blocks, or packs, that the weight has in all."""
-        if self.pack is None:
-            return self.group_count * self.columns
-        return self.group_count * (self.columns // self.pack.per_row)
+        """Blocks that the weight has in all."""
+        return self.layout.most_blocks(self.rows, self.columns)
 
     @property
     def index_bytes(self) -> int:
@@ -104,11 +90,11 @@ def tensor_name(layer: str, level: int, part: str) -> str:
 
 def level_parts(layer: LayerShape, level: int) -> list[tuple[str, str, int]]:
     """(part, dtype, element count) of what `level` adds to `layer`, in file order."""
-    blocks, packed_rows = layer.blocks[level], layer.group_count * layer.group_rows
+    blocks, packed_rows = layer.blocks[level], layer.packed_rows
     parts = [
         ("ptr", "U32", layer.group_count + 1),
-        ("col", "U16" if layer.index_bytes == 2 else "U32", blocks * layer.block_columns),
-        ("val", VALUE_DTYPES[layer.value_bytes], blocks * layer.block_values),
+        ("col", "U16" if layer.index_bytes == 2 else "U32", blocks * layer.layout.block_columns),
+        ("val", VALUE_DTYPES[layer.value_bytes], blocks * layer.layout.block_values),
         ("norm", "F32", 2 * packed_rows),
     ]
     if level == 0 and layer.permuted:

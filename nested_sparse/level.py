@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .argument import as_whole, shown
 from .errors import LevelError
+
+ACCURACY = "accuracy"
+"""Metric of a level that policies, routes and clients go by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,18 @@ class Level:
     flops: int
     nbytes: int
     metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def accuracy(self) -> float | None:
+        """Accuracy that the file states of this level; None where it states none."""
+        return self.metrics.get(ACCURACY)
+
+
+def stated_accuracies(levels: Sequence[Level]) -> list[float] | None:
+    """Accuracy of each level; None unless the file states that of every level."""
+    stated = [level.accuracy for level in levels]
+    known = [accuracy for accuracy in stated if accuracy is not None]
+    return known if len(known) == len(stated) else None
 
 
 def resolve_level(level: int, level_count: int) -> int:

@@ -9,18 +9,18 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .budget import MAX_LEVELS
-from .errors import CheckpointError
+from .errors import CheckpointError, PatternError
 from .excerpt import excerpt
 from .layout import VALUE_DTYPES, LayerShape
+from .layouts import BLOCK_ROWS, Blocks, Layout, stored_layout
 from .network import DenseModule, Network
-from .pattern import BLOCK_ROWS, Pattern, block_pattern, parse_pattern
 from .reroute import Reroute, check_reroutes
 from .tensor_spec import TensorSpec
 
 BLOCKS_VERSION = 1
-PACKS_VERSION = 2
+GATHERS_VERSION = 2
 HALVES_VERSION = 3
-FORMAT_VERSIONS = (BLOCKS_VERSION, PACKS_VERSION, HALVES_VERSION)
+FORMAT_VERSIONS = (BLOCKS_VERSION, GATHERS_VERSION, HALVES_VERSION)
 """What is read. A file gets the lowest that has all it holds, so that older readers open all that they can run."""
 KEY = "nested_sparse"
 DIGEST_KEY = "nested_sparse_sha256"
@@ -63,18 +63,14 @@ class LayerEntry:
     value_bytes: int = 4
 
     @property
-    def packing(self) -> Pattern:
-        """The pattern that the arrays are laid out for."""
-        named = parse_pattern(self.pattern)
-        return block_pattern(self.block_rows) if named.pack is None else named
+    def layout(self) -> Layout:
+        """How the arrays hold the layer."""
+        return stored_layout(self.pattern, self.block_rows)
 
     @property
     def shape(self) -> LayerShape:
-        """What the layout needs."""
-        pack = self.packing.pack
-        return LayerShape(
-            self.name, self.rows, self.columns, self.block_rows, self.permuted, self.blocks, pack, self.value_bytes
-        )
+        """What decides where its arrays lie."""
+        return LayerShape(self.name, self.rows, self.columns, self.layout, self.permuted, self.blocks, self.value_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +95,7 @@ class Metadata:
 
     def __post_init__(self) -> None:
         """The version that the layers ask for."""
-        version = BLOCKS_VERSION
-        if any(layer.packing.pack for layer in self.layers):
-            version = PACKS_VERSION
+        version = max(layer.layout.format_version for layer in self.layers)
         if any(layer.value_bytes == 2 for layer in self.layers):
             version = HALVES_VERSION
         object.__setattr__(self, "format_version", version)
@@ -216,18 +210,16 @@ def _layer(raw: dict[str, Any], level_count: int) -> LayerEntry:
         blocks=tuple(_integer(count, 0, 1 << 62) for count in raw["blocks"]),
         nnz=tuple(_integer(count, 0, rows * columns) for count in raw["nnz"]),
         attributes={str(key): [_integer(item, 0) for item in items] for key, items in raw["attributes"].items()},
-        pattern=str(raw.get("pattern", block_pattern(block_rows).name)),
+        pattern=str(raw.get("pattern", Blocks(block_rows).name)),
         value_bytes=_integer(raw.get("value_bytes", 4), 2, 4),
     )
     if entry.value_bytes not in VALUE_DTYPES:
         raise ValueError(f"layer '{excerpt(entry.name)}': value_bytes {entry.value_bytes}, expected 2 or 4")
-    named = parse_pattern(entry.pattern)
-    if not named.channels and named.block_rows != block_rows:
-        raise ValueError(
-            f"layer '{excerpt(entry.name)}': pattern '{excerpt(entry.pattern)}' does not go with block_rows "
-            f"{block_rows}"
-        )
-    if len(entry.blocks) != level_count or len(entry.nnz) != level_count or sum(entry.blocks) > entry.shape.most_blocks:
+    try:
+        most = entry.shape.most_blocks
+    except PatternError as error:
+        raise ValueError(f"layer '{excerpt(entry.name)}': {error}") from None
+    if len(entry.blocks) != level_count or len(entry.nnz) != level_count or sum(entry.blocks) > most:
         raise ValueError(f"layer '{excerpt(entry.name)}': expected a block count for each of {level_count} levels")
     return entry
 

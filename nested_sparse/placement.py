@@ -35,12 +35,12 @@ def placement(shape: LayerShape, segments: Sequence[Sequence[TensorPlace]]) -> L
     return LayerPlacement(
         rows=shape.rows,
         columns=shape.columns,
-        block_rows=shape.block_rows,
+        block_rows=shape.layout.block_rows,
         index_bytes=shape.index_bytes,
         blocks=list(shape.blocks),
         offsets=[begin[tensor_name(shape.name, level, part)] for level in range(len(segments)) for part in PARTS],
         permutation_offset=begin[tensor_name(shape.name, 0, "perm")] if shape.permuted else -1,
-        banks=shape.pack.banks if shape.pack else 0,
-        per_row=shape.pack.per_row if shape.pack else 0,
+        banks=shape.layout.banks,
+        per_row=shape.layout.per_row,
         value_bytes=shape.value_bytes,
     )

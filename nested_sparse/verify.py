@@ -13,7 +13,6 @@ from .errors import CheckpointError
 from .excerpt import excerpt
 from .layout import DTYPES, TensorPlace, tensor_name
 from .metadata import LayerEntry, Metadata
-from .pattern import Pack
 
 
 class Verifier:
@@ -56,8 +55,8 @@ class Verifier:
 
     def _check_layer(self, layer: LayerEntry) -> None:
         shape = layer.shape
-        group_units = 1 if shape.pack is None else shape.pack.rows
-        seen = np.zeros((shape.group_count * group_units, layer.columns), bool)
+        layout = shape.layout
+        seen = np.zeros((shape.group_count, layout.group_rows // layout.block_rows, layer.columns), bool)
         for level, added in enumerate(layer.blocks):
             where = f"{self._where}: layer '{excerpt(layer.name)}' level {level}"
             ptr = self._read(self._places[tensor_name(layer.name, level, "ptr")]).astype(np.int64)
@@ -66,19 +65,16 @@ class Verifier:
                 raise CheckpointError(f"{where}: block pointers must rise from 0 to {added}; the file is damaged")
             if added and col.max() >= layer.columns:
                 raise CheckpointError(f"{where}: column {col.max()} is out of range 0 to {layer.columns - 1}")
-            group = np.repeat(np.arange(shape.group_count), np.diff(ptr))
-            if shape.pack is None:
-                _check_rising(where, group * layer.columns + col)
-                unit = group
-            else:
-                unit = _check_packs(where, shape.pack, group, col)
-            repeated = int(seen[unit, col].sum())
+            group, col = np.repeat(np.arange(shape.group_count), np.diff(ptr)), col.reshape(-1, layout.block_columns)
+            layout.check_blocks(group, col, where)
+            cells = layout.cells(group, col)
+            repeated = int(seen[cells].sum())
             if repeated:
                 raise CheckpointError(
                     f"{where} holds {repeated} blocks a lower level already has; levels must nest, "
                     "each adding blocks of its own (re-export with nested_sparse.trainer.export)"
                 )
-            seen[unit, col] = True
+            seen[cells] = True
         if layer.permuted:
             self._check_permutation(layer, self._read(self._places[tensor_name(layer.name, 0, "perm")]))
 
@@ -94,22 +90,3 @@ class Verifier:
         self._file.seek(self._data_begin + place.begin)
         raw = self._file.read(place.count * place.itemsize)
         return np.frombuffer(raw, DTYPES[place.dtype])
-
-
-def _check_rising(where: str, place: NDArray[np.int64]) -> None:
-    if (np.diff(place) <= 0).any():
-        raise CheckpointError(f"{where}: columns must rise within a row group; the file is damaged")
-
-
-def _check_packs(where: str, pack: Pack, group: NDArray[np.int64], col: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The packed row of every entry of `col`, checked: B remainders in a pack, no weight twice."""
-    banks = np.sort(col.reshape(-1, pack.banks) % pack.banks, axis=1)
-    if (banks != np.arange(pack.banks)).any():
-        raise CheckpointError(
-            f"{where}: the columns of a pack of {pack.name} must leave {pack.banks} different remainders modulo "
-            f"{pack.banks}; the file is damaged"
-        )
-    row = (group[:, None] * pack.rows + np.arange(pack.banks) // pack.per_row).reshape(-1)
-    if len(np.unique(row << 32 | col)) < len(col):
-        raise CheckpointError(f"{where}: holds a weight twice; the file is damaged")
-    return row

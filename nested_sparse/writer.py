@@ -23,7 +23,7 @@ from .excerpt import excerpt
 from .layout import ALIGNMENT, DTYPES, VALUE_DTYPES, TensorPlace, file_places, segment_places, tensor_name, tensor_table
 from .metadata import OPERATORS, LayerEntry, LevelEntry, Metadata
 from .network import Network
-from .packed import pack_level
+from .packing import pack_level
 from .placement import LayerPlacement, placement
 from .reroute import Reroute, check_reroutes
 from .tensor_spec import TensorSpec
@@ -39,7 +39,7 @@ class LayerRecord:
     norms: (L, 2, O) float32, scale and shift of every level in output-channel order.
     op: "conv" or "linear"; attributes: a convolution's kernel_shape, strides, pads, dilations
         and, where they are not 1 and 2, groups and spatial_dimensions.
-    pattern: name of what the weight was pruned by; "" is what its blocks or packs say.
+    pattern: name of what the weight was pruned by; "" is that of its layout.
     value_bytes: 4 stores float32; 2 float16, rounded to nearest, ties to even.
     """
 
@@ -204,8 +204,7 @@ def _check_records(where: str, layers: Sequence[LayerRecord], levels: Sequence[L
 
 def _layer_entry(record: LayerRecord, level_count: int) -> LayerEntry:
     weight = record.weight
-    units = [int((weight.first_level == level).sum()) for level in range(level_count)]
-    blocks = tuple(count // (weight.pack.banks if weight.pack else 1) for count in units)
+    blocks = tuple(weight.layout.block_count(weight.first_level, level) for level in range(level_count))
     nnz = tuple(weight.nnz(level) for level in range(level_count))
     attributes = {name: list(values) for name, values in record.attributes.items()}
     permuted = weight.permutation is not None
@@ -214,12 +213,12 @@ def _layer_entry(record: LayerRecord, level_count: int) -> LayerEntry:
         op=record.op,
         rows=weight.rows,
         columns=weight.columns,
-        block_rows=weight.block_rows,
+        block_rows=weight.layout.block_rows,
         permuted=permuted,
         blocks=blocks,
         nnz=nnz,
         attributes=attributes,
-        pattern=record.pattern or weight.pattern.name,
+        pattern=record.pattern or weight.layout.name,
         value_bytes=record.value_bytes,
     )
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nested_sparse.errors import CheckpointError, ServingError
-from nested_sparse.level import resolve_level
+from nested_sparse.level import resolve_level, stated_accuracies
 from nested_sparse.runtime.joining import may_join
 from nested_sparse.runtime.policy import ElasticPolicy, FixedPolicy, LevelPolicy, SlackFitPolicy
 from nested_sparse.runtime.profiling import MOST_BATCH, LatencyProfile, ProfileStore, choose_threads, profile_of
 from nested_sparse.runtime.rerouting import RouteGuard, RouteTable
 from nested_sparse.runtime.resources import Governor
-from nested_sparse.runtime.scheduling import ACCURACY, Device, Scheduler
+from nested_sparse.runtime.scheduling import Device, Scheduler
 from nested_sparse.runtime.session import Session
 
 from .protocol.datatype import datatype_of
@@ -126,18 +126,11 @@ def load_model(
     )
 
 
-def _accuracy(session: Session) -> list[float] | None:
-    """What the checkpoint says that each level scores; None where it does not say it of all."""
-    stated = [level.metrics.get(ACCURACY) for level in session.levels]
-    known = [accuracy for accuracy in stated if accuracy is not None]
-    return known if len(known) == len(stated) else None
-
-
 def _policy(session: Session, profile: LatencyProfile, config: ModelConfig, joins: bool) -> LevelPolicy:
     if config.fixed_level is not None:
         return FixedPolicy(config.fixed_level, profile)
     if config.policy == "elastic":
-        return ElasticPolicy(profile, accuracy=_accuracy(session))
+        return ElasticPolicy(profile, accuracy=stated_accuracies(session.levels))
     if config.policy == "slackfit":
         return SlackFitPolicy(profile, joins=joins)
     raise ServingError(f"no policy {config.policy!r}; there are {', '.join(POLICIES)}")

@@ -155,7 +155,7 @@ class Metrics:
         self._requests.labels(name, level, "late" if late else "ok").inc()
         if late:
             self._late.labels(name, level).inc()
-        if response.lowered_at is not None:
+        if response.lowering is not None:
             self._lowered.labels(name, level).inc()
         self._level.labels(name).set(response.level.index)
         self._queue.labels(name, level).observe(response.queue_us / 1e6)

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from nested_sparse.layouts import Blocks
 from nested_sparse.placement import LayerPlacement
 from nested_sparse.reroute import Reroute
 from nested_sparse.tensor_spec import TensorSpec
@@ -124,6 +125,6 @@ def counting_chain(path: Path, layers: int, width: int, levels: int = 2, reroute
             first_level[0, level] = level
         values = np.eye(width, dtype=np.float32)
         norms = np.stack([np.stack([np.ones(width), np.full(width, level)]) for level in range(levels)])
-        weight = NestedWeight(f"layer{index}", values, first_level, 1, None)
+        weight = NestedWeight(f"layer{index}", values, first_level, Blocks(1), None)
         records.append(LayerRecord(weight, norms.astype(np.float32), "linear", {}))
     return write(path, records, levels, reroutes=reroutes)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from nested_sparse.kernels import library
-from nested_sparse.packed import pack_level
+from nested_sparse.packing import pack_level
 from nested_sparse.weight import NestedWeight
 from support import random_weight
 
@@ -101,7 +101,7 @@ def _node(
     window: dict[str, list[int]],
     **options: Any,
 ) -> SparseNode:
-    about_weight = {key: options.pop(key) for key in ("name", "densities", "permuted", "pack") if key in options}
+    about_weight = {key: options.pop(key) for key in ("name", "densities", "permuted", "layout") if key in options}
     if about_weight.pop("permuted", False):
         groups = options.get("groups", 1)
         order = [rng.permutation(rows // groups) + first for first in range(0, rows, rows // groups)]
@@ -145,13 +145,13 @@ def place(nodes: Sequence[SparseNode]) -> Placed:
                 "layer": f"layer{index}",
                 "rows": weight.rows,
                 "columns": weight.columns,
-                "block_rows": weight.block_rows,
+                "block_rows": weight.layout.block_rows,
                 "index_bytes": 2 if weight.columns <= 65536 else 4,
                 "blocks": blocks,
                 "offsets": offsets,
                 "permutation_offset": permutation_offset,
                 **({"value_bytes": node.value_bytes} if node.value_bytes != 4 else {}),
-                **({"banks": weight.pack.banks, "per_row": weight.pack.per_row} if weight.pack else {}),
+                **({"banks": weight.layout.banks, "per_row": weight.layout.per_row} if weight.layout.banks else {}),
                 "clip_min": float(node.clip[0]),
                 "clip_max": float(node.clip[1]),
                 **node.window,

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nested_sparse.mask import block_scores, nested_first_level
-from nested_sparse.pack_choice import most_weights, nested_packs
-from nested_sparse.pattern import Pack
+from nested_sparse.layouts import Blocks, Layout
+from nested_sparse.mask import block_scores
 from nested_sparse.tensor_spec import TensorSpec
 from nested_sparse.weight import NestedWeight
 from nested_sparse.writer import LayerRecord, LevelRecord, write_checkpoint
@@ -28,20 +27,21 @@ def random_weight(
     block_rows: int = 4,
     densities: tuple[float, ...] = (0.2, 0.5, 0.9),
     permuted: bool = False,
-    pack: Pack | None = None,
+    layout: Layout | None = None,
     permutation: NDArray[np.int32] | None = None,
 ) -> NestedWeight:
-    """A weight whose levels keep the given shares, by magnitude, of its blocks or of the weights that packs can keep."""
+    """A weight whose levels keep the given shares, by magnitude, of what its layout can keep of it.
+
+    layout: V × 1 blocks of `block_rows` rows where it is left out.
+    """
+    layout = layout or Blocks(block_rows)
     values = rng.standard_normal((rows, columns)).astype(np.float32)
     if permuted:
         permutation = rng.permutation(rows).astype(np.int32)
-    if pack is not None:
-        scores = block_scores(values, 1, permutation)
-        keep = [round(density * most_weights(rows, columns, pack)) for density in densities]
-        return NestedWeight(name, values, nested_packs(scores, keep, pack), 1, permutation, pack)
-    scores = block_scores(values, block_rows, permutation)
-    keep = [max(1, round(density * scores.size)) for density in densities]
-    return NestedWeight(name, values, nested_first_level(scores, keep), block_rows, permutation)
+    scores = block_scores(values, layout.block_rows, permutation)
+    most = layout.size((rows, columns), None).most or scores.size
+    keep = [max(1, round(density * most)) for density in densities]
+    return NestedWeight(name, values, layout.first_level(scores, keep, 1), layout, permutation)
 
 
 def layer_record(rng: np.random.Generator, weight: NestedWeight, level_count: int, op: str = "linear") -> LayerRecord:

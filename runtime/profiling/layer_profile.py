@@ -102,7 +102,7 @@ def _kernel(layer: LayerEntry, event: Mapping[str, Any]) -> str:
         return f"weigh_{library.isa()}"
     x_shape = next(iter(event["input_type_shape"][0].values()))
     rows = math.prod(x_shape[:-1])
-    banks = layer.shape.pack.banks if layer.shape.pack else 0
+    banks = layer.layout.banks
     return library.kernel_for(
         layer.op, layer.block_rows, layer.shape.index_bytes, rows=rows, banks=banks, value_bytes=layer.value_bytes
     )

@@ -96,8 +96,17 @@ def _measure(path: Path, batch: int, threads: int) -> Resident:
         share_bytes = session.levels[0].nbytes
     activations_bytes = max(0, sparsest.anonymous_bytes - loaded.anonymous_bytes)
     shrunk_bytes = shrunk.over(loaded)
-    ratio = shrunk_bytes / (share_bytes + activations_bytes)
-    return Resident(batch, share_bytes, activations_bytes, shrunk_bytes, ratio, loaded, sparsest, densest, shrunk)
+    return Resident(
+        batch=batch,
+        share_bytes=share_bytes,
+        activations_bytes=activations_bytes,
+        shrunk_bytes=shrunk_bytes,
+        ratio=shrunk_bytes / (share_bytes + activations_bytes),
+        loaded=loaded,
+        sparsest=sparsest,
+        densest=densest,
+        shrunk=shrunk,
+    )
 
 
 def _state(session: Session) -> State:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from .guard import RouteGuard
+from .rule import RuledRun, RunTerms
 from .scores import route_scores
 from .table import RouteTable
 
 __all__ = [
     "RouteGuard",
     "RouteTable",
+    "RuledRun",
+    "RunTerms",
     "route_scores",
 ]

@@ -1,4 +1,4 @@
-"""RouteGuard: one inference at a time that lowers its own level where it would otherwise miss its deadline."""
+"""RouteGuard: lowers the level of one run at a time, where the run would otherwise miss its deadline."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ from nested_sparse.errors import InputError, LevelError
 from nested_sparse.excerpt import excerpt, excerpts
 from nested_sparse.kernels.guarded_run import GuardedRun, guarding, monotonic_ns
 
-from ..session import LevelCell
-from .table import MARGIN, RouteTable
+from ..session import Guard, LevelCell, Lowering
+from .rule import MARGIN
+from .table import RouteTable
 
 
-class RouteGuard:
-    """Armed before each run, given to Session.run, asked afterwards. One run at a time.
+class RouteGuard(Guard):
+    """A guard whose rule (`rule`) the operators of the run follow themselves, each when it starts.
 
-    record: of how many operators the start and the layer are kept for `starts`.
+    table: where the level may fall, what is left from there, and what that scores.
+    record: number of operators, from the first on, of which `starts` keeps the layer and the start.
     """
 
     def __init__(self, table: RouteTable, *, record: int = 0) -> None:
         self.table = table
         self._cell = LevelCell(0)
+        self._started_level = 0
         self._level_ms = np.full(table.level_count, np.nan)
         self._started_ns = np.zeros(record, np.int64)
         self._layers = (ctypes.c_char_p * record)()
@@ -56,9 +59,11 @@ class RouteGuard:
         lowest_level: int = 0,
         margin: float = MARGIN,
     ) -> None:
-        """For the next run, which starts at `level`: the rule of RouteTable.decide. The budget counts from now.
+        """As Guard.arm.
 
-        level_ms: (L,), as profiled, of the batch that will run. Raises LevelError, InputError.
+        margin: share of a whole run that is kept in reserve at its start.
+        Raises LevelError: a level that the table does not have. Raises InputError: times that are none, or a run that
+        is under way.
         """
         if len(level_ms) != self.table.level_count:
             raise InputError(f"level_ms: expected a time for {self.table.level_count} levels, got {len(level_ms)}")
@@ -79,14 +84,14 @@ class RouteGuard:
         run.forced_at = -1
 
     def tighten(self, left_ms: float) -> None:
-        """From any thread: the run under way is to end within `left_ms` from now, if that is sooner than it had."""
+        """As Guard.tighten."""
         run = self._run
         run.budget_ms = min(run.budget_ms, (monotonic_ns() - run.begun_ns) / 1e6 + left_ms)
 
     def force(self, level: int, end: int, layer: str) -> None:
-        """For the next run, which starts at `level`: it falls to `end` at `layer` and nowhere else, whatever the time.
+        """Prepare the next run, which starts at `level`: it falls to `end` at `layer` and nowhere else, at any time.
 
-        For verification, and for measuring what a route scores. Raises LevelError, InputError.
+        It verifies lowered runs, and measures what they score. Raises LevelError, InputError.
         """
         if not 0 <= end < level:
             raise LevelError(f"a reroute goes down from {level}, got level {end}")
@@ -98,49 +103,39 @@ class RouteGuard:
 
     @property
     def level(self) -> int:
-        """The level that the last run ended at."""
+        """As Guard.level."""
         return self._cell.value
 
     @property
-    def lowered_at(self) -> str | None:
-        """Where the last run was lowered, the last time; None if it was not."""
-        place = int(self._run.lowered_at)
-        return None if place < 0 else self.table.layers[place]
-
-    @property
-    def lowered_from(self) -> int | None:
-        """The level until then: the one that the run began at, unless it was lowered twice. None if it was not."""
-        return None if self._run.lowered_at < 0 else int(self._run.lowered_from)
-
-    @property
-    def expected_accuracy(self) -> float | None:
-        """What the route of the last run is expected to score; None where it was not lowered, or that is not known."""
-        place = int(self._run.lowered_at)
+    def lowering(self) -> Lowering | None:
+        """As Guard.lowering."""
+        place, before = int(self._run.lowered_at), int(self._run.lowered_from)
         if place < 0:
             return None
-        expected = float(self.table.accuracy[self._run.lowered_from, self.level, place])
-        return None if math.isnan(expected) else expected
+        accuracy = float(self.table.accuracy[before, self.level, place])
+        layer = self.table.layers[place]
+        return Lowering(self._started_level, layer, before, None if math.isnan(accuracy) else accuracy)
 
     @property
     def nominal_ms(self) -> float:
-        """Profiled time, without any slowdown, of the path that the last run took; NaN of a forced one."""
+        """As Guard.nominal_ms; NaN of a forced run."""
         return float(self._run.done_ms + self._level_ms[self.level] * self._run.share_left)
 
     @property
     def starts(self) -> list[tuple[str, float]]:
-        """Layer and start (ms since armed) of the last run's operators, as far as they were recorded."""
+        """Layer and start (ms since armed) of the operators of the last run, as far as they were recorded."""
         count = min(self._run.position, self._run.capacity)
         begun_ns = self._run.begun_ns
         return [((self._layers[n] or b"").decode(), (int(self._started_ns[n]) - begun_ns) / 1e6) for n in range(count)]
 
     @property
     def operator_count(self) -> int:
-        """Operators that started in the last run."""
+        """Number of operators that started in the last run."""
         return int(self._run.position)
 
     @contextmanager
     def running(self, level: int, level_count: int) -> Iterator[LevelCell]:
-        """Within, the run of a model of `level_count` levels that was armed for `level`; its cell. For Session.run.
+        """As Guard.running.
 
         Raises InputError: not armed, armed for another level or model, or in use by another run.
         """
@@ -164,8 +159,10 @@ class RouteGuard:
         if self._busy.locked():
             raise InputError("this guard is in use by a run; take one for each run at a time")
         self._cell.reset(level)
+        self._started_level = level
         run = self._run
-        run.position, run.lowered_at, run.lowered_from, run.share_left, run.done_ms = 0, -1, -1, 1.0, 0.0
+        run.position, run.lowered_at, run.lowered_from = 0, -1, -1
+        run.share_left, run.done_ms = 1.0, 0.0
         run.seen.elapsed_ms = run.seen.done_ms = run.last.elapsed_ms = run.last.done_ms = 0.0
         run.begun_ns = monotonic_ns()
         self._armed = True

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from .device import Device
-from .request import ACCURACY, Request, Response
+from .request import Request, Response
 from .scheduler import Scheduler, SchedulerStats
 
 __all__ = [
-    "ACCURACY",
     "Device",
     "Request",
     "Response",

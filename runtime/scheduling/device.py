@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Protocol
 
 from ..policy import Waiting
@@ -41,7 +41,7 @@ class Device:
         self.slots = slots
         self.changed = threading.Condition()
         self._tenants: list[Tenant] = []
-        self._ends_s: dict[int, float] = {}
+        self._ends_s: dict[Hashable, float] = {}
 
     @property
     def shared(self) -> bool:
@@ -70,11 +70,11 @@ class Device:
                 return False
         return True
 
-    def begin(self, run: int, end_s: float) -> None:
+    def begin(self, run: Hashable, end_s: float) -> None:
         """A run took a slot and is expected to end at `end_s`."""
         self._ends_s[run] = end_s
 
-    def end(self, run: int) -> bool:
+    def end(self, run: Hashable) -> bool:
         """Its slot is free again; whether it had one."""
         had_slot = self._ends_s.pop(run, None) is not None
         self.changed.notify_all()

@@ -5,53 +5,53 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from nested_sparse.errors import KernelError
 
-from ..profiling import LatencyProfile, Profilable
+from ..profiling import LatencyProfile
+from ..session import Guard, Lowering
 from .job import Job, Outputs, joined, parted
-from .request import ACCURACY
+from .runner import Runner
 
 
 @dataclass(frozen=True, slots=True)
 class Execution:
     """What one run gave.
 
-    outputs: of each job. level: that it ended at. lowered_at: the first layer at that level, None where it never fell;
-    lowered_from: the level before it.
-    nominal_ms: profiled time of what ran. accuracy: expected; None where unknown.
+    outputs: outputs of each job, in the order of the jobs.
+    level: index of the level that the run ended at.
+    lowering: where the level fell while the run was under way; None where it did not.
+    nominal_ms: profiled time of the path that the run took.
+    started_s, ended_s: readings of the clock.
     """
 
     outputs: Sequence[Outputs]
     level: int
-    lowered_at: str | None
-    lowered_from: int | None
+    lowering: Lowering | None
     nominal_ms: float
     started_s: float
     ended_s: float
-    accuracy: float | None
 
 
 class Executor:
     """Runs jobs on a session, from any thread.
 
-    guard: makes a RouteGuard for a thread; None: a level never falls while it runs.
+    guard: maker of a thread's guard; None: no level falls while a run is under way.
     """
 
     def __init__(
         self,
-        session: Profilable,
+        session: Runner,
         profile: LatencyProfile,
         clock: Callable[[], float],
-        guard: Callable[[], Any] | None = None,
+        guard: Callable[[], Guard] | None = None,
     ) -> None:
         self._session = session
         self._profile = profile
         self._clock = clock
         self._guard = guard
         self._local = threading.local()
-        self._active: list[Any] = []
+        self._active: list[Guard] = []
 
     def run(self, jobs: Sequence[Job], level: int, slowdown: float) -> Execution:
         """Raises what the session raises."""
@@ -64,7 +64,7 @@ class Executor:
         else:
             self._active.append(guard)
             try:
-                outputs = self._session.run(inputs, level, **{"guard": guard})
+                outputs = self._session.run(inputs, level, guard)
             finally:
                 self._active.remove(guard)
         ended_s = self._clock()
@@ -74,19 +74,18 @@ class Executor:
                 f"{self._session.name}: a batch of {batch} samples gave outputs {[a.shape for a in outputs.values()]}, "
                 "which cannot be parted among its requests: not each output has a row for each sample; export it again"
             )
-        lowered_at = None if guard is None else guard.lowered_at
-        if guard is None or lowered_at is None:
-            nominal_ms = self._profile.predict_ms(level, batch)
-            return Execution(parts, level, None, None, nominal_ms, started_s, ended_s, self._accuracy(level))
+        lowering = None if guard is None else guard.lowering
+        if guard is None or lowering is None:
+            end, nominal_ms = level, self._profile.predict_ms(level, batch)
+        else:
+            end, nominal_ms = guard.level, guard.nominal_ms
         return Execution(
-            parts,
-            guard.level,
-            lowered_at,
-            guard.lowered_from,
-            guard.nominal_ms,
-            started_s,
-            ended_s,
-            guard.expected_accuracy,
+            outputs=parts,
+            level=end,
+            lowering=lowering,
+            nominal_ms=nominal_ms,
+            started_s=started_s,
+            ended_s=ended_s,
         )
 
     def tighten_deadline(self, left_ms: float) -> None:
@@ -94,12 +93,12 @@ class Executor:
         for guard in tuple(self._active):
             guard.tighten(left_ms)
 
-    def _armed(self, jobs: Sequence[Job], level: int, batch: int, slowdown: float) -> Any:
+    def _armed(self, jobs: Sequence[Job], level: int, batch: int, slowdown: float) -> Guard | None:
         """This thread's guard, ready for this run; None where the level may not fall."""
         lowest = max(job.waiting.lowest_level for job in jobs)
         if self._guard is None or level <= lowest or any(job.fixed for job in jobs):
             return None
-        guard = getattr(self._local, "guard", None)
+        guard: Guard | None = getattr(self._local, "guard", None)
         if guard is None:
             guard = self._local.guard = self._guard()
         due_s = min(job.waiting.deadline_s for job in jobs)
@@ -112,6 +111,3 @@ class Executor:
             lowest_level=lowest,
         )
         return guard
-
-    def _accuracy(self, level: int) -> float | None:
-        return self._session.levels[level].metrics.get(ACCURACY)

@@ -15,10 +15,10 @@ from nested_sparse.metadata import INDEPENDENT
 from nested_sparse.tensor_spec import batch_is_free
 
 from ..policy import Waiting
-from ..profiling import Profilable
 from ..session import Array, batch_size, check_inputs
 from .request import Request, Response, allowed_levels, time_limit_ms
 from .request_queue import Ticket
+from .runner import Runner
 
 Outputs = dict[str, Array]
 
@@ -67,7 +67,7 @@ class Terms:
     joins: bool
 
 
-def make_job(session: Profilable, request: Request, future: Future[Response], terms: Terms, now_s: float) -> Job:
+def make_job(session: Runner, request: Request, future: Future[Response], terms: Terms, now_s: float) -> Job:
     """The job of a request that came in at `now_s`, if it does not say when. Raises InputError, LevelError."""
     if not isinstance(request, Request):
         raise InputError(f"request: expected a Request, got {shown(request)}")
@@ -107,13 +107,12 @@ def too_late(job: Job, now_s: float) -> DeadlineError:
     )
 
 
-def can_join(session: Profilable) -> bool:
+def can_join(session: Runner) -> bool:
     """Whether the requests of a model may run as one batch.
 
     They may if the first dimension of all its inputs and outputs is free, and its file says that rows are independent.
     """
-    rows, outputs = getattr(session, "rows", None), getattr(session, "outputs", ())
-    return rows == INDEPENDENT and bool(outputs) and batch_is_free((*session.inputs, *outputs))
+    return session.rows == INDEPENDENT and batch_is_free((*session.inputs, *session.outputs))
 
 
 def joined(jobs: Sequence[Job]) -> dict[str, Array]:

@@ -10,9 +10,7 @@ from nested_sparse.argument import as_float, real, shown
 from nested_sparse.errors import DeadlineError, InputError
 from nested_sparse.level import Level, resolve_level
 
-from ..session import Array, Arrays
-
-ACCURACY = "accuracy"
+from ..session import Array, Arrays, Lowering
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +41,7 @@ class Response:
     level: that it ended at. queue_us: from received until the run began; compute_us: the run. Microseconds.
     time_limit_ms: time from arrival that the request might take, see time_limit_ms().
     batch: samples that ran together, other requests' included.
-    started_level, lowered_at: where the level fell while it ran, the one it began at and the first layer at `level`;
-    lowered_from: where it fell more than once, the level just before.
-    accuracy: expected of what was computed; None where the checkpoint states none.
+    lowering: where the level fell while the inference ran; None where it did not.
     """
 
     outputs: dict[str, Array]
@@ -55,10 +51,12 @@ class Response:
     reason: str
     time_limit_ms: float
     batch: int = 1
-    started_level: Level | None = None
-    lowered_at: str | None = None
-    lowered_from: Level | None = None
-    accuracy: float | None = None
+    lowering: Lowering | None = None
+
+    @property
+    def accuracy(self) -> float | None:
+        """Expected accuracy of what was computed; None where the checkpoint states none."""
+        return self.level.accuracy if self.lowering is None else self.lowering.accuracy
 
 
 def time_limit_ms(request: Request, default_slo_ms: float) -> float:
@@ -94,7 +92,7 @@ def allowed_levels(request: Request, levels: Sequence[Level]) -> tuple[int, int]
 
 
 def _lowest_accurate(min_accuracy: float, levels: Sequence[Level]) -> int:
-    known = {level.index: level.metrics[ACCURACY] for level in levels if ACCURACY in level.metrics}
+    known = {level.index: level.accuracy for level in levels if level.accuracy is not None}
     if not known:
         raise InputError(f"min_accuracy {min_accuracy}: this checkpoint states no accuracy; ask for a level instead")
     enough = [index for index, accuracy in known.items() if accuracy >= min_accuracy]

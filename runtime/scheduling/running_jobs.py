@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..policy import Decision
@@ -11,14 +11,13 @@ from ..session import Watchdog, stuck_after_s
 from .job import Job
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Turn:
-    """Jobs that run together next, and how; or what the policy raised for the first of them.
+    """Jobs that run together next, and how; or what the policy raised for the first of them. It stands for their run.
 
-    thread: that runs them, which is the one that made this.
+    thread: identifier of the thread that runs them, which is the one that made this.
     """
 
-    run: int
     jobs: list[Job]
     decision: Decision | Exception
     slowdown: float = 1.0
@@ -33,7 +32,7 @@ class RunningJobs:
     """
 
     def __init__(self, on_stuck: Callable[[Turn, float], None] | None, clock: Callable[[], float]) -> None:
-        self._turns: dict[Hashable, Turn] = {}
+        self._turns: set[Turn] = set()
         self._on_stuck = on_stuck
         self._watchdog = None if on_stuck is None else Watchdog(self._overdue, clock)
 
@@ -44,22 +43,29 @@ class RunningJobs:
 
     def begin(self, turn: Turn, predicted_ms: float) -> None:
         """Its run begins."""
-        self._turns[turn.run] = turn
+        self._turns.add(turn)
         if self._watchdog is not None:
-            self._watchdog.begin(turn.run, stuck_after_s(predicted_ms))
+            self._watchdog.begin(turn, stuck_after_s(predicted_ms))
 
     def finish(self, turn: Turn) -> bool:
         """Its run has ended; whether its requests still wait for it, and have not been told that it is stuck."""
         if self._watchdog is not None:
-            self._watchdog.end(turn.run)
-        return self._turns.pop(turn.run, None) is not None
+            self._watchdog.end(turn)
+        return self._take(turn)
 
     def close(self) -> None:
         """Look no more."""
         if self._watchdog is not None:
             self._watchdog.close()
 
-    def _overdue(self, run: Hashable, elapsed_s: float) -> None:
-        turn = self._turns.pop(run, None)
-        if turn is not None and self._on_stuck is not None:
+    def _overdue(self, turn: Turn, elapsed_s: float) -> None:
+        if self._take(turn) and self._on_stuck is not None:
             self._on_stuck(turn, elapsed_s)
+
+    def _take(self, turn: Turn) -> bool:
+        """Take the turn out; False where it has ended before. One of two threads gets True."""
+        try:
+            self._turns.remove(turn)
+        except KeyError:
+            return False
+        return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
 import sys
@@ -11,7 +10,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any
 
 from nested_sparse.argument import finite, real, whole
 from nested_sparse.errors import DeadlineError, InputError, OverloadedError, StuckError, UnavailableError
@@ -19,14 +17,16 @@ from nested_sparse.forked import heed_forks
 from nested_sparse.level import Level, resolve_level
 
 from ..policy import Decision, LevelPolicy, Waiting
-from ..profiling import LatencyProfile, Profilable
+from ..profiling import LatencyProfile
 from ..resources import ResourceMonitor
+from ..session import Guard
 from .device import Device
 from .execution import Execution, Executor
 from .job import Job, Terms, can_join, make_job, too_late
 from .job_queue import JobQueue
 from .level_log import LevelLog
 from .request import Request, Response
+from .runner import Runner
 from .running_jobs import RunningJobs, Turn
 from .stats import SchedulerStats
 
@@ -34,7 +34,6 @@ MAX_WORKERS = 4096
 REPLY_MARGIN_MS = 2.0
 # Clipper (NSDI'17) uses 0.92 of an SLO for the model and leaves the rest for everything else
 REPLY_MARGIN_SHARE = 0.08
-Runner = Profilable
 _LOGGER = logging.getLogger("nested_sparse.runtime")
 __all__ = ["Scheduler", "SchedulerStats"]
 
@@ -48,9 +47,9 @@ class Scheduler:
 
     A run has to end `reply_margin_ms` plus `reply_margin_share` of the request's time before its deadline; one that
     could not be begun before that has expired. Requests whose inputs differ in the batch only may run as one
-    (Decision.take) if `joins`; None: if the session's file says that its rows are independent. `guard` makes what
-    lowers a run that would be late, in flight (RouteGuard). What `monitor` last sampled (a Governor's, say) is in the
-    log's lines.
+    (Decision.take) if `joins`; None: if the session's file says that its rows are independent. `guard` makes a thread's
+    guard (RouteGuard), which lowers a run that would be late while it is under way. What `monitor` last sampled (a
+    Governor's, say) is in the log's lines.
 
     `workers` threads run the session; with 0 the caller drives it by serve_next(). Tell the policy the same number.
     Schedulers that share a `device` take turns on it: by `priority`, higher first, then by deadline.
@@ -68,7 +67,7 @@ class Scheduler:
         max_queue: int = 256,
         workers: int = 1,
         monitor: ResourceMonitor | None = None,
-        guard: Callable[[], Any] | None = None,
+        guard: Callable[[], Guard] | None = None,
         device: Device | None = None,
         priority: int = 0,
         joins: bool | None = None,
@@ -97,7 +96,6 @@ class Scheduler:
         self._device = Device(self._workers) if device is None else device
         self._changed = self._device.changed
         self._closing = False
-        self._runs = itertools.count()
         self._ended_s = -math.inf
         self._under_way = RunningJobs(self._on_stuck if workers else None, clock)
         self._limit = (len(session.levels) - 1, "")
@@ -271,15 +269,14 @@ class Scheduler:
             return expired, None
 
     def _turn(self, job: Job, now_s: float) -> Turn:
-        run = next(self._runs)
         try:
             slowdown = self._policy.slowdown_factor(now_s)
             decision = self._policy.choose(self._limited(job.waiting), self._device.queue_of(self, slowdown), now_s)
         except Exception as error:  # the policy is pluggable, and the worker must outlive it
-            return Turn(run, [job], error)
+            return Turn([job], error)
         level = decision.level
         if level is None:
-            return Turn(run, [job], decision)
+            return Turn([job], decision)
         highest, cause = self._limit
         if level == highest < job.waiting.highest_level:
             decision = replace(decision, reason=f"capped by {cause}; {decision.reason}")
@@ -287,8 +284,9 @@ class Scheduler:
         if job.leaves_choice(level):
             self._present_level = level
             self._log.note(level, decision.reason, slowdown, len(self._queue), now_s)
-        self._device.begin(id(job), now_s + decision.predicted_ms / 1e3)
-        return Turn(run, jobs, decision, slowdown)
+        turn = Turn(jobs, decision, slowdown)
+        self._device.begin(turn, now_s + decision.predicted_ms / 1e3)
+        return turn
 
     def _limited(self, waiting: Waiting) -> Waiting:
         """What the request allows, within the limit where the request leaves a choice."""
@@ -319,23 +317,18 @@ class Scheduler:
             return
         with self._changed:
             self._count(turn.jobs, done, level)
-        started = self._session.levels[level] if done.lowered_at is not None else None
-        twice = None if done.lowered_from in (None, level) else self._session.levels[done.lowered_from or 0]
         batch = sum(job.waiting.batch for job in turn.jobs)
         for job, outputs in zip(turn.jobs, done.outputs, strict=True):
             job.future.set_result(
                 Response(
-                    outputs,
-                    self._session.levels[done.level],
-                    round((done.started_s - job.received_s) * 1e6),
-                    round((done.ended_s - done.started_s) * 1e6),
-                    decision.reason,
-                    job.time_limit_ms,
-                    batch,
-                    started,
-                    done.lowered_at,
-                    twice,
-                    done.accuracy,
+                    outputs=outputs,
+                    level=self._session.levels[done.level],
+                    queue_us=round((done.started_s - job.received_s) * 1e6),
+                    compute_us=round((done.ended_s - done.started_s) * 1e6),
+                    reason=decision.reason,
+                    time_limit_ms=job.time_limit_ms,
+                    batch=batch,
+                    lowering=done.lowering,
                 )
             )
 
@@ -343,7 +336,7 @@ class Scheduler:
         """The run has ended; whether its requests still wait for it."""
         waited_for = self._under_way.finish(turn)
         with self._changed:
-            self._device.end(id(turn.jobs[0]))
+            self._device.end(turn)
         return waited_for
 
     def _on_stuck(self, turn: Turn, elapsed_s: float) -> None:
@@ -352,9 +345,8 @@ class Scheduler:
         It is told to end, but one operator may still never.
         """
         with self._changed:
-            self._device.end(id(turn.jobs[0]))
-        if (stop_run := getattr(self._session, "stop_run", None)) is not None:
-            stop_run(turn.thread, time.monotonic() - elapsed_s / 2)
+            self._device.end(turn)
+        self._session.stop_run(turn.thread, time.monotonic() - elapsed_s / 2)
         _LOGGER.error("%s: a run has not ended for %.1f s", self._session.name, elapsed_s)
         for job in turn.jobs:
             self._fail(job.future, StuckError(f"the inference has run for {elapsed_s:.1f} s and does not end"))
@@ -368,13 +360,14 @@ class Scheduler:
             if job.waiting.deadline_s <= self._clock():
                 self._fail(job.future, too_late(job, self._clock()))
             else:
+                alone = Turn([job], decision, turn.slowdown)
                 with self._changed:
-                    self._device.begin(id(job), self._clock() + decision.predicted_ms / 1e3)
-                self._run(Turn(turn.run, [job], decision, turn.slowdown), decision, level)
+                    self._device.begin(alone, self._clock() + decision.predicted_ms / 1e3)
+                self._run(alone, decision, level)
 
     def _count(self, jobs: Sequence[Job], done: Execution, level: int) -> None:
         self._served[done.level] += len(jobs)
-        self._counts["lowered"] += len(jobs) * (done.lowered_at is not None)
+        self._counts["lowered"] += len(jobs) * (done.lowering is not None)
         self._counts["batched"] += len(jobs) * (len(jobs) > 1)
         batch = sum(job.waiting.batch for job in jobs)
         # of a run that was lowered: as if the slowdown it saw had been that of a whole run at the first level

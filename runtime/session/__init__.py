@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from .guard import Guard
 from .level_cell import LevelCell
+from .lowering import Lowering
 from .process_memory import anonymous_bytes, return_freed
 from .session import Session
 from .tensors import Array, Arrays, batch_size, check_inputs, fixed_batch, random_inputs
@@ -11,7 +13,9 @@ from .watchdog import Watchdog, stuck_after_s
 __all__ = [
     "Array",
     "Arrays",
+    "Guard",
     "LevelCell",
+    "Lowering",
     "Session",
     "Watchdog",
     "anonymous_bytes",

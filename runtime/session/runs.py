@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Hashable
-from typing import Any
+from typing import Any, Protocol
 
 import onnxruntime as ort
 
@@ -14,12 +14,19 @@ from nested_sparse.forked import heed_forks
 from .watchdog import Watchdog
 
 
+class Task(Hashable, Protocol):
+    """What the watchdog can end: a run, or the load of a graph."""
+
+    def stop(self) -> None:
+        """End soon. From any thread."""
+
+
 class Clockwork:
     """The process's one watchdog of runs and loads, whose thread begins with the first of them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._watchdog: Watchdog | None = None
+        self._watchdog: Watchdog[Task] | None = None
         heed_forks(self)
 
     def forget(self) -> None:
@@ -27,23 +34,23 @@ class Clockwork:
         self._lock = threading.Lock()
         self._watchdog = None
 
-    def begin(self, task: Any, limit_s: float) -> None:
+    def begin(self, task: Task, limit_s: float) -> None:
         """`task.stop()` is called once, from another thread, if end() has not been by then."""
         (self._watchdog or self._started()).begin(task, limit_s)
 
-    def end(self, task: Any) -> None:
+    def end(self, task: Task) -> None:
         """It has ended."""
         (self._watchdog or self._started()).end(task)
 
-    def _started(self) -> Watchdog:
+    def _started(self) -> Watchdog[Task]:
         with self._lock:
             if self._watchdog is None:
                 self._watchdog = Watchdog(_stop)
             return self._watchdog
 
 
-def _stop(task: Hashable, elapsed_s: float) -> None:
-    task.stop()  # type: ignore[attr-defined]
+def _stop(task: Task, elapsed_s: float) -> None:
+    task.stop()
 
 
 CLOCKWORK = Clockwork()

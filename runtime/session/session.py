@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -38,14 +38,12 @@ from nested_sparse.level import resolve_level
 from ..resources import usable_cores
 from .arena import ARENA, shrink_after
 from .file_guard import FileGuard
+from .guard import Guard
 from .level_cell import LevelCell
 from .ort_session import MESSAGE_CHARACTERS, open_ort
 from .process_memory import resident_bytes, return_freed
 from .runs import Run, Runs
 from .tensors import Array, Arrays, check_inputs
-
-if TYPE_CHECKING:
-    from ..rerouting import RouteGuard
 
 LEVEL_INPUT = "__level__"
 SEGMENT_INPUT = "__segment_{}__"
@@ -182,7 +180,7 @@ class Session:
         known = tuple(nbytes for nbytes in resident if nbytes is not None)
         return known if len(known) == len(resident) else None
 
-    def run(self, inputs: Arrays, level: int | LevelCell = -1, guard: RouteGuard | None = None) -> dict[str, Array]:
+    def run(self, inputs: Arrays, level: int | LevelCell = -1, guard: Guard | None = None) -> dict[str, Array]:
         """The outputs, by name, at `level` (-1 is the densest), or at what a LevelCell holds while it runs.
 
         guard: armed for this level, lowers the run where it would miss its deadline; it says afterwards where.
@@ -281,7 +279,7 @@ class Session:
             )
         return InputError(f"{where}: {text}") if isinstance(error, InvalidArgument) else KernelError(f"{where}: {text}")
 
-    def _cell_of(self, level: int | LevelCell, guard: RouteGuard | None) -> AbstractContextManager[LevelCell]:
+    def _cell_of(self, level: int | LevelCell, guard: Guard | None) -> AbstractContextManager[LevelCell]:
         if guard is None:
             return nullcontext(self._cell(level))
         if not callable(getattr(guard, "running", None)):

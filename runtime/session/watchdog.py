@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from nested_sparse.forked import heed_forks
 
@@ -15,6 +16,7 @@ STUCK_TIMES = 20.0
 LEAST_STUCK_S = 10.0
 STOOD_STILL_S = 0.5
 """Who sleeps this much longer than it asked for was stopped, and so were the runs it watches."""
+KeyT = TypeVar("KeyT", bound=Hashable)
 _LOGGER = logging.getLogger("nested_sparse.runtime")
 
 
@@ -30,20 +32,20 @@ class _Limit:
     ends_s: float
 
 
-class Limits:
+class TimeLimits(Generic[KeyT]):
     """What is under way and until when it may be; the watchdog without its thread. Times are readings of one clock."""
 
     def __init__(self) -> None:
-        self._limits: dict[Hashable, _Limit] = {}
-        self._overdue: set[Hashable] = set()
+        self._limits: dict[KeyT, _Limit] = {}
+        self._overdue: set[KeyT] = set()
 
-    def begin(self, key: Hashable, now_s: float, limit_s: float) -> float:
+    def begin(self, key: KeyT, now_s: float, limit_s: float) -> float:
         """Reading at which `key` will be overdue. One that is under way already begins anew."""
         self._overdue.discard(key)
         self._limits[key] = _Limit(now_s, limit_s, now_s + limit_s)
         return now_s + limit_s
 
-    def end(self, key: Hashable) -> bool:
+    def end(self, key: KeyT) -> bool:
         """Whether `key` had been found overdue; a key not under way was not."""
         self._limits.pop(key, None)
         if key not in self._overdue:
@@ -60,7 +62,7 @@ class Limits:
         """Reading at which the first will be overdue; infinite where none is under way."""
         return min((limit.ends_s for limit in self._limits.values()), default=math.inf)
 
-    def overdue(self, now_s: float) -> list[tuple[Hashable, float]]:
+    def overdue(self, now_s: float) -> list[tuple[KeyT, float]]:
         """Those that are overdue now and were not before, with the seconds since each began."""
         found = [(key, now_s - limit.begun_s) for key, limit in self._limits.items() if limit.ends_s <= now_s]
         for key, _ in found:
@@ -74,19 +76,17 @@ class Limits:
             limit.ends_s = now_s + limit.limit_s
 
 
-class Watchdog:
+class Watchdog(Generic[KeyT]):
     """Calls on_stuck(key, elapsed_s), once and from a thread of its own, for what began and has not ended in time.
 
     begin() and end() take microseconds: the thread sleeps until the first limit and is woken by an earlier one only.
     What on_stuck raises is logged.
     """
 
-    def __init__(
-        self, on_stuck: Callable[[Hashable, float], None], clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, on_stuck: Callable[[KeyT, float], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._on_stuck = on_stuck
         self._clock = clock
-        self._limits = Limits()
+        self._limits = TimeLimits[KeyT]()
         self._changed = threading.Condition(threading.Lock())
         self._wakes_s = math.inf
         self._closed = False
@@ -97,16 +97,16 @@ class Watchdog:
     def forget(self) -> None:
         """As Inheritable: the thread, and what it watches, are the parent's."""
         self._changed = threading.Condition(threading.Lock())
-        self._limits = Limits()
+        self._limits = TimeLimits()
         self._closed = True
 
-    def begin(self, key: Hashable, limit_s: float) -> None:
+    def begin(self, key: KeyT, limit_s: float) -> None:
         """`key` is under way and may be for `limit_s`."""
         with self._changed:
             if self._limits.begin(key, self._clock(), limit_s) < self._wakes_s:
                 self._changed.notify()
 
-    def end(self, key: Hashable) -> bool:
+    def end(self, key: KeyT) -> bool:
         """It has ended; whether on_stuck was, or is being, called for it."""
         with self._changed:
             return self._limits.end(key)
@@ -132,7 +132,7 @@ class Watchdog:
                 except Exception:  # whoever it was, the others are still watched
                     _LOGGER.exception("the watchdog could not report %r, which has run for %.1f s", key, elapsed_s)
 
-    def _wait(self) -> list[tuple[Hashable, float]] | None:
+    def _wait(self) -> list[tuple[KeyT, float]] | None:
         """Sleeps until a limit is reached; what is overdue then, None when closed."""
         with self._changed:
             while not self._closed:

@@ -122,22 +122,34 @@ def compare(
             for name, policy in policies.items():
                 summary = simulate(policy, trace, there, **options).summary
                 row = Row(
-                    trace.name,
-                    trace.cv2,
-                    each.name,
-                    name,
-                    offered,
-                    summary.effective_accuracy,
-                    summary.effective_accuracy / best if best > 0 else math.nan,
-                    summary.attainment,
-                    summary.mean_accuracy,
-                    summary.misses,
-                    summary.levels,
+                    trace=trace.name,
+                    cv2=trace.cv2,
+                    contention=each.name,
+                    policy=name,
+                    offered=offered,
+                    effective_accuracy=summary.effective_accuracy,
+                    of_oracle=summary.effective_accuracy / best if best > 0 else math.nan,
+                    attainment=summary.attainment,
+                    mean_accuracy=summary.mean_accuracy,
+                    misses=summary.misses,
+                    levels=summary.levels,
                 )
                 rows.append(row)
-            # its schedule is not kept, only what it scores
-            unknown = (math.nan, math.nan, 0, ())
-            rows.append(Row(trace.name, trace.cv2, each.name, "oracle", offered, best, 1.0, *unknown))
+            # the oracle's schedule is not kept: its attainment, misses and levels are not known
+            row = Row(
+                trace=trace.name,
+                cv2=trace.cv2,
+                contention=each.name,
+                policy="oracle",
+                offered=offered,
+                effective_accuracy=best,
+                of_oracle=1.0,
+                attainment=math.nan,
+                mean_accuracy=math.nan,
+                misses=0,
+                levels=(),
+            )
+            rows.append(row)
     return rows
 
 
@@ -162,13 +174,13 @@ def figures(rows: Sequence[Row], policy: str = "elastic") -> Figures:
             misses += own.misses
             fixed_misses += _misses_at(own.mean_accuracy, fixed)
     return Figures(
-        min(fixed_gains),
-        float(np.mean(fixed_gains)),
-        min(slackfit_gains),
-        float(np.mean(slackfit_gains)),
-        of_oracle,
-        {trace: float(np.mean(shares)) for trace, shares in contended.items()},
-        fixed_misses / misses if misses else math.inf,
+        least_fixed_gain=min(fixed_gains),
+        mean_fixed_gain=float(np.mean(fixed_gains)),
+        least_slackfit_gain=min(slackfit_gains),
+        mean_slackfit_gain=float(np.mean(slackfit_gains)),
+        of_oracle=of_oracle,
+        contended_of_oracle={trace: float(np.mean(shares)) for trace, shares in contended.items()},
+        fixed_misses=fixed_misses / misses if misses else math.inf,
     )
 
 

@@ -3,68 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
+
+from nested_sparse.errors import InputError
+
+from ..rerouting import RouteTable, RuledRun, RunTerms
+from ..session import Guard, LevelCell, Lowering
 
 
-class Routes(Protocol):
-    """What is needed of a RouteTable: L levels, N operators in the order they run."""
+class VirtualGuard(Guard):
+    """The guard of a VirtualSession, for one run at a time.
 
-    @property
-    def layers(self) -> tuple[str, ...]: ...  # noqa: D102 -- N names
-
-    @property
-    def remaining_share(self) -> NDArray[np.float64]: ...  # noqa: D102 -- (L, N)
-
-    @property
-    def accuracy(self) -> NDArray[np.float64]: ...  # noqa: D102 -- (L, L, N), NaN where the level may not fall
-
-    def decide(
-        self,
-        level: int,
-        n: int,
-        elapsed_ms: float,
-        level_ms: Sequence[float],
-        budget_ms: float,
-        slowdown: float,
-        least_accuracy: float = -math.inf,
-        lowest_level: int = 0,
-    ) -> int:
-        """Level from operator n on."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Armed:
-    level_ms: Sequence[float]
-    budget_ms: float
-    slowdown: float
-    least_accuracy: float
-    lowest_level: int
-
-
-class VirtualGuard:
-    """One run at a time, with the calls of a RouteGuard: arm(), then the run, then what became of it.
-
-    level: the level the run ended at.  lowered_at, lowered_from: the layer from which it ran lower, and its level until
-    then, None if it did not.  expected_accuracy: of the path taken, None if it was not lowered.
-    nominal_ms: profiled time of the path taken.
+    table: where the level may fall, what is left from there, and what that scores.
     """
 
-    def __init__(self, table: Routes) -> None:
+    def __init__(self, table: RouteTable) -> None:
         self.table = table
-        self.level: int = table.accuracy.shape[0] - 1
-        self.lowered_at: str | None = None
-        self.lowered_from: int | None = None
-        self.expected_accuracy: float | None = None
-        self.nominal_ms = 0.0
-        self.clock: Callable[[], float] | None = None  # the session's, in seconds
+        self.places = tuple(int(n) for n in np.flatnonzero(~np.isnan(table.accuracy).all(axis=(0, 1))))
+        """Numbers of the operators at which some level may fall, in the order they run."""
+        self._cell = LevelCell(0)
+        self._started_level = 0
+        self._run: RuledRun | None = None
+        self._clock: Callable[[], float] | None = None
         self._begun_s = 0.0
-        self._armed: _Armed | None = None
-        self._forced: tuple[int, str] | None = None
 
     def arm(
         self,
@@ -76,56 +41,58 @@ class VirtualGuard:
         least_accuracy: float = -math.inf,
         lowest_level: int = 0,
     ) -> None:
-        """Watches the next run, which starts at `level` and has `budget_ms`."""
-        self._reset(level)
-        self._armed = _Armed(tuple(level_ms), budget_ms, slowdown, least_accuracy, lowest_level)
-
-    def begin(self, clock: Callable[[], float]) -> None:
-        """The run begins now."""
-        self.clock, self._begun_s = clock, clock()
+        """As Guard.arm; the budget counts from the begin of the run, which is now as virtual time goes."""
+        terms = RunTerms(tuple(level_ms), budget_ms, slowdown, least_accuracy, lowest_level)
+        self._cell.reset(level)
+        self._started_level, self._run, self._clock = level, RuledRun(self.table, terms, level), None
 
     def tighten(self, left_ms: float) -> None:
-        """The run under way is to end within `left_ms` from now, if that is sooner than it had."""
-        if self._armed is not None and self.clock is not None:
-            elapsed_ms = (self.clock() - self._begun_s) * 1e3
-            self._armed = replace(self._armed, budget_ms=min(self._armed.budget_ms, elapsed_ms + left_ms))
+        """As Guard.tighten."""
+        if self._run is not None and self._clock is not None:
+            terms = self._run.terms
+            self._run.terms = replace(terms, budget_ms=min(terms.budget_ms, self._elapsed_ms() + left_ms))
 
-    def force(self, level: int, end: int, layer: str) -> None:
-        """Has the next run, which starts at `level`, fall to `end` at `layer`."""
-        self._reset(level)
-        self._forced = (end, layer)
+    @contextmanager
+    def running(self, level: int, level_count: int) -> Iterator[LevelCell]:
+        """As Guard.running. Raises InputError: not armed for this run."""
+        if self._run is None or (level, level_count) != (self.level, self.table.level_count):
+            raise InputError(f"this guard is not armed for level {level} of {level_count}; arm it for this run")
+        yield self._cell
 
-    def places(self) -> list[int]:
-        """Operators at which a level may fall, in the order they run."""
-        return [int(n) for n in np.flatnonzero(~np.isnan(self.table.accuracy).all(axis=(0, 1)))]
+    def begin(self, clock: Callable[[], float]) -> None:
+        """The run begins now. clock: that of the session, in seconds."""
+        self._clock, self._begun_s = clock, clock()
 
-    def pass_operator(self, n: int, elapsed_ms: float) -> None:
-        """Operator `n` is about to start: decides the level from there on."""
-        end = self._decide(n, elapsed_ms)
-        if end != self.level:
-            # as the real one: of a run that is lowered twice only the last fall is known
-            self.expected_accuracy = float(self.table.accuracy[self.level, end, n])
-            self.level, self.lowered_at, self.lowered_from = end, self.table.layers[n], self.level
+    def arrive(self, n: int) -> None:
+        """Operator `n` starts now: the level may fall."""
+        level = self._armed.arrive(n, self._elapsed_ms())
+        if level < self.level:
+            self._cell.lower(level)
 
-    def _decide(self, n: int, elapsed_ms: float) -> int:
-        if self._forced is not None:
-            end, layer = self._forced
-            return end if self.table.layers[n] == layer else self.level
-        armed = self._armed
-        if armed is None or np.isnan(self.table.accuracy[self.level, :, n]).all():
-            return self.level
-        return self.table.decide(
-            self.level,
-            n,
-            elapsed_ms,
-            armed.level_ms,
-            armed.budget_ms,
-            armed.slowdown,
-            armed.least_accuracy,
-            armed.lowest_level,
-        )
+    @property
+    def level(self) -> int:
+        """As Guard.level."""
+        return self._cell.value
 
-    def _reset(self, level: int) -> None:
-        self.level, self.nominal_ms = level, 0.0
-        self.lowered_at = self.lowered_from = self.expected_accuracy = None
-        self._armed = self._forced = None
+    @property
+    def lowering(self) -> Lowering | None:
+        """As Guard.lowering."""
+        place, before = self._armed.lowered_at, self._armed.lowered_from
+        if place is None or before is None:
+            return None
+        accuracy = float(self.table.accuracy[before, self.level, place])
+        return Lowering(self._started_level, self.table.layers[place], before, accuracy)
+
+    @property
+    def nominal_ms(self) -> float:
+        """As Guard.nominal_ms."""
+        return self._armed.nominal_ms
+
+    @property
+    def _armed(self) -> RuledRun:
+        if self._run is None:
+            raise InputError("this guard is not armed; call arm() before each run")
+        return self._run
+
+    def _elapsed_ms(self) -> float:
+        return 0.0 if self._clock is None else (self._clock() - self._begun_s) * 1e3

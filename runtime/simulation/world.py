@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from nested_sparse.errors import InputError
 
 from ..profiling import LatencyProfile
+from ..rerouting import RouteTable
 from .contention import Contention, quiet
-from .virtual_guard import Routes
 
 LEVEL_MS = (2.4, 3.9, 6.7, 13.9)
 ACCURACY = (0.755, 0.815, 0.875, 0.885)
@@ -35,7 +35,7 @@ class World:
     contention: Contention = field(default_factory=quiet)
     noise_sigma: float = 0.05
     seed: int = 0
-    routes: Routes | None = None
+    routes: RouteTable | None = None
 
     def __post_init__(self) -> None:
         if len(self.accuracy) != self.profile.level_count:

@@ -74,9 +74,9 @@ def served_parameters(response: Response) -> dict[str, InferParameter]:
     }
     if response.accuracy is not None:
         parameters["accuracy"] = InferParameter(double_param=response.accuracy)
-    if response.started_level is not None and response.lowered_at is not None:
-        parameters["started_level"] = InferParameter(int64_param=response.started_level.index)
-        parameters["lowered_at"] = InferParameter(string_param=response.lowered_at)
-    if response.lowered_from is not None:
-        parameters["lowered_from"] = InferParameter(int64_param=response.lowered_from.index)
+    if (lowering := response.lowering) is not None:
+        parameters["started_level"] = InferParameter(int64_param=lowering.started_level)
+        parameters["lowered_at"] = InferParameter(string_param=lowering.lowered_at)
+        if lowering.fell_again:
+            parameters["lowered_from"] = InferParameter(int64_param=lowering.lowered_from)
     return parameters

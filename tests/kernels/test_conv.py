@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sparse_node import DENSITIES, SparseModel, SparseNode, conv_node, correlate, tolerance
 
-from nested_sparse.pattern import Pack
+from nested_sparse.layouts import GatherScatter
 
 
 def check(node: SparseNode, shape: tuple[int, ...], threads: int = 1, levels: range = range(len(DENSITIES))) -> None:
@@ -51,18 +51,22 @@ def test_every_block_height(block_rows: int, threads: int) -> None:
     check(conv_node(rng, 8, 16, block_rows, clip=(0.0, np.inf)), (1, 8, 14, 14), threads)
 
 
-@pytest.mark.parametrize("pack", [Pack(16, 1), Pack(8, 1), Pack(16, 4), Pack(8, 8)], ids=lambda pack: pack.name)
+@pytest.mark.parametrize(
+    "layout",
+    [GatherScatter(16, 1), GatherScatter(8, 1), GatherScatter(16, 4), GatherScatter(8, 8)],
+    ids=lambda layout: layout.name,
+)
 @pytest.mark.parametrize("threads", [1, 2])
-def test_packs(pack: Pack, threads: int) -> None:
+def test_gathers(layout: GatherScatter, threads: int) -> None:
     """Rows that no bundle divides, a permutation, a residual, a clip, windows and sizes with and without a copy."""
-    rng = np.random.default_rng(pack.banks)
-    options: dict[str, Any] = {"permuted": True, "residual": True, "clip": (0.0, 6.0), "pack": pack}
+    rng = np.random.default_rng(layout.banks)
+    options: dict[str, Any] = {"permuted": True, "residual": True, "clip": (0.0, 6.0), "layout": layout}
     check(conv_node(rng, 8, 37, 1, **options), (3, 8, 19, 30), threads)
     check(conv_node(rng, 8, 21, 1, stride=(2, 2), **options), (1, 8, 15, 15), threads)
     one = {"kernel": (1, 1), "pads": (0, 0, 0, 0)}
     for size in ((1, 1), (7, 7), (9, 31)):
         check(conv_node(rng, 20, 37, 1, **one, **options), (2, 20, *size), threads)
-    check(conv_node(rng, 64, 70, 1, pack=pack), (1, 64, 28, 28), threads, range(1, 2))
+    check(conv_node(rng, 64, 70, 1, layout=layout), (1, 64, 28, 28), threads, range(1, 2))
 
 
 @pytest.mark.parametrize("block_rows", [1, 2, 4, 8, 16])
@@ -76,12 +80,12 @@ def test_float16_values(block_rows: int, threads: int) -> None:
     check(conv_node(rng, 512, 37, block_rows, value_bytes=2), (1, 512, 7, 7), threads, range(1, 2))
 
 
-@pytest.mark.parametrize("pack", [Pack(16, 4), Pack(8, 1)], ids=lambda pack: pack.name)
-def test_float16_packs(pack: Pack) -> None:
-    """The same of packs; ranges of rows that cut a bundle."""
-    rng = np.random.default_rng(pack.banks)
-    check(conv_node(rng, 8, 37, 1, permuted=True, residual=True, pack=pack, value_bytes=2), (3, 8, 19, 30), 2)
-    check(conv_node(rng, 64, 70, 1, pack=pack, value_bytes=2), (1, 64, 28, 28), 2, range(1, 2))
+@pytest.mark.parametrize("layout", [GatherScatter(16, 4), GatherScatter(8, 1)], ids=lambda layout: layout.name)
+def test_float16_gathers(layout: GatherScatter) -> None:
+    """The same of gathers; ranges of rows that cut a bundle."""
+    rng = np.random.default_rng(layout.banks)
+    check(conv_node(rng, 8, 37, 1, permuted=True, residual=True, layout=layout, value_bytes=2), (3, 8, 19, 30), 2)
+    check(conv_node(rng, 64, 70, 1, layout=layout, value_bytes=2), (1, 64, 28, 28), 2, range(1, 2))
 
 
 WINDOWS: list[dict[str, Any]] = [
@@ -120,11 +124,13 @@ def test_whole_depthwise_layers(channels: int, threads: int) -> None:
             check(node, (2, channels, *size), threads)
 
 
-@pytest.mark.parametrize("pack", [Pack(16, 1), Pack(8, 2)], ids=lambda pack: pack.name)
+@pytest.mark.parametrize("layout", [GatherScatter(16, 1), GatherScatter(8, 2)], ids=lambda layout: layout.name)
 @pytest.mark.parametrize("groups", [2, 3])
-def test_groups_of_channels_in_packs(pack: Pack, groups: int) -> None:
+def test_groups_of_channels_in_gathers(layout: GatherScatter, groups: int) -> None:
     """A bundle holds rows of two groups, and the last one rows of none."""
-    node = conv_node(np.random.default_rng(pack.banks), 12, 7 * groups, 1, groups=groups, permuted=True, pack=pack)
+    node = conv_node(
+        np.random.default_rng(layout.banks), 12, 7 * groups, 1, groups=groups, permuted=True, layout=layout
+    )
     check(node, (2, 12, 9, 10))
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nested_sparse.errors import KernelError
-from nested_sparse.kernels import library
+from nested_sparse.kernels import library, structs
 
 PATHS = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
 
@@ -19,7 +22,7 @@ COMPARE = """
 import numpy as np
 from sparse_node import SparseModel, conv_node, linear_node, tolerance
 from nested_sparse.kernels import library
-from nested_sparse.pattern import Pack
+from nested_sparse.layouts import GatherScatter
 print(library.isa(), library.kernel_for("conv", 4), library.kernel_for("linear", 16, 4))
 rng = np.random.default_rng(0)
 for block_rows in (1, 2, 4, 8, 16):
@@ -32,14 +35,14 @@ for block_rows in (1, 2, 4, 8, 16):
     for count in (1, 40):
         x = rng.standard_normal((count, 77)).astype(np.float32)
         assert np.abs(SparseModel([node]).run(x, 2) - node.dense(x, 2)).max() <= tolerance(node, 2, x), block_rows
-for pack in (Pack(16, 1), Pack(16, 4), Pack(8, 2)):
-    node = conv_node(rng, 5, 21, 1, stride=(2, 1), permuted=True, clip=(0.0, 6.0), pack=pack)
+for layout in (GatherScatter(16, 1), GatherScatter(16, 4), GatherScatter(8, 2)):
+    node = conv_node(rng, 5, 21, 1, stride=(2, 1), permuted=True, clip=(0.0, 6.0), layout=layout)
     x = rng.standard_normal((2, 5, 17, 19)).astype(np.float32)
-    assert np.abs(SparseModel([node]).run(x, 2) - node.dense(x, 2)).max() <= tolerance(node, 2, x), pack
-    node = linear_node(rng, 77, 21, 1, permuted=True, pack=pack)
+    assert np.abs(SparseModel([node]).run(x, 2) - node.dense(x, 2)).max() <= tolerance(node, 2, x), layout
+    node = linear_node(rng, 77, 21, 1, permuted=True, layout=layout)
     for count in (1, 40):
         x = rng.standard_normal((count, 77)).astype(np.float32)
-        assert np.abs(SparseModel([node]).run(x, 2) - node.dense(x, 2)).max() <= tolerance(node, 2, x), pack
+        assert np.abs(SparseModel([node]).run(x, 2) - node.dense(x, 2)).max() <= tolerance(node, 2, x), layout
 """
 
 REGISTER = """
@@ -121,3 +124,39 @@ def test_foreign_library_is_a_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr(library, "library_path", lambda: foreign)
     with pytest.raises(KernelError, match=r"ONNX Runtime refused foreign\.so"):
         library.register(onnxruntime.SessionOptions())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda fields: fields[::-1], r"KernelRow\.\w+ as 0 4"),
+        (lambda fields: (*fields, ("more", ctypes.c_int64)), r"KernelRow as 0 \d+ .*, got 0 \d+"),
+        (lambda fields: (("other", fields[0][1]), *fields[1:]), r"KernelRow\.other as 0 8 .*, got absent"),
+    ],
+)
+def test_structs_of_another_version_are_refused(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[Any], Any], words: str
+) -> None:
+    """Fields in another order, one more, or one of another name: KernelError says which, and to build again."""
+    wrong = type("KernelRow", (ctypes.Structure,), {"_fields_": change(structs.KernelRow._fields_)})
+    others = tuple(each for each in structs.SHARED if each is not structs.KernelRow)
+    loaded = library.loaded_library()
+    structs.check_layout(loaded)
+    monkeypatch.setattr(structs, "SHARED", (wrong, *others))
+    with pytest.raises(KernelError, match=f"another version than this package: expected {words}.*; build it again"):
+        structs.check_layout(loaded)
+
+
+def test_a_struct_that_the_package_does_not_know_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And so is a library that says nothing of its structs."""
+    monkeypatch.setattr(structs, "SHARED", structs.SHARED[1:])
+    with pytest.raises(KernelError, match=r"expected KernelRow as absent"):
+        structs.check_layout(library.loaded_library())
+    with pytest.raises(KernelError, match=r"got absent"):
+        structs.check_layout(ctypes.CDLL(None))
+
+
+def test_every_struct_is_checked() -> None:
+    """Those that Python hands to the library, and those inside them."""
+    kinds = {each for each in vars(structs).values() if isinstance(each, type) and issubclass(each, ctypes.Structure)}
+    assert kinds == set(structs.SHARED)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sparse_node import DENSITIES, SparseModel, SparseNode, linear_node, tolerance
 
-from nested_sparse.pattern import PACKS, Pack
+from nested_sparse.layouts import GatherScatter
 
 
 def check(node: SparseNode, shape: tuple[int, ...], threads: int = 1) -> None:
@@ -36,16 +36,18 @@ def test_every_block_height_and_count_of_rows(block_rows: int, threads: int) -> 
         check(node, (count, 50), threads)
 
 
-@pytest.mark.parametrize("pack", PACKS, ids=lambda pack: pack.name)
-def test_packs(pack: Pack) -> None:
+@pytest.mark.parametrize("layout", GatherScatter.every(), ids=lambda layout: layout.name)
+def test_gathers(layout: GatherScatter) -> None:
     """Every B and k, few and many rows of x, rows that no bundle divides, permutation, residual and clip."""
-    rng = np.random.default_rng(pack.banks)
+    rng = np.random.default_rng(layout.banks)
     for count in (1, 3, 5, 130):
-        check(linear_node(rng, 77, 37, 1, pack=pack), (count, 77))
-        node = linear_node(rng, 50, 21, 1, permuted=True, residual=True, clip=(-1.0, 2.0), pack=pack)
+        check(linear_node(rng, 77, 37, 1, layout=layout), (count, 77))
+        node = linear_node(rng, 50, 21, 1, permuted=True, residual=True, clip=(-1.0, 2.0), layout=layout)
         check(node, (count, 50), threads=2)
     for count in (1, 40):
-        check(linear_node(rng, 700, 600, 1, permuted=True, pack=pack, densities=(0.1, 0.3)), (count, 700), threads=2)
+        check(
+            linear_node(rng, 700, 600, 1, permuted=True, layout=layout, densities=(0.1, 0.3)), (count, 700), threads=2
+        )
 
 
 @pytest.mark.parametrize("block_rows", [1, 2, 4, 8, 16])
@@ -58,13 +60,15 @@ def test_float16_values(block_rows: int) -> None:
         check(linear_node(rng, 700, 600, block_rows, densities=(0.1, 0.3), value_bytes=2), (count, 700), threads=2)
 
 
-@pytest.mark.parametrize("pack", [Pack(16, 1), Pack(8, 2)], ids=lambda pack: pack.name)
-def test_float16_packs(pack: Pack) -> None:
-    """The same of packs."""
-    rng = np.random.default_rng(pack.banks)
+@pytest.mark.parametrize("layout", [GatherScatter(16, 1), GatherScatter(8, 2)], ids=lambda layout: layout.name)
+def test_float16_gathers(layout: GatherScatter) -> None:
+    """The same of gathers."""
+    rng = np.random.default_rng(layout.banks)
     for count in (1, 5, 130):
         check(
-            linear_node(rng, 77, 37, 1, permuted=True, residual=True, pack=pack, value_bytes=2), (count, 77), threads=2
+            linear_node(rng, 77, 37, 1, permuted=True, residual=True, layout=layout, value_bytes=2),
+            (count, 77),
+            threads=2,
         )
 
 
@@ -95,9 +99,9 @@ def test_columns_beyond_uint16() -> None:
     node = linear_node(np.random.default_rng(4), 70_000, 5, 4, densities=(0.001, 0.01))
     check(node, (1, 70_000))
     check(node, (9, 70_000))
-    packs = linear_node(np.random.default_rng(4), 70_000, 5, 1, densities=(0.001, 0.01), pack=Pack(16, 4))
-    check(packs, (1, 70_000))
-    check(packs, (9, 70_000))
+    gathers = linear_node(np.random.default_rng(4), 70_000, 5, 1, densities=(0.001, 0.01), layout=GatherScatter(16, 4))
+    check(gathers, (1, 70_000))
+    check(gathers, (9, 70_000))
 
 
 def test_rows_without_weights_give_the_shift() -> None:

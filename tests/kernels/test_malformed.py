@@ -10,7 +10,7 @@ import pytest
 from sparse_node import Placed, SparseModel, aligned, conv_node, linear_node, place
 
 from nested_sparse.kernels import library
-from nested_sparse.pattern import Pack
+from nested_sparse.layouts import GatherScatter
 
 Spoil = Callable[[dict[str, Any]], None]
 
@@ -143,7 +143,7 @@ def spoil_bundle_end(placed: Placed) -> None:
     array(placed, 1, 0, "<u4")[1] += 1
 
 
-PACK_SEGMENTS = {
+GATHER_SEGMENTS = {
     "ptr ends elsewhere": (spoil_bundle_end, "ptr must end at"),
     "column out of range": (spoil_column, "a column is not below 36"),
     "short segment": (shorten, "segment of level 1 is too short: expected at least"),
@@ -152,11 +152,11 @@ PACK_SEGMENTS = {
 
 
 @pytest.mark.parametrize("rows", [1, 6])
-@pytest.mark.parametrize("case", PACK_SEGMENTS)
-def test_segments_of_packs_are_checked(case: str, rows: int) -> None:
-    """The same where columns lie in packs."""
-    spoil, message = PACK_SEGMENTS[case]
-    node = linear_node(np.random.default_rng(1), 36, 10, 1, permuted=True, pack=Pack(16, 1))
+@pytest.mark.parametrize("case", GATHER_SEGMENTS)
+def test_segments_of_gathers_are_checked(case: str, rows: int) -> None:
+    """The same where columns lie in gathers."""
+    spoil, message = GATHER_SEGMENTS[case]
+    node = linear_node(np.random.default_rng(1), 36, 10, 1, permuted=True, layout=GatherScatter(16, 1))
     placed = place([node])
     spoil(placed)
     model = SparseModel([node], placed)
@@ -234,8 +234,8 @@ def test_padding_that_no_memory_holds_is_refused() -> None:
 
 @pytest.mark.skipif(library.isa() in ("scalar", "neon"), reason="these kernels make no tiles of such an input")
 def test_columns_that_no_memory_holds_are_refused() -> None:
-    """A convolution of two million channels and no packs: a tile of its input would take gigabytes in each thread."""
-    node = conv_node(np.random.default_rng(5), 4, 16, block_rows=1, pack=Pack(8, 1))
+    """A convolution of two million channels and no gathers: a tile of its input would take gigabytes in each thread."""
+    node = conv_node(np.random.default_rng(5), 4, 16, block_rows=1, layout=GatherScatter(8, 1))
     placed = place([node])
     channels = 2**21
     placed.attributes[0].update(columns=9 * channels, index_bytes=4, blocks=[0, 0, 0])

@@ -12,8 +12,8 @@ from sparse_node import DENSITIES, packed_permutation
 
 from nested_sparse.errors import KernelError
 from nested_sparse.kernels.library import KernelInfo, RawPixels, RawWeight, kernel_for, kernels, run_kernel
-from nested_sparse.packed import pack_level
-from nested_sparse.pattern import Pack
+from nested_sparse.layouts import Blocks, GatherScatter
+from nested_sparse.packing import pack_level
 from nested_sparse.weight import NestedWeight
 from support import random_weight
 
@@ -23,7 +23,7 @@ EPSILON = float(np.finfo(np.float32).eps)
 
 
 def per_rows(kernel: KernelInfo) -> list[int]:
-    """Every k of the packs that `kernel` computes; for blocks k means nothing."""
+    """Every k of the gathers that `kernel` computes; for blocks k means nothing."""
     return [k for k in range(1, kernel.banks + 1) if kernel.banks % k == 0] or [1]
 
 
@@ -61,9 +61,9 @@ class Case:
 def make_case(kernel: KernelInfo, rows: int, columns: int, permuted: bool, per_row: int = 1, seed: int = 0) -> Case:
     """A random weight for `kernel`; its second group is empty at every level, its first at level 0."""
     rng = np.random.default_rng(seed)
-    pack = Pack(kernel.banks, per_row) if kernel.banks else None
+    layout = GatherScatter(kernel.banks, per_row) if kernel.banks else Blocks(kernel.block_rows)
     columns = max(columns, kernel.banks)
-    weight = random_weight(rng, rows=rows, columns=columns, block_rows=kernel.block_rows, permuted=permuted, pack=pack)
+    weight = random_weight(rng, rows=rows, columns=columns, permuted=permuted, layout=layout)
     groups = weight.first_level.reshape(weight.group_count, -1)
     groups[1:2] = 255
     groups[0][groups[0] == 0] = 1
@@ -76,7 +76,7 @@ def make_case(kernel: KernelInfo, rows: int, columns: int, permuted: bool, per_r
     index = np.uint16 if kernel.index_bytes == 2 else np.uint32
     levels = [pack_level(weight, level) for level in range(len(DENSITIES))]
     parts = [(level.ptr, level.col.astype(index), level.val.astype(value)) for level in levels]
-    return Case(weight, RawWeight(rows, parts, packed_norm, perm, per_row if pack else 0), norm)
+    return Case(weight, RawWeight(rows, parts, packed_norm, perm, layout.per_row), norm)
 
 
 def misaligned(values: np.ndarray) -> np.ndarray:

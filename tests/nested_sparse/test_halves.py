@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import CheckpointError
-from nested_sparse.pattern import Pack
+from nested_sparse.layouts import Blocks, GatherScatter
 from nested_sparse.slice import slice_checkpoint
 from nested_sparse.tensor_spec import TensorSpec
 from nested_sparse.weight import NestedWeight
@@ -24,12 +24,12 @@ from support import layer_record, random_weight, write_small_checkpoint
 
 
 def records() -> list[LayerRecord]:
-    """Blocks, permuted blocks, packs, and a layer that keeps float32."""
+    """Blocks, permuted blocks, gathers, and a layer that keeps float32."""
     rng = np.random.default_rng(0)
     weights = [
         random_weight(rng, "blocks", 10, 12),
         random_weight(rng, "permuted", 37, 29, block_rows=16, permuted=True),
-        random_weight(rng, "packs", 21, 50, block_rows=1, permuted=True, pack=Pack(16, 4)),
+        random_weight(rng, "gathers", 21, 50, block_rows=1, permuted=True, layout=GatherScatter(16, 4)),
         random_weight(rng, "floats", 7, 10, block_rows=2),
     ]
     made = [layer_record(rng, weight, 3) for weight in weights]
@@ -171,6 +171,6 @@ def test_infinity_is_refused(tmp_path: Path) -> None:
     record = records()[0]
     values = record.weight.values.copy()
     values[record.weight.mask(2)] = np.inf
-    weight = NestedWeight("blocks", values, record.weight.first_level, 4)
+    weight = NestedWeight("blocks", values, record.weight.first_level, Blocks(4))
     with pytest.raises(CheckpointError, match="'blocks' has weights or norms that are not finite"):
         write(tmp_path / "model.safetensors", [replace(record, weight=weight)])

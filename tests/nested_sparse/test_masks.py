@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from nested_sparse.budget import blocks_to_keep, check_densities, keep_counts
 from nested_sparse.errors import BudgetError, PatternError
+from nested_sparse.layouts import Blocks, parse_pattern
 from nested_sparse.mask import NEVER, block_scores, nested_first_level
-from nested_sparse.packed import index_dtype, pack, unpack
-from nested_sparse.pattern import parse_pattern
+from nested_sparse.packed import index_dtype
+from nested_sparse.packing import pack, unpack
 from nested_sparse.weight import NestedWeight
 from support import random_weight
 
@@ -47,7 +48,7 @@ def test_levels_nest_share_values_and_hit_the_rounding_rule(
     permutation = rng.permutation(rows).astype(np.int32) if permuted else None
     scores = block_scores(values, block_rows, permutation)
     keep = keep_counts("uniform", {"w": scores}, sorted(densities))["w"]
-    weight = NestedWeight("w", values, nested_first_level(scores, keep), block_rows, permutation)
+    weight = NestedWeight("w", values, nested_first_level(scores, keep), Blocks(block_rows), permutation)
     below = np.zeros((rows, columns), bool)
     for level, density in enumerate(sorted(densities)):
         mask = weight.mask(level)
@@ -110,12 +111,12 @@ def test_pack_follows_the_format_and_unpack_undoes_it(rows: int, block_rows: int
     for level, added in enumerate(packed):
         for group in range(weight.group_count):
             blocks = slice(int(added.ptr[group]), int(added.ptr[group + 1]))
-            assert added.col[blocks].tolist() == np.flatnonzero(weight.first_level[group] == level).tolist()
-            for column, values in zip(added.col[blocks], added.val[blocks], strict=True):
+            assert added.col[blocks, 0].tolist() == np.flatnonzero(weight.first_level[group] == level).tolist()
+            for column, values in zip(added.col[blocks, 0], added.val[blocks], strict=True):
                 for v, value in enumerate(values):
                     row = group * block_rows + v
                     assert value == (weight.values[order[row], column] if row < rows else 0)
-    again = unpack("w", rows, 11, weight.pattern, packed, weight.permutation)
+    again = unpack("w", rows, 11, weight.layout, packed, weight.permutation)
     for level in range(3):
         assert np.array_equal(again.at(level), weight.at(level))
         assert np.array_equal(again.mask(level), weight.mask(level))
@@ -130,7 +131,7 @@ def test_columns_take_two_bytes_until_they_do_not_fit() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"block_rows": 3},
+        {"layout": Blocks(4)},
         {"values": np.zeros((4, 3))},
         {"first_level": np.zeros((4, 3), np.uint8)},
         {"permutation": np.zeros(4, np.int32)},
@@ -143,7 +144,7 @@ def test_a_weight_whose_parts_do_not_fit_is_refused(change: dict[str, object]) -
         "name": "w",
         "values": np.zeros((4, 3), np.float32),
         "first_level": np.zeros((2, 3), np.uint8),
-        "block_rows": 2,
+        "layout": Blocks(2),
     }
     with pytest.raises(PatternError, match="'w'"):
         NestedWeight(**{**parts, **change})  # type: ignore[arg-type]

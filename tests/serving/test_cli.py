@@ -16,6 +16,7 @@ from hostile_graphs import before_output, external, floats, write_hostile
 from nested_sparse.amend import store_rows
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import CheckpointError
+from nested_sparse.layouts import Blocks
 from nested_sparse.mask import block_scores, nested_first_level
 from nested_sparse.network import DenseModule, Network
 from nested_sparse.reroute import Reroute
@@ -33,7 +34,7 @@ def checkpoint(tmp_path):
     """A file of two levels."""
     rng = np.random.default_rng(0)
     values = rng.standard_normal((ROWS, COLUMNS)).astype(np.float32)
-    weight = NestedWeight("fc", values, nested_first_level(block_scores(values, 4), KEEP), 4)
+    weight = NestedWeight("fc", values, nested_first_level(block_scores(values, 4), KEEP), Blocks(4))
     record = LayerRecord(weight, rng.standard_normal((2, 2, ROWS)).astype(np.float32), "linear", {})
     path = tmp_path / "net.safetensors"
     write_checkpoint(

@@ -14,6 +14,7 @@ import grpc
 import numpy as np
 import pytest
 
+from nested_sparse.layouts import Blocks
 from nested_sparse.mask import block_scores, nested_first_level
 from nested_sparse.proto import messages
 from nested_sparse.tensor_spec import TensorSpec
@@ -72,7 +73,9 @@ def weight():
     """One linear layer of two levels."""
     values = np.random.default_rng(0).standard_normal((SIZE, SIZE)).astype(np.float32)
     scores = block_scores(values, 4)
-    return NestedWeight("fc", values, nested_first_level(scores, [round(d * scores.size) for d in DENSITIES]), 4)
+    return NestedWeight(
+        "fc", values, nested_first_level(scores, [round(d * scores.size) for d in DENSITIES]), Blocks(4)
+    )
 
 
 @pytest.fixture(scope="module")

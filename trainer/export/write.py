@@ -269,7 +269,7 @@ def _layer_records(
             norms=_folded_norms(layers[name], None if norm is None else tables[norm], net.level_count),
             op="conv" if isinstance(layers[name], NestedConv) else "linear",
             attributes=_attributes(layers[name]),
-            pattern=layers[name].pattern.name,
+            pattern=layers[name].layout.name,
             value_bytes=value_bytes,
         )
         for name, norm in fused.norm_of.items()

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nested_sparse.budget import Budget, LayerSize, blocks_to_keep, keep_counts
-from nested_sparse.channel import ROW_STEPS, channel_first_level
 from nested_sparse.coupled import (
     CoupledWeight,
     channel_counts,
@@ -20,8 +19,7 @@ from nested_sparse.coupled import (
     ranking,
 )
 from nested_sparse.errors import PatternError
-from nested_sparse.mask import block_scores, nested_first_level
-from nested_sparse.pack_choice import most_weights, nested_packs
+from nested_sparse.mask import block_scores
 
 from .layers import NestedConv, NestedLayer, NestedLinear
 
@@ -78,7 +76,7 @@ def keep_as_many(layer: AnyNestedLayer, level: int, scores: NDArray[np.float64])
 
     Other layers that share the weight are not changed. Raises PatternError for pattern channel.
     """
-    if layer.pattern.channels:
+    if layer.layout.whole_channels:
         raise PatternError(f"{layer.name}: expected a pattern of weights or blocks, got channels, which layers share")
     now = layer.first_level.cpu().numpy()[: len(scores)]
     counts = [int((now <= each).sum()) for each in range(level + 1)]
@@ -135,7 +133,7 @@ def _above_the_rest(
     above = {}
     for layer in layers:
         score = scores[layer.name]
-        first_level = layer.first_level.cpu().numpy()[: len(score)].astype(np.float64)  # packs: no padding rows
+        first_level = layer.first_level.cpu().numpy()[: len(score)].astype(np.float64)
         above[layer.name] = score * scale + np.maximum(frozen_levels - first_level, 0)
     return above
 
@@ -143,22 +141,20 @@ def _above_the_rest(
 def _frozen_counts(
     layers: Sequence[AnyNestedLayer], scores: Mapping[str, NDArray[np.float64]], frozen_levels: int
 ) -> dict[str, list[int]]:
-    """Number of blocks that each frozen level keeps now; for packs, without rows of padding."""
+    """Number of cells that each frozen level keeps now, without those in rows of padding."""
     now = {layer.name: layer.first_level.cpu().numpy()[: len(scores[layer.name])] for layer in layers}
     return {name: [int((first <= level).sum()) for level in range(frozen_levels)] for name, first in now.items()}
 
 
 def layer_sizes(layers: Iterable[AnyNestedLayer]) -> dict[str, LayerSize]:
     """The sizes by which a budget distributes weights, by layer name."""
-    return {layer.name: _layer_size(layer) for layer in layers}
-
-
-def _layer_size(layer: AnyNestedLayer) -> LayerSize:
-    shape, pack = tuple(layer.values.shape), layer.pattern.pack
-    if pack is None:
+    sizes = {}
+    for layer in layers:
         allowed = allowed_blocks(layer)
-        return LayerSize(shape, layer.block_rows, None if allowed is None else int(allowed.sum()))
-    return LayerSize(shape, most=most_weights(shape[0], layer.values[0].numel(), pack), step=pack.banks)
+        sizes[layer.name] = layer.layout.size(
+            tuple(layer.values.shape), None if allowed is None else int(allowed.sum())
+        )
+    return sizes
 
 
 def keep_everything(layers: Iterable[AnyNestedLayer]) -> None:
@@ -168,29 +164,21 @@ def keep_everything(layers: Iterable[AnyNestedLayer]) -> None:
 
 
 def check_fit(layers: Iterable[AnyNestedLayer], budget: Budget, densities: Sequence[float]) -> None:
-    """Raise PatternError, naming each layer, where packs cannot hold the weights of the densest level.
-
-    A row keeps at most ⌊K / B⌋·B of its K weights. The number of rows needs no check: the last bundle is padded.
-    """
+    """Raise PatternError, naming each layer, where the pattern cannot keep the weights of the densest level."""
     problems = []
     for layer in unique_weights(layers):
-        pack, rows, columns = layer.pattern.pack, layer.values.shape[0], layer.values[0].numel()
-        if pack is None or layer.dense:
+        if layer.dense:
             continue
-        most = most_weights(rows, columns, pack)
+        rows, columns = layer.values.shape[0], layer.values[0].numel()
+        most = layer.layout.most_weights(rows, columns)
         if not most or (budget.name == "uniform" and blocks_to_keep(densities[-1], rows * columns) > most):
             part = f"{most // rows} of the {columns} weights of a row, {most // rows / columns:.0%}"
-            problems.append(f"\n  {layer.name}: {pack.name} keeps at most {part}")
+            problems.append(f"\n  {layer.name}: {layer.layout.name} keeps at most {part}")
     if problems:
         raise PatternError(
             f"density {densities[-1]:g} is more than the pattern can keep of these layers; lower the density, or name "
             f"the layers in keep_dense:{''.join(problems)}"
         )
-
-
-def row_step(layer: AnyNestedLayer) -> int:
-    """Number of rows that channel pruning keeps or drops together."""
-    return ROW_STEPS["conv" if isinstance(layer, NestedConv) else "linear"]
 
 
 def magnitudes(layer: NestedLayer, values: Tensor | None = None) -> NDArray[np.float64]:
@@ -202,7 +190,7 @@ def magnitudes(layer: NestedLayer, values: Tensor | None = None) -> NDArray[np.f
 
 def allowed_blocks(layer: NestedLayer) -> NDArray[np.bool_] | None:
     """(G, K) the blocks that a level may keep; None for all, also when the pattern does not choose single blocks."""
-    if layer.allowed is None or layer.pattern.pack or layer.pattern.channels:
+    if layer.allowed is None or not layer.layout.excludable:
         return None
     blocks: NDArray[np.bool_] = magnitudes(layer, layer.allowed) > 0
     return blocks
@@ -216,9 +204,4 @@ def _allowed(layer: NestedLayer, scores: NDArray[np.float64]) -> NDArray[np.floa
 
 def _first_level(layer: AnyNestedLayer, scores: NDArray[np.float64], counts: Sequence[int]) -> NDArray[np.uint8]:
     """First levels with which level l keeps `counts[l]` blocks, or the nearest possible number of weights."""
-    if layer.pattern.pack:
-        return nested_packs(scores, counts, layer.pattern.pack)
-    if layer.pattern.channels:
-        taps = layer.values[0, 0].numel()
-        return channel_first_level(scores, taps, [count / scores.size for count in counts], row_step(layer))
-    return nested_first_level(scores, counts)
+    return layer.layout.first_level(scores, counts, layer.values[0, 0].numel())

@@ -15,7 +15,7 @@ from torch import fx, nn
 
 from nested_sparse.coupled import ChannelGroup
 
-from .choose import AnyNestedLayer, row_step
+from .choose import AnyNestedLayer
 from .flow import Channels, Flow, operation, passed
 from .layers import NestedConv, NestedConv1d, NestedConv2d, NestedLayer, NestedLinear
 from .norm import LevelBatchNorm
@@ -89,7 +89,7 @@ class _Walk:
         self._columns: dict[int, Flow] = {}
         for layer in layers:  # layers that share a weight share its rows
             rows = self._rows.setdefault(id(layer.values), Channels(layer.values.shape[0]))
-            rows.producers[layer.name] = 1 if layer.dense else row_step(layer)
+            rows.producers[layer.name] = 1 if layer.dense else layer.layout.row_step
 
     def finish(self, layers: Iterable[AnyNestedLayer]) -> Coupling:
         """Give each layer its groups."""

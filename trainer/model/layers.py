@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nested_sparse.coupled import ChannelGroup
-from nested_sparse.mask import group_count
-from nested_sparse.pattern import Pattern
+from nested_sparse.layouts import Layout
 
 from .modes import called_by_other
 
@@ -29,9 +28,9 @@ class NestedLayer(nn.Module):
     weight, bias: the two parameters. Exception: another module's forward that reads them directly, e.g. F.linear(x,
         self.proj.weight, self.proj.bias), gets the current level's: (O, ...) with zeros for dropped weights, and (O,).
         So it computes the same as the layer. Gradients flow to the parameters.
-    pattern: the weights that are kept or dropped together.
-    first_level: buffer, uint8 (G, K), the lowest level that keeps each V × 1 block, 255 if none. V = 1 for the patterns
-        gs{B}x{k}, where rows are padded to a whole bundle, and channel.
+    layout: the weights that are kept or dropped together.
+    first_level: buffer, uint8, the lowest level that keeps each cell of the layout, 255 if none: (G, K) of V × 1
+        blocks; V = 1 for the patterns gs{B}x{k}, where rows are padded to a whole bundle, and channel.
     allowed: buffer, bool, the weight's shape: the weights that levels may keep; None for all. A block may be kept if
         one of its weights may.
     permutation: buffer, int32 (O,), packed row r is output channel permutation[r]; None is the identity.
@@ -48,19 +47,18 @@ class NestedLayer(nn.Module):
     permutation: Tensor | None
     allowed: Tensor | None
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, *, pattern: Pattern, level_count: int) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, *, layout: Layout, level_count: int) -> None:
         super().__init__()
         self.weight = weight
         per_level = None if bias is None else bias.detach().clone().expand(level_count, -1).contiguous()
         self.bias = None if per_level is None else nn.Parameter(per_level, bias is not None and bias.requires_grad)
-        packed_rows = group_count(weight.shape[0], pattern.group_rows) * pattern.group_rows
-        shape = (packed_rows // pattern.block_rows, weight[0].numel())
+        shape = layout.cells_shape(weight.shape[0], weight[0].numel())
         first_level = torch.zeros(shape, dtype=torch.uint8, device=weight.device)
         self.register_buffer("first_level", first_level)
         self.register_buffer("permutation", None)
         self.register_buffer("allowed", None)
-        self.pattern = pattern
-        self.block_rows = pattern.block_rows
+        self.layout = layout
+        self.block_rows = layout.block_rows
         self.level_count = level_count
         self.level = level_count - 1
         self.name = ""
@@ -147,7 +145,7 @@ class NestedLayer(nn.Module):
     def extra_repr(self) -> str:
         """Shape, pattern, levels."""
         shape = "x".join(str(size) for size in self.values.shape)
-        return f"{shape}, pattern={self.pattern.name}, levels={self.level_count}, dense={self.dense}"
+        return f"{shape}, pattern={self.layout.name}, levels={self.level_count}, dense={self.dense}"
 
 
 class _MaskCache:
@@ -179,8 +177,8 @@ class NestedConv(NestedLayer):
     spatial: int
     """Spatial dimensions, 1 or 2."""
 
-    def __init__(self, conv: nn.Conv1d | nn.Conv2d, *, pattern: Pattern, level_count: int) -> None:
-        super().__init__(conv.weight, conv.bias, pattern=pattern, level_count=level_count)
+    def __init__(self, conv: nn.Conv1d | nn.Conv2d, *, layout: Layout, level_count: int) -> None:
+        super().__init__(conv.weight, conv.bias, layout=layout, level_count=level_count)
         self.in_channels, self.out_channels, self.groups = conv.in_channels, conv.out_channels, conv.groups
         self.kernel_size = _pair(conv.kernel_size, 1)
         self.stride = _pair(conv.stride, 1)
@@ -215,8 +213,8 @@ class NestedConv2d(NestedConv):
 class NestedLinear(NestedLayer):
     """A linear layer with nested weights (O, K)."""
 
-    def __init__(self, linear: nn.Linear, *, pattern: Pattern, level_count: int) -> None:
-        super().__init__(linear.weight, linear.bias, pattern=pattern, level_count=level_count)
+    def __init__(self, linear: nn.Linear, *, layout: Layout, level_count: int) -> None:
+        super().__init__(linear.weight, linear.bias, layout=layout, level_count=level_count)
         self.in_features, self.out_features = linear.in_features, linear.out_features
 
     def forward(self, x: Tensor) -> Tensor:

@@ -12,14 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from nested_sparse.budget import Budget, check_densities
-from nested_sparse.channel import in_full_blocks
 from nested_sparse.errors import BudgetError, InputError, NestedSparseError
+from nested_sparse.layouts import parse_pattern
 from nested_sparse.level import resolve_level
-from nested_sparse.pattern import parse_pattern
 from nested_sparse.weight import NestedWeight
 
 from ..entry import entry
-from .choose import check_fit, choose_masks, row_step, unique_weights
+from .choose import check_fit, choose_masks, unique_weights
 from .copied import copy_of
 from .costs import Costs
 from .coupling import Coupling, couple
@@ -109,8 +108,8 @@ class NestedModel(nn.Module):
             permutation = None  # rows in order need no table in the file
         values = layer.values.detach().flatten(1).float().cpu().numpy().copy()
         first_level = layer.first_level.cpu().numpy().copy()
-        weight = NestedWeight(name, values, first_level, layer.block_rows, permutation, layer.pattern.pack)
-        return in_full_blocks(weight, row_step(layer)) if layer.pattern.channels else weight
+        layout, first_level, permutation = layer.layout.stored(first_level, permutation, name)
+        return NestedWeight(name, values, first_level, layout, permutation)
 
     def density(self, level: int) -> float:
         """Kept / all weights of the whole network at `level`.
@@ -151,10 +150,8 @@ def _is_within(model: object) -> bool:
 
 def _summary_line(layer: NestedLayer, width: int, levels: range) -> str:
     shape = "x".join(str(size) for size in layer.values.shape)
-    single = layer.pattern.pack or layer.pattern.channels
-    block = layer.pattern.name if single else f"{layer.block_rows}x1"
     kept = "  ".join(f"{float(layer.mask(level).float().mean()):8.2%}" for level in levels)
-    return f"{layer.name:{width}}  {shape:>16}  {block:>7}  {kept}"
+    return f"{layer.name:{width}}  {shape:>16}  {layer.layout.label:>7}  {kept}"
 
 
 @entry(InputError)
@@ -174,8 +171,8 @@ def nest(
 
     densities: kept / all weights of a layer per level, strictly rising in (0, 1].
     pattern: "unstructured", "block{V}x1" (V output channels of one column are kept or dropped together), "gs{B}x{k}"
-        (packs, see nested_sparse.pattern.Pack) or "channel" (whole channels, together in all layers that share them;
-        see trainer.model.coupling; channels of the model's inputs and outputs stay).
+        (gathers, see nested_sparse.layouts.GatherScatter) or "channel" (whole channels, together in all layers that
+        share them; see trainer.model.coupling; channels of the model's inputs and outputs stay).
     budget: "uniform", every layer has the level's density; "global", one ranking over all layers; or "erk", smaller
         layers are denser (RigL, arXiv:1911.11134). See nested_sparse.budget.Budget.
     keep_dense: dotted module paths, or fnmatch patterns of them; these layers are whole at every level.
@@ -201,12 +198,12 @@ def nest(
     layers unfit for it), InputError (no layer can be nested, or the model must be changed first).
     """
     levels = check_densities(densities)
-    parsed = parse_pattern(pattern)
+    layout = parse_pattern(pattern)
     chosen = _checked_budget(budget, budget_by, min_layer_density, levels)
     with torch.inference_mode(False):
         copied, masks = copy_of(model)
         copied, left_dense = replace_layers(
-            copied, pattern=parsed, level_count=len(levels), keep_dense=keep_dense, masks=masks
+            copied, layout=layout, level_count=len(levels), keep_dense=keep_dense, masks=masks
         )
         net = NestedModel(
             copied,
@@ -221,7 +218,7 @@ def nest(
             net.budget = dataclasses.replace(
                 chosen, positions=positions_per_sample(net, () if example_inputs is None else example_inputs)
             )
-        if parsed.channels:
+        if layout.whole_channels:
             net.coupling = couple(net.model)
         check_fit(net.nested_layers().values(), chosen, levels)
         if row_shuffle:

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 
 from nested_sparse.argument import shown
 from nested_sparse.errors import BudgetError, InputError
-from nested_sparse.pattern import BLOCK_ROWS, Pattern, block_pattern
+from nested_sparse.layouts import Blocks, Layout
 
 from .copied import NESTABLE
 from .layers import NestedConv, NestedConv1d, NestedConv2d, NestedLayer, NestedLinear
@@ -26,7 +26,7 @@ ROOT_NAME = "model"
 def replace_layers(
     model: nn.Module,
     *,
-    pattern: Pattern,
+    layout: Layout,
     level_count: int,
     keep_dense: Sequence[str],
     masks: Mapping[nn.Module, Tensor] | None = None,
@@ -53,7 +53,7 @@ def replace_layers(
     memos = _memos(norms, names, level_count)
     nested: dict[nn.Module, nn.Module] = {norm: LevelBatchNorm(norm, level_count, memos) for norm in norms}
     for module in nestable:
-        layer = _nested_layer(module, pattern, level_count, dense=id(module.weight) in kept_whole)
+        layer = _nested_layer(module, layout, level_count, dense=id(module.weight) in kept_whole)
         layer.name = names[module][0]
         if masks and module in masks and not layer.dense:
             layer.allowed = masks[module]
@@ -183,35 +183,29 @@ def _kept_whole(
     return matched
 
 
-def _nested_layer(module: nn.Module, pattern: Pattern, level_count: int, *, dense: bool) -> NestedConv | NestedLinear:
+def _nested_layer(module: nn.Module, layout: Layout, level_count: int, *, dense: bool) -> NestedConv | NestedLinear:
     layer: NestedConv | NestedLinear
     if isinstance(module, nn.Conv1d | nn.Conv2d):
-        dense = dense or _is_whole(module, pattern)
-        chosen = block_pattern(8 if pattern.block_rows >= 8 else 4) if dense else pattern
+        dense = dense or _is_whole(module, layout)
+        chosen = Blocks(8 if layout.block_rows >= 8 else 4) if dense else layout
         kind = NestedConv1d if isinstance(module, nn.Conv1d) else NestedConv2d
-        layer = kind(module, pattern=_within_groups(chosen, module), level_count=level_count)
+        fitted = chosen.fitted("conv", module.out_channels, module.groups)
+        layer = kind(module, layout=fitted, level_count=level_count)
     else:
         assert isinstance(module, nn.Linear)
-        layer = NestedLinear(module, pattern=block_pattern(16) if dense else pattern, level_count=level_count)
+        fitted = (Blocks(16) if dense else layout).fitted("linear", module.out_features, 1)
+        layer = NestedLinear(module, layout=fitted, level_count=level_count)
     layer.dense = dense
     return layer
 
 
-def _is_whole(conv: nn.Conv1d | nn.Conv2d, pattern: Pattern) -> bool:
+def _is_whole(conv: nn.Conv1d | nn.Conv2d, layout: Layout) -> bool:
     """Whether all weights of a convolution in groups are kept.
 
     A depthwise row has only its taps, in total a hundredth of MobileNet's weights. Under pattern channel, groups read
     different channels, so no channel can be dropped for all rows.
     """
-    return conv.groups > 1 and (conv.groups == conv.in_channels or pattern.channels)
-
-
-def _within_groups(pattern: Pattern, conv: nn.Conv1d | nn.Conv2d) -> Pattern:
-    """`pattern`, or the highest smaller blocks that fill each group of rows; a block reads one column for all rows."""
-    rows = conv.out_channels // conv.groups
-    if conv.groups == 1 or rows % pattern.block_rows == 0:
-        return pattern
-    return block_pattern(max(v for v in BLOCK_ROWS if v < pattern.block_rows and rows % v == 0))
+    return conv.groups > 1 and (conv.groups == conv.in_channels or layout.whole_channels)
 
 
 def _leave_fast_paths(modules: dict[nn.Module, list[str]]) -> None:

@@ -22,7 +22,7 @@ def shuffle_rows(net: NestedModel, level: int = 0) -> None:
     """Set the permutation of every layer of blocks to the best for its present weights at the density of `level`.
 
     All levels share the permutation, so no layer may have dropped weights yet. Layers that share a weight share its
-    permutation. Rows of a convolution stay in their group. Single weights, packs, channels and layers kept dense have
+    permutation. Rows of a convolution stay in their group. Single weights, gathers, channels and layers kept dense have
     none. Equal weights give equal results in every process. Raises TrainingError, LevelError.
     """
     layers = [layer for layer in net.nested_layers().values() if in_blocks(layer)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from nested_sparse.errors import ServingError
 from nested_sparse.excerpt import excerpt
+from nested_sparse.runtime.session import Lowering
 
 SHED = ("RESOURCE_EXHAUSTED", "UNAVAILABLE")
 EXPIRED = "DEADLINE_EXCEEDED"
@@ -46,8 +47,8 @@ class Outcome:
     """What became of one arrival.
 
     latency_ms is from the scheduled time. Where no answer came output is None; what the answer did not say is None too:
-    level (it ended at), accuracy (the file's, of that level), compute_ms; started_level and lowered_at (the layer) are
-    there only where the level fell during the inference; lowered_from only where it fell more than once.
+    level (it ended at), accuracy (the file's, of that level), compute_ms.
+    lowering: where the level fell during the inference; None where the answer does not say that it fell.
     """
 
     arrival: Arrival
@@ -58,9 +59,7 @@ class Outcome:
     detail: str = ""
     accuracy: float | None = None
     compute_ms: float | None = None
-    started_level: int | None = None
-    lowered_at: str | None = None
-    lowered_from: int | None = None
+    lowering: Lowering | None = None
 
 
 async def open_loop(
@@ -174,15 +173,21 @@ class _Sender:
             result.as_numpy(self._output_name),
             accuracy=said.get("accuracy"),
             compute_ms=said["compute_us"] / 1e3 if "compute_us" in said else None,
-            started_level=said.get("started_level"),
-            lowered_at=said.get("lowered_at"),
-            lowered_from=said.get("lowered_from"),
+            lowering=_lowering(said),
         )
 
 
 def _said(parameters: Any) -> dict[str, Any]:
     """Response parameters as plain values."""
     return {name: getattr(value, value.WhichOneof("parameter_choice")) for name, value in parameters.items()}
+
+
+def _lowering(said: Mapping[str, Any]) -> Lowering | None:
+    """Where the level fell, from the response's parameters; None where they do not say that it fell."""
+    started_level, layer = said.get("started_level"), said.get("lowered_at")
+    if started_level is None or layer is None:
+        return None
+    return Lowering(started_level, layer, said.get("lowered_from", started_level), said.get("accuracy"))
 
 
 def _since_ms(moment_s: float) -> float:

@@ -130,7 +130,7 @@ def _draw_run(
 def _slowdowns(answered: Sequence[Outcome], service_ms: Sequence[float]) -> Iterator[tuple[float, float]]:
     """When, and how much: of the answers that ran at one known level and say how long."""
     for each in answered:
-        if each.level is None or each.compute_ms is None or each.started_level is not None:
+        if each.level is None or each.compute_ms is None or each.lowering is not None:
             continue
         if each.level < len(service_ms):
             yield each.arrival.at_s, each.compute_ms / service_ms[each.level]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nested_sparse.level import stated_accuracies
 from nested_sparse.runtime.session import Session
 
 from .lowered import Lowered, LoweredOutputs
@@ -76,17 +77,17 @@ class Reference:
         return self.stated[outcome.level] if outcome.level is not None and self.stated else 1.0
 
     def _check(self, outcome: Outcome) -> str:
-        item, end, start = outcome.arrival.item, outcome.level, outcome.started_level
+        item, end, lowering = outcome.arrival.item, outcome.level, outcome.lowering
         assert outcome.output is not None
         if end is None or not self.expected:
             return "unverified"
         if not 0 <= end < len(self.expected):
             return "wrong"
         expected: NDArray[Any] | None = self.expected[end][item]
-        if start is not None:
+        if lowering is not None:
             # of a run that was lowered twice only the last fall is known, so it cannot be made again
-            twice = outcome.lowered_from is not None
-            expected = None if twice else self.lowered((item, start, end, outcome.lowered_at or ""))
+            route = (item, lowering.started_level, end, lowering.lowered_at)
+            expected = None if lowering.fell_again else self.lowered(route)
         if expected is None:
             return "unverified"
         return "right" if agrees(outcome.output, expected) else "wrong"
@@ -98,8 +99,7 @@ def make_reference(workload: Workload, session: Session | None) -> Reference:
         return Reference([], workload.labels, [])
     name, output = session.inputs[0].name, session.outputs[0].name
     expected = [[session.run({name: item}, level.index)[output] for item in workload.items] for level in session.levels]
-    stated = [level.metrics["accuracy"] for level in session.levels if "accuracy" in level.metrics]
-    stated = stated if len(stated) == len(session.levels) else []
+    stated = stated_accuracies(session.levels) or []
     return Reference(expected, workload.labels, stated, LoweredOutputs(session, workload.items))
 
 

@@ -16,7 +16,6 @@ import numpy as np
 from nested_sparse.errors import BenchError
 from nested_sparse.runtime.profiling import LatencyProfile
 from nested_sparse.runtime.rerouting import RouteGuard, RouteTable
-from nested_sparse.runtime.scheduling import ACCURACY
 from nested_sparse.runtime.session import Arrays, Session, fixed_batch, random_inputs
 
 from .neighbour import Neighbour, pinned
@@ -109,7 +108,7 @@ def measure_rescue(
     with pinned() as core, Neighbour(core) as neighbour:
         twins = _Twins(session, table, batch, neighbour, slowdown)
         rescues = [
-            Rescue(condition, level, twins.level_ms[level], session.levels[level].metrics.get(ACCURACY))
+            Rescue(condition, level, twins.level_ms[level], session.levels[level].accuracy)
             for level in (reversed(range(1, len(session.levels))) if levels is None else levels)
             for condition in (IDLE, BUSY)
         ]
@@ -150,9 +149,10 @@ class _Twins:
         times_ms = {}
         for twin in (unguarded, guarded) if rng.random() < 0.5 else (guarded, unguarded):
             times_ms[twin] = self._disturbed_ms(twin, busy_from_ms, budget_ms)
-        lowered, accuracy = self._guard.lowered_at is not None, self._guard.expected_accuracy
+        lowering = self._guard.lowering
         self._verify(level, outputs["guarded"])
-        return Pair(budget_ms, times_ms[unguarded], times_ms[guarded], lowered, accuracy)
+        accuracy = None if lowering is None else lowering.accuracy
+        return Pair(budget_ms, times_ms[unguarded], times_ms[guarded], lowering is not None, accuracy)
 
     def _disturbed_ms(self, run: Callable[[], None], busy_from_ms: float | None, budget_ms: float) -> float:
         if busy_from_ms is None:
@@ -169,9 +169,10 @@ class _Twins:
 
     def _verify(self, level: int, outputs: Arrays) -> None:
         """That a run lowered once gave, bit for bit, what its route gives."""
-        layer = self._guard.lowered_at
-        if layer is None or self._guard.lowered_from != level:
+        lowering = self._guard.lowering
+        if lowering is None or lowering.fell_again:
             return
+        layer = lowering.lowered_at
         route = f"{level} to {self._guard.level} at {layer!r}"
         self._guard.force(level, self._guard.level, layer)
         expected = self._session.run(self._inputs, level, guard=self._guard)

@@ -73,7 +73,7 @@ def score_of(graded: Sequence[Graded]) -> Score:
         expired=status["expired"],
         errors=status["error"],
         levels=dict(sorted(levels.items())),
-        lowered=sum(each.outcome.started_level is not None for each in graded),
+        lowered=sum(each.outcome.lowering is not None for each in graded),
         wrong=check["wrong"],
         unverified=check["unverified"],
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from nested_sparse.errors import InputError, KernelError, LevelError
 from nested_sparse.kernels.guarded_run import guarding
 from nested_sparse.reroute import Reroute
 from nested_sparse.runtime.rerouting.guard import RouteGuard
-from nested_sparse.runtime.rerouting.table import RouteTable, Seen, fade
+from nested_sparse.runtime.rerouting.rule import RuledRun, RunTerms
+from nested_sparse.runtime.rerouting.table import RouteTable
 from nested_sparse.runtime.session.level_cell import LevelCell
+from nested_sparse.runtime.session.lowering import Lowering
 from nested_sparse.runtime.session.session import Session
 from support import layer_record, random_weight
 
@@ -70,7 +72,7 @@ def test_forced_lowering_equals_layers_at_two_levels(tmp_path: Path) -> None:
                 expected = written.reference(x["input"], [start] * place + [end] * (3 - place))
                 np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
                 assert np.abs(y - session.run(x, start)["output"]).max() > 1e-3
-                assert (guard.level, guard.lowered_at, guard.lowered_from) == (end, layer, start)
+                assert (guard.level, guard.lowering) == (end, Lowering(start, layer, start, 0.9 + end / 100))
 
 
 def test_ample_budget_lowers_nothing(counting: Session) -> None:
@@ -79,8 +81,7 @@ def test_ample_budget_lowers_nothing(counting: Session) -> None:
     for level in range(LEVELS):
         guard.arm(level, LEVEL_MS, 1e6, 1.0)
         assert total(counting, level, guard) == level * LAYERS
-        assert (guard.level, guard.lowered_at, guard.lowered_from) == (level, None, None)
-        assert (guard.nominal_ms, guard.expected_accuracy) == (LEVEL_MS[level], None)
+        assert (guard.level, guard.lowering, guard.nominal_ms) == (level, None, LEVEL_MS[level])
 
 
 def test_without_any_budget_the_lowest_level_runs(counting: Session) -> None:
@@ -88,7 +89,7 @@ def test_without_any_budget_the_lowest_level_runs(counting: Session) -> None:
     guard = RouteGuard(even_table())
     guard.arm(2, LEVEL_MS, 0.0, 1.0)
     assert total(counting, 2, guard) == 0
-    assert (guard.level, guard.lowered_at) == (0, "layer0")
+    assert (guard.level, guard.lowering) == (0, Lowering(2, "layer0", 2, 0.5))
     assert guard.nominal_ms == pytest.approx(LEVEL_MS[0])
 
 
@@ -99,7 +100,7 @@ def test_floors_hold_in_a_run(counting: Session) -> None:
     assert total(counting, 2, guard) == LAYERS
     guard.arm(2, LEVEL_MS, 0.0, 1.0, least_accuracy=0.505)
     assert total(counting, 2, guard) == LAYERS
-    assert (guard.level, guard.expected_accuracy) == (1, 0.51)
+    assert (guard.level, guard.lowering) == (1, Lowering(2, "layer0", 2, 0.51))
     guard.arm(2, LEVEL_MS, 0.0, 1.0, least_accuracy=0.9)
     assert total(counting, 2, guard) == 2 * LAYERS
 
@@ -114,7 +115,7 @@ def random_table(rng: np.random.Generator) -> RouteTable:
 
 
 def test_a_run_does_what_the_reference_says(counting: Session) -> None:
-    """Replayed from the starts that its operators recorded: each decision, in order, by RouteTable.decide.
+    """Replayed from the starts that its operators recorded: each decision, in order, by the rule in Python.
 
     The guard is told half the time that a run takes, so that it sees a slowdown, and some runs fall on their way.
     """
@@ -131,29 +132,13 @@ def test_a_run_does_what_the_reference_says(counting: Session) -> None:
         guard = RouteGuard(random_table(rng), record=LAYERS)
         guard.arm(2, level_ms, budget_ms, 1.0)
         y = counting.run(x, 2, guard=guard)["output"]
-        levels, nominal_ms = _replayed(guard.table, level_ms, budget_ms, [start_ms for _, start_ms in guard.starts])
+        run = RuledRun(guard.table, RunTerms(level_ms, budget_ms, 1.0), 2)
+        levels = [run.arrive(n, start_ms) for n, (_, start_ms) in enumerate(guard.starts)]
         assert np.all(y == sum(levels))
         assert guard.level == levels[-1]
-        assert guard.nominal_ms == pytest.approx(nominal_ms)
+        assert guard.nominal_ms == run.nominal_ms
         endings.add(tuple(sorted(set(levels))))
     assert endings >= {(2,), (0, 2)}
-
-
-def _replayed(
-    table: RouteTable, level_ms: Sequence[float], budget_ms: float, starts_ms: Sequence[float]
-) -> tuple[list[int], float]:
-    """The level of each operator, and the profiled time of the path."""
-    levels, level = [], 2
-    lately, last, done_ms, left = Seen(), Seen(), 0.0, 1.0
-    for n, elapsed_ms in enumerate(starts_ms):
-        if not np.isnan(table.accuracy[level, :, n]).all():
-            now = Seen(elapsed_ms, done_ms + level_ms[level] * (left - table.remaining_share[level, n]))
-            lately, last = fade(lately, last, now, level_ms[level]), now
-            lower = table.decide(level, n, elapsed_ms, level_ms, budget_ms, 1.0, lately=lately)
-            if lower < level:
-                level, done_ms, left = lower, now.done_ms, table.remaining_share[lower, n]
-        levels.append(level)
-    return levels, done_ms + level_ms[level] * left
 
 
 def test_layers_are_learnt_in_the_order_they_run(counting: Session) -> None:

@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from nested_sparse.runtime.profiling.profile import LatencyProfile
 from nested_sparse.runtime.resources.monitor import ResourceMonitor
 from nested_sparse.runtime.scheduling.request import Request, Response
 from nested_sparse.runtime.scheduling.scheduler import Scheduler
+from nested_sparse.runtime.session import LevelCell, Lowering
 from nested_sparse.tensor_spec import TensorSpec
 
 X = {"x": np.ones((1, 3), np.float32)}
@@ -26,7 +28,8 @@ class GatedSession:
     """Really waits in run() until let go; what a worker thread is tested with."""
 
     def __init__(self, fake: Any) -> None:
-        self.name, self.inputs, self.levels = fake.name, fake.inputs, fake.levels
+        self.name, self.inputs, self.outputs, self.levels = fake.name, fake.inputs, fake.outputs, fake.levels
+        self.rows, self.stop_run = fake.rows, fake.stop_run
         self.entered = threading.Semaphore(0)
         self.gate = threading.Semaphore(0)
         self.fault: BaseException | None = None
@@ -119,7 +122,8 @@ class Batched:
     def __init__(self, rig: Any, fail_above: int = 1000) -> None:
         fake, self.clock = rig.session, rig.clock
         self.rows: str | None = "independent"
-        self.name, self.inputs, self.levels, self.outputs = fake.name, fake.inputs, fake.levels, fake.inputs
+        self.name, self.inputs, self.outputs, self.levels = fake.name, fake.inputs, fake.outputs, fake.levels
+        self.stop_run = fake.stop_run
         self.sizes: list[int] = []
         self._fail_above = fail_above
 
@@ -245,34 +249,39 @@ def test_a_limit_holds_for_those_that_leave_a_choice(rig: Callable[..., Any]) ->
     assert future.result(0).level.index == 3
 
 
-class Lowering:
-    """A guard that lowers every run to what it was allowed to."""
+class LoweringGuard:
+    """A Guard that lowers every run to the lowest level that it may fall to."""
 
-    lowered_at: str | None = None
-    level = 0
-    nominal_ms = 4.0
-    expected_accuracy = 0.5
-    lowered_from = 3
+    def __init__(self) -> None:
+        self.level = 0
+        self.lowering: Lowering | None = None
+        self.nominal_ms = 4.0
 
     def arm(
         self,
         level: int,
-        level_ms: list[float],
+        level_ms: Sequence[float],
         budget_ms: float,
         slowdown: float,
         *,
-        least_accuracy: float,
-        lowest_level: int,
+        least_accuracy: float = 0.0,
+        lowest_level: int = 0,
     ) -> None:
         self.armed = (level, level_ms, budget_ms, least_accuracy, lowest_level)
-        self.lowered_at, self.level = "conv2", lowest_level
+        self.level, self.lowering = lowest_level, Lowering(level, "conv2", level, 0.5)
+
+    def tighten(self, left_ms: float) -> None:
+        """Its runs end at once."""
+
+    def running(self, level: int, level_count: int) -> AbstractContextManager[LevelCell]:
+        return nullcontext(LevelCell(level))
 
 
 def test_a_run_that_was_lowered_is_reported_so(rig: Callable[..., Any]) -> None:
     """Level it ended at, where it fell, and the accuracy of that route; levels that may not fall get no guard."""
     r = rig()
-    guard = Lowering()
-    r.session.run = lambda inputs, level, guard=None, run=r.session.run: run(inputs, level)
+    guard = LoweringGuard()
+    r.session.run = lambda inputs, level, guard=None, run=r.session.run: run(inputs, level)  # knows no such guard
     scheduler = Scheduler(
         r.session,
         LatencyProfile((1,), [[2.0], [5.0], [9.0], [14.0]]),
@@ -287,13 +296,11 @@ def test_a_run_that_was_lowered_is_reported_so(rig: Callable[..., Any]) -> None:
         future = scheduler.submit(Request(X, **fields))
         scheduler.serve_next()
         served.append(future.result(0))
-    assert (served[0].level.index, served[0].lowered_at, served[0].accuracy) == (1, "conv2", 0.5)
-    assert served[0].started_level is not None
-    assert served[0].started_level.index == 3
+    assert (served[0].level.index, served[0].lowering, served[0].accuracy) == (1, Lowering(3, "conv2", 3, 0.5), 0.5)
     level, level_ms, budget_ms, least_accuracy, lowest = guard.armed
     assert (level, level_ms, least_accuracy, lowest) == (3, [2.0, 5.0, 9.0, 14.0], 0.91, 1)
     assert budget_ms == pytest.approx(90.0)
-    assert (served[1].level.index, served[1].lowered_at, served[1].accuracy) == (2, None, 0.95)
+    assert (served[1].level.index, served[1].lowering, served[1].accuracy) == (2, None, 0.95)
     assert scheduler.stats().lowered == 1
 
 

@@ -25,7 +25,8 @@ class GatedSession:
     """Waits in run() while `gate` is closed."""
 
     def __init__(self, fake: Any) -> None:
-        self.name, self.inputs, self.levels = fake.name, fake.inputs, fake.levels
+        self.name, self.inputs, self.outputs, self.levels = fake.name, fake.inputs, fake.outputs, fake.levels
+        self.rows, self.stop_run = fake.rows, fake.stop_run
         self.entered = threading.Event()
         self.gate = threading.Event()
         self.fault: Exception | None = None

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nested_sparse.runtime.session.watchdog import LEAST_STUCK_S, Limits, Watchdog, stuck_after_s
+from nested_sparse.runtime.session.watchdog import LEAST_STUCK_S, TimeLimits, Watchdog, stuck_after_s
 
 
 def test_overdue_once_with_the_time_it_took() -> None:
-    limits = Limits()
+    limits = TimeLimits()
     limits.begin("a", 100.0, 5.0)
     limits.begin("b", 101.0, 1.0)
     assert limits.next_s() == 102.0
@@ -31,7 +31,7 @@ def test_overdue_once_with_the_time_it_took() -> None:
 
 
 def test_a_key_that_begins_anew_is_not_overdue() -> None:
-    limits = Limits()
+    limits = TimeLimits()
     limits.begin("a", 0.0, 1.0)
     assert limits.overdue(1.0) == [("a", 1.0)]
     limits.begin("a", 2.0, 1.0)
@@ -40,7 +40,7 @@ def test_a_key_that_begins_anew_is_not_overdue() -> None:
 
 
 def test_standing_still_is_nobodys_time() -> None:
-    limits = Limits()
+    limits = TimeLimits()
     limits.begin("a", 0.0, 10.0)
     limits.renew(300.0)
     assert limits.overdue(309.0) == []
@@ -53,7 +53,7 @@ Step = st.tuples(st.sampled_from("be"), st.integers(0, 4), st.floats(0.1, 9.0), 
 @given(st.lists(Step, max_size=60))
 def test_exactly_what_outlived_its_limit_is_reported(steps: list[tuple[str, int, float, float]]) -> None:
     """Against a table that is looked through at each moment."""
-    limits, now_s = Limits(), 0.0
+    limits, now_s = TimeLimits(), 0.0
     ends_s: dict[int, float] = {}
     reported: set[int] = set()
     for kind, key, limit_s, passed_s in steps:

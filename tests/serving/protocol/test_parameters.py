@@ -8,6 +8,7 @@ from nested_sparse.errors import InputError
 from nested_sparse.level import Level
 from nested_sparse.proto.messages import InferParameter
 from nested_sparse.runtime.scheduling.request import Request, Response
+from nested_sparse.runtime.session import Lowering
 from nested_sparse.serving.protocol.parameters import read_request, served_parameters
 
 
@@ -86,7 +87,7 @@ def test_the_shorter_timeout_counts(timeout_us, left_s, expected_ms):
 
 def test_served_parameters():
     """The served level is reported, and its accuracy when it is known."""
-    known = served_parameters(Response({}, Level(1, 0.25, 1, 1, {}), 12, 34, "why", 50.0, accuracy=0.75))
+    known = served_parameters(Response({}, Level(1, 0.25, 1, 1, {"accuracy": 0.75}), 12, 34, "why", 50.0))
     assert {name: value.WhichOneof("parameter_choice") for name, value in known.items()} == {
         "level": "int64_param",
         "density": "double_param",
@@ -100,9 +101,11 @@ def test_served_parameters():
         0.75,
     )
     assert (known["queue_us"].int64_param, known["compute_us"].int64_param) == (12, 34)
-    lowered = Response(
-        {}, Level(0, 0.5, 1, 1, {}), 0, 0, "why", 50.0, started_level=Level(2, 1.0, 1, 1, {}), lowered_at="conv3"
-    )
-    unknown = served_parameters(lowered)
-    assert "accuracy" not in unknown
-    assert (unknown["started_level"].int64_param, unknown["lowered_at"].string_param) == (2, "conv3")
+    assert "started_level" not in known
+    level = Level(0, 0.5, 1, 1, {"accuracy": 0.75})
+    once = served_parameters(Response({}, level, 0, 0, "why", 50.0, lowering=Lowering(2, "conv3", 2, None)))
+    assert (once["started_level"].int64_param, once["lowered_at"].string_param) == (2, "conv3")
+    assert not {"accuracy", "lowered_from"} & once.keys()
+    twice = served_parameters(Response({}, level, 0, 0, "why", 50.0, lowering=Lowering(2, "conv4", 1, 0.5)))
+    assert (twice["started_level"].int64_param, twice["lowered_from"].int64_param) == (2, 1)
+    assert twice["accuracy"].double_param == 0.5

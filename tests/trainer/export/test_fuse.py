@@ -66,14 +66,14 @@ def test_whole_chain_becomes_one_node() -> None:
     assert list(node.output) == ["y"]
     assert node.name == "a"
     expected = {name: getattr(PLACEMENT, name) for name in PLACEMENT.__slots__}
-    del expected["banks"], expected["per_row"], expected["value_bytes"]  # of packs and halves alone
+    del expected["banks"], expected["per_row"], expected["value_bytes"]  # of gathers and halves alone
     expected |= {"layer": b"a", "strides": [1, 1], "clip_min": 0.0, "clip_max": 6.0}
     assert attributes(node) == expected
     assert result.norm_of == {"a": "n"}
     assert [value.name for value in result.model.graph.inputs] == ["x", "__level__", "__segment_0__", "__segment_1__"]
 
 
-def test_nodes_of_packs_say_so() -> None:
+def test_nodes_of_gathers_say_so() -> None:
     """B and k are attributes where the layer has them."""
     _, result = fused(graph('y = NestedLinear<layer="a">(x)'))
     placement = dataclasses.replace(PLACEMENT, block_rows=1, banks=16, per_row=4)

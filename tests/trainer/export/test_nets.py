@@ -343,7 +343,7 @@ class Case:
     keep_dense: Sequence[str] = ()
 
 
-PACKLESS = ("expand", "project", "last")  # fewer weights in a row than the densest level of packs asks for
+GATHERLESS = ("expand", "project", "last")  # fewer weights in a row than the densest level of gathers asks for
 
 CASES = {
     "conv_norm_relu": Case(ConvNormRelu, nested=3, others=["ReduceMean"], keep_dense=("fc",)),
@@ -353,7 +353,7 @@ CASES = {
     "pre_activation": Case(PreActivation, nested=3, others=[*GATHERED, "Relu"]),
     "dense": Case(Dense, nested=2, others=["Concat", "Relu"] * 2 + GATHERED * 2 + ["AveragePool"]),
     "depthwise": Case(Depthwise, nested=5, others=["HardSwish"], permuted=True),
-    "depthwise_packs": Case(Depthwise, nested=5, others=["HardSwish"], pattern="gs8x1", keep_dense=PACKLESS),
+    "depthwise_gathers": Case(Depthwise, nested=5, others=["HardSwish"], pattern="gs8x1", keep_dense=GATHERLESS),
     "depthwise_channels": Case(Depthwise, nested=5, others=["HardSwish"], pattern="channel"),
     "mobilenet": Case(MobileNet, nested=9, others=["ReduceMean", "Reshape"], keep_dense=("fc",)),
     "mobilenet_block16": Case(MobileNet, nested=9, others=["ReduceMean", "Reshape"], pattern="block16x1"),

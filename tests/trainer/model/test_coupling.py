@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nested_sparse.channel import channel_first_level
 from nested_sparse.coupled import ChannelGroup
-from nested_sparse.pattern import parse_pattern
+from nested_sparse.layouts import parse_pattern
+from nested_sparse.layouts.channels import channel_first_level
 from nested_sparse.trainer import FreezeThenGrow, Joint, NestedModel, OneShot, TrainConfig, export, nest, train
-from nested_sparse.trainer.model.choose import choose_masks, row_step
+from nested_sparse.trainer.model.choose import choose_masks
 from nested_sparse.trainer.model.coupling import couple
 from nested_sparse.trainer.model.layers import NestedConv, NestedLinear
 from nested_sparse.trainer.model.replace import replace_layers
@@ -160,7 +160,7 @@ def test_a_depthwise_convolution_and_a_flattened_line() -> None:
 def test_the_groups_of_resnet50() -> None:
     """Two groups in each of 16 blocks, one for each stage's sums and the stem, whole ones at both ends."""
     with torch.device("meta"):  # structure only
-        model, _ = replace_layers(ResNet50(), pattern=parse_pattern("channel"), level_count=1, keep_dense=())
+        model, _ = replace_layers(ResNet50(), layout=parse_pattern("channel"), level_count=1, keep_dense=())
     coupling = couple(model)
     assert not coupling.alone
     assert {group.whole for group in coupling.groups} == {"", "an input of the model", "an output of the model"}
@@ -219,14 +219,14 @@ class Undecided(nn.Sequential):
 
 
 def test_a_model_that_cannot_be_traced_has_its_channels_chosen_layer_by_layer() -> None:
-    """And says so; the choice is that of nested_sparse.channel."""
+    """And says so; the choice is that of nested_sparse.layouts.channels."""
     torch.manual_seed(1)
     net = nested(Undecided(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3)))
     assert "channels not coupled: 0: the model cannot be traced" in net.summary()
     for layer in net.nested_layers().values():
         scores = layer.weight.detach().abs().flatten(1).double().numpy()
         wanted = [round(density * scores.size) / scores.size for density in DENSITIES]
-        expected = channel_first_level(scores, 9, wanted, row_step(layer))
+        expected = channel_first_level(scores, 9, wanted, layer.layout.row_step)
         np.testing.assert_array_equal(layer.first_level.numpy(), expected)
 
 

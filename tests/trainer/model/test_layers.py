@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nested_sparse.pattern import block_pattern
+from nested_sparse.layouts import Blocks
 from nested_sparse.trainer.model.layers import NestedConv1d, NestedConv2d, NestedLinear
 
 
@@ -29,7 +29,7 @@ def definition_mask(layer: NestedConv2d | NestedLinear, level: int) -> torch.Ten
 
 def random_conv(block_rows: int = 4, *, permuted: bool = False) -> NestedConv2d:
     torch.manual_seed(0)
-    layer = NestedConv2d(nn.Conv2d(3, 10, (3, 2), padding=1), pattern=block_pattern(block_rows), level_count=3)
+    layer = NestedConv2d(nn.Conv2d(3, 10, (3, 2), padding=1), layout=Blocks(block_rows), level_count=3)
     layer.first_level.copy_(
         torch.tensor([0, 1, 2, 255], dtype=torch.uint8)[torch.randint(0, 4, layer.first_level.shape)]
     )
@@ -114,7 +114,7 @@ def test_convolution_equals_torch(options: dict[str, object]) -> None:
     """With every weight kept, any padding, stride and dilation equals torch's own layer, batched or not."""
     torch.manual_seed(1)
     conv = nn.Conv2d(6, 12, **options)  # type: ignore[arg-type]
-    layer = NestedConv2d(conv, pattern=block_pattern(2), level_count=2)
+    layer = NestedConv2d(conv, layout=Blocks(2), level_count=2)
     x = torch.randn(2, 6, 17, 15)
     assert torch.allclose(layer(x), conv(x), atol=1e-5)
     assert torch.allclose(layer(x[0]), conv(x)[0], atol=1e-5)
@@ -133,7 +133,7 @@ def test_convolution_of_lines_equals_torch(options: dict[str, object]) -> None:
     """The same with one spatial dimension."""
     torch.manual_seed(1)
     conv = nn.Conv1d(6, 12, **options)  # type: ignore[arg-type]
-    layer = NestedConv1d(conv, pattern=block_pattern(2), level_count=2)
+    layer = NestedConv1d(conv, layout=Blocks(2), level_count=2)
     x = torch.randn(2, 6, 35)
     assert torch.allclose(layer(x), conv(x), atol=1e-5)
     assert torch.allclose(layer(x[0]), conv(x)[0], atol=1e-5)
@@ -142,7 +142,7 @@ def test_convolution_of_lines_equals_torch(options: dict[str, object]) -> None:
 def test_linear_equals_torch_on_any_rank() -> None:
     """A linear layer takes inputs of any rank and has a bias per level."""
     linear = nn.Linear(7, 5)
-    layer = NestedLinear(linear, pattern=block_pattern(2), level_count=2)
+    layer = NestedLinear(linear, layout=Blocks(2), level_count=2)
     for shape in [(7,), (3, 7), (2, 3, 7)]:
         x = torch.randn(shape)
         assert torch.allclose(layer(x), linear(x), atol=1e-5)

@@ -212,7 +212,7 @@ def test_blocks_stay_within_a_group(pattern: str, block_rows: int) -> None:
     )
     grouped, plain = net.nested_layers().values()
     assert grouped.block_rows == block_rows
-    assert plain.pattern.name == pattern
+    assert plain.layout.name == pattern
     assert net.density(0) == pytest.approx(0.3, abs=0.01)
 
 

@@ -141,7 +141,7 @@ def test_the_open_loop_serves_events_in_time_and_returns_every_arrival_in_order(
         assert outcome.status == "ok"
         assert outcome.level == 2
         assert outcome.compute_ms == 2.5
-        assert outcome.started_level is None
+        assert outcome.lowering is None
         assert outcome.output is not None
         assert outcome.output.item() == 4.0 * (1 + outcome.arrival.item)
     assert isinstance(model.levels[0], Level)

@@ -8,6 +8,7 @@ import pytest
 from nested_sparse.runtime import Session
 from nested_sparse.runtime.rerouting.guard import RouteGuard
 from nested_sparse.runtime.rerouting.table import RouteTable
+from nested_sparse.runtime.session import Lowering
 from nested_sparse.serving.bench.serving.open_loop import Arrival, Outcome
 from nested_sparse.serving.bench.serving.reference import Reference, agrees, make_reference, right_share
 from nested_sparse.serving.bench.serving.workload import random_workload
@@ -36,10 +37,12 @@ def test_a_lowered_answer_is_compared_with_a_run_lowered_there():
     """By item, both levels and the layer; where this runtime cannot make one, it is unverified and never right."""
     lowered = np.array([[9.0, 1.0], [1.0, 9.0]])
     known = Reference(EXPECTED, LABELS, [], {(0, 1, 0, "fc"): lowered}.get)
-    assert known.grade(answer(lowered, 0, started_level=1, lowered_at="fc")).check == "right"
-    assert known.grade(answer(EXPECTED[0][0], 0, started_level=1, lowered_at="fc")).check == "wrong"
+    assert known.grade(answer(lowered, 0, lowering=Lowering(1, "fc", 1, None))).check == "right"
+    assert known.grade(answer(EXPECTED[0][0], 0, lowering=Lowering(1, "fc", 1, None))).check == "wrong"
+    twice = Lowering(2, "fc", 1, None)
+    assert known.grade(answer(lowered, 0, lowering=twice)).check == "unverified"
     unknown = Reference(EXPECTED, LABELS, [])
-    assert unknown.grade(answer(lowered, 0, started_level=1, lowered_at="fc")).check == "unverified"
+    assert unknown.grade(answer(lowered, 0, lowering=Lowering(1, "fc", 1, None))).check == "unverified"
 
 
 def test_a_lowered_run_of_the_model_is_verified_by_force(checkpoint):
@@ -54,7 +57,7 @@ def test_a_lowered_run_of_the_model_is_verified_by_force(checkpoint):
         assert not agrees(output, reference.expected[0][2])
         checks = {
             layer: reference.grade(
-                Outcome(Arrival(0, 2), "ok", 1.0, 0, output, started_level=1, lowered_at=layer)
+                Outcome(Arrival(0, 2), "ok", 1.0, 0, output, lowering=Lowering(1, layer, 1, None))
             ).check
             for layer in (*table.layers, "nonsense")
         }

@@ -77,7 +77,7 @@ def test_a_lowered_run_with_other_outputs_is_an_error(session: Session, monkeypa
 
     def wrong_when_lowered(inputs: Any, level: int = -1, guard: Any = None) -> Any:
         outputs = run(inputs, level, guard=guard)
-        if guard is not None and guard.lowered_at is not None and guard._run.forced_at < 0:
+        if guard is not None and guard.lowering is not None and guard._run.forced_at < 0:
             outputs = {name: array + np.float32(1e-3) for name, array in outputs.items()}
         return outputs
 

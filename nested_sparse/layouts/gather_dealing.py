@@ -1,50 +1,58 @@
-"""Packs: the weights that a level adds to a GS(B, k) weight, dealt out to gathers (FORMAT.md, "Packs").
+"""Gather dealing: which gather holds which of the weights that a level adds (FORMAT.md, "Gathers").
 
-Every row of a bundle has n·k of them, every column remainder n. Cut each row into k slots of n: B slots by B remainders
-with n at each, a regular bipartite multigraph, which always splits into n perfect matchings (König): the packs.
+With n gathers, every row of the bundle has n·k of the weights and every column remainder has n. Each row is cut into k
+slots of n weights. The B slots and the B remainders, n weights at each, form a regular bipartite multigraph. Such a
+graph always splits into n perfect matchings (König). Each matching is a gather.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import PatternError
-from .pattern import Pack
+from ..errors import PatternError
+
+if TYPE_CHECKING:  # its class calls this module
+    from .gather_scatter import GatherScatter
 
 Columns = NDArray[np.int64]
 
 
-def packs_of_bundle(kept: NDArray[np.bool_], pack: Pack, where: str = "weight") -> Columns:
-    """(n, B) columns of the packs that hold the weights of `kept` (B / k, K), lane i in row i // k of the bundle.
+def gathers_of_bundle(kept: NDArray[np.bool_], layout: GatherScatter, where: str) -> Columns:
+    """(n, B) columns of the gathers that hold the weights of `kept` (B / k, K), weight i in row i // k of the bundle.
 
-    Columns of a row that share a remainder ascend from pack to pack. Raises PatternError where `kept` is not balanced.
+    where: weight, level and bundle, for errors.
+    Columns of a row that share a remainder ascend from gather to gather. Raises PatternError where `kept` is not
+    balanced.
     """
+    rows, banks, per_row = layout.group_rows, layout.banks, layout.per_row
     row, column = np.nonzero(kept)
-    cell = row * pack.banks + column % pack.banks
-    counts = np.bincount(cell, minlength=pack.rows * pack.banks).reshape(pack.rows, pack.banks)
-    added = len(row) // pack.banks
-    if (counts.sum(axis=1) != added * pack.per_row).any() or (counts.sum(axis=0) != added).any():
+    cell = row * banks + column % banks
+    counts = np.bincount(cell, minlength=rows * banks).reshape(rows, banks)
+    added = len(row) // banks
+    if (counts.sum(axis=1) != added * per_row).any() or (counts.sum(axis=0) != added).any():
         raise PatternError(
-            f"{where}: {pack.name} needs as many weights in each of {pack.rows} rows, and of each column remainder "
-            f"modulo {pack.banks}; got {counts.sum(axis=1).tolist()} and {counts.sum(axis=0).tolist()} "
-            "(choose masks with nested_sparse.pack_choice)"
+            f"{where}: {layout.name} needs as many weights in each of {rows} rows, and of each column remainder "
+            f"modulo {banks}; got {counts.sum(axis=1).tolist()} and {counts.sum(axis=0).tolist()} "
+            "(choose masks with nested_sparse.layouts)"
         )
-    banks = _matchings(_slots(counts, pack), added)  # (n, B) remainder at each lane
-    wanted = np.arange(pack.banks) // pack.per_row * pack.banks + banks  # the cell at each lane
+    remainders = _matchings(_slots(counts, per_row), added)  # (n, B)
+    wanted = layout.lane_rows * banks + remainders  # row and remainder of each weight
     columns = np.empty(wanted.size, np.int64)
     columns[np.argsort(wanted.reshape(-1), kind="stable")] = column[np.argsort(cell, kind="stable")]
     return columns.reshape(wanted.shape)
 
 
-def _slots(counts: NDArray[np.int64], pack: Pack) -> NDArray[np.int64]:
+def _slots(counts: NDArray[np.int64], per_row: int) -> NDArray[np.int64]:
     """(B, B) the counts of each row (n·k in all) cut into k slots of n each."""
     added = counts.sum(axis=0)[0]
     ends = np.cumsum(counts, axis=1)[:, None, :]
     begins = ends - counts[:, None, :]
-    first = (np.arange(pack.per_row) * added)[None, :, None]
+    first = (np.arange(per_row) * added)[None, :, None]
     overlap = np.minimum(ends, first + added) - np.maximum(begins, first)
-    return np.asarray(np.maximum(overlap, 0).reshape(pack.banks, pack.banks))
+    return np.asarray(np.maximum(overlap, 0).reshape(counts.shape[1], -1))
 
 
 def _matchings(slots: NDArray[np.int64], count: int) -> NDArray[np.int64]:

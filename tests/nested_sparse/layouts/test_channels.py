@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nested_sparse.channel import TOLERANCE, channel_first_level, in_full_blocks
 from nested_sparse.errors import PatternError
+from nested_sparse.layouts import Channels
+from nested_sparse.layouts.channels import TOLERANCE, channel_first_level
 from nested_sparse.mask import NEVER
-from nested_sparse.packed import pack
+from nested_sparse.packing import pack
 from nested_sparse.weight import NestedWeight
 
 
@@ -56,8 +57,9 @@ def test_blocks_are_full_and_dropped_rows_have_none(rows: int) -> None:
     """Packed, every stored value belongs to its level, but for rows of padding: nothing is multiplied in vain."""
     values = np.random.default_rng(2).standard_normal((rows, 36)).astype(np.float32)
     first_level = channel_first_level(np.abs(values).astype(np.float64), 9, (0.2, 0.5, 0.9), 4)
-    single = NestedWeight("w", values, first_level, 1)
-    blocks = in_full_blocks(single, 4)
+    single = NestedWeight("w", values, first_level, Channels(4))
+    layout, cells, order = single.layout.stored(first_level, None, "w")
+    blocks = NestedWeight("w", values, cells, layout, order)
     padding = -rows % 4
     for level, added in enumerate(pack(blocks, 3)):
         assert np.array_equal(blocks.mask(level), single.mask(level))
@@ -71,4 +73,4 @@ def test_rows_that_differ_inside_a_block_are_refused() -> None:
     first_level = np.full((8, 4), NEVER, np.uint8)
     first_level[0, 1] = first_level[1, 2] = 0
     with pytest.raises(PatternError, match="'w': rows do not come in blocks of 4"):
-        in_full_blocks(NestedWeight("w", np.ones((8, 4), np.float32), first_level, 1), 4)
+        Channels(4).stored(first_level, None, "w")

@@ -1,56 +1,57 @@
-"""Which weights the packs of GS(B, k) keep (arXiv:2112.10898): the largest that its balance allows, level after level.
+"""Gather choice: which weights the gathers of GS(B, k) keep, level after level (arXiv:2112.10898).
 
-A bundle's B / k rows and B column remainders are two sides of a graph, its free weights the edges. What a level adds is
-n packs: n·k edges at each row, n at each remainder. Any such choice splits into n packs (packs.py), so that choosing
-needs to look at the counts alone. No row keeps more than ⌊K / B⌋ weights of one remainder: what is free is then always
-as balanced as what is kept, so that every number of packs up to ⌊K / B⌋·B / k can be reached from every lower one.
+The largest weights that the balance allows are kept. The B / k rows of a bundle and the B column remainders are the two
+sides of a graph, and the free weights of the bundle are its edges. A level adds n gathers, which are n·k edges at each
+row and n edges at each remainder. Any such choice splits into n gathers (gather_dealing.py), so only the counts matter
+here. No row keeps more than ⌊K / B⌋ weights of one remainder. Then the free weights are always as balanced as the kept
+ones, so that every number of gathers up to ⌊K / B⌋·B / k can be reached from every lower number.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .mask import NEVER, grouped
-from .pattern import Pack
+from ..mask import NEVER, grouped
+
+if TYPE_CHECKING:  # its class calls this module
+    from .gather_scatter import GatherScatter
 
 
-def most_weights(rows: int, columns: int, pack: Pack) -> int:
-    """Weights of an (O, K) weight that packs can keep: ⌊K / B⌋·B of each row."""
-    return rows * (columns // pack.banks) * pack.banks
-
-
-def nested_packs(scores: NDArray[np.float64], keep: Sequence[int], pack: Pack) -> NDArray[np.uint8]:
+def balanced_first_level(scores: NDArray[np.float64], keep: Sequence[int], layout: GatherScatter) -> NDArray[np.uint8]:
     """(O', K) first level of every weight from (O, K) scores in packed row order, O' a multiple of the bundle's rows.
 
-    Level l keeps `keep[l]` weights, to the nearest pack, but at least one pack and no more than fit. A bundle gets as
-    many as the largest scores that lie in it fill, rounded; more or fewer only where lower levels or its size leave no
-    choice.
+    keep: weights that each level keeps, to the nearest gather; at least one gather is kept, and no more than fit.
+    A bundle gets as many gathers as the largest scores that lie in it fill, rounded. It gets more or fewer only where
+    lower levels or its size leave no choice.
     """
-    bundles = grouped(scores, pack.rows)
+    bundles = grouped(scores, layout.group_rows)
     first_level = np.full(bundles.shape, NEVER, np.uint8)
     before = np.zeros(len(bundles), np.int64)
     for level, count in enumerate(keep):
-        quota = _quotas(scores, count, before, pack)
+        quota = _quotas(scores, count, before, layout)
         for bundle in np.flatnonzero(quota > before):
-            _grow_bundle(first_level[bundle], bundles[bundle], level, int(quota[bundle] - before[bundle]), pack)
+            _grow_bundle(first_level[bundle], bundles[bundle], level, int(quota[bundle] - before[bundle]), layout)
         before = quota
     return first_level.reshape(-1, scores.shape[1])
 
 
-def _quotas(scores: NDArray[np.float64], count: int, least: NDArray[np.int64], pack: Pack) -> NDArray[np.int64]:
-    """Packs of each bundle, at least `least`, `count` weights in all: rounded down, then up where most is missing.
+def _quotas(
+    scores: NDArray[np.float64], count: int, least: NDArray[np.int64], layout: GatherScatter
+) -> NDArray[np.int64]:
+    """Gathers of each bundle, at least `least`, `count` weights in all: rounded down, then up where most is missing.
 
-    A pack of a last bundle with rows of padding counts for the weights that are not padding.
+    A gather of a last bundle with rows of padding counts for the weights that are not padding.
     """
     rows, columns = scores.shape
-    most = columns // pack.banks * pack.rows
-    first_row = np.arange(len(least)) * pack.rows
-    worth = np.minimum(pack.rows, rows - first_row) * pack.per_row  # weights of a pack
+    most = columns // layout.banks * layout.group_rows
+    first_row = np.arange(len(least)) * layout.group_rows
+    worth = np.minimum(layout.group_rows, rows - first_row) * layout.per_row  # weights of a gather
     best = np.argpartition(-scores.reshape(-1), min(count, scores.size) - 1)[:count] // columns
-    share = np.bincount(best // pack.rows, minlength=len(least)) / worth
+    share = np.bincount(best // layout.group_rows, minlength=len(least)) / worth
     quota = np.clip(share.astype(np.int64), least, most)
     changed = True
     while changed:
@@ -59,7 +60,7 @@ def _quotas(scores: NDArray[np.float64], count: int, least: NDArray[np.int64], p
         step = 1 if missing > 0 else -1
         for bundle in np.argsort(step * (quota - share), kind="stable"):
             possible = quota[bundle] < most if step > 0 else quota[bundle] > least[bundle]
-            if possible and 2 * step * missing > pack.banks:
+            if possible and 2 * step * missing > layout.banks:
                 quota[bundle] += step
                 missing -= step * worth[bundle]
                 changed = True
@@ -69,20 +70,22 @@ def _quotas(scores: NDArray[np.float64], count: int, least: NDArray[np.int64], p
 
 
 def _grow_bundle(
-    first_level: NDArray[np.uint8], scores: NDArray[np.float64], level: int, added: int, pack: Pack
+    first_level: NDArray[np.uint8], scores: NDArray[np.float64], level: int, added: int, layout: GatherScatter
 ) -> None:
-    """Give `added` packs of a bundle's free weights to `level`, in place."""
-    limit = scores.shape[1] // pack.banks
+    """Give `added` gathers of a bundle's free weights to `level`, in place."""
+    limit = scores.shape[1] // layout.banks
     row, column = np.nonzero(first_level == NEVER)
     order = np.argsort(-scores[row, column], kind="stable")
     row, column = row[order], column[order]
-    cell = row * pack.banks + column % pack.banks
+    cell = row * layout.banks + column % layout.banks
     taken_row, taken_column = np.nonzero(first_level != NEVER)
-    used = np.bincount(taken_row * pack.banks + taken_column % pack.banks, minlength=pack.rows * pack.banks)
-    free = (limit - used).reshape(pack.rows, pack.banks)
+    used = np.bincount(
+        taken_row * layout.banks + taken_column % layout.banks, minlength=layout.group_rows * layout.banks
+    )
+    free = (limit - used).reshape(layout.group_rows, layout.banks)
     rank = _rank_within(cell)
-    counts = _greedy_counts(cell[rank < free.reshape(-1)[cell]], added, pack)
-    _repair(counts, free, added, pack)
+    counts = _greedy_counts(cell[rank < free.reshape(-1)[cell]], added, layout)
+    _repair(counts, free, added, layout)
     chosen = rank < counts.reshape(-1)[cell]
     first_level[row[chosen], column[chosen]] = level
 
@@ -96,16 +99,16 @@ def _rank_within(cell: NDArray[np.int64]) -> NDArray[np.int64]:
     return rank
 
 
-def _greedy_counts(cells: NDArray[np.int64], added: int, pack: Pack) -> NDArray[np.int64]:
+def _greedy_counts(cells: NDArray[np.int64], added: int, layout: GatherScatter) -> NDArray[np.int64]:
     """(rows, B) how many of each cell are taken, best first, where no row nor remainder exceeds its share.
 
     cells: of the free weights, best first. The rule of the paper's code.
     """
-    counts = np.zeros((pack.rows, pack.banks), np.int64)
-    row_left, bank_left = [added * pack.per_row] * pack.rows, [added] * pack.banks
-    taken, left = [], added * pack.banks
+    counts = np.zeros((layout.group_rows, layout.banks), np.int64)
+    row_left, bank_left = [added * layout.per_row] * layout.group_rows, [added] * layout.banks
+    taken, left = [], added * layout.banks
     for cell in cells.tolist():
-        row, bank = divmod(cell, pack.banks)
+        row, bank = divmod(cell, layout.banks)
         if row_left[row] and bank_left[bank]:
             row_left[row] -= 1
             bank_left[bank] -= 1
@@ -117,13 +120,13 @@ def _greedy_counts(cells: NDArray[np.int64], added: int, pack: Pack) -> NDArray[
     return counts
 
 
-def _repair(counts: NDArray[np.int64], free: NDArray[np.int64], added: int, pack: Pack) -> None:
+def _repair(counts: NDArray[np.int64], free: NDArray[np.int64], added: int, layout: GatherScatter) -> None:
     """Complete what greed left short, in place: it may fill up remainders that only few rows could still use.
 
     Each turn moves weights along a path from a short row to a short remainder, giving at one cell and taking at the
     next (Ford and Fulkerson); the balance of `free` makes sure that there is one.
     """
-    for row in np.repeat(np.arange(pack.rows), added * pack.per_row - counts.sum(axis=1)):
+    for row in np.repeat(np.arange(layout.group_rows), added * layout.per_row - counts.sum(axis=1)):
         came_by: dict[int, int] = {}  # remainder -> the row from which it gains
         gave: dict[int, int] = {}  # row -> the remainder at which it gives
         waiting, end = [int(row)], -1

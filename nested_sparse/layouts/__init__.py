@@ -1,0 +1,48 @@
+"""Layouts: the patterns of weights that a level keeps or drops together, one file and one object for each kind.
+
+To add a pattern, write its file and name its class in KINDS.
+"""
+
+from __future__ import annotations
+
+from ..argument import shown
+from ..errors import PatternError
+from ..excerpt import excerpt
+from .base import Layout
+from .blocks import BLOCK_ROWS, Blocks
+from .channels import Channels
+from .gather_scatter import BANKS, GatherScatter
+
+__all__ = [
+    "BANKS",
+    "BLOCK_ROWS",
+    "KINDS",
+    "PATTERNS",
+    "Blocks",
+    "Channels",
+    "GatherScatter",
+    "Layout",
+    "parse_pattern",
+    "stored_layout",
+]
+
+KINDS: tuple[type[Layout], ...] = (Blocks, GatherScatter, Channels)
+
+PATTERNS = {layout.name: layout for kind in KINDS for layout in kind.every()}
+
+
+def parse_pattern(name: str) -> Layout:
+    """The layout of the pattern called `name`, one of PATTERNS. Raises PatternError."""
+    if not isinstance(name, str):
+        raise PatternError(
+            f"pattern: expected the name of one, got {shown(name)}; choose one of: {', '.join(PATTERNS)}"
+        )
+    if name in PATTERNS:
+        return PATTERNS[name]
+    advice = next(filter(None, (kind.advice(name) for kind in KINDS)), "")
+    raise PatternError(advice or f"pattern '{excerpt(name)}' is not known; choose one of: {', '.join(PATTERNS)}")
+
+
+def stored_layout(pattern: str, block_rows: int) -> Layout:
+    """The layout of a stored layer, from what its metadata says of it. Raises PatternError."""
+    return parse_pattern(pattern).stored_in(block_rows)

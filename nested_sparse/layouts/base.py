@@ -1,0 +1,196 @@
+"""Layout: how the weights of a layer are chosen by a pattern, and stored."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..budget import LayerSize
+from ..errors import PatternError
+from ..mask import NEVER, group_count
+from ..packed import PackedLevel, index_dtype
+
+Cells = tuple[Any, Any, Any]
+"""An index of a (G, …, K) array: the cells of some blocks."""
+
+
+class Layout(ABC):
+    """One pattern: what it keeps or drops together, how it chooses that, and how the arrays of a level hold it.
+
+    Layouts are values: equal where they mean the same. Arrays are in packed row order (see NestedWeight).
+    A *block* is the smallest part that a level can add to a layer: V × 1 weights, or the B weights of a gather.
+    A *cell* is the part of a block that lies in one column; `first_level` has an entry for each cell.
+
+    format_version: the first version of the file format that knows this layout.
+    excludable: whether single cells can be kept out of every level, as torch.nn.utils.prune asks for.
+    whole_channels: whether rows and input channels are kept or dropped as a whole, in all layers that share them.
+    """
+
+    __slots__ = ()
+
+    format_version: ClassVar[int] = 1
+    excludable: ClassVar[bool] = False
+    whole_channels: ClassVar[bool] = False
+
+    @property
+    def block_rows(self) -> int:
+        """V, rows of a cell."""
+        return 1
+
+    @property
+    def group_rows(self) -> int:
+        """Rows of a row group, which share a row pointer."""
+        return self.block_rows
+
+    @property
+    def block_columns(self) -> int:
+        """Columns that a block names."""
+        return 1
+
+    @property
+    def block_values(self) -> int:
+        """Weights that a block holds."""
+        return self.block_rows
+
+    @property
+    def banks(self) -> int:
+        """B of gs{B}x{k}, as the operators are told; 0 for blocks."""
+        return 0
+
+    @property
+    def per_row(self) -> int:
+        """k of gs{B}x{k}, as the operators are told; 0 for blocks."""
+        return 0
+
+    @property
+    def row_step(self) -> int:
+        """Rows that a level keeps or drops together, wherever they lie."""
+        return 1
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Name of the pattern."""
+
+    @property
+    def label(self) -> str:
+        """Short name for a table in which the pattern is known."""
+        return self.name
+
+    @classmethod
+    @abstractmethod
+    def every(cls) -> Sequence[Layout]:
+        """All layouts of this kind that the kernels are built for."""
+
+    @classmethod
+    def advice(cls, name: str) -> str:
+        """What is wrong with `name`, where it looks like a name of this kind; else ""."""
+        return ""
+
+    # Choosing
+
+    @abstractmethod
+    def first_level(self, scores: NDArray[np.float64], counts: Sequence[int], taps: int) -> NDArray[np.uint8]:
+        """First level of every cell, from (G·group_rows / V, K) scores; (O, K) where cells are single weights.
+
+        Level l keeps `counts[l]` cells, or the number nearest to it that the pattern can keep.
+        taps: weights of one row for each input channel.
+        """
+
+    def size(self, dimensions: tuple[int, ...], allowed: int | None) -> LayerSize:
+        """What a budget needs to know of a layer. dimensions: of its weight; allowed: cells not excluded, None: all."""
+        return LayerSize(dimensions, self.block_rows, allowed)
+
+    def most_weights(self, rows: int, columns: int) -> int:
+        """Weights of an (O, K) weight that the densest level can keep."""
+        return rows * columns
+
+    def fitted(self, op: str, rows: int, groups: int) -> Layout:
+        """The layout of this pattern for a layer: "conv" or "linear", of `rows` rows in `groups` equal groups.
+
+        Rows of different groups read different inputs, so that no block may hold both.
+        """
+        return self
+
+    # Counting
+
+    def group_count(self, rows: int) -> int:
+        """G, row groups; the last may be partly padding."""
+        return group_count(rows, self.group_rows)
+
+    def cells_shape(self, rows: int, columns: int) -> tuple[int, int]:
+        """Shape of `first_level` for an (O, K) weight."""
+        return self.group_count(rows) * self.group_rows // self.block_rows, columns
+
+    def block_count(self, first_level: NDArray[np.uint8], level: int) -> int:
+        """Blocks that `level` adds."""
+        return int((first_level == level).sum()) // self.block_columns
+
+    def most_blocks(self, rows: int, columns: int) -> int:
+        """Blocks of an (O, K) weight in all."""
+        return self.group_count(rows) * columns
+
+    # Packing
+
+    def stored(
+        self, first_level: NDArray[np.uint8], permutation: NDArray[np.int32] | None, where: str
+    ) -> tuple[Layout, NDArray[np.uint8], NDArray[np.int32] | None]:
+        """Layout, first levels and row permutation with which a checkpoint holds what was chosen by this pattern.
+
+        where: name of the weight, for errors. Raises PatternError where the choice is not one of this pattern.
+        """
+        return self, first_level, permutation
+
+    def stored_in(self, block_rows: int) -> Layout:
+        """The layout of a stored layer of this pattern whose metadata says `block_rows`. Raises PatternError."""
+        if block_rows != self.block_rows:
+            raise PatternError(f"pattern '{self.name}' does not go with block_rows {block_rows}")
+        return self
+
+    @abstractmethod
+    def blocks_of(self, added: NDArray[np.bool_], where: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(n,) row group and (n, block_columns) columns of the blocks made of the cells `added` (cells, K).
+
+        Blocks of a row group follow each other, groups in order. where: weight and level, for errors.
+        Raises PatternError where no blocks can be made of them.
+        """
+
+    @abstractmethod
+    def cells(self, group: NDArray[np.int64], col: NDArray[Any]) -> Cells:
+        """Index of these blocks in an array (G, group_rows, K) of weights, or (G, group_rows / V, K) of cells."""
+
+    def pack(self, weights: NDArray[np.float32], added: NDArray[np.bool_], where: str) -> PackedLevel:
+        """The arrays of what a level adds: the cells `added` (cells, K) of `weights` (G, group_rows, K).
+
+        Raises PatternError as `blocks_of` does.
+        """
+        group, col = self.blocks_of(added, where)
+        ptr = np.zeros(len(weights) + 1, np.uint32)
+        np.cumsum(np.bincount(group, minlength=len(weights)), out=ptr[1:])
+        val = np.ascontiguousarray(weights[self.cells(group, col)], np.float32)
+        return PackedLevel(ptr, col.astype(index_dtype(weights.shape[2])), val)
+
+    def unpack(self, levels: Sequence[PackedLevel], columns: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """(G·group_rows, K) weights, zero outside every level, and (cells, K) first levels: what `pack` was given."""
+        groups = levels[0].ptr.size - 1
+        weights = np.zeros((groups, self.group_rows, columns), np.float32)
+        first_level = np.full((groups, self.group_rows // self.block_rows, columns), NEVER, np.uint8)
+        for index, level in enumerate(levels):
+            group = np.repeat(np.arange(groups), level.ptr[1:] - level.ptr[:-1])
+            cells = self.cells(group, level.col.reshape(-1, self.block_columns))
+            weights[cells] = level.val.reshape(-1, self.block_values)
+            first_level[cells] = index
+        return weights.reshape(-1, columns), first_level.reshape(-1, columns)
+
+    # Checking
+
+    @abstractmethod
+    def check_blocks(self, group: NDArray[np.int64], col: NDArray[np.int64], where: str) -> None:
+        """Check the blocks that one level of a file adds, whose columns (n, block_columns) are in range.
+
+        where: file, layer and level, for errors. Raises CheckpointError.
+        """
