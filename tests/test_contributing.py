@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md, docs/architecture.md and the tables of docs/serving.md: each name is there, and each thing named."""
+"""Named files: the names in CONTRIBUTING.md, docs/architecture.md and the tables of docs/serving.md exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rule by which the level of a run falls, in Python and in the operators."""
+"""Rerouting rule: the rule by which the level of a run falls, in Python and in the operators."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table that the rule of rerouting reads."""
+"""Rerouting table: the table that the rule of rerouting reads."""
 
 from __future__ import annotations
 
