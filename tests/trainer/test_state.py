@@ -26,7 +26,7 @@ def test_round_trip_leaves_no_other_file(tmp_path: Path) -> None:
 
 
 def test_damaged_files_are_refused(tmp_path: Path) -> None:
-    """Foreign, empty, cut off at any place, or with any bit flipped: always a TrainingError that says what to do."""
+    """A foreign, empty or truncated file, or one with a flipped bit, gives a TrainingError with the next step."""
     path = tmp_path / "state"
     save_state(path, {"weights": torch.arange(100.0)})
     content = path.read_bytes()

@@ -48,7 +48,7 @@ def at_phase_ends(
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_lower_levels_stay_bit_equal(optimizer: str) -> None:
-    """After a level's phase nothing that belongs to it ever changes, under momentum and strong weight decay."""
+    """After a level's stage nothing of the level changes, under momentum and strong weight decay."""
     config = TrainConfig(
         dense_epochs=1, search_epochs=1, optimizer=optimizer, lr=0.02, weight_decay=0.3, recalibration_samples=0
     )
@@ -71,7 +71,7 @@ def test_lower_levels_stay_bit_equal(optimizer: str) -> None:
 
 
 def test_only_the_ring_moves() -> None:
-    """A level's phase changes the weights it adds, and no weight that neither it nor a lower level keeps."""
+    """A level's stage changes the weights that it adds, and none that neither it nor a lower level keeps."""
     net = nested_small_net()
     watch = at_phase_ends(net, snapshot)
     run(net, on_progress=watch)
@@ -103,7 +103,7 @@ def test_every_level_has_a_norm_and_bias_of_its_own() -> None:
 )
 @pytest.mark.parametrize("schedule", [OneShot(), Gradual(), Gradual(end=0.5)])
 def test_masks_nest_at_their_densities(schedule: Schedule, nesting: Nesting) -> None:
-    """However the masks are found, in the end every level keeps what the rounding rule says."""
+    """With every schedule and nesting, each level keeps the number of blocks of the rounding rule."""
     net = nested_small_net()
     expected = [
         [int((layer.first_level <= level).sum()) for level in range(3)] for layer in net.nested_layers().values()
@@ -116,7 +116,7 @@ def test_masks_nest_at_their_densities(schedule: Schedule, nesting: Nesting) -> 
 
 
 def test_training_learns() -> None:
-    """On a task a sparse net can do, every level gets most of it right, and the model is at its densest level."""
+    """On a task that a sparse net can do, every level is mostly right, and the model is at its densest level."""
     net = nested_small_net()
     config = TrainConfig(dense_epochs=6, search_epochs=3)
     reports = run(net, config, nesting=FreezeThenGrow(epochs_per_level=(3, 6, 6)))
@@ -126,14 +126,14 @@ def test_training_learns() -> None:
 
 
 def test_mode_of_the_model_is_kept() -> None:
-    """Training leaves train or eval mode as it was."""
+    """Training keeps train or eval mode."""
     net = nested_small_net().eval()
     run(net, TrainConfig(dense_epochs=0, search_epochs=1), nesting=FreezeThenGrow((1, 0, 0)))
     assert not net.training
 
 
 def test_frozen_parameters_stay() -> None:
-    """A parameter whose requires_grad is off is not trained in any phase."""
+    """A parameter without requires_grad is not trained in any stage."""
     model = small_net()
     model[3].weight.requires_grad_(False)
     before = model[3].weight.clone()
@@ -143,12 +143,12 @@ def test_frozen_parameters_stay() -> None:
 
 
 class KilledError(Exception):
-    """Stops a run as a signal would."""
+    """Stops a run as a signal does."""
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 3, 6, EPOCHS])
 def test_resumed_run_equals_uninterrupted(tmp_path: Path, stop_after: int) -> None:
-    """Stopped in the middle of the epoch after `stop_after`, a run goes on to the same bits."""
+    """A run stopped in the middle of the epoch after `stop_after` ends with the same bits."""
     whole, resumed = nested_small_net(), nested_small_net()
     run(whole)
     state_path = tmp_path / "run.state"
@@ -161,7 +161,7 @@ def test_resumed_run_equals_uninterrupted(tmp_path: Path, stop_after: int) -> No
             yield batch
 
     class Sized(list[Any]):
-        """As long as the real epoch, so that schedules agree."""
+        """An epoch with the real length, so that schedules agree."""
 
         def __init__(self, epoch: int) -> None:
             super().__init__(batches(epoch))
@@ -228,7 +228,7 @@ def test_run_killed_by_the_system_resumes(tmp_path: Path) -> None:
 
 
 def test_other_runs_state_is_refused(tmp_path: Path) -> None:
-    """A state of other settings or another model is an error that says what differs, and is left alone."""
+    """A state of other settings or another model gives an error with the differences; the file stays."""
     path = tmp_path / "state"
     run(nested_small_net(), state_path=path)
     content = path.read_bytes()
@@ -247,7 +247,7 @@ def test_other_runs_state_is_refused(tmp_path: Path) -> None:
 def test_a_state_path_that_is_no_state_is_refused_at_once(
     kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A folder, none, one in no folder, and a file of the user's, which it does not ask to delete."""
+    """The path is a folder, empty, in a missing folder, or a user's file, which the message does not ask to delete."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     (tmp_path / "script.py").write_text("print()")
@@ -258,7 +258,7 @@ def test_a_state_path_that_is_no_state_is_refused_at_once(
 
 
 def test_bad_runs_are_errors() -> None:
-    """No batches, a loss that is not finite, and outputs that cannot be distilled say what to do."""
+    """Missing batches, a loss that is not finite, and outputs without soft labels give an error with the next step."""
     net = nested_small_net()
     with pytest.raises(TrainingError, match="gave no batch"):
         train(net, lambda epoch: [], F.cross_entropy)
@@ -277,7 +277,7 @@ def test_bad_runs_are_errors() -> None:
 
 
 class Answering(nn.Module):
-    """A classifier that answers otherwise than with its logits alone, in the modes given."""
+    """A classifier that returns something else than its logits, in the given modes."""
 
     def __init__(self, answer: Callable[[Tensor], Any], modes: tuple[bool, ...]) -> None:
         super().__init__()
@@ -293,7 +293,7 @@ class Answering(nn.Module):
 def test_outputs_without_soft_labels_are_refused_at_the_first_batch(
     answer: Callable[[Tensor], Any], modes: tuple[bool, ...], tmp_path: Path
 ) -> None:
-    """The dense epochs need none, and are not spent first; without soft labels such a model trains."""
+    """The error comes before the dense epochs, which need no soft labels; without distillation the model trains."""
     net, reports, path = nest(Answering(answer, modes), densities=(0.2, 0.6)), list[EpochReport](), tmp_path / "state"
 
     def loss_fn(y: Any, t: Tensor) -> Tensor:
@@ -309,7 +309,7 @@ def test_outputs_without_soft_labels_are_refused_at_the_first_batch(
 
 
 def test_the_check_of_the_first_batch_changes_no_training() -> None:
-    """Weights and norm statistics come out as where no stage learns soft labels and nothing is checked."""
+    """Weights and norm statistics equal those of a run without soft labels, where nothing is checked."""
     found = []
     for weight in (0.0, 0.5):
         net, config = nested_small_net(), TrainConfig(dense_epochs=2, search_epochs=1, distill_weight=weight)
@@ -320,7 +320,7 @@ def test_the_check_of_the_first_batch_changes_no_training() -> None:
 
 
 def test_batches_without_a_length_work() -> None:
-    """A generator per epoch is enough; the schedules then move by the epoch."""
+    """A generator per epoch is enough; schedules then advance by whole epochs."""
     net = nested_small_net()
     reports = train(net, lambda epoch: iter(list(small_batches()(epoch))), F.cross_entropy, QUICK)
     assert len(reports) == 2 + 1 + 3 * 4
@@ -328,7 +328,7 @@ def test_batches_without_a_length_work() -> None:
 
 
 def test_progress_bar_takes_every_report(capsys: pytest.CaptureFixture[str]) -> None:
-    """The bar shows the phase and ends complete."""
+    """The bar shows the stage and ends complete."""
     with ProgressBar() as bar:
         run(nested_small_net(), TrainConfig(dense_epochs=1, search_epochs=0), nesting=Joint(epochs=1), on_progress=bar)
     assert "2/2" in capsys.readouterr().out
@@ -354,7 +354,7 @@ def test_progress_bar_takes_every_report(capsys: pytest.CaptureFixture[str]) -> 
     ],
 )
 def test_settings_are_checked(field: str, value: object) -> None:
-    """Every field out of range is an error that names it."""
+    """Every field out of range gives an error with its name."""
     with pytest.raises(TrainingError, match=f"TrainConfig.{field}: expected"):
         TrainConfig(**{field: value})  # type: ignore[arg-type]
 
@@ -366,7 +366,7 @@ def test_epochs_for_another_level_count_are_an_error() -> None:
 
 
 def test_empty_rings_start_a_level_as_the_one_below() -> None:
-    """With ring_start="zero" and no epochs of its own, every level computes what level 0 does."""
+    """With ring_start="zero" and no epochs, every level computes the same as level 0."""
     net = nested_small_net().eval()
     config = TrainConfig(dense_epochs=1, search_epochs=1, recalibration_samples=0)
     run(net, config, nesting=FreezeThenGrow((1, 0, 0), ring_start="zero"))
@@ -379,7 +379,7 @@ def test_empty_rings_start_a_level_as_the_one_below() -> None:
 
 
 def test_a_level_keeps_what_its_own_search_trained() -> None:
-    """With a search for each level, norms and biases that it trained are not put back to those of the level below."""
+    """With a search for each level, its norms and biases are not reset to those of the level below."""
     net, seen = nested_small_net(), {}
     config = TrainConfig(dense_epochs=1, search_epochs=1, recalibration_samples=0)
     nesting = FreezeThenGrow(epochs_per_level=0, search_each=True)
@@ -397,7 +397,7 @@ def test_a_level_keeps_what_its_own_search_trained() -> None:
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_mixed_precision_computes_in_it_and_learns(precision: str) -> None:
-    """Convolutions run in the type asked for, weights stay float32, and every level learns an easy task."""
+    """Convolutions run in the given type, weights stay float32, and every level learns an easy task."""
     net, seen = nested_small_net(), set()
     hook = net.nested_layers()["3"].register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
     config = TrainConfig(dense_epochs=6, search_epochs=3, precision=precision, recalibration_samples=0)
