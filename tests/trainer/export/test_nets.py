@@ -28,7 +28,7 @@ DENSITIES = (0.2, 0.4, 0.7)
 
 
 class ConvNormRelu(nn.Module):
-    """The pattern of most networks, with odd channel counts and a classifier."""
+    """A chain as in most networks, with odd channel counts and a classifier."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class ConvNormRelu(nn.Module):
 
 
 class Residual(nn.Module):
-    """Bottleneck chain: the sum in both orders, a projection on the shortcut, relu after the sum."""
+    """A bottleneck chain: the sum in both orders, a projection on the shortcut, relu after the sum."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class Residual(nn.Module):
 
 
 class PreActivation(nn.Module):
-    """Norms before convolutions: nothing to fold them into."""
+    """Norms before convolutions, which no layer can fold."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class PreActivation(nn.Module):
 
 
 class Dense(nn.Module):
-    """DenseNet: concatenations, then norm and activation."""
+    """A DenseNet: concatenations, then norm and activation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -158,7 +158,7 @@ def _separable(inputs: int, outputs: int, stride: int) -> nn.Sequential:
 
 
 class Jasper(nn.Module):
-    """Lines: plain, dilated, separable and grouped convolutions, residual sums, a pool of ONNX Runtime's."""
+    """1-D layers: plain, dilated, separable and grouped convolutions, residual sums, a pool of ONNX Runtime."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -193,7 +193,7 @@ class TransformerBlock(nn.Module):
 
 
 class TwoInOut(nn.Module):
-    """Two inputs, one of them indices, and a nested answer of two outputs, one of them whole numbers."""
+    """Two inputs, one of them indices, and a nested answer of two outputs, one of them of whole numbers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -205,7 +205,7 @@ class TwoInOut(nn.Module):
 
 
 class BiasNoNorm(nn.Module):
-    """Per-level biases only; the inner value is an output too, so nothing may be folded past it."""
+    """Biases per level without norms; the inner value is an output, too, so no later step may be folded."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -240,7 +240,7 @@ class SharedAlike(nn.Module):
 
 
 class TwoNorms(nn.Module):
-    """One convolution under two norms, as weight-shared detection heads have it."""
+    """One convolution under two norms, as in detection heads with shared weights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -282,7 +282,7 @@ class OddSums(nn.Module):
 
 
 class Encoder(nn.Module):
-    """torch's own transformer layers, whose fast path must not read weights past the nested layers."""
+    """torch's own transformer layers, whose fast path must not read weights directly."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -294,7 +294,7 @@ class Encoder(nn.Module):
 
 
 class UNet(nn.Module):
-    """Down and up again: transposed convolution, resize, concatenation with the input; one image without a batch."""
+    """A U-Net: transposed convolution, resize, concatenation with the input; one image without a batch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -332,7 +332,7 @@ GATHERED = ["Gather", "Gather", "Mul", "Add"]  # what a level norm becomes where
 
 @dataclass(frozen=True)
 class Case:
-    """A network, its inputs, how it is nested, and the operators its file must have."""
+    """A network, its inputs, its options of nest, and the operators that its file must have."""
 
     make: Callable[[], nn.Module]
     inputs: Callable[[], tuple[Tensor, ...]] = image
@@ -378,7 +378,7 @@ CASES = {
 
 
 def randomise(net: NestedModel) -> None:
-    """Every level gets its own biases, affines and statistics, so that a mix-up shows."""
+    """Give every level its own biases, affines and statistics, so that an exchange is visible."""
     for module in net.modules():
         if isinstance(module, LevelBatchNorm):
             for norm in module.norms:
@@ -392,7 +392,7 @@ def randomise(net: NestedModel) -> None:
 
 
 def permute(net: NestedModel) -> None:
-    """Random row permutations, which nest() need not have chosen, each within its group of channels."""
+    """Set random row permutations, not those of nest(), each within its group of channels."""
     for module in net.modules():
         if isinstance(module, NestedConv | NestedLinear):
             groups = getattr(module, "groups", 1)
@@ -402,7 +402,7 @@ def permute(net: NestedModel) -> None:
 
 
 def run_reference(path: Path, feeds: Mapping[str, np.ndarray], level: int) -> dict[str, np.ndarray]:
-    """The file's graph by onnx's own evaluator, the nested operators by their definition in torch."""
+    """The file's graph by onnx's own evaluator, with the nested operators by their definition in torch."""
     with Checkpoint.open(path) as checkpoint:
         layers = {layer.name: checkpoint.load_layer(layer.name) for layer in checkpoint.layers}
         model = onnx.load_from_string(checkpoint.graph())
@@ -444,7 +444,7 @@ def run_session(path: Path, feeds: Mapping[str, np.ndarray], level: int) -> dict
 
 
 def assert_alike(net: NestedModel, path: Path, examples: tuple[Tensor, ...], run: Callable) -> None:
-    """`run` answers as torch does, at every level, on the examples and on another batch size."""
+    """Check that `run` answers as torch does, at every level, on the examples and on another batch size."""
     with Checkpoint.open(path) as checkpoint:
         names = [spec.name for spec in checkpoint.inputs]
     more = tuple(torch.cat([example, example[:1], example]) for example in examples)
@@ -463,7 +463,7 @@ def assert_alike(net: NestedModel, path: Path, examples: tuple[Tensor, ...], run
 
 
 def operators(path: Path) -> tuple[int, list[str]]:
-    """How many nested nodes the file's graph has, and its other operators, sorted."""
+    """The number of nested nodes in the file's graph, and its other operators, sorted."""
     with Checkpoint.open(path) as checkpoint:
         nodes = onnx.load_from_string(checkpoint.graph()).graph.node
     others = [node.op_type for node in nodes if node.domain != "nested_sparse"]
@@ -471,7 +471,7 @@ def operators(path: Path) -> tuple[int, list[str]]:
 
 
 def leaks(path: Path) -> list[str]:
-    """Things of this machine that must not be in the graph."""
+    """Texts of this machine that must not be in the graph."""
     with Checkpoint.open(path) as checkpoint:
         graph = checkpoint.graph()
     words = (".py", "stack_trace", "torch", "namespace", str(Path.cwd()), str(Path(torch.__file__).parent))
@@ -480,7 +480,7 @@ def leaks(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_network_answers_like_torch_at_every_level(name: str, tmp_path: Path) -> None:
-    """The file computes what torch computes, at every level and another batch size, and all that can be folded is."""
+    """The file computes the same as torch, at every level and another batch size, with all possible folds."""
     torch.manual_seed(0)
     case = CASES[name]
     examples = case.inputs()
@@ -518,7 +518,7 @@ def test_slices_answer_like_the_whole(name: str, tmp_path: Path) -> None:
 
 
 def test_files_say_what_kind_of_convolution_a_layer_is(tmp_path: Path) -> None:
-    """Groups and the number of dimensions are in the file where they are not 1 and 2."""
+    """Groups and the number of dimensions are in the file unless they are 1 and 2."""
     path = export(nest(Jasper(), densities=(0.5,)), line(), tmp_path / "net.safetensors", verify=False)
     with Checkpoint.open(path) as checkpoint:
         kinds = {layer.name: layer.attributes for layer in checkpoint.layers}
