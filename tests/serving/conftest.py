@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -139,3 +140,11 @@ def server(model: ServedModel) -> Iterator[Server]:
 def serve() -> Callable[..., object]:
     """The `running` context manager, for tests with models or a configuration of their own."""
     return running
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[Any]:
+    """tritonclient, connected to `server`."""
+    triton = pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed")
+    with triton.InferenceServerClient(server.address) as it:
+        yield it

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import concurrent.futures
-import time
-import urllib.request
 
 import grpc
 import numpy as np
 import pytest
+from clients import X, failure, infer_stub, tensor, triton, typed_request, wait_for
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
@@ -17,60 +16,15 @@ from nested_sparse.proto import messages
 from nested_sparse.serving.fault import PUSHBACK_KEY
 from nested_sparse.serving.server import LEAST_MESSAGE_BYTES, ServerConfig, receive_limit
 
-triton = pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed")
 InferenceServerException = pytest.importorskip("tritonclient.utils").InferenceServerException
 
-X = np.arange(8, dtype=np.float32).reshape(2, 4)
 SLO_RULE = "slo_ms: expected a finite number of milliseconds above 0, got "
-
-
-@pytest.fixture
-def client(server):
-    with triton.InferenceServerClient(server.address) as it:
-        yield it
 
 
 @pytest.fixture
 def channel(server):
     with grpc.insecure_channel(server.address) as it:
         yield it
-
-
-def tensor(array=X, name="x", datatype="FP32", shape=None):
-    """An input as tritonclient makes it; with `shape`, one that does not fit its bytes."""
-    it = triton.InferInput(name, list(array.shape), datatype)
-    it.set_data_from_numpy(array)
-    return it if shape is None else it.set_shape(shape)
-
-
-def infer_stub(channel):
-    """ModelInfer by plain gRPC, for what tritonclient does not send or drops."""
-    return channel.unary_unary(
-        f"/{messages.SERVICE_NAME}/ModelInfer",
-        request_serializer=messages.ModelInferRequest.SerializeToString,
-        response_deserializer=messages.ModelInferResponse.FromString,
-    )
-
-
-def typed_request(model="net"):
-    request = messages.ModelInferRequest(model_name=model, id="seven")
-    request.inputs.add(name="x", datatype="FP32", shape=[2, 4]).contents.fp32_contents.extend(X.ravel().tolist())
-    return request
-
-
-def failure(client, **arguments):
-    """The error of an inference that must fail: status name and message."""
-    with pytest.raises(InferenceServerException) as caught:
-        client.infer(**{"model_name": "net", "inputs": [tensor()], **arguments})
-    return caught.value.status().removeprefix("StatusCode."), caught.value.message()
-
-
-def wait_for(condition, seconds=120.0):
-    """Whether `condition` becomes true soon; polls."""
-    end = time.monotonic() + seconds
-    while not (met := condition()) and time.monotonic() < end:
-        time.sleep(0.005)
-    return bool(met)
 
 
 def test_health_and_metadata(client):
@@ -288,21 +242,6 @@ def test_reflection_lists_and_describes(channel):
     assert database.FindFileContainingSymbol("grpc.health.v1.Health").package == "grpc.health.v1"
 
 
-def test_statistics(client, model):
-    """Counts and times of ModelStatistics."""
-    client.infer("net", [tensor()])
-    model.engine.error = OverloadedError("full", 1)
-    failure(client)
-    (stats,) = client.get_inference_statistics("net").model_stats
-    assert (stats.inference_count, stats.execution_count) == (2, 1)
-    assert stats.inference_stats.success.count == stats.inference_stats.fail.count == 1
-    assert stats.inference_stats.queue.ns == 1_500_000
-    assert stats.inference_stats.compute_infer.ns == 2_500_000
-    assert stats.inference_stats.success.ns > 0
-    assert stats.last_inference > 0
-    assert len(client.get_inference_statistics().model_stats) == 1
-
-
 def test_two_models(model, half_model, serve):
     """Each by its own name and types."""
     with serve([model, half_model]) as server, triton.InferenceServerClient(server.address) as client:
@@ -356,52 +295,6 @@ def test_unusable_host(model, serve):
         serve([model], ServerConfig(host="203.0.113.1", port=0)),
     ):
         pass
-
-
-def test_prometheus_text(model, serve):
-    """Requests, sheds, latencies and gauges, under the names that dashboards use."""
-    with serve([model], ServerConfig(port=0, metrics_port=0)) as server:
-        with triton.InferenceServerClient(server.address) as client:
-            client.infer("net", [tensor()], parameters={"level": 1})
-            failure(client, parameters={"level": -3})
-            model.engine.error = OverloadedError("full", 1)
-            failure(client)
-        text = urllib.request.urlopen(f"http://{server.metrics_address}/metrics", timeout=120).read().decode()
-    for line in (
-        'nested_sparse_requests_total{level="1",model="net",outcome="ok"} 1.0',
-        'nested_sparse_requests_total{level="",model="net",outcome="invalid"} 1.0',
-        'nested_sparse_requests_total{level="",model="net",outcome="shed"} 1.0',
-        'nested_sparse_shed_total{model="net"} 1.0',
-        'nested_sparse_queue_seconds_count{level="1",model="net"} 1.0',
-        'nested_sparse_compute_seconds_sum{level="1",model="net"} 0.0025',
-        'nested_sparse_total_seconds_count{level="1",model="net"} 1.0',
-        'nested_sparse_current_level{model="net"} 1.0',
-        'nested_sparse_slowdown{model="net"} 1.25',
-        'nested_sparse_queue_length{model="net"} 0.0',
-        'nested_sparse_running_requests{model="net"} 0.0',
-        'nested_sparse_model_bytes{level="2",model="net"} 10000.0',
-    ):
-        assert line in text.splitlines()
-
-
-def test_requests_that_reach_no_model_are_counted(model, serve):
-    """Under no model's name: a label that clients choose would grow without bound."""
-    with serve([model], ServerConfig(port=0, metrics_port=0)) as server:
-        with triton.InferenceServerClient(server.address) as client:
-            for name in ("other", "another"):
-                failure(client, model_name=name)
-            failure(client, model_version="7")
-            failure(client, inputs=[tensor(np.zeros((LEAST_MESSAGE_BYTES // 16 + 1, 4), np.float32))])
-            client.infer("net", [tensor()])
-        with grpc.insecure_channel(server.address) as channel, pytest.raises(grpc.RpcError):
-            channel.unary_unary(f"/{messages.SERVICE_NAME}/ModelInfer")(b"\xff")
-        text = urllib.request.urlopen(f"http://{server.metrics_address}/metrics", timeout=20).read().decode()
-    counted = {line for line in text.splitlines() if line.startswith("nested_sparse_requests_total")}
-    assert counted == {
-        'nested_sparse_requests_total{level="",model="",outcome="not_found"} 3.0',
-        'nested_sparse_requests_total{level="",model="",outcome="invalid"} 2.0',
-        'nested_sparse_requests_total{level="2",model="net",outcome="ok"} 1.0',
-    }
 
 
 @pytest.mark.parametrize(

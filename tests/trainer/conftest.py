@@ -8,4 +8,4 @@ from pathlib import Path
 import torch
 
 torch.set_num_threads(1)
-sys.path.insert(0, str(Path(__file__).parent))  # for small_models.py: pytest's importlib mode adds no folder
+sys.path.insert(0, str(Path(__file__).parent))  # for small_models.py and others: pytest's importlib mode adds no folder
