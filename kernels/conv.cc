@@ -9,7 +9,7 @@
 namespace nested_sparse {
 namespace {
 
-constexpr double kMultiplyGrain = 400000;  // multiply-adds of a task: some 10 µs
+constexpr double kMultiplyGrain = 400000;  // multiply-adds of a task, which take about 10 µs
 
 int64_t read_choice(const ort::Attributes& attributes, const char* name, int64_t least, int64_t most,
                     int64_t otherwise) {
@@ -21,7 +21,7 @@ int64_t read_choice(const ort::Attributes& attributes, const char* name, int64_t
   return value;
 }
 
-// What a thread's matrix holds.
+// Names the matrix that a thread has gathered.
 struct Matrix {
   uint64_t run;
   int64_t image, tile, channel;
@@ -30,7 +30,8 @@ struct Matrix {
   }
 };
 
-// Columns from which a tile's matrix is cut into ranges, and of a range: in the second cache beside the weights.
+// A weight of kCutFrom columns or more is cut into ranges of about kRangeColumns columns. The matrix of a range fits
+// into the second cache together with the weights.
 constexpr int64_t kCutFrom = 3072;
 constexpr int64_t kRangeColumns = 1152;
 
@@ -53,13 +54,12 @@ NestedConv::NestedConv(const ort::Attributes& attributes)
       channel_groups_(read_choice(attributes, "groups", 1, weight_.rows(), 1)),
       channels_(weight_.columns() / (geometry_.kernel[0] * geometry_.kernel[1])),
       depthwise_(channel_groups_ > 1 && channel_groups_ == weight_.rows() && channels_ == 1 && weight_.banks() == 0 &&
-                 weight_.value_bytes() == 4),
+                 weight_.kind().value_type == ValueType::float32),
       range_channels_(channels_of_range(channels_, geometry_)),
       x_tiled_(read_choice(attributes, "x_tiled", 0, 1, 0) == 1),
       y_tiled_(read_choice(attributes, "y_tiled", 0, 1, 0) == 1),
       residual_tiled_(read_choice(attributes, "residual_tiled", 0, 1, 0) == 1),
-      kernel_(find_kernel(false, isa_choice().isa, weight_.block_rows(), weight_.index_bytes(), weight_.value_bytes(),
-                          weight_.banks())),
+      kernel_(find_spmm(isa_choice().isa, weight_.kind())),
       gather_(find_gather(isa_choice().isa)) {
   if (channels_ * geometry_.kernel[0] * geometry_.kernel[1] != weight_.columns()) {
     fail("columns must be a multiple of the window's " + std::to_string(geometry_.kernel[0] * geometry_.kernel[1]) +
@@ -112,9 +112,9 @@ void NestedConv::compute(const ort::Context& context) const {
   run_tasks(context, Run{view, std::move(plan), x, residual, y, next_run()});
 }
 
-// The work goes tile by tile and, within a tile, by outputs; each range of it is a task. Ranges may cut a tile, which
-// is then gathered for each: where tiles are few, ranges are too. Going through the tiles backwards in every other
-// layer, so as to begin with what the one before wrote last, gained nothing.
+// The work is ordered by tiles, and within a tile by outputs. It is cut into ranges, and each range is a task. A tile
+// that lies in two ranges is gathered twice, so there are few ranges where there are few tiles. It gained nothing to go
+// through the tiles backwards in every other layer, which begins with the tiles that the layer before wrote last.
 void NestedConv::run_tasks(const ort::Context& context, const Run& run) const {
   const int64_t tiles = run.y.size.batch * run.y.tiling.tiles;
   const int64_t parts = channel_groups_ == 1 ? weight_.spmm_groups() : channel_groups_;
@@ -157,7 +157,8 @@ void NestedConv::run_task(const Run& run, const Task& task) const {
   }
   const int64_t first = channel_groups_ == 1 ? 0 : task.outputs.begin;
   const int64_t end = channel_groups_ == 1 ? 1 : task.outputs.end;
-  const int64_t rows = weight_.rows() / weight_.block_rows() / channel_groups_;  // a last bundle's padding is no row
+  const int64_t rows =
+      weight_.rows() / weight_.block_rows() / channel_groups_;  // without the padding rows of a last bundle
   for (int64_t group = first; group < end; ++group) {
     const int64_t channel = group * channels_;
     args.x = run.plan->direct() ? run.x.data + run.x.offset(task.image, task.tile) + channel * args.x_pitch
@@ -167,15 +168,16 @@ void NestedConv::run_task(const Run& run, const Task& task) const {
   }
 }
 
-// The columns in ranges, each gathered and multiplied while it is in the second cache (3 x 3 over 512 channels at 7 x
-// 7, 1.2 MB for a tile: a third faster for V = 1, some per cent for V = 4).
+// Takes the columns in ranges. The matrix of a range is gathered, and multiplied while it is in the second cache. A 3 x
+// 3 layer over 512 channels at 7 x 7 pixels, whose matrix is 1.2 MB for a tile, gets a third faster for V = 1, and a
+// few per cent for V = 4.
 void NestedConv::run_ranges(const Run& run, const Task& task, SpmmArgs& args) const {
   const int64_t ranges = (channels_ + range_channels_ - 1) / range_channels_;
   const int64_t groups = task.outputs.end - task.outputs.begin;
   const int64_t level_starts = groups * (ranges + 1);
-  // As much as the densest level needs, so that switching to it allocates nothing.
+  // The size that the densest level needs, so that a switch to a denser level allocates nothing.
   auto* const starts = reinterpret_cast<uint32_t*>(scratch(Purpose::starts, weight_.level_count() * level_starts));
-  cut_columns(args.weight, weight_.index_bytes(), task.outputs.begin, task.outputs.end,
+  cut_columns(args.weight, weight_.kind().index_bytes, task.outputs.begin, task.outputs.end,
               range_channels_ * run.plan->taps(), ranges, starts);
   args.sums = scratch(Purpose::sums, weight_.packed_rows() * args.x_pitch);
   args.ptr_stride = ranges + 1;
@@ -195,13 +197,15 @@ void NestedConv::run_ranges(const Run& run, const Task& task, SpmmArgs& args) co
   }
 }
 
-// A few channels at a time, whose sums stay in the nearest cache. The multiplication's last call, with no columns left,
-// does the rest: it takes the sums on, scales, adds and clips.
+// Takes a few channels at a time, whose sums stay in the nearest cache. The weighing kernel makes the sums. The kernel
+// of the multiplication then makes the outputs from them (norm, residual, clip): it is called as for the last range of
+// columns, without any levels.
 void NestedConv::run_depthwise(const Run& run, const Task& task, SpmmArgs& args) const {
   constexpr int64_t kChannels = 16;
   const float* const x = run.x.data + task.image * run.x.image_floats();
   float* const sums = scratch(Purpose::sums, kChannels * args.x_pitch);
-  WeighArgs weigh{run.plan->gathering(x, task.tile, sums), run.y.tiling.width(task.tile), run.view.levels[0].val};
+  WeighArgs weigh{run.plan->gathering(x, task.tile, sums), run.y.tiling.width(task.tile),
+                  values_of<float>(run.view.levels[0])};
   args.weight.level_count = 0;
   args.first = false;
   for (int64_t begin = task.outputs.begin; begin < task.outputs.end; begin = weigh.tile.channel_end) {
@@ -213,8 +217,8 @@ void NestedConv::run_depthwise(const Run& run, const Task& task, SpmmArgs& args)
   }
 }
 
-// The matrix of a range of channels, which this thread may hold: where a tile was cut between two tasks and both came
-// to this thread.
+// The matrix of a range of channels. This thread may have gathered it already: a tile may be cut between two tasks that
+// both run on this thread.
 const float* NestedConv::gathered(const Run& run, const Task& task, int64_t channel_begin, int64_t channel_end) const {
   thread_local Matrix held{};
   float* const matrix = scratch(Purpose::matrix, run.plan->matrix_floats(channel_end - channel_begin));

@@ -1,5 +1,5 @@
-// NestedConv: X [N, C, H, W] -> Y [N, O, Ho, Wo], or with one spatial dimension [N, C, W] -> [N, O, Wo]; any stride,
-// padding and dilation; groups of channels as in ONNX's Conv.
+// NestedConv: X [N, C, H, W] -> Y [N, O, Ho, Wo], or with one spatial dimension X [N, C, W] -> Y [N, O, Wo]. It takes
+// any stride, padding and dilation, and groups of channels as ONNX's Conv does.
 #pragma once
 
 #include <memory>
@@ -15,14 +15,15 @@ class NestedConv : public NestedOperator {
   void compute(const ort::Context& context) const override;
 
  private:
-  // One run: what every task of it reads.
+  // What every task of one run reads.
   struct Run {
     const WeightView& view;
     std::shared_ptr<const ConvPlan> plan;
-    Image x, residual, y;  // residual.data is null where there is none
-    uint64_t number;       // of the run, in this process
+    Image x, residual, y;  // residual.data is null where there is no residual
+    uint64_t number;       // counts the runs of this process
   };
-  // A range of the outputs of one tile of one image: row groups, or groups of channels where there are several.
+  // One tile of one image, and a range of its outputs. `outputs` counts row groups; where the convolution has several
+  // groups of channels, it counts those.
   struct Task {
     int64_t image, tile;
     Part outputs;
@@ -38,10 +39,10 @@ class NestedConv : public NestedOperator {
 
   ConvGeometry geometry_;
   int64_t spatial_;         // dimensions: 1 or 2
-  int64_t channel_groups_;  // outputs of one read the input channels of one
-  int64_t channels_;        // of the input that a row of the weight reads
-  bool depthwise_;          // a row for each channel, values in float32
-  int64_t range_channels_;  // input channels of a range of columns; all of them where there is one range
+  int64_t channel_groups_;  // the outputs of each read input channels of their own
+  int64_t channels_;        // input channels that a row of the weight reads
+  bool depthwise_;          // each row reads one channel, and values are float32
+  int64_t range_channels_;  // input channels of a range of columns; all channels where the columns are not cut
   bool x_tiled_, y_tiled_, residual_tiled_;
   const KernelInfo& kernel_;
   const GatherInfo& gather_;

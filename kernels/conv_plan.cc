@@ -24,10 +24,10 @@ void read_pair(const ort::Attributes& attributes, const char* name, int64_t leas
   }
 }
 
-// Where a tiled or planar image holds a pixel of channel 0, and how far apart its channels are there.
+// Where an image, planar or tiled, holds one pixel.
 struct Source {
-  int64_t offset;
-  int64_t pitch;
+  int64_t offset;  // floats before the pixel of channel 0
+  int64_t pitch;   // floats from one channel to the next there
 };
 
 Source source_of(const Image& x, int64_t pixel) {
@@ -83,7 +83,7 @@ void ConvPlan::place_axis(const ConvGeometry& geometry, int axis) {
 }
 
 void ConvPlan::place_pieces(const ConvGeometry& geometry, const Image& x) {
-  // Padding costs a file nothing, but the plan has a piece for every tap of every vector of the output.
+  // Large padding makes no file larger, but the plan holds a piece for every tap of every vector of the output.
   if (tiling_.vectors > kMaxPieces / taps_) throw ort::Error("the padded image and the window are too large together");
   pieces_.reserve(static_cast<size_t>(taps_ * tiling_.vectors));
   for (int64_t tile = 0; tile < tiling_.tiles; ++tile) {
@@ -98,7 +98,8 @@ void ConvPlan::place_pieces(const ConvGeometry& geometry, const Image& x) {
   }
 }
 
-// Lanes that read at the same distance from one another as a run of `step` belong to one piece.
+// Plans one vector of output pixels under one tap. Neighbouring lanes form one piece where the pixels that they read
+// are `step_` floats apart.
 void ConvPlan::place_vector(const ConvGeometry& geometry, const Image& x, int64_t tap, int64_t vector,
                             int32_t row_vector) {
   const int64_t down = tap / geometry.kernel[1] * geometry.dilation[0] - geometry.pad_before[0];

@@ -1,9 +1,10 @@
 // ConvPlan: how one convolution reads images of one size.
 //
-// A convolution is the sparse weight times the matrix that holds, for every column of the weight, the input pixel that
-// each output pixel sees there. A tile of output pixels at a time, that matrix is gathered (gather/gather.h) into
-// memory that stays in the second cache while every row group reads it. A 1 x 1 kernel with stride 1 and no padding
-// over a tiled image needs no gathering: the tile is the matrix.
+// A convolution is a product of the sparse weight and a matrix with a row for every column of the weight (an input
+// channel and a tap of the window). The row holds, for each output pixel, the input pixel under that tap. The matrix is
+// gathered (gather/gather.h) for one tile of output pixels at a time, into memory that stays in the second cache while
+// every row group reads it. A 1 x 1 kernel with stride 1 and no padding over a tiled image needs no gathering: each
+// tile of the image is already the matrix.
 #pragma once
 
 #include <cstdint>
@@ -17,19 +18,20 @@
 namespace nested_sparse {
 
 struct ConvGeometry {
-  int64_t kernel[2];  // rows, columns of the window
+  int64_t kernel[2];  // rows and columns of the window
   int64_t stride[2];
   int64_t pad_before[2];  // top, left
   int64_t pad_after[2];   // bottom, right
   int64_t dilation[2];
 };
 
-// From the attributes kernel_shape, strides, pads and dilations. Throws ort::Error where they are not sane.
+// From the attributes kernel_shape, strides, pads and dilations. Throws ort::Error where one is out of range.
 ConvGeometry read_geometry(const ort::Attributes& attributes);
 
 class ConvPlan {
  public:
-  // For images like `x`. Throws ort::Error where the window does not fit the padded image, or the image is too large.
+  // The plan for images of the size and layout of `x`. shape: of the output's tiles. Throws ort::Error where the window
+  // does not fit into the padded image, or the image is too large.
   ConvPlan(const ConvGeometry& geometry, const Image& x, TileShape shape);
 
   bool matches(const Image& x) const {
@@ -40,13 +42,13 @@ class ConvPlan {
 
   int64_t taps() const { return taps_; }
 
-  // Whether a tile of the image is the matrix already.
+  // Whether each tile of the image is already the matrix, so that nothing has to be gathered.
   bool direct() const { return direct_; }
-  // Otherwise: floats of a tile's matrix for `channels` channels, and the matrix of channels [begin, end) of the image
-  // at `x` for one tile of output pixels.
+  // Floats that the matrix of any tile takes at most for `channels` channels.
   int64_t matrix_floats(int64_t channels) const { return channels * taps_ * widest_; }
+  // Writes the matrix of channels [begin, end) of the image at `x` for one tile of output pixels.
   void gather(GatherKernel kernel, const float* x, int64_t tile, int64_t begin, int64_t end, float* matrix) const;
-  // What a kernel needs of a tile to gather from the image at `x`; the channels are still to be given.
+  // Arguments for a kernel that gathers one tile from the image at `x`. The caller fills in the channels.
   GatherArgs gathering(const float* x, int64_t tile, float* matrix) const;
 
  private:
@@ -55,7 +57,7 @@ class ConvPlan {
   void place_vector(const ConvGeometry& geometry, const Image& x, int64_t tap, int64_t vector, int32_t row_vector);
 
   int64_t size_[2];
-  int64_t channels_;  // of the image: a tiled one's tiles are that far apart
+  int64_t channels_;  // of the image; the distance between tiles of a tiled image depends on it
   int64_t output_[2];
   Tiling tiling_;  // of the output
   int64_t taps_;
@@ -67,7 +69,7 @@ class ConvPlan {
   std::vector<int64_t> first_extra_{0};  // of each tile
 };
 
-// The plan of an operator for the last image size it has seen. Thread-safe.
+// The plan for the size of image that an operator read last. Thread-safe.
 class PlanCache {
  public:
   std::shared_ptr<const ConvPlan> plan_for(const ConvGeometry& geometry, const Image& x, TileShape shape) const;

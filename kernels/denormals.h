@@ -1,5 +1,6 @@
-// Denormal numbers (below 1.2e-38) as zero, for a while and on one thread. Arithmetic with one takes a hundred times as
-// long on x86 (decision 027), and a sum of products loses at most that much where it is taken for zero.
+// Switches a thread's arithmetic so that denormal numbers (magnitudes below 1.2e-38) count as zero. On x86 an operation
+// on a denormal number takes a hundred times as long as others (decision 027). Each number that is taken for zero
+// changes a sum by at most its own magnitude.
 #pragma once
 
 #include <cstdint>
@@ -10,14 +11,14 @@
 
 namespace nested_sparse {
 
-// The floating-point control of a thread: on x86 with the exception flags raised so far.
+// The floating-point control register of a thread. On x86 it also holds the exception flags raised so far.
 using FloatControl = uint64_t;
 
 #if defined(__x86_64__)
 inline void set_float_control(FloatControl control) {
   _mm_setcsr(static_cast<uint32_t>(control));
 }
-// From now on results and operands are flushed to zero; returns what was.
+// Denormal results and operands on this thread count as zero from now on. Returns the control as it was before.
 inline FloatControl flush_denormals() {
   constexpr uint32_t kResults = 0x8000, kOperands = 0x0040;
   const uint32_t before = _mm_getcsr();
@@ -42,7 +43,8 @@ inline FloatControl flush_denormals() {
 }
 #endif
 
-// Flushed while it lives, on the thread that made it; then the thread's control is what it was.
+// While an object of this class lives, denormal numbers count as zero on the thread that made it. Its end restores the
+// thread's control.
 class FlushDenormals {
  public:
   FlushDenormals() : before_(flush_denormals()) {}

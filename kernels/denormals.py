@@ -1,4 +1,4 @@
-"""Denormals: numbers below 1.2e-38 as zero while a graph runs, and as they were afterwards (kernels/denormals.h)."""
+"""Denormals: lets magnitudes below 1.2e-38 count as zero on this thread while a graph runs (kernels/denormals.h)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from .library import loaded_library
 
 @contextmanager
 def denormals_flushed() -> Iterator[None]:
-    """Within, this thread's arithmetic takes denormal numbers for zero; afterwards its control is what it was.
+    """A context in which denormal numbers count as zero on this thread; its end restores the thread's control.
 
-    Our operators do so by themselves, on each thread. This is for the others of a graph, on the thread that runs it.
+    Our operators do this by themselves, on every thread that works for them. The context is for the graph's other
+    operators, on the thread that runs the graph.
     """
     library = loaded_library()
     before = library.nested_sparse_flush_denormals()

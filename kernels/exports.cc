@@ -22,13 +22,13 @@ struct KernelRow {
   int32_t block_rows;
   int32_t banks;
   int32_t index_bytes;
-  int32_t value_bytes;
+  const char* value_type;
   int32_t vectors;
   int32_t lanes;
   int32_t supported;
 };
 
-// Arguments of one kernel call; spmm alone reads x_pitch to y_whole; its residual is laid out as y.
+// The arguments of one kernel call. Only spmm kernels read x_pitch to y_whole; their residual has the pitch of y.
 struct KernelCall {
   PackedWeight weight;
   const float* x;
@@ -61,7 +61,7 @@ constexpr Place kPlaces[] = {
     FIELD(KernelRow, block_rows)
     FIELD(KernelRow, banks)
     FIELD(KernelRow, index_bytes)
-    FIELD(KernelRow, value_bytes)
+    FIELD(KernelRow, value_type)
     FIELD(KernelRow, vectors)
     FIELD(KernelRow, lanes)
     FIELD(KernelRow, supported)
@@ -69,7 +69,6 @@ constexpr Place kPlaces[] = {
     FIELD(PackedLevel, ptr)
     FIELD(PackedLevel, col)
     FIELD(PackedLevel, val)
-    FIELD(PackedLevel, halves)
     STRUCT(PackedWeight)
     FIELD(PackedWeight, levels)
     FIELD(PackedWeight, level_count)
@@ -147,7 +146,7 @@ void run_spmm(const KernelInfo& kernel, const KernelCall& call) {
 using nested_sparse::KernelCall;
 using nested_sparse::KernelRow;
 
-// Name of the instruction set in use; null where the forced one cannot be used, and then `error` says why.
+// The name of the instruction set in use. Null where the forced one cannot be used; `error` then says why.
 NESTED_SPARSE_EXPORT const char* nested_sparse_isa(const char** error) {
   const nested_sparse::IsaChoice& choice = nested_sparse::isa_choice();
   *error = choice.error;
@@ -164,12 +163,12 @@ NESTED_SPARSE_EXPORT int64_t nested_sparse_scratch_allocations() {
   return nested_sparse::scratch_allocations();
 }
 
-// Rows from which a linear layer runs the conv kernel.
+// From this many rows on, a linear layer runs the kernel of convolutions.
 NESTED_SPARSE_EXPORT int64_t nested_sparse_transpose_from() {
   return nested_sparse::kTransposeFrom;
 }
 
-// Row `index` of the list of kernels; false past its end.
+// Fills `row` with line `index` of the list of kernels. False where the list has no such line.
 NESTED_SPARSE_EXPORT bool nested_sparse_kernel(int32_t index, KernelRow* row) {
   int32_t count = 0;
   const nested_sparse::KernelInfo* kernels = nested_sparse::kernel_list(&count);
@@ -178,17 +177,18 @@ NESTED_SPARSE_EXPORT bool nested_sparse_kernel(int32_t index, KernelRow* row) {
   *row = KernelRow{kernel.name,
                    kernel.gemv != nullptr ? "linear" : "conv",
                    nested_sparse::isa_name(kernel.isa),
-                   kernel.block_rows,
-                   kernel.banks,
-                   kernel.index_bytes,
-                   kernel.value_bytes,
+                   kernel.weight.block_rows,
+                   kernel.weight.banks,
+                   kernel.weight.index_bytes,
+                   nested_sparse::info_of(kernel.weight.value_type).name,
                    kernel.vectors,
                    kernel.lanes,
                    nested_sparse::isa_supported(kernel.isa)};
   return true;
 }
 
-// Runs kernel `index` on arrays that the caller vouches for; false where this CPU does not support it.
+// Runs kernel `index` of the list. The arrays are not checked. False where the list has no such kernel, or this CPU
+// does not support it.
 NESTED_SPARSE_EXPORT bool nested_sparse_run_kernel(int32_t index, const KernelCall* call) {
   int32_t count = 0;
   const nested_sparse::KernelInfo* kernels = nested_sparse::kernel_list(&count);
@@ -206,7 +206,8 @@ NESTED_SPARSE_EXPORT bool nested_sparse_guard_this_thread(nested_sparse::Guarded
   return nested_sparse::guard_this_thread(run);
 }
 
-// This thread takes denormal numbers for zero from now on; returns what its control was, for the other one.
+// Denormal numbers count as zero on this thread from now on. Returns the thread's control as it was before, for
+// nested_sparse_set_float_control.
 NESTED_SPARSE_EXPORT uint64_t nested_sparse_flush_denormals() {
   return nested_sparse::flush_denormals();
 }

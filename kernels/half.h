@@ -1,6 +1,6 @@
-// One value of a weight as a float. Values are stored as float, or as IEEE float16 ("half") in a uint16_t; either way
-// the arithmetic is float32, and every half is a float exactly. Static, as each file has it for its own instruction
-// set.
+// widened: a stored value of a weight as a float. Values are stored as float, or as IEEE float16 (a "half") whose bits
+// are held in a uint16_t. Every half is exactly a float. The functions are static, because each file compiles them for
+// its own instruction set.
 #pragma once
 
 #include <cstdint>
@@ -29,7 +29,7 @@ static inline float widened(uint16_t half) {
   const uint32_t exponent = bits & kExponent;
   bits += (127U - 15U) << 23;
   if (exponent == kExponent) bits += (128U - 16U) << 23;  // infinity, NaN
-  if (exponent == 0) bits += 1U << 23;                    // below 2^-14: 2^-14 too much
+  if (exponent == 0) bits += 1U << 23;                    // below 2^-14: the sum is 2^-14 too large
   float value;
   std::memcpy(&value, &bits, sizeof value);
   if (exponent == 0) value -= 1.0F / 16384.0F;

@@ -9,7 +9,7 @@ namespace {
 constexpr int64_t kMagic = 0x64656c69742d736e;  // "ns-tiled"
 constexpr int64_t kMaxFloats = std::numeric_limits<int32_t>::max();
 
-// Before the first tile; one cache line, so that tiles stay aligned.
+// What a tiled image begins with, before its first tile. It fills one cache line, so that tiles stay aligned.
 struct Header {
   int64_t magic, batch, channels, height, width;
   int32_t lanes, tile_vectors;
@@ -22,7 +22,8 @@ Image image_of(const float* data, const ImageSize& size, bool tiled, TileShape s
   return Image{data, size, Tiling(size.height * size.width, shape.lanes, shape.vectors), tiled};
 }
 
-// Whether the header's sizes are those of images in `floats` floats. It may be anyone's: nothing here overflows.
+// Whether images of the header's sizes take exactly `floats` floats. The header is untrusted, so every product is
+// bounded before it is made.
 bool holds_images(const Header& header, TileShape shape, int64_t floats) {
   if (header.batch < 0 || header.channels < 1 || header.height < 1 || header.width < 1) return false;
   if (header.height > kMaxFloats / header.width) return false;

@@ -1,8 +1,8 @@
-// Image: the activations a convolution reads, adds or writes, planar or tiled.
+// Image: a batch of images that a convolution reads as input or residual, or writes as output; planar or tiled.
 //
-// Planar is ONNX's [N, C, H, W], or [N, C, W] for one spatial dimension. Tiled (tiling.h) is private to our operators:
-// a tensor of one dimension that begins with a header, which says what it holds. The exporter marks the tensors that
-// nothing but our convolutions reads.
+// A planar image is ONNX's [N, C, H, W], or [N, C, W] for one spatial dimension. A tiled image (tiling.h) is private to
+// our operators: a tensor of one dimension, which begins with a header that holds the sizes. The exporter marks the
+// tensors that only our operators read; only those are tiled.
 #pragma once
 
 #include <string>
@@ -12,10 +12,10 @@
 
 namespace nested_sparse {
 
-// Vectors of an image's tiles, for the instruction set in use.
+// The size of an image's tiles, which the instruction set in use decides.
 struct TileShape {
-  int32_t lanes;
-  int32_t vectors;
+  int32_t lanes;    // pixels of a vector
+  int32_t vectors;  // of a tile at most
 };
 
 struct ImageSize {
@@ -27,20 +27,21 @@ struct ImageSize {
 };
 
 struct Image {
-  // The image in a tensor that a graph input or another operator gave. Throws ort::Error where it is not one.
+  // The image in an input tensor of an operator. Throws ort::Error where the tensor holds none.
   static Image read(const ort::Tensor<const float>& tensor, bool tiled, TileShape shape);
-  // Memory for the operator's output; `spatial` is 1 or 2 dimensions.
+  // An image in new memory for the operator's output. spatial: spatial dimensions, 1 or 2.
   static Image write(const ort::Context& context, const ImageSize& size, bool tiled, TileShape shape, int64_t spatial);
 
   // Floats from one image of the batch to the next.
   int64_t image_floats() const { return tiled ? tiling.floats(size.channels) : size.channels * tiling.pixels; }
-  // First float of a tile of image n, and floats from one channel to the next.
+  // Index of the first float of a tile of image n.
   int64_t offset(int64_t n, int64_t tile) const {
     return n * image_floats() + (tiled ? tiling.offset(size.channels, tile) : tiling.first_pixel(tile));
   }
+  // Floats from one channel of the tile to the next.
   int64_t pitch(int64_t tile) const { return tiled ? tiling.pitch(tile) : tiling.pixels; }
 
-  const float* data = nullptr;  // what `write` gave is the operator's to write
+  const float* data = nullptr;  // an operator may write to it where `write` made the image
   ImageSize size{};
   Tiling tiling;
   bool tiled = false;

@@ -26,7 +26,7 @@ void explain(char (&error)[256], const char* value, const char* why) {
 
 #if NESTED_SPARSE_X86
 struct X86 {
-  bool avx2 = false;    // and FMA, F16C
+  bool avx2 = false;    // with FMA and F16C
   bool avx512 = false;  // F, DQ, BW and VL
 };
 

@@ -1,4 +1,5 @@
-// Which instruction set the kernels use: the best one this CPU and its operating system support, or the forced one.
+// The instruction set that the kernels use: the forced one, or else the best that the CPU and the operating system
+// support.
 #pragma once
 
 #include <cstdint>
@@ -12,12 +13,11 @@ const char* isa_name(Isa isa);
 // True where the CPU has the instructions, the operating system saves their registers, and kernels for them were built.
 bool isa_supported(Isa isa);
 
-// The choice, made once. NESTED_SPARSE_FORCE_ISA overrides the detection. `error` is empty where the choice is valid;
-// otherwise it says what the variable holds and what it may hold, and `isa` is not to be used.
 struct IsaChoice {
-  Isa isa;
-  char error[256];
+  Isa isa;          // undefined where there is an error
+  char error[256];  // empty, or: what NESTED_SPARSE_FORCE_ISA holds and what it may hold
 };
+// The choice, made at the first call. The environment variable NESTED_SPARSE_FORCE_ISA overrides the detection.
 const IsaChoice& isa_choice();
 
 }  // namespace nested_sparse

@@ -1,4 +1,4 @@
-// Declares every kernel of kernels.inc that this architecture can be built for.
+// Declares the kernels of kernels.inc that can be built for this architecture, and finds kernels in the list.
 #pragma once
 
 #include "gather/gather.h"
@@ -18,47 +18,39 @@
 
 namespace nested_sparse {
 
-#define SPMM_KERNEL(isa, symbol, block_rows, vectors, lanes, index)          \
-  void symbol(const SpmmArgs& args, int64_t group_begin, int64_t group_end); \
-  void symbol##_f16(const SpmmArgs& args, int64_t group_begin, int64_t group_end);
-#define GEMV_KERNEL(isa, symbol, block_rows, index)                          \
-  void symbol(const GemvArgs& args, int64_t group_begin, int64_t group_end); \
-  void symbol##_f16(const GemvArgs& args, int64_t group_begin, int64_t group_end);
+#define SPMM_KERNEL(isa, symbol, block_rows, vectors, lanes, index, value) \
+  void symbol(const SpmmArgs& args, int64_t group_begin, int64_t group_end);
+#define GEMV_KERNEL(isa, symbol, block_rows, index, value) \
+  void symbol(const GemvArgs& args, int64_t group_begin, int64_t group_end);
 #define GATHER_KERNEL(isa, symbol, weigh_symbol, max_symbol, vectors, lanes) \
   void symbol(const GatherArgs& args);                                       \
   void weigh_symbol(const WeighArgs& args);                                  \
   void max_symbol(const float* rows, int64_t taps, int64_t count, float* y);
-#define PACK_SPMM_KERNEL(isa, symbol, banks, vectors, lanes, index)      \
-  void symbol(const SpmmArgs& args, int64_t row_begin, int64_t row_end); \
-  void symbol##_f16(const SpmmArgs& args, int64_t row_begin, int64_t row_end);
-#define PACK_GEMV_KERNEL(isa, symbol, banks, index)                            \
-  void symbol(const GemvArgs& args, int64_t bundle_begin, int64_t bundle_end); \
-  void symbol##_f16(const GemvArgs& args, int64_t bundle_begin, int64_t bundle_end);
+#define PACK_SPMM_KERNEL(isa, symbol, banks, vectors, lanes, index, value) \
+  void symbol(const SpmmArgs& args, int64_t row_begin, int64_t row_end);
+#define PACK_GEMV_KERNEL(isa, symbol, banks, index, value) \
+  void symbol(const GemvArgs& args, int64_t bundle_begin, int64_t bundle_end);
 #include "kernels.inc"
 
 // One line of the list. Exactly one of `spmm` and `gemv` is set.
 struct KernelInfo {
   const char* name;
   Isa isa;
-  int32_t block_rows;  // 1 for packs
-  int32_t banks;       // B of packs, whatever their k; 0 for blocks
-  int32_t index_bytes;
-  int32_t value_bytes;  // 4, or 2 for the halves of symbol_f16
-  int32_t vectors;      // spmm: pixel vectors of a tile at most
-  int32_t lanes;        // spmm: pixels of a vector
+  WeightKind weight;
+  int32_t vectors;  // spmm: pixel vectors of a tile at most
+  int32_t lanes;    // spmm: pixels of a vector
   SpmmKernel spmm;
   GemvKernel gemv;
 };
 
-// The list, in its order.
+// The list of kernels in its order, and its length.
 const KernelInfo* kernel_list(int32_t* count);
 
-// The first listed kernel of instruction set `isa` for the operation (spmm or gemv); every V, B, index
-// width and value width has one.
-const KernelInfo& find_kernel(bool gemv, Isa isa, int32_t block_rows, int32_t index_bytes, int32_t value_bytes,
-                              int32_t banks);
+// The first listed kernel of instruction set `isa` for such weights. Throws std::invalid_argument where none is listed.
+const KernelInfo& find_spmm(Isa isa, const WeightKind& weight);
+const KernelInfo& find_gemv(Isa isa, const WeightKind& weight);
 
-// How convolutions of an instruction set lay out and gather images.
+// How the convolutions of an instruction set lay out and gather images.
 struct GatherInfo {
   Isa isa;
   TileShape shape;

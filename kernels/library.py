@@ -1,4 +1,4 @@
-"""The operator library: where it is, how ONNX Runtime gets it, and which kernels it runs."""
+"""Library: finds and loads the operator library, gives it to ONNX Runtime, and lists its kernels."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nested_sparse.errors import KernelError
+from nested_sparse.value_type import FLOAT32, VALUE_TYPES, ValueType
 
 from .structs import Clip, KernelCall, KernelRow, PackedLevel, PackedWeight, check_layout
 
@@ -26,7 +27,11 @@ FILE_NAME = "libnested_sparse_kernels.so"
 
 @dataclass(frozen=True, slots=True)
 class KernelInfo:
-    """One line of the list of kernels (kernels.inc); `supported` is whether this CPU can run it."""
+    """One line of the list of kernels (kernels.inc).
+
+    value_type: type of the stored values that it reads.
+    supported: whether this CPU can run it.
+    """
 
     index: int
     name: str
@@ -35,14 +40,17 @@ class KernelInfo:
     block_rows: int
     banks: int  # B of gs{B}x{k} packs; 0 for blocks
     index_bytes: int
-    value_bytes: int  # 4 for float32, 2 for float16
+    value_type: ValueType
     vectors: int  # conv: pixel vectors in registers at once
     lanes: int  # conv: pixels of a vector
     supported: bool
 
 
 def library_path() -> Path:
-    """Path of the library: the one NESTED_SPARSE_LIBRARY names, or the built one. KernelError where it is absent."""
+    """Path of the library: the file that NESTED_SPARSE_LIBRARY names, else the installed one.
+
+    Raises KernelError where there is no such file.
+    """
     if named := os.environ.get("NESTED_SPARSE_LIBRARY"):
         if Path(named).is_file():
             return Path(named)
@@ -80,42 +88,54 @@ def kernels() -> list[KernelInfo]:
     found: list[KernelInfo] = []
     row = KernelRow()
     while loaded_library().nested_sparse_kernel(len(found), ctypes.byref(row)):
-        names = (row.name.decode(), row.op.decode(), row.isa.decode())
-        shape = (row.block_rows, row.banks, row.index_bytes, row.value_bytes, row.vectors, row.lanes)
-        found.append(KernelInfo(len(found), *names, *shape, bool(row.supported)))
+        found.append(
+            KernelInfo(
+                index=len(found),
+                name=row.name.decode(),
+                op=row.op.decode(),
+                isa=row.isa.decode(),
+                block_rows=row.block_rows,
+                banks=row.banks,
+                index_bytes=row.index_bytes,
+                value_type=VALUE_TYPES[row.value_type.decode()],
+                vectors=row.vectors,
+                lanes=row.lanes,
+                supported=bool(row.supported),
+            )
+        )
     return found
 
 
 def kernel_for(
-    op: str, block_rows: int, index_bytes: int = 2, *, rows: int = 1, banks: int = 0, value_bytes: int = 4
+    op: str, block_rows: int, index_bytes: int = 2, *, rows: int = 1, banks: int = 0, value_type: ValueType = FLOAT32
 ) -> str:
     """Name of the kernel that runs `op` ("conv" or "linear") on such weights. Raises KernelError where there is none.
 
-    banks: B of gs{B}x{k} packs, 0 for blocks. value_bytes: 4 for float32, 2 for float16.
+    banks: B of gs{B}x{k} packs, 0 for blocks.
     rows: vectors that a linear layer is given at once; over many it runs the "conv" kernel, the rows being its pixels.
     """
     as_pixels = op == "linear" and rows >= loaded_library().nested_sparse_transpose_from()
-    wanted = ("conv" if as_pixels else op, isa(), block_rows, index_bytes, value_bytes, banks)
+    wanted = ("conv" if as_pixels else op, isa(), block_rows, index_bytes, value_type, banks)
     for kernel in kernels():
-        has = (kernel.op, kernel.isa, kernel.block_rows, kernel.index_bytes, kernel.value_bytes, kernel.banks)
+        has = (kernel.op, kernel.isa, kernel.block_rows, kernel.index_bytes, kernel.value_type, kernel.banks)
         if has == wanted:
             return kernel.name
     raise KernelError(
         f"no kernel for {op!r} with blocks of {block_rows} rows, packs of {banks}, "
-        f"{index_bytes}-byte columns and {value_bytes}-byte values on {isa()}"
+        f"{index_bytes}-byte columns and {value_type.name} values on {isa()}"
     )
 
 
 def scratch_allocations() -> int:
-    """How often operators have allocated scratch memory or plans in this process; switching the level adds none."""
+    """How often operators have allocated scratch memory or plans in this process. A switch of the level adds none."""
     return int(loaded_library().nested_sparse_scratch_allocations())
 
 
 @dataclass(frozen=True, slots=True)
 class RawWeight:
-    """Packed arrays for `run_kernel`: (ptr, col, val) per level, norm (2, G·V), perm (G·V,) int32 or None.
+    """Packed arrays for `run_kernel`: (ptr, col, val) of each level, norm (2, G·V), perm (G·V,) int32 or None.
 
-    val: float32, or float16 for the kernels whose value_bytes are 2.
+    val: values of the dtype of the kernel's value type.
     per_row: k of gs{B}x{k} packs, 0 for blocks.
     """
 
@@ -128,9 +148,10 @@ class RawWeight:
 
 @dataclass(frozen=True, slots=True)
 class RawPixels:
-    """What a "conv" kernel needs beside the weight (spmm.h): pixels, and floats from a row of x or y to the next.
+    """Pixels for a "conv" kernel (spmm.h).
 
-    y_whole: rows of y have room for whole vectors, and get them.
+    count: pixels of a row. x_pitch, y_pitch: floats from a row of x or y to the next.
+    y_whole: whether the rows of y have room for whole vectors, which the kernel then writes.
     """
 
     count: int
@@ -150,10 +171,13 @@ def run_kernel(
     groups: tuple[int, int] | None = None,
     pixels: RawPixels | None = None,
 ) -> None:
-    """Run kernel `index` of the list on raw arrays, for tests and benchmarks: nothing is checked but the CPU.
+    """Run kernel `index` of the list on raw arrays, for tests and benchmarks. Only the CPU is checked, not the arrays.
 
-    `y` is written in place; `groups` is the range of what the kernel works through: row groups, with packs
-    the bundles of "linear" and the packed rows of "conv" (default: all). Raises KernelError.
+    y: output, written in place.
+    groups: range of groups to compute, all by default. A group is a row group; of packs, "linear" kernels count bundles
+        and "conv" kernels packed rows.
+
+    Raises KernelError where the list has no such kernel, or this CPU does not support it.
     """
     levels = (PackedLevel * len(weight.levels))(*map(_packed_level, weight.levels))
     scale, shift = weight.norm
@@ -185,9 +209,7 @@ def run_kernel(
 
 
 def _packed_level(level: tuple[NDArray[np.generic], ...]) -> PackedLevel:
-    ptr, col, val = level
-    halves = val.dtype == np.float16
-    return PackedLevel(*map(_pointer, (ptr, col, None if halves else val, val if halves else None)))
+    return PackedLevel(*map(_pointer, level))
 
 
 def _pointer(array: NDArray[np.generic] | None) -> int | None:

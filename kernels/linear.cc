@@ -15,7 +15,8 @@ int64_t round_up(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
-// Calls move(r, c) for every element of a matrix, in squares that fit the nearest cache whichever way it lies.
+// Calls move(r, c) for every element of a matrix, square by square. A square fits into the nearest cache, whether rows
+// or columns are contiguous.
 template <class Move>
 void for_squares(int64_t rows, int64_t columns, const Move& move) {
   constexpr int64_t kSquare = 16;
@@ -32,10 +33,8 @@ void for_squares(int64_t rows, int64_t columns, const Move& move) {
 
 NestedLinear::NestedLinear(const ort::Attributes& attributes)
     : NestedOperator(attributes),
-      gemv_(find_kernel(true, isa_choice().isa, weight_.block_rows(), weight_.index_bytes(), weight_.value_bytes(),
-                        weight_.banks())),
-      spmm_(find_kernel(false, isa_choice().isa, weight_.block_rows(), weight_.index_bytes(), weight_.value_bytes(),
-                        weight_.banks())) {}
+      gemv_(find_gemv(isa_choice().isa, weight_.kind())),
+      spmm_(find_spmm(isa_choice().isa, weight_.kind())) {}
 
 void NestedLinear::compute(const ort::Context& context) const {
   WeightView view;
@@ -92,7 +91,8 @@ void NestedLinear::transpose_in(const ort::Context& context, const float* from, 
   const int64_t tasks = task_count(columns, static_cast<double>(columns * count), kCopyGrain);
   context.parallel_for(tasks, [&](int64_t task) {
     const Part part = part_of(columns, tasks, task);
-    // What fills the last vector is multiplied, too: zeros, for denormal numbers take a hundred times as long.
+    // The kernel also multiplies the padding of the last vector. Zeros keep it fast: left-over denormal numbers would
+    // take a hundred times as long.
     const int64_t whole = round_up(count, spmm_.lanes);
     for (int64_t k = part.begin; k < part.end; ++k) std::fill(to + k * pitch + count, to + k * pitch + whole, 0.0F);
     for_squares(count, part.end - part.begin, [&](int64_t row, int64_t i) {
@@ -111,7 +111,7 @@ void NestedLinear::multiply(const ort::Context& context, const SpmmArgs& args, i
   });
 }
 
-// Residual and clip come last, so they wait until the outputs are in their rows.
+// Residual and clip are applied here and not by the kernel: the residual's rows lie as those of Y.
 void NestedLinear::transpose_out(const ort::Context& context, const float* from, int64_t pitch,
                                  const Rows& rows) const {
   const int64_t outputs = weight_.rows();

@@ -5,7 +5,8 @@
 
 namespace nested_sparse {
 
-// Rows of X from which transposing pays, and the conv kernel runs (measured for V = 16, 8, 4).
+// From this many rows of X on, it is faster to transpose X and to run the kernel of convolutions (measured for V = 16,
+// 8 and 4).
 inline constexpr int64_t kTransposeFrom = 4;
 
 class NestedLinear : public NestedOperator {
@@ -20,9 +21,9 @@ class NestedLinear : public NestedOperator {
     float* y;
     int64_t count;
   };
-  // Few rows: the sparse matrix times each of them.
+  // For few rows: multiplies the sparse matrix by one row after the other.
   void run_rows(const ort::Context& context, const WeightView& view, const Rows& rows) const;
-  // Many rows: transposed, so that they are the pixels of a 1 x 1 convolution.
+  // For many rows: transposes them, so that they are the pixels of a 1 x 1 convolution.
   void run_transposed(const ort::Context& context, const WeightView& view, const Rows& rows) const;
   void transpose_in(const ort::Context& context, const float* from, int64_t count, float* to, int64_t pitch) const;
   void multiply(const ort::Context& context, const SpmmArgs& args, int64_t blocks) const;

@@ -45,16 +45,14 @@ NestedWeight::NestedWeight(const ort::Attributes& attributes) : layer_(attribute
   require(columns_ >= 1 && columns_ <= kMaxCount, "columns must be 1 to 2^31 - 1, got " + number(columns_));
   const int64_t block_rows = attributes.integer("block_rows");
   require(is_block_rows(block_rows), "block_rows must be 1, 2, 4, 8 or 16, got " + number(block_rows));
-  block_rows_ = static_cast<int32_t>(block_rows);
+  kind_.block_rows = static_cast<int32_t>(block_rows);
   read_packs(attributes);
   groups_ = (rows_ + group_rows_ - 1) / group_rows_;
   const int64_t index_bytes = attributes.integer("index_bytes");
   require(index_bytes == 4 || (index_bytes == 2 && columns_ <= 65536),
           "index_bytes must be 4, or 2 where columns are at most 65536, got " + number(index_bytes));
-  index_bytes_ = static_cast<int32_t>(index_bytes);
-  const int64_t value_bytes = attributes.integer("value_bytes", 4);
-  require(value_bytes == 2 || value_bytes == 4, "value_bytes must be 2 or 4, got " + number(value_bytes));
-  value_bytes_ = static_cast<int32_t>(value_bytes);
+  kind_.index_bytes = static_cast<int32_t>(index_bytes);
+  kind_.value_type = read_value_type(attributes);
   permutation_ = attributes.integer("permutation_offset");
   require(permutation_ >= -1 && permutation_ <= kMaxOffset && (permutation_ == -1 || permutation_ % kAlignment == 0),
           "permutation_offset must be -1 or a multiple of 64, got " + number(permutation_));
@@ -67,20 +65,31 @@ NestedWeight::NestedWeight(const ort::Attributes& attributes) : layer_(attribute
   valid_ = std::vector<std::atomic<const uint8_t*>>(blocks.size());
 }
 
-// Files of format version 1 say nothing of packs.
+// A file names the type by the bytes of a value. It has no such attribute for float32.
+ValueType NestedWeight::read_value_type(const ort::Attributes& attributes) const {
+  const int64_t nbytes = attributes.integer("value_bytes", info_of(ValueType::float32).nbytes);
+  std::string known;
+  for (const ValueTypeInfo& info : kValueTypes) {
+    if (info.nbytes == nbytes) return info.type;
+    known += (known.empty() ? "" : ", ") + number(info.nbytes) + " (" + info.name + ")";
+  }
+  fail("value_bytes must be one of " + known + ", got " + number(nbytes));
+}
+
+// Files of format version 1 do not have the attributes of packs.
 void NestedWeight::read_packs(const ort::Attributes& attributes) {
   const int64_t banks = attributes.integer("banks", 0);
   const int64_t per_row = attributes.integer("per_row", 0);
   if (banks == 0) {
     require(per_row == 0, "per_row must be 0 without banks, got " + number(per_row));
-    group_rows_ = block_values_ = block_rows_;
+    group_rows_ = block_values_ = block_rows();
     return;
   }
   require(banks == 8 || banks == 16, "banks must be 0, 8 or 16, got " + number(banks));
   require(per_row >= 1 && banks % per_row == 0,
           "per_row must divide banks " + number(banks) + ", got " + number(per_row));
-  require(block_rows_ == 1, "block_rows must be 1 with banks, got " + number(block_rows_));
-  banks_ = static_cast<int32_t>(banks);
+  require(block_rows() == 1, "block_rows must be 1 with banks, got " + number(block_rows()));
+  kind_.banks = static_cast<int32_t>(banks);
   per_row_ = static_cast<int32_t>(per_row);
   group_rows_ = banks / per_row;
   block_columns_ = block_values_ = banks;
@@ -108,16 +117,17 @@ void NestedWeight::place_level(int32_t level, const std::vector<int64_t>& blocks
   levels_.push_back(Place{count, at[0], at[1], at[2], at[3]});
 }
 
-// Bytes that a segment must have for every array of `level` to lie inside it.
+// The bytes that a segment needs at least, so that every array of `level` lies inside it.
 int64_t NestedWeight::end_of(int32_t level) const {
   const Place& place = levels_[level];
-  int64_t end = std::max({place.ptr + 4 * (groups_ + 1), place.col + index_bytes_ * block_columns_ * place.blocks,
-                          place.val + value_bytes_ * block_values_ * place.blocks, place.norm + 8 * packed_rows()});
+  int64_t end = std::max({place.ptr + 4 * (groups_ + 1), place.col + kind_.index_bytes * block_columns_ * place.blocks,
+                          place.val + info_of(kind_.value_type).nbytes * block_values_ * place.blocks,
+                          place.norm + 8 * packed_rows()});
   if (level == 0 && permutation_ >= 0) end = std::max(end, permutation_ + 4 * packed_rows());
   return end;
 }
 
-// Runs every time: messages are made only where they are needed.
+// Called at every run, so it makes texts only where it fails.
 const uint8_t* NestedWeight::usable_segment(int32_t level, const Segment& segment) const {
   if (segment.nbytes == 0) fail("level " + number(level) + " is not in this file; choose a lower level");
   if (segment.nbytes < end_of(level)) {
@@ -136,10 +146,8 @@ void NestedWeight::view(int64_t level, const Segment* segments, WeightView& out)
   for (int32_t l = 0; l <= level; ++l) {
     const uint8_t* segment = usable_segment(l, segments[l]);
     const Place& place = levels_[l];
-    const uint8_t* const val = segment + place.val;
-    out.levels[l] = PackedLevel{reinterpret_cast<const uint32_t*>(segment + place.ptr), segment + place.col,
-                                value_bytes_ == 4 ? reinterpret_cast<const float*>(val) : nullptr,
-                                value_bytes_ == 2 ? reinterpret_cast<const uint16_t*>(val) : nullptr};
+    out.levels[l] =
+        PackedLevel{reinterpret_cast<const uint32_t*>(segment + place.ptr), segment + place.col, segment + place.val};
     out.blocks += place.blocks * block_columns_;
   }
   const auto* norm = reinterpret_cast<const float*>(segments[level].data + levels_[level].norm);
@@ -165,12 +173,12 @@ void NestedWeight::validate_columns(int32_t level, const uint8_t* segment) const
           where + ": ptr must end at " + number(place.blocks) + " blocks, got " + number(ptr[groups_]));
   const void* col = segment + place.col;
   const int64_t count = place.blocks * block_columns_;
-  const bool in_range = index_bytes_ == 2 ? columns_in_range<uint16_t>(col, count, columns_)
-                                          : columns_in_range<uint32_t>(col, count, columns_);
+  const bool in_range = kind_.index_bytes == 2 ? columns_in_range<uint16_t>(col, count, columns_)
+                                               : columns_in_range<uint32_t>(col, count, columns_);
   require(in_range, where + ": a column is not below " + number(columns_));
-  if (banks_ > 0) return;
+  if (banks() > 0) return;
   const bool rising =
-      index_bytes_ == 2 ? columns_rise<uint16_t>(col, ptr, groups_) : columns_rise<uint32_t>(col, ptr, groups_);
+      kind_.index_bytes == 2 ? columns_rise<uint16_t>(col, ptr, groups_) : columns_rise<uint32_t>(col, ptr, groups_);
   require(rising, where + ": the columns of a group do not rise");
 }
 

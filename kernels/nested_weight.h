@@ -1,4 +1,5 @@
-// NestedWeight: one node's weight, every level of it, inside the level segments that reach the node as inputs.
+// NestedWeight: the weight of one node, with all its levels. Its arrays lie in the level segments, which reach the node
+// as inputs.
 #pragma once
 
 #include <atomic>
@@ -16,18 +17,19 @@ struct Segment {
   int64_t nbytes = 0;
 };
 
-// The levels in use by one run; points into the segments and into itself, so it stays where it was made.
+// The levels that one run uses. It must not be copied or moved: it points into the segments and into itself.
 struct WeightView {
   PackedLevel levels[kMaxLevels];
   PackedWeight weight;
-  int64_t blocks = 0;  // of all levels in use; with packs their weights, blocks of one
+  int64_t blocks = 0;  // of all levels in use; for packs the number of their weights
 };
 
-// Where a node's arrays lie in each segment, from its attributes, and the checks that make reading them safe: sizes at
-// every run, contents (ascending ptr, columns in range, a true permutation) once per level and segment address.
+// Knows from the node's attributes where its arrays lie in each segment, and makes the checks without which it is not
+// safe to read them. Sizes are checked at every run. Contents (ptr ascends, columns are in range, the permutation is
+// one) are checked once for each level and address of its segment.
 class NestedWeight {
  public:
-  // Throws ort::Error where the attributes are not sane.
+  // Throws ort::Error where an attribute is out of range.
   explicit NestedWeight(const ort::Attributes& attributes);
   NestedWeight(const NestedWeight&) = delete;
   NestedWeight& operator=(const NestedWeight&) = delete;
@@ -35,27 +37,26 @@ class NestedWeight {
   const std::string& layer() const { return layer_; }
   int64_t rows() const { return rows_; }
   int64_t columns() const { return columns_; }
-  // Row groups: of V rows, or bundles.
+  // Row groups: groups of V rows, or bundles.
   int64_t groups() const { return groups_; }
   int64_t packed_rows() const { return groups_ * group_rows_; }
-  // What the spmm kernel calls a group: V rows, with packs one.
-  int64_t spmm_groups() const { return banks_ == 0 ? groups_ : packed_rows(); }
-  int32_t block_rows() const { return block_rows_; }
-  int32_t index_bytes() const { return index_bytes_; }
-  // 4 of a float, 2 of a half.
-  int32_t value_bytes() const { return value_bytes_; }
+  const WeightKind& kind() const { return kind_; }
+  int32_t block_rows() const { return kind_.block_rows; }
   // B of packs, 0 for blocks.
-  int32_t banks() const { return banks_; }
+  int32_t banks() const { return kind_.banks; }
+  // Groups as spmm kernels count them: a group of V rows for blocks, a single row for packs.
+  int64_t spmm_groups() const { return banks() == 0 ? groups_ : packed_rows(); }
   int32_t level_count() const { return static_cast<int32_t>(levels_.size()); }
 
-  // Fills `out` with levels 0 to `level`. `segments` holds level_count() of them. Throws ort::Error where the level
-  // does not exist, is not in the file, or is malformed. Thread-safe.
+  // Fills `out` with levels 0 to `level`. segments: level_count() of them. Throws ort::Error where the level does not
+  // exist, is not in the file, or is malformed. Thread-safe.
   void view(int64_t level, const Segment* segments, WeightView& out) const;
 
  private:
   struct Place {
     int64_t blocks, ptr, col, val, norm;
   };
+  ValueType read_value_type(const ort::Attributes& attributes) const;
   void read_packs(const ort::Attributes& attributes);
   void place_level(int32_t level, const std::vector<int64_t>& blocks, const std::vector<int64_t>& offsets);
   int64_t end_of(int32_t level) const;
@@ -70,17 +71,14 @@ class NestedWeight {
   int64_t rows_ = 0;
   int64_t columns_ = 0;
   int64_t groups_ = 0;
-  int32_t block_rows_ = 0;
-  int32_t index_bytes_ = 0;
-  int32_t value_bytes_ = 0;
-  int32_t banks_ = 0;
-  int32_t per_row_ = 0;
+  WeightKind kind_{};
+  int32_t per_row_ = 0;  // k of packs, 0 for blocks
   int64_t group_rows_ = 0;
   int64_t block_columns_ = 1;  // columns that a block, or pack, names
   int64_t block_values_ = 0;
   int64_t permutation_ = -1;
   std::vector<Place> levels_;
-  mutable std::vector<std::atomic<const uint8_t*>> valid_;  // segment whose contents were checked, per level
+  mutable std::vector<std::atomic<const uint8_t*>> valid_;  // for each level, the segment whose contents were checked
 };
 
 }  // namespace nested_sparse

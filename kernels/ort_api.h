@@ -1,6 +1,7 @@
-// The part of ONNX Runtime's C interface that the operators use, API version 17, declared here because the wheel ships
-// no headers. The interface is a table of function pointers that only ever grows, so the slots below hold for every
-// later runtime. The library does not link ONNX Runtime: the runtime hands its table to RegisterCustomOps.
+// The part of ONNX Runtime's C interface that the operators use, of API version 17. It is declared here because ONNX
+// Runtime's wheel ships no headers. The interface is a table of function pointers to which later versions only append,
+// so the slots below are right for every later runtime. The library does not link ONNX Runtime: the runtime passes its
+// table to RegisterCustomOps.
 #pragma once
 
 #include <cstddef>
@@ -16,7 +17,7 @@ struct OrtKernelContext;
 struct OrtShapeInferContext;
 struct OrtCustomOp;
 
-// Slots of ONNX Runtime's table, by number.
+// ONNX Runtime's table; a function is found by the number of its slot.
 struct OrtApi {
   void (*slot[1])();
 };
@@ -26,7 +27,7 @@ struct OrtApiBase {
   const char* (*get_version_string)();
 };
 
-// The custom operator as ONNX Runtime reads it; up to get_end_version at version 17, all of it at 18.
+// A custom operator as ONNX Runtime reads it: at API version 17 up to get_end_version, from 18 on all of it.
 struct OrtCustomOp {
   uint32_t version;
   void* (*create_kernel)(const OrtCustomOp*, const OrtApi*, const OrtKernelInfo*);
@@ -58,14 +59,14 @@ struct OrtCustomOp {
 
 namespace nested_sparse::ort {
 
-constexpr uint32_t kApiVersion = 17;      // the oldest that has all we need
-constexpr uint32_t kInplaceVersion = 18;  // reads get_may_inplace too
+constexpr uint32_t kApiVersion = 17;      // the oldest that has every function of Api
+constexpr uint32_t kInplaceVersion = 18;  // the oldest that reads get_may_inplace
 
 enum ElementType { kFloat = 1, kUint8 = 2, kInt64 = 7 };
 enum Characteristic { kRequired = 0, kOptional = 1, kVariadic = 2 };
 enum ErrorCode { kFail = 1, kInvalidArgument = 2 };
 
-// The functions used, typed.
+// The functions of the table that this library calls, with their types.
 struct Api {
   OrtStatus* (*create_status)(int code, const char* message);
   const char* (*error_message)(const OrtStatus*);
@@ -86,7 +87,7 @@ struct Api {
   OrtStatus* (*input)(const OrtKernelContext*, size_t index, const OrtValue** out);
   OrtStatus* (*output)(OrtKernelContext*, size_t index, const int64_t* dimensions, size_t count, OrtValue** out);
   OrtStatus* (*parallel_for)(const OrtKernelContext*, void (*fn)(void*, size_t), size_t total, size_t batches, void*);
-  // Reads the slots of `table`; false where one is empty, which no runtime of this API version or later has.
+  // Fills this from the slots of `table`. False where a slot is empty, which happens only below kApiVersion.
   bool load(const OrtApi* table);
 };
 

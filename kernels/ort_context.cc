@@ -6,7 +6,7 @@
 namespace nested_sparse::ort {
 namespace {
 
-// Text of a failed status, which is released.
+// The message of a failed status. Releases the status.
 std::string take_message(const Api& api, OrtStatus* status) {
   std::string message = api.error_message(status);
   api.release_status(status);

@@ -1,4 +1,5 @@
-// Typed, throwing access to what ONNX Runtime passes an operator: attributes at creation, tensors at each run.
+// Typed access to what ONNX Runtime passes to an operator: attributes when it is made, tensors at each run. Failures
+// are thrown.
 #pragma once
 
 #include <atomic>
@@ -13,7 +14,7 @@
 
 namespace nested_sparse::ort {
 
-// A failure to be reported as an OrtStatus of code kInvalidArgument.
+// A failure that is reported to ONNX Runtime as an OrtStatus of code kInvalidArgument.
 struct Error : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
@@ -52,7 +53,7 @@ struct Tensor {
   Shape shape;
 };
 
-// One run of an operator. The element types are ONNX Runtime's to check: the operator declares them.
+// One run of an operator. ONNX Runtime checks the element types of tensors, which the operator has declared.
 class Context {
  public:
   Context(const Api& api, OrtKernelContext* context) : api_(api), context_(context) {}
@@ -63,11 +64,12 @@ class Context {
     tensor.data = static_cast<const T*>(input_data(index, tensor.shape));
     return tensor;
   }
-  // Memory of the operator's only output.
+  // Memory for the operator's only output.
   float* output(const Shape& shape) const;
 
-  // Calls task(i) for i in 0 .. count - 1 on the session's threads; `task` must not call this. What a task throws is
-  // thrown here once all have ended, and tasks that begin after it do nothing.
+  // Calls task(i) for i in 0 .. count - 1 on the session's threads, and returns when all have ended. `task` must not
+  // call this. The first exception of a task is thrown here at the end; tasks that begin after that exception do
+  // nothing.
   template <class Task>
   void parallel_for(int64_t count, const Task& task) const {
     if (count == 1) task(int64_t{0});
@@ -78,7 +80,8 @@ class Context {
   }
 
  private:
-  // An exception that left a task on one of the runtime's threads would end the process: std::bad_alloc, of scratch().
+  // Keeps exceptions, such as std::bad_alloc from scratch(), inside the task: one that left a task on one of ONNX
+  // Runtime's threads would end the process.
   template <class Task>
   struct Tasks {
     const Task& task;

@@ -1,4 +1,4 @@
-// Registers the operators with ONNX Runtime. Nothing thrown leaves this file: every failure becomes an OrtStatus.
+// Registers the operators with ONNX Runtime. No exception leaves this file: each becomes an OrtStatus.
 #include <exception>
 #include <memory>
 #include <mutex>
@@ -19,7 +19,7 @@ namespace {
 constexpr const char* kDomain = "nested_sparse";
 constexpr int kLatestVersion = 0x7fffffff;
 
-// An operator's description, which ONNX Runtime keeps a pointer to, with the interface of that runtime.
+// The description of an operator, to which ONNX Runtime keeps a pointer, with the interface of that runtime.
 struct Description : OrtCustomOp {
   const ort::Api* api;
 };
@@ -70,8 +70,8 @@ int input_characteristic(const OrtCustomOp*, size_t index) {
   return index >= kFirstSegment ? ort::kVariadic : ort::kRequired;
 }
 
-// Y may overwrite a residual that nothing else reads (ResNet-50: 12 % of the whole net's time). ONNX Runtime does so
-// where the graph gives both the same shape.
+// Allows Y to take the memory of a residual that no other node reads, which saves 12 % of the time of ResNet-50. ONNX
+// Runtime makes use of it where both have the same shape in the graph.
 size_t residual_to_output(int** inputs, int** outputs) {
   static int input = kResidual;
   static int output = 0;
@@ -85,7 +85,7 @@ Description describe(const char* (*name)(const OrtCustomOp*), const ort::Api* ap
   Description op{};
   op.version = version;
   op.get_name = name;
-  op.get_execution_provider = [](const OrtCustomOp*) -> const char* { return nullptr; };  // the CPU's
+  op.get_execution_provider = [](const OrtCustomOp*) -> const char* { return nullptr; };  // null: the CPU
   op.get_input_type = input_type;
   op.get_input_count = [](const OrtCustomOp*) -> size_t { return kFirstSegment + 1; };
   op.get_output_type = [](const OrtCustomOp*, size_t) -> int { return ort::kFloat; };
@@ -108,7 +108,7 @@ Description describe(const char* (*name)(const OrtCustomOp*), const ort::Api* ap
   return op;
 }
 
-// TiledMaxPool: one input, one output, nothing else.
+// TiledMaxPool has one input, one output, and no level.
 Description describe_max_pool(const ort::Api* api, uint32_t version) {
   Description op = describe<TiledMaxPool>([](const OrtCustomOp*) { return "TiledMaxPool"; }, api, version);
   op.get_input_type = [](const OrtCustomOp*, size_t) -> int { return ort::kFloat; };
@@ -118,7 +118,7 @@ Description describe_max_pool(const ort::Api* api, uint32_t version) {
   return op;
 }
 
-// The operators as one runtime sees them. Sessions point into it, so it is never freed.
+// The operators as one runtime sees them. It is never freed, because sessions hold pointers into it.
 struct Registration {
   Registration(const OrtApi* table, uint32_t version) : table(table) {
     if (!api.load(table)) throw std::runtime_error("this ONNX Runtime lacks functions of API version 17");
@@ -146,7 +146,7 @@ struct Registration {
   OrtCustomOpDomain* domain = nullptr;
 };
 
-// One per runtime in the process (nearly always one).
+// The registration for a runtime. A process has one for each runtime in it, which is nearly always one.
 const Registration& registration_for(const OrtApi* table, uint32_t version) {
   static std::mutex mutex;
   static auto& all = *new std::vector<std::unique_ptr<const Registration>>;
@@ -161,7 +161,7 @@ const Registration& registration_for(const OrtApi* table, uint32_t version) {
 }  // namespace
 }  // namespace nested_sparse
 
-// What SessionOptions.register_custom_ops_library calls.
+// The function that SessionOptions.register_custom_ops_library calls.
 NESTED_SPARSE_EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
   using namespace nested_sparse;
   const OrtApi* table = base->get_api(ort::kApiVersion);

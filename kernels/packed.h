@@ -1,33 +1,46 @@
-// The packed weight as kernels see it, and the arithmetic that ends every output (FORMAT.md, "Packed layer").
+// The packed weight as kernels read it, and the last steps that all kernels share (FORMAT.md, "Packed layer").
 #pragma once
 
 #include <cstdint>
-#include <type_traits>
+
+#include "value_type.h"
 
 namespace nested_sparse {
 
-// What one level adds, in blocks or in packs. Blocks of row group g are ptr[g] to ptr[g + 1] - 1; block j lies in
-// column col[j] (uint16_t or uint32_t, the kernel knows) and holds val[j * V] to val[j * V + V - 1].
+// How a weight is laid out and stored. Kernels are chosen by it.
+struct WeightKind {
+  int32_t block_rows;   // V; 1 for packs
+  int32_t banks;        // B of packs, whatever their k; 0 for blocks
+  int32_t index_bytes;  // of a column index, 2 or 4
+  ValueType value_type;
+
+  bool operator==(const WeightKind& other) const {
+    return block_rows == other.block_rows && banks == other.banks && index_bytes == other.index_bytes &&
+           value_type == other.value_type;
+  }
+};
+
+// The blocks or packs that one level adds. Blocks of row group g are ptr[g] to ptr[g + 1] - 1; block j lies in
+// column col[j] and holds val[j * V] to val[j * V + V - 1]. The kernel knows the types behind col and val: it was
+// chosen by the weight's kind.
 //
 // A pack of GS(B, k), arXiv:2112.10898, holds B weights, k of each row of its bundle: entry i of pack j is val[j * B +
 // i] in column col[j * B + i], of packed row g * B / k + i / k. Packs of bundle g are ptr[g] to ptr[g + 1] - 1.
 struct PackedLevel {
   const uint32_t* ptr;
-  const void* col;
-  const float* val;        // or null, and then
-  const uint16_t* halves;  // the same as IEEE float16
+  const void* col;  // uint16_t or uint32_t
+  const void* val;  // Stored<> of the weight's value type
 };
 
-// The values of a level, as the kernel reads them.
+// The values of a level for a kernel that reads them as `Value`.
 template <class Value>
 static inline const Value* values_of(const PackedLevel& level) {
-  if constexpr (std::is_same_v<Value, float>) return level.val;
-  if constexpr (std::is_same_v<Value, uint16_t>) return level.halves;
+  return static_cast<const Value*>(level.val);
 }
 
 constexpr int kMaxLevels = 255;
 
-// Levels 0 to level_count - 1 of a weight of `rows` outputs, with the norm of the densest of them.
+// Levels 0 to level_count - 1 of a weight with `rows` outputs, and the norm of level level_count - 1.
 struct PackedWeight {
   const PackedLevel* levels;
   int32_t level_count;
@@ -36,7 +49,7 @@ struct PackedWeight {
   const int32_t* perm;  // [G * V] output of each packed row, -1 for padding; null: packed row r is output r
   int64_t rows;
   int32_t per_row;  // k of packs, 0 for blocks
-  int64_t columns;  // bounds the memory that a group's values can take (spmm/halves.h)
+  int64_t columns;  // bounds the memory that a group's values can take (spmm/values.h)
 };
 
 // Output of packed row r, or -1 where the row is padding.
@@ -45,7 +58,7 @@ static inline int64_t output_of(const PackedWeight& weight, int64_t r) {
   return r < weight.rows ? r : -1;
 }
 
-// clamp(value, lo, hi) where NaN stays NaN.
+// Bounds of an output. A NaN stays NaN.
 struct Clip {
   float lo;
   float hi;

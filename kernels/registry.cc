@@ -7,18 +7,14 @@ namespace nested_sparse {
 namespace {
 
 constexpr KernelInfo kKernels[] = {
-#define SPMM_KERNEL(isa, symbol, block_rows, vectors, lanes, index)                      \
-  {#symbol, Isa::isa, block_rows, 0, sizeof(index), 4, vectors, lanes, symbol, nullptr}, \
-      {#symbol "_f16", Isa::isa, block_rows, 0, sizeof(index), 2, vectors, lanes, symbol##_f16, nullptr},
-#define GEMV_KERNEL(isa, symbol, block_rows, index)                            \
-  {#symbol, Isa::isa, block_rows, 0, sizeof(index), 4, 0, 0, nullptr, symbol}, \
-      {#symbol "_f16", Isa::isa, block_rows, 0, sizeof(index), 2, 0, 0, nullptr, symbol##_f16},
-#define PACK_SPMM_KERNEL(isa, symbol, banks, vectors, lanes, index)                 \
-  {#symbol, Isa::isa, 1, banks, sizeof(index), 4, vectors, lanes, symbol, nullptr}, \
-      {#symbol "_f16", Isa::isa, 1, banks, sizeof(index), 2, vectors, lanes, symbol##_f16, nullptr},
-#define PACK_GEMV_KERNEL(isa, symbol, banks, index)                       \
-  {#symbol, Isa::isa, 1, banks, sizeof(index), 4, 0, 0, nullptr, symbol}, \
-      {#symbol "_f16", Isa::isa, 1, banks, sizeof(index), 2, 0, 0, nullptr, symbol##_f16},
+#define SPMM_KERNEL(isa, symbol, block_rows, vectors, lanes, index, value) \
+  {#symbol, Isa::isa, {block_rows, 0, sizeof(index), ValueType::value}, vectors, lanes, symbol, nullptr},
+#define GEMV_KERNEL(isa, symbol, block_rows, index, value) \
+  {#symbol, Isa::isa, {block_rows, 0, sizeof(index), ValueType::value}, 0, 0, nullptr, symbol},
+#define PACK_SPMM_KERNEL(isa, symbol, banks, vectors, lanes, index, value) \
+  {#symbol, Isa::isa, {1, banks, sizeof(index), ValueType::value}, vectors, lanes, symbol, nullptr},
+#define PACK_GEMV_KERNEL(isa, symbol, banks, index, value) \
+  {#symbol, Isa::isa, {1, banks, sizeof(index), ValueType::value}, 0, 0, nullptr, symbol},
 #include "kernels.inc"
 };
 
@@ -28,6 +24,15 @@ constexpr GatherInfo kGathers[] = {
 #include "kernels.inc"
 };
 
+const KernelInfo& find_kernel(bool gemv, Isa isa, const WeightKind& weight) {
+  for (const KernelInfo& kernel : kKernels) {
+    if ((kernel.gemv != nullptr) == gemv && kernel.isa == isa && kernel.weight == weight) return kernel;
+  }
+  throw std::invalid_argument("no kernel for blocks of " + std::to_string(weight.block_rows) + " rows, packs of " +
+                              std::to_string(weight.banks) + ", " + std::to_string(weight.index_bytes) +
+                              "-byte columns and " + info_of(weight.value_type).name + " values on " + isa_name(isa));
+}
+
 }  // namespace
 
 const KernelInfo* kernel_list(int32_t* count) {
@@ -35,17 +40,12 @@ const KernelInfo* kernel_list(int32_t* count) {
   return kKernels;
 }
 
-const KernelInfo& find_kernel(bool gemv, Isa isa, int32_t block_rows, int32_t index_bytes, int32_t value_bytes,
-                              int32_t banks) {
-  for (const KernelInfo& kernel : kKernels) {
-    if ((kernel.gemv != nullptr) == gemv && kernel.isa == isa && kernel.block_rows == block_rows &&
-        kernel.banks == banks && kernel.index_bytes == index_bytes && kernel.value_bytes == value_bytes) {
-      return kernel;
-    }
-  }
-  throw std::invalid_argument("no kernel for blocks of " + std::to_string(block_rows) + " rows, packs of " +
-                              std::to_string(banks) + ", " + std::to_string(index_bytes) + "-byte columns and " +
-                              std::to_string(value_bytes) + "-byte values on " + isa_name(isa));
+const KernelInfo& find_spmm(Isa isa, const WeightKind& weight) {
+  return find_kernel(false, isa, weight);
+}
+
+const KernelInfo& find_gemv(Isa isa, const WeightKind& weight) {
+  return find_kernel(true, isa, weight);
 }
 
 const GatherInfo& find_gather(Isa isa) {

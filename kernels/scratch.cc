@@ -9,7 +9,7 @@ namespace nested_sparse {
 namespace {
 
 constexpr int64_t kAlignment = 64;
-// Half a gigabyte; what needs more is a layer whose file claims columns that it has no blocks for.
+// Half a gigabyte. Only a layer needs more whose file claims columns for which it has no blocks.
 constexpr int64_t kMaxFloats = int64_t{1} << 27;
 
 std::atomic<int64_t> allocations{0};

@@ -1,20 +1,21 @@
-// Working memory of the operators: one growing buffer per thread and purpose, kept until the thread ends, so that a run
-// that has been seen before allocates nothing.
+// Working memory of the operators: one buffer for each thread and purpose. A buffer grows when needed and is kept until
+// its thread ends, so a run like an earlier one allocates nothing.
 #pragma once
 
 #include <cstdint>
 
 namespace nested_sparse {
 
-// How often operator memory (scratch or plans) was allocated since load.
+// How often memory for scratch or plans was allocated since the library was loaded.
 int64_t scratch_allocations();
+// Adds one to that count.
 void count_scratch_allocation();
 
 enum class Purpose { input, output, matrix, sums, starts, values };
 constexpr int kPurposes = 6;
 
-// At least `floats` floats, 64-byte aligned, with whatever they held before; this thread's until its next call for the
-// same purpose. Throws std::bad_alloc.
+// Memory for at least `floats` floats, aligned to 64 bytes, with undefined contents. It belongs to this thread until
+// the thread's next call for the same purpose. Throws std::bad_alloc.
 float* scratch(Purpose purpose, int64_t floats);
 
 }  // namespace nested_sparse

@@ -20,7 +20,7 @@ class KernelRow(ctypes.Structure):
         ("block_rows", ctypes.c_int32),
         ("banks", ctypes.c_int32),
         ("index_bytes", ctypes.c_int32),
-        ("value_bytes", ctypes.c_int32),
+        ("value_type", ctypes.c_char_p),
         ("vectors", ctypes.c_int32),
         ("lanes", ctypes.c_int32),
         ("supported", ctypes.c_int32),
@@ -34,7 +34,6 @@ class PackedLevel(ctypes.Structure):
         ("ptr", ctypes.c_void_p),
         ("col", ctypes.c_void_p),
         ("val", ctypes.c_void_p),
-        ("halves", ctypes.c_void_p),
     )
 
 

@@ -55,11 +55,18 @@ def real(
     return number
 
 
-def finite(name: str, value: object, least: float = -math.inf, *, above: float = -math.inf) -> float:
+def finite(
+    name: str,
+    value: object,
+    least: float = -math.inf,
+    *,
+    above: float = -math.inf,
+    error: type[NestedSparseError] = InputError,
+) -> float:
     """As `real`, and not infinite."""
-    number = real(name, value, least, above=above)
+    number = real(name, value, least, above=above, error=error)
     if math.isinf(number):
-        raise InputError(f"{name}: expected a finite number, got {shown(value)}")
+        raise error(f"{name}: expected a finite number, got {shown(value)}")
     return number
 
 

@@ -34,11 +34,11 @@ from .weight import NestedWeight
 class Checkpoint:
     """An open checkpoint. Its segments are read-only views of the mapped file; close() only after their last use.
 
-    path, metadata: where it came from and all it says of itself.
-    levels, inputs, outputs, layers, reroutes, rows: the same, ready to use.
+    path: path of the file. metadata: all that the file says of itself.
+    levels, inputs, outputs, layers, reroutes, rows: parts of the metadata, ready to use.
 
-    Replacing the file by renaming another over it is safe while it is open; writing into it in place is where `file`
-    is guarded (MappedFile).
+    While it is open, another file may safely be renamed over it. Writing into the file in place is safe only where
+    `file` is guarded (MappedFile).
     """
 
     def __init__(
@@ -83,11 +83,11 @@ class Checkpoint:
         self.close()
 
     def close(self) -> None:
-        """Let go of the mapping; it goes away with its last view."""
+        """Release the mapping. It ends with its last view."""
         self.file.close()
 
     def graph(self) -> bytes:
-        """The ONNX graph, a serialised ModelProto, as it stands in the file: check_graph() says whether it may run."""
+        """The ONNX graph of the file, a serialised ModelProto, unchecked: check_graph() says whether it may run."""
         place = self._sections[0][0]
         return self.file.data[self._data_begin + place.begin :][: place.count].tobytes()
 
@@ -105,7 +105,7 @@ class Checkpoint:
         return self.file.data[self._data_begin : self._data_begin + self.levels[level_count - 1].nbytes].data
 
     def release_above(self, level: int) -> None:
-        """Give the resident pages of all segments above `level` back to the system; they come back when touched."""
+        """Return the resident pages of all segments above `level` to the system. A read loads them again."""
         self.file.release(self._segment_range(level)[1])
 
     def load_layer(self, name: str) -> tuple[NestedWeight, NDArray[np.float32]]:
@@ -124,8 +124,9 @@ class Checkpoint:
         levels, norms = [], np.empty((len(self.levels), 2, layer.rows), np.float32)
         for level in range(len(self.levels)):
             ptr, col, val, norm = (arrays[tensor_name(name, level, part)] for part in ("ptr", "col", "val", "norm"))
-            col, val = col.reshape(-1, layer.layout.block_columns), val.reshape(-1, layer.layout.block_values)
-            levels.append(PackedLevel(ptr, col, val.astype(np.float32, copy=False)))
+            col = col.reshape(-1, layer.layout.block_columns)
+            val = layer.value_type.loaded(val).reshape(-1, layer.layout.block_values)
+            levels.append(PackedLevel(ptr, col, val))
             order = slice(None) if permutation is None else permutation
             norms[level][:, order] = norm.reshape(2, -1)[:, : layer.rows]
         return unpack(name, layer.rows, layer.columns, layer.layout, levels, permutation), norms

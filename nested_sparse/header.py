@@ -1,4 +1,4 @@
-"""Header: reads and checks what a checkpoint file says of itself, before any of its tensors is looked at."""
+"""Header: reads and checks the header of a checkpoint file, before any of its tensors is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where every tensor of a checkpoint lies (FORMAT.md, "Order of the bytes").
+"""Layout of the file: where every tensor of a checkpoint lies (FORMAT.md, "Order of the bytes").
 
 The order is a function of the metadata alone, so the writer, the reader and `slice` share it, and a reader can refuse
 any file whose tensor table is not the one its metadata asks for.
@@ -15,6 +15,7 @@ import numpy as np
 
 from .layouts import Layout
 from .packed import index_dtype
+from .value_type import FLOAT32, VALUE_TYPES, ValueType
 
 ALIGNMENT = 64
 """Bytes: every tensor starts on a cache line, so that vector loads do not split lines."""
@@ -26,17 +27,13 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "U16": np.dtype("<u2"),
     "U32": np.dtype("<u4"),
     "I32": np.dtype("<i4"),
-    "F16": np.dtype("<f2"),
-    "F32": np.dtype("<f4"),
+    **{each.tensor_dtype: each.dtype for each in VALUE_TYPES.values()},
 }
-
-VALUE_DTYPES = {4: "F32", 2: "F16"}
-"""Of a weight's values, by their bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class LayerShape:
-    """What decides where the arrays of a layer lie; `blocks[l]` is the number of blocks that level l adds."""
+    """The sizes that decide where the arrays of a layer lie. blocks: number of blocks that each level adds."""
 
     name: str
     rows: int
@@ -44,21 +41,21 @@ class LayerShape:
     layout: Layout
     permuted: bool
     blocks: tuple[int, ...]
-    value_bytes: int = 4
+    value_type: ValueType = FLOAT32
 
     @property
     def group_count(self) -> int:
-        """G, row groups."""
+        """G, the number of row groups."""
         return self.layout.group_count(self.rows)
 
     @property
     def packed_rows(self) -> int:
-        """Rows with those of padding."""
+        """Number of rows, those of padding included."""
         return self.group_count * self.layout.group_rows
 
     @property
     def most_blocks(self) -> int:
-        """Blocks that the weight has in all."""
+        """Number of blocks of the whole weight."""
         return self.layout.most_blocks(self.rows, self.columns)
 
     @property
@@ -94,7 +91,7 @@ def level_parts(layer: LayerShape, level: int) -> list[tuple[str, str, int]]:
     parts = [
         ("ptr", "U32", layer.group_count + 1),
         ("col", "U16" if layer.index_bytes == 2 else "U32", blocks * layer.layout.block_columns),
-        ("val", VALUE_DTYPES[layer.value_bytes], blocks * layer.layout.block_values),
+        ("val", layer.value_type.tensor_dtype, blocks * layer.layout.block_values),
         ("norm", "F32", 2 * packed_rows),
     ]
     if level == 0 and layer.permuted:

@@ -11,30 +11,32 @@ from typing import Any
 from .budget import MAX_LEVELS
 from .errors import CheckpointError, PatternError
 from .excerpt import excerpt
-from .layout import VALUE_DTYPES, LayerShape
+from .layout import LayerShape
 from .layouts import BLOCK_ROWS, Blocks, Layout, stored_layout
 from .network import DenseModule, Network
 from .reroute import Reroute, check_reroutes
 from .tensor_spec import TensorSpec
+from .value_type import FLOAT32, VALUE_TYPES, ValueType, value_type_of_bytes
 
 BLOCKS_VERSION = 1
 GATHERS_VERSION = 2
-HALVES_VERSION = 3
-FORMAT_VERSIONS = (BLOCKS_VERSION, GATHERS_VERSION, HALVES_VERSION)
-"""What is read. A file gets the lowest that has all it holds, so that older readers open all that they can run."""
+FORMAT_VERSIONS = tuple(
+    sorted({BLOCKS_VERSION, GATHERS_VERSION, *(each.format_version for each in VALUE_TYPES.values())})
+)
+"""Versions that are read. A file gets the lowest that has all that it holds, so that older readers can open it."""
 KEY = "nested_sparse"
 DIGEST_KEY = "nested_sparse_sha256"
 OPERATORS = ("conv", "linear")
 MAX_DIMENSION = (1 << 31) - 1
 MAX_NAME_NBYTES = 1024
-"""In UTF-8, of a layer, an input or an output: answers and messages repeat them."""
+"""Of the name of a layer, an input or an output, in UTF-8. It is bounded because answers and messages repeat names."""
 INDEPENDENT, DEPENDENT = "independent", "dependent"
-"""Marks of a file's rows: whether each row of every output depends on its own sample alone."""
+"""Marks of a file's rows: whether each row of every output depends on its own sample only."""
 
 
 @dataclass(frozen=True, slots=True)
 class LevelEntry:
-    """What the file says of one level; `sha256` is the digest of its segment."""
+    """One level of a file. sha256: digest of its segment."""
 
     density: float
     flops: int
@@ -44,10 +46,11 @@ class LevelEntry:
 
 @dataclass(frozen=True, slots=True)
 class LayerEntry:
-    """One nested layer; `attributes` hold the convolution's kernel_shape, strides, pads, dilations.
+    """One nested layer.
 
-    pattern: the name of what it was pruned by. Only gs{B}x{k} changes the layout.
-    value_bytes: of a stored value, 4 for float32, 2 for float16.
+    attributes: kernel_shape, strides, pads, dilations of a convolution.
+    pattern: name of the pattern by which it was pruned. Only gs{B}x{k} changes the layout of the arrays.
+    value_type: type of its stored values, at every level.
     """
 
     name: str
@@ -60,7 +63,7 @@ class LayerEntry:
     nnz: tuple[int, ...]
     attributes: Mapping[str, list[int]]
     pattern: str
-    value_bytes: int = 4
+    value_type: ValueType = FLOAT32
 
     @property
     def layout(self) -> Layout:
@@ -69,16 +72,18 @@ class LayerEntry:
 
     @property
     def shape(self) -> LayerShape:
-        """What decides where its arrays lie."""
-        return LayerShape(self.name, self.rows, self.columns, self.layout, self.permuted, self.blocks, self.value_bytes)
+        """The sizes that decide where its arrays lie."""
+        return LayerShape(self.name, self.rows, self.columns, self.layout, self.permuted, self.blocks, self.value_type)
 
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """All that a checkpoint says of itself beside its tensors.
+    """All facts in a checkpoint's header except the table of tensors.
 
     rows: INDEPENDENT or DEPENDENT, at every level; None where it is not known.
-    network: the whole network; None in files whose levels' density and FLOPs are those of the nested layers alone.
+    network: totals of the whole network. None in older files, where density and FLOPs of the levels count only the
+        nested layers.
+    format_version: lowest version that has all that the layers use.
     """
 
     graph_nbytes: int
@@ -94,19 +99,18 @@ class Metadata:
     format_version: int = field(init=False)
 
     def __post_init__(self) -> None:
-        """The version that the layers ask for."""
-        version = max(layer.layout.format_version for layer in self.layers)
-        if any(layer.value_bytes == 2 for layer in self.layers):
-            version = HALVES_VERSION
+        """Find the version that the layers need."""
+        version = max(max(layer.layout.format_version, layer.value_type.format_version) for layer in self.layers)
         object.__setattr__(self, "format_version", version)
 
     def to_header(self) -> dict[str, str]:
         """The two string entries of the safetensors `__metadata__`: the JSON and its digest."""
         raw = asdict(self)
-        for layer in raw["layers"]:
-            if layer["value_bytes"] == 4:  # what older readers take for granted
-                del layer["value_bytes"]
-        if not self.reroutes:  # not measured: the file is what it was before there were any
+        for layer, entry in zip(raw["layers"], self.layers, strict=True):
+            del layer["value_type"]
+            if entry.value_type is not FLOAT32:  # the default of every reader
+                layer["value_bytes"] = entry.value_type.nbytes
+        if not self.reroutes:  # not measured: a key less, as in older files
             del raw["reroutes"]
         if self.rows is None:
             del raw["rows"]
@@ -211,10 +215,8 @@ def _layer(raw: dict[str, Any], level_count: int) -> LayerEntry:
         nnz=tuple(_integer(count, 0, rows * columns) for count in raw["nnz"]),
         attributes={str(key): [_integer(item, 0) for item in items] for key, items in raw["attributes"].items()},
         pattern=str(raw.get("pattern", Blocks(block_rows).name)),
-        value_bytes=_integer(raw.get("value_bytes", 4), 2, 4),
+        value_type=_value_type(raw),
     )
-    if entry.value_bytes not in VALUE_DTYPES:
-        raise ValueError(f"layer '{excerpt(entry.name)}': value_bytes {entry.value_bytes}, expected 2 or 4")
     try:
         most = entry.shape.most_blocks
     except PatternError as error:
@@ -222,6 +224,13 @@ def _layer(raw: dict[str, Any], level_count: int) -> LayerEntry:
     if len(entry.blocks) != level_count or len(entry.nnz) != level_count or sum(entry.blocks) > most:
         raise ValueError(f"layer '{excerpt(entry.name)}': expected a block count for each of {level_count} levels")
     return entry
+
+
+def _value_type(raw: dict[str, Any]) -> ValueType:
+    try:
+        return value_type_of_bytes(raw.get("value_bytes", FLOAT32.nbytes))
+    except ValueError as error:
+        raise ValueError(f"layer '{excerpt(raw['name'])}': {error}") from None
 
 
 def _network(raw: dict[str, Any]) -> Network:

@@ -1,4 +1,4 @@
-"""LayerPlacement: where a layer's arrays lie in the segments, as the graph's operators are told."""
+"""LayerPlacement: where the arrays of a layer lie in the segments. The node in the graph has it as attributes."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .layout import LayerShape, TensorPlace, tensor_name
+from .value_type import FLOAT32
 
 PARTS = ("ptr", "col", "val", "norm")
 
 
 @dataclass(frozen=True, slots=True)
 class LayerPlacement:
-    """Where a layer's arrays lie: `offsets` are bytes of ptr, col, val, norm in segment l, level after level.
+    """Where the arrays of a layer lie.
 
-    banks, per_row: B and k of gs{B}x{k}, 0 for blocks. value_bytes: 4 for float32, 2 for float16.
+    offsets: bytes from the begin of the level's segment to its ptr, col, val and norm, level after level.
+    permutation_offset: the same of perm in segment 0; -1 without a permutation.
+    banks, per_row: B and k of gs{B}x{k}, 0 for blocks.
+    value_bytes: bytes of a value, by which the node names the value type.
     """
 
     rows: int
@@ -26,7 +30,7 @@ class LayerPlacement:
     permutation_offset: int
     banks: int = 0
     per_row: int = 0
-    value_bytes: int = 4
+    value_bytes: int = FLOAT32.nbytes
 
 
 def placement(shape: LayerShape, segments: Sequence[Sequence[TensorPlace]]) -> LayerPlacement:
@@ -42,5 +46,5 @@ def placement(shape: LayerShape, segments: Sequence[Sequence[TensorPlace]]) -> L
         permutation_offset=begin[tensor_name(shape.name, 0, "perm")] if shape.permuted else -1,
         banks=shape.layout.banks,
         per_row=shape.layout.per_row,
-        value_bytes=shape.value_bytes,
+        value_bytes=shape.value_type.nbytes,
     )

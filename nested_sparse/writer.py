@@ -1,4 +1,4 @@
-"""Writes a checkpoint: places the layers, asks for the graph, lays out the bytes, renames into place."""
+"""Writer: lays out a checkpoint and writes it, all at once or not at all."""
 
 from __future__ import annotations
 
@@ -20,16 +20,15 @@ from numpy.typing import NDArray
 from . import __version__
 from .errors import CheckpointError
 from .excerpt import excerpt
-from .layout import ALIGNMENT, DTYPES, VALUE_DTYPES, TensorPlace, file_places, segment_places, tensor_name, tensor_table
+from .layout import ALIGNMENT, TensorPlace, file_places, segment_places, tensor_name, tensor_table
 from .metadata import OPERATORS, LayerEntry, LevelEntry, Metadata
 from .network import Network
 from .packing import pack_level
 from .placement import LayerPlacement, placement
 from .reroute import Reroute, check_reroutes
 from .tensor_spec import TensorSpec
+from .value_type import FLOAT32, ValueType
 from .weight import NestedWeight
-
-MAX_HALF = float(np.finfo(np.float16).max)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +39,7 @@ class LayerRecord:
     op: "conv" or "linear"; attributes: a convolution's kernel_shape, strides, pads, dilations
         and, where they are not 1 and 2, groups and spatial_dimensions.
     pattern: name of what the weight was pruned by; "" is that of its layout.
-    value_bytes: 4 stores float32; 2 float16, rounded to nearest, ties to even.
+    value_type: type in which its values are stored; they are rounded to nearest, ties to even.
     """
 
     weight: NestedWeight
@@ -48,12 +47,12 @@ class LayerRecord:
     op: str
     attributes: Mapping[str, list[int]]
     pattern: str = ""
-    value_bytes: int = 4
+    value_type: ValueType = FLOAT32
 
 
 @dataclass(frozen=True, slots=True)
 class LevelRecord:
-    """What the file shall say of one level; flops for one sample of the example shape."""
+    """One level to write. flops: operations for one sample of the example shape."""
 
     density: float
     flops: int
@@ -108,7 +107,8 @@ def write_checkpoint(
 def refuse_existing(path: Path, force: bool) -> None:
     """Raises CheckpointError where `path` may not be written.
 
-    It exists and not `force`, its folder does not, or it is a pipe or a device, which a file would take the place of.
+    It may not be written where it exists and `force` is false, where it is a pipe, a socket or a device, which a file
+    would replace, and where its folder does not exist.
     """
     where = excerpt(path)
     try:
@@ -190,15 +190,11 @@ def _check_records(where: str, layers: Sequence[LayerRecord], levels: Sequence[L
             raise CheckpointError(
                 f"{where}: layer '{excerpt(name)}' has weights or norms that are not finite; train it again"
             )
-        if record.value_bytes not in VALUE_DTYPES:
+        largest, stored = float(np.abs(kept).max()), record.value_type
+        if largest > stored.largest:
             raise CheckpointError(
-                f"{where}: layer '{excerpt(name)}': value_bytes must be 2 or 4, got {record.value_bytes}"
-            )
-        largest = float(np.abs(kept).max())
-        if record.value_bytes == 2 and largest > MAX_HALF:
-            raise CheckpointError(
-                f"{where}: layer '{excerpt(name)}' has a weight of magnitude {largest:.7g}; float16 holds at most "
-                f"{MAX_HALF:g} (write it with float32 values)"
+                f"{where}: layer '{excerpt(name)}' has a weight of magnitude {largest:.7g}; {stored.name} holds at "
+                f"most {stored.largest:g} (write it with {FLOAT32.name} values)"
             )
 
 
@@ -219,7 +215,7 @@ def _layer_entry(record: LayerRecord, level_count: int) -> LayerEntry:
         nnz=nnz,
         attributes=attributes,
         pattern=record.pattern or weight.layout.name,
-        value_bytes=record.value_bytes,
+        value_type=record.value_type,
     )
 
 
@@ -241,8 +237,8 @@ def _level_arrays(record: LayerRecord, level: int) -> dict[str, NDArray[Any]]:
     order = np.arange(weight.rows) if weight.permutation is None else weight.permutation
     norm = np.zeros((2, packed_rows), np.float32)
     norm[:, : weight.rows] = record.norms[level][:, order]
-    arrays: dict[str, NDArray[Any]] = {"ptr": added.ptr, "col": added.col, "val": added.val, "norm": norm}
-    arrays["val"] = added.val.astype(DTYPES[VALUE_DTYPES[record.value_bytes]], copy=False)
+    val = record.value_type.stored(added.val)
+    arrays: dict[str, NDArray[Any]] = {"ptr": added.ptr, "col": added.col, "val": val, "norm": norm}
     if level == 0 and weight.permutation is not None:
         arrays["perm"] = np.full(packed_rows, -1, np.int32)
         arrays["perm"][: weight.rows] = weight.permutation

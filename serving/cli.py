@@ -16,7 +16,7 @@ from .commands.bench import bench
 from .commands.demo import demo
 from .commands.inspect import inspect
 from .commands.profile import profile
-from .commands.serve import serve
+from .commands.serve import ServeCommand, serve
 from .commands.slice import slice_file
 from .commands.top import top
 from .commands.train import train
@@ -51,7 +51,7 @@ app.command("train")(train)
 app.command("inspect")(inspect)
 app.command("slice")(slice_file)
 app.command("profile")(profile)
-app.command("serve")(serve)
+app.command("serve", cls=ServeCommand)(serve)
 app.command("top")(top)
 app.command("demo")(demo)
 app.add_typer(bench, name="bench")

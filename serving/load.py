@@ -11,8 +11,8 @@ from pathlib import Path
 from nested_sparse.errors import CheckpointError, ServingError
 from nested_sparse.level import resolve_level, stated_accuracies
 from nested_sparse.runtime.joining import may_join
-from nested_sparse.runtime.policy import ElasticPolicy, FixedPolicy, LevelPolicy, SlackFitPolicy
-from nested_sparse.runtime.profiling import MOST_BATCH, LatencyProfile, ProfileStore, choose_threads, profile_of
+from nested_sparse.runtime.policy import DEFAULT_POLICY, FixedPolicy, LevelPolicy, Served, policy_named
+from nested_sparse.runtime.profiling import MOST_BATCH, ProfileStore, choose_threads, profile_of
 from nested_sparse.runtime.rerouting import RouteGuard, RouteTable
 from nested_sparse.runtime.resources import Governor
 from nested_sparse.runtime.scheduling import Device, Scheduler
@@ -24,8 +24,6 @@ from .served_model import ServedModel
 log = logging.getLogger(__name__)
 ROUTES_S = 2.0
 """Time to measure what each operator takes."""
-POLICIES = ("elastic", "slackfit")
-"""Ours, and SuperServe's (NSDI'25) to compare with."""
 
 
 def check_files(paths: Sequence[Path]) -> None:
@@ -61,15 +59,16 @@ def read_priorities(texts: Sequence[str], paths: Sequence[Path]) -> dict[str, in
 class ModelConfig:
     """How one model is served.
 
-    default_slo_ms: of a request that brings no deadline. fixed_level: every request runs at this level; None: `policy`,
-    one of POLICIES, chooses per request. priority: among the models that share the device, higher goes first.
+    default_slo_ms: time from arrival to answer of a request that states none, and the most that any request gets.
+    fixed_level: every request runs at this level; None: `policy`, a name in POLICIES, chooses per request.
+    priority: of the model among those that share the device; higher goes first.
     joined_samples: number of samples that waiting requests may bring to one run together; 1: they are never joined.
-    choose_threads: as many as pay here, and as the usable cores change.
+    choose_threads: use as many threads as make runs faster here, and follow the number of usable cores.
     """
 
     default_slo_ms: float
     fixed_level: int | None = None
-    policy: str = "elastic"
+    policy: str = DEFAULT_POLICY
     priority: int = 0
     joined_samples: int = MOST_BATCH
     choose_threads: bool = False
@@ -91,6 +90,7 @@ def load_model(
         datatype_of(spec.dtype)  # what cannot travel is said now, not on the first request
     if config.fixed_level is not None:
         resolve_level(config.fixed_level, len(session.levels))
+    policy_named(config.policy)
     scales = config.choose_threads and choose_threads(session)
     profiled = profile_of(session, profiles, max_batch=config.joined_samples)
     profile = profiled.profile
@@ -98,8 +98,9 @@ def load_model(
         log.info("%s: level %d takes %.2f ms", session.name, level.index, profile.predict_ms(level.index))
     # a model of a fixed level joins no requests, nor does one without batches: then the trial of may_join is spared
     joins = config.fixed_level is None and config.joined_samples > 1 and may_join(session)
-    policy = _policy(session, profile, config, joins)
-    for _ in range(2):  # a slowdown believes what two runs agree on: the first request finds it as it is now
+    policy = _policy(config, Served(profile, accuracy=stated_accuracies(session.levels), joins=joins))
+    # the slowdown that the profile's check met is known before the first request: it is believed after two equal runs
+    for _ in range(2):
         policy.observe(0, 1, profile.predict_ms(0) * profiled.ratio, time.monotonic())
     scheduler = Scheduler(
         session,
@@ -115,30 +116,26 @@ def load_model(
     if governor is not None:
         governor.watch(session, scheduler, follows_cores=scales, priority=config.priority)
     return ServedModel(
-        session.name,
-        tuple(session.inputs),
-        tuple(session.outputs),
-        tuple(session.levels),
-        scheduler,
-        config.default_slo_ms,
-        session.threads,
-        session.isa,
+        name=session.name,
+        inputs=tuple(session.inputs),
+        outputs=tuple(session.outputs),
+        levels=tuple(session.levels),
+        engine=scheduler,
+        default_slo_ms=config.default_slo_ms,
+        threads=session.threads,
+        isa=session.isa,
     )
 
 
-def _policy(session: Session, profile: LatencyProfile, config: ModelConfig, joins: bool) -> LevelPolicy:
+def _policy(config: ModelConfig, served: Served) -> LevelPolicy:
     if config.fixed_level is not None:
-        return FixedPolicy(config.fixed_level, profile)
-    if config.policy == "elastic":
-        return ElasticPolicy(profile, accuracy=stated_accuracies(session.levels))
-    if config.policy == "slackfit":
-        return SlackFitPolicy(profile, joins=joins)
-    raise ServingError(f"no policy {config.policy!r}; there are {', '.join(POLICIES)}")
+        return FixedPolicy(config.fixed_level, served.profile)
+    return policy_named(config.policy).make(served)
 
 
 def _guard(session: Session, config: ModelConfig) -> Callable[[], RouteGuard] | None:
     """What lowers a run that would be late; None where there is nothing to lower."""
-    if config.fixed_level is not None or config.policy != POLICIES[0] or len(session.levels) == 1:
+    if config.fixed_level is not None or not policy_named(config.policy).lowers_runs or len(session.levels) == 1:
         return None
     table = RouteTable.measure(session, limit_s=ROUTES_S)
     return lambda: RouteGuard(table)

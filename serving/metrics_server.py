@@ -34,7 +34,7 @@ class MetricsLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class _Request:
+class _HttpRequest:
     method: str
     path: str
     query: str
@@ -42,7 +42,7 @@ class _Request:
     stays: bool
 
     @classmethod
-    def read(cls, head: bytes) -> _Request:
+    def read(cls, head: bytes) -> _HttpRequest:
         """From the lines before the empty one. Raises ValueError."""
         first, *lines = head.decode("latin-1").rstrip("\r\n").split("\r\n")
         method, target, version = first.split(" ")
@@ -105,7 +105,7 @@ class MetricsServer:
         """Whether the connection stays. Raises what a peer that is gone or too slow makes."""
         try:
             head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), self._limits.request_s)
-            request = _Request.read(head)
+            request = _HttpRequest.read(head)
         except asyncio.LimitOverrunError:
             return await self._send(writer, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
         except ValueError:
@@ -118,7 +118,7 @@ class MetricsServer:
         headers, body = await self._collect(request)
         return await self._send(writer, HTTPStatus.OK, headers, body, stays=stays, bare=bare)
 
-    async def _collect(self, request: _Request) -> tuple[list[tuple[str, str]], bytes]:
+    async def _collect(self, request: _HttpRequest) -> tuple[list[tuple[str, str]], bytes]:
         """The text in the form that the client accepts; in one thread at most, beside the event loop."""
         environment = {
             "REQUEST_METHOD": "GET",

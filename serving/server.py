@@ -13,6 +13,7 @@ import numpy as np
 from grpc import aio
 from grpc_health.v1 import health_pb2_grpc
 
+from nested_sparse.argument import finite, whole
 from nested_sparse.errors import ServingError
 from nested_sparse.proto import messages
 from nested_sparse.tensor_spec import TensorSpec
@@ -36,6 +37,7 @@ from .protocol.wire import HEADER_BYTES
 from .served_model import ServedModel
 from .servicer import Servicer, generic_handler
 
+MOST_PORT = 65535
 LEAST_MESSAGE_BYTES = 4 << 20  # gRPC's own default
 REPLY_GRACE_S = 1.0
 """What answers already computed get to reach their clients, and clients to close their connections."""
@@ -47,9 +49,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """Where to listen and how to end.
+    """Where to listen and how to end. Raises ServingError for a value that is out of range.
 
-    port, metrics_port: 0 picks a free one; no metrics without a port.
+    port, metrics_port: 0 picks a free one; metrics_port None: no metrics.
     grace_s: seconds that running requests get when the server stops.
     request_samples: number of samples of the example shape that fit in one request; it bounds the bytes that the
     server reads into memory.
@@ -64,11 +66,11 @@ class ServerConfig:
     connections: ConnectionLimits = field(default_factory=ConnectionLimits)
 
     def __post_init__(self) -> None:
-        if self.request_samples < 1 or not 0 <= self.grace_s < math.inf:
-            raise ServingError(
-                "request_samples must be 1 or more and grace_s 0 or more, "
-                f"got {self.request_samples} and {self.grace_s}"
-            )
+        whole("port", self.port, 0, MOST_PORT, ServingError)
+        if self.metrics_port is not None:
+            whole("metrics_port", self.metrics_port, 0, MOST_PORT, ServingError)
+        finite("grace_s", self.grace_s, 0.0, error=ServingError)
+        whole("request_samples", self.request_samples, 1, error=ServingError)
 
 
 def receive_limit(models: Iterable[ServedModel], request_samples: int) -> int:

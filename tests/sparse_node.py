@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 
 from nested_sparse.kernels import library
 from nested_sparse.packing import pack_level
+from nested_sparse.value_type import FLOAT32, ValueType
 from nested_sparse.weight import NestedWeight
 from support import random_weight
 
@@ -35,7 +36,7 @@ class SparseNode:
     window: Mapping[str, list[int]] = field(default_factory=dict)
     clip: tuple[float, float] = OPEN
     residual: bool = False
-    value_bytes: int = 4
+    value_type: ValueType = FLOAT32
     groups: int = 1
     spatial: int = 2
     tiled: Sequence[str] = ()
@@ -108,7 +109,7 @@ def _node(
         about_weight["permutation"] = np.concatenate(order).astype(np.int32)
     weight = random_weight(rng, rows=rows, columns=columns, block_rows=block_rows, **about_weight)
     levels = len(about_weight.get("densities", DENSITIES))
-    weight.values[...] = weight.values.astype(f"f{options.get('value_bytes', 4)}")
+    weight.values[...] = options.get("value_type", FLOAT32).rounded(weight.values)
     norms = rng.standard_normal((levels, 2, rows)).astype(np.float32)
     return SparseNode(op, weight, norms, window, **options)
 
@@ -134,7 +135,7 @@ def place(nodes: Sequence[SparseNode]) -> Placed:
             arrays: list[NDArray[Any]] = [
                 added.ptr,
                 added.col,
-                added.val.astype(f"f{node.value_bytes}"),
+                node.value_type.stored(added.val),
                 packed_norm(node, level),
             ]
             offsets += [_append(parts[level], array) for array in arrays]
@@ -150,7 +151,7 @@ def place(nodes: Sequence[SparseNode]) -> Placed:
                 "blocks": blocks,
                 "offsets": offsets,
                 "permutation_offset": permutation_offset,
-                **({"value_bytes": node.value_bytes} if node.value_bytes != 4 else {}),
+                **({} if node.value_type is FLOAT32 else {"value_bytes": node.value_type.nbytes}),
                 **({"banks": weight.layout.banks, "per_row": weight.layout.per_row} if weight.layout.banks else {}),
                 "clip_min": float(node.clip[0]),
                 "clip_max": float(node.clip[1]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import pkgutil
 import re
@@ -17,6 +18,7 @@ from nested_sparse.serving.dataplane import Dataplane
 from nested_sparse.serving.metrics import Metrics
 from nested_sparse.serving.servicer import Servicer, generic_handler
 from nested_sparse.trainer import nestings, schedules
+from nested_sparse.trainer.recipes import recipe
 from support import ROOT
 
 PAGES = ("CONTRIBUTING.md", "docs/architecture.md")
@@ -143,6 +145,15 @@ def test_the_serving_page_has_every_parameter_and_metric() -> None:
     metrics = {f"{each.name}_total" if each.type == "counter" else each.name for each in Metrics().registry.collect()}
     assert "nested_sparse_late_total" in metrics
     assert [name for name in sorted(names | metrics) if f"`{name}`" not in page] == []
+
+
+def test_the_training_page_has_every_name_of_a_recipe() -> None:
+    """Names that a recipe may give, its tables, and the keys that are its own."""
+    page = read("docs/training.md")
+    options = [field.name for kind in (recipe.RunOptions, recipe.OutputOptions) for field in dataclasses.fields(kind)]
+    names = [*recipe.DATA, *recipe.MODELS, *recipe.SCHEDULES, *recipe.NESTINGS, *recipe.LOSSES, *options]
+    assert [name for name in names if f"`{name}`" not in page] == []
+    assert [table for table in recipe.TABLES if f"`[{table}]`" not in page] == []
 
 
 def test_every_instruction_set_has_its_loops() -> None:

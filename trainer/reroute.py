@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from nested_sparse.argument import shown, whole
 from nested_sparse.errors import LevelError, TrainingError
+from nested_sparse.level import resolve_level
 from nested_sparse.reroute import Reroute
 
 from .batch import device_of, moved, pairs, run
@@ -88,7 +89,7 @@ def rerouted(net: NestedModel, execution: Execution, start: int, end: int, lower
     TrainingError: an unknown layer.
     """
     level, names = net.level, set(lowered)
-    start, end = net.checked_level(start), net.checked_level(end)
+    start, end = resolve_level(start, net.level_count), resolve_level(end, net.level_count)
     if end >= start:
         raise LevelError(f"a reroute goes down, got level {start} to level {end}")
     layers = net.nested_layers()

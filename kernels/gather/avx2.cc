@@ -1,4 +1,4 @@
-// AVX2: masked loads touch only the lanes whose mask has its sign bit set.
+// AVX2. Masked loads read only the lanes whose mask has its sign bit set.
 #include <immintrin.h>
 
 #include "pieces.h"
@@ -23,7 +23,7 @@ struct Avx2 {
   }
   static Vec load(const float* p) { return _mm256_loadu_ps(p); }
   static Vec merge(Vec a, Vec b) { return _mm256_or_ps(a, b); }
-  static Vec max(Vec a, Vec b) {  // the instruction gives b where one is NaN
+  static Vec max(Vec a, Vec b) {  // the instruction returns its second operand where either is NaN
     return _mm256_blendv_ps(_mm256_max_ps(a, b), a, _mm256_cmp_ps(a, a, _CMP_UNORD_Q));
   }
   static void store(float* p, Vec v) { _mm256_storeu_ps(p, v); }

@@ -1,4 +1,4 @@
-// AVX-512F: masked loads touch only the lanes of their mask.
+// AVX-512F. Masked loads read only the lanes of their mask.
 #include <immintrin.h>
 
 #include "pieces.h"
@@ -21,7 +21,7 @@ struct Avx512 {
   static Vec merge(Vec a, Vec b) {
     return _mm512_castsi512_ps(_mm512_or_si512(_mm512_castps_si512(a), _mm512_castps_si512(b)));
   }
-  static Vec max(Vec a, Vec b) {  // the instruction gives b where one is NaN
+  static Vec max(Vec a, Vec b) {  // the instruction returns its second operand where either is NaN
     return _mm512_mask_mov_ps(_mm512_max_ps(a, b), _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), a);
   }
   static void store(float* p, Vec v) { _mm512_storeu_ps(p, v); }

@@ -1,14 +1,14 @@
-// Gathering: the input pixels that one tile of output pixels needs, as the rows of a matrix, one row per column of the
-// weight ("im2col" of a tile). What the window takes from outside the image is zero.
+// Gathering: copies the input pixels that one tile of output pixels needs into a matrix with a row for each column of
+// the weight ("im2col" of a tile). Pixels that the window takes from outside the image are zero.
 //
-// A vector of output pixels under one tap reads a run of input pixels, `step` floats apart, wherever the run does not
-// meet the end of an image row or of an input tile. So a vector is gathered in pieces: lane i of a piece is
+// Under one tap, a vector of output pixels reads input pixels that lie `step` floats apart, up to the end of an image
+// row or of an input tile. So a vector is gathered in pieces: lane i of a piece is
 //
 //   x[offset + channel * pitch + i * step]   where bit i * step of mask is set, else 0
 //
-// and a vector is the sum of its pieces, whose lanes are disjoint. Nearly every vector has one piece.
+// and a vector is the sum of its pieces, in which no two pieces set the same lane. Nearly every vector has one piece.
 //
-// Callers guarantee that the addressed floats of set bits are readable; no others are read.
+// Callers guarantee that the floats of set bits are readable. Kernels read no others.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +21,7 @@ struct Piece {
   uint32_t mask;
 };
 
-// A further piece of vector `vector` of a channel's rows.
+// One more piece of a vector; `vector` counts the vectors of a channel's rows.
 struct ExtraPiece {
   Piece piece;
   int32_t vector;
@@ -30,7 +30,7 @@ struct ExtraPiece {
 struct GatherArgs {
   const float* x;
   int64_t channel_begin, channel_end;
-  int64_t vectors;      // of a channel: taps times the tile's width
+  int64_t vectors;      // of a channel: taps times the width of the tile
   const Piece* pieces;  // [vectors]
   const ExtraPiece* extras;
   int64_t extra_count;
@@ -40,7 +40,7 @@ struct GatherArgs {
 
 using GatherKernel = void (*)(const GatherArgs& args);
 
-// Depthwise layers: sums of weighted pieces, with no matrix between.
+// For depthwise layers: weights the pieces and adds them up, without writing a matrix in between.
 //
 //   sums[c - channel_begin][i] = sum_t weights[c][t] * vector i of tap t of channel c
 //
@@ -53,7 +53,7 @@ struct WeighArgs {
 
 using WeighKernel = void (*)(const WeighArgs& args);
 
-// y[i] = the largest of rows[tap * count + i], or NaN where one is; `count` is a multiple of the vector's lanes.
+// y[i] = the largest rows[tap * count + i] of all taps, or NaN where one of them is. count: a multiple of the lanes.
 using MaxKernel = void (*)(const float* rows, int64_t taps, int64_t count, float* y);
 
 }  // namespace nested_sparse

@@ -1,4 +1,4 @@
-// NEON has no masked loads: a whole vector is loaded as one, any other lane by lane.
+// NEON. It has no masked loads: a piece with all its lanes is loaded at once, any other one lane by lane.
 #include <arm_neon.h>
 
 #include "pieces.h"

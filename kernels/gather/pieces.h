@@ -1,7 +1,7 @@
-// The kernels of gather.h, written once over a vector type S; each instruction set's file includes it. Everything is in
-// an unnamed namespace: code compiled for one instruction set must never be linked into another's callers.
+// The kernels of gather.h, written once over a vector type S. The file of each instruction set includes it. Everything
+// is in an unnamed namespace: the linker must never let callers of one instruction set use code compiled for another.
 //
-// S gives: Vec, kLanes, load_piece<Step>(p, mask), load, merge (bitwise or), max (NaN where either is), store, splat
+// S provides Vec, kLanes, load_piece<Step>(p, mask), load, merge (bitwise or), max (NaN where either is), store, splat
 // and fma(a, b, c).
 #pragma once
 
@@ -10,8 +10,8 @@
 namespace nested_sparse {
 namespace {
 
-// Two pieces a turn and copies of the arguments, which the compiler cannot know that the stores leave alone: a sixth of
-// the time.
+// Takes two pieces a turn, and copies the arguments to local variables: the compiler cannot know that the stores do not
+// change them. Both together save a sixth of the time.
 template <class S, int Step>
 void gather_channels(const GatherArgs& args) {
   const Piece* const pieces = args.pieces;
@@ -49,7 +49,7 @@ void gather(const GatherArgs& args) {
   }
 }
 
-// C channels by P vectors of sums in registers: what a piece is, is found out once for all its channels.
+// Sums C channels by P vectors in registers, so that each piece is read once for all C channels.
 template <class S, int Step, int C, int P>
 void weigh_vectors(const WeighArgs& args, int64_t channel, int64_t first, float* sums) {
   const int64_t taps = args.tile.vectors / args.width;
@@ -75,7 +75,7 @@ void weigh_vectors(const WeighArgs& args, int64_t channel, int64_t first, float*
   }
 }
 
-// Extra pieces lie in the order of their taps.
+// Adds the extra pieces, which lie in the order of their taps.
 template <class S, int Step, int C>
 void weigh_extras(const WeighArgs& args, int64_t channel, float* sums) {
   const int64_t taps = args.tile.vectors / args.width;

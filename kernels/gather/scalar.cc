@@ -1,4 +1,4 @@
-// The reference, one pixel per vector: a vector's only piece is its only lane.
+// The reference: a vector is one pixel, and so has one piece of one lane.
 #include "pieces.h"
 
 namespace nested_sparse {

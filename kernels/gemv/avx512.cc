@@ -55,19 +55,13 @@ void gemv(const GemvArgs& args, int64_t group_begin, int64_t group_end) {
 }  // namespace
 
 #define NESTED_SPARSE_LIST_AVX512
-#define GEMV_KERNEL(isa, symbol, block_rows, index)                                 \
-  void symbol(const GemvArgs& args, int64_t group_begin, int64_t group_end) {       \
-    gemv<block_rows, index, float>(args, group_begin, group_end);                   \
-  }                                                                                 \
-  void symbol##_f16(const GemvArgs& args, int64_t group_begin, int64_t group_end) { \
-    gemv<block_rows, index, uint16_t>(args, group_begin, group_end);                \
+#define GEMV_KERNEL(isa, symbol, block_rows, index, value)                           \
+  void symbol(const GemvArgs& args, int64_t group_begin, int64_t group_end) {        \
+    gemv<block_rows, index, Stored<ValueType::value>>(args, group_begin, group_end); \
   }
-#define PACK_GEMV_KERNEL(isa, symbol, banks, index)                                   \
-  void symbol(const GemvArgs& args, int64_t bundle_begin, int64_t bundle_end) {       \
-    gemv_packs<Rows16, banks, index, float>(args, bundle_begin, bundle_end);          \
-  }                                                                                   \
-  void symbol##_f16(const GemvArgs& args, int64_t bundle_begin, int64_t bundle_end) { \
-    gemv_packs<Rows16, banks, index, uint16_t>(args, bundle_begin, bundle_end);       \
+#define PACK_GEMV_KERNEL(isa, symbol, banks, index, value)                                      \
+  void symbol(const GemvArgs& args, int64_t bundle_begin, int64_t bundle_end) {                 \
+    gemv_packs<Rows16, banks, index, Stored<ValueType::value>>(args, bundle_begin, bundle_end); \
   }
 #include "../kernels.inc"
 

@@ -4,8 +4,8 @@
 //
 // for packed row r = g * V + v and j in [ptr_l[g], ptr_l[g + 1]); with packs over the entries of row r (packed.h).
 //
-// Callers guarantee that columns and group ranges are in range; no alignment is assumed. Kernels write only the outputs
-// of their groups, so calls over disjoint ranges may run at once; y may be the residual.
+// Callers guarantee that columns and ranges of groups are in range. No alignment is assumed. Kernels write only the
+// outputs of their groups, so calls over disjoint ranges may run at once. y may be the residual.
 #pragma once
 
 #include "../packed.h"
@@ -20,10 +20,10 @@ struct GemvArgs {
   Clip clip;
 };
 
-// Computes the outputs of row groups (with packs: bundles) [group_begin, group_end).
+// Computes the outputs of row groups [group_begin, group_end); for packs, of bundles.
 using GemvKernel = void (*)(const GemvArgs& args, int64_t group_begin, int64_t group_end);
 
-// The end of every kernel, for packed row r: scale, shift, residual, clip, and the store by permutation.
+// The last steps of every kernel for packed row r: scale, shift, residual, clip, and the store at its output.
 static inline void gemv_store_row(const GemvArgs& args, int64_t r, float sum) {
   const int64_t output = output_of(args.weight, r);
   if (output < 0) return;
@@ -38,7 +38,7 @@ static inline void gemv_store(const GemvArgs& args, int64_t group, const float* 
   for (int v = 0; v < V; ++v) gemv_store_row(args, group * V + v, sums[v]);
 }
 
-// The same for a bundle whose packs' B entries summed up to `sums`, per_row neighbours for each row.
+// The same for a bundle. sums: B sums, one for each entry of a pack; per_row neighbouring sums belong to one row.
 template <int B>
 static inline void gemv_store_packs(const GemvArgs& args, int64_t bundle, int per_row, const float* sums) {
   const int rows = B / per_row;

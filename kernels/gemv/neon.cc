@@ -10,7 +10,7 @@ namespace {
 template <int V>
 struct Rows {
   static constexpr int kRows = V;
-  static constexpr int kStreams = 1;  // more are unmeasured; four at V = 16 would fill all 32 registers with sums
+  static constexpr int kStreams = 1;  // more were not measured; with four at V = 16, sums would fill all 32 registers
   static constexpr int kParts = V / 4;
   struct Vec {
     float32x4_t part[kParts];
@@ -50,19 +50,13 @@ void gemv(const GemvArgs& args, int64_t group_begin, int64_t group_end) {
 }  // namespace
 
 #define NESTED_SPARSE_LIST_NEON
-#define GEMV_KERNEL(isa, symbol, block_rows, index)                                 \
-  void symbol(const GemvArgs& args, int64_t group_begin, int64_t group_end) {       \
-    gemv<block_rows, index, float>(args, group_begin, group_end);                   \
-  }                                                                                 \
-  void symbol##_f16(const GemvArgs& args, int64_t group_begin, int64_t group_end) { \
-    gemv<block_rows, index, uint16_t>(args, group_begin, group_end);                \
+#define GEMV_KERNEL(isa, symbol, block_rows, index, value)                           \
+  void symbol(const GemvArgs& args, int64_t group_begin, int64_t group_end) {        \
+    gemv<block_rows, index, Stored<ValueType::value>>(args, group_begin, group_end); \
   }
-#define PACK_GEMV_KERNEL(isa, symbol, banks, index)                                   \
-  void symbol(const GemvArgs& args, int64_t bundle_begin, int64_t bundle_end) {       \
-    gemv_packs<Rows<4>, banks, index, float>(args, bundle_begin, bundle_end);         \
-  }                                                                                   \
-  void symbol##_f16(const GemvArgs& args, int64_t bundle_begin, int64_t bundle_end) { \
-    gemv_packs<Rows<4>, banks, index, uint16_t>(args, bundle_begin, bundle_end);      \
+#define PACK_GEMV_KERNEL(isa, symbol, banks, index, value)                                       \
+  void symbol(const GemvArgs& args, int64_t bundle_begin, int64_t bundle_end) {                  \
+    gemv_packs<Rows<4>, banks, index, Stored<ValueType::value>>(args, bundle_begin, bundle_end); \
   }
 #include "../kernels.inc"
 

@@ -1,9 +1,9 @@
-// The kernels of gemv.h for packs, written once over the vector type W of rows.h. In an unnamed namespace for the
-// reason given there.
+// The kernels of gemv.h for packs, written once over the vector type W of rows.h. Everything is in an unnamed namespace
+// for the reason given there.
 //
-// A bundle's packs are one stream of B values each, read in vectors of W::kRows lanes that are a pack, half of one, or
-// two: a lane always holds the same entry of a pack, that is, the same row. So a bundle is multiplied without looking
-// at rows, and its B sums are added up by row at the end, k neighbours at a time.
+// The packs of a bundle follow one another in memory, and are read in vectors of W::kRows lanes. A vector is one pack,
+// half of one, or two. So a lane always holds the same entry of a pack, and therefore values of the same row. A bundle
+// is multiplied without regard to its rows; at the end its B sums are added up by row, k neighbours at a time.
 #pragma once
 
 #include "rows.h"

@@ -1,5 +1,5 @@
-// The kernels of gemv.h, written once over vector types; each instruction set's file includes it. Everything is in an
-// unnamed namespace: code compiled for one instruction set must never be linked into another's callers.
+// The kernels of gemv.h, written once over a vector type W. The file of each instruction set includes it. Everything is
+// in an unnamed namespace: the linker must never let callers of one instruction set use code compiled for another.
 #pragma once
 
 #include <algorithm>
@@ -12,23 +12,24 @@
 namespace nested_sparse {
 namespace {
 
-// Bytes from the value in use to the one fetched early: the hardware's prefetchers stop at every page.
+// Distance in bytes from the value in use to the value that is fetched early. The hardware's prefetchers alone stop at
+// every page.
 constexpr int kPrefetch = 2048;
 constexpr int kLine = 64;
 
-// Fetches early what `Count` values from `val` on will be followed by.
+// Fetches `Count` values early: those that lie kPrefetch bytes after the `Count` values at `val`.
 template <int Count, class Value>
 inline void prefetch(const Value* val) {
   constexpr int kStep = kLine / sizeof(Value);
   for (int ahead = 0; ahead < Count; ahead += kStep) __builtin_prefetch(val + kPrefetch / sizeof(Value) + ahead);
 }
 
-// Blocks of V = 4, 8 or 16 rows: one vector holds a block, its column's input is broadcast. The groups are `first`,
-// `first + stride` and so on; two sums for each hide the latency of the multiply-add. W gives Vec, kRows, zero, load,
-// fma(vec, scalar pointer, vec), add, store; load takes floats or halves.
+// For blocks of V = 4, 8 or 16 rows: a vector holds one block, and the input of its column is broadcast. The groups are
+// `first`, `first + stride` and so on. Each has two sums, which hides the latency of the multiply-add. W provides Vec,
+// kRows, zero, load (of floats and of halves), fma(vec, scalar pointer, vec), add, store.
 //
-// W::kStreams groups are read at once, from places far apart: one x86 core gets a fifth more from memory by four
-// streams than by one (4096 x 4096 at 25 %, V = 16: 1.40 ms and 1.66 ms); eight are no better.
+// W::kStreams groups that lie far apart are read at once: with four streams, one x86 core reads a fifth more from
+// memory than with one (4096 x 4096 at 25 %, V = 16: 1.40 ms and 1.66 ms). Eight streams are no better.
 template <class W, int Streams, class Index, class Value>
 void gemv_streams(const GemvArgs& args, int64_t first, int64_t stride) {
   constexpr int V = W::kRows;
@@ -81,10 +82,11 @@ void gemv_broadcast(const GemvArgs& args, int64_t group_begin, int64_t group_end
   }
 }
 
-// Single columns (V = 1) or pairs of rows (V = 2): a vector of W::kRows lanes holds the values of kBlocks blocks. Each
-// block has a sum of its own, to which the whole vector times its input is added; only the block's own V lanes of that
-// are ever looked at. So nothing is gathered: a gather of 16 floats takes some 35 cycles on processors that guard it
-// against speculation, this about 13 (4096 x 4096 at 25 %, GS(16, 1): 2.75 ms with gathers, 1.9 ms so).
+// For blocks of V = 1 or 2 rows: a vector of W::kRows lanes holds the values of kBlocks blocks. Each block has a sum of
+// its own. The whole vector times the block's input is added to that sum, but only the block's own V lanes of it are
+// used. So no inputs have to be gathered: on processors that protect gathers against speculation, a gather of 16 floats
+// takes about 35 cycles, and this takes about 13 (4096 x 4096 at 25 %, GS(16, 1): 2.75 ms with gathers, 1.9 ms
+// without).
 template <class W, int V>
 struct Diagonal {
   static constexpr int kBlocks = W::kRows / V;
@@ -94,7 +96,7 @@ struct Diagonal {
     for (int i = 0; i < kBlocks; ++i) sums[i] = W::zero();
   }
 
-  // `steps` vectors of values from val on, every `stride` blocks.
+  // Adds `steps` vectors of values. The first is at `val`, and each next one `stride` blocks after it.
   template <class Index, class Value>
   void add(const float* x, const Value* val, const Index* col, int64_t steps, int stride) {
     constexpr int kTogether = std::min<int>(8 / sizeof(Index), kBlocks);
@@ -103,7 +105,7 @@ struct Diagonal {
       __builtin_prefetch(col + kPrefetch / sizeof(float));
       const typename W::Vec values = W::load(val);
       for (int i = 0; i < kBlocks; i += kTogether) {
-        uint64_t columns = 0;  // one load for several: the load ports are what this loop waits for
+        uint64_t columns = 0;  // one load for several columns: the load ports limit this loop
         std::memcpy(&columns, col + i, kTogether * sizeof(Index));
         for (int j = i; j < i + kTogether; ++j, columns >>= 8 * sizeof(Index)) {
           sums[j] = W::fma(values, x + static_cast<Index>(columns), sums[j]);
@@ -112,7 +114,7 @@ struct Diagonal {
     }
   }
 
-  // Adds what lane i holds to totals[i], for all lanes.
+  // Adds each lane's sum to totals: that of lane i to totals[i].
   void store(float* totals) const {
     for (int i = 0; i < kBlocks; ++i) {
       float lanes[W::kRows];
@@ -122,7 +124,7 @@ struct Diagonal {
   }
 };
 
-// Blocks of V = 1 or 2 rows.
+// The kernel for blocks of V = 1 or 2 rows.
 template <class W, int V, class Index, class Value>
 void gemv_diagonal(const GemvArgs& args, int64_t group_begin, int64_t group_end) {
   constexpr int kBlocks = Diagonal<W, V>::kBlocks;

@@ -1,9 +1,9 @@
-// AVX2 and FMA: 8 pixels a vector, at most 4 rows by 3 vectors (or the like) of sums in the 16 registers.
+// AVX2 and FMA: a vector has 8 pixels, and the 16 registers hold sums of at most 12 vectors, such as 4 rows by 3.
 #include <immintrin.h>
 
-#include "halves.h"
 #include "packs.h"
 #include "tile.h"
+#include "values.h"
 
 namespace nested_sparse {
 namespace {
@@ -27,7 +27,7 @@ struct Avx2 {
   static Vec splat(float value) { return _mm256_set1_ps(value); }
   static Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
   static Vec add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
-  // min and max give their second operand where one is NaN.
+  // min and max return their second operand where either is NaN.
   static Vec clip(Vec v, Bounds b) { return _mm256_min_ps(b.hi, _mm256_max_ps(b.lo, v)); }
   static void store(float* p, Vec v) { _mm256_storeu_ps(p, v); }
   static void store_first(float* p, int n, Vec v) { _mm256_maskstore_ps(p, first(n), v); }
@@ -36,21 +36,17 @@ struct Avx2 {
 }  // namespace
 
 #define NESTED_SPARSE_LIST_AVX2
-#define SPMM_KERNEL(isa, symbol, block_rows, vectors, lanes, index)                            \
-  void symbol(const SpmmArgs& args, int64_t group_begin, int64_t group_end) {                  \
-    static_assert(lanes == Avx2::kLanes, "the list gives the pixels of a vector");             \
-    constexpr int kRows = block_rows < 4 ? block_rows : 4;                                     \
-    spmm<Avx2, Blocks<Avx2, block_rows, kRows, index>, vectors>(args, group_begin, group_end); \
-  }                                                                                            \
-  void symbol##_f16(const SpmmArgs& args, int64_t group_begin, int64_t group_end) {            \
-    spmm_halves(symbol, widen<Avx2>, block_rows, 1, args, group_begin, group_end);             \
+#define SPMM_KERNEL(isa, symbol, block_rows, vectors, lanes, index, value)                           \
+  void symbol(const SpmmArgs& args, int64_t group_begin, int64_t group_end) {                        \
+    static_assert(lanes == Avx2::kLanes, "the list gives the pixels of a vector");                   \
+    constexpr int kRows = block_rows < 4 ? block_rows : 4;                                           \
+    constexpr SpmmKernel floats = spmm<Avx2, Blocks<Avx2, block_rows, kRows, index>, vectors>;       \
+    spmm_values<ValueType::value>(floats, widen<Avx2>, block_rows, 1, args, group_begin, group_end); \
   }
-#define PACK_SPMM_KERNEL(isa, symbol, banks, vectors, lanes, index)                                 \
-  void symbol(const SpmmArgs& args, int64_t row_begin, int64_t row_end) {                           \
-    spmm<Avx2, Packs<Avx2, banks, index>, vectors>(args, row_begin, row_end);                       \
-  }                                                                                                 \
-  void symbol##_f16(const SpmmArgs& args, int64_t row_begin, int64_t row_end) {                     \
-    spmm_halves(symbol, widen<Avx2>, banks, banks / args.weight.per_row, args, row_begin, row_end); \
+#define PACK_SPMM_KERNEL(isa, symbol, banks, vectors, lanes, index, value)                                            \
+  void symbol(const SpmmArgs& args, int64_t row_begin, int64_t row_end) {                                             \
+    constexpr SpmmKernel floats = spmm<Avx2, Packs<Avx2, banks, index>, vectors>;                                     \
+    spmm_values<ValueType::value>(floats, widen<Avx2>, banks, banks / args.weight.per_row, args, row_begin, row_end); \
   }
 #include "../kernels.inc"
 

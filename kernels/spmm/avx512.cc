@@ -1,10 +1,10 @@
-// AVX-512 (F, DQ, BW, VL): 16 pixels a vector, at most 4 rows by 6 vectors of sums in the 32 registers. Blocks of 8 or
-// 16 rows take several passes: 8 rows by 3 vectors was 2 to 4 % slower over ResNet-50.
+// AVX-512 (F, DQ, BW, VL): a vector has 16 pixels, and the 32 registers hold sums of at most 4 rows by 6 vectors.
+// Blocks of 8 or 16 rows take several passes: with 8 rows by 3 vectors ResNet-50 was 2 to 4 % slower.
 #include <immintrin.h>
 
-#include "halves.h"
 #include "packs.h"
 #include "tile.h"
+#include "values.h"
 
 namespace nested_sparse {
 namespace {
@@ -28,7 +28,7 @@ struct Avx512 {
   static Vec splat(float value) { return _mm512_set1_ps(value); }
   static Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
   static Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
-  // min and max give their second operand where one is NaN.
+  // min and max return their second operand where either is NaN.
   static Vec clip(Vec v, Bounds b) { return _mm512_min_ps(b.hi, _mm512_max_ps(b.lo, v)); }
   static void store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
   static void store_first(float* p, int n, Vec v) { _mm512_mask_storeu_ps(p, first(n), v); }
@@ -37,21 +37,18 @@ struct Avx512 {
 }  // namespace
 
 #define NESTED_SPARSE_LIST_AVX512
-#define SPMM_KERNEL(isa, symbol, block_rows, vectors, lanes, index)                                \
-  void symbol(const SpmmArgs& args, int64_t group_begin, int64_t group_end) {                      \
-    static_assert(lanes == Avx512::kLanes, "the list gives the pixels of a vector");               \
-    constexpr int kRows = block_rows < 4 ? block_rows : 4;                                         \
-    spmm<Avx512, Blocks<Avx512, block_rows, kRows, index>, vectors>(args, group_begin, group_end); \
-  }                                                                                                \
-  void symbol##_f16(const SpmmArgs& args, int64_t group_begin, int64_t group_end) {                \
-    spmm_halves(symbol, widen<Avx512>, block_rows, 1, args, group_begin, group_end);               \
+#define SPMM_KERNEL(isa, symbol, block_rows, vectors, lanes, index, value)                             \
+  void symbol(const SpmmArgs& args, int64_t group_begin, int64_t group_end) {                          \
+    static_assert(lanes == Avx512::kLanes, "the list gives the pixels of a vector");                   \
+    constexpr int kRows = block_rows < 4 ? block_rows : 4;                                             \
+    constexpr SpmmKernel floats = spmm<Avx512, Blocks<Avx512, block_rows, kRows, index>, vectors>;     \
+    spmm_values<ValueType::value>(floats, widen<Avx512>, block_rows, 1, args, group_begin, group_end); \
   }
-#define PACK_SPMM_KERNEL(isa, symbol, banks, vectors, lanes, index)                                   \
-  void symbol(const SpmmArgs& args, int64_t row_begin, int64_t row_end) {                             \
-    spmm<Avx512, Packs<Avx512, banks, index>, vectors>(args, row_begin, row_end);                     \
-  }                                                                                                   \
-  void symbol##_f16(const SpmmArgs& args, int64_t row_begin, int64_t row_end) {                       \
-    spmm_halves(symbol, widen<Avx512>, banks, banks / args.weight.per_row, args, row_begin, row_end); \
+#define PACK_SPMM_KERNEL(isa, symbol, banks, vectors, lanes, index, value)                                    \
+  void symbol(const SpmmArgs& args, int64_t row_begin, int64_t row_end) {                                     \
+    constexpr SpmmKernel floats = spmm<Avx512, Packs<Avx512, banks, index>, vectors>;                         \
+    spmm_values<ValueType::value>(floats, widen<Avx512>, banks, banks / args.weight.per_row, args, row_begin, \
+                                  row_end);                                                                   \
   }
 #include "../kernels.inc"
 

@@ -1,9 +1,9 @@
-// NEON (aarch64): 4 pixels a vector, at most 4 rows by 6 vectors of sums in the 32 registers.
+// NEON (aarch64): a vector has 4 pixels, and the 32 registers hold sums of at most 4 rows by 6 vectors.
 #include <arm_neon.h>
 
-#include "halves.h"
 #include "packs.h"
 #include "tile.h"
+#include "values.h"
 
 namespace nested_sparse {
 namespace {
@@ -14,7 +14,7 @@ struct Neon {
     Vec lo, hi;
   };
   static constexpr int kLanes = 4;
-  static constexpr bool kFetchEarly = false;  // unmeasured, and a quarter of the loop's instructions
+  static constexpr bool kFetchEarly = false;  // not measured; it would be a quarter of the loop's instructions
 
   static Vec zero() { return vdupq_n_f32(0.0F); }
   static Vec load(const float* p) { return vld1q_f32(p); }
@@ -26,20 +26,22 @@ struct Neon {
     if (n > 2) v = vld1q_lane_f32(p + 2, v, 2);
     return v;
   }
-  // Lane 0 alone, which is all that fma reads of it: a copy to every lane would keep a multiply-adder busy.
+  // Loads lane 0 only, because fma reads no other. A copy to every lane would occupy a unit that multiplies and adds.
   static Vec broadcast(const float* p) {
     Vec v;
     __asm__("ldr %s0, %1" : "=w"(v) : "m"(*p));
     return v;
   }
   static Vec splat(float value) { return vdupq_n_f32(value); }
-  // gcc turns the intrinsic for this into a copy to every lane.
+  // In assembly, because gcc compiles the intrinsic for this into a copy to every lane.
   static Vec fma(Vec a, Vec b, Vec c) {
     __asm__("fmla %0.4s, %1.4s, %2.s[0]" : "+w"(c) : "w"(b), "w"(a));
     return c;
   }
   static Vec add(Vec a, Vec b) { return vaddq_f32(a, b); }
-  static Vec clip(Vec v, Bounds b) { return vminq_f32(b.hi, vmaxq_f32(b.lo, v)); }  // either gives NaN where one is
+  static Vec clip(Vec v, Bounds b) {
+    return vminq_f32(b.hi, vmaxq_f32(b.lo, v));
+  }  // min and max return NaN where either is
   static void store(float* p, Vec v) { vst1q_f32(p, v); }
   static void store_first(float* p, int n, Vec v) {
     if (n > 0) vst1q_lane_f32(p, v, 0);
@@ -51,21 +53,17 @@ struct Neon {
 }  // namespace
 
 #define NESTED_SPARSE_LIST_NEON
-#define SPMM_KERNEL(isa, symbol, block_rows, vectors, lanes, index)                            \
-  void symbol(const SpmmArgs& args, int64_t group_begin, int64_t group_end) {                  \
-    static_assert(lanes == Neon::kLanes, "the list gives the pixels of a vector");             \
-    constexpr int kRows = block_rows < 4 ? block_rows : 4;                                     \
-    spmm<Neon, Blocks<Neon, block_rows, kRows, index>, vectors>(args, group_begin, group_end); \
-  }                                                                                            \
-  void symbol##_f16(const SpmmArgs& args, int64_t group_begin, int64_t group_end) {            \
-    spmm_halves(symbol, widen<Neon>, block_rows, 1, args, group_begin, group_end);             \
+#define SPMM_KERNEL(isa, symbol, block_rows, vectors, lanes, index, value)                           \
+  void symbol(const SpmmArgs& args, int64_t group_begin, int64_t group_end) {                        \
+    static_assert(lanes == Neon::kLanes, "the list gives the pixels of a vector");                   \
+    constexpr int kRows = block_rows < 4 ? block_rows : 4;                                           \
+    constexpr SpmmKernel floats = spmm<Neon, Blocks<Neon, block_rows, kRows, index>, vectors>;       \
+    spmm_values<ValueType::value>(floats, widen<Neon>, block_rows, 1, args, group_begin, group_end); \
   }
-#define PACK_SPMM_KERNEL(isa, symbol, banks, vectors, lanes, index)                                 \
-  void symbol(const SpmmArgs& args, int64_t row_begin, int64_t row_end) {                           \
-    spmm<Neon, Packs<Neon, banks, index>, vectors>(args, row_begin, row_end);                       \
-  }                                                                                                 \
-  void symbol##_f16(const SpmmArgs& args, int64_t row_begin, int64_t row_end) {                     \
-    spmm_halves(symbol, widen<Neon>, banks, banks / args.weight.per_row, args, row_begin, row_end); \
+#define PACK_SPMM_KERNEL(isa, symbol, banks, vectors, lanes, index, value)                                            \
+  void symbol(const SpmmArgs& args, int64_t row_begin, int64_t row_end) {                                             \
+    constexpr SpmmKernel floats = spmm<Neon, Packs<Neon, banks, index>, vectors>;                                     \
+    spmm_values<ValueType::value>(floats, widen<Neon>, banks, banks / args.weight.per_row, args, row_begin, row_end); \
   }
 #include "../kernels.inc"
 

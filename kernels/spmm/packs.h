@@ -1,6 +1,6 @@
-// The microkernel of spmm.h for packs, over the vector type S of tile.h. A packed row's entries are k of every pack of
-// its bundle: k walks with stride B. Its columns are its own, so a row is computed alone, like V = 1. In an unnamed
-// namespace for the reason given in tile.h.
+// The microkernel of spmm.h for packs, written over the vector type S of tile.h. A packed row has k entries in every
+// pack of its bundle, so it is read in k passes with stride B. Its columns are its own, so each row is computed alone,
+// as with V = 1. Everything is in an unnamed namespace for the reason given in tile.h.
 #pragma once
 
 #include "tile.h"
@@ -8,7 +8,7 @@
 namespace nested_sparse {
 namespace {
 
-// Packed rows as the groups of spmm.
+// The groups of `spmm` for packs: single packed rows.
 template <class S, int B, class Index>
 struct Packs {
   template <int P, bool Rest>
@@ -34,7 +34,7 @@ struct Packs {
     const int64_t begin = int64_t{level.ptr[bundle]} * B + r * args.weight.per_row % B;
     for (int i = 0; i < args.weight.per_row; ++i) {
       const Index* col = static_cast<const Index*>(level.col) + begin + i;
-      const float* val = level.val + begin + i;
+      const float* val = values_of<float>(level) + begin + i;
       for (int64_t left = packs; left > 0; --left, col += B, val += B) {
         const float* const x = pixels + static_cast<int64_t>(*col) * args.x_pitch;
         const Vec weight = S::broadcast(val);

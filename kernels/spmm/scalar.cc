@@ -1,8 +1,9 @@
-// The reference: plain loops over the formula of spmm.h, one pixel per vector. Compiled for the architecture's baseline
-// without contraction, so that every build gives the same bits. Also what runs where there is no kernel for the CPU.
+// The reference: plain loops over the formula of spmm.h, with one pixel in a vector. It is compiled for the
+// architecture's baseline and without contraction, so that every build gives the same bits. It also runs on CPUs for
+// which there are no other kernels.
 #include <algorithm>
 
-#include "halves.h"
+#include "values.h"
 
 namespace nested_sparse {
 namespace {
@@ -16,7 +17,7 @@ void accumulate(const SpmmArgs& args, int64_t group, int v, int64_t first, int c
     const auto* col = static_cast<const Index*>(level.col);
     const uint32_t* const range = level.ptr + group * args.ptr_stride;
     for (uint32_t j = range[0]; j < range[1]; ++j) {
-      const float weight = level.val[static_cast<int64_t>(j) * V + v];
+      const float weight = values_of<float>(level)[static_cast<int64_t>(j) * V + v];
       const float* x = args.x + static_cast<int64_t>(col[j]) * args.x_pitch + first;
       for (int i = 0; i < count; ++i) sums[i] += weight * x[i];
     }
@@ -33,7 +34,7 @@ void accumulate_packs(const SpmmArgs& args, int64_t r, int64_t first, int count,
     for (int64_t j = level.ptr[bundle]; j < level.ptr[bundle + 1]; ++j) {
       for (int64_t at = j * B + r * per_row % B, end = at + per_row; at < end; ++at) {
         const float* x = args.x + static_cast<int64_t>(col[at]) * args.x_pitch + first;
-        for (int i = 0; i < count; ++i) sums[i] += level.val[at] * x[i];
+        for (int i = 0; i < count; ++i) sums[i] += values_of<float>(level)[at] * x[i];
       }
     }
   }
@@ -53,7 +54,7 @@ void store(const SpmmArgs& args, int64_t r, int64_t output, int64_t first, int c
   }
 }
 
-// Rows [row_begin, row_end), where accumulate(r, first, count, sums) gives the sums of one.
+// Computes packed rows [row_begin, row_end). accumulate(r, first, count, sums) adds to the sums of row r.
 template <class Accumulate>
 void spmm_rows(const SpmmArgs& args, int64_t row_begin, int64_t row_end, const Accumulate& accumulate) {
   for (int64_t r = row_begin; r < row_end; ++r) {
@@ -91,19 +92,15 @@ void spmm_packs(const SpmmArgs& args, int64_t row_begin, int64_t row_end) {
 }  // namespace
 
 #define NESTED_SPARSE_LIST_SCALAR
-#define SPMM_KERNEL(isa, symbol, block_rows, vectors, lanes, index)                 \
-  void symbol(const SpmmArgs& args, int64_t group_begin, int64_t group_end) {       \
-    spmm<block_rows, vectors, index>(args, group_begin, group_end);                 \
-  }                                                                                 \
-  void symbol##_f16(const SpmmArgs& args, int64_t group_begin, int64_t group_end) { \
-    spmm_halves(symbol, widen, block_rows, 1, args, group_begin, group_end);        \
+#define SPMM_KERNEL(isa, symbol, block_rows, vectors, lanes, index, value)                     \
+  void symbol(const SpmmArgs& args, int64_t group_begin, int64_t group_end) {                  \
+    constexpr SpmmKernel floats = spmm<block_rows, vectors, index>;                            \
+    spmm_values<ValueType::value>(floats, widen, block_rows, 1, args, group_begin, group_end); \
   }
-#define PACK_SPMM_KERNEL(isa, symbol, banks, vectors, lanes, index)                           \
-  void symbol(const SpmmArgs& args, int64_t row_begin, int64_t row_end) {                     \
-    spmm_packs<banks, index>(args, row_begin, row_end);                                       \
-  }                                                                                           \
-  void symbol##_f16(const SpmmArgs& args, int64_t row_begin, int64_t row_end) {               \
-    spmm_halves(symbol, widen, banks, banks / args.weight.per_row, args, row_begin, row_end); \
+#define PACK_SPMM_KERNEL(isa, symbol, banks, vectors, lanes, index, value)                                      \
+  void symbol(const SpmmArgs& args, int64_t row_begin, int64_t row_end) {                                       \
+    constexpr SpmmKernel floats = spmm_packs<banks, index>;                                                     \
+    spmm_values<ValueType::value>(floats, widen, banks, banks / args.weight.per_row, args, row_begin, row_end); \
   }
 #include "../kernels.inc"
 

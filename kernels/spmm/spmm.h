@@ -7,16 +7,20 @@
 // for packed row r = g * V + v, j in [ptr_l[g], ptr_l[g + 1]) (with packs over the entries of row r, packed.h), and
 // pixels q in 0 .. pixels - 1.
 //
-// Pixels come in vectors of the kernel's `lanes`. Callers guarantee: columns and group ranges in range; each row of x
-// readable, and each row of y writable where `y_whole`, up to the end of the last whole vector. No alignment is
-// assumed. Kernels write nothing but the rows of their groups: `pixels` floats of each, or whole vectors of them where
-// `y_whole` (the rest of the last vector gets finite values for finite ones in x). So calls over disjoint ranges may
-// run at once; each output's residual is read before the output is written, so y may be the residual.
+// Pixels are computed in vectors of the kernel's `lanes`.
 //
-// A product over many columns may be taken in several calls, a range of columns each, so that the pixels of a range
-// stay in a near cache: `sums`, [G * V] rows of whole vectors, x_pitch apart, carries the sums from one call to the
-// next. The first call starts from zero, all but the last leave their sums in it, and the last writes y. Then
-// levels[l].ptr + g * ptr_stride holds the range's first block of group g and its end.
+// Callers guarantee that columns and ranges of groups are in range, and that each row of x is readable up to the end of
+// its last whole vector. Where `y_whole` is set, each row of y must be writable up to there. No alignment is assumed.
+//
+// Kernels write only the rows of their groups: `pixels` floats of each row, or whole vectors where `y_whole` is set. In
+// the padding of the last vector, finite values of x give finite values of y. Calls over disjoint ranges may therefore
+// run at once. Each output's residual is read before the output is written, so y may be the residual.
+//
+// A product over many columns may be computed by several calls in turn, each for a range of columns, so that the pixels
+// of a range stay in a near cache. `sums` carries the sums from one call to the next: [G * V] rows of whole vectors,
+// which lie x_pitch floats apart. The first call starts from zero. All calls but the last leave their sums in `sums`,
+// and the last call writes y. In each call, levels[l].ptr + g * ptr_stride points at two numbers: the range's first
+// block of group g, and the end of its blocks.
 #pragma once
 
 #include "../packed.h"
@@ -35,12 +39,12 @@ struct SpmmArgs {
   bool y_whole;
   Clip clip;
   int64_t ptr_stride = 1;
-  float* sums = nullptr;  // null: one call
+  float* sums = nullptr;  // null where there is only one call
   bool first = true;
   bool last = true;
 };
 
-// Computes the outputs of row groups (with packs: packed rows) [group_begin, group_end).
+// Computes the outputs of row groups [group_begin, group_end); for packs, of packed rows.
 using SpmmKernel = void (*)(const SpmmArgs& args, int64_t group_begin, int64_t group_end);
 
 }  // namespace nested_sparse

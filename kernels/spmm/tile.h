@@ -1,9 +1,10 @@
-// The microkernel of spmm.h, written once over a vector type S; each instruction set's file includes it. Everything is
-// in an unnamed namespace: code compiled for one instruction set must never be linked into another's callers.
+// The microkernel of spmm.h, written once over a vector type S. The file of each instruction set includes it.
+// Everything is in an unnamed namespace: the linker must never let callers of one instruction set use code compiled for
+// another.
 //
-// S gives: Vec, Bounds (lo, hi), kLanes, zero, load, load_first(p, n), broadcast(p), splat, fma(a, b, c) where a is
-// from broadcast or splat, add, clip, store, store_first(p, n, v), and kFetchEarly: whether pixels
-// are worth fetching a few blocks early.
+// S provides Vec, Bounds (lo, hi), kLanes, zero, load, load_first(p, n), broadcast(p), splat, fma(a, b, c) where a
+// comes from broadcast or splat, add, clip, store, store_first(p, n, v), and kFetchEarly: whether to fetch pixels a few
+// blocks early.
 #pragma once
 
 #include "spmm.h"
@@ -18,17 +19,19 @@
 namespace nested_sparse {
 namespace {
 
-// Floats from the value in use to the one fetched early; 2 to 5 % of ResNet-50. More, or for V < 4, gains nothing.
+// Distance in floats from the value in use to the value that is fetched early. It saves 2 to 5 % of the time of
+// ResNet-50. A larger distance gains nothing, and for V < 4 no early fetch does.
 constexpr int kPrefetch = 128;
 
-// Blocks from the one in use to the one whose pixels are fetched early, from the second cache to the first: 8 % of
-// ResNet-50, a third of a 3 x 3 layer over 512 channels. 2 and 8 are no better. With V = 1, where a vector is used
-// once, it costs a fifth. Fetching the next tile's pixels from the third cache, a share with every group, made the
-// layers it was meant for up to 60 % slower.
+// Distance in blocks from the block in use to the block whose pixels are fetched early, from the second cache into the
+// first. It saves 8 % of the time of ResNet-50, and a third of a 3 x 3 layer over 512 channels. Distances of 2 and 8
+// are no better. For V = 1, where each vector is used once, an early fetch costs a fifth. A fetch of the next tile's
+// pixels from the third cache, a part of them with every group, made some of the layers that it was meant for up to 60
+// % slower.
 constexpr int kAhead = 4;
 
-// R rows of a group by P vectors of pixels, in registers from the first level to the store. Where `Rest`, the last
-// vector holds `rest` pixels, fewer than a whole one.
+// The sums of R rows of a group by P vectors of pixels. They stay in registers from the first level to the store. Where
+// `Rest` is true, the last vector holds only `rest` pixels.
 template <class S, int V, int R, int P, bool Rest, class Index>
 struct Tile {
   using Vec = typename S::Vec;
@@ -45,11 +48,11 @@ struct Tile {
     const uint32_t end = range[1];
     const Index* col = static_cast<const Index*>(level.col) + begin;
     const Index* const col_end = static_cast<const Index*>(level.col) + end;
-    const float* val = level.val + static_cast<int64_t>(begin) * V + row;
-    // In bytes: the compiler multiplies by four once more for every block otherwise.
+    const float* val = values_of<float>(level) + static_cast<int64_t>(begin) * V + row;
+    // The pitch is in bytes; with a pitch in floats, the compiler multiplies by four again for every block.
     const char* const pixels = reinterpret_cast<const char*>(args.x + first);
     const int64_t pitch = args.x_pitch * static_cast<int64_t>(sizeof(float));
-    // Two loops, for the early fetch must not look past the last column.
+    // Two loops, because the early fetch must not read past the last column.
     const Index* const early_end = col_end - col > kAhead ? col_end - kAhead : col;
     for (; col != early_end; ++col, val += V) {
       const char* const ahead = pixels + static_cast<int64_t>(col[kAhead]) * pitch;
@@ -129,7 +132,7 @@ struct Tile {
   }
 };
 
-// Row groups of V rows, R of them in registers at a time.
+// The groups of `spmm` for blocks: groups of V rows, R rows in registers at a time.
 template <class S, int V, int R, class Index>
 struct Blocks {
   template <int P, bool Rest>
@@ -144,7 +147,7 @@ struct Blocks {
   }
 };
 
-// Picks the tile of exactly `vectors` vectors, P at most.
+// Runs the tile of exactly `vectors` vectors, at most P.
 template <class S, class Groups, int P>
 void spmm_tile(int64_t vectors, const SpmmArgs& args, int64_t group_begin, int64_t group_end, int64_t first) {
   if (vectors < P) {
@@ -159,9 +162,10 @@ void spmm_tile(int64_t vectors, const SpmmArgs& args, int64_t group_begin, int64
   }
 }
 
-// The kernel: the pixels in tiles of nearly equal width, each of which stays in the nearest cache over the row groups.
+// The kernel for float32 values. It takes the pixels in tiles of nearly equal width; a tile stays in the nearest cache
+// for all row groups. Groups: Blocks, or Packs of packs.h.
 template <class S, class Groups, int P>
-NESTED_SPARSE_INLINE void spmm(const SpmmArgs& args, int64_t group_begin, int64_t group_end) {
+void spmm(const SpmmArgs& args, int64_t group_begin, int64_t group_end) {
   const int64_t vectors = (args.pixels + S::kLanes - 1) / S::kLanes;
   const int64_t tiles = (vectors + P - 1) / P;
   for (int64_t tile = 0; tile < tiles; ++tile) {

@@ -17,6 +17,7 @@ from ..errors import CheckpointError
 from ..excerpt import excerpt
 from ..metadata import MAX_NAME_NBYTES, LayerEntry
 from ..placement import placement
+from ..value_type import FLOAT32
 from ..wire import Wire, WireError, integer_count, integers
 from . import onnx_schema as onnx
 from .operators import (
@@ -246,7 +247,7 @@ class _GraphCheck:
             if isinstance(expected, list):
                 got = (given.get(key) or [])[: len(expected)]  # a slice has fewer levels than its graph
             else:
-                got = given.get(key, 4 if key == "value_bytes" else 0)
+                got = given.get(key, FLOAT32.nbytes if key == "value_bytes" else 0)
             if got != expected:
                 raise WireError(
                     f"says {key} {excerpt(got, 60)} of layer {excerpt(name)!r}, the metadata {excerpt(expected, 60)}"

@@ -10,7 +10,7 @@ from typing import Protocol
 from nested_sparse.metadata import DEPENDENT, INDEPENDENT
 from nested_sparse.tensor_spec import batch_is_free
 
-from .row_check import RowCheck, Runs, check_rows
+from .row_check import Checkable, RowCheck, check_rows
 
 MARKED_S = 0.5
 """Time to look whether a file's mark is right; it is believed where that does not do."""
@@ -21,7 +21,7 @@ batch saves no time any more (docs/decisions/020)."""
 log = logging.getLogger(__name__)
 
 
-class Marked(Runs, Protocol):
+class Marked(Checkable, Protocol):
     """A Session."""
 
     name: str

@@ -40,8 +40,8 @@ ODD_SHARE = 0.01
 """Of an output that is not floating point, the part that rounding may have decided otherwise."""
 
 
-class Runs(Protocol):
-    """What is checked: a Session."""
+class Checkable(Protocol):
+    """What the check needs of a Session."""
 
     @property
     def inputs(self) -> Sequence[TensorSpec]: ...  # noqa: D102 -- as in Session
@@ -72,7 +72,7 @@ class RowCheck:
 
 
 def check_rows(
-    session: Runs,
+    session: Checkable,
     examples: Arrays | None = None,
     *,
     thorough: bool = True,
@@ -144,7 +144,7 @@ class _UnknownError(Exception):
 class _Check:
     """One model under check. Raises _DependentError, _UnknownError, and what the session raises."""
 
-    def __init__(self, session: Runs, trials: TrialRows, clock: Callable[[], float], ends_s: float) -> None:
+    def __init__(self, session: Checkable, trials: TrialRows, clock: Callable[[], float], ends_s: float) -> None:
         self._session = session
         self._trials = trials
         self._clock = clock

@@ -1,4 +1,4 @@
-"""Arrivals: what usually follows when a request comes in."""
+"""Arrivals: how many samples usually follow when a request comes in."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from collections import deque
 from dataclasses import dataclass
 
 WEIGHT = 0.02
-"""Of one more arrival in the averages: some fifty of them count."""
+"""Weight of one more arrival in the averages: about fifty arrivals count."""
 FORGET_S = 5.0
-"""After a pause of this length what was learned counts for a third."""
+"""After a pause of this length, what was learned before counts for a third."""
 REGULAR = 0.3
-"""Variance / mean of the counts below which arrivals are called regular; a Poisson process has 1."""
+"""Variance over mean of the counts, below which arrivals are called regular; a Poisson process has 1."""
 ENOUGH = 8
-"""Arrivals from which a pace can be told."""
+"""Number of arrivals from which on a pace is known."""
 MOST_WINDOWS = 2048
-"""Open at once with a figure of their own each, some 0.4 MB. Beyond, neighbours share one: of so many overlapping
-windows, two in a row see the same but for one request."""
+"""Windows that are open at once with a count of their own, some 0.4 MB. Beyond that number neighbours share a window:
+of so many overlapping windows, two in a row differ by one request."""
 
 
 @dataclass(slots=True)
 class _Window:
-    """The time after one arrival, or after `arrivals` that came close together: then begin and base are their means.
+    """The time after one arrival, or after several that came close together: begin_s and base are then their means.
 
-    base: samples that had come in when it began, its own included.
+    base: number of samples that had come in when the window began, its own included.
+    arrivals: number of arrivals that share the window.
     """
 
     begin_s: float
@@ -32,20 +33,20 @@ class _Window:
     arrivals: int = 1
 
     def join(self, begin_s: float, base: int) -> None:
-        """One more arrival shares this window."""
+        """Let one more arrival share this window."""
         self.arrivals += 1
         self.begin_s += (begin_s - self.begin_s) / self.arrivals
         self.base += (base - self.base) / self.arrivals
 
 
 class Arrivals:
-    """How many samples follow an arrival within the time that a request may take, on average, and how evenly they come.
+    """The mean number of samples that follow an arrival within the time that a request may take, and their regularity.
 
-    It is the mean seen by arrivals (Palm), not the rate: where requests come in clumps, the queue forms in the clumps,
-    and what an arrival is followed by there is many times the rate. It does not depend on the level in use, unlike
-    CPU %, and so cannot make a policy chase its own tail.
+    This is the mean seen by arrivals (Palm), not the rate. Where requests come in clumps, the queue forms in them, and
+    there many more samples follow an arrival than the rate says. The mean does not depend on the level in use. A
+    policy that follows it is therefore stable; with CPU % as its input it would react to its own decisions.
 
-    A request costs the same whatever the horizon holds: a window's count is the difference of two running totals.
+    The cost of a request does not grow with the horizon: a window's count is the difference of two running totals.
 
     Tried without gain (docs/decisions/017): means kept apart by the time since the last arrival or by the number of
     recent ones (0.0 and -0.0 points of accuracy), a margin of 0.2 to 0.7 standard deviations (-0.1 to -0.4).
@@ -64,36 +65,36 @@ class Arrivals:
 
     @property
     def known(self) -> bool:
-        """Whether anything came in yet."""
+        """Whether a request has come in yet."""
         return self._count > 0
 
     @property
     def horizon_ms(self) -> float:
-        """Time that a request has when it comes in, on average; what follows is counted over this time."""
+        """Mean time that a request has when it comes in; following samples are counted over this time."""
         return self._horizon_ms
 
     @property
     def following(self) -> float:
-        """Samples that follow an arrival within the horizon."""
+        """Mean number of samples that follow an arrival within the horizon."""
         return self._mean
 
     @property
     def batch(self) -> float:
-        """Samples of a request, on average."""
+        """Mean number of samples of a request."""
         return self._batch
 
     @property
     def interval_ms(self) -> float:
-        """Time between two requests, on average; infinite until there were enough to tell."""
+        """Mean time between two requests; infinite until enough have come in."""
         return self._interval_ms if self._count >= ENOUGH else math.inf
 
     @property
     def regular(self) -> bool:
-        """Whether they come evenly, as a camera's images do."""
+        """Whether requests come evenly, as a camera's images do."""
         return self._count >= ENOUGH and self._variance < REGULAR * self._mean * self._batch
 
     def note(self, samples: int, budget_ms: float, now_s: float) -> None:
-        """A request of `samples` came in that may take `budget_ms`."""
+        """Take note of a request of `samples` samples that came in and may take `budget_ms`."""
         gap_s = now_s - self._last_s
         weight = self._weight(gap_s)
         self._horizon_ms += weight * (budget_ms - self._horizon_ms)
@@ -108,7 +109,7 @@ class Arrivals:
         self._count += 1
 
     def _begin(self, now_s: float, gap_s: float) -> None:
-        """Opens a window, or has the last one shared where there are too many."""
+        """Open a window, or let the arrival share the last one where there are too many."""
         count = len(self._open)
         near_s = self._horizon_ms / 1e3 / MOST_WINDOWS
         if count >= MOST_WINDOWS and (count >= 2 * MOST_WINDOWS or now_s - self._open[-1].begin_s < near_s):
@@ -121,7 +122,7 @@ class Arrivals:
         while self._open and now_s - self._open[0].begin_s > horizon_s:
             window = self._open.popleft()
             weight = self._weight(window.gap_s)
-            if window.arrivals > 1:  # as much as that many windows, one after the other
+            if window.arrivals > 1:  # the same weight as that many windows, one after the other
                 weight = 1.0 - (1.0 - weight) ** window.arrivals
             difference = self._total - window.base - self._mean
             self._mean += weight * difference

@@ -1,4 +1,4 @@
-"""LevelPolicy: the protocol of everything that chooses the level a request runs at."""
+"""LevelPolicy: the protocol of the objects that choose the level of each request."""
 
 from __future__ import annotations
 
@@ -9,29 +9,37 @@ from .decision import Decision, Waiting
 
 
 class LevelPolicy(Protocol):
-    """Decides at submission whether to take a request in, and at dequeue at which level to run it.
+    """Decides at submission whether to take a request in, and when its turn comes at which level to run it.
 
-    `queue` is what waits behind, earliest deadline first; `now_s` a reading of the scheduler's clock, as are all
-    deadlines. Calls come one at a time.
+    queue: the requests that wait behind, earliest deadline first.
+    now_s: a reading of the scheduler's clock, as are all deadlines.
+
+    Calls come one at a time.
     """
 
     def admit(self, request: Waiting, queue: Sequence[Waiting], busy_ms: float, now_s: float) -> Decision:
-        """Called once per request when it comes in; busy_ms until a worker is free. A level of None sheds it."""
+        """Decide on a request that has just come in; a level of None sheds it. Called once per request.
+
+        busy_ms: time until a worker is free.
+        """
 
     def choose(self, request: Waiting, queue: Sequence[Waiting], now_s: float) -> Decision:
-        """Called when `request` is next. The level is within what the request allows; None sheds it."""
+        """Choose the level of `request`, which is next, within what it allows; None sheds it."""
 
     def observe(self, level: int, batch: int, service_ms: float, now_s: float) -> None:
-        """Called after every run."""
+        """Learn from a run that has ended. Called after every run.
+
+        service_ms: time that a whole run at `level` took, or would have taken where the level fell on the way.
+        """
 
     def observe_gap(self, gap_ms: float) -> None:
-        """Called when a worker began a run that had waited for the one before: the time between the two."""
+        """Learn the time between two runs, where the second one was waiting for the end of the first."""
 
     def spare_ms(self, queue: Sequence[Waiting], now_s: float) -> float:
-        """How long the run under way may still take for `queue` to be served in time; infinite if that is no matter.
+        """Time that the run under way may still take, if `queue` is to be served in time; infinite: no limit.
 
-        Called when a request was queued behind a run that may be lowered.
+        Called when a request was queued behind a run whose level may fall.
         """
 
     def slowdown_factor(self, now_s: float) -> float:
-        """Predicted / profiled time, for logs and statistics."""
+        """Predicted over profiled time of a run, for logs and statistics."""

@@ -1,4 +1,4 @@
-"""Waiting and Decision: what a policy sees of a request, and what it answers."""
+"""Waiting and Decision: a request as a policy sees it, and the policy's answer."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """What a policy sees of a request.
+    """A request as a policy sees it.
 
     deadline_s: clock reading at which the run must have ended: the client's deadline less the reply margin.
-    lowest_level, highest_level: what the request allows, both included.
-    budget_ms: time it had when it came in; None: unknown, what is left counts as all it had.
-    foreign_ms: of another model's request that is served before ours: its time but for our slowdown; None: it is ours.
-    first: foreign and of a higher priority, hence before ours whenever these are due.
-    joins: it may run in one batch with others that do.
+    lowest_level, highest_level: indices of the levels that the request allows, both included.
+    batch: number of its samples.
+    budget_ms: time that it had when it came in; None: unknown, then the time left counts as all that it had.
+    foreign_ms: time of another model's request that is served before ours, divided by our slowdown; None: it is ours.
+    first: the request is foreign and of a higher priority; it is served before ours whatever their deadlines are.
+    joins: it may run in one batch with other requests that join.
     """
 
     deadline_s: float
@@ -27,19 +28,19 @@ class Waiting:
     joins: bool = True
 
     def slack_ms(self, now_s: float) -> float:
-        """Time left."""
+        """Time left until the deadline."""
         return (self.deadline_s - now_s) * 1e3
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to do with a request.
+    """The policy's answer: the level of a request, or that it is shed.
 
-    level: the level to run it at; None: shed it.
-    predicted_ms: of the run, at that level (at the lowest allowed one when shed).
-    reason: why this level, in words for logs and for the client.
-    retry_after_ms: when shed, the time until the queue should have drained.
-    take: how many requests from the head of the queue, the chosen one included, run together as one batch.
+    level: index of the level to run it at; None: shed it.
+    predicted_ms: predicted time of the run at that level; of a shed request, at the lowest level that it allows.
+    reason: cause of the choice, in words for logs and for the client.
+    retry_after_ms: time until the queue should have drained, for a shed request.
+    take: number of requests that run together as one batch, the chosen one included, from the head of the queue.
     """
 
     level: int | None

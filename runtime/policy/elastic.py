@@ -3,47 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from nested_sparse.errors import InputError, LevelError
+from nested_sparse.level import resolve_level
 
 from ..profiling import LatencyProfile
 from .arrivals import Arrivals
 from .decision import Decision, Waiting
 from .forecast import Forecast
-from .plan import Plan
+from .plan import QueuePlan
 from .ramp import Ramp
 from .slowdown import Slowdown
 
 HOLD_SHARE, RISE_SHARE = 0.9, 0.8
-"""Of the time left that a plan may use at levels up to the present one, and above it."""
+"""Shares of the time left that a plan may use, at levels up to the present one and at levels above it."""
 DENSEST_RUNS = 8.0
-"""Runs of the densest level that a plan looks ahead at most."""
+"""How far a plan looks ahead at most, in runs of the densest level."""
 HOLD_UTILISATION, RISE_UTILISATION = 0.95, 0.85
-"""Busy share of the workers that regular arrivals may cause at levels up to the present one, and above it."""
+"""Busy shares of the workers that regular arrivals may cause, at levels up to the present one and above it."""
 RECOVERY_UTILISATION = 0.85
-"""Of irregular arrivals: a level that cannot be kept up runs only while the one below would work the queue off."""
+"""Busy share of irregular arrivals. A level that the workers cannot keep up with may run while the level below it stays
+under this share, so that the queue could be worked off there."""
 BATCH_SHARE = 0.85
-"""Of the time of separate runs that a batch may take at most: less is not worth letting the first ones wait."""
+"""Largest time of a batch, as a share of separate runs: a smaller saving is not worth the wait of the first
+requests."""
 
 
 class ElasticPolicy:
-    """The densest level at which this request, what waits and what usually follows can all be served in time.
+    """The densest level at which this request, the queue and the usual arrivals can all be served in time.
 
-    Predictions are profile × slowdown (Clipper, NSDI'17; ALERT, USENIX ATC'20). A level runs if
+    Predictions are profile × slowdown (Clipper, NSDI'17; ALERT, USENIX ATC'20). A level runs if both are true:
 
-    1. the queue can: this request at that level and those behind at the next sparser one all meet their deadlines with
-       a tenth of their time to spare. SlackFit (SuperServe, NSDI'25) looks at the first deadline only; so would "this
-       one as dense as can be, the others at their lowest", which scores less (Plan.fits says why);
-    2. and the load lets it: the queue and what follows an arrival within the time a request has can be served at that
-       level in twice that time, which is when the last of them is due; so a level that cannot be kept up takes turns
-       with the one below, if that one can. Where arrivals are regular, at a camera's pace, the rate decides instead,
-       with a gap between falling and rising: else the two levels would take turns for ever, to nobody's good.
+    1. The queue allows it. This request at that level, and those behind it at the next sparser level, all meet their
+       deadlines with a tenth of their time to spare. SlackFit (SuperServe, NSDI'25) looks at the first deadline only.
+       To run this request as dense as possible and the others at their lowest levels scores less (see QueuePlan.fits).
+    2. The load allows it. Take the queue, and the samples that usually follow an arrival within the time that a request
+       has. They can all be served at that level in twice that time, which is when the last of them is due. So a level
+       that the workers cannot keep up with takes turns with the level below, if they can keep up with that one. Where
+       arrivals are regular, at a camera's pace, the rate decides instead. There the limit for rising is lower than that
+       for falling; otherwise two levels would take turns for ever, without a gain.
 
-    Down at once; up one level at a time, after `rise_decisions` decisions that would have allowed it. That holds back
-    together those requests that an idle device would run at the same level: that one request is too tight for a dense
-    level says nothing about load, and does not hold back one with time to spare.
+    The level falls at once. It rises by one level, after `rise_decisions` decisions that would have allowed more.
+    Requests that an idle device would run at the same level rise together. A request that is too tight for a dense
+    level says nothing about the load, and does not hold back requests with time to spare.
 
-    accuracy: of each level, where known: one that scores no more than a sparser one is chosen by nobody.
+    accuracy: expected accuracy of each level; a level that scores no more than a sparser one is never chosen. None: all
+        levels may be chosen.
     Raises InputError.
     """
 
@@ -72,24 +78,21 @@ class ElasticPolicy:
         return self._forecast.admit(request, queue, _lowest, busy_ms, now_s)
 
     def choose(self, request: Waiting, queue: Sequence[Waiting], now_s: float) -> Decision:
-        """As LevelPolicy. Raises LevelError if the request allows a level that was not profiled."""
-        if not 0 <= request.lowest_level <= request.highest_level < len(self._ramps):
-            raise LevelError(
-                f"levels {request.lowest_level} to {request.highest_level} were asked for, "
-                f"the profile has 0 to {len(self._ramps) - 1}"
-            )
-        late = self._forecast.too_late(request, queue, _lowest, now_s)
-        if late is not None:
-            return late
+        """As LevelPolicy. Raises LevelError if the request allows a level that was not profiled, or none at all."""
+        request = self._resolved(request)
         slowdown = self._forecast.slowdown.factor(now_s)
+        hopeless = self._forecast.probe_or_shed(request, queue, _lowest, slowdown, now_s)
+        if hopeless is not None:
+            return hopeless
+        slack_ms = request.slack_ms(now_s)
         ramp = self._ramps[self._reachable(request, _budget_ms(request, now_s))]
         plan = self._plan(request, queue, slowdown, now_s)
         fitting, why = self._fitting(request, plan, ramp.level, slowdown)
         level = max(ramp.step(fitting), request.lowest_level)
         if level < fitting:
             why = f"level {fitting} fits, rising slowly"
-        reason = f"{why}; {request.slack_ms(now_s):.1f} ms left"
-        take, profiled_ms = self._take(level, request, queue, request.slack_ms(now_s) / slowdown)
+        reason = f"{why}; {slack_ms:.1f} ms left"
+        take, profiled_ms = self._take(level, request, queue, slack_ms / slowdown)
         return Decision(level, profiled_ms * slowdown, reason, take=take)
 
     def observe(self, level: int, batch: int, service_ms: float, now_s: float) -> None:
@@ -108,13 +111,23 @@ class ElasticPolicy:
         """As LevelPolicy."""
         return self._forecast.slowdown.factor(now_s)
 
-    def _plan(self, request: Waiting, queue: Sequence[Waiting], slowdown: float, now_s: float) -> Plan:
+    def _resolved(self, request: Waiting) -> Waiting:
+        """`request` with its levels as indices. Raises LevelError where it allows no level of the profile."""
+        count = len(self._ramps)
+        lowest, highest = resolve_level(request.lowest_level, count), resolve_level(request.highest_level, count)
+        if lowest > highest:
+            raise LevelError(f"the request allows no level: its lowest is {lowest}, its highest {highest}")
+        if lowest == request.lowest_level and highest == request.highest_level:
+            return request
+        return replace(request, lowest_level=lowest, highest_level=highest)
+
+    def _plan(self, request: Waiting, queue: Sequence[Waiting], slowdown: float, now_s: float) -> QueuePlan:
         cost, factor = self._forecast.profiled_ms, slowdown / self._forecast.workers
         most_ms = DENSEST_RUNS * slowdown * cost(len(self._ramps) - 1, request.batch)
-        return Plan(request, queue, cost, slowdown=factor, most_ms=most_ms, now_s=now_s)
+        return QueuePlan(request, queue, cost, slowdown=factor, most_ms=most_ms, now_s=now_s)
 
-    def _fitting(self, request: Waiting, plan: Plan, present: int, slowdown: float) -> tuple[int, str]:
-        """The densest level that plan and load allow, and what keeps it from being denser."""
+    def _fitting(self, request: Waiting, plan: QueuePlan, present: int, slowdown: float) -> tuple[int, str]:
+        """The densest level that plan and load allow, and the reason why it is not denser."""
         why = "the densest allowed"
         for level in range(request.highest_level, request.lowest_level, -1):
             if not self._useful[level]:
@@ -128,8 +141,8 @@ class ElasticPolicy:
                 return level, why
         return request.lowest_level, why
 
-    def _sustains(self, level: int, rises: bool, plan: Plan, slowdown: float) -> bool:
-        """Whether what waits and what usually follows can be served at `level`."""
+    def _sustains(self, level: int, rises: bool, plan: QueuePlan, slowdown: float) -> bool:
+        """Whether the queue and the samples that usually follow can be served at `level`."""
         arrivals, workers = self._arrivals, self._forecast.workers
         if not arrivals.known:
             return True
@@ -144,9 +157,9 @@ class ElasticPolicy:
         return requests * run_ms <= arrivals.horizon_ms + plan.last_slack_ms
 
     def _take(self, level: int, request: Waiting, queue: Sequence[Waiting], room_ms: float) -> tuple[int, float]:
-        """How many requests run together, as long as that saves time, and the profiled time of it.
+        """The number of requests that run together, where that saves time, and the profiled time of their run.
 
-        The one with the earliest deadline waits for the others' samples too, so all of it must fit its time.
+        room_ms: profiled time until the earliest deadline. That request waits for the samples of the others, too.
         """
         cost, most_samples = self._forecast.profiled_ms, self._forecast.profile.batches[-1]
         taken, samples = 1, request.batch
@@ -165,7 +178,7 @@ class ElasticPolicy:
         return taken, taken_ms
 
     def _reachable(self, request: Waiting, profiled_ms: float) -> int:
-        """The densest allowed level whose profiled time is at most `profiled_ms`; the lowest allowed one if none is."""
+        """The densest allowed level that takes at most `profiled_ms`; the lowest allowed level if none does."""
         for level in range(request.highest_level, request.lowest_level, -1):
             if self._forecast.profiled_ms(level, request.batch) <= profiled_ms:
                 return level

@@ -14,7 +14,10 @@ from .slowdown import Slowdown
 
 
 class FixedPolicy:
-    """The baseline: one level for all, within what each allows. Sheds only what that level cannot finish in time."""
+    """The baseline: one level for all requests, or the nearest that a request allows.
+
+    It sheds a request only where that level cannot finish it in time. Raises LevelError.
+    """
 
     def __init__(
         self, level: int, profile: LatencyProfile, slowdown: Slowdown | None = None, *, workers: int = 1
@@ -28,11 +31,14 @@ class FixedPolicy:
 
     def choose(self, request: Waiting, queue: Sequence[Waiting], now_s: float) -> Decision:
         """As LevelPolicy."""
-        late = self._forecast.too_late(request, queue, self._floor, now_s)
-        if late is not None:
-            return late
+        slowdown = self._forecast.slowdown.factor(now_s)
+        hopeless = self._forecast.probe_or_shed(request, queue, self._floor, slowdown, now_s)
+        if hopeless is not None:
+            return hopeless
         level = self._floor(request)
-        return Decision(level, self._forecast.run_ms(level, request.batch, now_s), f"fixed at level {self._level}")
+        return Decision(
+            level, self._forecast.profiled_ms(level, request.batch) * slowdown, f"fixed at level {self._level}"
+        )
 
     def observe(self, level: int, batch: int, service_ms: float, now_s: float) -> None:
         """As LevelPolicy."""
@@ -43,7 +49,7 @@ class FixedPolicy:
         self._forecast.observe_gap(gap_ms)
 
     def spare_ms(self, queue: Sequence[Waiting], now_s: float) -> float:
-        """As LevelPolicy: its level never falls."""
+        """As LevelPolicy: no limit, for the level of its runs never falls."""
         return math.inf
 
     def slowdown_factor(self, now_s: float) -> float:

@@ -1,4 +1,4 @@
-"""Forecast: what a run will take, and whether a request can still make its deadline."""
+"""Forecast: the time that a run will take, and whether a request can still meet its deadline."""
 
 from __future__ import annotations
 
@@ -11,24 +11,26 @@ from .residuals import Residuals
 from .slowdown import MINIMUM, Slowdown
 
 HOPEFUL = 0.8
-"""Of the mean slowdown. Shedding by the prediction itself, deviations included, cost up to 4 points beside a co-runner
-that comes and goes, and 0.4 in bursts without one (docs/decisions/017)."""
+"""Share of the mean slowdown that admission reckons with. Shedding by the prediction itself, with its deviations, cost
+up to 4 points of accuracy beside a co-runner that comes and goes, and 0.4 in bursts without one
+(docs/decisions/017)."""
 REFRESH_S = 1.0
 GAP_WEIGHT = 0.05
 MOST_GAP_MS = 20.0
-"""Longer gaps are somebody else's doing, and the slowdown's affair."""
+"""Longer gaps have causes outside of this process; the slowdown accounts for those."""
 
 
 class Forecast:
-    """Predictions = profile × residual of the level × slowdown + gap; admission and shedding by them.
+    """Predicts runs, and admits or sheds requests by that: time = profile × residual of the level × slowdown + gap.
 
-    The gap is measured as the device is now, and the slowdown explains nothing of it: multiplied, half a millisecond
-    beside a busy process became more than an SLO, and everything was shed.
+    The gap between two runs is not multiplied by the slowdown: it was measured on the device as it is now. Multiplied,
+    a gap of half a millisecond beside a busy process became longer than an SLO, and every request was shed.
 
-    The slowdown is learned from served requests only. So that a wrong one cannot shed everything for ever, every
-    `probe_every_s` (or ten times the run, if that is longer) one request that the profile alone does not rule out
-    runs in spite of the prediction; as long as such probes are fast enough, one follows another. `workers` is how
-    many requests run side by side. Not thread-safe: the scheduler locks.
+    The slowdown is learned from served requests only. A wrong one could therefore shed every request for ever. To end
+    that, one request is run as a probe in spite of its prediction every `probe_every_s` (or ten times the run, if that
+    is longer), if the profile alone does not rule it out. While probes are fast enough, one follows another.
+
+    workers: number of requests that run side by side. Not thread-safe: the scheduler locks.
     """
 
     def __init__(
@@ -47,13 +49,13 @@ class Forecast:
         self._factors = [1.0] * profile.level_count
         self._refreshed_s = 0.0
         self._gap_ms = 0.0
-        self._profiled_gap_ms = 0.0  # what the slowdown makes the gap of
+        self._profiled_gap_ms = 0.0  # times the slowdown, this is the gap
         self._learned_s: float | None = None
         self._probing = False
         self._probed_ratio = math.inf
 
     def observe(self, level: int, batch: int, service_ms: float, now_s: float) -> None:
-        """Takes in one finished run."""
+        """Learn from a run that has ended."""
         profiled_ms = self.profile.predict_ms(level, batch)
         self._residuals.observe(level, service_ms / (profiled_ms * self.slowdown.mean(now_s)), now_s)
         self.slowdown.observe(service_ms, profiled_ms * self._residuals.factor(level, now_s), now_s)
@@ -63,16 +65,16 @@ class Forecast:
             self._probed_ratio = service_ms / profiled_ms
 
     def observe_gap(self, gap_ms: float) -> None:
-        """Takes in the time between two runs where the second was already waiting: what serving costs beside them."""
+        """Learn the time between two runs where the second was waiting already: the cost of serving beside the runs."""
         self._gap_ms += GAP_WEIGHT * (min(max(gap_ms, 0.0), MOST_GAP_MS) - self._gap_ms)
         self._profiled_gap_ms = self._gap_ms / self.slowdown.factor(self._refreshed_s)
 
     def profiled_ms(self, level: int, batch: int) -> float:
-        """Time that one run takes of a worker on a device that has nothing else to do, as the latest runs know it."""
+        """Time of one run on a device that has nothing else to do, corrected by the latest runs."""
         return self.profile.predict_ms(level, batch) * self._factors[level] + self._profiled_gap_ms
 
     def _refresh(self, now_s: float) -> None:
-        """Looks up what every level's factor is now: once per run, instead of for every prediction of every plan."""
+        """Compute the factor of each level: once per run, and not for every prediction of every plan."""
         self._factors = [self._residuals.factor(level, now_s) for level in range(self.profile.level_count)]
         self._profiled_gap_ms = self._gap_ms / self.slowdown.factor(now_s)
         self._refreshed_s = now_s
@@ -82,19 +84,19 @@ class Forecast:
         return self.profiled_ms(level, batch) * self.slowdown.factor(now_s)
 
     def backlog_ms(self, queue: Sequence[Waiting], floor: Callable[[Waiting], int], now_s: float) -> float:
-        """Time to work off `queue` with every request at its `floor` level."""
+        """Predicted time to serve `queue` with every request at its `floor` level."""
         factor = self.slowdown.factor(now_s)
         return factor * sum(self._floor_ms(each, floor) for each in queue) / self.workers
 
     def _floor_ms(self, each: Waiting, floor: Callable[[Waiting], int]) -> float:
-        """Profiled time of a request at its floor level."""
+        """Profiled time of a request at its floor level; of another model's request, the time that it is known by."""
         return self.profiled_ms(floor(each), each.batch) if each.foreign_ms is None else each.foreign_ms
 
     def spare_ms(self, queue: Sequence[Waiting], floor: Callable[[Waiting], int], now_s: float) -> float:
-        """How long a worker may still be busy if `queue`, in order of service, is to meet its deadlines at the floors.
+        """Time that a worker may still be busy if `queue`, in order of service, is to meet its deadlines at the floors.
 
-        Infinite for an empty queue, negative when it is late already. A request that could not make it even if it
-        were next is going to be shed and counts for nothing.
+        It is infinite for an empty queue, and negative where a deadline cannot be met any more. A request that could
+        not meet its deadline even if it were next will be shed, so it does not count.
         """
         factor = self.slowdown.factor(now_s)
         ahead_ms = 0.0
@@ -110,12 +112,12 @@ class Forecast:
     def admit(
         self, request: Waiting, queue: Sequence[Waiting], floor: Callable[[Waiting], int], busy_ms: float, now_s: float
     ) -> Decision:
-        """Whether a request that just came in can make it: its floor level, or shed.
+        """Admit a request that has just come in, at its floor level, or shed it.
 
-        busy_ms: until a worker is free. Only what is due before it goes before it. Here it counts as hopeless only if
-        it is so at HOPEFUL of the present slowdown: what has a chance is decided on when its turn has come.
+        busy_ms: time until a worker is free. Requests that are due earlier are served first. The request is shed only
+        if it cannot meet its deadline at HOPEFUL of the present slowdown: with a chance left, its turn will decide.
         """
-        if now_s - self._refreshed_s > REFRESH_S:  # what nobody has observed for a while is being forgotten
+        if now_s - self._refreshed_s > REFRESH_S:  # without runs, what was learned is forgotten step by step
             self._refresh(now_s)
         level = floor(request)
         before = [each for each in queue if each.first or each.deadline_s <= request.deadline_s]
@@ -130,16 +132,24 @@ class Forecast:
         return self._shed(level, cost_ms, wait_ms, slack_ms, drained_ms)
 
     def _hope(self, now_s: float) -> float:
-        """The least slowdown that may be hoped for, as a share of the predicted one."""
+        """The lowest slowdown that admission reckons with, as a share of the predicted one."""
         mean = self.slowdown.mean(now_s)
         return min(mean, max(1.0, HOPEFUL * mean)) / self.slowdown.factor(now_s)
 
-    def too_late(
-        self, request: Waiting, queue: Sequence[Waiting], floor: Callable[[Waiting], int], now_s: float
+    def probe_or_shed(
+        self,
+        request: Waiting,
+        queue: Sequence[Waiting],
+        floor: Callable[[Waiting], int],
+        slowdown: float,
+        now_s: float,
     ) -> Decision | None:
-        """None while `request`, next to run, can make it at its floor level; else a probe at that level, or shed."""
+        """None while `request`, which is next, can meet its deadline at its floor level; else a probe, or shed.
+
+        slowdown: factor at `now_s`.
+        """
         level = floor(request)
-        cost_ms = self.run_ms(level, request.batch, now_s)
+        cost_ms = self.profiled_ms(level, request.batch) * slowdown
         slack_ms = request.slack_ms(now_s)
         if cost_ms <= slack_ms:
             self._probing = False
@@ -164,6 +174,6 @@ class Forecast:
         reason = (
             f"shed: level {level} needs {cost_ms:.1f} ms after {wait_ms:.1f} ms of waiting, {slack_ms:.1f} ms are left"
         )
-        # with nothing to drain, the next probe is what may change the answer
+        # with nothing to drain, only the next probe may change the answer
         retry_after_ms = drained_ms if drained_ms > 0 else self._probe_every_s * 1e3
         return Decision(None, cost_ms, reason, max(1.0, retry_after_ms))

@@ -1,4 +1,4 @@
-"""InsensitivePolicy: the base of the policies that trust the profile, whatever the device is doing."""
+"""InsensitivePolicy: the base of the policies that trust the profile, whatever else the device does."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .decision import Decision, Waiting
 
 
 class InsensitivePolicy:
-    """Takes every request in, learns nothing, and sheds nothing: only what has expired is not run."""
+    """Takes every request in, learns nothing, and sheds nothing: only expired requests are not run."""
 
     def __init__(self, profile: LatencyProfile) -> None:
         self._profile = profile
@@ -21,13 +21,13 @@ class InsensitivePolicy:
         return Decision(level, self._profile.predict_ms(level, request.batch), "admitted")
 
     def observe(self, level: int, batch: int, service_ms: float, now_s: float) -> None:
-        """As LevelPolicy."""
+        """As LevelPolicy: it learns nothing."""
 
     def observe_gap(self, gap_ms: float) -> None:
         """As LevelPolicy: it learns nothing."""
 
     def spare_ms(self, queue: Sequence[Waiting], now_s: float) -> float:
-        """As LevelPolicy: its runs are never lowered."""
+        """As LevelPolicy: no limit, for the level of its runs never falls."""
         return math.inf
 
     def slowdown_factor(self, now_s: float) -> float:

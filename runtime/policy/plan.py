@@ -1,4 +1,4 @@
-"""Plan: whether what waits can be worked off in time if it runs at a level."""
+"""QueuePlan: whether the waiting requests can all be served in time at a level."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ from collections.abc import Callable, Sequence
 from .decision import Waiting
 
 LOOK_AHEAD = 16
-"""Requests looked at one by one; those behind are taken to be like the last of them. Three to five score less."""
+"""Number of requests that are looked at one by one; those behind count as the last of them. Three to five score
+less."""
 
 Cost = Callable[[int, int], float]
 """Profiled milliseconds of a run, by level and batch."""
 
 
-class Plan:
-    """One look at the queue: the request that is next, then what waits behind it, in the order of service.
+class QueuePlan:
+    """One look at the queue: the request that is next, then the requests behind it, in the order of service.
 
-    slowdown: factor on profiled times. `most_ms` bounds the time that is planned with: with a deadline far away the
-    queue could grow until it is near, and every request would be answered as late as is allowed.
+    cost: profiled milliseconds of a run, by level and batch.
+    slowdown: factor on profiled times.
+    most_ms: longest time that is planned with. Without it the queue could grow until a distant deadline is near, and
+        every request would be answered as late as is allowed.
 
-    last_slack_ms: time until the last of them is due. samples: of all of them.
+    last_slack_ms: time until the last of the requests is due. samples: number of samples of all of them.
     """
 
     def __init__(
@@ -52,7 +55,7 @@ class Plan:
                 and each.highest_level == first.highest_level
                 and each.foreign_ms == first.foreign_ms
             )
-            # what could not make it even if it were next is going to be shed and counts for nothing
+            # a request that could not meet its deadline even if it were next will be shed, so it does not count
             if (floor_ms if like_first else self._cost_of(each, each.lowest_level)) <= slack_ms:
                 self._alike = self._alike and like_first
                 self._behind.append(each)
@@ -62,20 +65,21 @@ class Plan:
         if self._beyond:
             last_slack_ms = min(queue[-1].deadline_s - now_s, most_s) * scale
         self.last_slack_ms = last_slack_ms * slowdown
-        # those that were not looked at are taken to be like those that were
+        # requests that were not looked at count as the mean of those that were
         looked_at = request.batch + sum([each.batch for each in self._behind])
         self.samples = looked_at * (1.0 + self._beyond / (1 + len(self._behind)))
 
     @property
     def waiting(self) -> int:
-        """Requests behind the one that is next."""
+        """Number of requests behind the one that is next."""
         return len(self._behind) + self._beyond
 
     def fits(self, level: int, behind: int, share: float) -> bool:
         """Whether all end in time: the first at `level`, the others at `behind` and within `share` of their time.
 
-        Each within what it allows. Fairness is what scores best: of a queue that cannot all run dense, two at the
-        level in the middle score more than one at the top and one at the bottom, since accuracy gains fall with cost.
+        Each runs within the levels that it allows. An even choice scores best: where a queue cannot all run dense, two
+        requests at the level in the middle score more than one at the top and one at the bottom, for each further level
+        costs more and gains less accuracy.
         """
         end_ms = self._cost_of(self._request, level)
         if end_ms > self._slack_ms:

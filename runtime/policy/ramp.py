@@ -1,4 +1,4 @@
-"""Ramp: down at once, up slowly."""
+"""Ramp: a level that falls at once and rises slowly."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from __future__ import annotations
 class Ramp:
     """The densest level that may run at the moment, for one kind of request.
 
-    It falls at once to what fits, and rises by one level after `decisions` consecutive decisions for which more would
-    have fitted. Hysteresis is upward only: falling late costs deadlines, rising late only costs some accuracy.
+    It falls at once to the level that fits. It rises by one level after `decisions` decisions in a row for which a
+    denser level would have fitted. Only the rise waits: to fall late costs deadlines, to rise late some accuracy.
     """
 
     def __init__(self, level: int, decisions: int) -> None:

@@ -1,4 +1,4 @@
-"""Residuals: what the global slowdown does not explain, level by level."""
+"""Residuals: the factor of each level that the global slowdown does not explain."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ LEAST_LOG, MOST_LOG = math.log(MINIMUM), math.log(MAXIMUM)
 class Residuals:
     """A factor per level beside the global one: prediction = profile x slowdown x residual.
 
-    A profile can be wrong for one level only (measured beside a disturbance, or a co-runner that takes memory bandwidth
-    and so hurts the denser ones more). The global factor then is an average over the levels served lately, and wrong
-    for each of them. Learned slowly, so that the slowdown, which is quick, explains what hits all levels alike; a
-    sample counts as at most a quarter away from what is known, since while a co-runner comes or goes the samples of
-    a few runs are off for another reason. What the levels served lately have in common is taken out again, so that the
-    geometric mean of their factors, by how often they were served, is 1: it is the slowdown's, and would wander
-    else (by 25 % beside a co-runner that came and went ten times while one level was served). Without runs of a
-    level its factor returns to 1 as the slowdown does.
+    A profile can be wrong for one level only: it was measured beside a disturbance, or a co-runner takes memory
+    bandwidth and so slows the denser levels down more. Then the global factor is an average over the levels that were
+    served lately, and wrong for each of them.
 
-    To wire: before the slowdown takes in a run at level l,
-        residuals.observe(l, measured_ms / (profiled_ms * slowdown.mean(now_s)), now_s)
-    and the slowdown then observes `profiled_ms * residuals.factor(l, now_s)` as the profiled time: else it would learn
-    the average of the residuals, too, and both would count.
+    Residuals are learned slowly; the slowdown is learned quickly and so explains what all levels have in common. A
+    sample counts as at most `believed_step` away from the known factor, because a few runs are off for another reason
+    while a co-runner comes or goes. The part that the levels served lately have in common belongs to the slowdown, and
+    is taken out: the geometric mean of their factors, weighted by how often they were served, is 1. Without that it
+    would wander, by 25 % beside a co-runner that came and went ten times while one level was served. Without runs of a
+    level its factor returns to 1, as the slowdown does.
 
-    Clock readings in seconds. Not thread-safe: its owner locks.
+    A run is first given to the residuals, as its ratio to profiled time × slowdown. The slowdown then gets profiled
+    time × residual as the profiled time; otherwise it would learn the average of the residuals too, and both would
+    count (Forecast.observe).
+
+    weight: of one more run. fresh_s, forget_s: as of Slowdown. Clock readings are in seconds. Not thread-safe: the
+    owner locks.
     """
 
     def __init__(
@@ -42,7 +44,7 @@ class Residuals:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._logs = [0.0] * level_count
-        self._shares = [0.0] * level_count  # of the latest runs
+        self._shares = [0.0] * level_count  # share of each level in the latest runs
         self._observed_s = [-math.inf] * level_count
         self._weight = weight
         self._most_log = math.log(believed_step)
@@ -51,7 +53,10 @@ class Residuals:
         self._clock = clock
 
     def observe(self, level: int, ratio: float, now_s: float | None = None) -> None:
-        """Takes in one finished run; ratio: measured over profiled x slowdown. Ignores what is no ratio."""
+        """Learn from a run that has ended. A value that is no ratio is ignored.
+
+        ratio: measured time over profiled time × slowdown.
+        """
         if not (ratio > 0 and math.isfinite(ratio)):
             return
         now_s = self._clock() if now_s is None else now_s
@@ -64,7 +69,7 @@ class Residuals:
         self._take_out_common()
 
     def factor(self, level: int, now_s: float | None = None) -> float:
-        """The factor of `level`, in [MINIMUM, MAXIMUM]; 1 when nothing recent is known."""
+        """The factor of `level`, in [MINIMUM, MAXIMUM]; 1 where no run is recent."""
         return math.exp(self._log(level, self._clock() if now_s is None else now_s))
 
     def _log(self, level: int, now_s: float) -> float:

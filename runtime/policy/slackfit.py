@@ -1,4 +1,4 @@
-"""SlackFitPolicy: the level of SuperServe (NSDI 2025), by the slack of the head of the queue."""
+"""SlackFitPolicy: the policy of SuperServe (NSDI 2025), which goes by the slack of the head of the queue."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BUCKETS = 32
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """What runs when the head of the queue has at least `latency_ms` left."""
+    """The level and batch that run when the head of the queue has at least `latency_ms` left."""
 
     latency_ms: float
     level: int
@@ -28,15 +28,15 @@ class Bucket:
 
 
 class SlackFitPolicy(InsensitivePolicy):
-    """SlackFit of SuperServe (NSDI'25, section 4): the slack of the head of the queue picks a bucket, that its action.
+    """SlackFit of SuperServe (NSDI'25, section 4): the slack of the head of the queue picks a bucket with its action.
 
-    Offline: `buckets` latencies, evenly spaced from the sparsest level at batch 1 to the densest at the largest batch.
-    Each keeps, of the actions slower than the bucket below and no slower than its own, the largest batch and of those
-    the densest level; one without any keeps what the bucket below does. Online: the bucket closest below the slack;
-    the lowest when there is none. Its batch is popped from the queue, or what there is. joins: whether the model's
-    requests may run together; else all its actions are of batch 1.
+    Offline there are `buckets` latencies, evenly spaced from the sparsest level at batch 1 to the densest level at the
+    largest batch. A bucket considers the actions slower than the bucket below and no slower than its own latency. It
+    keeps the largest batch, and of those the densest level; where there is none, the action of the bucket below. Online
+    the bucket closest below the slack is taken, or the lowest. Its batch is taken from the queue, as far as it goes.
 
-    It knows no slowdown: `slowdown` and `workers` are taken so that it can stand where other policies do, and ignored.
+    joins: requests of the model may run together; else all actions are of batch 1.
+    slowdown, workers: ignored, for it knows no slowdown; they are there so that it can replace other policies.
     """
 
     def __init__(

@@ -13,18 +13,17 @@ MAXIMUM = 50.0
 class Slowdown:
     """One global factor xi = measured / profiled time, for every level at once.
 
-    Only the level that was served yields samples, so a global factor is what keeps the predictions of the others
-    fresh. It sees contention, throttling, steal and heat together (ALERT, USENIX ATC'20: mean + k *
-    deviation).
+    Only the level that was served yields samples, so a global factor keeps the predictions of the other levels fresh.
+    It sees contention, throttling, steal and heat together (ALERT, USENIX ATC'20: mean + k * deviation).
 
-    One slow request must not send the server to its lowest level, a lasting co-runner must be seen at once: a sample
-    that leaves the mean by more than `believed_step` counts as that step only, until `rise_after` in a row left it
-    upwards, or `fall_after` downwards. Then the device has changed, and mean and deviation begin anew from them: an
-    average that creeps there would overshoot by the deviation it gathers on the way, and for as long again when the
-    co-runner leaves. Falling takes longer, because beside a co-runner that comes and goes some runs are quick.
-    Without samples the factor returns to 1, with time constant `forget_s`, once `fresh_s` have passed.
+    One slow request must not send the server to its lowest level, and a lasting co-runner must be seen at once. So a
+    sample that leaves the mean by more than `believed_step` counts as that step only, until `rise_after` samples in a
+    row left it upwards, or `fall_after` downwards. Then the device has changed, and mean and deviation begin anew from
+    these samples. An average that moved there slowly would overshoot, by the deviation that it gathers on the way, and
+    again when the co-runner leaves. Falling takes longer, because some runs are quick beside a co-runner that comes and
+    goes. Without samples the factor returns to 1, with time constant `forget_s`, once `fresh_s` have passed.
 
-    Times are in milliseconds where the name says so, clock readings in seconds. Not thread-safe: its owner locks.
+    Times are in milliseconds where the name says so, clock readings in seconds. Not thread-safe: the owner locks.
     """
 
     def __init__(
@@ -54,7 +53,7 @@ class Slowdown:
         self._observed_s: float | None = None
 
     def observe(self, measured_ms: float, profiled_ms: float, now_s: float | None = None) -> None:
-        """Takes in one finished run. Ignores what cannot be a ratio (a clock that stood still, a profile of 0)."""
+        """Learn from a run that has ended. Times without a ratio are ignored (a clock that stood still, 0 profiled)."""
         if not (measured_ms > 0 and profiled_ms > 0 and math.isfinite(measured_ms)):
             return
         now_s = self._clock() if now_s is None else now_s
@@ -70,18 +69,18 @@ class Slowdown:
         self._observed_s = now_s
 
     def factor(self, now_s: float | None = None) -> float:
-        """The factor to multiply profiled times with, in [MINIMUM, MAXIMUM]; 1 when nothing recent is known."""
+        """The factor to multiply profiled times with, in [MINIMUM, MAXIMUM]; 1 where no run is recent."""
         keep = self._kept(self._clock() if now_s is None else now_s)
         value = 1.0 + keep * (self._mean + self._deviations * self._deviation - 1.0)
         return min(max(value, MINIMUM), MAXIMUM)
 
     def mean(self, now_s: float | None = None) -> float:
-        """The factor without its allowance for scatter: what measured over profiled time is expected to be."""
+        """The factor without its allowance for scatter: the expected ratio of measured to profiled time."""
         keep = self._kept(self._clock() if now_s is None else now_s)
         return 1.0 + keep * (self._mean - 1.0)
 
     def _depart(self, ratio: float, step: float) -> None:
-        """Takes in a sample that leaves the mean, as `step` while there are too few of them."""
+        """Learn from a sample that leaves the mean; it counts as `step` while there are too few of them."""
         if not self._departed:
             self._departed_from = self._mean
         rises = ratio > self._departed_from

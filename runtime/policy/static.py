@@ -12,8 +12,8 @@ from .insensitive import InsensitivePolicy
 class StaticPolicy(InsensitivePolicy):
     """Like INFaaS (ATC'21): one level, chosen offline by the profile for a rate and an SLO, and kept.
 
-    The densest level whose run takes no longer than the SLO and, at that rate, keeps the workers busy no more than
-    `utilisation` of the time; the sparsest if none does.
+    It is the densest level whose run takes no longer than the SLO and, at that rate, keeps the workers busy for no more
+    than `utilisation` of the time; the sparsest level if none does.
     """
 
     def __init__(
@@ -29,6 +29,6 @@ class StaticPolicy(InsensitivePolicy):
         self.level = max(fitting, default=0)
 
     def choose(self, request: Waiting, queue: Sequence[Waiting], now_s: float) -> Decision:
-        """As LevelPolicy. A request that does not allow the level runs at the nearest it does."""
+        """As LevelPolicy. A request that does not allow the level runs at the nearest one that it allows."""
         level = min(max(self.level, request.lowest_level), request.highest_level)
         return Decision(level, self._profile.predict_ms(level, request.batch), f"static at level {self.level}")

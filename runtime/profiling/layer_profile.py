@@ -16,6 +16,7 @@ from nested_sparse.argument import whole
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.kernels import library
 from nested_sparse.metadata import LayerEntry
+from nested_sparse.value_type import FLOAT32
 
 from ..session import Session, fixed_batch, random_inputs
 
@@ -104,7 +105,7 @@ def _kernel(layer: LayerEntry, event: Mapping[str, Any]) -> str:
     rows = math.prod(x_shape[:-1])
     banks = layer.layout.banks
     return library.kernel_for(
-        layer.op, layer.block_rows, layer.shape.index_bytes, rows=rows, banks=banks, value_bytes=layer.value_bytes
+        layer.op, layer.block_rows, layer.shape.index_bytes, rows=rows, banks=banks, value_type=layer.value_type
     )
 
 
@@ -112,4 +113,4 @@ def _is_weighed(layer: LayerEntry) -> bool:
     """Whether it is a depthwise layer that has all its taps at level 0: the operator multiplies those as they lie."""
     groups, taps = layer.attributes.get("groups", [1])[0], math.prod(layer.attributes.get("kernel_shape", [1]))
     whole = layer.columns == taps > 1 and layer.nnz[0] == layer.rows * layer.columns
-    return groups == layer.rows > 1 and whole and layer.block_rows == 1 and layer.value_bytes == 4
+    return groups == layer.rows > 1 and whole and layer.block_rows == 1 and layer.value_type is FLOAT32

@@ -79,10 +79,6 @@ class LatencyProfile:
         share = (batch - left_batch) / (right_batch - left_batch)
         return row[right - 1] + share * (row[right] - row[right - 1])
 
-    def batch_gain(self, level: int, batch: int) -> float:
-        """How many times quicker one run of `batch` samples is than as many runs of one; under 1 it does not pay."""
-        return self.predict_ms(level, 1) * batch / self.predict_ms(level, batch)
-
     def quieter(self, other: LatencyProfile) -> LatencyProfile:
         """Of two profiles of the same levels, the lesser time of each case; what only one of them has is that one's.
 

@@ -1,4 +1,4 @@
-"""A level that is lowered in the middle of an inference, so that the inference still meets its deadline."""
+"""Lowering the level in the middle of an inference, so that the inference still meets its deadline."""
 
 from __future__ import annotations
 

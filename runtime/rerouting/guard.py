@@ -22,7 +22,7 @@ from .table import RouteTable
 class RouteGuard(Guard):
     """A guard whose rule (`rule`) the operators of the run follow themselves, each when it starts.
 
-    table: where the level may fall, what is left from there, and what that scores.
+    table: the routes of the model.
     record: number of operators, from the first on, of which `starts` keeps the layer and the start.
     """
 

@@ -1,4 +1,4 @@
-"""route_scores: what inferences score whose level falls while they run, as the operators run them."""
+"""Scores: the measured accuracy of inferences whose level falls while they run."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ def route_scores(
 ) -> tuple[Reroute, ...]:
     """Top-1 accuracy of every pair of levels, lowered at each of `cuts`; `store_reroutes` puts it into the file.
 
-    batches: inputs of the model's one input and (n,) class indices, read once and kept; the first output holds logits,
-        classes in dimension 1. Use data that the model was not tested on, or its stated accuracies mean less.
-    cuts: names of layers; None: every one but the first, where it would be the lower level's own accuracy.
-    The very operators run, in their order, each with the norm of the level it runs at. Raises InputError, and what the
-    session's run does.
+    batches: arrays for the model's one input, each with its (n,) class indices; read once and kept. The first output
+        holds logits, with the classes in dimension 1. Use data that the model was not tested on: otherwise the
+        accuracies that its file states mean less.
+    cuts: names of the layers at which the level falls; None: all layers but the first, where a lowered inference is a
+        whole run at the lower level.
+    The session's own operators run, in their order, each with the norm of the level that it runs at. Raises InputError,
+    and what the session's run raises.
     """
     samples = list(batches)
     if not samples or len(session.inputs) != 1:

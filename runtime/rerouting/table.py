@@ -1,4 +1,4 @@
-"""RouteTable: where in an inference the level may fall, what is left from there at each level, and what that scores."""
+"""RouteTable: where the level of an inference may fall, how much time is left from there, and the expected accuracy."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RouteTable:
-    """L levels; N operators, the nested nodes in the order they run.
+    """The routes of a model with L levels and N operators, the nested nodes in the order they run.
 
-    layers: N names; ".1", ".2", ... follow where a layer is used again.
-    remaining_share: (L, N) float64, the share of a level's whole run that is left when the operator starts; falls with
-        the operator, and is at most 1 at the first: the rest is what comes before any operator.
-    accuracy: (L, L, N) float64, [start, end, operator]: expected score of an inference whose operators from this one on
-        run at `end` and those before at `start`; NaN where the level may not fall. end < start only.
+    layers: N names of operators. The second, third, ... use of a layer has ".1", ".2", ... after the layer's name.
+    remaining_share: (L, N) float64, share of a whole run at a level that is left when the operator starts. It falls
+        from one operator to the next. At the first one it is at most 1; the rest of the run comes before any operator.
+    accuracy: (L, L, N) float64, [start, end, operator]: expected accuracy of an inference whose operators before this
+        one run at `start`, and whose operators from this one on run at `end`. NaN where the level may not fall; a level
+        never rises, so all values with end >= start are NaN.
 
-    Raises InputError: shapes that do not fit, shares that are none, levels that would rise.
+    Raises InputError: arrays of other shapes, values that are no such shares, an accuracy where the level would rise.
     """
 
     layers: tuple[str, ...]
@@ -37,7 +38,7 @@ class RouteTable:
     accuracy: NDArray[np.float64]
 
     def __post_init__(self) -> None:
-        """Check, and hold what the operators will read: contiguous, of one dtype, never written."""
+        """Check the arrays, and keep them as the operators read them: contiguous, of one dtype, never written."""
         count = len(self.layers)
         arrays = {
             "remaining_share": np.array(self.remaining_share, np.float64, order="C"),
@@ -58,16 +59,16 @@ class RouteTable:
 
     @property
     def level_count(self) -> int:
-        """L."""
+        """Number of levels, L."""
         return len(self.remaining_share)
 
     @staticmethod
     def measure(session: Session, batch: int = 1, repeats: int = 15, limit_s: float = 5.0) -> RouteTable:
-        """The routes of a model on this device: times that its operators take themselves, accuracies from its file.
+        """The routes of a model on this device: shares from the start times of its operators, accuracies from its file.
 
-        Every level runs `repeats` times on random inputs, in turns, after a warm-up; medians. Stops early, after at
-        least 3 turns, when `limit_s` have passed. A model of fixed batch is measured at that one. Raises InputError,
-        and what the session's run does.
+        Every level runs `repeats` times on random inputs after a warm-up, the levels in turns; the medians count. The
+        measurement stops early, after at least 3 turns, when `limit_s` seconds have passed. A model of fixed batch is
+        measured at its own batch. Raises InputError, and what the session's run raises.
         """
         from .times import measure_shares
 
@@ -76,7 +77,7 @@ class RouteTable:
 
 
 def operator_names(layers: Iterable[str]) -> tuple[str, ...]:
-    """A name for each use of a layer, as the graph's nodes have it: its own, then ".1", ".2", ..."""
+    """A name for each use of a layer, as the graph's nodes have it: the layer's own name, then with ".1", ".2", ..."""
     uses: Counter[str] = Counter()
     names = []
     for layer in layers:
@@ -88,12 +89,13 @@ def operator_names(layers: Iterable[str]) -> tuple[str, ...]:
 def route_accuracy(
     operators: Sequence[str], levels: Sequence[Level], reroutes: Sequence[Reroute]
 ) -> NDArray[np.float64]:
-    """(L, L, N): the expected score of every lowering, NaN where the level may not fall.
+    """RouteTable.accuracy, (L, L, N): the expected accuracy of every lowering, NaN where the level may not fall.
 
-    reroutes: what was measured of the model; names that are no operators are passed over. Without any, the level may
-        fall everywhere, and what follows is taken to score what the lower level does: deadlines first.
-    At the first operator it may always fall, for that is a whole run at the lower level. A level without a metric
-    "accuracy" scores its index where no level has one; otherwise nothing is known of it.
+    reroutes: measured accuracies of lowered inferences; names that are no operators are passed over. Without any
+        reroutes the level may fall at every operator, because deadlines come first, and a lowered inference is taken to
+        score what its lower level scores.
+    At the first operator the level may always fall: that is a whole run at the lower level. Where no level states an
+    accuracy, each counts with its index; where only some do, the accuracy of the others is unknown.
     """
     count = len(operators)
     table = np.full((len(levels), len(levels), count), np.nan)
@@ -113,7 +115,7 @@ def route_accuracy(
 
 
 def _own_accuracy(levels: Sequence[Level]) -> NDArray[np.float64]:
-    """(L,) of whole runs."""
+    """(L,) accuracy of whole runs, NaN where it is unknown; the index of each level where no level states one."""
     if all(level.accuracy is None for level in levels):
         return np.arange(len(levels), dtype=np.float64)
     return np.array([np.nan if level.accuracy is None else level.accuracy for level in levels], np.float64)

@@ -1,4 +1,4 @@
-"""What is left of a run when each of its operators starts, at every level, by the operators' own clock."""
+"""Times: the share of a run that is left when each of its operators starts, at every level, by the operators' clock."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def measure_shares(
 ) -> tuple[tuple[str, ...], NDArray[np.float64]]:
     """Names of the N operators in the order they run, and RouteTable.remaining_share (L, N).
 
-    As RouteTable.measure says. Raises InputError: no repeats, or a graph whose levels run different operators.
+    Measured as RouteTable.measure says. Raises InputError: no repeats, or a graph whose levels run different operators.
     """
     if repeats < 1:
         raise InputError(f"repeats: expected at least 1, got {repeats}")
@@ -43,7 +43,7 @@ def measure_shares(
 
 
 def _recorder(session: Session, inputs: Arrays) -> RouteGuard:
-    """A guard that lowers nothing and records every operator; each level has run once, which also warms them up."""
+    """A guard that lowers nothing and records every operator. Each level has run once with it, as a warm-up."""
     levels = len(session.levels)
     nowhere = RouteTable((), np.empty((levels, 0)), np.empty((levels, levels, 0)))
     recorder = RouteGuard(nowhere, record=_MOST_OPERATORS)
@@ -56,7 +56,7 @@ def _recorder(session: Session, inputs: Arrays) -> RouteGuard:
 
 
 def _shares(session: Session, inputs: Arrays, level: int, recorder: RouteGuard, count: int) -> NDArray[np.float64]:
-    """(N,) what was left of one run at each operator's start."""
+    """(N,) share of one run that was left at each operator's start."""
     whole_ms = _run(session, inputs, level, recorder)
     if recorder.operator_count != count:
         raise InputError(

@@ -12,7 +12,7 @@ from typing import Protocol
 from nested_sparse.forked import heed_forks
 from nested_sparse.level import Level
 
-from .limits import LevelLimit, LimitConfig, Limits
+from .limits import LevelLimit, LevelLimiter, LimitConfig
 from .monitor import ResourceMonitor, ResourceSample
 
 FEWER_CORES_S = 1.0
@@ -44,7 +44,7 @@ class Limited(Protocol):
 class _Watched:
     model: Model
     scheduler: Limited
-    limits: Limits
+    limits: LevelLimiter
     limit: LevelLimit
     follows_cores: bool
     priority: int = 0
@@ -87,7 +87,7 @@ class Governor:
         was not enough.
         """
         top = len(model.levels) - 1
-        limits = Limits(model.levels, self._config)
+        limits = LevelLimiter(model.levels, self._config)
         with self._lock:
             self._watched.append(_Watched(model, scheduler, limits, LevelLimit(top, top, ""), follows_cores, priority))
             self._watched.sort(key=lambda each: each.priority)

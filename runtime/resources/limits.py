@@ -1,4 +1,4 @@
-"""Limits: how dense a model may run and stay in memory, by what the machine's sensors say."""
+"""LevelLimiter: how dense a model may run and stay in memory, as the sensors of the machine allow."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class LevelLimit:
     reason: str
 
 
-class Limits:
+class LevelLimiter:
     """Turns samples into a LevelLimit for a model of `levels`. Not thread-safe.
 
     Falls at once, or a level at a time where the effect is gradual; rises a level at a time, when the reading has been

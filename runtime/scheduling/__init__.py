@@ -1,10 +1,11 @@
-"""Requests from their arrival to their response: the queue, the workers, and what they did."""
+"""Requests from their arrival to their response: the queue, the decisions, and the workers that run them."""
 
 from __future__ import annotations
 
 from .device import Device
 from .request import Request, Response
-from .scheduler import Scheduler, SchedulerStats
+from .scheduler import Scheduler
+from .stats import SchedulerStats
 
 __all__ = [
     "Device",

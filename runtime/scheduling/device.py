@@ -1,4 +1,4 @@
-"""Device: the cores that several models share, by priority."""
+"""Device: the cores that several models share. It says whose turn is next."""
 
 from __future__ import annotations
 
@@ -10,31 +10,33 @@ from ..policy import Waiting
 
 
 class Tenant(Protocol):
-    """What a device needs to know of a scheduler. Called with the device's lock held."""
+    """One model on a device: what the device needs to know of its queue. Called with the device's lock held."""
 
     @property
     def priority(self) -> int:
         """Higher goes first."""
 
     def first_due_s(self) -> float | None:
-        """Deadline of the request that is next; None where nothing waits."""
+        """Deadline of the request that is next, in seconds of the clock; None where nothing waits."""
 
     def waiting(self) -> Sequence[Waiting]:
-        """What waits, earliest deadline first."""
+        """The requests that wait, earliest deadline first."""
 
     def tighten_deadline(self, left_ms: float) -> None:
-        """What it has under way is to end within `left_ms`, by running sparser from now on."""
+        """Have the model's runs under way end within `left_ms`, by running sparser from now on."""
 
     def usual_ms(self, waiting: Waiting) -> float:
-        """What such a request is likely to take in this device's present state."""
+        """Time that such a request is likely to take in the present state of the device, in milliseconds."""
 
 
 class Device:
-    """At most `slots` inferences at once; the next is that of the highest priority, and among equals the first due.
+    """At most `slots` runs at once; the next run is that of the highest priority, and among equals the first due.
 
-    Each model decides its own levels, but looks at what the others have waiting before it does (`ahead_of`), so a model
-    of low priority runs sparser, or waits, before one of high priority has to. `changed` is the lock of all schedulers
-    on the device, and what they wait on: decisions come one at a time.
+    Each model decides its own levels, but sees first what waits at the others (`queue_of`). So a model of low priority
+    runs sparser, or waits, before a model of high priority has to.
+
+    changed: the lock of all schedulers on the device, and the condition that their workers wait on. It must be held for
+        every call below. Decisions therefore come one at a time.
     """
 
     def __init__(self, slots: int = 1) -> None:
@@ -49,11 +51,11 @@ class Device:
         return len(self._tenants) > 1
 
     def join(self, tenant: Tenant) -> None:
-        """One more model. With the lock held, as all below."""
+        """Add a model."""
         self._tenants.append(tenant)
 
     def leave(self, tenant: Tenant) -> None:
-        """One model less; what it had waiting holds nobody up."""
+        """Take a model away; its requests delay those of other models no longer."""
         if tenant in self._tenants:
             self._tenants.remove(tenant)
         self.changed.notify_all()
@@ -71,29 +73,32 @@ class Device:
         return True
 
     def begin(self, run: Hashable, end_s: float) -> None:
-        """A run took a slot and is expected to end at `end_s`."""
+        """Give a slot to `run`, any hashable name of a run, which is expected to end at `end_s`."""
         self._ends_s[run] = end_s
 
     def end(self, run: Hashable) -> bool:
-        """Its slot is free again; whether it had one."""
+        """Free the slot of `run`; False where it had none."""
         had_slot = self._ends_s.pop(run, None) is not None
         self.changed.notify_all()
         return had_slot
 
     def busy_ms(self, now_s: float) -> float:
-        """Predicted time until a slot is free."""
+        """Predicted time until a slot is free, in milliseconds."""
         if len(self._ends_s) < self.slots:
             return 0.0
         return max(0.0, (min(self._ends_s.values()) - now_s) * 1e3)
 
     def tighten_deadline(self, tenant: Tenant, left_ms: float) -> None:
-        """Makes what is under way end sooner for `tenant`, unless it goes before it."""
+        """Have runs end within `left_ms` for the sake of `tenant`: its own, and those of no higher priority."""
         for each in self._tenants:
             if each.priority <= tenant.priority:
                 each.tighten_deadline(left_ms)
 
     def queue_of(self, tenant: Tenant, slowdown: float) -> list[Waiting]:
-        """What waits for `tenant` and before it, in the order of service; of other models what they will take."""
+        """The requests of `tenant` and those that are served before them, in the order of service.
+
+        slowdown: of `tenant`. A request of another model is given by the time that it will take (Waiting.foreign_ms).
+        """
         own = tenant.waiting()
         if len(self._tenants) < 2:
             return list(own)
@@ -115,5 +120,5 @@ def _due(waiting: Waiting) -> float:
 
 def _foreign(tenant: Tenant, slowdown: float, *, first: bool) -> Iterator[Waiting]:
     for each in tenant.waiting():
-        # divided, because whoever plans with it multiplies by the factor of its own model
+        # divided, because the policy that plans with it multiplies it by the slowdown of its own model
         yield Waiting(each.deadline_s, 0, 0, foreign_ms=tenant.usual_ms(each) / slowdown, first=first)

@@ -1,4 +1,4 @@
-"""Execution: one run of a session for one or several requests, lowered in flight where it would be late."""
+"""Execution: one run of a session for one or several requests. Its level falls on the way where it would be late."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .runner import Runner
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """What one run gave.
+    """The result of one run.
 
     outputs: outputs of each job, in the order of the jobs.
     level: index of the level that the run ended at.
@@ -54,7 +54,10 @@ class Executor:
         self._active: list[Guard] = []
 
     def run(self, jobs: Sequence[Job], level: int, slowdown: float) -> Execution:
-        """Raises what the session raises."""
+        """Run `jobs` together, beginning at `level`. Raises what the session raises.
+
+        slowdown: factor on profiled times.
+        """
         batch = sum(job.waiting.batch for job in jobs)
         inputs = joined(jobs)
         guard = self._armed(jobs, level, batch, slowdown)
@@ -89,7 +92,7 @@ class Executor:
         )
 
     def tighten_deadline(self, left_ms: float) -> None:
-        """From any thread: what is under way and may be lowered is to end within `left_ms`."""
+        """Have the runs under way whose level may fall end within `left_ms`. From any thread."""
         for guard in tuple(self._active):
             guard.tighten(left_ms)
 

@@ -1,4 +1,4 @@
-"""Job: a request on its way through a scheduler, and several of them as one batch."""
+"""Job: a request on its way through a scheduler; several jobs can be joined to one batch."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ class Job:
 
     inputs: the request's arrays, checked.
     time_limit_ms: time from `received_s` that the client grants; waiting.deadline_s leaves time for the reply.
-    entered_s: when the scheduler got it; before that it waited elsewhere. least_accuracy: what the client asked for at
-    least, -inf where it did not. fixed: it asked for one level.
+    entered_s: time at which the scheduler got it; before that it waited elsewhere.
+    least_accuracy: lowest accuracy that the client accepts; -inf where it stated none.
+    fixed: the client asked for one level.
     """
 
     inputs: dict[str, Array]
@@ -44,11 +45,11 @@ class Job:
     ticket: Ticket | None = None
 
     def leaves_choice(self, level: int) -> bool:
-        """Whether `level` is the server's choice, and not the one or the lowest that the client asked for."""
+        """Whether the server chose `level`: the client named neither this level nor it as the lowest."""
         return not self.fixed and (level > self.waiting.lowest_level or self.waiting.lowest_level == 0)
 
     def batches_with(self, other: Job) -> bool:
-        """Whether both may be one batch: their model's rows are independent, and they are equal but for its size."""
+        """Whether both may run as one batch: the model's rows are independent, and only the batch sizes differ."""
         if not (self.waiting.joins and other.waiting.joins):
             return False
         return all(array.shape[1:] == other.inputs[name].shape[1:] for name, array in self.inputs.items())
@@ -56,9 +57,11 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a scheduler promises.
+    """The rules of a scheduler that hold for each of its requests.
 
-    margin_ms, margin_share: of a request's time, what the reply takes. joins: requests may run together.
+    default_slo_ms: time of a request that states none, and the most that any request gets.
+    margin_ms, margin_share: time that is kept for the reply, in milliseconds and as a share of the request's time.
+    joins: requests may run together.
     """
 
     default_slo_ms: float
@@ -68,7 +71,10 @@ class Terms:
 
 
 def make_job(session: Runner, request: Request, future: Future[Response], terms: Terms, now_s: float) -> Job:
-    """The job of a request that came in at `now_s`, if it does not say when. Raises InputError, LevelError."""
+    """The job of a request. It came in at `now_s`, unless it states another time.
+
+    Raises InputError, LevelError; DeadlineError where the client has stopped waiting.
+    """
     if not isinstance(request, Request):
         raise InputError(f"request: expected a Request, got {shown(request)}")
     limit_ms = time_limit_ms(request, terms.default_slo_ms)
@@ -83,7 +89,7 @@ def make_job(session: Runner, request: Request, future: Future[Response], terms:
         highest_level=highest,
         batch=batch,
         budget_ms=budget_ms,
-        # inputs of unequal batches may be broadcast by the model: joined, rows of one request would meet another's
+        # the model may broadcast inputs of unequal batches: joined, rows of one request would meet those of another
         joins=terms.joins and all(array.shape[:1] == (batch,) for array in inputs.values()),
     )
     return Job(
@@ -98,8 +104,8 @@ def make_job(session: Runner, request: Request, future: Future[Response], terms:
     )
 
 
-def too_late(job: Job, now_s: float) -> DeadlineError:
-    """What the client of a job that has expired is told."""
+def expiry(job: Job, now_s: float) -> DeadlineError:
+    """The error of a job that has expired."""
     waited_ms, limit_ms = (now_s - job.received_s) * 1e3, job.time_limit_ms
     return DeadlineError(
         f"expired: {waited_ms:.1f} ms after it came in, too little of its {limit_ms:.1f} ms was left to run it "
@@ -108,22 +114,22 @@ def too_late(job: Job, now_s: float) -> DeadlineError:
 
 
 def can_join(session: Runner) -> bool:
-    """Whether the requests of a model may run as one batch.
+    """Whether the requests of a model may run as one batch, as its file says.
 
-    They may if the first dimension of all its inputs and outputs is free, and its file says that rows are independent.
+    They may if the first dimension of all inputs and outputs is free, and the file says that rows are independent.
     """
     return session.rows == INDEPENDENT and batch_is_free((*session.inputs, *session.outputs))
 
 
 def joined(jobs: Sequence[Job]) -> dict[str, Array]:
-    """The inputs of all of them, one after the other."""
+    """The inputs of all jobs, one after the other along the first dimension."""
     if len(jobs) == 1:
         return jobs[0].inputs
     return {name: np.concatenate([job.inputs[name] for job in jobs]) for name in jobs[0].inputs}
 
 
 def parted(outputs: Outputs, jobs: Sequence[Job]) -> list[Outputs] | None:
-    """Each job's part; None where an output does not have a row for each sample."""
+    """The part of each job; None where an output does not have a row for each sample."""
     if len(jobs) == 1:
         return [outputs]
     ends = np.cumsum([job.waiting.batch for job in jobs])

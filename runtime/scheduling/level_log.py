@@ -1,4 +1,4 @@
-"""LevelLog: says when and why the level changed."""
+"""LevelLog: log lines that say when and why the level changed."""
 
 from __future__ import annotations
 
@@ -14,30 +14,32 @@ _LOGGER = logging.getLogger("nested_sparse.runtime")
 
 
 EVERY_S, MOST_S = 5.0, 300.0
-"""Between two lines at least; and where they say nothing new, at most."""
+"""Least time between two lines, and the most that it grows to while lines say nothing new; in seconds."""
 
 
 class LevelLog:
-    """Logs changes of level, with what the machine's sensors say about the cause.
+    """Logs changes of a model's level, with the readings of the machine's sensors that may explain them.
 
-    At most one line per EVERY_S. A level that goes to and fro between levels that were named already says nothing new:
-    each such line makes the time until the next one twice as long, up to MOST_S, and sums up what happened in between.
-    A level that was not named since the last MOST_S of quiet is news again.
+    There is at most one line per EVERY_S. A line is news if it names a level that no line named before. Each line that
+    is no news doubles the time until the next one, up to MOST_S, and sums up the changes in between. After MOST_S
+    without a change every level is news again.
+
+    name: of the model. monitor: gives the readings; None: the lines name none.
     """
 
     def __init__(self, name: str, monitor: ResourceMonitor | None) -> None:
         self._name = name
         self._monitor = monitor
         self._level: int | None = None
-        self._said: int | None = None  # by the last line
+        self._said: int | None = None  # the level that the last line named
         self._named: set[int] = set()
         self._logged_s = self._changed_s = -math.inf
         self._again_s = EVERY_S
         self._changes = 0
-        self._requests: dict[int, int] = {}  # since the last line, by level
+        self._requests: dict[int, int] = {}  # number of requests since the last line, by level
 
     def note(self, level: int, reason: str, slowdown: float, queue_length: int, now_s: float) -> None:
-        """A request runs at `level`, which the server chose. Cheap when nothing changed."""
+        """Take note that a request runs at `level`, which the server chose. Cheap while the level stays the same."""
         self._requests[level] = self._requests.get(level, 0) + 1
         if self._said is None:
             self._level = self._said = level
@@ -71,7 +73,7 @@ class LevelLog:
         self._requests = {}
 
     def _summary(self, now_s: float) -> str:
-        """What happened since the last line, where that is more than this change."""
+        """The changes since the last line, where there was more than one."""
         if self._changes < 2:
             return ""
         count = sum(self._requests.values())
@@ -86,7 +88,7 @@ class LevelLog:
 
 
 def describe(sample: ResourceSample) -> str:
-    """What explains a slow machine: every known percentage above 1, what is left of cores, clock, charge and memory."""
+    """The readings that can explain a slow machine: shares of 1 % and more, cores, clock, charge and memory."""
     words = []
     for each in fields(sample):
         value = getattr(sample, each.name)

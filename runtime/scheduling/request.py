@@ -1,4 +1,4 @@
-"""Request and Response: what goes into a scheduler and what comes out."""
+"""Request and Response: the input and the output of a scheduler."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What was computed, at which level, and where the time went.
+    """The answer to a request: outputs, the level that they were computed at, and where the time went.
 
     level: that it ended at. queue_us: from received until the run began; compute_us: the run. Microseconds.
     time_limit_ms: time from arrival that the request might take, see time_limit_ms().

@@ -1,4 +1,4 @@
-"""RequestQueue: earliest deadline first, bounded, pure."""
+"""RequestQueue: a bounded queue of items, earliest deadline first, without threads or a clock."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Ticket:
-    """A place in the queue: by deadline, and by arrival among equals."""
+    """A place in the queue: ordered by deadline, and by arrival among equal deadlines."""
 
     deadline_s: float
     sequence: int
 
 
 class RequestQueue(Generic[T]):
-    """At most `capacity` items, the earliest deadline first; no threads, no clock.
+    """At most `capacity` items, the earliest deadline first.
 
-    A sorted list rather than a heap: at a few hundred items an insertion is one short memmove, the order is there to
-    be walked without sorting, and a cancelled item leaves at once instead of lingering.
+    It is a sorted list and not a heap. At a few hundred items an insertion is one short memmove, the items can be read
+    in order without sorting, and a cancelled item leaves at once.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -41,7 +41,7 @@ class RequestQueue(Generic[T]):
         return len(self._items) >= self._capacity
 
     def push(self, deadline_s: float, item: T) -> Ticket | None:
-        """Queues `item`; its ticket, or None when the queue is full."""
+        """Queue `item`; gives its ticket, or None when the queue is full."""
         if self.full:
             return None
         self._sequence += 1
@@ -52,7 +52,7 @@ class RequestQueue(Generic[T]):
         return ticket
 
     def cancel(self, ticket: Ticket) -> bool:
-        """Takes the ticket's item out; False when it has already left."""
+        """Take the ticket's item out; False when it has left already."""
         place = bisect.bisect_left(self._tickets, ticket)
         if place == len(self._tickets) or self._tickets[place] != ticket:
             return False
@@ -60,14 +60,14 @@ class RequestQueue(Generic[T]):
         return True
 
     def pop_expired(self, now_s: float) -> list[T]:
-        """Takes out every item whose deadline is not after `now_s`."""
+        """Take out every item whose deadline is not after `now_s`."""
         count = bisect.bisect(self._tickets, now_s, key=lambda ticket: ticket.deadline_s)
         expired = self._items[:count]
         del self._tickets[:count], self._items[:count]
         return expired
 
     def pop(self, now_s: float) -> T | None:
-        """Takes out the item with the earliest deadline after `now_s`; None if there is none. Leaves the expired."""
+        """Take out the item with the earliest deadline after `now_s`; None if there is none. Expired items stay."""
         place = bisect.bisect(self._tickets, now_s, key=lambda ticket: ticket.deadline_s)
         if place == len(self._items):
             return None
@@ -83,10 +83,10 @@ class RequestQueue(Generic[T]):
         return self._tickets[0].deadline_s if self._tickets else None
 
     def clear(self) -> list[T]:
-        """Takes out everything."""
+        """Take out all items."""
         items, self._items, self._tickets = self._items, [], []
         return items
 
     def items(self) -> list[T]:
-        """What waits, earliest deadline first."""
+        """All items, earliest deadline first."""
         return list(self._items)

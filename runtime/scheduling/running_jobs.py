@@ -1,4 +1,4 @@
-"""RunningJobs: the runs that have begun and not ended, and those of them that do not end."""
+"""RunningJobs: the runs that have begun and not ended, and the search for stuck ones among them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from .job import Job
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Turn:
-    """Jobs that run together next, and how; or what the policy raised for the first of them. It stands for their run.
+    """Jobs that run together, and how; or the error that the policy raised for the first of them. It names their run.
 
-    thread: identifier of the thread that runs them, which is the one that made this.
+    decision: of the policy. slowdown: factor on profiled times when it was made.
+    thread: identifier of the thread that runs the jobs, which is the one that made this object.
     """
 
     jobs: list[Job]
@@ -25,10 +26,10 @@ class Turn:
 
 
 class RunningJobs:
-    """Each turn ends once: finished, or stuck. Thread-safe.
+    """The runs that are under way. Each ends once: it is finished, or found stuck. Thread-safe.
 
-    on_stuck(turn, elapsed_s): called from a thread of its own for a run that has taken far longer than predicted; None:
-    nobody looks.
+    on_stuck: called with the turn and the seconds since its begin, from a thread of its own, for a run that has taken
+        far longer than predicted; None: there is no search for stuck runs.
     """
 
     def __init__(self, on_stuck: Callable[[Turn, float], None] | None, clock: Callable[[], float]) -> None:
@@ -42,19 +43,19 @@ class RunningJobs:
         return 0 if self._watchdog is None else self._watchdog.stuck_count
 
     def begin(self, turn: Turn, predicted_ms: float) -> None:
-        """Its run begins."""
+        """Take note that the run of `turn` begins."""
         self._turns.add(turn)
         if self._watchdog is not None:
             self._watchdog.begin(turn, stuck_after_s(predicted_ms))
 
     def finish(self, turn: Turn) -> bool:
-        """Its run has ended; whether its requests still wait for it, and have not been told that it is stuck."""
+        """Take note that the run of `turn` has ended; False where it was found stuck before."""
         if self._watchdog is not None:
             self._watchdog.end(turn)
         return self._take(turn)
 
     def close(self) -> None:
-        """Look no more."""
+        """End the search for stuck runs."""
         if self._watchdog is not None:
             self._watchdog.close()
 

@@ -1,4 +1,4 @@
-"""SchedulerStats: what a scheduler has done."""
+"""SchedulerStats: how a scheduler stands at one moment."""
 
 from __future__ import annotations
 
@@ -7,21 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class SchedulerStats:
-    """Counts since the start, and the state now.
+    """The state of a scheduler. What became of each request is told by its future; the server's metrics count that.
 
-    served: requests answered, by the level they ended at; lowered: of those, with a level that fell while they ran;
-    batched: of those, in one run with others. Every submitted request is counted in exactly one of served, shed,
-    expired, failed and cancelled once it has ended.
-    slowdown: predicted / profiled time. stuck: runs under way that have taken far longer than they should.
+    queue_length: requests that wait. slowdown: predicted over profiled time of a run.
+    stuck: runs under way that have taken far longer than they should.
     """
 
-    served: tuple[int, ...]
-    shed: int
-    expired: int
-    failed: int
-    cancelled: int
     queue_length: int
     slowdown: float
-    lowered: int = 0
-    batched: int = 0
     stuck: int = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .comparison import LOAD, Row, compare, default_contentions, default_policies, default_traces
 from .contention import Contention, RateContention
 from .oracle import OracleBound, oracle
-from .outcome import Outcome, Summary, summarise
+from .outcome import SimulatedOutcome, Summary, summarise
 from .play import Simulation, play, simulate
 from .traces import Trace, arrivals_of, gamma, poisson, ramp
 from .virtual_clock import VirtualClock
@@ -17,9 +17,9 @@ __all__ = [
     "LOAD",
     "Contention",
     "OracleBound",
-    "Outcome",
     "RateContention",
     "Row",
+    "SimulatedOutcome",
     "Simulation",
     "Summary",
     "Trace",

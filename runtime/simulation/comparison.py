@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..policy import ElasticPolicy, FixedPolicy, LevelPolicy, SlackFitPolicy, StaticPolicy
+from ..policy import ELASTIC, POLICIES, SLACKFIT, FixedPolicy, LevelPolicy, Served, StaticPolicy
 from ..profiling import LatencyProfile
 from . import contention, traces
 from .contention import RateContention
@@ -22,6 +22,8 @@ from .world import World
 LOAD = 0.7
 """Mean rate, as a share of what the densest level could do undisturbed: with bursts or a co-runner it needs a mix."""
 BURSTINESS = (2.0, 4.0, 8.0)
+FIXED = "fixed"
+"""Begins the names of the policies that keep one level."""
 PolicyFactory = Callable[[LatencyProfile], LevelPolicy]
 
 
@@ -90,16 +92,19 @@ def default_contentions(duration_s: float = 40.0, seed: int = 0) -> list[RateCon
 
 
 def default_policies(world: World) -> dict[str, PolicyFactory]:
-    """Elastic, every fixed level, SlackFit, and a static choice made for the mean rate."""
+    """POLICIES, every fixed level, and a static choice made for the mean rate."""
     rate_per_s = LOAD * world.capacity_per_s
     fixed: dict[str, PolicyFactory] = {
-        f"fixed {level}": lambda profile, level=level: FixedPolicy(level, profile)  # type: ignore[misc]
+        f"{FIXED} {level}": lambda profile, level=level: FixedPolicy(level, profile)  # type: ignore[misc]
         for level in range(world.profile.level_count)
     }
+    named: dict[str, PolicyFactory] = {
+        name: lambda profile, kind=kind: kind.make(Served(profile))  # type: ignore[misc]
+        for name, kind in POLICIES.items()
+    }
     return {
-        "elastic": ElasticPolicy,
+        **named,
         **fixed,
-        "slackfit": SlackFitPolicy,
         "static": lambda profile: StaticPolicy(profile, rate_per_s=rate_per_s, slo_ms=world.slo_ms),
     }
 
@@ -153,7 +158,7 @@ def compare(
     return rows
 
 
-def figures(rows: Sequence[Row], policy: str = "elastic") -> Figures:
+def figures(rows: Sequence[Row], policy: str = ELASTIC) -> Figures:
     """The figures of `policy`. Rows of every fixed level and of SlackFit must be there, and some contention."""
     places: dict[tuple[str, str], dict[str, Row]] = {}
     for row in rows:
@@ -163,13 +168,13 @@ def figures(rows: Sequence[Row], policy: str = "elastic") -> Figures:
     contended: dict[str, list[float]] = {}
     for (trace, disturbed), by_policy in places.items():
         own = by_policy[policy]
-        fixed = [row for name, row in by_policy.items() if name.startswith("fixed")]
+        fixed = [row for name, row in by_policy.items() if name.startswith(FIXED)]
         fixed_gains.append(own.effective_accuracy - max(row.effective_accuracy for row in fixed))
         if disturbed == contention.UNDISTURBED:
             of_oracle[trace] = own.of_oracle
         else:
             contended.setdefault(trace, []).append(own.of_oracle)
-            slackfit_gains.append(own.effective_accuracy - by_policy["slackfit"].effective_accuracy)
+            slackfit_gains.append(own.effective_accuracy - by_policy[SLACKFIT].effective_accuracy)
         if own.cv2 > 1.5:
             misses += own.misses
             fixed_misses += _misses_at(own.mean_accuracy, fixed)

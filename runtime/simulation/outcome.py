@@ -1,4 +1,4 @@
-"""Outcome of one request of a simulation, and the Summary of all of them."""
+"""SimulatedOutcome: how one request of a simulation ended; Summary: how all of them did."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..scheduling import Response
 
 
 @dataclass(slots=True)
-class Outcome:
+class SimulatedOutcome:
     """How one request ended.
 
     arrived_s, ended_s: clock readings.  score: expected accuracy of its answer, NaN if there is none or none is stated.
@@ -71,7 +71,7 @@ class Summary:
     levels: tuple[int, ...]
 
 
-def summarise(outcomes: Sequence[Outcome], level_count: int) -> Summary:
+def summarise(outcomes: Sequence[SimulatedOutcome], level_count: int) -> Summary:
     """The summary of a simulation's outcomes; of none, all figures are 0."""
     answered = [outcome for outcome in outcomes if outcome.in_time]
     total = math.fsum(outcome.score for outcome in answered)

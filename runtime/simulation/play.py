@@ -12,7 +12,7 @@ from typing import Any
 from ..policy import LevelPolicy
 from ..profiling import LatencyProfile
 from ..scheduling import Request, Scheduler
-from .outcome import Outcome, Summary, summarise
+from .outcome import SimulatedOutcome, Summary, summarise
 from .traces import Trace
 from .virtual_clock import VirtualClock
 from .virtual_session import VirtualSession
@@ -23,7 +23,7 @@ from .world import World
 class Simulation:
     """Outcomes by arrival, their summary, and the session, which remembers its runs."""
 
-    outcomes: list[Outcome]
+    outcomes: list[SimulatedOutcome]
     summary: Summary
     session: VirtualSession
 
@@ -49,16 +49,16 @@ def simulate(policy: Callable[[LatencyProfile], LevelPolicy], trace: Trace, worl
 
 def play(
     scheduler: Scheduler, clock: VirtualClock, requests: Iterable[tuple[float, Request]], default_slo_ms: float
-) -> list[Outcome]:
+) -> list[SimulatedOutcome]:
     """Submits each request so many seconds from now and serves until nothing is left; outcomes by arrival.
 
     `scheduler` has 0 workers and reads `clock`. default_slo_ms: that of requests that state none.
     """
-    outcomes: list[Outcome] = []
+    outcomes: list[SimulatedOutcome] = []
 
     def submit(request: Request) -> None:
         future = scheduler.submit(request)
-        outcome = Outcome(clock(), default_slo_ms if request.slo_ms is None else request.slo_ms, future)
+        outcome = SimulatedOutcome(clock(), default_slo_ms if request.slo_ms is None else request.slo_ms, future)
         future.add_done_callback(lambda _: setattr(outcome, "ended_s", clock()))
         outcomes.append(outcome)
 

@@ -18,13 +18,13 @@ from ..session import Guard, LevelCell, Lowering
 class VirtualGuard(Guard):
     """The guard of a VirtualSession, for one run at a time.
 
-    table: where the level may fall, what is left from there, and what that scores.
+    table: the routes of the simulated model.
+    places: numbers of the operators at which some level may fall, in the order they run.
     """
 
     def __init__(self, table: RouteTable) -> None:
         self.table = table
         self.places = tuple(int(n) for n in np.flatnonzero(~np.isnan(table.accuracy).all(axis=(0, 1))))
-        """Numbers of the operators at which some level may fall, in the order they run."""
         self._cell = LevelCell(0)
         self._started_level = 0
         self._run: RuledRun | None = None
@@ -41,7 +41,7 @@ class VirtualGuard(Guard):
         least_accuracy: float = -math.inf,
         lowest_level: int = 0,
     ) -> None:
-        """As Guard.arm; the budget counts from the begin of the run, which is now as virtual time goes."""
+        """As Guard.arm, but the budget counts from begin(): no virtual time passes between the two."""
         terms = RunTerms(tuple(level_ms), budget_ms, slowdown, least_accuracy, lowest_level)
         self._cell.reset(level)
         self._started_level, self._run, self._clock = level, RuledRun(self.table, terms, level), None
@@ -55,7 +55,8 @@ class VirtualGuard(Guard):
     @contextmanager
     def running(self, level: int, level_count: int) -> Iterator[LevelCell]:
         """As Guard.running. Raises InputError: not armed for this run."""
-        if self._run is None or (level, level_count) != (self.level, self.table.level_count):
+        ready = self._run is not None and self._clock is None  # armed, and no run has begun since
+        if not ready or (level, level_count) != (self.level, self.table.level_count):
             raise InputError(f"this guard is not armed for level {level} of {level_count}; arm it for this run")
         yield self._cell
 

@@ -10,6 +10,7 @@ import typer
 
 from nested_sparse.excerpt import excerpt
 from nested_sparse.network import count_text
+from nested_sparse.value_type import FLOAT32, value_type_of_bytes
 
 from .output import print_json, print_line, print_table
 
@@ -76,7 +77,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
                 "op": layer.op,
                 "pattern": layer.pattern,
                 "permuted": layer.permuted,
-                "value_bytes": layer.value_bytes,
+                "value_bytes": layer.value_type.nbytes,
                 "rows": layer.rows,
                 "columns": layer.columns,
                 "attributes": dict(layer.attributes),
@@ -162,7 +163,8 @@ def _metrics(metrics: dict[str, float]) -> str:
 
 def _pattern_text(entry: dict[str, Any]) -> str:
     permuted = ", permuted" if entry["permuted"] else ""
-    return f"{entry['pattern']}{permuted}{', float16' if entry['value_bytes'] == 2 else ''}"
+    stored = value_type_of_bytes(entry["value_bytes"])
+    return f"{entry['pattern']}{permuted}{'' if stored is FLOAT32 else f', {stored.name}'}"
 
 
 def _shape_text(entry: dict[str, Any]) -> str:

@@ -11,9 +11,12 @@ import signal
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperOption
+
+from nested_sparse.errors import InputError
 
 from ..ending import SIGNALS, end_draining, ended_by_signals
 from .output import print_json
@@ -25,7 +28,23 @@ if TYPE_CHECKING:
 SWITCH_S = 0.0002
 """For which one thread may keep the interpreter while another waits for it. With Python's own 5 ms a busy event loop
 made every run end that much later: runs of 0.1 ms were taken to be fifty times slower than profiled."""
+POLICY_NAMES = "{policies}"
+"""Stands in the help of --policy for the names, which are imported with the runtime."""
 log = logging.getLogger(__name__)
+
+
+class ServeCommand(TyperCommand):
+    """`serve`, whose help names the policies. They are imported when the help is asked for, not with every verb."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """As any command's."""
+        from nested_sparse.runtime.policy import DEFAULT_POLICY, POLICIES
+
+        names = "; ".join(f"`{name}` ({kind.summary})" for name, kind in POLICIES.items())
+        for option in self.params:
+            if isinstance(option, TyperOption) and option.help is not None:
+                option.help = option.help.replace(POLICY_NAMES, f"{names}; default: {DEFAULT_POLICY}")
+        super().format_help(ctx, formatter)
 
 
 def serve(
@@ -63,8 +82,9 @@ def serve(
         ),
     ] = None,
     policy: Annotated[
-        str, typer.Option(help="Who chooses the level: elastic, or slackfit (SuperServe's, to compare with).")
-    ] = "elastic",
+        str | None,
+        typer.Option(help=f"How the level of a request is chosen: {POLICY_NAMES}.", metavar="NAME", show_default=False),
+    ] = None,
     request_samples: Annotated[
         int, typer.Option("--max-batch", help="Samples that fit in one request; bounds its size in memory.", min=1)
     ] = 64,
@@ -113,23 +133,29 @@ def serve(
 
     Example: `nested-sparse serve model.safetensors --slo-ms 50 --metrics-port 9001`
     """
+    from nested_sparse.runtime.policy import DEFAULT_POLICY, policy_named
     from nested_sparse.runtime.profiling import ProfileStore, default_folder
     from nested_sparse.runtime.resources import Governor, LimitConfig, ResourceMonitor
     from nested_sparse.runtime.scheduling import Device
     from nested_sparse.runtime.session import Session
 
     from ..connections.listening import check_ports
-    from ..load import POLICIES, ModelConfig, check_files, load_model, read_priorities
+    from ..load import ModelConfig, check_files, load_model, read_priorities
     from ..server import ServerConfig
 
-    if policy not in POLICIES:
-        raise typer.BadParameter(f"{policy!r}: expected one of {', '.join(POLICIES)}", param_hint="--policy")
-    if level is not None and policy != "elastic":
+    policy = policy or DEFAULT_POLICY
+    try:
+        policy_named(policy)
+    except InputError as error:
+        raise typer.BadParameter(str(error), param_hint="--policy") from None
+    if level is not None and policy != DEFAULT_POLICY:
         raise typer.BadParameter("a fixed --level leaves nothing to choose; give one of the two", param_hint="--policy")
     with contextlib.suppress(ValueError, OSError):  # stderr may be no file
         faulthandler.enable()  # what ends a process without a word, such as a file cut off during a run, gets one
     sys.setswitchinterval(SWITCH_S)
-    config = ServerConfig(host, port, metrics_port, grace_s, request_samples)
+    config = ServerConfig(
+        host=host, port=port, metrics_port=metrics_port, grace_s=grace_s, request_samples=request_samples
+    )
     check_files(files)
     priorities = read_priorities(priority or [], files)
     device = Device()
@@ -147,7 +173,14 @@ def serve(
         models = [
             load_model(
                 sessions.enter_context(Session(path, threads=threads)),
-                ModelConfig(slo_ms, level, policy, priorities[path.stem], request_samples, threads is None),
+                ModelConfig(
+                    default_slo_ms=slo_ms,
+                    fixed_level=level,
+                    policy=policy,
+                    priority=priorities[path.stem],
+                    joined_samples=request_samples,
+                    choose_threads=threads is None,
+                ),
                 device,
                 profiles,
                 governor,

@@ -16,7 +16,7 @@ from .plan import PHASES
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PhaseRow:
     """One configuration in one phase, or in all of them; shares are of all offered requests, shed and late included."""
 
     configuration: str
@@ -36,7 +36,7 @@ class Row:
         return asdict(self)
 
 
-def rows_of(configuration: str, outcomes: Sequence[Outcome], labels: Sequence[NDArray[np.int64]]) -> list[Row]:
+def rows_of(configuration: str, outcomes: Sequence[Outcome], labels: Sequence[NDArray[np.int64]]) -> list[PhaseRow]:
     """A row for each phase and one for "all". `labels[item]` are the classes of the images in that batch."""
     reference = Reference([], labels, [])
     graded = [reference.grade(outcome) for outcome in outcomes]
@@ -44,8 +44,8 @@ def rows_of(configuration: str, outcomes: Sequence[Outcome], labels: Sequence[ND
     return [_row(configuration, phase, score_of(part)) for phase, part in [*parts.items(), ("all", graded)]]
 
 
-def _row(configuration: str, phase: str, score: Score) -> Row:
-    return Row(
+def _row(configuration: str, phase: str, score: Score) -> PhaseRow:
+    return PhaseRow(
         configuration=configuration,
         phase=phase,
         offered=score.offered,

@@ -24,7 +24,7 @@ from ..bench.serving.picture import Shade, draw, refuse_foreign_picture
 from ..bench.serving.server_process import running_server
 from ..bench.serving.workload import STRIP, strips_of
 from .plan import PHASES, Plan, make_plan
-from .report import Row, rows_of
+from .report import PhaseRow, rows_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ def level_table(levels: Sequence[Level], service_ms: Sequence[float], data_name:
     return table
 
 
-def result_table(rows: Sequence[Row]) -> Table:
+def result_table(rows: Sequence[PhaseRow]) -> Table:
     """One line a configuration over all phases, with the accuracy of each phase beside it; shares in percent."""
     table = Table(title="percent of all offered requests and images; shed and late ones count as wrong", box=SIMPLE)
     names = [phase.name for phase in PHASES]
@@ -159,7 +159,7 @@ def result_table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def verdict(rows: Sequence[Row]) -> str:
+def verdict(rows: Sequence[PhaseRow]) -> str:
     """Which row is best, said plainly, also when it is not ours."""
     overall = {row.configuration: row for row in rows if row.phase == "all"}
     elastic = overall.pop("elastic")

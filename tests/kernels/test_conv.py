@@ -10,6 +10,7 @@ import pytest
 from sparse_node import DENSITIES, SparseModel, SparseNode, conv_node, correlate, tolerance
 
 from nested_sparse.layouts import GatherScatter
+from nested_sparse.value_type import FLOAT16
 
 
 def check(node: SparseNode, shape: tuple[int, ...], threads: int = 1, levels: range = range(len(DENSITIES))) -> None:
@@ -74,18 +75,18 @@ def test_gathers(layout: GatherScatter, threads: int) -> None:
 def test_float16_values(block_rows: int, threads: int) -> None:
     """Odd rows, a permutation, a residual, windows and sizes with and without a copy, groups with many values."""
     rng = np.random.default_rng(block_rows)
-    options: dict[str, Any] = {"permuted": True, "residual": True, "clip": (0.0, 6.0), "value_bytes": 2}
+    options: dict[str, Any] = {"permuted": True, "residual": True, "clip": (0.0, 6.0), "value_type": FLOAT16}
     check(conv_node(rng, 8, 37, block_rows, **options), (3, 8, 19, 30), threads)
     check(conv_node(rng, 8, 37, block_rows, kernel=(1, 1), pads=(0, 0, 0, 0), **options), (2, 8, 9, 11), threads)
-    check(conv_node(rng, 512, 37, block_rows, value_bytes=2), (1, 512, 7, 7), threads, range(1, 2))
+    check(conv_node(rng, 512, 37, block_rows, value_type=FLOAT16), (1, 512, 7, 7), threads, range(1, 2))
 
 
 @pytest.mark.parametrize("layout", [GatherScatter(16, 4), GatherScatter(8, 1)], ids=lambda layout: layout.name)
 def test_float16_gathers(layout: GatherScatter) -> None:
     """The same of gathers; ranges of rows that cut a bundle."""
     rng = np.random.default_rng(layout.banks)
-    check(conv_node(rng, 8, 37, 1, permuted=True, residual=True, layout=layout, value_bytes=2), (3, 8, 19, 30), 2)
-    check(conv_node(rng, 64, 70, 1, layout=layout, value_bytes=2), (1, 64, 28, 28), 2, range(1, 2))
+    check(conv_node(rng, 8, 37, 1, permuted=True, residual=True, layout=layout, value_type=FLOAT16), (3, 8, 19, 30), 2)
+    check(conv_node(rng, 64, 70, 1, layout=layout, value_type=FLOAT16), (1, 64, 28, 28), 2, range(1, 2))
 
 
 WINDOWS: list[dict[str, Any]] = [

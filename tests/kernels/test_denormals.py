@@ -16,6 +16,7 @@ from chain import write
 from nested_sparse.kernels.denormals import denormals_flushed
 from nested_sparse.runtime.session.session import Session
 from nested_sparse.tensor_spec import TensorSpec
+from nested_sparse.value_type import FLOAT16, FLOAT32
 from nested_sparse.writer import LevelRecord, write_checkpoint
 from support import layer_record, random_weight
 
@@ -35,7 +36,7 @@ NODES = {
     "linear of many rows": (lambda rng: linear_node(rng, 77, 37, 4), (130, 77)),
     "convolution": (lambda rng: conv_node(rng, 8, 37, 4), (2, 8, 19, 30)),
     "depthwise": (lambda rng: conv_node(rng, 8, 8, 1, groups=8, densities=(1.0, 1.0, 1.0)), (1, 8, 20, 20)),
-    "halves": (lambda rng: conv_node(rng, 8, 37, 4, value_bytes=2), (1, 8, 19, 30)),
+    "halves": (lambda rng: conv_node(rng, 8, 37, 4, value_type=FLOAT16), (1, 8, 19, 30)),
 }
 
 
@@ -46,7 +47,7 @@ def test_results_are_right_to_tolerance_and_the_thread_is_as_before(case: str, t
     make, shape = NODES[case]
     rng = np.random.default_rng(1)
     node: SparseNode = make(rng)
-    if node.value_bytes == 4:
+    if node.value_type is FLOAT32:
         node.weight.values[rng.random(node.weight.values.shape) < 0.1] = TINY
     model = SparseModel([node], threads=threads)
     normal = rng.standard_normal(shape).astype(np.float32)

@@ -21,7 +21,10 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from sparse_node import Placed, SparseModel, SparseNode, conv_node, linear_node, place
 from tiled_graph import Step, TiledGraph, pool
 
+from nested_sparse.value_type import VALUE_TYPES, ValueType
+
 OURS = re.compile("layer 'layer0': |attribute '")
+TYPES = tuple(VALUE_TYPES.values())
 GEOMETRY = ("kernel_shape", "strides", "pads", "dilations")
 # Counts that are large and lawful would only make the test allocate gigabytes.
 LARGE = (2**31, 2**32 - 1, 2**40, 2**62, 2**63 - 1, -1, -(2**31), -(2**63))
@@ -110,21 +113,21 @@ def check(data: st.DataObject, node: SparseNode, x: NDArray[np.float32], more: M
 
 
 @settings(max_examples=400, deadline=None)
-@given(st.data(), st.sampled_from((1, 2, 4, 8, 16)), st.sampled_from((1, 40)), st.sampled_from((2, 4)))
-def test_spoilt_linear_layers(data: st.DataObject, block_rows: int, count: int, value_bytes: int) -> None:
+@given(st.data(), st.sampled_from((1, 2, 4, 8, 16)), st.sampled_from((1, 40)), st.sampled_from(TYPES))
+def test_spoilt_linear_layers(data: st.DataObject, block_rows: int, count: int, value_type: ValueType) -> None:
     """Of one row of x and of many."""
     rng = np.random.default_rng(0)
-    node = linear_node(rng, 36, 10, block_rows, permuted=True, value_bytes=value_bytes)
+    node = linear_node(rng, 36, 10, block_rows, permuted=True, value_type=value_type)
     check(data, node, rng.standard_normal((count, 36)).astype(np.float32))
 
 
 @settings(max_examples=400, deadline=None)
-@given(st.data(), st.sampled_from((1, 2, 4, 8, 16)), st.sampled_from((1, 3)), st.sampled_from((2, 4)))
-def test_spoilt_convolutions(data: st.DataObject, block_rows: int, kernel: int, value_bytes: int) -> None:
+@given(st.data(), st.sampled_from((1, 2, 4, 8, 16)), st.sampled_from((1, 3)), st.sampled_from(TYPES))
+def test_spoilt_convolutions(data: st.DataObject, block_rows: int, kernel: int, value_type: ValueType) -> None:
     """Those that read X where it lies, and those that make a padded copy of it."""
     rng = np.random.default_rng(0)
     pads = (kernel // 2,) * 4
-    options: dict[str, Any] = {"pads": pads, "permuted": True, "value_bytes": value_bytes}
+    options: dict[str, Any] = {"pads": pads, "permuted": True, "value_type": value_type}
     node = conv_node(rng, 4, 10, block_rows, kernel=(kernel, kernel), **options)
     check(data, node, rng.standard_normal((1, 4, 7, 9)).astype(np.float32))
 

@@ -7,6 +7,7 @@ import pytest
 from sparse_node import DENSITIES, SparseModel, SparseNode, linear_node, tolerance
 
 from nested_sparse.layouts import GatherScatter
+from nested_sparse.value_type import FLOAT16
 
 
 def check(node: SparseNode, shape: tuple[int, ...], threads: int = 1) -> None:
@@ -55,9 +56,9 @@ def test_float16_values(block_rows: int) -> None:
     """Few and many rows of x, odd sizes, permutation, residual and clip; several tasks."""
     rng = np.random.default_rng(block_rows)
     for count in (1, 5, 130):
-        node = linear_node(rng, 50, 21, block_rows, permuted=True, residual=True, clip=(-1.0, 2.0), value_bytes=2)
+        node = linear_node(rng, 50, 21, block_rows, permuted=True, residual=True, clip=(-1.0, 2.0), value_type=FLOAT16)
         check(node, (count, 50))
-        check(linear_node(rng, 700, 600, block_rows, densities=(0.1, 0.3), value_bytes=2), (count, 700), threads=2)
+        check(linear_node(rng, 700, 600, block_rows, densities=(0.1, 0.3), value_type=FLOAT16), (count, 700), threads=2)
 
 
 @pytest.mark.parametrize("layout", [GatherScatter(16, 1), GatherScatter(8, 2)], ids=lambda layout: layout.name)
@@ -66,7 +67,7 @@ def test_float16_gathers(layout: GatherScatter) -> None:
     rng = np.random.default_rng(layout.banks)
     for count in (1, 5, 130):
         check(
-            linear_node(rng, 77, 37, 1, permuted=True, residual=True, layout=layout, value_bytes=2),
+            linear_node(rng, 77, 37, 1, permuted=True, residual=True, layout=layout, value_type=FLOAT16),
             (count, 77),
             threads=2,
         )

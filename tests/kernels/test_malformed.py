@@ -11,6 +11,7 @@ from sparse_node import Placed, SparseModel, aligned, conv_node, linear_node, pl
 
 from nested_sparse.kernels import library
 from nested_sparse.layouts import GatherScatter
+from nested_sparse.value_type import FLOAT16
 
 Spoil = Callable[[dict[str, Any]], None]
 
@@ -33,7 +34,7 @@ ATTRIBUTES = {
     "banks of blocks": (put(banks=16, per_row=1), "block_rows must be 1 with banks, got 4"),
     "index bytes": (put(index_bytes=8), "index_bytes must be"),
     "narrow index": (put(columns=65538 * 9), "index_bytes must be"),
-    "value bytes": (put(value_bytes=3), "value_bytes must be 2 or 4, got 3"),
+    "value bytes": (put(value_bytes=3), r"value_bytes must be one of 4 \(float32\), 2 \(float16\), got 3"),
     "no level": (put(blocks=[], offsets=[]), "blocks|attribute"),
     "negative blocks": (put(blocks=[-1, 3, 4]), "blocks must be 0"),
     "too many blocks": (put(blocks=[10**6, 3, 4]), "blocks must be 0"),
@@ -167,7 +168,7 @@ def test_segments_of_gathers_are_checked(case: str, rows: int) -> None:
 
 def test_the_size_of_float16_values_is_checked() -> None:
     """Where they end the segment, halves fit into it exactly, and floats in their place do not."""
-    node = linear_node(np.random.default_rng(6), 36, 10, value_bytes=2)
+    node = linear_node(np.random.default_rng(6), 36, 10, value_type=FLOAT16)
     placed, x = place([node]), np.ones((1, 36), np.float32)
     expected = SparseModel([node], placed).run(x, 0)
     blocks = placed.attributes[0]["blocks"][0]

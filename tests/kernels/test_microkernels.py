@@ -14,11 +14,12 @@ from nested_sparse.errors import KernelError
 from nested_sparse.kernels.library import KernelInfo, RawPixels, RawWeight, kernel_for, kernels, run_kernel
 from nested_sparse.layouts import Blocks, GatherScatter
 from nested_sparse.packing import pack_level
+from nested_sparse.value_type import FLOAT16, VALUE_TYPES
 from nested_sparse.weight import NestedWeight
 from support import random_weight
 
 ALL = kernels()
-HALF_BLOCKS = [kernel for kernel in ALL if kernel.value_bytes == 2 and not kernel.banks]
+HALF_BLOCKS = [kernel for kernel in ALL if kernel.value_type is FLOAT16 and not kernel.banks]
 EPSILON = float(np.finfo(np.float32).eps)
 
 
@@ -67,15 +68,14 @@ def make_case(kernel: KernelInfo, rows: int, columns: int, permuted: bool, per_r
     groups = weight.first_level.reshape(weight.group_count, -1)
     groups[1:2] = 255
     groups[0][groups[0] == 0] = 1
-    value = np.float16 if kernel.value_bytes == 2 else np.float32
-    weight.values[...] = weight.values.astype(value)
+    weight.values[...] = kernel.value_type.rounded(weight.values)
     norm = rng.standard_normal((2, rows)).astype(np.float32)
     perm = packed_permutation(weight) if permuted else None
     packed_norm = np.zeros((2, weight.packed_rows), np.float32)
     packed_norm[:, :rows] = norm if perm is None else norm[:, perm[:rows]]
     index = np.uint16 if kernel.index_bytes == 2 else np.uint32
     levels = [pack_level(weight, level) for level in range(len(DENSITIES))]
-    parts = [(level.ptr, level.col.astype(index), level.val.astype(value)) for level in levels]
+    parts = [(level.ptr, level.col.astype(index), kernel.value_type.stored(level.val)) for level in levels]
     return Case(weight, RawWeight(rows, parts, packed_norm, perm, layout.per_row), norm)
 
 
@@ -204,12 +204,12 @@ def test_halves_of_large_groups(block_rows: int) -> None:
 
 
 def test_list_has_a_kernel_for_every_weight() -> None:
-    """Each instruction set lists both operators for every V, every B, both column widths and both value widths."""
+    """Each instruction set lists both operators for every V, every B, both column widths and every type of values."""
     weights = [(v, 0) for v in (1, 2, 4, 8, 16)] + [(1, banks) for banks in (8, 16)]
     for isa in {kernel.isa for kernel in ALL}:
-        listed = {(k.op, k.block_rows, k.banks, k.index_bytes, k.value_bytes) for k in ALL if k.isa == isa}
-        widths = itertools.product(("conv", "linear"), weights, (2, 4), (2, 4))
-        assert listed == {(op, *weight, index, value) for op, weight, index, value in widths}
+        listed = {(k.op, k.block_rows, k.banks, k.index_bytes, k.value_type) for k in ALL if k.isa == isa}
+        kinds = itertools.product(("conv", "linear"), weights, (2, 4), VALUE_TYPES.values())
+        assert listed == {(op, *weight, index, value) for op, weight, index, value in kinds}
 
 
 def test_unknown_kernels_are_refused() -> None:

@@ -21,9 +21,10 @@ import resource
 import sys
 import numpy as np
 from sparse_node import SparseModel, linear_node, tolerance
+from nested_sparse.value_type import FLOAT16
 
 rng = np.random.default_rng(0)
-node = linear_node(rng, 131072, 64, 16, densities=(0.05,), value_bytes=2)
+node = linear_node(rng, 131072, 64, 16, densities=(0.05,), value_type=FLOAT16)
 model = SparseModel([node], threads=2)
 x = rng.standard_normal((4, 131072)).astype(np.float32)
 status = dict(line.split(":") for line in open("/proc/self/status") if ":" in line)

@@ -14,7 +14,7 @@ from nested_sparse.runtime.policy.elastic import ElasticPolicy
 from nested_sparse.runtime.profiling.profile import LatencyProfile
 from nested_sparse.runtime.scheduling.request import Request
 from nested_sparse.runtime.scheduling.scheduler import Scheduler
-from nested_sparse.runtime.simulation import Outcome, VirtualClock, VirtualSession, play
+from nested_sparse.runtime.simulation import SimulatedOutcome, VirtualClock, VirtualSession, play
 
 LEVEL_MS = (2.0, 5.0, 9.0, 14.0)
 ACCURACY = (0.90, 0.92, 0.95, 0.97)
@@ -42,7 +42,7 @@ class Rig:
     policy: LevelPolicy
     scheduler: Scheduler
 
-    def play(self, arrivals: Iterable[tuple[float, dict[str, object]]], until_s: float = 0.0) -> list[Outcome]:
+    def play(self, arrivals: Iterable[tuple[float, dict[str, object]]], until_s: float = 0.0) -> list[SimulatedOutcome]:
         """Submits a request at each (seconds from now, fields of Request), serves all; how each ended, by arrival."""
         begin_s = self.clock()
         requests = [(offset_s, Request(**{"inputs": {"x": INPUT}, **fields})) for offset_s, fields in arrivals]  # type: ignore[arg-type]

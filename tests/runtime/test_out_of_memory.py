@@ -42,8 +42,6 @@ for turn in range(3):
         np.testing.assert_array_equal(array, expected[name])
 resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 assert len(next(iter(scheduler.submit(Request(inputs[4000])).result(120).outputs.values()))) == 4000
-stats = scheduler.stats()
-assert (sum(stats.served), stats.failed) == (4, 3), stats
 scheduler.close()
 session.close()
 print("went on")

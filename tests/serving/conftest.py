@@ -14,7 +14,7 @@ import pytest
 
 from nested_sparse.level import Level
 from nested_sparse.runtime.scheduling.request import Request, Response, allowed_levels, time_limit_ms
-from nested_sparse.runtime.scheduling.scheduler import SchedulerStats
+from nested_sparse.runtime.scheduling.stats import SchedulerStats
 from nested_sparse.runtime.session.tensors import check_inputs
 from nested_sparse.serving.served_model import ServedModel
 from nested_sparse.serving.server import Server, ServerConfig
@@ -74,7 +74,7 @@ class FakeEngine:
 
     def stats(self) -> SchedulerStats:
         """As the scheduler's."""
-        return SchedulerStats((0, 0, 0), 0, 0, 0, 0, len(self.pending), 1.25)
+        return SchedulerStats(len(self.pending), 1.25)
 
 
 def fake_model(name: str = "net", dtype: str = "float32") -> ServedModel:

@@ -20,6 +20,7 @@ from nested_sparse.layouts import Blocks
 from nested_sparse.mask import block_scores, nested_first_level
 from nested_sparse.network import DenseModule, Network
 from nested_sparse.reroute import Reroute
+from nested_sparse.runtime.policy import POLICIES
 from nested_sparse.serving import cli
 from nested_sparse.tensor_spec import TensorSpec
 from nested_sparse.weight import NestedWeight
@@ -241,6 +242,15 @@ def test_our_errors_are_one_line(checkpoint, monkeypatch, capsys, tmp_path, argu
 def test_wrong_usage_is_exit_code_2(arguments):
     """As every command line tool's."""
     assert run(*arguments).exit_code == 2
+
+
+def test_the_policies_are_named_by_the_help_and_by_the_error():
+    """Those of the one registry, which the command line imports no sooner than it needs them."""
+    shown, refused = run("serve", "--help"), run("serve", "a", "--policy", "greedy")
+    for name, kind in POLICIES.items():
+        assert name in shown.stdout
+        assert kind.summary.split()[0] in shown.stdout
+        assert name in refused.output
 
 
 @pytest.mark.parametrize("verb", ["inspect", "slice", "profile", "serve", "top"])

@@ -297,10 +297,19 @@ def test_unusable_host(model, serve):
         pass
 
 
+@pytest.mark.parametrize("value", [-1, 65536, 1.5, "8001", True])
+@pytest.mark.parametrize("name", ["port", "metrics_port"])
+def test_ports_are_checked(name, value):
+    """The error comes before the server starts."""
+    with pytest.raises(ServingError, match=f"^{name}: expected a whole number of at least 0 and at most 65535, got "):
+        ServerConfig(**{name: value})
+
+
 @pytest.mark.parametrize(
-    "arguments", [{"request_samples": 0}, {"grace_s": -1.0}, {"grace_s": float("inf")}, {"grace_s": float("nan")}]
+    ("name", "value"),
+    [("request_samples", 0), ("grace_s", -1.0), ("grace_s", float("inf")), ("grace_s", float("nan"))],
 )
-def test_configuration_is_checked(arguments):
-    """Before anything starts."""
-    with pytest.raises(ServingError, match="request_samples must be 1 or more and grace_s 0 or more"):
-        ServerConfig(**arguments)
+def test_configuration_is_checked(name, value):
+    """The other fields are checked as the ports are."""
+    with pytest.raises(ServingError, match=f"^{name}: expected a "):
+        ServerConfig(**{name: value})

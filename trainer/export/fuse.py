@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes import common
 
 from nested_sparse.placement import LayerPlacement
+from nested_sparse.value_type import FLOAT32
 
 from .nodes import X_INPUT, is_ours, our_nodes, rank
 from .placeholder import CONV, DOMAIN, LEVEL_NORM, LEVEL_VALUE, LINEAR, LevelValues
@@ -46,7 +47,7 @@ class FusedGraph:
             integers = ["rows", "columns", "block_rows", "index_bytes", "permutation_offset"]
             if placement.banks:  # absent for blocks, as in files of format version 1
                 integers += ["banks", "per_row"]
-            if placement.value_bytes != 4:
+            if placement.value_bytes != FLOAT32.nbytes:
                 integers.append("value_bytes")
             for name in integers:
                 node.attributes[name] = ir.AttrInt64(name, getattr(placement, name))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import ExportError
+from nested_sparse.value_type import ValueType
 
 from ..model.forward_call import ForwardCall
 from ..model.nested_model import NestedModel
@@ -55,20 +56,18 @@ def verify_export(
 
 
 @contextmanager
-def stored_weights(net: NestedModel, value_bytes: int) -> Iterator[None]:
-    """Within, the nested weights of `net` are those that a file with values of `value_bytes` holds; then as before.
+def stored_weights(net: NestedModel, stored: ValueType) -> Iterator[None]:
+    """Within, the nested weights of `net` are those that a file with values of type `stored` holds; then as before.
 
-    So that rounding, which is asked for and depends on the model, needs no tolerance: what is left to compare is sums
-    of the same float32 products.
+    A comparison with the file then needs no tolerance for the rounding, which the caller asked for and which depends on
+    the model: both sides sum the same float32 products.
     """
-    if value_bytes == 4:
-        yield
-        return
     weights = {id(layer.values): layer.values for layer in net.nested_layers().values()}
     originals = {key: weight.data for key, weight in weights.items()}
     try:
         for weight in weights.values():
-            weight.data = weight.data.to(torch.float16).to(weight.dtype)  # nearest, ties to even, as numpy's
+            held = torch.from_numpy(stored.rounded(weight.detach().cpu().numpy()))
+            weight.data = held.to(weight.device)
         yield
     finally:
         for key, weight in weights.items():

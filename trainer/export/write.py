@@ -20,6 +20,7 @@ from nested_sparse.argument import file_path, real, shown
 from nested_sparse.errors import CheckpointError, ExportError
 from nested_sparse.network import Network
 from nested_sparse.reroute import Reroute, check_reroutes
+from nested_sparse.value_type import FLOAT32, ValueType, value_type
 from nested_sparse.writer import LayerRecord, LevelRecord, refuse_existing, write_checkpoint
 
 from ..entry import entry
@@ -39,9 +40,6 @@ from .verify import disagreement, stored_weights, verify_export
 
 log = logging.getLogger(__name__)
 
-VALUE_BYTES = {"float32": 4, "float16": 2}
-"""Bytes of a stored weight, by the name of its type."""
-
 
 @entry(ExportError, inference=True)
 def export(
@@ -54,7 +52,7 @@ def export(
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
     fixed_batch: bool = False,
-    values: str = "float32",
+    values: str = FLOAT32.name,
     force: bool = False,
     verify: bool = True,
     tolerance: float = 1e-4,
@@ -86,10 +84,8 @@ def export(
     path = file_path("path", path)
     refuse_existing(path, force)
     require_nested(net, ExportError)
-    if not isinstance(values, str) or values not in VALUE_BYTES:
-        raise ExportError(f"values: expected one of {tuple(VALUE_BYTES)}, got {shown(values)}")
+    stored = value_type(values, ExportError)
     tolerance = real("tolerance", tolerance, 0, error=ExportError)
-    value_bytes = VALUE_BYTES[values]
     metrics = _checked_metrics({} if metrics is None else metrics, net.level_count)
     check_reroutes(reroutes, net.level_count, net.nested_layers())
     _check_weights(net)
@@ -108,7 +104,7 @@ def export(
         )
         state.restore()
         fused = fuse(traced.model, tables, net.level_count, traced.values)
-        layers = _layer_records(net, fused, tables, value_bytes)
+        layers = _layer_records(net, fused, tables, stored)
         _report_uncalled(net, layers, traced.parameters)
         samples = int(call.tensors[0].shape[0]) if call.tensors[0].dim() else 1
         network = network_of(net, costs, samples, fused.norm_of, traced.parameters)
@@ -126,7 +122,7 @@ def export(
                 network=network,
             )
             if verify:
-                with stored_weights(net, value_bytes):
+                with stored_weights(net, stored):
                     verify_export(net, tuple(example_inputs), unproven, fixed_batch=fixed_batch, tolerance=tolerance)
                 mark_export(unproven, traced.inputs, traced.outputs, call.tensors)
             refuse_existing(path, force)
@@ -254,7 +250,7 @@ def _alike(first: Sequence[tuple[Place, Tensor]], second: Sequence[tuple[Place, 
 
 
 def _layer_records(
-    net: NestedModel, fused: FusedGraph, tables: Mapping[str, NDArray[np.float64]], value_bytes: int
+    net: NestedModel, fused: FusedGraph, tables: Mapping[str, NDArray[np.float64]], stored: ValueType
 ) -> list[LayerRecord]:
     """One record for each nested layer in the graph, in graph order, so that a level is read front to back."""
     layers = net.nested_layers()
@@ -270,7 +266,7 @@ def _layer_records(
             op="conv" if isinstance(layers[name], NestedConv) else "linear",
             attributes=_attributes(layers[name]),
             pattern=layers[name].layout.name,
-            value_bytes=value_bytes,
+            value_type=stored,
         )
         for name, norm in fused.norm_of.items()
     ]

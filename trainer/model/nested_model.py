@@ -73,7 +73,7 @@ class NestedModel(nn.Module):
 
     def set_level(self, level: int) -> None:
         """Run at `level` from now on; -1 is the densest. Raises LevelError."""
-        self._level = self.checked_level(level)
+        self._level = resolve_level(level, self.level_count)
         for layer in self.nested_layers().values():
             layer.level = self._level
         for norm in self.level_norms().values():
@@ -116,7 +116,7 @@ class NestedModel(nn.Module):
 
         Weights are those of nested layers, and all other parameters of two or more dimensions, which all levels keep.
         """
-        return density(self, self.checked_level(level), self.nested_layers(), all_weights(self))
+        return density(self, resolve_level(level, self.level_count), self.nested_layers(), all_weights(self))
 
     def summary(self) -> str:
         """A table of each nested layer's shape, pattern and density per level, then the dense layers with reasons."""
@@ -130,10 +130,6 @@ class NestedModel(nn.Module):
         lines += [f"dense: {name}: {reason}" for name, reason in self._left_dense.items()]
         lines += self.coupling.lines() if self.coupling else []
         return "\n".join(lines)
-
-    def checked_level(self, level: int) -> int:
-        """The level's number, with -1 as the densest level's. Raises LevelError."""
-        return resolve_level(level, self.level_count)
 
 
 def require_nested(net: object, error: type[NestedSparseError]) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from nested_sparse.budget import keep_counts
 from nested_sparse.errors import TrainingError
+from nested_sparse.level import resolve_level
 from nested_sparse.shuffle import shuffled_rows
 
 from .choose import AnyNestedLayer, layer_sizes, magnitudes, unique_weights
@@ -33,7 +34,7 @@ def shuffle_rows(net: NestedModel, level: int = 0) -> None:
             "blocks; shuffle before the first search, or make all levels whole with keep_everything"
         )
     _reset_permutations(layers)  # densities below do not depend on an earlier shuffle
-    densities = _layer_densities(net, net.checked_level(level))
+    densities = _layer_densities(net, resolve_level(level, net.level_count))
     for layer in unique_weights(layers):
         values = layer.values.detach().flatten(1).float().cpu().numpy()
         parts = layer.groups if isinstance(layer, NestedConv) else 1

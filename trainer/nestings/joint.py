@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nested_sparse.level import resolve_level
+
 from ..batch import run
 from ..checked import require_count, require_one_of, require_share
 from ..distill import check_logits, distillation_loss
@@ -53,7 +55,7 @@ class Joint:
 
     def stages(self, work: Work, schedule: Schedule) -> list[Stage]:
         """A search, then a stage for all levels. Raises LevelError."""
-        density = work.net.densities[work.net.checked_level(self.search_level)]
+        density = work.net.densities[resolve_level(self.search_level, work.net.level_count)]
         return [SearchStage(work, work.config.search_epochs, schedule, 0, density), JointStage(work, self)]
 
 

@@ -20,11 +20,11 @@ from nested_sparse.argument import shown
 from nested_sparse.errors import NestedSparseError, TrainingError
 from nested_sparse.excerpt import excerpt
 from nested_sparse.regular_file import open_regular
+from nested_sparse.value_type import FLOAT32, VALUE_TYPES
 
 from ..config import TrainConfig
 from ..data.datasets import DATA, TrainingData
 from ..entry import described
-from ..export.write import VALUE_BYTES
 from ..model.nested_model import nest
 from ..models import MODELS
 from ..nestings import NESTINGS, Nesting
@@ -69,8 +69,8 @@ class OutputOptions:
 
     file: str = ""
     """Name of the checkpoint file; by default the recipe's name with .safetensors."""
-    values: str = "float32"
-    """Type of the stored weights: "float32" or "float16"."""
+    values: str = FLOAT32.name
+    """Type of the stored weights, as in `export`."""
     metrics: tuple[str, ...] = METRICS
     """Metrics that are measured at each level and stored; () for models that are not classifiers."""
 
@@ -289,8 +289,8 @@ class _Maker:
         for key, most in {"seed": MAX_SEED, "threads": MAX_THREADS}.items():
             if run and not 0 <= getattr(run, key) <= most:
                 self.problems.add("train", key, getattr(run, key), f"a whole number from 0 to {most}")
-        if output and output.values not in VALUE_BYTES:
-            self.problems.add("output", "values", output.values, f"one of: {', '.join(VALUE_BYTES)}")
+        if output and output.values not in VALUE_TYPES:
+            self.problems.add("output", "values", output.values, f"one of: {', '.join(VALUE_TYPES)}")
         for metric in output.metrics if output else ():
             if metric not in METRICS:
                 self.problems.add_unknown("[output] metrics", metric, METRICS)

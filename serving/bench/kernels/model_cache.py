@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from nested_sparse.value_type import FLOAT32, VALUE_TYPES
+
 from .dense import export_dense
 
 if TYPE_CHECKING:
@@ -73,7 +75,7 @@ class ModelCache:
         """The network with every layer but the first at the levels' densities. Raises PatternError, BudgetError, …"""
         return self.once(("network", pattern, densities), lambda: self._make_network(pattern, densities))
 
-    def linear(self, pattern: str, densities: tuple[float, ...], batch: int, values: str = "float32") -> Built:
+    def linear(self, pattern: str, densities: tuple[float, ...], batch: int, values: str = FLOAT32.name) -> Built:
         """A square linear layer over `batch` rows, stored as `values`. Raises PatternError, BudgetError, …"""
         key = ("linear", pattern, densities, batch, values)
         return self.once(key, lambda: self._make_linear(pattern, densities, batch, values))
@@ -103,17 +105,16 @@ class ModelCache:
         net = nest(model, densities=densities, pattern=pattern)
         return self._built(model, net, torch.randn(batch, self._linear_size), values)
 
-    def _built(self, model: nn.Module, net: NestedModel, image: Tensor, values: str = "float32") -> Built:
+    def _built(self, model: nn.Module, net: NestedModel, image: Tensor, values: str = FLOAT32.name) -> Built:
         from nested_sparse.trainer import export
         from nested_sparse.trainer.export.verify import stored_weights
-        from nested_sparse.trainer.export.write import VALUE_BYTES
 
         folder = self.folder()
         path, dense_path = folder / "nested.safetensors", folder / "dense.onnx"
         export(net.eval(), (image,), path, values=values)
         export_dense(model, image, dense_path)
         expected = []
-        with stored_weights(net, VALUE_BYTES[values]):
+        with stored_weights(net, VALUE_TYPES[values]):
             for level in range(net.level_count):
                 net.set_level(level)
                 expected.append(torch_output(net, image))

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from nested_sparse.runtime.policy import ELASTIC, SLACKFIT
+
 from ..reach import Reach
 from .cell import BURSTY
 from .experiment import CellResult
 from .figure import Figure
 from .reference import Reference
 from .score import Score
-
-ELASTIC, SLACKFIT = "elastic", "slackfit"
 
 
 def comparison(

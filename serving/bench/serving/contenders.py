@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from nested_sparse.errors import BenchError, ServingError
 from nested_sparse.excerpt import excerpt
+from nested_sparse.runtime.policy import ELASTIC, SLACKFIT
 
 from .capacity import THREADS
-from .comparison import ELASTIC, SLACKFIT
 from .experiment import Contender
 from .open_loop import unloaded_ms
 from .server_process import running_server

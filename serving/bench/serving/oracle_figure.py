@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean
 
 from nested_sparse.errors import InputError
+from nested_sparse.runtime.policy import ELASTIC
 from nested_sparse.runtime.profiling import LatencyProfile
 from nested_sparse.runtime.simulation import (
     LOAD,
@@ -19,7 +20,6 @@ from nested_sparse.runtime.simulation import (
 )
 
 from ..reach import Reach
-from .comparison import ELASTIC
 from .figure import Figure
 
 NAME = "effective accuracy / that of the offline oracle, simulator, worst trace"

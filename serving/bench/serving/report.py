@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nested_sparse.runtime.policy import ELASTIC
 from nested_sparse.runtime.resources import cpu_model
 
 from ...commands.output import print_line, print_table
 from ..machine import machine_facts
 from ..neighbours import TOLERABLE_LOAD
 from ..reach import MET
-from .comparison import ELASTIC
 from .experiment import CellResult
 from .figure import Figure
 from .score import Score

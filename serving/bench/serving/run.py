@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from nested_sparse.errors import BenchError, NestedSparseError
+from nested_sparse.runtime.policy import ELASTIC
 from nested_sparse.runtime.session import Session
 from nested_sparse.runtime.simulation import poisson
 
@@ -21,7 +22,7 @@ from ..neighbours import Neighbours, read_family_cpu_seconds
 from .capacity import THREADS, default_slo_ms, service_times_ms
 from .cell import Cell, Load, Span, chosen_traces, segments
 from .co_runner import co_runner
-from .comparison import ELASTIC, best_fixed, comparison
+from .comparison import best_fixed, comparison
 from .contenders import own_servers, target_ms, target_server
 from .device_figures import device_figures
 from .experiment import CellResult, Contender, Experiment, preferred

@@ -149,10 +149,16 @@ def test_takes_a_batch_where_that_saves_time_and_the_first_can_wait() -> None:
     assert ElasticPolicy(PROFILE).choose(due(50.0), [due(90.0)] * 3, 0.0).take == 1
 
 
-def test_levels_beyond_the_profile_are_refused() -> None:
-    """A policy with another model's profile says so."""
-    with pytest.raises(LevelError, match="the profile has 0 to 3"):
-        ElasticPolicy(PROFILE).choose(due(50.0, highest=4), [], 0.0)
+@pytest.mark.parametrize(("lowest", "highest"), [(0, 4), (0, 1.5), (0.5, 1), (-2, 1), (3, 2), (0, True)])
+def test_levels_that_the_profile_does_not_have_are_refused(lowest: int, highest: int) -> None:
+    """By the rule of every level: a whole number, in range."""
+    with pytest.raises(LevelError, match=r"is out of range|is no whole number|the request allows no level"):
+        ElasticPolicy(PROFILE).choose(due(50.0, lowest, highest), [], 0.0)
+
+
+def test_the_densest_may_be_called_minus_one() -> None:
+    """As everywhere."""
+    assert ElasticPolicy(PROFILE).choose(due(50.0, -1, -1), [], 0.0).level == 3
 
 
 @pytest.mark.parametrize(("lowest", "highest", "level"), [(0, 3, 2), (3, 3, 3), (0, 1, 1)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nested_sparse.runtime.policy.decision import Waiting
+from nested_sparse.runtime.policy.decision import Decision, Waiting
 from nested_sparse.runtime.policy.forecast import Forecast
 from nested_sparse.runtime.profiling.profile import LatencyProfile
 
@@ -17,6 +17,10 @@ def lowest(waiting: Waiting) -> int:
 
 def due(slack_ms: float, level: int = 0, batch: int = 1) -> Waiting:
     return Waiting(slack_ms / 1e3, level, 2, batch)
+
+
+def probe_or_shed(forecast: Forecast, request: Waiting, now_s: float) -> Decision | None:
+    return forecast.probe_or_shed(request, [], lowest, forecast.slowdown.factor(now_s), now_s)
 
 
 def test_admits_what_can_still_make_it() -> None:
@@ -65,11 +69,11 @@ def test_a_probe_is_let_through_once_in_a_while() -> None:
     forecast = Forecast(PROFILE, probe_every_s=0.5)
     for i in range(60):
         forecast.observe(0, 1, 40.0, i * 0.01)
-    late = [forecast.too_late(Waiting(now_s + 0.01, 0, 2), [], lowest, now_s) for now_s in (0.6, 1.1, 1.2, 1.7)]
-    assert [each.level if each else -1 for each in late] == [None, 0, None, 0]
+    decisions = [probe_or_shed(forecast, Waiting(now_s + 0.01, 0, 2), now_s) for now_s in (0.6, 1.1, 1.2, 1.7)]
+    assert [each.level if each else -1 for each in decisions] == [None, 0, None, 0]
 
 
 def test_what_the_profile_rules_out_is_never_probed() -> None:
     """Half the profiled time is the best that can be hoped for."""
-    assert Forecast(PROFILE).too_late(due(0.9), [], lowest, 0.0).level is None  # type: ignore[union-attr]
-    assert Forecast(PROFILE).too_late(due(1.1), [], lowest, 0.0).level == 0  # type: ignore[union-attr]
+    assert probe_or_shed(Forecast(PROFILE), due(0.9), 0.0).level is None  # type: ignore[union-attr]
+    assert probe_or_shed(Forecast(PROFILE), due(1.1), 0.0).level == 0  # type: ignore[union-attr]

@@ -163,16 +163,6 @@ def test_measure_stops_when_it_knows_enough() -> None:
     assert len(session.order) == 1 + 5
 
 
-def test_batch_gain() -> None:
-    """One by one over all at once, interpolated too."""
-    profile = LatencyProfile([1, 4], [[1.0, 2.5], [2.0, 9.0]])
-    assert profile.batch_gain(0, 1) == 1.0
-    assert profile.batch_gain(0, 4) == pytest.approx(1.6)
-    assert profile.batch_gain(0, 2) == pytest.approx(2 / 1.5)
-    assert profile.batch_gain(1, 4) < 1.0
-    assert profile.batch_gain(0, 40) == pytest.approx(1.6)
-
-
 def test_quieter_takes_the_lesser_of_each_case() -> None:
     """And what only one of them has."""
     mine = LatencyProfile([1, 4], [[1.0, 6.0], [5.0, 7.0]])

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 
 from nested_sparse.errors import InputError
 from nested_sparse.level import Level
-from nested_sparse.runtime.resources.limits import LevelLimit, LimitConfig, Limits
+from nested_sparse.runtime.resources.limits import LevelLimit, LevelLimiter, LimitConfig
 from nested_sparse.runtime.resources.monitor import ResourceSample
 
 MIB = 2**20
@@ -32,14 +32,14 @@ WELL = ResourceSample(
 )
 
 
-def highest(limits: Limits, sample: ResourceSample, begin_s: float, end_s: float) -> list[int]:
+def highest(limits: LevelLimiter, sample: ResourceSample, begin_s: float, end_s: float) -> list[int]:
     """The highest level at each half second of the time."""
     return [limits.update(sample, begin_s + i / 2).highest_level for i in range(int((end_s - begin_s) * 2))]
 
 
 def test_memory_falls_at_once_as_far_as_is_short() -> None:
     """48 of 64 MiB: giving back 16 takes level 3 to 2; 4 of 64: level 0 is the least there is. The reading is named."""
-    limits = Limits(LEVELS, LimitConfig())
+    limits = LevelLimiter(LEVELS, LimitConfig())
     assert limits.update(WELL, 0.0) == LevelLimit(3, 3, "")
     short = replace(WELL, available_memory_bytes=48 * MIB)
     assert limits.update(short, 0.5) == LevelLimit(2, 2, "memory: 48 MiB available, 64 wanted")
@@ -48,7 +48,7 @@ def test_memory_falls_at_once_as_far_as_is_short() -> None:
 
 def test_rises_a_level_at_a_time_after_the_wait_and_only_where_it_fits() -> None:
     """From 0: level 1 after 10 s, 2 after 20; level 3 would leave less than what is wanted, so never."""
-    limits = Limits(LEVELS, LimitConfig())
+    limits = LevelLimiter(LEVELS, LimitConfig())
     limits.update(replace(WELL, available_memory_bytes=0), 0.0)
     levels = highest(limits, replace(WELL, available_memory_bytes=(64 + 16 + 20) * MIB), 1.0, 100.0)
     assert levels[19:21] == [0, 1]
@@ -58,7 +58,7 @@ def test_rises_a_level_at_a_time_after_the_wait_and_only_where_it_fits() -> None
 
 def test_a_rise_that_did_not_last_waits_longer() -> None:
     """Pressure that comes back as soon as the level rises makes each wait twice the one before."""
-    limits = Limits(LEVELS[:2], LimitConfig(rise_s=10.0))
+    limits = LevelLimiter(LEVELS[:2], LimitConfig(rise_s=10.0))
     rises, level, now_s = [], 1, 0.0
     while len(rises) < 4:
         available = 0 if level else 1000 * MIB
@@ -73,7 +73,7 @@ def test_a_rise_that_did_not_last_waits_longer() -> None:
 
 def test_heat_takes_a_level_at_a_time() -> None:
     """One level every 5 s while too hot; between the thresholds nothing; memory stays where it is."""
-    limits = Limits(LEVELS, EVERYTHING)
+    limits = LevelLimiter(LEVELS, EVERYTHING)
     levels = highest(limits, replace(WELL, temperature_celsius=85.0), 0.0, 20.0)
     assert [levels.index(level) / 2 for level in (2, 1, 0)] == [0.0, 5.0, 10.0]
     lukewarm = limits.update(replace(WELL, temperature_celsius=77.0), 100.0)
@@ -92,8 +92,8 @@ def test_heat_takes_a_level_at_a_time() -> None:
 def test_each_cause_is_named_and_off_unless_asked_for(reading: dict[str, float], cause: str) -> None:
     """With the defaults only memory counts; when all is well again, what made the level rise is named."""
     bad = replace(WELL, **reading)  # type: ignore[arg-type]
-    assert Limits(LEVELS, LimitConfig()).update(bad, 0.0).highest_level == 3
-    limits = Limits(LEVELS, EVERYTHING)
+    assert LevelLimiter(LEVELS, LimitConfig()).update(bad, 0.0).highest_level == 3
+    limits = LevelLimiter(LEVELS, EVERYTHING)
     found = limits.update(bad, 0.0)
     assert found.highest_level < 3
     assert found.reason == cause
@@ -105,7 +105,7 @@ def test_each_cause_is_named_and_off_unless_asked_for(reading: dict[str, float],
 
 def test_on_mains_the_charge_does_not_matter() -> None:
     """Falls to the level given, not further."""
-    limits = Limits(LEVELS, LimitConfig(min_battery_percent=20.0, battery_level=1))
+    limits = LevelLimiter(LEVELS, LimitConfig(min_battery_percent=20.0, battery_level=1))
     assert limits.update(replace(WELL, battery_percent=5.0, discharging=False), 0.0).highest_level == 3
     assert limits.update(replace(WELL, battery_percent=5.0), 0.5).highest_level == 1
 
@@ -127,7 +127,7 @@ samples = st.builds(
 @given(st.lists(samples, max_size=6), samples)
 def test_constant_readings_never_oscillate(before: list[ResourceSample], constant: ResourceSample) -> None:
     """After any history, each cause moves in one direction only, so the level changes direction at most once."""
-    limits = Limits(LEVELS, EVERYTHING)
+    limits = LevelLimiter(LEVELS, EVERYTHING)
     for i, sample in enumerate(before):
         limits.update(sample, i * 30.0)
     levels = highest(limits, constant, 1000.0, 3000.0)
@@ -141,7 +141,7 @@ def test_constant_readings_never_oscillate(before: list[ResourceSample], constan
 @given(st.lists(samples, max_size=6), st.lists(st.floats(-100, 100), min_size=1, max_size=6))
 def test_no_reading_changes_nothing(before: list[ResourceSample], steps_s: list[float]) -> None:
     """A machine that says nothing more keeps its limits, also where the clock steps back."""
-    limits = Limits(LEVELS, EVERYTHING)
+    limits = LevelLimiter(LEVELS, EVERYTHING)
     found = LevelLimit(3, 3, "")
     for i, sample in enumerate(before):
         found = limits.update(sample, i * 30.0)

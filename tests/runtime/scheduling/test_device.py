@@ -46,7 +46,7 @@ class Pair:
         return future
 
     def serve(self) -> None:
-        while any(self.device.is_turn_of(model) and model.serve_next() for model in self.models):
+        while any(self.device.is_turn_of(model._dispatcher) and model.serve_next() for model in self.models):
             pass
 
 
@@ -105,10 +105,10 @@ def test_slots_bound_what_runs_at_once(rig: Callable[..., Any]) -> None:
     pair.submit(0, 100.0)
     now_s = pair.clock()
     pair.device.begin(1, now_s + 0.012)
-    assert not pair.device.is_turn_of(pair.models[0])
+    assert not pair.device.is_turn_of(pair.models[0]._dispatcher)
     assert round(pair.device.busy_ms(now_s + 0.002), 6) == 10.0
     with pair.device.changed:
         assert pair.device.end(1)
         assert not pair.device.end(1)
-    assert pair.device.is_turn_of(pair.models[0])
+    assert pair.device.is_turn_of(pair.models[0]._dispatcher)
     assert pair.device.busy_ms(now_s) == 0.0

@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import pytest
 
+from nested_sparse.runtime.resources.monitor import ResourceMonitor
 from nested_sparse.runtime.scheduling.level_log import EVERY_S, MOST_S, LevelLog
 
 Log = Callable[[Iterable[tuple[float, int]]], list[tuple[float, str]]]
@@ -73,3 +75,40 @@ def test_after_long_quiet_a_change_is_news_again(lines: Log) -> None:
     to_and_fro = [(i * 0.05, 3 - i % 2) for i in range(12_000)]
     later = [(1500.0, 2), (1501.0, 3)]
     assert lines([*to_and_fro, *later])[-1][0] in (1500.0, 1501.0)
+
+
+def test_level_changes_are_logged_with_their_cause(rig: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> None:
+    """With the reason and what the sensors say, and what lies between two lines in a few words."""
+    stalled = {"cpu_stall_us": 0.0}
+    monitor_clock = iter(float(i) for i in range(1000))
+
+    def stall() -> dict[str, float]:
+        stalled["cpu_stall_us"] += 400_000.0
+        return dict(stalled)
+
+    monitor = ResourceMonitor([stall], lambda: next(monitor_clock), min_interval_s=0.0)
+    for _ in range(2):  # as a governor does; shares need two
+        monitor.sample()
+    r = rig(monitor=monitor)
+    with caplog.at_level(logging.INFO, "nested_sparse.runtime"):
+        r.play([(0.05 * i, {"slo_ms": (100.0, 12.0)[i % 2]}) for i in range(141)])
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 2
+    assert lines[0].startswith("virtual: level 3 -> 2: ")
+    assert lines[0].endswith("slowdown 1.00, 0 waiting; cpu stall 40 %")
+    assert lines[1].endswith(" changes in 5 s; levels 2: 50 %, 3: 50 %)")
+
+
+def test_a_level_that_clients_chose_is_no_change_of_the_server_s(
+    rig: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """By its number, or by an accuracy that only the densest has: not logged, nor reckoned with by other models."""
+    r = rig()
+    with caplog.at_level(logging.INFO, "nested_sparse.runtime"):
+        r.play([(0.1 * i, ({"level": i % 4}, {})[i % 2]) for i in range(20)])
+        r.play([(0.1 * i, {"slo_ms": 12.0}) for i in range(8)])  # time for level 2 at most
+        caplog.clear()
+        r.play([(0.1 * i, ({"min_accuracy": 0.97}, {"slo_ms": 12.0})[i % 2]) for i in range(20)])
+        r.play([(0.0, {"level": 0})])
+    assert not caplog.records
+    assert r.scheduler._dispatcher._present_level == 2

@@ -146,7 +146,7 @@ def test_a_run_under_way_is_to_end_sooner() -> None:
 
 
 def test_guards_that_were_not_armed_for_the_run_are_refused() -> None:
-    """Not armed at all, for another level, for another model; and a guard of real time."""
+    """Not armed at all, for another level, for the run before; and a guard of real time."""
     _, session = build()
     guard = VirtualGuard(table(1))
     with pytest.raises(InputError, match="not armed for level 2 of 3"):
@@ -157,6 +157,9 @@ def test_guards_that_were_not_armed_for_the_run_are_refused() -> None:
     with pytest.raises(InputError, match="needs a VirtualGuard"):
         session.run(session.numbered(0), 1, RouteGuard(table(1)))
     assert session.runs == []
+    session.run(session.numbered(0), 2, guard)
+    with pytest.raises(InputError, match="not armed for level 2 of 3"):
+        session.run(session.numbered(0), 2, guard)
 
 
 def test_levels_that_state_nothing() -> None:

@@ -23,6 +23,7 @@ from nested_sparse.serving.bench.kernels.row import Spec
 from nested_sparse.serving.bench.kernels.table import LINEAR_ROUNDS, Settings
 from nested_sparse.serving.bench.kernels.turns import WARM_UP
 from nested_sparse.serving.bench.reach import Reach
+from nested_sparse.value_type import FLOAT16
 
 LEVELS = (0.2, 0.6)
 SETTINGS = Settings(rounds=3, peers_folder=Path("peers"))
@@ -62,7 +63,7 @@ def test_float16_is_held_against_float32(workshop):
     facts = {"pattern": "block4x1", "density": 0.25, "levels": (0.25,)}
     (row,) = measure_rows([spec("linear", values="float16", **facts)], SETTINGS, workshop)
     assert row.measured == pytest.approx(np.median(row.reference_ms) / np.median(row.ours_ms))
-    assert row.kernel == library.kernel_for("linear", 4, value_bytes=2)
+    assert row.kernel == library.kernel_for("linear", 4, value_type=FLOAT16)
     halves, floats = (workshop.linear("block4x1", (0.25,), 1, values) for values in ("float16", "float32"))
     difference = np.abs(halves.expected[0] - floats.expected[0]).max()
     assert 0 < difference < 2e-3 * np.abs(floats.expected[0]).max()

@@ -1,4 +1,4 @@
-#include "halves.h"
+#include "values.h"
 
 #include <algorithm>
 
@@ -7,15 +7,16 @@
 namespace nested_sparse {
 namespace {
 
-// Values widened at once, unless a single group has more. Twice as many are no better, half as many cost ResNet-50 1 to
-// 2 %; fetching the halves early gains nothing.
+// Values that are widened at once; a single group may have more. Twice as many are no faster; with half as many
+// ResNet-50 takes 1 to 2 % longer. Fetching the halves early gains nothing.
 constexpr int64_t kTogether = 2048;
 
-// Blocks of a level in groups [group, end) of the range of columns that `args` is about.
+// Blocks of one level in row groups [group, end), within the range of columns that `args` names.
 int64_t blocks_of(const SpmmArgs& args, const PackedLevel& level, int64_t group, int64_t end) {
   return int64_t{level.ptr[(end - 1) * args.ptr_stride + 1]} - level.ptr[group * args.ptr_stride];
 }
 
+// The same of all levels.
 int64_t blocks_between(const SpmmArgs& args, int64_t group, int64_t end) {
   int64_t blocks = 0;
   for (int32_t l = 0; l < args.weight.level_count; ++l) {
@@ -35,20 +36,20 @@ void spmm_halves(SpmmKernel floats, WidenKernel widen, int64_t values, int64_t u
   part.weight.levels = levels;
   for (int64_t first = begin / units, last = first; first * units < end; first = last) {
     int64_t count = values * blocks_between(args, first, ++last);
-    // Groups' blocks follow one another where the columns are taken all at once.
+    // More groups join where all columns are taken at once: only then do the blocks of groups follow one another.
     for (; args.ptr_stride == 1 && last * units < end; ++last) {
       const int64_t more = values * blocks_between(args, last, last + 1);
       if (count + more > kTogether) break;
       count += more;
     }
-    // As much as any level can ask for, so that a denser one allocates nothing.
+    // The size that the densest level needs, so that a switch to a denser level allocates nothing.
     float* to = scratch(Purpose::values, std::max({kTogether, group_rows * weight.columns, count}));
     for (int32_t l = 0; l < weight.level_count; ++l) {
       const PackedLevel& level = weight.levels[l];
       const int64_t skipped = values * level.ptr[first * args.ptr_stride];
       const int64_t widened = values * blocks_of(args, level, first, last);
-      widen(level.halves + skipped, widened, to);
-      levels[l] = PackedLevel{level.ptr, level.col, to - skipped, nullptr};
+      widen(values_of<uint16_t>(level) + skipped, widened, to);
+      levels[l] = PackedLevel{level.ptr, level.col, to - skipped};
       to += widened;
     }
     floats(part, std::max(begin, first * units), std::min(end, last * units));

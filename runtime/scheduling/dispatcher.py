@@ -1,0 +1,168 @@
+"""Dispatcher: which requests of a model are taken in, which of them run next, and at which level."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from nested_sparse.errors import OverloadedError
+
+from ..policy import LevelPolicy, Waiting
+from ..profiling import LatencyProfile
+from ..resources import ResourceMonitor
+from .device import Device
+from .execution import Execution, Executor
+from .job import Job, expiry
+from .job_queue import JobQueue
+from .level_log import LevelLog
+from .running_jobs import Turn
+
+_LOGGER = logging.getLogger("nested_sparse.runtime")
+
+
+class Dispatcher:
+    """Asks the policy about one model's requests, and is the model's Tenant on the device.
+
+    It has no threads and ends no futures. Every method needs the device's lock, `device.changed`.
+
+    name: the model's name, for the log. monitor: its last sample is in the log's lines; None: no sensors are logged.
+    workers: number of runs that the model may have at once. priority: of the model on the device; higher goes first.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        policy: LevelPolicy,
+        profile: LatencyProfile,
+        *,
+        queue: JobQueue,
+        executor: Executor,
+        device: Device,
+        monitor: ResourceMonitor | None,
+        workers: int,
+        priority: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self.priority = priority
+        self._name = name
+        self._queue = queue
+        self._policy = policy
+        self._profile = profile
+        self._executor = executor
+        self._device = device
+        self._log = LevelLog(name, monitor)
+        self._workers = workers
+        self._clock = clock
+        self._highest_level, self._limited_by = profile.level_count - 1, ""
+        self._present_level = profile.level_count - 1
+        self._ended_s = -math.inf
+
+    def limit(self, highest_level: int, reason: str) -> None:
+        """Let no request run denser from now on, except those that ask for a level or an accuracy above."""
+        self._highest_level, self._limited_by = highest_level, reason
+
+    def slowdown_factor(self) -> float:
+        """Predicted over profiled time of a run, now."""
+        return self._policy.slowdown_factor(self._clock())
+
+    def admit(self, job: Job, now_s: float) -> None:
+        """Queue `job`. Raises OverloadedError, DeadlineError, and what the policy raises."""
+        if job.waiting.deadline_s <= now_s:
+            raise expiry(job, now_s)
+        queue = self._device.queue_of(self, self._policy.slowdown_factor(now_s))
+        decision = self._policy.admit(job.waiting, queue, self._device.busy_ms(now_s), now_s)
+        if decision.level is None:
+            raise OverloadedError(decision.reason, decision.retry_after_ms)
+        if not self._queue.enter(job, now_s):
+            raise OverloadedError(
+                f"shed: {len(self._queue)} requests are waiting already", max(1.0, decision.predicted_ms)
+            )
+        self._make_room(now_s)
+
+    def next_turn(self, now_s: float) -> Turn | None:
+        """Take the jobs that run next from the queue, with the slot of the device; None where nothing waits.
+
+        Jobs that their clients have cancelled are dropped. An error of the policy is the turn's decision.
+        """
+        while (job := self._queue.pop(now_s)) is not None:
+            if job.future.set_running_or_notify_cancel():
+                return self._turn(job, now_s)
+        return None
+
+    def learn(self, jobs: Sequence[Job], level: int, done: Execution) -> None:
+        """Tell the policy how long the run of `jobs` took that began at `level`."""
+        batch = sum(job.waiting.batch for job in jobs)
+        # the time that a run would have taken whose level never fell, under the slowdown that this run met
+        whole_ms = (done.ended_s - done.started_s) * 1e3 * self._profile.predict_ms(level, batch) / done.nominal_ms
+        gap_ms = (done.started_s - self._ended_s) * 1e3
+        queued = jobs[0].entered_s < self._ended_s
+        self._ended_s = done.ended_s
+        try:
+            # with several workers or models, the run that this one waited for is not known
+            if queued and self._workers == 1 and not self._device.shared:
+                self._policy.observe_gap(gap_ms)
+            self._policy.observe(level, batch, whole_ms, done.ended_s)
+        except Exception:  # the request was served: a fault of the pluggable policy must not take its answer away
+            _LOGGER.exception("%s: the policy failed to take in a run at level %d", self._name, level)
+
+    def first_due_s(self) -> float | None:
+        """As Tenant."""
+        return self._queue.first_due_s()
+
+    def waiting(self) -> list[Waiting]:
+        """As Tenant."""
+        return self._queue.waiting()
+
+    def tighten_deadline(self, left_ms: float) -> None:
+        """As Tenant."""
+        self._executor.tighten_deadline(left_ms)
+
+    def usual_ms(self, waiting: Waiting) -> float:
+        """As Tenant."""
+        present = min(max(self._present_level, waiting.lowest_level), waiting.highest_level)
+        # half way down: two models that each counted on the other's present level would take turns at the lowest one
+        levels_ms = [self._profile.predict_ms(level, waiting.batch) for level in (present, waiting.lowest_level)]
+        return sum(levels_ms) / 2 * self._policy.slowdown_factor(self._clock())
+
+    def _make_room(self, now_s: float) -> None:
+        """Have the run under way lowered where it would make something in the queue late."""
+        busy_ms = self._device.busy_ms(now_s)
+        if busy_ms > 0:
+            queue = self._device.queue_of(self, self._policy.slowdown_factor(now_s))
+            spare_ms = self._policy.spare_ms(queue, now_s)
+            if spare_ms < busy_ms:
+                self._device.tighten_deadline(self, max(spare_ms, 0.0))
+
+    def _turn(self, job: Job, now_s: float) -> Turn:
+        try:
+            slowdown = self._policy.slowdown_factor(now_s)
+            decision = self._policy.choose(self._limited(job.waiting), self._device.queue_of(self, slowdown), now_s)
+        except Exception as error:  # the policy is pluggable, and the worker must outlive it
+            return Turn([job], error)
+        level = decision.level
+        if level is None:
+            return Turn([job], decision)
+        if level == self._highest_level < job.waiting.highest_level:
+            decision = replace(decision, reason=f"capped by {self._limited_by}; {decision.reason}")
+        turn = Turn([job, *self._joining(job, decision.take - 1)], decision, slowdown)
+        if job.leaves_choice(level):
+            self._present_level = level
+            self._log.note(level, decision.reason, slowdown, len(self._queue), now_s)
+        self._device.begin(turn, now_s + decision.predicted_ms / 1e3)
+        return turn
+
+    def _limited(self, waiting: Waiting) -> Waiting:
+        """What the request allows, within the limit where the request leaves a choice."""
+        if waiting.highest_level <= self._highest_level:
+            return waiting
+        return replace(waiting, highest_level=max(self._highest_level, waiting.lowest_level))
+
+    def _joining(self, first: Job, count: int) -> list[Job]:
+        """Take up to `count` jobs from the head of the queue that run in one batch with `first`."""
+        jobs: list[Job] = []
+        while len(jobs) < count and (job := self._queue.pop_like(first)) is not None:
+            if job.future.set_running_or_notify_cancel():
+                jobs.append(job)
+        return jobs
