@@ -98,7 +98,7 @@ def test_an_entry_agrees_with_itself(stored: ValueType) -> None:
 
 @EACH
 def test_rounding_changes_nothing_twice(stored: ValueType) -> None:
-    """What a file holds is read as float32 and stored again as the same bytes."""
+    """Values of a file, read as float32 and stored again, are the same bytes."""
     values = np.random.default_rng(0).standard_normal((5, 7)).astype(np.float32)
     held = stored.stored(values)
     assert held.dtype == stored.dtype
