@@ -29,7 +29,7 @@ def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 
 
 def call_headers(address: str, **more: str) -> bytes:
-    """Of a gRPC call, as HPACK literals without indexing (RFC 7541, section 6.2.2). more: with _ for -; in Latin-1."""
+    """Headers of a gRPC call, as HPACK literals without indexing (RFC 7541, 6.2.2). more: with _ for -; Latin-1."""
     fields = {":method": "POST", ":scheme": "http", ":path": METHOD, ":authority": address, "te": "trailers"}
     fields["content-type"] = "application/grpc"
     fields.update({name.replace("_", "-"): value for name, value in more.items()})

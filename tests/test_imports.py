@@ -147,14 +147,14 @@ def relative_inside(imports: list[Import]) -> Iterator[str]:
 
 
 def directions(imports: list[Import]) -> Iterator[str]:
-    """MAY_IMPORT and MAY_REACH."""
+    """The faults of MAY_IMPORT and MAY_REACH."""
     for each, here, there in ours(imports):
         if there != here and there not in MAY_IMPORT[here] and (short(each.importer), there) not in MAY_REACH:
             yield f"{each}: {here} does not import {there}"
 
 
 def rooms(imports: list[Import]) -> Iterator[str]:
-    """ROOMS and AGAINST_ROOMS."""
+    """The faults of ROOMS and AGAINST_ROOMS."""
     for each in imports:
         here, there = room_of(each.importer), room_of(each.target)
         if not here or not there or here == there or (short(each.importer), there) in AGAINST_ROOMS:
@@ -176,7 +176,7 @@ def doors(imports: list[Import], all_of: Mapping[str, list[str]]) -> Iterator[st
 
 
 def libraries(imports: list[Import]) -> Iterator[str]:
-    """MAY_USE and MAY_USE_TOO."""
+    """The faults of MAY_USE and MAY_USE_TOO."""
     for each in imports:
         here, library = folder_of(each.importer), each.target.split(".")[0]
         if here in OUTSIDE or library in (PACKAGE, *FOLDERS) or library in sys.stdlib_module_names:

@@ -20,7 +20,7 @@ INSTALLED = ("train", "bench", "dev")  # the extras that the Makefile installs
 
 
 def name_of(requirement: str) -> str:
-    """As package indexes compare names."""
+    """The name in the form in which package indexes compare names."""
     return re.sub(r"[-_.]+", "-", Requirement(requirement).name).lower()
 
 

@@ -151,7 +151,7 @@ def test_frozen_levels_keep_their_counts_when_other_scores_come(name: str, least
 
 
 def test_a_frozen_set_of_another_density_is_chosen_from() -> None:
-    """Where what is frozen is more than the level may keep, the best of it are kept, and no more."""
+    """If the frozen set is larger than the level, the level keeps only the best of it."""
     scores, sizes = layers()
     wide = keep_counts("global", scores, (0.4,), sizes=sizes)
     counts = keep_counts("global", scores, (0.1, 0.6), sizes=sizes, frozen=wide)
@@ -179,6 +179,6 @@ def test_flops_need_positions() -> None:
 
 
 def test_a_budget_prints_what_it_is() -> None:
-    """Only what was set is said."""
+    """The text has only the options that were set."""
     assert str(Budget()) == "uniform"
     assert str(Budget("erk", "flops", 0.01)) == "erk by flops, at least 0.01 of a layer"

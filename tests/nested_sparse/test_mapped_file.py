@@ -73,7 +73,7 @@ def test_a_write_waits_until_the_bytes_are_safe(path: Path, how: str) -> None:
 
 
 def test_a_rename_waits_for_nobody(path: Path) -> None:
-    """And the mapping shows the old file."""
+    """The rename happens at once, and the mapping shows the old file."""
     file = guarded(path)
     assert write(path, "rename").wait(60) == 0
     assert not file.poll()

@@ -83,7 +83,7 @@ def test_the_kernels_have_the_same_types() -> None:
 
 
 def test_files_can_tell_the_types_apart() -> None:
-    """By the bytes of a value in metadata and graph, and by the dtype in the tensor table."""
+    """The bytes per value in metadata and graph, and the dtype in the tensor table, differ."""
     types = VALUE_TYPES.values()
     assert len({stored.nbytes for stored in types}) == len({stored.tensor_dtype for stored in types}) == len(types)
 

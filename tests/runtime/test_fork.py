@@ -69,7 +69,7 @@ def in_child(body: Callable[[], Any], within_s: float = 60.0) -> str:
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_inherited_session_says_that_it_cannot_run(written: Written, threads: int) -> None:
-    """At once, where ONNX Runtime would wait for threads that are not there."""
+    """The error comes at once; ONNX Runtime would wait for threads that do not exist."""
     with Session(written.path, threads=threads) as session:
         before = session.run(X)["output"]
         told = in_child(lambda: session.run(X))
@@ -223,7 +223,7 @@ def test_pickled_path_is_absolute(written: Written, tmp_path: Path, monkeypatch:
 
 
 def test_whatever_heeds_forks_is_told_in_the_child_only() -> None:
-    """And only while it lives."""
+    """The call comes only while the object lives."""
 
     class Heeding:
         told = 0

@@ -44,7 +44,7 @@ class FakeEngine:
         self.closed_with: float | None = None
 
     def submit(self, request: Request) -> Future[Response]:
-        """As the scheduler's."""
+        """Accepts a request as the scheduler does."""
         self.requests.append(request)
         future: Future[Response] = Future()
         try:
@@ -69,11 +69,11 @@ class FakeEngine:
         return Response(outputs, LEVELS[level], 1500, 2500, "fake", limit_ms)
 
     def close(self, grace_s: float) -> None:
-        """As the scheduler's."""
+        """Closes as the scheduler does."""
         self.closed_with = grace_s
 
     def stats(self) -> SchedulerStats:
-        """As the scheduler's."""
+        """Counters like the scheduler's."""
         return SchedulerStats(len(self.pending), 1.25)
 
 

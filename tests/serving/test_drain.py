@@ -105,7 +105,7 @@ def test_what_outlasts_the_grace_is_unavailable(model, serve):
 
 
 def test_two_servers_on_one_port_end_apart(model, half_model, serve):
-    """On two addresses of this machine: the end of one closes no connection of the other."""
+    """The end of a server on one address closes no connection of the server on another."""
     with serve([model], ServerConfig(host="127.0.0.1", port=0)) as first:
         port = int(first.address.rpartition(":")[2])
         with grpc.insecure_channel(first.address) as channel:

@@ -268,7 +268,7 @@ def test_numbers_that_are_none_are_answered(infer):
 
 
 def test_shedding_carries_retry_info(infer, model):
-    """As google.rpc.Status, beside the pushback; code and text are the call's own."""
+    """The hint is a google.rpc.Status beside the pushback, with the call's code and text."""
     model.engine.error = OverloadedError("shed: full", 1234.5)
     error = failure(lambda: infer(request_bytes()))
     trailers = dict(error.trailing_metadata())

@@ -93,7 +93,7 @@ def overwritten(file: Path) -> None:
 
 
 def copied_over(file: Path) -> None:
-    """As cp does: the same file, of other contents."""
+    """Overwrite the file as cp does: the same file with other contents."""
     shutil.copyfile(__file__, file)
 
 

@@ -56,7 +56,7 @@ def test_prometheus_text(model, serve):
 
 
 def test_requests_that_reach_no_model_are_counted(model, serve):
-    """Under no model's name: a label that clients choose would grow without bound."""
+    """They have no model's name: a label that clients choose would grow without bound."""
     with serve([model], ServerConfig(port=0, metrics_port=0)) as server:
         with triton.InferenceServerClient(server.address) as client:
             for name in ("other", "another"):

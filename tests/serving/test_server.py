@@ -64,7 +64,7 @@ def test_infer_raw(client):
 
 
 def test_infer_one_output(client):
-    """Only what was asked for."""
+    """The answer has only the requested output."""
     result = client.infer("net", [tensor()], outputs=[triton.InferRequestedOutput("double")])
     assert [output.name for output in result.get_response().outputs] == ["double"]
     np.testing.assert_array_equal(result.as_numpy("double"), 2 * X)
@@ -78,7 +78,7 @@ def test_infer_typed_contents(channel):
 
 
 def test_infer_half_precision(half_model, serve):
-    """FP16 travels raw."""
+    """FP16 values are sent raw."""
     with serve([half_model]) as server, triton.InferenceServerClient(server.address) as client:
         result = client.infer("half", [tensor(X.astype(np.float16), datatype="FP16")])
         assert result.as_numpy("double").dtype == np.float16
@@ -169,7 +169,7 @@ def test_shedding_carries_a_retry_hint(channel, model):
 
 
 def test_unsupported_methods_are_unimplemented(client):
-    """Triton's other extensions."""
+    """The methods are Triton's other extensions."""
     with pytest.raises(Exception, match="UNIMPLEMENTED"):
         client.get_system_shared_memory_status()
 

@@ -66,7 +66,7 @@ def test_every_verb_starts_on_any_streams(tmp_path: Path, streams: str) -> None:
 
 
 def test_version() -> None:
-    """As the package and its metadata have it."""
+    """The version is that of the package and its metadata."""
     done = run(*COMMAND, "--version")
     assert (done.returncode, done.stdout) == (0, f"nested-sparse {nested_sparse.__version__}\n")
     project = Path(__file__).parents[2].joinpath("pyproject.toml").read_text(encoding="utf-8")
@@ -114,7 +114,7 @@ def test_results_that_cannot_be_written_are_one_line(arguments: tuple[str, ...])
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:
-    """As `head` does."""
+    """The reader closes the pipe, as `head` does."""
     done = run("sh", "-c", f"'{sys.executable}' -m nested_sparse.serving.cli inspect '{EXAMPLE}' | head -n 1")
     assert done.stdout.count("\n") == 1
     assert done.stderr == ""
@@ -214,7 +214,7 @@ def test_a_latency_profile_that_does_not_fit_on_the_disk(tmp_path: Path) -> None
 
 
 def test_a_picture_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    """After a training: what it made is kept."""
+    """The error comes after a training, whose checkpoint is kept."""
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     picture = pytest.importorskip("nested_sparse.trainer.picture", reason="torch is not installed")
     level = {"flops": 1e6, "accuracy": 0.5, "density": 0.1}

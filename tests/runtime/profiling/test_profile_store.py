@@ -30,7 +30,7 @@ def same(one: LatencyProfile | None, other: LatencyProfile) -> bool:
 
 
 def test_what_was_saved_is_loaded(store: ProfileStore) -> None:
-    """For its own key only."""
+    """A saved profile is loaded for its own key only."""
     assert store.load(KEY) is None
     assert same(store.save(KEY, PROFILE), PROFILE)
     assert same(ProfileStore(store.folder).load(dict(reversed(KEY.items()))), PROFILE)

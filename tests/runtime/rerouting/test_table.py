@@ -41,7 +41,7 @@ def test_without_reroutes_a_route_scores_what_its_end_does() -> None:
 
 
 def test_layers_used_again_are_numbered() -> None:
-    """As the graph's nodes are."""
+    """The numbers are those of the graph's nodes."""
     assert operator_names(["a", "b", "a", "a", "b"]) == ("a", "b", "a.1", "a.2", "b.1")
 
 
@@ -57,7 +57,7 @@ def test_layers_used_again_are_numbered() -> None:
     ],
 )
 def test_tables_that_make_no_sense_are_refused(change: dict[str, Any], words: str) -> None:
-    """Before the operators read them."""
+    """The error comes before the operators read the table."""
     good = {"layers": ("a", "b"), "remaining_share": np.ones((2, 2)), "accuracy": np.full((2, 2, 2), NAN)}
     RouteTable(**good)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=words):

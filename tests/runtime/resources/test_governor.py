@@ -85,7 +85,7 @@ def test_threads_follow_the_cores_when_the_change_lasts() -> None:
     ],
 )
 def test_absurd_readings_change_nothing(absurd: Mapping[str, float]) -> None:
-    """And the model is told nothing."""
+    """The model gets no call."""
     rig = Rig()
     rig.look(30, **absurd)
     assert (rig.told, rig.model.resident_level, rig.model.threads) == ([], 3, 4)

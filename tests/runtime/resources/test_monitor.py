@@ -102,7 +102,7 @@ def test_does_not_wait_for_a_thread_that_samples() -> None:
 
 
 def test_default_probes_work_here() -> None:
-    """On this machine, whatever it has, the cores are known."""
+    """The number of cores is known on every machine."""
     assert (ResourceMonitor().sample().usable_cores or 0) >= 1
 
 

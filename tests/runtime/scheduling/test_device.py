@@ -60,7 +60,7 @@ def test_equal_models_are_served_by_deadline(rig: Callable[..., Any]) -> None:
 
 
 def test_the_higher_priority_goes_first_whatever_is_due(rig: Callable[..., Any]) -> None:
-    """Even where its deadlines are later."""
+    """It goes first even if its deadlines are later."""
     pair = Pair(rig, (0, 1))
     for model, slo_ms in ((0, 70.0), (1, 100.0), (1, 90.0)):
         pair.submit(model, slo_ms)

@@ -120,7 +120,7 @@ def test_sliced_file_serves_its_levels(written: Written, tmp_path: Path) -> None
     ],
 )
 def test_wrong_inputs_are_refused(written: Written, given: dict[str, np.ndarray], words: str) -> None:
-    """Before anything runs, with the input's name."""
+    """The error comes before the run and has the input's name."""
     with Session(written.path, threads=1) as session:
         with pytest.raises(InputError, match=words):
             session.run(given)
@@ -260,7 +260,7 @@ def test_failure_inside_the_graph_names_file_and_level(tmp_path: Path) -> None:
 
 
 def test_missing_file_and_bad_threads(tmp_path: Path, written: Written) -> None:
-    """CheckpointError and InputError."""
+    """The errors are CheckpointError and InputError."""
     with pytest.raises(CheckpointError, match="nowhere"):
         Session(tmp_path / "nowhere.safetensors")
     with pytest.raises(InputError, match="threads"):

@@ -129,7 +129,7 @@ def test_one_long_wait_is_not_held_against_those_that_come_later() -> None:
 
 
 def test_an_idle_server_sends_no_probe() -> None:
-    """Nor does a short row of requests."""
+    """A short row of requests causes no probe either."""
     delay = FrontDelay(SLO_MS)
     for number in range(CALLS_PER_PROBE - 1):
         assert not delay.probe_due(number * 60.0)

@@ -57,7 +57,7 @@ def test_a_port_in_use():
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EADDRNOTAVAIL, errno.EINVAL, errno.EAFNOSUPPORT, errno.ENOBUFS])
 def test_other_reasons(monkeypatch, number):
-    """As the system gives them, each with an advice of its own."""
+    """Each reason of the system has its own advice."""
 
     class Refusing(socket.socket):
         def bind(self, address):

@@ -221,7 +221,7 @@ def stand_in(**changes):
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_no_field_is_looked_into_that_has_more_than_the_model(changes, message):
-    """So that what a request costs is bounded by the model, not by what the client sent."""
+    """So the model, not the client, bounds the cost of a request."""
     with pytest.raises(InputError, match=message):
         read(stand_in(**changes))
 
@@ -293,7 +293,7 @@ def test_outputs_of_every_type_and_size_round_trip(datatype, shape):
 
 
 def test_an_answer_that_no_message_holds_is_refused():
-    """Before it is copied."""
+    """The error comes before the answer is copied."""
     huge = np.broadcast_to(np.zeros(1, np.int8), (1 << 31,))
     with pytest.raises(TooLargeError, match="The answer has 2147483648 bytes"):
         serialize_response(ModelInferResponse(), ["y"], {"y": huge})

@@ -81,7 +81,7 @@ def test_reading_leaves_the_request_alone():
     [(0, None, None), (5000, None, 5), (0, 0.007, 7), (5000, 0.007, 5), (9000, 0.007, 7), (5000, float("inf"), 5)],
 )
 def test_the_shorter_timeout_counts(timeout_us, left_s, expected_ms):
-    """Of the protocol's parameter and the transport's deadline."""
+    """The shorter one of the protocol's parameter and the transport's deadline counts."""
     assert read({"timeout": number(int64_param=timeout_us)}, left_s) == asked(timeout_ms=expected_ms)
 
 

@@ -46,7 +46,7 @@ def test_what_happened_in_between() -> None:
 
 
 def test_without_metrics_there_are_rates_and_means() -> None:
-    """And nothing is made up."""
+    """Missing figures are not invented."""
     it = between(replace(BEFORE, metrics=None), replace(AFTER, metrics=None))
     assert (it.per_s, it.mean_queue_ms) == (15.0, 10.0)
     assert [it.in_time_share, it.level_shares, it.queue_ms, it.compute_ms, it.shed, it.slowdown] == [None] * 6
@@ -62,14 +62,14 @@ def test_nothing_happened() -> None:
 
 @pytest.mark.parametrize("before", [None, AFTER], ids=["new", "restarted"])
 def test_a_model_that_began_anew_did_all_it_has_counted(before: ModelCounts | None) -> None:
-    """No negative rates."""
+    """There are no negative rates."""
     it = between(before, BEFORE)
     assert it.per_s == 55.0
     assert (it.shed, it.level_shares) == (10, {3: 1.0})
 
 
 def test_metrics_of_another_server_tell_the_queue_only() -> None:
-    """Triton's."""
+    """The metrics are Triton's."""
     it = between(replace(BEFORE, metrics=None), replace(AFTER, metrics=MetricCounts(queue_length=7.0)))
     assert it.queue_length == 7
     assert [it.in_time_share, it.level_shares, it.shed] == [None] * 3
