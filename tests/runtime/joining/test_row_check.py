@@ -199,7 +199,7 @@ TABLE = {"table": np.random.default_rng(1).standard_normal((5, WIDTH)).astype(F)
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("given", [True, False])
 def test_indices_stay_those_of_the_example(tmp_path: Path, axis: int, given: bool) -> None:
-    """Several inputs have indices, of integer types, too; a table of 5 would refuse other indices."""
+    """A model of floats and indices is checked with the example's indices; a table of 5 would refuse others."""
     mixing = node("ReduceMean", ["tokens"], ["mean"], axes=[axis], keepdims=1)
     nodes = [*EMBEDDED, mixing, node("Sub", ["tokens", "mean"], ["c"])]
     nodes += [node("ReduceMax", ["c"], ["own"], axes=[1], keepdims=0), *plus("own")]
