@@ -326,7 +326,7 @@ class Case:
     keep_dense: Sequence[str] = ()
 
 
-GATHERLESS = ("expand", "project", "last")  # fewer weights in a row than the densest level of gathers asks for
+GATHERLESS = ("expand", "project", "last")  # fewer weights in a row than the densest level of gather groups asks for
 
 
 CASES = {

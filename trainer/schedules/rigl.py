@@ -27,8 +27,8 @@ class RigL:
     """Each update drops a share, drop / 2 · (1 + cos(π · t / T)), of each layer's kept blocks by magnitude.
 
     The same number of blocks grow where the gradient is largest; they start from zero. The gradient of a dropped block
-    is that of a kept block of value zero. Gathers cannot keep every choice, so they rank by scores, survivors first,
-    then by gradient; a few survivors may be dropped. For pattern channel use Chex.
+    is that of a kept block of value zero. Gather groups cannot keep every choice, so they rank by scores, survivors
+    first, then by gradient; a few survivors may be dropped. For pattern channel use Chex.
     """
 
     start: str = "random"
@@ -52,7 +52,7 @@ class RigL:
     def search(self, net: NestedModel, level: int, density: float) -> Search:
         """A search by RigL. Raises TrainingError for pattern channel."""
         if any(layer.layout.whole_channels for layer in net.nested_layers().values()):
-            raise TrainingError("RigL moves weights, blocks or gathers, not channels; for channels use schedule Chex")
+            raise TrainingError("RigL moves weights, blocks or gather groups, not channels; for channels use Chex")
         return RigLSearch(net, level, density, self)
 
 
