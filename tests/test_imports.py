@@ -1,4 +1,4 @@
-"""Imports go one way: between the folders of the repository, between the rooms of runtime/, and to other libraries.
+"""Import rules: the directions between folders, between the rooms of runtime/, and to other libraries.
 
 The rules are this file's tables. Each exception names one module and its reason, and one that nothing needs any more
 fails. Imports are read from the sources (tests/imports.py), those in functions and those for type checkers included.
@@ -55,13 +55,12 @@ MAY_REACH: Mapping[tuple[str, str], str] = {
     ("trainer.export.verify", "runtime"): "export compares what it wrote, run at every level, with torch",
     ("serving.bench.kernels.measure", "kernels"): "a benchmark states the instruction set that ran",
     ("serving.bench.kernels.dense", "trainer"): "the dense side is the same torch model, exported by the same means",
-    ("serving.bench.kernels.layers", "trainer"): "reads layers' sizes from graphs whose shapes the exporter has tiled",
     ("serving.bench.kernels.model_cache", "trainer"): "the benchmarks' models are nested and exported on the spot",
     ("serving.bench.serving.workload", "trainer"): "the load is the demo's model and its test images",
     ("serving.commands.train", "trainer"): "the verb `train`",
     ("serving.demo.run", "trainer"): "the demo trains what it serves",
 }
-"""What one module, without its folder's name before it, imports from a folder beyond MAY_IMPORT."""
+"""Reasons for imports of one module from a folder beyond MAY_IMPORT, by (module, folder)."""
 
 ROOMS: Mapping[str, int] = {
     "resources": 0,
@@ -93,7 +92,7 @@ MAY_USE_TOO: Mapping[tuple[str, str], str] = {
     ("serving.bench.kernels.layers", "onnx"): "reads graphs node by node",
     ("serving.bench.kernels.model_cache", "torch"): "makes the models that are measured",
     ("serving.bench.kernels.peers.rows", "torch"): "the same inputs for every engine",
-    ("serving.commands.bench", "torch"): "bounds torch's threads, which compute what outputs are compared with",
+    ("serving.commands.bench_kernels", "torch"): "checks that torch is there, which makes every row's model",
     ("serving.bench.kernels.peers.worker", "MNN"): "one of the engines beside ours",
     ("serving.bench.kernels.peers.worker", "deepsparse"): "one of the engines beside ours",
     ("serving.bench.kernels.peers.worker", "openvino"): "one of the engines beside ours",
@@ -141,14 +140,14 @@ def relative_inside(imports: list[Import]) -> Iterator[str]:
 
 
 def directions(imports: list[Import]) -> Iterator[str]:
-    """MAY_IMPORT and MAY_REACH."""
+    """The faults of MAY_IMPORT and MAY_REACH."""
     for each, here, there in ours(imports):
         if there != here and there not in MAY_IMPORT[here] and (short(each.importer), there) not in MAY_REACH:
             yield f"{each}: {here} does not import {there}"
 
 
 def rooms(imports: list[Import]) -> Iterator[str]:
-    """ROOMS."""
+    """The faults of ROOMS."""
     for each in imports:
         here, there = room_of(each.importer), room_of(each.target)
         if not here or not there or here == there:
@@ -170,7 +169,7 @@ def doors(imports: list[Import], all_of: Mapping[str, list[str]]) -> Iterator[st
 
 
 def libraries(imports: list[Import]) -> Iterator[str]:
-    """MAY_USE and MAY_USE_TOO."""
+    """The faults of MAY_USE and MAY_USE_TOO."""
     for each in imports:
         here, library = folder_of(each.importer), each.target.split(".")[0]
         if here in OUTSIDE or library in (PACKAGE, *FOLDERS) or library in sys.stdlib_module_names:
@@ -268,7 +267,7 @@ ROOM = {
         ("nested_sparse/x.py", "import onnxruntime", "core does not use onnxruntime"),
         ("runtime/session/x.py", "def f():\n    import torch", "runtime does not use torch"),
         ("trainer/x.py", "import grpc.aio", "trainer does not use grpc"),
-        ("serving/commands/bench.py", "import torch", "a device does not have torch"),
+        ("serving/commands/bench_kernels.py", "import torch", "a device does not have torch"),
         ("serving/x/__init__.py", "", "in one sentence"),
         ("serving/x/__init__.py", '"""Two things. And more."""', "in one sentence"),
     ],

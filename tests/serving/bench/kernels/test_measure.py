@@ -1,4 +1,4 @@
-"""Rows measured for real on tiny models, and the command that prints them."""
+"""Measurement: rows measured on tiny models, and the command that prints them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_levels_against_dense(cache):
 
 
 def test_linear_rows(cache):
-    """Of the batch that is asked, with the kernel that this batch takes."""
+    """The rows have the given batch, and the kernel for this batch."""
     facts = {"pattern": "unstructured", "density": 0.25, "levels": (0.25,)}
     (single,) = measure_rows([spec("linear", **facts)], SETTINGS, cache)
     (batch,) = measure_rows([spec("linear", batch=32, **facts)], SETTINGS, cache)
