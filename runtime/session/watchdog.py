@@ -1,4 +1,4 @@
-"""Watchdog: says which of the things under way have taken longer than they may."""
+"""Watchdog: a thread that reports each task that takes longer than its limit."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from nested_sparse.forked import heed_forks
 STUCK_TIMES = 20.0
 LEAST_STUCK_S = 10.0
 STOOD_STILL_S = 0.5
-"""Who sleeps this much longer than it asked for was stopped, and so were the runs it watches."""
+"""A watchdog thread that sleeps this much longer than it asked for was itself stopped, in seconds. The tasks that it
+watches were stopped too, so they get their whole time again and do not count as overdue."""
 KeyT = TypeVar("KeyT", bound=Hashable)
 _LOGGER = logging.getLogger("nested_sparse.runtime")
 
 
 def stuck_after_s(predicted_ms: float) -> float:
-    """When a run that was to take so long has certainly gone wrong: a busy neighbour alone costs less than this."""
+    """Seconds after which a run of that predicted time is certainly stuck: a busy neighbour alone costs less time."""
     return max(LEAST_STUCK_S, STUCK_TIMES * predicted_ms / 1e3)
 
 
@@ -33,20 +34,23 @@ class _Limit:
 
 
 class TimeLimits(Generic[KeyT]):
-    """What is under way and until when it may be; the watchdog without its thread. Times are readings of one clock."""
+    """The tasks under way and the ends of their time limits; the watchdog without its thread.
+
+    A task is known by a key. Times are readings of one clock, in seconds.
+    """
 
     def __init__(self) -> None:
         self._limits: dict[KeyT, _Limit] = {}
         self._overdue: set[KeyT] = set()
 
     def begin(self, key: KeyT, now_s: float, limit_s: float) -> float:
-        """Reading at which `key` will be overdue. One that is under way already begins anew."""
+        """Begin the task `key`; returns the time at which it will be overdue. A task under way begins anew."""
         self._overdue.discard(key)
         self._limits[key] = _Limit(now_s, limit_s, now_s + limit_s)
         return now_s + limit_s
 
     def end(self, key: KeyT) -> bool:
-        """Whether `key` had been found overdue; a key not under way was not."""
+        """End the task `key`; returns whether it had been found overdue."""
         self._limits.pop(key, None)
         if key not in self._overdue:
             return False
@@ -55,15 +59,15 @@ class TimeLimits(Generic[KeyT]):
 
     @property
     def overdue_count(self) -> int:
-        """How many are under way and overdue."""
+        """Number of tasks that are under way and overdue."""
         return len(self._overdue)
 
     def next_s(self) -> float:
-        """Reading at which the first will be overdue; infinite where none is under way."""
+        """Time at which the first task will be overdue; infinite where no task is under way."""
         return min((limit.ends_s for limit in self._limits.values()), default=math.inf)
 
     def overdue(self, now_s: float) -> list[tuple[KeyT, float]]:
-        """Those that are overdue now and were not before, with the seconds since each began."""
+        """The tasks that have become overdue since the last call, with the seconds since each began."""
         found = [(key, now_s - limit.begun_s) for key, limit in self._limits.items() if limit.ends_s <= now_s]
         for key, _ in found:
             del self._limits[key]
@@ -71,16 +75,16 @@ class TimeLimits(Generic[KeyT]):
         return found
 
     def renew(self, now_s: float) -> None:
-        """The clock went on while nothing ran, as in a process that was stopped: all get their whole time again."""
+        """Give all tasks their whole time again: the clock went on while the process was stopped."""
         for limit in self._limits.values():
             limit.ends_s = now_s + limit.limit_s
 
 
 class Watchdog(Generic[KeyT]):
-    """Calls on_stuck(key, elapsed_s), once and from a thread of its own, for what began and has not ended in time.
+    """Calls on_stuck(key, elapsed_s) for each task that has not ended in time, once and from a thread of its own.
 
-    begin() and end() take microseconds: the thread sleeps until the first limit and is woken by an earlier one only.
-    What on_stuck raises is logged.
+    begin() and end() take microseconds: the thread sleeps until the first limit, and only an earlier limit wakes it.
+    An error that on_stuck raises is logged.
     """
 
     def __init__(self, on_stuck: Callable[[KeyT, float], None], clock: Callable[[], float] = time.monotonic) -> None:
@@ -95,30 +99,30 @@ class Watchdog(Generic[KeyT]):
         heed_forks(self)
 
     def forget(self) -> None:
-        """As Inheritable: the thread, and what it watches, are the parent's."""
+        """As Inheritable: the thread and its tasks are those of the parent process."""
         self._changed = threading.Condition(threading.Lock())
         self._limits = TimeLimits()
         self._closed = True
 
     def begin(self, key: KeyT, limit_s: float) -> None:
-        """`key` is under way and may be for `limit_s`."""
+        """Watch the task `key`, which may be under way for `limit_s`."""
         with self._changed:
             if self._limits.begin(key, self._clock(), limit_s) < self._wakes_s:
                 self._changed.notify()
 
     def end(self, key: KeyT) -> bool:
-        """It has ended; whether on_stuck was, or is being, called for it."""
+        """End the task; returns whether on_stuck was, or is being, called for it."""
         with self._changed:
             return self._limits.end(key)
 
     @property
     def stuck_count(self) -> int:
-        """How many are under way beyond their limit."""
+        """Number of tasks that are under way beyond their limit."""
         with self._changed:
             return self._limits.overdue_count
 
     def close(self) -> None:
-        """Watch no more. Not to be called by on_stuck."""
+        """End the thread. on_stuck must not call this."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -129,11 +133,11 @@ class Watchdog(Generic[KeyT]):
             for key, elapsed_s in found:
                 try:
                     self._on_stuck(key, elapsed_s)
-                except Exception:  # whoever it was, the others are still watched
+                except Exception:  # of any kind: the other tasks must still be watched
                     _LOGGER.exception("the watchdog could not report %r, which has run for %.1f s", key, elapsed_s)
 
     def _wait(self) -> list[tuple[KeyT, float]] | None:
-        """Sleeps until a limit is reached; what is overdue then, None when closed."""
+        """Sleep until a limit is reached; returns the tasks that are overdue then, None when closed."""
         with self._changed:
             while not self._closed:
                 now_s = self._clock()
