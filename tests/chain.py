@@ -1,4 +1,4 @@
-"""Checkpoints whose graph is a chain of nested linear layers, and what they compute, in numpy."""
+"""Chains: checkpoints whose graph is a chain of nested linear layers, and the same computation in numpy."""
 
 from __future__ import annotations
 
@@ -117,14 +117,16 @@ def write(
 
 
 def counting_chain(path: Path, layers: int, width: int, levels: int = 2, reroutes: Sequence[Reroute] = ()) -> Written:
-    """Layers that keep x and add their level: the output is the sum of the levels that they ran at."""
-    records = []
-    for index in range(layers):
-        first_level = np.where(np.eye(width), 0, 255).astype(np.uint8)
-        for level in range(1, levels):
-            first_level[0, level] = level
-        values = np.eye(width, dtype=np.float32)
-        norms = np.stack([np.stack([np.ones(width), np.full(width, level)]) for level in range(levels)])
-        weight = NestedWeight(f"layer{index}", values, first_level, Blocks(1), None)
-        records.append(LayerRecord(weight, norms.astype(np.float32), "linear", {}))
+    """Counting layers: the output is x and the sum of the levels that they ran at."""
+    records = [counting_layer(f"layer{index}", width, levels) for index in range(layers)]
     return write(path, records, levels, reroutes=reroutes)
+
+
+def counting_layer(name: str, width: int, levels: int) -> LayerRecord:
+    """A layer that keeps x and adds the level that it runs at; each level adds one weight, of the value 0."""
+    first_level = np.where(np.eye(width), 0, 255).astype(np.uint8)
+    for level in range(1, levels):
+        first_level[0, level] = level
+    norms = np.stack([np.stack([np.ones(width), np.full(width, level)]) for level in range(levels)])
+    weight = NestedWeight(name, np.eye(width, dtype=np.float32), first_level, Blocks(1), None)
+    return LayerRecord(weight, norms.astype(np.float32), "linear", {})

@@ -1,4 +1,4 @@
-"""Imports: what each Python file of the repository imports, read from its source without running it."""
+"""Imports: the import statements of each Python file of the repository, read from its source without running it."""
 
 from __future__ import annotations
 

@@ -75,12 +75,6 @@ ROOMS: Mapping[str, int] = {
 }
 """Rooms of runtime/: each imports from rooms of a lower number only."""
 
-AGAINST_ROOMS: Mapping[tuple[str, str], str] = {
-    ("runtime.rerouting.table", "scheduling"): "ACCURACY is a constant that belongs below both",
-    ("runtime.session.session", "rerouting"): "the type of a guard",
-}
-"""What one module imports from a room that is not below its own."""
-
 DEVICE_LIBRARIES = {"numpy", "onnxruntime", "google", "grpc", "grpc_health", "grpc_reflection", "psutil"}
 DEVICE_LIBRARIES |= {"typer", "rich", "prometheus_client"}
 MAY_USE: Mapping[str, set[str]] = {
@@ -154,10 +148,10 @@ def directions(imports: list[Import]) -> Iterator[str]:
 
 
 def rooms(imports: list[Import]) -> Iterator[str]:
-    """ROOMS and AGAINST_ROOMS."""
+    """ROOMS."""
     for each in imports:
         here, there = room_of(each.importer), room_of(each.target)
-        if not here or not there or here == there or (short(each.importer), there) in AGAINST_ROOMS:
+        if not here or not there or here == there:
             continue
         if not {here, there} <= ROOMS.keys() or ROOMS[there] >= ROOMS[here]:
             yield f"{each}: the room {there} is not below {here}"
@@ -230,7 +224,6 @@ def test_exceptions_go_leftwards_and_are_needed() -> None:
         assert LAYERS.index(folder) < LAYERS.index(importer.split(".")[0])
     imports = read_imports(SOURCES)
     assert {(short(each.importer), there) for each, _, there in ours(imports)} >= MAY_REACH.keys()
-    assert {(short(each.importer), room_of(each.target)) for each in imports} >= AGAINST_ROOMS.keys()
     assert {(short(each.importer), each.target.split(".")[0]) for each in imports} >= MAY_USE_TOO.keys()
     used = {(folder_of(each.importer), each.target.split(".")[0]) for each in imports}
     assert used >= {(folder, library) for folder, names in MAY_USE.items() for library in names}

@@ -1,1 +1,1 @@
-"""A checkpoint's ONNX graph: what it may hold, and how it is read."""
+"""A checkpoint's ONNX graph: the inputs and operators of ours in it, and the check of all that it may hold."""

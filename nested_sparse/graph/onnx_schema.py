@@ -1,7 +1,7 @@
-"""Schema of ONNX's messages: their fields by number, as onnx.proto of IR version 13 has them, and what becomes of each.
+"""Schema of ONNX's messages: their fields by number, as in onnx.proto of IR version 13, each with the way it is read.
 
-`refused` are those that a checkpoint has no need of: what lies in other files, functions, sparse tensors, training,
-devices. `unread` are those that ONNX Runtime only carries along, or checks by itself, and that name no file.
+Fields of the kind `refused` are not needed in a checkpoint: other files, functions, sparse tensors, training, devices.
+Fields of the kind `unread` name no file, and ONNX Runtime only carries them along or checks them by itself.
 """
 
 from __future__ import annotations
@@ -93,9 +93,9 @@ TENSOR = _schema(
 )
 
 ATTRIBUTE_TYPES = {1: "f", 2: "i", 3: "s", 4: "t", 5: "g", 6: "floats", 7: "ints", 8: "strings"}
-"""AttributeProto.type: the field that holds the value."""
+"""Field of AttributeProto that holds the value, by AttributeProto.type."""
 STRING_TYPE = 8
-"""TensorProto.data_type of texts."""
+"""TensorProto.data_type of a text."""
 TENSOR_BITS = {
     **dict.fromkeys((2, 3, 9, 17, 18, 19, 20, 24), 8),
     **dict.fromkeys((4, 5, 10, 16), 16),
@@ -104,4 +104,4 @@ TENSOR_BITS = {
     15: 128,
     **dict.fromkeys((21, 22, 23), 4),
 }
-"""TensorProto.data_type: bits of a value; those with texts or of unknown types are not here."""
+"""Bits of a value, by TensorProto.data_type; texts and unknown types are left out."""

@@ -1,8 +1,9 @@
-"""Operators that a checkpoint's graph may hold, and how large their results can be when all they take is constant.
+"""Operators: the names in ONNX's domain that a checkpoint's graph may hold, and bounds on their results of constants.
 
-An allow list, because ONNX Runtime has hundreds more in domains of its own, of which some read files, call other
-libraries or run whole models. Left out of ONNX's domain: texts (no input of ours has any, and their size is bounded by
-nothing that we could set: String*, RegexFullMatch, TfIdfVectorizer), ImageDecoder, Optional*, SequenceMap, training.
+This is an allow list, because ONNX Runtime has hundreds of other operators in domains of its own. Some of these read
+files, call other libraries or run whole models. Left out of ONNX's domain are operators on texts (String*,
+RegexFullMatch, TfIdfVectorizer: no input of ours is a text, and we can set no bound on the size of one), ImageDecoder,
+Optional*, SequenceMap and training.
 """
 
 from __future__ import annotations
@@ -10,12 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-OUR_DOMAIN = "nested_sparse"
 ONNX_DOMAINS = frozenset({"", "ai.onnx"})
 LOOPS = frozenset({"Loop", "Scan"})
 BRANCHES = frozenset({"If"})
 DECIDING = frozenset({"If", "Loop"})
-"""By a value that is one for the whole batch; a Scan runs as often as its input is long."""
+"""Operators that decide by one value for the whole batch. A Scan does not: it runs as often as its input is long."""
 
 _PER_VALUE = """
 Abs Acos Acosh Asin Asinh Atan Atanh BitCast BitwiseNot Cast CastLike Ceil Celu Clip Cos Cosh CumProd CumSum Dropout
@@ -50,37 +50,17 @@ _SIZES: Mapping[str, Callable[[Sequence[int]], int]] = {
     **dict.fromkeys(_JOINED.split(), sum),
 }
 OPERATORS = frozenset(_SIZES) | frozenset(_ANY_SIZE.split())
-"""Of ONNX's domain, at any version that ONNX Runtime has."""
+"""Names of the allowed operators, at any version that ONNX Runtime has."""
 
-OUR_OPERATORS: Mapping[str, Mapping[str, str]] = {
-    "TiledMaxPool": dict.fromkeys(("kernel_shape", "strides", "pads", "dilations"), "ints"),
-    **{
-        op: {
-            "layer": "s",
-            "clip_min": "f",
-            "clip_max": "f",
-            **dict.fromkeys(("rows", "columns", "block_rows", "index_bytes", "permutation_offset"), "i"),
-            **dict.fromkeys(("banks", "per_row", "value_bytes"), "i"),
-            **dict.fromkeys(("blocks", "offsets"), "ints"),
-            **(
-                {
-                    **dict.fromkeys(("kernel_shape", "strides", "pads", "dilations"), "ints"),
-                    **dict.fromkeys(("groups", "spatial_dimensions", "x_tiled", "y_tiled", "residual_tiled"), "i"),
-                }
-                if op == "NestedConv"
-                else {}
-            ),
-        }
-        for op in ("NestedConv", "NestedLinear")
-    },
-}
-"""Each of our operators' attributes, and the field that holds it."""
 SHAPE_OPERATORS = frozenset({"Shape", "Size"})
 MAX_RANK = 16
 
 
 def most_values(operator: str, inputs: Sequence[int]) -> int | None:
-    """The most values that `operator` makes of inputs of at most `inputs` values; None: no known bound."""
+    """The most values that an output of `operator` has; None where no bound is known.
+
+    inputs: the most values of each input.
+    """
     if operator in SHAPE_OPERATORS:
         return MAX_RANK
     size = _SIZES.get(operator)

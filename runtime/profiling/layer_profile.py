@@ -14,6 +14,7 @@ from typing import Any
 
 from nested_sparse.argument import whole
 from nested_sparse.checkpoint import Checkpoint
+from nested_sparse.graph.contract import OPERATOR_OF, layer_of_node
 from nested_sparse.kernels import library
 from nested_sparse.metadata import LayerEntry
 from nested_sparse.value_type import FLOAT32
@@ -73,14 +74,11 @@ def node_events(events: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]
 
 
 def layer_of(event: Mapping[str, Any], layers: Mapping[str, LayerEntry]) -> LayerEntry | None:
-    """The layer a node of our operators runs, None for a node of ONNX Runtime's own.
-
-    Our nodes bear their layer's name, and ".1", ".2", ... where the layer is used again.
-    """
-    if not str(event["args"]["op_name"]).startswith("Nested"):
+    """The layer that a node of our operators runs; None for a node of ONNX Runtime's own."""
+    if event["args"]["op_name"] not in OPERATOR_OF.values():
         return None
-    node = str(event["name"])
-    return layers.get(node) or layers.get(node.rpartition(".")[0])
+    name = layer_of_node(str(event["name"]), layers)
+    return None if name is None else layers[name]
 
 
 def _layer_times(events: Iterable[Mapping[str, Any]], layers: Mapping[str, LayerEntry]) -> list[LayerTime]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -74,16 +73,6 @@ class RouteTable:
 
         layers, shares = measure_shares(session, batch, repeats, limit_s)
         return RouteTable(layers, shares, route_accuracy(layers, session.levels, session.reroutes))
-
-
-def operator_names(layers: Iterable[str]) -> tuple[str, ...]:
-    """A name for each use of a layer, as the graph's nodes have it: the layer's own name, then with ".1", ".2", ..."""
-    uses: Counter[str] = Counter()
-    names = []
-    for layer in layers:
-        names.append(f"{layer}.{uses[layer]}" if uses[layer] else layer)
-        uses[layer] += 1
-    return tuple(names)
 
 
 def route_accuracy(

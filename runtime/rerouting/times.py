@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nested_sparse.errors import InputError
+from nested_sparse.graph.contract import node_names
 from nested_sparse.kernels.guarded_run import monotonic_ns
 
 from ..session import Arrays, fixed_batch, random_inputs
 from .guard import RouteGuard
-from .table import RouteTable, operator_names
+from .table import RouteTable
 
 if TYPE_CHECKING:
     from ..session import Session
@@ -39,7 +40,7 @@ def measure_shares(
     while len(turns) < repeats and (len(turns) < _LEAST_TURNS or time.monotonic() < end_s):
         turns.append([_shares(session, inputs, level.index, recorder, len(layers)) for level in session.levels])
     shares = np.median(np.array(turns), axis=0).reshape(len(session.levels), len(layers))
-    return operator_names(layers), np.minimum.accumulate(shares, axis=1)
+    return node_names(layers), np.minimum.accumulate(shares, axis=1)
 
 
 def _recorder(session: Session, inputs: Arrays) -> RouteGuard:

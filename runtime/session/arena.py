@@ -1,7 +1,8 @@
-"""Arena: the memory that ONNX Runtime's runs allocate from, one for all sessions of a process, and with an end.
+"""Arena: the memory that ONNX Runtime's runs allocate from: one for all sessions of a process, of bounded size.
 
-A run's need depends on its inputs and on the graph, which is a file's: a few bytes of it can ask for all of a machine's
-memory. With an end such a run fails by itself (OutOfMemoryError), where otherwise the system would kill the process.
+The need of a run depends on its inputs and on the graph. The graph comes from a file, and a few bytes of it can ask for
+all memory of a machine. Because of the bound such a run fails by itself (OutOfMemoryError); without one, the system
+would kill the process.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from nested_sparse.forked import heed_forks
 from ..resources import memory
 
 RESERVE_SHARE = 0.1
-"""Of what is available, left to the rest of the process and to others."""
+"""Share of the available memory that is left to the rest of the process and to other processes."""
 LEAST_SHARE = 0.25
-"""Of what the machine, or the cgroup, has: a process may start at a moment when others have nearly all."""
+"""Least bound, as a share of the memory of the machine or cgroup: at a start, other processes may hold most of it."""
 _USE_IT = ("session.use_env_allocators", "1")
-# ONNX Runtime gives memory back at the end of a run that asks for it, and at no other time. For when no run is to be
-# expected: a model of one Identity, float32 [1] "x" to "y", IR version 8, opset 17.
+# ONNX Runtime gives memory back at the end of a run that asks for it, and at no other time. Where no run is expected,
+# this model runs: one Identity, float32 [1] "x" to "y", IR version 8, opset 17.
 IDENTITY_MODEL = bytes.fromhex(
     "08083a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a020801620f0a0179120a0a0808011204"
     "0a02080142040a001011"
@@ -34,7 +35,7 @@ _LOGGER = logging.getLogger("nested_sparse.runtime")
 
 
 def most_bytes() -> int | None:
-    """Bytes that all runs of this process together may allocate, by what is available now; None if that is unknown."""
+    """Bytes that all runs of this process together may allocate, from the memory available now; None if unknown."""
     readings = memory()
     available = readings.get("available_memory_bytes")
     if available is None:
@@ -44,10 +45,10 @@ def most_bytes() -> int | None:
 
 
 class Arena:
-    """The process's arena; ONNX Runtime has one, so there is one of these. Thread-safe.
+    """The process's arena. ONNX Runtime has one per process, so there is one instance. Thread-safe.
 
-    In a forked child, and where the system does not say how much memory there is, it is not there: sessions then have
-    arenas of their own, without an end.
+    There is none in a forked child, and none where the system does not tell how much memory is available. Sessions then
+    have arenas of their own, without a bound.
     """
 
     def __init__(self) -> None:
@@ -57,13 +58,13 @@ class Arena:
         heed_forks(self)
 
     def forget(self) -> None:
-        """As Inheritable: another thread may have held ONNX Runtime's own lock on the parent's arena."""
+        """As Inheritable. Another thread of the parent may have held ONNX Runtime's own lock on the arena."""
         self._lock = threading.Lock()
         self._inherited = self._made
         self._made = False
 
     def join(self, options: Any) -> None:
-        """Have the session that is made with `options` allocate from the arena, which the first one makes."""
+        """Let a session made with `options` allocate from the arena. The first call makes the arena."""
         with self._lock:
             if not self._made and not self._inherited and (most := most_bytes()) is not None:
                 where = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
@@ -74,7 +75,7 @@ class Arena:
                 options.add_session_config_entry(*_USE_IT)
 
     def give_back(self) -> None:
-        """Return to the system what no session uses any more, as after one is closed."""
+        """Return to the system the memory that no session uses any more, as after a session was closed."""
         with self._lock:
             if not self._made:
                 return
@@ -92,5 +93,5 @@ ARENA = Arena()
 
 
 def shrink_after(run: Any) -> None:
-    """Have the run with these options end by returning to the system what it, and no other, needs any more."""
+    """Let the run with these options end by returning to the system the memory that no run needs any more."""
     run.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")

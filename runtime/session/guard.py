@@ -1,4 +1,4 @@
-"""Guard: what lowers the level of a run while it runs, so that the run meets its deadline."""
+"""Guard: an object that lowers the level of a run while it runs, so that the run meets its deadline."""
 
 from __future__ import annotations
 

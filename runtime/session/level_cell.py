@@ -17,16 +17,16 @@ _MOST = 2**63 - 1
 class LevelCell:
     """An int64 that the operators of a running inference read, each when it starts.
 
-    Lowered from another thread, the layers that have not begun run sparser ("rerouting", arXiv:2112.10930). It is never
-    raised: the pages of a denser level may not be there in time, which is what lowering is for. One cell serves one run
-    at a time.
+    Another thread may lower it: then the layers that have not begun run sparser ("rerouting", arXiv:2112.10930). It is
+    never raised during a run: a run is lowered to end in time, and the pages of a denser level may first have to be
+    loaded. One cell serves one run at a time.
     """
 
     def __init__(self, level: int) -> None:
         index = as_whole(level)
         if index is None or not 0 <= index <= _MOST:
             raise LevelError(
-                f"a level cell needs a level from 0 on, got {shown(level)}; it cannot know which one is the densest"
+                f"a level cell needs a level of 0 or more, got {shown(level)}; it does not know the densest level"
             )
         self._level = np.array(index, np.int64)
         self._value = ort.OrtValue.ortvalue_from_numpy(self._level)
@@ -34,21 +34,21 @@ class LevelCell:
 
     @property
     def value(self) -> int:
-        """The level now."""
+        """The level that the next operator to start runs at."""
         return int(self._level)
 
     @property
     def ort_value(self) -> Any:
-        """The cell as a tensor: a view, so that a run under way sees it change."""
+        """The cell as a tensor of ONNX Runtime: a view, so that a run sees changes."""
         return self._value
 
     @property
     def address(self) -> int:
-        """Where the int64 lies."""
+        """Address of the int64 in memory."""
         return int(self._level.ctypes.data)
 
     def lower(self, level: int) -> None:
-        """Lowers the level to `level`. Raises LevelError if that would raise it, or is below 0."""
+        """Lower the level to `level`. Raises LevelError where `level` is above the present one, or below 0."""
         with self._lock:
             index = as_whole(level)
             if index is None or not 0 <= index <= self.value:
@@ -58,5 +58,5 @@ class LevelCell:
             self._level[...] = index
 
     def reset(self, level: int) -> None:
-        """Sets the level of the next run. The caller knows that none is under way."""
+        """Set the level of the next run. No run that uses the cell may be under way."""
         self._level[...] = level

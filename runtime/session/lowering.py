@@ -1,4 +1,4 @@
-"""Lowering: where the level of a run fell while it ran, and what that is expected to score."""
+"""Lowering: the place where the level of a run fell while it ran, and the accuracy expected of such a run."""
 
 from __future__ import annotations
 

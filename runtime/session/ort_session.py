@@ -1,4 +1,4 @@
-"""ort_session: ONNX Runtime's session for a checkpoint's graph, made only of a graph that was checked."""
+"""open_ort: ONNX Runtime's session for the graph of a checkpoint, made only of a graph that was checked."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import onnxruntime as ort
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import CheckpointError
 from nested_sparse.excerpt import excerpt
-from nested_sparse.graph.check import check_graph
+from nested_sparse.graph.check import GraphFacts, check_graph
 from nested_sparse.kernels import library
 from nested_sparse.kernels.denormals import denormals_flushed
 
@@ -18,49 +18,53 @@ from .arena import ARENA
 from .runs import CLOCKWORK
 
 LOAD_LIMIT_S = 300.0
-"""Then ONNX Runtime's optimisers are ended, where its version lets them be; ResNet-50 loads in a quarter second."""
+"""Longest time that ONNX Runtime's optimisers may take, where its version can end them. ResNet-50 loads in 0.25 s."""
 MESSAGE_CHARACTERS = 600
-"""Of what ONNX Runtime says, which repeats names from the file."""
-_LOG_NOTHING = 4  # ONNX Runtime's severity "fatal": what goes wrong is raised, not printed
+"""Most characters of an error message of ONNX Runtime that are repeated: it may hold long names from the file."""
+_LOG_NOTHING = 4  # ONNX Runtime's severity "fatal": errors are raised, and need not be printed too
 _CONFIG = {
-    # Threads that spin between the layers take the core that the co-runner, or our other thread, needs. 16 layers,
-    # 2 threads on 2 cores shared with other work, median (p95) ms: 10.4 (15.0) asleep, 14.7 (24.5) spinning; beside two
-    # busy loops 18.7 (26.7) and 26.6 (42.7). "session.force_spinning_stop" was never better than asleep.
+    # Threads that spin between the layers take the core that a co-runner, or our other thread, needs. Measured with 16
+    # layers and 2 threads on 2 cores shared with other work, median (p95) ms: 10.4 (15.0) asleep, 14.7 (24.5) spinning;
+    # beside two busy loops 18.7 (26.7) and 26.6 (42.7). "session.force_spinning_stop" was never better than sleeping.
     "session.intra_op.allow_spinning": "0",
-    "session.load_model_format": "ONNX",  # else it also takes its own format, which is not checked
-    # of the pool's threads; run() sees to the caller's. A dense convolution of denormals takes 500 times as long.
+    "session.load_model_format": "ONNX",  # else ONNX Runtime also takes its own format, which is not checked
+    # This sets the threads of the pool; run() sets the caller's. A dense convolution of denormals takes 500 times as
+    # long as one of other numbers.
     "session.set_denormal_as_zero": "1",
 }
 
 
-def open_ort(checkpoint: Checkpoint, threads: int, profile_to: Path | None) -> Any:
-    """An InferenceSession with our operators. profile_to: a folder for ONNX Runtime's profile.
+def open_ort(checkpoint: Checkpoint, threads: int, profile_to: Path | None) -> tuple[Any, GraphFacts]:
+    """An InferenceSession with our operators, and the facts of its graph.
+
+    profile_to: a folder for ONNX Runtime's profile.
 
     Raises CheckpointError, and KernelError where the operator library is absent or does not fit.
     """
     graph = checkpoint.graph()
     facts = check_graph(checkpoint, graph)
     options = _options(threads, profile_to)
-    # what follows from constants alone is computed while loading: neither its time nor, in older versions, its memory
-    # has a bound there, as both have in a run
+    # ONNX Runtime computes results of constants while it loads. It bounds neither their time nor, in older versions,
+    # their memory; in a run both are bounded.
     disabled = None if facts.foldable else ["ConstantFolding"]
     where = checkpoint.path.name
     load = _Load(options)
     CLOCKWORK.begin(load, LOAD_LIMIT_S)
     try:
-        with denormals_flushed():  # set_denormal_as_zero also sets the thread that makes the session: this puts it back
-            return ort.InferenceSession(
+        with denormals_flushed():  # set_denormal_as_zero also sets the mode of this thread; this puts the mode back
+            session = ort.InferenceSession(
                 graph, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
             )
+        return session, facts
     except Exception as error:  # ONNX Runtime's errors have no common base
-        said = f"not within {LOAD_LIMIT_S:.0f} s" if load.stopped else excerpt(error, MESSAGE_CHARACTERS)
-        raise CheckpointError(f"{where}: ONNX Runtime does not load its graph: {said}") from error
+        said = f"it took more than {LOAD_LIMIT_S:.0f} s" if load.stopped else excerpt(error, MESSAGE_CHARACTERS)
+        raise CheckpointError(f"{where}: ONNX Runtime cannot load its graph: {said}") from error
     finally:
         CLOCKWORK.end(load)
 
 
 class _Load:
-    """A load under way, which may be stopped."""
+    """A load that is under way and can be stopped."""
 
     def __init__(self, options: Any) -> None:
         self._options = options

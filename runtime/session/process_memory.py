@@ -1,4 +1,4 @@
-"""What of this process's memory is resident, and how freed memory goes back to the system."""
+"""Process memory: the resident part of it, and the return of freed memory to the system."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ _PRESENT = np.uint64(1) << np.uint64(63)  # proc(5)
 
 
 def resident_bytes(data: NDArray[np.uint8]) -> int | None:
-    """Bytes of `data`, (nbytes,) uint8, whose pages are mapped into this process; None where the system does not say.
+    """Bytes of `data`, (nbytes,) uint8, whose pages are mapped into this process; None where the system does not tell.
 
-    Not mincore(2), which counts the system's cache of a file: that is nobody's, and goes when memory is wanted.
+    Not from mincore(2): that counts the system's cache of a file, which no process owns, and which the system drops
+    when it needs memory.
     """
     begin = data.ctypes.data
     end = begin + data.nbytes
@@ -38,7 +39,7 @@ def resident_bytes(data: NDArray[np.uint8]) -> int | None:
 
 
 def anonymous_bytes() -> int | None:
-    """Resident bytes of this process that no file backs; None where the system does not say."""
+    """Resident bytes of this process that no file backs; None where the system does not tell."""
     with contextlib.suppress(OSError):
         for line in _STATUS.read_text(encoding="ascii", errors="replace").splitlines():
             if line.startswith("RssAnon:"):
@@ -47,6 +48,6 @@ def anonymous_bytes() -> int | None:
 
 
 def return_freed() -> None:
-    """Give memory that was freed, but kept for the next allocation, back to the system, where the C library can."""
+    """Give back to the system the memory that was freed and kept for later allocations, if the C library can."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0))

@@ -1,4 +1,4 @@
-"""Runs: the runs of a session that are under way, and the end of those that take too long."""
+"""Runs: the runs of a session that are under way; those that take too long are ended."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .watchdog import Watchdog
 
 
 class Task(Hashable, Protocol):
-    """What the watchdog can end: a run, or the load of a graph."""
+    """Work that the watchdog can end: a run, or the load of a graph."""
 
     def stop(self) -> None:
-        """End soon. From any thread."""
+        """Let the work end soon. Called from any thread."""
 
 
 class Clockwork:
-    """The process's one watchdog of runs and loads, whose thread begins with the first of them."""
+    """The process's one watchdog of runs and loads. Its thread starts with the first of them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -30,16 +30,16 @@ class Clockwork:
         heed_forks(self)
 
     def forget(self) -> None:
-        """As Inheritable: the thread is the parent's."""
+        """As Inheritable. The thread exists in the parent only."""
         self._lock = threading.Lock()
         self._watchdog = None
 
     def begin(self, task: Task, limit_s: float) -> None:
-        """`task.stop()` is called once, from another thread, if end() has not been by then."""
+        """Watch `task`: unless end() is called within `limit_s`, another thread calls `task.stop()` once."""
         (self._watchdog or self._started()).begin(task, limit_s)
 
     def end(self, task: Task) -> None:
-        """It has ended."""
+        """Watch `task` no longer: it has ended."""
         (self._watchdog or self._started()).end(task)
 
     def _started(self) -> Watchdog[Task]:
@@ -57,7 +57,10 @@ CLOCKWORK = Clockwork()
 
 
 class Run:
-    """One run under way. options: ONNX Runtime's; begun_s: of the monotonic clock; stopped: it was told to end."""
+    """One run under way.
+
+    options: ONNX Runtime's RunOptions. begun_s: reading of the monotonic clock. stopped: whether stop() was called.
+    """
 
     __slots__ = ("begun_s", "options", "stopped")
 
@@ -67,31 +70,31 @@ class Run:
         self.stopped = False
 
     def stop(self) -> None:
-        """From any thread: it ends with an error before its next operator, in a loop too; one operator runs on."""
+        """Let the run end with an error before its next operator, also in a loop. Called from any thread."""
         self.stopped = True
         self.options.terminate = True
 
 
 class Runs:
-    """Those of one session, each in a thread of its own. limit_s: the most that one may take. Thread-safe."""
+    """The runs of one session, each in a thread of its own. limit_s: longest time of a run. Thread-safe."""
 
     def __init__(self, limit_s: float) -> None:
         self.limit_s = limit_s
         self._of_thread: dict[int, Run] = {}
 
     def begin(self) -> Run:
-        """A run of this thread begins."""
+        """The run that begins in this thread."""
         run = self._of_thread[threading.get_ident()] = Run()
         CLOCKWORK.begin(run, self.limit_s)
         return run
 
     def end(self, run: Run) -> None:
-        """It has ended."""
+        """Take note that `run` has ended."""
         CLOCKWORK.end(run)
         del self._of_thread[threading.get_ident()]
 
     def stop(self, thread: int, begun_before_s: float) -> None:
-        """Stop the run of `thread`, unless it is one that began later."""
+        """Stop the run of `thread`, unless it began after `begun_before_s`."""
         run = self._of_thread.get(thread)
         if run is not None and run.begun_s <= begun_before_s:
             run.stop()

@@ -30,7 +30,7 @@ from nested_sparse.errors import (
 )
 from nested_sparse.excerpt import excerpt, excerpts
 from nested_sparse.forked import heed_forks
-from nested_sparse.graph.check import check_graph
+from nested_sparse.graph.contract import LEVEL, runtime_inputs, segment_input
 from nested_sparse.kernels import library
 from nested_sparse.kernels.denormals import denormals_flushed
 from nested_sparse.level import resolve_level
@@ -45,30 +45,30 @@ from .process_memory import resident_bytes, return_freed
 from .runs import Run, Runs
 from .tensors import Array, Arrays, check_inputs
 
-LEVEL_INPUT = "__level__"
-SEGMENT_INPUT = "__segment_{}__"
 MAX_THREADS = 4096
-"""More than any device has. ONNX Runtime neither bounds nor checks them: told to use 40 000 it never came back."""
+"""More threads than any device has. ONNX Runtime does not bound the number: asked for 40 000, it never returned."""
 RUN_LIMIT_S = 300.0
-"""The most that a run may take unless another limit is given: a graph may hold a loop that never ends."""
-# what its arena says, what our operators and its own code pass on from C++'s allocators
+"""Longest time of a run unless another limit is given: a graph may hold a loop that never ends."""
+# Signs of a failed allocation in messages: of ONNX Runtime's arena, and of C++'s allocators in its code and in ours.
 _OUT_OF_MEMORY = ("Failed to allocate memory", "Available memory of", "bad_alloc", "bad allocation")
 
 
 class Session:
     """One graph and one copy of the weights, mapped from the file, for every level.
 
-    The level is an input: switching it loads nothing and allocates nothing. run() may be called from several threads
-    at once. To hand one to another process, pickle it: there it opens the same file, with as many threads. What a
-    forked child inherits cannot run, and closing it there leaves the parent's as it was.
+    The level is an input: switching it loads nothing and allocates nothing. Several threads may call run() at once. A
+    session can be pickled for another process: there it opens the same file, with as many threads. A session that a
+    forked child inherits cannot run, and closing it there leaves the parent's session as it was.
 
-    path; name: the file's stem; inputs, outputs: tuples of TensorSpec; levels: tuple of Level; threads: of one run.
-    rows: what the file says of its rows (Metadata.rows), None where nothing.
+    path: path of the file. name: the file's stem. inputs, outputs: tuples of TensorSpec. levels: tuple of Level.
+    rows: mark of the file's rows (Metadata.rows); None where it has none.
+    decides: whether one value may decide what its graph computes for all samples of a batch (GraphFacts).
     reroutes: what lowered inferences were measured to score.
-    threads: at most MAX_THREADS; None for every core this process may use. profile_to: a folder for ONNX Runtime's
-    profile, written by close(). run_limit_s: the most that a run may take; then it is ended, with StuckError.
+    threads: threads of one run, at most MAX_THREADS; None for every core that this process may use.
+    profile_to: folder for ONNX Runtime's profile, which close() writes.
+    run_limit_s: longest time of a run, in seconds; a longer run is ended with StuckError.
 
-    Raises CheckpointError (the file, or a graph in it that is not to be run), KernelError (the operator library),
+    Raises CheckpointError (the file, or a graph in it that may not run), KernelError (the operator library),
     InputError (an argument).
     """
 
@@ -86,7 +86,7 @@ class Session:
         if profile_to is not None and not (profile_to := file_path("profile_to", profile_to)).is_dir():
             raise InputError(f"profile_to: expected a folder, got {excerpt(profile_to)}; create it first")
         self.path = file_path("path", path)
-        self._absolute = str(self.path.absolute())  # a pickle of it may be opened from another folder
+        self._absolute = str(self.path.absolute())  # a process that runs in another folder may unpickle it
         self.name = self.path.stem
         self._threads = usable_cores() if threads is None else threads
         self._profiled = profile_to is not None
@@ -97,7 +97,9 @@ class Session:
         self.reroutes = self._checkpoint.reroutes
         self.rows = self._checkpoint.rows
         self._output_names = [spec.name for spec in self.outputs]
-        self._ort: Any = open_ort(self._checkpoint, self._threads, profile_to)
+        self._ort: Any
+        self._ort, facts = open_ort(self._checkpoint, self._threads, profile_to)
+        self.decides = facts.decides
         self._segments = self._segment_feeds()
         self._file_guard = FileGuard(self._checkpoint.file)
         self._runs = Runs(run_limit_s)
@@ -114,8 +116,8 @@ class Session:
     def threads(self) -> int:
         """Threads of one run.
 
-        Setting it builds what runs the graph anew, in the caller's thread and over the same weights; runs under way end
-        on the old. Where that raises (InputError, CheckpointError, UnavailableError when closed) the old one stays.
+        Setting it loads the graph again, in the caller's thread and over the same weights. Runs under way end with the
+        old threads. Where setting raises (InputError, CheckpointError, UnavailableError when closed) the old ones stay.
         """
         return self._threads
 
@@ -123,12 +125,14 @@ class Session:
     def threads(self, threads: int) -> None:
         threads = whole("threads", threads, 1, MAX_THREADS)
         if self._profiled:
-            raise InputError(f"threads: {self.path.name} is profiled as it was opened; open it anew with {threads}")
+            raise InputError(
+                f"threads: {self.path.name} is being profiled with {self._threads}; open it again to profile {threads}"
+            )
         with self._rebuilding:
             if threads == self._threads:
                 return
-            with self._open_ort():  # else close() could let go of the file meanwhile
-                built = open_ort(self._checkpoint, threads, None)
+            with self._open_ort():  # so that close() does not close the file meanwhile
+                built, _ = open_ort(self._checkpoint, threads, None)
                 with self._idle:
                     if self._ort is None:
                         raise UnavailableError(f"{self.path.name}: this session is closed")
@@ -136,28 +140,23 @@ class Session:
 
     @property
     def digest(self) -> str:
-        """Of the graph and of every level's segment, as the file tells them: equal for files that compute the same."""
+        """Digest of the graph and of all segments, from the metadata; equal for files that compute the same."""
         metadata = self._checkpoint.metadata
         digests = (metadata.graph_sha256, *(level.sha256 for level in metadata.levels))
         return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
     @property
-    def decides(self) -> bool:
-        """Whether its graph may decide by one value what it computes for all samples (GraphFacts); read each time."""
-        return check_graph(self._checkpoint, self._checkpoint.graph()).decides
-
-    @property
     def isa(self) -> str:
-        """The instruction set the kernels use."""
+        """The instruction set that the kernels use."""
         return str(library.isa())
 
     @property
     def resident_level(self) -> int:
-        """The densest level whose weights may be in memory: the densest that ran since it was last set.
+        """The densest level whose weights may be in memory: the densest that ran since this was last set.
 
-        Setting it gives the pages of the levels above, and what denser runs needed, back to the system; ONNX Runtime's
-        buffers at the end of the next run. Running a denser level afterwards stays possible: its pages are read from
-        the file again. -1 is the densest.
+        Setting it gives memory back to the system: the pages of the levels above at once, and ONNX Runtime's buffers at
+        the end of the next run. A denser level can still run afterwards: its pages are read from the file again. -1 is
+        the densest.
         """
         return self._resident_level
 
@@ -169,9 +168,9 @@ class Session:
         return_freed()
 
     def resident_bytes(self) -> tuple[int, ...] | None:
-        """Bytes of what each level adds to the file that are in this process's memory; None where nobody says.
+        """Bytes in this process's memory of what each level adds to the file; None where the system does not tell.
 
-        The first is that of level 0 with the header and the graph before it.
+        Level 0 counts with the header and the graph before it.
         """
         data = self._checkpoint.file.data
         segments = [self._checkpoint.segment(level.index) for level in self.levels]
@@ -192,7 +191,7 @@ class Session:
             started = cell.value
             self._resident_level = max(self._resident_level, started)
             self._file_guard.check()
-            feeds = {**arrays, **self._segments, LEVEL_INPUT: cell.ort_value}
+            feeds = {**arrays, **self._segments, LEVEL.name: cell.ort_value}
             run = self._runs.begin()
             try:
                 if self._shrinks:
@@ -208,16 +207,17 @@ class Session:
         return dict(zip(self._output_names, results, strict=True))
 
     def stop_run(self, thread: int, begun_before_s: float) -> None:
-        """End the run that `thread` (its ident) has under way since `begun_before_s` of the monotonic clock, or longer.
+        """End the run of `thread` if it began at `begun_before_s` or earlier. It then raises StuckError in its thread.
 
-        It raises StuckError there, before its next operator: one operator that does not end is not ended.
+        thread: ident of the thread that called run(). begun_before_s: reading of the monotonic clock. The run ends
+        before its next operator; an operator that does not return cannot be ended.
         """
         self._runs.stop(thread, begun_before_s)
 
     def forget(self) -> None:
-        """As Inheritable: ONNX Runtime's threads are not here, and its session would wait for them when it ends."""
+        """As Inheritable. ONNX Runtime's threads exist in the parent only; its session would wait for them."""
         if self._ort is not None:
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._ort))  # so it never does
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._ort))  # so the session never ends here
         self._ort, self._inherited = None, True
         self._idle = threading.Condition()
         self._rebuilding = threading.Lock()
@@ -227,7 +227,7 @@ class Session:
         return _open_again, (self._absolute, self._threads, self._runs.limit_s, self.digest)
 
     def close(self) -> None:
-        """Waits for the runs under way, then lets go of the model. May be called again."""
+        """Wait for the runs under way, then close the file and free the memory. May be called again."""
         if self._inherited:
             return
         with self._idle:
@@ -250,29 +250,30 @@ class Session:
         self.close()
 
     def _segment_feeds(self) -> dict[str, Any]:
-        """The weights as the graph's inputs: views of the mapped file, nothing for the levels that were sliced off."""
+        """The weights as inputs of the graph: views of the mapped file; empty arrays for levels that a slice lost."""
         graph_inputs = {each.name for each in self._ort.get_inputs()}
         feeds: dict[str, Any] = {}
-        while (name := SEGMENT_INPUT.format(len(feeds))) in graph_inputs:
+        while (name := segment_input(len(feeds)).name) in graph_inputs:
             level = len(feeds)
             array = self._checkpoint.segment(level) if level < len(self.levels) else np.zeros(0, np.uint8)
             feeds[name] = ort.OrtValue.ortvalue_from_numpy(array)
-        expected = {*feeds, LEVEL_INPUT, *(spec.name for spec in self.inputs)}
-        if graph_inputs != expected or len(feeds) < len(self.levels):
+        bound = runtime_inputs(max(len(feeds), len(self.levels)))
+        expected = {*(spec.name for spec in self.inputs), *(each.name for each in bound)}
+        if graph_inputs != expected:
             raise CheckpointError(
-                f"{self.path.name}: its graph takes {excerpts(sorted(graph_inputs))}; expected "
-                f"{excerpts(sorted(expected))} and a segment for each of its {len(self.levels)} levels; export it again"
+                f"{self.path.name}: with {len(self.levels)} levels its graph must have the inputs "
+                f"{excerpts(sorted(expected))}, got {excerpts(sorted(graph_inputs))}; export it again"
             )
         return feeds
 
     def _fault(self, error: Exception, level: int, arrays: Arrays, run: Run) -> Exception:
-        """Our own error for one of ONNX Runtime's."""
+        """The error of ours that stands for an error of ONNX Runtime."""
         where = f"{self.path.name}: level {level}"
         text = excerpt(error, MESSAGE_CHARACTERS)
         if run.stopped:
             return StuckError(f"{where}: the run was ended after {time.monotonic() - run.begun_s:.1f} s")
         if isinstance(error, MemoryError) or any(sign in text for sign in _OUT_OF_MEMORY):
-            self._shrinks = True  # what it had got is not kept for a next one like it
+            self._shrinks = True  # so that the arena does not keep what this run had allocated
             shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
             return OutOfMemoryError(
                 f"{where}: out of memory with {shapes}; send a smaller batch or allow a lower level"
@@ -306,8 +307,8 @@ class Session:
             session = self._ort
             if self._inherited:
                 raise UnavailableError(
-                    f"{self.path.name}: this session was opened before the process forked, and its threads are the "
-                    "parent's; open the file again in this process, or pickle the session to it"
+                    f"{self.path.name}: this session was opened before the process forked, and its threads exist in "
+                    "the parent only; open the file again in this process, or pickle the session to it"
                 )
             if session is None:
                 raise UnavailableError(f"{self.path.name}: this session is closed")
@@ -321,11 +322,12 @@ class Session:
 
 
 def _open_again(path: str, threads: int, run_limit_s: float, digest: str) -> Session:
-    """The pickled session, in another process. Raises CheckpointError, also where the path now has another model."""
+    """The pickled session, in another process. Raises CheckpointError, also where the path has another model now."""
     session = Session(path, threads=threads, run_limit_s=run_limit_s)
     if session.digest != digest:
         session.close()
         raise CheckpointError(
-            f"{path}: holds another model than when the session was pickled; open it by its path, or put the model back"
+            f"{path}: is not the model that it was when the session was pickled; open it by its path, or put the old "
+            "model back"
         )
     return session

@@ -1,4 +1,4 @@
-"""Input tensors: what a model accepts, its batch, and random examples."""
+"""Input tensors: the check of what a caller gives, the batch in it, and random examples."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from nested_sparse.tensor_spec import TensorSpec
 Array = NDArray[np.generic]
 Arrays = Mapping[str, Array]
 _DRAWN_BYTES = 8
-"""Of one random number, as it is drawn."""
+"""Bytes of one random number before it is cast."""
 
 
 def check_inputs(specs: Sequence[TensorSpec], inputs: Arrays) -> dict[str, Array]:
     """`inputs` as contiguous arrays, in the order of `specs`.
 
-    Nothing is cast: names, dtypes (native byte order), ranks and fixed sizes must be right, and no dimension may be
+    Nothing is cast: names, dtypes (in native byte order), ranks and fixed sizes must be right, and no dimension may be
     0. An array that is not contiguous is copied. Raises InputError.
     """
     if not isinstance(inputs, Mapping):
@@ -62,7 +62,7 @@ def _shape_text(spec: TensorSpec) -> str:
 
 
 def batch_size(specs: Sequence[TensorSpec], inputs: Arrays) -> int:
-    """Samples in one request: the first size of the first input whose batch is free, else the model's fixed one."""
+    """Samples in one request: the first dimension of the first input whose batch is free, else the fixed batch."""
     for spec in specs:
         if spec.shape and spec.shape[0] is None:
             return int(inputs[spec.name].shape[0])
@@ -70,16 +70,16 @@ def batch_size(specs: Sequence[TensorSpec], inputs: Arrays) -> int:
 
 
 def fixed_batch(specs: Sequence[TensorSpec]) -> int | None:
-    """The only batch this model takes; None when it is free."""
+    """The only batch that the model takes; None where any batch will do."""
     if any(spec.shape and spec.shape[0] is None for spec in specs):
         return None
     return next((spec.example_shape[0] for spec in specs if spec.shape), 1)
 
 
 def random_inputs(specs: Sequence[TensorSpec], batch: int, seed: int = 0) -> dict[str, Array]:
-    """Inputs of the example shapes with `batch` samples: standard normal for floating point, zeros for the rest.
+    """Inputs of the example shapes with `batch` samples: standard normal for floating point, zeros for other dtypes.
 
-    Raises InputError where `batch` is none, OutOfMemoryError where there is no room for them.
+    Raises InputError where `batch` is not a whole number above 0, OutOfMemoryError where memory does not suffice.
     """
     batch = whole("batch", batch, 1)
     try:
@@ -97,7 +97,7 @@ def _random_inputs(specs: Sequence[TensorSpec], batch: int, seed: int) -> dict[s
             shape[0] = batch
         dtype = np.dtype(spec.dtype)
         if math.prod(shape) * _DRAWN_BYTES > sys.maxsize:
-            raise MemoryError  # numpy calls such a shape a wrong value
+            raise MemoryError  # numpy would raise ValueError for such a shape
         drawn = generator.standard_normal(shape) if np.issubdtype(dtype, np.floating) else np.zeros(shape)
         arrays[spec.name] = np.asarray(drawn, dtype=dtype)
     return arrays

@@ -276,7 +276,7 @@ def test_runs_in_an_event_loop_and_during_close(path: Path) -> None:
     assert any(isinstance(end, UnavailableError) for end in ends)
     assert all(isinstance(end, dict | UnavailableError) for end in ends)
     opened.close()
-    for call in (lambda: opened.run(ONE), lambda: setattr(opened, "threads", 2), lambda: opened.decides):
+    for call in (lambda: opened.run(ONE), lambda: setattr(opened, "threads", 2)):
         assert isinstance(in_time(call), NestedSparseError)
     in_time(lambda: setattr(opened, "resident_level", 0))
     in_time(opened.resident_bytes)

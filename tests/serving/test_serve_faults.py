@@ -127,7 +127,7 @@ def test_a_served_file_changes(copy: Path, change) -> None:
         process.send_signal(signal.SIGTERM)
         _, log = process.communicate(timeout=180)
         assert process.returncode == 0, log
-        assert ("opened it for writing" in log) == in_place
+        assert ("was opened for writing" in log) == in_place
 
 
 ENDLESS_SCRIPT = """

@@ -24,10 +24,11 @@ from nested_sparse.slice import slice_checkpoint
 from nested_sparse.trainer import NestedModel, export, measure_reroutes, nest
 from nested_sparse.trainer.execution import Execution, trace_execution
 from nested_sparse.trainer.export.fuse import fuse
+from nested_sparse.trainer.export.records import norm_tables
 from nested_sparse.trainer.export.trace import trace
-from nested_sparse.trainer.export.write import _norm_tables, inference_mode_of
 from nested_sparse.trainer.model.forward_call import ForwardCall
 from nested_sparse.trainer.model.layers import NestedConv, NestedLayer, NestedLinear
+from nested_sparse.trainer.model.modes import evaluating
 from nested_sparse.trainer.model.norm import LevelBatchNorm
 from nested_sparse.trainer.reroute import rerouted, route_statistics
 
@@ -163,11 +164,11 @@ def test_norms_belong_to_the_layers_that_export_folds_them_into() -> None:
     for net in (chain(), shortcut()):
         x = images(2)
         execution = trace_execution(net, x)
-        with inference_mode_of(net), torch.no_grad():
+        with evaluating(net), torch.no_grad():
             call = ForwardCall(net.model, (x,))
             answer = call.answer(net.model, call.tensors)
             traced = trace(net.model, call, answer, input_names=None, output_names=None, fixed_batch=False)
-            folded = fuse(traced.model, _norm_tables(net), net.level_count).norm_of
+            folded = fuse(traced.model, norm_tables(net), net.level_count).norm_of
         assert {norm: layer for layer, norm in folded.items() if norm} == execution.layer_of
         assert set(folded) == set(execution.layers)
 

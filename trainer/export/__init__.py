@@ -1,1 +1,1 @@
-"""From a nested torch model to a checkpoint file: trace, fuse, tile, write, verify."""
+"""The export of a nested torch model to a checkpoint file: trace, fuse, tile, write, verify."""

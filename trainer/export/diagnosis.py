@@ -1,4 +1,4 @@
-"""Diagnosis: why an exported file disagrees with torch, where the model is the reason and no fault of ours."""
+"""Diagnosis: the reason why an exported file disagrees with torch, where it lies in the model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..model.modes import module_stack, named
 from ..model.preserved import preserved
 
 ALIKE = 4.0
-"""A file may be so many times further from float64 than torch's float32 is, and still have the model to blame."""
+"""Largest ratio of the file's distance from float64 to that of torch's float32 for which the model is the reason."""
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -29,18 +29,19 @@ Arrays = Mapping[str, NDArray[Any]]
 def diagnosis(
     model: nn.Module, call: ForwardCall, tensors: Sequence[Tensor], expected: Arrays, got: Arrays, tolerance: float
 ) -> str:
-    """What about `model` makes its file disagree, and what to do; "" where nothing about it does.
+    """The trait of `model` that makes its file disagree, and the remedy, in words; "" where no such trait is found.
 
-    Runs the model a few times at its current level: watched for autocast and random numbers, and in float64.
-    expected, got: what torch and the file answered to `tensors`, by the outputs' names. tolerance: as of `export`.
+    Runs the model a few times at its current level: watched for random numbers, twice alike, and in float64.
+    expected, got: answers of torch and of the file to `tensors`, by the outputs' names.
+    tolerance: as of `export`.
     """
     with preserved(model) as state:
         with _watched(model) as seen:
             call.answer(model, tensors)
         if seen:
             return (
-                f"the model is not deterministic: {seen[0]} in eval mode, and a file draws others than torch does; let "
-                "it depend on self.training, or make it an input"
+                f"the model is not deterministic: {seen[0]} in eval mode, and a file draws other numbers than torch; "
+                "draw only where self.training holds, or make the numbers an input"
             )
         state.restore()
         first = _arrays(call.answer(model, tensors))
@@ -60,14 +61,15 @@ def _conditioning(model: nn.Module, call: ForwardCall, tensors: Sequence[Tensor]
         double = copy.deepcopy(model).double()
         wide = [tensor.double() if tensor.is_floating_point() else tensor for tensor in tensors]
         exact = dict(zip(expected, _arrays(call.answer(double, wide)), strict=True))
-    except Exception:  # a model that insists on float32 cannot be tried so
+    except Exception:  # some models run in float32 only
         return ""
     torchs, files = _largest(_pairs(exact, expected)), _largest(_pairs(exact, got))
     if not 0 < files <= ALIKE * torchs:
         return ""
     return (
         f"the model is badly conditioned: torch's own answer in float32 is {torchs:.3g} of the largest magnitude away "
-        f"from that in float64, the file's {files:.3g}; raise `tolerance` above both, or find what amplifies rounding"
+        f"from its answer in float64, and the file's is {files:.3g} away; raise `tolerance` above both, or find the "
+        "part of the model that amplifies rounding errors"
     )
 
 
@@ -76,7 +78,7 @@ def _pairs(first: Arrays, second: Arrays) -> Iterator[tuple[NDArray[Any], NDArra
 
 
 def _largest(pairs: Any) -> float:
-    """The largest difference of two arrays, as a part of the largest magnitude; of integers, the part that differs."""
+    """The largest difference of two arrays, as a share of the largest magnitude; of integers, the differing share."""
     largest = 0.0
     for first, second in pairs:
         if first.shape != second.shape or not first.size:
@@ -97,7 +99,7 @@ def _arrays(answer: Sequence[tuple[Any, Tensor]]) -> list[NDArray[Any]]:
 
 @contextmanager
 def refused_autocast(model: nn.Module) -> Iterator[None]:
-    """Within, a forward of `model` that computes under autocast ends in ExportError, which names the module."""
+    """Context in which a forward of `model` that computes under autocast raises ExportError, which names the module."""
     with module_stack(model) as active, _Autocast(model, active):
         yield
 
@@ -120,7 +122,7 @@ class _Autocast(TorchFunctionMode):
 
 @contextmanager
 def _watched(model: nn.Module) -> Iterator[list[str]]:
-    """What draws random numbers within, in words."""
+    """Context that records, in words, each operation of `model` that draws random numbers."""
     with module_stack(model) as active, _Random(model, active) as random:
         yield random.found
 

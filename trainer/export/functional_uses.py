@@ -1,7 +1,7 @@
-"""Functional uses: calls in a traced program that compute what an operator of ours does, from values of a level.
+"""Functional uses: calls in a traced program that compute the same as an operator of ours, from values of a level.
 
-F.linear(x, layer.weight, layer.bias) is the layer; batch_norm with the tensors of a level norm is that norm. What
-reads a level's weight in any other way has no sparse operator, and is refused by name.
+F.linear(x, layer.weight, layer.bias) is the layer; batch_norm with the tensors of a level norm is that norm. For any
+other operation on a level's weight there is no sparse operator: it is refused, with its name.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import torch
 from torch import fx
 
 from nested_sparse.errors import ExportError
+from nested_sparse.graph.contract import LINEAR
 
-from .placeholder import LEVEL_NORM, LEVEL_VALUE, LEVEL_WEIGHT, LINEAR, LevelValues, bias_name
+from .placeholder import LEVEL_NORM, LEVEL_VALUE, LEVEL_WEIGHT, LevelValues, bias_name
 
-_SYMBOLIC = "onnx_symbolic._symbolic.default"  # what torch.onnx.ops.symbolic calls
+_SYMBOLIC = "onnx_symbolic._symbolic.default"  # torch.onnx.ops.symbolic calls it
 _FLOAT = 1  # ONNX's number of float32
 _ATEN = torch.ops.aten
 
@@ -24,7 +25,7 @@ _ATEN = torch.ops.aten
 def recognise(program: torch.export.ExportedProgram, values: LevelValues, epsilons: Mapping[str, float]) -> None:
     """Put LINEAR and LEVEL_NORM nodes in place of such calls, in `program`.
 
-    values: every level's tensors, by name. epsilons: of each level norm, by dotted path. Raises ExportError.
+    values: every level's tensors, by name. epsilons: epsilon of each level norm, by dotted path. Raises ExportError.
     """
     graph = program.graph
     for node in list(graph.nodes):
@@ -52,7 +53,7 @@ def _name(node: fx.Node) -> str:
 
 
 def _norm_of(node: fx.Node, values: LevelValues, epsilons: Mapping[str, float]) -> str | None:
-    """Dotted path of the level norm whose tensors a batch_norm reads, each in its place; None where there is none."""
+    """Dotted path of the level norm whose tensors a batch_norm reads, each in its place; None where no norm fits."""
     x, *tensors, training, _, eps, _ = node.args
     given: dict[str, Any] = dict(zip(("weight", "bias", "running_mean", "running_var"), tensors, strict=True))
     if training or not _is_leaf(given["running_mean"], LEVEL_VALUE):
@@ -67,7 +68,10 @@ def _norm_of(node: fx.Node, values: LevelValues, epsilons: Mapping[str, float]) 
 
 
 def _linear(graph: fx.Graph, node: fx.Node, values: LevelValues) -> fx.Node:
-    """The layer; where another bias than its own is added, that one in place of its own, which the operator adds."""
+    """The layer. Where F.linear adds another bias than the layer's own, that bias takes the place of its own.
+
+    The operator always adds the layer's own bias, so it is subtracted again.
+    """
     weight, bias = node.args[1], (*node.args, None)[2]
     assert isinstance(weight, fx.Node)
     layer = _name(weight)
@@ -127,17 +131,17 @@ def _replace(program: torch.export.ExportedProgram, old: fx.Node, new: fx.Node) 
 
 
 def _refuse(weight: fx.Node) -> None:
-    """Raise ExportError for what reads a sparse weight in a way that no sparse operator can."""
+    """Raise ExportError for operations on a sparse weight that no sparse operator can do."""
     layer, readers = _name(weight), list(_readers(weight))
     raise ExportError(
-        f"layer {layer!r} is nested, but forward reads its weight past the layer, in {', '.join(readers)}, for which "
-        "there is no sparse operator (there is one for calls of the layer, and for F.linear with its weight as it is); "
-        f"call the layer, or nest with keep_dense=({layer!r},)"
+        f"layer {layer!r} is nested, but forward reads its weight past the layer, in {', '.join(readers)}; sparse "
+        "operators exist only for calls of the layer, and for F.linear with its unchanged weight; call the layer, or "
+        f"nest with keep_dense=({layer!r},)"
     )
 
 
 def _readers(weight: fx.Node) -> Iterator[str]:
-    """What reads it and where, for people."""
+    """Each operation that reads the weight, and its module, in words."""
     for user in weight.users:
         stack = list((user.meta.get("nn_module_stack") or {}).values())
         where = stack[-1][0] if stack and stack[-1][0] else "the model"

@@ -1,15 +1,14 @@
-"""The fusion pass: placeholders become the runtime's operators, with norms, residual adds and clamps folded into them.
+"""Fusion: placeholders become the runtime's operators, with norms, residual adds and clamps folded into them.
 
     layer -> [level norm] -> [Add residual] -> [Relu | Clip]      becomes one NestedConv or NestedLinear
 
-ONNX Runtime cannot fuse anything into a custom operator, so it happens here. A step is folded only where the value
-before it has no other reader. Level norms that follow no nested layer become Gather, Mul and Add.
+ONNX Runtime cannot fuse a step into a custom operator, so the exporter does. A step is folded only where no other node
+reads the value before it. Level norms that follow no nested layer become Gather, Mul and Add.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,20 +18,34 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes import common
 
+from nested_sparse.graph.contract import (
+    CLIP_MAX,
+    CLIP_MIN,
+    CONV,
+    DOMAIN,
+    DOMAIN_VERSION,
+    LAYER,
+    LINEAR,
+    PLACEMENT,
+    X_INPUT,
+    GraphInput,
+    layer_inputs,
+    node_names,
+    runtime_inputs,
+)
 from nested_sparse.placement import LayerPlacement
-from nested_sparse.value_type import FLOAT32
 
-from .nodes import X_INPUT, is_ours, our_nodes, rank
-from .placeholder import CONV, DOMAIN, LEVEL_NORM, LEVEL_VALUE, LINEAR, LevelValues
+from .nodes import is_ours, our_nodes, rank
+from .placeholder import LEVEL_NORM, LEVEL_VALUE, LevelValues
 from .tile import tile_images
-from .trace import BATCH, LEVEL_INPUT, segment_input
+from .trace import BATCH
 
-IR_VERSION = 9  # what ONNX Runtime 1.17 reads; nothing here needs a later one
+IR_VERSION = 9  # ONNX Runtime 1.17 reads it, and no graph here needs a later one
 
 
 @dataclass(frozen=True, slots=True)
 class FusedGraph:
-    """The finished graph but for the placements, which are known once the file is laid out.
+    """The finished graph without the placements, which are known only when the file is laid out.
 
     norm_of: for each nested layer in the graph, in graph order, the level norm folded into it, or None.
     """
@@ -41,18 +54,14 @@ class FusedGraph:
     norm_of: dict[str, str | None]
 
     def to_bytes(self, placements: Mapping[str, LayerPlacement]) -> bytes:
-        """The serialised ONNX model, each operator told where its layer's arrays lie."""
+        """The serialised ONNX model, in which each operator has the placement of its layer."""
         for node in our_nodes(self.model, CONV, LINEAR):
             placement = placements[_layer(node)]
-            integers = ["rows", "columns", "block_rows", "index_bytes", "permutation_offset"]
-            if placement.banks:  # absent for blocks, as in files of format version 1
-                integers += ["banks", "per_row"]
-            if placement.value_bytes != FLOAT32.nbytes:
-                integers.append("value_bytes")
-            for name in integers:
-                node.attributes[name] = ir.AttrInt64(name, getattr(placement, name))
-            for name in ("blocks", "offsets"):
-                node.attributes[name] = ir.AttrInt64s(name, getattr(placement, name))
+            for name, attribute in PLACEMENT.items():
+                value = getattr(placement, name)
+                if value == attribute.default:  # left out, so that older readers open all files that they can run
+                    continue
+                node.attributes[name] = ir.AttrInt64s(name, value) if attribute.many else ir.AttrInt64(name, value)
         return ir.to_proto(self.model).SerializeToString(deterministic=True)
 
 
@@ -65,19 +74,15 @@ def fuse(
     values: (L, ...) of every LevelValue, by name.
     """
     norm_of = _foldable_norms(model)
-    level = ir.Value(name=LEVEL_INPUT, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([]))
-    segments = [
-        ir.Value(name=segment_input(index), type=ir.TensorType(ir.DataType.UINT8), shape=ir.Shape([None]))
-        for index in range(level_count)
-    ]
+    level, *segments = (_graph_input(each) for each in runtime_inputs(level_count))
     for node in our_nodes(model, CONV, LINEAR):
         if norm_of[_layer(node)] is not None:
             _fold(node, _following(node))
         residual = _fold_residual(node)
         clip_min, clip_max = _fold_clamp(node)
-        _set_inputs(node, [node.inputs[X_INPUT], level, residual, *segments])
-        node.attributes["clip_min"] = ir.AttrFloat32("clip_min", clip_min)
-        node.attributes["clip_max"] = ir.AttrFloat32("clip_max", clip_max)
+        _set_inputs(node, layer_inputs(node.inputs[X_INPUT], level, residual, segments))
+        node.attributes[CLIP_MIN] = ir.AttrFloat32(CLIP_MIN, clip_min)
+        node.attributes[CLIP_MAX] = ir.AttrFloat32(CLIP_MAX, clip_max)
     _name_nodes(model)
     for node in our_nodes(model, LEVEL_NORM):
         _spell_out_norm(model, node, norms[_layer(node)], level)
@@ -89,12 +94,17 @@ def fuse(
     return FusedGraph(model, norm_of)
 
 
+def _graph_input(given: GraphInput) -> ir.Value:
+    dtype = ir.DataType[given.dtype.upper()]
+    return ir.Value(name=given.name, type=ir.TensorType(dtype), shape=ir.Shape(given.shape))
+
+
 def _layer(node: ir.Node) -> str:
-    return node.attributes["layer"].as_string()
+    return node.attributes[LAYER].as_string()
 
 
 def _following(node: ir.Node) -> ir.Node | None:
-    """The node that alone reads this node's output; None where there are several, or the output is the graph's."""
+    """The only node that reads this node's output; None where there are several, or it is an output of the graph."""
     (value,) = node.outputs
     uses = value.uses()
     if len(uses) != 1 or value.is_graph_output():
@@ -104,21 +114,21 @@ def _following(node: ir.Node) -> ir.Node | None:
 
 
 def _foldable_norms(model: ir.Model) -> dict[str, str | None]:
-    """The level norm of each layer: the one that follows it wherever the layer is used, else none.
+    """The level norm of each layer that follows the layer wherever it is used; None where there is no such norm.
 
-    A layer used at two places with different norms keeps one copy of its weights and leaves the norms outside.
+    A layer that is used at two places with different norms keeps one copy of its weights, and its norms stay nodes.
     """
     found: dict[str, set[str | None]] = {}
     for node in our_nodes(model, CONV, LINEAR):
         norm = _following(node)
-        # a norm's channels are dimension 1: a linear layer's rows only where its output has two
+        # a norm's channels are dimension 1, which a linear layer's rows are only in an output of two dimensions
         fits = is_ours(norm, LEVEL_NORM) and (node.op_type == CONV or rank(node.outputs[0]) == 2)
         found.setdefault(_layer(node), set()).add(_layer(norm) if norm is not None and fits else None)
     return {layer: next(iter(norms)) if len(norms) == 1 else None for layer, norms in found.items()}
 
 
 def _fold(node: ir.Node, step: ir.Node | None) -> None:
-    """Let `node` answer in place of `step`, which goes."""
+    """Let `node` answer in place of `step`, and remove `step`."""
     assert step is not None
     assert step.graph is not None
     (result,), (answer,) = step.outputs, node.outputs
@@ -129,9 +139,9 @@ def _fold(node: ir.Node, step: ir.Node | None) -> None:
 
 
 def _fold_residual(node: ir.Node) -> ir.Value | None:
-    """Fold an Add of two equal shapes; its other operand.
+    """Fold an Add of two equal shapes, and return its other operand.
 
-    The other operand cannot depend on this node, whose output nothing else reads, so no cycle can arise.
+    No cycle can arise: only the Add reads this node's output, so the other operand cannot depend on this node.
     """
     add = _following(node)
     if add is None or add.domain != "" or add.op_type != "Add":
@@ -156,7 +166,7 @@ def _same_size(first: int | ir.SymbolicDim, second: int | ir.SymbolicDim) -> boo
 
 
 def _fold_clamp(node: ir.Node) -> tuple[float, float]:
-    """Fold a Relu or a Clip with constant bounds; the bounds, infinite where there is none."""
+    """Fold a Relu or a Clip with constant bounds, and return the bounds; infinite where there are none."""
     clamp = _following(node)
     bounds = (-math.inf, math.inf)
     if clamp is None or clamp.domain != "":
@@ -188,7 +198,7 @@ def _set_inputs(node: ir.Node, inputs: list[ir.Value | None]) -> None:
 def _spell_out_norm(model: ir.Model, node: ir.Node, table: NDArray[np.float64], level: ir.Value) -> None:
     """Replace a level norm by x * scale[level] + shift[level] in standard operators.
 
-    Lowering the level during a run may miss a norm's Gather that ran early; the folded norms always follow.
+    Where the level falls during a run, such a Gather may have run before; a folded norm always has its layer's level.
     """
     assert node.graph is not None
     (x,), (y,) = node.inputs, node.outputs
@@ -214,7 +224,7 @@ def _spell_out_norm(model: ir.Model, node: ir.Node, table: NDArray[np.float64], 
 
 
 def _spell_out_value(model: ir.Model, node: ir.Node, table: NDArray[Any], level: ir.Value) -> None:
-    """Replace a tensor that differs from level to level by a Gather of the level's."""
+    """Replace a tensor that differs from level to level by a Gather from the tensors of all levels."""
     assert node.graph is not None
     (answer,) = node.outputs
     picked = ir.node(
@@ -228,16 +238,14 @@ def _spell_out_value(model: ir.Model, node: ir.Node, table: NDArray[Any], level:
 
 
 def _name_nodes(model: ir.Model) -> None:
-    """Call each operator after its layer: profiles and viewers show it. A second use of a layer gets a number."""
-    calls: Counter[str] = Counter()
-    for node in our_nodes(model, CONV, LINEAR):
-        layer = _layer(node)
-        node.name = f"{layer}.{calls[layer]}" if calls[layer] else layer
-        calls[layer] += 1
+    """Name each operator after its layer (contract.node_names): profiles and viewers show these names."""
+    nodes = our_nodes(model, CONV, LINEAR)
+    for node, name in zip(nodes, node_names(map(_layer, nodes)), strict=True):
+        node.name = name
 
 
 def _initializer(model: ir.Model, name: str, values: NDArray[Any]) -> ir.Value:
-    """The initializer of that name and rank, made at its first use: a norm may be called at several places."""
+    """The initializer of that name and rank, made at its first use; a norm may be used at several places."""
     name = f"{name}.rank{values.ndim - 1}"
     if name not in model.graph.initializers:
         tensor = ir.tensor(values, name=name)
@@ -247,19 +255,19 @@ def _initializer(model: ir.Model, name: str, values: NDArray[Any]) -> ir.Value:
 
 
 def _tidy(model: ir.Model) -> None:
-    """Order the nodes again and drop what is unused and what tells of the machine that exported it."""
+    """Sort the nodes again, and remove unused parts and traces of the machine that exported the model."""
     model.graph.sort()
     common.RemoveUnusedNodesPass()(model)
     common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
     common.RemoveUnusedOpsetsPass()(model)
-    common.ClearMetadataAndDocStringPass()(model)  # the nodes'; values and the model have some too
+    common.ClearMetadataAndDocStringPass()(model)  # that of the nodes; values and the model have metadata too
     for value in _values(model):
         value.metadata_props.clear()
         value.doc_string = None
     model.metadata_props.clear()
     model.doc_string = None
     _name_batch(model)
-    model.opset_imports[DOMAIN] = 1
+    model.opset_imports[DOMAIN] = DOMAIN_VERSION
     model.ir_version = IR_VERSION
     model.producer_name, model.producer_version = "nested-sparse", None
 
@@ -272,7 +280,7 @@ def _values(model: ir.Model) -> Iterator[ir.Value]:
 
 
 def _name_batch(model: ir.Model) -> None:
-    """Call the free dimension "batch" wherever it stands alone; torch.export numbers it."""
+    """Name the free dimension "batch" wherever it stands alone; torch.export gives it a number."""
     shape = model.graph.inputs[0].shape
     batch = shape[0] if shape else None
     if not isinstance(batch, ir.SymbolicDim):

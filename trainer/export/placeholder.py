@@ -1,4 +1,4 @@
-"""Placeholders: while a model is traced, whatever depends on the level is one node without weights."""
+"""Placeholders: nodes without weights that stand for everything that depends on the level while a model is traced."""
 
 from __future__ import annotations
 
@@ -12,33 +12,32 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nested_sparse.errors import ExportError
+from nested_sparse.graph.contract import CONV, CONV_KIND, DOMAIN, DOMAIN_VERSION, LAYER, LINEAR, WINDOW
 
 from ..model.layers import NestedConv, NestedLayer, NestedLinear
 from ..model.modes import replaced_forward
 from ..model.norm import LevelBatchNorm
 
-DOMAIN = "nested_sparse"
-CONV = "NestedConv"
-LINEAR = "NestedLinear"
-# these never leave the exporter: functional_uses.py and fuse.py make our operators or standard ones of them
+# These nodes never leave the exporter: functional_uses.py and fuse.py replace them by our operators or ONNX's.
 LEVEL_NORM = "LevelNorm"
 LEVEL_VALUE = "LevelValue"
 LEVEL_WEIGHT = "LevelWeight"
 
 Forward = Callable[..., Any]
 LevelValues = Mapping[str, NDArray[Any]]
-"""(L, ...) what a tensor is at each level, by the tensor's dotted path."""
+"""(L, ...) the values of a tensor at each level, by the tensor's dotted path."""
 
 
 @contextmanager
 def placeholders(model: nn.Module) -> Iterator[LevelValues]:
-    """Within it, nested layers of `model` only compute shapes and trace to one ONNX node each.
+    """Context in which nested layers of `model` only compute shapes, and trace to one ONNX node each.
 
-    The node carries the layer's name as attribute `layer`; so no weight enters the graph. A level norm is such a node,
-    with its dotted path, where it only normalises. Else it runs the user's module, whose tensors are LevelValue nodes
-    that carry their own dotted path, a key of what is yielded; so no exporter folds what depends on the level. (Plain
-    norms could go that way as well: it takes ResNet-50's export 3 s more.) So are a nested layer's weight (LevelWeight,
-    unless kept dense) and bias to code that reads them past the layer. Leaving it restores every forward.
+    The node has the layer's name as attribute `layer`, and no weight enters the graph. A level norm that only
+    normalises is such a node too, with its dotted path. Any other level norm runs the user's module, whose tensors are
+    then LevelValue nodes with their own dotted paths, the keys of the yielded values; so the exporter cannot fold
+    values that depend on the level. (Plain norms could be traced in the same way, but ResNet-50's export would take
+    3 s more.) Code that reads a nested layer's weight or bias past the layer gets a LevelWeight node (unless the layer
+    is kept dense) or a LevelValue node. At the end every forward is restored.
     """
     values: dict[str, NDArray[Any]] = {}
     with ExitStack() as stack:
@@ -63,19 +62,15 @@ def bias_name(layer: str) -> str:
 
 
 def window_attributes(layer: NestedConv) -> dict[str, list[int]]:
-    """The convolution's window as the checkpoint and the operator name it; pads are top, left, bottom, right."""
-    return {
-        "kernel_shape": [int(size) for size in layer.kernel_size],
-        "strides": [int(step) for step in layer.stride],
-        "pads": [int(pad) for pad in layer.padding],
-        "dilations": [int(step) for step in layer.dilation],
-    }
+    """The convolution's window under the names of the checkpoint and the operator; pads: top, left, bottom, right."""
+    sizes = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+    return {name: [int(size) for size in each] for name, each in zip(WINDOW, sizes, strict=True)}
 
 
 def kind_attributes(layer: NestedConv) -> dict[str, int]:
     """`groups` and `spatial_dimensions`, where they are not the operator's defaults."""
-    given = {"groups": (layer.groups, 1), "spatial_dimensions": (layer.spatial, 2)}
-    return {name: value for name, (value, default) in given.items() if value != default}
+    given = dict(zip(CONV_KIND, (layer.groups, layer.spatial), strict=True))
+    return {name: value for name, value in given.items() if value != CONV_KIND[name].default}
 
 
 @contextmanager
@@ -98,10 +93,10 @@ def _replaced_reads(layer: NestedLayer) -> Iterator[None]:
 
 def _conv(layer: NestedConv) -> Forward:
     window, rank = window_attributes(layer), 2 + layer.spatial
-    attributes = {"layer": layer.name, **window, **kind_attributes(layer)}
+    attributes = {LAYER: layer.name, **window, **kind_attributes(layer)}
 
     def forward(x: Tensor) -> Tensor:
-        if x.dim() == rank - 1:  # one image without a batch; the operator wants one
+        if x.dim() == rank - 1:  # one image without a batch; the operator needs a batch
             return forward(x.unsqueeze(0)).squeeze(0)
         if x.dim() != rank or x.shape[1] != layer.in_channels:
             shape = f"[N, {layer.in_channels}, {'H, ' * (layer.spatial - 1)}W]"
@@ -112,8 +107,8 @@ def _conv(layer: NestedConv) -> Forward:
 
 
 def _output_size(x: Tensor, window: dict[str, list[int]]) -> list[int]:
-    """Of the spatial dimensions that x has, the last of the window's two."""
-    kernel, strides, pads, dilations = (window[name] for name in ("kernel_shape", "strides", "pads", "dilations"))
+    """Sizes of the spatial dimensions that x has, which are the last ones of the window's two."""
+    kernel, strides, pads, dilations = (window[name] for name in WINDOW)
     return [
         (x.shape[axis - 2] + pads[axis] + pads[2 + axis] - dilations[axis] * (kernel[axis] - 1) - 1) // strides[axis]
         + 1
@@ -127,13 +122,13 @@ def _linear(layer: NestedLinear) -> Forward:
     def forward(x: Tensor) -> Tensor:
         if x.dim() < 1 or x.shape[-1] != columns:
             raise ExportError(f"{layer.name!r}: expected an input [..., {columns}], got {list(x.shape)}")
-        return _node(LINEAR, x, {"layer": layer.name}, (*x.shape[:-1], rows))
+        return _node(LINEAR, x, {LAYER: layer.name}, (*x.shape[:-1], rows))
 
     return forward
 
 
 def _norm_values(path: str, norm: LevelBatchNorm) -> dict[str, NDArray[Any]]:
-    """(L, ...) of each tensor of the norm's modules, by the path that it would have without levels."""
+    """(L, ...) values of each tensor of the norm's modules, by the path that it would have without levels."""
     tensors = [dict(_tensors(each)) for each in norm.norms]
     return {f"{path}.{name}": np.stack([_array(of_level[name]) for of_level in tensors]) for name in tensors[0]}
 
@@ -144,7 +139,7 @@ def _tensors(norm: nn.Module) -> list[tuple[str, Tensor]]:
 
 def _plain_norm(path: str) -> Forward:
     def forward(x: Tensor) -> Tensor:
-        return _node(LEVEL_NORM, x, {"layer": path}, tuple(x.shape))
+        return _node(LEVEL_NORM, x, {LAYER: path}, tuple(x.shape))
 
     return forward
 
@@ -165,7 +160,7 @@ def _norm(path: str, norm: LevelBatchNorm) -> Forward:
 
 @contextmanager
 def _replaced_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
-    """Within, the parameters and buffers of these dotted names are `tensors`, which need not be parameters."""
+    """Context in which `tensors`, by dotted names, take the place of parameters and buffers."""
     places = []
     for name, tensor in tensors.items():
         owner_path, _, key = name.rpartition(".")
@@ -188,7 +183,7 @@ def _array(tensor: Tensor) -> NDArray[Any]:
 def _leaf(operator: str, name: str, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
     """A node without inputs."""
     node: Tensor = torch.onnx.ops.symbolic(
-        f"{DOMAIN}::{operator}", (), {"layer": name}, dtype=dtype, shape=tuple(shape), version=1
+        f"{DOMAIN}::{operator}", (), {LAYER: name}, dtype=dtype, shape=tuple(shape), version=DOMAIN_VERSION
     )
     return node
 
@@ -197,9 +192,9 @@ def _node(operator: str, x: Tensor, attributes: dict[str, Any], shape: tuple[int
     """The node's output, filled with zeros: nothing is computed while tracing."""
     if x.dtype != torch.float32:
         raise ExportError(
-            f"{attributes['layer']!r}: nested layers compute in float32, got {x.dtype}; call .float() first"
+            f"{attributes[LAYER]!r}: nested layers compute in float32, got {x.dtype}; call .float() first"
         )
     node: Tensor = torch.onnx.ops.symbolic(
-        f"{DOMAIN}::{operator}", (x,), attributes, dtype=x.dtype, shape=shape, version=1
+        f"{DOMAIN}::{operator}", (x,), attributes, dtype=x.dtype, shape=shape, version=DOMAIN_VERSION
     )
     return node

@@ -1,7 +1,7 @@
-"""Recurrent: while a model is traced, each LSTM and GRU is one node, in place of torch's loop over the time steps.
+"""Recurrent: one node for each LSTM and GRU while a model is traced, in place of torch's loop over the time steps.
 
-torch.onnx translates `aten::lstm` and `aten::gru` as a whole. But to learn the shape of their answer torch runs the
-loop step by step, twice, and with a free batch size each step is slow. The answer's shape is known without.
+torch.onnx translates `aten::lstm` and `aten::gru` as a whole. But to find the shape of their answer, torch runs the
+loop step by step, twice, and with a free batch size each step is slow. Here the shape is computed directly.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _(x: Tensor, hx: Tensor, params: Sequence[Tensor], *settings: Any) -> tuple[
 
 
 def _answer(x: Tensor, hidden: Tensor, settings: Sequence[Any]) -> Tensor:
-    """Empty, (N, T, D · H) or (T, N, D · H) as x is."""
+    """An empty tensor, (N, T, D · H) or (T, N, D · H) like x."""
     bidirectional = settings[4]
     return x.new_empty((*x.shape[:2], hidden.shape[2] * (2 if bidirectional else 1)))
 
@@ -63,16 +63,16 @@ TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     )
     if hasattr(core, name)
 }
-"""How torch.onnx translates the two operators. Without it, in another onnxscript, torch's own way is taken."""
+"""Translations of the two operators by torch.onnx. Where another onnxscript lacks one, torch's loop is traced."""
 
 
 class WholeRecurrent(TorchFunctionMode):
-    """Within it, LSTMs and GRUs over padded sequences, without a projection, are one operator each."""
+    """Context in which LSTMs and GRUs over padded sequences, without a projection, are one operator each."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Called by torch for every function."""
+        """Hook that torch calls for every function."""
         if len(TRANSLATIONS) == 2 and not kwargs and len(args) == 9 and not args[6]:  # args[6]: training, with dropout
             if func == torch.lstm and isinstance(args[1], tuple | list) and args[1][0].shape[2] == args[1][1].shape[2]:
                 return torch.ops.nested_sparse.lstm(*args)

@@ -1,4 +1,4 @@
-"""mark_export: the exported file says whether its rows are independent, hence whether a server may join requests."""
+"""mark_export: the mark in an exported file that says whether its rows are independent, so that requests may join."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ LOGGER = logging.getLogger(__name__)
 def mark_export(
     path: Path, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], examples: Sequence[Tensor]
 ) -> None:
-    """Find out from the file at `path`, run on what ships, and write it into it; log where requests cannot be joined.
+    """Find out by running the file at `path`, and write the mark into it; warn where requests cannot be joined.
 
-    A model whose batch is fixed has nothing to join and gets no mark. Raises CheckpointError, KernelError.
+    A model with a fixed batch gets no mark, because its requests cannot be joined. Raises CheckpointError, KernelError.
     """
-    # as verify_export: what ships is tried on what runs it
+    # as in verify_export: the exported file is tried on the runtime that will run it
     from nested_sparse.runtime import mark_rows
 
     if not batch_is_free((*inputs, *outputs)):

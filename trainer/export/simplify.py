@@ -1,4 +1,4 @@
-"""Simplify: what torch.onnx makes of a model, with constants folded and steps that do nothing taken out.
+"""simplify: the clean-up of the graph that torch.onnx makes: constants are folded, steps without effect removed.
 
 torch.onnx does the same (`optimize=True`), but one of its rules walks the whole graph for every node: a forward that
 unrolls a loop into thousands of nodes took minutes there, and takes seconds here (docs/decisions/026).
@@ -12,7 +12,7 @@ from onnxscript import optimizer, rewriter
 from onnxscript.rewriter.rules import common as rules
 
 ROUNDS = 2
-"""How often constants are folded and rules applied, since each makes work for the other; as in torch.onnx."""
+"""Number of rounds of folding constants and applying rules, since each makes work for the other; as in torch.onnx."""
 
 _RULES = (
     "add_0_rule",
@@ -56,19 +56,19 @@ _RULES = (
     "two_reshapes_matmul_reshape_rule",
     "unsqueeze_unsqueeze_rule",
 )
-"""Those of torch.onnx, but for `slice_split_rule`: it has two last nodes, for which every pair in the graph is tried.
-Each only saves work at inference, so one that another onnxscript lacks is left out."""
+"""The rules of torch.onnx except `slice_split_rule`, which ends in two nodes: it would be tried at every pair of nodes.
+Each rule only saves work at inference, so a rule that another onnxscript lacks is left out."""
 
 
 def rule_set() -> rewriter.RewriteRuleSet:
-    """The rules, each of which looks only at the few nodes before the one it is tried at."""
+    """The rules. Each one looks only at the few nodes before the node that it is tried at."""
     return rewriter.RewriteRuleSet([rule for name in _RULES if (rule := getattr(rules, name, None)) is not None])
 
 
 def simplify(model: ir.Model) -> None:
-    """Inline functions, fold constants, apply the rules, drop what is unused or there twice; in place, in linear time.
+    """Inline functions, fold constants, apply the rules, remove unused and duplicate nodes; in place, in linear time.
 
-    Every constant becomes an initializer, so that bounds and shapes can be read off their values.
+    Every constant becomes an initializer, so that bounds and shapes can be read from its value.
     """
     if model.functions:
         common.InlinePass()(model)

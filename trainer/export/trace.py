@@ -1,4 +1,4 @@
-"""TracedGraph: a nested torch model as an ONNX graph that names its nested layers and holds none of their weights."""
+"""TracedGraph: a nested torch model as an ONNX graph that has the names of its nested layers and not their weights."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from nested_sparse.argument import shown
 from nested_sparse.errors import ExportError
 from nested_sparse.excerpt import excerpt
+from nested_sparse.graph.contract import is_runtime_input
 from nested_sparse.tensor_spec import TensorSpec
 
 from ..model.forward_call import ForwardCall
@@ -33,21 +34,15 @@ from .placeholder import LevelValues, placeholders
 from .recurrent import TRANSLATIONS, WholeRecurrent
 from .simplify import simplify
 
-LEVEL_INPUT = "__level__"
 BATCH = "batch"
-MODEL = "model"  # the child of ForwardCall.flat
-
-
-def segment_input(level: int) -> str:
-    """Name of the graph input that takes the file's segment of `level`."""
-    return f"__segment_{level}__"
+MODEL = "model"  # name of the child of ForwardCall.flat
 
 
 @dataclass(frozen=True, slots=True)
 class TracedGraph:
     """The graph, with placeholders for nested layers and level norms, and the model's own inputs and outputs.
 
-    values: what else differs from level to level, (L, ...) by the name that its LevelValue node carries.
+    values: other tensors that differ from level to level, (L, ...) by the name in their LevelValue node.
     parameters: dotted names of the model's parameters that the graph holds.
     """
 
@@ -70,7 +65,7 @@ def trace(
 ) -> TracedGraph:
     """Trace `model` (in eval mode); dimension 0 of every input is free unless `fixed_batch`.
 
-    answer: what the model answered to `call`. writes_inputs: whether forward changes its inputs in place. Raises
+    answer: the model's answer to `call`. writes_inputs: whether forward changes its inputs in place. Raises
     ExportError, which names the module that failed.
     """
     inputs_named = _names("input", input_names, call.names)
@@ -107,9 +102,9 @@ def _names(kind: str, given: Sequence[str] | None, defaults: list[str]) -> list[
 def _check_distinct(names: list[str]) -> None:
     counts = Counter(names)
     for name in names:
-        if not name or re.fullmatch(r"__(level|segment_\d+)__", name):
+        if not name or is_runtime_input(name):
             raise ExportError(
-                f"{name!r} cannot name an input or output: it is empty or one of the runtime's own; choose another"
+                f"{name!r} cannot name an input or output: it is empty, or the runtime's own; choose another name"
             )
         if counts[name] > 1:
             raise ExportError(f"{name!r} names two inputs or outputs; pass distinct input_names and output_names")
@@ -124,7 +119,7 @@ def _to_program(model: nn.Module, examples: tuple[Tensor, ...], fixed_batch: boo
         raise ExportError(
             f"dimension 0 of every input must be the batch, got shapes {shapes}; or pass fixed_batch=True"
         )
-    # torch.export takes a size of 1 for a constant, so a single example is traced as two
+    # torch.export treats a size of 1 as a constant, so a single example is doubled before it is traced
     traced = tuple(torch.cat([example, example]) if batches == {1} else example for example in examples)
     try:
         return _export_program(model, traced, tuple({0: torch.export.Dim(BATCH)} for _ in examples))
@@ -145,9 +140,9 @@ def _export_program(
     with module_stack(model) as active:
         try:
             shapes = None if dynamic is None else (dynamic,)  # one tuple for *tensors
-            with redirect_stderr(io.StringIO()):  # a failing export prints its whole unfinished graph
+            with redirect_stderr(io.StringIO()):  # an export that fails prints its whole unfinished graph
                 return torch.export.export(model, examples, dynamic_shapes=shapes, strict=False)
-        except Exception as error:  # torch.export raises anything, from the model's own errors to its guards
+        except Exception as error:  # torch.export raises errors of any class, also the model's own
             where = _describe(model, active[-1] if active else "")
             raise ExportError(f"{where} cannot be traced: {reason(error)}") from error
 
@@ -165,7 +160,7 @@ def _to_onnx(model: nn.Module, program: torch.export.ExportedProgram) -> ir.Mode
             exported = torch.onnx.export(
                 program, dynamo=True, verbose=False, optimize=False, custom_translation_table=TRANSLATIONS
             )
-    except Exception as error:  # OnnxExporterError mostly, but also whatever a translation raises
+    except Exception as error:  # mostly OnnxExporterError, but also any error of a translation
         operator = _failing_operator(error)
         where = _describe(model, _path_of(program, operator))
         hint = "replace the operation, or register a translation for it in torch.onnx"
@@ -180,8 +175,8 @@ def _to_onnx(model: nn.Module, program: torch.export.ExportedProgram) -> ir.Mode
 
 @contextmanager
 def _arithmetic() -> Iterator[None]:
-    """Let torch's translations write `value + 1` of outputs of our nodes, as they do of those of their own."""
-    handle = getattr(ir, "set_value_magic_handler", lambda _: None)  # older ones know no such arithmetic
+    """Context in which torch's translations can write `value + 1` for outputs of our nodes, as for those of theirs."""
+    handle = getattr(ir, "set_value_magic_handler", lambda _: None)  # older versions have no such arithmetic
     before = handle(opset18)
     try:
         yield
@@ -215,7 +210,7 @@ def _failing_operator(error: BaseException | None) -> str:
 
 
 def _path_of(program: torch.export.ExportedProgram, operator: str) -> str:
-    """Dotted path of the module that calls `operator`; "" where decomposition has left no trace of it."""
+    """Dotted path of the module that calls `operator`; "" where it was lost when operators were decomposed."""
     wanted = operator.split(".")[1].lstrip("_") if "." in operator else ""
     for node in program.graph.nodes:
         called = str(node.target).split(".")
@@ -226,13 +221,13 @@ def _path_of(program: torch.export.ExportedProgram, operator: str) -> str:
 
 
 def _describe(flat: nn.Module, path: str) -> str:
-    """In words, the module of the user's model that has this path in `flat`, whose one child the model is."""
+    """The module with this path in `flat`, in words and as a module of the user's model, the only child of `flat`."""
     return named(flat.get_submodule(MODEL), path.removeprefix(MODEL).removeprefix("."))
 
 
 @contextmanager
 def quiet_exporter() -> Iterator[None]:
-    """torch's exporter logs about packages this one does not use and warns about its own internals."""
+    """Context without the exporter's logs about unused packages, and without warnings about its own internals."""
     loggers = [
         logging.getLogger(name) for name in ("torch.onnx", "torch.fx.experimental.symbolic_shapes", "torch._export")
     ]
@@ -249,7 +244,7 @@ def quiet_exporter() -> Iterator[None]:
 
 
 def _name_values(model: ir.Model, names: list[str]) -> None:
-    """Give inputs and outputs their names; an inner value that has one of them already gets another."""
+    """Give inputs and outputs their names. An inner value that already has such a name gets another one."""
     graph = model.graph
     public = {id(value): value for value in [*graph.inputs, *graph.outputs]}
     for value in list(graph.initializers.values()):  # as the user's model calls them

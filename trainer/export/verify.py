@@ -1,4 +1,4 @@
-"""verify_export: a written checkpoint against the torch model it came from."""
+"""verify_export: the comparison of a written checkpoint with the torch model that it came from."""
 
 from __future__ import annotations
 
@@ -30,11 +30,12 @@ def verify_export(
 ) -> None:
     """Run `path` and `net` (in eval mode) at every level and compare, on the examples and on random inputs like them.
 
-    The random ones have another batch size unless `fixed_batch`. Floating point outputs may differ by `tolerance` times
-    their largest magnitude: both sides sum the same float32 products, in another order. NaN and infinity must sit at
-    the same places; other dtypes must be equal. Model, level and examples are left as they were. Raises ExportError.
+    The random inputs have another batch size unless `fixed_batch`. Floating point outputs may differ by `tolerance`
+    times their largest magnitude: both sides sum the same float32 products, in different orders. NaN and infinity must
+    be at the same places; other dtypes must be equal. Model, level and examples are left as they were. Raises
+    ExportError.
     """
-    # the one place where the trainer looks at the runtime: what ships is proven on what runs it
+    # the trainer uses the runtime here, because the exported file is compared on the runtime that will run it
     from nested_sparse.runtime import Session
 
     call = ForwardCall(net.model, examples)
@@ -57,7 +58,7 @@ def verify_export(
 
 @contextmanager
 def stored_weights(net: NestedModel, stored: ValueType) -> Iterator[None]:
-    """Within, the nested weights of `net` are those that a file with values of type `stored` holds; then as before.
+    """Context in which the nested weights of `net` are those that a file with values of type `stored` holds.
 
     A comparison with the file then needs no tolerance for the rounding, which the caller asked for and which depends on
     the model: both sides sum the same float32 products.
@@ -75,9 +76,9 @@ def stored_weights(net: NestedModel, stored: ValueType) -> Iterator[None]:
 
 
 def random_like(examples: tuple[Tensor, ...], batch: int | None) -> tuple[Tensor, ...]:
-    """Random tensors of the examples' dtypes and value range; `batch` replaces dimension 0 unless None.
+    """Random tensors of the examples' dtypes and ranges of values. batch: dimension 0 of each; None: the example's.
 
-    Values are drawn from the example itself, so that indices stay indices; a constant float example gives normal noise.
+    Values are drawn from the example itself, so that indices stay valid; a constant float example gives normal noise.
     """
     generator = torch.Generator().manual_seed(SEED)
     drawn = []
@@ -121,7 +122,7 @@ def _compare(
 
 
 def disagreement(expected: NDArray[Any], got: NDArray[Any], tolerance: float) -> str:
-    """What is wrong with `got`, in words; "" where it agrees."""
+    """The difference of `got` from `expected`, in words; "" where they agree."""
     if expected.shape != got.shape or expected.dtype != got.dtype:
         return f"expected {expected.dtype} {expected.shape}, got {got.dtype} {got.shape}"
     if not np.issubdtype(expected.dtype, np.floating):
@@ -141,7 +142,10 @@ def disagreement(expected: NDArray[Any], got: NDArray[Any], tolerance: float) ->
 
 
 def _other_weights(net: NestedModel, path: Path) -> str:
-    """Which layer the file holds with other weights than the model: tells a damaged file from a wrong graph."""
+    """A sentence on a layer that has other weights in the file than in the model; "" where there is none.
+
+    It tells a damaged file from a wrong graph.
+    """
     with Checkpoint.open(path) as checkpoint:
         for layer in checkpoint.layers:
             stored, _ = checkpoint.load_layer(layer.name)

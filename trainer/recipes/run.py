@@ -19,8 +19,9 @@ from ..data.datasets import TrainingData
 from ..distributed import from_first, rank
 from ..entry import described, foreign_errors
 from ..evaluate import accuracy_per_level
-from ..export.write import export, inference_mode_of
+from ..export.write import export
 from ..model.costs import counted_costs
+from ..model.modes import evaluating
 from ..model.nested_model import NestedModel, nest
 from ..picture import draw
 from ..progress import EpochReport
@@ -267,6 +268,6 @@ def _finish(
 
 def dense_flops(net: NestedModel, example: tuple[Tensor, ...]) -> int:
     """Floating point operations of the whole network with all weights kept, as Level.flops counts them."""
-    with inference_mode_of(net), torch.no_grad(), counted_costs(net) as costs:
+    with evaluating(net), torch.no_grad(), counted_costs(net) as costs:
         net(*example)
     return costs.total // len(example[0])

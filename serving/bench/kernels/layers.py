@@ -13,6 +13,7 @@ from typing import Any
 
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import BenchError
+from nested_sparse.graph.contract import CONV, RESIDUAL_INPUT, X_INPUT, untiled_shape
 from nested_sparse.metadata import LayerEntry
 from nested_sparse.runtime.profiling import layer_of, node_events, read_profile
 from nested_sparse.runtime.session import Session
@@ -98,8 +99,6 @@ def conv_kinds(graph: bytes) -> dict[str, tuple[ConvKind, int]]:
     """
     import onnx
 
-    from nested_sparse.trainer.export.tile import untiled_shape
-
     model = onnx.load_from_string(graph)
     shapes = {
         value.name: untiled_shape([size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim])
@@ -107,12 +106,14 @@ def conv_kinds(graph: bytes) -> dict[str, tuple[ConvKind, int]]:
     }
     kinds = {}
     for node in model.graph.node:
-        if node.op_type != "NestedConv":
+        if node.op_type != CONV:
             continue
         window = {attribute.name: attribute.ints for attribute in node.attribute}
-        x, y = shapes[node.input[0]], shapes[node.output[0]]
+        x, y = shapes[node.input[X_INPUT]], shapes[node.output[0]]
         channels, rows, height, width = (int(size) for size in (x[1], *y[1:]))
-        kind = ConvKind(height, window["kernel_shape"][0], window["strides"][0], channels, rows, bool(node.input[2]))
+        kind = ConvKind(
+            height, window["kernel_shape"][0], window["strides"][0], channels, rows, bool(node.input[RESIDUAL_INPUT])
+        )
         kinds[node.name] = kind, height * width
     return kinds
 

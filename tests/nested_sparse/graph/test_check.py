@@ -1,4 +1,4 @@
-"""What a checkpoint's graph may not hold: each ends in CheckpointError, before ONNX Runtime sees a byte of it."""
+"""Refused graphs: each ends in CheckpointError, before ONNX Runtime sees a byte of it."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ REFUSED: dict[str, tuple[Tamper, str]] = {
         "sparse_tensor",
     ),
     "function": (on_model(function), "functions"),
-    "overload": (on_model(lambda m: setattr(m.graph.node[0], "overload", "o")), "none of those"),
+    "overload": (on_model(lambda m: setattr(m.graph.node[0], "overload", "o")), "may not hold"),
     "training": (on_model(lambda m: m.training_info.add()), "training_info"),
     "device": (on_model(lambda m: m.configuration.add()), "configuration"),
     "quantisation": (on_model(lambda m: m.graph.quantization_annotation.add()), "quantization_annotation"),
@@ -204,7 +204,7 @@ REFUSED: dict[str, tuple[Tamper, str]] = {
     "many fields": (in_graph(b"\x0a\x00" * 510_000), "of domain|more fields"),
     "many unpacked numbers": (
         before_output([onnx.NodeProto.FromString(b"\x2a" + varint(1_200_000) + b"\x40\x01" * 600_000)]),
-        "more fields|unknown type|none of those",
+        "more fields|unknown type|may not hold",
     ),
     "many types": (in_graph((b"\x6a" + varint(1 << 20) + bytes(1 << 20)) * 17), "bytes of types"),
     "old operators": (on_model(lambda m: setattr(m.opset_import[0], "version", 5)), "version of ONNX's operators 5"),

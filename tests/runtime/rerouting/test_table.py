@@ -11,7 +11,7 @@ import pytest
 from nested_sparse.errors import InputError
 from nested_sparse.level import Level
 from nested_sparse.reroute import Reroute
-from nested_sparse.runtime.rerouting.table import RouteTable, operator_names, route_accuracy
+from nested_sparse.runtime.rerouting.table import RouteTable, route_accuracy
 
 NAN = math.nan
 
@@ -38,11 +38,6 @@ def test_without_reroutes_a_route_scores_what_its_end_does() -> None:
     np.testing.assert_array_equal(ranked[2, :2], [[0, 0], [1, 1]])
     partial = route_accuracy(("a", "b"), levels(None, 0.7, 0.9), [])
     np.testing.assert_array_equal(partial[2, :2], [[NAN, NAN], [0.7, 0.7]])
-
-
-def test_layers_used_again_are_numbered() -> None:
-    """As the graph's nodes are."""
-    assert operator_names(["a", "b", "a", "a", "b"]) == ("a", "b", "a.1", "a.2", "b.1")
 
 
 @pytest.mark.parametrize(

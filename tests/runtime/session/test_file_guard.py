@@ -57,10 +57,10 @@ def test_all_levels_outlive_the_file(path: Path, caplog: pytest.LogCaptureFixtur
             session.resident_level = 0
         # the lease ends, and with it the writer's wait, before the line is written
         for _ in range(1200):
-            if "opened it for writing" in caplog.text:
+            if "was opened for writing" in caplog.text:
                 break
             time.sleep(0.05)
-        assert "opened it for writing" in caplog.text
+        assert "was opened for writing" in caplog.text
     assert path.stat().st_size == 0
 
 

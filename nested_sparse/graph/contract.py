@@ -1,0 +1,146 @@
+"""Contract: the inputs that a checkpoint's graph takes beside the model's own, and the operators of our domain.
+
+The exporter writes graphs by this module, the reader checks them by it, and the session binds them by it. The operator
+library reads the same names (tests/nested_sparse/graph/test_contract.py). FORMAT.md, "The graph", is the same contract
+for readers in other languages.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from ..value_type import FLOAT32
+
+DOMAIN, DOMAIN_VERSION = "nested_sparse", 1
+
+CONV, LINEAR, MAX_POOL = "NestedConv", "NestedLinear", "TiledMaxPool"
+OPERATOR_OF: Mapping[str, str] = {"conv": CONV, "linear": LINEAR}
+"""Operator of a layer, by its `op` in the metadata."""
+
+_SEGMENT_NAME = "__segment_{}__"
+_TILED = "tiled_"
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True, slots=True)
+class GraphInput:
+    """An input of the graph that the runtime binds, not the caller. dtype: numpy's name; shape: None is any size."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+LEVEL = GraphInput("__level__", "int64", ())
+"""The level of the run. Every operator reads it when it starts, so it may be lowered while the graph runs."""
+
+
+def segment_input(level: int) -> GraphInput:
+    """The bytes of the file that `level` adds; none where the file has been cut off below that level."""
+    return GraphInput(_SEGMENT_NAME.format(level), "uint8", (None,))
+
+
+def runtime_inputs(level_count: int) -> tuple[GraphInput, ...]:
+    """All that a graph of so many levels takes beside the model's own inputs, which come first."""
+    return (LEVEL, *(segment_input(level) for level in range(level_count)))
+
+
+def is_runtime_input(name: str) -> bool:
+    """Whether an input of a graph that is called `name` is the runtime's, so that no input of a model may be."""
+    return name == LEVEL.name or re.fullmatch(_SEGMENT_NAME.format(r"\d+"), name) is not None
+
+
+X_INPUT, RESIDUAL_INPUT = 0, 2
+"""Places of X and of the residual among the inputs of NestedConv and NestedLinear."""
+
+
+def layer_inputs(x: _Value, level: _Value, residual: _Value, segments: Sequence[_Value]) -> list[_Value]:
+    """The inputs of NestedConv and NestedLinear in their order. residual: an absent input where nothing is added."""
+    return [x, level, residual, *segments]
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """An attribute of one of our operators.
+
+    kind: the field of ONNX's AttributeProto that holds it: "s" text, "i" int64, "f" float32, "ints" int64s.
+    default: its value where a node has none; None where every node must have it.
+    """
+
+    kind: str
+    default: int | None = None
+
+    @property
+    def many(self) -> bool:
+        """Whether it is a list."""
+        return self.kind == "ints"
+
+
+WINDOW = ("kernel_shape", "strides", "pads", "dilations")
+"""Attributes of a window over images, in the node and in the layer's metadata; ONNX's names and meanings."""
+CONV_KIND: Mapping[str, Attribute] = {"groups": Attribute("i", 1), "spatial_dimensions": Attribute("i", 2)}
+"""Attributes of a convolution beside its window, in the node and, as lists of one, in the layer's metadata."""
+Y_TILED = "y_tiled"
+INPUT_TILED: Mapping[int, str] = {X_INPUT: "x_tiled", RESIDUAL_INPUT: "residual_tiled"}
+"""Attribute that says that an input is a tiled image, by the input's place."""
+PLACEMENT: Mapping[str, Attribute] = {
+    **dict.fromkeys(("rows", "columns", "block_rows", "index_bytes", "permutation_offset"), Attribute("i")),
+    **dict.fromkeys(("banks", "per_row"), Attribute("i", 0)),
+    "value_bytes": Attribute("i", FLOAT32.nbytes),
+    **dict.fromkeys(("blocks", "offsets"), Attribute("ints")),
+}
+"""Attributes that say where a layer's arrays lie in the segments: the fields of LayerPlacement."""
+LAYER, CLIP_MIN, CLIP_MAX = "layer", "clip_min", "clip_max"
+
+_OF_WINDOW = dict.fromkeys(WINDOW, Attribute("ints"))
+_OF_LAYER = {LAYER: Attribute("s"), CLIP_MIN: Attribute("f"), CLIP_MAX: Attribute("f"), **PLACEMENT}
+OPERATORS: Mapping[str, Mapping[str, Attribute]] = {
+    CONV: {
+        **_OF_LAYER,
+        **_OF_WINDOW,
+        **CONV_KIND,
+        **dict.fromkeys((*INPUT_TILED.values(), Y_TILED), Attribute("i", 0)),
+    },
+    LINEAR: _OF_LAYER,
+    MAX_POOL: _OF_WINDOW,
+}
+"""The operators of our domain, each with its attributes by name."""
+
+
+def node_names(layers: Iterable[str]) -> tuple[str, ...]:
+    """Names of the nodes that run `layers`, in this order: the layer's, then ".1", ".2", … where it is used again.
+
+    The exporter counts in the order of the graph; the runtime's reroute tables count in the order of a run.
+    The layer's name alone is in the attribute `layer`, in the metadata and in reroutes.
+    """
+    uses: Counter[str] = Counter()
+    names = []
+    for layer in layers:
+        names.append(f"{layer}.{uses[layer]}" if uses[layer] else layer)
+        uses[layer] += 1
+    return tuple(names)
+
+
+def layer_of_node(node: str, layers: Container[str]) -> str | None:
+    """The layer, one of `layers`, whose node is called `node`; None where it is none's."""
+    return next((name for name in (node, node.rpartition(".")[0]) if name in layers), None)
+
+
+def tiled_dimension(shape: Sequence[object]) -> str:
+    """Name of the one dimension of a tiled image of this shape, e.g. "tiled_batchx64x56x56".
+
+    Equal names mean equal shapes: ONNX Runtime may then give an output the memory of the residual added to it.
+    """
+    return _TILED + "x".join(str(size) for size in shape)
+
+
+def untiled_shape(dimensions: Sequence[int | str]) -> list[int | str]:
+    """The image's shape where `dimensions` are those of a tiled image, else `dimensions`."""
+    if len(dimensions) != 1 or not str(dimensions[0]).startswith(_TILED):
+        return list(dimensions)
+    sizes = str(dimensions[0]).removeprefix(_TILED).split("x")
+    return [int(size) if size.isdecimal() else size for size in sizes]
