@@ -114,7 +114,7 @@ def channel_first_level(
 
 
 def _kept(rows: int, channels: int, step: int, density: float, least: tuple[int, int]) -> tuple[int, int]:
-    """(rows, channels) kept at `density`, each at least what the level below keeps."""
+    """(rows, channels) kept at `density`, neither less than the level below keeps."""
     row_counts = np.minimum(np.arange(1, group_count(rows, step) + 1) * step, rows)
     pairs = {
         (int(row), int(np.clip(channel, least[1], channels)))
