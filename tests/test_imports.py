@@ -1,4 +1,4 @@
-"""Imports go one way: between the folders of the repository, between the rooms of runtime/, and to other libraries.
+"""Import rules: the directions between folders, between the rooms of runtime/, and to other libraries.
 
 The rules are this file's tables. Each exception names one module and its reason, and one that nothing needs any more
 fails. Imports are read from the sources (tests/imports.py), those in functions and those for type checkers included.
@@ -61,7 +61,7 @@ MAY_REACH: Mapping[tuple[str, str], str] = {
     ("serving.commands.train", "trainer"): "the verb `train`",
     ("serving.demo.run", "trainer"): "the demo trains what it serves",
 }
-"""What one module, without its folder's name before it, imports from a folder beyond MAY_IMPORT."""
+"""Reasons for imports of one module from a folder beyond MAY_IMPORT, by (module, folder)."""
 
 ROOMS: Mapping[str, int] = {
     "resources": 0,
@@ -141,14 +141,14 @@ def relative_inside(imports: list[Import]) -> Iterator[str]:
 
 
 def directions(imports: list[Import]) -> Iterator[str]:
-    """MAY_IMPORT and MAY_REACH."""
+    """The faults of MAY_IMPORT and MAY_REACH."""
     for each, here, there in ours(imports):
         if there != here and there not in MAY_IMPORT[here] and (short(each.importer), there) not in MAY_REACH:
             yield f"{each}: {here} does not import {there}"
 
 
 def rooms(imports: list[Import]) -> Iterator[str]:
-    """ROOMS."""
+    """The faults of ROOMS."""
     for each in imports:
         here, there = room_of(each.importer), room_of(each.target)
         if not here or not there or here == there:
@@ -170,7 +170,7 @@ def doors(imports: list[Import], all_of: Mapping[str, list[str]]) -> Iterator[st
 
 
 def libraries(imports: list[Import]) -> Iterator[str]:
-    """MAY_USE and MAY_USE_TOO."""
+    """The faults of MAY_USE and MAY_USE_TOO."""
     for each in imports:
         here, library = folder_of(each.importer), each.target.split(".")[0]
         if here in OUTSIDE or library in (PACKAGE, *FOLDERS) or library in sys.stdlib_module_names:
