@@ -16,7 +16,7 @@ from .served_model import VERSION, ServedModel
 class Dataplane:
     """Finds models by name and runs calls on them, until it drains. Belongs to one event loop.
 
-    stuck: names of the models that take no calls, because an inference of theirs is stuck; whoever watches sets it.
+    stuck: names of the models that take no calls, because one of their runs is stuck; ModelHealth sets it.
     """
 
     def __init__(self, models: Sequence[ServedModel]) -> None:
@@ -30,7 +30,7 @@ class Dataplane:
 
     @property
     def ready(self) -> bool:
-        """Whether new calls are taken."""
+        """Whether the server takes new calls."""
         return not self._draining
 
     def find(self, name: str, version: str = "") -> ServedModel:
@@ -45,14 +45,14 @@ class Dataplane:
     async def infer(self, model: ServedModel, call: Call) -> Response:
         """Run `call`; cancelling this coroutine cancels the request.
 
-        Raises InputError, LevelError, UnavailableError while draining and when the drain gives it up, StuckError, and
-        what the scheduler answers instead of a result: OverloadedError, DeadlineError.
+        Raises InputError, LevelError, StuckError; UnavailableError while draining, and when the drain ends first;
+        OverloadedError and DeadlineError where the scheduler answers so.
         """
         if self._draining:
             raise UnavailableError("The server is draining and takes no new requests; send it to another one.")
         if model.name in self.stuck:
             raise StuckError(f"An inference of {model.name!r} is stuck; send the request to another server.")
-        wanted_outputs(call.outputs, model.outputs)  # before the run: a wrong name is no reason to compute
+        wanted_outputs(call.outputs, model.outputs)  # before the run: nothing is computed for a wrong name
         running = asyncio.wrap_future(model.engine.submit(call.request))
         self._running.add(running)
         self._idle.clear()
@@ -68,12 +68,12 @@ class Dataplane:
                 self._idle.set()
 
     async def drain(self, grace_s: float) -> bool:
-        """Take no more calls, wait at most `grace_s` for the running ones and give up those that last longer.
+        """Take no more calls, wait at most `grace_s` for the running ones, and cancel those that last longer.
 
-        Whether all of them finished.
+        Returns whether all of them finished.
         """
         self._draining = True
-        if not self._running:  # wait_for with no time at all would not even look
+        if not self._running:  # wait_for would not look at the event where grace_s is 0
             return True
         try:
             await asyncio.wait_for(self._idle.wait(), grace_s)

@@ -1,4 +1,4 @@
-"""Ending: what SIGTERM and SIGINT do where a server cannot end in order, because it is not up yet or ends already."""
+"""Ending: SIGTERM and SIGINT where a server cannot end in order, because it is not up yet or is ending already."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ log = logging.getLogger(__name__)
 
 
 def end_loading(number: int, frame: FrameType | None) -> None:
-    """A signal's handler: one line, and the code that a shell gives for the signal."""
+    """Handler of a signal during loading: logs one line and ends with the code that a shell gives for the signal."""
     log.warning("stopped by %s before the models were ready", signal.Signals(number).name)
-    # raising would not do: what is raised inside a finalizer, which may be running, goes no further
+    # an exception would not do: if a finalizer is running just now, Python drops what is raised inside it
     os._exit(128 + number)
 
 
 def end_draining(number: int, frame: FrameType | None) -> None:
-    """The handler of a second signal."""
+    """Handler of a second signal."""
     log.warning("stopped by a second %s, before all requests were answered", signal.Signals(number).name)
     os._exit(128 + number)
 
@@ -30,9 +30,9 @@ def end_draining(number: int, frame: FrameType | None) -> None:
 def prepare() -> None:
     """Have the signals end this process from now on, even where it is process 1.
 
-    The system drops a signal to process 1, as which a container runs its command, unless there is a handler; so this
-    comes before everything that takes time. Other verbs than `serve` keep Python's own SIGINT, and as any other process
-    than 1 its SIGTERM too.
+    A container runs its command as process 1. The system drops a signal to process 1 unless there is a handler, so this
+    comes before everything that takes time. Verbs other than `serve` keep Python's own handling of SIGINT; they also
+    keep that of SIGTERM, unless they are process 1.
     """
     if sys.argv[1:2] == ["serve"]:
         for number in SIGNALS:
@@ -43,7 +43,7 @@ def prepare() -> None:
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGINT end what the body does, at once; a loop's own handlers take their place."""
+    """Have SIGTERM and SIGINT end the process at once while the body runs, until an event loop sets its handlers."""
     before = {number: signal.signal(number, end_loading) for number in SIGNALS}
     try:
         yield

@@ -1,4 +1,4 @@
-"""Fault: which gRPC status an error becomes, and what the metrics call it. The one table."""
+"""Fault: the gRPC status of each error and its name in the metrics. There is one table of both."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from nested_sparse.errors import (
 from nested_sparse.excerpt import excerpt
 
 MESSAGE_BYTES = 1024
-"""Of a status message as it is sent. Trailing metadata, which holds it up to twice, may have 8 kB: a client makes an
-error of its own of more."""
+"""Limit of a status message as it is sent. Trailing metadata holds the message up to twice and may have 8 kB; a client
+replaces larger metadata by an error of its own."""
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
 """Trailing metadata by which gRPC clients time their retry (gRFC A6): whole milliseconds as ASCII."""
 NO_RETRY = "-1"
-"""As a pushback: the same request would fail again."""
+"""Value of the pushback where the same request would fail again."""
 DETAILS_KEY = "grpc-status-details-bin"
-"""Trailing metadata with a serialised google.rpc.Status. OTLP's clients and others retry RESOURCE_EXHAUSTED only where
-it holds a RetryInfo."""
+"""Trailing metadata with a serialised google.rpc.Status. Some clients, OTLP's among them, retry RESOURCE_EXHAUSTED only
+where it holds a RetryInfo."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What becomes of one class of errors.
+    """The outcome of one class of errors.
 
-    outcome: its label in the metrics.
-    status: its gRPC status code.
+    outcome: label in the metrics.
+    status: gRPC status code.
     """
 
     outcome: str
@@ -63,15 +63,15 @@ INTERNAL = Fault("error", grpc.StatusCode.INTERNAL)
 
 
 def fault_of(error: BaseException) -> Fault:
-    """The fault of an error's class or its nearest base; INTERNAL for what nobody foresaw."""
+    """The fault of an error's class or of its nearest base in the table; INTERNAL for all other errors."""
     return next((FAULTS[kind] for kind in type(error).__mro__ if kind in FAULTS), INTERNAL)
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a call ends without a result: the one way by which a status leaves the server, its text bounded.
+    """The end of a call without a result. Every status leaves the server this way, with a bounded text.
 
-    It does not hold the error, whose traceback would keep the request alive.
+    It does not hold the error: the traceback would keep the request in memory.
     """
 
     status: grpc.StatusCode
@@ -80,19 +80,19 @@ class Ending:
 
     @classmethod
     def of(cls, error: BaseException, message: str = "") -> Ending:
-        """The error's. message: what the client reads in place of the error's own text."""
+        """The ending for `error`. message: text for the client in place of the error's own."""
         return cls(fault_of(error).status, on_the_wire(message) if message else message_of(error), trailers_of(error))
 
     async def send(self, context: Any) -> NoReturn:
-        """Abort the call that has this context of gRPC's."""
+        """Abort the call with this gRPC context."""
         await context.abort(self.status, self.message, self.trailers)
         raise AssertionError("abort always raises")
 
 
 def message_of(error: BaseException) -> str:
-    """What the client reads, in a line of at most MESSAGE_BYTES.
+    """The text for the client, one line of at most MESSAGE_BYTES.
 
-    The retry delay is in the text too: tritonclient drops trailing metadata.
+    It includes the retry delay, because tritonclient drops trailing metadata.
     """
     if isinstance(error, OverloadedError):
         return on_the_wire(f"{error}", f"; retry after {_whole_ms(error.retry_after_ms)} ms")
@@ -103,9 +103,9 @@ def message_of(error: BaseException) -> str:
 
 
 def on_the_wire(text: str, end: str = "") -> str:
-    """`text` with `end`, in one printable line that takes at most MESSAGE_BYTES as gRPC sends it; text is cut, not end.
+    """`text` and `end` in one printable line of at most MESSAGE_BYTES as gRPC sends it. Only `text` is cut.
 
-    gRPC writes a byte that is not printable ASCII as three.
+    gRPC sends three bytes for each byte that is not printable ASCII.
     """
     limit = MESSAGE_BYTES
     while True:
@@ -117,7 +117,7 @@ def on_the_wire(text: str, end: str = "") -> str:
 
 
 def trailers_of(error: BaseException) -> tuple[tuple[str, str | bytes], ...]:
-    """Trailing metadata that goes with the error: when to retry, for gRPC's clients and for those of google.rpc."""
+    """Trailing metadata of the error: the time to retry, for gRPC's clients and for those of google.rpc."""
     if isinstance(error, OverloadedError):
         delay_ms = _whole_ms(error.retry_after_ms)
         return (PUSHBACK_KEY, str(delay_ms)), (DETAILS_KEY, _retry_details(message_of(error), delay_ms))

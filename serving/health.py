@@ -1,7 +1,8 @@
 """HealthServicer: grpc.health.v1, with a watcher for itself.
 
-grpc_health's own writes to a watcher under a lock that all watchers of a service share, so that one which does not read
-keeps the status, and the end of the server, from everybody; and it forgets the others when one of them leaves.
+The servicer of grpc_health is not used. It writes to a watcher under a lock that all watchers of a service share, so
+one watcher that does not read blocks the status for all others, and the end of the server. It also forgets the other
+watchers when one of them leaves.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ POLL_S = 0.01
 
 
 class _Watcher:
-    """One call of Watch: of which service, and the status that its client has been sent."""
+    """One call of Watch: the service, and the status that its client was sent last."""
 
     def __init__(self, service: str | None) -> None:
         self.service = service
@@ -38,14 +39,14 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # g
         self._closed = False
 
     async def Check(self, request: health_pb2.HealthCheckRequest, context: Any) -> health_pb2.HealthCheckResponse:  # noqa: N802
-        """The protocol's. NOT_FOUND for a service that is not here."""
+        """As in the protocol. NOT_FOUND for a service that is not here."""
         status = self._statuses.get(request.service)
         if status is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, "There is no such service here.")
         return health_pb2.HealthCheckResponse(status=status)
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:  # noqa: N802
-        """The protocol's: the status now, and each one after; SERVICE_UNKNOWN for a service that is not here."""
+        """As in the protocol: the status now and each later one; SERVICE_UNKNOWN for a service that is not here."""
         watcher = _Watcher(request.service if request.service in self._statuses else None)
         self._watchers.add(watcher)
         try:
@@ -62,7 +63,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # g
             self._watchers.discard(watcher)
 
     def set(self, service: str, status: int) -> None:
-        """From now on; without effect once the server ends."""
+        """Set the status of a service; without effect once the server ends."""
         if self._ended:
             return
         self._statuses[service] = status
@@ -71,13 +72,13 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # g
                 watcher.changed.set()
 
     def end(self) -> None:
-        """NOT_SERVING for good."""
+        """Set every status to NOT_SERVING, for good."""
         for service in self._statuses:
             self.set(service, NOT_SERVING)
         self._ended = True
 
     async def close(self, limit_s: float) -> None:
-        """End the calls of those that watch, behind the last status; wait at most `limit_s` until all have ended."""
+        """End the calls of all watchers after their last status; wait at most `limit_s` for that."""
         self._closed = True
         for watcher in self._watchers:
             watcher.changed.set()

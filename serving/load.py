@@ -1,4 +1,4 @@
-"""load_model: an open checkpoint becomes a model to serve."""
+"""load_model(): makes a served model of an open checkpoint."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .served_model import ServedModel
 
 log = logging.getLogger(__name__)
 ROUTES_S = 2.0
-"""Time to measure what each operator takes."""
+"""Time limit for measuring the operators, in seconds."""
 
 
 def check_files(paths: Sequence[Path]) -> None:
@@ -81,13 +81,13 @@ def load_model(
     profiles: ProfileStore | None = None,
     governor: Governor | None = None,
 ) -> ServedModel:
-    """Measure the session's levels on this device, or check what was kept of it, and start its scheduler.
+    """Measure the session's levels on this device, or check the kept measurements, and start its scheduler.
 
-    profiles: where measurements are kept, None keeps none. governor: watches the model from then on. Raises
-    CheckpointError, LevelError, InputError, ServingError.
+    profiles: store of measurements; None keeps none. governor: limits the model from then on. Raises CheckpointError,
+    LevelError, InputError, ServingError.
     """
     for spec in (*session.inputs, *session.outputs):
-        datatype_of(spec.dtype)  # what cannot travel is said now, not on the first request
+        datatype_of(spec.dtype)  # a type that the protocol lacks is an error now, not on the first request
     if config.fixed_level is not None:
         resolve_level(config.fixed_level, len(session.levels))
     policy_named(config.policy)
@@ -134,7 +134,7 @@ def _policy(config: ModelConfig, served: Served) -> LevelPolicy:
 
 
 def _guard(session: Session, config: ModelConfig) -> Callable[[], RouteGuard] | None:
-    """What lowers a run that would be late; None where there is nothing to lower."""
+    """Maker of the guards that lower late runs; None where the level of a run never falls."""
     if config.fixed_level is not None or not policy_named(config.policy).lowers_runs or len(session.levels) == 1:
         return None
     table = RouteTable.measure(session, limit_s=ROUTES_S)

@@ -1,4 +1,4 @@
-"""LogFormat: how a record of the log is written, so that no text of a client or of a file can forge another."""
+"""LogFormat: the format of log records, in which no text of a client or a file can look like a record of its own."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from typing import Any, TypeAlias
 from nested_sparse.excerpt import excerpt
 
 MAX_LINE = 4000
-"""Characters of a log line; what is longer is cut in its middle."""
+"""Most characters of a log line; longer lines are cut in the middle."""
 _ExcInfo: TypeAlias = (
     "tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]"  # logging's own
 )
 
 
 class LogFormat(logging.Formatter):
-    """A line for each record: time, severity, message; control characters and line ends in it are spelt out.
+    """One line for each record: time, severity, message. Control characters and line ends are written as escapes.
 
-    What follows a record, a traceback, is indented, so that no line of it passes for a record. Its frames keep their
-    lines; the error's own text is one line, like a message.
+    A traceback follows its record indented, so that no line of it looks like a record. Its frames keep their lines; the
+    text of the error is one line, like a message.
     """
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record's text. Of a copy: the traceback as another handler wrote it would be taken over."""
+        """The text of the record. It is made from a copy, because a record keeps the traceback of another handler."""
         record = copy.copy(record)
         record.exc_text = None
         return super().format(record)
@@ -41,19 +41,19 @@ class LogFormat(logging.Formatter):
         return super().formatMessage(record)
 
     def formatException(self, ei: _ExcInfo) -> str:  # noqa: N802  # logging's name
-        """The traceback, with those of its causes."""
+        """The traceback, and those of its causes."""
         if ei[1] is None:
             return ""
         chunks = traceback.TracebackException(*ei).format()
         return "\n".join(f"  {line}" for chunk in chunks for line in _lines(chunk))
 
     def formatStack(self, stack_info: str) -> str:  # noqa: N802  # logging's name
-        """Where a record was made, if it says so."""
+        """The stack of a record that was made with stack_info."""
         return "\n".join(f"  {excerpt(line, MAX_LINE)}" for line in stack_info.split("\n"))
 
 
 def _lines(chunk: str) -> list[str]:
-    """A piece of a traceback: a frame as it is, anything else as one line."""
+    """A piece of a traceback: a frame keeps its lines, any other piece becomes one line."""
     lines = chunk.strip("\n").split("\n")
     if all(line.startswith("  ") for line in lines):
         return [excerpt(line, MAX_LINE) for line in lines]
@@ -61,7 +61,8 @@ def _lines(chunk: str) -> list[str]:
 
 
 def set_up_log() -> None:
-    """Write the log to stderr: ours from INFO on, libraries' from WARNING on, and what ends a thread."""
+    """Write the log to stderr: our records from INFO on, those of libraries from WARNING on, errors that end
+    threads."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LogFormat())
     logging.basicConfig(handlers=[handler], level=logging.WARNING)

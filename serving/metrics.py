@@ -1,4 +1,4 @@
-"""Metrics: what the server counts, for Prometheus and for the protocol's ModelStatistics."""
+"""Metrics: the server's counts, for Prometheus and for the protocol's ModelStatistics."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0
 NO_LEVEL = ""
 """Label of a request that no level answered."""
 NO_MODEL = ""
-"""Label of a request that was refused before its model was known; never a name that a client chose."""
+"""Label of a request that was refused before its model was known: never a name that a client made up."""
 
 
 @dataclass(slots=True)
@@ -44,9 +44,9 @@ class Record:
 
 
 class Metrics:
-    """Counts requests in a registry of its own, so that several servers fit in one process.
+    """Counts requests, in a registry of its own, so that several servers fit in one process.
 
-    clock: seconds, the one that calls are stamped with.
+    clock: seconds; the clock of the requests' arrival times.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -93,7 +93,7 @@ class Metrics:
         return Histogram(name, text, ("model", "level"), buckets=BUCKETS_S, registry=self.registry)
 
     def watch(self, model: ServedModel) -> None:
-        """Show this model's levels, queue and slowdown from now on."""
+        """Export this model's levels, queue and slowdown from now on."""
         self.tallies[model.name] = Tally()
         self._shed.labels(model.name)
         self._running.labels(model.name)
@@ -103,12 +103,15 @@ class Metrics:
         self._waiting.labels(model.name).set_function(lambda: model.engine.stats().queue_length)
 
     def watch_front(self, wait_s: Callable[[], float]) -> None:
-        """Show how long requests wait before their handlers start."""
+        """Export the time that requests wait before their handlers start."""
         self._front_wait.set_function(wait_s)
 
     @contextmanager
     def request(self, model: ServedModel, received_s: float) -> Iterator[Record]:
-        """Count what the body does: fill the record in; the error it leaves with, if any, is the outcome."""
+        """Count the request that the body serves. The body fills the record in; its error, if any, is the outcome.
+
+        received_s: time of arrival.
+        """
         record = Record()
         try:
             with self._running.labels(model.name).track_inprogress():
@@ -121,7 +124,7 @@ class Metrics:
 
     @contextmanager
     def unread(self) -> Iterator[None]:
-        """Count a request that the body refuses: it cannot be read, or asks for a model that is not here."""
+        """Count a request that the body refuses, because it is unreadable or names no model of this server."""
         try:
             yield
         except Exception as error:
@@ -129,12 +132,12 @@ class Metrics:
             raise
 
     def shed_in_front(self) -> None:
-        """Count a request that was refused because of what waits before the handlers; it was not read.
+        """Count a request that was refused unread, because too many requests wait in front of the handlers.
 
-        It is taken to be the model's if there is only one.
+        It counts for the model if the server has only one.
         """
         only = next(iter(self.tallies)) if len(self.tallies) == 1 else NO_MODEL
-        if not self._in_front:  # kept: looking labels up would cost as much as the rest of a refusal
+        if not self._in_front:  # kept, because to look up the labels costs as much as the rest of a refusal
             self._in_front = (self._requests.labels(only, NO_LEVEL, "shed"), self._shed.labels(only))
         for counter in self._in_front:
             counter.inc()

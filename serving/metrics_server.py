@@ -1,6 +1,7 @@
-"""MetricsServer: the Prometheus text over HTTP/1.1, on the server's own event loop and for a bounded number of peers.
+"""MetricsServer: the Prometheus text over HTTP/1.1, on the server's event loop, for a bounded number of connections.
 
-The text is prometheus_client's; its own server starts a thread for each connection and waits for ever.
+prometheus_client makes the text. Its HTTP server is not used: it starts a thread for each connection and waits for
+ever.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ BACKLOG = 128
 
 @dataclass(frozen=True, slots=True)
 class MetricsLimits:
-    """connections: open at once; the next one takes the place of the one that has been silent the longest.
+    """Limits of the metrics port.
 
-    request_s: from the connection, or the last answer, to the end of a request. answer_s: until the peer has taken it.
+    connections: most connections at once; the next one closes that which has been silent for the longest time.
+    request_s: most seconds from the connection, or from the last answer, to the end of a request.
+    answer_s: most seconds until the client has read the answer.
     """
 
     connections: int = 64
@@ -43,7 +46,7 @@ class _HttpRequest:
 
     @classmethod
     def read(cls, head: bytes) -> _HttpRequest:
-        """From the lines before the empty one. Raises ValueError."""
+        """The request in the lines before the empty line. Raises ValueError."""
         first, *lines = head.decode("latin-1").rstrip("\r\n").split("\r\n")
         method, target, version = first.split(" ")
         if version not in ("HTTP/1.0", "HTTP/1.1") or not target.startswith("/"):
@@ -57,7 +60,7 @@ class _HttpRequest:
 
 
 class MetricsServer:
-    """Answers GET and HEAD of /metrics with what `registry` collects, from start() to close()."""
+    """Answers GET and HEAD of /metrics with the metrics of `registry`, from start() to close()."""
 
     def __init__(self, registry: CollectorRegistry, limits: MetricsLimits | None = None) -> None:
         self._application: Callable[..., Any] = make_wsgi_app(registry)
@@ -67,7 +70,7 @@ class MetricsServer:
         self._server: asyncio.Server | None = None
 
     async def start(self, host: str, port: int) -> int:
-        """Listen there; the port, which the system picks where it is 0. Raises OSError."""
+        """Listen on that address. Returns the port, which the system picks where it is 0. Raises OSError."""
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
         try:
@@ -96,13 +99,13 @@ class MetricsServer:
                 if writer in self._writers:
                     self._writers.move_to_end(writer)
         except (OSError, EOFError, asyncio.TimeoutError):
-            writer.transport.abort()  # close() would wait until the peer has taken all
+            writer.transport.abort()  # close() would wait until the client has read everything
         finally:
             self._writers.pop(writer, None)
             writer.close()
 
     async def _answer_next(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """Whether the connection stays. Raises what a peer that is gone or too slow makes."""
+        """Answer one request; returns whether the connection stays. Raises OSError, EOFError, TimeoutError."""
         try:
             head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), self._limits.request_s)
             request = _HttpRequest.read(head)
@@ -119,7 +122,7 @@ class MetricsServer:
         return await self._send(writer, HTTPStatus.OK, headers, body, stays=stays, bare=bare)
 
     async def _collect(self, request: _HttpRequest) -> tuple[list[tuple[str, str]], bytes]:
-        """The text in the form that the client accepts; in one thread at most, beside the event loop."""
+        """The headers and the text in the form that the client accepts, made by at most one thread at a time."""
         environment = {
             "REQUEST_METHOD": "GET",
             "PATH_INFO": request.path,
@@ -146,7 +149,7 @@ class MetricsServer:
         stays: bool = False,
         bare: bool = False,
     ) -> bool:
-        """Send an answer, without its body where it is `bare`; whether the connection stays."""
+        """Send an answer; returns whether the connection stays. bare: send it without its body."""
         text = f"{status.phrase}\n".encode() if body is None else body
         lines = [
             f"HTTP/1.1 {status.value} {status.phrase}",

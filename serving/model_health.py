@@ -1,4 +1,4 @@
-"""ModelHealth: which models answer, as grpc.health.v1 and the dataplane tell it."""
+"""ModelHealth: tells grpc.health.v1 and the dataplane which models answer."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ log = logging.getLogger(__name__)
 
 
 class ModelHealth:
-    """Looks at each model's engine every `period_s`: while a run is stuck, the model is NOT_SERVING and takes no calls.
+    """Looks at each model's engine every `period_s`. While a run is stuck, the model is NOT_SERVING and takes no calls.
 
-    The server as a whole, "" and the service's name, is SERVING as long as one model is.
+    The server as a whole ("" and the name of the inference service) is SERVING as long as one model is.
     """
 
     def __init__(
@@ -32,13 +32,13 @@ class ModelHealth:
         self._told: dict[str, int] = {}
 
     async def watch(self) -> None:
-        """Until cancelled."""
+        """Look until this coroutine is cancelled."""
         while True:
             self.update()
             await asyncio.sleep(self._period_s)
 
     def update(self) -> None:
-        """Tell what has changed."""
+        """Look once and pass on the changes."""
         stuck = {model.name for model in self._models if model.engine.stats().stuck}
         self._dataplane.stuck = stuck
         whole = NOT_SERVING if stuck and len(stuck) == len(self._models) else SERVING

@@ -1,4 +1,4 @@
-"""ServedModel: one checkpoint as the server offers it."""
+"""ServedModel: one checkpoint that the server offers."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from nested_sparse.runtime.scheduling import Request, Response, SchedulerStats
 from nested_sparse.tensor_spec import TensorSpec
 
 VERSION = "1"
-"""The protocol wants a version; a checkpoint has one."""
+"""The protocol requires a version; a checkpoint has one version."""
 PLATFORM = "nested_sparse_onnxruntime"
 
 
 class Engine(Protocol):
-    """What runs the requests: nested_sparse.runtime.scheduling.scheduler.Scheduler, or a test's stand-in."""
+    """The part that runs requests: a Scheduler, or its stand-in in a test."""
 
     def submit(self, request: Request) -> Future[Response]:
         """Queue the request."""
@@ -25,14 +25,15 @@ class Engine(Protocol):
         """Refuse new requests, finish the queued ones within `grace_s`, stop."""
 
     def stats(self) -> SchedulerStats:
-        """Where it stands now."""
+        """Its state now."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
     """A model under its name, with the scheduler that runs it.
 
-    default_slo_ms: the bound of a request that brings none.
+    default_slo_ms: time from arrival to answer of a request that states none, and the most that any request gets.
+    threads, isa: number of threads of a run, and the instruction set of its kernels.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Server: one gRPC port with inference, health and reflection, and its orderly end."""
+"""Server: one gRPC port with inference, health and reflection, which ends in order."""
 
 from __future__ import annotations
 
@@ -40,22 +40,22 @@ from .servicer import Servicer, generic_handler
 MOST_PORT = 65535
 LEAST_MESSAGE_BYTES = 4 << 20  # gRPC's own default
 REPLY_GRACE_S = 1.0
-"""What answers already computed get to reach their clients, and clients to close their connections."""
+"""Time for computed answers to reach their clients, and for clients to close their connections."""
 QUIET_S = 0.1
-"""Without a call for so long, a draining server has refused what was on its way to it."""
+"""After this time without a call, a draining server has refused all calls that were on their way to it."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """Where to listen and how to end. Raises ServingError for a value that is out of range.
+    """The server's addresses and limits. Raises ServingError for a value that is out of range.
 
     port, metrics_port: 0 picks a free one; metrics_port None: no metrics.
     grace_s: seconds that running requests get when the server stops.
     request_samples: number of samples of the example shape that fit in one request; it bounds the bytes that the
     server reads into memory.
-    connections: what one client, and all together, may hold.
+    connections: limits of the connections of one client, and of all clients together.
     """
 
     host: str = "127.0.0.1"
@@ -117,8 +117,8 @@ class Server:
                 (
                     "grpc.so_reuseport",
                     0,
-                ),  # else a second server on the port would go unnoticed and take half the requests
-                # what is larger than our limit by less than this gets our own answer, which says what to do
+                ),  # otherwise a second server could listen on the same port and would take half the requests
+                # a request above our limit and below this one gets our own answer, which says what to do
                 ("grpc.max_receive_message_length", min(2 * limit, 2**31 - 1)),
                 ("grpc.max_send_message_length", -1),
                 NOT_INFLATED,
@@ -137,7 +137,7 @@ class Server:
         return server
 
     async def start(self) -> None:
-        """Listen and answer. Raises ServingError if an address cannot be had."""
+        """Listen and answer. Raises ServingError if it cannot listen on an address."""
         host, port = self._config.host, self._config.port
         check_listenable(host, port)
         try:
@@ -159,7 +159,7 @@ class Server:
         self.metrics_address = address_text(host, self._servicer.metrics_port)
 
     async def drain(self) -> None:
-        """End: NOT_SERVING, refuse new requests, let the running ones finish within the grace, close everything."""
+        """End in order: NOT_SERVING, new requests refused, running ones finished within the grace, all closed."""
         end_s = time.monotonic() + self._config.grace_s
         for watch in self._watches:
             watch.cancel()
@@ -174,8 +174,8 @@ class Server:
         await self._exporter.close()
 
     async def _close_connections(self) -> None:
-        """Refuse what is still queued in front of the handlers, then end the connections behind the last answer."""
-        if not self.address:  # it never listened
+        """Refuse the calls that still wait for a handler, then end the connections after their last answer."""
+        if not self.address:  # the server never listened
             return
         port = int(self.address.rpartition(":")[2])
         await self._servicer.calls.settle(QUIET_S, REPLY_GRACE_S)

@@ -1,4 +1,4 @@
-"""Servicer: the protocol's methods over gRPC. Each converts, asks the dataplane, converts back."""
+"""Servicer: the protocol's methods over gRPC. Each converts the request, asks the dataplane, converts the answer."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from .served_model import PLATFORM, VERSION, ServedModel
 
 EXTENSIONS = ("model_configuration", "model_repository(index)", "statistics", "parameters")
 METRICS_EXTENSION = "prometheus_metrics"
-"""With the port in brackets: where the metrics are, which the protocol has no field for."""
+"""Extension that names the port of the metrics, in brackets; the protocol has no field for it."""
 
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
@@ -45,10 +45,10 @@ log = logging.getLogger(__name__)
 def answered(
     method: Method[RequestT, ResponseT], read: Callable[[bytes], Awaitable[RequestT]], calls: Calls
 ) -> Callable[[bytes, Any], Awaitable[ResponseT]]:
-    """An RPC method, of a request's bytes, whose errors are gRPC statuses.
+    """`method` as an RPC method that takes bytes, and whose errors become gRPC statuses.
 
-    An unforeseen error is INTERNAL with an id, its details in the log. read: makes the request of its bytes.
-    calls: counts it until it is answered.
+    An unforeseen error is INTERNAL with an id; its details are in the log.
+    read: makes the request of its bytes. calls: counts the call until it is answered.
     """
 
     @functools.wraps(method)
@@ -64,7 +64,7 @@ def answered(
                 log.exception("%s failed, incident %s", method.__name__, incident)
                 text = f"The server failed on this request; its log has the details under incident {incident}."
                 ending = Ending.of(error, text)
-        # outside the handler: the abort is no consequence of the error, and its traceback should not say so
+        # outside of `except`: otherwise the traceback of the abort would name the error as its context
         await ending.send(context)
 
     return wrapper
@@ -73,8 +73,8 @@ def answered(
 class Servicer:
     """GRPCInferenceService, version 2 of the Open Inference Protocol.
 
-    metrics_port: where the metrics are served, None for nowhere; told in the server's metadata.
-    calls: those that are not answered yet.
+    metrics_port: port of the metrics, which the server's metadata names; None: there is none.
+    calls: the calls that are not answered yet.
     """
 
     def __init__(self, dataplane: Dataplane, metrics: Metrics, clock: Callable[[], float] = time.monotonic) -> None:
@@ -90,11 +90,11 @@ class Servicer:
         return messages.ServerLiveResponse(live=True)
 
     async def server_ready(self, request: messages.ServerReadyRequest, context: Any) -> messages.ServerReadyResponse:
-        """Whether it takes requests; not while draining."""
+        """Whether the server takes requests; it does not while draining."""
         return messages.ServerReadyResponse(ready=self._dataplane.ready)
 
     async def model_ready(self, request: messages.ModelReadyRequest, context: Any) -> messages.ModelReadyResponse:
-        """Whether the model takes requests; one that is not here is not ready, which is an answer and no error."""
+        """Whether the model takes requests. An unknown model is not ready; that is no error."""
         try:
             self._dataplane.find(request.name, request.version)
         except NotFoundError:
@@ -104,7 +104,7 @@ class Servicer:
     async def server_metadata(
         self, request: messages.ServerMetadataRequest, context: Any
     ) -> messages.ServerMetadataResponse:
-        """Who answers."""
+        """Name, version and extensions of the server."""
         metrics = () if self.metrics_port is None else (f"{METRICS_EXTENSION}({self.metrics_port})",)
         return messages.ServerMetadataResponse(
             name="nested-sparse", version=nested_sparse.__version__, extensions=(*EXTENSIONS, *metrics)
@@ -124,13 +124,13 @@ class Servicer:
         )
 
     def arrived(self) -> None:
-        """A request's handler begins, before anything is read: remember for model_infer when the request came in."""
+        """Note the arrival of a request for model_infer, when its handler begins and nothing is read yet."""
         arrived_s.set(self._clock() - waited_s.get())
 
     async def model_infer(self, request: InferRequest, context: Any) -> bytes:
-        """Run a model at the level that its deadline allows; the response is serialised.
+        """Run a model at the level that the deadline allows; returns the serialised response.
 
-        Time counts from when the request came in.
+        Time counts from the arrival of the request.
         """
         now_s, arrival_s = self._clock(), arrived_s.get()
         received_s = now_s if arrival_s is None else arrival_s
@@ -161,7 +161,7 @@ class Servicer:
             return await asyncio.to_thread(read_call, request, bounds, received_s, time_left_s)
 
     async def model_config(self, request: messages.ModelConfigRequest, context: Any) -> messages.ModelConfigResponse:
-        """What Triton's load tools ask for before they start."""
+        """The configuration that Triton's load tools ask for before they start."""
         model = self._dataplane.find(request.name, request.version)
         config = messages.ModelConfig(name=model.name, platform=PLATFORM, max_batch_size=0)
         for spec in model.inputs:

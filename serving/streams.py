@@ -1,8 +1,8 @@
-"""Streams: standard input, output and error as the command line uses them, whatever it is started with.
+"""Streams: standard input, output and error, made usable for the command line in whatever state they are.
 
-A service manager closes them, a small system has a terminal of ASCII, a disk under a log runs full. What is closed is
-the null device from then on; what is too narrow for a character shows a likeness of it; a result that cannot be written
-is an error of ours; a message that cannot be written is lost, and the work goes on.
+A service manager may have closed them, a small system may have an ASCII terminal, the disk under a log may be full. A
+closed stream becomes the null device. A character that the encoding lacks is replaced by a similar one. A result that
+cannot be written is an OutputError. A message that cannot be written is lost, and the work goes on.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LIKENESSES = {
 
 
 class Results(io.TextIOWrapper):
-    """Standard output. Text that cannot be written is an OutputError; a reader that has gone stays BrokenPipeError."""
+    """Standard output. Text that cannot be written raises OutputError; without a reader, BrokenPipeError."""
 
     def write(self, text: str) -> int:
         """As of any text stream. Raises OutputError."""
@@ -42,7 +42,7 @@ class Results(io.TextIOWrapper):
             raise self._failed(error) from None
 
     def _failed(self, error: OSError) -> OSError | OutputError:
-        # what is still in the buffer would fail again when the interpreter flushes it at its end, and be said then
+        # otherwise the interpreter would flush the buffer at its end, fail again and report that
         _fill(self.fileno())
         if isinstance(error, BrokenPipeError):
             return error
@@ -54,14 +54,14 @@ class Messages(io.TextIOWrapper):
     """Standard error. A message that cannot be written is lost, and the work goes on."""
 
     def write(self, text: str) -> int:
-        """As of any text stream, and raises nothing of the system's."""
+        """As of any text stream, but it raises no error of the system."""
         try:
             return super().write(text)
         except OSError:
             return len(text)
 
     def flush(self) -> None:
-        """As of any text stream, and raises nothing of the system's."""
+        """As of any text stream, but it raises no error of the system."""
         try:
             super().flush()
         except OSError:
@@ -69,12 +69,12 @@ class Messages(io.TextIOWrapper):
 
 
 def prepare_streams() -> None:
-    """Make all three streams usable. Once, at the start of a process, before anything is opened or printed.
+    """Make all three streams usable. Call it once, at the start of a process, before anything is opened or printed.
 
-    Streams that somebody has put in the place of the interpreter's own are left as they are.
+    Streams that were put in the place of the interpreter's own are left as they are.
     """
     codecs.register_error(NARROW, _likeness)
-    for number in (0, 1, 2):  # in this order: the lowest free number is the one that an opened file gets
+    for number in (0, 1, 2):  # in this order, because a file that is opened gets the lowest free number
         _occupy(number)
     if sys.stdin is None:
         sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - it stays open as long as the process
@@ -85,7 +85,7 @@ def prepare_streams() -> None:
 
 
 def _parts(stream: Any, number: int) -> dict[str, Any]:
-    """What a stream of ours is made of: that of the interpreter, with what it does with characters it cannot encode."""
+    """Arguments for a stream of ours in place of the interpreter's: its buffer, its settings, our error handler."""
     if stream is None:
         return {"buffer": open(number, "wb", closefd=False), "encoding": "utf-8", "errors": NARROW}
     kept = {name: getattr(stream, name) for name in ("encoding", "line_buffering", "write_through")}
@@ -93,9 +93,9 @@ def _parts(stream: Any, number: int) -> dict[str, Any]:
 
 
 def _occupy(number: int) -> None:
-    """Open the null device under a standard number that is closed: else the next file opened would get that number.
+    """Open the null device under a standard number that is closed.
 
-    Then what a C library prints would go into that file.
+    Otherwise the next file that is opened would get that number, and output of C libraries would go into that file.
     """
     try:
         os.fstat(number)
@@ -112,7 +112,7 @@ def _fill(number: int) -> None:
 
 
 def _likeness(error: UnicodeError) -> tuple[str, int]:
-    """Characters that an encoding lacks: what looks alike, else Python's escape."""
+    """Replacement for characters that an encoding lacks: similar characters, else Python's escapes."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     text = error.object[error.start : error.end]

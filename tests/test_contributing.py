@@ -29,7 +29,7 @@ NAMED = re.compile(r"`((?:[\w.{}*-]+/)+[\w.{}*-]*|\w+\.(?:md|toml|txt)|Makefile)
 
 def named(text: str) -> Iterator[tuple[str, list[str]]]:
     """(path, symbols) of each path that a page names."""
-    for path, symbols in NAMED.findall(text):
+    for path, symbols in NAMED.findall(" ".join(text.split())):
         yield path, symbols.split(", ") if symbols else []
 
 

@@ -134,7 +134,7 @@ class ElasticPolicy:
                 continue
             rises = level > present
             if not self._sustains(level, rises, plan, slowdown):
-                why = f"level {level} cannot keep up with what comes in"
+                why = f"level {level} cannot keep up with the arrivals"
             elif not plan.fits(level, self._next_below(level), RISE_SHARE if rises else HOLD_SHARE):
                 why = f"level {level} is too slow for this and the {plan.waiting} behind"
             else:

@@ -1,4 +1,4 @@
-"""What the device can give: its sensors, and the levels that they allow."""
+"""The resources of the device: its sensors, and the levels that their readings allow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Governor: the thread that keeps models within what the machine has left."""
+"""Governor: the thread that keeps models within the free resources of the machine."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from .monitor import ResourceMonitor, ResourceSample
 
 FEWER_CORES_S = 1.0
 MORE_CORES_S = 10.0
-"""How long the cores must have changed before the threads follow: down soon, for more threads than cores are throttled
-for part of every period; up late, for building anew what runs the graph costs a core for a moment."""
+"""Time that the number of cores must have changed before the number of threads follows, in seconds. It falls soon,
+because more threads than cores are throttled for part of every period. It rises late, because the graph's session is
+then built anew, which keeps a core busy for a moment."""
 _LOGGER = logging.getLogger("nested_sparse.runtime")
 
 
 class Model(Protocol):
-    """A session."""
+    """A model whose weights the governor limits: a Session."""
 
     name: str
     resident_level: int
@@ -34,10 +35,10 @@ class Model(Protocol):
 
 
 class Limited(Protocol):
-    """A scheduler."""
+    """A queue whose levels the governor limits: a Scheduler."""
 
     def limit(self, highest_level: int, reason: str) -> None:
-        """From now on no request is to run denser."""
+        """Let no request run denser from now on."""
 
 
 @dataclass(slots=True)
@@ -52,9 +53,9 @@ class _Watched:
 
 
 class Governor:
-    """Samples `monitor` every `period_s` and applies what comes of it to the watched models; close() ends it.
+    """Samples `monitor` every `period_s` and applies the limits that follow to the watched models, until close().
 
-    The only thread that reads the probes: one that hangs stops the limits from changing, and nothing else.
+    No other thread reads the probes. A probe that hangs therefore stops the limits from changing, and nothing else.
     """
 
     def __init__(
@@ -76,15 +77,16 @@ class Governor:
         heed_forks(self)
 
     def forget(self) -> None:
-        """As Inheritable: the thread is the parent's."""
+        """As Inheritable: the thread is that of the parent process."""
         self._lock = threading.Lock()
         self._closed = threading.Event()
 
     def watch(self, model: Model, scheduler: Limited, *, follows_cores: bool, priority: int = 0) -> None:
-        """Limit `model` from the next look on. follows_cores: its threads become as many as the usable cores.
+        """Limit `model` from the next look on.
 
-        priority: short memory is taken from the models of the lowest first; those above give at the next look, if that
-        was not enough.
+        follows_cores: its number of threads follows the number of usable cores.
+        priority: where memory is short, the models of the lowest priority give memory back first; the next ones do at
+            the next look, if that was not enough.
         """
         top = len(model.levels) - 1
         limits = LevelLimiter(model.levels, self._config)
@@ -93,11 +95,11 @@ class Governor:
             self._watched.sort(key=lambda each: each.priority)
 
     def start(self) -> None:
-        """Begin to look, in a thread of its own."""
+        """Begin to look at the sensors, in a thread of its own."""
         self._thread.start()
 
     def close(self, timeout_s: float = 5.0) -> None:
-        """Look no more. Waits for the look under way, but not longer: a probe may hang. May be called again."""
+        """End the looks. Waits for the look under way, `timeout_s` at most: a probe may hang. May be called again."""
         self._closed.set()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
@@ -110,11 +112,11 @@ class Governor:
         self.close()
 
     def look(self) -> None:
-        """One look at the sensors, applied to every model. What goes wrong with one model is logged."""
+        """Look at the sensors once and limit every model. An error with one model is logged."""
         sample, now_s = self.monitor.sample(), self._clock()
         with self._lock:
             watched = list(self._watched)
-        given_by = None  # priority of those that have just given memory
+        given_by = None  # priority of the models that have just given memory back
         for each in watched:
             if self._closed.is_set():
                 return
@@ -140,10 +142,10 @@ def _limit(watched: _Watched, limit: LevelLimit) -> None:
             "%s: %s: highest level %d -> %d", model.name, limit.reason, before.highest_level, limit.highest_level
         )
     if limit != before:
-        # before its pages go: a run that begins between the two would fetch them again
+        # before its pages are given back: a run that began in between would read them again
         watched.scheduler.limit(limit.highest_level, limit.reason)
         watched.limit = limit
-    # also when nothing changed: runs under way, and requests that ask for a level, may have brought pages back
+    # also without a change: runs under way, and requests that ask for a level, may have read pages again
     if model.resident_level > limit.resident_level:
         model.resident_level = limit.resident_level
 
@@ -156,7 +158,7 @@ def _follow_cores(watched: _Watched, sample: ResourceSample, now_s: float) -> No
     if watched.differs_since_s is None:
         watched.differs_since_s = now_s
     if now_s - watched.differs_since_s >= (FEWER_CORES_S if cores < model.threads else MORE_CORES_S):
-        watched.differs_since_s = None  # and should it fail, not again at once
+        watched.differs_since_s = None  # so that a failure is not repeated at once
         before, model.threads = model.threads, cores
         _LOGGER.info("%s: cores: %d usable: threads %d -> %d", model.name, cores, before, cores)
 

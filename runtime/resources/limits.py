@@ -13,19 +13,21 @@ from .monitor import ResourceSample
 
 _MIB = 2**20
 _MOST_PATIENCE = 32
-"""The wait before a rise doubles, up to this often its usual, where the last rise did not last."""
+"""Where the last rise did not last, the wait before the next one doubles, up to this multiple of the usual wait."""
 
 
 @dataclass(frozen=True, slots=True)
 class LimitConfig:
-    """What lowers the highest level. None: that sensor changes nothing. Raises InputError.
+    """The readings from which on the highest level falls. None: that sensor is not used. Raises InputError.
 
-    min_available_memory_bytes: what must be left for allocation, within machine and cgroup. memory_stall_percent: some
-    task of the machine waits for memory for that share of the time (PSI); off, for it may be a neighbour's.
-    max_temperature_celsius: a level less every step_s while above; rises again temperature_hysteresis_celsius below.
-    min_frequency_share: of the highest frequency; a level less every step_s while below, rises at 1.1 times it.
-    min_battery_percent: below it, while discharging, battery_level is the highest.
-    rise_s: how long all must be well before the next level up.
+    min_available_memory_bytes: bytes that must stay free for allocation, within machine and cgroup.
+    memory_stall_percent: share of the time that some task of the machine waits for memory (PSI); off by default,
+        because it may be a task of somebody else.
+    max_temperature_celsius: above it the level falls by one every step_s; it rises temperature_hysteresis_celsius
+    below. min_frequency_share: share of the highest frequency; below it the level falls by one every step_s; it rises
+        at 1.1 times that share.
+    min_battery_percent: charge below which, while discharging, battery_level is the highest level.
+    rise_s: time that all readings must be good before the level rises by one.
     """
 
     min_available_memory_bytes: int | None = 64 * _MIB
@@ -58,7 +60,7 @@ class LimitConfig:
 
 @dataclass(frozen=True, slots=True)
 class LevelLimit:
-    """The densest level that may run, the densest whose weights may stay in memory, and what reading made them so."""
+    """The densest level that may run, the densest whose weights may stay in memory, and the reading behind them."""
 
     highest_level: int
     resident_level: int
@@ -68,9 +70,9 @@ class LevelLimit:
 class LevelLimiter:
     """Turns samples into a LevelLimit for a model of `levels`. Not thread-safe.
 
-    Falls at once, or a level at a time where the effect is gradual; rises a level at a time, when the reading has been
-    clearly on the good side for rise_s. Between the two, and without a reading, everything stays as it is, so constant
-    readings lead to one limit. A limit that has to fall soon after it rose waits twice as long before the next rise.
+    A limit falls at once, or by one level at a time where the effect is gradual. It rises by one level at a time, when
+    the reading has been clearly good for rise_s. Between the two thresholds, and without a reading, it stays, so that
+    constant readings lead to one limit. A limit that falls soon after it rose waits twice as long before the next rise.
     """
 
     def __init__(self, levels: Sequence[Level], config: LimitConfig) -> None:
@@ -85,7 +87,7 @@ class LevelLimiter:
         self._now_s = -math.inf
 
     def update(self, sample: ResourceSample, now_s: float) -> LevelLimit:
-        """What `sample` makes of the limits at `now_s`, seconds that only grow; a step back counts as none."""
+        """The limits after `sample`, taken at `now_s` in seconds. A time before the last one counts as the last one."""
         now_s = self._now_s = max(now_s, self._now_s)
         self._look_at_memory(sample, now_s)
         self._look_at_stall(sample, now_s)
@@ -144,7 +146,7 @@ class LevelLimiter:
 
 
 class _Cap:
-    """The highest level for one cause."""
+    """The highest level that one sensor allows."""
 
     def __init__(self, top: int, rise_s: float, step_s: float = 0.0) -> None:
         self.level = top
@@ -157,7 +159,7 @@ class _Cap:
         self._rose_s = -math.inf
 
     def look(self, bad: bool, well: bool, reason: str, now_s: float) -> None:
-        """A level less where it is bad, at most one every step_s; one more where it has been well for long enough."""
+        """Fall by one level where the reading is bad, once every step_s; rise where it was good for long enough."""
         if not bad:
             self.rise_if(well, reason, now_s)
         elif now_s - self.changed_s >= self._step_s or self.level == self._top:

@@ -1,4 +1,4 @@
-"""ResourceMonitor: what the machine's own sensors say."""
+"""ResourceMonitor: the readings of the machine's sensors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from .probes import Probe, bounds, default_probes, is_plausible
 
 _LOGGER = logging.getLogger("nested_sparse.runtime")
-# counter in microseconds, as the probes give it -> the field that says how much it grew per wall time
+# name of a counter in microseconds, as the probes give it -> name of the field with its growth per wall time
 _COUNTERS = {
     "cpu_stall_us": "cpu_stall_percent",
     "memory_stall_us": "memory_stall_percent",
@@ -24,12 +24,13 @@ _COUNTERS = {
 
 @dataclass(frozen=True, slots=True)
 class ResourceSample:
-    """One look at the machine. Every field but the time is None where the machine does not say.
+    """The readings of all sensors at one moment. A field is None where the machine has no such sensor.
 
-    Percentages are shares of the wall time between the last two samples: cpu/memory/io_stall: some task waited for it
-    (PSI);
-    steal: the hypervisor ran someone else; throttled: our cgroup's CPU quota was used up.
-    available_memory_bytes: what can be allocated, within the machine and the cgroup.
+    time_s: reading of the monitor's clock.
+    Percentages are shares of the wall time between the last two samples:
+    cpu_stall_percent, memory_stall_percent, io_stall_percent: some task waited for that resource (PSI).
+    steal_percent: the hypervisor ran another machine. throttled_percent: the CPU quota of our cgroup was used up.
+    available_memory_bytes: bytes that can be allocated, within the machine and the cgroup.
     """
 
     time_s: float
@@ -58,11 +59,11 @@ _GAUGES = {each.name for each in fields(ResourceSample)} - {"time_s"} - set(_COU
 
 
 class ResourceMonitor:
-    """The latest ResourceSample, at most `min_interval_s` old when it is read more often.
+    """Gives the latest ResourceSample. It reads the sensors at most once every `min_interval_s`.
 
-    sample() never raises: a probe that fails, or reads what no working sensor can (probes.bounds), is left out, and
-    while one thread samples the others get the last sample. It waits for a probe that hangs; `latest` never does. For
-    explanation and pre-emption; the policy's own sensor is the measured slowdown.
+    sample() never raises. A probe that fails is left out, and so is a reading that no working sensor can give
+    (probes.bounds). While one thread samples, other threads get the last sample. sample() waits for a probe that hangs;
+    `latest` does not. Samples explain a slowdown and limit levels; policies go by the measured slowdown itself.
     """
 
     def __init__(
@@ -82,11 +83,11 @@ class ResourceMonitor:
 
     @property
     def latest(self) -> ResourceSample:
-        """What the last sample() found, by whatever thread; reads nothing."""
+        """The sample of the last call of sample(), from any thread; it reads no sensor."""
         return self._latest
 
     def sample(self) -> ResourceSample:
-        """What is known now. The first sample has no percentages: they need two."""
+        """The sample of this moment. The first one has no percentages, which need two samples."""
         if not self._sampling.acquire(blocking=False):
             return self._latest
         try:

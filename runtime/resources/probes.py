@@ -1,8 +1,8 @@
-"""Probes: one sensor of the machine each, every one optional.
+"""Probes: each reads one sensor of the machine. Every sensor may be absent.
 
 A probe is called without arguments and returns named readings: gauges by the name of their ResourceSample field, and
-counters in microseconds, "..._us", which the monitor turns into shares of time. It may raise, or return nothing. Each
-takes the root of the file system, so that tests give it a tree of their own.
+counters in microseconds, "..._us", which the monitor turns into shares of time. It may raise an error, or return no
+reading. Each takes the root of the file system, so that tests can give it a tree of their own.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "memory_limit_bytes": (1, 2**60),
 }
 _COUNTER_BOUNDS = (0.0, 2.0**63)
-"""What a working sensor can read; counters are microseconds since some beginning."""
+"""Readings that a working sensor can give; counters are microseconds since some beginning."""
 
 
 def bounds(name: str) -> tuple[float, float]:
-    """Least and greatest plausible value of the reading `name`: what is outside is a sensor that lies."""
+    """Least and greatest plausible value of the reading `name`; a sensor with other values is broken."""
     return _BOUNDS.get(name, _COUNTER_BOUNDS)
 
 
 def is_plausible(name: str, value: float) -> bool:
-    """Whether a working sensor can read that."""
+    """Whether a working sensor can give that reading."""
     low, high = bounds(name)
     return low <= value <= high
 
@@ -78,7 +78,7 @@ def steal(root: Path = ROOT) -> dict[str, float]:
 
 
 def throttling(root: Path = ROOT) -> dict[str, float]:
-    """Time our cgroup was denied the CPU because its quota was used up (v2 in microseconds, v1 in nanoseconds)."""
+    """Time that our cgroup had no CPU because its quota was used up (v2 counts microseconds, v1 nanoseconds)."""
     for folder in cgroup_folders("cpu", root):
         stat = dict(line.split() for line in _lines(folder / "cpu.stat"))
         if "throttled_usec" in stat:
@@ -102,7 +102,7 @@ def frequency(root: Path = ROOT) -> dict[str, float]:
 
 
 def temperature(root: Path = ROOT) -> dict[str, float]:
-    """The hottest thermal zone; one that lies does not hide the others."""
+    """Temperature of the hottest thermal zone. A zone with an implausible reading does not hide the others."""
     zones = []
     for path in (root / "sys/class/thermal").glob("thermal_zone*/temp"):
         value = _optional_number(path)
@@ -113,7 +113,7 @@ def temperature(root: Path = ROOT) -> dict[str, float]:
 
 
 def battery(root: Path = ROOT) -> dict[str, float]:
-    """Charge of the first battery, and whether it is being used up."""
+    """Charge of the first battery, and whether it is discharging."""
     for folder in sorted((root / "sys/class/power_supply").glob("*")):
         if _optional_text(folder / "type") == "Battery":
             readings = {"discharging": float(_optional_text(folder / "status") == "Discharging")}
@@ -123,7 +123,7 @@ def battery(root: Path = ROOT) -> dict[str, float]:
 
 
 def memory(root: Path = ROOT) -> dict[str, float]:
-    """What can be allocated: the machine's MemAvailable, within every memory limit of our cgroups."""
+    """Bytes that can be allocated: the machine's MemAvailable, within every memory limit of our cgroups."""
     readings: dict[str, float] = {}
     available = math.inf
     for line in _lines(root / "proc/meminfo"):
@@ -155,8 +155,8 @@ def cpu_quota(root: Path = ROOT) -> float:
 def cgroup_folders(controller: str, root: Path = ROOT) -> Iterator[Path]:
     """Folders of our cgroup for `controller` and of those above it, innermost first: version 2, then version 1.
 
-    Inside a container the path that /proc names may lie outside of what is mounted; then only the mount's own folder
-    is there.
+    Inside a container the path that /proc names may lie outside of the mount. Then there is only the mount's own
+    folder.
     """
     mounts = root / "sys/fs/cgroup"
     for line in _lines(root / "proc/self/cgroup"):
@@ -181,7 +181,7 @@ def _upwards(base: Path, path: str) -> Iterator[Path]:
 
 
 def _memory_limit(folder: Path) -> tuple[float, float] | None:
-    """Limit of this cgroup and what it leaves free, in bytes; None without a limit."""
+    """Limit of this cgroup and its free part, in bytes; None without a limit."""
     for limit_name, usage_name, cache_name in (
         ("memory.max", "memory.current", "inactive_file"),
         ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),

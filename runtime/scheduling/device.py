@@ -32,8 +32,8 @@ class Tenant(Protocol):
 class Device:
     """At most `slots` runs at once; the next run is that of the highest priority, and among equals the first due.
 
-    Each model decides its own levels, but sees first what waits at the others (`queue_of`). So a model of low priority
-    runs sparser, or waits, before a model of high priority has to.
+    Each model decides its own levels, but sees first the requests that wait at the others (`queue_of`). So a model of
+    low priority runs sparser, or waits, before a model of high priority has to.
 
     changed: the lock of all schedulers on the device, and the condition that their workers wait on. It must be held for
         every call below. Decisions therefore come one at a time.

@@ -154,7 +154,7 @@ class Dispatcher:
         return turn
 
     def _limited(self, waiting: Waiting) -> Waiting:
-        """What the request allows, within the limit where the request leaves a choice."""
+        """The request with its highest level cut to the limit, where the request leaves a choice."""
         if waiting.highest_level <= self._highest_level:
             return waiting
         return replace(waiting, highest_level=max(self._highest_level, waiting.lowest_level))

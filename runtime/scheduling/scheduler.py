@@ -48,7 +48,7 @@ class Scheduler:
     policy: chooses the levels; it must have been told the same number of workers.
     joins: requests whose inputs differ in the batch only may run as one batch (Decision.take); None: they may if the
         session's file says that its rows are independent.
-    guard: makes what lowers the level of a run that would be late, while it runs; None: levels never fall.
+    guard: makes a thread's guard, which lowers a run that would be late while it runs; None: levels never fall.
     monitor: its last sample is in the log's lines.
     workers: number of threads that run the session; with 0 the caller runs it by serve_next().
     device: schedulers that share one take turns on it, by `priority` (higher first), then by deadline.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class SchedulerStats:
-    """The state of a scheduler. What became of each request is told by its future; the server's metrics count that.
+    """The state of a scheduler. The outcome of each request is in its future; the server's metrics count outcomes.
 
     queue_length: requests that wait. slowdown: predicted over profiled time of a run.
     stuck: runs under way that have taken far longer than they should.

@@ -1,4 +1,4 @@
-"""Watchdog: a thread that reports work that takes longer than its limit."""
+"""Watchdog: a thread that reports each task that takes longer than its limit."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from nested_sparse.forked import heed_forks
 STUCK_TIMES = 20.0
 LEAST_STUCK_S = 10.0
 STOOD_STILL_S = 0.5
-"""A watchdog thread that sleeps this much longer than it asked for was itself stopped. The runs that it watches were
-stopped too, so they are not counted as stuck."""
+"""A watchdog thread that sleeps this much longer than it asked for was itself stopped, in seconds. The tasks that it
+watches were stopped too, so they get their whole time again and do not count as overdue."""
 KeyT = TypeVar("KeyT", bound=Hashable)
 _LOGGER = logging.getLogger("nested_sparse.runtime")
 
 
 def stuck_after_s(predicted_ms: float) -> float:
-    """Time after which a run of this predicted time is stuck: a busy neighbour alone delays a run by less."""
+    """Seconds after which a run of that predicted time is certainly stuck: a busy neighbour alone costs less time."""
     return max(LEAST_STUCK_S, STUCK_TIMES * predicted_ms / 1e3)
 
 
@@ -34,20 +34,23 @@ class _Limit:
 
 
 class TimeLimits(Generic[KeyT]):
-    """Work under way, each with its limit: the watchdog without its thread. Times are readings of one clock."""
+    """The tasks under way and the ends of their time limits; the watchdog without its thread.
+
+    A task is known by a key. Times are readings of one clock, in seconds.
+    """
 
     def __init__(self) -> None:
         self._limits: dict[KeyT, _Limit] = {}
         self._overdue: set[KeyT] = set()
 
     def begin(self, key: KeyT, now_s: float, limit_s: float) -> float:
-        """Start the limit of `key`, anew if it is under way already. Returns the reading at which it is overdue."""
+        """Begin the task `key`; returns the time at which it will be overdue. A task under way begins anew."""
         self._overdue.discard(key)
         self._limits[key] = _Limit(now_s, limit_s, now_s + limit_s)
         return now_s + limit_s
 
     def end(self, key: KeyT) -> bool:
-        """Forget `key`. Returns whether it had been found overdue; False if it is not under way."""
+        """End the task `key`; returns whether it had been found overdue."""
         self._limits.pop(key, None)
         if key not in self._overdue:
             return False
@@ -56,15 +59,15 @@ class TimeLimits(Generic[KeyT]):
 
     @property
     def overdue_count(self) -> int:
-        """Number of keys that are under way and overdue."""
+        """Number of tasks that are under way and overdue."""
         return len(self._overdue)
 
     def next_s(self) -> float:
-        """Reading at which the next key will be overdue; infinite where none is under way."""
+        """Time at which the first task will be overdue; infinite where no task is under way."""
         return min((limit.ends_s for limit in self._limits.values()), default=math.inf)
 
     def overdue(self, now_s: float) -> list[tuple[KeyT, float]]:
-        """Keys that are overdue now and were not before, each with the seconds since it began."""
+        """The tasks that have become overdue since the last call, with the seconds since each began."""
         found = [(key, now_s - limit.begun_s) for key, limit in self._limits.items() if limit.ends_s <= now_s]
         for key, _ in found:
             del self._limits[key]
@@ -72,16 +75,16 @@ class TimeLimits(Generic[KeyT]):
         return found
 
     def renew(self, now_s: float) -> None:
-        """Give all keys their whole time again: the clock went on while nothing ran, as in a stopped process."""
+        """Give all tasks their whole time again: the clock went on while the process was stopped."""
         for limit in self._limits.values():
             limit.ends_s = now_s + limit.limit_s
 
 
 class Watchdog(Generic[KeyT]):
-    """Calls on_stuck(key, elapsed_s), once and from a thread of its own, for work that has not ended in time.
+    """Calls on_stuck(key, elapsed_s) for each task that has not ended in time, once and from a thread of its own.
 
     begin() and end() take microseconds: the thread sleeps until the first limit, and only an earlier limit wakes it.
-    Exceptions of on_stuck are logged.
+    An error that on_stuck raises is logged.
     """
 
     def __init__(self, on_stuck: Callable[[KeyT, float], None], clock: Callable[[], float] = time.monotonic) -> None:
@@ -96,25 +99,25 @@ class Watchdog(Generic[KeyT]):
         heed_forks(self)
 
     def forget(self) -> None:
-        """As Inheritable. The thread, and the work that it watches, exist in the parent only."""
+        """As Inheritable: the thread and its tasks are those of the parent process."""
         self._changed = threading.Condition(threading.Lock())
         self._limits = TimeLimits()
         self._closed = True
 
     def begin(self, key: KeyT, limit_s: float) -> None:
-        """Watch `key`, which may take `limit_s`."""
+        """Watch the task `key`, which may be under way for `limit_s`."""
         with self._changed:
             if self._limits.begin(key, self._clock(), limit_s) < self._wakes_s:
                 self._changed.notify()
 
     def end(self, key: KeyT) -> bool:
-        """Watch `key` no longer. Returns whether on_stuck was, or is being, called for it."""
+        """End the task; returns whether on_stuck was, or is being, called for it."""
         with self._changed:
             return self._limits.end(key)
 
     @property
     def stuck_count(self) -> int:
-        """Number of keys that are under way beyond their limit."""
+        """Number of tasks that are under way beyond their limit."""
         with self._changed:
             return self._limits.overdue_count
 
@@ -130,11 +133,11 @@ class Watchdog(Generic[KeyT]):
             for key, elapsed_s in found:
                 try:
                     self._on_stuck(key, elapsed_s)
-                except Exception:  # the other keys are still watched
+                except Exception:  # of any kind: the other tasks must still be watched
                     _LOGGER.exception("the watchdog could not report %r, which has run for %.1f s", key, elapsed_s)
 
     def _wait(self) -> list[tuple[KeyT, float]] | None:
-        """Sleep until a limit is reached. Returns the keys that are overdue then; None when closed."""
+        """Sleep until a limit is reached; returns the tasks that are overdue then, None when closed."""
         with self._changed:
             while not self._closed:
                 now_s = self._clock()

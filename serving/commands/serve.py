@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from ..server import Server, ServerConfig
 
 SWITCH_S = 0.0002
-"""For which one thread may keep the interpreter while another waits for it. With Python's own 5 ms a busy event loop
-made every run end that much later: runs of 0.1 ms were taken to be fifty times slower than profiled."""
+"""Seconds that one thread may keep the interpreter while another waits for it. With Python's own 5 ms a busy event loop
+delayed the end of every run by that time: runs of 0.1 ms seemed fifty times slower than profiled."""
 POLICY_NAMES = "{policies}"
 """Stands in the help of --policy for the names, which are imported with the runtime."""
 log = logging.getLogger(__name__)

@@ -1,1 +1,1 @@
-"""What clients may hold of the server: connections, uploads, calls, and the time they have waited in front."""
+"""Limits of what clients may hold of the server: connections, uploads and calls; and their wait for a handler."""

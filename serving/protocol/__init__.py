@@ -1,1 +1,1 @@
-"""Between the bytes of the Open Inference Protocol and numpy arrays, within bounds."""
+"""Conversion between the bytes of the Open Inference Protocol and requests of numpy arrays, within bounds."""

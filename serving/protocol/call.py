@@ -12,9 +12,9 @@ from nested_sparse.tensor_spec import TensorSpec
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request, and what the transport needs for its answer.
+    """A request, and the fields that the transport needs for its answer.
 
-    request: what the scheduler gets.
+    request: the request that the scheduler gets.
     outputs: names of the wanted outputs in the order wanted; none: all.
     id: text that the client finds again in the answer.
     """

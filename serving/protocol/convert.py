@@ -1,4 +1,4 @@
-"""Between the protocol's messages and numpy arrays."""
+"""Conversion between the protocol's messages and numpy arrays."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ MAX_RANK = 32
 """Dimensions an array may have: numpy's limit before version 2."""
 RAW_OUTPUT_CONTENTS = ModelInferResponse.DESCRIPTOR.fields_by_name["raw_output_contents"].number
 MAX_MESSAGE_BYTES = 2**31 - HEADER_BYTES - 1
-"""Of the values in an answer: protobuf's limit, but for names and parameters."""
+"""Limit of the values in an answer: protobuf's own limit, less the bytes of names and parameters."""
 MAX_PARAMETERS = 64
-"""Of a request, of an input or of an output, other extensions' included."""
+"""Limit of the parameters of a request, of an input or of an output, including those of other extensions."""
 AT_ONCE = 1 << 15
-"""Integers converted in one go: 2 ms (Xeon), in which no other thread of Python runs."""
+"""Number of integers converted in one step: 2 ms (Xeon), in which no other thread of Python runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How many inputs and outputs the model has, and a request of it may name."""
+    """The number of inputs and outputs that a model has; a request may name no more."""
 
     inputs: int
     outputs: int
 
 
 def read_message(data: bytes, parse: Callable[[bytes], MessageT], limit: int) -> MessageT:
-    """The message that `parse` makes of `data`, its size bounded before.
+    """The message in `data`, whose size is checked before `parse` reads it.
 
-    Raises InputError where it is none, TooLargeError where it has over `limit` bytes.
+    limit: most bytes. Raises TooLargeError for more; InputError for data that `parse` cannot read.
     """
     if len(data) > limit:
         advice = (
@@ -62,20 +62,20 @@ def read_message(data: bytes, parse: Callable[[bytes], MessageT], limit: int) ->
 
 @dataclass(frozen=True, slots=True)
 class InferRequest:
-    """A request as it came: the message, and the raw values, which a large message does not hold any more."""
+    """A request as it came: its message, and the raw values, which were taken out of a large message."""
 
     message: ModelInferRequest
     raw: Sequence[bytes | memoryview]
 
     @property
     def is_large(self) -> bool:
-        """Whether read_call takes long: where many values have to be converted. Raw ones are not."""
+        """Whether read_call takes long, because many values have to be converted. Raw values are not converted."""
         return not self.raw and self.message.ByteSize() > HEADER_BYTES
 
 
 def parse_infer_request(data: bytes) -> InferRequest:
-    """The request in `data`. Raises DecodeError where it is none, InputError for too much beside its tensors."""
-    if len(data) <= HEADER_BYTES:  # which it cannot exceed
+    """The request in `data`. Raises DecodeError for other data, InputError for too many bytes beside its tensors."""
+    if len(data) <= HEADER_BYTES:  # so it cannot exceed that limit
         message = ModelInferRequest.FromString(data)
         return InferRequest(message, message.raw_input_contents)
     header, raw = split_infer_request(data)
@@ -85,7 +85,7 @@ def parse_infer_request(data: bytes) -> InferRequest:
 def read_call(request: InferRequest, bounds: Bounds, received_s: float, time_left_s: float | None) -> Call:
     """The call in `request`, sized and typed as its own header says; raw arrays are read-only views. Raises InputError.
 
-    bounds: what the model has; a repeated field that has more entries is refused unread.
+    bounds: numbers of the model's inputs and outputs; a repeated field that has more entries is refused unread.
     received_s: time of arrival, a reading of the scheduler's clock.
     time_left_s: seconds from arrival to the transport's deadline; None: no deadline.
     """
@@ -212,7 +212,7 @@ def _first_difference(flat: NDArray[np.generic], narrowed: NDArray[np.generic]) 
 
 
 def _carrier(datatype: Datatype) -> np.dtype[np.generic]:
-    """What holds every value its contents field can carry, so that a value out of range is seen and not wrapped."""
+    """A type that holds every value of the contents field, so that a value out of range is refused and not wrapped."""
     widest = {"int_contents": "int32", "uint_contents": "uint32"}
     return np.dtype(widest.get(datatype.contents or "", datatype.dtype))
 
@@ -220,9 +220,9 @@ def _carrier(datatype: Datatype) -> np.dtype[np.generic]:
 def serialize_response(
     response: ModelInferResponse, names: Sequence[str], outputs: Mapping[str, NDArray[np.generic]]
 ) -> bytes:
-    """`response` with the outputs called `names`, as it is sent; raw: clients that take typed contents take those too.
+    """The bytes of `response` with the outputs called `names`. Values are sent raw, which every client understands.
 
-    Of each value one copy is made, where protobuf makes three on the event loop. Raises TooLargeError.
+    Each value is copied once; protobuf would copy it three times on the event loop. Raises TooLargeError.
     """
     values: list[Any] = []
     size = 0

@@ -1,4 +1,4 @@
-"""Datatype: the protocol's names for element types, and what carries them."""
+"""Datatype: the protocol's names for element types, and the fields that carry them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from nested_sparse.excerpt import excerpt
 class Datatype:
     """One element type of the Open Inference Protocol.
 
-    name: the protocol's, e.g. "FP32".
-    dtype: numpy's, little-endian as on the wire.
-    contents: the field of InferTensorContents that carries it, None where only raw bytes can.
+    name: name in the protocol, e.g. "FP32".
+    dtype: numpy's type, little-endian as on the wire.
+    contents: field of InferTensorContents that carries it; None where only raw bytes can.
     """
 
     name: str

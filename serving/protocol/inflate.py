@@ -1,8 +1,8 @@
-"""inflated: a compressed request as it was before, its size bounded while it grows.
+"""inflated(): decompresses a request and bounds its size on the way.
 
-gRPC's core inflates a message whole before it looks at its size: 600 MB of zeros in a request of 0.6 MB. It is told to
-leave that to us (NOT_INFLATED), and then hands over the bytes without saying whether they are compressed. Their
-beginning tells: a gzip or zlib stream is no message of any of our methods, whose tags begin otherwise.
+gRPC's core decompresses a whole message before it checks its size: 600 MB of zeros fit in a request of 0.6 MB. So it is
+told not to decompress (NOT_INFLATED). It then hands over the bytes and does not say whether they are compressed. Their
+beginning shows it: no message of our methods begins as a gzip or zlib stream does.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ ZLIB = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")  # as a tag: an inte
 EITHER_KIND = zlib.MAX_WBITS | 32
 
 _inflater = ThreadPoolExecutor(1, "inflate")
-"""One at a time: what grows a thousandfold is not grown for many clients at once, nor on the event loop."""
+"""One thread: data that can grow a thousandfold is not decompressed for many clients at once, nor on the event loop."""
 
 
 async def inflated(data: bytes, limit: int) -> bytes:
-    """`data`, inflated where it is compressed.
+    """`data`, decompressed where it is compressed.
 
-    Raises TooLargeError where that has over `limit` bytes, InputError where it is broken.
+    limit: most bytes of the result. Raises TooLargeError for more, InputError for broken data.
     """
     if not data.startswith((GZIP, *ZLIB)):
         return data

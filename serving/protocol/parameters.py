@@ -60,7 +60,7 @@ def _number(parameters: Mapping[str, InferParameter], name: str, kinds: tuple[st
 
 
 def served_parameters(response: Response) -> dict[str, InferParameter]:
-    """What a response says of how it was made; `accuracy` only where the checkpoint knows it.
+    """The parameters of a response that say how it was computed; `accuracy` only where the checkpoint states it.
 
     `started_level` and `lowered_at`, the first layer that ran at `level`, only where the level fell during the run, and
     `lowered_from`, the level just before, where it fell more than once.

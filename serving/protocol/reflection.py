@@ -1,6 +1,6 @@
-"""Reflection: what this server offers, as grpc.reflection v1 and v1alpha tell it.
+"""Reflection: the list of this server's services, by grpc.reflection v1 and v1alpha.
 
-grpcio-reflection has v1alpha only. Version 1 is the same messages under another name.
+grpcio-reflection has v1alpha only. Version 1 has the same messages under another name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SERVICE_NAMES = (f"{ONE}.{SERVICE}", f"{ALPHA}.{SERVICE}")
 
 
 def add_reflection(server: Any, services: tuple[str, ...]) -> None:
-    """Have a grpc.aio server tell of `services`, their full names, and of reflection itself."""
+    """Have a grpc.aio server list `services`, by their full names, and reflection itself."""
     names, pool = (*services, *SERVICE_NAMES), _pool()
     reflection.enable_server_reflection(names, server, pool=pool)
     servicer = reflection.aio.ReflectionServicer(names, pool)
@@ -35,7 +35,7 @@ def add_reflection(server: Any, services: tuple[str, ...]) -> None:
 
 
 def _pool() -> DescriptorPool:
-    """What is told. A pool of its own: `inference` may be another package's in the default pool."""
+    """The descriptors that are listed, in a pool of their own: the default pool may hold another `inference`."""
     pool = DescriptorPool()
     for descriptor in (messages.DESCRIPTOR, health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
         pool.AddSerializedFile(descriptor.serialized_pb)
@@ -44,13 +44,13 @@ def _pool() -> DescriptorPool:
 
 
 def _version_one() -> FileDescriptorProto:
-    """The file of v1alpha in the names of v1."""
+    """The file of v1alpha, with the names of v1."""
     file = FileDescriptorProto.FromString(reflection_pb2.DESCRIPTOR.serialized_pb)
     file.name, file.package = "grpc/reflection/v1/reflection.proto", ONE
     file.ClearField("options")  # names of v1alpha in other languages
     for message in file.message_type:
         for field in message.field:
-            if field.HasField("type_name"):  # to set it at all would make a number a message
+            if field.HasField("type_name"):  # setting it on a number would make it a message
                 field.type_name = field.type_name.replace(f".{ALPHA}.", f".{ONE}.")
     for method in file.service[0].method:
         method.input_type = method.input_type.replace(f".{ALPHA}.", f".{ONE}.")

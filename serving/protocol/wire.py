@@ -1,4 +1,4 @@
-"""Wire: what a request's bytes hold, measured before protobuf makes objects of them."""
+"""Wire: the parts of a request's bytes, measured before protobuf makes objects of them."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from nested_sparse.errors import InputError
 from nested_sparse.wire import BYTES, VARINT, WIDTHS, WireError, varint
 
 HEADER_BYTES = 64 << 10
-"""What a request may have beside the values of its tensors: names, shapes and parameters."""
+"""Limit of a request's bytes beside the values of its tensors: names, shapes and parameters."""
 FIELD_BYTES = 8
-"""What a field of fewer bytes counts as: it is objects that cost, not bytes."""
+"""Least bytes that a field counts as: the objects cost time, not the bytes."""
 VARINT_BYTES = 1 << 20
-"""Of values that protobuf decodes one by one: typed integers and booleans. Larger tensors travel raw."""
+"""Limit of values that protobuf decodes one by one: typed integers and booleans. Larger tensors travel raw."""
 
 _Layout: TypeAlias = "dict[int, _Layout | str]"
 _FIXED, _VARINTS, _RAW = "fixed", "varints", "raw"
 _CONTENTS: _Layout = {1: _VARINTS, 2: _VARINTS, 3: _VARINTS, 4: _VARINTS, 5: _VARINTS, 6: _FIXED, 7: _FIXED}
 _INFER_REQUEST: _Layout = {5: {5: _CONTENTS}, 7: _RAW}
-"""Where a ModelInferRequest holds values: inputs[].contents and raw_input_contents, by field number."""
+"""The places of values in a ModelInferRequest: inputs[].contents and raw_input_contents, by field number."""
 
 
 def split_infer_request(data: bytes) -> tuple[bytes, list[memoryview]]:
     """A ModelInferRequest without its raw_input_contents, and those as views of `data`.
 
-    Raises InputError where it has too much beside its tensors' values, or cannot be one.
+    Raises InputError where it has too many bytes beside its tensors' values, or is no such message.
 
-    The parser makes an object of every field, up to 80 ns for two bytes (Xeon, upb), all in one call that holds up the
-    event loop: 1 s of a request that is allowed 25 MB. This reads tags and lengths, steps over the values, and ends at
-    the limit: what it costs is bounded by HEADER_BYTES, whatever the request's size. Raw values are never copied: the
-    parser and its result's accessor copy them once each, 40 ms of the loop for 38 MB.
+    The parser makes an object of every field, up to 80 ns for two bytes (Xeon, upb), in one call that blocks the event
+    loop: 1 s for a request that is allowed 25 MB. This function reads tags and lengths, steps over the values, and ends
+    at the limit. So HEADER_BYTES bounds its cost, whatever the request's size. Raw values are never copied; the parser
+    and the accessor of its result would copy them once each, 40 ms of the loop for 38 MB.
     """
     walk = _Walk(data)
     try:
@@ -47,7 +47,7 @@ def split_infer_request(data: bytes) -> tuple[bytes, list[memoryview]]:
 
 
 def length_prefix(number: int, size: int) -> bytes:
-    """What precedes `size` bytes of field `number` in a message."""
+    """The bytes that precede `size` bytes of field `number` in a message."""
     return _encoded(number << 3 | BYTES) + _encoded(size)
 
 
@@ -61,16 +61,16 @@ def _encoded(number: int) -> bytes:
 
 
 class _Walk:
-    """One walk over a message; what it may still find."""
+    """One walk over a message, with the bytes that it may still find."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
         self._header_left = HEADER_BYTES
         self._varints_left = VARINT_BYTES
-        self.raw: list[tuple[int, int, int]] = []  # where each begins, where its value does, where it ends
+        self.raw: list[tuple[int, int, int]] = []  # offsets of each field: its begin, the begin of its value, its end
 
     def message(self, at: int, end: int, layout: _Layout) -> None:
-        """The fields in data[at:end]."""
+        """Read the fields in data[at:end]."""
         while at < end:
             begin = at
             tag, at = varint(self._data, at, end)

@@ -6,18 +6,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from nested_sparse.kernels import library
+from nested_sparse.value_type import FLOAT32
 
 from ..machine import versions
 from ..neighbours import Neighbours
 from .against_dense import measure_against_dense
 from .forced import measure_forced
-from .halves import measure_halves
 from .layers import measure_conv_rate
 from .levels import measure_level0
 from .model_cache import ModelCache
 from .peers.rows import measure_peers
 from .row import Row, Spec
 from .table import LINEAR_ROUNDS, Settings
+from .value_types import measure_value_types
 
 
 def measure_rows(specs: Sequence[Spec], settings: Settings, workshop: ModelCache) -> list[Row]:
@@ -26,8 +27,8 @@ def measure_rows(specs: Sequence[Spec], settings: Settings, workshop: ModelCache
     neighbours = Neighbours()
     if first.isa and first.isa != library.isa():
         return measure_forced(specs, rounds)
-    if first.values != "float32":
-        rows = measure_halves(specs, workshop, LINEAR_ROUNDS * rounds)
+    if first.values != FLOAT32.name:
+        rows = measure_value_types(specs, workshop, LINEAR_ROUNDS * rounds)
     elif first.kind == "linear":
         built = workshop.linear(first.pattern, first.levels, first.batch)
         rows = measure_against_dense(specs, built, LINEAR_ROUNDS * rounds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -47,16 +48,7 @@ class BusyEngine:
 
 def busy(model: ServedModel) -> ServedModel:
     model.engine.default_slo_ms = SLO_MS  # type: ignore[attr-defined]
-    return ServedModel(
-        model.name,
-        model.inputs,
-        model.outputs,
-        model.levels,
-        BusyEngine(model.engine),  # type: ignore[arg-type]
-        SLO_MS,
-        model.threads,
-        model.isa,
-    )
+    return replace(model, engine=BusyEngine(model.engine), default_slo_ms=SLO_MS)  # type: ignore[arg-type]
 
 
 def infer_request() -> messages.ModelInferRequest:

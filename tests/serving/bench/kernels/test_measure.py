@@ -64,8 +64,8 @@ def test_float16_is_held_against_float32(workshop):
     (row,) = measure_rows([spec("linear", values="float16", **facts)], SETTINGS, workshop)
     assert row.measured == pytest.approx(np.median(row.reference_ms) / np.median(row.ours_ms))
     assert row.kernel == library.kernel_for("linear", 4, value_type=FLOAT16)
-    halves, floats = (workshop.linear("block4x1", (0.25,), 1, values) for values in ("float16", "float32"))
-    difference = np.abs(halves.expected[0] - floats.expected[0]).max()
+    stored, floats = (workshop.linear("block4x1", (0.25,), 1, values) for values in ("float16", "float32"))
+    difference = np.abs(stored.expected[0] - floats.expected[0]).max()
     assert 0 < difference < 2e-3 * np.abs(floats.expected[0]).max()
     assert max(row.max_error, row.reference_error) < 1e-5
 
