@@ -26,9 +26,9 @@ namespace nested_sparse {
   void symbol(const GatherArgs& args);                                       \
   void weigh_symbol(const WeighArgs& args);                                  \
   void max_symbol(const float* rows, int64_t taps, int64_t count, float* y);
-#define PACK_SPMM_KERNEL(isa, symbol, banks, vectors, lanes, index, value) \
+#define GS_SPMM_KERNEL(isa, symbol, banks, vectors, lanes, index, value) \
   void symbol(const SpmmArgs& args, int64_t row_begin, int64_t row_end);
-#define PACK_GEMV_KERNEL(isa, symbol, banks, index, value) \
+#define GS_GEMV_KERNEL(isa, symbol, banks, index, value) \
   void symbol(const GemvArgs& args, int64_t bundle_begin, int64_t bundle_end);
 #include "kernels.inc"
 

@@ -38,7 +38,7 @@ class KernelInfo:
     op: str  # "conv" or "linear"
     isa: str
     block_rows: int
-    banks: int  # B of gs{B}x{k} packs; 0 for blocks
+    banks: int  # B of gs{B}x{k} gather groups; 0 for blocks
     index_bytes: int
     value_type: ValueType
     vectors: int  # conv: pixel vectors in registers at once
@@ -111,7 +111,7 @@ def kernel_for(
 ) -> str:
     """Name of the kernel that runs `op` ("conv" or "linear") on such weights. Raises KernelError where there is none.
 
-    banks: B of gs{B}x{k} packs, 0 for blocks.
+    banks: B of gs{B}x{k} gather groups, 0 for blocks.
     rows: vectors that a linear layer is given at once; over many it runs the "conv" kernel, the rows being its pixels.
     """
     as_pixels = op == "linear" and rows >= loaded_library().nested_sparse_transpose_from()
@@ -121,7 +121,7 @@ def kernel_for(
         if has == wanted:
             return kernel.name
     raise KernelError(
-        f"no kernel for {op!r} with blocks of {block_rows} rows, packs of {banks}, "
+        f"no kernel for {op!r} with blocks of {block_rows} rows, gather groups of {banks}, "
         f"{index_bytes}-byte columns and {value_type.name} values on {isa()}"
     )
 
@@ -136,7 +136,7 @@ class RawWeight:
     """Packed arrays for `run_kernel`: (ptr, col, val) of each level, norm (2, G·V), perm (G·V,) int32 or None.
 
     val: values of the dtype of the kernel's value type.
-    per_row: k of gs{B}x{k} packs, 0 for blocks.
+    per_row: k of gs{B}x{k} gather groups, 0 for blocks.
     """
 
     rows: int
@@ -174,8 +174,8 @@ def run_kernel(
     """Run kernel `index` of the list on raw arrays, for tests and benchmarks. Only the CPU is checked, not the arrays.
 
     y: output, written in place.
-    groups: range of groups to compute, all by default. A group is a row group; of packs, "linear" kernels count bundles
-        and "conv" kernels packed rows.
+    groups: range of groups to compute, all by default. A group is a row group; of gather groups, "linear" kernels
+        count bundles and "conv" kernels packed rows.
 
     Raises KernelError where the list has no such kernel, or this CPU does not support it.
     """

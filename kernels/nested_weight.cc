@@ -46,7 +46,7 @@ NestedWeight::NestedWeight(const ort::Attributes& attributes) : layer_(attribute
   const int64_t block_rows = attributes.integer("block_rows");
   require(is_block_rows(block_rows), "block_rows must be 1, 2, 4, 8 or 16, got " + number(block_rows));
   kind_.block_rows = static_cast<int32_t>(block_rows);
-  read_packs(attributes);
+  read_gs(attributes);
   groups_ = (rows_ + group_rows_ - 1) / group_rows_;
   const int64_t index_bytes = attributes.integer("index_bytes");
   require(index_bytes == 4 || (index_bytes == 2 && columns_ <= 65536),
@@ -76,8 +76,8 @@ ValueType NestedWeight::read_value_type(const ort::Attributes& attributes) const
   fail("value_bytes must be one of " + known + ", got " + number(nbytes));
 }
 
-// Files of format version 1 do not have the attributes of packs.
-void NestedWeight::read_packs(const ort::Attributes& attributes) {
+// Files of format version 1 do not have the attributes of gather groups.
+void NestedWeight::read_gs(const ort::Attributes& attributes) {
   const int64_t banks = attributes.integer("banks", 0);
   const int64_t per_row = attributes.integer("per_row", 0);
   if (banks == 0) {

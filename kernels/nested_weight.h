@@ -21,7 +21,7 @@ struct Segment {
 struct WeightView {
   PackedLevel levels[kMaxLevels];
   PackedWeight weight;
-  int64_t blocks = 0;  // of all levels in use; for packs the number of their weights
+  int64_t blocks = 0;  // of all levels in use; for gather groups the number of their weights
 };
 
 // Knows from the node's attributes where its arrays lie in each segment, and makes the checks without which it is not
@@ -42,9 +42,9 @@ class NestedWeight {
   int64_t packed_rows() const { return groups_ * group_rows_; }
   const WeightKind& kind() const { return kind_; }
   int32_t block_rows() const { return kind_.block_rows; }
-  // B of packs, 0 for blocks.
+  // B of gather groups, 0 for blocks.
   int32_t banks() const { return kind_.banks; }
-  // Groups as spmm kernels count them: a group of V rows for blocks, a single row for packs.
+  // Groups as spmm kernels count them: a group of V rows for blocks, a single row for gather groups.
   int64_t spmm_groups() const { return banks() == 0 ? groups_ : packed_rows(); }
   int32_t level_count() const { return static_cast<int32_t>(levels_.size()); }
 
@@ -57,7 +57,7 @@ class NestedWeight {
     int64_t blocks, ptr, col, val, norm;
   };
   ValueType read_value_type(const ort::Attributes& attributes) const;
-  void read_packs(const ort::Attributes& attributes);
+  void read_gs(const ort::Attributes& attributes);
   void place_level(int32_t level, const std::vector<int64_t>& blocks, const std::vector<int64_t>& offsets);
   int64_t end_of(int32_t level) const;
   const uint8_t* usable_segment(int32_t level, const Segment& segment) const;
@@ -72,9 +72,9 @@ class NestedWeight {
   int64_t columns_ = 0;
   int64_t groups_ = 0;
   WeightKind kind_{};
-  int32_t per_row_ = 0;  // k of packs, 0 for blocks
+  int32_t per_row_ = 0;  // k of gather groups, 0 for blocks
   int64_t group_rows_ = 0;
-  int64_t block_columns_ = 1;  // columns that a block, or pack, names
+  int64_t block_columns_ = 1;  // columns that a block, or gather group, names
   int64_t block_values_ = 0;
   int64_t permutation_ = -1;
   std::vector<Place> levels_;

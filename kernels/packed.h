@@ -9,8 +9,8 @@ namespace nested_sparse {
 
 // How a weight is laid out and stored. Kernels are chosen by it.
 struct WeightKind {
-  int32_t block_rows;   // V; 1 for packs
-  int32_t banks;        // B of packs, whatever their k; 0 for blocks
+  int32_t block_rows;   // V; 1 for gather groups
+  int32_t banks;        // B of gather groups, whatever their k; 0 for blocks
   int32_t index_bytes;  // of a column index, 2 or 4
   ValueType value_type;
 
@@ -20,12 +20,13 @@ struct WeightKind {
   }
 };
 
-// The blocks or packs that one level adds. Blocks of row group g are ptr[g] to ptr[g + 1] - 1; block j lies in
+// The blocks or gather groups that one level adds. Blocks of row group g are ptr[g] to ptr[g + 1] - 1; block j lies in
 // column col[j] and holds val[j * V] to val[j * V + V - 1]. The kernel knows the types behind col and val: it was
 // chosen by the weight's kind.
 //
-// A pack of GS(B, k), arXiv:2112.10898, holds B weights, k of each row of its bundle: entry i of pack j is val[j * B +
-// i] in column col[j * B + i], of packed row g * B / k + i / k. Packs of bundle g are ptr[g] to ptr[g + 1] - 1.
+// A gather group of GS(B, k), arXiv:2112.10898, holds B weights, k of each row of its bundle: entry i of gather group j
+// is val[j * B + i] in column col[j * B + i], of packed row g * B / k + i / k. Gather groups of bundle g are ptr[g] to
+// ptr[g + 1] - 1.
 struct PackedLevel {
   const uint32_t* ptr;
   const void* col;  // uint16_t or uint32_t
@@ -48,7 +49,7 @@ struct PackedWeight {
   const float* shift;   // [G * V]
   const int32_t* perm;  // [G * V] output of each packed row, -1 for padding; null: packed row r is output r
   int64_t rows;
-  int32_t per_row;  // k of packs, 0 for blocks
+  int32_t per_row;  // k of gather groups, 0 for blocks
   int64_t columns;  // bounds the memory that a group's values can take (spmm/values.h)
 };
 

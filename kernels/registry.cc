@@ -11,9 +11,9 @@ constexpr KernelInfo kKernels[] = {
   {#symbol, Isa::isa, {block_rows, 0, sizeof(index), ValueType::value}, vectors, lanes, symbol, nullptr},
 #define GEMV_KERNEL(isa, symbol, block_rows, index, value) \
   {#symbol, Isa::isa, {block_rows, 0, sizeof(index), ValueType::value}, 0, 0, nullptr, symbol},
-#define PACK_SPMM_KERNEL(isa, symbol, banks, vectors, lanes, index, value) \
+#define GS_SPMM_KERNEL(isa, symbol, banks, vectors, lanes, index, value) \
   {#symbol, Isa::isa, {1, banks, sizeof(index), ValueType::value}, vectors, lanes, symbol, nullptr},
-#define PACK_GEMV_KERNEL(isa, symbol, banks, index, value) \
+#define GS_GEMV_KERNEL(isa, symbol, banks, index, value) \
   {#symbol, Isa::isa, {1, banks, sizeof(index), ValueType::value}, 0, 0, nullptr, symbol},
 #include "kernels.inc"
 };
@@ -28,9 +28,10 @@ const KernelInfo& find_kernel(bool gemv, Isa isa, const WeightKind& weight) {
   for (const KernelInfo& kernel : kKernels) {
     if ((kernel.gemv != nullptr) == gemv && kernel.isa == isa && kernel.weight == weight) return kernel;
   }
-  throw std::invalid_argument("no kernel for blocks of " + std::to_string(weight.block_rows) + " rows, packs of " +
-                              std::to_string(weight.banks) + ", " + std::to_string(weight.index_bytes) +
-                              "-byte columns and " + info_of(weight.value_type).name + " values on " + isa_name(isa));
+  throw std::invalid_argument("no kernel for blocks of " + std::to_string(weight.block_rows) +
+                              " rows, gather groups of " + std::to_string(weight.banks) + ", " +
+                              std::to_string(weight.index_bytes) + "-byte columns and " +
+                              info_of(weight.value_type).name + " values on " + isa_name(isa));
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-"""Amend: what is said of a model may be learned after its file was written."""
+"""Amend: changes to the metadata of a file that is written already."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .writer import header_bytes, write_file
 
 
 def store_reroutes(path: str | os.PathLike[str], reroutes: Sequence[Reroute]) -> None:
-    """Put `reroutes` into the file at `path`, in place of those it has; the rest of it stays, bit for bit.
+    """Put `reroutes` into the file at `path`, in place of those that it has. All else stays the same, bit for bit.
 
-    The file is replaced by renaming: whoever has it open goes on with the old one. Raises CheckpointError, LevelError
-    and InputError (they are another model's).
+    The file is replaced by renaming: a process that has it open goes on with the old file. Raises CheckpointError, and
+    LevelError or InputError where the reroutes do not fit the model.
     """
 
     def amended(metadata: Metadata) -> Metadata:
@@ -28,9 +28,9 @@ def store_reroutes(path: str | os.PathLike[str], reroutes: Sequence[Reroute]) ->
 
 
 def store_rows(path: str | os.PathLike[str], rows: str | None) -> None:
-    """Put into the file at `path` what was found of its rows: INDEPENDENT, DEPENDENT, or None for nothing.
+    """Put the mark of the rows into the file at `path`: INDEPENDENT, DEPENDENT, or None for not known.
 
-    The rest stays and the file is replaced, as by `store_reroutes`. Raises CheckpointError, InputError.
+    All else stays, and the file is replaced, as by `store_reroutes`. Raises CheckpointError, InputError.
     """
     if rows not in (None, INDEPENDENT, DEPENDENT):
         raise InputError(f"rows: expected {INDEPENDENT!r}, {DEPENDENT!r} or None, got {rows!r}")

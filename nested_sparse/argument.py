@@ -1,4 +1,4 @@
-"""Argument: what a caller gives, checked where it comes in, so that no library stumbles over it later."""
+"""Argument: checks of what a caller passes in, made where it comes in, so that no library fails on it later."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .excerpt import excerpt
 def whole(
     name: str, value: object, least: int, most: int | None = None, error: type[NestedSparseError] = InputError
 ) -> int:
-    """`value` as an int: a whole number of Python's or numpy's from `least` to `most`, no bool and no float.
+    """`value` as an int: a whole number of Python or numpy from `least` to `most`; a bool or a float is refused.
 
     Raises `error`, naming the argument `name`.
     """
@@ -27,7 +27,7 @@ def whole(
 
 
 def as_whole(value: object) -> int | None:
-    """`value` as an int where it is a whole number, else None. True is none, and 1.0 is a float."""
+    """`value` as an int where it is a whole number, else None; also None for a bool, and for a float such as 1.0."""
     if isinstance(value, bool):
         return None
     try:
@@ -44,7 +44,7 @@ def real(
     above: float = -math.inf,
     error: type[NestedSparseError] = InputError,
 ) -> float:
-    """`value` as a float: a number of at least `least` and above `above`; infinite where it is, never NaN.
+    """`value` as a float: a number of at least `least` and above `above`. It may be infinite, but not NaN.
 
     Raises `error`, naming the argument `name`.
     """
@@ -63,7 +63,7 @@ def finite(
     above: float = -math.inf,
     error: type[NestedSparseError] = InputError,
 ) -> float:
-    """As `real`, and not infinite."""
+    """As `real`, but an infinite number is refused."""
     number = real(name, value, least, above=above, error=error)
     if math.isinf(number):
         raise error(f"{name}: expected a finite number, got {shown(value)}")
@@ -71,7 +71,7 @@ def finite(
 
 
 def file_path(name: str, value: object) -> Path:
-    """`value` as a Path: a text, bytes, or what the os module takes for a path. Raises InputError, naming `name`."""
+    """`value` as a Path: text, bytes, or another path of the os module. Raises InputError, naming `name`."""
     try:
         return Path(os.fsdecode(cast("str | bytes", value)))
     except TypeError:
@@ -79,7 +79,7 @@ def file_path(name: str, value: object) -> Path:
 
 
 def shown(value: object) -> str:
-    """`value` as it would be written in Python, cut and printable; of what cannot be written so, its type."""
+    """An excerpt of `value` as Python writes it; where that fails, the name of its type."""
     try:
         return excerpt(repr(value))
     except Exception:  # a foreign __repr__, or a number too long for one
@@ -87,12 +87,12 @@ def shown(value: object) -> str:
 
 
 def as_float(value: object) -> float | None:
-    """`value` as a float where it is a number, of Python's, numpy's or a tensor of one, else None. True is none."""
+    """`value` as a float where it is a number, or an array or tensor of one; else None, also for a bool."""
     if isinstance(value, bool | str | bytes | bytearray):
         return None
     try:
         return float(cast(SupportsFloat, value))
     except (TypeError, ValueError):
         return None
-    except OverflowError:  # a whole number beyond any float
+    except OverflowError:  # a whole number larger than any float
         return math.inf if cast(int, value) > 0 else -math.inf

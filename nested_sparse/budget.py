@@ -1,4 +1,4 @@
-"""Budget: how many blocks each layer keeps at each level."""
+"""Budget: the number of blocks that each layer keeps at each level."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ MAX_LEVELS = 32
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How a level's density is dealt out to the layers. `str()` of it is for people.
+    """Rule that divides the density of a level among the layers. `str()` describes it in words.
 
-    name: "uniform": every layer has the level's density. "global": one ranking over the blocks of all layers (global
-        magnitude pruning). "erk": Erdős–Rényi-Kernel (RigL, arXiv:1911.11134): a layer's density is proportional to the
-        sum of its weight's dimensions over their product.
-    by: what a level's density is a share of: "weights", or "flops", where a weight counts as often as it is multiplied.
-        The rankings stay as they are; "uniform" comes to the same either way.
-    min_layer_density: share of its blocks that every layer keeps at every level, whatever else the budget says.
+    name: "uniform": every layer has the density of the level. "global": one ranking over the blocks of all layers
+        (global magnitude pruning). "erk": Erdős–Rényi-Kernel (RigL, arXiv:1911.11134): the density of a layer is
+        proportional to the sum of the dimensions of its weight, divided by their product.
+    by: unit of which a density is a share: "weights", or "flops", where a weight counts as often as it is multiplied.
+        The rankings are the same; "uniform" gives the same result with both.
+    min_layer_density: share of its blocks that every layer keeps at every level, whatever the rest of the budget says.
     positions: layer name to multiply-adds of each of its weights in one sample; used by "flops" only.
 
     Raises BudgetError.
@@ -40,7 +40,7 @@ class Budget:
     positions: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check names and range."""
+        """Check the names and the range."""
         if self.name not in BUDGETS:
             raise BudgetError(f"budget {self.name!r} is not known; choose one of: {', '.join(BUDGETS)}")
         if self.by not in BUDGET_BY:
@@ -50,13 +50,13 @@ class Budget:
             raise BudgetError(f"min_layer_density must lie in [0, 1], got {shown(self.min_layer_density)}")
 
     def __str__(self) -> str:
-        """In words, only what was set."""
+        """Words for the settings that differ from their defaults."""
         by = " by flops" if self.by == "flops" else ""
         least = f", at least {self.min_layer_density:g} of a layer" if self.min_layer_density else ""
         return f"{self.name}{by}{least}"
 
     def multiply_adds(self, layer: str) -> int:
-        """What one weight of `layer` counts for. Raises BudgetError."""
+        """Cost of one weight of `layer`. Raises BudgetError."""
         if self.by == "weights":
             return 1
         if layer not in self.positions:
@@ -68,9 +68,9 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class LayerSize:
-    """What a budget needs to know of a layer beside its scores.
+    """Facts of a layer, beside its scores, that a budget depends on.
 
-    dimensions: of the weight, (O, C / groups, KH, KW) or (O, K). block_rows: V, the weights of a block.
+    dimensions: shape of the weight, (O, C / groups, KH, KW) or (O, K). block_rows: V, the weights of a block.
     most: blocks that the pattern can keep, None for all. step: blocks that the pattern keeps or drops at a time.
     """
 
@@ -81,7 +81,7 @@ class LayerSize:
 
 
 def blocks_to_keep(density: float, block_count: int) -> int:
-    """The one rounding rule: density × blocks, halves up, at least one block."""
+    """Blocks that a density keeps: density × blocks, halves rounded up, at least one. All budgets round this way."""
     return max(1, min(block_count, math.floor(density * block_count + 0.5)))
 
 
@@ -116,15 +116,16 @@ def keep_counts(
     sizes: Mapping[str, LayerSize] | None = None,
     frozen: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, list[int]]:
-    """Blocks kept, per layer and level, from each layer's (G, K) block scores.
+    """Number of blocks that each layer keeps at each level.
 
-    sizes: by layer; a layer left out is a linear one of single weights, of its scores' shape.
-    frozen: layer to the counts that levels 0, 1, … have already; their blocks must have the best scores. Where a
-        level's counts together meet its density, to within a block or a step of each layer, they stay, whatever the
-        other scores say now.
-    At least one block of a layer is kept, and no more than its pattern can. "global" and "erk" meet a level's density
-    in all to within half a block a layer (all of "global" together to within one), unless these bounds forbid it.
-    Counts never fall from a level to the next. Raises BudgetError.
+    scores: layer name to its (G, K) block scores.
+    sizes: layer name to its size. A layer that is left out is linear, of single weights, in the shape of its scores.
+    frozen: layer name to the counts that levels 0, 1, … have already; their blocks must have the best scores. Where the
+        counts of a level together meet its density, to within a block or a step of each layer, they stay, whatever the
+        other scores are now.
+    At least one block of a layer is kept, and no more than its pattern can keep. Within these bounds, "global" and
+    "erk" meet the density of a level as a whole to within half a block for each layer ("global": to within one block).
+    Counts never fall from one level to the next. Raises BudgetError.
     """
     budget = Budget(budget) if isinstance(budget, str) else budget
     levels = check_densities(densities)
@@ -142,7 +143,11 @@ def keep_counts(
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """cost: of a block. least, most: blocks kept. step: kept at a time. erk: the density that "erk" scales."""
+    """One layer as a budget sees it.
+
+    blocks: number of blocks. cost: cost of a block. least, most: bounds of the blocks kept.
+    step: blocks kept or dropped at a time. erk: density of the layer before "erk" scales it.
+    """
 
     name: str
     scores: NDArray[np.float64]
@@ -171,10 +176,10 @@ def _rounded(layers: Sequence[_Layer], shares: Sequence[float]) -> list[int]:
 
 
 def _erk_shares(layers: Sequence[_Layer], densities: Sequence[float]) -> list[list[float]]:
-    """Per level, the density of each layer: its `erk` times the factor at which the whole has the level's density.
+    """Density of each layer at each level: its `erk` times one factor, at which the whole has the density of the level.
 
-    Bounded to what the layer keeps at least and at most: the whole grows with the factor, in straight lines between the
-    factors at which a layer meets a bound, so that the factor sought is read off between two of them.
+    Each density is limited to the bounds of its layer. The whole therefore grows with the factor in straight lines
+    between the factors at which some layer meets a bound, and the factor is interpolated between two of these.
     """
     if not layers:
         return [[] for _ in densities]
@@ -191,7 +196,10 @@ def _erk_shares(layers: Sequence[_Layer], densities: Sequence[float]) -> list[li
 def _global_counts(
     layers: Sequence[_Layer], densities: Sequence[float], frozen: Mapping[str, Sequence[int]]
 ) -> list[list[int]]:
-    """What each layer must keep, then the best scores of all until half of the next block would not fit any more."""
+    """Counts at each level: what each layer must keep, then the best blocks of all layers.
+
+    A block is kept as long as at least half of it fits into the density of the level.
+    """
     if not layers:
         return [[] for _ in densities]
     owner, best, cost = (np.concatenate(parts) for parts in zip(*map(_ranked, range(len(layers)), layers), strict=True))
@@ -210,7 +218,7 @@ def _global_counts(
 
 
 def _ranked(index: int, layer: _Layer) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """(index, score, cost) of each block that may be kept, best first; those that must be come before all others."""
+    """(index, score, cost) of each block that may be kept, best first, after those that must be kept."""
     best = -np.sort(-layer.scores.reshape(-1), kind="stable")[: layer.most]
     best[: layer.least] = np.inf
     return np.full(best.size, index), best, np.full(best.size, layer.cost)

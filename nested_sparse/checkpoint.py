@@ -18,12 +18,12 @@ from .argument import as_whole, file_path, shown
 from .errors import CheckpointError, LevelError
 from .excerpt import excerpt, excerpts
 from .header import read_header
-from .layout import DTYPES, TensorPlace, tensor_name
 from .level import Level
 from .mapped_file import MappedFile
 from .metadata import LayerEntry, Metadata
 from .packed import PackedLevel
 from .packing import unpack
+from .places import DTYPES, TensorPlace, tensor_name
 from .regular_file import open_regular
 from .reroute import Reroute
 from .tensor_spec import TensorSpec
@@ -124,9 +124,8 @@ class Checkpoint:
         levels, norms = [], np.empty((len(self.levels), 2, layer.rows), np.float32)
         for level in range(len(self.levels)):
             ptr, col, val, norm = (arrays[tensor_name(name, level, part)] for part in ("ptr", "col", "val", "norm"))
-            col = col.reshape(-1, layer.layout.block_columns)
-            val = layer.value_type.loaded(val).reshape(-1, layer.layout.block_values)
-            levels.append(PackedLevel(ptr, col, val))
+            col, val = col.reshape(-1, layer.layout.block_columns), val.reshape(-1, layer.layout.block_values)
+            levels.append(PackedLevel(ptr, col, layer.value_type.loaded(val)))
             order = slice(None) if permutation is None else permutation
             norms[level][:, order] = norm.reshape(2, -1)[:, : layer.rows]
         return unpack(name, layer.rows, layer.columns, layer.layout, levels, permutation), norms

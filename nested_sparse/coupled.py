@@ -1,8 +1,8 @@
 """Coupled channels: groups of channels that several layers share, kept or dropped in all of them together.
 
-A producer's output rows, whatever passes them on, and the input channels of who reads them are one group (the
-dependency groups of structural pruning, arXiv:2301.12900). A level keeps a weight where a kept row meets a kept input
-channel: what norms and biases make of a dropped channel is read by no sparse layer.
+One group holds the output rows of the layers that produce its channels and the input channels of the layers that read
+them (a dependency group of structural pruning, arXiv:2301.12900). A level keeps a weight where a kept row meets a kept
+input channel. So no sparse layer reads the values that norms and biases give to a dropped channel.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from .mask import NEVER, group_count
 
 @dataclass(frozen=True, slots=True)
 class ChannelGroup:
-    """Channels that come and go together, by index, in all layers named. No two groups of a net are equal.
+    """Channels, by index, that are kept or dropped together in all layers named. No two groups of a net are equal.
 
-    channels: how many. step: they come and go so many at a time, the best ones first; the last ones may be fewer.
-    producers: layers whose rows they are. consumers: layers that read them. norms: the normalisations between.
-    whole: why every level keeps all of them; "" where they may be dropped.
+    channels: number of channels. step: channels that are kept or dropped at a time, the best first; the last step may
+        be smaller.
+    producers: layers whose rows the channels are. consumers: layers that read them. norms: normalisations between.
+    whole: reason why every level keeps all channels; "" where they may be dropped.
     """
 
     channels: int
@@ -37,13 +38,16 @@ class ChannelGroup:
 
     @property
     def steps(self) -> int:
-        """In how many steps they come: 1 where they are whole."""
+        """Number of steps; 1 where every level keeps all channels."""
         return 1 if self.whole else group_count(self.channels, self.step)
 
 
 @dataclass(frozen=True, slots=True)
 class CoupledWeight:
-    """A weight (O, K) between two groups. taps: its columns for each channel that it reads; K = channels × taps."""
+    """A weight (O, K) between two groups.
+
+    writes: group of its rows. reads: group of its input channels. taps: columns of one input channel.
+    """
 
     name: str
     writes: ChannelGroup
@@ -52,28 +56,28 @@ class CoupledWeight:
 
     @property
     def size(self) -> int:
-        """O × K."""
+        """O × K, the number of weights."""
         return self.writes.channels * self.reads.channels * self.taps
 
     def sums(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(O, C) what (O, K) `weights` come to for each row and channel."""
+        """(O, C) sums of (O, K) `weights` over the taps of each row and channel."""
         return np.asarray(weights.reshape(self.writes.channels, self.reads.channels, self.taps).sum(axis=2))
 
     def first_level(self, levels: Mapping[ChannelGroup, NDArray[np.uint8]]) -> NDArray[np.uint8]:
-        """(O, K) first level of every weight, from those of the channels."""
+        """(O, K) first level of every weight, from the first levels of the channels."""
         columns = np.repeat(levels[self.reads], self.taps)
         return np.asarray(np.maximum(levels[self.writes][:, None], columns[None, :]))
 
 
 def groups_of(weights: Sequence[CoupledWeight]) -> list[ChannelGroup]:
-    """Every group that one of the weights writes or reads, once, in order."""
+    """Every group that some weight writes or reads, once, in order of occurrence."""
     return list(dict.fromkeys(group for weight in weights for group in (weight.writes, weight.reads)))
 
 
 def channel_importance(
     weights: Sequence[CoupledWeight], scores: Mapping[str, NDArray[np.float64]]
 ) -> dict[ChannelGroup, NDArray[np.float64]]:
-    """(C,) importance of each group's channels: the (O, K) scores of all rows and columns that are theirs, summed."""
+    """(C,) importance of the channels of each group: sums of the (O, K) scores over their rows and columns."""
     importance = {group: np.zeros(group.channels) for group in groups_of(weights)}
     for weight in weights:
         sums = weight.sums(scores[weight.name])
@@ -85,7 +89,7 @@ def channel_importance(
 def present_levels(
     weights: Sequence[CoupledWeight], first_levels: Mapping[str, NDArray[np.uint8]]
 ) -> dict[ChannelGroup, NDArray[np.uint8]]:
-    """(C,) first level of every channel: the lowest of all its rows and columns in the (O, K) ones of the layers."""
+    """(C,) first level of every channel: the lowest first level in its rows and columns of all layers."""
     levels = {group: np.full(group.channels, NEVER, np.uint8) for group in groups_of(weights)}
     for weight in weights:
         first_level = first_levels[weight.name].reshape(weight.writes.channels, weight.reads.channels, weight.taps)
@@ -100,7 +104,7 @@ def present_levels(
 def ranking(
     importance: NDArray[np.float64], present: NDArray[np.uint8] | None = None, frozen_levels: int = 0
 ) -> NDArray[np.int64]:
-    """(C,) channels, best first: those that frozen levels keep at present come first, the lowest level's before all."""
+    """(C,) channels, best first. Channels that frozen levels keep now come before all others, lower levels first."""
     frozen = np.zeros(importance.size, np.uint8) if present is None else np.minimum(present, frozen_levels)
     return np.lexsort((-importance, frozen))
 
@@ -114,13 +118,15 @@ def channel_counts(
     present: Mapping[ChannelGroup, NDArray[np.uint8]] | None = None,
     frozen_levels: int = 0,
 ) -> dict[ChannelGroup, list[int]]:
-    """Channels kept, per group and level, so that what is kept in all comes as near as can be to each density.
+    """Number of channels that each group keeps at each level; the weights kept come as near as possible to the density.
 
-    uniform: the same share of every group. global: one ranking over the channels of all groups by (C,) `importance`,
-    comparable between groups. Either way groups grow step by step from one step each, or from the root of the budget's
-    least density, so that rows × columns have it; counts never fall from a level to the next.
-    present: first levels of now. What a level below `frozen_levels` keeps stays, unless that is more than its density
-    by over half a step, as after a search that aimed at a denser level. Raises BudgetError.
+    budget: "uniform": the same share of every group; "global": one ranking over the channels of all groups by
+        `importance`. Groups grow step by step, from one step each, or from the root of the least density of the budget,
+        so that rows × columns have that density. Counts never fall from one level to the next.
+    importance: (C,) importance of the channels of each group, comparable between groups.
+    present: first levels of the channels now. frozen_levels: number of levels that keep what they keep now, unless that
+        exceeds their density by more than half a step, as after a search that aimed at a denser level.
+    Raises BudgetError.
     """
     budget, levels = Budget(budget) if isinstance(budget, str) else budget, check_densities(densities)
     groups = groups_of(weights)
@@ -143,7 +149,7 @@ def channel_counts(
 
 
 def channel_levels(ranks: NDArray[np.int64], counts: Sequence[int]) -> NDArray[np.uint8]:
-    """(C,) first level of every channel where level l keeps the first `counts[l]` of `ranks`; counts never fall."""
+    """(C,) first level of every channel. Level l keeps the first `counts[l]` channels of `ranks`; counts never fall."""
     levels = np.full(ranks.size, NEVER, np.uint8)
     for level in reversed(range(len(counts))):
         levels[ranks[: counts[level]]] = level
@@ -151,7 +157,7 @@ def channel_levels(ranks: NDArray[np.int64], counts: Sequence[int]) -> NDArray[n
 
 
 def _least_steps(group: ChannelGroup, density: float) -> int:
-    """Steps that every level keeps of a group."""
+    """Number of steps of a group that every level keeps."""
     return min(group.steps, max(1, math.ceil(math.sqrt(density) * group.channels / group.step)))
 
 
@@ -162,7 +168,7 @@ def _order(
     ranked: Mapping[ChannelGroup, NDArray[np.float64]],
     frozen: Mapping[ChannelGroup, NDArray[np.uint8]],
 ) -> NDArray[np.int64]:
-    """Index of the group that grows by a step, first to last; all have their `least` steps already."""
+    """Index of the group that grows by a step, first to last, after every group has its `least` steps."""
     taken = [np.arange(steps, group.steps) for group, steps in zip(groups, least, strict=True)]
     owner = np.repeat(np.arange(len(groups)), [steps.size for steps in taken])
     if budget.name == "uniform":  # a step is taken once half of it is due
@@ -180,7 +186,7 @@ def _order(
 def _counts_as_they_grow(
     groups: Sequence[ChannelGroup], least: Sequence[int], order: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """(steps, G) channels of each group, after none of the steps of `order`, after one, ..., after all."""
+    """(steps + 1, G) channels of each group after none of the steps of `order`, after one, …, after all."""
     grown = np.zeros((order.size + 1, len(groups)), np.int64)
     grown[np.arange(1, order.size + 1), order] = 1
     steps, channels = np.array(least) + grown.cumsum(axis=0), np.array([group.channels for group in groups])
@@ -191,7 +197,7 @@ def _counts_as_they_grow(
 def _kept(
     weights: Sequence[CoupledWeight], budget: Budget, groups: Sequence[ChannelGroup], counts: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """(P,) weights, or multiply-adds, kept in all, for each of P rows of (P, G) channel counts."""
+    """(P,) weights, or multiply-adds, that all layers keep together, for each row of (P, G) channel counts."""
     index = {group: number for number, group in enumerate(groups)}
     rows, columns = [index[weight.writes] for weight in weights], [index[weight.reads] for weight in weights]
     cost = np.array([weight.taps * budget.multiply_adds(weight.name) for weight in weights])
@@ -199,7 +205,7 @@ def _kept(
 
 
 def _largest_step(weights: Sequence[CoupledWeight], budget: Budget, groups: Sequence[ChannelGroup]) -> int:
-    """What the largest step of a group can cost."""
+    """Largest cost of one step of a group."""
     costs = dict.fromkeys(groups, 0)
     for weight in weights:
         tap = weight.taps * budget.multiply_adds(weight.name)

@@ -1,8 +1,8 @@
-"""Every error this package raises on purpose.
+"""Errors: every error that this package raises on purpose.
 
 NestedSparseError
 ├── CheckpointError     a file is truncated, corrupt, foreign or does not nest
-├── PatternError        no such sparsity pattern                       (also ValueError)
+├── PatternError        a pattern that is not known, or does not fit   (also ValueError)
 ├── BudgetError         a density or budget that cannot be met         (also ValueError)
 ├── LevelError          a level the checkpoint does not have           (also ValueError)
 ├── InputError          wrong tensor names, shapes or dtypes           (also ValueError)
@@ -12,7 +12,7 @@ NestedSparseError
 ├── BenchError          a benchmark that cannot be run, or whose outputs disagree
 ├── OutputError         results that cannot be written to the standard output
 └── ServingError
-    ├── OverloadedError   shed: no allowed level can meet the deadline
+    ├── OverloadedError   the request was shed: no allowed level can meet its deadline
     ├── DeadlineError     the deadline passed before the request ran
     ├── UnavailableError  draining, or not ready yet
     ├── StuckError        the inference has run far longer than it should
@@ -25,7 +25,7 @@ from __future__ import annotations
 
 
 class NestedSparseError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base of every error that this package raises on purpose."""
 
 
 class CheckpointError(NestedSparseError):
@@ -41,7 +41,7 @@ class BudgetError(NestedSparseError, ValueError):
 
 
 class LevelError(NestedSparseError, ValueError):
-    """The level is not one of the checkpoint's."""
+    """The checkpoint does not have the level."""
 
 
 class InputError(NestedSparseError, ValueError):
@@ -61,7 +61,7 @@ class KernelError(NestedSparseError):
 
 
 class BenchError(NestedSparseError):
-    """A benchmark that cannot be run, or whose outputs disagree with the reference: then nothing is timed."""
+    """A benchmark cannot be run, or its outputs disagree with the reference; in both cases nothing is timed."""
 
 
 class OutputError(NestedSparseError):
@@ -69,13 +69,13 @@ class OutputError(NestedSparseError):
 
 
 class ServingError(NestedSparseError):
-    """Base of what a request may be answered with instead of a result."""
+    """Base of the errors with which a server answers a request in place of a result."""
 
 
 class OverloadedError(ServingError):
     """The request was shed: no allowed level can finish before its deadline.
 
-    `retry_after_ms` is when the queue is expected to have drained enough.
+    retry_after_ms: time, in ms, after which the queue is expected to be short enough for the request.
     """
 
     def __init__(self, message: str, retry_after_ms: float) -> None:
@@ -92,16 +92,16 @@ class UnavailableError(ServingError):
 
 
 class StuckError(ServingError):
-    """An inference runs far longer than it should, and may never end; the request is no cause of it."""
+    """An inference runs far longer than it should, and may never end. The request did not cause this."""
 
 
 class OutOfMemoryError(ServingError, MemoryError):
-    """The run did not fit in memory; a smaller batch or a sparser level may."""
+    """The run did not fit in memory; a smaller batch or a sparser level may fit."""
 
 
 class TooLargeError(ServingError):
-    """The request has more bytes than the server reads into memory."""
+    """The request has more bytes than the server accepts."""
 
 
 class NotFoundError(ServingError):
-    """No such model."""
+    """The server has no such model."""

@@ -1,4 +1,4 @@
-"""excerpt: somebody else's text, safe to repeat in an error message, a log line or a terminal."""
+"""Excerpt: text from outside, made safe to repeat in an error message, a log line or on a terminal."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Collection
 from itertools import islice
 
 MAX_CHARACTERS = 200
-"""Of one foreign name or value inside a message; long enough to recognise it."""
+"""Most characters of one name or value from outside, within a message: enough to recognise it."""
 MAX_PARAGRAPH, MAX_LINES = 4000, 100
-"""Of a line of an error message on a terminal, and of its lines."""
+"""Most characters of a line of an error message on a terminal, and most lines of it."""
 MAX_LISTED = 16
-"""Of many names in a row."""
+"""Most names of a list."""
 
 
 def excerpt(text: object, limit: int = MAX_CHARACTERS) -> str:
-    """`text` in one line of printable characters, at most `limit` of them, the middle cut out where it was longer.
+    """`text` as one line of at most `limit` printable characters; of a longer text the middle is cut out.
 
-    Control characters, line ends, escape sequences and lone surrogates come out as Python escapes, so that a foreign
-    text can neither forge a log line nor steer a terminal, and can be encoded in UTF-8. Only what is kept is looked at:
-    the cost does not grow with the text.
+    Control characters, line ends, escape sequences and lone surrogates are written as Python escapes. So a text from
+    outside can neither forge a log line nor send commands to a terminal, and it can be encoded in UTF-8. The part that
+    is cut out is not read: the cost does not grow with the text.
     """
     whole = text if isinstance(text, str) else str(text)
     if len(whole) <= limit:
@@ -32,13 +32,13 @@ def excerpt(text: object, limit: int = MAX_CHARACTERS) -> str:
 
 
 def excerpts(texts: Collection[object], most: int = MAX_LISTED) -> str:
-    """Of each text an excerpt in quotes, of many only the first `most` and how many more there are."""
+    """An excerpt of each text, in quotes; of more than `most` texts the first `most`, and the number of the others."""
     shown = ", ".join(f"'{excerpt(text)}'" for text in islice(texts, most))
     return f"{shown} and {len(texts) - most} more" if len(texts) > most else shown
 
 
 def paragraph(text: str, limit: int = MAX_PARAGRAPH) -> str:
-    """`text` for a terminal: an excerpt of each line, all but the first indented, so that none passes for another's."""
+    """`text` for a terminal: an excerpt of each line. Lines after the first are indented, to mark one text."""
     lines = text.split("\n", MAX_LINES)[:MAX_LINES]
     return "\n  ".join(excerpt(each.strip(), limit) for each in lines)
 

@@ -1,7 +1,7 @@
-"""Forked: what a child process made by fork(2) does with the objects that it inherited.
+"""Forked: objects that a child process made by fork(2) must not use as it inherited them.
 
-Threads do not survive a fork, locks stay as other threads held them, and an open file is the parent's as much as the
-child's. So what holds any of these registers itself here, and is told in the child before the child goes on.
+Threads do not survive a fork. Locks stay as other threads held them. Parent and child share an open file. So an object
+that holds a thread, a lock or a file registers itself here, and its `forget` is called in the child before all else.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ class Inheritable(Protocol):
     """An object that a child process must not use as it is."""
 
     def forget(self) -> None:
-        """In the child: let go of the parent's threads, locks, files and leases without touching them."""
+        """In the child: drop the references to threads, locks, files and leases of the parent, without using them."""
 
 
 _registered: WeakSet[Inheritable] = WeakSet()
 
 
 def heed_forks(inheritable: Inheritable) -> None:
-    """Have `inheritable.forget()` called in every child that this process forks, for as long as the object lives."""
+    """Have `inheritable.forget()` called in every child that this process forks, as long as the object exists."""
     _registered.add(inheritable)
 
 
@@ -32,5 +32,5 @@ def _forget_all() -> None:
         each.forget()
 
 
-with contextlib.suppress(AttributeError):  # where there is no fork there is nothing to heed
+with contextlib.suppress(AttributeError):  # a system without fork
     os.register_at_fork(after_in_child=_forget_all)

@@ -1,4 +1,4 @@
-"""Header: reads and checks the header of a checkpoint file, before any of its tensors is read."""
+"""Header: the header of a checkpoint file, read and checked before any tensor is."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from typing import Any, BinaryIO
 
 from .errors import CheckpointError
 from .excerpt import excerpt
-from .layout import ALIGNMENT, TensorPlace, file_places, tensor_table
 from .metadata import Metadata
+from .places import ALIGNMENT, TensorPlace, file_places, tensor_table
 
 MAX_HEADER_NBYTES = 100_000_000
-"""The safetensors library's own bound."""
+"""The limit of the safetensors library."""
 
 
 def read_header(file: BinaryIO, where: str) -> tuple[Metadata, int, list[list[TensorPlace]]]:
-    """The metadata, the byte the data begins at, the places of all tensors. Raises CheckpointError, naming `where`."""
+    """Metadata, the byte at which the data begins, and the places of all tensors.
+
+    where: name of the file, for errors. Raises CheckpointError.
+    """
     file_nbytes = os.fstat(file.fileno()).st_size
     prefix = file.read(8)
     header_nbytes = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0

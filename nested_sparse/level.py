@@ -16,12 +16,12 @@ ACCURACY = "accuracy"
 class Level:
     """One runnable point of a nested model; a higher index is denser.
 
-    index: 0 is the sparsest.
-    density: kept / total weights of the whole network, in (0, 1]; of the nested layers alone in older files.
-    flops: floating point operations (2 per multiply-add) of the whole network, of nested layers those with weights that
-        the level keeps, one sample of the example shape; in older files of the nested layers alone.
-    nbytes: bytes of the checkpoint file this level needs (the graph and every segment up to its own).
-    metrics: what was measured when it was trained, e.g. {"accuracy": 0.93}.
+    index: number of the level; 0 is the sparsest.
+    density: kept / all weights of the whole network, in (0, 1]; in older files of the nested layers alone.
+    flops: floating point operations for one sample of the example shape, 2 for each multiply-add. They count the whole
+        network, and in nested layers the weights that the level keeps; in older files the nested layers alone.
+    nbytes: bytes of the checkpoint file that this level needs: the graph and every segment up to its own.
+    metrics: measurements that were stored with the level, e.g. {"accuracy": 0.93}.
     """
 
     index: int
@@ -44,7 +44,10 @@ def stated_accuracies(levels: Sequence[Level]) -> list[float] | None:
 
 
 def resolve_level(level: int, level_count: int) -> int:
-    """Index of `level` among `level_count` levels; -1 is the densest. Raises LevelError, also for no whole number."""
+    """Index of `level` among `level_count` levels; -1 is the densest.
+
+    Raises LevelError where there is no such level, or it is not a whole number.
+    """
     index = as_whole(level)
     if index == -1:
         return level_count - 1

@@ -1,4 +1,4 @@
-"""MappedFile: a file's bytes in memory, which stay what they were when somebody opens the file to write into it."""
+"""MappedFile: the bytes of a file in memory, which stay the same when another process opens the file for writing."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _MAP_FAILED = ctypes.c_void_p(-1).value
 
 
 class MappedFile:
-    """The whole of an open file, mapped read-only: nothing is read before it is touched, nothing is held twice.
+    """The whole of an open file, mapped read-only: a page is read when it is first used, and is in memory only once.
 
-    A mapping shows what others write into the file, and touching what they cut off ends the process with SIGBUS. So
-    guard() takes a read lease (fcntl(2), F_SETLEASE) where the system grants one: the kernel then holds up whoever
-    opens the file for writing, or truncates it, until poll() has moved the bytes to memory of their own, at the same
-    address. Renaming another file over it never waits and changes nothing here. The lease stays the parent's in a
-    forked child, which sees what is written.
+    A mapping shows what other processes write into the file, and an access to a part that they cut off ends this
+    process with SIGBUS. So guard() takes a read lease (fcntl(2), F_SETLEASE) where the system grants one. A process
+    that opens the file for writing, or truncates it, then waits in the kernel until poll() has copied the bytes to
+    private memory at the same address. Renaming another file over this one never waits and changes nothing here. In a
+    forked child the lease stays with the parent, and the child sees what is written.
 
-    path; data: (nbytes,) uint8, read-only, valid as long as it is referred to.
+    path: path of the file. data: (nbytes,) uint8, read-only, valid as long as there is a reference to it.
     """
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
@@ -45,7 +45,7 @@ class MappedFile:
         heed_forks(self)
 
     def forget(self) -> None:
-        """As Inheritable: parent and child have one lease, of which either's end is the other's."""
+        """As Inheritable: parent and child share one lease, and a child that ends it would end it for the parent."""
         self._lock = threading.Lock()
         self._leased = False
 
@@ -55,25 +55,25 @@ class MappedFile:
 
     @property
     def private(self) -> bool:
-        """Whether the bytes are a copy in memory, because somebody opened the file for writing."""
+        """Whether the bytes are a private copy, because another process opened the file for writing."""
         return self._private
 
     @property
     def changed(self) -> bool:
-        """Whether the file has another size or time of writing than when it was opened: `data` may show it."""
+        """Whether size or modification time of the file changed after opening, so that `data` may have changed too."""
         with self._lock:
             return self._fd >= 0 and not self._private and _identity(self._fd) != self._opened
 
     def guard(self) -> str:
-        """Take the lease; from now on poll() has to be called, often. Returns why it was refused, or "".
+        """Take the lease. Returns the reason why it was refused, or "". From then on, poll() must be called often.
 
-        Raises CheckpointError if the file has been written to since it was opened.
+        Raises CheckpointError where the file has been written to since it was opened.
         """
         with self._lock:
             if self._fd < 0 or not hasattr(fcntl, "F_SETLEASE") or not hasattr(fcntl, "F_SETSIG"):
                 return "this system has no leases"
             try:
-                # what breaks a lease is told by a signal; unless another is asked for, one that ends the process
+                # the system sends a signal when a lease breaks; the default one would end the process
                 fcntl.fcntl(self._fd, fcntl.F_SETSIG, signal.SIGURG)
                 fcntl.fcntl(self._fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
             except OSError as error:
@@ -87,43 +87,44 @@ class MappedFile:
             return ""
 
     def poll(self) -> bool:
-        """Whether somebody wanted to write, and the bytes were copied first. Raises MemoryError where they do not fit.
+        """Whether another process asked to write, and the bytes were copied first.
 
-        Until then the writer waits, but not longer than /proc/sys/fs/lease-break-time.
+        The writer waits until this is called, but no longer than /proc/sys/fs/lease-break-time. Raises MemoryError
+        where the copy does not fit in memory.
         """
         with self._lock:
             if not self._leased or fcntl.fcntl(self._fd, fcntl.F_GETLEASE) == fcntl.F_RDLCK:
                 return False
-            if _identity(self._fd) == self._opened:  # else the system would not wait any longer
+            if _identity(self._fd) == self._opened:  # else the system has stopped waiting, and the file has changed
                 self._copy()
             self._end_lease()
             return self._private
 
     def release(self, begin: int) -> None:
-        """Give the pages from byte `begin` on back to the system; they come back when touched. Not those of a copy."""
+        """Give the pages from byte `begin` on back to the system, which reads them again if used. A copy is kept."""
         begin += -begin % mmap.PAGESIZE
         with self._lock:
             if begin < len(self._map) and not self._private and hasattr(mmap, "MADV_DONTNEED"):
                 self._map.madvise(mmap.MADV_DONTNEED, begin)
 
     def close(self) -> None:
-        """Let go of the file; the mapping goes away with the last view of `data`."""
+        """Close the file. The mapping ends with the last view of `data`."""
         with self._lock:
             self.data = np.zeros(0, np.uint8)
             if self._leased:
-                self._end_lease()  # closing alone would not: the mapping has a handle of its own
+                self._end_lease()  # closing alone would not end it: the mapping has its own handle
             if self._fd >= 0:
                 os.close(self._fd)
                 self._fd = -1
 
     def _copy(self) -> None:
-        """Replace the mapping by a copy of itself at the same address, at one stroke: runs may be under way."""
+        """Replace the mapping by a copy of itself at the same address, in one system call: inferences may run."""
         libc = ctypes.CDLL(None, use_errno=True)
         libc.mmap.restype = libc.mremap.restype = ctypes.c_void_p
         nbytes = len(self._map)
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         protection = mmap.PROT_READ | mmap.PROT_WRITE
-        # no mmap.mmap: that object would unmap, when it ends, an address that is no longer its own
+        # not mmap.mmap: when it ends, that object would unmap an address that has another owner by then
         address = libc.mmap(None, ctypes.c_size_t(nbytes), protection, flags, -1, ctypes.c_long(0))
         if address == _MAP_FAILED:
             raise MemoryError(f"{self.path}: no {nbytes} bytes of memory for a copy of it")

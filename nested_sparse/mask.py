@@ -1,4 +1,7 @@
-"""Masks from scores. They nest by construction: a block has a first level that keeps it, and every later one does."""
+"""Mask: the blocks that each level keeps, chosen by scores.
+
+Masks nest by construction: each block has a first level that keeps it, and all later levels keep it too.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,16 @@ from numpy.typing import NDArray
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 NEVER = 255
-"""First level of a block that no level keeps."""
+"""Value of `first_level` for a block that no level keeps."""
 
 
 def group_count(rows: int, block_rows: int) -> int:
-    """Groups of `block_rows` rows; the last may be partly padding."""
+    """Number of groups of `block_rows` rows; the last group may be partly padding."""
     return -(-rows // block_rows)
 
 
 def grouped(values: NDArray[Scalar], block_rows: int, permutation: NDArray[np.int32] | None = None) -> NDArray[Scalar]:
-    """(O, K) values as (G, V, K): rows in packed order, zeros where the last group is padding."""
+    """(O, K) values as (G, V, K): rows in packed order, and zeros where the last group is padding."""
     rows, columns = values.shape
     ordered = values if permutation is None else values[permutation]
     groups = group_count(rows, block_rows)
@@ -40,8 +43,8 @@ def block_scores(
 def grow(first_level: NDArray[np.uint8], scores: NDArray[np.float64], level: int, keep: int) -> NDArray[np.uint8]:
     """Copy of `first_level` in which `keep` blocks belong to `level` or a lower one.
 
-    What lower levels keep stays; the best scores among the blocks that no level keeps yet are added (ties: the
-    first in row order). This is the growth step of arXiv:2112.10930: budget = target - frozen.
+    All blocks of lower levels stay. The blocks with the best scores among those that no level keeps yet are added; of
+    equal scores, the first in row order. This is the growth step of arXiv:2112.10930: budget = target - frozen.
     """
     grown = first_level.copy().reshape(-1)
     free = np.flatnonzero(grown == NEVER)

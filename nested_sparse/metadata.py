@@ -11,17 +11,17 @@ from typing import Any
 from .budget import MAX_LEVELS
 from .errors import CheckpointError, PatternError
 from .excerpt import excerpt
-from .layout import LayerShape
-from .layouts import BLOCK_ROWS, Blocks, Layout, stored_layout
+from .layouts import BLOCK_ROWS, PATTERNS, Blocks, Layout, stored_layout
 from .network import DenseModule, Network
+from .places import LayerShape
 from .reroute import Reroute, check_reroutes
 from .tensor_spec import TensorSpec
 from .value_type import FLOAT32, VALUE_TYPES, ValueType, value_type_of_bytes
 
-BLOCKS_VERSION = 1
-GATHERS_VERSION = 2
 FORMAT_VERSIONS = tuple(
-    sorted({BLOCKS_VERSION, GATHERS_VERSION, *(each.format_version for each in VALUE_TYPES.values())})
+    sorted(
+        {layout.format_version for layout in PATTERNS.values()} | {each.format_version for each in VALUE_TYPES.values()}
+    )
 )
 """Versions that are read. A file gets the lowest that has all that it holds, so that older readers can open it."""
 KEY = "nested_sparse"

@@ -1,4 +1,4 @@
-"""Network: the whole network that a file is of, and what of it is the same at every level."""
+"""Network: the figures of the whole network of a file, and of its modules that are the same at every level."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class DenseModule:
-    """A module that no level makes sparse. name: dotted path. flops: one sample's. why: it is dense, for people."""
+    """A module that no level makes sparse.
+
+    name: dotted path. flops: FLOPs for one sample. weights: number of weights. why: reason in words.
+    """
 
     name: str
     flops: int
@@ -17,11 +20,12 @@ class DenseModule:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """All that runs for one sample of the example shape, if every weight is kept.
+    """Figures for one sample of the example shape, with every weight kept.
 
-    flops: 2 for each multiply-add of every matrix product and convolution. sparse_flops: those of layers of which
-    levels drop weights. weights: parameters of two or more dimensions, and those of nested layers. dense: the rest, the
-    largest by FLOPs first.
+    flops: 2 for each multiply-add of every matrix product and convolution.
+    sparse_flops: the part of `flops` in layers from which levels drop weights.
+    weights: number of weights, in parameters of two or more dimensions and in nested layers.
+    dense: the other modules, those with most FLOPs first.
     """
 
     flops: int
@@ -31,12 +35,12 @@ class Network:
 
     @property
     def sparse_share(self) -> float:
-        """Part of the FLOPs that is in sparse layers; 0 where nothing is multiplied."""
+        """Share of the FLOPs that is in sparse layers; 0 where there are no FLOPs."""
         return self.sparse_flops / self.flops if self.flops else 0.0
 
 
 def count_text(count: float) -> str:
-    """A count in three digits: "19.8 G", "640"."""
+    """A count in three digits: "19.8 G", "640 "."""
     for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if count >= size:
             return f"{count / size:.3g} {prefix}"

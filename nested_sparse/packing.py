@@ -16,7 +16,7 @@ from .weight import NestedWeight
 def pack_level(weight: NestedWeight, level: int) -> PackedLevel:
     """The packed arrays of what `level` adds to `weight`.
 
-    Raises PatternError where the layout cannot hold it: gathers that are not balanced.
+    Raises PatternError where the layout cannot hold it: gather groups that are not balanced.
     """
     weights = grouped(weight.values, weight.layout.group_rows, weight.permutation)
     return weight.layout.pack(weights, weight.first_level == level, f"{weight.name!r} level {level}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .layout import LayerShape, TensorPlace, tensor_name
+from .places import LayerShape, TensorPlace, tensor_name
 from .value_type import FLOAT32
 
 PARTS = ("ptr", "col", "val", "norm")
@@ -15,7 +15,7 @@ PARTS = ("ptr", "col", "val", "norm")
 class LayerPlacement:
     """Where the arrays of a layer lie.
 
-    offsets: bytes from the begin of the level's segment to its ptr, col, val and norm, level after level.
+    offsets: bytes from the beginning of the level's segment to its ptr, col, val and norm, level after level.
     permutation_offset: the same of perm in segment 0; -1 without a permutation.
     banks, per_row: B and k of gs{B}x{k}, 0 for blocks.
     value_bytes: bytes of a value, by which the node names the value type.
@@ -34,7 +34,7 @@ class LayerPlacement:
 
 
 def placement(shape: LayerShape, segments: Sequence[Sequence[TensorPlace]]) -> LayerPlacement:
-    """Of one layer in `segments`, the places of each level's tensors; offsets count from where a segment begins."""
+    """The placement of one layer, from the places of all tensors in each level's segment."""
     begin = {place.name: place.begin - places[0].begin for places in segments for place in places}
     return LayerPlacement(
         rows=shape.rows,

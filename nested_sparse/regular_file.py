@@ -1,4 +1,4 @@
-"""RegularFile: a named file that can be read to its end."""
+"""RegularFile: a file that can be opened without waiting and read to its end."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import BinaryIO
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open `path` for reading. Raises OSError, also for what is no regular file and for what no file can be called.
+    """Open `path` for reading. Raises OSError, also where it is not a regular file or cannot be the name of one.
 
-    Opening a named pipe would wait until somebody writes into it, and a device may have no end.
+    Opening a named pipe would wait until another process writes into it, and a device may have no end.
     """
     try:
         mode = os.stat(path).st_mode

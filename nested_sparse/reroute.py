@@ -1,4 +1,4 @@
-"""Reroute: what an inference scores whose level was lowered while it ran."""
+"""Reroute: the accuracy of an inference whose level was lowered while it ran."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .excerpt import excerpt, excerpts
 
 @dataclass(frozen=True, slots=True)
 class Reroute:
-    """From one level down to another, at every layer where that was measured ("rerouting", arXiv:2112.10930).
+    """Accuracy for each layer at which one level was lowered to another ("rerouting", arXiv:2112.10930).
 
-    start: the level that the inference began at. end: the lower one that it went on at.
-    accuracy: name of a layer -> accuracy in [0, 1] where this layer and those that run after it were at `end`, each
-        with that level's own normalisation; in the order in which the layers run.
+    start: level at which the inference begins. end: lower level at which it continues.
+    accuracy: name of a layer -> accuracy in [0, 1] where this layer and all layers after it run at `end`, with the
+        normalisation of that level; in the order in which the layers run.
 
     Raises LevelError, InputError.
     """
@@ -26,7 +26,7 @@ class Reroute:
     accuracy: Mapping[str, float]
 
     def __post_init__(self) -> None:
-        """Check what needs no model."""
+        """Check all that can be checked without the model."""
         if not (_is_whole(self.start) and _is_whole(self.end) and 0 <= self.end < self.start):
             raise LevelError(
                 f"a reroute goes down from start to end, got start {excerpt(repr(self.start))}, "
@@ -47,7 +47,7 @@ class Reroute:
 
 
 def check_reroutes(reroutes: Sequence[Reroute], level_count: int, layers: Collection[str]) -> None:
-    """Check that levels and layers exist and no pair of levels comes twice. Raises LevelError, InputError."""
+    """Check that levels and layers exist and that each pair of levels occurs once. Raises LevelError, InputError."""
     if isinstance(reroutes, str) or not isinstance(reroutes, Sequence):
         raise InputError(f"reroutes: expected what measure_reroutes returns, got {shown(reroutes)}")
     pairs = set()

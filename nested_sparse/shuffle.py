@@ -1,13 +1,13 @@
-"""Row shuffle: which rows of a weight share a V × 1 block, so that blocks hold what single weights would keep.
+"""Shuffle: an order of the rows of a weight in which V × 1 blocks hold the weights that single weights would keep.
 
 Shfl-BW (arXiv:2203.05016): take the mask of single weights at twice the density, cluster its binary rows by k-means
 into clusters of exactly V rows, and let each cluster be a row group.
 
-With clusters of one size, the objective of k-means, the squared distances of rows to the mean of their cluster, is
-Σ|x|² - Σ|s|² / V, s being the sum of a cluster's rows. So what counts is how much the rows of each cluster overlap: the
-inner products of the rows are computed once, clusters are filled greedily, and then pairs of rows change places as long
-as the objective falls. No assignment problem has to be solved, and a swap keeps every cluster at its size. Inner
-products of binary rows are exact in float32, so the result does not depend on the machine.
+The objective of k-means is the sum of the squared distances of rows to the mean of their cluster. With clusters of one
+size it is Σ|x|² - Σ|s|² / V, where s is the sum of the rows of a cluster. So only the overlap of the rows of a cluster
+matters. The inner products of the rows are computed once; clusters are filled greedily; then pairs of rows change
+places as long as the objective falls. No assignment problem has to be solved, and a swap keeps the size of every
+cluster. Inner products of binary rows are exact in float32, so the result does not depend on the machine.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from .budget import blocks_to_keep
 from .mask import block_scores, group_count
 
 MOST_ROWS = 4096
-"""Rows that are clustered together; those of a larger weight in turns: time and memory grow with the square."""
+"""Most rows that are clustered together. Time and memory grow with the square, so more rows are clustered in parts."""
 
 MOST_SWEEPS = 30
-"""Sweeps over all rows after which swapping ends, whether or not another swap would gain; 10 is usual."""
+"""Most sweeps over all rows; swapping usually ends after 10, when no swap lowers the objective."""
 
 Mask = NDArray[np.bool_]
 
@@ -30,10 +30,11 @@ Mask = NDArray[np.bool_]
 def shuffled_rows(values: NDArray[np.float32], block_rows: int, density: float, *, parts: int = 1) -> NDArray[np.int32]:
     """(O,) permutation of an (O, K) weight: packed row r is row permutation[r], as in NestedWeight.
 
-    density: share of the blocks of V = `block_rows` that the level of interest keeps. parts: equal ranges of rows that
-    no block may span (convolution groups), each a multiple of V long, or one; rows stay in their part.
-    The identity, where the shuffle would not keep more magnitude at this density than the rows as they come.
-    Deterministic. Padding of the last group counts as rows of zeros.
+    block_rows: V. density: share of the blocks that the level of interest keeps.
+    parts: number of equal ranges of rows (groups of a convolution). Rows stay in their range. With more than one, the
+        length of a range must be a multiple of V.
+    Returns the identity where the shuffle does not keep more magnitude at this density than the rows in their order.
+    The result is deterministic. Padding of the last group counts as rows of zeros.
     """
     rows = len(values)
     mask = double_density_mask(values, density)
@@ -48,7 +49,7 @@ def shuffled_rows(values: NDArray[np.float32], block_rows: int, density: float, 
 
 
 def double_density_mask(values: NDArray[np.float32], density: float) -> Mask:
-    """(O, K) the largest magnitudes, twice `density` of them; ties: the first in row order."""
+    """(O, K) mask of the largest magnitudes, twice `density` of them; of equal ones, the first in row order."""
     magnitudes = np.abs(values).reshape(-1)
     keep = blocks_to_keep(min(1.0, 2 * density), magnitudes.size)
     threshold = np.partition(magnitudes, magnitudes.size - keep)[magnitudes.size - keep]
@@ -67,9 +68,9 @@ def kept_magnitude(
 
 
 def clustered_rows(mask: Mask, block_rows: int) -> NDArray[np.int64]:
-    """(O,) rows of an (O, K) mask in order of clusters of exactly V rows; the last one has what is left over.
+    """(O,) rows of an (O, K) mask in order of clusters of exactly V rows; the last cluster has the remaining rows.
 
-    A local optimum of size-constrained k-means: no swap of two rows lowers its objective.
+    The clusters are a local optimum of size-constrained k-means: no swap of two rows lowers its objective.
     """
     rows = mask.astype(np.float32)
     overlap = rows @ rows.T
@@ -82,7 +83,7 @@ def clustered_rows(mask: Mask, block_rows: int) -> NDArray[np.int64]:
 
 
 def _filled(overlap: NDArray[np.float32], block_rows: int) -> NDArray[np.int64]:
-    """Cluster of each row: the fullest row that is left, then, one by one, the nearest to those in the cluster."""
+    """Cluster of each row: a cluster begins with the fullest free row, and takes the row nearest to it, one by one."""
     rows = len(overlap)
     weight = np.diagonal(overlap)
     cluster = np.full(rows, -1)
@@ -102,7 +103,7 @@ def _filled(overlap: NDArray[np.float32], block_rows: int) -> NDArray[np.int64]:
 
 
 def _swapped(overlap: NDArray[np.float32], cluster: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Swap each row with the row that gains most, until none gains."""
+    """Swap each row with the row that lowers the objective most, until no swap lowers it."""
     rows, count = len(overlap), int(cluster.max()) + 1
     others = overlap - np.diag(np.diagonal(overlap))
     member = np.zeros((rows, count), np.float32)

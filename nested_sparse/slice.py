@@ -1,4 +1,4 @@
-"""Slice: the prefix of a checkpoint that holds its first levels."""
+"""Slice: a checkpoint of the first levels of another, which is a prefix of its data."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from .writer import header_bytes, refuse_existing, write_file
 def slice_checkpoint(
     source: str | os.PathLike[str], level_count: int, destination: str | os.PathLike[str], force: bool = False
 ) -> None:
-    """Write levels 0 to `level_count` - 1 of `source` to `destination`: the same bytes, cut after the last segment.
+    """Write levels 0 to `level_count` - 1 of `source` to `destination`: the same data, cut after their last segment.
 
+    force: whether an existing `destination` is replaced.
     Raises LevelError where `source` has fewer levels, CheckpointError where it is damaged or `destination` exists, and
-    InputError where one of the two is no path.
+    InputError where one of the two is not a path.
     """
     destination = file_path("destination", destination)
     refuse_existing(destination, force)

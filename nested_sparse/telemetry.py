@@ -1,4 +1,4 @@
-"""Telemetry: what ONNX Runtime's wheels send to their maker from the import on; here it is off."""
+"""Telemetry: data that ONNX Runtime sends to its maker from its import on. This package switches that off."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _LOGGER = logging.getLogger("nested_sparse")
 
 
 def switch_off() -> None:
-    """Switch it off for this process and those it starts, unless the user has set the variable, to whatever value.
+    """Switch it off for this process and the processes that it starts, unless the user has set VARIABLE to any value.
 
-    ONNX Runtime 1.32 reads the variable once, while it is imported: without it, it opens a database in the cache
-    directory and sends it over HTTPS; disable_telemetry_events() comes too late. So the package does this when it is
-    itself imported, before any of its modules, or what they use, can import onnxruntime. Where the user has imported
-    onnxruntime first, one line in the log says so.
+    ONNX Runtime 1.32 reads the variable once, while it is imported. Without the variable it opens a database in the
+    cache directory and sends its contents over HTTPS; disable_telemetry_events() comes too late. So this package sets
+    the variable when it is imported itself, before any of its modules can import onnxruntime. Where the user has
+    imported onnxruntime first, one line in the log says so.
     """
     if VARIABLE in os.environ:
         return

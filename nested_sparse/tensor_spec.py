@@ -10,9 +10,9 @@ from dataclasses import dataclass
 class TensorSpec:
     """One input or output of a model.
 
-    dtype: numpy's name, e.g. "float32".
-    shape: None where any size will do.
-    example_shape: the concrete shape the model was exported with.
+    name: name of the tensor. dtype: its dtype as numpy names it, e.g. "float32".
+    shape: size of each dimension, None where any size fits.
+    example_shape: shape with which the model was exported.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Verifier: digests, index ranges and nesting of a checkpoint's segments."""
+"""Verifier: checks the digests, the index ranges and the nesting of the segments of a checkpoint."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from .errors import CheckpointError
 from .excerpt import excerpt
-from .layout import DTYPES, TensorPlace, tensor_name
 from .metadata import LayerEntry, Metadata
+from .places import DTYPES, TensorPlace, tensor_name
 
 
 class Verifier:
-    """Reads every segment once, through the file handle: digests, index ranges, nesting."""
+    """Reads every segment once, through the file handle, and checks digests, index ranges and nesting."""
 
     def __init__(
         self, file: BinaryIO, where: str, metadata: Metadata, data_begin: int, sections: list[list[TensorPlace]]

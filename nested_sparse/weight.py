@@ -1,4 +1,4 @@
-"""NestedWeight: one weight matrix with every level in it."""
+"""NestedWeight: one weight matrix with all its levels."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from .mask import NEVER
 
 @dataclass(frozen=True, slots=True)
 class NestedWeight:
-    """One weight of `rows` output channels by `columns` inputs, every level in it.
+    """One weight of `rows` output channels by `columns` inputs, with all its levels.
 
-    values: (O, K) float32, the values of the densest level; what no level keeps is ignored.
+    values: (O, K) float32, the values of the densest level; a value that no level keeps is ignored.
     first_level: uint8, the lowest level that keeps each cell of the layout, NEVER where none does: (G, K) of V × 1
-        blocks, (O', K) of the single weights of gathers, O' being O made a multiple of the rows of a bundle.
-    layout: what is kept or dropped together, and how it is stored. That the gathers of every level are balanced is
-        checked when the weight is packed.
-    permutation: (O,) int32 or None; packed row r is output channel permutation[r]. One per layer, shared by its levels.
+        blocks, (O', K) of the single weights of gather groups, O' being O made a multiple of the rows of a bundle.
+    layout: the pattern of the weight. The balance of gather groups is checked when the weight is packed.
+    permutation: (O,) int32 or None; packed row r is output channel permutation[r]. All levels of a layer share it.
         Row group g holds packed rows g·R to g·R + R - 1, R being the layout's `group_rows`.
 
-    Membership is explicit, never "value ≠ 0", so mask(i) ⊆ mask(i + 1) whatever the values. Raises PatternError.
+    A level keeps a weight because of `first_level`, never because its value is not 0. So mask(i) ⊆ mask(i + 1) for all
+    values. Raises PatternError.
     """
 
     name: str
@@ -64,11 +64,11 @@ class NestedWeight:
 
     @property
     def packed_rows(self) -> int:
-        """Rows with those of padding."""
+        """Number of rows, those of padding included."""
         return self.group_count * self.layout.group_rows
 
     def mask(self, level: int) -> NDArray[np.bool_]:
-        """(O, K) which weights `level` keeps."""
+        """(O, K) mask of the weights that `level` keeps."""
         cells = (self.first_level <= level) & (self.first_level != NEVER)
         kept = np.repeat(cells, self.layout.block_rows, axis=0)[: self.rows]
         if self.permutation is None:
@@ -78,9 +78,9 @@ class NestedWeight:
         return ordered
 
     def at(self, level: int) -> NDArray[np.float32]:
-        """(O, K) the dense weight of `level`, zeros where it keeps nothing."""
+        """(O, K) dense weight of `level`, zero where it keeps nothing."""
         return np.where(self.mask(level), self.values, np.float32(0))
 
     def nnz(self, level: int) -> int:
-        """Weights that `level` keeps (rows of padding not counted)."""
+        """Number of weights that `level` keeps, without rows of padding."""
         return int(self.mask(level).sum())

@@ -1,4 +1,4 @@
-"""WholeFile: bytes that appear under their name all at once, or not at all."""
+"""WholeFile: a file that other processes see complete, or not at all."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write `content` to `path`: a temporary file beside it, flushed to the disk, then renamed over what is there.
+    """Write `content` to `path`: into a temporary file beside it, flushed to the disk and then renamed to `path`.
 
-    A reader sees the old file or the new one, after a power cut too. Raises OSError, with the path, where it cannot be
-    written (a full disk, a folder that may not be written); then the old file stays, and nothing else.
+    A reader sees the old file or the new one, after a power cut too. Raises OSError, with the path, where the file
+    cannot be written (a full disk, a folder without the right to write); then the old file stays, and no other remains.
     """
     temporary = path.with_name(f"{path.name}.tmp")
     try:

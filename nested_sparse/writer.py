@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from . import __version__
 from .errors import CheckpointError
 from .excerpt import excerpt
-from .layout import ALIGNMENT, TensorPlace, file_places, segment_places, tensor_name, tensor_table
 from .metadata import OPERATORS, LayerEntry, LevelEntry, Metadata
 from .network import Network
 from .packing import pack_level
 from .placement import LayerPlacement, placement
+from .places import ALIGNMENT, TensorPlace, file_places, segment_places, tensor_name, tensor_table
 from .reroute import Reroute, check_reroutes
 from .tensor_spec import TensorSpec
 from .value_type import FLOAT32, ValueType

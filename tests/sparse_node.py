@@ -152,7 +152,7 @@ def place(nodes: Sequence[SparseNode]) -> Placed:
                 "offsets": offsets,
                 "permutation_offset": permutation_offset,
                 **({} if node.value_type is FLOAT32 else {"value_bytes": node.value_type.nbytes}),
-                **({"banks": weight.layout.banks, "per_row": weight.layout.per_row} if weight.layout.banks else {}),
+                **{key: size for key in ("banks", "per_row") if (size := getattr(weight.layout, key))},
                 "clip_min": float(node.clip[0]),
                 "clip_max": float(node.clip[1]),
                 **node.window,

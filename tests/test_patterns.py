@@ -121,7 +121,7 @@ def test_a_slice_runs_alone(exported: tuple[NestedModel, Path], tmp_path: Path) 
 @pytest.mark.parametrize("budget", ["uniform", "global"])
 @pytest.mark.parametrize("pattern", ["gs16x1", "gs8x4", "channel"])
 def test_density_follows_the_budget(pattern: str, budget: str) -> None:
-    """The whole net keeps about what was asked for: gathers cannot do so to the weight, and few channels are coarse."""
+    """The whole net keeps about what was asked for; gather groups and channels come and go many weights at a time."""
     net = net_of(pattern, budget=budget, keep_dense=("0", "9"))
     sparse = [layer for layer in net.nested_layers().values() if not layer.dense]
     for level, density in enumerate(DENSITIES):
@@ -130,7 +130,7 @@ def test_density_follows_the_budget(pattern: str, budget: str) -> None:
 
 
 def test_layers_that_gathers_do_not_fit_are_named() -> None:
-    """Too few columns for a gather, or for the density: each layer is named, with what it could keep."""
+    """Too few columns for a gather group, or for the density: each layer is named, with what it could keep."""
     with pytest.raises(PatternError, match=r"keep_dense:\n  0: gs16x1 keeps at most 0 of the 9 weights of a row, 0%"):
         net_of("gs16x1", keep_dense=())
     with pytest.raises(PatternError, match=r"  2: gs16x1 keeps at most 96 of the 108 weights of a row, 89%"):
@@ -148,7 +148,7 @@ def test_patterns_that_kernels_lack_are_refused_by_name() -> None:
 
 
 def test_broken_gathers_are_refused(tmp_path: Path) -> None:
-    """A file whose digests are right but whose gathers are not (the writer of a test is no friend of readers)."""
+    """A file whose digests are right but whose gather groups are not (the writer of a test is no friend of readers)."""
     path = tmp_path / "model.safetensors"
     export(net_of("gs16x1"), (torch.randn(1, 1, 8, 8),), path)
     with Checkpoint.open(path) as checkpoint:

@@ -1,7 +1,7 @@
 // AVX2 and FMA.
 #include <immintrin.h>
 
-#include "packs.h"
+#include "gather_groups.h"
 
 namespace nested_sparse {
 namespace {
@@ -65,9 +65,9 @@ void gemv(const GemvArgs& args, int64_t group_begin, int64_t group_end) {
   void symbol(const GemvArgs& args, int64_t group_begin, int64_t group_end) {        \
     gemv<block_rows, index, Stored<ValueType::value>>(args, group_begin, group_end); \
   }
-#define PACK_GEMV_KERNEL(isa, symbol, banks, index, value)                                     \
-  void symbol(const GemvArgs& args, int64_t bundle_begin, int64_t bundle_end) {                \
-    gemv_packs<Rows8, banks, index, Stored<ValueType::value>>(args, bundle_begin, bundle_end); \
+#define GS_GEMV_KERNEL(isa, symbol, banks, index, value)                                    \
+  void symbol(const GemvArgs& args, int64_t bundle_begin, int64_t bundle_end) {             \
+    gemv_gs<Rows8, banks, index, Stored<ValueType::value>>(args, bundle_begin, bundle_end); \
   }
 #include "../kernels.inc"
 

@@ -1,7 +1,7 @@
 // AVX-512 (F, DQ, BW, VL).
 #include <immintrin.h>
 
-#include "packs.h"
+#include "gather_groups.h"
 
 namespace nested_sparse {
 namespace {
@@ -59,9 +59,9 @@ void gemv(const GemvArgs& args, int64_t group_begin, int64_t group_end) {
   void symbol(const GemvArgs& args, int64_t group_begin, int64_t group_end) {        \
     gemv<block_rows, index, Stored<ValueType::value>>(args, group_begin, group_end); \
   }
-#define PACK_GEMV_KERNEL(isa, symbol, banks, index, value)                                      \
-  void symbol(const GemvArgs& args, int64_t bundle_begin, int64_t bundle_end) {                 \
-    gemv_packs<Rows16, banks, index, Stored<ValueType::value>>(args, bundle_begin, bundle_end); \
+#define GS_GEMV_KERNEL(isa, symbol, banks, index, value)                                     \
+  void symbol(const GemvArgs& args, int64_t bundle_begin, int64_t bundle_end) {              \
+    gemv_gs<Rows16, banks, index, Stored<ValueType::value>>(args, bundle_begin, bundle_end); \
   }
 #include "../kernels.inc"
 

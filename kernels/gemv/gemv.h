@@ -2,7 +2,8 @@
 //
 //   y[output_of(r)] = clip( scale[r] * sum_l sum_j val_l[j][v] * x[col_l[j]]  +  shift[r]  +  residual[output_of(r)] )
 //
-// for packed row r = g * V + v and j in [ptr_l[g], ptr_l[g + 1]); with packs over the entries of row r (packed.h).
+// for packed row r = g * V + v and j in [ptr_l[g], ptr_l[g + 1]); with gather groups over the entries of row r
+// (packed.h).
 //
 // Callers guarantee that columns and ranges of groups are in range. No alignment is assumed. Kernels write only the
 // outputs of their groups, so calls over disjoint ranges may run at once. y may be the residual.
@@ -20,7 +21,7 @@ struct GemvArgs {
   Clip clip;
 };
 
-// Computes the outputs of row groups [group_begin, group_end); for packs, of bundles.
+// Computes the outputs of row groups [group_begin, group_end); for gather groups, of bundles.
 using GemvKernel = void (*)(const GemvArgs& args, int64_t group_begin, int64_t group_end);
 
 // The last steps of every kernel for packed row r: scale, shift, residual, clip, and the store at its output.
@@ -38,9 +39,10 @@ static inline void gemv_store(const GemvArgs& args, int64_t group, const float* 
   for (int v = 0; v < V; ++v) gemv_store_row(args, group * V + v, sums[v]);
 }
 
-// The same for a bundle. sums: B sums, one for each entry of a pack; per_row neighbouring sums belong to one row.
+// The same for a bundle. sums: B sums, one for each entry of a gather group; per_row neighbouring sums belong to one
+// row.
 template <int B>
-static inline void gemv_store_packs(const GemvArgs& args, int64_t bundle, int per_row, const float* sums) {
+static inline void gemv_store_gs(const GemvArgs& args, int64_t bundle, int per_row, const float* sums) {
   const int rows = B / per_row;
   for (int row = 0; row < rows; ++row) {
     float sum = 0.0F;

@@ -23,7 +23,7 @@ void gemv(const GemvArgs& args, int64_t group_begin, int64_t group_end) {
 }
 
 template <int B, class Index, class Value>
-void gemv_packs(const GemvArgs& args, int64_t bundle_begin, int64_t bundle_end) {
+void gemv_gs(const GemvArgs& args, int64_t bundle_begin, int64_t bundle_end) {
   for (int64_t bundle = bundle_begin; bundle < bundle_end; ++bundle) {
     float sums[B] = {};
     for (int32_t l = 0; l < args.weight.level_count; ++l) {
@@ -34,7 +34,7 @@ void gemv_packs(const GemvArgs& args, int64_t bundle_begin, int64_t bundle_end) 
         for (int i = 0; i < B; ++i) sums[i] += widened(val[j * B + i]) * args.x[col[j * B + i]];
       }
     }
-    gemv_store_packs<B>(args, bundle, args.weight.per_row, sums);
+    gemv_store_gs<B>(args, bundle, args.weight.per_row, sums);
   }
 }
 
@@ -45,9 +45,9 @@ void gemv_packs(const GemvArgs& args, int64_t bundle_begin, int64_t bundle_end) 
   void symbol(const GemvArgs& args, int64_t group_begin, int64_t group_end) {        \
     gemv<block_rows, index, Stored<ValueType::value>>(args, group_begin, group_end); \
   }
-#define PACK_GEMV_KERNEL(isa, symbol, banks, index, value)                              \
-  void symbol(const GemvArgs& args, int64_t bundle_begin, int64_t bundle_end) {         \
-    gemv_packs<banks, index, Stored<ValueType::value>>(args, bundle_begin, bundle_end); \
+#define GS_GEMV_KERNEL(isa, symbol, banks, index, value)                             \
+  void symbol(const GemvArgs& args, int64_t bundle_begin, int64_t bundle_end) {      \
+    gemv_gs<banks, index, Stored<ValueType::value>>(args, bundle_begin, bundle_end); \
   }
 #include "../kernels.inc"
 

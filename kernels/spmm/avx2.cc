@@ -1,7 +1,7 @@
 // AVX2 and FMA: a vector has 8 pixels, and the 16 registers hold sums of at most 12 vectors, such as 4 rows by 3.
 #include <immintrin.h>
 
-#include "packs.h"
+#include "gather_groups.h"
 #include "tile.h"
 #include "values.h"
 
@@ -43,9 +43,9 @@ struct Avx2 {
     constexpr SpmmKernel floats = spmm<Avx2, Blocks<Avx2, block_rows, kRows, index>, vectors>;       \
     spmm_values<ValueType::value>(floats, widen<Avx2>, block_rows, 1, args, group_begin, group_end); \
   }
-#define PACK_SPMM_KERNEL(isa, symbol, banks, vectors, lanes, index, value)                                            \
+#define GS_SPMM_KERNEL(isa, symbol, banks, vectors, lanes, index, value)                                              \
   void symbol(const SpmmArgs& args, int64_t row_begin, int64_t row_end) {                                             \
-    constexpr SpmmKernel floats = spmm<Avx2, Packs<Avx2, banks, index>, vectors>;                                     \
+    constexpr SpmmKernel floats = spmm<Avx2, GatherGroups<Avx2, banks, index>, vectors>;                              \
     spmm_values<ValueType::value>(floats, widen<Avx2>, banks, banks / args.weight.per_row, args, row_begin, row_end); \
   }
 #include "../kernels.inc"

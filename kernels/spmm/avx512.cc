@@ -2,7 +2,7 @@
 // Blocks of 8 or 16 rows take several passes: with 8 rows by 3 vectors ResNet-50 was 2 to 4 % slower.
 #include <immintrin.h>
 
-#include "packs.h"
+#include "gather_groups.h"
 #include "tile.h"
 #include "values.h"
 
@@ -44,9 +44,9 @@ struct Avx512 {
     constexpr SpmmKernel floats = spmm<Avx512, Blocks<Avx512, block_rows, kRows, index>, vectors>;     \
     spmm_values<ValueType::value>(floats, widen<Avx512>, block_rows, 1, args, group_begin, group_end); \
   }
-#define PACK_SPMM_KERNEL(isa, symbol, banks, vectors, lanes, index, value)                                    \
+#define GS_SPMM_KERNEL(isa, symbol, banks, vectors, lanes, index, value)                                      \
   void symbol(const SpmmArgs& args, int64_t row_begin, int64_t row_end) {                                     \
-    constexpr SpmmKernel floats = spmm<Avx512, Packs<Avx512, banks, index>, vectors>;                         \
+    constexpr SpmmKernel floats = spmm<Avx512, GatherGroups<Avx512, banks, index>, vectors>;                  \
     spmm_values<ValueType::value>(floats, widen<Avx512>, banks, banks / args.weight.per_row, args, row_begin, \
                                   row_end);                                                                   \
   }

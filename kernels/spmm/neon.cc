@@ -1,7 +1,7 @@
 // NEON (aarch64): a vector has 4 pixels, and the 32 registers hold sums of at most 4 rows by 6 vectors.
 #include <arm_neon.h>
 
-#include "packs.h"
+#include "gather_groups.h"
 #include "tile.h"
 #include "values.h"
 
@@ -60,9 +60,9 @@ struct Neon {
     constexpr SpmmKernel floats = spmm<Neon, Blocks<Neon, block_rows, kRows, index>, vectors>;       \
     spmm_values<ValueType::value>(floats, widen<Neon>, block_rows, 1, args, group_begin, group_end); \
   }
-#define PACK_SPMM_KERNEL(isa, symbol, banks, vectors, lanes, index, value)                                            \
+#define GS_SPMM_KERNEL(isa, symbol, banks, vectors, lanes, index, value)                                              \
   void symbol(const SpmmArgs& args, int64_t row_begin, int64_t row_end) {                                             \
-    constexpr SpmmKernel floats = spmm<Neon, Packs<Neon, banks, index>, vectors>;                                     \
+    constexpr SpmmKernel floats = spmm<Neon, GatherGroups<Neon, banks, index>, vectors>;                              \
     spmm_values<ValueType::value>(floats, widen<Neon>, banks, banks / args.weight.per_row, args, row_begin, row_end); \
   }
 #include "../kernels.inc"

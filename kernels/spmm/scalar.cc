@@ -25,7 +25,7 @@ void accumulate(const SpmmArgs& args, int64_t group, int v, int64_t first, int c
 }
 
 template <int B, class Index>
-void accumulate_packs(const SpmmArgs& args, int64_t r, int64_t first, int count, float* sums) {
+void accumulate_gs(const SpmmArgs& args, int64_t r, int64_t first, int count, float* sums) {
   const int64_t per_row = args.weight.per_row;
   const int64_t bundle = r * per_row / B;
   for (int32_t l = 0; l < args.weight.level_count; ++l) {
@@ -83,9 +83,9 @@ void spmm(const SpmmArgs& args, int64_t group_begin, int64_t group_end) {
 }
 
 template <int B, class Index>
-void spmm_packs(const SpmmArgs& args, int64_t row_begin, int64_t row_end) {
+void spmm_gs(const SpmmArgs& args, int64_t row_begin, int64_t row_end) {
   spmm_rows(args, row_begin, row_end, [&args](int64_t r, int64_t first, int count, float* sums) {
-    accumulate_packs<B, Index>(args, r, first, count, sums);
+    accumulate_gs<B, Index>(args, r, first, count, sums);
   });
 }
 
@@ -97,9 +97,9 @@ void spmm_packs(const SpmmArgs& args, int64_t row_begin, int64_t row_end) {
     constexpr SpmmKernel floats = spmm<block_rows, vectors, index>;                            \
     spmm_values<ValueType::value>(floats, widen, block_rows, 1, args, group_begin, group_end); \
   }
-#define PACK_SPMM_KERNEL(isa, symbol, banks, vectors, lanes, index, value)                                      \
+#define GS_SPMM_KERNEL(isa, symbol, banks, vectors, lanes, index, value)                                        \
   void symbol(const SpmmArgs& args, int64_t row_begin, int64_t row_end) {                                       \
-    constexpr SpmmKernel floats = spmm_packs<banks, index>;                                                     \
+    constexpr SpmmKernel floats = spmm_gs<banks, index>;                                                        \
     spmm_values<ValueType::value>(floats, widen, banks, banks / args.weight.per_row, args, row_begin, row_end); \
   }
 #include "../kernels.inc"

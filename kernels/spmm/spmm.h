@@ -4,8 +4,8 @@
 //       clip( scale[r] * sum_l sum_j val_l[j][v] * x[col_l[j] * x_pitch + q]  +  shift[r]
 //             +  residual[output_of(r) * residual_pitch + q] )
 //
-// for packed row r = g * V + v, j in [ptr_l[g], ptr_l[g + 1]) (with packs over the entries of row r, packed.h), and
-// pixels q in 0 .. pixels - 1.
+// for packed row r = g * V + v, j in [ptr_l[g], ptr_l[g + 1]) (with gather groups over the entries of row r, packed.h),
+// and pixels q in 0 .. pixels - 1.
 //
 // Pixels are computed in vectors of the kernel's `lanes`.
 //
@@ -44,7 +44,7 @@ struct SpmmArgs {
   bool last = true;
 };
 
-// Computes the outputs of row groups [group_begin, group_end); for packs, of packed rows.
+// Computes the outputs of row groups [group_begin, group_end); for gather groups, of packed rows.
 using SpmmKernel = void (*)(const SpmmArgs& args, int64_t group_begin, int64_t group_end);
 
 }  // namespace nested_sparse

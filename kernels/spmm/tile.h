@@ -163,7 +163,7 @@ void spmm_tile(int64_t vectors, const SpmmArgs& args, int64_t group_begin, int64
 }
 
 // The kernel for float32 values. It takes the pixels in tiles of nearly equal width; a tile stays in the nearest cache
-// for all row groups. Groups: Blocks, or Packs of packs.h.
+// for all row groups. Groups: Blocks, or GatherGroups of gather_groups.h.
 template <class S, class Groups, int P>
 void spmm(const SpmmArgs& args, int64_t group_begin, int64_t group_end) {
   const int64_t vectors = (args.pixels + S::kLanes - 1) / S::kLanes;

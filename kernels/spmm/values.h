@@ -12,8 +12,8 @@ namespace nested_sparse {
 using WidenKernel = void (*)(const uint16_t* halves, int64_t count, float* floats);
 
 // Computes the outputs of groups [begin, end) of a weight whose values are float16.
-// floats: the kernel for the same weight with float32 values. values: values of a block, or of a pack.
-// units: groups of `floats` in a row group of the weight: 1 for blocks, the rows of a bundle for packs.
+// floats: the kernel for the same weight with float32 values. values: values of a block, or of a gather group.
+// units: groups of `floats` in a row group of the weight: 1 for blocks, the rows of a bundle for gather groups.
 // Throws std::bad_alloc.
 void spmm_halves(SpmmKernel floats, WidenKernel widen, int64_t values, int64_t units, const SpmmArgs& args,
                  int64_t begin, int64_t end);

@@ -1,7 +1,4 @@
-"""Layouts: the patterns of weights that a level keeps or drops together, one file and one object for each kind.
-
-To add a pattern, write its file and name its class in KINDS.
-"""
+"""Layouts: the patterns of weights that a level keeps or drops together, one file and one class for each kind."""
 
 from __future__ import annotations
 
@@ -27,6 +24,7 @@ __all__ = [
 ]
 
 KINDS: tuple[type[Layout], ...] = (Blocks, GatherScatter, Channels)
+"""All kinds of patterns: to add one, write its file and name its class here."""
 
 PATTERNS = {layout.name: layout for kind in KINDS for layout in kind.every()}
 

@@ -22,7 +22,7 @@ class Layout(ABC):
     """One pattern: what it keeps or drops together, how it chooses that, and how the arrays of a level hold it.
 
     Layouts are values: equal where they mean the same. Arrays are in packed row order (see NestedWeight).
-    A *block* is the smallest part that a level can add to a layer: V × 1 weights, or the B weights of a gather.
+    A *block* is the smallest part that a level can add to a layer: V × 1 weights, or the B weights of a gather group.
     A *cell* is the part of a block that lies in one column; `first_level` has an entry for each cell.
 
     format_version: the first version of the file format that knows this layout.

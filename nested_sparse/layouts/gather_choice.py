@@ -1,10 +1,10 @@
-"""Gather choice: which weights the gathers of GS(B, k) keep, level after level (arXiv:2112.10898).
+"""Gather choice: which weights the gather groups of GS(B, k) keep, level after level (arXiv:2112.10898).
 
 The largest weights that the balance allows are kept. The B / k rows of a bundle and the B column remainders are the two
-sides of a graph, and the free weights of the bundle are its edges. A level adds n gathers, which are n·k edges at each
-row and n edges at each remainder. Any such choice splits into n gathers (gather_dealing.py), so only the counts matter
-here. No row keeps more than ⌊K / B⌋ weights of one remainder. Then the free weights are always as balanced as the kept
-ones, so that every number of gathers up to ⌊K / B⌋·B / k can be reached from every lower number.
+sides of a graph, and the free weights of the bundle are its edges. A level adds n gather groups, which are n·k edges at
+each row and n edges at each remainder. Any such choice splits into n gather groups (gather_dealing.py), so only the
+counts matter here. No row keeps more than ⌊K / B⌋ weights of one remainder. Then the free weights are always balanced
+like the kept ones, so that every number of gather groups up to ⌊K / B⌋·B / k can be reached from every lower number.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:  # its class calls this module
 def balanced_first_level(scores: NDArray[np.float64], keep: Sequence[int], layout: GatherScatter) -> NDArray[np.uint8]:
     """(O', K) first level of every weight from (O, K) scores in packed row order, O' a multiple of the bundle's rows.
 
-    keep: weights that each level keeps, to the nearest gather; at least one gather is kept, and no more than fit.
-    A bundle gets as many gathers as the largest scores that lie in it fill, rounded. It gets more or fewer only where
-    lower levels or its size leave no choice.
+    keep: weights that each level keeps, to the nearest gather group; at least one group is kept, and no more than fit.
+    A bundle gets as many gather groups as the largest scores that lie in it fill, rounded. It gets more or fewer only
+    where lower levels or its size leave no choice.
     """
     bundles = grouped(scores, layout.group_rows)
     first_level = np.full(bundles.shape, NEVER, np.uint8)
@@ -42,14 +42,15 @@ def balanced_first_level(scores: NDArray[np.float64], keep: Sequence[int], layou
 def _quotas(
     scores: NDArray[np.float64], count: int, least: NDArray[np.int64], layout: GatherScatter
 ) -> NDArray[np.int64]:
-    """Gathers of each bundle, at least `least`, `count` weights in all: rounded down, then up where most is missing.
+    """Gather groups of each bundle, at least `least`, `count` weights in all.
 
-    A gather of a last bundle with rows of padding counts for the weights that are not padding.
+    The share of each bundle is rounded down, then up where most is missing. A gather group of a last bundle with rows
+    of padding counts for the weights that are not padding.
     """
     rows, columns = scores.shape
     most = columns // layout.banks * layout.group_rows
     first_row = np.arange(len(least)) * layout.group_rows
-    worth = np.minimum(layout.group_rows, rows - first_row) * layout.per_row  # weights of a gather
+    worth = np.minimum(layout.group_rows, rows - first_row) * layout.per_row  # weights of a gather group
     best = np.argpartition(-scores.reshape(-1), min(count, scores.size) - 1)[:count] // columns
     share = np.bincount(best // layout.group_rows, minlength=len(least)) / worth
     quota = np.clip(share.astype(np.int64), least, most)
@@ -72,7 +73,7 @@ def _quotas(
 def _grow_bundle(
     first_level: NDArray[np.uint8], scores: NDArray[np.float64], level: int, added: int, layout: GatherScatter
 ) -> None:
-    """Give `added` gathers of a bundle's free weights to `level`, in place."""
+    """Give `added` gather groups of a bundle's free weights to `level`, in place."""
     limit = scores.shape[1] // layout.banks
     row, column = np.nonzero(first_level == NEVER)
     order = np.argsort(-scores[row, column], kind="stable")

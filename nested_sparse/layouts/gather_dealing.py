@@ -1,8 +1,8 @@
-"""Gather dealing: which gather holds which of the weights that a level adds (FORMAT.md, "Gathers").
+"""Gather dealing: which gather group holds which weights of those that a level adds (FORMAT.md, "Gather groups").
 
-With n gathers, every row of the bundle has n·k of the weights and every column remainder has n. Each row is cut into k
-slots of n weights. The B slots and the B remainders, n weights at each, form a regular bipartite multigraph. Such a
-graph always splits into n perfect matchings (König). Each matching is a gather.
+With n gather groups, every row of the bundle has n·k of the weights and every column remainder has n. Each row is cut
+into k slots of n weights. The B slots and the B remainders, n weights at each, form a regular bipartite multigraph.
+Such a graph always splits into n perfect matchings (König). Each matching is a gather group.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ if TYPE_CHECKING:  # its class calls this module
 Columns = NDArray[np.int64]
 
 
-def gathers_of_bundle(kept: NDArray[np.bool_], layout: GatherScatter, where: str) -> Columns:
-    """(n, B) columns of the gathers that hold the weights of `kept` (B / k, K), weight i in row i // k of the bundle.
+def gather_groups(kept: NDArray[np.bool_], layout: GatherScatter, where: str) -> Columns:
+    """(n, B) columns of the gather groups that hold the weights of one bundle, `kept` (B / k, K).
+
+    Weight i of a gather group lies in row i // k of the bundle. Columns of a row that share a remainder ascend from one
+    group to the next.
 
     where: weight, level and bundle, for errors.
-    Columns of a row that share a remainder ascend from gather to gather. Raises PatternError where `kept` is not
-    balanced.
+    Raises PatternError where `kept` is not balanced.
     """
     rows, banks, per_row = layout.group_rows, layout.banks, layout.per_row
     row, column = np.nonzero(kept)

@@ -1,4 +1,4 @@
-"""Gather-scatter: weights are kept in gathers, balanced over rows and memory banks (arXiv:2112.10898)."""
+"""Gather-scatter: weights are kept in gather groups, balanced over rows and memory banks (arXiv:2112.10898)."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from ..errors import CheckpointError, PatternError
 from ..excerpt import excerpt
 from .base import Cells, Layout
 from .gather_choice import balanced_first_level
-from .gather_dealing import gathers_of_bundle
+from .gather_dealing import gather_groups
 
 BANKS = (8, 16)
-"""Weights a gather may have: what the kernels are built for."""
+"""Weights a gather group may have: what the kernels are built for."""
 
 
 @dataclass(frozen=True, slots=True)
 class GatherScatter(Layout):
-    """GS(B, k): `banks` weights form a gather, `per_row` of them in each of B / k consecutive packed rows, a *bundle*.
+    """GS(B, k): weights are kept B = `banks` at a time, k = `per_row` of them in each of B / k rows.
 
-    The columns of a gather leave B different remainders modulo B, so that B memory banks answer one gather instruction
-    without conflict; and every row of a bundle keeps equally many weights. A row group is a bundle, a block a gather, a
-    cell a single weight. Raises PatternError.
+    B / k consecutive packed rows are a *bundle*. B weights of a bundle, k in each row, are a *gather group*: their
+    columns leave B different remainders modulo B, so that B memory banks answer one gather instruction at once. Every
+    row of a bundle keeps equally many weights. A row group is a bundle, a block is a gather group, and a cell is a
+    single weight. Raises PatternError.
     """
 
     format_version: ClassVar[int] = 2
@@ -62,7 +63,7 @@ class GatherScatter(Layout):
 
     @property
     def lane_rows(self) -> NDArray[np.int64]:
-        """(B,) row of the bundle in which each weight of a gather lies."""
+        """(B,) row of the bundle in which each weight of a gather group lies."""
         return np.arange(self.banks) // self.per_row
 
     @classmethod
@@ -76,7 +77,7 @@ class GatherScatter(Layout):
         return _unsupported(name) if re.fullmatch(r"gs\d+x\d+", name) else ""
 
     def first_level(self, scores: NDArray[np.float64], counts: Sequence[int], taps: int) -> NDArray[np.uint8]:
-        """The best scores that the balance allows, to the nearest gather; O' rows make whole bundles."""
+        """The best scores that the balance allows, to the nearest gather group; O' rows make whole bundles."""
         return balanced_first_level(scores, counts, self)
 
     def size(self, dimensions: tuple[int, ...], allowed: int | None) -> LayerSize:
@@ -89,26 +90,26 @@ class GatherScatter(Layout):
         return rows * (columns // self.banks) * self.banks
 
     def most_blocks(self, rows: int, columns: int) -> int:
-        """K / k gathers of each bundle."""
+        """K / k gather groups of each bundle."""
         return self.group_count(rows) * (columns // self.per_row)
 
     def blocks_of(self, added: NDArray[np.bool_], where: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Any gathers that hold the weights of each bundle."""
+        """Any gather groups that hold the weights of each bundle."""
         bundles = added.reshape(-1, self.group_rows, added.shape[1])
-        columns = [gathers_of_bundle(bundle, self, f"{where} bundle {index}") for index, bundle in enumerate(bundles)]
-        return np.repeat(np.arange(len(bundles)), [len(gathers) for gathers in columns]), np.concatenate(columns)
+        columns = [gather_groups(bundle, self, f"{where} bundle {index}") for index, bundle in enumerate(bundles)]
+        return np.repeat(np.arange(len(bundles)), [len(groups) for groups in columns]), np.concatenate(columns)
 
     def cells(self, group: NDArray[np.int64], col: NDArray[Any]) -> Cells:
-        """Weight i of a gather lies in row i // k of its bundle."""
+        """Weight i of a gather group lies in row i // k of its bundle."""
         return group[:, None], self.lane_rows, col
 
     def check_blocks(self, group: NDArray[np.int64], col: NDArray[np.int64], where: str) -> None:
-        """The columns of a gather leave B remainders; no weight comes twice."""
+        """The columns of a gather group leave B remainders; no weight comes twice."""
         remainders = np.sort(col % self.banks, axis=1)
         if (remainders != np.arange(self.banks)).any():
             raise CheckpointError(
-                f"{where}: the columns of a gather of {self.name} must leave {self.banks} different remainders modulo "
-                f"{self.banks}; the file is damaged"
+                f"{where}: the columns of a gather group of {self.name} must leave {self.banks} different "
+                f"remainders modulo {self.banks}; the file is damaged"
             )
         row = group[:, None] * self.group_rows + self.lane_rows
         if len(np.unique(row << 32 | col)) < col.size:

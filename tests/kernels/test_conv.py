@@ -83,7 +83,7 @@ def test_float16_values(block_rows: int, threads: int) -> None:
 
 @pytest.mark.parametrize("layout", [GatherScatter(16, 4), GatherScatter(8, 1)], ids=lambda layout: layout.name)
 def test_float16_gathers(layout: GatherScatter) -> None:
-    """The same of gathers; ranges of rows that cut a bundle."""
+    """The same of gather groups; ranges of rows that cut a bundle."""
     rng = np.random.default_rng(layout.banks)
     check(conv_node(rng, 8, 37, 1, permuted=True, residual=True, layout=layout, value_type=FLOAT16), (3, 8, 19, 30), 2)
     check(conv_node(rng, 64, 70, 1, layout=layout, value_type=FLOAT16), (1, 64, 28, 28), 2, range(1, 2))

@@ -63,7 +63,7 @@ def test_float16_values(block_rows: int) -> None:
 
 @pytest.mark.parametrize("layout", [GatherScatter(16, 1), GatherScatter(8, 2)], ids=lambda layout: layout.name)
 def test_float16_gathers(layout: GatherScatter) -> None:
-    """The same of gathers."""
+    """The same of gather groups."""
     rng = np.random.default_rng(layout.banks)
     for count in (1, 5, 130):
         check(
@@ -100,9 +100,9 @@ def test_columns_beyond_uint16() -> None:
     node = linear_node(np.random.default_rng(4), 70_000, 5, 4, densities=(0.001, 0.01))
     check(node, (1, 70_000))
     check(node, (9, 70_000))
-    gathers = linear_node(np.random.default_rng(4), 70_000, 5, 1, densities=(0.001, 0.01), layout=GatherScatter(16, 4))
-    check(gathers, (1, 70_000))
-    check(gathers, (9, 70_000))
+    groups = linear_node(np.random.default_rng(4), 70_000, 5, 1, densities=(0.001, 0.01), layout=GatherScatter(16, 4))
+    check(groups, (1, 70_000))
+    check(groups, (9, 70_000))
 
 
 def test_rows_without_weights_give_the_shift() -> None:

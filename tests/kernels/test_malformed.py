@@ -155,7 +155,7 @@ GATHER_SEGMENTS = {
 @pytest.mark.parametrize("rows", [1, 6])
 @pytest.mark.parametrize("case", GATHER_SEGMENTS)
 def test_segments_of_gathers_are_checked(case: str, rows: int) -> None:
-    """The same where columns lie in gathers."""
+    """The same where columns lie in gather groups."""
     spoil, message = GATHER_SEGMENTS[case]
     node = linear_node(np.random.default_rng(1), 36, 10, 1, permuted=True, layout=GatherScatter(16, 1))
     placed = place([node])
@@ -235,7 +235,7 @@ def test_padding_that_no_memory_holds_is_refused() -> None:
 
 @pytest.mark.skipif(library.isa() in ("scalar", "neon"), reason="these kernels make no tiles of such an input")
 def test_columns_that_no_memory_holds_are_refused() -> None:
-    """A convolution of two million channels and no gathers: a tile of its input would take gigabytes in each thread."""
+    """A convolution of two million channels: a tile of its input would take gigabytes in each thread."""
     node = conv_node(np.random.default_rng(5), 4, 16, block_rows=1, layout=GatherScatter(8, 1))
     placed = place([node])
     channels = 2**21

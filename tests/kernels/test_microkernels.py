@@ -24,7 +24,7 @@ EPSILON = float(np.finfo(np.float32).eps)
 
 
 def per_rows(kernel: KernelInfo) -> list[int]:
-    """Every k of the gathers that `kernel` computes; for blocks k means nothing."""
+    """Every k of the gather groups that `kernel` computes; for blocks k means nothing."""
     return [k for k in range(1, kernel.banks + 1) if kernel.banks % k == 0] or [1]
 
 

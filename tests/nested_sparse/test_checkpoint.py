@@ -232,8 +232,8 @@ def copy_level_zero_into_level_one(metadata: dict[str, Any], tensors: dict[str, 
     columns[np.abs(columns.astype(int) - int(col0[ptr0[group]])).argmin()] = col0[ptr0[group]]
 
 
-def packs() -> dict[str, Any]:
-    """A layer entry's keys for packs of 8."""
+def gather_groups() -> dict[str, Any]:
+    """A layer entry's keys for gather groups of 8."""
     return {"pattern": "gs8x8", "block_rows": 1, "blocks": [1, 1, 1]}
 
 
@@ -263,8 +263,11 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, Any], dict[str, np.ndarray]], Non
     "missing": (lambda m, t: m.pop("inputs"), "inputs"),
     "unknown pattern": (lambda m, t: m["layers"][0].__setitem__("pattern", "gs4x1"), "'gs4x1' is not supported"),
     "other pattern": (lambda m, t: m["layers"][0].__setitem__("pattern", "block8x1"), "does not go with block_rows 4"),
-    "packs of blocks": (lambda m, t: m["layers"][0].__setitem__("pattern", "gs16x1"), "does not go with block_rows 4"),
-    "packs in version 1": (lambda m, t: m["layers"][0].update(packs()), "need format version 2"),
+    "gather groups of blocks": (
+        lambda m, t: m["layers"][0].__setitem__("pattern", "gs16x1"),
+        "does not go with block_rows 4",
+    ),
+    "gather groups in version 1": (lambda m, t: m["layers"][0].update(gather_groups()), "need format version 2"),
     "rising reroute": (reroutes({"start": 0, "end": 1}), "a reroute goes down"),
     "flat reroute": (reroutes({"end": 2}), "a reroute goes down"),
     "reroute below": (reroutes({"end": -1}), "a reroute goes down"),
@@ -298,7 +301,7 @@ HOSTILE_TEXT = "\x1b[2J\n" + 1_000_000 * "x"
 LONG_TEXTS: dict[str, Callable[[dict[str, Any], dict[str, np.ndarray]], None]] = {
     "layer": lambda m, t: m["layers"][0].__setitem__("name", HOSTILE_TEXT),
     "pattern": lambda m, t: m["layers"][0].__setitem__("pattern", HOSTILE_TEXT),
-    "packs": lambda m, t: m["layers"][0].__setitem__("pattern", "gs" + 1_000_000 * "1" + "x1"),
+    "pattern of many digits": lambda m, t: m["layers"][0].__setitem__("pattern", "gs" + 1_000_000 * "1" + "x1"),
     "number": lambda m, t: m["layers"][0].__setitem__("rows", HOSTILE_TEXT),
     "list": lambda m, t: m["layers"][0].__setitem__("rows", [HOSTILE_TEXT] * 3),
     "layer of another op": lambda m, t: m["layers"][0].update(name=HOSTILE_TEXT, op="other"),

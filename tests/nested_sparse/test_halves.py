@@ -25,12 +25,12 @@ from support import layer_record, random_weight, write_small_checkpoint
 
 
 def records() -> list[LayerRecord]:
-    """Blocks, permuted blocks, gathers, and a layer that keeps float32."""
+    """Blocks, permuted blocks, gather groups, and a layer that keeps float32."""
     rng = np.random.default_rng(0)
     weights = [
         random_weight(rng, "blocks", 10, 12),
         random_weight(rng, "permuted", 37, 29, block_rows=16, permuted=True),
-        random_weight(rng, "gathers", 21, 50, block_rows=1, permuted=True, layout=GatherScatter(16, 4)),
+        random_weight(rng, "gather groups", 21, 50, block_rows=1, permuted=True, layout=GatherScatter(16, 4)),
         random_weight(rng, "floats", 7, 10, block_rows=2),
     ]
     made = [layer_record(rng, weight, 3) for weight in weights]

@@ -11,8 +11,8 @@ import pytest
 
 from nested_sparse.errors import ExportError, InputError
 from nested_sparse.kernels.library import kernels
-from nested_sparse.layout import DTYPES
 from nested_sparse.metadata import FORMAT_VERSIONS
+from nested_sparse.places import DTYPES
 from nested_sparse.value_type import VALUE_TYPES, ValueType, value_type, value_type_of_bytes
 
 EACH = pytest.mark.parametrize("stored", VALUE_TYPES.values(), ids=VALUE_TYPES)

@@ -85,7 +85,7 @@ def test_frozen_levels_stay_when_masks_are_chosen_anew(pattern: str, budget: str
     for name, layer in layers.items():
         for level in (0, 1):
             assert torch.equal(layer.mask(level), before[name][level])
-        assert float(layer.mask(0).float().mean()) >= 0.03  # 5 %, but for the rounding to blocks and gathers
+        assert float(layer.mask(0).float().mean()) >= 0.03  # 5 %, but for the rounding to blocks and gather groups
         assert not (layer.mask(1) & ~layer.mask(2)).any()
 
 

@@ -167,8 +167,8 @@ def nest(
 
     densities: kept / all weights of a layer per level, strictly rising in (0, 1].
     pattern: "unstructured", "block{V}x1" (V output channels of one column are kept or dropped together), "gs{B}x{k}"
-        (gathers, see nested_sparse.layouts.GatherScatter) or "channel" (whole channels, in all layers that share them
-        together; see trainer.model.coupling; those of the model's inputs and outputs stay).
+        (gather groups, see nested_sparse.layouts.GatherScatter) or "channel" (whole channels, in all layers that share
+        them together; see trainer.model.coupling; those of the model's inputs and outputs stay).
     budget: "uniform", every layer has the level's density; "global", one ranking over all layers; or "erk", smaller
         layers are denser (RigL, arXiv:1911.11134). See nested_sparse.budget.Budget.
     keep_dense: dotted module paths, or fnmatch patterns of them, that are whole at every level.

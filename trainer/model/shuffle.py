@@ -22,10 +22,10 @@ if TYPE_CHECKING:  # nest, beside NestedModel, calls this module
 def shuffle_rows(net: NestedModel, level: int = 0) -> None:
     """Set the permutation of every layer of blocks to what suits its weights of now at the density of `level`.
 
-    All levels share it, so it must come before any masks: refused where a layer drops something already. Layers that
-    share a weight share the permutation; rows of a convolution stay in their group; single weights, gathers, channels
-    and layers kept dense have none. The same weights give the same result in every process. Raises TrainingError,
-    LevelError.
+    All levels share the permutation, so it must be set before any masks are chosen: a layer that drops something
+    already is refused. Layers that share a weight share the permutation. Rows of a convolution stay in their group.
+    Layers of single weights, gather groups or channels, and layers kept dense, have none. The same weights give the
+    same result in every process. Raises TrainingError, LevelError.
     """
     layers = [layer for layer in net.nested_layers().values() if in_blocks(layer)]
     chosen = [layer.name for layer in layers if bool(layer.first_level.any())]

@@ -27,7 +27,7 @@ class RigL:
     """At each update a share of what is kept, drop / 2 · (1 + cos(π · t / T)), is dropped by magnitude in each layer.
 
     As many blocks grow where the gradient, as though they were kept at zero, is largest; they start from zero.
-    Gathers cannot keep every choice: they are chosen by these scores, survivors before all others and the rest by
+    Gather groups cannot keep every choice: they are chosen by these scores, survivors before all others and the rest by
     gradient, so that a few survivors may be dropped.
     Not for pattern channel, for which there is Chex.
     """
@@ -53,7 +53,9 @@ class RigL:
     def search(self, net: NestedModel, level: int, density: float) -> Search:
         """A search by RigL. Raises TrainingError for pattern channel."""
         if any(layer.layout.whole_channels for layer in net.nested_layers().values()):
-            raise TrainingError("RigL moves weights, blocks or gathers, not channels; choose schedule Chex for them")
+            raise TrainingError(
+                "RigL moves weights, blocks or gather groups, not channels; choose schedule Chex for them"
+            )
         return RigLSearch(net, level, density, self)
 
 

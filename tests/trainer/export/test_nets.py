@@ -343,7 +343,7 @@ class Case:
     keep_dense: Sequence[str] = ()
 
 
-GATHERLESS = ("expand", "project", "last")  # fewer weights in a row than the densest level of gathers asks for
+GATHERLESS = ("expand", "project", "last")  # fewer weights in a row than the densest level of gather groups asks for
 
 CASES = {
     "conv_norm_relu": Case(ConvNormRelu, nested=3, others=["ReduceMean"], keep_dense=("fc",)),
