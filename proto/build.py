@@ -1,7 +1,7 @@
-"""Regenerates what is committed beside open_inference.proto: `python -m nested_sparse.proto.build`, with grpcio-tools.
+"""Build: `python -m nested_sparse.proto.build` writes the files beside open_inference.proto, with grpcio-tools.
 
-open_inference.binpb is the serialized FileDescriptorSet that `messages` builds its classes from; messages.pyi tells
-type checkers about those classes.
+open_inference.binpb is the serialized FileDescriptorSet from which `messages` builds its classes; messages.pyi
+describes these classes for type checkers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Message classes of the Open Inference Protocol, in a descriptor pool of their own.
+"""Messages: the message classes of the Open Inference Protocol, in a separate descriptor pool.
 
 Every implementation of the protocol declares package `inference`; two of them in protobuf's default pool are an error
 at import. A private pool lets this server and tritonclient (or KServe, MLServer) live in one process. `messages.pyi`,

@@ -17,6 +17,7 @@ from nested_sparse.reroute import Reroute
 from nested_sparse.tensor_spec import TensorSpec
 from nested_sparse.weight import NestedWeight
 from nested_sparse.writer import LayerRecord, LevelRecord, write_checkpoint
+from support import layer_record, random_weight
 
 
 def linear_chain(
@@ -120,6 +121,22 @@ def counting_chain(path: Path, layers: int, width: int, levels: int = 2, reroute
     """Counting layers: the output is x and the sum of the levels that they ran at."""
     records = [counting_layer(f"layer{index}", width, levels) for index in range(layers)]
     return write(path, records, levels, reroutes=reroutes)
+
+
+def small_chain(path: Path, **options: Any) -> Written:
+    """A chain of three small layers, blocks of 4, 2 and 1 rows, with three levels. options: as of `write`."""
+    rng = np.random.default_rng(3)
+    weights = [
+        random_weight(rng, "first", 13, 24, block_rows=4),
+        random_weight(rng, "second", 16, 13, block_rows=2, permuted=True),
+        random_weight(rng, "third", 5, 16, block_rows=1),
+    ]
+    return write(path, [layer_record(rng, weight, 3) for weight in weights], 3, **options)
+
+
+def small_inputs(columns: int = 24, batch: int = 3) -> dict[str, np.ndarray]:
+    """Random inputs (batch, columns), float32, equal in every call."""
+    return {"input": np.random.default_rng(batch).standard_normal((batch, columns)).astype(np.float32)}
 
 
 def counting_layer(name: str, width: int, levels: int) -> LayerRecord:

@@ -1,4 +1,4 @@
-"""Sessions that stand in for a real one where a scheduler is tested."""
+"""Fake sessions: replacements of a real session in tests of a scheduler."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class FakeSession:
-    """What a scheduler asks of a session; name, inputs and levels are those of `like`."""
+    """The part of a session that a scheduler uses; name, inputs and levels are those of `like`."""
 
     def __init__(self, like: Any) -> None:
         self.name, self.inputs, self.outputs, self.levels = like.name, like.inputs, like.outputs, like.levels

@@ -1,4 +1,4 @@
-"""Checkpoints whose ONNX graph is made to harm: small, well-formed files around a graph that was tampered with."""
+"""Hostile graphs: small, well-formed checkpoints whose ONNX graph was made to do harm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a server has counted, by outcome."""
+"""Outcomes: the requests that a server has counted, by outcome."""
 
 from __future__ import annotations
 

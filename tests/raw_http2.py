@@ -1,4 +1,4 @@
-"""HTTP/2 by hand: what no gRPC library would send."""
+"""Raw HTTP/2: a client for frames that no gRPC library would send."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 
 
 def call_headers(address: str, **more: str) -> bytes:
-    """Of a gRPC call, as HPACK literals without indexing (RFC 7541, section 6.2.2). more: with _ for -; in Latin-1."""
+    """Headers of a gRPC call, as HPACK literals without indexing (RFC 7541, 6.2.2). more: with _ for -; Latin-1."""
     fields = {":method": "POST", ":scheme": "http", ":path": METHOD, ":authority": address, "te": "trailers"}
     fields["content-type"] = "application/grpc"
     fields.update({name.replace("_", "-"): value for name, value in more.items()})
@@ -96,7 +96,7 @@ class RawPeer:
         self.send(self.begin(stream) + frame(DATA, END_STREAM, stream, message(body)))
 
     def frames(self, seconds: float = 30.0) -> Iterator[Frame]:
-        """What the server sends, until it closes the connection (`closed`) or the time is over."""
+        """The server's frames, until it closes the connection (`closed`) or `seconds` have passed."""
         end_s = time.monotonic() + seconds
         while True:
             while len(self._read) >= 9 and len(self._read) >= 9 + int.from_bytes(self._read[:3], "big"):
@@ -124,5 +124,5 @@ class RawPeer:
 
 
 def settings_of(payload: bytes) -> dict[int, int]:
-    """What a SETTINGS frame says."""
+    """The settings in a SETTINGS frame's payload: identifier to value."""
     return dict(struct.unpack_from(">HI", payload, at) for at in range(0, len(payload), 6))

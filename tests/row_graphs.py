@@ -1,4 +1,4 @@
-"""Checkpoints of one nested linear layer and whatever ONNX nodes follow it, to look at how their rows depend."""
+"""Row graphs: checkpoints of one nested linear layer and given ONNX nodes, to test the dependence of rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ONNX models made of our operators alone, and the same arithmetic in numpy, to hold the operators against."""
+"""Sparse nodes: ONNX models of our operators alone, and the same arithmetic in numpy for comparison."""
 
 from __future__ import annotations
 

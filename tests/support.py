@@ -1,4 +1,4 @@
-"""Small nested weights and checkpoints that several test folders share."""
+"""Support: small nested weights and checkpoints that several test folders share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nested_sparse.writer import LayerRecord, LevelRecord, write_checkpoint
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "docs/examples/fashion-mnist.safetensors"
 DATA = ROOT.parent / "shared/data"
-"""Absent on most machines: tests that use it are skipped then, with a reason."""
+"""Folder of data sets. It is missing on most machines; tests that use it are skipped then, with a reason."""
 
 
 def random_weight(
@@ -51,7 +51,7 @@ def layer_record(rng: np.random.Generator, weight: NestedWeight, level_count: in
 
 
 def write_small_checkpoint(path: Path, seed: int = 0, graph: bytes = b"not an onnx graph") -> list[LayerRecord]:
-    """A checkpoint of two linear layers, the second permuted, with three levels; returns what was written."""
+    """Write a checkpoint of two linear layers, the second permuted, with three levels; returns its layer records."""
     rng = np.random.default_rng(seed)
     records = [
         layer_record(rng, random_weight(rng, "first", 10, 12), 3),

@@ -1,4 +1,4 @@
-"""float16 values over the whole path: nest, export, verify, run at each level, profile, slice."""
+"""float16 values: the whole path of nest, export, verify, run at each level, profile and slice."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def rounded(net: NestedModel) -> NestedModel:
 
 @pytest.mark.parametrize("batch", [1, 7])
 def test_the_runtime_answers_as_torch_does_with_rounded_weights(exported: tuple[NestedModel, Path], batch: int) -> None:
-    """At each level, for one image and for batches that take the other linear kernel."""
+    """Answers agree at each level, for one image and for batches with the other linear kernel."""
     net, path = rounded(exported[0]), exported[1]
     images = torch.randn(batch, 1, 8, 8)
     with Session(path, threads=1) as session, torch.no_grad():

@@ -43,7 +43,7 @@ def broken(page: Path) -> list[str]:
 
 @pytest.mark.parametrize("page", pages(), ids=str)
 def test_links_resolve(page: Path) -> None:
-    """Files and headings."""
+    """Links lead to existing files and headings."""
     assert broken(ROOT / page) == []
 
 

@@ -1,4 +1,4 @@
-"""Every pattern over the whole path, through public names: nest, train, export, run at each level, slice, refuse."""
+"""Patterns: the whole path for each: nest, train, export, run at each level, slice, refuse."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 @pytest.mark.parametrize("batch", [1, 7])
 def test_the_runtime_answers_as_torch_does(exported: tuple[NestedModel, Path], batch: int) -> None:
-    """At each level, for one image and for batches that take the other linear kernel."""
+    """Answers agree at each level, for one image and for batches with the other linear kernel."""
     net, path = exported
     images = torch.randn(batch, 1, 8, 8)
     with Session(path, threads=1) as session, torch.no_grad():

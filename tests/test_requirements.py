@@ -1,4 +1,4 @@
-"""What the package asks for: ranges, to be installed beside others; what `make install` brings: one version of each."""
+"""Requirements: ranges in the package, to fit beside others, and exact versions in `make install`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ INSTALLED = ("train", "bench", "dev")  # the extras that the Makefile installs
 
 
 def name_of(requirement: str) -> str:
-    """As package indexes compare names."""
+    """The name in the form in which package indexes compare names."""
     return re.sub(r"[-_.]+", "-", Requirement(requirement).name).lower()
 
 
@@ -41,7 +41,7 @@ def pinned() -> dict[str, str]:
 
 
 def test_no_requirement_is_exact() -> None:
-    """Who has another release of torch, or of anything, keeps it."""
+    """A user with another release of torch, or of any library, can keep it."""
     for requirement in asked().values():
         operators = {specifier.operator for specifier in Requirement(requirement).specifier}
         assert not operators & {"==", "==="}, requirement

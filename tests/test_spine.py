@@ -1,4 +1,4 @@
-"""The whole path, through public names: torch model, nested levels, one file, runtime, server, unmodified client."""
+"""Spine: the whole path by public names, from torch model to nested file, runtime, server and client."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_switching_the_level_allocates_nothing(trained: tuple[Path, LabelledImag
 
 
 def test_levels_grow_in_density_flops_bytes_and_share_their_values(trained: tuple[Path, LabelledImages]) -> None:
-    """What the file says of its levels rises with them."""
+    """The file's density, FLOPs and bytes rise with the level."""
     path, _ = trained
     with Session(path, threads=1) as session:
         for below, above in zip(session.levels, session.levels[1:], strict=False):

@@ -1,4 +1,4 @@
-"""Graphs of our convolutions and pools that hand images over tiled (kernels/tiling.h), and the same in numpy."""
+"""Tiled graphs: our convolutions and pools that pass images on tiled (kernels/tiling.h), and the same in numpy."""
 
 from __future__ import annotations
 

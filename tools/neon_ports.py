@@ -1,4 +1,4 @@
-"""Counts the instructions of the NEON kernels' inner loops and holds them against models of two processors.
+"""NEON ports: instruction counts of the NEON kernels' inner loops, compared with models of two processors.
 
 python tools/neon_ports.py LIBRARY [--objdump aarch64-linux-gnu-objdump]
 
@@ -31,7 +31,7 @@ class Instruction:
     operands: str
 
     def kinds(self) -> list[str]:
-        """What it costs: fmla, wide (128-bit load), load (any other, or a prefetch), store, vector, scalar."""
+        """The kinds of work: fmla, wide (128-bit load), load (any other, or a prefetch), store, vector, scalar."""
         if self.name in ("fmla", "fmadd"):
             return ["fmla"]
         if self.name.startswith(("ld", "prfm")):

@@ -1,14 +1,15 @@
-"""What bounds each convolution: the table of docs/kernels.md.
+"""Roofline: the bound of each convolution, for the table of docs/kernels.md.
 
     nested-sparse bench kernels --rows 'conv-rate-*' --layers | python tools/roofline.py
 
-Reads the benchmark's last line, measures three rates of this machine on one thread, and prints for every kind of layer
-the time each of them allows, the measured time, and what of it the slowest takes, and all three together. The rates:
+The tool reads the benchmark's last line and measures three rates of this machine on one thread. For every kind of layer
+it prints the time that each rate allows, the measured time, and the share of it that the slowest rate takes and that
+all three take together. The rates:
 
-- multiply: the kernel's own loop over pixels in the nearest cache, on every lane it computes, those of no pixel too;
-- gather: writing a matrix that stays in the second cache, a line for each line;
-- memory: reading what lies beyond the second cache. Images beyond half of it count, y twice (it is read to be written;
-  with a residual it lies where that lay), and so do the weights.
+- multiply: the kernel's own loop over pixels in the nearest cache, on all lanes, including those without a pixel;
+- gather: writing a matrix that stays in the second cache, line by line;
+- memory: reading data beyond the second cache. Images larger than half of it count, y twice, because it is read before
+  it is written (with a residual it has the residual's place), and so do the weights.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ LINE_FLOATS = 16
 
 
 def best_seconds(run: Callable[[], object], repeats: int = 200) -> float:
-    """The shortest of many runs: what the machine can do when nobody else uses it."""
+    """The time of the fastest of many runs, in seconds, as on an otherwise idle machine."""
     times = []
     for _ in range(repeats):
         begin = time.perf_counter()
@@ -78,7 +79,7 @@ def read_rate() -> float:
 
 
 def bounds_ms(layer: dict[str, Any], kernel: KernelInfo, rates: dict[str, float]) -> dict[str, float]:
-    """What each rate allows one layer of the kind."""
+    """The time that each rate allows one layer of the kind, in milliseconds, by the rate's name."""
     side, channels, rows = layer["side"], layer["channels"], layer["rows"]
     lanes = -(-(side**2) // kernel.lanes) * kernel.lanes
     flop = layer["ours_gflops"] * layer["ours_ms"] * 1e6 / layer["count"]

@@ -1,4 +1,4 @@
-"""How a nested model is made, by nesting, training and export, in the one folder that needs torch."""
+"""Trainer: nesting, training and export of torch models, in the one folder that needs torch."""
 
 from .config import TrainConfig
 from .data.images import Batches, LabelledImages, load_digits_images, load_idx

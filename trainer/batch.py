@@ -1,4 +1,4 @@
-"""A batch: inputs and targets, in whatever container the model takes them."""
+"""Batch: inputs and targets, in any container that the model takes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from .model.structure import with_tensors
 
 
 def run(model: nn.Module, inputs: Any) -> Any:
-    """Call `model`: a tuple or list is its positional arguments, a mapping its keywords, anything else its only one.
+    """Call `model` on `inputs` and return its answer.
 
-    It gets copies of the tensors: a forward may write into its inputs, which are the caller's, and are used again.
+    A tuple or list holds positional arguments, a mapping holds keyword arguments; any other value is the only argument.
+    The model gets copies of the tensors, because a forward may write into its inputs and the caller uses them again.
     """
     inputs = with_tensors(inputs, Tensor.clone)
     if isinstance(inputs, Mapping):
@@ -39,7 +40,10 @@ def moved(value: Any, device: torch.device) -> Any:
 
 
 def pairs(batches: Any, name: str = "batches") -> Iterator[tuple[Any, Any]]:
-    """Each of `batches`, which is (inputs, targets). Raises TrainingError for something else, naming the argument."""
+    """Yield the (inputs, targets) of each batch.
+
+    name: the argument's name, for messages. Raises TrainingError when `batches` or one of them is of another kind.
+    """
     if not isinstance(batches, Iterable) and not hasattr(batches, "__getitem__"):
         raise TrainingError(f"{name}: expected batches, each (inputs, targets), got {shown(batches)}")
     for batch in batches:
@@ -53,7 +57,7 @@ def pairs(batches: Any, name: str = "batches") -> Iterator[tuple[Any, Any]]:
 
 
 def batch_count(batches: object) -> int:
-    """How many batches an epoch has; 0 where it does not say, as a generator, or a loader of unknown length."""
+    """Number of batches in an epoch; 0 when it is unknown, as for a generator or a loader without a length."""
     try:
         return len(batches) if isinstance(batches, Sized) else 0
     except (TypeError, NotImplementedError):
@@ -61,7 +65,7 @@ def batch_count(batches: object) -> int:
 
 
 def sample_count(inputs: Any) -> int:
-    """Size of dimension 0 of the first tensor. Raises TrainingError when there is none."""
+    """Size of dimension 0 of the first tensor in `inputs`. Raises TrainingError when `inputs` has no tensor."""
     if isinstance(inputs, Tensor) and inputs.ndim:
         return len(inputs)
     if isinstance(inputs, Mapping | tuple | list) and len(inputs):
@@ -70,5 +74,5 @@ def sample_count(inputs: Any) -> int:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the model's first parameter lives."""
+    """The device of the model's first parameter."""
     return next(model.parameters()).device

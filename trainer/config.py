@@ -1,4 +1,4 @@
-"""TrainConfig: what every stage of a run shares."""
+"""TrainConfig: the settings that all stages of a training run share."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
-    """Settings of `train`, checked when made. Raises TrainingError.
+    """Settings of `train`. Raises TrainingError when a value is out of range.
 
-    The distillation defaults suit classifiers: outputs are logits with the classes in dimension 1. For other tasks set
-    distill_weight=0.
+    The distillation defaults suit classifiers: the outputs are logits with the classes in dimension 1. For other tasks
+    set distill_weight=0.
     """
 
     dense_epochs: int = 4
-    """Epochs with all weights, before any is dropped; 0 for a model that is trained already."""
+    """Epochs with all weights, before the first weight is dropped; 0 for a model that is trained already."""
     search_epochs: int = 2
     """Epochs in which the schedule finds the masks of a level."""
     lr: float = 0.05
@@ -28,21 +28,21 @@ class TrainConfig:
     optimizer: str = "sgd"
     """"sgd" (Nesterov momentum) or "adamw"."""
     momentum: float = 0.9
-    """Of "sgd"; "adamw" uses it as its first beta."""
+    """Momentum of "sgd"; "adamw" uses it as its first beta."""
     weight_decay: float = 5e-4
-    """For weights; biases and norms have none."""
+    """Weight decay of weights; biases and norms have none."""
     lr_schedule: str = "cosine"
-    """Learning rate within a stage: "cosine" from the peak to 0, or "one_cycle" up over 30 %, then cosine to 0."""
+    """Learning rate within a stage: "cosine" falls from the peak to 0; "one_cycle" rises over 30 % first."""
     masks_per_epoch: int = 4
-    """How often an epoch of a search may choose masks anew."""
+    """Number of times in an epoch that a search may choose new masks."""
     distill_weight: float = 0.5
-    """Share of a sparse level's loss that asks for the soft labels of the dense model; 0 is off."""
+    """Share of a sparse level's loss that compares with the dense model's soft labels; 0 turns distillation off."""
     distill_temperature: float = 4.0
-    """Softens both sides' labels (arXiv:1503.02531)."""
+    """Temperature that softens the labels of both models (arXiv:1503.02531)."""
     recalibration_samples: int = 2000
-    """Samples from which each level's norm statistics are measured at the end; 0 keeps the running averages."""
+    """Samples on which each level's norm statistics are measured at the end; 0 keeps the running averages."""
     precision: str = "float32"
-    """Type of the arithmetic that can do with less (torch.autocast); weights and optimizer stay float32."""
+    """Type of the operations that torch.autocast may run below float32; weights and optimizer stay float32."""
 
     def __post_init__(self) -> None:
         """Check every field."""

@@ -26,14 +26,14 @@ class Teacher:
 
     @torch.no_grad()
     def soft_labels(self, inputs: Any) -> Tensor:
-        """The copy's logits. Raises TrainingError if it returns something else."""
+        """The copy's logits, (N, classes, ...). Raises TrainingError if it returns something else."""
         return check_logits(run(self.net, inputs))
 
 
 def check_first_batch(net: NestedModel, inputs: Any, modes: Iterable[bool]) -> None:
-    """Run a copy of `net` in each of the train modes: raises TrainingError now for what soft labels would lack later.
+    """Run a copy of `net` in each of the train `modes`; raise TrainingError now where soft labels would fail later.
 
-    Random generators stay where they are, and what the forward changes is the copy's.
+    The random generators keep their states, and `net` itself is not changed.
     """
     copied = copy.deepcopy(net)
     for training in modes:
@@ -43,7 +43,7 @@ def check_first_batch(net: NestedModel, inputs: Any, modes: Iterable[bool]) -> N
 
 
 def check_logits(outputs: Any) -> Tensor:
-    """`outputs`, if they are logits to learn from. Raises TrainingError."""
+    """Return `outputs`. Raises TrainingError unless they are logits, a float tensor (N, classes, ...)."""
     if not isinstance(outputs, Tensor) or outputs.ndim < 2 or not outputs.is_floating_point():
         got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
         raise TrainingError(
@@ -56,7 +56,7 @@ def check_logits(outputs: Any) -> Tensor:
 def distillation_loss(logits: Tensor, soft_labels: Tensor, temperature: float) -> Tensor:
     """Kullback-Leibler divergence of the softened labels, mean over samples, scaled by temperature² as in the paper.
 
-    Both (N, classes, ...). The teacher's side carries no gradient.
+    logits, soft_labels: (N, classes, ...). No gradient flows to `soft_labels`.
     """
     wanted = F.log_softmax(soft_labels.detach() / temperature, dim=1)
     got = F.log_softmax(logits / temperature, dim=1)

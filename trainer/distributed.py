@@ -1,17 +1,17 @@
-"""Distributed: several processes train one net on parts of each batch, started by torchrun.
+"""Distributed training: processes that torchrun starts and that train one net on parts of each batch.
 
-Gradients are averaged after backward, over all processes, before the optimizer; so every process holds the same
-parameters, bit for bit, whatever levels a step ran. torch's DistributedDataParallel is not used: it counts on one
-backward per step over one fixed set of parameters, while levels have norms of their own and a joint step has several
+Gradients are averaged over all processes after backward and before the optimizer. So every process holds the same
+parameters, bit for bit, whichever levels a step ran. torch's DistributedDataParallel is not used: it expects one
+backward per step over one fixed set of parameters, but each level has its own norms and a joint step has several
 backwards.
 
-Batch norms: each process normalises by its own part of the batch, as DistributedDataParallel does, so that only a net
-without them computes what one process with whole batches would. Running statistics differ between the processes during
-an epoch and are averaged at its end (`agree`). They are exponential averages, linear in what they average: the mean of
-the processes' is what averaging after every step would give. The final recalibration measures process 0's batches.
+Batch norms: each process normalises by its own part of the batch, as DistributedDataParallel does. Only a net without
+batch norms computes the same as one process with whole batches. Running statistics differ between the processes during
+an epoch and are averaged at its end (`agree`). They are exponential averages, which are linear, so their mean equals
+the result of averaging after every step. The final recalibration measures process 0's batches.
 
-What is drawn at random and must agree comes from process 0 (`from_first`, `agree`); dropout and the like are each
-process's own: seed the processes alike or not.
+Random draws that must agree come from process 0 (`from_first`, `agree`). Dropout and similar draws belong to each
+process, so the processes may have equal or different seeds.
 """
 
 from __future__ import annotations
@@ -30,16 +30,17 @@ from torch import Tensor, nn
 from nested_sparse.errors import TrainingError
 
 ENVIRONMENT = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""What torchrun tells each process."""
+"""Environment variables that torchrun sets for each process."""
 
 
 @contextmanager
 def start_processes(timeout_s: float = 600.0) -> Iterator[int]:
-    """Join the processes that torchrun started, for as long as the context lasts; gives this one's number.
+    """Join the processes that torchrun started, while the context lasts; yields this process's rank.
 
-    Without torchrun's environment, or where torch.distributed is initialised already, nothing happens. gloo on CPU;
-    nccl where there is CUDA, of which each process gets a device. A process that waits for another gives up after
-    `timeout_s`, or as soon as the other is gone. Raises TrainingError: the processes do not meet, or too few devices.
+    Nothing happens without torchrun's environment, or when torch.distributed is initialised already. The backend is
+    gloo on a CPU, and nccl with CUDA, where each process gets a device. A process stops waiting for another one after
+    `timeout_s`, or as soon as the other one is gone. Raises TrainingError: the processes do not meet, or there are
+    fewer devices than processes.
     """
     if not dist.is_available() or dist.is_initialized() or any(name not in os.environ for name in ENVIRONMENT):
         yield rank()
@@ -59,25 +60,25 @@ def start_processes(timeout_s: float = 600.0) -> Iterator[int]:
 def _own_cuda_device() -> int:
     own, devices = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if own >= devices:
-        raise TrainingError(f"torchrun started process {own + 1} here, for {devices} CUDA devices; start one for each")
+        raise TrainingError(f"torchrun started process {own + 1} here for {devices} CUDA devices; start one per device")
     return own
 
 
 def world_size() -> int:
-    """Processes that train together; 1 when torch.distributed is not initialised."""
+    """Number of processes that train together; 1 when torch.distributed is not initialised."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """This process among them, from 0."""
+    """This process's number, from 0."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 @torch.no_grad()
 def average_gradients(parameters: Iterable[Tensor]) -> None:
-    """Replace every gradient by its mean over the processes; one that a process lacks counts as zero there.
+    """Replace every gradient by its mean over the processes; a gradient that a process lacks counts as zero there.
 
-    One that all lack stays away, so that the optimizer passes over it as it does in a single process.
+    A gradient that all processes lack stays None, so the optimizer skips its parameter as in a single process.
     """
     wanted = [parameter for parameter in parameters if parameter.requires_grad]
     if world_size() == 1 or not wanted:
@@ -99,9 +100,9 @@ def mean_over_processes(value: Tensor) -> Tensor:
 
 @torch.no_grad()
 def average(tensors: Sequence[Tensor], dtype: torch.dtype = torch.float64) -> None:
-    """Replace each tensor by its mean over the processes, computed in `dtype`; one message.
+    """Replace each tensor by its mean over the processes, computed in `dtype`, with one message for all tensors.
 
-    float64 leaves float32 values on which all agree as they are, bit for bit.
+    In float64, float32 values that are equal in all processes stay the same, bit for bit.
     """
     if world_size() == 1 or not tensors:
         return
@@ -115,7 +116,7 @@ def average(tensors: Sequence[Tensor], dtype: torch.dtype = torch.float64) -> No
 
 @torch.no_grad()
 def copy_tensors(source: int, tensors: Sequence[Tensor]) -> None:
-    """Give each tensor the bits that it has in process `source`; one message, whatever the types."""
+    """Give each tensor the bits that it has in process `source`, with one message for tensors of any types."""
     if world_size() == 1 or not sum(tensor.numel() for tensor in tensors):
         return
     sent = [tensor.detach().reshape(-1).contiguous().view(torch.uint8) for tensor in tensors]
@@ -127,26 +128,29 @@ def copy_tensors(source: int, tensors: Sequence[Tensor]) -> None:
 
 
 def copy_from(source: int, net: nn.Module) -> None:
-    """Make every process's parameters and buffers those of process `source`."""
+    """Copy the parameters and buffers of process `source` to every process."""
     copy_tensors(source, [*net.parameters(), *net.buffers()])
 
 
 def from_first(tensor: Tensor) -> Tensor:
-    """Process 0's `tensor`: what all go by that each has drawn for itself."""
+    """Process 0's `tensor`, for a random draw that all processes must share."""
     copied = tensor.clone()
     copy_tensors(0, [copied])
     return copied
 
 
 def agree(net: nn.Module) -> None:
-    """Make `net` the same in all processes: running statistics become their mean, all else is process 0's."""
+    """Make `net` equal in all processes: running statistics become their mean, all else comes from process 0."""
     if world_size() > 1:
         average([buffer for buffer in net.buffers() if buffer.is_floating_point()])
         copy_from(0, net)
 
 
 def gathered(value: Any) -> list[Any]:
-    """Every process's `value`, plain or of CPU tensors, in process 0; an empty list in the others."""
+    """The values of all processes, in process 0; an empty list in the other processes.
+
+    value: plain Python values or CPU tensors.
+    """
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
@@ -156,7 +160,7 @@ def gathered(value: Any) -> list[Any]:
 
 
 def require_equal(given: Mapping[str, object]) -> None:
-    """Raise TrainingError, in every process, where a process was given another value than process 0."""
+    """Raise TrainingError, in every process, when a process has another value than process 0."""
     if world_size() == 1:
         return
     everyone: list[dict[str, object]] = [{} for _ in range(world_size())]
@@ -173,7 +177,7 @@ def require_equal(given: Mapping[str, object]) -> None:
 
 @contextmanager
 def _reported(what: str = "another process failed, or did not answer in time") -> Iterator[None]:
-    """Say what a failed exchange means."""
+    """Turn the RuntimeError of a failed exchange into a TrainingError. what: the likely cause."""
     try:
         yield
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""Entry: what every public function of the trainer does first: torch in a known state, and errors of this package."""
+"""Entry: the decorator of the trainer's public functions. It sets torch to a known state and converts exceptions."""
 
 from __future__ import annotations
 
@@ -26,11 +26,13 @@ _PASSES = "_nested_sparse_passes"
 def entry(
     error: type[NestedSparseError], *, gradients: bool = False, inference: bool = False, callbacks: bool = False
 ) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:
-    """Make a function an entry: its first argument is the model, and only NestedSparseError leaves it.
+    """Make a function an entry: its first argument is the model, and it raises only NestedSparseError.
 
-    error: what other exceptions become, with them as the cause and the module named whose forward raised them.
-    callbacks: whether it calls the caller's functions, whose own exception classes pass: with them a run is ended.
-    gradients: whether the function needs them. inference: whether torch is as a deployed model has it, see `plain`.
+    error: class that replaces other exceptions. It names the module whose forward raised, and keeps the cause.
+    gradients: whether the function needs gradients. inference: whether torch is set as for a deployed model, see
+        `plain`.
+    callbacks: whether the function calls functions of the caller. Exception classes of the caller's own then pass
+        unchanged, so that a callback can end a run.
     """
 
     def decorate(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
@@ -59,7 +61,10 @@ def entry(
 def foreign_errors(
     doing: str, error: type[NestedSparseError], model: object, *, callbacks: bool = False
 ) -> Iterator[None]:
-    """Within, an exception that is none of this package's becomes `error`; KeyboardInterrupt and its like pass."""
+    """A context in which exceptions of other packages become `error`; KeyboardInterrupt and the like pass.
+
+    doing: name of the function, for messages. callbacks: as of `entry`.
+    """
     try:
         yield
     except NestedSparseError:
@@ -79,7 +84,7 @@ def described(error: BaseException) -> str:
 
 
 def passing(callback: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """`callback`, but that each exception of it leaves an entry as it is: the caller ends the work with it."""
+    """`callback`, with its exceptions marked to leave an entry unchanged, so that the caller can end the work."""
 
     @functools.wraps(callback)
     def called(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
@@ -94,9 +99,9 @@ def passing(callback: Callable[Parameters, Result]) -> Callable[Parameters, Resu
 
 @contextmanager
 def plain(model: nn.Module) -> Iterator[None]:
-    """Within, torch computes as a deployed model does; after it, as it was set.
+    """A context in which torch computes as a deployed model does; afterwards the settings are restored.
 
-    No gradients, no autocast, float32 as the default type, and new tensors on the device of the model's parameters.
+    It has no gradients, no autocast, float32 as the default type, and new tensors on the device of the parameters.
     """
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     dtype = torch.get_default_dtype()
@@ -111,7 +116,7 @@ def plain(model: nn.Module) -> Iterator[None]:
 
 
 def _check_plain_tensors(doing: str, error: type[NestedSparseError]) -> None:
-    """Refuse to work where tensors have no values, or are traced."""
+    """Raise `error` when tensors have no values or are being traced."""
     modes = [type(mode).__name__ for mode in _python_dispatch._get_current_dispatch_mode_stack()]
     fake = [name for name in modes if "Fake" in name or "Proxy" in name or "Functional" in name]
     if fake:
@@ -121,7 +126,7 @@ def _check_plain_tensors(doing: str, error: type[NestedSparseError]) -> None:
 
 
 def _where(cause: BaseException, model: nn.Module) -> str:
-    """ ", in module 'a.b' (Kind)": the innermost module of `model` that was running when it was raised."""
+    """ ", in module 'a.b' (Kind)": the innermost module of `model` that ran when `cause` was raised; "" if none did."""
     names = {id(module): name for name, module in model.named_modules()}
     found, kind = None, ""
     trace = cause.__traceback__

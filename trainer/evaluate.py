@@ -1,4 +1,4 @@
-"""Evaluate: what each level scores."""
+"""Evaluation: the accuracy of each level."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from .model.preserved import preserved
 @entry(TrainingError)
 @torch.no_grad()
 def accuracy_per_level(net: NestedModel, batches: Iterable[tuple[Any, Any]]) -> list[float]:
-    """Top-1 accuracy in [0, 1] of every level over (inputs, class indices), read once; the model in eval mode.
+    """Top-1 accuracy in [0, 1] of every level, with the model in eval mode.
 
-    Outputs are logits with the classes in dimension 1. Where a model's samples look at one another (batch statistics,
-    say), this is what it scores in batches of the given sizes. Level and mode of the model are put back. Raises
-    TrainingError: no batch, or outputs or targets that are something else.
+    batches: (inputs, class indices), read once. The model's outputs are logits with the classes in dimension 1. Batch
+    sizes matter for a model whose samples influence one another, e.g. by batch statistics. Level and mode of the model
+    are restored. Raises TrainingError: no batch, or outputs or targets of another kind.
     """
     require_nested(net, TrainingError)
     level, device = net.level, device_of(net)

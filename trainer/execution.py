@@ -1,4 +1,4 @@
-"""Execution: the order in which forward calls the nested layers, and which of them each norm follows."""
+"""Execution: the order in which forward calls the nested layers, and the layer that each norm follows."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .model.norm import LevelBatchNorm
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """What one forward pass showed.
+    """The order of calls in one forward pass.
 
     layers: names of the nested layers, in the order of their first call.
-    layer_of: path of each level norm that was called -> the layer whose output it normalises, which is the one that
-        export folds it into. Where a norm reads something else, it is the layer called last before it; None where
-        there was none.
+    layer_of: path of each called level norm -> the layer whose output the norm normalises; export folds the norm into
+        this layer. For a norm that reads something else, it is the layer called last before the norm; None when no
+        layer was called before.
     """
 
     layers: tuple[str, ...]
@@ -31,7 +31,7 @@ class Execution:
 
 @torch.no_grad()
 def trace_execution(net: NestedModel, inputs: Any) -> Execution:
-    """Run `net` once on `inputs`, as it is, and say in which order its parts were called."""
+    """Run `net` once on `inputs`, in its present mode and level, and return the order of its calls."""
     watch = _Watch()
     handles = [layer.register_forward_hook(watch.layer) for layer in net.nested_layers().values()]
     for path, norm in net.level_norms().items():
@@ -46,7 +46,7 @@ def trace_execution(net: NestedModel, inputs: Any) -> Execution:
 
 @dataclass(slots=True)
 class _Watch:
-    """layers: name -> its last output, kept so that no other tensor can be taken for it."""
+    """The hooks' record. layers: name -> last output, kept alive so that its identity cannot be reused."""
 
     layers: dict[str, Tensor] = field(default_factory=dict)
     last: str | None = None
@@ -63,7 +63,7 @@ class _Watch:
 
 
 def norms_of(net: NestedModel, execution: Execution, layers: set[str]) -> dict[str, LevelBatchNorm]:
-    """The called level norms that belong to `layers`, by path; if these are all, also those that follow no layer."""
+    """The called level norms that follow `layers`, by path; with all layers, also the norms that follow no layer."""
     everything = layers >= set(execution.layers)
     return {
         path: norm

@@ -1,4 +1,4 @@
-"""Hits: which samples a classifier gets right."""
+"""Hits: the samples that a classifier gets right."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from nested_sparse.errors import TrainingError
 
 
 def hits(outputs: Any, targets: Any, doing: str) -> Tensor:
-    """Whether the largest of the logits (N, classes, ...) is the target, a class index (N, ...); bool, like targets.
+    """Whether the largest logit is at the target; bool, the shape of `targets`.
 
-    doing: the function that asks, for messages. Raises TrainingError: outputs or targets are something else.
+    outputs: logits (N, classes, ...). targets: class indices (N, ...). doing: name of the calling function, for
+    messages. Raises TrainingError: outputs or targets are of another kind.
     """
     if not isinstance(outputs, Tensor) or outputs.ndim < 2:
         raise TrainingError(
             f"{doing} needs a model that answers with its logits alone (N, classes, ...), got {_kind(outputs)}; nest a "
-            "module whose forward returns the logits, or count for yourself, with net.set_level(level) for each level"
+            "module whose forward returns the logits, or count hits in your own loop, with net.set_level(level)"
         )
     chosen = outputs.argmax(dim=1)
     if not isinstance(targets, Tensor) or targets.shape != chosen.shape:

@@ -1,17 +1,17 @@
-"""Jasper, scaled down: 1-D convolutions over the frames of a spectrogram (arXiv:1904.03288)."""
+"""Jasper: a scaled-down network of 1-D convolutions over the frames of a spectrogram (arXiv:1904.03288)."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
 BLOCK_KERNELS = (11, 13, 17)
-"""Taps of the blocks' convolutions: they grow towards the output, as the paper's do."""
+"""Taps of the convolutions in each block; they increase towards the output, as in the paper."""
 
 
 class JasperBlock(nn.Module):
-    """`repeat` times convolution, norm, ReLU, dropout; the block's input joins before the last ReLU.
+    """`repeat` times convolution, norm, ReLU, dropout; the block's input is added before the last ReLU.
 
-    It joins through a 1 × 1 convolution and a norm, as in Jasper B×R. The number of frames stays.
+    The input goes through a 1 × 1 convolution and a norm first, as in Jasper B×R. The number of frames stays the same.
     """
 
     def __init__(self, channels: int, taps: int, repeat: int, dropout: float) -> None:
@@ -36,8 +36,9 @@ class JasperBlock(nn.Module):
 class Jasper(nn.Module):
     """A Jasper-like classifier of short clips: a strided convolution, three residual blocks, two convolutions, a mean.
 
-    width: channels of the blocks; twice as many after them. mels: bands of the spectrogram. repeat: convolutions of a
-    block. At width 64: 0.55 million weights and 57 MFLOP for 100 frames (a multiply-add counts as 2).
+    width: channels of the blocks; the layers after them have twice as many. mels: bands of the spectrogram.
+    repeat: convolutions of a block. At width 64: 0.55 million weights and 57 MFLOP for 100 frames (a multiply-add
+    counts as 2).
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Jasper(nn.Module):
 
 
 def _unit(inputs: int, outputs: int, taps: int, *, stride: int = 1, dilation: int = 1) -> nn.Sequential:
-    """Convolution, norm, ReLU; the frames stay in their places."""
+    """Convolution, norm, ReLU; the padding keeps frame t at frame t / stride."""
     padding = dilation * (taps // 2)
     conv = nn.Conv1d(inputs, outputs, taps, stride, padding, dilation, bias=False)
     return nn.Sequential(conv, nn.BatchNorm1d(outputs), nn.ReLU())

@@ -1,4 +1,4 @@
-"""Learning rate: how it moves over a stage of training."""
+"""Learning rate: its value at each point of a training stage."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ ONE_CYCLE_RISE = 0.3
 
 
 def learning_rate(schedule: str, peak: float, progress: float) -> float:
-    """ "cosine": `peak` down to 0. "one_cycle": linearly up to `peak` over the first 30 %, then cosine down to 0.
+    """The learning rate at `progress`, the part of the stage that is done, in [0, 1].
 
-    progress: of the stage, in [0, 1].
+    "cosine" falls from `peak` to 0; "one_cycle" rises linearly to `peak` over the first 30 %, then falls as a cosine.
     """
     if schedule == "one_cycle":
         if progress < ONE_CYCLE_RISE:

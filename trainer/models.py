@@ -1,4 +1,4 @@
-"""Models that a recipe can name: residual networks for images here, Jasper for speech. All start at random."""
+"""Models: the networks that a recipe can name, with random weights: residual ones for images, Jasper for speech."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ class ResidualBlock(nn.Module):
 
 
 class _ThreeStages(nn.Module):
-    """A stem, three stages of residual blocks of which the later two halve the image and double the channels, a mean,
-    and a linear layer `fc`.
+    """A stem, three stages of residual blocks, a mean, and a linear layer `fc`.
+
+    Stages 2 and 3 halve the image and double the channels.
     """
 
     def __init__(self, *, blocks: int, width: int, channels: int, classes: int, stem_stride: int) -> None:
@@ -64,9 +65,9 @@ class DigitNet(_ThreeStages):
 class ResNet20(_ThreeStages):
     """A ResNet-20 for images of about 28 × 28: three stages of three blocks (arXiv:1512.03385, section 4.2).
 
-    Unlike there, shortcuts that change shape are 1 × 1 convolutions with a norm. stem_stride: 2 halves the image at
-    once, for a quarter of the work. At width 16, one channel and stride 1: 0.27 million weights; on 28 × 28 62 MFLOP
-    (a multiply-add counts as 2), 17 with stride 2.
+    Unlike in the paper, a shortcut that changes the shape is a 1 × 1 convolution with a norm. stem_stride: 2 halves the
+    image in the first layer, for a quarter of the work. At width 16 and one channel: 0.27 million weights; on 28 × 28
+    62 MFLOP with stride 1 and 17 with stride 2 (a multiply-add counts as 2).
     """
 
     def __init__(self, *, width: int = 16, channels: int = 1, classes: int = 10, stem_stride: int = 1) -> None:
@@ -146,7 +147,7 @@ def _relu_sum(relu: nn.Module, branch: Tensor, shortcut: Tensor) -> Tensor:
 
 
 def _initialise(model: nn.Module) -> None:
-    """Normal by fan-out for convolutions (He, arXiv:1502.01852)."""
+    """Set convolution weights at random, normal with variance by fan-out (He, arXiv:1502.01852)."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

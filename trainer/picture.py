@@ -1,4 +1,4 @@
-"""Picture: accuracy of each level against what it computes, the dense model for reference."""
+"""Picture: a plot of each level's accuracy over its FLOPs, with the dense model for reference."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from nested_sparse.errors import TrainingError
 
 
 def draw(path: Path, title: str, levels: Sequence[Mapping[str, Any]], dense: Mapping[str, Any], split: str) -> None:
-    """Save a PNG. levels, dense: "flops" of one sample and "accuracy" in [0, 1], None when the dense one's is unknown.
+    """Save a PNG.
 
-    split: the data that was scored. Raises TrainingError where the file cannot be written.
+    levels, dense: "flops" of one sample and "accuracy" in [0, 1], which may be None for `dense` when unknown. A level
+    also has its "density". split: name of the data that was scored. Raises TrainingError: the file cannot be written.
     """
     import matplotlib
 
@@ -42,8 +43,8 @@ def draw(path: Path, title: str, levels: Sequence[Mapping[str, Any]], dense: Map
         figure.savefig(path, dpi=110)
     except OSError as error:
         raise TrainingError(
-            f"{path}: the picture cannot be written ({error.strerror or error}); make room, and give the command "
-            "again: what was trained is kept"
+            f"{path}: the picture cannot be written ({error.strerror or error}); make room on the disk and repeat the "
+            "command: the finished training is kept"
         ) from None
     finally:
         pyplot.close(figure)

@@ -1,4 +1,4 @@
-"""Precision: arithmetic with less than float32 where a run asks for it."""
+"""Precision: arithmetic below float32 in training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .distributed import from_first
 
 
 class Precision:
-    """Autocast, and the scaling of losses that float16 gradients need."""
+    """Autocast, and the loss scaling that float16 gradients need. name: one of config.PRECISIONS."""
 
     def __init__(self, name: str, device: torch.device) -> None:
         self._device, self._dtype = device.type, getattr(torch, name)
@@ -23,20 +23,20 @@ class Precision:
         return torch.autocast(self._device, self._dtype, enabled=self._dtype != torch.float32)
 
     def backward(self, loss: Tensor) -> None:
-        """Gradients of the scaled loss."""
+        """Compute the gradients of the scaled loss."""
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
     def unscale(self, optimizer: torch.optim.Optimizer) -> None:
-        """Take the scale out of the gradients."""
+        """Divide the gradients by the scale."""
         self._scaler.unscale_(optimizer)
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Step, unless a gradient overflowed."""
+        """Step the optimizer, unless a gradient overflowed."""
         self._scaler.step(optimizer)
         self._scaler.update()
 
     def agree(self) -> None:
-        """Take over process 0's scale, and its count of steps: averaged gradients need one scale everywhere."""
+        """Copy process 0's scale and step count to every process: averaged gradients need one common scale."""
         state = self._scaler.state_dict()
         if state:
             names = ("scale", "_growth_tracker")
@@ -45,9 +45,9 @@ class Precision:
             self._scaler.load_state_dict({**state, "scale": scale, "_growth_tracker": int(tracker)})
 
     def state_dict(self) -> dict[str, Any]:
-        """Of the scaler."""
+        """State of the scaler."""
         return self._scaler.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Of the scaler."""
+        """Restore the state of the scaler."""
         self._scaler.load_state_dict(state)

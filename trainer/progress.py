@@ -1,4 +1,4 @@
-"""Progress of a training run: one report per epoch, and a bar that shows them."""
+"""Progress: one report per epoch of a training run, and a bar that shows the reports."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ class EpochReport:
     stage: str
     """"dense", "search l", "level l" or "joint"."""
     epoch: int
-    """From 1 to `epochs`, within the stage."""
+    """Number of the epoch within the stage, from 1 to `epochs`."""
     epochs: int
     losses: dict[str, float]
     """Mean over the epoch's batches for each level that was trained: "dense", or the level's number."""
     density: float
     """Kept / all nested weights at the end of the epoch."""
     learning_rate: float
-    """At the end of the epoch."""
+    """Learning rate at the end of the epoch."""
     duration_s: float
     done_epochs: int
-    """Of the whole run, this one included."""
+    """Finished epochs of the whole run, this one included."""
     total_epochs: int
     passes: float = 1.0
-    """Forward and backward passes over the epoch's batches: above 1 where a step trains several levels."""
+    """Forward and backward passes per batch; above 1 when a step trains several levels."""
 
     def __str__(self) -> str:
-        """One line."""
+        """The report in one line."""
         return (
             f"{self.stage} epoch {self.epoch}/{self.epochs}: loss {self.loss_text}, density {self.density:.2%}, "
             f"{self.duration_s:.1f} s"
@@ -51,21 +51,21 @@ class EpochReport:
 
     @property
     def loss_text(self) -> str:
-        """The loss, or one for each level."""
+        """The loss, or the losses of all trained levels."""
         if len(self.losses) == 1:
             return f"{next(iter(self.losses.values())):.4f}"
         return ", ".join(f"{name}: {self.losses[name]:.4f}" for name in sorted(self.losses, key=int))
 
 
 def log_progress(report: EpochReport) -> None:
-    """Log the report; what a run does by default."""
+    """Log the report; the default of `train`."""
     LOGGER.info("%s", report)
 
 
 class ProgressBar:
     """A bar on the terminal: `with ProgressBar() as bar: train(..., on_progress=bar)`.
 
-    console: where it is drawn, by default stdout.
+    console: console for the bar; stdout by default.
     """
 
     def __init__(self, console: Console | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Recalibrate: measure each level's norm statistics on data, rather than trust the training's running averages."""
+"""Recalibration: norm statistics of each level measured on data, in place of training's running averages."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from .model.preserved import preserved
 @entry(TrainingError)
 @torch.no_grad()
 def recalibrate(net: NestedModel, batches: Iterable[tuple[Any, Any]], *, samples: int = 2000) -> None:
-    """Set every level's running mean and variance to those of its own inputs over about `samples` samples.
+    """Set the running mean and variance of every level's norms to those of the norm's inputs.
 
-    The pooled mean and unbiased variance over all batches, however uneven; while measuring, norms use their batch's
-    statistics, and dropout is off (US-Nets, arXiv:1903.05134, recalibrates so). Batches are (inputs, targets), read
-    once. Level and mode of the model are put back. Raises TrainingError when there is no batch.
+    batches: (inputs, targets), read once, until at least `samples` samples are seen. Mean and unbiased variance are
+    pooled over all batches, also of uneven sizes. Meanwhile norms use their batch's statistics and dropout is off, as
+    in US-Nets (arXiv:1903.05134). Level and mode of the model are restored. Raises TrainingError: no batch.
     """
     require_nested(net, TrainingError)
     samples = whole("samples", samples, 1, error=TrainingError)
@@ -72,7 +72,7 @@ class Moments:
         self.batches += 1
 
     def store(self, norm: _BatchNorm) -> None:
-        """Write mean and unbiased variance into the norm's statistics; a norm that saw nothing keeps its own."""
+        """Write mean and unbiased variance into the norm's statistics; a norm without inputs keeps its own."""
         if self.count > 1 and norm.running_mean is not None and norm.running_var is not None:
             norm.running_mean.copy_(torch.as_tensor(self.mean))
             norm.running_var.copy_(torch.as_tensor(self.squares) / (self.count - 1))
@@ -87,13 +87,16 @@ def _level_moments(net: NestedModel, level: int) -> dict[_BatchNorm, Moments]:
 
 @contextmanager
 def measuring(net: NestedModel, moments: list[dict[_BatchNorm, Moments]]) -> Iterator[None]:
-    """Norms report what they normalise and use batch statistics, the rest is in eval mode; modes are put back."""
+    """A context in which the norms use batch statistics and add their inputs to `moments`.
+
+    All other modules are in eval mode. Afterwards the modes are restored.
+    """
     norm_moments = [pair for of_level in moments for pair in of_level.items()]
     tracking = {norm: norm.track_running_stats for norm, _ in norm_moments}
     with evaluating(net), ExitStack() as stack:
         try:
             for norm, moment in norm_moments:
-                norm.training = True  # not what a norm of the user's has within it, such as dropout
+                norm.training = True  # not norm.train(): a user's norm may contain modules such as dropout
                 norm.track_running_stats = False
                 stack.enter_context(noting(norm, moment.add))
             yield

@@ -1,7 +1,7 @@
-"""Rerouting: the model at two levels in one pass, and what it scores so, for every place where the level may fall.
+"""Rerouting: accuracy of the model with two levels in one pass, for each layer at which the level may fall.
 
-A running inference may be lowered (arXiv:2112.10930): operators that have not started run at the lower level. An
-operator applies the norm that follows its layer, so a norm has the level of that layer.
+A running inference may be lowered (arXiv:2112.10930): the operators that have not started run at the lower level. An
+operator applies the norm that follows its layer, so a norm has the level of its layer.
 """
 
 from __future__ import annotations
@@ -41,17 +41,18 @@ def measure_reroutes(
     order: Sequence[str] | None = None,
     cuts: Sequence[str] | None = None,
 ) -> tuple[Reroute, ...]:
-    """Top-1 accuracy over `batches` of every pair of levels, lowered at every layer; `export` takes what it returns.
+    """Top-1 accuracy over `batches` of every pair of levels, lowered at every layer; an argument for `export`.
 
-    batches: (inputs, class indices), read once and kept; outputs are logits with the classes in dimension 1.
-    calibration: None measures with each level's own norm statistics, as the runtime runs. Given, every route has
-        statistics of its own: the norms of the lowered layers are calibrated anew on these batches under the route.
-    reach: how many layers, from the cut on, are calibrated so; all of them, if None.
-    order: names of the nested layers as they run; forward's, if None. ONNX Runtime may run a shortcut's convolution
-        before the branch beside it: nested_sparse.runtime.profiling.layer_profile lists the order of an exported file.
-    cuts: layers at which the level falls; every one but the first, at which it is the lower level's own accuracy.
-    Level, modes and statistics of the model are put back. Raises TrainingError: no batch, outputs or targets that are
-    something else, or names that do not fit.
+    batches: (inputs, class indices), read once and kept in memory. Outputs are logits with the classes in dimension 1.
+    calibration: None measures with each level's own norm statistics, as the runtime runs. With batches, every route
+        gets its own statistics: the norms of the lowered layers are calibrated on these batches under the route.
+    reach: number of layers, from the cut on, that are calibrated; None for all of them.
+    order: names of the nested layers in the order of execution; None for forward's order. ONNX Runtime may run a
+        shortcut's convolution before the parallel branch: nested_sparse.runtime.profiling.layer_profile lists the
+        order of an exported file.
+    cuts: layers at which the level falls; None for all but the first, where the accuracy is the lower level's own.
+    Level, modes and statistics of the model are restored. Raises TrainingError: no batch, outputs or targets of another
+    kind, or unknown names.
     """
     require_nested(net, TrainingError)
     device = device_of(net)
@@ -81,10 +82,11 @@ def measure_reroutes(
 
 @contextmanager
 def rerouted(net: NestedModel, execution: Execution, start: int, end: int, lowered: Iterable[str]) -> Iterator[None]:
-    """Within, the layers `lowered` and the norms that follow them run at level `end`, everything else at `start`.
+    """A context in which the layers `lowered` and their norms run at level `end`, everything else at `start`.
 
-    lowered: names of nested layers; all those of `execution` give level `end`, none gives `start`. After it, the model
-    is at the level it was at. Raises LevelError: levels that are none, or do not fall; TrainingError: an unknown layer.
+    lowered: names of nested layers. All layers of `execution` are the same as level `end`; an empty one is the same as
+    `start`. Afterwards the model has its former level. Raises LevelError: unknown levels, or `end` not below `start`;
+    TrainingError: an unknown layer.
     """
     level, names = net.level, set(lowered)
     start, end = resolve_level(start, net.level_count), resolve_level(end, net.level_count)
@@ -114,10 +116,10 @@ def route_statistics(
     batches: Iterable[Batch],
     reach: int | None = None,
 ) -> Iterator[None]:
-    """`rerouted`, with the statistics of the lowered norms measured on `batches` under this very route.
+    """`rerouted`, with the statistics of the lowered norms measured on `batches` under this route.
 
-    lowered: in the order in which they run; reach: how many of them, from the first on, get such statistics.
-    Measured as `recalibrate` does: norms use their batch's statistics meanwhile. After it, statistics are as before.
+    lowered: names in the order of execution. reach: number of layers, from the first on, whose norms are measured; None
+    for all. The measurement works as in `recalibrate`. Afterwards the former statistics are restored.
     """
     owned = (norm.norms[end] for norm in norms_of(net, execution, set(lowered[:reach])).values())
     moments = {norm: Moments() for norm in owned if isinstance(norm, _BatchNorm)}

@@ -1,4 +1,4 @@
-"""Ring: the weights that one level adds, and the guard that lets training change nothing else."""
+"""Ring: the weights that one level adds to the level below, and the guard that protects all other weights."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from .model.nested_model import NestedModel
 
 
 class RingGuard:
-    """Holds everything outside a level's ring bit for bit, whatever the optimizer does to it.
+    """Keeps everything outside a level's ring unchanged, bit for bit, through the optimizer's steps.
 
-    Of every sparse weight the blocks with that first level may change, of every bias the level's row; without a level,
-    all that some level keeps. Weight decay and momentum move a weight even without a gradient, so the rest is also put
-    back after each step. Snapshot is taken when made: after masks change, make a new one.
+    With a level, the blocks with that first level may change in every sparse weight, and the level's row in every bias.
+    Without a level, all weights that some level keeps may change. Weight decay and momentum move a weight even without
+    a gradient, so the other values are also restored after each step. The constructor copies the values and masks: make
+    a new guard after the masks change.
     """
 
     def __init__(self, net: NestedModel, level: int | None = None) -> None:
@@ -31,20 +32,20 @@ class RingGuard:
 
     @torch.no_grad()
     def mask_gradients(self) -> None:
-        """Drop gradients that point outside the ring; call after backward."""
+        """Set the gradients outside the ring to zero; call it after backward."""
         for held in self._held:
             if held.parameter.grad is not None:
                 held.parameter.grad.masked_fill_(held.outside, 0)
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Put back all values outside the ring; call after every optimizer step."""
+        """Restore all values outside the ring; call it after every optimizer step."""
         for held in self._held:
             held.parameter.copy_(torch.where(held.outside, held.values, held.parameter))
 
     @torch.no_grad()
     def forget(self, optimizer: torch.optim.Optimizer) -> None:
-        """Clear the optimizer's moments outside the ring, so that what comes back starts at rest."""
+        """Set the optimizer's moments outside the ring to zero, so that a weight that returns starts without them."""
         for held in self._held:
             for moment in optimizer.state.get(held.parameter, {}).values():
                 if isinstance(moment, Tensor) and moment.shape == held.outside.shape:
@@ -52,7 +53,7 @@ class RingGuard:
 
 
 class _Held:
-    """A parameter, where it may not change, and the values it has there."""
+    """A parameter, the mask of its protected entries, and a copy of its values."""
 
     def __init__(self, parameter: Tensor, ring: Tensor) -> None:
         self.parameter = parameter
@@ -67,10 +68,10 @@ def _row(bias: Tensor, level: int) -> Tensor:
 
 
 def trainable(net: NestedModel, level: int) -> tuple[list[Tensor], list[Tensor]]:
-    """Parameters that level's phase trains: those with weight decay (weights), and those without (biases, norms).
+    """Parameters that the stage of `level` trains: with weight decay (weights), and without (biases, norms).
 
-    Level 0 trains everything; later levels train sparse weights, biases and their own norms, since what has no level
-    of its own is shared with the levels already trained.
+    Level 0 trains everything. Later levels train sparse weights, biases and their own norms, because all other
+    parameters are shared with the levels that are trained already.
     """
     norms, layers = net.level_norms().values(), net.nested_layers().values()
     of_level = {id(p) for norm in norms for p in norm.norms[level].parameters()}
@@ -85,7 +86,7 @@ def trainable(net: NestedModel, level: int) -> tuple[list[Tensor], list[Tensor]]
 
 
 def trainable_jointly(net: NestedModel) -> tuple[list[Tensor], list[Tensor]]:
-    """All parameters, of every level: those with weight decay (weights), and those without."""
+    """All parameters of all levels: with weight decay (weights), and without (biases, norms)."""
     return _by_decay(net, [parameter for parameter in net.parameters() if parameter.requires_grad])
 
 
@@ -103,7 +104,7 @@ def _growing(layer: NestedLayer) -> list[Tensor]:
 
 @torch.no_grad()
 def inherit(net: NestedModel, level: int) -> None:
-    """Start `level`'s biases and norms, statistics included, from those of the level below."""
+    """Copy biases and norms, statistics included, to `level` from the level below."""
     for norm in net.level_norms().values():
         norm.norms[level].load_state_dict(norm.norms[level - 1].state_dict())
     for layer in net.nested_layers().values():
@@ -113,7 +114,7 @@ def inherit(net: NestedModel, level: int) -> None:
 
 @torch.no_grad()
 def empty_ring(net: NestedModel, level: int) -> None:
-    """Set the weights that `level` adds to zero, so that it computes what the level below does."""
+    """Set the weights that `level` adds to zero, so that it computes the same as the level below."""
     for layer in net.nested_layers().values():
         if not layer.dense:
             layer.values.masked_fill_(layer.ring(level), 0)

@@ -1,4 +1,4 @@
-"""Stage: one stretch of a run, with its own optimizer and learning rate. Here those that come before the nesting."""
+"""Stage: one part of a run, with its own optimizer and learning rate. The dense and search stages are here, too."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ Backward = Callable[[Tensor], None]
 
 @dataclass(slots=True)
 class Work:
-    """What all stages of a run work on. teacher: the dense model, once it is trained.
+    """The objects that all stages of a run share. teacher: the dense model, once it is trained.
 
-    scratch: whether the net is untrained where the levels begin, so that there is no dense model to learn from.
+    scratch: whether the net is still untrained when the levels begin, so that no dense model can be the teacher.
     """
 
     net: NestedModel
@@ -43,11 +43,11 @@ class Work:
         return bool(self.config.distill_weight) and not self.scratch
 
     def loss(self, outputs: Any, targets: Any) -> Tensor:
-        """The loss of the labels. Raises TrainingError where the loss function returns no tensor of one number."""
+        """The loss of the labels. Raises TrainingError unless the loss function returns a tensor of one number."""
         return one_number("loss_fn", self.loss_fn(outputs, targets))
 
     def taught_loss(self, outputs: Any, inputs: Any, targets: Any) -> Tensor:
-        """The loss of a sparse level: of the labels, and of the teacher's soft labels where there is a teacher."""
+        """The loss of a sparse level: of the labels and, with a teacher, of its soft labels."""
         loss = self.loss(outputs, targets)
         if self.teacher is None:
             return loss
@@ -57,7 +57,7 @@ class Work:
 
 
 def one_number(name: str, loss: Any) -> Tensor:
-    """`loss`, if it is a tensor of one number. Raises TrainingError: the function called `name` returned another."""
+    """Return `loss`. Raises TrainingError unless it is a tensor of one number. name: the function that returned it."""
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         got = f"a tensor {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise TrainingError(f"{name} returned {got}: expected a tensor of one number, the mean over the batch")
@@ -65,7 +65,7 @@ def one_number(name: str, loss: Any) -> Tensor:
 
 
 class Stage:
-    """One stretch of training. `name` is what reports say; `level` is the one that it trains, None for all weights."""
+    """One part of a run. name: the stage's name in reports. level: the level that it trains, None for all weights."""
 
     name: str
     level: int | None = None
@@ -77,30 +77,30 @@ class Stage:
         self.guard: RingGuard | None = None
 
     def logit_modes(self) -> set[bool]:
-        """Train modes in which the model must answer with logits, for soft labels: the teacher is in eval mode."""
+        """Train modes in which the model must return logits, for soft labels; the teacher runs in eval mode."""
         return {False, True} if self.epochs and self.work.has_teacher else set()
 
     def begin(self) -> None:
-        """Bring net and masks to the start of the stage."""
+        """Set net and masks for the start of the stage."""
         raise NotImplementedError
 
     def resume(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict`; the net's tensors are loaded already, `begin` is not called."""
+        """Continue from `state_dict`. The net's tensors are loaded already, and `begin` is not called."""
 
     def trainable(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Parameters with weight decay, and those without."""
+        """Parameters with weight decay, and parameters without."""
         return trainable(self.net, self.level or 0)
 
     def lr_progress(self, progress: float) -> float:
-        """Where the learning rate stands within its cycle; at a new cycle the optimizer starts anew."""
+        """Progress within the learning rate's cycle, in [0, 1]. A new cycle starts with a new optimizer."""
         return progress
 
     def before_step(self, progress: float, *, update: bool) -> bool:
-        """Called before each step, `update` at those where masks may change; returns whether they did."""
+        """Called before each step; returns whether the masks changed. update: whether they may change at this step."""
         return False
 
     def losses(self, inputs: Any, targets: Any, backward: Backward) -> dict[str, Tensor]:
-        """Call `backward` for each loss of the step, and return them by the level's name."""
+        """Call `backward` for each loss of the step, and return the losses by level name."""
         loss = self.work.taught_loss(run(self.net, inputs), inputs, targets)
         backward(loss)
         return {str(self.level): loss.detach()}
@@ -119,26 +119,26 @@ class Stage:
         """Called once, after the last epoch."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What `resume` needs beside the net's tensors."""
+        """The values that `resume` needs in addition to the net's tensors."""
         return {}
 
 
 class DenseStage(Stage):
-    """All weights, without soft labels. What it leaves is the teacher, unless the net is still untrained."""
+    """Trains all weights without soft labels. The result becomes the teacher, unless the net is still untrained."""
 
     name = "dense"
 
     def logit_modes(self) -> set[bool]:
-        """None: the labels are all that it learns."""
+        """An empty set: this stage uses no soft labels."""
         return set()
 
     def begin(self) -> None:
-        """Every level keeps everything; level 0's norms are trained."""
+        """Make every level whole, and train with level 0's norms."""
         self.net.set_level(0)
         keep_everything(self.net.nested_layers().values())
 
     def resume(self, state: Mapping[str, Any]) -> None:
-        """Only the level is not a tensor of the net."""
+        """Set the level, the only state that is not a tensor of the net."""
         self.net.set_level(0)
 
     def losses(self, inputs: Any, targets: Any, backward: Backward) -> dict[str, Tensor]:
@@ -148,16 +148,16 @@ class DenseStage(Stage):
         return {"dense": loss.detach()}
 
     def end(self) -> None:
-        """Keep a copy to learn from."""
+        """Keep a copy of the net as the teacher."""
         if self.work.has_teacher:
             self.work.teacher = Teacher(self.net)
 
 
 class SearchStage(Stage):
-    """A schedule finds the masks of `level`; what lower levels keep is frozen.
+    """A schedule finds the masks of `level`; the weights of lower levels are frozen.
 
-    density: that of the level, or another one whose weights all levels are then chosen from. last: whether no other
-    search follows, so that all levels get their masks at the end.
+    density: the level's density, or another density, from whose weights all levels are chosen afterwards. last: whether
+    no other search follows, so that all levels get their masks at the end.
     """
 
     def __init__(
@@ -173,19 +173,19 @@ class SearchStage(Stage):
         self.net.set_level(self.level or 0)
         if self.level:
             inherit(self.net, self.level)
-        elif self.net.row_shuffle:  # the first search: all weights are trained and none is dropped yet
+        elif self.net.row_shuffle:  # in the first search all weights are trained and no weight is dropped yet
             shuffle_rows(self.net)
         self.search.begin()
         self._masks_changed()
 
     def resume(self, state: Mapping[str, Any]) -> None:
-        """Take up the search."""
+        """Continue the search."""
         self.net.set_level(self.level or 0)
         self.search.load_state_dict(state)
         self._masks_changed()
 
     def lr_progress(self, progress: float) -> float:
-        """The search's cycles."""
+        """Progress within the search's cycle."""
         return self.search.lr_progress(progress)
 
     def before_step(self, progress: float, *, update: bool) -> bool:
@@ -196,30 +196,30 @@ class SearchStage(Stage):
         return changed
 
     def losses(self, inputs: Any, targets: Any, backward: Backward) -> dict[str, Tensor]:
-        """The level's loss; the search's penalty takes part in the gradient and is not reported."""
+        """The level's loss. The search's penalty adds to the gradient but not to the reported loss."""
         loss = self.work.taught_loss(run(self.net, inputs), inputs, targets)
         penalty = self.search.penalty()
         backward(loss if penalty is None else loss + penalty)
         return {str(self.level): loss.detach()}
 
     def after_backward(self, progress: float, *, update: bool) -> None:
-        """The search sees all gradients, the optimizer only those of what is kept."""
+        """Give the search all gradients, and the optimizer only the gradients of kept weights."""
         self.search.after_backward(progress, update=update)
         super().after_backward(progress, update=update)
 
     def end(self) -> None:
-        """Final masks: of this level, and, when no other search follows, of every one above."""
+        """Set the final masks of this level and, when no other search follows, of every level above."""
         self.search.end()
-        if self._last:  # what was found ranks first, then the last values of what was dropped
+        if self._last:  # the found weights rank first, then the dropped weights by their last values
             layers, searched = self.net.nested_layers().values(), (self.level or 0) + 1
             choose_masks(layers, self.net.budget, self.net.densities, frozen_levels=searched)
         agree(self.net)
 
     def state_dict(self) -> dict[str, Any]:
-        """The search's."""
+        """State of the search."""
         return self.search.state_dict()
 
     def _masks_changed(self) -> None:
-        if self.averages:  # what was chosen by a random draw, or by a rounding that differs between machines
+        if self.averages:  # the choice may come from a random draw, or from rounding that differs between machines
             agree(self.net)
         self.guard = RingGuard(self.net, self.level or 0)

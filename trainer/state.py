@@ -1,4 +1,4 @@
-"""State of a training run on disk: written whole or not at all, refused when damaged or another run's."""
+"""State: a training run on disk. It is written completely or not at all, and refused when damaged or foreign."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ DIGEST_NBYTES = 32
 
 
 class StateError(TrainingError):
-    """A state file that a run cannot take up. trouble: what is wrong; own: whether a training run wrote the file."""
+    """A state file that a run cannot continue from.
+
+    trouble: description of the problem. own: whether a training run wrote the file.
+    """
 
     def __init__(self, trouble: str, own: bool) -> None:
         self.trouble, self.own = trouble, own
@@ -31,7 +34,7 @@ class StateError(TrainingError):
 
 
 def checked_path(state_path: object) -> Path:
-    """`state_path` as the path of a file that is there, or can be. Raises InputError, StateError."""
+    """`state_path` as the path of a file that exists or can be made. Raises InputError, StateError."""
     path = file_path("state_path", state_path)
     if not path.name or path.is_dir():
         raise StateError(f"state_path {shown(state_path)}: expected the path of a file, got a folder", own=False)
@@ -41,7 +44,7 @@ def checked_path(state_path: object) -> Path:
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write tensors and plain values, whole or not at all. Raises TrainingError where that cannot be done."""
+    """Write tensors and plain values, completely or not at all. Raises TrainingError: the file cannot be written."""
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     payload = buffer.getvalue()
@@ -49,13 +52,13 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
         write_whole(path, MAGIC + hashlib.sha256(payload).digest() + payload)
     except OSError as error:
         raise TrainingError(
-            f"{path}: the training state cannot be written ({error.strerror}); make room, and the run goes on at the "
-            "last epoch that was written, or choose another state_path"
+            f"{path}: the training state cannot be written ({error.strerror}); make room on the disk and start again: "
+            "the run continues after the last saved epoch; or choose another state_path"
         ) from None
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Read what `save_state` wrote, on the CPU, without running code from the file. Raises StateError."""
+    """Read a file of `save_state`, on the CPU, without running code from the file. Raises StateError."""
     try:
         with open_regular(path) as file:
             content = file.read()
@@ -71,7 +74,7 @@ def load_state(path: Path) -> dict[str, Any]:
 
 
 def check_same_run(path: Path, expected: Mapping[str, str], got: Mapping[str, str]) -> None:
-    """Raise StateError naming each difference between this run's fingerprint and the file's."""
+    """Raise StateError, with each difference, when this run's fingerprint (`expected`) is not the file's (`got`)."""
     differing = [key for key in {**expected, **got} if expected.get(key) != got.get(key)]
     if differing:
         key = differing[0]
@@ -95,7 +98,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: Mapping[str, Any]) -> None:
-    """Put the generators back to what `random_state` returned."""
+    """Set the generators to the states that `random_state` returned."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])

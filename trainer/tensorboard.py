@@ -1,4 +1,4 @@
-"""TensorBoard: losses per level and density of each epoch, as curves. Optional: needs the `tensorboard` package."""
+"""TensorBoard: curves of each epoch's losses per level and density. It needs the optional `tensorboard` package."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .progress import EpochReport
 class TensorBoard:
     """A callback: `with TensorBoard("runs") as board: train(..., on_progress=board)`.
 
-    Steps are epochs of the whole run. A run that is taken up replaces the curves from its first epoch on.
-    Raises TrainingError when the package is missing.
+    Steps are epochs of the whole run. A resumed run replaces the curves from its first epoch on. Raises TrainingError
+    when the package is missing.
     """
 
     def __init__(self, folder: str | Path) -> None:

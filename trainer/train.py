@@ -1,7 +1,7 @@
-"""train: a nested model, from its first epoch to its norm statistics. Stages follow one another; a run can be stopped.
+"""Training: the stages of a nested model's run, from the first epoch to the norm statistics. A run can be resumed.
 
-The four nouns of a method are independent: pattern and budget are the net's (see `nest`), schedule and nesting are
-arguments here.
+Four choices are independent: pattern and budget belong to the net (see `nest`), schedule and nesting are arguments of
+`train`.
 """
 
 from __future__ import annotations
@@ -63,18 +63,19 @@ def train(
 ) -> tuple[EpochReport, ...]:
     """Train every level of `net` in place; returns a report per epoch.
 
-    A stage with all weights; then what `nesting` (default: FreezeThenGrow()) lays out: searches, in which `schedule`
-    (default: Gradual()) finds the masks, and training of the levels. Then norm statistics of every level are measured
-    on `recalibration_batches` (default: `batches(0)`).
+    The first stage trains all weights. The next stages come from `nesting` (default: FreezeThenGrow()): searches, in
+    which `schedule` (default: Gradual()) finds the masks, and training of the levels. At the end the norm statistics of
+    every level are measured on `recalibration_batches` (default: `batches(0)`).
 
-    batches: gives the (inputs, targets) of an epoch, numbered from 0 over the whole run; the same for the same number
-    if a resumed run is to equal an uninterrupted one. loss_fn: (outputs, targets) to a scalar.
-    state_path: written after every epoch; if it exists, the run goes on from there, and a finished run is only loaded.
-    Where torch.distributed is initialised (see `start_processes`), every process calls this with batches of its own,
-    equally many; gradients are averaged, the first process writes the state, and all read it.
-    on_progress: called after every epoch; what it raises ends the run and leaves `train` as it is.
-    Raises TrainingError: no batches, outputs that soft labels cannot be made of (said at the first batch), a loss that
-    is not finite, a state file that is damaged, foreign or another run's, processes that do not train the same.
+    batches: function from an epoch's number, from 0 over the whole run, to its (inputs, targets). A resumed run equals
+        an uninterrupted one only if equal numbers give equal batches.
+    loss_fn: function of (outputs, targets) to a scalar.
+    state_path: file written after every epoch. If it exists, the run continues from it; a finished run is only loaded.
+    on_progress: function called after every epoch; its exceptions end the run and leave `train` unchanged.
+    With torch.distributed initialised (see `start_processes`), every process calls `train` with its own batches, the
+    same number in each. Gradients are averaged, the first process writes the state, and all processes read it.
+    Raises TrainingError: no batches; outputs unfit for soft labels (found at the first batch); a loss that is not
+    finite; a state file that is damaged, foreign or of another run; processes with different arguments.
     """
     require_nested(net, TrainingError)
     config = TrainConfig() if config is None else config
@@ -95,7 +96,7 @@ def train(
 def _check_arguments(
     batches: object, loss_fn: object, config: object, schedule: object, nesting: object, on_progress: object
 ) -> None:
-    """Raise TrainingError for what is of another kind: said before the first batch, and in the caller's words."""
+    """Raise TrainingError, with the argument's name, for an argument of another kind; before the first batch."""
     settings = not isinstance(schedule, type) and callable(getattr(schedule, "search", None))
     ways = not isinstance(nesting, type) and callable(getattr(nesting, "stages", None))
     for name, given, holds, expected in (
@@ -112,12 +113,12 @@ def _check_arguments(
         ("on_progress", on_progress, callable(on_progress), "a function of an EpochReport"),
     ):
         if not holds:
-            got = f"a {type(given).__name__}" if isinstance(given, list | tuple) else shown(given)  # of batches: long
+            got = f"a {type(given).__name__}" if isinstance(given, list | tuple) else shown(given)  # a list may be long
             raise TrainingError(f"{name}: expected {expected}, got {got}")
 
 
 class _Run:
-    """A run in progress: where it is, and all it needs to go on from there."""
+    """A run in progress: its position (stage and epoch), and everything needed to continue from it."""
 
     def __init__(self, work: Work, schedule: Schedule, nesting: Nesting, state_path: Path | None) -> None:
         self.work, self.net, self.config, self.state_path = work, work.net, work.config, state_path
@@ -141,7 +142,7 @@ class _Run:
         return self.stages[self.index]
 
     def train(self, batches: EpochSource, on_progress: Callable[[EpochReport], None]) -> None:
-        """Run all epochs that are left."""
+        """Run all remaining epochs."""
         while not self.finished:
             while self.epoch < self.stage.epochs:
                 report = self._train_epoch(batches(len(self.reports)))
@@ -156,7 +157,7 @@ class _Run:
             self._begin_stage()
 
     def finish(self, batches: EpochSource | Iterable[Batch]) -> None:
-        """Measure the norm statistics, once."""
+        """Measure the norm statistics, unless the run was finished before."""
         self.net.set_level(-1)
         if self.finished:
             return
@@ -204,7 +205,7 @@ class _Run:
         self.net.zero_grad(set_to_none=True)
         with self.precision.autocast():
             losses = stage.losses(inputs, targets, self.precision.backward)
-        if stage.averages:  # still scaled: an overflow in one process must make all of them skip the step
+        if stage.averages:  # before unscaling: an overflow in one process must make all processes skip the step
             average_gradients(parameter for part in self.parameters for parameter in part)
         self.precision.unscale(self.optimizer)
         stage.after_backward(progress, update=update)
@@ -213,14 +214,14 @@ class _Run:
         return losses
 
     def _check_first(self, inputs: Any) -> None:
-        """With the first batch: whether the model answers as later stages need it, which may be hours away."""
+        """Check with the first batch that the model returns what later stages need; they may start hours later."""
         modes, self.logit_modes = self.logit_modes, set()
         if modes:
             with self.precision.autocast():
                 check_first_batch(self.net, inputs, modes)
 
     def _adjust(self, progress: float, *, update: bool) -> None:
-        """Set masks and learning rate; a new cycle of the learning rate starts with a new optimizer."""
+        """Set masks and learning rate. A new cycle of the learning rate starts with a new optimizer."""
         guard = self.stage.guard
         if self.stage.before_step(progress, update=update):
             for before_or_after in (guard, self.stage.guard):
@@ -271,7 +272,7 @@ class _Run:
         save_state(self.state_path, state)
 
     def _own_state(self) -> dict[str, Any]:
-        """What may differ between processes: of those that are equal, all but the first leave out what it has."""
+        """State that may differ between processes; equal state is saved by the first process only."""
         own: dict[str, Any] = {"random": random_state()}
         if rank() == 0 or not self.stage.averages:
             own["model"] = self.net.state_dict()
@@ -307,7 +308,7 @@ def make_optimizer(config: TrainConfig, decayed: list[Tensor], plain: list[Tenso
 
 
 def fingerprint(net: NestedModel, config: TrainConfig, schedule: Schedule, nesting: Nesting) -> dict[str, str]:
-    """What must be equal for a state file to fit: settings, densities, layers and their shapes."""
+    """Settings, densities, layers and shapes, by name, as text. A state file fits only if all are equal."""
     layers = {
         name: (tuple(layer.values.shape), layer.block_rows, layer.dense) for name, layer in net.nested_layers().items()
     }

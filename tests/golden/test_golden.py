@@ -1,4 +1,4 @@
-"""Golden files: checkpoints written by earlier commits open, verify and answer bit for bit, for good (README.md)."""
+"""Golden files: checkpoints of earlier commits, which must open, verify and answer bit for bit (README.md)."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_it_verifies_and_says_what_was_written(name: str) -> None:
 
 @EACH
 def test_it_holds_the_weights_that_were_written(name: str) -> None:
-    """Of each layer and level, bit for bit, each level within the next."""
+    """The weights of each layer and level are equal bit for bit, and each level contains the one below."""
     with Checkpoint.open(path_of(name)) as checkpoint:
         for entry in checkpoint.layers:
             weight, norms = checkpoint.load_layer(entry.name)
@@ -149,7 +149,7 @@ def test_it_holds_the_weights_that_were_written(name: str) -> None:
 
 @EACH
 def test_damage_is_found(name: str, copied: Path) -> None:
-    """In its last byte, of the densest level, and in the metadata."""
+    """The damage is in the last byte, which is of the densest level, and in the metadata."""
     raw = copied.read_bytes()
     copied.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
     with pytest.raises(CheckpointError, match=f"level {level_count(name) - 1} does not match its digest"):
@@ -161,7 +161,7 @@ def test_damage_is_found(name: str, copied: Path) -> None:
 
 @EACH
 def test_it_answers_bit_for_bit(name: str) -> None:
-    """At every level, as one batch and sample by sample, whatever the processor and its kernels: no sum rounds."""
+    """The answers agree at every level, as a batch and sample by sample, on any processor: no sum rounds."""
     assert_answers(path_of(name), name, level_count(name), batches=True)
 
 
@@ -181,7 +181,7 @@ def test_a_slice_answers_bit_for_bit(name: str, tmp_path: Path) -> None:
 
 @EACH
 def test_an_amended_copy_answers_bit_for_bit(name: str, copied: Path) -> None:
-    """What is said of its rows changes; the data stays, and so does all else that it says."""
+    """Only the statement about rows changes; the data and all other metadata stay."""
     expected = EXPECTED[name]["metadata"]
     rows = "independent" if expected.get("rows") == "dependent" else "dependent"
     data = {}

@@ -1,4 +1,4 @@
-"""NestedConv in ONNX Runtime against numpy in float64."""
+"""NestedConv: the operator in ONNX Runtime, compared with numpy in float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Denormal numbers count as zero while operators run, and only then. No time is asserted: docs/decisions/027 has it."""
+"""Denormals: numbers that count as zero while operators run, and only then. Times are in docs/decisions/027."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SMALLEST_NORMAL = float(np.finfo(np.float32).smallest_normal)
 
 
 def keeps_denormals() -> bool:
-    """Of this thread's arithmetic, in both widths, by numpy and by Python."""
+    """Whether this thread's arithmetic keeps denormals, in both widths, by numpy and by Python."""
     single = np.full(64, TINY, np.float32) * np.float32(1)
     double = np.full(64, 1e-310) * 1.0
     return bool((single == TINY).all() and (double == 1e-310).all() and math.fsum([5e-324]) * 1.0 == 5e-324)
@@ -60,7 +60,7 @@ def test_results_are_right_to_tolerance_and_the_thread_is_as_before(case: str, t
 
 
 def test_a_result_that_would_be_denormal_is_zero() -> None:
-    """So that it is quick: a chain of such layers would else be slow at each."""
+    """The result is quick; without it each layer of such a chain would be slow."""
     node = linear_node(np.random.default_rng(2), 64, 32, densities=(1.0,))
     node.norms[:, 1] = 0
     y = SparseModel([node]).run(np.full((1, 64), TINY, np.float32), 0)
@@ -77,7 +77,7 @@ def test_operators_that_fail_leave_the_thread_as_it_was() -> None:
 
 
 def test_whoever_wants_them_flushed_keeps_that() -> None:
-    """A caller's own choice outlives a run, too, and is nobody else's."""
+    """A caller's own setting survives a run and applies to no other thread."""
     model = SparseModel([linear_node(np.random.default_rng(4), 16, 8)])
     with denormals_flushed():
         model.run(np.ones((1, 16), np.float32), 0)
@@ -126,7 +126,7 @@ def dense_then_ours(path: Path) -> Path:
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_other_operators_of_a_graph_flush_them_too(tmp_path: Path, threads: int) -> None:
-    """On the caller's thread and on the pool's; who makes, runs, rebuilds and closes a session keeps what it had."""
+    """They do on the caller's thread and the pool's; a thread that uses the session keeps its own setting."""
     x = {"input": np.full((4096, 32), 1e-20, np.float32)}  # enough rows that all threads of the pool get some
     with Session(dense_then_ours(tmp_path / "model.safetensors"), threads=threads) as session:
         assert keeps_denormals()

@@ -1,4 +1,4 @@
-"""Arbitrary bytes and attributes in a session: a clear error or an output of the right shape, and nothing read outside.
+"""Fuzzing: arbitrary bytes and attributes in a session give a clear error or an output of the right shape.
 
 Every array ends where the readable memory ends, so one that is overrun kills the process; `make sanitize` says where.
 To see the example that did it: pytest --hypothesis-verbosity=debug.
@@ -115,7 +115,7 @@ def check(data: st.DataObject, node: SparseNode, x: NDArray[np.float32], more: M
 @settings(max_examples=400, deadline=None)
 @given(st.data(), st.sampled_from((1, 2, 4, 8, 16)), st.sampled_from((1, 40)), st.sampled_from(TYPES))
 def test_spoilt_linear_layers(data: st.DataObject, block_rows: int, count: int, value_type: ValueType) -> None:
-    """Of one row of x and of many."""
+    """The layers get one row of x, and many."""
     rng = np.random.default_rng(0)
     node = linear_node(rng, 36, 10, block_rows, permuted=True, value_type=value_type)
     check(data, node, rng.standard_normal((count, 36)).astype(np.float32))
@@ -138,7 +138,7 @@ CHOICES = {"spatial_dimensions": 2, "x_tiled": 0, "y_tiled": 0, "residual_tiled"
 @settings(max_examples=400, deadline=None)
 @given(st.data(), st.sampled_from((1, 2, 4)), st.sampled_from((1, 2, 4)), st.sampled_from((1, 2)))
 def test_spoilt_convolutions_in_groups(data: st.DataObject, groups: int, block_rows: int, spatial: int) -> None:
-    """Of images and of lines, with a group for each channel and without; and what says how images lie."""
+    """Images and lines, with a group for each channel and without, and attributes for the layout of images."""
     rng = np.random.default_rng(0)
     window = {"kernel": (1, 3), "pads": (0, 1, 0, 1)} if spatial == 1 else {}
     node = conv_node(rng, 4, groups * block_rows, block_rows, groups=groups, spatial=spatial, permuted=True, **window)

@@ -1,4 +1,4 @@
-"""A residual that nothing else reads may be overwritten by the output: ONNX Runtime then hands both the same memory."""
+"""In-place residual: the output may overwrite a residual that no other node reads, in the same memory."""
 
 from __future__ import annotations
 

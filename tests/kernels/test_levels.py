@@ -1,4 +1,4 @@
-"""The level is data: read by each operator when it starts, switched without allocating, weights used where they lie."""
+"""Levels of operators: each operator reads the level when it starts; a switch allocates nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The library from Python: found, registered, and each choice of the instruction set in a process of its own."""
+"""Library: its discovery and registration from Python, and each instruction set in a separate process."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_structs_of_another_version_are_refused(
 
 
 def test_a_struct_that_the_package_does_not_know_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And so is a library that says nothing of its structs."""
+    """A library without information on its structs is refused, too."""
     monkeypatch.setattr(structs, "SHARED", structs.SHARED[1:])
     with pytest.raises(KernelError, match=r"expected KernelRow as absent"):
         structs.check_layout(library.loaded_library())

@@ -1,4 +1,4 @@
-"""NestedLinear in ONNX Runtime against numpy in float64."""
+"""NestedLinear: the operator in ONNX Runtime, compared with numpy in float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Malformed attributes, segments and inputs give an error that names the layer, never a crash."""
+"""Malformed operators: wrong attributes, segments and inputs give an error with the layer's name, no crash."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_segments_of_gathers_are_checked(case: str, rows: int) -> None:
 
 
 def test_the_size_of_float16_values_is_checked() -> None:
-    """Where they end the segment, halves fit into it exactly, and floats in their place do not."""
+    """At the end of the segment float16 values fit exactly, and float32 values do not."""
     node = linear_node(np.random.default_rng(6), 36, 10, value_type=FLOAT16)
     placed, x = place([node]), np.ones((1, 36), np.float32)
     expected = SparseModel([node], placed).run(x, 0)

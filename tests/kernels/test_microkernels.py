@@ -1,4 +1,4 @@
-"""Every kernel of the list that this CPU supports, alone, against a plain float64 loop over the formula."""
+"""Microkernels: each one that this CPU supports, alone, compared with a plain float64 loop of the formula."""
 
 from __future__ import annotations
 

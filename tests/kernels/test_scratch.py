@@ -1,4 +1,4 @@
-"""Working memory that cannot be had while the threads of a run ask for it: the run fails, the process does not."""
+"""Scratch memory: a run whose threads cannot get working memory fails, but the process continues."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Graphs whose convolutions hand images over tiled (kernels/tiling.h), against the same layers in numpy."""
+"""Tiled images: graphs whose convolutions pass images on tiled (kernels/tiling.h), compared with numpy."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_what_is_no_tiled_image_is_refused(case: str, op: str) -> None:
 
 
 def test_header_as_written_is_read() -> None:
-    """What the forged ones are made from is right: the tests above fail for what they change."""
+    """The header that the forged ones are made from is valid, so the tests above fail only because of their changes."""
     node = conv_node(np.random.default_rng(0), 5, 4)
     assert TiledGraph([Step(node, "x")], "x").run(header(), 0).shape == (1, 4, 2, 2)
 

@@ -44,7 +44,7 @@ namespace ort = nested_sparse::ort;
 constexpr int kLevels = 3;
 constexpr int64_t kRows = 64;
 
-// What a node's weight looks like; where `whole`, level 0 has all of it.
+// Sizes of a node's weight; with `whole`, level 0 keeps all of it.
 struct Weight {
   int64_t columns;
   int64_t block_rows;
@@ -215,7 +215,7 @@ bool agree(const Node& node, const std::vector<OrtValue>& inputs) {
   return wrong == 0;
 }
 
-// What reads the tiled images that a convolution makes of `inputs`.
+// The node that reads the tiled images of a convolution over `inputs`.
 bool agree_tiled(const Node& plain, const std::vector<OrtValue>& inputs) {
   const Node writer(kWide, {{"y_tiled", {1}}});
   int64_t level = 0;

@@ -1,4 +1,4 @@
-"""Amending: the file says more, and computes what it did."""
+"""Amending: new statements in a file whose results stay the same."""
 
 from __future__ import annotations
 

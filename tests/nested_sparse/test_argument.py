@@ -1,4 +1,4 @@
-"""Arguments of any type are taken as what they are, or refused by name."""
+"""Arguments: values of any type are converted to the right type, or refused with the argument's name."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_what_is_no_number_is_refused(value: object) -> None:
 
 @pytest.mark.parametrize("value", [3, np.int8(3), np.uint64(3), np.array(3)], ids=repr)
 def test_whole_numbers_of_numpy_are_whole(value: int) -> None:
-    """As an int of Python's, which every library takes."""
+    """The result is a Python int, which every library takes."""
     assert type(whole("size", value, 1, 3)) is int
     with pytest.raises(LevelError, match="at most 2"):
         whole("size", value, 1, 2, LevelError)

@@ -1,4 +1,4 @@
-"""Budgets against their definitions, each computed here in another way."""
+"""Budgets: compared with their definitions, which are computed in another way here."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_erk_is_the_formula_of_rigl(by: str) -> None:
 
 
 def test_erk_stays_below_what_a_pattern_can_keep() -> None:
-    """What a layer cannot hold goes to the others, and the whole still has the density."""
+    """Weights beyond a layer's limit go to the other layers, and the network still has the density."""
     scores, sizes = layers(most=0.7)
     counts = keep_counts("erk", scores, (0.2, 0.6), sizes=sizes)
     for level, density in enumerate((0.2, 0.6)):
@@ -100,7 +100,7 @@ def test_levels_have_their_density_and_never_fall(
 
 
 def test_global_by_flops_is_one_threshold() -> None:
-    """What is kept are the largest scores of all, as by weights; only how many depends on the multiply-adds."""
+    """The largest scores of all layers are kept, as with weights; only their number depends on the multiply-adds."""
     scores, sizes = layers()
     counts = keep_counts(Budget("global", "flops", positions=POSITIONS), scores, (0.3,), sizes=sizes)
     lowest_kept = min(np.sort(score.reshape(-1))[-counts[name][0]] for name, score in scores.items())
@@ -151,7 +151,7 @@ def test_frozen_levels_keep_their_counts_when_other_scores_come(name: str, least
 
 
 def test_a_frozen_set_of_another_density_is_chosen_from() -> None:
-    """Where what is frozen is more than the level may keep, the best of it are kept, and no more."""
+    """If the frozen set is larger than the level, the level keeps only the best of it."""
     scores, sizes = layers()
     wide = keep_counts("global", scores, (0.4,), sizes=sizes)
     counts = keep_counts("global", scores, (0.1, 0.6), sizes=sizes, frozen=wide)
@@ -179,6 +179,6 @@ def test_flops_need_positions() -> None:
 
 
 def test_a_budget_prints_what_it_is() -> None:
-    """Only what was set is said."""
+    """The text has only the options that were set."""
     assert str(Budget()) == "uniform"
     assert str(Budget("erk", "flops", 0.01)) == "erk by flops, at least 0.01 of a layer"

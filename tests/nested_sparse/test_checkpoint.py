@@ -1,4 +1,4 @@
-"""The checkpoint file: round trip, slices, and every way a file can be wrong."""
+"""Checkpoint: round trip, slices, and an error for each way in which a file can be wrong."""
 
 from __future__ import annotations
 
@@ -388,7 +388,7 @@ def test_the_first_bytes_of_a_file_are_what_the_format_page_says(path: Path) -> 
     ("mode", "mask", "expected"), [(0o600, 0o022, 0o600), (None, 0o077, 0o600), (None, 0o022, 0o644)]
 )
 def test_who_may_read_a_file_stays(path: Path, tmp_path: Path, mode: int | None, mask: int, expected: int) -> None:
-    """As of the file that is replaced, else as the process's mask says."""
+    """The permissions are those of the replaced file, else those of the process's mask."""
     out = tmp_path / "slice.safetensors"
     if mode is not None:
         out.write_bytes(b"before")

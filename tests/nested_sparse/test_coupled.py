@@ -1,4 +1,4 @@
-"""Counts and levels of coupled channels against their definitions."""
+"""Coupled channels: their counts and levels, compared with the definitions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def kept(weights: list[CoupledWeight], counts: dict[ChannelGroup, int]) -> int:
 
 
 def random_importance(weights: list[CoupledWeight], seed: int) -> dict[ChannelGroup, np.ndarray]:
-    """Of every channel."""
+    """A random importance of every channel."""
     generator = np.random.default_rng(seed)
     return {group: generator.random(group.channels) for group in groups_of(weights)}
 
@@ -66,7 +66,7 @@ def test_uniform_gives_every_group_the_same_share(density: float, sizes: list[in
 
 @given(density=st.floats(0.02, 1.0), seed=st.integers(0, 99))
 def test_global_is_one_threshold_over_all_groups(density: float, seed: int) -> None:
-    """In steps of 1: every channel kept is at least as important as every one dropped, but for a group's first."""
+    """In steps of 1, each kept channel is at least as important as each dropped one, except a group's first."""
     weights = chain([3, 20, 30, 10, 4], 1)
     importance = random_importance(weights, seed)
     counts = channel_counts(weights, "global", [density], importance)
@@ -93,7 +93,7 @@ def test_frozen_channels_come_first_and_stay(density: float, seed: int, budget: 
 
 @pytest.mark.parametrize("budget", ["uniform", "global"])
 def test_a_search_for_a_denser_level_leaves_room_for_sparser_ones(budget: str) -> None:
-    """Where what is frozen is clearly more than its density, the level keeps a part of it."""
+    """If the frozen part is clearly above its density, the level keeps a part of it."""
     weights = chain([3, 20, 30, 10, 4], 2)
     importance = random_importance(weights, 1)
     found = channel_counts(weights, budget, [0.4], importance)
@@ -131,7 +131,7 @@ def test_no_layer_falls_below_the_least_density() -> None:
 
 
 def test_a_budget_for_layers_alone_is_refused() -> None:
-    """By name."""
+    """The error names the budget."""
     weights = chain([3, 8, 2], 2)
     with pytest.raises(BudgetError, match="'erk' is not for channels that layers share"):
         channel_counts(weights, "erk", [0.5], random_importance(weights, 0))

@@ -1,3 +1,5 @@
+"""Excerpts: short, printable lines from any text."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,4 +1,4 @@
-"""Values stored in float16: round trip, versions, slices, and files that lie about it."""
+"""Halves: values stored in float16, with round trip, versions, slices and files that contradict themselves."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def test_files_that_lie_of_their_values_are_refused(tmp_path: Path, changes: dic
 
 
 def test_infinity_is_refused(tmp_path: Path) -> None:
-    """As for float32."""
+    """Infinity is refused as in float32."""
     record = records()[0]
     values = record.weight.values.copy()
     values[record.weight.mask(2)] = np.inf

@@ -1,4 +1,4 @@
-"""What a mapped file holds while another process writes into it, which without a guard ends ours with SIGBUS."""
+"""Mapped file: writes of another process into it, which end ours with SIGBUS without a guard."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_write_waits_until_the_bytes_are_safe(path: Path, how: str) -> None:
 
 
 def test_a_rename_waits_for_nobody(path: Path) -> None:
-    """And the mapping shows the old file."""
+    """The rename happens at once, and the mapping shows the old file."""
     file = guarded(path)
     assert write(path, "rename").wait(60) == 0
     assert not file.poll()
@@ -105,7 +105,7 @@ def test_a_file_that_somebody_writes_is_not_guarded(path: Path) -> None:
 
 
 def test_written_to_before_the_guard(path: Path) -> None:
-    """What was checked is not what would be served."""
+    """A file that changes between its check and the guard is refused."""
     guarded(path).close()
     file = mapped(path)
     path.write_bytes(BYTES[:-1])

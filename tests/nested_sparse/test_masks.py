@@ -1,4 +1,4 @@
-"""Masks, budgets and weights against their definitions."""
+"""Masks: with budgets and weights, compared with their definitions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Row shuffle against its definition (Shfl-BW, arXiv:2203.05016)."""
+"""Row shuffle: compared with its definition (Shfl-BW, arXiv:2203.05016)."""
 
 from __future__ import annotations
 
@@ -146,6 +146,6 @@ def test_rows_stay_in_their_part(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_rows_in_order_already_stay() -> None:
-    """Where a shuffle cannot gain, there is none."""
+    """Without a gain there is no shuffle."""
     ordered, _ = planted(4, 10, 2)
     assert np.array_equal(shuffled_rows(ordered, 4, 0.1), np.arange(40))

@@ -1,4 +1,4 @@
-"""Nothing is sent: ONNX Runtime's telemetry is off in every process of ours, unless the user has set its variable."""
+"""Telemetry: off in ONNX Runtime in all our processes, unless the user has set its variable."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_no_database_is_written(entry: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", ["0", "", "1"])
 def test_a_user_who_has_set_the_variable_is_respected(value: str, tmp_path: Path) -> None:
-    """Whatever the value."""
+    """The user's value of the variable stays, for every value."""
     code = f"import nested_sparse, os; print(repr(os.environ[{VARIABLE!r}]))"
     settings = environment(tmp_path, **{VARIABLE: value})
     done = subprocess.run([sys.executable, "-c", code], env=settings, capture_output=True, text=True, check=True)

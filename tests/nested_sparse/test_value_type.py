@@ -83,7 +83,7 @@ def test_the_kernels_have_the_same_types() -> None:
 
 
 def test_files_can_tell_the_types_apart() -> None:
-    """By the bytes of a value in metadata and graph, and by the dtype in the tensor table."""
+    """The bytes per value in metadata and graph, and the dtype in the tensor table, differ."""
     types = VALUE_TYPES.values()
     assert len({stored.nbytes for stored in types}) == len({stored.tensor_dtype for stored in types}) == len(types)
 
@@ -98,7 +98,7 @@ def test_an_entry_agrees_with_itself(stored: ValueType) -> None:
 
 @EACH
 def test_rounding_changes_nothing_twice(stored: ValueType) -> None:
-    """What a file holds is read as float32 and stored again as the same bytes."""
+    """Values of a file, read as float32 and stored again, are the same bytes."""
     values = np.random.default_rng(0).standard_normal((5, 7)).astype(np.float32)
     held = stored.stored(values)
     assert held.dtype == stored.dtype

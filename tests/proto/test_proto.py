@@ -1,4 +1,4 @@
-"""The committed descriptors are current, the protocol's, and alone in their pool."""
+"""Descriptors: the committed ones are up to date, follow the protocol, and have a pool of their own."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_tritonclient_shares_the_process(first):
 
 
 def kind(field: FieldDescriptor) -> tuple[object, ...]:
-    """What must agree for two sides to understand each other."""
+    """The properties of a field that must be equal on both sides of a connection."""
     referred = field.message_type or field.enum_type
     oneof = field.containing_oneof.name if field.containing_oneof else None
     return field.number, field.type, field.is_repeated, referred.full_name if referred else None, oneof

@@ -1,4 +1,4 @@
-"""The real scheduler and policies on a virtual clock and a virtual session."""
+"""Rig: the real scheduler and policies on a virtual clock and a virtual session."""
 
 from __future__ import annotations
 

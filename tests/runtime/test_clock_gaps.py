@@ -1,4 +1,4 @@
-"""Leaps of the monotonic clock: a machine that was suspended, a process that was stopped. In virtual time."""
+"""Clock gaps: leaps of the monotonic clock after a suspended machine or a stopped process, in virtual time."""
 
 from __future__ import annotations
 

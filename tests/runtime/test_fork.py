@@ -1,4 +1,4 @@
-"""Forked children drop what they inherit, and sessions are handed to other processes by pickling."""
+"""Fork: children drop inherited objects, and sessions are passed to other processes by pickling."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def written(tmp_path: Path) -> Written:
 
 
 def in_child(body: Callable[[], Any], within_s: float = 60.0) -> str:
-    """What `body` returns in a forked child, as text, or what it raises; fails where the child does not end."""
+    """The result of `body` in a forked child, as text, or its exception; the test fails if the child does not end."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -69,7 +69,7 @@ def in_child(body: Callable[[], Any], within_s: float = 60.0) -> str:
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_inherited_session_says_that_it_cannot_run(written: Written, threads: int) -> None:
-    """At once, where ONNX Runtime would wait for threads that are not there."""
+    """The error comes at once; ONNX Runtime would wait for threads that do not exist."""
     with Session(written.path, threads=threads) as session:
         before = session.run(X)["output"]
         told = in_child(lambda: session.run(X))
@@ -130,7 +130,7 @@ def test_locks_that_were_held_are_free_in_the_child(written: Written) -> None:
 
 
 def test_inherited_scheduler_governor_and_watchdog_end(written: Written) -> None:
-    """Without their threads they take no work, and closing them waits for nobody."""
+    """Without their threads they refuse work, and closing them does not wait."""
     with Session(written.path, threads=1) as session:
         profile = LatencyProfile((1,), [[1.0], [1.0]])
         scheduler = Scheduler(session, profile, FixedPolicy(1, profile), default_slo_ms=60_000.0)
@@ -223,7 +223,7 @@ def test_pickled_path_is_absolute(written: Written, tmp_path: Path, monkeypatch:
 
 
 def test_whatever_heeds_forks_is_told_in_the_child_only() -> None:
-    """And only while it lives."""
+    """The call comes only while the object lives."""
 
     class Heeding:
         told = 0

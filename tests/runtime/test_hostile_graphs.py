@@ -1,4 +1,4 @@
-"""Graphs that pass the check and ask for all memory, or for ever: a run ends in an error, and the process goes on."""
+"""Hostile graphs: valid graphs that use all memory or never end; the run fails and the process continues."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ print(used() - before, during - before)
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the memory of the process is read from /proc")
 def test_a_closed_session_keeps_no_memory(tmp_path: Path) -> None:
-    """What its runs had goes back to the system, though other sessions share the arena."""
+    """The memory of its runs returns to the system, although other sessions share the arena."""
     path = write_hostile(tmp_path / "m.safetensors", lambda model: None)
     done = subprocess.run([sys.executable, "-c", CLOSING, str(path)], capture_output=True, text=True, check=True)
     kept, had = map(int, done.stdout.split())

@@ -1,4 +1,4 @@
-"""Arguments of any type, to a Session and what belongs to it: the answer is an error of ours, or the right one."""
+"""Odd arguments: values of any type for a Session give the right answer or an error of this package."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def session(path: Path) -> Iterator[Session]:
 
 
 def in_time(call: Callable[[], object], limit_s: float = 60.0) -> object:
-    """What the call returns or raises, of ours; a call that hangs fails the test in place of holding it up."""
+    """The call's result, or its error of this package; a call that hangs fails the test."""
     ended: list[object] = []
 
     def run() -> None:
@@ -90,7 +90,7 @@ def named(value: object) -> str:
 
 @pytest.mark.parametrize("odd", NO_PATHS, ids=named)
 def test_what_is_no_path_is_refused(path: Path, tmp_path: Path, odd: Odd) -> None:
-    """By name, whatever it is."""
+    """The error names the argument, for any value."""
     for what, call in openers(odd, tmp_path, path).items():
         error = in_time(call)
         assert isinstance(error, InputError), what
@@ -120,14 +120,14 @@ def test_odd_files_are_refused(path: Path, tmp_path: Path, name: str) -> None:
 
 
 def test_paths_in_bytes_are_paths(path: Path) -> None:
-    """As everywhere in Python's own os module."""
+    """Bytes are paths, as in Python's os module."""
     with Session(os.fsencode(path), threads=1) as opened:  # type: ignore[arg-type]
         assert opened.path == path
 
 
 @pytest.mark.parametrize("odd", [*NO_NUMBERS, *TOO_LARGE, -2], ids=named)
 def test_odd_numbers(session: Session, tmp_path: Path, odd: Odd) -> None:
-    """Of levels, threads, times, batches: an error that says what was expected."""
+    """Odd levels, threads, times and batches give an error with the expected value."""
 
     def set_threads() -> None:
         session.threads = odd
@@ -202,7 +202,7 @@ def test_odd_inputs(session: Session, odd: Odd) -> None:
 
 @pytest.mark.parametrize("of", ["transposed", "reversed", "read-only", "broadcast", "unaligned", "masked"])
 def test_arrays_as_they_lie(session: Session, of: str) -> None:
-    """Where an array lies in memory changes nothing of what is computed."""
+    """The memory layout of an array does not change the result."""
     values = np.arange(12, dtype=np.float32).reshape(3, 4)
     fixed = values.copy()
     fixed.flags.writeable = False

@@ -1,4 +1,4 @@
-"""A run that does not fit in memory, in a process whose address space is bounded: its own status, and life goes on."""
+"""Out of memory: a run that does not fit, in a process with a bounded address space, has its own status."""
 
 from __future__ import annotations
 

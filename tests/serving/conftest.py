@@ -1,4 +1,4 @@
-"""A model without a runtime behind it, and a server in a thread."""
+"""Fake server: a model without a runtime, and a server in a thread."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ class FakeEngine:
         self.closed_with: float | None = None
 
     def submit(self, request: Request) -> Future[Response]:
-        """As the scheduler's."""
+        """Accepts a request as the scheduler does."""
         self.requests.append(request)
         future: Future[Response] = Future()
         try:
@@ -62,17 +63,17 @@ class FakeEngine:
         return future
 
     def response(self, arrays: dict[str, np.ndarray], level: int, limit_ms: float = DEFAULT_SLO_MS) -> Response:
-        """What a run gives."""
+        """The response of a run at `level`."""
         x = arrays["x"]
         outputs = {"sum": x.sum(axis=1, keepdims=True), "double": 2 * x}
         return Response(outputs, LEVELS[level], 1500, 2500, "fake", limit_ms)
 
     def close(self, grace_s: float) -> None:
-        """As the scheduler's."""
+        """Closes as the scheduler does."""
         self.closed_with = grace_s
 
     def stats(self) -> SchedulerStats:
-        """As the scheduler's."""
+        """Counters like the scheduler's."""
         return SchedulerStats(len(self.pending), 1.25)
 
 
@@ -139,3 +140,11 @@ def server(model: ServedModel) -> Iterator[Server]:
 def serve() -> Callable[..., object]:
     """The `running` context manager, for tests with models or a configuration of their own."""
     return running
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[Any]:
+    """tritonclient, connected to `server`."""
+    triton = pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed")
+    with triton.InferenceServerClient(server.address) as it:
+        yield it

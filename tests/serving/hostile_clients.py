@@ -1,4 +1,4 @@
-"""Hostile clients, as a process of its own: `python hostile_clients.py HOST:PORT SECONDS` prints what it was answered.
+"""Hostile clients: a process, `python hostile_clients.py HOST:PORT SECONDS`, that prints the answers it got.
 
 Each attack comes once a round and cannot be more than one core's work for a moment, so that a server which stands it is
 still asked for its valid load.

@@ -1,4 +1,4 @@
-"""The command line: what it prints where, its exit codes, its one-line errors."""
+"""Command line: the output, the exit codes, and the errors in one line."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_inspect_shows_what_stays_dense(checkpoint):
 
 
 def test_names_in_a_file_do_not_steer_the_terminal(checkpoint, capfd):
-    """Nor fill it: the same file, its names as an attacker would have them."""
+    """Hostile names in a file neither control the terminal nor fill it."""
     hostile = "\x1b[2J\x1b]0;title\x07\r\nforged\u202e" + 900 * "x"
     with Checkpoint.open(checkpoint) as opened:
         weight, norms = opened.load_layer("fc")
@@ -160,7 +160,7 @@ def test_names_in_a_file_do_not_steer_the_terminal(checkpoint, capfd):
     ],
 )
 def test_whatever_an_error_says_stderr_is_printable_and_short(monkeypatch, capsys, error, lines):
-    """And no line of it passes for a log line."""
+    """No line of it resembles a log line."""
 
     def fail():
         raise error
@@ -240,7 +240,7 @@ def test_our_errors_are_one_line(checkpoint, monkeypatch, capsys, tmp_path, argu
     ],
 )
 def test_wrong_usage_is_exit_code_2(arguments):
-    """As every command line tool's."""
+    """The code is that of all command line tools."""
     assert run(*arguments).exit_code == 2
 
 
@@ -255,7 +255,7 @@ def test_the_policies_are_named_by_the_help_and_by_the_error():
 
 @pytest.mark.parametrize("verb", ["inspect", "slice", "profile", "serve", "top"])
 def test_help_is_useful(verb):
-    """What it does, units or defaults, and an example."""
+    """The help has a description, units or defaults, and an example."""
     result = run(verb, "--help")
     assert result.exit_code == 0
     assert f"nested-sparse {verb}" in result.stdout
@@ -280,7 +280,7 @@ def test_serve_takes_the_densest_level_by_minus_one(tmp_path, level, code):
 
 @pytest.mark.parametrize("verb", ["inspect", "profile", "serve"])
 def test_hostile_graphs_end_every_verb_that_reads_them(verb, tmp_path, monkeypatch, capsys):
-    """In one line, not a traceback; `slice` copies a graph without looking at it."""
+    """The error is one line, no traceback; `slice` copies a graph without reading it."""
     tamper = before_output([], [external(floats("extra", [1.0]), "etc/passwd")])
     path = write_hostile(tmp_path / "m.safetensors", tamper)
     code, _, err = run_main(monkeypatch, capsys, verb, path)

@@ -1,4 +1,4 @@
-"""The dataplane without any transport."""
+"""Dataplane: its answers without any transport."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def call(outputs=(), **fields):
 
 
 def test_find(model):
-    """By name, with version 1 or none."""
+    """A model is found by name, with version 1 or none."""
     dataplane = Dataplane([model])
     assert dataplane.find("net") is dataplane.find("net", "1") is model
     with pytest.raises(NotFoundError, match="no model 'other' here; RepositoryIndex lists those that are") as caught:
@@ -49,7 +49,7 @@ def test_unknown_output_is_refused_before_the_run(model):
 
 
 def test_scheduler_errors_come_through(model):
-    """As they are."""
+    """The scheduler's errors pass unchanged."""
     model.engine.error = OverloadedError("full", 5)
     with pytest.raises(OverloadedError, match="full"):
         asyncio.run(Dataplane([model]).infer(model, call()))

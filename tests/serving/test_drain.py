@@ -1,4 +1,4 @@
-"""The end of a server under load: every call gets an answer, and none is told that it cancelled itself."""
+"""Drain: the end of a server under load, where every call gets an answer that is not CANCELLED."""
 
 from __future__ import annotations
 
@@ -100,12 +100,12 @@ def test_what_outlasts_the_grace_is_unavailable(model, serve):
             time.sleep(0.005)
     assert [call.code() for call in calls] == [grpc.StatusCode.UNAVAILABLE] * 10
     assert all("stopped before this was done" in call.details() for call in calls)
-    assert all(future.cancelled() for future in model.engine.pending)  # not computed for nobody
+    assert all(future.cancelled() for future in model.engine.pending)  # no work without a client
     channel.close()
 
 
 def test_two_servers_on_one_port_end_apart(model, half_model, serve):
-    """On two addresses of this machine: the end of one closes no connection of the other."""
+    """The end of a server on one address closes no connection of the server on another."""
     with serve([model], ServerConfig(host="127.0.0.1", port=0)) as first:
         port = int(first.address.rpartition(":")[2])
         with grpc.insecure_channel(first.address) as channel:

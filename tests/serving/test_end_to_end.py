@@ -1,4 +1,4 @@
-"""The command line's server in a process of its own, the real runtime behind it, tritonclient in front."""
+"""End to end: the command line's server in a process, with the real runtime, asked by tritonclient."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def serving(*arguments):
 
 @pytest.fixture(scope="module")
 def address(checkpoint):
-    """Of a server that is up for the whole module."""
+    """Address of a server that serves the whole module."""
     with serving(checkpoint) as (_, facts):
         yield facts["address"]
 
@@ -243,7 +243,7 @@ def test_serve_announces_itself(checkpoint):
 
 
 def test_level_out_of_range_is_said_at_the_start(checkpoint):
-    """Not on the first request."""
+    """The error comes at the start, not on the first request."""
     done = subprocess.run(
         [*COMMAND, "serve", checkpoint, "--port", "0", "--level", "7"], capture_output=True, text=True, timeout=180
     )

@@ -1,4 +1,4 @@
-"""A server that is told to stop before it is up, also as the process that a container starts with."""
+"""Early end: a server that is stopped before it is ready, also as a container's first process."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ except SystemExit:
 
 
 def test_handlers_come_before_everything_else():
-    """Of both signals, before any import that takes time."""
+    """Handlers of both signals are set before any slow import."""
     done = subprocess.run([sys.executable, "-c", FIRST], capture_output=True, text=True, check=True, timeout=60)
     assert json.loads(done.stdout.splitlines()[-1]) == [[int(signal.SIGTERM), []], [int(signal.SIGINT), []]]
 
@@ -61,7 +61,7 @@ def can_be_process_one() -> bool:
 
 
 def test_process_one_stops_while_it_loads():
-    """As soon as it has a handler, and with the code of the signal."""
+    """It stops as soon as it has a handler, with the code of the signal."""
     if not can_be_process_one():
         pytest.skip("no new process namespace may be made here (unshare --pid)")
     command = ["unshare", "--pid", "--fork", *SERVE]

@@ -1,4 +1,4 @@
-"""Whatever an error says, its status reaches the client: the text is cut to what trailing metadata may have."""
+"""Faults: every error's status reaches the client, with its text cut to the limit of trailing metadata."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def in_place_of(text, field):
     ],
 )
 def test_names_of_any_length_end_in_their_own_status(server, field, status, words, text) -> None:
-    """And what the message has to say beside the name is still in it."""
+    """The rest of the message is still there beside the name."""
     with grpc.insecure_channel(server.address) as channel:
         call = channel.unary_unary(f"/{messages.SERVICE_NAME}/ModelInfer").future(
             in_place_of(text, field).SerializeToString(), timeout=60

@@ -1,4 +1,4 @@
-"""Those that watch the health of a server: each for itself."""
+"""Health watchers: each watcher of a server's health gets its own changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests made to cost the server much: each is refused, and meanwhile others are served. Real sockets."""
+"""Hostile requests: costly ones are refused while others are served, on real sockets."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_names_as_long_as_tensors_are_not_parsed(channel, method):
     ids=["a long name", "many fields", "no message"],
 )
 def test_health_requests_are_bounded(channel, caplog, method, body, status):
-    """And say nothing in the log."""
+    """The requests add nothing to the log."""
     path = f"/grpc.health.v1.Health/{method}"
     with pytest.raises(grpc.RpcError) as caught:
         list(channel.unary_stream(path)(body, timeout=PATIENCE_S))

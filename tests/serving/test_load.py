@@ -1,3 +1,5 @@
+"""Load: the first request on a busy machine, and requests with independent rows."""
+
 from __future__ import annotations
 
 import functools
@@ -51,7 +53,7 @@ def test_a_busy_start_is_known_to_the_first_request(
 def test_requests_are_joined_where_rows_are_independent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: str | None, options: dict[str, Any], joins: bool
 ) -> None:
-    """As the file says, or, where it says nothing, as is found when it is opened."""
+    """The file says whether they are; without its statement, the check at the start does."""
     path = tmp_path / "m.safetensors"
     path.write_bytes(EXAMPLE.read_bytes())
     store_rows(path, rows)

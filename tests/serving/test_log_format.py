@@ -1,4 +1,4 @@
-"""No text of a client or of a file forges a line of the log, steers a terminal, or floods either."""
+"""Log format: no text of a client or a file can forge a line, control a terminal, or flood the log."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_what_ends_a_thread_is_in_the_log_and_escaped() -> None:
 
 
 def test_what_a_client_sends_is_escaped_in_the_log(model, server, log) -> None:
-    """An error that nobody foresaw, whose text holds what the client sent."""
+    """An unexpected error whose text contains the client's input."""
     logger, text = log
     handler = logger.handlers[0]
     servicer = logging.getLogger("nested_sparse.serving.servicer")

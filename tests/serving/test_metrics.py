@@ -1,4 +1,4 @@
-"""What the server counts of each request."""
+"""Metrics: the server's counts of each request."""
 
 from __future__ import annotations
 

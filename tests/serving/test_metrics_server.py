@@ -1,4 +1,4 @@
-"""The metrics port: what it answers, and what its peers cannot hold of the server."""
+"""Metrics server: the answers of the metrics port, and the limits on its peers."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ QUICK_CONNECTIONS = MetricsLimits(connections=4)
 
 @pytest.mark.parametrize("sent", [b"", b"GET", b"GET /metrics HTTP/1.1\r\nHost: x\r\n", GET])
 def test_a_slow_client_is_closed(sent):
-    """Before a request is whole, and after an answer; a byte now and then makes it no quicker."""
+    """It is closed before a whole request and after an answer, also with a byte now and then."""
     with serving(QUICK) as address, socket.create_connection(address, timeout=30) as connection:
         connection.sendall(sent)
         for byte in b"X-More: " * 3:
@@ -161,7 +161,7 @@ def test_who_does_not_read_is_closed():
     ],
 )
 def test_requests(request_, status):
-    """And the next client is answered."""
+    """The next client still gets an answer."""
     with serving() as address:
         assert ask(address, request_) == f"HTTP/1.1 {status}"
         assert ask(address, GET) == "HTTP/1.1 200 OK"

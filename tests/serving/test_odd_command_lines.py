@@ -1,4 +1,4 @@
-"""Verbs of the command line with files and figures that nobody should give: a line of ours, never a traceback."""
+"""Odd command lines: absurd files and figures give one line of error, never a traceback."""
 
 from __future__ import annotations
 

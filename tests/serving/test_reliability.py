@@ -1,4 +1,4 @@
-"""Whatever clients do, or the device, each request ends in a clear status and the server goes on. Real sockets."""
+"""Reliability: each request ends in a clear status, whatever clients or device do, on real sockets."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_ten_thousand_cancels(gated, serve):
 
 
 def test_cancels_in_flight(gated, serve):
-    """A run under way is not broken off, its answer is nobody's, and the next request is served."""
+    """A run in progress is not interrupted, its answer is dropped, and the next request is served."""
     session, served = gated
     with serve([served]) as server, grpc.insecure_channel(server.address) as channel:
         infer = infer_stub(channel)
@@ -268,7 +268,7 @@ def test_numbers_that_are_none_are_answered(infer):
 
 
 def test_shedding_carries_retry_info(infer, model):
-    """As google.rpc.Status, beside the pushback; code and text are the call's own."""
+    """The hint is a google.rpc.Status beside the pushback, with the call's code and text."""
     model.engine.error = OverloadedError("shed: full", 1234.5)
     error = failure(lambda: infer(request_bytes()))
     trailers = dict(error.trailing_metadata())
@@ -288,7 +288,7 @@ def test_shedding_carries_retry_info(infer, model):
     ],
 )
 def test_out_of_memory_is_told_from_shedding(infer, model, fault, text):
-    """The same status with another text; nobody is asked to try again, and the next request is served."""
+    """The status is the same with another text, without advice to try again, and the next request is served."""
     model.engine.error = fault
     error = failure(lambda: infer(request_bytes()))
     assert (error.code(), error.details()) == (grpc.StatusCode.RESOURCE_EXHAUSTED, text)

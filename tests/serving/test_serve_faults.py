@@ -1,4 +1,4 @@
-"""`nested-sparse serve` in a process of its own: files that change under it, signals and failures while it loads."""
+"""Serve faults: `nested-sparse serve` in a process, with changing files, signals and failures while it loads."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def overwritten(file: Path) -> None:
 
 
 def copied_over(file: Path) -> None:
-    """As cp does: the same file, of other contents."""
+    """Overwrite the file as cp does: the same file with other contents."""
     shutil.copyfile(__file__, file)
 
 
@@ -116,7 +116,7 @@ def copy(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("change", [truncated, overwritten, copied_over, renamed_over, removed])
 def test_a_served_file_changes(copy: Path, change) -> None:
-    """Whatever becomes of the file: each level goes on computing what it computed, and the log says what happened."""
+    """After any change of the file, each level computes the same as before, and the log describes the change."""
     in_place = change not in (renamed_over, removed)
     if in_place and (refused := lease_refused(copy)):
         pytest.skip(f"the temporary folder's file system grants no leases: {refused}")
@@ -151,7 +151,7 @@ main()
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signal_while_measuring(copy: Path, number: signal.Signals, code: int) -> None:
-    """One line and the shell's code for the signal; nobody is told that it is ready."""
+    """The output is one line and the shell's code for the signal; there is no message that the server is ready."""
     with started(copy, command=(sys.executable, "-c", ENDLESS_SCRIPT)) as process:
         line_with(process, "measuring")
         process.send_signal(number)

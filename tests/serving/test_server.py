@@ -1,14 +1,13 @@
-"""A real server, asked by unmodified clients: tritonclient, health, reflection, plain gRPC."""
+"""Server: a real one, asked by unmodified clients: tritonclient, health, reflection, plain gRPC."""
 
 from __future__ import annotations
 
 import concurrent.futures
-import time
-import urllib.request
 
 import grpc
 import numpy as np
 import pytest
+from clients import X, failure, infer_stub, tensor, triton, typed_request, wait_for
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
@@ -17,17 +16,9 @@ from nested_sparse.proto import messages
 from nested_sparse.serving.fault import PUSHBACK_KEY
 from nested_sparse.serving.server import LEAST_MESSAGE_BYTES, ServerConfig, receive_limit
 
-triton = pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed")
 InferenceServerException = pytest.importorskip("tritonclient.utils").InferenceServerException
 
-X = np.arange(8, dtype=np.float32).reshape(2, 4)
 SLO_RULE = "slo_ms: expected a finite number of milliseconds above 0, got "
-
-
-@pytest.fixture
-def client(server):
-    with triton.InferenceServerClient(server.address) as it:
-        yield it
 
 
 @pytest.fixture
@@ -36,45 +27,8 @@ def channel(server):
         yield it
 
 
-def tensor(array=X, name="x", datatype="FP32", shape=None):
-    """An input as tritonclient makes it; with `shape`, one that does not fit its bytes."""
-    it = triton.InferInput(name, list(array.shape), datatype)
-    it.set_data_from_numpy(array)
-    return it if shape is None else it.set_shape(shape)
-
-
-def infer_stub(channel):
-    """ModelInfer by plain gRPC, for what tritonclient does not send or drops."""
-    return channel.unary_unary(
-        f"/{messages.SERVICE_NAME}/ModelInfer",
-        request_serializer=messages.ModelInferRequest.SerializeToString,
-        response_deserializer=messages.ModelInferResponse.FromString,
-    )
-
-
-def typed_request(model="net"):
-    request = messages.ModelInferRequest(model_name=model, id="seven")
-    request.inputs.add(name="x", datatype="FP32", shape=[2, 4]).contents.fp32_contents.extend(X.ravel().tolist())
-    return request
-
-
-def failure(client, **arguments):
-    """The error of an inference that must fail: status name and message."""
-    with pytest.raises(InferenceServerException) as caught:
-        client.infer(**{"model_name": "net", "inputs": [tensor()], **arguments})
-    return caught.value.status().removeprefix("StatusCode."), caught.value.message()
-
-
-def wait_for(condition, seconds=120.0):
-    """Whether `condition` becomes true soon; polls."""
-    end = time.monotonic() + seconds
-    while not (met := condition()) and time.monotonic() < end:
-        time.sleep(0.005)
-    return bool(met)
-
-
 def test_health_and_metadata(client):
-    """What clients ask before they start."""
+    """The answers that clients need before they start."""
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.is_model_ready("net")
@@ -110,7 +64,7 @@ def test_infer_raw(client):
 
 
 def test_infer_one_output(client):
-    """Only what was asked for."""
+    """The answer has only the requested output."""
     result = client.infer("net", [tensor()], outputs=[triton.InferRequestedOutput("double")])
     assert [output.name for output in result.get_response().outputs] == ["double"]
     np.testing.assert_array_equal(result.as_numpy("double"), 2 * X)
@@ -124,7 +78,7 @@ def test_infer_typed_contents(channel):
 
 
 def test_infer_half_precision(half_model, serve):
-    """FP16 travels raw."""
+    """FP16 values are sent raw."""
     with serve([half_model]) as server, triton.InferenceServerClient(server.address) as client:
         result = client.infer("half", [tensor(X.astype(np.float16), datatype="FP16")])
         assert result.as_numpy("double").dtype == np.float16
@@ -215,7 +169,7 @@ def test_shedding_carries_a_retry_hint(channel, model):
 
 
 def test_unsupported_methods_are_unimplemented(client):
-    """Triton's other extensions."""
+    """The methods are Triton's other extensions."""
     with pytest.raises(Exception, match="UNIMPLEMENTED"):
         client.get_system_shared_memory_status()
 
@@ -279,28 +233,13 @@ def test_watch_sees_the_drain(model, serve):
 
 
 def test_reflection_lists_and_describes(channel):
-    """What grpcurl needs."""
+    """The answers that grpcurl needs."""
     database = ProtoReflectionDescriptorDatabase(channel)
     services = set(database.get_services())
     assert {messages.SERVICE_NAME, "grpc.health.v1.Health"} <= services
     file = database.FindFileContainingSymbol(messages.SERVICE_NAME)
     assert {method.name for method in file.service[0].method} >= {"ModelInfer", "ServerLive"}
     assert database.FindFileContainingSymbol("grpc.health.v1.Health").package == "grpc.health.v1"
-
-
-def test_statistics(client, model):
-    """Counts and times of ModelStatistics."""
-    client.infer("net", [tensor()])
-    model.engine.error = OverloadedError("full", 1)
-    failure(client)
-    (stats,) = client.get_inference_statistics("net").model_stats
-    assert (stats.inference_count, stats.execution_count) == (2, 1)
-    assert stats.inference_stats.success.count == stats.inference_stats.fail.count == 1
-    assert stats.inference_stats.queue.ns == 1_500_000
-    assert stats.inference_stats.compute_infer.ns == 2_500_000
-    assert stats.inference_stats.success.ns > 0
-    assert stats.last_inference > 0
-    assert len(client.get_inference_statistics().model_stats) == 1
 
 
 def test_two_models(model, half_model, serve):
@@ -358,56 +297,10 @@ def test_unusable_host(model, serve):
         pass
 
 
-def test_prometheus_text(model, serve):
-    """Requests, sheds, latencies and gauges, under the names that dashboards use."""
-    with serve([model], ServerConfig(port=0, metrics_port=0)) as server:
-        with triton.InferenceServerClient(server.address) as client:
-            client.infer("net", [tensor()], parameters={"level": 1})
-            failure(client, parameters={"level": -3})
-            model.engine.error = OverloadedError("full", 1)
-            failure(client)
-        text = urllib.request.urlopen(f"http://{server.metrics_address}/metrics", timeout=120).read().decode()
-    for line in (
-        'nested_sparse_requests_total{level="1",model="net",outcome="ok"} 1.0',
-        'nested_sparse_requests_total{level="",model="net",outcome="invalid"} 1.0',
-        'nested_sparse_requests_total{level="",model="net",outcome="shed"} 1.0',
-        'nested_sparse_shed_total{model="net"} 1.0',
-        'nested_sparse_queue_seconds_count{level="1",model="net"} 1.0',
-        'nested_sparse_compute_seconds_sum{level="1",model="net"} 0.0025',
-        'nested_sparse_total_seconds_count{level="1",model="net"} 1.0',
-        'nested_sparse_current_level{model="net"} 1.0',
-        'nested_sparse_slowdown{model="net"} 1.25',
-        'nested_sparse_queue_length{model="net"} 0.0',
-        'nested_sparse_running_requests{model="net"} 0.0',
-        'nested_sparse_model_bytes{level="2",model="net"} 10000.0',
-    ):
-        assert line in text.splitlines()
-
-
-def test_requests_that_reach_no_model_are_counted(model, serve):
-    """Under no model's name: a label that clients choose would grow without bound."""
-    with serve([model], ServerConfig(port=0, metrics_port=0)) as server:
-        with triton.InferenceServerClient(server.address) as client:
-            for name in ("other", "another"):
-                failure(client, model_name=name)
-            failure(client, model_version="7")
-            failure(client, inputs=[tensor(np.zeros((LEAST_MESSAGE_BYTES // 16 + 1, 4), np.float32))])
-            client.infer("net", [tensor()])
-        with grpc.insecure_channel(server.address) as channel, pytest.raises(grpc.RpcError):
-            channel.unary_unary(f"/{messages.SERVICE_NAME}/ModelInfer")(b"\xff")
-        text = urllib.request.urlopen(f"http://{server.metrics_address}/metrics", timeout=20).read().decode()
-    counted = {line for line in text.splitlines() if line.startswith("nested_sparse_requests_total")}
-    assert counted == {
-        'nested_sparse_requests_total{level="",model="",outcome="not_found"} 3.0',
-        'nested_sparse_requests_total{level="",model="",outcome="invalid"} 2.0',
-        'nested_sparse_requests_total{level="2",model="net",outcome="ok"} 1.0',
-    }
-
-
 @pytest.mark.parametrize("value", [-1, 65536, 1.5, "8001", True])
 @pytest.mark.parametrize("name", ["port", "metrics_port"])
 def test_ports_are_checked(name, value):
-    """Before anything starts."""
+    """The error comes before the server starts."""
     with pytest.raises(ServingError, match=f"^{name}: expected a whole number of at least 0 and at most 65535, got "):
         ServerConfig(**{name: value})
 
@@ -417,6 +310,6 @@ def test_ports_are_checked(name, value):
     [("request_samples", 0), ("grace_s", -1.0), ("grace_s", float("inf")), ("grace_s", float("nan"))],
 )
 def test_configuration_is_checked(name, value):
-    """As the ports are."""
+    """The other fields are checked as the ports are."""
     with pytest.raises(ServingError, match=f"^{name}: expected a "):
         ServerConfig(**{name: value})

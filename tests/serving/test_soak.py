@@ -1,4 +1,4 @@
-"""A long run at 80 % load with hostile clients mixed in: `make test-slow`, by hand, on an otherwise idle machine.
+"""Soak: a long run at 80 % load with hostile clients; `make test-slow`, by hand, on an otherwise idle machine.
 
 NESTED_SPARSE_SOAK_S sets its length (600 seconds), NESTED_SPARSE_SOAK_SLO_MS the SLO (1000 ms, as `serve` has it). The
 figures are printed by `pytest -m slow -s tests/serving/test_soak.py`.
@@ -40,7 +40,7 @@ ANSWER_LIMIT_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of a valid request; latency_ms from the schedule."""
+    """The outcome of a valid request; latency_ms counts from its scheduled time."""
 
     status: str
     latency_ms: float

@@ -1,4 +1,4 @@
-"""The command line with the standard streams, homes and disks that devices have: closed, narrow, full, none."""
+"""Streams: the command line with closed, narrow or full standard streams, homes and disks."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_every_verb_starts_on_any_streams(tmp_path: Path, streams: str) -> None:
 
 
 def test_version() -> None:
-    """As the package and its metadata have it."""
+    """The version is that of the package and its metadata."""
     done = run(*COMMAND, "--version")
     assert (done.returncode, done.stdout) == (0, f"nested-sparse {nested_sparse.__version__}\n")
     project = Path(__file__).parents[2].joinpath("pyproject.toml").read_text(encoding="utf-8")
@@ -83,7 +83,7 @@ def test_tables_on_a_terminal_of_ascii() -> None:
 
 @pytest.mark.parametrize("streams", [">&-", "2>&-"])
 def test_results_and_errors_keep_their_streams(streams: str) -> None:
-    """What is closed swallows its own; an error is never printed as a result."""
+    """A closed stream drops its own output; an error is never printed as a result."""
     good, bad = run(*COMMAND, "inspect", EXAMPLE, streams=streams), run(*COMMAND, "inspect", "absent", streams=streams)
     assert (good.returncode, good.stderr) == (0, "")
     assert ("verified: nesting" in good.stdout) == (streams == "2>&-")
@@ -114,7 +114,7 @@ def test_results_that_cannot_be_written_are_one_line(arguments: tuple[str, ...])
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:
-    """As `head` does."""
+    """The reader closes the pipe, as `head` does."""
     done = run("sh", "-c", f"'{sys.executable}' -m nested_sparse.serving.cli inspect '{EXAMPLE}' | head -n 1")
     assert done.stdout.count("\n") == 1
     assert done.stderr == ""
@@ -214,7 +214,7 @@ def test_a_latency_profile_that_does_not_fit_on_the_disk(tmp_path: Path) -> None
 
 
 def test_a_picture_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    """After a training: what it made is kept."""
+    """The error comes after a training, whose checkpoint is kept."""
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     picture = pytest.importorskip("nested_sparse.trainer.picture", reason="torch is not installed")
     level = {"flops": 1e6, "accuracy": 0.5, "density": 0.1}

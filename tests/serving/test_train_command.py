@@ -1,4 +1,4 @@
-"""`nested-sparse train` as a user meets it: names, errors, stopping and going on."""
+"""train command: `nested-sparse train` with named recipes, errors, stops and resumption."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Makes every Python process that has this folder in PYTHONPATH believe in NESTED_SPARSE_TEST_CORES cores.
+"""Core count: Python processes with this folder in PYTHONPATH see NESTED_SPARSE_TEST_CORES cores.
 
 For tools/test_settings.sh, on machines that have fewer: what reads the count takes its other paths, though no sooner. A
 process may still keep to one of the cores that it believes in; it then keeps to one that there is.
@@ -17,7 +17,7 @@ if COUNT and hasattr(os, "sched_getaffinity"):
     asked = {frozenset(there): believed}
 
     def get_affinity(pid: int) -> set[int]:
-        """What was asked for where that is what there is, else the truth."""
+        """The requested cores if they exist, else the real ones."""
         found = real_get(pid)
         return set(asked.get(frozenset(found), found))
 

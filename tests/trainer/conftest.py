@@ -1,4 +1,4 @@
-"""One thread: tests run side by side, and a resumed run equals an uninterrupted one bit for bit only then."""
+"""Threads: one per test, because only then a resumed run equals an uninterrupted one bit for bit."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ from pathlib import Path
 import torch
 
 torch.set_num_threads(1)
-sys.path.insert(0, str(Path(__file__).parent))  # for small_models.py: pytest's importlib mode adds no folder
+sys.path.insert(0, str(Path(__file__).parent))  # for small_models.py and others: pytest's importlib mode adds no folder

@@ -1,4 +1,4 @@
-"""What test_distributed.py starts as two processes: `torchrun distributed_run.py OUT` writes OUT/{rank}.pt.
+"""Distributed run: the script of test_distributed.py, `torchrun distributed_run.py OUT`, writes OUT/{rank}.pt.
 
 Every entry of that file is what one function here returned in one process; the test compares.
 """
@@ -36,7 +36,7 @@ DENSITIES = (0.1, 0.3, 0.5, 0.8)
 
 
 def normless_net() -> NestedModel:
-    """No batch norm and no dropout: what it computes for a sample does not depend on the rest of the batch."""
+    """A net without batch norm and dropout: its output for a sample does not depend on the rest of the batch."""
     torch.manual_seed(3)
     layers = [nn.Conv2d(1, 8, 3, stride=2), nn.LeakyReLU(), nn.Flatten(), nn.LayerNorm(72), nn.Linear(72, 3)]
     return nest(nn.Sequential(*layers), densities=DENSITIES)
@@ -48,7 +48,7 @@ def own_batches() -> Any:
 
 
 def train_normless(nesting: Any) -> dict[str, Tensor]:
-    """Also run by the test in a single process. What processes draw differs: all go by process 0."""
+    """Also run by the test in a single process. The processes draw different numbers; all use those of process 0."""
     net, parts = normless_net().double(), own_batches()
 
     class Doubled(list[Any]):
@@ -116,7 +116,7 @@ def watched(config: TrainConfig, out: Path, **options: Any) -> dict[str, Any]:
 
 
 def merges(out: Path) -> dict[str, Any]:
-    """P-GaP, with what its merges found and left."""
+    """P-GaP, with the nets before and after its merges."""
     seen: list[dict[str, Any]] = []
     merge, finish = gap_module.merge, gap_module.GapSearch._finish_step
 
@@ -139,7 +139,7 @@ def merges(out: Path) -> dict[str, Any]:
 
 
 def exchanges() -> dict[str, Any]:
-    """The single exchanges, on values that tell the processes apart."""
+    """The single exchanges, on values that differ between the processes."""
     own = float(rank())
     shared, missing, half = (nn.Parameter(torch.zeros(2)) for _ in range(3))
     shared.grad = torch.tensor([own, 2.0])
@@ -186,7 +186,7 @@ def overflow() -> dict[str, Any]:
 
 
 def errors() -> dict[str, str]:
-    """Runs in which one process has something else, or something that is not finite."""
+    """Runs in which one process has different arguments, or values that are not finite."""
 
     def nan_in_one(outputs: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(outputs, targets) * (float("nan") if rank() == 1 else 1.0)
@@ -223,7 +223,7 @@ def in_both(out: Path) -> dict[str, Any]:
 
 
 def main(out: Path) -> None:
-    """All parts; then process 1 fails, and process 0 must not wait for it."""
+    """Run all parts; then process 1 fails, and process 0 must not wait for it."""
     torch.set_num_threads(1)
     try:
         with start_processes(timeout_s=100) as number:

@@ -1,4 +1,4 @@
-"""Small image files that several tests of the trainer share."""
+"""Small images: image files that several tests of the trainer share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks and data small enough to train in a test."""
+"""Small models: networks and data for training in a test."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DENSITIES = (0.1, 0.3, 0.8)
 
 
 def small_net() -> nn.Sequential:
-    """Convolutions (one of whose rows no block of 4 divides), norms, a bias, a linear layer."""
+    """Convolutions (one with rows that no block of 4 divides), norms, a bias, a linear layer."""
     torch.manual_seed(3)
     return nn.Sequential(
         nn.Conv2d(1, 6, 3, padding=1),

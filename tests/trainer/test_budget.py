@@ -1,4 +1,4 @@
-"""Budgets of whole models: FLOPs, the least of a layer, frozen levels."""
+"""Budgets of whole models: FLOPs, the minimum of a layer, frozen levels."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class SharedTwice(nn.Module):
 
 
 def kept_share(net: NestedModel, level: int, positions: dict[str, int]) -> float:
-    """Share of the multiply-adds of all layers, each weight counted as often as it is used."""
+    """Share of the multiply-adds of all layers; each weight counts once per use."""
     layers = net.nested_layers().items()
     kept = sum(int(layer.mask(level).sum()) * positions[name] for name, layer in layers)
     return kept / sum(layer.weight.numel() * positions[name] for name, layer in layers)
@@ -49,7 +49,7 @@ def test_positions_are_counted_per_sample_and_summed_over_uses(batch: int) -> No
 @pytest.mark.parametrize("pattern", ["unstructured", "block4x1"])
 @pytest.mark.parametrize("budget", ["global", "erk"])
 def test_a_level_has_its_density_of_the_flops(budget: str, pattern: str) -> None:
-    """Counted in multiply-adds; by weights the same budget keeps another share of them."""
+    """The density holds for multiply-adds; by weights the same budget keeps another share of them."""
     options = {"densities": DENSITIES, "pattern": pattern, "budget": budget}
     model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(8 * 4 * 4, 8))
     positions = {"0": 36, "2": 16, "4": 1}
@@ -65,7 +65,7 @@ def test_a_level_has_its_density_of_the_flops(budget: str, pattern: str) -> None
 @pytest.mark.parametrize("budget", ["uniform", "global", "erk"])
 @pytest.mark.parametrize("pattern", ["unstructured", "block4x1", "gs8x2"])
 def test_frozen_levels_stay_when_masks_are_chosen_anew(pattern: str, budget: str, by: str) -> None:
-    """With other weights, frozen levels keep the same blocks, and each layer its minimum at every level."""
+    """With new weights, frozen levels keep the same blocks, and each layer keeps its minimum at every level."""
     net = nest(
         small_net(),
         densities=DENSITIES,
@@ -90,7 +90,7 @@ def test_frozen_levels_stay_when_masks_are_chosen_anew(pattern: str, budget: str
 
 
 def test_one_ranking_counts_weights_whatever_the_height_of_blocks() -> None:
-    """Layers of blocks and of single rows, weights equally large: "global" prefers neither."""
+    """For equal weights in layers of blocks and of single rows, "global" prefers neither."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(12, 64, 3), nn.Conv2d(64, 64, 3, groups=2), nn.Conv2d(64, 10, 3, groups=2))
     for conv in model:
@@ -111,13 +111,13 @@ def test_one_ranking_counts_weights_whatever_the_height_of_blocks() -> None:
     ],
 )
 def test_wrong_arguments_are_named(arguments: dict[str, object], said: str) -> None:
-    """Before anything is nested."""
+    """The error comes before any layer is nested."""
     with pytest.raises(BudgetError, match=said):
         nest(small_net(), densities=DENSITIES, **arguments)  # type: ignore[arg-type]
 
 
 def test_layers_that_the_examples_do_not_reach_are_named() -> None:
-    """Their FLOPs would be nothing, and no density would mean anything."""
+    """Their FLOPs would be 0, so a density of FLOPs would have no meaning."""
     model = SharedTwice()
     model.unused = nn.Linear(3, 3)
     with pytest.raises(BudgetError, match="do not reach unused"):

@@ -1,4 +1,4 @@
-"""Models that torch.compile has had its hands on, and that have run: nested as what they were made of."""
+"""Compiled models: models of torch.compile that have run are nested as their originals."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def by_forward(net: Net) -> nn.Module:
 
 
 def hooked(net: Net) -> nn.Module:
-    """Outside and inside: pre-hooks of the wrapper come first, its forward hooks last."""
+    """Add hooks outside and inside: pre-hooks of the wrapper run first, its forward hooks last."""
     net.register_forward_hook(lambda module, given, answer: answer + 1)
     net.register_forward_pre_hook(lambda module, given: (given[0] + 1,))
     outer = compiled(net)
@@ -85,7 +85,7 @@ WAYS = [whole, part, leaf, within, in_place, by_forward, hooked, hooked_by_name]
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 def test_the_file_computes_what_the_compiled_model_does(way: Callable[[Net], nn.Module], tmp_path: Path) -> None:
-    """After a run; its layers' names, and keep_dense, know nothing of torch.compile; the model stays compiled."""
+    """After a run, layer names and keep_dense contain nothing of torch.compile, and the model stays compiled."""
     torch.manual_seed(0)
     model, x = way(Net().eval()), torch.randn(3, 6)
     with torch.no_grad():
@@ -100,7 +100,7 @@ def test_the_file_computes_what_the_compiled_model_does(way: Callable[[Net], nn.
 
 
 def test_what_is_no_module_any_more() -> None:
-    """torch.compile makes a function of a compiled module."""
+    """torch.compile turns a compiled module into a function, which is refused."""
     with pytest.raises(InputError, match=r"got a function; .* nest the module itself"):
         nest(compiled(compiled(Net())), densities=(0.5, 1.0))
     with pytest.raises(InputError, match="expected a torch module, got a str"):

@@ -1,4 +1,4 @@
-"""The demo's training is the recipe's, in seconds on small data."""
+"""Demo: its training equals the recipe's, tested in seconds on small data."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ QUIET = Console(quiet=True)
 
 @pytest.fixture(autouse=True)
 def small_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The recipe that the demo reads, with settings that make it a matter of seconds."""
+    """The recipe that the demo reads, with settings that make it run in seconds."""
     monkeypatch.setattr(demo, "load_recipe", lambda name: load_recipe(name, SMALL))
 
 
 def test_the_demo_trains_as_the_recipe_does(tmp_path: Path) -> None:
-    """Every level answers bit for bit as the one that `run_recipe` trains, and states the same accuracy.
+    """Every level answers bit for bit as that of `run_recipe`, and states the same accuracy.
 
     A second call trains nothing.
     """
@@ -57,7 +57,7 @@ def test_the_demo_trains_as_the_recipe_does(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_images_takes_the_place_of_the_digits(tmp_path: Path) -> None:
-    """The folder's name becomes the checkpoint's; the batches are the recipe's size; training images get no noise."""
+    """The checkpoint has the folder's name; batches have the recipe's size; training images get no noise."""
     pixels = np.random.default_rng(0).integers(0, 256, (100, 8, 8), dtype=np.uint8)
     folder = tmp_path / "pictures"
     folder.mkdir()

@@ -1,3 +1,5 @@
+"""Distillation: the loss, and the frozen teacher."""
+
 from __future__ import annotations
 
 import pytest
@@ -9,7 +11,7 @@ from nested_sparse.trainer.distill import Teacher, distillation_loss
 
 
 def test_loss_is_the_divergence_of_softened_labels() -> None:
-    """T² · mean over samples of sum p·log(p/q); 0 for equal logits."""
+    """The loss is T² · mean over samples of sum p·log(p/q), which is 0 for equal logits."""
     student, teacher = torch.randn(6, 4), torch.randn(6, 4)
     p, q = F.softmax(teacher / 3, dim=1), F.softmax(student / 3, dim=1)
     expected = 9 * (p * (p / q).log()).sum(dim=1).mean()
@@ -18,7 +20,7 @@ def test_loss_is_the_divergence_of_softened_labels() -> None:
 
 
 def test_teacher_is_a_frozen_copy() -> None:
-    """It stays as it was when the student changes, is in eval mode, and carries no gradient."""
+    """The teacher stays the same when the student changes, is in eval mode, and has no gradient."""
     net = nested_small_net().train()
     teacher = Teacher(net)
     x = torch.randn(2, 1, 8, 8)

@@ -1,3 +1,5 @@
+"""Distributed training: two processes, compared with one, and their failures."""
+
 from __future__ import annotations
 
 import os
@@ -24,7 +26,7 @@ Results = tuple[dict[str, Any], dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what two processes wrote, which torchrun started."""
+    """A folder with the files of two processes that torchrun started."""
     folder: Path = tmp_path_factory.mktemp("processes")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -56,7 +58,7 @@ def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize("name", ["grow", "joint"])
 def test_two_processes_compute_what_one_does(results: Results, name: str) -> None:
-    """Each on its half of every batch, a net without batch norm: the single process's masks, and weights to rounding.
+    """On halves of every batch, a net without batch norm gets one process's masks, and its weights to rounding.
 
     Both are at every level where one process is with the whole batches, with the same random levels in each step. In
     float64: sums in another order then differ by 10^-15, which turns no mask and is far below what a mistake would do.
@@ -73,7 +75,7 @@ def test_two_processes_compute_what_one_does(results: Results, name: str) -> Non
 
 @pytest.mark.parametrize("name", ["grow", "joint"])
 def test_processes_hold_the_same_net(results: Results, name: str) -> None:
-    """Bit for bit: parameters at every step, statistics of the norms too at the end of every epoch, with dropout."""
+    """Parameters are equal bit for bit at every step, and norm statistics after every epoch, with dropout."""
     one, other = (each[name] for each in results)
     assert one["steps"] == other["steps"]
     assert one["epochs"] == other["epochs"]
@@ -84,13 +86,13 @@ def test_processes_hold_the_same_net(results: Results, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["grow", "joint", "gap"])
 def test_resumed_processes_end_with_the_same_bits(results: Results, name: str) -> None:
-    """The first process's file has all that any process needs, the generators of all, and nets not merged yet."""
+    """The first process's file has all state of each process: generators, and nets that are not merged yet."""
     for each in results:
         assert_same(each[name]["whole"], each[name]["resumed"])
 
 
 def test_exchanges(results: Results) -> None:
-    """Means, what one process lacks, what all lack, copies, and masks computed anew after a copy."""
+    """Means, gradients that one process or all lack, copies, and masks computed again after a copy."""
     for each in results:
         got = each["exchanges"]
         shared, missing, half = got["gradients"]
@@ -107,14 +109,14 @@ def test_exchanges(results: Results) -> None:
 
 
 def test_overflow_in_one_process_is_skipped_by_all(results: Results) -> None:
-    """float16 gradients that are infinite in one process leave no process with other weights, or infinite ones."""
+    """After infinite float16 gradients in one process, all processes have equal and finite weights."""
     one, other = (each["overflow"] for each in results)
     assert_same(one, other)
     assert all(value.isfinite().all() for value in one.values())
 
 
 def test_errors_end_all_processes(results: Results) -> None:
-    """A loss that is not finite in one process, other batches, other settings, more processes than parts."""
+    """A loss that is not finite in one process, other batches, other settings, or more processes than parts."""
     one, other = (each["errors"] for each in results)
     assert one == other
     assert "the loss of dense became nan; lower TrainConfig.lr" in one["loss"]
@@ -124,7 +126,7 @@ def test_errors_end_all_processes(results: Results) -> None:
 
 
 def test_process_that_fails_ends_the_others(out: Path) -> None:
-    """The other one's exchange is an error at once, and torchrun reports the failure."""
+    """The other process's exchange fails at once, and torchrun reports the failure."""
     assert "another process failed, or did not answer in time" in (out / "left_alone").read_text()
     assert (out / "code").read_text() != "0"
 
@@ -137,7 +139,7 @@ PARTS = [["0"], ["3"], ["9"]]
 
 
 def test_each_process_has_another_part_dense(results: Results) -> None:
-    """Process r the part (step + r) mod 3, in every training step of both searches, and it trains alone."""
+    """In each step of both searches, part (step + r) mod 3 is dense in process r, which trains separately."""
     for number, each in enumerate(results):
         dense = each["gap"]["dense"]
         assert dense == [PARTS[(step // 5 + number) % 3] for step in range(15)] * 2
@@ -149,7 +151,7 @@ def test_each_process_has_another_part_dense(results: Results) -> None:
 
 
 def test_merge_takes_each_layer_from_where_it_was_dense(results: Results) -> None:
-    """Its weight and bias; everything else is the mean; both processes have the same bits, and lower levels theirs."""
+    """Weight and bias come from that process, all else is the mean. Both get equal bits, and lower levels stay."""
     merges = [each["gap"]["merges"] for each in results]
     assert [seen["level"] for seen in merges[0]] == [0, 0, 0, 1, 1, 1]
     for index, (one, other) in enumerate(zip(*merges, strict=True)):
@@ -186,7 +188,7 @@ def test_merge_changes_nothing_that_lower_levels_have(results: Results) -> None:
 
 
 def test_after_a_merge_all_parts_are_at_their_target(results: Results) -> None:
-    """The grown layers keep their largest weights, and the processes are equal in everything."""
+    """The dense layers keep their largest weights, and the processes are equal."""
     for one, other in zip(*(each["gap"]["merges"] for each in results), strict=True):
         assert_same(one["pruned"], other["pruned"])
         level, density = one["level"], (0.1, 0.3)[one["level"]]
@@ -204,7 +206,7 @@ def test_after_a_merge_all_parts_are_at_their_target(results: Results) -> None:
 
 
 def test_parts_make_up_the_batch() -> None:
-    """The parts of three processes, put together, are the batch of one, shifts, noise and labels included."""
+    """The parts of three processes are together the batch of one, with shifts, noise and labels."""
     settings = {"shift_px": 2, "noise": 0.5, "seed": 3, "batch_size": 12}
     whole = type(small_batches())(small_batches().data, **settings)  # type: ignore[arg-type]
     parts = [type(whole)(whole.data, **settings, rank=number, world_size=3) for number in range(3)]  # type: ignore[arg-type]
@@ -225,20 +227,20 @@ def test_parts_make_up_the_batch() -> None:
     ],
 )
 def test_parts_of_unequal_size_are_an_error(field: str, settings: dict[str, int]) -> None:
-    """A batch that cannot be cut into equal parts would not give the mean over the batch."""
+    """With unequal parts the mean over the processes would not be the mean over the batch."""
     with pytest.raises(TrainingError, match=f"Batches.{field}: expected"):
         type(small_batches())(small_batches().data, **{"batch_size": 16, **settings})  # type: ignore[arg-type]
 
 
 def test_without_torchrun_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One process, number 0."""
+    """There is one process, number 0."""
     monkeypatch.delenv("RANK", raising=False)
     with start_processes() as number:
         assert (number, rank(), world_size()) == (0, 0, 1)
 
 
 def test_processes_that_do_not_meet_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that waits for one that never comes gives up after its time."""
+    """A process that waits for a missing one stops after its time limit."""
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}.items():
         monkeypatch.setenv(name, value)
     expected = "process 0: the processes that torchrun started did not meet"

@@ -1,4 +1,4 @@
-"""Public functions: no foreign exception leaves them, whatever the model and whatever state torch is in."""
+"""Entries: public functions raise no foreign exception, for any model and any state of torch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MODEL = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8
 
 
 def model() -> nn.Module:
-    """Made beforehand: in some states torch makes nothing."""
+    """A model made before the test, because in some states torch cannot make one."""
     return MODEL
 
 
@@ -81,7 +81,7 @@ STATES: dict[str, Callable[[], AbstractContextManager[object]]] = {
 
 @pytest.mark.parametrize("name", STATES)
 def test_state_of_torch_changes_nothing(name: str, tmp_path: Path) -> None:
-    """Nested, exported and run in any state, a model answers as it does in the usual one; and the state stays."""
+    """Nested, exported and run in any state of torch, a model answers as usual; the state stays."""
     original, x = copy.deepcopy(model()).eval(), batches()[0][0]
     with torch.no_grad():
         expected = nest(original, densities=(0.5, 1.0)).eval()(x).numpy()
@@ -98,7 +98,7 @@ def test_state_of_torch_changes_nothing(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [name for name in STATES if name not in ("default device meta", "autocast")])
 def test_training_works_in_any_state(name: str) -> None:
-    """Also where gradients are off, or tensors made here would be of inference mode."""
+    """Training works with gradients off, and in inference mode."""
     net = nest(model(), densities=(0.5, 1.0))
     config = TrainConfig(dense_epochs=1, search_epochs=1)
     with STATES[name]():
@@ -122,7 +122,7 @@ CALLS: dict[str, Callable[[NestedModel, Path], object]] = {
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("inside", ["fake tensors", "vmap", "meta"])
 def test_states_without_values_end_in_our_errors(call: str, inside: str, tmp_path: Path) -> None:
-    """Where tensors have no values nothing can be nested: our own error says so, and no foreign one leaves."""
+    """Where tensors have no values, the error is one of this package."""
     net, path = nest(model(), densities=(0.5, 1.0)), tmp_path / "net.safetensors"
 
     def attempt() -> None:
@@ -140,7 +140,7 @@ def test_states_without_values_end_in_our_errors(call: str, inside: str, tmp_pat
 
 
 class Odd(nn.Module):
-    """A layer, and whatever else a forward may do."""
+    """A layer, and a forward with unusual behaviour."""
 
     def __init__(self, act: Callable[[Tensor], object]) -> None:
         super().__init__()
@@ -180,7 +180,7 @@ ODD: dict[str, Callable[[Tensor], object]] = {
 
 @pytest.mark.parametrize("name", ODD)
 def test_odd_models_end_in_our_errors(name: str, tmp_path: Path) -> None:
-    """Exported, or refused with one readable line; the cause is kept where there was one."""
+    """A model is exported, or refused with one readable line that keeps the cause."""
     net = nest(Odd(ODD[name]), densities=(0.5, 1.0)).eval()
     for verify in (True, False):
         said = ""
@@ -194,7 +194,7 @@ def test_odd_models_end_in_our_errors(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
 def test_what_ends_a_program_passes(error: type[BaseException], tmp_path: Path) -> None:
-    """Ctrl-C stays Ctrl-C."""
+    """KeyboardInterrupt and the like stay the same."""
     net = nest(Odd(raising(error())), densities=(0.5, 1.0)).eval()
     with pytest.raises(error):
         export(net, (torch.randn(3, 6),), tmp_path / "net.safetensors")
@@ -202,7 +202,7 @@ def test_what_ends_a_program_passes(error: type[BaseException], tmp_path: Path) 
 
 @pytest.mark.parametrize("call", ["train", "recalibrate", "accuracy_per_level", "measure_reroutes"])
 def test_the_module_at_fault_is_named(call: str) -> None:
-    """The error of a forward becomes ours, with the module's dotted path and the cause."""
+    """A forward's error becomes one of this package, with the module's dotted path and the cause."""
     inner = Odd(raising(KeyError("state")))
     net = nest(nn.Sequential(nn.Linear(6, 6), inner), densities=(0.5, 1.0))
     with pytest.raises(
@@ -213,14 +213,14 @@ def test_the_module_at_fault_is_named(call: str) -> None:
 
 
 def test_wrong_calls_stay_type_errors() -> None:
-    """A call that Python itself refuses is no error of a model."""
+    """A call that Python itself refuses stays a TypeError."""
     with pytest.raises(TypeError, match="densities"):
         nest(model())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_other_types_are_refused_by_name(dtype: torch.dtype, tmp_path: Path) -> None:
-    """Models and inputs that are not float32, with what to do."""
+    """Models and inputs that are not float32 are refused, with the next step."""
     net = nest(copy.deepcopy(model()).to(dtype), densities=(0.5, 1.0)).eval()
     with pytest.raises(ExportError, match=rf"layer '0' has {dtype} weights.*\.float\(\)"):
         export(net, (torch.randn(3, 6),), tmp_path / "net.safetensors")
@@ -241,12 +241,12 @@ def test_nest_names_what_a_copy_cannot_be_made_of() -> None:
 
 
 class StoppedError(Exception):
-    """The caller's own, to end a run."""
+    """The caller's own exception, to end a run."""
 
 
 @pytest.mark.parametrize(("raised", "passes"), [(StoppedError(), True), (ValueError("no"), False)])
 def test_the_callers_own_exceptions_end_a_training_run(raised: Exception, passes: bool) -> None:
-    """A class of the caller's own passes; builtin ones that a data source raises become TrainingError."""
+    """The caller's own class passes; builtin exceptions of a data source become TrainingError."""
 
     def source(epoch: int) -> list[tuple[Tensor, Tensor]]:
         raise raised
@@ -258,7 +258,7 @@ def test_the_callers_own_exceptions_end_a_training_run(raised: Exception, passes
 
 @pytest.mark.parametrize("raised", [StoppedError(), InterruptedError("enough"), StopIteration()])
 def test_whatever_on_progress_raises_ends_the_run(raised: Exception) -> None:
-    """Builtin classes too: it is there to be told, and to end the run."""
+    """All its exceptions pass, also builtin ones: on_progress may end the run."""
 
     def stop(report: object) -> None:
         raise raised
@@ -341,7 +341,7 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
 
 @pytest.mark.parametrize("name", WRONG)
 def test_arguments_of_another_kind_are_named(name: str) -> None:
-    """The argument, what was expected, and what came; not what stumbled over it within."""
+    """The error has the argument, the expected and the given kind, not the inner failure."""
     call, said = WRONG[name]
     with pytest.raises(NestedSparseError, match=said) as caught:
         call()

@@ -1,3 +1,5 @@
+"""Evaluation: accuracy per level, and its errors."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -14,7 +16,7 @@ from nested_sparse.trainer.evaluate import accuracy_per_level
 
 
 def test_accuracy_is_counted_per_level() -> None:
-    """Equal to counting each level's hits in eval mode, with level and mode as before."""
+    """The result equals counting each level's hits in eval mode; level and mode are kept."""
     net = nested_small_net().train()
     net.set_level(1)
     batches = list(small_batches()(0))
@@ -34,7 +36,7 @@ def test_no_sample_is_an_error() -> None:
 
 
 class Answering(nn.Module):
-    """A classifier whose answer is something else than logits."""
+    """A classifier that returns something else than logits."""
 
     def __init__(self, answer: Callable[[Tensor], Any]) -> None:
         super().__init__()
@@ -56,7 +58,7 @@ class Answering(nn.Module):
 def test_outputs_that_are_no_logits_are_refused(
     measure: Callable[..., Any], answer: Callable[[Tensor], Any], got: str
 ) -> None:
-    """With what the model should answer, and what to do where it cannot."""
+    """The message has the expected output and the next step."""
     net = nest(Answering(answer), densities=(0.2, 0.6))
     with pytest.raises(TrainingError, match=rf"{measure.__name__} needs .* logits alone .*, got {got}; nest a module"):
         measure(net, list(small_batches()(0)))
@@ -64,7 +66,7 @@ def test_outputs_that_are_no_logits_are_refused(
 
 @pytest.mark.parametrize("change", [lambda t: t[:, None], lambda t: t.tolist()])
 def test_targets_that_are_no_class_indices_are_refused(change: Callable[[Tensor], Any]) -> None:
-    """A column of them would be compared with every sample, and score more than there are."""
+    """A column of targets would be compared with every sample and give too many hits."""
     batches = [(x, change(t)) for x, t in small_batches()(0)]
     with pytest.raises(TrainingError, match=r"class indices \(16,\).*got a (tensor \(16, 1\)|list)"):
         accuracy_per_level(nested_small_net(), batches)

@@ -1,3 +1,5 @@
+"""Learning rate: cosine and one cycle, and the gradual density."""
+
 from __future__ import annotations
 
 import itertools
@@ -11,7 +13,7 @@ STEPS = [step / 50 for step in range(51)]
 
 
 def test_cosine_falls_from_peak_to_zero() -> None:
-    """Half the peak in the middle, never rising."""
+    """The rate is half the peak in the middle and never rises."""
     rates = [learning_rate("cosine", 0.2, progress) for progress in STEPS]
     assert rates[0] == 0.2
     assert rates[25] == pytest.approx(0.1)
@@ -28,7 +30,7 @@ def test_one_cycle_rises_then_falls() -> None:
 
 
 def test_gradual_density_is_cubic() -> None:
-    """From 1 to the target; in the middle an eighth of the way is left."""
+    """The density falls from 1 to the target; in the middle an eighth of the way is left."""
     assert gradual_density(0.2, 0) == 1
     assert gradual_density(0.2, 0.5) == pytest.approx(0.2 + 0.8 / 8)
     assert gradual_density(0.2, 1) == pytest.approx(0.2)

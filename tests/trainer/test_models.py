@@ -1,3 +1,5 @@
+"""Models: their sizes and versions."""
+
 from __future__ import annotations
 
 import pytest
@@ -8,7 +10,7 @@ from nested_sparse.trainer.models import DigitNet, ResNet50
 
 
 def conv_flops(model: nn.Module, x: torch.Tensor) -> int:
-    """2 × multiply-adds of all convolutions, counted from the shapes that pass."""
+    """2 × multiply-adds of all convolutions, counted from the shapes in a pass."""
     counted = []
     for module in model.modules():
         if isinstance(module, nn.Conv2d):

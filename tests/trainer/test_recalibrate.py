@@ -1,3 +1,5 @@
+"""Recalibration: statistics of the data, and no other change."""
+
 from __future__ import annotations
 
 import pytest
@@ -11,7 +13,7 @@ from nested_sparse.trainer.recalibrate import recalibrate
 
 
 def test_statistics_are_those_of_the_data() -> None:
-    """For a first norm: the mean and unbiased variance of its level's inputs over all data, uneven batches included."""
+    """A first norm has the mean and unbiased variance of its level's inputs over all data, uneven batches included."""
     torch.manual_seed(0)
     net = nest(nn.Sequential(nn.Conv2d(2, 5, 3), nn.BatchNorm2d(5)), densities=(0.2, 0.9)).eval()
     data = torch.randn(50, 2, 6, 6) * 3 + 100
@@ -62,7 +64,7 @@ def test_stops_after_enough_samples() -> None:
 
 
 def test_no_batch_is_an_error() -> None:
-    """Without data there are no statistics; the model is as before."""
+    """Without data there is an error, and the model is unchanged."""
     net = nested_small_net()
     before = snapshot(net)
     with pytest.raises(TrainingError, match="at least one batch"):

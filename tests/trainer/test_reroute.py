@@ -1,4 +1,4 @@
-"""Reroutes: a pass at two levels against layers run by hand and against the runtime; what is measured and stored."""
+"""Rerouting: a pass at two levels, compared with layers run by hand and with the runtime; stored measurements."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def images(count: int = 24) -> Tensor:
 
 
 def labelled(count: int = 24) -> list[tuple[Tensor, Tensor]]:
-    """Two batches, of which the classes are what level 2 says, so that other levels are wrong somewhere."""
+    """Two batches with level 2's answers as classes, so that other levels are wrong on some samples."""
     net = chain()
     net.set_level(2)
     with torch.no_grad():
@@ -103,13 +103,13 @@ def labelled(count: int = 24) -> list[tuple[Tensor, Tensor]]:
 
 
 def weight_at(layer: NestedLayer, level: int) -> Tensor:
-    """Straight from the definition: blocks whose first level is above `level` are zero."""
+    """The weight by its definition: blocks with a first level above `level` are zero."""
     kept = (layer.first_level <= level).repeat_interleave(layer.block_rows, dim=0)[: layer.weight.shape[0]]
     return layer.weight * kept.reshape(layer.weight.shape)
 
 
 def by_hand(net: NestedModel, x: Tensor, start: int, end: int, cut: int) -> Tensor:
-    """chain() with nested layers before number `cut` at `start`, others at `end`, a norm at its layer's level."""
+    """The output of chain(): layers before number `cut` at `start`, the others at `end`, norms as their layers."""
     level, layers_seen = start, 0
     for module in net.model:
         if isinstance(module, NestedConv | NestedLinear):
@@ -131,7 +131,7 @@ def by_hand(net: NestedModel, x: Tensor, start: int, end: int, cut: int) -> Tens
 @pytest.mark.parametrize("cut", range(len(ORDER) + 1))
 @torch.no_grad()
 def test_a_route_is_the_layers_run_by_hand(start: int, end: int, cut: int) -> None:
-    """Layers before the cut at one level, the others at the lower one, each with the norm of its own level."""
+    """Layers before the cut run at one level, the others at the lower one, each with its level's norm."""
     net, x = chain(), images()
     execution = trace_execution(net, x)
     assert execution.layers == ORDER
@@ -142,7 +142,7 @@ def test_a_route_is_the_layers_run_by_hand(start: int, end: int, cut: int) -> No
 @pytest.mark.parametrize("make", [chain, shortcut])
 @torch.no_grad()
 def test_ends_of_the_range_are_the_levels_themselves(make: Any) -> None:
-    """All layers lowered is the lower level, none is the higher one: bit for bit; and in between it is neither."""
+    """With all layers lowered the output is the lower level's, with none the higher's, bit for bit; else neither."""
     net, x = make(), images()
     execution = trace_execution(net, x)
     alone = []
@@ -160,7 +160,7 @@ def test_ends_of_the_range_are_the_levels_themselves(make: Any) -> None:
 
 
 def test_norms_belong_to_the_layers_that_export_folds_them_into() -> None:
-    """Also where other layers ran in between; so both sides mean the same by a layer and its norm."""
+    """Trace and export assign norms to the same layers, also when other layers ran in between."""
     for net in (chain(), shortcut()):
         x = images(2)
         execution = trace_execution(net, x)
@@ -174,7 +174,7 @@ def test_norms_belong_to_the_layers_that_export_folds_them_into() -> None:
 
 
 def test_a_norm_that_follows_no_layer_is_lowered_with_what_ran_before_it() -> None:
-    """A norm before every layer is lowered only with all of them; one of a sum with the last layer before it."""
+    """A norm before every layer is lowered only with all layers; a norm of a sum, with the last layer before it."""
 
     class Odd(nn.Module):
         def __init__(self) -> None:
@@ -196,7 +196,7 @@ def test_a_norm_that_follows_no_layer_is_lowered_with_what_ran_before_it() -> No
 
 
 def state(net: NestedModel) -> tuple[Any, ...]:
-    """Everything that a route could leave behind, but for tensors."""
+    """All state that a route could change, except tensors."""
     parts = itertools.chain(net.nested_layers().values(), net.level_norms().values())
     modes = [(module.training, getattr(module, "track_running_stats", None)) for module in net.modules()]
     return (
@@ -209,7 +209,7 @@ def state(net: NestedModel) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_everything_is_put_back(fails: bool) -> None:
-    """Level, modes, statistics and hooks; also after an error within."""
+    """Level, modes, statistics and hooks are restored, also after an error inside the context."""
     net, x = chain().train(), images()
     net.set_level(1)
     execution = trace_execution(net.eval(), x)
@@ -239,7 +239,7 @@ def test_everything_is_put_back(fails: bool) -> None:
 @pytest.mark.parametrize(("start", "end"), PAIRS)
 @torch.no_grad()
 def test_route_statistics_are_those_of_a_plain_norm_under_the_route(start: int, end: int) -> None:
-    """After the cut: what torch's own BatchNorm(momentum=None) measures; before it: what was there."""
+    """After the cut they are those of torch's BatchNorm(momentum=None); before it they do not change."""
     net, x = chain(), images()
     execution = trace_execution(net, x)
     first, second = net.level_norms()["1"].norms, net.level_norms()["4"].norms
@@ -265,7 +265,7 @@ def test_route_statistics_are_those_of_a_plain_norm_under_the_route(start: int, 
 
 @torch.no_grad()
 def test_accuracies_are_those_of_the_routes() -> None:
-    """Every pair and cut, over all batches however uneven; with calibration, those of the route's own statistics."""
+    """All pairs and cuts over all batches, also uneven ones; calibrated ones use the route's own statistics."""
     net, samples = chain(), labelled()
     execution, x = trace_execution(net, samples[0][0]), images()
     answers = torch.cat([targets for _, targets in samples])
@@ -287,7 +287,7 @@ def test_accuracies_are_those_of_the_routes() -> None:
 
 
 def test_order_is_the_callers_where_it_is_given() -> None:
-    """An operator may run before another that forward calls first; cuts are named and sorted by that order."""
+    """An operator may run before one that forward calls first; cuts follow the given order."""
     net = shortcut()
     samples = [(x, targets) for x, targets in labelled()]
     order = ("stem", "short", "branch", "head")
@@ -301,7 +301,7 @@ def test_order_is_the_callers_where_it_is_given() -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    """No data, orders and cuts of other layers, levels that do not fall."""
+    """Missing data, orders and cuts of other layers, and levels that do not fall."""
     net, samples = chain(), labelled()
     execution = trace_execution(net, samples[0][0])
     with pytest.raises(TrainingError, match="at least one batch"):
@@ -327,7 +327,7 @@ def test_what_does_not_fit_is_refused() -> None:
 
 
 def run_lowered(path: Path, x: Tensor, start: int, end: int, lowered: set[str]) -> np.ndarray:
-    """The file's graph, where the operators `lowered` read the level from a second input.
+    """The output of the file's graph when the operators `lowered` read the level from a second input.
 
     An operator reads the level once, when it starts: so this is what a run computes whose level falls just before them,
     without a race.
@@ -358,7 +358,7 @@ def run_lowered(path: Path, x: Tensor, start: int, end: int, lowered: set[str]) 
 @pytest.mark.parametrize("make", [chain, shortcut])
 @torch.no_grad()
 def test_a_route_is_what_the_runtimes_operators_compute(make: Any, tmp_path: Path) -> None:
-    """Every pair of levels, every set of operators that had not started: the file answers as the route does."""
+    """For every pair of levels and every set of lowered operators, the file answers as the route does."""
     net, x = make(), images(3)
     path = export(net, (x,), tmp_path / "net.safetensors", verify=False)
     execution = trace_execution(net, x)
@@ -371,7 +371,7 @@ def test_a_route_is_what_the_runtimes_operators_compute(make: Any, tmp_path: Pat
 
 
 def test_reroutes_travel_with_the_file(tmp_path: Path) -> None:
-    """Exported, read back, sliced: a slice keeps those that start at a level it has."""
+    """After export, reading and slicing, a slice keeps the reroutes that start at one of its levels."""
     net, samples = chain(), labelled()
     reroutes = measure_reroutes(net, samples)
     path = export(net, (samples[0][0],), tmp_path / "net.safetensors", reroutes=reroutes, verify=False)
@@ -386,7 +386,7 @@ def test_reroutes_travel_with_the_file(tmp_path: Path) -> None:
 
 
 def test_reroutes_of_another_model_are_not_exported(tmp_path: Path) -> None:
-    """Levels and layers that this one has not; nothing is written."""
+    """Unknown levels and layers give an error, and no file is written."""
     for reroute, error in (
         (Reroute(3, 0, {"3": 0.5}), LevelError),
         (Reroute(1, 0, {"conv": 0.5}), InputError),

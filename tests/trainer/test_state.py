@@ -1,3 +1,5 @@
+"""State: round trip, damaged files, and random generators."""
+
 from __future__ import annotations
 
 import random
@@ -12,7 +14,7 @@ from nested_sparse.trainer.state import MAGIC, load_state, random_state, restore
 
 
 def test_round_trip_leaves_no_other_file(tmp_path: Path) -> None:
-    """What is saved is loaded; a second save replaces the first; a leftover temporary file does no harm."""
+    """A saved state is loaded; a second save replaces the first; a leftover temporary file does no harm."""
     path = tmp_path / "state"
     (tmp_path / "state.tmp").write_bytes(b"left by a killed run")
     save_state(path, {"epoch": 1, "weights": torch.arange(4.0)})
@@ -24,7 +26,7 @@ def test_round_trip_leaves_no_other_file(tmp_path: Path) -> None:
 
 
 def test_damaged_files_are_refused(tmp_path: Path) -> None:
-    """Foreign, empty, cut off at any place, or with any bit flipped: always a TrainingError that says what to do."""
+    """A foreign, empty or truncated file, or one with a flipped bit, gives a TrainingError with the next step."""
     path = tmp_path / "state"
     save_state(path, {"weights": torch.arange(100.0)})
     content = path.read_bytes()

@@ -1,9 +1,8 @@
+"""train: levels, rings, masks, resumed runs and errors."""
+
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +10,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from small_models import nested_small_net, small_batches, small_net, snapshot
+from small_runs import GROW, QUICK, run
 from torch import Tensor, nn
 
-from nested_sparse.errors import NestedSparseError, TrainingError
+from nested_sparse.errors import TrainingError
 from nested_sparse.trainer import Gradual, Joint, NestedModel, OneShot, nest, train
 from nested_sparse.trainer.config import TrainConfig
 from nested_sparse.trainer.evaluate import accuracy_per_level
 from nested_sparse.trainer.nestings import FreezeThenGrow, Nesting
 from nested_sparse.trainer.progress import EpochReport, ProgressBar
 from nested_sparse.trainer.schedules import Schedule
-
-QUICK = TrainConfig(dense_epochs=2, search_epochs=1, recalibration_samples=48)
-GROW = FreezeThenGrow(epochs_per_level=2)
-EPOCHS = 9
-
-
-def run(net: NestedModel, config: TrainConfig = QUICK, **options: Any) -> tuple[EpochReport, ...]:
-    torch.manual_seed(11)
-    return train(net, small_batches(), F.cross_entropy, config, **{"nesting": GROW, **options})
 
 
 def at_phase_ends(
@@ -46,7 +37,7 @@ def at_phase_ends(
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_lower_levels_stay_bit_equal(optimizer: str) -> None:
-    """After a level's phase nothing that belongs to it ever changes, under momentum and strong weight decay."""
+    """After a level's stage nothing of the level changes, under momentum and strong weight decay."""
     config = TrainConfig(
         dense_epochs=1, search_epochs=1, optimizer=optimizer, lr=0.02, weight_decay=0.3, recalibration_samples=0
     )
@@ -69,7 +60,7 @@ def test_lower_levels_stay_bit_equal(optimizer: str) -> None:
 
 
 def test_only_the_ring_moves() -> None:
-    """A level's phase changes the weights it adds, and no weight that neither it nor a lower level keeps."""
+    """A level's stage changes the weights that it adds, and none that neither it nor a lower level keeps."""
     net = nested_small_net()
     watch = at_phase_ends(net, snapshot)
     run(net, on_progress=watch)
@@ -101,7 +92,7 @@ def test_every_level_has_a_norm_and_bias_of_its_own() -> None:
 )
 @pytest.mark.parametrize("schedule", [OneShot(), Gradual(), Gradual(end=0.5)])
 def test_masks_nest_at_their_densities(schedule: Schedule, nesting: Nesting) -> None:
-    """However the masks are found, in the end every level keeps what the rounding rule says."""
+    """With every schedule and nesting, each level keeps the number of blocks of the rounding rule."""
     net = nested_small_net()
     expected = [
         [int((layer.first_level <= level).sum()) for level in range(3)] for layer in net.nested_layers().values()
@@ -114,7 +105,7 @@ def test_masks_nest_at_their_densities(schedule: Schedule, nesting: Nesting) -> 
 
 
 def test_training_learns() -> None:
-    """On a task a sparse net can do, every level gets most of it right, and the model is at its densest level."""
+    """On a task that a sparse net can do, every level is mostly right, and the model is at its densest level."""
     net = nested_small_net()
     config = TrainConfig(dense_epochs=6, search_epochs=3)
     reports = run(net, config, nesting=FreezeThenGrow(epochs_per_level=(3, 6, 6)))
@@ -124,14 +115,14 @@ def test_training_learns() -> None:
 
 
 def test_mode_of_the_model_is_kept() -> None:
-    """Training leaves train or eval mode as it was."""
+    """Training keeps train or eval mode."""
     net = nested_small_net().eval()
     run(net, TrainConfig(dense_epochs=0, search_epochs=1), nesting=FreezeThenGrow((1, 0, 0)))
     assert not net.training
 
 
 def test_frozen_parameters_stay() -> None:
-    """A parameter whose requires_grad is off is not trained in any phase."""
+    """A parameter without requires_grad is not trained in any stage."""
     model = small_net()
     model[3].weight.requires_grad_(False)
     before = model[3].weight.clone()
@@ -140,123 +131,8 @@ def test_frozen_parameters_stay() -> None:
     assert torch.equal(net.nested_layers()["3"].weight, before)
 
 
-class KilledError(Exception):
-    """Stops a run as a signal would."""
-
-
-@pytest.mark.parametrize("stop_after", [1, 2, 3, 6, EPOCHS])
-def test_resumed_run_equals_uninterrupted(tmp_path: Path, stop_after: int) -> None:
-    """Stopped in the middle of the epoch after `stop_after`, a run goes on to the same bits."""
-    whole, resumed = nested_small_net(), nested_small_net()
-    run(whole)
-    state_path = tmp_path / "run.state"
-    batches = small_batches()
-
-    def until_killed(epoch: int) -> Iterable[Any]:
-        for index, batch in enumerate(batches(epoch)):
-            if epoch == stop_after and index == 1:
-                raise KilledError
-            yield batch
-
-    class Sized(list[Any]):
-        """As long as the real epoch, so that schedules agree."""
-
-        def __init__(self, epoch: int) -> None:
-            super().__init__(batches(epoch))
-            self.epoch = epoch
-
-        def __iter__(self) -> Any:
-            return iter(until_killed(self.epoch))
-
-    torch.manual_seed(11)
-    if stop_after < EPOCHS:
-        with pytest.raises(KilledError):
-            train(resumed, Sized, F.cross_entropy, QUICK, nesting=GROW, state_path=state_path)
-        resumed = nested_small_net()
-        torch.manual_seed(99)
-    reports = train(resumed, batches, F.cross_entropy, QUICK, nesting=GROW, state_path=state_path)
-    assert len(reports) == EPOCHS
-    expected, got = snapshot(whole), snapshot(resumed)
-    assert all(torch.equal(got[key], value) for key, value in expected.items())
-
-
-def test_finished_run_is_only_loaded(tmp_path: Path) -> None:
-    """A second call with a finished run's state trains nothing."""
-    net, again = nested_small_net(), nested_small_net()
-    reports = run(net, state_path=tmp_path / "state")
-    assert run(again, state_path=tmp_path / "state", on_progress=pytest.fail) == reports
-    assert all(torch.equal(value, snapshot(net)[key]) for key, value in snapshot(again).items())
-
-
-KILLED_SCRIPT = """
-import sys, time, torch
-import torch.nn.functional as F
-torch.set_num_threads(1)
-sys.path.insert(0, sys.argv[1])
-from small_models import nested_small_net, small_batches
-from test_train import GROW, QUICK
-from nested_sparse.trainer import train
-
-net = nested_small_net()
-torch.manual_seed(11)
-def on_progress(report):
-    print(report.done_epochs, flush=True)
-    if report.done_epochs == 5:
-        time.sleep(600)
-train(net, small_batches(), F.cross_entropy, QUICK, nesting=GROW, state_path=sys.argv[2], on_progress=on_progress)
-"""
-
-
-def test_run_killed_by_the_system_resumes(tmp_path: Path) -> None:
-    """SIGKILL leaves a state from which the run ends with the uninterrupted run's bits."""
-    state_path = tmp_path / "run.state"
-    command = [sys.executable, "-c", KILLED_SCRIPT, str(Path(__file__).parent), str(state_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(5)]
-        process.send_signal(signal.SIGKILL)
-    assert lines[-1] == "5\n"
-    whole, resumed = nested_small_net(), nested_small_net()
-    run(whole)
-    seen: list[EpochReport] = []
-    options = {"state_path": state_path, "on_progress": seen.append}
-    train(resumed, small_batches(), F.cross_entropy, QUICK, nesting=GROW, **options)
-    assert [report.done_epochs for report in seen] == [6, 7, 8, 9]
-    assert all(torch.equal(value, snapshot(whole)[key]) for key, value in snapshot(resumed).items())
-
-
-def test_other_runs_state_is_refused(tmp_path: Path) -> None:
-    """A state of other settings or another model is an error that says what differs, and is left alone."""
-    path = tmp_path / "state"
-    run(nested_small_net(), state_path=path)
-    content = path.read_bytes()
-    with pytest.raises(TrainingError, match=r"state: belongs to another run; 'lr' differ .*0\.01.*0\.05"):
-        run(
-            nested_small_net(),
-            TrainConfig(dense_epochs=2, search_epochs=1, recalibration_samples=48, lr=0.01),
-            state_path=path,
-        )
-    with pytest.raises(TrainingError, match="'layers' differ"):
-        run(nest(nn.Sequential(nn.Linear(3, 3)), densities=(0.1, 0.3, 0.8), pattern="block4x1"), state_path=path)
-    assert path.read_bytes() == content
-
-
-@pytest.mark.parametrize("kind", ["", ".", "folder", "nowhere/state", "script.py", 3])
-def test_a_state_path_that_is_no_state_is_refused_at_once(
-    kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A folder, none, one in no folder, and a file of the user's, which it does not ask to delete."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "script.py").write_text("print()")
-    with pytest.raises(NestedSparseError, match=r"choose another state_path$|state_path: expected the path") as caught:
-        run(nested_small_net(), state_path=kind)
-    assert "delete" not in str(caught.value)
-    assert " failed" not in str(caught.value)
-
-
 def test_bad_runs_are_errors() -> None:
-    """No batches, a loss that is not finite, and outputs that cannot be distilled say what to do."""
+    """Missing batches, a loss that is not finite, and outputs without soft labels give an error with the next step."""
     net = nested_small_net()
     with pytest.raises(TrainingError, match="gave no batch"):
         train(net, lambda epoch: [], F.cross_entropy)
@@ -275,7 +151,7 @@ def test_bad_runs_are_errors() -> None:
 
 
 class Answering(nn.Module):
-    """A classifier that answers otherwise than with its logits alone, in the modes given."""
+    """A classifier that returns something else than its logits, in the given modes."""
 
     def __init__(self, answer: Callable[[Tensor], Any], modes: tuple[bool, ...]) -> None:
         super().__init__()
@@ -291,7 +167,7 @@ class Answering(nn.Module):
 def test_outputs_without_soft_labels_are_refused_at_the_first_batch(
     answer: Callable[[Tensor], Any], modes: tuple[bool, ...], tmp_path: Path
 ) -> None:
-    """The dense epochs need none, and are not spent first; without soft labels such a model trains."""
+    """The error comes before the dense epochs, which need no soft labels; without distillation the model trains."""
     net, reports, path = nest(Answering(answer, modes), densities=(0.2, 0.6)), list[EpochReport](), tmp_path / "state"
 
     def loss_fn(y: Any, t: Tensor) -> Tensor:
@@ -307,7 +183,7 @@ def test_outputs_without_soft_labels_are_refused_at_the_first_batch(
 
 
 def test_the_check_of_the_first_batch_changes_no_training() -> None:
-    """Weights and norm statistics come out as where no stage learns soft labels and nothing is checked."""
+    """Weights and norm statistics equal those of a run without soft labels, where nothing is checked."""
     found = []
     for weight in (0.0, 0.5):
         net, config = nested_small_net(), TrainConfig(dense_epochs=2, search_epochs=1, distill_weight=weight)
@@ -318,7 +194,7 @@ def test_the_check_of_the_first_batch_changes_no_training() -> None:
 
 
 def test_batches_without_a_length_work() -> None:
-    """A generator per epoch is enough; the schedules then move by the epoch."""
+    """A generator per epoch is enough; schedules then advance by whole epochs."""
     net = nested_small_net()
     reports = train(net, lambda epoch: iter(list(small_batches()(epoch))), F.cross_entropy, QUICK)
     assert len(reports) == 2 + 1 + 3 * 4
@@ -326,7 +202,7 @@ def test_batches_without_a_length_work() -> None:
 
 
 def test_progress_bar_takes_every_report(capsys: pytest.CaptureFixture[str]) -> None:
-    """The bar shows the phase and ends complete."""
+    """The bar shows the stage and ends complete."""
     with ProgressBar() as bar:
         run(nested_small_net(), TrainConfig(dense_epochs=1, search_epochs=0), nesting=Joint(epochs=1), on_progress=bar)
     assert "2/2" in capsys.readouterr().out
@@ -352,7 +228,7 @@ def test_progress_bar_takes_every_report(capsys: pytest.CaptureFixture[str]) -> 
     ],
 )
 def test_settings_are_checked(field: str, value: object) -> None:
-    """Every field out of range is an error that names it."""
+    """Every field out of range gives an error with its name."""
     with pytest.raises(TrainingError, match=f"TrainConfig.{field}: expected"):
         TrainConfig(**{field: value})  # type: ignore[arg-type]
 
@@ -364,7 +240,7 @@ def test_epochs_for_another_level_count_are_an_error() -> None:
 
 
 def test_empty_rings_start_a_level_as_the_one_below() -> None:
-    """With ring_start="zero" and no epochs of its own, every level computes what level 0 does."""
+    """With ring_start="zero" and no epochs, every level computes the same as level 0."""
     net = nested_small_net().eval()
     config = TrainConfig(dense_epochs=1, search_epochs=1, recalibration_samples=0)
     run(net, config, nesting=FreezeThenGrow((1, 0, 0), ring_start="zero"))
@@ -377,7 +253,7 @@ def test_empty_rings_start_a_level_as_the_one_below() -> None:
 
 
 def test_a_level_keeps_what_its_own_search_trained() -> None:
-    """With a search for each level, norms and biases that it trained are not put back to those of the level below."""
+    """With a search for each level, its norms and biases are not reset to those of the level below."""
     net, seen = nested_small_net(), {}
     config = TrainConfig(dense_epochs=1, search_epochs=1, recalibration_samples=0)
     nesting = FreezeThenGrow(epochs_per_level=0, search_each=True)
@@ -395,7 +271,7 @@ def test_a_level_keeps_what_its_own_search_trained() -> None:
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_mixed_precision_computes_in_it_and_learns(precision: str) -> None:
-    """Convolutions run in the type asked for, weights stay float32, and every level learns an easy task."""
+    """Convolutions run in the given type, weights stay float32, and every level learns an easy task."""
     net, seen = nested_small_net(), set()
     hook = net.nested_layers()["3"].register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
     config = TrainConfig(dense_epochs=6, search_epochs=3, precision=precision, recalibration_samples=0)

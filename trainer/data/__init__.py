@@ -1,1 +1,1 @@
-"""Data sets for training: images, spoken words, and the names that a recipe knows them by."""
+"""Data sets for training: images and spoken words, with the names that a recipe uses for them."""

@@ -1,4 +1,4 @@
-"""Data sets that a recipe can name: what they are, how they are split, and how their batches are augmented."""
+"""Data sets: the settings of those that a recipe can name, with their splits and the augmentation of batches."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ SCORED_BATCH = 250
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """What a run trains on and is scored on; what a function of your own returns for `[data] name`."""
+    """The data that a run trains on and is scored on. A function named by `[data] name` in a recipe returns it."""
 
     batches: Callable[[int], Iterable[tuple[Any, Any]]]
-    """The (inputs, targets) of an epoch, by its number; see `train`."""
+    """Function from an epoch's number to its (inputs, targets); see `train`."""
     scored: Callable[[], Iterable[tuple[Any, Any]]]
-    """Batches to score on, in order; inputs are not augmented, targets are class indices."""
+    """Function that gives the batches to score on, in order. Inputs are not augmented; targets are class indices."""
     example: tuple[Tensor, ...]
-    """One sample, as a batch, for each input of the model."""
+    """A batch of one sample for each input of the model."""
     facts: dict[str, Any]
-    """What to report: numbers of samples, the split that is scored. `classes` and `channels`, where they are there, are
-    given to a model that takes them and whose recipe does not say."""
+    """Facts for the report: numbers of samples, the scored split. `classes` and `channels`, if present, are passed to a
+    model that takes them, unless the recipe sets them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,17 +39,17 @@ class Source:
 
     batch_size: int = 64
     noise: float = 0.0
-    """Deviation of the Gaussian noise on training inputs, drawn anew for each epoch."""
+    """Standard deviation of the Gaussian noise on training inputs, with a new draw for each epoch."""
     train_samples: int = 0
-    """Use so many of the training set, drawn by `seed`; 0 is all."""
+    """Number of training samples to use, drawn by `seed`; 0 is all."""
     epoch_samples: int = 0
-    """An epoch has so many of them, drawn anew for each; 0 is all."""
+    """Number of samples in an epoch, with a new draw for each epoch; 0 is all."""
     validation_samples: int = 0
-    """Held out of the training set, drawn by `seed`."""
+    """Number of samples held out of the training set, drawn by `seed`."""
     evaluate_on: str = ""
-    """"validation" or "test"; by default validation samples where some are held out, else the test set."""
+    """"validation" or "test"; by default the validation samples if there are any, else the test set."""
     seed: int = 0
-    """Of the splits only, so that runs with another [train] seed share them."""
+    """Seed of the splits only, so that runs with different [train] seeds share the splits."""
 
     def __post_init__(self) -> None:
         """Check every field. Raises TrainingError."""
@@ -62,7 +62,7 @@ class Source:
         require(self, "evaluate_on", held_out, "'test', or validation_samples above 0")
 
     def load(self, seed: int) -> TrainingData:
-        """Read the data; `seed` is that of the batches' order and augmentation. Raises TrainingError."""
+        """Read the data. seed: seed of the batches' order and augmentation. Raises TrainingError."""
         train, test = self.read()
         rest, validation = hold_out(train, self.validation_samples, self.seed)
         kept = picked(train, rest[: self.train_samples or None])
@@ -95,7 +95,7 @@ class Source:
         raise NotImplementedError
 
     def augment(self, batches: Batches) -> Batches:
-        """`batches` with what this kind of data allows."""
+        """`batches` with the augmentation of this kind of data."""
         return batches
 
 
@@ -104,9 +104,9 @@ class Images(Source):
     """Settings of images."""
 
     shift_px: int = 0
-    """Training images move by up to so many pixels in each direction."""
+    """Maximum shift of a training image in each direction, in pixels."""
     flip: bool = False
-    """Whether every other training image, drawn at random, is mirrored."""
+    """Whether half of the training images, drawn at random, are mirrored."""
 
     def __post_init__(self) -> None:
         """Check every field. Raises TrainingError."""
@@ -114,19 +114,19 @@ class Images(Source):
         require_count(self, "shift_px")
 
     def augment(self, batches: Batches) -> Batches:
-        """Moved and mirrored."""
+        """`batches` with random shifts and mirroring."""
         return replace(batches, shift_px=self.shift_px, flip=self.flip)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Digits(Images):
-    """scikit-learn's 1797 digits, scaled up; test images get the same noise as training images, drawn once."""
+    """scikit-learn's 1797 digits, scaled up. Test images get noise of the same deviation, drawn once."""
 
     size: int = 24
-    """Pixels of a side."""
+    """Height and width of an image, in pixels."""
 
     def read(self) -> tuple[Labelled, Labelled]:
-        """1438 and 359 images."""
+        """The training set and the test set: 1438 and 359 images."""
         train, test = load_digits_images(size=self.size, seed=self.seed)
         if not self.noise:
             return train, test
@@ -138,10 +138,10 @@ class Idx(Images):
     """The four IDX files of `directory` (MNIST, Fashion-MNIST), plain or gzipped."""
 
     directory: Path
-    """Relative to the current directory."""
+    """Folder of the files, relative to the current directory."""
 
     def read(self) -> tuple[Labelled, Labelled]:
-        """As the files split them."""
+        """The training set and the test set, as the files split them."""
         return load_idx(self.directory)
 
 
@@ -152,7 +152,7 @@ class Fsdd(Source):
     file: Path
     """The .npz file, relative to the current directory."""
     shift_frames: int = 0
-    """Training clips move by up to so many frames of 10 ms."""
+    """Maximum shift of a training clip, in frames of 10 ms."""
 
     def __post_init__(self) -> None:
         """Check every field. Raises TrainingError."""
@@ -160,11 +160,11 @@ class Fsdd(Source):
         require_count(self, "shift_frames")
 
     def read(self) -> tuple[Labelled, Labelled]:
-        """2700 and 300 clips."""
+        """The training set and the test set: 2700 and 300 clips."""
         return load_fsdd(self.file)
 
     def augment(self, batches: Batches) -> Batches:
-        """Moved."""
+        """`batches` with random shifts in time."""
         return replace(batches, shift_frames=self.shift_frames)
 
 

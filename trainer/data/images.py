@@ -1,4 +1,4 @@
-"""Image sets for training and tests: the digits that ship with scikit-learn, and IDX files (MNIST, Fashion-MNIST)."""
+"""Images: the digits that ship with scikit-learn, IDX files (MNIST, Fashion-MNIST), and batches of any data set."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class Labelled(Protocol):
         ...
 
     def __len__(self) -> int:
-        """How many samples, n."""
+        """Number of samples, n."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledImages:
-    """images: float32 (n, 1, H, W), 0 (background) to 1. labels: int64 (n,)."""
+    """Images with classes. images: float32 (n, 1, H, W), 0 (background) to 1. labels: int64 (n,)."""
 
     images: Tensor
     labels: Tensor
@@ -64,7 +64,7 @@ def load_digits_images(
 
     The split depends on `seed` only: 1438 and 359 images by default.
     """
-    from sklearn.datasets import load_digits  # here: only this function needs scikit-learn
+    from sklearn.datasets import load_digits  # imported here because only this function needs scikit-learn
 
     pixels, labels = load_digits(return_X_y=True)
     images = torch.from_numpy(pixels.reshape(-1, 1, 8, 8).astype(np.float32) / 16)
@@ -105,7 +105,10 @@ def _find(directory: Path, name: str) -> Path:
 
 
 def read_idx(path: Path, *, dimensions: int) -> NDArray[np.uint8]:
-    """The uint8 array of an IDX file: 0, 0, 8, dimensions; big-endian uint32 sizes; data. Raises TrainingError."""
+    """The uint8 array of an IDX file. Raises TrainingError.
+
+    The file has the bytes 0, 0, 8 and `dimensions`, then big-endian uint32 sizes, then the data.
+    """
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
@@ -133,18 +136,18 @@ def read_idx(path: Path, *, dimensions: int) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True, slots=True)
 class Batches:
-    """Batches of an epoch, shuffled anew for each: `Batches(train, 64)(epoch)`; the same again for the same epoch.
+    """The shuffled batches of an epoch: `Batches(train, 64)(epoch)`. Each epoch has its own order, equal in every call.
 
-    shift_px: each image moves by up to so many pixels in each direction (a cheap augmentation); 0 leaves it.
-    noise: standard deviation of the Gaussian noise added to every value, drawn anew for each epoch; 0 adds none.
-    flip: every other image, drawn at random, is mirrored left to right.
-    shift_frames: each spectrogram (C, T) moves by up to so many frames, earlier or later.
-    samples: an epoch has so many, drawn anew for each; 0 is all.
+    shift_px: maximum shift of an image in each direction, in pixels (a cheap augmentation); 0 for none.
+    noise: standard deviation of the Gaussian noise added to every value, with a new draw for each epoch; 0 for none.
+    flip: whether half of the images, drawn at random, are mirrored left to right.
+    shift_frames: maximum shift of a spectrogram (C, T) in time, earlier or later, in frames.
+    samples: number of samples in an epoch, with a new draw for each epoch; 0 is all.
     An incomplete last batch is left out, unless it is the only one.
-    rank, world_size: where processes train together, each gives its own and how many they are, and gets its part of
-    every batch: all parts, in the order of the ranks, are the batch that a single process gets.
-    Raises TrainingError where parts would not be equally large, since then the mean over the processes would not be
-    the mean over the batch.
+    rank, world_size: number of this process, and number of processes that train together. Each process gets its part of
+    every batch; all parts, in the order of the ranks, are the batch that a single process would get.
+    Raises TrainingError if the parts would have unequal sizes: then the mean over the processes would not be the mean
+    over the batch.
     """
 
     data: Labelled
@@ -159,7 +162,7 @@ class Batches:
     world_size: int = 1
 
     def __post_init__(self) -> None:
-        """Check what several processes need."""
+        """Check rank, world size and batch size."""
         require_count(self, "world_size", 1)
         require(self, "rank", is_count(self.rank) and self.rank < self.world_size, f"0 to {self.world_size - 1}")
         if self.world_size > 1:
@@ -173,28 +176,28 @@ class Batches:
 
     @property
     def count(self) -> int:
-        """Batches in an epoch."""
+        """Number of batches in an epoch."""
         return max(1, min(self.samples or len(self.data), len(self.data)) // self.batch_size)
 
     def augmented(self, inputs: Tensor, rng: np.random.Generator) -> Tensor:
-        """(n, ...) inputs of one batch, moved, mirrored and noisy as drawn from `rng`."""
+        """(n, ...) inputs of one batch with shifts, mirroring and noise drawn from `rng`."""
         if self.shift_px:
             inputs = shifted(inputs, rng.integers(-self.shift_px, self.shift_px + 1, (len(inputs), 2)))
         if self.flip:
             inputs = torch.where(_drawn(rng.random(len(inputs)) < 0.5, inputs), inputs.flip(-1), inputs)
         if self.shift_frames:
-            inputs = later(inputs, rng.integers(-self.shift_frames, self.shift_frames + 1, len(inputs)))
+            inputs = delayed(inputs, rng.integers(-self.shift_frames, self.shift_frames + 1, len(inputs)))
         return noisy(inputs, self.noise, rng) if self.noise else inputs
 
     def own_part(self, size: int) -> slice:
-        """Where this process's part of a batch of `size` samples lies."""
+        """The samples of this process in a batch of `size` samples."""
         part = size // self.world_size
         return slice(self.rank * part, (self.rank + 1) * part)
 
 
 @dataclass(frozen=True, slots=True)
 class EpochBatches:
-    """One epoch of `source`: iterable any number of times, with a length."""
+    """One epoch of `source`: an iterable with a length that can be read repeatedly."""
 
     source: Batches
     epoch: int
@@ -209,12 +212,13 @@ class EpochBatches:
         for start in range(0, source.count * source.batch_size, source.batch_size):
             picked = order[start : start + source.batch_size]
             mine = source.own_part(len(picked))
-            inputs = source.augmented(source.data.inputs[picked], rng)  # the whole batch, so that all draw alike
+            whole = source.data.inputs[picked]  # of all processes, so that they draw alike
+            inputs = source.augmented(whole, rng)
             yield inputs[mine], source.data.labels[picked[mine]]
 
 
 def _drawn(chosen: NDArray[np.bool_], inputs: Tensor) -> Tensor:
-    """(n, 1, ...) of as many dimensions as `inputs`."""
+    """`chosen` as a tensor (n, 1, ...) with as many dimensions as `inputs`."""
     return torch.from_numpy(chosen).reshape(-1, *(1,) * (inputs.dim() - 1))
 
 
@@ -224,7 +228,7 @@ def noisy(images: Tensor, noise: float, rng: np.random.Generator) -> Tensor:
 
 
 def shifted(images: Tensor, offsets: NDArray[np.int64]) -> Tensor:
-    """(n, C, H, W) images, each moved by its (down, right) offset in pixels; zeros come in."""
+    """(n, C, H, W) images, each shifted by its (down, right) offset in pixels; zeros fill the gap."""
     margin = int(np.abs(offsets).max(initial=0))
     height, width = images.shape[-2:]
     padded = F.pad(images, (margin,) * 4)
@@ -235,15 +239,15 @@ def shifted(images: Tensor, offsets: NDArray[np.int64]) -> Tensor:
     return torch.stack(crops)
 
 
-def later(spectra: Tensor, frames: NDArray[np.int64]) -> Tensor:
-    """(n, C, T) spectrograms, each moved by its number of frames, later when positive; the edge frame fills the gap."""
+def delayed(spectra: Tensor, frames: NDArray[np.int64]) -> Tensor:
+    """(n, C, T) spectrograms, each shifted by a number of frames, later if positive; the edge frame fills the gap."""
     count = spectra.shape[-1]
     source = (torch.arange(count) - torch.from_numpy(frames)[:, None]).clamp(0, count - 1)
     return spectra.gather(-1, source[:, None].expand_as(spectra))
 
 
 def hold_out(data: Labelled, samples: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices of what is left and of `samples` held out, drawn by `seed` only. Raises TrainingError."""
+    """Indices of the remaining samples and of `samples` held-out ones, drawn by `seed`. Raises TrainingError."""
     if not 0 <= samples < len(data):
         raise TrainingError(f"{samples} samples cannot be held out of {len(data)}: expected 0 to {len(data) - 1}")
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(data)))

@@ -1,4 +1,4 @@
-"""Spoken words for training and tests: the Free Spoken Digit Dataset as log-mel spectrograms."""
+"""Speech: the spoken words of the Free Spoken Digit Dataset as log-mel spectrograms."""
 
 from __future__ import annotations
 
@@ -17,24 +17,25 @@ from nested_sparse.excerpt import excerpt
 
 RATE_HZ = 8000
 CLIP_SAMPLES = RATE_HZ
-"""Every clip is padded with silence, or cut, to one second."""
+"""Samples of a clip: every clip is padded with silence, or cut, to one second."""
 WINDOW_SAMPLES = RATE_HZ * 25 // 1000
 HOP_SAMPLES = RATE_HZ * 10 // 1000
 FRAMES = CLIP_SAMPLES // HOP_SAMPLES
 FFT_SAMPLES = 512
-"""More than the window: 16 Hz from bin to bin, so that the lowest mel bands, 33 Hz apart, hold one each."""
+"""Samples of a transform, more than the window's: bins are 16 Hz apart, so each of the lowest mel bands, which are
+33 Hz apart, contains a bin."""
 MELS = 40
 DYNAMIC_RANGE = 1e-5
-"""Power below this part of the clip's highest (50 dB) counts as silence."""
+"""Share of a clip's highest power (50 dB below it) under which power counts as silence."""
 TEST_INDICES = 5
-"""Recordings 0 to 4 of each speaker and digit are the test set, by the data set's own rule."""
+"""Number of test recordings of each speaker and digit: 0 to 4, by the data set's own rule."""
 CHUNK_CLIPS = 250
-"""Clips that are transformed at once, to bound memory."""
+"""Number of clips in one transform, to bound memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledSpectra:
-    """spectra: float32 (n, mels, T), log power, mean 0 in each clip. labels: int64 (n,)."""
+    """Spectrograms with classes. spectra: float32 (n, mels, T), log power, mean 0 per clip. labels: int64 (n,)."""
 
     spectra: Tensor
     labels: Tensor
@@ -51,8 +52,8 @@ class LabelledSpectra:
 def load_fsdd(path: str | Path) -> tuple[LabelledSpectra, LabelledSpectra]:
     """Training and test spectrograms (n, 40, 100) of the spoken digits in the .npz file `path`.
 
-    Its arrays: codes uint8, mu-law, all clips end to end; lut int16 (256,), a sample for each code; offsets (n + 1,),
-    where clips begin and end; label (n,), 0 to 9; index (n,), the recording's number. Raises TrainingError.
+    The file's arrays: codes uint8, mu-law, all clips end to end; lut int16 (256,), a sample for each code; offsets
+    (n + 1,), begin and end of the clips; label (n,), 0 to 9; index (n,), the recording's number. Raises TrainingError.
     """
     path = Path(path)
     arrays = _read(path)
@@ -69,7 +70,7 @@ def load_fsdd(path: str | Path) -> tuple[LabelledSpectra, LabelledSpectra]:
 
 
 def decoded_clips(codes: NDArray[np.uint8], lut: NDArray[np.int16], offsets: NDArray[np.int64]) -> NDArray[np.float32]:
-    """(n, CLIP_SAMPLES) float32 in [-1, 1): each code's sample by the table, silence after the end."""
+    """(n, CLIP_SAMPLES) float32 in [-1, 1): the table's sample for each code, then silence."""
     clips = np.zeros((len(offsets) - 1, CLIP_SAMPLES), np.float32)
     for clip, begin, end in zip(clips, offsets, offsets[1:], strict=False):
         samples = lut[codes[begin : min(end, begin + CLIP_SAMPLES)]]

@@ -1,1 +1,1 @@
-"""The nested torch model: which layers nest, which weights each level keeps, and what a forward pass costs."""
+"""The nested torch model: its nested layers, the weights that each level keeps, and the cost of a forward pass."""

@@ -1,4 +1,4 @@
-"""Choose masks: every layer's first levels from the magnitudes its weight has now."""
+"""Mask choice: every layer's first levels, from the present magnitudes of its weight or from other scores."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ AnyNestedLayer = NestedConv | NestedLinear
 
 
 def unique_weights(layers: Iterable[AnyNestedLayer]) -> list[AnyNestedLayer]:
-    """One layer for each weight: layers that share a weight are represented by the first."""
+    """One layer for each weight: the first of the layers that share it."""
     return list({id(layer.values): layer for layer in reversed(list(layers))}.values())[::-1]
 
 
@@ -43,11 +43,11 @@ def choose_masks(
     """Set the first level of every block: level l keeps the best scores that budget and pattern allow.
 
     Layers kept dense are whole at level 0. Layers that share a weight share its masks. Layers with coupled channels
-    have a budget of their own, and keep and drop channels together (see nested_sparse.coupled).
-    frozen_levels: what levels below this one keep now, they keep; `densities` names theirs too.
-    scores: layer name to (G, K), positive, higher is better; the sum of magnitudes for layers left out.
-    counts: layer name to the blocks that each level is to keep, in place of the budget's and the densities'.
-    Returns such counts: those that it went by. Raises BudgetError.
+    have their own budget, and keep and drop channels together (see nested_sparse.coupled).
+    frozen_levels: number of lowest levels whose masks do not change; `densities` contains theirs, too.
+    scores: layer name to (G, K), positive, higher is better; the sum of magnitudes for missing layers.
+    counts: layer name to the number of blocks that each level keeps, in place of budget and densities.
+    Returns the counts that were used. Raises BudgetError.
     """
     layers = list(layers)
     sparse = [layer for layer in layers if not layer.dense]
@@ -56,7 +56,7 @@ def choose_masks(
     coupled = coupled_weights(unique)
     channels = _channel_first_levels(unique, coupled, ranked, budget, densities, frozen_levels)
     alone = [layer for layer in unique if layer.name not in channels]
-    # per weight, so that layers of higher blocks do not come first for having more weights in a block
+    # per weight: else layers with higher blocks would rank first, because a block's score is a sum
     ranked = {layer.name: _allowed(layer, ranked[layer.name] / layer.block_rows) for layer in alone}
     frozen = None
     if frozen_levels:
@@ -72,12 +72,12 @@ def choose_masks(
 
 
 def keep_as_many(layer: AnyNestedLayer, level: int, scores: NDArray[np.float64]) -> None:
-    """Set what `level` adds to the levels below, which stay, to the best `scores` (G, K): as many blocks as now.
+    """Set the blocks that `level` adds to the best `scores` (G, K), as many blocks as now; lower levels stay.
 
-    Layers that share the weight are not looked at. Pattern channel has no such choice: PatternError.
+    Other layers that share the weight are not changed. Raises PatternError for pattern channel.
     """
     if layer.layout.whole_channels:
-        raise PatternError(f"{layer.name}: channels come and go together in all layers; they cannot be kept by weight")
+        raise PatternError(f"{layer.name}: expected a pattern of weights or blocks, got channels, which layers share")
     now = layer.first_level.cpu().numpy()[: len(scores)]
     counts = [int((now <= each).sum()) for each in range(level + 1)]
     scores = _allowed(layer, scores)
@@ -86,7 +86,7 @@ def keep_as_many(layer: AnyNestedLayer, level: int, scores: NDArray[np.float64])
 
 
 def coupled_weights(layers: Iterable[AnyNestedLayer]) -> list[CoupledWeight]:
-    """Those of `layers` that share channels with others, as what nested_sparse.coupled chooses for; no dense ones."""
+    """The sparse layers among `layers` that share channels with others, in the form of nested_sparse.coupled."""
     return [
         CoupledWeight(layer.name, layer.writes, layer.reads, layer.values[0].numel() // layer.reads.channels)
         for layer in layers
@@ -104,8 +104,9 @@ def _channel_first_levels(
 ) -> dict[str, NDArray[np.uint8]]:
     """(O, K) first levels of layers with coupled channels.
 
-    "global" compares importance over its mean in the group: with a norm behind a layer, its scale says nothing. Mean
-    magnitudes of the weights, tried on a DigitNet at its start, left late layers one step and the first ones whole.
+    "global" compares the importance divided by its mean in the group: when a norm follows a layer, the layer's scale
+    has no meaning. Mean magnitudes of the weights were tried on an untrained DigitNet: late layers kept one step of
+    channels, and the first ones all.
     """
     if not weights:
         return {}
@@ -123,9 +124,9 @@ def _channel_first_levels(
 def _above_the_rest(
     layers: Sequence[AnyNestedLayer], scores: Mapping[str, NDArray[np.float64]], frozen_levels: int
 ) -> dict[str, NDArray[np.float64]]:
-    """Scores in which what frozen levels keep ranks first, the lowest level's before all.
+    """Scores in which the weights of frozen levels rank first, lower levels before higher ones.
 
-    All others' together are below 1, so that this holds for sums over rows and channels, too, and over all layers.
+    All other scores add up to less than 1, so the order also holds for sums over rows, channels and layers.
     """
     largest = max((score.max() for score in scores.values()), default=0.0) + 1
     scale = 1 / (largest * max((score.size for score in scores.values()), default=1))
@@ -140,13 +141,13 @@ def _above_the_rest(
 def _frozen_counts(
     layers: Sequence[AnyNestedLayer], scores: Mapping[str, NDArray[np.float64]], frozen_levels: int
 ) -> dict[str, list[int]]:
-    """Cells that each frozen level keeps now, without those in rows of padding."""
+    """Number of cells that each frozen level keeps now, without those in rows of padding."""
     now = {layer.name: layer.first_level.cpu().numpy()[: len(scores[layer.name])] for layer in layers}
     return {name: [int((first <= level).sum()) for level in range(frozen_levels)] for name, first in now.items()}
 
 
 def layer_sizes(layers: Iterable[AnyNestedLayer]) -> dict[str, LayerSize]:
-    """What a budget must know of each layer."""
+    """The sizes by which a budget distributes weights, by layer name."""
     sizes = {}
     for layer in layers:
         allowed = allowed_blocks(layer)
@@ -163,7 +164,7 @@ def keep_everything(layers: Iterable[AnyNestedLayer]) -> None:
 
 
 def check_fit(layers: Iterable[AnyNestedLayer], budget: Budget, densities: Sequence[float]) -> None:
-    """Raise PatternError, naming each layer, where the pattern cannot keep as much as the densest level asks for."""
+    """Raise PatternError, naming each layer, where the pattern cannot keep the weights of the densest level."""
     problems = []
     for layer in unique_weights(layers):
         if layer.dense:
@@ -175,20 +176,20 @@ def check_fit(layers: Iterable[AnyNestedLayer], budget: Budget, densities: Seque
             problems.append(f"\n  {layer.name}: {layer.layout.name} keeps at most {part}")
     if problems:
         raise PatternError(
-            f"density {densities[-1]:g} is more than the pattern can keep of these layers; lower it, or name them in "
-            f"keep_dense:{''.join(problems)}"
+            f"density {densities[-1]:g} is more than the pattern can keep of these layers; lower the density, or name "
+            f"the layers in keep_dense:{''.join(problems)}"
         )
 
 
 def magnitudes(layer: NestedLayer, values: Tensor | None = None) -> NDArray[np.float64]:
-    """(G, K) the sum of magnitudes in each block, of the weight or of `values` in its shape."""
+    """(G, K) the sum of magnitudes in each block, of the weight or of `values`, which has its shape."""
     permutation = None if layer.permutation is None else layer.permutation.cpu().numpy()
     flat = (layer.values if values is None else values).detach().flatten(1).float().cpu().numpy()
     return block_scores(flat, layer.block_rows, permutation)
 
 
 def allowed_blocks(layer: NestedLayer) -> NDArray[np.bool_] | None:
-    """(G, K) the blocks that a level may keep; None for all, as where the pattern does not choose single blocks."""
+    """(G, K) the blocks that a level may keep; None for all, also when the pattern does not choose single blocks."""
     if layer.allowed is None or not layer.layout.excludable:
         return None
     blocks: NDArray[np.bool_] = magnitudes(layer, layer.allowed) > 0
@@ -196,10 +197,11 @@ def allowed_blocks(layer: NestedLayer) -> NDArray[np.bool_] | None:
 
 
 def _allowed(layer: NestedLayer, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`scores`, which are 0 or more, and less for what no level may keep."""
+    """`scores`, which are >= 0, with a negative value for the blocks that no level may keep."""
     blocks = allowed_blocks(layer)
     return scores if blocks is None else np.where(blocks, scores, -1.0)
 
 
 def _first_level(layer: AnyNestedLayer, scores: NDArray[np.float64], counts: Sequence[int]) -> NDArray[np.uint8]:
+    """First levels with which level l keeps `counts[l]` blocks, or the nearest possible number of weights."""
     return layer.layout.first_level(scores, counts, layer.values[0, 0].numel())

@@ -1,4 +1,4 @@
-"""Copied: a copy of a user's model that can be nested, whatever torch's utilities have hung on its layers."""
+"""Copied: a copy of a user's model that can be nested, with the utilities of torch on its layers resolved."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from nested_sparse.errors import InputError
 log = logging.getLogger(__name__)
 
 NESTABLE = (nn.Conv1d, nn.Conv2d, nn.Linear)
-"""What is nested, by its exact type: a subclass may compute something else."""
+"""Types of layers that are nested. The exact type counts, because a subclass may compute something else."""
 
 
 def copy_of(model: nn.Module) -> tuple[nn.Module, dict[nn.Module, Tensor]]:
-    """A copy of `model`, and which weights of its layers torch.nn.utils.prune keeps: module to a mask like its weight.
+    """A copy of `model`, and the masks of torch.nn.utils.prune in it: module to bool mask of its weight's shape.
 
-    Layers that can be nested hold the plain weight that they compute with now: masks of torch.nn.utils.prune are
-    applied, and the hooks of torch.nn.utils.weight_norm and spectral_norm are folded. `model` is untouched. Raises
-    InputError: it is no module, a copy would run the original, or a layer has no weights yet.
+    In the copy, layers that can be nested hold the plain weight that they compute with now: masks of
+    torch.nn.utils.prune are applied, and the hooks of torch.nn.utils.weight_norm and spectral_norm are folded. `model`
+    is unchanged. Raises InputError: it is not a module, a copy would run the original, or a layer has no weights yet.
     """
     if not isinstance(model, nn.Module):
         twice = "; this is what torch.compile made of a compiled module: nest the module itself"
@@ -41,12 +41,12 @@ def copy_of(model: nn.Module) -> tuple[nn.Module, dict[nn.Module, Tensor]]:
     _check_forwards(model)
     computed = {id(tensor): tensor.detach().clone() for tensor in _tensors(model) if not tensor.is_leaf}
     memo: dict[int, Any] = dict(computed)
-    copied = copy.deepcopy(model, memo)  # which refuses tensors that were computed
+    copied = copy.deepcopy(model, memo)  # without the memo, deepcopy refuses computed tensors
     for module in model.modules():
         if _is_compiled_forward(module):
             del memo[id(module)].__dict__["forward"]
         if isinstance(module, OptimizedModule):
-            _hand_on_hooks(module, memo[id(module._orig_mod)], memo)
+            _copy_hooks(module, memo[id(module._orig_mod)], memo)
     copied = _uncompiled(copied)
     masks: dict[nn.Module, Tensor] = {}
     for module in copied.modules():
@@ -58,7 +58,7 @@ def copy_of(model: nn.Module) -> tuple[nn.Module, dict[nn.Module, Tensor]]:
 
 
 def _uncompiled(model: nn.Module) -> nn.Module:
-    """`model` without torch.compile around it or its parts: what was compiled runs the layers that it was made of."""
+    """`model` without torch.compile around it or its parts; compiled code would run the layers of the original."""
     while isinstance(model, OptimizedModule):
         model = model._orig_mod
     for parent in model.modules():
@@ -68,10 +68,11 @@ def _uncompiled(model: nn.Module) -> nn.Module:
     return model
 
 
-def _hand_on_hooks(wrapper: nn.Module, inner: nn.Module, memo: dict[int, Any]) -> None:
-    """Give `inner`, a copy, the hooks that were registered on what torch.compile made of it, which run around its own.
+def _copy_hooks(wrapper: nn.Module, inner: nn.Module, memo: dict[int, Any]) -> None:
+    """Give `inner`, a copy, the hooks of its torch.compile wrapper, which run around `inner`'s own hooks.
 
-    Copying the wrapper would lose them. memo: copy.deepcopy's, so that methods of modules become the copies'.
+    They would be lost with the wrapper. memo: memo of copy.deepcopy, so that hooks which are methods of copied modules
+    become methods of the copies.
     """
     for name in ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"):
         getattr(inner, name).update(copy.deepcopy(getattr(wrapper, name), memo))
@@ -81,14 +82,14 @@ def _hand_on_hooks(wrapper: nn.Module, inner: nn.Module, memo: dict[int, Any]) -
 
 
 def _is_compiled_forward(module: nn.Module) -> bool:
-    """Whether it was written `module.forward = torch.compile(module.forward)`: the class's own forward, compiled."""
+    """Whether the module's forward is the class's own, compiled: `module.forward = torch.compile(module.forward)`."""
     compiled = getattr(module.__dict__.get("forward"), "_torchdynamo_orig_callable", None)
-    own = None if compiled is None else inspect.unwrap(compiled)  # torch wraps those of its own modules once more
+    own = None if compiled is None else inspect.unwrap(compiled)  # for its own modules torch adds a wrapper
     return isinstance(own, MethodType) and own.__self__ is module and own.__func__ is type(module).forward
 
 
 def _folded(module: nn.Module) -> Tensor | None:
-    """Fold what computes the module's parameters before each call; the mask of its weight, if there was one."""
+    """Fold the hooks that compute the module's parameters before each call; returns its weight's mask, or None."""
     mask = None
     with torch.no_grad():
         for hook in list(module._forward_pre_hooks.values()):
@@ -124,14 +125,14 @@ def _check_ready(model: nn.Module) -> None:
 
 
 def _check_forwards(model: nn.Module) -> None:
-    """Refuse a function in place of a forward that holds parts of `model`, and warn of such hooks.
+    """Raise InputError when a replaced forward is a function that holds parts of `model`; warn of such hooks.
 
-    copy.deepcopy copies no function: the copy's would go on with the original's weights, at every level.
+    copy.deepcopy does not copy functions: the copy's forward would use the original's weights at every level.
     """
     parts = {id(part) for part in model.modules()} | {id(parameter) for parameter in model.parameters()}
     for name, module in model.named_modules():
         where = f"{name or 'the model'} ({type(module).__name__})"
-        undone = isinstance(module, OptimizedModule) or _is_compiled_forward(module)  # the copy does without
+        undone = isinstance(module, OptimizedModule) or _is_compiled_forward(module)  # the copy has no compiled forward
         if not undone and _holds(module.__dict__.get("forward"), parts):
             raise InputError(
                 f"{where}: its forward was replaced by a function that holds parts of the model, so that a copy would "
@@ -140,7 +141,9 @@ def _check_forwards(model: nn.Module) -> None:
             )
         hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
         if any(_holds(hook, parts) for hook in hooks):
-            log.warning("%s: a hook holds parts of the model; the nested copy's hook will see the original's", where)
+            log.warning(
+                "%s: a hook holds parts of the model; in the nested copy it will see the original's parts", where
+            )
 
 
 def _holds(function: Any, parts: set[int], depth: int = 4) -> bool:
@@ -150,7 +153,7 @@ def _holds(function: Any, parts: set[int], depth: int = 4) -> bool:
     for cell in function.__closure__ or ():
         try:
             value = cell.cell_contents
-        except ValueError:  # empty so far
+        except ValueError:  # a closure cell without a value yet
             continue
         held = value.__self__ if isinstance(value, MethodType) else value
         if id(held) in parts or _holds(value, parts, depth - 1):

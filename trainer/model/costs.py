@@ -1,4 +1,4 @@
-"""Costs: what a forward pass of the whole network multiplies, module by module, counted while it runs."""
+"""Costs: FLOPs of a forward pass of the whole network, module by module, counted while it runs."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _ATEN = torch.ops.aten
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """FLOPs of a forward pass of all its samples, 2 for each multiply-add of a matrix product or a convolution.
+    """FLOPs of a forward pass over all samples, 2 for each multiply-add of a matrix product or a convolution.
 
-    layers: of each nested layer, all of its weights kept, by name; uses of its weight past the layer count, too.
-    others: of all else, by the dotted path of the module whose forward computes it, "" for the model's own.
+    layers: FLOPs of each nested layer with all weights kept, by name; direct uses of its weight in other code count.
+    others: FLOPs of all other code, by the dotted path of the module whose forward runs it, "" for the model's own.
     """
 
     layers: Counter[str] = field(default_factory=Counter)
@@ -35,20 +35,20 @@ class Costs:
 
     @property
     def total(self) -> int:
-        """Of the whole network, all weights kept."""
+        """FLOPs of the whole network with all weights kept."""
         return self.layers.total() + self.others.total()
 
     def positions(self, layers: Mapping[str, NestedLayer]) -> dict[str, int]:
-        """How often the weights of each nested layer were multiplied: output pixels or rows of all samples and uses."""
+        """Multiply-adds of each weight, by nested layer: output pixels or rows, summed over samples and uses."""
         return {name: flops // (2 * layers[name].values.numel()) for name, flops in self.layers.items()}
 
 
 @contextmanager
 def counted_costs(net: NestedModel) -> Iterator[Costs]:
-    """Costs that forward passes within fill, by torch.utils.flop_counter's formulas and some more.
+    """A context that yields Costs and counts forward passes into it, by torch.utils.flop_counter's and own formulas.
 
-    They must not build a graph for gradients (torch.no_grad), so that attention and recurrent layers show what they
-    multiply. Fused attention is off meanwhile.
+    The passes must not build a graph for gradients (torch.no_grad), so that attention and recurrent layers show their
+    products. Fused attention is off meanwhile.
     """
     costs = Costs()
     counter = _Counter(costs)
@@ -68,7 +68,7 @@ def counted_costs(net: NestedModel) -> Iterator[Costs]:
 
 @contextmanager
 def _noted_reads(layer: NestedLayer, counter: _Counter) -> Iterator[None]:
-    """Let `counter` know which tensors are the layer's weight, read past the layer."""
+    """A context in which `counter` learns the tensors that other code reads as the layer's weight."""
 
     def read(name: str) -> Tensor | None:
         if name == "bias":
@@ -87,7 +87,7 @@ def _noted_reads(layer: NestedLayer, counter: _Counter) -> Iterator[None]:
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts every operation that has a formula.
 
-    weights: storage of a weight that was read past its layer -> the layer's name, and the tensor, which keeps it alive.
+    weights: storage of a weight that other code has read -> name of its layer, and the tensor, to keep it alive.
     """
 
     def __init__(self, costs: Costs) -> None:
@@ -97,7 +97,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.weights: dict[int, tuple[str, Tensor]] = {}
 
     def watch(self, path: str, module: nn.Module) -> list[torch.utils.hooks.RemovableHandle]:
-        """Have the module say when its forward runs."""
+        """Register hooks that note when the module's forward runs; returns their handles."""
         place = (module.name, True) if isinstance(module, NestedLayer) else (path, False)
 
         def enter(*_: Any) -> None:
@@ -109,12 +109,12 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave, always_call=True)]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the operation, and count it."""
+        """Run the operation and count it."""
         kwargs = kwargs or {}
         formula = FORMULAS.get(func._overloadpacket)
         if formula is None and func is not torch.ops.prim.device.default:
             with self:
-                parts = func.decompose(*args, **kwargs)  # under inference_mode nothing else takes it apart
+                parts = func.decompose(*args, **kwargs)  # under inference_mode only this splits it up
             if parts is not NotImplemented:
                 return parts
         answer = func(*args, **kwargs)
@@ -143,12 +143,12 @@ def _added_matrix_vector(_: Tensor, matrix: Tensor, *__: Any, out_val: Any = Non
 
 
 def _recurrent(x: Tensor, w_input: Tensor, w_hidden: Tensor, *_: Any, out_val: Any = None, **__: Any) -> int:
-    """One layer and direction of mkldnn's: both matrices at every step of every sample."""
+    """FLOPs of one layer and direction in mkldnn: both matrices at every step of every sample."""
     return 2 * (x.numel() // x.shape[-1]) * (w_input.numel() + w_hidden.numel())
 
 
 def _recurrent_stack(x: Tensor, weights: list[Tensor], *_: Any, out_val: Any = None, **__: Any) -> int:
-    """All layers and directions of cuDNN's."""
+    """FLOPs of all layers and directions in cuDNN."""
     return 2 * (x.numel() // x.shape[-1]) * sum(weight.numel() for weight in weights if weight.ndim == 2)
 
 
@@ -159,4 +159,4 @@ FORMULAS: Mapping[Any, Callable[..., Any]] = {
     _ATEN.mkldnn_rnn_layer: _recurrent,
     _ATEN._cudnn_rnn: _recurrent_stack,
 }
-"""What torch.utils.flop_counter knows, and what it does not: FLOPs from an operation's arguments and its answer."""
+"""Operation -> function from its arguments and result to FLOPs: torch.utils.flop_counter's formulas and our own."""

@@ -1,9 +1,9 @@
-"""Coupling: which layers of a model share channels, found by following its values from layer to layer (torch.fx).
+"""Coupling: the groups of layers that share channels, found by following values from layer to layer (torch.fx).
 
-Norms, activations, pooling, dropout and depthwise convolutions pass channels on; sums make the channels of their terms
-one group; a flattened image gives each channel some consecutive features. Whatever is not known ends a group, whose
-channels then stay whole. A mistake here could cost accuracy or density, nothing else: any choice of channels is a valid
-mask, and what is trained is what is exported.
+Norms, activations, pooling, dropout and depthwise convolutions pass channels on. A sum joins the channels of its terms
+into one group. A flattened image has some consecutive features per channel. An unknown operation ends a group, and the
+group's channels then stay whole. A mistake here can only cost accuracy or density: any choice of channels is a valid
+mask, and the exported model is the trained one.
 """
 
 from __future__ import annotations
@@ -23,23 +23,27 @@ from .norm import LevelBatchNorm
 
 @dataclass(frozen=True, slots=True)
 class Coupling:
-    """What was found. groups: all of them. alone: layers whose channels are chosen for each by itself, and why."""
+    """The result of `couple`.
+
+    groups: all groups of channels. alone: layers that are in no group, with the reason; their channels are chosen for
+    each layer separately.
+    """
 
     groups: tuple[ChannelGroup, ...]
     alone: dict[str, str]
 
     def lines(self) -> list[str]:
-        """What stays whole and what is alone, with the reasons, for people."""
+        """The groups that stay whole and the layers in no group, with the reasons, one line each."""
         whole = [group for group in self.groups if group.whole and group.producers]
         lines = [f"whole: {group.channels} channels of {', '.join(group.producers)}: {group.whole}" for group in whole]
         return lines + [f"channels not coupled: {name}: {reason}" for name, reason in self.alone.items()]
 
 
 def couple(model: nn.Module) -> Coupling:
-    """Find the groups of a nested model's layers, and set what each layer writes and reads.
+    """Find the groups of a nested model's layers, and set each layer's `writes` and `reads`.
 
-    Dimension 0 of the model's inputs is taken for the batch. Layers that the trace does not reach, and all of a model
-    that cannot be traced, are left as they are.
+    Dimension 0 of the model's inputs must be the batch. A layer that the trace does not reach is not changed; if the
+    model cannot be traced, no layer is.
     """
     layers = {module.name: module for module in model.modules() if isinstance(module, NestedConv | NestedLinear)}
     root = nn.Sequential(model) if isinstance(model, NestedLayer) else model
@@ -55,7 +59,7 @@ def couple(model: nn.Module) -> Coupling:
 
 
 def _trace(root: nn.Module) -> fx.Graph:
-    """The calls of `root`; modules of the user's that have no children are looked into, where that works."""
+    """The graph of calls in `root`; it also looks into the user's modules without children, where that works."""
     try:
         return _Tracer(closed=False).trace(root)
     except Exception:  # as above
@@ -63,20 +67,20 @@ def _trace(root: nn.Module) -> fx.Graph:
 
 
 class _Tracer(fx.Tracer):
-    """closed: whether every module without children is one call."""
+    """Tracer of a nested model. closed: whether every module without children is one call."""
 
     def __init__(self, *, closed: bool) -> None:
         super().__init__()
         self._closed = closed
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Nested layers and norms are leaves, and what torch.nn defines."""
+        """Whether the module is a leaf: a nested layer, a level norm, or a module of torch.nn."""
         ours = isinstance(m, NestedLayer | LevelBatchNorm) or (self._closed and not any(m.children()))
         return ours or super().is_leaf_module(m, module_qualified_name)
 
 
 class _Walk:
-    """One pass over the graph. A node's value is a Flow, or says in words why it is none, or is None: no tensor."""
+    """One pass over the graph. A node's value is a Flow, a text with the reason for having none, or None: no tensor."""
 
     def __init__(self, root: nn.Module, layers: Iterable[AnyNestedLayer]) -> None:
         self._modules = dict(root.named_modules(remove_duplicate=False))
@@ -100,7 +104,7 @@ class _Walk:
         return Coupling(tuple(found), alone)
 
     def visit(self, node: fx.Node) -> None:
-        """Find the node's value."""
+        """Compute the node's value."""
         inputs = [self._values[source] for source in node.all_input_nodes]
         tensors = [value for value in inputs if value is not None]
         if node.op == "call_module":
@@ -111,7 +115,7 @@ class _Walk:
             self._values[node] = "a parameter"
         elif node.op == "output":
             self._values[node] = _end(tensors, "an output of the model")
-        elif _asks_for_size(node) or not tensors:
+        elif _is_size(node) or not tensors:
             self._values[node] = None
         else:
             self._values[node] = _of_operation(node, None, tensors)
@@ -130,7 +134,7 @@ class _Walk:
         return _of_operation(node, module.norms[0] if isinstance(module, LevelBatchNorm) else module, tensors)
 
     def _of_layer(self, layer: AnyNestedLayer, value: Flow | str) -> Flow:
-        """Its rows; what it reads joins the channels of `value`."""
+        """The flow of the layer's rows. The channels that the layer reads join the channels of `value`."""
         dim, features = _channel_dim(layer), layer.values.shape[1]
         if isinstance(value, Flow) and value.dim == dim and value.is_read_as(features):
             read = value
@@ -146,7 +150,10 @@ class _Walk:
         return Flow(self._rows[id(layer.values)], dim)
 
     def _of_groups(self, conv: NestedConv, value: Flow | str) -> Flow:
-        """Its rows: the channels of `value` where each row reads the channel of its own number, else whole."""
+        """The flow of the rows of a convolution in groups.
+
+        The rows are the channels of `value` if row i reads channel i; else both stay whole.
+        """
         dim, rows = _channel_dim(conv), self._rows[id(conv.values)]
         own = Channels(conv.values.shape[1], "a convolution in groups")
         own.consumers[conv.name] = None
@@ -161,7 +168,7 @@ class _Walk:
 
 
 def _of_operation(node: fx.Node, module: nn.Module | None, tensors: list[Flow | str]) -> Flow | str:
-    """What any other module, function or method gives."""
+    """The value of any other module, function or method."""
     flows = [value for value in tensors if isinstance(value, Flow)]
     found = passed(operation(node, module), node, module, flows) if flows and len(flows) == len(tensors) else None
     name = f"{type(module).__name__} {node.target}" if module else getattr(node.target, "__name__", node.target)
@@ -169,19 +176,19 @@ def _of_operation(node: fx.Node, module: nn.Module | None, tensors: list[Flow | 
 
 
 def _end(values: Iterable[Flow | str], reason: str) -> str:
-    """Keep whole what flows in; why nothing known flows out."""
+    """Keep the incoming groups whole; returns the reason why the result is not a Flow."""
     for value in values:
         if isinstance(value, Flow):
             value.group.keep_whole(reason)
     return next((value for value in values if isinstance(value, str)), reason)
 
 
-def _asks_for_size(node: fx.Node) -> bool:
-    """Whether it gives sizes, and no tensor."""
+def _is_size(node: fx.Node) -> bool:
+    """Whether the node's value is a size, not a tensor."""
     asked = node.args[1] if node.target is getattr else node.target
     return asked in ("size", "shape", "dim", "ndim")
 
 
 def _channel_dim(layer: AnyNestedLayer) -> int:
-    """Where its channels are, counted from the end."""
+    """The dimension of the layer's channels, counted from the end."""
     return -3 if isinstance(layer, NestedConv2d) else -2 if isinstance(layer, NestedConv1d) else -1

@@ -19,16 +19,16 @@ POINTWISE = frozenset([
     "dropout", "dropout1d", "dropout2d", "alphadropout", "featurealphadropout", "clone", "contiguous",
 ])
 # fmt: on
-"""Modules of torch.nn, functions and methods that work on each number alone, as `operation` spells them."""
+"""Names, as `operation` spells them, of elementwise modules of torch.nn, functions and methods."""
 
 JOINING = frozenset(["add", "iadd", "sub", "isub", "mul", "imul", "div", "truediv", "maximum", "minimum"])
 REDUCING = frozenset(["mean", "sum", "amax", "squeeze"])
 SPATIAL = re.compile(r"(?:(?:adaptive)?(?:avg|max)pool|(?:zero|constant|reflection|replication)pad)([12])d")
-"""Pooling and padding over so many last dimensions."""
+"""Names of pooling and padding; the group is the number of last dimensions that they work on."""
 
 
 class Channels:
-    """A group in the making. Two that turn out to be one are joined; `root` holds what is known of both."""
+    """A group under construction. Groups can be joined; `root` is the joined group."""
 
     def __init__(self, channels: int, whole: str = "") -> None:
         self.channels, self.whole = channels, whole
@@ -37,11 +37,11 @@ class Channels:
 
     @property
     def root(self) -> Channels:
-        """The group that this one is part of."""
+        """The group that this one was joined to; itself if none."""
         return self if self._joined is None else self._joined.root
 
     def join(self, other: Channels) -> None:
-        """Make the two one group."""
+        """Make the two groups one."""
         first, second = self.root, other.root
         if first is second:
             return
@@ -51,11 +51,11 @@ class Channels:
         second._joined = first
 
     def keep_whole(self, reason: str) -> None:
-        """Let no channel be dropped; the first reason stays. No reason, no change."""
+        """Forbid dropping channels. The first reason is kept; an empty reason changes nothing."""
         self.root.whole = self.root.whole or reason
 
     def finished(self) -> ChannelGroup:
-        """The group. Its step fills whole blocks of every producer: the least common multiple of their row steps."""
+        """The finished group. Its step is the least common multiple of its producers' row steps."""
         root = self.root
         members = tuple(root.producers), tuple(root.consumers), tuple(root.norms)
         return ChannelGroup(root.channels, math.lcm(*root.producers.values()), *members, root.whole)
@@ -63,7 +63,10 @@ class Channels:
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """A value with a group's channels in dimension `dim`, counted from the end; flat: some features for each."""
+    """A value with a group's channels in dimension `dim`, counted from the end (negative).
+
+    flat: whether each channel has several consecutive features, as after flattening an image.
+    """
 
     group: Channels
     dim: int
@@ -71,20 +74,20 @@ class Flow:
 
     @property
     def channels(self) -> int:
-        """How many channels, features of one counted once."""
+        """Number of channels in the group."""
         return self.group.channels
 
     def fits(self, other: Flow) -> bool:
-        """Whether a sum of both adds channel to channel."""
+        """Whether a sum of the two values adds channel c to channel c."""
         return (self.dim, self.flat, self.channels) == (other.dim, other.flat, other.channels)
 
     def is_read_as(self, features: int) -> bool:
-        """Whether `features` numbers in `dim` are these channels, each as often as the other."""
+        """Whether `features` numbers in `dim` are the channels, with equally many features per channel."""
         return features == self.channels or (self.flat and features % self.channels == 0)
 
 
 def operation(node: fx.Node, module: nn.Module | None) -> str:
-    """The node's name in small letters without underscores: "adaptiveavgpool2d" for module and function alike."""
+    """The node's name in lower case without underscores: "adaptiveavgpool2d" for both module and function."""
     if module is not None:
         name = type(module).__name__ if type(module).__module__.startswith("torch.nn") else ""
     else:
@@ -93,7 +96,7 @@ def operation(node: fx.Node, module: nn.Module | None) -> str:
 
 
 def passed(name: str, node: fx.Node, module: nn.Module | None, flows: Sequence[Flow]) -> Flow | None:
-    """What an operation on `flows`, all the tensors that it reads, gives; None where it is no rule for channels."""
+    """The result of an operation that reads the tensors `flows`; None when no rule for its channels is known."""
     first = flows[0]
     if name in JOINING and all(flow.fits(first) for flow in flows):
         for flow in flows[1:]:
@@ -109,7 +112,7 @@ def passed(name: str, node: fx.Node, module: nn.Module | None, flows: Sequence[F
 
 
 def _leaves_channels(name: str, node: fx.Node, flow: Flow) -> bool:
-    """Whether it is pooling or padding, and works on dimensions after the channels."""
+    """Whether the operation is pooling or padding over dimensions after the channels."""
     found = SPATIAL.fullmatch(name)
     if found:
         dimensions = int(found[1])
@@ -121,7 +124,7 @@ def _leaves_channels(name: str, node: fx.Node, flow: Flow) -> bool:
 
 
 def _flattens(name: str, node: fx.Node, module: nn.Module | None) -> bool:
-    """Whether (N, C, ...) becomes (N, C · ...): flatten from dimension 1, or a view in two dimensions."""
+    """Whether the operation turns (N, C, ...) into (N, C · ...): flatten from dimension 1, or a view as a matrix."""
     if name == "flatten":
         given: tuple[Any, ...] = (*node.args[1:], *node.kwargs.values())
         return (module.start_dim, module.end_dim) == (1, -1) if isinstance(module, nn.Flatten) else given == (1,)
@@ -132,7 +135,7 @@ def _flattens(name: str, node: fx.Node, module: nn.Module | None) -> bool:
 
 
 def _reduced(node: fx.Node, flow: Flow) -> Flow | None:
-    """What is left when dimensions after the channels go."""
+    """The result of a reduction over dimensions after the channels; None for other dimensions."""
     given: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
     rank = 1 - flow.dim  # the batch, the channels and what follows
     dims = [given] if isinstance(given, int) else given if isinstance(given, list | tuple) else []

@@ -1,4 +1,4 @@
-"""ForwardCall: a call of a model's forward as a function of tensors alone, in and out."""
+"""ForwardCall: a call of a model's forward as a function from tensors to tensors."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .structure import CONSTANTS, Path, parts_of, tensors_in, with_tensors, writ
 
 
 class ForwardCall:
-    """The arguments of a forward: their tensors, and everything around these.
+    """The arguments of a forward: their tensors, and the containers and constants around them.
 
-    examples: a tuple of what forward takes: tensors, None, numbers, strings, and tuples, lists, dicts, dataclasses of
-    such. A dict at the end whose keys are forward's parameters holds keyword arguments, as in torch.onnx.export; to
-    hand it over as a dict, put an empty one behind it.
-    tensors: the examples' tensors, copies. names: of each, forward's parameter and the way into it; `input` for one
-    that is an argument by itself.
+    examples: a tuple of forward's arguments: tensors, None, numbers, strings, and tuples, lists, dicts and dataclasses
+        of these. A last dict whose keys are forward's parameters holds keyword arguments, as in torch.onnx.export; an
+        empty dict after it makes it a positional argument.
+    tensors: copies of the examples' tensors. names: a name for each: forward's parameter and the path inside it;
+        `input` for a single argument.
     Raises ExportError.
     """
 
@@ -33,29 +33,29 @@ class ForwardCall:
         self.arguments, self.keywords = _split(model, tuple(examples))
         found = list(tensors_in((self.arguments, self.keywords), beside=CONSTANTS))
         if not found:
-            raise ExportError("example_inputs holds no tensor, and a file without an input has nothing to answer")
+            raise ExportError("example_inputs holds no tensor: expected at least one, because a file needs an input")
         self.tensors = tuple(tensor.detach().clone() for _, tensor in found)
         self.names = _names(model, [path for path, _ in found])
 
     @property
     def shapes(self) -> list[list[int]]:
-        """Of the tensors."""
+        """Shapes of the tensors."""
         return [list(tensor.shape) for tensor in self.tensors]
 
     def run(self, model: nn.Module, tensors: Sequence[Tensor]) -> Any:
-        """What `model` answers to the call with these tensors, which it may change."""
+        """The answer of `model` to the call with `tensors`; the model may change them."""
         rest = iter(tensors)
         arguments, keywords = with_tensors((self.arguments, self.keywords), lambda _: next(rest))
         return model(*arguments, **keywords)
 
     def answer(self, model: nn.Module, tensors: Sequence[Tensor]) -> list[tuple[Path, Tensor]]:
-        """The tensors of the model's answer, with their paths; `tensors` stay as they are. Raises ExportError."""
+        """The tensors of the model's answer, with their paths; `tensors` are not changed. Raises ExportError."""
         return answered(self.run(model, [tensor.clone() for tensor in tensors]))
 
     def flat(self, model: nn.Module, *, copied: bool) -> nn.Module:
-        """A module that takes the call's tensors and answers with a tuple of tensors; its one child is `model`.
+        """A module from the call's tensors to a tuple of tensors; its only child is `model`.
 
-        copied: hand the model copies of its inputs, because it writes into them.
+        copied: whether the model gets copies of its inputs, because it writes into them.
         """
         return _Flat(self, model, copied)
 
@@ -73,7 +73,7 @@ class _Flat(nn.Module):
 
 
 def answered(answer: Any) -> list[tuple[Path, Tensor]]:
-    """The tensors of a forward's answer, with their paths; None is left out. Raises ExportError where it holds more."""
+    """The tensors of a forward's answer, with their paths, without None. Raises ExportError for other values."""
     try:
         found = list(tensors_in(answer))
     except TypeError as error:
@@ -100,9 +100,9 @@ def _check_argument(value: Any, place: str) -> None:
             how = "torch.view_as_real of it" if value.is_complex() else "it as .float()"
             raise ExportError(f"{place} is {value.dtype}, which a file's inputs cannot be; pass {how}")
         if value.layout != torch.strided or value.is_quantized or value.is_nested:
-            raise ExportError(f"{place} is no dense tensor ({value.layout}); pass a dense one")
+            raise ExportError(f"{place} is not a dense tensor ({value.layout}); pass a dense one")
         if value.device.type == "meta":
-            raise ExportError(f"{place} is on the device 'meta' and has no values; pass a tensor that has")
+            raise ExportError(f"{place} is on the device 'meta' and has no values; pass a tensor with values")
         return
     parts = parts_of(value)
     if parts is not None:
@@ -113,7 +113,7 @@ def _check_argument(value: Any, place: str) -> None:
 
 
 def _split(model: nn.Module, examples: tuple[Any, ...]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments."""
+    """Positional and keyword arguments of `examples`."""
     last = examples[-1]
     if not isinstance(last, Mapping) or not all(isinstance(key, str) for key in last):
         return examples, {}
@@ -126,7 +126,7 @@ def _split(model: nn.Module, examples: tuple[Any, ...]) -> tuple[tuple[Any, ...]
 
 
 def _names(model: nn.Module, paths: Sequence[Path]) -> list[str]:
-    """`input` for a single argument, else forward's parameters, with keys and positions inside them behind."""
+    """`input` for a single argument, else forward's parameters, followed by keys and positions inside them."""
     if len(paths) == 1 and len(paths[0]) == 2 and paths[0][0] == 0:
         return ["input"]
     parameters = list(inspect.signature(model.forward).parameters.values())

@@ -1,4 +1,4 @@
-"""NestedConv1d, NestedConv2d and NestedLinear: one weight, one mask per level, one bias per level."""
+"""Nested layers: convolutions and linear layers with one weight, and a mask and a bias per level."""
 
 from __future__ import annotations
 
@@ -12,32 +12,33 @@ from torch import Tensor, nn
 from nested_sparse.coupled import ChannelGroup
 from nested_sparse.layouts import Layout
 
-from .modes import called_past
+from .modes import called_by_other
 
 GRADIENTS = ("kept", "ring", "all")
-"""Weights that a level's gradient may reach: those it keeps, those it adds to the level below, or every one, the
-dropped ones as though they were kept at zero."""
+"""Weights that a level's gradient may reach: the kept ones, those that the level adds to the level below, or all of
+them, where dropped weights have the gradient of a kept weight of value zero."""
 
 
 class NestedLayer(nn.Module):
-    """What all layers share: a weight whose blocks have a first level.
+    """Base of all nested layers: a weight whose blocks have a first level.
 
-    values: the parameter called "weight", (O, ...), every level's values in it; K is the product of all dimensions but
-        the first.
+    values: the parameter called "weight", (O, ...), with the values of every level; K is the product of all dimensions
+        but the first.
     biases: the parameter called "bias", (L, O), one row per level, or None.
-    weight, bias: these two, but for code that runs within a module's forward and reads them past the layer's own, e.g.
-        F.linear(x, self.proj.weight, self.proj.bias): it gets the current level's, (O, ...) with zeros where the level
-        keeps nothing, and (O,). So it computes what the layer would. Gradients flow to the parameters.
-    layout: what is kept or dropped together.
-    first_level: buffer, uint8, the lowest level that keeps each cell of the layout, 255 where none does: (G, K) of
-        V × 1 blocks; V = 1 where the pattern is gs{B}x{k}, with rows up to a whole bundle, or channel.
-    allowed: buffer, bool like the weight, or None for all: which weights levels may keep; a block, where it may of one.
+    weight, bias: the two parameters. Exception: another module's forward that reads them directly, e.g. F.linear(x,
+        self.proj.weight, self.proj.bias), gets the current level's: (O, ...) with zeros for dropped weights, and (O,).
+        So it computes the same as the layer. Gradients flow to the parameters.
+    layout: the weights that are kept or dropped together.
+    first_level: buffer, uint8, the lowest level that keeps each cell of the layout, 255 if none: (G, K) of V × 1
+        blocks; V = 1 for the patterns gs{B}x{k}, where rows are padded to a whole bundle, and channel.
+    allowed: buffer, bool, the weight's shape: the weights that levels may keep; None for all. A block may be kept if
+        one of its weights may.
     permutation: buffer, int32 (O,), packed row r is output channel permutation[r]; None is the identity.
     level: the level that `forward` runs; set by NestedModel.set_level.
-    name: dotted path in the model. dense: kept whole at every level.
-    gradient: which weights the gradient reaches, one of GRADIENTS; those the level keeps, if nothing else is set.
-    writes, reads: the groups of channels that its rows and its input channels are in, None where nothing is coupled.
-    read: what answers such a read, for a while; export traces with it.
+    name: dotted path in the model. dense: whether all weights are kept at every level.
+    gradient: the weights that the gradient reaches, one of GRADIENTS; "kept" by default.
+    writes, reads: the channel groups of the rows and of the input channels; None without coupling.
+    read: function that serves such direct reads, or None; export sets it while tracing.
     """
 
     weight: Tensor
@@ -70,7 +71,7 @@ class NestedLayer(nn.Module):
 
     @property
     def values(self) -> nn.Parameter:
-        """(O, ...) every level's values."""
+        """(O, ...) the values of all levels."""
         values = self._parameters["weight"]
         assert values is not None
         return values
@@ -81,22 +82,22 @@ class NestedLayer(nn.Module):
         return self._parameters.get("bias")
 
     def __getattr__(self, name: str) -> Any:
-        """Parameters and buffers; weight and bias as the class says."""
+        """Parameters and buffers; see the class for weight and bias."""
         value = super().__getattr__(name)
         if name not in ("weight", "bias"):
             return value
         if self.__dict__.get("read") is not None:
             return self.read(name)  # type: ignore[misc]
-        if not called_past(self):
+        if not called_by_other(self):
             return value
         return self.masked_weight(self.level) if name == "weight" else self.level_bias()
 
     def mask(self, level: int) -> Tensor:
-        """Bool, the weight's shape: what `level` keeps. Cached until `first_level` or `permutation` changes."""
+        """Bool, the weight's shape: the weights that `level` keeps. Cached until first_level or permutation changes."""
         return self._cached("kept", level, lambda: self.first_level <= level)
 
     def ring(self, level: int) -> Tensor:
-        """Bool, the weight's shape: what `level` adds to the one below. Cached likewise."""
+        """Bool, the weight's shape: the weights that `level` adds to the level below. Cached as `mask` is."""
         return self._cached("ring", level, lambda: self.first_level == level)
 
     def _cached(self, kind: str, level: int, blocks: Callable[[], Tensor]) -> Tensor:
@@ -111,7 +112,7 @@ class NestedLayer(nn.Module):
         return masks[kind, level]
 
     def masked_weight(self, level: int) -> Tensor:
-        """The weight of `level`: zeros where it keeps nothing (also where the unused value is not finite)."""
+        """The weight of `level`: zeros for dropped weights, also where the unused value is not finite."""
         if self.dense:
             return self.values
         zero = self.values.new_zeros(())
@@ -119,7 +120,7 @@ class NestedLayer(nn.Module):
             below = torch.where(self.mask(level), self.values.detach(), zero)
             return torch.where(self.ring(level), self.values, below)
         kept = torch.where(self.mask(level), self.values, zero)
-        if self.gradient == "all":  # straight through: the value of `kept`, the gradient of the whole weight
+        if self.gradient == "all":  # straight-through: the value of `kept`, the gradient of the whole weight
             return self.values + (kept - self.values).detach()
         return kept
 
@@ -128,7 +129,7 @@ class NestedLayer(nn.Module):
         return None if self.biases is None else self.biases[self.level]
 
     def _expanded(self, kept: Tensor) -> Tensor:
-        """(G, K) blocks as a mask of the weight's shape: rows of padding cut, rows put back in channel order."""
+        """(G, K) blocks as a mask of the weight's shape, without rows of padding, rows in channel order."""
         rows = self.values.shape[0]
         expanded = kept.repeat_interleave(self.block_rows, dim=0)[:rows]
         if self.permutation is not None:
@@ -138,7 +139,7 @@ class NestedLayer(nn.Module):
         return expanded.reshape(self.values.shape)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles do without the cache."""
+        """The state for copies and pickles, without the cache."""
         return {**self.__dict__, "_masks": None, "read": None}
 
     def extra_repr(self) -> str:
@@ -148,7 +149,7 @@ class NestedLayer(nn.Module):
 
 
 class _MaskCache:
-    """Expanded masks of one state of a layer's buffers, told by their identity and version."""
+    """Expanded masks for one state of a layer's buffers; identity and version of the buffers identify the state."""
 
     def __init__(self, *sources: Tensor | None) -> None:
         self._sources = sources
@@ -167,10 +168,10 @@ def _versions(sources: Sequence[Tensor | None]) -> list[int | None]:
 class NestedConv(NestedLayer):
     """A convolution with nested weights (O, C / groups, ...), padded with zeros: NestedConv1d or NestedConv2d.
 
-    Column k of `first_level` is (c·KH + ky)·KW + kx, c being a channel of the row's group.
-    kernel_size, stride, dilation: (y, x); padding: (top, left, bottom, right). A line is an image of one row, so with
-    one spatial dimension y stands for nothing.
-    groups: the rows and the input channels are cut into as many equal parts, and each part reads its own channels.
+    Column k of `first_level` is (c·KH + ky)·KW + kx, where c is a channel of the row's group.
+    kernel_size, stride, dilation: (y, x). padding: (top, left, bottom, right). A 1-D convolution treats its input as an
+    image of one row.
+    groups: number of equal parts of the rows and the input channels; each part of the rows reads its own channels.
     """
 
     spatial: int
@@ -185,7 +186,7 @@ class NestedConv(NestedLayer):
         self.padding = _four_sides(conv)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) or (C, H, W) to (N, O, Ho, Wo) or (O, Ho, Wo), without H for a line, at the current level."""
+        """(N, C, H, W) or (C, H, W) to (N, O, Ho, Wo) or (O, Ho, Wo), without H in 1-D, at the current level."""
         top, left, bottom, right = self.padding
         before = (top, left)
         if before != (bottom, right):
@@ -222,13 +223,13 @@ class NestedLinear(NestedLayer):
 
 
 def _pair(sizes: Sequence[int], of_lines: int) -> tuple[int, int]:
-    """(y, x) of what a convolution gives for its spatial dimensions; y is `of_lines` where it has only one."""
+    """(y, x) from one size per spatial dimension; y is `of_lines` for a 1-D convolution."""
     *y, x = (int(size) for size in sizes)
     return (*y, of_lines)[0], x
 
 
 def _four_sides(conv: nn.Conv1d | nn.Conv2d) -> tuple[int, int, int, int]:
-    """(top, left, bottom, right) of a convolution; "same" puts the odd pixel at the bottom and right, as torch does."""
+    """(top, left, bottom, right) padding; "same" puts the odd pixel at the bottom and right, as torch does."""
     if isinstance(conv.padding, str):
         totals = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
         height, width = _pair(totals, 0) if conv.padding == "same" else (0, 0)

@@ -1,4 +1,4 @@
-"""Modes: a model in eval mode, or a module with another forward, for a while; and whose forward is running."""
+"""Modes: contexts for eval mode and for a replaced forward, and the stack of running modules."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CALL = nn.Module._call_impl.__code__
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode within; after it every module has the mode that it had before, whatever was set meanwhile."""
+    """A context in eval mode; afterwards every module has its former mode again."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -27,7 +27,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Within, a call of `module` runs `forward`, its hooks around it."""
+    """A context in which a call of `module` runs `forward`, with the module's hooks around it."""
     absent = object()
     before = module.__dict__.get("forward", absent)
     module.__dict__["forward"] = forward
@@ -40,11 +40,11 @@ def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator
             module.__dict__["forward"] = before
 
 
-def called_past(module: nn.Module) -> bool:
-    """Whether the code that asks runs within the call of a module, and the innermost such call is not `module`'s.
+def called_by_other(module: nn.Module) -> bool:
+    """Whether the running code is called by a module, and the innermost such call is not a call of `module`.
 
-    So forward and hooks of the module itself are told from those of others. Read off the stack, because what is called
-    may be any part of a model, as activation checkpointing does.
+    This tells the module's own forward and hooks from those of other modules. It reads the stack, because any part of a
+    model may be called, as activation checkpointing does.
     """
     if torch.compiler.is_compiling():
         return True
@@ -56,7 +56,7 @@ def called_past(module: nn.Module) -> bool:
 
 @contextmanager
 def module_stack(model: nn.Module) -> Iterator[list[str]]:
-    """Dotted paths of the modules whose forward is running, outermost first; after an error, the last one raised it."""
+    """Dotted paths of the running modules, outermost first; after an error, the last one has raised it."""
     active: list[str] = []
     handles = []
     for path, module in model.named_modules():
@@ -76,7 +76,7 @@ def module_stack(model: nn.Module) -> Iterator[list[str]]:
 
 
 def named(model: nn.Module, path: str) -> str:
-    """The module at `path` in words: "module 'a.b' (Kind)"."""
+    """A description of the module at `path`: "module 'a.b' (Kind)"."""
     try:
         kind = type(model.get_submodule(path)).__name__
     except AttributeError:

@@ -35,10 +35,10 @@ log = logging.getLogger(__name__)
 class NestedModel(nn.Module):
     """A model whose convolutions and linear layers hold nested sparse levels, level 0 the sparsest.
 
-    model: the network, its layers replaced. densities, pattern: as given to `nest`. budget: with all that belongs to
-    it; `budget.name` is the name. row_shuffle: whether training permutes rows anew before its first search; the
+    model: the network with nested layers. densities, pattern: as given to `nest`. budget: the budget with its options;
+    `budget.name` is its name. row_shuffle: whether training computes new row permutations before its first search; the
     permutations are buffers of the layers.
-    coupling: which layers share channels; None but under "channel".
+    coupling: the groups of layers that share channels; None for patterns other than "channel".
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class NestedModel(nn.Module):
 
     @property
     def level_count(self) -> int:
-        """L, levels."""
+        """L, the number of levels."""
         return len(self.densities)
 
     @property
@@ -80,11 +80,11 @@ class NestedModel(nn.Module):
             norm.level = self._level
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the model computes at the current level."""
+        """The model's output at the current level."""
         return self.model(*args, **kwargs)
 
     def nested_layers(self) -> dict[str, NestedConv | NestedLinear]:
-        """The layers with nested weights by dotted path; a layer used under two names comes once."""
+        """The layers with nested weights by dotted path; a layer with two names appears once."""
         layers = (module for module in self.model.modules() if isinstance(module, NestedConv | NestedLinear))
         return {layer.name: layer for layer in layers}
 
@@ -94,18 +94,18 @@ class NestedModel(nn.Module):
         return {name: module for name, module in modules if isinstance(module, LevelBatchNorm)}
 
     def dense_layers(self) -> dict[str, str]:
-        """Layers that could not be nested and stay as they were: dotted path to the reason."""
+        """Layers that could not be nested and stay unchanged: dotted path to the reason."""
         return dict(self._left_dense)
 
     def nested_weight(self, name: str) -> NestedWeight:
-        """A copy of the nested weight of the layer called `name`, in numpy; with channels, rows sorted into blocks.
+        """A copy, in numpy, of the nested weight of the layer called `name`; for channels, rows sorted into blocks.
 
-        Raises KeyError, PatternError (the masks are not what the pattern allows).
+        Raises KeyError, PatternError (the pattern does not allow the masks).
         """
         layer = self.nested_layers()[name]
         permutation = None if layer.permutation is None else layer.permutation.cpu().numpy().copy()
         if permutation is not None and np.array_equal(permutation, np.arange(len(permutation))):
-            permutation = None  # rows that lie in order need no table in the file
+            permutation = None  # rows in order need no table in the file
         values = layer.values.detach().flatten(1).float().cpu().numpy().copy()
         first_level = layer.first_level.cpu().numpy().copy()
         layout, first_level, permutation = layer.layout.stored(first_level, permutation, name)
@@ -114,12 +114,12 @@ class NestedModel(nn.Module):
     def density(self, level: int) -> float:
         """Kept / all weights of the whole network at `level`.
 
-        Weights are those of nested layers, and every other parameter of two or more dimensions, which all levels keep.
+        Weights are those of nested layers, and all other parameters of two or more dimensions, which all levels keep.
         """
         return density(self, resolve_level(level, self.level_count), self.nested_layers(), all_weights(self))
 
     def summary(self) -> str:
-        """A table: each nested layer's shape, pattern and density per level; then what stayed dense, and why."""
+        """A table of each nested layer's shape, pattern and density per level, then the dense layers with reasons."""
         levels = range(self.level_count)
         layers = self.nested_layers()
         width = max(len(name) for name in [*layers, "layer"])
@@ -133,7 +133,7 @@ class NestedModel(nn.Module):
 
 
 def require_nested(net: object, error: type[NestedSparseError]) -> None:
-    """Raise `error` unless `net` is what `nest` returns."""
+    """Raise `error` unless `net` is a NestedModel."""
     if not isinstance(net, NestedModel):
         within = "; give the NestedModel that holds it" if _is_within(net) else "; call nest first"
         raise error(f"net: expected a NestedModel, as nest returns it, got a {type(net).__name__}{within}")
@@ -163,35 +163,35 @@ def nest(
     example_inputs: tuple[Tensor, ...] | None = None,
     row_shuffle: bool = False,
 ) -> NestedModel:
-    """A nested copy of `model`, untrained or pre-trained: largest magnitudes first, in one shot. `model` is untouched.
+    """A nested copy of `model`, untrained or pre-trained, by magnitude in one shot. `model` is unchanged.
 
     densities: kept / all weights of a layer per level, strictly rising in (0, 1].
     pattern: "unstructured", "block{V}x1" (V output channels of one column are kept or dropped together), "gs{B}x{k}"
-        (gather groups, see nested_sparse.layouts.GatherScatter) or "channel" (whole channels, in all layers that share
-        them together; see trainer.model.coupling; those of the model's inputs and outputs stay).
+        (gather groups, see nested_sparse.layouts.GatherScatter) or "channel" (whole channels, together in all layers
+        that share them; see trainer.model.coupling; channels of the model's inputs and outputs stay).
     budget: "uniform", every layer has the level's density; "global", one ranking over all layers; or "erk", smaller
         layers are denser (RigL, arXiv:1911.11134). See nested_sparse.budget.Budget.
-    keep_dense: dotted module paths, or fnmatch patterns of them, that are whole at every level.
-    example_inputs: what forward takes, with the batch as dimension 0. Where it is given, the log line that says how
-        much of the network is sparse, a warning below a half, counts FLOPs, else weights.
-    budget_by: what densities are shares of, "weights" or "flops" of the forward pass; the latter needs example_inputs.
-        "uniform" gives every layer the same either way. At equal
+    keep_dense: dotted module paths, or fnmatch patterns of them; these layers are whole at every level.
+    example_inputs: arguments of forward, with the batch as dimension 0. With them, the log line on the sparse share of
+        the network (a warning below a half) counts FLOPs, else weights.
+    budget_by: unit of the densities, "weights" or "flops" of the forward pass; "flops" needs example_inputs. "uniform"
+        gives every layer the same density in both units. At equal
         weights "erk" does better than "uniform", at equal FLOPs worse (random masks, arXiv:2103.15767).
     min_layer_density: share of a layer that every level keeps, at most the sparsest level's density.
     row_shuffle: whether rows that keep the same weights are put together into blocks (Shfl-BW, arXiv:2203.05016), now,
-        and again by `train` before its first search. For block{V}x1 with V above 1; others have nothing to shuffle.
-    Conv1d, Conv2d and Linear layers are nested; `dense_layers()` says what is not, and why. Of a convolution in groups
-    a block may not span two groups: V falls to the largest there is that divides a group's rows. Depthwise ones (one
-    input channel in a group), and under "channel" all in groups, are whole at every level, as keep_dense makes them.
-    A layer's weight is taken as it computes now: masks of torch.nn.utils.prune are applied, and for patterns of single
-    weights and of blocks they hold for good: what is pruned stays out of every level, also in training (a block, if all
-    of it is pruned), so a layer keeps what its mask does where a level asks for more. The hooks of torch.nn.utils'
-    weight_norm and spectral_norm are folded. Batch normalisations, subclasses and hooks included, are copied for
-    each level and run as they are.
+        and again by `train` before its first search. It has an effect only for block{V}x1 with V above 1.
+    Conv1d, Conv2d and Linear layers are nested; `dense_layers()` lists all others with reasons. In a convolution in
+    groups a block must not span two groups: V falls to the largest one that divides a group's rows. Depthwise
+    convolutions (one input channel in a group), and under "channel" all in groups, are whole at every level, as with
+    keep_dense.
+    The weight that a layer computes with now is used. Masks of torch.nn.utils.prune are applied. For patterns of single
+    weights and of blocks they are permanent: pruned weights stay out of every level, also in training (a block, if all
+    of it is pruned). If a level's density is higher than the mask's, the layer keeps the mask's weights. The hooks of
+    torch.nn.utils' weight_norm and spectral_norm are folded. Batch normalisations, subclasses and hooks included, are
+    copied for each level and run unchanged.
     Device, dtype and train or eval mode are kept; the densest level is set.
-    Raises BudgetError (densities, budget and what belongs to it, unknown keep_dense), PatternError (no such pattern, or
-    layers that cannot take it), InputError (nothing to nest, or not
-    as it is).
+    Raises BudgetError (densities, budget and its options, unknown keep_dense), PatternError (an unknown pattern, or
+    layers unfit for it), InputError (no layer can be nested, or the model must be changed first).
     """
     levels = check_densities(densities)
     layout = parse_pattern(pattern)
@@ -229,15 +229,15 @@ def nest(
 
 
 def _check_distinct(net: NestedModel) -> None:
-    """Raise BudgetError where masks that the model came with leave two levels the same weights."""
+    """Raise BudgetError if the model's own pruning masks give two levels the same weights."""
     layers = unique_weights(layer for layer in net.nested_layers().values() if not layer.dense)
     kept = [sum(int(layer.mask(level).sum()) for layer in layers) for level in range(net.level_count)]
     same = next((level for level in range(1, net.level_count) if kept[level] == kept[level - 1]), None)
     if same is not None:
         raise BudgetError(
             f"levels {same - 1} and {same} keep the same weights: the masks of torch.nn.utils.prune leave "
-            f"{kept[-1] / sum(layer.values.numel() for layer in layers):.2%} of the sparse layers, and what is pruned "
-            "stays out of every level; lower the densities, or call torch.nn.utils.prune.remove to let it return"
+            f"{kept[-1] / sum(layer.values.numel() for layer in layers):.2%} of the sparse layers, and pruned weights "
+            "stay out of every level; lower the densities, or call torch.nn.utils.prune.remove to let them return"
         )
 
 

@@ -1,4 +1,4 @@
-"""Network: how much of a nested model is sparse, and what is not, counted over the whole of it."""
+"""Network: the sparse and the dense share of a whole nested model."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:  # NestedModel itself imports this module
     from .nested_model import NestedModel
 
 LARGEST = 3
-"""Dense modules that a warning names."""
+"""Number of dense modules that a warning names."""
 
 
 def dense_weights(
     net: NestedModel, layers: Collection[str] | None = None, used: Collection[str] | None = None
 ) -> dict[str, int]:
-    """Weights outside the nested layers, parameters of two or more dimensions, by dotted path of their module.
+    """Number of weights outside the nested layers, parameters of two or more dimensions, by module path.
 
-    A parameter with several names counts once; a parametrized one as what is computed from the others.
-    layers: names of those nested layers that count as such, all of them if None. used: dotted names of parameters
-    beside which nothing counts, if given; a norm's own always do.
+    A parameter with several names counts once. A parametrized weight counts with the size of its computed value.
+    layers: names of the nested layers to leave out; None for all. used: dotted names of the only parameters that count,
+    beside those of norms; None for all.
     """
     nested = net.nested_layers()
     seen = {id(layer.values) for name, layer in nested.items() if layers is None or name in layers}
@@ -47,13 +47,13 @@ def dense_weights(
 
 
 def all_weights(net: NestedModel) -> int:
-    """Weights of the whole network."""
+    """Number of weights in the whole network."""
     layers = unique_weights(net.nested_layers().values())
     return sum(layer.values.numel() for layer in layers) + sum(dense_weights(net).values())
 
 
 def density(net: NestedModel, level: int, layers: Collection[str], weights: int) -> float:
-    """Kept / all `weights` of a network in which `level` drops what it drops of the nested `layers`."""
+    """Kept / all weights of a network with `weights` weights, of which `level` drops some in the nested `layers`."""
     nested = unique_weights([layer for name, layer in net.nested_layers().items() if name in layers])
     dropped = sum(layer.values.numel() - int(layer.mask(level).sum()) for layer in nested)
     return (weights - dropped) / weights
@@ -66,7 +66,7 @@ def network_of(
     layers: Collection[str] | None = None,
     used: Collection[str] | None = None,
 ) -> Network:
-    """What `costs` of `samples` samples say of the whole network. layers, used: as of `dense_weights`."""
+    """The network's record from the `costs` of `samples` samples. layers, used: as of `dense_weights`."""
     nested = net.nested_layers()
     counted = {name: layer for name, layer in nested.items() if layers is None or name in layers}
     sparse = {name for name, layer in counted.items() if not layer.dense}
@@ -95,7 +95,7 @@ def network_of(
 
 
 def report(log: logging.Logger, network: Network) -> None:
-    """Log how much of the network is sparse, as a warning where it is less than half: by FLOPs, or weights alone."""
+    """Log the sparse share of the network, as a warning below a half: of FLOPs if they are known, else of weights."""
     unit, whole = ("FLOP", network.flops) if network.flops else ("weights", network.weights)
     sizes = [(module.flops if network.flops else module.weights, module) for module in network.dense]
     share = network.sparse_share if network.flops else 1 - sum(size for size, _ in sizes) / max(whole, 1)
@@ -109,7 +109,7 @@ def report(log: logging.Logger, network: Network) -> None:
 
 
 def _modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, bool]]:
-    """Every module with its path and whether it is a norm's; of a level norm, one level's; no parametrizations."""
+    """Every module with its path and whether it is in a norm; one level's norm of each; no parametrizations."""
     norms: list[str] = []
     hidden: list[str] = []
     for path, module in model.named_modules():
@@ -125,7 +125,7 @@ def _modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, bool]]:
 
 
 def _weights(module: nn.Module) -> Iterator[tuple[Tensor, list[Tensor]]]:
-    """Its own weights, each with the parameters that it is computed from."""
+    """The module's own weights, each with the parameters that it is computed from."""
     if isinstance(module, NestedConv | NestedLinear):
         yield module.values, [module.values]
         return
@@ -151,4 +151,4 @@ def _place(net: NestedModel, path: str) -> str:
 def _why(layer: NestedLayer | None, module: nn.Module | None) -> str:
     if layer is not None:
         return "kept whole at every level" if layer.dense else "nested, but forward does not call it"
-    return f"{type(module).__name__ if module else 'it'} multiplies by itself, which is in no layer that can be nested"
+    return f"{type(module).__name__ if module else 'it'} multiplies in its own code, not in a layer that can be nested"

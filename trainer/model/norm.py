@@ -1,4 +1,4 @@
-"""LevelBatchNorm: normalisation belongs to the level."""
+"""LevelBatchNorm: a batch normalisation for each level."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from .modes import replaced_forward
 
 PLAIN_FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
-"""What torch's own batch normalisations run: at inference both are scale and shift, nothing else."""
+"""Forwards of torch's own batch normalisations: at inference both only scale and shift."""
 
 
 _ARGUMENTS = {
@@ -28,12 +28,12 @@ _ARGUMENTS = {
 class LevelBatchNorm(nn.Module):
     """One batch normalisation per level: its own affine and its own statistics (slimmable networks, arXiv:1812.08928).
 
-    norms: one copy of the original module per level, hooks and a forward of its own included, and run as it is.
-    level: which of them `forward` runs.
+    norms: one copy of the original module per level, including its hooks and a replaced forward; it runs unchanged.
+    level: the level whose norm `forward` runs.
     """
 
     def __init__(self, norm: _BatchNorm, level_count: int, memos: list[dict[int, Any]] | None = None) -> None:
-        """memos: of copy.deepcopy, one for each level, so that what norms share they share at each level."""
+        """memos: one memo of copy.deepcopy for each level, so that parts shared by norms stay shared in each level."""
         super().__init__()
         memos = memos or [{} for _ in range(level_count)]
         self.norms = nn.ModuleList(copy.deepcopy(norm, memo) for memo in memos)
@@ -41,28 +41,28 @@ class LevelBatchNorm(nn.Module):
 
     @property
     def plain(self) -> bool:
-        """Whether it does nothing but normalise: no forward, parametrization or hook of the user's runs in it."""
+        """Whether the module only normalises, without a forward, parametrization or hook of the user's."""
         norm = self.norms[0]
         forward = norm.__dict__.get("forward", type(norm).forward)
         alone = not norm._forward_hooks and not norm._forward_pre_hooks and not any(norm.children())
         return forward in PLAIN_FORWARDS and alone
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the current level's norm computes; its first argument is the tensor to be normalised."""
+        """The output of the current level's norm; the first argument is the tensor to normalise."""
         return self.norms[self.level](*args, **kwargs)
 
 
 def epsilons(model: nn.Module) -> dict[str, float]:
-    """What each level norm of `model` adds to its variance, by dotted path."""
+    """The epsilon that each level norm of `model` adds to its variance, by dotted path."""
     norms = ((path, module.norms[0]) for path, module in model.named_modules() if isinstance(module, LevelBatchNorm))
     return {path: norm.eps for path, norm in norms if isinstance(norm, _BatchNorm)}
 
 
 @contextmanager
 def noting(norm: nn.Module, note: Callable[[Tensor], None]) -> Iterator[None]:
-    """Within, `note` is given every tensor that `norm` normalises: the input of its batch_norm, whatever is before it.
+    """A context in which `note` gets every tensor that `norm` normalises: the input of its call of batch_norm.
 
-    Not so where a forward of the user's normalises without torch's batch_norm.
+    It gets nothing when a forward of the user's normalises without torch's batch_norm.
     """
     forward = norm.forward
 
@@ -75,7 +75,7 @@ def noting(norm: nn.Module, note: Callable[[Tensor], None]) -> Iterator[None]:
 
 
 class _Noted(TorchFunctionMode):
-    """Sees the calls of batch_norm; where there are norms within the norm, those that use its own scale."""
+    """Notes the calls of batch_norm; if the norm contains other norms, only calls with the norm's own scale."""
 
     def __init__(self, norm: nn.Module, note: Callable[[Tensor], None]) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class _Noted(TorchFunctionMode):
         self._scale, self._note = getattr(norm, "weight", None), note
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Hand over the input, then call."""
+        """Pass the input to `note`, then call the function."""
         if func in _ARGUMENTS:
             given = dict(zip(_ARGUMENTS[func], args, strict=False)) | (kwargs or {})
             if not self._inner or given.get("weight") is self._scale:

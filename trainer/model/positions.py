@@ -1,4 +1,4 @@
-"""Positions: how often a layer's weights are multiplied, which is what FLOPs need to know beside their number."""
+"""Positions: the number of multiply-adds per weight of a layer, from which FLOPs follow."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:  # NestedModel itself imports this module
 
 
 def costs_of(net: NestedModel, example_inputs: tuple[Any, ...]) -> tuple[Costs, int]:
-    """What a forward pass of the examples multiplies, and how many samples they are: dimension 0 of the first.
+    """The costs of a forward pass of the examples, and their number of samples: dimension 0 of the first tensor.
 
-    The model runs in eval mode and is left as it was. Raises BudgetError: no tensors; InputError: the model fails.
+    The model runs in eval mode and is restored. Raises BudgetError: no tensors; InputError: the model fails.
     """
     if not isinstance(example_inputs, tuple | list) or not example_inputs:
         empty = isinstance(example_inputs, tuple | list | dict)
         got = "" if empty and not example_inputs else f", got {type(example_inputs).__name__}"
         raise BudgetError(
-            'budget_by="flops" needs example_inputs, a tuple of what forward takes, e.g. (torch.zeros(1, 3, 224, 224),)'
-            f"{got}"
+            'budget_by="flops" needs example_inputs, a tuple of the arguments of forward, e.g. '
+            f"(torch.zeros(1, 3, 224, 224),){got}"
         )
     try:
         call = ForwardCall(net.model, example_inputs)
@@ -38,19 +38,19 @@ def costs_of(net: NestedModel, example_inputs: tuple[Any, ...]) -> tuple[Costs, 
     with preserved_generators(), preserved(net.model), evaluating(net), torch.no_grad(), counted_costs(net) as costs:
         try:
             call.answer(net.model, tensors)
-        except ExportError:  # an answer that no file could hold; it was multiplied all the same
+        except ExportError:  # a file could not hold the answer, but its products are counted
             pass
-        except Exception as error:  # whatever the model raises
+        except Exception as error:  # the user's model may raise anything
             text = excerpt(error) or type(error).__name__
             raise InputError(f"example_inputs: the model fails on them: {text}") from error
     return costs, len(tensors[0]) if tensors[0].dim() else 1
 
 
 def positions_per_sample(net: NestedModel, example_inputs: tuple[Any, ...]) -> dict[str, int]:
-    """Layer name to multiply-adds of each of its weights in a forward pass of one sample, by running the examples once.
+    """Multiply-adds of each weight in a forward pass of one sample, by layer name; runs the examples once.
 
-    Layers that share a weight each get the sum of all its uses. Raises what `costs_of` does, and BudgetError: a layer
-    that the pass does not reach.
+    Layers that share a weight each get the sum of all its uses. Raises as `costs_of` does, and BudgetError: the pass
+    does not reach a layer.
     """
     costs, samples = costs_of(net, example_inputs)
     layers = net.nested_layers()

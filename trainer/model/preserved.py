@@ -1,4 +1,4 @@
-"""Preserved: a model's tensors and attributes as they were, whatever its forward does to them."""
+"""Preserved: a copy of a model's tensors and attributes, to undo the changes that its forward makes."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _CONTAINERS = (list, dict, set)
 
 
 class Preserved:
-    """What a forward may change: parameters, buffers, and plain attributes (numbers, tensors, lists, dicts, sets).
+    """The state that a forward may change: parameters, buffers, and attributes (numbers, tensors, lists, dicts, sets).
 
-    The values of nested weights are not kept: only training changes them. Objects of other kinds that a forward changes
-    inside are not seen.
+    The values of nested weights are not copied: only training changes them. Changes inside objects of other kinds are
+    not noticed. levels: as of `preserved`.
     """
 
     def __init__(self, model: nn.Module, *, levels: bool = True) -> None:
@@ -39,7 +39,7 @@ class Preserved:
         self._copies = {id(each): _Copy(each) for each in self._tensors() if id(each) not in nested}
 
     def changed(self) -> list[str]:
-        """Dotted names of the buffers, parameters and attributes that are no longer what they were."""
+        """Dotted names of the buffers, parameters and attributes that have changed."""
         names = []
         for (path, _), (module, parameters, buffers, attributes) in zip(self._modules, self._held, strict=True):
             now = {**module._parameters, **module._buffers}
@@ -54,7 +54,7 @@ class Preserved:
         return names
 
     def restore(self) -> None:
-        """Put all of it back."""
+        """Restore all of the state."""
         for module, parameters, buffers, attributes in self._held:
             for now, before in ((module._parameters, parameters), (module._buffers, buffers)):
                 if [*now] != [*before] or _identities(now) != _identities(before):
@@ -75,7 +75,7 @@ class Preserved:
             each.restore()
 
     def _attributes(self, module: nn.Module) -> dict[str, tuple[Any, Any]]:
-        """Name to value, and to a copy of what a container holds; those of our own modules are not the user's."""
+        """Name to value, and to a copy of a container's content; empty for modules of this package."""
         if isinstance(module, NestedLayer | LevelBatchNorm) or hasattr(module, "level_count"):
             return {}
         return {
@@ -109,7 +109,7 @@ class Preserved:
 
 
 class _Copy:
-    """A tensor, and what it held. Compared by value: what is written through `.data` leaves the version as it was."""
+    """A tensor and a copy of its values. Values are compared, because a write through `.data` keeps the version."""
 
     def __init__(self, tensor: Tensor) -> None:
         self._tensor = tensor
@@ -150,9 +150,9 @@ def _dotted(path: str, name: str) -> str:
 
 @contextmanager
 def preserved(model: nn.Module, *, levels: bool = True) -> Iterator[Preserved]:
-    """Within, a forward of `model` may change what it likes; after it, the model is what it was.
+    """A context in which forwards of `model` may change its state; afterwards the state is restored.
 
-    levels: whether that goes for nested layers and level norms, too; else only for the user's own modules.
+    levels: whether nested layers and level norms are restored, too, or only the user's own modules.
     """
     state = Preserved(model, levels=levels)
     try:
@@ -164,7 +164,7 @@ def preserved(model: nn.Module, *, levels: bool = True) -> Iterator[Preserved]:
 
 @contextmanager
 def preserved_generators() -> Iterator[None]:
-    """After it, the random generators of torch, Python and numpy are where they were."""
+    """A context after which the random generators of torch, Python and numpy have their former states."""
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()
     started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     cuda = torch.cuda.get_rng_state_all() if started else None

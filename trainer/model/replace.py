@@ -1,4 +1,4 @@
-"""Replace layers: which modules of a model become nested ones, and why the others do not."""
+"""Replacement: nested layers in place of a model's modules, and the reasons why other modules stay dense."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def replace_layers(
     keep_dense: Sequence[str],
     masks: Mapping[nn.Module, Tensor] | None = None,
 ) -> tuple[nn.Module, dict[str, str]]:
-    """Replace, in place, what can be nested; returns the model and the layers left dense with their reasons.
+    """Replace, in place, the layers that can be nested; returns the model, and the dense layers with their reasons.
 
-    A module used under several names is replaced once and stays one module. masks: which weights of a layer may ever be
-    kept, of its weight's shape; all, where there is none. Raises BudgetError, InputError.
+    A module with several names is replaced once and stays one module. masks: module to bool mask of its weight's shape,
+    the weights that levels may keep; all for modules without one. Raises BudgetError, InputError.
     """
     names = _names(model)
     norms = _norms(model)
@@ -77,7 +77,7 @@ def _names(model: nn.Module) -> dict[nn.Module, list[str]]:
 
 
 def _norms(model: nn.Module) -> list[_BatchNorm]:
-    """The batch normalisations, subclasses too, but for those within one of them."""
+    """The batch normalisations, also of subclasses, without those inside another one."""
     if isinstance(model, _BatchNorm):
         return [model]
     found: dict[_BatchNorm, None] = {}
@@ -87,7 +87,7 @@ def _norms(model: nn.Module) -> list[_BatchNorm]:
 
 
 def _memos(norms: Sequence[_BatchNorm], names: Mapping[nn.Module, Any], level_count: int) -> list[dict[int, Any]]:
-    """For copies of the norms, one for each level: what they share with the rest of the model stays one parameter."""
+    """Memos of copy.deepcopy for copies of the norms, one per level: parameters shared with the model stay shared."""
     within = {module for norm in norms for module in norm.modules()}
     shared = [parameter for module in names if module not in within for parameter in module.parameters(recurse=False)]
     return [{id(parameter): parameter for parameter in shared} for _ in range(level_count)]
@@ -96,7 +96,7 @@ def _memos(norms: Sequence[_BatchNorm], names: Mapping[nn.Module, Any], level_co
 def _inside(
     norms: Sequence[_BatchNorm], names: Mapping[nn.Module, list[str]], reasons: Mapping[nn.Module, str | None]
 ) -> dict[nn.Module, str]:
-    """Reasons of layers that are parts of a norm."""
+    """Reasons for the layers inside norms to stay dense."""
     return {
         module: f"is a part of {names[norm][0]}, of which every level has its own copy"
         for norm in norms
@@ -106,13 +106,13 @@ def _inside(
 
 
 def _holds_weights(module: nn.Module) -> bool:
-    if isinstance(module, parametrize.ParametrizationList):  # the module whose weight it computes is listed
+    if isinstance(module, parametrize.ParametrizationList):  # it counts with the module whose weight it computes
         return False
     return parametrize.is_parametrized(module) or any(value.ndim >= 2 for value in module.parameters(recurse=False))
 
 
 def _why_dense(module: nn.Module) -> str | None:
-    """Why a module with weights cannot be nested; None when it can."""
+    """The reason why a module with weights cannot be nested; None when it can."""
     kind = type(module)
     if parametrize.is_parametrized(module):
         computed = ", ".join(module.parametrizations)  # type: ignore[arg-type]
@@ -120,12 +120,12 @@ def _why_dense(module: nn.Module) -> str | None:
         nestable = issubclass(kind, NESTABLE)
         return f"{said}; call remove_parametrizations first to have it nested" if nestable else said
     if issubclass(kind, nn.MultiheadAttention):
-        return f"{kind.__name__} is not nested; projections of your own (nn.Linear) in its place would be"
+        return f"{kind.__name__} is not nested; to nest its work, replace it by projections of your own (nn.Linear)"
     if kind not in NESTABLE:  # a subclass may compute something else
         return f"{kind.__name__} is not nested, only Conv1d, Conv2d and Linear are"
     assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear)
     if "weight" not in module._parameters:
-        return "its weight is no parameter, but computed from others"
+        return "its weight is not a parameter but computed from others"
     if "forward" in module.__dict__:
         return "its forward was replaced, which would be lost"
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
@@ -142,7 +142,7 @@ def _attentions(modules: Mapping[nn.Module, list[str]]) -> list[nn.MultiheadAtte
 
 
 def _why_shared_dense(names: dict[nn.Module, list[str]], reasons: dict[nn.Module, str | None]) -> dict[nn.Module, str]:
-    """Reasons of layers whose parameters others use too; nestable layers of one kind may share a weight."""
+    """Reasons for layers that share parameters with others to stay dense; layers of one `_kind` may share a weight."""
     owners: dict[int, list[nn.Module]] = defaultdict(list)
     for module in names:
         for parameter in module.parameters(recurse=False):
@@ -158,7 +158,7 @@ def _why_shared_dense(names: dict[nn.Module, list[str]], reasons: dict[nn.Module
 
 
 def _kind(module: nn.Module) -> tuple[type, object]:
-    """What layers that share a weight must have in common, so that one mask suits them all."""
+    """The properties that must be equal in layers that share a weight, so that one mask fits all of them."""
     return type(module), getattr(module, "groups", None)
 
 
@@ -200,16 +200,16 @@ def _nested_layer(module: nn.Module, layout: Layout, level_count: int, *, dense:
 
 
 def _is_whole(conv: nn.Conv1d | nn.Conv2d, layout: Layout) -> bool:
-    """Whether a convolution in groups has nothing that could be dropped.
+    """Whether all weights of a convolution in groups are kept.
 
-    A depthwise row has only its taps, in all a hundredth of MobileNet's weights; and groups read different channels, so
-    there is no channel that all rows could do without.
+    A depthwise row has only its taps, in total a hundredth of MobileNet's weights. Under pattern channel, groups read
+    different channels, so no channel can be dropped for all rows.
     """
     return conv.groups > 1 and (conv.groups == conv.in_channels or layout.whole_channels)
 
 
 def _leave_fast_paths(modules: dict[nn.Module, list[str]]) -> None:
-    """Keep torch's transformer layers from reading the weights of their linear layers past the mask."""
+    """Turn off the fast paths of torch's transformer layers, which read weights directly, without the mask."""
     for module in modules:
         if isinstance(module, nn.TransformerEncoderLayer):
             module.activation_relu_or_gelu = 0

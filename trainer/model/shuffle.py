@@ -1,4 +1,4 @@
-"""Shuffle rows: one permutation for each layer of V × 1 blocks, from the weights of now (Shfl-BW, arXiv:2203.05016)."""
+"""Row shuffle: one permutation of rows for each layer of V × 1 blocks (Shfl-BW, arXiv:2203.05016)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # nest, beside NestedModel, calls this module
 
 
 def shuffle_rows(net: NestedModel, level: int = 0) -> None:
-    """Set the permutation of every layer of blocks to what suits its weights of now at the density of `level`.
+    """Set the permutation of every layer of blocks to the best for its present weights at the density of `level`.
 
     All levels share the permutation, so it must be set before any masks are chosen: a layer that drops something
     already is refused. Layers that share a weight share the permutation. Rows of a convolution stay in their group.
@@ -31,10 +31,10 @@ def shuffle_rows(net: NestedModel, level: int = 0) -> None:
     chosen = [layer.name for layer in layers if bool(layer.first_level.any())]
     if chosen:
         raise TrainingError(
-            f"shuffle_rows: the masks of {', '.join(chosen)} are chosen already, and their blocks would be torn; "
-            "shuffle before the first search, or make all levels whole with keep_everything"
+            f"shuffle_rows: the masks of {', '.join(chosen)} are chosen already, and shuffling would split their "
+            "blocks; shuffle before the first search, or make all levels whole with keep_everything"
         )
-    _lie_in_order(layers)  # densities below do not depend on an earlier shuffle
+    _reset_permutations(layers)  # densities below do not depend on an earlier shuffle
     densities = _layer_densities(net, resolve_level(level, net.level_count))
     for layer in unique_weights(layers):
         values = layer.values.detach().flatten(1).float().cpu().numpy()
@@ -44,18 +44,18 @@ def shuffle_rows(net: NestedModel, level: int = 0) -> None:
             alike.permutation = order.to(layer.values.device, copy=True)
 
 
-def _lie_in_order(layers: Iterable[AnyNestedLayer]) -> None:
+def _reset_permutations(layers: Iterable[AnyNestedLayer]) -> None:
     for layer in layers:
         layer.permutation = torch.arange(len(layer.values), dtype=torch.int32, device=layer.values.device)
 
 
 def in_blocks(layer: AnyNestedLayer) -> bool:
-    """Whether several rows are kept or dropped together, so that it matters which."""
+    """Whether blocks have several rows, so that the order of rows matters."""
     return layer.block_rows > 1 and not layer.dense
 
 
 def _layer_densities(net: NestedModel, level: int) -> Mapping[str, float]:
-    """Share of its blocks that each layer keeps at `level`, rows as they lie."""
+    """Share of the blocks that each layer keeps at `level`, with rows in their present order."""
     sparse = unique_weights([layer for layer in net.nested_layers().values() if not layer.dense])
     scores = {layer.name: magnitudes(layer) / layer.block_rows for layer in sparse}
     counts = keep_counts(net.budget, scores, net.densities, sizes=layer_sizes(sparse))

@@ -1,4 +1,4 @@
-"""Structure: where tensors sit in what a forward takes or answers: tuples, dicts, dataclasses, nothing at all."""
+"""Structure: the places of tensors in a forward's arguments or answer: in tuples, dicts, dataclasses, or alone."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 from torch import Tensor
 
 Path = tuple[int | str, ...]
-"""Keys, fields and positions on the way to a tensor, outermost first."""
+"""Keys, fields and positions that lead to a tensor, outermost first."""
 
 CONSTANTS = (bool, int, float, complex, str, bytes)
-"""What may stand beside tensors in the arguments of a forward, and is part of the graph."""
+"""Types of arguments, beside tensors, that become constants of the graph."""
 
 
 def tensors_in(value: Any, path: Path = (), *, beside: tuple[type, ...] = ()) -> Iterator[tuple[Path, Tensor]]:
-    """Every tensor in `value`, in order, with its path. None is left out, and so is what is of a type `beside`.
+    """Every tensor in `value`, in order, with its path. None and values of a type in `beside` are left out.
 
-    Looks into tuples, lists, named tuples, mappings and dataclasses, hence also into the outputs of Hugging Face's
-    models. Raises TypeError, which names the place, for anything else.
+    The function looks into tuples, lists, named tuples, mappings and dataclasses, so also into the outputs of Hugging
+    Face's models. Raises TypeError, with the place, for any other value.
     """
     if isinstance(value, Tensor):
         yield path, value
@@ -33,7 +33,7 @@ def tensors_in(value: Any, path: Path = (), *, beside: tuple[type, ...] = ()) ->
 
 
 def parts_of(value: Any) -> list[tuple[int | str, Any]] | None:
-    """What `value` consists of, by key, field or position; None where it is no container."""
+    """The parts of `value`, by key, field or position; None if it is not a container."""
     if isinstance(value, Mapping):
         return [(key if isinstance(key, int) else str(key), part) for key, part in value.items()]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -66,15 +66,15 @@ def with_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 
 def written(path: Path) -> str:
-    """`past_key_values_0_1`."""
+    """The path joined with "_", e.g. `past_key_values_0_1`."""
     return "_".join(str(key) for key in path)
 
 
 def output_names(paths: Sequence[Path], taken: Sequence[str]) -> list[str]:
     """Names of a forward's outputs: their keys, fields and positions joined with "_".
 
-    Without any key they are `output`, or output_0, output_1, …, however tuples are nested. What begins with a position,
-    or is the name of an input (`taken`), gets "output_" in front.
+    Without any key they are `output`, or output_0, output_1, …, also for nested tuples. A name that begins with a
+    position, or equals the name of an input (`taken`), gets the prefix "output_".
     """
     if not any(isinstance(key, str) for path in paths for key in path):
         return ["output"] if len(paths) == 1 else [f"output_{index}" for index in range(len(paths))]

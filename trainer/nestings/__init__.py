@@ -1,4 +1,4 @@
-"""Nestings: how levels come to share weights, one file for each, all named in `NESTINGS`."""
+"""Nestings: the methods that train levels with shared weights, one file each; `NESTINGS` lists them by name."""
 
 from .freeze_then_grow import FreezeThenGrow
 from .joint import Joint

@@ -1,7 +1,7 @@
-"""Freeze-then-grow: train the sparsest level, freeze it, grow the next around it, and so on (arXiv:2112.10930).
+"""Freeze-then-grow: training of the sparsest level, then of each next level around the frozen ones (arXiv:2112.10930).
 
-With what the paper's code lacks: explicit first levels, norms and biases of each level's own, soft labels of the dense
-model.
+Unlike the paper's code it has explicit first levels, separate norms and biases for each level, and soft labels of the
+dense model.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ RING_STARTS = ("dense", "zero")
 
 @dataclass(frozen=True, slots=True)
 class FreezeThenGrow:
-    """A stage per level, the sparsest first; each trains only what it adds to the level below.
+    """A stage per level, the sparsest first. Each trains only the weights that its level adds, its norms and biases.
 
-    Its weights, norm and bias: lower levels stay as they are bit for bit.
+    Lower levels stay the same, bit for bit.
     """
 
     epochs_per_level: int | tuple[int, ...] = 4
-    """Epochs of each level; a tuple gives each level its own, the sparsest first."""
+    """Epochs of each level; a tuple has a number for each level, the sparsest first."""
     ring_start: str = "dense"
-    """What a level's new weights start from: "dense", the values they had when dropped, or "zero", so that the level
-    starts as the one below. With `search_each`, they go on from what the level's search made of them."""
+    """Start of a level's new weights: "dense", the values they had when dropped, or "zero", so that the level starts
+    equal to the level below. With `search_each` they start with the values of the level's search."""
     search_each: bool = False
-    """Whether every level has a search of its own around the frozen ones, as in the paper's code; else the first
-    search decides: level 0 keeps what it found, the others the largest of what it dropped."""
+    """Whether every level has its own search around the frozen levels, as in the paper's code. If not, there is one
+    search: level 0 keeps the weights that it found, the other levels add the largest of those that it dropped."""
 
     def __post_init__(self) -> None:
         """Check every field. Raises TrainingError."""
@@ -41,7 +41,7 @@ class FreezeThenGrow:
         require_one_of(self, "ring_start", RING_STARTS)
 
     def stages(self, work: Work, schedule: Schedule) -> list[Stage]:
-        """A search, then a stage per level; or both for each level."""
+        """A search, then a stage per level; with `search_each` both for each level."""
         net, epochs, stages = work.net, level_epochs(self, work.net), list[Stage]()
         last_search = net.level_count - 1 if self.search_each else 0
         for level in range(net.level_count):
@@ -49,17 +49,17 @@ class FreezeThenGrow:
                 last = level == last_search
                 found = SearchStage(work, work.config.search_epochs, schedule, level, net.densities[level], last=last)
                 stages.append(found)
-            inherits = not self.search_each  # else the search has trained ring, norms and biases already
+            inherits = not self.search_each  # a search of its own has trained ring, norms and biases already
             stages.append(RingStage(work, epochs[level], level, self.ring_start, inherits=inherits))
         return stages
 
 
 class PerLevel(Protocol):
-    """Settings with epochs for each level."""
+    """Settings with a number of epochs for each level."""
 
     @property
     def epochs_per_level(self) -> int | tuple[int, ...]:
-        """Of each level; a tuple gives each level its own, the sparsest first."""
+        """Epochs of each level; a tuple has a number for each level, the sparsest first."""
         ...
 
 
@@ -81,7 +81,7 @@ def level_epochs(settings: PerLevel, net: NestedModel) -> tuple[int, ...]:
 
 
 class RingStage(Stage):
-    """Trains what `level` adds to the level below."""
+    """Trains the weights that `level` adds to the level below. inherits: whether `begin` copies norms and biases."""
 
     def __init__(
         self, work: Work, epochs: int, level: int, ring_start: str = "dense", *, inherits: bool = True
@@ -91,7 +91,7 @@ class RingStage(Stage):
         self._ring_start, self._inherits = ring_start, inherits
 
     def begin(self) -> None:
-        """Norms and biases start from the level below, unless the level has trained its own."""
+        """Copy norms and biases from the level below, unless the level has trained its own."""
         level = self.level or 0
         self.net.set_level(level)
         if level and self._inherits:
@@ -101,6 +101,6 @@ class RingStage(Stage):
         self.guard = RingGuard(self.net, level)
 
     def resume(self, state: Mapping[str, Any]) -> None:
-        """Guard what the net holds now."""
+        """Guard the present values of the net."""
         self.net.set_level(self.level or 0)
         self.guard = RingGuard(self.net, self.level or 0)

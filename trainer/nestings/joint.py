@@ -1,4 +1,4 @@
-"""Joint training: several levels in every step, on one set of weights (slimmable networks, arXiv:1812.08928)."""
+"""Joint: training of several levels in every step, on one set of weights (slimmable networks, arXiv:1812.08928)."""
 
 from __future__ import annotations
 
@@ -25,23 +25,25 @@ GRADIENTS = ("kept", "ring")
 
 @dataclass(frozen=True, slots=True)
 class Joint:
-    """The sandwich rule of US-Nets (arXiv:1903.05134, section 3): each step trains the densest level on the labels, and
-    the sparsest and some others, drawn at random, on the densest one's soft labels, through which no gradient flows.
-    The step follows the mean of the losses, so that a learning rate means what it does elsewhere; US-Nets adds them up.
+    """The sandwich rule of US-Nets (arXiv:1903.05134, section 3).
+
+    Each step trains the densest level on the labels. It also trains the sparsest and some random levels on the densest
+    level's soft labels, through which no gradient flows. The step uses the mean of the losses, so that learning rates
+    mean the same as in other methods; US-Nets uses the sum.
     """
 
     epochs: int = 8
     random_levels: int = 1
-    """Levels between the two ends that a step trains, drawn anew for each step."""
+    """Number of random levels, beside the densest and the sparsest, in each step."""
     gradient: str = "kept"
-    """Weights that the loss of a level moves: "kept", all that it keeps, or "ring", only what it adds to the level
+    """Weights that a level's loss trains: "kept", all that it keeps, or "ring", only those that it adds to the level
     below (gradient masking, arXiv:2203.03324)."""
     soft_weight: float = 0.5
-    """Share of a sparse level's loss that asks for the densest level's soft labels; the labels have the rest. Counts in
-    place of TrainConfig.distill_weight; 0 is off."""
+    """Share of a sparse level's loss that compares with the densest level's soft labels; the rest uses the labels. It
+    replaces TrainConfig.distill_weight; 0 is off."""
     search_level: int = 0
-    """The level whose density the search aims at; those below are the largest of what it keeps, those above the largest
-    of what it dropped. -1 is the densest."""
+    """The level whose density the search finds; -1 is the densest. Levels below keep the largest of its weights, levels
+    above add the largest of the weights that it dropped."""
 
     def __post_init__(self) -> None:
         """Check every field. Raises TrainingError."""
@@ -52,13 +54,13 @@ class Joint:
         require_count(self, "search_level", -1)
 
     def stages(self, work: Work, schedule: Schedule) -> list[Stage]:
-        """A search, then all levels together. Raises LevelError."""
+        """A search, then a stage for all levels. Raises LevelError."""
         density = work.net.densities[resolve_level(self.search_level, work.net.level_count)]
         return [SearchStage(work, work.config.search_epochs, schedule, 0, density), JointStage(work, self)]
 
 
 class JointStage(Stage):
-    """Trains all levels; what no level keeps stays."""
+    """Trains all levels together; weights that no level keeps do not change."""
 
     name = "joint"
 
@@ -68,26 +70,26 @@ class JointStage(Stage):
         self.level = work.net.level_count - 1
 
     def begin(self) -> None:
-        """Every level starts with the norms and biases of the search."""
+        """Copy the norms and biases of the search to every level."""
         for level in range(1, self.net.level_count):
             inherit(self.net, level)
         self.resume({})
 
     def resume(self, state: Mapping[str, Any]) -> None:
-        """Weights that no level keeps are guarded."""
+        """Guard the weights that no level keeps."""
         self.net.set_level(-1)
         self.guard = RingGuard(self.net)
 
     def logit_modes(self) -> set[bool]:
-        """The densest level teaches within the step, so in train mode; TrainConfig.distill_weight does not count."""
+        """Train mode, in which the densest level gives the soft labels; TrainConfig.distill_weight is not used."""
         return {True} if self.epochs and self._settings.soft_weight else set()
 
     def trainable(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Everything."""
+        """All parameters."""
         return trainable_jointly(self.net)
 
     def losses(self, inputs: Any, targets: Any, backward: Backward) -> dict[str, Tensor]:
-        """The densest level first, whose outputs teach the others."""
+        """The loss of the densest level, then of the others with its outputs as soft labels."""
         net, losses = self.net, dict[str, Tensor]()
         set_gradient(net, self._settings.gradient)
         try:
@@ -109,13 +111,13 @@ class JointStage(Stage):
         return losses
 
     def _drawn_levels(self) -> list[int]:
-        """Densest, sparsest, and some between, by torch's generator; process 0's draw where there are several."""
+        """The densest, the sparsest, and some random levels, from torch's generator in process 0."""
         last = self.net.level_count - 1
         between = (from_first(torch.randperm(max(0, last - 1)))[: self._settings.random_levels] + 1).tolist()
         return list(dict.fromkeys([last, 0, *between]))
 
 
 def set_gradient(net: NestedModel, gradient: str) -> None:
-    """Set which weights every layer's gradient reaches."""
+    """Set the `gradient` of every layer, one of layers.GRADIENTS."""
     for layer in net.nested_layers().values():
         layer.gradient = gradient

@@ -1,4 +1,4 @@
-"""Joint-then-grow: all levels together first, then each by itself from the sparsest on. Our own combination."""
+"""Joint-then-grow: training of all levels together, then of each level alone. The combination is our own."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from .joint import Joint
 
 @dataclass(frozen=True, slots=True)
 class JointThenGrow:
-    """Joint training, after which freeze-then-grow settles what it left: each level trains what it adds, once more.
+    """Joint training, then freeze-then-grow: each level trains the weights that it adds a second time.
 
-    Joint training makes the shared weights good for every level, freeze-then-grow alone only for the sparsest; the
-    second part gives each level what the others no longer pull at.
+    Joint training makes the shared weights good for every level; freeze-then-grow alone makes them good only for the
+    sparsest. In the second part each level trains without the influence of the others.
     """
 
     joint_epochs: int = 4
-    """Epochs of all levels together; see Joint for the next three."""
+    """Epochs of all levels together; see Joint for the next three fields."""
     random_levels: int = 1
     gradient: str = "kept"
     soft_weight: float = 0.5
     epochs_per_level: int | tuple[int, ...] = 2
-    """Epochs of each level afterwards; a tuple gives each level its own, the sparsest first."""
+    """Epochs of each level afterwards; a tuple has a number for each level, the sparsest first."""
 
     def __post_init__(self) -> None:
         """Check every field. Raises TrainingError."""
@@ -32,7 +32,7 @@ class JointThenGrow:
         require_epochs(self)
 
     def stages(self, work: Work, schedule: Schedule) -> list[Stage]:
-        """A search, all levels together, then each level with the norms and biases that it has."""
+        """A search, a stage for all levels together, then one per level, which starts with its own norms and biases."""
         stages = self._joint().stages(work, schedule)
         epochs = level_epochs(self, work.net)
         return stages + [RingStage(work, count, level, inherits=False) for level, count in enumerate(epochs)]

@@ -1,4 +1,4 @@
-"""Nesting: how the levels come to share one set of weights. The protocol of its settings."""
+"""Nesting: the protocol of the methods that train levels with one set of weights."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from ..stage import Stage, Work
 
 
 class Nesting(Protocol):
-    """Settings of a way of nesting: a frozen dataclass that lays out the stages after the dense one."""
+    """Settings of a method of nesting: a frozen dataclass that gives the stages after the dense one."""
 
     def stages(self, work: Work, schedule: Schedule) -> list[Stage]:
-        """Searches and training of the levels, in order. Raises TrainingError for settings that do not fit the net."""
+        """The searches and training stages, in order. Raises TrainingError if the settings do not fit the net."""
         ...

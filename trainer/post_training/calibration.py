@@ -1,4 +1,4 @@
-"""Calibration: samples for a pass, and what a layer does on them in the dense model."""
+"""Calibration: samples for a pass, and the inputs and outputs of each layer of the dense model on them."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from .least_squares import precise, second_moment
 AnyNestedLayer = NestedConv | NestedLinear
 LEAST_POSITIONS = 16384
 POSITIONS_PER_COLUMN = 4
-"""A layer with K columns is looked at in this many positions, or LEAST_POSITIONS: more tell little, and cost time."""
+"""Positions per column at which a layer is observed, at least LEAST_POSITIONS in total; more add little but time."""
 
 
 class DenseLayer:
-    """What a layer was and did in the dense model.
+    """Weight, inputs and outputs of a layer in the dense model.
 
-    weight: (groups, O / groups, K). targets: (groups, n, O / groups), its outputs at `positions`, bias included.
-    moment, mean: (groups, K, K) of the products of its inputs there, (groups, K) of the inputs.
-    centred: a bias or a batch normalisation puts the mean of its output right, whatever the weight.
+    weight: (groups, O / groups, K). targets: (groups, n, O / groups), the layer's outputs at `positions`, with bias.
+    moment, mean: means over the positions, (groups, K, K) of products of two inputs, and (groups, K) of the inputs.
+    centred: whether a bias or a batch normalisation corrects the mean of the output for any weight.
     """
 
     def __init__(self, layer: AnyNestedLayer, x: Tensor, positions: Tensor) -> None:
@@ -55,9 +55,9 @@ def by_group(layer: AnyNestedLayer, weight: Tensor) -> Tensor:
 
 
 def collected(batches: Iterable[Any], samples: int) -> Any:
-    """The inputs of the first `samples` samples as one batch; batches are inputs, or (inputs, targets).
+    """The inputs of the first `samples` samples as one batch.
 
-    A tuple or list of two is (inputs, targets). Raises TrainingError when there is no sample.
+    batches: inputs, or (inputs, targets); a tuple or list of two counts as the latter. Raises TrainingError: no sample.
     """
     samples = whole("samples", samples, 0, error=TrainingError)
     if not isinstance(batches, Iterable) and not hasattr(batches, "__getitem__"):
@@ -76,7 +76,7 @@ def collected(batches: Iterable[Any], samples: int) -> Any:
     if samples < 1 or missing >= samples:
         raise TrainingError(
             f"nest_pretrained needs calibration samples: expected at least one batch and samples >= 1, got none with "
-            f"samples={samples}; pass a few hundred typical inputs, anew if they came from a generator"
+            f"samples={samples}; pass a few hundred typical inputs, in a new generator if the first one is used up"
         )
     return _joined(parts)
 
@@ -100,7 +100,7 @@ def _joined(parts: Sequence[Any]) -> Any:
 
 @torch.no_grad()
 def observe(net: NestedModel, inputs: Any, seed: int) -> dict[str, DenseLayer]:
-    """Every layer that `inputs` reach, on its first use in a pass of the net as it is now, every level whole."""
+    """Every layer that `inputs` reach, at its first use in one pass of the net, in which every level is still whole."""
     seen: dict[str, DenseLayer] = {}
     made: dict[int, tuple[weakref.ref[Tensor], DenseLayer]] = {}
     generator = torch.Generator().manual_seed(seed)
@@ -114,7 +114,7 @@ def observe(net: NestedModel, inputs: Any, seed: int) -> dict[str, DenseLayer]:
         made[id(output)] = (weakref.ref(output), seen[layer.name])
 
     def note_norm(x: Tensor) -> None:
-        if id(x) in made and made[id(x)][0]() is x:  # not another tensor with the identity of one that is gone
+        if id(x) in made and made[id(x)][0]() is x:  # a new tensor may have the id of a deleted one
             made[id(x)][1].centred = True
 
     with evaluating(net):
@@ -133,7 +133,7 @@ def walk(
     on_layer: Callable[[AnyNestedLayer, Tensor], None],
     on_norm: Callable[[nn.Module, Tensor], None],
 ) -> None:
-    """One pass at the current level, in which each layer and norm is handed over with its input before it runs."""
+    """Run one pass at the current level; call `on_layer`, `on_norm` with each module and its input before it runs."""
     with evaluating(net):
         layers, norms = net.nested_layers().values(), net.level_norms().values()
         handles = [layer.register_forward_pre_hook(lambda module, args: on_layer(module, args[0])) for layer in layers]

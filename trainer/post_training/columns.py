@@ -1,4 +1,4 @@
-"""Columns: what a layer's weights are multiplied with, at some of its output positions."""
+"""Columns: the inputs that a layer's weights are multiplied with, at some of its output positions."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ..model.layers import NestedConv, NestedLinear
 
 
 def group_total(layer: NestedConv | NestedLinear) -> int:
-    """Parts whose rows read different channels; 1 for a linear layer."""
+    """Number of groups, whose rows read different channels; 1 for a linear layer."""
     return layer.groups if isinstance(layer, NestedConv) else 1
 
 
 def output_size(layer: NestedConv, x: Tensor) -> tuple[int, int]:
-    """(Ho, Wo) of what the convolution makes of `x` (N, C, H, W)."""
+    """(Ho, Wo) of the convolution's output for `x` (N, C, H, W)."""
     top, left, bottom, right = layer.padding
     extents = (x.shape[2] + top + bottom, x.shape[3] + left + right)
     spans = [d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
@@ -24,9 +24,9 @@ def output_size(layer: NestedConv, x: Tensor) -> tuple[int, int]:
 
 
 def chosen_positions(layer: NestedConv | NestedLinear, x: Tensor, most: int, generator: torch.Generator) -> Tensor:
-    """int64, about `most` output positions at which `x`, the layer's input, is looked at; all if there are no more.
+    """int64, about `most` random output positions for the layer's input `x`; all positions if there are no more.
 
-    For a convolution (N, P), P of each sample, y·Wo + x; for a linear layer (M,), rows of `x` as (rows, K).
+    For a convolution: (N, P), P positions y·Wo + x per sample. For a linear layer: (M,), rows of `x` as (rows, K).
     """
     if isinstance(layer, NestedLinear):
         rows = x.numel() // x.shape[-1]
@@ -42,7 +42,7 @@ def chosen_positions(layer: NestedConv | NestedLinear, x: Tensor, most: int, gen
 def columns(layer: NestedConv | NestedLinear, x: Tensor, positions: Tensor) -> Tensor:
     """(groups, n, K) inputs of the layer at `positions` of `chosen_positions`, in the order of its weight's columns.
 
-    Times the weight (O, K), whose rows lie in as many groups, they make the layer's output there, without the bias.
+    Their product with the weight (O, K), group by group, is the layer's output there, without the bias.
     """
     positions = positions.to(x.device)
     if isinstance(layer, NestedLinear):
@@ -63,7 +63,7 @@ def columns(layer: NestedConv | NestedLinear, x: Tensor, positions: Tensor) -> T
 
 
 def as_images(layer: NestedConv, x: Tensor) -> Tensor:
-    """`x` as (N, C, H, W): a line is an image of one row, a sample alone a batch of one."""
+    """`x` as (N, C, H, W): a 1-D input becomes an image of one row, a single sample a batch of one."""
     if x.ndim == layer.spatial + 1:
         x = x[None]
     return x if layer.spatial == 2 else x[:, :, None]

@@ -1,4 +1,4 @@
-"""Least squares of a layer: the values that a support should have, and what each of them is worth.
+"""Least squares: the best values of a layer's kept weights, and the loss that removing each of them costs.
 
 Optimal Brain Surgeon layer by layer (OBC, arXiv:2208.11580): the loss of a layer's weights is the mean squared error of
 its outputs, a quadratic function whose Hessian is the second moment of the inputs, the same for all rows.
@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 SINGLE_PRECISION_COLUMNS = 2048
-"""K above which the work is done in float32: half the time and memory; the damping covers the rounding."""
+"""Largest K computed in float64. Above it float32 takes half the time and memory; damping covers the rounding."""
 
 
 @dataclass(frozen=True, slots=True)
 class Quadratic:
-    """The loss of weights v (groups, O', K): for each row v·A·v / 2 - b·v, plus a constant. A row of O' has its group.
+    """The loss of weights v (groups, O', K): for each row v·A·v / 2 - b·v, plus a constant; O' rows per group.
 
     hessian: A, (groups, K, K), symmetric and positive definite. linear: b, (groups, O', K).
     """
@@ -26,12 +26,12 @@ class Quadratic:
     linear: Tensor
 
     def loss(self, v: Tensor) -> Tensor:
-        """(groups, O') the loss of every row, short of its constant."""
+        """(groups, O') the loss of every row, without its constant."""
         return ((v @ self.hessian / 2 - self.linear) * v).sum(dim=-1)
 
 
 def precise(tensor: Tensor) -> Tensor:
-    """`tensor` (..., K) in the precision of the work."""
+    """`tensor` (..., K) as float64, or as float32 if K is above SINGLE_PRECISION_COLUMNS."""
     return tensor.to(torch.float64 if tensor.shape[-1] <= SINGLE_PRECISION_COLUMNS else torch.float32)
 
 
@@ -42,9 +42,9 @@ def second_moment(x: Tensor) -> Tensor:
 
 
 def damped(hessian: Tensor, damping: float) -> tuple[Tensor, Tensor]:
-    """`hessian` (groups, K, K) with `damping` times the mean of its diagonal added to that; and what was added.
+    """`hessian` (groups, K, K) plus `damping` times the mean of its diagonal on the diagonal; and the added value.
 
-    The second is (groups, 1, 1). Where the diagonal is zero, the layer having seen nothing, 1 is added.
+    The added value has shape (groups, 1, 1). It is 1 where the diagonal is zero, as for a layer without inputs.
     """
     added = damping * hessian.diagonal(dim1=1, dim2=2).mean(dim=1)
     added = torch.where(added > 0, added, torch.ones_like(added))[:, None]
@@ -54,7 +54,7 @@ def damped(hessian: Tensor, damping: float) -> tuple[Tensor, Tensor]:
 
 
 def same_inputs(moment: Tensor, mean: Tensor, dense: Tensor, damping: float, *, centred: bool) -> Quadratic:
-    """Half the mean squared difference to the outputs of the `dense` weights on the same inputs, damped.
+    """Half the mean squared difference from the outputs of the `dense` weights on the same inputs, damped.
 
     moment, mean: (groups, K, K) and (groups, K) of the inputs. dense, damping, centred: as of `output_error`.
     """
@@ -63,11 +63,11 @@ def same_inputs(moment: Tensor, mean: Tensor, dense: Tensor, damping: float, *, 
 
 
 def output_error(x: Tensor, targets: Tensor, dense: Tensor, damping: float, *, centred: bool) -> Quadratic:
-    """Half the mean squared error of x·vᵀ against `targets`, damped: v is drawn to the `dense` weights.
+    """Half the mean squared error of x·vᵀ against `targets`, damped towards the `dense` weights.
 
     x: (groups, n, K) inputs. targets: (groups, n, O'). dense: (groups, O', K).
-    damping: what is added to the Hessian's diagonal, as a part of its mean.
-    centred: the error after the mean of each output is put right, by a bias or a norm.
+    damping: value added to the Hessian's diagonal, as a part of the diagonal's mean.
+    centred: whether the mean of each output is corrected afterwards, by a bias or a norm, and does not count as error.
     """
     x = precise(x)
     targets, dense = targets.to(x.dtype), dense.to(x.dtype)
@@ -78,12 +78,12 @@ def output_error(x: Tensor, targets: Tensor, dense: Tensor, damping: float, *, c
 
 
 def fit(problem: Quadratic, start: Tensor, free: Tensor, *, steps: int, tolerance: float = 1e-6) -> Tensor:
-    """The weights of least loss among those that differ from `start` only where `free`.
+    """The weights of least loss among those that differ from `start` only where `free` is true.
 
-    By conjugate gradients, every row at once, with the Hessian's diagonal as preconditioner: one product of the weight
-    and the Hessian a step, whatever the rows' supports. Each step lowers every row's loss, so that however early it
-    ends the result is no worse than `start`. start: (groups, O', K). free: bool, the same shape.
-    steps: at most. tolerance: residual, as a part of the linear term, at which all rows are done.
+    The method is conjugate gradients on all rows at once, with the Hessian's diagonal as preconditioner. A step takes
+    one product of the weight and the Hessian. Each step lowers every row's loss, so the result is never worse than
+    `start`. start: (groups, O', K). free: bool, the same shape. steps: maximum number of steps. tolerance: residual, as
+    a part of the linear term, at which a row is done; the method ends when all rows are.
     """
     v = start.to(problem.linear.dtype)
     inverse = torch.where(free, 1 / problem.hessian.diagonal(dim1=1, dim2=2)[:, None], 0)
@@ -107,9 +107,9 @@ def fit(problem: Quadratic, start: Tensor, free: Tensor, *, steps: int, toleranc
 
 
 def stiffness(hessian: Tensor) -> Tensor:
-    """(groups, K) 1 / [A⁻¹]ₖₖ: twice the loss that one unit of weight k costs to remove when all others make up for it.
+    """(groups, K) 1 / [A⁻¹]ₖₖ: twice the loss of removing one unit of weight k when all other weights compensate.
 
-    Half the square of a weight times its stiffness is the saliency of Optimal Brain Surgeon.
+    Half the square of a weight, times its stiffness, is its saliency in Optimal Brain Surgeon.
     """
     factor = torch.linalg.cholesky(hessian)
     return 1 / torch.cholesky_inverse(factor).diagonal(dim1=1, dim2=2)

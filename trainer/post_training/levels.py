@@ -1,7 +1,7 @@
-"""Nest a pre-trained model without training it again: second-order masks and values from a few hundred samples.
+"""Post-training levels: second-order masks and values for a pre-trained model, from a few hundred samples.
 
-After Optimal Brain Surgeon layer by layer (OBC, arXiv:2208.11580; SparseGPT, arXiv:2301.00774), with levels: each keeps
-the values of the one below and solves for what it adds.
+The method is Optimal Brain Surgeon layer by layer (OBC, arXiv:2208.11580; SparseGPT, arXiv:2301.00774), with levels:
+each level keeps the values of the level below and solves for the weights that it adds.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from .columns import columns
 from .least_squares import fit, output_error, same_inputs, stiffness
 
 SEARCH_STEPS = 20
-"""Steps of conjugate gradients after each thinning of the support, whose values only serve to score."""
+"""Steps of conjugate gradients after each thinning of the support; the values are only used for scores."""
 FIT_STEPS = 100
-"""Steps for the values that a level keeps."""
+"""Steps of conjugate gradients for the final values of a level."""
 THINNING = 2.0
-"""Factor by which the support shrinks at once at most."""
+"""Largest factor by which one step thins the support."""
 
 
 @entry(TrainingError)
@@ -51,18 +51,19 @@ def nest_pretrained(
     damping: float = 0.3,
     **options: Any,
 ) -> NestedModel:
-    """A nested copy of the pre-trained `model` whose levels do what it did on calibration samples. It is untouched.
+    """A nested copy of the pre-trained `model`, with outputs close to the model's on calibration samples.
 
-    Levels are made sparsest first. The support of a level is thinned out from all weights in steps; each drops the
-    blocks of least saliency (Optimal Brain Surgeon's, summed over a block's rows) and solves for the rest. Then a pass
-    at that level goes from layer to layer: the values that the level adds become the least-squares optimum for the
-    dense model's outputs, given the inputs that the layers before it now make; its bias and norm statistics are set.
-    calibration_batches: inputs, or (inputs, targets) of which targets are not read; run as one batch.
-    samples: samples used, from the first on.
-    damping: > 0, how strongly values are drawn to the dense model's, as a part of the mean squared input. Less may help
-        the sparsest level, at the cost of the denser ones, which keep its values.
-    densities, pattern, budget, keep_dense and other options: as of `nest`. Under a "global" budget, layers compete by
-    the part of their output's energy that is lost. A layer used several times learns from its first use.
+    `model` is unchanged. Levels are made sparsest first. The support of a level starts with all weights and is thinned
+    in steps. Each step drops the blocks of least saliency (Optimal Brain Surgeon's, summed over a block's rows) and
+    solves for the rest. Then a pass at that level goes from layer to layer. The values that the level adds become the
+    least-squares optimum for the dense model's outputs, given the inputs from the earlier layers of this level. Its
+    biases and norm statistics are set, too.
+    calibration_batches: inputs, or (inputs, targets) with unused targets; run as one batch.
+    samples: number of samples to use, from the first on.
+    damping: > 0, strength of the pull towards the dense model's values, as a part of the mean squared input. Less may
+        help the sparsest level, at the cost of the denser levels, which keep its values.
+    densities, pattern, budget, keep_dense and other options: as of `nest`. Under a "global" budget, layers are compared
+    by the lost part of their output's energy. A layer that is used several times learns from its first use.
     Device, dtype and train or eval mode are kept; the densest level is set.
     Raises what `nest` raises, and TrainingError (no samples, values that are not finite, damping <= 0).
     """
@@ -93,7 +94,7 @@ def _search_levels(net: NestedModel, inputs: Any, damping: float) -> None:
 
 
 class _Search:
-    """The support of a layer at the level in the making, thinned out step by step."""
+    """The support of a layer at the level under construction, thinned step by step."""
 
     def __init__(self, layer: AnyNestedLayer, dense: DenseLayer, damping: float) -> None:
         self.layer, self.dense = layer, dense
@@ -102,7 +103,7 @@ class _Search:
         self.energy = float(-self.problem.loss(dense.weight.to(self.problem.linear.dtype)).sum())
 
     def start(self, level: int) -> None:
-        """All weights, those of lower levels with their values, the others with the dense model's."""
+        """Start with all weights: with the values of lower levels, and the dense model's values elsewhere."""
         kept = by_group(self.layer, self.layer.mask(level - 1)) if level else torch.zeros_like(self.dense.weight).bool()
         self.frozen = kept
         values = torch.where(kept, by_group(self.layer, self.layer.values), self.dense.weight)
@@ -116,13 +117,13 @@ class _Search:
         return np.asarray(grouped(rows, self.layer.block_rows, permutation).sum(axis=1))
 
     def thin(self, level: int) -> None:
-        """Solve again for what the layer's masks have left of the support."""
+        """Reduce the support to the layer's masks, and solve for its values."""
         kept = by_group(self.layer, self.layer.mask(level))
         self.values = fit(self.problem, self.values * kept, kept & ~self.frozen, steps=SEARCH_STEPS)
 
 
 def _choose(net: NestedModel, searched: dict[str, _Search], level: int) -> None:
-    """Set the masks up to `level`, and the weights that it adds to the values that its search found."""
+    """Set the masks up to `level`, and give the weights that it adds the values of its search."""
     for search in searched.values():
         search.start(level)
     layers = net.nested_layers().values()
@@ -137,7 +138,7 @@ def _choose(net: NestedModel, searched: dict[str, _Search], level: int) -> None:
 
 
 def _thinning(density: float) -> list[float]:
-    """Falling densities that end at `density`, each at most THINNING times the next, below 1 but for the last."""
+    """Falling densities that end at `density`, each at most THINNING times the next; all but the last are below 1."""
     densities = [density]
     while densities[-1] * THINNING < 1:
         densities.append(densities[-1] * THINNING)
@@ -145,7 +146,7 @@ def _thinning(density: float) -> list[float]:
 
 
 def _settle(net: NestedModel, inputs: Any, seen: dict[str, DenseLayer], level: int, damping: float) -> None:
-    """Values, biases and statistics of `level`, from layer to layer, each given what those before it now make."""
+    """Set values, biases and statistics of `level`, layer by layer, with the inputs from the layers set before."""
     done: set[int] = set()
 
     def settle_layer(layer: AnyNestedLayer, x: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Options: the keywords that a function or a settings class takes, and values checked against their types."""
+"""Options: the keywords of a function or a settings class, and the check of values against their types."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "
 
 
 class Problems:
-    """What is wrong with a recipe, collected so that all of it is said at once."""
+    """The problems of a recipe, collected so that one message lists all of them."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
 
     def add(self, table: str, key: str, value: Any, expected: str) -> None:
-        """Note `value` of `key` in `table`."""
+        """Add the problem that `value` of `key` in `table` is not the `expected` one."""
         self.lines.append(f"[{table}] {key} = {excerpt(toml_text(value))}: expected {expected}")
 
     def add_unknown(self, place: str, name: str, allowed: Iterable[str]) -> None:
-        """Note that `name` is none of `allowed`."""
+        """Add the problem that `name` is not in `allowed`."""
         self.lines.append(f"{place}: {unknown(name, allowed)}")
 
     def text(self) -> str:
-        """One after the colon, several in lines of their own, of very many the first."""
+        """The text after a message's colon: a line for each problem, at most MAX_LISTED."""
         if len(self.lines) == 1:
             return f" {self.lines[0]}"
         more = len(self.lines) - MAX_LISTED
@@ -39,7 +39,7 @@ class Problems:
 
 
 def unknown(name: str, allowed: Iterable[str]) -> str:
-    """Says that there is no `name`, the likely meaning, and all that is allowed."""
+    """A message that `name` does not exist, with the most similar allowed name and all allowed names."""
     names, name = list(allowed), excerpt(name)
     close = difflib.get_close_matches(name, names, n=1)
     meant = f"did you mean {close[0]!r}? " if close else ""
@@ -47,7 +47,7 @@ def unknown(name: str, allowed: Iterable[str]) -> str:
 
 
 def toml_text(value: Any) -> str:
-    """`value` as a recipe would have it."""
+    """`value` as written in a recipe."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str | Path):
@@ -58,10 +58,10 @@ def toml_text(value: Any) -> str:
 
 
 def options_of(target: Callable[..., Any], without: Sequence[str] = ()) -> dict[str, inspect.Parameter]:
-    """The keywords that `target` takes, each with its type resolved; `without` are not the recipe's to set."""
+    """The keywords that `target` takes, with resolved types. without: keywords that a recipe may not set."""
     try:
         hints = typing.get_type_hints(vars(target).get("__init__", target) if isinstance(target, type) else target)
-    except Exception:  # a function of the user's may name types that are not there, or be no plain function
+    except Exception:  # a user's function may name undefined types, or be a callable of another kind
         hints = {}
     taken = {}
     for name, parameter in inspect.signature(target).parameters.items():
@@ -80,7 +80,7 @@ def takes_any_keyword(target: Callable[..., Any]) -> bool:
 def checked_options(
     table: str, given: Mapping[str, Any], target: Callable[..., Any], problems: Problems, without: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """`given` as `target`'s keywords, lists as tuples; what does not fit goes to `problems` instead."""
+    """`given` as `target`'s keywords, lists as tuples; values that do not fit are added to `problems`."""
     taken, checked = options_of(target, without), {}
     for key, value in given.items():
         if key in taken:
@@ -99,9 +99,9 @@ def checked_options(
 
 
 def converted(value: Any, annotation: Any) -> Any:
-    """`value` as `annotation` wants it: whole numbers as floats, lists as tuples. Raises ValueError if it is another.
+    """`value` as the type `annotation`: whole numbers as floats, lists as tuples. Raises ValueError if it does not fit.
 
-    Types that TOML has no words for are taken as they are.
+    A value for a type that TOML cannot express is returned unchecked.
     """
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
@@ -128,7 +128,7 @@ def converted(value: Any, annotation: Any) -> Any:
 
 
 def described(annotation: Any) -> str:
-    """What `converted` accepts, in words."""
+    """A description of the values that `converted` accepts."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
         return " or ".join(described(each) for each in inner if each is not type(None))

@@ -1,4 +1,4 @@
-"""OwnFunction: a function of the user's that a recipe names; what it raises is said in a line that names it."""
+"""OwnFunction: a user's function that a recipe names. Its exceptions become messages with the function's name."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ..stage import LossFunction, one_number
 
 
 @contextmanager
-def said_of(name: str) -> Iterator[None]:
-    """Within, an exception that is none of this package's becomes a TrainingError: `name` raised it; its cause kept."""
+def errors_named(name: str) -> Iterator[None]:
+    """A context in which exceptions of other packages become TrainingError "`name` raised …", with their cause."""
     try:
         yield
     except NestedSparseError:
@@ -26,10 +26,10 @@ def said_of(name: str) -> Iterator[None]:
 
 
 def named_source(name: str, function: Callable[..., Iterable[Any]]) -> Callable[..., Iterable[Any]]:
-    """`function`, which makes batches, with `said_of` around the call and around each batch."""
+    """`function`, which returns batches, with `errors_named` around the call and around each batch."""
 
     def called(*arguments: Any) -> Iterable[Any]:
-        with said_of(name):
+        with errors_named(name):
             made = function(*arguments)
             if not isinstance(made, Iterable) and not hasattr(made, "__getitem__"):
                 raise TrainingError(f"{name} returned {type(made).__name__}: expected batches, each (inputs, targets)")
@@ -39,28 +39,28 @@ def named_source(name: str, function: Callable[..., Iterable[Any]]) -> Callable[
 
 
 def named_loss(name: str, function: Callable[..., Any]) -> LossFunction:
-    """`function`, a loss, with `said_of` around it and its result checked: a tensor of one number."""
+    """`function`, a loss, with `errors_named` around it and a check that its result is a tensor of one number."""
 
     def called(outputs: Any, targets: Any) -> Tensor:
-        with said_of(name):
+        with errors_named(name):
             return one_number(name, function(outputs, targets))
 
     return called
 
 
 class _Batches:
-    """Batches whose source is named where it raises."""
+    """Batches with `errors_named` around their iteration."""
 
     def __init__(self, name: str, batches: Iterable[Any]) -> None:
         self.name, self.batches = name, batches
 
     def __iter__(self) -> Iterator[Any]:
-        with said_of(self.name):
+        with errors_named(self.name):
             yield from self.batches
 
 
 class _SizedBatches(_Batches):
-    """With the length that they have."""
+    """Batches with a length."""
 
     def __len__(self) -> int:
         return len(self.batches)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Recipe: a training run as a TOML file, every key and value checked before anything is loaded."""
+"""Recipe: a training run as a TOML file. Every key and value is checked before data or weights are loaded."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from ..nestings import NESTINGS, Nesting
 from ..schedules import SCHEDULES, Schedule
 from ..stage import LossFunction
 from .options import Problems, checked_options, options_of, unknown
-from .own_function import named_loss, named_source, said_of
+from .own_function import errors_named, named_loss, named_source
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -39,28 +39,28 @@ else:
     import tomli as tomllib
 
 FOLDER = Path(__file__).parent
-"""The named recipes."""
+"""Folder of the named recipes."""
 TABLES = ("data", "model", "nest", "schedule", "nesting", "train", "output")
 LOSSES: dict[str, LossFunction] = {"cross_entropy": F.cross_entropy}
 METRICS = ("accuracy",)
 DEVICES = ("auto", "cpu", "cuda")
 MAX_SEED = 2**63 - 1
-"""Of torch's generators, which take no larger one."""
+"""Largest seed that torch's generators take."""
 MAX_THREADS = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """Keys of [train] beside those of TrainConfig."""
+    """Keys of [train] in addition to those of TrainConfig."""
 
     seed: int = 0
-    """Of weights, batches and augmentation."""
+    """Seed of weights, batches and augmentation."""
     device: str = "auto"
-    """"cpu", "cuda", or "auto": the first CUDA device where there is one."""
+    """"cpu", "cuda", or "auto": the first CUDA device if there is one, else the CPU."""
     threads: int = 0
-    """Of the CPU; 0 leaves it to torch. Only 1 gives the same bits everywhere."""
+    """Threads on the CPU; 0 leaves the number to torch. Only 1 gives the same bits on every machine."""
     loss: str = "cross_entropy"
-    """Or "module:function", of (outputs, targets)."""
+    """Name of the loss, or "module:function" of (outputs, targets)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,25 +68,25 @@ class OutputOptions:
     """Keys of [output]."""
 
     file: str = ""
-    """Name of the checkpoint; by default the recipe's, with .safetensors."""
+    """Name of the checkpoint file; by default the recipe's name with .safetensors."""
     values: str = FLOAT32.name
-    """How weights are stored, as in `export`."""
+    """Type of the stored weights, as in `export`."""
     metrics: tuple[str, ...] = METRICS
-    """What is measured at each level and stored; () for models that are no classifiers."""
+    """Metrics that are measured at each level and stored; () for models that are not classifiers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A checked recipe. name: that of its files; source: where it came from, for messages.
+    """A checked recipe. name: name of its files. source: path of the recipe, for messages.
 
-    tables: every table as written, with what was set by hand. The rest is made from them.
+    tables: every table as written, with the settings of the command line. All other fields are made from them.
     """
 
     name: str
     source: str
     tables: Mapping[str, Mapping[str, Any]]
     load_data: Callable[[int], TrainingData]
-    """By the seed of the batches."""
+    """Function from the batches' seed to the data."""
     model: Callable[..., torch.nn.Module]
     model_options: Mapping[str, Any]
     weights: Path | None
@@ -105,9 +105,9 @@ def named_recipes() -> dict[str, str]:
 
 
 def load_recipe(path_or_name: str | Path, settings: Sequence[str] = ()) -> Recipe:
-    """Read and check a recipe file, or a named one. settings: "table.key=value", TOML values, in place of the file's.
+    """Read and check a recipe file or a named recipe. settings: "table.key=value", which replace the file's values.
 
-    Raises TrainingError, naming the file, table, key, value and what is allowed, for everything that is wrong at once.
+    Raises TrainingError, one for all problems, with file, table, key, value and the allowed values of each.
     """
     path = _found(str(path_or_name))
     tables = _parsed(path)
@@ -139,12 +139,12 @@ def _parsed(path: Path) -> dict[str, Any]:
             return tomllib.load(file)
     except OSError as error:
         raise TrainingError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, or nested beyond what Python can follow
+    except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, or nested too deeply for Python
         raise TrainingError(f"{path}: is not TOML: {excerpt(error)}") from None
 
 
 def _set(tables: dict[str, Any], setting: str, problems: Problems) -> None:
-    """Put table.key=value into `tables`; a value that is not TOML is taken as a string."""
+    """Set table.key=value in `tables`; a value that is not TOML counts as a string."""
     name, equals, text = setting.partition("=")
     table, dot, key = name.strip().partition(".")
     if not (equals and dot and table and key):
@@ -157,7 +157,7 @@ def _set(tables: dict[str, Any], setting: str, problems: Problems) -> None:
     if not isinstance(tables.setdefault(table, {}), dict):
         return
     if key == "name" and tables[table].get("name") != value:
-        tables[table].clear()  # its other keys are those of something else
+        tables[table].clear()  # its other keys belong to the former name
     tables[table][key] = value
 
 
@@ -171,13 +171,13 @@ def _checked_tables(tables: Mapping[str, Any], problems: Problems) -> dict[str, 
 
 
 class _Maker:
-    """Makes what the tables name; notes what cannot be."""
+    """Makes the objects that the tables name; problems go to `problems`."""
 
     def __init__(self, name: str, source: str, tables: dict[str, dict[str, Any]], problems: Problems) -> None:
         self.name, self.source, self.tables, self.problems = name, source, tables, problems
 
     def make(self) -> Recipe | None:
-        """The recipe, or None with what is wrong noted."""
+        """The recipe, or None after adding the problems."""
         data = self._data()
         model, model_options, weights = self._model()
         without = ("model", "example_inputs")
@@ -254,7 +254,7 @@ class _Maker:
         return name, options
 
     def _made(self, table: str, kind: type, options: Mapping[str, Any], also: Sequence[str] | set[str] = ()) -> Any:
-        """A settings object, or None with what is wrong noted. also: other keys of the table, for messages."""
+        """A settings object, or None after adding the problems. also: other keys of the table, for messages."""
         noted = len(self.problems.lines)
         taken = options_of(kind)
         for key in [key for key in options if key not in taken]:
@@ -270,7 +270,7 @@ class _Maker:
             return None
 
     def _one_of(self, table: str, key: str, name: str, known: Mapping[str, Any]) -> Any:
-        """What `name` stands for, a known one or module:function. None with a note when it is neither."""
+        """The object called `name`: a known one or module:function; None after adding the problem."""
         if name in known:
             return known[name]
         if ":" not in name:
@@ -279,7 +279,7 @@ class _Maker:
             return None
         try:
             return _imported(name)
-        except Exception as error:  # whatever the module raises, too
+        except Exception as error:  # the module may raise anything
             self.problems.lines.append(f"[{table}] {key} = '{excerpt(name)}': cannot be imported ({described(error)})")
             return None
 
@@ -299,20 +299,20 @@ class _Maker:
 
 
 def _imported(name: str) -> Callable[..., Any]:
-    """The function "module:function"; modules of the current directory count, as with `python -m`."""
+    """The function "module:function"; the module may be in the current directory, as with `python -m`."""
     module, _, attribute = name.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     found = getattr(importlib.import_module(module), attribute)
     if not callable(found):
         raise ValueError(f"it is {type(found).__name__}, not a function or class")
-    options_of(found)  # of some builtins there is no telling
+    options_of(found)  # raises ValueError for some builtins
     return found  # type: ignore[no-any-return]
 
 
 def _own_data(table: str, name: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> TrainingData:
-    """What the function makes, checked; its batches name it where they raise. table: for messages of later."""
-    with said_of(name):
+    """The function's result, checked. Later errors of its batches name it. table: name of the table, for messages."""
+    with errors_named(name):
         data = function(**arguments)
     kind = "nested_sparse.trainer.data.datasets.TrainingData"
     if not isinstance(data, TrainingData):

@@ -1,4 +1,4 @@
-"""Run a recipe: data, net, training, accuracy of each level, checkpoint, picture. It can be stopped and taken up."""
+"""Run of a recipe: data, net, training, accuracy of each level, checkpoint, picture. A run can be resumed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ..progress import EpochReport
 from ..state import StateError
 from ..train import train
 from .options import options_of
-from .own_function import said_of
+from .own_function import errors_named
 from .recipe import Recipe
 from .run_record import RunRecord
 
@@ -37,23 +37,23 @@ OnProgress = Callable[[EpochReport], None]
 
 @dataclass(frozen=True, slots=True)
 class RunFiles:
-    """Where a run's files are: all beside its checkpoint."""
+    """The paths of a run's files, all in the folder of its checkpoint."""
 
     checkpoint: Path
 
     @property
     def state(self) -> Path:
-        """From which a stopped run goes on; gone when it is done."""
+        """File from which a stopped run continues; it is deleted when the run is done."""
         return self.checkpoint.with_suffix(".state")
 
     @property
     def record(self) -> Path:
-        """See RunRecord."""
+        """File of the RunRecord."""
         return self.checkpoint.with_suffix(".json")
 
     @property
     def picture(self) -> Path:
-        """Accuracy against FLOPs."""
+        """Plot of accuracy over FLOPs."""
         return self.checkpoint.with_suffix(".png")
 
 
@@ -65,18 +65,18 @@ def run_files(recipe: Recipe, out: Path) -> RunFiles:
 def run_recipe(
     recipe: Recipe, out: Path, *, fresh: bool = False, on_progress: Sequence[OnProgress] = ()
 ) -> dict[str, Any]:
-    """Train by `recipe` in the folder `out`, and return the figures; a run that is there goes on where it was.
+    """Train by `recipe` in the folder `out`, and return the figures.
 
-    A finished one is only reported. fresh: begin anew, and replace what is there. Of several processes, the first
-    writes; the others return no figures.
-    Raises NestedSparseError: files of another run in the way, data, model or settings that do not go together.
+    A stopped run in the folder is continued; a finished one only returns its figures. fresh: start anew and replace the
+    files of an earlier run. With several processes, the first one writes, and the others return no figures.
+    Raises NestedSparseError: files of another run exist, or data, model and settings do not fit together.
     """
     files = run_files(recipe, out)
     record = RunRecord(files.record, recipe.tables)
     if not rank():
         _prepare(files, record, fresh)
     done = torch.tensor("figures" in record.facts and files.checkpoint.exists())
-    if from_first(done):  # also the place where the others wait until the first has removed what is in the way
+    if from_first(done):  # the others also wait here until the first process has removed old files
         return dict(record.facts.get("figures", {}))
     data, net = start(recipe)
     if not rank():
@@ -92,7 +92,7 @@ def run_recipe(
 
 
 def _prepare(files: RunFiles, record: RunRecord, fresh: bool) -> None:
-    """Make the folder, take up the record, and refuse to overwrite what is no run of this recipe."""
+    """Make the folder and load the record. Raises TrainingError for files that are not of a run of this recipe."""
     try:
         files.checkpoint.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -102,18 +102,18 @@ def _prepare(files: RunFiles, record: RunRecord, fresh: bool) -> None:
         for path in (files.state, files.record):
             try:
                 path.unlink(missing_ok=True)
-            except OSError as error:  # a folder, or one that may not be changed
+            except OSError as error:  # a folder, or no permission
                 raise TrainingError(
                     f"{path}: cannot be removed ({error.strerror or error}); name another folder with --out"
                 ) from None
         return
     record.load()
     if files.checkpoint.exists() and not files.record.exists():
-        raise TrainingError(f"{files.checkpoint}: exists already, and is no run of this recipe; --fresh replaces it")
+        raise TrainingError(f"{files.checkpoint}: exists, but not from a run of this recipe; --fresh replaces it")
 
 
 def start(recipe: Recipe) -> tuple[TrainingData, NestedModel]:
-    """Data, and the untrained net on its device. Raises TrainingError naming the table at fault."""
+    """The data, and the untrained net on its device. Raises TrainingError with the name of the faulty table."""
     if recipe.run.threads:
         torch.set_num_threads(recipe.run.threads)
     data = _in_table(recipe, "data", lambda: recipe.load_data(recipe.run.seed))
@@ -124,22 +124,22 @@ def start(recipe: Recipe) -> tuple[TrainingData, NestedModel]:
 
 
 def _nest_options(recipe: Recipe, data: TrainingData) -> dict[str, Any]:
-    """As the recipe has them; a budget by FLOPs counts those of the data's example."""
+    """The recipe's options of `nest`; a budget by FLOPs gets the data's example as its inputs."""
     by_flops = recipe.nest_options.get("budget_by") == "flops"
     return {**recipe.nest_options, **({"example_inputs": data.example} if by_flops else {})}
 
 
 def _in_table(recipe: Recipe, table: str, make: Callable[[], Any]) -> Any:
-    """What `make` returns; its errors become a TrainingError that names the table and the function there."""
+    """The result of `make`; its errors become a TrainingError with the names of the table and its function."""
     try:
-        with said_of(excerpt(recipe.tables[table].get("name", table))):
+        with errors_named(excerpt(recipe.tables[table].get("name", table))):
             return make()
     except NestedSparseError as error:
         raise TrainingError(f"{recipe.source}: [{table}] {error}") from error
 
 
 def _model(recipe: Recipe, data: TrainingData) -> nn.Module:
-    """The model, made for the data's classes and channels unless the recipe says how many."""
+    """The model, made for the data's numbers of classes and channels unless the recipe sets them."""
     taken = options_of(recipe.model)
     options = dict(recipe.model_options)
     for key in ("classes", "channels"):
@@ -155,7 +155,7 @@ def _model(recipe: Recipe, data: TrainingData) -> nn.Module:
         training = model.training
         try:
             model.eval()(*data.example)
-        except Exception as error:  # whatever a model raises
+        except Exception as error:  # a model may raise anything
             shapes = [list(example.shape) for example in data.example]
             raise TrainingError(f"the model does not take the data's inputs {shapes}: {described(error)}") from error
         model.train(training)
@@ -163,10 +163,10 @@ def _model(recipe: Recipe, data: TrainingData) -> nn.Module:
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a state dict, of torch.save, into `model`. Raises TrainingError for one that is damaged or does not fit."""
+    """Load a state dict of torch.save into `model`. Raises TrainingError if it is damaged or does not fit."""
     try:
         model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as error:  # whatever torch's unpickler raises
+    except Exception as error:  # torch's unpickler may raise anything
         raise TrainingError(
             f"weights {path}: cannot be loaded ({excerpt(error, 500)}); expected a state dict of this model"
         ) from error
@@ -192,7 +192,7 @@ def train_by(
     Raises TrainingError: the recipe's model or functions fail; StateError: the state file is of another training.
     """
     name = excerpt(recipe.tables["model"]["name"])
-    with foreign_errors(f"{recipe.source}: [model] {name}: training", TrainingError, net):  # classes of the model's
+    with foreign_errors(f"{recipe.source}: [model] {name}: training", TrainingError, net):  # exceptions of the model
         return train(
             net,
             data.batches,
@@ -223,7 +223,7 @@ def _progress(
 
 @contextmanager
 def _state_advice(files: RunFiles) -> Iterator[None]:
-    """Within, what is wrong with a state file is said with the options of the command line that help."""
+    """A context in which errors of a state file name the options of the command line that help."""
     try:
         yield
     except StateError as error:
@@ -239,7 +239,7 @@ def _finish(
     record: RunRecord,
     reports: Sequence[EpochReport],
 ) -> dict[str, Any]:
-    """Measure, export, draw; returns the figures."""
+    """Measure the levels, export the checkpoint and draw the picture; returns the figures."""
     metrics = {"accuracy": accuracy_per_level(net, data.scored())} if recipe.output.metrics else {}
     export(net, data.example, files.checkpoint, metrics=metrics, values=recipe.output.values, force=True)
     with Checkpoint.open(files.checkpoint) as checkpoint:

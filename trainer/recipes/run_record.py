@@ -1,4 +1,4 @@
-"""RunRecord: the small JSON file beside a run's checkpoint: which recipe it is, and, once it is done, its figures."""
+"""RunRecord: the small JSON file of a run, with its recipe and, when the run is done, its figures."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from nested_sparse.whole_file import write_whole
 
 
 class RunRecord:
-    """What is known of a run: `facts`, on disk after every `note`."""
+    """The facts of a run: `facts`, written to disk by every `note`."""
 
     def __init__(self, path: Path, tables: Mapping[str, Mapping[str, Any]]) -> None:
         self.path = path
         self.facts: dict[str, Any] = {"recipe": _plain(tables)}
 
     def load(self) -> None:
-        """Take up what an earlier run of the same recipe noted, if there is any. Raises TrainingError.
+        """Load the facts of an earlier run of the same recipe, if there is one.
 
-        Refused: a file that is none of ours, and another recipe's.
+        Raises TrainingError: the file is not a record, or is of another recipe.
         """
         if not self.path.exists():
             return
@@ -45,7 +45,7 @@ class RunRecord:
         self.facts = facts
 
     def note(self, **facts: Any) -> None:
-        """Add `facts`, and write the file: whole or not at all. Raises TrainingError where that cannot be done."""
+        """Add `facts` and write the file, completely or not at all. Raises TrainingError if that is impossible."""
         self.facts.update(facts)
         try:
             write_whole(self.path, (json.dumps(self.facts, allow_nan=False) + "\n").encode())
@@ -57,7 +57,7 @@ class RunRecord:
 
 
 def _plain(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """As JSON gives them back; dates and the like as text."""
+    """`tables` after a round trip through JSON, with dates and other types as text."""
     plain: dict[str, Any] = json.loads(json.dumps(tables, default=str))
     return plain
 

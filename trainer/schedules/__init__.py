@@ -1,4 +1,4 @@
-"""Schedules: how a level's masks are found, one file for each, all named in `SCHEDULES`."""
+"""Schedules: the methods that find a level's masks, one file each; `SCHEDULES` lists them by name."""
 
 from .admm import Admm
 from .chex import Chex

@@ -1,4 +1,4 @@
-"""ADMM pruning, as in the code of arXiv:2112.10930: a penalty pulls the weights towards their own projection."""
+"""ADMM: pruning with a penalty that pulls weights towards their projection, as in the code of arXiv:2112.10930."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from .search import Search
 
 @dataclass(frozen=True, slots=True)
 class Admm:
-    """The loss gets rho / 2 · ‖W - Z + U‖², over what no frozen level keeps; all weights train.
+    """Adds rho / 2 · ‖W - Z + U‖² to the loss, over the weights that no frozen level keeps; all weights train.
 
-    At the start Z is W projected on the pattern and U is 0. After each interval Z becomes the projection of W + U, then
-    U grows by W - Z, and the learning rate starts anew. In the end W is pruned as it is.
+    At the start Z is W projected on the pattern, and U is 0. After each interval Z becomes the projection of W + U,
+    then W - Z is added to U, and the learning rate starts a new cycle. At the end W itself is pruned.
     """
 
     rho: float = 1e-3
     """Weight of the penalty."""
     updates: int = 4
-    """Intervals that a search is cut into."""
+    """Number of intervals in a search."""
 
     def __post_init__(self) -> None:
         """Check every field. Raises TrainingError."""
@@ -35,7 +35,7 @@ class Admm:
 
     @property
     def from_scratch(self) -> bool:
-        """It starts from a trained net."""
+        """False: the search starts from a trained net."""
         return False
 
     def search(self, net: NestedModel, level: int, density: float) -> Search:
@@ -44,7 +44,7 @@ class Admm:
 
 
 class AdmmSearch(Search):
-    """See Admm. z, u: by layer name, in the weight's shape."""
+    """The search of Admm. z, u: layer name to a tensor of the weight's shape."""
 
     def __init__(self, net: NestedModel, level: int, density: float, settings: Admm) -> None:
         super().__init__(net, level, density)
@@ -55,12 +55,12 @@ class AdmmSearch(Search):
 
     @torch.no_grad()
     def begin(self) -> None:
-        """Z is the projection of W, U is 0."""
+        """Set Z to the projection of W, and U to 0."""
         self.u = {layer.name: torch.zeros_like(layer.values) for layer in self.sparse_layers()}
         self._project()
 
     def before_step(self, progress: float, *, update: bool) -> bool:
-        """A new interval brings new Z and U; what is kept does not change, it is everything."""
+        """Update Z and U at a new interval; the masks stay whole."""
         if int(progress * self._settings.updates) > self._interval:
             self._interval = int(progress * self._settings.updates)
             self._project()
@@ -69,7 +69,7 @@ class AdmmSearch(Search):
         return False
 
     def penalty(self) -> Tensor | None:
-        """Of the weights that no frozen level keeps; None where every layer is kept dense."""
+        """The penalty on the weights that no frozen level keeps; None if all layers are kept dense."""
         terms = []
         for layer in self.sparse_layers():
             apart = layer.values - self.z[layer.name] + self.u[layer.name]
@@ -77,7 +77,7 @@ class AdmmSearch(Search):
         return self._settings.rho / 2 * torch.stack(terms).sum() if terms else None
 
     def lr_progress(self, progress: float) -> float:
-        """Once from 0 to 1 in each interval."""
+        """Progress within the interval, in [0, 1]."""
         return progress * self._settings.updates % 1.0
 
     def state_dict(self) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class AdmmSearch(Search):
         return {"z": self.z, "u": self.u, "interval": self._interval}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take them up."""
+        """Restore Z, U and the interval."""
         self._interval = state["interval"]
         for layer in self.sparse_layers():
             self.z[layer.name] = state["z"][layer.name].to(layer.values)
@@ -93,7 +93,7 @@ class AdmmSearch(Search):
 
     @torch.no_grad()
     def _project(self) -> None:
-        """Set Z to what `density` keeps of W + U, by the pattern's own choice; then keep everything again."""
+        """Set Z to the part of W + U that the pattern keeps at `density`; then keep all weights again."""
         layers = self.sparse_layers()
         shifted = {layer.name: layer.values + self.u[layer.name] for layer in layers}
         self.keep(self.density, {layer.name: magnitudes(layer, shifted[layer.name]) for layer in layers})

@@ -1,4 +1,4 @@
-"""ChannelMemory: what norms and biases had for a channel when it was dropped."""
+"""ChannelMemory: the values of norms and biases for a channel at the time of its drop."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ ChannelMasks = Mapping[ChannelGroup, NDArray[np.bool_]]
 
 
 class ChannelMemory:
-    """Affine, running statistics and biases of `level`, for each channel as last remembered.
+    """Affine, running statistics and biases of `level`: the last saved values of each channel.
 
-    A dropped channel's weights keep their values, but its norm's statistics go on towards those of zeros, and momentum
-    still moves what has no gradient.
+    A dropped channel's weights keep their values. But its norm's statistics approach those of zeros, and momentum still
+    moves parameters without gradient.
     """
 
     def __init__(self, net: NestedModel, level: int, groups: Sequence[ChannelGroup]) -> None:
@@ -29,30 +29,30 @@ class ChannelMemory:
 
     @torch.no_grad()
     def remember(self, channels: ChannelMasks) -> None:
-        """Take the values of now for the channels that the (C,) masks name."""
+        """Save the present values of the channels in the bool (C,) masks."""
         for group, values in zip(self._groups, self._values, strict=True):
             for live, value in zip(self._live(group), values, strict=True):
                 value.copy_(torch.where(_spread(channels[group], live), live, value))
 
     @torch.no_grad()
     def restore(self, channels: ChannelMasks) -> None:
-        """Put back what is remembered of these channels."""
+        """Restore the saved values of the channels in the masks."""
         for group, values in zip(self._groups, self._values, strict=True):
             for live, value in zip(self._live(group), values, strict=True):
                 live.copy_(torch.where(_spread(channels[group], live), value, live))
 
     def state(self) -> list[list[Tensor]]:
-        """What is remembered."""
+        """The saved values."""
         return self._values
 
     def load(self, state: Sequence[Sequence[Tensor]]) -> None:
-        """Take up what `state` gave."""
+        """Load the result of `state`."""
         for values, saved in zip(self._values, state, strict=True):
             for value, each in zip(values, saved, strict=True):
                 value.copy_(each)
 
     def _live(self, group: ChannelGroup) -> list[Tensor]:
-        """The tensors themselves, each with one entry, or some in a row, for a channel."""
+        """The model's tensors, each with one entry, or several consecutive ones, per channel."""
         norms = [self._net.level_norms()[name].norms[self._level] for name in group.norms]
         layers = [self._net.nested_layers()[name] for name in group.producers]
         named = ("weight", "bias", "running_mean", "running_var")
@@ -62,5 +62,5 @@ class ChannelMemory:
 
 
 def _spread(channels: NDArray[np.bool_], like: Tensor) -> Tensor:
-    """A (C,) mask as one of `like`'s size and device."""
+    """A (C,) mask expanded to the size and device of `like`."""
     return torch.from_numpy(np.repeat(channels, like.numel() // channels.size)).to(like.device)

@@ -1,4 +1,4 @@
-"""CHEX: channels are dropped and come back while the network trains (arXiv:2203.15794)."""
+"""CHEX: channel exploration, which drops and regrows channels while the network trains (arXiv:2203.15794)."""
 
 from __future__ import annotations
 
@@ -38,17 +38,18 @@ Levels = Mapping[ChannelGroup, NDArray[np.uint8]]
 class Chex:
     """Channel exploration, from an untrained net, for the pattern "channel".
 
-    Every update keeps the channels with the highest leverage scores and, beside them, draws some of the others, which
-    come back as they were when dropped, biases and norms included. The share of what comes back falls as a cosine.
-    With budget "global", how many channels each group keeps follows from one threshold on the norms' scales, |γ|.
+    Every update keeps the channels with the highest leverage scores, and draws some of the others, which return with
+    the values that they had when dropped, biases and norms included. The share of returning channels falls as a cosine.
+    With budget "global", one threshold on the norms' scales, |γ|, gives the number of channels that each group keeps.
     """
 
     regrow: float = 0.3
-    """Share of all weights that the first masks keep beyond the target."""
+    """Share of all weights that the first masks keep in addition to the target."""
     end: float = 0.72
-    """Progress of the search at which only the target is left; then masks stay. The paper's 180 of 250 epochs."""
+    """Progress of the search after which only the target is kept and masks do not change; the paper's 180 of 250
+    epochs."""
     updates: int = 90
-    """Updates until `end`, evenly spread; fewer where TrainConfig.masks_per_epoch does not allow as many."""
+    """Number of updates until `end`, at equal distances; fewer if TrainConfig.masks_per_epoch allows fewer."""
 
     def __post_init__(self) -> None:
         """Check every field. Raises TrainingError."""
@@ -58,16 +59,16 @@ class Chex:
 
     @property
     def from_scratch(self) -> bool:
-        """It needs no trained net."""
+        """True: the search needs no trained net."""
         return True
 
     def search(self, net: NestedModel, level: int, density: float) -> Search:
-        """A search that explores channels. Raises TrainingError where some layer's channels are not coupled."""
+        """A search that explores channels. Raises TrainingError when the channels of a layer are not coupled."""
         return ChexSearch(net, level, density, self)
 
 
 class ChexSearch(Search):
-    """See Chex."""
+    """The search of Chex."""
 
     def __init__(self, net: NestedModel, level: int, density: float, settings: Chex) -> None:
         super().__init__(net, level, density)
@@ -80,12 +81,12 @@ class ChexSearch(Search):
         self._updates, self._over = 0, False
 
     def begin(self) -> None:
-        """The target and all that may come back, by magnitude."""
+        """Keep the target and the channels to regrow, by magnitude."""
         self._memory.remember({group: np.ones(group.channels, np.bool_) for group in self._groups})
         self.keep(min(1.0, self.density + self._settings.regrow))
 
     def before_step(self, progress: float, *, update: bool) -> bool:
-        """Explore when it is time; at `end` drop all that is beyond the target."""
+        """Explore when an update is due; at `end` drop all channels beyond the target."""
         if not update or self._over:
             return False
         if progress >= self._settings.end:
@@ -99,23 +100,23 @@ class ChexSearch(Search):
         return False
 
     def end(self) -> None:
-        """The target alone, unless that is so already."""
+        """Keep only the target, unless this is done already."""
         if not self._over:
             self._over = True
             self._explore(0.0)
 
     def state_dict(self) -> dict[str, Any]:
-        """How far it is, and what dropped channels had."""
+        """The number of updates, and the saved values of dropped channels."""
         return {"updates": self._updates, "over": self._over, "memory": self._memory.state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take it up."""
+        """Restore the result of `state_dict`."""
         self._updates, self._over = state["updates"], state["over"]
         self._memory.load(state["memory"])
 
     @torch.no_grad()
     def _explore(self, share: float) -> None:
-        """Keep the target by leverage, and draw `share` of all weights beside it from the rest."""
+        """Keep the target by leverage, and draw a further `share` of all weights from the rest."""
         first_levels = {layer.name: layer.first_level.cpu().numpy() for layer in self._layers}
         present = present_levels(self._weights, first_levels)
         before = {group: present[group] <= self.level for group in self._groups}
@@ -126,7 +127,7 @@ class ChexSearch(Search):
         self._memory.restore({group: (levels[group] <= self.level) & ~before[group] for group in self._groups})
 
     def _explored(self, present: Levels, share: float) -> Levels:
-        """(C,) first level of every channel; those frozen as they are."""
+        """(C,) first level of every channel; frozen channels keep theirs."""
         frozen, importance = self.net.densities[: self.level], self._importance()
         target, wanted = (
             channel_counts(
@@ -152,12 +153,12 @@ class ChexSearch(Search):
     def _leverage(
         self, group: ChannelGroup, active: Mapping[str, NDArray[np.float64]], keep: int
     ) -> NDArray[np.float64]:
-        """(C,) scores, summed over the layers that write the channels; of what reads them, where no sparse one does."""
+        """(C,) scores, summed over the sparse layers that write the channels; if there are none, that read them."""
         written = [leverage_scores(active[name], keep) for name in self._writers(group)]
         return sum(written, np.zeros(group.channels)) if written else self._importance_of_weights()[group]
 
     def _drawn(self, group: ChannelGroup, kept: NDArray[np.int64], rest: NDArray[np.int64]) -> NDArray[np.int64]:
-        """`rest` as drawn: by what is left of weights, with their last values, after projection on those of `kept`."""
+        """`rest` in drawn order. Chances follow the residual of the weights' last values after projection on `kept`."""
         norms = np.zeros(rest.size)
         for layer in self._layers:
             if layer.name in self._writers(group):
@@ -169,7 +170,7 @@ class ChexSearch(Search):
         return [weight.name for weight in self._weights if weight.writes == group]
 
     def _importance(self) -> dict[ChannelGroup, NDArray[np.float64]]:
-        """(C,) the mean |γ| of each group's norms; where it has none, magnitudes over their mean, as γ starts at 1."""
+        """(C,) the mean |γ| of each group's norms. Without norms: magnitudes over their mean, because γ starts at 1."""
         return {
             group: _mean_scale(self.net, self.level, group) if group.norms else sums / sums.mean()
             for group, sums in self._importance_of_weights().items()
@@ -180,15 +181,15 @@ class ChexSearch(Search):
 
 
 def regrow_share(first: float, progress: float) -> float:
-    """Share that comes back: `first` at progress 0, falling as a cosine to 0 at 1."""
+    """Share of weights that return: `first` at progress 0, falling as a cosine to 0 at progress 1."""
     return first * (1 + math.cos(math.pi * progress)) / 2
 
 
 def drawn_order(logits: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Indices in the order of a draw without replacement, where the softmax of (M,) `logits` are the chances.
+    """Indices in the order of a draw without replacement; the softmax of (M,) `logits` gives the chances.
 
-    The logits with Gumbel noise, largest first, are such a draw. Noise comes from torch's generator; where several
-    processes train one net, from that of the first.
+    The order is that of the logits with Gumbel noise, largest first. The noise comes from torch's generator, in the
+    first process if several train one net.
     """
     uniform = torch.rand(logits.size) if rank() == 0 else 0 * torch.rand(logits.size)
     uniform = (mean_over_processes(uniform) * world_size()).double().clamp_min(1e-12)
@@ -196,7 +197,7 @@ def drawn_order(logits: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def _check_coupled(net: NestedModel) -> None:
-    """Raise TrainingError unless every sparse layer is in groups of channels."""
+    """Raise TrainingError unless every sparse layer is in a group of channels."""
     if net.coupling is None:
         raise TrainingError(f"Chex explores channels; nest the model with pattern='channel', got {net.pattern!r}")
     sparse = {name for name, layer in net.nested_layers().items() if not layer.dense}
@@ -204,7 +205,7 @@ def _check_coupled(net: NestedModel) -> None:
     if alone:
         name, reason = next(iter(alone.items()))
         raise TrainingError(
-            f"Chex needs to know which layers share channels, and does not of {len(alone)}, {name!r} among them: "
+            f"Chex must know the layers that share channels, but does not of {len(alone)}, {name!r} among them: "
             f"{reason}; name them in keep_dense, or take another schedule"
         )
 

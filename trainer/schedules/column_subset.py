@@ -1,4 +1,4 @@
-"""Column subset selection: which columns of a matrix stand for all of them (CHEX, arXiv:2203.15794)."""
+"""Column subset selection: scores of the columns that best represent a matrix (CHEX, arXiv:2203.15794)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 
 
 def leverage_scores(matrix: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    """(C,) row norms of the first `count` right singular vectors of (F, C): its columns by what they say of the others.
+    """(C,) scores of the columns of (F, C): row norms of its first `count` right singular vectors.
 
-    Vectors of singular values that are zero, as dropped columns make them, say nothing and are left out. With fewer
-    rows than columns the scores are the columns' L1 norms, as in the paper's code, here scaled to the same sum of
-    squares, `count`, so that scores of several layers can be added.
+    Vectors with a singular value of zero, e.g. from dropped columns, are left out. With fewer rows than columns the
+    scores are the columns' L1 norms, as in the paper's code; they are scaled to the same sum of squares, `count`, so
+    that scores of several layers can be added.
     """
     rows, columns = matrix.shape
     if rows < columns:
@@ -22,12 +22,12 @@ def leverage_scores(matrix: NDArray[np.float64], count: int) -> NDArray[np.float
 
 
 def residual_norms(candidates: NDArray[np.float64], kept: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(M,) how far each column of (F, M) is from the span of the columns of (F, C)."""
+    """(M,) distance of each column of `candidates` (F, M) from the span of the columns of `kept` (F, C)."""
     basis, singular, _ = np.linalg.svd(kept, full_matrices=False)
     basis = basis[:, _not_zero(singular)]
     return np.asarray(np.linalg.norm(candidates - basis @ (basis.T @ candidates), axis=0))
 
 
 def _not_zero(singular: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which of the singular values, largest first, are more than rounding."""
+    """Mask of the singular values, largest first, that are above the rounding error."""
     return np.asarray(singular > singular[0] * len(singular) * np.finfo(np.float64).eps)

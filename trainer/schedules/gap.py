@@ -1,4 +1,4 @@
-"""GaP, grow-and-prune by schedule (arXiv:2106.09857): one part of the layers is dense at a time, the others sparse."""
+"""GaP: scheduled grow-and-prune, with one part of the layers dense at a time (arXiv:2106.09857)."""
 
 from __future__ import annotations
 
@@ -20,27 +20,28 @@ from .search import Scores, Search
 
 STARTS = ("magnitude", "random")
 ROUNDING = 1e-9
-"""What a step's first batch may lack of the step's begin, by the rounding of progress."""
+"""Rounding error of progress, by which a step's first batch may be early."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Part after part grows dense, trains, and is pruned back by magnitude, with all others masked at the target.
+    """One part after another becomes dense, trains, and is pruned by magnitude; all other parts stay at the target.
 
-    The layers, in the order of the model, are cut into parts of about equally many weights. A search has rounds ×
-    partitions steps of equal length; at each the learning rate and the optimizer start anew. No dense model is needed.
+    The layers, in the order of the model, are divided into parts of about equally many weights. A search has rounds ×
+    partitions steps of equal length. Each step starts with a new optimizer and a new cycle of the learning rate. No
+    dense model is needed.
     """
 
     partitions: int = 4
-    """Parts."""
+    """Number of parts."""
     rounds: int = 1
-    """How often each part is dense; with `parallel`, in each process."""
+    """Number of times that each part is dense; with `parallel`, in each process."""
     parallel: bool = False
-    """P-GaP: where processes train together, each keeps another part dense and trains alone on its batches; at the end
-    of a step the dense parts are put together. Alone, a process goes through the parts as without."""
+    """P-GaP: each of several processes has its own dense part and trains separately on its batches; at the end of a
+    step the dense parts are combined. With a single process it has no effect."""
     start: str = "magnitude"
-    """Masks of the first step, for all but the part that is dense: "magnitude", of a net that is trained, or "random",
-    as in the paper, from scratch."""
+    """Masks of the first step outside the dense part: by "magnitude", for a trained net, or "random", for an untrained
+    one, as in the paper."""
 
     def __post_init__(self) -> None:
         """Check every field. Raises TrainingError."""
@@ -51,7 +52,7 @@ class Gap:
 
     @property
     def from_scratch(self) -> bool:
-        """With random masks there is nothing that a trained net would be needed for."""
+        """Whether the first masks are random, so that the net need not be trained."""
         return self.start == "random"
 
     def search(self, net: NestedModel, level: int, density: float) -> Search:
@@ -60,16 +61,16 @@ class Gap:
 
 
 class GapSearch(Search):
-    """See Gap. A part is pruned tensor by tensor, to as many blocks as the budget gave each layer at the start.
+    """The search of Gap. A part is pruned tensor by tensor, to the number of blocks that each layer had at the start.
 
-    Ranking all layers anew would also change the masks of parts that did not grow: what a budget "global" finds at the
-    start, in the magnitudes of then, holds for the whole search (start="random": in those of the initialisation, which
-    say little; take another budget).
+    A new ranking of all layers would also change the masks of parts that did not grow. So the counts that a budget
+    "global" finds at the start, by the magnitudes then, hold for the whole search. With start="random" these are the
+    initial magnitudes, which mean little: choose another budget.
 
-    What was dropped is zero when its part grows; at the first step nothing was dropped yet, and nothing is zeroed. A
-    pruned weight keeps the value it had grown to, for the levels above.
+    Dropped weights start from zero when their part grows. At the first step nothing was dropped yet, so no weight is
+    set to zero. A pruned weight keeps its trained value, for the levels above.
 
-    Under "channel" all layers are pruned at the end of a step, since what a part drops others read.
+    Under "channel" all layers are pruned at the end of a step, because other parts read the dropped channels.
     """
 
     def __init__(self, net: NestedModel, level: int, density: float, settings: Gap) -> None:
@@ -90,7 +91,7 @@ class GapSearch(Search):
         self._counts: Mapping[str, Sequence[int]] = {}
 
     def begin(self) -> None:
-        """All parts at the target, but for the first, which stays as it is."""
+        """Prune all parts to the target, except the first one, which stays dense."""
         layers = [layer for part in self.parts for layer in part]
         self._counts = self._prune(layers)
         if self._random:
@@ -100,7 +101,7 @@ class GapSearch(Search):
         make_whole(self._part(self._own), self.level)
 
     def before_step(self, progress: float, *, update: bool) -> bool:
-        """Go on to the next part when its time has come, whether or not other searches might `update` then."""
+        """Go to the next part when its step begins, at any value of `update`."""
         step, _ = self._place(progress)
         if step == self._step:
             return False
@@ -111,30 +112,30 @@ class GapSearch(Search):
         return True
 
     def lr_progress(self, progress: float) -> float:
-        """A cycle for each step."""
+        """Progress within the step."""
         return self._place(progress)[1]
 
     def end(self) -> None:
-        """Prune what has grown last."""
+        """Prune the part that was dense last."""
         self._require_no_gap(self._steps)
         self._finish_step()
 
     def state_dict(self) -> dict[str, Any]:
-        """The step, and the blocks that each layer is to keep."""
+        """The step, and the number of blocks that each layer keeps."""
         return {"step": self._step, "counts": {name: list(counts) for name, counts in self._counts.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on within the step; the net's masks show which part is dense."""
+        """Continue within the step; the net's masks show the dense part."""
         self._step, self._counts = state["step"], state["counts"]
 
     def _place(self, progress: float) -> tuple[int, float]:
-        """The step, and how far it has come, in [0, 1)."""
+        """The step, and the progress within it, in [0, 1)."""
         place = progress * self._steps
         step = math.floor(place + ROUNDING)
         return step, max(0.0, place - step)
 
     def _part(self, process: int) -> list[AnyNestedLayer]:
-        """The part that is dense now in that process."""
+        """The part that is dense now in process `process`."""
         return self.parts[(self._step + process) % len(self.parts)]
 
     def _require_no_gap(self, step: int) -> None:
@@ -150,12 +151,12 @@ class GapSearch(Search):
             merge(self.net, dense)
         self._prune([layer for part in dense for layer in part])
         if self._together > 1:
-            copy_from(0, self.net)  # the same already, unless machines differ in how they round sums of magnitudes
+            copy_from(0, self.net)  # it differs only if machines round sums of magnitudes differently
 
     def _prune(self, layers: Iterable[AnyNestedLayer], scores: Scores | None = None) -> Mapping[str, Sequence[int]]:
-        """Keep the best of `layers` at the target; what lower levels keep stays.
+        """Keep the best blocks of `layers` at the target; the weights of lower levels stay.
 
-        Channels that layers of several parts share go in all of them: then all layers' are chosen anew.
+        If layers of several parts share channels, the masks of all layers are chosen again.
         """
         if self.net.coupling is not None:
             layers = self.net.nested_layers().values()
@@ -164,9 +165,9 @@ class GapSearch(Search):
 
 
 def cut(layers: Sequence[AnyNestedLayer], parts: int) -> list[list[AnyNestedLayer]]:
-    """`layers` in contiguous parts, none empty, of about equally many weights: the least sum of squares there is."""
+    """`layers` in contiguous, non-empty parts of about equally many weights: with the least sum of squares."""
     ends = [0, *accumulate(layer.values.numel() for layer in layers)]
-    best: dict[int, tuple[int, list[int]]] = {0: (0, [0])}  # layers taken: cost, and where the cuts are
+    best: dict[int, tuple[int, list[int]]] = {0: (0, [0])}  # number of layers: least cost, and the cuts
     for taken in range(1, parts + 1):
         best = {
             end: min(
@@ -181,14 +182,14 @@ def cut(layers: Sequence[AnyNestedLayer], parts: int) -> list[list[AnyNestedLaye
 
 
 def with_sharers(net: NestedModel, layers: Iterable[AnyNestedLayer]) -> list[AnyNestedLayer]:
-    """`layers`, and those that share a weight with one of them."""
+    """`layers`, and all layers that share a weight with one of them."""
     weights = {id(layer.values) for layer in layers}
     return [layer for layer in net.nested_layers().values() if id(layer.values) in weights and not layer.dense]
 
 
 @torch.no_grad()
 def grow(part: Iterable[AnyNestedLayer], level: int) -> None:
-    """Make a part dense at `level`: what it had dropped starts from zero, unless it is not trained at all."""
+    """Make a part dense at `level`. Its dropped weights start from zero, unless they were never trained."""
     for layer in part:
         if layer.values.requires_grad:
             layer.values.masked_fill_(~layer.mask(level), 0)
@@ -196,22 +197,22 @@ def grow(part: Iterable[AnyNestedLayer], level: int) -> None:
 
 
 def make_whole(part: Iterable[AnyNestedLayer], level: int) -> None:
-    """Let `level` keep everything in the part; what lower levels keep stays theirs."""
+    """Let `level` keep all weights of the part; the masks of lower levels stay."""
     for layer in part:
         layer.first_level.clamp_(max=level)
 
 
 def random_scores(layers: Iterable[AnyNestedLayer]) -> Scores:
-    """Scores in (0, 1] for every block, by torch's generator."""
+    """Random scores in (0, 1] for every block, from torch's generator."""
     return {layer.name: (1 - torch.rand(magnitudes(layer).shape).double()).numpy() for layer in unique_weights(layers)}
 
 
 @torch.no_grad()
 def merge(net: NestedModel, dense: Sequence[Iterable[AnyNestedLayer]]) -> None:
-    """Make one net of those of the processes, of which process r has grown the layers of `dense[r]`.
+    """Combine the nets of the processes into one. dense: for each process, the layers that were dense in it.
 
-    Weights and biases of a grown layer are those of the process that has grown it; all else (norms and their
-    statistics, layers that grew nowhere) is the mean over the processes. What all agree on stays, bit for bit.
+    Weights and biases of a dense layer come from its process. Everything else (norms and their statistics, layers that
+    were dense nowhere) becomes the mean over the processes. Values that are equal everywhere stay, bit for bit.
     """
     grown = {
         id(tensor): (process, tensor)

@@ -1,4 +1,4 @@
-"""Gradual magnitude pruning (arXiv:1710.01878): the density falls while the network trains."""
+"""Gradual magnitude pruning: a density that falls while the network trains (arXiv:1710.01878)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .search import Search
 
 @dataclass(frozen=True, slots=True)
 class Gradual:
-    """From all weights to the target, by magnitude; a weight that was dropped may come back until the end."""
+    """Prunes from all weights to the target, by magnitude; a dropped weight may return until the end."""
 
     end: float = 1.0
     """Progress of the search at which the target is reached."""
@@ -22,32 +22,32 @@ class Gradual:
 
     @property
     def from_scratch(self) -> bool:
-        """It starts from a trained net."""
+        """False: the search starts from a trained net."""
         return False
 
     def search(self, net: NestedModel, level: int, density: float) -> Search:
-        """A search whose density falls."""
+        """A search with falling density."""
         return GradualSearch(net, level, density, self.end)
 
 
 class GradualSearch(Search):
-    """See Gradual."""
+    """The search of Gradual."""
 
     def __init__(self, net: NestedModel, level: int, density: float, end: float) -> None:
         super().__init__(net, level, density)
         self._end = end
 
     def begin(self) -> None:
-        """Keep everything, or, when nothing is gradual, the target."""
+        """Keep all weights; with end=0, the target."""
         self.keep(1.0 if self._end > 0 else self.density)
 
     def before_step(self, progress: float, *, update: bool) -> bool:
-        """Choose anew at the density of now."""
+        """Choose new masks at the present density."""
         if update:
             self.keep(gradual_density(self.density, progress / self._end) if progress < self._end else self.density)
         return update
 
 
 def gradual_density(target: float, progress: float) -> float:
-    """From 1 at progress 0 to `target` at 1, fast first, then slower: the cubic of arXiv:1710.01878, section 3."""
+    """Density, from 1 at progress 0 to `target` at 1, fast at first: the cubic of arXiv:1710.01878, section 3."""
     return target + (1 - target) * (1 - progress) ** 3

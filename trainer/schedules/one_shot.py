@@ -1,4 +1,4 @@
-"""One-shot: the largest magnitudes of now, at once."""
+"""One-shot: the choice of the largest present magnitudes in one step."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from .search import Search
 
 @dataclass(frozen=True, slots=True)
 class OneShot:
-    """Drop everything at once, by magnitude, and go on training with what is left."""
+    """Drops weights in one step, by magnitude, and then trains the kept ones."""
 
     @property
     def from_scratch(self) -> bool:
-        """It starts from a trained net."""
+        """False: the search starts from a trained net."""
         return False
 
     def search(self, net: NestedModel, level: int, density: float) -> Search:
-        """The base of all searches does just that."""
+        """A plain Search, which chooses once at the start."""
         return Search(net, level, density)

@@ -1,4 +1,4 @@
-"""RigL (arXiv:1911.11134): sparse from the start; the smallest weights make room where the gradient is largest."""
+"""RigL: sparse training from the start, in which weights move to the largest gradients (arXiv:1911.11134)."""
 
 from __future__ import annotations
 
@@ -24,20 +24,19 @@ STARTS = ("random", "magnitude")
 
 @dataclass(frozen=True, slots=True)
 class RigL:
-    """At each update a share of what is kept, drop / 2 · (1 + cos(π · t / T)), is dropped by magnitude in each layer.
+    """Each update drops a share, drop / 2 · (1 + cos(π · t / T)), of each layer's kept blocks by magnitude.
 
-    As many blocks grow where the gradient, as though they were kept at zero, is largest; they start from zero.
-    Gather groups cannot keep every choice: they are chosen by these scores, survivors before all others and the rest by
-    gradient, so that a few survivors may be dropped.
-    Not for pattern channel, for which there is Chex.
+    The same number of blocks grow where the gradient is largest; they start from zero. The gradient of a dropped block
+    is that of a kept block of value zero. Gather groups cannot keep every choice, so they rank by scores, survivors
+    first, then by gradient; a few survivors may be dropped. For pattern channel use Chex.
     """
 
     start: str = "random"
-    """First masks: "random", of a net that need not be trained, or by "magnitude"."""
+    """First masks: "random", for an untrained net, or by "magnitude"."""
     drop: float = 0.3
-    """Share dropped at the first update (alpha in the paper)."""
+    """Share of kept blocks that the first update drops (alpha in the paper)."""
     end: float = 0.75
-    """Progress of the search after which masks stay (T)."""
+    """Progress of the search after which masks do not change (T)."""
 
     def __post_init__(self) -> None:
         """Check every field. Raises TrainingError."""
@@ -47,20 +46,18 @@ class RigL:
 
     @property
     def from_scratch(self) -> bool:
-        """With random masks."""
+        """Whether the first masks are random."""
         return self.start == "random"
 
     def search(self, net: NestedModel, level: int, density: float) -> Search:
         """A search by RigL. Raises TrainingError for pattern channel."""
         if any(layer.layout.whole_channels for layer in net.nested_layers().values()):
-            raise TrainingError(
-                "RigL moves weights, blocks or gather groups, not channels; choose schedule Chex for them"
-            )
+            raise TrainingError("RigL moves weights, blocks or gather groups, not channels; for channels use Chex")
         return RigLSearch(net, level, density, self)
 
 
 class RigLSearch(Search):
-    """See RigL."""
+    """The search of RigL."""
 
     def __init__(self, net: NestedModel, level: int, density: float, settings: RigL) -> None:
         super().__init__(net, level, density)
@@ -68,18 +65,18 @@ class RigLSearch(Search):
         self._scores: dict[str, NDArray[np.float64]] | None = None
 
     def begin(self) -> None:
-        """Random masks, or those of magnitude."""
+        """Set random masks, or masks by magnitude."""
         if self._settings.start == "magnitude":
             return super().begin()
         scores = {layer.name: magnitudes(layer) for layer in self.sparse_layers()}
-        for layer in self.sparse_layers():  # the same values in another order, so that a global budget's counts stay
+        for layer in self.sparse_layers():  # a new order of the same values, so that a global budget's counts stay
             flat = scores[layer.name].reshape(-1)
             free = np.flatnonzero(layer.first_level.cpu().numpy()[: len(scores[layer.name])].reshape(-1) >= self.level)
             flat[free] = flat[free[torch.randperm(free.size).numpy()]]
         self.keep(self.density, scores)
 
     def before_step(self, progress: float, *, update: bool) -> bool:
-        """Set the masks that the last step's gradients chose; ask for all gradients where this step's shall choose."""
+        """Set the masks chosen by the last step's gradients, and enable all gradients if this step chooses masks."""
         changed = self._scores is not None
         if self._scores is not None:
             self._grow(self._scores)
@@ -89,29 +86,29 @@ class RigLSearch(Search):
         return changed
 
     def after_backward(self, progress: float, *, update: bool) -> None:
-        """Choose what the next step keeps."""
+        """Compute the scores by which the next step's masks are chosen."""
         if not (update and 0 < progress < self._settings.end):
             return
         self._set_gradient("kept")
         gradients = [layer.values.grad for layer in self.sparse_layers() if layer.values.grad is not None]
         if not all(bool(gradient.isfinite().all()) for gradient in gradients):
-            return  # a float16 overflow: the optimizer skips this step, too
+            return  # float16 overflow: the optimizer skips this step, too
         share = self._settings.drop / 2 * (1 + math.cos(math.pi * progress / self._settings.end))
         self._scores = {layer.name: self._growth_scores(layer, share) for layer in self.sparse_layers()}
 
     def end(self) -> None:
-        """The masks are what they are."""
+        """Do nothing: the masks are final."""
         if self._scores is not None:
             self._grow(self._scores)
             self._scores = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Scores that the next step is to be chosen by, if the last step made any."""
+        """Scores for the next step's masks, if the last step computed any."""
         scores = {name: torch.from_numpy(score) for name, score in (self._scores or {}).items()}
         return {"scores": scores}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take them up."""
+        """Restore the scores."""
         self._scores = {name: score.numpy() for name, score in state["scores"].items()} or None
 
     def _set_gradient(self, gradient: str) -> None:
@@ -119,9 +116,9 @@ class RigLSearch(Search):
             layer.gradient = gradient
 
     def _growth_scores(self, layer: NestedConv | NestedLinear, share: float) -> NDArray[np.float64]:
-        """(G, K): survivors between 1 and 2, by magnitude; all others below 1, by gradient.
+        """(G, K) scores: survivors between 1 and 2, by magnitude; all others below 1, by gradient.
 
-        What was dropped just now may grow again, as in the paper, should its gradient be among the largest.
+        A block dropped in this update may grow again if its gradient is among the largest, as in the paper.
         """
         gradient = layer.values.grad if layer.values.grad is not None else torch.zeros_like(layer.values)
         magnitude, growth = magnitudes(layer), magnitudes(layer, gradient)
@@ -135,7 +132,7 @@ class RigLSearch(Search):
 
     @torch.no_grad()
     def _grow(self, scores: Mapping[str, NDArray[np.float64]]) -> None:
-        """Keep the best of each layer, as many as now; weights that were not kept start from zero."""
+        """Keep the best blocks of each layer, as many as now; new weights start from zero."""
         layers = self.net.nested_layers().values()
         for layer in self.sparse_layers():
             before = layer.mask(self.level)

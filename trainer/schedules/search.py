@@ -1,4 +1,4 @@
-"""Search: the masks of one level, found while the network trains. The base of every schedule."""
+"""Search: the base of every schedule, which finds the masks of one level while the network trains."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Scores = Mapping[str, NDArray[np.float64]]
 
 
 class Schedule(Protocol):
-    """Settings of a kind of search: a frozen dataclass that can start one."""
+    """Settings of a kind of search: a frozen dataclass that can start a search."""
 
     @property
     def from_scratch(self) -> bool:
-        """Whether the search expects a net that is not trained yet, so that there is no dense model to learn from."""
+        """Whether the search expects an untrained net, so that no dense model can be the teacher."""
         ...
 
     def search(self, net: NestedModel, level: int, density: float) -> Search:
@@ -31,36 +31,36 @@ class Schedule(Protocol):
 
 
 class Search:
-    """How `level` of `net`, which is set to that level, comes to keep `density` of its weights.
+    """Search for masks of `level` that keep `density` of the weights of `net`, which is set to that level.
 
-    Weights of lower levels are frozen: they stay kept, at their values. What the search drops keeps its last value and
-    is not trained. A subclass overrides what it needs; this base chooses the largest magnitudes once, at the start.
-    `progress` runs over the search, in [0, 1). `update` is true at the steps where masks may be chosen anew.
+    Weights of lower levels are frozen: they stay kept, with their values. A dropped weight keeps its last value and is
+    not trained. This base class chooses the largest magnitudes once, at the start; subclasses override its methods.
+    progress: finished part of the search, in [0, 1). update: whether this step may choose new masks.
     """
 
     averages: bool = True
-    """Whether processes that train together share their gradients; else the search brings their nets together."""
+    """Whether processes that train together share their gradients; if not, the search combines their nets."""
 
     def __init__(self, net: NestedModel, level: int, density: float) -> None:
         self.net, self.level, self.density = net, level, density
 
     def begin(self) -> None:
-        """Set the masks of the start. Weights of this level that are to start from zero are zeroed here."""
+        """Set the first masks, and set weights of this level that start from zero to zero."""
         self.keep(self.density)
 
     def before_step(self, progress: float, *, update: bool) -> bool:
-        """Called before each step; returns whether it changed masks (or zeroed weights)."""
+        """Called before each step; returns whether it changed masks or set weights to zero."""
         return False
 
     def penalty(self) -> Tensor | None:
-        """What to add to the loss of this step."""
+        """A term to add to the loss of this step, or None."""
         return None
 
     def after_backward(self, progress: float, *, update: bool) -> None:
         """Called with the gradients of the step, before the optimizer; may set masks for the next `before_step`."""
 
     def lr_progress(self, progress: float) -> float:
-        """Where the learning rate stands, in [0, 1]; runs from 0 to 1 once for each cycle of the search."""
+        """Progress within the learning rate's cycle, in [0, 1]; a search may have several cycles."""
         return progress
 
     def end(self) -> None:
@@ -68,16 +68,16 @@ class Search:
         self.keep(self.density)
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values to go on from; masks and weights are saved with the model."""
+        """Tensors and plain values from which the search can continue; masks and weights are saved with the model."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state_dict` returned; `begin` has not been called."""
+        """Restore the result of `state_dict`, in place of `begin`."""
 
     def keep(self, density: float, scores: Scores | None = None) -> None:
         """Keep `density` of all weights at this level, the frozen ones included, by `scores` (default: magnitudes).
 
-        scores: layer name to (G, K), higher is better; layers left out are ranked by magnitude.
+        scores: layer name to (G, K), higher is better; missing layers are ranked by magnitude.
         """
         densities = (*self.net.densities[: self.level], density)
         layers = self.net.nested_layers().values()
@@ -85,15 +85,17 @@ class Search:
 
     @torch.no_grad()
     def keep_all(self) -> None:
-        """Keep every weight at this level, those too that the pattern could not keep together; frozen ones stay so."""
-        for layer in self.net.nested_layers().values():  # not one per weight: each layer has masks of its own
+        """Keep every weight at this level, even if the pattern could not keep all; frozen weights stay frozen."""
+        for (
+            layer
+        ) in self.net.nested_layers().values():  # all layers: also those that share a weight have their own masks
             if not layer.dense:
                 layer.first_level.clamp_(max=self.level)
 
     def sparse_layers(self) -> list[NestedConv | NestedLinear]:
-        """One layer for each weight that has something to drop."""
+        """One layer for each weight that may lose blocks."""
         return [layer for layer in unique_weights(self.net.nested_layers().values()) if not layer.dense]
 
     def free(self, layer: NestedLayer) -> Tensor:
-        """Bool, the weight's shape: what no frozen level keeps."""
+        """Bool, the weight's shape: the weights that no frozen level keeps."""
         return ~layer.mask(self.level - 1) if self.level else torch.ones_like(layer.values, dtype=torch.bool)

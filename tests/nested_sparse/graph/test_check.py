@@ -245,7 +245,7 @@ REFUSED: dict[str, tuple[Tamper, str]] = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_hostile_graph_is_refused(case: str, tmp_path: Path) -> None:
-    """By an error that names the file, says what is wrong and repeats little of it."""
+    """The error names the file and the problem, and repeats little of the graph."""
     tamper, message = REFUSED[case]
     path = write_hostile(tmp_path / "m.safetensors", tamper)
     with Checkpoint.open(path) as checkpoint, pytest.raises(CheckpointError, match=message) as caught:
@@ -257,7 +257,7 @@ def test_hostile_graph_is_refused(case: str, tmp_path: Path) -> None:
 
 
 def test_honest_graph_passes(tmp_path: Path) -> None:
-    """And so do loops, branches, constants of every form, and what is computed from constants."""
+    """Loops, branches, constants of every form, and values computed from constants pass, too."""
     add = [helper.make_node("Add", ["held", "input"], ["value"]), helper.make_node("Identity", ["going"], ["go"])]
     scalars = [
         helper.make_node("Constant", [], ["a"], value_floats=[1.0, 2.0]),

@@ -1,4 +1,4 @@
-"""Channel pruning against its definition."""
+"""Channel pruning: compared with its definition."""
 
 from __future__ import annotations
 

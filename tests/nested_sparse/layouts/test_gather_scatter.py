@@ -18,7 +18,7 @@ EVERY = GatherScatter.every()
 
 
 def added_counts(first_level: np.ndarray, level: int, layout: GatherScatter) -> tuple[np.ndarray, np.ndarray]:
-    """What `level` adds: (bundles, rows) weights of each row, and (bundles, B) of each column remainder."""
+    """Numbers of weights that `level` adds: (bundles, rows) per row, and (bundles, B) per column remainder."""
     added = (first_level == level).reshape(-1, layout.group_rows, first_level.shape[1])
     whole = -(-added.shape[2] // layout.banks) * layout.banks
     padded = np.zeros((*added.shape[:2], whole), bool)

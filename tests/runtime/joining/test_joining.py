@@ -1,4 +1,4 @@
-"""may_join: what a file says of its rows, and what is found of those that say nothing or the wrong thing."""
+"""may_join: the statement of a file about its rows, and the check of files without one or with a wrong one."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_mark_is_tried_and_believed_where_there_is_no_time(tmp_path: Path, cap
 
 
 def test_a_file_that_says_nothing_is_not_joined_where_there_is_no_time(tmp_path: Path) -> None:
-    """What was not shown is not done."""
+    """Without time to check the rows, requests are not joined."""
     ticks = iter(range(0, 100_000, 60))
     path = write_rows(tmp_path / "old.safetensors", APART)
     assert joins(path, clock=lambda: float(next(ticks))) == (False, 0)

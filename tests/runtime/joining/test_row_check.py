@@ -1,4 +1,4 @@
-"""check_rows: whether rows are found to be independent where they are, and only there."""
+"""check_rows: rows count as independent if and only if they are."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def found(path: Path, *case: Any, **options: Any) -> RowCheck:
 
 @pytest.mark.parametrize("name", DEPENDENT)
 def test_every_way_to_depend_on_others_is_found(tmp_path: Path, name: str) -> None:
-    """However weakly, and through whatever: values, places, numbers, branches, noise."""
+    """Weak dependence is found, too: by values, places, numbers, branches or noise."""
     check = found(tmp_path / "m.safetensors", *DEPENDENT[name])
     assert (check.independent, check.mark) == (False, "dependent")
     assert ("an If or a Loop" if name == "one branch for all" else "level 1") in check.reason
@@ -199,7 +199,7 @@ TABLE = {"table": np.random.default_rng(1).standard_normal((5, WIDTH)).astype(F)
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("given", [True, False])
 def test_indices_stay_those_of_the_example(tmp_path: Path, axis: int, given: bool) -> None:
-    """Of several inputs, and of such as floating point kinds do not reach; a table of 5 would refuse others."""
+    """A model of floats and indices is checked with the example's indices; a table of 5 would refuse others."""
     mixing = node("ReduceMean", ["tokens"], ["mean"], axes=[axis], keepdims=1)
     nodes = [*EMBEDDED, mixing, node("Sub", ["tokens", "mean"], ["c"])]
     nodes += [node("ReduceMax", ["c"], ["own"], axes=[1], keepdims=0), *plus("own")]
@@ -257,7 +257,7 @@ def test_outputs_that_are_never_finite_show_nothing(tmp_path: Path) -> None:
 
 
 def test_time_is_bounded(tmp_path: Path) -> None:
-    """Where it runs out nothing is known, however far the check came."""
+    """When the time is over the answer is unknown, at any stage of the check."""
     ticks = iter(range(1000))
     check = found(tmp_path / "m.safetensors", *INDEPENDENT["as it is"], limit_s=20, clock=lambda: float(next(ticks)))
     assert check == RowCheck(None, "there was no time to look at every level")
@@ -265,7 +265,7 @@ def test_time_is_bounded(tmp_path: Path) -> None:
 
 
 def test_the_quick_check_finds_what_is_plain(tmp_path: Path) -> None:
-    """At the densest level alone."""
+    """The quick check runs the densest level only."""
     for name in ("gram", "less the mean", "a thousandth of the mean", "sorted", "noise"):
         assert found(tmp_path / "m.safetensors", *DEPENDENT[name], thorough=False).independent is False
     for name in INDEPENDENT:
@@ -274,7 +274,7 @@ def test_the_quick_check_finds_what_is_plain(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("case", "mark"), [(DEPENDENT["gram"], "dependent"), (INDEPENDENT["softmax"], "independent")])
 def test_mark_rows_writes_what_it_finds(tmp_path: Path, case: tuple[Any, ...], mark: str) -> None:
-    """And nothing else: weights and graph stay, bit for bit."""
+    """Weights and graph stay, bit for bit."""
     path = tmp_path / "m.safetensors"
     found(path, *case)
     with Checkpoint.open(path) as before:

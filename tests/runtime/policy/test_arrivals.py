@@ -1,4 +1,4 @@
-"""Arrivals: what follows an arrival, by its definition."""
+"""Arrivals: the state after an arrival, compared with its definition."""
 
 from __future__ import annotations
 

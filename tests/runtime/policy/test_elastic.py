@@ -1,3 +1,5 @@
+"""Elastic policy: the level by load, queue, slowdown and arrivals."""
+
 from __future__ import annotations
 
 import hypothesis.strategies as st
@@ -149,13 +151,13 @@ def test_takes_a_batch_where_that_saves_time_and_the_first_can_wait() -> None:
 
 @pytest.mark.parametrize(("lowest", "highest"), [(0, 4), (0, 1.5), (0.5, 1), (-2, 1), (3, 2), (0, True)])
 def test_levels_that_the_profile_does_not_have_are_refused(lowest: int, highest: int) -> None:
-    """By the rule of every level: a whole number, in range."""
+    """The rule is that of every level: a whole number, in range."""
     with pytest.raises(LevelError, match=r"is out of range|is no whole number|the request allows no level"):
         ElasticPolicy(PROFILE).choose(due(50.0, lowest, highest), [], 0.0)
 
 
 def test_the_densest_may_be_called_minus_one() -> None:
-    """As everywhere."""
+    """-1 is the densest level, as in all functions."""
     assert ElasticPolicy(PROFILE).choose(due(50.0, -1, -1), [], 0.0).level == 3
 
 
@@ -175,7 +177,7 @@ def test_fixed_policy_sheds_only_what_its_level_cannot_finish() -> None:
 
 
 def test_fixed_policy_needs_a_level_of_the_profile() -> None:
-    """As everywhere, -1 is the densest and 4 is none."""
+    """-1 is the densest level, and 4 does not exist."""
     with pytest.raises(LevelError):
         FixedPolicy(4, PROFILE)
 

@@ -1,3 +1,5 @@
+"""Forecast: predicted times, and the admission that follows from them."""
+
 from __future__ import annotations
 
 import pytest
@@ -63,7 +65,7 @@ def test_the_time_between_runs_is_not_slowed_down_twice() -> None:
 
 
 def test_a_probe_is_let_through_once_in_a_while() -> None:
-    """What the slowdown alone rules out runs twice a second, so that a wrong slowdown can be unlearned."""
+    """Requests that only the slowdown excludes run twice a second, so that a wrong slowdown can be corrected."""
     forecast = Forecast(PROFILE, probe_every_s=0.5)
     for i in range(60):
         forecast.observe(0, 1, 40.0, i * 0.01)

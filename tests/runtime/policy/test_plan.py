@@ -1,4 +1,4 @@
-"""QueuePlan: against serving the queue, one after the other."""
+"""QueuePlan: compared with serving the queue in order."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def served(request: Waiting, queue: list[Waiting], level: int, behind: int, slow
 def test_fits_where_serving_the_queue_would_be_in_time(
     request: Waiting, queue: list[Waiting], level: int, behind: int, slowdown: float
 ) -> None:
-    """Whatever waits, in the order given."""
+    """The plan agrees with serving any queue in the given order."""
     plan = QueuePlan(request, queue, PROFILE.predict_ms, slowdown=slowdown, most_ms=1e9, now_s=0.0)
     for share in (0.8, 1.0):
         exact = served(request, queue, level, behind, slowdown, share)
@@ -57,7 +57,7 @@ def test_a_long_queue_counts_as_a_whole() -> None:
 
 
 def test_far_deadlines_count_as_near_ones() -> None:
-    """What may take a minute does not let the queue grow for a minute."""
+    """A deadline in a minute does not let the queue grow for a minute."""
     far = Waiting(60.0, 0, 2)
     plan = QueuePlan(far, [far] * 9, PROFILE.predict_ms, slowdown=1.0, most_ms=40.0, now_s=0.0)
     assert plan.fits(0, 0, 1.0)

@@ -1,4 +1,4 @@
-"""The registry of policies."""
+"""Policies: the registry of their names."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_every_policy_serves_a_model(name: str, accuracy: tuple[float, ...] | No
 
 
 def test_what_joins_no_requests_takes_one() -> None:
-    """Whatever the policy: each has been told."""
+    """Every policy knows that the model joins no requests."""
     for kind in POLICIES.values():
         policy = kind.make(Served(PROFILE, joins=False))
         request = Waiting(1.0, 0, 0, budget_ms=1000.0, joins=False)

@@ -1,3 +1,5 @@
+"""Ramp: a level that falls at once and rises step by step."""
+
 from __future__ import annotations
 
 import hypothesis.strategies as st
@@ -25,7 +27,7 @@ def test_one_decision_that_would_not_rise_starts_the_count_again() -> None:
 
 @given(st.lists(st.integers(0, 5), max_size=60), st.integers(1, 4))
 def test_never_above_what_fits_and_never_rises_by_two(steps: list[int], decisions: int) -> None:
-    """Whatever comes, the level fits and the ramp climbs step by step."""
+    """For any sequence, the level fits and the ramp rises step by step."""
     ramp = Ramp(5, decisions)
     for fitting in steps:
         before = ramp.level

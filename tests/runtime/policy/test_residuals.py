@@ -1,4 +1,4 @@
-"""Residuals beside a slowdown: the level whose profile is wrong is put right, the others stay."""
+"""Residuals: beside a slowdown, the level with a wrong profile is corrected, and the other levels stay."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_one_outlier_is_hardly_seen(outlier: float) -> None:
 
 
 def test_bounds() -> None:
-    """Whatever lies beyond is the slowdown's to explain."""
+    """Residuals stay within their bounds; the slowdown explains larger deviations."""
     residuals = Residuals(2)
     for step in range(1000):
         residuals.observe(0, 1e3, step * 0.1)

@@ -1,3 +1,5 @@
+"""Slowdown: the factor learned from measured times, with its scatter, outliers and decay."""
+
 from __future__ import annotations
 
 import math
@@ -80,7 +82,7 @@ def test_covers_a_corunner_that_comes_and_goes(slow: float, share: float) -> Non
 
 
 def test_mean_leaves_the_scatter_out() -> None:
-    """What residuals are measured against: unbiased, decays as the factor does."""
+    """The mean, which residuals are measured against, is unbiased and decays as the factor does."""
     slowdown = Slowdown()
     now_s = feed(slowdown, [1.6, 2.4] * 40)
     assert slowdown.mean(now_s) == pytest.approx(2.0, abs=0.25)
@@ -90,7 +92,7 @@ def test_mean_leaves_the_scatter_out() -> None:
 
 
 def test_decays_to_one_when_idle() -> None:
-    """What was learned fades with the time constant once fresh_s have passed, and not before."""
+    """The learned factor decays with the time constant after fresh_s, and not before."""
     slowdown = Slowdown(fresh_s=1.0, forget_s=5.0)
     now_s = feed(slowdown, [3.0] * 60)
     assert slowdown.factor(now_s + 1.0) == pytest.approx(3.0, abs=0.01)

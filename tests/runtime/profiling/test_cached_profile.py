@@ -1,4 +1,4 @@
-"""A kept profile is believed as long as a quick check agrees, and a busy machine is not taken for a slow one."""
+"""Cached profile: valid while a quick check agrees; a busy machine does not count as a slow one."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_a_quiet_start_mends_a_busy_profile(store: ProfileStore) -> None:
 
 
 def test_a_device_that_became_slower_is_believed_in_the_end(store: ProfileStore) -> None:
-    """After HISTORY starts."""
+    """The new speed counts after HISTORY starts."""
     start(store)
     for _ in range(HISTORY):
         profiled, _ = start(store, slowdown=2.0)
@@ -155,7 +155,7 @@ def test_levels_that_changed_order_are_measured(store: ProfileStore, caplog: pyt
 
 @pytest.mark.parametrize("level_ms", [(1.0, 200.0, 300.0), (400.0, 500.0, 600.0)])
 def test_a_slow_model_is_checked_at_its_sparsest_levels(level_ms: tuple[float, ...]) -> None:
-    """As many as the time allows, one at least; by warm runs."""
+    """The check runs as many levels as the time allows, at least one, with warm runs."""
     device = Device(level_ms)
     device.runs += [0, 1, 2]
     ratio = check(device, LatencyProfile([1], [[ms] for ms in level_ms]), clock=lambda: device.now_s)
@@ -170,6 +170,6 @@ def test_a_profile_of_other_levels_is_measured_anew() -> None:
 
 
 def test_the_check_finds_outputs_that_are_not_finite() -> None:
-    """As measuring does."""
+    """The check refuses such outputs, as measuring does."""
     with pytest.raises(CheckpointError, match="not finite"):
         check(Device(value=np.nan), LatencyProfile([1], [[ms] for ms in LEVEL_MS]))

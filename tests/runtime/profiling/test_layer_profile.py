@@ -1,14 +1,56 @@
-"""Layer profiles name the kernel that ran."""
+"""Layer profile: it names the kernel that ran."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
+from chain import small_chain
+from nested_sparse.errors import InputError, LevelError
 from nested_sparse.kernels import library
-from nested_sparse.runtime.profiling.layer_profile import layer_profile
+from nested_sparse.metadata import LayerEntry
+from nested_sparse.runtime.profiling.layer_profile import LayerTime, _layer_times, layer_profile
 from nested_sparse.trainer import export, nest
+
+
+def test_layer_profile_names_layers_and_kernels(tmp_path: Path) -> None:
+    """Every layer once, in order, with the kernel that the library chose."""
+    path = small_chain(tmp_path / "model.safetensors").path
+    times = layer_profile(path, level=1, repeats=3, threads=1)
+    assert [each.layer for each in times] == ["first", "second", "third"]
+    assert [each.kernel for each in times] == [library.kernel_for("linear", rows) for rows in (4, 2, 1)]
+    assert all(each.ms >= 0 for each in times)
+    batched = layer_profile(path, repeats=3, threads=1, batch=16)
+    assert [each.kernel for each in batched] == [library.kernel_for("conv", rows) for rows in (4, 2, 1)]
+    with pytest.raises(InputError, match="repeats"):
+        layer_profile(path, repeats=0)
+    with pytest.raises(LevelError):
+        layer_profile(path, level=7)
+
+
+def test_layer_times_are_medians_after_the_warm_up() -> None:
+    """A layer used twice is named twice, other operators keep their own name, other events are ignored."""
+    one_row = [{"float": [1, 24]}]
+    events = [
+        {
+            "cat": "Node",
+            "name": f"{node}_kernel_time",
+            "dur": duration,
+            "args": {"op_name": operator, "input_type_shape": one_row},
+        }
+        for duration in (9000, 8000, 1000, 7000, 2000)
+        for node, operator in (("fc", "NestedLinear"), ("fc.1", "NestedLinear"), ("fc.2", "Relu"))
+    ]
+    events.append({"cat": "Session", "name": "model_run", "dur": 1})
+    layer = LayerEntry("fc", "linear", 10, 24, 4, False, (30,), (120,), {}, "block4x1")
+    kernel = library.kernel_for("linear", 4)
+    assert _layer_times(events, {"fc": layer}) == [
+        LayerTime("fc", kernel, 2.0),
+        LayerTime("fc.1", kernel, 2.0),
+        LayerTime("fc.2", "Relu", 2.0),
+    ]
 
 
 def test_depthwise_layers_are_weighed(tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+"""LatencyProfile: properties, JSON, interpolation over the batch, and measurement."""
+
 from __future__ import annotations
 
 import itertools
@@ -162,7 +164,7 @@ def test_measure_stops_when_it_knows_enough() -> None:
 
 
 def test_quieter_takes_the_lesser_of_each_case() -> None:
-    """And what only one of them has."""
+    """A case that only one of the profiles has is taken, too."""
     mine = LatencyProfile([1, 4], [[1.0, 6.0], [5.0, 7.0]])
     other = LatencyProfile([1, 2], [[2.0, 3.0], [4.0, 6.0]])
     for both in (mine.quieter(other), other.quieter(mine)):

@@ -1,3 +1,5 @@
+"""Profile key: equal on the same machine, changed by anything that changes latency."""
+
 from __future__ import annotations
 
 import json
@@ -21,14 +23,14 @@ def machine(root: Path, cpuinfo: str = "processor : 0\nmodel name : A\n", machin
 
 
 def test_the_same_machine_gives_the_same_key(tmp_path: Path) -> None:
-    """And JSON keeps it."""
+    """A round trip through JSON keeps the key."""
     root = machine(tmp_path)
     key = profile_key(SESSION, 16, root)  # type: ignore[arg-type]
     assert key == profile_key(SESSION, 16, root) == json.loads(json.dumps(key))  # type: ignore[arg-type]
 
 
 def test_the_machine_id_stays_at_home(tmp_path: Path) -> None:
-    """Only a digest of it is written."""
+    """Only a digest of the machine's id is written."""
     root = machine(tmp_path, machine_id="feedfacecafebeef")
     assert "feedfacecafebeef" not in json.dumps(profile_key(SESSION, 16, root))  # type: ignore[arg-type]
 

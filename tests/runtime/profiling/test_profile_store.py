@@ -1,4 +1,4 @@
-"""What is kept comes back; what is damaged, foreign or out of reach is as if it were not there."""
+"""ProfileStore: saved profiles are loaded; a damaged, foreign or unreachable one counts as missing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def same(one: LatencyProfile | None, other: LatencyProfile) -> bool:
 
 
 def test_what_was_saved_is_loaded(store: ProfileStore) -> None:
-    """For its own key only."""
+    """A saved profile is loaded for its own key only."""
     assert store.load(KEY) is None
     assert same(store.save(KEY, PROFILE), PROFILE)
     assert same(ProfileStore(store.folder).load(dict(reversed(KEY.items()))), PROFILE)
@@ -120,7 +120,7 @@ def test_a_folder_that_cannot_be_had(tmp_path: Path, caplog: pytest.LogCaptureFi
 
 
 def test_writers_at_once_leave_a_whole_file(store: ProfileStore) -> None:
-    """Whoever is last, what is read is a profile."""
+    """The file holds a complete profile, whichever writer was last."""
     with ThreadPoolExecutor(8) as pool:
         for agreed in pool.map(lambda ms: store.save(KEY, LatencyProfile([1], [[ms]])), range(1, 41)):
             assert agreed.level_count == 1

@@ -1,3 +1,5 @@
+"""Resident memory: its measurement per level in a separate process."""
+
 from __future__ import annotations
 
 import mmap
@@ -38,7 +40,7 @@ def smaps_bytes(path: Path) -> int:
 
 
 def test_counts_the_pages_that_were_touched() -> None:
-    """Of a fresh anonymous mapping none, then those written to, each only as far as the array goes."""
+    """A fresh anonymous mapping has none, then those written to, each only within the array."""
     with mmap.mmap(-1, 16 * PAGE, PRIVATE) as pages:
         data = np.frombuffer(pages, np.uint8)
         assert resident_bytes(data) == 0

@@ -1,3 +1,5 @@
+"""Thread choice: more threads only if they reduce latency."""
+
 from __future__ import annotations
 
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""Guarded runs on real sessions: what the operators do to their own level."""
+"""Guard: runs on real sessions whose operators lower their own level."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def total(session: Session, level: int, guard: RouteGuard | None) -> float:
 
 
 def test_forced_lowering_equals_layers_at_two_levels(tmp_path: Path) -> None:
-    """At every layer and between all levels: what numpy computes with each layer at its own level."""
+    """At every layer and for all pairs of levels, numpy gives the same with each layer at its level."""
     rng = np.random.default_rng(3)
     weights = [
         random_weight(rng, "first", 13, 24, block_rows=4),
@@ -76,7 +76,7 @@ def test_forced_lowering_equals_layers_at_two_levels(tmp_path: Path) -> None:
 
 
 def test_ample_budget_lowers_nothing(counting: Session) -> None:
-    """Not at any level."""
+    """No level is lowered."""
     guard = RouteGuard(even_table())
     for level in range(LEVELS):
         guard.arm(level, LEVEL_MS, 1e6, 1.0)
@@ -85,7 +85,7 @@ def test_ample_budget_lowers_nothing(counting: Session) -> None:
 
 
 def test_without_any_budget_the_lowest_level_runs(counting: Session) -> None:
-    """From the first operator on."""
+    """The lowest level runs from the first operator on."""
     guard = RouteGuard(even_table())
     guard.arm(2, LEVEL_MS, 0.0, 1.0)
     assert total(counting, 2, guard) == 0
@@ -94,7 +94,7 @@ def test_without_any_budget_the_lowest_level_runs(counting: Session) -> None:
 
 
 def test_floors_hold_in_a_run(counting: Session) -> None:
-    """Whatever the time."""
+    """A floor holds at any time."""
     guard = RouteGuard(even_table())
     guard.arm(2, LEVEL_MS, 0.0, 1.0, lowest_level=1)
     assert total(counting, 2, guard) == LAYERS
@@ -151,7 +151,7 @@ def test_layers_are_learnt_in_the_order_they_run(counting: Session) -> None:
 
 
 def test_reroutes_of_the_file_say_where_the_level_may_fall(tmp_path: Path) -> None:
-    """And what that scores."""
+    """They also have the accuracy of each route."""
     reroutes = [Reroute(1, 0, {"layer2": 0.6, "layer5": 0.8})]
     path = counting_chain(tmp_path / "m.safetensors", 6, WIDTH, 2, reroutes).path
     with Session(path, threads=1) as session:
@@ -250,7 +250,7 @@ def test_resident_level_is_that_of_the_start(counting: Session) -> None:
 
 
 def test_guards_and_tables_outlive_a_change_of_threads(tmp_path: Path) -> None:
-    """What was measured with one thread lowers at the same layers when the graph runs in a pool built anew."""
+    """A table measured with one thread lowers at the same layers after the graph gets a new thread pool."""
     path = counting_chain(tmp_path / "count.safetensors", LAYERS, WIDTH, LEVELS).path
     with Session(path, threads=1) as session:
         guard = RouteGuard(even_table())
@@ -303,7 +303,7 @@ def test_guards_are_armed_for_the_run_they_are_given_to(counting: Session) -> No
     ],
 )
 def test_arming_with_nonsense_is_refused(change: dict[str, Any], error: type[Exception], words: str) -> None:
-    """And the guard stays unarmed."""
+    """The guard stays unarmed."""
     guard = RouteGuard(even_table())
     with pytest.raises(error, match=words):
         guard.arm(**{"level": 2, "level_ms": LEVEL_MS, "budget_ms": 1.0, "slowdown": 1.0, **change})

@@ -1,4 +1,4 @@
-"""The rule by which the level of a run falls, in Python and in the operators."""
+"""Rerouting rule: the rule by which the level of a run falls, in Python and in the operators."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def test_a_disturbance_seen_counts_more_the_longer_it_lasts() -> None:
 
 @given(st.lists(st.floats(0.01, 3), min_size=1, max_size=30), st.floats(0.2, 5))
 def test_what_was_seen_lately_is_the_slowdown_of_a_steady_run(steps_ms: list[float], slowdown: float) -> None:
-    """And after a change it tends to the new one, the faster the less was remembered."""
+    """After a change it approaches the new slowdown, faster with a shorter memory."""
     lately, last = Seen(), Seen()
     for step_ms in steps_ms:
         now = Seen(last.elapsed_ms + slowdown * step_ms, last.done_ms + step_ms)

@@ -1,4 +1,4 @@
-"""The table that the rule of rerouting reads."""
+"""Rerouting table: the table that the rule of rerouting reads."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_without_reroutes_a_route_scores_what_its_end_does() -> None:
     ],
 )
 def test_tables_that_make_no_sense_are_refused(change: dict[str, Any], words: str) -> None:
-    """Before the operators read them."""
+    """The error comes before the operators read the table."""
     good = {"layers": ("a", "b"), "remaining_share": np.ones((2, 2)), "accuracy": np.full((2, 2, 2), NAN)}
     RouteTable(**good)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=words):

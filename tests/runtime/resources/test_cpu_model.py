@@ -1,3 +1,5 @@
+"""CPU model: the name of the processor, also of one with several kinds of cores."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -26,5 +28,5 @@ def test_every_kind_of_core_is_named_once(tmp_path: Path, cpuinfo: str, named: s
 
 
 def test_without_proc_there_is_still_an_answer(tmp_path: Path) -> None:
-    """What Python knows of the processor."""
+    """Without /proc the answer is Python's name of the processor."""
     assert cpu_model(tmp_path / "nowhere")

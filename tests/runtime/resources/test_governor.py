@@ -1,3 +1,5 @@
+"""Governor: the levels and threads of several models by the samples of the device."""
+
 from __future__ import annotations
 
 import logging
@@ -83,14 +85,14 @@ def test_threads_follow_the_cores_when_the_change_lasts() -> None:
     ],
 )
 def test_absurd_readings_change_nothing(absurd: Mapping[str, float]) -> None:
-    """And the model is told nothing."""
+    """The model gets no call."""
     rig = Rig()
     rig.look(30, **absurd)
     assert (rig.told, rig.model.resident_level, rig.model.threads) == ([], 3, 4)
 
 
 def test_one_models_fault_is_not_the_others(caplog: pytest.LogCaptureFixture) -> None:
-    """What one raises is logged; the next is limited all the same."""
+    """One model's exception is logged, and the next model is still limited."""
 
     def broken(level: int, reason: str) -> None:
         raise RuntimeError("boom")

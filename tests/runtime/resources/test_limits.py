@@ -1,3 +1,5 @@
+"""Limits: the highest level by memory, heat and charge."""
+
 from __future__ import annotations
 
 import itertools
@@ -124,7 +126,7 @@ samples = st.builds(
 @settings(max_examples=60, deadline=None)
 @given(st.lists(samples, max_size=6), samples)
 def test_constant_readings_never_oscillate(before: list[ResourceSample], constant: ResourceSample) -> None:
-    """Whatever came before: each cause then moves one way only, so the level changes direction at most once."""
+    """After any history, each cause moves in one direction only, so the level changes direction at most once."""
     limits = LevelLimiter(LEVELS, EVERYTHING)
     for i, sample in enumerate(before):
         limits.update(sample, i * 30.0)

@@ -1,3 +1,5 @@
+"""Monitor: samples from probes that may fail, hang or give absurd readings."""
+
 from __future__ import annotations
 
 import math
@@ -70,7 +72,7 @@ def test_failing_probe_is_left_out(fault: Exception) -> None:
     )
 )
 def test_never_raises_and_shares_stay_in_range(readings: list[dict[str, float]]) -> None:
-    """Whatever the probes say, sample() answers and percentages are percentages."""
+    """For any readings of the probes, sample() answers and percentages are within 0 to 100."""
     clock = Clock()
     monitor = ResourceMonitor([lambda: readings[0] if readings else {}], clock)
     while readings:
@@ -100,7 +102,7 @@ def test_does_not_wait_for_a_thread_that_samples() -> None:
 
 
 def test_default_probes_work_here() -> None:
-    """On this machine, whatever it has, the cores are known."""
+    """The number of cores is known on every machine."""
     assert (ResourceMonitor().sample().usable_cores or 0) >= 1
 
 

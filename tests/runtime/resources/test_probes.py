@@ -1,3 +1,5 @@
+"""Probes: readings of cgroups, pressure, temperature and battery from folders made here."""
+
 from __future__ import annotations
 
 import math

@@ -1,4 +1,4 @@
-"""Requests that run together, and those that must not."""
+"""Batches: requests that run together, and requests that must not."""
 
 from __future__ import annotations
 

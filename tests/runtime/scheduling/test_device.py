@@ -1,4 +1,4 @@
-"""Device: several models, one after the other, by priority and then by deadline."""
+"""Device: several models in turn, by priority and then by deadline."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Pair:
 
 
 def test_equal_models_are_served_by_deadline(rig: Callable[..., Any]) -> None:
-    """Whatever model they are for."""
+    """The earliest deadline is served first, for any model."""
     pair = Pair(rig, (0, 0))
     for model, slo_ms in ((0, 90.0), (1, 60.0), (0, 75.0)):
         pair.submit(model, slo_ms)
@@ -60,7 +60,7 @@ def test_equal_models_are_served_by_deadline(rig: Callable[..., Any]) -> None:
 
 
 def test_the_higher_priority_goes_first_whatever_is_due(rig: Callable[..., Any]) -> None:
-    """Even where its deadlines are later."""
+    """It goes first even if its deadlines are later."""
     pair = Pair(rig, (0, 1))
     for model, slo_ms in ((0, 70.0), (1, 100.0), (1, 90.0)):
         pair.submit(model, slo_ms)
@@ -100,7 +100,7 @@ def test_a_model_that_leaves_holds_nobody_up(rig: Callable[..., Any]) -> None:
 
 
 def test_slots_bound_what_runs_at_once(rig: Callable[..., Any]) -> None:
-    """With its slot taken nobody has a turn; busy_ms is the rest of the run."""
+    """While the slot is taken no model has a turn; busy_ms is the rest of the run."""
     pair = Pair(rig, (0, 0))
     pair.submit(0, 100.0)
     now_s = pair.clock()

@@ -1,4 +1,4 @@
-"""What a failing session or policy costs."""
+"""Faults: the effects of a failing session or policy."""
 
 from __future__ import annotations
 

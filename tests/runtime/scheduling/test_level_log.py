@@ -1,4 +1,4 @@
-"""LevelLog on a clock of its own."""
+"""LevelLog: its lines on a fake clock."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> Log:
 
 
 def test_the_first_level_is_no_change(lines: Log) -> None:
-    """Nor is a level that stays."""
+    """A level that stays is not a change either."""
     assert lines((i * 0.1, 3) for i in range(100)) == []
 
 

@@ -1,3 +1,5 @@
+"""Request: its deadline and its allowed levels."""
+
 from __future__ import annotations
 
 import pytest
@@ -36,7 +38,7 @@ def test_allowed_levels(fields: dict[str, float], expected: tuple[int, int]) -> 
     ],
 )
 def test_impossible_levels_are_refused(fields: dict[str, float], words: str) -> None:
-    """What cannot be had is said."""
+    """The error names the impossible value."""
     with pytest.raises((InputError, LevelError), match=words):
         allowed_levels(Request({}, **fields), LEVELS)  # type: ignore[arg-type]
 
@@ -60,14 +62,14 @@ def test_min_accuracy_needs_a_stated_accuracy() -> None:
     ],
 )
 def test_the_least_time_counts(slo_ms: float | None, timeout_ms: float | None, expected_ms: float) -> None:
-    """Of what the client asks for, how long it waits, and the scheduler's default."""
+    """The least of the client's request, the client's wait, and the scheduler's default counts."""
     assert time_limit_ms(Request({}, slo_ms=slo_ms, timeout_ms=timeout_ms), 50.0) == expected_ms
 
 
 @pytest.mark.parametrize("slo_ms", [0.0, -5, float("nan"), float("inf"), True, "30"])
 @pytest.mark.parametrize("timeout_ms", [None, 30.0, -1.0])
 def test_impossible_slo_is_refused(slo_ms: float, timeout_ms: float | None) -> None:
-    """By one rule, however long the client waits."""
+    """The rule is the same for every wait of the client."""
     with pytest.raises(InputError, match=r"^slo_ms: expected a finite number of milliseconds above 0, got "):
         time_limit_ms(Request({}, slo_ms=slo_ms, timeout_ms=timeout_ms), 50.0)
 

@@ -1,3 +1,5 @@
+"""RequestQueue: the order of requests, cancellation and the limit."""
+
 from __future__ import annotations
 
 import hypothesis.strategies as st

@@ -1,4 +1,4 @@
-"""One request after the other through a scheduler without threads, on a virtual clock."""
+"""Scheduler: one request after the other, without threads, on a virtual clock."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_deadline_counts_from_reception(rig: Callable[..., Any]) -> None:
 
 
 def test_earliest_deadline_first(rig: Callable[..., Any]) -> None:
-    """Whatever the order of arrival."""
+    """The earliest deadline runs first, for any order of arrival."""
     r = rig()
     order: list[float] = []
     for slo_ms in (90.0, 50.0, 70.0):

@@ -1,4 +1,4 @@
-"""A run that does not end: whoever waits gets an answer, and the scheduler comes back when it ends after all."""
+"""Stuck run: its clients get an answer, and the scheduler serves again when the run ends."""
 
 from __future__ import annotations
 

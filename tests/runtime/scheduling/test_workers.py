@@ -1,4 +1,4 @@
-"""The threads of a scheduler: they serve, end in order, and answer for a run that does not end."""
+"""Workers: the threads of a scheduler serve, end in order, and answer for a run that does not end."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_close_without_threads_drains_then_fails_the_rest(rig: Callable[..., Any
 
 
 def test_worker_thread_serves_and_close_drains(gated: GatedSession) -> None:
-    """What waits when close() is called is still served within the grace."""
+    """Requests that wait when close() is called are still served within the grace."""
     scheduler = threaded(gated)
     futures = [scheduler.submit(Request(X)) for _ in range(5)]
     assert gated.entered.acquire(timeout=20)
@@ -138,7 +138,7 @@ def test_many_threads_lose_nothing(gated: GatedSession) -> None:
 def test_a_run_that_does_not_end_is_answered_and_its_slot_is_free(
     gated: GatedSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its client hears StuckError, the device goes on, and the result that comes in the end is nobody's."""
+    """Its client gets StuckError, the device continues, and the late result is dropped."""
     monkeypatch.setattr("nested_sparse.runtime.scheduling.running_jobs.stuck_after_s", lambda predicted_ms: 0.05)
     scheduler = threaded(gated)
     future = scheduler.submit(Request(X))

@@ -1,4 +1,4 @@
-"""How much all runs of a process may allocate, by what the machine says."""
+"""Arena: the memory limit of all runs of a process, by the memory of the machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WHOLE = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 def test_limit_follows_what_is_available(
     monkeypatch: pytest.MonkeyPatch, readings: dict[str, float], expected: float | None
 ) -> None:
-    """Nine tenths of it, but not less than a quarter of all there is; none where nobody knows."""
+    """Nine tenths of the available memory, at least a quarter of all memory; no limit if both are unknown."""
     monkeypatch.setattr(arena, "memory", lambda: readings)
     found = arena.most_bytes()
     assert (found is None) == (expected is None)

@@ -1,4 +1,4 @@
-"""A session whose file is written to in place, guarded and not."""
+"""File guard: a session whose file is written to in place, with and without the guard."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_all_levels_outlive_the_file(path: Path, caplog: pytest.LogCaptureFixtur
 
 @pytest.mark.parametrize("change", ["truncate", "overwrite"])
 def test_an_unguarded_session_refuses_what_was_changed(path: Path, change: str) -> None:
-    """Where there is no lease, for somebody has the file open for writing already: a status, no answer, no SIGBUS."""
+    """Without a lease, because the file is open for writing, the call fails with a status, not with SIGBUS."""
     nbytes = path.stat().st_size
     with path.open("r+b", buffering=0) as writer, Session(path, threads=1) as session:
         inputs = random_inputs(session.inputs, 1)

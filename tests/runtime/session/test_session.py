@@ -1,21 +1,20 @@
+"""Session: outputs at every level, checks of inputs and levels, threads, and errors of runs."""
+
 from __future__ import annotations
 
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from chain import Written, counting_chain, write
+from chain import Written, counting_chain, small_chain, small_inputs, write
 from nested_sparse.errors import CheckpointError, InputError, KernelError, LevelError, UnavailableError
 from nested_sparse.kernels import library
-from nested_sparse.metadata import LayerEntry
 from nested_sparse.placement import LayerPlacement
 from nested_sparse.runtime.policy.elastic import ElasticPolicy
-from nested_sparse.runtime.profiling.layer_profile import LayerTime, _layer_times, layer_profile
 from nested_sparse.runtime.profiling.profile import LatencyProfile
 from nested_sparse.runtime.resources.probes import usable_cores
 from nested_sparse.runtime.scheduling.request import Request
@@ -28,23 +27,9 @@ from support import layer_record, random_weight
 DENSITIES = (0.2, 0.5, 0.9)
 
 
-def small(path: Path, **options: Any) -> Written:
-    rng = np.random.default_rng(3)
-    weights = [
-        random_weight(rng, "first", 13, 24, block_rows=4),
-        random_weight(rng, "second", 16, 13, block_rows=2, permuted=True),
-        random_weight(rng, "third", 5, 16, block_rows=1),
-    ]
-    return write(path, [layer_record(rng, weight, 3) for weight in weights], 3, **options)
-
-
 @pytest.fixture
 def written(tmp_path: Path) -> Written:
-    return small(tmp_path / "model.safetensors")
-
-
-def inputs(columns: int = 24, batch: int = 3) -> dict[str, np.ndarray]:
-    return {"input": np.random.default_rng(batch).standard_normal((batch, columns)).astype(np.float32)}
+    return small_chain(tmp_path / "model.safetensors")
 
 
 def mappings(path: Path) -> list[tuple[int, int, int]]:
@@ -63,9 +48,9 @@ def mappings(path: Path) -> list[tuple[int, int, int]]:
 def test_outputs_equal_numpy_at_every_level(written: Written, level: int) -> None:
     """The whole chain, against the definition in float64."""
     with Session(written.path, threads=1) as session:
-        outputs = session.run(inputs(), level=level)
+        outputs = session.run(small_inputs(), level=level)
         assert list(outputs) == ["output"]
-        expected = written.reference(inputs()["input"], level % 3)
+        expected = written.reference(small_inputs()["input"], level % 3)
         np.testing.assert_allclose(outputs["output"], expected, rtol=1e-4, atol=1e-4)
 
 
@@ -89,9 +74,9 @@ def test_switching_the_level_allocates_nothing(written: Written) -> None:
     """After each level has run once, operators allocate no scratch or plans, and the level cell is the same."""
     with Session(written.path, threads=1) as session:
         for level in (0, 1, 2):
-            session.run(inputs(), level)
+            session.run(small_inputs(), level)
         before = library.scratch_allocations()
-        results = [session.run(inputs(), level)["output"] for level in (2, 0, 1, 0, 2)]
+        results = [session.run(small_inputs(), level)["output"] for level in (2, 0, 1, 0, 2)]
         assert library.scratch_allocations() == before
         np.testing.assert_array_equal(results[0], results[4])
         np.testing.assert_array_equal(results[1], results[3])
@@ -114,30 +99,32 @@ def test_sliced_file_serves_its_levels(written: Written, tmp_path: Path) -> None
     with Session(written.path, threads=1) as whole, Session(path, threads=1) as sliced:
         assert len(sliced.levels) == 1
         for level in (0, -1):
-            np.testing.assert_array_equal(sliced.run(inputs(), level)["output"], whole.run(inputs(), 0)["output"])
+            np.testing.assert_array_equal(
+                sliced.run(small_inputs(), level)["output"], whole.run(small_inputs(), 0)["output"]
+            )
         with pytest.raises(LevelError, match="level 1 is out of range"):
-            sliced.run(inputs(), 1)
+            sliced.run(small_inputs(), 1)
         with pytest.raises(LevelError, match="level 2 is out of range"):
-            sliced.run(inputs(), LevelCell(2))
+            sliced.run(small_inputs(), LevelCell(2))
 
 
 @pytest.mark.parametrize(
     ("given", "words"),
     [
         ({}, "missing"),
-        ({**inputs(), "extra": np.zeros(1)}, "unknown"),
-        ({"input": inputs()["input"].astype(np.float64)}, "expected float32, got float64"),
-        ({"input": inputs(columns=23)["input"]}, "expected shape"),
+        ({**small_inputs(), "extra": np.zeros(1)}, "unknown"),
+        ({"input": small_inputs()["input"].astype(np.float64)}, "expected float32, got float64"),
+        ({"input": small_inputs(columns=23)["input"]}, "expected shape"),
         ({"input": np.zeros((0, 24), np.float32)}, "expected shape"),
-        ({"__level__": np.array(0), **inputs()}, "unknown"),
+        ({"__level__": np.array(0), **small_inputs()}, "unknown"),
     ],
 )
 def test_wrong_inputs_are_refused(written: Written, given: dict[str, np.ndarray], words: str) -> None:
-    """Before anything runs, with the input's name."""
+    """The error comes before the run and has the input's name."""
     with Session(written.path, threads=1) as session:
         with pytest.raises(InputError, match=words):
             session.run(given)
-        assert session.run(inputs())["output"].shape == (3, 5)
+        assert session.run(small_inputs())["output"].shape == (3, 5)
 
 
 def test_strided_input_is_accepted(written: Written) -> None:
@@ -154,69 +141,21 @@ def test_levels_out_of_range_are_refused(written: Written, level: int) -> None:
     """LevelError, for runs and for resident_level."""
     with Session(written.path, threads=1) as session:
         with pytest.raises(LevelError):
-            session.run(inputs(), level)
+            session.run(small_inputs(), level)
         with pytest.raises(LevelError):
             session.resident_level = level
 
 
-def test_level_cell_can_only_be_lowered() -> None:
-    """Raising is refused, and so is less than 0."""
-    cell = LevelCell(2)
-    cell.lower(1)
-    cell.lower(1)
-    for level in (2, -1):
-        with pytest.raises(LevelError, match="only be lowered"):
-            cell.lower(level)
-    assert cell.value == 1
-    with pytest.raises(LevelError):
-        LevelCell(-1)
-
-
-def test_run_at_a_level_cell(written: Written) -> None:
-    """The cell's level is the run's."""
-    cell = LevelCell(2)
-    with Session(written.path, threads=1) as session:
-        np.testing.assert_array_equal(session.run(inputs(), cell)["output"], session.run(inputs(), 2)["output"])
-        cell.lower(0)
-        np.testing.assert_array_equal(session.run(inputs(), cell)["output"], session.run(inputs(), 0)["output"])
-
-
-def test_level_cell_lowered_in_flight_is_obeyed_by_the_layers_that_follow(tmp_path: Path) -> None:
-    """Some layers at the old level, the rest at the new one. Tried until the lowering falls into the run.
-
-    How long a run takes is measured anew by each that the lowering came too late or too early for.
-    """
-    layers, width = 300, 32
-    path = counting_chain(tmp_path / "count.safetensors", layers, width).path
-    x = {"input": np.zeros((2048, width), np.float32)}
-    with Session(path, threads=1) as session:
-        assert session.run(x, 1)["output"][0, 0] == layers
-        assert session.run(x, 0)["output"][0, 0] == 0
-        end_s, delay_s, count = time.monotonic() + 120, 0.0, 0.0
-        while not 0 < count < layers and time.monotonic() < end_s:
-            cell = LevelCell(1)
-            timer = threading.Timer(delay_s, cell.lower, (0,))
-            timer.start()
-            started_s = time.perf_counter()
-            y = session.run(x, cell)["output"]
-            delay_s = (time.perf_counter() - started_s) * float(np.random.default_rng().uniform(0.1, 0.9))
-            timer.join()
-            assert cell.value == 0
-            assert np.all(y == y[0, 0])
-            count = y[0, 0]
-        assert 0 < count < layers
-
-
 def test_threads_run_at_their_own_levels(written: Written) -> None:
-    """Eight threads at once, each with its own level: nobody gets another's."""
+    """Eight threads at once, each with its own level, get the outputs of their levels."""
     with Session(written.path, threads=1) as session:
-        expected = [session.run(inputs(), level)["output"] for level in range(3)]
+        expected = [session.run(small_inputs(), level)["output"] for level in range(3)]
         wrong = []
 
         def client(number: int) -> None:
             for i in range(60):
                 level = (number + i) % 3
-                if not np.array_equal(session.run(inputs(), level)["output"], expected[level]):
+                if not np.array_equal(session.run(small_inputs(), level)["output"], expected[level]):
                     wrong.append((number, i))
 
         threads = [threading.Thread(target=client, args=(number,)) for number in range(8)]
@@ -232,7 +171,7 @@ def test_resident_level_gives_memory_back(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     weight = random_weight(rng, "big", 1024, 1024, block_rows=1, densities=(0.05, 0.95))
     path = write(tmp_path / "big.safetensors", [layer_record(rng, weight, 2)], 2).path
-    x = inputs(columns=1024, batch=1)
+    x = small_inputs(columns=1024, batch=1)
     with Session(path, threads=1) as session:
         sparse_nbytes, dense_nbytes = (level.nbytes for level in session.levels)
         slack_nbytes = 256 * 1024  # the kernel maps neighbours of a touched page
@@ -258,7 +197,7 @@ def test_closed_session_refuses_to_run(written: Written) -> None:
     session.close()
     session.close()
     with pytest.raises(UnavailableError, match="closed"):
-        session.run(inputs())
+        session.run(small_inputs())
 
 
 def test_close_waits_for_the_runs_under_way(tmp_path: Path) -> None:
@@ -286,7 +225,7 @@ def test_close_waits_for_the_runs_under_way(tmp_path: Path) -> None:
 
 def test_graph_that_does_not_load_is_a_checkpoint_error(tmp_path: Path) -> None:
     """With the file's name."""
-    path = small(tmp_path / "bad.safetensors", graph=lambda placements: b"no graph").path
+    path = small_chain(tmp_path / "bad.safetensors", graph=lambda placements: b"no graph").path
     with pytest.raises(CheckpointError, match=r"bad\.safetensors: its graph has a field 13"):
         Session(path, threads=1)
 
@@ -303,25 +242,25 @@ def test_graph_with_other_inputs_is_a_checkpoint_error(tmp_path: Path) -> None:
         serialized: bytes = model.SerializeToString()
         return serialized
 
-    small(path, graph=two_levels)
+    small_chain(path, graph=two_levels)
     with pytest.raises(CheckpointError, match="its graph must have the inputs"):
         Session(path, threads=1)
 
 
 def test_failure_inside_the_graph_names_file_and_level(tmp_path: Path) -> None:
-    """What ONNX Runtime reports comes as an error of ours, and the session goes on."""
+    """An error of ONNX Runtime becomes an error of this package, and the session continues to work."""
     path = tmp_path / "fragile.safetensors"
-    written = small(path, graph=None)
+    written = small_chain(path, graph=None)
     with Session(path, threads=1) as session:
         session._segments["__segment_1__"] = session._segments["__segment_0__"]
         with pytest.raises((KernelError, InputError), match=r"fragile\.safetensors: level 2: .*first"):
-            session.run(inputs(), 2)
-        expected = written.reference(inputs()["input"], 0)
-        np.testing.assert_allclose(session.run(inputs(), 0)["output"], expected, rtol=1e-4, atol=1e-4)
+            session.run(small_inputs(), 2)
+        expected = written.reference(small_inputs()["input"], 0)
+        np.testing.assert_allclose(session.run(small_inputs(), 0)["output"], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_missing_file_and_bad_threads(tmp_path: Path, written: Written) -> None:
-    """CheckpointError and InputError."""
+    """The errors are CheckpointError and InputError."""
     with pytest.raises(CheckpointError, match="nowhere"):
         Session(tmp_path / "nowhere.safetensors")
     with pytest.raises(InputError, match="threads"):
@@ -330,49 +269,12 @@ def test_missing_file_and_bad_threads(tmp_path: Path, written: Written) -> None:
 
 def test_fixed_batch_is_enforced_and_profiled(tmp_path: Path) -> None:
     """A model exported with a fixed batch takes that one only."""
-    path = small(tmp_path / "fixed.safetensors", batch=2).path
+    path = small_chain(tmp_path / "fixed.safetensors", batch=2).path
     with Session(path, threads=1) as session:
-        assert session.run(inputs(batch=2))["output"].shape == (2, 5)
+        assert session.run(small_inputs(batch=2))["output"].shape == (2, 5)
         with pytest.raises(InputError, match=r"expected shape \[2, 24\]"):
-            session.run(inputs(batch=3))
+            session.run(small_inputs(batch=3))
         assert LatencyProfile.measure(session, repeats=3).batches == (2,)
-
-
-def test_layer_profile_names_layers_and_kernels(written: Written) -> None:
-    """Every layer once, in order, with the kernel that the library chose."""
-    times = layer_profile(written.path, level=1, repeats=3, threads=1)
-    assert [each.layer for each in times] == ["first", "second", "third"]
-    assert [each.kernel for each in times] == [library.kernel_for("linear", rows) for rows in (4, 2, 1)]
-    assert all(each.ms >= 0 for each in times)
-    batched = layer_profile(written.path, repeats=3, threads=1, batch=16)
-    assert [each.kernel for each in batched] == [library.kernel_for("conv", rows) for rows in (4, 2, 1)]
-    with pytest.raises(InputError, match="repeats"):
-        layer_profile(written.path, repeats=0)
-    with pytest.raises(LevelError):
-        layer_profile(written.path, level=7)
-
-
-def test_layer_times_are_medians_after_the_warm_up() -> None:
-    """A layer used twice is named twice, other operators keep their own name, other events are ignored."""
-    one_row = [{"float": [1, 24]}]
-    events = [
-        {
-            "cat": "Node",
-            "name": f"{node}_kernel_time",
-            "dur": duration,
-            "args": {"op_name": operator, "input_type_shape": one_row},
-        }
-        for duration in (9000, 8000, 1000, 7000, 2000)
-        for node, operator in (("fc", "NestedLinear"), ("fc.1", "NestedLinear"), ("fc.2", "Relu"))
-    ]
-    events.append({"cat": "Session", "name": "model_run", "dur": 1})
-    layer = LayerEntry("fc", "linear", 10, 24, 4, False, (30,), (120,), {}, "block4x1")
-    kernel = library.kernel_for("linear", 4)
-    assert _layer_times(events, {"fc": layer}) == [
-        LayerTime("fc", kernel, 2.0),
-        LayerTime("fc.1", kernel, 2.0),
-        LayerTime("fc.2", "Relu", 2.0),
-    ]
 
 
 def test_digest_tells_models_apart(written: Written, tmp_path: Path) -> None:
@@ -393,11 +295,11 @@ def test_profile_and_scheduler_on_a_real_session(written: Written) -> None:
         profile = LatencyProfile.measure(session, batches=(1, 4), repeats=3)
         assert (profile.level_count, profile.batches) == (3, (1, 4))
         scheduler = Scheduler(session, profile, ElasticPolicy(profile), default_slo_ms=60_000.0)
-        futures = [scheduler.submit(Request(inputs(batch=batch), level=batch % 3)) for batch in (1, 2, 3, 4)]
+        futures = [scheduler.submit(Request(small_inputs(batch=batch), level=batch % 3)) for batch in (1, 2, 3, 4)]
         for batch, future in enumerate(futures, 1):
             response = future.result(60)
             assert response.level == session.levels[batch % 3]
-            expected = written.reference(inputs(batch=batch)["input"], batch % 3)
+            expected = written.reference(small_inputs(batch=batch)["input"], batch % 3)
             np.testing.assert_allclose(response.outputs["output"], expected, rtol=1e-4, atol=1e-4)
         scheduler.close()
 
@@ -405,14 +307,14 @@ def test_profile_and_scheduler_on_a_real_session(written: Written) -> None:
 def test_threads_change_while_runs_are_under_way(written: Written) -> None:
     """Every run, on the old pool or the new, gives its level's output; none is lost."""
     with Session(written.path, threads=1) as session:
-        expected = {level: session.run(inputs(), level)["output"] for level in range(3)}
+        expected = {level: session.run(small_inputs(), level)["output"] for level in range(3)}
         stop, wrong, runs = threading.Event(), [], [0, 0]
 
         def client(index: int) -> None:
             while not stop.is_set():
                 level = runs[index] % 3
                 try:
-                    outputs = session.run(inputs(), level)["output"]
+                    outputs = session.run(small_inputs(), level)["output"]
                     np.testing.assert_allclose(outputs, expected[level], rtol=1e-4, atol=1e-4)
                 except Exception as error:
                     wrong.append(error)
@@ -438,7 +340,7 @@ def test_threads_stay_where_they_cannot_be_set(
 ) -> None:
     """A failed build keeps the old one; none, of a profiled session, and after close() they are refused."""
     with Session(written.path, threads=1) as session:
-        expected = session.run(inputs())["output"]
+        expected = session.run(small_inputs())["output"]
         with pytest.raises(InputError, match="at least 1"):
             session.threads = 0
         with monkeypatch.context() as patch:
@@ -446,7 +348,7 @@ def test_threads_stay_where_they_cannot_be_set(
             with pytest.raises(ZeroDivisionError):
                 session.threads = 2
         assert session.threads == 1
-        np.testing.assert_array_equal(session.run(inputs())["output"], expected)
+        np.testing.assert_array_equal(session.run(small_inputs())["output"], expected)
     with pytest.raises(UnavailableError):
         session.threads = 2
     with Session(written.path, threads=1, profile_to=tmp_path) as profiled, pytest.raises(InputError, match="profiled"):

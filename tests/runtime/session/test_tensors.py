@@ -1,3 +1,5 @@
+"""Tensors: the check of a model's inputs, and random inputs."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -50,7 +52,7 @@ def test_missing_input_is_named() -> None:
 
 
 def test_strided_input_is_made_contiguous() -> None:
-    """Not contiguous is fixed silently, values kept."""
+    """A strided input becomes contiguous with the same values."""
     strided = np.arange(60, dtype=np.float32).reshape(10, 3, 2)[::2]
     checked = check_inputs((IMAGE,), {"image": strided})["image"]
     assert checked.flags.c_contiguous

@@ -1,4 +1,4 @@
-"""The watchdog: its limits on a fake clock, and its thread."""
+"""Watchdog: its limits on a fake clock, and its thread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contention: checked against adding the rate up in small steps."""
+"""Contention: compared with a sum of the rate over small steps."""
 
 from __future__ import annotations
 

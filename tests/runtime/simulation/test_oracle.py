@@ -1,4 +1,4 @@
-"""The oracle, against an exhaustive search that knows nothing of its order, its frontier or its integers."""
+"""Oracle: compared with an exhaustive search that shares none of its code."""
 
 from __future__ import annotations
 

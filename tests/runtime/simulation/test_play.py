@@ -1,4 +1,4 @@
-"""Simulations of the real scheduler: outcomes, summary, comparison."""
+"""Play: simulations of the real scheduler, with outcomes, summary and comparison."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scheduler and its policies as a whole, in virtual time."""
+"""Simulation: the scheduler and its policies together, in virtual time."""
 
 from __future__ import annotations
 

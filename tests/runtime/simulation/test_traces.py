@@ -1,4 +1,4 @@
-"""Traces."""
+"""Traces: arrivals by seed and rate, and traces read from files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""VirtualClock."""
+"""VirtualClock: time, and the order of events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""VirtualSession and VirtualGuard."""
+"""VirtualSession: with VirtualGuard, runs that take the profile's time and may be lowered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Neighbours: other processes' share of the machine, by readings given."""
+"""Neighbours: the share of the machine that other processes use, by given readings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def neighbours(*readings):
 
 
 def test_what_is_not_ours_is_others():
-    """In ten seconds 18 were used, 10 of them by us."""
+    """In ten seconds 18 were used, 10 of them by our processes."""
     assert neighbours((100.0, 500.0, 30.0), (110.0, 518.0, 40.0)).cores() == 0.8
 
 

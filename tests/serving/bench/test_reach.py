@@ -1,3 +1,5 @@
+"""Reach: the verdict on a measurement against its bound."""
+
 from __future__ import annotations
 
 import pytest

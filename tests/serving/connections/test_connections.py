@@ -1,4 +1,4 @@
-"""What one connection, and all of them, may hold of the server. Frames by hand, for no gRPC library sends these."""
+"""Connections: limits on the resources of one and of all, with frames that no gRPC library sends."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_a_bomb_does_not_go_off(process: ServerProcess, encoding: str):
 
 @pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])
 def test_compressed_requests_are_read(server, compression):
-    """What an honest client compresses is what it sent."""
+    """A compressed request of an honest client is read as it was sent."""
     big = np.zeros((20_000, 4), np.float32)
     big[:, 1] = np.arange(20_000)
     with grpc.insecure_channel(server.address, compression=compression) as channel:
@@ -192,7 +192,7 @@ def test_broken_compression(server, body, text):
 
 
 def test_no_request_begins_as_a_compressed_one():
-    """What inflated() tells a compressed message by: gzip's first byte is no tag, zlib's is field 15, an integer."""
+    """The signs of a compressed message in inflated(): gzip's first byte is no tag, zlib's is field 15, an integer."""
     tag = 0x78
     assert 0x1F & 7 == 7  # no wire type
     requests = [getattr(messages, name) for name in dir(messages) if name.endswith("Request")]
@@ -295,7 +295,7 @@ def test_a_flood_of_pings_ends_the_connection(server):
 
 
 def test_no_text_of_a_peer_reaches_the_log(tmp_path: Path):
-    """A farewell with a forged log line and an escape sequence, written to nobody's terminal."""
+    """A farewell message with a forged log line and an escape sequence is not written to the log."""
     forged = b"\x1b[31mred\n2026-01-01 00:00:00 ERROR forged"
     command = [sys.executable, "-m", "nested_sparse.serving.cli", "serve", str(EXAMPLE), "--port", "0", "--json"]
     command += ["--threads", "1", "--profile-cache", "off"]

@@ -1,4 +1,4 @@
-"""FrontDelay before a door in virtual time: one server, what comes waits in line and is not seen before its turn."""
+"""FrontDelay: one server in virtual time, before which calls wait in line, unseen until their turn."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from nested_sparse.serving.connections.front_delay import CALLS_PER_PROBE, Entry
 
 SLO_MS = 20.0
 ANSWER_S, REFUSAL_S, PROBE_S = 0.0008, 0.00016, 0.0002
-"""What the loop has to do for each: a refusal costs a fifth of an answer."""
+"""The loop's work for each call: a refusal costs a fifth of an answer."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """What became of a call: its true wait, the one it was taken to have, when it was answered (None: refused)."""
+    """The outcome of a call: its true wait, its estimated wait, and the time of its answer (None: refused)."""
 
     arrived_s: float
     true_wait_s: float
@@ -100,7 +100,7 @@ def test_below_capacity_hardly_anything_is_refused() -> None:
 
 @pytest.mark.parametrize("load", [0.5, 1.0, 1.5])
 def test_the_wait_is_known_to_within_a_share_of_the_slo(load: float) -> None:
-    """What a call is taken to have waited, against what it did."""
+    """The estimated wait of a call, compared with its true wait."""
     calls = Door(FrontDelay(SLO_MS)).run(poisson(load / ANSWER_S, 10.0))[200:]
     errors_ms = 1e3 * np.array([call.entry.wait_s - call.true_wait_s for call in calls])
     assert np.quantile(np.abs(errors_ms), 0.9) < 0.4 * SLO_MS
@@ -119,7 +119,7 @@ def test_a_loop_that_stood_still_knows_it_without_a_probe() -> None:
 
 
 def test_one_long_wait_is_not_held_against_those_that_come_later() -> None:
-    """A second's hiccup: refused are those that waited, and soon nobody."""
+    """After a pause of one second, the calls that waited are refused, and soon no further ones."""
     delay = FrontDelay(SLO_MS)
     delay.stood_still(9.0, 10.0)
     assert delay.enter(10.0) == Entry(pytest.approx(1.0), refused=True)
@@ -129,7 +129,7 @@ def test_one_long_wait_is_not_held_against_those_that_come_later() -> None:
 
 
 def test_an_idle_server_sends_no_probe() -> None:
-    """Nor does a short row of requests."""
+    """A short row of requests causes no probe either."""
     delay = FrontDelay(SLO_MS)
     for number in range(CALLS_PER_PROBE - 1):
         assert not delay.probe_due(number * 60.0)
@@ -153,7 +153,7 @@ def test_a_probe_that_is_lost_refuses_nobody() -> None:
 
 
 def test_a_long_wait_is_looked_at_again_without_requests() -> None:
-    """What was refused must not be refused still when the front has long been empty."""
+    """Calls are no longer refused when the front has been empty for long."""
     delay = FrontDelay(SLO_MS)
     delay.probe_sent(10.0)
     delay.probe_arrived(10.015)

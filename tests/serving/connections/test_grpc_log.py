@@ -1,4 +1,4 @@
-"""gRPC's own log, which repeats what peers say: none of it in our processes, unless the user asks for it."""
+"""gRPC's log: it repeats text of peers, so it is off in our processes unless the user asks for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Addresses that cannot be listened on: each reason, and what to do about that one."""
+"""Listening: a message with reason and next step for each address that cannot be used."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_port_in_use():
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EADDRNOTAVAIL, errno.EINVAL, errno.EAFNOSUPPORT, errno.ENOBUFS])
 def test_other_reasons(monkeypatch, number):
-    """As the system gives them, each with an advice of its own."""
+    """Each reason of the system has its own advice."""
 
     class Refusing(socket.socket):
         def bind(self, address):

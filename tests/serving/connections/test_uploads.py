@@ -1,4 +1,4 @@
-"""Requests that are sent and never finished: what they hold is bounded, and honest clients notice nothing."""
+"""Uploads: requests that are never finished hold bounded memory, without effect on honest clients."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_the_server_looks_by_itself(model, serve, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::", "0.0.0.0", "::1", "localhost"])
 def test_what_calls_took_is_found_by_the_connection(model, serve, host):
-    """However the server listens and gRPC writes a peer's address."""
+    """The memory is found for each way to listen and each form of a peer's address."""
     try:
         check_listenable(host, 0)
     except ServingError as error:

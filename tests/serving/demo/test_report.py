@@ -1,4 +1,4 @@
-"""What the demo counts, on literal outcomes."""
+"""Demo report: its counts of literal outcomes."""
 
 from __future__ import annotations
 

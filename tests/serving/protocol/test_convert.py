@@ -1,4 +1,4 @@
-"""Requests become arrays, arrays become responses, and what does not fit is refused in a sentence."""
+"""Conversion: requests to arrays, arrays to responses, and one sentence for each misfit."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_several_inputs_keep_their_raw_order():
     ],
 )
 def test_refused(request_, message):
-    """What does not fit together is refused, with what was expected and what came."""
+    """A misfit is refused with the expected and the given value."""
     with pytest.raises(InputError, match=message):
         read(request_)
 
@@ -221,7 +221,7 @@ def stand_in(**changes):
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_no_field_is_looked_into_that_has_more_than_the_model(changes, message):
-    """So that what a request costs is bounded by the model, not by what the client sent."""
+    """So the model, not the client, bounds the cost of a request."""
     with pytest.raises(InputError, match=message):
         read(stand_in(**changes))
 
@@ -246,7 +246,7 @@ def test_fields_that_no_version_of_the_protocol_has_do_not_become_values():
 
 @pytest.mark.parametrize("text", ["x" * 20_000, "\x1b[31m\n"])
 def test_names_are_cut_and_escaped_in_messages(text):
-    """What comes before and after them survives."""
+    """The text before and after a name stays complete."""
     request = raw_request(np.float32([1, 2]), text)
     with pytest.raises(InputError, match="expected one of BOOL") as caught:
         read(request)
@@ -293,7 +293,7 @@ def test_outputs_of_every_type_and_size_round_trip(datatype, shape):
 
 
 def test_an_answer_that_no_message_holds_is_refused():
-    """Before it is copied."""
+    """The error comes before the answer is copied."""
     huge = np.broadcast_to(np.zeros(1, np.int8), (1 << 31,))
     with pytest.raises(TooLargeError, match="The answer has 2147483648 bytes"):
         serialize_response(ModelInferResponse(), ["y"], {"y": huge})

@@ -1,4 +1,4 @@
-"""Request parameters: taken when right, refused in a sentence when not, ignored when another extension's."""
+"""Request parameters: right ones are used, wrong ones refused, those of other extensions ignored."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def read(parameters, time_left_s=None):
     ],
 )
 def test_accepted(parameters, expected):
-    """What a client may say."""
+    """The parameters that a client may send."""
     assert read(parameters) == expected
 
 
@@ -81,12 +81,12 @@ def test_reading_leaves_the_request_alone():
     [(0, None, None), (5000, None, 5), (0, 0.007, 7), (5000, 0.007, 5), (9000, 0.007, 7), (5000, float("inf"), 5)],
 )
 def test_the_shorter_timeout_counts(timeout_us, left_s, expected_ms):
-    """Of the protocol's parameter and the transport's deadline."""
+    """The shorter one of the protocol's parameter and the transport's deadline counts."""
     assert read({"timeout": number(int64_param=timeout_us)}, left_s) == asked(timeout_ms=expected_ms)
 
 
 def test_served_parameters():
-    """What was served is reported; accuracy only when known."""
+    """The served level is reported, and its accuracy when it is known."""
     known = served_parameters(Response({}, Level(1, 0.25, 1, 1, {"accuracy": 0.75}), 12, 34, "why", 50.0))
     assert {name: value.WhichOneof("parameter_choice") for name, value in known.items()} == {
         "level": "int64_param",

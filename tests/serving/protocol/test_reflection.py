@@ -1,4 +1,4 @@
-"""grpc.reflection.v1 beside v1alpha, asked by raw calls: grpcurl and others try v1 first."""
+"""Reflection: grpc.reflection.v1 beside v1alpha, by raw calls, because grpcurl and others try v1 first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a request holds is measured before it is parsed, at a cost that does not grow with it."""
+"""Wire size: the measured content of a request before parsing, at a cost that does not grow with it."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""Counts: quantiles of histograms, and differences of two readings."""
+
 from __future__ import annotations
 
 import bisect

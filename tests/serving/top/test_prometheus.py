@@ -1,3 +1,5 @@
+"""Prometheus text: the reader, with text of our server and of Triton."""
+
 from __future__ import annotations
 
 import io

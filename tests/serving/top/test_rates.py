@@ -1,3 +1,5 @@
+"""Rates: figures between two readings."""
+
 from __future__ import annotations
 
 from dataclasses import replace
@@ -37,14 +39,14 @@ def test_what_happened_in_between() -> None:
     assert it.per_s == 15.0
     assert it.answered_share == pytest.approx(2 / 3)
     assert (it.mean_queue_ms, it.mean_compute_ms) == (10.0, 5.0)
-    assert it.in_time_share == pytest.approx(20 / 25)  # cancelled ones are nobody's fault
+    assert it.in_time_share == pytest.approx(20 / 25)  # cancelled requests do not count as late
     assert it.level_shares == {0: 0.25, 3: 0.75}
     assert it.queue_ms == pytest.approx((5.5, 9.91))
     assert (it.shed, it.expired, it.late, it.queue_length, it.slowdown) == (5, 0, 0, 4, 1.5)
 
 
 def test_without_metrics_there_are_rates_and_means() -> None:
-    """And nothing is made up."""
+    """Missing figures are not invented."""
     it = between(replace(BEFORE, metrics=None), replace(AFTER, metrics=None))
     assert (it.per_s, it.mean_queue_ms) == (15.0, 10.0)
     assert [it.in_time_share, it.level_shares, it.queue_ms, it.compute_ms, it.shed, it.slowdown] == [None] * 6
@@ -60,14 +62,14 @@ def test_nothing_happened() -> None:
 
 @pytest.mark.parametrize("before", [None, AFTER], ids=["new", "restarted"])
 def test_a_model_that_began_anew_did_all_it_has_counted(before: ModelCounts | None) -> None:
-    """No negative rates."""
+    """There are no negative rates."""
     it = between(before, BEFORE)
     assert it.per_s == 55.0
     assert (it.shed, it.level_shares) == (10, {3: 1.0})
 
 
 def test_metrics_of_another_server_tell_the_queue_only() -> None:
-    """Triton's."""
+    """The metrics are Triton's."""
     it = between(replace(BEFORE, metrics=None), replace(AFTER, metrics=MetricCounts(queue_length=7.0)))
     assert it.queue_length == 7
     assert [it.in_time_share, it.level_shares, it.shed] == [None] * 3

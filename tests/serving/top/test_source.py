@@ -1,4 +1,4 @@
-"""Counts are read from real servers: ours, one with Triton's own messages, one that has the core methods only."""
+"""Source: counts read from real servers: ours, one with Triton's messages, one with only the core methods."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_our_server_tells_all(model, serve, source):
 
 
 def test_without_metrics_it_says_so(server, source):
-    """And how to have them."""
+    """The message also has the option that turns them on."""
     counts = source(server.address).read()
     assert "serve --metrics-port" in counts.note
     assert [model.metrics for model in counts.models] == [None]
@@ -197,7 +197,7 @@ def test_no_server_says_what_was_tried(source):
 
 @pytest.mark.parametrize("address", ["localhost", "8001", ":8001", "http://x:1", "a:b", "::1:8001", ""])
 def test_what_is_no_address_is_refused(source, address):
-    """Before anything is asked."""
+    """The error comes before any request."""
     with pytest.raises(InputError, match="expected HOST:PORT"):
         source(address)
     with pytest.raises(InputError, match="expected HOST:PORT"):

@@ -1,4 +1,4 @@
-"""What is shown over a server's ups and downs, by a scripted source."""
+"""Watch: the display while a scripted server starts and stops."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Script:
 
 
 def shown(*readings: Counts | Exception, terminal: bool = False, width: int = 80, **options: object) -> str:
-    """What a console is given for these readings."""
+    """The text that a console shows for these readings."""
     text = io.StringIO()
     console = Console(file=text, force_terminal=terminal, width=width, color_system=None)
     slept: list[float] = []

@@ -1,3 +1,5 @@
+"""Images: IDX files, the digits and their split, and batches."""
+
 from __future__ import annotations
 
 import gzip
@@ -17,7 +19,7 @@ FASHION = DATA / "fashion_mnist"
 
 
 def write_set(directory: Path, *, suffix: str = "") -> np.ndarray:
-    """Four IDX files of 3 training and 2 test images; returns the training pixels."""
+    """Write four IDX files of 3 training and 2 test images; returns the training pixels."""
     pixels = np.random.default_rng(0).integers(0, 256, (5, 4, 6), dtype=np.uint8)
     labels = np.arange(5, dtype=np.uint8)
     for prefix, part in (("train", slice(0, 3)), ("t10k", slice(3, 5))):
@@ -30,7 +32,7 @@ def write_set(directory: Path, *, suffix: str = "") -> np.ndarray:
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_idx_files_are_read(tmp_path: Path, suffix: str) -> None:
-    """Pixels come out as 0 to 1 with a channel, labels as int64, plain or gzipped."""
+    """Pixels are 0 to 1 with a channel, labels are int64, from plain and gzipped files."""
     pixels = write_set(tmp_path, suffix=suffix)
     train, test = load_idx(tmp_path)
     assert train.images.shape == (3, 1, 4, 6)
@@ -41,7 +43,7 @@ def test_idx_files_are_read(tmp_path: Path, suffix: str) -> None:
 
 
 def test_malformed_idx_files_are_errors(tmp_path: Path) -> None:
-    """Missing, empty, foreign, truncated, overlong, oversized and mismatched files each say what is wrong."""
+    """Missing, empty, foreign, truncated, overlong, oversized and mismatched files each have their error."""
     with pytest.raises(TrainingError, match="found neither"):
         load_idx(tmp_path)
     write_set(tmp_path)
@@ -70,7 +72,7 @@ def test_malformed_idx_files_are_errors(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not FASHION.is_dir(), reason="Fashion-MNIST lies outside the repository, in ../shared/data")
 def test_fashion_mnist_has_its_known_statistics() -> None:
-    """60000 and 10000 images, 6000 and 1000 a class, mean 0.2860 and deviation 0.3530."""
+    """It has 60000 and 10000 images, 6000 and 1000 per class, mean 0.2860 and deviation 0.3530."""
     train, test = load_idx(FASHION)
     assert train.images.shape == (60000, 1, 28, 28)
     assert torch.bincount(train.labels).tolist() == [6000] * 10
@@ -80,7 +82,7 @@ def test_fashion_mnist_has_its_known_statistics() -> None:
 
 
 def test_digits_are_split_once_and_for_all() -> None:
-    """Every digit is in one half, the same for the same seed, scaled up within 0 to 1."""
+    """Every digit is in one part, the same one for the same seed, scaled up within 0 to 1."""
     train, test = load_digits_images()
     again, _ = load_digits_images()
     other, _ = load_digits_images(seed=1)
@@ -120,7 +122,7 @@ def test_batches_depend_on_the_epoch_only() -> None:
 
 
 def test_shift_moves_images_by_pixels() -> None:
-    """Down and right are positive; what leaves is lost and zeros come in."""
+    """Down and right are positive; zeros fill the gap."""
     image = torch.arange(1.0, 10).reshape(1, 1, 3, 3)
     moved = shifted(image.expand(2, 1, 3, 3), np.array([[1, 0], [0, -2]]))
     assert moved[0, 0].tolist() == [[0, 0, 0], [1, 2, 3], [4, 5, 6]]

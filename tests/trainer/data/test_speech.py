@@ -1,3 +1,5 @@
+"""Speech: log-mel spectrograms, the files of spoken digits, and Jasper."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 
 from nested_sparse.errors import TrainingError
 from nested_sparse.trainer import nest
-from nested_sparse.trainer.data.images import Batches, later
+from nested_sparse.trainer.data.images import Batches, delayed
 from nested_sparse.trainer.data.speech import LabelledSpectra, decoded_clips, load_fsdd, log_mel, mel_bank
 from nested_sparse.trainer.models import Jasper
 from support import DATA
@@ -25,7 +27,7 @@ def hz_of_mel(mel: float) -> float:
 
 
 def triangle(band: int, bands: int, hz: float, rate_hz: int) -> float:
-    """The weight of one frequency in one band, from the definition: 0, up to 1 at the centre, down to 0."""
+    """The weight of one frequency in one band by the definition: from 0 up to 1 at the centre, then down to 0."""
     step = 2595 * np.log10(1 + rate_hz / 2 / 700) / (bands + 1)
     low, centre, high = (hz_of_mel((band + k) * step) for k in (0, 1, 2))
     if not low < hz < high:
@@ -36,7 +38,7 @@ def triangle(band: int, bands: int, hz: float, rate_hz: int) -> float:
 @settings(deadline=None, max_examples=20)
 @given(st.integers(2, 50), st.sampled_from([64, 256, 512]), st.sampled_from([8000, 16000]))
 def test_mel_bank_is_triangles(bands: int, fft_samples: int, rate_hz: int) -> None:
-    """Every weight is the one that a loop over bands and bins gives; neighbours add up to 1 between their centres."""
+    """Every weight equals that of a loop over bands and bins; neighbours add up to 1 between their centres."""
     bank = mel_bank(bands, fft_samples, rate_hz)
     bins_hz = [k * rate_hz / fft_samples for k in range(fft_samples // 2 + 1)]
     expected = [[triangle(band, bands, hz, rate_hz) for hz in bins_hz] for band in range(bands)]
@@ -54,7 +56,7 @@ def test_every_band_that_we_use_sees_a_bin() -> None:
 @settings(deadline=None, max_examples=15)
 @given(st.floats(150, 3700))
 def test_a_tone_peaks_in_its_band(hz: float) -> None:
-    """The loudest band of a pure tone is one whose triangle holds the tone, in every frame that is all tone."""
+    """In every frame of a pure tone, the loudest band is one whose triangle contains the tone."""
     tone = torch.sin(2 * torch.pi * hz * torch.arange(8000) / 8000)
     spectrum = log_mel(tone[None])[0]
     assert spectrum.shape == (40, 100)
@@ -87,7 +89,7 @@ def mu_law_table() -> NDArray[np.int16]:
 
 
 def arrays_of_a_set(clips: int = 12) -> dict[str, np.ndarray]:
-    """Clips of random codes, of 500 to 12000 samples; index 0 to clips - 1."""
+    """Arrays of clips of random codes, of 500 to 12000 samples, with index 0 to clips - 1."""
     rng = np.random.default_rng(1)
     lengths = rng.integers(500, 12000, clips)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
@@ -101,7 +103,7 @@ def arrays_of_a_set(clips: int = 12) -> dict[str, np.ndarray]:
 
 
 def test_codes_are_decoded_by_the_table() -> None:
-    """Each sample is the table's, over 2^15; what is short is padded with silence, what is long is cut."""
+    """Each sample is the table's, over 2^15; short clips are padded with silence, long ones are cut."""
     arrays = arrays_of_a_set()
     clips = decoded_clips(arrays["codes"], arrays["lut"], arrays["offsets"])
     assert clips.shape == (12, 8000)
@@ -114,7 +116,7 @@ def test_codes_are_decoded_by_the_table() -> None:
 
 
 def test_a_set_is_split_by_index(tmp_path: Path) -> None:
-    """Recordings 0 to 4 are the test set; every clip's mean is 0, and it is nobody else's spectrum."""
+    """Recordings 0 to 4 are the test set; every clip has its own spectrum, of mean 0."""
     arrays = arrays_of_a_set()
     np.savez(tmp_path / "set.npz", **arrays)
     train, test = load_fsdd(tmp_path / "set.npz")
@@ -141,7 +143,7 @@ def test_a_set_is_split_by_index(tmp_path: Path) -> None:
     ],
 )
 def test_malformed_sets_are_errors(tmp_path: Path, change: dict[str, np.ndarray | None], message: str) -> None:
-    """What, where, what was expected and what was found."""
+    """The error has the file, the array, the expected and the found value."""
     arrays = {**arrays_of_a_set(), **change}
     path = tmp_path / "set.npz"
     np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
@@ -151,7 +153,7 @@ def test_malformed_sets_are_errors(tmp_path: Path, change: dict[str, np.ndarray 
 
 
 def test_files_that_are_no_sets_are_errors(tmp_path: Path) -> None:
-    """Absent, foreign, cut off, and a plain .npy."""
+    """Missing, foreign and truncated files, and a plain .npy."""
     path = tmp_path / "set.npz"
     with pytest.raises(TrainingError, match="not a readable"):
         load_fsdd(path)
@@ -166,7 +168,7 @@ def test_files_that_are_no_sets_are_errors(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not FSDD.is_file(), reason="the Free Spoken Digits lie outside the repository, in ../shared/data")
 def test_the_spoken_digits_are_as_documented() -> None:
-    """Its split is the archive's own `test`; every class and the first clip's samples are as its README says."""
+    """The split is the archive's own `test`; each class and the first clip's samples are as in its README."""
     with np.load(FSDD) as archive:
         arrays = {name: archive[name] for name in archive.files}
     np.testing.assert_array_equal(arrays["index"] < 5, arrays["test"])
@@ -180,9 +182,9 @@ def test_the_spoken_digits_are_as_documented() -> None:
 
 
 def test_lines_move_in_time() -> None:
-    """Later is positive; the frame at the edge fills the gap; bands stay where they are; labels stay with clips."""
+    """Positive is later; the edge frame fills the gap; bands do not move; labels stay with their clips."""
     spectra = torch.arange(12.0).reshape(1, 2, 6).expand(3, 2, 6)
-    moved = later(spectra, np.array([2, 0, -1]))
+    moved = delayed(spectra, np.array([2, 0, -1]))
     assert moved[0].tolist() == [[0, 0, 0, 1, 2, 3], [6, 6, 6, 7, 8, 9]]
     assert torch.equal(moved[1], spectra[1])
     assert moved[2].tolist() == [[1, 2, 3, 4, 5, 5], [7, 8, 9, 10, 11, 11]]
@@ -194,7 +196,7 @@ def test_lines_move_in_time() -> None:
 
 
 def test_jasper_has_the_size_it_says() -> None:
-    """0.55 million weights and 57 MFLOP for 100 frames; any number of frames; its 1-D convolutions are nested."""
+    """It has 0.55 million weights and 57 MFLOP for 100 frames, takes any number of frames, and its 1-D layers nest."""
     model = Jasper().eval()
     assert sum(parameter.numel() for parameter in model.parameters()) == pytest.approx(0.55e6, rel=0.02)
     counted = []

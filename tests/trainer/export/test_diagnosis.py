@@ -1,4 +1,4 @@
-"""Verification that disagrees says what about the model is the reason; only what remains asks for a report."""
+"""Diagnosis: a file that disagrees with torch gets the reason in the model; other cases ask for a report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nested_sparse.trainer import export, nest
 
 
 class Block(nn.Module):
-    """A layer before and after something odd."""
+    """A layer before and after an odd module."""
 
     def __init__(self, odd: nn.Module) -> None:
         super().__init__()
@@ -38,14 +38,14 @@ class AddsNoise(nn.Module):
 
 
 class TossesACoin(nn.Module):
-    """Python's generator, which torch knows nothing of."""
+    """A module with Python's random generator, which torch does not control."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x * random.random()
 
 
 class Seeds(nn.Module):
-    """Noise that is the same at every call, but not in a file."""
+    """A module with noise that is equal at every call, but not in a file."""
 
     def forward(self, x: Tensor) -> Tensor:
         torch.manual_seed(0)
@@ -53,7 +53,7 @@ class Seeds(nn.Module):
 
 
 class Autocasts(nn.Module):
-    """Less than float32, between two layers."""
+    """A module that computes below float32 between two layers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,14 +65,14 @@ class Autocasts(nn.Module):
 
 
 class Amplifies(nn.Module):
-    """Rounding: what float32 cannot say of a large angle changes its sine."""
+    """A module that amplifies rounding: float32 cannot represent a large angle well enough for its sine."""
 
     def forward(self, x: Tensor) -> Tensor:
         return (x * 3e6).sin()
 
 
 class Accumulates(nn.Module):
-    """What it saw, in an attribute that is no buffer."""
+    """A module that stores its input in an attribute that is not a buffer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ def exported(odd: nn.Module, folder: Path) -> None:
     ],
 )
 def test_the_model_is_told_what_is_wrong_with_it(odd: nn.Module, message: str, tmp_path: Path) -> None:
-    """By name, without asking for a report; nothing is written."""
+    """The error names the module, without asking for a report; no file is written."""
     with pytest.raises(ExportError, match=message) as caught:
         exported(odd, tmp_path)
     assert "please report" not in str(caught.value)
@@ -122,7 +122,7 @@ def test_the_model_is_told_what_is_wrong_with_it(odd: nn.Module, message: str, t
 def test_only_a_sound_model_asks_for_a_report(
     odd: nn.Module, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An error of the file that torch's own float32 makes as well is the model's, with both figures; else ours."""
+    """An error that torch's own float32 makes, too, is the model's, with both figures; other errors are ours."""
     truth = Session.run
 
     def wrong(self: Session, inputs: dict, level: int = -1) -> dict[str, np.ndarray]:
@@ -134,8 +134,8 @@ def test_only_a_sound_model_asks_for_a_report(
 
 
 def test_a_model_that_agrees_is_not_run_again(tmp_path: Path) -> None:
-    """What tells the reasons apart costs nothing where nothing is wrong: one run for the trace's shapes, and one for
-    every level and input of the verification.
+    """The diagnosis costs nothing without a fault: there is one run for the trace's shapes, and one for every level and
+    input of the verification.
     """
 
     class Counted(nn.Module):

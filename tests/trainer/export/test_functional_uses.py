@@ -1,4 +1,4 @@
-"""Weights that forward reads past their layers: the level's in torch, sparse in the file, or refused by name."""
+"""Functional uses: weights that other forwards read directly are the level's in torch, sparse in the file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DENSITIES = (0.2, 0.5)
 
 
 class Read(nn.Module):
-    """Two rows, as many as there are levels; each sample's answer is a sum of what the weights and biases give."""
+    """Two rows, as many as there are levels; each sample's answer is a sum of weights and biases."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Read(nn.Module):
 
 
 class Biases(nn.Module):
-    """One weight with its own bias, with none, with another, and in a call of the layer; another layer without bias."""
+    """One weight with its own bias, without, with another, and in a call of its layer; another layer without bias."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Biases(nn.Module):
 
 
 class Pool(nn.Module):
-    """As CLIP's AttentionPool2d: torch's own function for attention is given the weights."""
+    """A pool like CLIP's AttentionPool2d: torch's own function for attention gets the weights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class Pool(nn.Module):
 
 
 class Tied(nn.Module):
-    """An autoencoder whose decoder is the encoder transposed."""
+    """An autoencoder whose decoder is the transposed encoder."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class Tied(nn.Module):
 
 
 class Looked(nn.Module):
-    """It looks at a weight as T5 does, but computes nothing with it."""
+    """A module that inspects a weight, as T5 does, but computes nothing with it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class Looked(nn.Module):
 
 
 def net_of(model: nn.Module, **options: object) -> NestedModel:
-    """In eval mode, with another bias at every level."""
+    """The nested model in eval mode, with another bias at every level."""
     torch.manual_seed(0)
     net = nest(model, densities=DENSITIES, **options).eval()  # type: ignore[arg-type]
     for layer in net.nested_layers().values():
@@ -110,7 +110,7 @@ def net_of(model: nn.Module, **options: object) -> NestedModel:
 
 @torch.no_grad()
 def at_level(model: nn.Module, net: NestedModel, level: int) -> nn.Module:
-    """`model`, which `net` was made of, with the weights and biases of a level."""
+    """The original `model` of `net`, with the weights and biases of a level."""
     for name, layer in net.nested_layers().items():
         plain = model.get_submodule(name)
         assert isinstance(plain, nn.Linear)
@@ -134,7 +134,7 @@ MODELS = [
 def test_every_level_computes_with_its_own(
     kind: type[nn.Module], shape: tuple[int, ...], keep: tuple[str, ...], graph: list[str] | None, tmp_path: Path
 ) -> None:
-    """In torch and in the file: what the plain model does with the level's weights and biases."""
+    """Torch and the file compute as the plain model does with the level's weights and biases."""
     model = kind()
     net = net_of(model, keep_dense=keep)
     x = torch.randn(shape)
@@ -158,13 +158,13 @@ def test_every_level_computes_with_its_own(
 
 
 def test_uses_past_the_layer_count() -> None:
-    """Each use of a weight is as many multiply-adds as it has weights, wherever it is read."""
+    """Each use of a weight counts one multiply-add per element, wherever it is read."""
     net = nest(Biases(), densities=DENSITIES, budget_by="flops", budget="erk", example_inputs=(torch.randn(3, 6),))
     assert net.budget.positions == {"a": 4, "b": 2}
 
 
 def test_what_has_no_sparse_operator_is_refused_by_name(tmp_path: Path) -> None:
-    """The message names the layer, what reads its weight, and what to do."""
+    """The message names the layer, the reader of its weight, and the next step."""
     with pytest.raises(ExportError, match=r"'encode' is nested.*aten\.t.*keep_dense=\('encode',\)"):
         export(net_of(Tied()), (torch.randn(2, 6),), tmp_path / "net.safetensors")
     assert not list(tmp_path.iterdir())
@@ -183,7 +183,7 @@ class Aside(nn.Module):
 
 
 def test_a_layer_that_is_not_called_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """And left out: the file's density and FLOPs are of what it holds."""
+    """The layer is logged and left out: the file's density and FLOPs are of its own layers."""
     net = net_of(Aside())
     path = export(net, (torch.randn(2, 6),), tmp_path / "net.safetensors")
     assert "forward does not call aside in eval mode" in caplog.text
@@ -196,7 +196,7 @@ def test_a_layer_that_is_not_called_is_said(tmp_path: Path, caplog: pytest.LogCa
 
 
 class Block(nn.Module):
-    """A part of a model that is computed again in the backward pass."""
+    """A part of a model that the backward pass computes again."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -209,7 +209,7 @@ class Block(nn.Module):
 
 
 def test_gradients_reach_the_parameters() -> None:
-    """Those of the weights that the level keeps and of its bias, also where activations are computed again."""
+    """Gradients reach the level's kept weights and its bias, also when activations are computed again."""
     x, gradients = torch.randn(4, 6), []
     for kind in (Read, Block):
         torch.manual_seed(0)
@@ -229,7 +229,7 @@ def test_gradients_reach_the_parameters() -> None:
 
 
 def test_outside_a_forward_they_are_the_parameters() -> None:
-    """So that whoever trains, prunes or saves sees every level's values; a part called by itself sees the level's."""
+    """Training, pruning and saving see every level's values; a part called alone sees the level's."""
     net = net_of(Read())
     (layer, _) = net.nested_layers().values()
     assert layer.weight is dict(net.named_parameters())["model.proj.weight"]

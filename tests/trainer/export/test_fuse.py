@@ -1,4 +1,4 @@
-"""The fusion pass on small graphs written by hand."""
+"""Fusion: the pass on small graphs written by hand."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PLACEMENT = LayerPlacement(
 def graph(
     body: str, inputs: str = "float[N,4,8,8] x", outputs: str = "float[N,4,8,8] y", inner: Sequence[str] = ()
 ) -> ir.Model:
-    """A traced graph in onnx's text form; `inner` values have the shape of x unless they say another."""
+    """A traced graph in onnx's text form; `inner` values have the shape of x by default."""
     known = ", ".join(f"float[N,4,8,8] {name}" if " " not in name else name for name in inner)
     head = '<ir_version: 9, opset_import: ["": 20, "nested_sparse": 1]>'
     text = f"{head} main ({inputs}) => ({outputs}) <{known}> {{ {body} }}"
@@ -56,7 +56,7 @@ def attributes(node: onnx.NodeProto) -> dict[str, object]:
 
 
 def test_whole_chain_becomes_one_node() -> None:
-    """Norm, residual and clip are folded; the node has every attribute and input the operator asks for."""
+    """Norm, residual and clip are folded; the node has all attributes and inputs of the operator."""
     body = """c = NestedConv<layer="a", strides=[1,1]>(x) n = LevelNorm<layer="n">(c) s = Add(x, n)
               low = Constant<value = float {0}>() high = Constant<value = float {6}>() y = Clip(s, low, high)"""
     model = graph(body, inner=["c", "n", "s"])
@@ -89,7 +89,7 @@ def test_nodes_of_halves_say_so() -> None:
 
 
 def test_nothing_to_fold_leaves_infinite_bounds() -> None:
-    """Without residual and clamp the input is absent and the bounds are infinite."""
+    """Without residual and clamp the input is missing and the bounds are infinite."""
     (node,), result = fused(graph('y = NestedLinear<layer="a">(x)'))
     assert list(node.input)[:3] == ["x", "__level__", ""]
     assert attributes(node)["clip_min"] == -np.inf
@@ -99,7 +99,7 @@ def test_nothing_to_fold_leaves_infinite_bounds() -> None:
 
 @pytest.mark.parametrize("order", ["c, r", "r, c"])
 def test_residual_made_after_the_layer_is_ordered_before_it(order: str) -> None:
-    """The layer waits for its residual, whichever operand that is."""
+    """The layer runs after its residual, whichever operand that is."""
     body = f'c = NestedConv<layer="a">(x) r = Sigmoid(x) s = Add({order}) y = Relu(s)'
     nodes, _ = fused(graph(body, inner=["c", "r", "s"]))
     assert [node.op_type for node in nodes] == ["Sigmoid", "NestedConv"]
@@ -107,7 +107,7 @@ def test_residual_made_after_the_layer_is_ordered_before_it(order: str) -> None:
 
 
 def test_sum_of_two_layers_folds_into_one_of_them() -> None:
-    """Both operands could take the sum; one does, the other is its residual."""
+    """Both operands could fold the sum; one does, the other is its residual."""
     body = """c = NestedConv<layer="a">(x) n = LevelNorm<layer="n">(c)
               d = NestedConv<layer="b">(x) m = LevelNorm<layer="m">(d) s = Add(n, m) y = Relu(s)"""
     nodes, result = fused(graph(body, inner=["c", "n", "d", "m", "s"]))
@@ -150,13 +150,13 @@ UNFOLDABLE = {
 
 @pytest.mark.parametrize("case", UNFOLDABLE)
 def test_step_stays_outside(case: str) -> None:
-    """What would change the result is not folded."""
+    """A step that would change the result is not folded."""
     body, inner, expected = UNFOLDABLE[case]
     assert sorted(operators(graph(body, inner=inner))) == sorted(expected)
 
 
 def test_graph_outputs_are_not_folded_past() -> None:
-    """A value that the graph answers with stays one."""
+    """A value that is an output of the graph stays one."""
     model = graph('y = NestedConv<layer="a">(x) z = Relu(y)', outputs="float[N,4,8,8] y, float[N,4,8,8] z")
     assert operators(model) == ["NestedConv", "Relu"]
 
@@ -172,7 +172,7 @@ def test_different_norms_of_one_layer_stay_outside() -> None:
 
 
 def test_norm_that_stands_alone_is_spelled_out() -> None:
-    """Without a layer before it, a norm picks its row of the table by the level; two calls share the table."""
+    """Without a layer before it, a norm selects its row of the table by the level; two calls share the table."""
     nodes, result = fused(graph('n = LevelNorm<layer="n">(x) y = LevelNorm<layer="n">(n)', inner=["n"]))
     assert sorted(node.op_type for node in nodes) == ["Add", "Add"] + ["Gather"] * 4 + ["Mul", "Mul"]
     assert [tuple(value.shape) for value in result.model.graph.initializers.values()] == [(LEVELS, 4, 1, 1)] * 2
@@ -199,7 +199,7 @@ def test_layers_in_branches_are_folded_there() -> None:
 
 
 def test_unused_weights_and_traces_are_dropped() -> None:
-    """Nothing that the graph does not need stays in it."""
+    """Unneeded parts do not stay in the graph."""
     model = graph('y = NestedConv<layer="a">(x) unused = Relu(x)')
     model.graph.register_initializer(ir.Value(name="w", const_value=ir.tensor(np.ones(3, np.float32), name="w")))
     for node in model.graph:

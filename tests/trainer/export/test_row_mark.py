@@ -1,4 +1,4 @@
-"""Exported files say whether rows are independent, and requests of different clients are joined only where they are."""
+"""Row mark: files state whether rows are independent, and only such requests of several clients are joined."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nested_sparse.trainer import export, nest
 
 
 class Net(nn.Module):
-    """A small body and a head of the test's choice."""
+    """A small body and a head that the test chooses."""
 
     def __init__(self, head: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ def exported(tmp_path: Path, head: Callable[[Tensor], Tensor], **options: bool) 
 
 
 def check_answers(path: Path, joins: bool) -> None:
-    """Two requests of two samples, where a joined run would cost no more than one: as if each had been the only one."""
+    """Two requests of two samples, for which a joined run costs no more than one, get the answers of separate runs."""
     rng = np.random.default_rng(0)
     requests = [{"input": rng.standard_normal((2, 6)).astype(np.float32)} for _ in range(2)]
     profile = LatencyProfile((1, 2, 4), [[8.0] * 3] * 2)
@@ -67,7 +67,7 @@ def check_answers(path: Path, joins: bool) -> None:
 
 @pytest.mark.parametrize("name", HEADS)
 def test_each_client_gets_what_it_would_get_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str) -> None:
-    """Export finds out whether samples may be joined, writes it into the file, logs where not; the scheduler obeys."""
+    """Export tests whether samples may be joined, writes it into the file and logs a no; the scheduler obeys."""
     head, mark = HEADS[name]
     with caplog.at_level(logging.INFO, "nested_sparse"):
         path = exported(tmp_path, head)
@@ -82,7 +82,7 @@ def test_each_client_gets_what_it_would_get_alone(tmp_path: Path, caplog: pytest
 
 
 def test_what_was_not_looked_at_is_not_said(tmp_path: Path) -> None:
-    """Of an export that is not verified, and of one whose batch is fixed, which leaves nothing to join."""
+    """There is no mark after an export without verification, or with a fixed batch, which is never joined."""
     for options in ({"verify": False}, {"fixed_batch": True, "force": True}):
         with Checkpoint.open(exported(tmp_path, HEADS["products"][0], **options)) as checkpoint:
             assert checkpoint.rows is None

@@ -1,4 +1,4 @@
-"""Export's own work grows with the graph as the graph does, and recurrent layers are one node at every length."""
+"""Simplification: work in proportion to the graph, and one node per recurrent layer at every length."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from nested_sparse.trainer.model.forward_call import ForwardCall
 
 
 class Unrolled(nn.Module):
-    """A loop that tracing unrolls, as farthest-point sampling is one; each step reads and writes by an index."""
+    """A loop that tracing unrolls, like farthest-point sampling; each step reads and writes by an index."""
 
     def __init__(self, steps: int) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ def test_work_grows_with_the_graph_as_the_graph_does(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
 def test_recurrent_layers_are_traced_as_one_node(kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch goes through as many operators for a long sequence as for a short one."""
+    """torch runs as many operators for a long sequence as for a short one."""
     operators = 0
     dispatch = FakeTensorMode.dispatch
 
@@ -110,7 +110,7 @@ def test_recurrent_layers_are_traced_as_one_node(kind: type[nn.Module], monkeypa
 def test_recurrent_layers_answer_as_torch_does(
     kind: type[nn.Module], options: dict[str, object], tmp_path: Path
 ) -> None:
-    """Layers, directions and biases; a free batch; the states too. Plain RNNs are left to torch."""
+    """The test has layers, directions, biases, a free batch and the states. Plain RNNs are left to torch."""
     torch.manual_seed(0)
     net = nest(Recurrent(kind(6, 5, **options), 10 if "bidirectional" in options else 5), densities=(0.3, 0.6)).eval()
     path = export(net, (torch.randn(2, 7, 6),), tmp_path / "net.safetensors")

@@ -1,4 +1,4 @@
-"""Tracing: names and shapes of inputs and outputs, and errors that name the module at fault."""
+"""Tracing: names and shapes of inputs and outputs, and errors that name the faulty module."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OPTIONS = {"input_names": None, "output_names": None, "fixed_batch": False}
 
 
 class Wrapped(nn.Module):
-    """A linear layer, then another module, so that the module at fault has a dotted path."""
+    """A linear layer, then another module, so that the faulty module has a dotted path."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Lambda(nn.Module):
 
 
 class Several(nn.Module):
-    """Two inputs, a rest of inputs, three outputs; one output is an input."""
+    """Two inputs, further positional inputs, and three outputs, one of which is an input."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Several(nn.Module):
 
 
 class Clashing(nn.Module):
-    """Parameters that carry the names of the graph's input and output."""
+    """Parameters with the names of the graph's input and output."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ def shapes(graph: TracedGraph) -> list[tuple]:
 
 
 def test_one_input_and_output_have_the_default_names_and_a_free_batch() -> None:
-    """`input` and `output`; dimension 0 may be anything, although the example has size 1."""
+    """The names are `input` and `output`; dimension 0 is free, although the example has size 1."""
     graph = traced(Wrapped(nn.ReLU()), torch.randn(1, 8))
     assert shapes(graph) == [
         ("input", "float32", (None, 8), (1, 8)),
@@ -84,7 +84,7 @@ def test_one_input_and_output_have_the_default_names_and_a_free_batch() -> None:
 
 
 def test_several_have_the_names_of_the_parameters() -> None:
-    """Inputs are called as forward's parameters, *args numbered; outputs by their keys, positions in lists behind."""
+    """Inputs have forward's parameter names, *args with numbers; outputs have their keys, then list positions."""
     graph = traced(Several(), *(torch.randn(3, 4) for _ in range(3)))
     assert [spec.name for spec in graph.inputs] == ["left", "others_0", "others_1"]
     assert [spec.name for spec in graph.outputs] == ["total", "parts_0", "parts_1"]
@@ -98,7 +98,7 @@ def test_given_names_are_used() -> None:
 
 
 def test_parameters_called_like_inputs_and_outputs_make_way() -> None:
-    """Every value has a name of its own."""
+    """Every value has its own name."""
     graph = traced(Clashing(), torch.randn(2, 4)).model.graph
     names = [value.name for value in graph.inputs] + list(graph.initializers)
     names += [value.name for node in ir.traversal.RecursiveGraphIterator(graph) for value in node.outputs]
@@ -127,7 +127,7 @@ FAILURES = {
 
 @pytest.mark.parametrize("name", FAILURES)
 def test_errors_name_the_module_at_fault(name: str) -> None:
-    """One readable line: which module, what it did, what to do."""
+    """The error is one readable line with the module, its operation and the next step."""
     function, message = FAILURES[name]
     with pytest.raises(ExportError, match=message) as caught:
         traced(Wrapped(Lambda(function)), torch.randn(2, 8))
@@ -136,7 +136,7 @@ def test_errors_name_the_module_at_fault(name: str) -> None:
 
 
 def test_batch_of_one_spelled_out_asks_for_fixed_batch() -> None:
-    """A model that only takes one sample at a time is told so, and works with fixed_batch."""
+    """A model that takes only one sample at a time gets this advice, and works with fixed_batch."""
     model = Wrapped(Lambda(lambda x: x.view(1, 8) * 2))
     with pytest.raises(ExportError, match="fixed_batch=True"):
         traced(model, torch.randn(1, 8))
@@ -145,7 +145,7 @@ def test_batch_of_one_spelled_out_asks_for_fixed_batch() -> None:
 
 @pytest.mark.parametrize("examples", [(torch.randn(2, 4), torch.randn(3, 4)), (torch.randn(2, 4), torch.tensor(1.0))])
 def test_inputs_must_share_their_batch(examples: tuple[Tensor, ...]) -> None:
-    """Inputs of different batch sizes, or with none, need fixed_batch."""
+    """Inputs of different batch sizes, or without one, need fixed_batch."""
     net = nest(Several(), densities=(0.5,)).eval()
     with pytest.raises(ExportError, match=r"dimension 0 of every input.*fixed_batch=True"):
         trace(net.model, ForwardCall(net.model, examples), [((), torch.zeros(1))], **OPTIONS)
@@ -163,14 +163,14 @@ def test_inputs_must_share_their_batch(examples: tuple[Tensor, ...]) -> None:
     ],
 )
 def test_bad_names_are_refused(options: dict[str, object], message: str) -> None:
-    """Names must be as many as the tensors, distinct, and not the runtime's own."""
+    """Names must be as many as the tensors, distinct, and not reserved by the runtime."""
     with pytest.raises(ExportError, match=message):
         traced(Wrapped(nn.ReLU()), torch.randn(2, 8), **options)
 
 
 @pytest.mark.parametrize("answer", [3, (torch.zeros(1), 3), (), {"a": "b"}])
 def test_answers_that_are_no_tensors_are_refused(answer: object) -> None:
-    """forward must return tensors and nothing else."""
+    """forward must return only tensors."""
     with pytest.raises(ExportError, match="tensor"):
         answered(answer)
 

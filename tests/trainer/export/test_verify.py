@@ -1,4 +1,4 @@
-"""verify_export: a file that disagrees with the model is told, and never gets its name."""
+"""verify_export: a file that disagrees with the model gives an error and is never renamed to its final name."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def net() -> NestedModel:
 
 
 def test_agreeing_file_passes(net: NestedModel, tmp_path: Path) -> None:
-    """A true file passes at every level, also with a fixed batch."""
+    """A correct file passes at every level, also with a fixed batch."""
     path = export(net, X, tmp_path / "net.safetensors", verify=False)
     verify_export(net, X, path, fixed_batch=False, tolerance=1e-4)
     verify_export(net, X, path, fixed_batch=True, tolerance=1e-4)
 
 
 def test_other_weights_are_found_and_named(net: NestedModel, tmp_path: Path) -> None:
-    """The error says output, level, error and tolerance, and which layer is stored wrongly."""
+    """The error has output, level, error and tolerance, and the layer with wrong weights."""
     path = export(net, X, tmp_path / "net.safetensors", verify=False)
     with torch.no_grad():
         net.model[2].weight.mul_(2)
@@ -41,7 +41,7 @@ def test_other_weights_are_found_and_named(net: NestedModel, tmp_path: Path) -> 
 
 
 def test_wrong_operator_is_told_from_wrong_weights(net: NestedModel, tmp_path: Path) -> None:
-    """Where the weights are right, the graph or an operator is wrong."""
+    """With right weights, the error blames the graph or an operator."""
     path = export(net, X, tmp_path / "net.safetensors", verify=False)
     with torch.no_grad():
         net.model[0].bias[1].add_(1)
@@ -52,7 +52,7 @@ def test_wrong_operator_is_told_from_wrong_weights(net: NestedModel, tmp_path: P
 def test_disagreeing_export_leaves_nothing_behind(
     net: NestedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file that fails its check never appears, and an older one under its name stays."""
+    """A file that fails its check never appears, and an older file of the same name stays."""
     truth = Session.run
 
     def wrong(self: Session, inputs: dict, level: int = -1) -> dict[str, np.ndarray]:
@@ -87,7 +87,7 @@ FINE = np.array([1.0, -2.0, np.nan, np.inf], np.float32)
     ],
 )
 def test_disagreement_of_floats(got: np.ndarray, problem: str) -> None:
-    """Relative to the largest magnitude; NaN and infinity must sit at the same places."""
+    """Errors are relative to the largest magnitude; NaN and infinity must be at the same places."""
     found = disagreement(FINE, got, 1e-4)
     assert found.startswith(problem)
     assert bool(found) == bool(problem)
@@ -101,7 +101,7 @@ def test_disagreement_of_whole_numbers() -> None:
 
 
 def test_random_inputs_keep_dtype_range_and_take_the_batch() -> None:
-    """Indices stay indices; a constant example gives noise; the generator is torch's own no more than once."""
+    """Indices stay indices; a constant example gives noise; equal calls give equal inputs."""
     state = torch.get_rng_state()
     tokens, zeros, floats = random_like((torch.tensor([[3, 5], [7, 9]]), torch.zeros(2, 3), torch.rand(2, 4)), 7)
     assert tokens.shape == (7, 2)
@@ -117,7 +117,7 @@ def test_random_inputs_keep_dtype_range_and_take_the_batch() -> None:
 
 @pytest.mark.parametrize("example", [torch.full((2, 6), torch.nan), -torch.ones(2, 6)], ids=["NaN", "log of -1"])
 def test_an_answer_without_a_finite_value_shows_nothing(tmp_path: Path, example: Tensor) -> None:
-    """NaN equals NaN, whatever the file computes."""
+    """NaN equals NaN for any file, so the comparison is refused."""
 
     class Log(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""export: what it refuses, what it leaves alone, what it writes beside the graph."""
+"""export: its errors, the state that it leaves unchanged, and the file's content beside the graph."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def x() -> Tensor:
 
 
 def test_levels_say_density_flops_and_metrics(net: NestedModel, x: Tensor, tmp_path: Path) -> None:
-    """Density of what the file holds, 2 operations per kept multiply-add and sample, the metrics of each level."""
+    """Each level has the file's density, 2 operations per kept multiply-add and sample, and its metrics."""
     path = export(net, (x,), tmp_path / "net.safetensors", metrics={"accuracy": [0.5, 1]}, verify=False)
     with Checkpoint.open(path) as checkpoint:
         levels = checkpoint.levels
@@ -134,7 +134,7 @@ def test_net_is_left_as_it_was(net: NestedModel, x: Tensor, tmp_path: Path, fail
 
 
 def test_existing_file_is_refused_before_any_work(x: Tensor, tmp_path: Path) -> None:
-    """The message names the file and how to overwrite it; the model is not even looked at."""
+    """The message names the file and the option to overwrite it; the model is not run."""
     path = tmp_path / "net.safetensors"
     path.write_text("mine")
     with pytest.raises(CheckpointError, match=r"net\.safetensors.*force=True"):
@@ -143,7 +143,7 @@ def test_existing_file_is_refused_before_any_work(x: Tensor, tmp_path: Path) -> 
 
 
 def test_force_replaces_the_file(net: NestedModel, x: Tensor, tmp_path: Path) -> None:
-    """With force the old file is gone only once the new one is complete."""
+    """With force the old file stays until the new one is complete."""
     path = tmp_path / "net.safetensors"
     path.write_text("mine")
     with pytest.raises(ExportError):
@@ -164,7 +164,7 @@ def test_missing_folder_is_refused(net: NestedModel, x: Tensor, tmp_path: Path) 
     "values", [[0.5], [0.1, 0.2, 0.3], [0.5, float("nan")], [float("inf"), 1.0], 0.5, ["good", "bad"], None]
 )
 def test_metrics_need_one_finite_value_per_level(net: NestedModel, x: Tensor, tmp_path: Path, values: object) -> None:
-    """Anything else is refused, with the metric's name and the number of levels."""
+    """Other values are refused, with the metric's name and the number of levels."""
     with pytest.raises(ExportError, match=r"metrics\['accuracy'\]: expected .*2 "):
         export(net, (x,), tmp_path / "net.safetensors", metrics={"accuracy": values})
 
@@ -180,13 +180,13 @@ def test_metrics_need_one_finite_value_per_level(net: NestedModel, x: Tensor, tm
     ],
 )
 def test_bad_examples_are_refused(net: NestedModel, tmp_path: Path, examples: object, message: str) -> None:
-    """The message says what was wrong with the example inputs."""
+    """The message has the problem of the example inputs."""
     with pytest.raises(ExportError, match=message):
         export(net, examples, tmp_path / "net.safetensors")
 
 
 def test_norm_without_statistics_is_named(x: Tensor, tmp_path: Path) -> None:
-    """A norm that computes statistics of the batch cannot be folded: say which and what to do."""
+    """A norm with batch statistics cannot be folded: the error has its name and the next step."""
     model = Small()
     model.norm = nn.BatchNorm2d(4, track_running_stats=False)
     net = nest(model, densities=DENSITIES)
@@ -220,7 +220,7 @@ def test_fixed_batch_is_exported_and_checked(tmp_path: Path) -> None:
 
 
 def test_resnet50_at_64_pixels(tmp_path: Path) -> None:
-    """The network of the benchmarks: 54 nested nodes, everything else folded, torch's answers at both levels."""
+    """The benchmark's network has 54 nested nodes, all else folded, and torch's answers at both levels."""
     torch.manual_seed(0)
     net = nest(resnet50(), densities=(0.0538, 0.1338), pattern="block4x1")
     path = export(net, (torch.randn(1, 3, 64, 64),), tmp_path / "resnet50.safetensors")

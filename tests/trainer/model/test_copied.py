@@ -1,4 +1,4 @@
-"""Models with what torch's utilities leave on them: masks, weight norms, spectral norms, parametrizations."""
+"""Copied models: with masks, weight norms, spectral norms and parametrizations of torch's utilities."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def inputs() -> Tensor:
 
 
 def pruned(amount: float = 0.6) -> nn.Sequential:
-    """Masks left on, after a pass with gradients, so that the weights are computed tensors."""
+    """A model with masks of prune after a pass with gradients, so that its weights are computed tensors."""
     net = model()
     for layer in (net[0], net[3], net[5]):
         prune.l1_unstructured(layer, "weight", amount=amount)  # type: ignore[no-untyped-call]
@@ -61,7 +61,7 @@ LEFT_ON = {
 
 @pytest.mark.parametrize("kind", LEFT_ON)
 def test_they_nest_and_the_original_is_untouched(kind: str, tmp_path: Path) -> None:
-    """A level that keeps all computes what the model does, which has its hooks and tensors as before; export works."""
+    """A whole level computes as the model does; the model keeps its hooks and tensors; export works."""
     original = LEFT_ON[kind]().eval()
     before = {key: value.clone() for key, value in original.state_dict().items()}
     computed = [original[index].weight for index in (0, 3, 5)]
@@ -82,7 +82,7 @@ def test_they_nest_and_the_original_is_untouched(kind: str, tmp_path: Path) -> N
 
 
 def test_masks_are_left_on_the_original() -> None:
-    """With the very tensors that it had."""
+    """The original keeps the same tensor objects."""
     original = pruned()
     weight, keys = original[0].weight, list(original.state_dict())
     nest(original, densities=DENSITIES)
@@ -94,7 +94,7 @@ def test_masks_are_left_on_the_original() -> None:
 @pytest.mark.parametrize("pattern", ["unstructured", "block4x1"])
 @pytest.mark.parametrize("budget", ["uniform", "global", "erk"])
 def test_what_is_pruned_stays_out(pattern: str, budget: str) -> None:
-    """Of every level; a block, where all of it is pruned. A layer whose mask keeps less than is asked keeps that."""
+    """Pruned weights stay out of every level; a block, if all of it is pruned. A sparser mask limits its layer."""
     original = model()
     prune.l1_unstructured(original[0], "weight", amount=0.9)  # type: ignore[no-untyped-call]
     prune.l1_unstructured(original[5], "weight", amount=0.5)  # type: ignore[no-untyped-call]
@@ -112,7 +112,7 @@ def test_what_is_pruned_stays_out(pattern: str, budget: str) -> None:
 
 @pytest.mark.parametrize("schedule", [Gradual(), RigL()], ids=["gradual", "rigl"])
 def test_training_does_not_bring_it_back(schedule: Gradual | RigL) -> None:
-    """Nor does a schedule that searches anew."""
+    """A schedule's search does not keep pruned weights either."""
     original = pruned()
     net = nest(original, densities=DENSITIES)
     batch = (inputs(), torch.randn(3, 8))
@@ -125,7 +125,7 @@ def test_training_does_not_bring_it_back(schedule: Gradual | RigL) -> None:
 
 
 def test_post_training_does_not_bring_it_back() -> None:
-    """The second-order search chooses among what the mask keeps."""
+    """The second-order search chooses among the weights that the mask keeps."""
     original = pruned().eval()
     net = nest_pretrained(original, [inputs()], densities=DENSITIES, samples=3)
     for name, layer in net.nested_layers().items():
@@ -133,13 +133,13 @@ def test_post_training_does_not_bring_it_back() -> None:
 
 
 def test_levels_that_masks_make_alike_are_an_error() -> None:
-    """The message says how much the masks leave, and what to do."""
+    """The message has the share that the masks leave, and the next step."""
     with pytest.raises(BudgetError, match=r"levels 0 and 1 keep the same.*prune leave \d.*prune\.remove"):
         nest(pruned(0.8), densities=(0.5, 0.9))
 
 
 def test_state_dicts_have_the_mask() -> None:
-    """A run that is resumed knows what may be kept."""
+    """A resumed run knows the weights that it may keep."""
     net, other = nest(pruned(), densities=DENSITIES), nest(pruned(), densities=DENSITIES)
     other.load_state_dict(net.state_dict())
     assert "model.0.allowed" in net.state_dict()

@@ -1,4 +1,4 @@
-"""FLOPs and density of the whole network, against counts by hand; what is said of what stays dense."""
+"""Costs: FLOPs and density of the whole network, compared with counts by hand, and reasons for dense parts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SAMPLES = 2
 
 
 class Video(nn.Module):
-    """As C3D: nearly all of it is a convolution of three dimensions."""
+    """A network like C3D: nearly all of it is a convolution of three dimensions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Words(nn.Module):
 
 
 def words_flops() -> dict[str, int]:
-    """Of one sample: 5 steps of 8 features, 2 for each multiply-add."""
+    """FLOPs of one sample: 5 steps of 8 features, 2 for each multiply-add."""
     steps, width = 5, 8
     scores = steps * steps * width
     attention = 2 * scores  # queries by keys, then by values
@@ -82,7 +82,7 @@ WORDS_NESTED = {
 
 @pytest.mark.parametrize("no_gradients", [torch.no_grad, torch.inference_mode])
 def test_every_product_counts(no_gradients: Callable[[], torch.no_grad]) -> None:
-    """By module, as multiply-adds by hand; nested layers with all their weights, whatever level runs."""
+    """Multiply-adds by module equal those by hand; nested layers count with all weights at any level."""
     net = nest(Words().eval(), densities=DENSITIES)
     for level in range(2):
         net.set_level(level)
@@ -104,7 +104,7 @@ def test_vectors_count_too() -> None:
 
 
 def test_density_is_of_the_whole_network() -> None:
-    """Every parameter of two or more dimensions is in it, once, those behind a parametrization as one weight."""
+    """It contains every parameter of two or more dimensions once; a parametrized weight counts as one."""
     net = nest(Words(), densities=DENSITIES)
     other = {
         "table": 11 * 8,
@@ -126,7 +126,7 @@ def test_density_is_of_the_whole_network() -> None:
 
 
 def test_the_file_says_what_it_costs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Levels have the density and FLOPs of the whole network; what stays dense is listed, largest first, and logged."""
+    """Levels have the density and FLOPs of the whole network; dense parts are listed, largest first, and logged."""
     net = nest(Video(), densities=DENSITIES)
     path = export(net, (torch.randn(SAMPLES, 2, 3, 5, 5),), tmp_path / "net.safetensors")
     conv, weights = 4 * 2 * 27, 4 * 2 * 27 + 32
@@ -150,7 +150,7 @@ def test_the_file_says_what_it_costs(tmp_path: Path, caplog: pytest.LogCaptureFi
 
 
 def test_a_network_that_is_sparse_is_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The share is said all the same, by `nest` in FLOPs where it is given inputs."""
+    """The share is still logged; `nest` counts FLOPs if it has inputs."""
     caplog.set_level(logging.INFO)
     x = torch.randn(1, 2, 6, 6)
     model = nn.Sequential(nn.Conv2d(2, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
@@ -163,7 +163,7 @@ def test_a_network_that_is_sparse_is_no_warning(tmp_path: Path, caplog: pytest.L
 
 
 def test_files_without_it_open(tmp_path: Path) -> None:
-    """Older files have no such entry: what is said of the network is then unknown."""
+    """Older files have no such entry; the network's costs are then unknown."""
     path = EXAMPLE
     with Checkpoint.open(path) as file:
         assert file.metadata.network is None

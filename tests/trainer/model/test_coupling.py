@@ -1,4 +1,4 @@
-"""Coupled channels: which layers share them, and that a level does without what it drops."""
+"""Coupling: the layers that share channels, and levels that work without their dropped ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DENSITIES = (0.1, 0.3, 0.7)
 
 
 class Jasper(nn.Module):
-    """Lines of 5 features: a block with a residual of its own width, a separable convolution, a classifier."""
+    """A net on lines of 5 features: a residual block with another width, a separable convolution, a classifier."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Jasper(nn.Module):
 
 
 def nested(model: nn.Module, **options: object) -> NestedModel:
-    """With channels, in eval mode, and norms that do something."""
+    """The model nested by channels, in eval mode, with norms that have an effect."""
     arguments: dict[str, object] = {"densities": DENSITIES, "pattern": "channel", **options}
     net = nest(model, **arguments).eval()  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(2)
@@ -64,7 +64,7 @@ def digits(**options: object) -> NestedModel:
 
 
 def sides(layer: NestedConv | NestedLinear, level: int) -> tuple[set[int], set[int]]:
-    """Rows and input columns (channels or features) of which a level keeps some weight."""
+    """Rows and input columns (channels or features) of which a level keeps a weight."""
     mask = layer.mask(level).flatten(2) if layer.weight.ndim > 2 else layer.mask(level)[:, :, None]
     assert torch.equal(mask, (mask.any(2).any(1)[:, None] & mask.any(2).any(0))[:, :, None].expand_as(mask))
     return set(mask.any(2).any(1).nonzero()[:, 0].tolist()), set(mask.any(2).any(0).nonzero()[:, 0].tolist())
@@ -98,7 +98,7 @@ def test_readers_keep_the_rows_of_their_writers(budget: str) -> None:
 
 
 def test_the_ranking_is_the_sum_over_all_layers_of_a_group() -> None:
-    """Whatever weights a channel has, in rows that write and columns that read it, their magnitudes count together."""
+    """The magnitudes of all weights of a channel count together: rows that write it and columns that read it."""
     net = digits()
     layers = net.nested_layers()
     for writers, readers in STREAMS + INNER:
@@ -112,7 +112,7 @@ def test_the_ranking_is_the_sum_over_all_layers_of_a_group() -> None:
 
 @torch.no_grad()
 def spoil_dropped(net: NestedModel, level: int, norm_of: dict[str, str]) -> int:
-    """Change norms, biases and weights of each row that `level` drops, in every layer; returns how many rows."""
+    """Change norms, biases and weights of each row that `level` drops, in every layer; returns the number of rows."""
     norms, dropped = net.level_norms(), 0
     for name, layer in net.nested_layers().items():
         rows = torch.tensor(sorted(set(range(layer.weight.shape[0])) - sides(layer, level)[0]), dtype=torch.long)
@@ -129,7 +129,7 @@ def spoil_dropped(net: NestedModel, level: int, norm_of: dict[str, str]) -> int:
 
 @pytest.mark.parametrize("level", range(3))
 def test_dropped_channels_are_not_read(level: int) -> None:
-    """Norms, biases and weights of a dropped channel may be anything: the level's output is the same, bit for bit."""
+    """With any norms, biases and weights of dropped channels, the level's output is the same, bit for bit."""
     torch.manual_seed(4)
     norm_of = {"stem": "bn", "stage2.0.downsample.0": "stage2.0.downsample.1"}
     norm_of |= {"stage3.0.downsample.0": "stage3.0.downsample.1"}
@@ -145,7 +145,7 @@ def test_dropped_channels_are_not_read(level: int) -> None:
 
 
 def test_a_depthwise_convolution_and_a_flattened_line() -> None:
-    """A net of lines: depthwise channels pass the group on, and each channel is three features of the classifier."""
+    """In a 1-D net depthwise channels pass the group on, and each channel is three features of the classifier."""
     torch.manual_seed(3)
     layers = nested(Jasper()).nested_layers()
     for level in range(3):
@@ -158,7 +158,7 @@ def test_a_depthwise_convolution_and_a_flattened_line() -> None:
 
 
 def test_the_groups_of_resnet50() -> None:
-    """Two groups in each of 16 blocks, one for each stage's sums and the stem, whole ones at both ends."""
+    """There are two groups in each of 16 blocks, one for each stage's sums and the stem, whole ones at both ends."""
     with torch.device("meta"):  # structure only
         model, _ = replace_layers(ResNet50(), layout=parse_pattern("channel"), level_count=1, keep_dense=())
     coupling = couple(model)
@@ -193,7 +193,7 @@ class Forks(nn.Module):
 
 
 def test_what_is_not_known_ends_a_group_and_says_why() -> None:
-    """Channels stay whole on both sides; what lies between is pruned all the same."""
+    """Channels stay whole on both sides; layers between are still pruned."""
     net = nested(Forks())
     assert net.coupling is not None
     why = {name: group.whole for group in net.coupling.groups for name in group.producers}
@@ -210,7 +210,7 @@ def test_what_is_not_known_ends_a_group_and_says_why() -> None:
 
 
 class Undecided(nn.Sequential):
-    """Its path depends on the data."""
+    """A module whose path depends on the data."""
 
     def forward(self, x: Tensor) -> Tensor:
         """As a sequence, twice for a positive sum."""
@@ -219,7 +219,7 @@ class Undecided(nn.Sequential):
 
 
 def test_a_model_that_cannot_be_traced_has_its_channels_chosen_layer_by_layer() -> None:
-    """And says so; the choice is that of nested_sparse.layouts.channels."""
+    """The result has the reason; the choice is that of nested_sparse.layouts.channels."""
     torch.manual_seed(1)
     net = nested(Undecided(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3)))
     assert "channels not coupled: 0: the model cannot be traced" in net.summary()
@@ -239,7 +239,7 @@ class Opaque(nn.Module):
 
 
 def test_an_opaque_module_ends_a_group_only() -> None:
-    """What lies before and after it is still coupled."""
+    """Layers before and after the module are still coupled."""
     convs = [nn.Conv1d(4, 8, 1), nn.Conv1d(8, 8, 1), Opaque(), nn.Conv1d(8, 12, 1), nn.Conv1d(12, 4, 1)]
     net = nested(nn.Sequential(*convs))
     layers = net.nested_layers()
@@ -271,7 +271,7 @@ def test_layers_kept_dense_stay_whole_among_pruned_ones() -> None:
 
 @pytest.mark.parametrize("budget", ["uniform", "global"])
 def test_frozen_levels_stay(budget: str) -> None:
-    """Whatever the other scores become: the frozen level keeps what it keeps, and higher ones contain it."""
+    """For any other scores the frozen level keeps its weights, and higher levels contain it."""
     net = digits(budget=budget)
     layers = net.nested_layers()
     before = {name: layer.mask(0).clone() for name, layer in layers.items()}

@@ -1,4 +1,4 @@
-"""Inputs and outputs as people have them: missing, nested, by keyword; dicts, named tuples, dataclasses, nothing."""
+"""Forward calls: inputs and outputs that are missing, nested, keywords, dicts, named tuples, dataclasses."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Decoder(nn.Module):
 
 
 class Answers(nn.Module):
-    """Whatever `make` makes of a layer's output."""
+    """A model that answers with `make` of a layer's output."""
 
     def __init__(self, make: Any) -> None:
         super().__init__()
@@ -182,7 +182,7 @@ def test_answers_that_no_file_holds_are_refused_before_writing(make: Any, messag
             (torch.ones(2, 3), {"scale": [np.ones(2)]}),
             r"example_inputs\[1\]\['scale'\]\[0\] must be a tensor, got ndarray",
         ),
-        ((torch.ones(2, 3).to_sparse(),), "no dense tensor"),
+        ((torch.ones(2, 3).to_sparse(),), "not a dense tensor"),
         ((torch.ones(2, 3, device="meta"),), "'meta'"),
     ],
 )

@@ -1,3 +1,5 @@
+"""Nested layers: masks, gradients, and outputs compared with torch."""
+
 from __future__ import annotations
 
 import copy
@@ -51,7 +53,7 @@ def test_mask_is_the_definition(block_rows: int, permuted: bool) -> None:
 
 
 def test_mask_follows_first_level() -> None:
-    """A change in place, a load and a move are all seen; copies are independent."""
+    """A change in place, a load and a move change the mask; copies are independent."""
     layer = random_conv()
     before = layer.mask(1).clone()
     clone = copy.deepcopy(layer)
@@ -65,7 +67,7 @@ def test_mask_follows_first_level() -> None:
 
 
 def test_mask_made_in_inference_mode_can_train() -> None:
-    """Evaluating under inference_mode first does not spoil training."""
+    """Training works after an evaluation in inference_mode."""
     layer = random_conv()
     with torch.inference_mode():
         layer(torch.ones(1, 3, 4, 4))
@@ -74,7 +76,7 @@ def test_mask_made_in_inference_mode_can_train() -> None:
 
 
 def test_gradient_reaches_kept_weights_only() -> None:
-    """The gradient is the dense convolution's where the level keeps the weight and exactly 0 elsewhere."""
+    """The gradient is the dense convolution's for kept weights and exactly 0 for others."""
     layer = random_conv()
     layer.level = 1
     x = torch.randn(2, 3, 6, 6)
@@ -88,7 +90,7 @@ def test_gradient_reaches_kept_weights_only() -> None:
 
 
 def test_unused_values_do_not_leak() -> None:
-    """What a level does not keep may even be NaN."""
+    """Dropped weights may even be NaN."""
     layer = random_conv()
     with torch.no_grad():
         layer.weight[~definition_mask(layer, 0)] = float("nan")

@@ -1,3 +1,5 @@
+"""NestedModel: masks, levels, norms, shared weights, and layers left dense."""
+
 from __future__ import annotations
 
 import copy
@@ -62,7 +64,7 @@ def test_original_is_untouched() -> None:
 
 
 def test_levels_are_checked() -> None:
-    """-1 is the densest; any other level outside 0 to L - 1 is an error that leaves the level as it was."""
+    """-1 is the densest level; any other level outside 0 to L - 1 gives an error, and the level stays."""
     net = nested_small_net()
     assert net.level == 2
     net.set_level(0)
@@ -75,7 +77,7 @@ def test_levels_are_checked() -> None:
 
 
 def test_norm_of_the_level_is_used() -> None:
-    """Each level has its own norm: training at one changes that one's statistics only, and outputs use it."""
+    """Each level has its own norm: training at a level changes only its statistics, and outputs use them."""
     net = nested_small_net().train()
     before = snapshot(net)
     net.set_level(1)
@@ -109,7 +111,7 @@ def test_round_trips() -> None:
 
 
 def test_dtype_and_mode_are_kept() -> None:
-    """Double stays double, eval stays eval; nested weights come out as float32."""
+    """Double and eval mode are kept; nested weights are given as float32."""
     net = nest(small_net().double().eval(), densities=(0.5, 1.0))
     assert not net.training
     assert net(torch.randn(1, 1, 8, 8, dtype=torch.float64)).dtype == torch.float64
@@ -117,7 +119,7 @@ def test_dtype_and_mode_are_kept() -> None:
 
 
 def test_keep_dense_by_name_and_pattern() -> None:
-    """Matched layers are whole at level 0, with block rows that suit a dense layer; unknown names list the known."""
+    """Matched layers are whole at level 0, with block rows for a dense layer; unknown names list the known ones."""
     net = nested_small_net(keep_dense=("9", "0"))
     layers = net.nested_layers()
     assert [(layer.dense, layer.block_rows) for layer in layers.values()] == [(True, 4), (False, 4), (True, 16)]
@@ -216,7 +218,7 @@ def test_blocks_stay_within_a_group(pattern: str, block_rows: int) -> None:
 
 @pytest.mark.parametrize("pattern", ["unstructured", "block4x1", "gs8x1", "channel"])
 def test_depthwise_layers_are_whole(pattern: str) -> None:
-    """At every level; where whole channels go, so are layers in groups, and what is between them and the outputs."""
+    """They are whole at every level; under channel, so are layers in groups and those between them and the outputs."""
     layers = nn.Sequential(nn.Conv2d(8, 8, 3, groups=8), nn.Conv1d(8, 16, 3, groups=8), nn.Conv2d(8, 16, 3, groups=2))
     net = nest(nn.Sequential(*layers, nn.Linear(32, 32)), densities=(0.2, 0.5), pattern=pattern)
     whole = [bool(layer.mask(0).all()) for layer in net.nested_layers().values()]
@@ -225,7 +227,7 @@ def test_depthwise_layers_are_whole(pattern: str) -> None:
 
 
 def test_shared_weights_of_other_groups_stay_dense() -> None:
-    """One mask cannot suit both."""
+    """One mask cannot fit both layers."""
     first, second = nn.Conv2d(4, 8, 3, groups=2), nn.Conv2d(2, 8, 3)
     second.weight = first.weight
     net = nest(nn.Sequential(first, second, nn.Linear(4, 4)), densities=(0.5,))
@@ -285,7 +287,7 @@ def test_resnet50_nests_completely() -> None:
 
 @pytest.mark.parametrize("level", [1.5, 1.0, "a", None, True, -2, 2, 10**30])
 def test_a_level_that_is_none_is_refused(level: Any) -> None:
-    """Also what would pass for a number: the model stays at the level that it had, and runs."""
+    """Values that resemble a number are refused, too; the model keeps its level and runs."""
     net = nest(nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 4)), densities=(0.5, 1.0))
     for ask in (net.set_level, net.density):
         with pytest.raises(LevelError, match=r"(is no whole number|is out of range): this model has levels"):

@@ -1,4 +1,4 @@
-"""Norms of the user's own: what they do beside normalising, they do at every level, and in the file."""
+"""Level norms: a user's norm keeps its additional behaviour at every level, and in the file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DENSITIES = (0.3, 0.7)
 
 
 class NormAct(nn.BatchNorm2d):
-    """As timm's BatchNormAct2d: torch's forward written out, then dropout and activation."""
+    """A norm like timm's BatchNormAct2d: torch's forward written out, then dropout and activation."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
@@ -43,7 +43,7 @@ class NormAct(nn.BatchNorm2d):
 
 
 class Gained(nn.BatchNorm2d):
-    """Something before, and a parameter of its own after."""
+    """A norm with an operation before it, and its own parameter after it."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
@@ -54,14 +54,14 @@ class Gained(nn.BatchNorm2d):
 
 
 class Wide(nn.BatchNorm2d):
-    """Another epsilon than it says: not the scale and shift that its attributes give."""
+    """A norm with another epsilon than its attribute says."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, self.training, 0.1, 1.0)
 
 
 class ByHand(nn.BatchNorm2d):
-    """No batch_norm of torch's at all."""
+    """A norm that does not call torch's batch_norm."""
 
     def forward(self, x: Tensor) -> Tensor:
         mean, var, weight, bias = (
@@ -71,7 +71,7 @@ class ByHand(nn.BatchNorm2d):
 
 
 class Named(nn.BatchNorm2d):
-    """An attribute more; it computes what torch's does."""
+    """A norm with one more attribute, which computes as torch's does."""
 
     kind = "named"
 
@@ -114,7 +114,7 @@ NORMS = {  # and the operators between the two convolutions, where the first tak
 
 
 def net_of(make: Callable[[int], nn.Module], **options: object) -> NestedModel:
-    """A convolution, the norm, and another convolution; every level's norm with other numbers in all it holds."""
+    """A convolution, the norm, and another convolution; all values of each level's norm differ."""
     torch.manual_seed(0)
     arguments: dict[str, object] = {"densities": DENSITIES, "pattern": "block4x1", **options}
     net = nest(nn.Sequential(nn.Conv2d(2, 8, 3), make(8), nn.Conv2d(8, 4, 1)), **arguments).eval()  # type: ignore[arg-type]
@@ -134,7 +134,7 @@ def operators(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("make", NORMS, ids=lambda make: make.__name__)
 def test_the_file_computes_what_the_norm_does(make: Callable[[int], nn.Module], tmp_path: Path) -> None:
-    """At every level, with that level's own numbers: against the user's module between plain convolutions."""
+    """At every level the file, with the level's values, agrees with the user's module between plain convolutions."""
     net = net_of(make)
     x = torch.randn(2, 2, 6, 6)
     path = export(net, (x,), tmp_path / "net.safetensors", verify=False)
@@ -171,7 +171,7 @@ def test_statistics_are_of_what_is_normalised(make: Callable[[int], nn.Module]) 
 
 
 def test_post_training_calibrates_them_too() -> None:
-    """nest_pretrained sets the statistics of what the norm normalises."""
+    """nest_pretrained sets the statistics of the tensors that the norm normalises."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(2, 8, 3), Gained(8), nn.Conv2d(8, 4, 1)).eval()
     x = torch.randn(32, 2, 6, 6)
@@ -185,7 +185,7 @@ def test_post_training_calibrates_them_too() -> None:
 
 
 def test_they_train() -> None:
-    """Each level trains its own gain, and a level's phase leaves those below as they are."""
+    """Each level trains its own gain; a level's stage does not change those below."""
     net = net_of(Gained)
     gains: list[Tensor] = [norm.gain for norm in net.level_norms()["1"].norms]  # type: ignore[misc]
     x, y = torch.randn(8, 2, 6, 6), torch.randn(8, 4, 4, 4)
@@ -203,7 +203,7 @@ def test_they_train() -> None:
 
 
 class Sharing(nn.Module):
-    """Two norms with one scale, and a norm whose shift is a parameter of the model's."""
+    """Two norms with one scale, and a norm whose shift is a parameter of the model."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -216,7 +216,7 @@ class Sharing(nn.Module):
 
 
 def test_what_norms_share_stays_shared() -> None:
-    """Among the norms of a level; with the rest of the model, among all levels."""
+    """Norms of a level share their part; all levels share the parts of the rest of the model."""
     net = nest(Sharing(), densities=DENSITIES)
     one, two = net.level_norms().values()
     for level in range(2):
@@ -227,7 +227,7 @@ def test_what_norms_share_stays_shared() -> None:
 
 
 class Conditional(nn.BatchNorm2d):
-    """Its scale is computed by a linear layer."""
+    """A norm whose scale a linear layer computes."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
@@ -238,7 +238,7 @@ class Conditional(nn.BatchNorm2d):
 
 
 def test_layers_within_a_norm_are_a_part_of_it(tmp_path: Path) -> None:
-    """They are dense, say why, and each level has its own; the file agrees with torch."""
+    """They are dense, with a reason, and each level has its own; the file agrees with torch."""
     net = net_of(Conditional)
     assert list(net.nested_layers()) == ["0", "2"]
     assert list(net.level_norms()) == ["1"]
@@ -247,7 +247,7 @@ def test_layers_within_a_norm_are_a_part_of_it(tmp_path: Path) -> None:
 
 
 def test_a_coupled_group_ends_at_a_norm_of_the_users() -> None:
-    """Whatever it does between channels; torch's own pass them on."""
+    """A user's norm may combine channels, so the group ends there; torch's own norms pass channels on."""
     for make, whole in ((NormAct, True), (nn.BatchNorm2d, False)):
         net = nest(
             nn.Sequential(nn.Conv2d(2, 16, 1), make(16), nn.Conv2d(16, 4, 1)), densities=(0.5,), pattern="channel"
@@ -265,7 +265,7 @@ def test_a_forward_that_holds_the_original_is_refused() -> None:
 
 
 def test_a_replaced_forward_of_a_layer_is_kept() -> None:
-    """The layer stays dense, and says why."""
+    """The layer stays dense, with a reason."""
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)).eval()
     model[0].forward = types.MethodType(lambda self, x: nn.Linear.forward(self, x).relu(), model[0])
     net = nest(model, densities=(0.5, 1.0))
@@ -275,14 +275,14 @@ def test_a_replaced_forward_of_a_layer_is_kept() -> None:
 
 
 def test_lazy_norms_are_refused_by_name() -> None:
-    """They have no channels yet."""
+    """Lazy norms have no channels yet."""
     for lazy in (nn.LazyBatchNorm2d(), nn.LazyBatchNorm2d(affine=False)):
         with pytest.raises(InputError, match=r"'1'.*run one batch"):
             nest(nn.Sequential(nn.Conv2d(2, 4, 1), lazy), densities=DENSITIES)
 
 
 def test_copies_are_independent() -> None:
-    """A deep copy of the nested model has norms of its own, hooks included."""
+    """A deep copy of the nested model has its own norms, hooks included."""
     net = net_of(hooked)
     other = copy.deepcopy(net)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Export and its brothers leave the model, its buffers, the examples and torch as they were."""
+"""Preserved state: export and similar functions leave model, buffers, examples and torch unchanged."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from nested_sparse.trainer.model.preserved import Preserved, preserved
 
 
 class Base(nn.Module):
-    """What the forwards below have."""
+    """The state that the forwards below use."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Base(nn.Module):
 
 
 class Normalises(Base):
-    """Its input, in place."""
+    """A forward that normalises its input in place."""
 
     def forward(self, x: Tensor) -> Tensor:
         x -= 0.5
@@ -49,7 +49,7 @@ class Normalises(Base):
 
 
 class Counts(Base):
-    """Its calls, in a buffer, a list and a number, none of which it reads."""
+    """A forward that counts its calls in a buffer, a list and a number, and reads none of them."""
 
     def forward(self, x: Tensor) -> Tensor:
         self.calls += 1
@@ -59,7 +59,7 @@ class Counts(Base):
 
 
 class Remembers(Base):
-    """A running mean, which it takes off."""
+    """A forward that keeps a running mean and subtracts it."""
 
     def forward(self, x: Tensor) -> Tensor:
         self.mean.mul_(0.9).add_(x.mean(0), alpha=0.1)
@@ -67,7 +67,7 @@ class Remembers(Base):
 
 
 class Draws(Base):
-    """Random numbers, of three generators."""
+    """A forward that draws random numbers from three generators."""
 
     def forward(self, x: Tensor) -> Tensor:
         noise = torch.rand(6) * random.random() * float(np.random.rand())
@@ -79,7 +79,7 @@ def example() -> Tensor:
 
 
 def everything(net: NestedModel) -> dict[str, object]:
-    """What must not change, written out."""
+    """A copy of all state that must not change."""
     return {
         "tensors": {name: value.tolist() for name, value in net.state_dict().items()},
         "identities": [id(each) for each in [*net.parameters(), *net.buffers()]],
@@ -103,7 +103,7 @@ def everything(net: NestedModel) -> dict[str, object]:
 
 @pytest.mark.parametrize("kind", [Normalises, Counts, Remembers, Draws])
 def test_export_leaves_everything_as_it_was(kind: type[Base], tmp_path: Path) -> None:
-    """Whatever forward does, and whether or not it can be exported."""
+    """The state stays for each kind of forward, also for those that cannot be exported."""
     net = nest(kind(), densities=(0.3, 0.6))
     net.train()
     net.model.fc.weight.requires_grad_(False)
@@ -120,7 +120,7 @@ def test_export_leaves_everything_as_it_was(kind: type[Base], tmp_path: Path) ->
 
 @pytest.mark.parametrize("kind", [Normalises, Counts])
 def test_a_forward_that_writes_is_exported(kind: type[Base], tmp_path: Path) -> None:
-    """Writing into inputs, or into buffers that the answer does not depend on, is no reason to refuse."""
+    """Writes into inputs, or into buffers that the answer does not depend on, are allowed."""
     net = nest(kind(), densities=(0.3, 0.6)).eval()
     path = export(net, (example(),), tmp_path / "net.safetensors")
     with Session(path, threads=1) as session, torch.no_grad(), preserved(net.model):
@@ -132,7 +132,7 @@ def test_a_forward_that_writes_is_exported(kind: type[Base], tmp_path: Path) -> 
 
 
 def test_state_between_calls_is_refused_by_name(tmp_path: Path) -> None:
-    """An answer that depends on earlier calls cannot be a file's; the buffer is named, the file not written."""
+    """A file cannot give an answer that depends on earlier calls: the error names the buffer; no file is written."""
     net = nest(Remembers(), densities=(0.3, 0.6)).eval()
     with pytest.raises(ExportError, match=r"keeps state between calls: it changes 'mean'"):
         export(net, (example(),), tmp_path / "net.safetensors", verify=False)
@@ -140,7 +140,7 @@ def test_state_between_calls_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_verify_leaves_everything_as_it_was(tmp_path: Path) -> None:
-    """verify_export alone, too: examples, buffers, level."""
+    """verify_export alone keeps examples, buffers and level, too."""
     net = nest(Normalises(), densities=(0.3, 0.6)).eval()
     path = export(net, (example(),), tmp_path / "net.safetensors", verify=False)
     net.set_level(0)
@@ -207,7 +207,7 @@ def change_number(model: Base) -> None:
 )
 @torch.no_grad()
 def test_what_changed_is_named_and_put_back(change: Callable[[Base], None], name: str) -> None:
-    """In place, by another tensor, by another size; attributes too, and what is new is gone."""
+    """Tensors changed in place, replaced or resized are restored, and so are attributes; new ones are removed."""
     model = Base()
     tensors = {key: (value, value.clone()) for key, value in model.state_dict(keep_vars=True).items()}
     state = Preserved(model)
@@ -224,7 +224,7 @@ def test_what_changed_is_named_and_put_back(change: Callable[[Base], None], name
 
 
 def test_dropout_in_eval_mode_draws_nothing(tmp_path: Path) -> None:
-    """Random generators stay where they were, when forward itself uses none."""
+    """Random generators keep their states when forward itself uses none."""
     net = nest(nn.Sequential(nn.Linear(6, 4), nn.Dropout(0.5)), densities=(0.5,))
     state = torch.get_rng_state()
     export(net, (F.relu(example()),), tmp_path / "net.safetensors")
@@ -243,7 +243,7 @@ BROTHERS = {
 
 
 class NormalisesAndCounts(Counts):
-    """Two layers and a norm, so that there is a place for the level to fall."""
+    """Two layers and a norm, so that the level can fall between them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -256,7 +256,7 @@ class NormalisesAndCounts(Counts):
 
 @pytest.mark.parametrize("name", BROTHERS)
 def test_what_runs_the_model_leaves_buffers_and_batches(name: str) -> None:
-    """Only recalibrate changes something: the norms' statistics. Every level sees the batches as they were given."""
+    """Only recalibrate changes the norms' statistics. Every level gets unchanged batches."""
     net, given = nest(NormalisesAndCounts(), densities=(0.3, 0.6)).eval(), batches()
     before = everything(net)
     first = BROTHERS[name](net, given)

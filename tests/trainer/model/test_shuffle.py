@@ -1,4 +1,4 @@
-"""Shuffled rows in torch: masks, training, states and files."""
+"""Row shuffle in torch: masks, training, states and files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NESTINGS = [FreezeThenGrow(epochs_per_level=1), FreezeThenGrow(epochs_per_level=
 
 
 def planted_conv(groups: int = 1) -> nn.Conv2d:
-    """Rows of which every fourth keeps the same inputs, so that blocks of neighbours fit badly."""
+    """A convolution whose every fourth row keeps the same inputs, so that blocks of neighbours fit badly."""
     torch.manual_seed(0)
     conv = nn.Conv2d(8 * groups, 16 * groups, 3, padding=1, groups=groups)
     kinds = (torch.rand(4, 8, 3, 3) < 0.15).repeat(4 * groups, 1, 1, 1)
@@ -37,18 +37,18 @@ def planted_conv(groups: int = 1) -> nn.Conv2d:
 
 
 def permutations(net: NestedModel) -> dict[str, list[int]]:
-    """Of the layers that have one."""
+    """The permutations of the layers that have one."""
     layers = net.nested_layers().items()
     return {name: layer.permutation.tolist() for name, layer in layers if layer.permutation is not None}
 
 
 def kept(layer: NestedLayer, level: int) -> float:
-    """Sum of |w| that `level` keeps."""
+    """Sum of the magnitudes that `level` keeps."""
     return float(layer.weight.detach().abs()[layer.mask(level)].sum())
 
 
 def test_nest_shuffles_rows_that_keep_the_same_inputs() -> None:
-    """Fourths of the rows come together, and each level keeps more magnitude than with rows as they lie."""
+    """Every fourth row comes together, and each level keeps more magnitude than without the shuffle."""
     model = nn.Sequential(planted_conv())
     plain = nest(model, densities=(0.1, 0.3), pattern="block4x1")
     net = nest(model, densities=(0.1, 0.3), pattern="block4x1", row_shuffle=True)
@@ -64,7 +64,7 @@ def test_nest_shuffles_rows_that_keep_the_same_inputs() -> None:
 
 
 def test_rows_stay_in_their_group_and_others_have_no_permutation() -> None:
-    """Convolutions in groups keep rows in their group; single weights and layers kept dense are left alone."""
+    """Convolutions in groups keep rows in their group; single weights and layers kept dense do not change."""
     model = nn.Sequential(planted_conv(groups=3), nn.ReLU(), nn.Conv2d(48, 8, 1))
     net = nest(model, densities=(0.1, 0.5), pattern="block4x1", keep_dense=("2",), row_shuffle=True)
     assert list(permutations(net)) == ["0"]
@@ -76,7 +76,7 @@ def test_rows_stay_in_their_group_and_others_have_no_permutation() -> None:
 
 
 def test_layers_of_one_weight_share_the_permutation() -> None:
-    """And so the masks."""
+    """The layers share the permutation and the masks."""
     first = planted_conv()
     second = nn.Conv2d(8, 16, 3, padding=1)
     second.weight = first.weight
@@ -88,7 +88,7 @@ def test_layers_of_one_weight_share_the_permutation() -> None:
 
 
 def test_refused_once_masks_are_chosen() -> None:
-    """A new permutation would tear the blocks of levels that are frozen; whole levels have none."""
+    """A new permutation would split the blocks of frozen levels; whole levels have none."""
     net = nest(nn.Sequential(planted_conv()), densities=(0.1, 0.5), pattern="block4x1", row_shuffle=True)
     before = permutations(net)
     with pytest.raises(TrainingError, match=r"masks of 0 are chosen"):
@@ -103,7 +103,7 @@ def test_refused_once_masks_are_chosen() -> None:
 
 
 def test_masks_follow_the_permutation() -> None:
-    """A change in place is seen, though first levels stay as they are."""
+    """Masks follow a change of the permutation in place, with the same first levels."""
     net = nest(nn.Sequential(planted_conv()), densities=(0.1, 0.5), pattern="block4x1", row_shuffle=True)
     layer = net.nested_layers()["0"]
     assert layer.permutation is not None
@@ -140,7 +140,7 @@ def test_training_shuffles_once_after_the_dense_stage(nesting: FreezeThenGrow | 
 
 
 def test_states_load_into_a_net_of_other_weights(tmp_path: Path) -> None:
-    """A finished run's state, permutations and masks included, goes into a net that was shuffled otherwise."""
+    """A finished run's state, permutations and masks included, loads into a net with another shuffle."""
     net = nested_small_net(row_shuffle=True)
     state = tmp_path / "run.state"
     torch.manual_seed(1)
@@ -159,7 +159,7 @@ def test_states_load_into_a_net_of_other_weights(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
-    """Stopped in the epoch that follows the shuffle."""
+    """The run stops in the epoch after the shuffle."""
     config = TrainConfig(dense_epochs=1, search_epochs=2, recalibration_samples=48)
 
     def stop(report: EpochReport) -> None:
@@ -182,7 +182,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("groups", [1, 2])
 def test_a_shuffled_net_is_exported_and_answers_like_torch(tmp_path: Path, groups: int) -> None:
-    """At every level, also where blocks stay within groups."""
+    """The answers agree at every level, also when blocks stay within groups."""
     model = nn.Sequential(planted_conv(groups), nn.BatchNorm2d(16 * groups), nn.ReLU(), nn.Conv2d(16 * groups, 8, 1))
     net = nest(model, densities=(0.1, 0.4), pattern="block4x1", row_shuffle=True).eval()
     assert net.nested_weight("0").permutation is not None
@@ -198,7 +198,7 @@ def test_a_shuffled_net_is_exported_and_answers_like_torch(tmp_path: Path, group
 
 
 def test_rows_in_order_need_no_table() -> None:
-    """The identity is left out of what is exported."""
+    """The identity permutation is not exported."""
     net = nest(nn.Linear(8, 4), densities=(0.5,), pattern="block4x1", row_shuffle=True)
     assert permutations(net)["model"] == [0, 1, 2, 3]
     assert net.nested_weight("model").permutation is None

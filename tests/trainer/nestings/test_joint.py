@@ -1,3 +1,5 @@
+"""Joint training: the sandwich rule, gradients, reports and settings."""
+
 from __future__ import annotations
 
 import copy
@@ -21,7 +23,7 @@ def batch() -> tuple[Tensor, Tensor]:
 
 
 def stage(net: NestedModel, **settings: object) -> JointStage:
-    """A joint stage in which each level's gradient can be looked at; dropout, being random, is off."""
+    """A joint stage with readable gradients per level; dropout, which is random, is off."""
     net.eval()
     work = Work(net, TrainConfig(distill_temperature=2.0), F.cross_entropy)
     return JointStage(work, Joint(**settings))  # type: ignore[arg-type]
@@ -33,7 +35,7 @@ def gradients(net: NestedModel) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("random_levels", [0, 1, 2, 9])
 def test_sandwich_rule(random_levels: int) -> None:
-    """Each step trains the densest level first, the sparsest, and as many others as asked, all of which get a turn."""
+    """Each step trains the densest level first, the sparsest, and the given number of others, all in turn."""
     net = nest(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), densities=(0.1, 0.2, 0.3, 0.4, 0.5))
     joint, drawn = stage(net, random_levels=random_levels), set()
     torch.manual_seed(0)
@@ -47,7 +49,7 @@ def test_sandwich_rule(random_levels: int) -> None:
 
 @pytest.mark.parametrize("soft_weight", [0.0, 0.3, 1.0])
 def test_step_follows_the_mean_of_the_levels_losses(soft_weight: float) -> None:
-    """Losses and gradients are those of plain torch: labels at the top, the top's softened, detached labels below."""
+    """Losses and gradients equal plain torch: labels at the top, its softened, detached labels below."""
     net = nested_small_net()
     twin = copy.deepcopy(net).eval()
     (x, labels), temperature = batch(), 2.0
@@ -73,7 +75,7 @@ def test_step_follows_the_mean_of_the_levels_losses(soft_weight: float) -> None:
 
 
 def test_gradient_of_a_ring() -> None:
-    """With "ring" a level's loss reaches, of the sparse weights, exactly those that it adds to the level below."""
+    """With "ring" a level's loss reaches exactly those sparse weights that it adds to the level below."""
     net = nested_small_net(keep_dense=("9",)).eval()
     x, labels = batch()
     for level in range(net.level_count):
@@ -95,7 +97,7 @@ def test_gradient_of_a_ring() -> None:
 
 @pytest.mark.parametrize("gradient", ["kept", "ring"])
 def test_every_level_learns_and_dropped_weights_stay(gradient: str) -> None:
-    """All levels of a joint run get most of an easy task right; what no level keeps is as the search left it."""
+    """All levels of a joint run learn an easy task; weights that no level keeps stay as after the search."""
     net = nested_small_net()
     config = TrainConfig(dense_epochs=6, search_epochs=3, recalibration_samples=48)
     seen: dict[str, dict[str, Tensor]] = {}
@@ -128,7 +130,7 @@ def test_reports_have_a_loss_per_level() -> None:
 
 
 def test_search_level_decides_the_masks() -> None:
-    """With search_level the search keeps that level's density, and all levels are chosen from what it kept."""
+    """With search_level the search keeps that level's density, and all levels are chosen from its weights."""
     net, densities = nested_small_net(), []
     config = TrainConfig(dense_epochs=1, search_epochs=2, recalibration_samples=0)
 
@@ -180,7 +182,7 @@ def test_outputs_that_are_no_logits_are_an_error() -> None:
     [("epochs", -1), ("random_levels", 0.5), ("gradient", "all"), ("soft_weight", 1.5), ("search_level", -2)],
 )
 def test_settings_are_checked(field: str, value: object) -> None:
-    """Every field out of range is an error that names it, in both nestings that train jointly."""
+    """Every field out of range gives an error with its name, in both nestings with joint training."""
     with pytest.raises(TrainingError, match=f"Joint.{field}: expected"):
         Joint(**{field: value})  # type: ignore[arg-type]
     if field not in ("epochs", "search_level"):

@@ -1,4 +1,4 @@
-"""A layer's columns against torch's own unfold and convolution."""
+"""Columns: compared with torch's own unfold and convolution."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CONVOLUTIONS = [
 
 @pytest.mark.parametrize("conv", CONVOLUTIONS)
 def test_second_moment_is_that_of_the_unfolded_input(conv: nn.Conv2d) -> None:
-    """X·Xᵀ / n of unfold's columns, for stride, padding, dilation and groups."""
+    """The moment equals X·Xᵀ / n of unfold's columns, for stride, padding, dilation and groups."""
     torch.manual_seed(0)
     x = torch.randn(3, 4, 11, 12, dtype=torch.float64)
     layer = nest(conv, densities=(1.0,)).nested_layers()["model"]
@@ -35,7 +35,7 @@ def test_second_moment_is_that_of_the_unfolded_input(conv: nn.Conv2d) -> None:
 
 
 def test_columns_times_the_weight_are_the_output_of_a_line() -> None:
-    """With one spatial dimension: stride, padding, dilation and groups, at a part of the positions."""
+    """The product holds in 1-D with stride, padding, dilation and groups, at a part of the positions."""
     torch.manual_seed(0)
     conv = nn.Conv1d(4, 6, 3, stride=2, padding=3, dilation=2, groups=2, bias=False)
     layer = nest(conv, densities=(1.0,)).nested_layers()["model"]
@@ -48,7 +48,7 @@ def test_columns_times_the_weight_are_the_output_of_a_line() -> None:
 
 
 def test_columns_of_a_linear_layer_are_rows_of_its_input() -> None:
-    """Whatever dimensions come before the last."""
+    """The rows are those of the last dimension, for any dimensions before it."""
     torch.manual_seed(0)
     layer = nest(nn.Linear(5, 3), densities=(1.0,)).nested_layers()["model"]
     x = torch.randn(4, 6, 5)

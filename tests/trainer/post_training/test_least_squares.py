@@ -1,4 +1,4 @@
-"""The optimum on a support and the saliency, against numpy's least squares."""
+"""Least squares: the optimum on a support and the saliency, compared with numpy's least squares."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def inputs() -> tuple[torch.Tensor, torch.Tensor]:
 def lstsq_on_support(
     x: NDArray[np.float64], targets: NDArray[np.float64], support: NDArray[np.bool_], held: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Row by row: the weights on the support that, next to those held, come nearest to the targets."""
+    """Row by row, the weights on the support that, together with the held ones, are nearest to the targets."""
     result = held.copy()
     for row, columns in enumerate(support):
         result[row, columns] = np.linalg.lstsq(x[:, columns], targets[:, row] - x @ held[row], rcond=None)[0]
@@ -30,7 +30,7 @@ def lstsq_on_support(
 
 
 def test_fit_is_the_least_squares_optimum_on_the_support() -> None:
-    """Unstructured supports, those of 4 × 1 blocks, and both around frozen weights of a lower level."""
+    """Supports are unstructured or of 4 × 1 blocks, each also around frozen weights of a lower level."""
     x, dense = inputs()
     targets = x @ dense.mT + 0.1 * torch.randn(
         1, SAMPLES, ROWS, generator=torch.Generator().manual_seed(1), dtype=torch.float64
@@ -50,7 +50,7 @@ def test_fit_is_the_least_squares_optimum_on_the_support() -> None:
 
 
 def test_fit_is_never_worse_than_its_start() -> None:
-    """Row by row, after any number of steps, by the mean squared error itself."""
+    """The mean squared error of each row never rises, after any number of steps."""
     x, dense = inputs()
     problem = output_error(x, x @ dense.mT, dense, 1e-9, centred=False)
     free = torch.rand(1, ROWS, COLUMNS, generator=torch.Generator().manual_seed(2)) < 0.5
@@ -62,7 +62,7 @@ def test_fit_is_never_worse_than_its_start() -> None:
 
 
 def test_saliency_is_the_loss_of_removing_a_weight_when_the_others_make_up_for_it() -> None:
-    """Optimal Brain Surgeon's definition: w² · stiffness is the least squared error without the weight."""
+    """In Optimal Brain Surgeon, w² · stiffness is the least squared error without the weight."""
     x, dense = inputs()
     moment = second_moment(x)
     saliency = (dense.square() * stiffness(moment))[0].numpy()
@@ -76,7 +76,7 @@ def test_saliency_is_the_loss_of_removing_a_weight_when_the_others_make_up_for_i
 
 
 def test_a_centred_error_is_the_variance_of_the_outputs_error() -> None:
-    """What is left once a bias has put the mean right, both from inputs and from their moments."""
+    """The error that remains after a bias corrects the mean, computed from inputs and from their moments."""
     x, dense = inputs()
     x = x + 5
     targets, v = x @ dense.mT, dense.roll(1, dims=2)
@@ -90,7 +90,7 @@ def test_a_centred_error_is_the_variance_of_the_outputs_error() -> None:
 
 
 def test_a_layer_that_saw_only_zeros_keeps_its_weights() -> None:
-    """Nothing is known then: the damping alone decides."""
+    """Without information the damping alone decides."""
     _, dense = inputs()
     x = torch.zeros(1, SAMPLES, COLUMNS, dtype=torch.float64)
     problem = output_error(x, torch.zeros(1, SAMPLES, ROWS, dtype=torch.float64), dense, 0.01, centred=False)

@@ -1,4 +1,4 @@
-"""A pre-trained model, nested in one call."""
+"""nest_pretrained: levels of a pre-trained model in one call."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def pretrained(**options: object) -> NestedModel:
 def test_levels_nest_and_their_values_are_settled_once(
     pattern: str, budget: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a level keeps when it is done, no later level moves: mask, values and bias, bit for bit."""
+    """A later level changes nothing of a finished level: mask, values and bias, bit for bit."""
     done: list[dict[str, tuple[Tensor, Tensor, Tensor | None]]] = []
     settle = levels_module._settle
 
@@ -62,7 +62,7 @@ def test_levels_nest_and_their_values_are_settled_once(
 
 
 def test_densities_follow_the_rounding_rule() -> None:
-    """Blocks kept by each layer and level, for V × 1 blocks."""
+    """The number of kept V × 1 blocks follows the rule for each layer and level."""
     net = pretrained(pattern="block4x1")
     for layer in net.nested_layers().values():
         blocks = magnitudes(layer).size
@@ -71,7 +71,7 @@ def test_densities_follow_the_rounding_rule() -> None:
 
 
 def test_a_sole_layer_is_the_optimum_on_its_support() -> None:
-    """Row by row, numpy's least squares for what a level adds and the bias, the level below held, does no better."""
+    """With the level below held, numpy's least squares for the added weights and the bias is no better, row by row."""
     torch.manual_seed(0)
     linear = nn.Linear(20, 8)
     x = torch.randn(200, 20) @ torch.randn(20, 20) + 1
@@ -92,7 +92,7 @@ def test_a_sole_layer_is_the_optimum_on_its_support() -> None:
 
 
 def test_statistics_are_those_of_each_level() -> None:
-    """The mean and unbiased variance of what each norm gets when its level runs as it is deployed, in eval mode.
+    """The mean and unbiased variance of each norm's input when its level runs as deployed, in eval mode.
 
     `recalibrate` finds the same, but for a little: its norms divide by the batch's biased deviation as it measures,
     so that what follows the first norm is larger by the root of n / (n - 1), n = 48 * 8 * 8 values a channel.
@@ -116,14 +116,14 @@ def test_statistics_are_those_of_each_level() -> None:
 
 @pytest.mark.parametrize("pattern", ["unstructured", "block4x1", "gs8x2", "channel"])
 def test_it_exports(pattern: str, tmp_path: Path) -> None:
-    """A file whose every level computes, in our operators, what torch does: export compares them."""
+    """Export verifies that every level of the file computes, in our operators, the same as torch."""
     net = pretrained(pattern=pattern, keep_dense=("0",))
     with Checkpoint.open(export(net, (inputs(2),), tmp_path / "net.safetensors")) as checkpoint:
         assert len(checkpoint.levels) == len(DENSITIES)
 
 
 def test_the_model_is_untouched_and_modes_are_kept() -> None:
-    """Parameters, buffers and train mode of the original; the copy has its mode, runs the densest level, no hooks."""
+    """The original keeps parameters, buffers and mode; the copy has its mode, the densest level, and no hooks."""
     model = small_net().train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     net = nest_pretrained(model, [(inputs(30), None), (inputs(30), None)], densities=DENSITIES, samples=40)
@@ -134,7 +134,7 @@ def test_the_model_is_untouched_and_modes_are_kept() -> None:
 
 
 def test_the_same_call_gives_the_same_bits() -> None:
-    """Nothing is drawn from torch's global generator."""
+    """The call draws nothing from torch's global generator."""
     first, second = snapshot(pretrained()), snapshot(pretrained())
     assert all(torch.equal(value, second[key]) for key, value in first.items())
 
@@ -161,6 +161,6 @@ def test_layers_that_share_a_weight_and_layers_used_twice() -> None:
     ],
 )
 def test_errors_say_what_to_do(batches: list[Tensor], options: dict[str, float], message: str) -> None:
-    """No samples, samples that are not finite, no damping."""
+    """The cases are no samples, samples that are not finite, and no damping."""
     with pytest.raises(TrainingError, match=message):
         nest_pretrained(small_net().eval(), batches, densities=DENSITIES, **options)  # type: ignore[arg-type]

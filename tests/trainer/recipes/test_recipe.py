@@ -1,3 +1,5 @@
+"""Recipes: the named ones, errors in recipes, runs and their files, and a user's functions."""
+
 from __future__ import annotations
 
 import json
@@ -38,14 +40,14 @@ recalibration_samples = 32
 
 
 def tiny(folder: Path, *settings: str, text: str = TINY) -> Recipe:
-    """A recipe of seconds."""
+    """A recipe that runs in seconds."""
     path = folder / "tiny.toml"
     path.write_text(text)
     return load_recipe(path, settings)
 
 
 def test_named_recipes_hold() -> None:
-    """Each is there with a description, and correct but for where the data is."""
+    """Each recipe has a description and is correct, except for the path of its data."""
     names = named_recipes()
     assert {"digits", "fashion-mnist", "spoken-digits"} <= set(names)
     assert all(names.values())
@@ -87,7 +89,7 @@ def test_named_recipes_hold() -> None:
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, setting: str, message: str) -> None:
-    """File, table, key, value, and what is allowed; on one line when it is one mistake."""
+    """The error has file, table, key, value and the allowed values; for one mistake it is one line."""
     with pytest.raises(TrainingError, match=message) as caught:
         tiny(tmp_path, setting)
     assert str(caught.value).startswith(str(tmp_path / "tiny.toml"))
@@ -95,14 +97,14 @@ def test_what_is_wrong_is_named(tmp_path: Path, setting: str, message: str) -> N
 
 
 def test_all_mistakes_are_said_at_once(tmp_path: Path) -> None:
-    """One line each, across tables."""
+    """There is one line for each mistake in any table."""
     with pytest.raises(TrainingError) as caught:
         tiny(tmp_path, "train.lrr=1", "model.widht=2", "nest.densities=3", "schedule.name=none")
     assert len(str(caught.value).splitlines()) == 5
 
 
 def test_files_that_are_no_recipes_are_errors(tmp_path: Path) -> None:
-    """Absent (with the names there are), and not TOML."""
+    """The file is missing (the error lists the names), or not TOML."""
     with pytest.raises(TrainingError, match=r"no such file.*did you mean 'digits'"):
         load_recipe("digit")
     with pytest.raises(TrainingError, match="is not TOML"):
@@ -133,7 +135,7 @@ LONG = 1_000_000 * "x"
     ids=range(12),
 )
 def test_a_message_repeats_little_of_a_recipe(tmp_path: Path, text: str) -> None:
-    """No megabyte, no more mistakes than one can read, nothing that steers a terminal."""
+    """The message is short, lists few mistakes, and has no control characters."""
     with pytest.raises(TrainingError, match=r"tiny\.toml: ?") as caught:
         tiny(tmp_path, text=text)
     assert len(str(caught.value)) < 10_000
@@ -149,7 +151,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
 
 
 def test_the_same_seed_gives_the_same_file(finished: tuple[Path, dict[str, Any], dict[str, Any]]) -> None:
-    """Bit for bit."""
+    """The files are equal bit for bit."""
     folder, first, second = finished
     content = (folder / "a" / "tiny.safetensors").read_bytes()
     assert content == (folder / "b" / "tiny.safetensors").read_bytes()
@@ -157,7 +159,7 @@ def test_the_same_seed_gives_the_same_file(finished: tuple[Path, dict[str, Any],
 
 
 def test_a_run_leaves_checkpoint_figures_and_picture(finished: tuple[Path, dict[str, Any], dict[str, Any]]) -> None:
-    """The levels that a session opens score what the figures say on the data held out; nothing of the state is left."""
+    """The levels have the accuracy of the figures on held-out data; the state file is deleted."""
     folder, figures, _ = finished
     out = folder / "a"
     assert sorted(path.name for path in out.iterdir()) == ["tiny.json", "tiny.png", "tiny.safetensors"]
@@ -176,7 +178,7 @@ def test_a_run_leaves_checkpoint_figures_and_picture(finished: tuple[Path, dict[
 
 
 def test_a_finished_run_is_only_reported(finished: tuple[Path, dict[str, Any], dict[str, Any]]) -> None:
-    """No epoch is trained; another recipe or seed is refused by name; a foreign file is not overwritten."""
+    """No epoch is trained; another recipe or seed is refused by name; a foreign file is kept."""
     folder, figures, _ = finished
     epochs: list[object] = []
     assert run_recipe(tiny(folder), folder / "a", on_progress=[epochs.append]) == figures
@@ -191,7 +193,7 @@ def test_a_finished_run_is_only_reported(finished: tuple[Path, dict[str, Any], d
 
 
 def test_a_foreign_state_is_said_with_the_options_that_help(tmp_path: Path) -> None:
-    """Not with arguments that the command line does not have; --fresh replaces a file, but no folder."""
+    """The error names options of the command line: --fresh replaces a file, but not a folder."""
     state = tmp_path / "tiny.state"
     state.write_text("mine")
     with pytest.raises(
@@ -207,7 +209,7 @@ def test_a_foreign_state_is_said_with_the_options_that_help(tmp_path: Path) -> N
 
 
 def test_splits_are_apart_and_the_seed_s_own(tmp_path: Path) -> None:
-    """Held-out samples are no training samples, and the same whatever the seed of the batches."""
+    """Held-out samples are not training samples, and are the same for every seed of the batches."""
     source = Digits(size=8, validation_samples=200)
     one, two = source.load(0), source.load(1)
     held = torch.cat([inputs for inputs, _ in one.scored()])
@@ -298,7 +300,7 @@ def factual(): return odd(facts={"mean": np.float32(1)})
 def test_own_functions_at_fault_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, said: str
 ) -> None:
-    """In one line, with the table; what they raised is kept as the cause."""
+    """The error is one line with the table; the function's exception is the cause."""
     (tmp_path / "own.py").write_text(OWN)
     (tmp_path / "own_broken.py").write_text("1 / 0")
     monkeypatch.chdir(tmp_path)
@@ -315,14 +317,14 @@ def test_own_functions_at_fault_are_named(
 
 
 def test_an_own_function_may_name_types_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its options are then taken as they are."""
+    """Its options are then used without a check."""
     (tmp_path / "own.py").write_text(OWN)
     monkeypatch.syspath_prepend(str(tmp_path))
     assert tiny(tmp_path, "model.name=own:undefined", "model.width=5").model_options == {"width": 5}
 
 
 def test_resnet20_has_the_size_it_says() -> None:
-    """0.27 million weights; 62 MFLOP on 28 × 28, 16 to 17 with stride 2, counted by the net itself."""
+    """It has 0.27 million weights; 62 MFLOP on 28 × 28, 16 to 17 with stride 2, counted by the net itself."""
     from nested_sparse.trainer import nest
 
     assert sum(parameter.numel() for parameter in ResNet20().parameters()) == pytest.approx(0.27e6, rel=0.03)
@@ -332,7 +334,7 @@ def test_resnet20_has_the_size_it_says() -> None:
 
 
 def test_tensorboard_says_what_it_needs() -> None:
-    """Without the package, its name and how to get it."""
+    """Without the package the error has its name and the command to install it."""
     try:
         import tensorboard  # noqa: F401
     except ImportError:

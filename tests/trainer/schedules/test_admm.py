@@ -1,3 +1,5 @@
+"""ADMM: compared with its definition, with frozen levels, resumed runs and settings."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -32,7 +34,7 @@ def started(net: NestedModel, level: int, settings: Admm) -> AdmmSearch:
 
 
 def projected(values: NDArray[np.float32], rows: int, density: float) -> NDArray[np.float32]:
-    """The definition: all zero but the blocks of `rows` rows with the largest sums of magnitudes."""
+    """The projection by definition: all zero but the blocks of `rows` rows with the largest sums of magnitudes."""
     sums = np.abs(values).reshape(-1, rows, values.shape[1]).sum(axis=1)
     kept = np.argsort(-sums, axis=None, kind="stable")[: round(density * sums.size)]
     mask = np.zeros(sums.size, bool)
@@ -68,7 +70,7 @@ def test_z_and_u_follow_the_definition(pattern: str, rows: int) -> None:
 
 
 def test_frozen_levels_take_no_part() -> None:
-    """What a lower level keeps stays in Z's support, is not pulled at, and stays kept."""
+    """The weights of a lower level stay in Z's support, have no penalty, and stay kept."""
     net = linear("unstructured")
     layer = net.nested_layers()["0"]
     frozen = layer.mask(0).clone()
@@ -101,7 +103,7 @@ class Tied(nn.Module):
 
 
 def test_layers_that_share_a_weight_all_train_dense() -> None:
-    """During the search each of them keeps everything; in the end they have the same mask, of the level's density."""
+    """In the search both layers keep everything; in the end they have the same mask, of the level's density."""
     net = nest(Tied(), densities=(0.25, 0.5))
     search = started(net, 0, Admm(updates=2))
     for progress in (0.0, 0.5):
@@ -115,7 +117,7 @@ def test_layers_that_share_a_weight_all_train_dense() -> None:
 
 
 def test_without_sparse_layers_there_is_no_penalty() -> None:
-    """A net whose layers are all kept dense has nothing to pull at."""
+    """A net whose layers are all kept dense has no penalty."""
     net = nest(nn.Sequential(nn.Linear(4, 4)), densities=(0.25, 0.5), keep_dense=("*",))
     search = started(net, 0, Admm())
     assert not search.before_step(0.5, update=True)
@@ -129,7 +131,7 @@ def test_learning_rate_starts_anew_with_each_interval() -> None:
 
 
 def test_the_penalty_pulls_weights_to_their_projection() -> None:
-    """Trained with it, the share of the weights' norm that pruning takes away is smaller than without."""
+    """After training with it, pruning removes a smaller share of the weights' norm than without."""
 
     def lost(rho: float) -> float:
         net, seen = nested_small_net(), list[float]()
@@ -151,7 +153,7 @@ def test_the_penalty_pulls_weights_to_their_projection() -> None:
 @pytest.mark.parametrize("nesting", [FreezeThenGrow(1, search_each=True), Joint(epochs=1)])
 @pytest.mark.parametrize("pattern", ["unstructured", "block4x1", "gs8x1", "channel"])
 def test_masks_nest_at_their_densities(pattern: str, nesting: Nesting) -> None:
-    """In the end every level keeps what a one-shot choice would keep in number."""
+    """In the end every level keeps as many weights as in a one-shot choice."""
     net = nested_small_net(pattern=pattern, keep_dense=("0",))
     expected = [net.density(level) for level in range(3)]
     train(net, small_batches(), F.cross_entropy, CONFIG, schedule=Admm(updates=2), nesting=nesting)
@@ -161,12 +163,12 @@ def test_masks_nest_at_their_densities(pattern: str, nesting: Nesting) -> None:
 
 
 class KilledError(Exception):
-    """Stops a run as a signal would."""
+    """Stops a run as a signal does."""
 
 
 @pytest.mark.parametrize("stop_after", [2, 3, 4, 8])
 def test_resumed_run_equals_uninterrupted(tmp_path: Path, stop_after: int) -> None:
-    """Stopped after an epoch of a search, in an interval or between two, a run goes on to the same bits."""
+    """A run stopped after an epoch, in an interval or between two, ends with the same bits."""
 
     def run(net: NestedModel, stop: int = 0, state: Path | None = None) -> dict[str, Tensor]:
         def stop_there(report: object) -> None:
@@ -187,6 +189,6 @@ def test_resumed_run_equals_uninterrupted(tmp_path: Path, stop_after: int) -> No
 
 @pytest.mark.parametrize(("field", "value"), [("rho", 0), ("rho", "much"), ("updates", 0)])
 def test_settings_are_checked(field: str, value: object) -> None:
-    """Every field out of range is an error that names it."""
+    """Every field out of range gives an error with its name."""
     with pytest.raises(TrainingError, match=f"Admm.{field}: expected"):
         Admm(**{field: value})  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""CHEX against the definitions of arXiv:2203.15794."""
+"""CHEX: compared with the definitions of arXiv:2203.15794."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def net_of(**options: object) -> NestedModel:
 
 
 def kept_channels(net: NestedModel, level: int = 0) -> dict[ChannelGroup, Tensor]:
-    """(C,) what `level` keeps of each group that may be dropped, checked to be the same in all members."""
+    """(C,) channels that `level` keeps of each group that may be dropped, the same in all members."""
     assert net.coupling is not None
     layers, found = net.nested_layers(), {}
     for group in net.coupling.groups:
@@ -58,7 +58,7 @@ def norm_values(net: NestedModel, group: ChannelGroup, level: int = 0) -> list[T
 
 
 def scramble(net: NestedModel, seed: int) -> None:
-    """Stand in for training: other values for all norms."""
+    """Replace training: set other values for all norms."""
     generator = torch.Generator().manual_seed(seed)
     for group in kept_channels(net):
         for value in norm_values(net, group):
@@ -90,7 +90,7 @@ def test_the_share_that_comes_back_follows_the_cosine() -> None:
 
 
 def test_the_first_masks_are_the_largest_by_magnitude() -> None:
-    """L1, as nest() chooses them, at the target and the whole share to come back."""
+    """The masks are by L1, as in nest(), at the target plus the share to regrow."""
     net, expected = net_of(), net_of(densities=(0.4, 0.5))
     Chex(regrow=0.3).search(net, 0, 0.1).begin()
     masks = [layer.mask(0) for layer in expected.nested_layers().values()]
@@ -115,7 +115,7 @@ def scores_by_eigenvectors(net: NestedModel, group: ChannelGroup, active: dict[s
 
 
 def test_the_highest_leverage_is_kept() -> None:
-    """At the end every group keeps the best of what was active, by leverage summed over who writes the channels."""
+    """At the end every group keeps the best active channels, by leverage summed over the layers that write them."""
     net = net_of()
     search = Chex(regrow=0.4).search(net, 0, 0.1)
     search.begin()
@@ -276,7 +276,7 @@ def killed_in_epoch(number: int) -> Any:
 
 @pytest.mark.parametrize("stop", [1, 4])
 def test_a_resumed_run_is_bit_identical(tmp_path: Path, stop: int) -> None:
-    """What is drawn comes from torch's generator, and what dropped channels had is in the state."""
+    """Random draws come from torch's generator, and the state contains the values of dropped channels."""
     options: dict[str, Any] = {"schedule": Chex(regrow=0.4, updates=8), "nesting": NESTING}
     whole, first, second = small_net(), small_net(), small_net()
     torch.manual_seed(1)

@@ -1,4 +1,4 @@
-"""Leverage scores and residuals against plain definitions."""
+"""Column subset: leverage scores and residuals, compared with plain definitions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nested_sparse.trainer.schedules.column_subset import leverage_scores, resid
 
 @pytest.mark.parametrize("count", [1, 3, 8])
 def test_leverage_scores_are_row_norms_of_right_singular_vectors(count: int) -> None:
-    """Those vectors are the eigenvectors of W'W with the largest eigenvalues; all squares sum to their number."""
+    """These vectors are the eigenvectors of W'W with the largest eigenvalues; all squares sum to their number."""
     matrix = np.random.default_rng(count).standard_normal((20, 8))
     _, vectors = np.linalg.eigh(matrix.T @ matrix)
     largest = vectors[:, ::-1][:, :count]
@@ -20,7 +20,7 @@ def test_leverage_scores_are_row_norms_of_right_singular_vectors(count: int) -> 
 
 
 def test_with_fewer_rows_than_columns_l1_norms_rank() -> None:
-    """As the paper's code has it, scaled to the same sum of squares."""
+    """The norms are as in the paper's code, scaled to the same sum of squares."""
     matrix = np.random.default_rng(0).standard_normal((5, 9))
     scores = leverage_scores(matrix, 4)
     l1 = np.abs(matrix).sum(axis=0)
@@ -29,7 +29,7 @@ def test_with_fewer_rows_than_columns_l1_norms_rank() -> None:
 
 
 def test_columns_that_are_dropped_have_no_leverage() -> None:
-    """Zero columns score 0, also where more vectors are asked for than the matrix has directions."""
+    """Zero columns score 0, also for more vectors than the rank of the matrix."""
     matrix = np.random.default_rng(1).standard_normal((20, 8))
     matrix[:, [2, 5]] = 0
     scores = leverage_scores(matrix, 7)
@@ -39,7 +39,7 @@ def test_columns_that_are_dropped_have_no_leverage() -> None:
 
 @pytest.mark.parametrize("rank", [3, 6])
 def test_residuals_are_those_of_least_squares(rank: int) -> None:
-    """What the best combination of the kept columns leaves; also when these depend on each other."""
+    """The distance from the best combination of the kept columns, also of linearly dependent ones."""
     generator = np.random.default_rng(rank)
     kept = generator.standard_normal((20, 3)) @ generator.standard_normal((3, 6))
     kept = kept if rank == 3 else generator.standard_normal((20, 6))

@@ -1,3 +1,5 @@
+"""GaP: dense parts, targets, resumed runs, and parts of several processes."""
+
 from __future__ import annotations
 
 import importlib
@@ -58,7 +60,7 @@ def batches(epoch: int) -> Iterable[Any]:
 
 @dataclass
 class Record:
-    """Masks of the searched level and weights at every training step, as the loss function finds them."""
+    """Masks of the searched level and weights at every training step, read in the loss function."""
 
     net: NestedModel
     masks: list[dict[str, Tensor]] = field(default_factory=list)
@@ -84,7 +86,7 @@ def searched(schedule: Gap, net: NestedModel, **options: Any) -> Record:
 
 
 def equal_parts(sizes: dict[str, int], count: int) -> list[list[str]]:
-    """Of all ways to cut the layers, the one whose parts differ least: the least sum of squares (by trying all)."""
+    """The cut of the layers into parts with the least sum of squares, found by trying all."""
     names = list(sizes)
     ways = []
     for cuts in itertools.combinations(range(1, len(names)), count - 1):
@@ -108,7 +110,7 @@ def kept(mask: Tensor) -> int:
     ],
 )
 def test_one_part_is_dense_all_others_are_at_their_target(pattern: str, budget: str, start: str) -> None:
-    """At every training step; the parts take turns for equally many steps, each `rounds` times; the end is exact."""
+    """It holds at every step; parts are dense in turn, for equal times, `rounds` times each; the end is exact."""
     net = nested(pattern=pattern, budget=budget)
     # what nest keeps in one shot of the same weights: target of every layer
     target = {name: kept(layer.mask(0)) for name, layer in net.nested_layers().items()}
@@ -129,7 +131,7 @@ def test_one_part_is_dense_all_others_are_at_their_target(pattern: str, budget: 
 
 
 def test_global_targets_are_one_ranking_of_the_start() -> None:
-    """Under budget "global" each layer keeps, throughout, what it had of the largest weights of the untrained net."""
+    """Under "global" each layer always keeps its number of the largest weights of the untrained net."""
     net = nested(budget="global")
     pooled = torch.cat([layer.weight.detach().abs().flatten() for layer in net.nested_layers().values()])
     threshold = pooled.sort(descending=True).values[math.floor(0.2 * len(pooled) + 0.5) - 1]
@@ -139,7 +141,7 @@ def test_global_targets_are_one_ranking_of_the_start() -> None:
 
 
 def test_dropped_weights_start_from_zero_when_their_part_grows() -> None:
-    """And what was kept does not; until then the dropped ones have their last values."""
+    """Kept weights do not; until then the dropped ones have their last values."""
     record = searched(Gap(partitions=4, rounds=3), nested())
     steps = range(1, 12)  # one batch each
     for step in steps:
@@ -151,7 +153,7 @@ def test_dropped_weights_start_from_zero_when_their_part_grows() -> None:
 
 
 def test_a_part_is_pruned_by_the_magnitudes_it_has_grown_to() -> None:
-    """Tensor by tensor the largest stay; the weights of parts that are not dense keep mask and dropped values."""
+    """The largest of each tensor stay; in parts that are not dense, masks and dropped values stay."""
     record = searched(Gap(partitions=3, rounds=2), nested())
     for step in range(1, 12):
         weights, masks = record.weights[step], record.masks[step]
@@ -170,7 +172,7 @@ def test_a_part_is_pruned_by_the_magnitudes_it_has_grown_to() -> None:
 
 
 def test_learning_rate_and_optimizer_start_anew_at_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rate goes from its peak down again in each of the six steps, with an optimizer that remembers nothing."""
+    """The rate falls from its peak in each of the six steps, with a new optimizer."""
     made: list[torch.optim.Optimizer] = []
     seen: list[tuple[int, float, bool]] = []
     train_module = importlib.import_module("nested_sparse.trainer.train")
@@ -198,7 +200,7 @@ def test_learning_rate_and_optimizer_start_anew_at_each_step(monkeypatch: pytest
 @pytest.mark.parametrize("pattern", ["unstructured", "block4x1", "gs8x1", "channel"])
 @pytest.mark.parametrize("start", ["magnitude", "random"])
 def test_searches_above_leave_frozen_levels_alone(pattern: str, start: str) -> None:
-    """A search of level 1 keeps what level 0 has, bit for bit, in parts dense and not; all levels end at target."""
+    """A search of level 1 keeps level 0, bit for bit, in all parts; all levels end at their target."""
     net = nested(pattern=pattern, keep_dense=("11",))
     target = [{name: kept(layer.mask(level)) for name, layer in net.nested_layers().items()} for level in (0, 1)]
     record = Record(net)
@@ -219,7 +221,7 @@ def test_searches_above_leave_frozen_levels_alone(pattern: str, start: str) -> N
 
 
 def test_random_masks_are_drawn_from_scratch() -> None:
-    """start="random" needs no trained net; its first masks are neither the largest nor another seed's."""
+    """start="random" needs no trained net; its first masks are not the largest, and differ by seed."""
     assert Gap(start="random").from_scratch
     assert not Gap().from_scratch
     by_magnitude = searched(Gap(), nested()).masks[0]["9"]
@@ -234,12 +236,12 @@ def test_random_masks_are_drawn_from_scratch() -> None:
 
 
 class KilledError(Exception):
-    """Stops a run as a signal would."""
+    """Stops a run as a signal does."""
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 3])
 def test_resumed_search_equals_uninterrupted(tmp_path: Path, stop_after: int) -> None:
-    """Stopped after an epoch, within a step and at the search's end, it goes on to the same bits."""
+    """A run stopped within a step, or at the search's end, ends with the same bits."""
     schedule = Gap(partitions=2, start="random")
     whole, stopped, resumed = nested(), nested(), nested()
     nesting = FreezeThenGrow(epochs_per_level=1)
@@ -261,7 +263,7 @@ def test_resumed_search_equals_uninterrupted(tmp_path: Path, stop_after: int) ->
 
 
 def test_parallel_alone_is_cyclic() -> None:
-    """With one process parallel=True changes nothing."""
+    """With one process parallel=True has no effect."""
     cyclic, alone = nested(), nested()
     searched(Gap(partitions=3), cyclic)
     searched(Gap(partitions=3, parallel=True), alone)
@@ -277,7 +279,7 @@ def test_layers_that_share_a_weight_grow_together() -> None:
 
 
 def test_weights_that_are_not_trained_are_not_reset() -> None:
-    """A weight whose requires_grad is off could not come back from zero."""
+    """A weight without requires_grad could not grow again from zero."""
     model = deep_net()
     model[9].weight.requires_grad_(False)
     before = model[9].weight.clone()
@@ -287,7 +289,7 @@ def test_weights_that_are_not_trained_are_not_reset() -> None:
 
 
 def test_wrong_settings_are_errors() -> None:
-    """Each names the field; more parts than layers and fewer batches than steps, too."""
+    """Each error names the field, also for more parts than layers and fewer batches than steps."""
     assert SCHEDULES["gap"] is Gap
     wrong = {"partitions": 0, "rounds": 1.5, "parallel": 1, "start": "zero"}
     for name, value in wrong.items():
@@ -302,7 +304,7 @@ def test_wrong_settings_are_errors() -> None:
 
 
 def test_channels_of_different_parts_end_together() -> None:
-    """Whatever part grew last, in the end a layer reads exactly the channels that the one before it writes."""
+    """In the end each layer reads exactly the channels that the layer before it writes."""
     torch.manual_seed(0)
     net = nest(DigitNet(width=8), densities=(0.3, 0.6), pattern="channel", keep_dense=("stem", "fc"))
     batches = [(torch.randn(4, 1, 8, 8), torch.randint(0, 10, (4,))) for _ in range(4)]

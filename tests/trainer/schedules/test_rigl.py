@@ -1,3 +1,5 @@
+"""RigL: updates compared with the definition, random starts, resumed runs and settings."""
+
 from __future__ import annotations
 
 import math
@@ -28,7 +30,7 @@ def dense_gradient(weight: Tensor, mask: Tensor, x: Tensor, labels: Tensor) -> T
 @pytest.mark.parametrize(("pattern", "rows"), [("unstructured", 1), ("block4x1", 4)])
 @pytest.mark.parametrize("progress", [0.1, 0.5])
 def test_an_update_follows_the_definition(pattern: str, rows: int, progress: float) -> None:
-    """The cosine's share of the smallest goes; as many come, those of the largest gradient, and start from zero."""
+    """The cosine's share of the smallest is dropped; as many of the largest gradient grow, from zero."""
     torch.manual_seed(7)
     net = nest(nn.Sequential(nn.Linear(12, 16, bias=False)), densities=(0.25, 0.5), pattern=pattern)
     net.set_level(0)
@@ -68,7 +70,7 @@ def test_an_update_follows_the_definition(pattern: str, rows: int, progress: flo
 
 
 def test_masks_stay_after_the_end() -> None:
-    """No update at or after `end`, nor at the very start, when nothing is trained."""
+    """There is no update at or after `end`, nor at the start, when nothing is trained."""
     net = nested_small_net()
     net.set_level(0)
     search = RigL(end=0.5).search(net, 0, 0.1)
@@ -81,7 +83,7 @@ def test_masks_stay_after_the_end() -> None:
 
 
 def test_random_start_is_random_and_has_the_density() -> None:
-    """Masks differ with the seed, hardly follow magnitude, and keep as many per layer as magnitude would."""
+    """Masks differ by seed, hardly follow magnitude, and keep as many per layer as magnitude would."""
     net = nest(nn.Sequential(nn.Linear(200, 100)), densities=(0.2, 0.5), budget="global")
     layer, masks = net.nested_layers()["0"], []
     largest = layer.mask(0).clone()
@@ -99,7 +101,7 @@ def test_random_start_is_random_and_has_the_density() -> None:
 @pytest.mark.parametrize("pattern", ["unstructured", "block4x1", "gs8x1"])
 @pytest.mark.parametrize("budget", ["uniform", "global"])
 def test_counts_never_change_and_lower_levels_stay(pattern: str, nesting: Nesting, budget: str) -> None:
-    """In every epoch of a search each layer keeps as many weights; frozen levels keep theirs, bit for bit."""
+    """In every epoch each layer keeps the same number of weights; frozen levels stay bit for bit."""
     net = nested_small_net(pattern=pattern, keep_dense=("0",), budget=budget)
     seen: dict[str, list[list[int]]] = {}
     frozen: dict[int, dict[str, Tensor]] = {}
@@ -123,7 +125,7 @@ def test_counts_never_change_and_lower_levels_stay(pattern: str, nesting: Nestin
 
 
 def test_a_random_start_keeps_the_layer_counts_of_magnitude() -> None:
-    """Under a global budget each layer has as many weights as magnitude gives it, at a level with frozen ones, too."""
+    """Under a global budget each layer has magnitude's number of weights, also above frozen levels."""
 
     def counts(schedule: RigL) -> list[int]:
         torch.manual_seed(3)
@@ -140,7 +142,7 @@ def test_a_random_start_keeps_the_layer_counts_of_magnitude() -> None:
 
 
 def test_an_overflow_moves_no_masks() -> None:
-    """Gradients that are not finite choose nothing."""
+    """Gradients that are not finite change no masks."""
     net = nested_small_net()
     net.set_level(0)
     search = RigL().search(net, 0, 0.1)
@@ -152,7 +154,7 @@ def test_an_overflow_moves_no_masks() -> None:
 
 
 def test_masks_move_in_training() -> None:
-    """Over a search some of the first masks' weights go and others come."""
+    """During a search some weights of the first masks are replaced by others."""
     net, masks = nested_small_net(), []
     train(
         net,
@@ -167,12 +169,12 @@ def test_masks_move_in_training() -> None:
 
 
 class KilledError(Exception):
-    """Stops a run as a signal would."""
+    """Stops a run as a signal does."""
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 3])
 def test_resumed_run_equals_uninterrupted(tmp_path: Path, stop_after: int) -> None:
-    """Stopped after an epoch whose last step chose masks for the next one, a run goes on to the same bits."""
+    """A run stopped after an epoch whose last step chose masks ends with the same bits."""
     config = TrainConfig(dense_epochs=0, search_epochs=4, distill_weight=0, masks_per_epoch=3)  # an update every step
 
     def run(net: NestedModel, stop: int = 0, state: Path | None = None) -> dict[str, Tensor]:
@@ -193,7 +195,7 @@ def test_resumed_run_equals_uninterrupted(tmp_path: Path, stop_after: int) -> No
 
 
 def test_channels_are_refused() -> None:
-    """RigL names the schedule that is made for channels."""
+    """RigL's error names the schedule for channels."""
     net = nested_small_net(pattern="channel")
     with pytest.raises(TrainingError, match="Chex"):
         train(net, small_batches(), F.cross_entropy, CONFIG, schedule=RigL())
@@ -201,6 +203,6 @@ def test_channels_are_refused() -> None:
 
 @pytest.mark.parametrize(("field", "value"), [("start", "ones"), ("drop", 1.5), ("end", -0.1)])
 def test_settings_are_checked(field: str, value: object) -> None:
-    """Every field out of range is an error that names it."""
+    """Every field out of range gives an error with its name."""
     with pytest.raises(TrainingError, match=f"RigL.{field}: expected"):
         RigL(**{field: value})  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Tiny models for the benchmark: what it measures on them means nothing, how it measures is what is tested."""
+"""Tiny models: networks for tests of the benchmark's method; their figures mean nothing."""
 
 from __future__ import annotations
 

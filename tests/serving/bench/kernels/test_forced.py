@@ -1,4 +1,4 @@
-"""Forced instruction sets: what the other process is asked, and what is made of its answer."""
+"""Forced instruction sets: the request to the other process, and the use of its answer."""
 
 from __future__ import annotations
 

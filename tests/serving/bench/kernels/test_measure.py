@@ -1,4 +1,4 @@
-"""Rows measured for real on tiny models, and the command that prints them."""
+"""Measurement: rows measured on tiny models, and the command that prints them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_levels_against_dense(workshop):
 
 
 def test_linear_rows(workshop):
-    """Of the batch that is asked, with the kernel that this batch takes."""
+    """The rows have the given batch, and the kernel for this batch."""
     facts = {"pattern": "unstructured", "density": 0.25, "levels": (0.25,)}
     (single,) = measure_rows([spec("linear", **facts)], SETTINGS, workshop)
     (batch,) = measure_rows([spec("linear", batch=32, **facts)], SETTINGS, workshop)

@@ -1,4 +1,4 @@
-"""Rows: what is computed from samples, and what the JSON line says."""
+"""Rows: the figures computed from samples, and the JSON line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table: which rows a command gets, and that one's failure stays its own."""
+"""Table: the rows that a command selects, and a failure that stays in its row."""
 
 from __future__ import annotations
 

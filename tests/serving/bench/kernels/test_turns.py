@@ -1,4 +1,4 @@
-"""Turns: who runs when, what counts, and what is refused before anything is timed."""
+"""Turns: the order of runs, the samples that count, and arguments that are refused before any timing."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_error_is_relative_to_the_largest_output():
 
 @pytest.mark.parametrize("got", [[1.0, 2.01], [1.0, np.nan], [[1.0, 2.0]]])
 def test_wrong_outputs_are_refused(got):
-    """By value, by NaN, by shape."""
+    """Outputs with wrong values, NaN or a wrong shape are refused."""
     with pytest.raises(BenchError):
         verified("ours", np.array(got), np.array([1.0, 2.0]))
 

@@ -1,4 +1,4 @@
-"""Hand-made outcomes, and a tiny checkpoint."""
+"""Fixtures: outcomes made by hand, and a tiny checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`bench serving` as a user meets it: what it refuses, and one run against servers of its own."""
+"""bench serving: the command's errors, and one run against its own servers."""
 
 from __future__ import annotations
 

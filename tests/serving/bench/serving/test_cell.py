@@ -1,4 +1,4 @@
-"""The plan: same arrivals for all, cut into turns, order rotated."""
+"""Cells: equal arrivals for all, divided into turns in a rotated order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Co-runners work when told to, rest when told to, and never outlive who made them."""
+"""Co-runners: processes that work and rest on command, and end with the process that started them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows from hand-made cells."""
+"""Comparison: rows from cells made by hand."""
 
 from __future__ import annotations
 

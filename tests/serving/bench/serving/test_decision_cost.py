@@ -1,4 +1,4 @@
-"""The cost of a decision is what the clock says."""
+"""Decision cost: the time that the clock shows."""
 
 from __future__ import annotations
 

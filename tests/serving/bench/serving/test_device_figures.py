@@ -1,4 +1,4 @@
-"""Rows that need no server: rescues, from hand-made ones, and the offline oracle."""
+"""Device figures: rows without a server, for rescues made by hand and for the offline oracle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Overload: how calls are counted, and a server of which nothing is asked too much."""
+"""Overload: the count of calls, and a server that is not overloaded."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_one_caller_is_served(serve: Any, model: Any) -> None:
 
 
 def test_a_model_that_is_not_there_is_said_in_a_line(serve: Any, model: Any) -> None:
-    """And nothing is left running."""
+    """The error names the model, and no call is left running."""
     with serve([model]) as server, pytest.raises(BenchError, match="could not begin to call 'other'"):
         drive(server.address, "other", 0.2, callers=1)
 

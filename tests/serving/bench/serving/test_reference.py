@@ -1,4 +1,4 @@
-"""An answer is checked against what its level gives."""
+"""Reference: an answer is compared with the result of its level."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_lowered_run_of_the_model_is_verified_by_force(checkpoint):
 
 
 def test_the_score_is_by_labels_else_as_stated():
-    """Labels first, then the response's accuracy, then the file's of that level; 1 where nobody knows."""
+    """The score uses labels, else the response's accuracy, else the file's for that level, else 1."""
     half = EXPECTED[1][0]
     assert Reference(EXPECTED, LABELS, [0.1, 0.2]).grade(answer(half, 1)).score == 0.5
     assert Reference(EXPECTED, None, [0.1, 0.2]).grade(answer(half, 1, accuracy=0.15)).score == 0.15

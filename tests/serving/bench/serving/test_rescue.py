@@ -1,4 +1,4 @@
-"""Rescues: what the pairs are counted as, and that lowered runs are verified. No time is asserted."""
+"""Rescues: the count of pairs, and the verification of lowered runs. No test asserts a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores of hand-made outcomes."""
+"""Scores: figures of outcomes made by hand."""
 
 from __future__ import annotations
 

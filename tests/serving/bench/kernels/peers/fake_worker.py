@@ -1,4 +1,4 @@
-"""The real worker's loop with engines of the tests' own: right, wrong, noisy, failing, dying."""
+"""Fake worker: the real worker's loop with test engines that are right, wrong, noisy, failing or dying."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Peers: the protocol with a worker of our own, and that a peer's failure is a line of the report."""
+"""Peers: the protocol with a fake worker, and the line of the report for a peer that fails."""
 
 from __future__ import annotations
 
