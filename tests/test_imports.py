@@ -1,4 +1,4 @@
-"""Imports go one way: between the folders of the repository, between the rooms of runtime/, and to other libraries.
+"""Import rules: the directions between folders, between the rooms of runtime/, and to other libraries.
 
 The rules are this file's tables. Each exception names one module and its reason, and one that nothing needs any more
 fails. Imports are read from the sources (tests/imports.py), those in functions and those for type checkers included.
@@ -60,7 +60,7 @@ MAY_REACH: Mapping[tuple[str, str], str] = {
     ("serving.commands.train", "trainer"): "the verb `train`",
     ("serving.demo.run", "trainer"): "the demo trains what it serves",
 }
-"""Reasons why one module imports from a folder beyond MAY_IMPORT. Names are without the package's."""
+"""Reasons for imports of one module from a folder beyond MAY_IMPORT, by (module, folder)."""
 
 ROOMS: Mapping[str, int] = {
     "resources": 0,
@@ -72,7 +72,7 @@ ROOMS: Mapping[str, int] = {
     "scheduling": 4,
     "simulation": 5,
 }
-"""Rooms of runtime/: each imports from rooms of a lower number only, without exception."""
+"""Rooms of runtime/: each imports from rooms of a lower number only."""
 
 DEVICE_LIBRARIES = {"numpy", "onnxruntime", "google", "grpc", "grpc_health", "grpc_reflection", "psutil"}
 DEVICE_LIBRARIES |= {"typer", "rich", "prometheus_client"}
@@ -140,14 +140,14 @@ def relative_inside(imports: list[Import]) -> Iterator[str]:
 
 
 def directions(imports: list[Import]) -> Iterator[str]:
-    """MAY_IMPORT and MAY_REACH."""
+    """The faults of MAY_IMPORT and MAY_REACH."""
     for each, here, there in ours(imports):
         if there != here and there not in MAY_IMPORT[here] and (short(each.importer), there) not in MAY_REACH:
             yield f"{each}: {here} does not import {there}"
 
 
 def rooms(imports: list[Import]) -> Iterator[str]:
-    """ROOMS."""
+    """The faults of ROOMS."""
     for each in imports:
         here, there = room_of(each.importer), room_of(each.target)
         if not here or not there or here == there:
@@ -169,7 +169,7 @@ def doors(imports: list[Import], all_of: Mapping[str, list[str]]) -> Iterator[st
 
 
 def libraries(imports: list[Import]) -> Iterator[str]:
-    """MAY_USE and MAY_USE_TOO."""
+    """The faults of MAY_USE and MAY_USE_TOO."""
     for each in imports:
         here, library = folder_of(each.importer), each.target.split(".")[0]
         if here in OUTSIDE or library in (PACKAGE, *FOLDERS) or library in sys.stdlib_module_names:
