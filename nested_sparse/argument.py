@@ -1,4 +1,4 @@
-"""Argument: checks of what a caller passes in, made where it comes in, so that no library fails on it later."""
+"""Argument: checks of the arguments that a caller passes, made at once, so that no library fails on them later."""
 
 from __future__ import annotations
 

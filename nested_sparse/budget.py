@@ -196,7 +196,7 @@ def _erk_shares(layers: Sequence[_Layer], densities: Sequence[float]) -> list[li
 def _global_counts(
     layers: Sequence[_Layer], densities: Sequence[float], frozen: Mapping[str, Sequence[int]]
 ) -> list[list[int]]:
-    """Counts at each level: what each layer must keep, then the best blocks of all layers.
+    """Counts at each level: the blocks that each layer must keep, then the best blocks of all layers.
 
     A block is kept as long as at least half of it fits into the density of the level.
     """

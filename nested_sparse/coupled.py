@@ -124,8 +124,8 @@ def channel_counts(
         `importance`. Groups grow step by step, from one step each, or from the root of the least density of the budget,
         so that rows × columns have that density. Counts never fall from one level to the next.
     importance: (C,) importance of the channels of each group, comparable between groups.
-    present: first levels of the channels now. frozen_levels: number of levels that keep what they keep now, unless that
-        exceeds their density by more than half a step, as after a search that aimed at a denser level.
+    present: first levels of the channels now. frozen_levels: number of levels that keep their channels of
+        now, unless these exceed the density by more than half a step, as after a search that aimed at a denser level.
     Raises BudgetError.
     """
     budget, levels = Budget(budget) if isinstance(budget, str) else budget, check_densities(densities)

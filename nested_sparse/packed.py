@@ -17,11 +17,11 @@ def index_dtype(columns: int) -> np.dtype[np.unsignedinteger]:
 
 @dataclass(frozen=True, slots=True)
 class PackedLevel:
-    """What one level adds to the levels below it: n blocks, each with C columns and V values (see layouts.Layout).
+    """The n blocks that one level adds to the levels below it, each with C columns and V values (see layouts.Layout).
 
     ptr: (G + 1,) uint32, blocks of row group g are ptr[g] to ptr[g + 1] - 1.
     col: (n, C) uint16 or uint32, columns of each block.
-    val: (n, V) float32, values of each block: of V × 1 blocks in packed row order, of a gather one for each column.
+    val: (n, V) float32, values of each block: in packed row order, or one for each column of a gather group.
     """
 
     ptr: NDArray[np.uint32]

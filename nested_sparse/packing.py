@@ -14,7 +14,7 @@ from .weight import NestedWeight
 
 
 def pack_level(weight: NestedWeight, level: int) -> PackedLevel:
-    """The packed arrays of what `level` adds to `weight`.
+    """The packed arrays of the blocks that `level` adds to `weight`.
 
     Raises PatternError where the layout cannot hold it: gather groups that are not balanced.
     """

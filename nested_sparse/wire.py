@@ -1,8 +1,8 @@
-"""Wire: protobuf's wire format, read strictly and within bounds, from an untrusted file.
+"""Wire: the wire format of protobuf, read strictly and within bounds, from an untrusted file.
 
-A device that serves has no onnx package, and protobuf's own parser makes hundreds of bytes of objects out of the two
-bytes of an empty message. Here a message is a dict of its own fields, those within it stay bytes until they are asked
-for, and all fields of a file are counted.
+A device that serves has no onnx package, and the parser of protobuf makes objects of hundreds of bytes from an empty
+message of two bytes. Here a message is a dict of its own fields. Messages within it stay bytes until they are read, and
+all fields of a file are counted.
 """
 
 from __future__ import annotations
@@ -14,25 +14,26 @@ from typing import Any
 import numpy as np
 
 MAX_FIELDS = 500_000
-"""Of all messages of a file that are looked into, some two seconds; a node of ours has 50, others about 15."""
+"""Most fields of all messages that are read in a file, which takes some two seconds. A node of ours has 50 fields,
+others have about 15."""
 MAX_UNREAD_NBYTES = 1 << 24
-"""Of types and comments, which are not looked into and become objects in ONNX Runtime. A node has some 50 of them."""
+"""Most bytes of types and comments, which are not read here but become objects in ONNX Runtime; a node has some 50."""
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 """Wire types of protobuf's encoding, https://protobuf.dev/programming-guides/encoding."""
 WIDTHS = {FIXED64: 8, FIXED32: 4}
 
 
 class WireError(ValueError):
-    """Not this message, or not in the way that its writers write it."""
+    """The bytes are not this message, or no known writer writes it this way."""
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field of a message; what a Wire makes of its value, by `kind`.
+    """One field of a message. `kind` says how a Wire reads its value:
 
     "integer": int, signed. "text": str. "bytes": memoryview, of messages too. "fixed32": memoryview of 4 bytes.
-    "integers", "fixed32s", "fixed64s": of numbers, packed or not, the memoryviews of all pieces that have any.
-    "texts", "messages": lists. "unread": nothing. "refused": a message that has it is refused.
+    "integers", "fixed32s", "fixed64s": lists of memoryviews, one for each piece that holds numbers, packed or not.
+    "texts", "messages": lists. "unread": the value is skipped. "refused": a message with this field is refused.
     """
 
     name: str
@@ -53,7 +54,7 @@ class Wire:
         self._unread = MAX_UNREAD_NBYTES
 
     def read(self, data: memoryview, message: str, schema: Schema) -> dict[str, Any]:
-        """The fields of one message, by name; lists may be empty, others absent. Unknown fields are refused."""
+        """Fields of one message by name. Lists may be empty; other fields may be absent. Unknown fields are refused."""
         found: dict[str, Any] = {field.name: [] for field in schema.values() if field.kind in _LISTS}
         at, end = 0, len(data)
         while at < end:
@@ -102,17 +103,17 @@ def integers(pieces: list[memoryview], most: int) -> list[int]:
 
 
 def integer_count(pieces: list[memoryview]) -> int:
-    """How many numbers an "integers" field has: each ends in a byte below 128."""
+    """Count of the numbers of an "integers" field: each number ends in a byte below 128."""
     return sum(int((np.frombuffer(piece, np.uint8) < 128).sum()) for piece in pieces)
 
 
 def signed(value: int) -> int:
-    """A varint as the int64 that it stands for."""
+    """The int64 that a varint stands for."""
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
 def _value(data: memoryview, at: int, wire_type: int) -> tuple[int, Any]:
-    """Where the value ends, and the value."""
+    """Position where the value ends, and the value."""
     if wire_type == VARINT:
         value, at = varint(data, at, len(data))
         return at, signed(value)
@@ -128,7 +129,7 @@ def _value(data: memoryview, at: int, wire_type: int) -> tuple[int, Any]:
 
 
 def varint(data: bytes | memoryview, at: int, end: int) -> tuple[int, int]:
-    """The number at `at`, as a uint64, and where it ends, not behind `end`. Raises WireError."""
+    """The number at position `at`, as a uint64, and the position where it ends, at most `end`. Raises WireError."""
     value = shift = 0
     while at < end and shift < 70:  # ten bytes at most
         byte = data[at]

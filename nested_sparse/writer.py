@@ -38,7 +38,7 @@ class LayerRecord:
     norms: (L, 2, O) float32, scale and shift of every level in output-channel order.
     op: "conv" or "linear"; attributes: a convolution's kernel_shape, strides, pads, dilations
         and, where they are not 1 and 2, groups and spatial_dimensions.
-    pattern: name of what the weight was pruned by; "" is that of its layout.
+    pattern: name of the pattern that the weight was pruned by; "" is the name of its layout.
     value_type: type in which its values are stored; they are rounded to nearest, ties to even.
     """
 

@@ -42,5 +42,5 @@ def parse_pattern(name: str) -> Layout:
 
 
 def stored_layout(pattern: str, block_rows: int) -> Layout:
-    """The layout of a stored layer, from what its metadata says of it. Raises PatternError."""
+    """The layout of a stored layer, from two entries of its metadata. Raises PatternError."""
     return parse_pattern(pattern).stored_in(block_rows)

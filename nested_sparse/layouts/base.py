@@ -1,4 +1,4 @@
-"""Layout: how the weights of a layer are chosen by a pattern, and stored."""
+"""Layout: how a pattern chooses the weights of a layer, and how the file holds them."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from ..mask import NEVER, group_count
 from ..packed import PackedLevel, index_dtype
 
 Cells = tuple[Any, Any, Any]
-"""An index of a (G, …, K) array: the cells of some blocks."""
+"""Index of the cells of some blocks in a (G, …, K) array."""
 
 
 class Layout(ABC):
-    """One pattern: what it keeps or drops together, how it chooses that, and how the arrays of a level hold it.
+    """One pattern: the weights that it keeps or drops together, how it chooses them, and how the arrays hold them.
 
-    Layouts are values: equal where they mean the same. Arrays are in packed row order (see NestedWeight).
+    Two layouts of the same pattern and sizes are equal. Arrays are in packed row order (see NestedWeight).
     A *block* is the smallest part that a level can add to a layer: V × 1 weights, or the B weights of a gather group.
     A *cell* is the part of a block that lies in one column; `first_level` has an entry for each cell.
 
-    format_version: the first version of the file format that knows this layout.
+    format_version: first version of the file format that has this layout.
     excludable: whether single cells can be kept out of every level, as torch.nn.utils.prune asks for.
     whole_channels: whether rows and input channels are kept or dropped as a whole, in all layers that share them.
     """
@@ -38,7 +38,7 @@ class Layout(ABC):
 
     @property
     def block_rows(self) -> int:
-        """V, rows of a cell."""
+        """V, the rows of a cell."""
         return 1
 
     @property
@@ -58,12 +58,12 @@ class Layout(ABC):
 
     @property
     def banks(self) -> int:
-        """B of gs{B}x{k}, as the operators are told; 0 for blocks."""
+        """Attribute of the operators: B of gs{B}x{k}, 0 for blocks."""
         return 0
 
     @property
     def per_row(self) -> int:
-        """k of gs{B}x{k}, as the operators are told; 0 for blocks."""
+        """Attribute of the operators: k of gs{B}x{k}, 0 for blocks."""
         return 0
 
     @property
@@ -78,7 +78,7 @@ class Layout(ABC):
 
     @property
     def label(self) -> str:
-        """Short name for a table in which the pattern is known."""
+        """Short name, for the column of a table."""
         return self.name
 
     @classmethod
@@ -88,7 +88,7 @@ class Layout(ABC):
 
     @classmethod
     def advice(cls, name: str) -> str:
-        """What is wrong with `name`, where it looks like a name of this kind; else ""."""
+        """Reason why `name` is not a pattern, where it looks like a name of this kind; else ""."""
         return ""
 
     # Choosing
@@ -102,17 +102,21 @@ class Layout(ABC):
         """
 
     def size(self, dimensions: tuple[int, ...], allowed: int | None) -> LayerSize:
-        """What a budget needs to know of a layer. dimensions: of its weight; allowed: cells not excluded, None: all."""
+        """Facts that a budget needs of a layer.
+
+        dimensions: shape of the weight. allowed: number of cells that are not excluded, None for all.
+        """
         return LayerSize(dimensions, self.block_rows, allowed)
 
     def most_weights(self, rows: int, columns: int) -> int:
-        """Weights of an (O, K) weight that the densest level can keep."""
+        """Most weights of an (O, K) weight that a level can keep."""
         return rows * columns
 
     def fitted(self, op: str, rows: int, groups: int) -> Layout:
-        """The layout of this pattern for a layer: "conv" or "linear", of `rows` rows in `groups` equal groups.
+        """The layout of this pattern that fits one layer.
 
-        Rows of different groups read different inputs, so that no block may hold both.
+        op: "conv" or "linear". rows: rows of the layer. groups: equal groups of its rows. Rows of different groups read
+        different inputs, so no block may hold rows of two groups.
         """
         return self
 
@@ -127,11 +131,11 @@ class Layout(ABC):
         return self.group_count(rows) * self.group_rows // self.block_rows, columns
 
     def block_count(self, first_level: NDArray[np.uint8], level: int) -> int:
-        """Blocks that `level` adds."""
+        """Number of blocks that `level` adds."""
         return int((first_level == level).sum()) // self.block_columns
 
     def most_blocks(self, rows: int, columns: int) -> int:
-        """Blocks of an (O, K) weight in all."""
+        """Number of blocks of a whole (O, K) weight."""
         return self.group_count(rows) * columns
 
     # Packing
@@ -139,14 +143,14 @@ class Layout(ABC):
     def stored(
         self, first_level: NDArray[np.uint8], permutation: NDArray[np.int32] | None, where: str
     ) -> tuple[Layout, NDArray[np.uint8], NDArray[np.int32] | None]:
-        """Layout, first levels and row permutation with which a checkpoint holds what was chosen by this pattern.
+        """Layout, first levels and row permutation with which a checkpoint holds these first levels.
 
-        where: name of the weight, for errors. Raises PatternError where the choice is not one of this pattern.
+        where: name of the weight, for errors. Raises PatternError where this pattern cannot have chosen them.
         """
         return self, first_level, permutation
 
     def stored_in(self, block_rows: int) -> Layout:
-        """The layout of a stored layer of this pattern whose metadata says `block_rows`. Raises PatternError."""
+        """The layout of a stored layer of this pattern with these `block_rows` in its metadata. Raises PatternError."""
         if block_rows != self.block_rows:
             raise PatternError(f"pattern '{self.name}' does not go with block_rows {block_rows}")
         return self
@@ -155,8 +159,8 @@ class Layout(ABC):
     def blocks_of(self, added: NDArray[np.bool_], where: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(n,) row group and (n, block_columns) columns of the blocks made of the cells `added` (cells, K).
 
-        Blocks of a row group follow each other, groups in order. where: weight and level, for errors.
-        Raises PatternError where no blocks can be made of them.
+        The blocks are in order of their row groups. where: weight and level, for errors.
+        Raises PatternError where the cells do not form blocks.
         """
 
     @abstractmethod
@@ -164,7 +168,7 @@ class Layout(ABC):
         """Index of these blocks in an array (G, group_rows, K) of weights, or (G, group_rows / V, K) of cells."""
 
     def pack(self, weights: NDArray[np.float32], added: NDArray[np.bool_], where: str) -> PackedLevel:
-        """The arrays of what a level adds: the cells `added` (cells, K) of `weights` (G, group_rows, K).
+        """The arrays of one level, which adds the cells `added` (cells, K) of `weights` (G, group_rows, K).
 
         Raises PatternError as `blocks_of` does.
         """
@@ -175,7 +179,7 @@ class Layout(ABC):
         return PackedLevel(ptr, col.astype(index_dtype(weights.shape[2])), val)
 
     def unpack(self, levels: Sequence[PackedLevel], columns: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """(G·group_rows, K) weights, zero outside every level, and (cells, K) first levels: what `pack` was given."""
+        """(G·group_rows, K) weights, zero outside every level, and (cells, K) first levels, from all levels."""
         groups = levels[0].ptr.size - 1
         weights = np.zeros((groups, self.group_rows, columns), np.float32)
         first_level = np.full((groups, self.group_rows // self.block_rows, columns), NEVER, np.uint8)

@@ -1,4 +1,4 @@
-"""Blocks: V consecutive rows in one column are kept or dropped as one.
+"""Blocks: V consecutive rows in one column are kept or dropped together.
 
 One row (V = 1) is unstructured sparsity; V × 1 blocks are the vector-wise pattern of Shfl-BW, arXiv:2203.05016.
 """
@@ -17,7 +17,7 @@ from ..mask import nested_first_level
 from .base import Cells, Layout
 
 BLOCK_ROWS = (1, 2, 4, 8, 16)
-"""Rows a block may have: what the kernels are built for."""
+"""Rows that a block may have: the kernels are built for these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Blocks(Layout):
         return nested_first_level(scores, counts)
 
     def fitted(self, op: str, rows: int, groups: int) -> Layout:
-        """The highest blocks, no higher than these, that fill each group of rows."""
+        """The largest blocks, no larger than these, that fill each group of rows."""
         part = rows // groups
         if groups == 1 or part % self.block_rows == 0:
             return self

@@ -54,7 +54,7 @@ class Channels(Blocks):
 
     @classmethod
     def every(cls) -> Sequence[Layout]:
-        """The one."""
+        """The only one; `fitted` sets its step."""
         return (Channels(),)
 
     def first_level(self, scores: NDArray[np.float64], counts: Sequence[int], taps: int) -> NDArray[np.uint8]:
@@ -62,7 +62,7 @@ class Channels(Blocks):
         return channel_first_level(scores, taps, [count / scores.size for count in counts], self.row_step)
 
     def fitted(self, op: str, rows: int, groups: int) -> Layout:
-        """With the step that suits the kernels of `op`."""
+        """The same with the step that suits the kernels of `op`."""
         return Channels(ROW_STEPS[op])
 
     def stored(
@@ -94,9 +94,10 @@ def channel_first_level(
 ) -> NDArray[np.uint8]:
     """(O, K) first level of every weight; column k belongs to input channel k // taps.
 
-    scores: (O, K), of the weights: their magnitudes. Rows and channels are ranked by their sums (L1). At each density,
-    the shares of rows and of channels are those nearest to each other whose product is within TOLERANCE of it, or else
-    the nearest to it that there is.
+    scores: (O, K) magnitudes of the weights. Rows and channels are ranked by their sums (L1).
+    densities: kept / all weights at each level. The shares of rows and of channels are the pair nearest to each other
+        whose product is within TOLERANCE of the density, or else the pair whose product is nearest to it.
+    row_step: rows that are kept or dropped together.
     """
     rows, columns = scores.shape
     channels = columns // taps
@@ -113,7 +114,7 @@ def channel_first_level(
 
 
 def _kept(rows: int, channels: int, step: int, density: float, least: tuple[int, int]) -> tuple[int, int]:
-    """(rows, channels) kept at `density`, each at least what the level below keeps."""
+    """(rows, channels) kept at `density`, neither less than the level below keeps."""
     row_counts = np.minimum(np.arange(1, group_count(rows, step) + 1) * step, rows)
     pairs = {
         (int(row), int(np.clip(channel, least[1], channels)))

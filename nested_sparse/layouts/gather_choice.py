@@ -122,7 +122,7 @@ def _greedy_counts(cells: NDArray[np.int64], added: int, layout: GatherScatter) 
 
 
 def _repair(counts: NDArray[np.int64], free: NDArray[np.int64], added: int, layout: GatherScatter) -> None:
-    """Complete what greed left short, in place: it may fill up remainders that only few rows could still use.
+    """Complete the greedy counts, in place: they may fill up remainders that only few rows could still use.
 
     Each turn moves weights along a path from a short row to a short remainder, giving at one cell and taking at the
     next (Ford and Fulkerson); the balance of `free` makes sure that there is one.

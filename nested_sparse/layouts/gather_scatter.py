@@ -18,7 +18,7 @@ from .gather_choice import balanced_first_level
 from .gather_dealing import gather_groups
 
 BANKS = (8, 16)
-"""Weights a gather group may have: what the kernels are built for."""
+"""Weights that a gather group may have: the kernels are built for these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class GatherScatter(Layout):
 
     @classmethod
     def advice(cls, name: str) -> str:
-        """For a B or k that the kernels are not built for."""
+        """For a B or a k for which there are no kernels."""
         return _unsupported(name) if re.fullmatch(r"gs\d+x\d+", name) else ""
 
     def first_level(self, scores: NDArray[np.float64], counts: Sequence[int], taps: int) -> NDArray[np.uint8]:
@@ -81,7 +81,7 @@ class GatherScatter(Layout):
         return balanced_first_level(scores, counts, self)
 
     def size(self, dimensions: tuple[int, ...], allowed: int | None) -> LayerSize:
-        """Weights come and go B at a time, and not all of them fit."""
+        """Weights are kept or dropped B at a time, and not all of them fit."""
         rows, columns = dimensions[0], int(np.prod(dimensions[1:]))
         return LayerSize(dimensions, most=self.most_weights(rows, columns), step=self.banks)
 

@@ -12,7 +12,7 @@ from nested_sparse.runtime.policy import ELASTIC
 from nested_sparse.runtime.profiling import LatencyProfile
 from nested_sparse.runtime.simulation import (
     LOAD,
-    Row,
+    PolicyRow,
     World,
     compare,
     default_contentions,
@@ -62,7 +62,7 @@ def oracle_figures(levels: ServedLevels, requests: int, seed: int, arrivals: Pat
     return oracle_summary(rows)
 
 
-def oracle_summary(rows: Sequence[Row]) -> list[Figure]:
+def oracle_summary(rows: Sequence[PolicyRow]) -> list[Figure]:
     """The figures computed from the rows of a simulated comparison."""
     shares = {(row.trace, row.contention): row.of_oracle for row in rows if row.policy == ELASTIC}
     alone = {trace: share for (trace, contention), share in shares.items() if contention == UNDISTURBED}
