@@ -13,6 +13,7 @@ shift
 build() {
   "$tools/cmake" -S . -B "build/sanitize/$1" -G Ninja -DCMAKE_MAKE_PROGRAM="$tools/ninja" -DCMAKE_CXX_COMPILER=g++ \
     -DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS="-O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=all $2" >/dev/null
+  "$tools/ninja" -C "build/sanitize/$1" -t cleandead >/dev/null  # objects of sources that were renamed since
   "$tools/ninja" -C "build/sanitize/$1"
 }
 

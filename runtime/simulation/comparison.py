@@ -28,7 +28,7 @@ PolicyFactory = Callable[[LatencyProfile], LevelPolicy]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PolicyRow:
     """One policy on one trace under one contention; all offered requests count, those not in time as wrong.
 
     cv2: of the trace, as achieved.  of_oracle: effective accuracy as a share of the oracle's proven upper bound.
@@ -115,10 +115,10 @@ def compare(
     policies: Mapping[str, PolicyFactory],
     world: World | None = None,
     **options: Any,
-) -> list[Row]:
+) -> list[PolicyRow]:
     """A row for each trace, contention and policy, and one for the oracle. `options` go to the Scheduler."""
     world = World() if world is None else world
-    rows: list[Row] = []
+    rows: list[PolicyRow] = []
     for trace in played:
         for each in contentions:
             there = replace(world, contention=each)
@@ -126,7 +126,7 @@ def compare(
             offered = len(trace.times_s)
             for name, policy in policies.items():
                 summary = simulate(policy, trace, there, **options).summary
-                row = Row(
+                row = PolicyRow(
                     trace=trace.name,
                     cv2=trace.cv2,
                     contention=each.name,
@@ -141,7 +141,7 @@ def compare(
                 )
                 rows.append(row)
             # the oracle's schedule is not kept: its attainment, misses and levels are not known
-            row = Row(
+            row = PolicyRow(
                 trace=trace.name,
                 cv2=trace.cv2,
                 contention=each.name,
@@ -158,9 +158,9 @@ def compare(
     return rows
 
 
-def figures(rows: Sequence[Row], policy: str = ELASTIC) -> Figures:
+def figures(rows: Sequence[PolicyRow], policy: str = ELASTIC) -> Figures:
     """The figures of `policy`. Rows of every fixed level and of SlackFit must be there, and some contention."""
-    places: dict[tuple[str, str], dict[str, Row]] = {}
+    places: dict[tuple[str, str], dict[str, PolicyRow]] = {}
     for row in rows:
         places.setdefault((row.trace, row.contention), {})[row.policy] = row
     fixed_gains, slackfit_gains, misses, fixed_misses = [], [], 0.0, 0.0
@@ -189,7 +189,7 @@ def figures(rows: Sequence[Row], policy: str = ELASTIC) -> Figures:
     )
 
 
-def _misses_at(mean_accuracy: float, fixed: Sequence[Row]) -> float:
+def _misses_at(mean_accuracy: float, fixed: Sequence[PolicyRow]) -> float:
     """Misses of that mean accuracy on the line through the fixed levels."""
     known = sorted((row.mean_accuracy, row.misses) for row in fixed if not math.isnan(row.mean_accuracy))
     return float(np.interp(mean_accuracy, [accuracy for accuracy, _ in known], [misses for _, misses in known]))

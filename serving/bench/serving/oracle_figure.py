@@ -11,7 +11,7 @@ from nested_sparse.runtime.policy import ELASTIC
 from nested_sparse.runtime.profiling import LatencyProfile
 from nested_sparse.runtime.simulation import (
     LOAD,
-    Row,
+    PolicyRow,
     World,
     compare,
     default_contentions,
@@ -55,7 +55,7 @@ def oracle_figures(
     return oracle_summary(rows)
 
 
-def oracle_summary(rows: Sequence[Row]) -> list[Figure]:
+def oracle_summary(rows: Sequence[PolicyRow]) -> list[Figure]:
     """The rows of a comparison's rows."""
     shares = {(row.trace, row.contention): row.of_oracle for row in rows if row.policy == ELASTIC}
     alone = {trace: share for (trace, contention), share in shares.items() if contention == UNDISTURBED}

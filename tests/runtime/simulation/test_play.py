@@ -14,7 +14,7 @@ from nested_sparse.runtime.policy.slackfit import SlackFitPolicy
 from nested_sparse.runtime.profiling.profile import LatencyProfile
 from nested_sparse.runtime.simulation import Trace, World, simulate
 from nested_sparse.runtime.simulation.comparison import (
-    Row,
+    PolicyRow,
     compare,
     default_contentions,
     default_policies,
@@ -127,8 +127,8 @@ def test_recorded_arrivals_are_played() -> None:
 def test_figures_by_hand() -> None:
     """Two fixed levels, one trace, with and without contention."""
 
-    def row(policy: str, contention: str, effective: float, accuracy: float, misses: int) -> Row:
-        return Row("t", 4.0, contention, policy, 100, effective, effective / 0.9, 0.0, accuracy, misses, ())
+    def row(policy: str, contention: str, effective: float, accuracy: float, misses: int) -> PolicyRow:
+        return PolicyRow("t", 4.0, contention, policy, 100, effective, effective / 0.9, 0.0, accuracy, misses, ())
 
     rows = [
         row("elastic", "none", 0.80, 0.85, 5),

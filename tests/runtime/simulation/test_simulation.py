@@ -13,9 +13,14 @@ from hypothesis import given, settings
 
 from nested_sparse.runtime.policy.elastic import ElasticPolicy
 from nested_sparse.runtime.policy.fixed import FixedPolicy
+from nested_sparse.runtime.policy.policies import POLICIES as REGISTERED
+from nested_sparse.runtime.policy.policies import Served
 
 Rigs = Callable[..., Any]
-POLICIES = [ElasticPolicy, lambda profile: FixedPolicy(0, profile), lambda profile: FixedPolicy(3, profile)]
+POLICIES = [
+    *(lambda profile, kind=kind: kind.make(Served(profile)) for kind in REGISTERED.values()),
+    *(lambda profile, level=level: FixedPolicy(level, profile) for level in (0, 3)),
+]
 
 
 def reversals(levels: list[int]) -> int:
@@ -41,7 +46,7 @@ arrivals = st.lists(
 
 
 @settings(max_examples=40, deadline=None)
-@given(arrivals, st.integers(0, 2), st.floats(0.6, 6.0), st.integers(0, 2**32 - 1))
+@given(arrivals, st.integers(0, len(POLICIES) - 1), st.floats(0.6, 6.0), st.integers(0, 2**32 - 1))
 def test_every_request_ends_once_and_within_its_rules(
     rig: Rigs, schedule: list[tuple[float, dict[str, Any]]], policy: int, slowdown: float, seed: int
 ) -> None:
