@@ -1,4 +1,4 @@
-"""LayerPlacement: where the arrays of a layer lie in the segments. The node in the graph has it as attributes."""
+"""LayerPlacement: the places of the arrays of a layer in the segments. The node in the graph has it as attributes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PARTS = ("ptr", "col", "val", "norm")
 
 @dataclass(frozen=True, slots=True)
 class LayerPlacement:
-    """Where the arrays of a layer lie.
+    """The places of the arrays of a layer.
 
     offsets: bytes from the beginning of the level's segment to its ptr, col, val and norm, level after level.
     permutation_offset: the same of perm in segment 0; -1 without a permutation.

@@ -1,4 +1,4 @@
-"""Places: where every tensor of a checkpoint lies (FORMAT.md, "Order of the bytes").
+"""Places: the position of every tensor of a checkpoint (FORMAT.md, "Order of the bytes").
 
 The order is a function of the metadata alone, so the writer, the reader and `slice` share it, and a reader can refuse
 any file whose tensor table is not the one its metadata asks for.

@@ -1,7 +1,7 @@
 """ValueType: a type in which a weight's values are stored (FORMAT.md, "Value types").
 
 One entry of VALUE_TYPES has everything that depends on the type in Python; kernels/value_type.h has the same table in
-C++. Whatever the type, arithmetic is float32.
+C++. Arithmetic is float32 for every type.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Layout: how a pattern chooses the weights of a layer, and how the file holds them."""
+"""Layout: the pattern of a layer, with the choice of its weights and their form in the file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gather choice: which weights the gather groups of GS(B, k) keep, level after level (arXiv:2112.10898).
+"""Gather choice: the weights that the gather groups of GS(B, k) keep, level after level (arXiv:2112.10898).
 
 The largest weights that the balance allows are kept. The B / k rows of a bundle and the B column remainders are the two
 sides of a graph, and the free weights of the bundle are its edges. A level adds n gather groups, which are n·k edges at

@@ -1,4 +1,4 @@
-"""Gather dealing: which gather group holds which weights of those that a level adds (FORMAT.md, "Gather groups").
+"""Gather dealing: the division of the weights that a level adds into gather groups (FORMAT.md, "Gather groups").
 
 With n gather groups, every row of the bundle has n·k of the weights and every column remainder has n. Each row is cut
 into k slots of n weights. The B slots and the B remainders, n weights at each, form a regular bipartite multigraph.

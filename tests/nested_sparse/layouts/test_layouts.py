@@ -1,4 +1,4 @@
-"""The contract of every layout: what base.py promises, for each pattern in the registry."""
+"""Layouts: the promises of base.py, tested for each pattern in the registry."""
 
 from __future__ import annotations
 
