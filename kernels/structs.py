@@ -28,7 +28,7 @@ class KernelRow(ctypes.Structure):
 
 
 class PackedLevel(ctypes.Structure):
-    """What one level adds to a weight."""
+    """The blocks that one level adds to a weight."""
 
     _fields_ = (
         ("ptr", ctypes.c_void_p),
