@@ -16,7 +16,7 @@ EXAMPLE = ROOT / "docs" / "examples" / "fashion-mnist.safetensors"
 FASHION_MNIST = ROOT.parent / "shared" / "data" / "fashion_mnist"
 
 
-def test_example_is_whole_small_and_as_its_card_says() -> None:
+def test_the_example_is_whole_small_and_has_the_figures_of_its_card() -> None:
     """Nesting and digests hold, four levels of rising accuracy, at most 2 MB; the card has the same figures."""
     with Checkpoint.open(EXAMPLE) as checkpoint:
         levels = checkpoint.levels
@@ -31,7 +31,7 @@ def test_example_is_whole_small_and_as_its_card_says() -> None:
 
 
 @pytest.mark.skipif(not FASHION_MNIST.exists(), reason="Fashion-MNIST is not beside the checkout, in ../shared/data")
-def test_example_scores_what_it_says() -> None:
+def test_the_example_reaches_its_stated_accuracy() -> None:
     """Every level's accuracy on the test images is that of the file, to a few images that rounding may turn."""
     _, test = load_idx(FASHION_MNIST)
     labels = test.labels.numpy()

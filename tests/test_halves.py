@@ -108,7 +108,7 @@ def test_a_slice_runs_alone(exported: tuple[NestedModel, Path], tmp_path: Path) 
     assert cut.stat().st_size < exported[1].stat().st_size
 
 
-def test_what_float16_cannot_hold_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_weight_too_large_for_float16_is_refused_with_its_layer(tmp_path: Path) -> None:
     """A weight too large names its layer, an unknown type what there is; weights that no level keeps do not matter."""
     net, example = net_of("block4x1"), (torch.randn(1, 1, 8, 8),)
     with pytest.raises(ExportError, match=r"values: expected one of \('float32', 'float16'\), got 'bfloat16'"):

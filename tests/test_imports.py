@@ -278,7 +278,7 @@ def test_a_wrong_source_is_found(path: str, source: str, said: str) -> None:
     assert [fault for fault in faults({**ROOM, path: source}) if said in fault and path in fault]
 
 
-def test_what_loads_a_library_is_found_through_other_modules() -> None:
+def test_a_module_that_loads_a_library_is_found_through_other_modules() -> None:
     """The serving module imports a module of the benchmarks, and that one imports torch."""
     bench = {"serving/bench/kernels/dense.py": "import torch"}
     assert faults(bench) == []

@@ -116,7 +116,7 @@ def test_the_file_is_the_one_written_then(name: str) -> None:
 
 
 @EACH
-def test_it_verifies_and_says_what_was_written(name: str) -> None:
+def test_a_golden_file_verifies_and_has_the_metadata_that_were_written(name: str) -> None:
     """Version, levels, layers, inputs, outputs and marks; what an older writer left out has its default."""
     expected = EXPECTED[name]["metadata"]
     assert f"v{expected['format_version']}" == name[:2]
@@ -132,7 +132,7 @@ def test_it_verifies_and_says_what_was_written(name: str) -> None:
 
 
 @EACH
-def test_it_holds_the_weights_that_were_written(name: str) -> None:
+def test_a_golden_file_holds_the_weights_that_were_written(name: str) -> None:
     """The weights of each layer and level are equal bit for bit, and each level contains the one below."""
     with Checkpoint.open(path_of(name)) as checkpoint:
         for entry in checkpoint.layers:
@@ -160,7 +160,7 @@ def test_damage_is_found(name: str, copied: Path) -> None:
 
 
 @EACH
-def test_it_answers_bit_for_bit(name: str) -> None:
+def test_a_golden_file_answers_bit_for_bit(name: str) -> None:
     """The answers agree at every level, as a batch and sample by sample, on any processor: no sum rounds."""
     assert_answers(path_of(name), name, level_count(name), batches=True)
 

@@ -76,7 +76,7 @@ def test_operators_that_fail_leave_the_thread_as_it_was() -> None:
     assert keeps_denormals()
 
 
-def test_whoever_wants_them_flushed_keeps_that() -> None:
+def test_a_thread_that_flushes_denormals_flushes_them_after_a_run() -> None:
     """A caller's own setting survives a run and applies to no other thread."""
     model = SparseModel([linear_node(np.random.default_rng(4), 16, 8)])
     with denormals_flushed():

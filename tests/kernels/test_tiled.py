@@ -150,7 +150,7 @@ FORGED: dict[str, tuple[Array, str]] = {
 
 @pytest.mark.parametrize("case", FORGED)
 @pytest.mark.parametrize("op", ["conv", "pool"])
-def test_what_is_no_tiled_image_is_refused(case: str, op: str) -> None:
+def test_a_tensor_that_is_no_tiled_image_is_refused(case: str, op: str) -> None:
     """A planar tensor, and headers that do not say what the tensor holds."""
     image, message = FORGED[case]
     node = replace(conv_node(np.random.default_rng(0), 5, 4), tiled=["x"])

@@ -22,7 +22,7 @@ ODD = [None, "1", b"1", 1.5, True, np.True_, math.nan, [1], {}, np.array([1]), 1
 
 
 @pytest.mark.parametrize("value", ODD, ids=lambda value: type(value).__name__)
-def test_what_is_no_number_is_refused(value: object) -> None:
+def test_values_that_are_no_numbers_are_refused(value: object) -> None:
     """The message names the argument and what it got, in one printable line."""
     with pytest.raises(InputError, match=r"^size: expected a whole number of at least 1, got .") as caught:
         whole("size", value, 1)
@@ -40,7 +40,7 @@ def test_whole_numbers_of_numpy_are_whole(value: int) -> None:
         whole("size", value, 1, 2, LevelError)
 
 
-def test_numbers() -> None:
+def test_numbers_keep_to_their_bounds() -> None:
     """Bounds hold, NaN is no number, and a number beyond any float is infinite."""
     assert real("x", 10**400) == math.inf
     assert real("x", np.float32(0.5), 0.5) == 0.5
@@ -51,7 +51,7 @@ def test_numbers() -> None:
         finite("x", math.inf)
 
 
-def test_paths() -> None:
+def test_only_text_bytes_and_paths_are_paths() -> None:
     """Text, bytes and paths; nothing else."""
     for value in ("a", b"a", Path("a"), os.scandir):
         if value is os.scandir:
@@ -61,7 +61,7 @@ def test_paths() -> None:
             assert file_path("path", value) == Path("a")
 
 
-def test_what_cannot_be_written_is_shown_by_its_type() -> None:
+def test_values_without_a_text_are_shown_by_their_type() -> None:
     """A number of too many digits, and a __repr__ that raises."""
     assert shown(Unprintable()) == "a Unprintable"
     assert shown(10**5000) in ("a int", shown(10**5000))

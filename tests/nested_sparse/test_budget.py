@@ -178,7 +178,7 @@ def test_flops_need_positions() -> None:
         keep_counts(Budget("erk", "flops"), {"fc": np.ones((2, 2))}, (0.5,))
 
 
-def test_a_budget_prints_what_it_is() -> None:
+def test_a_budget_prints_the_options_that_were_set() -> None:
     """The text has only the options that were set."""
     assert str(Budget()) == "uniform"
     assert str(Budget("erk", "flops", 0.01)) == "erk by flops, at least 0.01 of a layer"

@@ -68,7 +68,7 @@ def forge(path: Path, change: Callable[[dict[str, Any], dict[str, np.ndarray]], 
     join(path, header, bytes(data))
 
 
-def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+def test_a_written_checkpoint_is_read_back(tmp_path: Path) -> None:
     """Values, masks, norms, permutation, levels, specs and graph survive."""
     path = tmp_path / "model.safetensors"
     records = write_small_checkpoint(path)
@@ -362,7 +362,7 @@ def test_reroutes_are_optional(path: Path) -> None:
 
 
 @pytest.mark.parametrize("rows", ["independent", "dependent"])
-def test_what_is_said_of_rows_is_optional(path: Path, tmp_path: Path, rows: str) -> None:
+def test_the_mark_of_rows_is_optional(path: Path, tmp_path: Path, rows: str) -> None:
     """A file without it says nothing of it, as before; one with it keeps its format version, a slice says it too."""
     header, _ = split(path)
     assert "rows" not in json.loads(header["__metadata__"]["nested_sparse"])
@@ -387,7 +387,9 @@ def test_the_first_bytes_of_a_file_are_what_the_format_page_says(path: Path) -> 
 @pytest.mark.parametrize(
     ("mode", "mask", "expected"), [(0o600, 0o022, 0o600), (None, 0o077, 0o600), (None, 0o022, 0o644)]
 )
-def test_who_may_read_a_file_stays(path: Path, tmp_path: Path, mode: int | None, mask: int, expected: int) -> None:
+def test_a_replaced_file_keeps_its_permissions(
+    path: Path, tmp_path: Path, mode: int | None, mask: int, expected: int
+) -> None:
     """The permissions are those of the replaced file, else those of the process's mask."""
     out = tmp_path / "slice.safetensors"
     if mode is not None:

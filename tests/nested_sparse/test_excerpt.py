@@ -35,7 +35,7 @@ def test_a_long_text_keeps_both_ends_and_says_its_length(length: int) -> None:
     assert len(shown) <= MAX_CHARACTERS
 
 
-def test_what_is_no_text_is_shown_as_text() -> None:
+def test_other_objects_are_shown_as_text() -> None:
     assert excerpt(ValueError("bad\tvalue")) == r"bad\tvalue"
 
 

@@ -67,7 +67,7 @@ def forge(path: Path, header: dict[str, Any], metadata: dict[str, Any], data: by
     path.write_bytes(struct.pack("<Q", len(encoded)) + encoded + data)
 
 
-def test_what_is_read_back_is_rounded_once_and_nests(tmp_path: Path) -> None:
+def test_values_read_back_are_rounded_once_and_nest(tmp_path: Path) -> None:
     """Each kept value is numpy's nearest half, as float32, the same bits at every level; masks and norms as written."""
     written = records()
     with Checkpoint.open(write(tmp_path / "model.safetensors", written)) as checkpoint:

@@ -68,7 +68,7 @@ def test_a_write_waits_until_the_bytes_are_safe(path: Path, how: str) -> None:
     assert not file.poll()
 
 
-def test_a_rename_waits_for_nobody(path: Path) -> None:
+def test_a_rename_does_not_wait_for_open_mappings(path: Path) -> None:
     """The rename happens at once, and the mapping shows the old file."""
     file = guarded(path)
     assert write(path, "rename").wait(60) == 0

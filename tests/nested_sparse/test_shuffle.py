@@ -49,7 +49,7 @@ def test_the_mask_has_twice_the_density(density: float) -> None:
     density=st.floats(0.01, 1.0),
     seed=st.integers(0, 1000),
 )
-def test_a_permutation_that_never_keeps_less(
+def test_a_shuffled_layer_keeps_at_least_the_magnitude_of_the_rows_as_they_lie(
     rows: int, columns: int, block_rows: int, density: float, seed: int
 ) -> None:
     """Each row comes once, so every cluster has exactly V; the kept magnitude is at least that of rows as they lie."""

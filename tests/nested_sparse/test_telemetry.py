@@ -64,7 +64,7 @@ def test_subprocesses_inherit_it(tmp_path: Path) -> None:
     assert run.stdout.strip() == "1"
 
 
-def test_one_line_tells_who_imported_onnxruntime_first(tmp_path: Path) -> None:
+def test_a_log_line_tells_that_onnxruntime_was_imported_before(tmp_path: Path) -> None:
     """Then it is too late."""
     code = "import sys; sys.modules['onnxruntime'] = sys; import nested_sparse; import nested_sparse.level"
     run = subprocess.run([sys.executable, "-c", code], env=environment(tmp_path), capture_output=True, text=True)
@@ -104,7 +104,7 @@ def open_session(path: Path, home: Path, listener: Listener, **extra: str) -> It
 
 
 @pytest.mark.slow
-def test_nothing_is_sent(tmp_path: Path) -> None:
+def test_telemetry_is_sent_only_where_the_user_switched_it_on(tmp_path: Path) -> None:
     """A process whose user switched it on connects; one beside it that is as it comes has not, twice as late."""
     counting_chain(tmp_path / "m.safetensors", 2, 8)
     silent, telling = Listener(), Listener()

@@ -89,7 +89,7 @@ def named(value: object) -> str:
 
 
 @pytest.mark.parametrize("odd", NO_PATHS, ids=named)
-def test_what_is_no_path_is_refused(path: Path, tmp_path: Path, odd: Odd) -> None:
+def test_a_value_that_is_no_path_is_refused(path: Path, tmp_path: Path, odd: Odd) -> None:
     """The error names the argument, for any value."""
     for what, call in openers(odd, tmp_path, path).items():
         error = in_time(call)
@@ -126,7 +126,7 @@ def test_paths_in_bytes_are_paths(path: Path) -> None:
 
 
 @pytest.mark.parametrize("odd", [*NO_NUMBERS, *TOO_LARGE, -2], ids=named)
-def test_odd_numbers(session: Session, tmp_path: Path, odd: Odd) -> None:
+def test_odd_numbers_give_an_error_with_the_expected_value(session: Session, tmp_path: Path, odd: Odd) -> None:
     """Odd levels, threads, times and batches give an error with the expected value."""
 
     def set_threads() -> None:
@@ -189,7 +189,7 @@ INPUTS: dict[str, Odd] = {
 
 
 @pytest.mark.parametrize("odd", INPUTS.values(), ids=INPUTS.keys())
-def test_odd_inputs(session: Session, odd: Odd) -> None:
+def test_odd_inputs_give_an_error(session: Session, odd: Odd) -> None:
     """To a run, a scheduler and the check of rows alike."""
     assert isinstance(in_time(lambda: session.run(odd)), InputError)
     if odd is not None:

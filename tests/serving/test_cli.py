@@ -64,7 +64,7 @@ def run_main(monkeypatch, capsys, *arguments):
     return caught.value.code, captured.out, captured.err
 
 
-def test_inspect_json(checkpoint):
+def test_inspect_prints_all_metadata_as_one_json_object(checkpoint):
     """Everything the file says of itself, as one object."""
     facts = json.loads(run("inspect", checkpoint, "--json").stdout)
     assert [level["nnz"] for level in facts["levels"]] == [4 * kept for kept in KEEP]
@@ -84,7 +84,7 @@ def test_inspect_json(checkpoint):
     assert facts["reroutes"] == [{"start": 1, "end": 0, "accuracy": {"fc": 0.25}}]
 
 
-def test_inspect_tables(checkpoint):
+def test_inspect_prints_the_same_as_tables(checkpoint):
     """The same for people."""
     result = run("inspect", checkpoint)
     assert result.exit_code == 0
@@ -105,7 +105,7 @@ def test_inspect_says_whether_rows_are_independent(checkpoint, rows, words):
     assert [line for line in run("inspect", checkpoint).stdout.splitlines() if words in line]
 
 
-def test_inspect_shows_what_stays_dense(checkpoint):
+def test_inspect_shows_the_dense_modules(checkpoint):
     """The share of the whole network's FLOPs that is sparse, and what is not; older files say what they count."""
     assert json.loads(run("inspect", checkpoint, "--json").stdout)["network"] is None
     assert "of its nested layers alone" in run("inspect", checkpoint).stdout
@@ -159,7 +159,7 @@ def test_names_in_a_file_do_not_steer_the_terminal(checkpoint, capfd):
         (CheckpointError("x" * 100_000), None),
     ],
 )
-def test_whatever_an_error_says_stderr_is_printable_and_short(monkeypatch, capsys, error, lines):
+def test_the_text_of_any_error_is_printable_and_short_on_stderr(monkeypatch, capsys, error, lines):
     """No line of it resembles a log line."""
 
     def fail():
@@ -173,7 +173,7 @@ def test_whatever_an_error_says_stderr_is_printable_and_short(monkeypatch, capsy
     assert len(err) < 6000
 
 
-def test_an_error_that_nobody_foresaw_is_a_log_line(checkpoint):
+def test_an_unforeseen_error_is_a_log_line(checkpoint):
     """With its traceback, in which its text is spelt out; exit code 1."""
     script = (
         "import sys\nfrom nested_sparse.serving import cli\n"
@@ -186,7 +186,7 @@ def test_an_error_that_nobody_foresaw_is_a_log_line(checkpoint):
     assert done.stderr.splitlines()[-1] == r"  RuntimeError: a\x1b[2J\nb"
 
 
-def test_slice(checkpoint, tmp_path):
+def test_slice_writes_the_first_level_and_keeps_an_existing_file(checkpoint, tmp_path):
     """A smaller file that holds the first level; an existing one is kept unless forced."""
     output = tmp_path / "small.safetensors"
     facts = json.loads(run("slice", checkpoint, "--levels", 1, "-o", output, "--json").stdout)

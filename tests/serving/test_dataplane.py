@@ -17,7 +17,7 @@ def call(outputs=(), **fields):
     return Call(Request({"x": np.ones((2, 4), np.float32)}, received_s=12.5, **fields), outputs)
 
 
-def test_find(model):
+def test_a_model_is_found_by_name_and_version_1(model):
     """A model is found by name, with version 1 or none."""
     dataplane = Dataplane([model])
     assert dataplane.find("net") is dataplane.find("net", "1") is model

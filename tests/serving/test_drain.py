@@ -89,7 +89,7 @@ def test_no_call_in_flight_is_cancelled(model, serve):
     assert any("draining" in text for code, text in hammer.answers if code == "UNAVAILABLE")
 
 
-def test_what_outlasts_the_grace_is_unavailable(model, serve):
+def test_a_call_that_outlasts_the_grace_is_unavailable(model, serve):
     """Its client may send it to another server; it did not cancel it."""
     model.engine.held = True
     with serve([model], ServerConfig(port=0, grace_s=0.2)) as server:

@@ -172,7 +172,7 @@ def test_min_accuracy_and_time_give_the_densest(client):
         (X, {"slo_ms": 0.001}, ("RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"), "ms"),
     ],
 )
-def test_refusals(client, array, parameters, statuses, message):
+def test_errors_of_the_runtime_arrive_with_their_status(client, array, parameters, statuses, message):
     """The runtime's own errors arrive with the right status and their numbers."""
     status, text = failure(client, array, **parameters)
     assert status in statuses
@@ -187,7 +187,7 @@ def wait_for(condition, seconds=120.0):
     return bool(met)
 
 
-def test_sigterm_finishes_what_runs(checkpoint):
+def test_sigterm_finishes_the_running_requests(checkpoint):
     """A request under way when SIGTERM comes is answered, and the exit code is 0."""
     options = ("--slo-ms", "60000", "--max-batch", BIG_BATCH, "--metrics-port", "0")
     with serving(checkpoint, *options) as (process, facts):
@@ -252,7 +252,7 @@ def test_level_out_of_range_is_said_at_the_start(checkpoint):
     assert "Traceback" not in done.stderr
 
 
-def test_profile(checkpoint):
+def test_profile_prints_latencies_and_kernels(checkpoint):
     """Latency per level, and the kernel of the layer."""
     command = [*COMMAND, "profile", checkpoint, "--threads", "1", "--repeats", "3", "--batch", "1", "--batch", "4"]
     done = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=180, check=True)

@@ -32,7 +32,7 @@ def test_a_message_is_one_line_and_at_most_a_kilobyte_as_it_is_sent(text: str) -
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
-def test_all_that_a_call_ends_with_stays_far_below_what_clients_take(text: str) -> None:
+def test_the_trailers_of_a_failed_call_stay_far_below_the_limit_of_clients(text: str) -> None:
     """The advice behind a text that is cut survives."""
     ending = Ending.of(OverloadedError(text, 12.2))
     assert ending.message.endswith("; retry after 13 ms")

@@ -60,7 +60,7 @@ def test_the_others_hear_it_when_one_has_left():
     asyncio.run(play())
 
 
-def test_one_that_does_not_read_stops_nobody():
+def test_a_watcher_that_does_not_read_stops_no_other():
     """Neither the others nor the end of the server."""
 
     async def play() -> None:

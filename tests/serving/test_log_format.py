@@ -100,14 +100,14 @@ def run_with_log(body: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120)
 
 
-def test_what_ends_a_thread_is_in_the_log_and_escaped() -> None:
+def test_an_error_that_ends_a_thread_is_in_the_log_and_escaped() -> None:
     body = "def f(): raise RuntimeError('a\\nb\\x1b[2J')\n"
     done = run_with_log(f"{body}import threading\nt = threading.Thread(target=f); t.start(); t.join()")
     assert r"  RuntimeError: a\nb\x1b[2J" in check(done.stderr, 1)
     assert "thread Thread-1" in done.stderr
 
 
-def test_what_a_client_sends_is_escaped_in_the_log(model, server, log) -> None:
+def test_text_of_a_client_is_escaped_in_the_log(model, server, log) -> None:
     """An unexpected error whose text contains the client's input."""
     logger, text = log
     handler = logger.handlers[0]
@@ -134,6 +134,6 @@ def test_what_a_client_sends_is_escaped_in_the_log(model, server, log) -> None:
     assert [line for line in lines if line.startswith(r"  RuntimeError: no way to run \n2026-01-01")]
 
 
-def test_a_thread_that_exits_says_nothing() -> None:
+def test_a_thread_that_exits_is_not_logged() -> None:
     done = run_with_log("import threading\nt = threading.Thread(target=exit); t.start(); t.join()")
     assert done.stderr == ""

@@ -133,7 +133,7 @@ def test_a_slow_client_is_closed(sent):
         assert closed(connection)
 
 
-def test_who_does_not_read_is_closed():
+def test_a_peer_that_does_not_read_is_closed():
     """A peer that takes nothing of a long answer does not keep it."""
     with serving(QUICK, lines=5_000) as address, socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -160,7 +160,7 @@ def test_who_does_not_read_is_closed():
         (b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * HEAD_BYTES + b"\r\n", "431 Request Header Fields Too Large"),
     ],
 )
-def test_requests(request_, status):
+def test_the_next_client_gets_an_answer_after_any_request(request_, status):
     """The next client still gets an answer."""
     with serving() as address:
         assert ask(address, request_) == f"HTTP/1.1 {status}"

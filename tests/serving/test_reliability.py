@@ -246,7 +246,7 @@ NAN = np.array([[np.nan, np.inf, -np.inf, 1]], np.float32)
         (request_bytes(np.zeros((300_000, 4), np.float32)), "RESOURCE_EXHAUSTED", "--max-batch"),
     ],
 )
-def test_malformed_requests(infer, body, status, text):
+def test_malformed_requests_are_the_callers_fault(infer, body, status, text):
     """A status of the caller's own fault, and what is wrong; the next one is served."""
     error = failure(lambda: infer(body))
     assert error.code().name == status
@@ -363,7 +363,7 @@ def test_steps_of_the_wall_clock(gated, serve, monkeypatch: pytest.MonkeyPatch, 
     assert outcomes(server) == {"ok": 3}
 
 
-def test_what_waits_behind_an_endless_run_ends_at_its_deadline(gated):
+def test_a_request_behind_an_endless_run_ends_at_its_deadline(gated):
     from nested_sparse.runtime.scheduling.request import Request
 
     session, served = gated

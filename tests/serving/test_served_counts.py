@@ -14,7 +14,7 @@ from nested_sparse.proto import messages
 from nested_sparse.serving.server import LEAST_MESSAGE_BYTES, ServerConfig
 
 
-def test_statistics(client, model):
+def test_model_statistics_count_requests_and_times(client, model):
     """Counts and times of ModelStatistics."""
     client.infer("net", [tensor()])
     model.engine.error = OverloadedError("full", 1)
@@ -29,7 +29,7 @@ def test_statistics(client, model):
     assert len(client.get_inference_statistics().model_stats) == 1
 
 
-def test_prometheus_text(model, serve):
+def test_metrics_have_the_names_that_dashboards_use(model, serve):
     """Requests, sheds, latencies and gauges, under the names that dashboards use."""
     with serve([model], ServerConfig(port=0, metrics_port=0)) as server:
         with triton.InferenceServerClient(server.address) as client:

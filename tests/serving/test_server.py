@@ -48,7 +48,7 @@ def test_health_and_metadata(client):
     assert (entry.name, entry.state) == ("net", "READY")
 
 
-def test_infer_raw(client):
+def test_infer_with_raw_contents(client):
     """tritonclient's own way, all outputs, id echoed, parameters filled."""
     result = client.infer("net", [tensor()], request_id="seven", parameters={"level": 1})
     np.testing.assert_array_equal(result.as_numpy("sum"), X.sum(axis=1, keepdims=True))
@@ -123,7 +123,7 @@ def test_parameters_reach_the_scheduler(client, model):
         ({"parameters": {"level": -3}}, "INVALID_ARGUMENT", "level -3 is out of range"),
     ],
 )
-def test_wrong_requests(client, arguments, status, message):
+def test_wrong_requests_are_refused_with_the_cause(client, arguments, status, message):
     """Each names what is wrong; the server goes on."""
     got_status, got_message = failure(client, **arguments)
     assert got_status == status
@@ -143,7 +143,7 @@ def test_wrong_requests(client, arguments, status, message):
         (UnavailableError("closing"), "UNAVAILABLE", "closing"),
     ],
 )
-def test_scheduler_errors(client, model, error, status, message):
+def test_errors_of_the_scheduler_become_statuses(client, model, error, status, message):
     """One table turns them into statuses."""
     model.engine.error = error
     assert failure(client) == (status, message)
@@ -242,7 +242,7 @@ def test_reflection_lists_and_describes(channel):
     assert database.FindFileContainingSymbol("grpc.health.v1.Health").package == "grpc.health.v1"
 
 
-def test_two_models(model, half_model, serve):
+def test_two_models_are_served_by_their_names(model, half_model, serve):
     """Each by its own name and types."""
     with serve([model, half_model]) as server, triton.InferenceServerClient(server.address) as client:
         assert {entry.name for entry in client.get_model_repository_index().models} == {"net", "half"}
@@ -288,7 +288,7 @@ def test_port_in_use(model, server, serve):
         pass
 
 
-def test_unusable_host(model, serve):
+def test_an_unusable_host_is_refused_with_the_systems_reason(model, serve):
     """The system's reason is in the message."""
     with (
         pytest.raises(ServingError, match=r"cannot listen on 203\.0\.113\.1:0"),

@@ -65,7 +65,7 @@ def test_every_verb_starts_on_any_streams(tmp_path: Path, streams: str) -> None:
         assert "degC of the hottest thermal zone" in done.stdout
 
 
-def test_version() -> None:
+def test_version_prints_that_of_the_package() -> None:
     """The version is that of the package and its metadata."""
     done = run(*COMMAND, "--version")
     assert (done.returncode, done.stdout) == (0, f"nested-sparse {nested_sparse.__version__}\n")
@@ -222,7 +222,7 @@ def test_a_picture_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         picture.draw(tmp_path / "absent" / "run.png", "net", [level], {"flops": 2e6, "accuracy": None}, "test")
 
 
-def test_what_cannot_be_written_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Training states and records, of which a disk that runs full may take none away."""
     state = pytest.importorskip("nested_sparse.trainer.state", reason="torch is not installed")
     from nested_sparse.trainer.recipes.run_record import RunRecord

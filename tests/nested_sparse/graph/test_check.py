@@ -325,7 +325,7 @@ FOLDS: dict[str, tuple[Tamper, bool]] = {
 
 
 @pytest.mark.parametrize("case", FOLDS)
-def test_what_loading_would_compute_is_bounded(case: str, tmp_path: Path) -> None:
+def test_computations_that_loading_would_do_are_bounded(case: str, tmp_path: Path) -> None:
     """Whether ONNX Runtime may compute what depends on constants alone."""
     tamper, foldable = FOLDS[case]
     with Checkpoint.open(write_hostile(tmp_path / "m.safetensors", tamper)) as checkpoint:

@@ -61,7 +61,7 @@ def test_no_other_module_spells_the_contract() -> None:
     assert spelled.keys() == {CONTRACT}, spelled
 
 
-def test_runtime_inputs() -> None:
+def test_runtime_inputs_are_the_level_and_the_segments() -> None:
     """The level and a segment for each level; no input of a model has such a name."""
     assert [(each.name, each.dtype, each.shape) for each in runtime_inputs(2)] == [
         ("__level__", "int64", ()),

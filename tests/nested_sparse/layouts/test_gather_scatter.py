@@ -94,7 +94,7 @@ def test_every_count_is_reached_from_every_lower_one() -> None:
         assert (first_level != NEVER).sum() == most == 96
 
 
-def test_bundles_get_gather_groups_by_what_lies_in_them() -> None:
+def test_bundles_get_gather_groups_by_their_largest_weights() -> None:
     """The largest weights decide how many gather groups a bundle has; a last bundle counts its real rows only."""
     layout, scores = GatherScatter(8, 1), np.random.default_rng(1).random((17, 32))
     scores[8:16] += 10

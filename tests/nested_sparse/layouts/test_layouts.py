@@ -53,7 +53,7 @@ def test_levels_nest_and_keep_no_more_than_the_pattern_can(layout: Layout) -> No
 
 
 @EVERY
-def test_what_is_packed_passes_the_check_and_comes_back(layout: Layout) -> None:
+def test_packed_weights_pass_the_check_and_unpack_to_the_same(layout: Layout) -> None:
     """Arrays have the sizes that the layout says; unpacked, every level is the same dense weight."""
     weight = stored(layout)
     held, levels = weight.layout, pack(weight, LEVELS)

@@ -39,7 +39,7 @@ def joins(path: Path, clock: object = None) -> tuple[bool, int]:
         return may_join(counted, **options), counted.runs  # type: ignore[arg-type]
 
 
-def test_a_file_that_says_nothing_is_looked_at(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_without_a_mark_of_rows_is_checked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """One log line says that it had to be and what came out; its name can be told from it."""
     for nodes, expected, words in ((APART, True, "may run together"), (MIXED, False, "each request runs alone")):
         caplog.clear()
@@ -69,14 +69,14 @@ def test_a_mark_is_tried_and_believed_where_there_is_no_time(tmp_path: Path, cap
     assert joins(wrong, clock=lambda: float(next(ticks))) == (True, 0)
 
 
-def test_a_file_that_says_nothing_is_not_joined_where_there_is_no_time(tmp_path: Path) -> None:
+def test_a_file_without_a_mark_is_not_joined_where_the_check_has_no_time(tmp_path: Path) -> None:
     """Without time to check the rows, requests are not joined."""
     ticks = iter(range(0, 100_000, 60))
     path = write_rows(tmp_path / "old.safetensors", APART)
     assert joins(path, clock=lambda: float(next(ticks))) == (False, 0)
 
 
-def test_what_cannot_be_joined_is_not_looked_at(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_that_cannot_be_joined_is_not_checked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A file that says that its rows depend on one another, and one whose output has no batch, whatever it says."""
     dependent = write_rows(tmp_path / "dependent.safetensors", MIXED, rows="dependent")
     outputs = {"output": (FLOAT, (WIDTH,))}

@@ -234,7 +234,7 @@ class _OnlyIds:
         return self._session.run({"input": np.ones((len(inputs["ids"]), 6), F), **inputs}, level)
 
 
-def test_what_cannot_be_run_on_several_samples_is_not_known(tmp_path: Path) -> None:
+def test_rows_of_a_model_for_one_sample_only_are_unknown(tmp_path: Path) -> None:
     """The batch that the graph spells out is no free one, whatever the file says."""
     nodes = [node("Reshape", ["z", "one"], ["output"])]
     check = found(tmp_path / "m.safetensors", nodes, {"one": [1, WIDTH]})
@@ -249,7 +249,7 @@ def test_a_fixed_first_dimension_leaves_nothing_to_join(tmp_path: Path) -> None:
     assert check == RowCheck(None, "the first dimension of an input or output is not free")
 
 
-def test_outputs_that_are_never_finite_show_nothing(tmp_path: Path) -> None:
+def test_outputs_that_are_never_finite_leave_the_rows_unknown(tmp_path: Path) -> None:
     """NaN is equal to NaN, whatever it came from."""
     nodes = [node("Mul", ["z", "nan"], ["output"])]
     check = found(tmp_path / "m.safetensors", nodes, {"nan": F(np.nan)})
@@ -264,7 +264,7 @@ def test_time_is_bounded(tmp_path: Path) -> None:
     assert next(ticks) < 30
 
 
-def test_the_quick_check_finds_what_is_plain(tmp_path: Path) -> None:
+def test_the_quick_check_finds_plain_dependence(tmp_path: Path) -> None:
     """The quick check runs the densest level only."""
     for name in ("gram", "less the mean", "a thousandth of the mean", "sorted", "noise"):
         assert found(tmp_path / "m.safetensors", *DEPENDENT[name], thorough=False).independent is False
@@ -273,7 +273,7 @@ def test_the_quick_check_finds_what_is_plain(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("case", "mark"), [(DEPENDENT["gram"], "dependent"), (INDEPENDENT["softmax"], "independent")])
-def test_mark_rows_writes_what_it_finds(tmp_path: Path, case: tuple[Any, ...], mark: str) -> None:
+def test_mark_rows_writes_the_result_of_the_check(tmp_path: Path, case: tuple[Any, ...], mark: str) -> None:
     """Weights and graph stay, bit for bit."""
     path = tmp_path / "m.safetensors"
     found(path, *case)

@@ -71,7 +71,7 @@ def seen(times_s: np.ndarray, budget_ms: float, samples: int = 1) -> Arrivals:
     return arrivals
 
 
-def test_nothing_is_known_at_first() -> None:
+def test_no_load_and_no_pace_are_known_before_the_first_arrival() -> None:
     """Neither load nor pace."""
     arrivals = Arrivals()
     assert not arrivals.known

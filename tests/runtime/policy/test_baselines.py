@@ -75,7 +75,7 @@ def test_slackfit_neither_senses_nor_sheds() -> None:
     assert policy.admit(waiting(0.1), [waiting(1.0)] * 100, 1e3, 100.0).level is not None
 
 
-def test_slackfit_keeps_what_requests_allow() -> None:
+def test_slackfit_keeps_to_the_levels_that_requests_allow() -> None:
     """Levels within the head's range, and no one is taken along at a level it does not allow."""
     policy = SlackFitPolicy(BATCHED)
     assert policy.choose(waiting(2.5, lowest=2), [], 100.0).level == 2

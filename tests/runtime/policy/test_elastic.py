@@ -114,7 +114,7 @@ def test_regular_arrivals_do_not_rise_to_where_they_would_fall_again() -> None:
         assert set(levels[100:]) == {expected}
 
 
-def test_falls_to_what_clumps_of_arrivals_allow_before_the_queue_has_grown() -> None:
+def test_falls_for_clumps_of_arrivals_before_the_queue_has_grown() -> None:
     """From single requests to clumps of 20, of which 9.5 follow an arrival: 10.5 times 9 ms fit 100, 14 do not."""
     policy = ElasticPolicy(PROFILE)
     first = []

@@ -23,7 +23,7 @@ def probe_or_shed(forecast: Forecast, request: Waiting, now_s: float) -> Decisio
     return forecast.probe_or_shed(request, [], lowest, forecast.slowdown.factor(now_s), now_s)
 
 
-def test_admits_what_can_still_make_it() -> None:
+def test_admits_a_request_that_can_still_meet_its_deadline() -> None:
     """Running 4 ms more, one due before needs 2 ms, itself 2 ms: 8 ms are enough, 7.9 are not."""
     forecast = Forecast(PROFILE)
     forecast.observe(0, 1, 2.0, 0.0)
@@ -73,7 +73,7 @@ def test_a_probe_is_let_through_once_in_a_while() -> None:
     assert [each.level if each else -1 for each in decisions] == [None, 0, None, 0]
 
 
-def test_what_the_profile_rules_out_is_never_probed() -> None:
+def test_a_request_that_the_profile_rules_out_is_never_probed() -> None:
     """Half the profiled time is the best that can be hoped for."""
     assert probe_or_shed(Forecast(PROFILE), due(0.9), 0.0).level is None  # type: ignore[union-attr]
     assert probe_or_shed(Forecast(PROFILE), due(1.1), 0.0).level == 0  # type: ignore[union-attr]

@@ -24,7 +24,7 @@ def test_every_policy_serves_a_model(name: str, accuracy: tuple[float, ...] | No
     assert policy.choose(request, [], 0.0).level in (1, 2)
 
 
-def test_what_joins_no_requests_takes_one() -> None:
+def test_a_model_that_joins_no_requests_takes_one_at_a_time() -> None:
     """Every policy knows that the model joins no requests."""
     for kind in POLICIES.values():
         policy = kind.make(Served(PROFILE, joins=False))

@@ -8,7 +8,7 @@ from hypothesis import given
 from nested_sparse.runtime.policy.ramp import Ramp
 
 
-def test_falls_at_once_to_what_fits() -> None:
+def test_falls_at_once_to_the_level_that_fits() -> None:
     """One decision is enough to fall by several levels."""
     assert Ramp(3, decisions=8).step(0) == 0
 
@@ -26,7 +26,7 @@ def test_one_decision_that_would_not_rise_starts_the_count_again() -> None:
 
 
 @given(st.lists(st.integers(0, 5), max_size=60), st.integers(1, 4))
-def test_never_above_what_fits_and_never_rises_by_two(steps: list[int], decisions: int) -> None:
+def test_never_runs_above_the_fitting_level_and_never_rises_by_two(steps: list[int], decisions: int) -> None:
     """For any sequence, the level fits and the ramp rises step by step."""
     ramp = Ramp(5, decisions)
     for fitting in steps:

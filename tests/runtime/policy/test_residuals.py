@@ -91,7 +91,7 @@ def test_one_outlier_is_hardly_seen(outlier: float) -> None:
     assert residuals.factor(1, 1.0) == pytest.approx(1.0, abs=0.0126)
 
 
-def test_bounds() -> None:
+def test_residuals_stay_within_their_bounds() -> None:
     """Residuals stay within their bounds; the slowdown explains larger deviations."""
     residuals = Residuals(2)
     for step in range(1000):
@@ -110,7 +110,7 @@ def settled(**options: object) -> Residuals:
     return residuals
 
 
-def test_what_levels_have_in_common_is_the_slowdowns() -> None:
+def test_the_common_factor_of_all_levels_belongs_to_the_slowdown() -> None:
     """Their factors differ by what they differ, around 1; a level that was not served stays at 1."""
     residuals = settled()
     one, other, unserved = (residuals.factor(level, 0.0) for level in range(3))

@@ -29,7 +29,7 @@ def same(one: LatencyProfile | None, other: LatencyProfile) -> bool:
     return one is not None and one.to_json() == other.to_json()
 
 
-def test_what_was_saved_is_loaded(store: ProfileStore) -> None:
+def test_a_saved_profile_is_loaded(store: ProfileStore) -> None:
     """A saved profile is loaded for its own key only."""
     assert store.load(KEY) is None
     assert same(store.save(KEY, PROFILE), PROFILE)
@@ -100,7 +100,7 @@ def test_damaged_files_are_ignored_and_replaced(
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])
-def test_what_is_no_file_is_ignored(store: ProfileStore, make, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_entry_that_is_no_file_is_ignored(store: ProfileStore, make, caplog: pytest.LogCaptureFixture) -> None:
     """Neither waited for nor read."""
     store.folder.mkdir(parents=True)
     make(store.path(KEY))
@@ -140,7 +140,7 @@ def test_old_profiles_leave(store: ProfileStore, monkeypatch: pytest.MonkeyPatch
     assert left == {"notes.txt", "a.json", f"{2:032x}.json", f"{3:032x}.json", store.path(KEY).name}
 
 
-def test_default_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_default_folder_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """XDG_CACHE_HOME where it is absolute, as its specification asks, else ~/.cache."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))

@@ -54,7 +54,7 @@ def test_counts_the_pages_that_were_touched() -> None:
         del data
 
 
-def test_anonymous_bytes_grow_with_what_is_written() -> None:
+def test_anonymous_bytes_grow_with_written_memory() -> None:
     """64 MiB more, and as much less when they are gone; what other tests freed goes back before."""
     return_freed()
     before = anonymous_bytes()

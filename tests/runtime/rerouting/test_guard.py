@@ -124,7 +124,7 @@ def random_table(rng: np.random.Generator) -> RouteTable:
     return RouteTable(tuple(f"layer{n}" for n in range(LAYERS)), share, accuracy)
 
 
-def test_a_run_does_what_the_reference_says(counting: Session) -> None:
+def test_a_run_decides_as_the_reference_does(counting: Session) -> None:
     """Replayed from the starts that its operators recorded: each decision, in order, by the rule in Python.
 
     The guard is told half the time that a run takes, so that it sees a slowdown, and some runs fall on their way.

@@ -138,7 +138,7 @@ def choose(n: int, elapsed_ms: float, budget_ms: float, lately: Seen | None = No
     return decide(even_table(3, 4), terms, 2, n, elapsed_ms, lately or Seen(elapsed_ms, elapsed_ms))
 
 
-def test_it_falls_as_late_and_as_little_as_is_in_time() -> None:
+def test_the_level_falls_as_late_and_as_little_as_is_in_time() -> None:
     """Four operators of 2 ms each at level 2, 1 ms at level 1, 0.5 ms at level 0; on time so far."""
     assert choose(1, 2.0, 8.0) == 2
     assert choose(1, 2.0, 7.9) == 2  # level 1 from operator 3 on is enough
@@ -151,7 +151,7 @@ def test_it_falls_as_late_and_as_little_as_is_in_time() -> None:
     assert choose(2, 4.0, 0.0) == 0  # it is late whatever it does, and ends the sooner
 
 
-def test_it_does_not_fall_where_that_is_no_sooner() -> None:
+def test_the_level_does_not_fall_where_the_run_would_end_no_sooner() -> None:
     """A lower level that takes as long is of no use."""
     assert choose(1, 2.0, 1.0, level_ms=(8.0, 8.0, 8.0)) == 2
 
@@ -163,7 +163,7 @@ def test_a_disturbance_seen_counts_more_the_longer_it_lasts() -> None:
 
 
 @given(st.lists(st.floats(0.01, 3), min_size=1, max_size=30), st.floats(0.2, 5))
-def test_what_was_seen_lately_is_the_slowdown_of_a_steady_run(steps_ms: list[float], slowdown: float) -> None:
+def test_recent_times_show_the_slowdown_of_a_steady_run(steps_ms: list[float], slowdown: float) -> None:
     """After a change it approaches the new slowdown, faster with a shorter memory."""
     lately, last = Seen(), Seen()
     for step_ms in steps_ms:

@@ -31,7 +31,7 @@ def test_accuracies_come_from_the_reroutes() -> None:
     assert np.isnan(table[np.triu_indices(3)]).all()
 
 
-def test_without_reroutes_a_route_scores_what_its_end_does() -> None:
+def test_without_reroutes_a_lowered_run_scores_as_its_lower_level() -> None:
     """A level whose accuracy alone is not known is no end."""
     np.testing.assert_array_equal(route_accuracy(("a", "b"), levels(0.5, 0.9), [])[1, 0], [0.5, 0.5])
     partial = route_accuracy(("a", "b"), levels(None, 0.7, 0.9), [])

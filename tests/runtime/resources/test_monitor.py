@@ -106,7 +106,7 @@ def test_default_probes_work_here() -> None:
     assert (ResourceMonitor().sample().usable_cores or 0) >= 1
 
 
-def test_describe_names_what_explains_a_slow_machine() -> None:
+def test_describe_names_the_causes_of_a_slow_machine() -> None:
     """Shares from 1 % on, heat, frequency, battery; silent where nothing is known."""
     sample = ResourceSample(0.0, cpu_stall_percent=37.4, steal_percent=0.2, temperature_celsius=81.0, discharging=True)
     assert describe(sample) == "cpu stall 37 %, 81 °C, on battery"
@@ -143,7 +143,7 @@ def test_describe_names_what_explains_a_slow_machine() -> None:
         ("max_frequency_mhz", math.nan),
     ],
 )
-def test_what_no_sensor_can_read_is_no_reading(field: str, absurd: float, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_impossible_value_is_no_reading(field: str, absurd: float, caplog: pytest.LogCaptureFixture) -> None:
     """It is left out and said once; when the sensor comes to its senses it counts again."""
     clock, readings = Clock(), {field: absurd}
     monitor = ResourceMonitor([lambda: readings], clock)

@@ -79,7 +79,7 @@ def test_no_cgroup_is_no_quota(tmp_path: Path) -> None:
     assert probes.cpu_quota(tmp_path) == math.inf
 
 
-def test_pressure(tmp_path: Path) -> None:
+def test_pressure_is_the_total_of_some(tmp_path: Path) -> None:
     """The total of "some", per resource."""
     root = plant(
         tmp_path, {f"proc/pressure/{each}": PSI.format(i) for i, each in enumerate(("cpu", "memory", "io"), 5)}
@@ -93,7 +93,7 @@ def test_steal_is_a_mean_over_the_cpus(tmp_path: Path) -> None:
     assert probes.steal(root) == {"steal_us": 150 * 1e6 / os.sysconf("SC_CLK_TCK")}
 
 
-def test_frequency(tmp_path: Path) -> None:
+def test_frequency_is_the_mean_and_the_highest_possible(tmp_path: Path) -> None:
     """Mean now, highest possible, in MHz."""
     cpu = "sys/devices/system/cpu/cpu{}/cpufreq/{}"
     root = plant(
@@ -126,7 +126,7 @@ def test_temperature_of_a_zone_that_lies(tmp_path: Path) -> None:
     assert probes.temperature(root) == {"temperature_celsius": 39.0}
 
 
-def test_battery(tmp_path: Path) -> None:
+def test_battery_charge_is_read_and_the_mains_adapter_is_left_out(tmp_path: Path) -> None:
     """The mains adapter is no battery; a charge that is not told is left out."""
     supply = "sys/class/power_supply/{}/{}"
     root = plant(

@@ -74,7 +74,7 @@ def test_only_independent_rows_are_joined(rig: Callable[..., Any], rows_: str | 
     assert [future.result(0).batch for future in futures] == [1, 1, 1]
 
 
-def test_what_is_known_to_be_independent_is_joined_whatever_the_file_says(rig: Callable[..., Any]) -> None:
+def test_requests_known_to_be_independent_are_joined_whatever_the_file_says(rig: Callable[..., Any]) -> None:
     """An old file says nothing; who has looked at it may say."""
     session = Batched(rig())
     session.rows = None

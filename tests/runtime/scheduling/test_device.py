@@ -89,7 +89,7 @@ def test_low_priority_is_shed_where_the_high_one_takes_the_time(rig: Callable[..
     assert all(future.exception(0) is None for future in high)
 
 
-def test_a_model_that_leaves_holds_nobody_up(rig: Callable[..., Any]) -> None:
+def test_a_model_that_leaves_does_not_hold_up_others(rig: Callable[..., Any]) -> None:
     """Its queue is failed, the other goes on."""
     pair = Pair(rig, (0, 9))
     waiting, served = pair.submit(1, 100.0), pair.submit(0, 100.0)
@@ -99,7 +99,7 @@ def test_a_model_that_leaves_holds_nobody_up(rig: Callable[..., Any]) -> None:
     assert served.exception(0) is None
 
 
-def test_slots_bound_what_runs_at_once(rig: Callable[..., Any]) -> None:
+def test_slots_limit_the_runs_at_one_time(rig: Callable[..., Any]) -> None:
     """While the slot is taken no model has a turn; busy_ms is the rest of the run."""
     pair = Pair(rig, (0, 0))
     pair.submit(0, 100.0)

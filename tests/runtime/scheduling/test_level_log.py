@@ -44,7 +44,7 @@ def test_a_change_is_said_at_once_and_with_its_cause(lines: Log) -> None:
     ]
 
 
-def test_a_level_that_goes_to_and_fro_says_less_and_less(lines: Log) -> None:
+def test_a_level_that_changes_again_and_again_is_logged_more_and_more_rarely(lines: Log) -> None:
     """An hour at 20 requests a second, every other one at another level: two dozen lines, far apart and summed up."""
     found = lines((i * 0.05, 3 - i % 2) for i in range(72_000))
     times_s = [now_s for now_s, _ in found]

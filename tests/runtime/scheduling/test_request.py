@@ -22,7 +22,7 @@ LEVELS = [Level(i, 0.1 * (i + 1), 1, 1, {"accuracy": accuracy}) for i, accuracy 
         ({"min_accuracy": 0.95, "level": 2}, (2, 2)),
     ],
 )
-def test_allowed_levels(fields: dict[str, float], expected: tuple[int, int]) -> None:
+def test_min_accuracy_is_a_floor_and_a_level_is_exact(fields: dict[str, float], expected: tuple[int, int]) -> None:
     """min_accuracy is a floor, a level is exact."""
     assert allowed_levels(Request({}, **fields), LEVELS) == expected  # type: ignore[arg-type]
 

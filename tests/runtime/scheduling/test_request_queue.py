@@ -52,7 +52,7 @@ def test_refuses_when_full() -> None:
     assert queue.push(3.0, "d") is not None
 
 
-def test_needs_room() -> None:
+def test_a_queue_without_capacity_is_refused() -> None:
     """A capacity of 0 could never take anything."""
     with pytest.raises(ValueError, match="room"):
         RequestQueue(0)

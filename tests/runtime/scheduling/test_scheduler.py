@@ -20,7 +20,7 @@ from nested_sparse.runtime.session import LevelCell, Lowering
 X = {"x": np.ones((1, 3), np.float32)}
 
 
-def test_response_says_what_was_served_and_where_the_time_went(rig: Callable[..., Any]) -> None:
+def test_a_response_has_the_served_level_its_times_and_the_reason(rig: Callable[..., Any]) -> None:
     """Level, outputs, microseconds of waiting and computing, and the reason."""
     r = rig()
     future = r.scheduler.submit(Request(X))
@@ -55,7 +55,7 @@ def test_earliest_deadline_first(rig: Callable[..., Any]) -> None:
     assert order == [50.0, 70.0, 90.0]
 
 
-def test_expired_is_never_run(rig: Callable[..., Any]) -> None:
+def test_an_expired_request_is_never_run(rig: Callable[..., Any]) -> None:
     """It ends with DeadlineError, and the next in the queue is served."""
     r = rig()
     expired, alive = (r.scheduler.submit(Request(X, slo_ms=slo_ms)) for slo_ms in (20.0, 100.0))
@@ -66,7 +66,7 @@ def test_expired_is_never_run(rig: Callable[..., Any]) -> None:
     assert len(r.session.runs) == 1
 
 
-def test_cancelled_is_never_run_and_leaves_its_place(rig: Callable[..., Any]) -> None:
+def test_a_cancelled_request_is_never_run_and_frees_its_place(rig: Callable[..., Any]) -> None:
     """A cancelled request frees the queue at once."""
     r = rig(max_queue=1)
     first = r.scheduler.submit(Request(X))
@@ -192,7 +192,7 @@ def test_explicit_level_and_accuracy_floor_are_obeyed(
     assert futures[0].result(0).level.index < 3
 
 
-def test_default_slo_caps_what_the_client_asks(rig: Callable[..., Any]) -> None:
+def test_the_default_slo_is_an_upper_limit_for_the_clients(rig: Callable[..., Any]) -> None:
     """A client cannot wait longer than the server's SLO."""
     r = rig(default_slo_ms=10.0)
     future = r.scheduler.submit(Request(X, slo_ms=1e6))

@@ -71,7 +71,7 @@ def test_close_fails_the_rest_after_the_grace(gated: GatedSession) -> None:
     assert not closer.is_alive()
 
 
-def test_worker_thread_survives_what_the_session_raises(gated: GatedSession) -> None:
+def test_a_worker_thread_survives_an_error_of_the_session(gated: GatedSession) -> None:
     """Error, then result, from the same thread."""
     scheduler = threaded(gated)
     gated.fault = RuntimeError("once")

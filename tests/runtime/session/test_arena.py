@@ -22,7 +22,7 @@ WHOLE = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         ({"available_memory_bytes": 0.5 * WHOLE, "memory_limit_bytes": 2.0 * WHOLE}, 0.45 * WHOLE),
     ],
 )
-def test_limit_follows_what_is_available(
+def test_the_limit_follows_the_available_memory(
     monkeypatch: pytest.MonkeyPatch, readings: dict[str, float], expected: float | None
 ) -> None:
     """Nine tenths of the available memory, at least a quarter of all memory; no limit if both are unknown."""

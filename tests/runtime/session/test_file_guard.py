@@ -59,7 +59,7 @@ def test_all_levels_outlive_the_file(path: Path, caplog: pytest.LogCaptureFixtur
 
 
 @pytest.mark.parametrize("change", ["truncate", "overwrite"])
-def test_an_unguarded_session_refuses_what_was_changed(path: Path, change: str) -> None:
+def test_an_unguarded_session_refuses_a_changed_file(path: Path, change: str) -> None:
     """Without a lease, because the file is open for writing, the call fails with a status, not with SIGBUS."""
     nbytes = path.stat().st_size
     with path.open("r+b", buffering=0) as writer, Session(path, threads=1) as session:

@@ -39,7 +39,7 @@ def test_a_key_that_begins_anew_is_not_overdue() -> None:
     assert not limits.end("a")
 
 
-def test_standing_still_is_nobodys_time() -> None:
+def test_time_in_which_the_process_stood_still_counts_for_no_run() -> None:
     limits = TimeLimits()
     limits.begin("a", 0.0, 10.0)
     limits.renew(300.0)
@@ -51,7 +51,7 @@ Step = st.tuples(st.sampled_from("be"), st.integers(0, 4), st.floats(0.1, 9.0), 
 
 
 @given(st.lists(Step, max_size=60))
-def test_exactly_what_outlived_its_limit_is_reported(steps: list[tuple[str, int, float, float]]) -> None:
+def test_exactly_the_runs_over_their_limit_are_reported(steps: list[tuple[str, int, float, float]]) -> None:
     """Against a table that is looked through at each moment."""
     limits, now_s = TimeLimits(), 0.0
     ends_s: dict[int, float] = {}
@@ -72,7 +72,7 @@ def test_exactly_what_outlived_its_limit_is_reported(steps: list[tuple[str, int,
         assert limits.overdue_count == len(reported)
 
 
-def test_the_thread_reports_what_is_stuck_and_only_that() -> None:
+def test_the_thread_reports_stuck_runs_and_no_others() -> None:
     """An earlier limit wakes it, what on_stuck raises does not end it, and keys that ended are never reported.
 
     On a clock that stands still until `ended` has ended, however long that takes.

@@ -39,7 +39,7 @@ def test_end_is_where_the_rate_adds_up(inner: list[float], start_ms: int, work_m
 
 
 @pytest.mark.parametrize("contention", MADE, ids=lambda each: each.name)
-def test_what_is_begun_later_ends_no_earlier(contention: RateContention) -> None:
+def test_a_run_that_begins_later_ends_no_earlier(contention: RateContention) -> None:
     """The order that the oracle relies on; and never faster than undisturbed."""
     start_s = np.linspace(0.0, 2.5, 4001)
     for work_s in (0.0024, 0.0139):
@@ -61,7 +61,7 @@ def test_work_may_be_passed_in_pieces(contention: RateContention) -> None:
 @pytest.mark.parametrize(
     ("contention", "factor"), [*zip(MADE[1:], (2.0, 1.4, 2.0), strict=True)], ids=("cpu", "mem", "quota")
 )
-def test_it_arrives_slows_by_its_factor_and_leaves(contention: RateContention, factor: float) -> None:
+def test_a_co_runner_arrives_slows_by_its_factor_and_leaves(contention: RateContention, factor: float) -> None:
     """Present from 0.4 to 0.9 s of 2: there work takes the factor, within a slice or a period; before and after, 1."""
     work_s = 0.4 / factor
     assert float(contention.end_s(0.1, 0.2)) == pytest.approx(0.3)

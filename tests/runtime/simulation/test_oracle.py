@@ -124,7 +124,7 @@ def test_no_policy_is_better(contention: RateContention) -> None:
         assert 0.1 < scored <= upper
 
 
-def test_nothing_to_do() -> None:
+def test_scores_of_no_request_one_request_and_impossible_requests() -> None:
     """No requests score 0; one that fits scores the densest level; none fit, 0."""
     assert oracle(Trace("empty", np.empty(0)), World()).upper == 0.0
     one = Trace("one", np.array([0.5]))

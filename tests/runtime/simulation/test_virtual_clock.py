@@ -31,7 +31,7 @@ def test_time_never_goes_back() -> None:
     assert (seen, clock()) == ([5.0], 5.0)
 
 
-def test_next_event() -> None:
+def test_the_clock_advances_to_the_next_event() -> None:
     """It stops there, and says when there is none."""
     clock = VirtualClock(0.0)
     clock.at(3.0, lambda: None)

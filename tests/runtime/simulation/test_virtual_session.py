@@ -82,7 +82,7 @@ def test_a_run_falls_on_the_way() -> None:
     assert (run.level, run.end_level, run.score) == (2, 1, ACCURACY[1] + 0.02)
 
 
-def test_it_may_fall_twice_and_is_armed_for_one_run() -> None:
+def test_the_level_may_fall_twice_and_a_guard_is_armed_for_one_run() -> None:
     """Then what was there before the last fall counts; the next run is a new one."""
     clock = VirtualClock(0.0)
     slower = RateContention("slower", [0.0, 0.003], [1.0, 0.25])
@@ -96,7 +96,7 @@ def test_it_may_fall_twice_and_is_armed_for_one_run() -> None:
     assert (guard.level, guard.lowering, guard.nominal_ms) == (1, None, 6.0)
 
 
-def test_it_falls_where_the_operators_would() -> None:
+def test_the_level_falls_where_the_operators_would_lower_it() -> None:
     """A neighbour comes 5 ms after the begin: with each budget the same level at each operator as in the library."""
     operators, falls = 10, set()
     share = np.tile(1 - np.arange(operators) / operators, (3, 1))

@@ -12,12 +12,12 @@ def neighbours(*readings):
     return Neighbours(lambda: next(given))
 
 
-def test_what_is_not_ours_is_others():
+def test_time_that_is_not_ours_belongs_to_others():
     """In ten seconds 18 were used, 10 of them by our processes."""
     assert neighbours((100.0, 500.0, 30.0), (110.0, 518.0, 40.0)).cores() == 0.8
 
 
-def test_rounding_never_makes_it_negative():
+def test_rounding_never_makes_the_time_of_others_negative():
     assert neighbours((0.0, 5.0, 5.0), (1.0, 5.9, 6.0)).cores() == 0.0
 
 

@@ -73,7 +73,7 @@ def poisson(rate_per_s: float, duration_s: float, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("load", [1.2, 1.5, 2.0])
-def test_what_is_taken_in_under_overload_is_answered_in_time(load: float) -> None:
+def test_calls_taken_in_under_overload_are_answered_in_time(load: float) -> None:
     """99 % of it, and nearly as much as a loop could answer that refuses at this price and knows the future."""
     duration_s = 20.0
     calls = Door(FrontDelay(SLO_MS)).run(poisson(load / ANSWER_S, duration_s))
@@ -138,7 +138,7 @@ def test_an_idle_server_sends_no_probe() -> None:
     assert not delay.waits
 
 
-def test_a_probe_that_is_lost_refuses_nobody() -> None:
+def test_a_lost_probe_refuses_no_calls() -> None:
     """One that has been under way for long says so while it may still come; once it has ended nothing is known."""
     delay = FrontDelay(SLO_MS)
     delay.probe_sent(10.0)

@@ -56,7 +56,7 @@ def test_a_port_in_use():
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EADDRNOTAVAIL, errno.EINVAL, errno.EAFNOSUPPORT, errno.ENOBUFS])
-def test_other_reasons(monkeypatch, number):
+def test_other_reasons_of_the_system_have_their_own_advice(monkeypatch, number):
     """Each reason of the system has its own advice."""
 
     class Refusing(socket.socket):

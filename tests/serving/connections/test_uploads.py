@@ -69,7 +69,7 @@ def looking(server, budget_bytes: int, memory: list[int]) -> Uploads:
     return Uploads(host, int(port), server._servicer.calls.taken_bytes, budget_bytes, lambda: memory[0])
 
 
-def test_who_hoards_is_closed_and_who_calls_is_not(server, caplog):
+def test_a_connection_that_hoards_is_closed_and_one_that_calls_is_not(server, caplog):
     """However much the honest one has sent, of which all was taken."""
     memory = [100 * MIB]
     own = looking(server, 2 * MIB, memory)
@@ -94,7 +94,7 @@ def test_who_hoards_is_closed_and_who_calls_is_not(server, caplog):
         assert not peer.closed
 
 
-def test_memory_that_others_take_closes_nobody(server, caplog):
+def test_memory_that_others_take_closes_no_connection(server, caplog):
     memory = [100 * MIB]
     own = looking(server, 2 * MIB, memory)
     with grpc.insecure_channel(server.address) as channel:
@@ -135,7 +135,7 @@ def test_the_server_looks_by_itself(model, serve, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::", "0.0.0.0", "::1", "localhost"])
-def test_what_calls_took_is_found_by_the_connection(model, serve, host):
+def test_memory_of_calls_is_counted_for_their_connection(model, serve, host):
     """The memory is found for each way to listen and each form of a peer's address."""
     try:
         check_listenable(host, 0)
@@ -154,7 +154,7 @@ def test_what_calls_took_is_found_by_the_connection(model, serve, host):
     assert all(0 <= nbytes < 100_000 for nbytes in unclaimed.values())  # a call's body is 320 kB
 
 
-def test_budget():
+def test_the_budget_is_a_few_messages_or_a_part_of_the_free_memory():
     """A few whole messages, whatever they take; else a part of what is free."""
     assert upload_budget(LEAST_MESSAGE_BYTES) >= 4 * LEAST_MESSAGE_BYTES
     assert upload_budget(2**30) == 4 * 2**30

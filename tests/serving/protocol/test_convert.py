@@ -134,7 +134,7 @@ def test_several_inputs_keep_their_raw_order():
         (ModelInferRequest(), "The request has no inputs"),
     ],
 )
-def test_refused(request_, message):
+def test_misfitting_inputs_are_refused(request_, message):
     """A misfit is refused with the expected and the given value."""
     with pytest.raises(InputError, match=message):
         read(request_)
@@ -254,7 +254,7 @@ def test_names_are_cut_and_escaped_in_messages(text):
     assert str(caught.value).isprintable()
 
 
-def test_outputs_wanted():
+def test_outputs_may_be_asked_for_in_any_order():
     """Asked for in any order, each once; none means all."""
     request = raw_request(np.float32([1, 2]))
     assert read(request).outputs == ()

@@ -40,7 +40,7 @@ def read(parameters, time_left_s=None):
         ({"priority": number(uint64_param=1), "mine": number(string_param="x")}, asked()),
     ],
 )
-def test_accepted(parameters, expected):
+def test_valid_parameters_are_accepted(parameters, expected):
     """The parameters that a client may send."""
     assert read(parameters) == expected
 
@@ -61,7 +61,7 @@ def test_accepted(parameters, expected):
         ({"timeout": number(int64_param=-5)}, "timeout: expected a number of at least 0, got -5"),
     ],
 )
-def test_refused(parameters, message):
+def test_wrong_parameters_are_refused(parameters, message):
     """Wrong kinds, infinities and negative numbers."""
     with pytest.raises(InputError, match=message):
         read(parameters)
@@ -85,7 +85,7 @@ def test_the_shorter_timeout_counts(timeout_us, left_s, expected_ms):
     assert read({"timeout": number(int64_param=timeout_us)}, left_s) == asked(timeout_ms=expected_ms)
 
 
-def test_served_parameters():
+def test_a_response_states_its_level_and_a_known_accuracy():
     """The served level is reported, and its accuracy when it is known."""
     known = served_parameters(Response({}, Level(1, 0.25, 1, 1, {"accuracy": 0.75}), 12, 34, "why", 50.0))
     assert {name: value.WhichOneof("parameter_choice") for name, value in known.items()} == {

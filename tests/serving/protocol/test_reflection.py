@@ -27,7 +27,7 @@ def ask(address: str, version: str, **question):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_it_lists_and_describes(server, version):
+def test_reflection_lists_and_describes_the_services(server, version):
     answer = ask(server.address, version, list_services="")
     names = {service.name for service in answer.list_services_response.service}
     ours = {messages.SERVICE_NAME, "grpc.health.v1.Health", *(f"{each}.ServerReflection" for each in VERSIONS)}
@@ -52,6 +52,6 @@ def test_version_one_describes_itself(server):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_what_is_not_there(server, version):
+def test_reflection_of_unknown_names_is_an_error(server, version):
     answer = ask(server.address, version, file_containing_symbol="no.such.Service")
     assert answer.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]

@@ -52,7 +52,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE)
-def test_what_would_cost_the_parser_dearly_is_refused_after_a_few_looks(body: bytes) -> None:
+def test_messages_that_are_costly_to_parse_are_refused_early(body: bytes) -> None:
     data = Counted(body)
     with pytest.raises(InputError, match=f"The request has more than ({HEADER_BYTES}|{VARINT_BYTES}) bytes"):
         split_infer_request(data)
@@ -87,7 +87,7 @@ def test_integers_up_to_the_limit_pass() -> None:
 
 
 @given(st.binary(max_size=300))
-def test_whatever_the_bytes_what_the_parser_takes_is_not_called_malformed(data: bytes) -> None:
+def test_messages_that_the_parser_accepts_are_not_called_malformed(data: bytes) -> None:
     """Groups, which the protocol never had, are the exception."""
     try:
         ModelInferRequest.FromString(data)

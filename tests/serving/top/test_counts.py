@@ -45,7 +45,7 @@ def test_no_quantile_of_nothing() -> None:
 
 
 @given(samples, samples)
-def test_since_leaves_what_came_after(before_s: list[float], after_s: list[float]) -> None:
+def test_since_leaves_the_later_counts(before_s: list[float], after_s: list[float]) -> None:
     """The difference of the counts is the count of the later ones."""
     assert durations(before_s + after_s).since(durations(before_s)) == durations(after_s)
 

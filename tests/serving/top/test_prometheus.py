@@ -19,7 +19,7 @@ from nested_sparse.serving.top.rates import rates_between
 from nested_sparse.serving.top.view import as_text
 
 
-def test_reads_what_our_server_writes(model):
+def test_the_metrics_of_our_server_are_read(model):
     """Outcomes over all levels, answers by level, times, gauges."""
     metrics = Metrics(clock=lambda: 10.0)
     metrics.watch(model)
@@ -47,7 +47,7 @@ nv_gpu_utilization{gpu_uuid="x"} 0.5
 """
 
 
-def test_reads_what_triton_writes():
+def test_the_metrics_of_triton_are_read():
     """Its queue; what it does not tell stays unknown."""
     (it,) = read_metrics(TRITON).values()
     assert (it.queue_length, it.slowdown, it.outcomes, it.levels) == (7, None, {}, {})
@@ -72,7 +72,7 @@ def test_values_that_no_count_can_have_are_passed_over(model):
 
 
 @pytest.mark.parametrize("text", ["<html><body>no</body></html>", 'a{b="c} 1', "name value"])
-def test_what_is_no_prometheus_text_is_a_value_error(text):
+def test_a_text_that_is_not_of_prometheus_is_a_value_error(text):
     """One kind of error for the caller."""
     with pytest.raises(ValueError):  # noqa: PT011 -- the library's own words
         read_metrics(text)

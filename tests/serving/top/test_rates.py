@@ -33,7 +33,7 @@ def between(before: ModelCounts | None, after: ModelCounts, seconds: float = 2.0
     return it
 
 
-def test_what_happened_in_between() -> None:
+def test_rates_and_means_are_of_the_interval() -> None:
     """Rates, shares and means of the interval, gauges of its end."""
     it = between(BEFORE, AFTER)
     assert it.per_s == 15.0
@@ -52,7 +52,7 @@ def test_without_metrics_there_are_rates_and_means() -> None:
     assert [it.in_time_share, it.level_shares, it.queue_ms, it.compute_ms, it.shed, it.slowdown] == [None] * 6
 
 
-def test_nothing_happened() -> None:
+def test_an_interval_without_requests_has_no_shares() -> None:
     """No share of nothing."""
     it = between(AFTER, AFTER)
     assert it.per_s == 0.0

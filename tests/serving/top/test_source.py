@@ -71,7 +71,7 @@ def foreign_server(**answers):
         server.stop(None).wait()
 
 
-def test_our_server_tells_all(model, serve, source):
+def test_all_figures_of_our_server_are_read(model, serve, source):
     """Its metrics are found by what it announces."""
     with serve([model], CONFIG) as server:
         reader = source(server.address)
@@ -92,7 +92,7 @@ def test_our_server_tells_all(model, serve, source):
     assert 1.0 <= rates.queue_ms[0] <= rates.queue_ms[1] <= 2.5
 
 
-def test_without_metrics_it_says_so(server, source):
+def test_a_server_without_metrics_is_shown_with_a_note(server, source):
     """The message also has the option that turns them on."""
     counts = source(server.address).read()
     assert "serve --metrics-port" in counts.note
@@ -162,7 +162,7 @@ def test_a_server_of_the_core_protocol_only(source):
     assert counts.note.startswith("it has no statistics; it has no index; no metrics")
 
 
-def test_what_a_foreign_server_says_is_cut_and_escaped(source):
+def test_the_text_of_a_foreign_server_is_cut_and_escaped(source):
     """Its details may be up to 8 kB of anything."""
     details = "\x1b[2J\nforged" + 3000 * "x"
 
@@ -183,7 +183,7 @@ def test_what_a_foreign_server_says_is_cut_and_escaped(source):
     assert len(str(caught.value)) < 600
 
 
-def test_no_server_says_what_was_tried(source):
+def test_the_error_of_an_absent_server_names_the_address(source):
     """Nothing there; something that never answers; a gRPC server of another kind."""
     with closing(socket.create_server(("127.0.0.1", 0))) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
@@ -196,7 +196,7 @@ def test_no_server_says_what_was_tried(source):
 
 
 @pytest.mark.parametrize("address", ["localhost", "8001", ":8001", "http://x:1", "a:b", "::1:8001", ""])
-def test_what_is_no_address_is_refused(source, address):
+def test_a_text_that_is_no_address_is_refused(source, address):
     """The error comes before any request."""
     with pytest.raises(InputError, match="expected HOST:PORT"):
         source(address)

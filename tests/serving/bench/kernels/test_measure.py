@@ -48,7 +48,7 @@ def test_levels_against_dense(cache):
     assert upper.other_load >= 0.0
 
 
-def test_linear_rows(cache):
+def test_linear_rows_have_the_given_batch(cache):
     """The rows have the given batch, and the kernel for this batch."""
     facts = {"pattern": "unstructured", "density": 0.25, "levels": (0.25,)}
     (single,) = measure_rows([spec("linear", **facts)], SETTINGS, cache)
@@ -80,7 +80,7 @@ def test_level0_is_held_against_its_own_file(cache):
     np.testing.assert_allclose(alone.expected[0], cache.network("block4x1", LEVELS).expected[0], atol=1e-4)
 
 
-def test_conv_rate_counts_what_is_kept(cache):
+def test_conv_rate_counts_the_kept_weights(cache):
     """The FLOP of all kinds of layer, from their times and rates, are the level's own less the linear layer's."""
     (row,) = measure_rows([spec("conv-rate")], SETTINGS, cache)
     built = cache.network("block4x1", LEVELS)
@@ -172,7 +172,7 @@ def _reversed():
     return {f"{library.kernel_for('linear', 4)}, {library.kernel_for('conv', 4)}"}
 
 
-def test_the_command_reports_what_it_cannot_measure(tiny):
+def test_the_command_reports_rows_that_it_cannot_measure(tiny):
     result = tiny("--pattern", "zebra", "--quick")
     assert result.exit_code == 0
     assert "resnet50-zebra-13.38-1t: not available: pattern 'zebra' is not known" in result.stdout
@@ -181,7 +181,7 @@ def test_the_command_reports_what_it_cannot_measure(tiny):
     assert all("zebra" in row["unavailable"] for row in rows)
 
 
-def test_json_alone(tiny):
+def test_json_is_the_only_output(tiny):
     result = tiny("--rows", "linear-unstructured-*", "--json")
     (line,) = result.stdout.splitlines()
     (row,) = json.loads(line)["rows"]

@@ -43,7 +43,7 @@ def gone(pid: int) -> bool:
 
 
 @pytest.mark.parametrize(("script", "arguments"), [(BURN, []), (STREAM, [str(1 << 16)])])
-def test_it_works_between_start_and_stop_only(script, arguments):
+def test_a_co_runner_works_between_start_and_stop_only(script, arguments):
     """Stopped when made, running when started, stopped again, gone with the context."""
     with BusyProcesses(script, 1, arguments) as runner:
         process = psutil.Process(runner.processes[0].pid)
@@ -58,7 +58,7 @@ def test_it_works_between_start_and_stop_only(script, arguments):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a stopped process ends with its parent on Linux only")
 @pytest.mark.parametrize("state", ["working", "stopped"])
-def test_it_ends_with_its_parent(state):
+def test_a_co_runner_ends_with_its_parent(state):
     """Though the parent is killed and cannot clean up."""
     with subprocess.Popen([sys.executable, "-c", ORPHANS, state], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
