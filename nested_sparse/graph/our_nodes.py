@@ -40,7 +40,8 @@ class OurNodes:
             raise WireError(f"has a {operator} of a layer {excerpt(name)!r}, which the metadata does not have")
         for key, expected in {**self._placements[name], **kind.in_node(layer.attributes)}.items():
             if isinstance(expected, list):
-                got = (given.get(key) or [])[: len(expected)]  # a slice has fewer levels than its graph
+                held = given.get(key)
+                got = held[: len(expected)] if isinstance(held, list) else []  # a slice has fewer levels than its graph
             else:
                 got = given.get(key, known[key].default or 0)
             if got != expected:
