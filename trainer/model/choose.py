@@ -21,12 +21,7 @@ from nested_sparse.coupled import (
 from nested_sparse.errors import PatternError
 from nested_sparse.mask import block_scores
 
-from .layers import NestedLayer
-
-
-def unique_weights(layers: Iterable[NestedLayer]) -> list[NestedLayer]:
-    """One layer for each weight: the first of the layers that share it."""
-    return list({id(layer.values): layer for layer in reversed(list(layers))}.values())[::-1]
+from .layers import NestedLayer, unique_weights
 
 
 def choose_masks(

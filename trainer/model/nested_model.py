@@ -18,11 +18,11 @@ from nested_sparse.level import resolve_level
 from nested_sparse.weight import NestedWeight
 
 from ..entry import entry
-from .choose import check_fit, choose_masks, unique_weights
+from .choose import check_fit, choose_masks
 from .copied import copy_of
 from .costs import Costs
 from .coupling import Coupling, couple
-from .layers import NestedLayer
+from .layers import NestedLayer, unique_weights
 from .network import all_weights, density, log_network, network_of
 from .norm import LevelBatchNorm
 from .positions import costs_of, positions_per_sample

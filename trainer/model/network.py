@@ -11,9 +11,8 @@ from torch.nn.utils import parametrize
 
 from nested_sparse.network import DenseModule, Network, count_text
 
-from .choose import unique_weights
 from .costs import Costs
-from .layers import NestedLayer
+from .layers import NestedLayer, unique_weights
 from .norm import LevelBatchNorm
 
 if TYPE_CHECKING:  # NestedModel itself imports this module

@@ -12,8 +12,8 @@ from nested_sparse.errors import TrainingError
 from nested_sparse.level import resolve_level
 from nested_sparse.shuffle import shuffled_rows
 
-from .choose import layer_sizes, magnitudes, unique_weights
-from .layers import NestedLayer
+from .choose import layer_sizes, magnitudes
+from .layers import NestedLayer, unique_weights
 
 if TYPE_CHECKING:  # nest, beside NestedModel, calls this module
     from .nested_model import NestedModel

@@ -20,8 +20,8 @@ from nested_sparse.errors import TrainingError
 from nested_sparse.mask import grouped
 
 from ..entry import entry
-from ..model.choose import choose_masks, keep_everything, unique_weights
-from ..model.layers import NestedLayer
+from ..model.choose import choose_masks, keep_everything
+from ..model.layers import NestedLayer, unique_weights
 from ..model.nested_model import NestedModel, nest
 from ..model.norm import noting
 from ..model.preserved import preserved

@@ -14,8 +14,8 @@ from nested_sparse.errors import TrainingError
 
 from ..checked import require, require_count, require_one_of
 from ..distributed import average, copy_from, copy_tensors, rank, world_size
-from ..model.choose import choose_masks, magnitudes, unique_weights
-from ..model.layers import NestedLayer
+from ..model.choose import choose_masks, magnitudes
+from ..model.layers import NestedLayer, unique_weights
 from ..model.nested_model import NestedModel
 from .search import Scores, Search
 

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..model.choose import choose_masks, unique_weights
-from ..model.layers import NestedLayer
+from ..model.choose import choose_masks
+from ..model.layers import NestedLayer, unique_weights
 from ..model.nested_model import NestedModel
 
 Scores = Mapping[str, NDArray[np.float64]]

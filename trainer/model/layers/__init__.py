@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from .conv import NestedConv1d, NestedConv2d
-from .layer import GRADIENTS, NestedLayer
+from .layer import GRADIENTS, NestedLayer, unique_weights
 from .linear import NestedLinear
 
 KINDS: Mapping[type[nn.Module], type[NestedLayer]] = {
@@ -20,4 +20,4 @@ KINDS: Mapping[type[nn.Module], type[NestedLayer]] = {
 }
 """Nested class by the torch class that it replaces. The exact type counts, as a subclass may compute something else."""
 
-__all__ = ["GRADIENTS", "KINDS", "NestedLayer"]
+__all__ = ["GRADIENTS", "KINDS", "NestedLayer", "unique_weights"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -204,6 +204,11 @@ class NestedLayer(nn.Module):
         """Shape, pattern, levels."""
         shape = "x".join(str(size) for size in self.values.shape)
         return f"{shape}, pattern={self.layout.name}, levels={self.level_count}, dense={self.dense}"
+
+
+def unique_weights(layers: Iterable[NestedLayer]) -> list[NestedLayer]:
+    """One layer for each weight: the first of the layers that share it."""
+    return list({id(layer.values): layer for layer in reversed(list(layers))}.values())[::-1]
 
 
 class _MaskCache:
