@@ -15,7 +15,7 @@ class NestedConv : public NestedOperator {
   void compute(const ort::Context& context) const override;
 
  private:
-  // What every task of one run reads.
+  // The values that every task of one run reads.
   struct Run {
     const WeightView& view;
     std::shared_ptr<const ConvPlan> plan;

@@ -100,7 +100,7 @@ constexpr Place kPlaces[] = {
     FIELD(GuardedRun, level)
     FIELD(GuardedRun, level_ms)
     FIELD(GuardedRun, remaining_share)
-    FIELD(GuardedRun, accuracy)
+    FIELD(GuardedRun, order)
     FIELD(GuardedRun, started_ns)
     FIELD(GuardedRun, layers)
     FIELD(GuardedRun, capacity)

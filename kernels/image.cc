@@ -9,7 +9,7 @@ namespace {
 constexpr int64_t kMagic = 0x64656c69742d736e;  // "ns-tiled"
 constexpr int64_t kMaxFloats = std::numeric_limits<int32_t>::max();
 
-// What a tiled image begins with, before its first tile. It fills one cache line, so that tiles stay aligned.
+// The beginning of a tiled image, before its first tile. It fills one cache line, so that tiles stay aligned.
 struct Header {
   int64_t magic, batch, channels, height, width;
   int32_t lanes, tile_vectors;

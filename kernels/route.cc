@@ -21,13 +21,13 @@ double share(const GuardedRun& run, int32_t level, int32_t n) {
   return run.remaining_share[static_cast<int64_t>(level) * run.operator_count + n];
 }
 
-double accuracy(const GuardedRun& run, int32_t from, int32_t to, int32_t n) {
-  return run.accuracy[(static_cast<int64_t>(from) * run.level_count + to) * run.operator_count + n];
+double rank(const GuardedRun& run, int32_t from, int32_t to, int32_t n) {
+  return run.order[(static_cast<int64_t>(from) * run.level_count + to) * run.operator_count + n];
 }
 
 // NaN, where the level may not fall, compares false.
 bool allowed(const GuardedRun& run, int32_t from, int32_t to, int32_t n) {
-  return accuracy(run, from, to, n) >= run.least_accuracy;
+  return rank(run, from, to, n) >= run.least_accuracy;
 }
 
 bool any_allowed(const GuardedRun& run, int32_t from, int32_t n) {
@@ -88,9 +88,9 @@ Seen fade(const Seen& lately, const Seen& last, const Seen& now, double level_ms
     for (int32_t to = run.lowest_level; to < level; ++to) {
       if (!allowed(run, level, to, m)) continue;
       const double ends_ms = begun_ms + slowdown * (before_ms + with_reserve(run.level_ms[to] * share(run, to, m)));
-      const double score = accuracy(run, level, to, m);
-      if (ends_ms <= budget_ms && score >= best) {
-        best = score;
+      const double value = rank(run, level, to, m);
+      if (ends_ms <= budget_ms && value >= best) {
+        best = value;
         best_level = to;
         best_at = m;
       }

@@ -21,7 +21,7 @@ struct GuardedRun {
   int64_t* level;                 // the run's level input
   const double* level_ms;         // (L) profiled time of a whole run at each level, undisturbed
   const double* remaining_share;  // (L, N) share of such a run that is left when the operator starts
-  const double* accuracy;         // (L, L, N) expected accuracy, lowered from, to, at; NaN where the level may not fall
+  const double* order;            // (L, L, N) rank of a fall, lowered from, to, at; NaN where the level may not fall
   int64_t* started_ns;            // (capacity) output: when each operator started
   const char** layers;            // (capacity) output: the layer of each operator; the operator owns the text
   int32_t capacity;               // length of these two, 0 where nothing is recorded
@@ -33,7 +33,7 @@ struct GuardedRun {
   int64_t begun_ns;       // monotonic_ns() from which the budget counts
   double budget_ms;       // time that the run may take; another thread may lessen it while the run is under way
   double slowdown;        // forecast factor on level_ms
-  double least_accuracy;  // lowest expected accuracy that the run may fall to
+  double least_accuracy;  // lowest rank of a fall that the run may make; a rank is an expected accuracy if one is known
   double margin;          // reserve at the start of the run, as a share of the whole run
   // Progress. The caller sets 0, -1, -1, 1, 0 and zeros.
   int32_t position;      // number of operators that have started

@@ -28,7 +28,7 @@ class KernelRow(ctypes.Structure):
 
 
 class PackedLevel(ctypes.Structure):
-    """What one level adds to a weight."""
+    """The blocks that one level adds to a weight."""
 
     _fields_ = (
         ("ptr", ctypes.c_void_p),
@@ -89,7 +89,7 @@ class GuardedRun(ctypes.Structure):
         ("level", ctypes.c_void_p),
         ("level_ms", ctypes.c_void_p),
         ("remaining_share", ctypes.c_void_p),
-        ("accuracy", ctypes.c_void_p),
+        ("order", ctypes.c_void_p),
         ("started_ns", ctypes.c_void_p),
         ("layers", ctypes.POINTER(ctypes.c_char_p)),
         ("capacity", ctypes.c_int32),

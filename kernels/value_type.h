@@ -1,4 +1,4 @@
-// The types in which a weight's values are stored. Whatever the type, kernels compute in float32.
+// The types in which a weight's values are stored. Kernels compute in float32, with values of every type.
 //
 // A new type needs: an enumerator, a row of kValueTypes and a StoredAs here; an entry in nested_sparse/value_type.py;
 // its kernels in kernels.inc, and for spmm a line in spmm/values.h.

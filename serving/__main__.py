@@ -1,4 +1,4 @@
-"""Where `nested-sparse` begins, and `python -m nested_sparse.serving`: ready to be stopped before anything else."""
+"""Entry point: `nested-sparse` and `python -m nested_sparse.serving`, ready to be stopped before anything else."""
 
 from __future__ import annotations
 

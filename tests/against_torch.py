@@ -1,4 +1,4 @@
-"""The comparison of a written file with the torch model that it was made of."""
+"""Comparison: a written file against the torch model that it was made of."""
 
 from __future__ import annotations
 

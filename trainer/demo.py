@@ -29,7 +29,7 @@ EPOCH_IMAGES = 6000
 TEST_IMAGES = 2000
 """Test images at most, for the same reason."""
 ROUTE_IMAGES, ROUTE_BATCH = 480, 16
-"""What lowered inferences are scored on: enough to tell a route that loses ten points from one that loses none."""
+"""Images that score lowered inferences: enough to tell a route that loses ten points from one that loses none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Arrivals: how many samples usually follow when a request comes in."""
+"""Arrivals: the mean number of samples that follow when a request comes in."""
 
 from __future__ import annotations
 

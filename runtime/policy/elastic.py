@@ -18,6 +18,9 @@ from .slowdown import Slowdown
 
 HOLD_SHARE, RISE_SHARE = 0.9, 0.8
 """Shares of the time left that a plan may use, at levels up to the present one and at levels above it."""
+RISE_BUDGET_SHARE = 0.95
+"""Largest predicted time of a run at a level above the present one, as a share of all the time that its request has.
+Between this share and all of it, scatter of a few per cent would turn the answer again and again."""
 DENSEST_RUNS = 8.0
 """How far a plan looks ahead at most, in runs of the densest level."""
 HOLD_UTILISATION, RISE_UTILISATION = 0.95, 0.85
@@ -44,7 +47,8 @@ class ElasticPolicy:
        arrivals are regular, at a camera's pace, the rate decides instead. There the limit for rising is lower than that
        for falling; otherwise two levels would take turns for ever, without a gain.
 
-    The level falls at once. It rises by one level, after `rise_decisions` decisions that would have allowed more.
+    The level falls at once. It rises by one level, after `rise_decisions` decisions that would have allowed more, and
+    not to a level whose run would take nearly all the time that the request had when it came in.
     Requests that an idle device would run at the same level rise together. A request that is too tight for a dense
     level says nothing about the load, and does not hold back requests with time to spare.
 
@@ -87,7 +91,8 @@ class ElasticPolicy:
         slack_ms = request.slack_ms(now_s)
         ramp = self._ramps[self._reachable(request, _budget_ms(request, now_s))]
         plan = self._plan(request, queue, slowdown, now_s)
-        fitting, why = self._fitting(request, plan, ramp.level, slowdown)
+        rise_ms = RISE_BUDGET_SHARE * _budget_ms(request, now_s)
+        fitting, why = self._fitting(request, plan, ramp.level, slowdown, rise_ms)
         level = max(ramp.step(fitting), request.lowest_level)
         if level < fitting:
             why = f"level {fitting} fits, rising slowly"
@@ -126,8 +131,13 @@ class ElasticPolicy:
         most_ms = DENSEST_RUNS * slowdown * cost(len(self._ramps) - 1, request.batch)
         return QueuePlan(request, queue, cost, slowdown=factor, most_ms=most_ms, now_s=now_s)
 
-    def _fitting(self, request: Waiting, plan: QueuePlan, present: int, slowdown: float) -> tuple[int, str]:
-        """The densest level that plan and load allow, and the reason why it is not denser."""
+    def _fitting(
+        self, request: Waiting, plan: QueuePlan, present: int, slowdown: float, rise_ms: float
+    ) -> tuple[int, str]:
+        """The densest level that plan and load allow, and the reason why it is not denser.
+
+        rise_ms: longest run at a level above `present`.
+        """
         why = "the densest allowed"
         for level in range(request.highest_level, request.lowest_level, -1):
             if not self._useful[level]:
@@ -137,6 +147,8 @@ class ElasticPolicy:
                 why = f"level {level} cannot keep up with the arrivals"
             elif not plan.fits(level, self._next_below(level), RISE_SHARE if rises else HOLD_SHARE):
                 why = f"level {level} is too slow for this and the {plan.waiting} behind"
+            elif rises and slowdown * self._forecast.profiled_ms(level, request.batch) > rise_ms:
+                why = f"level {level} would leave hardly any time to spare"
             else:
                 return level, why
         return request.lowest_level, why

@@ -19,7 +19,7 @@ DEFAULT_POLICY = ELASTIC
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What a policy can know of the model that it serves.
+    """The facts that a policy can know about the model that it serves.
 
     accuracy: of each level; None where the checkpoint does not state it of all levels.
     joins: requests of the model may run together as one batch.

@@ -1,4 +1,4 @@
-"""Slowdown: how much slower this device runs now than when it was profiled."""
+"""Slowdown: the factor by which this device runs slower now than when it was profiled."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class RouteGuard(Guard):
             level=self._cell.address,
             level_ms=self._level_ms.ctypes.data,
             remaining_share=table.remaining_share.ctypes.data,
-            accuracy=table.accuracy.ctypes.data,
+            order=table.order.ctypes.data,
             started_ns=self._started_ns.ctypes.data,
             layers=self._layers,
             capacity=record,
@@ -112,9 +112,8 @@ class RouteGuard(Guard):
         place, before = int(self._run.lowered_at), int(self._run.lowered_from)
         if place < 0:
             return None
-        accuracy = float(self.table.accuracy[before, self.level, place])
-        layer = self.table.layers[place]
-        return Lowering(self._started_level, layer, before, None if math.isnan(accuracy) else accuracy)
+        accuracy = self.table.expected_accuracy(before, self.level, place)
+        return Lowering(self._started_level, self.table.layers[place], before, accuracy)
 
     @property
     def nominal_ms(self) -> float:

@@ -4,8 +4,8 @@ A run has N operators. Operator n starts after `elapsed_ms`; the run is at level
 run at level b, and R_b(m) the share of it that is left when operator m starts (`RouteTable.remaining_share`).
 
     s         slowdown: what was seen lately of this run (`fade`) mixed with the forecast, and never below the forecast
-    r(x)      reserve for the x ms that are left when the level no longer changes: margin · √(T_a · x). What independent
-              operators take beyond their forecast adds up like a variance.
+    r(x)      reserve for the x ms that are left when the level no longer changes: margin · √(T_a · x). The
+              times that independent operators take beyond their forecast add up like variances.
     t         part of another process's turn on this core: (1 − 1/s) · min(4 ms, T_a · R_a(n)). Whether one more turn
               falls into the run is chance; it counts in proportion to the time that the others take.
     stay      the end of a run that stays at a:
@@ -14,12 +14,13 @@ run at level b, and R_b(m) the share of it that is left when operator m starts (
               elapsed_ms + t + s · (T_a · (R_a(n) − R_a(m)) + x + r(x)) with x = T_b · R_b(m)
 
 1. If staying ends within the budget, the run stays.
-2. Else, of all allowed falls (m, b) that end within the budget, the run aims for the most accurate one; of equals, for
-   the latest one.
+2. Else, of all allowed falls (m, b) that end within the budget, the run aims for the one of the highest rank
+   (`RouteTable.order`), which is the most accurate one; of equals, for the latest one.
 3. If none does, the run aims for the fall that ends first, if that is before staying would end.
 4. The run falls now if the m that it aims for is n. Else it goes on, and decides anew at the next operator.
 
-A fall is allowed where its expected accuracy is known and at least `least_accuracy`, and b is at least `lowest_level`.
+A fall is allowed where its rank is known and at least `least_accuracy`, and b is at least `lowest_level`. Where no
+level states an accuracy, the ranks are no accuracies; no request can then ask for a least accuracy, which is thus -inf.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def decide(table: RouteTable, terms: RunTerms, level: int, n: int, elapsed_ms: f
 
     elapsed_ms: time since the run began, when operator `n` starts. lately: as `fade` gives it.
     """
-    level_ms, left = terms.level_ms, table.remaining_share[level]
+    level_ms, left, order = terms.level_ms, table.remaining_share[level], table.order
     # the forecast weighs half as much as the memory of what was seen
     forecast_ms = _memory_ms(level_ms[level]) / 2
     seen = (lately.elapsed_ms + forecast_ms * terms.slowdown) / (lately.done_ms + forecast_ms)
@@ -103,13 +104,13 @@ def decide(table: RouteTable, terms: RunTerms, level: int, n: int, elapsed_ms: f
     for m in range(n, len(table.layers)):
         before_ms = level_ms[level] * float(left[n] - left[m])
         for end in range(terms.lowest_level, level):
-            accuracy = float(table.accuracy[level, end, m])
-            if not accuracy >= terms.least_accuracy:  # not allowed; an unknown accuracy is NaN, and compares false
+            rank = float(order[level, end, m])
+            if not rank >= terms.least_accuracy:  # a fall that is not allowed has NaN, which compares false
                 continue
             after_ms = level_ms[end] * float(table.remaining_share[end, m])
             ends_ms = begun_ms + slowdown * (before_ms + with_reserve(after_ms))
             if ends_ms <= terms.budget_ms:
-                in_time.append((accuracy, m, end))
+                in_time.append((rank, m, end))
             soonest = min(soonest, (ends_ms, m, end), key=lambda fall: fall[0])
     _, place, end = max(in_time) if in_time else soonest
     return end if place == n else level
@@ -143,7 +144,7 @@ class RuledRun:
         Operators come in rising order. One at which no fall is allowed may be left out.
         """
         table, terms = self._table, self.terms
-        falls = table.accuracy[self.level, terms.lowest_level : self.level, n]
+        falls = table.order[self.level, terms.lowest_level : self.level, n]
         if not (falls >= terms.least_accuracy).any():
             return self.level
         level_ms = terms.level_ms[self.level]

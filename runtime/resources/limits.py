@@ -1,4 +1,4 @@
-"""LevelLimiter: how dense a model may run and stay in memory, as the sensors of the machine allow."""
+"""LevelLimiter: the densest levels that may run, and that may stay in memory, by the sensors of the machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dispatcher: which requests of a model are taken in, which of them run next, and at which level."""
+"""Dispatcher: the choice of the requests of a model that are taken in, of those that run next, and of their level."""
 
 from __future__ import annotations
 

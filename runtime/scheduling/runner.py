@@ -12,7 +12,7 @@ from ..session import Array, Arrays, Guard
 
 
 class Runner(Profilable, Protocol):
-    """What a scheduler needs of a Session."""
+    """The part of a Session that a scheduler needs."""
 
     @property
     def outputs(self) -> Sequence[TensorSpec]: ...  # noqa: D102 -- as in Session

@@ -1,4 +1,4 @@
-"""SchedulerStats: how a scheduler stands at one moment."""
+"""SchedulerStats: the state of a scheduler at one moment."""
 
 from __future__ import annotations
 

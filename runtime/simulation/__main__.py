@@ -1,4 +1,4 @@
-"""`python -m nested_sparse.runtime.simulation [ARRIVALS.npz]`: the comparison as a plain table, for development."""
+"""Command: `python -m nested_sparse.runtime.simulation [ARRIVALS.npz]` prints the comparison, for development."""
 
 from __future__ import annotations
 

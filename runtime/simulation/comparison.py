@@ -1,4 +1,4 @@
-"""Comparison of policies on traces under contention, each against the oracle."""
+"""Comparison: several policies on traces under contention, each against the oracle."""
 
 from __future__ import annotations
 

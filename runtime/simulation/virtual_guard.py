@@ -24,7 +24,7 @@ class VirtualGuard(Guard):
 
     def __init__(self, table: RouteTable) -> None:
         self.table = table
-        self.places = tuple(int(n) for n in np.flatnonzero(~np.isnan(table.accuracy).all(axis=(0, 1))))
+        self.places = tuple(int(n) for n in np.flatnonzero(~np.isnan(table.order).all(axis=(0, 1))))
         self._cell = LevelCell(0)
         self._started_level = 0
         self._run: RuledRun | None = None
@@ -81,7 +81,7 @@ class VirtualGuard(Guard):
         place, before = self._armed.lowered_at, self._armed.lowered_from
         if place is None or before is None:
             return None
-        accuracy = float(self.table.accuracy[before, self.level, place])
+        accuracy = self.table.expected_accuracy(before, self.level, place)
         return Lowering(self._started_level, self.table.layers[place], before, accuracy)
 
     @property

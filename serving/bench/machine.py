@@ -1,4 +1,4 @@
-"""The machine and the packages that a benchmark's figures depend on."""
+"""Machine: the processor and the packages that a benchmark's figures depend on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A filter of gRPC's Python log, against lines that any client can cause.
+"""Filter: removes lines from gRPC's Python log that any client can cause.
 
 A method name that is not UTF-8 makes grpc.aio write three tracebacks, a kilobyte for each such call, which can fill a
 disk. The client gets an error, and the server has no fault.

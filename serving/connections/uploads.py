@@ -33,8 +33,8 @@ def upload_budget(message_bytes: int) -> int:
 class Uploads:
     """Closes the connections that hold most when uploads exceed half of `budget_bytes`. Belongs to one event loop.
 
-    taken_bytes: by peer as gRPC writes it, see Calls. What a connection holds is counted from the last look at which
-    this process was no larger than usual; so what headers and cancelled calls add to the count is forgotten.
+    taken_bytes: by peer as gRPC writes it, see Calls. The bytes of a connection are counted from the last look at which
+    this process was no larger than usual; so the bytes that headers and cancelled calls add to the count are forgotten.
     """
 
     def __init__(

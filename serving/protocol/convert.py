@@ -1,4 +1,4 @@
-"""Conversion between the protocol's messages and numpy arrays."""
+"""Conversion: the protocol's messages to numpy arrays, and arrays to messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows that compare levels of a checkpoint with dense ONNX Runtime on the same work."""
+"""Dense rows: levels of a checkpoint against dense ONNX Runtime on the same work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows with a forced instruction set. The operator library chooses it once, so another process measures them."""
+"""Forced rows: figures of a given instruction set. The library chooses it once, so another process measures them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arithmetic rates of convolutions, layer by layer, from ONNX Runtime's profiler on both sides."""
+"""Layer rates: arithmetic rates of convolutions, layer by layer, from ONNX Runtime's profiler on both sides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The row that measures whether level 0 is slower in a file of many levels than in a file of its own."""
+"""Row of many levels: the time of level 0 in a file of many levels, against its time in a file of its own."""
 
 from __future__ import annotations
 

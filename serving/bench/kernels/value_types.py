@@ -1,4 +1,4 @@
-"""Rows for value types: how much faster a layer is in another value type than in float32."""
+"""Rows for value types: the speed of a layer in another value type, against its speed in float32."""
 
 from __future__ import annotations
 

@@ -105,6 +105,16 @@ def test_floors_hold_in_a_run(counting: Session) -> None:
     assert total(counting, 2, guard) == 2 * LAYERS
 
 
+def test_a_rank_is_not_reported_as_an_accuracy(counting: Session) -> None:
+    """The operators fall by the ranks of a file that states no accuracy; the lowering then has none."""
+    even = even_table()
+    ranks = np.where(np.isnan(even.accuracy), math.nan, np.arange(LEVELS)[np.newaxis, :, np.newaxis])
+    guard = RouteGuard(RouteTable(even.layers, even.remaining_share, np.full_like(ranks, math.nan), ranks))
+    guard.arm(2, LEVEL_MS, 0.0, 1.0)
+    assert total(counting, 2, guard) == 0
+    assert guard.lowering == Lowering(2, "layer0", 2, None)
+
+
 def random_table(rng: np.random.Generator) -> RouteTable:
     """Shares and scores that have nothing to do with the model; half of the operators are no cuts."""
     share = np.sort(rng.random((LEVELS, LAYERS)), axis=1)[:, ::-1]

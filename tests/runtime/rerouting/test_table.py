@@ -11,7 +11,7 @@ import pytest
 from nested_sparse.errors import InputError
 from nested_sparse.level import Level
 from nested_sparse.reroute import Reroute
-from nested_sparse.runtime.rerouting.table import RouteTable, route_accuracy
+from nested_sparse.runtime.rerouting.table import RouteTable, route_accuracy, route_ranks
 
 NAN = math.nan
 
@@ -32,12 +32,43 @@ def test_accuracies_come_from_the_reroutes() -> None:
 
 
 def test_without_reroutes_a_route_scores_what_its_end_does() -> None:
-    """Levels without any accuracy are ranked; a level whose accuracy alone is not known is no end."""
+    """A level whose accuracy alone is not known is no end."""
     np.testing.assert_array_equal(route_accuracy(("a", "b"), levels(0.5, 0.9), [])[1, 0], [0.5, 0.5])
-    ranked = route_accuracy(("a", "b"), levels(None, None, None), [])
-    np.testing.assert_array_equal(ranked[2, :2], [[0, 0], [1, 1]])
     partial = route_accuracy(("a", "b"), levels(None, 0.7, 0.9), [])
     np.testing.assert_array_equal(partial[2, :2], [[NAN, NAN], [0.7, 0.7]])
+    assert route_ranks(partial, levels(None, 0.7, 0.9), []) is None
+
+
+def made(stated: list[Level], reroutes: list[Reroute], operators: tuple[str, ...] = ("a", "b", "c")) -> RouteTable:
+    """The table of a file with these levels and reroutes."""
+    accuracy = route_accuracy(operators, stated, reroutes)
+    shares = np.ones((len(stated), len(operators)))
+    return RouteTable(operators, shares, accuracy, route_ranks(accuracy, stated, reroutes))
+
+
+def test_levels_without_accuracy_are_ranked_and_no_accuracy_is_expected() -> None:
+    """The rank of a fall is the index of its lower level; it is not reported as an accuracy."""
+    table = made(levels(None, None, None), [])
+    np.testing.assert_array_equal(table.order[2, :2], [[0, 0, 0], [1, 1, 1]])
+    assert np.isnan(table.order[np.triu_indices(3)]).all()
+    assert {table.expected_accuracy(start, 0, n) for start in (1, 2) for n in range(3)} == {None}
+
+
+def test_ranks_and_measured_accuracies_are_never_compared() -> None:
+    """The levels state no accuracy, the reroutes do: all falls are ranked, and the measured accuracies are reported."""
+    table = made(levels(None, None, None), [Reroute(2, 0, {"b": 0.6, "a": 0.1}), Reroute(2, 1, {"c": 0.8})])
+    np.testing.assert_array_equal(table.order[2, :2], [[0, 0, NAN], [1, NAN, 1]])
+    np.testing.assert_array_equal(table.order[1, 0], [0, NAN, NAN])
+    assert [table.expected_accuracy(2, 0, n) for n in range(3)] == [None, 0.6, None]
+    assert [table.expected_accuracy(2, 1, n) for n in range(3)] == [None, None, 0.8]
+
+
+def test_stated_accuracies_rank_the_falls() -> None:
+    """The rule then reads the accuracies themselves."""
+    table = made(levels(0.5, 0.7), [])
+    assert table.order is table.accuracy
+    assert table.expected_accuracy(1, 0, 2) == 0.5
+    assert table.expected_accuracy(0, 1, 2) is None
 
 
 @pytest.mark.parametrize(
@@ -49,6 +80,8 @@ def test_without_reroutes_a_route_scores_what_its_end_does() -> None:
         ({"remaining_share": np.array([[0.5, NAN], [1, 0.5]])}, "must fall"),
         ({"remaining_share": np.array([[1.5, 0.6], [1, 0.5]])}, "must fall"),
         ({"accuracy": np.zeros((2, 2, 2))}, "never rises"),
+        ({"ranks": np.full((2, 2, 3), NAN)}, "ranks of 2 operators"),
+        ({"ranks": np.zeros((2, 2, 2))}, "ranks where end is not below start"),
     ],
 )
 def test_tables_that_make_no_sense_are_refused(change: dict[str, Any], words: str) -> None:

@@ -1,4 +1,4 @@
-"""Rows that compare our levels with peers on the same weights."""
+"""Peer rows: our levels against peers on the same weights."""
 
 from __future__ import annotations
 
