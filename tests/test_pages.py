@@ -57,7 +57,11 @@ densities = [0.2, 0.6]
 
 
 def given_names() -> dict[str, Any]:
-    """The names that the pages' Python takes as given: the user's model, data and loss. Small, to be quick."""
+    """The names that the pages' Python takes as given: the user's model, data and loss. Small, to be quick.
+
+    One thread trains: beside other work, two threads wait for each other at every layer, for a minute in all.
+    """
+    torch.set_num_threads(1)
     data = Digits(size=8, batch_size=48, epoch_samples=48, validation_samples=20).load(0)
     return {
         "model": DigitNet(width=4),

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 
 class VirtualClock:
-    """Seconds that pass only by advance() and advance_to(), which call what is due on the way, at its own time.
+    """Seconds that pass only by advance_to(), which calls what is due on the way, at its own time.
 
     Called without arguments it reads the time, so that it stands in for time.monotonic. Not thread-safe.
     """
@@ -25,10 +25,6 @@ class VirtualClock:
     def at(self, time_s: float, event: Callable[[], object]) -> None:
         """Has `event` called when the clock passes `time_s`; events of one time in the order they were given."""
         heapq.heappush(self._events, (time_s, next(self._order), event))
-
-    def advance(self, seconds: float) -> None:
-        """Lets `seconds` pass."""
-        self.advance_to(self.now_s + seconds)
 
     def advance_to(self, time_s: float) -> None:
         """Lets time pass until `time_s`; one that is over already changes nothing but what is due."""

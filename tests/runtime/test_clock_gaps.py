@@ -32,7 +32,7 @@ def test_a_gap_between_requests(rig: Callable[..., Any], gap_s: float) -> None:
     """After it the first request is served as the last before it: densest."""
     r = rig()
     before = states(r.play(steady(0.0, 2.0)))
-    r.clock.advance(gap_s)
+    r.clock.advance_to(r.clock() + gap_s)
     after = states(r.play(steady(0.0, 2.0)))
     assert before[-1] == after[0] == after[-1] == "3"
     assert set(after) == {"3"}
@@ -68,11 +68,11 @@ def test_a_run_that_the_stop_fell_into(rig: Callable[..., Any], stop_s: float) -
 def test_what_waited_through_the_stop(rig: Callable[..., Any], stop_s: float) -> None:
     """Ends as expired, without having run; what comes then is served."""
     r = rig()
-    r.clock.advance(1.0)
+    r.clock.advance_to(r.clock() + 1.0)
     waiting = [
         r.scheduler.submit(request) for request in [Request({"x": np.zeros((1, 3), np.float32)}, slo_ms=100.0)] * 5
     ]
-    r.clock.advance(stop_s)
+    r.clock.advance_to(r.clock() + stop_s)
     while r.scheduler.serve_next():
         pass
     assert [type(each.exception(0)).__name__ for each in waiting] == ["DeadlineError"] * 5

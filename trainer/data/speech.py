@@ -20,7 +20,6 @@ CLIP_SAMPLES = RATE_HZ
 """Samples of a clip: every clip is padded with silence, or cut, to one second."""
 WINDOW_SAMPLES = RATE_HZ * 25 // 1000
 HOP_SAMPLES = RATE_HZ * 10 // 1000
-FRAMES = CLIP_SAMPLES // HOP_SAMPLES
 FFT_SAMPLES = 512
 """Samples of a transform, more than the window's: bins are 16 Hz apart, so each of the lowest mel bands, which are
 33 Hz apart, contains a bin."""

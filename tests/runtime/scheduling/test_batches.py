@@ -31,7 +31,7 @@ class Batched(FakeSession):
         self.sizes.append(len(inputs["x"]))
         if np.isnan(inputs["x"]).any():
             raise RuntimeError("cannot")
-        self.clock.advance(0.001)
+        self.clock.advance_to(self.clock() + 0.001)
         return {"y": inputs["x"] * 10}
 
 

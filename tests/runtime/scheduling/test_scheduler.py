@@ -24,7 +24,7 @@ def test_response_says_what_was_served_and_where_the_time_went(rig: Callable[...
     """Level, outputs, microseconds of waiting and computing, and the reason."""
     r = rig()
     future = r.scheduler.submit(Request(X))
-    r.clock.advance(0.003)
+    r.clock.advance_to(r.clock() + 0.003)
     assert r.scheduler.serve_next()
     response = future.result(0)
     assert (response.level.index, response.queue_us, response.compute_us) == (3, 3000, 14000)
@@ -59,7 +59,7 @@ def test_expired_is_never_run(rig: Callable[..., Any]) -> None:
     """It ends with DeadlineError, and the next in the queue is served."""
     r = rig()
     expired, alive = (r.scheduler.submit(Request(X, slo_ms=slo_ms)) for slo_ms in (20.0, 100.0))
-    r.clock.advance(0.03)
+    r.clock.advance_to(r.clock() + 0.03)
     r.scheduler.serve_next()
     assert isinstance(expired.exception(0), DeadlineError)
     assert alive.result(0).level.index == 3
@@ -218,9 +218,9 @@ def test_time_between_runs_counts_as_work(rig: Callable[..., Any]) -> None:
     for _ in range(100):
         r.scheduler.submit(Request(X, level=0))
     while r.scheduler.serve_next():
-        r.clock.advance(0.003)
+        r.clock.advance_to(r.clock() + 0.003)
     assert r.policy.choose(Waiting(r.clock() + 9.0, 0, 0), [], r.clock()).predicted_ms == pytest.approx(5.0, rel=0.02)
-    r.clock.advance(5.0)
+    r.clock.advance_to(r.clock() + 5.0)
     r.scheduler.submit(Request(X, level=0))
     r.scheduler.serve_next()
     assert r.policy.choose(Waiting(r.clock() + 9.0, 0, 0), [], r.clock()).predicted_ms == pytest.approx(5.0, rel=0.02)
