@@ -11,6 +11,7 @@ from typing import Any
 from .budget import MAX_LEVELS
 from .errors import CheckpointError, PatternError
 from .excerpt import excerpt
+from .graph.contract import LAYER_KINDS
 from .layouts import BLOCK_ROWS, PATTERNS, Blocks, Layout, stored_layout
 from .network import DenseModule, Network
 from .places import LayerShape
@@ -26,7 +27,6 @@ FORMAT_VERSIONS = tuple(
 """Versions that are read. A file gets the lowest that has all that it holds, so that older readers can open it."""
 KEY = "nested_sparse"
 DIGEST_KEY = "nested_sparse_sha256"
-OPERATORS = ("conv", "linear")
 MAX_DIMENSION = (1 << 31) - 1
 MAX_NAME_NBYTES = 1024
 """Of the name of a layer, an input or an output, in UTF-8. It is bounded because answers and messages repeat names."""
@@ -48,7 +48,7 @@ class LevelEntry:
 class LayerEntry:
     """One nested layer.
 
-    attributes: kernel_shape, strides, pads, dilations of a convolution.
+    op: its kind, a key of graph.contract.LAYER_KINDS. attributes: those of the kind, e.g. a convolution's strides.
     pattern: name of the pattern by which it was pruned. Only gs{B}x{k} changes the layout of the arrays.
     value_type: type of its stored values, at every level.
     """
@@ -202,7 +202,7 @@ def _level(raw: dict[str, Any]) -> LevelEntry:
 
 def _layer(raw: dict[str, Any], level_count: int) -> LayerEntry:
     rows, columns, block_rows = (_integer(raw[key], 1) for key in ("rows", "columns", "block_rows"))
-    if raw["op"] not in OPERATORS or block_rows not in BLOCK_ROWS or not isinstance(raw["permuted"], bool):
+    if raw["op"] not in LAYER_KINDS or block_rows not in BLOCK_ROWS or not isinstance(raw["permuted"], bool):
         raise ValueError(f"layer '{excerpt(raw['name'])}': op, block_rows or permuted is not one this version knows")
     entry = LayerEntry(
         name=_name(raw["name"]),

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from . import __version__
 from .errors import CheckpointError
 from .excerpt import excerpt
-from .metadata import OPERATORS, LayerEntry, LevelEntry, Metadata
+from .graph.contract import LAYER_KINDS
+from .metadata import LayerEntry, LevelEntry, Metadata
 from .network import Network
 from .packing import pack_level
 from .placement import LayerPlacement, placement
@@ -179,8 +180,10 @@ def _check_records(where: str, layers: Sequence[LayerRecord], levels: Sequence[L
         raise CheckpointError(f"{where}: densities must rise with the level, got {[level.density for level in levels]}")
     for record in layers:
         name, shape = record.weight.name, (len(levels), 2, record.weight.rows)
-        if record.op not in OPERATORS:
-            raise CheckpointError(f"{where}: layer '{excerpt(name)}': op must be one of {OPERATORS}, got {record.op!r}")
+        if record.op not in LAYER_KINDS:
+            raise CheckpointError(
+                f"{where}: layer '{excerpt(name)}': op must be one of {tuple(LAYER_KINDS)}, got {record.op!r}"
+            )
         if record.norms.shape != shape:
             raise CheckpointError(
                 f"{where}: layer '{excerpt(name)}': norms must have shape {shape}, got {record.norms.shape}"

@@ -18,6 +18,7 @@ from nested_sparse.serving.dataplane import Dataplane
 from nested_sparse.serving.metrics import Metrics
 from nested_sparse.serving.servicer import Servicer, generic_handler
 from nested_sparse.trainer import nestings, schedules
+from nested_sparse.trainer.model import layers
 from nested_sparse.trainer.recipes import recipe
 from support import ROOT
 
@@ -103,6 +104,17 @@ def test_every_schedule_and_nesting_has_a_name() -> None:
     assert found - {"Schedule"} == {kind.__name__ for kind in schedules.SCHEDULES.values()}
     found = classes(nestings, lambda kind: hasattr(kind, "stages"))
     assert found - {"Nesting"} == {kind.__name__ for kind in nestings.NESTINGS.values()}
+
+
+def test_only_a_layer_knows_its_kind() -> None:
+    """A new kind of nested layer is a file among `layers` and an entry: no other part of the trainer names a kind."""
+    names = classes(layers, lambda kind: issubclass(kind, layers.NestedLayer)) - {"NestedLayer"}
+    assert names >= {kind.__name__ for kind in layers.KINDS.values()}
+    kinds = re.compile(rf"\b({'|'.join(names)})\b")
+    sources = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in ROOT.glob("trainer/**/*.py")}
+    found = {path for path, source in sources.items() if kinds.search(source)}
+    assert "trainer/model/layers/__init__.py" in found
+    assert [path for path in sorted(found) if not path.startswith("trainer/model/layers/")] == []
 
 
 def test_every_policy_is_offered() -> None:

@@ -7,8 +7,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from .model.choose import unique_weights
-from .model.layers import NestedLayer
+from .model.layers import NestedLayer, unique_weights
 from .model.nested_model import NestedModel
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from ..value_type import FLOAT32
@@ -18,8 +18,6 @@ from ..value_type import FLOAT32
 DOMAIN, DOMAIN_VERSION = "nested_sparse", 1
 
 CONV, LINEAR, MAX_POOL = "NestedConv", "NestedLinear", "TiledMaxPool"
-OPERATOR_OF: Mapping[str, str] = {"conv": CONV, "linear": LINEAR}
-"""Operator of a layer, by its `op` in the metadata."""
 
 _SEGMENT_NAME = "__segment_{}__"
 _TILED = "tiled_"
@@ -55,11 +53,11 @@ def is_runtime_input(name: str) -> bool:
 
 
 X_INPUT, RESIDUAL_INPUT = 0, 2
-"""Places of X and of the residual among the inputs of NestedConv and NestedLinear."""
+"""Places of X and of the residual among the inputs of a layer's operator."""
 
 
 def layer_inputs(x: _Value, level: _Value, residual: _Value, segments: Sequence[_Value]) -> list[_Value]:
-    """The inputs of NestedConv and NestedLinear in their order. residual: an absent input where nothing is added."""
+    """The inputs of a layer's operator in their order. residual: an absent input where nothing is added."""
     return [x, level, residual, *segments]
 
 
@@ -98,14 +96,46 @@ LAYER, CLIP_MIN, CLIP_MAX = "layer", "clip_min", "clip_max"
 
 _OF_WINDOW = dict.fromkeys(WINDOW, Attribute("ints"))
 _OF_LAYER = {LAYER: Attribute("s"), CLIP_MIN: Attribute("f"), CLIP_MAX: Attribute("f"), **PLACEMENT}
+
+
+@dataclass(frozen=True, slots=True)
+class LayerKind:
+    """A kind of nested layer.
+
+    operator: its operator in our domain.
+    kernels: the operation, in the list of kernels (kernels.inc), of the kernels that the operator runs.
+    rows_dim: dimension of the operator's output that holds the layer's rows.
+    attributes: attributes by name that the node and the layer's metadata have; in the metadata each is a list.
+    of_node: attributes by name that only the node has, beside those of every kind.
+    """
+
+    operator: str
+    kernels: str
+    rows_dim: int
+    attributes: Mapping[str, Attribute] = field(default_factory=dict)
+    of_node: Mapping[str, Attribute] = field(default_factory=dict)
+
+    def in_node(self, metadata: Mapping[str, Sequence[int]]) -> dict[str, int | list[int]]:
+        """The attributes of a layer's metadata as its node has them; one that the kind does not have stays a list."""
+        one = {name for name, attribute in self.attributes.items() if not attribute.many}
+        return {name: (list(values) or [0])[0] if name in one else list(values) for name, values in metadata.items()}
+
+
+LAYER_KINDS: Mapping[str, LayerKind] = {
+    "conv": LayerKind(
+        CONV,
+        kernels="conv",
+        rows_dim=1,
+        attributes={**_OF_WINDOW, **CONV_KIND},
+        of_node=dict.fromkeys((*INPUT_TILED.values(), Y_TILED), Attribute("i", 0)),
+    ),
+    "linear": LayerKind(LINEAR, kernels="linear", rows_dim=-1),
+}
+"""The kinds of nested layers, by the `op` of a layer in the metadata."""
+LAYER_OPERATORS: Mapping[str, LayerKind] = {kind.operator: kind for kind in LAYER_KINDS.values()}
+"""The same, by the operator of a node."""
 OPERATORS: Mapping[str, Mapping[str, Attribute]] = {
-    CONV: {
-        **_OF_LAYER,
-        **_OF_WINDOW,
-        **CONV_KIND,
-        **dict.fromkeys((*INPUT_TILED.values(), Y_TILED), Attribute("i", 0)),
-    },
-    LINEAR: _OF_LAYER,
+    **{name: {**_OF_LAYER, **kind.attributes, **kind.of_node} for name, kind in LAYER_OPERATORS.items()},
     MAX_POOL: _OF_WINDOW,
 }
 """The operators of our domain, each with its attributes by name."""

@@ -8,10 +8,9 @@ from typing import Any
 
 from ..checkpoint import Checkpoint
 from ..excerpt import excerpt
-from ..metadata import LayerEntry
 from ..placement import placement
 from ..wire import WireError
-from .contract import CONV_KIND, LAYER, OPERATOR_OF, OPERATORS
+from .contract import LAYER, LAYER_KINDS, LAYER_OPERATORS, OPERATORS
 
 
 class OurNodes:
@@ -28,30 +27,24 @@ class OurNodes:
         attributes: (kind, value) by name; kinds as in contract.Attribute.
         """
         known = OPERATORS[operator]
-        for name, (kind, _) in attributes.items():
-            if name not in known or known[name].kind != kind:
+        for name, (held_as, _) in attributes.items():
+            if name not in known or known[name].kind != held_as:
                 raise WireError(f"has an attribute {excerpt(name)!r} of {operator} that it does not take")
-        if operator not in OPERATOR_OF.values():
+        kind = LAYER_OPERATORS.get(operator)
+        if kind is None:
             return
         given = {name: value for name, (_, value) in attributes.items()}
         name = given.get(LAYER, b"").decode(errors="replace")
         layer = self._layers.get(name)
-        if layer is None or operator != OPERATOR_OF[layer.op]:
+        if layer is None or LAYER_KINDS[layer.op] is not kind:
             raise WireError(f"has a {operator} of a layer {excerpt(name)!r}, which the metadata does not have")
-        for key, expected in {**self._placements[name], **_of_metadata(layer)}.items():
+        for key, expected in {**self._placements[name], **kind.in_node(layer.attributes)}.items():
             if isinstance(expected, list):
-                got = (given.get(key) or [])[: len(expected)]  # a slice has fewer levels than its graph
+                held = given.get(key)
+                got = held[: len(expected)] if isinstance(held, list) else []  # a slice has fewer levels than its graph
             else:
                 got = given.get(key, known[key].default or 0)
             if got != expected:
                 raise WireError(
                     f"says {key} {excerpt(got, 60)} of layer {excerpt(name)!r}, the metadata {excerpt(expected, 60)}"
                 )
-
-
-def _of_metadata(layer: LayerEntry) -> dict[str, Any]:
-    """The attributes of a convolution that the metadata has, as its node has them."""
-    return {
-        name: (list(values) or [0])[0] if name in CONV_KIND else list(values)
-        for name, values in layer.attributes.items()
-    }

@@ -112,11 +112,12 @@ class Layout(ABC):
         """Most weights of an (O, K) weight that a level can keep."""
         return rows * columns
 
-    def fitted(self, op: str, rows: int, groups: int) -> Layout:
+    def fitted(self, rows: int, groups: int, row_step: int) -> Layout:
         """The layout of this pattern that fits one layer.
 
-        op: "conv" or "linear". rows: rows of the layer. groups: equal groups of its rows. Rows of different groups read
-        different inputs, so no block may hold rows of two groups.
+        rows: rows of the layer. groups: equal groups of its rows. Rows of different groups read different inputs, so no
+            block may hold rows of two groups.
+        row_step: block rows that suit the kernels of the layer's operator.
         """
         return self
 

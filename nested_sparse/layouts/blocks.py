@@ -52,7 +52,7 @@ class Blocks(Layout):
         """The best scores."""
         return nested_first_level(scores, counts)
 
-    def fitted(self, op: str, rows: int, groups: int) -> Layout:
+    def fitted(self, rows: int, groups: int, row_step: int) -> Layout:
         """The largest blocks, no larger than these, that fill each group of rows."""
         part = rows // groups
         if groups == 1 or part % self.block_rows == 0:

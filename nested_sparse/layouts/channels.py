@@ -22,9 +22,6 @@ from ..mask import NEVER, group_count
 from .base import Layout
 from .blocks import Blocks
 
-ROW_STEPS = {"conv": 4, "linear": 16}
-"""Rows that a level keeps or drops together: the block rows that suit the kernels of the operator."""
-
 TOLERANCE = 0.02
 """Share of a density by which the product of the kept shares may miss it, so that both can be nearly equal."""
 
@@ -61,9 +58,9 @@ class Channels(Blocks):
         """Rows and channels of the largest sums."""
         return channel_first_level(scores, taps, [count / scores.size for count in counts], self.row_step)
 
-    def fitted(self, op: str, rows: int, groups: int) -> Layout:
-        """The same with the step that suits the kernels of `op`."""
-        return Channels(ROW_STEPS[op])
+    def fitted(self, rows: int, groups: int, row_step: int) -> Layout:
+        """The same with the step that suits the kernels."""
+        return Channels(row_step)
 
     def stored(
         self, first_level: NDArray[np.uint8], permutation: NDArray[np.int32] | None, where: str

@@ -14,7 +14,7 @@ from typing import Any
 
 from nested_sparse.argument import whole
 from nested_sparse.checkpoint import Checkpoint
-from nested_sparse.graph.contract import OPERATOR_OF, layer_of_node
+from nested_sparse.graph.contract import LAYER_KINDS, LAYER_OPERATORS, layer_of_node
 from nested_sparse.kernels import library
 from nested_sparse.metadata import LayerEntry
 from nested_sparse.value_type import FLOAT32
@@ -75,7 +75,7 @@ def node_events(events: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]
 
 def layer_of(event: Mapping[str, Any], layers: Mapping[str, LayerEntry]) -> LayerEntry | None:
     """The layer that a node of our operators runs; None for a node of ONNX Runtime's own."""
-    if event["args"]["op_name"] not in OPERATOR_OF.values():
+    if event["args"]["op_name"] not in LAYER_OPERATORS:
         return None
     name = layer_of_node(str(event["name"]), layers)
     return None if name is None else layers[name]
@@ -101,9 +101,13 @@ def _kernel(layer: LayerEntry, event: Mapping[str, Any]) -> str:
         return f"weigh_{library.isa()}"
     x_shape = next(iter(event["input_type_shape"][0].values()))
     rows = math.prod(x_shape[:-1])
-    banks = layer.layout.banks
     return library.kernel_for(
-        layer.op, layer.block_rows, layer.shape.index_bytes, rows=rows, banks=banks, value_type=layer.value_type
+        LAYER_KINDS[layer.op].kernels,
+        layer.block_rows,
+        layer.shape.index_bytes,
+        rows=rows,
+        banks=layer.layout.banks,
+        value_type=layer.value_type,
     )
 
 

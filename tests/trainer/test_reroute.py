@@ -27,7 +27,8 @@ from nested_sparse.trainer.export.fuse import fuse
 from nested_sparse.trainer.export.records import norm_tables
 from nested_sparse.trainer.export.trace import trace
 from nested_sparse.trainer.model.forward_call import ForwardCall
-from nested_sparse.trainer.model.layers import NestedConv, NestedLayer, NestedLinear
+from nested_sparse.trainer.model.layers import NestedLayer
+from nested_sparse.trainer.model.layers.conv import NestedConv
 from nested_sparse.trainer.model.modes import evaluating
 from nested_sparse.trainer.model.norm import LevelBatchNorm
 from nested_sparse.trainer.reroute import rerouted, route_statistics
@@ -112,7 +113,7 @@ def by_hand(net: NestedModel, x: Tensor, start: int, end: int, cut: int) -> Tens
     """The output of chain(): layers before number `cut` at `start`, the others at `end`, norms as their layers."""
     level, layers_seen = start, 0
     for module in net.model:
-        if isinstance(module, NestedConv | NestedLinear):
+        if isinstance(module, NestedLayer):
             level, layers_seen = (start if layers_seen < cut else end), layers_seen + 1
             weight, bias = weight_at(module, level), None if module.bias is None else module.bias[level]
             if isinstance(module, NestedConv):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-
-from nested_sparse.errors import ExportError
 
 from ..model.forward_call import ForwardCall
 from ..model.modes import module_stack, named
@@ -105,29 +102,6 @@ def _largest(pairs: Any) -> float:
 
 def _arrays(answer: Sequence[tuple[Any, Tensor]]) -> list[NDArray[Any]]:
     return [tensor.detach().cpu().numpy().copy() for _, tensor in answer]
-
-
-@contextmanager
-def refused_autocast(model: nn.Module) -> Iterator[None]:
-    """Context in which a forward of `model` that computes under autocast raises ExportError, which names the module."""
-    with module_stack(model) as active, _Autocast(model, active):
-        yield
-
-
-class _Autocast(TorchFunctionMode):
-    def __init__(self, model: nn.Module, active: Sequence[str]) -> None:
-        super().__init__()
-        self._model, self._active = model, active
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if any(torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda")):
-            raise ExportError(
-                f"{named(self._model, self._active[-1] if self._active else '')} computes under autocast, in less than "
-                "float32, and a file computes in float32; leave autocast out of forward"
-            )
-        return func(*args, **(kwargs or {}))
 
 
 @contextmanager

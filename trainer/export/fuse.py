@@ -1,6 +1,6 @@
 """Fusion: placeholders become the runtime's operators, with norms, residual adds and clamps folded into them.
 
-    layer -> [level norm] -> [Add residual] -> [Relu | Clip]      becomes one NestedConv or NestedLinear
+    layer -> [level norm] -> [Add residual] -> [Relu | Clip]      becomes one operator of ours
 
 ONNX Runtime cannot fuse a step into a custom operator, so the exporter does. A step is folded only where no other node
 reads the value before it. Level norms that follow no nested layer become Gather, Mul and Add.
@@ -21,11 +21,10 @@ from onnx_ir.passes import common
 from nested_sparse.graph.contract import (
     CLIP_MAX,
     CLIP_MIN,
-    CONV,
     DOMAIN,
     DOMAIN_VERSION,
     LAYER,
-    LINEAR,
+    LAYER_OPERATORS,
     PLACEMENT,
     X_INPUT,
     GraphInput,
@@ -55,7 +54,7 @@ class FusedGraph:
 
     def to_bytes(self, placements: Mapping[str, LayerPlacement]) -> bytes:
         """The serialised ONNX model, in which each operator has the placement of its layer."""
-        for node in our_nodes(self.model, CONV, LINEAR):
+        for node in our_nodes(self.model, *LAYER_OPERATORS):
             placement = placements[_layer(node)]
             for name, attribute in PLACEMENT.items():
                 value = getattr(placement, name)
@@ -75,7 +74,7 @@ def fuse(
     """
     norm_of = _foldable_norms(model)
     level, *segments = (_graph_input(each) for each in runtime_inputs(level_count))
-    for node in our_nodes(model, CONV, LINEAR):
+    for node in our_nodes(model, *LAYER_OPERATORS):
         if norm_of[_layer(node)] is not None:
             _fold(node, _following(node))
         residual = _fold_residual(node)
@@ -119,10 +118,11 @@ def _foldable_norms(model: ir.Model) -> dict[str, str | None]:
     A layer that is used at two places with different norms keeps one copy of its weights, and its norms stay nodes.
     """
     found: dict[str, set[str | None]] = {}
-    for node in our_nodes(model, CONV, LINEAR):
+    for node in our_nodes(model, *LAYER_OPERATORS):
         norm = _following(node)
-        # a norm's channels are dimension 1, which a linear layer's rows are only in an output of two dimensions
-        fits = is_ours(norm, LEVEL_NORM) and (node.op_type == CONV or rank_of(node.outputs[0]) == 2)
+        # a norm's channels are dimension 1; the last dimension, where a linear layer has its rows, may be another one
+        rows_dim = LAYER_OPERATORS[node.op_type].rows_dim
+        fits = is_ours(norm, LEVEL_NORM) and (rows_dim == 1 or rows_dim + (rank_of(node.outputs[0]) or 0) == 1)
         found.setdefault(_layer(node), set()).add(_layer(norm) if norm is not None and fits else None)
     return {layer: next(iter(norms)) if len(norms) == 1 else None for layer, norms in found.items()}
 
@@ -239,7 +239,7 @@ def _spell_out_value(model: ir.Model, node: ir.Node, table: NDArray[Any], level:
 
 def _name_nodes(model: ir.Model) -> None:
     """Name each operator after its layer (contract.node_names): profiles and viewers show these names."""
-    nodes = our_nodes(model, CONV, LINEAR)
+    nodes = our_nodes(model, *LAYER_OPERATORS)
     for node, name in zip(nodes, node_names(map(_layer, nodes)), strict=True):
         node.name = name
 

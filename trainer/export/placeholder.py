@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nested_sparse.errors import ExportError
-from nested_sparse.graph.contract import CONV, CONV_KIND, DOMAIN, DOMAIN_VERSION, LAYER, LINEAR, WINDOW
+from nested_sparse.graph.contract import DOMAIN, DOMAIN_VERSION, LAYER, LAYER_KINDS
 
-from ..model.layers import NestedConv, NestedLayer, NestedLinear
+from ..model.layers import NestedLayer
 from ..model.modes import replaced_forward
 from ..model.norm import LevelBatchNorm
 
@@ -42,9 +42,8 @@ def placeholders(model: nn.Module) -> Iterator[LevelValues]:
     values: dict[str, NDArray[Any]] = {}
     with ExitStack() as stack:
         for path, module in model.named_modules():
-            if isinstance(module, NestedConv | NestedLinear):
-                forward = _conv(module) if isinstance(module, NestedConv) else _linear(module)
-                stack.enter_context(replaced_forward(module, forward))
+            if isinstance(module, NestedLayer):
+                stack.enter_context(replaced_forward(module, _layer(module)))
                 stack.enter_context(_replaced_reads(module))
                 if module.biases is not None:
                     values[bias_name(module.name)] = _array(module.biases)
@@ -59,18 +58,6 @@ def placeholders(model: nn.Module) -> Iterator[LevelValues]:
 def bias_name(layer: str) -> str:
     """Name of the LevelValue of a layer's bias."""
     return f"{layer}.bias"
-
-
-def window_attributes(layer: NestedConv) -> dict[str, list[int]]:
-    """The convolution's window under the names of the checkpoint and the operator; pads: top, left, bottom, right."""
-    sizes = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
-    return {name: [int(size) for size in each] for name, each in zip(WINDOW, sizes, strict=True)}
-
-
-def kind_attributes(layer: NestedConv) -> dict[str, int]:
-    """`groups` and `spatial_dimensions`, where they are not the operator's defaults."""
-    given = dict(zip(CONV_KIND, (layer.groups, layer.spatial), strict=True))
-    return {name: value for name, value in given.items() if value != CONV_KIND[name].default}
 
 
 @contextmanager
@@ -91,40 +78,10 @@ def _replaced_reads(layer: NestedLayer) -> Iterator[None]:
         layer.read = None
 
 
-def _conv(layer: NestedConv) -> Forward:
-    window, rank = window_attributes(layer), 2 + layer.spatial
-    attributes = {LAYER: layer.name, **window, **kind_attributes(layer)}
-
-    def forward(x: Tensor) -> Tensor:
-        if x.dim() == rank - 1:  # one image without a batch; the operator needs a batch
-            return forward(x.unsqueeze(0)).squeeze(0)
-        if x.dim() != rank or x.shape[1] != layer.in_channels:
-            shape = f"[N, {layer.in_channels}, {'H, ' * (layer.spatial - 1)}W]"
-            raise ExportError(f"{layer.name!r}: expected an input {shape}, got {list(x.shape)}")
-        return _node(CONV, x, attributes, (x.shape[0], layer.out_channels, *_output_size(x, window)))
-
-    return forward
-
-
-def _output_size(x: Tensor, window: dict[str, list[int]]) -> list[int]:
-    """Sizes of the spatial dimensions that x has, which are the last ones of the window's two."""
-    kernel, strides, pads, dilations = (window[name] for name in WINDOW)
-    return [
-        (x.shape[axis - 2] + pads[axis] + pads[2 + axis] - dilations[axis] * (kernel[axis] - 1) - 1) // strides[axis]
-        + 1
-        for axis in range(2 - (x.dim() - 2), 2)
-    ]
-
-
-def _linear(layer: NestedLinear) -> Forward:
-    rows, columns = (int(size) for size in layer.values.shape)
-
-    def forward(x: Tensor) -> Tensor:
-        if x.dim() < 1 or x.shape[-1] != columns:
-            raise ExportError(f"{layer.name!r}: expected an input [..., {columns}], got {list(x.shape)}")
-        return _node(LINEAR, x, {LAYER: layer.name}, (*x.shape[:-1], rows))
-
-    return forward
+def _layer(layer: NestedLayer) -> Forward:
+    kind = LAYER_KINDS[layer.op]
+    attributes = {LAYER: layer.name, **kind.in_node(layer.attributes())}
+    return lambda x: layer.traced(x, lambda x, shape: _node(kind.operator, x, attributes, shape))
 
 
 def _norm_values(path: str, norm: LevelBatchNorm) -> dict[str, NDArray[Any]]:

@@ -14,11 +14,10 @@ from nested_sparse.value_type import ValueType
 from nested_sparse.writer import LayerRecord, LevelRecord
 
 from ..model.costs import Costs
-from ..model.layers import NestedConv, NestedLinear
+from ..model.layers import NestedLayer
 from ..model.nested_model import NestedModel
 from ..model.network import density
 from .fuse import FusedGraph
-from .placeholder import kind_attributes, window_attributes
 
 
 def norm_tables(net: NestedModel) -> dict[str, NDArray[np.float64]]:
@@ -65,8 +64,8 @@ def layer_records(
         LayerRecord(
             weight=net.nested_weight(name),
             norms=_folded_norms(layers[name], None if norm is None else tables[norm], net.level_count),
-            op="conv" if isinstance(layers[name], NestedConv) else "linear",
-            attributes=_attributes(layers[name]),
+            op=layers[name].op,
+            attributes=layers[name].attributes(),
             pattern=layers[name].layout.name,
             value_type=stored,
         )
@@ -74,15 +73,7 @@ def layer_records(
     ]
 
 
-def _attributes(layer: NestedConv | NestedLinear) -> dict[str, list[int]]:
-    if not isinstance(layer, NestedConv):
-        return {}
-    return window_attributes(layer) | {name: [value] for name, value in kind_attributes(layer).items()}
-
-
-def _folded_norms(
-    layer: NestedConv | NestedLinear, table: NDArray[np.float64] | None, level_count: int
-) -> NDArray[np.float32]:
+def _folded_norms(layer: NestedLayer, table: NDArray[np.float64] | None, level_count: int) -> NDArray[np.float32]:
     """(L, 2, O) scale and shift that are applied to the layer's sums: those of its norm, and its own bias."""
     rows = int(layer.values.shape[0])
     if table is None:

@@ -21,18 +21,11 @@ from nested_sparse.coupled import (
 from nested_sparse.errors import PatternError
 from nested_sparse.mask import block_scores
 
-from .layers import NestedConv, NestedLayer, NestedLinear
-
-AnyNestedLayer = NestedConv | NestedLinear
-
-
-def unique_weights(layers: Iterable[AnyNestedLayer]) -> list[AnyNestedLayer]:
-    """One layer for each weight: the first of the layers that share it."""
-    return list({id(layer.values): layer for layer in reversed(list(layers))}.values())[::-1]
+from .layers import NestedLayer, unique_weights
 
 
 def choose_masks(
-    layers: Iterable[AnyNestedLayer],
+    layers: Iterable[NestedLayer],
     budget: Budget | str,
     densities: Sequence[float],
     *,
@@ -71,7 +64,7 @@ def choose_masks(
     return counts
 
 
-def keep_as_many(layer: AnyNestedLayer, level: int, scores: NDArray[np.float64]) -> None:
+def keep_as_many(layer: NestedLayer, level: int, scores: NDArray[np.float64]) -> None:
     """Set the blocks that `level` adds to the best `scores` (G, K), as many blocks as now; lower levels stay.
 
     Other layers that share the weight are not changed. Raises PatternError for pattern channel.
@@ -85,7 +78,7 @@ def keep_as_many(layer: AnyNestedLayer, level: int, scores: NDArray[np.float64])
     layer.first_level.copy_(torch.from_numpy(_first_level(layer, ranked[layer.name], counts)))
 
 
-def coupled_weights(layers: Iterable[AnyNestedLayer]) -> list[CoupledWeight]:
+def coupled_weights(layers: Iterable[NestedLayer]) -> list[CoupledWeight]:
     """The sparse layers among `layers` that share channels with others, in the form of nested_sparse.coupled."""
     return [
         CoupledWeight(layer.name, layer.writes, layer.reads, layer.values[0].numel() // layer.reads.channels)
@@ -95,7 +88,7 @@ def coupled_weights(layers: Iterable[AnyNestedLayer]) -> list[CoupledWeight]:
 
 
 def _channel_first_levels(
-    layers: Sequence[AnyNestedLayer],
+    layers: Sequence[NestedLayer],
     weights: Sequence[CoupledWeight],
     scores: Mapping[str, NDArray[np.float64]],
     budget: Budget | str,
@@ -122,7 +115,7 @@ def _channel_first_levels(
 
 
 def _above_the_rest(
-    layers: Sequence[AnyNestedLayer], scores: Mapping[str, NDArray[np.float64]], frozen_levels: int
+    layers: Sequence[NestedLayer], scores: Mapping[str, NDArray[np.float64]], frozen_levels: int
 ) -> dict[str, NDArray[np.float64]]:
     """Scores in which the weights of frozen levels rank first, lower levels before higher ones.
 
@@ -139,14 +132,14 @@ def _above_the_rest(
 
 
 def _frozen_counts(
-    layers: Sequence[AnyNestedLayer], scores: Mapping[str, NDArray[np.float64]], frozen_levels: int
+    layers: Sequence[NestedLayer], scores: Mapping[str, NDArray[np.float64]], frozen_levels: int
 ) -> dict[str, list[int]]:
     """Number of cells that each frozen level keeps now, without those in rows of padding."""
     now = {layer.name: layer.first_level.cpu().numpy()[: len(scores[layer.name])] for layer in layers}
     return {name: [int((first <= level).sum()) for level in range(frozen_levels)] for name, first in now.items()}
 
 
-def layer_sizes(layers: Iterable[AnyNestedLayer]) -> dict[str, LayerSize]:
+def layer_sizes(layers: Iterable[NestedLayer]) -> dict[str, LayerSize]:
     """The sizes by which a budget distributes weights, by layer name."""
     sizes = {}
     for layer in layers:
@@ -157,13 +150,13 @@ def layer_sizes(layers: Iterable[AnyNestedLayer]) -> dict[str, LayerSize]:
     return sizes
 
 
-def keep_everything(layers: Iterable[AnyNestedLayer]) -> None:
+def keep_everything(layers: Iterable[NestedLayer]) -> None:
     """Make every level whole: all blocks belong to level 0."""
     for layer in layers:
         layer.first_level.zero_()
 
 
-def check_fit(layers: Iterable[AnyNestedLayer], budget: Budget, densities: Sequence[float]) -> None:
+def check_fit(layers: Iterable[NestedLayer], budget: Budget, densities: Sequence[float]) -> None:
     """Raise PatternError, naming each layer, where the pattern cannot keep the weights of the densest level."""
     problems = []
     for layer in unique_weights(layers):
@@ -202,6 +195,6 @@ def _allowed(layer: NestedLayer, scores: NDArray[np.float64]) -> NDArray[np.floa
     return scores if blocks is None else np.where(blocks, scores, -1.0)
 
 
-def _first_level(layer: AnyNestedLayer, scores: NDArray[np.float64], counts: Sequence[int]) -> NDArray[np.uint8]:
+def _first_level(layer: NestedLayer, scores: NDArray[np.float64], counts: Sequence[int]) -> NDArray[np.uint8]:
     """First levels with which level l keeps `counts[l]` blocks, or the nearest possible number of weights."""
     return layer.layout.first_level(scores, counts, layer.values[0, 0].numel())

@@ -20,10 +20,9 @@ from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
 
 from nested_sparse.errors import InputError
 
-log = logging.getLogger(__name__)
+from .layers import KINDS
 
-NESTABLE = (nn.Conv1d, nn.Conv2d, nn.Linear)
-"""Types of layers that are nested. The exact type counts, because a subclass may compute something else."""
+log = logging.getLogger(__name__)
 
 
 def copy_of(model: nn.Module) -> tuple[nn.Module, dict[nn.Module, Tensor]]:
@@ -50,7 +49,7 @@ def copy_of(model: nn.Module) -> tuple[nn.Module, dict[nn.Module, Tensor]]:
     copied = _uncompiled(copied)
     masks: dict[nn.Module, Tensor] = {}
     for module in copied.modules():
-        if type(module) in NESTABLE:
+        if type(module) in KINDS:
             mask = _folded(module)
             if mask is not None:
                 masks[module] = mask

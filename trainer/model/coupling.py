@@ -15,9 +15,8 @@ from torch import fx, nn
 
 from nested_sparse.coupled import ChannelGroup
 
-from .choose import AnyNestedLayer
 from .flow import Channels, Flow, operation, passed
-from .layers import NestedConv, NestedConv1d, NestedConv2d, NestedLayer, NestedLinear
+from .layers import NestedLayer
 from .norm import LevelBatchNorm
 
 
@@ -45,7 +44,7 @@ def couple(model: nn.Module) -> Coupling:
     Dimension 0 of the model's inputs must be the batch. A layer that the trace does not reach is not changed; if the
     model cannot be traced, no layer is.
     """
-    layers = {module.name: module for module in model.modules() if isinstance(module, NestedConv | NestedLinear)}
+    layers = {module.name: module for module in model.modules() if isinstance(module, NestedLayer)}
     root = nn.Sequential(model) if isinstance(model, NestedLayer) else model
     try:
         graph = _trace(root)
@@ -82,7 +81,7 @@ class _Tracer(fx.Tracer):
 class _Walk:
     """One pass over the graph. A node's value is a Flow, a text with the reason for having none, or None: no tensor."""
 
-    def __init__(self, root: nn.Module, layers: Iterable[AnyNestedLayer]) -> None:
+    def __init__(self, root: nn.Module, layers: Iterable[NestedLayer]) -> None:
         self._modules = dict(root.named_modules(remove_duplicate=False))
         self._values: dict[fx.Node, Flow | str | None] = {}
         self._rows: dict[int, Channels] = {}
@@ -91,7 +90,7 @@ class _Walk:
             rows = self._rows.setdefault(id(layer.values), Channels(layer.values.shape[0]))
             rows.producers[layer.name] = 1 if layer.dense else layer.layout.row_step
 
-    def finish(self, layers: Iterable[AnyNestedLayer]) -> Coupling:
+    def finish(self, layers: Iterable[NestedLayer]) -> Coupling:
         """Give each layer its groups."""
         found, alone = dict[ChannelGroup, None](), dict[str, str]()
         for layer in layers:
@@ -122,10 +121,8 @@ class _Walk:
 
     def _of_module(self, node: fx.Node, module: nn.Module, tensors: list[Flow | str]) -> Flow | str:
         value = tensors[0] if len(tensors) == 1 else _end(tensors, "read together with others")
-        if isinstance(module, NestedConv) and module.groups > 1:
-            return self._of_groups(module, value)
-        if isinstance(module, NestedConv | NestedLinear):
-            return self._of_layer(module, value)
+        if isinstance(module, NestedLayer):
+            return self._of_layer(module, value) if module.groups == 1 else self._of_groups(module, value)
         if isinstance(module, LevelBatchNorm) and module.plain and isinstance(value, Flow):
             if not value.is_read_as(int(module.norms[0].num_features)):  # type: ignore[arg-type]
                 return _end([value], f"norm {node.target!r} reads another dimension")
@@ -133,9 +130,9 @@ class _Walk:
             return value
         return _of_operation(node, module.norms[0] if isinstance(module, LevelBatchNorm) else module, tensors)
 
-    def _of_layer(self, layer: AnyNestedLayer, value: Flow | str) -> Flow:
+    def _of_layer(self, layer: NestedLayer, value: Flow | str) -> Flow:
         """The flow of the layer's rows. The channels that the layer reads join the channels of `value`."""
-        dim, features = _channel_dim(layer), layer.values.shape[1]
+        dim, features = layer.channel_dim, layer.values.shape[1]
         if isinstance(value, Flow) and value.dim == dim and value.is_read_as(features):
             read = value
         else:
@@ -149,17 +146,18 @@ class _Walk:
         before.group.root.consumers[layer.name] = None
         return Flow(self._rows[id(layer.values)], dim)
 
-    def _of_groups(self, conv: NestedConv, value: Flow | str) -> Flow:
+    def _of_groups(self, conv: NestedLayer, value: Flow | str) -> Flow:
         """The flow of the rows of a convolution in groups.
 
         The rows are the channels of `value` if row i reads channel i; else both stay whole.
         """
-        dim, rows = _channel_dim(conv), self._rows[id(conv.values)]
-        own = Channels(conv.values.shape[1], "a convolution in groups")
+        dim, rows = conv.channel_dim, self._rows[id(conv.values)]
+        row_count, of_group = conv.values.shape[:2]
+        own = Channels(of_group, "a convolution in groups")
         own.consumers[conv.name] = None
         self._columns.setdefault(id(conv.values), Flow(own, dim))
-        depthwise = conv.groups == conv.in_channels == conv.out_channels
-        if depthwise and isinstance(value, Flow) and (value.dim, value.channels) == (dim, conv.in_channels):
+        depthwise = of_group == 1 and conv.groups == row_count
+        if depthwise and isinstance(value, Flow) and (value.dim, value.channels) == (dim, row_count):
             rows.join(value.group)
         else:
             rows.keep_whole(f"{conv.name} is a convolution in groups")
@@ -187,8 +185,3 @@ def _is_size(node: fx.Node) -> bool:
     """Whether the node's value is a size, not a tensor."""
     asked = node.args[1] if node.target is getattr else node.target
     return asked in ("size", "shape", "dim", "ndim")
-
-
-def _channel_dim(layer: AnyNestedLayer) -> int:
-    """The dimension of the layer's channels, counted from the end."""
-    return -3 if isinstance(layer, NestedConv2d) else -2 if isinstance(layer, NestedConv1d) else -1

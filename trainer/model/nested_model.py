@@ -18,11 +18,11 @@ from nested_sparse.level import resolve_level
 from nested_sparse.weight import NestedWeight
 
 from ..entry import entry
-from .choose import check_fit, choose_masks, unique_weights
+from .choose import check_fit, choose_masks
 from .copied import copy_of
 from .costs import Costs
 from .coupling import Coupling, couple
-from .layers import NestedConv, NestedLayer, NestedLinear
+from .layers import NestedLayer, unique_weights
 from .network import all_weights, density, log_network, network_of
 from .norm import LevelBatchNorm
 from .positions import costs_of, positions_per_sample
@@ -83,9 +83,9 @@ class NestedModel(nn.Module):
         """The model's output at the current level."""
         return self.model(*args, **kwargs)
 
-    def nested_layers(self) -> dict[str, NestedConv | NestedLinear]:
+    def nested_layers(self) -> dict[str, NestedLayer]:
         """The layers with nested weights by dotted path; a layer with two names appears once."""
-        layers = (module for module in self.model.modules() if isinstance(module, NestedConv | NestedLinear))
+        layers = (module for module in self.model.modules() if isinstance(module, NestedLayer))
         return {layer.name: layer for layer in layers}
 
     def level_norms(self) -> dict[str, LevelBatchNorm]:
@@ -141,7 +141,7 @@ def require_nested(net: object, error: type[NestedSparseError]) -> None:
 
 def _is_within(model: object) -> bool:
     modules = model.modules() if isinstance(model, nn.Module) else ()
-    return any(isinstance(module, NestedConv | NestedLinear) for module in modules)
+    return any(isinstance(module, NestedLayer) for module in modules)
 
 
 def _summary_line(layer: NestedLayer, width: int, levels: range) -> str:

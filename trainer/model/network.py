@@ -11,9 +11,8 @@ from torch.nn.utils import parametrize
 
 from nested_sparse.network import DenseModule, Network, count_text
 
-from .choose import unique_weights
 from .costs import Costs
-from .layers import NestedConv, NestedLayer, NestedLinear
+from .layers import NestedLayer, unique_weights
 from .norm import LevelBatchNorm
 
 if TYPE_CHECKING:  # NestedModel itself imports this module
@@ -126,7 +125,7 @@ def _modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, bool]]:
 
 def _weights(module: nn.Module) -> Iterator[tuple[Tensor, list[Tensor]]]:
     """The module's own weights, each with the parameters that it is computed from."""
-    if isinstance(module, NestedConv | NestedLinear):
+    if isinstance(module, NestedLayer):
         yield module.values, [module.values]
         return
     for parameter in module.parameters(recurse=False):

@@ -13,14 +13,14 @@ from torch.nn.utils import parametrize
 
 from nested_sparse.argument import shown
 from nested_sparse.errors import BudgetError, InputError
-from nested_sparse.layouts import Blocks, Layout
+from nested_sparse.layouts import Layout
 
-from .copied import NESTABLE
-from .layers import NestedConv, NestedConv1d, NestedConv2d, NestedLayer, NestedLinear
+from .layers import KINDS, NestedLayer
 from .norm import LevelBatchNorm
 
 ROOT_NAME = "model"
 """Name of a model that is a single layer."""
+_NESTABLE = [kind.__name__ for kind in KINDS]
 
 
 def replace_layers(
@@ -47,7 +47,8 @@ def replace_layers(
     if not nestable:
         found = "".join(f"\n  {name}: {reason}" for name, reason in left_dense.items()) or " none has weights"
         raise InputError(
-            f"{type(model).__name__} has no Conv1d, Conv2d or Linear that can be nested; its layers:{found}"
+            f"{type(model).__name__} has no {', '.join(_NESTABLE[:-1])} or {_NESTABLE[-1]} that can be nested; "
+            f"its layers:{found}"
         )
     kept_whole = _kept_whole(keep_dense, names, nestable, left_dense)
     memos = _memos(norms, names, level_count)
@@ -117,24 +118,22 @@ def _why_dense(module: nn.Module) -> str | None:
     if parametrize.is_parametrized(module):
         computed = ", ".join(module.parametrizations)  # type: ignore[arg-type]
         said = f"{kind.__name__}: its {computed} is computed by torch.nn.utils.parametrize"
-        nestable = issubclass(kind, NESTABLE)
+        nestable = issubclass(kind, tuple(KINDS))
         return f"{said}; call remove_parametrizations first to have it nested" if nestable else said
     if issubclass(kind, nn.MultiheadAttention):
         return f"{kind.__name__} is not nested; to nest its work, replace it by projections of your own (nn.Linear)"
-    if kind not in NESTABLE:  # a subclass may compute something else
-        return f"{kind.__name__} is not nested, only Conv1d, Conv2d and Linear are"
-    assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear)
-    if "weight" not in module._parameters:
+    if kind not in KINDS:  # a subclass may compute something else
+        return f"{kind.__name__} is not nested, only {', '.join(_NESTABLE[:-1])} and {_NESTABLE[-1]} are"
+    weight = module._parameters.get("weight")
+    if weight is None:
         return "its weight is not a parameter but computed from others"
     if "forward" in module.__dict__:
         return "its forward was replaced, which would be lost"
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
         return "it has hooks, which would be lost"
-    if not module.weight.is_floating_point() or module.weight.numel() == 0:
-        return f"its weight is {module.weight.dtype} {tuple(module.weight.shape)}"
-    if isinstance(module, nn.Conv1d | nn.Conv2d) and module.padding_mode != "zeros":
-        return f"padding_mode is {module.padding_mode!r}, only 'zeros' is nested"
-    return None
+    if not weight.is_floating_point() or weight.numel() == 0:
+        return f"its weight is {weight.dtype} {tuple(weight.shape)}"
+    return KINDS[kind].why_dense(module)
 
 
 def _attentions(modules: Mapping[nn.Module, list[str]]) -> list[nn.MultiheadAttention]:
@@ -159,7 +158,12 @@ def _why_shared_dense(names: dict[nn.Module, list[str]], reasons: dict[nn.Module
 
 def _kind(module: nn.Module) -> tuple[type, object]:
     """The properties that must be equal in layers that share a weight, so that one mask fits all of them."""
-    return type(module), getattr(module, "groups", None)
+    return type(module), _groups(module)
+
+
+def _groups(module: nn.Module) -> int:
+    """The number of equal parts of the rows of a torch layer, which read different inputs."""
+    return getattr(module, "groups", 1)
 
 
 def _kept_whole(
@@ -183,29 +187,14 @@ def _kept_whole(
     return matched
 
 
-def _nested_layer(module: nn.Module, layout: Layout, level_count: int, *, dense: bool) -> NestedConv | NestedLinear:
-    layer: NestedConv | NestedLinear
-    if isinstance(module, nn.Conv1d | nn.Conv2d):
-        dense = dense or _is_whole(module, layout)
-        chosen = Blocks(8 if layout.block_rows >= 8 else 4) if dense else layout
-        kind = NestedConv1d if isinstance(module, nn.Conv1d) else NestedConv2d
-        fitted = chosen.fitted("conv", module.out_channels, module.groups)
-        layer = kind(module, layout=fitted, level_count=level_count)
-    else:
-        assert isinstance(module, nn.Linear)
-        fitted = (Blocks(16) if dense else layout).fitted("linear", module.out_features, 1)
-        layer = NestedLinear(module, layout=fitted, level_count=level_count)
+def _nested_layer(module: nn.Module, layout: Layout, level_count: int, *, dense: bool) -> NestedLayer:
+    kind = KINDS[type(module)]
+    dense = dense or kind.stays_whole(module, layout)
+    chosen = kind.whole_layout(layout) if dense else layout
+    fitted = chosen.fitted(len(module.weight), _groups(module), kind.row_step)  # type: ignore[arg-type]
+    layer = kind(module, layout=fitted, level_count=level_count)
     layer.dense = dense
     return layer
-
-
-def _is_whole(conv: nn.Conv1d | nn.Conv2d, layout: Layout) -> bool:
-    """Whether all weights of a convolution in groups are kept.
-
-    A depthwise row has only its taps, in total a hundredth of MobileNet's weights. Under pattern channel, groups read
-    different channels, so no channel can be dropped for all rows.
-    """
-    return conv.groups > 1 and (conv.groups == conv.in_channels or layout.whole_channels)
 
 
 def _leave_fast_paths(modules: dict[nn.Module, list[str]]) -> None:

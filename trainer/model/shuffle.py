@@ -12,8 +12,8 @@ from nested_sparse.errors import TrainingError
 from nested_sparse.level import resolve_level
 from nested_sparse.shuffle import shuffled_rows
 
-from .choose import AnyNestedLayer, layer_sizes, magnitudes, unique_weights
-from .layers import NestedConv
+from .choose import layer_sizes, magnitudes
+from .layers import NestedLayer, unique_weights
 
 if TYPE_CHECKING:  # nest, beside NestedModel, calls this module
     from .nested_model import NestedModel
@@ -38,18 +38,17 @@ def shuffle_rows(net: NestedModel, level: int = 0) -> None:
     densities = _layer_densities(net, resolve_level(level, net.level_count))
     for layer in unique_weights(layers):
         values = layer.values.detach().flatten(1).float().cpu().numpy()
-        parts = layer.groups if isinstance(layer, NestedConv) else 1
-        order = torch.from_numpy(shuffled_rows(values, layer.block_rows, densities[layer.name], parts=parts))
+        order = torch.from_numpy(shuffled_rows(values, layer.block_rows, densities[layer.name], parts=layer.groups))
         for alike in (other for other in layers if other.values is layer.values):
             alike.permutation = order.to(layer.values.device, copy=True)
 
 
-def _reset_permutations(layers: Iterable[AnyNestedLayer]) -> None:
+def _reset_permutations(layers: Iterable[NestedLayer]) -> None:
     for layer in layers:
         layer.permutation = torch.arange(len(layer.values), dtype=torch.int32, device=layer.values.device)
 
 
-def in_blocks(layer: AnyNestedLayer) -> bool:
+def in_blocks(layer: NestedLayer) -> bool:
     """Whether blocks have several rows, so that the order of rows matters."""
     return layer.block_rows > 1 and not layer.dense
 

@@ -13,13 +13,11 @@ from nested_sparse.argument import shown, whole
 from nested_sparse.errors import TrainingError
 
 from ..batch import device_of, moved, run, sample_count
-from ..model.layers import NestedConv, NestedLinear
+from ..model.layers import NestedLayer
 from ..model.modes import evaluating
 from ..model.nested_model import NestedModel
-from .columns import chosen_positions, columns, group_total
 from .least_squares import precise, second_moment
 
-AnyNestedLayer = NestedConv | NestedLinear
 LEAST_POSITIONS = 16384
 POSITIONS_PER_COLUMN = 4
 """Positions per column at which a layer is observed, at least LEAST_POSITIONS in total; more add little but time."""
@@ -33,10 +31,10 @@ class DenseLayer:
     centred: whether a bias or a batch normalisation corrects the mean of the output for any weight.
     """
 
-    def __init__(self, layer: AnyNestedLayer, x: Tensor, positions: Tensor) -> None:
+    def __init__(self, layer: NestedLayer, x: Tensor, positions: Tensor) -> None:
         self.positions = positions
         self.weight = by_group(layer, layer.values.detach())
-        taken = columns(layer, x, positions)
+        taken = layer.columns(x, positions)
         self.moment, self.mean = second_moment(taken), precise(taken).mean(dim=1)
         self.targets = taken @ self.weight.mT
         if layer.biases is not None:
@@ -49,9 +47,9 @@ class DenseLayer:
             )
 
 
-def by_group(layer: AnyNestedLayer, weight: Tensor) -> Tensor:
+def by_group(layer: NestedLayer, weight: Tensor) -> Tensor:
     """A tensor of the weight's shape as (groups, O / groups, K)."""
-    return weight.reshape(group_total(layer), -1, weight[0].numel())
+    return weight.reshape(layer.groups, -1, weight[0].numel())
 
 
 def collected(batches: Iterable[Any], samples: int) -> Any:
@@ -105,12 +103,12 @@ def observe(net: NestedModel, inputs: Any, seed: int) -> dict[str, DenseLayer]:
     made: dict[int, tuple[weakref.ref[Tensor], DenseLayer]] = {}
     generator = torch.Generator().manual_seed(seed)
 
-    def note(layer: AnyNestedLayer, x: Tensor) -> None:
+    def note(layer: NestedLayer, x: Tensor) -> None:
         if layer.name not in seen:
             most = max(LEAST_POSITIONS, POSITIONS_PER_COLUMN * layer.values[0].numel())
-            seen[layer.name] = DenseLayer(layer, x, chosen_positions(layer, x, most, generator))
+            seen[layer.name] = DenseLayer(layer, x, layer.positions(x, most, generator))
 
-    def note_output(layer: AnyNestedLayer, output: Tensor) -> None:
+    def note_output(layer: NestedLayer, output: Tensor) -> None:
         made[id(output)] = (weakref.ref(output), seen[layer.name])
 
     def note_norm(x: Tensor) -> None:
@@ -130,7 +128,7 @@ def observe(net: NestedModel, inputs: Any, seed: int) -> dict[str, DenseLayer]:
 def walk(
     net: NestedModel,
     inputs: Any,
-    on_layer: Callable[[AnyNestedLayer, Tensor], None],
+    on_layer: Callable[[NestedLayer, Tensor], None],
     on_norm: Callable[[nn.Module, Tensor], None],
 ) -> None:
     """Run one pass at the current level; call `on_layer`, `on_norm` with each module and its input before it runs."""

@@ -20,13 +20,13 @@ from nested_sparse.errors import TrainingError
 from nested_sparse.mask import grouped
 
 from ..entry import entry
-from ..model.choose import choose_masks, keep_everything, unique_weights
+from ..model.choose import choose_masks, keep_everything
+from ..model.layers import NestedLayer, unique_weights
 from ..model.nested_model import NestedModel, nest
 from ..model.norm import noting
 from ..model.preserved import preserved
 from ..recalibrate import Moments
-from .calibration import AnyNestedLayer, DenseLayer, by_group, collected, observe, walk
-from .columns import columns
+from .calibration import DenseLayer, by_group, collected, observe, walk
 from .least_squares import fit, output_error, same_inputs, stiffness
 
 SEARCH_STEPS = 20
@@ -96,7 +96,7 @@ def _search_levels(net: NestedModel, inputs: Any, damping: float) -> None:
 class _Search:
     """The support of a layer at the level under construction, thinned step by step."""
 
-    def __init__(self, layer: AnyNestedLayer, dense: DenseLayer, damping: float) -> None:
+    def __init__(self, layer: NestedLayer, dense: DenseLayer, damping: float) -> None:
         self.layer, self.dense = layer, dense
         self.problem = same_inputs(dense.moment, dense.mean, dense.weight, damping, centred=dense.centred)
         self.stiffness = stiffness(self.problem.hessian)
@@ -149,11 +149,11 @@ def _settle(net: NestedModel, inputs: Any, seen: dict[str, DenseLayer], level: i
     """Set values, biases and statistics of `level`, layer by layer, with the inputs from the layers set before."""
     done: set[int] = set()
 
-    def settle_layer(layer: AnyNestedLayer, x: Tensor) -> None:
+    def settle_layer(layer: NestedLayer, x: Tensor) -> None:
         if id(layer) in done:
             return
         dense = seen[layer.name]
-        taken = columns(layer, x, dense.positions)
+        taken = layer.columns(x, dense.positions)
         if not layer.dense and id(layer.values) not in done:
             problem = output_error(taken, dense.targets, dense.weight, damping, centred=dense.centred)
             values = torch.where(layer.mask(level), layer.values, 0)
@@ -175,7 +175,7 @@ def _settle(net: NestedModel, inputs: Any, seen: dict[str, DenseLayer], level: i
     walk(net, inputs, settle_layer, settle_norm)
 
 
-def _store(layer: AnyNestedLayer, values: Tensor, level: int) -> None:
+def _store(layer: NestedLayer, values: Tensor, level: int) -> None:
     """Give the weights that `level` adds their `values` (groups, O / groups, K)."""
     flat = values.reshape(layer.values.shape).to(layer.values.dtype)
     layer.values.copy_(torch.where(layer.ring(level), flat, layer.values))

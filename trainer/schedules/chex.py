@@ -25,7 +25,8 @@ from nested_sparse.errors import TrainingError
 
 from ..checked import require_count, require_share
 from ..distributed import mean_over_processes, rank, world_size
-from ..model.choose import coupled_weights, magnitudes, unique_weights
+from ..model.choose import coupled_weights, magnitudes
+from ..model.layers import unique_weights
 from ..model.nested_model import NestedModel
 from .channel_memory import ChannelMemory
 from .column_subset import leverage_scores, residual_norms

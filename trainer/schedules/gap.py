@@ -14,7 +14,8 @@ from nested_sparse.errors import TrainingError
 
 from ..checked import require, require_count, require_one_of
 from ..distributed import average, copy_from, copy_tensors, rank, world_size
-from ..model.choose import AnyNestedLayer, choose_masks, magnitudes, unique_weights
+from ..model.choose import choose_masks, magnitudes
+from ..model.layers import NestedLayer, unique_weights
 from ..model.nested_model import NestedModel
 from .search import Scores, Search
 
@@ -134,7 +135,7 @@ class GapSearch(Search):
         step = math.floor(place + ROUNDING)
         return step, max(0.0, place - step)
 
-    def _part(self, process: int) -> list[AnyNestedLayer]:
+    def _part(self, process: int) -> list[NestedLayer]:
         """The part that is dense now in process `process`."""
         return self.parts[(self._step + process) % len(self.parts)]
 
@@ -153,7 +154,7 @@ class GapSearch(Search):
         if self._together > 1:
             copy_from(0, self.net)  # it differs only if machines round sums of magnitudes differently
 
-    def _prune(self, layers: Iterable[AnyNestedLayer], scores: Scores | None = None) -> Mapping[str, Sequence[int]]:
+    def _prune(self, layers: Iterable[NestedLayer], scores: Scores | None = None) -> Mapping[str, Sequence[int]]:
         """Keep the best blocks of `layers` at the target; the weights of lower levels stay.
 
         If layers of several parts share channels, the masks of all layers are chosen again.
@@ -164,7 +165,7 @@ class GapSearch(Search):
         return choose_masks(layers, self.net.budget, densities, frozen_levels=self.level, scores=scores, counts=counts)
 
 
-def cut(layers: Sequence[AnyNestedLayer], parts: int) -> list[list[AnyNestedLayer]]:
+def cut(layers: Sequence[NestedLayer], parts: int) -> list[list[NestedLayer]]:
     """`layers` in contiguous, non-empty parts of about equally many weights: with the least sum of squares."""
     ends = [0, *accumulate(layer.values.numel() for layer in layers)]
     best: dict[int, tuple[int, list[int]]] = {0: (0, [0])}  # number of layers: least cost, and the cuts
@@ -181,14 +182,14 @@ def cut(layers: Sequence[AnyNestedLayer], parts: int) -> list[list[AnyNestedLaye
     return [list(layers[start:end]) for start, end in pairwise(cuts)]
 
 
-def with_sharers(net: NestedModel, layers: Iterable[AnyNestedLayer]) -> list[AnyNestedLayer]:
+def with_sharers(net: NestedModel, layers: Iterable[NestedLayer]) -> list[NestedLayer]:
     """`layers`, and all layers that share a weight with one of them."""
     weights = {id(layer.values) for layer in layers}
     return [layer for layer in net.nested_layers().values() if id(layer.values) in weights and not layer.dense]
 
 
 @torch.no_grad()
-def grow(part: Iterable[AnyNestedLayer], level: int) -> None:
+def grow(part: Iterable[NestedLayer], level: int) -> None:
     """Make a part dense at `level`. Its dropped weights start from zero, unless they were never trained."""
     for layer in part:
         if layer.values.requires_grad:
@@ -196,19 +197,19 @@ def grow(part: Iterable[AnyNestedLayer], level: int) -> None:
     make_whole(part, level)
 
 
-def make_whole(part: Iterable[AnyNestedLayer], level: int) -> None:
+def make_whole(part: Iterable[NestedLayer], level: int) -> None:
     """Let `level` keep all weights of the part; the masks of lower levels stay."""
     for layer in part:
         layer.first_level.clamp_(max=level)
 
 
-def random_scores(layers: Iterable[AnyNestedLayer]) -> Scores:
+def random_scores(layers: Iterable[NestedLayer]) -> Scores:
     """Random scores in (0, 1] for every block, from torch's generator."""
     return {layer.name: (1 - torch.rand(magnitudes(layer).shape).double()).numpy() for layer in unique_weights(layers)}
 
 
 @torch.no_grad()
-def merge(net: NestedModel, dense: Sequence[Iterable[AnyNestedLayer]]) -> None:
+def merge(net: NestedModel, dense: Sequence[Iterable[NestedLayer]]) -> None:
     """Combine the nets of the processes into one. dense: for each process, the layers that were dense in it.
 
     Weights and biases of a dense layer come from its process. Everything else (norms and their statistics, layers that

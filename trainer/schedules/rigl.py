@@ -15,7 +15,7 @@ from nested_sparse.errors import TrainingError
 
 from ..checked import require_one_of, require_share
 from ..model.choose import keep_as_many, magnitudes
-from ..model.layers import NestedConv, NestedLinear
+from ..model.layers import NestedLayer
 from ..model.nested_model import NestedModel
 from .search import Search
 
@@ -115,7 +115,7 @@ class RigLSearch(Search):
         for layer in self.net.nested_layers().values():
             layer.gradient = gradient
 
-    def _growth_scores(self, layer: NestedConv | NestedLinear, share: float) -> NDArray[np.float64]:
+    def _growth_scores(self, layer: NestedLayer, share: float) -> NDArray[np.float64]:
         """(G, K) scores: survivors between 1 and 2, by magnitude; all others below 1, by gradient.
 
         A block dropped in this update may grow again if its gradient is among the largest, as in the paper.

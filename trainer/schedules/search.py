@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..model.choose import choose_masks, unique_weights
-from ..model.layers import NestedConv, NestedLayer, NestedLinear
+from ..model.choose import choose_masks
+from ..model.layers import NestedLayer, unique_weights
 from ..model.nested_model import NestedModel
 
 Scores = Mapping[str, NDArray[np.float64]]
@@ -92,7 +92,7 @@ class Search:
             if not layer.dense:
                 layer.first_level.clamp_(max=self.level)
 
-    def sparse_layers(self) -> list[NestedConv | NestedLinear]:
+    def sparse_layers(self) -> list[NestedLayer]:
         """One layer for each weight that may lose blocks."""
         return [layer for layer in unique_weights(self.net.nested_layers().values()) if not layer.dense]
 

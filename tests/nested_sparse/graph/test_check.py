@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
-from chain import counting_chain
+from chain import counting_chain, counting_layer, write
 from hostile_graphs import (
     Tamper,
     attribute,
@@ -330,6 +331,18 @@ def test_computations_that_loading_would_do_are_bounded(case: str, tmp_path: Pat
     tamper, foldable = FOLDS[case]
     with Checkpoint.open(write_hostile(tmp_path / "m.safetensors", tamper)) as checkpoint:
         assert check_graph(checkpoint, checkpoint.graph()).foldable == foldable
+
+
+@pytest.mark.parametrize("name", ["rows", "clip_min", "layer", "groups"])
+def test_attributes_of_the_metadata_are_those_of_the_kind(name: str, tmp_path: Path) -> None:
+    """A linear layer that states one that its node has in another form, or has not."""
+    layer = replace(counting_layer("fc", 4, 2), attributes={name: [1]})
+    written = write(tmp_path / "m.safetensors", [layer], 2)
+    with (
+        Checkpoint.open(written.path) as checkpoint,
+        pytest.raises(CheckpointError, match=f"says {name} .* layer 'fc'"),
+    ):
+        check_graph(checkpoint, checkpoint.graph())
 
 
 def test_names_in_the_metadata_are_bounded(tmp_path: Path) -> None:

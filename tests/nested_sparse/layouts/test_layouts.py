@@ -17,7 +17,7 @@ EVERY = pytest.mark.parametrize("layout", PATTERNS.values(), ids=lambda layout: 
 
 def chosen(layout: Layout) -> tuple[Layout, np.ndarray, np.ndarray]:
     """A layout for a convolution, magnitudes of its weight, and the first levels that the layout chooses by them."""
-    fitted = layout.fitted("conv", ROWS, 1)
+    fitted = layout.fitted(ROWS, 1, 4)
     values = np.random.default_rng(0).standard_normal((ROWS, COLUMNS)).astype(np.float32)
     scores = block_scores(values, fitted.block_rows)
     most = fitted.size((ROWS, COLUMNS // TAPS, 3, 3), None).most or scores.size

@@ -19,7 +19,7 @@ from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.runtime import Session, check_rows
 from nested_sparse.slice import slice_checkpoint
 from nested_sparse.trainer import export, nest
-from nested_sparse.trainer.model.layers import NestedConv, NestedLinear
+from nested_sparse.trainer.model.layers import NestedLayer
 from nested_sparse.trainer.model.nested_model import NestedModel
 from nested_sparse.trainer.model.norm import LevelBatchNorm
 
@@ -37,14 +37,14 @@ def randomise(net: NestedModel) -> None:
                 if norm.weight is not None:
                     nn.init.normal_(norm.weight)
                     nn.init.normal_(norm.bias)
-        if isinstance(module, NestedConv | NestedLinear) and module.bias is not None:
+        if isinstance(module, NestedLayer) and module.bias is not None:
             nn.init.normal_(module.bias)
 
 
 def permute(net: NestedModel) -> None:
     """Set random row permutations, not those of nest(), each within its group of channels."""
     for module in net.modules():
-        if isinstance(module, NestedConv | NestedLinear):
+        if isinstance(module, NestedLayer):
             groups = getattr(module, "groups", 1)
             rows = module.weight.shape[0] // groups
             order = [torch.randperm(rows) + group * rows for group in range(groups)]

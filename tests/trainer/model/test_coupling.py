@@ -16,7 +16,7 @@ from nested_sparse.layouts.channels import channel_first_level
 from nested_sparse.trainer import FreezeThenGrow, Joint, NestedModel, OneShot, TrainConfig, export, nest, train
 from nested_sparse.trainer.model.choose import choose_masks
 from nested_sparse.trainer.model.coupling import couple
-from nested_sparse.trainer.model.layers import NestedConv, NestedLinear
+from nested_sparse.trainer.model.layers import NestedLayer
 from nested_sparse.trainer.model.replace import replace_layers
 from nested_sparse.trainer.models import DigitNet, ResNet50
 
@@ -63,7 +63,7 @@ def digits(**options: object) -> NestedModel:
     return nested(DigitNet(width=8), **options)
 
 
-def sides(layer: NestedConv | NestedLinear, level: int) -> tuple[set[int], set[int]]:
+def sides(layer: NestedLayer, level: int) -> tuple[set[int], set[int]]:
     """Rows and input columns (channels or features) of which a level keeps a weight."""
     mask = layer.mask(level).flatten(2) if layer.weight.ndim > 2 else layer.mask(level)[:, :, None]
     assert torch.equal(mask, (mask.any(2).any(1)[:, None] & mask.any(2).any(0))[:, :, None].expand_as(mask))

@@ -16,7 +16,8 @@ from torch import nn
 
 from nested_sparse.errors import BudgetError, InputError, LevelError, PatternError
 from nested_sparse.trainer import nest
-from nested_sparse.trainer.model.layers import NestedConv2d, NestedLinear
+from nested_sparse.trainer.model.layers.conv import NestedConv2d
+from nested_sparse.trainer.model.layers.linear import NestedLinear
 from nested_sparse.trainer.models import DigitNet, ResNet50
 
 

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from nested_sparse.layouts import Blocks
-from nested_sparse.trainer.model.layers import NestedConv1d, NestedConv2d, NestedLinear
+from nested_sparse.trainer.model.layers.conv import NestedConv1d, NestedConv2d
+from nested_sparse.trainer.model.layers.linear import NestedLinear
 
 
 def definition_mask(layer: NestedConv2d | NestedLinear, level: int) -> torch.Tensor:

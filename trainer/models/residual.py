@@ -1,10 +1,8 @@
-"""Models: the networks that a recipe can name, with random weights: residual ones for images, Jasper for speech."""
+"""Residual networks for images, with random weights: DigitNet, ResNet20 and ResNet50."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
-
-from .jasper import Jasper
 
 
 class ResidualBlock(nn.Module):
@@ -151,6 +149,3 @@ def _initialise(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-
-MODELS: dict[str, type] = {"digit_net": DigitNet, "resnet20": ResNet20, "resnet50": ResNet50, "jasper": Jasper}

@@ -1,18 +1,18 @@
-"""Nested layers: convolutions and linear layers with one weight, and a mask and a bias per level."""
+"""NestedLayer: a layer with one weight, and a mask and a bias per level. Each kind of layer is a subclass."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nested_sparse.coupled import ChannelGroup
-from nested_sparse.layouts import Layout
+from nested_sparse.layouts import Blocks, Layout
 
-from .modes import called_by_other
+from ..modes import called_by_other
 
 GRADIENTS = ("kept", "ring", "all")
 """Weights that a level's gradient may reach: the kept ones, those that the level adds to the level below, or all of
@@ -22,6 +22,9 @@ them, where dropped weights have the gradient of a kept weight of value zero."""
 class NestedLayer(nn.Module):
     """Base of all nested layers: a weight whose blocks have a first level.
 
+    op: the kind's name in files, a key of nested_sparse.graph.contract.LAYER_KINDS.
+    row_step: rows that pattern channel keeps or drops together: the block rows that suit the kernels of the operator.
+    groups: number of equal parts of the rows and the input channels; each part of the rows reads its own channels.
     values: the parameter called "weight", (O, ...), with the values of every level; K is the product of all dimensions
         but the first.
     biases: the parameter called "bias", (L, O), one row per level, or None.
@@ -41,14 +44,19 @@ class NestedLayer(nn.Module):
     read: function that serves such direct reads, or None; export sets it while tracing.
     """
 
+    op: ClassVar[str]
+    row_step: ClassVar[int]
+    groups: int = 1
     weight: Tensor
     bias: Tensor | None
     first_level: Tensor
     permutation: Tensor | None
     allowed: Tensor | None
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, *, layout: Layout, level_count: int) -> None:
+    def __init__(self, module: Any, *, layout: Layout, level_count: int) -> None:
+        """Take over the weight of `module`, a layer of torch, and copy its bias for each level."""
         super().__init__()
+        weight, bias = module.weight, module.bias
         self.weight = weight
         per_level = None if bias is None else bias.detach().clone().expand(level_count, -1).contiguous()
         self.bias = None if per_level is None else nn.Parameter(per_level, bias is not None and bias.requires_grad)
@@ -68,6 +76,56 @@ class NestedLayer(nn.Module):
         self.reads: ChannelGroup | None = None
         self.read: Callable[[str], Tensor | None] | None = None
         self._masks: _MaskCache | None = None
+
+    # The kind
+
+    @staticmethod
+    def why_dense(module: Any) -> str | None:
+        """The reason why a module of the kind's torch type cannot be nested; None when it can."""
+        return None
+
+    @staticmethod
+    def stays_whole(module: Any, layout: Layout) -> bool:
+        """Whether all weights of `module` are kept at every level, also where the user has not asked for it."""
+        return False
+
+    @classmethod
+    def whole_layout(cls, layout: Layout) -> Layout:
+        """The layout of a layer that is kept whole, in a model of which the other layers have `layout`."""
+        return Blocks(cls.row_step)
+
+    @property
+    def channel_dim(self) -> int:
+        """The dimension of the input's channels and of the output's rows, counted from the end."""
+        return -1
+
+    def attributes(self) -> dict[str, list[int]]:
+        """The attributes in the layer's metadata, those of its kind in nested_sparse.graph.contract.LAYER_KINDS."""
+        return {}
+
+    @abstractmethod
+    def output_shape(self, x: Tensor) -> tuple[int, ...]:
+        """Shape of the output for the operator's input `x`. Raises ExportError: the layer cannot read `x`."""
+
+    def traced(self, x: Tensor, operator: Callable[[Tensor, tuple[int, ...]], Tensor]) -> Tensor:
+        """The layer's output for `x` while the model is traced.
+
+        operator: makes the operator's node, from its input and the shape of its output. Raises ExportError.
+        """
+        return operator(x, self.output_shape(x))
+
+    @abstractmethod
+    def positions(self, x: Tensor, most: int, generator: torch.Generator) -> Tensor:
+        """int64, about `most` random output positions for the layer's input `x`; all positions if there are no more."""
+
+    @abstractmethod
+    def columns(self, x: Tensor, positions: Tensor) -> Tensor:
+        """(groups, n, K) inputs of the layer at `positions`, in the order of its weight's columns.
+
+        Their product with the weight (O, K), group by group, is the layer's output there, without the bias.
+        """
+
+    # The weight
 
     @property
     def values(self) -> nn.Parameter:
@@ -148,6 +206,11 @@ class NestedLayer(nn.Module):
         return f"{shape}, pattern={self.layout.name}, levels={self.level_count}, dense={self.dense}"
 
 
+def unique_weights(layers: Iterable[NestedLayer]) -> list[NestedLayer]:
+    """One layer for each weight: the first of the layers that share it."""
+    return list({id(layer.values): layer for layer in reversed(list(layers))}.values())[::-1]
+
+
 class _MaskCache:
     """Expanded masks for one state of a layer's buffers; identity and version of the buffers identify the state."""
 
@@ -163,76 +226,3 @@ class _MaskCache:
 
 def _versions(sources: Sequence[Tensor | None]) -> list[int | None]:
     return [None if source is None else source._version for source in sources]
-
-
-class NestedConv(NestedLayer):
-    """A convolution with nested weights (O, C / groups, ...), padded with zeros: NestedConv1d or NestedConv2d.
-
-    Column k of `first_level` is (c·KH + ky)·KW + kx, where c is a channel of the row's group.
-    kernel_size, stride, dilation: (y, x). padding: (top, left, bottom, right). A 1-D convolution treats its input as an
-    image of one row.
-    groups: number of equal parts of the rows and the input channels; each part of the rows reads its own channels.
-    """
-
-    spatial: int
-    """Spatial dimensions, 1 or 2."""
-
-    def __init__(self, conv: nn.Conv1d | nn.Conv2d, *, layout: Layout, level_count: int) -> None:
-        super().__init__(conv.weight, conv.bias, layout=layout, level_count=level_count)
-        self.in_channels, self.out_channels, self.groups = conv.in_channels, conv.out_channels, conv.groups
-        self.kernel_size = _pair(conv.kernel_size, 1)
-        self.stride = _pair(conv.stride, 1)
-        self.dilation = _pair(conv.dilation, 1)
-        self.padding = _four_sides(conv)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) or (C, H, W) to (N, O, Ho, Wo) or (O, Ho, Wo), without H in 1-D, at the current level."""
-        top, left, bottom, right = self.padding
-        before = (top, left)
-        if before != (bottom, right):
-            x = F.pad(x, (left, right, top, bottom)[: 2 * self.spatial])
-            before = (0, 0)
-        convolve = F.conv2d if self.spatial == 2 else F.conv1d
-        stride, padding, dilation = (sizes[-self.spatial :] for sizes in (self.stride, before, self.dilation))
-        weight, bias = self.masked_weight(self.level), self.level_bias()
-        return convolve(x, weight, bias, stride, padding, dilation, self.groups)
-
-
-class NestedConv1d(NestedConv):
-    """A convolution over (N, C, W); weights (O, C / groups, KW)."""
-
-    spatial = 1
-
-
-class NestedConv2d(NestedConv):
-    """A convolution over (N, C, H, W); weights (O, C / groups, KH, KW)."""
-
-    spatial = 2
-
-
-class NestedLinear(NestedLayer):
-    """A linear layer with nested weights (O, K)."""
-
-    def __init__(self, linear: nn.Linear, *, layout: Layout, level_count: int) -> None:
-        super().__init__(linear.weight, linear.bias, layout=layout, level_count=level_count)
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., K) to (..., O), at the current level."""
-        return F.linear(x, self.masked_weight(self.level), self.level_bias())
-
-
-def _pair(sizes: Sequence[int], of_lines: int) -> tuple[int, int]:
-    """(y, x) from one size per spatial dimension; y is `of_lines` for a 1-D convolution."""
-    *y, x = (int(size) for size in sizes)
-    return (*y, of_lines)[0], x
-
-
-def _four_sides(conv: nn.Conv1d | nn.Conv2d) -> tuple[int, int, int, int]:
-    """(top, left, bottom, right) padding; "same" puts the odd pixel at the bottom and right, as torch does."""
-    if isinstance(conv.padding, str):
-        totals = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
-        height, width = _pair(totals, 0) if conv.padding == "same" else (0, 0)
-        return height // 2, width // 2, height - height // 2, width - width // 2
-    y, x = _pair(conv.padding, 0)
-    return y, x, y, x

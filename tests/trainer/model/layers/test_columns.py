@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from nested_sparse.trainer import nest
-from nested_sparse.trainer.post_training.columns import chosen_positions, columns
 from nested_sparse.trainer.post_training.least_squares import second_moment
 
 CONVOLUTIONS = [
@@ -25,13 +24,13 @@ def test_second_moment_is_that_of_the_unfolded_input(conv: nn.Conv2d) -> None:
     torch.manual_seed(0)
     x = torch.randn(3, 4, 11, 12, dtype=torch.float64)
     layer = nest(conv, densities=(1.0,)).nested_layers()["model"]
-    positions = chosen_positions(layer, x, 10**6, torch.Generator())
+    positions = layer.positions(x, 10**6, torch.Generator())
     top, left, bottom, right = layer.padding
     padded = F.pad(x, (left, right, top, bottom))
     unfolded = F.unfold(padded, conv.kernel_size, dilation=conv.dilation, stride=conv.stride)
     by_group = unfolded.unflatten(1, (conv.groups, -1)).permute(1, 2, 0, 3).flatten(2)  # (groups, K, N·P)
     expected = by_group @ by_group.mT / by_group.shape[2]
-    torch.testing.assert_close(second_moment(columns(layer, x, positions)), expected)
+    torch.testing.assert_close(second_moment(layer.columns(x, positions)), expected)
 
 
 def test_columns_times_the_weight_are_the_output_of_a_line() -> None:
@@ -40,9 +39,9 @@ def test_columns_times_the_weight_are_the_output_of_a_line() -> None:
     conv = nn.Conv1d(4, 6, 3, stride=2, padding=3, dilation=2, groups=2, bias=False)
     layer = nest(conv, densities=(1.0,)).nested_layers()["model"]
     x = torch.randn(5, 4, 21)
-    positions = chosen_positions(layer, x, 20, torch.Generator().manual_seed(1))
+    positions = layer.positions(x, 20, torch.Generator().manual_seed(1))
     assert positions.shape == (5, 4)
-    made = columns(layer, x, positions) @ conv.weight.flatten(1).unflatten(0, (2, -1)).mT  # (groups, n, O / groups)
+    made = layer.columns(x, positions) @ conv.weight.flatten(1).unflatten(0, (2, -1)).mT  # (groups, n, O / groups)
     output = conv(x).gather(2, positions[:, None].expand(-1, 6, -1))  # (N, O, P)
     torch.testing.assert_close(made, output.transpose(0, 1).flatten(1).unflatten(0, (2, -1)).mT)
 
@@ -52,6 +51,6 @@ def test_columns_of_a_linear_layer_are_rows_of_its_input() -> None:
     torch.manual_seed(0)
     layer = nest(nn.Linear(5, 3), densities=(1.0,)).nested_layers()["model"]
     x = torch.randn(4, 6, 5)
-    positions = chosen_positions(layer, x, 7, torch.Generator().manual_seed(1))
-    torch.testing.assert_close(columns(layer, x, positions)[0], x.flatten(0, 1)[positions])
+    positions = layer.positions(x, 7, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(layer.columns(x, positions)[0], x.flatten(0, 1)[positions])
     assert len(set(positions.tolist())) == 7
