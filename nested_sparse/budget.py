@@ -165,7 +165,7 @@ def _layer(budget: Budget, name: str, scores: NDArray[np.float64], size: LayerSi
     least = min(blocks_to_keep(budget.min_layer_density, scores.size), most)
     cost = float(size.block_rows * budget.multiply_adds(name))
     erk = sum(size.dimensions) / math.prod(size.dimensions)
-    return _Layer(name, scores, scores.size, cost, least, most, size.step, erk)
+    return _Layer(name, scores, blocks=scores.size, cost=cost, least=least, most=most, step=size.step, erk=erk)
 
 
 def _rounded(layers: Sequence[_Layer], shares: Sequence[float]) -> list[int]:

@@ -73,7 +73,15 @@ class LayerEntry:
     @property
     def shape(self) -> LayerShape:
         """The sizes that decide where its arrays lie."""
-        return LayerShape(self.name, self.rows, self.columns, self.layout, self.permuted, self.blocks, self.value_type)
+        return LayerShape(
+            self.name,
+            self.rows,
+            self.columns,
+            layout=self.layout,
+            permuted=self.permuted,
+            blocks=self.blocks,
+            value_type=self.value_type,
+        )
 
 
 @dataclass(frozen=True, slots=True)

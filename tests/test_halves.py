@@ -90,7 +90,7 @@ def test_the_file_holds_halves_that_nest(exported: tuple[NestedModel, Path], tmp
 
 
 def test_the_profile_names_the_kernels(exported: tuple[NestedModel, Path]) -> None:
-    """Those of halves, for the layers of ours."""
+    """The profile names the kernels for float16 values, for each nested layer."""
     kernels = [layer.kernel for layer in layer_profile(exported[1], repeats=1, threads=1)]
     ours = [kernel for kernel in kernels if kernel.startswith(("spmm", "gemv"))]
     assert len(ours) == 5

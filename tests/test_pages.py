@@ -248,7 +248,7 @@ def test_every_block_in_order(page: str, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_there_are_blocks_to_run() -> None:
-    """Else the test above would pass for pages that it cannot read."""
+    """The test above would otherwise pass for pages that it cannot read."""
     assert set(CHECKS) <= set(pages())
     found = [block for page in pages() for block in blocks(ROOT / page)]
     assert sum(language == "python" for language, _ in found) >= 5

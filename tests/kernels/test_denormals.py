@@ -43,7 +43,7 @@ NODES = {
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("case", NODES)
 def test_results_are_right_to_tolerance_and_the_thread_is_as_before(case: str, threads: int) -> None:
-    """Inputs of which some or all are denormal; weights of which some are."""
+    """Some or all inputs are denormal, and some weights are."""
     make, shape = NODES[case]
     rng = np.random.default_rng(1)
     node: SparseNode = make(rng)
@@ -140,7 +140,7 @@ def test_the_other_operators_of_a_graph_flush_them_too(tmp_path: Path, threads: 
 
 
 def test_a_session_without_our_operators_would_keep_them() -> None:
-    """Else the test above would show nothing: ONNX Runtime alone flushes none."""
+    """ONNX Runtime alone flushes none, so the test above shows the effect of our operators."""
     graph = helper.make_graph(
         [helper.make_node("Mul", ["x", "x"], ["y"])],
         "g",

@@ -52,7 +52,7 @@ def test_numbers_keep_to_their_bounds() -> None:
 
 
 def test_only_text_bytes_and_paths_are_paths() -> None:
-    """Text, bytes and paths; nothing else."""
+    """Text, bytes and path objects are paths; other values are refused."""
     for value in ("a", b"a", Path("a"), os.scandir):
         if value is os.scandir:
             with pytest.raises(InputError, match="expected the path of a file, got <built-in"):

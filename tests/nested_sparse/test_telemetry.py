@@ -65,7 +65,7 @@ def test_subprocesses_inherit_it(tmp_path: Path) -> None:
 
 
 def test_a_log_line_tells_that_onnxruntime_was_imported_before(tmp_path: Path) -> None:
-    """Then it is too late."""
+    """The setting then comes too late."""
     code = "import sys; sys.modules['onnxruntime'] = sys; import nested_sparse; import nested_sparse.level"
     run = subprocess.run([sys.executable, "-c", code], env=environment(tmp_path), capture_output=True, text=True)
     assert run.stderr.count("onnxruntime was imported before nested_sparse") == 1

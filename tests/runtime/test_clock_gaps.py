@@ -66,7 +66,7 @@ def test_a_run_that_the_stop_fell_into(rig: Callable[..., Any], stop_s: float) -
 
 @pytest.mark.parametrize("stop_s", [1.0, 300.0])
 def test_requests_that_waited_through_the_stop_expire(rig: Callable[..., Any], stop_s: float) -> None:
-    """Ends as expired, without having run; what comes then is served."""
+    """They end as expired, without having run; requests that come later are served."""
     r = rig()
     r.clock.advance_to(r.clock() + 1.0)
     waiting = [

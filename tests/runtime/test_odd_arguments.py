@@ -190,7 +190,7 @@ INPUTS: dict[str, Odd] = {
 
 @pytest.mark.parametrize("odd", INPUTS.values(), ids=INPUTS.keys())
 def test_odd_inputs_give_an_error(session: Session, odd: Odd) -> None:
-    """To a run, a scheduler and the check of rows alike."""
+    """They give the same error to a run, a scheduler and the check of rows."""
     assert isinstance(in_time(lambda: session.run(odd)), InputError)
     if odd is not None:
         assert isinstance(in_time(lambda: check_rows(session, odd)), InputError)

@@ -85,7 +85,7 @@ def test_inspect_prints_all_metadata_as_one_json_object(checkpoint):
 
 
 def test_inspect_prints_the_same_as_tables(checkpoint):
-    """The same for people."""
+    """The tables have the same facts as the JSON object."""
     result = run("inspect", checkpoint)
     assert result.exit_code == 0
     for text in ("verified: nesting, indices, digests, graph", "accuracy 0.5", "block4x1", "8 × 12", "fc"):
@@ -174,7 +174,7 @@ def test_the_text_of_any_error_is_printable_and_short_on_stderr(monkeypatch, cap
 
 
 def test_an_unforeseen_error_is_a_log_line(checkpoint):
-    """With its traceback, in which its text is spelt out; exit code 1."""
+    """The line has the traceback, with the text of the error escaped; the exit code is 1."""
     script = (
         "import sys\nfrom nested_sparse.serving import cli\n"
         "def fail(): raise RuntimeError('a\\x1b[2J\\nb')\n"

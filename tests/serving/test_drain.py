@@ -90,7 +90,7 @@ def test_no_call_in_flight_is_cancelled(model, serve):
 
 
 def test_a_call_that_outlasts_the_grace_is_unavailable(model, serve):
-    """Its client may send it to another server; it did not cancel it."""
+    """UNAVAILABLE tells the client that it may send the call to another server; CANCELLED would not."""
     model.engine.held = True
     with serve([model], ServerConfig(port=0, grace_s=0.2)) as server:
         channel = grpc.insecure_channel(server.address)

@@ -61,7 +61,7 @@ def test_the_others_hear_it_when_one_has_left():
 
 
 def test_a_watcher_that_does_not_read_stops_no_other():
-    """Neither the others nor the end of the server."""
+    """It stops neither other watchers nor the end of the server."""
 
     async def play() -> None:
         servicer, stalled, reading, unknown = HealthServicer(), Context(stall=True), Context(), Context()

@@ -219,7 +219,7 @@ def test_clients_that_never_read_their_answer(server, model):
 
 
 def test_raw_client_speaks_the_protocol(server, model):
-    """Else the two tests above would prove nothing: its whole message is a request that gets an answer."""
+    """Without this the two tests above would prove nothing: a whole message of the client gets an answer."""
     with raw_client(server.address) as client:
         client.sendall(frame(0, 1, 1, message(request_bytes())))
         received = b""
@@ -247,7 +247,7 @@ NAN = np.array([[np.nan, np.inf, -np.inf, 1]], np.float32)
     ],
 )
 def test_malformed_requests_are_the_callers_fault(infer, body, status, text):
-    """A status of the caller's own fault, and what is wrong; the next one is served."""
+    """The status is that of a fault of the caller, with the cause; the next request is served."""
     error = failure(lambda: infer(body))
     assert error.code().name == status
     assert text in error.details()

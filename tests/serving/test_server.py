@@ -144,7 +144,7 @@ def test_wrong_requests_are_refused_with_the_cause(client, arguments, status, me
     ],
 )
 def test_errors_of_the_scheduler_become_statuses(client, model, error, status, message):
-    """One table turns them into statuses."""
+    """Each error of the scheduler has the status of one table."""
     model.engine.error = error
     assert failure(client) == (status, message)
 
@@ -243,7 +243,7 @@ def test_reflection_lists_and_describes(channel):
 
 
 def test_two_models_are_served_by_their_names(model, half_model, serve):
-    """Each by its own name and types."""
+    """Each model is called by its own name, with its own types."""
     with serve([model, half_model]) as server, triton.InferenceServerClient(server.address) as client:
         assert {entry.name for entry in client.get_model_repository_index().models} == {"net", "half"}
         assert client.infer("net", [tensor()]).as_numpy("sum").dtype == np.float32

@@ -122,7 +122,7 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
 
 @full_device
 def test_a_server_that_cannot_say_where_it_is_ends_in_order() -> None:
-    """The program that started it waits for that line."""
+    """A server that cannot print its address ends, because the program that started it waits for that line."""
     options = ("--port", "0", "--threads", "1", "--json", "--profile-cache", "off")
     done = run(*COMMAND, "serve", str(EXAMPLE), *options, streams=">/dev/full")
     assert done.returncode == 1

@@ -250,7 +250,7 @@ def test_a_fixed_first_dimension_leaves_nothing_to_join(tmp_path: Path) -> None:
 
 
 def test_outputs_that_are_never_finite_leave_the_rows_unknown(tmp_path: Path) -> None:
-    """NaN is equal to NaN, whatever it came from."""
+    """NaN is equal to NaN, from whichever row it came, so equality proves nothing."""
     nodes = [node("Mul", ["z", "nan"], ["output"])]
     check = found(tmp_path / "m.safetensors", nodes, {"nan": F(np.nan)})
     assert check == RowCheck(None, "at level 1, output 'output' is not finite")

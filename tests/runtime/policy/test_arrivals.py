@@ -72,7 +72,7 @@ def seen(times_s: np.ndarray, budget_ms: float, samples: int = 1) -> Arrivals:
 
 
 def test_no_load_and_no_pace_are_known_before_the_first_arrival() -> None:
-    """Neither load nor pace."""
+    """The mean is 0, and the interval is infinite."""
     arrivals = Arrivals()
     assert not arrivals.known
     assert not arrivals.regular

@@ -25,7 +25,7 @@ def test_every_policy_serves_a_model(name: str, accuracy: tuple[float, ...] | No
 
 
 def test_a_model_that_joins_no_requests_takes_one_at_a_time() -> None:
-    """Every policy knows that the model joins no requests."""
+    """Every policy is told that the requests of a model may not run together."""
     for kind in POLICIES.values():
         policy = kind.make(Served(PROFILE, joins=False))
         request = Waiting(1.0, 0, 0, budget_ms=1000.0, joins=False)

@@ -44,7 +44,18 @@ def test_layer_times_are_medians_after_the_warm_up() -> None:
         for node, operator in (("fc", "NestedLinear"), ("fc.1", "NestedLinear"), ("fc.2", "Relu"))
     ]
     events.append({"cat": "Session", "name": "model_run", "dur": 1})
-    layer = LayerEntry("fc", "linear", 10, 24, 4, False, (30,), (120,), {}, "block4x1")
+    layer = LayerEntry(
+        "fc",
+        "linear",
+        rows=10,
+        columns=24,
+        block_rows=4,
+        permuted=False,
+        blocks=(30,),
+        nnz=(120,),
+        attributes={},
+        pattern="block4x1",
+    )
     kernel = library.kernel_for("linear", 4)
     assert _layer_times(events, {"fc": layer}) == [
         LayerTime("fc", kernel, 2.0),

@@ -152,7 +152,7 @@ def test_the_level_falls_as_late_and_as_little_as_is_in_time() -> None:
 
 
 def test_the_level_does_not_fall_where_the_run_would_end_no_sooner() -> None:
-    """A lower level that takes as long is of no use."""
+    """A lower level that takes as long is not chosen."""
     assert choose(1, 2.0, 1.0, level_ms=(8.0, 8.0, 8.0)) == 2
 
 

@@ -32,7 +32,7 @@ def test_accuracies_come_from_the_reroutes() -> None:
 
 
 def test_without_reroutes_a_lowered_run_scores_as_its_lower_level() -> None:
-    """A level whose accuracy alone is not known is no end."""
+    """The level does not fall to a level whose accuracy alone is not known."""
     np.testing.assert_array_equal(route_accuracy(("a", "b"), levels(0.5, 0.9), [])[1, 0], [0.5, 0.5])
     partial = route_accuracy(("a", "b"), levels(None, 0.7, 0.9), [])
     np.testing.assert_array_equal(partial[2, :2], [[NAN, NAN], [0.7, 0.7]])

@@ -75,7 +75,7 @@ def test_only_independent_rows_are_joined(rig: Callable[..., Any], rows_: str | 
 
 
 def test_requests_known_to_be_independent_are_joined_whatever_the_file_says(rig: Callable[..., Any]) -> None:
-    """An old file says nothing; who has looked at it may say."""
+    """An old file has no mark of rows; a caller that has checked the rows may pass the result."""
     session = Batched(rig())
     session.rows = None
     scheduler = batching(session, joins=True)

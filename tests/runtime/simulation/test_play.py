@@ -81,7 +81,7 @@ def test_noise_belongs_to_the_request() -> None:
 
 
 def test_simulations_repeat() -> None:
-    """The same again, to the last digit."""
+    """Equal arguments give equal outcomes, to the last digit."""
     trace, world = gamma(60.0, 3.0, 4.0, seed=2), World(contention=default_contentions(3.0)[1])
     one, two = (simulate(ElasticPolicy, trace, world) for _ in range(2))
     assert one.session.runs == two.session.runs
@@ -128,7 +128,19 @@ def test_figures_by_hand() -> None:
     """Two fixed levels, one trace, with and without contention."""
 
     def row(policy: str, contention: str, effective: float, accuracy: float, misses: int) -> PolicyRow:
-        return PolicyRow("t", 4.0, contention, policy, 100, effective, effective / 0.9, 0.0, accuracy, misses, ())
+        return PolicyRow(
+            trace="t",
+            cv2=4.0,
+            contention=contention,
+            policy=policy,
+            offered=100,
+            effective_accuracy=effective,
+            of_oracle=effective / 0.9,
+            attainment=0.0,
+            mean_accuracy=accuracy,
+            misses=misses,
+            levels=(),
+        )
 
     rows = [
         row("elastic", "none", 0.80, 0.85, 5),

@@ -117,7 +117,7 @@ def test_one_slow_run_does_not_lower_the_level_for_long(rig: Rigs) -> None:
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_shedding_does_not_lock_in(rig: Rigs, policy: Any) -> None:
-    """100 times slower for two seconds, so that all is shed: one second after it is over, requests are served again."""
+    """The machine is 100 times slower for two seconds, so that all is shed; a second later it serves again."""
     r = rig(policy, lambda now_s: 100.0 if 1001.0 <= now_s < 1003.0 else 1.0)
     outcomes = r.play([(i / 20, {"slo_ms": 40.0}) for i in range(20 * 8)])
     during = [outcome for outcome in outcomes if 1001.5 <= outcome.arrived_s < 1003.0]

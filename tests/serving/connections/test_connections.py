@@ -184,7 +184,7 @@ def test_compressed_requests_are_read(server, compression):
     ids=["cut off", "longer", "no gzip", "no zlib"],
 )
 def test_a_message_of_broken_compression_is_the_clients_fault(server, body, text):
-    """The client's fault, in words."""
+    """The status is that of a fault of the client, and the text describes it."""
     with grpc.insecure_channel(server.address) as channel, pytest.raises(grpc.RpcError) as caught:
         channel.unary_unary(METHOD)(body, timeout=30)
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT

@@ -70,7 +70,7 @@ def looking(server, budget_bytes: int, memory: list[int]) -> Uploads:
 
 
 def test_a_connection_that_hoards_is_closed_and_one_that_calls_is_not(server, caplog):
-    """However much the honest one has sent, of which all was taken."""
+    """The connection that calls stays open, although it has sent more in all, because the server took all of it."""
     memory = [100 * MIB]
     own = looking(server, 2 * MIB, memory)
     with RawPeer(server.address) as peer, grpc.insecure_channel(server.address) as channel:

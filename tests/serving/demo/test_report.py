@@ -47,7 +47,7 @@ def test_shed_and_late_requests_count_as_wrong() -> None:
 
 
 def test_the_verdict_says_so_when_a_fixed_level_wins() -> None:
-    """No quiet win: the sentence names the better row."""
+    """The sentence names the fixed level that is better than elastic."""
     right = [[0.0, 1.0], [1.0, 0.0]]
     good = rows_of("level 0", [outcome("quiet", 0, "ok", 1.0, 0, right)], LABELS)
     bad = rows_of("elastic", [outcome("quiet", 0, "shed", 1.0, None, None)], LABELS)

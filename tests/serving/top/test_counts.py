@@ -23,7 +23,7 @@ samples = st.lists(st.floats(0.0, 0.5), min_size=1, max_size=60)
 
 @given(samples, st.floats(0.01, 1.0))
 def test_quantile_lies_in_the_bucket_of_the_true_one(samples_s: list[float], share: float) -> None:
-    """Beyond the last finite bound, at it."""
+    """A quantile beyond the last finite bound is that bound."""
     true_s = sorted(samples_s)[math.ceil(share * len(samples_s) - 1e-9) - 1]
     place = bisect.bisect_left(BOUNDS_S, true_s)
     low_ms = 1e3 * (BOUNDS_S[place - 1] if place else 0.0)
@@ -39,7 +39,7 @@ def test_quantile_is_interpolated() -> None:
 
 
 def test_no_quantile_of_nothing() -> None:
-    """Neither without bounds nor without samples."""
+    """Without bounds or without samples, a quantile is unknown."""
     assert Durations().quantile_ms(0.5) is None
     assert durations([]).quantile_ms(0.99) is None
 
@@ -51,7 +51,7 @@ def test_since_leaves_the_later_counts(before_s: list[float], after_s: list[floa
 
 
 def test_since_another_start_is_all() -> None:
-    """A server that began anew, or has other bounds."""
+    """The earlier counts are of a server that has started again, or has other bounds."""
     now = durations([0.05])
     assert now.since(durations([0.05, 0.05])) == now
     assert now.since(Durations()) == now

@@ -48,7 +48,7 @@ nv_gpu_utilization{gpu_uuid="x"} 0.5
 
 
 def test_the_metrics_of_triton_are_read():
-    """Its queue; what it does not tell stays unknown."""
+    """Its queue is read; figures that it does not have stay unknown."""
     (it,) = read_metrics(TRITON).values()
     assert (it.queue_length, it.slowdown, it.outcomes, it.levels) == (7, None, {}, {})
 

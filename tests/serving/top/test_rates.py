@@ -22,8 +22,8 @@ def metrics(ok: float, shed: float = 0, cancelled: float = 0, low: float = 0) ->
     )
 
 
-BEFORE = ModelCounts("net", "ready", 100, 10, 500.0, 1000.0, metrics(100, 10))
-AFTER = ModelCounts("net", "ready", 120, 20, 700.0, 1100.0, metrics(120, 15, 5, 5))
+BEFORE = ModelCounts("net", answered=100, failed=10, queue_ms=500.0, compute_ms=1000.0, metrics=metrics(100, 10))
+AFTER = ModelCounts("net", answered=120, failed=20, queue_ms=700.0, compute_ms=1100.0, metrics=metrics(120, 15, 5, 5))
 
 
 def between(before: ModelCounts | None, after: ModelCounts, seconds: float = 2.0) -> ModelRates:
@@ -53,7 +53,7 @@ def test_without_metrics_there_are_rates_and_means() -> None:
 
 
 def test_an_interval_without_requests_has_no_shares() -> None:
-    """No share of nothing."""
+    """Shares of zero requests are unknown."""
     it = between(AFTER, AFTER)
     assert it.per_s == 0.0
     assert [it.answered_share, it.in_time_share, it.mean_queue_ms, it.queue_ms] == [None] * 4

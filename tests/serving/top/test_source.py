@@ -163,7 +163,7 @@ def test_a_server_of_the_core_protocol_only(source):
 
 
 def test_the_text_of_a_foreign_server_is_cut_and_escaped(source):
-    """Its details may be up to 8 kB of anything."""
+    """The details of its errors may be up to 8 kB of any text."""
     details = "\x1b[2J\nforged" + 3000 * "x"
 
     def refuse(request, context):
@@ -184,7 +184,7 @@ def test_the_text_of_a_foreign_server_is_cut_and_escaped(source):
 
 
 def test_the_error_of_an_absent_server_names_the_address(source):
-    """Nothing there; something that never answers; a gRPC server of another kind."""
+    """The address has no server, one that never answers, or a gRPC server of another kind."""
     with closing(socket.create_server(("127.0.0.1", 0))) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(UnavailableError, match=f"no inference server answers at {address}.*nested-sparse serve"):
