@@ -144,7 +144,7 @@ def serve(
     from ..load import ModelConfig, check_files, load_model, read_priorities
     from ..server import ServerConfig
 
-    policy = policy or DEFAULT_POLICY
+    policy = DEFAULT_POLICY if policy is None else policy
     try:
         policy_named(policy)
     except InputError as error:

@@ -235,6 +235,7 @@ def test_our_errors_are_one_line(checkpoint, monkeypatch, capsys, tmp_path, argu
         ("inspect", "a", "--nonsense"),
         ("serve", "a", "--port", "70000"),
         ("serve", "a", "--policy", "greedy"),
+        ("serve", "a", "--policy", ""),
         ("serve", "a", "--policy", "slackfit", "--level", "0"),
         ("frobnicate",),
     ],
