@@ -148,7 +148,7 @@ def serve(
     try:
         policy_named(policy)
     except InputError as error:
-        raise typer.BadParameter(str(error), param_hint="--policy") from None
+        raise typer.BadParameter(str(error).removeprefix("policy: "), param_hint="--policy") from None
     if level is not None and policy != DEFAULT_POLICY:
         raise typer.BadParameter("a fixed --level leaves nothing to choose; give one of the two", param_hint="--policy")
     with contextlib.suppress(ValueError, OSError):  # stderr may not be a file
