@@ -133,7 +133,7 @@ def test_every_probe_is_asked() -> None:
 
 
 def test_every_rpc_is_answered() -> None:
-    """Each method of the .proto has a handler."""
+    """Each method of the .proto has a handler, and the serving page names it."""
     rpcs = [method.name for method in messages.POOL.FindServiceByName(messages.SERVICE_NAME).methods]
     handler = generic_handler(Servicer(Dataplane([]), Metrics()), 1)
 
@@ -145,6 +145,7 @@ def test_every_rpc_is_answered() -> None:
 
     assert rpcs
     assert [name for name in rpcs if handler.service(Details(name)) is None] == []
+    assert [name for name in rpcs if f"`{name}`" not in read("docs/serving.md")] == []
 
 
 def test_the_serving_page_has_every_parameter_and_metric() -> None:
