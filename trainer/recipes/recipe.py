@@ -314,9 +314,8 @@ def _own_data(table: str, name: str, function: Callable[..., Any], arguments: Ma
     """The function's result, checked. Later errors of its batches name it. table: name of the table, for messages."""
     with errors_named(name):
         data = function(**arguments)
-    kind = "nested_sparse.trainer.data.datasets.TrainingData"
     if not isinstance(data, TrainingData):
-        raise TrainingError(f"{name} returned {type(data).__name__}: expected a {kind}")
+        raise TrainingError(f"{name} returned {type(data).__name__}: expected a nested_sparse.trainer.TrainingData")
     tensors = isinstance(data.example, tuple) and data.example
     for field, holds, expected in (
         ("batches", callable(data.batches), "a function of the epoch's number"),

@@ -284,7 +284,7 @@ def factual(): return odd(facts={"mean": np.float32(1)})
         ("model.name=own:wide model.width=a", r"\[model\] own:wide raised \w+: "),
         ("model.name=own:Fails", r"\[model\] own:Fails: training failed.*: OwnError: mine"),
         ("data.name=own:boom", r"\[data\] own:boom raised KeyError: 'boom'"),
-        ("data.name=own:three", r"\[data\] own:three returned int: expected a .*TrainingData"),
+        ("data.name=own:three", r"\[data\] own:three returned int: expected a nested_sparse\.trainer\.TrainingData$"),
         ("data.name=own:missing", r"\[data\] own:missing raised FileNotFoundError: .*No such file.*nowhere\.npz"),
         ("data.name=own:late", r"\[data\] own:late: its batches raised OwnError: mine"),
         ("data.name=own:later", r"\[data\] own:later: its batches raised KeyError: 'boom'"),
@@ -314,6 +314,23 @@ def test_own_functions_at_fault_are_named(
         while isinstance(cause, TrainingError):
             cause = cause.__cause__
         assert cause is not None
+
+
+def test_own_data_needs_only_what_the_package_offers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A function makes a TrainingData of its own; the class is offered by the trainer and by its room of data."""
+    (tmp_path / "own_data.py").write_text(
+        "import torch\n"
+        "from nested_sparse.trainer import TrainingData\n"
+        "from nested_sparse.trainer.data import TrainingData as Same\n"
+        "assert TrainingData is Same\n"
+        "x, y = torch.rand(32, 1, 8, 8), torch.arange(32) % 10\n"
+        "def data():\n"
+        "    facts = {'classes': 10, 'channels': 1}\n"
+        "    return TrainingData(lambda epoch: [(x, y)], lambda: [(x, y)], (x[:1],), facts)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    recipe = tiny(tmp_path, "data.name=own_data:data")
+    assert len(run_recipe(recipe, tmp_path / "out")["levels"]) == 2
 
 
 def test_an_own_function_may_name_types_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
