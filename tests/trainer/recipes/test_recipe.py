@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from small_models import KilledError
 
 from nested_sparse.errors import TrainingError
 from nested_sparse.runtime import Session
 from nested_sparse.trainer.data.datasets import Digits
 from nested_sparse.trainer.models import ResNet20
+from nested_sparse.trainer.progress import EpochReport
 from nested_sparse.trainer.recipes.recipe import Recipe, load_recipe, named_recipes
 from nested_sparse.trainer.recipes.run import dense_flops, run_recipe
 from nested_sparse.trainer.tensorboard import TensorBoard
@@ -81,6 +84,15 @@ def test_named_recipes_hold() -> None:
         ("schedule.name=gradua", r"\[schedule\] name: there is no 'gradua'; did you mean 'gradual'"),
         ("schedule.end=2", r"\[schedule\] end: expected in \[0, 1\], got 2"),
         ("nesting.epochs_per_level=[1, 2.5]", r"\[nesting\] epochs_per_level = .* expected a whole number or a list"),
+        (
+            "nesting.epochs_per_level=[1]",
+            r"\[nesting\] epochs_per_level: expected one per level, 2 of them, got \(1,\)",
+        ),
+        ("nesting.name=joint nesting.search_level=2", r"\[nesting\] search_level: expected -1 to 1, .* got 2"),
+        (
+            "nesting.name=joint_then_grow nesting.epochs_per_level=[1, 2, 3]",
+            r"\[nesting\] epochs_per_level: expected one per level, 2 of them",
+        ),
         ("output.values=int8", r"\[output\] values = \"int8\": expected one of: float32, float16"),
         ("output.file=a/b", r"\[output\] file = \"a/b\": expected the name of a file"),
         ('output.metrics=["f1"]', r"\[output\] metrics: there is no 'f1'"),
@@ -91,7 +103,7 @@ def test_named_recipes_hold() -> None:
 def test_what_is_wrong_is_named(tmp_path: Path, setting: str, message: str) -> None:
     """The error has file, table, key, value and the allowed values; for one mistake it is one line."""
     with pytest.raises(TrainingError, match=message) as caught:
-        tiny(tmp_path, setting)
+        tiny(tmp_path, *re.split(r" (?=\w+\.\w+=)", setting))
     assert str(caught.value).startswith(str(tmp_path / "tiny.toml"))
     assert "\n" not in str(caught.value)
 
@@ -331,6 +343,28 @@ def test_own_data_needs_only_what_the_package_offers(tmp_path: Path, monkeypatch
     monkeypatch.syspath_prepend(str(tmp_path))
     recipe = tiny(tmp_path, "data.name=own_data:data")
     assert len(run_recipe(recipe, tmp_path / "out")["levels"]) == 2
+
+
+def test_a_run_that_fails_before_its_first_epoch_leaves_the_folder_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The corrected recipe may use the folder; after an epoch, it belongs to the recipe that was trained."""
+    (tmp_path / "own.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    out = tmp_path / "out"
+    with pytest.raises(TrainingError, match="own:boom"):
+        run_recipe(tiny(tmp_path, "train.loss=own:boom"), out)
+    assert not list(out.iterdir())
+
+    def stop(report: EpochReport) -> None:
+        raise KilledError
+
+    with pytest.raises(KilledError):
+        run_recipe(tiny(tmp_path), out, on_progress=[stop])
+    assert sorted(path.name for path in out.iterdir()) == ["tiny.json", "tiny.state"]
+    with pytest.raises(TrainingError, match=r"belongs to a run of another recipe: train\.seed"):
+        run_recipe(tiny(tmp_path, "train.seed=1"), out)
+    assert run_recipe(tiny(tmp_path), out)["epochs"] == 4
 
 
 def test_an_own_function_may_name_types_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
