@@ -88,8 +88,7 @@ def load_model(
     """
     for spec in (*session.inputs, *session.outputs):
         datatype_of(spec.dtype)  # a type that the protocol lacks is an error now, not on the first request
-    if config.fixed_level is not None:
-        resolve_level(config.fixed_level, len(session.levels))
+    lowest_level = 0 if config.fixed_level is None else resolve_level(config.fixed_level, len(session.levels))
     policy_named(config.policy)
     scales = config.choose_threads and choose_threads(session)
     profiled = profile_of(session, profiles, max_batch=config.joined_samples)
@@ -112,6 +111,9 @@ def load_model(
         priority=config.priority,
         joins=joins,
     )
+    hopeless = scheduler.hopeless(lowest_level)
+    if hopeless is not None:
+        log.warning("%s: requests will be refused: %s", session.name, hopeless)
     if governor is not None:
         governor.watch(session, scheduler, follows_cores=scales, priority=config.priority)
     return ServedModel(
