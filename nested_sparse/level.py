@@ -52,7 +52,7 @@ def resolve_level(level: int, level_count: int) -> int:
     if index == -1:
         return level_count - 1
     if index is None or not 0 <= index < level_count:
-        trouble = "is no whole number" if index is None else "is out of range"
+        trouble = "is not a whole number" if index is None else "is out of range"
         raise LevelError(
             f"level {shown(level)} {trouble}: this model has levels 0 to {level_count - 1} (-1 is the densest)"
         )

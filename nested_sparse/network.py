@@ -40,7 +40,7 @@ class Network:
 
 
 def count_text(count: float) -> str:
-    """A count in three digits: "19.8 G", "640 "."""
+    """A count in three digits, to be followed by its unit: "19.8 G" for 19.8 GFLOP, "640 " for 640 FLOP."""
     for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if count >= size:
             return f"{count / size:.3g} {prefix}"

@@ -17,9 +17,9 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
-            raise IsADirectoryError(errno.EISDIR, "it is no regular file, but a folder", str(path))
+            raise IsADirectoryError(errno.EISDIR, "it is not a regular file, but a folder", str(path))
         if not stat.S_ISREG(mode):
-            raise OSError(errno.EINVAL, "it is no regular file, but a pipe, a socket or a device", str(path))
+            raise OSError(errno.EINVAL, "it is not a regular file, but a pipe, a socket or a device", str(path))
         return Path(path).open("rb")
     except ValueError as error:  # a null character, or one that has no bytes in the file system's encoding
         raise OSError(errno.EINVAL, f"no file can have this name: {error}", str(path)) from None

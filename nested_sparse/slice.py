@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 from .argument import as_whole, file_path, shown
 from .checkpoint import Checkpoint
-from .errors import LevelError
+from .errors import CheckpointError, LevelError
 from .excerpt import excerpt
 from .writer import header_bytes, refuse_existing, write_file
 
@@ -18,10 +19,15 @@ def slice_checkpoint(
     """Write levels 0 to `level_count` - 1 of `source` to `destination`: the same data, cut after their last segment.
 
     force: whether an existing `destination` is replaced.
-    Raises LevelError where `source` has fewer levels, CheckpointError where it is damaged or `destination` exists, and
-    InputError where one of the two is not a path.
+    Raises LevelError where `source` has fewer levels, CheckpointError where it is damaged, `destination` exists, or the
+    two are one file, also with `force`, and InputError where one of the two is not a path.
     """
-    destination = file_path("destination", destination)
+    source, destination = file_path("source", source), file_path("destination", destination)
+    if _same_file(source, destination):
+        raise CheckpointError(
+            f"{excerpt(destination)}: is the file to cut ({excerpt(source)}); its other levels would be lost; name "
+            "another file"
+        )
     refuse_existing(destination, force)
     with Checkpoint.open(source) as checkpoint:
         metadata = checkpoint.metadata
@@ -39,3 +45,11 @@ def slice_checkpoint(
         )
         data = checkpoint.data_prefix(kept)
         write_file(destination, header_bytes(cut), [data], force)
+
+
+def _same_file(source: Path, destination: Path) -> bool:
+    """Whether the two paths lead to one existing file, directly or through links."""
+    try:
+        return os.path.samefile(source, destination)
+    except (OSError, ValueError):  # one of them does not exist, or no file can have its name
+        return False

@@ -120,7 +120,7 @@ def refuse_existing(path: Path, force: bool) -> None:
                 raise CheckpointError(f"{where}: is a pipe, a socket or a device; name a file")
             if not force:
                 raise CheckpointError(
-                    f"{where}: exists already; name another file, or overwrite it with force=True (--force)"
+                    f"{where}: exists already; name another file, or replace it with the option force"
                 )
         if not path.parent.is_dir():
             raise CheckpointError(f"{where}: its folder {excerpt(path.parent)} does not exist; create it first")

@@ -1,7 +1,7 @@
 """Trainer: nesting, training and export of torch models, in the one folder that needs torch."""
 
 from .config import TrainConfig
-from .data.images import Batches, LabelledImages, load_digits_images, load_idx
+from .data import Batches, LabelledImages, TrainingData, load_digits_images, load_idx
 from .distributed import start_processes
 from .evaluate import accuracy_per_level
 from .export.write import export
@@ -30,6 +30,7 @@ __all__ = [
     "ProgressBar",
     "RigL",
     "TrainConfig",
+    "TrainingData",
     "accuracy_per_level",
     "export",
     "load_digits_images",

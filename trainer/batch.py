@@ -30,13 +30,7 @@ def run(model: nn.Module, inputs: Any) -> Any:
 
 def moved(value: Any, device: torch.device) -> Any:
     """`value` with every tensor in it on `device`."""
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, Mapping):
-        return {key: moved(item, device) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return type(value)(moved(item, device) for item in value)
-    return value
+    return with_tensors(value, lambda tensor: tensor.to(device))
 
 
 def pairs(batches: Any, name: str = "batches") -> Iterator[tuple[Any, Any]]:

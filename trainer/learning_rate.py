@@ -11,7 +11,8 @@ ONE_CYCLE_RISE = 0.3
 def learning_rate(schedule: str, peak: float, progress: float) -> float:
     """The learning rate at `progress`, the part of the stage that is done, in [0, 1].
 
-    "cosine" falls from `peak` to 0; "one_cycle" rises linearly to `peak` over the first 30 %, then falls as a cosine.
+    "cosine" falls from `peak` to 0; "one_cycle" rises linearly from 4 % of `peak` to `peak` over the first 30 %, then
+    falls to 0 as a cosine.
     """
     if schedule == "one_cycle":
         if progress < ONE_CYCLE_RISE:

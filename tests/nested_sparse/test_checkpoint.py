@@ -133,17 +133,36 @@ def test_a_slice_needs_levels_the_file_has(path: Path) -> None:
 
 
 def test_an_existing_file_is_kept_unless_forced(path: Path) -> None:
-    """Nothing is lost: neither by writing nor by slicing, onto itself included."""
-    before = path.read_bytes()
-    with pytest.raises(CheckpointError, match=r"exists already.*--force"):
+    """Nothing is lost, neither by writing nor by slicing; the message suits a keyword and a command line's option."""
+    before, cut = path.read_bytes(), path.with_name("cut.safetensors")
+    with pytest.raises(CheckpointError, match=r"exists already; .* replace it with the option force$"):
         write_small_checkpoint(path, seed=1)
-    with pytest.raises(CheckpointError, match="exists already"):
-        slice_checkpoint(path, 1, path)
     assert path.read_bytes() == before
-    slice_checkpoint(path, 1, path, force=True)
-    with Checkpoint.open(path) as checkpoint:
+    cut.write_bytes(b"mine")
+    with pytest.raises(CheckpointError, match="exists already"):
+        slice_checkpoint(path, 1, cut)
+    assert cut.read_bytes() == b"mine"
+    slice_checkpoint(path, 1, cut, force=True)
+    with Checkpoint.open(cut) as checkpoint:
         assert len(checkpoint.levels) == 1
-    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+    assert sorted(entry.name for entry in path.parent.iterdir()) == [cut.name, path.name]
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_file_is_never_cut_onto_itself(path: Path, monkeypatch: pytest.MonkeyPatch, force: bool) -> None:
+    """It stays as it is, whatever its name: the same, a relative one, through a link of either kind."""
+    before = path.read_bytes()
+    monkeypatch.chdir(path.parent)
+    soft, hard, folder = (path.with_name(name) for name in ("soft", "hard", "folder"))
+    soft.symlink_to(path)
+    hard.hardlink_to(path)
+    folder.symlink_to(path.parent)
+    for other in (path, Path(path.name), soft, hard, folder / path.name):
+        for source, destination in ((path, other), (other, path)):
+            with pytest.raises(CheckpointError, match=r"is the file to cut .* name another file"):
+                slice_checkpoint(source, 1, destination, force=force)
+    assert path.read_bytes() == before
+    assert soft.is_symlink()
 
 
 def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -209,6 +209,7 @@ def test_slice_writes_the_first_level_and_keeps_an_existing_file(checkpoint, tmp
         (("inspect", "{path}.cut"), "net.safetensors.cut"),
         (("slice", "{path}", "--levels", "3", "-o", "{path}.out"), "has 2 levels; keep 1 to 2, got 3"),
         (("slice", "{path}", "--levels", "1", "-o", "{path}"), "net.safetensors"),
+        (("slice", "{path}", "--levels", "1", "-o", "{path}", "--force"), "is the file to cut"),
         (("serve", "{path}", "{path}"), "would both be served as 'net'"),
         (("top", "nonsense"), "address: expected HOST:PORT, as 127.0.0.1:8001 or [::1]:8001, got 'nonsense'"),
         (("top", "127.0.0.1:1", "--once"), "no inference server answers at 127.0.0.1:1 (ServerMetadata: UNAVAILABLE"),

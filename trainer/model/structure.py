@@ -46,7 +46,10 @@ def parts_of(value: Any) -> list[tuple[int | str, Any]] | None:
 
 
 def with_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """A copy of `value` with `change(tensor)` in place of each tensor, called in the order of `tensors_in`."""
+    """A copy of `value` with `change(tensor)` in place of each tensor, called in the order of `tensors_in`.
+
+    Every container keeps its class, but a mapping that cannot be changed becomes a dict.
+    """
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, MutableMapping):
@@ -57,12 +60,18 @@ def with_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: with_tensors(getattr(value, field.name), change) for field in dataclasses.fields(value)}
         return dataclasses.replace(value, **fields)
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(with_tensors(part, change) for part in value))
+    if isinstance(value, Mapping):
+        return {key: with_tensors(part, change) for key, part in value.items()}
     if isinstance(value, tuple | list):
-        parts = [with_tensors(part, change) for part in value]
-        return parts if isinstance(value, list) else tuple(parts)
+        return sequence_like(value, [with_tensors(part, change) for part in value])
     return value
+
+
+def sequence_like(pattern: tuple[Any, ...] | list[Any], items: list[Any]) -> tuple[Any, ...] | list[Any]:
+    """`items` as a list, a tuple, or a named tuple of the class of `pattern`, whichever `pattern` is."""
+    if isinstance(pattern, tuple) and hasattr(pattern, "_fields"):
+        return type(pattern)(*items)
+    return items if isinstance(pattern, list) else tuple(items)
 
 
 def written(path: Path) -> str:

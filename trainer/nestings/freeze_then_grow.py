@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..checked import is_count, require, require_one_of
-from ..model.nested_model import NestedModel
 from ..ring import RingGuard, empty_ring, inherit
 from ..schedules.search import Schedule
 from ..stage import SearchStage, Stage, Work
@@ -40,9 +39,13 @@ class FreezeThenGrow:
         require_epochs(self)
         require_one_of(self, "ring_start", RING_STARTS)
 
+    def check_levels(self, level_count: int) -> None:
+        """Raise TrainingError if the numbers of epochs are not for `level_count` levels."""
+        level_epochs(self, level_count)
+
     def stages(self, work: Work, schedule: Schedule) -> list[Stage]:
         """A search, then a stage per level; with `search_each` both for each level."""
-        net, epochs, stages = work.net, level_epochs(self, work.net), list[Stage]()
+        net, epochs, stages = work.net, level_epochs(self, work.net.level_count), list[Stage]()
         last_search = net.level_count - 1 if self.search_each else 0
         for level in range(net.level_count):
             if level <= last_search:
@@ -71,12 +74,12 @@ def require_epochs(settings: PerLevel) -> None:
     require(settings, "epochs_per_level", holds, "a whole number >= 0, or a tuple of one per level")
 
 
-def level_epochs(settings: PerLevel, net: NestedModel) -> tuple[int, ...]:
-    """Epochs of every level of `net`. Raises TrainingError if a tuple has another length."""
+def level_epochs(settings: PerLevel, level_count: int) -> tuple[int, ...]:
+    """Epochs of each of `level_count` levels. Raises TrainingError if a tuple has another length."""
     given = settings.epochs_per_level
     if not isinstance(given, tuple):
-        return (given,) * net.level_count
-    require(settings, "epochs_per_level", len(given) == net.level_count, f"one per level, {net.level_count} of them")
+        return (given,) * level_count
+    require(settings, "epochs_per_level", len(given) == level_count, f"one per level, {level_count} of them")
     return given
 
 

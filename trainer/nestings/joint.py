@@ -12,7 +12,7 @@ from torch import Tensor
 from nested_sparse.level import resolve_level
 
 from ..batch import run
-from ..checked import require_count, require_one_of, require_share
+from ..checked import require, require_count, require_one_of, require_share
 from ..distill import check_logits, distillation_loss
 from ..distributed import from_first
 from ..model.nested_model import NestedModel
@@ -52,6 +52,10 @@ class Joint:
         require_one_of(self, "gradient", GRADIENTS)
         require_share(self, "soft_weight")
         require_count(self, "search_level", -1)
+
+    def check_levels(self, level_count: int) -> None:
+        """Raise TrainingError if the searched level is not one of `level_count` levels."""
+        require(self, "search_level", self.search_level < level_count, f"-1 to {level_count - 1}, a level of the net")
 
     def stages(self, work: Work, schedule: Schedule) -> list[Stage]:
         """A search, then a stage for all levels. Raises LevelError."""

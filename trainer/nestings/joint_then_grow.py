@@ -31,10 +31,14 @@ class JointThenGrow:
         self._joint()
         require_epochs(self)
 
+    def check_levels(self, level_count: int) -> None:
+        """Raise TrainingError if the numbers of epochs are not for `level_count` levels."""
+        level_epochs(self, level_count)
+
     def stages(self, work: Work, schedule: Schedule) -> list[Stage]:
         """A search, a stage for all levels together, then one per level, which starts with its own norms and biases."""
         stages = self._joint().stages(work, schedule)
-        epochs = level_epochs(self, work.net)
+        epochs = level_epochs(self, work.net.level_count)
         return stages + [RingStage(work, count, level, inherits=False) for level, count in enumerate(epochs)]
 
     def _joint(self) -> Joint:

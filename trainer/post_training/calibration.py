@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from ..batch import device_of, moved, run, sample_count
 from ..model.layers import NestedLayer
 from ..model.modes import evaluating
 from ..model.nested_model import NestedModel
+from ..model.structure import sequence_like, with_tensors
 from .least_squares import precise, second_moment
 
 LEAST_POSITIONS = 16384
@@ -66,9 +68,9 @@ def collected(batches: Iterable[Any], samples: int) -> Any:
     missing = samples
     for batch in batches:
         inputs = batch[0] if isinstance(batch, tuple | list) and len(batch) == 2 else batch
-        count = sample_count(inputs)
-        parts.append(_first(inputs, min(count, missing)))
-        missing -= min(count, missing)
+        count = min(sample_count(inputs), missing)
+        parts.append(with_tensors(inputs, operator.itemgetter(slice(count))))
+        missing -= count
         if missing <= 0:
             break
     if samples < 1 or missing >= samples:
@@ -79,21 +81,15 @@ def collected(batches: Iterable[Any], samples: int) -> Any:
     return _joined(parts)
 
 
-def _first(inputs: Any, count: int) -> Any:
-    if isinstance(inputs, Tensor):
-        return inputs[:count]
-    if isinstance(inputs, Mapping):
-        return {key: _first(value, count) for key, value in inputs.items()}
-    return type(inputs)(_first(value, count) for value in inputs) if isinstance(inputs, tuple | list) else inputs
-
-
 def _joined(parts: Sequence[Any]) -> Any:
     head = parts[0]
     if isinstance(head, Tensor):
         return torch.cat(list(parts)) if head.ndim else head
     if isinstance(head, Mapping):
         return {key: _joined([part[key] for part in parts]) for key in head}
-    return type(head)(map(_joined, zip(*parts, strict=True))) if isinstance(head, tuple | list) else head
+    if isinstance(head, tuple | list):
+        return sequence_like(head, [_joined(items) for items in zip(*parts, strict=True)])
+    return head
 
 
 @torch.no_grad()

@@ -184,6 +184,7 @@ class _Maker:
         nest_options = checked_options("nest", self.tables["nest"], nest, self.problems, without=without)
         schedule = self._settings("schedule", SCHEDULES, "gradual")
         nesting = self._settings("nesting", NESTINGS, "freeze_then_grow")
+        self._check_levels(nesting, nest_options.get("densities"))
         own = {field.name for field in dataclasses.fields(RunOptions)}
         train = self.tables["train"]
         run = self._made("train", RunOptions, {key: value for key, value in train.items() if key in own})
@@ -266,8 +267,21 @@ class _Maker:
         try:
             return kind(**arguments)
         except NestedSparseError as error:
-            self.problems.lines.append(f"[{table}] {str(error).removeprefix(f'{kind.__name__}.')}")
+            self._add_refused(table, kind, error)
             return None
+
+    def _check_levels(self, nesting: Any, densities: Sequence[float] | None) -> None:
+        """Check that the settings with a value for each level fit the number of densities."""
+        if nesting is None or densities is None:
+            return
+        try:
+            nesting.check_levels(len(densities))
+        except NestedSparseError as error:
+            self._add_refused("nesting", type(nesting), error)
+
+    def _add_refused(self, table: str, kind: type, error: NestedSparseError) -> None:
+        """Add the problem that the settings class `kind` refuses a value of `table`."""
+        self.problems.lines.append(f"[{table}] {str(error).removeprefix(f'{kind.__name__}.')}")
 
     def _one_of(self, table: str, key: str, name: str, known: Mapping[str, Any]) -> Any:
         """The object called `name`: a known one or module:function; None after adding the problem."""
@@ -314,9 +328,8 @@ def _own_data(table: str, name: str, function: Callable[..., Any], arguments: Ma
     """The function's result, checked. Later errors of its batches name it. table: name of the table, for messages."""
     with errors_named(name):
         data = function(**arguments)
-    kind = "nested_sparse.trainer.data.datasets.TrainingData"
     if not isinstance(data, TrainingData):
-        raise TrainingError(f"{name} returned {type(data).__name__}: expected a {kind}")
+        raise TrainingError(f"{name} returned {type(data).__name__}: expected a nested_sparse.trainer.TrainingData")
     tensors = isinstance(data.example, tuple) and data.example
     for field, holds, expected in (
         ("batches", callable(data.batches), "a function of the epoch's number"),

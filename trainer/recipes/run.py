@@ -79,8 +79,6 @@ def run_recipe(
     if from_first(done):  # the others also wait here until the first process has removed old files
         return dict(record.facts.get("figures", {}))
     data, net = start(recipe)
-    if not rank():
-        record.note()
     with _state_advice(files):
         reports = train_by(recipe, data, net, files.state, _progress(recipe, data, net, record, on_progress))
     if rank():
@@ -208,11 +206,17 @@ def train_by(
 def _progress(
     recipe: Recipe, data: TrainingData, net: NestedModel, record: RunRecord, on_progress: Sequence[OnProgress]
 ) -> OnProgress:
-    """A listener of the first process that notes the dense accuracy in `record` and passes each report on."""
+    """A listener of the first process that writes `record` and passes each report on.
+
+    The record is written after the first epoch, when there is a state to continue from, and gets the accuracy of the
+    dense model. A run that fails earlier leaves no record, so the corrected recipe may use the folder.
+    """
 
     def progress(report: EpochReport) -> None:
         if rank():
             return
+        if not record.path.exists():
+            record.note()
         if report.stage == "dense" and report.epoch == report.epochs and recipe.output.metrics:
             record.note(dense_accuracy=accuracy_per_level(net, data.scored())[0])
         for each in on_progress:

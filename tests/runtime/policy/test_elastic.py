@@ -152,7 +152,7 @@ def test_takes_a_batch_where_that_saves_time_and_the_first_can_wait() -> None:
 @pytest.mark.parametrize(("lowest", "highest"), [(0, 4), (0, 1.5), (0.5, 1), (-2, 1), (3, 2), (0, True)])
 def test_levels_that_the_profile_does_not_have_are_refused(lowest: int, highest: int) -> None:
     """The rule is that of every level: a whole number, in range."""
-    with pytest.raises(LevelError, match=r"is out of range|is no whole number|the request allows no level"):
+    with pytest.raises(LevelError, match=r"is out of range|is not a whole number|the request allows no level"):
         ElasticPolicy(PROFILE).choose(due(50.0, lowest, highest), [], 0.0)
 
 

@@ -106,7 +106,7 @@ def test_an_entry_that_is_no_file_is_ignored(store: ProfileStore, make, caplog: 
     make(store.path(KEY))
     with caplog.at_level(logging.WARNING):
         assert store.load(KEY) is None
-    assert "no regular file" in caplog.text
+    assert "not a regular file" in caplog.text
 
 
 def test_a_folder_that_cannot_be_had(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -291,7 +291,7 @@ def test_a_level_that_is_none_is_refused(level: Any) -> None:
     """Values that resemble a number are refused, too; the model keeps its level and runs."""
     net = nest(nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 4)), densities=(0.5, 1.0))
     for ask in (net.set_level, net.density):
-        with pytest.raises(LevelError, match=r"(is no whole number|is out of range): this model has levels"):
+        with pytest.raises(LevelError, match=r"(is not a whole number|is out of range): this model has levels"):
             ask(level)
     assert net.level == 1
     assert net(torch.zeros(1, 6)).shape == (1, 4)

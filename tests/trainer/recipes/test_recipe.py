@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from small_models import KilledError
 
 from nested_sparse.errors import TrainingError
 from nested_sparse.runtime import Session
 from nested_sparse.trainer.data.datasets import Digits
 from nested_sparse.trainer.models import ResNet20
+from nested_sparse.trainer.progress import EpochReport
 from nested_sparse.trainer.recipes.recipe import Recipe, load_recipe, named_recipes
 from nested_sparse.trainer.recipes.run import dense_flops, run_recipe
 from nested_sparse.trainer.tensorboard import TensorBoard
@@ -81,6 +84,15 @@ def test_named_recipes_hold() -> None:
         ("schedule.name=gradua", r"\[schedule\] name: there is no 'gradua'; did you mean 'gradual'"),
         ("schedule.end=2", r"\[schedule\] end: expected in \[0, 1\], got 2"),
         ("nesting.epochs_per_level=[1, 2.5]", r"\[nesting\] epochs_per_level = .* expected a whole number or a list"),
+        (
+            "nesting.epochs_per_level=[1]",
+            r"\[nesting\] epochs_per_level: expected one per level, 2 of them, got \(1,\)",
+        ),
+        ("nesting.name=joint nesting.search_level=2", r"\[nesting\] search_level: expected -1 to 1, .* got 2"),
+        (
+            "nesting.name=joint_then_grow nesting.epochs_per_level=[1, 2, 3]",
+            r"\[nesting\] epochs_per_level: expected one per level, 2 of them",
+        ),
         ("output.values=int8", r"\[output\] values = \"int8\": expected one of: float32, float16"),
         ("output.file=a/b", r"\[output\] file = \"a/b\": expected the name of a file"),
         ('output.metrics=["f1"]', r"\[output\] metrics: there is no 'f1'"),
@@ -91,7 +103,7 @@ def test_named_recipes_hold() -> None:
 def test_what_is_wrong_is_named(tmp_path: Path, setting: str, message: str) -> None:
     """The error has file, table, key, value and the allowed values; for one mistake it is one line."""
     with pytest.raises(TrainingError, match=message) as caught:
-        tiny(tmp_path, setting)
+        tiny(tmp_path, *re.split(r" (?=\w+\.\w+=)", setting))
     assert str(caught.value).startswith(str(tmp_path / "tiny.toml"))
     assert "\n" not in str(caught.value)
 
@@ -284,7 +296,7 @@ def factual(): return odd(facts={"mean": np.float32(1)})
         ("model.name=own:wide model.width=a", r"\[model\] own:wide raised \w+: "),
         ("model.name=own:Fails", r"\[model\] own:Fails: training failed.*: OwnError: mine"),
         ("data.name=own:boom", r"\[data\] own:boom raised KeyError: 'boom'"),
-        ("data.name=own:three", r"\[data\] own:three returned int: expected a .*TrainingData"),
+        ("data.name=own:three", r"\[data\] own:three returned int: expected a nested_sparse\.trainer\.TrainingData$"),
         ("data.name=own:missing", r"\[data\] own:missing raised FileNotFoundError: .*No such file.*nowhere\.npz"),
         ("data.name=own:late", r"\[data\] own:late: its batches raised OwnError: mine"),
         ("data.name=own:later", r"\[data\] own:later: its batches raised KeyError: 'boom'"),
@@ -314,6 +326,45 @@ def test_own_functions_at_fault_are_named(
         while isinstance(cause, TrainingError):
             cause = cause.__cause__
         assert cause is not None
+
+
+def test_own_data_needs_only_what_the_package_offers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A function makes a TrainingData of its own; the class is offered by the trainer and by its room of data."""
+    (tmp_path / "own_data.py").write_text(
+        "import torch\n"
+        "from nested_sparse.trainer import TrainingData\n"
+        "from nested_sparse.trainer.data import TrainingData as Same\n"
+        "assert TrainingData is Same\n"
+        "x, y = torch.rand(32, 1, 8, 8), torch.arange(32) % 10\n"
+        "def data():\n"
+        "    facts = {'classes': 10, 'channels': 1}\n"
+        "    return TrainingData(lambda epoch: [(x, y)], lambda: [(x, y)], (x[:1],), facts)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    recipe = tiny(tmp_path, "data.name=own_data:data")
+    assert len(run_recipe(recipe, tmp_path / "out")["levels"]) == 2
+
+
+def test_a_run_that_fails_before_its_first_epoch_leaves_the_folder_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The corrected recipe may use the folder; after an epoch, it belongs to the recipe that was trained."""
+    (tmp_path / "own.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    out = tmp_path / "out"
+    with pytest.raises(TrainingError, match="own:boom"):
+        run_recipe(tiny(tmp_path, "train.loss=own:boom"), out)
+    assert not list(out.iterdir())
+
+    def stop(report: EpochReport) -> None:
+        raise KilledError
+
+    with pytest.raises(KilledError):
+        run_recipe(tiny(tmp_path), out, on_progress=[stop])
+    assert sorted(path.name for path in out.iterdir()) == ["tiny.json", "tiny.state"]
+    with pytest.raises(TrainingError, match=r"belongs to a run of another recipe: train\.seed"):
+        run_recipe(tiny(tmp_path, "train.seed=1"), out)
+    assert run_recipe(tiny(tmp_path), out)["epochs"] == 4
 
 
 def test_an_own_function_may_name_types_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
