@@ -27,9 +27,10 @@ class Refusals:
         if (hopeless := self._hopeless(job)) is not None:
             return DeadlineError(f"expired: {hopeless}")
         waited_ms, limit_ms = (now_s - job.received_s) * 1e3, job.time_limit_ms
+        kept_ms = limit_ms - self._terms.budget_ms(limit_ms)
         return DeadlineError(
             f"expired: {waited_ms:.1f} ms after it came in, too little of its {limit_ms:.1f} ms was left to run it "
-            "and reply"
+            f"and reply; {kept_ms:.1f} ms are kept for the reply"
         )
 
     def shed(self, job: Job, decision: Decision) -> OverloadedError:

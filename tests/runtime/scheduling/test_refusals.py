@@ -69,7 +69,9 @@ def test_a_server_that_grants_too_little_says_so(rig: Callable[..., Any]) -> Non
 def test_the_message_of_a_request_that_waited_too_long_speaks_of_its_wait(rig: Callable[..., Any]) -> None:
     """Its time limit would have been enough."""
     r = rig()
-    assert "too little of its 50.0 ms" in str(refused(r, Request(X, slo_ms=50.0, received_s=r.clock() - 0.049)))
+    expired = str(refused(r, Request(X, slo_ms=50.0, received_s=r.clock() - 0.049)))
+    assert "49.0 ms after it came in, too little of its 50.0 ms" in expired
+    assert "; 6.0 ms are kept for the reply" in expired
     late = refused(r, Request(X, slo_ms=50.0, received_s=r.clock() - 0.043))
     assert isinstance(late, OverloadedError)
     assert late.retry_after_ms is not None
