@@ -75,10 +75,11 @@ class ServingError(NestedSparseError):
 class OverloadedError(ServingError):
     """The request was shed: no allowed level can finish before its deadline.
 
-    retry_after_ms: time, in ms, after which the queue is expected to be short enough for the request.
+    retry_after_ms: time, in ms, after which the queue is expected to be short enough for the request; None: never, a
+        retry does not help.
     """
 
-    def __init__(self, message: str, retry_after_ms: float) -> None:
+    def __init__(self, message: str, retry_after_ms: float | None) -> None:
         super().__init__(message)
         self.retry_after_ms = retry_after_ms
 

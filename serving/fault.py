@@ -94,7 +94,7 @@ def message_of(error: BaseException) -> str:
 
     It includes the retry delay, because tritonclient drops trailing metadata.
     """
-    if isinstance(error, OverloadedError):
+    if isinstance(error, OverloadedError) and error.retry_after_ms is not None:
         return on_the_wire(f"{error}", f"; retry after {_whole_ms(error.retry_after_ms)} ms")
     if isinstance(error, MemoryError) and not isinstance(error, ServingError):
         reason = str(error) or "the server could not hold this request"
@@ -118,10 +118,10 @@ def on_the_wire(text: str, end: str = "") -> str:
 
 def trailers_of(error: BaseException) -> tuple[tuple[str, str | bytes], ...]:
     """Trailing metadata of the error: the time to retry, for gRPC's clients and for those of google.rpc."""
-    if isinstance(error, OverloadedError):
+    if isinstance(error, OverloadedError) and error.retry_after_ms is not None:
         delay_ms = _whole_ms(error.retry_after_ms)
         return (PUSHBACK_KEY, str(delay_ms)), (DETAILS_KEY, _retry_details(message_of(error), delay_ms))
-    if isinstance(error, MemoryError | TooLargeError):
+    if isinstance(error, MemoryError | TooLargeError | OverloadedError):
         return ((PUSHBACK_KEY, NO_RETRY),)
     return ()
 

@@ -12,7 +12,7 @@ from nested_sparse.errors import CheckpointError, ServingError
 from nested_sparse.level import resolve_level, stated_accuracies
 from nested_sparse.runtime.joining import may_join
 from nested_sparse.runtime.policy import DEFAULT_POLICY, FixedPolicy, LevelPolicy, Served, policy_named
-from nested_sparse.runtime.profiling import MOST_BATCH, ProfileStore, choose_threads, profile_of
+from nested_sparse.runtime.profiling import MOST_BATCH, LatencyProfile, ProfileStore, choose_threads, profile_of
 from nested_sparse.runtime.rerouting import RouteGuard, RouteTable
 from nested_sparse.runtime.resources import Governor
 from nested_sparse.runtime.scheduling import Device, Scheduler
@@ -88,14 +88,12 @@ def load_model(
     """
     for spec in (*session.inputs, *session.outputs):
         datatype_of(spec.dtype)  # a type that the protocol lacks is an error now, not on the first request
-    if config.fixed_level is not None:
-        resolve_level(config.fixed_level, len(session.levels))
+    lowest_level = 0 if config.fixed_level is None else resolve_level(config.fixed_level, len(session.levels))
     policy_named(config.policy)
     scales = config.choose_threads and choose_threads(session)
     profiled = profile_of(session, profiles, max_batch=config.joined_samples)
     profile = profiled.profile
-    for level in session.levels:
-        log.info("%s: level %d takes %.2f ms", session.name, level.index, profile.predict_ms(level.index))
+    _log_levels(session.name, profile, profiled.ratio)
     # a model of a fixed level joins no requests, nor does one without batches: then the trial of may_join is spared
     joins = config.fixed_level is None and config.joined_samples > 1 and may_join(session)
     policy = _policy(config, Served(profile, accuracy=stated_accuracies(session.levels), joins=joins))
@@ -113,6 +111,9 @@ def load_model(
         priority=config.priority,
         joins=joins,
     )
+    hopeless = scheduler.hopeless(lowest_level)
+    if hopeless is not None:
+        log.warning("%s: requests will be refused: %s", session.name, hopeless)
     if governor is not None:
         governor.watch(session, scheduler, follows_cores=scales, priority=config.priority)
     return ServedModel(
@@ -125,6 +126,13 @@ def load_model(
         threads=session.threads,
         isa=session.isa,
     )
+
+
+def _log_levels(name: str, profile: LatencyProfile, ratio: float) -> None:
+    for level in range(profile.level_count):
+        level_ms = profile.predict_ms(level)
+        now = "" if ratio == 1.0 else f" (kept), {level_ms * ratio:.2f} ms now"
+        log.info("%s: level %d takes %.2f ms%s", name, level, level_ms, now)
 
 
 def _policy(config: ModelConfig, served: Served) -> LevelPolicy:

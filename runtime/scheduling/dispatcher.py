@@ -14,9 +14,10 @@ from ..profiling import LatencyProfile
 from ..resources import ResourceMonitor
 from .device import Device
 from .execution import Execution, Executor
-from .job import Job, expiry
+from .job import Job
 from .job_queue import JobQueue
 from .level_log import LevelLog
+from .refusals import Refusals
 from .running_jobs import Turn
 
 _LOGGER = logging.getLogger("nested_sparse.runtime")
@@ -38,6 +39,7 @@ class Dispatcher:
         profile: LatencyProfile,
         *,
         queue: JobQueue,
+        refusals: Refusals,
         executor: Executor,
         device: Device,
         monitor: ResourceMonitor | None,
@@ -48,6 +50,7 @@ class Dispatcher:
         self.priority = priority
         self._name = name
         self._queue = queue
+        self._refusals = refusals
         self._policy = policy
         self._profile = profile
         self._executor = executor
@@ -70,11 +73,11 @@ class Dispatcher:
     def admit(self, job: Job, now_s: float) -> None:
         """Queue `job`. Raises OverloadedError, DeadlineError, and what the policy raises."""
         if job.waiting.deadline_s <= now_s:
-            raise expiry(job, now_s)
+            raise self._refusals.expired(job, now_s)
         queue = self._device.queue_of(self, self._policy.slowdown_factor(now_s))
         decision = self._policy.admit(job.waiting, queue, self._device.busy_ms(now_s), now_s)
         if decision.level is None:
-            raise OverloadedError(decision.reason, decision.retry_after_ms)
+            raise self._refusals.shed(job, decision)
         if not self._queue.enter(job, now_s):
             raise OverloadedError(
                 f"shed: {len(self._queue)} requests are waiting already", max(1.0, decision.predicted_ms)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nested_sparse.argument import finite, shown
-from nested_sparse.errors import DeadlineError, InputError
+from nested_sparse.errors import InputError
 from nested_sparse.metadata import INDEPENDENT
 from nested_sparse.tensor_spec import batch_is_free
 
@@ -69,6 +69,14 @@ class Terms:
     margin_share: float
     joins: bool
 
+    def budget_ms(self, limit_ms: float) -> float:
+        """Time from arrival to the end of the run, of a request that has `limit_ms`; 0 or less where none is left."""
+        return limit_ms * (1.0 - self.margin_share) - self.margin_ms
+
+    def least_limit_ms(self, run_ms: float) -> float:
+        """The shortest time limit that a run of `run_ms` fits into; infinite where the reply is given all the time."""
+        return (run_ms + self.margin_ms) / (1.0 - self.margin_share) if self.margin_share < 1.0 else math.inf
+
 
 def make_job(session: Runner, request: Request, future: Future[Response], terms: Terms, now_s: float) -> Job:
     """The job of a request. It came in at `now_s`, unless it states another time.
@@ -81,7 +89,7 @@ def make_job(session: Runner, request: Request, future: Future[Response], terms:
     inputs = check_inputs(session.inputs, request.inputs)
     lowest, highest = allowed_levels(request, session.levels)
     received_s = now_s if request.received_s is None else finite("received_s", request.received_s)
-    budget_ms = limit_ms * (1.0 - terms.margin_share) - terms.margin_ms
+    budget_ms = terms.budget_ms(limit_ms)
     batch = batch_size(session.inputs, inputs)
     waiting = Waiting(
         deadline_s=received_s + budget_ms / 1e3,
@@ -101,15 +109,6 @@ def make_job(session: Runner, request: Request, future: Future[Response], terms:
         time_limit_ms=limit_ms,
         least_accuracy=-math.inf if request.min_accuracy is None else float(request.min_accuracy),
         fixed=request.level is not None,
-    )
-
-
-def expiry(job: Job, now_s: float) -> DeadlineError:
-    """The error of a job that has expired."""
-    waited_ms, limit_ms = (now_s - job.received_s) * 1e3, job.time_limit_ms
-    return DeadlineError(
-        f"expired: {waited_ms:.1f} ms after it came in, too little of its {limit_ms:.1f} ms was left to run it "
-        "and reply"
     )
 
 

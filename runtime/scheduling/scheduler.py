@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 from nested_sparse.argument import finite, real, whole
-from nested_sparse.errors import InputError, OverloadedError, StuckError, UnavailableError
+from nested_sparse.errors import InputError, StuckError, UnavailableError
 from nested_sparse.forked import heed_forks
 from nested_sparse.level import Level, resolve_level
 
@@ -21,8 +21,9 @@ from ..session import Guard
 from .device import Device
 from .dispatcher import Dispatcher
 from .execution import Executor
-from .job import Job, Terms, can_join, expiry, make_job
+from .job import Job, Terms, can_join, make_job
 from .job_queue import JobQueue
+from .refusals import Refusals
 from .request import Request, Response
 from .runner import Runner
 from .running_jobs import RunningJobs, Turn
@@ -84,6 +85,7 @@ class Scheduler:
         self._session = session
         joins = can_join(session) if joins is None else joins
         self._terms = Terms(default_slo_ms, reply_margin_ms, reply_margin_share, joins)
+        self._refusals = Refusals(profile, self._terms)
         self._clock = clock
         self._executor = Executor(session, profile, clock, guard)
         self._queue = JobQueue(max_queue, self._on_due if workers else None, clock)
@@ -97,6 +99,7 @@ class Scheduler:
             policy,
             profile,
             queue=self._queue,
+            refusals=self._refusals,
             executor=self._executor,
             device=self._device,
             monitor=monitor,
@@ -151,6 +154,10 @@ class Scheduler:
         with self._changed:
             self._dispatcher.limit(index, reason)
 
+    def hopeless(self, level: int) -> str | None:
+        """The reason why no request of `default_slo_ms` can ever be served at `level`; None where one can."""
+        return self._refusals.hopeless(self._terms.default_slo_ms, level)
+
     def stats(self) -> SchedulerStats:
         """How the scheduler stands now."""
         with self._changed:
@@ -200,18 +207,18 @@ class Scheduler:
         with self._changed:
             waited = self._queue.leave(job)
         if waited:
-            self._end(job, expiry(job, self._clock()))
+            self._end(job, self._refusals.expired(job, self._clock()))
 
     def _serve(self, expired: Sequence[Job], turn: Turn | None) -> None:
         for job in expired:
-            self._end(job, expiry(job, self._clock()))
+            self._end(job, self._refusals.expired(job, self._clock()))
         if turn is None:
             return
         decision = turn.decision
         if isinstance(decision, Exception):
             turn.jobs[0].future.set_exception(decision)
         elif decision.level is None:
-            turn.jobs[0].future.set_exception(OverloadedError(decision.reason, decision.retry_after_ms))
+            turn.jobs[0].future.set_exception(self._refusals.shed(turn.jobs[0], decision))
         else:
             self._run(turn, decision, decision.level)
 
@@ -277,7 +284,7 @@ class Scheduler:
             return
         for job in turn.jobs:
             if job.waiting.deadline_s <= self._clock():
-                job.future.set_exception(expiry(job, self._clock()))
+                job.future.set_exception(self._refusals.expired(job, self._clock()))
             else:
                 alone = Turn([job], decision, turn.slowdown)
                 with self._changed:

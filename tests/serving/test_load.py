@@ -40,6 +40,53 @@ def test_a_busy_start_is_known_to_the_first_request(
 
 
 @pytest.mark.parametrize(
+    ("slo_ms", "fixed_level", "warned"),
+    [
+        (
+            2.0,
+            None,
+            "a time limit of 2.0 ms is too short: 2.2 ms are kept for the reply, and level 0 takes 0.20 ms; the least "
+            "slo_ms that can be served is 2.4, and the server grants at most 2 (serve --slo-ms)",
+        ),
+        (2.4, None, None),
+        (
+            2.4,
+            -1,
+            "a time limit of 2.4 ms is too short: 2.2 ms are kept for the reply, and level 3 takes 4.00 ms; the least "
+            "slo_ms that can be served is 6.6, and the server grants at most 2.4 (serve --slo-ms)",
+        ),
+        (6.6, 3, None),
+    ],
+)
+def test_an_slo_that_no_request_can_meet_is_told_at_the_start(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    slo_ms: float,
+    fixed_level: int | None,
+    warned: str | None,
+) -> None:
+    """The warning names the time that is kept for the reply, the sparsest level's, and the least slo_ms."""
+    profile = LatencyProfile([1], [[0.2], [1.0], [2.0], [4.0]])
+    monkeypatch.setattr(load, "profile_of", lambda *_, **__: Profiled(profile, 1.0))
+    with caplog.at_level("WARNING"), Session(EXAMPLE, threads=1) as session:
+        load_model(session, ModelConfig(slo_ms, fixed_level), Device()).engine.close(0.0)
+    told = [f"{session.name}: requests will be refused: {warned}"] if warned else []
+    assert [message for message in caplog.messages if "refused" in message] == told
+
+
+@pytest.mark.parametrize(("ratio", "shown"), [(1.0, "2000.00 ms"), (0.5, "2000.00 ms (kept), 1000.00 ms now")])
+def test_the_log_tells_kept_times_from_those_of_now(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, ratio: float, shown: str
+) -> None:
+    """A profile that was measured just now has one time for each level."""
+    profile = LatencyProfile([1], [[1e3], [2e3], [3e3], [4e3]])
+    monkeypatch.setattr(load, "profile_of", lambda *_, **__: Profiled(profile, ratio))
+    with caplog.at_level("INFO"), Session(EXAMPLE, threads=1) as session:
+        load_model(session, ModelConfig(100.0, 0), Device()).engine.close(0.0)
+    assert f"{session.name}: level 1 takes {shown}" in caplog.messages
+
+
+@pytest.mark.parametrize(
     ("rows", "options", "joins"),
     [
         ("independent", {}, True),

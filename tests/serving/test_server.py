@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from nested_sparse.errors import DeadlineError, OverloadedError, ServingError, UnavailableError
 from nested_sparse.proto import messages
-from nested_sparse.serving.fault import PUSHBACK_KEY
+from nested_sparse.serving.fault import DETAILS_KEY, NO_RETRY, PUSHBACK_KEY
 from nested_sparse.serving.server import LEAST_MESSAGE_BYTES, ServerConfig, receive_limit
 
 InferenceServerException = pytest.importorskip("tritonclient.utils").InferenceServerException
@@ -139,6 +139,7 @@ def test_wrong_requests_are_refused_with_the_cause(client, arguments, status, me
             "RESOURCE_EXHAUSTED",
             "shed: level 0 needs 9 ms; retry after 13 ms",
         ),
+        (OverloadedError("shed: too short", None), "RESOURCE_EXHAUSTED", "shed: too short"),
         (DeadlineError("expired"), "DEADLINE_EXCEEDED", "expired"),
         (UnavailableError("closing"), "UNAVAILABLE", "closing"),
     ],
@@ -160,12 +161,14 @@ def test_unforeseen_error_stays_inside(client, model, caplog):
     assert "secret path" in caplog.text
 
 
-def test_shedding_carries_a_retry_hint(channel, model):
-    """gRPC's own retry policy reads the pushback trailer."""
-    model.engine.error = OverloadedError("full", 12.2)
+@pytest.mark.parametrize(("retry_after_ms", "pushback", "details"), [(12.2, "13", True), (None, NO_RETRY, False)])
+def test_shedding_carries_a_retry_hint(channel, model, retry_after_ms, pushback, details):
+    """gRPC's own retry policy reads the pushback trailer. Where a retry cannot help, it says so."""
+    model.engine.error = OverloadedError("full", retry_after_ms)
     with pytest.raises(grpc.RpcError) as caught:
         infer_stub(channel)(typed_request())
-    assert dict(caught.value.trailing_metadata())[PUSHBACK_KEY] == "13"
+    trailers = dict(caught.value.trailing_metadata())
+    assert (trailers[PUSHBACK_KEY], DETAILS_KEY in trailers) == (pushback, details)
 
 
 def test_unsupported_methods_are_unimplemented(client):
