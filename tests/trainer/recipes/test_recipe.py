@@ -346,9 +346,12 @@ def test_own_data_needs_only_what_the_package_offers(tmp_path: Path, monkeypatch
 
 
 def test_a_run_that_fails_before_its_first_epoch_leaves_the_folder_free(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The corrected recipe may use the folder; after an epoch, it belongs to the recipe that was trained."""
+    """The corrected recipe may use the folder; after an epoch, it belongs to the recipe that was trained.
+
+    A run that is resumed says so.
+    """
     (tmp_path / "own.py").write_text(OWN)
     monkeypatch.syspath_prepend(str(tmp_path))
     out = tmp_path / "out"
@@ -364,7 +367,9 @@ def test_a_run_that_fails_before_its_first_epoch_leaves_the_folder_free(
     assert sorted(path.name for path in out.iterdir()) == ["tiny.json", "tiny.state"]
     with pytest.raises(TrainingError, match=r"belongs to a run of another recipe: train\.seed"):
         run_recipe(tiny(tmp_path, "train.seed=1"), out)
-    assert run_recipe(tiny(tmp_path), out)["epochs"] == 4
+    with caplog.at_level("INFO", logger="nested_sparse.trainer"):
+        assert run_recipe(tiny(tmp_path), out)["epochs"] == 4
+    assert f"resuming from {out / 'tiny.state'}: 1 of 4 epochs are done" in caplog.messages
 
 
 def test_an_own_function_may_name_types_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
