@@ -31,7 +31,7 @@ struct Matrix {
 };
 
 // A weight of kCutFrom columns or more is cut into ranges of about kRangeColumns columns. The matrix of a range fits
-// into the second cache together with the weights.
+// into L2 together with the weights.
 constexpr int64_t kCutFrom = 3072;
 constexpr int64_t kRangeColumns = 1152;
 
@@ -113,8 +113,8 @@ void NestedConv::compute(const ort::Context& context) const {
 }
 
 // The work is ordered by tiles, and within a tile by outputs. It is cut into ranges, and each range is a task. A tile
-// that lies in two ranges is gathered twice, so there are few ranges where there are few tiles. It gained nothing to go
-// through the tiles backwards in every other layer, which begins with the tiles that the layer before wrote last.
+// that lies in two ranges is gathered twice, so there are few ranges where there are few tiles. Tried: every other
+// layer in reverse, to start with the tiles that are still in L2. No gain.
 void NestedConv::run_tasks(const ort::Context& context, const Run& run) const {
   const int64_t tiles = run.y.size.batch * run.y.tiling.tiles;
   const int64_t parts = channel_groups_ == 1 ? weight_.spmm_groups() : channel_groups_;
@@ -157,8 +157,8 @@ void NestedConv::run_task(const Run& run, const Task& task) const {
   }
   const int64_t first = channel_groups_ == 1 ? 0 : task.outputs.begin;
   const int64_t end = channel_groups_ == 1 ? 1 : task.outputs.end;
-  const int64_t rows =
-      weight_.rows() / weight_.block_rows() / channel_groups_;  // without the padding rows of a last bundle
+  // gather groups pad the last bundle; those rows are not outputs
+  const int64_t rows = weight_.rows() / weight_.block_rows() / channel_groups_;
   for (int64_t group = first; group < end; ++group) {
     const int64_t channel = group * channels_;
     args.x = run.plan->direct() ? run.x.data + run.x.offset(task.image, task.tile) + channel * args.x_pitch
@@ -168,9 +168,9 @@ void NestedConv::run_task(const Run& run, const Task& task) const {
   }
 }
 
-// Takes the columns in ranges. The matrix of a range is gathered, and multiplied while it is in the second cache. A 3 x
-// 3 layer over 512 channels at 7 x 7 pixels, whose matrix is 1.2 MB for a tile, gets a third faster for V = 1, and a
-// few per cent for V = 4.
+// run_ranges multiplies the columns in ranges. The matrix of a range is gathered, and multiplied while it is in L2. A
+// 3 x 3 layer over 512 channels at 7 x 7 pixels, whose matrix is 1.2 MB for a tile, gets a third faster for V = 1, and
+// a few per cent for V = 4.
 void NestedConv::run_ranges(const Run& run, const Task& task, SpmmArgs& args) const {
   const int64_t ranges = (channels_ + range_channels_ - 1) / range_channels_;
   const int64_t groups = task.outputs.end - task.outputs.begin;
@@ -197,9 +197,9 @@ void NestedConv::run_ranges(const Run& run, const Task& task, SpmmArgs& args) co
   }
 }
 
-// Takes a few channels at a time, whose sums stay in the nearest cache. The weighing kernel makes the sums. The kernel
-// of the multiplication then makes the outputs from them (norm, residual, clip): it is called as for the last range of
-// columns, without any levels.
+// run_depthwise computes a few channels at a time, whose sums stay in L1. The weighing kernel makes the sums. The
+// kernel of the multiplication then makes the outputs from them (norm, residual, clip): it is called as for the last
+// range of columns, without any levels.
 void NestedConv::run_depthwise(const Run& run, const Task& task, SpmmArgs& args) const {
   constexpr int64_t kChannels = 16;
   const float* const x = run.x.data + task.image * run.x.image_floats();

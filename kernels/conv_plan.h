@@ -2,9 +2,9 @@
 //
 // A convolution is a product of the sparse weight and a matrix with a row for every column of the weight (an input
 // channel and a tap of the window). The row holds, for each output pixel, the input pixel under that tap. The matrix is
-// gathered (gather/gather.h) for one tile of output pixels at a time, into memory that stays in the second cache while
-// every row group reads it. A 1 x 1 kernel with stride 1 and no padding over a tiled image needs no gathering: each
-// tile of the image is already the matrix.
+// gathered (gather/gather.h) for one tile of output pixels at a time, into memory that stays in L2 while every row
+// group reads it. A 1 x 1 kernel with stride 1 and no padding over a tiled image needs no gathering: each tile of the
+// image is already the matrix.
 #pragma once
 
 #include <cstdint>

@@ -15,7 +15,7 @@ int64_t round_up(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
-// Calls move(r, c) for every element of a matrix, square by square. A square fits into the nearest cache, whether rows
+// Calls move(r, c) for every element of a matrix, square by square. A square fits into L1, whether rows
 // or columns are contiguous.
 template <class Move>
 void for_squares(int64_t rows, int64_t columns, const Move& move) {

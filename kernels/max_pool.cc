@@ -33,7 +33,7 @@ void TiledMaxPool::compute(const ort::Context& context) const {
   });
 }
 
-// Works on one channel at a time, so that the gathered pixels stay in the nearest cache.
+// Works on one channel at a time, so that the gathered pixels stay in L1.
 void TiledMaxPool::run_tile(const ConvPlan& plan, const Image& x, const Image& y, int64_t image, int64_t tile) const {
   float* const taps = scratch(Purpose::input, plan.matrix_floats(1));
   const int64_t pitch = y.pitch(tile);

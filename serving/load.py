@@ -12,7 +12,7 @@ from nested_sparse.errors import CheckpointError, ServingError
 from nested_sparse.level import resolve_level, stated_accuracies
 from nested_sparse.runtime.joining import may_join
 from nested_sparse.runtime.policy import DEFAULT_POLICY, FixedPolicy, LevelPolicy, Served, policy_named
-from nested_sparse.runtime.profiling import MOST_BATCH, ProfileStore, choose_threads, profile_of
+from nested_sparse.runtime.profiling import MOST_BATCH, LatencyProfile, ProfileStore, choose_threads, profile_of
 from nested_sparse.runtime.rerouting import RouteGuard, RouteTable
 from nested_sparse.runtime.resources import Governor
 from nested_sparse.runtime.scheduling import Device, Scheduler
@@ -94,8 +94,7 @@ def load_model(
     scales = config.choose_threads and choose_threads(session)
     profiled = profile_of(session, profiles, max_batch=config.joined_samples)
     profile = profiled.profile
-    for level in session.levels:
-        log.info("%s: level %d takes %.2f ms", session.name, level.index, profile.predict_ms(level.index))
+    _log_levels(session.name, profile, profiled.ratio)
     # a model of a fixed level joins no requests, nor does one without batches: then the trial of may_join is spared
     joins = config.fixed_level is None and config.joined_samples > 1 and may_join(session)
     policy = _policy(config, Served(profile, accuracy=stated_accuracies(session.levels), joins=joins))
@@ -125,6 +124,13 @@ def load_model(
         threads=session.threads,
         isa=session.isa,
     )
+
+
+def _log_levels(name: str, profile: LatencyProfile, ratio: float) -> None:
+    for level in range(profile.level_count):
+        level_ms = profile.predict_ms(level)
+        now = "" if ratio == 1.0 else f" (kept), {level_ms * ratio:.2f} ms now"
+        log.info("%s: level %d takes %.2f ms%s", name, level, level_ms, now)
 
 
 def _policy(config: ModelConfig, served: Served) -> LevelPolicy:

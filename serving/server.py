@@ -22,7 +22,7 @@ from .connections.bounded import BoundedServices
 from .connections.connection_limits import ConnectionLimits
 from .connections.front import Front
 from .connections.grpc_log import silence_bad_names
-from .connections.listening import address_text, check_listenable
+from .connections.listening import MOST_PORT, address_text, check_listenable
 from .connections.own_sockets import finish_sending, stop_listening
 from .connections.uploads import Uploads, upload_budget
 from .dataplane import Dataplane
@@ -37,7 +37,6 @@ from .protocol.wire import HEADER_BYTES
 from .served_model import ServedModel
 from .servicer import Servicer, generic_handler
 
-MOST_PORT = 65535
 LEAST_MESSAGE_BYTES = 4 << 20  # gRPC's own default
 REPLY_GRACE_S = 1.0
 """Time for computed answers to reach their clients, and for clients to close their connections."""

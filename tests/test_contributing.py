@@ -14,10 +14,11 @@ import pytest
 from nested_sparse.proto import messages
 from nested_sparse.runtime import policy
 from nested_sparse.runtime.resources import probes
+from nested_sparse.runtime.scheduling.scheduler import REPLY_MARGIN_MS, REPLY_MARGIN_SHARE
 from nested_sparse.serving.dataplane import Dataplane
 from nested_sparse.serving.metrics import Metrics
 from nested_sparse.serving.servicer import Servicer, generic_handler
-from nested_sparse.trainer import nestings, schedules
+from nested_sparse.trainer import TrainConfig, nestings, schedules
 from nested_sparse.trainer.model import layers
 from nested_sparse.trainer.recipes import recipe
 from support import ROOT
@@ -133,7 +134,7 @@ def test_every_probe_is_asked() -> None:
 
 
 def test_every_rpc_is_answered() -> None:
-    """Each method of the .proto has a handler."""
+    """Each method of the .proto has a handler, and the serving page names it."""
     rpcs = [method.name for method in messages.POOL.FindServiceByName(messages.SERVICE_NAME).methods]
     handler = generic_handler(Servicer(Dataplane([]), Metrics()), 1)
 
@@ -145,6 +146,7 @@ def test_every_rpc_is_answered() -> None:
 
     assert rpcs
     assert [name for name in rpcs if handler.service(Details(name)) is None] == []
+    assert [name for name in rpcs if f"`{name}`" not in read("docs/serving.md")] == []
 
 
 def test_the_serving_page_has_every_parameter_and_metric() -> None:
@@ -160,12 +162,35 @@ def test_the_serving_page_has_every_parameter_and_metric() -> None:
 
 
 def test_the_training_page_has_every_name_of_a_recipe() -> None:
-    """Names that a recipe may give, its tables, and the keys that are its own."""
+    """Names that a recipe may give, its tables, their keys, and the defaults of methods."""
     page = read("docs/training.md")
     options = [field.name for kind in (recipe.RunOptions, recipe.OutputOptions) for field in dataclasses.fields(kind)]
     names = [*recipe.DATA, *recipe.MODELS, *recipe.SCHEDULES, *recipe.NESTINGS, *recipe.LOSSES, *options]
     assert [name for name in names if f"`{name}`" not in page] == []
     assert [table for table in recipe.TABLES if f"`[{table}]`" not in page] == []
+    kinds = {**recipe.SCHEDULES, **recipe.NESTINGS, "[train]": TrainConfig}
+    rows = {name: section(page, name) for name in kinds}
+    keys = [(name, field) for name, kind in kinds.items() for field in dataclasses.fields(kind)]
+    assert [(name, field.name) for name, field in keys if f"`{field.name}`" not in rows[name]] == []
+    stated = [(name, field, re.search(rf"`{field.name}` \(([^)]*)\)", rows[name])) for name, field in keys]
+    defaults = [(name, field, found[1]) for name, field, found in stated if found]
+    assert len(defaults) >= 30
+    assert [each for *each, said in defaults if said != str(each[1].default).replace("False", "false")] == []
+
+
+def section(page: str, name: str) -> str:
+    """The row of a method's settings; all of the table of settings that begins with `name`."""
+    settings = page.partition("## Settings")[2]
+    line, rest = re.findall(rf"^(\| `{re.escape(name)}` \|.*\n)((?:\|.*\n)*)", settings, re.MULTILINE)[0]
+    return str(line + rest) if name.startswith("[") else str(line)
+
+
+def test_the_serving_page_states_the_reply_margin() -> None:
+    """The two constants, and the numbers that follow from them."""
+    page = read("docs/serving.md")
+    assert f"keeps {REPLY_MARGIN_MS:g} ms and {100 * REPLY_MARGIN_SHARE:g} %" in page
+    assert f"{20 * (1 - REPLY_MARGIN_SHARE) - REPLY_MARGIN_MS:.1f} ms for 20 ms" in page
+    assert f"{REPLY_MARGIN_MS / (1 - REPLY_MARGIN_SHARE):.2f} ms or less" in page
 
 
 def test_every_instruction_set_has_its_loops() -> None:

@@ -28,6 +28,7 @@ from typer.testing import CliRunner
 from nested_sparse.serving import cli
 from nested_sparse.trainer.data.datasets import Digits
 from nested_sparse.trainer.models import DigitNet
+from nested_sparse.trainer.recipes.recipe import load_recipe
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "docs" / "examples" / "fashion-mnist.safetensors"
@@ -207,9 +208,14 @@ def check_readme(reader: Reader) -> None:
 
 
 def check_training(reader: Reader) -> None:
-    """Both recipes were reached; the last block made the model of three levels."""
+    """Both recipes were reached; the last block made the model of three levels; a recipe takes the page's own data."""
     assert reader.reached == ["fashion-mnist", "mine"]
     assert reader.names["net"].level_count == 3
+    text = next(body for _, body in blocks(ROOT / "docs/training.md") if "def squares" in body)
+    Path("page_data.py").write_text(text)
+    reader.patch.syspath_prepend(str(Path.cwd()))
+    data = load_recipe("mine.toml", ["data.name=page_data:squares", "data.samples=64"]).load_data(0)
+    assert sum(len(targets) for _, targets in data.batches(0)) == 64
 
 
 def check_measuring(reader: Reader) -> None:

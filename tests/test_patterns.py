@@ -19,7 +19,7 @@ from nested_sparse.slice import slice_checkpoint
 from nested_sparse.trainer import FreezeThenGrow, NestedModel, TrainConfig, export, nest, train
 
 DENSITIES = (0.15, 0.4, 0.8)
-PATTERNS = ("unstructured", "block4x1", "gs16x1", "gs8x1", "gs16x4", "gs16x16", "gs8x2", "channel")
+PATTERNS = ("unstructured", "block4x1", "block16x1", "gs16x1", "gs8x1", "gs16x4", "gs16x16", "gs8x2", "channel")
 
 
 def net_of(pattern: str, **options: object) -> NestedModel:
@@ -93,7 +93,7 @@ def test_the_file_holds_the_models_masks(exported: tuple[NestedModel, Path]) -> 
                 assert not (below & ~mask).any()
                 assert entry.nnz[level] == mask.sum()
                 below = mask
-            assert entry.pattern == ("block4x1" if entry.name == "0" else net.pattern)
+            assert entry.pattern == (layer.layout.name if layer.dense else net.pattern)
         shown = {layer["name"]: layer["pattern"] for layer in describe(checkpoint)["layers"]}
         assert shown == {entry.name: entry.pattern for entry in checkpoint.layers}
         packed = net.pattern.startswith("gs")

@@ -6,9 +6,9 @@ The tool reads the benchmark's last line and measures three rates of this machin
 it prints the time that each rate allows, the measured time, and the share of it that the slowest rate takes and that
 all three take together. The rates:
 
-- multiply: the kernel's own loop over pixels in the nearest cache, on all lanes, including those without a pixel;
-- gather: writing a matrix that stays in the second cache, line by line;
-- memory: reading data beyond the second cache. Images larger than half of it count, y twice, because it is read before
+- multiply: the kernel's own loop over pixels in L1, on all lanes, including those without a pixel;
+- gather: writing a matrix that stays in L2, line by line;
+- memory: reading data beyond L2. Images larger than half of it count, y twice, because it is read before
   it is written (with a residual it has the residual's place), and so do the weights.
 """
 
@@ -41,7 +41,7 @@ def best_seconds(run: Callable[[], object], repeats: int = 200) -> float:
 
 
 def multiply_rate(kernel: KernelInfo) -> float:
-    """FLOP/s of a dense weight by one tile, whose pixels fit the nearest cache: of more groups, without the call."""
+    """FLOP/s of a dense weight by one tile, whose pixels fit L1: of more groups, without the call."""
     few, many = 64, 448
     flop_per_group = 2 * 64 * BLOCK_ROWS * kernel.lanes * kernel.vectors
     return flop_per_group * (many - few) / (multiply_seconds(kernel, many) - multiply_seconds(kernel, few))
@@ -67,13 +67,13 @@ def aligned(shape: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 
 def write_rate() -> float:
-    """Bytes/s written to half of the second cache."""
+    """Bytes/s written to half of L2."""
     memory = np.zeros(SECOND_CACHE_NBYTES // 8, np.float32)
     return memory.nbytes / best_seconds(lambda: memory.fill(1.0))
 
 
 def read_rate() -> float:
-    """Bytes/s read from eight times the second cache."""
+    """Bytes/s read from eight times the size of L2."""
     memory = np.zeros(2 * SECOND_CACHE_NBYTES, np.float32)
     return memory.nbytes / best_seconds(memory.max)
 
@@ -101,7 +101,7 @@ def main() -> None:
     wanted = ("conv", isa(), BLOCK_ROWS, 2)
     kernel = next(k for k in kernels() if (k.op, k.isa, k.block_rows, k.index_bytes) == wanted)
     rates = {"multiply": multiply_rate(kernel), "gather": write_rate(), "memory": read_rate()}
-    print(f"{kernel.name}: {rates['multiply'] / 1e9:.0f} GFLOP/s in the nearest cache; ", end="")
+    print(f"{kernel.name}: {rates['multiply'] / 1e9:.0f} GFLOP/s in L1; ", end="")
     print(f"matrix {rates['gather'] / 1e9:.0f} GB/s, memory {rates['memory'] / 1e9:.0f} GB/s")
     for row in report["rows"]:
         if not row.get("layers"):

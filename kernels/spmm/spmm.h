@@ -17,7 +17,7 @@
 // run at once. Each output's residual is read before the output is written, so y may be the residual.
 //
 // A product over many columns may be computed by several calls in turn, each for a range of columns, so that the pixels
-// of a range stay in a near cache. `sums` carries the sums from one call to the next: [G * V] rows of whole vectors,
+// of a range stay in L2. `sums` carries the sums from one call to the next: [G * V] rows of whole vectors,
 // which lie x_pitch floats apart. The first call starts from zero. All calls but the last leave their sums in `sums`,
 // and the last call writes y. In each call, levels[l].ptr + g * ptr_stride points at two numbers: the range's first
 // block of group g, and the end of its blocks.

@@ -23,10 +23,10 @@ namespace {
 // ResNet-50. A larger distance gains nothing, and for V < 4 no early fetch does.
 constexpr int kPrefetch = 128;
 
-// Distance in blocks from the block in use to the block whose pixels are fetched early, from the second cache into the
-// first. It saves 8 % of the time of ResNet-50, and a third of a 3 x 3 layer over 512 channels. Distances of 2 and 8
+// Distance in blocks from the block in use to the block whose pixels are fetched early, from L2 into L1. It
+// saves 8 % of the time of ResNet-50, and a third of a 3 x 3 layer over 512 channels. Distances of 2 and 8
 // are no better. For V = 1, where each vector is used once, an early fetch costs a fifth. A fetch of the next tile's
-// pixels from the third cache, a part of them with every group, made some of the layers that it was meant for up to 60
+// pixels from L3, a part of them with every group, made some of the layers that it was meant for up to 60
 // % slower.
 constexpr int kAhead = 4;
 
@@ -162,8 +162,8 @@ void spmm_tile(int64_t vectors, const SpmmArgs& args, int64_t group_begin, int64
   }
 }
 
-// The kernel for float32 values. It takes the pixels in tiles of nearly equal width; a tile stays in the nearest cache
-// for all row groups. Groups: Blocks, or GatherGroups of gather_groups.h.
+// The kernel for float32 values. It takes the pixels in tiles of nearly equal width; a tile stays in L1 for all row
+// groups. Groups: Blocks, or GatherGroups of gather_groups.h.
 template <class S, class Groups, int P>
 void spmm(const SpmmArgs& args, int64_t group_begin, int64_t group_end) {
   const int64_t vectors = (args.pixels + S::kLanes - 1) / S::kLanes;

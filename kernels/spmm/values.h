@@ -1,6 +1,5 @@
 // The kernels of spmm.h for each type of values, made from the kernel for float32. The inner loop is written once, for
-// floats: values of another type are widened before it, a few row groups at a time, into a buffer that stays in the
-// nearest cache.
+// floats: values of another type are widened before it, a few row groups at a time, into a buffer in L1.
 #pragma once
 
 #include "../half.h"

@@ -99,7 +99,7 @@ def check(session: Profilable, kept: LatencyProfile, *, clock: Callable[[], floa
         why = _disagreement(kept_ms, [min(times) for times in zip(*turns, strict=True)])
     ratio = _ratio(kept_ms, [statistics.median(times) for times in zip(*turns, strict=True)])
     log.info(
-        "%s: kept latency profile checked in %.2f s: levels take %.2f times as long%s",
+        "%s: kept latency profile checked in %.2f s: levels now take %.2f times the kept times%s",
         session.name,
         clock() - started_s,
         ratio,

@@ -87,7 +87,13 @@ def serve(
         typer.Option(help=f"How the level of a request is chosen: {POLICY_NAMES}.", metavar="NAME", show_default=False),
     ] = None,
     request_samples: Annotated[
-        int, typer.Option("--max-batch", help="Samples that fit in one request; bounds its size in memory.", min=1)
+        int,
+        typer.Option(
+            "--max-batch",
+            help="Bounds the size of a message: that of so many samples of the largest model, but at least 4 MiB. "
+            "Waiting requests are joined to runs of at most so many samples, and at most 16; 1: they never are.",
+            min=1,
+        ),
     ] = 64,
     min_memory_mb: Annotated[
         int,

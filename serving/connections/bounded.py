@@ -22,7 +22,7 @@ Parse = Callable[[bytes], Any]
 class BoundedServices(aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
     """Reads the requests of handlers that leave it to gRPC, which would parse up to the largest model's request.
 
-    A request of more than `limit` bytes, or one that is no message of its method, ends in a status, without a line in
+    A request of more than `limit` bytes, or one that cannot be parsed, ends in a status, without a line in
     the log. Handlers that take bytes, such as our own, are not changed. calls: counts each call until it has ended.
     """
 

@@ -148,4 +148,5 @@ class Front(grpc.GenericRpcHandler):  # type: ignore[misc]
 @functools.lru_cache(maxsize=256)
 def refusal(wait_ms: int) -> Ending:
     """The status of a refused call; made once for each wait."""
-    return Ending.of(OverloadedError(f"shed: requests wait {wait_ms} ms before they can be looked at", float(wait_ms)))
+    reason = f"shed: the server is overloaded; a new request waits {wait_ms} ms before it is read"
+    return Ending.of(OverloadedError(reason, float(wait_ms)))

@@ -8,6 +8,7 @@ import socket
 from nested_sparse.errors import ServingError
 from nested_sparse.excerpt import excerpt
 
+MOST_PORT = 65535
 HOST_ADVICE = "give --host an address of this machine: 127.0.0.1 for it alone, 0.0.0.0 or :: for every network"
 ADVICE = {
     errno.EADDRINUSE: "stop what uses it or choose another port (0 picks a free one)",

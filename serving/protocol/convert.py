@@ -57,7 +57,7 @@ def read_message(data: bytes, parse: Callable[[bytes], MessageT], limit: int) ->
     try:
         return parse(data)
     except DecodeError:
-        raise InputError(f"The request's {len(data)} bytes are no message that this method takes") from None
+        raise InputError(f"The request cannot be parsed as this method's request message ({len(data)} bytes)") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from nested_sparse.errors import InputError, UnavailableError
 from nested_sparse.excerpt import excerpt
 from nested_sparse.proto import messages
 
+from ..connections.listening import MOST_PORT
 from ..servicer import METRICS_EXTENSION
 from .counts import Counts, MetricCounts, ModelCounts
 from .prometheus import read_metrics
@@ -27,8 +28,8 @@ from .prometheus import read_metrics
 MOST_METRIC_BYTES = 32 << 20
 DRAINING = "draining"
 """The reason that our index gives while the server drains."""
-ANNOUNCED = re.compile(re.escape(METRICS_EXTENSION) + r"\((\d+)\)")
-ADDRESS = re.compile(r"(?P<host>\[[^\]]+\]|[^:/\[\]]+):\d{1,5}")
+ANNOUNCED = re.compile(re.escape(METRICS_EXTENSION) + r"\((\d{1,5})\)")
+ADDRESS = re.compile(r"(?P<host>\[[^\]]+\]|[^:/\[\]]+):(?P<port>\d{1,5})")
 
 
 class CountsSource:
@@ -47,8 +48,8 @@ class CountsSource:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         for each in (address, metrics):
-            if each is not None and not ADDRESS.fullmatch(each):
-                raise InputError(f"address: expected HOST:PORT, as 127.0.0.1:8001 or [::1]:8001, got {each!r}")
+            if each is not None:
+                _check_address(each)
         self.address = address
         self._metrics = metrics
         self._timeout_s = timeout_s
@@ -121,9 +122,21 @@ class CountsSource:
             return {}, f"no metrics from http://{address}/metrics: {excerpt(reason)}"
 
     def _announced(self, extensions: list[str]) -> str | None:
-        ports = [match[1] for match in map(ANNOUNCED.fullmatch, extensions) if match]
+        ports = [match[1] for match in map(ANNOUNCED.fullmatch, extensions) if match and _is_port(match[1])]
         host = ADDRESS.fullmatch(self.address)
         return f"{host['host']}:{ports[0]}" if ports and host else None
+
+
+def _check_address(text: str) -> None:
+    match = ADDRESS.fullmatch(text)
+    if match is None:
+        raise InputError(f"address: expected HOST:PORT, as 127.0.0.1:8001 or [::1]:8001, got {text!r}")
+    if not _is_port(match["port"]):  # gRPC would dial the port modulo 65536
+        raise InputError(f"address: expected HOST:PORT with a port from 1 to {MOST_PORT}, got {text!r}")
+
+
+def _is_port(digits: str) -> bool:
+    return 1 <= int(digits) <= MOST_PORT
 
 
 def _state(indexed: Any, general: str) -> str:

@@ -177,7 +177,8 @@ struct Node {
   }
 };
 
-// Four threads with levels of their own and two that share a cell, which a third lowers and raises.
+// Whether four threads with levels of their own, and two that share a cell, compute what one thread does. A further
+// thread lowers and raises the level in the cell (here the level may rise: every operator is run alone).
 template <class Op>
 bool agree(const Node& node, const std::vector<OrtValue>& inputs) {
   const ort::Attributes attributes(kApi, &node.info);
@@ -215,7 +216,8 @@ bool agree(const Node& node, const std::vector<OrtValue>& inputs) {
   return wrong == 0;
 }
 
-// The node that reads the tiled images of a convolution over `inputs`.
+// Whether a depthwise convolution and a pool over tiled images agree on several threads. The images are those that a
+// convolution makes of `inputs`.
 bool agree_tiled(const Node& plain, const std::vector<OrtValue>& inputs) {
   const Node writer(kWide, {{"y_tiled", {1}}});
   int64_t level = 0;

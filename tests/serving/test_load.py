@@ -39,6 +39,18 @@ def test_a_busy_start_is_known_to_the_first_request(
             model.engine.close(0.0)
 
 
+@pytest.mark.parametrize(("ratio", "shown"), [(1.0, "2000.00 ms"), (0.5, "2000.00 ms (kept), 1000.00 ms now")])
+def test_the_log_tells_kept_times_from_those_of_now(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, ratio: float, shown: str
+) -> None:
+    """A profile that was measured just now has one time for each level."""
+    profile = LatencyProfile([1], [[1e3], [2e3], [3e3], [4e3]])
+    monkeypatch.setattr(load, "profile_of", lambda *_, **__: Profiled(profile, ratio))
+    with caplog.at_level("INFO"), Session(EXAMPLE, threads=1) as session:
+        load_model(session, ModelConfig(100.0, 0), Device()).engine.close(0.0)
+    assert f"{session.name}: level 1 takes {shown}" in caplog.messages
+
+
 @pytest.mark.parametrize(
     ("rows", "options", "joins"),
     [

@@ -236,8 +236,8 @@ NAN = np.array([[np.nan, np.inf, -np.inf, 1]], np.float32)
 @pytest.mark.parametrize(
     ("body", "status", "text"),
     [
-        (b"\xff\xff\xff\xff", "INVALID_ARGUMENT", "no message that this method takes"),
-        (request_bytes()[:-3], "INVALID_ARGUMENT", "no message that this method takes"),
+        (b"\xff\xff\xff\xff", "INVALID_ARGUMENT", "cannot be parsed as this method's request message"),
+        (request_bytes()[:-3], "INVALID_ARGUMENT", "cannot be parsed as this method's request message"),
         (b"", "NOT_FOUND", "no model ''"),
         (request_bytes(np.zeros((0, 4), np.float32)), "INVALID_ARGUMENT", "[0, 4]"),
         (request_bytes(shape=[-2, -4]), "INVALID_ARGUMENT", "[-2, -4]"),

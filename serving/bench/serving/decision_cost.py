@@ -6,8 +6,6 @@ import statistics
 import time
 from collections.abc import Callable
 
-import numpy as np
-
 from nested_sparse.runtime.policy import LevelPolicy, Waiting
 from nested_sparse.runtime.resources import ResourceMonitor
 
@@ -28,8 +26,8 @@ def decision_cost(
 ) -> Figure:
     """Median microseconds of monitor.sample() and policy.choose() at the worst of QUEUE_LENGTHS, in this process.
 
-    The policy lives through as many arrivals as decisions, `run_ms` apart. The sensors themselves are read at most
-    every quarter of a second, of real time; what such a reading takes is in the note.
+    Before each decision the policy is told of one arrival; they are `run_ms` apart. The sensors themselves are
+    read at most every quarter of a second, of real time; the time of such a reading is in the note.
     """
     medians = {}
     now_s = 0.0
@@ -73,4 +71,4 @@ def _reading_us(clock: Callable[[], float]) -> float:
         begin_s = clock()
         monitor.sample()
         spent_us.append(1e6 * (clock() - begin_s))
-    return float(np.median(spent_us))
+    return statistics.median(spent_us)

@@ -162,6 +162,17 @@ def test_a_server_of_the_core_protocol_only(source):
     assert counts.note.startswith("it has no statistics; it has no index; no metrics")
 
 
+@pytest.mark.parametrize("port", ["0", "65536", "99999", "9" * 5000])
+def test_a_port_that_cannot_be_is_not_announced(source, port):
+    """A server that announces such a port has no metrics for us."""
+    answers = {
+        "ServerMetadata": messages.ServerMetadataResponse(extensions=[f"prometheus_metrics({port})"]),
+        "ServerReady": messages.ServerReadyResponse(ready=True),
+    }
+    with foreign_server(**{name: each.SerializeToString() for name, each in answers.items()}) as address:
+        assert "no metrics: " in source(address).read().note
+
+
 def test_the_text_of_a_foreign_server_is_cut_and_escaped(source):
     """The details of its errors may be up to 8 kB of any text."""
     details = "\x1b[2J\nforged" + 3000 * "x"
@@ -195,7 +206,9 @@ def test_the_error_of_an_absent_server_names_the_address(source):
         source(address).read()
 
 
-@pytest.mark.parametrize("address", ["localhost", "8001", ":8001", "http://x:1", "a:b", "::1:8001", ""])
+@pytest.mark.parametrize(
+    "address", ["localhost", "8001", ":8001", "http://x:1", "a:b", "::1:8001", "", "x:65536", "x:99999", "[::1]:0"]
+)
 def test_a_text_that_is_no_address_is_refused(source, address):
     """The error comes before any request."""
     with pytest.raises(InputError, match="expected HOST:PORT"):
