@@ -19,7 +19,7 @@ from .data.datasets import Digits, Idx, in_order, picked
 from .data.images import Labelled, LabelledImages, noisy
 from .evaluate import accuracy_per_level
 from .export.write import export
-from .progress import ProgressBar
+from .progress import progress_on
 from .recipes.recipe import Recipe, load_recipe
 from .recipes.run import start, train_by
 
@@ -96,8 +96,8 @@ def train_demo(data: DemoData, out: Path, force: bool, console: Console) -> Path
     densities = ", ".join(map(str, data.recipe.nest_options["densities"]))
     console.print(f"training on {data.name}: {len(data.train)} images, levels of {densities} density")
     inputs, net = start(data.recipe)
-    with ProgressBar() as bar:
-        train_by(data.recipe, inputs, net, state, bar)
+    with progress_on(console) as on_progress:
+        train_by(data.recipe, inputs, net, state, on_progress)
     metrics = {"accuracy": accuracy_per_level(net, in_order(data.test))}
     export(net.cpu(), inputs.example, path, metrics=metrics, force=force)
     store_reroutes(path, _route_scores(path, data))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -94,3 +96,13 @@ class ProgressBar:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
+
+
+@contextmanager
+def progress_on(console: Console) -> Iterator[Callable[[EpochReport], None]]:
+    """A listener of `train`: a bar where `console` is a terminal, else `log_progress`, as a bar would not be seen."""
+    if console.is_terminal:
+        with ProgressBar(console) as bar:
+            yield bar
+    else:
+        yield log_progress

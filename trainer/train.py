@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -44,6 +45,7 @@ from .schedules import Gradual, Schedule
 from .stage import DenseStage, LossFunction, Stage, Work
 from .state import check_same_run, checked_path, load_state, random_state, restore_random_state, save_state
 
+LOGGER = logging.getLogger(__name__)
 Batch = tuple[Any, Any]
 EpochSource = Callable[[int], Iterable[Batch]]
 
@@ -142,6 +144,10 @@ class _Run:
     @property
     def stage(self) -> Stage:
         return self.stages[self.index]
+
+    @property
+    def total_epochs(self) -> int:
+        return sum(stage.epochs for stage in self.stages)
 
     def train(self, batches: EpochSource, on_progress: Callable[[EpochReport], None]) -> None:
         """Run all remaining epochs."""
@@ -250,7 +256,7 @@ class _Run:
             learning_rate=self.optimizer.param_groups[0]["lr"],
             duration_s=duration_s,
             done_epochs=len(self.reports) + 1,
-            total_epochs=sum(stage.epochs for stage in self.stages),
+            total_epochs=self.total_epochs,
             passes=passes,
         )
 
@@ -299,6 +305,8 @@ class _Run:
         self.lr_progress = state["lr_progress"]
         self.precision.load_state_dict(own["precision"])
         restore_random_state(own["random"])
+        if not rank():
+            LOGGER.info("resuming from %s: %d of %d epochs are done", path, len(self.reports), self.total_epochs)
 
 
 def make_optimizer(config: TrainConfig, decayed: list[Tensor], plain: list[Tensor]) -> torch.optim.Optimizer:

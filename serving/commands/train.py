@@ -61,7 +61,7 @@ def _run(recipe: Recipe, out: Path, fresh: bool, tensorboard: Path | None) -> di
     from rich.console import Console
 
     from nested_sparse.trainer.distributed import rank, start_processes
-    from nested_sparse.trainer.progress import ProgressBar, log_progress
+    from nested_sparse.trainer.progress import progress_on
     from nested_sparse.trainer.recipes.run import run_files, run_recipe
     from nested_sparse.trainer.tensorboard import TensorBoard
 
@@ -71,7 +71,7 @@ def _run(recipe: Recipe, out: Path, fresh: bool, tensorboard: Path | None) -> di
         on_progress: list[Any] = []
         if tensorboard is not None and not rank():
             on_progress.append(stack.enter_context(TensorBoard(tensorboard)))
-        bar = stack.enter_context(ProgressBar(console)) if console.is_terminal else log_progress
+        bar = stack.enter_context(progress_on(console))
         try:
             return run_recipe(recipe, out, fresh=fresh, on_progress=[bar, *on_progress])
         except KeyboardInterrupt:

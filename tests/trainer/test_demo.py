@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,19 @@ def test_the_demo_trains_as_the_recipe_does(tmp_path: Path) -> None:
     written_ns = path.stat().st_mtime_ns
     assert demo.train_demo(data, tmp_path / "demo", False, QUIET) == path
     assert path.stat().st_mtime_ns == written_ns
+
+
+def test_each_epoch_is_said_where_the_output_is_piped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A pipe shows no bar, so each epoch is a line of the log, as of `train`."""
+    with caplog.at_level("INFO", logger="nested_sparse.trainer.progress"):
+        demo.train_demo(demo.load_demo_data(None), tmp_path, False, Console(file=io.StringIO()))
+    epochs = [record.message for record in caplog.records if record.name == "nested_sparse.trainer.progress"]
+    assert [line.partition(":")[0] for line in epochs] == [
+        "dense epoch 1/1",
+        "search 0 epoch 1/1",
+        "level 0 epoch 1/1",
+        "level 1 epoch 1/1",
+    ]
 
 
 def test_a_folder_of_images_takes_the_place_of_the_digits(tmp_path: Path) -> None:

@@ -15,6 +15,9 @@ from nested_sparse.excerpt import MAX_LISTED, excerpt
 
 NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a string", Path: "a path"}
 
+PLACEHOLDERS = {int: "NUMBER", float: "NUMBER", Path: "PATH"}
+"""Words for a value to be filled in, as in --set data.directory=PATH."""
+
 
 class Problems:
     """The problems of a recipe, collected so that one message lists all of them."""
@@ -94,7 +97,10 @@ def checked_options(
             problems.add_unknown(f"[{table}]", key, taken)
     for key, parameter in taken.items():
         if key not in given and parameter.default is inspect.Parameter.empty:
-            problems.lines.append(f"[{table}] {key} is missing: expected {expectation(parameter.annotation)}")
+            problems.lines.append(
+                f"[{table}] {key} is missing: expected {expectation(parameter.annotation)}; add it to [{table}], or "
+                f"--set {table}.{key}={PLACEHOLDERS.get(parameter.annotation, 'VALUE')}"
+            )
     return checked
 
 
@@ -138,7 +144,7 @@ def expectation(annotation: Any) -> str:
         return f"a list of {len(inner)}: {', '.join(map(expectation, inner))}"
     if origin in (tuple, list, Sequence):
         return f"a list, each {expectation(inner[0])}"
-    return NAMES.get(annotation, "a value of another kind")
+    return NAMES.get(annotation, "a value")
 
 
 def _first_that_fits(value: Any, annotations: Sequence[Any]) -> Any:

@@ -162,12 +162,18 @@ def _model(recipe: Recipe, data: TrainingData) -> nn.Module:
 
 def load_weights(model: nn.Module, path: Path) -> None:
     """Load a state dict of torch.save into `model`. Raises TrainingError if it is damaged or does not fit."""
+    advice = f"expected a state dict that torch.save wrote of a {type(model).__name__}"
     try:
-        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as error:  # torch's unpickler may raise anything
-        raise TrainingError(
-            f"weights {path}: cannot be loaded ({excerpt(error, 500)}); expected a state dict of this model"
-        ) from error
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise TrainingError(f"weights {path}: cannot be read ({error.strerror or error}); {advice}") from error
+    except Exception as error:  # torch's unpickler may raise anything, with pages of advice
+        raise TrainingError(f"weights {path}: is not a file of weights ({type(error).__name__}); {advice}") from error
+    try:
+        model.load_state_dict(weights)
+    except Exception as error:  # another kind of object, or other names and shapes
+        reason = excerpt(" ".join(str(error).split()), 500)
+        raise TrainingError(f"weights {path}: do not fit the model ({reason}); {advice}") from error
 
 
 def _device(recipe: Recipe) -> torch.device:
