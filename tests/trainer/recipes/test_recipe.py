@@ -14,10 +14,10 @@ from small_models import KilledError
 from nested_sparse.errors import TrainingError
 from nested_sparse.runtime import Session
 from nested_sparse.trainer.data.datasets import Digits
-from nested_sparse.trainer.models import DigitNet, ResNet20
+from nested_sparse.trainer.models import ResNet20
 from nested_sparse.trainer.progress import EpochReport
 from nested_sparse.trainer.recipes.recipe import Recipe, load_recipe, named_recipes
-from nested_sparse.trainer.recipes.run import dense_flops, load_weights, run_recipe
+from nested_sparse.trainer.recipes.run import dense_flops, run_recipe
 from nested_sparse.trainer.tensorboard import TensorBoard
 
 TINY = """
@@ -259,30 +259,6 @@ def test_own_functions_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         tiny(tmp_path, "data.name=recipe_mine:nothing", text=rest).load_data(0)
 
 
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (None, r"cannot be read \(No such file or directory\)"),
-        (b"[data]\nname = 'digits'\n", r"is not a file of weights \(\w+\)"),
-        ([1, 2], r"do not fit the model \(Expected state_dict to be dict-like, got .*list.*\)"),
-        ({"other": torch.ones(1)}, r"do not fit the model \(Error.* Missing key\(s\) .*Unexpected key\(s\) .*\)"),
-    ],
-    ids=["missing", "a recipe", "a list", "another model's"],
-)
-def test_weights_that_cannot_be_used_are_said_in_one_line(tmp_path: Path, content: object, said: str) -> None:
-    """The message has the file, the trouble without torch's layout and advice, and what to give."""
-    path = tmp_path / "mine.pt"
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    elif content is not None:
-        torch.save(content, path)
-    message = rf"weights {path}: {said}; expected a state dict that torch\.save wrote of a DigitNet$"
-    with pytest.raises(TrainingError, match=message) as caught:
-        load_weights(DigitNet(width=4), path)
-    assert len(str(caught.value)) < 1000
-    assert not {"\n", "\\", "\t"} & set(str(caught.value))
-
-
 OWN = """
 import dataclasses
 import numpy as np
@@ -373,10 +349,7 @@ def test_own_data_needs_only_what_the_package_offers(tmp_path: Path, monkeypatch
 def test_a_run_that_fails_before_its_first_epoch_leaves_the_folder_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The corrected recipe may use the folder; after an epoch, it belongs to the recipe that was trained.
-
-    A run that is resumed says so.
-    """
+    """The corrected recipe may use the folder; after an epoch it belongs to its recipe, and a resumed run says so."""
     (tmp_path / "own.py").write_text(OWN)
     monkeypatch.syspath_prepend(str(tmp_path))
     out = tmp_path / "out"
