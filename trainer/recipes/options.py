@@ -98,8 +98,8 @@ def checked_options(
     for key, parameter in taken.items():
         if key not in given and parameter.default is inspect.Parameter.empty:
             problems.lines.append(
-                f"[{table}] {key} is missing: expected {expectation(parameter.annotation)}; add it to [{table}], or "
-                f"--set {table}.{key}={PLACEHOLDERS.get(parameter.annotation, 'VALUE')}"
+                f"[{table}] {key} is missing: expected {expectation(parameter.annotation)}; add it to [{table}] or "
+                f"give --set {table}.{key}={PLACEHOLDERS.get(parameter.annotation, 'VALUE')}"
             )
     return checked
 
