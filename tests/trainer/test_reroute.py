@@ -318,7 +318,7 @@ def test_what_does_not_fit_is_refused() -> None:
         (0, 2, "goes down"),
         (1, 1, "goes down"),
         (3, 0, "out of"),
-        (1, 0.5, "no whole"),
+        (1, 0.5, "not a whole"),
     ]
     for start, end, error in ways:
         with pytest.raises(LevelError, match=error), rerouted(net, calls, start, end, ()):
