@@ -67,8 +67,8 @@ class CountsSource:
         """The counts of now. Raises UnavailableError: no server of the protocol answers in time."""
         metadata = self._ask("ServerMetadata")
         ready = bool(self._ask("ServerReady").ready)
-        statistics = self._try("ModelStatistics")
-        index = self._try("RepositoryIndex")
+        statistics = self._ask("ModelStatistics", optional=True)
+        index = self._ask("RepositoryIndex", optional=True)
         notes = [f"it has no {name}" for name, it in (("statistics", statistics), ("index", index)) if it is None]
         metrics, note = self._read_metrics(metadata.extensions)
         general = "ready" if ready else "not ready"
@@ -80,14 +80,8 @@ class CountsSource:
         state = DRAINING if not ready and DRAINING in states.values() else general
         return Counts(self._clock(), server, state, models, "; ".join(filter(None, (*notes, note))))
 
-    def _try(self, method: str) -> Any:
-        """The response, or None from a server that lacks the method."""
-        try:
-            return self._ask(method)
-        except NotImplementedError:
-            return None
-
-    def _ask(self, method: str) -> Any:
+    def _ask(self, method: str, *, optional: bool = False) -> Any:
+        """The response; None from a server that lacks a method that is optional. Raises UnavailableError."""
         call = self._channel.unary_unary(
             f"/{messages.SERVICE_NAME}/{method}",
             request_serializer=getattr(messages, f"{method}Request").SerializeToString,
@@ -97,8 +91,8 @@ class CountsSource:
             return call(getattr(messages, f"{method}Request")(), timeout=self._timeout_s)
         except grpc.RpcError as error:
             status, details = error.code(), error.details()
-        if status is grpc.StatusCode.UNIMPLEMENTED and method in ("ModelStatistics", "RepositoryIndex"):
-            raise NotImplementedError(method)
+        if optional and status is grpc.StatusCode.UNIMPLEMENTED:
+            return None
         if status is grpc.StatusCode.DEADLINE_EXCEEDED:
             details = f"no answer within {self._timeout_s:g} s"
         raise UnavailableError(

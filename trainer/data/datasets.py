@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,7 +35,7 @@ class TrainingData:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class Source(ABC):
     """Settings that all data sets share."""
 
     batch_size: int = 64
@@ -90,9 +91,9 @@ class Source:
             },
         )
 
+    @abstractmethod
     def read(self) -> tuple[Labelled, Labelled]:
         """The training set and the test set."""
-        raise NotImplementedError
 
     def augment(self, batches: Batches) -> Batches:
         """`batches` with the augmentation of this kind of data."""
