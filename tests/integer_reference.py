@@ -56,7 +56,7 @@ class Window:
     dilations: Sequence[int]
 
     def taps(self, data: NDArray[np.generic], fill: int) -> NDArray[np.generic]:
-        """(N, C, outputs..., taps): the inputs of each output, from data (N, C, inputs...). fill: the padding's value."""
+        """(N, C, outputs..., taps): the inputs of each output, from (N, C, inputs...). fill: the padding's value."""
         spatial = tuple(range(2, data.ndim))
         begins, ends = self.pads[: len(spatial)], self.pads[len(spatial) :]
         padded = np.pad(data, [(0, 0), (0, 0), *zip(begins, ends, strict=True)], constant_values=fill)
