@@ -1,4 +1,4 @@
-"""Byte images: the tensors that int8 operators hand on (kernels/quantized/image.h), written and read apart from them."""
+"""Byte images: the tensors that int8 operators hand on (kernels/quantized/image.h), written and read in numpy."""
 
 from __future__ import annotations
 
