@@ -36,7 +36,7 @@ class OurNodes:
         given = {name: value for name, (_, value) in attributes.items()}
         name = given.get(LAYER, b"").decode(errors="replace")
         layer = self._layers.get(name)
-        if layer is None or LAYER_KINDS[layer.op] is not kind:
+        if layer is None or LAYER_KINDS[layer.op].operator_for(layer.value_type) != operator:
             raise WireError(f"has a {operator} of a layer {excerpt(name)!r}, which the metadata does not have")
         for key, expected in {**self._placements[name], **kind.in_node(layer.attributes)}.items():
             if isinstance(expected, list):

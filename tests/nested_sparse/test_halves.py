@@ -142,8 +142,9 @@ def test_weights_beyond_float16_are_refused_by_name(tmp_path: Path, value: float
     ("changes", "message"),
     [
         ({"value_bytes": 4}, "tensor"),
-        ({"value_bytes": 3}, r"'blocks': value_bytes must be one of 4 \(float32\), 2 \(float16\), got 3"),
-        ({"value_bytes": 1}, "value_bytes must be one of .*, got 1"),
+        ({"value_bytes": 3}, r"'blocks': value_bytes must be one of 4 \(float32\), 2 \(float16\), 1 \(int8\), got 3"),
+        ({"value_bytes": 1}, "tensor"),
+        ({"value_bytes": 0}, "value_bytes must be one of .*, got 0"),
         ({"value_bytes": "2"}, "got '2'"),
         ({"value_bytes": 2.0}, "got 2.0"),
         ({"value_bytes": True}, "got True"),
