@@ -23,13 +23,18 @@ LEAST_SCALE = float(np.finfo(np.float32).tiny)
 """Operators take smaller numbers for zero."""
 
 
+def is_scale(scales: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Whether each is a scale to compute with: finite, and at least LEAST_SCALE."""
+    return (scales >= LEAST_SCALE) & np.isfinite(scales)
+
+
 def row_scales(weight: NestedWeight) -> NDArray[np.float32]:
     """(O,) float32 scale of each row: the largest magnitude of a weight that some level keeps, divided by 127.
 
     1 where all kept weights of the row are zero, or so small that the scale would be below LEAST_SCALE.
     """
     scales = np.abs(weight.at(NEVER - 1)).max(axis=1) / np.float32(INT8.largest)
-    return np.where(scales >= LEAST_SCALE, scales, np.float32(1))
+    return np.where(is_scale(scales), scales, np.float32(1))
 
 
 def quantised(weight: NestedWeight, scales: NDArray[np.float32]) -> NDArray[np.int8]:

@@ -14,7 +14,7 @@ from .excerpt import excerpt
 from .layouts import Quads
 from .metadata import LayerEntry, Metadata
 from .places import DTYPES, TensorPlace, tensor_name
-from .quantization import LEAST_SCALE
+from .quantization import is_scale
 
 
 class Verifier:
@@ -93,7 +93,7 @@ class Verifier:
             )
 
     def _check_scales(self, layer: LayerEntry, scales: NDArray[np.float32]) -> None:
-        wrong = ~((scales >= LEAST_SCALE) & np.isfinite(scales))
+        wrong = ~is_scale(scales)
         if wrong.any():
             raise CheckpointError(
                 f"{self._where}: layer '{excerpt(layer.name)}': the scale of packed row {wrong.argmax()} is "

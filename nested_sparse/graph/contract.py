@@ -48,6 +48,11 @@ def segment_input(level: int) -> GraphInput:
     return GraphInput(_SEGMENT_NAME.format(level), "uint8", (None,))
 
 
+def level_count_of(inputs: Iterable[str]) -> int:
+    """Levels of the graph that has these inputs; a slice has fewer levels than its graph."""
+    return sum(re.fullmatch(_SEGMENT_NAME.format(r"\d+"), name) is not None for name in inputs)
+
+
 def runtime_inputs(level_count: int) -> tuple[GraphInput, ...]:
     """All that a graph of so many levels takes beside the model's own inputs, which come first."""
     return (LEVEL, *(segment_input(level) for level in range(level_count)))
@@ -108,12 +113,16 @@ X_SCALE, X_ZERO, Y_SCALE, Y_ZERO = "x_scale", "x_zero", "y_scale", "y_zero"
 SUM_SCALE, SUM_ZERO, TABLE = "sum_scale", "sum_zero", "table"
 """Scale and zero point at each level of the graph of a u8 tensor: what is read, what is written, and the sums that
 `table` maps, level after level, from u8 to u8."""
-SCALES, ZEROS = (X_SCALE, Y_SCALE, SUM_SCALE), (X_ZERO, Y_ZERO, SUM_ZERO)
+SCALES, ZEROS = frozenset({X_SCALE, Y_SCALE, SUM_SCALE}), frozenset({X_ZERO, Y_ZERO, SUM_ZERO})
 TABLE_NBYTES = 256
 """Bytes of a table at one level."""
 Y_BORDER, Y_GAP = "y_border", "y_gap"
 """Rows of border around each channel of the image that is written, and columns between two of its rows."""
-ACTIVATIONS, STATIC, DYNAMIC, FLOAT = "activations", "static", "dynamic", "float32"
+MAX_MARGIN = 1 << 12
+"""Most rows of border, and most columns of gap."""
+ACTIVATIONS = "activations"
+STATIC, DYNAMIC, FLOAT = "static", "dynamic", "float32"
+ACTIVATION_FORMS = (STATIC, DYNAMIC, FLOAT)
 """Attribute of a linear layer and its values: the form in which the operator takes its inputs."""
 COUNT_INCLUDE_PAD = "count_include_pad"
 
