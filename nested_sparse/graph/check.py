@@ -205,7 +205,9 @@ class _GraphCheck:
             return list(self._check_graph(value, scope, operator in LOOPS).values())
         if kind == "floats":
             return float_values(value)
-        return value if kind in ("i", "f") else None
+        if kind == "i":
+            return value or 0  # 0 where the file leaves it out
+        return value if kind == "f" else None
 
 
 def _check_texts(operator: str, attributes: Mapping[str, tuple[str, Any]]) -> None:
