@@ -28,6 +28,10 @@ struct ConvGeometry {
 // From the attributes kernel_shape, strides, pads and dilations. Throws ort::Error where one is out of range.
 ConvGeometry read_geometry(const ort::Attributes& attributes);
 
+// Outputs of a window along an axis (0: rows, 1: columns) of an image that has `size` pixels there. Throws ort::Error
+// where the window does not fit into the padded image.
+int64_t window_outputs(const ConvGeometry& geometry, int axis, int64_t size);
+
 class ConvPlan {
  public:
   // The plan for images of the size and layout of `x`. shape: of the output's tiles. Throws ort::Error where the window
@@ -52,7 +56,6 @@ class ConvPlan {
   GatherArgs gathering(const float* x, int64_t tile, float* matrix) const;
 
  private:
-  void place_axis(const ConvGeometry& geometry, int axis);
   void place_pieces(const ConvGeometry& geometry, const Image& x);
   void place_vector(const ConvGeometry& geometry, const Image& x, int64_t tap, int64_t vector, int32_t row_vector);
 

@@ -10,6 +10,13 @@
 #include "linear.h"
 #include "max_pool.h"
 #include "ort_api.h"
+#include "quantized/add.h"
+#include "quantized/average_pool.h"
+#include "quantized/dequantize.h"
+#include "quantized/global_average_pool.h"
+#include "quantized/max_pool.h"
+#include "quantized/multiply.h"
+#include "quantized/quantize.h"
 
 #define NESTED_SPARSE_EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -99,12 +106,20 @@ constexpr Input kFloats{ort::kFloat, ort::kRequired};
 constexpr Input kFloatsOrNone{ort::kFloat, ort::kOptional};
 constexpr Input kLevelCell{ort::kInt64, ort::kRequired};
 constexpr Input kSegments{ort::kUint8, ort::kVariadic};
+constexpr Input kBytes{ort::kUint8, ort::kRequired};
 constexpr Inputs kOfLayer{4, {kFloats, kLevelCell, kFloatsOrNone, kSegments}};
 
 const OperatorInfo kOperators[] = {
     {"NestedConv", create<NestedConv>, ort::kFloat, kOfLayer, reuse_input<kResidual>},
     {"NestedLinear", create<NestedLinear>, ort::kFloat, kOfLayer, reuse_input<kResidual>},
     {"TiledMaxPool", create<TiledMaxPool>, ort::kFloat, {1, {kFloats}}, nullptr},
+    {"QuantizeImage", create<QuantizeImage>, ort::kUint8, {2, {kFloats, kLevelCell}}, nullptr},
+    {"DequantizeImage", create<DequantizeImage>, ort::kFloat, {1, {kBytes}}, nullptr},
+    {"QuantizedMaxPool", create<QuantizedMaxPool>, ort::kUint8, {1, {kBytes}}, nullptr},
+    {"QuantizedAveragePool", create<QuantizedAveragePool>, ort::kUint8, {1, {kBytes}}, nullptr},
+    {"QuantizedGlobalAveragePool", create<QuantizedGlobalAveragePool>, ort::kFloat, {1, {kBytes}}, nullptr},
+    {"QuantizedAdd", create<QuantizedAdd>, ort::kUint8, {3, {kBytes, kBytes, kLevelCell}}, nullptr},
+    {"QuantizedMultiply", create<QuantizedMultiply>, ort::kUint8, {3, {kBytes, kFloats, kLevelCell}}, nullptr},
 };
 constexpr size_t kOperatorCount = sizeof kOperators / sizeof kOperators[0];
 

@@ -17,5 +17,9 @@ constexpr int kPurposes = 6;
 // Memory for at least `floats` floats, aligned to 64 bytes, with undefined contents. It belongs to this thread until
 // the thread's next call for the same purpose. Throws std::bad_alloc.
 float* scratch(Purpose purpose, int64_t floats);
+// The same, of at least `bytes` bytes.
+inline uint8_t* scratch_bytes(Purpose purpose, int64_t bytes) {
+  return reinterpret_cast<uint8_t*>(scratch(purpose, (bytes + 3) / 4));
+}
 
 }  // namespace nested_sparse
