@@ -12,6 +12,7 @@
 #include "ort_api.h"
 #include "quantized/add.h"
 #include "quantized/average_pool.h"
+#include "quantized/conv.h"
 #include "quantized/dequantize.h"
 #include "quantized/global_average_pool.h"
 #include "quantized/max_pool.h"
@@ -104,22 +105,25 @@ size_t reuse_input(int** inputs, int** outputs) {
 
 constexpr Input kFloats{ort::kFloat, ort::kRequired};
 constexpr Input kFloatsOrNone{ort::kFloat, ort::kOptional};
+constexpr Input kImage{ort::kUint8, ort::kRequired};
+constexpr Input kImageOrNone{ort::kUint8, ort::kOptional};
 constexpr Input kLevelCell{ort::kInt64, ort::kRequired};
 constexpr Input kSegments{ort::kUint8, ort::kVariadic};
-constexpr Input kBytes{ort::kUint8, ort::kRequired};
 constexpr Inputs kOfLayer{4, {kFloats, kLevelCell, kFloatsOrNone, kSegments}};
+constexpr Inputs kOfImageLayer{4, {kImage, kLevelCell, kImageOrNone, kSegments}};
 
 const OperatorInfo kOperators[] = {
     {"NestedConv", create<NestedConv>, ort::kFloat, kOfLayer, reuse_input<kResidual>},
     {"NestedLinear", create<NestedLinear>, ort::kFloat, kOfLayer, reuse_input<kResidual>},
     {"TiledMaxPool", create<TiledMaxPool>, ort::kFloat, {1, {kFloats}}, nullptr},
+    {"QuantizedConv", create<QuantizedConv>, ort::kUint8, kOfImageLayer, reuse_input<kResidual>},
     {"QuantizeImage", create<QuantizeImage>, ort::kUint8, {2, {kFloats, kLevelCell}}, nullptr},
-    {"DequantizeImage", create<DequantizeImage>, ort::kFloat, {1, {kBytes}}, nullptr},
-    {"QuantizedMaxPool", create<QuantizedMaxPool>, ort::kUint8, {1, {kBytes}}, nullptr},
-    {"QuantizedAveragePool", create<QuantizedAveragePool>, ort::kUint8, {1, {kBytes}}, nullptr},
-    {"QuantizedGlobalAveragePool", create<QuantizedGlobalAveragePool>, ort::kFloat, {1, {kBytes}}, nullptr},
-    {"QuantizedAdd", create<QuantizedAdd>, ort::kUint8, {3, {kBytes, kBytes, kLevelCell}}, nullptr},
-    {"QuantizedMultiply", create<QuantizedMultiply>, ort::kUint8, {3, {kBytes, kFloats, kLevelCell}}, nullptr},
+    {"DequantizeImage", create<DequantizeImage>, ort::kFloat, {1, {kImage}}, nullptr},
+    {"QuantizedMaxPool", create<QuantizedMaxPool>, ort::kUint8, {1, {kImage}}, nullptr},
+    {"QuantizedAveragePool", create<QuantizedAveragePool>, ort::kUint8, {1, {kImage}}, nullptr},
+    {"QuantizedGlobalAveragePool", create<QuantizedGlobalAveragePool>, ort::kFloat, {1, {kImage}}, nullptr},
+    {"QuantizedAdd", create<QuantizedAdd>, ort::kUint8, {3, {kImage, kImage, kLevelCell}}, nullptr},
+    {"QuantizedMultiply", create<QuantizedMultiply>, ort::kUint8, {3, {kImage, kFloats, kLevelCell}}, nullptr},
 };
 constexpr size_t kOperatorCount = sizeof kOperators / sizeof kOperators[0];
 

@@ -14,10 +14,10 @@ Blend BlendOperator::limited_to(ByteRange range) const {
 
 void BlendOperator::blend_channel(const Blend& blend, const QuantizedImage& a, const QuantizedImage& b,
                                   const QuantizedImage& y, int64_t n, int64_t c) const {
-  const uint8_t* const from = read_raster(a, n, c, scratch_bytes(Purpose::input, raster_bytes(a)));
+  const uint8_t* const from = read_raster(a, n, c, byte_scratch(Purpose::input, raster_bytes(a)));
   const uint8_t* other = from;
-  if (b.data != a.data) other = read_raster(b, n, c, scratch_bytes(Purpose::matrix, raster_bytes(b)));
-  uint8_t* const to = scratch_bytes(Purpose::output, raster_bytes(y));
+  if (b.data != a.data) other = read_raster(b, n, c, byte_scratch(Purpose::matrix, raster_bytes(b)));
+  uint8_t* const to = byte_scratch(Purpose::output, raster_bytes(y));
   if (a.pitch() == y.pitch() && b.pitch() == y.pitch()) {
     loops_.blend(from, other, rounded_up(y.positions()), blend, to);
   } else {

@@ -7,16 +7,16 @@
 namespace nested_sparse {
 
 QuantizedGlobalAveragePool::QuantizedGlobalAveragePool(const ort::Attributes& attributes)
-    : ImageOperator("QuantizedGlobalAveragePool"), spatial_(read_spatial(attributes)) {}
+    : ImageOperator("QuantizedGlobalAveragePool"), spatial_(read_choice(attributes, "spatial_dimensions", 1, 2, 2)) {}
 
 void QuantizedGlobalAveragePool::compute(const ort::Context& context) const {
   const QuantizedImage x = read_image(context, 0, "X");
   const ImageSize one{x.size.batch, x.size.channels, 1, 1};
-  float* const y = context.output(planar_shape(one, spatial_));
+  float* const y = write_floats(context, one, spatial_);
   const auto pixels = static_cast<double>(x.size.height * x.size.width);
   const double scale = x.range.scale;
   const int64_t zeros = x.size.height * x.size.width * x.range.zero;
-  uint8_t* const mask = scratch_bytes(Purpose::matrix, raster_bytes(x));
+  uint8_t* const mask = byte_scratch(Purpose::matrix, raster_bytes(x));
   std::memset(mask, 0, static_cast<size_t>(raster_bytes(x)));
   for (int64_t row = 0; row < x.size.height; ++row) {
     std::memset(mask + row * x.pitch(), 0xff, static_cast<size_t>(x.size.width));

@@ -2,17 +2,6 @@
 
 namespace nested_sparse {
 
-int64_t read_spatial(const ort::Attributes& attributes) {
-  const int64_t spatial = attributes.integer("spatial_dimensions", 2);
-  if (spatial == 1 || spatial == 2) return spatial;
-  throw ort::Error("attribute 'spatial_dimensions': expected 1 or 2, got " + std::to_string(spatial));
-}
-
-ort::Shape planar_shape(const ImageSize& size, int64_t spatial) {
-  if (spatial == 1) return {3, {size.batch, size.channels, size.width}};
-  return {4, {size.batch, size.channels, size.height, size.width}};
-}
-
 ImageOperator::ImageOperator(const char* name) : name_(name), loops_(find_pixel_loops(isa_choice().isa)) {}
 
 void ImageOperator::fail(const std::string& message) const {
@@ -42,6 +31,12 @@ QuantizedImage ImageOperator::write_image(const ort::Context& context, const Ima
   } catch (const ort::Error& error) {
     fail(std::string("Y: ") + error.what());
   }
+}
+
+float* ImageOperator::write_floats(const ort::Context& context, const ImageSize& size, int64_t spatial) const {
+  if (spatial == 2) return context.output(ort::Shape{4, {size.batch, size.channels, size.height, size.width}});
+  if (size.height != 1) fail("with one spatial dimension X must have one row, got " + size.text());
+  return context.output(ort::Shape{3, {size.batch, size.channels, size.width}});
 }
 
 Pool ImageOperator::pool_over(const ConvGeometry& geometry, const ImageSize& x) const {

@@ -10,11 +10,6 @@
 
 namespace nested_sparse {
 
-// The attribute spatial_dimensions: 1 or 2. Throws ort::Error.
-int64_t read_spatial(const ort::Attributes& attributes);
-// The shape of a planar tensor of images of `size`.
-ort::Shape planar_shape(const ImageSize& size, int64_t spatial);
-
 class ImageOperator : public Operator {
  protected:
   explicit ImageOperator(const char* name);
@@ -26,6 +21,8 @@ class ImageOperator : public Operator {
   QuantizedImage write_image(const ort::Context& context, const ImageSize& size, ImageLayout layout,
                              ByteRange range) const;
 
+  // Y in float32: [N, C, H, W], or [N, C, W] for one spatial dimension. Throws ort::Error where that has several rows.
+  float* write_floats(const ort::Context& context, const ImageSize& size, int64_t spatial) const;
   // Throws ort::Error where the window does not fit into the padded image.
   Pool pool_over(const ConvGeometry& geometry, const ImageSize& x) const;
 

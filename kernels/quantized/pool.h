@@ -26,7 +26,7 @@ class Pool {
   Pool(const ConvGeometry& geometry, const ImageSize& x)
       : geometry_(geometry),
         size_{x.height, x.width},
-        y_{x.batch, x.channels, window_outputs(geometry, 0, x.height), window_outputs(geometry, 1, x.width)},
+        y_{x.batch, x.channels, output_size(geometry, 0, x.height), output_size(geometry, 1, x.width)},
         copied_(rounded_up(x.width)),
         behind_((geometry.kernel[1] - 1) * geometry.dilation[1]),
         line_(std::max(geometry.pad_before[1] + copied_, (y_.width - 1) * geometry.stride[1] + behind_ + 1)) {}
@@ -69,7 +69,7 @@ class Pool {
 
   template <class T>
   static T* memory(Purpose purpose, int64_t count) {
-    return reinterpret_cast<T*>(scratch_bytes(purpose, count * int64_t{sizeof(T)}));
+    return reinterpret_cast<T*>(byte_scratch(purpose, count * int64_t{sizeof(T)}));
   }
 
   Seen seen(int axis, int64_t output) const {

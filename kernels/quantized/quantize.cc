@@ -10,7 +10,7 @@ void QuantizeImage::compute(const ort::Context& context) const {
   const int64_t pixels = x.size.height * x.size.width;
   for_channels(context, x.size, pixels * 4 + raster_bytes(y), [&](int64_t n, int64_t c) {
     const float* const from = x.data + (n * x.size.channels + c) * pixels;
-    uint8_t* const to = scratch_bytes(Purpose::output, raster_bytes(y));
+    uint8_t* const to = byte_scratch(Purpose::output, raster_bytes(y));
     for (int64_t row = 0; row < x.size.height; ++row) {
       loops_.quantise(from + row * x.size.width, x.size.width, y.range.scale, y.range.zero, to + row * y.pitch());
     }

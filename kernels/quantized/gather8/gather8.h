@@ -1,8 +1,8 @@
-// Gathering of bytes: copies the pixels that one tile of output positions needs into a matrix with a row of 64 bytes for
-// each column of the weight, an input channel and a tap of the window.
+// Gathering of bytes: copies the pixels that one tile of output positions needs into a matrix with a row of 64 bytes
+// for each column of the weight, an input channel and a tap of the window.
 //
-// Under one tap, output positions that follow one another read input pixels that lie `step` bytes apart, up to the end of
-// an image row or of an input tile. So a row of the matrix consists of runs:
+// Under one tap, output positions that follow one another read input pixels that lie `step` bytes apart, up to the end
+// of an image row or of an input tile. So a row of the matrix consists of runs:
 //
 //   row[to + i] = x[channel * channel_step + source + i * step]    for i in 0 .. count - 1
 //
