@@ -222,7 +222,7 @@ def run_kernel(
 
 
 def run_quantized_kernel(index: int, args: Spmm8Args | Sums8Args, groups: tuple[int, int]) -> None:
-    """Run kernel `index` of int8 weights on raw memory, for tests and benchmarks: its outputs, or with Sums8Args its sums.
+    """Run kernel `index` of int8 weights on raw memory, for tests and benchmarks; with Sums8Args it stores sums.
 
     groups: range of row groups to compute.
 

@@ -16,6 +16,7 @@ from sparse_node import Array, conv_node
 from tiled_graph import Step, TiledGraph, pool
 
 from nested_sparse.kernels import library
+from nested_sparse.value_type import FLOAT32
 
 
 def check(steps: Sequence[Step], tiled: str, shape: tuple[int, ...], threads: int = 1) -> None:
