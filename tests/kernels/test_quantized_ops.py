@@ -51,7 +51,7 @@ class Operator:
 
 
 def run(name: str, *inputs: NDArray[Any], threads: int = 1, **attributes: Any) -> NDArray[Any]:
-    """What a node gives for `inputs`."""
+    """The output of a node for `inputs`."""
     return Operator(name, [array.dtype for array in inputs], threads, **attributes)(*inputs)
 
 
