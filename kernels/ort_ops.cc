@@ -10,6 +10,7 @@
 #include "linear.h"
 #include "max_pool.h"
 #include "ort_api.h"
+#include "quantized/conv.h"
 
 #define NESTED_SPARSE_EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -97,14 +98,18 @@ size_t reuse_input(int** inputs, int** outputs) {
 
 constexpr Input kFloats{ort::kFloat, ort::kRequired};
 constexpr Input kFloatsOrNone{ort::kFloat, ort::kOptional};
+constexpr Input kImage{ort::kUint8, ort::kRequired};
+constexpr Input kImageOrNone{ort::kUint8, ort::kOptional};
 constexpr Input kLevelCell{ort::kInt64, ort::kRequired};
 constexpr Input kSegments{ort::kUint8, ort::kVariadic};
 constexpr Inputs kOfLayer{4, {kFloats, kLevelCell, kFloatsOrNone, kSegments}};
+constexpr Inputs kOfImageLayer{4, {kImage, kLevelCell, kImageOrNone, kSegments}};
 
 const OperatorInfo kOperators[] = {
     {"NestedConv", create<NestedConv>, ort::kFloat, kOfLayer, reuse_input<kResidual>},
     {"NestedLinear", create<NestedLinear>, ort::kFloat, kOfLayer, reuse_input<kResidual>},
     {"TiledMaxPool", create<TiledMaxPool>, ort::kFloat, {1, {kFloats}}, nullptr},
+    {"QuantizedConv", create<QuantizedConv>, ort::kUint8, kOfImageLayer, reuse_input<kResidual>},
 };
 constexpr size_t kOperatorCount = sizeof kOperators / sizeof kOperators[0];
 

@@ -28,8 +28,8 @@ int64_t round_up(int64_t bytes) {
 // Places the channels of an image of `size`. False where a size is out of range, or an image takes 2^31 bytes or more.
 // Every product is bounded before it is made.
 bool place(const ImageSize& size, ImageLayout layout, QuantizedImage& image) {
-  const bool in_range = size.batch >= 0 && size.channels >= 1 && size.height >= 1 && size.width >= 1 &&
-                        layout.border >= 0 && layout.gap >= 0;
+  const bool in_range = size.batch >= 0 && size.batch <= kMaxBytes && size.channels >= 1 && size.height >= 1 &&
+                        size.width >= 1 && layout.border >= 0 && layout.gap >= 0;
   if (!in_range || size.channels > kMaxBytes || size.width > kMaxBytes) return false;
   image.size = size;
   image.layout = layout;
@@ -105,12 +105,15 @@ QuantizedImage QuantizedImage::read(const ort::Tensor<const uint8_t>& tensor) {
   return image;
 }
 
+QuantizedImage QuantizedImage::placed(const ImageSize& size, ImageLayout layout) {
+  QuantizedImage image;
+  if (!place(size, layout, image)) throw ort::Error("an image of " + size.text() + " has 2^31 bytes or more");
+  return image;
+}
+
 QuantizedImage QuantizedImage::write(const ort::Context& context, const ImageSize& size, ImageLayout layout,
                                      ByteRange range) {
-  QuantizedImage image;
-  if (!place(size, layout, image) || size.batch > kMaxBytes) {
-    throw ort::Error("an image of " + size.text() + " has 2^31 bytes or more");
-  }
+  QuantizedImage image = placed(size, layout);
   const Header header{kMagic,
                       static_cast<int32_t>(size.batch),
                       static_cast<int32_t>(size.channels),

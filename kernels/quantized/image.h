@@ -45,10 +45,13 @@ struct ImageLayout {
 ImageLayout read_layout(const ort::Attributes& attributes);
 
 struct QuantizedImage {
+  // Where the bytes of such an image lie, without any. Throws ort::Error where a size is out of range, or an image
+  // would take 2^31 bytes or more.
+  static QuantizedImage placed(const ImageSize& size, ImageLayout layout);
   // The image in an input tensor of an operator. Throws ort::Error where the tensor holds none.
   static QuantizedImage read(const ort::Tensor<const uint8_t>& tensor);
-  // An image in new memory for the operator's output, whose header is written. Throws ort::Error where it would be too
-  // large. The operator writes the pixels (`keep` says which bytes of a tile they are), and `write_border` the rest.
+  // An image in new memory for the operator's output, whose header is written. Throws ort::Error as `placed`. The
+  // operator writes the pixels (`keep` says which bytes of a tile they are), and `write_border` the rest.
   static QuantizedImage write(const ort::Context& context, const ImageSize& size, ImageLayout layout, ByteRange range);
 
   bool planes() const { return layout.border > 0; }
