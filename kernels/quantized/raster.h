@@ -7,7 +7,9 @@
 namespace nested_sparse {
 
 // Bytes of a raster: its last tile is padded.
-inline int64_t raster_bytes(const QuantizedImage& image) { return image.tiles * kTileBytes; }
+inline int64_t raster_bytes(const QuantizedImage& image) {
+  return image.tiles * kTileBytes;
+}
 
 // The raster of channel c of image n; in `buffer`, which has raster_bytes() bytes, where it is copied. A row and the 63
 // bytes behind it may be read where `buffer` has 64 bytes more.
