@@ -1,7 +1,6 @@
 #include "conv.h"
 
 #include <algorithm>
-#include <atomic>
 
 #include "column_cut.h"
 #include "scratch.h"
@@ -10,25 +9,6 @@ namespace nested_sparse {
 namespace {
 
 constexpr double kMultiplyGrain = 400000;  // multiply-adds of a task, which take about 10 µs
-
-int64_t read_choice(const ort::Attributes& attributes, const char* name, int64_t least, int64_t most,
-                    int64_t otherwise) {
-  const int64_t value = attributes.integer(name, otherwise);
-  if (value < least || value > most) {
-    throw ort::Error("attribute '" + std::string(name) + "': expected " + std::to_string(least) + " to " +
-                     std::to_string(most) + ", got " + std::to_string(value));
-  }
-  return value;
-}
-
-// Names the matrix that a thread has gathered.
-struct Matrix {
-  uint64_t run;
-  int64_t image, tile, channel;
-  bool operator==(const Matrix& other) const {
-    return run == other.run && image == other.image && tile == other.tile && channel == other.channel;
-  }
-};
 
 // A weight of kCutFrom columns or more is cut into ranges of about kRangeColumns columns. The matrix of a range fits
 // into L2 together with the weights.
@@ -40,97 +20,49 @@ int64_t channels_of_range(int64_t channels, const ConvGeometry& geometry) {
   return channels * taps < kCutFrom ? channels : std::max<int64_t>(kRangeColumns / taps, 1);
 }
 
-uint64_t next_run() {
-  static std::atomic<uint64_t> count{0};
-  return count.fetch_add(1, std::memory_order_relaxed) + 1;
-}
-
 }  // namespace
 
 NestedConv::NestedConv(const ort::Attributes& attributes)
-    : NestedOperator(attributes),
-      geometry_(read_geometry(attributes)),
-      spatial_(read_choice(attributes, "spatial_dimensions", 1, 2, 2)),
-      channel_groups_(read_choice(attributes, "groups", 1, weight_.rows(), 1)),
-      channels_(weight_.columns() / (geometry_.kernel[0] * geometry_.kernel[1])),
-      depthwise_(channel_groups_ > 1 && channel_groups_ == weight_.rows() && channels_ == 1 && weight_.banks() == 0 &&
-                 weight_.kind().value_type == ValueType::float32),
+    : ConvLayer(attributes),
+      weighs_(depthwise_ && weight_.banks() == 0 && weight_.kind().value_type == ValueType::float32),
       range_channels_(channels_of_range(channels_, geometry_)),
       x_tiled_(read_choice(attributes, "x_tiled", 0, 1, 0) == 1),
       y_tiled_(read_choice(attributes, "y_tiled", 0, 1, 0) == 1),
       residual_tiled_(read_choice(attributes, "residual_tiled", 0, 1, 0) == 1),
       kernel_(find_spmm(isa_choice().isa, weight_.kind())),
-      gather_(find_gather(isa_choice().isa)) {
-  if (channels_ * geometry_.kernel[0] * geometry_.kernel[1] != weight_.columns()) {
-    fail("columns must be a multiple of the window's " + std::to_string(geometry_.kernel[0] * geometry_.kernel[1]) +
-         " taps, got " + std::to_string(weight_.columns()));
-  }
-  if (channel_groups_ > 1 && weight_.rows() % (channel_groups_ * weight_.block_rows()) != 0) {
-    fail("the rows of each of the " + std::to_string(channel_groups_) + " groups must be whole blocks of " +
-         std::to_string(weight_.block_rows()) + ", got " + std::to_string(weight_.rows()) + " rows in all");
-  }
-}
+      gather_(find_gather(isa_choice().isa)) {}
 
 Image NestedConv::read_image(const ort::Context& context, InputIndex index, const char* name, bool tiled) const {
-  try {
-    return Image::read(context.input<float>(index), tiled, gather_.shape);
-  } catch (const ort::Error& error) {
-    fail(std::string(name) + " " + error.what());
-  }
+  return checked(name, [&] { return Image::read(context.input<float>(index), tiled, gather_.shape); });
 }
 
 Image NestedConv::read_residual(const ort::Context& context, const ImageSize& size) const {
   const auto tensor = context.input<float>(kResidual);
   if (tensor.data == nullptr && tensor.shape.rank == 0) return Image{};
-  const Image image = read_image(context, kResidual, "the residual", residual_tiled_);
-  if (!(image.size == size)) {
-    fail("the residual must have the output's shape " + size.text() + ", got " + image.size.text());
-  }
+  const Image image = read_image(context, kResidual, "the residual ", residual_tiled_);
+  check_residual(image.size, size);
   return image;
-}
-
-std::shared_ptr<const ConvPlan> NestedConv::plan_for(const Image& x) const {
-  try {
-    return plans_.plan_for(geometry_, x, gather_.shape);
-  } catch (const ort::Error& error) {
-    fail(error.what());
-  }
 }
 
 void NestedConv::compute(const ort::Context& context) const {
   WeightView view;
   this->view(context, view);
-  const Image x = read_image(context, kX, "X", x_tiled_);
-  if (x.size.channels != channel_groups_ * channels_) {
-    fail("X must be [N, " + std::to_string(channel_groups_ * channels_) + ", H, W], got " + x.size.text());
-  }
-  auto plan = plan_for(x);
-  const ImageSize size{x.size.batch, weight_.rows(), plan->output_height(), plan->output_width()};
-  if (spatial_ == 1 && size.height != 1) fail("with one spatial dimension Y must have one row, got " + size.text());
+  const Image x = read_image(context, kX, "X ", x_tiled_);
+  check_channels(x.size);
+  auto plan = checked("", [&] { return plans_.plan_for(geometry_, x, gather_.shape); });
+  const ImageSize size = output_size(x.size, plan->output_height(), plan->output_width());
   const Image residual = read_residual(context, size);
   const Image y = Image::write(context, size, y_tiled_, gather_.shape, spatial_);
   run_tasks(context, Run{view, std::move(plan), x, residual, y, next_run()});
 }
 
-// The work is ordered by tiles, and within a tile by outputs. It is cut into ranges, and each range is a task. A tile
-// that lies in two ranges is gathered twice, so there are few ranges where there are few tiles. Tried: every other
-// layer in reverse, to start with the tiles that are still in L2. No gain.
 void NestedConv::run_tasks(const ort::Context& context, const Run& run) const {
   const int64_t tiles = run.y.size.batch * run.y.tiling.tiles;
-  const int64_t parts = channel_groups_ == 1 ? weight_.spmm_groups() : channel_groups_;
   const double cost = static_cast<double>(run.view.blocks * weight_.block_rows()) *
                       static_cast<double>(run.y.size.batch * run.y.tiling.pixels);
-  int64_t ranges = task_count(tiles * parts, cost, kMultiplyGrain);
-  if (!run.plan->direct() && tiles < 4 * ranges) {
-    ranges = std::min(ranges, tiles < 2 * core_count() ? core_count() : 2 * core_count());
-  }
-  context.parallel_for(ranges, [&](int64_t range) {
-    const Part work = part_of(tiles * parts, ranges, range);
-    for (int64_t tile = work.begin / parts; tile * parts < work.end; ++tile) {
-      const int64_t first = tile * parts;
-      const Part outputs{std::max(work.begin - first, int64_t{0}), std::min(work.end - first, parts)};
-      run_task(run, Task{tile / run.y.tiling.tiles, tile % run.y.tiling.tiles, outputs});
-    }
+  const int64_t ranges = range_count(tiles, parts(), cost, kMultiplyGrain, !run.plan->direct());
+  for_ranges(context, tiles, parts(), ranges, [&](int64_t tile, Part outputs) {
+    run_task(run, Task{tile / run.y.tiling.tiles, tile % run.y.tiling.tiles, outputs});
   });
 }
 
@@ -150,8 +82,7 @@ void NestedConv::run_task(const Run& run, const Task& task) const {
     run_ranges(run, task, args);
     return;
   }
-  if (depthwise_ && !run.plan->direct() &&
-      run.view.levels[0].ptr[weight_.rows()] == weight_.rows() * run.plan->taps()) {
+  if (weighs_ && !run.plan->direct() && run.view.levels[0].ptr[weight_.rows()] == weight_.rows() * run.plan->taps()) {
     run_depthwise(run, task, args);
     return;
   }
@@ -220,9 +151,9 @@ void NestedConv::run_depthwise(const Run& run, const Task& task, SpmmArgs& args)
 // The matrix of a range of channels. This thread may have gathered it already: a tile may be cut between two tasks that
 // both run on this thread.
 const float* NestedConv::gathered(const Run& run, const Task& task, int64_t channel_begin, int64_t channel_end) const {
-  thread_local Matrix held{};
+  thread_local MatrixName held{};
   float* const matrix = scratch(Purpose::matrix, run.plan->matrix_floats(channel_end - channel_begin));
-  const Matrix wanted{run.number, task.image, task.tile, channel_begin};
+  const MatrixName wanted{run.number, task.image, task.tile, channel_begin};
   if (!(held == wanted)) {
     const float* const x = run.x.data + task.image * run.x.image_floats();
     run.plan->gather(gather_.gather, x, task.tile, channel_begin, channel_end, matrix);

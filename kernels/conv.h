@@ -4,12 +4,11 @@
 
 #include <memory>
 
-#include "conv_plan.h"
-#include "operator.h"
+#include "conv_layer.h"
 
 namespace nested_sparse {
 
-class NestedConv : public NestedOperator {
+class NestedConv : public ConvLayer {
  public:
   explicit NestedConv(const ort::Attributes& attributes);
   void compute(const ort::Context& context) const override;
@@ -30,23 +29,18 @@ class NestedConv : public NestedOperator {
   };
   Image read_image(const ort::Context& context, InputIndex index, const char* name, bool tiled) const;
   Image read_residual(const ort::Context& context, const ImageSize& size) const;
-  std::shared_ptr<const ConvPlan> plan_for(const Image& x) const;
   void run_tasks(const ort::Context& context, const Run& run) const;
   void run_task(const Run& run, const Task& task) const;
   void run_ranges(const Run& run, const Task& task, SpmmArgs& args) const;
   void run_depthwise(const Run& run, const Task& task, SpmmArgs& args) const;
   const float* gathered(const Run& run, const Task& task, int64_t channel_begin, int64_t channel_end) const;
 
-  ConvGeometry geometry_;
-  int64_t spatial_;         // dimensions: 1 or 2
-  int64_t channel_groups_;  // the outputs of each read input channels of their own
-  int64_t channels_;        // input channels that a row of the weight reads
-  bool depthwise_;          // each row reads one channel, and values are float32
+  bool weighs_;             // depthwise, and values are float32
   int64_t range_channels_;  // input channels of a range of columns; all channels where the columns are not cut
   bool x_tiled_, y_tiled_, residual_tiled_;
   const KernelInfo& kernel_;
   const GatherInfo& gather_;
-  PlanCache plans_;
+  PlanCache<ConvPlan> plans_;
 };
 
 }  // namespace nested_sparse

@@ -4,8 +4,6 @@
 #include <limits>
 #include <string>
 
-#include "scratch.h"
-
 namespace nested_sparse {
 namespace {
 
@@ -56,30 +54,29 @@ ConvGeometry read_geometry(const ort::Attributes& attributes) {
   return geometry;
 }
 
+int64_t output_size(const ConvGeometry& geometry, int axis, int64_t size) {
+  const int64_t padded = size + geometry.pad_before[axis] + geometry.pad_after[axis];
+  const int64_t reach = (geometry.kernel[axis] - 1) * geometry.dilation[axis] + 1;
+  if (reach > padded) {
+    throw ort::Error("the window spans " + std::to_string(reach) + " pixels, the padded image has " +
+                     std::to_string(padded) + (axis == 0 ? " rows" : " columns"));
+  }
+  return (padded - reach) / geometry.stride[axis] + 1;
+}
+
 ConvPlan::ConvPlan(const ConvGeometry& geometry, const Image& x, TileShape shape)
     : size_{x.size.height, x.size.width},
       channels_(x.size.channels),
       taps_(geometry.kernel[0] * geometry.kernel[1]),
       step_(geometry.stride[1] == 2 ? 2 : 1) {
   if (x.image_floats() > kMaxFloats) throw ort::Error("the image has more than 2^31 values");
-  place_axis(geometry, 0);
-  place_axis(geometry, 1);
+  for (int axis = 0; axis < 2; ++axis) output_[axis] = output_size(geometry, axis, size_[axis]);
   if (output_[0] > kMaxFloats / output_[1]) throw ort::Error("the output image has more than 2^31 pixels");
   tiling_ = Tiling(output_[0] * output_[1], shape.lanes, shape.vectors);
   const bool unpadded =
       geometry.pad_before[0] + geometry.pad_before[1] + geometry.pad_after[0] + geometry.pad_after[1] == 0;
   direct_ = x.tiled && unpadded && taps_ * geometry.stride[0] * geometry.stride[1] == 1;
   if (!direct_) place_pieces(geometry, x);
-}
-
-void ConvPlan::place_axis(const ConvGeometry& geometry, int axis) {
-  const int64_t padded = size_[axis] + geometry.pad_before[axis] + geometry.pad_after[axis];
-  const int64_t reach = (geometry.kernel[axis] - 1) * geometry.dilation[axis] + 1;
-  if (reach > padded) {
-    throw ort::Error("the window spans " + std::to_string(reach) + " pixels, the padded image has " +
-                     std::to_string(padded) + (axis == 0 ? " rows" : " columns"));
-  }
-  output_[axis] = (padded - reach) / geometry.stride[axis] + 1;
 }
 
 void ConvPlan::place_pieces(const ConvGeometry& geometry, const Image& x) {
@@ -150,16 +147,6 @@ GatherArgs ConvPlan::gathering(const float* x, int64_t tile, float* matrix) cons
           first_extra_[tile + 1] - extra,
           step_,
           matrix};
-}
-
-std::shared_ptr<const ConvPlan> PlanCache::plan_for(const ConvGeometry& geometry, const Image& x,
-                                                    TileShape shape) const {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  if (plan_ == nullptr || !plan_->matches(x)) {
-    plan_ = std::make_shared<const ConvPlan>(geometry, x, shape);
-    count_scratch_allocation();
-  }
-  return plan_;
 }
 
 }  // namespace nested_sparse

@@ -14,6 +14,7 @@
 
 #include "gather/gather.h"
 #include "image.h"
+#include "scratch.h"
 
 namespace nested_sparse {
 
@@ -27,6 +28,9 @@ struct ConvGeometry {
 
 // From the attributes kernel_shape, strides, pads and dilations. Throws ort::Error where one is out of range.
 ConvGeometry read_geometry(const ort::Attributes& attributes);
+// Rows (axis 0) or columns (axis 1) of the output, from those of the input. Throws ort::Error where the window does not
+// fit into the padded image.
+int64_t output_size(const ConvGeometry& geometry, int axis, int64_t size);
 
 class ConvPlan {
  public:
@@ -52,7 +56,6 @@ class ConvPlan {
   GatherArgs gathering(const float* x, int64_t tile, float* matrix) const;
 
  private:
-  void place_axis(const ConvGeometry& geometry, int axis);
   void place_pieces(const ConvGeometry& geometry, const Image& x);
   void place_vector(const ConvGeometry& geometry, const Image& x, int64_t tap, int64_t vector, int32_t row_vector);
 
@@ -70,13 +73,23 @@ class ConvPlan {
 };
 
 // The plan for the size of image that an operator read last. Thread-safe.
+template <class Plan>
 class PlanCache {
  public:
-  std::shared_ptr<const ConvPlan> plan_for(const ConvGeometry& geometry, const Image& x, TileShape shape) const;
+  // Plan(geometry, x, rest...), made anew only where the last one does not match x.
+  template <class X, class... Rest>
+  std::shared_ptr<const Plan> plan_for(const ConvGeometry& geometry, const X& x, const Rest&... rest) const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (plan_ == nullptr || !plan_->matches(x)) {
+      plan_ = std::make_shared<const Plan>(geometry, x, rest...);
+      count_scratch_allocation();
+    }
+    return plan_;
+  }
 
  private:
   mutable std::mutex mutex_;
-  mutable std::shared_ptr<const ConvPlan> plan_;
+  mutable std::shared_ptr<const Plan> plan_;
 };
 
 }  // namespace nested_sparse

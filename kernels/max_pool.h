@@ -23,7 +23,7 @@ class TiledMaxPool : public Operator {
 
   ConvGeometry geometry_;
   const GatherInfo& gather_;
-  PlanCache plans_;
+  PlanCache<ConvPlan> plans_;
 };
 
 }  // namespace nested_sparse

@@ -1,6 +1,7 @@
 #include "nested_weight.h"
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
 #include <limits>
 
@@ -11,6 +12,8 @@ constexpr int64_t kMaxCount = std::numeric_limits<int32_t>::max();
 constexpr int64_t kMaxBlocks = std::numeric_limits<uint32_t>::max();
 constexpr int64_t kMaxOffset = int64_t{1} << 48;
 constexpr int64_t kAlignment = 64;
+constexpr int64_t kQuad = 4;                // columns of a quad
+constexpr int64_t kMaxInt8Columns = 32768;  // sums of so many int8 weights times bytes stay below 2^30
 
 bool is_block_rows(int64_t v) {
   return v == 1 || v == 2 || v == 4 || v == 8 || v == 16;
@@ -53,9 +56,8 @@ NestedWeight::NestedWeight(const ort::Attributes& attributes) : layer_(attribute
           "index_bytes must be 4, or 2 where columns are at most 65536, got " + number(index_bytes));
   kind_.index_bytes = static_cast<int32_t>(index_bytes);
   kind_.value_type = read_value_type(attributes);
-  permutation_ = attributes.integer("permutation_offset");
-  require(permutation_ >= -1 && permutation_ <= kMaxOffset && (permutation_ == -1 || permutation_ % kAlignment == 0),
-          "permutation_offset must be -1 or a multiple of 64, got " + number(permutation_));
+  if (kind_.value_type == ValueType::int8) read_quads(attributes);
+  permutation_ = read_offset(attributes, "permutation_offset", -1);
 
   const std::vector<int64_t> blocks = attributes.integers("blocks");
   require(!blocks.empty() && blocks.size() <= kMaxLevels,
@@ -95,6 +97,24 @@ void NestedWeight::read_gs(const ort::Attributes& attributes) {
   block_columns_ = block_values_ = banks;
 }
 
+// Weights of int8 lie in quads, whatever their pattern.
+void NestedWeight::read_quads(const ort::Attributes& attributes) {
+  require(banks() == 0, "banks must be 0 where value_bytes is 1, got " + number(banks()));
+  require(kind_.index_bytes == 2, "index_bytes must be 2 where value_bytes is 1, got " + number(kind_.index_bytes));
+  require(columns_ <= kMaxInt8Columns,
+          "columns must be at most " + number(kMaxInt8Columns) + " where value_bytes is 1, got " + number(columns_));
+  scales_ = read_offset(attributes, "scale_offset", 0);
+  block_columns_ = kQuad;
+  block_values_ = kQuad * block_rows();
+}
+
+int64_t NestedWeight::read_offset(const ort::Attributes& attributes, const char* name, int64_t least) const {
+  const int64_t offset = attributes.integer(name);
+  require(offset >= least && offset <= kMaxOffset && (offset == -1 || offset % kAlignment == 0),
+          std::string(name) + " must be " + (least < 0 ? "-1 or " : "") + "a multiple of 64, got " + number(offset));
+  return offset;
+}
+
 void NestedWeight::fail(const std::string& message) const {
   throw ort::Error("layer '" + layer_ + "': " + message);
 }
@@ -105,7 +125,9 @@ void NestedWeight::require(bool condition, const std::string& message) const {
 
 void NestedWeight::place_level(int32_t level, const std::vector<int64_t>& blocks, const std::vector<int64_t>& offsets) {
   const int64_t count = blocks[level];
-  const int64_t most = groups_ * (columns_ / std::max(per_row_, 1));
+  // Quads hold four columns, of which the last ones of a group may be padding; gather groups hold k of each row.
+  const int64_t in_block = scales_ < 0 ? std::max(per_row_, 1) : kQuad;
+  const int64_t most = groups_ * (scales_ < 0 ? columns_ / in_block : (columns_ + in_block - 1) / in_block);
   require(count >= 0 && count <= kMaxBlocks && count <= most,
           "level " + number(level) + ": blocks must be 0 to groups x columns, got " + number(count));
   for (int part = 0; part < 4; ++part) {
@@ -124,6 +146,7 @@ int64_t NestedWeight::end_of(int32_t level) const {
                           place.val + info_of(kind_.value_type).nbytes * block_values_ * place.blocks,
                           place.norm + 8 * packed_rows()});
   if (level == 0 && permutation_ >= 0) end = std::max(end, permutation_ + 4 * packed_rows());
+  if (level == 0 && scales_ >= 0) end = std::max(end, scales_ + 4 * packed_rows());
   return end;
 }
 
@@ -154,6 +177,9 @@ void NestedWeight::view(int64_t level, const Segment* segments, WeightView& out)
   const auto* perm = permutation_ < 0 ? nullptr : reinterpret_cast<const int32_t*>(segments[0].data + permutation_);
   out.weight = PackedWeight{
       out.levels, static_cast<int32_t>(level) + 1, norm, norm + packed_rows(), perm, rows_, per_row_, columns_};
+  out.row_scale = scales_ < 0 ? nullptr : reinterpret_cast<const float*>(segments[0].data + scales_);
+  out.packed_rows = packed_rows();
+  out.block_rows = block_rows();
 }
 
 void NestedWeight::validate(int32_t level, const uint8_t* segment) const {
@@ -161,6 +187,7 @@ void NestedWeight::validate(int32_t level, const uint8_t* segment) const {
           "the segment of level " + number(level) + " is not aligned to 4 bytes");
   validate_columns(level, segment);
   if (level == 0 && permutation_ >= 0) validate_permutation(segment);
+  if (level == 0 && scales_ >= 0) validate_scales(segment);
   valid_[level].store(segment, std::memory_order_release);
 }
 
@@ -177,9 +204,36 @@ void NestedWeight::validate_columns(int32_t level, const uint8_t* segment) const
                                                : columns_in_range<uint32_t>(col, count, columns_);
   require(in_range, where + ": a column is not below " + number(columns_));
   if (banks() > 0) return;
+  if (scales_ >= 0) return validate_quads(where, place, segment);
   const bool rising =
       kind_.index_bytes == 2 ? columns_rise<uint16_t>(col, ptr, groups_) : columns_rise<uint32_t>(col, ptr, groups_);
   require(rising, where + ": the columns of a group do not rise");
+}
+
+// The columns of a group rise. Where they fill no whole quad, the last column repeats, with weights of zero.
+void NestedWeight::validate_quads(const std::string& where, const Place& place, const uint8_t* segment) const {
+  const auto* ptr = reinterpret_cast<const uint32_t*>(segment + place.ptr);
+  const auto* col = reinterpret_cast<const uint16_t*>(segment + place.col);
+  const auto* val = reinterpret_cast<const int8_t*>(segment + place.val);
+  for (int64_t group = 0; group < groups_; ++group) {
+    const int64_t end = kQuad * ptr[group + 1];
+    for (int64_t i = kQuad * ptr[group] + 1; i < end; ++i) {
+      if (col[i] > col[i - 1]) continue;
+      require(col[i] == col[i - 1] && i > end - kQuad, where + ": the columns of a group do not rise");
+      for (int64_t row = 0; row < block_rows(); ++row) {
+        require(val[i / kQuad * block_values_ + row * kQuad + i % kQuad] == 0,
+                where + ": a weight of a repeated column is not zero");
+      }
+    }
+  }
+}
+
+void NestedWeight::validate_scales(const uint8_t* segment) const {
+  const auto* scales = reinterpret_cast<const float*>(segment + scales_);
+  for (int64_t r = 0; r < packed_rows(); ++r) {
+    if (std::isnormal(scales[r]) && scales[r] > 0) continue;
+    fail("the scale of a row must be a normal number above 0; scale " + number(r) + " is " + std::to_string(scales[r]));
+  }
 }
 
 void NestedWeight::validate_permutation(const uint8_t* segment) const {
@@ -192,6 +246,27 @@ void NestedWeight::validate_permutation(const uint8_t* segment) const {
                        number(r) + " is " + number(perm[r]));
     if (!padding) seen[perm[r]] = true;
   }
+}
+
+void WeightView::quads(QuadLevel* out) const {
+  for (int32_t l = 0; l < weight.level_count; ++l) {
+    out[l] = {levels[l].ptr, static_cast<const uint16_t*>(levels[l].col), static_cast<const int8_t*>(levels[l].val)};
+  }
+}
+
+std::vector<int32_t> WeightView::row_sums() const {
+  std::vector<int32_t> sums(static_cast<size_t>(packed_rows));
+  for (int32_t l = 0; l < weight.level_count; ++l) {
+    const auto* val = values_of<int8_t>(levels[l]);
+    for (int64_t first = 0, group = 0; first < packed_rows; first += block_rows, ++group) {
+      for (uint32_t quad = levels[l].ptr[group]; quad < levels[l].ptr[group + 1]; ++quad) {
+        for (int32_t row = 0; row < block_rows; ++row, val += kQuad) {
+          sums[first + row] += val[0] + val[1] + val[2] + val[3];
+        }
+      }
+    }
+  }
+  return sums;
 }
 
 }  // namespace nested_sparse

@@ -9,6 +9,7 @@
 
 #include "ort_context.h"
 #include "packed.h"
+#include "quantized/spmm8/spmm8.h"
 
 namespace nested_sparse {
 
@@ -21,12 +22,21 @@ struct Segment {
 struct WeightView {
   PackedLevel levels[kMaxLevels];
   PackedWeight weight;
-  int64_t blocks = 0;  // of all levels in use; for gather groups the number of their weights
+  int64_t blocks = 0;  // of all levels in use; for gather groups the number of their weights, for quads four each
+  const float* row_scale = nullptr;  // [G * V] of int8 weights: what 1 stands for in each packed row
+  int64_t packed_rows = 0;
+  int32_t block_rows = 0;
+
+  int32_t level() const { return weight.level_count - 1; }
+  // The levels as the kernels of int8 weights take them. out: kMaxLevels of them.
+  void quads(QuadLevel* out) const;
+  // Of int8 weights: the sum of each packed row.
+  std::vector<int32_t> row_sums() const;
 };
 
 // Knows from the node's attributes where its arrays lie in each segment, and makes the checks without which it is not
 // safe to read them. Sizes are checked at every run. Contents (ptr ascends, columns are in range, the permutation is
-// one) are checked once for each level and address of its segment.
+// one, scales are normal numbers) are checked once for each level and address of its segment.
 class NestedWeight {
  public:
   // Throws ort::Error where an attribute is out of range.
@@ -58,6 +68,8 @@ class NestedWeight {
   };
   ValueType read_value_type(const ort::Attributes& attributes) const;
   void read_gs(const ort::Attributes& attributes);
+  void read_quads(const ort::Attributes& attributes);
+  int64_t read_offset(const ort::Attributes& attributes, const char* name, int64_t least) const;
   void place_level(int32_t level, const std::vector<int64_t>& blocks, const std::vector<int64_t>& offsets);
   int64_t end_of(int32_t level) const;
   const uint8_t* usable_segment(int32_t level, const Segment& segment) const;
@@ -65,6 +77,8 @@ class NestedWeight {
   void require(bool condition, const std::string& message) const;
   void validate(int32_t level, const uint8_t* segment) const;
   void validate_columns(int32_t level, const uint8_t* segment) const;
+  void validate_quads(const std::string& where, const Place& place, const uint8_t* segment) const;
+  void validate_scales(const uint8_t* segment) const;
   void validate_permutation(const uint8_t* segment) const;
 
   std::string layer_;
@@ -74,9 +88,10 @@ class NestedWeight {
   WeightKind kind_{};
   int32_t per_row_ = 0;  // k of gather groups, 0 for blocks
   int64_t group_rows_ = 0;
-  int64_t block_columns_ = 1;  // columns that a block, or gather group, names
+  int64_t block_columns_ = 1;  // columns that a block, gather group or quad names
   int64_t block_values_ = 0;
   int64_t permutation_ = -1;
+  int64_t scales_ = -1;  // of int8 weights
   std::vector<Place> levels_;
   mutable std::vector<std::atomic<const uint8_t*>> valid_;  // for each level, the segment whose contents were checked
 };

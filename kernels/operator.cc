@@ -1,6 +1,8 @@
 #include "operator.h"
 
 #include <algorithm>
+#include <atomic>
+#include <string>
 #include <thread>
 
 #include "route.h"
@@ -50,6 +52,26 @@ int64_t task_count(int64_t units, double cost, double grain) {
   static const int64_t most = std::clamp<int64_t>(4 * core_count(), 8, 128);
   const auto wanted = static_cast<int64_t>(std::min(cost / grain, static_cast<double>(most)));
   return std::clamp<int64_t>(wanted, 1, std::max<int64_t>(units, 1));
+}
+
+uint64_t next_run() {
+  static std::atomic<uint64_t> count{0};
+  return count.fetch_add(1, std::memory_order_relaxed) + 1;
+}
+
+int64_t range_count(int64_t tiles, int64_t parts, double cost, double grain, bool gathers) {
+  const int64_t ranges = task_count(tiles * parts, cost, grain);
+  if (!gathers || tiles >= 4 * ranges) return ranges;
+  return std::min(ranges, tiles < 2 * core_count() ? core_count() : 2 * core_count());
+}
+
+int64_t read_choice(const ort::Attributes& attributes, const char* name, int64_t least, int64_t most, int64_t absent) {
+  const int64_t value = attributes.integer(name, absent);
+  if (value < least || value > most) {
+    throw ort::Error("attribute '" + std::string(name) + "': expected " + std::to_string(least) + " to " +
+                     std::to_string(most) + ", got " + std::to_string(value));
+  }
+  return value;
 }
 
 }  // namespace nested_sparse

@@ -5,6 +5,8 @@
 // level. One output, Y.
 #pragma once
 
+#include <algorithm>
+
 #include "kernels.h"
 #include "nested_weight.h"
 #include "ort_context.h"
@@ -48,8 +50,30 @@ inline Part part_of(int64_t total, int64_t parts, int64_t index) {
 }
 
 int64_t core_count();
+// A number that no other run of an operator has in this process, nor 0.
+uint64_t next_run();
 // The number of tasks into which to cut `units` units of work that cost `cost` in all. Each task costs at least
 // `grain`, and there are no more tasks than are needed to keep all cores evenly busy.
 int64_t task_count(int64_t units, double cost, double grain);
+
+// The work of a convolution, ordered by tiles and within a tile by `parts` of its outputs, is cut into ranges of units
+// (tile, part), and each range is a task. `tiles` counts those of the whole batch. A tile that lies in two ranges is
+// gathered twice where its convolution gathers, so there are then few ranges where there are few tiles.
+int64_t range_count(int64_t tiles, int64_t parts, double cost, double grain, bool gathers);
+// Calls run(tile, parts of it) for all units, on the session's threads. Tried: every other layer in reverse, to start
+// with the tiles that are still in L2. No gain.
+template <class Run>
+void for_ranges(const ort::Context& context, int64_t tiles, int64_t parts, int64_t ranges, const Run& run) {
+  context.parallel_for(ranges, [&](int64_t range) {
+    const Part work = part_of(tiles * parts, ranges, range);
+    for (int64_t tile = work.begin / parts; tile * parts < work.end; ++tile) {
+      const int64_t first = tile * parts;
+      run(tile, Part{std::max(work.begin - first, int64_t{0}), std::min(work.end - first, parts)});
+    }
+  });
+}
+
+// An attribute that may be absent, within bounds. Throws ort::Error.
+int64_t read_choice(const ort::Attributes& attributes, const char* name, int64_t least, int64_t most, int64_t absent);
 
 }  // namespace nested_sparse

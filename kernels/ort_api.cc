@@ -17,8 +17,8 @@ bool Api::load(const OrtApi* table) {
          read(table, 61, dimension_count) && read(table, 62, dimensions) && read(table, 65, tensor_info) &&
          read(table, 85, attribute_float) && read(table, 86, attribute_int) && read(table, 87, attribute_string) &&
          read(table, 88, input_count) && read(table, 90, input) && read(table, 91, output) &&
-         read(table, 93, release_status) && read(table, 99, release_tensor_info) && read(table, 163, attribute_ints) &&
-         read(table, 274, parallel_for);
+         read(table, 93, release_status) && read(table, 99, release_tensor_info) &&
+         read(table, 162, attribute_floats) && read(table, 163, attribute_ints) && read(table, 274, parallel_for);
 }
 
 }  // namespace nested_sparse::ort

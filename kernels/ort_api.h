@@ -82,6 +82,7 @@ struct Api {
   OrtStatus* (*attribute_float)(const OrtKernelInfo*, const char* name, float* out);
   OrtStatus* (*attribute_int)(const OrtKernelInfo*, const char* name, int64_t* out);
   OrtStatus* (*attribute_string)(const OrtKernelInfo*, const char* name, char* out, size_t* size);
+  OrtStatus* (*attribute_floats)(const OrtKernelInfo*, const char* name, float* out, size_t* size);
   OrtStatus* (*attribute_ints)(const OrtKernelInfo*, const char* name, int64_t* out, size_t* size);
   OrtStatus* (*input_count)(const OrtKernelContext*, size_t* out);
   OrtStatus* (*input)(const OrtKernelContext*, size_t index, const OrtValue** out);

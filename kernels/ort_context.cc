@@ -48,6 +48,18 @@ std::string Attributes::text(const char* name) const {
   return value;
 }
 
+std::vector<uint8_t> Attributes::bytes(const char* name) const {
+  size_t size = 0;  // counts a final zero that ONNX Runtime adds
+  if (OrtStatus* const status = api_.attribute_string(info_, name, nullptr, &size)) {
+    api_.release_status(status);
+    return {};
+  }
+  std::vector<uint8_t> value(size);
+  check(api_.attribute_string(info_, name, reinterpret_cast<char*>(value.data()), &size), name);
+  value.pop_back();
+  return value;
+}
+
 std::vector<int64_t> Attributes::integers(const char* name) const {
   size_t size = 0;
   check(api_.attribute_ints(info_, name, nullptr, &size), name);
@@ -58,11 +70,23 @@ std::vector<int64_t> Attributes::integers(const char* name) const {
 
 std::vector<int64_t> Attributes::integers(const char* name, size_t count) const {
   std::vector<int64_t> values = integers(name);
-  if (values.size() != count) {
-    throw Error("attribute '" + std::string(name) + "': expected " + std::to_string(count) + " integers, got " +
-                std::to_string(values.size()));
-  }
+  check_count(values.size(), count, name, " integers");
   return values;
+}
+
+std::vector<float> Attributes::reals(const char* name, size_t count) const {
+  size_t size = 0;
+  check(api_.attribute_floats(info_, name, nullptr, &size), name);
+  check_count(size, count, name, " numbers");
+  std::vector<float> values(size);
+  if (size > 0) check(api_.attribute_floats(info_, name, values.data(), &size), name);
+  return values;
+}
+
+void Attributes::check_count(size_t count, size_t expected, const char* name, const char* what) const {
+  if (count == expected) return;
+  throw Error("attribute '" + std::string(name) + "': expected " + std::to_string(expected) + what + ", got " +
+              std::to_string(count));
 }
 
 int64_t Shape::elements() const {
@@ -108,12 +132,12 @@ const void* Context::input_data(size_t index, Shape& shape) const {
   return data;
 }
 
-float* Context::output(const Shape& shape) const {
+void* Context::output_data(const Shape& shape) const {
   OrtValue* value = nullptr;
   check(api_.output(context_, 0, shape.size, shape.rank, &value));
   void* data = nullptr;
   check(api_.tensor_data(value, &data));
-  return static_cast<float*>(data);
+  return data;
 }
 
 void Context::run_parallel(void (*call)(void*, size_t), size_t count, void* data) const {

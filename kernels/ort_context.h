@@ -27,11 +27,14 @@ class Attributes {
   int64_t integer(const char* name, int64_t absent) const;  // `absent` where there is no such attribute
   float real(const char* name) const;
   std::string text(const char* name) const;
+  std::vector<uint8_t> bytes(const char* name) const;  // empty where there is no such attribute
+  std::vector<float> reals(const char* name, size_t count) const;
   std::vector<int64_t> integers(const char* name) const;  // empty where the list is empty
   std::vector<int64_t> integers(const char* name, size_t count) const;
 
  private:
   void check(OrtStatus* status, const char* name) const;
+  void check_count(size_t count, size_t expected, const char* name, const char* what) const;
   const Api& api_;
   const OrtKernelInfo* info_;
 };
@@ -65,7 +68,10 @@ class Context {
     return tensor;
   }
   // Memory for the operator's only output.
-  float* output(const Shape& shape) const;
+  template <class T = float>
+  T* output(const Shape& shape) const {
+    return static_cast<T*>(output_data(shape));
+  }
 
   // Calls task(i) for i in 0 .. count - 1 on the session's threads, and returns when all have ended. `task` must not
   // call this. The first exception of a task is thrown here at the end; tasks that begin after that exception do
@@ -101,6 +107,7 @@ class Context {
   };
 
   const void* input_data(size_t index, Shape& shape) const;
+  void* output_data(const Shape& shape) const;
   void run_parallel(void (*call)(void*, size_t), size_t count, void* data) const;
   void check(OrtStatus* status) const;
   const Api& api_;

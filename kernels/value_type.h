@@ -1,4 +1,5 @@
-// The types in which a weight's values are stored. Kernels compute in float32, with values of every type.
+// The types in which a weight's values are stored. Kernels compute in float32 with values of float types; int8 values
+// have kernels of their own (quantized/).
 //
 // A new type needs: an enumerator, a row of kValueTypes and a StoredAs here; an entry in nested_sparse/value_type.py;
 // its kernels in kernels.inc, and for spmm a line in spmm/values.h.
@@ -8,7 +9,7 @@
 
 namespace nested_sparse {
 
-enum class ValueType : int32_t { float32, float16 };
+enum class ValueType : int32_t { float32, float16, int8 };
 
 struct ValueTypeInfo {
   ValueType type;
@@ -20,6 +21,7 @@ struct ValueTypeInfo {
 inline constexpr ValueTypeInfo kValueTypes[] = {
     {ValueType::float32, "float32", 4},
     {ValueType::float16, "float16", 2},
+    {ValueType::int8, "int8", 1},
 };
 
 constexpr const ValueTypeInfo& info_of(ValueType type) {
@@ -36,6 +38,10 @@ struct StoredAs<ValueType::float32> {
 template <>
 struct StoredAs<ValueType::float16> {
   using Type = uint16_t;  // the bits of an IEEE float16 (half.h)
+};
+template <>
+struct StoredAs<ValueType::int8> {
+  using Type = int8_t;
 };
 template <ValueType T>
 using Stored = typename StoredAs<T>::Type;

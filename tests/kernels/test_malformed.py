@@ -34,7 +34,7 @@ ATTRIBUTES = {
     "banks of blocks": (put(banks=16, per_row=1), "block_rows must be 1 with banks, got 4"),
     "index bytes": (put(index_bytes=8), "index_bytes must be"),
     "narrow index": (put(columns=65538 * 9), "index_bytes must be"),
-    "value bytes": (put(value_bytes=3), r"value_bytes must be one of 4 \(float32\), 2 \(float16\), got 3"),
+    "value bytes": (put(value_bytes=3), r"value_bytes must be one of 4 \(float32\), 2 \(float16\), 1 \(int8\), got 3"),
     "no level": (put(blocks=[], offsets=[]), "blocks|attribute"),
     "negative blocks": (put(blocks=[-1, 3, 4]), "blocks must be 0"),
     "too many blocks": (put(blocks=[10**6, 3, 4]), "blocks must be 0"),

@@ -1,0 +1,40 @@
+#include "conv_layer.h"
+
+#include <string>
+
+namespace nested_sparse {
+
+ConvLayer::ConvLayer(const ort::Attributes& attributes)
+    : NestedOperator(attributes),
+      geometry_(read_geometry(attributes)),
+      spatial_(read_choice(attributes, "spatial_dimensions", 1, 2, 2)),
+      channel_groups_(read_choice(attributes, "groups", 1, weight_.rows(), 1)),
+      channels_(weight_.columns() / (geometry_.kernel[0] * geometry_.kernel[1])),
+      depthwise_(channel_groups_ > 1 && channel_groups_ == weight_.rows() && channels_ == 1) {
+  if (channels_ * geometry_.kernel[0] * geometry_.kernel[1] != weight_.columns()) {
+    fail("columns must be a multiple of the window's " + std::to_string(geometry_.kernel[0] * geometry_.kernel[1]) +
+         " taps, got " + std::to_string(weight_.columns()));
+  }
+  if (channel_groups_ > 1 && weight_.rows() % (channel_groups_ * weight_.block_rows()) != 0) {
+    fail("the rows of each of the " + std::to_string(channel_groups_) + " groups must be whole blocks of " +
+         std::to_string(weight_.block_rows()) + ", got " + std::to_string(weight_.rows()) + " rows in all");
+  }
+}
+
+void ConvLayer::check_channels(const ImageSize& x) const {
+  if (x.channels == channel_groups_ * channels_) return;
+  fail("X must be [N, " + std::to_string(channel_groups_ * channels_) + ", H, W], got " + x.text());
+}
+
+ImageSize ConvLayer::output_size(const ImageSize& x, int64_t height, int64_t width) const {
+  const ImageSize size{x.batch, weight_.rows(), height, width};
+  if (spatial_ == 1 && height != 1) fail("with one spatial dimension Y must have one row, got " + size.text());
+  return size;
+}
+
+void ConvLayer::check_residual(const ImageSize& residual, const ImageSize& size) const {
+  if (residual == size) return;
+  fail("the residual must have the output's shape " + size.text() + ", got " + residual.text());
+}
+
+}  // namespace nested_sparse

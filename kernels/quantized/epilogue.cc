@@ -1,0 +1,91 @@
+#include "epilogue.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "../scratch.h"
+
+namespace nested_sparse {
+namespace {
+
+constexpr int kMaxShift = 24;
+constexpr double kMaxBias = 1 << 30;
+// A level that is lowered in mid-inference makes an entry of its own: an operator then reads images of a denser level.
+constexpr size_t kMaxEntries = 32;
+
+double clamped(double value, double lo, double hi) {
+  return std::fmin(std::fmax(value, lo), hi);
+}
+
+// Row constants from m and the offset.
+struct Row {
+  int32_t bias;
+  int32_t shift;
+  int16_t multiplier;
+};
+
+Row row_of(double m, double offset, double zero) {
+  if (!std::isfinite(m) || !std::isfinite(offset)) {
+    m = 0;
+    offset = zero;
+  }
+  const double least = std::fmax(std::fabs(offset) / kMaxBias, 1 / kMaxBias);
+  if (std::fabs(m) < least) m = std::copysign(least, m);
+  int shift = kMaxShift;
+  while (shift > 0 && std::fabs(m) * (1 << shift) > 1.0 / 64) --shift;
+  const double multiplier = clamped(std::rint(std::ldexp(m, shift + 21)), -32767, 32767);
+  const double bias = clamped(std::rint(offset / m), -kMaxBias, kMaxBias);
+  const int32_t half = shift > 0 ? 1 << (shift - 1) : 0;
+  return {static_cast<int32_t>(bias) + half, shift, static_cast<int16_t>(multiplier)};
+}
+
+}  // namespace
+
+int32_t residual_multiplier(ByteRange residual, ByteRange y) {
+  return static_cast<int32_t>(clamped(std::rint(16384.0 * residual.scale / y.scale), 0, 32767));
+}
+
+ByteLimits limits_of(Clip clip, ByteRange y) {
+  const auto byte_of = [y](float bound) {
+    return static_cast<uint8_t>(clamped(std::rint(static_cast<double>(bound) / y.scale) + y.zero, 0, 255));
+  };
+  return {byte_of(clip.lo), byte_of(clip.hi)};
+}
+
+Epilogue make_epilogue(const WeightView& view, const ImageRanges& ranges) {
+  const std::vector<int32_t> sums = view.row_sums();
+  const bool adds = ranges.residual.scale > 0;
+  Epilogue made;
+  made.residual_multiplier = adds ? residual_multiplier(ranges.residual, ranges.y) : 0;
+  const double added = adds ? made.residual_multiplier / 16384.0 * ranges.residual.zero : 0;
+  const double x_scale = ranges.x.scale;
+  const double y_scale = ranges.y.scale;
+  for (size_t r = 0; r < sums.size(); ++r) {
+    const double m = x_scale * view.row_scale[r] * view.weight.scale[r] / y_scale;
+    double offset = view.weight.shift[r] / y_scale + ranges.y.zero - m * ranges.x.zero * sums[r];
+    if (adds) offset = offset - added + 1.0 / 128;
+    const Row row = row_of(m, offset, ranges.y.zero);
+    made.bias.push_back(row.bias);
+    made.shift.push_back(row.shift);
+    made.multiplier.push_back(row.multiplier);
+  }
+  return made;
+}
+
+std::shared_ptr<const Epilogue> EpilogueCache::epilogue_for(const WeightView& view, const ImageRanges& ranges) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  for (const Entry& entry : entries_) {
+    if (entry.norm == view.weight.scale && entry.ranges == ranges) return entry.epilogue;
+  }
+  Entry made{view.weight.scale, ranges, std::make_shared<const Epilogue>(make_epilogue(view, ranges))};
+  count_scratch_allocation();
+  if (entries_.size() < kMaxEntries) {
+    entries_.push_back(std::move(made));
+    return entries_.back().epilogue;
+  }
+  Entry& place = entries_[oldest_++ % kMaxEntries];
+  place = std::move(made);
+  return place.epilogue;
+}
+
+}  // namespace nested_sparse
