@@ -7,6 +7,7 @@
 #include "isa.h"
 #include "kernels.h"
 #include "linear.h"
+#include "quantized/kernels.h"
 #include "route.h"
 #include "scratch.h"
 
@@ -93,6 +94,56 @@ constexpr Place kPlaces[] = {
     FIELD(KernelCall, pixels)
     FIELD(KernelCall, y_pitch)
     FIELD(KernelCall, y_whole)
+    STRUCT(QuadLevel)
+    FIELD(QuadLevel, ptr)
+    FIELD(QuadLevel, col)
+    FIELD(QuadLevel, val)
+    STRUCT(Spmm8Args)
+    FIELD(Spmm8Args, levels)
+    FIELD(Spmm8Args, level_count)
+    FIELD(Spmm8Args, x)
+    FIELD(Spmm8Args, offsets)
+    FIELD(Spmm8Args, x_group_step)
+    FIELD(Spmm8Args, bias)
+    FIELD(Spmm8Args, shift)
+    FIELD(Spmm8Args, multiplier)
+    FIELD(Spmm8Args, perm)
+    FIELD(Spmm8Args, rows)
+    FIELD(Spmm8Args, residual)
+    FIELD(Spmm8Args, residual_pitch)
+    FIELD(Spmm8Args, residual_multiplier)
+    FIELD(Spmm8Args, table)
+    FIELD(Spmm8Args, lo)
+    FIELD(Spmm8Args, hi)
+    FIELD(Spmm8Args, y)
+    FIELD(Spmm8Args, y_pitch)
+    FIELD(Spmm8Args, keep)
+    FIELD(Spmm8Args, pad)
+    FIELD(Spmm8Args, masked)
+    FIELD(Spmm8Args, pixels)
+    STRUCT(Sums8Args)
+    FIELD(Sums8Args, levels)
+    FIELD(Sums8Args, level_count)
+    FIELD(Sums8Args, x)
+    FIELD(Sums8Args, offsets)
+    FIELD(Sums8Args, sums)
+    FIELD(Sums8Args, sums_pitch)
+    FIELD(Sums8Args, pixels)
+    STRUCT(ByteRun)
+    FIELD(ByteRun, source)
+    FIELD(ByteRun, to)
+    FIELD(ByteRun, count)
+    STRUCT(Gather8Args)
+    FIELD(Gather8Args, x)
+    FIELD(Gather8Args, channel_begin)
+    FIELD(Gather8Args, channel_end)
+    FIELD(Gather8Args, channel_step)
+    FIELD(Gather8Args, runs)
+    FIELD(Gather8Args, first)
+    FIELD(Gather8Args, taps)
+    FIELD(Gather8Args, step)
+    FIELD(Gather8Args, zero)
+    FIELD(Gather8Args, rows)
     STRUCT(Seen)
     FIELD(Seen, elapsed_ms)
     FIELD(Seen, done_ms)
@@ -140,17 +191,42 @@ void run_spmm(const KernelInfo& kernel, const KernelCall& call) {
               call.group_begin, call.group_end);
 }
 
+// Line `index` of the list of kernels of int8 weights.
+bool quantized_kernel_row(int32_t index, KernelRow* row) {
+  int32_t count = 0;
+  const QuantizedKernel* kernels = quantized_kernel_list(&count);
+  if (index >= count) return false;
+  const QuantizedKernel& kernel = kernels[index];
+  *row = KernelRow{
+      kernel.name, "conv",      isa_name(kernel.isa, kernel.dot),     kernel.block_rows, 0, sizeof(uint16_t), "int8",
+      1,           kTilePixels, isa_supported(kernel.isa, kernel.dot)};
+  return true;
+}
+
+// Null where the list of kernels of int8 weights has no such line, which is numbered after the other kernels, or this
+// CPU does not support it.
+const QuantizedKernel* usable_quantized_kernel(int32_t index) {
+  int32_t floats = 0;
+  int32_t count = 0;
+  kernel_list(&floats);
+  const QuantizedKernel* kernels = quantized_kernel_list(&count);
+  if (index < floats || index - floats >= count) return nullptr;
+  const QuantizedKernel& kernel = kernels[index - floats];
+  return isa_supported(kernel.isa, kernel.dot) ? &kernel : nullptr;
+}
+
 }  // namespace
 }  // namespace nested_sparse
 
 using nested_sparse::KernelCall;
 using nested_sparse::KernelRow;
 
-// The name of the instruction set in use. Null where the forced one cannot be used; `error` then says why.
-NESTED_SPARSE_EXPORT const char* nested_sparse_isa(const char** error) {
+// The name of the instruction set in use, for kernels of int8 weights or of others. Null where the forced one cannot be
+// used; `error` then says why.
+NESTED_SPARSE_EXPORT const char* nested_sparse_isa(bool int8, const char** error) {
   const nested_sparse::IsaChoice& choice = nested_sparse::isa_choice();
   *error = choice.error;
-  return choice.error[0] == '\0' ? nested_sparse::isa_name(choice.isa) : nullptr;
+  return choice.error[0] == '\0' ? nested_sparse::isa_name(choice.isa, int8 && choice.dot) : nullptr;
 }
 
 // Every struct that Python mirrors, and its fields: lines of name, byte offset and bytes.
@@ -168,11 +244,13 @@ NESTED_SPARSE_EXPORT int64_t nested_sparse_transpose_from() {
   return nested_sparse::kTransposeFrom;
 }
 
-// Fills `row` with line `index` of the list of kernels. False where the list has no such line.
+// Fills `row` with line `index` of the lists of kernels: that of floats, then that of int8 weights. False where they
+// have no such line.
 NESTED_SPARSE_EXPORT bool nested_sparse_kernel(int32_t index, KernelRow* row) {
   int32_t count = 0;
   const nested_sparse::KernelInfo* kernels = nested_sparse::kernel_list(&count);
-  if (index < 0 || index >= count) return false;
+  if (index < 0) return false;
+  if (index >= count) return nested_sparse::quantized_kernel_row(index - count, row);
   const nested_sparse::KernelInfo& kernel = kernels[index];
   *row = KernelRow{kernel.name,
                    kernel.gemv != nullptr ? "linear" : "conv",
@@ -198,6 +276,31 @@ NESTED_SPARSE_EXPORT bool nested_sparse_run_kernel(int32_t index, const KernelCa
     return true;
   }
   kernels[index].gemv({call->weight, call->x, call->residual, call->y, call->clip}, call->group_begin, call->group_end);
+  return true;
+}
+
+// The same for the kernels of int8 weights.
+NESTED_SPARSE_EXPORT bool nested_sparse_run_spmm8(int32_t index, const nested_sparse::Spmm8Args* args, int64_t begin,
+                                                  int64_t end) {
+  const nested_sparse::QuantizedKernel* kernel = nested_sparse::usable_quantized_kernel(index);
+  if (kernel == nullptr) return false;
+  kernel->spmm(*args, begin, end);
+  return true;
+}
+
+NESTED_SPARSE_EXPORT bool nested_sparse_run_sums8(int32_t index, const nested_sparse::Sums8Args* args, int64_t begin,
+                                                  int64_t end) {
+  const nested_sparse::QuantizedKernel* kernel = nested_sparse::usable_quantized_kernel(index);
+  if (kernel == nullptr) return false;
+  kernel->sums(*args, begin, end);
+  return true;
+}
+
+// Runs the gather kernel of the instruction set of kernel `index`.
+NESTED_SPARSE_EXPORT bool nested_sparse_run_gather8(int32_t index, const nested_sparse::Gather8Args* args) {
+  const nested_sparse::QuantizedKernel* kernel = nested_sparse::usable_quantized_kernel(index);
+  if (kernel == nullptr) return false;
+  nested_sparse::find_gather8(kernel->isa)(*args);
   return true;
 }
 

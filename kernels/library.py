@@ -15,9 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nested_sparse.errors import KernelError
-from nested_sparse.value_type import FLOAT32, VALUE_TYPES, ValueType
+from nested_sparse.value_type import FLOAT32, INT8, VALUE_TYPES, ValueType
 
-from .structs import Clip, KernelCall, KernelRow, PackedLevel, PackedWeight, check_layout
+from .structs import (
+    Clip,
+    Gather8Args,
+    KernelCall,
+    KernelRow,
+    PackedLevel,
+    PackedWeight,
+    Spmm8Args,
+    Sums8Args,
+    check_layout,
+)
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -27,7 +37,7 @@ FILE_NAME = "libnested_sparse_kernels.so"
 
 @dataclass(frozen=True, slots=True)
 class KernelInfo:
-    """One line of the list of kernels (kernels.inc).
+    """One line of the lists of kernels (kernels.inc, quantized/kernels.inc).
 
     value_type: type of the stored values that it reads.
     supported: whether this CPU can run it.
@@ -74,10 +84,13 @@ def register(session_options: onnxruntime.SessionOptions) -> None:
         raise KernelError(f"ONNX Runtime refused {library_path().name}: {error}") from error
 
 
-def isa() -> str:
-    """Instruction set in use, e.g. "avx512" or "neon". Raises KernelError where the forced one cannot be used."""
+def isa(value_type: ValueType = FLOAT32) -> str:
+    """Instruction set in use, e.g. "avx512" or "neon". Raises KernelError where the forced one cannot be used.
+
+    value_type: type of the weights; kernels of INT8 have sets of their own, e.g. "avx512vnni" or "neondot".
+    """
     message = ctypes.c_char_p()
-    name: bytes | None = loaded_library().nested_sparse_isa(ctypes.byref(message))
+    name: bytes | None = loaded_library().nested_sparse_isa(value_type is INT8, ctypes.byref(message))
     if name is None:
         raise KernelError((message.value or b"").decode())
     return name.decode()
@@ -115,14 +128,14 @@ def kernel_for(
     rows: vectors that a linear layer is given at once; over many it runs the "conv" kernel, the rows being its pixels.
     """
     as_pixels = op == "linear" and rows >= loaded_library().nested_sparse_transpose_from()
-    wanted = ("conv" if as_pixels else op, isa(), block_rows, index_bytes, value_type, banks)
+    wanted = ("conv" if as_pixels else op, isa(value_type), block_rows, index_bytes, value_type, banks)
     for kernel in kernels():
         has = (kernel.op, kernel.isa, kernel.block_rows, kernel.index_bytes, kernel.value_type, kernel.banks)
         if has == wanted:
             return kernel.name
     raise KernelError(
         f"no kernel for {op!r} with blocks of {block_rows} rows, gather groups of {banks}, "
-        f"{index_bytes}-byte columns and {value_type.name} values on {isa()}"
+        f"{index_bytes}-byte columns and {value_type.name} values on {isa(value_type)}"
     )
 
 
@@ -208,6 +221,25 @@ def run_kernel(
         raise KernelError(f"kernel {index} is not in the list, or this CPU does not support it")
 
 
+def run_quantized_kernel(index: int, args: Spmm8Args | Sums8Args, groups: tuple[int, int]) -> None:
+    """Run kernel `index` of int8 weights on raw memory, for tests and benchmarks; with Sums8Args it stores sums.
+
+    groups: range of row groups to compute.
+
+    Raises KernelError where the list has no such kernel, or this CPU does not support it.
+    """
+    library = loaded_library()
+    run = library.nested_sparse_run_spmm8 if isinstance(args, Spmm8Args) else library.nested_sparse_run_sums8
+    if not run(index, ctypes.byref(args), *groups):
+        raise KernelError(f"kernel {index} is no kernel of int8 weights, or this CPU does not support it")
+
+
+def gather_bytes(index: int, args: Gather8Args) -> None:
+    """Run the gather kernel of bytes of the instruction set of kernel `index`, for tests. Raises as the above."""
+    if not loaded_library().nested_sparse_run_gather8(index, ctypes.byref(args)):
+        raise KernelError(f"kernel {index} is no kernel of int8 weights, or this CPU does not support it")
+
+
 def _packed_level(level: tuple[NDArray[np.generic], ...]) -> PackedLevel:
     return PackedLevel(*map(_pointer, level))
 
@@ -228,10 +260,16 @@ def loaded_library() -> ctypes.CDLL:
         raise KernelError(f"{FILE_NAME} cannot be loaded: {error}") from error
     check_layout(library)
     library.nested_sparse_isa.restype = ctypes.c_char_p
+    library.nested_sparse_isa.argtypes = (ctypes.c_bool, ctypes.c_void_p)
     library.nested_sparse_scratch_allocations.restype = ctypes.c_int64
     library.nested_sparse_transpose_from.restype = ctypes.c_int64
     library.nested_sparse_kernel.restype = ctypes.c_bool
     library.nested_sparse_run_kernel.restype = ctypes.c_bool
+    for name in ("nested_sparse_run_spmm8", "nested_sparse_run_sums8"):
+        getattr(library, name).argtypes = (ctypes.c_int32, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+        getattr(library, name).restype = ctypes.c_bool
+    library.nested_sparse_run_gather8.argtypes = (ctypes.c_int32, ctypes.c_void_p)
+    library.nested_sparse_run_gather8.restype = ctypes.c_bool
     library.nested_sparse_guard_this_thread.restype = ctypes.c_bool
     library.nested_sparse_flush_denormals.restype = ctypes.c_uint64
     library.nested_sparse_set_float_control.argtypes = (ctypes.c_uint64,)

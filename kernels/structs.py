@@ -1,6 +1,7 @@
 """Structs: the C++ structs that Python shares with the operator library, as ctypes, and whether they are the library's.
 
-The headers say what each field is: packed.h, route.h, and exports.cc for KernelRow and KernelCall.
+The headers say what each field is: packed.h, route.h, quantized/spmm8/spmm8.h, quantized/gather8/gather8.h,
+and exports.cc for KernelRow and KernelCall.
 """
 
 from __future__ import annotations
@@ -76,6 +77,86 @@ class KernelCall(ctypes.Structure):
     )
 
 
+class QuadLevel(ctypes.Structure):
+    """The quads that one level adds to an int8 weight."""
+
+    _fields_ = (
+        ("ptr", ctypes.c_void_p),
+        ("col", ctypes.c_void_p),
+        ("val", ctypes.c_void_p),
+    )
+
+
+class Spmm8Args(ctypes.Structure):
+    """Arguments of one call of a kernel of int8 weights."""
+
+    _fields_ = (
+        ("levels", ctypes.c_void_p),
+        ("level_count", ctypes.c_int32),
+        ("x", ctypes.c_void_p),
+        ("offsets", ctypes.c_void_p),
+        ("x_group_step", ctypes.c_int64),
+        ("bias", ctypes.c_void_p),
+        ("shift", ctypes.c_void_p),
+        ("multiplier", ctypes.c_void_p),
+        ("perm", ctypes.c_void_p),
+        ("rows", ctypes.c_int64),
+        ("residual", ctypes.c_void_p),
+        ("residual_pitch", ctypes.c_int64),
+        ("residual_multiplier", ctypes.c_int32),
+        ("table", ctypes.c_void_p),
+        ("lo", ctypes.c_uint8),
+        ("hi", ctypes.c_uint8),
+        ("y", ctypes.c_void_p),
+        ("y_pitch", ctypes.c_int64),
+        ("keep", ctypes.c_uint64),
+        ("pad", ctypes.c_uint8),
+        ("masked", ctypes.c_bool),
+        ("pixels", ctypes.c_int32),
+    )
+
+
+class Sums8Args(ctypes.Structure):
+    """The same for the kernel that stores sums."""
+
+    _fields_ = (
+        ("levels", ctypes.c_void_p),
+        ("level_count", ctypes.c_int32),
+        ("x", ctypes.c_void_p),
+        ("offsets", ctypes.c_void_p),
+        ("sums", ctypes.c_void_p),
+        ("sums_pitch", ctypes.c_int64),
+        ("pixels", ctypes.c_int32),
+    )
+
+
+class ByteRun(ctypes.Structure):
+    """Pixels that are gathered together."""
+
+    _fields_ = (
+        ("source", ctypes.c_int32),
+        ("to", ctypes.c_uint8),
+        ("count", ctypes.c_uint8),
+    )
+
+
+class Gather8Args(ctypes.Structure):
+    """Arguments of one call of a gather kernel of bytes."""
+
+    _fields_ = (
+        ("x", ctypes.c_void_p),
+        ("channel_begin", ctypes.c_int64),
+        ("channel_end", ctypes.c_int64),
+        ("channel_step", ctypes.c_int64),
+        ("runs", ctypes.c_void_p),
+        ("first", ctypes.c_void_p),
+        ("taps", ctypes.c_int64),
+        ("step", ctypes.c_int32),
+        ("zero", ctypes.c_uint8),
+        ("rows", ctypes.c_void_p),
+    )
+
+
 class Seen(ctypes.Structure):
     """Time that passed, and profiled time of the work that was done in it; both in milliseconds."""
 
@@ -119,6 +200,11 @@ SHARED: tuple[type[ctypes.Structure], ...] = (
     PackedWeight,
     Clip,
     KernelCall,
+    QuadLevel,
+    Spmm8Args,
+    Sums8Args,
+    ByteRun,
+    Gather8Args,
     Seen,
     GuardedRun,
 )

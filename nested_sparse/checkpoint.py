@@ -24,6 +24,7 @@ from .metadata import LayerEntry, Metadata
 from .packed import PackedLevel
 from .packing import unpack
 from .places import DTYPES, TensorPlace, tensor_name
+from .quantization import out_of_quads
 from .regular_file import open_regular
 from .reroute import Reroute
 from .tensor_spec import TensorSpec
@@ -109,7 +110,10 @@ class Checkpoint:
         self.file.release(self._segment_range(level)[1])
 
     def load_layer(self, name: str) -> tuple[NestedWeight, NDArray[np.float32]]:
-        """The layer's weight and its norms (L, 2, O): scale and shift per level in output-channel order."""
+        """The layer's weight and its norms (L, 2, O): scale and shift per level in output-channel order.
+
+        The weights of an int8 layer are q · scale in float32, in V × 1 blocks.
+        """
         layer = next((layer for layer in self.layers if layer.name == name), None)
         if layer is None:
             known = excerpts([layer.name for layer in self.layers])
@@ -128,7 +132,14 @@ class Checkpoint:
             levels.append(PackedLevel(ptr, col, layer.value_type.loaded(val)))
             order = slice(None) if permutation is None else permutation
             norms[level][:, order] = norm.reshape(2, -1)[:, : layer.rows]
-        return unpack(name, layer.rows, layer.columns, layer.layout, levels, permutation), norms
+        weight = unpack(name, layer.rows, layer.columns, layer.layout, levels, permutation)
+        if layer.value_type.scaled:
+            scales = np.empty(layer.rows, np.float32)
+            scales[slice(None) if permutation is None else permutation] = arrays[tensor_name(name, 0, "scale")][
+                : layer.rows
+            ]
+            weight = out_of_quads(weight, scales)
+        return weight, norms
 
     def _array(self, place: TensorPlace) -> NDArray[Any]:
         raw = self.file.data[self._data_begin + place.begin :][: place.count * place.itemsize]

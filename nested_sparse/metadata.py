@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from .budget import MAX_LEVELS
@@ -15,6 +16,7 @@ from .graph.contract import LAYER_KINDS
 from .layouts import BLOCK_ROWS, PATTERNS, Blocks, Layout, stored_layout
 from .network import DenseModule, Network
 from .places import LayerShape
+from .quantization import MAX_COLUMNS
 from .reroute import Reroute, check_reroutes
 from .tensor_spec import TensorSpec
 from .value_type import FLOAT32, VALUE_TYPES, ValueType, value_type_of_bytes
@@ -51,6 +53,8 @@ class LayerEntry:
     op: its kind, a key of graph.contract.LAYER_KINDS. attributes: those of the kind, e.g. a convolution's strides.
     pattern: name of the pattern by which it was pruned. Only gs{B}x{k} changes the layout of the arrays.
     value_type: type of its stored values, at every level.
+    sqnr_db: at each level, the power of the layer's output in float32 over that of the error that int8 makes there, in
+        decibels, as measured at export; also of a layer that kept float32 because of it. Empty where not measured.
     """
 
     name: str
@@ -64,11 +68,17 @@ class LayerEntry:
     attributes: Mapping[str, list[int]]
     pattern: str
     value_type: ValueType = FLOAT32
+    sqnr_db: tuple[float, ...] = ()
 
     @property
     def layout(self) -> Layout:
         """How the arrays hold the layer."""
-        return stored_layout(self.pattern, self.block_rows)
+        return stored_layout(self.pattern, self.block_rows, self.value_type)
+
+    def cut(self, level_count: int) -> LayerEntry:
+        """The layer with its first levels only."""
+        kept = {name: getattr(self, name)[:level_count] for name in ("blocks", "nnz", "sqnr_db")}
+        return replace(self, **kept)
 
     @property
     def shape(self) -> LayerShape:
@@ -118,6 +128,8 @@ class Metadata:
             del layer["value_type"]
             if entry.value_type is not FLOAT32:  # the default of every reader
                 layer["value_bytes"] = entry.value_type.nbytes
+            if not entry.sqnr_db:
+                del layer["sqnr_db"]
         if not self.reroutes:  # not measured: a key less, as in older files
             del raw["reroutes"]
         if self.rows is None:
@@ -224,7 +236,12 @@ def _layer(raw: dict[str, Any], level_count: int) -> LayerEntry:
         attributes={str(key): [_integer(item, 0) for item in items] for key, items in raw["attributes"].items()},
         pattern=str(raw.get("pattern", Blocks(block_rows).name)),
         value_type=_value_type(raw),
+        sqnr_db=tuple(float(value) for value in raw.get("sqnr_db", ())),
     )
+    if entry.value_type.scaled and columns > MAX_COLUMNS:
+        raise ValueError(f"layer '{excerpt(entry.name)}': {columns} columns, int8 takes at most {MAX_COLUMNS}")
+    if len(entry.sqnr_db) not in (0, level_count) or not all(map(math.isfinite, entry.sqnr_db)):
+        raise ValueError(f"layer '{excerpt(entry.name)}': expected an sqnr_db for each of {level_count} levels")
     try:
         most = entry.shape.most_blocks
     except PatternError as error:

@@ -17,6 +17,7 @@ class LayerPlacement:
 
     offsets: bytes from the beginning of the level's segment to its ptr, col, val and norm, level after level.
     permutation_offset: the same of perm in segment 0; -1 without a permutation.
+    scale_offset: the same of scale in segment 0; -1 where rows have none.
     banks, per_row: B and k of gs{B}x{k}, 0 for blocks.
     value_bytes: bytes of a value, by which the node names the value type.
     """
@@ -31,6 +32,7 @@ class LayerPlacement:
     banks: int = 0
     per_row: int = 0
     value_bytes: int = FLOAT32.nbytes
+    scale_offset: int = -1
 
 
 def placement(shape: LayerShape, segments: Sequence[Sequence[TensorPlace]]) -> LayerPlacement:
@@ -47,4 +49,5 @@ def placement(shape: LayerShape, segments: Sequence[Sequence[TensorPlace]]) -> L
         banks=shape.layout.banks,
         per_row=shape.layout.per_row,
         value_bytes=shape.value_type.nbytes,
+        scale_offset=begin[tensor_name(shape.name, 0, "scale")] if shape.value_type.scaled else -1,
     )

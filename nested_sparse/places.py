@@ -96,6 +96,8 @@ def level_parts(layer: LayerShape, level: int) -> list[tuple[str, str, int]]:
     ]
     if level == 0 and layer.permuted:
         parts.append(("perm", "I32", packed_rows))
+    if level == 0 and layer.value_type.scaled:
+        parts.append(("scale", "F32", packed_rows))
     return parts
 
 

@@ -40,7 +40,7 @@ def slice_checkpoint(
         cut = replace(
             metadata,
             levels=metadata.levels[:kept],
-            layers=tuple(replace(layer, blocks=layer.blocks[:kept], nnz=layer.nnz[:kept]) for layer in metadata.layers),
+            layers=tuple(layer.cut(kept) for layer in metadata.layers),
             reroutes=tuple(reroute for reroute in metadata.reroutes if reroute.start < kept),
         )
         data = checkpoint.data_prefix(kept)

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from .errors import CheckpointError
 from .excerpt import excerpt
+from .layouts import Quads
 from .metadata import LayerEntry, Metadata
 from .places import DTYPES, TensorPlace, tensor_name
+from .quantization import is_scale
 
 
 class Verifier:
@@ -67,6 +69,8 @@ class Verifier:
                 raise CheckpointError(f"{where}: column {col.max()} is out of range 0 to {layer.columns - 1}")
             group, col = np.repeat(np.arange(shape.group_count), np.diff(ptr)), col.reshape(-1, layout.block_columns)
             layout.check_blocks(group, col, where)
+            if isinstance(layout, Quads):
+                layout.check_values(group, col, self._read(self._places[tensor_name(layer.name, level, "val")]), where)
             cells = layout.cells(group, col)
             repeated = int(seen[cells].sum())
             if repeated:
@@ -77,6 +81,8 @@ class Verifier:
             seen[cells] = True
         if layer.permuted:
             self._check_permutation(layer, self._read(self._places[tensor_name(layer.name, 0, "perm")]))
+        if layer.value_type.scaled:
+            self._check_scales(layer, self._read(self._places[tensor_name(layer.name, 0, "scale")]))
 
     def _check_permutation(self, layer: LayerEntry, permutation: NDArray[np.int32]) -> None:
         rows = permutation[: layer.rows]
@@ -84,6 +90,14 @@ class Verifier:
             raise CheckpointError(
                 f"{self._where}: layer '{excerpt(layer.name)}': the row permutation must hold each of 0 to "
                 f"{layer.rows - 1} once, then -1 for padding"
+            )
+
+    def _check_scales(self, layer: LayerEntry, scales: NDArray[np.float32]) -> None:
+        wrong = ~is_scale(scales)
+        if wrong.any():
+            raise CheckpointError(
+                f"{self._where}: layer '{excerpt(layer.name)}': the scale of packed row {wrong.argmax()} is "
+                f"{scales[wrong][0]}, expected a finite number of at least 2^-126; the file is damaged"
             )
 
     def _read(self, place: TensorPlace) -> NDArray[Any]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 MAX_FIELDS = 500_000
 """Most fields of all messages that are read in a file, which takes some two seconds. A node of ours has 50 fields,
@@ -100,6 +101,14 @@ def integers(pieces: list[memoryview], most: int) -> list[int]:
             if len(numbers) > most:
                 raise WireError(f"has a list of more than {most} numbers")
     return numbers
+
+
+def float_values(pieces: list[memoryview]) -> NDArray[np.float32]:
+    """The numbers of a "fixed32s" field, as float32. Raises WireError."""
+    data = b"".join(pieces)
+    if len(data) % WIDTHS[FIXED32]:
+        raise WireError("has a list of floats that is cut off")
+    return np.frombuffer(data, "<f4")
 
 
 def integer_count(pieces: list[memoryview]) -> int:

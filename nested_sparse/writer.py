@@ -26,6 +26,7 @@ from .network import Network
 from .packing import pack_level
 from .placement import LayerPlacement, placement
 from .places import ALIGNMENT, TensorPlace, file_places, segment_places, tensor_name, tensor_table
+from .quantization import MAX_COLUMNS, in_quads, row_scales
 from .reroute import Reroute, check_reroutes
 from .tensor_spec import TensorSpec
 from .value_type import FLOAT32, ValueType
@@ -40,7 +41,9 @@ class LayerRecord:
     op: "conv" or "linear"; attributes: a convolution's kernel_shape, strides, pads, dilations
         and, where they are not 1 and 2, groups and spatial_dimensions.
     pattern: name of the pattern that the weight was pruned by; "" is the name of its layout.
-    value_type: type in which its values are stored; they are rounded to nearest, ties to even.
+    value_type: type in which its values are stored; they are rounded to nearest, ties to even. int8 values count the
+        scales of `quantization.row_scales`.
+    sqnr_db: as in LayerEntry, one for each level or none.
     """
 
     weight: NestedWeight
@@ -49,6 +52,23 @@ class LayerRecord:
     attributes: Mapping[str, list[int]]
     pattern: str = ""
     value_type: ValueType = FLOAT32
+    sqnr_db: Sequence[float] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """A layer as the file holds it. weight: of an int8 layer in quads, with `scales` (O,); None for other types."""
+
+    record: LayerRecord
+    weight: NestedWeight
+    scales: NDArray[np.float32] | None
+
+    @staticmethod
+    def of(record: LayerRecord) -> _Stored:
+        if not record.value_type.scaled:
+            return _Stored(record, record.weight, None)
+        scales = row_scales(record.weight)
+        return _Stored(record, in_quads(record.weight, scales), scales)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +102,11 @@ def write_checkpoint(
     refuse_existing(path, force)
     _check_records(path.name, layers, levels)
     check_reroutes(reroutes, len(levels), {record.weight.name for record in layers})
-    entries = [_layer_entry(record, len(levels)) for record in layers]
+    stored = [_Stored.of(record) for record in layers]
+    entries = [_layer_entry(layer, len(levels)) for layer in stored]
     shapes = [entry.shape for entry in entries]
     relative = [segment_places(shapes, level) for level in range(len(levels))]
-    segments = [_segment_bytes(layers, level, places) for level, places in enumerate(relative)]
+    segments = [_segment_bytes(stored, level, places) for level, places in enumerate(relative)]
     graph = graph_builder({shape.name: placement(shape, relative) for shape in shapes})
     metadata = Metadata(
         graph_nbytes=len(graph),
@@ -194,15 +215,25 @@ def _check_records(where: str, layers: Sequence[LayerRecord], levels: Sequence[L
                 f"{where}: layer '{excerpt(name)}' has weights or norms that are not finite; train it again"
             )
         largest, stored = float(np.abs(kept).max()), record.value_type
-        if largest > stored.largest:
+        if stored.scaled and record.weight.columns > MAX_COLUMNS:
+            raise CheckpointError(
+                f"{where}: layer '{excerpt(name)}' has {record.weight.columns} columns; {stored.name} takes at most "
+                f"{MAX_COLUMNS} (write it with {FLOAT32.name} values)"
+            )
+        if len(record.sqnr_db) not in (0, len(levels)) or not np.isfinite(record.sqnr_db).all():
+            raise CheckpointError(
+                f"{where}: layer '{excerpt(name)}': sqnr_db must have a finite number for each of {len(levels)} "
+                f"levels, got {list(record.sqnr_db)}"
+            )
+        if largest > stored.largest and not stored.scaled:
             raise CheckpointError(
                 f"{where}: layer '{excerpt(name)}' has a weight of magnitude {largest:.7g}; {stored.name} holds at "
                 f"most {stored.largest:g} (write it with {FLOAT32.name} values)"
             )
 
 
-def _layer_entry(record: LayerRecord, level_count: int) -> LayerEntry:
-    weight = record.weight
+def _layer_entry(stored: _Stored, level_count: int) -> LayerEntry:
+    record, weight = stored.record, stored.weight
     blocks = tuple(weight.layout.block_count(weight.first_level, level) for level in range(level_count))
     nnz = tuple(weight.nnz(level) for level in range(level_count))
     attributes = {name: list(values) for name, values in record.attributes.items()}
@@ -217,24 +248,25 @@ def _layer_entry(record: LayerRecord, level_count: int) -> LayerEntry:
         blocks=blocks,
         nnz=nnz,
         attributes=attributes,
-        pattern=record.pattern or weight.layout.name,
+        pattern=record.pattern or record.weight.layout.name,
         value_type=record.value_type,
+        sqnr_db=tuple(float(value) for value in record.sqnr_db),
     )
 
 
-def _segment_bytes(layers: Sequence[LayerRecord], level: int, places: list[TensorPlace]) -> bytes:
+def _segment_bytes(layers: Sequence[_Stored], level: int, places: list[TensorPlace]) -> bytes:
     segment = bytearray(places[-1].end)
     arrays: dict[str, NDArray[Any]] = {}
-    for record in layers:
-        arrays |= _level_arrays(record, level)
+    for layer in layers:
+        arrays |= _level_arrays(layer, level)
     for place in places:
         raw = arrays[place.name].tobytes()
         segment[place.begin : place.begin + len(raw)] = raw
     return bytes(segment)
 
 
-def _level_arrays(record: LayerRecord, level: int) -> dict[str, NDArray[Any]]:
-    weight = record.weight
+def _level_arrays(stored: _Stored, level: int) -> dict[str, NDArray[Any]]:
+    record, weight = stored.record, stored.weight
     added = pack_level(weight, level)
     packed_rows = weight.packed_rows
     order = np.arange(weight.rows) if weight.permutation is None else weight.permutation
@@ -245,6 +277,9 @@ def _level_arrays(record: LayerRecord, level: int) -> dict[str, NDArray[Any]]:
     if level == 0 and weight.permutation is not None:
         arrays["perm"] = np.full(packed_rows, -1, np.int32)
         arrays["perm"][: weight.rows] = weight.permutation
+    if level == 0 and stored.scales is not None:
+        arrays["scale"] = np.ones(packed_rows, np.float32)
+        arrays["scale"][: weight.rows] = stored.scales[order]
     return {tensor_name(weight.name, level, part): array for part, array in arrays.items()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,19 @@ def layer_record(rng: np.random.Generator, weight: NestedWeight, level_count: in
     """`weight` with a random scale and shift for each level."""
     norms = rng.standard_normal((level_count, 2, weight.rows)).astype(np.float32)
     return LayerRecord(weight, norms, op, {})
+
+
+def write_layers(path: Path, layers: Sequence[LayerRecord]) -> Path:
+    """A checkpoint of `layers` with three levels, and no graph that could run."""
+    write_checkpoint(
+        path,
+        graph_builder=lambda placements: b"not an onnx graph",
+        layers=layers,
+        levels=[LevelRecord(density, int(1000 * density), {}) for density in (0.2, 0.5, 0.9)],
+        inputs=[TensorSpec("input", "float32", (None, 12), (1, 12))],
+        outputs=[TensorSpec("output", "float32", (None, 7), (1, 7))],
+    )
+    return path
 
 
 def write_small_checkpoint(path: Path, seed: int = 0, graph: bytes = b"not an onnx graph") -> list[LayerRecord]:

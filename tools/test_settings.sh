@@ -85,9 +85,7 @@ chmod 555 "$readonly_home"
 trap 'chmod 755 "$readonly_home"; rm -rf "$readonly_home"' EXIT
 
 setting default env -u NESTED_SPARSE_FORCE_ISA "${pytest[@]}"
-isa avx2
-isa scalar
-isa neon
+for set in avx512 avxvnni avx2 neon scalar; do isa "$set"; done
 for count in 1 2 4; do cores "$count"; done
 setting home-unset env -u HOME -u XDG_CACHE_HOME "${pytest[@]}"
 # root may write anywhere: a home that is no folder is as unwritable to it as a read-only one to others

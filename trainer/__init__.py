@@ -12,7 +12,7 @@ from .progress import EpochReport, ProgressBar
 from .recalibrate import recalibrate
 from .reroute import measure_reroutes
 from .schedules import Admm, Chex, Gap, Gradual, OneShot, RigL
-from .train import train
+from .train import fine_tune_int8, train
 
 __all__ = [
     "Admm",
@@ -33,6 +33,7 @@ __all__ = [
     "TrainingData",
     "accuracy_per_level",
     "export",
+    "fine_tune_int8",
     "load_digits_images",
     "load_idx",
     "measure_reroutes",

@@ -39,6 +39,10 @@ class TrainConfig:
     """Share of a sparse level's loss that compares with the dense model's soft labels; 0 turns distillation off."""
     distill_temperature: float = 4.0
     """Temperature that softens the labels of both models (arXiv:1503.02531)."""
+    int8_epochs: int = 0
+    """Epochs at the end in which all levels train together, rounded as in an int8 file (`fine_tune_int8`)."""
+    int8_keep_float: tuple[str, ...] = ()
+    """Layers that are not rounded then: dotted names or patterns of them, as keep_float of `export`."""
     recalibration_samples: int = 2000
     """Samples on which each level's norm statistics are measured at the end; 0 keeps the running averages."""
     precision: str = "float32"
@@ -58,5 +62,9 @@ class TrainConfig:
         require(
             self, "distill_temperature", is_number(self.distill_temperature) and self.distill_temperature > 0, "above 0"
         )
+        require_count(self, "int8_epochs")
+        names = self.int8_keep_float
+        listed = isinstance(names, tuple) and all(isinstance(name, str) for name in names)
+        require(self, "int8_keep_float", listed, "a tuple of layer names")
         require_count(self, "recalibration_samples")
         require_one_of(self, "precision", PRECISIONS)

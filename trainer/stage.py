@@ -71,6 +71,8 @@ class Stage:
     level: int | None = None
     averages: bool = True
     """Whether processes that train together share their gradients."""
+    lr_share: float = 1.0
+    """The stage's peak learning rate, as a share of TrainConfig.lr."""
 
     def __init__(self, work: Work, epochs: int) -> None:
         self.work, self.net, self.epochs = work, work.net, epochs
@@ -83,6 +85,9 @@ class Stage:
     def begin(self) -> None:
         """Set net and masks for the start of the stage."""
         raise NotImplementedError
+
+    def prepare(self) -> None:
+        """Make the net's tensors that only this stage and later ones have; called before a state is loaded."""
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict`. The net's tensors are loaded already, and `begin` is not called."""

@@ -3,10 +3,9 @@
 #include <algorithm>
 #include <string>
 
-namespace nested_sparse {
+#include "kernels.h"
 
-Spmm8Kernel spmm8_scalar(int32_t block_rows);
-void gather8_scalar(const Gather8Args& args);
+namespace nested_sparse {
 
 namespace {
 
@@ -21,8 +20,8 @@ QuantizedConv::QuantizedConv(const ort::Attributes& attributes)
       y_ranges_(read_ranges(attributes, "y_scale", "y_zero", static_cast<size_t>(weight_.level_count()))),
       sum_ranges_(y_ranges_),
       table_(attributes.bytes("table")),
-      kernel_(spmm8_scalar(weight_.block_rows())),
-      gather_(gather8_scalar) {
+      kernel_(find_spmm8(isa_choice(), weight_.block_rows()).spmm),
+      gather_(find_gather8(isa_choice().isa)) {
   if (weight_.kind().value_type != ValueType::int8) fail("value_bytes must be 1 (int8)");
   if (!table_.empty()) read_table(attributes);
 }

@@ -14,7 +14,7 @@ from typing import Any
 from ..checkpoint import Checkpoint
 from ..errors import CheckpointError
 from ..excerpt import excerpt
-from ..wire import Wire, WireError, integers
+from ..wire import Wire, WireError, float_values, integers
 from . import contract
 from . import onnx_schema as onnx
 from .folding import Folding
@@ -128,8 +128,10 @@ class _GraphCheck:
             raise WireError(f"has graphs within graphs, more than {MAX_DEPTH} deep")
         graph = self._wire.read(data, "GraphProto", onnx.GRAPH)
         check_names([graph.get("name", "")])
-        for name in self._value_names(graph["input"]):
-            scope.most[name] = None
+        inputs = self._value_names(graph["input"])
+        scope.most.update(dict.fromkeys(inputs))
+        if outer is None:
+            self._our_nodes.level_count = max(contract.level_count_of(inputs), self._our_nodes.level_count)
         for each in graph["initializer"]:
             name, count = check_tensor(self._wire, each)
             scope.most[name] = count
@@ -172,7 +174,8 @@ class _GraphCheck:
     def _attributes(self, data: Sequence[memoryview], operator: str, scope: _Scope) -> dict[str, tuple[str, Any]]:
         """(kind, value) by name, the kind as in contract.Attribute.
 
-        In place of a tensor or of floats stands the number of their values, in place of a graph what _check_graph says.
+        In place of a tensor stands the number of its values, in place of a graph what _check_graph says. Floats are an
+        array.
         """
         found: dict[str, tuple[str, Any]] = {}
         for each in data:
@@ -201,8 +204,10 @@ class _GraphCheck:
                 raise WireError(f"has an {where} that is a graph")
             return list(self._check_graph(value, scope, operator in LOOPS).values())
         if kind == "floats":
-            return sum(len(piece) for piece in value) // 4
-        return value if kind in ("i", "f") else None
+            return float_values(value)
+        if kind == "i":
+            return value or 0  # 0 where the file leaves it out
+        return value if kind == "f" else None
 
 
 def _check_texts(operator: str, attributes: Mapping[str, tuple[str, Any]]) -> None:

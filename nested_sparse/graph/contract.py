@@ -13,14 +13,20 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from ..value_type import FLOAT32
+from ..value_type import FLOAT32, ValueType
 
 DOMAIN, DOMAIN_VERSION = "nested_sparse", 1
 
 CONV, LINEAR, MAX_POOL = "NestedConv", "NestedLinear", "TiledMaxPool"
+QUANTIZED_CONV, QUANTIZED_LINEAR = "QuantizedConv", "QuantizedLinear"
+QUANTIZE, DEQUANTIZE = "QuantizeImage", "DequantizeImage"
+QUANTIZED_MAX_POOL, QUANTIZED_AVERAGE_POOL = "QuantizedMaxPool", "QuantizedAveragePool"
+QUANTIZED_GLOBAL_AVERAGE_POOL = "QuantizedGlobalAveragePool"
+QUANTIZED_ADD, QUANTIZED_MULTIPLY = "QuantizedAdd", "QuantizedMultiply"
 
 _SEGMENT_NAME = "__segment_{}__"
 _TILED = "tiled_"
+_U8 = re.compile(r"u8_(\d+)_(\d+)_(.+)")
 _Value = TypeVar("_Value")
 
 
@@ -40,6 +46,11 @@ LEVEL = GraphInput("__level__", "int64", ())
 def segment_input(level: int) -> GraphInput:
     """The bytes of the file that `level` adds; none where the file has been cut off below that level."""
     return GraphInput(_SEGMENT_NAME.format(level), "uint8", (None,))
+
+
+def level_count_of(inputs: Iterable[str]) -> int:
+    """Levels of the graph that has these inputs; a slice has fewer levels than its graph."""
+    return sum(re.fullmatch(_SEGMENT_NAME.format(r"\d+"), name) is not None for name in inputs)
 
 
 def runtime_inputs(level_count: int) -> tuple[GraphInput, ...]:
@@ -65,22 +76,26 @@ def layer_inputs(x: _Value, level: _Value, residual: _Value, segments: Sequence[
 class Attribute:
     """An attribute of one of our operators.
 
-    kind: the field of ONNX's AttributeProto that holds it: "s" text, "i" int64, "f" float32, "ints" int64s.
-    default: its value where a node has none; None where every node must have it.
+    kind: the field of ONNX's AttributeProto that holds it: "s" text or bytes, "i" int64, "f" float32, "ints" int64s,
+        "floats" float32s.
+    default: its value where a node has none; None where every node must have it, or where it is `optional`.
+    optional: whether a node may be without it.
     """
 
     kind: str
     default: int | None = None
+    optional: bool = False
 
     @property
     def many(self) -> bool:
         """Whether it is a list."""
-        return self.kind == "ints"
+        return self.kind in ("ints", "floats")
 
 
+SPATIAL_DIMENSIONS = "spatial_dimensions"
 WINDOW = ("kernel_shape", "strides", "pads", "dilations")
 """Attributes of a window over images, in the node and in the layer's metadata; ONNX's names and meanings."""
-CONV_KIND: Mapping[str, Attribute] = {"groups": Attribute("i", 1), "spatial_dimensions": Attribute("i", 2)}
+CONV_KIND: Mapping[str, Attribute] = {"groups": Attribute("i", 1), SPATIAL_DIMENSIONS: Attribute("i", 2)}
 """Attributes of a convolution beside its window, in the node and, as lists of one, in the layer's metadata."""
 Y_TILED = "y_tiled"
 INPUT_TILED: Mapping[int, str] = {X_INPUT: "x_tiled", RESIDUAL_INPUT: "residual_tiled"}
@@ -89,31 +104,57 @@ PLACEMENT: Mapping[str, Attribute] = {
     **dict.fromkeys(("rows", "columns", "block_rows", "index_bytes", "permutation_offset"), Attribute("i")),
     **dict.fromkeys(("banks", "per_row"), Attribute("i", 0)),
     "value_bytes": Attribute("i", FLOAT32.nbytes),
+    "scale_offset": Attribute("i", -1),
     **dict.fromkeys(("blocks", "offsets"), Attribute("ints")),
 }
 """Attributes that say where a layer's arrays lie in the segments: the fields of LayerPlacement."""
 LAYER, CLIP_MIN, CLIP_MAX = "layer", "clip_min", "clip_max"
+X_SCALE, X_ZERO, Y_SCALE, Y_ZERO = "x_scale", "x_zero", "y_scale", "y_zero"
+SUM_SCALE, SUM_ZERO, TABLE = "sum_scale", "sum_zero", "table"
+"""Scale and zero point at each level of the graph of a u8 tensor: what is read, what is written, and the sums that
+`table` maps, level after level, from u8 to u8."""
+SCALES, ZEROS = frozenset({X_SCALE, Y_SCALE, SUM_SCALE}), frozenset({X_ZERO, Y_ZERO, SUM_ZERO})
+TABLE_NBYTES = 256
+"""Bytes of a table at one level."""
+Y_BORDER, Y_GAP = "y_border", "y_gap"
+"""Rows of border around each channel of the image that is written, and columns between two of its rows."""
+MAX_MARGIN = 1 << 12
+"""Most rows of border, and most columns of gap."""
+ACTIVATIONS = "activations"
+STATIC, DYNAMIC, FLOAT = "static", "dynamic", "float32"
+ACTIVATION_FORMS = (STATIC, DYNAMIC, FLOAT)
+"""Attribute of a linear layer and its values: the form in which the operator takes its inputs."""
+COUNT_INCLUDE_PAD = "count_include_pad"
 
 _OF_WINDOW = dict.fromkeys(WINDOW, Attribute("ints"))
-_OF_LAYER = {LAYER: Attribute("s"), CLIP_MIN: Attribute("f"), CLIP_MAX: Attribute("f"), **PLACEMENT}
+_CLIP = {CLIP_MIN: Attribute("f"), CLIP_MAX: Attribute("f")}
+_OF_LAYER = {LAYER: Attribute("s"), **_CLIP, **PLACEMENT}
+_U8_FORM = {Y_BORDER: Attribute("i"), Y_GAP: Attribute("i")}
+_U8_IMAGE = {Y_SCALE: Attribute("floats"), Y_ZERO: Attribute("ints"), **_U8_FORM}
 
 
 @dataclass(frozen=True, slots=True)
 class LayerKind:
     """A kind of nested layer.
 
-    operator: its operator in our domain.
+    operator: its operator in our domain, for float values; quantized: that for int8 values.
     kernels: the operation, in the list of kernels (kernels.inc), of the kernels that the operator runs.
     rows_dim: dimension of the operator's output that holds the layer's rows.
     attributes: attributes by name that the node and the layer's metadata have; in the metadata each is a list.
-    of_node: attributes by name that only the node has, beside those of every kind.
+    of_node, of_quantized: attributes by name that only the node of that operator has, beside those of every kind.
     """
 
     operator: str
+    quantized: str
     kernels: str
     rows_dim: int
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
     of_node: Mapping[str, Attribute] = field(default_factory=dict)
+    of_quantized: Mapping[str, Attribute] = field(default_factory=dict)
+
+    def operator_for(self, stored: ValueType) -> str:
+        """The operator that runs a layer of these values."""
+        return self.quantized if stored.scaled else self.operator
 
     def in_node(self, metadata: Mapping[str, Sequence[int]]) -> dict[str, int | list[int]]:
         """The attributes of a layer's metadata as its node has them; one that the kind does not have stays a list."""
@@ -124,19 +165,46 @@ class LayerKind:
 LAYER_KINDS: Mapping[str, LayerKind] = {
     "conv": LayerKind(
         CONV,
+        QUANTIZED_CONV,
         kernels="conv",
         rows_dim=1,
         attributes={**_OF_WINDOW, **CONV_KIND},
         of_node=dict.fromkeys((*INPUT_TILED.values(), Y_TILED), Attribute("i", 0)),
+        of_quantized={
+            **_U8_IMAGE,
+            TABLE: Attribute("s", optional=True),
+            SUM_SCALE: Attribute("floats", optional=True),
+            SUM_ZERO: Attribute("ints", optional=True),
+        },
     ),
-    "linear": LayerKind(LINEAR, kernels="linear", rows_dim=-1),
+    "linear": LayerKind(
+        LINEAR,
+        QUANTIZED_LINEAR,
+        kernels="linear",
+        rows_dim=-1,
+        of_quantized={
+            ACTIVATIONS: Attribute("s"),
+            X_SCALE: Attribute("floats", optional=True),
+            X_ZERO: Attribute("ints", optional=True),
+        },
+    ),
 }
 """The kinds of nested layers, by the `op` of a layer in the metadata."""
-LAYER_OPERATORS: Mapping[str, LayerKind] = {kind.operator: kind for kind in LAYER_KINDS.values()}
+LAYER_OPERATORS: Mapping[str, LayerKind] = {
+    operator: kind for kind in LAYER_KINDS.values() for operator in (kind.operator, kind.quantized)
+}
 """The same, by the operator of a node."""
 OPERATORS: Mapping[str, Mapping[str, Attribute]] = {
-    **{name: {**_OF_LAYER, **kind.attributes, **kind.of_node} for name, kind in LAYER_OPERATORS.items()},
+    **{kind.operator: {**_OF_LAYER, **kind.attributes, **kind.of_node} for kind in LAYER_KINDS.values()},
+    **{kind.quantized: {**_OF_LAYER, **kind.attributes, **kind.of_quantized} for kind in LAYER_KINDS.values()},
     MAX_POOL: _OF_WINDOW,
+    QUANTIZE: _U8_IMAGE,
+    DEQUANTIZE: {SPATIAL_DIMENSIONS: CONV_KIND[SPATIAL_DIMENSIONS]},
+    QUANTIZED_MAX_POOL: {**_OF_WINDOW, **_U8_FORM},
+    QUANTIZED_AVERAGE_POOL: {**_OF_WINDOW, COUNT_INCLUDE_PAD: Attribute("i"), **_U8_FORM},
+    QUANTIZED_GLOBAL_AVERAGE_POOL: {SPATIAL_DIMENSIONS: CONV_KIND[SPATIAL_DIMENSIONS]},
+    QUANTIZED_ADD: {**_CLIP, **_U8_IMAGE},
+    QUANTIZED_MULTIPLY: {**_CLIP, **_U8_IMAGE},
 }
 """The operators of our domain, each with its attributes by name."""
 
@@ -168,9 +236,19 @@ def tiled_dimension(shape: Sequence[object]) -> str:
     return _TILED + "x".join(str(size) for size in shape)
 
 
+def u8_dimension(shape: Sequence[object], border: int, gap: int) -> str:
+    """Name of the one dimension of a u8 image of this shape, border and gap, e.g. "u8_1_1_batchx64x56x56".
+
+    Equal names mean that all bytes lie alike, for the same reason.
+    """
+    return f"u8_{border}_{gap}_" + "x".join(str(size) for size in shape)
+
+
 def untiled_shape(dimensions: Sequence[int | str]) -> list[int | str]:
-    """The image's shape where `dimensions` are those of a tiled image, else `dimensions`."""
-    if len(dimensions) != 1 or not str(dimensions[0]).startswith(_TILED):
+    """The image's shape where `dimensions` are those of a tiled or a u8 image, else `dimensions`."""
+    name = str(dimensions[0]) if len(dimensions) == 1 else ""
+    u8 = _U8.fullmatch(name)
+    if u8 is None and not name.startswith(_TILED):
         return list(dimensions)
-    sizes = str(dimensions[0]).removeprefix(_TILED).split("x")
+    sizes = (u8[3] if u8 else name.removeprefix(_TILED)).split("x")
     return [int(size) if size.isdecimal() else size for size in sizes]

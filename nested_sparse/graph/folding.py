@@ -26,12 +26,14 @@ class Folding:
     ) -> int | None:
         """The most values that an output of a node has if it is constant; None if it is not, or is not to be folded.
 
-        inputs: the same of each input. attributes: (kind, value) by name; the value of a tensor or of floats is the
-        number of its values, that of a graph the most values of each of its outputs.
+        inputs: the same of each input. attributes: (kind, value) by name; the value of a tensor is the number of
+        its values, that of a graph the most values of each of its outputs.
         """
         if operator == "Constant":
             kind, value = next(iter(attributes.values()), ("", None))
-            return int(value or 0) if kind in ("t", "floats") else len(value or ()) if kind == "ints" else 1
+            if kind in ("ints", "floats"):
+                return len([] if value is None else value)
+            return int(value or 0) if kind == "t" else 1
         constants = [each for each in inputs if each is not None]
         whole = len(constants) == len(inputs) and bool(inputs)
         if operator in BRANCHES and whole:  # ONNX Runtime puts the branch in the node's place

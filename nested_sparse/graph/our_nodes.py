@@ -10,14 +10,19 @@ from ..checkpoint import Checkpoint
 from ..excerpt import excerpt
 from ..placement import placement
 from ..wire import WireError
+from .byte_ranges import check_ranges
 from .contract import LAYER, LAYER_KINDS, LAYER_OPERATORS, OPERATORS
 
 
 class OurNodes:
-    """The layers of an open checkpoint, and where its segments hold their arrays."""
+    """The layers of an open checkpoint, and where its segments hold their arrays.
+
+    level_count: levels of the graph; the file has fewer if it is a slice.
+    """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         segments = checkpoint.segment_places()
+        self.level_count = len(segments)
         self._layers = {layer.name: layer for layer in checkpoint.layers}
         self._placements = {layer.name: asdict(placement(layer.shape, segments)) for layer in checkpoint.layers}
 
@@ -30,13 +35,14 @@ class OurNodes:
         for name, (held_as, _) in attributes.items():
             if name not in known or known[name].kind != held_as:
                 raise WireError(f"has an attribute {excerpt(name)!r} of {operator} that it does not take")
+        given = {name: value for name, (_, value) in attributes.items()}
+        check_ranges(given, self.level_count)
         kind = LAYER_OPERATORS.get(operator)
         if kind is None:
             return
-        given = {name: value for name, (_, value) in attributes.items()}
         name = given.get(LAYER, b"").decode(errors="replace")
         layer = self._layers.get(name)
-        if layer is None or LAYER_KINDS[layer.op] is not kind:
+        if layer is None or LAYER_KINDS[layer.op].operator_for(layer.value_type) != operator:
             raise WireError(f"has a {operator} of a layer {excerpt(name)!r}, which the metadata does not have")
         for key, expected in {**self._placements[name], **kind.in_node(layer.attributes)}.items():
             if isinstance(expected, list):

@@ -5,10 +5,12 @@ from __future__ import annotations
 from ..argument import shown
 from ..errors import PatternError
 from ..excerpt import excerpt
+from ..value_type import FLOAT32, ValueType
 from .base import Layout
 from .blocks import BLOCK_ROWS, Blocks
 from .channels import Channels
 from .gather_scatter import BANKS, GatherScatter
+from .quads import Quads
 
 __all__ = [
     "BANKS",
@@ -19,6 +21,7 @@ __all__ = [
     "Channels",
     "GatherScatter",
     "Layout",
+    "Quads",
     "parse_pattern",
     "stored_layout",
 ]
@@ -41,6 +44,7 @@ def parse_pattern(name: str) -> Layout:
     raise PatternError(advice or f"pattern '{excerpt(name)}' is not known; choose one of: {', '.join(PATTERNS)}")
 
 
-def stored_layout(pattern: str, block_rows: int) -> Layout:
-    """The layout of a stored layer, from two entries of its metadata. Raises PatternError."""
-    return parse_pattern(pattern).stored_in(block_rows)
+def stored_layout(pattern: str, block_rows: int, value_type: ValueType = FLOAT32) -> Layout:
+    """The layout of a stored layer, from three entries of its metadata. Raises PatternError."""
+    layout = parse_pattern(pattern).stored_in(block_rows)
+    return Quads(layout.block_rows) if value_type.scaled else layout

@@ -176,8 +176,18 @@ class Layout(ABC):
         group, col = self.blocks_of(added, where)
         ptr = np.zeros(len(weights) + 1, np.uint32)
         np.cumsum(np.bincount(group, minlength=len(weights)), out=ptr[1:])
-        val = np.ascontiguousarray(weights[self.cells(group, col)], np.float32)
+        val = np.ascontiguousarray(self.block_weights(weights, group, col), np.float32)
         return PackedLevel(ptr, col.astype(index_dtype(weights.shape[2])), val)
+
+    def block_weights(
+        self, weights: NDArray[np.float32], group: NDArray[np.int64], col: NDArray[Any]
+    ) -> NDArray[np.float32]:
+        """(n, block_values) values of blocks as the arrays hold them, from (G, group_rows, K) weights."""
+        return weights[self.cells(group, col)]
+
+    def cell_weights(self, val: NDArray[np.float32], group: NDArray[np.int64], col: NDArray[Any]) -> NDArray[Any]:
+        """(n, block_values) values of blocks, in the order of `cells(group, col)`."""
+        return val
 
     def unpack(self, levels: Sequence[PackedLevel], columns: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """(G·group_rows, K) weights, zero outside every level, and (cells, K) first levels, from all levels."""
@@ -186,8 +196,9 @@ class Layout(ABC):
         first_level = np.full((groups, self.group_rows // self.block_rows, columns), NEVER, np.uint8)
         for index, level in enumerate(levels):
             group = np.repeat(np.arange(groups), level.ptr[1:] - level.ptr[:-1])
-            cells = self.cells(group, level.col.reshape(-1, self.block_columns))
-            weights[cells] = level.val.reshape(-1, self.block_values)
+            col = level.col.reshape(-1, self.block_columns)
+            cells = self.cells(group, col)
+            weights[cells] = self.cell_weights(level.val.reshape(-1, self.block_values), group, col)
             first_level[cells] = index
         return weights.reshape(-1, columns), first_level.reshape(-1, columns)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import stat
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from forging import forge, join, split
 from safetensors.numpy import load_file
 
 from nested_sparse.checkpoint import Checkpoint
@@ -22,43 +22,6 @@ from nested_sparse.slice import slice_checkpoint
 from nested_sparse.tensor_spec import TensorSpec
 from nested_sparse.writer import LevelRecord, write_checkpoint
 from support import layer_record, random_weight, write_small_checkpoint
-
-
-def split(path: Path) -> tuple[dict[str, Any], bytearray]:
-    """Header as JSON, and the data bytes."""
-    raw = path.read_bytes()
-    nbytes = struct.unpack("<Q", raw[:8])[0]
-    return json.loads(raw[8 : 8 + nbytes]), bytearray(raw[8 + nbytes :])
-
-
-def join(path: Path, header: dict[str, Any], data: bytes) -> None:
-    """Write header and data back, aligned as the format asks."""
-    text = json.dumps(header).encode()
-    text += b" " * (-(8 + len(text)) % 64)
-    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
-
-
-def forge(path: Path, change: Callable[[dict[str, Any], dict[str, np.ndarray]], None]) -> None:
-    """Change metadata and tensors and make every digest right again, as somebody with intent would."""
-    header, data = split(path)
-    metadata = json.loads(header["__metadata__"]["nested_sparse"])
-    kinds = {"U8": "u1", "U16": "<u2", "U32": "<u4", "I32": "<i4", "F32": "<f4"}
-    tensors = {
-        name: np.frombuffer(data, kinds[entry["dtype"]])[0:0]
-        if entry["data_offsets"][0] == entry["data_offsets"][1]
-        else np.frombuffer(memoryview(data)[slice(*entry["data_offsets"])], kinds[entry["dtype"]])
-        for name, entry in header.items()
-        if name != "__metadata__"
-    }
-    change(metadata, tensors)
-    begin = header["graph"]["data_offsets"][1]
-    for level, entry in enumerate(metadata["levels"]):
-        ends = [item["data_offsets"][1] for name, item in header.items() if f"/level{level}/" in name]
-        entry["sha256"] = hashlib.sha256(data[begin : max(ends, default=begin)]).hexdigest()
-        begin = max(ends, default=begin)
-    text = json.dumps(metadata)
-    header["__metadata__"] = {"nested_sparse": text, "nested_sparse_sha256": hashlib.sha256(text.encode()).hexdigest()}
-    join(path, header, bytes(data))
 
 
 def test_a_written_checkpoint_is_read_back(tmp_path: Path) -> None:
@@ -231,7 +194,7 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, Any], dict[str, np.ndarray]], Non
     "no levels": (lambda m, t: m.__setitem__("levels", []), "0 levels"),
     "no layers": (lambda m, t: m.__setitem__("layers", []), "no layers"),
     "one name": (lambda m, t: m["layers"][1].__setitem__("name", "first"), "two of one name"),
-    "version": (lambda m, t: m.__setitem__("format_version", 4), "format version 4"),
+    "version": (lambda m, t: m.__setitem__("format_version", 5), "format version 5"),
     "missing": (lambda m, t: m.pop("inputs"), "inputs"),
     "unknown pattern": (lambda m, t: m["layers"][0].__setitem__("pattern", "gs4x1"), "'gs4x1' is not supported"),
     "other pattern": (lambda m, t: m["layers"][0].__setitem__("pattern", "block8x1"), "does not go with block_rows 4"),

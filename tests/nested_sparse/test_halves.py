@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from forging import forge, metadata_of
 from safetensors.numpy import load_file
 
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import CheckpointError
 from nested_sparse.layouts import Blocks, GatherScatter
 from nested_sparse.slice import slice_checkpoint
-from nested_sparse.tensor_spec import TensorSpec
 from nested_sparse.value_type import FLOAT16, FLOAT32
 from nested_sparse.weight import NestedWeight
-from nested_sparse.writer import LayerRecord, LevelRecord, write_checkpoint
-from support import layer_record, random_weight, write_small_checkpoint
+from nested_sparse.writer import LayerRecord
+from support import layer_record, random_weight, write_layers, write_small_checkpoint
 
 
 def records() -> list[LayerRecord]:
@@ -37,40 +34,10 @@ def records() -> list[LayerRecord]:
     return [replace(record, value_type=FLOAT32 if record.weight.name == "floats" else FLOAT16) for record in made]
 
 
-def write(path: Path, layers: list[LayerRecord]) -> Path:
-    """A checkpoint of `layers` with three levels."""
-    write_checkpoint(
-        path,
-        graph_builder=lambda placements: b"not an onnx graph",
-        layers=layers,
-        levels=[LevelRecord(density, int(1000 * density), {}) for density in (0.2, 0.5, 0.9)],
-        inputs=[TensorSpec("input", "float32", (None, 12), (1, 12))],
-        outputs=[TensorSpec("output", "float32", (None, 7), (1, 7))],
-    )
-    return path
-
-
-def split(path: Path) -> tuple[dict[str, Any], dict[str, Any], bytes]:
-    """Header, our metadata, data."""
-    raw = path.read_bytes()
-    nbytes = struct.unpack("<Q", raw[:8])[0]
-    header = json.loads(raw[8 : 8 + nbytes])
-    return header, json.loads(header["__metadata__"]["nested_sparse"]), raw[8 + nbytes :]
-
-
-def forge(path: Path, header: dict[str, Any], metadata: dict[str, Any], data: bytes) -> None:
-    """Write a file whose metadata digest is right."""
-    text = json.dumps(metadata)
-    header["__metadata__"] = {"nested_sparse": text, "nested_sparse_sha256": hashlib.sha256(text.encode()).hexdigest()}
-    encoded = json.dumps(header).encode()
-    encoded += b" " * (-(8 + len(encoded)) % 64)
-    path.write_bytes(struct.pack("<Q", len(encoded)) + encoded + data)
-
-
 def test_values_read_back_are_rounded_once_and_nest(tmp_path: Path) -> None:
     """Each kept value is numpy's nearest half, as float32, the same bits at every level; masks and norms as written."""
     written = records()
-    with Checkpoint.open(write(tmp_path / "model.safetensors", written)) as checkpoint:
+    with Checkpoint.open(write_layers(tmp_path / "model.safetensors", written)) as checkpoint:
         for record, entry in zip(written, checkpoint.layers, strict=True):
             stored, norms = checkpoint.load_layer(entry.name)
             assert entry.value_type is record.value_type
@@ -86,8 +53,10 @@ def test_values_read_back_are_rounded_once_and_nest(tmp_path: Path) -> None:
 
 def test_values_take_half_the_bytes(tmp_path: Path) -> None:
     """The safetensors library reads the halves as such, as many as the floats would be."""
-    halves = load_file(write(tmp_path / "halves.safetensors", records()))
-    floats = load_file(write(tmp_path / "floats.safetensors", [replace(r, value_type=FLOAT32) for r in records()]))
+    halves = load_file(write_layers(tmp_path / "halves.safetensors", records()))
+    floats = load_file(
+        write_layers(tmp_path / "floats.safetensors", [replace(r, value_type=FLOAT32) for r in records()])
+    )
     for name, array in halves.items():
         values = name.endswith("/val") and not name.startswith("floats/")
         assert array.dtype == (np.float16 if values else floats[name].dtype)
@@ -100,17 +69,17 @@ def test_values_take_half_the_bytes(tmp_path: Path) -> None:
 def test_only_files_with_halves_ask_for_version_3(tmp_path: Path) -> None:
     """Others say nothing of value bytes: they are what they were."""
     write_small_checkpoint(tmp_path / "floats.safetensors")
-    _, metadata, _ = split(tmp_path / "floats.safetensors")
+    metadata = metadata_of(tmp_path / "floats.safetensors")
     assert metadata["format_version"] == 1
     assert not any("value_bytes" in layer for layer in metadata["layers"])
-    _, metadata, _ = split(write(tmp_path / "halves.safetensors", records()))
+    metadata = metadata_of(write_layers(tmp_path / "halves.safetensors", records()))
     assert metadata["format_version"] == 3
     assert [layer.get("value_bytes") for layer in metadata["layers"]] == [2, 2, 2, None]
 
 
 def test_a_slice_keeps_halves(tmp_path: Path) -> None:
     """The same values for the levels that are left."""
-    whole, cut = write(tmp_path / "whole.safetensors", records()), tmp_path / "cut.safetensors"
+    whole, cut = write_layers(tmp_path / "whole.safetensors", records()), tmp_path / "cut.safetensors"
     slice_checkpoint(whole, 2, cut)
     with Checkpoint.open(whole) as left, Checkpoint.open(cut) as right:
         assert right.metadata.format_version == 3
@@ -129,21 +98,22 @@ def test_weights_beyond_float16_are_refused_by_name(tmp_path: Path, value: float
     with pytest.raises(
         CheckpointError, match=r"'blocks' has a weight of magnitude (65505|1000000); float16 holds at most 65504"
     ):
-        write(tmp_path / "model.safetensors", [record])
+        write_layers(tmp_path / "model.safetensors", [record])
     assert not list(tmp_path.iterdir())
-    write(tmp_path / "floats.safetensors", [replace(record, value_type=FLOAT32)])
+    write_layers(tmp_path / "floats.safetensors", [replace(record, value_type=FLOAT32)])
     record.weight.values[tuple(kept)] = 65504.0
     dropped = np.argwhere(~record.weight.mask(2))[0]
     record.weight.values[tuple(dropped)] = value
-    write(tmp_path / "model.safetensors", [record])
+    write_layers(tmp_path / "model.safetensors", [record])
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"value_bytes": 4}, "tensor"),
-        ({"value_bytes": 3}, r"'blocks': value_bytes must be one of 4 \(float32\), 2 \(float16\), got 3"),
-        ({"value_bytes": 1}, "value_bytes must be one of .*, got 1"),
+        ({"value_bytes": 3}, r"'blocks': value_bytes must be one of 4 \(float32\), 2 \(float16\), 1 \(int8\), got 3"),
+        ({"value_bytes": 1}, "tensor"),
+        ({"value_bytes": 0}, "value_bytes must be one of .*, got 0"),
         ({"value_bytes": "2"}, "got '2'"),
         ({"value_bytes": 2.0}, "got 2.0"),
         ({"value_bytes": True}, "got True"),
@@ -152,13 +122,13 @@ def test_weights_beyond_float16_are_refused_by_name(tmp_path: Path, value: float
 )
 def test_files_that_lie_of_their_values_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     """Sizes that do not go with value_bytes, widths that do not exist, a version too old for halves."""
-    path = write(tmp_path / "model.safetensors", records())
-    header, metadata, data = split(path)
-    forge(path, header, metadata, data)
+    path = write_layers(tmp_path / "model.safetensors", records())
     Checkpoint.open(path).close()
-    target = metadata if "format_version" in changes else metadata["layers"][0]
-    target.update(changes)
-    forge(path, header, metadata, data)
+
+    def change(metadata: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:
+        (metadata if "format_version" in changes else metadata["layers"][0]).update(changes)
+
+    forge(path, change)
     with pytest.raises(CheckpointError, match=message):
         Checkpoint.open(path)
 
@@ -170,4 +140,4 @@ def test_infinity_is_refused(tmp_path: Path) -> None:
     values[record.weight.mask(2)] = np.inf
     weight = NestedWeight("blocks", values, record.weight.first_level, Blocks(4))
     with pytest.raises(CheckpointError, match="'blocks' has weights or norms that are not finite"):
-        write(tmp_path / "model.safetensors", [replace(record, weight=weight)])
+        write_layers(tmp_path / "model.safetensors", [replace(record, weight=weight)])

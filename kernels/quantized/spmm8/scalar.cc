@@ -1,3 +1,4 @@
+// The reference: plain loops over the formulas of spmm8.h. It also runs on CPUs for which there are no other kernels.
 #include <algorithm>
 
 #include "spmm8.h"
@@ -5,64 +6,74 @@
 namespace nested_sparse {
 namespace {
 
+// Sums of one packed row; unsigned, because they may wrap. Args: Spmm8Args or Sums8Args.
+template <int V, class Args>
+void accumulate(const Args& args, const uint8_t* x, int64_t row, uint32_t* sums) {
+  const int64_t group = row / V;
+  for (int32_t l = 0; l < args.level_count; ++l) {
+    const QuadLevel& level = args.levels[l];
+    for (int64_t j = level.ptr[group]; j < level.ptr[group + 1]; ++j) {
+      for (int i = 0; i < 4; ++i) {
+        const int64_t column = level.col[4 * j + i];
+        const int32_t weight = level.val[4 * (V * j + row % V) + i];
+        const uint8_t* const from = x + (args.offsets == nullptr ? column * 64 : args.offsets[column]);
+        for (int32_t q = 0; q < args.pixels; ++q) sums[q] += static_cast<uint32_t>(weight * from[q]);
+      }
+    }
+  }
+}
+
 int32_t saturated(int32_t value) {
   return std::clamp(value, -32768, 32767);
 }
 
+void store(const Spmm8Args& args, int64_t row, int64_t output, const uint32_t* sums) {
+  for (int32_t q = 0; q < args.pixels; ++q) {
+    const int32_t h = saturated(static_cast<int32_t>(sums[q]) >> args.shift[row]);
+    int32_t t = (h * args.multiplier[row] + 16384) >> 15;
+    if (args.residual != nullptr) {
+      const int32_t added = args.residual[output * args.residual_pitch + q] * 256;
+      t = saturated(t + ((added * args.residual_multiplier) >> 16));
+    }
+    uint8_t byte = static_cast<uint8_t>(std::clamp((t + 32) >> 6, 0, 255));
+    byte = std::min(std::max(byte, args.lo), args.hi);
+    if (args.table != nullptr) byte = args.table[byte];
+    const bool kept = !args.masked || (args.keep >> q & 1) != 0;
+    args.y[output * args.y_pitch + q] = kept ? byte : args.pad;
+  }
+}
+
 template <int V>
 void spmm8(const Spmm8Args& args, int64_t group_begin, int64_t group_end) {
-  for (int64_t group = group_begin; group < group_end; ++group) {
-    const uint8_t* const x = args.x + group * args.x_group_step;
-    uint32_t sums[V][64];
-    for (int v = 0; v < V; ++v) std::fill_n(sums[v], 64, static_cast<uint32_t>(args.bias[group * V + v]));
-    for (int32_t l = 0; l < args.level_count; ++l) {
-      const QuadLevel& level = args.levels[l];
-      for (uint32_t j = level.ptr[group]; j < level.ptr[group + 1]; ++j) {
-        for (int i = 0; i < 4; ++i) {
-          const int64_t column = level.col[int64_t{4} * j + i];
-          const uint8_t* const from = x + (args.offsets == nullptr ? column * 64 : args.offsets[column]);
-          for (int v = 0; v < V; ++v) {
-            const int32_t weight = level.val[4 * (int64_t{V} * j + v) + i];
-            for (int32_t q = 0; q < args.pixels; ++q) sums[v][q] += static_cast<uint32_t>(weight * from[q]);
-          }
-        }
-      }
-    }
-    for (int v = 0; v < V; ++v) {
-      const int64_t row = group * V + v;
-      const int64_t output = args.perm != nullptr ? args.perm[row] : row < args.rows ? row : -1;
-      if (output < 0) continue;
-      uint8_t* const y = args.y + output * args.y_pitch;
-      for (int32_t q = 0; q < args.pixels; ++q) {
-        const int32_t h = saturated(static_cast<int32_t>(sums[v][q]) >> args.shift[row]);
-        int32_t t = (h * args.multiplier[row] + 16384) >> 15;
-        if (args.residual != nullptr) {
-          const int32_t added = args.residual[output * args.residual_pitch + q];
-          t = saturated(t + ((added * 256 * args.residual_multiplier) >> 16));
-        }
-        const auto byte = static_cast<uint8_t>(std::clamp((t + 32) >> 6, int32_t{args.lo}, int32_t{args.hi}));
-        const bool keep = !args.masked || (args.keep >> q & 1) != 0;
-        y[q] = !keep ? args.pad : args.table != nullptr ? args.table[byte] : byte;
-      }
-    }
+  for (int64_t row = group_begin * V; row < group_end * V; ++row) {
+    const int64_t output = output_of(args, row);
+    if (output < 0) continue;
+    uint32_t sums[kTilePixels];
+    std::fill_n(sums, args.pixels, static_cast<uint32_t>(args.bias[row]));
+    accumulate<V>(args, args.x + row / V * args.x_group_step, row, sums);
+    store(args, row, output, sums);
+  }
+}
+
+template <int V>
+void sums8(const Sums8Args& args, int64_t group_begin, int64_t group_end) {
+  for (int64_t row = group_begin * V; row < group_end * V; ++row) {
+    uint32_t sums[kTilePixels] = {};
+    accumulate<V>(args, args.x, row, sums);
+    for (int32_t q = 0; q < args.pixels; ++q) args.sums[row * args.sums_pitch + q] = static_cast<int32_t>(sums[q]);
   }
 }
 
 }  // namespace
 
-Spmm8Kernel spmm8_scalar(int32_t block_rows) {
-  switch (block_rows) {
-    case 1:
-      return spmm8<1>;
-    case 2:
-      return spmm8<2>;
-    case 4:
-      return spmm8<4>;
-    case 8:
-      return spmm8<8>;
-    default:
-      return spmm8<16>;
+#define NESTED_SPARSE_LIST_SCALAR
+#define SPMM8_KERNEL(isa, dot, symbol, sums_symbol, block_rows)                     \
+  void symbol(const Spmm8Args& args, int64_t group_begin, int64_t group_end) {      \
+    spmm8<block_rows>(args, group_begin, group_end);                                \
+  }                                                                                 \
+  void sums_symbol(const Sums8Args& args, int64_t group_begin, int64_t group_end) { \
+    sums8<block_rows>(args, group_begin, group_end);                                \
   }
-}
+#include "../kernels.inc"
 
 }  // namespace nested_sparse

@@ -3,14 +3,16 @@
 //   sum = bias[r] + sum_l sum_j sum_i val_l[j][v][i] * x[g * x_group_step + offset(col_l[j][i]) + q]
 //   h   = sat16(sum >> shift[r])
 //   t   = (h * multiplier[r] + 2^14) >> 15
-//   t   = sat16(t + ((residual[o * residual_pitch + q] * 256 * residual_multiplier) >> 16))    where there is a
-//   residual y   = clamp(sat_u8((t + 32) >> 6), lo, hi), then table[y] where there is a table
+//   t   = sat16(t + ((residual[o * residual_pitch + q] * 256 * residual_multiplier) >> 16))    with a residual
+//   y   = clamp(sat_u8((t + 32) >> 6), lo, hi), then table[y] where there is a table
 //
 // for quads j in [ptr_l[g], ptr_l[g + 1]), i in 0 .. 3, and o = the output of packed row r. All are integers of 32 bits
 // that wrap, so every instruction set gives the same bits.
 //
-// Callers guarantee that columns and ranges of groups are in range, and that `pixels` bytes of each column are
-// readable. No alignment is assumed.
+// A second kernel of the same weights stores the sums themselves, without bias, for linear layers.
+//
+// Callers guarantee that columns and ranges of groups are in range, that `pixels` bytes of each column and of the
+// residual are readable, that shifts are 0 to 31, and that no multiplier is -32768. No alignment is assumed.
 //
 // Kernels write `pixels` bytes of the outputs of their groups, and nothing else. Calls over disjoint ranges may
 // therefore run at once. Each output's residual is read before the output is written, so y may be the residual.
@@ -19,6 +21,9 @@
 #include <cstdint>
 
 namespace nested_sparse {
+
+// Pixels of a tile at most.
+constexpr int kTilePixels = 64;
 
 // The quads that one level adds (FORMAT.md): row group g has quads ptr[g] to ptr[g + 1] - 1; quad j has the four
 // columns col[4 * j ..] and for each of V rows four weights, val[4 * (V * j + v) ..].
@@ -52,7 +57,24 @@ struct Spmm8Args {
   int32_t pixels;  // 16, 32 or 64
 };
 
-// Computes the outputs of row groups [group_begin, group_end).
+struct Sums8Args {
+  const QuadLevel* levels;
+  int32_t level_count;
+  const uint8_t* x;        // as in Spmm8Args
+  const int32_t* offsets;  // as in Spmm8Args
+  int32_t* sums;           // sums[r * sums_pitch + q] of packed row r; padding rows are written, too
+  int64_t sums_pitch;
+  int32_t pixels;  // 16, 32 or 64
+};
+
+// Computes the outputs, or the sums, of row groups [group_begin, group_end).
 using Spmm8Kernel = void (*)(const Spmm8Args& args, int64_t group_begin, int64_t group_end);
+using Sums8Kernel = void (*)(const Sums8Args& args, int64_t group_begin, int64_t group_end);
+
+// Output of packed row r, or -1 where the row is padding.
+static inline int64_t output_of(const Spmm8Args& args, int64_t r) {
+  if (args.perm != nullptr) return args.perm[r];
+  return r < args.rows ? r : -1;
+}
 
 }  // namespace nested_sparse

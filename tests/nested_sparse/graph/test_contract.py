@@ -105,10 +105,10 @@ def test_the_page_has_every_attribute() -> None:
     """FORMAT.md, "The graph": the table of attributes, with types and what an absent one means."""
     page = (ROOT / "nested_sparse/FORMAT.md").read_text(encoding="utf-8")
     table = page.partition("| attribute | type | absent | meaning |")[2].partition("\n\n")[0]
-    kinds = {"string": "s", "int": "i", "ints": "ints", "float": "f"}
+    kinds = {"string": "s", "bytes": "s", "int": "i", "ints": "ints", "float": "f", "floats": "floats"}
     listed = {
-        name: Attribute(kinds[kind], int(absent) if absent else None)
-        for names, kind, absent in re.findall(r"^\| (`[^|]+`) \| (\w+) \|\s*(-?\d*)\s*\|", table, re.MULTILINE)
+        name: Attribute(kinds[kind], int(absent) if absent not in ("", "none") else None, absent == "none")
+        for names, kind, absent in re.findall(r"^\| (`[^|]+`) \| (\w+) \|\s*(-?\d*|none)\s*\|", table, re.MULTILINE)
         for name in re.findall(r"`(\w+)`", names)
     }
     assert listed == {name: attribute for each in OPERATORS.values() for name, attribute in each.items()}
@@ -123,11 +123,13 @@ def test_the_library_reads_the_same_names() -> None:
     """The sources of the operators: domain, operators, order of the inputs, and every attribute."""
     sources = kernel_sources()
     assert re.findall(r'kDomain = "(\w+)"', sources) == [DOMAIN]
-    assert OPERATORS.keys() <= set(re.findall(r'\{"(\w+)", create<', sources))
+    operators = set(re.findall(r'\{"(\w+)", create<', sources))
+    assert operators <= OPERATORS.keys()
     inputs = layer_inputs("kX", "kLevel", "kResidual", ["kFirstSegment"])
     assert "enum InputIndex : size_t { " + ", ".join(f"{name} = {i}" for i, name in enumerate(inputs)) in sources
     read = re.findall(r'attributes\.(?:text|bytes|reals?|integers?)\("(\w+)"|\(attributes, "(\w+)"', sources)
-    assert {one or other for one, other in read} >= {name for each in OPERATORS.values() for name in each}
+    assert {one or other for one, other in read} <= {name for each in OPERATORS.values() for name in each}
+    assert {name for each in operators for name in OPERATORS[each]} <= set(re.findall(r'"(\w+)"', sources))
 
 
 def answer(node: SparseNode, attributes: dict[str, Any]) -> np.ndarray:

@@ -176,7 +176,7 @@ def test_learning_rate_and_optimizer_start_anew_at_each_step(monkeypatch: pytest
     """The rate falls from its peak in each of the six steps, with a new optimizer."""
     made: list[torch.optim.Optimizer] = []
     seen: list[tuple[int, float, bool]] = []
-    train_module = importlib.import_module("nested_sparse.trainer.train")
+    train_module = importlib.import_module("nested_sparse.trainer.training_run")
     make = train_module.make_optimizer
 
     def watched(*arguments: Any) -> torch.optim.Optimizer:

@@ -39,6 +39,7 @@ class NestedConv(NestedLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) or (C, H, W) to (N, O, Ho, Wo) or (O, Ho, Wo), without H in 1-D, at the current level."""
+        x, weight = self.operands(x)
         top, left, bottom, right = self.padding
         before = (top, left)
         if before != (bottom, right):
@@ -46,8 +47,7 @@ class NestedConv(NestedLayer):
             before = (0, 0)
         convolve = F.conv2d if self.spatial == 2 else F.conv1d
         stride, padding, dilation = (sizes[-self.spatial :] for sizes in (self.stride, before, self.dilation))
-        weight, bias = self.masked_weight(self.level), self.level_bias()
-        return convolve(x, weight, bias, stride, padding, dilation, self.groups)
+        return convolve(x, weight, self.level_bias(), stride, padding, dilation, self.groups)
 
     @staticmethod
     def why_dense(module: Any) -> str | None:

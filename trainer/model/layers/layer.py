@@ -13,6 +13,7 @@ from nested_sparse.coupled import ChannelGroup
 from nested_sparse.layouts import Blocks, Layout
 
 from ..modes import called_by_other
+from .int8_rounding import rounded_activation, rounded_weight, row_scales, scale_and_zero, with_batch
 
 GRADIENTS = ("kept", "ring", "all")
 """Weights that a level's gradient may reach: the kept ones, those that the level adds to the level below, or all of
@@ -42,6 +43,8 @@ class NestedLayer(nn.Module):
     gradient: the weights that the gradient reaches, one of GRADIENTS; "kept" by default.
     writes, reads: the channel groups of the rows and of the input channels; None without coupling.
     read: function that serves such direct reads, or None; export sets it while tracing.
+    int8_ranges: buffer, float32 (L, 2), least and largest value of the layer's input at each level, a running mean over
+        the batches of training, NaN before the first; None: `forward` does not round as an int8 file does.
     """
 
     op: ClassVar[str]
@@ -52,6 +55,7 @@ class NestedLayer(nn.Module):
     first_level: Tensor
     permutation: Tensor | None
     allowed: Tensor | None
+    int8_ranges: Tensor | None
 
     def __init__(self, module: Any, *, layout: Layout, level_count: int) -> None:
         """Take over the weight of `module`, a layer of torch, and copy its bias for each level."""
@@ -65,6 +69,7 @@ class NestedLayer(nn.Module):
         self.register_buffer("first_level", first_level)
         self.register_buffer("permutation", None)
         self.register_buffer("allowed", None)
+        self.register_buffer("int8_ranges", None)
         self.layout = layout
         self.block_rows = layout.block_rows
         self.level_count = level_count
@@ -181,6 +186,20 @@ class NestedLayer(nn.Module):
         if self.gradient == "all":  # straight-through: the value of `kept`, the gradient of the whole weight
             return self.values + (kept - self.values).detach()
         return kept
+
+    def operands(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The input `x` and the weight that `forward` multiplies: with int8_ranges, rounded as in an int8 file."""
+        weight = self.masked_weight(self.level)
+        if self.int8_ranges is None:
+            return x, weight
+        ranges = self.int8_ranges[self.level]
+        if self.training:
+            with torch.no_grad():
+                self.int8_ranges[self.level] = ranges = with_batch(ranges, x)
+        else:  # a level that no batch has trained yet
+            ranges = torch.where(ranges.isnan(), with_batch(ranges, x), ranges)
+        scales = row_scales(self.masked_weight(self.level_count - 1))
+        return rounded_activation(x, *scale_and_zero(ranges)), rounded_weight(weight, scales)
 
     def level_bias(self) -> Tensor | None:
         """(O,) the current level's bias."""

@@ -24,7 +24,7 @@ class NestedLinear(NestedLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., K) to (..., O), at the current level."""
-        return F.linear(x, self.masked_weight(self.level), self.level_bias())
+        return F.linear(*self.operands(x), self.level_bias())
 
     def output_shape(self, x: Tensor) -> tuple[int, ...]:
         """(..., O)."""

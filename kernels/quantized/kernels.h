@@ -1,0 +1,36 @@
+// Declares the kernels of kernels.inc that can be built for this architecture, and finds kernels in the list.
+#pragma once
+
+#include "../isa.h"
+#include "gather8/gather8.h"
+#include "spmm8/spmm8.h"
+
+#define NESTED_SPARSE_LIST_SCALAR
+
+namespace nested_sparse {
+
+#define SPMM8_KERNEL(isa, dot, symbol, sums_symbol, block_rows)               \
+  void symbol(const Spmm8Args& args, int64_t group_begin, int64_t group_end); \
+  void sums_symbol(const Sums8Args& args, int64_t group_begin, int64_t group_end);
+#define GATHER8_KERNEL(isa, symbol) void symbol(const Gather8Args& args);
+#include "kernels.inc"
+
+// One line of the list.
+struct QuantizedKernel {
+  const char* name;
+  Isa isa;
+  bool dot;
+  int32_t block_rows;
+  Spmm8Kernel spmm;
+  Sums8Kernel sums;
+};
+
+// The list of kernels in its order, and its length.
+const QuantizedKernel* quantized_kernel_list(int32_t* count);
+
+// The kernels of an instruction set for weights of such blocks. Throws std::invalid_argument where none is listed.
+const QuantizedKernel& find_spmm8(const IsaChoice& choice, int32_t block_rows);
+
+Gather8Kernel find_gather8(Isa isa);
+
+}  // namespace nested_sparse

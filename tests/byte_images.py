@@ -1,0 +1,84 @@
+"""Byte images: the tensors that int8 operators hand on (kernels/quantized/image.h), written and read in numpy."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+from integer_reference import Image, Range
+from numpy.typing import NDArray
+
+Bytes = NDArray[np.uint8]
+MAGIC = b"ns8image"
+HEADER = struct.Struct("<8s6ifB27x")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Rows of border around each image, 0 for tiles; columns of gap after each row."""
+
+    border: int = 0
+    gap: int = 0
+
+
+def up64(count: int) -> int:
+    """The next multiple of 64."""
+    return -(-count // 64) * 64
+
+
+@dataclass(frozen=True)
+class Places:
+    """Index of every pixel in an image of so many channels, and its bytes."""
+
+    pixels: NDArray[np.int64]  # (C, H, W)
+    nbytes: int
+
+
+def places(channels: int, height: int, width: int, layout: Layout) -> Places:
+    """Where the pixels of one image of a batch lie."""
+    pitch = width + layout.gap
+    positions = height * pitch
+    tiles = -(-positions // 64)
+    channel = np.arange(channels)[:, None, None]
+    position = np.arange(height)[:, None] * pitch + np.arange(width)
+    if layout.border == 0:
+        return Places((position // 64 * channels + channel) * 64 + position % 64, tiles * channels * 64)
+    step = max(up64(positions + layout.border * pitch), 64 * tiles)
+    lead = up64(layout.border * pitch + layout.gap)
+    return Places(lead + channel * step + position, channels * step + 2 * lead)
+
+
+def header(shape: tuple[int, ...], layout: Layout, held: Range, magic: bytes = MAGIC) -> Bytes:
+    """The 64 bytes before the pixels of images (N, C, H, W)."""
+    raw = HEADER.pack(magic, *shape, layout.border, layout.gap, float(held.scale), held.zero)
+    return np.frombuffer(raw, np.uint8)
+
+
+def written(image: Image, layout: Layout) -> Bytes:
+    """The tensor of images (N, C, H, W) or (N, C, W); bytes that may be anything are random."""
+    data = image.data if image.data.ndim == 4 else image.data[:, :, None, :]
+    where = places(*data.shape[1:], layout)
+    fill = np.random.default_rng(0).integers(0, 256, (len(data), where.nbytes), np.uint8)
+    if layout.border > 0:
+        fill[...] = image.range.zero
+    for index, pixels in enumerate(data):
+        fill[index, where.pixels] = pixels
+    return np.concatenate([header(data.shape, layout, image.range), fill.reshape(-1)])
+
+
+def read(tensor: Bytes) -> tuple[Image, Layout]:
+    """The images (N, C, H, W) in a tensor, and their layout. Asserts that all that is no pixel of a plane is zero."""
+    magic, *sizes, border, gap, scale, zero = HEADER.unpack(tensor[:64].tobytes())
+    batch, *shape = sizes
+    layout, held = Layout(border, gap), Range(np.float32(scale), zero)
+    assert magic == MAGIC
+    assert not tensor[37:64].any(), "the rest of the header is 0"
+    where = places(*shape, layout)
+    assert tensor.size == 64 + batch * where.nbytes
+    images = tensor[64:].reshape(batch, where.nbytes)
+    if border > 0:
+        other = np.ones(where.nbytes, bool)
+        other[where.pixels] = False
+        assert (images[:, other] == zero).all(), "a byte of the border is not the zero point"
+    return Image(images[:, where.pixels], held), layout

@@ -1,0 +1,52 @@
+"""Int8: the switch by which a nested model computes as its int8 file will, with ranges that training observes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+
+import torch
+
+from nested_sparse.errors import TrainingError
+
+from .layers import NestedLayer
+from .nested_model import NestedModel
+
+MAX_COLUMNS = 32768
+
+
+def round_to_int8(net: NestedModel, keep_float: Sequence[str] = ()) -> None:
+    """Round the inputs and weights of the layers of `net` as an int8 file does, from now on.
+
+    Ranges that were observed before are kept. keep_float: dotted names of layers that stay float32, or fnmatch patterns
+    of them. Raises TrainingError: a pattern that matches no layer.
+    """
+    layers = net.nested_layers()
+    for pattern in keep_float:
+        if not any(fnmatchcase(name, pattern) for name in layers):
+            raise TrainingError(f"int8_keep_float: no layer matches {pattern!r}; the layers are: {', '.join(layers)}")
+    for name, layer in layers.items():
+        if any(fnmatchcase(name, pattern) for pattern in keep_float) or layer.values[0].numel() > MAX_COLUMNS:
+            layer.int8_ranges = None
+        elif layer.int8_ranges is None:
+            layer.int8_ranges = torch.full((net.level_count, 2), torch.nan, device=layer.values.device)
+
+
+@contextmanager
+def not_rounded(net: NestedModel) -> Iterator[None]:
+    """A context in which `net` computes in float32; afterwards it rounds again where it did."""
+    before: dict[NestedLayer, torch.Tensor | None] = {}
+    for layer in net.nested_layers().values():
+        before[layer], layer.int8_ranges = layer.int8_ranges, None
+    try:
+        yield
+    finally:
+        for layer, ranges in before.items():
+            layer.int8_ranges = ranges
+
+
+def clear_int8(net: NestedModel) -> None:
+    """Compute in float32 again, and forget the observed ranges."""
+    for layer in net.nested_layers().values():
+        layer.int8_ranges = None
