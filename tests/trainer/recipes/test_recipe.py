@@ -94,7 +94,7 @@ def test_named_recipes_hold() -> None:
             "nesting.name=joint_then_grow nesting.epochs_per_level=[1, 2, 3]",
             r"\[nesting\] epochs_per_level: expected one per level, 2 of them",
         ),
-        ("output.values=int8", r"\[output\] values = \"int8\": expected one of: float32, float16"),
+        ("output.values=int4", r"\[output\] values = \"int4\": expected one of: float32, float16, int8"),
         ("output.file=a/b", r"\[output\] file = \"a/b\": expected the name of a file"),
         ('output.metrics=["f1"]', r"\[output\] metrics: there is no 'f1'"),
         ("trian.lr=1", r"tables: there is no 'trian'; did you mean 'train'"),
