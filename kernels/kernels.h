@@ -5,6 +5,7 @@
 #include "gemv/gemv.h"
 #include "image.h"
 #include "isa.h"
+#include "quantized/pixels8/pixels8.h"
 #include "spmm/spmm.h"
 
 #define NESTED_SPARSE_LIST_SCALAR
@@ -26,6 +27,7 @@ namespace nested_sparse {
   void symbol(const GatherArgs& args);                                       \
   void weigh_symbol(const WeighArgs& args);                                  \
   void max_symbol(const float* rows, int64_t taps, int64_t count, float* y);
+#define PIXELS8_KERNEL(isa, symbol) extern const PixelLoops symbol;
 #define GS_SPMM_KERNEL(isa, symbol, banks, vectors, lanes, index, value) \
   void symbol(const SpmmArgs& args, int64_t row_begin, int64_t row_end);
 #define GS_GEMV_KERNEL(isa, symbol, banks, index, value) \

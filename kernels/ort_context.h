@@ -80,7 +80,7 @@ class Context {
   void parallel_for(int64_t count, const Task& task) const {
     if (count == 1) task(int64_t{0});
     if (count <= 1) return;
-    Tasks<Task> tasks{task};
+    Tasks<Task> tasks{task, {false}, nullptr};
     run_parallel(&Tasks<Task>::call, static_cast<size_t>(count), &tasks);
     if (tasks.error) std::rethrow_exception(tasks.error);
   }

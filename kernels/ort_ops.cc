@@ -10,7 +10,14 @@
 #include "linear.h"
 #include "max_pool.h"
 #include "ort_api.h"
+#include "quantized/add.h"
+#include "quantized/average_pool.h"
 #include "quantized/conv.h"
+#include "quantized/dequantize.h"
+#include "quantized/global_average_pool.h"
+#include "quantized/max_pool.h"
+#include "quantized/multiply.h"
+#include "quantized/quantize.h"
 
 #define NESTED_SPARSE_EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -110,6 +117,13 @@ const OperatorInfo kOperators[] = {
     {"NestedLinear", create<NestedLinear>, ort::kFloat, kOfLayer, reuse_input<kResidual>},
     {"TiledMaxPool", create<TiledMaxPool>, ort::kFloat, {1, {kFloats}}, nullptr},
     {"QuantizedConv", create<QuantizedConv>, ort::kUint8, kOfImageLayer, reuse_input<kResidual>},
+    {"QuantizeImage", create<QuantizeImage>, ort::kUint8, {2, {kFloats, kLevelCell}}, nullptr},
+    {"DequantizeImage", create<DequantizeImage>, ort::kFloat, {1, {kImage}}, nullptr},
+    {"QuantizedMaxPool", create<QuantizedMaxPool>, ort::kUint8, {1, {kImage}}, nullptr},
+    {"QuantizedAveragePool", create<QuantizedAveragePool>, ort::kUint8, {1, {kImage}}, nullptr},
+    {"QuantizedGlobalAveragePool", create<QuantizedGlobalAveragePool>, ort::kFloat, {1, {kImage}}, nullptr},
+    {"QuantizedAdd", create<QuantizedAdd>, ort::kUint8, {3, {kImage, kImage, kLevelCell}}, nullptr},
+    {"QuantizedMultiply", create<QuantizedMultiply>, ort::kUint8, {3, {kImage, kFloats, kLevelCell}}, nullptr},
 };
 constexpr size_t kOperatorCount = sizeof kOperators / sizeof kOperators[0];
 

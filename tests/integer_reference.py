@@ -64,7 +64,7 @@ class Window:
         spanned = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=spatial)
         steps = [slice(None, None, step) for step in (*self.strides, *self.dilations)]
         picked = spanned[(slice(None), slice(None), *steps)]
-        return picked.reshape(*picked.shape[: data.ndim], -1)
+        return picked.reshape(*picked.shape[: data.ndim], math.prod(self.kernel_shape))
 
 
 @dataclass(frozen=True)
@@ -98,15 +98,16 @@ def quantised_rows(weight: Float32, scales: Float32) -> Weights:
 
 
 def quantise(x: Float32, to: Range) -> Bytes:
-    """clamp(rint(x / scale) + zero, 0, 255): the division is float32; NaN gives the zero point."""
+    """clamp(rint(x / scale) + zero, 0, 255): the division is float32; NaN gives the zero point, subnormal x is 0."""
     with np.errstate(over="ignore"):
-        steps = np.rint(x.astype(np.float32) / to.scale)
+        steps = np.rint(np.where(np.abs(x) < SMALLEST_NORMAL, 0, x).astype(np.float32) / to.scale)
     return np.clip(np.where(np.isnan(steps), 0, steps) + to.zero, 0, 255).astype(np.uint8)
 
 
 def dequantise(image: Image) -> Float32:
     """Scale x (byte - zero) in float32."""
-    return image.range.scale * (image.data.astype(np.int32) - image.range.zero).astype(np.float32)
+    with np.errstate(over="ignore"):
+        return image.range.scale * (image.data.astype(np.int32) - image.range.zero).astype(np.float32)
 
 
 # ---- convolution ----
@@ -302,7 +303,8 @@ def global_average_pool(x: Image) -> Float32:
     spatial = tuple(range(2, x.data.ndim))
     n = math.prod(x.data.shape[2:])
     sums = x.data.sum(axis=spatial, keepdims=True, dtype=np.int64) - x.range.zero * n
-    return (float(x.range.scale) * sums / n).astype(np.float32)
+    with np.errstate(over="ignore"):
+        return (float(x.range.scale) * sums / n).astype(np.float32)
 
 
 def add(a: Image, b: Image, outputs: Range, limits: tuple[float, float] = OPEN) -> Image:

@@ -21,10 +21,6 @@ struct Header {
 };
 static_assert(sizeof(Header) == 64, "a cache line");
 
-int64_t round_up(int64_t bytes) {
-  return (bytes + kTileBytes - 1) / kTileBytes * kTileBytes;
-}
-
 // Places the channels of an image of `size`. False where a size is out of range, or an image takes 2^31 bytes or more.
 // Every product is bounded before it is made.
 bool place(const ImageSize& size, ImageLayout layout, QuantizedImage& image) {
@@ -37,8 +33,8 @@ bool place(const ImageSize& size, ImageLayout layout, QuantizedImage& image) {
   if (layout.border > kMaxBytes / image.pitch()) return false;
   const int64_t border = layout.border * image.pitch();
   image.tiles = (image.positions() + kTileBytes - 1) / kTileBytes;
-  image.channel_step = image.planes() ? round_up(image.positions() + border) : kTileBytes;
-  image.lead = image.planes() ? round_up(border + layout.gap) : 0;
+  image.channel_step = image.planes() ? rounded_up(image.positions() + border) : kTileBytes;
+  image.lead = image.planes() ? rounded_up(border + layout.gap) : 0;
   const int64_t channel_bytes = image.planes() ? image.channel_step : image.tiles * kTileBytes;
   if (size.channels > kMaxBytes / channel_bytes) return false;
   image.image_bytes = size.channels * channel_bytes + 2 * image.lead;

@@ -34,6 +34,10 @@ std::vector<ByteRange> read_ranges(const ort::Attributes& attributes, const char
                                    size_t levels);
 
 constexpr int64_t kTileBytes = 64;
+// The count rounded up to whole tiles.
+constexpr int64_t rounded_up(int64_t count) {
+  return (count + kTileBytes - 1) / kTileBytes * kTileBytes;
+}
 
 struct ImageLayout {
   int32_t border = 0;

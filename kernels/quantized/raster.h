@@ -6,18 +6,20 @@
 
 namespace nested_sparse {
 
-// Bytes of a raster: its last tile is padded.
+// Bytes that a loop may read or write behind the last position of a buffer for a raster.
+constexpr int64_t kRasterSlack = 64;
+
+// Bytes of a buffer for a raster.
 inline int64_t raster_bytes(const QuantizedImage& image) {
-  return image.tiles * kTileBytes;
+  return image.tiles * kTileBytes + kRasterSlack;
 }
 
-// The raster of channel c of image n; in `buffer`, which has raster_bytes() bytes, where it is copied. A row and the 63
-// bytes behind it may be read where `buffer` has 64 bytes more.
+// The raster of channel c of image n, which lies in `buffer` where it had to be copied. kRasterSlack bytes behind its
+// last tile may be read, but hold anything, as do all bytes that are no pixel.
 const uint8_t* read_raster(const QuantizedImage& image, int64_t n, int64_t c, uint8_t* buffer);
 
-// Where an operator writes the raster of a channel of an image that QuantizedImage::write made: the plane itself, or
-// `buffer`. It writes all pixels; then `finish_raster` writes the rest of the channel, and copies it to its tiles.
-uint8_t* begin_raster(const QuantizedImage& image, int64_t n, int64_t c, uint8_t* buffer);
-void finish_raster(const QuantizedImage& image, int64_t n, int64_t c, uint8_t* raster);
+// Writes channel c of image n, in an image that QuantizedImage::write made. Changes bytes of `raster` that are no
+// pixel.
+void write_raster(const QuantizedImage& image, int64_t n, int64_t c, uint8_t* raster);
 
 }  // namespace nested_sparse

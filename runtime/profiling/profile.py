@@ -159,8 +159,38 @@ class LatencyProfile:
                 if spent_s + turn.expected_s(batch) + LEAST_TURNS * (turn.seconds + turn.expected_s(batch)) > limit_s:
                     break
                 turn.warm(batch)
-        samples = turn.repeat(repeats, start_s + enough_s, start_s + limit_s)
-        table = np.reshape(samples, (len(samples), len(turn.batches), len(session.levels))).transpose(0, 2, 1)
+        return cls._of(turn, turn.repeat(repeats, start_s + enough_s, start_s + limit_s))
+
+    @classmethod
+    def measure_together(
+        cls,
+        sessions: Sequence[Profilable],
+        batches: Sequence[int] = (1,),
+        repeats: int = 15,
+        *,
+        limit_s: float = 20.0,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> list[LatencyProfile]:
+        """The profiles of several models, as of `measure`. All levels of all of them take turns.
+
+        limit_s: of each model, on average. Raises InputError, CheckpointError.
+        """
+        repeats, end_s = whole("repeats", repeats, 1), clock() + real("limit_s", limit_s) * len(sessions)
+        turns = []
+        for session in sessions:
+            only = fixed_batch(session.inputs)
+            turns.append(_Turn(session, clock))
+            for batch in sorted(set(_whole_numbers(batches))) if only is None else [only]:
+                turns[-1].warm(batch)
+        samples: list[list[list[float]]] = []
+        while len(samples) < repeats and (len(samples) < LEAST_TURNS or clock() < end_s):
+            samples.append([turn.once() for turn in turns])
+        return [cls._of(turn, [each[index] for each in samples]) for index, turn in enumerate(turns)]
+
+    @classmethod
+    def _of(cls, turn: _Turn, samples: Sequence[Sequence[float]]) -> LatencyProfile:
+        """The profile of what `turn` took, each time: samples [turn][case]."""
+        table = np.reshape(samples, (len(samples), len(turn.batches), -1)).transpose(0, 2, 1)
         return cls(turn.batches, np.median(table, axis=0).tolist(), np.percentile(table, 95, axis=0).tolist())
 
     def _table(self, rows: Sequence[Sequence[float]]) -> tuple[tuple[float, ...], ...]:
@@ -229,8 +259,12 @@ class _Turn:
             now_s = self._clock()
             if (len(turns) >= ENOUGH_TURNS and now_s >= enough_s) or (len(turns) >= LEAST_TURNS and now_s >= end_s):
                 break
-            turns.append([timed_ms(self._session, level, inputs, self._clock) for level, inputs in self._cases])
+            turns.append(self.once())
         return turns
+
+    def once(self) -> list[float]:
+        """Milliseconds of each case, batches outermost."""
+        return [timed_ms(self._session, level, inputs, self._clock) for level, inputs in self._cases]
 
 
 def timed_ms(session: Profilable, level: int, inputs: Arrays, clock: Callable[[], float]) -> float:

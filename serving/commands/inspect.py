@@ -32,16 +32,20 @@ def inspect(
 
     Density is kept / all weights of the whole network. FLOPs are those of one sample of the example shape. In older
     files, both count the nested layers alone. The bytes of a level are the file's bytes up to the end of that level:
-    `slice` to that level gives a file of about that size.
+    `slice` to that level gives a file of about that size. Of a file with int8 layers, it shows the layers that kept
+    float32, each layer's signal over the error of int8 in decibels where export measured it (that of the worst level),
+    and where images change between float32 and bytes, which takes time at each run.
 
     Example: `nested-sparse inspect model.safetensors`
     """
     from nested_sparse.checkpoint import Checkpoint
     from nested_sparse.graph.check import check_graph
+    from nested_sparse.graph.conversions import conversions
 
     with Checkpoint.open(file, verify=True) as checkpoint:
-        check_graph(checkpoint, checkpoint.graph())
-        facts = describe(checkpoint)
+        graph = checkpoint.graph()
+        check_graph(checkpoint, graph)
+        facts = {**describe(checkpoint), "conversions": [asdict(each) for each in conversions(graph)]}
     if json:
         print_json(facts)
     else:
@@ -49,7 +53,10 @@ def inspect(
 
 
 def describe(checkpoint: Checkpoint) -> dict[str, Any]:
-    """All facts that `inspect` shows, ready for JSON. nnz: kept weights of a level; blocks: those that a level adds."""
+    """The facts in a checkpoint's metadata, ready for JSON.
+
+    nnz: kept weights of a level; blocks: those that a level adds; sqnr_db: as in LayerEntry.
+    """
     layers = checkpoint.layers
     return {
         "file": str(checkpoint.path),
@@ -77,6 +84,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
                 "pattern": layer.pattern,
                 "permuted": layer.permuted,
                 "value_bytes": layer.value_type.nbytes,
+                "sqnr_db": list(layer.sqnr_db),
                 "rows": layer.rows,
                 "columns": layer.columns,
                 "attributes": dict(layer.attributes),
@@ -121,9 +129,34 @@ def _print(facts: dict[str, Any]) -> None:
         ],
     )
     print(f"rows {ROWS_TEXTS[facts['rows']]}")
+    _print_int8(facts["layers"], facts["conversions"])
     _print_network(facts["network"])
     if facts["reroutes"]:
         print_line(_reroutes_text(facts["reroutes"]))
+
+
+def _print_int8(layers: list[dict[str, Any]], conversions: list[dict[str, Any]]) -> None:
+    """Print the layers of an int8 file that kept float values, and where images change between float32 and bytes."""
+    from nested_sparse.value_type import value_type_of_bytes
+
+    kept = [entry for entry in layers if not value_type_of_bytes(entry["value_bytes"]).scaled]
+    if len(kept) < len(layers):
+        names = ", ".join(f"{excerpt(entry['name'])}{_error_text(entry, ' ({})')}" for entry in kept)
+        print_line(f"{len(kept)} of {len(layers)} layers kept float values{names and ': '}{names}")
+    if conversions:
+        print_table(
+            f"{len(conversions)} conversions of images in each run",
+            ("conversion", "of", "read by"),
+            [
+                ("float32 to u8" if each["to_u8"] else "u8 to float32", each["source"], ", ".join(each["readers"]))
+                for each in conversions
+            ],
+        )
+
+
+def _error_text(entry: dict[str, Any], text: str) -> str:
+    """The signal over the error of int8 at the worst level, put into `text`; "" where it was not measured."""
+    return text.format(f"{min(entry['sqnr_db']):.1f} dB") if entry["sqnr_db"] else ""
 
 
 def _print_network(network: dict[str, Any] | None) -> None:
@@ -165,7 +198,8 @@ def _pattern_text(entry: dict[str, Any]) -> str:
 
     permuted = ", permuted" if entry["permuted"] else ""
     stored = value_type_of_bytes(entry["value_bytes"])
-    return f"{entry['pattern']}{permuted}{'' if stored is FLOAT32 else f', {stored.name}'}"
+    values = "" if stored is FLOAT32 else f", {stored.name}{_error_text(entry, ' {}')}"
+    return f"{entry['pattern']}{permuted}{values}"
 
 
 def _shape_text(entry: dict[str, Any]) -> str:

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .output import print_json, print_table
+from nested_sparse.errors import InputError
+from nested_sparse.excerpt import excerpt
+
+from .output import print_json, print_line, print_table
+
+if TYPE_CHECKING:
+    from nested_sparse.runtime.session import Session
+
+NO_DOT_PRODUCTS = (
+    "int8 layers ran on {isa}, without instructions for dot products of bytes: float32 may be faster on this device; "
+    "--against FILE measures a float32 file of the network beside this one"
+)
+CLEARLY = 0.95
+"""Share of a time below which another time is called shorter; less is often noise."""
 
 
 def profile(
@@ -18,6 +32,13 @@ def profile(
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads; default: all usable cores.", min=1)] = None,
     repeats: Annotated[int, typer.Option(help="Timed runs per level and batch, after a warm-up.", min=1)] = 15,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            help="Another file of the same network, e.g. with float32 values: the two take turns, and the table says "
+            "which is faster on this device."
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
 ) -> None:
     """Measure the latency of every level, and of every layer at one level with the kernel that ran. Milliseconds.
@@ -27,22 +48,31 @@ def profile(
 
     Example: `nested-sparse profile model.safetensors --threads 1 --batch 1 --batch 8`
     """
-    facts = measure(file, level, batch or [1], threads, repeats)
+    facts = measure(file, level, batch or [1], threads, repeats, against)
     if json:
         print_json(facts)
     else:
         _print(facts)
 
 
-def measure(file: Path, level: int, batches: list[int], threads: int | None, repeats: int) -> dict[str, Any]:
-    """All facts that `profile` shows, ready for JSON. Raises CheckpointError, LevelError, KernelError."""
+def measure(
+    file: Path, level: int, batches: list[int], threads: int | None, repeats: int, against: Path | None = None
+) -> dict[str, Any]:
+    """All facts that `profile` shows, ready for JSON. Raises CheckpointError, InputError, LevelError, KernelError."""
+    from nested_sparse.checkpoint import Checkpoint
+    from nested_sparse.kernels import library
     from nested_sparse.level import resolve_level
     from nested_sparse.runtime.profiling import LatencyProfile, layer_profile
     from nested_sparse.runtime.session import Session
+    from nested_sparse.value_type import INT8
 
-    with Session(file, threads=threads) as session:
+    files = [file] if against is None else [file, against]
+    with ExitStack() as stack:
+        sessions = [stack.enter_context(Session(each, threads=threads)) for each in files]
+        session = sessions[0]
         shown = resolve_level(level, len(session.levels))  # a wrong level is refused before the measurement
-        measured = LatencyProfile.measure(session, batches, repeats)
+        _check_alike(sessions)
+        measured, *others = LatencyProfile.measure_together(sessions, batches, repeats)
         levels, used_threads, isa = session.levels, session.threads, session.isa
     latency = [
         {
@@ -51,31 +81,89 @@ def measure(file: Path, level: int, batches: list[int], threads: int | None, rep
             "batch": batch,
             "median_ms": measured.median_ms[each.index][place],
             "p95_ms": measured.p95_ms[each.index][place],
+            "against_ms": others[0].median_ms[each.index][place] if others else None,
         }
         for each in levels
         for place, batch in enumerate(measured.batches)
     ]
-    layers = layer_profile(file, shown, repeats, threads=threads, batch=batches[0])
+    with Checkpoint.open(file, verify=False) as checkpoint:
+        int8 = any(layer.value_type.scaled for layer in checkpoint.layers)
+    layers, *other_layers = (layer_profile(each, shown, repeats, threads=threads, batch=batches[0]) for each in files)
+    against_ms = {each.layer: each.ms for times in other_layers for each in times}
     return {
         "file": str(file),
+        "against": None if against is None else str(against),
         "isa": isa,
+        "int8_isa": library.isa(INT8) if int8 else None,
         "threads": used_threads,
         "repeats": repeats,
         "latency": latency,
         "layers_level": shown,
-        "layers": [{"layer": each.layer, "kernel": each.kernel, "ms": each.ms} for each in layers],
+        "layers": [
+            {"layer": each.layer, "kernel": each.kernel, "ms": each.ms, "against_ms": against_ms.get(each.layer)}
+            for each in layers
+        ],
     }
 
 
+def _check_alike(sessions: list[Session]) -> None:
+    """Raises InputError where two files cannot be of one network: other inputs, outputs or numbers of levels."""
+    first, *others = sessions
+    for other in others:
+        for what, mine, theirs in (
+            ("levels", len(first.levels), len(other.levels)),
+            ("inputs", _specs(first.inputs), _specs(other.inputs)),
+            ("outputs", _specs(first.outputs), _specs(other.outputs)),
+        ):
+            if mine != theirs:
+                raise InputError(
+                    f"{other.name}: has the {what} {excerpt(theirs)}, {first.name} {excerpt(mine)}; give a file of the "
+                    "same network with the same levels"
+                )
+
+
+def _specs(specs: Any) -> list[tuple[str, tuple[int | None, ...]]]:
+    return [(spec.name, spec.shape) for spec in specs]
+
+
 def _print(facts: dict[str, Any]) -> None:
-    print_table(
-        f"{facts['file']}: latency, isa {facts['isa']}, threads {facts['threads']}, {facts['repeats']} runs",
-        ("level", "density", "batch", "median ms", "p95 ms"),
-        [tuple(entry.values()) for entry in facts["latency"]],
+    isa = facts["isa"] if facts["int8_isa"] in (None, facts["isa"]) else f"{facts['isa']} (int8: {facts['int8_isa']})"
+    columns, rows = (
+        ["level", "density", "batch", "median ms", "p95 ms"],
+        [[*each.values()] for each in facts["latency"]],
     )
-    total_ms = sum(entry["ms"] for entry in facts["layers"])
+    layer_columns = ["layer", "kernel", "ms", "share %"]
+    total_ms = sum(each["ms"] for each in facts["layers"])
+    layer_rows = [
+        [each["layer"], each["kernel"], each["ms"], 100 * each["ms"] / total_ms, _or_dash(each["against_ms"])]
+        for each in facts["layers"]
+    ]
+    if facts["against"] is None:
+        rows, layer_rows = [row[:-1] for row in rows], [row[:-1] for row in layer_rows]
+    else:
+        columns += ["against ms", "times as fast"]
+        rows = [
+            [*row, each["against_ms"] / each["median_ms"]] for row, each in zip(rows, facts["latency"], strict=True)
+        ]
+        layer_columns += ["against ms"]
     print_table(
-        f"layers at level {facts['layers_level']}",
-        ("layer", "kernel", "ms", "share %"),
-        [(each["layer"], each["kernel"], each["ms"], 100 * each["ms"] / total_ms) for each in facts["layers"]],
+        f"{facts['file']}: latency, isa {isa}, threads {facts['threads']}, {facts['repeats']} runs", columns, rows
     )
+    if facts["against"] is not None:
+        print_line(_verdict(facts))
+    elif facts["int8_isa"] == facts["isa"]:
+        print_line(NO_DOT_PRODUCTS.format(isa=facts["isa"]))
+    print_table(f"layers at level {facts['layers_level']}", layer_columns, layer_rows)
+
+
+def _or_dash(ms: float | None) -> float | str:
+    return "-" if ms is None else ms
+
+
+def _verdict(facts: dict[str, Any]) -> str:
+    """The cases in which the other file is clearly faster on this device, by the medians."""
+    slower = [each for each in facts["latency"] if each["against_ms"] < CLEARLY * each["median_ms"]]
+    if not slower:
+        return f"{facts['against']} is in no case faster by more than {1 - CLEARLY:.0%}"
+    cases = ", ".join(f"level {each['level']} at batch {each['batch']}" for each in slower)
+    return f"{facts['against']} is faster on this device: {cases}"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from int8_file import write_int8
 from typer.testing import CliRunner
 
 from chain import linear_chain
@@ -22,9 +24,12 @@ from nested_sparse.network import DenseModule, Network
 from nested_sparse.reroute import Reroute
 from nested_sparse.runtime.policy import POLICIES
 from nested_sparse.serving import cli
+from nested_sparse.serving.commands import inspect
 from nested_sparse.tensor_spec import TensorSpec
+from nested_sparse.value_type import INT8
 from nested_sparse.weight import NestedWeight
 from nested_sparse.writer import LayerRecord, LevelRecord, header_bytes, write_checkpoint, write_file
+from support import layer_record, random_weight, write_layers
 
 ROWS, COLUMNS = 8, 12
 KEEP = (5, 12)  # of 24 blocks of 4 rows
@@ -103,6 +108,34 @@ def test_inspect_says_whether_rows_are_independent(checkpoint, rows, words):
     store_rows(checkpoint, rows)
     assert json.loads(run("inspect", checkpoint, "--json").stdout)["rows"] == rows
     assert [line for line in run("inspect", checkpoint).stdout.splitlines() if words in line]
+
+
+def test_inspect_shows_what_int8_costs(tmp_path):
+    """Types and errors of the layers, those that kept float32, and the conversions; nothing of it in a float file."""
+    path = write_int8(tmp_path / "int8.safetensors")
+    facts = json.loads(run("inspect", path, "--json").stdout)
+    assert [(layer["value_bytes"], layer["sqnr_db"]) for layer in facts["layers"]] == [(1, [30.25, 33.0]), (1, [])]
+    assert facts["conversions"] == [
+        {"to_u8": True, "source": "input", "readers": ["conv"]},
+        {"to_u8": False, "source": "QuantizedMultiply", "readers": ["GlobalAveragePool"]},
+    ]
+    shown = run("inspect", path).stdout
+    assert "block4x1, int8 30.2 dB" in shown
+    assert "0 of 2 layers kept float values\n" in shown
+    assert "2 conversions of images in each run" in shown
+    assert re.search(r"float32 to u8 +│ input +│ conv ", shown)
+
+
+def test_inspect_names_the_layers_that_kept_floats(tmp_path, checkpoint, capsys):
+    """With the error that int8 would have made, where it was measured."""
+    rng = np.random.default_rng(0)
+    made = [layer_record(rng, random_weight(rng, name), 3) for name in ("bytes", "kept", "asked for")]
+    made[0], made[1] = replace(made[0], value_type=INT8), replace(made[1], sqnr_db=(12.25, 9.5, 15.0))
+    path = write_layers(tmp_path / "mixed.safetensors", made)
+    with Checkpoint.open(path) as opened:
+        inspect._print({**inspect.describe(opened), "conversions": []})
+    assert "2 of 3 layers kept float values: kept (9.5 dB), asked for\n" in capsys.readouterr().out
+    assert "kept float" not in run("inspect", checkpoint).stdout
 
 
 def test_inspect_shows_the_dense_modules(checkpoint):

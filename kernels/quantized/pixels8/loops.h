@@ -1,9 +1,11 @@
-// The loops of pixels8.h, written once. The file of each instruction set includes it and is compiled with its flags, and
-// with -ffp-contract=off and -fno-trapping-math, without which gcc does not vectorise comparisons of floats. Everything
-// is in an unnamed namespace: the linker must never let callers of one instruction set use code compiled for another.
+// The loops of pixels8.h, written once. The file of each instruction set includes it and is compiled with its flags,
+// and with -ffp-contract=off and -fno-trapping-math, without which gcc does not vectorise comparisons of floats.
+// Everything is in an unnamed namespace: the linker must never let callers of one instruction set use code compiled for
+// another.
 #pragma once
 
 #include <cstring>
+#include <type_traits>
 
 #include "pixels8.h"
 
@@ -34,6 +36,38 @@ void dequantise(const uint8_t* __restrict x, int64_t count, float scale, uint8_t
   for (int64_t i = 0; i < count; ++i) y[i] = scale * static_cast<float>(x[i] - zero);
 }
 
+// Joins the taps three at a time, because a window of three is the commonest. y must not overlap x.
+template <class In, class Out, class Join>
+void reduce(const Taps<In>& args, int64_t count, Out* __restrict y, const Join& join) {
+  const In* __restrict x = args.x;
+  const int64_t step = args.step;
+  int64_t left = args.taps;
+  if (left >= 3) {
+    for (int64_t i = 0; i < count; ++i) y[i] = join(join(Out{x[i]}, Out{x[i + step]}), Out{x[i + 2 * step]});
+    left -= 3;
+  } else if (left == 2) {
+    for (int64_t i = 0; i < count; ++i) y[i] = join(Out{x[i]}, Out{x[i + step]});
+    left = 0;
+  } else {
+    for (int64_t i = 0; i < count; ++i) y[i] = x[i];
+    left = 0;
+  }
+  for (x += 3 * step; left >= 2; left -= 2, x += 2 * step) {
+    for (int64_t i = 0; i < count; ++i) y[i] = join(join(y[i], Out{x[i]}), Out{x[i + step]});
+  }
+  if (left == 0) return;
+  for (int64_t i = 0; i < count; ++i) y[i] = join(y[i], Out{x[i]});
+}
+
+void largest(const Taps<uint8_t>& x, int64_t count, uint8_t* y) {
+  reduce(x, count, y, [](uint8_t a, uint8_t b) { return a > b ? a : b; });
+}
+
+template <class In>
+void sum(const Taps<In>& x, int64_t count, uint32_t* y) {
+  reduce(x, count, y, [](uint32_t a, uint32_t b) { return a + b; });
+}
+
 // Calls loop(stride) with a stride that is a constant where that makes a faster loop.
 template <class Loop>
 void with_stride(int64_t stride, const Loop& loop) {
@@ -46,43 +80,37 @@ void with_stride(int64_t stride, const Loop& loop) {
   }
 }
 
-void raise(const Pixels<uint8_t>& pixels, uint8_t* __restrict y) {
-  const uint8_t* __restrict const x = pixels.x;
-  const int64_t count = pixels.count;
-  with_stride(pixels.stride, [x, count, y](auto stride) {
-    for (int64_t i = 0; i < count; ++i) y[i] = x[i * stride] > y[i] ? x[i * stride] : y[i];
+void thin(const uint8_t* x, int64_t stride, int64_t count, uint8_t* y) {
+  with_stride(stride, [&](auto step) {
+    const uint8_t* __restrict const from = x;
+    uint8_t* __restrict const to = y;
+    for (int64_t i = 0; i < count; ++i) to[i] = from[i * step];
   });
 }
 
-template <class T>
-void add(const Pixels<T>& pixels, uint32_t* __restrict y) {
-  const T* __restrict const x = pixels.x;
-  const int64_t count = pixels.count;
-  with_stride(pixels.stride, [x, count, y](auto stride) {
-    for (int64_t i = 0; i < count; ++i) y[i] += x[i * stride];
-  });
-}
-
-// Real: float where 2 sum + n < 2^24, so that a quotient cannot be rounded up to the next integer; double otherwise.
+// Real: float where 2 sum + n < 2^24, so that no quotient is rounded up to the next integer; double otherwise.
 template <class Real>
-void mean_as(const Mean& mean, int64_t count, uint8_t* __restrict y) {
-  const uint32_t* __restrict const sums = mean.sums;
-  const int32_t* __restrict const columns = mean.columns;
-  const auto rows = static_cast<Real>(mean.rows);
-  const auto taps = static_cast<Real>(mean.taps);
-  const auto zero = static_cast<Real>(mean.zero);
-  const bool counts_padding = mean.counts_padding;
-  for (int64_t i = 0; i < count; ++i) {
-    const Real seen = rows * static_cast<Real>(columns[i]);
-    const Real padding = counts_padding ? taps - seen : Real{0};
-    const Real n = seen + padding;
-    const Real sum = static_cast<Real>(static_cast<int32_t>(sums[i])) + zero * padding;
-    const Real quotient = (2 * sum + n) / (2 * (n > 0 ? n : Real{1}));
-    y[i] = static_cast<uint8_t>(static_cast<int32_t>(n > 0 ? quotient : zero));
-  }
+void mean_as(const Means& args, int64_t count, uint8_t* y) {
+  with_stride(args.stride, [&](auto stride) {
+    const uint32_t* __restrict const sums = args.sums;
+    const int32_t* __restrict const columns = args.columns;
+    uint8_t* __restrict const to = y;
+    const auto rows = static_cast<Real>(args.rows);
+    const auto taps = static_cast<Real>(args.taps);
+    const auto zero = static_cast<Real>(args.zero);
+    const bool counts_padding = args.counts_padding;
+    for (int64_t i = 0; i < count; ++i) {
+      const Real seen = rows * static_cast<Real>(columns[i]);
+      const Real padding = counts_padding ? taps - seen : Real{0};
+      const Real n = seen + padding;
+      const Real sum = static_cast<Real>(static_cast<int32_t>(sums[i * stride])) + zero * padding;
+      const Real mean = (2 * sum + n) / (2 * (n > 0 ? n : Real{1}));
+      to[i] = static_cast<uint8_t>(static_cast<int32_t>(n > 0 ? mean : zero));
+    }
+  });
 }
 
-void mean(const Mean& args, int64_t count, uint8_t* y) {
+void mean(const Means& args, int64_t count, uint8_t* y) {
   if (args.taps <= 1 << 15) {
     mean_as<float>(args, count, y);
   } else {
@@ -90,26 +118,31 @@ void mean(const Mean& args, int64_t count, uint8_t* y) {
   }
 }
 
-void blend(const uint8_t* a, const uint8_t* b, int64_t count, const Blend& args, uint8_t* y) {
+void blend(const uint8_t* __restrict a, const uint8_t* __restrict b, int64_t count, const Blend& args,
+           uint8_t* __restrict y) {
   const auto a_gain = static_cast<int16_t>(args.a_gain);
   const auto b_gain = static_cast<int16_t>(args.b_gain);
   const int32_t offset = args.offset;
   const int32_t lo = args.lo;
   const int32_t hi = args.hi;
   for (int64_t i = 0; i < count; ++i) {
-    const int32_t sum = static_cast<int32_t>(a[i]) * a_gain + static_cast<int32_t>(b[i]) * b_gain + offset;
+    const int32_t sum = int32_t{a[i]} * a_gain + int32_t{b[i]} * b_gain + offset;
     y[i] = static_cast<uint8_t>(between(lo, sum >> 14, hi));
   }
 }
 
-uint32_t masked_sum(const uint8_t* __restrict x, const uint8_t* __restrict mask, int64_t count) {
-  uint32_t sum = 0;
-  for (int64_t i = 0; i < count; ++i) sum += static_cast<uint8_t>(x[i] & mask[i]);
-  return sum;
+int64_t masked_sum(const uint8_t* x, int64_t step, const uint8_t* mask, int64_t tiles) {
+  int64_t total = 0;
+  for (int64_t tile = 0; tile < tiles; ++tile, x += step, mask += 64) {
+    uint32_t sum = 0;
+    for (int i = 0; i < 64; ++i) sum += static_cast<uint8_t>(x[i] & mask[i]);
+    total += sum;
+  }
+  return total;
 }
 
 constexpr PixelLoops loops_for(Isa isa) {
-  return {isa, quantise, dequantise, raise, add<uint8_t>, add<uint32_t>, mean, blend, masked_sum};
+  return {isa, quantise, dequantise, largest, sum<uint8_t>, sum<uint32_t>, thin, mean, blend, masked_sum};
 }
 
 }  // namespace

@@ -13,7 +13,7 @@ from typing import Any
 
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import BenchError
-from nested_sparse.graph.contract import CONV, RESIDUAL_INPUT, X_INPUT, untiled_shape
+from nested_sparse.graph.contract import LAYER_KINDS, LAYER_OPERATORS, RESIDUAL_INPUT, X_INPUT, untiled_shape
 from nested_sparse.metadata import LayerEntry
 from nested_sparse.runtime.profiling import layer_of, node_events, read_profile
 from nested_sparse.runtime.session import Session
@@ -98,7 +98,7 @@ def _rate_row(spec: Spec, built: Built, rounds: int) -> Row:
 def conv_kinds(graph: bytes) -> dict[str, tuple[ConvKind, int]]:
     """Kind and number of output positions of our convolutions, by node name, from the graph of a file.
 
-    The profiler's events do not tell them: most images are tiled there, and have one dimension.
+    The profiler's events do not tell them: most images are tiled or of bytes there, and have one dimension.
     """
     import onnx
 
@@ -109,7 +109,7 @@ def conv_kinds(graph: bytes) -> dict[str, tuple[ConvKind, int]]:
     }
     kinds = {}
     for node in model.graph.node:
-        if node.op_type != CONV:
+        if LAYER_OPERATORS.get(node.op_type) is not LAYER_KINDS["conv"]:
             continue
         window = {attribute.name: attribute.ints for attribute in node.attribute}
         x, y = shapes[node.input[X_INPUT]], shapes[node.output[0]]

@@ -124,10 +124,12 @@ def test_the_library_reads_the_same_names() -> None:
     sources = kernel_sources()
     assert re.findall(r'kDomain = "(\w+)"', sources) == [DOMAIN]
     operators = set(re.findall(r'\{"(\w+)", create<', sources))
+    assert operators <= OPERATORS.keys()
     inputs = layer_inputs("kX", "kLevel", "kResidual", ["kFirstSegment"])
     assert "enum InputIndex : size_t { " + ", ".join(f"{name} = {i}" for i, name in enumerate(inputs)) in sources
-    names = {name for operator in operators & OPERATORS.keys() for name in OPERATORS[operator]}
-    assert set(re.findall(r'"(\w+)"', sources)) >= names
+    read = re.findall(r'attributes\.(?:text|bytes|reals?|integers?)\("(\w+)"|\(attributes, "(\w+)"', sources)
+    assert {one or other for one, other in read} <= {name for each in OPERATORS.values() for name in each}
+    assert {name for each in operators for name in OPERATORS[each]} <= set(re.findall(r'"(\w+)"', sources))
 
 
 def answer(node: SparseNode, attributes: dict[str, Any]) -> np.ndarray:

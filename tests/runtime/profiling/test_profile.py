@@ -114,6 +114,25 @@ def test_measure_stops_at_the_time_limit() -> None:
     assert len(session.order) == 5 + 1 + 3
 
 
+def test_models_are_measured_in_turns() -> None:
+    """Each turn runs all levels of each; each profile is that of its model alone; the limit holds for all of them."""
+    first, second = TimedSession([[2.0], [3.0]]), TimedSession([[5.0]], batch=2)
+
+    def clock() -> float:
+        return first.now_s + second.now_s
+
+    profiles = LatencyProfile.measure_together([first, second], batches=(1,), repeats=4, clock=clock)
+    assert [each.batches for each in profiles] == [(1,), (2,)]
+    assert [each.median_ms for each in profiles] == [
+        (pytest.approx((2.0,)), pytest.approx((3.0,))),
+        (pytest.approx((10.0,)),),
+    ]
+    assert first.order == [(0, 1), (1, 1)] * 5
+    assert second.order == [(0, 2)] * 5
+    LatencyProfile.measure_together([first, second], repeats=50, limit_s=0.0, clock=clock)
+    assert len(second.order) == 5 + 1 + 3
+
+
 def test_measure_uses_a_fixed_batch() -> None:
     """A model of fixed batch is measured at that one, whatever was asked."""
     session = TimedSession([[1.0]], batch=3)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from nested_sparse.trainer.models import DigitNet, ResNet50
+from nested_sparse.trainer.models import DigitNet, MobileNetV2, ResNet50
 
 
 def conv_flops(model: nn.Module, x: torch.Tensor) -> int:
@@ -34,4 +34,13 @@ def test_resnet50_is_version_1_5() -> None:
     model = ResNet50()
     assert conv_flops(model, torch.zeros(1, 3, 224, 224)) == pytest.approx(8.17e9, rel=0.01)
     assert model.layer2[0].conv2.stride == (2, 2)
+    assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 1000)
+
+
+def test_mobilenet_v2_has_the_size_it_says() -> None:
+    """3.5 million weights and 0.6 GFLOP at 224 × 224; 17 blocks, of which ten have a shortcut."""
+    model = MobileNetV2()
+    assert sum(parameter.numel() for parameter in model.parameters()) == pytest.approx(3.5e6, rel=0.01)
+    assert conv_flops(model, torch.zeros(1, 3, 224, 224)) == pytest.approx(0.6e9, rel=0.01)
+    assert sum(block.shortcut for block in model.blocks) == 10
     assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 1000)
