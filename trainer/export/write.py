@@ -21,6 +21,7 @@ from nested_sparse.writer import LayerRecord, refuse_existing, write_checkpoint
 
 from ..entry import entry
 from ..model.forward_call import ForwardCall
+from ..model.int8 import not_rounded
 from ..model.modes import evaluating
 from ..model.nested_model import NestedModel, require_nested
 from ..model.network import log_network, network_of
@@ -84,7 +85,7 @@ def export(
     metrics = _checked_metrics({} if metrics is None else metrics, net.level_count)
     check_reroutes(reroutes, net.level_count, net.nested_layers())
     _check_weights(net)
-    with evaluating(net), _densest(net), preserved_generators(), preserved(net.model) as state:
+    with not_rounded(net), evaluating(net), _densest(net), preserved_generators(), preserved(net.model) as state:
         call = ForwardCall(net.model, example_inputs)
         tables = norm_tables(net)
         example = run_example(net, call, state, tolerance)

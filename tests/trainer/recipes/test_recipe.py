@@ -95,6 +95,7 @@ def test_named_recipes_hold() -> None:
             r"\[nesting\] epochs_per_level: expected one per level, 2 of them",
         ),
         ("output.values=int4", r"\[output\] values = \"int4\": expected one of: float32, float16, int8"),
+        ("train.int8_epochs=2", r"\[train\] int8_epochs = 2: expected 0, or \[output\] values = \"int8\""),
         ("output.file=a/b", r"\[output\] file = \"a/b\": expected the name of a file"),
         ('output.metrics=["f1"]', r"\[output\] metrics: there is no 'f1'"),
         ("trian.lr=1", r"tables: there is no 'trian'; did you mean 'train'"),
