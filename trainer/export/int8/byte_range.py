@@ -34,7 +34,7 @@ class ByteRange:
         low, high = np.float32(min(least, 0.0)), np.float32(max(largest, 0.0))
         with np.errstate(over="ignore"):
             scale = (high - low) / np.float32(LARGEST)
-        if not is_scale(scale):
+        if not is_scale(np.asarray(scale)):
             scale = np.float32(1)
         return ByteRange(float(scale), int(np.clip(np.rint(-low / scale), 0, LARGEST)))
 

@@ -1,4 +1,4 @@
-"""Calibration: the values that the tensors of a float32 graph take at each level, counted over batches of real inputs."""
+"""Calibration: the values of the tensors of a float32 graph at each level, counted over batches of real inputs."""
 
 from __future__ import annotations
 

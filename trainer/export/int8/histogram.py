@@ -42,7 +42,8 @@ class Histogram:
 
     def centres(self) -> NDArray[np.float64]:
         """(2 · HALF,) value in the middle of each bin."""
-        return (np.arange(2 * HALF) - HALF + 0.5) * self.width
+        middles: NDArray[np.float64] = (np.arange(2 * HALF) - HALF + 0.5) * self.width
+        return middles
 
     def _reach(self, magnitude: float) -> None:
         """Widen the bins until a value of this magnitude lies in one."""

@@ -40,7 +40,7 @@ class Reach:
 
 
 def reach_of(node: ir.Node) -> Reach | None:
-    """The reach of a convolution that can read in place; None for others: another stride, or outputs of another size."""
+    """The reach of a convolution that can read in place; None for another stride, or outputs of another size."""
     kernel, strides, pads, dilations = (_ints(node, name) for name in WINDOW)
     spans = [gap * (size - 1) for size, gap in zip(kernel, dilations, strict=True)]
     same = all(before + after == span for before, after, span in zip(pads[:2], pads[2:], spans, strict=True))
@@ -79,11 +79,11 @@ def set_margins(model: ir.Model, images: Iterable[ir.Value]) -> None:
         if reach != Reach(0, 0):
             borders[id(x)] = max(borders[id(x)], reach.rows, 1)
     for image in known:
-        node = image.producer()
-        assert node is not None
+        maker = image.producer()
+        assert maker is not None
         border, gap = borders[id(image)], gaps[joined.of(image)]
-        node.attributes[Y_BORDER] = ir.AttrInt64(Y_BORDER, border)
-        node.attributes[Y_GAP] = ir.AttrInt64(Y_GAP, gap)
+        maker.attributes[Y_BORDER] = ir.AttrInt64(Y_BORDER, border)
+        maker.attributes[Y_GAP] = ir.AttrInt64(Y_GAP, gap)
         if image.shape is not None:
             image.shape = ir.Shape([u8_dimension(image.shape.dims, border, gap)])
 

@@ -43,9 +43,7 @@ class Step:
     @property
     def folded(self) -> tuple[ir.Node, ...]:
         """Nodes that go with the step's own."""
-        return (
-            (self.node, *(self.function.nodes if self.function else ()), *((self.clamp,) if self.clamp else ()))
-        )
+        return (self.node, *(self.function.nodes if self.function else ()), *((self.clamp,) if self.clamp else ()))
 
 
 @dataclass(slots=True)
@@ -165,7 +163,7 @@ def is_global_pool(node: ir.Node) -> bool:
 def _clamp(node: ir.Node) -> tuple[ir.Node | None, tuple[float, float]]:
     """The Relu, or the Clip with constant limits, that alone reads the node's output."""
     open_ended = (-math.inf, math.inf)
-    uses = node.outputs[0].uses()
+    uses = list(node.outputs[0].uses())
     if len(uses) != 1 or node.outputs[0].is_graph_output():
         return None, open_ended
     following = uses[0].node

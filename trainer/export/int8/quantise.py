@@ -17,9 +17,7 @@ from nested_sparse.errors import ExportError
 from nested_sparse.graph.contract import (
     ACTIVATION_FORMS,
     DYNAMIC,
-    FLOAT,
     LAYER,
-    LAYER_KINDS,
     STATIC,
 )
 from nested_sparse.quantization import MAX_COLUMNS
@@ -29,7 +27,6 @@ from nested_sparse.writer import LayerRecord
 
 from ...model.nested_model import NestedModel
 from ..fuse import FusedGraph
-from ..nodes import our_nodes
 from .byte_range import METHODS
 from .calibrate import Calibration, calibrate
 from .plan import Plan, plan
@@ -91,7 +88,9 @@ def quantise(
     calibration = _calibrated(net, fused, wide, records, inputs, options, fixed_batch=fixed_batch)
     tuned = _tuned_ranges(net)
     ranges = choose_ranges(wide, calibration, METHODS[options.method], by_name, tuned)
-    ratios = _ratios(fused.model, wide, by_name, ranges, calibration if options.linear_form == STATIC else None, calibration)
+    ratios = _ratios(
+        fused.model, wide, by_name, ranges, calibration if options.linear_form == STATIC else None, calibration
+    )
     kept = {name for name, values in ratios.items() if min(values) >= LEAST_SQNR_DB}
     _report(ratios, kept)
     final = plan(fused.model, kept)
@@ -191,8 +190,10 @@ def _report(ratios: Mapping[str, Sequence[float]], kept: Collection[str]) -> Non
     for name, values in ratios.items():
         if name not in kept:
             log.warning(
-                "layer %r stays float32: int8 would have a signal-to-noise ratio of %.1f dB, below %g", name,
-                min(values), LEAST_SQNR_DB,
+                "layer %r stays float32: int8 would have a signal-to-noise ratio of %.1f dB, below %g",
+                name,
+                min(values),
+                LEAST_SQNR_DB,
             )
     if not kept:
         raise ExportError(

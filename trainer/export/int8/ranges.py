@@ -10,7 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from nested_sparse.graph.contract import LAYER, LINEAR, RESIDUAL_INPUT, X_INPUT
-from nested_sparse.quantization import out_of_quads, in_quads, row_scales
+from nested_sparse.quantization import in_quads, out_of_quads, row_scales
 from nested_sparse.writer import LayerRecord
 
 from ..nodes import is_ours
@@ -81,7 +81,9 @@ def _least_scales(
 ) -> NDArray[np.float64]:
     """(L) the smallest scale of the step's sums with which no multiplier of the epilogue saturates."""
     made = str((step.node.outputs[0] if step.function else step.answer).name)
-    images = {id(value): np.array([each.scale for each in chosen[str(plan.ranged(value).name)]]) for value in step.images}
+    images = {
+        id(value): np.array([each.scale for each in chosen[str(plan.ranged(value).name)]]) for value in step.images
+    }
     least = np.zeros(len(chosen[made]))
     record = records.get(_layer(step.node))
     if record is None:
@@ -95,10 +97,13 @@ def _least_scales(
     x = step.node.inputs[X_INPUT]
     wide = images[id(x)] * gains.max(axis=1) / LARGEST_MULTIPLIER
     now = np.array([each.scale for each in chosen[made]])
-    return np.maximum(least, np.minimum(wide, MOST_WIDENED * now))
+    found: NDArray[np.float64] = np.maximum(least, np.minimum(wide, MOST_WIDENED * now))
+    return found
 
 
-def signal_to_noise_db(plan: Plan, node: ir.Node, record: LayerRecord, ranges: Ranges, calibration: Calibration | None) -> list[float]:
+def signal_to_noise_db(
+    plan: Plan, node: ir.Node, record: LayerRecord, ranges: Ranges, calibration: Calibration | None
+) -> list[float]:
     """(L) predicted signal-to-quantisation-noise ratio of a layer's sums at each level, in decibels.
 
     The relative powers of the errors of its weights and of its input add up, because both are independent of the

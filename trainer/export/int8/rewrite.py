@@ -113,7 +113,7 @@ class _Rewriter:
         node = self._node(_POOLS[old.op_type], images, step.answer, old.name or str(step.answer.name))
         given = {name: list(attribute.value) for name, attribute in old.attributes.items() if name in WINDOW}
         spatial = len(given["kernel_shape"])
-        absent = ([], [1] * spatial, [0] * 2 * spatial, [1] * spatial)  # ONNX's defaults
+        absent: tuple[list[int], ...] = ([], [1] * spatial, [0] * 2 * spatial, [1] * spatial)  # ONNX's defaults
         for name, default in zip(WINDOW, absent, strict=True):
             values = given.get(name, default)
             if spatial == 1:  # a line is an image of one row
@@ -136,7 +136,9 @@ class _Rewriter:
         new = [pool]
         if rank_of(y) != rank:
             axes = ir.tensor(list(range(2, rank)), dtype=ir.DataType.INT64, name=f"{y.name}.axes")
-            value = ir.Value(name=axes.name, const_value=axes, shape=ir.Shape([rank - 2]), type=ir.TensorType(axes.dtype))
+            value = ir.Value(
+                name=axes.name, const_value=axes, shape=ir.Shape([rank - 2]), type=ir.TensorType(axes.dtype)
+            )
             self._model.graph.register_initializer(value)
             new.append(ir.node("Squeeze", [pool.outputs[0], value], name=f"{pool.name}.squeeze"))
             pool.outputs[0].name = f"{y.name}.pooled"

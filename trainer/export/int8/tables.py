@@ -43,8 +43,8 @@ class Function:
         graph = helper.make_graph(
             [ir.to_proto(node) for node in self.nodes],
             "function",
-            [helper.make_tensor_value_info(self.given.name, TensorProto.FLOAT, [values.size])],
-            [helper.make_tensor_value_info(self.answer.name, TensorProto.FLOAT, None)],
+            [helper.make_tensor_value_info(str(self.given.name), TensorProto.FLOAT, [values.size])],
+            [helper.make_tensor_value_info(str(self.answer.name), TensorProto.FLOAT, None)],
             [onnx.numpy_helper.from_array(np.asarray(array).reshape(()), name) for name, array in constants.items()],
         )
         opsets = {**{"": 18}, **self.nodes[0].graph.opset_imports}  # type: ignore[union-attr]
