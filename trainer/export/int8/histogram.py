@@ -42,8 +42,7 @@ class Histogram:
 
     def centres(self) -> NDArray[np.float64]:
         """(2 · HALF,) value in the middle of each bin."""
-        middles: NDArray[np.float64] = (np.arange(2 * HALF) - HALF + 0.5) * self.width
-        return middles
+        return np.linspace(0.5 - HALF, HALF - 0.5, 2 * HALF) * self.width
 
     def _reach(self, magnitude: float) -> None:
         """Widen the bins until a value of this magnitude lies in one."""
