@@ -157,6 +157,7 @@ struct InLanes {
   using Vec = typename V::Vec;
   static constexpr int kPixels = sizeof(Vec);
   static constexpr int kRows = Rows;
+  static constexpr int kSubtracted = 0;
   struct Sums {
     Vec of[4];
   };
