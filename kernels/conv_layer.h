@@ -23,7 +23,7 @@ class ConvLayer : public NestedOperator {
   explicit ConvLayer(const ort::Attributes& attributes);
 
  protected:
-  // What `make` gives; an ort::Error of it gets the layer's name, and `about`, in front.
+  // Returns the value of make(). An ort::Error that it throws gets the layer's name and `about` in front.
   template <class Make>
   auto checked(const char* about, const Make& make) const -> decltype(make()) {
     try {

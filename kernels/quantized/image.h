@@ -18,7 +18,7 @@
 
 namespace nested_sparse {
 
-// What a byte stands for: scale * (byte - zero).
+// The meaning of a byte: scale * (byte - zero).
 struct ByteRange {
   float scale;
   uint8_t zero;

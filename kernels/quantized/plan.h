@@ -48,7 +48,7 @@ class BytePlan {
               uint8_t* matrix) const;
 
  private:
-  // What a tap reads relative to the pixel of its output, at stride 1: rows down and columns right.
+  // The place of a tap relative to the pixel of its output, at stride 1: rows down and columns right.
   struct Tap {
     int64_t down, right;
   };
