@@ -51,8 +51,8 @@ def calibrate(
 ) -> Calibration:
     """Run the float32 graph `fused` at every level over `batches`, and count the values of `tensors`, named in it.
 
-    batches: (inputs, targets) as for training, read until at least `samples` samples are seen. Raises ExportError, which
-    names the batch at fault.
+    batches: (inputs, targets) as for training, read until at least `samples` samples are seen. Raises ExportError,
+    which names the batch at fault.
     """
     # as in verify: the trainer runs the file that it exports
     from nested_sparse.runtime import Session

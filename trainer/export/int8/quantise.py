@@ -138,8 +138,8 @@ def _calibrated(
         if wide.steps:
             name = next(iter(wide.steps.values())).node.name
             raise ExportError(
-                f"values='int8' needs calibration for convolutions such as {name!r}: pass batches of real inputs, as for "
-                "training, e.g. calibration=[(images, labels)]"
+                f"values='int8' needs calibration for convolutions such as {name!r}: pass batches of real inputs, "
+                "as for training, e.g. calibration=[(images, labels)]"
             )
         return Calibration({}, 0)
     unknown = [name for name, value in wanted.items() if value.shape is None]
