@@ -15,6 +15,7 @@
 #include "quantized/conv.h"
 #include "quantized/dequantize.h"
 #include "quantized/global_average_pool.h"
+#include "quantized/linear.h"
 #include "quantized/max_pool.h"
 #include "quantized/multiply.h"
 #include "quantized/quantize.h"
@@ -117,6 +118,7 @@ const OperatorInfo kOperators[] = {
     {"NestedLinear", create<NestedLinear>, ort::kFloat, kOfLayer, reuse_input<kResidual>},
     {"TiledMaxPool", create<TiledMaxPool>, ort::kFloat, {1, {kFloats}}, nullptr},
     {"QuantizedConv", create<QuantizedConv>, ort::kUint8, kOfImageLayer, reuse_input<kResidual>},
+    {"QuantizedLinear", create<QuantizedLinear>, ort::kFloat, kOfLayer, reuse_input<kResidual>},
     {"QuantizeImage", create<QuantizeImage>, ort::kUint8, {2, {kFloats, kLevelCell}}, nullptr},
     {"DequantizeImage", create<DequantizeImage>, ort::kFloat, {1, {kImage}}, nullptr},
     {"QuantizedMaxPool", create<QuantizedMaxPool>, ort::kUint8, {1, {kImage}}, nullptr},

@@ -264,7 +264,7 @@ class Linear:
             y[n] = acc.astype(np.float32) * (held.scale * gains) + self.norm[1].astype(np.float32)
         if residual is not None:
             y = y + residual.reshape(y.shape)
-        return np.clip(y, *np.float32(self.limits)).reshape(*x.shape[:-1], -1)
+        return np.clip(y, *np.float32(self.limits)).reshape(*x.shape[:-1], len(self.weight))
 
 
 def dynamic_range(row: Float32) -> Range:

@@ -20,12 +20,11 @@ DENSITIES = (0.2, 0.5, 0.9)
 PLAIN = Layout()
 
 
-@dataclass(frozen=True)
-class QuantizedNode:
-    """A QuantizedConv: int8 weight (O, K), the level from which each block (G, K) is kept, norms (L, 2, O).
+@dataclass(frozen=True, kw_only=True)
+class QuantizedWeight:
+    """An int8 weight (O, K), the level from which each block (G, K) is kept, norms (L, 2, O).
 
-    scales: of rows (O,). ranges: of the output at each level. tables: one for each level, or none.
-    order: packed row i is output order[i]; None keeps them. adds: whether it adds a residual.
+    scales: of rows (O,). order: packed row i is output order[i]; None keeps them. adds: whether it adds a residual.
     """
 
     weight: NDArray[np.int8]
@@ -33,14 +32,8 @@ class QuantizedNode:
     block_rows: int
     scales: NDArray[np.float32]
     norms: NDArray[np.float32]
-    window: Mapping[str, list[int]]
-    ranges: Sequence[Range]
-    layout: Layout = PLAIN
     order: NDArray[np.int32] | None = None
-    groups: int = 1
-    spatial: int = 2
     clip: tuple[float, float] = OPEN
-    tables: Sequence[Table] = ()
     adds: bool = False
 
     @property
@@ -61,13 +54,6 @@ class QuantizedNode:
         weight = np.zeros_like(self.weight)
         weight[self.packed[: self.rows]] = np.where(kept, self.weight[self.packed[: self.rows]], 0)
         return weight
-
-    def reference(self, level: int) -> Convolution:
-        """The same convolution in Python integers."""
-        window = Window(*(self.window[name] for name in ("kernel_shape", "strides", "pads", "dilations")))
-        table = self.tables[level] if self.tables else None
-        return Convolution(self.at(level), self.scales, self.norms[level], window, self.ranges[level], self.groups,
-                           self.clip, table)  # fmt: skip
 
     def quads(self, level: int) -> tuple[NDArray[np.uint32], NDArray[np.uint16], NDArray[np.int8]]:
         """Arrays ptr, col, val of what a level adds (FORMAT.md, "Quads")."""
@@ -94,7 +80,6 @@ class QuantizedNode:
 
     def attributes(self, layer: str) -> dict[str, Any]:
         """All of the node but those that say where its arrays lie."""
-        held = {"y": self.ranges, "sum": [table.sums for table in self.tables]}
         return {
             "layer": layer,
             "rows": self.rows,
@@ -104,6 +89,35 @@ class QuantizedNode:
             "value_bytes": 1,
             "clip_min": float(self.clip[0]),
             "clip_max": float(self.clip[1]),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizedNode(QuantizedWeight):
+    """A QuantizedConv.
+
+    ranges: of the output at each level. tables: one for each level, or none.
+    """
+
+    window: Mapping[str, list[int]]
+    ranges: Sequence[Range]
+    layout: Layout = PLAIN
+    groups: int = 1
+    spatial: int = 2
+    tables: Sequence[Table] = ()
+
+    def reference(self, level: int) -> Convolution:
+        """The same convolution in Python integers."""
+        window = Window(*(self.window[name] for name in ("kernel_shape", "strides", "pads", "dilations")))
+        table = self.tables[level] if self.tables else None
+        return Convolution(self.at(level), self.scales, self.norms[level], window, self.ranges[level], self.groups,
+                           self.clip, table)  # fmt: skip
+
+    def attributes(self, layer: str) -> dict[str, Any]:
+        """All of the node but those that say where its arrays lie."""
+        held = {"y": self.ranges, "sum": [table.sums for table in self.tables]}
+        return {
+            **super().attributes(layer),
             **self.window,
             **({"groups": self.groups} if self.groups != 1 else {}),
             **({"spatial_dimensions": self.spatial} if self.spatial != 2 else {}),
@@ -118,6 +132,31 @@ class QuantizedNode:
 def random_range(rng: np.random.Generator, scale: float = 0.05) -> Range:
     """A range of about this scale."""
     return Range(np.float32(scale * rng.uniform(0.7, 1.4)), int(rng.integers(0, 256)))
+
+
+def weight_fields(
+    rng: np.random.Generator,
+    rows: int,
+    columns: int,
+    block_rows: int,
+    *,
+    groups: int = 1,
+    densities: Sequence[float] = DENSITIES,
+    permuted: bool = False,
+) -> dict[str, Any]:
+    """Fields of a random QuantizedWeight. A permutation keeps the rows of each group together, as it must."""
+    chance = rng.random((-(-rows // block_rows), columns))
+    norms = np.stack([rng.uniform(0.5, 1.5, (LEVELS, rows)), rng.normal(0, 1, (LEVELS, rows))], axis=1)
+    norms[:, 0, ::3] *= -1
+    order = [rng.permutation(rows // groups) + first for first in range(0, rows, rows // groups)]
+    return {
+        "weight": rng.integers(-127, 128, (rows, columns)).astype(np.int8),
+        "first_level": (chance[..., None] >= np.array(densities)).sum(axis=-1).astype(np.uint8),
+        "block_rows": block_rows,
+        "scales": (rng.uniform(0.5, 2, rows) / 127 / np.sqrt(columns)).astype(np.float32),
+        "norms": norms.astype(np.float32),
+        "order": np.concatenate(order).astype(np.int32) if permuted else None,
+    }
 
 
 def quantized_node(
@@ -135,27 +174,14 @@ def quantized_node(
         "dilations": list(options.pop("dilation", (1, 1))),
     }
     groups = options.get("groups", 1)
+    about_weight = {key: options.pop(key) for key in ("densities", "permuted") if key in options}
     columns = channels // groups * math.prod(kernel)
-    densities = np.array(options.pop("densities", DENSITIES))
-    chance = rng.random((-(-rows // block_rows), columns))
-    if options.pop("permuted", False):
-        order = [rng.permutation(rows // groups) + first for first in range(0, rows, rows // groups)]
-        options["order"] = np.concatenate(order).astype(np.int32)
-    norms = np.stack([rng.uniform(0.5, 1.5, (LEVELS, rows)), rng.normal(0, 1, (LEVELS, rows))], axis=1)
-    norms[:, 0, ::3] *= -1
-    return QuantizedNode(
-        weight=rng.integers(-127, 128, (rows, columns)).astype(np.int8),
-        first_level=(chance[..., None] >= densities).sum(axis=-1).astype(np.uint8),
-        block_rows=block_rows,
-        scales=(rng.uniform(0.5, 2, rows) / 127 / np.sqrt(columns)).astype(np.float32),
-        norms=options.pop("norms", norms.astype(np.float32)),
-        window=window,
-        ranges=options.pop("ranges", [random_range(rng) for _ in range(LEVELS)]),
-        **options,
-    )
+    fields = weight_fields(rng, rows, columns, block_rows, groups=groups, **about_weight)
+    ranges = [random_range(rng) for _ in range(LEVELS)]
+    return QuantizedNode(**{**fields, "window": window, "ranges": ranges, **options})
 
 
-def place(nodes: Sequence[QuantizedNode]) -> Placed:
+def place(nodes: Sequence[QuantizedWeight]) -> Placed:
     """Lay out the packed arrays of `nodes` as the checkpoint does (FORMAT.md)."""
     segments, attributes = [b""] * LEVELS, []
 

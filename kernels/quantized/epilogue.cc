@@ -3,15 +3,11 @@
 #include <algorithm>
 #include <cmath>
 
-#include "../scratch.h"
-
 namespace nested_sparse {
 namespace {
 
 constexpr int kMaxShift = 24;
 constexpr double kMaxBias = 1 << 30;
-// A level that is lowered in mid-inference makes an entry of its own: an operator then reads images of a denser level.
-constexpr size_t kMaxEntries = 32;
 
 double clamped(double value, double lo, double hi) {
   return std::fmin(std::fmax(value, lo), hi);
@@ -73,19 +69,7 @@ Epilogue make_epilogue(const WeightView& view, const ImageRanges& ranges) {
 }
 
 std::shared_ptr<const Epilogue> EpilogueCache::epilogue_for(const WeightView& view, const ImageRanges& ranges) const {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  for (const Entry& entry : entries_) {
-    if (entry.norm == view.weight.scale && entry.ranges == ranges) return entry.epilogue;
-  }
-  Entry made{view.weight.scale, ranges, std::make_shared<const Epilogue>(make_epilogue(view, ranges))};
-  count_scratch_allocation();
-  if (entries_.size() < kMaxEntries) {
-    entries_.push_back(std::move(made));
-    return entries_.back().epilogue;
-  }
-  Entry& place = entries_[oldest_++ % kMaxEntries];
-  place = std::move(made);
-  return place.epilogue;
+  return recent_.get({view.weight.scale, ranges}, [&] { return make_epilogue(view, ranges); });
 }
 
 }  // namespace nested_sparse

@@ -18,11 +18,11 @@
 
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <vector>
 
 #include "../nested_weight.h"
 #include "image.h"
+#include "recent.h"
 
 namespace nested_sparse {
 
@@ -60,14 +60,12 @@ class EpilogueCache {
   std::shared_ptr<const Epilogue> epilogue_for(const WeightView& view, const ImageRanges& ranges) const;
 
  private:
-  struct Entry {
+  struct Key {
     const float* norm;  // names the level, and the segment in which it lies
     ImageRanges ranges;
-    std::shared_ptr<const Epilogue> epilogue;
+    bool operator==(const Key& other) const { return norm == other.norm && ranges == other.ranges; }
   };
-  mutable std::mutex mutex_;
-  mutable std::vector<Entry> entries_;
-  mutable size_t oldest_ = 0;
+  Recent<Key, Epilogue> recent_;
 };
 
 }  // namespace nested_sparse

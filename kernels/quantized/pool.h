@@ -72,12 +72,14 @@ class Pool {
     return reinterpret_cast<T*>(byte_scratch(purpose, count * int64_t{sizeof(T)}));
   }
 
+  // Divides only where the window leaves the image.
   Seen seen(int axis, int64_t output) const {
     const int64_t dilation = geometry_.dilation[axis];
     const int64_t start = output * geometry_.stride[axis] - geometry_.pad_before[axis];
     const int64_t first = start < 0 ? (dilation - 1 - start) / dilation : 0;
-    const int64_t left = size_[axis] - start;  // pixels from the first tap to the image's end
-    const int64_t end = std::min(left > 0 ? (left + dilation - 1) / dilation : 0, geometry_.kernel[axis]);
+    const int64_t left = std::max(size_[axis] - start, int64_t{0});  // pixels from the first tap to the image's end
+    const bool inside = left > (geometry_.kernel[axis] - 1) * dilation;
+    const int64_t end = inside ? geometry_.kernel[axis] : (left + dilation - 1) / dilation;
     return {std::max(end - first, int64_t{0}), start + first * dilation};
   }
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from nested_sparse.errors import NestedSparseError
+from nested_sparse.value_type import value_type
 
 from .output import print_json
 
@@ -33,6 +34,9 @@ def kernels(
             max=1.0,
         ),
     ] = None,
+    values: Annotated[
+        str | None, typer.Option(help="ResNet-50 with weights stored like this in place of the table's rows.")
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(help="Threads of both sides, for all rows. Default: each row's own.", min=1)
     ] = None,
@@ -42,18 +46,19 @@ def kernels(
     quick: Annotated[bool, typer.Option("--quick", help=f"{QUICK_REPEATS} rounds.")] = False,
     layers: Annotated[bool, typer.Option("--layers", help="Also a table per kind of convolution, both sides.")] = False,
     peers: Annotated[
-        bool, typer.Option("--peers", help="Also DeepSparse, MNN, OpenVINO and ONNX Runtime int8, beside ours.")
+        bool, typer.Option("--peers", help="Also DeepSparse, MNN, OpenVINO and ONNX Runtime, in float32 and in int8.")
     ] = False,
     peers_folder: Annotated[
         Path, typer.Option(help="Folder of the peers' environments; missing ones are made.")
     ] = Path("build/peers"),
     as_json: Annotated[bool, typer.Option("--json", help="Only the JSON line.")] = False,
 ) -> None:
-    """Our kernels against dense ONNX Runtime: ResNet-50, linear layers, levels; with the ratio each row is to reach.
+    """Our kernels against dense ONNX Runtime, in float32 and int8: ResNet-50, MobileNetV2, linear layers, levels.
 
-    Every output is compared with torch first. Then both sides are timed, in turns, in one process. Layers are pruned to
-    the row's density; the first of ResNet-50 is kept dense. A row that cannot be measured gives the reason. Needs the
-    [train] extra. `--peers` downloads the peers, each into an environment of its own.
+    Each row says the ratio that it is to reach. Every output is compared with torch first. Then both sides are timed,
+    in turns, in one process. Layers are pruned to the row's density; the first convolution and depthwise ones are kept
+    dense. A row that cannot be measured gives the reason. Needs the [train] extra. `--peers` downloads the peers, each
+    into an environment of its own.
 
     Example: `nested-sparse bench kernels --rows 'resnet50-block4x1-*' --threads 2`
     """
@@ -68,8 +73,9 @@ def kernels(
         raise NestedSparseError(
             f"this benchmark makes its models with {error.name}: pip install 'nested-sparse[train]'"
         ) from None
-    own = None if pattern is None and not density else (pattern or "block4x1", tuple(density or DENSITIES))
-    specs = chosen(rows or [], own, threads, peers=peers, layers=layers)
+    own = (pattern or "block4x1", tuple(density or DENSITIES), value_type(values or "float32").name)
+    mine = pattern is not None or density or values is not None
+    specs = chosen(rows or [], own if mine else None, threads, peers=peers, layers=layers)
     rounds = repeats or (QUICK_REPEATS if quick else REPEATS)
     settings = Settings(rounds, peers_folder)
     with tempfile.TemporaryDirectory(prefix="nested-sparse-") as folder:

@@ -28,6 +28,8 @@ SEED = 100
 CONFIG = TrainConfig(dense_epochs=1, search_epochs=2, recalibration_samples=48)
 GROW = FreezeThenGrow(epochs_per_level=1)
 JOINT = Joint(epochs=2)
+INT8_CONFIG = replace(CONFIG, search_epochs=1, int8_epochs=2)
+"""The third epoch, after which `watched` stops a run, is the first with rounding."""
 GAP = Gap(partitions=3, parallel=True)
 GAP_CONFIG = replace(CONFIG, dense_epochs=0, search_epochs=5, momentum=0.5)
 """15 batches for 3 steps: epochs, after which the state is written, end within steps."""
@@ -215,6 +217,7 @@ def in_both(out: Path) -> dict[str, Any]:
         "normless_joint": lambda: train_normless(JOINT),
         "grow": lambda: watched(CONFIG, out, nesting=GROW),
         "joint": lambda: watched(CONFIG, out, nesting=JOINT),
+        "int8": lambda: watched(INT8_CONFIG, out, nesting=FreezeThenGrow(epochs_per_level=0)),
         "gap": lambda: merges(out),
         "overflow": overflow,
         "errors": errors,

@@ -73,7 +73,7 @@ def test_two_processes_compute_what_one_does(results: Results, name: str) -> Non
             torch.testing.assert_close(one[key], value, rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["grow", "joint"])
+@pytest.mark.parametrize("name", ["grow", "joint", "int8"])
 def test_processes_hold_the_same_net(results: Results, name: str) -> None:
     """Parameters are equal bit for bit at every step, and norm statistics after every epoch, with dropout."""
     one, other = (each[name] for each in results)
@@ -84,11 +84,21 @@ def test_processes_hold_the_same_net(results: Results, name: str) -> None:
     assert_same(one["whole"], other["whole"])
 
 
-@pytest.mark.parametrize("name", ["grow", "joint", "gap"])
+@pytest.mark.parametrize("name", ["grow", "joint", "int8", "gap"])
 def test_resumed_processes_end_with_the_same_bits(results: Results, name: str) -> None:
     """The first process's file has all state of each process: generators, and nets that are not merged yet."""
     for each in results:
         assert_same(each[name]["whole"], each[name]["resumed"])
+
+
+def test_ranges_of_int8_are_the_mean_over_the_processes(results: Results) -> None:
+    """Each process observes the ranges of its own batches; all have the same ones after an epoch."""
+    one, other = (each["int8"]["whole"] for each in results)
+    ranges = [key for key in one if key.endswith("int8_ranges")]
+    assert len(ranges) == 3
+    for key in ranges:
+        assert one[key].isfinite().all()
+        assert torch.equal(one[key], other[key])
 
 
 def test_exchanges(results: Results) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,8 +16,10 @@ from small_runs import EPOCHS, GROW, QUICK, run
 from torch import nn
 
 from nested_sparse.errors import TrainingError
-from nested_sparse.trainer import Gradual, NestedModel, TrainConfig, fine_tune_int8, nest, train
-from nested_sparse.trainer.model.int8 import MAX_COLUMNS, clear_int8, not_rounded, round_to_int8
+from nested_sparse.quantization import MAX_COLUMNS
+from nested_sparse.runtime import Session
+from nested_sparse.trainer import Gradual, NestedModel, TrainConfig, export, fine_tune_int8, nest, train
+from nested_sparse.trainer.model.int8 import clear_int8, not_rounded, round_to_int8
 
 INT8 = replace(QUICK, int8_epochs=2)
 
@@ -92,6 +95,19 @@ def test_fine_tuning_alone_keeps_masks_and_lowers_the_loss(tmp_path: Path) -> No
     options = {"state_path": tmp_path / "state", "on_progress": pytest.fail}
     assert fine_tune_int8(again, small_batches(), F.cross_entropy, config, **options) == reports
     assert all(torch.equal(value, snapshot(net)[key]) for key, value in snapshot(again).items())
+
+
+def test_a_float_file_of_a_fine_tuned_net_holds_float_weights(tmp_path: Path) -> None:
+    """Export compares the file with the net without rounding, and leaves the net as it was."""
+    net = nested_small_net()
+    fine_tune_int8(net, small_batches(), F.cross_entropy, TrainConfig(int8_epochs=1, recalibration_samples=48))
+    net.eval()
+    example = torch.rand(2, 1, 8, 8)
+    rounded = net(example)
+    with Session(export(net, (example,), tmp_path / "net.safetensors"), threads=1) as session, not_rounded(net):
+        got = session.run({"input": example.numpy()})["output"]
+        np.testing.assert_allclose(got, net(example).detach(), rtol=1e-4, atol=1e-4)
+    assert torch.equal(net(example), rounded)
 
 
 def test_weights_that_no_level_keeps_stay() -> None:

@@ -36,7 +36,6 @@ from nested_sparse.placement import LayerPlacement
 
 from .nodes import is_ours, our_nodes, rank_of
 from .placeholder import LEVEL_NORM, LEVEL_VALUE, LevelValues
-from .tile import tile_images
 from .trace import BATCH
 
 IR_VERSION = 9  # ONNX Runtime 1.17 reads it, and no graph here needs a later one
@@ -67,7 +66,7 @@ class FusedGraph:
 def fuse(
     model: ir.Model, norms: Mapping[str, NDArray[np.float64]], level_count: int, values: LevelValues | None = None
 ) -> FusedGraph:
-    """Turn the traced graph into the one that is shipped, in place.
+    """Turn the traced graph into the one that is shipped, in place, but for the forms of images (tile.py, int8/).
 
     norms: (L, 2, C) scale and shift of every level norm, by dotted path.
     values: (L, ...) of every LevelValue, by name.
@@ -89,7 +88,6 @@ def fuse(
         _spell_out_value(model, node, (values or {})[_layer(node)], level)
     model.graph.inputs.extend([level, *segments])
     _tidy(model)
-    tile_images(model)
     return FusedGraph(model, norm_of)
 
 

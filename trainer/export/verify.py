@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,68 @@ SEED = 0
 OURS = "the file holds the model's weights, so an operator or the graph is at fault: please report the model"
 
 
+@dataclass(frozen=True, slots=True)
+class Alike:
+    """Agreement of two sums of the same float32 products in different orders.
+
+    tolerance: largest accepted difference, as a share of the largest magnitude. NaN and infinity must be at the same
+    places; other dtypes must be equal.
+    """
+
+    tolerance: float
+
+    def problem(self, expected: NDArray[Any], got: NDArray[Any]) -> str:
+        """The difference, in words; "" where they agree."""
+        return disagreement(expected, got, self.tolerance)
+
+
+@dataclass(frozen=True, slots=True)
+class Rounded:
+    """Agreement of an int8 file with the float32 model: errors are those of rounding, and no operator is wrong.
+
+    share: largest accepted root mean square of the errors, as a share of that of the expected values.
+    Calibrated networks have a few hundredths; an output of other values has 1.4.
+    """
+
+    share: float = 0.5
+
+    def problem(self, expected: NDArray[Any], got: NDArray[Any]) -> str:
+        """The difference, in words; "" where they agree. Whole numbers, such as class labels, may differ."""
+        if expected.shape != got.shape or expected.dtype != got.dtype:
+            return disagreement(expected, got, 0.0)
+        if not np.issubdtype(expected.dtype, np.floating) or not expected.size:
+            return ""
+        error = self.relative_error(expected, got)
+        if error <= self.share:
+            return ""
+        return (
+            f"the errors have a root mean square of {error:.3g} of the output's, expected at most {self.share:g}; "
+            "calibrate with inputs like those of the examples, or keep the layers in float32 that `inspect` shows with "
+            "the lowest ratios (keep_float)"
+        )
+
+    @staticmethod
+    def relative_error(expected: NDArray[Any], got: NDArray[Any]) -> float:
+        """Root mean square of the errors over that of the expected values; infinite where numbers are not finite."""
+        power = float(np.square(expected, dtype=np.float64).mean())
+        error = float(np.square(expected.astype(np.float64) - got).mean())
+        if not np.isfinite(error):
+            return np.inf
+        return float(np.sqrt(error / power)) if power else float(error > 0) * np.inf
+
+
 def verify_export(
-    net: NestedModel, examples: tuple[Any, ...], path: Path, *, fixed_batch: bool, tolerance: float
+    net: NestedModel,
+    examples: tuple[Any, ...],
+    path: Path,
+    *,
+    fixed_batch: bool,
+    agreement: Alike | Rounded,
 ) -> None:
     """Run `path` and `net` (in eval mode) at every level and compare, on the examples and on random inputs like them.
 
-    The random inputs have another batch size unless `fixed_batch`. Floating point outputs may differ by `tolerance`
-    times their largest magnitude: both sides sum the same float32 products, in different orders. NaN and infinity must
-    be at the same places; other dtypes must be equal. Model, level and examples are left as they were. Raises
-    ExportError.
+    The random inputs have another batch size unless `fixed_batch`. agreement: of each pair of outputs. Model, level and
+    examples are left as they were. Raises ExportError.
     """
     # the trainer uses the runtime here, because the exported file is compared on the runtime that will run it
     from nested_sparse.runtime import Session
@@ -52,7 +106,7 @@ def verify_export(
                     state.restore()
                     got = session.run(feeds, level=level)
                     answers = Answers(level, inputs, dict(zip(got, expected, strict=True)), got)
-                    _compare(net, call, path, answers, tolerance)
+                    _compare(net, call, path, answers, agreement)
         finally:
             net.set_level(level_before)
 
@@ -62,8 +116,12 @@ def stored_weights(net: NestedModel, stored: ValueType) -> Iterator[None]:
     """Context in which the nested weights of `net` are those that a file with values of type `stored` holds.
 
     A comparison with the file then needs no tolerance for the rounding, which the caller asked for and which depends on
-    the model: both sides sum the same float32 products.
+    the model: both sides sum the same float32 products. An int8 file rounds its inputs too, so it is compared with the
+    weights as they are.
     """
+    if stored.scaled:
+        yield
+        return
     weights = {id(layer.values): layer.values for layer in net.nested_layers().values()}
     originals = {key: weight.data for key, weight in weights.items()}
     try:
@@ -98,7 +156,7 @@ def _array(tensor: Tensor) -> NDArray[Any]:
     return array
 
 
-def _compare(net: NestedModel, call: ForwardCall, path: Path, answers: Answers, tolerance: float) -> None:
+def _compare(net: NestedModel, call: ForwardCall, path: Path, answers: Answers, agreement: Alike | Rounded) -> None:
     """Raise ExportError for an output of the file that disagrees with torch's; the message says why where it can."""
     level = answers.level
     for name, reference in answers.expected.items():
@@ -107,10 +165,14 @@ def _compare(net: NestedModel, call: ForwardCall, path: Path, answers: Answers, 
                 f"{path.name}: torch's output {name!r} at level {level} has no finite value, so the file cannot be "
                 "compared with it; give examples that the model answers with numbers, or verify=False"
             )
-        problem = disagreement(reference, answers.got[name], tolerance)
-        if problem:
-            why = _other_weights(net, path) or diagnosis(net.model, call, answers, tolerance) or OURS
-            raise ExportError(f"{path.name}: output {name!r} at level {level} disagrees with torch: {problem}; {why}")
+        problem = agreement.problem(reference, answers.got[name])
+        if not problem:
+            continue
+        why = ""
+        if isinstance(agreement, Alike):
+            why = _other_weights(net, path) or diagnosis(net.model, call, answers, agreement.tolerance) or OURS
+        said = f"{path.name}: output {name!r} at level {level} disagrees with torch: {problem}"
+        raise ExportError(f"{said}; {why}" if why else said)
 
 
 def disagreement(expected: NDArray[Any], got: NDArray[Any], tolerance: float) -> str:

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,21 +16,25 @@ import torch
 from nested_sparse.argument import file_path, real, shown
 from nested_sparse.errors import CheckpointError, ExportError
 from nested_sparse.reroute import Reroute, check_reroutes
-from nested_sparse.value_type import FLOAT32, value_type
+from nested_sparse.value_type import FLOAT32, INT8, value_type
 from nested_sparse.writer import LayerRecord, refuse_existing, write_checkpoint
 
 from ..entry import entry
 from ..model.forward_call import ForwardCall
+from ..model.int8 import not_rounded
 from ..model.modes import evaluating
 from ..model.nested_model import NestedModel, require_nested
 from ..model.network import log_network, network_of
 from ..model.preserved import preserved, preserved_generators
 from .example_run import run_example
 from .fuse import fuse
+from .int8.byte_range import METHODS
+from .int8.quantise import Int8Options, quantise
 from .records import layer_records, level_records, norm_tables
 from .row_mark import mark_export
+from .tile import tile_images
 from .trace import trace
-from .verify import stored_weights, verify_export
+from .verify import Alike, Rounded, stored_weights, verify_export
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +51,10 @@ def export(
     output_names: Sequence[str] | None = None,
     fixed_batch: bool = False,
     values: str = FLOAT32.name,
+    calibration: Iterable[Any] | None = None,
+    calibration_method: str = next(iter(METHODS)),
+    activations: str | None = None,
+    keep_float: Sequence[str] = (),
     force: bool = False,
     verify: bool = True,
     tolerance: float = 1e-4,
@@ -64,12 +72,24 @@ def export(
         past_key_values_0_1. Arguments that are None get no name.
     values: type of the stored weights. "float16" takes half the bytes: each weight is rounded to the nearest float16
         (ties to even; the error is at most 2^-11 of its magnitude, or 2^-25 below 2^-14), for all levels alike, and
-        arithmetic stays float32. Refused where a kept weight's magnitude is above 65504.
+        arithmetic stays float32. Refused where a kept weight's magnitude is above 65504. "int8" takes a quarter of
+        the bytes and computes in bytes (docs/int8.md): whole numbers from -127 to 127 with a scale for each row.
+    calibration: for int8, batches of real inputs, 100 to 500 samples in all: an iterable of tensors, or of tuples like
+        example_inputs. The ranges of activations are chosen from them. Only a network without convolutions can do
+        without; the ranges of its linear layers' inputs are then found at each run.
+    calibration_method: way to choose a range from the values seen: "mse" (least mean square error), "percentile" (all
+        values but 0.01 %) or "minmax" (all values).
+    activations: form in which int8 linear layers take their inputs: "static" (bytes in calibrated ranges, the default
+        with calibration), "dynamic" (bytes in the range of each row of the input, the default without) or "float32"
+        (only the weights are int8, for layers bound by memory).
+    keep_float: names of layers that keep float32 values in an int8 file, or fnmatch patterns of them. Layers of more
+        than 32768 inputs do so by themselves, and those that would lose too much (below 20 dB); each is logged.
     force: replace an existing file.
     verify: before the file gets its name, run it at every level and compare with torch, of which the weights are
         rounded like the file's; needs the built kernels. This also finds out whether rows are independent, without
         which a server does not run the requests of several clients as one batch (runtime.check_rows).
-    tolerance: largest accepted difference, as a share of the largest magnitude of the output.
+    tolerance: largest accepted difference, as a share of the largest magnitude of the output. An int8 file must agree
+        within half of the output's root mean square, whatever the tolerance.
 
     Afterwards `net`, its level, train mode and buffers, the examples, random generators and torch's settings are as
     before. After an error, nothing new is at `path`.
@@ -83,8 +103,14 @@ def export(
     tolerance = real("tolerance", tolerance, 0, error=ExportError)
     metrics = _checked_metrics({} if metrics is None else metrics, net.level_count)
     check_reroutes(reroutes, net.level_count, net.nested_layers())
+    options = Int8Options(calibration, calibration_method, activations, tuple(keep_float))
+    if stored is not INT8 and options != Int8Options():
+        raise ExportError(
+            "calibration, calibration_method, activations and keep_float go with values='int8', got "
+            f"values={values!r}; pass values='int8', or leave them out"
+        )
     _check_weights(net)
-    with evaluating(net), _densest(net), preserved_generators(), preserved(net.model) as state:
+    with not_rounded(net), evaluating(net), _densest(net), preserved_generators(), preserved(net.model) as state:
         call = ForwardCall(net.model, example_inputs)
         tables = norm_tables(net)
         example = run_example(net, call, state, tolerance)
@@ -99,7 +125,10 @@ def export(
         )
         state.restore()
         fused = fuse(traced.model, tables, net.level_count, traced.values)
-        layers = layer_records(net, fused, tables, stored)
+        layers = layer_records(net, fused, tables, FLOAT32 if stored is INT8 else stored)
+        if stored is INT8:
+            layers = quantise(net, fused, layers, traced.inputs, options, fixed_batch=fixed_batch)
+        tile_images(fused.model)
         _report_uncalled(net, layers, traced.parameters)
         samples = int(call.tensors[0].shape[0]) if call.tensors[0].dim() else 1
         network = network_of(net, example.costs, samples, fused.norm_of, traced.parameters)
@@ -118,7 +147,13 @@ def export(
             )
             if verify:
                 with stored_weights(net, stored):
-                    verify_export(net, tuple(example_inputs), unproven, fixed_batch=fixed_batch, tolerance=tolerance)
+                    verify_export(
+                        net,
+                        tuple(example_inputs),
+                        unproven,
+                        fixed_batch=fixed_batch,
+                        agreement=Rounded() if stored is INT8 else Alike(tolerance),
+                    )
                 mark_export(unproven, traced.inputs, traced.outputs, call.tensors)
             refuse_existing(path, force)
             try:

@@ -9,11 +9,9 @@ from fnmatch import fnmatchcase
 import torch
 
 from nested_sparse.errors import TrainingError
+from nested_sparse.quantization import MAX_COLUMNS
 
-from .layers import NestedLayer
 from .nested_model import NestedModel
-
-MAX_COLUMNS = 32768
 
 
 def round_to_int8(net: NestedModel, keep_float: Sequence[str] = ()) -> None:
@@ -35,15 +33,16 @@ def round_to_int8(net: NestedModel, keep_float: Sequence[str] = ()) -> None:
 
 @contextmanager
 def not_rounded(net: NestedModel) -> Iterator[None]:
-    """A context in which `net` computes in float32; afterwards it rounds again where it did."""
-    before: dict[NestedLayer, torch.Tensor | None] = {}
-    for layer in net.nested_layers().values():
-        before[layer], layer.int8_ranges = layer.int8_ranges, None
+    """A context in which `net` computes in float32; afterwards it rounds again where it did. The ranges stay."""
+    layers = net.nested_layers().values()
+    before = {layer: layer.rounds for layer in layers}
+    for layer in layers:
+        layer.rounds = False
     try:
         yield
     finally:
-        for layer, ranges in before.items():
-            layer.int8_ranges = ranges
+        for layer, rounds in before.items():
+            layer.rounds = rounds
 
 
 def clear_int8(net: NestedModel) -> None:

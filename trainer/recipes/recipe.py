@@ -20,7 +20,7 @@ from nested_sparse.argument import shown
 from nested_sparse.errors import NestedSparseError, TrainingError
 from nested_sparse.excerpt import excerpt
 from nested_sparse.regular_file import open_regular
-from nested_sparse.value_type import FLOAT32, VALUE_TYPES
+from nested_sparse.value_type import FLOAT32, INT8, VALUE_TYPES
 
 from ..config import TrainConfig
 from ..data.datasets import DATA, TrainingData
@@ -192,7 +192,7 @@ class _Maker:
         config = self._made("train", TrainConfig, rest, also=own)
         output = self._made("output", OutputOptions, self.tables["output"])
         loss_fn = self._loss(run.loss) if run else None
-        self._check_values(run, output)
+        self._check_values(run, config, output)
         if self.problems.lines or run is None or loss_fn is None:
             return None
         return Recipe(
@@ -297,7 +297,7 @@ class _Maker:
             self.problems.lines.append(f"[{table}] {key} = '{excerpt(name)}': cannot be imported ({described(error)})")
             return None
 
-    def _check_values(self, run: RunOptions | None, output: OutputOptions | None) -> None:
+    def _check_values(self, run: RunOptions | None, config: TrainConfig | None, output: OutputOptions | None) -> None:
         if run and run.device.partition(":")[0] not in DEVICES:
             self.problems.add("train", "device", run.device, f"one of: {', '.join(DEVICES)}, cuda:1")
         for key, most in {"seed": MAX_SEED, "threads": MAX_THREADS}.items():
@@ -305,6 +305,8 @@ class _Maker:
                 self.problems.add("train", key, getattr(run, key), f"a whole number from 0 to {most}")
         if output and output.values not in VALUE_TYPES:
             self.problems.add("output", "values", output.values, f"one of: {', '.join(VALUE_TYPES)}")
+        if config and output and config.int8_epochs and output.values != INT8.name:
+            self.problems.add("train", "int8_epochs", config.int8_epochs, f'0, or [output] values = "{INT8.name}"')
         for metric in output.metrics if output else ():
             if metric not in METRICS:
                 self.problems.add_unknown("[output] metrics", metric, METRICS)

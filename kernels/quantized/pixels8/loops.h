@@ -141,8 +141,42 @@ int64_t masked_sum(const uint8_t* x, int64_t step, const uint8_t* mask, int64_t 
   return total;
 }
 
+Bounds bounds(const float* __restrict x, int64_t count) {
+  constexpr int64_t kLanes = 16;  // compilers do not make them of one minimum, because floats have two zeros
+  float lo[kLanes] = {};
+  float hi[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    for (int64_t j = 0; j < kLanes; ++j) lo[j] = x[i + j] < lo[j] ? x[i + j] : lo[j];
+    for (int64_t j = 0; j < kLanes; ++j) hi[j] = x[i + j] > hi[j] ? x[i + j] : hi[j];
+  }
+  for (; i < count; ++i) {
+    lo[0] = x[i] < lo[0] ? x[i] : lo[0];
+    hi[0] = x[i] > hi[0] ? x[i] : hi[0];
+  }
+  for (int64_t j = 1; j < kLanes; ++j) {
+    lo[0] = lo[j] < lo[0] ? lo[j] : lo[0];
+    hi[0] = hi[j] > hi[0] ? hi[j] : hi[0];
+  }
+  return {lo[0], hi[0]};
+}
+
+void dequantise_sums(const RowOfSums& row, int64_t count, float* __restrict y) {
+  const int32_t* __restrict const sums = row.sums;
+  const int32_t* __restrict const zeros = row.zeros;
+  const float* __restrict const scales = row.scales;
+  const auto weight_sum = static_cast<uint32_t>(row.weight_sum);
+  const float gain = row.gain;
+  const float shift = row.shift;
+  for (int64_t i = 0; i < count; ++i) {
+    const uint32_t sum = static_cast<uint32_t>(sums[i]) - static_cast<uint32_t>(zeros[i]) * weight_sum;
+    y[i] = static_cast<float>(static_cast<int32_t>(sum)) * (scales[i] * gain) + shift;
+  }
+}
+
 constexpr PixelLoops loops_for(Isa isa) {
-  return {isa, quantise, dequantise, largest, sum<uint8_t>, sum<uint32_t>, thin, mean, blend, masked_sum};
+  return {isa,  quantise, dequantise, largest,    sum<uint8_t>, sum<uint32_t>,
+          thin, mean,     blend,      masked_sum, bounds,       dequantise_sums};
 }
 
 }  // namespace

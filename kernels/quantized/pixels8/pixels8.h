@@ -36,6 +36,20 @@ struct Means {
   uint8_t zero;
 };
 
+struct Bounds {
+  float lo, hi;
+};
+
+// A row of a linear layer's sums of weight * byte, for many rows of its input at once: y[i] = (sums[i] - zeros[i] *
+// weight_sum) * (scales[i] * gain) + shift. The integers wrap; each float operation is rounded on its own.
+struct RowOfSums {
+  const int32_t* sums;
+  const int32_t* zeros;
+  const float* scales;
+  int32_t weight_sum;
+  float gain, shift;
+};
+
 struct PixelLoops {
   Isa isa;
   // y[i] = clamp(rint(x[i] / scale) + zero, 0, 255), rounding half to even; NaN gives `zero`. The division is float32.
@@ -54,6 +68,9 @@ struct PixelLoops {
   // The sum of x & mask over tiles of 64 bytes: those of x are `step` bytes apart, those of the mask follow one
   // another.
   int64_t (*masked_sum)(const uint8_t* x, int64_t step, const uint8_t* mask, int64_t tiles);
+  // The least and the largest of x and zero; a NaN counts for none.
+  Bounds (*bounds)(const float* x, int64_t count);
+  void (*dequantise_sums)(const RowOfSums& row, int64_t count, float* y);
 };
 
 const PixelLoops& find_pixel_loops(Isa isa);

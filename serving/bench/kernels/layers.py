@@ -18,9 +18,9 @@ from nested_sparse.metadata import LayerEntry
 from nested_sparse.runtime.profiling import layer_of, node_events, read_profile
 from nested_sparse.runtime.session import Session
 
-from .against_dense import DENSE, dense_output, kernels_that_ran, our_run
+from .contenders import dense_output, kernels_that_ran, our_run
 from .dense import dense_session
-from .model_cache import Built
+from .model_cache import Built, Dense, ModelCache
 from .row import Row, Spec
 from .turns import WARM_UP, interleaved, timed, verified
 
@@ -56,22 +56,22 @@ class ConvTimes:
     ms: list[float] = field(default_factory=list)
 
 
-def measure_conv_rate(specs: Sequence[Spec], built: Built, rounds: int) -> list[Row]:
-    """The rows of `specs`, which share a setting. Raises BenchError."""
-    return [_rate_row(spec, built, rounds) for spec in specs]
+def measure_conv_rate(specs: Sequence[Spec], built: Built, cache: ModelCache, rounds: int) -> list[Row]:
+    """The rows of `specs`, which share a setting and the model `built`. Raises BenchError."""
+    return [_rate_row(spec, built, cache.dense(spec.network), rounds) for spec in specs]
 
 
-def _rate_row(spec: Spec, built: Built, rounds: int) -> Row:
+def _rate_row(spec: Spec, built: Built, twin: Dense, rounds: int) -> Row:
     with Checkpoint.open(built.path, verify=False) as checkpoint:
         layers = {layer.name: layer for layer in checkpoint.layers}
         kinds = conv_kinds(checkpoint.graph())
     with tempfile.TemporaryDirectory(prefix="nested-sparse-") as name:
         folder = Path(name)
-        dense = dense_session(built.dense_path, spec.threads, profile_to=folder)
+        dense = dense_session(twin.path, spec.threads, profile_to=folder)
         dense_run = partial(dense_output, dense, built)
         with Session(built.path, threads=spec.threads, profile_to=folder) as session:
             ours_run = our_run(session, built, spec.level)
-            dense_error = verified("dense", dense_run(), built.dense_expected)
+            dense_error = verified("dense", dense_run(), twin.expected)
             error = verified(spec.name, ours_run(), built.expected[spec.level])
             interleaved({"ours": timed(ours_run), "dense": timed(dense_run)}, rounds)
             isa = session.isa
@@ -82,7 +82,7 @@ def _rate_row(spec: Spec, built: Built, rounds: int) -> Row:
     ours, theirs = _pruned(ours, theirs)
     return Row(
         spec,
-        against=f"{DENSE} on the same layers, {spec.threads} thread(s)",
+        against=f"ONNX Runtime dense float32 on the same layers, {spec.threads} thread(s)",
         measured=rate(ours) / rate(theirs),
         ours_ms=_summed(ours),
         reference_ms=_summed(theirs),

@@ -6,19 +6,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from nested_sparse.kernels import library
-from nested_sparse.value_type import FLOAT32
 
 from ..machine import versions
 from ..neighbours import Neighbours
-from .against_dense import measure_against_dense
+from .contenders import measure_contenders
 from .forced import measure_forced
 from .layers import measure_conv_rate
-from .levels import measure_level0
-from .model_cache import ModelCache
+from .model_cache import LINEAR, ModelCache
 from .peers.rows import measure_peers
-from .row import Row, Spec
+from .row import FILE_BYTES, RESIDENT_BYTES, Row, Spec
+from .stored_size import measure_bytes
 from .table import LINEAR_ROUNDS, Settings
-from .value_types import measure_value_types
 
 
 def measure_rows(specs: Sequence[Spec], settings: Settings, cache: ModelCache) -> list[Row]:
@@ -27,20 +25,15 @@ def measure_rows(specs: Sequence[Spec], settings: Settings, cache: ModelCache) -
     neighbours = Neighbours()
     if first.isa and first.isa != library.isa():
         return measure_forced(specs, rounds)
-    if first.values != FLOAT32.name:
-        rows = measure_value_types(specs, cache, LINEAR_ROUNDS * rounds)
-    elif first.kind == "linear":
-        built = cache.linear(first.pattern, first.levels, first.batch)
-        rows = measure_against_dense(specs, built, LINEAR_ROUNDS * rounds)
-    elif first.kind == "level0":
-        rows = measure_level0(specs, cache, 2 * rounds)  # a bound of three per cent needs more rounds
+    if first.kind in (FILE_BYTES, RESIDENT_BYTES):
+        rows = measure_bytes(specs, cache)
+    elif first.kind == "conv-rate":
+        rows = measure_conv_rate(specs, cache.built(first.network, first.pattern, first.levels), cache, rounds)
+    elif first.kind == "peer":
+        rows = measure_peers(specs, rounds, cache, settings.peers_folder)
     else:
-        built = cache.network(first.pattern, first.levels)
-        if first.kind == "resnet50":
-            rows = measure_against_dense(specs, built, rounds)
-        elif first.kind == "conv-rate":
-            rows = measure_conv_rate(specs, built, rounds)
-        else:
-            rows = measure_peers(specs, built, rounds, cache, settings.peers_folder)
+        # a round of linear layers takes milliseconds; a bound of a few per cent needs more rounds
+        more = {LINEAR: LINEAR_ROUNDS, "level0": 2}.get(first.kind, 1)
+        rows = measure_contenders(specs, cache, more * rounds)
     load = neighbours.cores()
     return [replace(row, versions=versions(), other_load=round(load, 3)) for row in rows]

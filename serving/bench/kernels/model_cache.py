@@ -14,47 +14,61 @@ from numpy.typing import NDArray
 from nested_sparse.value_type import FLOAT32, VALUE_TYPES
 
 from .dense import export_dense
+from .int8 import INT8, calibration_batches, quantised_for_any_input, quantised_statically
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from nested_sparse.trainer import NestedModel
 
+LINEAR, RESNET50, MOBILENETV2 = "linear", "resnet50", "mobilenetv2"
+
 Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True)
 class ConvNetwork:
-    """A convolutional network, its first layer (kept dense) by name, and the (1, C, H, W) shape of its images."""
+    """A convolutional network and the (1, C, H, W) shape of its images."""
 
     make: Callable[[], nn.Module]
-    first_layer: str
     image_shape: tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Built:
-    """A model as both sides run it.
+class Dense:
+    """The model that a nested one was made of, as ONNX. expected: torch's output, of the float32 model in any case."""
 
-    path: the nested checkpoint; dense_path: the model it was made of, as ONNX. feed: inputs of both. expected: torch's
-    output at each level; dense_expected: that of the dense model. net: the nested torch model.
+    path: Path
+    expected: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A nested model as our side runs it.
+
+    path: the checkpoint. feed: its input, the dense model's too. expected: torch's output at each level, on the stored
+    weights; for int8 on the float32 weights. model: the plain torch model; net: the nested one.
     """
 
     path: Path
-    dense_path: Path
     feed: dict[str, NDArray[np.float32]]
     expected: tuple[NDArray[np.float32], ...]
-    dense_expected: NDArray[np.float32]
     model: nn.Module
     net: NestedModel
 
 
 class ModelCache:
-    """Makes models with torch, in `folder`, from fixed seeds. network: None is ResNet-50 at 224 × 224."""
+    """Makes models with torch, in `folder`, from fixed seeds.
 
-    def __init__(self, folder: Path, *, network: ConvNetwork | None = None, linear_size: int = 4096) -> None:
+    networks: by the name that rows have; None is ResNet-50 and MobileNetV2 at 224 × 224. linear_size: rows and columns
+    of the network LINEAR, one square layer.
+    """
+
+    def __init__(
+        self, folder: Path, *, networks: dict[str, ConvNetwork] | None = None, linear_size: int = 4096
+    ) -> None:
         self._folder = folder
-        self._network = network
+        self._networks = networks
         self._linear_size = linear_size
         self._made: dict[Hashable, Any] = {}
 
@@ -71,63 +85,102 @@ class ModelCache:
         made: Made = self._made[key]
         return made
 
-    def network(self, pattern: str, densities: tuple[float, ...]) -> Built:
-        """The network with every layer but the first at the levels' densities. Raises PatternError, BudgetError, …"""
-        return self.once(("network", pattern, densities), lambda: self._make_network(pattern, densities))
+    def built(
+        self,
+        network: str,
+        pattern: str,
+        densities: tuple[float, ...],
+        *,
+        batch: int = 1,
+        values: str = FLOAT32.name,
+    ) -> Built:
+        """`network` with its layers at the levels' densities, stored as `values`.
 
-    def linear(self, pattern: str, densities: tuple[float, ...], batch: int, values: str = FLOAT32.name) -> Built:
-        """A square linear layer over `batch` rows, stored as `values`. Raises PatternError, BudgetError, …"""
-        key = ("linear", pattern, densities, batch, values)
-        return self.once(key, lambda: self._make_linear(pattern, densities, batch, values))
+        Dense stay the first layer of a convolutional network and its depthwise layers. Raises PatternError, …
+        """
+        key = network, pattern, densities, batch
+        nested = self.once(("nested", *key), lambda: self._nested(*key))
+        return self.once(("built", *key, values), lambda: self._built(nested, network, values))
 
-    def _make_network(self, pattern: str, densities: tuple[float, ...]) -> Built:
-        import torch
+    def dense(self, network: str, *, batch: int = 1, values: str = FLOAT32.name) -> Dense:
+        """The dense model of `network`; in int8 quantised by ONNX Runtime's own tools."""
+        key = network, batch, values
+        return self.once(("dense", *key), lambda: self._dense(*key))
 
-        from nested_sparse.trainer import nest, recalibrate
-        from nested_sparse.trainer.models import ResNet50
-
-        network = self._network or ConvNetwork(ResNet50, "conv1", (1, 3, 224, 224))
-        torch.manual_seed(0)
-        model = network.make().eval()
-        images = torch.randn(2, *network.image_shape[1:])
-        net = nest(model, densities=densities, pattern=pattern, keep_dense=(network.first_layer,))
-        recalibrate(net, [(images, torch.zeros(len(images), dtype=torch.int64))])  # else activations die out at 5 %
-        return self._built(model, net, images[:1])
-
-    def _make_linear(self, pattern: str, densities: tuple[float, ...], batch: int, values: str) -> Built:
+    def _fresh(self, network: str, batch: int) -> tuple[nn.Module, Tensor]:
+        """The model, the same each time, and examples for it: an input of `batch` rows, or two images."""
         import torch
         from torch import nn
 
-        from nested_sparse.trainer import nest
-
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(self._linear_size, self._linear_size)).eval()
-        net = nest(model, densities=densities, pattern=pattern)
-        return self._built(model, net, torch.randn(batch, self._linear_size), values)
+        if network == LINEAR:
+            model: nn.Module = nn.Sequential(nn.Linear(self._linear_size, self._linear_size))
+            return model.eval(), torch.randn(batch, self._linear_size)
+        conv = (self._networks or default_networks())[network]
+        model = conv.make()
+        return model.eval(), torch.randn(2, *conv.image_shape[1:])
 
-    def _built(self, model: nn.Module, net: NestedModel, image: Tensor, values: str = FLOAT32.name) -> Built:
+    def _nested(
+        self, network: str, pattern: str, densities: tuple[float, ...], batch: int
+    ) -> tuple[nn.Module, NestedModel, Tensor]:
+        import torch
+
+        from nested_sparse.trainer import nest, recalibrate
+
+        model, examples = self._fresh(network, batch)
+        if network == LINEAR:
+            return model, nest(model, densities=densities, pattern=pattern).eval(), examples
+        net = nest(model, densities=densities, pattern=pattern, keep_dense=first_and_depthwise(model))
+        recalibrate(net, [(examples, torch.zeros(len(examples), dtype=torch.int64))])  # else 5 % answers constants
+        return model, net.eval(), examples[:1]
+
+    def _built(self, nested: tuple[nn.Module, NestedModel, Tensor], network: str, values: str) -> Built:
         from nested_sparse.trainer import export
         from nested_sparse.trainer.export.verify import stored_weights
 
-        folder = self.folder()
-        path, dense_path = folder / "nested.safetensors", folder / "dense.onnx"
-        export(net.eval(), (image,), path, values=values)
-        export_dense(model, image, dense_path)
+        model, net, example = nested
+        path = self.folder() / "nested.safetensors"
+        about: dict[str, Any] = {}
+        if values == INT8 and network == LINEAR:
+            about = {"activations": "dynamic"}
+        elif values == INT8:
+            about = {"calibration": calibration_batches(example.shape)}
+        export(net, (example,), path, values=values, **about)
         expected = []
-        with stored_weights(net, VALUE_TYPES[values]):
+        with stored_weights(net, VALUE_TYPES[FLOAT32.name if values == INT8 else values]):
             for level in range(net.level_count):
                 net.set_level(level)
-                expected.append(torch_output(net, image))
-        feed = {"input": image.numpy()}
-        return Built(
-            path=path,
-            dense_path=dense_path,
-            feed=feed,
-            expected=tuple(expected),
-            dense_expected=torch_output(model, image),
-            model=model,
-            net=net,
-        )
+                expected.append(torch_output(net, example))
+        return Built(path, {"input": example.numpy()}, tuple(expected), model, net)
+
+    def _dense(self, network: str, batch: int, values: str) -> Dense:
+        if values == INT8:
+            plain = self.dense(network, batch=batch)
+            if network == LINEAR:
+                return Dense(quantised_for_any_input(plain.path), plain.expected)
+            shape = (self._networks or default_networks())[network].image_shape
+            return Dense(quantised_statically(plain.path, shape), plain.expected)
+        model, examples = self._fresh(network, batch)
+        example = examples if network == LINEAR else examples[:1]
+        path = self.folder() / "dense.onnx"
+        export_dense(model, example, path)
+        return Dense(path, torch_output(model, example))
+
+
+def default_networks() -> dict[str, ConvNetwork]:
+    """The networks of the table."""
+    from nested_sparse.trainer.models import MobileNetV2, ResNet50
+
+    shape = (1, 3, 224, 224)
+    return {RESNET50: ConvNetwork(ResNet50, shape), MOBILENETV2: ConvNetwork(MobileNetV2, shape)}
+
+
+def first_and_depthwise(model: nn.Module) -> tuple[str, ...]:
+    """The names of the model's first convolution and of its depthwise ones."""
+    from torch import nn
+
+    convs = {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
+    return tuple(name for index, (name, conv) in enumerate(convs.items()) if index == 0 or conv.groups > 1)
 
 
 def torch_output(model: nn.Module, image: Tensor) -> NDArray[np.float32]:

@@ -9,18 +9,19 @@ from typing import Any
 from nested_sparse.runtime.resources import cpu_model
 
 from ...commands.output import print_line, print_table
-from ..machine import machine_facts
+from ..machine import int8_instructions, machine_facts
 from ..neighbours import TOLERABLE_LOAD
 from ..reach import MET
 from .row import Row
 
-COLUMNS = ("row", "reach", "measured", "met", "ours ms (best)", "other ms (best)", "error", "kernel", "against")
+COLUMNS = ("row", "reach", "measured", "met", "ours: ms (best)", "other: ms (best)", "error", "kernel", "against")
 
 
 def print_rows(rows: Sequence[Row], rounds: int) -> None:
     """Print the measured rows as a table; below it the rows that could not be measured, and the notes."""
     print_table(
-        f"Our kernels, medians of interleaved rounds ({rounds}, more where runs are short), on {cpu_model()}",
+        f"Our kernels, medians of interleaved rounds ({rounds}, more where runs are short), on {cpu_model()}; "
+        f"its instructions for int8: {', '.join(int8_instructions()) or 'none'}",
         COLUMNS,
         [_cells(row) for row in rows if not row.unavailable],
     )
@@ -64,13 +65,15 @@ def _cells(row: Row) -> tuple[str, ...]:
         "" if row.spec.reach is None else str(row.spec.reach),
         f"{row.measured:.2f}",
         MET[row.met],
-        _milliseconds(row.ours_ms),
-        _milliseconds(row.reference_ms),
+        _side(row.ours_ms, row.ours_bytes),
+        _side(row.reference_ms, row.reference_bytes),
         "" if row.max_error is None else f"{row.max_error:.0e}",
-        f"{row.kernel} ({row.isa})",
+        f"{row.kernel} ({row.isa})" if row.kernel else "",
         row.against if row.reference_error is None else f"{row.against}, error {row.reference_error:.0e}",
     )
 
 
-def _milliseconds(samples: Sequence[float]) -> str:
-    return f"{statistics.median(samples):.2f} ({min(samples):.2f})"
+def _side(samples_ms: Sequence[float], nbytes: int | None) -> str:
+    if nbytes is not None:
+        return f"{nbytes / 1e6:.2f} MB"
+    return f"{statistics.median(samples_ms):.2f} ({min(samples_ms):.2f})"

@@ -8,15 +8,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..reach import Reach, met
+from .int8 import INT8
+from .model_cache import LINEAR, MOBILENETV2, RESNET50
+
+FILE_BYTES, RESIDENT_BYTES = "file-bytes", "resident-bytes"
+DENSE, DENSE_INT8, OURS, ALONE = "dense", "dense-int8", "ours", "alone"
+"""What a row is held against: ONNX Runtime on the dense model, in float32 or int8; our float32; a file of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spec:
     """One row to measure.
 
-    kind: "resnet50", "conv-rate", "linear", "level0" or "peer". levels: densities of the file's levels; density: of the
-    level that runs, one of them. isa: the instruction set forced on our side, "" for the best. peer: its name, for a
-    "peer" row. values: as export stores them. reach: None where nothing is asked.
+    kind: a network's name, "conv-rate", "level0", FILE_BYTES, RESIDENT_BYTES or "peer", which are ResNet-50's. levels:
+    densities of the file's levels; density: of the level that runs, one of them. isa: the instruction set forced on our
+    side, "" for the best. peer: its name, for a "peer" row. values: as export stores them. against: one of DENSE,
+    DENSE_INT8, OURS, ALONE, for other rows than those of a peer. reach: None where nothing is asked.
     """
 
     kind: str
@@ -28,13 +35,14 @@ class Spec:
     isa: str = ""
     peer: str = ""
     values: str = "float32"
+    against: str = DENSE
     reach: Reach | None = None
 
     @property
     def name(self) -> str:
         """The name by which `--rows` picks it; no two rows of one run share a name."""
-        batch = f"b{self.batch}" if self.kind == "linear" else ""
-        values = "" if self.values == "float32" else self.values.replace("float", "f")
+        batch = f"b{self.batch}" if self.kind == LINEAR else ""
+        values = "" if self.values == "float32" or self.peer else self.values.replace("float", "f")
         parts = (
             self.kind,
             self.peer,
@@ -44,8 +52,20 @@ class Spec:
             batch,
             f"{self.threads}t",
             self.isa,
+            "" if self.against == self.usual_against else f"vs-{self.against}",
         )
         return "-".join(part for part in parts if part)
+
+    @property
+    def usual_against(self) -> str:
+        """What rows of this kind and these values are held against where their names do not say it."""
+        by_kind = {FILE_BYTES: OURS, RESIDENT_BYTES: OURS, "level0": ALONE, "peer": DENSE}
+        return by_kind.get(self.kind) or {"float32": DENSE, "float16": OURS, INT8: DENSE_INT8}[self.values]
+
+    @property
+    def network(self) -> str:
+        """The network that runs."""
+        return self.kind if self.kind in (LINEAR, MOBILENETV2) else RESNET50
 
     @property
     def level(self) -> int:
@@ -60,13 +80,17 @@ class Spec:
     @property
     def work(self) -> str:
         """The measured work, in words."""
-        kept = f"{self.pattern}, {100 * self.density:g} % kept"
+        kept = f"{self.pattern}, {100 * self.density:g} % kept, {self.values}"
+        resnet = f"ResNet-50, batch 1, {kept}"
         return {
-            "resnet50": f"ResNet-50, batch 1, {kept}",
+            RESNET50: resnet,
+            MOBILENETV2: f"MobileNetV2, batch 1, {kept} of the 1 × 1 convolutions and the linear layer",
             "conv-rate": f"FLOP/s on kept weights, ResNet-50's pruned convolutions, {kept}",
-            "linear": f"linear, batch {self.batch}, {kept}, {self.values}",
+            LINEAR: f"linear, batch {self.batch}, {kept}",
             "level0": f"level 0 of {len(self.levels)}, ResNet-50, {kept}",
-            "peer": f"ResNet-50, batch 1, {kept}",
+            FILE_BYTES: f"bytes of the file up to the level, {resnet}",
+            RESIDENT_BYTES: f"resident bytes of the level, {resnet}",
+            "peer": resnet,
         }[self.kind]
 
 
@@ -74,11 +98,11 @@ class Spec:
 class Row:
     """One row, measured, or the reason why it could not be.
 
-    measured: the ratio that the reach bounds. ours_ms, reference_ms: every sample. kernel: our kernels that ran, the
-    one with the most time first. max_error: of our output, relative to the largest magnitude of torch's output;
-    reference_error: the same of the other side. note: how to read the row. layers: lines per kind of layer, for
-    "conv-rate" rows. unavailable: the reason why it was not measured, else "". other_load: number of cores that other
-    processes kept busy meanwhile.
+    measured: the ratio that the reach bounds. ours_ms, reference_ms: every sample; ours_bytes, reference_bytes in a row
+    of bytes. kernel: our kernels that ran, the one with the most time first. max_error: of our output, relative to the
+    largest magnitude of torch's output; reference_error: the same of the other side. note: how to read the row. layers:
+    lines per kind of layer, for "conv-rate" rows. unavailable: the reason why it was not measured, else "". other_load:
+    number of cores that other processes kept busy meanwhile.
     """
 
     spec: Spec
@@ -86,6 +110,8 @@ class Row:
     measured: float | None = None
     ours_ms: list[float] = field(default_factory=list)
     reference_ms: list[float] = field(default_factory=list)
+    ours_bytes: int | None = None
+    reference_bytes: int | None = None
     kernel: str = ""
     isa: str = ""
     max_error: float | None = None
@@ -115,6 +141,8 @@ class Row:
             "median_ms": {name: statistics.median(samples) for name, samples in timed.items()},
             "best_ms": {name: min(samples) for name, samples in timed.items()},
             "samples_ms": both,
+            "ours_bytes": self.ours_bytes,
+            "reference_bytes": self.reference_bytes,
             "kernel": self.kernel,
             "isa": self.isa,
             "threads": self.spec.threads,
@@ -132,7 +160,7 @@ class Row:
     def from_json(spec: Spec, line: Mapping[str, Any]) -> Row:
         """The row of `spec` as another process printed it. Raises KeyError where the line lacks something."""
         same = ("against", "measured", "kernel", "isa", "max_error", "reference_error", "note", "unavailable")
-        more = ("other_load", "versions", "layers")
+        more = ("ours_bytes", "reference_bytes", "other_load", "versions", "layers")
         samples = line["samples_ms"]
         return Row(
             spec,

@@ -13,6 +13,8 @@ from nested_sparse.errors import BenchError
 
 WARM_UP = 2
 RELATIVE_TOLERANCE = 1e-3
+INT8_TOLERANCE = 0.3
+"""Of int8 against float32: at 5 % of random weights, engines that round alike stand at 0.16 to 0.21."""
 
 Run = Callable[[], float]
 """A function that runs once and returns its time in milliseconds."""
@@ -47,12 +49,12 @@ def relative_error(got: NDArray[Any], expected: NDArray[Any]) -> float:
     return float(np.abs(got - expected).max() / np.abs(expected).max())
 
 
-def verified(name: str, got: NDArray[Any], expected: NDArray[Any]) -> float:
-    """The relative error. Raises BenchError where it is above RELATIVE_TOLERANCE, or NaN."""
+def verified(name: str, got: NDArray[Any], expected: NDArray[Any], tolerance: float = RELATIVE_TOLERANCE) -> float:
+    """The relative error. Raises BenchError where it is above `tolerance`, or NaN."""
     error = relative_error(got, expected)
-    if not error <= RELATIVE_TOLERANCE:
+    if not error <= tolerance:
         raise BenchError(
-            f"{name}: differs from torch by {error:.2e} of the largest output, expected at most "
-            f"{RELATIVE_TOLERANCE:g}; nothing was timed"
+            f"{name}: differs from torch by {error:.2e} of the largest output, expected at most {tolerance:g}; "
+            "nothing was timed"
         )
     return error

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nested_sparse.errors import ExportError
 from nested_sparse.runtime import Session
 from nested_sparse.trainer import NestedModel, export, nest
-from nested_sparse.trainer.export.verify import disagreement, random_like, verify_export
+from nested_sparse.trainer.export.verify import Alike, disagreement, random_like, verify_export
 
 X = (torch.linspace(-1, 1, 24).reshape(3, 8),)
 
@@ -26,8 +26,8 @@ def net() -> NestedModel:
 def test_agreeing_file_passes(net: NestedModel, tmp_path: Path) -> None:
     """A correct file passes at every level, also with a fixed batch."""
     path = export(net, X, tmp_path / "net.safetensors", verify=False)
-    verify_export(net, X, path, fixed_batch=False, tolerance=1e-4)
-    verify_export(net, X, path, fixed_batch=True, tolerance=1e-4)
+    verify_export(net, X, path, fixed_batch=False, agreement=Alike(1e-4))
+    verify_export(net, X, path, fixed_batch=True, agreement=Alike(1e-4))
 
 
 def test_other_weights_are_found_and_named(net: NestedModel, tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_other_weights_are_found_and_named(net: NestedModel, tmp_path: Path) -> 
         net.model[2].weight.mul_(2)
     message = r"net\.safetensors: output 'output' at level 0 .* error .* tolerance .* layer '2' is stored with other"
     with pytest.raises(ExportError, match=message):
-        verify_export(net, X, path, fixed_batch=False, tolerance=1e-4)
+        verify_export(net, X, path, fixed_batch=False, agreement=Alike(1e-4))
 
 
 def test_wrong_operator_is_told_from_wrong_weights(net: NestedModel, tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_wrong_operator_is_told_from_wrong_weights(net: NestedModel, tmp_path: P
     with torch.no_grad():
         net.model[0].bias[1].add_(1)
     with pytest.raises(ExportError, match=r"at level 1 .*an operator or the graph is at fault"):
-        verify_export(net, X, path, fixed_batch=False, tolerance=1e-4)
+        verify_export(net, X, path, fixed_batch=False, agreement=Alike(1e-4))
 
 
 def test_disagreeing_export_leaves_nothing_behind(

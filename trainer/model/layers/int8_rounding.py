@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-LARGEST_WEIGHT = 127
+from nested_sparse.quantization import LEAST_SCALE
+from nested_sparse.value_type import INT8
+
+LARGEST_WEIGHT = int(INT8.largest)
 LARGEST_ACTIVATION = 255
-SMALLEST_SCALE = torch.finfo(torch.float32).tiny
 MOMENTUM = 0.1
 """Share of a batch's own range in the running range, as that of a batch norm's statistics."""
 
@@ -41,7 +43,7 @@ def row_scales(weight: Tensor) -> Tensor:
     """
     largest = weight.detach().abs().flatten(1).amax(dim=1).reshape(-1, *[1] * (weight.ndim - 1))
     scales = largest / LARGEST_WEIGHT
-    return torch.where(scales >= SMALLEST_SCALE, scales, 1.0)
+    return torch.where(scales >= LEAST_SCALE, scales, 1.0)
 
 
 def rounded_weight(weight: Tensor, scales: Tensor) -> Tensor:
@@ -56,7 +58,7 @@ def scale_and_zero(ranges: Tensor) -> tuple[Tensor, Tensor]:
     """
     least, largest = ranges[..., 0].clamp(max=0), ranges[..., 1].clamp(min=0)
     scales = (largest - least) / LARGEST_ACTIVATION
-    scales = torch.where((scales >= SMALLEST_SCALE) & scales.isfinite(), scales, 1.0)
+    scales = torch.where((scales >= LEAST_SCALE) & scales.isfinite(), scales, 1.0)
     return scales, torch.round(-least / scales).clamp(0, LARGEST_ACTIVATION)
 
 

@@ -44,7 +44,9 @@ class NestedLayer(nn.Module):
     writes, reads: the channel groups of the rows and of the input channels; None without coupling.
     read: function that serves such direct reads, or None; export sets it while tracing.
     int8_ranges: buffer, float32 (L, 2), least and largest value of the layer's input at each level, a running mean over
-        the batches of training, NaN before the first; None: `forward` does not round as an int8 file does.
+        the batches of training, NaN before the first; None: `forward` does not round as an int8 file does. A layer that
+        is called at several places has one range for all of them.
+    rounds: whether `forward` rounds, where there are ranges.
     """
 
     op: ClassVar[str]
@@ -77,6 +79,7 @@ class NestedLayer(nn.Module):
         self.name = ""
         self.dense = False
         self.gradient = "kept"
+        self.rounds = True
         self.writes: ChannelGroup | None = None
         self.reads: ChannelGroup | None = None
         self.read: Callable[[str], Tensor | None] | None = None
@@ -190,7 +193,7 @@ class NestedLayer(nn.Module):
     def operands(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The input `x` and the weight that `forward` multiplies: with int8_ranges, rounded as in an int8 file."""
         weight = self.masked_weight(self.level)
-        if self.int8_ranges is None:
+        if self.int8_ranges is None or not self.rounds:
             return x, weight
         ranges = self.int8_ranges[self.level]
         if self.training:

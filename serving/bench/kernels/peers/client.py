@@ -45,9 +45,10 @@ class PeerProcess:
         self._reader = threading.Thread(target=self._keep_log, daemon=True)
         self._reader.start()
 
-    def load(self, model: Path, image: Path) -> None:
-        """Make the peer load an ONNX file and the input, a .npy file."""
+    def load(self, model: Path, image: Path, calibration: Path) -> None:
+        """Make the peer load an ONNX file and the input, a .npy file; `calibration`: more inputs, a .npy file too."""
         request = {"do": "load", "model": str(model), "threads": self._threads, "input": str(image)}
+        request["calibration"] = str(calibration)
         self.name = str(self._ask(request, LOAD_TIMEOUT_S)["peer"])
 
     def output(self) -> NDArray[np.float32]:

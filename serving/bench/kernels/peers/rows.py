@@ -5,24 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nested_sparse.errors import BenchError
 from nested_sparse.runtime.session import Session
 
-from ..against_dense import dense_output, kernels_that_ran, our_run
-from ..dense import dense_session, export_dense
+from ..contenders import kernels_that_ran, our_run
+from ..dense import export_dense
+from ..int8 import INT8, calibration_images, quantised_statically
 from ..model_cache import Built, ModelCache, with_zeros
 from ..row import Row, Spec, speedup
-from ..turns import Run, interleaved, relative_error, timed, verified
+from ..turns import INT8_TOLERANCE, RELATIVE_TOLERANCE, Run, interleaved, timed, verified
 from .client import WORKER, PeerProcess
+from .integer_form import integer_form
+from .no_amx import NO_AMX_SCRIPT
 from .venvs import environment
 
-INT8 = "onnxruntime-int8"
+NO_AMX = "-noamx"
+"""Ending of the names of peers that run without AMX."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +36,30 @@ class LoadedPeer:
     error: float
 
 
+@dataclass(frozen=True, slots=True)
+class PeerFiles:
+    """A level as a peer gets it: an ordinary ONNX model, zeros and all; the input and more inputs as .npy files."""
+
+    zeros: Path
+    image: Path
+    calibration: Path
+
+
 Command = Callable[[str, Path], list[str]]
 
 
 def worker_command(peer: str, folder: Path) -> list[str]:
-    """The command of `peer`'s worker, in its environment under `folder`, which is made if it is not there yet."""
-    return [str(environment(peer, folder)), str(WORKER), peer]
+    """The command of `peer`'s worker, in its environment under `folder`, which is made if it is not there yet.
+
+    A peer called "…-noamx" runs without AMX.
+    """
+    python = str(environment(peer.partition("-")[0], folder))
+    command = [python, str(WORKER), peer.removesuffix(NO_AMX)]
+    return [python, str(NO_AMX_SCRIPT), *command] if peer.endswith(NO_AMX) else command
 
 
 def measure_peers(
     specs: Sequence[Spec],
-    built: Built,
     rounds: int,
     cache: ModelCache,
     folder: Path,
@@ -54,6 +69,8 @@ def measure_peers(
 
     Its row gives the reason. Raises BenchError: our own side fails.
     """
+    first = specs[0]
+    built = cache.built(first.network, first.pattern, first.levels, values=first.values)
     failures: dict[str, str] = {}
     with ExitStack() as stack:
         peers: dict[str, LoadedPeer] = {}
@@ -62,9 +79,12 @@ def measure_peers(
                 peers[spec.name] = _open(spec, built, cache, lambda peer: command(peer, folder), stack)
             except Exception as error:  # any failure of a peer is a line of the report
                 failures[spec.name] = str(error) or repr(error)
-        session = stack.enter_context(Session(built.path, threads=specs[0].threads))
+        session = stack.enter_context(Session(built.path, threads=first.threads))
         ours = {spec.level: our_run(session, built, spec.level) for spec in specs if spec.name in peers}
-        errors = {level: verified(_name(level), run(), built.expected[level]) for level, run in ours.items()}
+        errors = {
+            level: verified(_name(level), run(), built.expected[level], _tolerance(first))
+            for level, run in ours.items()
+        }
         runs = {_name(level): timed(run) for level, run in ours.items()}
         runs |= {name: _guarded(name, peer.run, failures) for name, peer in peers.items()}
         samples = interleaved(runs, rounds)
@@ -94,8 +114,11 @@ def _row(
         isa=isa,
         max_error=our_error,
         reference_error=peer.error,
-        note="its output's error is reported, not held to the float tolerance" if spec.peer == INT8 else "",
     )
+
+
+def _tolerance(spec: Spec) -> float:
+    return INT8_TOLERANCE if spec.values == INT8 else RELATIVE_TOLERANCE
 
 
 def _name(level: int) -> str:
@@ -120,39 +143,41 @@ def _open(
     spec: Spec, built: Built, cache: ModelCache, command: Callable[[str], list[str]], stack: ExitStack
 ) -> LoadedPeer:
     """Set the peer up, load the level's weights, compare its output. Raises BenchError, and errors of its tools."""
-    start = [] if spec.peer == INT8 else command(spec.peer)
-    model, image = _zeros_model(spec, built, cache)
-    expected = built.expected[spec.level]
-    if spec.peer == INT8:
-        return _open_int8(spec, built, model, expected)
+    start = command(spec.peer)
+    files = _files(spec, built, cache)
+    model = _peers_model(spec.peer, files.zeros, built, cache)
     process = stack.enter_context(PeerProcess(spec.peer, start, spec.threads))
-    process.load(model, image)
-    return LoadedPeer(process.name, process.run, verified(process.name, process.output(), expected))
+    process.load(model, files.image, files.calibration)
+    name = f"{process.name}, without AMX" if spec.peer.endswith(NO_AMX) else process.name
+    error = verified(name, process.output(), built.expected[spec.level], _tolerance(spec))
+    return LoadedPeer(name, process.run, error)
 
 
-def _open_int8(spec: Spec, built: Built, model: Path, expected: NDArray[np.float32]) -> LoadedPeer:
-    import onnxruntime
+def _peers_model(peer: str, zeros: Path, built: Built, cache: ModelCache) -> Path:
+    """The model in the form that the peer runs best. MNN quantises a float32 model itself: it cannot read QDQ nodes."""
+    if INT8 not in peer or peer.startswith("mnn"):
+        return zeros
+    shape = built.feed["input"].shape
+    if peer.startswith("deepsparse"):
+        return cache.once(
+            ("integer form", zeros), lambda: integer_form(quantised_statically(zeros, shape, per_channel=False))
+        )
+    return cache.once(("qdq", zeros), lambda: quantised_statically(zeros, shape))
 
-    from .int8 import quantised
 
-    session = dense_session(quantised(model, built.feed["input"].shape), spec.threads)
-    infer = partial(dense_output, session, built)
-    return LoadedPeer(
-        f"ONNX Runtime {onnxruntime.__version__} dense int8", timed(infer), relative_error(infer(), expected)
-    )
+def _files(spec: Spec, built: Built, cache: ModelCache) -> PeerFiles:
+    """Made once for each level of `built`."""
 
-
-def _zeros_model(spec: Spec, built: Built, cache: ModelCache) -> tuple[Path, Path]:
-    """The level's weights as an ordinary ONNX model, zeros and all, and the input as a .npy file; made once."""
-
-    def make() -> tuple[Path, Path]:
+    def make() -> PeerFiles:
         import torch
 
         folder = cache.folder()
-        model, image = folder / "zeros.onnx", folder / "input.npy"
+        files = PeerFiles(folder / "zeros.onnx", folder / "input.npy", folder / "calibration.npy")
+        image = built.feed["input"]
         twin = with_zeros(built.model, built.net, spec.level)
-        export_dense(twin, torch.from_numpy(built.feed["input"]), model, plain=True)
-        np.save(image, built.feed["input"])
-        return model, image
+        export_dense(twin, torch.from_numpy(image), files.zeros, plain=True)
+        np.save(files.image, image)
+        np.save(files.calibration, np.stack(calibration_images(image.shape)))
+        return files
 
-    return cache.once(("zeros", built.path, spec.level), make)
+    return cache.once(("peer files", built.path, spec.level), make)

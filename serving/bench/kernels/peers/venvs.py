@@ -22,8 +22,10 @@ _log = logging.getLogger(__name__)
 def environment(peer: str, folder: Path) -> Path:
     """The python of `peer`'s environment in `folder`, made now unless it is there with these very requirements.
 
-    Raises BenchError, with the reason, where it cannot be made.
+    ONNX Runtime's is this process's own. Raises BenchError, with the reason, where it cannot be made.
     """
+    if peer == "onnxruntime":
+        return Path(sys.executable)
     home = folder / peer
     python = home / "bin" / "python"
     pinned = "\n".join(REQUIREMENTS[peer])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,12 +17,12 @@ from nested_sparse.kernels import library
 from nested_sparse.runtime.session.session import Session
 from nested_sparse.serving import cli
 from nested_sparse.serving.bench.kernels import model_cache
-from nested_sparse.serving.bench.kernels.against_dense import measure_against_dense
+from nested_sparse.serving.bench.kernels.contenders import measure_contenders
 from nested_sparse.serving.bench.kernels.layers import ConvKind, ConvTimes, dense_convolutions, layer_table, rate
 from nested_sparse.serving.bench.kernels.measure import measure_rows, versions
 from nested_sparse.serving.bench.kernels.row import Spec
 from nested_sparse.serving.bench.kernels.table import LINEAR_ROUNDS, Settings
-from nested_sparse.serving.bench.kernels.turns import WARM_UP
+from nested_sparse.serving.bench.kernels.turns import INT8_TOLERANCE, WARM_UP
 from nested_sparse.serving.bench.reach import Reach
 from nested_sparse.value_type import FLOAT16
 
@@ -61,10 +62,10 @@ def test_linear_rows_have_the_given_batch(cache):
 def test_float16_is_held_against_float32(cache):
     """Two files of one layer; ours has half the value bytes and torch's output on the rounded weights."""
     facts = {"pattern": "block4x1", "density": 0.25, "levels": (0.25,)}
-    (row,) = measure_rows([spec("linear", values="float16", **facts)], SETTINGS, cache)
+    (row,) = measure_rows([spec("linear", values="float16", against="ours", **facts)], SETTINGS, cache)
     assert row.measured == pytest.approx(np.median(row.reference_ms) / np.median(row.ours_ms))
     assert row.kernel == library.kernel_for("linear", 4, value_type=FLOAT16)
-    stored, floats = (cache.linear("block4x1", (0.25,), 1, values) for values in ("float16", "float32"))
+    stored, floats = (cache.built("linear", "block4x1", (0.25,), values=each) for each in ("float16", "float32"))
     difference = np.abs(stored.expected[0] - floats.expected[0]).max()
     assert 0 < difference < 2e-3 * np.abs(floats.expected[0]).max()
     assert max(row.max_error, row.reference_error) < 1e-5
@@ -72,18 +73,18 @@ def test_float16_is_held_against_float32(cache):
 
 def test_level0_is_held_against_its_own_file(cache):
     """Time in the whole file / time alone, so that more is worse."""
-    (row,) = measure_rows([spec("level0", density=0.2, reach=Reach("<=", 1.03))], SETTINGS, cache)
+    (row,) = measure_rows([spec("level0", density=0.2, against="alone", reach=Reach("<=", 1.03))], SETTINGS, cache)
     assert row.measured == pytest.approx(np.median(row.ours_ms) / np.median(row.reference_ms))
-    alone = cache.network("block4x1", LEVELS[:1])
+    alone = cache.built("resnet50", "block4x1", LEVELS[:1])
     with Checkpoint.open(alone.path) as checkpoint:
         assert len(checkpoint.levels) == 1
-    np.testing.assert_allclose(alone.expected[0], cache.network("block4x1", LEVELS).expected[0], atol=1e-4)
+    np.testing.assert_allclose(alone.expected[0], cache.built("resnet50", "block4x1", LEVELS).expected[0], atol=1e-4)
 
 
 def test_conv_rate_counts_the_kept_weights(cache):
     """The FLOP of all kinds of layer, from their times and rates, are the level's own less the linear layer's."""
     (row,) = measure_rows([spec("conv-rate")], SETTINGS, cache)
-    built = cache.network("block4x1", LEVELS)
+    built = cache.built("resnet50", "block4x1", LEVELS)
     with Session(built.path) as session:
         flops = session.levels[1].flops
     with Checkpoint.open(built.path) as checkpoint:
@@ -131,11 +132,42 @@ def test_dense_events_are_read_by_their_shapes():
 
 
 def test_a_wrong_output_is_never_timed(cache):
-    built = cache.network("block4x1", LEVELS)
+    built = cache.built("resnet50", "block4x1", LEVELS)
     wrong = replace(built, expected=(built.expected[0], 1.01 * built.expected[1]))
-    assert measure_against_dense([spec("resnet50", density=0.2)], wrong, 1)
+    believed = SimpleNamespace(built=lambda *_, **__: wrong, dense=cache.dense)
+    assert measure_contenders([spec("resnet50", density=0.2)], believed, 1)
     with pytest.raises(BenchError, match="differs from torch"):
-        measure_against_dense([spec("resnet50")], wrong, 1)
+        measure_contenders([spec("resnet50")], believed, 1)
+
+
+def test_a_dense_int8_network_is_compared_within_its_own_tolerance(cache):
+    """Both dense sides share the rounds of our level; int8 is near torch, not equal."""
+    floats, int8 = measure_rows([spec("mobilenetv2"), spec("mobilenetv2", against="dense-int8")], SETTINGS, cache)
+    assert floats.ours_ms == int8.ours_ms
+    assert floats.reference_error < 1e-3 < int8.reference_error < INT8_TOLERANCE
+    assert int8.against == "ONNX Runtime dense int8, static, per channel, 1 thread(s)"
+
+
+def test_a_dense_int8_linear_layer_finds_its_ranges_at_run_time(cache):
+    facts = {"pattern": "block16x1", "density": 0.25, "levels": (0.25,), "against": "dense-int8"}
+    (row,) = measure_rows([spec("linear", **facts)], SETTINGS, cache)
+    assert row.against == "ONNX Runtime dense int8 of run-time ranges, 1 thread(s)"
+    assert 1e-5 < row.reference_error < 0.05
+
+
+def test_bytes_are_the_files_and_the_processes(cache):
+    """float16 halves the weights' values, so a file lies between half of the float32 one and the whole of it."""
+    for kind in ("file-bytes", "resident-bytes"):
+        facts = {"values": "float16", "against": "ours"}
+        rows = measure_rows([spec(kind, density=density, **facts) for density in LEVELS], SETTINGS, cache)
+        for row in rows:
+            assert row.measured == row.ours_bytes / row.reference_bytes
+            assert row.ours_ms == []
+        if kind == "file-bytes":
+            built = cache.built("resnet50", "block4x1", LEVELS, values="float16")
+            with Checkpoint.open(built.path) as checkpoint:
+                assert [row.ours_bytes for row in rows] == [level.nbytes for level in checkpoint.levels]
+            assert all(0.5 < row.measured < 1.0 for row in rows)
 
 
 def test_an_unknown_pattern_is_our_error(cache):

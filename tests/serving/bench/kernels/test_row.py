@@ -38,8 +38,15 @@ def test_names_tell_rows_apart():
         {"kind": "linear"},
         {"kind": "linear", "batch": 32},
         {"kind": "linear", "values": "float16"},
+        {"values": "int8"},
+        {"values": "int8", "against": "dense-int8"},
+        {"values": "int8", "against": "ours"},
+        {"kind": "mobilenetv2"},
+        {"kind": "file-bytes", "values": "int8", "against": "ours"},
+        {"kind": "resident-bytes", "values": "int8", "against": "ours"},
         {"kind": "peer", "peer": "mnn"},
         {"kind": "peer", "peer": "openvino"},
+        {"kind": "peer", "peer": "openvino-int8", "values": "int8"},
     ]
     base = {"kind": "resnet50", "pattern": "block4x1", "density": 0.1338, "threads": 2, "levels": (0.0538, 0.1338)}
     names = [Spec(**{**base, **variant}).name for variant in variants]
@@ -58,6 +65,12 @@ def test_json_has_all_and_comes_back():
     assert line["best_ms"] == {"ours": 1.0, "reference": 4.0}
     assert (line["reach"], line["met"], line["threads"]) == ("≥ 4.5", True, 2)
     assert Row.from_json(SPEC, line) == row(note="n", other_load=0.5, layers=[{"layer": "a"}])
+
+
+def test_bytes_come_back_too():
+    line = json.loads(json.dumps(row(ours_ms=[], reference_ms=[], ours_bytes=3, reference_bytes=9).to_json()))
+    assert (line["ours_bytes"], line["reference_bytes"], line["median_ms"]) == (3, 9, {})
+    assert Row.from_json(SPEC, line).ours_bytes == 3
 
 
 def test_an_unavailable_row_is_json_too():

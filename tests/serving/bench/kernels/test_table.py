@@ -8,7 +8,7 @@ import pytest
 
 from nested_sparse.errors import BenchError, PatternError
 from nested_sparse.serving.bench.kernels.row import Row
-from nested_sparse.serving.bench.kernels.table import DENSITIES, PEERS, TABLE, Settings, chosen, measured
+from nested_sparse.serving.bench.kernels.table import DENSITIES, INT8_PEERS, PEERS, TABLE, Settings, chosen, measured
 
 SETTINGS = Settings(rounds=3, peers_folder=Path("peers"))
 
@@ -18,9 +18,11 @@ def names(specs):
 
 
 def test_the_table_is_whole():
-    """Every row has a reach, a name of its own, and a level of its file."""
+    """Every row has a name of its own, a level of its file, and a reach, unless only its figure is asked for."""
     assert len(set(names(TABLE))) == len(TABLE)
-    assert all(spec.reach is not None and spec.density in spec.levels for spec in TABLE)
+    assert all(spec.density in spec.levels for spec in TABLE)
+    stated = {(spec.pattern, spec.values) for spec in TABLE if spec.reach is None}
+    assert stated == {(each, "int8") for each in ("block8x1", "block16x1", "unstructured", "gs16x1", "channel")}
     reaches = {spec.name: str(spec.reach) for spec in TABLE}
     assert reaches["resnet50-block4x1-13.38-1t"] == "≥ 5"
     assert reaches["resnet50-block4x1-5.38-1t"] == "≥ 8"
@@ -28,13 +30,23 @@ def test_the_table_is_whole():
     assert reaches["resnet50-unstructured-5.38-1t"] == "≥ 4"
     assert reaches["linear-block16x1-25-b32-1t"] == "≥ 2.5"
     assert reaches["linear-block16x1-f16-25-b1-1t"] == "> 1"
+    assert reaches["resnet50-block4x1-int8-13.38-1t"] == "≥ 4"
+    assert reaches["resnet50-block4x1-int8-5.38-1t"] == "≥ 6.5"
+    assert reaches["resnet50-block4x1-int8-13.38-1t-vs-dense"] == "≥ 13"
+    assert reaches["resnet50-block4x1-int8-5.38-2t"] == "≥ 5.5"
+    assert reaches["resnet50-block4x1-int8-13.38-1t-avx2-vs-ours"] == "≥ 1"
+    assert reaches["mobilenetv2-block4x1-int8-13.38-1t"] == "≥ 1.5"
+    assert reaches["linear-block16x1-int8-25-b1-1t"] == "≥ 6"
+    assert reaches["linear-block16x1-int8-25-b1-1t-vs-ours"] == "≥ 4"
+    assert reaches["file-bytes-block4x1-int8-5.38-1t"] == reaches["resident-bytes-block4x1-int8-13.38-1t"] == "≤ 0.4"
+    assert reaches["level0-block4x1-int8-5.38-1t"] == "≤ 1.05"
     assert reaches["level0-block4x1-5.38-1t"] == "≤ 1.03"
 
 
 def test_rows_are_picked_by_pattern():
     assert chosen([], None, None) == list(TABLE)
     picked = chosen(["linear-gs*", "level0-*"], None, None)
-    assert names(picked) == ["linear-gs16x1-25-b1-1t", "level0-block4x1-5.38-1t"]
+    assert names(picked) == ["linear-gs16x1-25-b1-1t", "level0-block4x1-5.38-1t", "level0-block4x1-int8-5.38-1t"]
     with pytest.raises(BenchError, match=r"no row is called 'resnet51'.*resnet50-block4x1"):
         chosen(["resnet51"], None, None)
 
@@ -50,11 +62,13 @@ def test_threads_move_rows_and_their_reach_stays_behind():
 
 
 def test_levels_of_ones_own_take_the_tables_place():
-    picked = chosen([], ("block8x1", (0.1, 0.2, 0.4)), None)
+    picked = chosen([], ("block8x1", (0.1, 0.2, 0.4), "float32"), None)
     assert names(picked) == [f"resnet50-block8x1-{percent}-1t" for percent in (40, 20, 10)]
     assert [spec.level for spec in picked] == [2, 1, 0]
-    same = chosen([], ("unstructured", DENSITIES), None)
+    same = chosen([], ("unstructured", DENSITIES, "float32"), None)
     assert [str(spec.reach) for spec in same] == ["≥ 2.5", "≥ 4"]
+    int8 = chosen([], ("block4x1", DENSITIES, "int8"), None)
+    assert [(spec.against, str(spec.reach)) for spec in int8] == [("dense-int8", "≥ 4"), ("dense-int8", "≥ 6.5")]
 
 
 def test_layers_add_the_rate_at_every_level():
@@ -64,11 +78,14 @@ def test_layers_add_the_rate_at_every_level():
 
 def test_peers_are_added_or_picked():
     """Each at each level, of the pattern asked for."""
-    added = chosen(["level0-*"], None, None, peers=True)
-    assert [spec.peer for spec in added[1:]] == [peer for peer in PEERS for _ in DENSITIES]
-    assert names(chosen(["peer-mnn-*"], ("unstructured", (0.3,)), 2)) == ["peer-mnn-unstructured-30-2t"]
+    every = [*PEERS, *INT8_PEERS]
+    added = chosen(["level0-block4x1-5*"], None, None, peers=True)
+    assert [spec.peer for spec in added[1:]] == [peer for peer in every for _ in DENSITIES]
+    assert all(spec.values == ("int8" if "int8" in spec.peer else "float32") for spec in added)
+    assert [str(spec.reach) for spec in added if spec.peer == "deepsparse-int8"] == ["≥ 2", "≥ 2"]
+    assert names(chosen(["peer-mnn-u*"], ("unstructured", (0.3,), "float32"), 2)) == ["peer-mnn-unstructured-30-2t"]
     picked = chosen(["peer-*"], None, None, peers=True)
-    assert len(set(names(picked))) == len(picked) == len(PEERS) * len(DENSITIES)
+    assert len(set(names(picked))) == len(picked) == len(every) * len(DENSITIES)
 
 
 def test_rows_of_one_setting_are_measured_together_in_the_asked_order():
@@ -79,7 +96,7 @@ def test_rows_of_one_setting_are_measured_together_in_the_asked_order():
         groups.append(names(group))
         return [Row(spec, measured=float(len(groups))) for spec in reversed(group)]
 
-    picked = chosen(["resnet50-block4x1-*"], None, None)
+    picked = chosen(["resnet50-block4x1-[15]*"], None, None)
     rows = list(measured(picked, SETTINGS, measure))
     assert [row.spec for row in rows] == picked
     assert groups == [

@@ -14,15 +14,15 @@ from nested_sparse.serving.bench.kernels.peers import worker
 def loader(change):
     """An engine that answers what ONNX Runtime does, changed."""
 
-    def load(model, threads, image):
+    def load(load):
         print("a banner on stdout that is not part of the protocol", flush=True)
-        session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
-        return f"Fake {threads}", lambda: change(session.run(None, {"input": image})[0])
+        session = ort.InferenceSession(load.model, providers=["CPUExecutionProvider"])
+        return f"Fake {load.threads}", lambda: change(session.run(None, {"input": load.image})[0])
 
     return load
 
 
-def failing(model, threads, image):
+def failing(load):
     raise RuntimeError("this engine does not like the model")
 
 

@@ -7,15 +7,18 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from nested_sparse.errors import BenchError
 from nested_sparse.serving.bench.kernels.dense import export_dense
+from nested_sparse.serving.bench.kernels.int8 import calibration_images
 from nested_sparse.serving.bench.kernels.model_cache import torch_output, with_zeros
 from nested_sparse.serving.bench.kernels.peers import venvs
 from nested_sparse.serving.bench.kernels.peers.client import PeerProcess
-from nested_sparse.serving.bench.kernels.peers.rows import INT8, measure_peers
+from nested_sparse.serving.bench.kernels.peers.rows import measure_peers, worker_command
 from nested_sparse.serving.bench.kernels.table import PEERS, peer_specs
+from nested_sparse.serving.bench.kernels.turns import INT8_TOLERANCE, relative_error
 
 LEVELS = (0.2, 0.6)
 FAKE = Path(__file__).with_name("fake_worker.py")
@@ -27,23 +30,24 @@ def command(peer, folder):
 
 @pytest.fixture
 def built(cache):
-    return cache.network("block4x1", LEVELS)
+    return cache.built("resnet50", "block4x1", LEVELS)
 
 
 @pytest.fixture
-def model(built, tmp_path):
-    """The dense model as a peer gets it, and its input."""
-    image = tmp_path / "input.npy"
+def model(built, cache, tmp_path):
+    """The dense model as a peer gets it, its input, and inputs to calibrate by."""
+    image, calibration = tmp_path / "input.npy", tmp_path / "calibration.npy"
     np.save(image, built.feed["input"])
-    return built.dense_path, image
+    np.save(calibration, np.stack(calibration_images(built.feed["input"].shape)))
+    return cache.dense("resnet50").path, image, calibration
 
 
-def test_load_output_run(built, model):
+def test_load_output_run(cache, model):
     """The name comes with the answer to load; what the engine prints on stdout does no harm."""
     with PeerProcess("fake", command("deepsparse", None), threads=2) as peer:
         peer.load(*model)
         assert peer.name == "Fake 2"
-        np.testing.assert_allclose(peer.output(), built.dense_expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(peer.output(), cache.dense("resnet50").expected, rtol=1e-4, atol=1e-5)
         assert peer.run() > 0.0
 
 
@@ -93,10 +97,14 @@ def test_the_plain_model_is_one_that_old_readers_know(built, tmp_path):
     assert plain.ir_version <= 9
 
 
-def test_peers_take_turns_and_fail_alone(built, cache, tmp_path):
-    """One is right, one is wrong by a per cent, one cannot load, and int8 is measured whatever its error."""
-    specs = peer_specs("block4x1", LEVELS, threads=1)
-    rows = {row.spec: row for row in measure_peers(specs, built, 3, cache, tmp_path, command)}
+def float_specs():
+    return [spec for spec in peer_specs("block4x1", LEVELS, threads=1) if spec.values == "float32"]
+
+
+def test_peers_take_turns_and_fail_alone(cache, tmp_path):
+    """One is right, one is wrong by a per cent, one cannot load."""
+    specs = float_specs()
+    rows = {row.spec: row for row in measure_peers(specs, 3, cache, tmp_path, command)}
     assert set(rows) == set(specs)
     by_peer = {peer: [rows[spec] for spec in specs if spec.peer == peer] for peer in PEERS}
     for row in by_peer["deepsparse"]:
@@ -107,17 +115,25 @@ def test_peers_take_turns_and_fail_alone(built, cache, tmp_path):
         assert row.kernel
     assert all("differs from torch by 1.0" in row.unavailable for row in by_peer["mnn"])
     assert all("does not like the model" in row.unavailable for row in by_peer["openvino"])
-    for row in by_peer[INT8]:
-        assert 1e-4 < row.reference_error < 1.0
-        assert "int8" in row.against
-        assert row.measured > 0
 
 
-def test_a_peer_that_dies_between_its_turns_is_left_out(built, cache, tmp_path):
+def test_onnx_runtime_on_a_quantised_model_is_a_peer_too(cache, model, tmp_path):
+    """The real worker in this environment; its int8 output is near the float32 one and not equal."""
+    dense, image, calibration = model
+    quantised = cache.dense("resnet50", values="int8").path
+    with PeerProcess("onnxruntime-int8", worker_command("onnxruntime-int8", tmp_path), threads=1) as peer:
+        peer.load(quantised, image, calibration)
+        assert peer.name.startswith("ONNX Runtime ")
+        int8 = peer.output()
+    floats = onnxruntime.InferenceSession(dense).run(None, {"input": np.load(image)})[0]
+    assert 0 < relative_error(int8, floats) < INT8_TOLERANCE
+
+
+def test_a_peer_that_dies_between_its_turns_is_left_out(cache, tmp_path):
     """The others' rounds are whole, and no row is made of the turns it had."""
-    specs = [spec for spec in peer_specs("block4x1", LEVELS, threads=1) if spec.peer in ("deepsparse", "mnn")]
+    specs = [spec for spec in float_specs() if spec.peer in ("deepsparse", "mnn")]
     engines = {"deepsparse": "deepsparse", "mnn": "fading"}
-    rows = measure_peers(specs, built, 5, cache, tmp_path, lambda peer, home: command(engines[peer], home))
+    rows = measure_peers(specs, 5, cache, tmp_path, lambda peer, home: command(engines[peer], home))
     for row in rows:
         if row.spec.peer == "deepsparse":
             assert len(row.reference_ms) == len(row.ours_ms) == 5

@@ -1,0 +1,41 @@
+// LinearLayer: what the linear layers of float and of int8 weights share: X [..., K] -> Y [..., O] of any rank of 1 or
+// more, and the transposition of many rows for a kernel of convolutions.
+#pragma once
+
+#include <functional>
+
+#include "operator.h"
+
+namespace nested_sparse {
+
+// From this many rows of X on, it is faster to transpose X and to run the kernel of convolutions (measured for V = 16,
+// 8 and 4).
+inline constexpr int64_t kTransposeFrom = 4;
+
+class LinearLayer : public NestedOperator {
+ public:
+  using NestedOperator::NestedOperator;
+
+ protected:
+  struct Rows {  // X, residual (or null) and Y as matrices of `count` rows
+    const float* x;
+    const float* residual;
+    float* y;
+    int64_t count;
+  };
+  // Throws ort::Error where X or the residual does not fit the weight.
+  Rows read_rows(const ort::Context& context) const;
+  // `count` of the rows, from `first` on.
+  Rows rows_from(const Rows& rows, int64_t first, int64_t count) const;
+  // For many rows: transposes them, so that they are the pixels of a 1 x 1 convolution, and calls multiply(args) for as
+  // many of them at a time as `spmm` computes at once. The weight of `args` is left to `multiply`, which is to write
+  // all outputs, without residual and clip.
+  void run_transposed(const ort::Context& context, const Rows& rows, const KernelInfo& spmm,
+                      const std::function<void(SpmmArgs& args)>& multiply) const;
+
+ private:
+  void transpose_in(const ort::Context& context, const Rows& rows, float* to, int64_t pitch, int64_t lanes) const;
+  void transpose_out(const ort::Context& context, const float* from, int64_t pitch, const Rows& rows) const;
+};
+
+}  // namespace nested_sparse

@@ -1,0 +1,183 @@
+"""Calibration: the values of the tensors of a float32 graph at each level, counted over batches of real inputs."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nested_sparse.argument import shown
+from nested_sparse.errors import ExportError, InputError, LevelError
+from nested_sparse.tensor_spec import TensorSpec
+from nested_sparse.writer import LayerRecord, LevelRecord, write_checkpoint
+
+from ...model.forward_call import ForwardCall
+from ...model.nested_model import NestedModel
+from ..fuse import FusedGraph
+from .histogram import Histogram
+
+MICRO_BATCH_NBYTES = 256 << 20
+"""Bytes of intermediate tensors of one run, about: batches are cut so that no run holds more."""
+
+Feeds = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Histograms of tensors. seen: (L) one for each level, by the tensor's name. samples: rows that were run."""
+
+    seen: Mapping[str, Sequence[Histogram]]
+    samples: int
+
+
+def calibrate(
+    net: NestedModel,
+    fused: FusedGraph,
+    tensors: Sequence[str],
+    layers: Sequence[LayerRecord],
+    inputs: Sequence[TensorSpec],
+    batches: Iterable[Any],
+    *,
+    fixed_batch: bool,
+) -> Calibration:
+    """Run the float32 graph `fused` at every level over `batches`, and count the values of `tensors`, named in it.
+
+    batches: each a tensor, or a tuple as export's example_inputs. Raises ExportError, which names the batch at fault.
+    """
+    # as in verify: the trainer runs the file that it exports
+    from nested_sparse.runtime import Session
+
+    wanted = _open_outputs(fused, tensors)
+    seen = {name: [Histogram() for _ in range(net.level_count)] for name in tensors}
+    samples = 0
+    with tempfile.TemporaryDirectory(prefix="nested-sparse-") as folder:
+        path = Path(folder) / "calibration.safetensors"
+        level = LevelRecord(density=1.0, flops=0, metrics={})
+        write_checkpoint(
+            path,
+            graph_builder=wanted.graph.to_bytes,
+            layers=layers,
+            levels=[level] * net.level_count,
+            inputs=inputs,
+            outputs=wanted.outputs,
+        )
+        with Session(path, threads=1) as session:
+            for index, batch in enumerate(_listed(batches)):
+                feeds = _feeds(net, batch, inputs, f"calibration: batch {index}")
+                samples += _rows(feeds)
+                for part in _parts(feeds, wanted.row_nbytes, fixed_batch):
+                    for at in range(net.level_count):
+                        _count(session, part, at, seen, f"calibration: batch {index}")
+    if not samples:
+        raise ExportError(
+            "calibration: expected at least one batch, got none; pass a list of batches, or a generator that has not "
+            "been used yet"
+        )
+    return Calibration(seen, samples)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """The graph with the wanted tensors as its outputs. row_nbytes: bytes of all of them for one row of the batch."""
+
+    graph: FusedGraph
+    outputs: list[TensorSpec]
+    row_nbytes: int
+
+
+def _open_outputs(fused: FusedGraph, tensors: Sequence[str]) -> _Wanted:
+    model = ir.from_proto(ir.to_proto(fused.model))
+    values = {value.name: value for value in model.graph.inputs}
+    values |= {value.name: value for node in model.graph for value in node.outputs}
+    model.graph.outputs.clear()
+    specs, row_nbytes = [], 0
+    for name in tensors:
+        value = values[name]
+        dims = value.shape.dims if value.shape is not None else ()
+        shape = tuple(size if isinstance(size, int) else None for size in dims)
+        example = tuple(size or 1 for size in shape)
+        row_nbytes += 4 * int(np.prod(example[1:], dtype=np.int64))
+        if value in model.graph.inputs:  # an output must be computed
+            node = ir.node("Identity", [value])
+            node.outputs[0].name, node.outputs[0].shape = f"{name}.calibrated", value.shape
+            node.outputs[0].type = value.type
+            model.graph.append(node)
+            value = node.outputs[0]
+        model.graph.outputs.append(value)
+        specs.append(TensorSpec(str(value.name), "float32", shape, example))
+    return _Wanted(FusedGraph(model, fused.norm_of), specs, row_nbytes)
+
+
+def _listed(batches: Iterable[Any]) -> Iterator[Any]:
+    if isinstance(batches, Tensor | str | bytes | Mapping) or not isinstance(batches, Iterable):
+        raise ExportError(
+            f"calibration: expected batches, e.g. [(images,)], each a tensor or a tuple as example_inputs, got "
+            f"{shown(batches)}"
+        )
+    yield from batches
+
+
+def _feeds(net: NestedModel, batch: Any, inputs: Sequence[TensorSpec], where: str) -> dict[str, NDArray[Any]]:
+    arguments = (batch,) if isinstance(batch, Tensor) else batch
+    try:
+        call = ForwardCall(net.model, arguments)
+    except ExportError as error:
+        raise ExportError(f"{where}: {str(error).replace('example_inputs', 'the batch')}") from None
+    if len(call.tensors) != len(inputs):
+        raise ExportError(f"{where} holds {len(call.tensors)} tensors, the model takes {len(inputs)}")
+    feeds = {}
+    for spec, tensor in zip(inputs, call.tensors, strict=True):
+        array: NDArray[Any] = tensor.detach().cpu().numpy()
+        fits = array.ndim == len(spec.shape) and all(
+            wanted in (None, size) for size, wanted in zip(array.shape, spec.shape, strict=True)
+        )
+        if not fits or array.dtype != np.dtype(spec.dtype):
+            raise ExportError(
+                f"{where}: input {spec.name!r}: expected {spec.dtype} of shape "
+                f"{['batch' if size is None else size for size in spec.shape]}, got {array.dtype} {list(array.shape)}"
+            )
+        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+            raise ExportError(f"{where}: input {spec.name!r} holds NaN or infinity; leave such samples out")
+        feeds[spec.name] = array
+    return feeds
+
+
+def _rows(feeds: Feeds) -> int:
+    first = next(iter(feeds.values()))
+    return int(first.shape[0]) if first.ndim else 1
+
+
+def _parts(feeds: Feeds, row_nbytes: int, fixed_batch: bool) -> Iterator[Feeds]:
+    if fixed_batch:
+        yield feeds
+        return
+    step = max(MICRO_BATCH_NBYTES // max(row_nbytes, 1), 1)
+    for first in range(0, _rows(feeds), step):
+        yield {name: array[first : first + step] for name, array in feeds.items()}
+
+
+def _count(session: Any, feeds: Feeds, level: int, seen: Mapping[str, Sequence[Histogram]], where: str) -> None:
+    try:
+        answers = session.run(feeds, level=level)
+    except (InputError, LevelError) as error:
+        raise ExportError(f"{where}: {error}") from None
+    for (name, histograms), values in zip(seen.items(), answers.values(), strict=True):
+        if not np.isfinite(values).all():
+            raise ExportError(
+                f"{where}: at level {level}, tensor {name!r} of the graph is not finite; leave such samples out, or "
+                "train the model again"
+            )
+        histograms[level].add(values)
+
+
+def finite_ranges(ranges: Tensor | None) -> bool:
+    """Whether fine-tuning observed a range of a layer's input at every level."""
+    return ranges is not None and bool(torch.isfinite(ranges).all())

@@ -1,0 +1,202 @@
+"""quantise: a fused float32 graph and the records of its layers, turned into those of an int8 file."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from nested_sparse.argument import shown
+from nested_sparse.errors import ExportError
+from nested_sparse.graph.contract import (
+    ACTIVATION_FORMS,
+    DYNAMIC,
+    LAYER,
+    STATIC,
+)
+from nested_sparse.quantization import MAX_COLUMNS
+from nested_sparse.tensor_spec import TensorSpec
+from nested_sparse.value_type import INT8
+from nested_sparse.writer import LayerRecord
+
+from ...model.nested_model import NestedModel
+from ..fuse import FusedGraph
+from .byte_range import METHODS
+from .calibrate import Calibration, calibrate
+from .plan import Plan, plan
+from .ranges import Ranges, choose_ranges, signal_to_noise_db
+from .rewrite import rewrite
+
+log = logging.getLogger(__name__)
+
+LEAST_SQNR_DB = 20.0
+"""A layer whose predicted signal-to-quantisation-noise ratio is lower at some level stays float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Int8Options:
+    """What a user asks for (export's parameters of these names). Raises ExportError."""
+
+    calibration: Iterable[Any] | None = None
+    method: str = next(iter(METHODS))
+    activations: str | None = None
+    keep_float: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        """Check the names."""
+        if self.method not in METHODS:
+            raise ExportError(f"calibration_method: expected one of {tuple(METHODS)}, got {shown(self.method)}")
+        if self.activations not in (None, *ACTIVATION_FORMS):
+            raise ExportError(f"activations: expected one of {ACTIVATION_FORMS}, got {shown(self.activations)}")
+        if isinstance(self.keep_float, str) or not all(isinstance(name, str) for name in self.keep_float):
+            raise ExportError(
+                f"keep_float: expected names of layers, or fnmatch patterns of them, in a list, got "
+                f"{shown(self.keep_float)}"
+            )
+        if self.activations == STATIC and self.calibration is None:
+            raise ExportError("activations='static' needs calibration: pass batches of real inputs")
+
+    @property
+    def linear_form(self) -> str:
+        """The form in which linear layers take their inputs."""
+        return self.activations or (DYNAMIC if self.calibration is None else STATIC)
+
+
+def quantise(
+    net: NestedModel,
+    fused: FusedGraph,
+    records: Sequence[LayerRecord],
+    inputs: Sequence[TensorSpec],
+    options: Int8Options,
+    *,
+    fixed_batch: bool,
+) -> list[LayerRecord]:
+    """Turn `fused`, not tiled, into the int8 graph, in place, and return the records that go with it.
+
+    Layers stay float32 where `keep_float` names them, where they have too many columns, and where the predicted error
+    is too large (LEAST_SQNR_DB). Raises ExportError.
+    """
+    by_name = {record.weight.name: record for record in records}
+    candidates = _candidates(by_name, options.keep_float)
+    wide = plan(fused.model, candidates)
+    calibration = _calibrated(net, fused, wide, records, inputs, options, fixed_batch=fixed_batch)
+    tuned = _tuned_ranges(net)
+    ranges = choose_ranges(wide, calibration, METHODS[options.method], by_name, tuned)
+    ratios = _ratios(
+        fused.model, wide, by_name, ranges, calibration if options.linear_form == STATIC else None, calibration
+    )
+    kept = {name for name, values in ratios.items() if min(values) >= LEAST_SQNR_DB}
+    _report(ratios, kept)
+    final = plan(fused.model, kept)
+    ranges = choose_ranges(final, calibration, METHODS[options.method], by_name, tuned)
+    rewrite(fused.model, final, ranges, options.linear_form)
+    return [
+        replace(
+            record,
+            value_type=INT8 if record.weight.name in kept else record.value_type,
+            sqnr_db=ratios.get(record.weight.name, ()),
+        )
+        for record in records
+    ]
+
+
+def _candidates(records: Mapping[str, LayerRecord], keep_float: Sequence[str]) -> set[str]:
+    for pattern in keep_float:
+        if not any(fnmatchcase(name, pattern) for name in records):
+            raise ExportError(f"keep_float: no layer matches {pattern!r}; the layers are: {', '.join(records)}")
+    found = {
+        name
+        for name, record in records.items()
+        if record.weight.columns <= MAX_COLUMNS and not any(fnmatchcase(name, pattern) for pattern in keep_float)
+    }
+    if not found:
+        raise ExportError("keep_float leaves no layer for values='int8'; export with values='float32'")
+    return found
+
+
+def _calibrated(
+    net: NestedModel,
+    fused: FusedGraph,
+    wide: Plan,
+    records: Sequence[LayerRecord],
+    inputs: Sequence[TensorSpec],
+    options: Int8Options,
+    *,
+    fixed_batch: bool,
+) -> Calibration:
+    static = options.linear_form == STATIC
+    wanted = wide.wanted(linear=static)
+    if options.calibration is None:
+        if wide.steps:
+            name = next(iter(wide.steps.values())).node.name
+            raise ExportError(
+                f"values='int8' needs calibration for convolutions such as {name!r}: pass batches of real inputs, e.g. "
+                "calibration=[(images,)]; 100 to 500 samples are enough"
+            )
+        return Calibration({}, 0)
+    unknown = [name for name, value in wanted.items() if value.shape is None]
+    if unknown:
+        raise ExportError(f"the shape of {unknown[0]!r} in the graph is not known, so it cannot be calibrated")
+    found = calibrate(net, fused, list(wanted), records, inputs, options.calibration, fixed_batch=fixed_batch)
+    _check_inputs(found, inputs)
+    log.info("calibrated %d tensors at %d levels with %d samples", len(wanted), net.level_count, found.samples)
+    return found
+
+
+def _check_inputs(found: Calibration, inputs: Sequence[TensorSpec]) -> None:
+    for spec in inputs:
+        levels = found.seen.get(spec.name, ())
+        if levels and levels[0].least == levels[0].largest:
+            raise ExportError(
+                f"calibration: input {spec.name!r} has the value {levels[0].least:g} everywhere; pass real inputs"
+            )
+
+
+def _tuned_ranges(net: NestedModel) -> dict[str, NDArray[np.float32]]:
+    """(L, 2) range of the input of each layer that fine-tuning has rounded at every level."""
+    found = {}
+    for name, layer in net.nested_layers().items():
+        ranges = layer.int8_ranges
+        if ranges is not None and bool(ranges.isfinite().all()):
+            found[name] = ranges.cpu().numpy()
+    return found
+
+
+def _ratios(
+    model: ir.Model,
+    wide: Plan,
+    records: Mapping[str, LayerRecord],
+    ranges: Ranges,
+    linear: Calibration | None,
+    calibration: Calibration,
+) -> dict[str, tuple[float, ...]]:
+    """Predicted signal-to-noise ratios, by layer; the least of a layer that is used at several places."""
+    found: dict[str, tuple[float, ...]] = {}
+    nodes = [(step.node, calibration) for step in wide.steps.values() if LAYER in step.node.attributes]
+    for node, seen in [*nodes, *((node, linear) for node in wide.linear)]:
+        name = node.attributes[LAYER].as_string()
+        ratio = signal_to_noise_db(wide, node, records[name], ranges, seen)
+        found[name] = tuple(map(min, ratio, found.get(name, ratio)))
+    return found
+
+
+def _report(ratios: Mapping[str, Sequence[float]], kept: Collection[str]) -> None:
+    for name, values in ratios.items():
+        if name not in kept:
+            log.warning(
+                "layer %r stays float32: int8 would have a signal-to-noise ratio of %.1f dB, below %g",
+                name,
+                min(values),
+                LEAST_SQNR_DB,
+            )
+    if not kept:
+        raise ExportError(
+            f"int8 loses too much in every layer (below {LEAST_SQNR_DB:g} dB); calibrate with other inputs, or export "
+            "with values='float32'"
+        )

@@ -1,0 +1,127 @@
+"""Ranges: the byte ranges of every tensor that a plan makes, each wide enough for the integer arithmetic behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from nested_sparse.graph.contract import LAYER, LINEAR, RESIDUAL_INPUT, X_INPUT
+from nested_sparse.quantization import in_quads, out_of_quads, row_scales
+from nested_sparse.writer import LayerRecord
+
+from ..nodes import is_ours
+from .byte_range import ByteRange
+from .calibrate import Calibration
+from .histogram import Histogram
+from .plan import Plan, Step
+
+MOST_WIDENED = 2.0
+"""Largest factor by which a range grows so that no row's multiplier saturates; single rows beyond it do."""
+LARGEST_MULTIPLIER = 1 / 64
+
+Levels = Sequence[ByteRange]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranges:
+    """of: (L) ranges of each tensor, by name."""
+
+    of: Mapping[str, Levels]
+
+    def __getitem__(self, value: ir.Value) -> Levels:
+        return self.of[str(value.name)]
+
+
+def choose_ranges(
+    plan: Plan,
+    calibration: Calibration,
+    method: Callable[[Histogram], ByteRange],
+    records: Mapping[str, LayerRecord],
+    tuned: Mapping[str, NDArray[np.float32]],
+) -> Ranges:
+    """The ranges of the plan's tensors, step after step.
+
+    tuned: (L, 2) least and largest value of the input of each layer that fine-tuning has rounded, by layer; they take
+    the place of calibrated ones.
+    """
+    chosen: dict[str, list[ByteRange]] = {
+        name: [method(seen) for seen in levels] for name, levels in calibration.seen.items()
+    }
+    for step in plan.steps.values():
+        layer = records.get(_layer(step.node))
+        if layer is not None and layer.weight.name in tuned:
+            x = plan.ranged(step.node.inputs[X_INPUT])  # type: ignore[arg-type]
+            chosen[str(x.name)] = [ByteRange.of(*limits) for limits in tuned[layer.weight.name].tolist()]
+    for node in plan.linear:
+        name = _layer(node)
+        if name in tuned and str(node.inputs[X_INPUT].name) in chosen:  # type: ignore[union-attr]
+            limits = tuned[name].tolist()
+            chosen[str(node.inputs[X_INPUT].name)] = [ByteRange.of(*each) for each in limits]  # type: ignore[union-attr]
+    for step in plan.steps.values():
+        made = step.node.outputs[0] if step.function else step.answer
+        if step.passes or str(made.name) not in chosen:
+            continue
+        least = _least_scales(step, plan, chosen, records)
+        chosen[str(made.name)] = [
+            each.widened(scale) for each, scale in zip(chosen[str(made.name)], least, strict=True)
+        ]
+    return Ranges(chosen)
+
+
+def _layer(node: ir.Node) -> str:
+    return node.attributes[LAYER].as_string() if LAYER in node.attributes else ""
+
+
+def _least_scales(
+    step: Step, plan: Plan, chosen: Mapping[str, Levels], records: Mapping[str, LayerRecord]
+) -> NDArray[np.float64]:
+    """(L) the smallest scale of the step's sums with which no multiplier of the epilogue saturates."""
+    made = str((step.node.outputs[0] if step.function else step.answer).name)
+    images = {
+        id(value): np.array([each.scale for each in chosen[str(plan.ranged(value).name)]]) for value in step.images
+    }
+    least = np.zeros(len(chosen[made]))
+    record = records.get(_layer(step.node))
+    if record is None:
+        for scales in images.values():  # a sum's or a product's: 2^14 · s / s_y fits into 15 bits
+            least = np.maximum(least, scales / 2 * (1 + 1e-6))
+        return least
+    residual = step.node.inputs[RESIDUAL_INPUT]
+    if residual is not None:
+        least = np.maximum(least, images[id(residual)] / 2 * (1 + 1e-6))
+    gains = np.abs(record.norms[:, 0].astype(np.float64)) * row_scales(record.weight)
+    x = step.node.inputs[X_INPUT]
+    wide = images[id(x)] * gains.max(axis=1) / LARGEST_MULTIPLIER
+    now = np.array([each.scale for each in chosen[made]])
+    found: NDArray[np.float64] = np.maximum(least, np.minimum(wide, MOST_WIDENED * now))
+    return found
+
+
+def signal_to_noise_db(
+    plan: Plan, node: ir.Node, record: LayerRecord, ranges: Ranges, calibration: Calibration | None
+) -> list[float]:
+    """(L) predicted signal-to-quantisation-noise ratio of a layer's sums at each level, in decibels.
+
+    The relative powers of the errors of its weights and of its input add up, because both are independent of the
+    values that they are multiplied by.
+    """
+    scales = row_scales(record.weight)
+    rounded = out_of_quads(in_quads(record.weight, scales), scales)
+    x = node.inputs[X_INPUT]
+    assert x is not None
+    name = str((x if is_ours(node, LINEAR) else plan.ranged(x)).name)
+    found = []
+    for level in range(len(record.norms)):
+        weight = record.weight.at(level).astype(np.float64)
+        power = float(np.square(weight).sum())
+        noise = float(np.square(weight - rounded.at(level)).sum()) / power if power else 0.0
+        if calibration is not None and name in calibration.seen:
+            seen = calibration.seen[name][level]
+            mean_power = seen.power / max(seen.count, 1)
+            noise += ranges.of[name][level].noise(seen) / mean_power if mean_power else 0.0
+        found.append(float(np.clip(-10 * np.log10(max(noise, 1e-12)), -120.0, 120.0)))
+    return found
