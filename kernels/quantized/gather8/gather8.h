@@ -13,8 +13,6 @@
 
 #include <cstdint>
 
-#include "../../isa.h"
-
 namespace nested_sparse {
 
 struct ByteRun {
@@ -39,14 +37,5 @@ using Gather8Kernel = void (*)(const Gather8Args& args);
 
 // The kernels of the other instruction sets leave steps above 2 to gather8_scalar.
 void gather8_scalar(const Gather8Args& args);
-#if NESTED_SPARSE_X86
-void gather8_avx2(const Gather8Args& args);
-void gather8_avx512(const Gather8Args& args);
-#endif
-#if NESTED_SPARSE_ARM64
-void gather8_neon(const Gather8Args& args);
-#endif
-
-Gather8Kernel find_gather8(Isa isa);
 
 }  // namespace nested_sparse
