@@ -96,7 +96,7 @@ struct Neon {
             vqaddq_s16(words.high, share(vget_high_u8(bytes), limits.residual_multiplier))};
   }
   NESTED_SPARSE_INLINE static uint8x16_t bytes(Words words, const Limits& limits) {
-    const uint8x16_t bytes = vcombine_u8(vqrshrun_n_s16(words.low, 6), vqrshrun_n_s16(words.high, 6));
+    const uint8x16_t bytes = vcombine_u8(vqrshrun_n_s16(words.low, 3), vqrshrun_n_s16(words.high, 3));
     return vminq_u8(vmaxq_u8(bytes, limits.lo), limits.hi);
   }
   NESTED_SPARSE_INLINE static uint8x16_t looked_up(uint8x16_t bytes, const uint8_t* table, const Limits&) {
