@@ -133,14 +133,63 @@ NESTED_SPARSE_INLINE void run_groups(const Args& args, Columns pixels, int64_t g
   }
 }
 
+// The same for a layer whose row groups have the same quads: those are made once, for all row groups.
+template <class S, int V, class Columns>
+void run_joined(const Spmm8Args& args, Columns pixels, int64_t group_begin, int64_t group_end) {
+  using Quad = decltype(S::quad(nullptr, nullptr, nullptr, nullptr));
+  static_assert(sizeof(Quad) <= kJoinedBytes, "the caller's memory");
+  constexpr int R = std::min(V, S::kRows);
+  const typename S::Limits limits = limits_of<S>(args);
+  const QuadLevel level = args.levels[0];
+  const int64_t quads = level.ptr[group_begin + 1] - level.ptr[group_begin];
+  const uint16_t* const col = level.col + 4 * static_cast<int64_t>(level.ptr[group_begin]);
+  auto* const joined = static_cast<Quad*>(args.joined);
+  for (int32_t first = 0; first < args.pixels; first += S::kPixels) {
+    Columns from = pixels;
+    from.x += first;
+    for (int64_t j = 0; j < quads; ++j) {
+      const uint16_t* const of = col + 4 * j;
+      joined[j] = S::quad(from(of[0]), from(of[1]), from(of[2]), from(of[3]));
+    }
+    for (int64_t group = group_begin; group < group_end; ++group) {
+      for (int row = 0; row < V; row += R) {
+        typename S::Sums sums[R];
+        NESTED_SPARSE_UNROLL
+        for (int r = 0; r < R; ++r) sums[r] = S::start(start_of(args, group * V + row + r));
+        const int8_t* val = level.val + 4 * (V * static_cast<int64_t>(level.ptr[group]) + row);
+        for (int64_t j = 0; j < quads; ++j, val += 4 * V) {
+          const auto weights = S::template weights<R>(val);
+          NESTED_SPARSE_UNROLL
+          for (int r = 0; r < R; ++r) S::multiply(sums[r], joined[j], weights, r);
+        }
+        NESTED_SPARSE_UNROLL
+        for (int r = 0; r < R; ++r) finish<S>(args, limits, sums[r], group * V + row + r, first);
+      }
+    }
+  }
+}
+
+template <class S, int V, class Columns>
+NESTED_SPARSE_INLINE bool joins(const Spmm8Args& args, Columns pixels, int64_t group_begin, int64_t group_end) {
+  if (V < 4 || args.joined == nullptr || group_end - group_begin < 2) return false;
+  run_joined<S, V>(args, pixels, group_begin, group_end);
+  return true;
+}
+template <class S, int V, class Columns>
+NESTED_SPARSE_INLINE bool joins(const Sums8Args&, Columns, int64_t, int64_t) {
+  return false;
+}
+
 // The arguments are copied: a store of bytes may change whatever a pointer leads to.
 template <class S, int V, class Args>
 void run_tile(const Args& given, int64_t group_begin, int64_t group_end) {
   const Args args = given;
   if (args.offsets == nullptr) {
-    run_groups<S, V>(args, Tiled{args.x}, group_begin, group_end);
+    const Tiled pixels{args.x};
+    if (!joins<S, V>(args, pixels, group_begin, group_end)) run_groups<S, V>(args, pixels, group_begin, group_end);
   } else {
-    run_groups<S, V>(args, Placed{args.x, args.offsets}, group_begin, group_end);
+    const Placed pixels{args.x, args.offsets};
+    if (!joins<S, V>(args, pixels, group_begin, group_end)) run_groups<S, V>(args, pixels, group_begin, group_end);
   }
 }
 
