@@ -31,14 +31,17 @@ const QuantizedKernel* quantized_kernel_list(int32_t* count) {
 
 const QuantizedKernel& find_spmm8(const IsaChoice& choice, int32_t block_rows) {
   for (const QuantizedKernel& kernel : kKernels) {
-    if (kernel.block_rows == block_rows) return kernel;
+    if (kernel.isa == choice.isa && kernel.dot == choice.dot && kernel.block_rows == block_rows) return kernel;
   }
   throw std::invalid_argument("no kernel for int8 blocks of " + std::to_string(block_rows) + " rows on " +
                               isa_name(choice.isa, choice.dot));
 }
 
-Gather8Kernel find_gather8(Isa) {
-  return kGathers[0].kernel;
+Gather8Kernel find_gather8(Isa isa) {
+  for (const GatherOf& gather : kGathers) {
+    if (gather.isa == isa) return gather.kernel;
+  }
+  return gather8_scalar;
 }
 
 }  // namespace nested_sparse
