@@ -194,7 +194,7 @@ struct InLanes {
 
   static Limits limits(uint8_t lo, uint8_t hi, int32_t residual_multiplier) {
     const auto multiplier = static_cast<int16_t>(residual_multiplier);
-    return {V::bytes(lo), V::bytes(hi), V::words(multiplier), V::bytes(0), V::words(512), has_vbmi()};
+    return {V::bytes(lo), V::bytes(hi), V::words(multiplier), V::bytes(0), V::words(4096), has_vbmi()};
   }
 
   NESTED_SPARSE_INLINE static Words words(const Sums& sums, const int32_t* shift) {
