@@ -17,15 +17,20 @@ GEOMETRY = ("kernel_shape", "strides", "pads", "dilations")
 LARGE = (2**31, 2**32 - 1, 2**40, 2**62, 2**63 - 1, -1, -(2**31), -(2**63))
 
 
-def guarded(array: NDArray[Any]) -> NDArray[Any]:
-    """A copy of `array` that ends at the end of a page, before one that cannot be read or written."""
-    readable = -(-array.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
-    memory = np.frombuffer(mmap.mmap(-1, readable + mmap.PAGESIZE), np.uint8)
+def guarded(array: NDArray[Any], *, before: bool = False) -> NDArray[Any]:
+    """A copy of `array` that ends at the end of a page, before one that cannot be read or written.
+
+    before: it begins where such a page ends, instead.
+    """
+    page = mmap.PAGESIZE
+    readable = -(-array.nbytes // page) * page
+    memory = np.frombuffer(mmap.mmap(-1, readable + page), np.uint8)
     libc = ctypes.CDLL(None, use_errno=True)
-    guard = ctypes.c_void_p(memory.ctypes.data + readable)
-    if libc.mprotect(guard, ctypes.c_size_t(mmap.PAGESIZE), 0) != 0:
+    guard = ctypes.c_void_p(memory.ctypes.data + (0 if before else readable))
+    if libc.mprotect(guard, ctypes.c_size_t(page), 0) != 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    copy = memory[readable - array.nbytes : readable].view(array.dtype).reshape(array.shape)
+    begin = page if before else readable - array.nbytes
+    copy = memory[begin : begin + array.nbytes].view(array.dtype).reshape(array.shape)
     copy[...] = array
     return copy
 

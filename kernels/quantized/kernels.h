@@ -6,6 +6,14 @@
 #include "spmm8/spmm8.h"
 
 #define NESTED_SPARSE_LIST_SCALAR
+#if NESTED_SPARSE_X86
+#define NESTED_SPARSE_LIST_AVX2
+#define NESTED_SPARSE_LIST_AVX512
+#define NESTED_SPARSE_LIST_AVX512VNNI
+#if NESTED_SPARSE_AVXVNNI
+#define NESTED_SPARSE_LIST_AVXVNNI
+#endif
+#endif
 
 namespace nested_sparse {
 

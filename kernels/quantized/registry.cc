@@ -31,7 +31,7 @@ const QuantizedKernel* quantized_kernel_list(int32_t* count) {
 
 const QuantizedKernel& find_spmm8(const IsaChoice& choice, int32_t block_rows) {
   for (const QuantizedKernel& kernel : kKernels) {
-    if (kernel.block_rows == block_rows) return kernel;
+    if (kernel.isa == choice.isa && kernel.dot == choice.dot && kernel.block_rows == block_rows) return kernel;
   }
   throw std::invalid_argument("no kernel for int8 blocks of " + std::to_string(block_rows) + " rows on " +
                               isa_name(choice.isa, choice.dot));
