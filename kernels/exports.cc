@@ -7,7 +7,9 @@
 #include "isa.h"
 #include "kernels.h"
 #include "linear.h"
+#include "quantized/gemv8/gemv8.h"
 #include "quantized/kernels.h"
+#include "quantized/linear.h"
 #include "route.h"
 #include "scratch.h"
 
@@ -121,6 +123,7 @@ constexpr Place kPlaces[] = {
     FIELD(Spmm8Args, pad)
     FIELD(Spmm8Args, masked)
     FIELD(Spmm8Args, pixels)
+    FIELD(Spmm8Args, joined)
     STRUCT(Sums8Args)
     FIELD(Sums8Args, levels)
     FIELD(Sums8Args, level_count)
@@ -203,6 +206,16 @@ bool quantized_kernel_row(int32_t index, KernelRow* row) {
   return true;
 }
 
+// The name of the kernel that runs a layer of int8 weights, on `rows` vectors if it is linear. floats: the vectors are
+// not quantised.
+const char* int8_kernel(bool linear, bool floats, int32_t block_rows, int64_t rows) {
+  const IsaChoice& isa = isa_choice();
+  const bool tiles = rows >= (floats ? kTransposeFrom : kTileFrom);
+  if (linear && !tiles) return (floats ? find_float_gemv8(isa, block_rows) : find_gemv8(isa, block_rows)).name;
+  if (!floats) return find_spmm8(isa, block_rows).name;
+  return find_spmm(isa.isa, {block_rows, 0, sizeof(uint16_t), ValueType::float32}).name;
+}
+
 // Null where the list of kernels of int8 weights has no such line, which is numbered after the other kernels, or this
 // CPU does not support it.
 const QuantizedKernel* usable_quantized_kernel(int32_t index) {
@@ -242,6 +255,15 @@ NESTED_SPARSE_EXPORT int64_t nested_sparse_scratch_allocations() {
 // From this many rows on, a linear layer runs the kernel of convolutions.
 NESTED_SPARSE_EXPORT int64_t nested_sparse_transpose_from() {
   return nested_sparse::kTransposeFrom;
+}
+
+// The name of the kernel in use for a layer of int8 weights; null where there is none for such blocks.
+NESTED_SPARSE_EXPORT const char* nested_sparse_int8_kernel(bool linear, bool floats, int32_t block_rows, int64_t rows) {
+  try {
+    return nested_sparse::int8_kernel(linear, floats, block_rows, rows);
+  } catch (const std::exception&) {
+    return nullptr;
+  }
 }
 
 // Fills `row` with line `index` of the lists of kernels: that of floats, then that of int8 weights. False where they

@@ -120,13 +120,26 @@ def kernels() -> list[KernelInfo]:
 
 
 def kernel_for(
-    op: str, block_rows: int, index_bytes: int = 2, *, rows: int = 1, banks: int = 0, value_type: ValueType = FLOAT32
+    op: str,
+    block_rows: int,
+    index_bytes: int = 2,
+    *,
+    rows: int = 1,
+    banks: int = 0,
+    value_type: ValueType = FLOAT32,
+    floats: bool = False,
 ) -> str:
     """Name of the kernel that runs `op` ("conv" or "linear") on such weights. Raises KernelError where there is none.
 
     banks: B of gs{B}x{k} gather groups, 0 for blocks.
     rows: vectors that a linear layer is given at once; over many it runs the "conv" kernel, the rows being its pixels.
+    floats: whether a linear layer of INT8 takes its vectors as floats.
     """
+    if value_type.scaled:
+        name: bytes | None = loaded_library().nested_sparse_int8_kernel(op == "linear", floats, block_rows, rows)
+        if name is None:
+            raise KernelError(f"no kernel for {op!r} with int8 blocks of {block_rows} rows on {isa(value_type)}")
+        return name.decode()
     as_pixels = op == "linear" and rows >= loaded_library().nested_sparse_transpose_from()
     wanted = ("conv" if as_pixels else op, isa(value_type), block_rows, index_bytes, value_type, banks)
     for kernel in kernels():
@@ -263,6 +276,8 @@ def loaded_library() -> ctypes.CDLL:
     library.nested_sparse_isa.argtypes = (ctypes.c_bool, ctypes.c_void_p)
     library.nested_sparse_scratch_allocations.restype = ctypes.c_int64
     library.nested_sparse_transpose_from.restype = ctypes.c_int64
+    library.nested_sparse_int8_kernel.restype = ctypes.c_char_p
+    library.nested_sparse_int8_kernel.argtypes = (ctypes.c_bool, ctypes.c_bool, ctypes.c_int32, ctypes.c_int64)
     library.nested_sparse_kernel.restype = ctypes.c_bool
     library.nested_sparse_run_kernel.restype = ctypes.c_bool
     for name in ("nested_sparse_run_spmm8", "nested_sparse_run_sums8"):

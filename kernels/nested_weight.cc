@@ -161,6 +161,13 @@ const uint8_t* NestedWeight::usable_segment(int32_t level, const Segment& segmen
   return segment.data;
 }
 
+int64_t NestedWeight::whole_quads() const {
+  const int64_t quads = (columns_ + 3) / 4;
+  const bool later =
+      std::any_of(levels_.begin() + 1, levels_.end(), [](const Place& place) { return place.blocks > 0; });
+  return kind_.value_type == ValueType::int8 && !later && levels_[0].blocks == groups_ * quads ? quads : 0;
+}
+
 void NestedWeight::view(int64_t level, const Segment* segments, WeightView& out) const {
   if (level < 0 || level >= level_count()) {
     fail("level must be 0 to " + number(level_count() - 1) + ", got " + number(level));

@@ -57,6 +57,8 @@ class NestedWeight {
   // Groups as spmm kernels count them: a group of V rows for blocks, a single row for gather groups.
   int64_t spmm_groups() const { return banks() == 0 ? groups_ : packed_rows(); }
   int32_t level_count() const { return static_cast<int32_t>(levels_.size()); }
+  // Quads of each row group where every group has all columns, and all of them at level 0; else 0.
+  int64_t whole_quads() const;
 
   // Fills `out` with levels 0 to `level`. segments: level_count() of them. Throws ort::Error where the level does not
   // exist, is not in the file, or is malformed. Thread-safe.

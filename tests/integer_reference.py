@@ -124,8 +124,8 @@ class RowConstants:
 
 
 def residual_multiplier(residual: Range | None, outputs: Range) -> int:
-    """R: the residual's scale in units of the output's, times 2^14."""
-    return 0 if residual is None else sixteen_bits(2.0**14 * float(residual.scale) / float(outputs.scale), 0)
+    """R: the residual's scale in units of the output's, times 2^11."""
+    return 0 if residual is None else sixteen_bits(2.0**11 * float(residual.scale) / float(outputs.scale), 0)
 
 
 def sixteen_bits(value: float, least: int = -32767) -> int:
@@ -143,18 +143,18 @@ def row_constants(
     gain, shift = float(norm[0]), float(norm[1])
     r = residual_multiplier(residual, sums)
     with np.errstate(all="ignore"):
-        m = np.float64(x.scale) * np.float64(row_scale) * gain / np.float64(sums.scale)
+        m = np.clip(np.float64(x.scale) * np.float64(row_scale) * gain / np.float64(sums.scale), -1 / 8, 1 / 8)
         offset = np.float64(shift) / np.float64(sums.scale) + sums.zero - m * x.zero * weight_sum
         if residual is not None:
-            offset = offset - r / 2**14 * residual.zero + 1 / 128
+            offset = offset - r / 2**11 * residual.zero + 1 / 16
     if not (np.isfinite(m) and np.isfinite(offset)):
         m, offset = np.float64(0), np.float64(sums.zero)
     floor = max(abs(offset) / 2**30, 2.0**-30)
     if abs(m) < floor:  # a row of zeros, or one that its norm silences: a constant
         m = np.copysign(floor, m)
-    k = max((k for k in range(LARGEST_SHIFT + 1) if abs(m) * 2.0**k <= 1 / 64), default=0)
+    k = max((k for k in range(LARGEST_SHIFT + 1) if abs(m) * 2.0**k <= 1 / 8), default=0)
     start = int(np.clip(np.rint(offset / m), -LARGEST_BIAS, LARGEST_BIAS))
-    return RowConstants(start + (2 ** (k - 1) if k > 0 else 0), k, sixteen_bits(float(m) * 2.0 ** (k + 21)), r)
+    return RowConstants(start + (2 ** (k - 1) if k > 0 else 0), k, sixteen_bits(float(m) * 2.0 ** (k + 18)), r)
 
 
 def epilogue(
@@ -169,7 +169,7 @@ def epilogue(
     t = (h * row.multiplier + 2**14) >> 15
     if residual is not None:
         t = saturated(t + ((residual.astype(np.int64) * 256 * row.residual) >> 16))
-    y = np.clip((t + 32) >> 6, 0, 255)
+    y = np.clip((t + 4) >> 3, 0, 255)
     if entries is not None:
         return entries[y]
     return np.clip(y, *limits).astype(np.uint8)
@@ -308,26 +308,26 @@ def global_average_pool(x: Image) -> Float32:
 
 
 def add(a: Image, b: Image, outputs: Range, limits: tuple[float, float] = OPEN) -> Image:
-    """clamp((a R_a + b R_b + c) >> 14, lo, hi) with c = 2^14 z_y - R_a z_a - R_b z_b + 2^13: 32-bit integers.
+    """clamp((a R_a + b R_b + c) >> 11, lo, hi) with c = 2^11 z_y - R_a z_a - R_b z_b + 2^10: 32-bit integers.
 
     R_a, R_b: each input's scale in units of the output's, as for a convolution's residual.
     """
     r_a, r_b = residual_multiplier(a.range, outputs), residual_multiplier(b.range, outputs)
-    constant = 2**14 * outputs.zero - r_a * a.range.zero - r_b * b.range.zero + 2**13
+    constant = 2**11 * outputs.zero - r_a * a.range.zero - r_b * b.range.zero + 2**10
     sums = within_int32(a.data.astype(np.int64) * r_a + b.data.astype(np.int64) * r_b + constant)
-    return Image(np.clip(sums >> 14, *outputs.clip(limits)).astype(np.uint8), outputs)
+    return Image(np.clip(sums >> 11, *outputs.clip(limits)).astype(np.uint8), outputs)
 
 
 def multiply(x: Image, factors: Float32, outputs: Range, limits: tuple[float, float] = OPEN) -> Image:
-    """clamp((x F + c) >> 14, lo, hi) with c = 2^14 z_y - F z_x + 2^13, for each image and channel.
+    """clamp((x F + c) >> 11, lo, hi) with c = 2^11 z_y - F z_x + 2^10, for each image and channel.
 
-    factors: (N, C, 1...) float32; F = rint(2^14 s_x f / s_y) clamped to -32767..32767, in float64; NaN gives 0.
+    factors: (N, C, 1...) float32; F = rint(2^11 s_x f / s_y) clamped to -32767..32767, in float64; NaN gives 0.
     """
     y = np.empty_like(x.data)
     with np.errstate(invalid="ignore"):
-        gains = 2.0**14 * float(x.range.scale) * factors.astype(np.float64) / float(outputs.scale)
+        gains = 2.0**11 * float(x.range.scale) * factors.astype(np.float64) / float(outputs.scale)
     for n, c in np.ndindex(x.data.shape[:2]):
         gain = sixteen_bits(float(gains[n, c].item()))
-        sums = x.data[n, c].astype(np.int64) * gain + (2**14 * outputs.zero - gain * x.range.zero + 2**13)
-        y[n, c] = np.clip(within_int32(sums) >> 14, *outputs.clip(limits))
+        sums = x.data[n, c].astype(np.int64) * gain + (2**11 * outputs.zero - gain * x.range.zero + 2**10)
+        y[n, c] = np.clip(within_int32(sums) >> 11, *outputs.clip(limits))
     return Image(y, outputs)

@@ -5,7 +5,7 @@
 
 namespace nested_sparse {
 
-constexpr int32_t kBlendOne = 1 << 14;  // a gain of 1
+constexpr int32_t kBlendOne = 1 << 11;  // a gain of 1
 
 class BlendOperator : public RangedOperator {
  protected:

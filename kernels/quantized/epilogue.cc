@@ -8,6 +8,7 @@ namespace {
 
 constexpr int kMaxShift = 24;
 constexpr double kMaxBias = 1 << 30;
+constexpr double kMaxMultiplier = 1.0 / 8;
 
 double clamped(double value, double lo, double hi) {
   return std::fmin(std::fmax(value, lo), hi);
@@ -28,8 +29,8 @@ Row row_of(double m, double offset, double zero) {
   const double least = std::fmax(std::fabs(offset) / kMaxBias, 1 / kMaxBias);
   if (std::fabs(m) < least) m = std::copysign(least, m);
   int shift = kMaxShift;
-  while (shift > 0 && std::fabs(m) * (1 << shift) > 1.0 / 64) --shift;
-  const double multiplier = clamped(std::rint(std::ldexp(m, shift + 21)), -32767, 32767);
+  while (shift > 0 && std::fabs(m) * (1 << shift) > kMaxMultiplier) --shift;
+  const double multiplier = clamped(std::rint(std::ldexp(m, shift + 18)), -32767, 32767);
   const double bias = clamped(std::rint(offset / m), -kMaxBias, kMaxBias);
   const int32_t half = shift > 0 ? 1 << (shift - 1) : 0;
   return {static_cast<int32_t>(bias) + half, shift, static_cast<int16_t>(multiplier)};
@@ -38,7 +39,7 @@ Row row_of(double m, double offset, double zero) {
 }  // namespace
 
 int32_t residual_multiplier(ByteRange residual, ByteRange y) {
-  return static_cast<int32_t>(clamped(std::rint(16384.0 * residual.scale / y.scale), 0, 32767));
+  return static_cast<int32_t>(clamped(std::rint(2048.0 * residual.scale / y.scale), 0, 32767));
 }
 
 ByteLimits limits_of(Clip clip, ByteRange y) {
@@ -53,13 +54,14 @@ Epilogue make_epilogue(const WeightView& view, const ImageRanges& ranges) {
   const bool adds = ranges.residual.scale > 0;
   Epilogue made;
   made.residual_multiplier = adds ? residual_multiplier(ranges.residual, ranges.y) : 0;
-  const double added = adds ? made.residual_multiplier / 16384.0 * ranges.residual.zero : 0;
+  const double added = adds ? made.residual_multiplier / 2048.0 * ranges.residual.zero : 0;
   const double x_scale = ranges.x.scale;
   const double y_scale = ranges.y.scale;
   for (size_t r = 0; r < sums.size(); ++r) {
-    const double m = x_scale * view.row_scale[r] * view.weight.scale[r] / y_scale;
+    const double wanted = x_scale * view.row_scale[r] * view.weight.scale[r] / y_scale;
+    const double m = std::clamp(wanted, -kMaxMultiplier, kMaxMultiplier);  // a NaN stays one
     double offset = view.weight.shift[r] / y_scale + ranges.y.zero - m * ranges.x.zero * sums[r];
-    if (adds) offset = offset - added + 1.0 / 128;
+    if (adds) offset = offset - added + 1.0 / 16;
     const Row row = row_of(m, offset, ranges.y.zero);
     made.bias.push_back(row.bias);
     made.shift.push_back(row.shift);

@@ -2,16 +2,16 @@
 //
 // For row r of a run, in double precision and in this order, without fused operations:
 //
-//   m      = s_x * s_w[r] * g[r] / s_y
-//   offset = b[r] / s_y + z_y - m * z_x * (sum of the row's weights)      [ - (R / 2^14) * z_res + 1/128 ]
+//   m      = clamp(s_x * s_w[r] * g[r] / s_y) within 1/8
+//   offset = b[r] / s_y + z_y - m * z_x * (sum of the row's weights)      [ - (R / 2^11) * z_res + 1/16 ]
 //
 // with g and b the level's norm. Where one of the two is not finite, m = 0 and offset = z_y. |m| is raised to
 // |offset| / 2^30 and to 2^-30, so that a row whose weights or norm are zero is the constant `offset`. Then shift is
-// the largest k in 0 .. 24 with |m| * 2^k <= 1/64, or else 0;
+// the largest k in 0 .. 24 with |m| * 2^k <= 1/8, or else 0;
 //
-//   multiplier = clamp(rint(m * 2^(k + 21)))   16 bits
+//   multiplier = clamp(rint(m * 2^(k + 18)))   16 bits
 //   bias       = clamp(rint(offset / m))  within 2^30,  + 2^(k - 1) where k > 0, which rounds the shift
-//   R          = clamp(rint(2^14 * s_res / s_y))  within 0 .. 32767
+//   R          = clamp(rint(2^11 * s_res / s_y))  within 0 .. 32767
 //
 // tests/integer_reference.py is the same arithmetic in Python.
 #pragma once

@@ -10,8 +10,6 @@
 namespace nested_sparse {
 namespace {
 
-// From this many rows of X on, it is faster to transpose their bytes and to run the kernel of convolutions.
-constexpr int64_t kTileFrom = 4;
 constexpr double kRowGrain = 200000;    // weights that a task multiplies by one row: they are read from far away
 constexpr double kTileGrain = 1600000;  // multiply-adds of a task with many rows
 constexpr double kCopyGrain = 16384;    // values that a task quantises or transposes

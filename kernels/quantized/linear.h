@@ -24,6 +24,9 @@
 
 namespace nested_sparse {
 
+// From this many rows of X on, it is faster to transpose their bytes and to run the kernel of convolutions.
+inline constexpr int64_t kTileFrom = 4;
+
 class QuantizedLinear : public LinearLayer {
  public:
   explicit QuantizedLinear(const ort::Attributes& attributes);

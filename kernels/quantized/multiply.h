@@ -1,9 +1,9 @@
 // QuantizedMultiply: X image, F float32 [N, C, 1, 1] or [N, C, 1], level -> Y image: each channel of X times its
 // factor, as in squeeze-and-excitation.
 //
-//   y = clamp((x * G + c) >> 14, lo, hi)      c = 2^14 * z_y - G * z_x + 2^13
+//   y = clamp((x * G + c) >> 11, lo, hi)      c = 2^11 * z_y - G * z_x + 2^10
 //
-// with G = clamp(rint(2^14 * s_x * f / s_y)) within 16 bits, in double precision; 0 where f is NaN. Attributes: as of
+// with G = clamp(rint(2^11 * s_x * f / s_y)) within 16 bits, in double precision; 0 where f is NaN. Attributes: as of
 // QuantizedAdd.
 #pragma once
 

@@ -37,8 +37,11 @@ const QuantizedKernel& find_spmm8(const IsaChoice& choice, int32_t block_rows) {
                               isa_name(choice.isa, choice.dot));
 }
 
-Gather8Kernel find_gather8(Isa) {
-  return kGathers[0].kernel;
+Gather8Kernel find_gather8(Isa isa) {
+  for (const GatherOf& gather : kGathers) {
+    if (gather.isa == isa) return gather.kernel;
+  }
+  return gather8_scalar;
 }
 
 }  // namespace nested_sparse

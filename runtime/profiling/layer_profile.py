@@ -7,14 +7,15 @@ import math
 import os
 import statistics
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nested_sparse.argument import whole
 from nested_sparse.checkpoint import Checkpoint
-from nested_sparse.graph.contract import LAYER_KINDS, LAYER_OPERATORS, layer_of_node
+from nested_sparse.graph.contract import ACTIVATIONS, FLOAT, LAYER_KINDS, LAYER_OPERATORS, layer_of_node
+from nested_sparse.graph.nodes import graph_nodes
 from nested_sparse.kernels import library
 from nested_sparse.metadata import LayerEntry
 from nested_sparse.value_type import FLOAT32
@@ -49,12 +50,14 @@ def layer_profile(
     repeats, batch = whole("repeats", repeats, 1), whole("batch", batch, 1)
     with Checkpoint.open(path, verify=False) as checkpoint:
         layers = {layer.name: layer for layer in checkpoint.layers}
+        nodes = graph_nodes(checkpoint.graph())
     with tempfile.TemporaryDirectory(prefix="nested-sparse-") as folder:
         with Session(path, threads=threads, profile_to=Path(folder)) as session:
             inputs = random_inputs(session.inputs, fixed_batch(session.inputs) or batch)
             for _ in range(_WARM_UP + repeats):
                 session.run(inputs, level)
-        return _layer_times(read_profile(Path(folder), "layers"), layers)
+        floats = {node.name for node in nodes if node.texts.get(ACTIVATIONS) == FLOAT.encode()}
+        return _layer_times(read_profile(Path(folder), "layers"), layers, floats)
 
 
 def read_profile(folder: Path, prefix: str) -> list[dict[str, Any]]:
@@ -81,12 +84,14 @@ def layer_of(event: Mapping[str, Any], layers: Mapping[str, LayerEntry]) -> Laye
     return None if name is None else layers[name]
 
 
-def _layer_times(events: Iterable[Mapping[str, Any]], layers: Mapping[str, LayerEntry]) -> list[LayerTime]:
-    """Medians of ONNX Runtime's events."""
+def _layer_times(
+    events: Iterable[Mapping[str, Any]], layers: Mapping[str, LayerEntry], floats: Container[str] = ()
+) -> list[LayerTime]:
+    """Medians of ONNX Runtime's events. floats: names of the nodes of int8 layers that take floats as they are."""
     spent_us: dict[tuple[str, str], list[float]] = {}
     for event in node_events(events):
         layer = layer_of(event, layers)
-        kernel = str(event["args"]["op_name"]) if layer is None else _kernel(layer, event["args"])
+        kernel = str(event["args"]["op_name"]) if layer is None else _kernel(layer, event, floats)
         spent_us.setdefault((event["name"], kernel), []).append(float(event["dur"]))
     return [
         LayerTime(name, kernel, statistics.median(spent[_WARM_UP:]) / 1e3)
@@ -95,11 +100,11 @@ def _layer_times(events: Iterable[Mapping[str, Any]], layers: Mapping[str, Layer
     ]
 
 
-def _kernel(layer: LayerEntry, event: Mapping[str, Any]) -> str:
+def _kernel(layer: LayerEntry, event: Mapping[str, Any], floats: Container[str]) -> str:
     """Name of the kernel that ran the layer on the event's input."""
     if _is_weighed(layer):
         return f"weigh_{library.isa()}"
-    x_shape = next(iter(event["input_type_shape"][0].values()))
+    x_shape = next(iter(event["args"]["input_type_shape"][0].values()))
     rows = math.prod(x_shape[:-1])
     return library.kernel_for(
         LAYER_KINDS[layer.op].kernels,
@@ -108,6 +113,7 @@ def _kernel(layer: LayerEntry, event: Mapping[str, Any]) -> str:
         rows=rows,
         banks=layer.layout.banks,
         value_type=layer.value_type,
+        floats=event["name"] in floats,
     )
 
 

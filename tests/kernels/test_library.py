@@ -15,6 +15,7 @@ import pytest
 
 from nested_sparse.errors import KernelError
 from nested_sparse.kernels import library, structs
+from nested_sparse.value_type import INT8
 
 PATHS = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
 
@@ -22,6 +23,7 @@ COMPARE = """
 import numpy as np
 from sparse_node import SparseModel, conv_node, linear_node, tolerance
 from nested_sparse.kernels import library
+from nested_sparse.value_type import INT8
 from nested_sparse.layouts import GatherScatter
 print(library.isa(), library.kernel_for("conv", 4), library.kernel_for("linear", 16, 4))
 rng = np.random.default_rng(0)
@@ -94,6 +96,27 @@ def test_library_names_what_it_runs() -> None:
             kernel = supported[library.kernel_for(op, block_rows)]
             assert (kernel.op, kernel.isa, kernel.block_rows) == (op, library.isa(), block_rows)
             assert supported[library.kernel_for(op, block_rows, rows=64)].op == "conv"
+
+
+@pytest.mark.parametrize("block_rows", [1, 2, 4, 8, 16])
+def test_library_names_the_kernels_of_int8_weights(block_rows: int) -> None:
+    """Vectors have kernels of their own, as bytes or floats; many vectors run those of convolutions."""
+    conv = library.kernel_for("conv", block_rows, value_type=INT8)
+    assert conv.startswith(f"spmm8_{block_rows}_")
+    assert library.kernel_for("linear", block_rows, rows=64, value_type=INT8) == conv
+    alone = library.kernel_for("linear", block_rows, value_type=INT8)
+    floats = library.kernel_for("linear", block_rows, value_type=INT8, floats=True)
+    assert len({conv, alone, floats}) == 3
+    assert alone.endswith(f"_{block_rows}_{library.isa(INT8)}")
+    assert floats.endswith(f"_{block_rows}_{library.isa()}_f32")
+    many = library.kernel_for("linear", block_rows, rows=64, value_type=INT8, floats=True)
+    assert many == library.kernel_for("conv", block_rows)
+
+
+def test_no_kernel_is_a_clear_error() -> None:
+    """Blocks that no kernel takes."""
+    with pytest.raises(KernelError, match="no kernel for 'conv' with int8 blocks of 3 rows on"):
+        library.kernel_for("conv", 3, value_type=INT8)
 
 
 def test_missing_library_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:

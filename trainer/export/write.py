@@ -52,6 +52,7 @@ def export(
     fixed_batch: bool = False,
     values: str = FLOAT32.name,
     calibration: Iterable[Any] | None = None,
+    calibration_samples: int = 512,
     calibration_method: str = next(iter(METHODS)),
     activations: str | None = None,
     keep_float: Sequence[str] = (),
@@ -74,9 +75,10 @@ def export(
         (ties to even; the error is at most 2^-11 of its magnitude, or 2^-25 below 2^-14), for all levels alike, and
         arithmetic stays float32. Refused where a kept weight's magnitude is above 65504. "int8" takes a quarter of
         the bytes and computes in bytes (docs/int8.md): whole numbers from -127 to 127 with a scale for each row.
-    calibration: for int8, batches of real inputs, 100 to 500 samples in all: an iterable of tensors, or of tuples like
-        example_inputs. The ranges of activations are chosen from them. Only a network without convolutions can do
-        without; the ranges of its linear layers' inputs are then found at each run.
+    calibration: for int8, batches of real inputs: (inputs, targets) as for training, of which no target is used. The
+        ranges of activations are chosen from them. Only a network without convolutions can do without; the ranges of
+        its linear layers' inputs are then found at each run.
+    calibration_samples: batches are read until at least so many samples are seen.
     calibration_method: way to choose a range from the values seen: "mse" (least mean square error), "percentile" (all
         values but 0.01 %) or "minmax" (all values).
     activations: form in which int8 linear layers take their inputs: "static" (bytes in calibrated ranges, the default
@@ -103,10 +105,10 @@ def export(
     tolerance = real("tolerance", tolerance, 0, error=ExportError)
     metrics = _checked_metrics({} if metrics is None else metrics, net.level_count)
     check_reroutes(reroutes, net.level_count, net.nested_layers())
-    options = Int8Options(calibration, calibration_method, activations, tuple(keep_float))
+    options = Int8Options(calibration, calibration_samples, calibration_method, activations, tuple(keep_float))
     if stored is not INT8 and options != Int8Options():
         raise ExportError(
-            "calibration, calibration_method, activations and keep_float go with values='int8', got "
+            "calibration and its options, activations and keep_float go with values='int8', got "
             f"values={values!r}; pass values='int8', or leave them out"
         )
     _check_weights(net)

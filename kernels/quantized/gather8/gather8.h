@@ -35,7 +35,7 @@ struct Gather8Args {
 
 using Gather8Kernel = void (*)(const Gather8Args& args);
 
-// The kernels of the other instruction sets leave steps above 2 to it.
+// The kernels of the other instruction sets leave steps above 2 to gather8_scalar.
 void gather8_scalar(const Gather8Args& args);
 
 }  // namespace nested_sparse

@@ -127,7 +127,7 @@ void blend(const uint8_t* __restrict a, const uint8_t* __restrict b, int64_t cou
   const int32_t hi = args.hi;
   for (int64_t i = 0; i < count; ++i) {
     const int32_t sum = int32_t{a[i]} * a_gain + int32_t{b[i]} * b_gain + offset;
-    y[i] = static_cast<uint8_t>(between(lo, sum >> 14, hi));
+    y[i] = static_cast<uint8_t>(between(lo, sum >> 11, hi));
   }
 }
 

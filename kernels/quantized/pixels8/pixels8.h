@@ -19,7 +19,7 @@ struct Taps {
   int64_t step;
 };
 
-// y = clamp((a * a_gain + b * b_gain + offset) >> 14, lo, hi). The sum fits into 32 bits, a gain into 16.
+// y = clamp((a * a_gain + b * b_gain + offset) >> 11, lo, hi). The sum fits into 32 bits, a gain into 16.
 struct Blend {
   int32_t a_gain, b_gain, offset;
   int32_t lo, hi;

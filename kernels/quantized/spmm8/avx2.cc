@@ -8,6 +8,7 @@ namespace {
 struct Pixels16 {
   static constexpr int kPixels = 16;
   static constexpr int kRows = 4;
+  static constexpr int kSubtracted = 0;
   struct Sums {
     __m256i low, high;  // in the order of the pixels
   };
@@ -48,7 +49,7 @@ struct Pixels16 {
   }
 
   static Limits limits(uint8_t lo, uint8_t hi, int32_t residual_multiplier) {
-    return {Xmm::bytes(lo), Xmm::bytes(hi), Ymm::words(static_cast<int16_t>(residual_multiplier)), Ymm::words(512)};
+    return {Xmm::bytes(lo), Xmm::bytes(hi), Ymm::words(static_cast<int16_t>(residual_multiplier)), Ymm::words(4096)};
   }
   NESTED_SPARSE_INLINE static __m256i words(const Sums& sums, const int32_t* shift) {
     const __m256i count = Ymm::sums(*shift);
@@ -62,7 +63,7 @@ struct Pixels16 {
     const __m256i wide = _mm256_slli_epi16(_mm256_cvtepu8_epi16(Xmm::load(residual)), 8);
     return add_words(words, multiply_high(wide, limits.residual_multiplier));
   }
-  // (t + 32) >> 6 is the high part of t * 512, rounded.
+  // (t + 4) >> 3 is the high part of t * 4096, rounded.
   NESTED_SPARSE_INLINE static __m128i bytes(__m256i words, const Limits& limits) {
     const __m256i steps = multiply_rounded(words, limits.half);
     const __m128i bytes = pack_words(_mm256_castsi256_si128(steps), _mm256_extracti128_si256(steps, 1));

@@ -35,7 +35,7 @@ void store(const Spmm8Args& args, int64_t row, int64_t output, const uint32_t* s
       const int32_t added = args.residual[output * args.residual_pitch + q] * 256;
       t = saturated(t + ((added * args.residual_multiplier) >> 16));
     }
-    uint8_t byte = static_cast<uint8_t>(std::clamp((t + 32) >> 6, 0, 255));
+    uint8_t byte = static_cast<uint8_t>(std::clamp((t + 4) >> 3, 0, 255));
     byte = std::min(std::max(byte, args.lo), args.hi);
     if (args.table != nullptr) byte = args.table[byte];
     const bool kept = !args.masked || (args.keep >> q & 1) != 0;

@@ -4,7 +4,7 @@
 //   h   = sat16(sum >> shift[r])
 //   t   = (h * multiplier[r] + 2^14) >> 15
 //   t   = sat16(t + ((residual[o * residual_pitch + q] * 256 * residual_multiplier) >> 16))    with a residual
-//   y   = clamp(sat_u8((t + 32) >> 6), lo, hi), then table[y] where there is a table
+//   y   = clamp(sat_u8((t + 4) >> 3), lo, hi), then table[y] where there is a table
 //
 // for quads j in [ptr_l[g], ptr_l[g + 1]), i in 0 .. 3, and o = the output of packed row r. All are integers of 32 bits
 // that wrap, so every instruction set gives the same bits.
@@ -55,7 +55,11 @@ struct Spmm8Args {
   uint8_t pad;
   bool masked;
   int32_t pixels;  // 16, 32 or 64
+  // Memory of kJoinedBytes for each quad of a row group, aligned to 64 bytes, where every row group has the same quads
+  // and only level 0 has any; or null. The kernel then joins the pixels of a quad once for all row groups.
+  void* joined;
 };
+constexpr int64_t kJoinedBytes = 512;
 
 struct Sums8Args {
   const QuadLevel* levels;

@@ -20,7 +20,8 @@
 //   bytes(words, limits)
 //   looked_up(bytes, table, limits), selected(keep, bytes, pad), store(to, bytes)
 //
-// kRows: rows of a group whose sums are in registers at once.
+// kRows: rows of a group whose sums are in registers at once. kSubtracted: the number that `quad` subtracts from every
+// pixel; where it is not 0, add_weights(sums, val) adds up the weights of R rows.
 #pragma once
 
 #include <algorithm>
@@ -90,12 +91,33 @@ NESTED_SPARSE_INLINE void finish(const Sums8Args& args, const typename S::Limits
   S::store_sums(args.sums + row * args.sums_pitch + first, sums);
 }
 
-NESTED_SPARSE_INLINE int32_t start_of(const Spmm8Args& args, int64_t row) {
+NESTED_SPARSE_INLINE int32_t bias_of(const Spmm8Args& args, int64_t row) {
   return args.bias[row];
 }
-NESTED_SPARSE_INLINE int32_t start_of(const Sums8Args&, int64_t) {
+NESTED_SPARSE_INLINE int32_t bias_of(const Sums8Args&, int64_t) {
   return 0;
 }
+
+// What the sums of a group's V rows start with.
+template <class S, int V, class Args>
+NESTED_SPARSE_INLINE void start_group(const Args& args, int64_t group, int32_t (&starts)[V]) {
+  if constexpr (S::kSubtracted == 0) {
+    for (int v = 0; v < V; ++v) starts[v] = bias_of(args, group * V + v);
+  } else {
+    constexpr int R = std::min(V, S::kRows);
+    for (int row = 0; row < V; row += R) {
+      int32_t sums[R] = {};
+      for (int32_t l = 0; l < args.level_count; ++l) {
+        const QuadLevel level = args.levels[l];
+        for (int64_t j = level.ptr[group]; j < level.ptr[group + 1]; ++j) {
+          S::add_weights(sums, level.val + 4 * (V * j + row));
+        }
+      }
+      for (int r = 0; r < R; ++r) starts[row + r] = bias_of(args, group * V + row + r) + S::kSubtracted * sums[r];
+    }
+  }
+}
+
 NESTED_SPARSE_INLINE int64_t group_step(const Spmm8Args& args) {
   return args.x_group_step;
 }
@@ -118,13 +140,15 @@ NESTED_SPARSE_INLINE void run_groups(const Args& args, Columns pixels, int64_t g
   const typename S::Limits limits = limits_of<S>(args);
   pixels.x += group_begin * group_step(args);
   for (int64_t group = group_begin; group < group_end; ++group, pixels.x += group_step(args)) {
+    int32_t starts[V];
+    start_group<S>(args, group, starts);
     for (int32_t first = 0; first < args.pixels; first += S::kPixels) {
       Columns from = pixels;
       from.x += first;
       for (int row = 0; row < V; row += R) {
         typename S::Sums sums[R];
         NESTED_SPARSE_UNROLL
-        for (int r = 0; r < R; ++r) sums[r] = S::start(start_of(args, group * V + row + r));
+        for (int r = 0; r < R; ++r) sums[r] = S::start(starts[row + r]);
         accumulate<S, V>(args, from, group, row, sums);
         NESTED_SPARSE_UNROLL
         for (int r = 0; r < R; ++r) finish<S>(args, limits, sums[r], group * V + row + r, first);
@@ -133,14 +157,63 @@ NESTED_SPARSE_INLINE void run_groups(const Args& args, Columns pixels, int64_t g
   }
 }
 
+// The same for a layer whose row groups have the same quads: those are made once, for all row groups.
+template <class S, int V, class Columns>
+void run_joined(const Spmm8Args& args, Columns pixels, int64_t group_begin, int64_t group_end) {
+  using Quad = decltype(S::quad(nullptr, nullptr, nullptr, nullptr));
+  static_assert(sizeof(Quad) <= kJoinedBytes, "the caller's memory");
+  constexpr int R = std::min(V, S::kRows);
+  const typename S::Limits limits = limits_of<S>(args);
+  const QuadLevel level = args.levels[0];
+  const int64_t quads = level.ptr[group_begin + 1] - level.ptr[group_begin];
+  const uint16_t* const col = level.col + 4 * static_cast<int64_t>(level.ptr[group_begin]);
+  auto* const joined = static_cast<Quad*>(args.joined);
+  for (int32_t first = 0; first < args.pixels; first += S::kPixels) {
+    Columns from = pixels;
+    from.x += first;
+    for (int64_t j = 0; j < quads; ++j) {
+      const uint16_t* const of = col + 4 * j;
+      joined[j] = S::quad(from(of[0]), from(of[1]), from(of[2]), from(of[3]));
+    }
+    for (int64_t group = group_begin; group < group_end; ++group) {
+      for (int row = 0; row < V; row += R) {
+        typename S::Sums sums[R];
+        NESTED_SPARSE_UNROLL
+        for (int r = 0; r < R; ++r) sums[r] = S::start(start_of(args, group * V + row + r));
+        const int8_t* val = level.val + 4 * (V * static_cast<int64_t>(level.ptr[group]) + row);
+        for (int64_t j = 0; j < quads; ++j, val += 4 * V) {
+          const auto weights = S::template weights<R>(val);
+          NESTED_SPARSE_UNROLL
+          for (int r = 0; r < R; ++r) S::multiply(sums[r], joined[j], weights, r);
+        }
+        NESTED_SPARSE_UNROLL
+        for (int r = 0; r < R; ++r) finish<S>(args, limits, sums[r], group * V + row + r, first);
+      }
+    }
+  }
+}
+
+template <class S, int V, class Columns>
+NESTED_SPARSE_INLINE bool joins(const Spmm8Args& args, Columns pixels, int64_t group_begin, int64_t group_end) {
+  if (V < 4 || args.joined == nullptr || group_end - group_begin < 2) return false;
+  run_joined<S, V>(args, pixels, group_begin, group_end);
+  return true;
+}
+template <class S, int V, class Columns>
+NESTED_SPARSE_INLINE bool joins(const Sums8Args&, Columns, int64_t, int64_t) {
+  return false;
+}
+
 // The arguments are copied: a store of bytes may change whatever a pointer leads to.
 template <class S, int V, class Args>
 void run_tile(const Args& given, int64_t group_begin, int64_t group_end) {
   const Args args = given;
   if (args.offsets == nullptr) {
-    run_groups<S, V>(args, Tiled{args.x}, group_begin, group_end);
+    const Tiled pixels{args.x};
+    if (!joins<S, V>(args, pixels, group_begin, group_end)) run_groups<S, V>(args, pixels, group_begin, group_end);
   } else {
-    run_groups<S, V>(args, Placed{args.x, args.offsets}, group_begin, group_end);
+    const Placed pixels{args.x, args.offsets};
+    if (!joins<S, V>(args, pixels, group_begin, group_end)) run_groups<S, V>(args, pixels, group_begin, group_end);
   }
 }
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from int8_file import write_int8
 
 from chain import small_chain
 from nested_sparse.errors import InputError, LevelError
@@ -13,6 +14,7 @@ from nested_sparse.kernels import library
 from nested_sparse.metadata import LayerEntry
 from nested_sparse.runtime.profiling.layer_profile import LayerTime, _layer_times, layer_profile
 from nested_sparse.trainer import export, nest
+from nested_sparse.value_type import INT8
 
 
 def test_layer_profile_names_layers_and_kernels(tmp_path: Path) -> None:
@@ -28,6 +30,18 @@ def test_layer_profile_names_layers_and_kernels(tmp_path: Path) -> None:
         layer_profile(path, repeats=0)
     with pytest.raises(LevelError):
         layer_profile(path, level=7)
+
+
+def test_int8_layers_name_their_kernels(tmp_path: Path) -> None:
+    """Of vectors as bytes or as floats, of many vectors, and of images; the other operators keep their names."""
+    for form, ranges in (("static", {}), ("float32", {"x_scale": None, "x_zero": None})):
+        path = write_int8(tmp_path / f"{form}.safetensors", QuantizedLinear={"activations": form, **ranges})
+        for batch in (1, 16):
+            ran = {each.layer: each.kernel for each in layer_profile(path, repeats=1, threads=1, batch=batch)}
+            expected = library.kernel_for("linear", 1, rows=batch, value_type=INT8, floats=form == "float32")
+            assert ran["linear"] == expected
+            assert ran["conv"] == library.kernel_for("conv", 4, value_type=INT8)
+            assert "DequantizeImage" in ran.values()
 
 
 def test_layer_times_are_medians_after_the_warm_up() -> None:

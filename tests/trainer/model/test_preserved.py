@@ -23,7 +23,7 @@ from nested_sparse.trainer import (
     nest_pretrained,
     recalibrate,
 )
-from nested_sparse.trainer.export.verify import verify_export
+from nested_sparse.trainer.export.verify import Alike, verify_export
 from nested_sparse.trainer.model.preserved import Preserved, preserved
 
 
@@ -146,7 +146,7 @@ def test_verify_leaves_everything_as_it_was(tmp_path: Path) -> None:
     net.set_level(0)
     x = example()
     before, given = everything(net), x.clone()
-    verify_export(net, (x,), path, fixed_batch=False, tolerance=1e-4)
+    verify_export(net, (x,), path, fixed_batch=False, agreement=Alike(1e-4))
     assert everything(net) == before
     assert torch.equal(x, given)
 

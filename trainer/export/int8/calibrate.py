@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nested_sparse.argument import shown
-from nested_sparse.errors import ExportError, InputError, LevelError
+from nested_sparse.errors import ExportError, InputError, LevelError, TrainingError
 from nested_sparse.tensor_spec import TensorSpec
 from nested_sparse.writer import LayerRecord, LevelRecord, write_checkpoint
 
+from ...batch import pairs
 from ...model.forward_call import ForwardCall
 from ...model.nested_model import NestedModel
 from ..fuse import FusedGraph
@@ -46,18 +46,20 @@ def calibrate(
     inputs: Sequence[TensorSpec],
     batches: Iterable[Any],
     *,
+    samples: int,
     fixed_batch: bool,
 ) -> Calibration:
     """Run the float32 graph `fused` at every level over `batches`, and count the values of `tensors`, named in it.
 
-    batches: each a tensor, or a tuple as export's example_inputs. Raises ExportError, which names the batch at fault.
+    batches: (inputs, targets) as for training, read until at least `samples` samples are seen. Raises ExportError,
+    which names the batch at fault.
     """
     # as in verify: the trainer runs the file that it exports
     from nested_sparse.runtime import Session
 
     wanted = _open_outputs(fused, tensors)
     seen = {name: [Histogram() for _ in range(net.level_count)] for name in tensors}
-    samples = 0
+    done = 0
     with tempfile.TemporaryDirectory(prefix="nested-sparse-") as folder:
         path = Path(folder) / "calibration.safetensors"
         level = LevelRecord(density=1.0, flops=0, metrics={})
@@ -70,18 +72,20 @@ def calibrate(
             outputs=wanted.outputs,
         )
         with Session(path, threads=1) as session:
-            for index, batch in enumerate(_listed(batches)):
-                feeds = _feeds(net, batch, inputs, f"calibration: batch {index}")
-                samples += _rows(feeds)
+            for index, given in enumerate(_listed(batches)):
+                feeds = _feeds(net, given, inputs, f"calibration: batch {index}")
+                done += _rows(feeds)
                 for part in _parts(feeds, wanted.row_nbytes, fixed_batch):
                     for at in range(net.level_count):
                         _count(session, part, at, seen, f"calibration: batch {index}")
-    if not samples:
+                if done >= samples:
+                    break
+    if not done:
         raise ExportError(
             "calibration: expected at least one batch, got none; pass a list of batches, or a generator that has not "
             "been used yet"
         )
-    return Calibration(seen, samples)
+    return Calibration(seen, done)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,20 +121,19 @@ def _open_outputs(fused: FusedGraph, tensors: Sequence[str]) -> _Wanted:
 
 
 def _listed(batches: Iterable[Any]) -> Iterator[Any]:
-    if isinstance(batches, Tensor | str | bytes | Mapping) or not isinstance(batches, Iterable):
-        raise ExportError(
-            f"calibration: expected batches, e.g. [(images,)], each a tensor or a tuple as example_inputs, got "
-            f"{shown(batches)}"
-        )
-    yield from batches
+    """The inputs of each batch."""
+    try:
+        yield from (given for given, _ in pairs(batches, "calibration"))
+    except TrainingError as error:
+        raise ExportError(str(error)) from None
 
 
-def _feeds(net: NestedModel, batch: Any, inputs: Sequence[TensorSpec], where: str) -> dict[str, NDArray[Any]]:
-    arguments = (batch,) if isinstance(batch, Tensor) else batch
+def _feeds(net: NestedModel, given: Any, inputs: Sequence[TensorSpec], where: str) -> dict[str, NDArray[Any]]:
+    arguments = tuple(given) if isinstance(given, tuple | list) else (given,)
     try:
         call = ForwardCall(net.model, arguments)
     except ExportError as error:
-        raise ExportError(f"{where}: {str(error).replace('example_inputs', 'the batch')}") from None
+        raise ExportError(f"{where}: {str(error).replace('example_inputs', 'inputs')}") from None
     if len(call.tensors) != len(inputs):
         raise ExportError(f"{where} holds {len(call.tensors)} tensors, the model takes {len(inputs)}")
     feeds = {}

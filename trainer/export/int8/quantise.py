@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from nested_sparse.argument import shown
+from nested_sparse.argument import shown, whole
 from nested_sparse.errors import ExportError
 from nested_sparse.graph.contract import (
     ACTIVATION_FORMS,
@@ -44,12 +44,14 @@ class Int8Options:
     """What a user asks for (export's parameters of these names). Raises ExportError."""
 
     calibration: Iterable[Any] | None = None
+    samples: int = 512
     method: str = next(iter(METHODS))
     activations: str | None = None
     keep_float: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        """Check the names."""
+        """Check the values."""
+        whole("calibration_samples", self.samples, 1, error=ExportError)
         if self.method not in METHODS:
             raise ExportError(f"calibration_method: expected one of {tuple(METHODS)}, got {shown(self.method)}")
         if self.activations not in (None, *ACTIVATION_FORMS):
@@ -136,14 +138,16 @@ def _calibrated(
         if wide.steps:
             name = next(iter(wide.steps.values())).node.name
             raise ExportError(
-                f"values='int8' needs calibration for convolutions such as {name!r}: pass batches of real inputs, e.g. "
-                "calibration=[(images,)]; 100 to 500 samples are enough"
+                f"values='int8' needs calibration for convolutions such as {name!r}: pass batches of real inputs, "
+                "as for training, e.g. calibration=[(images, labels)]"
             )
         return Calibration({}, 0)
     unknown = [name for name, value in wanted.items() if value.shape is None]
     if unknown:
         raise ExportError(f"the shape of {unknown[0]!r} in the graph is not known, so it cannot be calibrated")
-    found = calibrate(net, fused, list(wanted), records, inputs, options.calibration, fixed_batch=fixed_batch)
+    found = calibrate(
+        net, fused, list(wanted), records, inputs, options.calibration, samples=options.samples, fixed_batch=fixed_batch
+    )
     _check_inputs(found, inputs)
     log.info("calibrated %d tensors at %d levels with %d samples", len(wanted), net.level_count, found.samples)
     return found

@@ -21,7 +21,8 @@ from .plan import Plan, Step
 
 MOST_WIDENED = 2.0
 """Largest factor by which a range grows so that no row's multiplier saturates; single rows beyond it do."""
-LARGEST_MULTIPLIER = 1 / 64
+LARGEST_MULTIPLIER = 1 / 8
+LARGEST_RATIO = 15.9
 
 Levels = Sequence[ByteRange]
 
@@ -87,12 +88,12 @@ def _least_scales(
     least = np.zeros(len(chosen[made]))
     record = records.get(_layer(step.node))
     if record is None:
-        for scales in images.values():  # a sum's or a product's: 2^14 · s / s_y fits into 15 bits
-            least = np.maximum(least, scales / 2 * (1 + 1e-6))
+        for scales in images.values():  # a sum's or a product's: 2^11 · s / s_y fits into 15 bits
+            least = np.maximum(least, scales / LARGEST_RATIO)
         return least
     residual = step.node.inputs[RESIDUAL_INPUT]
     if residual is not None:
-        least = np.maximum(least, images[id(residual)] / 2 * (1 + 1e-6))
+        least = np.maximum(least, images[id(residual)] / LARGEST_RATIO)
     gains = np.abs(record.norms[:, 0].astype(np.float64)) * row_scales(record.weight)
     x = step.node.inputs[X_INPUT]
     wide = images[id(x)] * gains.max(axis=1) / LARGEST_MULTIPLIER

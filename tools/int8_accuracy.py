@@ -1,0 +1,213 @@
+"""Int8 accuracy: each level of a float32 file against int8 files of the same weights, measured by running the files.
+
+    python tools/int8_accuracy.py fashion-mnist docs/examples/fashion-mnist.safetensors \
+        --set data.directory=FOLDER --methods minmax percentile mse
+    python tools/int8_accuracy.py fashion-mnist docs/examples/fashion-mnist.safetensors \
+        --set data.directory=FOLDER --methods mse --out docs/examples/fashion-mnist-int8.safetensors
+
+FILE is what the recipe trained. The tool rebuilds the recipe's net from it, quantises it with each method on training
+samples, and prints a table in Markdown. --fine-tune N first trains N epochs with rounding. --out keeps the last file,
+with its measured accuracies inside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from nested_sparse.checkpoint import Checkpoint
+from nested_sparse.runtime import Session
+from nested_sparse.trainer import NestedModel, export, fine_tune_int8
+from nested_sparse.trainer.config import TrainConfig
+from nested_sparse.trainer.data.datasets import TrainingData
+from nested_sparse.trainer.hits import hits
+from nested_sparse.trainer.recalibrate import Moments
+from nested_sparse.trainer.recipes.recipe import Recipe, load_recipe
+from nested_sparse.trainer.recipes.run import start
+
+
+def restore(net: NestedModel, path: Path, example: tuple[Tensor, ...]) -> None:
+    """Give `net` the weights, masks, biases and norms of the file that was exported from such a net.
+
+    A file holds each norm folded to a scale and a shift, and so does `net` then; every norm must follow a layer.
+    """
+    norm_of = _norms_after_layers(net, example)
+    with Checkpoint.open(path) as checkpoint, torch.no_grad():
+        for name, layer in net.nested_layers().items():
+            weight, norms = checkpoint.load_layer(name)
+            layer.values.copy_(torch.from_numpy(weight.values).reshape(layer.values.shape))
+            layer.first_level.copy_(torch.from_numpy(weight.first_level))
+            if weight.permutation is not None:
+                layer.permutation = torch.from_numpy(weight.permutation)
+            for level, (scale, shift) in enumerate(torch.from_numpy(norms)):
+                if name in norm_of:
+                    _set_norm(norm_of[name].norms[level], scale, shift)
+                elif layer.biases is not None:
+                    layer.biases[level] = shift
+
+
+def _norms_after_layers(net: NestedModel, example: tuple[Tensor, ...]) -> dict[str, Any]:
+    """The level norm that reads each layer's output, by the layer's name."""
+    outputs: dict[int, str] = {}
+    kept: list[Tensor] = []  # so that no two outputs have the same id
+    found: dict[str, Any] = {}
+
+    def note(name: str) -> Any:
+        def noted(_: nn.Module, __: Any, output: Tensor) -> None:
+            outputs[id(output)] = name
+            kept.append(output)
+
+        return noted
+
+    with ExitStack() as stack, torch.no_grad():
+        for name, layer in net.nested_layers().items():
+            stack.callback(layer.register_forward_hook(note(name)).remove)
+        for norm in net.level_norms().values():
+            hook = norm.register_forward_pre_hook(lambda norm, given: found.update({outputs[id(given[0])]: norm}))
+            stack.callback(hook.remove)
+        net.eval()(*example)
+    return found
+
+
+def _set_norm(norm: nn.Module, scale: Tensor, shift: Tensor) -> None:
+    """Scale and shift alone: mean 0, and a variance that epsilon makes 1."""
+    assert isinstance(norm, _BatchNorm)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    norm.running_mean.zero_()
+    norm.running_var.fill_(1 - norm.eps)
+    norm.weight.copy_(scale)
+    norm.bias.copy_(shift)
+
+
+@torch.no_grad()
+def unfold_norms(net: NestedModel, batches: Iterable[tuple[Tensor, Any]]) -> None:
+    """Give each norm the statistics of its inputs, and a weight and bias with which it computes the same as before.
+
+    So a restored net can be trained.
+    """
+    moments = [{module.norms[level]: Moments() for module in net.level_norms().values()} for level in _levels(net)]
+    for inputs, _ in batches:
+        for level in _levels(net):
+            net.set_level(level)
+            with _observed(moments[level]):
+                net(inputs)
+    for norm, seen in (pair for of_level in moments for pair in of_level.items()):
+        assert isinstance(norm, _BatchNorm)
+        scale, shift = norm.weight.double().clone(), norm.bias.double().clone()
+        seen.store(norm)
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        norm.weight.copy_(scale * (norm.running_var.double() + norm.eps).sqrt())
+        norm.bias.copy_(shift + scale * norm.running_mean.double())
+    net.set_level(-1)
+
+
+@contextmanager
+def _observed(moments: dict[nn.Module, Moments]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for norm, seen in moments.items():
+            hook = norm.register_forward_pre_hook(lambda _, given, seen=seen: seen.add(given[0]))
+            stack.callback(hook.remove)
+        yield
+
+
+def _levels(net: NestedModel) -> range:
+    return range(net.level_count)
+
+
+def accuracies(path: Path, data: TrainingData) -> list[float]:
+    """Accuracy of each level, by running the file on the recipe's test samples."""
+    right, count = [0] * _level_count(path), 0
+    with Session(path, threads=1) as session:
+        (name,) = (spec.name for spec in session.inputs)
+        for inputs, targets in data.scored():
+            count += len(targets)
+            for level in range(len(right)):
+                (answer,) = session.run({name: inputs.numpy()}, level=level).values()
+                right[level] += int(hits(torch.from_numpy(answer), targets, "accuracies").sum())
+    return [each / count for each in right]
+
+
+def _level_count(path: Path) -> int:
+    with Checkpoint.open(path) as checkpoint:
+        return len(checkpoint.levels)
+
+
+def table(float32: Sequence[float], int8: dict[str, Sequence[float]]) -> str:
+    """Accuracy of each level in percent, and what each method adds to it, in points."""
+    methods = list(int8)
+    lines = [f"| level | float32 | {' | '.join(methods)} |", "|---" * (2 + len(methods)) + "|"]
+    for level, accuracy in enumerate(float32):
+        cells = [f"{100 * int8[each][level]:.2f} ({100 * (int8[each][level] - accuracy):+.2f})" for each in methods]
+        lines.append(f"| {level} | {100 * accuracy:.2f} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def calibration_batches(data: TrainingData, samples: int) -> list[tuple[Tensor, Any]]:
+    """The first training samples, of the first epoch."""
+    batches = list(data.batches(0))
+    each = len(batches[0][1])
+    return list(islice(batches, max(1, samples // each)))
+
+
+def measure(recipe: Recipe, options: argparse.Namespace) -> str:
+    """Rebuild, quantise and score; returns the table."""
+    data, net = start(recipe)
+    batches = calibration_batches(data, options.samples)
+    restore(net, options.file, data.example)
+    if options.fine_tune:
+        unfold_norms(net, batches)
+        config = TrainConfig(
+            int8_epochs=options.fine_tune,
+            lr=options.lr or recipe.config.lr,
+            optimizer=recipe.config.optimizer,
+            weight_decay=recipe.config.weight_decay,
+            distill_weight=recipe.config.distill_weight,
+        )
+        fine_tune_int8(net, data.batches, recipe.loss_fn, config)
+    found: dict[str, Sequence[float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for method in options.methods:
+            path = Path(folder) / f"{method}.safetensors"
+            inputs = [(each,) for each, _ in batches]
+            given: dict[str, Any] = {"values": "int8", "calibration": inputs, "calibration_method": method}
+            export(net, data.example, path, **given, **_linear(options))
+            found[method] = accuracies(path, data)
+            if options.out is not None and method == options.methods[-1]:
+                metrics = {"accuracy": found[method]}
+                export(net, data.example, options.out, metrics=metrics, force=True, **given, **_linear(options))
+    return table(accuracies(options.file, data), found)
+
+
+def _linear(options: argparse.Namespace) -> dict[str, Any]:
+    return {} if options.activations is None else {"activations": options.activations}
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", help="name or file of the recipe that trained FILE")
+    parser.add_argument("file", type=Path, metavar="FILE", help="float32 checkpoint")
+    parser.add_argument("--set", action="append", default=[], dest="settings", help="table.key=value of the recipe")
+    parser.add_argument("--methods", nargs="+", default=["minmax", "percentile", "mse"])
+    parser.add_argument("--samples", type=int, default=512, help="training samples to calibrate on")
+    parser.add_argument("--activations", help="of linear layers: static, dynamic or float32")
+    parser.add_argument("--fine-tune", type=int, default=0, metavar="EPOCHS", help="epochs with rounding before export")
+    parser.add_argument("--lr", type=float, default=0.0, help="learning rate of the training; by default the recipe's")
+    parser.add_argument("--out", type=Path, help="where to keep the file of the last method")
+    options = parser.parse_args()
+    print(measure(load_recipe(options.recipe, options.settings), options))
+
+
+if __name__ == "__main__":
+    main()
