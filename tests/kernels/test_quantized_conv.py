@@ -92,6 +92,16 @@ def test_blocks_of_every_size(block_rows: int, rows: int, permuted: bool) -> Non
         check(quantized_node(rng, 6, rows, block_rows, permuted=permuted, layout=PLANES, **window), x, PLANES)
 
 
+@pytest.mark.parametrize("block_rows", [2, 4, 8, 16])
+@pytest.mark.parametrize("layout", [TILES, PLANES], ids=str)
+def test_layers_that_keep_all_columns(block_rows: int, layout: Layout) -> None:
+    """Their quads are joined once for all row groups: one group and many, columns that fill no quad, groups, tables."""
+    rng = np.random.default_rng(21)
+    for rows, groups in ((3, 1), (40, 1), (64, 2)):
+        node = quantized_node(rng, 6, rows, block_rows, layout=layout, densities=(1.0, 1.0, 1.0), groups=groups)
+        check(node, random_image(rng, 1, 6, 9, 10), layout)
+
+
 SIZES = [(1, 1), (1, 40), (40, 1), (2, 2), (7, 8), (1, 63), (1, 64), (1, 65), (8, 8), (9, 7), (5, 13), (17, 31)]
 
 
