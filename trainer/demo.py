@@ -82,8 +82,8 @@ def load_demo_data(directory: Path | None) -> DemoData:
 def train_demo(data: DemoData, out: Path, force: bool, console: Console) -> Path:
     """Train, measure and export to `out`/{name}.safetensors; a finished one is used again unless `force`.
 
-    Its int8 twin goes beside it (`int8_twin`). Progress is kept in `out`/{name}.state, from which a stopped run goes on.
-    Raises TrainingError, ExportError.
+    Its int8 twin goes beside it (`int8_twin`). Progress is kept in `out`/{name}.state, from which a stopped
+    run goes on. Raises TrainingError, ExportError.
     """
     path, state = out / f"{data.name}.safetensors", out / f"{data.name}.state"
     if path.exists() and not force:
