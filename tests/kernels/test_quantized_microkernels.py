@@ -357,6 +357,25 @@ def test_each_group_reads_its_own_channel(kernel: KernelInfo) -> None:
 
 
 @each_kernel
+def test_groups_that_share_their_columns(kernel: KernelInfo) -> None:
+    """Memory for the quads of all groups, where they have the same columns, in the first level alone."""
+    for pixels, groups in itertools.product(WIDTHS, ((0, 6), (2, 5), (3, 3))):
+        rng = np.random.default_rng(pixels)
+        quads, packed = 7, 6 * kernel.block_rows
+        ptr = np.arange(0, 7 * quads, quads, dtype=np.uint32)
+        col = np.tile(rng.integers(0, 37, (quads, 4)), (6, 1)).astype(np.uint16)
+        val = rng.integers(-127, 128, (6 * quads, kernel.block_rows, 4)).astype(np.int8)
+        empty = (np.zeros(7, np.uint32), np.zeros((0, 4), np.uint16), np.zeros((0, kernel.block_rows, 4), np.int8))
+        levels = [tuple(map(guarded, level)) for level in ((ptr, col, val), empty)]
+        x = rng.integers(0, 256, (1, 37, pixels)).astype(np.uint8)
+        case = Case(levels, kernel.block_rows, packed, Rows.random(rng, packed), x)  # type: ignore[arg-type]
+        shared, memory = guarded(np.zeros(quads * 512, np.uint8)), guarded(spread(x[0], 64))
+        case.memory = {"x": address(memory), "shared_quads": address(shared)}
+        rows = slice(groups[0] * kernel.block_rows, groups[1] * kernel.block_rows)
+        np.testing.assert_array_equal(case.run(kernel, groups)[rows], case.expected()[rows])
+
+
+@each_kernel
 def test_a_range_of_groups_leaves_the_others_alone(kernel: KernelInfo) -> None:
     """So ranges may run at once."""
     case = make_case(kernel, 32)
