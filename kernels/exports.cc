@@ -123,6 +123,7 @@ constexpr Place kPlaces[] = {
     FIELD(Spmm8Args, pad)
     FIELD(Spmm8Args, masked)
     FIELD(Spmm8Args, pixels)
+    FIELD(Spmm8Args, shared_quads)
     STRUCT(Sums8Args)
     FIELD(Sums8Args, levels)
     FIELD(Sums8Args, level_count)

@@ -113,6 +113,7 @@ class Spmm8Args(ctypes.Structure):
         ("pad", ctypes.c_uint8),
         ("masked", ctypes.c_bool),
         ("pixels", ctypes.c_int32),
+        ("shared_quads", ctypes.c_void_p),
     )
 
 

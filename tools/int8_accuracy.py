@@ -35,14 +35,12 @@ from nested_sparse.trainer.recipes.recipe import Recipe, load_recipe
 from nested_sparse.trainer.recipes.run import start
 
 
-def restore(net: NestedModel, path: Path, batches: Iterable[tuple[Tensor, Any]]) -> None:
+def restore(net: NestedModel, path: Path, example: tuple[Tensor, ...]) -> None:
     """Give `net` the weights, masks, biases and norms of the file that was exported from such a net.
 
-    A file holds each norm folded to a scale and a shift. Here the norm gets the statistics of its inputs on `batches`,
-    and weight and bias that give the same scale and shift with them; so the net can also be trained on. Every norm must
-    follow a layer.
+    A file holds each norm folded to a scale and a shift, and so does `net` then; every norm must follow a layer.
     """
-    norm_of = _norms_after_layers(net, next(iter(batches))[0])
+    norm_of = _norms_after_layers(net, example)
     with Checkpoint.open(path) as checkpoint, torch.no_grad():
         for name, layer in net.nested_layers().items():
             weight, norms = checkpoint.load_layer(name)
@@ -55,10 +53,9 @@ def restore(net: NestedModel, path: Path, batches: Iterable[tuple[Tensor, Any]])
                     _set_norm(norm_of[name].norms[level], scale, shift)
                 elif layer.biases is not None:
                     layer.biases[level] = shift
-    _measure_statistics(net.eval(), batches)
 
 
-def _norms_after_layers(net: NestedModel, inputs: Tensor) -> dict[str, Any]:
+def _norms_after_layers(net: NestedModel, example: tuple[Tensor, ...]) -> dict[str, Any]:
     """The level norm that reads each layer's output, by the layer's name."""
     outputs: dict[int, str] = {}
     kept: list[Tensor] = []  # so that no two outputs have the same id
@@ -77,7 +74,7 @@ def _norms_after_layers(net: NestedModel, inputs: Tensor) -> dict[str, Any]:
         for norm in net.level_norms().values():
             hook = norm.register_forward_pre_hook(lambda norm, given: found.update({outputs[id(given[0])]: norm}))
             stack.callback(hook.remove)
-        net.eval()(inputs)
+        net.eval()(*example)
     return found
 
 
@@ -93,8 +90,11 @@ def _set_norm(norm: nn.Module, scale: Tensor, shift: Tensor) -> None:
 
 
 @torch.no_grad()
-def _measure_statistics(net: NestedModel, batches: Iterable[tuple[Tensor, Any]]) -> None:
-    """Store the statistics of each norm's inputs, and change its weight and bias so that it computes the same."""
+def unfold_norms(net: NestedModel, batches: Iterable[tuple[Tensor, Any]]) -> None:
+    """Give each norm the statistics of its inputs, and a weight and bias with which it computes the same as before.
+
+    So a restored net can be trained.
+    """
     moments = [{module.norms[level]: Moments() for module in net.level_norms().values()} for level in _levels(net)]
     for inputs, _ in batches:
         for level in _levels(net):
@@ -164,8 +164,9 @@ def measure(recipe: Recipe, options: argparse.Namespace) -> str:
     """Rebuild, quantise and score; returns the table."""
     data, net = start(recipe)
     batches = calibration_batches(data, options.samples)
-    restore(net, options.file, calibration_batches(data, 2000))
+    restore(net, options.file, data.example)
     if options.fine_tune:
+        unfold_norms(net, batches)
         config = TrainConfig(
             int8_epochs=options.fine_tune,
             lr=options.lr or recipe.config.lr,
@@ -178,7 +179,8 @@ def measure(recipe: Recipe, options: argparse.Namespace) -> str:
     with tempfile.TemporaryDirectory() as folder:
         for method in options.methods:
             path = Path(folder) / f"{method}.safetensors"
-            given: dict[str, Any] = {"values": "int8", "calibration": batches, "calibration_method": method}
+            inputs = [(each,) for each, _ in batches]
+            given: dict[str, Any] = {"values": "int8", "calibration": inputs, "calibration_method": method}
             export(net, data.example, path, **given, **_linear(options))
             found[method] = accuracies(path, data)
             if options.out is not None and method == options.methods[-1]:

@@ -91,7 +91,8 @@ void QuantizedConv::compute(const ort::Context& context) const {
   args.y_pitch = y.channel_step;
   args.pad = y.range.zero;
   args.masked = y.planes();
-  run_tasks(context, view, Run{*plan, args, x, residual, y, next_run()});
+  const int64_t shared_quads = channel_groups_ == 1 ? epilogue->shared_quads : 0;
+  run_tasks(context, view, Run{*plan, args, x, residual, y, shared_quads, next_run()});
 }
 
 void QuantizedConv::run_tasks(const ort::Context& context, const WeightView& view, const Run& run) const {
@@ -116,6 +117,7 @@ void QuantizedConv::run_task(const Run& run, const Task& task) const {
     y.write_border(task.image, std::min(task.outputs.begin * rows, y.size.channels),
                    std::min(task.outputs.end * rows, y.size.channels));
   }
+  if (run.shared_quads > 0) args.shared_quads = byte_scratch(Purpose::quads, kSharedQuadBytes * run.shared_quads);
   if (depthwise_) return run_depthwise(run, task, args);
   const int64_t first = channel_groups_ == 1 ? 0 : task.outputs.begin;
   const int64_t end = channel_groups_ == 1 ? 1 : task.outputs.end;

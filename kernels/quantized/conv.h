@@ -24,6 +24,7 @@ class QuantizedConv : public ConvLayer {
     const BytePlan& plan;
     const Spmm8Args& args;  // what all tiles have in common
     QuantizedImage x, residual, y;
+    int64_t shared_quads;  // of the epilogue
     uint64_t number;  // counts the runs of this process
   };
   struct Task {

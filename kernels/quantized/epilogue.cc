@@ -36,6 +36,21 @@ Row row_of(double m, double offset, double zero) {
   return {static_cast<int32_t>(bias) + half, shift, static_cast<int16_t>(multiplier)};
 }
 
+int64_t shared_quads(const WeightView& view) {
+  const int64_t groups = view.packed_rows / view.block_rows;
+  for (int32_t l = 1; l < view.weight.level_count; ++l) {
+    if (view.levels[l].ptr[groups] != 0) return 0;
+  }
+  const PackedLevel& level = view.levels[0];
+  const auto* col = static_cast<const uint16_t*>(level.col);
+  const uint32_t quads = level.ptr[1];
+  for (int64_t group = 1; group < groups; ++group) {
+    if (level.ptr[group + 1] - level.ptr[group] != quads) return 0;
+    if (!std::equal(col, col + 4 * quads, col + 4 * quads * group)) return 0;
+  }
+  return quads;
+}
+
 }  // namespace
 
 int32_t residual_multiplier(ByteRange residual, ByteRange y) {
@@ -53,6 +68,7 @@ Epilogue make_epilogue(const WeightView& view, const ImageRanges& ranges) {
   const std::vector<int32_t> sums = view.row_sums();
   const bool adds = ranges.residual.scale > 0;
   Epilogue made;
+  made.shared_quads = shared_quads(view);
   made.residual_multiplier = adds ? residual_multiplier(ranges.residual, ranges.y) : 0;
   const double added = adds ? made.residual_multiplier / 2048.0 * ranges.residual.zero : 0;
   const double x_scale = ranges.x.scale;

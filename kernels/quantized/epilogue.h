@@ -40,6 +40,8 @@ struct Epilogue {
   std::vector<int32_t> shift;
   std::vector<int16_t> multiplier;
   int32_t residual_multiplier;  // R
+  // Quads of each row group, where all groups have the columns of the first one and only level 0 has any; or 0.
+  int64_t shared_quads;
 };
 
 Epilogue make_epilogue(const WeightView& view, const ImageRanges& ranges);

@@ -14,6 +14,10 @@
 #define NESTED_SPARSE_LIST_AVXVNNI
 #endif
 #endif
+#if NESTED_SPARSE_ARM64
+#define NESTED_SPARSE_LIST_NEON
+#define NESTED_SPARSE_LIST_NEONDOT
+#endif
 
 namespace nested_sparse {
 

@@ -18,6 +18,7 @@ from integer_reference import OPEN, Image, Range, table
 from quantized_node import LEVELS, QuantizedGraph, QuantizedNode, Step, place, quantized_node, random_range
 
 from nested_sparse.kernels import library
+from nested_sparse.value_type import INT8
 
 POINT: dict[str, Any] = {"kernel": (1, 1), "pads": (0, 0, 0, 0)}
 TILES, PLANES = Layout(0, 1), Layout(1, 1)
@@ -89,6 +90,16 @@ def test_blocks_of_every_size(block_rows: int, rows: int, permuted: bool) -> Non
     x = random_image(rng, 2, 6, 9, 10)
     for window in ({}, POINT):
         check(quantized_node(rng, 6, rows, block_rows, permuted=permuted, layout=PLANES, **window), x, PLANES)
+
+
+@pytest.mark.parametrize("block_rows", [2, 4, 8, 16])
+@pytest.mark.parametrize("layout", [TILES, PLANES], ids=str)
+def test_layers_that_keep_all_columns(block_rows: int, layout: Layout) -> None:
+    """Their quads are joined once for all row groups: one group and many, columns that fill no quad, groups, tables."""
+    rng = np.random.default_rng(21)
+    for rows, groups in ((3, 1), (40, 1), (64, 2)):
+        node = quantized_node(rng, 6, rows, block_rows, layout=layout, densities=(1.0, 1.0, 1.0), groups=groups)
+        check(node, random_image(rng, 1, 6, 9, 10), layout)
 
 
 SIZES = [(1, 1), (1, 40), (40, 1), (2, 2), (7, 8), (1, 63), (1, 64), (1, 65), (8, 8), (9, 7), (5, 13), (17, 31)]
@@ -419,14 +430,18 @@ def test_images_that_do_not_fit_the_layer() -> None:
             QuantizedGraph([Step(line)], placed).run(0, x=forged())
 
 
-OTHERS = sorted({kernel.isa for kernel in library.kernels() if kernel.supported} - {library.isa()})
+OTHERS = sorted({kernel.isa for kernel in library.kernels() if kernel.supported and kernel.value_type is INT8} -
+                {library.isa(INT8)})  # fmt: skip
+REACHING = "blocks or sizes or groups or depthwise or residuals_of or tables or norms or largest"
 
 
 @pytest.mark.skipif("NESTED_SPARSE_FORCE_ISA" in os.environ, reason="the process that forces no ISA runs the others")
 @pytest.mark.parametrize("isa", OTHERS)
 def test_every_instruction_set(isa: str) -> None:
-    """These tests by each of the machine's other instruction sets."""
+    """The tests that reach all parts of kernels, by each of the machine's other instruction sets."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(Path(__file__))]
     environment = {**os.environ, "NESTED_SPARSE_FORCE_ISA": isa}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(
+        [*command, "-k", REACHING], env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
     assert done.returncode == 0, done.stdout[-3000:]

@@ -102,6 +102,7 @@ void gemv8_streams(const Args& args, int64_t first, int64_t stride) {
     }
     const auto step = [&](int k) {
       for (int ahead = 0; ahead < kSums * kValues; ahead += 64) __builtin_prefetch(val[k] + kPrefetch + ahead);
+#pragma GCC unroll 4
       for (int s = 0; s < kSums; ++s) {
         sums[k][s] = W::dot(sums[k][s], val[k] + s / kQuads * kQuads * kValues, W::input(x, col[k] + 4 * s));
       }
@@ -109,13 +110,15 @@ void gemv8_streams(const Args& args, int64_t first, int64_t stride) {
       col[k] += 4 * kSums;
     };
     for (int64_t i = 0; i < common; ++i) {
+#pragma GCC unroll 4
       for (int k = 0; k < Streams; ++k) step(k);
     }
+#pragma GCC unroll 4
     for (int k = 0; k < Streams; ++k) {
       for (int64_t i = common; i < count[k] / kSums; ++i) step(k);
       for (int64_t i = 0; i < count[k] % kSums; ++i) {
         if constexpr (kQuads == 1) {
-          sums[k][i] = W::dot(sums[k][i], val[k] + i * kValues, W::input(x, col[k] + 4 * i));
+          sums[k][0] = W::dot(sums[k][0], val[k] + i * kValues, W::input(x, col[k] + 4 * i));
         } else {
           add_quad<W, V>(val[k] + i * kValues, x, col[k] + 4 * i, totals[k]);
         }

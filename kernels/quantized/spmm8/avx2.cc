@@ -8,6 +8,7 @@ namespace {
 struct Pixels16 {
   static constexpr int kPixels = 16;
   static constexpr int kRows = 4;
+  static constexpr int kSubtracted = 0;
   struct Sums {
     __m256i low, high;  // in the order of the pixels
   };

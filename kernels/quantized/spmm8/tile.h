@@ -112,6 +112,21 @@ typename S::Limits limits_of(const Sums8Args&) {
   return S::limits(0, 255, 0);
 }
 
+// Computes the groups for S::kPixels pixels of a tile, from pixel `first` on. add(group, row, sums) adds the products.
+template <class S, int V, class Args, class Add>
+NESTED_SPARSE_INLINE void run_group(const Args& args, const typename S::Limits& limits, int64_t group, int32_t first,
+                                    const Add& add) {
+  constexpr int R = std::min(V, S::kRows);
+  for (int row = 0; row < V; row += R) {
+    typename S::Sums sums[R];
+    NESTED_SPARSE_UNROLL
+    for (int r = 0; r < R; ++r) sums[r] = S::start(start_of(args, group * V + row + r));
+    add(row, sums);
+    NESTED_SPARSE_UNROLL
+    for (int r = 0; r < R; ++r) finish<S>(args, limits, sums[r], group * V + row + r, first);
+  }
+}
+
 template <class S, int V, class Args, class Columns>
 NESTED_SPARSE_INLINE void run_groups(const Args& args, Columns pixels, int64_t group_begin, int64_t group_end) {
   constexpr int R = std::min(V, S::kRows);
@@ -121,16 +136,48 @@ NESTED_SPARSE_INLINE void run_groups(const Args& args, Columns pixels, int64_t g
     for (int32_t first = 0; first < args.pixels; first += S::kPixels) {
       Columns from = pixels;
       from.x += first;
-      for (int row = 0; row < V; row += R) {
-        typename S::Sums sums[R];
-        NESTED_SPARSE_UNROLL
-        for (int r = 0; r < R; ++r) sums[r] = S::start(start_of(args, group * V + row + r));
-        accumulate<S, V>(args, from, group, row, sums);
-        NESTED_SPARSE_UNROLL
-        for (int r = 0; r < R; ++r) finish<S>(args, limits, sums[r], group * V + row + r, first);
-      }
+      run_group<S, V>(args, limits, group, first, [&](int row, typename S::Sums(&sums)[R])
+                      __attribute__((always_inline)) { accumulate<S, V>(args, from, group, row, sums); });
     }
   }
+}
+
+// The same where all groups have the same quads: their pixels are brought into order once for all groups.
+template <class S, int V, class Columns>
+NESTED_SPARSE_INLINE void run_shared(const Spmm8Args& args, Columns pixels, int64_t group_begin, int64_t group_end) {
+  constexpr int R = std::min(V, S::kRows);
+  using Quad = decltype(S::quad(args.x, args.x, args.x, args.x));
+  const typename S::Limits limits = limits_of<S>(args);
+  const QuadLevel level = args.levels[0];
+  const int64_t count = level.ptr[1];
+  auto* const quads = reinterpret_cast<Quad*>(args.shared_quads);
+  for (int32_t first = 0; first < args.pixels; first += S::kPixels, pixels.x += S::kPixels) {
+    const uint16_t* col = level.col;
+    for (int64_t j = 0; j < count; ++j, col += 4) {
+      quads[j] = S::quad(pixels(col[0]), pixels(col[1]), pixels(col[2]), pixels(col[3]));
+    }
+    for (int64_t group = group_begin; group < group_end; ++group) {
+      const int8_t* const of_group = level.val + 4 * V * count * group;
+      run_group<S, V>(args, limits, group, first, [&](int row, typename S::Sums(&sums)[R])
+                      __attribute__((always_inline)) {
+        const int8_t* val = of_group + 4 * row;
+        for (int64_t j = 0; j < count; ++j, val += 4 * V) {
+          const auto weights = S::template weights<R>(val);
+          NESTED_SPARSE_UNROLL
+          for (int r = 0; r < R; ++r) S::multiply(sums[r], quads[j], weights, r);
+        }
+      });
+    }
+  }
+}
+template <class S, int V, class Columns>
+NESTED_SPARSE_INLINE void run_any(const Spmm8Args& args, Columns pixels, int64_t group_begin, int64_t group_end) {
+  if (args.shared_quads != nullptr) return run_shared<S, V>(args, pixels, group_begin, group_end);
+  run_groups<S, V>(args, pixels, group_begin, group_end);
+}
+template <class S, int V, class Columns>
+NESTED_SPARSE_INLINE void run_any(const Sums8Args& args, Columns pixels, int64_t group_begin, int64_t group_end) {
+  run_groups<S, V>(args, pixels, group_begin, group_end);
 }
 
 // The arguments are copied: a store of bytes may change whatever a pointer leads to.
@@ -138,9 +185,9 @@ template <class S, int V, class Args>
 void run_tile(const Args& given, int64_t group_begin, int64_t group_end) {
   const Args args = given;
   if (args.offsets == nullptr) {
-    run_groups<S, V>(args, Tiled{args.x}, group_begin, group_end);
+    run_any<S, V>(args, Tiled{args.x}, group_begin, group_end);
   } else {
-    run_groups<S, V>(args, Placed{args.x, args.offsets}, group_begin, group_end);
+    run_any<S, V>(args, Placed{args.x, args.offsets}, group_begin, group_end);
   }
 }
 

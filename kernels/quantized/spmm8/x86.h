@@ -157,6 +157,7 @@ struct InLanes {
   using Vec = typename V::Vec;
   static constexpr int kPixels = sizeof(Vec);
   static constexpr int kRows = Rows;
+  static constexpr int kSubtracted = 0;
   struct Sums {
     Vec of[4];
   };
@@ -211,7 +212,7 @@ struct InLanes {
     return {add_words(words.low, multiply_high(low_bytes(limits.zero, bytes), limits.residual_multiplier)),
             add_words(words.high, multiply_high(high_bytes(limits.zero, bytes), limits.residual_multiplier))};
   }
-  // (t + 32) >> 6 is the high part of t * 512, rounded.
+  // (t + 4) >> 3 is the high part of t * 4096, rounded.
   NESTED_SPARSE_INLINE static Vec bytes(Words words, const Limits& limits) {
     const Vec bytes = pack_words(multiply_rounded(words.low, limits.half), multiply_rounded(words.high, limits.half));
     return min_bytes(max_bytes(bytes, limits.lo), limits.hi);

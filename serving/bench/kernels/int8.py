@@ -11,13 +11,10 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 INT8 = "int8"
 CALIBRATION_IMAGES = 8
@@ -27,15 +24,6 @@ def calibration_images(shape: Sequence[int]) -> list[NDArray[np.float32]]:
     """Normal noise of one shape: the models were made from the same kind of input. All engines calibrate on these."""
     rng = np.random.default_rng(0)
     return [rng.standard_normal(tuple(shape), np.float32) for _ in range(CALIBRATION_IMAGES)]
-
-
-def calibration_batches(shape: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-    """The same images as batches of inputs and labels, of which no label is used."""
-    import torch
-
-    return [
-        (torch.from_numpy(image), torch.zeros(len(image), dtype=torch.int64)) for image in calibration_images(shape)
-    ]
 
 
 def quantised_statically(model: Path, shape: Sequence[int], *, per_channel: bool = True) -> Path:

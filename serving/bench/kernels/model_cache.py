@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from nested_sparse.value_type import FLOAT32, VALUE_TYPES
 
 from .dense import export_dense
-from .int8 import INT8, calibration_batches, quantised_for_any_input, quantised_statically
+from .int8 import INT8, calibration_images, quantised_for_any_input, quantised_statically
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -135,17 +135,20 @@ class ModelCache:
         return model, net.eval(), examples[:1]
 
     def _built(self, nested: tuple[nn.Module, NestedModel, Tensor], network: str, values: str) -> Built:
+        import torch
+
         from nested_sparse.trainer import export
         from nested_sparse.trainer.export.verify import stored_weights
 
         model, net, example = nested
         path = self.folder() / "nested.safetensors"
-        about: dict[str, Any] = {}
-        if values == INT8 and network == LINEAR:
-            about = {"activations": "dynamic"}
-        elif values == INT8:
-            about = {"calibration": calibration_batches(example.shape)}
-        export(net, (example,), path, values=values, **about)
+        if values != INT8:
+            export(net, (example,), path, values=values)
+        elif network == LINEAR:
+            export(net, (example,), path, values=values, activations="dynamic")
+        else:
+            images = [torch.from_numpy(image) for image in calibration_images(example.shape)]
+            export(net, (example,), path, values=values, calibration=images)
         expected = []
         with stored_weights(net, VALUE_TYPES[FLOAT32.name if values == INT8 else values]):
             for level in range(net.level_count):

@@ -158,7 +158,7 @@ def load_openvino(load: Load) -> tuple[str, Infer]:
     facts = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
     kernels = Counter(_text(each["primitiveType"]) for each in facts if "Conv" in _text(each["layerType"]))
     most = kernels.most_common(1)[0][0] if kernels else "no convolution"
-    return f"OpenVINO {version('openvino')} dense, {most}", lambda: request.infer([load.image])[0]
+    return f"OpenVINO {version('openvino')} dense, mostly {most}", lambda: request.infer([load.image])[0]
 
 
 def _text(value: Any) -> str:
