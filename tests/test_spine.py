@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.kernels.library import scratch_allocations
 from nested_sparse.runtime import Session
 from nested_sparse.slice import slice_checkpoint
@@ -46,7 +47,7 @@ def trained(
     net, train_images, test = net_and_images
     path = tmp_path_factory.mktemp("spine") / "digits.safetensors"
     accuracy = accuracy_per_level(net, [(test.images, test.labels)])
-    batches = Batches(train_images, 64) if request.param == "int8" else None
+    batches = [(train_images.images[:256], train_images.labels[:256])] if request.param == "int8" else None
     export(net, (test.images[:1],), path, metrics={"accuracy": accuracy}, values=request.param, calibration=batches)
     return path, test
 
@@ -77,11 +78,17 @@ def test_a_slice_answers_bit_for_bit_as_the_whole_file_does(
 
 
 def test_switching_the_level_allocates_nothing(trained: tuple[Path, LabelledImages]) -> None:
-    """Once a thread has run the model, no level makes an operator allocate, in any order."""
+    """Once a thread has run the model, no level makes an operator allocate, in any order.
+
+    Operators of int8 keep constants for each level, which they make when it first runs.
+    """
     path, test = trained
     batch = {"input": test.images[:2].numpy()}
+    with Checkpoint.open(path) as checkpoint:
+        int8 = any(layer.value_type.scaled for layer in checkpoint.layers)
     with Session(path, threads=1) as session:
-        session.run(batch, level=2)
+        for level in (0, 1, 2) if int8 else (2,):
+            session.run(batch, level=level)
         before = scratch_allocations()
         for level in (0, 2, 1, 0, 1, 2, 0):
             session.run(batch, level=level)
