@@ -60,7 +60,7 @@ class IntegerModel:
         return {output.name: values[output.name] for output in self._graph.output}
 
     def _operators(self, a: dict[str, Any], given: list[Any], level: int) -> dict[str, Callable[[], Any]]:
-        """What each of our operators computes of the node's attributes and inputs."""
+        """By the name of each of our operators: the function that computes it from the node's attributes and inputs."""
         y, limits = (lambda: _range(a, "y", level)), (a.get("clip_min"), a.get("clip_max"))
         x = given[0]
         return {
