@@ -55,8 +55,8 @@ def restore(net: NestedModel, path: Path, example: tuple[Tensor, ...]) -> None:
             for level, (scale, shift) in enumerate(torch.from_numpy(norms)):
                 if name in norm_of:
                     _set_norm(norm_of[name].norms[level], scale, shift)
-                elif layer.biases is not None:
-                    layer.biases[level] = shift
+                if layer.biases is not None:
+                    layer.biases[level] = 0 if name in norm_of else shift
 
 
 def _norms_after_layers(net: NestedModel, example: tuple[Tensor, ...]) -> dict[str, Any]:
