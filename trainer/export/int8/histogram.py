@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 HALF = 2048
 """Bins on each side of zero."""
+LEAST_WIDTH = 2.0**-126
+"""Of a bin: the smallest normal float32, because values below it are zero to the operators."""
 
 
 class Histogram:
@@ -49,7 +51,7 @@ class Histogram:
         if magnitude == 0.0:
             return
         if not self.width:
-            self.width = float(2.0 ** np.ceil(np.log2(max(magnitude / HALF, 1e-300))))
+            self.width = float(2.0 ** np.ceil(np.log2(max(magnitude / HALF, LEAST_WIDTH))))
         while magnitude > HALF * self.width:
             merged = self.counts.reshape(HALF, 2).sum(axis=1)
             self.counts[:] = 0

@@ -36,20 +36,23 @@ class _Rewriter:
         self._model, self._plan, self._ranges = model, plan, ranges
         self._level = next(value for value in model.graph.inputs if value.name == LEVEL.name)
         self._twins: dict[int, ir.Value] = {}  # of a float32 value, its bytes
-        self._means: dict[int, ir.Value] = {}  # in place of the float32 output of a global pool
         self._replaced: list[Step] = []
+        self._pooled: list[tuple[Step, ir.Value]] = []  # global means, and what is read in their place
 
     def run(self) -> None:
         for node in list(self._model.graph):
             step = self._plan.steps.get(id(node))
             if step is not None:
                 self._replace(step)
+        for step, mean in self._pooled:  # once all are replaced: later steps know the old value
+            _take_over(step.answer, mean)
+            self._model.graph.remove(step.node, safe=True)
         self._remove_replaced()
         set_margins(self._model, self._twins.values())
 
     def _replace(self, step: Step) -> None:
         last = step.folded[-1]  # what it reads beside images stands before it
-        images = [self._twin(self._held(value), last) for value in step.images]
+        images = [self._twin(value, last) for value in step.images]
         if is_global_pool(step.node):
             self._global_pool(step, images[0])
             return
@@ -62,14 +65,10 @@ class _Rewriter:
         """The bytes of `value`; the node that makes them of floats stands before `before` where there are none yet."""
         if id(value) not in self._twins:
             node = self._node(contract.QUANTIZE, [value, self._level], value, f"{value.name}.quantize")
-            _set_range(node, contract.Y_SCALE, contract.Y_ZERO, self._ranges[self._held(self._plan.ranged(value))])
+            _set_range(node, contract.Y_SCALE, contract.Y_ZERO, self._ranges[self._plan.ranged(value)])
             self._model.graph.insert_before(before, node)
             self._twins[id(value)] = node.outputs[0]
         return self._twins[id(value)]
-
-    def _held(self, value: ir.Value) -> ir.Value:
-        """The value that the graph holds by now in place of one of the plan."""
-        return self._means.get(id(value), value)
 
     def _node(self, operator: str, inputs: Sequence[ir.Value | None], like: ir.Value, name: str) -> ir.Node:
         """A node that makes the bytes of `like`."""
@@ -88,7 +87,7 @@ class _Rewriter:
         if old.op_type == "Add":
             node = self._node(contract.QUANTIZED_ADD, [*images, self._level], step.answer, name)
         else:
-            factor = next(value for value in old.inputs if value is not self._held(step.images[0]))
+            factor = next(value for value in old.inputs if value is not step.images[0])
             node = self._node(contract.QUANTIZED_MULTIPLY, [images[0], factor, self._level], step.answer, name)
         for key, limit in zip((CLIP_MIN, CLIP_MAX), step.limits, strict=True):
             node.attributes[key] = ir.AttrFloat32(key, limit)
@@ -97,7 +96,7 @@ class _Rewriter:
 
     def _conv(self, step: Step, images: list[ir.Value]) -> ir.Node:
         old = step.node
-        twins = dict(zip((id(self._held(value)) for value in step.images), images, strict=True))
+        twins = dict(zip(map(id, step.images), images, strict=True))
         inputs = [
             twins[id(value)] if value is not None and place in (contract.X_INPUT, contract.RESIDUAL_INPUT) else value
             for place, value in enumerate(old.inputs)
@@ -149,9 +148,7 @@ class _Rewriter:
             pool.outputs[0].name = f"{y.name}.pooled"
             pool.outputs[0].type = y.type
         self._model.graph.insert_before(old, new)
-        _take_over(y, new[-1].outputs[0])
-        self._means[id(y)] = new[-1].outputs[0]
-        self._model.graph.remove(old, safe=True)
+        self._pooled.append((step, new[-1].outputs[0]))
 
     def _remove_replaced(self) -> None:
         """Remove the nodes of all steps; where floats are still read, they are made of the bytes."""
