@@ -132,6 +132,18 @@ constexpr Place kPlaces[] = {
     FIELD(Sums8Args, sums)
     FIELD(Sums8Args, sums_pitch)
     FIELD(Sums8Args, pixels)
+    STRUCT(Gemv8Args)
+    FIELD(Gemv8Args, levels)
+    FIELD(Gemv8Args, level_count)
+    FIELD(Gemv8Args, x)
+    FIELD(Gemv8Args, x_zero)
+    FIELD(Gemv8Args, row_sums)
+    FIELD(Gemv8Args, sums)
+    STRUCT(Gemv8FloatArgs)
+    FIELD(Gemv8FloatArgs, levels)
+    FIELD(Gemv8FloatArgs, level_count)
+    FIELD(Gemv8FloatArgs, x)
+    FIELD(Gemv8FloatArgs, sums)
     STRUCT(ByteRun)
     FIELD(ByteRun, source)
     FIELD(ByteRun, to)
@@ -194,11 +206,23 @@ void run_spmm(const KernelInfo& kernel, const KernelCall& call) {
               call.group_begin, call.group_end);
 }
 
+// Line `index` of the list of kernels that multiply int8 weights by vectors.
+bool gemv8_row(int32_t index, KernelRow* row) {
+  int32_t count = 0;
+  const Gemv8Info* kernels = gemv8_list(&count);
+  if (index >= count) return false;
+  const Gemv8Info& kernel = kernels[index];
+  *row = KernelRow{
+      kernel.name, "linear", isa_name(kernel.isa, kernel.dot),     kernel.block_rows, 0, sizeof(uint16_t), "int8",
+      0,           0,        isa_supported(kernel.isa, kernel.dot)};
+  return true;
+}
+
 // Line `index` of the list of kernels of int8 weights.
 bool quantized_kernel_row(int32_t index, KernelRow* row) {
   int32_t count = 0;
   const QuantizedKernel* kernels = quantized_kernel_list(&count);
-  if (index >= count) return false;
+  if (index >= count) return gemv8_row(index - count, row);
   const QuantizedKernel& kernel = kernels[index];
   *row = KernelRow{
       kernel.name, "conv",      isa_name(kernel.isa, kernel.dot),     kernel.block_rows, 0, sizeof(uint16_t), "int8",
@@ -210,7 +234,7 @@ bool quantized_kernel_row(int32_t index, KernelRow* row) {
 // not quantised.
 const char* int8_kernel(bool linear, bool floats, int32_t block_rows, int64_t rows) {
   const IsaChoice& isa = isa_choice();
-  const bool tiles = rows >= (floats ? kTransposeFrom : kTileFrom);
+  const bool tiles = rows >= (floats ? kTransposeFrom : tile_from(block_rows));
   if (linear && !tiles) return (floats ? find_float_gemv8(isa, block_rows) : find_gemv8(isa, block_rows)).name;
   if (!floats) return find_spmm8(isa, block_rows).name;
   return find_spmm(isa.isa, {block_rows, 0, sizeof(uint16_t), ValueType::float32}).name;
@@ -226,6 +250,19 @@ const QuantizedKernel* usable_quantized_kernel(int32_t index) {
   if (index < floats || index - floats >= count) return nullptr;
   const QuantizedKernel& kernel = kernels[index - floats];
   return isa_supported(kernel.isa, kernel.dot) ? &kernel : nullptr;
+}
+
+// The same for the kernels that multiply int8 weights by vectors, which follow.
+const Gemv8Info* usable_gemv8(int32_t index) {
+  int32_t floats = 0;
+  int32_t pixels = 0;
+  int32_t count = 0;
+  kernel_list(&floats);
+  quantized_kernel_list(&pixels);
+  const Gemv8Info* kernels = gemv8_list(&count);
+  const int64_t at = int64_t{index} - floats - pixels;
+  if (at < 0 || at >= count) return nullptr;
+  return isa_supported(kernels[at].isa, kernels[at].dot) ? kernels + at : nullptr;
 }
 
 }  // namespace
@@ -315,6 +352,23 @@ NESTED_SPARSE_EXPORT bool nested_sparse_run_sums8(int32_t index, const nested_sp
   const nested_sparse::QuantizedKernel* kernel = nested_sparse::usable_quantized_kernel(index);
   if (kernel == nullptr) return false;
   kernel->sums(*args, begin, end);
+  return true;
+}
+
+// The same for vectors of bytes and of floats; false where the kernel does not take such vectors.
+NESTED_SPARSE_EXPORT bool nested_sparse_run_gemv8(int32_t index, const nested_sparse::Gemv8Args* args, int64_t begin,
+                                                  int64_t end) {
+  const nested_sparse::Gemv8Info* kernel = nested_sparse::usable_gemv8(index);
+  if (kernel == nullptr || kernel->bytes == nullptr) return false;
+  kernel->bytes(*args, begin, end);
+  return true;
+}
+
+NESTED_SPARSE_EXPORT bool nested_sparse_run_float_gemv8(int32_t index, const nested_sparse::Gemv8FloatArgs* args,
+                                                        int64_t begin, int64_t end) {
+  const nested_sparse::Gemv8Info* kernel = nested_sparse::usable_gemv8(index);
+  if (kernel == nullptr || kernel->floats == nullptr) return false;
+  kernel->floats(*args, begin, end);
   return true;
 }
 

@@ -20,6 +20,8 @@ from nested_sparse.value_type import FLOAT32, INT8, VALUE_TYPES, ValueType
 from .structs import (
     Clip,
     Gather8Args,
+    Gemv8Args,
+    Gemv8FloatArgs,
     KernelCall,
     KernelRow,
     PackedLevel,
@@ -31,6 +33,13 @@ from .structs import (
 
 if TYPE_CHECKING:
     import onnxruntime
+
+_RUNNERS = {
+    Spmm8Args: "nested_sparse_run_spmm8",
+    Sums8Args: "nested_sparse_run_sums8",
+    Gemv8Args: "nested_sparse_run_gemv8",
+    Gemv8FloatArgs: "nested_sparse_run_float_gemv8",
+}
 
 FILE_NAME = "libnested_sparse_kernels.so"
 
@@ -234,7 +243,9 @@ def run_kernel(
         raise KernelError(f"kernel {index} is not in the list, or this CPU does not support it")
 
 
-def run_quantized_kernel(index: int, args: Spmm8Args | Sums8Args, groups: tuple[int, int]) -> None:
+def run_quantized_kernel(
+    index: int, args: Spmm8Args | Sums8Args | Gemv8Args | Gemv8FloatArgs, groups: tuple[int, int]
+) -> None:
     """Run kernel `index` of int8 weights on raw memory, for tests and benchmarks; with Sums8Args it stores sums.
 
     groups: range of row groups to compute.
@@ -242,8 +253,7 @@ def run_quantized_kernel(index: int, args: Spmm8Args | Sums8Args, groups: tuple[
     Raises KernelError where the list has no such kernel, or this CPU does not support it.
     """
     library = loaded_library()
-    run = library.nested_sparse_run_spmm8 if isinstance(args, Spmm8Args) else library.nested_sparse_run_sums8
-    if not run(index, ctypes.byref(args), *groups):
+    if not getattr(library, _RUNNERS[type(args)])(index, ctypes.byref(args), *groups):
         raise KernelError(f"kernel {index} is no kernel of int8 weights, or this CPU does not support it")
 
 
@@ -280,7 +290,7 @@ def loaded_library() -> ctypes.CDLL:
     library.nested_sparse_int8_kernel.argtypes = (ctypes.c_bool, ctypes.c_bool, ctypes.c_int32, ctypes.c_int64)
     library.nested_sparse_kernel.restype = ctypes.c_bool
     library.nested_sparse_run_kernel.restype = ctypes.c_bool
-    for name in ("nested_sparse_run_spmm8", "nested_sparse_run_sums8"):
+    for name in _RUNNERS.values():
         getattr(library, name).argtypes = (ctypes.c_int32, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
         getattr(library, name).restype = ctypes.c_bool
     library.nested_sparse_run_gather8.argtypes = (ctypes.c_int32, ctypes.c_void_p)

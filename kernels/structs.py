@@ -1,7 +1,7 @@
 """Structs: the C++ structs that Python shares with the operator library, as ctypes, and whether they are the library's.
 
-The headers say what each field is: packed.h, route.h, quantized/spmm8/spmm8.h, quantized/gather8/gather8.h,
-and exports.cc for KernelRow and KernelCall.
+The headers say what each field is: packed.h, route.h, spmm8.h, gemv8.h and gather8.h in quantized/, and exports.cc for
+KernelRow and KernelCall.
 """
 
 from __future__ import annotations
@@ -131,6 +131,30 @@ class Sums8Args(ctypes.Structure):
     )
 
 
+class Gemv8Args(ctypes.Structure):
+    """Arguments of one call of a kernel that multiplies int8 weights by a vector of bytes."""
+
+    _fields_ = (
+        ("levels", ctypes.c_void_p),
+        ("level_count", ctypes.c_int32),
+        ("x", ctypes.c_void_p),
+        ("x_zero", ctypes.c_int32),
+        ("row_sums", ctypes.c_void_p),
+        ("sums", ctypes.c_void_p),
+    )
+
+
+class Gemv8FloatArgs(ctypes.Structure):
+    """The same for a vector of floats."""
+
+    _fields_ = (
+        ("levels", ctypes.c_void_p),
+        ("level_count", ctypes.c_int32),
+        ("x", ctypes.c_void_p),
+        ("sums", ctypes.c_void_p),
+    )
+
+
 class ByteRun(ctypes.Structure):
     """Pixels that are gathered together."""
 
@@ -204,6 +228,8 @@ SHARED: tuple[type[ctypes.Structure], ...] = (
     QuadLevel,
     Spmm8Args,
     Sums8Args,
+    Gemv8Args,
+    Gemv8FloatArgs,
     ByteRun,
     Gather8Args,
     Seen,

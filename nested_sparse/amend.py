@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from .checkpoint import Checkpoint
@@ -35,6 +36,28 @@ def store_rows(path: str | os.PathLike[str], rows: str | None) -> None:
     if rows not in (None, INDEPENDENT, DEPENDENT):
         raise InputError(f"rows: expected {INDEPENDENT!r}, {DEPENDENT!r} or None, got {rows!r}")
     _amend(path, lambda metadata: replace(metadata, rows=rows))
+
+
+def store_metrics(path: str | os.PathLike[str], metrics: Mapping[str, Sequence[float]]) -> None:
+    """Put `metrics`, one finite value per level by name, into the file at `path`, in place of those that it has.
+
+    All else stays, and the file is replaced, as by `store_reroutes`. Raises CheckpointError, InputError.
+    """
+
+    def amended(metadata: Metadata) -> Metadata:
+        for name, values in metrics.items():
+            if len(values) != len(metadata.levels) or not all(math.isfinite(value) for value in values):
+                raise InputError(
+                    f"metrics[{name!r}]: expected one finite value for each of {len(metadata.levels)} levels, got "
+                    f"{list(values)}"
+                )
+        levels = [
+            replace(entry, metrics={name: float(values[level]) for name, values in metrics.items()})
+            for level, entry in enumerate(metadata.levels)
+        ]
+        return replace(metadata, levels=tuple(levels))
+
+    _amend(path, amended)
 
 
 def _amend(path: str | os.PathLike[str], change: Callable[[Metadata], Metadata]) -> None:

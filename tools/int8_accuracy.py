@@ -13,13 +13,17 @@ with its measured accuracies inside.
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -125,31 +129,48 @@ def _levels(net: NestedModel) -> range:
     return range(net.level_count)
 
 
-def accuracies(path: Path, data: TrainingData) -> list[float]:
-    """Accuracy of each level, by running the file on the recipe's test samples."""
-    right, count = [0] * _level_count(path), 0
-    with Session(path, threads=1) as session:
-        (name,) = (spec.name for spec in session.inputs)
-        for inputs, targets in data.scored():
-            count += len(targets)
-            for level in range(len(right)):
-                (answer,) = session.run({name: inputs.numpy()}, level=level).values()
-                right[level] += int(hits(torch.from_numpy(answer), targets, "accuracies").sum())
-    return [each / count for each in right]
+@dataclass(frozen=True)
+class Score:
+    """A level of an int8 file beside the same level in float32. accuracies: shares of right answers, from 0 to 1.
+
+    error: root mean square of the logits' differences, as a share of that of the logits.
+    """
+
+    accuracy: float
+    float_accuracy: float
+    error: float
 
 
-def _level_count(path: Path) -> int:
-    with Checkpoint.open(path) as checkpoint:
-        return len(checkpoint.levels)
+def scores(int8: Path, float32: Path, data: TrainingData) -> list[Score]:
+    """The score of each level, by running both files on the recipe's test samples."""
+    found = []
+    with Session(int8, threads=1) as ours, Session(float32, threads=1) as exact:
+        (name,) = (spec.name for spec in ours.inputs)
+        for level in range(len(ours.levels)):
+            right: dict[str, float] = defaultdict(float)
+            for inputs, targets in data.scored():
+                feeds = {name: inputs.numpy()}
+                (got,), (expected,) = (each.run(feeds, level=level).values() for each in (ours, exact))
+                right["samples"] += len(targets)
+                right["int8"] += int(hits(torch.from_numpy(got), targets, "scores").sum())
+                right["float32"] += int(hits(torch.from_numpy(expected), targets, "scores").sum())
+                right["noise"] += float(np.square(got - expected).sum())
+                right["power"] += float(np.square(expected).sum())
+            count = right["samples"]
+            error = math.sqrt(right["noise"] / right["power"])
+            found.append(Score(right["int8"] / count, right["float32"] / count, error))
+    return found
 
 
-def table(float32: Sequence[float], int8: dict[str, Sequence[float]]) -> str:
-    """Accuracy of each level in percent, and what each method adds to it, in points."""
-    methods = list(int8)
-    lines = [f"| level | float32 | {' | '.join(methods)} |", "|---" * (2 + len(methods)) + "|"]
-    for level, accuracy in enumerate(float32):
-        cells = [f"{100 * int8[each][level]:.2f} ({100 * (int8[each][level] - accuracy):+.2f})" for each in methods]
-        lines.append(f"| {level} | {100 * accuracy:.2f} | {' | '.join(cells)} |")
+def table(scored: Mapping[str, Sequence[Score]]) -> str:
+    """Accuracy of each level in percent; for each method the difference in points, and the error of the logits."""
+    lines = [f"| level | float32 | {' | '.join(scored)} |", "|---" * (2 + len(scored)) + "|"]
+    for level, of_level in enumerate(zip(*scored.values(), strict=True)):
+        cells = [
+            f"{100 * each.accuracy:.2f} ({100 * (each.accuracy - each.float_accuracy):+.2f}), {100 * each.error:.1f} %"
+            for each in of_level
+        ]
+        lines.append(f"| {level} | {100 * of_level[0].float_accuracy:.2f} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -175,22 +196,23 @@ def measure(recipe: Recipe, options: argparse.Namespace) -> str:
             distill_weight=recipe.config.distill_weight,
         )
         fine_tune_int8(net, data.batches, recipe.loss_fn, config)
-    found: dict[str, Sequence[float]] = {}
+    found: dict[str, Sequence[Score]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for method in options.methods:
             path = Path(folder) / f"{method}.safetensors"
-            inputs = [(each,) for each, _ in batches]
-            given: dict[str, Any] = {"values": "int8", "calibration": inputs, "calibration_method": method}
-            export(net, data.example, path, **given, **_linear(options))
-            found[method] = accuracies(path, data)
+            given: dict[str, Any] = {
+                "values": "int8",
+                "calibration": data.batches(0),
+                "calibration_samples": options.samples,
+                "calibration_method": method,
+                **({} if options.activations is None else {"activations": options.activations}),
+            }
+            export(net, data.example, path, **given)
+            found[method] = scores(path, options.file, data)
             if options.out is not None and method == options.methods[-1]:
-                metrics = {"accuracy": found[method]}
-                export(net, data.example, options.out, metrics=metrics, force=True, **given, **_linear(options))
-    return table(accuracies(options.file, data), found)
-
-
-def _linear(options: argparse.Namespace) -> dict[str, Any]:
-    return {} if options.activations is None else {"activations": options.activations}
+                metrics = {"accuracy": [each.accuracy for each in found[method]]}
+                export(net, data.example, options.out, metrics=metrics, force=True, **given)
+    return table(found)
 
 
 def main() -> None:

@@ -28,6 +28,7 @@ cd build/sanitize/thread
 g++ -std=c++17 -O1 -g -fsanitize=thread -I../../../kernels ../../../tests/kernels/threads.cc \
   $(find CMakeFiles/nested_sparse_kernels.dir -name '*.o') -o threads
 for isa in $("$tools/python" -c 'from nested_sparse.kernels.library import kernels
-print(*{kernel.isa for kernel in kernels() if kernel.supported})'); do
+from nested_sparse.value_type import FLOAT32
+print(*{kernel.isa for kernel in kernels() if kernel.supported and kernel.value_type is FLOAT32})'); do
   NESTED_SPARSE_FORCE_ISA=$isa TSAN_OPTIONS=halt_on_error=1 ./threads
 done

@@ -3,7 +3,7 @@
 from .config import TrainConfig
 from .data import Batches, LabelledImages, TrainingData, load_digits_images, load_idx
 from .distributed import start_processes
-from .evaluate import accuracy_per_level
+from .evaluate import accuracy_per_level, file_accuracy
 from .export.write import export
 from .model.nested_model import NestedModel, nest
 from .nestings import FreezeThenGrow, Joint, JointThenGrow
@@ -33,6 +33,7 @@ __all__ = [
     "TrainingData",
     "accuracy_per_level",
     "export",
+    "file_accuracy",
     "fine_tune_int8",
     "load_digits_images",
     "load_idx",

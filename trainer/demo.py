@@ -14,11 +14,13 @@ from nested_sparse.amend import store_reroutes
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import TrainingError
 from nested_sparse.reroute import Reroute
+from nested_sparse.value_type import INT8
 
-from .data.datasets import Digits, Idx, in_order, picked
+from .data.datasets import Digits, Idx, TrainingData, in_order, picked
 from .data.images import Labelled, LabelledImages, noisy
 from .evaluate import accuracy_per_level
 from .export.write import export
+from .model.nested_model import NestedModel
 from .progress import progress_on
 from .recipes.recipe import Recipe, load_recipe
 from .recipes.run import start, train_by
@@ -80,7 +82,8 @@ def load_demo_data(directory: Path | None) -> DemoData:
 def train_demo(data: DemoData, out: Path, force: bool, console: Console) -> Path:
     """Train, measure and export to `out`/{name}.safetensors; a finished one is used again unless `force`.
 
-    Progress is kept in `out`/{name}.state, from which a stopped run goes on. Raises TrainingError, ExportError.
+    Its int8 twin goes beside it (`int8_twin`). Progress is kept in `out`/{name}.state, from which a stopped
+    run goes on. Raises TrainingError, ExportError.
     """
     path, state = out / f"{data.name}.safetensors", out / f"{data.name}.state"
     if path.exists() and not force:
@@ -99,11 +102,39 @@ def train_demo(data: DemoData, out: Path, force: bool, console: Console) -> Path
     with progress_on(console) as on_progress:
         train_by(data.recipe, inputs, net, state, on_progress)
     metrics = {"accuracy": accuracy_per_level(net, in_order(data.test))}
-    export(net.cpu(), inputs.example, path, metrics=metrics, force=force)
+    _export_int8(net.cpu(), inputs, data, int8_twin(path))
+    export(net, inputs.example, path, metrics=metrics, force=force)
     store_reroutes(path, _route_scores(path, data))
     state.unlink(missing_ok=True)
     console.print(f"wrote {path}, verified against torch at every level")
     return path
+
+
+def int8_twin(path: Path) -> Path:
+    """The int8 file of the same weights."""
+    return path.with_name(f"{path.stem}-int8{path.suffix}")
+
+
+def _export_int8(net: NestedModel, inputs: TrainingData, data: DemoData, path: Path) -> None:
+    """Write the int8 file, with the accuracy that each level of the file itself has."""
+    metrics = None
+    for _ in range(2):  # the first is the one that is measured
+        calibration = inputs.batches(0)
+        export(net, inputs.example, path, metrics=metrics, values=INT8.name, calibration=calibration, force=True)
+        metrics = metrics or {"accuracy": _accuracies(path, data)}
+
+
+def _accuracies(path: Path, data: DemoData) -> list[float]:
+    """The accuracy of each level of a file on the test images."""
+    from nested_sparse.runtime import Session  # as in _route_scores
+
+    with Session(path, threads=1) as session:
+        answers = [
+            [session.run({"input": images.numpy()}, level.index)["output"] for images, _ in in_order(data.test)]
+            for level in session.levels
+        ]
+    classes = [np.concatenate(each).argmax(axis=1) for each in answers]
+    return [float(np.mean(each == data.test_labels)) for each in classes]
 
 
 def _route_scores(path: Path, data: DemoData) -> tuple[Reroute, ...]:

@@ -85,7 +85,7 @@ void QuantizedLinear::compute(const ort::Context& context) const {
   }
   const auto row_sums = row_sums_.get(view.weight.scale, [&] { return view.row_sums(); });
   const Run run{context, view, levels, row_sums->data(), cost};
-  rows.count < kTileFrom ? run_bytes(run, rows) : run_tiles(run, rows);
+  rows.count < tile_from(weight_.block_rows()) ? run_bytes(run, rows) : run_tiles(run, rows);
 }
 
 void QuantizedLinear::run_floats(const Run& run, const Rows& rows) const {
@@ -102,7 +102,7 @@ void QuantizedLinear::run_floats(const Run& run, const Rows& rows) const {
 
 void QuantizedLinear::run_bytes(const Run& run, const Rows& rows) const {
   const int64_t columns = weight_.columns();
-  ByteRange ranges[kTileFrom];
+  ByteRange ranges[tile_from(16)];
   uint8_t* const bytes = byte_scratch(Purpose::input, rows.count * columns);
   for (int64_t row = 0; row < rows.count; ++row) {
     ranges[row] = quantise_row(run, rows.x + row * columns, bytes + row * columns);

@@ -28,7 +28,8 @@ def demo(
     force: Annotated[bool, typer.Option("--force", help="Train again, and replace existing files.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Only one JSON line on stdout; the rest on stderr.")] = False,
 ) -> None:
-    """Train a nested checkpoint, serve it, and load it: quiet, burst, co-runner; every fixed level, then elastic.
+    """Train a nested checkpoint, serve it, and load it: quiet, burst, co-runner; every fixed level, then elastic,
+    then elastic with the same weights in int8.
 
     It takes under five minutes on two cores, about ten with a large --data set. A stopped run is resumed. A checkpoint
     that an earlier run finished in the same folder is used again, unless --force is given.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,10 +38,18 @@ class DemoOptions:
     force: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A server of the demo. level: its fixed level; None: it chooses."""
+
+    checkpoint: Path
+    level: int | None = None
+
+
 def run_demo(options: DemoOptions, console: Console) -> dict[str, object]:
     """Run the demo, printing to `console`; returns the figures of the JSON line. Raises NestedSparseError."""
     try:
-        from nested_sparse.trainer.demo import load_demo_data, train_demo
+        from nested_sparse.trainer.demo import int8_twin, load_demo_data, train_demo
     except ModuleNotFoundError as error:
         raise NestedSparseError(
             f"the demo trains a model and needs {error.name}: pip install 'nested-sparse[train,bench]'"
@@ -50,11 +58,17 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, object]:
     data = load_demo_data(options.data)
     checkpoint = train_demo(data, options.out, options.force, console)
     levels, service_ms = measure_levels(checkpoint)
-    console.print(level_table(levels, service_ms, data.name))
+    measured = {"float32": (levels, service_ms)}
+    configurations = {f"level {level}": Served(checkpoint, level) for level in range(len(levels))}
+    configurations["elastic"] = Served(checkpoint)
+    if int8_twin(checkpoint).exists():  # not beside a file of an earlier version's demo
+        measured["int8"] = measure_levels(int8_twin(checkpoint))
+        configurations["elastic int8"] = Served(int8_twin(checkpoint))
+    console.print(level_table(measured, data.name))
     strips, labels = strips_of(data)
     plan = make_plan(service_ms, len(strips), options.phase_s)
     console.print(load_text(plan))
-    runs = load_servers(checkpoint, len(levels), plan, strips, console)
+    runs = load_servers(configurations, plan, strips, console)
     rows = [row for name, outcomes in runs.items() for row in rows_of(name, outcomes, labels)]
     console.print(result_table(rows))
     densest = f"level {len(levels) - 1}"
@@ -67,7 +81,15 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, object]:
         "slo_ms": plan.slo_ms,
         "rates_per_s": plan.rate_per_s,
         "levels": [
-            {"density": level.density, "flops": level.flops, "nbytes": level.nbytes, "latency_ms": ms, **level.metrics}
+            {
+                "values": values,
+                "density": level.density,
+                "flops": level.flops,
+                "nbytes": level.nbytes,
+                "latency_ms": ms,
+                **level.metrics,
+            }
+            for values, (levels, service_ms) in measured.items()
             for level, ms in zip(levels, service_ms, strict=True)
         ],
         "rows": [row.to_json() for row in rows],
@@ -81,17 +103,18 @@ def measure_levels(checkpoint: Path) -> tuple[Sequence[Level], list[float]]:
 
 
 def load_servers(
-    checkpoint: Path, level_count: int, plan: LoadPlan, strips: Sequence[NDArray[np.float32]], console: Console
+    configurations: Mapping[str, Served], plan: LoadPlan, strips: Sequence[NDArray[np.float32]], console: Console
 ) -> dict[str, list[Outcome]]:
-    """The outcomes of the same load on a server at each fixed level, then on elastic; each has its own process."""
-    configurations = {f"level {level}": ["--level", str(level)] for level in range(level_count)} | {"elastic": []}
+    """The outcomes of the same load on each configuration, which has a process of its own."""
     runs = {}
-    for name, flags in configurations.items():
+    for name, served in configurations.items():
         console.print(f"load: {name} …", style="dim")
-        arguments = ["--threads", str(THREADS), "--slo-ms", str(plan.slo_ms), *flags]
-        with running_server(checkpoint, arguments) as server, co_runner("cpu", [server.pid]) as neighbour:
+        level = [] if served.level is None else ["--level", str(served.level)]
+        arguments = ["--threads", str(THREADS), "--slo-ms", str(plan.slo_ms), *level]
+        with running_server(served.checkpoint, arguments) as server, co_runner("cpu", [server.pid]) as neighbour:
             events = [Event(plan.begin_s[phase.name], neighbour.start) for phase in PHASES if phase.co_runner]
-            load = open_loop(server.address, checkpoint.stem, plan.arrivals, strips, plan.slo_ms, events=events)
+            model = served.checkpoint.stem
+            load = open_loop(server.address, model, plan.arrivals, strips, plan.slo_ms, events=events)
             runs[name] = asyncio.run(load)
     return runs
 
@@ -114,20 +137,22 @@ def load_text(plan: LoadPlan) -> str:
     )
 
 
-def level_table(levels: Sequence[Level], service_ms: Sequence[float], data_name: str) -> Table:
-    """The table of levels: a line each, with accuracy and cost."""
+def level_table(measured: Mapping[str, tuple[Sequence[Level], Sequence[float]]], data_name: str) -> Table:
+    """The table of levels: a line each, with accuracy and cost. measured: levels and latencies, by type of values."""
     table = Table(title=f"levels trained on {data_name}; latency of {STRIP} images on {THREADS} thread", box=SIMPLE)
-    for column in ("level", "accuracy", "density", "MFLOP/image", "KB in file", "latency ms"):
-        table.add_column(column, justify="right")
-    for level, latency_ms in zip(levels, service_ms, strict=True):
-        table.add_row(
-            str(level.index),
-            f"{level.metrics['accuracy']:.2%}",
-            f"{level.density:.2%}",
-            f"{level.flops / 1e6:.1f}",
-            f"{level.nbytes / 1024:.0f}",
-            f"{latency_ms:.2f}",
-        )
+    for column in ("values", "level", "accuracy", "density", "MFLOP/image", "KB in file", "latency ms"):
+        table.add_column(column, justify="left" if column == "values" else "right")
+    for values, (levels, service_ms) in measured.items():
+        for level, latency_ms in zip(levels, service_ms, strict=True):
+            table.add_row(
+                values,
+                str(level.index),
+                f"{level.metrics['accuracy']:.2%}",
+                f"{level.density:.2%}",
+                f"{level.flops / 1e6:.1f}",
+                f"{level.nbytes / 1024:.0f}",
+                f"{latency_ms:.2f}",
+            )
     return table
 
 
@@ -154,7 +179,7 @@ def result_table(rows: Sequence[PhaseRow]) -> Table:
             str(row.shed),
             str(row.late),
             used,
-            style="bold" if row.configuration == "elastic" else None,
+            style="bold" if row.configuration.startswith("elastic") else None,
         )
     return table
 
@@ -162,8 +187,8 @@ def result_table(rows: Sequence[PhaseRow]) -> Table:
 def verdict(rows: Sequence[PhaseRow]) -> str:
     """A sentence that compares elastic with the best fixed level, whichever is better."""
     overall = {row.configuration: row for row in rows if row.phase == "all"}
-    elastic = overall.pop("elastic")
-    best = max(overall.values(), key=lambda row: row.accuracy)
+    elastic = overall["elastic"]
+    best = max((row for name, row in overall.items() if "elastic" not in name), key=lambda row: row.accuracy)
     points = 100 * (elastic.accuracy - best.accuracy)
     word = "better" if points >= 0 else "WORSE"
     return (

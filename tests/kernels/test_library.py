@@ -25,7 +25,9 @@ from sparse_node import SparseModel, conv_node, linear_node, tolerance
 from nested_sparse.kernels import library
 from nested_sparse.value_type import INT8
 from nested_sparse.layouts import GatherScatter
+from nested_sparse.value_type import INT8
 print(library.isa(), library.kernel_for("conv", 4), library.kernel_for("linear", 16, 4))
+print(library.isa(INT8), *(library.kernel_for(op, 4, value_type=INT8) for op in ("conv", "linear")))
 rng = np.random.default_rng(0)
 for block_rows in (1, 2, 4, 8, 16):
     node = conv_node(rng, 5, 21, block_rows, stride=(2, 1), permuted=True, clip=(0.0, 6.0))
@@ -62,15 +64,22 @@ def run_with(isa: str, program: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512", "neon"])
-def test_forced_instruction_set_is_used_and_right(isa: str) -> None:
-    """Whole operators on each instruction set that this CPU has."""
-    if not any(kernel.supported for kernel in library.kernels() if kernel.isa == isa):
-        pytest.skip(f"this CPU or build has no {isa}")
-    done = run_with(isa, COMPARE)
+@pytest.mark.parametrize(
+    ("forced", "isa"),
+    [(isa, isa) for isa in ("scalar", "avx2", "avx512", "neon")]
+    + [("avxvnni", "avx2"), ("avx512vnni", "avx512"), ("neondot", "neon")],
+)
+def test_forced_instruction_set_is_used_and_right(forced: str, isa: str) -> None:
+    """Whole operators on each set that this CPU has; int8 kernels use dot products of bytes where they are forced."""
+    if not any(kernel.supported for kernel in library.kernels() if kernel.isa == forced):
+        pytest.skip(f"this CPU or build has no {forced}")
+    done = run_with(forced, COMPARE)
     assert done.returncode == 0, done.stderr
-    name, conv, linear = done.stdout.split()
-    assert (name, conv.endswith(isa), linear.endswith(isa)) == (isa, True, True)
+    floats, int8 = (line.split() for line in done.stdout.splitlines())
+    assert floats[0] == isa
+    assert all(kernel.endswith(f"_{isa}") for kernel in floats[1:]), floats
+    assert int8[0] == forced
+    assert all(kernel.endswith(f"_{forced}") for kernel in int8[1:]), int8
 
 
 FOREIGN = "neon" if platform.machine() in ("x86_64", "AMD64") else "avx2"

@@ -136,6 +136,18 @@ def test_groups_of_channels(groups: int, layout: Layout) -> None:
             check(node, x, layout)
 
 
+@pytest.mark.parametrize("block_rows", [1, 2, 4, 8, 16])
+def test_row_groups_of_equal_columns(block_rows: int) -> None:
+    """First layers, which keep all weights; equal columns of a sparse layer; levels that add more of them."""
+    rng = np.random.default_rng(5)
+    x = random_image(rng, 1, 3, 13, 12)
+    for densities, window in (((1.0, 1.0, 1.0), {"stride": (2, 2)}), ((0.5, 0.5, 0.5), {}), ((0.4, 0.4, 0.9), {})):
+        node = quantized_node(rng, 3, 37, block_rows, densities=densities, permuted=True, layout=PLANES, **window)
+        same = np.repeat(node.first_level[:1], len(node.first_level), axis=0)
+        for layout in (TILES, PLANES):
+            check(replace(node, first_level=same), x, layout)
+
+
 def test_depthwise_channels_beyond_one_matrix() -> None:
     """More channels than are gathered at once, on one and two threads."""
     rng = np.random.default_rng(5)

@@ -15,6 +15,7 @@
 #include "conv.h"
 #include "linear.h"
 #include "max_pool.h"
+#include "quantized/conv.h"
 
 struct OrtStatus {
   std::string message;
@@ -38,6 +39,8 @@ namespace {
 using nested_sparse::NestedConv;
 using nested_sparse::NestedLinear;
 using nested_sparse::Operator;
+using nested_sparse::QuantizedConv;
+using nested_sparse::QuantizedImage;
 using nested_sparse::TiledMaxPool;
 namespace ort = nested_sparse::ort;
 
@@ -102,7 +105,12 @@ ort::Api stand_in() {
   api.attribute_float = [](const OrtKernelInfo*, const char* name, float* out) -> OrtStatus* {
     return *out = std::strcmp(name, "clip_min") == 0 ? -1000.0F : 1000.0F, nullptr;
   };
-  api.attribute_string = [](const OrtKernelInfo*, const char*, char* out, size_t* size) -> OrtStatus* {
+  api.attribute_floats = [](const OrtKernelInfo*, const char*, float* out, size_t* size) -> OrtStatus* {
+    for (int level = 0; out != nullptr && level < kLevels; ++level) out[level] = 800.0F + static_cast<float>(level);
+    return *size = kLevels, nullptr;
+  };
+  api.attribute_string = [](const OrtKernelInfo*, const char* name, char* out, size_t* size) -> OrtStatus* {
+    if (std::strcmp(name, "layer") != 0) return new OrtStatus{"absent"};
     if (out != nullptr) std::memcpy(out, "layer", 6);
     return *size = 6, nullptr;
   };
@@ -148,6 +156,45 @@ std::vector<float> segment_of(const Weight& weight, int level, OrtKernelInfo& in
   return segment;
 }
 
+constexpr int64_t kScales = 66560;  // where level 0 of int8 weights has the scales of rows, behind the norm
+
+// The same of int8 weights. Columns are whole quads; a float of `segment_of` gives way to the four weights of a quad.
+std::vector<float> quads_of(const Weight& weight, int level, OrtKernelInfo& info) {
+  std::vector<float> segment = segment_of(weight, level, info);
+  auto* bytes = reinterpret_cast<uint8_t*>(segment.data());
+  int64_t& blocks = info.integers["blocks"].back();
+  for (int64_t i = 0; i < blocks * weight.block_rows; ++i) bytes[16384 + i] = static_cast<uint8_t>(i % 251);
+  for (int64_t g = 0; g <= kRows / weight.block_rows; ++g) reinterpret_cast<uint32_t*>(bytes)[g] /= 4;
+  for (int64_t r = 0; r < kRows; ++r) reinterpret_cast<float*>(bytes + kScales)[r] = 0.01F;
+  blocks /= 4;
+  return segment;
+}
+
+// A tensor with planes of bytes (quantized/image.h). Its length is a whole number of floats.
+std::vector<float> byte_image(const nested_sparse::ImageSize& size) {
+  const QuantizedImage image = QuantizedImage::placed(size, {1, 1});
+  std::vector<float> tensor(static_cast<size_t>(64 + size.batch * image.image_bytes) / 4);
+  auto* bytes = reinterpret_cast<uint8_t*>(tensor.data());
+  for (size_t i = 64; i < tensor.size() * 4; ++i) bytes[i] = static_cast<uint8_t>(i * 7);
+  const int32_t numbers[] = {static_cast<int32_t>(size.batch),
+                             static_cast<int32_t>(size.channels),
+                             static_cast<int32_t>(size.height),
+                             static_cast<int32_t>(size.width),
+                             1,
+                             1};
+  const float scale = 0.5F;
+  std::memcpy(bytes, "ns8image", 8);
+  std::memcpy(bytes + 8, numbers, sizeof numbers);
+  std::memcpy(bytes + 32, &scale, sizeof scale);
+  std::memset(bytes + 36, 0, 28);
+  return tensor;
+}
+
+// Floats or bytes: a comparison of floats would call a NaN another value than itself.
+bool same(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
 struct Node {
   OrtKernelInfo info;
   std::vector<std::vector<float>> segments;
@@ -164,7 +211,9 @@ struct Node {
                           {"strides", {1, 1}},
                           {"pads", {1, 1, 1, 1}},
                           {"dilations", {1, 1}}});
-    for (int level = 0; level < kLevels; ++level) segments.push_back(segment_of(weight, level, info));
+    const bool int8 = info.integers.count("value_bytes") > 0;
+    for (int level = 0; level < kLevels; ++level)
+      segments.push_back((int8 ? quads_of : segment_of)(weight, level, info));
     for (auto& segment : segments) tensors.push_back({segment.data(), {static_cast<int64_t>(segment.size() * 4)}});
   }
 
@@ -200,8 +249,8 @@ bool agree(const Node& node, const std::vector<OrtValue>& inputs) {
         int64_t own = (runner + turn) % kLevels;
         const bool shares = runner >= 4;
         const std::vector<float> y = node.run(op, inputs[i], shares ? &shared : &own, 2);
-        bool right = y == expected[i][own];
-        for (int level = 0; shares && level < kLevels; ++level) right |= y == expected[i][level];
+        bool right = same(y, expected[i][own]);
+        for (int level = 0; shares && level < kLevels; ++level) right |= same(y, expected[i][level]);
         wrong += !right;
       }
     });
@@ -231,6 +280,18 @@ bool agree_tiled(const Node& plain, const std::vector<OrtValue>& inputs) {
   return agree<NestedConv>(depthwise, tiled) && agree<TiledMaxPool>(plain, tiled);
 }
 
+// Whether convolutions of bytes agree that read their images in place, and that gather them.
+bool agree_quantized() {
+  std::vector<float> images[] = {byte_image({1, 8, 18, 20}), byte_image({2, 8, 9, 16})};
+  std::vector<OrtValue> inputs;
+  for (auto& image : images) inputs.push_back({image.data(), {static_cast<int64_t>(image.size() * 4)}});
+  std::map<std::string, std::vector<int64_t>> more{
+      {"value_bytes", {1}}, {"scale_offset", {kScales}}, {"y_zero", {3, 100, 7}}, {"y_border", {1}}, {"y_gap", {1}}};
+  const bool in_place = agree<QuantizedConv>(Node(kWide, more), inputs);
+  more["strides"] = {2, 2};
+  return in_place && agree<QuantizedConv>(Node(kWide, more), inputs);
+}
+
 }  // namespace
 
 int main() {
@@ -241,7 +302,8 @@ int main() {
   const bool conv = agree<NestedConv>(node, {{x.data(), {1, 8, 18, 20}}, {x.data(), {2, 8, 9, 16}}});
   const bool groups = agree<NestedConv>(Node(kWide, {{"groups", {2}}}), {{x.data(), {1, 16, 18, 20}}});
   const bool tiled = agree_tiled(node, {{x.data(), {1, 8, 18, 20}}, {x.data(), {2, 8, 9, 16}}});
-  const bool right = linear && conv && groups && tiled;
+  const bool quantized = agree_quantized();
+  const bool right = linear && conv && groups && tiled && quantized;
   std::printf("operators on several threads: %s\n", right ? "right, no race" : "wrong");
   return right ? 0 : 1;
 }

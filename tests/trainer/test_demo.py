@@ -52,6 +52,11 @@ def test_the_demo_trains_as_the_recipe_does(tmp_path: Path) -> None:
             np.testing.assert_array_equal(*(each.run(images, level)["output"] for each in (trained, expected)))
     with Checkpoint.open(path) as checkpoint:
         assert checkpoint.reroutes
+    with Session(demo.int8_twin(path), threads=1) as int8:
+        for level in int8.levels:
+            right = int8.run(images, level.index)["output"].argmax(axis=1) == data.test_labels
+            assert level.accuracy == pytest.approx(right.mean())
+            assert level.nbytes < trained.levels[level.index].nbytes
     written_ns = path.stat().st_mtime_ns
     assert demo.train_demo(data, tmp_path / "demo", False, QUIET) == path
     assert path.stat().st_mtime_ns == written_ns

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,11 +16,13 @@ from small_models import assert_goes_on, nested_small_net, small_batches, snapsh
 from small_runs import EPOCHS, GROW, QUICK, run
 from torch import nn
 
+from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import TrainingError
 from nested_sparse.quantization import MAX_COLUMNS
 from nested_sparse.runtime import Session
 from nested_sparse.trainer import Gradual, NestedModel, TrainConfig, export, fine_tune_int8, nest, train
 from nested_sparse.trainer.model.int8 import clear_int8, not_rounded, round_to_int8
+from nested_sparse.trainer.model.layers.int8_rounding import scale_and_zero
 
 INT8 = replace(QUICK, int8_epochs=2)
 
@@ -153,3 +156,33 @@ def test_wrong_settings() -> None:
         fine_tune_int8(nested_small_net(), small_batches(), F.cross_entropy, TrainConfig())
     with pytest.raises(TrainingError, match="batches: expected a function of the epoch's number"):
         fine_tune_int8(nested_small_net(), [], F.cross_entropy)  # type: ignore[arg-type]
+
+
+def test_an_int8_file_has_the_ranges_of_the_training(tmp_path: Path) -> None:
+    """Also with other calibration data. The file answers as the net does, which rounds in the same places."""
+    net = nested_small_net()
+    fine_tune_int8(net, small_batches(), F.cross_entropy, TrainConfig(int8_epochs=2, recalibration_samples=48))
+    net.eval()
+    images = torch.cat([inputs for inputs, _ in small_batches()(0)])
+    path = tmp_path / "net.safetensors"
+    export(net, (images[:2],), path, values="int8", calibration=[(0.7 * images, None)])
+    with Checkpoint.open(path) as checkpoint:
+        graph = onnx.load_from_string(checkpoint.graph()).graph
+    written = {node.output[0]: attributes(node) for node in graph.node if node.domain}
+    for name in ("0", "3"):
+        (node,) = (node for node in graph.node if attributes(node).get("layer") == name.encode())
+        scales, zeros = scale_and_zero(ranges(net)[name])
+        assert written[node.input[0]]["y_scale"] == scales.tolist()
+        assert written[node.input[0]]["y_zero"] == zeros.int().tolist()
+    with Session(path, threads=1) as session:
+        for level in range(net.level_count):
+            net.set_level(level)
+            got = session.run({"input": images.numpy()}, level=level)["output"]
+            expected = net(images).detach().numpy()
+            with not_rounded(net):
+                exact = net(images).detach().numpy()
+            assert np.square(got - expected).mean() < 0.02 * np.square(exact).mean()
+
+
+def attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    return {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}

@@ -7,7 +7,7 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,14 @@ from torch import Tensor
 from nested_sparse.argument import shown
 from nested_sparse.errors import NestedSparseError, TrainingError
 from nested_sparse.excerpt import excerpt
+from nested_sparse.graph.contract import ACTIVATION_FORMS
 from nested_sparse.regular_file import open_regular
 from nested_sparse.value_type import FLOAT32, INT8, VALUE_TYPES
 
 from ..config import TrainConfig
 from ..data.datasets import DATA, TrainingData
 from ..entry import described
+from ..export.int8.byte_range import METHODS
 from ..model.nested_model import nest
 from ..models import MODELS
 from ..nestings import NESTINGS, Nesting
@@ -70,7 +72,13 @@ class OutputOptions:
     file: str = ""
     """Name of the checkpoint file; by default the recipe's name with .safetensors."""
     values: str = FLOAT32.name
-    """Type of the stored weights, as in `export`."""
+    """Type of the stored weights, as in `export`. An int8 file is calibrated with training data of epoch 0."""
+    calibration_samples: int = 512
+    """As in `export`, as are the next three; for int8 only."""
+    calibration_method: str = next(iter(METHODS))
+    activations: str = ""
+    """"" leaves the choice to `export`."""
+    keep_float: tuple[str, ...] = ()
     metrics: tuple[str, ...] = METRICS
     """Metrics that are measured at each level and stored; () for models that are not classifiers."""
 
@@ -305,6 +313,8 @@ class _Maker:
                 self.problems.add("train", key, getattr(run, key), f"a whole number from 0 to {most}")
         if output and output.values not in VALUE_TYPES:
             self.problems.add("output", "values", output.values, f"one of: {', '.join(VALUE_TYPES)}")
+        for problem in () if output is None or output.values not in VALUE_TYPES else _int8_problems(output):
+            self.problems.add("output", *problem)
         if config and output and config.int8_epochs and output.values != INT8.name:
             self.problems.add("train", "int8_epochs", config.int8_epochs, f'0, or [output] values = "{INT8.name}"')
         for metric in output.metrics if output else ():
@@ -312,6 +322,21 @@ class _Maker:
                 self.problems.add_unknown("[output] metrics", metric, METRICS)
         if output and Path(output.file).name != output.file:
             self.problems.add("output", "file", output.file, "the name of a file; its folder is --out's")
+
+
+def _int8_problems(output: OutputOptions) -> Iterator[tuple[str, Any, str]]:
+    """Key, value and what is expected, for each key about int8 that is wrong."""
+    defaults = OutputOptions()
+    for key in ("calibration_samples", "calibration_method", "activations", "keep_float"):
+        value = getattr(output, key)
+        if output.values != INT8.name and value != getattr(defaults, key):
+            yield key, value, f'values = "{INT8.name}" beside it'
+    if output.calibration_samples < 1:
+        yield "calibration_samples", output.calibration_samples, "a whole number of at least 1"
+    if output.calibration_method not in METHODS:
+        yield "calibration_method", output.calibration_method, f"one of: {', '.join(METHODS)}"
+    if output.activations not in ("", *ACTIVATION_FORMS):
+        yield "activations", output.activations, f"one of: {', '.join(ACTIVATION_FORMS)}"
 
 
 def _imported(name: str) -> Callable[..., Any]:

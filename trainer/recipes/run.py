@@ -11,14 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nested_sparse.amend import store_metrics
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import NestedSparseError, TrainingError
 from nested_sparse.excerpt import excerpt
+from nested_sparse.value_type import INT8
 
 from ..data.datasets import TrainingData
 from ..distributed import from_first, rank
 from ..entry import described, foreign_errors
-from ..evaluate import accuracy_per_level
+from ..evaluate import accuracy_per_level, file_accuracy
 from ..export.write import export
 from ..model.costs import counted_costs
 from ..model.modes import evaluating
@@ -241,6 +243,31 @@ def _state_advice(files: RunFiles) -> Iterator[None]:
         raise TrainingError(f"{error.trouble}; {fresh}--out names another folder") from error
 
 
+def _export(recipe: Recipe, data: TrainingData, net: NestedModel, path: Path) -> dict[str, list[float]]:
+    """Write the checkpoint, and return its metrics. An int8 file's are measured on the file, which is another model."""
+    output = recipe.output
+    if output.values != INT8.name:
+        metrics = {"accuracy": accuracy_per_level(net, data.scored())} if output.metrics else {}
+        export(net, data.example, path, metrics=metrics, values=output.values, force=True)
+        return metrics
+    export(
+        net,
+        data.example,
+        path,
+        values=output.values,
+        calibration=data.batches(0),
+        calibration_samples=output.calibration_samples,
+        calibration_method=output.calibration_method,
+        activations=output.activations or None,
+        keep_float=output.keep_float,
+        force=True,
+    )
+    metrics = {"accuracy": file_accuracy(path, data.scored())} if output.metrics else {}
+    if metrics:
+        store_metrics(path, metrics)
+    return metrics
+
+
 def _finish(
     recipe: Recipe,
     data: TrainingData,
@@ -251,8 +278,7 @@ def _finish(
     reports: Sequence[EpochReport],
 ) -> dict[str, Any]:
     """Measure the levels, export the checkpoint and draw the picture; returns the figures."""
-    metrics = {"accuracy": accuracy_per_level(net, data.scored())} if recipe.output.metrics else {}
-    export(net, data.example, files.checkpoint, metrics=metrics, values=recipe.output.values, force=True)
+    metrics = _export(recipe, data, net, files.checkpoint)
     with Checkpoint.open(files.checkpoint) as checkpoint:
         levels = [
             {"density": level.density, "flops": level.flops, "nbytes": level.nbytes, **level.metrics}

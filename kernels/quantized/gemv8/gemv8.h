@@ -12,7 +12,6 @@
 
 #include <cstdint>
 
-#include "../../isa.h"
 #include "../spmm8/spmm8.h"
 
 namespace nested_sparse {
@@ -36,22 +35,5 @@ struct Gemv8FloatArgs {
 // Computes the sums of row groups [group_begin, group_end).
 using Gemv8Kernel = void (*)(const Gemv8Args& args, int64_t group_begin, int64_t group_end);
 using Gemv8FloatKernel = void (*)(const Gemv8FloatArgs& args, int64_t group_begin, int64_t group_end);
-
-// One line of the list. Exactly one of `bytes` and `floats` is set.
-struct Gemv8Info {
-  const char* name;
-  Isa isa;
-  bool dot;
-  int32_t block_rows;
-  Gemv8Kernel bytes;
-  Gemv8FloatKernel floats;
-};
-
-// The list of kernels in its order, and its length.
-const Gemv8Info* gemv8_list(int32_t* count);
-
-// The kernels of an instruction set for weights of such blocks. Throws std::invalid_argument where none is listed.
-const Gemv8Info& find_gemv8(const IsaChoice& choice, int32_t block_rows);
-const Gemv8Info& find_float_gemv8(const IsaChoice& choice, int32_t block_rows);
 
 }  // namespace nested_sparse

@@ -13,7 +13,7 @@ struct Pixels16 {
     __m256i low, high;  // in the order of the pixels
   };
   struct Quad {
-    __m256i ab_low, ab_high, cd_low, cd_high;
+    __m256i of[4];  // columns a and b: pixels 0 to 7, 8 to 15; the same of c and d
   };
   struct Limits {
     __m128i lo, hi;
@@ -27,8 +27,8 @@ struct Pixels16 {
     const __m128i vb = Xmm::load(b);
     const __m128i vc = Xmm::load(c);
     const __m128i vd = Xmm::load(d);
-    return {_mm256_cvtepu8_epi16(low_bytes(va, vb)), _mm256_cvtepu8_epi16(high_bytes(va, vb)),
-            _mm256_cvtepu8_epi16(low_bytes(vc, vd)), _mm256_cvtepu8_epi16(high_bytes(vc, vd))};
+    return {{_mm256_cvtepu8_epi16(low_bytes(va, vb)), _mm256_cvtepu8_epi16(high_bytes(va, vb)),
+             _mm256_cvtepu8_epi16(low_bytes(vc, vd)), _mm256_cvtepu8_epi16(high_bytes(vc, vd))}};
   }
   template <int R>
   NESTED_SPARSE_INLINE static Widened<R> weights(const int8_t* val) {
@@ -38,10 +38,10 @@ struct Pixels16 {
   NESTED_SPARSE_INLINE static void multiply(Sums& sums, const Quad& quad, const W& weights, int r) {
     const __m256i ab = weights.template ab<Ymm>(r);
     const __m256i cd = weights.template cd<Ymm>(r);
-    sums.low = add_sums(sums.low, multiply_pairs(quad.ab_low, ab));
-    sums.high = add_sums(sums.high, multiply_pairs(quad.ab_high, ab));
-    sums.low = add_sums(sums.low, multiply_pairs(quad.cd_low, cd));
-    sums.high = add_sums(sums.high, multiply_pairs(quad.cd_high, cd));
+    sums.low = add_sums(sums.low, multiply_pairs(quad.of[0], ab));
+    sums.high = add_sums(sums.high, multiply_pairs(quad.of[1], ab));
+    sums.low = add_sums(sums.low, multiply_pairs(quad.of[2], cd));
+    sums.high = add_sums(sums.high, multiply_pairs(quad.of[3], cd));
   }
   NESTED_SPARSE_INLINE static void store_sums(int32_t* to, const Sums& sums) {
     Ymm::store(to, sums.low);

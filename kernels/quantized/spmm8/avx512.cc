@@ -9,7 +9,7 @@ template <class V>
 struct Pairs {
   using Vec = typename V::Vec;
   struct Quad {
-    Vec ab[4], cd[4];
+    Vec of[8];  // of columns a and b, then of c and d
   };
   template <int R>
   using Weights = Widened<R>;
@@ -20,8 +20,8 @@ struct Pairs {
     const Vec ab_high = high_bytes(a, b);
     const Vec cd_low = low_bytes(c, d);
     const Vec cd_high = high_bytes(c, d);
-    return {{low_bytes(ab_low, zero), high_bytes(ab_low, zero), low_bytes(ab_high, zero), high_bytes(ab_high, zero)},
-            {low_bytes(cd_low, zero), high_bytes(cd_low, zero), low_bytes(cd_high, zero), high_bytes(cd_high, zero)}};
+    return {{low_bytes(ab_low, zero), high_bytes(ab_low, zero), low_bytes(ab_high, zero), high_bytes(ab_high, zero),
+             low_bytes(cd_low, zero), high_bytes(cd_low, zero), low_bytes(cd_high, zero), high_bytes(cd_high, zero)}};
   }
   template <class W>
   NESTED_SPARSE_INLINE static void multiply(Vec (&sums)[4], const Quad& quad, const W& weights, int r) {
@@ -29,8 +29,8 @@ struct Pairs {
     const Vec cd = weights.template cd<V>(r);
     NESTED_SPARSE_UNROLL
     for (int i = 0; i < 4; ++i) {
-      sums[i] = add_sums(sums[i], multiply_pairs(quad.ab[i], ab));
-      sums[i] = add_sums(sums[i], multiply_pairs(quad.cd[i], cd));
+      sums[i] = add_sums(sums[i], multiply_pairs(quad.of[i], ab));
+      sums[i] = add_sums(sums[i], multiply_pairs(quad.of[4 + i], cd));
     }
   }
 };

@@ -7,11 +7,11 @@ namespace {
 
 struct Products {
   struct Quad {
-    int8x16_t ab_low, ab_high, cd_low, cd_high;  // pairs of bytes
+    int8x16_t of[4];  // pairs of columns a and b: pixels 0 to 7, 8 to 15; the same of c and d
   };
 
   NESTED_SPARSE_INLINE static Quad quad(int8x16_t a, int8x16_t b, int8x16_t c, int8x16_t d) {
-    return {vzip1q_s8(a, b), vzip2q_s8(a, b), vzip1q_s8(c, d), vzip2q_s8(c, d)};
+    return {{vzip1q_s8(a, b), vzip2q_s8(a, b), vzip1q_s8(c, d), vzip2q_s8(c, d)}};
   }
   // a * weight + c * weight is at most 2 * 128 * 127, which fits.
   NESTED_SPARSE_INLINE static void add(int32x4_t& first, int32x4_t& second, int8x16_t ab, int8x16_t cd, int8x16_t by_ab,
@@ -25,8 +25,8 @@ struct Products {
     const int16x8_t pairs = vreinterpretq_s16_s8(weights);
     const int8x16_t ab = vreinterpretq_s8_s16(vdupq_laneq_s16(pairs, 2 * R));
     const int8x16_t cd = vreinterpretq_s8_s16(vdupq_laneq_s16(pairs, 2 * R + 1));
-    add(sums[0], sums[1], quad.ab_low, quad.cd_low, ab, cd);
-    add(sums[2], sums[3], quad.ab_high, quad.cd_high, ab, cd);
+    add(sums[0], sums[1], quad.of[0], quad.of[2], ab, cd);
+    add(sums[2], sums[3], quad.of[1], quad.of[3], ab, cd);
   }
   NESTED_SPARSE_INLINE static int32x4_t weight_sums(int8x16_t weights) { return vpaddlq_s16(vpaddlq_s8(weights)); }
 };

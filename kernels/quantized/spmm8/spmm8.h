@@ -55,8 +55,9 @@ struct Spmm8Args {
   uint8_t pad;
   bool masked;
   int32_t pixels;  // 16, 32 or 64
-  // Null, or memory of kSharedQuadBytes for each quad of a group, aligned to 64 bytes, where every group has the columns of
-  // the first, in the first level alone. Kernels may bring their pixels into order there once for all groups.
+  // Null, or memory of kSharedQuadBytes for each quad of a group, aligned to 64 bytes, where every group has the
+  // columns of the first, in the first level alone. Kernels may bring their pixels into order there once for all
+  // groups.
   uint8_t* shared_quads;
 };
 constexpr int64_t kSharedQuadBytes = 512;

@@ -79,7 +79,7 @@ class _Arena:
         return self._open(name, run, built.expected[level], INT8_TOLERANCE if values == INT8 else RELATIVE_TOLERANCE)
 
     def other(self, spec: Spec) -> Contender:
-        """What the row of `spec` is held against."""
+        """The other side of the row of `spec`."""
         if spec.against == OURS:
             return self.ours(spec.levels, spec.level, FLOAT32.name)
         if spec.against == ALONE:

@@ -147,8 +147,9 @@ class ModelCache:
         elif network == LINEAR:
             export(net, (example,), path, values=values, activations="dynamic")
         else:
-            images = [torch.from_numpy(image) for image in calibration_images(example.shape)]
-            export(net, (example,), path, values=values, calibration=images)
+            unused = torch.zeros(1, dtype=torch.int64)  # a batch's targets
+            batches = [(torch.from_numpy(image), unused) for image in calibration_images(example.shape)]
+            export(net, (example,), path, values=values, calibration=batches)
         expected = []
         with stored_weights(net, VALUE_TYPES[FLOAT32.name if values == INT8 else values]):
             for level in range(net.level_count):

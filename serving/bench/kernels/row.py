@@ -13,7 +13,7 @@ from .model_cache import LINEAR, MOBILENETV2, RESNET50
 
 FILE_BYTES, RESIDENT_BYTES = "file-bytes", "resident-bytes"
 DENSE, DENSE_INT8, OURS, ALONE = "dense", "dense-int8", "ours", "alone"
-"""What a row is held against: ONNX Runtime on the dense model, in float32 or int8; our float32; a file of its own."""
+"""The other sides of rows: ONNX Runtime on the dense model, in float32 or int8; our float32; a file of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Spec:
 
     @property
     def usual_against(self) -> str:
-        """What rows of this kind and these values are held against where their names do not say it."""
+        """The other side of rows of this kind and these values whose names do not say it."""
         by_kind = {FILE_BYTES: OURS, RESIDENT_BYTES: OURS, "level0": ALONE, "peer": DENSE}
         return by_kind.get(self.kind) or {"float32": DENSE, "float16": OURS, INT8: DENSE_INT8}[self.values]
 

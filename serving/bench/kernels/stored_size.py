@@ -1,4 +1,4 @@
-"""Rows of bytes: what a level of an int8 file takes on disk and in memory, against the same level in float32."""
+"""measure_bytes: bytes of an int8 file's levels on disk and in memory, against the same levels in float32."""
 
 from __future__ import annotations
 

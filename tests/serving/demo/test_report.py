@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from nested_sparse.errors import CheckpointError
+from nested_sparse.level import Level
 from nested_sparse.serving.bench.serving.open_loop import Arrival, Outcome
 from nested_sparse.serving.bench.serving.picture import draw, refuse_foreign_picture
 from nested_sparse.serving.demo.plan import PHASES, make_plan
 from nested_sparse.serving.demo.report import rows_of
-from nested_sparse.serving.demo.run import shades_of, verdict
+from nested_sparse.serving.demo.run import level_table, shades_of, verdict
 
 LABELS = [np.array([1, 0]), np.array([0, 0])]
 
@@ -49,9 +51,10 @@ def test_shed_and_late_requests_count_as_wrong() -> None:
 def test_the_verdict_says_so_when_a_fixed_level_wins() -> None:
     """The sentence names the fixed level that is better than elastic."""
     right = [[0.0, 1.0], [1.0, 0.0]]
+    int8 = rows_of("elastic int8", [outcome("quiet", 0, "ok", 1.0, 0, right)], LABELS)
     good = rows_of("level 0", [outcome("quiet", 0, "ok", 1.0, 0, right)], LABELS)
     bad = rows_of("elastic", [outcome("quiet", 0, "shed", 1.0, None, None)], LABELS)
-    assert "100.00 points WORSE than the best fixed level (level 0: 100.00%)" in verdict([*good, *bad])
+    assert "100.00 points WORSE than the best fixed level (level 0: 100.00%)" in verdict([*int8, *good, *bad])
 
 
 def test_the_plan_scales_with_the_device_and_is_the_same_again() -> None:
@@ -81,3 +84,11 @@ def test_an_earlier_demos_picture_is_replaced_and_no_other_file(tmp_path: Path) 
     with pytest.raises(CheckpointError, match="not an earlier run's picture"):
         refuse_foreign_picture(path, force=False)
     refuse_foreign_picture(path, force=True)
+
+
+def test_int8_levels_stand_below_the_float32_ones() -> None:
+    """A line for each level of each file, with its type of values and its own accuracy."""
+    level = Level(0, 0.1, 2_000_000, 4096, {"accuracy": 0.9})
+    table = level_table({"float32": ([level], [3.0]), "int8": ([replace(level, nbytes=1024)], [1.0])}, "digits")
+    values, _, _, _, _, size_kb, latency_ms = (list(column.cells) for column in table.columns)
+    assert (values, size_kb, latency_ms) == (["float32", "int8"], ["4", "1"], ["3.00", "1.00"])

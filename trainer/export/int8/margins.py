@@ -1,11 +1,14 @@
 """Margins: the rows of border and columns of gap of each u8 image, so that windows can read it without gathering.
 
 A convolution of stride 1 reads an image in place where its output's rows are as long, the gap between rows holds the
-columns beside an image's edge that its window takes, and the border the rows (kernels/quantized/image.h).
+columns beside an image's edge that its window takes, and the border the rows (kernels/quantized/image.h). Other
+windows are gathered, which takes a tenth to a quarter less time from planes, that is with a border, than from tiles: in
+planes, the pixels of a row lie side by side.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -62,6 +65,7 @@ def set_margins(model: ir.Model, images: Iterable[ir.Value]) -> None:
     known = list(images)
     joined = _Joined()
     windows: list[tuple[ir.Value, Reach]] = []
+    gathered: list[ir.Value] = []
     for node in our_nodes(model, QUANTIZED_CONV, QUANTIZED_ADD, QUANTIZED_MULTIPLY):
         places = {QUANTIZED_CONV: (X_INPUT, RESIDUAL_INPUT), QUANTIZED_ADD: (0, 1), QUANTIZED_MULTIPLY: (0,)}
         x, *others = (value for place in places[node.op_type] if (value := node.inputs[place]) is not None)
@@ -69,6 +73,7 @@ def set_margins(model: ir.Model, images: Iterable[ir.Value]) -> None:
         for other in others:
             joined.join(other, node.outputs[0])
         if reach is None or reach.rows > MAX_BORDER or reach.columns > GAP_SHARE * _width(x):
+            gathered += [x] if math.prod(_ints(node, "kernel_shape")) > 1 else []
             continue
         joined.join(x, node.outputs[0])
         windows.append((x, reach))
@@ -78,6 +83,8 @@ def set_margins(model: ir.Model, images: Iterable[ir.Value]) -> None:
         gaps[joined.of(x)] = max(gaps[joined.of(x)], reach.columns)
         if reach != Reach(0, 0):
             borders[id(x)] = max(borders[id(x)], reach.rows, 1)
+    for x in gathered:
+        borders[id(x)] = max(borders[id(x)], 1)
     for image in known:
         maker = image.producer()
         assert maker is not None

@@ -95,6 +95,8 @@ def _least_scales(
     if residual is not None:
         least = np.maximum(least, images[id(residual)] / LARGEST_RATIO)
     gains = np.abs(record.norms[:, 0].astype(np.float64)) * row_scales(record.weight)
+    used = np.stack([record.weight.at(level).any(axis=1) for level in range(len(gains))])
+    gains = np.where(used, gains, 0.0)  # the norm of a row that a level leaves without weights may have any scale
     x = step.node.inputs[X_INPUT]
     wide = images[id(x)] * gains.max(axis=1) / LARGEST_MULTIPLIER
     now = np.array([each.scale for each in chosen[made]])

@@ -37,12 +37,16 @@ class _Rewriter:
         self._level = next(value for value in model.graph.inputs if value.name == LEVEL.name)
         self._twins: dict[int, ir.Value] = {}  # of a float32 value, its bytes
         self._replaced: list[Step] = []
+        self._pooled: list[tuple[Step, ir.Value]] = []  # global means, and what is read in their place
 
     def run(self) -> None:
         for node in list(self._model.graph):
             step = self._plan.steps.get(id(node))
             if step is not None:
                 self._replace(step)
+        for step, mean in self._pooled:  # once all are replaced: later steps know the old value
+            _take_over(step.answer, mean)
+            self._model.graph.remove(step.node, safe=True)
         self._remove_replaced()
         set_margins(self._model, self._twins.values())
 
@@ -144,8 +148,7 @@ class _Rewriter:
             pool.outputs[0].name = f"{y.name}.pooled"
             pool.outputs[0].type = y.type
         self._model.graph.insert_before(old, new)
-        _take_over(y, new[-1].outputs[0])
-        self._model.graph.remove(old, safe=True)
+        self._pooled.append((step, new[-1].outputs[0]))
 
     def _remove_replaced(self) -> None:
         """Remove the nodes of all steps; where floats are still read, they are made of the bytes."""

@@ -30,7 +30,7 @@ Infer = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Load:
-    """What to load: an ONNX file, for `threads`, for the input `image`; calibration: inputs, along dimension 0."""
+    """The model to load: an ONNX file, for `threads`, for the input `image`; calibration: inputs, along dimension 0."""
 
     model: str
     threads: int

@@ -155,19 +155,33 @@ def test_a_dense_int8_linear_layer_finds_its_ranges_at_run_time(cache):
     assert 1e-5 < row.reference_error < 0.05
 
 
+def test_our_int8_is_held_against_both_dense_sides_and_our_float32(cache):
+    """Three rows of one level share its samples; the kernels are int8 ones; torch in float32 is the measure."""
+    sides = ("dense-int8", "dense", "ours")
+    rows = measure_rows([spec("resnet50", values="int8", against=side) for side in sides], SETTINGS, cache)
+    assert rows[0].ours_ms == rows[1].ours_ms == rows[2].ours_ms
+    assert rows[0].reference_ms != rows[1].reference_ms != rows[2].reference_ms
+    assert rows[2].against == "ours in float32, level 1 of 2"
+    assert rows[1].reference_error < 1e-3 < rows[0].max_error < INT8_TOLERANCE
+    assert "float32" in rows[0].note
+    (linear,) = measure_rows([spec("linear", values="int8", against="dense-int8")], SETTINGS, cache)
+    assert 0 < linear.max_error < 0.1
+    assert library.kernel_for("linear", 4) not in linear.kernel
+
+
 def test_bytes_are_the_files_and_the_processes(cache):
-    """float16 halves the weights' values, so a file lies between half of the float32 one and the whole of it."""
+    """A weight in int8 takes between an eighth and a half of one in float32: values and indices, padded to quads."""
     for kind in ("file-bytes", "resident-bytes"):
-        facts = {"values": "float16", "against": "ours"}
-        rows = measure_rows([spec(kind, density=density, **facts) for density in LEVELS], SETTINGS, cache)
+        specs = [spec(kind, density=density, values="int8", against="ours") for density in LEVELS]
+        rows = measure_rows(specs, SETTINGS, cache)
         for row in rows:
             assert row.measured == row.ours_bytes / row.reference_bytes
             assert row.ours_ms == []
         if kind == "file-bytes":
-            built = cache.built("resnet50", "block4x1", LEVELS, values="float16")
+            built = cache.built("resnet50", "block4x1", LEVELS, values="int8")
             with Checkpoint.open(built.path) as checkpoint:
                 assert [row.ours_bytes for row in rows] == [level.nbytes for level in checkpoint.levels]
-            assert all(0.5 < row.measured < 1.0 for row in rows)
+            assert all(0.125 < row.measured < 0.6 for row in rows)
 
 
 def test_an_unknown_pattern_is_our_error(cache):
