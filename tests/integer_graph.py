@@ -24,7 +24,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Layer:
-    """What a file holds of a layer: q · scale as float32, the row scales (O,), norms (L, 2, O)."""
+    """The arrays of a layer in a file: q · scale as float32, the row scales (O,), norms (L, 2, O)."""
 
     weight: NestedWeight
     scales: NDArray[np.float32]
