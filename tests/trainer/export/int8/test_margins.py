@@ -20,8 +20,9 @@ def conv(
     """A QuantizedConv in onnx's text form. pads: of equal size where not given."""
     reach = [dilation * (size - 1) // 2 for size in kernel]
     given = list(pads or reach * 2)
-    window = f"kernel_shape = {list(kernel)}, strides = [{stride}, {stride}], pads = {given}"
-    return f"{y} = nested_sparse.QuantizedConv<{window}, dilations = [{dilation}, {dilation}]>({x}, level, {residual}, seg)"
+    steps = f"strides = [{stride}, {stride}], dilations = [{dilation}, {dilation}]"
+    window = f"kernel_shape = {list(kernel)}, pads = {given}, {steps}"
+    return f"{y} = nested_sparse.QuantizedConv<{window}>({x}, level, {residual}, seg)"
 
 
 def margins(*nodes: str, sizes: dict[str, str] | None = None) -> dict[str, tuple[int, int]]:

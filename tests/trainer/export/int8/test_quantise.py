@@ -13,7 +13,7 @@ import onnx
 import pytest
 import torch
 import torch.nn.functional as F
-from integer_graph import Fall, IntegerGraph
+from integer_model import IntegerModel
 from nets import CASES
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import ExportError
 from nested_sparse.graph.conversions import conversions
+from nested_sparse.quantization import row_scales
 from nested_sparse.runtime import Session
+from nested_sparse.runtime.profiling import layer_profile
 from nested_sparse.runtime.rerouting.guard import RouteGuard
 from nested_sparse.runtime.rerouting.table import RouteTable
 from nested_sparse.slice import slice_checkpoint
@@ -31,6 +33,7 @@ from nested_sparse.trainer.export.int8.quantise import LEAST_SQNR_DB
 from nested_sparse.trainer.model.layers import NestedLayer
 from nested_sparse.trainer.model.norm import LevelBatchNorm
 from nested_sparse.value_type import FLOAT32, INT8
+from nested_sparse.weight import NestedWeight
 
 DENSITIES = (0.2, 0.5, 0.9)
 WORST_ERROR = 0.03  # root mean square, of the output's: small layers with random weights have 0.01 at most
@@ -219,10 +222,10 @@ def test_every_operator_stands_in_the_graph(everything: tuple[NestedModel, Path]
 
 def test_a_file_answers_as_the_integer_reference(everything: tuple[NestedModel, Path], session: Session) -> None:
     """At every level, bit for bit; levels differ."""
-    graph, answers = IntegerGraph.open(everything[1]), []
+    model, answers = IntegerModel(everything[1]), []
     for level in range(len(DENSITIES)):
         got = session.run(feeds_of(session), level=level)
-        same(got, graph.run(feeds_of(session), level))
+        same(got, model.run(feeds_of(session), level))
         answers.append(next(iter(got.values())))
     assert not np.array_equal(answers[0], answers[1])
     assert not np.array_equal(answers[1], answers[2])
@@ -230,53 +233,57 @@ def test_a_file_answers_as_the_integer_reference(everything: tuple[NestedModel, 
 
 def test_every_route_answers_as_the_integer_reference(everything: tuple[NestedModel, Path], session: Session) -> None:
     """A level that falls at any operator to any lower one: the scales travel with the bytes, so each byte is right."""
-    graph = IntegerGraph.open(everything[1])
+    model = IntegerModel(everything[1])
+    order = [node.layer for node in layer_profile(everything[1], repeats=1, threads=1)]
     table = RouteTable.measure(session, repeats=1)
-    assert sorted(table.layers) == sorted(LAYERS)
+    assert set(table.layers) == model.layers == set(LAYERS)
     guard, whole = RouteGuard(table), 0
     for start, end in PAIRS:
         for layer in table.layers:
             guard.force(start, end, layer)
             got = session.run(feeds_of(session), start, guard=guard)
             assert guard.level == end
-            same(got, graph.run(feeds_of(session), start, Fall(start, end, layer, table.layers)))
+            lowered = order[order.index(layer) :]
+            same(got, model.run(feeds_of(session), {node: end if node in lowered else start for node in order}))
             alone = session.run(feeds_of(session), end)
             whole += np.array_equal(next(iter(got.values())), next(iter(alone.values())))
     assert whole <= 2 * len(PAIRS)  # the others are no level's answer
+
+
+def weights_of(path: Path) -> dict[str, NestedWeight]:
+    """q · scale of each layer."""
+    with Checkpoint.open(path) as checkpoint:
+        return {layer.name: checkpoint.load_layer(layer.name)[0] for layer in checkpoint.layers}
 
 
 @pytest.mark.parametrize("levels", [1, 2])
 def test_slices_answer_as_the_whole_file(
     everything: tuple[NestedModel, Path], session: Session, levels: int, tmp_path: Path
 ) -> None:
-    """Bit for bit, and their weights and scales are the whole file's."""
+    """Bit for bit, and their weights are the whole file's: its scales are those of the densest level."""
     whole, part = everything[1], tmp_path / "part.safetensors"
     slice_checkpoint(whole, levels, part)
     with Session(part, threads=1) as sliced:
         for level in range(levels):
             same(sliced.run(feeds_of(session), level=level), session.run(feeds_of(session), level=level))
-    all_layers, layers = IntegerGraph.open(whole).layers, IntegerGraph.open(part).layers
-    assert list(layers) == list(all_layers)
-    for name, layer in layers.items():
-        np.testing.assert_array_equal(layer.scales, all_layers[name].scales)
+    all_weights, weights = weights_of(whole), weights_of(part)
+    assert list(weights) == list(all_weights)
+    for name, weight in weights.items():
         for level in range(levels):
-            np.testing.assert_array_equal(layer.at(level), all_layers[name].at(level))
+            np.testing.assert_array_equal(weight.at(level), all_weights[name].at(level))
 
 
 def test_weights_are_the_nets_rounded_and_levels_share_them(everything: tuple[NestedModel, Path]) -> None:
-    """A weight that a level keeps has the same whole number at every denser level."""
+    """A weight that a level keeps is the same at every denser level, and half a step from the net's at most."""
     net, path = everything
-    for name, layer in IntegerGraph.open(path).layers.items():
-        kept = [layer.weight.first_level <= level for level in range(len(DENSITIES))]
-        assert np.abs(layer.at(2)).max() == 127
-        for level, mask in enumerate(kept):
-            rows = np.repeat(mask, layer.weight.layout.block_rows, axis=0)[: layer.weight.rows]
-            order = layer.weight.permutation
-            if order is not None:
-                rows = rows[np.argsort(order)]
-            np.testing.assert_array_equal(layer.at(level), np.where(rows, layer.at(2), 0))
-            exact = net.nested_weight(name).at(level)
-            assert (np.abs(layer.weight.at(level) - exact) <= layer.scales[:, None] * 0.501).all()
+    for name, weight in weights_of(path).items():
+        exact = net.nested_weight(name)
+        steps = row_scales(exact)[:, None]
+        for level in range(len(DENSITIES)):
+            held, kept = weight.at(level), exact.mask(level)
+            np.testing.assert_array_equal(held, np.where(kept, weight.at(2), 0))
+            assert (np.abs(held - exact.at(level)) <= steps * 0.501).all()
+        assert name == "depthwise" or np.count_nonzero(weight.at(0)) < np.count_nonzero(weight.at(2))
 
 
 # ---- linear layers ----
@@ -304,11 +311,11 @@ def test_forms_of_a_linear_layers_input(form: str | None, tmp_path: Path) -> Non
     assert 0 < worst_error(net, path, (x,)) < WORST_ERROR
     if form == "float32":
         return
-    graph = IntegerGraph.open(path)
+    model = IntegerModel(path)
     with Session(path, threads=1) as session:
         for level in range(len(DENSITIES)):
             feeds = {session.inputs[0].name: x.numpy()}
-            same(session.run(feeds, level=level), graph.run(feeds, level))
+            same(session.run(feeds, level=level), model.run(feeds, level))
 
 
 # ---- what stays float32 ----
