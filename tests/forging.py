@@ -44,8 +44,11 @@ def forge(path: Path, change: Callable[[dict[str, Any], dict[str, np.ndarray]], 
         for name, entry in header.items()
         if name != "__metadata__"
     }
-    change(metadata, tensors)
     begin = header["graph"]["data_offsets"][1]
+    graph = bytes(data[:begin])
+    change(metadata, tensors)
+    if data[:begin] != graph:
+        metadata["graph_sha256"] = hashlib.sha256(data[:begin]).hexdigest()
     for level, entry in enumerate(metadata["levels"]):
         ends = [item["data_offsets"][1] for name, item in header.items() if f"/level{level}/" in name]
         entry["sha256"] = hashlib.sha256(data[begin : max(ends, default=begin)]).hexdigest()

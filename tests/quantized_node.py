@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 from byte_images import Bytes, Layout
-from integer_reference import OPEN, Convolution, Range, Table, Window
+from integer_reference import OPEN, Convolution, Image, Range, Table, Window
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from sparse_node import Placed, aligned, session_of
@@ -157,6 +157,13 @@ def weight_fields(
         "norms": norms.astype(np.float32),
         "order": np.concatenate(order).astype(np.int32) if permuted else None,
     }
+
+
+def random_image(rng: np.random.Generator, *shape: int, scale: float = 0.05) -> Image:
+    """Random bytes, the extreme ones often."""
+    data = rng.integers(0, 256, shape).astype(np.uint8)
+    data[rng.random(shape) < 0.1] = 255
+    return Image(data, random_range(rng, scale))
 
 
 def quantized_node(

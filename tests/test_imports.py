@@ -52,11 +52,14 @@ MAY_REACH: Mapping[tuple[str, str], str] = {
         "runtime",
     ): "the demo's metrics are those of the file, run on this device, and so are its reroutes",
     ("trainer.export.row_mark", "runtime"): "whether rows are independent is seen by running the file",
+    ("trainer.evaluate", "runtime"): "a file's accuracy is that of the file, run as a device runs it",
+    ("trainer.export.int8.calibrate", "runtime"): "ranges are those of the file's own operators, in float32",
     ("trainer.export.verify", "runtime"): "export compares what it wrote, run at every level, with torch",
     ("serving.bench.kernels.measure", "kernels"): "a benchmark states the instruction set that ran",
     ("serving.bench.kernels.dense", "trainer"): "the dense side is the same torch model, exported by the same means",
     ("serving.bench.kernels.model_cache", "trainer"): "the benchmarks' models are nested and exported on the spot",
     ("serving.bench.serving.workload", "trainer"): "the load is the demo's model and its test images",
+    ("serving.commands.profile", "kernels"): "a profile says which kernels were measured",
     ("serving.commands.train", "trainer"): "the verb `train`",
     ("serving.demo.run", "trainer"): "the demo trains what it serves",
 }
@@ -90,12 +93,15 @@ MAY_USE_TOO: Mapping[tuple[str, str], str] = {
     ("proto.build", "grpc_tools"): "`make proto` generates the messages by it; what serves does not import it",
     ("serving.bench.kernels.dense", "torch"): "the dense side is a torch model",
     ("serving.bench.kernels.layers", "onnx"): "reads graphs node by node",
+    ("serving.bench.kernels.peers.integer_form", "onnx"): "rewrites a peer's model node by node",
     ("serving.bench.kernels.model_cache", "torch"): "makes the models that are measured",
     ("serving.bench.kernels.peers.rows", "torch"): "the same inputs for every engine",
     ("serving.commands.bench_kernels", "torch"): "checks that torch is there, which makes every row's model",
     ("serving.bench.kernels.peers.worker", "MNN"): "one of the engines beside ours",
     ("serving.bench.kernels.peers.worker", "deepsparse"): "one of the engines beside ours",
     ("serving.bench.kernels.peers.worker", "openvino"): "one of the engines beside ours",
+    ("trainer.export.int8.tables", "onnx"): "an activation function is computed by the graph's own nodes",
+    ("trainer.export.int8.tables", "onnxruntime"): "the same",
 }
 
 OFF_DEVICE = ("nested_sparse.trainer", "nested_sparse.serving.bench", "nested_sparse.serving.demo")

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shutil
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from nested_sparse.amend import store_metrics
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.runtime import Session
 from nested_sparse.trainer import NestedModel, export, fine_tune_int8
@@ -55,8 +57,8 @@ def restore(net: NestedModel, path: Path, example: tuple[Tensor, ...]) -> None:
             for level, (scale, shift) in enumerate(torch.from_numpy(norms)):
                 if name in norm_of:
                     _set_norm(norm_of[name].norms[level], scale, shift)
-                elif layer.biases is not None:
-                    layer.biases[level] = shift
+                if layer.biases is not None:
+                    layer.biases[level] = 0 if name in norm_of else shift
 
 
 def _norms_after_layers(net: NestedModel, example: tuple[Tensor, ...]) -> dict[str, Any]:
@@ -200,18 +202,20 @@ def measure(recipe: Recipe, options: argparse.Namespace) -> str:
     with tempfile.TemporaryDirectory() as folder:
         for method in options.methods:
             path = Path(folder) / f"{method}.safetensors"
-            given: dict[str, Any] = {
-                "values": "int8",
-                "calibration": data.batches(0),
-                "calibration_samples": options.samples,
-                "calibration_method": method,
-                **({} if options.activations is None else {"activations": options.activations}),
-            }
-            export(net, data.example, path, **given)
+            export(
+                net,
+                data.example,
+                path,
+                values="int8",
+                calibration=data.batches(0),
+                calibration_samples=options.samples,
+                calibration_method=method,
+                activations=options.activations,
+            )
             found[method] = scores(path, options.file, data)
-            if options.out is not None and method == options.methods[-1]:
-                metrics = {"accuracy": [each.accuracy for each in found[method]]}
-                export(net, data.example, options.out, metrics=metrics, force=True, **given)
+        if options.out is not None:
+            store_metrics(path, {"accuracy": [each.accuracy for each in found[method]]})
+            shutil.copy(path, options.out)
     return table(found)
 
 

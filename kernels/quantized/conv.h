@@ -25,7 +25,7 @@ class QuantizedConv : public ConvLayer {
     const Spmm8Args& args;  // what all tiles have in common
     QuantizedImage x, residual, y;
     int64_t shared_quads;  // of the epilogue
-    uint64_t number;  // counts the runs of this process
+    uint64_t number;       // counts the runs of this process
   };
   struct Task {
     int64_t image, tile;

@@ -12,7 +12,7 @@ namespace nested_sparse {
 template <class Key, class Made>
 class Recent {
  public:
-  // What make() gave for `key`.
+  // The result of make() for `key`.
   template <class Make>
   std::shared_ptr<const Made> get(const Key& key, const Make& make) const {
     const std::lock_guard<std::mutex> lock(mutex_);

@@ -145,7 +145,7 @@ def _print_int8(layers: list[dict[str, Any]], conversions: list[dict[str, Any]])
         print_line(f"{len(kept)} of {len(layers)} layers kept float values{names and ': '}{names}")
     if conversions:
         print_table(
-            f"{len(conversions)} conversions of images in each run",
+            f"conversions of images in each run: {len(conversions)}",
             ("conversion", "of", "read by"),
             [
                 ("float32 to u8" if each["to_u8"] else "u8 to float32", each["source"], ", ".join(each["readers"]))

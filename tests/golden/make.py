@@ -5,6 +5,7 @@
 FOLDER: a checkout of an older commit, whose writer is used in place of the installed package's.
 Every weight, norm and input is a small whole number or a multiple of a small power of two, so that no sum rounds and
 its order does not matter: `checked` proves it of each layer. So torch's answers are those of every right kernel.
+Answers of int8 files are those of tests/integer_reference.py, whose arithmetic every kernel has bit for bit.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
 EXPECTED = HERE / "expected.json"
 
 
@@ -255,6 +257,13 @@ FILES: dict[str, tuple[Make, Inputs, dict[str, Any], dict[str, Any]]] = {
         {"pattern": "unstructured", "densities": THREE, "keep_dense": ("head",)},
         {"values": "float16"},
     ),
+    "v4-block4x1": (lambda: Images(8), images, {"pattern": "block4x1", "densities": THREE}, {"values": "int8"}),
+    "v4-gs8x1-dynamic": (
+        Vectors,
+        vectors,
+        {"pattern": "gs8x1", "densities": THREE},
+        {"values": "int8", "activations": "dynamic"},
+    ),
     "v1-first-writer": (lambda: Images(8), images, {"pattern": "block4x1", "densities": THREE}, {"verify": False}),
     "v1-before-totals": (
         lambda: Images(12),
@@ -278,6 +287,9 @@ def make(name: str) -> None:
     fill_norms(net, rng)
     examples = inputs_of(rng)
     path = HERE / f"{name}.safetensors"
+    int8 = writing.get("values") == "int8"
+    if int8 and "activations" not in writing:
+        writing = {**writing, "calibration": [(inputs_of(rng)[0], torch.zeros(len(examples[0]))) for _ in range(4)]}
     export(net, examples, path, **writing)
     if name == "v1-measured":
         from nested_sparse.amend import store_reroutes
@@ -297,8 +309,11 @@ def make(name: str) -> None:
         for layer, digest in layers.items():
             weight = net.nested_layers()[layer].masked_weight(level).detach().flatten(1).numpy()
             assert not values or np.array_equal(weight.astype(np.float16).astype(np.float32), weight)
+            if int8:
+                weight = np.where(weight != 0, rounded(net.nested_layers()[layer]), np.float32(0))
             digest.update((weight + np.float32(0)).tobytes())  # no -0
-        for spec, answer in zip(metadata["outputs"], answers(net, examples, level), strict=True):
+        made = integer_answers(path, arrays, level) if int8 else answers(net, examples, level)
+        for spec, answer in zip(metadata["outputs"], made, strict=True):
             arrays[f"output/{level}/{spec['name']}"] = answer
     np.savez_compressed(HERE / f"{name}.npz", **arrays)
     expected = json.loads(EXPECTED.read_text()) if EXPECTED.exists() else {}
@@ -323,6 +338,23 @@ def answers(net: Any, examples: tuple[Tensor, ...], level: int) -> list[np.ndarr
         assert torch.equal(one.double(), other)
         assert one.abs().min() > 0
     return [each.numpy() for each in got]
+
+
+def integer_answers(path: Path, arrays: dict[str, np.ndarray], level: int) -> list[np.ndarray]:
+    """Those of the integer reference."""
+    from integer_model import IntegerModel
+
+    inputs = {name.removeprefix("input/"): array for name, array in arrays.items() if name.startswith("input/")}
+    return list(IntegerModel(path).run(inputs, level).values())
+
+
+def rounded(layer: Any) -> np.ndarray:
+    """(O, K) weights of the densest level as whole multiples of their row's scale."""
+    from integer_reference import quantised_rows, row_scales
+
+    weight = layer.masked_weight(len(THREE) - 1).detach().flatten(1).numpy()
+    scales = row_scales(weight)
+    return quantised_rows(weight, scales).astype(np.float32) * scales[:, None]
 
 
 def header(path: Path) -> dict[str, Any]:

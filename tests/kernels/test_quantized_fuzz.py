@@ -14,16 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from integer_reference import Image
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
-from quantized_node import QuantizedGraph, QuantizedNode, Step, place, quantized_node, random_range
+from quantized_node import QuantizedGraph, QuantizedNode, Step, place, quantized_node, random_image
 from spoiling import LARGE, guarded, near, spoil_attribute, spoil_bytes
 
 OURS = re.compile("layer 'layer0': |attribute '")
 LAYOUTS = st.sampled_from((Layout(0, 0), Layout(0, 1), Layout(1, 1), Layout(2, 3)))
-
-
-def image(rng: np.random.Generator, *shape: int) -> Image:
-    """Random bytes."""
-    return Image(rng.integers(0, 256, shape).astype(np.uint8), random_range(rng))
 
 
 def check(data: st.DataObject, node: QuantizedNode, x: Image, reads: Layout) -> None:
@@ -58,7 +53,7 @@ def test_spoilt_convolutions(data: st.DataObject, block_rows: int, kernel: int, 
     rng = np.random.default_rng(0)
     window: dict[str, Any] = {"kernel": (kernel, kernel), "pads": (kernel // 2,) * 4}
     node = quantized_node(rng, 4, 10, block_rows, permuted=True, adds=True, layout=writes, **window)
-    check(data, node, image(rng, 2, 4, 7, 9), reads)
+    check(data, node, random_image(rng, 2, 4, 7, 9), reads)
 
 
 @settings(max_examples=400, deadline=None)
@@ -70,7 +65,7 @@ def test_spoilt_convolutions_in_groups(
     rng = np.random.default_rng(0)
     window: dict[str, Any] = {"kernel": (1, 3), "pads": (0, 1, 0, 1)} if spatial == 1 else {}
     node = quantized_node(rng, 4, 4, 1, permuted=True, groups=groups, spatial=spatial, layout=writes, **window)
-    check(data, node, image(rng, 1, 4, 1 if spatial == 1 else 7, 9), reads)
+    check(data, node, random_image(rng, 1, 4, 1 if spatial == 1 else 7, 9), reads)
 
 
 @settings(max_examples=400, deadline=None)
@@ -78,12 +73,12 @@ def test_spoilt_convolutions_in_groups(
 def test_spoilt_headers(data: st.DataObject, groups: int, kernel: int, reads: Layout, writes: Layout) -> None:
     """Numbers of the header and the tensor's length; what is accepted is an image of the size that the header says."""
     rng = np.random.default_rng(0)
-    x = written(image(rng, 2, 5, 3, 40), reads)
+    x = written(random_image(rng, 2, 5, 3, 40), reads)
     numbers = x[8:36].view("<i4")
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, 6))
-        small = st.integers(0, 80) | near(int(numbers[at]))
-        numbers[at] = data.draw(small | st.sampled_from(LARGE).filter(lambda value: -(2**31) <= value < 2**31))
+        small = st.integers(0, 80) | near(int(numbers[at])) | st.sampled_from(LARGE)
+        numbers[at] = data.draw(small.filter(lambda value: -(2**31) <= value < 2**31))
     if data.draw(st.booleans()):
         x = np.resize(x, data.draw(st.integers(0, len(x))))
     node = quantized_node(rng, 5, 5, 1, groups=groups, kernel=(kernel,) * 2, layout=writes)

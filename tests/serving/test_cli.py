@@ -122,7 +122,7 @@ def test_inspect_shows_what_int8_costs(tmp_path):
     shown = run("inspect", path).stdout
     assert "block4x1, int8 30.2 dB" in shown
     assert "0 of 2 layers kept float values\n" in shown
-    assert "2 conversions of images in each run" in shown
+    assert "conversions of images in each run: 2\n" in shown
     assert re.search(r"float32 to u8 +│ input +│ conv ", shown)
 
 

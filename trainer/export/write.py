@@ -105,7 +105,7 @@ def export(
     tolerance = real("tolerance", tolerance, 0, error=ExportError)
     metrics = _checked_metrics({} if metrics is None else metrics, net.level_count)
     check_reroutes(reroutes, net.level_count, net.nested_layers())
-    options = Int8Options(calibration, calibration_samples, calibration_method, activations, tuple(keep_float))
+    options = Int8Options(calibration, calibration_samples, calibration_method, activations, keep_float)
     if stored is not INT8 and options != Int8Options():
         raise ExportError(
             "calibration and its options, activations and keep_float go with values='int8', got "

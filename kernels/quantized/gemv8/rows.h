@@ -57,7 +57,7 @@ void add_quad(const int8_t* val, const X* x, const uint16_t* col, typename W::Su
   }
 }
 
-// What a kernel writes for the `count` rows from `first` on.
+// The outputs of the `count` rows from `first` on, from their sums.
 inline void finish(const Gemv8Args& args, int32_t bias, int64_t first, int64_t count, const uint32_t* sums) {
   const auto missing = static_cast<uint32_t>(bias - args.x_zero);
   for (int64_t i = 0; i < count; ++i) {

@@ -41,7 +41,7 @@ LEAST_SQNR_DB = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Int8Options:
-    """What a user asks for (export's parameters of these names). Raises ExportError."""
+    """Parameters of `export` that are about int8. Raises ExportError."""
 
     calibration: Iterable[Any] | None = None
     samples: int = 512
@@ -56,11 +56,13 @@ class Int8Options:
             raise ExportError(f"calibration_method: expected one of {tuple(METHODS)}, got {shown(self.method)}")
         if self.activations not in (None, *ACTIVATION_FORMS):
             raise ExportError(f"activations: expected one of {ACTIVATION_FORMS}, got {shown(self.activations)}")
-        if isinstance(self.keep_float, str) or not all(isinstance(name, str) for name in self.keep_float):
+        names = None if isinstance(self.keep_float, str) else self.keep_float
+        if not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):
             raise ExportError(
                 f"keep_float: expected names of layers, or fnmatch patterns of them, in a list, got "
                 f"{shown(self.keep_float)}"
             )
+        object.__setattr__(self, "keep_float", tuple(names))
         if self.activations == STATIC and self.calibration is None:
             raise ExportError("activations='static' needs calibration: pass batches of real inputs")
 
