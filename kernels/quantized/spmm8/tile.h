@@ -198,7 +198,7 @@ NESTED_SPARSE_INLINE void run_rows(const Args& args, const typename S::Limits& l
 }
 
 // The first rows of a group of more rows than fit into registers leave their quads to the others, if they fit into this
-// many bytes. With V = 16 that takes two thirds of the time.
+// many bytes. With V = 16 that takes three quarters of the time.
 constexpr int64_t kKeptBytes = 65536;
 
 template <class S, int V, class Args, class Columns>
