@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from nested_sparse.errors import NestedSparseError
-from nested_sparse.value_type import value_type
 
 from .output import print_json
 
@@ -64,6 +63,8 @@ def kernels(
     """
     try:
         import torch  # noqa: F401 - every row's model is made with it
+
+        from nested_sparse.value_type import value_type
 
         from ..bench.kernels.measure import measure_rows
         from ..bench.kernels.model_cache import ModelCache

@@ -22,7 +22,7 @@ ENTRIES = {
     "library": OPEN,
     "command line": "import sys; from nested_sparse.serving.cli import main; sys.argv = ['x', 'profile', {!r}]; main()",
     "kernels first": "from nested_sparse.kernels import library; import onnxruntime; print({!r})",
-    "bench": "import nested_sparse.serving.bench.kernels.peers.int8; print({!r})",
+    "bench": "import nested_sparse.serving.bench.kernels.peers.integer_form, onnxruntime; print({!r})",
     "trainer": "import nested_sparse.trainer, onnxruntime; print({!r})",
 }
 LISTEN_S = 120.0
