@@ -41,7 +41,7 @@ LEAST_SQNR_DB = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Int8Options:
-    """What a user asks for (export's parameters of these names). Raises ExportError."""
+    """Options of an int8 export: the parameters of `export` of these names. Raises ExportError."""
 
     calibration: Iterable[Any] | None = None
     samples: int = 512
