@@ -41,7 +41,7 @@ LEAST_SQNR_DB = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Int8Options:
-    """Parameters of `export` that are about int8. Raises ExportError."""
+    """Options of an int8 export: the parameters of `export` of these names. Raises ExportError."""
 
     calibration: Iterable[Any] | None = None
     samples: int = 512
