@@ -1,4 +1,4 @@
-"""ByteRange: what the bytes stand for, and the properties of the three ways to choose a range."""
+"""ByteRange: the values that bytes stand for, and the properties of the three ways to choose a range."""
 
 from __future__ import annotations
 

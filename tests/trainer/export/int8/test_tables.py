@@ -1,4 +1,4 @@
-"""Tables: which nodes are one function of a convolution's sums, and its bytes against the function in float64."""
+"""Tables: the nodes that are one function of a convolution's sums, and its bytes against the function in float64."""
 
 from __future__ import annotations
 
