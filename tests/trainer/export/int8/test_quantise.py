@@ -1,4 +1,4 @@
-"""quantise: networks exported as int8, against torch, against integers bit for bit, and the layers that stay float32."""
+"""quantise: networks exported as int8, against torch, against integers bit for bit, and layers that stay float32."""
 
 from __future__ import annotations
 
