@@ -89,7 +89,7 @@ ConvPlan::ConvPlan(const ConvGeometry& geometry, const Image& x, TileShape shape
 
 // Makes strips of the taps' rows where that makes gathering cheaper by a tenth or more.
 void ConvPlan::share_strips(const ConvGeometry& geometry, StripUse use) {
-  constexpr int64_t kMaxTaps = 1024;  // to which tap_floats stays small, and the search below short
+  constexpr int64_t kMaxTaps = 1024;      // to which tap_floats stays small, and the search below short
   constexpr int64_t kMaxChannels = 4095;  // StripRows: columns * taps is below 2^32
   if (use.channels == 0 || geometry.kernel[0] == 1 || taps_ > kMaxTaps || channels_ > kMaxChannels) return;
   std::vector<Strip> shared;
