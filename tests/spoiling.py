@@ -58,7 +58,7 @@ def spoil_bytes(data: st.DataObject, placed: Placed) -> None:
     """Overwrite a few bytes of a segment, most often where the indices are, or change its length."""
     level = data.draw(st.integers(0, len(placed.segments) - 1))
     segment = placed.segments[level]
-    if data.draw(st.integers(0, 3)) == 0:
+    if data.draw(st.integers(0, 3)) == 0 or not len(segment):
         length = 4 * data.draw(st.integers(0, len(segment) // 4 + 32))
         placed.segments[level] = np.resize(np.append(segment, np.uint8(0)), length)
         return
