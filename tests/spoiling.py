@@ -64,6 +64,6 @@ def spoil_bytes(data: st.DataObject, placed: Placed) -> None:
         return
     ptr, col = placed.attributes[0]["offsets"][4 * level : 4 * level + 2]
     begin = data.draw(st.sampled_from((ptr, col, max(placed.attributes[0]["permutation_offset"], 0), 0)))
-    at = min(begin + data.draw(st.integers(0, 80)), len(segment) - 1)
+    at = min(max(begin + data.draw(st.integers(0, 80)), 0), len(segment) - 1)  # the offset may be spoilt, too
     written = np.frombuffer(data.draw(st.binary(min_size=1, max_size=8)), np.uint8)
     segment[at : at + len(written)] = written[: len(segment) - at]
