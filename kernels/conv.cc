@@ -44,18 +44,12 @@ Image NestedConv::read_residual(const ort::Context& context, const ImageSize& si
   return image;
 }
 
-// Gather groups and the sums of depthwise layers need a row for each tap.
-StripUse NestedConv::strip_use() const {
-  if (weighs_ || weight_.banks() != 0) return StripUse{};
-  return StripUse{std::min(range_channels_, channels_), range_channels_ >= channels_};
-}
-
 void NestedConv::compute(const ort::Context& context) const {
   WeightView view;
   this->view(context, view);
   const Image x = read_image(context, kX, "X ", x_tiled_);
   check_channels(x.size);
-  auto plan = checked("", [&] { return plans_.plan_for(geometry_, x, gather_.shape, strip_use()); });
+  auto plan = checked("", [&] { return plans_.plan_for(geometry_, x, gather_.shape); });
   const ImageSize size = output_size(x.size, plan->output_height(), plan->output_width());
   const Image residual = read_residual(context, size);
   const Image y = Image::write(context, size, y_tiled_, gather_.shape, spatial_);
@@ -84,7 +78,6 @@ void NestedConv::run_task(const Run& run, const Task& task) const {
   args.y_whole = y.tiled;
   args.clip = clip_;
   args.x_pitch = y.tiling.pitch(task.tile);
-  args.strips = run.plan->strips();
   if (range_channels_ < channels_ && !run.plan->direct() && channel_groups_ == 1 && weight_.banks() == 0) {
     run_ranges(run, task, args);
     return;
@@ -127,9 +120,8 @@ void NestedConv::run_ranges(const Run& run, const Task& task, SpmmArgs& args) co
       levels[l].ptr = starts + l * level_starts + range - task.outputs.begin * args.ptr_stride;
     }
     const int64_t channel = range * range_channels_;
-    const bool shared = args.strips.taps > 0;
-    const int64_t channel_floats = shared ? args.strips.channel_floats : run.plan->taps() * args.x_pitch;
-    args.x = gathered(run, task, channel, std::min(channel + range_channels_, channels_)) - channel * channel_floats;
+    args.x = gathered(run, task, channel, std::min(channel + range_channels_, channels_)) -
+             channel * run.plan->taps() * args.x_pitch;
     args.first = range == 0;
     args.last = range == ranges - 1;
     kernel_.spmm(args, task.outputs.begin, task.outputs.end);
@@ -156,19 +148,18 @@ void NestedConv::run_depthwise(const Run& run, const Task& task, SpmmArgs& args)
   }
 }
 
-// The pixels of a tile in the matrix of a range of channels. This thread may have gathered the matrix already: several
-// tiles may share one, and a tile may be cut between two tasks that both run on this thread.
+// The matrix of a range of channels. This thread may have gathered it already: a tile may be cut between two tasks that
+// both run on this thread.
 const float* NestedConv::gathered(const Run& run, const Task& task, int64_t channel_begin, int64_t channel_end) const {
   thread_local MatrixName held{};
   float* const matrix = scratch(Purpose::matrix, run.plan->matrix_floats(channel_end - channel_begin));
-  const int64_t unit = run.plan->unit_of(task.tile);
-  const MatrixName wanted{run.number, task.image, unit, channel_begin};
+  const MatrixName wanted{run.number, task.image, task.tile, channel_begin};
   if (!(held == wanted)) {
     const float* const x = run.x.data + task.image * run.x.image_floats();
-    run.plan->gather(gather_.gather, x, unit, channel_begin, channel_end, matrix);
+    run.plan->gather(gather_.gather, x, task.tile, channel_begin, channel_end, matrix);
     held = wanted;
   }
-  return matrix + run.plan->first_float(task.tile);
+  return matrix;
 }
 
 }  // namespace nested_sparse

@@ -29,7 +29,6 @@ class NestedConv : public ConvLayer {
   };
   Image read_image(const ort::Context& context, InputIndex index, const char* name, bool tiled) const;
   Image read_residual(const ort::Context& context, const ImageSize& size) const;
-  StripUse strip_use() const;
   void run_tasks(const ort::Context& context, const Run& run) const;
   void run_task(const Run& run, const Task& task) const;
   void run_ranges(const Run& run, const Task& task, SpmmArgs& args) const;

@@ -64,7 +64,7 @@ int64_t output_size(const ConvGeometry& geometry, int axis, int64_t size) {
   return (padded - reach) / geometry.stride[axis] + 1;
 }
 
-ConvPlan::ConvPlan(const ConvGeometry& geometry, const Image& x, TileShape shape, StripUse use)
+ConvPlan::ConvPlan(const ConvGeometry& geometry, const Image& x, TileShape shape)
     : size_{x.size.height, x.size.width},
       channels_(x.size.channels),
       taps_(geometry.kernel[0] * geometry.kernel[1]),
@@ -76,102 +76,31 @@ ConvPlan::ConvPlan(const ConvGeometry& geometry, const Image& x, TileShape shape
   const bool unpadded =
       geometry.pad_before[0] + geometry.pad_before[1] + geometry.pad_after[0] + geometry.pad_after[1] == 0;
   direct_ = x.tiled && unpadded && taps_ * geometry.stride[0] * geometry.stride[1] == 1;
-  if (direct_) return;
-  // Large padding makes no file larger, but the plan holds a piece for every tap of every vector of the output.
-  if (tiling_.vectors > kMaxPieces / taps_) throw ort::Error("the padded image and the window are too large together");
-  for (int64_t tap = 0; tap < taps_; ++tap) {
-    rows_.push_back(Strip{tap / geometry.kernel[1] * geometry.dilation[0] - geometry.pad_before[0],
-                          tap % geometry.kernel[1] * geometry.dilation[1] - geometry.pad_before[1], 0});
-  }
-  share_strips(geometry, use);
-  place_pieces(geometry, x);
-}
-
-// Makes strips of the taps' rows where that makes gathering cheaper by a tenth or more.
-void ConvPlan::share_strips(const ConvGeometry& geometry, StripUse use) {
-  constexpr int64_t kMaxTaps = 1024;      // to which tap_floats stays small, and the search below short
-  constexpr int64_t kMaxChannels = 4095;  // StripRows: columns * taps is below 2^32
-  if (use.channels == 0 || geometry.kernel[0] == 1 || taps_ > kMaxTaps || channels_ > kMaxChannels) return;
-  std::vector<Strip> shared;
-  std::vector<int64_t> strip_of(static_cast<size_t>(taps_));  // of each tap
-  for (int64_t tap = 0; tap < taps_; ++tap) {
-    const auto shares = [&](const Strip& strip) {
-      return strip.column == rows_[tap].column && (rows_[tap].row - strip.row) % geometry.stride[0] == 0;
-    };
-    const auto found = std::find_if(shared.begin(), shared.end(), shares);
-    strip_of[tap] = found - shared.begin();
-    if (found == shared.end()) {
-      shared.push_back(rows_[tap]);
-    } else {
-      found->below = (rows_[tap].row - found->row) / geometry.stride[0];
-    }
-  }
-  constexpr int64_t kUnits[] = {1, 2, 3, 4, 6, 8};
-  constexpr int64_t kUnitBytes = 512 << 10;  // of the matrix of a unit of several tiles, so that it stays in L2
-  double best = 0.9 * static_cast<double>(taps_ * tiling_.vectors);
-  for (const int64_t tiles : kUnits) {
-    const int64_t vectors = shared_vectors(shared, tiles);
-    const bool fits = use.channels * vectors * tiling_.lanes * int64_t{sizeof(float)} <= kUnitBytes;
-    if (tiles > 1 && !(fits && use.units && tiles <= tiling_.tiles)) continue;
-    const double all = static_cast<double>(vectors * ((tiling_.tiles + tiles - 1) / tiles));
-    if (all >= best) continue;
-    best = all;
-    unit_tiles_ = tiles;
-    strips_.taps = static_cast<uint32_t>(taps_);
-  }
-  if (strips_.taps == 0) return;
-  for (int64_t tap = 0; tap < taps_; ++tap) {
-    const auto strip = shared.begin() + strip_of[tap];
-    const int64_t before = shared_vectors({shared.begin(), strip}, unit_tiles_) * tiling_.lanes;
-    const int64_t below = (rows_[tap].row - strip->row) / geometry.stride[0] * output_[1];
-    tap_floats_.push_back(static_cast<int32_t>(before + below));
-  }
-  rows_ = shared;
-  strips_.channel_floats = shared_vectors(shared, unit_tiles_) * tiling_.lanes;
-  strips_.tap_floats = tap_floats_.data();
-}
-
-// Floats of the pixels of the largest unit.
-int64_t ConvPlan::unit_floats(int64_t unit_tiles) const {
-  int64_t most = 0;
-  for (int64_t first = 0; first < tiling_.tiles; first += unit_tiles) {
-    const int64_t end = std::min(first + unit_tiles, tiling_.tiles);
-    most = std::max(most, tiling_.first_pixel(end) - tiling_.first_pixel(first));
-  }
-  return most;
-}
-
-// Vectors of a channel whose strips are as long as the largest unit needs.
-int64_t ConvPlan::shared_vectors(const std::vector<Strip>& strips, int64_t unit_tiles) const {
-  const int64_t pixels = unit_floats(unit_tiles);
-  int64_t vectors = 0;
-  for (const Strip& strip : strips) {
-    vectors += (pixels + strip.below * output_[1] + tiling_.lanes - 1) / tiling_.lanes;
-  }
-  return vectors;
+  if (!direct_) place_pieces(geometry, x);
 }
 
 void ConvPlan::place_pieces(const ConvGeometry& geometry, const Image& x) {
-  const int64_t longest = unit_floats(unit_tiles_);
-  for (int64_t first = 0; first < tiling_.tiles; first += unit_tiles_) {
-    const int64_t floats = strips_.taps > 0 ? longest : tiling_.pitch(first);
-    int32_t row_vector = 0;
-    for (const Strip& row : rows_) {
-      for (int64_t at = 0; at < floats + row.below * output_[1]; at += tiling_.lanes, ++row_vector) {
-        place_vector(geometry, x, row, tiling_.first_pixel(first) + at, row_vector);
+  // Large padding makes no file larger, but the plan holds a piece for every tap of every vector of the output.
+  if (tiling_.vectors > kMaxPieces / taps_) throw ort::Error("the padded image and the window are too large together");
+  pieces_.reserve(static_cast<size_t>(taps_ * tiling_.vectors));
+  for (int64_t tile = 0; tile < tiling_.tiles; ++tile) {
+    widest_ = std::max(widest_, tiling_.pitch(tile));
+    for (int64_t tap = 0; tap < taps_; ++tap) {
+      for (int64_t i = 0; i < tiling_.width(tile); ++i) {
+        const auto row_vector = static_cast<int32_t>(tap * tiling_.width(tile) + i);
+        place_vector(geometry, x, tap, tiling_.first_vector(tile) + i, row_vector);
       }
     }
-    channel_floats_ = std::max(channel_floats_, row_vector * tiling_.lanes);
-    first_piece_.push_back(static_cast<int64_t>(pieces_.size()));
     first_extra_.push_back(static_cast<int64_t>(extras_.size()));
   }
 }
 
-// Plans one vector of a row of the matrix. Neighbouring lanes form one piece where the pixels that they read
+// Plans one vector of output pixels under one tap. Neighbouring lanes form one piece where the pixels that they read
 // are `step_` floats apart.
-void ConvPlan::place_vector(const ConvGeometry& geometry, const Image& x, const Strip& strip, int64_t first_pixel,
+void ConvPlan::place_vector(const ConvGeometry& geometry, const Image& x, int64_t tap, int64_t vector,
                             int32_t row_vector) {
-  const int64_t end = tiling_.pixels + strip.below * output_[1];
+  const int64_t down = tap / geometry.kernel[1] * geometry.dilation[0] - geometry.pad_before[0];
+  const int64_t right = tap % geometry.kernel[1] * geometry.dilation[1] - geometry.pad_before[1];
   Piece last{0, 0, 0};
   bool first = true;
   const auto finish = [&](const Piece& piece) {
@@ -183,10 +112,10 @@ void ConvPlan::place_vector(const ConvGeometry& geometry, const Image& x, const 
     first = false;
   };
   for (int64_t lane = 0; lane < tiling_.lanes; ++lane) {
-    const int64_t pixel = first_pixel + lane;
-    const int64_t row = pixel / output_[1] * geometry.stride[0] + strip.row;
-    const int64_t column = pixel % output_[1] * geometry.stride[1] + strip.column;
-    const bool inside = pixel < end && row >= 0 && row < size_[0] && column >= 0 && column < size_[1];
+    const int64_t pixel = vector * tiling_.lanes + lane;
+    const int64_t row = pixel / output_[1] * geometry.stride[0] + down;
+    const int64_t column = pixel % output_[1] * geometry.stride[1] + right;
+    const bool inside = pixel < tiling_.pixels && row >= 0 && row < size_[0] && column >= 0 && column < size_[1];
     if (!inside) continue;
     const Source source = source_of(x, row * size_[1] + column);
     const auto offset = static_cast<int32_t>(source.offset - lane * step_);
@@ -199,24 +128,23 @@ void ConvPlan::place_vector(const ConvGeometry& geometry, const Image& x, const 
   if (first || last.mask != 0) finish(last);
 }
 
-void ConvPlan::gather(GatherKernel kernel, const float* x, int64_t unit, int64_t begin, int64_t end,
+void ConvPlan::gather(GatherKernel kernel, const float* x, int64_t tile, int64_t begin, int64_t end,
                       float* matrix) const {
-  GatherArgs args = gathering(x, unit, matrix);
+  GatherArgs args = gathering(x, tile, matrix);
   args.channel_begin = begin;
   args.channel_end = end;
   kernel(args);
 }
 
-GatherArgs ConvPlan::gathering(const float* x, int64_t unit, float* matrix) const {
-  const int64_t piece = first_piece_[unit];
-  const int64_t extra = first_extra_[unit];
+GatherArgs ConvPlan::gathering(const float* x, int64_t tile, float* matrix) const {
+  const int64_t extra = first_extra_[tile];
   return {x,
           0,
           0,
-          first_piece_[unit + 1] - piece,
-          pieces_.data() + piece,
+          taps_ * tiling_.width(tile),
+          pieces_.data() + taps_ * tiling_.first_vector(tile),
           extras_.data() + extra,
-          first_extra_[unit + 1] - extra,
+          first_extra_[tile + 1] - extra,
           step_,
           matrix};
 }

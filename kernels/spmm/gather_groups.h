@@ -17,7 +17,7 @@ struct GatherGroups {
     for (int64_t r = row_begin; r < row_end; ++r) {
       const int64_t output = output_of(args.weight, r);
       if (output < 0) continue;
-      Tile<S, 1, 1, P, Rest, Index, false> tile{args, first, rest, bounds, {}};
+      Tile<S, 1, 1, P, Rest, Index> tile{args, first, rest, bounds, {}};
       for (auto& sum : tile.sums[0]) sum = S::zero();
       for (int32_t l = 0; l < args.weight.level_count; ++l) {
         accumulate(args, args.weight.levels[l], r, args.x + first, tile.sums[0]);

@@ -10,12 +10,6 @@ namespace {
 
 constexpr int kPixels = 64;
 
-const float* pixels_of(const SpmmArgs& args, int64_t column) {
-  const StripRows& strips = args.strips;
-  if (strips.taps == 0) return args.x + column * args.x_pitch;
-  return args.x + column / strips.taps * strips.channel_floats + strips.tap_floats[column % strips.taps];
-}
-
 template <int V, class Index>
 void accumulate(const SpmmArgs& args, int64_t group, int v, int64_t first, int count, float* sums) {
   for (int32_t l = 0; l < args.weight.level_count; ++l) {
@@ -24,7 +18,7 @@ void accumulate(const SpmmArgs& args, int64_t group, int v, int64_t first, int c
     const uint32_t* const range = level.ptr + group * args.ptr_stride;
     for (uint32_t j = range[0]; j < range[1]; ++j) {
       const float weight = values_of<float>(level)[static_cast<int64_t>(j) * V + v];
-      const float* x = pixels_of(args, col[j]) + first;
+      const float* x = args.x + static_cast<int64_t>(col[j]) * args.x_pitch + first;
       for (int i = 0; i < count; ++i) sums[i] += weight * x[i];
     }
   }

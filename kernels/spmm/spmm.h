@@ -27,14 +27,6 @@
 
 namespace nested_sparse {
 
-// Rows of x that share memory, where a convolution gathered strips (conv_plan.h): column c * taps + t begins at
-// x + c * channel_floats + tap_floats[t], in place of a row of its own. columns * taps is below 2^32.
-struct StripRows {
-  uint32_t taps = 0;  // 0: each column has a row of its own
-  int64_t channel_floats = 0;
-  const int32_t* tap_floats = nullptr;
-};
-
 struct SpmmArgs {
   PackedWeight weight;
   const float* x;
@@ -50,7 +42,6 @@ struct SpmmArgs {
   float* sums = nullptr;  // null where there is only one call
   bool first = true;
   bool last = true;
-  StripRows strips;  // kernels of gather groups know none
 };
 
 // Computes the outputs of row groups [group_begin, group_end); for gather groups, of packed rows.

@@ -7,8 +7,6 @@
 // blocks early.
 #pragma once
 
-#include <type_traits>
-
 #include "spmm.h"
 
 #if defined(__clang__)
@@ -32,41 +30,9 @@ constexpr int kPrefetch = 128;
 // % slower.
 constexpr int kAhead = 4;
 
-// Where the pixels of a column begin, from `first` on. Offsets are in bytes; with floats, the compiler multiplies by
-// four again for every block.
-template <bool Strips>
-struct ColumnPixels {
-  explicit ColumnPixels(const SpmmArgs& args, int64_t first)
-      : x(reinterpret_cast<const char*>(args.x + first)), pitch(args.x_pitch * int64_t{sizeof(float)}) {}
-  NESTED_SPARSE_INLINE const char* operator()(int64_t column) const { return x + column * pitch; }
-
-  const char* x;
-  int64_t pitch;
-};
-
-template <>
-struct ColumnPixels<true> {
-  explicit ColumnPixels(const SpmmArgs& args, int64_t first)
-      : x(reinterpret_cast<const char*>(args.x + first)),
-        channel(args.strips.channel_floats * int64_t{sizeof(float)}),
-        taps(args.strips.taps),
-        reciprocal((uint64_t{1} << 32) / taps + 1),
-        tap_floats(args.strips.tap_floats) {}
-  NESTED_SPARSE_INLINE const char* operator()(uint64_t column) const {
-    const uint64_t c = column * reciprocal >> 32;  // column / taps
-    return x + static_cast<int64_t>(c) * channel + int64_t{tap_floats[column - c * taps]} * int64_t{sizeof(float)};
-  }
-
-  const char* x;
-  int64_t channel;
-  uint64_t taps;
-  uint64_t reciprocal;
-  const int32_t* tap_floats;
-};
-
 // The sums of R rows of a group by P vectors of pixels. They stay in registers from the first level to the store. Where
 // `Rest` is true, the last vector holds only `rest` pixels.
-template <class S, int V, int R, int P, bool Rest, class Index, bool Strips>
+template <class S, int V, int R, int P, bool Rest, class Index>
 struct Tile {
   using Vec = typename S::Vec;
 
@@ -83,17 +49,19 @@ struct Tile {
     const Index* col = static_cast<const Index*>(level.col) + begin;
     const Index* const col_end = static_cast<const Index*>(level.col) + end;
     const float* val = values_of<float>(level) + static_cast<int64_t>(begin) * V + row;
-    const ColumnPixels<Strips> pixels(args, first);
+    // The pitch is in bytes; with a pitch in floats, the compiler multiplies by four again for every block.
+    const char* const pixels = reinterpret_cast<const char*>(args.x + first);
+    const int64_t pitch = args.x_pitch * static_cast<int64_t>(sizeof(float));
     // Two loops, because the early fetch must not read past the last column.
     const Index* const early_end = col_end - col > kAhead ? col_end - kAhead : col;
     for (; col != early_end; ++col, val += V) {
-      const char* const ahead = pixels(col[kAhead]);
+      const char* const ahead = pixels + static_cast<int64_t>(col[kAhead]) * pitch;
       NESTED_SPARSE_UNROLL
       for (int i = 0; S::kFetchEarly && V > 1 && i < P; ++i) __builtin_prefetch(ahead + i * sizeof(Vec));
-      multiply(reinterpret_cast<const float*>(pixels(*col)), val);
+      multiply(reinterpret_cast<const float*>(pixels + static_cast<int64_t>(*col) * pitch), val);
     }
     for (; col != col_end; ++col, val += V) {
-      multiply(reinterpret_cast<const float*>(pixels(*col)), val);
+      multiply(reinterpret_cast<const float*>(pixels + static_cast<int64_t>(*col) * pitch), val);
     }
   }
 
@@ -170,18 +138,11 @@ struct Blocks {
   template <int P, bool Rest>
   static void run(const SpmmArgs& args, int64_t group_begin, int64_t group_end, int64_t first, int rest) {
     const typename S::Bounds bounds{S::splat(args.clip.lo), S::splat(args.clip.hi)};
-    const auto run_with = [&](auto strips) {
-      for (int64_t group = group_begin; group < group_end; ++group) {
-        for (int row = 0; row < V; row += R) {
-          Tile<S, V, R, P, Rest, Index, decltype(strips)::value> tile{args, first, rest, bounds, {}};
-          tile.run(group, row);
-        }
+    for (int64_t group = group_begin; group < group_end; ++group) {
+      for (int row = 0; row < V; row += R) {
+        Tile<S, V, R, P, Rest, Index> tile{args, first, rest, bounds, {}};
+        tile.run(group, row);
       }
-    };
-    if (args.strips.taps > 0) {
-      run_with(std::true_type());
-    } else {
-      run_with(std::false_type());
     }
   }
 };
