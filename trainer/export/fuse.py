@@ -8,7 +8,6 @@ reads the value before it. Level norms that follow no nested layer become Gather
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,9 +33,9 @@ from nested_sparse.graph.contract import (
 )
 from nested_sparse.placement import LayerPlacement
 
-from .nodes import is_ours, our_nodes, rank_of
+from .nodes import clamp_behind, following, is_ours, our_nodes, rank_of, same_shape
 from .placeholder import LEVEL_NORM, LEVEL_VALUE, LevelValues
-from .trace import BATCH
+from .trace import BATCH, quiet_exporter
 
 IR_VERSION = 9  # ONNX Runtime 1.17 reads it, and no graph here needs a later one
 
@@ -60,7 +59,8 @@ class FusedGraph:
                 if value == attribute.default:  # left out, so that older readers open all files that they can run
                     continue
                 node.attributes[name] = ir.AttrInt64s(name, value) if attribute.many else ir.AttrInt64(name, value)
-        return ir.to_proto(self.model).SerializeToString(deterministic=True)
+        with quiet_exporter():  # onnx_ir would warn that the bytes of a table are no text
+            return ir.to_proto(self.model).SerializeToString(deterministic=True)
 
 
 def fuse(
@@ -75,7 +75,7 @@ def fuse(
     level, *segments = (_graph_input(each) for each in runtime_inputs(level_count))
     for node in our_nodes(model, *LAYER_OPERATORS):
         if norm_of[_layer(node)] is not None:
-            _fold(node, _following(node))
+            _fold(node, following(node))
         residual = _fold_residual(node)
         clip_min, clip_max = _fold_clamp(node)
         _set_inputs(node, layer_inputs(node.inputs[X_INPUT], level, residual, segments))
@@ -100,16 +100,6 @@ def _layer(node: ir.Node) -> str:
     return node.attributes[LAYER].as_string()
 
 
-def _following(node: ir.Node) -> ir.Node | None:
-    """The only node that reads this node's output; None where there are several, or it is an output of the graph."""
-    (value,) = node.outputs
-    uses = value.uses()
-    if len(uses) != 1 or value.is_graph_output():
-        return None
-    (use,) = uses
-    return use.node if use.node.graph is node.graph else None
-
-
 def _foldable_norms(model: ir.Model) -> dict[str, str | None]:
     """The level norm of each layer that follows the layer wherever it is used; None where there is no such norm.
 
@@ -117,7 +107,7 @@ def _foldable_norms(model: ir.Model) -> dict[str, str | None]:
     """
     found: dict[str, set[str | None]] = {}
     for node in our_nodes(model, *LAYER_OPERATORS):
-        norm = _following(node)
+        norm = following(node)
         # a norm's channels are dimension 1; the last dimension, where a linear layer has its rows, may be another one
         rows_dim = LAYER_OPERATORS[node.op_type].rows_dim
         fits = is_ours(norm, LEVEL_NORM) and (rows_dim == 1 or rows_dim + (rank_of(node.outputs[0]) or 0) == 1)
@@ -141,50 +131,22 @@ def _fold_residual(node: ir.Node) -> ir.Value | None:
 
     No cycle can arise: only the Add reads this node's output, so the other operand cannot depend on this node.
     """
-    add = _following(node)
+    add = following(node)
     if add is None or add.domain != "" or add.op_type != "Add":
         return None
     residual = add.inputs[1] if add.inputs[0] is node.outputs[0] else add.inputs[0]
-    if residual is None or not _same_shape(residual, node.outputs[0]) or residual.dtype != ir.DataType.FLOAT:
+    if residual is None or not same_shape(residual, node.outputs[0]) or residual.dtype != ir.DataType.FLOAT:
         return None
     _fold(node, add)
     return residual
 
 
-def _same_shape(first: ir.Value, second: ir.Value) -> bool:
-    if first.shape is None or second.shape is None or len(first.shape) != len(second.shape):
-        return False
-    return all(_same_size(a, b) for a, b in zip(first.shape, second.shape, strict=True))
-
-
-def _same_size(first: int | ir.SymbolicDim, second: int | ir.SymbolicDim) -> bool:
-    if isinstance(first, int) or isinstance(second, int):
-        return first == second
-    return first.value is not None and first.value == second.value
-
-
 def _fold_clamp(node: ir.Node) -> tuple[float, float]:
     """Fold a Relu or a Clip with constant bounds, and return the bounds; infinite where there are none."""
-    clamp = _following(node)
-    bounds = (-math.inf, math.inf)
-    if clamp is None or clamp.domain != "":
-        return bounds
-    if clamp.op_type == "Relu":
+    clamp, bounds = clamp_behind(node)
+    if clamp is not None:
         _fold(node, clamp)
-        return 0.0, math.inf
-    if clamp.op_type != "Clip" or clamp.inputs[0] is not node.outputs[0]:
-        return bounds
-    given = [*clamp.inputs[1:], None, None][:2]
-    if any(value is not None and value.const_value is None for value in given):
-        return bounds
-    _fold(node, clamp)
-    low, high = (bound if value is None else _scalar(value) for value, bound in zip(given, bounds, strict=True))
-    return low, high
-
-
-def _scalar(value: ir.Value) -> float:
-    assert value.const_value is not None
-    return float(value.const_value.numpy().item())
+    return bounds
 
 
 def _set_inputs(node: ir.Node, inputs: list[ir.Value | None]) -> None:

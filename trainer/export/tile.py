@@ -14,12 +14,11 @@ from nested_sparse.graph.contract import (
     DOMAIN_VERSION,
     INPUT_TILED,
     MAX_POOL,
-    WINDOW,
     Y_TILED,
     tiled_dimension,
 )
 
-from .nodes import is_ours, our_nodes, rank_of
+from .nodes import is_ours, our_nodes, pool_window, rank_of
 
 
 def tile_images(model: ir.Model) -> None:
@@ -50,20 +49,15 @@ def _only_convolutions_read(image: ir.Value) -> bool:
 def _tile_max_pool(node: ir.Node) -> None:
     """Make a TiledMaxPool of a MaxPool between convolutions, if the clamp of the first leaves no negative value."""
     (image,) = node.inputs[:1]
-    if image is None or len(node.outputs) != 1 or not _only_convolutions_read(node.outputs[0]):
+    if image is None or not _only_convolutions_read(node.outputs[0]):
         return
     producer = image.producer()
     pools_alone = len(image.uses()) == 1 and not image.is_graph_output() and rank_of(image) == 4
     if producer is None or not pools_alone or not is_ours(producer, CONV) or producer.graph is not node.graph:
         return
-    given = {name: attribute.value for name, attribute in node.attributes.items()}
-    plain = given.get("ceil_mode", 0) == 0 and given.get("auto_pad", "NOTSET") == "NOTSET"
-    if not plain or producer.attributes[CLIP_MIN].as_float() < 0:
+    window = pool_window(node)
+    if window is None or producer.attributes[CLIP_MIN].as_float() < 0 or set(window["kernel_shape"]) == {1}:
         return
-    if all(size == 1 for size in given["kernel_shape"]):
-        return
-    absent = ((), (1, 1), (0, 0, 0, 0), (1, 1))  # ONNX's defaults; every node has a kernel_shape
-    window = {name: list(given.get(name, default)) for name, default in zip(WINDOW, absent, strict=True)}
     node.domain, node.op_type, node.version = DOMAIN, MAX_POOL, DOMAIN_VERSION
     node.attributes.clear()
     for name, values in window.items():

@@ -227,10 +227,9 @@ def _describe(flat: nn.Module, path: str) -> str:
 
 @contextmanager
 def quiet_exporter() -> Iterator[None]:
-    """Context without the exporter's logs about unused packages, and without warnings about its own internals."""
-    loggers = [
-        logging.getLogger(name) for name in ("torch.onnx", "torch.fx.experimental.symbolic_shapes", "torch._export")
-    ]
+    """Context without the exporter's logs about unused packages and bytes that are no text, nor its own warnings."""
+    names = ("torch.onnx", "torch.fx.experimental.symbolic_shapes", "torch._export", "onnx_ir.serde")
+    loggers = [logging.getLogger(name) for name in names]
     before = [logger.level for logger in loggers]
     try:
         for logger in loggers:

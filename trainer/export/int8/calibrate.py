@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from nested_sparse.errors import ExportError, InputError, LevelError, TrainingError
 from nested_sparse.tensor_spec import TensorSpec
@@ -179,8 +177,3 @@ def _count(session: Any, feeds: Feeds, level: int, seen: Mapping[str, Sequence[H
                 "train the model again"
             )
         histograms[level].add(values)
-
-
-def finite_ranges(ranges: Tensor | None) -> bool:
-    """Whether fine-tuning observed a range of a layer's input at every level."""
-    return ranges is not None and bool(torch.isfinite(ranges).all())

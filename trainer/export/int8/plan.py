@@ -18,7 +18,7 @@ from nested_sparse.graph.contract import (
     X_INPUT,
 )
 
-from ..nodes import is_ours, rank_of
+from ..nodes import OPEN, clamp_behind, is_ours, pool_window, rank_of, same_shape
 from .tables import Function, function_of
 
 
@@ -37,7 +37,7 @@ class Step:
     images: tuple[ir.Value, ...]
     function: Function | None = None
     clamp: ir.Node | None = None
-    limits: tuple[float, float] = (-math.inf, math.inf)
+    limits: tuple[float, float] = OPEN
     passes: bool = False
 
     @property
@@ -106,11 +106,12 @@ def _step(node: ir.Node, layers: Collection[str], made: Mapping[int, ir.Value]) 
     if not images:
         return None
     if node.op_type in ("MaxPool", "AveragePool"):
-        return Step(node, node.outputs[0], images, passes=True) if _plain_pool(node) else None
+        images_out = rank_of(node.outputs[0]) in (3, 4) and pool_window(node) is not None
+        return Step(node, node.outputs[0], images, passes=True) if images_out else None
     if is_global_pool(node):
         return Step(node, node.outputs[0], images[:1])
-    if node.op_type == "Add" and len(images) == 2 and _same(*images):
-        clamp, limits = _clamp(node)
+    if node.op_type == "Add" and len(images) == 2 and same_shape(*images):
+        clamp, limits = clamp_behind(node)
         return Step(node, clamp.outputs[0] if clamp else node.outputs[0], images, clamp=clamp, limits=limits)
     if node.op_type == "Mul" and len(given) == 2:
         return _product(node, given, images)
@@ -141,12 +142,6 @@ def _one_per_channel(factor: ir.Value, x: ir.Value) -> bool:
     return ones and rank in (3, 4) and factor.shape.dims[:2] == x.shape.dims[:2] and factor.shape.dims != x.shape.dims
 
 
-def _plain_pool(node: ir.Node) -> bool:
-    given = {name: attribute.value for name, attribute in node.attributes.items()}
-    plain = given.get("ceil_mode", 0) == 0 and given.get("auto_pad", "NOTSET") == "NOTSET"
-    return plain and len(node.outputs) == 1 and rank_of(node.outputs[0]) in (3, 4)
-
-
 def is_global_pool(node: ir.Node) -> bool:
     """Whether the node is the mean over all pixels."""
     if node.op_type == "GlobalAveragePool":
@@ -158,28 +153,3 @@ def is_global_pool(node: ir.Node) -> bool:
     if rank not in (3, 4) or axes is None:
         return False
     return sorted(int(axis) % rank for axis in axes.numpy().reshape(-1)) == list(range(2, rank))
-
-
-def _clamp(node: ir.Node) -> tuple[ir.Node | None, tuple[float, float]]:
-    """The Relu, or the Clip with constant limits, that alone reads the node's output."""
-    open_ended = (-math.inf, math.inf)
-    uses = list(node.outputs[0].uses())
-    if len(uses) != 1 or node.outputs[0].is_graph_output():
-        return None, open_ended
-    following = uses[0].node
-    if following.domain not in ("", "ai.onnx") or following.inputs[0] is not node.outputs[0]:
-        return None, open_ended
-    if following.op_type == "Relu":
-        return following, (0.0, math.inf)
-    bounds = [*following.inputs[1:], None, None][:2]
-    if following.op_type != "Clip" or any(value is not None and value.const_value is None for value in bounds):
-        return None, open_ended
-    low, high = (
-        otherwise if value is None or value.const_value is None else float(value.const_value.numpy().item())
-        for value, otherwise in zip(bounds, open_ended, strict=True)
-    )
-    return following, (low, high)
-
-
-def _same(first: ir.Value, second: ir.Value) -> bool:
-    return first.shape is not None and second.shape is not None and first.shape.dims == second.shape.dims

@@ -9,7 +9,6 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 from numpy.typing import NDArray
 
 from nested_sparse.argument import shown, whole
@@ -30,7 +29,7 @@ from ..fuse import FusedGraph
 from .byte_range import METHODS
 from .calibrate import Calibration, calibrate
 from .plan import Plan, plan
-from .ranges import Ranges, choose_ranges, signal_to_noise_db
+from .ranges import Ranges, calibrated_ranges, choose_ranges, signal_to_noise_db
 from .rewrite import rewrite
 
 log = logging.getLogger(__name__)
@@ -90,15 +89,13 @@ def quantise(
     candidates = _candidates(by_name, options.keep_float)
     wide = plan(fused.model, candidates)
     calibration = _calibrated(net, fused, wide, records, inputs, options, fixed_batch=fixed_batch)
-    tuned = _tuned_ranges(net)
-    ranges = choose_ranges(wide, calibration, METHODS[options.method], by_name, tuned)
-    ratios = _ratios(
-        fused.model, wide, by_name, ranges, calibration if options.linear_form == STATIC else None, calibration
-    )
+    calibrated, tuned = calibrated_ranges(calibration, METHODS[options.method]), _tuned_ranges(net)
+    ranges = choose_ranges(wide, calibrated, by_name, tuned)
+    ratios = _ratios(wide, by_name, ranges, calibration if options.linear_form == STATIC else None, calibration)
     kept = {name for name, values in ratios.items() if min(values) >= LEAST_SQNR_DB}
     _report(ratios, kept)
     final = plan(fused.model, kept)
-    ranges = choose_ranges(final, calibration, METHODS[options.method], by_name, tuned)
+    ranges = choose_ranges(final, calibrated, by_name, tuned)
     rewrite(fused.model, final, ranges, options.linear_form)
     return [
         replace(
@@ -175,7 +172,6 @@ def _tuned_ranges(net: NestedModel) -> dict[str, NDArray[np.float32]]:
 
 
 def _ratios(
-    model: ir.Model,
     wide: Plan,
     records: Mapping[str, LayerRecord],
     ranges: Ranges,

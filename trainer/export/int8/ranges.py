@@ -37,10 +37,14 @@ class Ranges:
         return self.of[str(value.name)]
 
 
+def calibrated_ranges(calibration: Calibration, method: Callable[[Histogram], ByteRange]) -> dict[str, Levels]:
+    """The range that `method` chooses for each tensor at each level, by the tensor's name."""
+    return {name: [method(seen) for seen in levels] for name, levels in calibration.seen.items()}
+
+
 def choose_ranges(
     plan: Plan,
-    calibration: Calibration,
-    method: Callable[[Histogram], ByteRange],
+    calibrated: Mapping[str, Levels],
     records: Mapping[str, LayerRecord],
     tuned: Mapping[str, NDArray[np.float32]],
 ) -> Ranges:
@@ -49,19 +53,11 @@ def choose_ranges(
     tuned: (L, 2) least and largest value of the input of each layer that fine-tuning has rounded, by layer; they take
     the place of calibrated ones.
     """
-    chosen: dict[str, list[ByteRange]] = {
-        name: [method(seen) for seen in levels] for name, levels in calibration.seen.items()
-    }
-    for step in plan.steps.values():
-        layer = records.get(_layer(step.node))
-        if layer is not None and layer.weight.name in tuned:
-            x = plan.ranged(step.node.inputs[X_INPUT])  # type: ignore[arg-type]
-            chosen[str(x.name)] = [ByteRange.of(*limits) for limits in tuned[layer.weight.name].tolist()]
-    for node in plan.linear:
-        name = _layer(node)
-        if name in tuned and str(node.inputs[X_INPUT].name) in chosen:  # type: ignore[union-attr]
-            limits = tuned[name].tolist()
-            chosen[str(node.inputs[X_INPUT].name)] = [ByteRange.of(*each) for each in limits]  # type: ignore[union-attr]
+    chosen = dict(calibrated)
+    for node in [*(step.node for step in plan.steps.values()), *plan.linear]:
+        name = str(_read(plan, node).name)
+        if name in chosen and _layer(node) in tuned:
+            chosen[name] = [ByteRange.of(*limits) for limits in tuned[_layer(node)].tolist()]
     for step in plan.steps.values():
         made = step.node.outputs[0] if step.function else step.answer
         if step.passes or str(made.name) not in chosen:
@@ -71,6 +67,13 @@ def choose_ranges(
             each.widened(scale) for each, scale in zip(chosen[str(made.name)], least, strict=True)
         ]
     return Ranges(chosen)
+
+
+def _read(plan: Plan, node: ir.Node) -> ir.Value:
+    """The tensor whose range the node's input has."""
+    x = node.inputs[X_INPUT]
+    assert x is not None
+    return x if is_ours(node, LINEAR) else plan.ranged(x)
 
 
 def _layer(node: ir.Node) -> str:
@@ -114,9 +117,7 @@ def signal_to_noise_db(
     """
     scales = row_scales(record.weight)
     rounded = out_of_quads(in_quads(record.weight, scales), scales)
-    x = node.inputs[X_INPUT]
-    assert x is not None
-    name = str((x if is_ours(node, LINEAR) else plan.ranged(x)).name)
+    name = str(_read(plan, node).name)
     found = []
     for level in range(len(record.norms)):
         weight = record.weight.at(level).astype(np.float64)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import onnx_ir as ir
 
 from nested_sparse.graph import contract
-from nested_sparse.graph.contract import CLIP_MAX, CLIP_MIN, DOMAIN, DOMAIN_VERSION, LAYER_KINDS, LEVEL, WINDOW
+from nested_sparse.graph.contract import CLIP_MAX, CLIP_MIN, DOMAIN, DOMAIN_VERSION, LAYER_KINDS, LEVEL
 
-from ..nodes import rank_of
+from ..nodes import pool_window, rank_of
 from .byte_range import ByteRange
 from .margins import set_margins
 from .plan import Plan, Step, is_global_pool
@@ -115,12 +114,10 @@ class _Rewriter:
     def _pool(self, step: Step, images: list[ir.Value]) -> ir.Node:
         old = step.node
         node = self._node(_POOLS[old.op_type], images, step.answer, old.name or str(step.answer.name))
-        given = {name: list(attribute.value) for name, attribute in old.attributes.items() if name in WINDOW}
-        spatial = len(given["kernel_shape"])
-        absent: tuple[list[int], ...] = ([], [1] * spatial, [0] * 2 * spatial, [1] * spatial)  # ONNX's defaults
-        for name, default in zip(WINDOW, absent, strict=True):
-            values = given.get(name, default)
-            if spatial == 1:  # a line is an image of one row
+        window = pool_window(old)
+        assert window is not None  # or the plan would have no such step
+        for name, values in window.items():
+            if rank_of(step.answer) == 3:  # a line is an image of one row
                 values = [0, values[0], 0, values[1]] if name == "pads" else [1, *values]
             node.attributes[name] = ir.AttrInt64s(name, values)
         if old.op_type == "AveragePool":
@@ -181,6 +178,5 @@ def _take_over(old: ir.Value, new: ir.Value) -> None:
 
 
 def _set_range(node: ir.Node, scale: str, zero: str, levels: Sequence[ByteRange]) -> None:
-    values: dict[str, Any] = {scale: [each.scale for each in levels], zero: [each.zero for each in levels]}
-    node.attributes[scale] = ir.AttrFloat32s(scale, values[scale])
-    node.attributes[zero] = ir.AttrInt64s(zero, values[zero])
+    node.attributes[scale] = ir.AttrFloat32s(scale, [each.scale for each in levels])
+    node.attributes[zero] = ir.AttrInt64s(zero, [each.zero for each in levels])

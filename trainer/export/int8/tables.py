@@ -57,13 +57,11 @@ class Function:
 
     def table(self, sums: Sequence[ByteRange], outputs: Sequence[ByteRange]) -> bytes:
         """The bytes at each level for the bytes 0 to 255 of `sums`, level after level."""
-        tables = []
-        for given, answer in zip(sums, outputs, strict=True):
-            steps = np.arange(TABLE_NBYTES) - given.zero
-            values = self((given.scale * steps).astype(np.float32)).astype(np.float64)
-            bytes_of = np.rint(np.nan_to_num(values) / answer.scale) + answer.zero
-            tables.append(np.clip(bytes_of, 0, LARGEST).astype(np.uint8).tobytes())
-        return b"".join(tables)
+        given = np.concatenate([each.scale * (np.arange(TABLE_NBYTES) - each.zero) for each in sums])
+        values = np.nan_to_num(self(given.astype(np.float32)).astype(np.float64)).reshape(len(sums), TABLE_NBYTES)
+        scales, zeros = (np.array(each)[:, None] for each in zip(*((y.scale, y.zero) for y in outputs), strict=True))
+        entries: NDArray[np.uint8] = np.clip(np.rint(values / scales) + zeros, 0, LARGEST).astype(np.uint8)
+        return entries.tobytes()
 
 
 def function_of(given: ir.Value) -> Function | None:
