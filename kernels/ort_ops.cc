@@ -6,6 +6,7 @@
 
 #include "conv.h"
 #include "denormals.h"
+#include "exported.h"
 #include "isa.h"
 #include "linear.h"
 #include "max_pool.h"
@@ -19,8 +20,6 @@
 #include "quantized/max_pool.h"
 #include "quantized/multiply.h"
 #include "quantized/quantize.h"
-
-#define NESTED_SPARSE_EXPORT extern "C" __attribute__((visibility("default")))
 
 namespace nested_sparse {
 namespace {

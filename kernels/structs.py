@@ -1,6 +1,6 @@
 """Structs: the C++ structs that Python shares with the operator library, as ctypes, and whether they are the library's.
 
-The headers say what each field is: packed.h, route.h, spmm8.h, gemv8.h and gather8.h in quantized/, and exports.cc for
+The headers say what each field is: packed.h, route.h, spmm8.h, gemv8.h and gather8.h in quantized/, and exported.h for
 KernelRow and KernelCall.
 """
 
