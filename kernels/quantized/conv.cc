@@ -9,7 +9,7 @@ namespace nested_sparse {
 
 namespace {
 
-constexpr double kMultiplyGrain = 1600000;  // multiply-adds of a task, which take about 10 µs
+constexpr double kMultiplyGrain = 800000;  // multiply-adds of a task, which take about 5 µs
 constexpr size_t kTable = 256;
 
 }  // namespace
