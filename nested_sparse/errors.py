@@ -18,7 +18,9 @@ NestedSparseError
     ├── StuckError        the inference has run far longer than it should
     ├── OutOfMemoryError  the run did not fit in memory                (also MemoryError)
     ├── TooLargeError     the request is larger than the server takes
-    └── NotFoundError     no such model
+    ├── UnsupportedError  the server does not do that, or not as it was started
+    ├── ExistsError       there is one of this name already
+    └── NotFoundError     no such model, or no such region of shared memory
 """
 
 from __future__ import annotations
@@ -104,5 +106,13 @@ class TooLargeError(ServingError):
     """The request has more bytes than the server accepts."""
 
 
+class UnsupportedError(ServingError):
+    """The server does not offer what the request asks for, or not with the flags that it was started with."""
+
+
+class ExistsError(ServingError):
+    """There is one of this name already."""
+
+
 class NotFoundError(ServingError):
-    """The server has no such model."""
+    """The server has no such model, or no such region of shared memory."""

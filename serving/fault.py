@@ -14,6 +14,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from nested_sparse.errors import (
     DeadlineError,
+    ExistsError,
     InputError,
     LevelError,
     NotFoundError,
@@ -22,6 +23,7 @@ from nested_sparse.errors import (
     StuckError,
     TooLargeError,
     UnavailableError,
+    UnsupportedError,
 )
 from nested_sparse.excerpt import excerpt
 
@@ -58,6 +60,8 @@ FAULTS: dict[type[BaseException], Fault] = {
     StuckError: Fault("stuck", grpc.StatusCode.UNAVAILABLE),
     TooLargeError: Fault("invalid", grpc.StatusCode.RESOURCE_EXHAUSTED),
     MemoryError: Fault("out_of_memory", grpc.StatusCode.RESOURCE_EXHAUSTED),
+    UnsupportedError: Fault("invalid", grpc.StatusCode.UNIMPLEMENTED),
+    ExistsError: Fault("invalid", grpc.StatusCode.ALREADY_EXISTS),
     NotFoundError: Fault("not_found", grpc.StatusCode.NOT_FOUND),
     InputError: Fault("invalid", grpc.StatusCode.INVALID_ARGUMENT),
     LevelError: Fault("invalid", grpc.StatusCode.INVALID_ARGUMENT),

@@ -36,6 +36,7 @@ from .protocol.reflection import add_reflection
 from .protocol.wire import HEADER_BYTES
 from .served_model import ServedModel
 from .servicer import Servicer, generic_handler
+from .shared_memory.regions import Regions
 
 LEAST_MESSAGE_BYTES = 4 << 20  # gRPC's own default
 REPLY_GRACE_S = 1.0
@@ -55,6 +56,7 @@ class ServerConfig:
     request_samples: number of samples of the example shape that fit in one request; it bounds the bytes that the
     server reads into memory.
     connections: limits of the connections of one client, and of all clients together.
+    allow_shared_memory: whether clients may name shared memory of this machine, in place of a tensor's values.
     """
 
     host: str = "127.0.0.1"
@@ -63,6 +65,7 @@ class ServerConfig:
     grace_s: float = 30.0
     request_samples: int = 64
     connections: ConnectionLimits = field(default_factory=ConnectionLimits)
+    allow_shared_memory: bool = False
 
     def __post_init__(self) -> None:
         whole("port", self.port, 0, MOST_PORT, ServingError)
@@ -100,14 +103,16 @@ class Server:
             self._metrics.watch(model)
         self._dataplane = Dataplane(models)
         limit = receive_limit(models, config.request_samples)
-        self._servicer = Servicer(self._dataplane, self._metrics, limit)
+        memory = Regions(limit) if config.allow_shared_memory else None
+        self._servicer = Servicer(self._dataplane, self._metrics, limit_bytes=limit, memory=memory)
         self._health = HealthServicer()
         self._model_health = ModelHealth(self._health, self._dataplane, models)
         self._watches: list[asyncio.Task[None]] = []
-        self._grpc = self._build(limit)
+        self._grpc = self._build()
         self._exporter = MetricsServer(self._metrics.registry)
 
-    def _build(self, limit: int) -> aio.Server:
+    def _build(self) -> aio.Server:
+        limit = self._servicer.limit_bytes
         self._upload_bytes = upload_budget(limit)
         silence_bad_names()
         server = aio.server(

@@ -13,7 +13,7 @@ import grpc
 import nested_sparse
 from nested_sparse.errors import NotFoundError
 from nested_sparse.proto import messages
-from nested_sparse.runtime.session import batch_size
+from nested_sparse.runtime.session import Array, batch_size
 from nested_sparse.tensor_spec import TensorSpec
 
 from .connections.calls import Calls
@@ -22,15 +22,27 @@ from .dataplane import Dataplane
 from .fault import ending_of
 from .metrics import Metrics
 from .protocol.call import Call, wanted_outputs
-from .protocol.convert import Bounds, InferRequest, parse_infer_request, read_call, read_message, serialize_response
+from .protocol.convert import (
+    LARGE_BYTES,
+    MAX_MESSAGE_BYTES,
+    Bounds,
+    InferRequest,
+    parse_infer_request,
+    read_call,
+    read_message,
+    serialize_response,
+)
 from .protocol.datatype import datatype_of
 from .protocol.inflate import inflated
 from .protocol.parameters import served_parameters
 from .protocol.wire import HEADER_BYTES
 from .served_model import PLATFORM, VERSION, ServedModel
+from .shared_memory.regions import Regions
+from .shared_memory.rpcs import MemoryRpcs
 from .streaming import Streaming
 
 EXTENSIONS = ("model_configuration", "model_repository(index)", "statistics", "parameters")
+MEMORY_EXTENSION = "system_shared_memory"
 METRICS_EXTENSION = "prometheus_metrics"
 """Extension that names the port of the metrics, in brackets; the protocol has no field for it."""
 
@@ -64,23 +76,30 @@ def answered(
 class Servicer:
     """GRPCInferenceService, version 2 of the Open Inference Protocol.
 
-    limit: bytes that a request for an inference may have.
-
     metrics_port: port of the metrics, which the server's metadata names; None: there is none.
-    calls: the calls that are not answered yet. streaming: the streams that are open.
+    calls: the calls that are not answered yet. limit_bytes: most bytes of a request for an inference.
+    memory: the shared memory that requests may name; None: there is none. streaming: the streams that are open.
     """
 
     def __init__(
-        self, dataplane: Dataplane, metrics: Metrics, limit: int, clock: Callable[[], float] = time.monotonic
+        self,
+        dataplane: Dataplane,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        limit_bytes: int = MAX_MESSAGE_BYTES,
+        memory: Regions | None = None,
     ) -> None:
-        self._limit = limit
+        self.limit_bytes = limit_bytes
+        self._memory = memory
+        self.memory = MemoryRpcs(memory)
         self._dataplane = dataplane
         self.metrics = metrics
         self._clock = clock
         self._conversion = asyncio.Lock()
         self.metrics_port: int | None = None
         self.calls = Calls()
-        self.streaming = Streaming(self.read_infer, self.infer, self.calls, limit, clock)
+        self.streaming = Streaming(self.read_infer, self.infer, self.calls, limit_bytes, clock)
 
     async def server_live(self, request: messages.ServerLiveRequest, context: Any) -> messages.ServerLiveResponse:
         """Whether the process answers."""
@@ -102,9 +121,10 @@ class Servicer:
         self, request: messages.ServerMetadataRequest, context: Any
     ) -> messages.ServerMetadataResponse:
         """Name, version and extensions of the server."""
+        memory = () if self._memory is None else (MEMORY_EXTENSION,)
         metrics = () if self.metrics_port is None else (f"{METRICS_EXTENSION}({self.metrics_port})",)
         return messages.ServerMetadataResponse(
-            name="nested-sparse", version=nested_sparse.__version__, extensions=(*EXTENSIONS, *metrics)
+            name="nested-sparse", version=nested_sparse.__version__, extensions=(*EXTENSIONS, *memory, *metrics)
         )
 
     async def model_metadata(
@@ -127,7 +147,7 @@ class Servicer:
     async def read_infer(self, data: bytes) -> InferRequest:
         """The inference request in `data`. Raises InputError, TooLargeError."""
         with self.metrics.unread():
-            return read_message(await inflated(data, self._limit), parse_infer_request, self._limit)
+            return read_message(await inflated(data, self.limit_bytes), parse_infer_request, self.limit_bytes)
 
     async def model_infer(self, request: InferRequest, context: Any) -> bytes:
         """Run a model at the level that the deadline allows; returns the serialised response.
@@ -155,18 +175,26 @@ class Servicer:
                 id=call.id,
                 parameters=served_parameters(served),
             )
-            data = serialize_response(response, wanted_outputs(call.outputs, model.outputs), served.outputs)
+            data = await self._serialized(response, call, wanted_outputs(call.outputs, model.outputs), served.outputs)
             record.batch, record.response = batch_size(model.inputs, call.request.inputs), served
         return data
 
     async def _read(
         self, request: InferRequest, model: ServedModel, received_s: float, time_left_s: float | None
     ) -> Call:
-        bounds = Bounds(len(model.inputs), len(model.outputs))
+        bounds = Bounds(len(model.inputs), len(model.outputs), self._memory)
         if not request.is_large:
             return read_call(request, bounds, received_s, time_left_s)
         async with self._conversion:  # one thread at a time beside the loop's
             return await asyncio.to_thread(read_call, request, bounds, received_s, time_left_s)
+
+    async def _serialized(
+        self, response: messages.ModelInferResponse, call: Call, names: tuple[str, ...], outputs: dict[str, Array]
+    ) -> bytes:
+        placed = [outputs[name].nbytes for name in call.places]
+        if sum(placed) <= LARGE_BYTES:
+            return serialize_response(response, names, outputs, call.places)
+        return await asyncio.to_thread(serialize_response, response, names, outputs, call.places)
 
     async def model_config(self, request: messages.ModelConfigRequest, context: Any) -> messages.ModelConfigResponse:
         """The configuration that Triton's load tools ask for before they start."""
@@ -243,6 +271,12 @@ def generic_handler(servicer: Servicer) -> Any:
         "ModelConfig": servicer.model_config,
         "ModelStatistics": servicer.model_statistics,
         "RepositoryIndex": servicer.repository_index,
+        "SystemSharedMemoryStatus": servicer.memory.system_shared_memory_status,
+        "SystemSharedMemoryRegister": servicer.memory.system_shared_memory_register,
+        "SystemSharedMemoryUnregister": servicer.memory.system_shared_memory_unregister,
+        "CudaSharedMemoryStatus": servicer.memory.cuda_shared_memory_status,
+        "CudaSharedMemoryRegister": servicer.memory.cuda_shared_memory_register,
+        "CudaSharedMemoryUnregister": servicer.memory.cuda_shared_memory_unregister,
     }
 
     async def read_infer(data: bytes) -> InferRequest:

@@ -133,16 +133,13 @@ def test_every_probe_is_asked() -> None:
     assert found == {each.func.__name__ for each in probes.default_probes()}  # type: ignore[attr-defined]
 
 
-UNDER_WAY = {
-    *("RepositoryModelLoad", "RepositoryModelUnload", "TraceSetting", "LogSettings"),
-    *(f"{kind}SharedMemory{verb}" for kind in ("System", "Cuda") for verb in ("Status", "Register", "Unregister")),
-}
+UNDER_WAY = {"RepositoryModelLoad", "RepositoryModelUnload", "TraceSetting", "LogSettings"}
 
 
 def test_every_rpc_is_answered() -> None:
     """Each method of the .proto has a handler, and the serving page names it."""
     rpcs = [method.name for method in messages.POOL.FindServiceByName(messages.SERVICE_NAME).methods]
-    handler = generic_handler(Servicer(Dataplane([]), Metrics(), 1))
+    handler = generic_handler(Servicer(Dataplane([]), Metrics()))
 
     class Details:
         invocation_metadata = ()

@@ -171,8 +171,8 @@ def test_shedding_carries_a_retry_hint(channel, model, retry_after_ms, pushback,
     assert (trailers[PUSHBACK_KEY], DETAILS_KEY in trailers) == (pushback, details)
 
 
-def test_unsupported_methods_are_unimplemented(client):
-    """The methods are Triton's other extensions."""
+def test_what_is_off_is_unimplemented(client):
+    """Shared memory has to be allowed."""
     with pytest.raises(Exception, match="UNIMPLEMENTED"):
         client.get_system_shared_memory_status()
 
