@@ -78,14 +78,14 @@ ROOMS: Mapping[str, int] = {
 """Rooms of runtime/: each imports from rooms of a lower number only."""
 
 DEVICE_LIBRARIES = {"numpy", "onnxruntime", "google", "grpc", "grpc_health", "grpc_reflection", "psutil"}
-DEVICE_LIBRARIES |= {"typer", "rich", "prometheus_client"}
+DEVICE_LIBRARIES |= {"typer", "rich", "prometheus_client", "tomli"}
 MAY_USE: Mapping[str, set[str]] = {
-    "core": {"numpy"},
+    "core": {"numpy", "tomli"},
     "proto": {"google"},
     "kernels": {"numpy", "onnxruntime"},
     "runtime": {"numpy", "onnxruntime"},
-    "trainer": {"numpy", "torch", "onnx_ir", "onnxscript", "sklearn", "matplotlib", "rich", "tomli"},
-    "serving": DEVICE_LIBRARIES | {"matplotlib", "tritonclient"},
+    "trainer": {"numpy", "torch", "onnx_ir", "onnxscript", "sklearn", "matplotlib", "rich"},
+    "serving": DEVICE_LIBRARIES - {"tomli"} | {"matplotlib", "tritonclient"},
 }
 """Top-level names of the libraries, beside Python's own, that a folder imports."""
 
