@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+import grpc
 from aiohttp import web
 
 from nested_sparse.errors import InputError, NotFoundError, TooLargeError, UnavailableError
@@ -26,7 +27,7 @@ from .connections import HttpConnections, HttpLimits
 from .infer_body import HEADER_LENGTH, read_infer_body, write_infer_body
 from .json_message import read_json
 from .local_call import EndedError, LocalCall, LocalContext
-from .routes import Route, answer_of, find_route, request_bytes
+from .routes import answer_of, find_route, request_bytes
 
 LARGE_BYTES = 1 << 15
 """Bodies above this are converted in a thread beside the event loop's, one at a time."""
@@ -137,7 +138,7 @@ class HttpServer:
         return web.json_response(answer, status=status)
 
     def _call(self, request: web.BaseRequest, rpc: str) -> LocalCall:
-        host, port = (request.transport.get_extra_info("peername") if request.transport else None or ("", 0))[:2]
+        host, port = (request.transport.get_extra_info("peername") if request.transport else ("", 0))[:2]
         peer = f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
         metadata = tuple((name.lower(), value) for name, value in request.headers.items())
         return LocalCall(self._handlers, rpc, LocalContext(peer, metadata))
@@ -205,7 +206,9 @@ def _check_origin(request: web.BaseRequest) -> None:
     """Refuse what another site's page sends from a browser: such a page reaches this machine's own addresses, too."""
     origin = request.headers.get("Origin")
     if origin is not None and urlsplit(origin).netloc.lower() != request.headers.get("Host", "").lower():
-        raise EndedError(Ending.of(InputError("The request comes from a page of another site.")))
+        raise EndedError(
+            Ending(grpc.StatusCode.PERMISSION_DENIED, "The request comes from a page of another site.", ())
+        )
 
 
 def _length(text: str | None) -> int | None:
