@@ -100,12 +100,19 @@ MAY_USE_TOO: Mapping[tuple[str, str], str] = {
     ("serving.bench.kernels.peers.worker", "MNN"): "one of the engines beside ours",
     ("serving.bench.kernels.peers.worker", "deepsparse"): "one of the engines beside ours",
     ("serving.bench.kernels.peers.worker", "openvino"): "one of the engines beside ours",
+    ("serving.http.connections", "aiohttp"): "the extra [http]; imported where --http-port is given",
+    ("serving.http.http_server", "aiohttp"): "the same",
     ("trainer.export.int8.tables", "onnx"): "an activation function is computed by the graph's own nodes",
     ("trainer.export.int8.tables", "onnxruntime"): "the same",
 }
 
-OFF_DEVICE = ("nested_sparse.trainer", "nested_sparse.serving.bench", "nested_sparse.serving.demo")
-"""Packages that are not needed to serve, and may import at once what a device does not have."""
+OFF_DEVICE = (
+    "nested_sparse.trainer",
+    "nested_sparse.serving.bench",
+    "nested_sparse.serving.demo",
+    "nested_sparse.serving.http",
+)
+"""Packages that are not needed to serve over gRPC, and may import at once what a device does not have."""
 
 SOURCES = repository_sources(ROOT)
 
