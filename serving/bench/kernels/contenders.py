@@ -25,6 +25,7 @@ from .turns import INT8_TOLERANCE, RELATIVE_TOLERANCE, interleaved, timed, verif
 _KERNEL_RUNS = 3
 _LIMITED = "ONNX Runtime chooses MLAS's kernels by CPU detection and has no option or environment variable that limits "
 NO_AVX2_LIMIT = f"{_LIMITED}float32 to AVX2, so the dense side used all that this CPU has"
+AWAKE = "threads of both sides wait awake between layers; ours do with `--spin`"
 NOTES = {
     ALONE: "measured: time in the whole file / time alone",
     "float16": "float16 is compared with torch on the rounded weights",
@@ -72,7 +73,8 @@ class _Arena:
         """Our level of the file with these levels."""
         built = self.built(levels, values)
         if built.path not in self._sessions:
-            session = self._stack.enter_context(Session(built.path, threads=self._first.threads))
+            # awake between layers, as ONNX Runtime's threads are by default
+            session = self._stack.enter_context(Session(built.path, threads=self._first.threads, spin=True))
             self._sessions[built.path], self.isa = session, session.isa
         run = our_run(self._sessions[built.path], built, level)
         name = f"ours in {values}, level {level} of {len(levels)}"
@@ -100,7 +102,7 @@ class _Arena:
 
 def _row(spec: Spec, ours: Contender, other: Contender, samples: dict[str, list[float]], arena: _Arena) -> Row:
     ours_ms, other_ms = samples[ours.name], samples[other.name]
-    notes = [NOTES.get(spec.against, ""), NOTES.get(spec.values, "")]
+    notes = [NOTES.get(spec.against, ""), NOTES.get(spec.values, ""), AWAKE if spec.threads > 1 else ""]
     if spec.isa == "avx2" and spec.against in (DENSE, DENSE_INT8):
         notes.append(NO_AVX2_LIMIT)
     return Row(
@@ -137,7 +139,7 @@ def kernels_that_ran(path: Path, spec: Spec) -> str:
     with Checkpoint.open(path, verify=False) as checkpoint:
         ours = {layer.name for layer in checkpoint.layers}
     spent_ms: dict[str, float] = {}
-    for node in layer_profile(path, spec.level, _KERNEL_RUNS, threads=spec.threads, batch=spec.batch):
+    for node in layer_profile(path, spec.level, _KERNEL_RUNS, threads=spec.threads, batch=spec.batch, spin=True):
         if node.layer in ours:
             spent_ms[node.kernel] = spent_ms.get(node.kernel, 0.0) + node.ms
     return ", ".join(sorted(spent_ms, key=lambda name: -spent_ms[name]))

@@ -79,7 +79,7 @@ def measure_peers(
                 peers[spec.name] = _open(spec, built, cache, lambda peer: command(peer, folder), stack)
             except Exception as error:  # any failure of a peer is a line of the report
                 failures[spec.name] = str(error) or repr(error)
-        session = stack.enter_context(Session(built.path, threads=first.threads))
+        session = stack.enter_context(Session(built.path, threads=first.threads, spin=True))
         ours = {spec.level: our_run(session, built, spec.level) for spec in specs if spec.name in peers}
         errors = {
             level: verified(_name(level), run(), built.expected[level], _tolerance(first))
