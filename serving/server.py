@@ -99,15 +99,15 @@ class Server:
         for model in models:
             self._metrics.watch(model)
         self._dataplane = Dataplane(models)
-        self._servicer = Servicer(self._dataplane, self._metrics)
+        limit = receive_limit(models, config.request_samples)
+        self._servicer = Servicer(self._dataplane, self._metrics, limit)
         self._health = HealthServicer()
         self._model_health = ModelHealth(self._health, self._dataplane, models)
         self._watches: list[asyncio.Task[None]] = []
-        self._grpc = self._build()
+        self._grpc = self._build(limit)
         self._exporter = MetricsServer(self._metrics.registry)
 
-    def _build(self) -> aio.Server:
-        limit = receive_limit(self._models, self._config.request_samples)
+    def _build(self, limit: int) -> aio.Server:
         self._upload_bytes = upload_budget(limit)
         silence_bad_names()
         server = aio.server(
@@ -125,7 +125,7 @@ class Server:
             ),
         )
         self._front = Front(
-            generic_handler(self._servicer, limit),
+            generic_handler(self._servicer),
             min((model.default_slo_ms for model in self._models), default=1000.0),
             self._metrics.shed_in_front,
         )
@@ -166,6 +166,7 @@ class Server:
         self._health.end()
         if not await self._dataplane.drain(self._config.grace_s):
             log.warning("requests still run after %g s of grace; they are answered UNAVAILABLE", self._config.grace_s)
+        self._servicer.streaming.close()
         await self._health.close(REPLY_GRACE_S)
         await self._close_connections()
         left_s = max(0.0, end_s - time.monotonic())
