@@ -8,6 +8,8 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import numpy as np
 from grpc import aio
@@ -30,12 +32,16 @@ from .health import SERVICE_NAME as HEALTH_SERVICE_NAME
 from .health import HealthServicer
 from .metrics import Metrics
 from .metrics_server import MetricsServer
+from .metrics_text import MetricsText
 from .model_health import ModelHealth
 from .protocol.inflate import NOT_INFLATED
 from .protocol.reflection import add_reflection
 from .protocol.wire import HEADER_BYTES
 from .served_model import ServedModel
 from .servicer import Servicer, generic_handler
+
+if TYPE_CHECKING:
+    from .http.http_server import HttpServer
 
 LEAST_MESSAGE_BYTES = 4 << 20  # gRPC's own default
 REPLY_GRACE_S = 1.0
@@ -50,7 +56,7 @@ log = logging.getLogger(__name__)
 class ServerConfig:
     """The server's addresses and limits. Raises ServingError for a value that is out of range.
 
-    port, metrics_port: 0 picks a free one; metrics_port None: no metrics.
+    port, metrics_port, http_port: 0 picks a free one; metrics_port None: no metrics; http_port None: no REST.
     grace_s: seconds that running requests get when the server stops.
     request_samples: number of samples of the example shape that fit in one request; it bounds the bytes that the
     server reads into memory.
@@ -60,14 +66,20 @@ class ServerConfig:
     host: str = "127.0.0.1"
     port: int = 8001
     metrics_port: int | None = None
+    http_port: int | None = None
     grace_s: float = 30.0
     request_samples: int = 64
     connections: ConnectionLimits = field(default_factory=ConnectionLimits)
 
     def __post_init__(self) -> None:
         whole("port", self.port, 0, MOST_PORT, ServingError)
-        if self.metrics_port is not None:
-            whole("metrics_port", self.metrics_port, 0, MOST_PORT, ServingError)
+        for name in ("metrics_port", "http_port"):
+            if getattr(self, name) is not None:
+                whole(name, getattr(self, name), 0, MOST_PORT, ServingError)
+        if self.http_port is not None and find_spec("aiohttp") is None:
+            raise ServingError(
+                "http_port: REST takes aiohttp, which is not installed; pip install 'nested-sparse[http]'"
+            )
         finite("grace_s", self.grace_s, 0.0, error=ServingError)
         whole("request_samples", self.request_samples, 1, error=ServingError)
 
@@ -88,24 +100,26 @@ def _batch_of(spec: TensorSpec) -> int:
 
 
 class Server:
-    """Serves models from start() until drain(); address and metrics_address say where."""
+    """Serves models from start() until drain(); address, metrics_address and http_address say where."""
 
     def __init__(self, models: Sequence[ServedModel], config: ServerConfig) -> None:
         self.address = ""
         self.metrics_address = ""
+        self.http_address = ""
         self._config = config
         self._models = models
         self._metrics = Metrics()
         for model in models:
             self._metrics.watch(model)
         self._dataplane = Dataplane(models)
-        limit = receive_limit(models, config.request_samples)
+        self._message_bytes = limit = receive_limit(models, config.request_samples)
         self._servicer = Servicer(self._dataplane, self._metrics, limit)
         self._health = HealthServicer()
         self._model_health = ModelHealth(self._health, self._dataplane, models)
         self._watches: list[asyncio.Task[None]] = []
         self._grpc = self._build(limit)
         self._exporter = MetricsServer(self._metrics.registry)
+        self._http: HttpServer | None = None
 
     def _build(self, limit: int) -> aio.Server:
         self._upload_bytes = upload_budget(limit)
@@ -130,7 +144,8 @@ class Server:
             self._metrics.shed_in_front,
         )
         self._metrics.watch_front(self._front.wait_s)
-        server.add_generic_rpc_handlers((self._front,))
+        self._handlers = (self._front,)
+        server.add_generic_rpc_handlers(self._handlers)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         add_reflection(server, (messages.SERVICE_NAME, HEALTH_SERVICE_NAME))
         return server
@@ -146,6 +161,8 @@ class Server:
         self.address = address_text(host, bound)
         if self._config.metrics_port is not None:
             await self._start_exporter(host, self._config.metrics_port)
+        if self._config.http_port is not None:
+            await self._start_http(host, self._config.http_port)
         await self._grpc.start()
         self._front.open(host, bound)
         self._model_health.update()
@@ -156,6 +173,17 @@ class Server:
         check_listenable(host, port)
         self._servicer.metrics_port = await self._exporter.start(host, port)
         self.metrics_address = address_text(host, self._servicer.metrics_port)
+
+    async def _start_http(self, host: str, port: int) -> None:
+        from .http.http_server import HttpServer  # its library is an extra
+
+        check_listenable(host, port)
+        text = MetricsText(self._metrics.registry)
+        self._http = HttpServer(self._handlers, text, self._message_bytes, self._upload_bytes)
+        bound = await self._http.start(host, port)
+        self.http_address = address_text(host, bound)
+        if self._servicer.metrics_port is None:
+            self._servicer.metrics_port = bound
 
     async def drain(self) -> None:
         """End in order: NOT_SERVING, new requests refused, running ones finished within the grace, all closed."""
@@ -168,6 +196,8 @@ class Server:
             log.warning("requests still run after %g s of grace; they are answered UNAVAILABLE", self._config.grace_s)
         self._servicer.streaming.close()
         await self._health.close(REPLY_GRACE_S)
+        if self._http is not None:
+            await self._http.close(REPLY_GRACE_S)
         await self._close_connections()
         left_s = max(0.0, end_s - time.monotonic())
         await asyncio.gather(*(asyncio.to_thread(model.engine.close, left_s) for model in self._models))

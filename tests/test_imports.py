@@ -79,14 +79,14 @@ ROOMS: Mapping[str, int] = {
 """Rooms of runtime/: each imports from rooms of a lower number only."""
 
 DEVICE_LIBRARIES = {"numpy", "onnxruntime", "google", "grpc", "grpc_health", "grpc_reflection", "psutil"}
-DEVICE_LIBRARIES |= {"typer", "rich", "prometheus_client"}
+DEVICE_LIBRARIES |= {"typer", "rich", "prometheus_client", "tomli"}
 MAY_USE: Mapping[str, set[str]] = {
-    "core": {"numpy"},
+    "core": {"numpy", "tomli"},
     "proto": {"google"},
     "kernels": {"numpy", "onnxruntime"},
     "runtime": {"numpy", "onnxruntime"},
-    "trainer": {"numpy", "torch", "onnx_ir", "onnxscript", "sklearn", "matplotlib", "rich", "tomli"},
-    "serving": DEVICE_LIBRARIES | {"matplotlib", "tritonclient"},
+    "trainer": {"numpy", "torch", "onnx_ir", "onnxscript", "sklearn", "matplotlib", "rich"},
+    "serving": DEVICE_LIBRARIES - {"tomli"} | {"matplotlib", "tritonclient"},
 }
 """Top-level names of the libraries, beside Python's own, that a folder imports."""
 
@@ -103,12 +103,19 @@ MAY_USE_TOO: Mapping[tuple[str, str], str] = {
     ("serving.bench.kernels.peers.worker", "MNN"): "one of the engines beside ours",
     ("serving.bench.kernels.peers.worker", "deepsparse"): "one of the engines beside ours",
     ("serving.bench.kernels.peers.worker", "openvino"): "one of the engines beside ours",
+    ("serving.http.connections", "aiohttp"): "the extra [http]; imported where --http-port is given",
+    ("serving.http.http_server", "aiohttp"): "the same",
     ("trainer.export.int8.tables", "onnx"): "an activation function is computed by the graph's own nodes",
     ("trainer.export.int8.tables", "onnxruntime"): "the same",
 }
 
-OFF_DEVICE = ("nested_sparse.trainer", "nested_sparse.serving.bench", "nested_sparse.serving.demo")
-"""Packages that are not needed to serve, and may import at once what a device does not have."""
+OFF_DEVICE = (
+    "nested_sparse.trainer",
+    "nested_sparse.serving.bench",
+    "nested_sparse.serving.demo",
+    "nested_sparse.serving.http",
+)
+"""Packages that are not needed to serve over gRPC, and may import at once what a device does not have."""
 
 SOURCES = repository_sources(ROOT)
 
