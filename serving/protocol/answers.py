@@ -1,4 +1,4 @@
-"""Answers: the bytes of responses. What the answers of a level have in common is made once, the rest without protobuf.
+"""Answers: the bytes of responses. The part that is the same for a level is made once, the rest without protobuf.
 
 The order of the fields differs from protobuf's own, which its parsers allow.
 """

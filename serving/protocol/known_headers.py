@@ -28,7 +28,7 @@ MOST_SEEN = 1024
 
 @dataclass(frozen=True, slots=True)
 class KnownHeader:
-    """What the requests with one header have in common.
+    """The common part of all requests with one header.
 
     message: the header, parsed. call: that of each request but for the values and the time; its timeout_ms is the one
     of the parameters. inputs: name, dtype, shape and number of bytes of each.

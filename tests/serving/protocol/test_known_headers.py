@@ -147,7 +147,7 @@ def test_what_is_kept_is_bounded():
 
 @given(st.integers(0, 200), st.binary(min_size=1, max_size=3))
 def test_a_changed_request_is_never_read_otherwise_than_by_protobuf(place, change):
-    """Whatever bytes are changed: found requests are those that protobuf reads, with the same values."""
+    """Found requests have the values that protobuf reads, after any change of their bytes."""
     headers = taught(request())
     data = bytearray(request(3.0))
     at = place % len(data)
