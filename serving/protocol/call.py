@@ -21,12 +21,19 @@ class Call:
     outputs: names of the wanted outputs in the order wanted; none: all.
     id: text that the client finds again in the answer.
     places: the shared memory that takes an output, by its name; the values of the others are in the answer.
+    classes: number of classes that are wanted in place of an output, by its name.
     """
 
     request: Request
     outputs: tuple[str, ...] = ()
     id: str = ""
     places: Mapping[str, Place] = field(default_factory=dict)
+    classes: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every output goes into the answer, as it is."""
+        return not self.places and not self.classes
 
 
 def wanted_outputs(names: tuple[str, ...], outputs: tuple[TensorSpec, ...]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
+from nested_sparse.argument import whole
 from nested_sparse.errors import InputError, TooLargeError
 from nested_sparse.excerpt import excerpt
 from nested_sparse.proto.messages import InferTensorContents, ModelInferRequest, ModelInferResponse
@@ -19,9 +20,10 @@ from nested_sparse.proto.messages import InferTensorContents, ModelInferRequest,
 from ..shared_memory.region import Place
 from ..shared_memory.regions import Regions
 from .call import Call
+from .classification import TEXTS, raw_texts
 from .datatype import Datatype, datatype_named, datatype_of
-from .parameters import read_request
-from .places import SHARED_MEMORY, placed_bytes, placed_parameters, read_place
+from .parameters import KNOWN, check_known, read_request
+from .places import PLACE, SHARED_MEMORY, placed_bytes, placed_parameters, read_integer, read_place
 from .wire import HEADER_BYTES, length_prefix, split_infer_request
 
 MessageT = TypeVar("MessageT")
@@ -30,8 +32,8 @@ MAX_RANK = 32
 RAW_OUTPUT_CONTENTS = ModelInferResponse.DESCRIPTOR.fields_by_name["raw_output_contents"].number
 MAX_MESSAGE_BYTES = 2**31 - HEADER_BYTES - 1
 """Limit of the values in an answer: protobuf's own limit, less the bytes of names and parameters."""
-MAX_PARAMETERS = 64
-"""Limit of the parameters of a request, of an input or of an output, including those of other extensions."""
+CLASSIFICATION = "classification"
+"""Parameter of an output: the number of its largest values that are wanted in its place, as texts."""
 AT_ONCE = 1 << 15
 """Number of integers converted in one step: 2 ms (Xeon), in which no other thread of Python runs."""
 LARGE_BYTES = 1 << 20
@@ -70,10 +72,14 @@ def read_message(data: bytes, parse: Callable[[bytes], MessageT], limit: int) ->
 
 @dataclass(frozen=True, slots=True)
 class InferRequest:
-    """A request as it came: its message, and the raw values, which were taken out of a large message."""
+    """A request as it came: its message, and the raw values, which were taken out of a large message.
+
+    data: bytes of the whole request.
+    """
 
     message: ModelInferRequest
     raw: Sequence[bytes | memoryview]
+    data: bytes = b""
 
     @property
     def is_large(self) -> bool:
@@ -89,9 +95,9 @@ def parse_infer_request(data: bytes) -> InferRequest:
     """The request in `data`. Raises DecodeError for other data, InputError for too many bytes beside its tensors."""
     if len(data) <= HEADER_BYTES:  # so it cannot exceed that limit
         message = ModelInferRequest.FromString(data)
-        return InferRequest(message, message.raw_input_contents)
+        return InferRequest(message, message.raw_input_contents, data)
     header, raw = split_infer_request(data)
-    return InferRequest(ModelInferRequest.FromString(header), raw)
+    return InferRequest(ModelInferRequest.FromString(header), raw, data)
 
 
 def read_call(request: InferRequest, bounds: Bounds, received_s: float, time_left_s: float | None) -> Call:
@@ -109,8 +115,8 @@ def read_call(request: InferRequest, bounds: Bounds, received_s: float, time_lef
             raise InputError(f"Input '{excerpt(name)}' is given twice; expected each input once.")
         inputs[name] = array
     asked = read_request(inputs, message.parameters, received_s, time_left_s)
-    names, places = _wanted(message, bounds.memory)
-    return Call(asked, names, message.id, places)
+    names, places, classes = _wanted(message, bounds.memory)
+    return Call(asked, names, message.id, places, classes)
 
 
 def _check_counts(request: ModelInferRequest, raw: Sized, bounds: Bounds) -> None:
@@ -126,7 +132,7 @@ def _check_counts(request: ModelInferRequest, raw: Sized, bounds: Bounds) -> Non
         expected = sum(SHARED_MEMORY not in tensor.parameters for tensor in request.inputs)
         if len(raw) != expected:
             raise _unequal(len(raw), expected)
-    _check_parameters(request.parameters, "The request")
+    check_known(request.parameters, "The request", KNOWN)
 
 
 def _unequal(count: int, expected: int) -> InputError:
@@ -136,15 +142,13 @@ def _unequal(count: int, expected: int) -> InputError:
     )
 
 
-def _check_parameters(parameters: Sized, of: str) -> None:
-    if len(parameters) > MAX_PARAMETERS:
-        raise InputError(f"{of} has {len(parameters)} parameters; expected at most {MAX_PARAMETERS}.")
-
-
-def _wanted(request: ModelInferRequest, memory: Regions | None) -> tuple[tuple[str, ...], dict[str, Place]]:
-    """The names of the wanted outputs, and the shared memory for those that go there."""
+def _wanted(
+    request: ModelInferRequest, memory: Regions | None
+) -> tuple[tuple[str, ...], dict[str, Place], dict[str, int]]:
+    """The names of the wanted outputs, the shared memory for those that go there, and the wanted numbers of classes."""
     names: dict[str, None] = {}
     places: dict[str, Place] = {}
+    classes: dict[str, int] = {}
     for output in request.outputs:
         name = excerpt(output.name)
         if output.name in names:
@@ -152,12 +156,13 @@ def _wanted(request: ModelInferRequest, memory: Regions | None) -> tuple[tuple[s
         names[output.name] = None
         if output.parameters:
             what = f"Output '{name}'"
-            _check_parameters(output.parameters, what)
-            if "classification" in output.parameters:
-                raise InputError(f"{what} asks for 'classification', which this server does not support.")
+            check_known(output.parameters, what, (CLASSIFICATION, *PLACE))
+            count = read_integer(output.parameters, CLASSIFICATION, what)
+            if count is not None:
+                classes[output.name] = whole(f"{what}: {CLASSIFICATION}", count, 1)
             if (place := read_place(output.parameters, what, memory)) is not None:
                 places[output.name] = place
-    return tuple(names), places
+    return tuple(names), places, classes
 
 
 def _arrays(
@@ -169,7 +174,7 @@ def _arrays(
         name = excerpt(tensor.name)
         place = None
         if tensor.parameters:
-            _check_parameters(tensor.parameters, f"Input '{name}'")
+            check_known(tensor.parameters, f"Input '{name}'", PLACE)
             place = read_place(tensor.parameters, f"Input '{name}'", memory)
         shape = _shape(tensor)
         datatype = datatype_named(tensor.datatype, tensor.name)
@@ -278,9 +283,12 @@ def serialize_response(
     size = 0
     for name in names:
         array = outputs[name]
-        datatype = datatype_of(array.dtype.name)
-        tensor = response.outputs.add(name=name, datatype=datatype.name, shape=array.shape)
-        flat = np.ascontiguousarray(array, datatype.dtype)
+        tensor = response.outputs.add(name=name, shape=array.shape)
+        if array.dtype == np.object_:
+            tensor.datatype, flat = TEXTS, np.frombuffer(raw_texts(array), np.uint8)
+        else:
+            datatype = datatype_of(array.dtype.name)
+            tensor.datatype, flat = datatype.name, np.ascontiguousarray(array, datatype.dtype)
         if name in places:
             _put(tensor, places[name], flat)
             flat = flat[:0]

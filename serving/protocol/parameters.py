@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ NUMBER_KINDS = (*INTEGER_KINDS, "double_param")
 FINAL = "triton_enable_empty_final_response"
 """Asks for a response without outputs behind the last one, if the last one is not known to be. Ours always is."""
 KNOWN = ("slo_ms", "min_accuracy", "level", "timeout", "priority", FINAL)
+MAX_PARAMETERS = 64
+"""Limit of the parameters of a request, of an input or of an output."""
 SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
 
 
@@ -28,7 +30,7 @@ def read_request(
     received_s: float,
     time_left_s: float | None,
 ) -> Request:
-    """The request of these inputs and parameters. Raises InputError for an unknown one, or one of the wrong type.
+    """The request of these inputs and parameters, which are all KNOWN. Raises InputError for one of the wrong type.
 
     The scheduler checks the ranges of `slo_ms`, `level` and `priority`, of which 0 stands for none.
     `timeout` (integer microseconds, 0 for none) is what the argument of tritonclient's infer() sends.
@@ -37,8 +39,6 @@ def read_request(
     timeout_ms = None if time_left_s is None else MS_PER_S * time_left_s
     if not parameters:  # as a rule
         return Request(inputs, received_s=received_s, timeout_ms=timeout_ms)
-    if unknown := [name for name in parameters if name not in KNOWN]:
-        raise _unknown(unknown)
     if FINAL in parameters:
         _kind(parameters, FINAL, ("bool_param",))
     priority = _number(parameters, "priority", INTEGER_KINDS)
@@ -59,15 +59,20 @@ def read_request(
     )
 
 
-def _unknown(names: list[str]) -> InputError:
-    if sequence := [name for name in names if name in SEQUENCE]:
-        return InputError(
-            f"The request has the parameter {sequence[0]!r}: this server keeps no state between requests; send each "
-            "without a sequence."
+def check_known(parameters: Collection[str], of: str, known: Sequence[str]) -> None:
+    """Refuse parameters that would not be obeyed. of: their owner, in words. Raises InputError."""
+    if len(parameters) > MAX_PARAMETERS:
+        raise InputError(f"{of} has {len(parameters)} parameters; expected at most {MAX_PARAMETERS}.")
+    unknown = [name for name in parameters if name not in known]
+    if sequence := [name for name in unknown if name in SEQUENCE]:
+        raise InputError(
+            f"{of} has the parameter {sequence[0]!r}: this server keeps no state between requests; send each without a "
+            "sequence."
         )
-    return InputError(
-        f"The request has unknown parameters [{excerpts(sorted(names))}]; expected some of {', '.join(KNOWN)}."
-    )
+    if unknown:
+        raise InputError(
+            f"{of} has unknown parameters [{excerpts(sorted(unknown))}]; expected some of {', '.join(known)}."
+        )
 
 
 def _number(parameters: Mapping[str, InferParameter], name: str, kinds: tuple[str, ...]) -> float | None:

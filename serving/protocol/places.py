@@ -12,6 +12,7 @@ from ..shared_memory.regions import Regions
 
 SHARED_MEMORY = "shared_memory_region"
 BYTE_SIZE, OFFSET = "shared_memory_byte_size", "shared_memory_offset"
+PLACE = (SHARED_MEMORY, BYTE_SIZE, OFFSET)
 INTEGER_KINDS = ("int64_param", "uint64_param")
 
 
@@ -29,10 +30,10 @@ def read_place(parameters: Mapping[str, InferParameter], what: str, regions: Reg
     name = parameters[SHARED_MEMORY]
     if name.WhichOneof("parameter_choice") != "string_param":
         raise InputError(f"{what}: parameter {SHARED_MEMORY!r} has the wrong type: expected a string.")
-    nbytes = _integer(parameters, BYTE_SIZE, what)
+    nbytes = read_integer(parameters, BYTE_SIZE, what)
     if nbytes is None:
         raise InputError(f"{what} is in shared memory without {BYTE_SIZE!r}; expected its number of bytes.")
-    return regions.place(name.string_param, _integer(parameters, OFFSET, what) or 0, nbytes)
+    return regions.place(name.string_param, read_integer(parameters, OFFSET, what) or 0, nbytes)
 
 
 def placed_bytes(parameters: Mapping[str, InferParameter]) -> int:
@@ -51,7 +52,8 @@ def placed_parameters(place: Place, nbytes: int) -> dict[str, InferParameter]:
     }
 
 
-def _integer(parameters: Mapping[str, InferParameter], name: str, what: str) -> int | None:
+def read_integer(parameters: Mapping[str, InferParameter], name: str, what: str) -> int | None:
+    """The integer in a parameter of a tensor; None where it has none of that name. Raises InputError."""
     if name not in parameters:  # looking a key up in a protobuf map would create it
         return None
     kind = parameters[name].WhichOneof("parameter_choice")
