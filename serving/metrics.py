@@ -57,7 +57,7 @@ class Metrics:
         self._requests = Counter(
             "nested_sparse_requests",
             "Requests by outcome: ok, late, shed, expired, cancelled, invalid, unavailable, stuck, out_of_memory, "
-            "not_found, error",
+            "not_found, unauthenticated, forbidden, error",
             (*served, "outcome"),
             registry=registry,
         )
@@ -130,6 +130,10 @@ class Metrics:
         except Exception as error:
             self._requests.labels(NO_MODEL, NO_LEVEL, fault_of(error).outcome).inc()
             raise
+
+    def refused(self, outcome: str) -> None:
+        """Count a request that its caller may not make."""
+        self._requests.labels(NO_MODEL, NO_LEVEL, outcome).inc()
 
     def shed_in_front(self) -> None:
         """Count a request that was refused unread, because too many requests wait in front of the handlers.

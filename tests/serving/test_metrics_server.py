@@ -22,7 +22,9 @@ GET = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 @contextmanager
-def serving(limits: MetricsLimits | None = None, lines: int = 1) -> Iterator[tuple[str, int]]:
+def serving(
+    limits: MetricsLimits | None = None, lines: int = 1, security: SecurityConfig | None = None
+) -> Iterator[tuple[str, int]]:
     """A metrics server of one counter with `lines` labels of 2 kB, in a thread; its address."""
     registry = CollectorRegistry()
     counter = Counter("things", "Of some kind", ("kind",), registry=registry)
@@ -33,7 +35,7 @@ def serving(limits: MetricsLimits | None = None, lines: int = 1) -> Iterator[tup
     thread.start()
 
     async def begin() -> tuple[MetricsServer, int]:
-        server = MetricsServer(registry, limits)
+        server = MetricsServer(registry, Security(security or SecurityConfig(), "127.0.0.1"), limits)
         return server, await server.start("127.0.0.1", 0)
 
     server, port = asyncio.run_coroutine_threadsafe(begin(), loop).result(30)
