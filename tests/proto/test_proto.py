@@ -83,26 +83,28 @@ def test_fields_are_the_protocols():
         assert all(theirs.values_by_name[value.name].number == value.number for value in ours.values)
 
 
-def test_inference_messages_are_complete():
-    """Nothing of the inference and metadata messages is left out."""
+CONFIGURATION = ("ModelConfig", "ModelInput", "ModelOutput", "ModelInstanceGroup")
+"""Messages that hold only what this server can fill."""
+
+
+def test_messages_are_complete():
+    """No field of a message is left out, but those of the configuration."""
     triton = pytest.importorskip("tritonclient.grpc.service_pb2", reason="tritonclient is not installed")
-    for name in (
-        "InferParameter",
-        "InferTensorContents",
-        "ModelInferRequest",
-        "ModelInferResponse",
-        "ModelMetadataResponse",
-        "ServerMetadataResponse",
-    ):
-        compare(triton.DESCRIPTOR.message_types_by_name[name], messages.DESCRIPTOR.message_types_by_name[name])
+    for name, theirs in triton.DESCRIPTOR.message_types_by_name.items():
+        compare(theirs, messages.DESCRIPTOR.message_types_by_name[name])
+    for name, ours in messages.DESCRIPTOR.message_types_by_name.items():
+        if name not in CONFIGURATION:
+            compare(triton.DESCRIPTOR.pool.FindMessageTypeByName(f"inference.{name}"), ours)
 
 
 def test_methods_are_the_protocols():
-    """Every method we declare exists there, with the same messages."""
+    """Every method of the protocol is declared, with the same messages, and no other one."""
     triton = pytest.importorskip("tritonclient.grpc.service_pb2", reason="tritonclient is not installed")
     theirs = triton.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods_by_name
     service = messages.POOL.FindServiceByName(messages.SERVICE_NAME)
+    assert {method.name for method in service.methods} == set(theirs)
     for method in service.methods:
         other = theirs[method.name]
         assert method.input_type.full_name == other.input_type.full_name
         assert method.output_type.full_name == other.output_type.full_name
+        assert (method.client_streaming, method.server_streaming) == (other.client_streaming, other.server_streaming)
