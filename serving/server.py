@@ -160,8 +160,8 @@ class Server:
             self._front.open(self._door.address)
         self._model_health.update()
         uploads = Uploads(host, bound, self._servicer.calls.taken_bytes, self._upload_bytes)
-        watched = (self._model_health, uploads, *self.security.rotations)
-        self._watches = [asyncio.create_task(each.watch()) for each in watched]
+        watches = (self._model_health.watch, uploads.watch, *(each.watch for each in self.security.rotations))
+        self._watches = [asyncio.create_task(watch()) for watch in watches]
 
     def _listen(self, host: str, port: int) -> int:
         address = address_text(host, port)

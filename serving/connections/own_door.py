@@ -32,7 +32,9 @@ class OwnDoor:
             address = f"unix:{Path(self._folder.name) / 'door'}"
             server.add_insecure_port(address)
         except (OSError, RuntimeError) as error:
-            log.warning("the waits of requests in front of the server are not known, and none is refused there: %s", error)
+            log.warning(
+                "the waits of requests in front of the server are not known, and none is refused there: %s", error
+            )
             return ""
         return address
 

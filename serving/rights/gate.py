@@ -13,8 +13,8 @@ import grpc
 from nested_sparse.errors import AccessError, UnauthenticatedError
 
 from ..fault import Ending, fault_of
-from .rights import Rights
 from .right import right_of
+from .rights import Rights
 from .tokens import Client
 
 KEY = "authorization"

@@ -114,7 +114,9 @@ def _digest(token: str, where: str) -> bytes:
     if token.startswith(DIGEST_PREFIX):
         digits = token.removeprefix(DIGEST_PREFIX)
         if not _DIGEST.fullmatch(digits):
-            raise ServingError(f"{where}: TOKEN: expected 64 hexadecimal digits, in small letters, after {DIGEST_PREFIX}")
+            raise ServingError(
+                f"{where}: TOKEN: expected 64 hexadecimal digits, in small letters, after {DIGEST_PREFIX}"
+            )
         return bytes.fromhex(digits)
     if len(token) < LEAST_CHARACTERS:
         raise ServingError(

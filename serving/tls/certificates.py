@@ -1,4 +1,4 @@
-"""Certificates: what the server proves its name with, and whose clients it takes, from files in PEM."""
+"""Certificates: the certificate and key of the server, and the CA of its clients, from files in PEM."""
 
 from __future__ import annotations
 

@@ -33,8 +33,8 @@ def check_exposure(host: str, has_tls: bool, insecure: bool) -> None:
         return
     raise ServingError(
         f"--host {excerpt(host) or repr(host)} can be reached over the network, and without TLS others could read and "
-        "change requests, answers and tokens on their way; give --tls-cert and --tls-key (docs/security.md makes them), "
-        "or say --insecure if a proxy or a network of your own protects them; or serve on 127.0.0.1"
+        "change requests, answers and tokens on their way; give --tls-cert and --tls-key (docs/security.md shows how "
+        "to make them), or say --insecure if a proxy or a network of your own protects them; or serve on 127.0.0.1"
     )
 
 

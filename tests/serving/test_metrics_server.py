@@ -15,6 +15,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 
 from nested_sparse.serving.metrics_server import HEAD_BYTES, MetricsLimits, MetricsServer
+from nested_sparse.serving.security import Security, SecurityConfig
 from nested_sparse.serving.server import ServerConfig
 
 QUICK = MetricsLimits(connections=4, request_s=0.3, answer_s=0.3)

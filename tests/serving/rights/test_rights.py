@@ -25,7 +25,9 @@ def test_a_known_token_has_its_rights_only(authorization: str) -> None:
             rights.check(authorization, "peer", right)
 
 
-@pytest.mark.parametrize("authorization", [None, "", "Bearer", "Bearer ", SECRET, f"Basic {SECRET}", "Bearer x", "x" * 9999])
+@pytest.mark.parametrize(
+    "authorization", [None, "", "Bearer", "Bearer ", SECRET, f"Basic {SECRET}", "Bearer x", "x" * 9999]
+)
 @pytest.mark.parametrize("right", Right)
 def test_without_a_known_token_nothing_is_allowed(authorization: str | None, right: Right) -> None:
     with pytest.raises(UnauthenticatedError) as caught:

@@ -25,7 +25,9 @@ def written(folder: Path, text: str) -> Path:
 def test_each_line_is_a_client(tmp_path: Path) -> None:
     digest = hashlib.sha256(b"another-secret").hexdigest()
     tokens = read_tokens(
-        written(tmp_path, f"# clients\n\ncamera inference {SECRET}  # hall\nops reading,administration sha256:{digest}\n")
+        written(
+            tmp_path, f"# clients\n\ncamera inference {SECRET}  # hall\nops reading,administration sha256:{digest}\n"
+        )
     )
     camera, ops = tokens.client(SECRET), tokens.client("another-secret")
     assert camera is not None

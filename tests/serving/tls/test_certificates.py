@@ -34,7 +34,7 @@ def test_a_certificate_out_of_its_time_is_taken_with_a_warning(
 def test_a_key_of_another_certificate_is_refused(tmp_path: Path) -> None:
     cert, _ = AUTHORITY.issue(tmp_path)
     _, key = AUTHORITY.issue(tmp_path, "other")
-    with pytest.raises(ServingError, match="cannot be used .*; expected a certificate chain in PEM"):
+    with pytest.raises(ServingError, match=r"cannot be used .*; expected a certificate chain in PEM"):
         read_certificates(CertificateFiles(cert, key))
 
 
