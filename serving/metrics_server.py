@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
 
-from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client import CollectorRegistry
 
-from nested_sparse.errors import AccessError, UnauthenticatedError
+from nested_sparse.errors import AccessError
 
+from .fault import HTTP_STATUSES, fault_of
+from .metrics_text import MetricsText
 from .rights.right import Right
 from .security import Security
 
@@ -71,11 +71,10 @@ class MetricsServer:
     """
 
     def __init__(self, registry: CollectorRegistry, security: Security, limits: MetricsLimits | None = None) -> None:
-        self._application: Callable[..., Any] = make_wsgi_app(registry)
+        self._text = MetricsText(registry)
         self._security = security
         self._limits = limits or MetricsLimits()
         self._writers: OrderedDict[asyncio.StreamWriter, None] = OrderedDict()  # the longest silent first
-        self._collecting = asyncio.Lock()
         self._server: asyncio.Server | None = None
 
     async def start(self, host: str, port: int) -> int:
@@ -137,31 +136,12 @@ class MetricsServer:
             return await self._send(writer, HTTPStatus.NOT_FOUND, stays=stays, bare=bare)
         try:
             self._security.rights.check(request.headers.get("authorization"), "", Right.READING)
-        except UnauthenticatedError:
-            wanted = [("WWW-Authenticate", "Bearer")]
-            return await self._send(writer, HTTPStatus.UNAUTHORIZED, wanted, stays=stays, bare=bare)
-        except AccessError:
-            return await self._send(writer, HTTPStatus.FORBIDDEN, stays=stays, bare=bare)
-        headers, body = await self._collect(request)
-        return await self._send(writer, HTTPStatus.OK, headers, body, stays=stays, bare=bare)
-
-    async def _collect(self, request: _HttpRequest) -> tuple[list[tuple[str, str]], bytes]:
-        """The headers and the text in the form that the client accepts, made by at most one thread at a time."""
-        environment = {
-            "REQUEST_METHOD": "GET",
-            "PATH_INFO": request.path,
-            "QUERY_STRING": request.query,
-            "HTTP_ACCEPT": request.headers.get("accept", ""),
-            "HTTP_ACCEPT_ENCODING": request.headers.get("accept-encoding", ""),
-        }
-        answered: list[list[tuple[str, str]]] = []
-
-        def collect() -> bytes:
-            return b"".join(self._application(environment, lambda status, headers: answered.append(headers)))
-
-        async with self._collecting:
-            body = await asyncio.to_thread(collect)
-        return answered[0], body
+        except AccessError as error:
+            status = HTTPStatus(HTTP_STATUSES[fault_of(error).status])
+            wanted = [("WWW-Authenticate", "Bearer")] if status is HTTPStatus.UNAUTHORIZED else []
+            return await self._send(writer, status, wanted, stays=stays, bare=bare)
+        headers, body = await self._text.collect(request.query, request.headers)
+        return await self._send(writer, HTTPStatus.OK, list(headers.items()), body, stays=stays, bare=bare)
 
     async def _send(
         self,

@@ -8,6 +8,8 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import numpy as np
 from grpc import aio
@@ -31,6 +33,7 @@ from .health import SERVICE_NAME as HEALTH_SERVICE_NAME
 from .health import HealthServicer
 from .metrics import Metrics
 from .metrics_server import MetricsServer
+from .metrics_text import MetricsText
 from .model_health import ModelHealth
 from .protocol.inflate import NOT_INFLATED
 from .protocol.reflection import add_reflection
@@ -39,6 +42,9 @@ from .rights.gate import Gate
 from .security import Security, SecurityConfig
 from .served_model import ServedModel
 from .servicer import Servicer, generic_handler
+
+if TYPE_CHECKING:
+    from .http.http_server import HttpServer
 
 LEAST_MESSAGE_BYTES = 4 << 20  # gRPC's own default
 REPLY_GRACE_S = 1.0
@@ -53,7 +59,7 @@ log = logging.getLogger(__name__)
 class ServerConfig:
     """The server's addresses and limits. Raises ServingError for a value that is out of range.
 
-    port, metrics_port: 0 picks a free one; metrics_port None: no metrics.
+    port, metrics_port, http_port: 0 picks a free one; metrics_port None: no metrics; http_port None: no REST.
     grace_s: seconds that running requests get when the server stops.
     request_samples: number of samples of the example shape that fit in one request; it bounds the bytes that the
     server reads into memory.
@@ -64,6 +70,7 @@ class ServerConfig:
     host: str = "127.0.0.1"
     port: int = 8001
     metrics_port: int | None = None
+    http_port: int | None = None
     grace_s: float = 30.0
     request_samples: int = 64
     connections: ConnectionLimits = field(default_factory=ConnectionLimits)
@@ -71,8 +78,13 @@ class ServerConfig:
 
     def __post_init__(self) -> None:
         whole("port", self.port, 0, MOST_PORT, ServingError)
-        if self.metrics_port is not None:
-            whole("metrics_port", self.metrics_port, 0, MOST_PORT, ServingError)
+        for name in ("metrics_port", "http_port"):
+            if getattr(self, name) is not None:
+                whole(name, getattr(self, name), 0, MOST_PORT, ServingError)
+        if self.http_port is not None and find_spec("aiohttp") is None:
+            raise ServingError(
+                "http_port: REST takes aiohttp, which is not installed; pip install 'nested-sparse[http]'"
+            )
         finite("grace_s", self.grace_s, 0.0, error=ServingError)
         whole("request_samples", self.request_samples, 1, error=ServingError)
 
@@ -93,7 +105,7 @@ def _batch_of(spec: TensorSpec) -> int:
 
 
 class Server:
-    """Serves models from start() until drain(); address and metrics_address say where.
+    """Serves models from start() until drain(); address, metrics_address and http_address say where.
 
     Raises ServingError for files of TLS or tokens that cannot be used, and for an exposed address without TLS.
     """
@@ -101,6 +113,7 @@ class Server:
     def __init__(self, models: Sequence[ServedModel], config: ServerConfig) -> None:
         self.address = ""
         self.metrics_address = ""
+        self.http_address = ""
         self._config = config
         self.security = Security(config.security, config.host)
         self._models = models
@@ -108,16 +121,17 @@ class Server:
         for model in models:
             self._metrics.watch(model)
         self._dataplane = Dataplane(models)
-        self._servicer = Servicer(self._dataplane, self._metrics)
+        self._message_bytes = limit = receive_limit(models, config.request_samples)
+        self._servicer = Servicer(self._dataplane, self._metrics, limit)
         self._health = HealthServicer()
         self._model_health = ModelHealth(self._health, self._dataplane, models)
         self._door: OwnDoor | None = None
         self._watches: list[asyncio.Task[None]] = []
-        self._grpc = self._build()
+        self._grpc = self._build(limit)
         self._exporter = MetricsServer(self._metrics.registry, self.security)
+        self._http: HttpServer | None = None
 
-    def _build(self) -> aio.Server:
-        limit = receive_limit(self._models, self._config.request_samples)
+    def _build(self, limit: int) -> aio.Server:
         self._upload_bytes = upload_budget(limit)
         silence_bad_names()
         server = aio.server(
@@ -135,13 +149,14 @@ class Server:
             ),
         )
         self._front = Front(
-            generic_handler(self._servicer, limit),
+            generic_handler(self._servicer),
             min((model.default_slo_ms for model in self._models), default=1000.0),
             self._metrics.shed_in_front,
         )
         self._metrics.watch_front(self._front.wait_s)
-        gate = Gate(self.security.rights, self._front.probe_path, self._metrics.refused)
-        server.add_generic_rpc_handlers((gate, self._front))
+        gate = Gate(self.security.rights, self._front.probe_path, self._metrics.count_unread)
+        self._handlers = (gate, self._front)
+        server.add_generic_rpc_handlers(self._handlers)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         add_reflection(server, (messages.SERVICE_NAME, HEALTH_SERVICE_NAME))
         return server
@@ -155,6 +170,8 @@ class Server:
         self._door = OwnDoor(self._grpc, host, bound, self.security.tls is not None)
         if self._config.metrics_port is not None:
             await self._start_exporter(host, self._config.metrics_port)
+        if self._config.http_port is not None:
+            await self._start_http(host, self._config.http_port)
         await self._grpc.start()
         if self._door.address:
             self._front.open(self._door.address)
@@ -177,6 +194,18 @@ class Server:
         self._servicer.metrics_port = await self._exporter.start(host, port)
         self.metrics_address = address_text(host, self._servicer.metrics_port)
 
+    async def _start_http(self, host: str, port: int) -> None:
+        from .http.http_server import HttpServer  # its library is an extra
+
+        check_listenable(host, port)
+        text = MetricsText(self._metrics.registry)
+        self._http = HttpServer(self._handlers, text, self._message_bytes, self._upload_bytes)
+        tls = self.security.tls
+        bound = await self._http.start(host, port, None if tls is None else tls.context())
+        self.http_address = address_text(host, bound)
+        if self._servicer.metrics_port is None:
+            self._servicer.metrics_port = bound
+
     async def drain(self) -> None:
         """End in order: NOT_SERVING, new requests refused, running ones finished within the grace, all closed."""
         end_s = time.monotonic() + self._config.grace_s
@@ -188,7 +217,10 @@ class Server:
         self._health.end()
         if not await self._dataplane.drain(self._config.grace_s):
             log.warning("requests still run after %g s of grace; they are answered UNAVAILABLE", self._config.grace_s)
+        self._servicer.streaming.close()
         await self._health.close(REPLY_GRACE_S)
+        if self._http is not None:
+            await self._http.close(REPLY_GRACE_S)
         await self._close_connections()
         left_s = max(0.0, end_s - time.monotonic())
         await asyncio.gather(*(asyncio.to_thread(model.engine.close, left_s) for model in self._models))

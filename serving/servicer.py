@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -21,7 +19,7 @@ from nested_sparse.tensor_spec import TensorSpec
 from .connections.calls import Calls
 from .connections.front import arrived_s, waited_s
 from .dataplane import Dataplane
-from .fault import INTERNAL, Ending, fault_of
+from .fault import ending_of
 from .metrics import Metrics
 from .protocol.call import Call, wanted_outputs
 from .protocol.convert import Bounds, InferRequest, parse_infer_request, read_call, read_message, serialize_response
@@ -30,6 +28,7 @@ from .protocol.inflate import inflated
 from .protocol.parameters import served_parameters
 from .protocol.wire import HEADER_BYTES
 from .served_model import PLATFORM, VERSION, ServedModel
+from .streaming import Streaming
 
 EXTENSIONS = ("model_configuration", "model_repository(index)", "statistics", "parameters")
 METRICS_EXTENSION = "prometheus_metrics"
@@ -39,15 +38,12 @@ RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
 Method = Callable[[RequestT, Any], Awaitable[ResponseT]]
 
-log = logging.getLogger(__name__)
-
 
 def answered(
     method: Method[RequestT, ResponseT], read: Callable[[bytes], Awaitable[RequestT]], calls: Calls
 ) -> Callable[[bytes, Any], Awaitable[ResponseT]]:
     """`method` as an RPC method that takes bytes, and whose errors become gRPC statuses.
 
-    An unforeseen error is INTERNAL with an id; its details are in the log.
     read: makes the request of its bytes. calls: counts the call until it is answered.
     """
 
@@ -58,12 +54,7 @@ def answered(
         try:
             return await method(await read(data), context)
         except Exception as error:
-            ending = Ending.of(error)
-            if fault_of(error) is INTERNAL:
-                incident = uuid.uuid4().hex[:12]
-                log.exception("%s failed, incident %s", method.__name__, incident)
-                text = f"The server failed on this request; its log has the details under incident {incident}."
-                ending = Ending.of(error, text)
+            ending = ending_of(error, method.__name__)
         # outside of `except`: otherwise the traceback of the abort would name the error as its context
         await ending.send(context)
 
@@ -73,17 +64,23 @@ def answered(
 class Servicer:
     """GRPCInferenceService, version 2 of the Open Inference Protocol.
 
+    limit: bytes that a request for an inference may have.
+
     metrics_port: port of the metrics, which the server's metadata names; None: there is none.
-    calls: the calls that are not answered yet.
+    calls: the calls that are not answered yet. streaming: the streams that are open.
     """
 
-    def __init__(self, dataplane: Dataplane, metrics: Metrics, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, dataplane: Dataplane, metrics: Metrics, limit: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._limit = limit
         self._dataplane = dataplane
         self.metrics = metrics
         self._clock = clock
         self._conversion = asyncio.Lock()
         self.metrics_port: int | None = None
         self.calls = Calls()
+        self.streaming = Streaming(self.read_infer, self.infer, self.calls, limit, clock)
 
     async def server_live(self, request: messages.ServerLiveRequest, context: Any) -> messages.ServerLiveResponse:
         """Whether the process answers."""
@@ -127,6 +124,11 @@ class Servicer:
         """Note the arrival of a request for model_infer, when its handler begins and nothing is read yet."""
         arrived_s.set(self._clock() - waited_s.get())
 
+    async def read_infer(self, data: bytes) -> InferRequest:
+        """The inference request in `data`. Raises InputError, TooLargeError."""
+        with self.metrics.unread():
+            return read_message(await inflated(data, self._limit), parse_infer_request, self._limit)
+
     async def model_infer(self, request: InferRequest, context: Any) -> bytes:
         """Run a model at the level that the deadline allows; returns the serialised response.
 
@@ -134,12 +136,18 @@ class Servicer:
         """
         now_s, arrival_s = self._clock(), arrived_s.get()
         received_s = now_s if arrival_s is None else arrival_s
+        left_s = context.time_remaining()
+        return await self.infer(request, received_s, None if left_s is None else left_s + now_s - received_s)
+
+    async def infer(self, request: InferRequest, received_s: float, time_left_s: float | None) -> bytes:
+        """Run one request of any transport; returns the serialised response.
+
+        received_s: time of arrival. time_left_s: seconds from then to the transport's deadline; None: there is none.
+        """
         with self.metrics.unread():
             model = self._dataplane.find(request.message.model_name, request.message.model_version)
         with self.metrics.request(model, received_s) as record:
-            left_s = context.time_remaining()
-            from_arrival_s = None if left_s is None else left_s + now_s - received_s
-            call = await self._read(request, model, received_s, from_arrival_s)
+            call = await self._read(request, model, received_s, time_left_s)
             served = await self._dataplane.infer(model, call)
             response = messages.ModelInferResponse(
                 model_name=model.name,
@@ -220,10 +228,10 @@ def _tensor_metadata(spec: TensorSpec) -> messages.ModelMetadataResponse.TensorM
     )
 
 
-def generic_handler(servicer: Servicer, limit: int) -> Any:
+def generic_handler(servicer: Servicer) -> Any:
     """gRPC's handler for the methods above, with message classes from the private pool.
 
-    limit: bytes that a ModelInfer request may have; all others hold names only.
+    Only requests for an inference may be large; all others hold names only.
     """
     methods: dict[str, Method[Any, Any]] = {
         "ServerLive": servicer.server_live,
@@ -239,8 +247,7 @@ def generic_handler(servicer: Servicer, limit: int) -> Any:
 
     async def read_infer(data: bytes) -> InferRequest:
         servicer.arrived()
-        with servicer.metrics.unread():
-            return read_message(await inflated(data, limit), parse_infer_request, limit)
+        return await servicer.read_infer(data)
 
     def read(name: str) -> Callable[[bytes], Awaitable[Any]]:
         parse = getattr(messages, f"{name}Request").FromString
@@ -259,4 +266,5 @@ def generic_handler(servicer: Servicer, limit: int) -> Any:
         )
         for name, method in methods.items()
     }
+    handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(servicer.streaming.model_stream_infer)
     return grpc.method_handlers_generic_handler(messages.SERVICE_NAME, handlers)

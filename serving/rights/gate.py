@@ -12,7 +12,7 @@ import grpc
 
 from nested_sparse.errors import AccessError, UnauthenticatedError
 
-from ..fault import Ending, fault_of
+from ..fault import Ending
 from .right import right_of
 from .rights import Rights
 from .tokens import Client
@@ -30,7 +30,7 @@ class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
     """Stands in front of all handlers of a server: gRPC asks them in their order, and this one answers for none but
     refused calls. An RPC that the table of rights lacks takes the right of administration.
 
-    own_path: of the server's calls to itself, a secret name. on_refused: called with the outcome of each refusal, for
+    own_path: of the server's calls to itself, a secret name. on_refused: called with the error of each refusal, for
     the metrics.
     """
 
@@ -38,7 +38,7 @@ class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
         self,
         rights: Rights,
         own_path: str,
-        on_refused: Callable[[str], None],
+        on_refused: Callable[[Exception], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._rights = rights
@@ -61,7 +61,7 @@ class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
 
     def _refusal(self, method: str, error: AccessError) -> Any:
         ending = Ending.of(error)
-        self._on_refused(fault_of(error).outcome)
+        self._on_refused(error)
 
         async def refuse(_: Any, context: Any) -> None:
             context.set_code(ending.status)  # in place of an abort, which raises and costs as much again

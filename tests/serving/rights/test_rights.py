@@ -1,4 +1,4 @@
-"""Rights: which calls may be made, with and without tokens."""
+"""Rights: the calls that may be made with and without tokens."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def test_any_other_token_is_unknown(text: str) -> None:
 
 
 def test_the_digest_of_a_token_is_no_token(tmp_path: Path) -> None:
-    """Whoever reads the file has no right by it."""
+    """A reader of the file has no right by it."""
     digest = hashlib.sha256(b"another-secret").hexdigest()
     tokens = read_tokens(written(tmp_path, f"ops reading sha256:{digest}\n"))
     assert tokens.client(digest) is None
