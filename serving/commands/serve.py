@@ -156,7 +156,8 @@ def _announce(server: Server, models: list[ServedModel], json: bool) -> None:
             "serving %s on %s (%s, isa %s, threads %d)", model.name, server.address, levels, model.isa, model.threads
         )
     if server.metrics_address:
-        log.info("metrics on http://%s/metrics", server.metrics_address)
+        scheme = "http" if server.security.tls is None else "https"
+        log.info("metrics on %s://%s/metrics", scheme, server.metrics_address)
     if json:
         facts = [
             {"name": model.name, "levels": len(model.levels), "isa": model.isa, "threads": model.threads}
