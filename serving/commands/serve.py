@@ -119,7 +119,7 @@ def _run(settings: Settings, json: bool) -> None:
         models = []
         for path in settings.models.files:
             own = settings.of_model(path.stem)
-            session = sessions.enter_context(Session(path, threads=own.threads))
+            session = sessions.enter_context(Session(path, threads=own.threads, spin=settings.models.spin))
             models.append(load_model(session, model_config(own), device, profiles, governor))
         with governor:
             asyncio.run(_serve(models, config, json))
