@@ -21,7 +21,10 @@ NestedSparseError
     ├── TooLargeError     the request is larger than the server takes
     ├── UnsupportedError  the server does not do that, or not as it was started
     ├── ExistsError       there is one of this name already
-    └── NotFoundError     no such model, or no such region of shared memory
+    ├── NotFoundError     no such model, or no such region of shared memory
+    └── AccessError       the caller may not make this call
+        ├── UnauthenticatedError  the call brings no valid token
+        └── ForbiddenError        its rights do not cover the call
 """
 
 from __future__ import annotations
@@ -121,3 +124,15 @@ class ExistsError(ServingError):
 
 class NotFoundError(ServingError):
     """The server has no such model, or no such region of shared memory."""
+
+
+class AccessError(ServingError):
+    """The caller may not make this call."""
+
+
+class UnauthenticatedError(AccessError):
+    """The call brings no valid token."""
+
+
+class ForbiddenError(AccessError):
+    """The caller is known, and its rights do not cover the call."""

@@ -13,6 +13,7 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 
 from nested_sparse.errors import (
+    AccessError,
     DeadlineError,
     ExistsError,
     InputError,
@@ -22,6 +23,7 @@ from nested_sparse.errors import (
     ServingError,
     StuckError,
     TooLargeError,
+    UnauthenticatedError,
     UnavailableError,
     UnsupportedError,
 )
@@ -63,6 +65,8 @@ FAULTS: dict[type[BaseException], Fault] = {
     UnsupportedError: Fault("invalid", grpc.StatusCode.UNIMPLEMENTED),
     ExistsError: Fault("invalid", grpc.StatusCode.ALREADY_EXISTS),
     NotFoundError: Fault("not_found", grpc.StatusCode.NOT_FOUND),
+    AccessError: Fault("forbidden", grpc.StatusCode.PERMISSION_DENIED),
+    UnauthenticatedError: Fault("unauthenticated", grpc.StatusCode.UNAUTHENTICATED),
     InputError: Fault("invalid", grpc.StatusCode.INVALID_ARGUMENT),
     LevelError: Fault("invalid", grpc.StatusCode.INVALID_ARGUMENT),
     asyncio.CancelledError: Fault("cancelled", grpc.StatusCode.CANCELLED),

@@ -103,9 +103,11 @@ def _run(settings: Settings, json: bool) -> None:
 
     from ..connections.listening import check_listenable
     from ..load import check_files, load_model
+    from ..security import Security
     from ..settings.parts import limit_config, model_config, profile_store, server_config
 
     config = server_config(settings)
+    Security(config.security, config.host)  # refuses files and addresses before the models load
     check_files(settings.models.files)
     device = Device()
     governor = Governor(ResourceMonitor(), limit_config(settings.limits))
@@ -154,7 +156,8 @@ def _announce(server: Server, models: list[ServedModel], json: bool) -> None:
             "serving %s on %s (%s, isa %s, threads %d)", model.name, server.address, levels, model.isa, model.threads
         )
     if server.metrics_address:
-        log.info("metrics on http://%s/metrics", server.metrics_address)
+        scheme = "http" if server.security.tls is None else "https"
+        log.info("metrics on %s://%s/metrics", scheme, server.metrics_address)
     if json:
         facts = [
             {"name": model.name, "levels": len(model.levels), "isa": model.isa, "threads": model.threads}

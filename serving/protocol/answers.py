@@ -13,7 +13,7 @@ import numpy as np
 
 from nested_sparse.proto.messages import InferParameter, ModelInferResponse
 from nested_sparse.runtime.scheduling import Response
-from nested_sparse.wire import VARINT
+from nested_sparse.wire import BYTES, VARINT
 
 from .convert import MAX_MESSAGE_BYTES, RAW_OUTPUT_CONTENTS, serialize_response
 from .datatype import datatype_of
@@ -27,6 +27,7 @@ INT64 = encoded(InferParameter.DESCRIPTOR.fields_by_name["int64_param"].number <
 KEY, VALUE = 1, 2
 """Fields of a map's entry, in any message of protobuf."""
 QUEUE, COMPUTE = (length_prefix(KEY, len(name)) + name for name in (b"queue_us", b"compute_us"))
+PARAMETERS_TAG, VALUE_TAG = encoded(PARAMETERS << 3 | BYTES), encoded(VALUE << 3 | BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,7 @@ def response_of(model: str, version: str, name: str, served: Response) -> ModelI
 
 def _entry(key: bytes, value: int) -> bytes:
     """The parameter of that encoded key and that integer value."""
-    parameter = INT64 + encoded(value & (1 << 64) - 1)
-    entry = key + length_prefix(VALUE, len(parameter)) + parameter
-    return length_prefix(PARAMETERS, len(entry)) + entry
+    varint = encoded(value & (1 << 64) - 1)
+    size = len(INT64) + len(varint)
+    sizes = bytes((len(key) + len(VALUE_TAG) + 1 + size, size))  # of the entry and of its value, both below 128
+    return b"".join((PARAMETERS_TAG, sizes[:1], key, VALUE_TAG, sizes[1:], INT64, varint))

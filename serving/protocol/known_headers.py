@@ -7,11 +7,15 @@ Here only raw values of the same sizes may follow.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from nested_sparse.proto.messages import ModelInferRequest
+from nested_sparse.runtime.scheduling import Request
 from nested_sparse.wire import BYTES, WireError, varint
 
 from .call import Call
@@ -30,12 +34,14 @@ MOST_SEEN = 1024
 class KnownHeader:
     """The common part of all requests with one header.
 
-    message: the header, parsed. call: that of each request but for the values and the time; its timeout_ms is the one
-    of the parameters. inputs: name, dtype, shape and number of bytes of each.
+    message: the header, parsed. request_of, call_of: make the request and its call of the fields that differ.
+    timeout_ms: of the parameters. inputs: name, dtype, shape and number of bytes of each.
     """
 
     message: ModelInferRequest
-    call: Call
+    request_of: Callable[..., Request]
+    call_of: Callable[..., Call]
+    timeout_ms: float | None
     inputs: tuple[tuple[str, np.dtype[np.generic], tuple[int, ...], int], ...]
 
 
@@ -53,18 +59,16 @@ class KnownRequest:
 
     def call(self, received_s: float, time_left_s: float | None) -> Call:
         """As read_call()."""
-        known = self.header.call
+        header = self.header
         arrays = {
             name: np.frombuffer(values, dtype).reshape(shape)
-            for (name, dtype, shape, _), values in zip(self.header.inputs, self.raw, strict=True)
+            for (name, dtype, shape, _), values in zip(header.inputs, self.raw, strict=True)
         }
-        timeout_ms = known.request.timeout_ms
+        timeout_ms = header.timeout_ms
         if time_left_s is not None:
             left_ms = MS_PER_S * time_left_s
             timeout_ms = left_ms if timeout_ms is None else min(timeout_ms, left_ms)
-        return replace(
-            known, request=replace(known.request, inputs=arrays, received_s=received_s, timeout_ms=timeout_ms)
-        )
+        return header.call_of(header.request_of(arrays, received_s=received_s, timeout_ms=timeout_ms))
 
 
 class KnownHeaders:
@@ -109,7 +113,8 @@ class KnownHeaders:
         # the raw values may not have been last: then these bytes are no message, or one with raw values
         if not _parsed(header, data) or header.raw_input_contents or len(header.inputs) != len(inputs):
             return
-        known = KnownHeader(header, replace(call, request=replace(call.request, inputs={})), inputs)
+        request_of = _maker(call.request, "inputs", "received_s", "timeout_ms")
+        known = KnownHeader(header, request_of, _maker(call, "request"), call.request.timeout_ms, inputs)
         if _raw_values(request.data, length, known) is not None:
             self._keep(data, known)
 
@@ -129,6 +134,13 @@ class KnownHeaders:
         if len(headers) >= MOST_OF_A_LENGTH:
             del headers[next(iter(headers))]
         headers[data] = header
+
+
+def _maker(like: Call | Request, *others: str) -> Callable[..., Any]:
+    """A maker of such objects, which are equal but for the fields `others`."""
+    return partial(
+        type(like), **{each.name: getattr(like, each.name) for each in fields(like) if each.name not in others}
+    )
 
 
 def _parsed(message: ModelInferRequest, data: bytes) -> bool:
