@@ -18,9 +18,10 @@ from nested_sparse.runtime.session import batch_size
 from nested_sparse.tensor_spec import TensorSpec
 
 from .connections.calls import Calls
-from .connections.front import arrived_s, waited_s
+from .connections.front import arrived_s, load_form, waited_s
 from .dataplane import Dataplane
 from .fault import ending_of
+from .load_report import LoadReport
 from .metrics import Metrics
 from .protocol.answers import Answers
 from .protocol.call import Call, wanted_outputs
@@ -98,6 +99,7 @@ class Servicer:
         self.memory = MemoryRpcs(memory)
         self._dataplane = dataplane
         self.metrics = metrics
+        self._load = LoadReport(dataplane, metrics, clock)
         self._clock = clock
         self._conversion = asyncio.Lock()
         self._headers, self._answers = KnownHeaders(), Answers()
@@ -163,6 +165,8 @@ class Servicer:
         now_s, arrival_s = self._clock(), arrived_s.get()
         received_s = now_s if arrival_s is None else arrival_s
         left_s = context.time_remaining()
+        if (form := load_form.get()) is not None:
+            context.set_trailing_metadata(self._load.trailers(form))
         return await self.infer(request, received_s, None if left_s is None else left_s + now_s - received_s)
 
     async def infer(self, request: AnyRequest, received_s: float, time_left_s: float | None) -> bytes:
