@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,7 +23,7 @@ from nested_sparse.excerpt import paragraph
 from ..ending import SIGNALS, end_draining, ended_by_signals
 from ..settings.flags import given_flags, with_flags
 from ..settings.settings import Settings, read_settings
-from .output import print_json
+from .output import print_json, print_line, print_table
 
 if TYPE_CHECKING:
     from ..served_model import ServedModel
@@ -68,8 +69,15 @@ def serve(
             metavar="NAME=N",
         ),
     ] = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Say what would be served, and every mistake, and end: exit code 0, or 2 with mistakes."
+        ),
+    ] = False,
     json: Annotated[
-        bool, typer.Option("--json", help="When ready, print one JSON line with addresses and models.")
+        bool,
+        typer.Option("--json", help="When ready, print one JSON line with addresses and models; with --check too."),
     ] = False,
     **flags: Any,
 ) -> None:
@@ -87,12 +95,35 @@ def serve(
     try:
         settings = read_settings(config, tables)
     except SettingsError as error:
-        print(f"nested-sparse: {paragraph(str(error))}", file=sys.stderr)
-        raise typer.Exit(2) from None
+        raise _wrong(str(error)) from None
+    if check:
+        return _check(settings, str(config or "serve"), json)
     with contextlib.suppress(ValueError, OSError):  # stderr may not be a file
         faulthandler.enable()  # a crash, as from a file that is cut off during a run, leaves a trace on stderr
     sys.setswitchinterval(SWITCH_S)
     _run(settings, json)
+
+
+def _wrong(text: str) -> typer.Exit:
+    """The end of a command that was told what cannot be, after the line that says so."""
+    print(f"nested-sparse: {paragraph(text)}", file=sys.stderr)
+    return typer.Exit(2)
+
+
+def _check(settings: Settings, source: str, json: bool) -> None:
+    from ..settings.check import checked
+
+    found = checked(settings)
+    if json:
+        print_json(asdict(found))
+    else:
+        columns = ("name", "file", "levels", "slo_ms", "priority", "level", "policy", "threads")
+        rows = [["" if model[key] is None else model[key] for key in columns] for model in found.models]
+        print_table("would be served:", columns, rows)
+        for name, address in found.addresses.items():
+            print_line(f"{name} on {address}")
+    if found.problems:
+        raise _wrong("\n".join([f"{source}:", *found.problems]))
 
 
 def _run(settings: Settings, json: bool) -> None:
@@ -102,11 +133,12 @@ def _run(settings: Settings, json: bool) -> None:
     from nested_sparse.runtime.session import Session
 
     from ..connections.listening import check_listenable
-    from ..load import check_files, load_model
+    from ..load import file_problems, load_model
     from ..settings.parts import limit_config, model_config, profile_store, server_config
 
     config = server_config(settings)
-    check_files(settings.models.files)
+    for problem in file_problems(settings.models.files):
+        raise problem
     device = Device()
     governor = Governor(ResourceMonitor(), limit_config(settings.limits))
     for port in (config.port, config.metrics_port):
