@@ -22,6 +22,8 @@ from .protocol.datatype import datatype_of
 from .served_model import ServedModel
 
 log = logging.getLogger(__name__)
+AT_ONCE_MS = 0.25
+"""Longest run, as predicted, that the event loop makes itself. To have a worker make it costs about as much."""
 ROUTES_S = 2.0
 """Time limit for measuring the operators, in seconds."""
 
@@ -103,6 +105,8 @@ def load_model(
         device=device,
         priority=config.priority,
         joins=joins,
+        # how long a run takes may depend on the values where the graph has loops, and the loop must not wait for it
+        at_once_ms=0.0 if session.decides else AT_ONCE_MS,
     )
     hopeless = scheduler.hopeless(lowest_level)
     if hopeless is not None:
