@@ -21,6 +21,7 @@ from nested_sparse.errors import SettingsError
 from nested_sparse.excerpt import paragraph
 
 from ..ending import SIGNALS, end_draining, ended_by_signals
+from ..log import limit_lines, use_format
 from ..settings.flags import given_flags, with_flags
 from ..settings.settings import Settings, read_settings
 from .output import print_json, print_line, print_table
@@ -101,6 +102,7 @@ def serve(
     with contextlib.suppress(ValueError, OSError):  # stderr may not be a file
         faulthandler.enable()  # a crash, as from a file that is cut off during a run, leaves a trace on stderr
     sys.setswitchinterval(SWITCH_S)
+    use_format(settings.watching.log_format)
     _run(settings, json)
 
 
@@ -169,6 +171,7 @@ async def _serve(models: list[ServedModel], config: ServerConfig, json: bool) ->
     await server.start()
     try:
         _announce(server, models, json)
+        limit_lines()
         await stop.wait()
     finally:  # also if the announcement cannot be written
         for number in SIGNALS:

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from ..connections.listening import MOST_PORT
+from ..log import FORMATS
 from .setting import Setting, check_values
-
-LOG_FORMATS = ("text", "json")
 
 
 class Group:
@@ -153,9 +152,8 @@ class Watching(Group):
         str,
         Setting(
             "Lines of the log: `text` for people, `json` for programs.",
-            choices=LOG_FORMATS,
+            choices=tuple(FORMATS),
             metavar="text|json",
-            ready=False,
         ),
     ] = "text"
 
