@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -184,6 +184,11 @@ class Server:
         self.http_address = address_text(host, bound)
         if self._servicer.metrics_port is None:
             self._servicer.metrics_port = bound
+
+    def change(self, grace_s: float, slo_ms: float) -> None:
+        """Take over another grace, and `slo_ms`, the shortest that a model promises."""
+        self._config = replace(self._config, grace_s=grace_s)
+        self._front.delay.promise(slo_ms)
 
     async def drain(self) -> None:
         """End in order: NOT_SERVING, new requests refused, running ones finished within the grace, all closed."""

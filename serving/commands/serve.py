@@ -9,8 +9,10 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,8 +29,11 @@ from ..settings.settings import Settings, read_settings
 from .output import print_json, print_line, print_table
 
 if TYPE_CHECKING:
+    from nested_sparse.runtime.resources import Governor
+
     from ..served_model import ServedModel
     from ..server import Server, ServerConfig
+    from ..settings.reload import Reload
 
 SWITCH_S = 0.0002
 """The longest time for which a thread keeps the interpreter while another one waits for it. With Python's default of
@@ -93,8 +98,9 @@ def serve(
     tables = given_flags(context, priority or [])
     if files:
         tables.setdefault("models", {})["files"] = files
+    read = partial(read_settings, config, tables)
     try:
-        settings = read_settings(config, tables)
+        settings = read()
     except SettingsError as error:
         raise _wrong(str(error)) from None
     if check:
@@ -103,7 +109,7 @@ def serve(
         faulthandler.enable()  # a crash, as from a file that is cut off during a run, leaves a trace on stderr
     sys.setswitchinterval(SWITCH_S)
     use_format(settings.watching.log_format)
-    _run(settings, json)
+    _run(settings, json, None if config is None else read)
 
 
 def _wrong(text: str) -> typer.Exit:
@@ -128,8 +134,8 @@ def _check(settings: Settings, source: str, json: bool) -> None:
         raise _wrong("\n".join([f"{source}:", *found.problems]))
 
 
-def _run(settings: Settings, json: bool) -> None:
-    """Load the models, and serve them until a signal."""
+def _run(settings: Settings, json: bool, read: Callable[[], Settings] | None) -> None:
+    """Load the models, and serve them until a signal. read: for SIGHUP; None: a SIGHUP ends the process."""
     from nested_sparse.runtime.resources import Governor, ResourceMonitor
     from nested_sparse.runtime.scheduling import Device
     from nested_sparse.runtime.session import Session
@@ -137,13 +143,15 @@ def _run(settings: Settings, json: bool) -> None:
     from ..connections.listening import check_listenable
     from ..load import file_problems, load_model
     from ..settings.parts import limit_config, model_config, profile_store, server_config
+    from ..settings.reload import Reload
 
+    reload = None if read is None else Reload(settings, read)
     config = server_config(settings)
     for problem in file_problems(settings.models.files):
         raise problem
     device = Device()
     governor = Governor(ResourceMonitor(), limit_config(settings.limits))
-    for port in (config.port, config.metrics_port):
+    for port in (config.port, config.metrics_port, config.http_port):
         if port is not None:
             check_listenable(config.host, port)  # before the models load, which may take minutes
     profiles = profile_store(settings.models)
@@ -154,13 +162,15 @@ def _run(settings: Settings, json: bool) -> None:
             session = sessions.enter_context(Session(path, threads=own.threads))
             models.append(load_model(session, model_config(own), device, profiles, governor))
         with governor:
-            asyncio.run(_serve(models, config, json))
+            asyncio.run(_serve(models, config, governor, reload, json))
         if stuck := [model.name for model in models if model.engine.stats().stuck]:
             log.error("ended with an inference of %s still stuck", ", ".join(stuck))
             os._exit(1)  # closing the session would wait for the inference
 
 
-async def _serve(models: list[ServedModel], config: ServerConfig, json: bool) -> None:
+async def _serve(
+    models: list[ServedModel], config: ServerConfig, governor: Governor, reload: Reload | None, json: bool
+) -> None:
     from ..server import Server
 
     stop = asyncio.Event()
@@ -169,6 +179,7 @@ async def _serve(models: list[ServedModel], config: ServerConfig, json: bool) ->
         loop.add_signal_handler(number, stop.set)
     server = Server(models, config)
     await server.start()
+    reloads = None if reload is None else asyncio.create_task(reload.watch(server, models, governor))
     try:
         _announce(server, models, json)
         limit_lines()
@@ -177,6 +188,8 @@ async def _serve(models: list[ServedModel], config: ServerConfig, json: bool) ->
         for number in SIGNALS:
             loop.remove_signal_handler(number)
             signal.signal(number, end_draining)
+        if reloads is not None:
+            reloads.cancel()
         log.info("draining, at most %g s", config.grace_s)
         await server.drain()
     log.info("stopped")

@@ -81,24 +81,40 @@ class Limits(Group):
             least=1,
         ),
     ] = 64
-    grace_s: Annotated[float, Setting("Seconds running requests get when the server stops.", least=0.0)] = 30.0
+    grace_s: Annotated[float, Setting("Seconds running requests get when the server stops.", least=0.0, live=True)] = (
+        30.0
+    )
     min_memory_mb: Annotated[
         int,
-        Setting("MiB of memory to leave available; below that, the level and what is resident fall. 0: off.", least=0),
+        Setting(
+            "MiB of memory to leave available; below that, the level and what is resident fall. 0: off.",
+            least=0,
+            live=True,
+        ),
     ] = 64
     max_temperature: Annotated[
         float | None,
-        Setting("°C of the hottest thermal zone above which the level falls; off by default.", least=0, most=150),
+        Setting(
+            "°C of the hottest thermal zone above which the level falls; off by default.", least=0, most=150, live=True
+        ),
     ] = None
     min_battery: Annotated[
         float | None,
         Setting(
-            "Charge in % below which, while discharging, level 0 is the highest; off by default.", least=0, most=100
+            "Charge in % below which, while discharging, level 0 is the highest; off by default.",
+            least=0,
+            most=100,
+            live=True,
         ),
     ] = None
     min_frequency: Annotated[
         float | None,
-        Setting("Share of the CPU's highest frequency below which the level falls; off by default.", least=0, most=0.9),
+        Setting(
+            "Share of the CPU's highest frequency below which the level falls; off by default.",
+            least=0,
+            most=0.9,
+            live=True,
+        ),
     ] = None
 
 
@@ -122,7 +138,10 @@ class Models(Group):
         ),
     ] = "latest"
     slo_ms: Annotated[
-        float, Setting("Milliseconds a request may take when it brings no deadline; the most any may take.", least=0.1)
+        float,
+        Setting(
+            "Milliseconds a request may take when it brings no deadline; the most any may take.", least=0.1, live=True
+        ),
     ] = 1000.0
     level: Annotated[
         int | None, Setting("Serve every request at this level instead of choosing; -1 is the densest.", least=-1)
@@ -154,6 +173,7 @@ class Watching(Group):
             "Lines of the log: `text` for people, `json` for programs.",
             choices=tuple(FORMATS),
             metavar="text|json",
+            live=True,
         ),
     ] = "text"
 
@@ -162,15 +182,17 @@ class Watching(Group):
 class OwnModel(Group):
     """The table [model.NAME]: what holds for one model alone. None: as for all models."""
 
-    slo_ms: Annotated[float | None, Setting("As [models] slo_ms.", least=0.1)] = None
-    priority: Annotated[int, Setting("Of the models served together, the one with the higher number goes first.")] = 0
+    slo_ms: Annotated[float | None, Setting("As [models] slo_ms.", least=0.1, live=True)] = None
+    priority: Annotated[
+        int, Setting("Of the models served together, the one with the higher number goes first.", live=True)
+    ] = 0
     level: Annotated[int | None, Setting("As [models] level.", least=-1)] = None
     policy: Annotated[str | None, Setting("As [models] policy.")] = None
     threads: Annotated[int | None, Setting("As [models] threads.", least=1)] = None
     max_batch: Annotated[
         int | None, Setting("Most samples of waiting requests in one run; at most that of [limits].", least=1)
     ] = None
-    min_memory_mb: Annotated[int | None, Setting("As in [limits], as are the next three.", least=0)] = None
-    max_temperature: Annotated[float | None, Setting("", least=0, most=150)] = None
-    min_battery: Annotated[float | None, Setting("", least=0, most=100)] = None
-    min_frequency: Annotated[float | None, Setting("", least=0, most=0.9)] = None
+    min_memory_mb: Annotated[int | None, Setting("As in [limits], as are the next three.", least=0, live=True)] = None
+    max_temperature: Annotated[float | None, Setting("", least=0, most=150, live=True)] = None
+    min_battery: Annotated[float | None, Setting("", least=0, most=100, live=True)] = None
+    min_frequency: Annotated[float | None, Setting("", least=0, most=0.9, live=True)] = None
