@@ -159,7 +159,7 @@ def _run(settings: Settings, json: bool, read: Callable[[], Settings] | None) ->
         models = []
         for path in settings.models.files:
             own = settings.of_model(path.stem)
-            session = sessions.enter_context(Session(path, threads=own.threads))
+            session = sessions.enter_context(Session(path, threads=own.threads, spin=settings.models.spin))
             models.append(load_model(session, model_config(own), device, profiles, governor))
         with governor:
             asyncio.run(_serve(models, config, governor, reload, json))
