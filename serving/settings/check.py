@@ -1,4 +1,4 @@
-"""Check: what settings would serve, and what stands against it, without serving it."""
+"""Check: the models and addresses that settings would serve, and every mistake in them."""
 
 from __future__ import annotations
 

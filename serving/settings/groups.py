@@ -27,7 +27,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Address(Group):
-    """Where the server listens."""
+    """The address and the ports at which the server listens."""
 
     host: Annotated[str, Setting("Address to listen on; the default is this machine only.")] = "127.0.0.1"
     port: Annotated[int, Setting("gRPC port; 0 picks a free one and says which.", least=0, most=MOST_PORT)] = 8001
@@ -47,7 +47,7 @@ class Address(Group):
 
 @dataclass(frozen=True, slots=True)
 class Security(Group):
-    """Who may do what, and what is trusted."""
+    """The encryption of connections, the rights of clients, and the trust in files."""
 
     tls_cert: Annotated[
         Path | None, Setting("PEM file of the server's certificate chain: connections are encrypted.", ready=False)
@@ -71,7 +71,7 @@ class Security(Group):
 
 @dataclass(frozen=True, slots=True)
 class Limits(Group):
-    """What requests and models may take, and the readings at which a level falls."""
+    """The most that requests and models may take, and the readings at which a level falls."""
 
     max_batch: Annotated[
         int,
@@ -120,7 +120,7 @@ class Limits(Group):
 
 @dataclass(frozen=True, slots=True)
 class Models(Group):
-    """What is served, and how: for each model that has no table of its own that says otherwise."""
+    """The models, and how they are served, where a table of their own says nothing else."""
 
     files: Annotated[tuple[Path, ...], Setting("Checkpoints; each is served under its file's stem.", flag=False)] = ()
     model_dir: Annotated[
@@ -172,7 +172,7 @@ class Models(Group):
 
 @dataclass(frozen=True, slots=True)
 class Watching(Group):
-    """What the server tells about itself."""
+    """The server's reports about itself."""
 
     log_format: Annotated[
         str,
@@ -187,7 +187,7 @@ class Watching(Group):
 
 @dataclass(frozen=True, slots=True)
 class OwnModel(Group):
-    """The table [model.NAME]: what holds for one model alone. None: as for all models."""
+    """The table [model.NAME], which holds for one model alone. None: as for all models."""
 
     slo_ms: Annotated[float | None, Setting("As [models] slo_ms.", least=0.1, live=True)] = None
     priority: Annotated[

@@ -1,4 +1,4 @@
-"""Reload: settings that are read again while they are served, and what of them can change without a restart."""
+"""Reload: settings that are read again while the server runs; some take effect at once."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def changed(before: Settings, after: Settings) -> Settings:
 
 
 class Reload:
-    """Reads the settings again at each SIGHUP, and applies what can change. One that comes too early waits for watch().
+    """Reads the settings again at each SIGHUP and applies those that can change. An early signal waits for watch().
 
     settings: those in force. read: reads the files and flags again; raises SettingsError.
     """
@@ -87,7 +87,7 @@ class Reload:
 
 
 def apply(before: Settings, after: Settings, server: Server, models: Sequence[ServedModel], governor: Governor) -> None:
-    """Have what is served follow from `before` to `after`, which differ in what can change."""
+    """Change the server and its models from `before` to `after`, which differ in live settings alone."""
     use_format(after.watching.log_format)
     slo_ms = [after.models.slo_ms] if not models else []
     for model in models:

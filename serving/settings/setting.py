@@ -15,7 +15,7 @@ from nested_sparse.errors import SettingsError
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a field of a group says of itself: `key: Annotated[type, Setting(…)] = default`.
+    """The facts about one field of a group: `key: Annotated[type, Setting(…)] = default`.
 
     help: half a sentence or two. least, most: the range of a number. choices: the only texts allowed; (): any.
     metavar: what the flag's help shows in place of the type. flag: whether there is a flag too, or only a key.
@@ -33,7 +33,7 @@ class Setting:
     live: bool = False
 
     def problem(self, value: object) -> str | None:
-        """What would be a value in the place of `value`; None: it is one."""
+        """The values that are expected in the place of `value`; None: it is one of them."""
         if self.choices and value not in self.choices:
             return f"one of: {', '.join(self.choices)}"
         if isinstance(value, int | float) and not isinstance(value, bool) and not self.least <= value <= self.most:

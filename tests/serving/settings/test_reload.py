@@ -1,4 +1,4 @@
-"""Reload: what of changed settings takes effect at a SIGHUP, and what the log says of the rest."""
+"""Reload: the changed settings that take effect at a SIGHUP, and the log lines of all of them."""
 
 from __future__ import annotations
 
