@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -19,11 +19,17 @@ NO_LEVEL = ""
 """Label of a request that no level answered."""
 NO_MODEL = ""
 """Label of a request that was refused before its model was known: never a name that a client made up."""
+MOST_BATCH_SIZES = 128
+"""Numbers of samples that a tally tells apart: clients choose them, and a table of all would grow without bound."""
 
 
 @dataclass(slots=True)
 class Tally:
-    """Running totals of one model since the server started; durations in nanoseconds."""
+    """Running totals of one version of a model since it was loaded; durations in nanoseconds.
+
+    input_ns, output_ns: from the request's message to its arrays, and from the arrays to the answer's message.
+    by_batch: input_ns and output_ns by the number of samples that ran together.
+    """
 
     successes: int = 0
     failures: int = 0
@@ -32,15 +38,23 @@ class Tally:
     failure_ns: int = 0
     queue_ns: int = 0
     compute_ns: int = 0
+    input_ns: int = 0
+    output_ns: int = 0
     last_inference_ms: int = 0  # since the epoch
+    by_batch: dict[int, list[int]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class Record:
-    """One request on its way; `response` is set once there is an answer."""
+    """One request on its way; `response` is set once there is an answer.
+
+    input_s, output_s: time that its message took to become arrays, and the arrays to become a message.
+    """
 
     batch: int = 1
     response: Response | None = None
+    input_s: float = 0.0
+    output_s: float = 0.0
 
 
 class Metrics:
@@ -51,7 +65,8 @@ class Metrics:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.registry = CollectorRegistry()
-        self.tallies: dict[str, Tally] = {}
+        self.tallies: dict[ServedModel, Tally] = {}
+        self._watched: dict[str, list[ServedModel]] = {}
         self._clock = clock
         registry, served = self.registry, ("model", "level")
         self._requests = Counter(
@@ -93,14 +108,38 @@ class Metrics:
         return Histogram(name, text, ("model", "level"), buckets=BUCKETS_S, registry=self.registry)
 
     def watch(self, model: ServedModel) -> None:
-        """Export this model's levels, queue and slowdown from now on."""
-        self.tallies[model.name] = Tally()
+        """Export this model's levels, queue and slowdown from now on.
+
+        The versions of a model are exported under its name: their queues together, all else of the latest loaded.
+        """
+        self.tallies[model] = Tally()
+        self._in_front = ()
+        watched = self._watched.setdefault(model.name, [])
+        watched.append(model)
         self._shed.labels(model.name)
         self._running.labels(model.name)
+        self._export(model)
+        self._waiting.labels(model.name).set_function(lambda: sum(each.engine.stats().queue_length for each in watched))
+
+    def unwatch(self, model: ServedModel) -> None:
+        """Forget a model that was taken away. What its requests have added to the counters stays."""
+        self.tallies.pop(model, None)
+        self._in_front = ()
+        watched = self._watched[model.name]
+        watched.remove(model)
+        for level in model.levels:
+            self._bytes.remove(model.name, str(level.index))
+        if watched:
+            self._export(watched[-1])
+            return
+        del self._watched[model.name]
+        for gauge in (self._xi, self._waiting):
+            gauge.remove(model.name)
+
+    def _export(self, model: ServedModel) -> None:
         for level in model.levels:
             self._bytes.labels(model.name, str(level.index)).set(level.nbytes)
         self._xi.labels(model.name).set_function(lambda: model.engine.stats().slowdown)
-        self._waiting.labels(model.name).set_function(lambda: model.engine.stats().queue_length)
 
     def watch_front(self, wait_s: Callable[[], float]) -> None:
         """Export the time that requests wait before their handlers start."""
@@ -112,15 +151,15 @@ class Metrics:
 
         received_s: time of arrival.
         """
-        record = Record()
+        record, tally = Record(), self.tallies[model]
         try:
             with self._running.labels(model.name).track_inprogress():
                 yield record
         except BaseException as error:
-            self._failed(model.name, fault_of(error).outcome, self._clock() - received_s)
+            self._failed(model.name, tally, fault_of(error).outcome, self._clock() - received_s)
             raise
         if record.response is not None:
-            self._answered(model.name, record, record.response, self._clock() - received_s)
+            self._answered(model.name, tally, record, record.response, self._clock() - received_s)
 
     @contextmanager
     def unread(self) -> Iterator[None]:
@@ -136,23 +175,23 @@ class Metrics:
 
         It counts for the model if the server has only one.
         """
-        only = next(iter(self.tallies)) if len(self.tallies) == 1 else NO_MODEL
+        only = next(iter(self.tallies)) if len(self.tallies) == 1 else None
         if not self._in_front:  # kept, because to look up the labels costs as much as the rest of a refusal
-            self._in_front = (self._requests.labels(only, NO_LEVEL, "shed"), self._shed.labels(only))
+            name = NO_MODEL if only is None else only.name
+            self._in_front = (self._requests.labels(name, NO_LEVEL, "shed"), self._shed.labels(name))
         for counter in self._in_front:
             counter.inc()
-        if only in self.tallies:
+        if only is not None:
             self.tallies[only].failures += 1
 
-    def _failed(self, name: str, outcome: str, total_s: float) -> None:
+    def _failed(self, name: str, tally: Tally, outcome: str, total_s: float) -> None:
         self._requests.labels(name, NO_LEVEL, outcome).inc()
         if outcome == "shed":
             self._shed.labels(name).inc()
-        tally = self.tallies[name]
         tally.failures += 1
         tally.failure_ns += round(total_s * 1e9)
 
-    def _answered(self, name: str, record: Record, response: Response, total_s: float) -> None:
+    def _answered(self, name: str, tally: Tally, record: Record, response: Response, total_s: float) -> None:
         level = str(response.level.index)
         late = total_s * 1000 > response.time_limit_ms
         self._requests.labels(name, level, "late" if late else "ok").inc()
@@ -164,10 +203,17 @@ class Metrics:
         self._queue.labels(name, level).observe(response.queue_us / 1e6)
         self._compute.labels(name, level).observe(response.compute_us / 1e6)
         self._total.labels(name, level).observe(total_s)
-        tally = self.tallies[name]
         tally.successes += 1
         tally.samples += record.batch
         tally.success_ns += round(total_s * 1e9)
-        tally.queue_ns += response.queue_us * 1000
+        input_ns, output_ns = round(record.input_s * 1e9), round(record.output_s * 1e9)
+        tally.queue_ns += max(0, response.queue_us * 1000 - input_ns)  # queue_us begins with the arrival
         tally.compute_ns += response.compute_us * 1000
+        tally.input_ns += input_ns
+        tally.output_ns += output_ns
+        if (batch := tally.by_batch.get(response.batch)) is not None:
+            batch[0] += input_ns
+            batch[1] += output_ns
+        elif len(tally.by_batch) < MOST_BATCH_SIZES:
+            tally.by_batch[response.batch] = [input_ns, output_ns]
         tally.last_inference_ms = time.time_ns() // 1_000_000

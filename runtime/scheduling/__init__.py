@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .device import Device
 from .request import Request, Response
+from .run_counts import SameSize
 from .scheduler import Scheduler
 from .stats import SchedulerStats
 
@@ -11,6 +12,7 @@ __all__ = [
     "Device",
     "Request",
     "Response",
+    "SameSize",
     "Scheduler",
     "SchedulerStats",
 ]
