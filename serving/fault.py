@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
+import uuid
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -35,6 +37,8 @@ DETAILS_KEY = "grpc-status-details-bin"
 """Trailing metadata with a serialised google.rpc.Status. Some clients, OTLP's among them, retry RESOURCE_EXHAUSTED only
 where it holds a RetryInfo."""
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -62,6 +66,20 @@ FAULTS: dict[type[BaseException], Fault] = {
     asyncio.CancelledError: Fault("cancelled", grpc.StatusCode.CANCELLED),
 }
 INTERNAL = Fault("error", grpc.StatusCode.INTERNAL)
+HTTP_STATUSES: dict[grpc.StatusCode, int] = {
+    grpc.StatusCode.INVALID_ARGUMENT: 400,
+    grpc.StatusCode.FAILED_PRECONDITION: 400,
+    grpc.StatusCode.UNAUTHENTICATED: 401,
+    grpc.StatusCode.PERMISSION_DENIED: 403,
+    grpc.StatusCode.NOT_FOUND: 404,
+    grpc.StatusCode.ALREADY_EXISTS: 409,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
+    grpc.StatusCode.CANCELLED: 499,
+    grpc.StatusCode.UNIMPLEMENTED: 501,
+    grpc.StatusCode.UNAVAILABLE: 503,
+    grpc.StatusCode.DEADLINE_EXCEEDED: 504,
+}
+"""HTTP status of each gRPC status over REST; 500 for all others."""
 
 
 def fault_of(error: BaseException) -> Fault:
@@ -89,6 +107,18 @@ class Ending:
         """Abort the call with this gRPC context."""
         await context.abort(self.status, self.message, self.trailers)
         raise AssertionError("abort always raises")
+
+
+def ending_of(error: Exception, doing: str) -> Ending:
+    """The ending of a request that `error` ended. An unforeseen error is INTERNAL with an id; its details are logged.
+
+    doing: name of the method. Called while `error` is handled, for its traceback.
+    """
+    if fault_of(error) is not INTERNAL:
+        return Ending.of(error)
+    incident = uuid.uuid4().hex[:12]
+    log.exception("%s failed, incident %s", doing, incident)
+    return Ending.of(error, f"The server failed on this request; its log has the details under incident {incident}.")
 
 
 def message_of(error: BaseException) -> str:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
 
-from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client import CollectorRegistry
+
+from .metrics_text import MetricsText
 
 HEAD_BYTES = 8192
 METHODS = ("GET", "HEAD")
@@ -63,10 +63,9 @@ class MetricsServer:
     """Answers GET and HEAD of /metrics with the metrics of `registry`, from start() to close()."""
 
     def __init__(self, registry: CollectorRegistry, limits: MetricsLimits | None = None) -> None:
-        self._application: Callable[..., Any] = make_wsgi_app(registry)
+        self._text = MetricsText(registry)
         self._limits = limits or MetricsLimits()
         self._writers: OrderedDict[asyncio.StreamWriter, None] = OrderedDict()  # the longest silent first
-        self._collecting = asyncio.Lock()
         self._server: asyncio.Server | None = None
 
     async def start(self, host: str, port: int) -> int:
@@ -118,26 +117,8 @@ class MetricsServer:
         stays, bare = request.stays, request.method == "HEAD"
         if request.path not in PATHS:
             return await self._send(writer, HTTPStatus.NOT_FOUND, stays=stays, bare=bare)
-        headers, body = await self._collect(request)
-        return await self._send(writer, HTTPStatus.OK, headers, body, stays=stays, bare=bare)
-
-    async def _collect(self, request: _HttpRequest) -> tuple[list[tuple[str, str]], bytes]:
-        """The headers and the text in the form that the client accepts, made by at most one thread at a time."""
-        environment = {
-            "REQUEST_METHOD": "GET",
-            "PATH_INFO": request.path,
-            "QUERY_STRING": request.query,
-            "HTTP_ACCEPT": request.headers.get("accept", ""),
-            "HTTP_ACCEPT_ENCODING": request.headers.get("accept-encoding", ""),
-        }
-        answered: list[list[tuple[str, str]]] = []
-
-        def collect() -> bytes:
-            return b"".join(self._application(environment, lambda status, headers: answered.append(headers)))
-
-        async with self._collecting:
-            body = await asyncio.to_thread(collect)
-        return answered[0], body
+        headers, body = await self._text.collect(request.query, request.headers)
+        return await self._send(writer, HTTPStatus.OK, list(headers.items()), body, stays=stays, bare=bare)
 
     async def _send(
         self,

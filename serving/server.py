@@ -7,6 +7,8 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from grpc import aio
 from grpc_health.v1 import health_pb2_grpc
@@ -27,6 +29,7 @@ from .health import SERVICE_NAME as HEALTH_SERVICE_NAME
 from .health import HealthServicer
 from .metrics import Metrics
 from .metrics_server import MetricsServer
+from .metrics_text import MetricsText
 from .model_config import sample_bytes
 from .model_health import ModelHealth
 from .protocol.inflate import NOT_INFLATED
@@ -35,6 +38,9 @@ from .protocol.wire import HEADER_BYTES
 from .repository.repository import Repository
 from .served_model import ServedModel
 from .servicer import Servicer, generic_handler
+
+if TYPE_CHECKING:
+    from .http.http_server import HttpServer
 
 LEAST_MESSAGE_BYTES = 4 << 20  # gRPC's own default
 REPLY_GRACE_S = 1.0
@@ -49,7 +55,7 @@ log = logging.getLogger(__name__)
 class ServerConfig:
     """The server's addresses and limits. Raises ServingError for a value that is out of range.
 
-    port, metrics_port: 0 picks a free one; metrics_port None: no metrics.
+    port, metrics_port, http_port: 0 picks a free one; metrics_port None: no metrics; http_port None: no REST.
     grace_s: seconds that running requests get when the server stops.
     request_samples: number of samples of the example shape that fit in one request; it bounds the bytes that the
     server reads into memory.
@@ -59,14 +65,20 @@ class ServerConfig:
     host: str = "127.0.0.1"
     port: int = 8001
     metrics_port: int | None = None
+    http_port: int | None = None
     grace_s: float = 30.0
     request_samples: int = 64
     connections: ConnectionLimits = field(default_factory=ConnectionLimits)
 
     def __post_init__(self) -> None:
         whole("port", self.port, 0, MOST_PORT, ServingError)
-        if self.metrics_port is not None:
-            whole("metrics_port", self.metrics_port, 0, MOST_PORT, ServingError)
+        for name in ("metrics_port", "http_port"):
+            if getattr(self, name) is not None:
+                whole(name, getattr(self, name), 0, MOST_PORT, ServingError)
+        if self.http_port is not None and find_spec("aiohttp") is None:
+            raise ServingError(
+                "http_port: REST takes aiohttp, which is not installed; pip install 'nested-sparse[http]'"
+            )
         finite("grace_s", self.grace_s, 0.0, error=ServingError)
         whole("request_samples", self.request_samples, 1, error=ServingError)
 
@@ -78,7 +90,7 @@ def receive_limit(models: Iterable[ServedModel], request_samples: int) -> int:
 
 
 class Server:
-    """Serves models from start() until drain(); address and metrics_address say where.
+    """Serves models from start() until drain(); address, metrics_address and http_address say where.
 
     repository: more models, loaded already, which come and go from now on; drain() closes them.
     """
@@ -88,6 +100,7 @@ class Server:
     ) -> None:
         self.address = ""
         self.metrics_address = ""
+        self.http_address = ""
         self._config = config
         self._models = models
         self._repository = repository
@@ -96,18 +109,18 @@ class Server:
         for model in served:
             self._metrics.watch(model)
         self._dataplane = Dataplane(served)
-        limit = receive_limit(served, config.request_samples)
-        self._servicer = Servicer(self._dataplane, self._metrics, repository=repository, limit_bytes=limit)
+        self._message_bytes = limit = receive_limit(served, config.request_samples)
+        self._servicer = Servicer(self._dataplane, self._metrics, limit, repository=repository)
         self._health = HealthServicer()
         self._model_health = ModelHealth(self._health, self._dataplane)
         self._watches: list[asyncio.Task[None]] = []
-        self._grpc = self._build()
+        self._grpc = self._build(limit)
         self._exporter = MetricsServer(self._metrics.registry)
+        self._http: HttpServer | None = None
         if repository is not None:
             repository.attach(self._dataplane, self._metrics, self._models_changed)
 
-    def _build(self) -> aio.Server:
-        limit = self._servicer.limit_bytes
+    def _build(self, limit: int) -> aio.Server:
         self._upload_bytes = upload_budget(limit)
         silence_bad_names()
         server = aio.server(
@@ -130,10 +143,16 @@ class Server:
             self._metrics.shed_in_front,
         )
         self._metrics.watch_front(self._front.wait_s)
-        server.add_generic_rpc_handlers((self._front,))
+        self._handlers = (self._front,)
+        server.add_generic_rpc_handlers(self._handlers)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         add_reflection(server, (messages.SERVICE_NAME, HEALTH_SERVICE_NAME))
         return server
+
+    @property
+    def models(self) -> list[ServedModel]:
+        """All versions of all models that are served now."""
+        return self._dataplane.every()
 
     def _shortest_slo_ms(self) -> float:
         return min((model.default_slo_ms for model in self._dataplane.models.values()), default=1000.0)
@@ -153,6 +172,8 @@ class Server:
         self.address = address_text(host, bound)
         if self._config.metrics_port is not None:
             await self._start_exporter(host, self._config.metrics_port)
+        if self._config.http_port is not None:
+            await self._start_http(host, self._config.http_port)
         await self._grpc.start()
         self._front.open(host, bound)
         self._model_health.update()
@@ -164,6 +185,17 @@ class Server:
         self._servicer.metrics_port = await self._exporter.start(host, port)
         self.metrics_address = address_text(host, self._servicer.metrics_port)
 
+    async def _start_http(self, host: str, port: int) -> None:
+        from .http.http_server import HttpServer  # its library is an extra
+
+        check_listenable(host, port)
+        text = MetricsText(self._metrics.registry)
+        self._http = HttpServer(self._handlers, text, self._message_bytes, self._upload_bytes)
+        bound = await self._http.start(host, port)
+        self.http_address = address_text(host, bound)
+        if self._servicer.metrics_port is None:
+            self._servicer.metrics_port = bound
+
     async def drain(self) -> None:
         """End in order: NOT_SERVING, new requests refused, running ones finished within the grace, all closed."""
         end_s = time.monotonic() + self._config.grace_s
@@ -173,7 +205,10 @@ class Server:
         self._health.end()
         if not await self._dataplane.drain(self._config.grace_s):
             log.warning("requests still run after %g s of grace; they are answered UNAVAILABLE", self._config.grace_s)
+        self._servicer.streaming.close()
         await self._health.close(REPLY_GRACE_S)
+        if self._http is not None:
+            await self._http.close(REPLY_GRACE_S)
         await self._close_connections()
         left_s = max(0.0, end_s - time.monotonic())
         await asyncio.gather(*(asyncio.to_thread(model.engine.close, left_s) for model in self._models))

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -21,13 +19,12 @@ from nested_sparse.tensor_spec import TensorSpec
 from .connections.calls import Calls
 from .connections.front import arrived_s, waited_s
 from .dataplane import Dataplane
-from .fault import INTERNAL, Ending, fault_of
+from .fault import ending_of
 from .log_settings import LogSettings
 from .metrics import Metrics
 from .model_config import config_message, sizes
 from .protocol.call import Call, wanted_outputs
 from .protocol.convert import (
-    MAX_MESSAGE_BYTES,
     Bounds,
     InferRequest,
     parse_infer_request,
@@ -43,6 +40,7 @@ from .repository.repository import Repository
 from .repository.rpcs import RepositoryRpcs
 from .served_model import PLATFORM, ServedModel
 from .statistics import statistics_message
+from .streaming import Streaming
 from .trace_settings import TraceSettings
 
 EXTENSIONS = (
@@ -61,15 +59,12 @@ RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
 Method = Callable[[RequestT, Any], Awaitable[ResponseT]]
 
-log = logging.getLogger(__name__)
-
 
 def answered(
     method: Method[RequestT, ResponseT], read: Callable[[bytes], Awaitable[RequestT]], calls: Calls
 ) -> Callable[[bytes, Any], Awaitable[ResponseT]]:
     """`method` as an RPC method that takes bytes, and whose errors become gRPC statuses.
 
-    An unforeseen error is INTERNAL with an id; its details are in the log.
     read: makes the request of its bytes. calls: counts the call until it is answered.
     """
 
@@ -80,12 +75,7 @@ def answered(
         try:
             return await method(await read(data), context)
         except Exception as error:
-            ending = Ending.of(error)
-            if fault_of(error) is INTERNAL:
-                incident = uuid.uuid4().hex[:12]
-                log.exception("%s failed, incident %s", method.__name__, incident)
-                text = f"The server failed on this request; its log has the details under incident {incident}."
-                ending = Ending.of(error, text)
+            ending = ending_of(error, method.__name__)
         # outside of `except`: otherwise the traceback of the abort would name the error as its context
         await ending.send(context)
 
@@ -95,22 +85,24 @@ def answered(
 class Servicer:
     """GRPCInferenceService, version 2 of the Open Inference Protocol.
 
+    limit: bytes that a request for an inference may have.
+
     metrics_port: port of the metrics, which the server's metadata names; None: there is none.
-    calls: the calls that are not answered yet. limit_bytes: most bytes of a ModelInfer request.
+    calls: the calls that are not answered yet. streaming: the streams that are open.
+    repository: the models that come and go; None: there are none such.
     """
 
     def __init__(
         self,
         dataplane: Dataplane,
         metrics: Metrics,
+        limit: int,
         clock: Callable[[], float] = time.monotonic,
-        *,
         repository: Repository | None = None,
-        limit_bytes: int = MAX_MESSAGE_BYTES,
     ) -> None:
+        self._limit = limit
         self._dataplane = dataplane
         self.metrics = metrics
-        self.limit_bytes = limit_bytes
         self._repository = repository
         self.repository = RepositoryRpcs(dataplane, repository)
         self.log = LogSettings()
@@ -119,6 +111,7 @@ class Servicer:
         self._conversion = asyncio.Lock()
         self.metrics_port: int | None = None
         self.calls = Calls()
+        self.streaming = Streaming(self.read_infer, self.infer, self.calls, limit, clock)
 
     async def server_live(self, request: messages.ServerLiveRequest, context: Any) -> messages.ServerLiveResponse:
         """Whether the process answers."""
@@ -162,6 +155,11 @@ class Servicer:
         """Note the arrival of a request for model_infer, when its handler begins and nothing is read yet."""
         arrived_s.set(self._clock() - waited_s.get())
 
+    async def read_infer(self, data: bytes) -> InferRequest:
+        """The inference request in `data`. Raises InputError, TooLargeError."""
+        with self.metrics.unread():
+            return read_message(await inflated(data, self._limit), parse_infer_request, self._limit)
+
     async def model_infer(self, request: InferRequest, context: Any) -> bytes:
         """Run a model at the level that the deadline allows; returns the serialised response.
 
@@ -169,13 +167,20 @@ class Servicer:
         """
         now_s, arrival_s = self._clock(), arrived_s.get()
         received_s = now_s if arrival_s is None else arrival_s
+        left_s = context.time_remaining()
+        return await self.infer(request, received_s, None if left_s is None else left_s + now_s - received_s)
+
+    async def infer(self, request: InferRequest, received_s: float, time_left_s: float | None) -> bytes:
+        """Run one request of any transport; returns the serialised response.
+
+        received_s: time of arrival. time_left_s: seconds from then to the transport's deadline; None: there is none.
+        """
+        began_s = self._clock()
         with self.metrics.unread():
             model = self._dataplane.find(request.message.model_name, request.message.model_version)
         with self.metrics.request(model, received_s) as record:
-            left_s = context.time_remaining()
-            from_arrival_s = None if left_s is None else left_s + now_s - received_s
-            call = await self._read(request, model, received_s, from_arrival_s)
-            record.input_s = self._clock() - now_s
+            call = await self._read(request, model, received_s, time_left_s)
+            record.input_s = self._clock() - began_s
             served = await self._dataplane.infer(model, call)
             ended_s = self._clock()
             response = messages.ModelInferResponse(
@@ -203,7 +208,7 @@ class Servicer:
         """The configuration that Triton's load tools ask for before they start."""
         model = self._dataplane.find(request.name, request.version)
         policy = None if self._repository is None else self._repository.policy_message(model.name)
-        return messages.ModelConfigResponse(config=config_message(model, self.limit_bytes, policy))
+        return messages.ModelConfigResponse(config=config_message(model, self._limit, policy))
 
     async def model_statistics(
         self, request: messages.ModelStatisticsRequest, context: Any
@@ -228,9 +233,8 @@ def _tensor_metadata(spec: TensorSpec) -> messages.ModelMetadataResponse.TensorM
 def generic_handler(servicer: Servicer) -> Any:
     """gRPC's handler for the methods above, with message classes from the private pool.
 
-    A ModelInfer request may have servicer.limit_bytes; all others hold names only.
+    Only requests for an inference may be large; all others hold names only.
     """
-    limit = servicer.limit_bytes
     methods: dict[str, Method[Any, Any]] = {
         "ServerLive": servicer.server_live,
         "ServerReady": servicer.server_ready,
@@ -249,8 +253,7 @@ def generic_handler(servicer: Servicer) -> Any:
 
     async def read_infer(data: bytes) -> InferRequest:
         servicer.arrived()
-        with servicer.metrics.unread():
-            return read_message(await inflated(data, limit), parse_infer_request, limit)
+        return await servicer.read_infer(data)
 
     def read(name: str) -> Callable[[bytes], Awaitable[Any]]:
         parse = getattr(messages, f"{name}Request").FromString
@@ -269,4 +272,5 @@ def generic_handler(servicer: Servicer) -> Any:
         )
         for name, method in methods.items()
     }
+    handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(servicer.streaming.model_stream_infer)
     return grpc.method_handlers_generic_handler(messages.SERVICE_NAME, handlers)

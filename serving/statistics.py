@@ -6,7 +6,7 @@ from nested_sparse.proto import messages
 from nested_sparse.proto.messages import InferBatchStatistics, InferStatistics, StatisticDuration
 from nested_sparse.runtime.scheduling import SameSize
 
-from .metrics import Tally
+from .level_counts import Tally
 from .served_model import ServedModel
 
 

@@ -40,7 +40,13 @@ class LayerTime:
 
 
 def layer_profile(
-    path: str | os.PathLike[str], level: int = -1, repeats: int = 15, *, threads: int | None = None, batch: int = 1
+    path: str | os.PathLike[str],
+    level: int = -1,
+    repeats: int = 15,
+    *,
+    threads: int | None = None,
+    spin: bool = False,
+    batch: int = 1,
 ) -> list[LayerTime]:
     """The time of every node at `level`, in the order of execution, on random inputs after a warm-up.
 
@@ -52,7 +58,7 @@ def layer_profile(
         layers = {layer.name: layer for layer in checkpoint.layers}
         nodes = graph_nodes(checkpoint.graph())
     with tempfile.TemporaryDirectory(prefix="nested-sparse-") as folder:
-        with Session(path, threads=threads, profile_to=Path(folder)) as session:
+        with Session(path, threads=threads, spin=spin, profile_to=Path(folder)) as session:
             inputs = random_inputs(session.inputs, fixed_batch(session.inputs) or batch)
             for _ in range(_WARM_UP + repeats):
                 session.run(inputs, level)

@@ -35,6 +35,7 @@ def profile_key(session: Session, max_batch: int, root: Path = ROOT) -> ProfileK
         "onnxruntime": ort.__version__,
         "nested_sparse": nested_sparse.__version__,
         "threads": session.threads,
+        "spin": int(session.spin),
         "cpu": cpu_model(root),
         "usable_cores": usable_cores(root),
         "machine": hashlib.sha256(f"nested-sparse {_machine_id(root)}".encode()).hexdigest()[:16],

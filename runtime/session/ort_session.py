@@ -22,11 +22,18 @@ LOAD_LIMIT_S = 300.0
 MESSAGE_CHARACTERS = 600
 """Most characters of an error message of ONNX Runtime that are repeated: it may hold long names from the file."""
 _LOG_NOTHING = 4  # ONNX Runtime's severity "fatal": errors are raised, and need not be printed too
-_CONFIG = {
+_ASLEEP = {
     # Threads that spin between the layers take the core that a co-runner, or our other thread, needs. Measured with 16
     # layers and 2 threads on 2 cores shared with other work, median (p95) ms: 10.4 (15.0) asleep, 14.7 (24.5) spinning;
     # beside two busy loops 18.7 (26.7) and 26.6 (42.7). "session.force_spinning_stop" was never better than sleeping.
     "session.intra_op.allow_spinning": "0",
+}
+_SPINNING = {
+    "session.intra_op.allow_spinning": "1",
+    "session.intra_op.spin_duration_us": "200",  # from 50 to 500 alike; versions without it spin as long as they like
+    "session.force_spinning_stop": "1",  # not between two runs
+}
+_CONFIG = {
     "session.load_model_format": "ONNX",  # else ONNX Runtime also takes its own format, which is not checked
     # This sets the threads of the pool; run() sets the caller's. A dense convolution of denormals takes 500 times as
     # long as one of other numbers.
@@ -34,16 +41,18 @@ _CONFIG = {
 }
 
 
-def open_ort(checkpoint: Checkpoint, threads: int, profile_to: Path | None) -> tuple[Any, GraphFacts]:
+def open_ort(
+    checkpoint: Checkpoint, threads: int, profile_to: Path | None, *, spin: bool = False
+) -> tuple[Any, GraphFacts]:
     """An InferenceSession with our operators, and the facts of its graph.
 
-    profile_to: a folder for ONNX Runtime's profile.
+    spin: threads wait awake for the next layer. profile_to: a folder for ONNX Runtime's profile.
 
     Raises CheckpointError, and KernelError where the operator library is absent or does not fit.
     """
     graph = checkpoint.graph()
     facts = check_graph(checkpoint, graph)
-    options = _options(threads, profile_to)
+    options = _options(threads, profile_to, spin)
     # ONNX Runtime computes results of constants while it loads. It bounds neither their time nor, in older versions,
     # their memory; in a run both are bounded.
     disabled = None if facts.foldable else ["ConstantFolding"]
@@ -76,13 +85,13 @@ class _Load:
             self._options.set_load_cancellation_flag(True)
 
 
-def _options(threads: int, profile_to: Path | None) -> Any:
+def _options(threads: int, profile_to: Path | None, spin: bool) -> Any:
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _LOG_NOTHING
-    for key, value in _CONFIG.items():
+    for key, value in {**_CONFIG, **(_SPINNING if spin else _ASLEEP)}.items():
         options.add_session_config_entry(key, value)
     if profile_to is not None:
         options.enable_profiling = True

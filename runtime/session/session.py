@@ -65,6 +65,8 @@ class Session:
     decides: whether one value may decide what its graph computes for all samples of a batch (GraphFacts).
     reroutes: what lowered inferences were measured to score.
     threads: threads of one run, at most MAX_THREADS; None for every core that this process may use.
+    spin: whether its threads wait awake for the next layer, at most 0.2 ms, in place of asleep. Several threads are
+    then faster on a device that runs nothing else, and slower beside other work (docs/decisions/006).
     profile_to: folder for ONNX Runtime's profile, which close() writes.
     run_limit_s: longest time of a run, in seconds; a longer run is ended with StuckError.
 
@@ -77,6 +79,7 @@ class Session:
         path: str | os.PathLike[str],
         *,
         threads: int | None = None,
+        spin: bool = False,
         profile_to: Path | None = None,
         run_limit_s: float = RUN_LIMIT_S,
     ) -> None:
@@ -89,6 +92,7 @@ class Session:
         self._absolute = str(self.path.absolute())  # a process that runs in another folder may unpickle it
         self.name = self.path.stem
         self._threads = usable_cores() if threads is None else threads
+        self._spin = spin
         self._profiled = profile_to is not None
         self._checkpoint = Checkpoint.open(self.path)
         self.inputs = self._checkpoint.inputs
@@ -98,7 +102,7 @@ class Session:
         self.rows = self._checkpoint.rows
         self._output_names = [spec.name for spec in self.outputs]
         self._ort: Any
-        self._ort, facts = open_ort(self._checkpoint, self._threads, profile_to)
+        self._ort, facts = open_ort(self._checkpoint, self._threads, profile_to, spin=spin)
         self.decides = facts.decides
         self._segments = self._segment_feeds()
         self._file_guard = FileGuard(self._checkpoint.file)
@@ -111,6 +115,11 @@ class Session:
         self._shrinks = False
         self._inherited = False
         heed_forks(self)
+
+    @property
+    def spin(self) -> bool:
+        """Whether its threads wait awake for the next layer."""
+        return self._spin
 
     @property
     def threads(self) -> int:
@@ -132,7 +141,7 @@ class Session:
             if threads == self._threads:
                 return
             with self._open_ort():  # so that close() does not close the file meanwhile
-                built, _ = open_ort(self._checkpoint, threads, None)
+                built, _ = open_ort(self._checkpoint, threads, None, spin=self._spin)
                 with self._idle:
                     if self._ort is None:
                         raise UnavailableError(f"{self.path.name}: this session is closed")
@@ -224,7 +233,7 @@ class Session:
         self._running = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _open_again, (self._absolute, self._threads, self._runs.limit_s, self.digest)
+        return _open_again, (self._absolute, self._threads, self._spin, self._runs.limit_s, self.digest)
 
     def close(self) -> None:
         """Wait for the runs under way, then close the file and free the memory. May be called again."""
@@ -321,9 +330,9 @@ class Session:
                 self._idle.notify_all()
 
 
-def _open_again(path: str, threads: int, run_limit_s: float, digest: str) -> Session:
+def _open_again(path: str, threads: int, spin: bool, run_limit_s: float, digest: str) -> Session:
     """The pickled session, in another process. Raises CheckpointError, also where the path has another model now."""
-    session = Session(path, threads=threads, run_limit_s=run_limit_s)
+    session = Session(path, threads=threads, spin=spin, run_limit_s=run_limit_s)
     if session.digest != digest:
         session.close()
         raise CheckpointError(

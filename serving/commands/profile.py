@@ -31,6 +31,9 @@ def profile(
         list[int] | None, typer.Option(help="Samples per run; may be repeated. Default: 1.", min=1)
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads; default: all usable cores.", min=1)] = None,
+    spin: Annotated[
+        bool, typer.Option("--spin", help="Threads wait awake between layers, as with `serve --spin`.")
+    ] = False,
     repeats: Annotated[int, typer.Option(help="Timed runs per level and batch, after a warm-up.", min=1)] = 15,
     against: Annotated[
         Path | None,
@@ -48,7 +51,7 @@ def profile(
 
     Example: `nested-sparse profile model.safetensors --threads 1 --batch 1 --batch 8`
     """
-    facts = measure(file, level, batch or [1], threads, repeats, against)
+    facts = measure(file, level, batch or [1], threads, repeats, against, spin=spin)
     if json:
         print_json(facts)
     else:
@@ -56,7 +59,14 @@ def profile(
 
 
 def measure(
-    file: Path, level: int, batches: list[int], threads: int | None, repeats: int, against: Path | None = None
+    file: Path,
+    level: int,
+    batches: list[int],
+    threads: int | None,
+    repeats: int,
+    against: Path | None = None,
+    *,
+    spin: bool = False,
 ) -> dict[str, Any]:
     """All facts that `profile` shows, ready for JSON. Raises CheckpointError, InputError, LevelError, KernelError."""
     from nested_sparse.checkpoint import Checkpoint
@@ -68,7 +78,7 @@ def measure(
 
     files = [file] if against is None else [file, against]
     with ExitStack() as stack:
-        sessions = [stack.enter_context(Session(each, threads=threads)) for each in files]
+        sessions = [stack.enter_context(Session(each, threads=threads, spin=spin)) for each in files]
         session = sessions[0]
         shown = resolve_level(level, len(session.levels))  # a wrong level is refused before the measurement
         _check_alike(sessions)
@@ -88,7 +98,9 @@ def measure(
     ]
     with Checkpoint.open(file, verify=False) as checkpoint:
         int8 = any(layer.value_type.scaled for layer in checkpoint.layers)
-    layers, *other_layers = (layer_profile(each, shown, repeats, threads=threads, batch=batches[0]) for each in files)
+    layers, *other_layers = (
+        layer_profile(each, shown, repeats, threads=threads, spin=spin, batch=batches[0]) for each in files
+    )
     against_ms = {each.layer: each.ms for times in other_layers for each in times}
     return {
         "file": str(file),
@@ -96,6 +108,7 @@ def measure(
         "isa": isa,
         "int8_isa": library.isa(INT8) if int8 else None,
         "threads": used_threads,
+        "spin": spin,
         "repeats": repeats,
         "latency": latency,
         "layers_level": shown,

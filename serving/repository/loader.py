@@ -44,14 +44,14 @@ class Loaded:
 class Loader:
     """All that the models of one server have in common.
 
-    config_of: how the model of a name is served. device: the models take turns on it. threads: of each model; None: all
-    usable cores. profiles, governor: as of load_model. check: called with each path before the file is used; it raises
-    what refuses the file.
+    config_of, threads_of: how the model of a name is served, and its threads; None: all usable cores.
+    device: the models take turns on it. profiles, governor: as of load_model.
+    check: called with each path before the file is used; it raises what refuses the file.
     """
 
     config_of: Callable[[str], ModelConfig]
+    threads_of: Callable[[str], int | None] = lambda name: None
     device: Device = field(default_factory=Device)
-    threads: int | None = None
     profiles: ProfileStore | None = None
     governor: Governor | None = None
     check: Callable[[Path], None] | None = None
@@ -64,13 +64,14 @@ class Loader:
         stamp = stamp_of(path)
         if self.check is not None:
             self.check(path)
-        session = Session(path, threads=self.threads)
+        served_as = name or path.stem
+        session = Session(path, threads=self.threads_of(served_as))
         try:
             if name:
                 session.name = f"{name}/{version}"  # the log tells two versions apart
             model = load_model(
                 session,
-                self.config_of(name or session.name),
+                self.config_of(served_as),
                 self.device,
                 self.profiles,
                 self.governor,

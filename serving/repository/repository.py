@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -81,10 +81,15 @@ class Repository:
         """The version policy of a model of the folder; None for any other model."""
         return self._policies.get(name, self._policy).message() if name in self._loaded else None
 
-    def load_all(self) -> None:
-        """Load every model of the folder. A version that cannot be loaded is logged, and the others are served."""
+    def load_all(self, taken: Collection[str] = ()) -> None:
+        """Load every model of the folder. A version that cannot be loaded is logged, and the others are served.
+
+        taken: names of models that are served from elsewhere. Raises ServingError where a model has one of them.
+        """
         for name in self._folder.names():
             loaded: dict[int, Loaded] = {}
+            if name in taken:
+                raise ServingError(f"{name!r} is in the model directory and is also a FILE; rename one, or name one")
             try:
                 for version in self._chosen(name, self._policy):
                     try:
@@ -94,7 +99,7 @@ class Repository:
                         log.error("%s/%d is not served: %s", name, version, excerpt(error))
             except ServingError as error:
                 self._reasons[name, 0] = excerpt(error)
-                log.error("%s is not served: %s", name, excerpt(error))
+                log.error("not served: %s", excerpt(error))
             if loaded:
                 self._loaded[name] = loaded
 

@@ -12,7 +12,7 @@ from nested_sparse.errors import InputError
 from nested_sparse.excerpt import excerpt
 from nested_sparse.proto.messages import ModelVersionPolicy
 
-FORMS = "'latest:N', 'all' or 'specific:V,V,…' with whole numbers above 0"
+FORMS = "'latest', 'latest:N', 'all' or versions such as '1,3', with whole numbers above 0"
 NUMBERS = re.compile(r"[1-9][0-9]{0,18}(,[1-9][0-9]{0,18})*")
 MOST_VERSION, MOST_LATEST = 2**63 - 1, 2**32 - 1
 """The largest version and the largest N: the protocol's version policy holds them in an int64 and in a uint32."""
@@ -38,11 +38,13 @@ class VersionPolicy:
         """The policy that `text` states. Raises InputError."""
         if text == "all":
             return ALL
-        kind, _, rest = text.partition(":")
-        numbers = [int(part) for part in rest.split(",")] if NUMBERS.fullmatch(rest) else []
-        if kind == "latest" and len(numbers) == 1 and numbers[0] <= MOST_LATEST:
+        if text == "latest":
+            return LATEST
+        listed = text.removeprefix("latest:")
+        numbers = [int(part) for part in listed.split(",")] if NUMBERS.fullmatch(listed) else []
+        if listed != text and len(numbers) == 1 and numbers[0] <= MOST_LATEST:
             return VersionPolicy(latest=numbers[0])
-        if kind == "specific" and numbers and max(numbers) <= MOST_VERSION:
+        if listed == text and numbers and max(numbers) <= MOST_VERSION:
             return VersionPolicy(specific=tuple(numbers))
         raise InputError(f"version policy: expected {FORMS}, got '{excerpt(text)}'")
 
@@ -83,7 +85,7 @@ class VersionPolicy:
 
     def __str__(self) -> str:
         if self.specific:
-            return f"specific:{','.join(map(str, self.specific))}"
+            return ",".join(map(str, self.specific))
         return f"latest:{self.latest}" if self.latest else "all"
 
 

@@ -20,21 +20,23 @@ from .dense import dense_session
 from .int8 import INT8
 from .model_cache import LINEAR, Built, ModelCache
 from .row import ALONE, DENSE, DENSE_INT8, OURS, Row, Spec, speedup
-from .turns import INT8_TOLERANCE, RELATIVE_TOLERANCE, interleaved, timed, verified
+from .turns import INT8_TOLERANCE, Tolerance, interleaved, timed, tolerance_of, verified
 
 _KERNEL_RUNS = 3
 _LIMITED = "ONNX Runtime chooses MLAS's kernels by CPU detection and has no option or environment variable that limits "
 NO_AVX2_LIMIT = f"{_LIMITED}float32 to AVX2, so the dense side used all that this CPU has"
+AWAKE = "threads of both sides wait awake between layers; ours do with `--spin`"
 NOTES = {
     ALONE: "measured: time in the whole file / time alone",
     "float16": "float16 is compared with torch on the rounded weights",
-    INT8: f"int8 is compared with torch in float32: up to {INT8_TOLERANCE:g} of the largest output, for random weights",
+    INT8: f"int8 is compared with torch in float32: up to {INT8_TOLERANCE.most:g} of {INT8_TOLERANCE.unit}, for random "
+    "weights",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One side of a row. name: as the row names it. error: of its output, relative to torch's."""
+    """One side of a row. name: as the row names it. error: of its output (Tolerance)."""
 
     name: str
     run: Callable[[], NDArray[Any]]
@@ -72,11 +74,12 @@ class _Arena:
         """Our level of the file with these levels."""
         built = self.built(levels, values)
         if built.path not in self._sessions:
-            session = self._stack.enter_context(Session(built.path, threads=self._first.threads))
+            # awake between layers, as ONNX Runtime's threads are by default
+            session = self._stack.enter_context(Session(built.path, threads=self._first.threads, spin=True))
             self._sessions[built.path], self.isa = session, session.isa
         run = our_run(self._sessions[built.path], built, level)
         name = f"ours in {values}, level {level} of {len(levels)}"
-        return self._open(name, run, built.expected[level], INT8_TOLERANCE if values == INT8 else RELATIVE_TOLERANCE)
+        return self._open(name, run, built.expected[level], tolerance_of(values))
 
     def other(self, spec: Spec) -> Contender:
         """The other side of the row of `spec`."""
@@ -90,9 +93,11 @@ class _Arena:
         run = partial(dense_output, dense_session(dense.path, spec.threads), built)
         ranges = " of run-time ranges" if spec.network == LINEAR else ", static, per channel"
         name = f"ONNX Runtime dense {INT8 + ranges if int8 else 'float32'}, {spec.threads} thread(s)"
-        return self._open(name, run, dense.expected, INT8_TOLERANCE if int8 else RELATIVE_TOLERANCE)
+        return self._open(name, run, dense.expected, tolerance_of(INT8 if int8 else FLOAT32.name))
 
-    def _open(self, name: str, run: Callable[[], NDArray[Any]], expected: NDArray[Any], tolerance: float) -> Contender:
+    def _open(
+        self, name: str, run: Callable[[], NDArray[Any]], expected: NDArray[Any], tolerance: Tolerance
+    ) -> Contender:
         if name not in self._opened:
             self._opened[name] = Contender(name, run, verified(name, run(), expected, tolerance))
         return self._opened[name]
@@ -100,7 +105,7 @@ class _Arena:
 
 def _row(spec: Spec, ours: Contender, other: Contender, samples: dict[str, list[float]], arena: _Arena) -> Row:
     ours_ms, other_ms = samples[ours.name], samples[other.name]
-    notes = [NOTES.get(spec.against, ""), NOTES.get(spec.values, "")]
+    notes = [NOTES.get(spec.against, ""), NOTES.get(spec.values, ""), AWAKE if spec.threads > 1 else ""]
     if spec.isa == "avx2" and spec.against in (DENSE, DENSE_INT8):
         notes.append(NO_AVX2_LIMIT)
     return Row(
@@ -137,7 +142,7 @@ def kernels_that_ran(path: Path, spec: Spec) -> str:
     with Checkpoint.open(path, verify=False) as checkpoint:
         ours = {layer.name for layer in checkpoint.layers}
     spent_ms: dict[str, float] = {}
-    for node in layer_profile(path, spec.level, _KERNEL_RUNS, threads=spec.threads, batch=spec.batch):
+    for node in layer_profile(path, spec.level, _KERNEL_RUNS, threads=spec.threads, batch=spec.batch, spin=True):
         if node.layer in ours:
             spent_ms[node.kernel] = spent_ms.get(node.kernel, 0.0) + node.ms
     return ", ".join(sorted(spent_ms, key=lambda name: -spent_ms[name]))

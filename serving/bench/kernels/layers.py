@@ -69,7 +69,7 @@ def _rate_row(spec: Spec, built: Built, twin: Dense, rounds: int) -> Row:
         folder = Path(name)
         dense = dense_session(twin.path, spec.threads, profile_to=folder)
         dense_run = partial(dense_output, dense, built)
-        with Session(built.path, threads=spec.threads, profile_to=folder) as session:
+        with Session(built.path, threads=spec.threads, spin=True, profile_to=folder) as session:
             ours_run = our_run(session, built, spec.level)
             dense_error = verified("dense", dense_run(), twin.expected)
             error = verified(spec.name, ours_run(), built.expected[spec.level])

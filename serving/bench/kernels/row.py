@@ -99,8 +99,8 @@ class Row:
     """One row, measured, or the reason why it could not be.
 
     measured: the ratio that the reach bounds. ours_ms, reference_ms: every sample; ours_bytes, reference_bytes in a row
-    of bytes. kernel: our kernels that ran, the one with the most time first. max_error: of our output, relative to the
-    largest magnitude of torch's output; reference_error: the same of the other side. note: how to read the row. layers:
+    of bytes. kernel: our kernels that ran, the one with the most time first. max_error: of our output against
+    torch's (turns.Tolerance); reference_error: the same of the other side. note: how to read the row. layers:
     lines per kind of layer, for "conv-rate" rows. unavailable: the reason why it was not measured, else "". other_load:
     number of cores that other processes kept busy meanwhile.
     """

@@ -11,7 +11,7 @@ import pytest
 from nested_sparse.runtime.profiling import profile_key as module
 from nested_sparse.runtime.profiling.profile_key import profile_key
 
-SESSION = SimpleNamespace(digest="abc", isa="avx2", threads=2)
+SESSION = SimpleNamespace(digest="abc", isa="avx2", threads=2, spin=False)
 
 
 def machine(root: Path, cpuinfo: str = "processor : 0\nmodel name : A\n", machine_id: str = "1234") -> Path:
@@ -40,6 +40,7 @@ def test_the_machine_id_stays_at_home(tmp_path: Path) -> None:
     [
         {"session": SimpleNamespace(**{**vars(SESSION), "digest": "def"})},
         {"session": SimpleNamespace(**{**vars(SESSION), "threads": 1})},
+        {"session": SimpleNamespace(**{**vars(SESSION), "spin": True})},
         {"session": SimpleNamespace(**{**vars(SESSION), "isa": "scalar"})},
         {"max_batch": 8},
         {"cpuinfo": "model name : B"},

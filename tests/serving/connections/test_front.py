@@ -108,7 +108,7 @@ def test_deadlines_count_from_the_arrival(model: ServedModel) -> None:
         context.left_s = left_s
         for name, value in parameters.items():
             request.parameters[name].double_param = value
-        servicer = Servicer(Dataplane([model]), metrics, clock=lambda: next(times_s))
+        servicer = Servicer(Dataplane([model]), metrics, 1 << 20, clock=lambda: next(times_s))
         servicer.arrived()
         await servicer.model_infer(parse_infer_request(request.SerializeToString()), context)
         return model.engine.requests[-1]  # type: ignore[attr-defined, no-any-return]

@@ -17,7 +17,7 @@ from ..dense import export_dense
 from ..int8 import INT8, calibration_images, quantised_statically
 from ..model_cache import Built, ModelCache, with_zeros
 from ..row import Row, Spec, speedup
-from ..turns import INT8_TOLERANCE, RELATIVE_TOLERANCE, Run, interleaved, timed, verified
+from ..turns import Run, interleaved, timed, tolerance_of, verified
 from .client import WORKER, PeerProcess
 from .integer_form import integer_form
 from .no_amx import NO_AMX_SCRIPT
@@ -79,10 +79,10 @@ def measure_peers(
                 peers[spec.name] = _open(spec, built, cache, lambda peer: command(peer, folder), stack)
             except Exception as error:  # any failure of a peer is a line of the report
                 failures[spec.name] = str(error) or repr(error)
-        session = stack.enter_context(Session(built.path, threads=first.threads))
+        session = stack.enter_context(Session(built.path, threads=first.threads, spin=True))
         ours = {spec.level: our_run(session, built, spec.level) for spec in specs if spec.name in peers}
         errors = {
-            level: verified(_name(level), run(), built.expected[level], _tolerance(first))
+            level: verified(_name(level), run(), built.expected[level], tolerance_of(first.values))
             for level, run in ours.items()
         }
         runs = {_name(level): timed(run) for level, run in ours.items()}
@@ -117,10 +117,6 @@ def _row(
     )
 
 
-def _tolerance(spec: Spec) -> float:
-    return INT8_TOLERANCE if spec.values == INT8 else RELATIVE_TOLERANCE
-
-
 def _name(level: int) -> str:
     return f"level {level}"
 
@@ -149,7 +145,7 @@ def _open(
     process = stack.enter_context(PeerProcess(spec.peer, start, spec.threads))
     process.load(model, files.image, files.calibration)
     name = f"{process.name}, without AMX" if spec.peer.endswith(NO_AMX) else process.name
-    error = verified(name, process.output(), built.expected[spec.level], _tolerance(spec))
+    error = verified(name, process.output(), built.expected[spec.level], tolerance_of(spec.values))
     return LoadedPeer(name, process.run, error)
 
 

@@ -144,7 +144,7 @@ def test_a_dense_int8_network_is_compared_within_its_own_tolerance(cache):
     """Both dense sides share the rounds of our level; int8 is near torch, not equal."""
     floats, int8 = measure_rows([spec("mobilenetv2"), spec("mobilenetv2", against="dense-int8")], SETTINGS, cache)
     assert floats.ours_ms == int8.ours_ms
-    assert floats.reference_error < 1e-3 < int8.reference_error < INT8_TOLERANCE
+    assert floats.reference_error < 1e-3 < int8.reference_error < INT8_TOLERANCE.most
     assert int8.against == "ONNX Runtime dense int8, static, per channel, 1 thread(s)"
 
 
@@ -162,7 +162,7 @@ def test_our_int8_is_held_against_both_dense_sides_and_our_float32(cache):
     assert rows[0].ours_ms == rows[1].ours_ms == rows[2].ours_ms
     assert rows[0].reference_ms != rows[1].reference_ms != rows[2].reference_ms
     assert rows[2].against == "ours in float32, level 1 of 2"
-    assert rows[1].reference_error < 1e-3 < rows[0].max_error < INT8_TOLERANCE
+    assert rows[1].reference_error < 1e-3 < rows[0].max_error < INT8_TOLERANCE.most
     assert "float32" in rows[0].note
     (linear,) = measure_rows([spec("linear", values="int8", against="dense-int8")], SETTINGS, cache)
     assert 0 < linear.max_error < 0.1

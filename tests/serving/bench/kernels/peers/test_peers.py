@@ -18,7 +18,7 @@ from nested_sparse.serving.bench.kernels.peers import venvs
 from nested_sparse.serving.bench.kernels.peers.client import PeerProcess
 from nested_sparse.serving.bench.kernels.peers.rows import measure_peers, worker_command
 from nested_sparse.serving.bench.kernels.table import PEERS, peer_specs
-from nested_sparse.serving.bench.kernels.turns import INT8_TOLERANCE, relative_error
+from nested_sparse.serving.bench.kernels.turns import INT8_TOLERANCE
 
 LEVELS = (0.2, 0.6)
 FAKE = Path(__file__).with_name("fake_worker.py")
@@ -126,7 +126,7 @@ def test_onnx_runtime_on_a_quantised_model_is_a_peer_too(cache, model, tmp_path)
         assert peer.name.startswith("ONNX Runtime ")
         int8 = peer.output()
     floats = onnxruntime.InferenceSession(dense).run(None, {"input": np.load(image)})[0]
-    assert 0 < relative_error(int8, floats) < INT8_TOLERANCE
+    assert 0 < INT8_TOLERANCE.error(int8, floats) < INT8_TOLERANCE.most
 
 
 def test_a_peer_that_dies_between_its_turns_is_left_out(cache, tmp_path):

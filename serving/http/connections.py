@@ -1,0 +1,104 @@
+"""HttpConnections: bounds on what the clients of the HTTP port hold."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+
+LOOK_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class HttpLimits:
+    """Limits of the HTTP port.
+
+    connections: most at once. The next one closes that which has waited longest without a request under way; where all
+    have one, it is closed itself.
+    silent_s: most seconds from the connection, or from the last answer, to the end of the next request's head; also the
+    most that a client may take to read nothing of its answer.
+    body_s, body_bytes_per_s: a body may take body_s and as long as it takes at that rate.
+    """
+
+    connections: int = 256
+    silent_s: float = 30.0
+    body_s: float = 30.0
+    body_bytes_per_s: int = 64 << 10
+
+
+@dataclass(slots=True)
+class _Connection:
+    since_s: float
+    unsent_bytes: int = 0
+
+
+class HttpConnections(web.Server):
+    """aiohttp's server, which calls `handler` for each request. Belongs to one event loop.
+
+    aiohttp itself bounds heads, and neither the number of connections nor the time that they may be silent.
+    """
+
+    def __init__(
+        self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], limits: HttpLimits, **options: Any
+    ) -> None:
+        super().__init__(self._handle, handler_cancellation=True, **options)
+        self._answer = handler
+        self._limits = limits
+        self._idle: OrderedDict[asyncio.BaseTransport, _Connection] = OrderedDict()  # the longest silent first
+        self._busy: set[asyncio.BaseTransport] = set()
+        self._clock = asyncio.get_running_loop().time
+
+    def connection_made(self, handler: Any, transport: asyncio.Transport) -> None:
+        """aiohttp's hook."""
+        super().connection_made(handler, transport)
+        if len(self._idle) + len(self._busy) >= self._limits.connections:
+            _abort(next(iter(self._idle), transport))
+        self._idle[transport] = _Connection(self._clock())
+
+    def connection_lost(self, handler: Any, exc: BaseException | None = None) -> None:
+        """aiohttp's hook."""
+        transport = self._connections.get(handler)
+        super().connection_lost(handler, exc)
+        if transport is not None:
+            self._idle.pop(transport, None)
+            self._busy.discard(transport)
+
+    async def watch(self) -> None:
+        """Close the connections that are silent for too long, until cancelled."""
+        while True:
+            await asyncio.sleep(min(LOOK_S, self._limits.silent_s / 4))
+            now_s = self._clock()
+            for transport, connection in list(self._idle.items()):
+                unsent_bytes = transport.get_write_buffer_size() if isinstance(transport, asyncio.Transport) else 0
+                if unsent_bytes < connection.unsent_bytes:  # its client reads
+                    connection.since_s = now_s
+                connection.unsent_bytes = unsent_bytes
+                if now_s - connection.since_s > self._limits.silent_s:
+                    _abort(transport)
+
+    def abort_all(self) -> None:
+        """Close all connections at once."""
+        for transport in (*self._idle, *self._busy):
+            _abort(transport)
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        transport = request.transport
+        if transport is None:  # the client is gone
+            raise asyncio.CancelledError
+        self._idle.pop(transport, None)
+        self._busy.add(transport)
+        try:
+            return await self._answer(request)
+        finally:
+            if transport in self._busy:  # not lost meanwhile
+                self._busy.discard(transport)
+                self._idle[transport] = _Connection(self._clock())
+
+
+def _abort(transport: asyncio.BaseTransport) -> None:
+    if isinstance(transport, asyncio.Transport):
+        transport.abort()

@@ -1,0 +1,245 @@
+"""HttpServer: the REST interface, the metrics and the dashboard on one HTTP/1.1 port."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import logging
+import math
+import socket
+import ssl
+import zlib
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import grpc
+from aiohttp import web
+
+from nested_sparse.errors import InputError, NotFoundError, TooLargeError, UnavailableError
+
+from ..fault import HTTP_STATUSES, PUSHBACK_KEY, Ending, ending_of
+from ..metrics_text import MetricsText
+from ..protocol.inflate import inflated
+from ..protocol.wire import HEADER_BYTES
+from .connections import HttpConnections, HttpLimits
+from .infer_body import HEADER_LENGTH, read_infer_body, write_infer_body
+from .json_message import read_json
+from .local_call import EndedError, LocalCall, LocalContext
+from .routes import answer_of, find_route, request_bytes
+
+LARGE_BYTES = 1 << 15
+"""Bodies above this are converted in a thread beside the event loop's, one at a time."""
+JSON_BYTES_PER_BYTE = 8
+"""A value takes up to so many bytes more as JSON than as raw data: the limit of a body that is all JSON."""
+READING = "ServerMetadata"
+"""The RPC whose right the metrics and the dashboard's figures take."""
+BACKLOG = 128
+SAFE_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+_QUIET = logging.getLogger(f"{__name__}.aiohttp")
+_QUIET.addHandler(logging.NullHandler())
+_QUIET.propagate = False  # aiohttp writes a traceback for each request that is no HTTP
+
+
+class HttpServer:
+    """Answers HTTP from start() to close(). Belongs to one event loop.
+
+    handlers: gRPC's generic handlers of the server, in their order; REST asks them, too.
+    message_bytes: bytes that a request of an inference may have. upload_bytes: of all bodies that are being received.
+    """
+
+    def __init__(
+        self,
+        handlers: Sequence[Any],
+        metrics: MetricsText,
+        message_bytes: int,
+        upload_bytes: int,
+        limits: HttpLimits | None = None,
+    ) -> None:
+        self._handlers = handlers
+        self._metrics = metrics
+        self._message_bytes = message_bytes
+        self._upload_bytes = upload_bytes
+        self._held_bytes = 0
+        self._limits = limits or HttpLimits()
+        self._converting = asyncio.Lock()
+        self._connections: HttpConnections | None = None
+        self._server: asyncio.Server | None = None
+        self._watch: asyncio.Task[None] | None = None
+
+    async def start(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
+        """Listen on that address. Returns the port, which the system picks where it is 0. Raises OSError."""
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        self._connections = HttpConnections(
+            self._answer, self._limits, access_log=None, logger=_QUIET, auto_decompress=False, lingering_time=1.0
+        )
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            loop = asyncio.get_running_loop()
+            timeout_s = None if tls is None else self._limits.silent_s
+            self._server = await loop.create_server(
+                self._connections, sock=listener, backlog=BACKLOG, ssl=tls, ssl_handshake_timeout=timeout_s
+            )
+        except BaseException:
+            listener.close()
+            raise
+        self._watch = asyncio.create_task(self._connections.watch())
+        bound: int = listener.getsockname()[1]
+        return bound
+
+    async def close(self, grace_s: float) -> None:
+        """Stop listening; wait at most `grace_s` for the answers under way, and end all connections."""
+        if self._server is None or self._connections is None or self._watch is None:
+            return
+        self._server.close()
+        self._watch.cancel()
+        self._connections.pre_shutdown()
+        await self._connections.shutdown(grace_s)
+        self._connections.abort_all()
+
+    async def _answer(self, request: web.BaseRequest) -> web.Response:
+        """The answer to one request; every error ends here."""
+        try:
+            response = await self._answer_or_raise(request)
+        except EndedError as error:
+            response = _failure(error.ending)
+        except UnicodeEncodeError:
+            response = _failure(
+                Ending.of(InputError("The body has a string that is no text: half of a surrogate pair."))
+            )
+        except Exception as error:
+            response = _failure(ending_of(error, f"{request.method} {request.path}"))
+            if isinstance(error, TooLargeError):
+                response.set_status(413)
+                response.force_close()  # the rest of the body is not read
+        response.headers.update(SAFE_HEADERS)
+        return response
+
+    async def _answer_or_raise(self, request: web.BaseRequest) -> web.Response:
+        _check_origin(request)
+        path = request.raw_path.partition("?")[0]
+        if path == "/metrics":
+            return await self._answer_metrics(request)
+        route, fields, allowed = find_route(request.method, path)
+        if route is None and allowed:
+            return _error(405, "The path has other methods.", {"Allow": ", ".join(sorted(allowed))})
+        if route is None:
+            raise NotFoundError("There is no such path here; docs/serving.md lists those that are.")
+        call = self._call(request, route.rpc)
+        if call.refused:
+            await call.run(b"")
+        if route.rpc == "ModelInfer":
+            return await self._infer(request, call, fields)
+        body = read_json(await self._body(request, HEADER_BYTES))
+        status, answer = answer_of(route, await call.run(request_bytes(route, fields, body)))
+        return web.json_response(answer, status=status)
+
+    def _call(self, request: web.BaseRequest, rpc: str) -> LocalCall:
+        host, port = (request.transport.get_extra_info("peername") if request.transport else ("", 0))[:2]
+        peer = f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
+        metadata = tuple((name.lower(), value) for name, value in request.headers.items())
+        return LocalCall(self._handlers, rpc, LocalContext(peer, metadata))
+
+    async def _answer_metrics(self, request: web.BaseRequest) -> web.Response:
+        call = self._call(request, READING)
+        if call.refused:
+            await call.run(b"")
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        given, body = await self._metrics.collect(request.query_string, headers)
+        return web.Response(body=body, headers=given)
+
+    async def _infer(self, request: web.BaseRequest, call: LocalCall, fields: dict[str, str]) -> web.Response:
+        length = _length(request.headers.get(HEADER_LENGTH))
+        body = await self._body(request, self._message_bytes * (JSON_BYTES_PER_BYTE if length is None else 1))
+        read = functools.partial(read_infer_body, body, length, fields["model_name"], fields.get("model_version", ""))
+        data, form = await self._converted(read, len(body))
+        answer = bytes(await call.run(data))
+        body, length = await self._converted(functools.partial(write_infer_body, answer, form), len(answer))
+        headers = {} if length is None else {HEADER_LENGTH: str(length)}
+        kind = "application/json" if length is None else "application/octet-stream"
+        encoding = _wanted_encoding(request.headers.get("Accept-Encoding", ""))
+        if encoding:
+            headers["Content-Encoding"] = encoding
+            body = await self._converted(functools.partial(_deflated, body, encoding), len(body))
+        return web.Response(body=body, headers=headers, content_type=kind)
+
+    async def _converted(self, work: Any, nbytes: int) -> Any:
+        if nbytes <= LARGE_BYTES:
+            return work()
+        async with self._converting:
+            return await asyncio.to_thread(work)
+
+    async def _body(self, request: web.BaseRequest, limit: int) -> bytes:
+        """The body of a request, decompressed. Raises TooLargeError, InputError, UnavailableError."""
+        encoding = request.headers.get("Content-Encoding", "identity").lower()
+        if encoding not in ("identity", "gzip", "deflate"):
+            raise InputError("The body's Content-Encoding is unknown here; expected gzip, deflate or identity.")
+        if (request.content_length or 0) > limit:
+            raise TooLargeError(f"The body has {request.content_length} bytes, at most {limit} are allowed here")
+        begun_s = asyncio.get_running_loop().time()
+        parts: list[bytes] = []
+        size = 0
+        try:
+            while not request.content.at_eof():
+                left_s = begun_s + self._limits.body_s + size / self._limits.body_bytes_per_s
+                wait_s = left_s - asyncio.get_running_loop().time()
+                part = await asyncio.wait_for(request.content.readany(), max(0.0, wait_s))
+                parts.append(part)
+                size += len(part)
+                self._held_bytes += len(part)
+                if size > limit:
+                    raise TooLargeError(f"The body has over {size} bytes, at most {limit} are allowed here")
+                if self._held_bytes > self._upload_bytes:
+                    raise UnavailableError("The server receives too many bodies at once; send it again later.")
+        except asyncio.TimeoutError:
+            raise InputError("The body came too slowly.") from None
+        finally:
+            self._held_bytes -= size
+        body = b"".join(parts)
+        return body if encoding == "identity" else await inflated(body, limit)
+
+
+def _check_origin(request: web.BaseRequest) -> None:
+    """Refuse what another site's page sends from a browser: such a page reaches this machine's own addresses, too."""
+    origin = request.headers.get("Origin")
+    if origin is not None and urlsplit(origin).netloc.lower() != request.headers.get("Host", "").lower():
+        raise EndedError(
+            Ending(grpc.StatusCode.PERMISSION_DENIED, "The request comes from a page of another site.", ())
+        )
+
+
+def _length(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 12):
+        raise InputError(f"{HEADER_LENGTH}: expected a number of bytes.")
+    return int(text)
+
+
+def _wanted_encoding(accepted: str) -> str:
+    """gzip or deflate where it is all that a client says, as Triton has it; "" for the answer as it is."""
+    return accepted if accepted in ("gzip", "deflate") else ""
+
+
+def _deflated(body: bytes, encoding: str) -> bytes:
+    stream = zlib.compressobj(level=1, wbits=zlib.MAX_WBITS | (16 if encoding == "gzip" else 0))
+    return stream.compress(body) + stream.flush()
+
+
+def _failure(ending: Ending) -> web.Response:
+    headers: dict[str, str] = {}
+    status = HTTP_STATUSES.get(ending.status, 500)
+    delay_ms = int(dict(ending.trailers).get(PUSHBACK_KEY, -1))
+    if delay_ms >= 0:
+        headers["Retry-After"] = str(math.ceil(delay_ms / 1e3))
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return _error(status, ending.message, headers)
+
+
+def _error(status: int, message: str, headers: dict[str, str]) -> web.Response:
+    text = json.dumps({"error": message})
+    return web.Response(status=status, text=text, content_type="application/json", headers=headers)

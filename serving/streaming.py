@@ -1,0 +1,144 @@
+"""Streaming: ModelStreamInfer, many inference requests on one call. The answers come in the order of the requests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from grpc import aio
+
+from nested_sparse.errors import UnavailableError
+from nested_sparse.proto import messages
+
+from .connections.calls import Calls
+from .fault import Ending, ending_of
+from .protocol.convert import InferRequest
+from .protocol.wire import length_prefix
+
+MOST_UNANSWERED = 16
+"""Requests of one stream that are in the server at once. The next one is not read before the oldest is answered, and
+gRPC's flow control then holds the client back."""
+GRPC_ERROR = ("triton_grpc_error", "true")
+"""Header by which a client asks for a gRPC status in place of an error message in the stream; it ends the stream."""
+INFER_RESPONSE = messages.ModelStreamInferResponse.DESCRIPTOR.fields_by_name["infer_response"].number
+FINAL = messages.ModelInferResponse(
+    parameters={"triton_final_response": messages.InferParameter(bool_param=True)}
+).SerializeToString()
+"""The parameter that tells the last response of a request. Here each request has one response. In front of another
+response, these bytes become part of it: protobuf merges messages that follow one another."""
+
+_Answer = bytes | Ending
+
+
+class Streaming:
+    """The streams that are open. Belongs to one event loop.
+
+    read: makes a request of its bytes. infer: answers it, given its time of arrival and the seconds that are left.
+    limit: most bytes of a request; a stream whose unanswered requests hold as many is not read further.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[bytes], Awaitable[InferRequest]],
+        infer: Callable[[InferRequest, float, float | None], Awaitable[bytes]],
+        calls: Calls,
+        limit: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self.read, self.infer, self.calls, self.limit, self.clock = read, infer, calls, limit, clock
+        self._open: set[_Stream] = set()
+
+    async def model_stream_infer(self, _: Any, context: Any) -> None:
+        """ModelStreamInfer: read, run and answer requests until the client ends its side, or cancels the call.
+
+        An error of a request is a message in the stream, which goes on; with the header GRPC_ERROR it is the end of
+        the stream. A cancelled stream cancels its requests. Its deadline is that of each request.
+        """
+        self.calls.begin(context)
+        stream = _Stream(self, context)
+        self._open.add(stream)
+        try:
+            ending = await stream.run()
+        finally:
+            self._open.discard(stream)
+        if ending is not None:
+            await ending.send(context)
+
+    def close(self) -> None:
+        """Read no more requests, and end each stream behind its last answer, with UNAVAILABLE."""
+        for stream in self._open:
+            stream.close()
+
+
+class _Stream:
+    """One call of ModelStreamInfer."""
+
+    def __init__(self, streaming: Streaming, context: Any) -> None:
+        self._streaming = streaming
+        self._context = context
+        self._ends_at_error = GRPC_ERROR in ((key, value) for key, value in context.invocation_metadata() or ())
+        self._unanswered: set[asyncio.Task[_Answer]] = set()
+        self._answers: asyncio.Queue[asyncio.Task[_Answer] | None] = asyncio.Queue()
+        self._held_bytes = 0
+        self._room = asyncio.Event()
+        self._ending: Ending | None = None
+        self._reader: asyncio.Task[None] | None = None
+
+    async def run(self) -> Ending | None:
+        """Serve the stream; returns the status that it ends with, None for OK."""
+        self._reader = asyncio.create_task(self._read())
+        self._reader.add_done_callback(lambda _: self._answers.put_nowait(None))
+        try:
+            while (task := await self._answers.get()) is not None:
+                answer = await task
+                self._unanswered.discard(task)
+                if isinstance(answer, Ending):
+                    return answer
+                await self._context.write(answer)
+                self._room.set()
+            if not self._reader.cancelled():
+                self._reader.result()
+            return self._ending
+        finally:
+            for each in (self._reader, *self._unanswered):
+                each.cancel()
+
+    def close(self) -> None:
+        """End it, see Streaming."""
+        self._ending = Ending.of(UnavailableError("The server is draining; open a stream to another one."))
+        if self._reader is not None:
+            self._reader.cancel()
+
+    async def _read(self) -> None:
+        while (data := await self._context.read()) is not aio.EOF:
+            self._streaming.calls.took(self._context, len(data))
+            task = asyncio.create_task(self._answered(data, self._streaming.clock()))
+            self._unanswered.add(task)
+            self._answers.put_nowait(task)
+            self._held_bytes += len(data)
+            del data
+            while len(self._unanswered) >= MOST_UNANSWERED or self._held_bytes >= self._streaming.limit:
+                self._room.clear()
+                await self._room.wait()
+
+    async def _answered(self, data: bytes, received_s: float) -> _Answer:
+        """The answer to the request in `data`: its bytes, or the ending of the stream."""
+        size, name = len(data), ""
+        try:
+            request = await self._streaming.read(data)
+            name = request.message.id
+            response = await self._streaming.infer(request, received_s, self._context.time_remaining())
+        except Exception as error:
+            ending = ending_of(error, "model_stream_infer")
+            return ending if self._ends_at_error else _error(ending, name)
+        finally:
+            self._held_bytes -= size
+        return b"".join((length_prefix(INFER_RESPONSE, len(FINAL) + len(response)), FINAL, response))
+
+
+def _error(ending: Ending, name: str) -> bytes:
+    """The message for an error of the request whose id is `name`."""
+    message = messages.ModelStreamInferResponse(error_message=ending.message or ending.status.name)
+    message.infer_response.id = name
+    return message.SerializeToString()
