@@ -31,6 +31,8 @@ from .output import print_json, print_line, print_table
 if TYPE_CHECKING:
     from nested_sparse.runtime.resources import Governor
 
+    from ..repository.loader import Loader
+    from ..repository.repository import Repository
     from ..served_model import ServedModel
     from ..server import Server, ServerConfig
     from ..settings.reload import Reload
@@ -125,7 +127,7 @@ def _check(settings: Settings, source: str, json: bool) -> None:
     if json:
         print_json(asdict(found))
     else:
-        columns = ("name", "file", "levels", "slo_ms", "priority", "level", "policy", "threads")
+        columns = ("name", "version", "file", "levels", "slo_ms", "priority", "level", "policy", "threads")
         rows = [["" if model[key] is None else model[key] for key in columns] for model in found.models]
         print_table("would be served:", columns, rows)
         for name, address in found.addresses.items():
@@ -137,39 +139,56 @@ def _check(settings: Settings, source: str, json: bool) -> None:
 def _run(settings: Settings, json: bool, read: Callable[[], Settings] | None) -> None:
     """Load the models, and serve them until a signal. read: for SIGHUP; None: a SIGHUP ends the process."""
     from nested_sparse.runtime.resources import Governor, ResourceMonitor
-    from nested_sparse.runtime.scheduling import Device
-    from nested_sparse.runtime.session import Session
 
     from ..connections.listening import check_listenable
-    from ..load import file_problems, load_model
-    from ..settings.parts import limit_config, model_config, profile_store, server_config
+    from ..load import file_problems
+    from ..settings.parts import limit_config, loader_of, server_config
     from ..settings.reload import Reload
 
-    reload = None if read is None else Reload(settings, read)
+    reload = Reload(settings, read)
     config = server_config(settings)
     for problem in file_problems(settings.models.files):
         raise problem
-    device = Device()
     governor = Governor(ResourceMonitor(), limit_config(settings.limits))
     for port in (config.port, config.metrics_port, config.http_port):
         if port is not None:
             check_listenable(config.host, port)  # before the models load, which may take minutes
-    profiles = profile_store(settings.models)
-    with ended_by_signals(), ExitStack() as sessions:
+    loader = loader_of(lambda: reload.settings, governor)
+    with ended_by_signals(), ExitStack() as opened:
         models = []
         for path in settings.models.files:
-            own = settings.of_model(path.stem)
-            session = sessions.enter_context(Session(path, threads=own.threads, spin=settings.models.spin))
-            models.append(load_model(session, model_config(own), device, profiles, governor))
+            loaded = loader.load(path)
+            opened.callback(loaded.session.close)
+            models.append(loaded.model)
+        repository = _repository(settings, loader)
+        if repository is not None:
+            repository.load_all([model.name for model in models])
         with governor:
-            asyncio.run(_serve(models, config, governor, reload, json))
-        if stuck := [model.name for model in models if model.engine.stats().stuck]:
+            asyncio.run(_serve(models, repository, config, governor, reload, json))
+        stuck = [model.name for model in models if model.engine.stats().stuck]
+        if stuck := [*stuck, *(repository.stuck if repository is not None else ())]:
             log.error("ended with an inference of %s still stuck", ", ".join(stuck))
             os._exit(1)  # closing the session would wait for the inference
 
 
+def _repository(settings: Settings, loader: Loader) -> Repository | None:
+    from ..repository.folder import ModelFolder
+    from ..repository.repository import Repository
+    from ..repository.version_policy import VersionPolicy
+
+    if settings.models.model_dir is None:
+        return None
+    policy = VersionPolicy.read(settings.models.version_policy)
+    return Repository(ModelFolder(settings.models.model_dir), loader, policy, settings.limits.grace_s)
+
+
 async def _serve(
-    models: list[ServedModel], config: ServerConfig, governor: Governor, reload: Reload | None, json: bool
+    models: list[ServedModel],
+    repository: Repository | None,
+    config: ServerConfig,
+    governor: Governor,
+    reload: Reload,
+    json: bool,
 ) -> None:
     from ..server import Server
 
@@ -177,35 +196,41 @@ async def _serve(
     loop = asyncio.get_running_loop()
     for number in SIGNALS:
         loop.add_signal_handler(number, stop.set)
-    server = Server(models, config)
+    server = Server(models, config, repository)
     await server.start()
-    reloads = None if reload is None else asyncio.create_task(reload.watch(server, models, governor))
+    reloads = asyncio.create_task(reload.watch(server, governor))
     try:
-        _announce(server, models, json)
+        _announce(server, json)
         limit_lines()
         await stop.wait()
     finally:  # also if the announcement cannot be written
         for number in SIGNALS:
             loop.remove_signal_handler(number)
             signal.signal(number, end_draining)
-        if reloads is not None:
-            reloads.cancel()
-        log.info("draining, at most %g s", config.grace_s)
+        reloads.cancel()
+        log.info("draining, at most %g s", reload.settings.limits.grace_s)
         await server.drain()
     log.info("stopped")
 
 
-def _announce(server: Server, models: list[ServedModel], json: bool) -> None:
-    for model in models:
+def _announce(server: Server, json: bool) -> None:
+    from ..served_model import VERSION
+
+    for model in server.models:
+        name = model.name if model.version == VERSION else f"{model.name}/{model.version}"
         levels = f"levels 0 to {len(model.levels) - 1}"
-        log.info(
-            "serving %s on %s (%s, isa %s, threads %d)", model.name, server.address, levels, model.isa, model.threads
-        )
+        log.info("serving %s on %s (%s, isa %s, threads %d)", name, server.address, levels, model.isa, model.threads)
     if server.metrics_address:
         log.info("metrics on http://%s/metrics", server.metrics_address)
     if json:
         facts = [
-            {"name": model.name, "levels": len(model.levels), "isa": model.isa, "threads": model.threads}
-            for model in models
+            {
+                "name": model.name,
+                "version": model.version,
+                "levels": len(model.levels),
+                "isa": model.isa,
+                "threads": model.threads,
+            }
+            for model in server.models
         ]
         print_json({"address": server.address, "metrics_address": server.metrics_address or None, "models": facts})

@@ -16,6 +16,10 @@ from nested_sparse.runtime.session import Session
 
 from ..connections.listening import address_text, check_listenable
 from ..load import check_types, file_problems
+from ..model_config import MODEL_FILE
+from ..repository.folder import ModelFolder
+from ..repository.version_policy import VersionPolicy
+from ..served_model import VERSION
 from .parts import server_config
 from .settings import Settings
 
@@ -53,20 +57,41 @@ def checked(settings: Settings) -> Findings:
     for path in dict.fromkeys(settings.models.files):
         if path.is_file():  # else it is a problem already
             with found.noted(path.name):
-                found.models.append(_model(path, settings))
+                found.models.append(_model(path, path.stem, VERSION, settings))
+    if settings.models.model_dir is not None:
+        with found.noted():
+            _look_into(settings.models.model_dir, settings, found)
     return found
 
 
-def _model(path: Path, settings: Settings) -> dict[str, Any]:
-    """The facts of one model, ready for JSON. Raises what serving it would."""
-    own = settings.of_model(path.stem)
+def _look_into(model_dir: Path, settings: Settings, found: Findings) -> None:
+    """Find the models of a directory and their versions."""
+    folder, policy = ModelFolder(model_dir), VersionPolicy.read(settings.models.version_policy)
+    names = folder.names()
+    if not names and not settings.models.files:
+        found.problems.append(f"{excerpt(model_dir)}: there is no model in it, as MODEL/1/{MODEL_FILE}")
+    taken = {path.stem for path in settings.models.files}
+    for name in names:
+        if name in taken:
+            found.problems.append(f"{excerpt(name)}: is in the model directory and is also a FILE; rename one of them")
+        with found.noted(name):
+            for version in policy.chosen(folder.versions(name)):
+                with found.noted(f"{name}/{version}"):
+                    path = folder.checkpoint(name, version)
+                    found.models.append(_model(path, name, str(version), settings))
+
+
+def _model(path: Path, name: str, version: str, settings: Settings) -> dict[str, Any]:
+    """The facts of one model, ready for JSON. Raises as serving it would."""
+    own = settings.of_model(name)
     with Session(path, threads=own.threads) as session:
         check_types(session)
         levels = len(session.levels)
         if own.level is not None:
             resolve_level(own.level, levels)
     return {
-        "name": path.stem,
+        "name": name,
+        "version": version,
         "file": str(path),
         "levels": levels,
         "slo_ms": own.slo_ms,

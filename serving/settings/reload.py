@@ -16,7 +16,6 @@ from nested_sparse.runtime.resources import Governor
 from nested_sparse.runtime.scheduling import Scheduler
 
 from ..log import use_format
-from ..served_model import ServedModel
 from ..server import Server
 from .groups import OwnModel
 from .parts import limit_config
@@ -61,17 +60,20 @@ def changed(before: Settings, after: Settings) -> Settings:
 class Reload:
     """Reads the settings again at each SIGHUP and applies those that can change. An early signal waits for watch().
 
-    settings: those in force. read: reads the files and flags again; raises SettingsError.
+    settings: those in force. read: reads the files and flags again; raises SettingsError. None: signals are left alone.
     """
 
-    def __init__(self, settings: Settings, read: Callable[[], Settings]) -> None:
+    def __init__(self, settings: Settings, read: Callable[[], Settings] | None) -> None:
         self.settings = settings
         self._read = read
         self._asked = asyncio.Event()
-        signal.signal(signal.SIGHUP, lambda *_: self._asked.set())
+        if read is not None:
+            signal.signal(signal.SIGHUP, lambda *_: self._asked.set())
 
-    async def watch(self, server: Server, models: Sequence[ServedModel], governor: Governor) -> None:
+    async def watch(self, server: Server, governor: Governor) -> None:
         """Reload until cancelled. A file that is wrong, or cannot be read, changes nothing."""
+        if self._read is None:
+            return
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._asked.set)
         while True:
             await self._asked.wait()
@@ -82,23 +84,23 @@ class Reload:
                 log.error("the settings stay as they are: %s", error)
                 continue
             before, self.settings = self.settings, changed(self.settings, after)
-            apply(before, self.settings, server, models, governor)
+            apply(before, self.settings, server, governor)
             log_changes(list(differences(before, after)))
 
 
-def apply(before: Settings, after: Settings, server: Server, models: Sequence[ServedModel], governor: Governor) -> None:
+def apply(before: Settings, after: Settings, server: Server, governor: Governor) -> None:
     """Change the server and its models from `before` to `after`, which differ in live settings alone."""
     use_format(after.watching.log_format)
-    slo_ms = [after.models.slo_ms] if not models else []
-    for model in models:
+    for model in server.models:
         own = after.of_model(model.name)
-        slo_ms.append(cast(float, own.slo_ms))
+        assert own.slo_ms is not None
+        model.default_slo_ms = own.slo_ms
         scheduler = cast(Scheduler, model.engine)
-        scheduler.change(default_slo_ms=slo_ms[-1], priority=own.priority)
+        scheduler.change(default_slo_ms=own.slo_ms, priority=own.priority)
         limits = limit_config(own)
         is_new = limits != limit_config(before.of_model(model.name))
         governor.change(scheduler, own.priority, limits if is_new else None)
-    server.change(after.limits.grace_s, min(slo_ms))
+    server.change(after.limits.grace_s)
 
 
 def log_changes(changes: Sequence[Change]) -> None:

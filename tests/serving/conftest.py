@@ -14,6 +14,7 @@ import pytest
 
 from nested_sparse.level import Level
 from nested_sparse.runtime.scheduling.request import Request, Response, allowed_levels, time_limit_ms
+from nested_sparse.runtime.scheduling.run_counts import RunCounts
 from nested_sparse.runtime.scheduling.stats import SchedulerStats
 from nested_sparse.runtime.session.tensors import check_inputs
 from nested_sparse.serving.served_model import ServedModel
@@ -42,6 +43,7 @@ class FakeEngine:
         self.held = False
         self.default_slo_ms = DEFAULT_SLO_MS
         self.closed_with: float | None = None
+        self.counts = RunCounts()
 
     def submit(self, request: Request) -> Future[Response]:
         """Accepts a request as the scheduler does."""
@@ -65,8 +67,9 @@ class FakeEngine:
     def response(self, arrays: dict[str, np.ndarray], level: int, limit_ms: float = DEFAULT_SLO_MS) -> Response:
         """The response of a run at `level`."""
         x = arrays["x"]
+        self.counts.add(len(x), 2_500_000)
         outputs = {"sum": x.sum(axis=1, keepdims=True), "double": 2 * x}
-        return Response(outputs, LEVELS[level], 1500, 2500, "fake", limit_ms)
+        return Response(outputs, LEVELS[level], 1500, 2500, "fake", limit_ms, batch=len(x))
 
     def close(self, grace_s: float) -> None:
         """Closes as the scheduler does."""
@@ -74,7 +77,7 @@ class FakeEngine:
 
     def stats(self) -> SchedulerStats:
         """Counters like the scheduler's."""
-        return SchedulerStats(len(self.pending), 1.25)
+        return SchedulerStats(len(self.pending), 1.25, 0, self.counts.total, self.counts.by_samples)
 
 
 def fake_model(name: str = "net", dtype: str = "float32") -> ServedModel:

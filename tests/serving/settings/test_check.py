@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import socket
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ def test_what_would_be_served(files: Path) -> None:
         "models": [
             {
                 "name": "a",
+                "version": "1",
                 "file": str(files / "a.safetensors"),
                 "levels": 3,
                 "slo_ms": 20.0,
@@ -62,7 +64,7 @@ def test_the_same_for_people(files: Path) -> None:
     result = check(files / "a.safetensors", "--port", "7001", "--metrics-port", "7002", "--slo-ms", "25")
     assert result.exit_code == 0
     assert "gRPC on 127.0.0.1:7001\nmetrics on 127.0.0.1:7002\n" in result.stdout
-    assert re.search(r"│ a +│ \S+/a\.safetensors +│ +3 │ +25 │ +0 │ +│ elastic +│", result.stdout)
+    assert re.search(r"│ a +│ 1 +│ \S+/a\.safetensors +│ +3 │ +25 │ +0 │ +│ elastic +│", result.stdout)
 
 
 def test_every_mistake_is_said_at_once(files: Path) -> None:
@@ -94,3 +96,31 @@ def test_mistakes_in_the_settings_come_first(files: Path) -> None:
     assert '[address] port = "x": expected a whole number' in result.stderr
     assert "absent" not in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_model_directory(files: Path) -> None:
+    """Its versions by the policy; a damaged one, a link out of it, and a name that a file has too are mistakes."""
+    root = files / "models"
+    for place in ("m/1", "m/2", "m/3", "damaged/1", "out/1", "empty", "a/1"):
+        (root / place).mkdir(parents=True)
+    for place in ("m/1", "m/2", "m/3", "a/1"):
+        shutil.copy(files / "a.safetensors", root / place / "model.safetensors")
+    shutil.copy(files / "b.safetensors", root / "damaged/1/model.safetensors")
+    (root / "out/1/model.safetensors").symlink_to(files / "a.safetensors")
+    result = check(files / "a.safetensors", "--model-dir", root, "--version-policy", "latest:2", "--json")
+    assert result.exit_code == 2
+    found = json.loads(result.stdout)
+    assert [(model["name"], model["version"]) for model in found["models"] if model["name"] == "m"] == [
+        ("m", "2"),
+        ("m", "3"),
+    ]
+    problems = "\n".join(found["problems"])
+    assert len(found["problems"]) == 3
+    for text in ("damaged/1", "out/1/model.safetensors: is a link that leads out", "a: is in the model directory"):
+        assert text in problems
+    result = check("--model-dir", root / "empty")
+    assert result.exit_code == 2
+    assert "there is no model in it" in result.stderr
+    result = check("--model-dir", root, "--version-policy", "newest")
+    assert result.exit_code == 2
+    assert "[models] version_policy: expected 'latest'" in result.stderr

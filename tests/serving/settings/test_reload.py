@@ -85,7 +85,8 @@ def test_what_is_served_follows(tmp_path: Path) -> None:
         model={"net": OwnModel(priority=7, slo_ms=60_000.0, min_memory_mb=0)},
     )
     with served(path, BEFORE) as (model, governor, server):
-        reload.apply(BEFORE, after, server, [model], governor)
+        reload.apply(BEFORE, after, server, governor)
+        assert model.default_slo_ms == 60_000.0
         request = Request({spec.name: np.zeros(spec.example_shape, spec.dtype) for spec in model.inputs})
         assert model.engine.submit(request).result(60).time_limit_ms == 60_000.0
         assert model.engine._dispatcher.priority == 7
