@@ -46,6 +46,10 @@ def test_flags_override_single_keys(tmp_path: Path) -> None:
     settings = read(tmp_path, text, {"address": {"port": 8}, "model": {"a": {"priority": 5}, "b": {"priority": 2}}})
     assert settings.address == Address(host="::1", port=8)
     assert settings.model == {"a": OwnModel(priority=5, slo_ms=20.0), "b": OwnModel(priority=2)}
+    named = read(tmp_path, '[models]\nfiles = ["model.safetensors"]', {"model": {"model": {"priority": 3}}})
+    assert named.model == {"model": OwnModel(priority=3)}  # a model may have the table's name
+    flags = {"model": {"a": {"priority": 3}}}
+    assert "model.a = 3: expected a table" in problems(tmp_path, f"model.a = 3\n[models]\n{FILES}", flags)[0]
 
 
 def test_a_model_takes_from_all_models_what_it_does_not_say(tmp_path: Path) -> None:
