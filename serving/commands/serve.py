@@ -100,6 +100,7 @@ def serve(
 def _run(settings: Settings, json: bool) -> None:
     """Load the models, and serve them until a signal."""
     from nested_sparse.runtime.resources import Governor, ResourceMonitor
+    from nested_sparse.runtime.session import Session
 
     from ..connections.listening import check_listenable
     from ..load import check_files
@@ -114,7 +115,9 @@ def _run(settings: Settings, json: bool) -> None:
             check_listenable(config.host, port)  # before the models load, which may take minutes
     loader = Loader(
         config_of=lambda name: model_config(settings.of_model(name)),
-        threads_of=lambda name: settings.of_model(name).threads,
+        open_session=lambda path, name: Session(
+            path, threads=settings.of_model(name).threads, spin=settings.models.spin
+        ),
         profiles=profile_store(settings.models),
         governor=governor,
     )

@@ -132,6 +132,13 @@ class Models(Group):
             "Threads per model; default: all usable cores, also when they change, or 1 where more do not pay.", least=1
         ),
     ] = None
+    spin: Annotated[
+        bool,
+        Setting(
+            "Threads wait awake between layers: faster with several threads on a device that runs nothing else, slower "
+            "beside other work."
+        ),
+    ] = False
     profile_cache: Annotated[
         Literal["off"] | Path | None,
         Setting(
