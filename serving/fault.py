@@ -60,7 +60,7 @@ FAULTS: dict[type[BaseException], Fault] = {
     TooLargeError: Fault("invalid", grpc.StatusCode.RESOURCE_EXHAUSTED),
     MemoryError: Fault("out_of_memory", grpc.StatusCode.RESOURCE_EXHAUSTED),
     NotFoundError: Fault("not_found", grpc.StatusCode.NOT_FOUND),
-    RepositoryError: Fault("not_loaded", grpc.StatusCode.FAILED_PRECONDITION),
+    RepositoryError: Fault("unavailable", grpc.StatusCode.FAILED_PRECONDITION),
     InputError: Fault("invalid", grpc.StatusCode.INVALID_ARGUMENT),
     LevelError: Fault("invalid", grpc.StatusCode.INVALID_ARGUMENT),
     asyncio.CancelledError: Fault("cancelled", grpc.StatusCode.CANCELLED),
