@@ -105,9 +105,11 @@ def _run(settings: Settings, json: bool) -> None:
     from ..connections.listening import check_listenable
     from ..load import check_files
     from ..repository.loader import Loader
+    from ..security import Security
     from ..settings.parts import limit_config, model_config, profile_store, server_config
 
     config = server_config(settings)
+    Security(config.security, config.host)  # refuses files and addresses before the models load
     check_files(settings.models.files)
     governor = Governor(ResourceMonitor(), limit_config(settings.limits))
     for port in (config.port, config.metrics_port):
@@ -178,7 +180,8 @@ def _announce(server: Server, json: bool) -> None:
         levels = f"levels 0 to {len(model.levels) - 1}"
         log.info("serving %s on %s (%s, isa %s, threads %d)", name, server.address, levels, model.isa, model.threads)
     if server.metrics_address:
-        log.info("metrics on http://%s/metrics", server.metrics_address)
+        scheme = "http" if server.security.tls is None else "https"
+        log.info("metrics on %s://%s/metrics", scheme, server.metrics_address)
     if json:
         facts = [
             {
