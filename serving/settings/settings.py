@@ -29,7 +29,7 @@ Tables = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What `serve` was told. model: the settings of single models, by name."""
+    """The values that `serve` was told. model: the settings of single models, by name."""
 
     address: Address = field(default_factory=Address)
     security: Security = field(default_factory=Security)
