@@ -20,7 +20,10 @@ NestedSparseError
     ├── OutOfMemoryError  the run did not fit in memory                (also MemoryError)
     ├── TooLargeError     the request is larger than the server takes
     ├── RepositoryError   the model directory is not there, or has no model that can be loaded
-    └── NotFoundError     no such model
+    ├── NotFoundError     no such model
+    └── AccessError       the caller may not make this call
+        ├── UnauthenticatedError  the call brings no valid token
+        └── ForbiddenError        its rights do not cover the call
 """
 
 from __future__ import annotations
@@ -116,3 +119,15 @@ class RepositoryError(ServingError):
 
 class NotFoundError(ServingError):
     """The server has no such model."""
+
+
+class AccessError(ServingError):
+    """The caller may not make this call."""
+
+
+class UnauthenticatedError(AccessError):
+    """The call brings no valid token."""
+
+
+class ForbiddenError(AccessError):
+    """The caller is known, and its rights do not cover the call."""

@@ -142,11 +142,13 @@ def _run(settings: Settings, json: bool, read: Callable[[], Settings] | None) ->
 
     from ..connections.listening import check_listenable
     from ..load import file_problems
+    from ..security import Security
     from ..settings.parts import limit_config, loader_of, server_config
     from ..settings.reload import Reload
 
     reload = Reload(settings, read)
     config = server_config(settings)
+    Security(config.security, config.host)  # refuses files and addresses before the models load
     for problem in file_problems(settings.models.files):
         raise problem
     governor = Governor(ResourceMonitor(), limit_config(settings.limits))
@@ -221,7 +223,8 @@ def _announce(server: Server, json: bool) -> None:
         levels = f"levels 0 to {len(model.levels) - 1}"
         log.info("serving %s on %s (%s, isa %s, threads %d)", name, server.address, levels, model.isa, model.threads)
     if server.metrics_address:
-        log.info("metrics on http://%s/metrics", server.metrics_address)
+        scheme = "http" if server.security.tls is None else "https"
+        log.info("metrics on %s://%s/metrics", scheme, server.metrics_address)
     if json:
         facts = [
             {

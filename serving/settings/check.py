@@ -19,6 +19,7 @@ from ..load import check_types, file_problems
 from ..model_config import MODEL_FILE
 from ..repository.folder import ModelFolder
 from ..repository.version_policy import VersionPolicy
+from ..security import Security
 from ..served_model import VERSION
 from .parts import server_config
 from .settings import Settings
@@ -47,7 +48,8 @@ def checked(settings: Settings) -> Findings:
     found = Findings()
     address = settings.address
     with found.noted():
-        server_config(settings)
+        config = server_config(settings)
+        Security(config.security, config.host)
     with found.noted():
         check_listenable(address.host, 0)
     for name, port in (("gRPC", address.port), ("metrics", address.metrics_port), ("HTTP", address.http_port)):

@@ -10,6 +10,7 @@ from nested_sparse.runtime.resources import Governor, LimitConfig
 
 from ..load import ModelConfig
 from ..repository.loader import Loader
+from ..security import SecurityConfig
 from ..server import ServerConfig
 from .groups import Limits, Models, OwnModel
 from .settings import Settings
@@ -17,13 +18,20 @@ from .settings import Settings
 
 def server_config(settings: Settings) -> ServerConfig:
     """The server's addresses and limits."""
-    address, limits = settings.address, settings.limits
+    address, limits, security = settings.address, settings.limits, settings.security
     return ServerConfig(
         host=address.host,
         port=address.port,
         metrics_port=address.metrics_port,
         grace_s=limits.grace_s,
         request_samples=limits.max_batch,
+        security=SecurityConfig(
+            tls_cert=security.tls_cert,
+            tls_key=security.tls_key,
+            client_ca=security.client_ca,
+            token_file=security.token_file,
+            insecure=security.insecure,
+        ),
     )
 
 

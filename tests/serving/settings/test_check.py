@@ -70,7 +70,7 @@ def test_the_same_for_people(files: Path) -> None:
 def test_every_mistake_is_said_at_once(files: Path) -> None:
     """In the files, and in what they are asked for; the exit code is that of wrong usage."""
     models = [files / name for name in ("a.safetensors", "absent.safetensors", "b.safetensors", "a.safetensors")]
-    result = check(*models, "--level", 3, "--host", "203.0.113.1", "--json")
+    result = check(*models, "--level", 3, "--host", "203.0.113.1", "--insecure", "--json")
     assert result.exit_code == 2
     problems = json.loads(result.stdout)["problems"]
     said = (
