@@ -19,6 +19,7 @@ NestedSparseError
     ├── StuckError        the inference has run far longer than it should
     ├── OutOfMemoryError  the run did not fit in memory                (also MemoryError)
     ├── TooLargeError     the request is larger than the server takes
+    ├── RepositoryError   the model directory is not there, or has no model that can be loaded
     ├── UnsupportedError  the server does not do that, or not as it was started
     ├── ExistsError       there is one of this name already
     ├── NotFoundError     no such model, or no such region of shared memory
@@ -112,6 +113,10 @@ class OutOfMemoryError(ServingError, MemoryError):
 
 class TooLargeError(ServingError):
     """The request has more bytes than the server accepts."""
+
+
+class RepositoryError(ServingError):
+    """There is no model directory, or what it holds cannot be loaded, or not now."""
 
 
 class UnsupportedError(ServingError):

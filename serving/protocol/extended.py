@@ -13,11 +13,11 @@ from .classification import classified
 from .convert import serialize_response
 
 
-def extended_answer(model: ServedModel, version: str, call: Call, wanted: Sequence[str], served: Response) -> bytes:
+def extended_answer(model: ServedModel, call: Call, wanted: Sequence[str], served: Response) -> bytes:
     """The bytes of the answer to `call` with the `wanted` outputs. Raises TooLargeError, InputError."""
     outputs = dict(served.outputs)
     for spec in model.outputs:
         if spec.name in call.classes:
             batched = bool(spec.shape) and spec.shape[0] is None
             outputs[spec.name] = classified(outputs[spec.name], call.classes[spec.name], batched)
-    return serialize_response(response_of(model.name, version, call.id, served), wanted, outputs, call.places)
+    return serialize_response(response_of(model.name, model.version, call.id, served), wanted, outputs, call.places)
