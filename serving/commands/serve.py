@@ -132,6 +132,7 @@ def _check(settings: Settings, source: str, json: bool) -> None:
         print_table("would be served:", columns, rows)
         for name, address in found.addresses.items():
             print_line(f"{name} on {address}")
+        print_line(f"security: {', '.join(f'{key} {value}' for key, value in found.security.items()) or 'none'}")
     if found.problems:
         raise _wrong("\n".join([f"{source}:", *found.problems]))
 
