@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperOption
 
-from nested_sparse.errors import SettingsError
+from nested_sparse.errors import NestedSparseError, SettingsError
 from nested_sparse.excerpt import paragraph
 
 from ..ending import SIGNALS, end_draining, ended_by_signals
@@ -111,7 +111,13 @@ def serve(
         faulthandler.enable()  # a crash, as from a file that is cut off during a run, leaves a trace on stderr
     sys.setswitchinterval(SWITCH_S)
     use_format(settings.watching.log_format)
-    _run(settings, json, None if config is None else read)
+    try:
+        _run(settings, json, None if config is None else read)
+    except (NestedSparseError, OSError) as error:
+        if settings.watching.log_format == "text":
+            raise  # main() writes it
+        log.critical("%s", error)
+        raise typer.Exit(1) from None
 
 
 def _wrong(text: str) -> typer.Exit:
