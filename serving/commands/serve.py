@@ -229,6 +229,8 @@ def _announce(server: Server, json: bool) -> None:
         name = model.name if model.version == VERSION else f"{model.name}/{model.version}"
         levels = f"levels 0 to {len(model.levels) - 1}"
         log.info("serving %s on %s (%s, isa %s, threads %d)", name, server.address, levels, model.isa, model.threads)
+    if server.unix_address:
+        log.info("serving them on %s too", server.unix_address)
     if server.metrics_address:
         scheme = "http" if server.security.tls is None else "https"
         log.info("metrics on %s://%s/metrics", scheme, server.metrics_address)

@@ -16,6 +16,7 @@ from nested_sparse.runtime.policy import DEFAULT_POLICY
 from nested_sparse.runtime.session import Session
 
 from ..connections.listening import address_text, check_listenable
+from ..connections.unix_socket import UnixSocket
 from ..load import check_types, file_problems
 from ..model_config import MODEL_FILE
 from ..repository.folder import ModelFolder
@@ -60,6 +61,10 @@ def checked(settings: Settings) -> Findings:
         server_config(settings)
     with found.noted():
         check_listenable(address.host, 0)
+    if address.unix_socket is not None:
+        found.addresses["unix socket"] = str(address.unix_socket)
+        with found.noted():
+            UnixSocket(address.unix_socket).check()
     _look_at_security(settings, found)
     for name, port in (("gRPC", address.port), ("metrics", address.metrics_port), ("HTTP", address.http_port)):
         if port is not None:
