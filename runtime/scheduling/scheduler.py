@@ -252,7 +252,7 @@ class Scheduler:
         if not self._finish(turn):
             return
         with self._changed:
-            self._dispatcher.learn(turn.jobs, level, done)
+            self._dispatcher.learn(turn, level, done)
         batch = sum(job.waiting.batch for job in turn.jobs)
         for job, outputs in zip(turn.jobs, done.outputs, strict=True):
             job.future.set_result(
