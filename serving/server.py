@@ -138,7 +138,6 @@ class Server:
         self._upload_bytes = upload_budget(limit)
         silence_bad_names()
         server = aio.server(
-            interceptors=(BoundedServices(self._servicer.calls),),
             options=(
                 (
                     "grpc.so_reuseport",
@@ -160,8 +159,9 @@ class Server:
         gate = Gate(self.security.rights, self._front.probe_path, self._metrics.count_unread)
         self._handlers = (gate, self._front)
         server.add_generic_rpc_handlers(self._handlers)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        add_reflection(server, (messages.SERVICE_NAME, HEALTH_SERVICE_NAME))
+        services = BoundedServices(server, self._servicer.calls)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, services)
+        add_reflection(services, (messages.SERVICE_NAME, HEALTH_SERVICE_NAME))
         return server
 
     @property
