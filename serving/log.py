@@ -1,4 +1,4 @@
-"""Log: where the records of this process go, in which format, and how many of a kind."""
+"""Log: the place, the format and the bound of this process's log records."""
 
 from __future__ import annotations
 

@@ -187,7 +187,13 @@ class OwnModel(Group):
 
     slo_ms: Annotated[float | None, Setting("As [models] slo_ms.", least=0.1, live=True)] = None
     priority: Annotated[
-        int, Setting("Of the models served together, the one with the higher number goes first.", live=True)
+        int,
+        Setting(
+            "Of the models served together, the one with the higher number goes first.",
+            least=-(2**31),
+            most=2**31,
+            live=True,
+        ),
     ] = 0
     level: Annotated[int | None, Setting("As [models] level.", least=-1)] = None
     policy: Annotated[str | None, Setting("As [models] policy.")] = None

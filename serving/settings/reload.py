@@ -80,12 +80,13 @@ class Reload:
             self._asked.clear()
             try:
                 after = await asyncio.to_thread(self._read)  # a large file takes long to parse
+                before, self.settings = self.settings, changed(self.settings, after)
+                apply(before, self.settings, server, governor)
+                log_changes(list(differences(before, after)))
             except SettingsError as error:
                 log.error("the settings stay as they are: %s", error)
-                continue
-            before, self.settings = self.settings, changed(self.settings, after)
-            apply(before, self.settings, server, governor)
-            log_changes(list(differences(before, after)))
+            except Exception:  # a fault of ours; the next signal is obeyed all the same
+                log.exception("the settings could not be changed")
 
 
 def apply(before: Settings, after: Settings, server: Server, governor: Governor) -> None:

@@ -7,6 +7,7 @@ import math
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from nested_sparse.argument import shown
@@ -34,6 +35,10 @@ class Setting:
 
     def problem(self, value: object) -> str | None:
         """The values that are expected in the place of `value`; None: it is one of them."""
+        if isinstance(value, tuple):
+            return next((said for each in value if (said := self.problem(each)) is not None), None)
+        if isinstance(value, str | Path) and "\0" in str(value):  # which no system call takes
+            return "text without a null character"
         if self.choices and value not in self.choices:
             return f"one of: {', '.join(self.choices)}"
         if isinstance(value, int | float) and not isinstance(value, bool) and not self.least <= value <= self.most:
