@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
+from nested_sparse.bfloat16 import dtype_named
 from nested_sparse.proto import messages
 from nested_sparse.tensor_spec import TensorSpec
 
@@ -61,7 +60,7 @@ def sample_bytes(spec: TensorSpec, samples: int) -> int:
     """Bytes of an input with so many samples of the example shape; `samples` counts only where the batch is free."""
     free = bool(spec.shape) and spec.shape[0] is None
     batch = max(1, spec.example_shape[0]) if free else 1
-    return math.prod(spec.example_shape) // batch * (samples if free else 1) * np.dtype(spec.dtype).itemsize
+    return math.prod(spec.example_shape) // batch * (samples if free else 1) * dtype_named(spec.dtype).itemsize
 
 
 def sizes(spec: TensorSpec) -> list[int]:

@@ -115,7 +115,7 @@ class KnownHeaders:
         inputs = tuple((name, array.dtype, array.shape, array.nbytes) for name, array in call.request.inputs.items())
         if [name for name, *_ in inputs] != [spec.name for spec in specs]:
             return
-        if any(dtype.kind not in "iuf" for _, dtype, _, _ in inputs):
+        if any(dtype.kind not in "iufV" for _, dtype, _, _ in inputs):
             return
         if [nbytes for *_, nbytes in inputs] != [len(values) for values in raw]:
             return

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from nested_sparse.bfloat16 import BFLOAT16
 from nested_sparse.errors import InputError, TooLargeError
 from nested_sparse.proto.messages import InferTensorContents, ModelInferRequest, ModelInferResponse
 from nested_sparse.serving.protocol.convert import (
@@ -28,6 +29,8 @@ def values(datatype, shape=(2, 3)):
         return RNG.standard_normal(shape).astype(datatype.dtype)
     if datatype.dtype.kind == "b":
         return RNG.integers(0, 2, shape).astype(bool)
+    if datatype.dtype == BFLOAT16:
+        return RNG.integers(0, 1 << 16, shape, np.uint16).view(BFLOAT16)
     limits = np.iinfo(datatype.dtype)
     array = RNG.integers(limits.min, limits.max, shape, datatype.dtype, endpoint=True)
     array.flat[0], array.flat[1] = limits.min, limits.max
