@@ -6,6 +6,7 @@ import math
 
 from nested_sparse.bfloat16 import dtype_named
 from nested_sparse.proto import messages
+from nested_sparse.runtime.scheduling import DEFAULT_PRIORITY, PRIORITY_LEVELS
 from nested_sparse.tensor_spec import TensorSpec
 
 from .protocol.datatype import datatype_of
@@ -41,6 +42,8 @@ def config_message(
     if model.joins:
         config.dynamic_batching.default_queue_policy.default_timeout_microseconds = round(model.default_slo_ms * 1e3)
         config.dynamic_batching.default_queue_policy.allow_timeout_override = True
+        config.dynamic_batching.priority_levels = PRIORITY_LEVELS
+        config.dynamic_batching.default_priority_level = DEFAULT_PRIORITY
     for spec in model.inputs:
         config.input.add(name=spec.name, data_type=type_name(spec), dims=sizes(spec)[samples > 0 :])
     for spec in model.outputs:
