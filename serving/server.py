@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grpc import aio
@@ -24,6 +25,7 @@ from .connections.grpc_log import silence_bad_names
 from .connections.listening import MOST_PORT, address_text, check_listenable
 from .connections.own_door import OwnDoor
 from .connections.own_sockets import finish_sending, stop_listening
+from .connections.unix_socket import UnixSocket
 from .connections.uploads import Uploads, upload_budget
 from .dataplane import Dataplane
 from .health import SERVICE_NAME as HEALTH_SERVICE_NAME
@@ -41,6 +43,7 @@ from .rights.gate import Gate
 from .security import Security, SecurityConfig
 from .served_model import ServedModel
 from .servicer import Servicer, generic_handler
+from .shared_memory.regions import Regions
 
 if TYPE_CHECKING:
     from .http.http_server import HttpServer
@@ -58,21 +61,25 @@ log = logging.getLogger(__name__)
 class ServerConfig:
     """The server's addresses and limits. Raises ServingError for a value that is out of range.
 
+    unix_socket: path of a socket for processes of this user, beside the port.
     port, metrics_port, http_port: 0 picks a free one; metrics_port None: no metrics; http_port None: no REST.
     grace_s: seconds that running requests get when the server stops.
     request_samples: number of samples of the example shape that fit in one request; it bounds the bytes that the
     server reads into memory.
     connections: limits of the connections of one client, and of all clients together.
+    allow_shared_memory: whether clients may name shared memory of this machine, in place of a tensor's values.
     security: its TLS, and the rights of its clients.
     """
 
     host: str = "127.0.0.1"
     port: int = 8001
+    unix_socket: Path | None = None
     metrics_port: int | None = None
     http_port: int | None = None
     grace_s: float = 30.0
     request_samples: int = 64
     connections: ConnectionLimits = field(default_factory=ConnectionLimits)
+    allow_shared_memory: bool = False
     security: SecurityConfig = field(default_factory=SecurityConfig)
 
     def __post_init__(self) -> None:
@@ -117,19 +124,24 @@ class Server:
         for model in served:
             self._metrics.watch(model)
         self._dataplane = Dataplane(served)
-        self._message_bytes = limit = receive_limit(served, config.request_samples)
-        self._servicer = Servicer(self._dataplane, self._metrics, limit, repository=repository)
+        limit = receive_limit(served, config.request_samples)
+        memory = Regions(limit) if config.allow_shared_memory else None
+        self._servicer = Servicer(
+            self._dataplane, self._metrics, limit_bytes=limit, repository=repository, memory=memory
+        )
         self._health = HealthServicer()
         self._model_health = ModelHealth(self._health, self._dataplane)
         self._door: OwnDoor | None = None
+        self._unix_socket = None if config.unix_socket is None else UnixSocket(config.unix_socket)
         self._watches: list[asyncio.Task[None]] = []
-        self._grpc = self._build(limit)
+        self._grpc = self._build()
         self._exporter = MetricsServer(self._metrics.registry, self.security)
         self._http: HttpServer | None = None
         if repository is not None:
             repository.attach(self._dataplane, self._metrics, self._models_changed)
 
-    def _build(self, limit: int) -> aio.Server:
+    def _build(self) -> aio.Server:
+        limit = self._servicer.limit_bytes
         self._upload_bytes = upload_budget(limit)
         silence_bad_names()
         server = aio.server(
@@ -160,6 +172,11 @@ class Server:
         return server
 
     @property
+    def unix_address(self) -> str:
+        """The address of the unix socket; "" where there is none."""
+        return "" if self._unix_socket is None else self._unix_socket.address
+
+    @property
     def models(self) -> list[ServedModel]:
         """All versions of all models that are served now."""
         return self._dataplane.every()
@@ -177,6 +194,8 @@ class Server:
         check_listenable(host, port)
         bound = self._listen(host, port)
         self.address = address_text(host, bound)
+        if self._unix_socket is not None:
+            self._unix_socket.open(self._grpc)
         self._door = OwnDoor(self._grpc, host, bound, self.security.tls is not None)
         if self._config.metrics_port is not None:
             await self._start_exporter(host, self._config.metrics_port)
@@ -209,7 +228,7 @@ class Server:
 
         check_listenable(host, port)
         text = MetricsText(self._metrics.registry)
-        self._http = HttpServer(self._handlers, text, self._message_bytes, self._upload_bytes)
+        self._http = HttpServer(self._handlers, text, self._servicer.limit_bytes, self._upload_bytes)
         tls = self.security.tls
         bound = await self._http.start(host, port, None if tls is None else tls.context())
         self.http_address = address_text(host, bound)
@@ -252,6 +271,10 @@ class Server:
             return
         port = int(self.address.rpartition(":")[2])
         await self._servicer.calls.settle(QUIET_S, REPLY_GRACE_S)
-        stop_listening(self._config.host, port)
-        finish_sending(self._config.host, port)
+        doors = [(self._config.host, port), *([(self.unix_address, 0)] if self.unix_address else [])]
+        for end in (stop_listening, finish_sending):
+            for door in doors:
+                end(*door)
         await self._grpc.stop(REPLY_GRACE_S)
+        if self._unix_socket is not None:
+            self._unix_socket.close()

@@ -31,6 +31,9 @@ class Address(Group):
 
     host: Annotated[str, Setting("Address to listen on; the default is this machine only.")] = "127.0.0.1"
     port: Annotated[int, Setting("gRPC port; 0 picks a free one and says which.", least=0, most=MOST_PORT)] = 8001
+    unix_socket: Annotated[
+        Path | None, Setting("Path of a unix socket beside the port, for processes of this user; off by default.")
+    ] = None
     metrics_port: Annotated[
         int | None, Setting("Port for Prometheus text, off by default; 0 picks one.", least=0, most=MOST_PORT)
     ] = None
@@ -60,9 +63,9 @@ class Security(Group):
         Path | None, Setting("File of bearer tokens and their rights; without a token, nothing but health.")
     ] = None
     insecure: Annotated[bool, Setting("Listen on a public address without TLS.")] = False
-    allow_shared_memory: Annotated[
-        bool, Setting("Let clients pass tensors in the shared memory of this machine.", ready=False)
-    ] = False
+    allow_shared_memory: Annotated[bool, Setting("Let clients pass tensors in the shared memory of this machine.")] = (
+        False
+    )
     check_signature: Annotated[
         Path | None, Setting("File of an Ed25519 public key that must have signed each checkpoint.", ready=False)
     ] = None
