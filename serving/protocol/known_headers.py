@@ -1,8 +1,8 @@
 """KnownHeaders: the headers of requests that came before, so that the next ones are read without protobuf.
 
 The header of a request precedes its raw values: names, shapes, parameters, and places in shared memory. A client sends
-the same one again and again. A message of protobuf is the sequence of its fields, so equal bytes mean the same, whatever
-fields follow. Here only raw values of the same sizes may follow.
+the same one again and again. A message of protobuf is the sequence of its fields, so equal bytes mean the same,
+whatever fields follow. Here only raw values of the same sizes may follow.
 """
 
 from __future__ import annotations
