@@ -27,6 +27,7 @@ from .protocol.datatype import datatype_of
 from .protocol.inflate import inflated
 from .protocol.parameters import served_parameters
 from .protocol.wire import HEADER_BYTES
+from .rights.caller import name_client
 from .served_model import PLATFORM, VERSION, ServedModel
 from .streaming import Streaming
 
@@ -134,6 +135,7 @@ class Servicer:
 
         Time counts from the arrival of the request.
         """
+        name_client(context)
         now_s, arrival_s = self._clock(), arrived_s.get()
         received_s = now_s if arrival_s is None else arrival_s
         left_s = context.time_remaining()

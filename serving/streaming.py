@@ -15,6 +15,7 @@ from .connections.calls import Calls
 from .fault import Ending, ending_of
 from .protocol.convert import InferRequest
 from .protocol.wire import length_prefix
+from .rights.caller import name_client
 
 MOST_UNANSWERED = 16
 """Requests of one stream that are in the server at once. The next one is not read before the oldest is answered, and
@@ -56,6 +57,7 @@ class Streaming:
         the stream. A cancelled stream cancels its requests. Its deadline is that of each request.
         """
         self.calls.begin(context)
+        name_client(context)
         stream = _Stream(self, context)
         self._open.add(stream)
         try:

@@ -24,6 +24,7 @@ class Request:
     received_s: time of arrival, a reading of the scheduler's clock; None: the moment of submission.
     timeout_ms: time from arrival until the client stops waiting, as its transport says; it has passed where it is 0 or
         less; None or infinite: the client waits as long as it takes.
+    client: name of the client, which has its share of the queue.
     """
 
     inputs: Arrays
@@ -32,6 +33,7 @@ class Request:
     level: int | None = None
     received_s: float | None = None
     timeout_ms: float | None = None
+    client: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,8 @@ from nested_sparse.errors import InputError
 from nested_sparse.proto.messages import InferParameter
 from nested_sparse.runtime.scheduling import Request, Response
 
+from ..rights.caller import client_name
+
 MS_PER_S, US_PER_MS = 1000.0, 1000.0
 INTEGER_KINDS = ("int64_param", "uint64_param")
 NUMBER_KINDS = (*INTEGER_KINDS, "double_param")
@@ -43,6 +45,7 @@ def read_request(
         level=None if level is None else int(level),
         received_s=received_s,
         timeout_ms=timeout_ms,
+        client=client_name.get(),
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from contextvars import ContextVar
 from typing import Any
 
 import grpc
@@ -13,17 +12,14 @@ import grpc
 from nested_sparse.errors import AccessError, UnauthenticatedError
 
 from ..fault import Ending
+from .caller import caller
 from .right import right_of
 from .rights import Rights
-from .tokens import Client
 
 KEY = "authorization"
 LOG_PERIOD_S = 10.0
 """Least time between two lines of the log about refused calls."""
 log = logging.getLogger(__name__)
-
-caller: ContextVar[Client | None] = ContextVar("caller", default=None)
-"""In a call: its client, if the call needed a right. Its name is "" where no token states it."""
 
 
 class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types

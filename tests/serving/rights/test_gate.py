@@ -87,6 +87,15 @@ def test_unmodified_clients_send_tokens_as_headers(closed: Any) -> None:
             client.get_server_metadata(headers=headers)
 
 
+def test_a_client_is_known_to_the_queue_by_its_token_else_by_its_address(
+    closed: Any, channel: Any, model: Any, serve: Any
+) -> None:
+    infer_stub(channel)(typed_request(), metadata=bearer(TOKENS[Right.INFERENCE]))
+    with serve([model]) as server, grpc.insecure_channel(server.address) as open_channel:
+        infer_stub(open_channel)(typed_request())
+    assert [request.client for request in model.engine.requests] == ["inference-client", "ipv4:127.0.0.1"]
+
+
 def test_a_call_with_two_tokens_is_refused(channel: Any) -> None:
     path = f"/{messages.SERVICE_NAME}/ServerMetadata"
     assert status(channel, path, bearer(TOKENS[Right.READING]) * 2) is grpc.StatusCode.UNAUTHENTICATED

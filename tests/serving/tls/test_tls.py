@@ -89,6 +89,7 @@ def test_clients_without_a_certificate_of_the_ca_are_refused(model: Any, serve: 
         assert not model.engine.requests
         assert outcome(server, AUTHORITY.pem, good) is OK
         assert metrics(server, AUTHORITY.pem, good) == 200
+        assert [request.client for request in model.engine.requests] == ["good"]
 
 
 def test_a_new_certificate_is_used_without_a_restart(model: Any, serve: Any, tmp_path: Path) -> None:
