@@ -80,14 +80,14 @@ class Dispatcher:
         if job.waiting.deadline_s <= now_s:
             raise self._refusals.expired(job, now_s)
         idle = self._device.idle
-        slowdown = self._policy.slowdown_factor(now_s)
         if not idle and self._queue.shares.is_crowded(job):
-            left += self._make_way(job, slowdown, now_s)
-        queue = () if idle else self._device.queue_of(self, slowdown)
+            left += self._make_way(job, now_s)
+        queue = () if idle else self._device.queue_of(self, self._policy.slowdown_factor(now_s))
         decision = self._policy.admit(job.waiting, queue, self._device.busy_ms(now_s), now_s)
         if decision.level is None:
             raise self._refusals.shed(job, decision)
-        if idle and at_once_ms > 0.0 and self._longest_ms(job.waiting) * slowdown <= at_once_ms:
+        # a slower device takes as many times as long to change threads, so the slowdown does not count
+        if idle and at_once_ms > 0.0 and self._longest_ms(job.waiting) <= at_once_ms:
             return self._turn(job, now_s)
         if not self._queue.enter(job, now_s):
             raise OverloadedError(
@@ -141,8 +141,9 @@ class Dispatcher:
         levels_ms = [self._profile.predict_ms(level, waiting.batch) for level in (present, waiting.lowest_level)]
         return sum(levels_ms) / 2 * self._policy.slowdown_factor(self._clock())
 
-    def _make_way(self, job: Job, slowdown: float, now_s: float) -> list[Job]:
+    def _make_way(self, job: Job, now_s: float) -> list[Job]:
         """Take out jobs of clients with more, where they would make `job` late, or leave it no place in the queue."""
+        slowdown = self._policy.slowdown_factor(now_s)
 
         def cost_ms(waiting: Waiting) -> float:
             run_ms = self._profile.predict_ms(waiting.lowest_level, waiting.batch)
