@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-import numpy as np
 from grpc import aio
 from grpc_health.v1 import health_pb2_grpc
 
 from nested_sparse.argument import finite, whole
 from nested_sparse.errors import ServingError
 from nested_sparse.proto import messages
-from nested_sparse.tensor_spec import TensorSpec
 
 from .connections.bounded import BoundedServices
 from .connections.connection_limits import ConnectionLimits
@@ -34,10 +31,12 @@ from .health import HealthServicer
 from .metrics import Metrics
 from .metrics_server import MetricsServer
 from .metrics_text import MetricsText
+from .model_config import sample_bytes
 from .model_health import ModelHealth
 from .protocol.inflate import NOT_INFLATED
 from .protocol.reflection import add_reflection
 from .protocol.wire import HEADER_BYTES
+from .repository.repository import Repository
 from .rights.gate import Gate
 from .security import Security, SecurityConfig
 from .served_model import ServedModel
@@ -91,45 +90,44 @@ class ServerConfig:
 
 def receive_limit(models: Iterable[ServedModel], request_samples: int) -> int:
     """Bytes a request may have: the largest model's inputs times `request_samples`, at least gRPC's default."""
-    inputs = max((sum(_sample_bytes(spec, request_samples) for spec in model.inputs) for model in models), default=0)
+    inputs = max((sum(sample_bytes(spec, request_samples) for spec in model.inputs) for model in models), default=0)
     return max(LEAST_MESSAGE_BYTES, min(inputs + HEADER_BYTES, 2**31 - 1))
-
-
-def _sample_bytes(spec: TensorSpec, request_samples: int) -> int:
-    batch = request_samples if spec.shape and spec.shape[0] is None else 1
-    return math.prod(spec.example_shape) // _batch_of(spec) * batch * np.dtype(spec.dtype).itemsize
-
-
-def _batch_of(spec: TensorSpec) -> int:
-    return max(1, spec.example_shape[0]) if spec.shape and spec.shape[0] is None else 1
 
 
 class Server:
     """Serves models from start() until drain(); address, metrics_address and http_address say where.
 
     Raises ServingError for files of TLS or tokens that cannot be used, and for an exposed address without TLS.
+
+    repository: more models, loaded already, which come and go from now on; drain() closes them.
     """
 
-    def __init__(self, models: Sequence[ServedModel], config: ServerConfig) -> None:
+    def __init__(
+        self, models: Sequence[ServedModel], config: ServerConfig, repository: Repository | None = None
+    ) -> None:
         self.address = ""
         self.metrics_address = ""
         self.http_address = ""
         self._config = config
         self.security = Security(config.security, config.host)
         self._models = models
+        self._repository = repository
+        served = [*models, *(repository.models if repository is not None else ())]
         self._metrics = Metrics()
-        for model in models:
+        for model in served:
             self._metrics.watch(model)
-        self._dataplane = Dataplane(models)
-        self._message_bytes = limit = receive_limit(models, config.request_samples)
-        self._servicer = Servicer(self._dataplane, self._metrics, limit)
+        self._dataplane = Dataplane(served)
+        self._message_bytes = limit = receive_limit(served, config.request_samples)
+        self._servicer = Servicer(self._dataplane, self._metrics, limit, repository=repository)
         self._health = HealthServicer()
-        self._model_health = ModelHealth(self._health, self._dataplane, models)
+        self._model_health = ModelHealth(self._health, self._dataplane)
         self._door: OwnDoor | None = None
         self._watches: list[asyncio.Task[None]] = []
         self._grpc = self._build(limit)
         self._exporter = MetricsServer(self._metrics.registry, self.security)
         self._http: HttpServer | None = None
+        if repository is not None:
+            repository.attach(self._dataplane, self._metrics, self._models_changed)
 
     def _build(self, limit: int) -> aio.Server:
         self._upload_bytes = upload_budget(limit)
@@ -150,7 +148,7 @@ class Server:
         )
         self._front = Front(
             generic_handler(self._servicer),
-            min((model.default_slo_ms for model in self._models), default=1000.0),
+            self._shortest_slo_ms(),
             self._metrics.shed_in_front,
         )
         self._metrics.watch_front(self._front.wait_s)
@@ -160,6 +158,18 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         add_reflection(server, (messages.SERVICE_NAME, HEALTH_SERVICE_NAME))
         return server
+
+    @property
+    def models(self) -> list[ServedModel]:
+        """All versions of all models that are served now."""
+        return self._dataplane.every()
+
+    def _shortest_slo_ms(self) -> float:
+        return min((model.default_slo_ms for model in self._dataplane.models.values()), default=1000.0)
+
+    def _models_changed(self) -> None:
+        self._front.delay.promise(self._shortest_slo_ms())
+        self._model_health.update()
 
     async def start(self) -> None:
         """Listen and answer. Raises ServingError if it cannot listen on an address."""
@@ -206,6 +216,13 @@ class Server:
         if self._servicer.metrics_port is None:
             self._servicer.metrics_port = bound
 
+    def change(self, grace_s: float) -> None:
+        """Take over another grace, and the changed times that the models promise."""
+        self._config = replace(self._config, grace_s=grace_s)
+        if self._repository is not None:
+            self._repository.grace_s = grace_s
+        self._front.delay.promise(self._shortest_slo_ms())
+
     async def drain(self) -> None:
         """End in order: NOT_SERVING, new requests refused, running ones finished within the grace, all closed."""
         end_s = time.monotonic() + self._config.grace_s
@@ -224,6 +241,9 @@ class Server:
         await self._close_connections()
         left_s = max(0.0, end_s - time.monotonic())
         await asyncio.gather(*(asyncio.to_thread(model.engine.close, left_s) for model in self._models))
+        if self._repository is not None:
+            await self._repository.close(left_s)
+        self._servicer.log.reset()
         await self._exporter.close()
 
     async def _close_connections(self) -> None:

@@ -112,6 +112,22 @@ class Governor:
             )
             self._watched.sort(key=lambda each: each.priority)
 
+    def change(self, scheduler: Limited, priority: int, config: LimitConfig | None = None) -> None:
+        """Give a watched model another priority and, where `config` is given, other readings: it begins without limits,
+        and the next looks find those that the readings ask for."""
+        with self._lock:
+            for each in self._watched:
+                if each.scheduler is scheduler:
+                    each.priority = priority
+                    if config is not None:
+                        each.limits = LevelLimiter(each.model.levels, config)
+            self._watched.sort(key=lambda each: each.priority)
+
+    def unwatch(self, model: Model) -> None:
+        """Limit `model` no more; without effect where it is not watched. A look under way may still limit it."""
+        with self._lock:
+            self._watched = [each for each in self._watched if each.model is not model]
+
     def start(self) -> None:
         """Begin to look at the sensors, in a thread of its own."""
         self._thread.start()
@@ -138,6 +154,8 @@ class Governor:
         for each in watched:
             if self._closed.is_set():
                 return
+            if not any(each is other for other in self._watched):  # taken away since the look began
+                continue
             spared = given_by is not None and each.priority > given_by
             resident_level = each.limit.resident_level
             try:

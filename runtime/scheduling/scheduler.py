@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 
 from nested_sparse.argument import finite, real, whole
 from nested_sparse.errors import InputError, StuckError, UnavailableError
@@ -25,6 +26,7 @@ from .job import Job, Terms, can_join, make_job
 from .job_queue import JobQueue
 from .refusals import Refusals
 from .request import Request, Response
+from .run_counts import RunCounts
 from .runner import Runner
 from .running_jobs import RunningJobs, Turn
 from .stats import SchedulerStats
@@ -97,6 +99,7 @@ class Scheduler:
         self._device = Device(self._workers) if device is None else device
         self._changed = self._device.changed
         self._closing = False
+        self._counts = RunCounts()
         self._running = RunningJobs(self._on_stuck if workers else None, clock)
         self._dispatcher = Dispatcher(
             session.name,
@@ -161,6 +164,15 @@ class Scheduler:
         with self._changed:
             self._dispatcher.limit(index, reason)
 
+    def change(self, *, default_slo_ms: float, priority: int) -> None:
+        """Give the requests that come from now on another time, and the model another priority on the device."""
+        terms = replace(self._terms, default_slo_ms=real("default_slo_ms", default_slo_ms, above=0.0))
+        priority = whole("priority", priority, -sys.maxsize)
+        with self._changed:
+            self._terms = self._refusals.terms = terms
+            self._dispatcher.priority = priority
+            self._changed.notify_all()
+
     def hopeless(self, level: int) -> str | None:
         """The reason why no request of `default_slo_ms` can ever be served at `level`; None where one can."""
         return self._refusals.hopeless(self._terms.default_slo_ms, level)
@@ -168,7 +180,13 @@ class Scheduler:
     def stats(self) -> SchedulerStats:
         """How the scheduler stands now."""
         with self._changed:
-            return SchedulerStats(len(self._queue), self._dispatcher.slowdown_factor(), self._running.stuck_count)
+            return SchedulerStats(
+                len(self._queue),
+                self._dispatcher.slowdown_factor(),
+                self._running.stuck_count,
+                self._counts.total,
+                dict(self._counts.by_samples),
+            )
 
     def close(self, grace_s: float = 5.0) -> None:
         """Take no more requests, serve the queue for up to `grace_s`, and fail the rest with UnavailableError.
@@ -259,9 +277,10 @@ class Scheduler:
             return
         if not self._finish(turn):
             return
+        batch = sum(job.waiting.batch for job in turn.jobs)
         with self._changed:
             self._dispatcher.learn(turn.jobs, level, done)
-        batch = sum(job.waiting.batch for job in turn.jobs)
+            self._counts.add(batch, round((done.ended_s - done.started_s) * 1e9))
         for job, outputs in zip(turn.jobs, done.outputs, strict=True):
             job.future.set_result(
                 Response(

@@ -9,7 +9,10 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,13 +23,19 @@ from nested_sparse.errors import SettingsError
 from nested_sparse.excerpt import paragraph
 
 from ..ending import SIGNALS, end_draining, ended_by_signals
+from ..log import limit_lines, use_format
 from ..settings.flags import given_flags, with_flags
 from ..settings.settings import Settings, read_settings
-from .output import print_json
+from .output import print_json, print_line, print_table
 
 if TYPE_CHECKING:
+    from nested_sparse.runtime.resources import Governor
+
+    from ..repository.loader import Loader
+    from ..repository.repository import Repository
     from ..served_model import ServedModel
     from ..server import Server, ServerConfig
+    from ..settings.reload import Reload
 
 SWITCH_S = 0.0002
 """The longest time for which a thread keeps the interpreter while another one waits for it. With Python's default of
@@ -68,8 +77,15 @@ def serve(
             metavar="NAME=N",
         ),
     ] = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Say what would be served, and every mistake, and end: exit code 0, or 2 with mistakes."
+        ),
+    ] = False,
     json: Annotated[
-        bool, typer.Option("--json", help="When ready, print one JSON line with addresses and models.")
+        bool,
+        typer.Option("--json", help="When ready, print one JSON line with addresses and models; with --check too."),
     ] = False,
     **flags: Any,
 ) -> None:
@@ -84,83 +100,140 @@ def serve(
     tables = given_flags(context, priority or [])
     if files:
         tables.setdefault("models", {})["files"] = files
+    read = partial(read_settings, config, tables)
     try:
-        settings = read_settings(config, tables)
+        settings = read()
     except SettingsError as error:
-        print(f"nested-sparse: {paragraph(str(error))}", file=sys.stderr)
-        raise typer.Exit(2) from None
+        raise _wrong(str(error)) from None
+    if check:
+        return _check(settings, str(config or "serve"), json)
     with contextlib.suppress(ValueError, OSError):  # stderr may not be a file
         faulthandler.enable()  # a crash, as from a file that is cut off during a run, leaves a trace on stderr
     sys.setswitchinterval(SWITCH_S)
-    _run(settings, json)
+    use_format(settings.watching.log_format)
+    _run(settings, json, None if config is None else read)
 
 
-def _run(settings: Settings, json: bool) -> None:
-    """Load the models, and serve them until a signal."""
+def _wrong(text: str) -> typer.Exit:
+    """The end of a command that was told what cannot be, after the line that says so."""
+    print(f"nested-sparse: {paragraph(text)}", file=sys.stderr)
+    return typer.Exit(2)
+
+
+def _check(settings: Settings, source: str, json: bool) -> None:
+    from ..settings.check import checked
+
+    found = checked(settings)
+    if json:
+        print_json(asdict(found))
+    else:
+        columns = ("name", "version", "file", "levels", "slo_ms", "priority", "level", "policy", "threads")
+        rows = [["" if model[key] is None else model[key] for key in columns] for model in found.models]
+        print_table("would be served:", columns, rows)
+        for name, address in found.addresses.items():
+            print_line(f"{name} on {address}")
+    if found.problems:
+        raise _wrong("\n".join([f"{source}:", *found.problems]))
+
+
+def _run(settings: Settings, json: bool, read: Callable[[], Settings] | None) -> None:
+    """Load the models, and serve them until a signal. read: for SIGHUP; None: a SIGHUP ends the process."""
     from nested_sparse.runtime.resources import Governor, ResourceMonitor
-    from nested_sparse.runtime.scheduling import Device
-    from nested_sparse.runtime.session import Session
 
     from ..connections.listening import check_listenable
-    from ..load import check_files, load_model
+    from ..load import file_problems
     from ..security import Security
-    from ..settings.parts import limit_config, model_config, profile_store, server_config
+    from ..settings.parts import limit_config, loader_of, server_config
+    from ..settings.reload import Reload
 
+    reload = Reload(settings, read)
     config = server_config(settings)
     Security(config.security, config.host)  # refuses files and addresses before the models load
-    check_files(settings.models.files)
-    device = Device()
+    for problem in file_problems(settings.models.files):
+        raise problem
     governor = Governor(ResourceMonitor(), limit_config(settings.limits))
-    for port in (config.port, config.metrics_port):
+    for port in (config.port, config.metrics_port, config.http_port):
         if port is not None:
             check_listenable(config.host, port)  # before the models load, which may take minutes
-    profiles = profile_store(settings.models)
-    with ended_by_signals(), ExitStack() as sessions:
+    loader = loader_of(lambda: reload.settings, governor)
+    with ended_by_signals(), ExitStack() as opened:
         models = []
         for path in settings.models.files:
-            own = settings.of_model(path.stem)
-            session = sessions.enter_context(Session(path, threads=own.threads, spin=settings.models.spin))
-            models.append(load_model(session, model_config(own), device, profiles, governor))
+            loaded = loader.load(path)
+            opened.callback(loaded.session.close)
+            models.append(loaded.model)
+        repository = _repository(settings, loader)
+        if repository is not None:
+            repository.load_all([model.name for model in models])
         with governor:
-            asyncio.run(_serve(models, config, json))
-        if stuck := [model.name for model in models if model.engine.stats().stuck]:
+            asyncio.run(_serve(models, repository, config, governor, reload, json))
+        stuck = [model.name for model in models if model.engine.stats().stuck]
+        if stuck := [*stuck, *(repository.stuck if repository is not None else ())]:
             log.error("ended with an inference of %s still stuck", ", ".join(stuck))
             os._exit(1)  # closing the session would wait for the inference
 
 
-async def _serve(models: list[ServedModel], config: ServerConfig, json: bool) -> None:
+def _repository(settings: Settings, loader: Loader) -> Repository | None:
+    from ..repository.folder import ModelFolder
+    from ..repository.repository import Repository
+    from ..repository.version_policy import VersionPolicy
+
+    if settings.models.model_dir is None:
+        return None
+    policy = VersionPolicy.read(settings.models.version_policy)
+    return Repository(ModelFolder(settings.models.model_dir), loader, policy, settings.limits.grace_s)
+
+
+async def _serve(
+    models: list[ServedModel],
+    repository: Repository | None,
+    config: ServerConfig,
+    governor: Governor,
+    reload: Reload,
+    json: bool,
+) -> None:
     from ..server import Server
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in SIGNALS:
         loop.add_signal_handler(number, stop.set)
-    server = Server(models, config)
+    server = Server(models, config, repository)
     await server.start()
+    reloads = asyncio.create_task(reload.watch(server, governor))
     try:
-        _announce(server, models, json)
+        _announce(server, json)
+        limit_lines()
         await stop.wait()
     finally:  # also if the announcement cannot be written
         for number in SIGNALS:
             loop.remove_signal_handler(number)
             signal.signal(number, end_draining)
-        log.info("draining, at most %g s", config.grace_s)
+        reloads.cancel()
+        log.info("draining, at most %g s", reload.settings.limits.grace_s)
         await server.drain()
     log.info("stopped")
 
 
-def _announce(server: Server, models: list[ServedModel], json: bool) -> None:
-    for model in models:
+def _announce(server: Server, json: bool) -> None:
+    from ..served_model import VERSION
+
+    for model in server.models:
+        name = model.name if model.version == VERSION else f"{model.name}/{model.version}"
         levels = f"levels 0 to {len(model.levels) - 1}"
-        log.info(
-            "serving %s on %s (%s, isa %s, threads %d)", model.name, server.address, levels, model.isa, model.threads
-        )
+        log.info("serving %s on %s (%s, isa %s, threads %d)", name, server.address, levels, model.isa, model.threads)
     if server.metrics_address:
         scheme = "http" if server.security.tls is None else "https"
         log.info("metrics on %s://%s/metrics", scheme, server.metrics_address)
     if json:
         facts = [
-            {"name": model.name, "levels": len(model.levels), "isa": model.isa, "threads": model.threads}
-            for model in models
+            {
+                "name": model.name,
+                "version": model.version,
+                "levels": len(model.levels),
+                "isa": model.isa,
+                "threads": model.threads,
+            }
+            for model in server.models
         ]
         print_json({"address": server.address, "metrics_address": server.metrics_address or None, "models": facts})

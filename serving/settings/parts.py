@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.runtime.policy import DEFAULT_POLICY
 from nested_sparse.runtime.profiling import ProfileStore, default_folder
-from nested_sparse.runtime.resources import LimitConfig
+from nested_sparse.runtime.resources import Governor, LimitConfig
 
 from ..load import ModelConfig
+from ..repository.loader import Loader
 from ..security import SecurityConfig
 from ..server import ServerConfig
-from .groups import Limits, Models, OwnModel
+from ..signature import PublicKey
+from .groups import Limits, Models, OwnModel, Security
 from .settings import Settings
 
 
@@ -55,6 +60,24 @@ def limit_config(limits: Limits | OwnModel) -> LimitConfig:
         min_frequency_share=limits.min_frequency,
         min_battery_percent=limits.min_battery,
     )
+
+
+def loader_of(settings: Callable[[], Settings], governor: Governor) -> Loader:
+    """How checkpoints are opened and served. settings: those in force when one is loaded."""
+    models = settings().models
+    return Loader(
+        config_of=lambda name: model_config(settings().of_model(name)),
+        threads_of=lambda name: settings().of_model(name).threads,
+        spin=models.spin,
+        profiles=profile_store(models),
+        governor=governor,
+        check=signature_check(settings().security),
+    )
+
+
+def signature_check(security: Security) -> Callable[[Checkpoint], None] | None:
+    """The check of each checkpoint's signature; None: none is asked for. Raises InputError for a key that is none."""
+    return None if security.check_signature is None else PublicKey(security.check_signature).check
 
 
 def profile_store(models: Models) -> ProfileStore | None:

@@ -19,8 +19,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from nested_sparse.amend import store_metrics, store_signature
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import CheckpointError, InputError
+from nested_sparse.runtime.resources import Governor, ResourceMonitor
 from nested_sparse.runtime.session import Session
 from nested_sparse.serving import cli
+from nested_sparse.serving.settings.groups import Security
+from nested_sparse.serving.settings.parts import loader_of
+from nested_sparse.serving.settings.settings import Settings
 from nested_sparse.serving.signature import PublicKey, sign_checkpoint
 from nested_sparse.slice import slice_checkpoint
 
@@ -142,3 +146,18 @@ def test_a_missing_library_is_named_with_its_extra(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("nested_sparse.serving.signature.find_spec", lambda _: None)
     with pytest.raises(InputError, match=r"pip install 'nested-sparse\[signature\]'"):
         PublicKey(tmp_path / "key.pub")
+
+
+def test_serve_takes_signed_files_only(model: Path, tmp_path: Path) -> None:
+    """Both doors: `--check`, and the loader of all that is served."""
+    private, public = key_files(tmp_path)
+    loader = loader_of(lambda: Settings(security=Security(check_signature=public)), Governor(ResourceMonitor()))
+    command = ["serve", str(model), "--check-signature", str(public), "--check"]
+    result = CliRunner().invoke(cli.app, command)
+    assert result.exit_code == 2
+    assert "is not signed" in result.stderr
+    with pytest.raises(CheckpointError, match="is not signed"):
+        loader.load(model)
+    sign_checkpoint(model, private)
+    result = CliRunner().invoke(cli.app, command)
+    assert result.exit_code == 0, result.output
