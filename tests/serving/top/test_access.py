@@ -36,9 +36,11 @@ def test_a_server_with_tls_certificates_of_clients_and_tokens_is_read(model: Any
             (Access(ca, token=READING), "no inference server answers"),
             (Access(token=READING), "no inference server answers"),
         ):
-            with closing(CountsSource(server.address, access=access)) as source:
-                with pytest.raises(UnavailableError, match=said):
-                    source.read()
+            with (
+                closing(CountsSource(server.address, access=access)) as it,
+                pytest.raises(UnavailableError, match=said),
+            ):
+                it.read()
 
 
 @pytest.mark.parametrize("text", ["", "two words", "é", "line\nline"])
