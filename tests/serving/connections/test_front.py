@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from concurrent.futures import Future
 from dataclasses import replace
@@ -103,7 +104,7 @@ def test_deadlines_count_from_the_arrival(model: ServedModel) -> None:
 
     async def infer(left_s: float | None, **parameters: float) -> Request:
         waited_s.set(0.02)
-        times_s = iter((100.0, 100.01))
+        times_s = itertools.chain((100.0,), itertools.repeat(100.01))
         metrics = Metrics()
         metrics.watch(model)
         context, request = Context("ipv4:127.0.0.1:9", ()), infer_request()

@@ -96,6 +96,25 @@ def test_a_client_is_known_to_the_queue_by_its_token_else_by_its_address(
     assert [request.client for request in model.engine.requests] == ["inference-client", "ipv4:127.0.0.1"]
 
 
+def test_equal_requests_of_two_clients_keep_their_names(channel: Any, model: Any, token_file: Path) -> None:
+    """The server remembers the headers of requests; the name of their client is none of them."""
+    with token_file.open("a", encoding="utf-8") as file:
+        file.write("\nother inference other-0123456789abcdef\n")
+    infer, request = infer_stub(channel), messages.ModelInferRequest(model_name="net")
+    request.inputs.add(name="x", datatype="FP32", shape=X.shape)
+    request.raw_input_contents.append(X.tobytes())
+
+    def answered(token: str) -> bool:
+        return infer.future(request, metadata=bearer(token), timeout=20).code() is grpc.StatusCode.OK
+
+    assert wait_for(lambda: answered("other-0123456789abcdef"), 20)
+    model.engine.requests.clear()
+    for _ in range(4):
+        assert answered("other-0123456789abcdef")
+        assert answered(TOKENS[Right.INFERENCE])
+    assert [each.client for each in model.engine.requests] == ["other", "inference-client"] * 4
+
+
 def test_a_call_with_two_tokens_is_refused(channel: Any) -> None:
     path = f"/{messages.SERVICE_NAME}/ServerMetadata"
     assert status(channel, path, bearer(TOKENS[Right.READING]) * 2) is grpc.StatusCode.UNAUTHENTICATED
