@@ -5,18 +5,22 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import grpc
 
 from nested_sparse.errors import AccessError, UnauthenticatedError
+from nested_sparse.proto import messages
 
 from ..fault import Ending
-from .caller import caller
+from .caller import caller, check_again
 from .right import right_of
 from .rights import Rights
 
 KEY = "authorization"
+STREAM = f"/{messages.SERVICE_NAME}/ModelStreamInfer"
+"""The call that may outlive its token."""
 LOG_PERIOD_S = 10.0
 """Least time between two lines of the log about refused calls."""
 log = logging.getLogger(__name__)
@@ -51,9 +55,12 @@ class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
         if right is None or right in self._rights.free or method == self._own_path:
             return None
         try:
-            caller.set(self._rights.check(_authorization(details.invocation_metadata), "", right))
+            authorization = _authorization(details.invocation_metadata)
+            caller.set(self._rights.check(authorization, "", right))
         except AccessError as error:
             return self._refusal(method, error)
+        if method == STREAM:
+            check_again.set(partial(self._rights.check, authorization, "", right))
         return None
 
     def _refusal(self, method: str, error: AccessError) -> Any:
