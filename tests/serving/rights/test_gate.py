@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import logging
 import queue
 import threading
@@ -211,3 +212,21 @@ def test_a_refused_call_is_not_read(closed: Any, channel: Any) -> None:
     over.set()
     assert refused is grpc.StatusCode.UNAUTHENTICATED
     assert not closed._servicer.calls.taken_bytes
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "evil.example", "localhost.evil.example", "", "["])
+def test_a_page_whose_name_leads_here_administers_nothing(serve: Any, model: Any, host: str) -> None:
+    """DNS rebinding: the browser takes the page for one of this server, and no header says otherwise but Host."""
+    pytest.importorskip("aiohttp", reason="aiohttp is not installed")
+    with serve([model], ServerConfig(port=0, http_port=0)) as server:
+        name, port = server.http_address.rsplit(":", 1)
+        connection = http.client.HTTPConnection(name, int(port), timeout=20)
+        statuses = {}
+        for path in ("v2/repository/models/net/unload", "v2/repository/index"):
+            connection.request("POST", f"/{path}", headers={"Host": f"{host}:{port}", "Content-Length": "0"})
+            answer = connection.getresponse()
+            answer.read()
+            statuses[path] = answer.status
+        connection.close()
+    trusted = host in ("127.0.0.1", "localhost", "[::1]")
+    assert (statuses["v2/repository/models/net/unload"] == 403) == (not trusted)
