@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .device import Device
+from .recent_counts import RecentCounts
 from .request import Request, Response
 from .run_counts import MOST_SIZES, SameSize
 from .scheduler import Scheduler
@@ -11,6 +12,7 @@ from .stats import SchedulerStats
 __all__ = [
     "MOST_SIZES",
     "Device",
+    "RecentCounts",
     "Request",
     "Response",
     "SameSize",

@@ -40,7 +40,7 @@ def read_request(
     """
     timeout_ms = None if time_left_s is None else MS_PER_S * time_left_s
     if not parameters:  # as a rule
-        return Request(inputs, received_s=received_s, timeout_ms=timeout_ms)
+        return Request(inputs, received_s=received_s, timeout_ms=timeout_ms, client=client_name.get())
     if FINAL in parameters:
         _kind(parameters, FINAL, ("bool_param",))
     priority = _number(parameters, "priority", INTEGER_KINDS)
