@@ -30,6 +30,7 @@ from .connections.uploads import Uploads, upload_budget
 from .dataplane import Dataplane
 from .health import SERVICE_NAME as HEALTH_SERVICE_NAME
 from .health import HealthServicer
+from .http.http_limits import HttpLimits
 from .metrics import Metrics
 from .metrics_server import MetricsServer
 from .metrics_text import MetricsText
@@ -60,7 +61,7 @@ class ServerConfig:
     grace_s: seconds that running requests get when the server stops.
     request_samples: number of samples of the example shape that fit in one request; it bounds the bytes that the
     server reads into memory.
-    connections: limits of the connections of one client, and of all clients together.
+    connections: limits of the connections of one client, and of all clients together; http_limits: those of REST.
     """
 
     host: str = "127.0.0.1"
@@ -70,6 +71,7 @@ class ServerConfig:
     grace_s: float = 30.0
     request_samples: int = 64
     connections: ConnectionLimits = field(default_factory=ConnectionLimits)
+    http_limits: HttpLimits = field(default_factory=HttpLimits)
 
     def __post_init__(self) -> None:
         whole("port", self.port, 0, MOST_PORT, ServingError)
@@ -179,7 +181,7 @@ class Server:
 
         check_listenable(host, port)
         text = MetricsText(self._metrics.registry)
-        self._http = HttpServer(self._handlers, text, self._message_bytes, self._upload_bytes)
+        self._http = HttpServer(self._handlers, text, self._message_bytes, self._upload_bytes, self._config.http_limits)
         bound = await self._http.start(host, port)
         self.http_address = address_text(host, bound)
         if self._servicer.metrics_port is None:

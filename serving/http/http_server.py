@@ -23,7 +23,8 @@ from ..fault import HTTP_STATUSES, PUSHBACK_KEY, Ending, ending_of
 from ..metrics_text import MetricsText
 from ..protocol.inflate import inflated
 from ..protocol.wire import HEADER_BYTES
-from .connections import HttpConnections, HttpLimits
+from .connections import HttpConnections
+from .http_limits import HttpLimits
 from .infer_body import HEADER_LENGTH, read_infer_body, write_infer_body
 from .json_message import read_json
 from .local_call import EndedError, LocalCall, LocalContext
@@ -38,8 +39,7 @@ READING = "ServerMetadata"
 BACKLOG = 128
 SAFE_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 _QUIET = logging.getLogger(f"{__name__}.aiohttp")
-_QUIET.addHandler(logging.NullHandler())
-_QUIET.propagate = False  # aiohttp writes a traceback for each request that is no HTTP
+_QUIET.setLevel(logging.CRITICAL + 1)  # aiohttp writes a traceback for each request that is no HTTP
 
 
 class HttpServer:
