@@ -10,6 +10,7 @@ NestedSparseError
 ├── ExportError         a model that cannot be exported, or disagrees with the runtime
 ├── KernelError         the operator library is missing or does not fit
 ├── BenchError          a benchmark that cannot be run, or whose outputs disagree
+├── SettingsError       a file of settings or flags that say what cannot be
 ├── OutputError         results that cannot be written to the standard output
 └── ServingError
     ├── OverloadedError   the request was shed: no allowed level can meet its deadline
@@ -62,6 +63,10 @@ class KernelError(NestedSparseError):
 
 class BenchError(NestedSparseError):
     """A benchmark cannot be run, or its outputs disagree with the reference; in both cases nothing is timed."""
+
+
+class SettingsError(NestedSparseError):
+    """A file of settings, or flags, that do not say how to serve."""
 
 
 class OutputError(NestedSparseError):

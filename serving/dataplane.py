@@ -53,7 +53,10 @@ class Dataplane:
         if model.name in self.stuck:
             raise StuckError(f"An inference of {model.name!r} is stuck; send the request to another server.")
         wanted_outputs(call.outputs, model.outputs)  # before the run: nothing is computed for a wrong name
-        running = asyncio.wrap_future(model.engine.submit(call.request))
+        submitted = model.engine.submit(call.request)
+        if submitted.done():
+            return submitted.result()
+        running = asyncio.wrap_future(submitted)
         self._running.add(running)
         self._idle.clear()
         try:

@@ -14,7 +14,7 @@ from nested_sparse.runtime.joining import may_join
 from nested_sparse.runtime.policy import DEFAULT_POLICY, FixedPolicy, LevelPolicy, Served, policy_named
 from nested_sparse.runtime.profiling import MOST_BATCH, LatencyProfile, ProfileStore, choose_threads, profile_of
 from nested_sparse.runtime.rerouting import RouteGuard, RouteTable
-from nested_sparse.runtime.resources import Governor
+from nested_sparse.runtime.resources import Governor, LimitConfig
 from nested_sparse.runtime.scheduling import Device, Scheduler
 from nested_sparse.runtime.session import Session
 
@@ -22,6 +22,8 @@ from .protocol.datatype import datatype_of
 from .served_model import ServedModel
 
 log = logging.getLogger(__name__)
+AT_ONCE_MS = 0.25
+"""Longest run, as predicted, that the event loop makes itself. To have a worker make it costs about as much."""
 ROUTES_S = 2.0
 """Time limit for measuring the operators, in seconds."""
 
@@ -40,21 +42,6 @@ def check_files(paths: Sequence[Path]) -> None:
         by_name[path.stem] = path
 
 
-def read_priorities(texts: Sequence[str], paths: Sequence[Path]) -> dict[str, int]:
-    """Priority of each model by name, from NAME=N; 0 where none is given. Raises ServingError."""
-    priorities = {path.stem: 0 for path in paths}
-    for text in texts:
-        name, _, number = text.rpartition("=")
-        if name not in priorities:
-            known = ", ".join(map(repr, priorities))
-            raise ServingError(f"--priority {text}: expected NAME=N with one of the models served, {known}")
-        try:
-            priorities[name] = int(number)
-        except ValueError:
-            raise ServingError(f"--priority {text}: expected a whole number after '=', got {number!r}") from None
-    return priorities
-
-
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
     """How one model is served.
@@ -64,6 +51,7 @@ class ModelConfig:
     priority: of the model among those that share the device; higher goes first.
     joined_samples: number of samples that waiting requests may bring to one run together; 1: they are never joined.
     choose_threads: use as many threads as make runs faster here, and follow the number of usable cores.
+    limits: the readings at which its level falls; None: the governor's own.
     """
 
     default_slo_ms: float
@@ -72,6 +60,7 @@ class ModelConfig:
     priority: int = 0
     joined_samples: int = MOST_BATCH
     choose_threads: bool = False
+    limits: LimitConfig | None = None
 
 
 def load_model(
@@ -110,12 +99,14 @@ def load_model(
         device=device,
         priority=config.priority,
         joins=joins,
+        # how long a run takes may depend on the values where the graph has loops, and the loop must not wait for it
+        at_once_ms=0.0 if session.decides else AT_ONCE_MS,
     )
     hopeless = scheduler.hopeless(lowest_level)
     if hopeless is not None:
         log.warning("%s: requests will be refused: %s", session.name, hopeless)
     if governor is not None:
-        governor.watch(session, scheduler, follows_cores=scales, priority=config.priority)
+        governor.watch(session, scheduler, follows_cores=scales, priority=config.priority, config=config.limits)
     return ServedModel(
         name=session.name,
         inputs=tuple(session.inputs),

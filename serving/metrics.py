@@ -3,124 +3,89 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from itertools import accumulate
+from types import TracebackType
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 
 from nested_sparse.runtime.scheduling import Response
 
 from .fault import fault_of
+from .level_counts import BUCKETS_S, Durations, LevelCounts, ModelCounts, Tally
 from .served_model import ServedModel
 
-BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 NO_LEVEL = ""
 """Label of a request that no level answered."""
 NO_MODEL = ""
 """Label of a request that was refused before its model was known: never a name that a client made up."""
+_MODEL, _LEVEL = ("model",), ("model", "level")
 
 
-@dataclass(slots=True)
-class Tally:
-    """Running totals of one model since the server started; durations in nanoseconds."""
-
-    successes: int = 0
-    failures: int = 0
-    samples: int = 0
-    success_ns: int = 0
-    failure_ns: int = 0
-    queue_ns: int = 0
-    compute_ns: int = 0
-    last_inference_ms: int = 0  # since the epoch
-
-
-@dataclass(slots=True)
 class Record:
-    """One request on its way; `response` is set once there is an answer."""
+    """One request on its way, as a context. Its body fills it in; the body's error, if any, is the outcome.
 
-    batch: int = 1
-    response: Response | None = None
+    batch: number of samples; response: the answer, once there is one.
+    """
+
+    __slots__ = ("_clock", "_counts", "_received_s", "batch", "response")
+
+    def __init__(self, counts: ModelCounts, received_s: float, clock: Callable[[], float]) -> None:
+        self.batch = 1
+        self.response: Response | None = None
+        self._counts, self._received_s, self._clock = counts, received_s, clock
+
+    def __enter__(self) -> Record:
+        self._counts.running += 1
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        counts, total_s = self._counts, self._clock() - self._received_s
+        counts.running -= 1
+        if error is not None:
+            counts.failure(fault_of(error).outcome, total_s)
+        elif self.response is not None:
+            counts.answer(self.response, self.batch, total_s)
 
 
 class Metrics:
-    """Counts requests, in a registry of its own, so that several servers fit in one process.
+    """Counts requests. Prometheus reads the counts through a registry of their own: several servers fit in one process.
 
-    clock: seconds; the clock of the requests' arrival times.
+    tallies: totals by model. clock: seconds; the clock of the requests' arrival times.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.registry = CollectorRegistry()
         self.tallies: dict[str, Tally] = {}
         self._clock = clock
-        registry, served = self.registry, ("model", "level")
-        self._requests = Counter(
-            "nested_sparse_requests",
-            "Requests by outcome: ok, late, shed, expired, cancelled, invalid, unavailable, stuck, out_of_memory, "
-            "not_found, error",
-            (*served, "outcome"),
-            registry=registry,
-        )
-        self._shed = Counter(
-            "nested_sparse_shed", "Requests no allowed level could answer in time", ("model",), registry=registry
-        )
-        self._in_front: tuple[Counter, ...] = ()
-        self._late = Counter("nested_sparse_late", "Answers that came after their deadline", served, registry=registry)
-        self._lowered = Counter(
-            "nested_sparse_lowered",
-            "Answers whose level fell while they ran, by the level they ended at",
-            served,
-            registry=registry,
-        )
-        self._queue = self._histogram("nested_sparse_queue_seconds", "Arrival to start")
-        self._compute = self._histogram("nested_sparse_compute_seconds", "Start to result")
-        self._total = self._histogram("nested_sparse_total_seconds", "Arrival to answer")
-        self._level = Gauge("nested_sparse_current_level", "Level served last", ("model",), registry=registry)
-        self._bytes = Gauge("nested_sparse_model_bytes", "File bytes that a level needs", served, registry=registry)
-        self._xi = Gauge(
-            "nested_sparse_slowdown", "Measured over profiled latency, the factor ξ", ("model",), registry=registry
-        )
-        self._running = Gauge(
-            "nested_sparse_running_requests", "Requests taken in and not answered yet", ("model",), registry=registry
-        )
-        self._waiting = Gauge("nested_sparse_queue_length", "Requests that wait", ("model",), registry=registry)
-
-        self._front_wait = Gauge(
-            "nested_sparse_front_wait_seconds", "Arrival to handler, of a request that comes now", registry=registry
-        )
-
-    def _histogram(self, name: str, text: str) -> Histogram:
-        return Histogram(name, text, ("model", "level"), buckets=BUCKETS_S, registry=self.registry)
+        self._models: dict[str, ServedModel] = {}
+        self._counts: dict[str, ModelCounts] = {}
+        self._unread: Counter[str] = Counter()  # requests of no model, by outcome
+        self._front_wait_s: Callable[[], float] | None = None
+        self.registry.register(self)
 
     def watch(self, model: ServedModel) -> None:
         """Export this model's levels, queue and slowdown from now on."""
-        self.tallies[model.name] = Tally()
-        self._shed.labels(model.name)
-        self._running.labels(model.name)
-        for level in model.levels:
-            self._bytes.labels(model.name, str(level.index)).set(level.nbytes)
-        self._xi.labels(model.name).set_function(lambda: model.engine.stats().slowdown)
-        self._waiting.labels(model.name).set_function(lambda: model.engine.stats().queue_length)
+        counts = self._counts[model.name] = ModelCounts()
+        self._models[model.name], self.tallies[model.name] = model, counts.tally
 
     def watch_front(self, wait_s: Callable[[], float]) -> None:
         """Export the time that requests wait before their handlers start."""
-        self._front_wait.set_function(wait_s)
+        self._front_wait_s = wait_s
 
-    @contextmanager
-    def request(self, model: ServedModel, received_s: float) -> Iterator[Record]:
-        """Count the request that the body serves. The body fills the record in; its error, if any, is the outcome.
-
-        received_s: time of arrival.
-        """
-        record = Record()
-        try:
-            with self._running.labels(model.name).track_inprogress():
-                yield record
-        except BaseException as error:
-            self._failed(model.name, fault_of(error).outcome, self._clock() - received_s)
-            raise
-        if record.response is not None:
-            self._answered(model.name, record, record.response, self._clock() - received_s)
+    def request(self, model: ServedModel, received_s: float) -> Record:
+        """The record of a request that came at `received_s`; the context that it is counts the request."""
+        return Record(self._counts[model.name], received_s, self._clock)
 
     @contextmanager
     def unread(self) -> Iterator[None]:
@@ -128,46 +93,116 @@ class Metrics:
         try:
             yield
         except Exception as error:
-            self._requests.labels(NO_MODEL, NO_LEVEL, fault_of(error).outcome).inc()
+            self.count_unread(error)
             raise
+
+    def count_unread(self, error: Exception) -> None:
+        """Count a request that was refused with `error`, because it is unreadable or names no model of this server."""
+        self._unread[fault_of(error).outcome] += 1
 
     def shed_in_front(self) -> None:
         """Count a request that was refused unread, because too many requests wait in front of the handlers.
 
         It counts for the model if the server has only one.
         """
-        only = next(iter(self.tallies)) if len(self.tallies) == 1 else NO_MODEL
-        if not self._in_front:  # kept, because to look up the labels costs as much as the rest of a refusal
-            self._in_front = (self._requests.labels(only, NO_LEVEL, "shed"), self._shed.labels(only))
-        for counter in self._in_front:
-            counter.inc()
-        if only in self.tallies:
-            self.tallies[only].failures += 1
+        if len(self._counts) != 1:
+            self._unread["shed"] += 1
+            return
+        for counts in self._counts.values():
+            counts.failed["shed"] += 1
+            counts.shed += 1
+            counts.tally.failures += 1
 
-    def _failed(self, name: str, outcome: str, total_s: float) -> None:
-        self._requests.labels(name, NO_LEVEL, outcome).inc()
-        if outcome == "shed":
-            self._shed.labels(name).inc()
-        tally = self.tallies[name]
-        tally.failures += 1
-        tally.failure_ns += round(total_s * 1e9)
+    def describe(self) -> Iterator[Metric]:
+        """As prometheus_client's collectors: no metric is named twice in this registry."""
+        return iter(())
 
-    def _answered(self, name: str, record: Record, response: Response, total_s: float) -> None:
-        level = str(response.level.index)
-        late = total_s * 1000 > response.time_limit_ms
-        self._requests.labels(name, level, "late" if late else "ok").inc()
-        if late:
-            self._late.labels(name, level).inc()
-        if response.lowering is not None:
-            self._lowered.labels(name, level).inc()
-        self._level.labels(name).set(response.level.index)
-        self._queue.labels(name, level).observe(response.queue_us / 1e6)
-        self._compute.labels(name, level).observe(response.compute_us / 1e6)
-        self._total.labels(name, level).observe(total_s)
-        tally = self.tallies[name]
-        tally.successes += 1
-        tally.samples += record.batch
-        tally.success_ns += round(total_s * 1e9)
-        tally.queue_ns += response.queue_us * 1000
-        tally.compute_ns += response.compute_us * 1000
-        tally.last_inference_ms = time.time_ns() // 1_000_000
+    def collect(self) -> Iterator[Metric]:
+        """As prometheus_client's collectors, from any thread: the metrics of now."""
+        yield from self._requests()
+        yield from self._durations()
+        yield from self._gauges()
+
+    def _requests(self) -> Iterator[Metric]:
+        requests = CounterMetricFamily(
+            "nested_sparse_requests",
+            "Requests by outcome: ok, late, shed, expired, cancelled, invalid, unavailable, stuck, out_of_memory, "
+            "not_found, error",
+            labels=(*_LEVEL, "outcome"),
+        )
+        shed = CounterMetricFamily(
+            "nested_sparse_shed", "Requests no allowed level could answer in time", labels=_MODEL
+        )
+        late = CounterMetricFamily("nested_sparse_late", "Answers that came after their deadline", labels=_LEVEL)
+        lowered = CounterMetricFamily(
+            "nested_sparse_lowered",
+            "Answers whose level fell while they ran, by the level they ended at",
+            labels=_LEVEL,
+        )
+        for name, counts in list(self._counts.items()):
+            shed.add_metric((name,), counts.shed)
+            for outcome, count in list(counts.failed.items()):
+                requests.add_metric((name, NO_LEVEL, outcome), count)
+            for level, each in _by_level(counts):
+                for outcome, count in (("ok", each.ok), ("late", each.late)):
+                    if count:
+                        requests.add_metric((name, level, outcome), count)
+                if each.late:
+                    late.add_metric((name, level), each.late)
+                if each.lowered:
+                    lowered.add_metric((name, level), each.lowered)
+        for outcome, count in list(self._unread.items()):
+            requests.add_metric((NO_MODEL, NO_LEVEL, outcome), count)
+        if self._unread["shed"]:
+            shed.add_metric((NO_MODEL,), self._unread["shed"])
+        yield from (requests, shed, late, lowered)
+
+    def _durations(self) -> Iterator[Metric]:
+        for part, text in (
+            ("queue", "Arrival to start"),
+            ("compute", "Start to result"),
+            ("total", "Arrival to answer"),
+        ):
+            family = HistogramMetricFamily(f"nested_sparse_{part}_seconds", text, labels=_LEVEL)
+            for name, counts in list(self._counts.items()):
+                for level, each in _by_level(counts):
+                    durations: Durations = getattr(each, part)
+                    family.add_metric((name, level), _buckets(durations), durations.sum_s)
+            yield family
+
+    def _gauges(self) -> Iterator[Metric]:
+        current = GaugeMetricFamily("nested_sparse_current_level", "Level served last", labels=_MODEL)
+        nbytes = GaugeMetricFamily("nested_sparse_model_bytes", "File bytes that a level needs", labels=_LEVEL)
+        slowdown = GaugeMetricFamily(
+            "nested_sparse_slowdown", "Measured over profiled latency, the factor ξ", labels=_MODEL
+        )
+        running = GaugeMetricFamily(
+            "nested_sparse_running_requests", "Requests taken in and not answered yet", labels=_MODEL
+        )
+        waiting = GaugeMetricFamily("nested_sparse_queue_length", "Requests that wait", labels=_MODEL)
+        for name, model in list(self._models.items()):
+            counts, stats = self._counts[name], model.engine.stats()
+            if counts.current_level is not None:
+                current.add_metric((name,), counts.current_level)
+            for level in model.levels:
+                nbytes.add_metric((name, str(level.index)), level.nbytes)
+            slowdown.add_metric((name,), stats.slowdown)
+            running.add_metric((name,), counts.running)
+            waiting.add_metric((name,), stats.queue_length)
+        yield from (current, nbytes, slowdown, running, waiting)
+        if self._front_wait_s is not None:
+            yield GaugeMetricFamily(
+                "nested_sparse_front_wait_seconds",
+                "Arrival to handler, of a request that comes now",
+                value=self._front_wait_s(),
+            )
+
+
+def _by_level(counts: ModelCounts) -> Iterator[tuple[str, LevelCounts]]:
+    for level, each in sorted(counts.levels.items()):
+        yield str(level), each
+
+
+def _buckets(durations: Durations) -> list[tuple[str, float]]:
+    """Prometheus' buckets, each with the number of durations up to its bound."""
+    return list(zip((*map(str, BUCKETS_S), "+Inf"), accumulate(durations.counts), strict=True))

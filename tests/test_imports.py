@@ -58,6 +58,7 @@ MAY_REACH: Mapping[tuple[str, str], str] = {
     ("serving.bench.kernels.measure", "kernels"): "a benchmark states the instruction set that ran",
     ("serving.bench.kernels.dense", "trainer"): "the dense side is the same torch model, exported by the same means",
     ("serving.bench.kernels.model_cache", "trainer"): "the benchmarks' models are nested and exported on the spot",
+    ("serving.bench.front.trivial", "trainer"): "the model of the benchmark is exported on the spot",
     ("serving.bench.serving.workload", "trainer"): "the load is the demo's model and its test images",
     ("serving.commands.profile", "kernels"): "a profile says which kernels were measured",
     ("serving.commands.train", "trainer"): "the verb `train`",
@@ -78,14 +79,14 @@ ROOMS: Mapping[str, int] = {
 """Rooms of runtime/: each imports from rooms of a lower number only."""
 
 DEVICE_LIBRARIES = {"numpy", "onnxruntime", "google", "grpc", "grpc_health", "grpc_reflection", "psutil"}
-DEVICE_LIBRARIES |= {"typer", "rich", "prometheus_client"}
+DEVICE_LIBRARIES |= {"typer", "rich", "prometheus_client", "tomli"}
 MAY_USE: Mapping[str, set[str]] = {
-    "core": {"numpy"},
+    "core": {"numpy", "tomli"},
     "proto": {"google"},
     "kernels": {"numpy", "onnxruntime"},
     "runtime": {"numpy", "onnxruntime"},
-    "trainer": {"numpy", "torch", "onnx_ir", "onnxscript", "sklearn", "matplotlib", "rich", "tomli"},
-    "serving": DEVICE_LIBRARIES | {"matplotlib", "tritonclient"},
+    "trainer": {"numpy", "torch", "onnx_ir", "onnxscript", "sklearn", "matplotlib", "rich"},
+    "serving": DEVICE_LIBRARIES - {"tomli"} | {"matplotlib", "tritonclient"},
 }
 """Top-level names of the libraries, beside Python's own, that a folder imports."""
 
@@ -96,6 +97,8 @@ MAY_USE_TOO: Mapping[tuple[str, str], str] = {
     ("serving.bench.kernels.peers.integer_form", "onnx"): "rewrites a peer's model node by node",
     ("serving.bench.kernels.model_cache", "torch"): "makes the models that are measured",
     ("serving.bench.kernels.peers.rows", "torch"): "the same inputs for every engine",
+    ("serving.bench.front.trivial", "torch"): "makes the model that is called",
+    ("serving.commands.bench_front", "torch"): "checks that torch is there, which makes the models",
     ("serving.commands.bench_kernels", "torch"): "checks that torch is there, which makes every row's model",
     ("serving.bench.kernels.peers.worker", "MNN"): "one of the engines beside ours",
     ("serving.bench.kernels.peers.worker", "deepsparse"): "one of the engines beside ours",

@@ -81,15 +81,24 @@ class Governor:
         self._lock = threading.Lock()
         self._closed = threading.Event()
 
-    def watch(self, model: Model, scheduler: Limited, *, follows_cores: bool, priority: int = 0) -> None:
+    def watch(
+        self,
+        model: Model,
+        scheduler: Limited,
+        *,
+        follows_cores: bool,
+        priority: int = 0,
+        config: LimitConfig | None = None,
+    ) -> None:
         """Limit `model` from the next look on.
 
         follows_cores: its number of threads follows the number of usable cores.
         priority: where memory is short, the models of the lowest priority give memory back first; the next ones do at
             the next look, if that was not enough.
+        config: the model's own readings; None: those of all models.
         """
         top = len(model.levels) - 1
-        limits = LevelLimiter(model.levels, self._config)
+        limits = LevelLimiter(model.levels, config or self._config)
         with self._lock:
             self._watched.append(
                 _Watched(

@@ -72,6 +72,14 @@ class Device:
                 return False
         return True
 
+    @property
+    def idle(self) -> bool:
+        """Whether a slot is free and nothing waits, so that a new request is next."""
+        return len(self._ends_s) < self.slots and not self._waits()
+
+    def _waits(self) -> bool:
+        return any(tenant.first_due_s() is not None for tenant in self._tenants)
+
     def begin(self, run: Hashable, end_s: float) -> None:
         """Give a slot to `run`, any hashable name of a run, which is expected to end at `end_s`."""
         self._ends_s[run] = end_s
@@ -79,7 +87,8 @@ class Device:
     def end(self, run: Hashable) -> bool:
         """Free the slot of `run`; False where it had none."""
         had_slot = self._ends_s.pop(run, None) is not None
-        self.changed.notify_all()
+        if self._waits():  # else the workers would wake to find nothing
+            self.changed.notify_all()
         return had_slot
 
     def busy_ms(self, now_s: float) -> float:

@@ -70,19 +70,27 @@ class Dispatcher:
         """Predicted over profiled time of a run, now."""
         return self._policy.slowdown_factor(self._clock())
 
-    def admit(self, job: Job, now_s: float) -> None:
-        """Queue `job`. Raises OverloadedError, DeadlineError, and what the policy raises."""
+    def admit(self, job: Job, now_s: float, at_once_ms: float = 0.0) -> Turn | None:
+        """Queue `job`; or its turn, with the slot of the device, where it is next and takes at most `at_once_ms`.
+
+        Raises OverloadedError, DeadlineError, and what the policy raises.
+        """
         if job.waiting.deadline_s <= now_s:
             raise self._refusals.expired(job, now_s)
-        queue = self._device.queue_of(self, self._policy.slowdown_factor(now_s))
+        idle = self._device.idle
+        slowdown = self._policy.slowdown_factor(now_s)
+        queue = () if idle else self._device.queue_of(self, slowdown)
         decision = self._policy.admit(job.waiting, queue, self._device.busy_ms(now_s), now_s)
         if decision.level is None:
             raise self._refusals.shed(job, decision)
+        if idle and at_once_ms > 0.0 and self._longest_ms(job.waiting) * slowdown <= at_once_ms:
+            return self._turn(job, now_s)
         if not self._queue.enter(job, now_s):
             raise OverloadedError(
                 f"shed: {len(self._queue)} requests are waiting already", max(1.0, decision.predicted_ms)
             )
         self._make_room(now_s)
+        return None
 
     def next_turn(self, now_s: float) -> Turn | None:
         """Take the jobs that run next from the queue, with the slot of the device; None where nothing waits.
@@ -155,6 +163,11 @@ class Dispatcher:
             self._log.note(level, decision.reason, slowdown, len(self._queue), now_s)
         self._device.begin(turn, now_s + decision.predicted_ms / 1e3)
         return turn
+
+    def _longest_ms(self, waiting: Waiting) -> float:
+        """Profiled time of the densest run that may be chosen."""
+        level = min(waiting.highest_level, max(self._highest_level, waiting.lowest_level))
+        return self._profile.predict_ms(level, waiting.batch)
 
     def _limited(self, waiting: Waiting) -> Waiting:
         """The request with its highest level cut to the limit, where the request leaves a choice."""

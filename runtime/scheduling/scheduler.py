@@ -47,6 +47,8 @@ class Scheduler:
     whose run cannot begin before that moment has expired.
 
     policy: chooses the levels; it must have been told the same number of workers.
+    at_once_ms: a request that finds the device idle, and is predicted to take no longer, runs in the thread that
+        submits it, before submit() returns: two changes of thread cost more than a short run. 0: all run in workers.
     joins: requests whose inputs differ in the batch only may run as one batch (Decision.take); None: they may if the
         session's file says that its rows are independent.
     guard: makes a thread's guard, which lowers a run that would be late while it runs; None: levels never fall.
@@ -71,11 +73,13 @@ class Scheduler:
         device: Device | None = None,
         priority: int = 0,
         joins: bool | None = None,
+        at_once_ms: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         default_slo_ms = real("default_slo_ms", default_slo_ms, above=0.0)
         reply_margin_ms = finite("reply_margin_ms", reply_margin_ms)  # below 0 it takes the share back
         reply_margin_share = real("reply_margin_share", reply_margin_share, 0.0)
+        self._at_once_ms = real("at_once_ms", at_once_ms, 0.0)
         max_queue, workers = whole("max_queue", max_queue, 1), whole("workers", workers, 0, MAX_WORKERS)
         if profile.level_count != len(session.levels):
             raise InputError(
@@ -128,15 +132,18 @@ class Scheduler:
         return self._session.levels
 
     def submit(self, request: Request) -> Future[Response]:
-        """Queue a request. It never raises and never waits: an error of the request is in the future."""
+        """Queue a request, or run it where at_once_ms allows. It never raises: an error is in the future."""
         future: Future[Response] = Future()
         try:
             job = make_job(self._session, request, future, self._terms, self._clock())
-            self._enqueue(job)
+            turn = self._admit(job)
         except Exception as error:  # our own errors, or a fault of the pluggable policy
             future.set_exception(error)
-        else:
+            return future
+        if turn is None:
             future.add_done_callback(lambda done: self._forget(job) if done.cancelled() else None)
+        else:
+            self._serve((), turn)
         return future
 
     def serve_next(self) -> bool:
@@ -191,7 +198,8 @@ class Scheduler:
         self._queue.close()
         self._running.close()
 
-    def _enqueue(self, job: Job) -> None:
+    def _admit(self, job: Job) -> Turn | None:
+        """Queue a job; or its turn, where it runs at once."""
         with self._changed:
             if self._inherited:
                 raise UnavailableError("this scheduler's threads are those of the process that forked this one")
@@ -199,8 +207,10 @@ class Scheduler:
                 raise UnavailableError("the server is shutting down; send the request to another one")
             if self._running.stuck_count >= self._workers:
                 raise StuckError("every inference under way is stuck; send the request to another server")
-            self._dispatcher.admit(job, self._clock())
-            self._changed.notify_all()
+            turn = self._dispatcher.admit(job, self._clock(), self._at_once_ms)
+            if turn is None:
+                self._changed.notify_all()
+            return turn
 
     def _on_due(self, job: Job) -> None:
         """Tell the client of a request that it has expired, while every worker is busy."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import typer
 
+from .bench_front import front
 from .bench_kernels import kernels
 from .bench_serving import serving
 
 bench = typer.Typer(help="Benchmarks: verified outputs, a table, one JSON line last.", no_args_is_help=True)
+bench.command("front")(front)
 bench.command("kernels")(kernels)
 bench.command("serving")(serving)

@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperOption
 
-from nested_sparse.errors import InputError
+from nested_sparse.errors import SettingsError
+from nested_sparse.excerpt import paragraph
 
 from ..ending import SIGNALS, end_draining, ended_by_signals
+from ..settings.flags import given_flags, with_flags
+from ..settings.settings import Settings, read_settings
 from .output import print_json
 
 if TYPE_CHECKING:
@@ -48,32 +51,15 @@ class ServeCommand(TyperCommand):
         super().format_help(ctx, formatter)
 
 
+@with_flags
 def serve(
+    context: typer.Context,
     files: Annotated[
-        list[Path], typer.Argument(help="Checkpoints; each is served under its file's stem.", metavar="FILE")
-    ],
-    slo_ms: Annotated[
-        float,
-        typer.Option(
-            help="Milliseconds a request may take when it brings no deadline; the most any may take.", min=0.1
-        ),
-    ] = 1000.0,
-    host: Annotated[str, typer.Option(help="Address to listen on; the default is this machine only.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="gRPC port; 0 picks a free one and says which.", min=0, max=65535)] = 8001,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            help="Threads per model; default: all usable cores, also when they change, or 1 where more do not pay.",
-            min=1,
-        ),
+        list[Path] | None, typer.Argument(help="Checkpoints; each is served under its file's stem.", metavar="FILE")
     ] = None,
-    metrics_port: Annotated[
-        int | None, typer.Option(help="Port for Prometheus text, off by default; 0 picks one.", min=0, max=65535)
-    ] = None,
-    grace_s: Annotated[float, typer.Option(help="Seconds running requests get when the server stops.", min=0.0)] = 30.0,
-    level: Annotated[
-        int | None,
-        typer.Option(help="Serve every request at this level instead of choosing; -1 is the densest.", min=-1),
+    config: Annotated[
+        Path | None,
+        typer.Option(help="TOML file of all that the flags below say, and more; flags override it.", metavar="FILE"),
     ] = None,
     priority: Annotated[
         list[str] | None,
@@ -82,55 +68,10 @@ def serve(
             metavar="NAME=N",
         ),
     ] = None,
-    policy: Annotated[
-        str | None,
-        typer.Option(help=f"How the level of a request is chosen: {POLICY_NAMES}.", metavar="NAME", show_default=False),
-    ] = None,
-    request_samples: Annotated[
-        int,
-        typer.Option(
-            "--max-batch",
-            help="Bounds the size of a message: that of so many samples of the largest model, but at least 4 MiB. "
-            "Waiting requests are joined to runs of at most so many samples, and at most 16; 1: they never are.",
-            min=1,
-        ),
-    ] = 64,
-    min_memory_mb: Annotated[
-        int,
-        typer.Option(
-            help="MiB of memory to leave available; below that, the level and what is resident fall. 0: off.", min=0
-        ),
-    ] = 64,
-    max_temperature: Annotated[
-        float | None,
-        typer.Option(
-            help="°C of the hottest thermal zone above which the level falls; off by default.", min=0, max=150
-        ),
-    ] = None,
-    min_battery: Annotated[
-        float | None,
-        typer.Option(
-            help="Charge in % below which, while discharging, level 0 is the highest; off by default.", min=0, max=100
-        ),
-    ] = None,
-    min_frequency: Annotated[
-        float | None,
-        typer.Option(
-            help="Share of the CPU's highest frequency below which the level falls; off by default.", min=0, max=0.9
-        ),
-    ] = None,
-    profile_cache: Annotated[
-        str,
-        typer.Option(
-            help="Folder in which measured latencies are kept between starts, or `off`; "
-            "default: nested-sparse/profiles under $XDG_CACHE_HOME or ~/.cache.",
-            metavar="DIR",
-            show_default=False,
-        ),
-    ] = "",
     json: Annotated[
         bool, typer.Option("--json", help="When ready, print one JSON line with addresses and models.")
     ] = False,
+    **flags: Any,
 ) -> None:
     """Serve checkpoints over gRPC (Open Inference Protocol v2), each request at the densest level its deadline allows.
 
@@ -140,60 +81,44 @@ def serve(
 
     Example: `nested-sparse serve model.safetensors --slo-ms 50 --metrics-port 9001`
     """
-    from nested_sparse.runtime.policy import DEFAULT_POLICY, policy_named
-    from nested_sparse.runtime.profiling import ProfileStore, default_folder
-    from nested_sparse.runtime.resources import Governor, LimitConfig, ResourceMonitor
-    from nested_sparse.runtime.scheduling import Device
-    from nested_sparse.runtime.session import Session
-
-    from ..connections.listening import check_ports
-    from ..load import ModelConfig, check_files, load_model, read_priorities
-    from ..server import ServerConfig
-
-    policy = DEFAULT_POLICY if policy is None else policy
+    tables = given_flags(context, priority or [])
+    if files:
+        tables.setdefault("models", {})["files"] = files
     try:
-        policy_named(policy)
-    except InputError as error:
-        raise typer.BadParameter(str(error).removeprefix("policy: "), param_hint="--policy") from None
-    if level is not None and policy != DEFAULT_POLICY:
-        raise typer.BadParameter("a fixed --level leaves nothing to choose; give one of the two", param_hint="--policy")
+        settings = read_settings(config, tables)
+    except SettingsError as error:
+        print(f"nested-sparse: {paragraph(str(error))}", file=sys.stderr)
+        raise typer.Exit(2) from None
     with contextlib.suppress(ValueError, OSError):  # stderr may not be a file
         faulthandler.enable()  # a crash, as from a file that is cut off during a run, leaves a trace on stderr
     sys.setswitchinterval(SWITCH_S)
-    config = ServerConfig(
-        host=host, port=port, metrics_port=metrics_port, grace_s=grace_s, request_samples=request_samples
-    )
-    check_files(files)
-    priorities = read_priorities(priority or [], files)
+    _run(settings, json)
+
+
+def _run(settings: Settings, json: bool) -> None:
+    """Load the models, and serve them until a signal."""
+    from nested_sparse.runtime.resources import Governor, ResourceMonitor
+    from nested_sparse.runtime.scheduling import Device
+    from nested_sparse.runtime.session import Session
+
+    from ..connections.listening import check_listenable
+    from ..load import check_files, load_model
+    from ..settings.parts import limit_config, model_config, profile_store, server_config
+
+    config = server_config(settings)
+    check_files(settings.models.files)
     device = Device()
-    limits = LimitConfig(
-        min_available_memory_bytes=min_memory_mb << 20 if min_memory_mb else None,
-        max_temperature_celsius=max_temperature,
-        min_frequency_share=min_frequency,
-        min_battery_percent=min_battery,
-    )
-    governor = Governor(ResourceMonitor(), limits)
-    check_ports(host, port, metrics_port)  # before the models load, which may take minutes
-    folder = default_folder() if profile_cache == "" else Path(profile_cache)
-    profiles = None if profile_cache == "off" or folder is None else ProfileStore(folder)
+    governor = Governor(ResourceMonitor(), limit_config(settings.limits))
+    for port in (config.port, config.metrics_port):
+        if port is not None:
+            check_listenable(config.host, port)  # before the models load, which may take minutes
+    profiles = profile_store(settings.models)
     with ended_by_signals(), ExitStack() as sessions:
-        models = [
-            load_model(
-                sessions.enter_context(Session(path, threads=threads)),
-                ModelConfig(
-                    default_slo_ms=slo_ms,
-                    fixed_level=level,
-                    policy=policy,
-                    priority=priorities[path.stem],
-                    joined_samples=request_samples,
-                    choose_threads=threads is None,
-                ),
-                device,
-                profiles,
-                governor,
-            )
-            for path in files
-        ]
+        models = []
+        for path in settings.models.files:
+            own = settings.of_model(path.stem)
+            session = sessions.enter_context(Session(path, threads=own.threads))
+            models.append(load_model(session, model_config(own), device, profiles, governor))
         with governor:
             asyncio.run(_serve(models, config, json))
         if stuck := [model.name for model in models if model.engine.stats().stuck]:

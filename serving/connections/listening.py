@@ -38,18 +38,6 @@ def check_listenable(host: str, port: int) -> None:
         ) from None
 
 
-def check_ports(host: str, port: int, metrics_port: int | None) -> None:
-    """Raise ServingError if gRPC and the metrics, None for none, could not both listen at host now."""
-    if metrics_port is not None and port == metrics_port != 0:
-        raise ServingError(
-            f"--port and --metrics-port are both {port}: gRPC and the metrics need one each; choose another for one of "
-            "them (0 picks a free one)"
-        )
-    check_listenable(host, port)
-    if metrics_port is not None:
-        check_listenable(host, metrics_port)
-
-
 def address_text(host: str, port: int) -> str:
     """host:port, with brackets around an IPv6 address."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

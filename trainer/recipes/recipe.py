@@ -20,7 +20,8 @@ from nested_sparse.argument import shown
 from nested_sparse.errors import NestedSparseError, TrainingError
 from nested_sparse.excerpt import excerpt
 from nested_sparse.graph.contract import ACTIVATION_FORMS
-from nested_sparse.regular_file import open_regular
+from nested_sparse.options import Problems, checked_options, options_of, unknown
+from nested_sparse.toml_file import parse_toml, read_toml
 from nested_sparse.value_type import FLOAT32, INT8, VALUE_TYPES
 
 from ..config import TrainConfig
@@ -32,13 +33,7 @@ from ..models import MODELS
 from ..nestings import NESTINGS, Nesting
 from ..schedules import SCHEDULES, Schedule
 from ..stage import LossFunction
-from .options import Problems, checked_options, options_of, unknown
 from .own_function import errors_named, named_loss, named_source
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 FOLDER = Path(__file__).parent
 """Folder of the named recipes."""
@@ -109,7 +104,7 @@ class Recipe:
 
 def named_recipes() -> dict[str, str]:
     """The recipes that come with the package: name to description."""
-    return {path.stem: str(_parsed(path)["description"]) for path in sorted(FOLDER.glob("*.toml"))}
+    return {path.stem: str(read_toml(path, TrainingError)["description"]) for path in sorted(FOLDER.glob("*.toml"))}
 
 
 def load_recipe(path_or_name: str | Path, settings: Sequence[str] = ()) -> Recipe:
@@ -118,9 +113,9 @@ def load_recipe(path_or_name: str | Path, settings: Sequence[str] = ()) -> Recip
     Raises TrainingError, one for all problems, with file, table, key, value and the allowed values of each.
     """
     path = _found(str(path_or_name))
-    tables = _parsed(path)
+    tables = read_toml(path, TrainingError)
     tables.pop("description", None)
-    problems = Problems()
+    problems = Problems("--set")
     for setting in settings:
         _set(tables, setting, problems)
     checked = _checked_tables(tables, problems)
@@ -141,16 +136,6 @@ def _found(path_or_name: str) -> Path:
     raise TrainingError(f"{path_or_name}: no such file, and as a name {unknown(path_or_name, names)}")
 
 
-def _parsed(path: Path) -> dict[str, Any]:
-    try:
-        with open_regular(path) as file:
-            return tomllib.load(file)
-    except OSError as error:
-        raise TrainingError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, or nested too deeply for Python
-        raise TrainingError(f"{path}: is not TOML: {excerpt(error)}") from None
-
-
 def _set(tables: dict[str, Any], setting: str, problems: Problems) -> None:
     """Set table.key=value in `tables`; a value that is not TOML counts as a string."""
     name, equals, text = setting.partition("=")
@@ -159,8 +144,8 @@ def _set(tables: dict[str, Any], setting: str, problems: Problems) -> None:
         problems.lines.append(f"--set {setting}: expected table.key=value")
         return
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except (ValueError, RecursionError):
+        value = parse_toml(f"value = {text}")["value"]
+    except ValueError:
         value = text
     if not isinstance(tables.setdefault(table, {}), dict):
         return

@@ -15,6 +15,7 @@ from nested_sparse.amend import store_metrics
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import NestedSparseError, TrainingError
 from nested_sparse.excerpt import excerpt
+from nested_sparse.options import options_of
 from nested_sparse.value_type import INT8
 
 from ..data.datasets import TrainingData
@@ -29,7 +30,6 @@ from ..picture import draw
 from ..progress import EpochReport
 from ..state import StateError
 from ..train import train
-from .options import options_of
 from .own_function import errors_named
 from .recipe import Recipe
 from .run_record import RunRecord

@@ -7,11 +7,9 @@ import os
 import socket
 
 import pytest
-from typer.testing import CliRunner
 
 from nested_sparse.errors import ServingError
-from nested_sparse.serving import cli
-from nested_sparse.serving.connections.listening import ADVICE, check_listenable, check_ports
+from nested_sparse.serving.connections.listening import ADVICE, check_listenable
 
 
 def refusal(host: str, port: int = 0) -> str:
@@ -68,15 +66,3 @@ def test_other_reasons_of_the_system_have_their_own_advice(monkeypatch, number):
     assert message.startswith(f"cannot listen on 127.0.0.1:80: {os.strerror(number)}; ")
     assert message.endswith(ADVICE.get(number, "choose another address or port"))
     assert "stop what uses it" not in message
-
-
-def test_one_port_for_two(tmp_path):
-    """Noticed before anything is loaded, which a file that is no checkpoint would end."""
-    with pytest.raises(ServingError, match="--port and --metrics-port are both 8001"):
-        check_ports("127.0.0.1", 8001, 8001)
-    check_ports("127.0.0.1", 0, 0)
-    check_ports("127.0.0.1", 0, None)
-    bad = tmp_path / "bad.safetensors"
-    bad.write_bytes(b"no checkpoint")
-    result = CliRunner().invoke(cli.app, ["serve", str(bad), "--port", "18931", "--metrics-port", "18931"])
-    assert "both 18931" in str(result.exception)

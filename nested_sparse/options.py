@@ -1,4 +1,4 @@
-"""Options: the keywords of a function or a settings class, and the check of values against their types."""
+"""Options: the keywords of a function or a settings class, and the check of a file's values against their types."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
-from nested_sparse.excerpt import MAX_LISTED, excerpt
+from .excerpt import MAX_LISTED, excerpt
 
 NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a string", Path: "a path"}
 
@@ -20,10 +20,14 @@ PLACEHOLDERS = {int: "NUMBER", float: "NUMBER", Path: "PATH"}
 
 
 class Problems:
-    """The problems of a recipe, collected so that one message lists all of them."""
+    """The problems of a file of settings, collected so that one message lists all of them.
 
-    def __init__(self) -> None:
+    set_flag: the flag that gives a value as TABLE.KEY=VALUE, for the advice where one is missing; "": there is none.
+    """
+
+    def __init__(self, set_flag: str = "") -> None:
         self.lines: list[str] = []
+        self._set_flag = set_flag
 
     def add(self, table: str, key: str, value: Any, expected: str) -> None:
         """Add the problem that `value` of `key` in `table` is not the `expected` one."""
@@ -32,6 +36,12 @@ class Problems:
     def add_unknown(self, place: str, name: str, allowed: Iterable[str]) -> None:
         """Add the problem that `name` is not in `allowed`."""
         self.lines.append(f"{place}: {unknown(name, allowed)}")
+
+    def add_missing(self, table: str, key: str, annotation: Any) -> None:
+        """Add the problem that `table` has no `key`, which has to be given."""
+        value = PLACEHOLDERS.get(annotation, "VALUE")
+        flag = f" or give {self._set_flag} {table}.{key}={value}" if self._set_flag else ""
+        self.lines.append(f"[{table}] {key} is missing: expected {expectation(annotation)}; add it to [{table}]{flag}")
 
     def text(self) -> str:
         """The text after a message's colon: a line for each problem, at most MAX_LISTED."""
@@ -50,7 +60,7 @@ def unknown(name: str, allowed: Iterable[str]) -> str:
 
 
 def toml_text(value: Any) -> str:
-    """`value` as written in a recipe."""
+    """`value` as written in a TOML file."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str | Path):
@@ -61,7 +71,7 @@ def toml_text(value: Any) -> str:
 
 
 def options_of(target: Callable[..., Any], without: Sequence[str] = ()) -> dict[str, inspect.Parameter]:
-    """The keywords that `target` takes, with resolved types. without: keywords that a recipe may not set."""
+    """The keywords that `target` takes, with resolved types. without: keywords that a file may not set."""
     try:
         hints = typing.get_type_hints(vars(target).get("__init__", target) if isinstance(target, type) else target)
     except Exception:  # a user's function may name undefined types, or be a callable of another kind
@@ -97,10 +107,7 @@ def checked_options(
             problems.add_unknown(f"[{table}]", key, taken)
     for key, parameter in taken.items():
         if key not in given and parameter.default is inspect.Parameter.empty:
-            problems.lines.append(
-                f"[{table}] {key} is missing: expected {expectation(parameter.annotation)}; add it to [{table}] or "
-                f"give --set {table}.{key}={PLACEHOLDERS.get(parameter.annotation, 'VALUE')}"
-            )
+            problems.add_missing(table, key, parameter.annotation)
     return checked
 
 

@@ -1,0 +1,74 @@
+"""Caller: calls two servers with ready bytes, one client in turns, or many connections at once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import grpc
+from grpc import aio
+
+OPTIONS = (
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.use_local_subchannel_pool", 1),  # else channels to one address share a connection
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+)
+PATIENCE_S = 60.0
+WARM_UP = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A method of a server, and the bytes of the request."""
+
+    address: str
+    path: str
+    data: bytes
+
+
+def in_turns(targets: Sequence[Target], rounds: int) -> tuple[list[list[float]], list[list[bytes]]]:
+    """Milliseconds of each call, and its answer, by target; one call of each target in each round, one at a time."""
+    times_ms: list[list[float]] = [[] for _ in targets]
+    answers: list[list[bytes]] = [[] for _ in targets]
+    with ExitStack() as channels:
+        calls = [
+            channels.enter_context(grpc.insecure_channel(target.address, OPTIONS)).unary_unary(target.path)
+            for target in targets
+        ]
+        for turn in range(WARM_UP + rounds):
+            for call, target, spent, got in zip(calls, targets, times_ms, answers, strict=True):
+                begin_s = time.perf_counter()
+                answer = call(target.data, timeout=PATIENCE_S)
+                spent_ms = 1e3 * (time.perf_counter() - begin_s)
+                if turn >= WARM_UP:
+                    spent.append(spent_ms)
+                    got.append(answer)
+    return times_ms, answers
+
+
+def at_once(target: Target, connections: int, seconds: float) -> tuple[float, list[bytes]]:
+    """Calls per second of a closed loop on each of `connections`, and the answers."""
+    return asyncio.run(_at_once(target, connections, seconds))
+
+
+async def _at_once(target: Target, connections: int, seconds: float) -> tuple[float, list[bytes]]:
+    answers: list[bytes] = []
+    channels = [aio.insecure_channel(target.address, options=OPTIONS) for _ in range(connections)]
+    calls = [channel.unary_unary(target.path) for channel in channels]
+    await asyncio.gather(*(call(target.data, timeout=PATIENCE_S) for call in calls))
+    begin_s = time.perf_counter()
+    end_s = begin_s + seconds
+
+    async def loop(call: aio.UnaryUnaryMultiCallable) -> None:
+        while time.perf_counter() < end_s:
+            answers.append(await call(target.data, timeout=PATIENCE_S))
+
+    await asyncio.gather(*(loop(call) for call in calls))
+    spent_s = time.perf_counter() - begin_s
+    for channel in channels:
+        await channel.close()
+    return len(answers) / spent_s, answers

@@ -1,0 +1,100 @@
+"""Run: the figures of the front, each beside the bare server in turns."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nested_sparse.proto import messages
+
+from ..reach import Reach
+from ..serving.figure import Figure
+from ..serving.server_process import running_server
+from .bare_server import path_of, running_bare_server
+from .caller import Target, at_once, in_turns
+from .trivial import LARGE_SHAPE, SMALL_SHAPE, Trivial, make_trivial
+
+INFER = f"/{messages.SERVICE_NAME}/ModelInfer"
+CONNECTIONS = 16
+TURNS = 5
+SERVED = ("--threads", "1", "--profile-cache", "off", "--slo-ms", "1000")
+
+
+@dataclass(frozen=True, slots=True)
+class FrontOptions:
+    """rounds: calls of each server in each row of one client. seconds: of load, per turn and server, in the others."""
+
+    rounds: int = 1000
+    seconds: float = 2.0
+
+
+def measure_front(options: FrontOptions) -> list[Figure]:
+    """The figures. Raises BenchError for a wrong answer, ServingError where the server does not start."""
+    with tempfile.TemporaryDirectory(prefix="nested-sparse-") as folder:
+        paths = [Path(folder) / f"{name}.safetensors" for name in ("small", "large")]
+        for path, shape in zip(paths, (SMALL_SHAPE, LARGE_SHAPE), strict=True):
+            make_trivial(path, shape)
+        small, large = (Trivial.of(path) for path in paths)
+        with running_server(paths[0], [str(paths[1]), *SERVED]) as server:
+            sizes = [_answer_size(server.address, each) for each in (small, large)]
+            with running_bare_server(sizes) as bare:
+                pairs = [
+                    (Target(bare, path_of(size), each.raw_request()), Target(server.address, INFER, each.raw_request()))
+                    for each, size in zip((small, large), sizes, strict=True)
+                ]
+                return [
+                    _latency("p50 of a call with 4 kB", Reach("<=", 1.4), small, pairs[0], options.rounds),
+                    _latency("p50 of a call with 602 kB", Reach("<=", 1.25), large, pairs[1], options.rounds),
+                    _rate(small, pairs[0], options.seconds),
+                ]
+
+
+def _answer_size(address: str, model: Trivial) -> int:
+    """Bytes of the server's answer, checked; the largest of a few, because the times in it are of varying length."""
+    _, (answers,) = in_turns([Target(address, INFER, model.raw_request())], 20)
+    for answer in answers:
+        model.check(answer)
+    return max(map(len, answers))
+
+
+def _latency(name: str, reach: Reach, model: Trivial, pair: Sequence[Target], rounds: int) -> Figure:
+    (bare_ms, ours_ms), (_, answers) = in_turns(pair, rounds)
+    for answer in answers:
+        model.check(answer)
+    bare_p50_ms, ours_p50_ms = statistics.median(bare_ms), statistics.median(ours_ms)
+    note = f"{ours_p50_ms:.3f} ms, {model.run_ms:.3f} of them Session.run, against {bare_p50_ms:.3f} ms"
+    return Figure(
+        f"{name}, less Session.run / bare gRPC",
+        "×",
+        reach,
+        round((ours_p50_ms - model.run_ms) / bare_p50_ms, 3),
+        note,
+        details={
+            "ours_ms": [round(each, 4) for each in ours_ms],
+            "bare_ms": [round(each, 4) for each in bare_ms],
+            "run_ms": model.run_ms,
+        },
+    )
+
+
+def _rate(model: Trivial, pair: Sequence[Target], seconds: float) -> Figure:
+    rates: list[list[float]] = [[] for _ in pair]
+    for _ in range(TURNS):
+        for target, found in zip(pair, rates, strict=True):
+            rate, answers = at_once(target, CONNECTIONS, seconds)
+            found.append(round(rate, 1))
+            if target.path == INFER:
+                for answer in answers:
+                    model.check(answer)
+    bare, ours = map(statistics.median, rates)
+    return Figure(
+        f"requests/s with 4 kB over {CONNECTIONS} connections / bare gRPC",
+        "×",
+        Reach(">=", 0.6),
+        round(ours / bare, 3),
+        f"{ours:.0f} against {bare:.0f} requests/s; one client process with a call under way on each connection",
+        details={"ours_per_s": rates[1], "bare_per_s": rates[0]},
+    )

@@ -1,0 +1,87 @@
+"""Trivial: a model whose run takes next to nothing, a request for it, and the check of its answers."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nested_sparse.errors import BenchError
+from nested_sparse.proto import messages
+from nested_sparse.runtime.session import Session
+
+SMALL_SHAPE, LARGE_SHAPE = (1, 1024), (1, 3, 224, 224)
+"""4 kB and 602 kB of float32."""
+DENSITIES = (0.25, 0.5)
+"""Two levels, so that the server has to choose."""
+RUNS = 200
+TOLERANCE = 1e-4
+
+
+def make_trivial(path: Path, shape: tuple[int, ...]) -> None:
+    """Write the checkpoint of a model for inputs of `shape`: the mean of each channel of an image, then one layer."""
+    import torch
+    from torch import nn
+
+    from nested_sparse.trainer import export, nest
+
+    torch.manual_seed(0)
+    images = len(shape) == 4
+    layer = nn.Linear(shape[1], 16)
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), layer) if images else nn.Sequential(layer)
+    export(nest(model, densities=DENSITIES).eval(), (torch.randn(shape),), path)
+
+
+@dataclass(frozen=True, slots=True)
+class Trivial:
+    """The input of one model and its expected outputs.
+
+    name: of the model. array: the input. outputs: the expected output of each level. run_ms: median time of
+    `Session.run` at the densest level, measured here and not by the server.
+    """
+
+    name: str
+    input_name: str
+    array: NDArray[np.float32]
+    outputs: tuple[NDArray[Any], ...]
+    run_ms: float
+
+    @classmethod
+    def of(cls, path: Path) -> Trivial:
+        """That of the checkpoint in `path`, with one thread."""
+        with Session(path, threads=1) as session:
+            (spec,), (output,) = session.inputs, session.outputs
+            array = np.random.default_rng(0).standard_normal(spec.example_shape).astype(np.float32)
+            outputs = tuple(session.run({spec.name: array}, level.index)[output.name] for level in session.levels)
+            times_ms = []
+            for _ in range(RUNS):
+                begin_s = time.perf_counter()
+                session.run({spec.name: array})
+                times_ms.append(1e3 * (time.perf_counter() - begin_s))
+        return cls(session.name, spec.name, array, outputs, float(np.median(times_ms)))
+
+    def request(self) -> messages.ModelInferRequest:
+        """The request without its values."""
+        request = messages.ModelInferRequest(model_name=self.name)
+        request.inputs.add(name=self.input_name, datatype="FP32", shape=self.array.shape)
+        return request
+
+    def raw_request(self) -> bytes:
+        """The bytes of the request with its values, as tritonclient sends them."""
+        request = self.request()
+        request.raw_input_contents.append(self.array.tobytes())
+        data: bytes = request.SerializeToString()
+        return data
+
+    def check(self, answer: bytes) -> None:
+        """Raise BenchError unless `answer` is the output of the level that it names."""
+        response = messages.ModelInferResponse.FromString(answer)
+        level = response.parameters["level"].int64_param
+        expected = self.outputs[level]
+        got = np.frombuffer(response.raw_output_contents[0], np.float32)
+        if got.size != expected.size or not np.abs(got - expected.ravel()).max() <= TOLERANCE * np.abs(expected).max():
+            raise BenchError(f"{self.name}: the server's answer is not the output of level {level}, which it names")

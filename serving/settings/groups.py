@@ -1,0 +1,178 @@
+"""Groups: the settings of `serve`, a dataclass for each table of its file and each panel of its help.
+
+A key has the name of its flag, with underscores. Paths in a file are relative to the file's folder. None: as said in
+the help, usually off. Each group raises SettingsError for a value out of its range; what two values say together is
+checked by `combined_problems` in settings.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from ..connections.listening import MOST_PORT
+from .setting import Setting, check_values
+
+LOG_FORMATS = ("text", "json")
+
+
+class Group:
+    """A group of settings, whose values are checked when it is made."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        check_values(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Address(Group):
+    """Where the server listens."""
+
+    host: Annotated[str, Setting("Address to listen on; the default is this machine only.")] = "127.0.0.1"
+    port: Annotated[int, Setting("gRPC port; 0 picks a free one and says which.", least=0, most=MOST_PORT)] = 8001
+    metrics_port: Annotated[
+        int | None, Setting("Port for Prometheus text, off by default; 0 picks one.", least=0, most=MOST_PORT)
+    ] = None
+    http_port: Annotated[
+        int | None,
+        Setting(
+            "Port for REST, the metrics and the dashboard, off by default; 0 picks one. Needs the [http] extra.",
+            least=0,
+            most=MOST_PORT,
+            ready=False,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class Security(Group):
+    """Who may do what, and what is trusted."""
+
+    tls_cert: Annotated[
+        Path | None, Setting("PEM file of the server's certificate chain: connections are encrypted.", ready=False)
+    ] = None
+    tls_key: Annotated[Path | None, Setting("PEM file of the certificate's private key.", ready=False)] = None
+    client_ca: Annotated[
+        Path | None,
+        Setting("PEM file of the authorities whose certificates clients must show (mutual TLS).", ready=False),
+    ] = None
+    token_file: Annotated[
+        Path | None, Setting("File of bearer tokens and their rights; without a token, no request.", ready=False)
+    ] = None
+    insecure: Annotated[bool, Setting("Listen on a public address without TLS.", ready=False)] = False
+    allow_shared_memory: Annotated[
+        bool, Setting("Let clients pass tensors in the shared memory of this machine.", ready=False)
+    ] = False
+    check_signature: Annotated[
+        Path | None, Setting("File of an Ed25519 public key that must have signed each checkpoint.", ready=False)
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits(Group):
+    """What requests and models may take, and the readings at which a level falls."""
+
+    max_batch: Annotated[
+        int,
+        Setting(
+            "Bounds the size of a message: that of so many samples of the largest model, but at least 4 MiB. Waiting "
+            "requests are joined to runs of at most so many samples, and at most 16; 1: they never are.",
+            least=1,
+        ),
+    ] = 64
+    grace_s: Annotated[float, Setting("Seconds running requests get when the server stops.", least=0.0)] = 30.0
+    min_memory_mb: Annotated[
+        int,
+        Setting("MiB of memory to leave available; below that, the level and what is resident fall. 0: off.", least=0),
+    ] = 64
+    max_temperature: Annotated[
+        float | None,
+        Setting("°C of the hottest thermal zone above which the level falls; off by default.", least=0, most=150),
+    ] = None
+    min_battery: Annotated[
+        float | None,
+        Setting(
+            "Charge in % below which, while discharging, level 0 is the highest; off by default.", least=0, most=100
+        ),
+    ] = None
+    min_frequency: Annotated[
+        float | None,
+        Setting("Share of the CPU's highest frequency below which the level falls; off by default.", least=0, most=0.9),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class Models(Group):
+    """What is served, and how: for each model that has no table of its own that says otherwise."""
+
+    files: Annotated[tuple[Path, ...], Setting("Checkpoints; each is served under its file's stem.", flag=False)] = ()
+    model_dir: Annotated[
+        Path | None,
+        Setting(
+            "Folder of models, as MODEL/1/model.safetensors; they can be loaded and unloaded by clients.", ready=False
+        ),
+    ] = None
+    version_policy: Annotated[
+        str,
+        Setting(
+            "Versions of a model of --model-dir that are served: `latest`, `latest:N`, `all` or `1,3`.",
+            metavar="VERSIONS",
+            ready=False,
+        ),
+    ] = "latest"
+    slo_ms: Annotated[
+        float, Setting("Milliseconds a request may take when it brings no deadline; the most any may take.", least=0.1)
+    ] = 1000.0
+    level: Annotated[
+        int | None, Setting("Serve every request at this level instead of choosing; -1 is the densest.", least=-1)
+    ] = None
+    policy: Annotated[str | None, Setting("How the level of a request is chosen: {policies}.", metavar="NAME")] = None
+    threads: Annotated[
+        int | None,
+        Setting(
+            "Threads per model; default: all usable cores, also when they change, or 1 where more do not pay.", least=1
+        ),
+    ] = None
+    profile_cache: Annotated[
+        Literal["off"] | Path | None,
+        Setting(
+            "Folder in which measured latencies are kept between starts, or `off`; default: nested-sparse/profiles "
+            "under $XDG_CACHE_HOME or ~/.cache.",
+            metavar="DIR",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class Watching(Group):
+    """What the server tells about itself."""
+
+    log_format: Annotated[
+        str,
+        Setting(
+            "Lines of the log: `text` for people, `json` for programs.",
+            choices=LOG_FORMATS,
+            metavar="text|json",
+            ready=False,
+        ),
+    ] = "text"
+
+
+@dataclass(frozen=True, slots=True)
+class OwnModel(Group):
+    """The table [model.NAME]: what holds for one model alone. None: as for all models."""
+
+    slo_ms: Annotated[float | None, Setting("As [models] slo_ms.", least=0.1)] = None
+    priority: Annotated[int, Setting("Of the models served together, the one with the higher number goes first.")] = 0
+    level: Annotated[int | None, Setting("As [models] level.", least=-1)] = None
+    policy: Annotated[str | None, Setting("As [models] policy.")] = None
+    threads: Annotated[int | None, Setting("As [models] threads.", least=1)] = None
+    max_batch: Annotated[
+        int | None, Setting("Most samples of waiting requests in one run; at most that of [limits].", least=1)
+    ] = None
+    min_memory_mb: Annotated[int | None, Setting("As in [limits], as are the next three.", least=0)] = None
+    max_temperature: Annotated[float | None, Setting("", least=0, most=150)] = None
+    min_battery: Annotated[float | None, Setting("", least=0, most=100)] = None
+    min_frequency: Annotated[float | None, Setting("", least=0, most=0.9)] = None

@@ -1,0 +1,57 @@
+"""Parts: the settings as the server, its models and the governor take them."""
+
+from __future__ import annotations
+
+from nested_sparse.runtime.policy import DEFAULT_POLICY
+from nested_sparse.runtime.profiling import ProfileStore, default_folder
+from nested_sparse.runtime.resources import LimitConfig
+
+from ..load import ModelConfig
+from ..server import ServerConfig
+from .groups import Limits, Models, OwnModel
+from .settings import Settings
+
+
+def server_config(settings: Settings) -> ServerConfig:
+    """The server's addresses and limits."""
+    address, limits = settings.address, settings.limits
+    return ServerConfig(
+        host=address.host,
+        port=address.port,
+        metrics_port=address.metrics_port,
+        grace_s=limits.grace_s,
+        request_samples=limits.max_batch,
+    )
+
+
+def model_config(own: OwnModel) -> ModelConfig:
+    """How one model is served; `own` is Settings.of_model's, so each value is there that has no default."""
+    assert own.slo_ms is not None
+    assert own.max_batch is not None
+    return ModelConfig(
+        default_slo_ms=own.slo_ms,
+        fixed_level=own.level,
+        policy=own.policy or DEFAULT_POLICY,
+        priority=own.priority,
+        joined_samples=own.max_batch,
+        choose_threads=own.threads is None,
+        limits=limit_config(own),
+    )
+
+
+def limit_config(limits: Limits | OwnModel) -> LimitConfig:
+    """The readings at which a level falls."""
+    return LimitConfig(
+        min_available_memory_bytes=limits.min_memory_mb << 20 if limits.min_memory_mb else None,
+        max_temperature_celsius=limits.max_temperature,
+        min_frequency_share=limits.min_frequency,
+        min_battery_percent=limits.min_battery,
+    )
+
+
+def profile_store(models: Models) -> ProfileStore | None:
+    """Where measured latencies are kept; None: nowhere."""
+    if models.profile_cache == "off":
+        return None
+    folder = models.profile_cache or default_folder()
+    return None if folder is None else ProfileStore(folder)

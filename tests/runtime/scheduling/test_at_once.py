@@ -1,0 +1,112 @@
+"""At once: a short request runs in the thread that submits it where nothing is before it, and in a worker elsewhere."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_sessions import FakeSession
+
+from nested_sparse.errors import DeadlineError, UnavailableError
+from nested_sparse.runtime.policy.elastic import ElasticPolicy
+from nested_sparse.runtime.profiling.profile import LatencyProfile
+from nested_sparse.runtime.scheduling.device import Device
+from nested_sparse.runtime.scheduling.request import Request
+from nested_sparse.runtime.scheduling.scheduler import Scheduler
+
+X = {"x": np.ones((1, 3), np.float32)}
+PROFILED_MS = (0.01, 0.02, 0.03, 0.04)
+
+
+class Threads(FakeSession):
+    """Keeps the thread of each run; `gate` holds the runs of other threads than the test's."""
+
+    def __init__(self, like: Any) -> None:
+        super().__init__(like)
+        self.threads: list[int] = []
+        self.gate = threading.Event()
+        self.entered = threading.Event()
+        self.fault: Exception | None = None
+        self._test = threading.get_ident()
+
+    def run(self, inputs: dict[str, np.ndarray], level: int) -> dict[str, np.ndarray]:
+        self.threads.append(threading.get_ident())
+        self.entered.set()
+        if threading.get_ident() != self._test:
+            assert self.gate.wait(60)
+        if self.fault is not None:
+            raise self.fault
+        return {"y": inputs["x"] * 2}
+
+
+@pytest.fixture
+def session(rig: Callable[..., Any]) -> Threads:
+    return Threads(rig().session)
+
+
+def scheduler_of(session: Threads, at_once_ms: float, **options: Any) -> Scheduler:
+    profile = LatencyProfile((1, 8), [[ms, 8 * ms] for ms in PROFILED_MS])
+    settings = {"default_slo_ms": 60_000.0, **options}
+    return Scheduler(session, profile, ElasticPolicy(profile), at_once_ms=at_once_ms, **settings)
+
+
+def test_a_short_run_is_done_when_submit_returns(session: Threads) -> None:
+    scheduler = scheduler_of(session, 1.0)
+    response = scheduler.submit(Request(X)).result(0)
+    np.testing.assert_array_equal(response.outputs["y"], 2 * X["x"])
+    assert session.threads == [threading.get_ident()]
+    assert response.level.index == 3
+    assert response.queue_us >= 0
+    assert scheduler.submit(Request(X, level=1)).result(0).level.index == 1
+    scheduler.close()
+    assert isinstance(scheduler.submit(Request(X)).exception(0), UnavailableError)
+
+
+@pytest.mark.parametrize(("at_once_ms", "batch"), [(0.0, 1), (0.035, 1), (0.1, 8)])
+def test_a_run_that_may_take_longer_is_a_worker_s(session: Threads, at_once_ms: float, batch: int) -> None:
+    """The densest level that may be chosen counts, with the request's batch."""
+    session.gate.set()
+    scheduler = scheduler_of(session, at_once_ms)
+    scheduler.submit(Request({"x": np.ones((batch, 3), np.float32)})).result(60)
+    assert session.threads != [threading.get_ident()]
+    assert len(session.threads) == 1
+    scheduler.close()
+
+
+def test_a_limit_makes_runs_short(session: Threads) -> None:
+    scheduler = scheduler_of(session, 0.025)
+    scheduler.limit(1, "heat")
+    assert scheduler.submit(Request(X)).result(0).level.index == 1
+    assert session.threads == [threading.get_ident()]
+    scheduler.close()
+
+
+def test_where_a_run_is_under_way_the_next_one_waits(session: Threads) -> None:
+    """The device has one slot; whichever model has it."""
+    device = Device()
+    slow, quick = scheduler_of(session, 0.0, device=device), scheduler_of(session, 1.0, device=device)
+    first = slow.submit(Request(X))
+    assert session.entered.wait(60)
+    second, third = quick.submit(Request(X)), slow.submit(Request(X))
+    assert not second.done()
+    session.gate.set()
+    for future in (first, second, third):
+        np.testing.assert_array_equal(future.result(60).outputs["y"], 2 * X["x"])
+    assert threading.get_ident() not in session.threads
+    np.testing.assert_array_equal(quick.submit(Request(X)).result(60).outputs["y"], 2 * X["x"])
+    for scheduler in (slow, quick):
+        scheduler.close()
+
+
+def test_an_error_is_in_the_future(session: Threads) -> None:
+    scheduler = scheduler_of(session, 1.0)
+    session.fault = RuntimeError("once")
+    assert str(scheduler.submit(Request(X)).exception(0)) == "once"
+    session.fault = None
+    assert isinstance(scheduler.submit(Request(X, timeout_ms=0.0)).exception(0), DeadlineError)
+    scheduler.submit(Request(X)).result(0)
+    assert scheduler.stats().queue_length == 0
+    scheduler.close()

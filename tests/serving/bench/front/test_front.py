@@ -1,0 +1,51 @@
+"""The benchmark of the front: both clients against real servers, and the check of the answers."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nested_sparse.errors import BenchError
+from nested_sparse.proto import messages
+from nested_sparse.serving.bench.front import run
+from nested_sparse.serving.bench.front.bare_server import path_of, running_bare_server
+from nested_sparse.serving.bench.front.caller import Target, at_once, in_turns
+from nested_sparse.serving.bench.front.trivial import Trivial
+
+X = np.arange(4, dtype=np.float32).reshape(1, 4)
+SUM = Trivial("net", "x", X, tuple(np.float32([[6.0]]) for _ in range(3)), 0.0)
+"""The first output of the fake model of tests/serving, at each of its levels."""
+
+
+def test_each_target_is_called_once_in_a_round(serve: Any, model: Any) -> None:
+    with running_bare_server([7, 0]) as bare, serve([model]) as server:
+        targets = [Target(bare, path_of(7), b"x" * 5000), Target(server.address, run.INFER, SUM.raw_request())]
+        times_ms, answers = in_turns(targets, 3)
+    assert [len(each) for each in times_ms] == [3, 3]
+    assert answers[0] == [bytes(7)] * 3
+    for answer in answers[1]:
+        SUM.check(answer)
+
+
+def test_every_connection_is_called(serve: Any, model: Any) -> None:
+    with serve([model]) as server:
+        rate, answers = at_once(Target(server.address, run.INFER, SUM.raw_request()), 3, 0.0)
+        assert (rate, answers) == (0.0, [])
+        rate, answers = at_once(Target(server.address, run.INFER, SUM.raw_request()), 3, 0.2)
+    assert rate > 0
+    assert len(answers) >= 3
+    for answer in answers:
+        SUM.check(answer)
+
+
+def test_an_answer_of_another_level_is_an_error(serve: Any, model: Any) -> None:
+    with serve([model]) as server:
+        _, (answers,) = in_turns([Target(server.address, run.INFER, SUM.raw_request())], 1)
+    level = messages.ModelInferResponse.FromString(answers[0]).parameters["level"].int64_param
+    outputs = [np.float32([[6.0]])] * 3
+    outputs[level] = np.float32([[6.1]])
+    with pytest.raises(BenchError, match=f"is not the output of level {level}"):
+        dataclasses.replace(SUM, outputs=tuple(outputs)).check(answers[0])
