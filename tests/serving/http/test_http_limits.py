@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import time
 import urllib.request
@@ -117,7 +118,7 @@ def test_connections_at_work_are_not_closed_for_others(few, model):
         assert all(connection.recv(1 << 16).startswith(b"HTTP/1.1 200") for connection in busy)
 
 
-def test_a_client_that_does_not_read_is_closed(quick):
+def test_a_client_that_does_not_read_is_closed(quick, model):
     rows = 200_000
     body = {
         "inputs": [{"name": "x", "shape": [rows, 4], "datatype": "FP32", "parameters": {"binary_data_size": 16 * rows}}]
@@ -128,8 +129,10 @@ def test_a_client_that_does_not_read_is_closed(quick):
             b"\r\n\r\n", b"\r\nInference-Header-Content-Length: %d\r\n\r\n"
         )
         connection.sendall(lines % len(head) + head + bytes(16 * rows))
+        assert until(lambda: len(model.engine.requests) == 1)
         assert until(lambda: not quick._http._connections.connections)
-        assert len(rest_of(connection)) < 16 * rows
+        head, _, got = rest_of(connection).partition(b"\r\n\r\n")
+        assert len(got) < int(re.search(rb"Content-Length: (\d+)", head)[1])
     assert still_answers(quick)
 
 
