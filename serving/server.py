@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from grpc_health.v1 import health_pb2_grpc
 from nested_sparse.argument import finite, whole
 from nested_sparse.errors import ServingError
 from nested_sparse.proto import messages
+from nested_sparse.runtime.resources import Governor
 from nested_sparse.tensor_spec import TensorSpec
 
 from .connections.bounded import BoundedServices
@@ -28,6 +30,7 @@ from .connections.listening import MOST_PORT, address_text, check_listenable
 from .connections.own_sockets import finish_sending, stop_listening
 from .connections.uploads import Uploads, upload_budget
 from .dataplane import Dataplane
+from .device_state import DeviceMetrics, DeviceState
 from .health import SERVICE_NAME as HEALTH_SERVICE_NAME
 from .health import HealthServicer
 from .http.http_limits import HttpLimits
@@ -102,9 +105,12 @@ def _batch_of(spec: TensorSpec) -> int:
 
 
 class Server:
-    """Serves models from start() until drain(); address, metrics_address and http_address say where."""
+    """Serves models from start() until drain(); address, metrics_address and http_address say where.
 
-    def __init__(self, models: Sequence[ServedModel], config: ServerConfig) -> None:
+    governor: its readings and limits are in the metrics and on the dashboard.
+    """
+
+    def __init__(self, models: Sequence[ServedModel], config: ServerConfig, governor: Governor | None = None) -> None:
         self.address = ""
         self.metrics_address = ""
         self.http_address = ""
@@ -113,6 +119,9 @@ class Server:
         self._metrics = Metrics()
         for model in models:
             self._metrics.watch(model)
+        self._governor = governor
+        if governor is not None:
+            self._metrics.registry.register(DeviceMetrics(partial(DeviceState.of, governor)))
         self._dataplane = Dataplane(models)
         self._message_bytes = limit = receive_limit(models, config.request_samples)
         self._servicer = Servicer(self._dataplane, self._metrics, limit)
@@ -177,11 +186,20 @@ class Server:
         self.metrics_address = address_text(host, self._servicer.metrics_port)
 
     async def _start_http(self, host: str, port: int) -> None:
+        from .http.dashboard.dashboard import Dashboard
+        from .http.dashboard.history import History
+        from .http.dashboard.own_state import OwnState
         from .http.http_server import HttpServer  # its library is an extra
 
         check_listenable(host, port)
-        text = MetricsText(self._metrics.registry)
-        self._http = HttpServer(self._handlers, text, self._message_bytes, self._upload_bytes, self._config.http_limits)
+        self._http = HttpServer(
+            self._handlers,
+            MetricsText(self._metrics.registry),
+            self._message_bytes,
+            self._upload_bytes,
+            Dashboard(History(OwnState(self._metrics.registry, self._dataplane, self._governor))),
+            self._config.http_limits,
+        )
         bound = await self._http.start(host, port)
         self.http_address = address_text(host, bound)
         if self._servicer.metrics_port is None:

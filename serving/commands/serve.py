@@ -25,6 +25,8 @@ from ..settings.settings import Settings, read_settings
 from .output import print_json
 
 if TYPE_CHECKING:
+    from nested_sparse.runtime.resources import Governor
+
     from ..served_model import ServedModel
     from ..server import Server, ServerConfig
 
@@ -109,7 +111,7 @@ def _run(settings: Settings, json: bool) -> None:
     check_files(settings.models.files)
     device = Device()
     governor = Governor(ResourceMonitor(), limit_config(settings.limits))
-    for port in (config.port, config.metrics_port):
+    for port in (config.port, config.metrics_port, config.http_port):
         if port is not None:
             check_listenable(config.host, port)  # before the models load, which may take minutes
     profiles = profile_store(settings.models)
@@ -120,20 +122,20 @@ def _run(settings: Settings, json: bool) -> None:
             session = sessions.enter_context(Session(path, threads=own.threads))
             models.append(load_model(session, model_config(own), device, profiles, governor))
         with governor:
-            asyncio.run(_serve(models, config, json))
+            asyncio.run(_serve(models, config, governor, json))
         if stuck := [model.name for model in models if model.engine.stats().stuck]:
             log.error("ended with an inference of %s still stuck", ", ".join(stuck))
             os._exit(1)  # closing the session would wait for the inference
 
 
-async def _serve(models: list[ServedModel], config: ServerConfig, json: bool) -> None:
+async def _serve(models: list[ServedModel], config: ServerConfig, governor: Governor, json: bool) -> None:
     from ..server import Server
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in SIGNALS:
         loop.add_signal_handler(number, stop.set)
-    server = Server(models, config)
+    server = Server(models, config, governor)
     await server.start()
     try:
         _announce(server, models, json)
@@ -155,9 +157,16 @@ def _announce(server: Server, models: list[ServedModel], json: bool) -> None:
         )
     if server.metrics_address:
         log.info("metrics on http://%s/metrics", server.metrics_address)
+    if server.http_address:
+        log.info("REST, metrics and dashboard on http://%s/", server.http_address)
     if json:
         facts = [
             {"name": model.name, "levels": len(model.levels), "isa": model.isa, "threads": model.threads}
             for model in models
         ]
-        print_json({"address": server.address, "metrics_address": server.metrics_address or None, "models": facts})
+        addresses = {
+            "address": server.address,
+            "metrics_address": server.metrics_address or None,
+            "http_address": server.http_address or None,
+        }
+        print_json({**addresses, "models": facts})

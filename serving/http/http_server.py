@@ -24,6 +24,7 @@ from ..metrics_text import MetricsText
 from ..protocol.inflate import inflated
 from ..protocol.wire import HEADER_BYTES
 from .connections import HttpConnections
+from .dashboard.dashboard import HEADERS, POINTS_PATH, Dashboard
 from .http_limits import HttpLimits
 from .infer_body import HEADER_LENGTH, read_infer_body, write_infer_body
 from .json_message import read_json
@@ -55,12 +56,14 @@ class HttpServer:
         metrics: MetricsText,
         message_bytes: int,
         upload_bytes: int,
+        dashboard: Dashboard,
         limits: HttpLimits | None = None,
     ) -> None:
         self._handlers = handlers
         self._metrics = metrics
         self._message_bytes = message_bytes
         self._upload_bytes = upload_bytes
+        self._dashboard = dashboard
         self._held_bytes = 0
         self._limits = limits or HttpLimits()
         self._converting = asyncio.Lock()
@@ -96,6 +99,7 @@ class HttpServer:
             return
         self._server.close()
         self._watch.cancel()
+        self._dashboard.history.close()
         self._connections.pre_shutdown()
         await self._connections.shutdown(grace_s)
         self._connections.abort_all()
@@ -121,8 +125,10 @@ class HttpServer:
     async def _answer_or_raise(self, request: web.BaseRequest) -> web.Response:
         _check_origin(request)
         path = request.raw_path.partition("?")[0]
-        if path == "/metrics":
-            return await self._answer_metrics(request)
+        if request.method in ("GET", "HEAD") and (file := self._dashboard.file(path)) is not None:
+            return web.Response(body=file[1], content_type=file[0], charset="utf-8", headers=HEADERS)
+        if request.method in ("GET", "HEAD") and path in ("/metrics", POINTS_PATH):
+            return await self._answer_figures(request, path)
         route, fields, allowed = find_route(request.method, path)
         if route is None and allowed:
             return _error(405, "The path has other methods.", {"Allow": ", ".join(sorted(allowed))})
@@ -143,10 +149,15 @@ class HttpServer:
         metadata = tuple((name.lower(), value) for name, value in request.headers.items())
         return LocalCall(self._handlers, rpc, LocalContext(peer, metadata))
 
-    async def _answer_metrics(self, request: web.BaseRequest) -> web.Response:
+    async def _answer_figures(self, request: web.BaseRequest, path: str) -> web.Response:
         call = self._call(request, READING)
         if call.refused:
             await call.run(b"")
+        if path == POINTS_PATH:
+            after = request.query.get("after", "0")
+            if not (after.isascii() and after.isdigit() and len(after) < 16):
+                raise InputError("after: expected the number of a point.")
+            return web.json_response(self._dashboard.history.since(int(after)))
         headers = {name.lower(): value for name, value in request.headers.items()}
         given, body = await self._metrics.collect(request.query_string, headers)
         return web.Response(body=body, headers=given)

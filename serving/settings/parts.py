@@ -19,6 +19,7 @@ def server_config(settings: Settings) -> ServerConfig:
         host=address.host,
         port=address.port,
         metrics_port=address.metrics_port,
+        http_port=address.http_port,
         grace_s=limits.grace_s,
         request_samples=limits.max_batch,
     )

@@ -52,6 +52,7 @@ class MetricCounts:
     levels: Mapping[int, float] = field(default_factory=dict)
     queue: Durations = Durations()
     compute: Durations = Durations()
+    total: Durations = Durations()
     queue_length: float | None = None
     slowdown: float | None = None
 

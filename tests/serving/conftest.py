@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from nested_sparse.level import Level
+from nested_sparse.runtime.resources import Governor
 from nested_sparse.runtime.scheduling.request import Request, Response, allowed_levels, time_limit_ms
 from nested_sparse.runtime.scheduling.stats import SchedulerStats
 from nested_sparse.runtime.session.tensors import check_inputs
@@ -85,7 +86,9 @@ def fake_model(name: str = "net", dtype: str = "float32") -> ServedModel:
 
 
 @contextmanager
-def running(models: list[ServedModel], config: ServerConfig | None = None) -> Iterator[Server]:
+def running(
+    models: list[ServedModel], config: ServerConfig | None = None, governor: Governor | None = None
+) -> Iterator[Server]:
     """A server on a free port, in a thread with a loop of its own; drained at the end."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
@@ -98,7 +101,7 @@ def running(models: list[ServedModel], config: ServerConfig | None = None) -> It
         return asyncio.run_coroutine_threadsafe(call(), loop).result(30)
 
     try:
-        server = run(lambda: Server(models, config or ServerConfig(port=0, grace_s=5)))
+        server = run(lambda: Server(models, config or ServerConfig(port=0, grace_s=5), governor))
         assert isinstance(server, Server)
         run(server.start)
         try:
