@@ -19,7 +19,10 @@ NestedSparseError
     ├── StuckError        the inference has run far longer than it should
     ├── OutOfMemoryError  the run did not fit in memory                (also MemoryError)
     ├── TooLargeError     the request is larger than the server takes
-    └── NotFoundError     no such model
+    ├── NotFoundError     no such model
+    └── AccessError       the caller may not make this call
+        ├── UnauthenticatedError  the call brings no valid token
+        └── ForbiddenError        its rights do not cover the call
 """
 
 from __future__ import annotations
@@ -111,3 +114,15 @@ class TooLargeError(ServingError):
 
 class NotFoundError(ServingError):
     """The server has no such model."""
+
+
+class AccessError(ServingError):
+    """The caller may not make this call."""
+
+
+class UnauthenticatedError(AccessError):
+    """The call brings no valid token."""
+
+
+class ForbiddenError(AccessError):
+    """The caller is known, and its rights do not cover the call."""

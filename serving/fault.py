@@ -13,6 +13,7 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 
 from nested_sparse.errors import (
+    AccessError,
     DeadlineError,
     InputError,
     LevelError,
@@ -21,6 +22,7 @@ from nested_sparse.errors import (
     ServingError,
     StuckError,
     TooLargeError,
+    UnauthenticatedError,
     UnavailableError,
 )
 from nested_sparse.excerpt import excerpt
@@ -59,6 +61,8 @@ FAULTS: dict[type[BaseException], Fault] = {
     TooLargeError: Fault("invalid", grpc.StatusCode.RESOURCE_EXHAUSTED),
     MemoryError: Fault("out_of_memory", grpc.StatusCode.RESOURCE_EXHAUSTED),
     NotFoundError: Fault("not_found", grpc.StatusCode.NOT_FOUND),
+    AccessError: Fault("forbidden", grpc.StatusCode.PERMISSION_DENIED),
+    UnauthenticatedError: Fault("unauthenticated", grpc.StatusCode.UNAUTHENTICATED),
     InputError: Fault("invalid", grpc.StatusCode.INVALID_ARGUMENT),
     LevelError: Fault("invalid", grpc.StatusCode.INVALID_ARGUMENT),
     asyncio.CancelledError: Fault("cancelled", grpc.StatusCode.CANCELLED),

@@ -23,7 +23,7 @@ from .served_model import ServedModel
 
 log = logging.getLogger(__name__)
 AT_ONCE_MS = 0.25
-"""Longest run, as predicted, that the event loop makes itself. To have a worker make it costs about as much."""
+"""Longest run, as profiled, that the event loop makes itself. To have a worker make it costs about as much."""
 ROUTES_S = 2.0
 """Time limit for measuring the operators, in seconds."""
 

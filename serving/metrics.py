@@ -127,7 +127,7 @@ class Metrics:
         requests = CounterMetricFamily(
             "nested_sparse_requests",
             "Requests by outcome: ok, late, shed, expired, cancelled, invalid, unavailable, stuck, out_of_memory, "
-            "not_found, error",
+            "not_found, unauthenticated, forbidden, error",
             labels=(*_LEVEL, "outcome"),
         )
         shed = CounterMetricFamily(

@@ -14,7 +14,12 @@ from http import HTTPStatus
 
 from prometheus_client import CollectorRegistry
 
+from nested_sparse.errors import AccessError
+
+from .fault import HTTP_STATUSES, fault_of
 from .metrics_text import MetricsText
+from .rights.right import Right
+from .security import Security
 
 HEAD_BYTES = 8192
 METHODS = ("GET", "HEAD")
@@ -60,10 +65,14 @@ class _HttpRequest:
 
 
 class MetricsServer:
-    """Answers GET and HEAD of /metrics with the metrics of `registry`, from start() to close()."""
+    """Answers GET and HEAD of /metrics with the metrics of `registry`, from start() to close().
 
-    def __init__(self, registry: CollectorRegistry, limits: MetricsLimits | None = None) -> None:
+    security: gives the certificate, and the rights: metrics take the right of reading.
+    """
+
+    def __init__(self, registry: CollectorRegistry, security: Security, limits: MetricsLimits | None = None) -> None:
         self._text = MetricsText(registry)
+        self._security = security
         self._limits = limits or MetricsLimits()
         self._writers: OrderedDict[asyncio.StreamWriter, None] = OrderedDict()  # the longest silent first
         self._server: asyncio.Server | None = None
@@ -75,7 +84,15 @@ class MetricsServer:
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
-            self._server = await asyncio.start_server(self._serve, sock=listener, limit=HEAD_BYTES, backlog=BACKLOG)
+            tls = self._security.tls
+            self._server = await asyncio.start_server(
+                self._serve,
+                sock=listener,
+                limit=HEAD_BYTES,
+                backlog=BACKLOG,
+                ssl=None if tls is None else tls.context(),
+                ssl_handshake_timeout=None if tls is None else self._limits.request_s,
+            )
         except BaseException:
             listener.close()
             raise
@@ -117,6 +134,12 @@ class MetricsServer:
         stays, bare = request.stays, request.method == "HEAD"
         if request.path not in PATHS:
             return await self._send(writer, HTTPStatus.NOT_FOUND, stays=stays, bare=bare)
+        try:
+            self._security.rights.check(request.headers.get("authorization"), "", Right.READING)
+        except AccessError as error:
+            status = HTTPStatus(HTTP_STATUSES[fault_of(error).status])
+            wanted = [("WWW-Authenticate", "Bearer")] if status is HTTPStatus.UNAUTHORIZED else []
+            return await self._send(writer, status, wanted, stays=stays, bare=bare)
         headers, body = await self._text.collect(request.query, request.headers)
         return await self._send(writer, HTTPStatus.OK, list(headers.items()), body, stays=stays, bare=bare)
 

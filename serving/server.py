@@ -27,6 +27,7 @@ from .connections.connection_limits import ConnectionLimits
 from .connections.front import Front
 from .connections.grpc_log import silence_bad_names
 from .connections.listening import MOST_PORT, address_text, check_listenable
+from .connections.own_door import OwnDoor
 from .connections.own_sockets import finish_sending, stop_listening
 from .connections.uploads import Uploads, upload_budget
 from .dataplane import Dataplane
@@ -41,6 +42,8 @@ from .model_health import ModelHealth
 from .protocol.inflate import NOT_INFLATED
 from .protocol.reflection import add_reflection
 from .protocol.wire import HEADER_BYTES
+from .rights.gate import Gate
+from .security import Security, SecurityConfig
 from .served_model import ServedModel
 from .servicer import Servicer, generic_handler
 
@@ -65,6 +68,7 @@ class ServerConfig:
     request_samples: number of samples of the example shape that fit in one request; it bounds the bytes that the
     server reads into memory.
     connections: limits of the connections of one client, and of all clients together; http_limits: those of REST.
+    security: its TLS, and the rights of its clients.
     """
 
     host: str = "127.0.0.1"
@@ -75,6 +79,7 @@ class ServerConfig:
     request_samples: int = 64
     connections: ConnectionLimits = field(default_factory=ConnectionLimits)
     http_limits: HttpLimits = field(default_factory=HttpLimits)
+    security: SecurityConfig = field(default_factory=SecurityConfig)
 
     def __post_init__(self) -> None:
         whole("port", self.port, 0, MOST_PORT, ServingError)
@@ -107,6 +112,9 @@ def _batch_of(spec: TensorSpec) -> int:
 class Server:
     """Serves models from start() until drain(); address, metrics_address and http_address say where.
 
+    Raises ServingError for files of TLS or tokens that cannot be used, and for an exposed address without TLS.
+
+
     governor: its readings and limits are in the metrics and on the dashboard.
     """
 
@@ -115,6 +123,7 @@ class Server:
         self.metrics_address = ""
         self.http_address = ""
         self._config = config
+        self.security = Security(config.security, config.host)
         self._models = models
         self._metrics = Metrics()
         for model in models:
@@ -127,9 +136,10 @@ class Server:
         self._servicer = Servicer(self._dataplane, self._metrics, limit)
         self._health = HealthServicer()
         self._model_health = ModelHealth(self._health, self._dataplane, models)
+        self._door: OwnDoor | None = None
         self._watches: list[asyncio.Task[None]] = []
         self._grpc = self._build(limit)
-        self._exporter = MetricsServer(self._metrics.registry)
+        self._exporter = MetricsServer(self._metrics.registry, self.security)
         self._http: HttpServer | None = None
 
     def _build(self, limit: int) -> aio.Server:
@@ -155,7 +165,8 @@ class Server:
             self._metrics.shed_in_front,
         )
         self._metrics.watch_front(self._front.wait_s)
-        self._handlers = (self._front,)
+        gate = Gate(self.security.rights, self._front.probe_path, self._metrics.count_unread)
+        self._handlers = (gate, self._front)
         server.add_generic_rpc_handlers(self._handlers)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         add_reflection(server, (messages.SERVICE_NAME, HEALTH_SERVICE_NAME))
@@ -165,20 +176,29 @@ class Server:
         """Listen and answer. Raises ServingError if it cannot listen on an address."""
         host, port = self._config.host, self._config.port
         check_listenable(host, port)
-        try:
-            bound = self._grpc.add_insecure_port(address_text(host, port))
-        except RuntimeError as error:
-            raise ServingError(f"cannot listen on {address_text(host, port)}: {error}") from None
+        bound = self._listen(host, port)
         self.address = address_text(host, bound)
+        self._door = OwnDoor(self._grpc, host, bound, self.security.tls is not None)
         if self._config.metrics_port is not None:
             await self._start_exporter(host, self._config.metrics_port)
         if self._config.http_port is not None:
             await self._start_http(host, self._config.http_port)
         await self._grpc.start()
-        self._front.open(host, bound)
+        if self._door.address:
+            self._front.open(self._door.address)
         self._model_health.update()
         uploads = Uploads(host, bound, self._servicer.calls.taken_bytes, self._upload_bytes)
-        self._watches = [asyncio.create_task(each.watch()) for each in (self._model_health, uploads)]
+        watches = (self._model_health.watch, uploads.watch, *(each.watch for each in self.security.rotations))
+        self._watches = [asyncio.create_task(watch()) for watch in watches]
+
+    def _listen(self, host: str, port: int) -> int:
+        address = address_text(host, port)
+        try:
+            if self.security.tls is None:
+                return int(self._grpc.add_insecure_port(address))
+            return int(self._grpc.add_secure_port(address, self.security.tls.credentials()))
+        except RuntimeError as error:
+            raise ServingError(f"cannot listen on {address}: {error}") from None
 
     async def _start_exporter(self, host: str, port: int) -> None:
         check_listenable(host, port)
@@ -200,7 +220,8 @@ class Server:
             Dashboard(History(OwnState(self._metrics.registry, self._dataplane, self._governor))),
             self._config.http_limits,
         )
-        bound = await self._http.start(host, port)
+        tls = self.security.tls
+        bound = await self._http.start(host, port, None if tls is None else tls.context())
         self.http_address = address_text(host, bound)
         if self._servicer.metrics_port is None:
             self._servicer.metrics_port = bound
@@ -211,6 +232,8 @@ class Server:
         for watch in self._watches:
             watch.cancel()
         await self._front.close()
+        if self._door is not None:
+            self._door.close()
         self._health.end()
         if not await self._dataplane.drain(self._config.grace_s):
             log.warning("requests still run after %g s of grace; they are answered UNAVAILABLE", self._config.grace_s)

@@ -21,11 +21,12 @@ from .connections.front import arrived_s, waited_s
 from .dataplane import Dataplane
 from .fault import ending_of
 from .metrics import Metrics
+from .protocol.answers import Answers
 from .protocol.call import Call, wanted_outputs
-from .protocol.convert import Bounds, InferRequest, parse_infer_request, read_call, read_message, serialize_response
+from .protocol.convert import Bounds, InferRequest, parse_infer_request, read_call, read_message
 from .protocol.datatype import datatype_of
 from .protocol.inflate import inflated
-from .protocol.parameters import served_parameters
+from .protocol.known_headers import KnownHeaders, KnownRequest
 from .protocol.wire import HEADER_BYTES
 from .served_model import PLATFORM, VERSION, ServedModel
 from .streaming import Streaming
@@ -37,6 +38,7 @@ METRICS_EXTENSION = "prometheus_metrics"
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
 Method = Callable[[RequestT, Any], Awaitable[ResponseT]]
+AnyRequest = InferRequest | KnownRequest
 
 
 def answered(
@@ -78,6 +80,7 @@ class Servicer:
         self.metrics = metrics
         self._clock = clock
         self._conversion = asyncio.Lock()
+        self._headers, self._answers = KnownHeaders(), Answers()
         self.metrics_port: int | None = None
         self.calls = Calls()
         self.streaming = Streaming(self.read_infer, self.infer, self.calls, limit, clock)
@@ -124,12 +127,14 @@ class Servicer:
         """Note the arrival of a request for model_infer, when its handler begins and nothing is read yet."""
         arrived_s.set(self._clock() - waited_s.get())
 
-    async def read_infer(self, data: bytes) -> InferRequest:
+    async def read_infer(self, data: bytes) -> AnyRequest:
         """The inference request in `data`. Raises InputError, TooLargeError."""
+        if len(data) <= self._limit and (known := self._headers.find(data)) is not None:
+            return known
         with self.metrics.unread():
             return read_message(await inflated(data, self._limit), parse_infer_request, self._limit)
 
-    async def model_infer(self, request: InferRequest, context: Any) -> bytes:
+    async def model_infer(self, request: AnyRequest, context: Any) -> bytes:
         """Run a model at the level that the deadline allows; returns the serialised response.
 
         Time counts from the arrival of the request.
@@ -139,32 +144,35 @@ class Servicer:
         left_s = context.time_remaining()
         return await self.infer(request, received_s, None if left_s is None else left_s + now_s - received_s)
 
-    async def infer(self, request: InferRequest, received_s: float, time_left_s: float | None) -> bytes:
+    async def infer(self, request: AnyRequest, received_s: float, time_left_s: float | None) -> bytes:
         """Run one request of any transport; returns the serialised response.
 
         received_s: time of arrival. time_left_s: seconds from then to the transport's deadline; None: there is none.
         """
-        with self.metrics.unread():
-            model = self._dataplane.find(request.message.model_name, request.message.model_version)
+        message = request.message
+        try:
+            model = self._dataplane.find(message.model_name, message.model_version)
+        except NotFoundError as error:
+            self.metrics.count_unread(error)
+            raise
         with self.metrics.request(model, received_s) as record:
             call = await self._read(request, model, received_s, time_left_s)
             served = await self._dataplane.infer(model, call)
-            response = messages.ModelInferResponse(
-                model_name=model.name,
-                model_version=VERSION,
-                id=call.id,
-                parameters=served_parameters(served),
-            )
-            data = serialize_response(response, wanted_outputs(call.outputs, model.outputs), served.outputs)
+            wanted = wanted_outputs(call.outputs, model.outputs)
+            data = self._answers.serialized(model.name, VERSION, call.id, wanted, served)
             record.batch, record.response = batch_size(model.inputs, call.request.inputs), served
         return data
 
     async def _read(
-        self, request: InferRequest, model: ServedModel, received_s: float, time_left_s: float | None
+        self, request: AnyRequest, model: ServedModel, received_s: float, time_left_s: float | None
     ) -> Call:
+        if isinstance(request, KnownRequest):
+            return request.call(received_s, time_left_s)
         bounds = Bounds(len(model.inputs), len(model.outputs))
         if not request.is_large:
-            return read_call(request, bounds, received_s, time_left_s)
+            call = read_call(request, bounds, received_s, time_left_s)
+            self._headers.learn(request, bounds)
+            return call
         async with self._conversion:  # one thread at a time beside the loop's
             return await asyncio.to_thread(read_call, request, bounds, received_s, time_left_s)
 
@@ -245,7 +253,7 @@ def generic_handler(servicer: Servicer) -> Any:
         "RepositoryIndex": servicer.repository_index,
     }
 
-    async def read_infer(data: bytes) -> InferRequest:
+    async def read_infer(data: bytes) -> AnyRequest:
         servicer.arrived()
         return await servicer.read_infer(data)
 

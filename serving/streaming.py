@@ -14,6 +14,7 @@ from nested_sparse.proto import messages
 from .connections.calls import Calls
 from .fault import Ending, ending_of
 from .protocol.convert import InferRequest
+from .protocol.known_headers import KnownRequest
 from .protocol.wire import length_prefix
 
 MOST_UNANSWERED = 16
@@ -40,8 +41,8 @@ class Streaming:
 
     def __init__(
         self,
-        read: Callable[[bytes], Awaitable[InferRequest]],
-        infer: Callable[[InferRequest, float, float | None], Awaitable[bytes]],
+        read: Callable[[bytes], Awaitable[InferRequest | KnownRequest]],
+        infer: Callable[[InferRequest | KnownRequest, float, float | None], Awaitable[bytes]],
         calls: Calls,
         limit: int,
         clock: Callable[[], float],

@@ -44,6 +44,8 @@ WAYS = {
     "nested-sparse bench serving": "load",  # minutes; the options are checked, and then nothing is measured
     "nested-sparse serve ": "serve",  # in a process of its own, on free ports, until the next one or the end
     "nested-sparse top ": "top",  # of that server, once
+    "openssl ": "system",
+    "echo ": "system",
 }
 
 RECIPE = """
@@ -100,6 +102,7 @@ class Reader:
     patch: pytest.MonkeyPatch
     address: str = ""
     model: str = ""
+    line: str = ""
     reached: list[str] = field(default_factory=list)
     running: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
@@ -107,12 +110,16 @@ class Reader:
         words = shlex.split(line, comments=True)
         way = next((way for begin, way in WAYS.items() if f"{' '.join(words)} ".startswith(begin)), None)
         assert way is not None, f"no way to test: {line}"
+        self.line = line
         getattr(self, way)(words)
 
     def target(self, words: list[str]) -> None:
         makefile = ROOT.joinpath("Makefile").read_text(encoding="utf-8")
         assert re.search(rf"^{re.escape(words[1])}:", makefile, re.MULTILINE), words
         assert re.search(rf"make {re.escape(words[1])}\b", makefile.partition("install:")[0]), f"not in help: {words}"
+
+    def system(self, words: list[str]) -> None:
+        subprocess.run(["bash", "-c", self.line], check=True, capture_output=True, timeout=60)
 
     def run(self, words: list[str]) -> str:
         done = CliRunner().invoke(cli.app, words[1:])

@@ -78,12 +78,12 @@ class Dispatcher:
         if job.waiting.deadline_s <= now_s:
             raise self._refusals.expired(job, now_s)
         idle = self._device.idle
-        slowdown = self._policy.slowdown_factor(now_s)
-        queue = () if idle else self._device.queue_of(self, slowdown)
+        queue = () if idle else self._device.queue_of(self, self._policy.slowdown_factor(now_s))
         decision = self._policy.admit(job.waiting, queue, self._device.busy_ms(now_s), now_s)
         if decision.level is None:
             raise self._refusals.shed(job, decision)
-        if idle and at_once_ms > 0.0 and self._longest_ms(job.waiting) * slowdown <= at_once_ms:
+        # a slower device takes as many times as long to change threads, so the slowdown does not count
+        if idle and at_once_ms > 0.0 and self._longest_ms(job.waiting) <= at_once_ms:
             return self._turn(job, now_s)
         if not self._queue.enter(job, now_s):
             raise OverloadedError(

@@ -13,6 +13,11 @@ from ..session import Guard, Lowering
 from .job import Job, Outputs, joined, parted
 from .runner import Runner
 
+SHORT_MS = 0.25
+"""To lower a run that is shorter saves less than to arm a guard costs,"""
+AMPLE = 20.0
+"""unless it would be late already where it took so many times as long as predicted."""
+
 
 @dataclass(frozen=True, slots=True)
 class Execution:
@@ -101,14 +106,17 @@ class Executor:
         lowest = max(job.waiting.lowest_level for job in jobs)
         if self._guard is None or level <= lowest or any(job.fixed for job in jobs):
             return None
+        left_ms = (min(job.waiting.deadline_s for job in jobs) - self._clock()) * 1e3
+        run_ms = self._profile.predict_ms(level, batch)
+        if run_ms <= SHORT_MS and AMPLE * run_ms * slowdown <= left_ms:
+            return None
         guard: Guard | None = getattr(self._local, "guard", None)
         if guard is None:
             guard = self._local.guard = self._guard()
-        due_s = min(job.waiting.deadline_s for job in jobs)
         guard.arm(
             level,
             [self._profile.predict_ms(each, batch) for each in range(self._profile.level_count)],
-            (due_s - self._clock()) * 1e3,
+            left_ms,
             slowdown,
             least_accuracy=max(job.least_accuracy for job in jobs),
             lowest_level=lowest,

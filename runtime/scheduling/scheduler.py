@@ -47,7 +47,7 @@ class Scheduler:
     whose run cannot begin before that moment has expired.
 
     policy: chooses the levels; it must have been told the same number of workers.
-    at_once_ms: a request that finds the device idle, and is predicted to take no longer, runs in the thread that
+    at_once_ms: a request that finds the device idle, and was profiled to take no longer, runs in the thread that
         submits it, before submit() returns: two changes of thread cost more than a short run. 0: all run in workers.
     joins: requests whose inputs differ in the batch only may run as one batch (Decision.take); None: they may if the
         session's file says that its rows are independent.

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -196,7 +196,13 @@ class Session:
         ended), and UnavailableError when closed, in a forked child, or when the file was written to in place.
         """
         arrays = check_inputs(self.inputs, inputs)
-        with self._cell_of(level, guard) as cell, self._open_ort() as session:
+        if guard is None:
+            return self._run(arrays, self._cell(level))
+        with self._guarded_cell(level, guard) as cell:
+            return self._run(arrays, cell)
+
+    def _run(self, arrays: dict[str, Array], cell: LevelCell) -> dict[str, Array]:
+        with self._open_ort() as session:
             started = cell.value
             self._resident_level = max(self._resident_level, started)
             self._file_guard.check()
@@ -289,9 +295,7 @@ class Session:
             )
         return InputError(f"{where}: {text}") if isinstance(error, InvalidArgument) else KernelError(f"{where}: {text}")
 
-    def _cell_of(self, level: int | LevelCell, guard: Guard | None) -> AbstractContextManager[LevelCell]:
-        if guard is None:
-            return nullcontext(self._cell(level))
+    def _guarded_cell(self, level: int | LevelCell, guard: Guard) -> AbstractContextManager[LevelCell]:
         if not callable(getattr(guard, "running", None)):
             raise InputError(f"guard: expected a RouteGuard, got {shown(guard)}")
         if isinstance(level, LevelCell):

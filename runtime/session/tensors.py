@@ -29,15 +29,18 @@ def check_inputs(specs: Sequence[TensorSpec], inputs: Arrays) -> dict[str, Array
     if not isinstance(inputs, Mapping):
         names = excerpts([spec.name for spec in specs])
         raise InputError(f"inputs: expected a dict of a numpy array for each of [{names}], got {shown(inputs)}")
-    wanted = {spec.name for spec in specs}
-    unknown = sorted(set(inputs) - wanted, key=str)
-    missing = sorted(wanted - set(inputs))
-    if unknown or missing:
-        raise InputError(
-            f"inputs: missing [{excerpts(missing)}], unknown [{excerpts(unknown)}]; "
-            f"this model takes [{excerpts([spec.name for spec in specs])}]"
-        )
+    if len(inputs) != len(specs) or any(spec.name not in inputs for spec in specs):
+        raise _other_names(specs, inputs)
     return {spec.name: _checked(spec, inputs[spec.name]) for spec in specs}
+
+
+def _other_names(specs: Sequence[TensorSpec], inputs: Arrays) -> InputError:
+    wanted = {spec.name for spec in specs}
+    unknown, missing = sorted(set(inputs) - wanted, key=str), sorted(wanted - set(inputs))
+    return InputError(
+        f"inputs: missing [{excerpts(missing)}], unknown [{excerpts(unknown)}]; "
+        f"this model takes [{excerpts([spec.name for spec in specs])}]"
+    )
 
 
 def _checked(spec: TensorSpec, array: Array) -> Array:
@@ -49,12 +52,22 @@ def _checked(spec: TensorSpec, array: Array) -> Array:
         raise InputError(
             f"input '{excerpt(spec.name)}': expected {spec.dtype}, got {array.dtype}; use .astype(numpy.{spec.dtype})"
         )
-    fits = array.ndim == len(spec.shape) and all(
-        size > 0 and wanted in (None, size) for size, wanted in zip(array.shape, spec.shape, strict=True)
-    )
-    if not fits:
+    if not _fits(array.shape, spec.shape):
         raise InputError(f"input '{excerpt(spec.name)}': expected shape {_shape_text(spec)}, got {list(array.shape)}")
+    flags = array.flags
+    # a class of its own, such as numpy's matrix, is left to numpy
+    if type(array) is np.ndarray and flags.c_contiguous and flags.aligned:
+        return array
     return np.require(array, requirements=("C", "A"))
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    if len(shape) != len(wanted):
+        return False
+    for size, only in zip(shape, wanted, strict=True):  # noqa: SIM110 -- twice as fast as all() of a generator
+        if size < 1 or (only is not None and size != only):
+            return False
+    return True
 
 
 def _shape_text(spec: TensorSpec) -> str:

@@ -91,7 +91,8 @@ class Watchdog(Generic[KeyT]):
         self._on_stuck = on_stuck
         self._clock = clock
         self._limits = TimeLimits[KeyT]()
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()  # taken twice per task, without the condition's functions in Python
+        self._changed = threading.Condition(self._lock)
         self._wakes_s = math.inf
         self._closed = False
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -100,25 +101,26 @@ class Watchdog(Generic[KeyT]):
 
     def forget(self) -> None:
         """As Inheritable: the thread and its tasks are those of the parent process."""
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._limits = TimeLimits()
         self._closed = True
 
     def begin(self, key: KeyT, limit_s: float) -> None:
         """Watch the task `key`, which may be under way for `limit_s`."""
-        with self._changed:
+        with self._lock:
             if self._limits.begin(key, self._clock(), limit_s) < self._wakes_s:
                 self._changed.notify()
 
     def end(self, key: KeyT) -> bool:
         """End the task; returns whether on_stuck was, or is being, called for it."""
-        with self._changed:
+        with self._lock:
             return self._limits.end(key)
 
     @property
     def stuck_count(self) -> int:
         """Number of tasks that are under way beyond their limit."""
-        with self._changed:
+        with self._lock:
             return self._limits.overdue_count
 
     def close(self) -> None:

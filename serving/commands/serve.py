@@ -105,9 +105,11 @@ def _run(settings: Settings, json: bool) -> None:
 
     from ..connections.listening import check_listenable
     from ..load import check_files, load_model
+    from ..security import Security
     from ..settings.parts import limit_config, model_config, profile_store, server_config
 
     config = server_config(settings)
+    Security(config.security, config.host)  # refuses files and addresses before the models load
     check_files(settings.models.files)
     device = Device()
     governor = Governor(ResourceMonitor(), limit_config(settings.limits))
@@ -119,7 +121,7 @@ def _run(settings: Settings, json: bool) -> None:
         models = []
         for path in settings.models.files:
             own = settings.of_model(path.stem)
-            session = sessions.enter_context(Session(path, threads=own.threads))
+            session = sessions.enter_context(Session(path, threads=own.threads, spin=settings.models.spin))
             models.append(load_model(session, model_config(own), device, profiles, governor))
         with governor:
             asyncio.run(_serve(models, config, governor, json))
@@ -155,10 +157,11 @@ def _announce(server: Server, models: list[ServedModel], json: bool) -> None:
         log.info(
             "serving %s on %s (%s, isa %s, threads %d)", model.name, server.address, levels, model.isa, model.threads
         )
+    scheme = "http" if server.security.tls is None else "https"
     if server.metrics_address:
-        log.info("metrics on http://%s/metrics", server.metrics_address)
+        log.info("metrics on %s://%s/metrics", scheme, server.metrics_address)
     if server.http_address:
-        log.info("REST, metrics and dashboard on http://%s/", server.http_address)
+        log.info("REST, metrics and dashboard on %s://%s/", scheme, server.http_address)
     if json:
         facts = [
             {"name": model.name, "levels": len(model.levels), "isa": model.isa, "threads": model.threads}

@@ -18,14 +18,12 @@ from nested_sparse.proto import messages
 
 from ..fault import Ending
 from .front_delay import FrontDelay
-from .listening import address_text
 
 INFER = f"/{messages.SERVICE_NAME}/ModelInfer"
 ACTIVE_S = 1.0
 """Time after the last request for which the delay of the event loop is still watched."""
 PROBE_LIMIT_S = 2.0
 """Time after which a probe that has not arrived counts as lost."""
-ANY_ADDRESS = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
 OPTIONS = (("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1))
 """A probe goes to this very process, never to a proxy of the environment."""
 
@@ -57,7 +55,7 @@ class Front(grpc.GenericRpcHandler):  # type: ignore[misc]
         self._on_refused = on_refused
         self._clock = clock
         self._refusal = grpc.stream_stream_rpc_method_handler(self._refuse)
-        self._probe_path = f"/nested_sparse.front/{secrets.token_hex(16)}"
+        self.probe_path = f"/nested_sparse.front/{secrets.token_hex(16)}"
         self._probe_method = grpc.unary_unary_rpc_method_handler(self._probe_arrived)
         self._address = ""
         self._channel: aio.Channel | None = None
@@ -69,7 +67,7 @@ class Front(grpc.GenericRpcHandler):  # type: ignore[misc]
     def service(self, details: Any) -> Any:
         """The handler of a call; gRPC asks once per call, before the body is read."""
         method = details.method
-        if method == self._probe_path:
+        if method == self.probe_path:
             return self._probe_method
         if method != INFER or not self._address:
             return self._handler.service(details)
@@ -87,9 +85,9 @@ class Front(grpc.GenericRpcHandler):  # type: ignore[misc]
         """The time that a request which is taken in now has waited."""
         return self.delay.wait_s(self._clock())
 
-    def open(self, host: str, port: int) -> None:
-        """Begin to measure waits, with probes to host:port. Called from the server's loop."""
-        self._address = address_text(ANY_ADDRESS.get(host, host), port)
+    def open(self, address: str) -> None:
+        """Begin to measure waits, with probes to `address`, which takes calls without TLS. Called from its loop."""
+        self._address = address
 
     async def close(self) -> None:
         """Send no more probes, and refuse no call any more. Called from the server's loop."""
@@ -121,7 +119,7 @@ class Front(grpc.GenericRpcHandler):  # type: ignore[misc]
             self.delay.forget()
             return
         self.delay.probe_sent(now_s)
-        self._probe = self._channel.unary_unary(self._probe_path)(b"", timeout=PROBE_LIMIT_S)
+        self._probe = self._channel.unary_unary(self.probe_path)(b"", timeout=PROBE_LIMIT_S)
         self._probe.add_done_callback(self._probe_done)
 
     def _probe_done(self, call: Any) -> None:

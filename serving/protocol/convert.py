@@ -62,10 +62,14 @@ def read_message(data: bytes, parse: Callable[[bytes], MessageT], limit: int) ->
 
 @dataclass(frozen=True, slots=True)
 class InferRequest:
-    """A request as it came: its message, and the raw values, which were taken out of a large message."""
+    """A request as it came: its message, and the raw values, which were taken out of a large message.
+
+    data: bytes of the whole request.
+    """
 
     message: ModelInferRequest
     raw: Sequence[bytes | memoryview]
+    data: bytes = b""
 
     @property
     def is_large(self) -> bool:
@@ -77,9 +81,9 @@ def parse_infer_request(data: bytes) -> InferRequest:
     """The request in `data`. Raises DecodeError for other data, InputError for too many bytes beside its tensors."""
     if len(data) <= HEADER_BYTES:  # so it cannot exceed that limit
         message = ModelInferRequest.FromString(data)
-        return InferRequest(message, message.raw_input_contents)
+        return InferRequest(message, message.raw_input_contents, data)
     header, raw = split_infer_request(data)
-    return InferRequest(ModelInferRequest.FromString(header), raw)
+    return InferRequest(ModelInferRequest.FromString(header), raw, data)
 
 
 def read_call(request: InferRequest, bounds: Bounds, received_s: float, time_left_s: float | None) -> Call:

@@ -48,10 +48,13 @@ def split_infer_request(data: bytes) -> tuple[bytes, list[memoryview]]:
 
 def length_prefix(number: int, size: int) -> bytes:
     """The bytes that precede `size` bytes of field `number` in a message."""
-    return _encoded(number << 3 | BYTES) + _encoded(size)
+    return encoded(number << 3 | BYTES) + encoded(size)
 
 
-def _encoded(number: int) -> bytes:
+def encoded(number: int) -> bytes:
+    """The varint of `number`, which is 0 or more."""
+    if number < 128:
+        return number.to_bytes(1, "little")
     encoded = bytearray()
     while number > 127:
         encoded.append(number & 127 | 128)

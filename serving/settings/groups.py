@@ -50,17 +50,16 @@ class Security(Group):
     """Who may do what, and what is trusted."""
 
     tls_cert: Annotated[
-        Path | None, Setting("PEM file of the server's certificate chain: connections are encrypted.", ready=False)
+        Path | None, Setting("PEM file of the server's certificate chain: connections are encrypted.")
     ] = None
-    tls_key: Annotated[Path | None, Setting("PEM file of the certificate's private key.", ready=False)] = None
+    tls_key: Annotated[Path | None, Setting("PEM file of the certificate's private key.")] = None
     client_ca: Annotated[
-        Path | None,
-        Setting("PEM file of the authorities whose certificates clients must show (mutual TLS).", ready=False),
+        Path | None, Setting("PEM file of the authorities whose certificates clients must show (mutual TLS).")
     ] = None
     token_file: Annotated[
-        Path | None, Setting("File of bearer tokens and their rights; without a token, no request.", ready=False)
+        Path | None, Setting("File of bearer tokens and their rights; without a token, nothing but health.")
     ] = None
-    insecure: Annotated[bool, Setting("Listen on a public address without TLS.", ready=False)] = False
+    insecure: Annotated[bool, Setting("Listen on a public address without TLS.")] = False
     allow_shared_memory: Annotated[
         bool, Setting("Let clients pass tensors in the shared memory of this machine.", ready=False)
     ] = False
@@ -134,6 +133,13 @@ class Models(Group):
             "Threads per model; default: all usable cores, also when they change, or 1 where more do not pay.", least=1
         ),
     ] = None
+    spin: Annotated[
+        bool,
+        Setting(
+            "Threads wait awake between layers: faster with several threads on a device that runs nothing else, slower "
+            "beside other work."
+        ),
+    ] = False
     profile_cache: Annotated[
         Literal["off"] | Path | None,
         Setting(

@@ -7,6 +7,7 @@ from nested_sparse.runtime.profiling import ProfileStore, default_folder
 from nested_sparse.runtime.resources import LimitConfig
 
 from ..load import ModelConfig
+from ..security import SecurityConfig
 from ..server import ServerConfig
 from .groups import Limits, Models, OwnModel
 from .settings import Settings
@@ -14,7 +15,7 @@ from .settings import Settings
 
 def server_config(settings: Settings) -> ServerConfig:
     """The server's addresses and limits."""
-    address, limits = settings.address, settings.limits
+    address, limits, security = settings.address, settings.limits, settings.security
     return ServerConfig(
         host=address.host,
         port=address.port,
@@ -22,6 +23,13 @@ def server_config(settings: Settings) -> ServerConfig:
         http_port=address.http_port,
         grace_s=limits.grace_s,
         request_samples=limits.max_batch,
+        security=SecurityConfig(
+            tls_cert=security.tls_cert,
+            tls_key=security.tls_key,
+            client_ca=security.client_ca,
+            token_file=security.token_file,
+            insecure=security.insecure,
+        ),
     )
 
 

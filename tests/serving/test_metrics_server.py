@@ -15,6 +15,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 
 from nested_sparse.serving.metrics_server import HEAD_BYTES, MetricsLimits, MetricsServer
+from nested_sparse.serving.security import Security, SecurityConfig
 from nested_sparse.serving.server import ServerConfig
 
 QUICK = MetricsLimits(connections=4, request_s=0.3, answer_s=0.3)
@@ -22,7 +23,9 @@ GET = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 @contextmanager
-def serving(limits: MetricsLimits | None = None, lines: int = 1) -> Iterator[tuple[str, int]]:
+def serving(
+    limits: MetricsLimits | None = None, lines: int = 1, security: SecurityConfig | None = None
+) -> Iterator[tuple[str, int]]:
     """A metrics server of one counter with `lines` labels of 2 kB, in a thread; its address."""
     registry = CollectorRegistry()
     counter = Counter("things", "Of some kind", ("kind",), registry=registry)
@@ -33,7 +36,7 @@ def serving(limits: MetricsLimits | None = None, lines: int = 1) -> Iterator[tup
     thread.start()
 
     async def begin() -> tuple[MetricsServer, int]:
-        server = MetricsServer(registry, limits)
+        server = MetricsServer(registry, Security(security or SecurityConfig(), "127.0.0.1"), limits)
         return server, await server.start("127.0.0.1", 0)
 
     server, port = asyncio.run_coroutine_threadsafe(begin(), loop).result(30)

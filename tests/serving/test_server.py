@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from nested_sparse.errors import DeadlineError, OverloadedError, ServingError, UnavailableError
 from nested_sparse.proto import messages
 from nested_sparse.serving.fault import DETAILS_KEY, NO_RETRY, PUSHBACK_KEY
+from nested_sparse.serving.security import SecurityConfig
 from nested_sparse.serving.server import LEAST_MESSAGE_BYTES, ServerConfig, receive_limit
 
 InferenceServerException = pytest.importorskip("tritonclient.utils").InferenceServerException
@@ -295,7 +296,7 @@ def test_an_unusable_host_is_refused_with_the_systems_reason(model, serve):
     """The system's reason is in the message."""
     with (
         pytest.raises(ServingError, match=r"cannot listen on 203\.0\.113\.1:0"),
-        serve([model], ServerConfig(host="203.0.113.1", port=0)),
+        serve([model], ServerConfig(host="203.0.113.1", port=0, security=SecurityConfig(insecure=True))),
     ):
         pass
 

@@ -19,6 +19,7 @@ from nested_sparse.serving.connections.front import waited_s
 from nested_sparse.serving.dataplane import Dataplane
 from nested_sparse.serving.metrics import Metrics
 from nested_sparse.serving.protocol.convert import parse_infer_request
+from nested_sparse.serving.security import SecurityConfig
 from nested_sparse.serving.served_model import ServedModel
 from nested_sparse.serving.server import ServerConfig
 from nested_sparse.serving.servicer import Servicer
@@ -130,7 +131,7 @@ def test_waits_are_seen_wherever_the_server_listens(
 ) -> None:
     """Probes go to the server itself, and to no proxy of the environment."""
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    with serve([busy(model)], ServerConfig(host=host, port=0)) as server:
+    with serve([busy(model)], ServerConfig(host=host, port=0, security=SecurityConfig(insecure=True))) as server:
         with grpc.insecure_channel(
             f"127.0.0.1:{server.address.rsplit(':', 1)[1]}", (("grpc.enable_http_proxy", 0),)
         ) as channel:

@@ -16,6 +16,7 @@ from nested_sparse.proto import messages
 from nested_sparse.serving.connections import uploads
 from nested_sparse.serving.connections.listening import check_listenable
 from nested_sparse.serving.connections.uploads import Uploads, upload_budget
+from nested_sparse.serving.security import SecurityConfig
 from nested_sparse.serving.server import LEAST_MESSAGE_BYTES, ServerConfig
 from raw_http2 import DATA, METHOD, PING, SETTINGS, WINDOW_UPDATE, RawPeer, frame, message
 
@@ -141,7 +142,7 @@ def test_memory_of_calls_is_counted_for_their_connection(model, serve, host):
         check_listenable(host, 0)
     except ServingError as error:
         pytest.skip(f"this machine has no such address: {error}")
-    with serve([model], ServerConfig(host=host, port=0)) as server:
+    with serve([model], ServerConfig(host=host, port=0, security=SecurityConfig(insecure=True))) as server:
         _, _, port = server.address.rpartition(":")
         address = {"::1": "[::1]", "localhost": "localhost"}.get(host, "127.0.0.1")
         with grpc.insecure_channel(f"{address}:{port}") as channel:

@@ -40,15 +40,19 @@ def test_every_flag_sets_its_key_and_overrides_the_file(read: Any, tmp_path: Pat
     """Also with the default's value: a flag that is given counts."""
     values: dict[str, Any] = {
         "host": "::1", "policy": "slackfit", "profile_cache": "off", "log_format": "json", "version_policy": "all",
-        "min_frequency": 0.5,
+        "min_frequency": 0.5, **dict.fromkeys(("tls_cert", "tls_key", "client_ca", "token_file"), "a.pem"),
     }  # fmt: skip
+    beside = (
+        [] if table != "security" else [f for f in ("--tls-cert", "--tls-key") if f != f"--{key}".replace("_", "-")]
+    )
+    needed = [word for flag in beside for word in (flag, "b.pem")]
     default = getattr(GROUPS[table](), key)
     value = values.get(key, True if default is False else 7)
     path = tmp_path / "serve.toml"
     path.write_text(f"[{table}]\n{key} = {json.dumps(value)}\n")
-    of_file = getattr(getattr(read("a.safetensors", "--config", path), table), key)
+    of_file = getattr(getattr(read("a.safetensors", "--config", path, *needed), table), key)
     option = f"--{key.replace('_', '-')}"
-    given = read("a.safetensors", *([option] if value is True else [option, value]))
+    given = read("a.safetensors", *needed, *([option] if value is True else [option, value]))
     assert getattr(getattr(given, table), key) != default
     assert str(getattr(getattr(given, table), key)) in (str(of_file), Path(str(of_file)).name)
     if default is not None:

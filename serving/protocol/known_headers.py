@@ -1,0 +1,168 @@
+"""KnownHeaders: the headers of requests that came before, so that the next ones are read without protobuf.
+
+The header of a request is what precedes its raw values: names, shapes and parameters. A client sends the same one again
+and again. A message of protobuf is the sequence of its fields, so equal bytes mean the same, whatever fields follow.
+Here only raw values of the same sizes may follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from nested_sparse.proto.messages import ModelInferRequest
+from nested_sparse.runtime.scheduling import Request
+from nested_sparse.wire import BYTES, WireError, varint
+
+from .call import Call
+from .convert import Bounds, InferRequest, read_call
+from .parameters import MS_PER_S
+from .wire import length_prefix
+
+RAW = ModelInferRequest.DESCRIPTOR.fields_by_name["raw_input_contents"].number
+MOST_BYTES = 2048
+MOST_LENGTHS, MOST_OF_A_LENGTH = 8, 32
+"""Lengths of headers that are known at once, and headers of one length: 0.5 MB of bytes at most."""
+MOST_SEEN = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class KnownHeader:
+    """The common part of all requests with one header.
+
+    message: the header, parsed. request_of, call_of: make the request and its call of the fields that differ.
+    timeout_ms: of the parameters. inputs: name, dtype, shape and number of bytes of each.
+    """
+
+    message: ModelInferRequest
+    request_of: Callable[..., Request]
+    call_of: Callable[..., Call]
+    timeout_ms: float | None
+    inputs: tuple[tuple[str, np.dtype[np.generic], tuple[int, ...], int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KnownRequest:
+    """A request with a known header. raw: the values of its inputs."""
+
+    header: KnownHeader
+    raw: list[memoryview]
+
+    @property
+    def message(self) -> ModelInferRequest:
+        """The message without values."""
+        return self.header.message
+
+    def call(self, received_s: float, time_left_s: float | None) -> Call:
+        """As read_call()."""
+        header = self.header
+        arrays = {
+            name: np.frombuffer(values, dtype).reshape(shape)
+            for (name, dtype, shape, _), values in zip(header.inputs, self.raw, strict=True)
+        }
+        timeout_ms = header.timeout_ms
+        if time_left_s is not None:
+            left_ms = MS_PER_S * time_left_s
+            timeout_ms = left_ms if timeout_ms is None else min(timeout_ms, left_ms)
+        return header.call_of(header.request_of(arrays, received_s=received_s, timeout_ms=timeout_ms))
+
+
+class KnownHeaders:
+    """The headers that came twice, as many as there is room for. Belongs to one event loop."""
+
+    def __init__(self) -> None:
+        self._headers: dict[int, dict[bytes, KnownHeader]] = {}  # by length
+        self._seen: set[int] = set()
+
+    def find(self, data: bytes) -> KnownRequest | None:
+        """The request in `data`; None where its header is not known, or anything but its values follows."""
+        for length, headers in self._headers.items():
+            header = headers.get(data[:length])
+            if header is not None and (raw := _raw_values(data, length, header)) is not None:
+                return KnownRequest(header, raw)
+        return None
+
+    def learn(self, request: InferRequest, bounds: Bounds) -> None:
+        """Keep the header of a request that was read without an error, the second time that it comes.
+
+        Requests with an id are not kept, as the next one has another id. Nor are those whose values are not all raw, or
+        are not in memory as on the wire, or that have parameters of an input or output.
+        """
+        message, raw = request.message, request.raw
+        if message.id or not raw or len(raw) != len(message.inputs) or not request.data:
+            return
+        length = len(request.data) - sum(len(values) + len(length_prefix(RAW, len(values))) for values in raw)
+        if not 0 < length <= MOST_BYTES:
+            return
+        if any(each.parameters for each in message.inputs) or any(each.parameters for each in message.outputs):
+            return
+        data = request.data[:length]
+        if not self._came_before(data):
+            return
+        call = read_call(request, bounds, 0.0, None)
+        inputs = tuple((name, array.dtype, array.shape, array.nbytes) for name, array in call.request.inputs.items())
+        if any(dtype.kind not in "iuf" for _, dtype, _, _ in inputs):
+            return
+        if [nbytes for *_, nbytes in inputs] != [len(values) for values in raw]:
+            return
+        header = ModelInferRequest()
+        # the raw values may not have been last: then these bytes are no message, or one with raw values
+        if not _parsed(header, data) or header.raw_input_contents or len(header.inputs) != len(inputs):
+            return
+        request_of = _maker(call.request, "inputs", "received_s", "timeout_ms")
+        known = KnownHeader(header, request_of, _maker(call, "request"), call.request.timeout_ms, inputs)
+        if _raw_values(request.data, length, known) is not None:
+            self._keep(data, known)
+
+    def _came_before(self, data: bytes) -> bool:
+        mark = hash(data)
+        if mark in self._seen:
+            return True
+        if len(self._seen) >= MOST_SEEN:
+            self._seen.clear()
+        self._seen.add(mark)
+        return False
+
+    def _keep(self, data: bytes, header: KnownHeader) -> None:
+        if len(data) not in self._headers and len(self._headers) >= MOST_LENGTHS:
+            del self._headers[next(iter(self._headers))]
+        headers = self._headers.setdefault(len(data), {})
+        if len(headers) >= MOST_OF_A_LENGTH:
+            del headers[next(iter(headers))]
+        headers[data] = header
+
+
+def _maker(like: Call | Request, *others: str) -> Callable[..., Any]:
+    """A maker of such objects, which are equal but for the fields `others`."""
+    return partial(
+        type(like), **{each.name: getattr(like, each.name) for each in fields(like) if each.name not in others}
+    )
+
+
+def _parsed(message: ModelInferRequest, data: bytes) -> bool:
+    try:
+        message.ParseFromString(data)
+    except Exception:  # DecodeError, of either implementation of protobuf
+        return False
+    return True
+
+
+def _raw_values(data: bytes, at: int, header: KnownHeader) -> list[memoryview] | None:
+    """The values behind the header, where they have the sizes of its inputs and nothing else is there."""
+    view, end, raw = memoryview(data), len(data), []
+    try:
+        for *_, nbytes in header.inputs:
+            if at >= end or data[at] != RAW << 3 | BYTES:
+                return None
+            size, at = varint(data, at + 1, end)
+            if size != nbytes or size > end - at:
+                return None
+            raw.append(view[at : at + size])
+            at += size
+    except WireError:
+        return None
+    return raw if at == end else None

@@ -1,0 +1,88 @@
+"""Gate: gRPC's first handler. It refuses the calls that their caller may not make, before their bodies are read."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from typing import Any
+
+import grpc
+
+from nested_sparse.errors import AccessError, UnauthenticatedError
+
+from ..fault import Ending
+from .right import right_of
+from .rights import Rights
+from .tokens import Client
+
+KEY = "authorization"
+LOG_PERIOD_S = 10.0
+"""Least time between two lines of the log about refused calls."""
+log = logging.getLogger(__name__)
+
+caller: ContextVar[Client | None] = ContextVar("caller", default=None)
+"""In a call: its client, if the call needed a right. Its name is "" where no token states it."""
+
+
+class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
+    """Stands in front of all handlers of a server: gRPC asks them in their order, and this one answers for none but
+    refused calls. An RPC that the table of rights lacks takes the right of administration.
+
+    own_path: of the server's calls to itself, a secret name. on_refused: called with the error of each refusal, for
+    the metrics.
+    """
+
+    def __init__(
+        self,
+        rights: Rights,
+        own_path: str,
+        on_refused: Callable[[Exception], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._rights = rights
+        self._own_path = own_path
+        self._on_refused = on_refused
+        self._clock = clock
+        self._logged_s = -LOG_PERIOD_S
+        self._unlogged = 0
+
+    def service(self, details: Any) -> Any:
+        """None where the call may be made: then gRPC asks the next handler."""
+        method = details.method
+        if method == self._own_path or (right := right_of(method)) is None:
+            return None
+        try:
+            caller.set(self._rights.check(_authorization(details.invocation_metadata), "", right))
+        except AccessError as error:
+            return self._refusal(method, error)
+        return None
+
+    def _refusal(self, method: str, error: AccessError) -> Any:
+        ending = Ending.of(error)
+        self._on_refused(error)
+
+        async def refuse(_: Any, context: Any) -> None:
+            context.set_code(ending.status)  # in place of an abort, which raises and costs as much again
+            context.set_details(ending.message)
+            self._log(method, context.peer(), ending.message)
+
+        return grpc.stream_stream_rpc_method_handler(refuse)
+
+    def _log(self, method: str, peer: str, reason: str) -> None:
+        self._unlogged += 1
+        now_s = self._clock()
+        if now_s - self._logged_s >= LOG_PERIOD_S:
+            log.warning("refused %d calls; the last one, %s from %s: %s", self._unlogged, method, peer, reason)
+            self._logged_s, self._unlogged = now_s, 0
+
+
+def _authorization(metadata: Sequence[tuple[str, str | bytes]] | None) -> str | None:
+    found: str | bytes | None = None
+    for key, value in metadata or ():
+        if key == KEY:
+            if found is not None:
+                raise UnauthenticatedError("the call has more than one authorization; send one")
+            found = value
+    return found.decode("latin-1") if isinstance(found, bytes) else found

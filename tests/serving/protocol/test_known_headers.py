@@ -1,0 +1,157 @@
+"""Known headers: requests that are read by their header are read as protobuf reads them, or not at all."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nested_sparse.proto.messages import ModelInferRequest
+from nested_sparse.serving.protocol.convert import Bounds, parse_infer_request, read_call
+from nested_sparse.serving.protocol.datatype import DATATYPES
+from nested_sparse.serving.protocol.known_headers import (
+    MOST_BYTES,
+    MOST_LENGTHS,
+    MOST_OF_A_LENGTH,
+    KnownHeaders,
+    KnownRequest,
+)
+from nested_sparse.serving.protocol.wire import length_prefix
+
+BOUNDS = Bounds(2, 2)
+
+
+def request(values: float = 1.0, shape: tuple[int, ...] = (2, 4), name: str = "net", **fields: object) -> bytes:
+    """A request of two inputs, FP32 and INT64."""
+    message = ModelInferRequest(model_name=name, **fields)
+    message.parameters["slo_ms"].double_param = 20.0
+    message.parameters["timeout"].int64_param = 30_000
+    for name_, datatype, dtype in (("x", "FP32", np.float32), ("n", "INT64", np.int64)):
+        message.inputs.add(name=name_, datatype=datatype, shape=shape)
+        message.raw_input_contents.append(np.full(shape, values, dtype).tobytes())
+    message.outputs.add(name="y")
+    data: bytes = message.SerializeToString()
+    return data
+
+
+def taught(*requests: bytes) -> KnownHeaders:
+    """Headers that have met each of the requests twice."""
+    headers = KnownHeaders()
+    for data in (*requests, *requests):
+        headers.learn(parse_infer_request(data), BOUNDS)
+    return headers
+
+
+def assert_same_call(known: KnownRequest | None, data: bytes, left_s: float | None) -> None:
+    """The call is that of read_call()."""
+    assert known is not None
+    got, expected = known.call(5.0, left_s), read_call(parse_infer_request(data), BOUNDS, 5.0, left_s)
+    assert (got.outputs, got.id) == (expected.outputs, expected.id)
+    for field in ("slo_ms", "min_accuracy", "level", "received_s", "timeout_ms"):
+        assert getattr(got.request, field) == getattr(expected.request, field), field
+    assert list(got.request.inputs) == list(expected.request.inputs)
+    for name, array in expected.request.inputs.items():
+        assert got.request.inputs[name].dtype == array.dtype
+        np.testing.assert_array_equal(got.request.inputs[name], array)
+    assert known.message.model_name == "net"
+
+
+@pytest.mark.parametrize("shape", [(2, 4), (100, 300)])
+@pytest.mark.parametrize("left_s", [None, 0.01, 10.0])
+def test_a_known_request_is_read_as_any(shape, left_s):
+    """Small ones, whose values protobuf copies, and large ones."""
+    headers = taught(request(1.0, shape))
+    other = request(7.0, shape)
+    assert_same_call(headers.find(other), other, left_s)
+
+
+def test_a_header_is_known_the_second_time_it_comes():
+    headers = KnownHeaders()
+    for known in (False, False, True):
+        assert (headers.find(request()) is not None) == known
+        headers.learn(parse_infer_request(request()), BOUNDS)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        request(shape=(2, 5)),
+        request(name="other"),
+        request(model_version="1"),
+        request()[:-1],
+        request() + b"\0",
+        request() + length_prefix(7, 3) + b"abc",
+        request() + length_prefix(1, 3) + b"net",
+        request()[: -len(length_prefix(7, 64)) - 64],
+        b"",
+    ],
+)
+def test_another_request_is_not_known(data):
+    assert taught(request()).find(data) is None
+
+
+def test_a_request_with_an_id_is_not_kept():
+    assert taught(request(id="seven")).find(request(id="seven")) is None
+
+
+def test_values_in_contents_are_not_kept():
+    message = ModelInferRequest(model_name="net")
+    message.inputs.add(name="x", datatype="FP32", shape=[2]).contents.fp32_contents.extend([1.0, 2.0])
+    data = message.SerializeToString()
+    assert taught(data).find(data) is None
+
+
+def test_bytes_that_end_within_a_field_are_not_kept():
+    """The values are not last here: a name ends in bytes that look like them."""
+    values = length_prefix(7, 4) + b"abcd"
+    message = ModelInferRequest(model_name="net")
+    message.inputs.add(name="x", datatype="FP32", shape=[1])
+    data = message.SerializeToString() + values + length_prefix(2, len(values)) + values
+    assert ModelInferRequest.FromString(data).model_version.endswith("abcd")
+    assert taught(data).find(data) is None
+
+
+@pytest.mark.parametrize("datatype", DATATYPES, ids=lambda datatype: datatype.name)
+def test_every_datatype_is_read_as_without_the_header(datatype):
+    """BOOL is checked value by value, so it is not kept."""
+
+    def of(values: bytes) -> bytes:
+        message = ModelInferRequest(model_name="net")
+        message.inputs.add(name="x", datatype=datatype.name, shape=[len(values) // datatype.dtype.itemsize])
+        message.raw_input_contents.append(values)
+        data: bytes = message.SerializeToString()
+        return data
+
+    headers, other = taught(of(bytes(16))), of(bytes(range(16)))
+    if datatype.name == "BOOL":
+        assert headers.find(other) is None
+    else:
+        assert_same_call(headers.find(other), other, None)
+
+
+def test_what_is_kept_is_bounded():
+    headers = KnownHeaders()
+    for length in range(3 * MOST_LENGTHS):
+        for number in range(2 * MOST_OF_A_LENGTH):
+            for _ in range(2):
+                data = request(name="n" * length + chr(48 + number))
+                headers.learn(parse_infer_request(data), BOUNDS)
+    assert len(headers._headers) == MOST_LENGTHS
+    assert all(len(each) <= MOST_OF_A_LENGTH for each in headers._headers.values())
+    long = request(name="n" * MOST_BYTES)
+    for _ in range(2):
+        headers.learn(parse_infer_request(long), BOUNDS)
+    assert headers.find(long) is None
+
+
+@given(st.integers(0, 200), st.binary(min_size=1, max_size=3))
+def test_a_changed_request_is_never_read_otherwise_than_by_protobuf(place, change):
+    """Found requests have the values that protobuf reads, after any change of their bytes."""
+    headers = taught(request())
+    data = bytearray(request(3.0))
+    at = place % len(data)
+    data[at : at + len(change)] = change
+    known = headers.find(bytes(data))
+    if known is not None:
+        assert_same_call(known, bytes(data), None)

@@ -1,0 +1,155 @@
+"""Gate: every RPC of a real server, called without a token and with tokens of each right."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from clients import X, infer_stub, tensor, triton, typed_request, wait_for
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from nested_sparse.proto import messages
+from nested_sparse.serving.rights.right import RIGHTS, Right
+from nested_sparse.serving.security import SecurityConfig
+from nested_sparse.serving.server import ServerConfig
+
+TOKENS = {right: f"{right.value}-0123456789abcdef" for right in Right}
+REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+
+
+def bearer(token: str) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {token}"),)
+
+
+@pytest.fixture
+def token_file(tmp_path: Path) -> Path:
+    lines = [f"{right.value}-client {right.value} {token}" for right, token in TOKENS.items()]
+    (tmp_path / "tokens").write_text("\n".join(lines), encoding="utf-8")
+    return tmp_path / "tokens"
+
+
+@pytest.fixture
+def closed(model: Any, serve: Any, token_file: Path) -> Iterator[Any]:
+    """A server that takes tokens."""
+    with serve([model], ServerConfig(port=0, metrics_port=0, security=SecurityConfig(token_file=token_file))) as it:
+        yield it
+
+
+@pytest.fixture
+def channel(closed: Any) -> Iterator[Any]:
+    with grpc.insecure_channel(closed.address) as it:
+        yield it
+
+
+def status(channel: Any, path: str, metadata: Any = ()) -> grpc.StatusCode:
+    """The status of a call with an empty message; streams are half-closed after it."""
+    call = channel.stream_stream(path)(iter([b""]), metadata=metadata, timeout=20)
+    try:
+        for _ in call:
+            break
+        else:
+            return call.code()
+    except grpc.RpcError as error:
+        return error.code()
+    call.cancel()
+    return grpc.StatusCode.OK
+
+
+@pytest.mark.parametrize("path", RIGHTS)
+def test_each_rpc_takes_its_right_and_no_other(channel: Any, path: str) -> None:
+    """An RPC that the server lacks is refused likewise: it would be open else on the day it comes."""
+    needed = RIGHTS[path]
+    if needed is None:
+        assert status(channel, path) not in REFUSED
+        return
+    assert status(channel, path) is grpc.StatusCode.UNAUTHENTICATED
+    assert status(channel, path, bearer("x" * 30)) is grpc.StatusCode.UNAUTHENTICATED
+    for right, token in TOKENS.items():
+        got = status(channel, path, bearer(token))
+        assert (got in REFUSED) == (right is not needed), (right, got)
+        assert right is needed or got is grpc.StatusCode.PERMISSION_DENIED
+
+
+def test_unmodified_clients_send_tokens_as_headers(closed: Any) -> None:
+    with triton.InferenceServerClient(closed.address) as client:
+        headers = {"authorization": f"Bearer {TOKENS[Right.INFERENCE]}"}
+        np.testing.assert_array_equal(client.infer("net", [tensor()], headers=headers).as_numpy("double"), 2 * X)
+        assert client.is_server_live()
+        with pytest.raises(triton.InferenceServerException, match="this server answers calls with a token only"):
+            client.infer("net", [tensor()])
+        with pytest.raises(triton.InferenceServerException, match="is good for inference; this call takes reading"):
+            client.get_server_metadata(headers=headers)
+
+
+def test_a_call_with_two_tokens_is_refused(channel: Any) -> None:
+    path = f"/{messages.SERVICE_NAME}/ServerMetadata"
+    assert status(channel, path, bearer(TOKENS[Right.READING]) * 2) is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_health_needs_no_token(channel: Any) -> None:
+    health = health_pb2_grpc.HealthStub(channel)
+    assert health.Check(health_pb2.HealthCheckRequest()).status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_an_unknown_rpc_is_refused(channel: Any) -> None:
+    assert status(channel, "/inference.GRPCInferenceService/Future") is grpc.StatusCode.UNAUTHENTICATED
+    assert (
+        status(channel, "/other.Service/Method", bearer(TOKENS[Right.INFERENCE])) is grpc.StatusCode.PERMISSION_DENIED
+    )
+
+
+def test_tokens_are_rotated_without_a_restart(closed: Any, channel: Any, token_file: Path) -> None:
+    """No call of a client whose tokens overlap fails."""
+    old, new = TOKENS[Right.INFERENCE], "a-new-token-0123456789"
+    infer = infer_stub(channel)
+    lines = token_file.read_text(encoding="utf-8")
+
+    def rewrite(text: str) -> None:
+        token_file.with_suffix(".new").write_text(text, encoding="utf-8")
+        token_file.with_suffix(".new").rename(token_file)
+
+    def code(token: str) -> grpc.StatusCode:
+        call = infer.future(typed_request(), metadata=bearer(token), timeout=20)
+        return call.code()
+
+    rewrite(f"{lines}\ncamera inference {new}\n")
+    assert wait_for(lambda: code(new) is grpc.StatusCode.OK, 20)
+    assert code(old) is grpc.StatusCode.OK
+    rewrite(f"camera inference {new}\n")
+    assert wait_for(lambda: code(old) is grpc.StatusCode.UNAUTHENTICATED, 20)
+    assert code(new) is grpc.StatusCode.OK
+    rewrite("")
+    assert not wait_for(lambda: code(new) is not grpc.StatusCode.OK, 2), "an empty file has locked clients out"
+
+
+def test_refusals_are_counted_and_logged_at_most_once_in_a_while(
+    closed: Any, channel: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        for _ in range(20):
+            status(channel, f"/{messages.SERVICE_NAME}/ModelInfer", bearer("a-wrong-token-0123456789"))
+    labels = {"model": "", "level": "", "outcome": "unauthenticated"}
+    assert closed._metrics.registry.get_sample_value("nested_sparse_requests_total", labels) == 20
+    assert caplog.text.count("refused") == 1
+    assert "a-wrong-token" not in caplog.text
+
+
+def test_a_refused_call_is_not_read(closed: Any, channel: Any) -> None:
+    """The body of a stranger's request takes no memory: it is refused before the body comes."""
+    over = threading.Event()
+
+    def late() -> Iterator[bytes]:
+        over.wait(60)
+        yield b""
+
+    begun = channel.stream_unary(f"/{messages.SERVICE_NAME}/ModelInfer").future(late(), timeout=60)
+    refused = begun.code()
+    over.set()
+    assert refused is grpc.StatusCode.UNAUTHENTICATED
+    assert not closed._servicer.calls.taken_bytes
