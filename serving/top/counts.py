@@ -52,9 +52,9 @@ class MetricCounts:
     levels: Mapping[int, float] = field(default_factory=dict)
     queue: Durations = Durations()
     compute: Durations = Durations()
-    total: Durations = Durations()
     queue_length: float | None = None
     slowdown: float | None = None
+    total: Durations = Durations()
 
 
 @dataclass(frozen=True, slots=True)
