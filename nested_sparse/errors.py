@@ -19,6 +19,7 @@ NestedSparseError
     ├── StuckError        the inference has run far longer than it should
     ├── OutOfMemoryError  the run did not fit in memory                (also MemoryError)
     ├── TooLargeError     the request is larger than the server takes
+    ├── RepositoryError   the model directory is not there, or has no model that can be loaded
     ├── NotFoundError     no such model
     └── AccessError       the caller may not make this call
         ├── UnauthenticatedError  the call brings no valid token
@@ -110,6 +111,10 @@ class OutOfMemoryError(ServingError, MemoryError):
 
 class TooLargeError(ServingError):
     """The request has more bytes than the server accepts."""
+
+
+class RepositoryError(ServingError):
+    """There is no model directory, or what it holds cannot be loaded, or not now."""
 
 
 class NotFoundError(ServingError):

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from nested_sparse.errors import NotFoundError, StuckError, UnavailableError
 from nested_sparse.excerpt import excerpt
 from nested_sparse.runtime.scheduling import Response
 
 from .protocol.call import Call, wanted_outputs
-from .served_model import VERSION, ServedModel
+from .served_model import ServedModel
+
+POLL_S = 0.01
 
 
 class Dataplane:
     """Finds models by name and runs calls on them, until it drains. Belongs to one event loop.
 
-    stuck: names of the models that take no calls, because one of their runs is stuck; ModelHealth sets it.
+    models: by name, the version that a call gets which names none: the latest.
+    stuck: the models that take no calls, because one of their runs is stuck; ModelHealth sets it.
     """
 
     def __init__(self, models: Sequence[ServedModel]) -> None:
-        self.models = {model.name: model for model in models}
-        self.stuck: set[str] = set()
+        self.models: dict[str, ServedModel] = {}
+        self._versions: dict[str, dict[str, ServedModel]] = {}
+        for model in models:
+            self.replace(model.name, [*self.versions(model.name), model])
+        self.stuck: set[ServedModel] = set()
+        self._held: Counter[ServedModel] = Counter()
         self._draining = False
         self._running: set[asyncio.Future[Response]] = set()
         self._given_up = False
@@ -34,13 +43,51 @@ class Dataplane:
         return not self._draining
 
     def find(self, name: str, version: str = "") -> ServedModel:
-        """The model called `name`; its only version is "1", which "" stands for too. Raises NotFoundError."""
+        """The model called `name`, of this version; "" stands for the latest. Raises NotFoundError."""
         model = self.models.get(name)
         if model is None:
             raise NotFoundError(f"There is no model '{excerpt(name)}' here; RepositoryIndex lists those that are.")
-        if version not in ("", VERSION):
-            raise NotFoundError(f"Model {name!r} has no version '{excerpt(version)}'; expected {VERSION!r} or none.")
+        if version not in ("", model.version):
+            versions = self._versions[name]
+            model = versions.get(version)
+            if model is None:
+                known = ", ".join(map(repr, versions))
+                raise NotFoundError(f"Model {name!r} has no version '{excerpt(version)}'; expected {known} or none.")
         return model
+
+    def versions(self, name: str) -> list[ServedModel]:
+        """The versions of the model called `name`, the latest last; none where there is no such model."""
+        return list(self._versions.get(name, {}).values())
+
+    def every(self) -> list[ServedModel]:
+        """All versions of all models."""
+        return [model for versions in self._versions.values() for model in versions.values()]
+
+    def replace(self, name: str, models: Sequence[ServedModel]) -> list[ServedModel]:
+        """From now on `models` are the versions called `name`. Returns those that were and no longer are."""
+        before = self.versions(name)
+        kept = sorted(models, key=lambda model: int(model.version))
+        if kept:
+            self._versions[name], self.models[name] = {model.version: model for model in kept}, kept[-1]
+        else:
+            self._versions.pop(name, None)
+            self.models.pop(name, None)
+        return [model for model in before if model not in kept]
+
+    @contextmanager
+    def held(self, model: ServedModel) -> Iterator[None]:
+        """Keep `model` open while the body waits for something between find() and infer()."""
+        self._held[model] += 1
+        try:
+            yield
+        finally:
+            self._held[model] -= 1
+
+    async def let_go(self, model: ServedModel) -> None:
+        """Wait until no call holds a model that replace() has taken away. From then on no call can reach it."""
+        while self._held[model]:
+            await asyncio.sleep(POLL_S)
+        del self._held[model]
 
     async def infer(self, model: ServedModel, call: Call) -> Response:
         """Run `call`; cancelling this coroutine cancels the request.
@@ -50,7 +97,7 @@ class Dataplane:
         """
         if self._draining:
             raise UnavailableError("The server is draining and takes no new requests; send it to another one.")
-        if model.name in self.stuck:
+        if model in self.stuck:
             raise StuckError(f"An inference of {model.name!r} is stuck; send the request to another server.")
         wanted_outputs(call.outputs, model.outputs)  # before the run: nothing is computed for a wrong name
         submitted = model.engine.submit(call.request)

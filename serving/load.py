@@ -17,9 +17,10 @@ from nested_sparse.runtime.rerouting import RouteGuard, RouteTable
 from nested_sparse.runtime.resources import Governor, LimitConfig
 from nested_sparse.runtime.scheduling import Device, Scheduler
 from nested_sparse.runtime.session import Session
+from nested_sparse.tensor_spec import batch_is_free
 
 from .protocol.datatype import datatype_of
-from .served_model import ServedModel
+from .served_model import VERSION, ServedModel
 
 log = logging.getLogger(__name__)
 AT_ONCE_MS = 0.25
@@ -69,11 +70,14 @@ def load_model(
     device: Device,
     profiles: ProfileStore | None = None,
     governor: Governor | None = None,
+    *,
+    name: str = "",
+    version: str = VERSION,
 ) -> ServedModel:
     """Measure the session's levels on this device, or check the kept measurements, and start its scheduler.
 
-    profiles: store of measurements; None keeps none. governor: limits the model from then on. Raises CheckpointError,
-    LevelError, InputError, ServingError.
+    profiles: store of measurements; None keeps none. governor: limits the model from then on.
+    name: name that it is served under; "": the session's. Raises CheckpointError, LevelError, InputError, ServingError.
     """
     for spec in (*session.inputs, *session.outputs):
         datatype_of(spec.dtype)  # a type that the protocol lacks is an error now, not on the first request
@@ -108,7 +112,7 @@ def load_model(
     if governor is not None:
         governor.watch(session, scheduler, follows_cores=scales, priority=config.priority, config=config.limits)
     return ServedModel(
-        name=session.name,
+        name=name or session.name,
         inputs=tuple(session.inputs),
         outputs=tuple(session.outputs),
         levels=tuple(session.levels),
@@ -116,7 +120,16 @@ def load_model(
         default_slo_ms=config.default_slo_ms,
         threads=session.threads,
         isa=session.isa,
+        version=version,
+        samples=config.joined_samples if batch_is_free((*session.inputs, *session.outputs)) else 0,
+        joins=joins,
+        resident_bytes=lambda: _resident_bytes(session),
     )
+
+
+def _resident_bytes(session: Session) -> int | None:
+    resident = session.resident_bytes()
+    return None if resident is None else sum(resident)
 
 
 def _log_levels(name: str, profile: LatencyProfile, ratio: float) -> None:

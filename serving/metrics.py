@@ -34,14 +34,16 @@ class Record:
     """One request on its way, as a context. Its body fills it in; the body's error, if any, is the outcome.
 
     batch: number of samples; response: the answer, once there is one.
+    input_s, output_s: time that its message took to become arrays, and the arrays to become a message.
     """
 
-    __slots__ = ("_clock", "_counts", "_received_s", "batch", "response")
+    __slots__ = ("_clock", "_counts", "_received_s", "_tally", "batch", "input_s", "output_s", "response")
 
-    def __init__(self, counts: ModelCounts, received_s: float, clock: Callable[[], float]) -> None:
+    def __init__(self, counts: ModelCounts, tally: Tally, received_s: float, clock: Callable[[], float]) -> None:
         self.batch = 1
         self.response: Response | None = None
-        self._counts, self._received_s, self._clock = counts, received_s, clock
+        self.input_s = self.output_s = 0.0
+        self._counts, self._tally, self._received_s, self._clock = counts, tally, received_s, clock
 
     def __enter__(self) -> Record:
         self._counts.running += 1
@@ -53,31 +55,44 @@ class Record:
         counts, total_s = self._counts, self._clock() - self._received_s
         counts.running -= 1
         if error is not None:
-            counts.failure(fault_of(error).outcome, total_s)
+            outcome = fault_of(error).outcome
+            counts.failure(outcome)
+            self._tally.failure(outcome, total_s)
         elif self.response is not None:
-            counts.answer(self.response, self.batch, total_s)
+            counts.answer(self.response, total_s)
+            self._tally.answer(self.response, self.batch, total_s, self.input_s, self.output_s)
 
 
 class Metrics:
     """Counts requests. Prometheus reads the counts through a registry of their own: several servers fit in one process.
 
-    tallies: totals by model. clock: seconds; the clock of the requests' arrival times.
+    tallies: totals of each version of a model. clock: seconds; the clock of the requests' arrival times.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.registry = CollectorRegistry()
-        self.tallies: dict[str, Tally] = {}
+        self.tallies: dict[ServedModel, Tally] = {}
         self._clock = clock
-        self._models: dict[str, ServedModel] = {}
+        self._watched: dict[str, list[ServedModel]] = {}
         self._counts: dict[str, ModelCounts] = {}
         self._unread: Counter[str] = Counter()  # requests of no model, by outcome
         self._front_wait_s: Callable[[], float] | None = None
         self.registry.register(self)
 
     def watch(self, model: ServedModel) -> None:
-        """Export this model's levels, queue and slowdown from now on."""
-        counts = self._counts[model.name] = ModelCounts()
-        self._models[model.name], self.tallies[model.name] = model, counts.tally
+        """Export this model's levels, queue and slowdown from now on.
+
+        The versions of a model are exported under its name: their requests and queues together, all else of the
+        version that was loaded last.
+        """
+        self.tallies[model] = Tally()
+        self._counts.setdefault(model.name, ModelCounts())
+        self._watched[model.name] = [*self._watched.get(model.name, ()), model]
+
+    def unwatch(self, model: ServedModel) -> None:
+        """Forget a version that was taken away. What its requests have added to the counters stays."""
+        self.tallies.pop(model, None)
+        self._watched[model.name] = [each for each in self._watched[model.name] if each is not model]
 
     def watch_front(self, wait_s: Callable[[], float]) -> None:
         """Export the time that requests wait before their handlers start."""
@@ -85,7 +100,7 @@ class Metrics:
 
     def request(self, model: ServedModel, received_s: float) -> Record:
         """The record of a request that came at `received_s`; the context that it is counts the request."""
-        return Record(self._counts[model.name], received_s, self._clock)
+        return Record(self._counts[model.name], self.tallies[model], received_s, self._clock)
 
     @contextmanager
     def unread(self) -> Iterator[None]:
@@ -111,7 +126,9 @@ class Metrics:
         for counts in self._counts.values():
             counts.failed["shed"] += 1
             counts.shed += 1
-            counts.tally.failures += 1
+        for tally in self.tallies.values():
+            tally.failed["shed"] += 1
+            break
 
     def describe(self) -> Iterator[Metric]:
         """As prometheus_client's collectors: no metric is named twice in this registry."""
@@ -162,6 +179,7 @@ class Metrics:
             ("queue", "Arrival to start"),
             ("compute", "Start to result"),
             ("total", "Arrival to answer"),
+            ("slack", "Time that was left to the request at its answer; 0 where it was late"),
         ):
             family = HistogramMetricFamily(f"nested_sparse_{part}_seconds", text, labels=_LEVEL)
             for name, counts in list(self._counts.items()):
@@ -180,16 +198,30 @@ class Metrics:
             "nested_sparse_running_requests", "Requests taken in and not answered yet", labels=_MODEL
         )
         waiting = GaugeMetricFamily("nested_sparse_queue_length", "Requests that wait", labels=_MODEL)
-        for name, model in list(self._models.items()):
-            counts, stats = self._counts[name], model.engine.stats()
+        slo = GaugeMetricFamily(
+            "nested_sparse_slo_seconds",
+            "The time of a request that states none, and the most that any has",
+            labels=_MODEL,
+        )
+        resident = GaugeMetricFamily(
+            "nested_sparse_resident_bytes", "Bytes of a model's weights that are in memory", labels=_MODEL
+        )
+        for name, models in list(self._watched.items()):
+            if not models:
+                continue
+            counts, model, stats = self._counts[name], models[-1], [each.engine.stats() for each in models]
             if counts.current_level is not None:
                 current.add_metric((name,), counts.current_level)
             for level in model.levels:
                 nbytes.add_metric((name, str(level.index)), level.nbytes)
-            slowdown.add_metric((name,), stats.slowdown)
+            slowdown.add_metric((name,), stats[-1].slowdown)
             running.add_metric((name,), counts.running)
-            waiting.add_metric((name,), stats.queue_length)
-        yield from (current, nbytes, slowdown, running, waiting)
+            waiting.add_metric((name,), sum(each.queue_length for each in stats))
+            slo.add_metric((name,), model.default_slo_ms / 1e3)
+            held = [size for each in models if (size := each.resident_bytes()) is not None]
+            if held:
+                resident.add_metric((name,), sum(held))
+        yield from (current, nbytes, slowdown, running, waiting, slo, resident)
         if self._front_wait_s is not None:
             yield GaugeMetricFamily(
                 "nested_sparse_front_wait_seconds",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,7 +12,7 @@ from nested_sparse.runtime.scheduling import Request, Response, SchedulerStats
 from nested_sparse.tensor_spec import TensorSpec
 
 VERSION = "1"
-"""The protocol requires a version; a checkpoint has one version."""
+"""The protocol requires a version. It is this one, unless a folder of models gives another."""
 PLATFORM = "nested_sparse_onnxruntime"
 
 
@@ -28,12 +29,16 @@ class Engine(Protocol):
         """Its state now."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ServedModel:
-    """A model under its name, with the scheduler that runs it.
+    """One version of a model under its name, with the scheduler that runs it. Equal to nothing but itself.
 
     default_slo_ms: time from arrival to answer of a request that states none, and the most that any request gets.
     threads, isa: number of threads of a run, and the instruction set of its kernels.
+    version: a whole number above 0, in digits.
+    samples: number of samples that a request may have; 0: the first dimension is not that of a batch.
+    joins: whether requests that wait may run as one batch.
+    resident_bytes: bytes of its weights that are in memory now; None where the system does not tell.
     """
 
     name: str
@@ -44,3 +49,7 @@ class ServedModel:
     default_slo_ms: float
     threads: int
     isa: str
+    version: str = VERSION
+    samples: int = 0
+    joins: bool = False
+    resident_bytes: Callable[[], int | None] = lambda: None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,6 @@ from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-import numpy as np
 from grpc import aio
 from grpc_health.v1 import health_pb2_grpc
 
@@ -20,7 +18,6 @@ from nested_sparse.argument import finite, whole
 from nested_sparse.errors import ServingError
 from nested_sparse.proto import messages
 from nested_sparse.runtime.resources import Governor
-from nested_sparse.tensor_spec import TensorSpec
 
 from .connections.bounded import BoundedServices
 from .connections.connection_limits import ConnectionLimits
@@ -38,14 +35,17 @@ from .http.http_limits import HttpLimits
 from .metrics import Metrics
 from .metrics_server import MetricsServer
 from .metrics_text import MetricsText
+from .model_config import sample_bytes
 from .model_health import ModelHealth
 from .protocol.inflate import NOT_INFLATED
 from .protocol.reflection import add_reflection
 from .protocol.wire import HEADER_BYTES
+from .repository.repository import Repository
 from .rights.gate import Gate
 from .security import Security, SecurityConfig
 from .served_model import ServedModel
 from .servicer import Servicer, generic_handler
+from .triton_metrics import TritonMetrics
 
 if TYPE_CHECKING:
     from .http.http_server import HttpServer
@@ -96,17 +96,8 @@ class ServerConfig:
 
 def receive_limit(models: Iterable[ServedModel], request_samples: int) -> int:
     """Bytes a request may have: the largest model's inputs times `request_samples`, at least gRPC's default."""
-    inputs = max((sum(_sample_bytes(spec, request_samples) for spec in model.inputs) for model in models), default=0)
+    inputs = max((sum(sample_bytes(spec, request_samples) for spec in model.inputs) for model in models), default=0)
     return max(LEAST_MESSAGE_BYTES, min(inputs + HEADER_BYTES, 2**31 - 1))
-
-
-def _sample_bytes(spec: TensorSpec, request_samples: int) -> int:
-    batch = request_samples if spec.shape and spec.shape[0] is None else 1
-    return math.prod(spec.example_shape) // _batch_of(spec) * batch * np.dtype(spec.dtype).itemsize
-
-
-def _batch_of(spec: TensorSpec) -> int:
-    return max(1, spec.example_shape[0]) if spec.shape and spec.shape[0] is None else 1
 
 
 class Server:
@@ -114,33 +105,44 @@ class Server:
 
     Raises ServingError for files of TLS or tokens that cannot be used, and for an exposed address without TLS.
 
-
+    repository: more models, loaded already, which come and go from now on; drain() closes them.
     governor: its readings and limits are in the metrics and on the dashboard.
     """
 
-    def __init__(self, models: Sequence[ServedModel], config: ServerConfig, governor: Governor | None = None) -> None:
+    def __init__(
+        self,
+        models: Sequence[ServedModel],
+        config: ServerConfig,
+        repository: Repository | None = None,
+        governor: Governor | None = None,
+    ) -> None:
         self.address = ""
         self.metrics_address = ""
         self.http_address = ""
         self._config = config
         self.security = Security(config.security, config.host)
         self._models = models
+        self._repository = repository
+        served = [*models, *(repository.models if repository is not None else ())]
         self._metrics = Metrics()
-        for model in models:
+        for model in served:
             self._metrics.watch(model)
+        self._metrics.registry.register(TritonMetrics(self._metrics))
         self._governor = governor
         if governor is not None:
             self._metrics.registry.register(DeviceMetrics(partial(DeviceState.of, governor)))
-        self._dataplane = Dataplane(models)
-        self._message_bytes = limit = receive_limit(models, config.request_samples)
-        self._servicer = Servicer(self._dataplane, self._metrics, limit)
+        self._dataplane = Dataplane(served)
+        self._message_bytes = limit = receive_limit(served, config.request_samples)
+        self._servicer = Servicer(self._dataplane, self._metrics, limit, repository=repository)
         self._health = HealthServicer()
-        self._model_health = ModelHealth(self._health, self._dataplane, models)
+        self._model_health = ModelHealth(self._health, self._dataplane)
         self._door: OwnDoor | None = None
         self._watches: list[asyncio.Task[None]] = []
         self._grpc = self._build(limit)
         self._exporter = MetricsServer(self._metrics.registry, self.security)
         self._http: HttpServer | None = None
+        if repository is not None:
+            repository.attach(self._dataplane, self._metrics, self._models_changed)
 
     def _build(self, limit: int) -> aio.Server:
         self._upload_bytes = upload_budget(limit)
@@ -161,7 +163,7 @@ class Server:
         )
         self._front = Front(
             generic_handler(self._servicer),
-            min((model.default_slo_ms for model in self._models), default=1000.0),
+            self._shortest_slo_ms(),
             self._metrics.shed_in_front,
         )
         self._metrics.watch_front(self._front.wait_s)
@@ -171,6 +173,18 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         add_reflection(server, (messages.SERVICE_NAME, HEALTH_SERVICE_NAME))
         return server
+
+    @property
+    def models(self) -> list[ServedModel]:
+        """All versions of all models that are served now."""
+        return self._dataplane.every()
+
+    def _shortest_slo_ms(self) -> float:
+        return min((model.default_slo_ms for model in self._dataplane.models.values()), default=1000.0)
+
+    def _models_changed(self) -> None:
+        self._front.delay.promise(self._shortest_slo_ms())
+        self._model_health.update()
 
     async def start(self) -> None:
         """Listen and answer. Raises ServingError if it cannot listen on an address."""
@@ -244,6 +258,9 @@ class Server:
         await self._close_connections()
         left_s = max(0.0, end_s - time.monotonic())
         await asyncio.gather(*(asyncio.to_thread(model.engine.close, left_s) for model in self._models))
+        if self._repository is not None:
+            await self._repository.close(left_s)
+        self._servicer.log.reset()
         await self._exporter.close()
 
     async def _close_connections(self) -> None:

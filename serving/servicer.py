@@ -20,7 +20,9 @@ from .connections.calls import Calls
 from .connections.front import arrived_s, waited_s
 from .dataplane import Dataplane
 from .fault import ending_of
+from .log_settings import LogSettings
 from .metrics import Metrics
+from .model_config import config_message, sizes
 from .protocol.answers import Answers
 from .protocol.call import Call, wanted_outputs
 from .protocol.convert import Bounds, InferRequest, parse_infer_request, read_call, read_message
@@ -28,10 +30,22 @@ from .protocol.datatype import datatype_of
 from .protocol.inflate import inflated
 from .protocol.known_headers import KnownHeaders, KnownRequest
 from .protocol.wire import HEADER_BYTES
-from .served_model import PLATFORM, VERSION, ServedModel
+from .repository.repository import Repository
+from .repository.rpcs import RepositoryRpcs
+from .served_model import PLATFORM, ServedModel
+from .statistics import statistics_message
 from .streaming import Streaming
+from .trace_settings import TraceSettings
 
-EXTENSIONS = ("model_configuration", "model_repository(index)", "statistics", "parameters")
+EXTENSIONS = (
+    "model_configuration",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "statistics",
+    "parameters",
+    "trace",
+    "logging",
+)
 METRICS_EXTENSION = "prometheus_metrics"
 """Extension that names the port of the metrics, in brackets; the protocol has no field for it."""
 
@@ -70,14 +84,24 @@ class Servicer:
 
     metrics_port: port of the metrics, which the server's metadata names; None: there is none.
     calls: the calls that are not answered yet. streaming: the streams that are open.
+    repository: the models that come and go; None: there are none such.
     """
 
     def __init__(
-        self, dataplane: Dataplane, metrics: Metrics, limit: int, clock: Callable[[], float] = time.monotonic
+        self,
+        dataplane: Dataplane,
+        metrics: Metrics,
+        limit: int,
+        clock: Callable[[], float] = time.monotonic,
+        repository: Repository | None = None,
     ) -> None:
         self._limit = limit
         self._dataplane = dataplane
         self.metrics = metrics
+        self._repository = repository
+        self.repository = RepositoryRpcs(dataplane, repository)
+        self.log = LogSettings()
+        self.trace = TraceSettings(dataplane)
         self._clock = clock
         self._conversion = asyncio.Lock()
         self._headers, self._answers = KnownHeaders(), Answers()
@@ -96,10 +120,10 @@ class Servicer:
     async def model_ready(self, request: messages.ModelReadyRequest, context: Any) -> messages.ModelReadyResponse:
         """Whether the model takes requests. An unknown model is not ready; that is no error."""
         try:
-            self._dataplane.find(request.name, request.version)
+            model = self._dataplane.find(request.name, request.version)
         except NotFoundError:
             return messages.ModelReadyResponse(ready=False)
-        return messages.ModelReadyResponse(ready=self._dataplane.ready and request.name not in self._dataplane.stuck)
+        return messages.ModelReadyResponse(ready=self._dataplane.ready and model not in self._dataplane.stuck)
 
     async def server_metadata(
         self, request: messages.ServerMetadataRequest, context: Any
@@ -113,11 +137,11 @@ class Servicer:
     async def model_metadata(
         self, request: messages.ModelMetadataRequest, context: Any
     ) -> messages.ModelMetadataResponse:
-        """Inputs and outputs of a model."""
+        """Inputs and outputs of a version of a model, and the versions that are served."""
         model = self._dataplane.find(request.name, request.version)
         return messages.ModelMetadataResponse(
             name=model.name,
-            versions=[VERSION],
+            versions=[each.version for each in self._dataplane.versions(model.name)],
             platform=PLATFORM,
             inputs=[_tensor_metadata(spec) for spec in model.inputs],
             outputs=[_tensor_metadata(spec) for spec in model.outputs],
@@ -149,6 +173,7 @@ class Servicer:
 
         received_s: time of arrival. time_left_s: seconds from then to the transport's deadline; None: there is none.
         """
+        began_s = self._clock()
         message = request.message
         try:
             model = self._dataplane.find(message.model_name, message.model_version)
@@ -157,10 +182,13 @@ class Servicer:
             raise
         with self.metrics.request(model, received_s) as record:
             call = await self._read(request, model, received_s, time_left_s)
+            record.input_s = self._clock() - began_s
             served = await self._dataplane.infer(model, call)
+            ended_s = self._clock()
             wanted = wanted_outputs(call.outputs, model.outputs)
-            data = self._answers.serialized(model.name, VERSION, call.id, wanted, served)
+            data = self._answers.serialized(model.name, model.version, call.id, wanted, served)
             record.batch, record.response = batch_size(model.inputs, call.request.inputs), served
+            record.output_s = self._clock() - ended_s
         return data
 
     async def _read(
@@ -173,66 +201,33 @@ class Servicer:
             call = read_call(request, bounds, received_s, time_left_s)
             self._headers.learn(request, bounds)
             return call
-        async with self._conversion:  # one thread at a time beside the loop's
-            return await asyncio.to_thread(read_call, request, bounds, received_s, time_left_s)
+        with self._dataplane.held(model):
+            async with self._conversion:  # one thread at a time beside the loop's
+                return await asyncio.to_thread(read_call, request, bounds, received_s, time_left_s)
 
     async def model_config(self, request: messages.ModelConfigRequest, context: Any) -> messages.ModelConfigResponse:
         """The configuration that Triton's load tools ask for before they start."""
         model = self._dataplane.find(request.name, request.version)
-        config = messages.ModelConfig(name=model.name, platform=PLATFORM, max_batch_size=0)
-        for spec in model.inputs:
-            config.input.add(name=spec.name, data_type=_type_name(spec), dims=_sizes(spec))
-        for spec in model.outputs:
-            config.output.add(name=spec.name, data_type=_type_name(spec), dims=_sizes(spec))
-        return messages.ModelConfigResponse(config=config)
+        policy = None if self._repository is None else self._repository.policy_message(model.name)
+        return messages.ModelConfigResponse(config=config_message(model, self._limit, policy))
 
     async def model_statistics(
         self, request: messages.ModelStatisticsRequest, context: Any
     ) -> messages.ModelStatisticsResponse:
-        """Counts and times since the start, of one model or of all."""
-        models = self._dataplane.models.values()
-        chosen = [self._dataplane.find(request.name, request.version)] if request.name else models
-        return messages.ModelStatisticsResponse(model_stats=[self._statistics(model) for model in chosen])
-
-    async def repository_index(
-        self, request: messages.RepositoryIndexRequest, context: Any
-    ) -> messages.RepositoryIndexResponse:
-        """The models of this server."""
-        ready = self._dataplane.ready
-        response = messages.RepositoryIndexResponse()
-        for name in self._dataplane.models if ready or not request.ready else ():
-            state, reason = ("READY", "") if ready else ("UNAVAILABLE", "draining")
-            response.models.add(name=name, version=VERSION, state=state, reason=reason)
-        return response
-
-    def _statistics(self, model: ServedModel) -> messages.ModelStatistics:
-        tally = self.metrics.tallies[model.name]
-        return messages.ModelStatistics(
-            name=model.name,
-            version=VERSION,
-            last_inference=tally.last_inference_ms,
-            inference_count=tally.samples,
-            execution_count=tally.successes,
-            inference_stats=messages.InferStatistics(
-                success=messages.StatisticDuration(count=tally.successes, ns=tally.success_ns),
-                fail=messages.StatisticDuration(count=tally.failures, ns=tally.failure_ns),
-                queue=messages.StatisticDuration(count=tally.successes, ns=tally.queue_ns),
-                compute_infer=messages.StatisticDuration(count=tally.successes, ns=tally.compute_ns),
-            ),
-        )
-
-
-def _sizes(spec: TensorSpec) -> list[int]:
-    return [-1 if size is None else size for size in spec.shape]
-
-
-def _type_name(spec: TensorSpec) -> str:
-    return f"TYPE_{datatype_of(spec.dtype).name}"
+        """Counts and times since each was loaded, of one version, of all versions of a model, or of all models."""
+        if request.name:
+            latest = self._dataplane.find(request.name, request.version)
+            models = [latest] if request.version else self._dataplane.versions(request.name)
+        else:
+            models = self._dataplane.every()
+        tallies = [(model, self.metrics.tallies[model]) for model in models]
+        stats = await asyncio.to_thread(lambda: [statistics_message(model, tally) for model, tally in tallies])
+        return messages.ModelStatisticsResponse(model_stats=stats)
 
 
 def _tensor_metadata(spec: TensorSpec) -> messages.ModelMetadataResponse.TensorMetadata:
     return messages.ModelMetadataResponse.TensorMetadata(
-        name=spec.name, datatype=datatype_of(spec.dtype).name, shape=_sizes(spec)
+        name=spec.name, datatype=datatype_of(spec.dtype).name, shape=sizes(spec)
     )
 
 
@@ -250,7 +245,11 @@ def generic_handler(servicer: Servicer) -> Any:
         "ModelInfer": servicer.model_infer,
         "ModelConfig": servicer.model_config,
         "ModelStatistics": servicer.model_statistics,
-        "RepositoryIndex": servicer.repository_index,
+        "RepositoryIndex": servicer.repository.repository_index,
+        "RepositoryModelLoad": servicer.repository.repository_model_load,
+        "RepositoryModelUnload": servicer.repository.repository_model_unload,
+        "TraceSetting": servicer.trace.trace_setting,
+        "LogSettings": servicer.log.log_settings,
     }
 
     async def read_infer(data: bytes) -> AnyRequest:

@@ -112,6 +112,11 @@ class Governor:
             )
             self._watched.sort(key=lambda each: each.priority)
 
+    def unwatch(self, model: Model) -> None:
+        """Limit `model` no more; without effect where it is not watched. A look under way may still limit it."""
+        with self._lock:
+            self._watched = [each for each in self._watched if each.model is not model]
+
     def start(self) -> None:
         """Begin to look at the sensors, in a thread of its own."""
         self._thread.start()
@@ -143,6 +148,8 @@ class Governor:
         for each in watched:
             if self._closed.is_set():
                 return
+            if not any(each is other for other in self._watched):  # taken away since the look began
+                continue
             spared = given_by is not None and each.priority > given_by
             resident_level = each.limit.resident_level
             try:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from .device import Device
 from .request import Request, Response
+from .run_counts import MOST_SIZES, SameSize
 from .scheduler import Scheduler
 from .stats import SchedulerStats
 
 __all__ = [
+    "MOST_SIZES",
     "Device",
     "Request",
     "Response",
+    "SameSize",
     "Scheduler",
     "SchedulerStats",
 ]

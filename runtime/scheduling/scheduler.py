@@ -25,6 +25,7 @@ from .job import Job, Terms, can_join, make_job
 from .job_queue import JobQueue
 from .refusals import Refusals
 from .request import Request, Response
+from .run_counts import RunCounts
 from .runner import Runner
 from .running_jobs import RunningJobs, Turn
 from .stats import SchedulerStats
@@ -97,6 +98,7 @@ class Scheduler:
         self._device = Device(self._workers) if device is None else device
         self._changed = self._device.changed
         self._closing = False
+        self._counts = RunCounts()
         self._running = RunningJobs(self._on_stuck if workers else None, clock)
         self._dispatcher = Dispatcher(
             session.name,
@@ -168,7 +170,13 @@ class Scheduler:
     def stats(self) -> SchedulerStats:
         """How the scheduler stands now."""
         with self._changed:
-            return SchedulerStats(len(self._queue), self._dispatcher.slowdown_factor(), self._running.stuck_count)
+            return SchedulerStats(
+                len(self._queue),
+                self._dispatcher.slowdown_factor(),
+                self._running.stuck_count,
+                self._counts.total,
+                dict(self._counts.by_samples),
+            )
 
     def close(self, grace_s: float = 5.0) -> None:
         """Take no more requests, serve the queue for up to `grace_s`, and fail the rest with UnavailableError.
@@ -251,9 +259,10 @@ class Scheduler:
             return
         if not self._finish(turn):
             return
+        batch = sum(job.waiting.batch for job in turn.jobs)
         with self._changed:
             self._dispatcher.learn(turn.jobs, level, done)
-        batch = sum(job.waiting.batch for job in turn.jobs)
+            self._counts.add(batch, round((done.ended_s - done.started_s) * 1e9))
         for job, outputs in zip(turn.jobs, done.outputs, strict=True):
             job.future.set_result(
                 Response(

@@ -27,6 +27,8 @@ from .output import print_json
 if TYPE_CHECKING:
     from nested_sparse.runtime.resources import Governor
 
+    from ..repository.loader import Loader
+    from ..repository.repository import Repository
     from ..served_model import ServedModel
     from ..server import Server, ServerConfig
 
@@ -100,47 +102,70 @@ def serve(
 def _run(settings: Settings, json: bool) -> None:
     """Load the models, and serve them until a signal."""
     from nested_sparse.runtime.resources import Governor, ResourceMonitor
-    from nested_sparse.runtime.scheduling import Device
     from nested_sparse.runtime.session import Session
 
     from ..connections.listening import check_listenable
-    from ..load import check_files, load_model
+    from ..load import check_files
+    from ..repository.loader import Loader
     from ..security import Security
     from ..settings.parts import limit_config, model_config, profile_store, server_config
 
     config = server_config(settings)
     Security(config.security, config.host)  # refuses files and addresses before the models load
     check_files(settings.models.files)
-    device = Device()
     governor = Governor(ResourceMonitor(), limit_config(settings.limits))
     for port in (config.port, config.metrics_port, config.http_port):
         if port is not None:
             check_listenable(config.host, port)  # before the models load, which may take minutes
-    profiles = profile_store(settings.models)
-    with ended_by_signals(), ExitStack() as sessions:
+    loader = Loader(
+        config_of=lambda name: model_config(settings.of_model(name)),
+        open_session=lambda path, name: Session(
+            path, threads=settings.of_model(name).threads, spin=settings.models.spin
+        ),
+        profiles=profile_store(settings.models),
+        governor=governor,
+    )
+    with ended_by_signals(), ExitStack() as opened:
         models = []
         for path in settings.models.files:
-            own = settings.of_model(path.stem)
-            session = sessions.enter_context(Session(path, threads=own.threads, spin=settings.models.spin))
-            models.append(load_model(session, model_config(own), device, profiles, governor))
+            loaded = loader.load(path)
+            opened.callback(loaded.session.close)
+            models.append(loaded.model)
+        repository = _repository(settings, loader)
+        if repository is not None:
+            repository.load_all([model.name for model in models])
         with governor:
-            asyncio.run(_serve(models, config, governor, json))
-        if stuck := [model.name for model in models if model.engine.stats().stuck]:
+            asyncio.run(_serve(models, repository, config, governor, json))
+        stuck = [model.name for model in models if model.engine.stats().stuck]
+        if stuck := [*stuck, *(repository.stuck if repository is not None else ())]:
             log.error("ended with an inference of %s still stuck", ", ".join(stuck))
             os._exit(1)  # closing the session would wait for the inference
 
 
-async def _serve(models: list[ServedModel], config: ServerConfig, governor: Governor, json: bool) -> None:
+def _repository(settings: Settings, loader: Loader) -> Repository | None:
+    from ..repository.folder import ModelFolder
+    from ..repository.repository import Repository
+    from ..repository.version_policy import VersionPolicy
+
+    if settings.models.model_dir is None:
+        return None
+    policy = VersionPolicy.read(settings.models.version_policy)
+    return Repository(ModelFolder(settings.models.model_dir), loader, policy, settings.limits.grace_s)
+
+
+async def _serve(
+    models: list[ServedModel], repository: Repository | None, config: ServerConfig, governor: Governor, json: bool
+) -> None:
     from ..server import Server
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in SIGNALS:
         loop.add_signal_handler(number, stop.set)
-    server = Server(models, config, governor)
+    server = Server(models, config, repository, governor)
     await server.start()
     try:
-        _announce(server, models, json)
+        _announce(server, json)
         await stop.wait()
     finally:  # also if the announcement cannot be written
         for number in SIGNALS:
@@ -151,12 +176,13 @@ async def _serve(models: list[ServedModel], config: ServerConfig, governor: Gove
     log.info("stopped")
 
 
-def _announce(server: Server, models: list[ServedModel], json: bool) -> None:
-    for model in models:
+def _announce(server: Server, json: bool) -> None:
+    from ..served_model import VERSION
+
+    for model in server.models:
+        name = model.name if model.version == VERSION else f"{model.name}/{model.version}"
         levels = f"levels 0 to {len(model.levels) - 1}"
-        log.info(
-            "serving %s on %s (%s, isa %s, threads %d)", model.name, server.address, levels, model.isa, model.threads
-        )
+        log.info("serving %s on %s (%s, isa %s, threads %d)", name, server.address, levels, model.isa, model.threads)
     scheme = "http" if server.security.tls is None else "https"
     if server.metrics_address:
         log.info("metrics on %s://%s/metrics", scheme, server.metrics_address)
@@ -164,8 +190,14 @@ def _announce(server: Server, models: list[ServedModel], json: bool) -> None:
         log.info("REST, metrics and dashboard on %s://%s/", scheme, server.http_address)
     if json:
         facts = [
-            {"name": model.name, "levels": len(model.levels), "isa": model.isa, "threads": model.threads}
-            for model in models
+            {
+                "name": model.name,
+                "version": model.version,
+                "levels": len(model.levels),
+                "isa": model.isa,
+                "threads": model.threads,
+            }
+            for model in server.models
         ]
         addresses = {
             "address": server.address,

@@ -39,9 +39,7 @@ class FrontDelay:
     """
 
     def __init__(self, slo_ms: float) -> None:
-        self.period_s = min(max(PERIOD_SHARE * slo_ms / 1e3, LEAST_PERIOD_S), MOST_PERIOD_S)
-        self._low_s, self._high_s = LOW_SHARE * slo_ms / 1e3, HIGH_SHARE * slo_ms / 1e3
-        self._average_s = AVERAGE_SHARE * slo_ms / 1e3
+        self.promise(slo_ms)
         self._delay_s = 0.0  # of the last probe
         self._since_s: float | None = None  # what is taken in now has waited since then
         self._sent_s: float | None = None  # of the probe under way
@@ -49,6 +47,12 @@ class FrontDelay:
         self._calls = 0
         self._standing_s, self._entered_s = 0.0, -math.inf  # the wait on average, and when it was last looked at
         self._owed = 0.0  # refusals
+
+    def promise(self, slo_ms: float) -> None:
+        """Measure waits by `slo_ms` from now on, the shortest that a model promises."""
+        self.period_s = min(max(PERIOD_SHARE * slo_ms / 1e3, LEAST_PERIOD_S), MOST_PERIOD_S)
+        self._low_s, self._high_s = LOW_SHARE * slo_ms / 1e3, HIGH_SHARE * slo_ms / 1e3
+        self._average_s = AVERAGE_SHARE * slo_ms / 1e3
 
     @property
     def waits(self) -> bool:

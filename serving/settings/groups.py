@@ -108,16 +108,13 @@ class Models(Group):
     files: Annotated[tuple[Path, ...], Setting("Checkpoints; each is served under its file's stem.", flag=False)] = ()
     model_dir: Annotated[
         Path | None,
-        Setting(
-            "Folder of models, as MODEL/1/model.safetensors; they can be loaded and unloaded by clients.", ready=False
-        ),
+        Setting("Folder of models, as MODEL/1/model.safetensors; they can be loaded and unloaded by clients."),
     ] = None
     version_policy: Annotated[
         str,
         Setting(
             "Versions of a model of --model-dir that are served: `latest`, `latest:N`, `all` or `1,3`.",
             metavar="VERSIONS",
-            ready=False,
         ),
     ] = "latest"
     slo_ms: Annotated[

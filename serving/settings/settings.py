@@ -75,6 +75,12 @@ def combined_problems(settings: Settings) -> Iterator[tuple[str, str, str]]:
         if getattr(security, key) is not None and getattr(security, beside) is None:
             yield "security", key, f"needs {beside} (--{beside.replace('_', '-')}) beside it"
     yield from _level_problems("models", settings.models)
+    from ..repository.version_policy import VersionPolicy  # with protobuf
+
+    try:
+        VersionPolicy.read(settings.models.version_policy)
+    except InputError as error:
+        yield "models", "version_policy", str(error).removeprefix("version policy: ")
     for name, own in settings.model.items():
         yield from _level_problems(f"{OWN}.{excerpt(name)}", own)
         if own.max_batch is not None and own.max_batch > settings.limits.max_batch:

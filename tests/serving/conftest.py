@@ -15,8 +15,10 @@ import pytest
 from nested_sparse.level import Level
 from nested_sparse.runtime.resources import Governor
 from nested_sparse.runtime.scheduling.request import Request, Response, allowed_levels, time_limit_ms
+from nested_sparse.runtime.scheduling.run_counts import RunCounts
 from nested_sparse.runtime.scheduling.stats import SchedulerStats
 from nested_sparse.runtime.session.tensors import check_inputs
+from nested_sparse.serving.repository.repository import Repository
 from nested_sparse.serving.served_model import ServedModel
 from nested_sparse.serving.server import Server, ServerConfig
 from nested_sparse.tensor_spec import TensorSpec
@@ -43,6 +45,7 @@ class FakeEngine:
         self.held = False
         self.default_slo_ms = DEFAULT_SLO_MS
         self.closed_with: float | None = None
+        self.counts = RunCounts()
 
     def submit(self, request: Request) -> Future[Response]:
         """Accepts a request as the scheduler does."""
@@ -66,8 +69,9 @@ class FakeEngine:
     def response(self, arrays: dict[str, np.ndarray], level: int, limit_ms: float = DEFAULT_SLO_MS) -> Response:
         """The response of a run at `level`."""
         x = arrays["x"]
+        self.counts.add(len(x), 2_500_000)
         outputs = {"sum": x.sum(axis=1, keepdims=True), "double": 2 * x}
-        return Response(outputs, LEVELS[level], 1500, 2500, "fake", limit_ms)
+        return Response(outputs, LEVELS[level], 1500, 2500, "fake", limit_ms, batch=len(x))
 
     def close(self, grace_s: float) -> None:
         """Closes as the scheduler does."""
@@ -75,19 +79,22 @@ class FakeEngine:
 
     def stats(self) -> SchedulerStats:
         """Counters like the scheduler's."""
-        return SchedulerStats(len(self.pending), 1.25)
+        return SchedulerStats(len(self.pending), 1.25, 0, self.counts.total, self.counts.by_samples)
 
 
-def fake_model(name: str = "net", dtype: str = "float32") -> ServedModel:
-    """A model of one input x (any, 4) and two outputs."""
+def fake_model(name: str = "net", dtype: str = "float32", **fields: Any) -> ServedModel:
+    """A model of one input x (any, 4) and two outputs. fields: those of ServedModel that have defaults."""
     inputs = (TensorSpec("x", dtype, (None, 4), (1, 4)),)
     outputs = (TensorSpec("sum", dtype, (None, 1), (1, 1)), TensorSpec("double", dtype, (None, 4), (1, 4)))
-    return ServedModel(name, inputs, outputs, LEVELS, FakeEngine(inputs), DEFAULT_SLO_MS, 1, "scalar")
+    return ServedModel(name, inputs, outputs, LEVELS, FakeEngine(inputs), DEFAULT_SLO_MS, 1, "scalar", **fields)
 
 
 @contextmanager
 def running(
-    models: list[ServedModel], config: ServerConfig | None = None, governor: Governor | None = None
+    models: list[ServedModel],
+    config: ServerConfig | None = None,
+    repository: Repository | None = None,
+    governor: Governor | None = None,
 ) -> Iterator[Server]:
     """A server on a free port, in a thread with a loop of its own; drained at the end."""
     loop = asyncio.new_event_loop()
@@ -101,7 +108,7 @@ def running(
         return asyncio.run_coroutine_threadsafe(call(), loop).result(30)
 
     try:
-        server = run(lambda: Server(models, config or ServerConfig(port=0, grace_s=5), governor))
+        server = run(lambda: Server(models, config or ServerConfig(port=0, grace_s=5), repository, governor))
         assert isinstance(server, Server)
         run(server.start)
         try:
@@ -118,6 +125,12 @@ def running(
 def model() -> ServedModel:
     """A fake model called net."""
     return fake_model()
+
+
+@pytest.fixture
+def make_model() -> Callable[..., ServedModel]:
+    """fake_model(), for tests with models of their own."""
+    return fake_model
 
 
 @pytest.fixture

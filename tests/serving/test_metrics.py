@@ -61,7 +61,7 @@ def test_durations_are_counted_up_to_each_bound(model):
     assert value("nested_sparse_queue_seconds_count", labels) == 2
     assert value("nested_sparse_running_requests", {"model": "net"}) == 0
     assert value("nested_sparse_current_level", {"model": "net"}) == 1
-    tally = metrics.tallies["net"]
+    tally = metrics.tallies[model]
     assert (tally.successes, tally.samples, tally.queue_ns, tally.compute_ns) == (2, 6, 201_000, 5_001_000)
 
 
@@ -72,4 +72,4 @@ def test_a_refusal_in_front_counts_for_the_only_model(model):
     value = metrics.registry.get_sample_value
     assert value("nested_sparse_requests_total", {"model": "net", "level": "", "outcome": "shed"}) == 1
     assert value("nested_sparse_shed_total", {"model": "net"}) == 1
-    assert metrics.tallies["net"].failures == 1
+    assert metrics.tallies[model].failures == 1

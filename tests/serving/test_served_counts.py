@@ -22,7 +22,14 @@ def test_model_statistics_count_requests_and_times(client, model):
     (stats,) = client.get_inference_statistics("net").model_stats
     assert (stats.inference_count, stats.execution_count) == (2, 1)
     assert stats.inference_stats.success.count == stats.inference_stats.fail.count == 1
-    assert stats.inference_stats.queue.ns == 1_500_000
+    times = stats.inference_stats
+    assert times.compute_input.ns > 0
+    assert times.compute_output.ns > 0
+    assert times.queue.ns == max(0, 1_500_000 - times.compute_input.ns)
+    assert (times.cache_hit.count, times.cache_miss.count) == (0, 0)
+    (batch,) = stats.batch_stats
+    assert (batch.batch_size, batch.compute_infer.count, batch.compute_infer.ns) == (2, 1, 2_500_000)
+    assert (batch.compute_input.ns, batch.compute_output.ns) == (times.compute_input.ns, times.compute_output.ns)
     assert stats.inference_stats.compute_infer.ns == 2_500_000
     assert stats.inference_stats.success.ns > 0
     assert stats.last_inference > 0

@@ -32,8 +32,8 @@ class OwnState:
         general = "ready" if self._dataplane.ready else "draining"
         stuck = self._dataplane.stuck
         models = tuple(
-            _counts(name, "stuck" if name in stuck else general, known.get(name, MetricCounts()))
-            for name in list(self._dataplane.models)
+            _counts(name, "stuck" if model in stuck else general, known.get(name, MetricCounts()))
+            for name, model in list(self._dataplane.models.items())
         )
         return Counts(time.monotonic(), f"nested-sparse {nested_sparse.__version__}", general, models)
 

@@ -7,6 +7,7 @@ import json
 import re
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,8 +33,8 @@ def watched(model: Any, serve: Any) -> Iterator[Server]:
     held = SimpleNamespace(name="net", levels=model.levels, resident_level=2, threads=1)
     governor.watch(held, SimpleNamespace(limit=lambda level, reason: None), follows_cores=False)
     governor.look()
-    hostile = type(model)(HOSTILE, *(getattr(model, name) for name in list(model.__dataclass_fields__)[1:]))
-    with serve([model, hostile], ServerConfig(port=0, http_port=0, grace_s=5), governor) as server:
+    hostile = replace(model, name=HOSTILE)
+    with serve([model, hostile], ServerConfig(port=0, http_port=0, grace_s=5), governor=governor) as server:
         yield server
 
 

@@ -1,0 +1,97 @@
+"""Loader: opens a checkpoint and starts the scheduler that serves it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nested_sparse.errors import CheckpointError
+from nested_sparse.excerpt import excerpt
+from nested_sparse.runtime.profiling import ProfileStore
+from nested_sparse.runtime.resources import Governor
+from nested_sparse.runtime.scheduling import Device
+from nested_sparse.runtime.session import Session
+
+from ..load import ModelConfig, load_model
+from ..served_model import VERSION, ServedModel
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Loaded:
+    """A served model with the session that it runs on.
+
+    stamp: identity and last change of the file when it was opened. close: ends it, see Loader.
+    """
+
+    model: ServedModel
+    session: Session
+    stamp: tuple[int, ...]
+    unwatch: Callable[[Session], None]
+
+    def close(self, grace_s: float) -> bool:
+        """Answer what waits within `grace_s`, and free all memory. False where a stuck run keeps it; try again then."""
+        self.unwatch(self.session)
+        self.model.engine.close(grace_s)
+        if self.model.engine.stats().stuck:
+            return False
+        self.session.close()
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Loader:
+    """All that the models of one server have in common.
+
+    config_of: how the model of a name is served. open_session: opens a file that is served under a name.
+    device: the models take turns on it. profiles, governor: as of load_model.
+    check: called with each path before the file is used; it raises what refuses the file.
+    """
+
+    config_of: Callable[[str], ModelConfig]
+    open_session: Callable[[Path, str], Session] = lambda path, name: Session(path)
+    device: Device = field(default_factory=Device)
+    profiles: ProfileStore | None = None
+    governor: Governor | None = None
+    check: Callable[[Path], None] | None = None
+
+    def load(self, path: Path, name: str = "", version: str = VERSION) -> Loaded:
+        """Open the checkpoint at `path` and serve it as `name`, or under its file's stem; takes seconds.
+
+        Raises CheckpointError, and what load_model() and `check` raise.
+        """
+        stamp = stamp_of(path)
+        if self.check is not None:
+            self.check(path)
+        served_as = name or path.stem
+        session = self.open_session(path, served_as)
+        try:
+            if name:
+                session.name = f"{name}/{version}"  # the log tells two versions apart
+            model = load_model(
+                session,
+                self.config_of(served_as),
+                self.device,
+                self.profiles,
+                self.governor,
+                name=name,
+                version=version,
+            )
+        except BaseException:
+            session.close()
+            raise
+        return Loaded(model, session, stamp, _nothing if self.governor is None else self.governor.unwatch)
+
+
+def stamp_of(path: Path) -> tuple[int, ...]:
+    """Identity, size and last change of a file: equal as long as nobody has replaced it. Raises CheckpointError."""
+    try:
+        stat = os.stat(path)
+    except OSError as error:
+        raise CheckpointError(f"{excerpt(path)}: cannot be read ({error.strerror})") from None
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def _nothing(_: Session) -> None:
+    """No governor watches the session."""
