@@ -20,7 +20,7 @@ from .commands.serve import ServeCommand, serve
 from .commands.slice import slice_file
 from .commands.top import top
 from .commands.train import train
-from .log_format import set_up_log
+from .log import set_up_log
 from .streams import prepare_streams
 
 app = typer.Typer(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nested_sparse.errors import CheckpointError, ServingError
+from nested_sparse.errors import CheckpointError, NestedSparseError, ServingError
 from nested_sparse.level import resolve_level, stated_accuracies
 from nested_sparse.runtime.joining import may_join
 from nested_sparse.runtime.policy import DEFAULT_POLICY, FixedPolicy, LevelPolicy, Served, policy_named
@@ -29,18 +29,25 @@ ROUTES_S = 2.0
 """Time limit for measuring the operators, in seconds."""
 
 
-def check_files(paths: Sequence[Path]) -> None:
-    """Raise CheckpointError for a file that is not there, ServingError for two that would have one name."""
+def file_problems(paths: Sequence[Path]) -> Iterator[NestedSparseError]:
+    """An error for each file that is not there, and for each that would have the name of one before it."""
     by_name: dict[str, Path] = {}
     for path in paths:
         if not path.is_file():
-            raise CheckpointError(f"{path}: no such file")
-        if path.stem in by_name:
-            raise ServingError(
+            yield CheckpointError(f"{path}: no such file")
+        elif path.stem in by_name:
+            yield ServingError(
                 f"{by_name[path.stem]} and {path} would both be served as {path.stem!r}: a model is named after its "
                 "file; rename one of them"
             )
-        by_name[path.stem] = path
+        else:
+            by_name[path.stem] = path
+
+
+def check_types(session: Session) -> None:
+    """Raise InputError for a type that the protocol lacks: now, not on the first request."""
+    for spec in (*session.inputs, *session.outputs):
+        datatype_of(spec.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +86,7 @@ def load_model(
     profiles: store of measurements; None keeps none. governor: limits the model from then on.
     name: name that it is served under; "": the session's. Raises CheckpointError, LevelError, InputError, ServingError.
     """
-    for spec in (*session.inputs, *session.outputs):
-        datatype_of(spec.dtype)  # a type that the protocol lacks is an error now, not on the first request
+    check_types(session)
     lowest_level = 0 if config.fixed_level is None else resolve_level(config.fixed_level, len(session.levels))
     policy_named(config.policy)
     scales = config.choose_threads and choose_threads(session)

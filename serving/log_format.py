@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
-import sys
-import threading
 import traceback
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from nested_sparse.excerpt import excerpt
 
@@ -38,6 +36,8 @@ class LogFormat(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
         """The first line."""
         record.message = excerpt(record.message, MAX_LINE)
+        if left_out := getattr(record, "left_out", 0):
+            record.message += f" (after {left_out} more of its kind, which were left out)"
         return super().formatMessage(record)
 
     def formatException(self, ei: _ExcInfo) -> str:  # noqa: N802  # logging's name
@@ -58,22 +58,3 @@ def _lines(chunk: str) -> list[str]:
     if all(line.startswith("  ") for line in lines):
         return [excerpt(line, MAX_LINE) for line in lines]
     return [excerpt(chunk.strip("\n"), MAX_LINE)]
-
-
-def set_up_log() -> None:
-    """Write the log to stderr: our records from INFO on, those of libraries from WARNING on, errors that end
-    threads."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(LogFormat())
-    logging.basicConfig(handlers=[handler], level=logging.WARNING)
-    logging.getLogger("nested_sparse").setLevel(logging.INFO)
-    threading.excepthook = _log_end_of_thread
-
-
-def _log_end_of_thread(ended: Any) -> None:
-    if issubclass(ended.exc_type, SystemExit):  # as Python's own hook
-        return
-    name = ended.thread.name if ended.thread is not None else "?"
-    logging.getLogger(__name__).error(
-        "thread %s ended", name, exc_info=(ended.exc_type, ended.exc_value, ended.exc_traceback)
-    )

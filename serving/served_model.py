@@ -29,11 +29,12 @@ class Engine(Protocol):
         """Its state now."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class ServedModel:
     """One version of a model under its name, with the scheduler that runs it. Equal to nothing but itself.
 
-    default_slo_ms: time from arrival to answer of a request that states none, and the most that any request gets.
+    default_slo_ms: time from arrival to answer of a request that states none, and the most that any request gets. It
+    may change.
     threads, isa: number of threads of a run, and the instruction set of its kernels.
     version: a whole number above 0, in digits.
     samples: number of samples that a request may have; 0: the first dimension is not that of a batch.

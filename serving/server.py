@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -239,6 +239,13 @@ class Server:
         self.http_address = address_text(host, bound)
         if self._servicer.metrics_port is None:
             self._servicer.metrics_port = bound
+
+    def change(self, grace_s: float) -> None:
+        """Take over another grace, and the changed times that the models promise."""
+        self._config = replace(self._config, grace_s=grace_s)
+        if self._repository is not None:
+            self._repository.grace_s = grace_s
+        self._front.delay.promise(self._shortest_slo_ms())
 
     async def drain(self) -> None:
         """End in order: NOT_SERVING, new requests refused, running ones finished within the grace, all closed."""

@@ -112,6 +112,17 @@ class Governor:
             )
             self._watched.sort(key=lambda each: each.priority)
 
+    def change(self, scheduler: Limited, priority: int, config: LimitConfig | None = None) -> None:
+        """Give a watched model another priority and, where `config` is given, other readings: it begins without limits,
+        and the next looks find those that the readings ask for."""
+        with self._lock:
+            for each in self._watched:
+                if each.scheduler is scheduler:
+                    each.priority = priority
+                    if config is not None:
+                        each.limits = LevelLimiter(each.model.levels, config)
+            self._watched.sort(key=lambda each: each.priority)
+
     def unwatch(self, model: Model) -> None:
         """Limit `model` no more; without effect where it is not watched. A look under way may still limit it."""
         with self._lock:

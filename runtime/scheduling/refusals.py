@@ -16,18 +16,20 @@ class Refusals:
 
     Such a request has a time limit in which the sparsest level that it allows does not fit, on a device that has
     nothing else to do, because the scheduler keeps some of the time for the reply. A retry does not help it.
+
+    terms: the scheduler's, which may change.
     """
 
     def __init__(self, profile: LatencyProfile, terms: Terms) -> None:
         self._profile = profile
-        self._terms = terms
+        self.terms = terms
 
     def expired(self, job: Job, now_s: float) -> DeadlineError:
         """The error of a job that has expired."""
         if (hopeless := self._hopeless(job)) is not None:
             return DeadlineError(f"expired: {hopeless}")
         waited_ms, limit_ms = (now_s - job.received_s) * 1e3, job.time_limit_ms
-        kept_ms = limit_ms - self._terms.budget_ms(limit_ms)
+        kept_ms = limit_ms - self.terms.budget_ms(limit_ms)
         return DeadlineError(
             f"expired: {waited_ms:.1f} ms after it came in, too little of its {limit_ms:.1f} ms was left to run it "
             f"and reply; {kept_ms:.1f} ms are kept for the reply"
@@ -42,11 +44,11 @@ class Refusals:
     def hopeless(self, limit_ms: float, level: int, batch: int = 1) -> str | None:
         """The reason why no run of `level` can be answered within `limit_ms` of its arrival; None where one can."""
         run_ms = self._profile.predict_ms(level, batch)
-        budget_ms = self._terms.budget_ms(limit_ms)
+        budget_ms = self.terms.budget_ms(limit_ms)
         if budget_ms > 0 and run_ms <= budget_ms:
             return None
-        least_ms = self._terms.least_limit_ms(run_ms)
-        most_ms = self._terms.default_slo_ms
+        least_ms = self.terms.least_limit_ms(run_ms)
+        most_ms = self.terms.default_slo_ms
         granted = "" if least_ms <= most_ms else f", and the server grants at most {most_ms:g} (serve --slo-ms)"
         return (
             f"a time limit of {limit_ms:.1f} ms is too short: {limit_ms - budget_ms:.1f} ms are kept for the reply, "

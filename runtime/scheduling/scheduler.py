@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 
 from nested_sparse.argument import finite, real, whole
 from nested_sparse.errors import InputError, StuckError, UnavailableError
@@ -162,6 +163,15 @@ class Scheduler:
         index = resolve_level(highest_level, len(self._session.levels))
         with self._changed:
             self._dispatcher.limit(index, reason)
+
+    def change(self, *, default_slo_ms: float, priority: int) -> None:
+        """Give the requests that come from now on another time, and the model another priority on the device."""
+        terms = replace(self._terms, default_slo_ms=real("default_slo_ms", default_slo_ms, above=0.0))
+        priority = whole("priority", priority, -sys.maxsize)
+        with self._changed:
+            self._terms = self._refusals.terms = terms
+            self._dispatcher.priority = priority
+            self._changed.notify_all()
 
     def hopeless(self, level: int) -> str | None:
         """The reason why no request of `default_slo_ms` can ever be served at `level`; None where one can."""

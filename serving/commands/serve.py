@@ -9,7 +9,10 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,9 +23,10 @@ from nested_sparse.errors import SettingsError
 from nested_sparse.excerpt import paragraph
 
 from ..ending import SIGNALS, end_draining, ended_by_signals
+from ..log import limit_lines, use_format
 from ..settings.flags import given_flags, with_flags
 from ..settings.settings import Settings, read_settings
-from .output import print_json
+from .output import print_json, print_line, print_table
 
 if TYPE_CHECKING:
     from nested_sparse.runtime.resources import Governor
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
     from ..repository.repository import Repository
     from ..served_model import ServedModel
     from ..server import Server, ServerConfig
+    from ..settings.reload import Reload
 
 SWITCH_S = 0.0002
 """The longest time for which a thread keeps the interpreter while another one waits for it. With Python's default of
@@ -72,8 +77,15 @@ def serve(
             metavar="NAME=N",
         ),
     ] = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Say what would be served, and every mistake, and end: exit code 0, or 2 with mistakes."
+        ),
+    ] = False,
     json: Annotated[
-        bool, typer.Option("--json", help="When ready, print one JSON line with addresses and models.")
+        bool,
+        typer.Option("--json", help="When ready, print one JSON line with addresses and models; with --check too."),
     ] = False,
     **flags: Any,
 ) -> None:
@@ -88,43 +100,62 @@ def serve(
     tables = given_flags(context, priority or [])
     if files:
         tables.setdefault("models", {})["files"] = files
+    read = partial(read_settings, config, tables)
     try:
-        settings = read_settings(config, tables)
+        settings = read()
     except SettingsError as error:
-        print(f"nested-sparse: {paragraph(str(error))}", file=sys.stderr)
-        raise typer.Exit(2) from None
+        raise _wrong(str(error)) from None
+    if check:
+        return _check(settings, str(config or "serve"), json)
     with contextlib.suppress(ValueError, OSError):  # stderr may not be a file
         faulthandler.enable()  # a crash, as from a file that is cut off during a run, leaves a trace on stderr
     sys.setswitchinterval(SWITCH_S)
-    _run(settings, json)
+    use_format(settings.watching.log_format)
+    _run(settings, json, None if config is None else read)
 
 
-def _run(settings: Settings, json: bool) -> None:
-    """Load the models, and serve them until a signal."""
+def _wrong(text: str) -> typer.Exit:
+    """The end of a command that was told what cannot be, after the line that says so."""
+    print(f"nested-sparse: {paragraph(text)}", file=sys.stderr)
+    return typer.Exit(2)
+
+
+def _check(settings: Settings, source: str, json: bool) -> None:
+    from ..settings.check import checked
+
+    found = checked(settings)
+    if json:
+        print_json(asdict(found))
+    else:
+        columns = ("name", "version", "file", "levels", "slo_ms", "priority", "level", "policy", "threads")
+        rows = [["" if model[key] is None else model[key] for key in columns] for model in found.models]
+        print_table("would be served:", columns, rows)
+        for name, address in found.addresses.items():
+            print_line(f"{name} on {address}")
+    if found.problems:
+        raise _wrong("\n".join([f"{source}:", *found.problems]))
+
+
+def _run(settings: Settings, json: bool, read: Callable[[], Settings] | None) -> None:
+    """Load the models, and serve them until a signal. read: for SIGHUP; None: a SIGHUP ends the process."""
     from nested_sparse.runtime.resources import Governor, ResourceMonitor
-    from nested_sparse.runtime.session import Session
 
     from ..connections.listening import check_listenable
-    from ..load import check_files
-    from ..repository.loader import Loader
+    from ..load import file_problems
     from ..security import Security
-    from ..settings.parts import limit_config, model_config, profile_store, server_config
+    from ..settings.parts import limit_config, loader_of, server_config
+    from ..settings.reload import Reload
 
+    reload = Reload(settings, read)
     config = server_config(settings)
     Security(config.security, config.host)  # refuses files and addresses before the models load
-    check_files(settings.models.files)
+    for problem in file_problems(settings.models.files):
+        raise problem
     governor = Governor(ResourceMonitor(), limit_config(settings.limits))
     for port in (config.port, config.metrics_port, config.http_port):
         if port is not None:
             check_listenable(config.host, port)  # before the models load, which may take minutes
-    loader = Loader(
-        config_of=lambda name: model_config(settings.of_model(name)),
-        open_session=lambda path, name: Session(
-            path, threads=settings.of_model(name).threads, spin=settings.models.spin
-        ),
-        profiles=profile_store(settings.models),
-        governor=governor,
-    )
+    loader = loader_of(lambda: reload.settings, governor)
     with ended_by_signals(), ExitStack() as opened:
         models = []
         for path in settings.models.files:
@@ -135,7 +166,7 @@ def _run(settings: Settings, json: bool) -> None:
         if repository is not None:
             repository.load_all([model.name for model in models])
         with governor:
-            asyncio.run(_serve(models, repository, config, governor, json))
+            asyncio.run(_serve(models, repository, config, governor, reload, json))
         stuck = [model.name for model in models if model.engine.stats().stuck]
         if stuck := [*stuck, *(repository.stuck if repository is not None else ())]:
             log.error("ended with an inference of %s still stuck", ", ".join(stuck))
@@ -154,7 +185,12 @@ def _repository(settings: Settings, loader: Loader) -> Repository | None:
 
 
 async def _serve(
-    models: list[ServedModel], repository: Repository | None, config: ServerConfig, governor: Governor, json: bool
+    models: list[ServedModel],
+    repository: Repository | None,
+    config: ServerConfig,
+    governor: Governor,
+    reload: Reload,
+    json: bool,
 ) -> None:
     from ..server import Server
 
@@ -164,14 +200,17 @@ async def _serve(
         loop.add_signal_handler(number, stop.set)
     server = Server(models, config, repository, governor)
     await server.start()
+    reloads = asyncio.create_task(reload.watch(server, governor))
     try:
         _announce(server, json)
+        limit_lines()
         await stop.wait()
     finally:  # also if the announcement cannot be written
         for number in SIGNALS:
             loop.remove_signal_handler(number)
             signal.signal(number, end_draining)
-        log.info("draining, at most %g s", config.grace_s)
+        reloads.cancel()
+        log.info("draining, at most %g s", reload.settings.limits.grace_s)
         await server.drain()
     log.info("stopped")
 

@@ -44,13 +44,15 @@ class Loaded:
 class Loader:
     """All that the models of one server have in common.
 
-    config_of: how the model of a name is served. open_session: opens a file that is served under a name.
+    config_of, threads_of: how the model of a name is served, and its threads; None: all usable cores.
+    spin: as of a Session.
     device: the models take turns on it. profiles, governor: as of load_model.
     check: called with each path before the file is used; it raises what refuses the file.
     """
 
     config_of: Callable[[str], ModelConfig]
-    open_session: Callable[[Path, str], Session] = lambda path, name: Session(path)
+    threads_of: Callable[[str], int | None] = lambda name: None
+    spin: bool = False
     device: Device = field(default_factory=Device)
     profiles: ProfileStore | None = None
     governor: Governor | None = None
@@ -65,7 +67,7 @@ class Loader:
         if self.check is not None:
             self.check(path)
         served_as = name or path.stem
-        session = self.open_session(path, served_as)
+        session = Session(path, threads=self.threads_of(served_as), spin=self.spin)
         try:
             if name:
                 session.name = f"{name}/{version}"  # the log tells two versions apart

@@ -50,7 +50,7 @@ class Repository:
     load_all() is called before the server starts. All other methods belong to its event loop, after attach().
 
     folder: where the models lie. policy: of the models that a load names no other for.
-    grace_s: time that the requests of a version get to end after it was taken away.
+    grace_s: time that the requests of a version get to end after it was taken away; it may change.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Repository:
         self._folder = folder
         self._loader = loader
         self._policy = policy
-        self._grace_s = grace_s
+        self.grace_s = grace_s
         self._policies: dict[str, VersionPolicy] = {}
         self._loaded: dict[str, dict[int, Loaded]] = {}
         self._reasons: dict[tuple[str, int], str] = {}  # why a version is not served
@@ -215,7 +215,7 @@ class Repository:
     async def _end(self, loaded: Loaded) -> None:
         await self._dataplane.let_go(loaded.model)
         try:
-            while not await asyncio.to_thread(loaded.close, self._grace_s):
+            while not await asyncio.to_thread(loaded.close, self.grace_s):
                 await asyncio.sleep(STUCK_S)
             self._metrics.unwatch(loaded.model)
         finally:

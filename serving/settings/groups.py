@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from ..connections.listening import MOST_PORT
+from ..log import FORMATS
 from .setting import Setting, check_values
-
-LOG_FORMATS = ("text", "json")
 
 
 class Group:
@@ -28,7 +27,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Address(Group):
-    """Where the server listens."""
+    """The address and the ports at which the server listens."""
 
     host: Annotated[str, Setting("Address to listen on; the default is this machine only.")] = "127.0.0.1"
     port: Annotated[int, Setting("gRPC port; 0 picks a free one and says which.", least=0, most=MOST_PORT)] = 8001
@@ -47,7 +46,7 @@ class Address(Group):
 
 @dataclass(frozen=True, slots=True)
 class Security(Group):
-    """Who may do what, and what is trusted."""
+    """The encryption of connections, the rights of clients, and the trust in files."""
 
     tls_cert: Annotated[
         Path | None, Setting("PEM file of the server's certificate chain: connections are encrypted.")
@@ -70,7 +69,7 @@ class Security(Group):
 
 @dataclass(frozen=True, slots=True)
 class Limits(Group):
-    """What requests and models may take, and the readings at which a level falls."""
+    """The most that requests and models may take, and the readings at which a level falls."""
 
     max_batch: Annotated[
         int,
@@ -80,30 +79,46 @@ class Limits(Group):
             least=1,
         ),
     ] = 64
-    grace_s: Annotated[float, Setting("Seconds running requests get when the server stops.", least=0.0)] = 30.0
+    grace_s: Annotated[float, Setting("Seconds running requests get when the server stops.", least=0.0, live=True)] = (
+        30.0
+    )
     min_memory_mb: Annotated[
         int,
-        Setting("MiB of memory to leave available; below that, the level and what is resident fall. 0: off.", least=0),
+        Setting(
+            "MiB of memory to leave available; below that, the level and what is resident fall. 0: off.",
+            least=0,
+            live=True,
+        ),
     ] = 64
     max_temperature: Annotated[
         float | None,
-        Setting("°C of the hottest thermal zone above which the level falls; off by default.", least=0, most=150),
+        Setting(
+            "°C of the hottest thermal zone above which the level falls; off by default.", least=0, most=150, live=True
+        ),
     ] = None
     min_battery: Annotated[
         float | None,
         Setting(
-            "Charge in % below which, while discharging, level 0 is the highest; off by default.", least=0, most=100
+            "Charge in % below which, while discharging, level 0 is the highest; off by default.",
+            least=0,
+            most=100,
+            live=True,
         ),
     ] = None
     min_frequency: Annotated[
         float | None,
-        Setting("Share of the CPU's highest frequency below which the level falls; off by default.", least=0, most=0.9),
+        Setting(
+            "Share of the CPU's highest frequency below which the level falls; off by default.",
+            least=0,
+            most=0.9,
+            live=True,
+        ),
     ] = None
 
 
 @dataclass(frozen=True, slots=True)
 class Models(Group):
-    """What is served, and how: for each model that has no table of its own that says otherwise."""
+    """The models, and how they are served, where a table of their own says nothing else."""
 
     files: Annotated[tuple[Path, ...], Setting("Checkpoints; each is served under its file's stem.", flag=False)] = ()
     model_dir: Annotated[
@@ -118,7 +133,10 @@ class Models(Group):
         ),
     ] = "latest"
     slo_ms: Annotated[
-        float, Setting("Milliseconds a request may take when it brings no deadline; the most any may take.", least=0.1)
+        float,
+        Setting(
+            "Milliseconds a request may take when it brings no deadline; the most any may take.", least=0.1, live=True
+        ),
     ] = 1000.0
     level: Annotated[
         int | None, Setting("Serve every request at this level instead of choosing; -1 is the densest.", least=-1)
@@ -149,32 +167,40 @@ class Models(Group):
 
 @dataclass(frozen=True, slots=True)
 class Watching(Group):
-    """What the server tells about itself."""
+    """The server's reports about itself."""
 
     log_format: Annotated[
         str,
         Setting(
             "Lines of the log: `text` for people, `json` for programs.",
-            choices=LOG_FORMATS,
+            choices=tuple(FORMATS),
             metavar="text|json",
-            ready=False,
+            live=True,
         ),
     ] = "text"
 
 
 @dataclass(frozen=True, slots=True)
 class OwnModel(Group):
-    """The table [model.NAME]: what holds for one model alone. None: as for all models."""
+    """The table [model.NAME], which holds for one model alone. None: as for all models."""
 
-    slo_ms: Annotated[float | None, Setting("As [models] slo_ms.", least=0.1)] = None
-    priority: Annotated[int, Setting("Of the models served together, the one with the higher number goes first.")] = 0
+    slo_ms: Annotated[float | None, Setting("As [models] slo_ms.", least=0.1, live=True)] = None
+    priority: Annotated[
+        int,
+        Setting(
+            "Of the models served together, the one with the higher number goes first.",
+            least=-(2**31),
+            most=2**31,
+            live=True,
+        ),
+    ] = 0
     level: Annotated[int | None, Setting("As [models] level.", least=-1)] = None
     policy: Annotated[str | None, Setting("As [models] policy.")] = None
     threads: Annotated[int | None, Setting("As [models] threads.", least=1)] = None
     max_batch: Annotated[
         int | None, Setting("Most samples of waiting requests in one run; at most that of [limits].", least=1)
     ] = None
-    min_memory_mb: Annotated[int | None, Setting("As in [limits], as are the next three.", least=0)] = None
-    max_temperature: Annotated[float | None, Setting("", least=0, most=150)] = None
-    min_battery: Annotated[float | None, Setting("", least=0, most=100)] = None
-    min_frequency: Annotated[float | None, Setting("", least=0, most=0.9)] = None
+    min_memory_mb: Annotated[int | None, Setting("As in [limits], as are the next three.", least=0, live=True)] = None
+    max_temperature: Annotated[float | None, Setting("", least=0, most=150, live=True)] = None
+    min_battery: Annotated[float | None, Setting("", least=0, most=100, live=True)] = None
+    min_frequency: Annotated[float | None, Setting("", least=0, most=0.9, live=True)] = None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from nested_sparse.runtime.policy import DEFAULT_POLICY
 from nested_sparse.runtime.profiling import ProfileStore, default_folder
-from nested_sparse.runtime.resources import LimitConfig
+from nested_sparse.runtime.resources import Governor, LimitConfig
 
 from ..load import ModelConfig
+from ..repository.loader import Loader
 from ..security import SecurityConfig
 from ..server import ServerConfig
 from .groups import Limits, Models, OwnModel
@@ -55,6 +58,18 @@ def limit_config(limits: Limits | OwnModel) -> LimitConfig:
         max_temperature_celsius=limits.max_temperature,
         min_frequency_share=limits.min_frequency,
         min_battery_percent=limits.min_battery,
+    )
+
+
+def loader_of(settings: Callable[[], Settings], governor: Governor) -> Loader:
+    """How checkpoints are opened and served. settings: those in force when one is loaded."""
+    models = settings().models
+    return Loader(
+        config_of=lambda name: model_config(settings().of_model(name)),
+        threads_of=lambda name: settings().of_model(name).threads,
+        spin=models.spin,
+        profiles=profile_store(models),
+        governor=governor,
     )
 
 

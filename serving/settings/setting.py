@@ -7,6 +7,7 @@ import math
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from nested_sparse.argument import shown
@@ -15,11 +16,12 @@ from nested_sparse.errors import SettingsError
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a field of a group says of itself: `key: Annotated[type, Setting(…)] = default`.
+    """The facts about one field of a group: `key: Annotated[type, Setting(…)] = default`.
 
     help: half a sentence or two. least, most: the range of a number. choices: the only texts allowed; (): any.
     metavar: what the flag's help shows in place of the type. flag: whether there is a flag too, or only a key.
     ready: whether this version obeys it; else there is no flag, and the key is refused.
+    live: whether a running server takes it over when its file is read again.
     """
 
     help: str
@@ -29,9 +31,14 @@ class Setting:
     metavar: str | None = None
     flag: bool = True
     ready: bool = True
+    live: bool = False
 
     def problem(self, value: object) -> str | None:
-        """What would be a value in the place of `value`; None: it is one."""
+        """The values that are expected in the place of `value`; None: it is one of them."""
+        if isinstance(value, tuple):
+            return next((said for each in value if (said := self.problem(each)) is not None), None)
+        if isinstance(value, str | Path) and "\0" in str(value):  # which no system call takes
+            return "text without a null character"
         if self.choices and value not in self.choices:
             return f"one of: {', '.join(self.choices)}"
         if isinstance(value, int | float) and not isinstance(value, bool) and not self.least <= value <= self.most:

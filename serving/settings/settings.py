@@ -29,7 +29,7 @@ Tables = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What `serve` was told. model: the settings of single models, by name."""
+    """The values that `serve` was told. model: the settings of single models, by name."""
 
     address: Address = field(default_factory=Address)
     security: Security = field(default_factory=Security)
@@ -153,8 +153,8 @@ def _group(table: str, kind: type[Any], content: Any, problems: Problems, folder
     values = checked_options(table, content, kind, problems)
     for key, value, expected in range_problems(kind, values):
         problems.add(table, key, value, expected)
-    for key in values:
-        if not settings_of(kind)[key].ready:
+    for key, value in values.items():
+        if not settings_of(kind)[key].ready and value != getattr(kind(), key):
             problems.lines.append(f"[{table}] {key}: this version cannot do that")
     if len(problems.lines) > noted:
         return None
@@ -162,15 +162,15 @@ def _group(table: str, kind: type[Any], content: Any, problems: Problems, folder
 
 
 def _merge(tables: dict[str, Any], table: str, values: Mapping[str, Any]) -> None:
-    """Set `values` in `tables`; where a table is none, the check says so."""
-    if table == OWN:
-        models = tables.setdefault(OWN, {})
-        for name, own in values.items() if isinstance(models, dict) else ():
-            _merge(models, name, own)
-        return
+    """Set `values` in `tables`, those of models one by one. Where a table is none, the check says so."""
     content = tables.setdefault(table, {})
-    if isinstance(content, dict):
-        content.update(values)
+    if not isinstance(content, dict):
+        return
+    for key, value in values.items():
+        if table != OWN or key not in content:
+            content[key] = value
+        elif isinstance(content[key], dict):
+            content[key].update(value)
 
 
 def _placed(written: Any, value: Any, folder: Path) -> Any:

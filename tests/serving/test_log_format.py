@@ -96,7 +96,7 @@ def test_a_traceback_that_another_handler_wrote_is_not_taken_over(log: tuple[log
 
 def run_with_log(body: str) -> subprocess.CompletedProcess[str]:
     """Python that has set up the log as the command line does."""
-    script = f"from nested_sparse.serving.log_format import set_up_log\nset_up_log()\n{body}"
+    script = f"from nested_sparse.serving.log import set_up_log\nset_up_log()\n{body}"
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120)
 
 
@@ -111,14 +111,14 @@ def test_text_of_a_client_is_escaped_in_the_log(model, server, log) -> None:
     """An unexpected error whose text contains the client's input."""
     logger, text = log
     handler = logger.handlers[0]
-    servicer = logging.getLogger("nested_sparse.serving.servicer")
+    logs = logging.getLogger("nested_sparse.serving")
     submit: Callable[..., object] = model.engine.submit
 
     def fail(request):
         raise RuntimeError(f"no way to run {HOSTILE}")
 
     model.engine.submit = fail
-    servicer.addHandler(handler)
+    logs.addHandler(handler)
     try:
         with grpc.insecure_channel(server.address) as channel:
             request = messages.ModelInferRequest(model_name="net")
@@ -127,7 +127,7 @@ def test_text_of_a_client_is_escaped_in_the_log(model, server, log) -> None:
             call = channel.unary_unary(f"/{messages.SERVICE_NAME}/ModelInfer").future(request.SerializeToString())
             assert call.code() == grpc.StatusCode.INTERNAL
     finally:
-        servicer.removeHandler(handler)
+        logs.removeHandler(handler)
         model.engine.submit = submit
     lines = check(text.getvalue(), 1)
     assert "model_infer failed, incident" in lines[0]

@@ -26,10 +26,10 @@ class Rig:
         self.told: list[tuple[int, str]] = []
         levels = [Level(i, 0.2 * (i + 1), 1, 10 * MIB << i, {}) for i in range(4)]
         self.model = SimpleNamespace(name="m", levels=levels, resident_level=3, threads=4)
-        scheduler = SimpleNamespace(limit=lambda level, reason: self.told.append((level, reason)))
+        self.scheduler = SimpleNamespace(limit=lambda level, reason: self.told.append((level, reason)))
         monitor = ResourceMonitor([lambda: self.readings], lambda: self.now_s)
         self.governor = Governor(monitor, LimitConfig(), clock=lambda: self.now_s)
-        self.governor.watch(self.model, scheduler, follows_cores=follows_cores)
+        self.governor.watch(self.model, self.scheduler, follows_cores=follows_cores)
 
     def look(self, seconds: float = 0.5, **readings: float) -> None:
         self.readings.update(readings)
@@ -56,6 +56,23 @@ def test_short_memory_lowers_the_level_and_gives_pages_back(caplog: pytest.LogCa
         "m: memory: 1000 MiB available, 64 wanted: highest level 1 -> 2",
         "m: memory: 1000 MiB available, 64 wanted: highest level 2 -> 3",
     ]
+
+
+def test_other_readings_hold_from_the_next_look_on() -> None:
+    """A level that fell for a reading which no longer counts rises at once; a model of another scheduler is left."""
+    rig = Rig()
+    rig.look(available_memory_bytes=14 * MIB)
+    rig.governor.change(SimpleNamespace(limit=rig.scheduler.limit), 0, LimitConfig(min_available_memory_bytes=None))
+    rig.look(5, available_memory_bytes=64 * MIB)
+    assert [level for level, _ in rig.told] == [1]
+    rig.governor.change(rig.scheduler, 5)
+    rig.look(5)
+    assert [level for level, _ in rig.told] == [1]
+    rig.governor.change(rig.scheduler, 0, LimitConfig(min_available_memory_bytes=None, max_temperature_celsius=70.0))
+    rig.look(temperature_celsius=20.0)
+    assert [level for level, _ in rig.told] == [1, 3]
+    rig.look(temperature_celsius=80.0)
+    assert rig.told[-1] == (2, "temperature: 80 °C, 70 allowed")
 
 
 def test_threads_follow_the_cores_when_the_change_lasts() -> None:

@@ -112,3 +112,12 @@ def test_slots_limit_the_runs_at_one_time(rig: Callable[..., Any]) -> None:
         assert not pair.device.end(1)
     assert pair.device.is_turn_of(pair.models[0]._dispatcher)
     assert pair.device.busy_ms(now_s) == 0.0
+
+
+def test_a_change_of_priority_holds_for_what_waits_already(rig: Callable[..., Any]) -> None:
+    pair = Pair(rig, (0, 1))
+    for model, slo_ms in ((1, 90.0), (1, 95.0), (0, 100.0)):
+        pair.submit(model, slo_ms)
+    pair.models[0].change(default_slo_ms=100.0, priority=2)
+    pair.serve()
+    assert pair.order == [0, 1, 1]

@@ -44,6 +44,23 @@ def test_deadline_counts_from_reception(rig: Callable[..., Any]) -> None:
     assert isinstance(late.exception(0), DeadlineError)
 
 
+def test_a_changed_time_holds_for_the_requests_that_come_then(rig: Callable[..., Any]) -> None:
+    """For those that state none, and as the most for the others; those that wait keep theirs."""
+    r = rig()
+    futures = [r.scheduler.submit(Request(X))]
+    r.scheduler.change(default_slo_ms=60.0, priority=0)
+    futures += [r.scheduler.submit(Request(X, slo_ms=slo_ms)) for slo_ms in (None, 90.0, 50.0)]
+    while r.scheduler.serve_next():
+        pass
+    assert [future.result(0).time_limit_ms for future in futures] == [100.0, 60.0, 60.0, 50.0]
+    r.scheduler.change(default_slo_ms=2.5, priority=0)
+    with pytest.raises(OverloadedError, match=r"the server grants at most 2\.5"):
+        r.scheduler.submit(Request(X)).result(0)
+    for wrong in (0.0, float("nan")):
+        with pytest.raises(InputError, match="default_slo_ms"):
+            r.scheduler.change(default_slo_ms=wrong, priority=0)
+
+
 def test_earliest_deadline_first(rig: Callable[..., Any]) -> None:
     """The earliest deadline runs first, for any order of arrival."""
     r = rig()

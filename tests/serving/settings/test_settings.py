@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nested_sparse.errors import SettingsError
 from nested_sparse.serving.settings.groups import Address, Models, OwnModel
-from nested_sparse.serving.settings.settings import Settings, read_settings
+from nested_sparse.serving.settings.reload import differences
+from nested_sparse.serving.settings.setting import settings_of
+from nested_sparse.serving.settings.settings import GROUPS, Settings, read_settings
 
 FILES = 'files = ["a.safetensors", "b.safetensors"]'
 
@@ -46,6 +52,10 @@ def test_flags_override_single_keys(tmp_path: Path) -> None:
     settings = read(tmp_path, text, {"address": {"port": 8}, "model": {"a": {"priority": 5}, "b": {"priority": 2}}})
     assert settings.address == Address(host="::1", port=8)
     assert settings.model == {"a": OwnModel(priority=5, slo_ms=20.0), "b": OwnModel(priority=2)}
+    named = read(tmp_path, '[models]\nfiles = ["model.safetensors"]', {"model": {"model": {"priority": 3}}})
+    assert named.model == {"model": OwnModel(priority=3)}  # a model may have the table's name
+    flags = {"model": {"a": {"priority": 3}}}
+    assert "model.a = 3: expected a table" in problems(tmp_path, f"model.a = 3\n[models]\n{FILES}", flags)[0]
 
 
 def test_a_model_takes_from_all_models_what_it_does_not_say(tmp_path: Path) -> None:
@@ -129,6 +139,44 @@ def test_a_mistake_in_the_tables_of_flags(tmp_path: Path) -> None:
     assert "models = 3: expected a table" in problems(tmp_path, "models = 3", {"models": {"slo_ms": 3.0}})[0]
     with pytest.raises(SettingsError, match=r"serve: .* there is no 'c'"):
         read_settings(None, {"models": {"files": [Path("a.safetensors")]}, "model": {"c": {"priority": 1}}})
+
+
+LEAVES = st.booleans() | st.integers() | st.floats() | st.text(max_size=4) | st.sampled_from(["off", "a", 1, 0.5])
+VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=2))
+
+
+def content(group: type) -> st.SearchStrategy[Any]:
+    """A table of the group, mostly of its own keys, or a value in the place of one."""
+    return st.dictionaries(st.sampled_from([*settings_of(group), "x"]), LEAVES | VALUES, max_size=2) | VALUES
+
+
+OWN = st.dictionaries(st.sampled_from("abc"), content(OwnModel), max_size=2)
+TABLES = {**{table: content(group) for table, group in GROUPS.items()}, "model": OWN | VALUES, "x": VALUES}
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.fixed_dictionaries({}, optional=TABLES))
+def test_whatever_a_file_holds_it_is_read_or_refused(tables: dict[str, Any]) -> None:
+    """Settings that are read can be used for a model of any name."""
+    path = "nested_sparse.serving.settings.settings.read_toml"
+    with mock.patch(path, return_value=tables), contextlib.suppress(SettingsError):
+        found = read_settings(Path("serve.toml"), {"models": {"files": [Path("a")]}})
+        assert found.of_model("a").slo_ms is not None
+        assert list(differences(found, found)) == []
+
+
+def test_no_text_has_a_null_character(tmp_path: Path) -> None:
+    """Python raises for one in a name of a file or a host."""
+    lines = problems(
+        tmp_path,
+        r'''models = {files = ["a", "b\u0000"], profile_cache = "\u0000"}
+address.host = "a\u0000"''',
+    )
+    assert [line.partition(" = ")[0] for line in lines[1:]] == [
+        "[models] files",
+        "[models] profile_cache",
+        "[address] host",
+    ]
 
 
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:

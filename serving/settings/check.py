@@ -1,0 +1,104 @@
+"""Check: the models and addresses that settings would serve, and every mistake in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nested_sparse.errors import NestedSparseError
+from nested_sparse.excerpt import excerpt
+from nested_sparse.level import resolve_level
+from nested_sparse.runtime.policy import DEFAULT_POLICY
+from nested_sparse.runtime.session import Session
+
+from ..connections.listening import address_text, check_listenable
+from ..load import check_types, file_problems
+from ..model_config import MODEL_FILE
+from ..repository.folder import ModelFolder
+from ..repository.version_policy import VersionPolicy
+from ..security import Security
+from ..served_model import VERSION
+from .parts import server_config
+from .settings import Settings
+
+
+@dataclass
+class Findings:
+    """addresses: by what listens there. models: the facts of each one that can be served. problems: a line each."""
+
+    addresses: dict[str, str] = field(default_factory=dict)
+    models: list[dict[str, Any]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def noted(self, name: str = "") -> Iterator[None]:
+        """Make an error of the body a problem. name: of the file that it is about; most texts say so themselves."""
+        try:
+            yield
+        except (NestedSparseError, OSError) as error:
+            text = str(error)
+            self.problems.append(text if name in text else f"{excerpt(name)}: {text}")
+
+
+def checked(settings: Settings) -> Findings:
+    """Open what the settings name, as serving would. A port that is in use is no problem: this server may use it."""
+    found = Findings()
+    address = settings.address
+    with found.noted():
+        config = server_config(settings)
+        Security(config.security, config.host)
+    with found.noted():
+        check_listenable(address.host, 0)
+    for name, port in (("gRPC", address.port), ("metrics", address.metrics_port), ("HTTP", address.http_port)):
+        if port is not None:
+            found.addresses[name] = address_text(address.host, port)
+    found.problems += map(str, file_problems(settings.models.files))
+    for path in dict.fromkeys(settings.models.files):
+        if path.is_file():  # else it is a problem already
+            with found.noted(path.name):
+                found.models.append(_model(path, path.stem, VERSION, settings))
+    if settings.models.model_dir is not None:
+        with found.noted():
+            _look_into(settings.models.model_dir, settings, found)
+    return found
+
+
+def _look_into(model_dir: Path, settings: Settings, found: Findings) -> None:
+    """Find the models of a directory and their versions."""
+    folder, policy = ModelFolder(model_dir), VersionPolicy.read(settings.models.version_policy)
+    names = folder.names()
+    if not names and not settings.models.files:
+        found.problems.append(f"{excerpt(model_dir)}: there is no model in it, as MODEL/1/{MODEL_FILE}")
+    taken = {path.stem for path in settings.models.files}
+    for name in names:
+        if name in taken:
+            found.problems.append(f"{excerpt(name)}: is in the model directory and is also a FILE; rename one of them")
+        with found.noted(name):
+            for version in policy.chosen(folder.versions(name)):
+                with found.noted(f"{name}/{version}"):
+                    path = folder.checkpoint(name, version)
+                    found.models.append(_model(path, name, str(version), settings))
+
+
+def _model(path: Path, name: str, version: str, settings: Settings) -> dict[str, Any]:
+    """The facts of one model, ready for JSON. Raises as serving it would."""
+    own = settings.of_model(name)
+    with Session(path, threads=own.threads) as session:
+        check_types(session)
+        levels = len(session.levels)
+        if own.level is not None:
+            resolve_level(own.level, levels)
+    return {
+        "name": name,
+        "version": version,
+        "file": str(path),
+        "levels": levels,
+        "slo_ms": own.slo_ms,
+        "priority": own.priority,
+        "level": own.level,
+        "policy": (own.policy or DEFAULT_POLICY) if own.level is None else None,
+        "threads": own.threads,
+    }

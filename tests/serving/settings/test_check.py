@@ -1,0 +1,126 @@
+"""Check: `serve --check` says what would be served, and every mistake in what the settings name."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from chain import counting_chain
+from nested_sparse.serving import cli
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """A folder of two models, a.safetensors of three levels and b.safetensors, which is cut off."""
+    counting_chain(tmp_path / "a.safetensors", 2, 4, 3)
+    (tmp_path / "b.safetensors").write_bytes((tmp_path / "a.safetensors").read_bytes()[:-10])
+    return tmp_path
+
+
+def check(*arguments: object) -> Any:
+    """The result of `serve --check`."""
+    return CliRunner().invoke(cli.app, ["serve", "--check", *map(str, arguments)])
+
+
+def test_what_would_be_served(files: Path) -> None:
+    """From a file, with flags; nothing listens, so a port that is in use does not matter."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        path = files / "serve.toml"
+        path.write_text(
+            f'[address]\nport = {port}\n[models]\nfiles = ["a.safetensors"]\nslo_ms = 20\n[model.a]\nlevel = -1'
+        )
+        result = check("--config", path, "--priority", "a=4", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout) == {
+        "addresses": {"gRPC": f"127.0.0.1:{port}"},
+        "models": [
+            {
+                "name": "a",
+                "version": "1",
+                "file": str(files / "a.safetensors"),
+                "levels": 3,
+                "slo_ms": 20.0,
+                "priority": 4,
+                "level": -1,
+                "policy": None,
+                "threads": None,
+            }
+        ],
+        "problems": [],
+    }
+
+
+def test_the_same_for_people(files: Path) -> None:
+    result = check(files / "a.safetensors", "--port", "7001", "--metrics-port", "7002", "--slo-ms", "25")
+    assert result.exit_code == 0
+    assert "gRPC on 127.0.0.1:7001\nmetrics on 127.0.0.1:7002\n" in result.stdout
+    assert re.search(r"│ a +│ 1 +│ \S+/a\.safetensors +│ +3 │ +25 │ +0 │ +│ elastic +│", result.stdout)
+
+
+def test_every_mistake_is_said_at_once(files: Path) -> None:
+    """In the files, and in what they are asked for; the exit code is that of wrong usage."""
+    models = [files / name for name in ("a.safetensors", "absent.safetensors", "b.safetensors", "a.safetensors")]
+    result = check(*models, "--level", 3, "--host", "203.0.113.1", "--insecure", "--json")
+    assert result.exit_code == 2
+    problems = json.loads(result.stdout)["problems"]
+    said = (
+        "203.0.113.1",
+        "absent.safetensors: no such file",
+        "would both be served as 'a'",
+        "a.safetensors: level 3",
+        "b.safetensors: ",
+    )
+    assert len(problems) == len(said)
+    for text, problem in zip(said, problems, strict=True):
+        assert text in problem
+        assert problem in result.stderr.replace("\n  ", "\n")
+
+
+def test_mistakes_in_the_settings_come_first(files: Path) -> None:
+    """Then nothing is opened."""
+    path = files / "serve.toml"
+    path.write_text('[models]\nfiles = ["absent.safetensors"]\nslo = 3\n[address]\nport = "x"')
+    result = check("--config", path)
+    assert result.exit_code == 2
+    assert "[models]: there is no 'slo'; did you mean 'slo_ms'?" in result.stderr
+    assert '[address] port = "x": expected a whole number' in result.stderr
+    assert "absent" not in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_model_directory(files: Path) -> None:
+    """Its versions by the policy; a damaged one, a link out of it, and a name that a file has too are mistakes."""
+    root = files / "models"
+    for place in ("m/1", "m/2", "m/3", "damaged/1", "out/1", "empty", "a/1"):
+        (root / place).mkdir(parents=True)
+    for place in ("m/1", "m/2", "m/3", "a/1"):
+        shutil.copy(files / "a.safetensors", root / place / "model.safetensors")
+    shutil.copy(files / "b.safetensors", root / "damaged/1/model.safetensors")
+    (root / "out/1/model.safetensors").symlink_to(files / "a.safetensors")
+    result = check(files / "a.safetensors", "--model-dir", root, "--version-policy", "latest:2", "--json")
+    assert result.exit_code == 2
+    found = json.loads(result.stdout)
+    assert [(model["name"], model["version"]) for model in found["models"] if model["name"] == "m"] == [
+        ("m", "2"),
+        ("m", "3"),
+    ]
+    problems = "\n".join(found["problems"])
+    assert len(found["problems"]) == 3
+    for text in ("damaged/1", "out/1/model.safetensors: is a link that leads out", "a: is in the model directory"):
+        assert text in problems
+    result = check("--model-dir", root / "empty")
+    assert result.exit_code == 2
+    assert "there is no model in it" in result.stderr
+    result = check("--model-dir", root, "--version-policy", "newest")
+    assert result.exit_code == 2
+    assert "[models] version_policy: expected 'latest'" in result.stderr
