@@ -1,4 +1,4 @@
-"""DeviceState: what the sensors of the device read, and the limits that follow for each model."""
+"""DeviceState: the readings of the device's sensors, and the limits that follow for each model."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class EndedError(Exception):
 
 
 class _Details(NamedTuple):
-    """What gRPC tells a handler of a call."""
+    """The facts of a call that gRPC tells a handler."""
 
     method: str
     invocation_metadata: Metadata

@@ -19,13 +19,13 @@ IDLE_S = 60.0
 
 
 class State(Protocol):
-    """What is read: an OwnState, or its stand-in in a test."""
+    """The server that is shown: an OwnState, or its stand-in in a test."""
 
     def counts(self) -> Counts:
         """The counts of now, from a thread beside the loop's."""
 
     def facts(self) -> dict[str, dict[str, Any]]:
-        """What a model, by its name, has beside its rates."""
+        """Facts of each model, by its name, beside its rates."""
 
     def device(self) -> dict[str, Any]:
         """Readings of the sensors."""

@@ -19,7 +19,7 @@ ANSWERED = ("ok", "late")
 
 
 class OwnState:
-    """What the dashboard shows, read as `top` reads it from another server."""
+    """The figures of the dashboard, read as `top` reads them from another server."""
 
     def __init__(self, registry: CollectorRegistry, dataplane: Dataplane, governor: Governor | None) -> None:
         self._registry = registry

@@ -89,7 +89,7 @@ def test_a_body_that_never_ends_is_refused(quick):
 
 
 def test_a_client_that_leaves_cancels_its_request(quick, model):
-    """The work that nobody waits for is not done."""
+    """Work without a reader is not done."""
     model.engine.held = True
     connection = connect(quick)
     connection.sendall(HEAD % len(BODY) + BODY)

@@ -1,4 +1,4 @@
-"""REST over TLS."""
+"""REST over TLS: the certificates of the server and of its clients."""
 
 from __future__ import annotations
 
