@@ -19,7 +19,7 @@ from nested_sparse.runtime.resources import Governor, ResourceMonitor
 from nested_sparse.runtime.scheduling.request import Response
 from nested_sparse.runtime.session import Lowering
 from nested_sparse.serving.fault import FAULTS, INTERNAL
-from nested_sparse.serving.server import Server, ServerConfig
+from nested_sparse.serving.server import ServerConfig
 
 FOLDER = Path(__file__).parents[3] / "docs" / "monitoring"
 READINGS = (
@@ -31,7 +31,7 @@ NAME = re.compile(r"\b((?:nested_sparse|nv_inference)_\w+)(?:\{([^}]*)\})?")
 
 
 @pytest.fixture
-def exported(model: Any) -> dict[str, set[str]]:
+def exported(model: Any, serve: Any) -> dict[str, set[str]]:
     """The labels of each sample's name, as a server exports them that has answered late, lowered, and refused."""
     time_s = [1.0]
     governor = Governor(
@@ -46,18 +46,18 @@ def exported(model: Any) -> dict[str, set[str]]:
         time_s[0] += 1.0
         governor.look()
     model = replace(model, resident_bytes=lambda: 7)
-    server = Server([model], ServerConfig(port=0), governor=governor)
-    metrics = server._metrics
-    lowering = Lowering(2, "conv", 2, None)
-    with metrics.request(model, -5.0) as record:
-        record.response = Response({}, model.levels[1], 1, 1, "", 40.0, lowering=lowering)
-    with pytest.raises(OverloadedError), metrics.request(model, 0.0):
-        raise OverloadedError("full", None)
-    names: dict[str, set[str]] = defaultdict(set)
-    for family in metrics.registry.collect():
-        for sample in family.samples:
-            names[sample.name] |= set(sample.labels)
-    return names
+    with serve([model], ServerConfig(port=0, grace_s=5), governor=governor) as server:
+        metrics = server._metrics
+        lowering = Lowering(2, "conv", 2, None)
+        with metrics.request(model, -5.0) as record:
+            record.response = Response({}, model.levels[1], 1, 1, "", 40.0, lowering=lowering)
+        with pytest.raises(OverloadedError), metrics.request(model, 0.0):
+            raise OverloadedError("full", None)
+        names: dict[str, set[str]] = defaultdict(set)
+        for family in metrics.registry.collect():
+            for sample in family.samples:
+                names[sample.name] |= set(sample.labels)
+        return names
 
 
 def expressions() -> list[str]:
