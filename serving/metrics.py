@@ -90,7 +90,7 @@ class Metrics:
         self._watched[model.name] = [*self._watched.get(model.name, ()), model]
 
     def unwatch(self, model: ServedModel) -> None:
-        """Forget a version that was taken away. What its requests have added to the counters stays."""
+        """Forget a version that was taken away. The counters keep the counts of its requests."""
         self.tallies.pop(model, None)
         self._watched[model.name] = [each for each in self._watched[model.name] if each is not model]
 

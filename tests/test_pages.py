@@ -47,6 +47,8 @@ WAYS = {
     "nested-sparse top ": "top",  # of that server, once
     "openssl ": "system",
     "echo ": "system",
+    "mkdir ": "system",
+    "cp ": "system",
 }
 
 RECIPE = """

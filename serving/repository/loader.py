@@ -87,7 +87,7 @@ class Loader:
 
 
 def stamp_of(path: Path) -> tuple[int, ...]:
-    """Identity, size and last change of a file: equal as long as nobody has replaced it. Raises CheckpointError."""
+    """Identity, size and last change of a file: a file that was replaced has another one. Raises CheckpointError."""
     try:
         stat = os.stat(path)
     except OSError as error:

@@ -127,11 +127,13 @@ class Repository:
             for (name, version), reason in self._reasons.items()
             if version in (0, *found.get(name, ()))
         }
-        ending = [
-            Entry(loaded.model.name, loaded.model.version, UNLOADING, "its last requests are answered")
-            for loaded in self._ending
+        ending = {(loaded.model.name, int(loaded.model.version)) for loaded in self._ending}
+        ending -= {(name, version) for name, versions in self._loaded.items() for version in versions}
+        there = {(name, version) for name, versions in found.items() for version in versions}
+        return [
+            *(self._entry(*each) for each in there - ending),
+            *(Entry(name, str(version), UNLOADING, "its last requests are answered") for name, version in ending),
         ]
-        return [self._entry(name, version) for name, versions in found.items() for version in versions] + ending
 
     async def close(self, grace_s: float) -> None:
         """Load nothing any more, and close every version. A version whose run is stuck stays open."""

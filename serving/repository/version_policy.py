@@ -1,4 +1,4 @@
-"""VersionPolicy: which of a model's versions are served."""
+"""VersionPolicy: the choice of the versions of a model that are served."""
 
 from __future__ import annotations
 

@@ -96,9 +96,15 @@ def test_many_typed_integers_are_converted_beside_the_loop(integer_model, serve,
     assert len(set(threads)) == 2
 
 
-@pytest.mark.parametrize("method", ["ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics", "RepositoryIndex"])
-def test_names_as_long_as_tensors_are_not_parsed(channel, method):
-    field = "repository_name" if method == "RepositoryIndex" else "name"
+@pytest.mark.parametrize(
+    ("method", "field"),
+    [
+        *((f"Model{each}", "name") for each in ("Ready", "Metadata", "Config", "Statistics")),
+        *((f"Repository{each}", "repository_name") for each in ("Index", "ModelLoad", "ModelUnload")),
+        ("TraceSetting", "model_name"),
+    ],
+)
+def test_names_as_long_as_tensors_are_not_parsed(channel, method, field):
     call = ask(channel, method, getattr(messages, f"{method}Request")(**{field: HUGE}))
     assert call.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "takes at most 65536; this method's requests hold names only" in call.details()

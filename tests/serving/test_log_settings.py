@@ -1,4 +1,4 @@
-"""Log settings and trace settings: what is obeyed, and what is refused."""
+"""Log settings and trace settings: the ones that are obeyed, and the ones that are refused."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_log_settings_that_cannot_be_obeyed(client, settings, part):
 
 
 def test_traces_are_off_and_stay_off(client):
-    """What tritonclient sends to clear a setting is obeyed, as is "OFF"."""
+    """The value "OFF" is obeyed, and so is the empty one, by which tritonclient clears a setting."""
     assert list(client.get_trace_settings().settings["trace_level"].value) == ["OFF"]
     client.update_trace_settings("net", {"trace_level": ["OFF"]})
     client.update_trace_settings(settings={"trace_level": None, "trace_rate": None})

@@ -1,4 +1,4 @@
-"""ModelFolder: what it finds, and that nothing outside of it is opened."""
+"""ModelFolder: the models that it finds, and nothing outside of it."""
 
 from __future__ import annotations
 

@@ -138,6 +138,9 @@ def test_a_version_is_not_closed_between_the_search_for_it_and_the_run(put, load
         with served.dataplane.held(old.model):
             put("net", 2)
             await served.repository.load("net")
+            assert [(entry.version, entry.state) for entry in await served.repository.unserved()] == [
+                ("1", "UNLOADING")
+            ]
             await asyncio.sleep(0.05)
             assert old.model.engine.closed_with is None
             response = await served.dataplane.infer(old.model, call())
