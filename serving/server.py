@@ -47,6 +47,7 @@ from .rights.gate import Gate
 from .security import Security, SecurityConfig
 from .served_model import ServedModel
 from .servicer import Servicer, generic_handler
+from .shared_memory.regions import Regions
 from .triton_metrics import TritonMetrics
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class ServerConfig:
     request_samples: number of samples of the example shape that fit in one request; it bounds the bytes that the
     server reads into memory.
     connections: limits of the connections of one client, and of all clients together; http_limits: those of REST.
+    allow_shared_memory: whether clients may name shared memory of this machine, in place of a tensor's values.
     security: its TLS, and the rights of its clients.
     """
 
@@ -83,6 +85,7 @@ class ServerConfig:
     request_samples: int = 64
     connections: ConnectionLimits = field(default_factory=ConnectionLimits)
     http_limits: HttpLimits = field(default_factory=HttpLimits)
+    allow_shared_memory: bool = False
     security: SecurityConfig = field(default_factory=SecurityConfig)
 
     def __post_init__(self) -> None:
@@ -136,20 +139,24 @@ class Server:
         if governor is not None:
             self._metrics.registry.register(DeviceMetrics(partial(DeviceState.of, governor)))
         self._dataplane = Dataplane(served)
-        self._message_bytes = limit = receive_limit(served, config.request_samples)
-        self._servicer = Servicer(self._dataplane, self._metrics, limit, repository=repository)
+        limit = receive_limit(served, config.request_samples)
+        memory = Regions(limit) if config.allow_shared_memory else None
+        self._servicer = Servicer(
+            self._dataplane, self._metrics, limit_bytes=limit, repository=repository, memory=memory
+        )
         self._health = HealthServicer()
         self._model_health = ModelHealth(self._health, self._dataplane)
         self._door: OwnDoor | None = None
         self._unix_socket = None if config.unix_socket is None else UnixSocket(config.unix_socket)
         self._watches: list[asyncio.Task[None]] = []
-        self._grpc = self._build(limit)
+        self._grpc = self._build()
         self._exporter = MetricsServer(self._metrics.registry, self.security)
         self._http: HttpServer | None = None
         if repository is not None:
             repository.attach(self._dataplane, self._metrics, self._models_changed)
 
-    def _build(self, limit: int) -> aio.Server:
+    def _build(self) -> aio.Server:
+        limit = self._servicer.limit_bytes
         self._upload_bytes = upload_budget(limit)
         silence_bad_names()
         server = aio.server(
@@ -241,7 +248,7 @@ class Server:
         self._http = HttpServer(
             self._handlers,
             MetricsText(self._metrics.registry),
-            self._message_bytes,
+            self._servicer.limit_bytes,
             self._upload_bytes,
             Dashboard(History(OwnState(self._metrics.registry, self._dataplane, self._governor))),
             self._config.http_limits,

@@ -169,7 +169,7 @@ class HttpServer:
         data, form = await self._converted(read, len(body))
         answer = bytes(await call.run(data))
         body, length = await self._converted(functools.partial(write_infer_body, answer, form), len(answer))
-        headers = {} if length is None else {HEADER_LENGTH: str(length)}
+        headers = call.headers if length is None else {**call.headers, HEADER_LENGTH: str(length)}
         kind = "application/json" if length is None else "application/octet-stream"
         encoding = _wanted_encoding(request.headers.get("Accept-Encoding", ""))
         if encoding:

@@ -5,6 +5,7 @@ REST asks the handlers that gRPC asks, in the same order. So a right, a limit or
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, NoReturn
@@ -104,6 +105,14 @@ class LocalCall:
     def refused(self) -> bool:
         """Whether the call ends without its request being read."""
         return self._handler.unary_unary is None  # type: ignore[union-attr]  # grpc has no types
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The trailing metadata of a call that has ended well, as headers; bytes in base64, as gRPC sends them."""
+        return {
+            name: value if isinstance(value, str) else base64.b64encode(value).decode()
+            for name, value in self._context.trailers
+        }
 
     async def run(self, data: bytes) -> Any:
         """The response to the serialised request `data`, as the method returns it. Raises EndedError."""
