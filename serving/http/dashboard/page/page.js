@@ -111,7 +111,7 @@ function drawModel(name) {
   facts(list, [
     ["Requests", number(now.per_s) + " /s"],
     ["In time", percent(now.in_time_share), known(now.in_time_share) && now.in_time_share < 0.99],
-    ["Levels", shares.join("  ") || "–"],
+    ["Levels", shares.join(", ") || "–"],
     ["Latency p50 / p99", times(now.total_ms), late],
     ["SLO", known(now.slo_ms) ? now.slo_ms + " ms" : "–"],
     ["Queue p50 / p99", times(now.queue_ms)],
