@@ -256,6 +256,7 @@ class Server:
         tls = self.security.tls
         bound = await self._http.start(host, port, None if tls is None else tls.context())
         self.http_address = address_text(host, bound)
+        self._servicer.has_rest = True
         if self._servicer.metrics_port is None:
             self._servicer.metrics_port = bound
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import socket
@@ -176,9 +177,21 @@ def test_all_bodies_together_are_bounded(model, serve):
 
 
 def test_a_stopping_server_answers_what_runs_and_refuses_the_rest(model, serve):
-    with serve([model], ServerConfig(port=0, http_port=0, grace_s=5)) as server:
-        address = server.http_address
-        assert still_answers(server)
-    host, port = address.split(":")
+    model.engine.held = True
+    with serve([model], ServerConfig(port=0, http_port=0, grace_s=WAIT_S)) as server, ExitStack() as stack:
+        host, port = server.http_address.split(":")
+        running, late = stack.enter_context(connect(server)), stack.enter_context(connect(server))
+        running.sendall(HEAD % len(BODY) + BODY)
+        assert until(lambda: len(model.engine.pending) == 1)
+        ending = asyncio.run_coroutine_threadsafe(server.drain(), server._http._watch.get_loop())
+        assert until(lambda: not server._dataplane.ready)
+        late.sendall(HEAD % len(BODY) + BODY)
+        assert late.recv(1 << 16).startswith(b"HTTP/1.1 503")
+        late.sendall(b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert late.recv(1 << 16).startswith(b"HTTP/1.1 400")
+        model.engine.pending[0].set_result(model.engine.response({"x": np.ones((1, 4), np.float32)}, 0))
+        assert running.recv(1 << 16).startswith(b"HTTP/1.1 200")
+        ending.result(WAIT_S)
+        assert rest_of(running) == rest_of(late) == b""
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((host, int(port)), timeout=WAIT_S)

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nested_sparse.errors import DeadlineError, OverloadedError, StuckError, TooLargeError
+from nested_sparse.errors import DeadlineError, OverloadedError, ServingError, StuckError, TooLargeError
 from nested_sparse.runtime.scheduling.request import rank_of
 from nested_sparse.serving.served_model import ServedModel
 from nested_sparse.serving.server import Server, ServerConfig
+from nested_sparse.serving.top.source import CountsSource
 
 pytest.importorskip("aiohttp", reason="the extra [http] is not installed")
 triton = pytest.importorskip("tritonclient.http", reason="tritonclient[http] is not installed")
@@ -99,6 +100,7 @@ def test_both_transports_say_the_same(rest, client):
         assert client.is_model_ready("net", "1")
         assert not client.is_model_ready("other")
         assert client.get_server_metadata() == over_grpc.get_server_metadata(as_json=True)
+        assert "binary_tensor_data" in client.get_server_metadata()["extensions"]
         shown, known = client.get_model_metadata("net", "1"), over_grpc.get_model_metadata("net", as_json=True)
         assert [each["name"] for each in shown["inputs"]] == [each["name"] for each in known["inputs"]]
         assert shown["inputs"][0]["shape"] == [-1, 4]
@@ -307,6 +309,25 @@ def test_a_load_report_is_a_header_for_those_who_ask(rest):
     _, headers, _ = ask(rest, "/v2/models/net/infer", PLAIN, endpoint_load_metrics_format="json")
     assert headers["endpoint-load-metrics"].startswith("JSON {")
     assert "endpoint-load-metrics" not in ask(rest, "/v2/models/net/infer", PLAIN)[1]
+
+
+def test_without_the_extra_the_error_names_it(monkeypatch):
+    monkeypatch.setattr("nested_sparse.serving.server.find_spec", lambda name: None)
+    with pytest.raises(ServingError, match=r"nested-sparse\[http\]"):
+        ServerConfig(http_port=0)
+    ServerConfig(metrics_port=0)  # which needs no extra
+
+
+def test_top_reads_the_metrics_of_the_http_port(rest, client):
+    """It finds the port by itself."""
+    client.infer("net", [x_input()])
+    source = CountsSource(rest.address)
+    try:
+        counts = source.read()
+    finally:
+        source.close()
+    assert counts.note == ""
+    assert {each.name: each.answered for each in counts.models}["net"] == 1
 
 
 def test_requests_are_counted_as_those_of_grpc(rest, client):
