@@ -110,6 +110,9 @@ class HttpServer:
             response = await self._answer_or_raise(request)
         except EndedError as error:
             response = _failure(error.ending)
+        except (ConnectionError, web.RequestPayloadError):  # the client left in its body, or broke it off
+            response = _failure(Ending.of(InputError("The body ended before its end.")))
+            response.force_close()
         except UnicodeEncodeError:
             response = _failure(
                 Ending.of(InputError("The body has a string that is no text: half of a surrogate pair."))

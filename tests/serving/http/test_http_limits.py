@@ -137,6 +137,16 @@ def test_a_client_that_does_not_read_is_closed(quick, model):
     assert still_answers(quick)
 
 
+def test_a_client_that_leaves_in_its_body_writes_no_log(quick, caplog):
+    """Otherwise any client could fill the disk."""
+    with connect(quick) as connection:
+        connection.sendall(HEAD % len(BODY) + BODY[:-1])
+        assert until(lambda: quick._http._held_bytes == len(BODY) - 1)
+    assert until(lambda: not quick._http._connections.connections)
+    assert still_answers(quick)
+    assert caplog.records == []
+
+
 @pytest.mark.parametrize(
     "sent",
     [
