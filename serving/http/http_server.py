@@ -147,10 +147,11 @@ class HttpServer:
         return web.json_response(answer, status=status)
 
     def _call(self, request: web.BaseRequest, rpc: str) -> LocalCall:
-        host, port = (request.transport.get_extra_info("peername") if request.transport else ("", 0))[:2]
+        asked = request.get_extra_info
+        host, port = (asked("peername") or ("", 0))[:2]
         peer = f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
         metadata = tuple((name.lower(), value) for name, value in request.headers.items())
-        return LocalCall(self._handlers, rpc, LocalContext(peer, metadata))
+        return LocalCall(self._handlers, rpc, LocalContext(peer, metadata, asked("peercert")))
 
     async def _answer_figures(self, request: web.BaseRequest, path: str) -> web.Response:
         call = self._call(request, READING)

@@ -6,7 +6,7 @@ REST asks the handlers that gRPC asks, in the same order. So a right, a limit or
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, NoReturn
 
@@ -40,11 +40,12 @@ class _Details(NamedTuple):
 class LocalContext:
     """The context of the call, as far as the methods use gRPC's.
 
-    peer_name: the client's address as gRPC writes it.
+    peer_name: the client's address as gRPC writes it. certificate: of the client, as Python's ssl gives it; None: none.
     """
 
     peer_name: str
     metadata: Metadata
+    certificate: Mapping[str, Any] | None = None
     status: grpc.StatusCode | None = None
     message: str = ""
     trailers: Trailers = ()
@@ -62,9 +63,15 @@ class LocalContext:
         """As gRPC's: HTTP has no deadline of its own."""
         return None
 
-    def auth_context(self) -> dict[str, Any]:
-        """As gRPC's: REST has no certificates of clients."""
-        return {}
+    def auth_context(self) -> dict[str, list[bytes]]:
+        """As gRPC's: the names in the client's certificate."""
+        given = self.certificate or {}
+        common = [value for part in given.get("subject", ()) for key, value in part if key == "commonName"]
+        named = {
+            "x509_common_name": common,
+            "x509_subject_alternative_name": [name for _, name in given.get("subjectAltName", ())],
+        }
+        return {key: [name.encode() for name in names] for key, names in named.items() if names}
 
     def set_code(self, code: grpc.StatusCode) -> None:
         """As gRPC's."""
