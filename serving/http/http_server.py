@@ -38,6 +38,7 @@ JSON_BYTES_PER_BYTE = 8
 READING = "ServerMetadata"
 """The RPC whose right the metrics and the dashboard's figures take."""
 BACKLOG = 128
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 SAFE_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 _QUIET = logging.getLogger(f"{__name__}.aiohttp")
 _QUIET.setLevel(logging.CRITICAL + 1)  # aiohttp writes a traceback for each request that is no HTTP
@@ -194,6 +195,9 @@ class HttpServer:
             raise InputError("The body's Content-Encoding is unknown here; expected gzip, deflate or identity.")
         if (request.content_length or 0) > limit:
             raise TooLargeError(f"The body has {request.content_length} bytes, at most {limit} are allowed here")
+        if request.headers.get("Expect", "").lower() == "100-continue":  # curl waits a second for it
+            await request.writer.write(CONTINUE)
+            request.writer.output_size = 0  # it is no part of the answer
         begun_s = asyncio.get_running_loop().time()
         parts: list[bytes] = []
         size = 0

@@ -89,6 +89,18 @@ def test_a_body_that_never_ends_is_refused(quick):
     assert still_answers(quick)
 
 
+def test_a_client_that_waits_for_leave_to_send_gets_it(few):
+    """And is refused before it sends a body that is too large."""
+    with connect(few) as connection:
+        connection.sendall((HEAD % len(BODY)).replace(b"Host: x", b"Host: x\r\nExpect: 100-continue"))
+        assert connection.recv(25) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(BODY)
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
+    with connect(few) as connection:
+        connection.sendall((HEAD % 10**12).replace(b"Host: x", b"Host: x\r\nExpect: 100-continue"))
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 413")
+
+
 def test_a_client_that_leaves_cancels_its_request(quick, model):
     """Work without a reader is not done."""
     model.engine.held = True
