@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 
 from nested_sparse.errors import DeadlineError, OverloadedError, ServingError, StuckError, TooLargeError
-from nested_sparse.runtime.scheduling.request import rank_of
+from nested_sparse.runtime.scheduling.request import Response, rank_of
 from nested_sparse.serving.security import SecurityConfig
 from nested_sparse.serving.served_model import ServedModel
 from nested_sparse.serving.server import Server, ServerConfig
 from nested_sparse.serving.top.source import CountsSource
+from nested_sparse.tensor_spec import TensorSpec
 
 pytest.importorskip("aiohttp", reason="the extra [http] is not installed")
 triton = pytest.importorskip("tritonclient.http", reason="tritonclient[http] is not installed")
@@ -134,6 +135,22 @@ def test_json_of_every_number_is_exact(rest):
     status, answer = infer(rest, text)
     assert np.isnan(answer["outputs"][1]["data"][0])
     assert answer["outputs"][1]["data"][1:] == [np.inf, 6.0, 8.0]
+
+
+def test_bf16_goes_both_ways(model, serve):
+    """JSON has its values as numbers; raw they are two bytes each."""
+    spec = TensorSpec("x", "bfloat16", (None, 4), (1, 4))
+    engine = type(model.engine)((spec,))
+    engine.response = lambda arrays, level, limit_ms: Response(
+        {"y": arrays["x"]}, model.levels[level], 1, 1, "", limit_ms
+    )
+    brain = replace(model, inputs=(spec,), outputs=(replace(spec, name="y"),), engine=engine)
+    values = [1.5, -2.0, 0.0, 2.0**127]
+    body = {"inputs": [{"name": "x", "shape": [1, 4], "datatype": "BF16", "data": values}]}
+    with serve([brain], ServerConfig(port=0, http_port=0, grace_s=5)) as server:
+        assert infer(server, body)[1]["outputs"][0]["data"] == values
+        _, headers, answer = ask(server, "/v2/models/net/infer", {**body, "parameters": {"binary_data_output": True}})
+        assert answer[int(headers["Inference-Header-Content-Length"]) :] == bytes.fromhex("c03f 00c0 0000 007f")
 
 
 def test_a_large_body_of_json_is_answered(rest):
