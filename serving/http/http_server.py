@@ -9,6 +9,7 @@ import logging
 import math
 import socket
 import ssl
+import time
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from aiohttp import web
 
 from nested_sparse.errors import InputError, NotFoundError, TooLargeError, UnavailableError
 
+from ..connections.front import waited_s
 from ..fault import HTTP_STATUSES, PUSHBACK_KEY, Ending, ending_of
 from ..metrics_text import MetricsText
 from ..protocol.inflate import inflated
@@ -174,7 +176,9 @@ class HttpServer:
         length = _length(request.headers.get(HEADER_LENGTH))
         body = await self._body(request, self._message_bytes * (JSON_BYTES_PER_BYTE if length is None else 1))
         read = functools.partial(read_infer_body, body, length, fields["model_name"], fields.get("model_version", ""))
+        begun_s = time.monotonic()
         data, form = await self._converted(read, len(body))
+        waited_s.set(waited_s.get() + time.monotonic() - begun_s)  # the request's time counts from its arrival
         answer = bytes(await call.run(data))
         body, length = await self._converted(functools.partial(write_infer_body, answer, form), len(answer))
         headers = call.headers if length is None else {**call.headers, HEADER_LENGTH: str(length)}
