@@ -43,7 +43,6 @@ class Address(Group):
             "Port for REST, the metrics and the dashboard, off by default; 0 picks one. Needs the [http] extra.",
             least=0,
             most=MOST_PORT,
-            ready=False,
         ),
     ] = None
 
