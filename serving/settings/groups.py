@@ -43,7 +43,6 @@ class Address(Group):
             "Port for REST, the metrics and the dashboard, off by default; 0 picks one. Needs the [http] extra.",
             least=0,
             most=MOST_PORT,
-            ready=False,
         ),
     ] = None
 
@@ -67,7 +66,7 @@ class Security(Group):
         False
     )
     check_signature: Annotated[
-        Path | None, Setting("File of an Ed25519 public key that must have signed each checkpoint.", ready=False)
+        Path | None, Setting("File of an Ed25519 public key whose owner must have signed each checkpoint.")
     ] = None
 
 
