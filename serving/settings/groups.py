@@ -182,6 +182,14 @@ class Watching(Group):
             live=True,
         ),
     ] = "text"
+    otlp_endpoint: Annotated[
+        str | None,
+        Setting(
+            "URL of an OpenTelemetry collector (OTLP over gRPC, as http://127.0.0.1:4317), which gets a span of each "
+            "request; off by default. Needs the [otel] extra.",
+            metavar="URL",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)

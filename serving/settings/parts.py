@@ -25,6 +25,7 @@ def server_config(settings: Settings) -> ServerConfig:
         unix_socket=address.unix_socket,
         metrics_port=address.metrics_port,
         grace_s=limits.grace_s,
+        otlp_endpoint=settings.watching.otlp_endpoint,
         request_samples=limits.max_batch,
         security=SecurityConfig(
             tls_cert=security.tls_cert,
