@@ -91,6 +91,7 @@ class Limits(Group):
         Setting(
             "MiB of memory to leave available; below that, the level and what is resident fall. 0: off.",
             least=0,
+            most=2**40,
             live=True,
         ),
     ] = 64
@@ -212,7 +213,9 @@ class OwnModel(Group):
     max_batch: Annotated[
         int | None, Setting("Most samples of waiting requests in one run; at most that of [limits].", least=1)
     ] = None
-    min_memory_mb: Annotated[int | None, Setting("As in [limits], as are the next three.", least=0, live=True)] = None
+    min_memory_mb: Annotated[
+        int | None, Setting("As in [limits], as are the next three.", least=0, most=2**40, live=True)
+    ] = None
     max_temperature: Annotated[float | None, Setting("", least=0, most=150, live=True)] = None
     min_battery: Annotated[float | None, Setting("", least=0, most=100, live=True)] = None
     min_frequency: Annotated[float | None, Setting("", least=0, most=0.9, live=True)] = None

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import numpy as np
@@ -107,7 +108,7 @@ def process(path: Path, log: Path) -> Iterator[tuple[subprocess.Popen[str], str]
     """A server with this file of settings, and its address."""
     with (
         log.open("w") as stderr,
-        subprocess.Popen([*COMMAND, str(path)], stdout=subprocess.PIPE, stderr=stderr, text=True) as server,
+        subprocess.Popen([*COMMAND, str(path)], stdout=PIPE, stderr=stderr, text=True) as server,
     ):
         try:
             assert server.stdout is not None
@@ -161,11 +162,41 @@ def test_sighup_reads_the_file_again(tmp_path: Path) -> None:
         assert ask(address, 1) == 1
 
 
+def test_a_signal_that_comes_early_is_not_lost(tmp_path: Path) -> None:
+    """It comes while Python starts, or while the models load: the file is read again when they are ready."""
+    counting_chain(tmp_path / "net.safetensors", 2, 4, 3)
+    path, log = tmp_path / "serve.toml", tmp_path / "log"
+    path.write_text("[models]\n" + FILE.format(slo_ms=9000))
+    with (
+        log.open("w") as stderr,
+        subprocess.Popen([*COMMAND, str(path)], stdout=PIPE, stderr=stderr, text=True) as server,
+    ):
+        try:
+            end_s = time.monotonic() + 60
+            while not catches(server.pid, signal.SIGHUP) and time.monotonic() < end_s:
+                time.sleep(0.002)
+            os.kill(server.pid, signal.SIGHUP)
+            assert server.stdout is not None
+            assert server.stdout.readline()
+            wait_for(log, "the settings are as before")
+            server.terminate()
+            assert server.wait(60) == 0
+        finally:
+            server.kill()
+
+
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether the process has a handler of the signal."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    mask = next(int(line.split()[1], 16) for line in lines if line.startswith("SigCgt"))
+    return bool(mask >> (number - 1) & 1)
+
+
 def test_sighup_ends_a_server_without_a_file(tmp_path: Path) -> None:
     """As when its terminal closes."""
     counting_chain(tmp_path / "net.safetensors", 2, 4, 3)
     command = [*COMMAND[:-1], str(tmp_path / "net.safetensors"), "--profile-cache", "off", "--threads", "1"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+    with subprocess.Popen(command, stdout=PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         try:
             assert server.stdout is not None
             assert server.stdout.readline()
