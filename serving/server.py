@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from nested_sparse.argument import finite, whole
 from nested_sparse.errors import ServingError
 from nested_sparse.excerpt import excerpt
 from nested_sparse.proto import messages
+from nested_sparse.runtime.resources import Governor
 
 from .connections.bounded import BoundedServices
 from .connections.connection_limits import ConnectionLimits
@@ -29,8 +31,10 @@ from .connections.own_sockets import finish_sending, stop_listening
 from .connections.unix_socket import UnixSocket
 from .connections.uploads import Uploads, upload_budget
 from .dataplane import Dataplane
+from .device_state import DeviceMetrics, DeviceState
 from .health import SERVICE_NAME as HEALTH_SERVICE_NAME
 from .health import HealthServicer
+from .http.http_limits import HttpLimits
 from .metrics import Metrics
 from .metrics_server import MetricsServer
 from .metrics_text import MetricsText
@@ -44,6 +48,8 @@ from .rights.gate import Gate
 from .security import Security, SecurityConfig
 from .served_model import ServedModel
 from .servicer import Servicer, generic_handler
+from .shared_memory.regions import Regions
+from .triton_metrics import TritonMetrics
 
 if TYPE_CHECKING:
     from .http.http_server import HttpServer
@@ -67,7 +73,8 @@ class ServerConfig:
     grace_s: seconds that running requests get when the server stops.
     request_samples: number of samples of the example shape that fit in one request; it bounds the bytes that the
     server reads into memory.
-    connections: limits of the connections of one client, and of all clients together.
+    connections: limits of the connections of one client, and of all clients together; http_limits: those of REST.
+    allow_shared_memory: whether clients may name shared memory of this machine, in place of a tensor's values.
     security: its TLS, and the rights of its clients.
     otlp_endpoint: URL of an OpenTelemetry collector, which gets a span of each request; None: there are no spans.
     """
@@ -80,6 +87,8 @@ class ServerConfig:
     grace_s: float = 30.0
     request_samples: int = 64
     connections: ConnectionLimits = field(default_factory=ConnectionLimits)
+    http_limits: HttpLimits = field(default_factory=HttpLimits)
+    allow_shared_memory: bool = False
     security: SecurityConfig = field(default_factory=SecurityConfig)
     otlp_endpoint: str | None = None
 
@@ -130,10 +139,15 @@ class Server:
     Raises ServingError for files of TLS or tokens that cannot be used, and for an exposed address without TLS.
 
     repository: more models, loaded already, which come and go from now on; drain() closes them.
+    governor: its readings and limits are in the metrics and on the dashboard.
     """
 
     def __init__(
-        self, models: Sequence[ServedModel], config: ServerConfig, repository: Repository | None = None
+        self,
+        models: Sequence[ServedModel],
+        config: ServerConfig,
+        repository: Repository | None = None,
+        governor: Governor | None = None,
     ) -> None:
         self.address = ""
         self.metrics_address = ""
@@ -146,21 +160,29 @@ class Server:
         self._spans, self._metrics = _watched(config.otlp_endpoint)
         for model in served:
             self._metrics.watch(model)
+        self._metrics.registry.register(TritonMetrics(self._metrics))
+        self._governor = governor
+        if governor is not None:
+            self._metrics.registry.register(DeviceMetrics(partial(DeviceState.of, governor)))
         self._dataplane = Dataplane(served)
-        self._message_bytes = limit = receive_limit(served, config.request_samples)
-        self._servicer = Servicer(self._dataplane, self._metrics, limit, repository=repository)
+        limit = receive_limit(served, config.request_samples)
+        memory = Regions(limit) if config.allow_shared_memory else None
+        self._servicer = Servicer(
+            self._dataplane, self._metrics, limit_bytes=limit, repository=repository, memory=memory
+        )
         self._health = HealthServicer()
         self._model_health = ModelHealth(self._health, self._dataplane)
         self._door: OwnDoor | None = None
         self._unix_socket = None if config.unix_socket is None else UnixSocket(config.unix_socket)
         self._watches: list[asyncio.Task[None]] = []
-        self._grpc = self._build(limit)
+        self._grpc = self._build()
         self._exporter = MetricsServer(self._metrics.registry, self.security)
         self._http: HttpServer | None = None
         if repository is not None:
             repository.attach(self._dataplane, self._metrics, self._models_changed)
 
-    def _build(self, limit: int) -> aio.Server:
+    def _build(self) -> aio.Server:
+        limit = self._servicer.limit_bytes
         self._upload_bytes = upload_budget(limit)
         silence_bad_names()
         server = aio.server(
@@ -244,14 +266,24 @@ class Server:
         self.metrics_address = address_text(host, self._servicer.metrics_port)
 
     async def _start_http(self, host: str, port: int) -> None:
+        from .http.dashboard.dashboard import Dashboard
+        from .http.dashboard.history import History
+        from .http.dashboard.own_state import OwnState
         from .http.http_server import HttpServer  # its library is an extra
 
         check_listenable(host, port)
-        text = MetricsText(self._metrics.registry)
-        self._http = HttpServer(self._handlers, text, self._message_bytes, self._upload_bytes)
+        self._http = HttpServer(
+            self._handlers,
+            MetricsText(self._metrics.registry),
+            self._servicer.limit_bytes,
+            self._upload_bytes,
+            Dashboard(History(OwnState(self._metrics.registry, self._dataplane, self._governor))),
+            self._config.http_limits,
+        )
         tls = self.security.tls
         bound = await self._http.start(host, port, None if tls is None else tls.context())
         self.http_address = address_text(host, bound)
+        self._servicer.has_rest = True
         if self._servicer.metrics_port is None:
             self._servicer.metrics_port = bound
 

@@ -156,9 +156,9 @@ class Dispatcher:
         except Exception:  # the request was served: a fault of the pluggable policy must not take its answer away
             _LOGGER.exception("%s: the policy failed to take in a run at level %d", self._name, level)
 
-    def first_due_s(self) -> float | None:
+    def next_due(self) -> tuple[int, float] | None:
         """As Tenant."""
-        return self._queue.first_due_s()
+        return self._queue.next_due()
 
     def waiting(self) -> list[Waiting]:
         """As Tenant."""

@@ -73,7 +73,9 @@ def raw_of_text(text: bytes, name: str, datatype: str, shape: Sequence[int]) -> 
     """The values of an array of numbers, flat or nested as `shape` is, as they are in memory. Raises InputError."""
     shown, of_type = excerpt(name), _numpy_type(datatype, name)
     count = math.prod(shape)
-    marks = text.translate(None, _ALL_BUT_MARKS)
+    marks = b"".join(
+        text[at : at + PIECE_BYTES].translate(None, _ALL_BUT_MARKS) for at in range(0, len(text), PIECE_BYTES)
+    )
     given = marks.count(b",") + 1
     if given != count:
         raise InputError(
@@ -83,9 +85,9 @@ def raw_of_text(text: bytes, name: str, datatype: str, shape: Sequence[int]) -> 
         raise InputError(f"Input '{shown}': expected 'data' flat, or nested as its shape {list(shape)} says.")
     flat = np.empty(count, of_type)
     at = 0
-    for piece in _pieces(text.translate(_TO_SPACES)):
+    for piece in _pieces(text):
         try:
-            values = json.loads(b"[" + piece + b"]")
+            values = json.loads(b"[" + piece.translate(_TO_SPACES) + b"]")
         except ValueError as error:
             raise InputError(f"Input '{shown}': 'data' is no array of numbers: {excerpt(error)}") from None
         _store(values, flat[at : at + len(values)], shown, datatype)

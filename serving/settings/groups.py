@@ -43,7 +43,6 @@ class Address(Group):
             "Port for REST, the metrics and the dashboard, off by default; 0 picks one. Needs the [http] extra.",
             least=0,
             most=MOST_PORT,
-            ready=False,
         ),
     ] = None
 
@@ -63,9 +62,9 @@ class Security(Group):
         Path | None, Setting("File of bearer tokens and their rights; without a token, nothing but health.")
     ] = None
     insecure: Annotated[bool, Setting("Listen on a public address without TLS.")] = False
-    allow_shared_memory: Annotated[
-        bool, Setting("Let clients pass tensors in the shared memory of this machine.", ready=False)
-    ] = False
+    allow_shared_memory: Annotated[bool, Setting("Let clients pass tensors in the shared memory of this machine.")] = (
+        False
+    )
     check_signature: Annotated[
         Path | None, Setting("File of an Ed25519 public key that must have signed each checkpoint.", ready=False)
     ] = None
