@@ -14,6 +14,7 @@ from ..profiling import LatencyProfile
 from ..resources import ResourceMonitor
 from .device import Device
 from .execution import AMPLE, Execution, Executor
+from .fair_share import ROOM_SHARE
 from .job import Job
 from .job_queue import JobQueue
 from .level_log import LevelLog
@@ -100,14 +101,17 @@ class Dispatcher:
         """Predicted over profiled time of a run, now."""
         return self._policy.slowdown_factor(self._clock())
 
-    def admit(self, job: Job, now_s: float, at_once_ms: float = 0.0) -> Turn | None:
+    def admit(self, job: Job, now_s: float, left: list[Job], at_once_ms: float = 0.0) -> Turn | None:
         """Queue `job`; or its turn, with the slot of the device, where it is next and takes at most `at_once_ms`.
 
+        left: gets the jobs that make way for it, of clients that have more waiting; the caller ends them.
         Raises OverloadedError, DeadlineError, and what the policy raises.
         """
         if job.waiting.deadline_s <= now_s:
             raise self._refusals.expired(job, now_s)
         idle = self._device.idle
+        if not idle and self._queue.shares.is_crowded(job):
+            left += self._make_way(job, now_s)
         queue = () if idle else self._device.queue_of(self, self._policy.slowdown_factor(now_s))
         decision = self._policy.admit(job.waiting, queue, self._device.busy_ms(now_s), now_s)
         if decision.level is None:
@@ -174,6 +178,29 @@ class Dispatcher:
         # half way down: two models that each counted on the other's present level would take turns at the lowest one
         levels_ms = [self._profile.predict_ms(level, waiting.batch) for level in (present, waiting.lowest_level)]
         return sum(levels_ms) / 2 * self._policy.slowdown_factor(self._clock())
+
+    def _make_way(self, job: Job, now_s: float) -> list[Job]:
+        """Take out jobs of clients with more, where they would make `job` late, or leave it no place in the queue."""
+        slowdown = self._policy.slowdown_factor(now_s)
+
+        def cost_ms(waiting: Waiting) -> float:
+            run_ms = self._profile.predict_ms(waiting.lowest_level, waiting.batch)
+            return slowdown * (run_ms if waiting.foreign_ms is None else waiting.foreign_ms) / self._workers
+
+        due_s, slack_ms = job.waiting.deadline_s, job.waiting.slack_ms(now_s)
+        ahead = [each for each in self._device.queue_of(self, slowdown) if each.first or each.deadline_s <= due_s]
+        through_ms = self._device.busy_ms(now_s) + sum(map(cost_ms, ahead)) + cost_ms(job.waiting)
+        own = [each for each in self._queue.jobs() if each.waiting.deadline_s <= due_s]
+        leaving, excess_ms = self._queue.shares.making_way(
+            job, own, lambda each: cost_ms(each.waiting), through_ms - ROOM_SHARE * slack_ms
+        )
+        if excess_ms > (1.0 - ROOM_SHARE) * slack_ms:  # it would be late all the same
+            leaving = []
+        if not leaving and self._queue.full:
+            leaving, _ = self._queue.shares.making_way(job, self._queue.jobs(), lambda _: 1.0, 1.0)
+        for each in leaving:
+            self._queue.leave(each)
+        return leaving
 
     def _make_room(self, now_s: float) -> None:
         """Have the run under way lowered where it would make something in the queue late."""

@@ -25,7 +25,7 @@ from ..rights.tokens import read_tokens
 from ..served_model import VERSION
 from ..tls.certificates import CertificateFiles, read_certificates
 from ..tls.exposure import check_exposure
-from .parts import model_config, server_config
+from .parts import model_config, server_config, signature_check
 from .settings import Settings
 
 
@@ -119,7 +119,7 @@ def _model(path: Path, name: str, version: str, settings: Settings) -> dict[str,
     """The facts of one model, ready for JSON. Raises as serving it would."""
     own = settings.of_model(name)
     model_config(own)
-    with Session(path, threads=own.threads) as session:
+    with Session(path, threads=own.threads, check=signature_check(settings.security)) as session:
         check_types(session)
         levels = len(session.levels)
         if own.level is not None:
