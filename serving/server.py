@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grpc import aio
@@ -24,6 +25,7 @@ from .connections.grpc_log import silence_bad_names
 from .connections.listening import MOST_PORT, address_text, check_listenable
 from .connections.own_door import OwnDoor
 from .connections.own_sockets import finish_sending, stop_listening
+from .connections.unix_socket import UnixSocket
 from .connections.uploads import Uploads, upload_budget
 from .dataplane import Dataplane
 from .health import SERVICE_NAME as HEALTH_SERVICE_NAME
@@ -58,6 +60,7 @@ log = logging.getLogger(__name__)
 class ServerConfig:
     """The server's addresses and limits. Raises ServingError for a value that is out of range.
 
+    unix_socket: path of a socket for processes of this user, beside the port.
     port, metrics_port, http_port: 0 picks a free one; metrics_port None: no metrics; http_port None: no REST.
     grace_s: seconds that running requests get when the server stops.
     request_samples: number of samples of the example shape that fit in one request; it bounds the bytes that the
@@ -68,6 +71,7 @@ class ServerConfig:
 
     host: str = "127.0.0.1"
     port: int = 8001
+    unix_socket: Path | None = None
     metrics_port: int | None = None
     http_port: int | None = None
     grace_s: float = 30.0
@@ -122,6 +126,7 @@ class Server:
         self._health = HealthServicer()
         self._model_health = ModelHealth(self._health, self._dataplane)
         self._door: OwnDoor | None = None
+        self._unix_socket = None if config.unix_socket is None else UnixSocket(config.unix_socket)
         self._watches: list[asyncio.Task[None]] = []
         self._grpc = self._build(limit)
         self._exporter = MetricsServer(self._metrics.registry, self.security)
@@ -133,7 +138,6 @@ class Server:
         self._upload_bytes = upload_budget(limit)
         silence_bad_names()
         server = aio.server(
-            interceptors=(BoundedServices(self._servicer.calls),),
             options=(
                 (
                     "grpc.so_reuseport",
@@ -155,9 +159,15 @@ class Server:
         gate = Gate(self.security.rights, self._front.probe_path, self._metrics.count_unread)
         self._handlers = (gate, self._front)
         server.add_generic_rpc_handlers(self._handlers)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        add_reflection(server, (messages.SERVICE_NAME, HEALTH_SERVICE_NAME))
+        services = BoundedServices(server, self._servicer.calls)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, services)
+        add_reflection(services, (messages.SERVICE_NAME, HEALTH_SERVICE_NAME))
         return server
+
+    @property
+    def unix_address(self) -> str:
+        """The address of the unix socket; "" where there is none."""
+        return "" if self._unix_socket is None else self._unix_socket.address
 
     @property
     def models(self) -> list[ServedModel]:
@@ -177,6 +187,8 @@ class Server:
         check_listenable(host, port)
         bound = self._listen(host, port)
         self.address = address_text(host, bound)
+        if self._unix_socket is not None:
+            self._unix_socket.open(self._grpc)
         self._door = OwnDoor(self._grpc, host, bound, self.security.tls is not None)
         if self._config.metrics_port is not None:
             await self._start_exporter(host, self._config.metrics_port)
@@ -252,6 +264,10 @@ class Server:
             return
         port = int(self.address.rpartition(":")[2])
         await self._servicer.calls.settle(QUIET_S, REPLY_GRACE_S)
-        stop_listening(self._config.host, port)
-        finish_sending(self._config.host, port)
+        doors = [(self._config.host, port), *([(self.unix_address, 0)] if self.unix_address else [])]
+        for end in (stop_listening, finish_sending):
+            for door in doors:
+                end(*door)
         await self._grpc.stop(REPLY_GRACE_S)
+        if self._unix_socket is not None:
+            self._unix_socket.close()

@@ -199,7 +199,7 @@ class Servicer:
         bounds = Bounds(len(model.inputs), len(model.outputs))
         if not request.is_large:
             call = read_call(request, bounds, received_s, time_left_s)
-            self._headers.learn(request, bounds)
+            self._headers.learn(request, bounds, model.inputs)
             return call
         with self._dataplane.held(model):
             async with self._conversion:  # one thread at a time beside the loop's

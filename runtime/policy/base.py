@@ -24,10 +24,13 @@ class LevelPolicy(Protocol):
         """
 
     def choose(self, request: Waiting, queue: Sequence[Waiting], now_s: float) -> Decision:
-        """Choose the level of `request`, which is next, within what it allows; None sheds it."""
+        """Choose the level of `request`, which is next, within what it allows; None sheds it.
+
+        For a few milliseconds the answer also stands for short requests with the same levels and ample time.
+        """
 
     def observe(self, level: int, batch: int, service_ms: float, now_s: float) -> None:
-        """Learn from a run that has ended. Called after every run.
+        """Learn from a run that has ended. Not called where choose() was not, and the run took as long as predicted.
 
         service_ms: time that a whole run at `level` took, or would have taken where the level fell on the way.
         """

@@ -4,23 +4,52 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from nested_sparse.errors import OverloadedError
 
-from ..policy import LevelPolicy, Waiting
+from ..policy import Decision, LevelPolicy, Waiting
 from ..profiling import LatencyProfile
 from ..resources import ResourceMonitor
 from .device import Device
-from .execution import Execution, Executor
+from .execution import AMPLE, Execution, Executor
 from .job import Job
 from .job_queue import JobQueue
 from .level_log import LevelLog
 from .refusals import Refusals
 from .running_jobs import Turn
 
+LONGER = 1.5
+"""A run that takes so many times as long as predicted is news to the policy in any case."""
+SETTLED_S = 0.005
+"""Time for which a decision stands for short requests like the first one. It is as long as a few of them."""
 _LOGGER = logging.getLogger("nested_sparse.runtime")
+
+
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    """A decision about a short request, and the requests that it stands for: those that allow the same levels.
+
+    until_s: end of its time. least_slack_ms: time that they have at least, so much that nothing is left to choose.
+    """
+
+    decision: Decision
+    slowdown: float
+    lowest_level: int
+    highest_level: int
+    batch: int
+    until_s: float
+    least_slack_ms: float
+
+    def stands_for(self, waiting: Waiting, now_s: float) -> bool:
+        return (
+            now_s < self.until_s
+            and waiting.highest_level == self.highest_level
+            and waiting.lowest_level == self.lowest_level
+            and waiting.batch == self.batch
+            and waiting.slack_ms(now_s) >= self.least_slack_ms
+        )
 
 
 class Dispatcher:
@@ -61,10 +90,11 @@ class Dispatcher:
         self._highest_level, self._limited_by = profile.level_count - 1, ""
         self._present_level = profile.level_count - 1
         self._ended_s = -math.inf
+        self._settled: _Settled | None = None
 
     def limit(self, highest_level: int, reason: str) -> None:
         """Let no request run denser from now on, except those that ask for a level or an accuracy above."""
-        self._highest_level, self._limited_by = highest_level, reason
+        self._highest_level, self._limited_by, self._settled = highest_level, reason, None
 
     def slowdown_factor(self) -> float:
         """Predicted over profiled time of a run, now."""
@@ -84,7 +114,7 @@ class Dispatcher:
             raise self._refusals.shed(job, decision)
         # a slower device takes as many times as long to change threads, so the slowdown does not count
         if idle and at_once_ms > 0.0 and self._longest_ms(job.waiting) <= at_once_ms:
-            return self._turn(job, now_s)
+            return self._turn_at_once(job, now_s)
         if not self._queue.enter(job, now_s):
             raise OverloadedError(
                 f"shed: {len(self._queue)} requests are waiting already", max(1.0, decision.predicted_ms)
@@ -102,8 +132,16 @@ class Dispatcher:
                 return self._turn(job, now_s)
         return None
 
-    def learn(self, jobs: Sequence[Job], level: int, done: Execution) -> None:
-        """Tell the policy how long the run of `jobs` took that began at `level`."""
+    def learn(self, turn: Turn, level: int, done: Execution) -> None:
+        """Tell the policy how long the run of `turn` took that began at `level`.
+
+        A run whose decision was settled before is left out, unless it took longer than expected.
+        """
+        jobs = turn.jobs
+        if turn.predicted_ms is not None and (done.ended_s - done.started_s) * 1e3 <= LONGER * turn.predicted_ms:
+            self._ended_s = done.ended_s
+            return
+        self._settled = self._settled if turn.predicted_ms is None else None
         batch = sum(job.waiting.batch for job in jobs)
         # the time that a run would have taken whose level never fell, under the slowdown that this run met
         whole_ms = (done.ended_s - done.started_s) * 1e3 * self._profile.predict_ms(level, batch) / done.nominal_ms
@@ -145,6 +183,30 @@ class Dispatcher:
             spare_ms = self._policy.spare_ms(queue, now_s)
             if spare_ms < busy_ms:
                 self._device.tighten_deadline(self, max(spare_ms, 0.0))
+
+    def _turn_at_once(self, job: Job, now_s: float) -> Turn:
+        """The turn of a job that is alone, by the decision about the one before it where that stands."""
+        settled, waiting = self._settled, job.waiting
+        if settled is not None and settled.stands_for(waiting, now_s):
+            decision = settled.decision
+            turn = Turn([job], decision, settled.slowdown, decision.predicted_ms)
+            if decision.level is not None and job.leaves_choice(decision.level):
+                self._log.note(decision.level, decision.reason, settled.slowdown, 0, now_s)
+            self._device.begin(turn, now_s + decision.predicted_ms / 1e3)
+            return turn
+        turn = self._turn(job, now_s)
+        self._settled = None
+        if isinstance(turn.decision, Decision) and turn.decision.level is not None:
+            self._settled = _Settled(
+                turn.decision,
+                turn.slowdown,
+                waiting.lowest_level,
+                waiting.highest_level,
+                waiting.batch,
+                now_s + SETTLED_S,
+                AMPLE * turn.decision.predicted_ms,
+            )
+        return turn
 
     def _turn(self, job: Job, now_s: float) -> Turn:
         try:

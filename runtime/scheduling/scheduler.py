@@ -271,7 +271,7 @@ class Scheduler:
             return
         batch = sum(job.waiting.batch for job in turn.jobs)
         with self._changed:
-            self._dispatcher.learn(turn.jobs, level, done)
+            self._dispatcher.learn(turn, level, done)
             self._counts.add(batch, round((done.ended_s - done.started_s) * 1e9))
         for job, outputs in zip(turn.jobs, done.outputs, strict=True):
             job.future.set_result(

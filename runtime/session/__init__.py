@@ -10,10 +10,12 @@ from .session import Session
 from .tensors import (
     Array,
     Arrays,
+    CheckedInputs,
     batch_size,
     check_inputs,
     drawn_from,
     fixed_batch,
+    in_order,
     is_constant,
     random_inputs,
     value_pool,
@@ -23,6 +25,7 @@ from .watchdog import Watchdog, stuck_after_s
 __all__ = [
     "Array",
     "Arrays",
+    "CheckedInputs",
     "Guard",
     "LevelCell",
     "Lowering",
@@ -33,6 +36,7 @@ __all__ = [
     "check_inputs",
     "drawn_from",
     "fixed_batch",
+    "in_order",
     "is_constant",
     "random_inputs",
     "return_freed",

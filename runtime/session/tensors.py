@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,18 +20,30 @@ _DRAWN_BYTES = 8
 """Bytes of one random number before it is cast."""
 
 
-def check_inputs(specs: Sequence[TensorSpec], inputs: Arrays) -> dict[str, Array]:
+class CheckedInputs(dict[str, Array]):
+    """Arrays that fit the tensors `specs`, in their order: checked once, and not again for the same specs."""
+
+    __slots__ = ("specs",)
+
+    def __init__(self, specs: Sequence[TensorSpec], arrays: Iterable[tuple[str, Array]]) -> None:
+        super().__init__(arrays)
+        self.specs = specs
+
+
+def check_inputs(specs: Sequence[TensorSpec], inputs: Arrays) -> CheckedInputs:
     """`inputs` as contiguous arrays, in the order of `specs`.
 
     Nothing is cast: names, dtypes (in native byte order), ranks and fixed sizes must be right, and no dimension may be
     0. An array that is not contiguous is copied. Raises InputError.
     """
+    if type(inputs) is CheckedInputs and inputs.specs is specs:
+        return inputs
     if not isinstance(inputs, Mapping):
         names = excerpts([spec.name for spec in specs])
         raise InputError(f"inputs: expected a dict of a numpy array for each of [{names}], got {shown(inputs)}")
     if len(inputs) != len(specs) or any(spec.name not in inputs for spec in specs):
         raise _other_names(specs, inputs)
-    return {spec.name: _checked(spec, inputs[spec.name]) for spec in specs}
+    return CheckedInputs(specs, [(spec.name, _checked(spec, inputs[spec.name])) for spec in specs])
 
 
 def _other_names(specs: Sequence[TensorSpec], inputs: Arrays) -> InputError:
@@ -54,6 +66,11 @@ def _checked(spec: TensorSpec, array: Array) -> Array:
         )
     if not _fits(array.shape, spec.shape):
         raise InputError(f"input '{excerpt(spec.name)}': expected shape {_shape_text(spec)}, got {list(array.shape)}")
+    return in_order(array)
+
+
+def in_order(array: Array) -> Array:
+    """`array`, or a copy where it is not contiguous or its values are not at multiples of their size."""
     flags = array.flags
     # a class of its own, such as numpy's matrix, is left to numpy
     if type(array) is np.ndarray and flags.c_contiguous and flags.aligned:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperOption
 
-from nested_sparse.errors import SettingsError
+from nested_sparse.errors import NestedSparseError, SettingsError
 from nested_sparse.excerpt import paragraph
 
 from ..ending import SIGNALS, end_draining, ended_by_signals
@@ -111,7 +111,13 @@ def serve(
         faulthandler.enable()  # a crash, as from a file that is cut off during a run, leaves a trace on stderr
     sys.setswitchinterval(SWITCH_S)
     use_format(settings.watching.log_format)
-    _run(settings, json, None if config is None else read)
+    try:
+        _run(settings, json, None if config is None else read)
+    except (NestedSparseError, OSError) as error:
+        if settings.watching.log_format == "text":
+            raise  # main() writes it
+        log.critical("%s", error)
+        raise typer.Exit(1) from None
 
 
 def _wrong(text: str) -> typer.Exit:
@@ -132,6 +138,7 @@ def _check(settings: Settings, source: str, json: bool) -> None:
         print_table("would be served:", columns, rows)
         for name, address in found.addresses.items():
             print_line(f"{name} on {address}")
+        print_line(f"security: {', '.join(f'{key} {value}' for key, value in found.security.items()) or 'none'}")
     if found.problems:
         raise _wrong("\n".join([f"{source}:", *found.problems]))
 
@@ -222,6 +229,8 @@ def _announce(server: Server, json: bool) -> None:
         name = model.name if model.version == VERSION else f"{model.name}/{model.version}"
         levels = f"levels 0 to {len(model.levels) - 1}"
         log.info("serving %s on %s (%s, isa %s, threads %d)", name, server.address, levels, model.isa, model.threads)
+    if server.unix_address:
+        log.info("serving them on %s too", server.unix_address)
     if server.metrics_address:
         scheme = "http" if server.security.tls is None else "https"
         log.info("metrics on %s://%s/metrics", scheme, server.metrics_address)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
 import grpc
-from grpc import aio
 
 from nested_sparse.errors import InputError, TooLargeError
 
@@ -19,22 +18,29 @@ from .calls import Calls
 Parse = Callable[[bytes], Any]
 
 
-class BoundedServices(aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
-    """Reads the requests of handlers that leave it to gRPC, which would parse up to the largest model's request.
+class BoundedServices:
+    """Stands for a server where gRPC's own services are added to it, and reads their requests in place of gRPC.
 
-    A request of more than `limit` bytes, or one that cannot be parsed, ends in a status, without a line in
-    the log. Handlers that take bytes, such as our own, are not changed. calls: counts each call until it has ended.
+    gRPC would parse up to the largest model's request. A request of more than `limit` bytes, or one that cannot be
+    parsed, ends in a status, without a line in the log. calls: counts each call until it has ended.
+
+    It is no interceptor: gRPC would ask it for every call of every service, inferences included.
     """
 
-    def __init__(self, calls: Calls, limit: int = HEADER_BYTES) -> None:
+    def __init__(self, server: Any, calls: Calls, limit: int = HEADER_BYTES) -> None:
+        self._server = server
         self._calls = calls
         self._limit = limit
 
-    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
-        """gRPC's hook: the handler of a call."""
-        handler = await continuation(details)
-        if handler is None or handler.request_deserializer is None:
-            return handler
+    def add_generic_rpc_handlers(self, handlers: Iterable[Any]) -> None:
+        """As a server's."""
+        self._server.add_generic_rpc_handlers(tuple(_Bounded(each, self.bounded) for each in handlers))
+
+    def add_registered_method_handlers(self, service: str, handlers: Any) -> None:
+        """As a server's: the same handlers, in a form that grpc.aio does not use."""
+
+    def bounded(self, handler: Any) -> Any:
+        """A handler like `handler` with a limit, for requests and responses of one kind."""
         parse, serialize = handler.request_deserializer, handler.response_serializer
         if handler.unary_unary is not None:
             method = self._of_one(handler.unary_unary, parse)
@@ -45,7 +51,7 @@ class BoundedServices(aio.ServerInterceptor):  # type: ignore[misc]  # grpc has 
         if handler.stream_stream is not None:
             stream = self._of_many(handler.stream_stream, parse)
             return grpc.stream_stream_rpc_method_handler(stream, response_serializer=serialize)
-        return handler
+        raise TypeError("a service that takes a stream and gives one answer cannot be bounded")
 
     def _of_one(self, method: Callable[[Any, Any], Awaitable[Any]], parse: Parse) -> Callable[[bytes, Any], Any]:
         async def bounded(data: bytes, context: Any) -> Any:
@@ -70,3 +76,13 @@ class BoundedServices(aio.ServerInterceptor):  # type: ignore[misc]  # grpc has 
         except (InputError, TooLargeError) as error:
             ending = Ending.of(error)
         await ending.send(context)
+
+
+class _Bounded(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
+    def __init__(self, handler: Any, bounded: Callable[[Any], Any]) -> None:
+        self._handler = handler
+        self._bounded = bounded
+
+    def service(self, details: Any) -> Any:
+        handler = self._handler.service(details)
+        return None if handler is None else self._bounded(handler)

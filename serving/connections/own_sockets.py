@@ -53,7 +53,10 @@ def received_bytes(connection: socket.socket) -> int | None:
 
 
 def _bound_to(host: str, port: int) -> Iterator[socket.socket]:
-    """This process's TCP sockets of a server at host:port, as duplicates that are closed behind the caller."""
+    """This process's sockets of a server at host:port, as duplicates that are closed behind the caller.
+
+    host: of a unix socket, unix:PATH; it has no port.
+    """
     own = None
     with contextlib.suppress(ValueError):  # a name, which gRPC may have found other addresses for than we would
         own = ipaddress.ip_address(host)
@@ -65,12 +68,15 @@ def _bound_to(host: str, port: int) -> Iterator[socket.socket]:
         except OSError:  # closed since
             continue
         with copy:
-            if copy.family in INTERNET and copy.type == socket.SOCK_STREAM:
-                name = copy.getsockname()
-                if name[1] == port and (
-                    own is None or own.is_unspecified or ipaddress.ip_address(plain_address(name[0])) == own
-                ):
-                    yield copy
+            if copy.type != socket.SOCK_STREAM:
+                continue
+            name = copy.getsockname()
+            if (copy.family == socket.AF_UNIX and f"unix:{name}" == host) or (
+                copy.family in INTERNET
+                and name[1] == port
+                and (own is None or own.is_unspecified or ipaddress.ip_address(plain_address(name[0])) == own)
+            ):
+                yield copy
 
 
 def _open_files() -> list[int]:

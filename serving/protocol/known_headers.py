@@ -16,6 +16,8 @@ import numpy as np
 
 from nested_sparse.proto.messages import ModelInferRequest
 from nested_sparse.runtime.scheduling import Request
+from nested_sparse.runtime.session import CheckedInputs, check_inputs, in_order
+from nested_sparse.tensor_spec import TensorSpec
 from nested_sparse.wire import BYTES, WireError, varint
 
 from .call import Call
@@ -35,13 +37,15 @@ class KnownHeader:
     """The common part of all requests with one header.
 
     message: the header, parsed. request_of, call_of: make the request and its call of the fields that differ.
-    timeout_ms: of the parameters. inputs: name, dtype, shape and number of bytes of each.
+    timeout_ms: of the parameters. specs: the model's inputs, which these fit. inputs: name, dtype, shape and number of
+    bytes of each.
     """
 
     message: ModelInferRequest
     request_of: Callable[..., Request]
     call_of: Callable[..., Call]
     timeout_ms: float | None
+    specs: tuple[TensorSpec, ...]
     inputs: tuple[tuple[str, np.dtype[np.generic], tuple[int, ...], int], ...]
 
 
@@ -60,15 +64,17 @@ class KnownRequest:
     def call(self, received_s: float, time_left_s: float | None) -> Call:
         """As read_call()."""
         header = self.header
-        arrays = {
-            name: np.frombuffer(values, dtype).reshape(shape)
+        arrays = [
+            (name, in_order(np.frombuffer(values, dtype).reshape(shape)))
             for (name, dtype, shape, _), values in zip(header.inputs, self.raw, strict=True)
-        }
+        ]
         timeout_ms = header.timeout_ms
         if time_left_s is not None:
             left_ms = MS_PER_S * time_left_s
             timeout_ms = left_ms if timeout_ms is None else min(timeout_ms, left_ms)
-        return header.call_of(header.request_of(arrays, received_s=received_s, timeout_ms=timeout_ms))
+        return header.call_of(
+            header.request_of(CheckedInputs(header.specs, arrays), received_s=received_s, timeout_ms=timeout_ms)
+        )
 
 
 class KnownHeaders:
@@ -86,11 +92,12 @@ class KnownHeaders:
                 return KnownRequest(header, raw)
         return None
 
-    def learn(self, request: InferRequest, bounds: Bounds) -> None:
-        """Keep the header of a request that was read without an error, the second time that it comes.
+    def learn(self, request: InferRequest, bounds: Bounds, specs: tuple[TensorSpec, ...]) -> None:
+        """Keep the header of a request to a model with the inputs `specs`, the second time that it is read in order.
 
         Requests with an id are not kept, as the next one has another id. Nor are those whose values are not all raw, or
-        are not in memory as on the wire, or that have parameters of an input or output.
+        are not in memory as on the wire, or that have parameters of an input or output. Raises what read_call() and
+        check_inputs() raise.
         """
         message, raw = request.message, request.raw
         if message.id or not raw or len(raw) != len(message.inputs) or not request.data:
@@ -104,7 +111,10 @@ class KnownHeaders:
         if not self._came_before(data):
             return
         call = read_call(request, bounds, 0.0, None)
+        check_inputs(specs, call.request.inputs)
         inputs = tuple((name, array.dtype, array.shape, array.nbytes) for name, array in call.request.inputs.items())
+        if [name for name, *_ in inputs] != [spec.name for spec in specs]:
+            return
         if any(dtype.kind not in "iuf" for _, dtype, _, _ in inputs):
             return
         if [nbytes for *_, nbytes in inputs] != [len(values) for values in raw]:
@@ -114,7 +124,7 @@ class KnownHeaders:
         if not _parsed(header, data) or header.raw_input_contents or len(header.inputs) != len(inputs):
             return
         request_of = _maker(call.request, "inputs", "received_s", "timeout_ms")
-        known = KnownHeader(header, request_of, _maker(call, "request"), call.request.timeout_ms, inputs)
+        known = KnownHeader(header, request_of, _maker(call, "request"), call.request.timeout_ms, specs, inputs)
         if _raw_values(request.data, length, known) is not None:
             self._keep(data, known)
 

@@ -11,7 +11,7 @@ import grpc
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2
-from grpc_reflection.v1alpha import reflection, reflection_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 from nested_sparse.proto import messages
 
@@ -23,9 +23,8 @@ SERVICE_NAMES = (f"{ONE}.{SERVICE}", f"{ALPHA}.{SERVICE}")
 
 def add_reflection(server: Any, services: tuple[str, ...]) -> None:
     """Have a grpc.aio server list `services`, by their full names, and reflection itself."""
-    names, pool = (*services, *SERVICE_NAMES), _pool()
-    reflection.enable_server_reflection(names, server, pool=pool)
-    servicer = reflection.aio.ReflectionServicer(names, pool)
+    servicer = reflection.aio.ReflectionServicer((*services, *SERVICE_NAMES), _pool())
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
     handler = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from nested_sparse.errors import ServingError
 from nested_sparse.excerpt import excerpt
+from nested_sparse.regular_file import open_regular
 
 from .right import Right
 
@@ -69,13 +70,13 @@ def read_tokens(path: Path) -> Tokens:
     a token.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             mode = os.fstat(file.fileno()).st_mode
             data = file.read(MOST_FILE_BYTES + 1)
     except OSError as error:
         raise ServingError(f"token file {path}: {error.strerror or error}") from None
-    if not stat.S_ISREG(mode) or len(data) > MOST_FILE_BYTES:
-        raise ServingError(f"token file {path}: expected a regular file of at most {MOST_FILE_BYTES} bytes")
+    if len(data) > MOST_FILE_BYTES:
+        raise ServingError(f"token file {path}: expected at most {MOST_FILE_BYTES} bytes")
     if mode & stat.S_IWOTH:
         raise ServingError(f"token file {path}: everyone may write it, and so make tokens; run `chmod o-w {path}`")
     clients: dict[bytes, Client] = {}

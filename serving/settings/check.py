@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,21 +16,30 @@ from nested_sparse.runtime.policy import DEFAULT_POLICY
 from nested_sparse.runtime.session import Session
 
 from ..connections.listening import address_text, check_listenable
+from ..connections.unix_socket import UnixSocket
 from ..load import check_types, file_problems
 from ..model_config import MODEL_FILE
 from ..repository.folder import ModelFolder
 from ..repository.version_policy import VersionPolicy
-from ..security import Security
+from ..rights.tokens import read_tokens
 from ..served_model import VERSION
+from ..tls.certificates import CertificateFiles, read_certificates
+from ..tls.exposure import check_exposure
 from .parts import server_config
 from .settings import Settings
 
 
 @dataclass
 class Findings:
-    """addresses: by what listens there. models: the facts of each one that can be served. problems: a line each."""
+    """The facts that were found, ready for JSON.
+
+    addresses: of gRPC, the metrics and HTTP. security: `tls` ("server", or "mutual" where clients show certificates
+    too), `certificate_ends`, and `tokens`, their number; what is off is left out. models: the facts of each one that
+    can be served. problems: a line each.
+    """
 
     addresses: dict[str, str] = field(default_factory=dict)
+    security: dict[str, Any] = field(default_factory=dict)
     models: list[dict[str, Any]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -48,10 +58,14 @@ def checked(settings: Settings) -> Findings:
     found = Findings()
     address = settings.address
     with found.noted():
-        config = server_config(settings)
-        Security(config.security, config.host)
+        server_config(settings)
     with found.noted():
         check_listenable(address.host, 0)
+    if address.unix_socket is not None:
+        found.addresses["unix socket"] = str(address.unix_socket)
+        with found.noted():
+            UnixSocket(address.unix_socket).check()
+    _look_at_security(settings, found)
     for name, port in (("gRPC", address.port), ("metrics", address.metrics_port), ("HTTP", address.http_port)):
         if port is not None:
             found.addresses[name] = address_text(address.host, port)
@@ -64,6 +78,24 @@ def checked(settings: Settings) -> Findings:
         with found.noted():
             _look_into(settings.models.model_dir, settings, found)
     return found
+
+
+def _look_at_security(settings: Settings, found: Findings) -> None:
+    """Read the certificates and the tokens, as Security does; one that fails hides no other."""
+    security = settings.security
+    with found.noted():
+        check_exposure(settings.address.host, security.tls_cert is not None, security.insecure)
+    if security.tls_cert is not None and security.tls_key is not None:
+        with found.noted():
+            read = read_certificates(CertificateFiles(security.tls_cert, security.tls_key, security.client_ca))
+            found.security["tls"] = "server" if read.client_ca is None else "mutual"
+            if read.end_s is None:  # the log says why
+                found.problems.append(f"[security] tls_cert: {security.tls_cert}: clients would refuse it now")
+            else:
+                found.security["certificate_ends"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(read.end_s))
+    if security.token_file is not None:
+        with found.noted():
+            found.security["tokens"] = len(read_tokens(security.token_file))
 
 
 def _look_into(model_dir: Path, settings: Settings, found: Findings) -> None:

@@ -31,6 +31,9 @@ class Address(Group):
 
     host: Annotated[str, Setting("Address to listen on; the default is this machine only.")] = "127.0.0.1"
     port: Annotated[int, Setting("gRPC port; 0 picks a free one and says which.", least=0, most=MOST_PORT)] = 8001
+    unix_socket: Annotated[
+        Path | None, Setting("Path of a unix socket beside the port, for processes of this user; off by default.")
+    ] = None
     metrics_port: Annotated[
         int | None, Setting("Port for Prometheus text, off by default; 0 picks one.", least=0, most=MOST_PORT)
     ] = None

@@ -22,6 +22,7 @@ def server_config(settings: Settings) -> ServerConfig:
     return ServerConfig(
         host=address.host,
         port=address.port,
+        unix_socket=address.unix_socket,
         metrics_port=address.metrics_port,
         grace_s=limits.grace_s,
         request_samples=limits.max_batch,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nested_sparse.errors import ServingError
+from nested_sparse.regular_file import open_regular
 
 from .self_test import end_of
 
@@ -91,7 +92,7 @@ def _reason(error: Exception) -> object:
 
 def _read(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(MOST_FILE_BYTES + 1)
     except OSError as error:
         raise ServingError(f"{path}: {error.strerror or error}") from None

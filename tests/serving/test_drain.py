@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 
 import grpc
 import numpy as np
+import pytest
 
 from nested_sparse.proto import messages
 from nested_sparse.serving.server import ServerConfig
@@ -74,10 +75,12 @@ class Hammer:
             assert self._changed.wait_for(lambda: sum(self.answers.values()) >= count, 60)
 
 
-def test_no_call_in_flight_is_cancelled(model, serve):
+@pytest.mark.parametrize("door", ["port", "socket"])
+def test_no_call_in_flight_is_cancelled(model, serve, tmp_path, door):
     """OK or UNAVAILABLE, on 16 connections whose clients never stop sending; before the end some may be shed."""
-    with serve([model]) as server:
-        hammer = Hammer(server.address)
+    path = tmp_path / "door"
+    with serve([model], ServerConfig(port=0, unix_socket=path)) as server:
+        hammer = Hammer(server.address if door == "port" else f"unix:{path}")
         running = hammer.running()
         running.__enter__()
         hammer.wait_for(2 * CONNECTIONS * CALLS)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import json
 import logging
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -104,3 +107,12 @@ def test_the_log_of_a_server_is_bounded_and_says_so(name: str, monkeypatch: pyte
         assert lines[2].endswith("WARNING again 5 (after 3 more of its kind, which were left out)")
     assert foreign.formatter is None
     assert foreign.filters == []
+
+
+def test_the_error_that_ends_a_server_is_an_object_too(tmp_path: Path) -> None:
+    """And its exit code is as ever."""
+    command = [sys.executable, "-m", "nested_sparse.serving", "serve", str(tmp_path / "absent"), "--log-format", "json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 1
+    facts = json.loads(done.stderr)
+    assert (facts["severity"], facts["message"]) == ("CRITICAL", f"{tmp_path / 'absent'}: no such file")

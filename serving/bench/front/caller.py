@@ -30,8 +30,13 @@ class Target:
     data: bytes
 
 
-def in_turns(targets: Sequence[Target], rounds: int) -> tuple[list[list[float]], list[list[bytes]]]:
-    """Milliseconds of each call, and its answer, by target; one call of each target in each round, one at a time."""
+def in_turns(
+    targets: Sequence[Target], rounds: int, warm_up: int = WARM_UP
+) -> tuple[list[list[float]], list[list[bytes]]]:
+    """Milliseconds of each call, and its answer, by target; one call of each target in each round, one at a time.
+
+    warm_up: number of rounds before, which do not count.
+    """
     times_ms: list[list[float]] = [[] for _ in targets]
     answers: list[list[bytes]] = [[] for _ in targets]
     with ExitStack() as channels:
@@ -39,12 +44,12 @@ def in_turns(targets: Sequence[Target], rounds: int) -> tuple[list[list[float]],
             channels.enter_context(grpc.insecure_channel(target.address, OPTIONS)).unary_unary(target.path)
             for target in targets
         ]
-        for turn in range(WARM_UP + rounds):
+        for turn in range(warm_up + rounds):
             for call, target, spent, got in zip(calls, targets, times_ms, answers, strict=True):
                 begin_s = time.perf_counter()
                 answer = call(target.data, timeout=PATIENCE_S)
                 spent_ms = 1e3 * (time.perf_counter() - begin_s)
-                if turn >= WARM_UP:
+                if turn >= warm_up:
                     spent.append(spent_ms)
                     got.append(answer)
     return times_ms, answers

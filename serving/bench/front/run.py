@@ -6,6 +6,7 @@ import statistics
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 
 from nested_sparse.proto import messages
@@ -17,10 +18,12 @@ from .bare_server import path_of, running_bare_server
 from .caller import Target, at_once, in_turns
 from .trivial import LARGE_SHAPE, SMALL_SHAPE, Trivial, make_trivial
 
+REGISTER = f"/{messages.SERVICE_NAME}/SystemSharedMemoryRegister"
 INFER = f"/{messages.SERVICE_NAME}/ModelInfer"
 CONNECTIONS = 16
 TURNS = 5
-SERVED = ("--threads", "1", "--profile-cache", "off", "--slo-ms", "1000")
+REGION = "bench"
+SERVED = ("--allow-shared-memory", "--threads", "1", "--profile-cache", "off", "--slo-ms", "1000")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,7 @@ def measure_front(options: FrontOptions) -> list[Figure]:
                 return [
                     _latency("p50 of a call with 4 kB", Reach("<=", 1.4), small, pairs[0], options.rounds),
                     _latency("p50 of a call with 602 kB", Reach("<=", 1.25), large, pairs[1], options.rounds),
+                    _shared(large, pairs[0][0], server.address, options.rounds),
                     _rate(small, pairs[0], options.seconds),
                 ]
 
@@ -60,14 +64,16 @@ def _answer_size(address: str, model: Trivial) -> int:
     return max(map(len, answers))
 
 
-def _latency(name: str, reach: Reach, model: Trivial, pair: Sequence[Target], rounds: int) -> Figure:
+def _latency(
+    name: str, reach: Reach, model: Trivial, pair: Sequence[Target], rounds: int, beside: str = "the same bytes"
+) -> Figure:
     (bare_ms, ours_ms), (_, answers) = in_turns(pair, rounds)
     for answer in answers:
         model.check(answer)
     bare_p50_ms, ours_p50_ms = statistics.median(bare_ms), statistics.median(ours_ms)
     note = f"{ours_p50_ms:.3f} ms, {model.run_ms:.3f} of them Session.run, against {bare_p50_ms:.3f} ms"
     return Figure(
-        f"{name}, less Session.run / bare gRPC",
+        f"{name}, less Session.run / bare gRPC with {beside}",
         "×",
         reach,
         round((ours_p50_ms - model.run_ms) / bare_p50_ms, 3),
@@ -78,6 +84,22 @@ def _latency(name: str, reach: Reach, model: Trivial, pair: Sequence[Target], ro
             "run_ms": model.run_ms,
         },
     )
+
+
+def _shared(large: Trivial, bare: Target, address: str, rounds: int) -> Figure:
+    """The large input in shared memory, against the small one sent to the bare server."""
+    memory = SharedMemory(create=True, size=large.array.nbytes)
+    try:
+        memory.buf[: large.array.nbytes] = large.array.tobytes()
+        register = messages.SystemSharedMemoryRegisterRequest(
+            name=REGION, key=f"/{memory.name}", byte_size=large.array.nbytes
+        )
+        in_turns([Target(address, REGISTER, register.SerializeToString())], 1, warm_up=0)
+        pair = bare, Target(address, INFER, large.shared_request(REGION))
+        return _latency("p50 of a call with 602 kB in shared memory", Reach("<=", 1.4), large, pair, rounds, "4 kB")
+    finally:
+        memory.close()
+        memory.unlink()
 
 
 def _rate(model: Trivial, pair: Sequence[Target], seconds: float) -> Figure:

@@ -77,6 +77,15 @@ class Trivial:
         data: bytes = request.SerializeToString()
         return data
 
+    def shared_request(self, region: str) -> bytes:
+        """The bytes of the request whose values are in the shared memory that is registered as `region`."""
+        request = self.request()
+        parameters = request.inputs[0].parameters
+        parameters["shared_memory_region"].string_param = region
+        parameters["shared_memory_byte_size"].int64_param = self.array.nbytes
+        data: bytes = request.SerializeToString()
+        return data
+
     def check(self, answer: bytes) -> None:
         """Raise BenchError unless `answer` is the output of the level that it names."""
         response = messages.ModelInferResponse.FromString(answer)

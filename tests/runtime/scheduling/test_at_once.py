@@ -110,3 +110,94 @@ def test_an_error_is_in_the_future(session: Threads) -> None:
     scheduler.submit(Request(X)).result(0)
     assert scheduler.stats().queue_length == 0
     scheduler.close()
+
+
+class Asked(ElasticPolicy):
+    """Counts the decisions that it makes and the runs that it is told of."""
+
+    decisions = runs = 0
+
+    def choose(self, *arguments: Any) -> Any:
+        self.decisions += 1
+        return super().choose(*arguments)
+
+    def observe(self, *arguments: Any) -> None:
+        self.runs += 1
+        super().observe(*arguments)
+
+
+class Clock:
+    """Stands still, but for the runs of a session that moves it."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Timed(Threads):
+    """Each run takes `run_ms` of the clock."""
+
+    def __init__(self, like: Any, clock: Clock) -> None:
+        super().__init__(like)
+        self.clock, self.run_ms = clock, PROFILED_MS[-1]
+
+    def run(self, inputs: dict[str, np.ndarray], level: int) -> dict[str, np.ndarray]:
+        self.clock.now_s += self.run_ms / 1e3
+        return super().run(inputs, level)
+
+
+@pytest.fixture
+def settled(rig: Callable[..., Any]) -> Any:
+    """A scheduler whose policy has just decided about a request, its session and its policy."""
+    clock = Clock()
+    session = Timed(rig().session, clock)
+    profile = LatencyProfile((1,), [[ms] for ms in PROFILED_MS])
+    policy = Asked(profile)
+    scheduler = Scheduler(session, profile, policy, default_slo_ms=1000.0, at_once_ms=1.0, clock=clock)
+    scheduler.submit(Request(X)).result(0)
+    assert (policy.decisions, policy.runs) == (1, 1)
+    yield scheduler, session, policy
+    scheduler.close()
+
+
+def test_a_decision_stands_for_requests_with_nothing_to_choose(settled: Any) -> None:
+    """The policy is asked again after a while; it is told of every arrival, and of the runs that it decided on."""
+    scheduler, session, policy = settled
+    for _ in range(20):
+        assert scheduler.submit(Request(X)).result(0).level.index == 3
+    assert (policy.decisions, policy.runs) == (1, 1)
+    assert policy._arrivals._count == 21
+    session.clock.now_s += 0.005
+    scheduler.submit(Request(X)).result(0)
+    assert (policy.decisions, policy.runs) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"slo_ms": 2.8}, {"level": 1}, {"min_accuracy": 0.91}, {"inputs": {"x": np.ones((2, 3), np.float32)}}],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_a_decision_does_not_stand_for_another_kind_of_request(settled: Any, other: dict[str, Any]) -> None:
+    """Little time, other levels, another batch."""
+    scheduler, _, policy = settled
+    scheduler.submit(Request(**{"inputs": X, **other})).result(0)
+    assert policy.decisions == 2
+
+
+def test_a_limit_ends_a_decision(settled: Any) -> None:
+    scheduler, _, policy = settled
+    scheduler.limit(1, "heat")
+    response = scheduler.submit(Request(X)).result(0)
+    assert (response.level.index, policy.decisions) == (1, 2)
+    assert "capped by heat" in response.reason
+
+
+def test_a_run_that_takes_longer_is_learned_and_ends_the_decision(settled: Any) -> None:
+    scheduler, session, policy = settled
+    session.run_ms *= 2
+    scheduler.submit(Request(X)).result(0)
+    assert (policy.decisions, policy.runs) == (1, 2)
+    scheduler.submit(Request(X)).result(0)
+    assert (policy.decisions, policy.runs) == (2, 3)

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nested_sparse.errors import InputError
 from nested_sparse.proto.messages import ModelInferRequest
+from nested_sparse.runtime.session import check_inputs
 from nested_sparse.serving.protocol.convert import Bounds, parse_infer_request, read_call
 from nested_sparse.serving.protocol.datatype import DATATYPES
 from nested_sparse.serving.protocol.known_headers import (
@@ -18,8 +20,11 @@ from nested_sparse.serving.protocol.known_headers import (
     KnownRequest,
 )
 from nested_sparse.serving.protocol.wire import length_prefix
+from nested_sparse.tensor_spec import TensorSpec
 
 BOUNDS = Bounds(2, 2)
+SPECS = (TensorSpec("x", "float32", (None, None), (1, 4)), TensorSpec("n", "int64", (None, None), (1, 4)))
+ONE = (TensorSpec("x", "float32", (None,), (1,)),)
 
 
 def request(values: float = 1.0, shape: tuple[int, ...] = (2, 4), name: str = "net", **fields: object) -> bytes:
@@ -35,11 +40,11 @@ def request(values: float = 1.0, shape: tuple[int, ...] = (2, 4), name: str = "n
     return data
 
 
-def taught(*requests: bytes) -> KnownHeaders:
+def taught(*requests: bytes, specs: tuple[TensorSpec, ...] = SPECS) -> KnownHeaders:
     """Headers that have met each of the requests twice."""
     headers = KnownHeaders()
     for data in (*requests, *requests):
-        headers.learn(parse_infer_request(data), BOUNDS)
+        headers.learn(parse_infer_request(data), BOUNDS, specs)
     return headers
 
 
@@ -70,7 +75,7 @@ def test_a_header_is_known_the_second_time_it_comes():
     headers = KnownHeaders()
     for known in (False, False, True):
         assert (headers.find(request()) is not None) == known
-        headers.learn(parse_infer_request(request()), BOUNDS)
+        headers.learn(parse_infer_request(request()), BOUNDS, SPECS)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +104,7 @@ def test_values_in_contents_are_not_kept():
     message = ModelInferRequest(model_name="net")
     message.inputs.add(name="x", datatype="FP32", shape=[2]).contents.fp32_contents.extend([1.0, 2.0])
     data = message.SerializeToString()
-    assert taught(data).find(data) is None
+    assert taught(data, specs=ONE).find(data) is None
 
 
 def test_bytes_that_end_within_a_field_are_not_kept():
@@ -109,7 +114,7 @@ def test_bytes_that_end_within_a_field_are_not_kept():
     message.inputs.add(name="x", datatype="FP32", shape=[1])
     data = message.SerializeToString() + values + length_prefix(2, len(values)) + values
     assert ModelInferRequest.FromString(data).model_version.endswith("abcd")
-    assert taught(data).find(data) is None
+    assert taught(data, specs=ONE).find(data) is None
 
 
 @pytest.mark.parametrize("datatype", DATATYPES, ids=lambda datatype: datatype.name)
@@ -123,7 +128,8 @@ def test_every_datatype_is_read_as_without_the_header(datatype):
         data: bytes = message.SerializeToString()
         return data
 
-    headers, other = taught(of(bytes(16))), of(bytes(range(16)))
+    spec = TensorSpec("x", datatype.dtype.name, (None,), (1,))
+    headers, other = taught(of(bytes(16)), specs=(spec,)), of(bytes(range(16)))
     if datatype.name == "BOOL":
         assert headers.find(other) is None
     else:
@@ -136,12 +142,12 @@ def test_what_is_kept_is_bounded():
         for number in range(2 * MOST_OF_A_LENGTH):
             for _ in range(2):
                 data = request(name="n" * length + chr(48 + number))
-                headers.learn(parse_infer_request(data), BOUNDS)
+                headers.learn(parse_infer_request(data), BOUNDS, SPECS)
     assert len(headers._headers) == MOST_LENGTHS
     assert all(len(each) <= MOST_OF_A_LENGTH for each in headers._headers.values())
     long = request(name="n" * MOST_BYTES)
     for _ in range(2):
-        headers.learn(parse_infer_request(long), BOUNDS)
+        headers.learn(parse_infer_request(long), BOUNDS, SPECS)
     assert headers.find(long) is None
 
 
@@ -155,3 +161,20 @@ def test_a_changed_request_is_never_read_otherwise_than_by_protobuf(place, chang
     known = headers.find(bytes(data))
     if known is not None:
         assert_same_call(known, bytes(data), None)
+
+
+def test_inputs_in_another_order_are_not_kept():
+    """Checked inputs are in the order of the model's."""
+    assert taught(request(), specs=SPECS[::-1]).find(request()) is None
+
+
+def test_known_inputs_need_no_other_check():
+    """They fit those specs, and their values are at multiples of their size whatever the header's length is."""
+    for name in ("n", "ne", "net", "nets", "netss"):
+        known = taught(request(name=name)).find(request(3.0, name=name))
+        assert known is not None
+        inputs = known.call(0.0, None).request.inputs
+        assert check_inputs(SPECS, inputs) is inputs
+        assert all(array.flags.aligned for array in inputs.values())
+        with pytest.raises(InputError, match="missing"):
+            check_inputs(ONE + SPECS[1:2] + (TensorSpec("z", "float32", (None,), (1,)),), inputs)

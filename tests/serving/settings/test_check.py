@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import socket
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from certificates import Authority
 from typer.testing import CliRunner
 
 from chain import counting_chain
@@ -43,6 +45,7 @@ def test_what_would_be_served(files: Path) -> None:
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout) == {
         "addresses": {"gRPC": f"127.0.0.1:{port}"},
+        "security": {},
         "models": [
             {
                 "name": "a",
@@ -63,7 +66,7 @@ def test_what_would_be_served(files: Path) -> None:
 def test_the_same_for_people(files: Path) -> None:
     result = check(files / "a.safetensors", "--port", "7001", "--metrics-port", "7002", "--slo-ms", "25")
     assert result.exit_code == 0
-    assert "gRPC on 127.0.0.1:7001\nmetrics on 127.0.0.1:7002\n" in result.stdout
+    assert "gRPC on 127.0.0.1:7001\nmetrics on 127.0.0.1:7002\nsecurity: none\n" in result.stdout
     assert re.search(r"│ a +│ 1 +│ \S+/a\.safetensors +│ +3 │ +25 │ +0 │ +│ elastic +│", result.stdout)
 
 
@@ -84,6 +87,39 @@ def test_every_mistake_is_said_at_once(files: Path) -> None:
     for text, problem in zip(said, problems, strict=True):
         assert text in problem
         assert problem in result.stderr.replace("\n  ", "\n")
+
+
+def test_certificates_and_tokens_are_read(files: Path) -> None:
+    authority = Authority()
+    cert, key = authority.issue(files)
+    ca, tokens = files / "ca.pem", files / "tokens"
+    ca.write_bytes(authority.pem)
+    tokens.write_text(f"me inference {'x' * 40}\nyou reading {'y' * 40}\n")
+    flags = ["--tls-cert", cert, "--tls-key", key, "--client-ca", ca, "--token-file", tokens, "--json"]
+    result = check(files / "a.safetensors", *flags)
+    assert result.exit_code == 0, result.output
+    security = json.loads(result.stdout)["security"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", security.pop("certificate_ends"))
+    assert security == {"tls": "mutual", "tokens": 2}
+
+
+def test_a_mistake_in_one_file_hides_no_other(files: Path) -> None:
+    """A pipe is a mistake, too, and is not waited for."""
+    old, key = Authority().issue(files, days=-1)
+    pipe = files / "pipe"
+    os.mkfifo(pipe)
+    no_file = f"{pipe}: it is not a regular file"
+    for cert, tokens, said in (
+        (old, pipe, ("203.0.113.1", "clients would refuse it now", no_file)),
+        (pipe, files / "absent", ("203.0.113.1", no_file, "absent: No such file")),
+    ):
+        flags = ["--tls-cert", cert, "--tls-key", key, "--token-file", tokens, "--host", "203.0.113.1", "--json"]
+        result = check(files / "a.safetensors", *flags)
+        assert result.exit_code == 2
+        problems = json.loads(result.stdout)["problems"]
+        assert [text in problem for text, problem in zip(said, problems, strict=True)] == [True] * len(said)
+    open_to_all = json.loads(check(files / "a.safetensors", "--host", "0.0.0.0", "--json").stdout)["problems"]
+    assert ["can be reached over the network" in line for line in open_to_all] == [True]
 
 
 def test_mistakes_in_the_settings_come_first(files: Path) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -125,24 +126,50 @@ def wait_for(log: Path, text: str) -> None:
         time.sleep(0.02)
 
 
+def ask(address: str, asked: int) -> int:
+    """The number of answers to so many requests, one after the other."""
+    with triton.InferenceServerClient(address) as client:
+        metadata = client.get_model_metadata("net")
+        (spec,), (output,) = metadata.inputs, metadata.outputs
+        values = np.zeros([1, *spec.shape[1:]], np.float32)
+        tensor = triton.InferInput(spec.name, list(values.shape), spec.datatype)
+        tensor.set_data_from_numpy(values)
+        return sum(client.infer("net", [tensor]).as_numpy(output.name) is not None for _ in range(asked))
+
+
 def test_sighup_reads_the_file_again(tmp_path: Path) -> None:
-    """With a file that is wrong, everything stays as it is; the process goes on in both cases."""
+    """With a file that is wrong, everything stays as it is. Requests are answered all the while."""
     counting_chain(tmp_path / "net.safetensors", 2, 4, 3)
     path, log = tmp_path / "serve.toml", tmp_path / "log"
-    path.write_text("[models]\n" + FILE.format(slo_ms=900))
-    with process(path, log) as (server, address):
+    path.write_text("[models]\n" + FILE.format(slo_ms=9000))
+    with process(path, log) as (server, address), ThreadPoolExecutor() as pool:
+        answers = pool.submit(ask, address, 500)
         path.write_text("[models]\n" + FILE.format(slo_ms=0))
         os.kill(server.pid, signal.SIGHUP)
         wait_for(log, "ERROR the settings stay as they are: ")
         assert "[models] slo_ms = 0.0: expected at least 0.1" in log.read_text()
-        path.write_text(f"[models]\n{FILE.format(slo_ms=800)}level = 1\n[watching]\nlog_format = 'json'")
+        path.write_text(f"[models]\n{FILE.format(slo_ms=8000)}level = 1\n[watching]\nlog_format = 'json'")
         os.kill(server.pid, signal.SIGHUP)
         wait_for(log, "log_format: ")
         lines = [json.loads(line)["message"] for line in log.read_text().splitlines() if line.startswith("{")]
         assert lines == [
-            "changed: [models] slo_ms: 900.0 -> 800.0",
+            "changed: [models] slo_ms: 9000.0 -> 8000.0",
             "needs a restart: [models] level: none -> 1",
             'changed: [watching] log_format: "text" -> "json"',
         ]
-        with triton.InferenceServerClient(address) as client:
-            assert client.is_server_ready()
+        assert answers.result() == 500
+        assert ask(address, 1) == 1
+
+
+def test_sighup_ends_a_server_without_a_file(tmp_path: Path) -> None:
+    """As when its terminal closes."""
+    counting_chain(tmp_path / "net.safetensors", 2, 4, 3)
+    command = [*COMMAND[:-1], str(tmp_path / "net.safetensors"), "--profile-cache", "off", "--threads", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        try:
+            assert server.stdout is not None
+            assert server.stdout.readline()
+            os.kill(server.pid, signal.SIGHUP)
+            assert server.wait(60) == -signal.SIGHUP
+        finally:
+            server.kill()

@@ -1,0 +1,65 @@
+"""UnixSocket: a second door of a gRPC server, for processes of the same user on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+from pathlib import Path
+from typing import Any
+
+from nested_sparse.errors import ServingError
+from nested_sparse.excerpt import excerpt
+
+MOST_BYTES = 107
+"""Longest path of a unix socket on Linux."""
+SCHEME = "unix:"
+OWN_ONLY = 0o177
+"""File mode bits that are taken away: the socket's user may connect, and no other but root."""
+
+
+class UnixSocket:
+    """A socket at `path`, without TLS: its connections do not leave the machine. Tokens are asked for as anywhere.
+
+    address: as gRPC writes it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.absolute()
+        self.address = f"{SCHEME}{self._path}"
+
+    def check(self) -> None:
+        """Raise ServingError where no socket can be made. One that a dead process has left is no obstacle."""
+        shown, folder = excerpt(self._path), self._path.parent
+        if len(os.fsencode(self._path)) > MOST_BYTES:
+            raise ServingError(
+                f"unix socket {shown}: expected a path of at most {MOST_BYTES} bytes; choose a shorter one"
+            )
+        if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+            raise ServingError(f"unix socket {shown}: expected a folder there that this user may write into")
+        try:
+            mode = self._path.lstat().st_mode
+        except FileNotFoundError:
+            return
+        if not stat.S_ISSOCK(mode):
+            raise ServingError(f"unix socket {shown}: another file has this name; remove it, or choose another path")
+        with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(ConnectionRefusedError):
+            probe.connect(str(self._path))
+            raise ServingError(f"unix socket {shown}: another process listens there; stop it, or choose another path")
+
+    def open(self, server: Any) -> None:
+        """Listen, before the server starts. Raises ServingError."""
+        self.check()
+        self.close()  # the one that a dead process has left
+        before = os.umask(OWN_ONLY)  # a later chmod would leave a moment in which anybody may connect
+        try:
+            server.add_insecure_port(self.address)
+        except RuntimeError as error:
+            raise ServingError(f"cannot listen on {excerpt(self.address)}: {error}") from None
+        finally:
+            os.umask(before)
+
+    def close(self) -> None:
+        """Remove the file, if it is there."""
+        self._path.unlink(missing_ok=True)
