@@ -110,7 +110,8 @@ def test_all_figures_of_our_server_are_read(model, serve, source):
     assert rates.answered_share == rates.in_time_share == 0.75
     assert (rates.level_shares, rates.shed, rates.late) == ({2: 1.0}, 1, 0)
     assert (rates.slowdown, rates.queue_length) == (1.25, 0)
-    assert (rates.mean_queue_ms, rates.mean_compute_ms) == (1.5, 2.5)
+    assert rates.mean_compute_ms == 2.5
+    assert 0 <= rates.mean_queue_ms <= 1.5  # without the time that the message took to become arrays
     assert rates.queue_ms is not None
     assert 1.0 <= rates.queue_ms[0] <= rates.queue_ms[1] <= 2.5
 
