@@ -43,6 +43,7 @@ from .rights.gate import Gate
 from .security import Security, SecurityConfig
 from .served_model import ServedModel
 from .servicer import Servicer, generic_handler
+from .shared_memory.regions import Regions
 
 if TYPE_CHECKING:
     from .http.http_server import HttpServer
@@ -66,6 +67,7 @@ class ServerConfig:
     request_samples: number of samples of the example shape that fit in one request; it bounds the bytes that the
     server reads into memory.
     connections: limits of the connections of one client, and of all clients together.
+    allow_shared_memory: whether clients may name shared memory of this machine, in place of a tensor's values.
     security: its TLS, and the rights of its clients.
     """
 
@@ -77,6 +79,7 @@ class ServerConfig:
     grace_s: float = 30.0
     request_samples: int = 64
     connections: ConnectionLimits = field(default_factory=ConnectionLimits)
+    allow_shared_memory: bool = False
     security: SecurityConfig = field(default_factory=SecurityConfig)
 
     def __post_init__(self) -> None:
@@ -121,20 +124,24 @@ class Server:
         for model in served:
             self._metrics.watch(model)
         self._dataplane = Dataplane(served)
-        self._message_bytes = limit = receive_limit(served, config.request_samples)
-        self._servicer = Servicer(self._dataplane, self._metrics, limit, repository=repository)
+        limit = receive_limit(served, config.request_samples)
+        memory = Regions(limit) if config.allow_shared_memory else None
+        self._servicer = Servicer(
+            self._dataplane, self._metrics, limit_bytes=limit, repository=repository, memory=memory
+        )
         self._health = HealthServicer()
         self._model_health = ModelHealth(self._health, self._dataplane)
         self._door: OwnDoor | None = None
         self._unix_socket = None if config.unix_socket is None else UnixSocket(config.unix_socket)
         self._watches: list[asyncio.Task[None]] = []
-        self._grpc = self._build(limit)
+        self._grpc = self._build()
         self._exporter = MetricsServer(self._metrics.registry, self.security)
         self._http: HttpServer | None = None
         if repository is not None:
             repository.attach(self._dataplane, self._metrics, self._models_changed)
 
-    def _build(self, limit: int) -> aio.Server:
+    def _build(self) -> aio.Server:
+        limit = self._servicer.limit_bytes
         self._upload_bytes = upload_budget(limit)
         silence_bad_names()
         server = aio.server(
@@ -221,7 +228,7 @@ class Server:
 
         check_listenable(host, port)
         text = MetricsText(self._metrics.registry)
-        self._http = HttpServer(self._handlers, text, self._message_bytes, self._upload_bytes)
+        self._http = HttpServer(self._handlers, text, self._servicer.limit_bytes, self._upload_bytes)
         tls = self.security.tls
         bound = await self._http.start(host, port, None if tls is None else tls.context())
         self.http_address = address_text(host, bound)

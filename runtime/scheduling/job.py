@@ -16,7 +16,7 @@ from nested_sparse.tensor_spec import batch_is_free
 
 from ..policy import Waiting
 from ..session import Array, batch_size, check_inputs
-from .request import Request, Response, allowed_levels, time_limit_ms
+from .request import Request, Response, allowed_levels, rank_of, time_limit_ms
 from .request_queue import Ticket
 from .runner import Runner
 
@@ -98,7 +98,8 @@ def make_job(session: Runner, request: Request, future: Future[Response], terms:
         batch=batch,
         budget_ms=budget_ms,
         # the model may broadcast inputs of unequal batches: joined, rows of one request would meet those of another
-        joins=terms.joins and all(array.shape[:1] == (batch,) for array in inputs.values()),
+        joins=terms.joins and all([array.shape[:1] == (batch,) for array in inputs.values()]),  # noqa: C419 -- no generator
+        rank=rank_of(request),
     )
     return Job(
         inputs,

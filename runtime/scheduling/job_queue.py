@@ -1,4 +1,4 @@
-"""JobQueue: the jobs that wait for their run, earliest deadline first. No job waits beyond its deadline."""
+"""JobQueue: the jobs that wait for their run, by rank, then the earliest deadline first. None waits beyond it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class JobQueue:
 
     def enter(self, job: Job, now_s: float) -> bool:
         """Queue `job`; False where the queue is full."""
-        job.ticket = self._queue.push(job.waiting.deadline_s, job)
+        job.ticket = self._queue.push(job.waiting.deadline_s, job, job.waiting.rank)
         if job.ticket is None:
             return False
         if self._reaper is not None:
@@ -51,7 +51,7 @@ class JobQueue:
         return expired
 
     def pop(self, now_s: float) -> Job | None:
-        """Take out the job with the earliest deadline after `now_s`; None if there is none."""
+        """Take out the first job whose deadline is after `now_s`; None if there is none."""
         job = self._queue.pop(now_s)
         if job is not None:
             self._left(job)
@@ -62,12 +62,13 @@ class JobQueue:
         job = self._queue.peek()
         return job if job is not None and job.batches_with(first) and self.leave(job) else None
 
-    def first_due_s(self) -> float | None:
-        """The earliest deadline; None if nothing waits."""
-        return self._queue.first_deadline_s()
+    def next_due(self) -> tuple[int, float] | None:
+        """Rank and deadline of the job that is next; None if nothing waits."""
+        first = self._queue.first()
+        return None if first is None else (first.rank, first.deadline_s)
 
     def waiting(self) -> list[Waiting]:
-        """The jobs as a policy sees them, earliest deadline first."""
+        """The jobs as a policy sees them, in their order."""
         return [job.waiting for job in self._queue.items()]
 
     def clear(self) -> list[Job]:

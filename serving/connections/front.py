@@ -31,6 +31,10 @@ waited_s: ContextVar[float] = ContextVar("waited_s", default=0.0)
 """In a call of the inference method: the time that its request waited before the method began."""
 arrived_s: ContextVar[float | None] = ContextVar("arrived_s", default=None)
 """In such a call: the time of its arrival, by the servicer's clock."""
+LOAD_FORMAT = "endpoint-load-metrics-format"
+"""Metadata by which a client asks for the server's load beside the answer."""
+load_form: ContextVar[str | None] = ContextVar("load_form", default=None)
+"""In such a call: the form of the load report that its client asks for; None: it does not ask."""
 
 
 class Front(grpc.GenericRpcHandler):  # type: ignore[misc]
@@ -79,6 +83,9 @@ class Front(grpc.GenericRpcHandler):  # type: ignore[misc]
         if entry.refused:
             return self._refusal
         waited_s.set(entry.wait_s)
+        for key, value in details.invocation_metadata or ():
+            if key == LOAD_FORMAT:
+                load_form.set(value)
         return self._handler.service(details)
 
     def wait_s(self) -> float:

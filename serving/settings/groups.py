@@ -63,9 +63,9 @@ class Security(Group):
         Path | None, Setting("File of bearer tokens and their rights; without a token, nothing but health.")
     ] = None
     insecure: Annotated[bool, Setting("Listen on a public address without TLS.")] = False
-    allow_shared_memory: Annotated[
-        bool, Setting("Let clients pass tensors in the shared memory of this machine.", ready=False)
-    ] = False
+    allow_shared_memory: Annotated[bool, Setting("Let clients pass tensors in the shared memory of this machine.")] = (
+        False
+    )
     check_signature: Annotated[
         Path | None, Setting("File of an Ed25519 public key that must have signed each checkpoint.", ready=False)
     ] = None

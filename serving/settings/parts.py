@@ -26,6 +26,7 @@ def server_config(settings: Settings) -> ServerConfig:
         metrics_port=address.metrics_port,
         grace_s=limits.grace_s,
         request_samples=limits.max_batch,
+        allow_shared_memory=security.allow_shared_memory,
         security=SecurityConfig(
             tls_cert=security.tls_cert,
             tls_key=security.tls_key,

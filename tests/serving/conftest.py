@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from nested_sparse.level import Level
-from nested_sparse.runtime.scheduling.request import Request, Response, allowed_levels, time_limit_ms
+from nested_sparse.runtime.scheduling.request import Request, Response, allowed_levels, rank_of, time_limit_ms
 from nested_sparse.runtime.scheduling.run_counts import RunCounts
 from nested_sparse.runtime.scheduling.stats import SchedulerStats
 from nested_sparse.runtime.session.tensors import check_inputs
@@ -55,6 +55,7 @@ class FakeEngine:
                 raise self.error
             limit_ms = time_limit_ms(request, self.default_slo_ms)
             _, highest = allowed_levels(request, LEVELS)
+            rank_of(request)
             arrays = check_inputs(self.inputs, request.inputs)
         except Exception as error:
             future.set_exception(error)

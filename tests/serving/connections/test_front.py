@@ -6,6 +6,7 @@ import asyncio
 import time
 from concurrent.futures import Future
 from dataclasses import replace
+from itertools import chain, repeat
 from typing import Any
 
 import grpc
@@ -102,14 +103,14 @@ def test_deadlines_count_from_the_arrival(model: ServedModel) -> None:
 
     async def infer(left_s: float | None, **parameters: float) -> Request:
         waited_s.set(0.02)
-        times_s = iter((100.0, 100.01))
+        times_s = chain((100.0,), repeat(100.01))
         metrics = Metrics()
         metrics.watch(model)
         context, request = Context(), infer_request()
         context.left_s = left_s
         for name, value in parameters.items():
             request.parameters[name].double_param = value
-        servicer = Servicer(Dataplane([model]), metrics, 1 << 20, clock=lambda: next(times_s))
+        servicer = Servicer(Dataplane([model]), metrics, clock=lambda: next(times_s))
         servicer.arrived()
         await servicer.model_infer(parse_infer_request(request.SerializeToString()), context)
         return model.engine.requests[-1]  # type: ignore[attr-defined, no-any-return]

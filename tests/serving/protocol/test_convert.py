@@ -165,15 +165,21 @@ def test_one_input_twice_is_refused():
         read(request)
 
 
-def test_unsupported_extensions_are_refused():
-    """Shared memory and classification are said to be missing, not ignored."""
+def test_parameters_of_tensors_are_obeyed_or_refused():
+    """Shared memory that is not allowed, and parameters of other extensions, are not ignored."""
     request = raw_request(np.float32([1, 2]))
     request.inputs[0].parameters["shared_memory_region"].string_param = "region"
     with pytest.raises(InputError, match="'x' is in shared memory"):
         read(request)
     request = raw_request(np.float32([1, 2]))
     request.outputs.add(name="y").parameters["classification"].int64_param = 3
-    with pytest.raises(InputError, match="'y' asks for 'classification'"):
+    assert read(request).classes == {"y": 3}
+    request.outputs[0].parameters["binary_data"].bool_param = True
+    with pytest.raises(InputError, match=r"Output 'y' has unknown parameters \['binary_data'\]"):
+        read(request)
+    request = raw_request(np.float32([1, 2]))
+    request.inputs[0].parameters["content_type"].string_param = "np"
+    with pytest.raises(InputError, match=r"Input 'x' has unknown parameters \['content_type'\]"):
         read(request)
 
 
