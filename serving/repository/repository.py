@@ -88,24 +88,30 @@ class Repository:
     def load_all(self, taken: Collection[str] = ()) -> None:
         """Load every model of the folder. A version that cannot be loaded is logged, and the others are served.
 
+        In the place of such a version among the latest comes the next lower one, which may have been served before.
         taken: names of models that are served from elsewhere. Raises ServingError where a model has one of them.
         """
         for name in self._folder.names():
-            loaded: dict[int, Loaded] = {}
             if name in taken:
                 raise ServingError(f"{name!r} is in the model directory and is also a FILE; rename one, or name one")
+            loaded: dict[int, Loaded] = {}
             try:
-                for version in self._chosen(name, self._policy):
-                    try:
-                        loaded[version] = self._open(name, version)
-                    except (NestedSparseError, OSError, MemoryError) as error:
-                        self._reasons[name, version] = excerpt(error)
-                        log.error("%s/%d is not served: %s", name, version, excerpt(error))
+                chosen = self._chosen(name, self._policy)
+                for version in reversed(self._folder.versions(name)) if self._policy.latest else chosen:
+                    if len(loaded) < len(chosen):
+                        self._try(name, version, loaded)
             except ServingError as error:
                 self._reasons[name, 0] = excerpt(error)
                 log.error("not served: %s", excerpt(error))
             if loaded:
-                self._loaded[name] = loaded
+                self._loaded[name] = dict(sorted(loaded.items()))
+
+    def _try(self, name: str, version: int, loaded: dict[int, Loaded]) -> None:
+        try:
+            loaded[version] = self._open(name, version)
+        except (NestedSparseError, OSError, MemoryError) as error:
+            self._reasons[name, version] = excerpt(error)
+            log.error("%s/%d is not served: %s", name, version, excerpt(error))
 
     def attach(self, dataplane: Dataplane, metrics: Metrics, changed: Callable[[], None]) -> None:
         """Serve from now on through this dataplane, which has the models already. changed: called after each change."""

@@ -86,6 +86,16 @@ def test_a_broken_model_leaves_the_others(put, root, open_repository):
     play(scene, open_repository())
 
 
+def test_the_next_lower_version_stands_in_for_a_broken_one(put, open_repository):
+    """At the start only: a server that was killed had served it. A list of versions is taken as it is."""
+    for version in (1, 2, 3, 5):
+        put("net", version)
+    put("net", 4, b"bad")
+    put("net", 6, b"bad")
+    for policy, served in (("latest", ["5"]), ("latest:2", ["3", "5"]), ("4,5", ["5"]), ("all", ["1", "2", "3", "5"])):
+        assert [model.version for model in open_repository(policy).models] == served
+
+
 def test_a_model_is_not_served_twice_under_one_name(put, root, loader, make_model):
     put("net", 1)
     repository = Repository(ModelFolder(root), loader)
