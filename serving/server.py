@@ -299,6 +299,8 @@ class Server:
         end_s = time.monotonic() + self._config.grace_s
         for watch in self._watches:
             watch.cancel()
+        if self._repository is not None:
+            self._repository.refuse()
         await self._front.close()
         if self._door is not None:
             self._door.close()

@@ -126,7 +126,7 @@ class Servicer:
         self.trace = TraceSettings(dataplane)
         self._clock = clock
         self._conversion = asyncio.Lock()
-        self._headers, self._answers = KnownHeaders(), Answers()
+        self._headers, self._answers = KnownHeaders(memory), Answers()
         self.metrics_port: int | None = None
         self.has_rest = False
         self.calls = Calls()

@@ -78,7 +78,10 @@ class Device:
         return len(self._ends_s) < self.slots and not self._waits()
 
     def _waits(self) -> bool:
-        return any(tenant.next_due() is not None for tenant in self._tenants)
+        for tenant in self._tenants:  # noqa: SIM110 -- any() of a generator takes twice as long
+            if tenant.next_due() is not None:
+                return True
+        return False
 
     def begin(self, run: Hashable, end_s: float) -> None:
         """Give a slot to `run`, any hashable name of a run, which is expected to end at `end_s`."""

@@ -109,7 +109,10 @@ class Dispatcher:
         """
         if job.waiting.deadline_s <= now_s:
             raise self._refusals.expired(job, now_s)
-        idle = self._device.idle
+        idle, settled = self._device.idle, self._settled
+        if idle and settled is not None and settled.stands_for(job.waiting, now_s):
+            self._policy.arrived(job.waiting, now_s)
+            return self._settled_turn(job, settled, now_s)
         if not idle and self._queue.shares.is_crowded(job):
             left += self._make_way(job, now_s)
         queue = () if idle else self._device.queue_of(self, self._policy.slowdown_factor(now_s))
@@ -211,16 +214,18 @@ class Dispatcher:
             if spare_ms < busy_ms:
                 self._device.tighten_deadline(self, max(spare_ms, 0.0))
 
+    def _settled_turn(self, job: Job, settled: _Settled, now_s: float) -> Turn:
+        """The turn of a job that is alone, by the decision about one before it."""
+        decision = settled.decision
+        turn = Turn([job], decision, settled.slowdown, decision.predicted_ms)
+        if decision.level is not None and job.leaves_choice(decision.level):
+            self._log.note(decision.level, decision.reason, settled.slowdown, 0, now_s)
+        self._device.begin(turn, now_s + decision.predicted_ms / 1e3)
+        return turn
+
     def _turn_at_once(self, job: Job, now_s: float) -> Turn:
-        """The turn of a job that is alone, by the decision about the one before it where that stands."""
-        settled, waiting = self._settled, job.waiting
-        if settled is not None and settled.stands_for(waiting, now_s):
-            decision = settled.decision
-            turn = Turn([job], decision, settled.slowdown, decision.predicted_ms)
-            if decision.level is not None and job.leaves_choice(decision.level):
-                self._log.note(decision.level, decision.reason, settled.slowdown, 0, now_s)
-            self._device.begin(turn, now_s + decision.predicted_ms / 1e3)
-            return turn
+        """The turn of a job that is alone. The decision stands for those that follow."""
+        waiting = job.waiting
         turn = self._turn(job, now_s)
         self._settled = None
         if isinstance(turn.decision, Decision) and turn.decision.level is not None:

@@ -95,6 +95,8 @@ def rank_of(request: Request) -> int:
 def allowed_levels(request: Request, levels: Sequence[Level]) -> tuple[int, int]:
     """Lowest and highest level the request allows, both included. Raises LevelError, InputError."""
     asked = request.min_accuracy
+    if asked is None and request.level is None:
+        return 0, len(levels) - 1
     lowest = 0 if asked is None else _lowest_accurate(real("min_accuracy", asked), levels)
     if request.level is None:
         return lowest, len(levels) - 1

@@ -7,8 +7,8 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -144,12 +144,15 @@ class Session:
         with self._rebuilding:
             if threads == self._threads:
                 return
-            with self._open_ort():  # so that close() does not close the file meanwhile
+            self._begin()  # so that close() does not close the file meanwhile
+            try:
                 built, _ = open_ort(self._checkpoint, threads, None, spin=self._spin)
                 with self._idle:
                     if self._ort is None:
                         raise UnavailableError(f"{self.path.name}: this session is closed")
                     self._ort, self._threads = built, threads
+            finally:
+                self._end()
 
     @property
     def digest(self) -> str:
@@ -206,8 +209,8 @@ class Session:
             return self._run(arrays, cell)
 
     def _run(self, arrays: dict[str, Array], cell: LevelCell) -> dict[str, Array]:
-        with self._open_ort() as session:
-            started = cell.value
+        session, started = self._begin(), cell.value
+        try:
             self._resident_level = max(self._resident_level, started)
             self._file_guard.check()
             feeds = {**arrays, **self._segments, LEVEL.name: cell.ort_value}
@@ -223,6 +226,8 @@ class Session:
             finally:
                 self._runs.end(run)
             self._file_guard.check()
+        finally:
+            self._end()
         return dict(zip(self._output_names, results, strict=True))
 
     def stop_run(self, thread: int, begun_before_s: float) -> None:
@@ -318,8 +323,8 @@ class Session:
         cell.reset(index)
         return cell
 
-    @contextmanager
-    def _open_ort(self) -> Iterator[Any]:
+    def _begin(self) -> Any:
+        """ONNX Runtime's session, which stays open until _end(). Raises UnavailableError."""
         with self._idle:
             session = self._ort
             if self._inherited:
@@ -330,11 +335,12 @@ class Session:
             if session is None:
                 raise UnavailableError(f"{self.path.name}: this session is closed")
             self._running += 1
-        try:
-            yield session
-        finally:
-            with self._idle:
-                self._running -= 1
+        return session
+
+    def _end(self) -> None:
+        with self._idle:
+            self._running -= 1
+            if not self._running:
                 self._idle.notify_all()
 
 

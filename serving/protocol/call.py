@@ -38,8 +38,10 @@ class Call:
 
 def wanted_outputs(names: tuple[str, ...], outputs: tuple[TensorSpec, ...]) -> tuple[str, ...]:
     """`names`, or all outputs where it is empty. Raises InputError for one that the model does not have."""
+    if not names:
+        return tuple([spec.name for spec in outputs])
     known = dict.fromkeys(spec.name for spec in outputs)
     for name in names:
         if name not in known:
             raise InputError(f"The model has no output '{excerpt(name)}'; expected {excerpts(known)}.")
-    return names or tuple(known)
+    return names

@@ -90,7 +90,10 @@ def _shared(large: Trivial, bare: Target, address: str, rounds: int) -> Figure:
     """The large input in shared memory, against the small one sent to the bare server."""
     memory = SharedMemory(create=True, size=large.array.nbytes)
     try:
-        memory.buf[: large.array.nbytes] = large.array.tobytes()
+        view = memory.buf
+        assert view is not None  # it is open
+        view[: large.array.nbytes] = large.array.tobytes()
+        del view
         register = messages.SystemSharedMemoryRegisterRequest(
             name=REGION, key=f"/{memory.name}", byte_size=large.array.nbytes
         )

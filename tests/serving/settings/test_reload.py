@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -25,6 +26,7 @@ from nested_sparse.runtime.resources import Governor, LimitConfig, ResourceMonit
 from nested_sparse.runtime.scheduling import Device, Request
 from nested_sparse.runtime.session import Session
 from nested_sparse.serving.load import load_model
+from nested_sparse.serving.served_model import ServedModel
 from nested_sparse.serving.server import Server, ServerConfig
 from nested_sparse.serving.settings import reload
 from nested_sparse.serving.settings.groups import Limits, Models, OwnModel
@@ -65,38 +67,33 @@ def test_the_table_of_a_model_comes_and_goes() -> None:
     assert reload.changed(BEFORE, after).model == {"net": OwnModel(), "other": OwnModel(slo_ms=3.0)}
 
 
-@contextlib.contextmanager
-def served(path: Path, settings: Settings) -> Iterator[tuple[Any, Governor, Server]]:
-    """One model as these settings serve it, and a server of it that does not listen."""
-    governor = Governor(ResourceMonitor(probes={}), LimitConfig(min_available_memory_bytes=None))
-    with Session(path, threads=1) as session:
-        model = load_model(session, model_config(settings.of_model("net")), Device(), None, governor)
-        try:
-            yield model, governor, Server([model], ServerConfig(port=0))
-        finally:
-            model.engine.close(0.0)
-
-
 def test_what_is_served_follows(tmp_path: Path) -> None:
     """The time of a request that states none, the priority, the readings and the grace."""
     path = tmp_path / "net.safetensors"
     counting_chain(path, 2, 4, 3)
-    after = replace(
-        BEFORE,
-        limits=Limits(grace_s=5.0, min_battery=30.0),
-        model={"net": OwnModel(priority=7, slo_ms=60_000.0, min_memory_mb=0)},
-    )
-    with served(path, BEFORE) as (model, governor, server):
+    own = OwnModel(priority=7, slo_ms=60_000.0, min_memory_mb=0)
+    after = replace(BEFORE, limits=Limits(grace_s=5.0, min_battery=30.0), model={"net": own})
+    governor = Governor(ResourceMonitor(probes={}), LimitConfig(min_available_memory_bytes=None))
+
+    async def follow(model: ServedModel) -> None:
+        server = Server([model], ServerConfig(port=0))
         reload.apply(BEFORE, after, server, governor)
-        assert model.default_slo_ms == 60_000.0
-        request = Request({spec.name: np.zeros(spec.example_shape, spec.dtype) for spec in model.inputs})
-        assert model.engine.submit(request).result(60).time_limit_ms == 60_000.0
-        assert model.engine._dispatcher.priority == 7
-        (watched,) = governor._watched
-        assert watched.priority == 7
-        assert watched.limits._config == limit_config(after.of_model("net"))
-        assert watched.limits._config.min_battery_percent == 30.0
         assert server._config.grace_s == 5.0
+
+    with Session(path, threads=1) as session:
+        model = load_model(session, model_config(BEFORE.of_model("net")), Device(), None, governor)
+        try:
+            asyncio.run(follow(model))
+            assert model.default_slo_ms == 60_000.0
+            request = Request({spec.name: np.zeros(spec.example_shape, spec.dtype) for spec in model.inputs})
+            assert model.engine.submit(request).result(60).time_limit_ms == 60_000.0
+            assert model.engine._dispatcher.priority == 7
+            (watched,) = governor._watched
+            assert watched.priority == 7
+            assert watched.limits._config == limit_config(after.of_model("net"))
+            assert watched.limits._config.min_battery_percent == 30.0
+        finally:
+            model.engine.close(0.0)
 
 
 COMMAND = (sys.executable, "-m", "nested_sparse.serving", "serve", "--json", "--port", "0", "--config")

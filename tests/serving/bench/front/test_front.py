@@ -49,3 +49,13 @@ def test_an_answer_of_another_level_is_an_error(serve: Any, model: Any) -> None:
     outputs[level] = np.float32([[6.1]])
     with pytest.raises(BenchError, match=f"is not the output of level {level}"):
         dataclasses.replace(SUM, outputs=tuple(outputs)).check(answers[0])
+
+
+def test_a_call_that_fails_is_told_in_a_line(serve: Any, model: Any) -> None:
+    other = dataclasses.replace(SUM, name="other").raw_request()
+    with serve([model]) as server:
+        target = Target(server.address, run.INFER, other)
+        with pytest.raises(BenchError, match="ModelInfer: NOT_FOUND: There is no model 'other'"):
+            in_turns([target], 1)
+        with pytest.raises(BenchError, match="ModelInfer: NOT_FOUND"):
+            at_once(target, 2, 0.2)
