@@ -168,7 +168,11 @@ class Server:
         limit = receive_limit(served, config.request_samples)
         memory = Regions(limit) if config.allow_shared_memory else None
         self._servicer = Servicer(
-            self._dataplane, self._metrics, limit_bytes=limit, repository=repository, memory=memory
+            self._dataplane,
+            self._metrics,
+            limit_bytes=limit,
+            repository=repository,
+            memory=memory,
         )
         self._health = HealthServicer()
         self._model_health = ModelHealth(self._health, self._dataplane)

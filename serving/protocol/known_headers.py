@@ -152,7 +152,7 @@ class KnownHeaders:
         )
         if [each.name for each in inputs] != [spec.name for spec in specs]:
             return
-        if any(each.dtype.kind not in "iuf" for each in inputs):
+        if any(each.dtype.kind not in "iufV" for each in inputs):
             return
         if [each.nbytes for each in inputs if not each.region] != [len(values) for values in raw]:
             return
