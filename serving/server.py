@@ -49,6 +49,7 @@ from .security import Security, SecurityConfig
 from .served_model import ServedModel
 from .servicer import Servicer, generic_handler
 from .shared_memory.regions import Regions
+from .tls.exposure import is_local
 from .triton_metrics import TritonMetrics
 
 if TYPE_CHECKING:
@@ -283,6 +284,7 @@ class Server:
             self._upload_bytes,
             Dashboard(History(OwnState(self._metrics.registry, self._dataplane, self._governor))),
             self._config.http_limits,
+            is_local=is_local(host) and self._config.security.token_file is None,
         )
         tls = self.security.tls
         bound = await self._http.start(host, port, None if tls is None else tls.context())

@@ -12,9 +12,7 @@ import ssl
 import zlib
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
-import grpc
 from aiohttp import web
 
 from nested_sparse.errors import InputError, NotFoundError, TooLargeError, UnavailableError
@@ -30,6 +28,7 @@ from .infer_body import HEADER_LENGTH, read_infer_body, write_infer_body
 from .json_message import read_json
 from .local_call import EndedError, LocalCall, LocalContext
 from .routes import answer_of, find_route, request_bytes
+from .sender import check_sender
 
 LARGE_BYTES = 1 << 15
 """Bodies above this are converted in a thread beside the event loop's, one at a time."""
@@ -38,6 +37,7 @@ JSON_BYTES_PER_BYTE = 8
 READING = "ServerMetadata"
 """The RPC whose right the metrics and the dashboard's figures take."""
 BACKLOG = 128
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 SAFE_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 _QUIET = logging.getLogger(f"{__name__}.aiohttp")
 _QUIET.setLevel(logging.CRITICAL + 1)  # aiohttp writes a traceback for each request that is no HTTP
@@ -48,6 +48,7 @@ class HttpServer:
 
     handlers: gRPC's generic handlers of the server, in their order; REST asks them, too.
     message_bytes: bytes that a request of an inference may have. upload_bytes: of all bodies that are being received.
+    is_local: see check_sender.
     """
 
     def __init__(
@@ -58,12 +59,15 @@ class HttpServer:
         upload_bytes: int,
         dashboard: Dashboard,
         limits: HttpLimits | None = None,
+        *,
+        is_local: bool = False,
     ) -> None:
         self._handlers = handlers
         self._metrics = metrics
         self._message_bytes = message_bytes
         self._upload_bytes = upload_bytes
         self._dashboard = dashboard
+        self._is_local = is_local
         self._held_bytes = 0
         self._limits = limits or HttpLimits()
         self._converting = asyncio.Lock()
@@ -126,7 +130,7 @@ class HttpServer:
         return response
 
     async def _answer_or_raise(self, request: web.BaseRequest) -> web.Response:
-        _check_origin(request)
+        check_sender(request.headers, is_local=self._is_local)
         path = request.raw_path.partition("?")[0]
         if request.method in ("GET", "HEAD") and (file := self._dashboard.file(path)) is not None:
             return web.Response(body=file[1], content_type=file[0], charset="utf-8", headers=HEADERS)
@@ -194,6 +198,9 @@ class HttpServer:
             raise InputError("The body's Content-Encoding is unknown here; expected gzip, deflate or identity.")
         if (request.content_length or 0) > limit:
             raise TooLargeError(f"The body has {request.content_length} bytes, at most {limit} are allowed here")
+        if request.headers.get("Expect", "").lower() == "100-continue":  # curl waits a second for it
+            await request.writer.write(CONTINUE)
+            request.writer.output_size = 0  # it is no part of the answer
         begun_s = asyncio.get_running_loop().time()
         parts: list[bytes] = []
         size = 0
@@ -215,15 +222,6 @@ class HttpServer:
             self._held_bytes -= size
         body = b"".join(parts)
         return body if encoding == "identity" else await inflated(body, limit)
-
-
-def _check_origin(request: web.BaseRequest) -> None:
-    """Refuse what another site's page sends from a browser: such a page reaches this machine's own addresses, too."""
-    origin = request.headers.get("Origin")
-    if origin is not None and urlsplit(origin).netloc.lower() != request.headers.get("Host", "").lower():
-        raise EndedError(
-            Ending(grpc.StatusCode.PERMISSION_DENIED, "The request comes from a page of another site.", ())
-        )
 
 
 def _length(text: str | None) -> int | None:

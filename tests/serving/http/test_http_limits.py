@@ -22,7 +22,7 @@ pytest.importorskip("aiohttp", reason="the extra [http] is not installed")
 
 QUICK = HttpLimits(connections=4, silent_s=0.4, body_s=0.4, body_bytes_per_s=1 << 20)
 BODY = json.dumps({"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}]}).encode()
-HEAD = b"POST /v2/models/net/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+HEAD = b"POST /v2/models/net/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
 WAIT_S = 30.0
 
 
@@ -74,7 +74,7 @@ def until(true: Callable[[], bool]) -> bool:
     return true()
 
 
-@pytest.mark.parametrize("sent", [b"", b"GET ", b"GET /v2 HTTP/1.1\r\nHost: x\r\nA: "])
+@pytest.mark.parametrize("sent", [b"", b"GET ", b"GET /v2 HTTP/1.1\r\nHost: localhost\r\nA: "])
 def test_a_silent_client_is_closed(quick, sent):
     with connect(quick) as connection:
         connection.sendall(sent)
@@ -87,6 +87,18 @@ def test_a_body_that_never_ends_is_refused(quick):
         connection.sendall(HEAD % len(BODY) + BODY[:-1])
         assert b"too slowly" in rest_of(connection)
     assert still_answers(quick)
+
+
+def test_a_client_that_waits_for_leave_to_send_gets_it(few):
+    """And is refused before it sends a body that is too large."""
+    with connect(few) as connection:
+        connection.sendall((HEAD % len(BODY)).replace(b"Host: localhost", b"Host: localhost\r\nExpect: 100-continue"))
+        assert connection.recv(25) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(BODY)
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
+    with connect(few) as connection:
+        connection.sendall((HEAD % 10**12).replace(b"Host: localhost", b"Host: localhost\r\nExpect: 100-continue"))
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 413")
 
 
 def test_a_client_that_leaves_cancels_its_request(quick, model):
@@ -152,11 +164,11 @@ def test_a_client_that_leaves_in_its_body_writes_no_log(quick, caplog):
     [
         b"\x16\x03\x01\x02\x00\x01\r\n\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-        b"GET /v2 HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 5000 + b"\r\n",
+        b"GET /v2 HTTP/1.1\r\nHost: localhost\r\n" + b"A: b\r\n" * 5000 + b"\r\n",
         b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\n\r\n",
         b"POST /v2/models/net/infer HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
         b"POST /v2/models/net/infer HTTP/1.1\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        b"POST /v2/models/net/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"POST /v2/models/net/infer HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
         HEAD % 10**15,
     ],
 )
@@ -197,7 +209,7 @@ def test_a_stopping_server_answers_what_runs_and_refuses_the_rest(model, serve):
         assert until(lambda: not server._dataplane.ready)
         late.sendall(HEAD % len(BODY) + BODY)
         assert late.recv(1 << 16).startswith(b"HTTP/1.1 503")
-        late.sendall(b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n\r\n")
+        late.sendall(b"GET /v2/health/ready HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert late.recv(1 << 16).startswith(b"HTTP/1.1 400")
         model.engine.pending[0].set_result(model.engine.response({"x": np.ones((1, 4), np.float32)}, 0))
         assert running.recv(1 << 16).startswith(b"HTTP/1.1 200")

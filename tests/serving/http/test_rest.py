@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 
 from nested_sparse.errors import DeadlineError, OverloadedError, ServingError, StuckError, TooLargeError
-from nested_sparse.runtime.scheduling.request import rank_of
+from nested_sparse.runtime.scheduling.request import Response, rank_of
+from nested_sparse.serving.security import SecurityConfig
 from nested_sparse.serving.served_model import ServedModel
 from nested_sparse.serving.server import Server, ServerConfig
 from nested_sparse.serving.top.source import CountsSource
+from nested_sparse.tensor_spec import TensorSpec
 
 pytest.importorskip("aiohttp", reason="the extra [http] is not installed")
 triton = pytest.importorskip("tritonclient.http", reason="tritonclient[http] is not installed")
@@ -135,6 +137,22 @@ def test_json_of_every_number_is_exact(rest):
     assert answer["outputs"][1]["data"][1:] == [np.inf, 6.0, 8.0]
 
 
+def test_bf16_goes_both_ways(model, serve):
+    """JSON has its values as numbers; raw they are two bytes each."""
+    spec = TensorSpec("x", "bfloat16", (None, 4), (1, 4))
+    engine = type(model.engine)((spec,))
+    engine.response = lambda arrays, level, limit_ms: Response(
+        {"y": arrays["x"]}, model.levels[level], 1, 1, "", limit_ms
+    )
+    brain = replace(model, inputs=(spec,), outputs=(replace(spec, name="y"),), engine=engine)
+    values = [1.5, -2.0, 0.0, 2.0**127]
+    body = {"inputs": [{"name": "x", "shape": [1, 4], "datatype": "BF16", "data": values}]}
+    with serve([brain], ServerConfig(port=0, http_port=0, grace_s=5)) as server:
+        assert infer(server, body)[1]["outputs"][0]["data"] == values
+        _, headers, answer = ask(server, "/v2/models/net/infer", {**body, "parameters": {"binary_data_output": True}})
+        assert answer[int(headers["Inference-Header-Content-Length"]) :] == bytes.fromhex("c03f 00c0 0000 007f")
+
+
 def test_a_large_body_of_json_is_answered(rest):
     """Some 2 MB of numbers, cut out and parsed in pieces."""
     rows = 25_000
@@ -248,6 +266,20 @@ def test_a_page_of_another_site_cannot_use_a_browser(rest):
     assert ask(rest, "/v2/models/net/infer", PLAIN, Origin=own)[0] == 200
     assert ask(rest, "/v2/models/net/infer", PLAIN, Origin="http://evil.example")[0] == 403
     assert ask(rest, "/metrics", Origin="null")[0] == 403
+
+
+def test_a_page_cannot_give_its_own_name_the_servers_address(rest, model, serve, tmp_path):
+    """DNS rebinding: to the browser, page and server are of one site then."""
+    for host in ("localhost", "127.0.0.1:80", "[::1]:80", "it.localhost"):
+        assert ask(rest, "/v2", Host=host)[0] == 200
+    for host in ("evil.example", "evil.example:80", "127.0.0.1.evil.example", "localhost.evil.example"):
+        for path in ("/", "/v2", "/metrics", "/dashboard/points"):
+            assert ask(rest, path, Host=host, Origin=f"http://{host}")[0] == 403
+    (tmp_path / "tokens").write_text("it reading 0123456789abcdef0123456789", encoding="utf-8")
+    security = SecurityConfig(token_file=tmp_path / "tokens")
+    with serve([model], ServerConfig(port=0, http_port=0, grace_s=5, security=security)) as server:
+        bearer = "Bearer 0123456789abcdef0123456789"  # a page has none; a proxy with a name of its own passes it on
+        assert ask(server, "/v2", Host="proxy.example", Authorization=bearer)[0] == 200
 
 
 def test_a_compressed_body_that_grows_too_much_is_refused(rest):
