@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
+from ..policy import Waiting
 from .job import Job
 
 ROOM_SHARE = 2 / 3
@@ -35,21 +36,24 @@ class FairShare:
         else:
             del self._samples[job.client]
 
-    def is_crowded(self, job: Job) -> bool:
-        """Whether another client has more samples waiting than the job's client would have with it."""
-        mine = self._samples.get(job.client, 0) + job.waiting.batch
-        return any(samples > mine for client, samples in self._samples.items() if client != job.client)
+    def others_than(self, client: str) -> bool:
+        """Whether jobs of another client wait."""
+        return len(self._samples) > (client in self._samples)
+
+    def has_less(self, client: str, job: Job) -> bool:
+        """Whether `client` has fewer samples waiting than the job's client would have with it."""
+        return client != job.client and self._samples.get(client, 0) < self._with(job)
 
     def making_way(
-        self, job: Job, waiting: Iterable[Job], cost_ms: Callable[[Job], float], excess_ms: float
+        self, job: Job, waiting: Iterable[Job], cost_ms: Callable[[Waiting], float], excess_ms: float
     ) -> tuple[list[Job], float]:
         """The jobs of `waiting` that make way for `job`, and the time that is still in excess then.
 
-        waiting: jobs in the way, the earliest deadline first. Those of the client with most samples go first, the
-        latest deadline first. cost_ms: time that a job takes. excess_ms: time that has to be freed.
+        waiting: jobs in the way, in the order of service. Those of the client with most samples go first, the last
+        of them first. cost_ms: time that a job takes. excess_ms: time that has to be freed.
         """
         samples = dict(self._samples)
-        mine = samples.get(job.client, 0) + job.waiting.batch
+        mine = self._with(job)
         by_client: dict[str, list[Job]] = defaultdict(list)
         for each in waiting:
             if each.client != job.client:
@@ -62,8 +66,11 @@ class FairShare:
                 continue
             last = by_client[most].pop()
             samples[most] -= last.waiting.batch
-            excess_ms -= cost_ms(last)
+            excess_ms -= cost_ms(last.waiting)
             chosen.append(last)
             if not by_client[most]:
                 del by_client[most]
         return chosen, excess_ms
+
+    def _with(self, job: Job) -> int:
+        return self._samples.get(job.client, 0) + job.waiting.batch

@@ -41,8 +41,8 @@ class Refusals:
             return OverloadedError(f"shed: {hopeless}", None)
         return OverloadedError(decision.reason, decision.retry_after_ms)
 
-    def made_way(self, job: Job, now_s: float) -> OverloadedError:
-        """The error of a job that made way for another client's."""
+    def over_its_share(self, job: Job, now_s: float) -> OverloadedError:
+        """The error of a job that makes way for another client's."""
         return OverloadedError(
             "shed: this client had more requests waiting than its share while others came; send fewer at once",
             max(1.0, job.waiting.slack_ms(now_s)),

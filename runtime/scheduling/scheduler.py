@@ -228,7 +228,7 @@ class Scheduler:
                 return turn
         finally:
             for each in left:
-                self._end(each, self._refusals.made_way(each, self._clock()))
+                self._end(each, self._refusals.over_its_share(each, self._clock()))
 
     def _check_open(self) -> None:
         if self._inherited:

@@ -48,6 +48,19 @@ def test_two_greedy_clients_have_equal_shares(rig: Callable[..., Any]) -> None:
     assert shares["one"] == pytest.approx(shares["two"], abs=0.05)
 
 
+def test_nobody_overtakes_into_another_ones_time(rig: Callable[..., Any]) -> None:
+    """Nor by the highest priority, nor by shorter times: what goes first may make late only what has as much."""
+    for fields in ({"slo_ms": 30.0},):
+        arrivals = [(number * 0.0005, {"client": "greedy", **fields}) for number in range(2000)]
+        arrivals += [(number * 0.02, {"client": "modest"}) for number in range(50)]
+        arrivals.sort(key=lambda arrival: arrival[0])
+        outcomes = rig().play(arrivals)
+        modest = [
+            each.in_time for (_, asked), each in zip(arrivals, outcomes, strict=True) if asked["client"] == "modest"
+        ]
+        assert all(modest), fields
+
+
 def test_a_client_alone_has_the_whole_queue(rig: Callable[..., Any]) -> None:
     """Its requests end as those that name no client."""
     alone, nameless = (in_time(rig, {name: 0.0005}) for name in ("greedy", ""))
@@ -96,7 +109,7 @@ def test_nobody_falls_below_the_newcomer(waiting: list[tuple[str, int]], excess_
     for each in jobs:
         shares.enter(each)
     newcomer = job("new", 99.0, batch)
-    chosen, left_ms = shares.making_way(newcomer, jobs, lambda each: each.waiting.batch, excess_ms)
+    chosen, left_ms = shares.making_way(newcomer, jobs, lambda each: each.batch, excess_ms)
     assert left_ms == pytest.approx(excess_ms - sum(each.waiting.batch for each in chosen))
     assert len(set(map(id, chosen))) == len(chosen)
     for client in "abc":
@@ -104,4 +117,4 @@ def test_nobody_falls_below_the_newcomer(waiting: list[tuple[str, int]], excess_
         assert kept >= batch or not any(each.client == client for each in chosen)
     for each in jobs:
         shares.leave(each)
-    assert not shares.is_crowded(job("new"))
+    assert not shares.others_than("new")
