@@ -43,7 +43,7 @@ from .protocol.inflate import NOT_INFLATED
 from .protocol.reflection import add_reflection
 from .protocol.wire import HEADER_BYTES
 from .repository.repository import Repository
-from .rights.gate import Gate
+from .rights.gate import Gate, check_stream
 from .security import Security, SecurityConfig
 from .served_model import ServedModel
 from .servicer import Servicer, generic_handler
@@ -143,7 +143,12 @@ class Server:
         limit = receive_limit(served, config.request_samples)
         memory = Regions(limit) if config.allow_shared_memory else None
         self._servicer = Servicer(
-            self._dataplane, self._metrics, limit_bytes=limit, repository=repository, memory=memory
+            self._dataplane,
+            self._metrics,
+            limit_bytes=limit,
+            repository=repository,
+            memory=memory,
+            check_stream=lambda metadata: check_stream(self.security.rights, metadata),
         )
         self._health = HealthServicer()
         self._model_health = ModelHealth(self._health, self._dataplane)

@@ -13,7 +13,7 @@ import grpc
 from nested_sparse.errors import AccessError, UnauthenticatedError
 
 from ..fault import Ending
-from .right import right_of
+from .right import Right, right_of
 from .rights import Rights
 from .tokens import Client
 
@@ -54,7 +54,7 @@ class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
         if method == self._own_path or (right := right_of(method)) is None:
             return None
         try:
-            caller.set(self._rights.check(_authorization(details.invocation_metadata), "", right))
+            caller.set(self._rights.check(authorization_of(details.invocation_metadata), "", right))
         except AccessError as error:
             return self._refusal(method, error)
         return None
@@ -78,7 +78,13 @@ class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
             self._logged_s, self._unlogged = now_s, 0
 
 
-def _authorization(metadata: Sequence[tuple[str, str | bytes]] | None) -> str | None:
+def check_stream(rights: Rights, metadata: Sequence[tuple[str, str | bytes]]) -> None:
+    """Raise AccessError where the caller of a stream, which has this metadata, may infer no longer."""
+    rights.check(authorization_of(metadata), "", Right.INFERENCE)
+
+
+def authorization_of(metadata: Sequence[tuple[str, str | bytes]] | None) -> str | None:
+    """The authorization in the metadata of a call; None: there is none. Raises UnauthenticatedError for several."""
     found: str | bytes | None = None
     for key, value in metadata or ():
         if key == KEY:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import queue
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,6 +127,27 @@ def test_tokens_are_rotated_without_a_restart(closed: Any, channel: Any, token_f
     assert code(new) is grpc.StatusCode.OK
     rewrite("")
     assert not wait_for(lambda: code(new) is not grpc.StatusCode.OK, 2), "an empty file has locked clients out"
+
+
+def test_a_stream_ends_with_the_token_that_opened_it(closed: Any, channel: Any, token_file: Path) -> None:
+    """The next request of the stream is refused with the status of a unary call."""
+    requests: queue.Queue[bytes] = queue.Queue()
+    stream = channel.stream_stream(f"/{messages.SERVICE_NAME}/ModelStreamInfer")
+    call = stream(iter(requests.get, b""), metadata=bearer(TOKENS[Right.INFERENCE]), timeout=60)
+    data = typed_request().SerializeToString()
+    requests.put(data)
+    assert not messages.ModelStreamInferResponse.FromString(next(call)).error_message
+    token_file.with_suffix(".new").write_text("camera inference a-new-token-0123456789\n", encoding="utf-8")
+    token_file.with_suffix(".new").rename(token_file)
+
+    def refused() -> bool:
+        requests.put(data)
+        return next(call, None) is None
+
+    with pytest.raises(grpc.RpcError) as caught:
+        wait_for(refused, 20)
+    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    requests.put(b"")
 
 
 def test_refusals_are_counted_and_logged_at_most_once_in_a_while(
