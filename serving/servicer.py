@@ -43,6 +43,7 @@ from .protocol.known_headers import KnownHeaders, KnownRequest
 from .protocol.wire import HEADER_BYTES
 from .repository.repository import Repository
 from .repository.rpcs import RepositoryRpcs
+from .rights.caller import name_client
 from .served_model import PLATFORM, ServedModel
 from .shared_memory.regions import Regions
 from .shared_memory.rpcs import MemoryRpcs
@@ -188,6 +189,7 @@ class Servicer:
 
         Time counts from the arrival of the request.
         """
+        name_client(context)
         now_s, arrival_s = self._clock(), arrived_s.get()
         received_s = now_s if arrival_s is None else arrival_s
         left_s = context.time_remaining()

@@ -16,6 +16,7 @@ from .fault import Ending, ending_of
 from .protocol.convert import InferRequest
 from .protocol.known_headers import KnownRequest
 from .protocol.wire import length_prefix
+from .rights.caller import name_client
 
 MOST_UNANSWERED = 16
 """Requests of one stream that are in the server at once. The next one is not read before the oldest is answered, and
@@ -57,9 +58,11 @@ class Streaming:
         """ModelStreamInfer: read, run and answer requests until the client ends its side, or cancels the call.
 
         An error of a request is a message in the stream, which goes on; with the header GRPC_ERROR it is the end of
-        the stream. A cancelled stream cancels its requests. Its deadline is that of each request.
+        the stream, as is a token that has gone. A cancelled stream cancels its requests. Its deadline is that of each
+        request.
         """
         self.calls.begin(context)
+        name_client(context)
         stream = _Stream(self, context)
         self._open.add(stream)
         try:

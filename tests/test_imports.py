@@ -99,6 +99,7 @@ MAY_USE_TOO: Mapping[tuple[str, str], str] = {
     ("serving.bench.kernels.peers.rows", "torch"): "the same inputs for every engine",
     ("serving.bench.front.trivial", "torch"): "makes the model that is called",
     ("serving.commands.bench_front", "torch"): "checks that torch is there, which makes the models",
+    ("serving.signature", "cryptography"): "an extra, imported when a signature is made or checked",
     ("serving.commands.bench_kernels", "torch"): "checks that torch is there, which makes every row's model",
     ("serving.bench.kernels.peers.worker", "MNN"): "one of the engines beside ours",
     ("serving.bench.kernels.peers.worker", "deepsparse"): "one of the engines beside ours",

@@ -7,6 +7,7 @@ import hashlib
 import os
 import threading
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -70,6 +71,7 @@ class Session:
     then faster on a device that runs nothing else, and slower beside other work (docs/decisions/006).
     profile_to: folder for ONNX Runtime's profile, which close() writes.
     run_limit_s: longest time of a run, in seconds; a longer run is ended with StuckError.
+    check: called with the checkpoint before anything of its graph is used; what it raises ends the opening.
 
     Raises CheckpointError (the file, or a graph in it that may not run), KernelError (the operator library),
     InputError (an argument).
@@ -83,6 +85,7 @@ class Session:
         spin: bool = False,
         profile_to: Path | None = None,
         run_limit_s: float = RUN_LIMIT_S,
+        check: Callable[[Checkpoint], None] | None = None,
     ) -> None:
         if threads is not None:
             threads = whole("threads", threads, 1, MAX_THREADS)
@@ -96,6 +99,8 @@ class Session:
         self._spin = spin
         self._profiled = profile_to is not None
         self._checkpoint = Checkpoint.open(self.path)
+        if check is not None:
+            check(self._checkpoint)
         self.inputs = self._checkpoint.inputs
         self.outputs = self._checkpoint.outputs
         self.levels = self._checkpoint.levels

@@ -13,6 +13,8 @@ from nested_sparse.excerpt import excerpts
 from nested_sparse.proto.messages import InferParameter
 from nested_sparse.runtime.scheduling import Request, Response
 
+from ..rights.caller import client_name
+
 MS_PER_S, US_PER_MS = 1000.0, 1000.0
 INTEGER_KINDS = ("int64_param", "uint64_param")
 NUMBER_KINDS = (*INTEGER_KINDS, "double_param")
@@ -40,7 +42,7 @@ def read_request(
     """
     timeout_ms = None if time_left_s is None else MS_PER_S * time_left_s
     if not parameters:  # as a rule
-        return Request(inputs, received_s=received_s, timeout_ms=timeout_ms)
+        return Request(inputs, received_s=received_s, timeout_ms=timeout_ms, client=client_name.get())
     check_raw(parameters, RAW_OUTPUTS, "The request")
     if FINAL in parameters:
         _kind(parameters, FINAL, ("bool_param",))
@@ -59,6 +61,7 @@ def read_request(
         received_s=received_s,
         timeout_ms=timeout_ms,
         priority=int(priority) if priority else None,
+        client=client_name.get(),
     )
 
 

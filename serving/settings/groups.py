@@ -66,7 +66,7 @@ class Security(Group):
         False
     )
     check_signature: Annotated[
-        Path | None, Setting("File of an Ed25519 public key that must have signed each checkpoint.", ready=False)
+        Path | None, Setting("File of an Ed25519 public key whose owner must have signed each checkpoint.")
     ] = None
 
 

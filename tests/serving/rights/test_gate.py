@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import logging
 import queue
 import threading
@@ -86,6 +87,34 @@ def test_unmodified_clients_send_tokens_as_headers(closed: Any) -> None:
             client.infer("net", [tensor()])
         with pytest.raises(triton.InferenceServerException, match="is good for inference; this call takes reading"):
             client.get_server_metadata(headers=headers)
+
+
+def test_a_client_is_known_to_the_queue_by_its_token_else_by_its_address(
+    closed: Any, channel: Any, model: Any, serve: Any
+) -> None:
+    infer_stub(channel)(typed_request(), metadata=bearer(TOKENS[Right.INFERENCE]))
+    with serve([model]) as server, grpc.insecure_channel(server.address) as open_channel:
+        infer_stub(open_channel)(typed_request())
+    assert [request.client for request in model.engine.requests] == ["inference-client", "ipv4:127.0.0.1"]
+
+
+def test_equal_requests_of_two_clients_keep_their_names(channel: Any, model: Any, token_file: Path) -> None:
+    """The server remembers the headers of requests; the name of their client is none of them."""
+    with token_file.open("a", encoding="utf-8") as file:
+        file.write("\nother inference other-0123456789abcdef\n")
+    infer, request = infer_stub(channel), messages.ModelInferRequest(model_name="net")
+    request.inputs.add(name="x", datatype="FP32", shape=X.shape)
+    request.raw_input_contents.append(X.tobytes())
+
+    def answered(token: str) -> bool:
+        return infer.future(request, metadata=bearer(token), timeout=20).code() is grpc.StatusCode.OK
+
+    assert wait_for(lambda: answered("other-0123456789abcdef"), 20)
+    model.engine.requests.clear()
+    for _ in range(4):
+        assert answered("other-0123456789abcdef")
+        assert answered(TOKENS[Right.INFERENCE])
+    assert [each.client for each in model.engine.requests] == ["other", "inference-client"] * 4
 
 
 def test_a_call_with_two_tokens_is_refused(channel: Any) -> None:
@@ -175,3 +204,21 @@ def test_a_refused_call_is_not_read(closed: Any, channel: Any) -> None:
     over.set()
     assert refused is grpc.StatusCode.UNAUTHENTICATED
     assert not closed._servicer.calls.taken_bytes
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "evil.example", "localhost.evil.example", "", "["])
+def test_a_page_whose_name_leads_here_administers_nothing(serve: Any, model: Any, host: str) -> None:
+    """DNS rebinding: the browser takes the page for one of this server, and no header says otherwise but Host."""
+    pytest.importorskip("aiohttp", reason="aiohttp is not installed")
+    with serve([model], ServerConfig(port=0, http_port=0)) as server:
+        name, port = server.http_address.rsplit(":", 1)
+        connection = http.client.HTTPConnection(name, int(port), timeout=20)
+        statuses = {}
+        for path in ("v2/repository/models/net/unload", "v2/repository/index"):
+            connection.request("POST", f"/{path}", headers={"Host": f"{host}:{port}", "Content-Length": "0"})
+            answer = connection.getresponse()
+            answer.read()
+            statuses[path] = answer.status
+        connection.close()
+    trusted = host in ("127.0.0.1", "localhost", "[::1]")
+    assert (statuses["v2/repository/models/net/unload"] == 403) == (not trusted)
