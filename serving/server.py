@@ -44,7 +44,7 @@ from .protocol.inflate import NOT_INFLATED
 from .protocol.reflection import add_reflection
 from .protocol.wire import HEADER_BYTES
 from .repository.repository import Repository
-from .rights.gate import Gate
+from .rights.gate import Gate, check_stream
 from .security import Security, SecurityConfig
 from .served_model import ServedModel
 from .servicer import Servicer, generic_handler
@@ -174,6 +174,7 @@ class Server:
             limit_bytes=limit,
             repository=repository,
             memory=memory,
+            check_stream=lambda metadata: check_stream(self.security.rights, metadata),
         )
         self._health = HealthServicer()
         self._model_health = ModelHealth(self._health, self._dataplane)
@@ -284,6 +285,7 @@ class Server:
             self._upload_bytes,
             Dashboard(History(OwnState(self._metrics.registry, self._dataplane, self._governor))),
             self._config.http_limits,
+            on_unread=self._metrics.count_unread,
             is_local=is_local(host) and self._config.security.token_file is None,
         )
         tls = self.security.tls

@@ -101,7 +101,7 @@ class Servicer:
     has_rest: whether the server answers over HTTP, too.
     calls: the calls that are not answered yet. limit_bytes: most bytes of a request for an inference.
     repository: the models that come and go; None: there are none such. streaming: the streams that are open.
-    memory: the shared memory that requests may name; None: there is none.
+    memory: the shared memory that requests may name; None: there is none. check_stream: see Streaming.
     """
 
     def __init__(
@@ -113,6 +113,7 @@ class Servicer:
         limit_bytes: int = MAX_MESSAGE_BYTES,
         repository: Repository | None = None,
         memory: Regions | None = None,
+        check_stream: Callable[[Any], None] = lambda metadata: None,
     ) -> None:
         self.limit_bytes = limit_bytes
         self._memory = memory
@@ -130,7 +131,7 @@ class Servicer:
         self.metrics_port: int | None = None
         self.has_rest = False
         self.calls = Calls()
-        self.streaming = Streaming(self.read_infer, self.infer, self.calls, limit_bytes, clock)
+        self.streaming = Streaming(self.read_infer, self.infer, self.calls, limit_bytes, clock, check_stream)
 
     async def server_live(self, request: messages.ServerLiveRequest, context: Any) -> messages.ServerLiveResponse:
         """Whether the process answers."""

@@ -16,7 +16,7 @@ from .fault import Ending, ending_of
 from .protocol.convert import InferRequest
 from .protocol.known_headers import KnownRequest
 from .protocol.wire import length_prefix
-from .rights.caller import check_again, name_client
+from .rights.caller import name_client
 
 MOST_UNANSWERED = 16
 """Requests of one stream that are in the server at once. The next one is not read before the oldest is answered, and
@@ -38,6 +38,8 @@ class Streaming:
 
     read: makes a request of its bytes. infer: answers it, given its time of arrival and the seconds that are left.
     limit: most bytes of a request; a stream whose unanswered requests hold as many is not read further.
+    check: given the metadata of a stream, raises AccessError where it may go on no longer. Asked for each request: a
+        stream may live longer than the token that opened it.
     """
 
     def __init__(
@@ -47,8 +49,9 @@ class Streaming:
         calls: Calls,
         limit: int,
         clock: Callable[[], float],
+        check: Callable[[Any], None],
     ) -> None:
-        self.read, self.infer, self.calls, self.limit, self.clock = read, infer, calls, limit, clock
+        self.read, self.infer, self.calls, self.limit, self.clock, self.check = read, infer, calls, limit, clock, check
         self._open: set[_Stream] = set()
 
     async def model_stream_infer(self, _: Any, context: Any) -> None:
@@ -81,7 +84,8 @@ class _Stream:
     def __init__(self, streaming: Streaming, context: Any) -> None:
         self._streaming = streaming
         self._context = context
-        self._ends_at_error = GRPC_ERROR in ((key, value) for key, value in context.invocation_metadata() or ())
+        self._metadata = context.invocation_metadata() or ()
+        self._ends_at_error = GRPC_ERROR in ((key, value) for key, value in self._metadata)
         self._unanswered: set[asyncio.Task[_Answer]] = set()
         self._answers: asyncio.Queue[asyncio.Task[_Answer] | None] = asyncio.Queue()
         self._held_bytes = 0
@@ -130,12 +134,11 @@ class _Stream:
         """The answer to the request in `data`: its bytes, or the ending of the stream."""
         size, name = len(data), ""
         try:
-            if (check := check_again.get()) is not None:
-                check()
+            self._streaming.check(self._metadata)
             request = await self._streaming.read(data)
             name = request.message.id
             response = await self._streaming.infer(request, received_s, self._context.time_remaining())
-        except AccessError as error:  # the token has gone meanwhile: no request after this one can be answered either
+        except AccessError as error:
             return Ending.of(error)
         except Exception as error:
             ending = ending_of(error, "model_stream_infer")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .device import Device
+from .recent_counts import RecentCounts
 from .request import DEFAULT_PRIORITY, PRIORITY_LEVELS, Request, Response
 from .run_counts import MOST_SIZES, SameSize
 from .scheduler import Scheduler
@@ -13,6 +14,7 @@ __all__ = [
     "MOST_SIZES",
     "PRIORITY_LEVELS",
     "Device",
+    "RecentCounts",
     "Request",
     "Response",
     "SameSize",

@@ -188,6 +188,7 @@ class Dispatcher:
 
         Raises OverloadedError where `job` would go before jobs of clients that have less, and make one of them late.
         """
+        self._queue.shares.forget(now_s)
         shares, due, slowdown = self._queue.shares, job.waiting.due, self._policy.slowdown_factor(now_s)
         jobs, queue = self._queue.jobs(), self._device.queue_of(self, slowdown)
         cost_ms = partial(self._floor_ms, slowdown)
@@ -269,6 +270,8 @@ class Dispatcher:
         if job.leaves_choice(level):
             self._present_level = level
             self._log.note(level, decision.reason, slowdown, len(self._queue), now_s)
+        for each in turn.jobs:
+            self._queue.shares.serve(each, now_s)
         self._device.begin(turn, now_s + decision.predicted_ms / 1e3)
         return turn
 

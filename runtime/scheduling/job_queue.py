@@ -18,12 +18,15 @@ class JobQueue:
     on_due: called for a job that is still here at its deadline, so that its client need not wait for a free worker;
         from a thread of its own, without the owner's lock. None: expired jobs wait for pop_expired().
     clock: seconds, the clock of the deadlines.
-    shares: what each client has in the queue.
+    share_s: time for which the shares count what was served.
+    shares: what each client has in the queue, and had of late.
     """
 
-    def __init__(self, capacity: int, on_due: Callable[[Job], None] | None, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, capacity: int, on_due: Callable[[Job], None] | None, clock: Callable[[], float], share_s: float = 1.0
+    ) -> None:
         self._queue: RequestQueue[Job] = RequestQueue(capacity)
-        self.shares = FairShare()
+        self.shares = FairShare(share_s)
         self._reaper: Watchdog[Job] | None = None
         if on_due is not None:
             self._reaper = Watchdog(lambda job, waited_s: on_due(job), clock)

@@ -94,7 +94,7 @@ class Scheduler:
         self._refusals = Refusals(profile, self._terms)
         self._clock = clock
         self._executor = Executor(session, profile, clock, guard)
-        self._queue = JobQueue(max_queue, self._on_due if workers else None, clock)
+        self._queue = JobQueue(max_queue, self._on_due if workers else None, clock, default_slo_ms / 1e3)
         self._workers = max(workers, 1)
         self._device = Device(self._workers) if device is None else device
         self._changed = self._device.changed

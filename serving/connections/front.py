@@ -15,13 +15,15 @@ from grpc import aio
 
 from nested_sparse.errors import OverloadedError
 from nested_sparse.proto import messages
+from nested_sparse.runtime.scheduling import RecentCounts
 
 from ..fault import Ending
 from ..rights.caller import caller
 from .front_delay import FrontDelay
-from .recent_calls import RecentCalls
 
 INFER = f"/{messages.SERVICE_NAME}/ModelInfer"
+MODEST_SHARE = 0.5
+"""Of an equal share of all calls: a client that makes fewer is not refused here."""
 ACTIVE_S = 1.0
 """Time after the last request for which the delay of the event loop is still watched."""
 PROBE_LIMIT_S = 2.0
@@ -59,7 +61,7 @@ class Front(grpc.GenericRpcHandler):  # type: ignore[misc]
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.delay = FrontDelay(slo_ms)
-        self._recent = RecentCalls(self.delay.average_s)
+        self._recent = RecentCounts(self.delay.average_s)
         self._handler = handler
         self._on_refused = on_refused
         self._clock = clock
@@ -82,7 +84,7 @@ class Front(grpc.GenericRpcHandler):  # type: ignore[misc]
             return self._handler.service(details)
         now_s = self._called_s = self._clock()
         client = caller.get()
-        entry = self.delay.enter(now_s, client is not None and self._recent.note(client.name, now_s))
+        entry = self.delay.enter(now_s, client is not None and self._is_modest(client.name, now_s))
         if self._tick is None:
             self._tick_at(now_s + self.delay.period_s)
         self._probe_if_due(now_s)
@@ -93,6 +95,10 @@ class Front(grpc.GenericRpcHandler):  # type: ignore[misc]
             if key == LOAD_FORMAT:
                 load_form.set(value)
         return self._handler.service(details)
+
+    def _is_modest(self, client: str, now_s: float) -> bool:
+        """Note a call; returns whether its client makes far fewer than others of late."""
+        return self._recent.add(client, 1, now_s) * self._recent.names < MODEST_SHARE * self._recent.total
 
     def wait_s(self) -> float:
         """The time that a request which is taken in now has waited."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
@@ -13,8 +12,6 @@ CERTIFICATE_NAMES = ("x509_subject_alternative_name", "x509_common_name")
 
 caller: ContextVar[Client | None] = ContextVar("caller", default=None)
 """In a call: its client, if the call needed a right. Its name is "" where no token states it."""
-check_again: ContextVar[Callable[[], object] | None] = ContextVar("check_again", default=None)
-"""In a stream that took a token: raises AccessError once the token is not known any more, or has lost the right."""
 client_name: ContextVar[str] = ContextVar("client_name", default="")
 """In a call of an inference method: the name of its client."""
 

@@ -6,7 +6,6 @@ import ipaddress
 import logging
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,17 +13,14 @@ import grpc
 
 from nested_sparse.errors import AccessError, ForbiddenError, UnauthenticatedError
 from nested_sparse.excerpt import excerpt
-from nested_sparse.proto import messages
 
 from ..fault import Ending
-from .caller import caller, check_again
+from .caller import caller
 from .right import Right, right_of
 from .rights import Rights
 
 KEY, HOST_KEY = "authorization", "host"
 """The second is a header of HTTP; gRPC has none of this name."""
-STREAM = f"/{messages.SERVICE_NAME}/ModelStreamInfer"
-"""The call that may outlive its token."""
 LOG_PERIOD_S = 10.0
 """Least time between two lines of the log about refused calls."""
 Metadata = Sequence[tuple[str, str | bytes]] | None
@@ -64,12 +60,9 @@ class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
                 if right is Right.ADMINISTRATION:
                     _check_host(details.invocation_metadata)
                 return None
-            authorization = _authorization(details.invocation_metadata)
-            caller.set(self._rights.check(authorization, "", right))
+            caller.set(self._rights.check(authorization_of(details.invocation_metadata), "", right))
         except AccessError as error:
             return self._refusal(method, error)
-        if method == STREAM:
-            check_again.set(partial(self._rights.check, authorization, "", right))
         return None
 
     def _refusal(self, method: str, error: AccessError) -> Any:
@@ -91,7 +84,13 @@ class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
             self._logged_s, self._unlogged = now_s, 0
 
 
-def _authorization(metadata: Metadata) -> str | None:
+def check_stream(rights: Rights, metadata: Metadata) -> None:
+    """Raise AccessError where the caller of a stream, which has this metadata, may infer no longer."""
+    rights.check(authorization_of(metadata), "", Right.INFERENCE)
+
+
+def authorization_of(metadata: Metadata) -> str | None:
+    """The authorization in the metadata of a call; None: there is none. Raises UnauthenticatedError for several."""
     found: str | bytes | None = None
     for key, value in metadata or ():
         if key == KEY:

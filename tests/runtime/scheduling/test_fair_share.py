@@ -50,7 +50,7 @@ def test_two_greedy_clients_have_equal_shares(rig: Callable[..., Any]) -> None:
 
 def test_nobody_overtakes_into_another_ones_time(rig: Callable[..., Any]) -> None:
     """Nor by the highest priority, nor by shorter times: what goes first may make late only what has as much."""
-    for fields in ({"slo_ms": 30.0},):
+    for fields in ({"priority": 1}, {"slo_ms": 30.0}, {"priority": 1, "slo_ms": 30.0}):
         arrivals = [(number * 0.0005, {"client": "greedy", **fields}) for number in range(2000)]
         arrivals += [(number * 0.02, {"client": "modest"}) for number in range(50)]
         arrivals.sort(key=lambda arrival: arrival[0])
@@ -104,7 +104,7 @@ def job(client: str, deadline_s: float = 1.0, batch: int = 1) -> Job:
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 5)), max_size=20), st.floats(0, 50), st.integers(1, 5))
 def test_nobody_falls_below_the_newcomer(waiting: list[tuple[str, int]], excess_ms: float, batch: int) -> None:
-    shares = FairShare()
+    shares = FairShare(1.0)
     jobs = [job(client, number, size) for number, (client, size) in enumerate(waiting)]
     for each in jobs:
         shares.enter(each)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -16,9 +17,12 @@ import pytest
 
 from nested_sparse.errors import DeadlineError, OverloadedError, ServingError, StuckError, TooLargeError
 from nested_sparse.runtime.scheduling.request import Response, rank_of
+from nested_sparse.serving.connections.front import waited_s
+from nested_sparse.serving.http import http_server
 from nested_sparse.serving.security import SecurityConfig
 from nested_sparse.serving.served_model import ServedModel
 from nested_sparse.serving.server import Server, ServerConfig
+from nested_sparse.serving.servicer import Servicer
 from nested_sparse.serving.top.source import CountsSource
 from nested_sparse.tensor_spec import TensorSpec
 
@@ -337,6 +341,25 @@ def test_tensors_in_shared_memory(model, serve):
             shared_memory.destroy_shared_memory_region(memory)
 
 
+def test_the_conversion_counts_against_the_time_of_its_request(rest, monkeypatch):
+    """JSON takes its time, and may wait for other JSON."""
+    waits: list[float] = []
+    convert, arrived = http_server.read_infer_body, Servicer.arrived
+
+    def slow(*arguments: Any) -> Any:
+        time.sleep(0.2)
+        return convert(*arguments)
+
+    def spied(servicer: Servicer) -> None:
+        waits.append(waited_s.get())
+        arrived(servicer)
+
+    monkeypatch.setattr(http_server, "read_infer_body", slow)
+    monkeypatch.setattr(Servicer, "arrived", spied)
+    assert infer(rest, PLAIN)[0] == 200
+    assert waits[0] >= 0.2
+
+
 def test_a_load_report_is_a_header_for_those_who_ask(rest):
     _, headers, _ = ask(rest, "/v2/models/net/infer", PLAIN, endpoint_load_metrics_format="json")
     assert headers["endpoint-load-metrics"].startswith("JSON {")
@@ -365,6 +388,9 @@ def test_top_reads_the_metrics_of_the_http_port(rest, client):
 def test_requests_are_counted_as_those_of_grpc(rest, client):
     client.infer("net", [x_input()])
     infer(rest, PLAIN, "nobody")
+    for unreadable in (b"{", edited(name="\ud800")):
+        infer(rest, unreadable)
     text = ask(rest, "/metrics")[2].decode()
     assert 'nested_sparse_requests_total{level="2",model="net",outcome="ok"} 1.0' in text
     assert 'nested_sparse_requests_total{level="",model="",outcome="not_found"} 1.0' in text
+    assert 'nested_sparse_requests_total{level="",model="",outcome="invalid"} 2.0' in text

@@ -16,7 +16,6 @@ import pytest
 from clients import X, infer_stub, tensor, triton, typed_request, wait_for
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from nested_sparse.errors import AccessError
 from nested_sparse.proto import messages
 from nested_sparse.serving.rights.right import RIGHTS, Right
 from nested_sparse.serving.security import SecurityConfig
@@ -159,32 +158,25 @@ def test_tokens_are_rotated_without_a_restart(closed: Any, channel: Any, token_f
     assert not wait_for(lambda: code(new) is not grpc.StatusCode.OK, 2), "an empty file has locked clients out"
 
 
-def test_a_stream_ends_when_its_token_has_gone(closed: Any, channel: Any, token_file: Path) -> None:
-    """Its requests are answered until then."""
-    requests: queue.Queue[messages.ModelInferRequest | None] = queue.Queue()
-    stream = channel.stream_stream(
-        f"/{messages.SERVICE_NAME}/ModelStreamInfer",
-        request_serializer=messages.ModelInferRequest.SerializeToString,
-        response_deserializer=messages.ModelStreamInferResponse.FromString,
-    )(iter(requests.get, None), metadata=bearer(TOKENS[Right.INFERENCE]), timeout=60)
-    requests.put(typed_request())
-    assert next(stream).infer_response.id == "seven"
-    before = closed.security.rights
-    token_file.write_text("camera inference a-new-token-0123456789\n", encoding="utf-8")
+def test_a_stream_ends_with_the_token_that_opened_it(closed: Any, channel: Any, token_file: Path) -> None:
+    """The next request of the stream is refused with the status of a unary call."""
+    requests: queue.Queue[bytes] = queue.Queue()
+    stream = channel.stream_stream(f"/{messages.SERVICE_NAME}/ModelStreamInfer")
+    call = stream(iter(requests.get, b""), metadata=bearer(TOKENS[Right.INFERENCE]), timeout=60)
+    data = typed_request().SerializeToString()
+    requests.put(data)
+    assert not messages.ModelStreamInferResponse.FromString(next(call)).error_message
+    token_file.with_suffix(".new").write_text("camera inference a-new-token-0123456789\n", encoding="utf-8")
+    token_file.with_suffix(".new").rename(token_file)
 
     def refused() -> bool:
-        try:
-            before.check(f"Bearer {TOKENS[Right.INFERENCE]}", "", Right.INFERENCE)
-        except AccessError:
-            return True
-        return False
+        requests.put(data)
+        return next(call, None) is None
 
-    assert wait_for(refused, 20)
-    requests.put(typed_request())
-    with pytest.raises(grpc.RpcError):
-        next(stream)
-    assert stream.code() is grpc.StatusCode.UNAUTHENTICATED
-    requests.put(None)
+    with pytest.raises(grpc.RpcError) as caught:
+        wait_for(refused, 20)
+    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    requests.put(b"")
 
 
 def test_refusals_are_counted_and_logged_at_most_once_in_a_while(
