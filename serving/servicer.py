@@ -43,6 +43,7 @@ from .protocol.known_headers import KnownHeaders, KnownRequest
 from .protocol.wire import HEADER_BYTES
 from .repository.repository import Repository
 from .repository.rpcs import RepositoryRpcs
+from .rights.caller import name_client
 from .served_model import PLATFORM, ServedModel
 from .shared_memory.regions import Regions
 from .shared_memory.rpcs import MemoryRpcs
@@ -60,6 +61,7 @@ EXTENSIONS = (
     "trace",
     "logging",
 )
+REST_EXTENSION = "binary_tensor_data"
 MEMORY_EXTENSION = "system_shared_memory"
 METRICS_EXTENSION = "prometheus_metrics"
 """Extension that names the port of the metrics, in brackets; the protocol has no field for it."""
@@ -96,6 +98,7 @@ class Servicer:
     """GRPCInferenceService, version 2 of the Open Inference Protocol.
 
     metrics_port: port of the metrics, which the server's metadata names; None: there is none.
+    has_rest: whether the server answers over HTTP, too.
     calls: the calls that are not answered yet. limit_bytes: most bytes of a request for an inference.
     repository: the models that come and go; None: there are none such. streaming: the streams that are open.
     memory: the shared memory that requests may name; None: there is none.
@@ -125,6 +128,7 @@ class Servicer:
         self._conversion, self._statistics = asyncio.Lock(), asyncio.Lock()
         self._headers, self._answers = KnownHeaders(memory), Answers()
         self.metrics_port: int | None = None
+        self.has_rest = False
         self.calls = Calls()
         self.streaming = Streaming(self.read_infer, self.infer, self.calls, limit_bytes, clock)
 
@@ -148,10 +152,11 @@ class Servicer:
         self, request: messages.ServerMetadataRequest, context: Any
     ) -> messages.ServerMetadataResponse:
         """Name, version and extensions of the server."""
+        rest = (REST_EXTENSION,) if self.has_rest else ()
         memory = () if self._memory is None else (MEMORY_EXTENSION,)
         metrics = () if self.metrics_port is None else (f"{METRICS_EXTENSION}({self.metrics_port})",)
         return messages.ServerMetadataResponse(
-            name="nested-sparse", version=nested_sparse.__version__, extensions=(*EXTENSIONS, *memory, *metrics)
+            name="nested-sparse", version=nested_sparse.__version__, extensions=(*EXTENSIONS, *rest, *memory, *metrics)
         )
 
     async def model_metadata(
@@ -183,6 +188,7 @@ class Servicer:
 
         Time counts from the arrival of the request.
         """
+        name_client(context)
         now_s, arrival_s = self._clock(), arrived_s.get()
         received_s = now_s if arrival_s is None else arrival_s
         left_s = context.time_remaining()

@@ -8,7 +8,7 @@ from typing import Any
 
 from grpc import aio
 
-from nested_sparse.errors import UnavailableError
+from nested_sparse.errors import AccessError, UnavailableError
 from nested_sparse.proto import messages
 
 from .connections.calls import Calls
@@ -16,6 +16,7 @@ from .fault import Ending, ending_of
 from .protocol.convert import InferRequest
 from .protocol.known_headers import KnownRequest
 from .protocol.wire import length_prefix
+from .rights.caller import check_again, name_client
 
 MOST_UNANSWERED = 16
 """Requests of one stream that are in the server at once. The next one is not read before the oldest is answered, and
@@ -54,9 +55,11 @@ class Streaming:
         """ModelStreamInfer: read, run and answer requests until the client ends its side, or cancels the call.
 
         An error of a request is a message in the stream, which goes on; with the header GRPC_ERROR it is the end of
-        the stream. A cancelled stream cancels its requests. Its deadline is that of each request.
+        the stream, as is a token that has gone. A cancelled stream cancels its requests. Its deadline is that of each
+        request.
         """
         self.calls.begin(context)
+        name_client(context)
         stream = _Stream(self, context)
         self._open.add(stream)
         try:
@@ -127,9 +130,13 @@ class _Stream:
         """The answer to the request in `data`: its bytes, or the ending of the stream."""
         size, name = len(data), ""
         try:
+            if (check := check_again.get()) is not None:
+                check()
             request = await self._streaming.read(data)
             name = request.message.id
             response = await self._streaming.infer(request, received_s, self._context.time_remaining())
+        except AccessError as error:  # the token has gone meanwhile: no request after this one can be answered either
+            return Ending.of(error)
         except Exception as error:
             ending = ending_of(error, "model_stream_infer")
             return ending if self._ends_at_error else _error(ending, name)

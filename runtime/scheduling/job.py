@@ -32,6 +32,7 @@ class Job:
     entered_s: time at which the scheduler got it; before that it waited elsewhere.
     least_accuracy: lowest accuracy that the client accepts; -inf where it stated none.
     fixed: the client asked for one level.
+    client: its name.
     """
 
     inputs: dict[str, Array]
@@ -42,6 +43,7 @@ class Job:
     time_limit_ms: float
     least_accuracy: float
     fixed: bool
+    client: str = ""
     ticket: Ticket | None = None
 
     def leaves_choice(self, level: int) -> bool:
@@ -110,6 +112,7 @@ def make_job(session: Runner, request: Request, future: Future[Response], terms:
         time_limit_ms=limit_ms,
         least_accuracy=-math.inf if request.min_accuracy is None else float(request.min_accuracy),
         fixed=request.level is not None,
+        client=request.client,
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from ..policy import Waiting
 from ..session import Watchdog
+from .fair_share import FairShare
 from .job import Job
 from .request_queue import RequestQueue
 
@@ -17,10 +18,12 @@ class JobQueue:
     on_due: called for a job that is still here at its deadline, so that its client need not wait for a free worker;
         from a thread of its own, without the owner's lock. None: expired jobs wait for pop_expired().
     clock: seconds, the clock of the deadlines.
+    shares: what each client has in the queue.
     """
 
     def __init__(self, capacity: int, on_due: Callable[[Job], None] | None, clock: Callable[[], float]) -> None:
         self._queue: RequestQueue[Job] = RequestQueue(capacity)
+        self.shares = FairShare()
         self._reaper: Watchdog[Job] | None = None
         if on_due is not None:
             self._reaper = Watchdog(lambda job, waited_s: on_due(job), clock)
@@ -33,6 +36,7 @@ class JobQueue:
         job.ticket = self._queue.push(job.waiting.deadline_s, job, job.waiting.rank)
         if job.ticket is None:
             return False
+        self.shares.enter(job)
         if self._reaper is not None:
             self._reaper.begin(job, job.waiting.deadline_s - now_s)
         return True
@@ -40,7 +44,9 @@ class JobQueue:
     def leave(self, job: Job) -> bool:
         """Take `job` out; False where it has left already."""
         waited = job.ticket is not None and self._queue.cancel(job.ticket)
-        self._left(job)
+        if waited:
+            self.shares.leave(job)
+        self._unwatch(job)  # also if it has left: the reaper may have found it overdue meanwhile
         return waited
 
     def pop_expired(self, now_s: float) -> list[Job]:
@@ -67,6 +73,15 @@ class JobQueue:
         first = self._queue.first()
         return None if first is None else (first.rank, first.deadline_s)
 
+    @property
+    def full(self) -> bool:
+        """Whether enter() would refuse."""
+        return self._queue.full
+
+    def jobs(self) -> list[Job]:
+        """The jobs, earliest deadline first."""
+        return self._queue.items()
+
     def waiting(self) -> list[Waiting]:
         """The jobs as a policy sees them, in their order."""
         return [job.waiting for job in self._queue.items()]
@@ -84,5 +99,9 @@ class JobQueue:
             self._reaper.close()
 
     def _left(self, job: Job) -> None:
+        self.shares.leave(job)
+        self._unwatch(job)
+
+    def _unwatch(self, job: Job) -> None:
         if self._reaper is not None:
             self._reaper.end(job)

@@ -29,6 +29,7 @@ class Request:
         first, whatever their deadlines are.
     timeout_ms: time from arrival until the client stops waiting, as its transport says; it has passed where it is 0 or
         less; None or infinite: the client waits as long as it takes.
+    client: name of the client, which has its share of the queue.
     """
 
     inputs: Arrays
@@ -38,6 +39,7 @@ class Request:
     received_s: float | None = None
     timeout_ms: float | None = None
     priority: int | None = None
+    client: str = ""
 
 
 @dataclass(frozen=True, slots=True)

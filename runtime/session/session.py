@@ -7,6 +7,7 @@ import hashlib
 import os
 import threading
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ import onnxruntime as ort
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
 from nested_sparse.argument import file_path, real, shown, whole
+from nested_sparse.bfloat16 import NAME
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import (
     CheckpointError,
@@ -40,6 +42,7 @@ from .file_guard import FileGuard
 from .guard import Guard
 from .level_cell import LevelCell
 from .ort_session import MESSAGE_CHARACTERS, open_ort
+from .ort_values import SUPPORTED, run_values
 from .process_memory import resident_bytes, return_freed
 from .runs import Run, Runs
 from .tensors import Array, Arrays, check_inputs
@@ -68,6 +71,7 @@ class Session:
     then faster on a device that runs nothing else, and slower beside other work (docs/decisions/006).
     profile_to: folder for ONNX Runtime's profile, which close() writes.
     run_limit_s: longest time of a run, in seconds; a longer run is ended with StuckError.
+    check: called with the checkpoint before anything of its graph is used; what it raises ends the opening.
 
     Raises CheckpointError (the file, or a graph in it that may not run), KernelError (the operator library),
     InputError (an argument).
@@ -81,6 +85,7 @@ class Session:
         spin: bool = False,
         profile_to: Path | None = None,
         run_limit_s: float = RUN_LIMIT_S,
+        check: Callable[[Checkpoint], None] | None = None,
     ) -> None:
         if threads is not None:
             threads = whole("threads", threads, 1, MAX_THREADS)
@@ -94,6 +99,8 @@ class Session:
         self._spin = spin
         self._profiled = profile_to is not None
         self._checkpoint = Checkpoint.open(self.path)
+        if check is not None:
+            check(self._checkpoint)
         self.inputs = self._checkpoint.inputs
         self.outputs = self._checkpoint.outputs
         self.levels = self._checkpoint.levels
@@ -104,6 +111,7 @@ class Session:
         self._ort, facts = open_ort(self._checkpoint, self._threads, profile_to, spin=spin)
         self.decides = facts.decides
         self._segments = self._segment_feeds()
+        self._has_bfloat16 = self._exchanges_bfloat16()
         self._file_guard = FileGuard(self._checkpoint.file)
         self._runs = Runs(run_limit_s)
         self._local = threading.local()
@@ -215,7 +223,10 @@ class Session:
                     self._shrinks = False
                     shrink_after(run.options)
                 with denormals_flushed():
-                    results = session.run(self._output_names, feeds, run.options)
+                    if self._has_bfloat16:
+                        results = run_values(session, self._output_names, feeds, run.options)
+                    else:
+                        results = session.run(self._output_names, feeds, run.options)
             except Exception as error:  # ONNX Runtime's errors have no common base
                 raise self._fault(error, started, arrays, run) from error
             finally:
@@ -267,6 +278,16 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _exchanges_bfloat16(self) -> bool:
+        """Whether an input or output is of bfloat16. Raises CheckpointError where ONNX Runtime is too old for that."""
+        has_bfloat16 = any(spec.dtype == NAME for spec in (*self.inputs, *self.outputs))
+        if has_bfloat16 and not SUPPORTED:
+            raise CheckpointError(
+                f"{self.path.name}: has tensors of {NAME}, which onnxruntime {ort.__version__} cannot exchange; "
+                "install a newer one"
+            )
+        return has_bfloat16
 
     def _segment_feeds(self) -> dict[str, Any]:
         """The weights as inputs of the graph: views of the mapped file; empty arrays for levels that a slice lost."""

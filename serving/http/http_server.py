@@ -12,9 +12,7 @@ import ssl
 import zlib
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
-import grpc
 from aiohttp import web
 
 from nested_sparse.errors import InputError, NotFoundError, TooLargeError, UnavailableError
@@ -23,11 +21,14 @@ from ..fault import HTTP_STATUSES, PUSHBACK_KEY, Ending, ending_of
 from ..metrics_text import MetricsText
 from ..protocol.inflate import inflated
 from ..protocol.wire import HEADER_BYTES
-from .connections import HttpConnections, HttpLimits
+from .connections import HttpConnections
+from .dashboard.dashboard import HEADERS, POINTS_PATH, Dashboard
+from .http_limits import HttpLimits
 from .infer_body import HEADER_LENGTH, read_infer_body, write_infer_body
 from .json_message import read_json
 from .local_call import EndedError, LocalCall, LocalContext
 from .routes import answer_of, find_route, request_bytes
+from .sender import check_sender
 
 LARGE_BYTES = 1 << 15
 """Bodies above this are converted in a thread beside the event loop's, one at a time."""
@@ -36,10 +37,10 @@ JSON_BYTES_PER_BYTE = 8
 READING = "ServerMetadata"
 """The RPC whose right the metrics and the dashboard's figures take."""
 BACKLOG = 128
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 SAFE_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 _QUIET = logging.getLogger(f"{__name__}.aiohttp")
-_QUIET.addHandler(logging.NullHandler())
-_QUIET.propagate = False  # aiohttp writes a traceback for each request that is no HTTP
+_QUIET.setLevel(logging.CRITICAL + 1)  # aiohttp writes a traceback for each request that is no HTTP
 
 
 class HttpServer:
@@ -47,6 +48,7 @@ class HttpServer:
 
     handlers: gRPC's generic handlers of the server, in their order; REST asks them, too.
     message_bytes: bytes that a request of an inference may have. upload_bytes: of all bodies that are being received.
+    is_local: see check_sender.
     """
 
     def __init__(
@@ -55,12 +57,17 @@ class HttpServer:
         metrics: MetricsText,
         message_bytes: int,
         upload_bytes: int,
+        dashboard: Dashboard,
         limits: HttpLimits | None = None,
+        *,
+        is_local: bool = False,
     ) -> None:
         self._handlers = handlers
         self._metrics = metrics
         self._message_bytes = message_bytes
         self._upload_bytes = upload_bytes
+        self._dashboard = dashboard
+        self._is_local = is_local
         self._held_bytes = 0
         self._limits = limits or HttpLimits()
         self._converting = asyncio.Lock()
@@ -96,6 +103,7 @@ class HttpServer:
             return
         self._server.close()
         self._watch.cancel()
+        self._dashboard.history.close()
         self._connections.pre_shutdown()
         await self._connections.shutdown(grace_s)
         self._connections.abort_all()
@@ -106,6 +114,9 @@ class HttpServer:
             response = await self._answer_or_raise(request)
         except EndedError as error:
             response = _failure(error.ending)
+        except (ConnectionError, web.RequestPayloadError):  # the client left in its body, or broke it off
+            response = _failure(Ending.of(InputError("The body ended before its end.")))
+            response.force_close()
         except UnicodeEncodeError:
             response = _failure(
                 Ending.of(InputError("The body has a string that is no text: half of a surrogate pair."))
@@ -119,10 +130,12 @@ class HttpServer:
         return response
 
     async def _answer_or_raise(self, request: web.BaseRequest) -> web.Response:
-        _check_origin(request)
+        check_sender(request.headers, is_local=self._is_local)
         path = request.raw_path.partition("?")[0]
-        if path == "/metrics":
-            return await self._answer_metrics(request)
+        if request.method in ("GET", "HEAD") and (file := self._dashboard.file(path)) is not None:
+            return web.Response(body=file[1], content_type=file[0], charset="utf-8", headers=HEADERS)
+        if request.method in ("GET", "HEAD") and path in ("/metrics", POINTS_PATH):
+            return await self._answer_figures(request, path)
         route, fields, allowed = find_route(request.method, path)
         if route is None and allowed:
             return _error(405, "The path has other methods.", {"Allow": ", ".join(sorted(allowed))})
@@ -138,15 +151,21 @@ class HttpServer:
         return web.json_response(answer, status=status)
 
     def _call(self, request: web.BaseRequest, rpc: str) -> LocalCall:
-        host, port = (request.transport.get_extra_info("peername") if request.transport else ("", 0))[:2]
+        asked = request.get_extra_info
+        host, port = (asked("peername") or ("", 0))[:2]
         peer = f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
         metadata = tuple((name.lower(), value) for name, value in request.headers.items())
-        return LocalCall(self._handlers, rpc, LocalContext(peer, metadata))
+        return LocalCall(self._handlers, rpc, LocalContext(peer, metadata, asked("peercert")))
 
-    async def _answer_metrics(self, request: web.BaseRequest) -> web.Response:
+    async def _answer_figures(self, request: web.BaseRequest, path: str) -> web.Response:
         call = self._call(request, READING)
         if call.refused:
             await call.run(b"")
+        if path == POINTS_PATH:
+            after = request.query.get("after", "0")
+            if not (after.isascii() and after.isdigit() and len(after) < 16):
+                raise InputError("after: expected the number of a point.")
+            return web.json_response(self._dashboard.history.since(int(after)))
         headers = {name.lower(): value for name, value in request.headers.items()}
         given, body = await self._metrics.collect(request.query_string, headers)
         return web.Response(body=body, headers=given)
@@ -158,7 +177,7 @@ class HttpServer:
         data, form = await self._converted(read, len(body))
         answer = bytes(await call.run(data))
         body, length = await self._converted(functools.partial(write_infer_body, answer, form), len(answer))
-        headers = {} if length is None else {HEADER_LENGTH: str(length)}
+        headers = call.headers if length is None else {**call.headers, HEADER_LENGTH: str(length)}
         kind = "application/json" if length is None else "application/octet-stream"
         encoding = _wanted_encoding(request.headers.get("Accept-Encoding", ""))
         if encoding:
@@ -179,6 +198,9 @@ class HttpServer:
             raise InputError("The body's Content-Encoding is unknown here; expected gzip, deflate or identity.")
         if (request.content_length or 0) > limit:
             raise TooLargeError(f"The body has {request.content_length} bytes, at most {limit} are allowed here")
+        if request.headers.get("Expect", "").lower() == "100-continue":  # curl waits a second for it
+            await request.writer.write(CONTINUE)
+            request.writer.output_size = 0  # it is no part of the answer
         begun_s = asyncio.get_running_loop().time()
         parts: list[bytes] = []
         size = 0
@@ -200,15 +222,6 @@ class HttpServer:
             self._held_bytes -= size
         body = b"".join(parts)
         return body if encoding == "identity" else await inflated(body, limit)
-
-
-def _check_origin(request: web.BaseRequest) -> None:
-    """Refuse what another site's page sends from a browser: such a page reaches this machine's own addresses, too."""
-    origin = request.headers.get("Origin")
-    if origin is not None and urlsplit(origin).netloc.lower() != request.headers.get("Host", "").lower():
-        raise EndedError(
-            Ending(grpc.StatusCode.PERMISSION_DENIED, "The request comes from a page of another site.", ())
-        )
 
 
 def _length(text: str | None) -> int | None:

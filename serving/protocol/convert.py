@@ -22,7 +22,7 @@ from ..shared_memory.regions import Regions
 from .call import Call
 from .classification import TEXTS, raw_texts
 from .datatype import Datatype, datatype_named, datatype_of
-from .parameters import KNOWN, check_known, read_request
+from .parameters import KNOWN, check_known, check_raw, read_request
 from .places import PLACE, SHARED_MEMORY, placed_bytes, placed_parameters, read_integer, read_place
 from .wire import HEADER_BYTES, length_prefix, split_infer_request
 
@@ -34,6 +34,9 @@ MAX_MESSAGE_BYTES = 2**31 - HEADER_BYTES - 1
 """Limit of the values in an answer: protobuf's own limit, less the bytes of names and parameters."""
 CLASSIFICATION = "classification"
 """Parameter of an output: the number of its largest values that are wanted in its place, as texts."""
+RAW_BYTES, RAW_OUTPUT = "binary_data_size", "binary_data"
+"""Parameters of REST: bytes of an input's raw value, and whether an output's is wanted raw. KServe's client sends the
+first over gRPC, too."""
 AT_ONCE = 1 << 15
 """Number of integers converted in one step: 2 ms (Xeon), in which no other thread of Python runs."""
 LARGE_BYTES = 1 << 20
@@ -156,7 +159,8 @@ def _wanted(
         names[output.name] = None
         if output.parameters:
             what = f"Output '{name}'"
-            check_known(output.parameters, what, (CLASSIFICATION, *PLACE))
+            check_known(output.parameters, what, (CLASSIFICATION, *PLACE, RAW_OUTPUT))
+            check_raw(output.parameters, RAW_OUTPUT, what)
             count = read_integer(output.parameters, CLASSIFICATION, what)
             if count is not None:
                 classes[output.name] = whole(f"{what}: {CLASSIFICATION}", count, 1)
@@ -174,7 +178,7 @@ def _arrays(
         name = excerpt(tensor.name)
         place = None
         if tensor.parameters:
-            check_known(tensor.parameters, f"Input '{name}'", PLACE)
+            check_known(tensor.parameters, f"Input '{name}'", (*PLACE, RAW_BYTES))
             place = read_place(tensor.parameters, f"Input '{name}'", memory)
         shape = _shape(tensor)
         datatype = datatype_named(tensor.datatype, tensor.name)
@@ -191,7 +195,13 @@ def _arrays(
                 )
             flat = _from_raw(name, datatype, shape, place.region.read(place).data)
         elif raw:
-            flat = _from_raw(name, datatype, shape, next(left))
+            values = next(left)
+            stated = read_integer(tensor.parameters, RAW_BYTES, f"Input '{name}'")
+            if stated not in (None, len(values)):
+                raise InputError(f"Input '{name}' has {len(values)} bytes, its {RAW_BYTES!r} says {stated}.")
+            flat = _from_raw(name, datatype, shape, values)
+        elif RAW_BYTES in tensor.parameters:
+            raise InputError(f"Input '{name}' has {RAW_BYTES!r} and no raw values; expected both.")
         else:
             flat = _from_contents(name, datatype, shape, tensor.contents)
         yield tensor.name, flat.reshape(shape)

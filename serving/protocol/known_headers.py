@@ -23,6 +23,7 @@ from nested_sparse.runtime.session import Array, CheckedInputs, check_inputs, in
 from nested_sparse.tensor_spec import TensorSpec
 from nested_sparse.wire import BYTES, WireError, varint
 
+from ..rights.caller import client_name
 from ..shared_memory.regions import Regions
 from .call import Call
 from .convert import Bounds, InferRequest, read_call
@@ -90,7 +91,12 @@ class KnownRequest:
             left_ms = MS_PER_S * time_left_s
             timeout_ms = left_ms if timeout_ms is None else min(timeout_ms, left_ms)
         return header.call_of(
-            header.request_of(CheckedInputs(header.specs, arrays), received_s=received_s, timeout_ms=timeout_ms)
+            header.request_of(
+                CheckedInputs(header.specs, arrays),
+                received_s=received_s,
+                timeout_ms=timeout_ms,
+                client=client_name.get(),
+            )
         )
 
     def _placed(self, each: KnownInput) -> NDArray[np.uint8]:
@@ -146,7 +152,7 @@ class KnownHeaders:
         )
         if [each.name for each in inputs] != [spec.name for spec in specs]:
             return
-        if any(each.dtype.kind not in "iuf" for each in inputs):
+        if any(each.dtype.kind not in "iufV" for each in inputs):
             return
         if [each.nbytes for each in inputs if not each.region] != [len(values) for values in raw]:
             return
@@ -154,7 +160,7 @@ class KnownHeaders:
         # the raw values may not have been last: then these bytes are no message, or one with raw values
         if not _parsed(header, data) or header.raw_input_contents or len(header.inputs) != len(inputs):
             return
-        request_of = _maker(call.request, "inputs", "received_s", "timeout_ms")
+        request_of = _maker(call.request, "inputs", "received_s", "timeout_ms", "client")
         known = KnownHeader(header, request_of, _maker(call, "request"), call.request.timeout_ms, specs, inputs)
         if _raw_values(request.data, length, known) is not None:
             self._keep(data, known)

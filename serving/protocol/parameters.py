@@ -13,12 +13,16 @@ from nested_sparse.excerpt import excerpts
 from nested_sparse.proto.messages import InferParameter
 from nested_sparse.runtime.scheduling import Request, Response
 
+from ..rights.caller import client_name
+
 MS_PER_S, US_PER_MS = 1000.0, 1000.0
 INTEGER_KINDS = ("int64_param", "uint64_param")
 NUMBER_KINDS = (*INTEGER_KINDS, "double_param")
 FINAL = "triton_enable_empty_final_response"
 """Asks for a response without outputs behind the last one, if the last one is not known to be. Ours always is."""
-KNOWN = ("slo_ms", "min_accuracy", "level", "timeout", "priority", FINAL)
+RAW_OUTPUTS = "binary_data_output"
+"""Of REST: asks for outputs as raw values, or not. Over gRPC they always are."""
+KNOWN = ("slo_ms", "min_accuracy", "level", "timeout", "priority", FINAL, RAW_OUTPUTS)
 MAX_PARAMETERS = 64
 """Limit of the parameters of a request, of an input or of an output."""
 SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
@@ -38,7 +42,8 @@ def read_request(
     """
     timeout_ms = None if time_left_s is None else MS_PER_S * time_left_s
     if not parameters:  # as a rule
-        return Request(inputs, received_s=received_s, timeout_ms=timeout_ms)
+        return Request(inputs, received_s=received_s, timeout_ms=timeout_ms, client=client_name.get())
+    check_raw(parameters, RAW_OUTPUTS, "The request")
     if FINAL in parameters:
         _kind(parameters, FINAL, ("bool_param",))
     priority = _number(parameters, "priority", INTEGER_KINDS)
@@ -56,6 +61,7 @@ def read_request(
         received_s=received_s,
         timeout_ms=timeout_ms,
         priority=int(priority) if priority else None,
+        client=client_name.get(),
     )
 
 
@@ -73,6 +79,12 @@ def check_known(parameters: Collection[str], of: str, known: Sequence[str]) -> N
         raise InputError(
             f"{of} has unknown parameters [{excerpts(sorted(unknown))}]; expected some of {', '.join(known)}."
         )
+
+
+def check_raw(parameters: Mapping[str, InferParameter], name: str, of: str) -> None:
+    """Refuse a parameter `name` that does not want values raw, as they always are. of: its owner, in words."""
+    if name in parameters and not parameters[name].bool_param:
+        raise InputError(f"{of}: parameter {name!r}: expected true, because the values of an answer are always raw.")
 
 
 def _number(parameters: Mapping[str, InferParameter], name: str, kinds: tuple[str, ...]) -> float | None:

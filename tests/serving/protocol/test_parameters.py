@@ -10,6 +10,7 @@ from nested_sparse.proto.messages import InferParameter
 from nested_sparse.runtime.scheduling.request import Request, Response
 from nested_sparse.runtime.session import Lowering
 from nested_sparse.serving.protocol.parameters import KNOWN, check_known, read_request, served_parameters
+from nested_sparse.serving.rights.caller import client_name
 
 
 def number(**kind):
@@ -40,11 +41,22 @@ def read(parameters, time_left_s=None):
         ({"priority": number(uint64_param=1)}, asked(priority=1)),
         ({"priority": number(uint64_param=0)}, asked()),
         ({"triton_enable_empty_final_response": number(bool_param=True)}, asked()),
+        ({"binary_data_output": number(bool_param=True)}, asked()),
     ],
 )
 def test_valid_parameters_are_accepted(parameters, expected):
     """The parameters that a client may send."""
     assert read(parameters) == expected
+
+
+@pytest.mark.parametrize("parameters", [{}, {"level": number(int64_param=2)}])
+def test_a_request_has_the_name_of_its_client(parameters):
+    """With parameters or without: else it would take from the share of another."""
+    token = client_name.set("me")
+    try:
+        assert read(parameters).client == "me"
+    finally:
+        client_name.reset(token)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +68,6 @@ def test_valid_parameters_are_accepted(parameters, expected):
         ),
         (["b", "level", "a"], r"unknown parameters \['a', 'b'\]"),
         (["sequence_id"], "'sequence_id': this server keeps no state"),
-        (["binary_data_output"], "binary_data_output"),
         ([f"p{index}" for index in range(65)], "65 parameters; expected at most 64"),
     ],
 )
@@ -83,6 +94,7 @@ def test_every_known_parameter_is_known():
         ({"min_accuracy": number(double_param=-0.5)}, "min_accuracy: expected a number of at least 0, got -0.5"),
         ({"min_accuracy": number(double_param=float("inf"))}, "min_accuracy: expected a finite number, got inf"),
         ({"min_accuracy": number(string_param="high")}, "'min_accuracy' has the wrong type"),
+        ({"binary_data_output": number(bool_param=False)}, "'binary_data_output': expected true"),
         ({"priority": number(string_param="high")}, "'priority' has the wrong type"),
         ({"triton_enable_empty_final_response": number(int64_param=1)}, "expected bool, got int64"),
         ({"level": number(double_param=1.0)}, "'level' has the wrong type: expected int64 or uint64, got double"),
