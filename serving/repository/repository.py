@@ -147,7 +147,7 @@ class Repository:
         ]
 
     def refuse(self) -> None:
-        """Load nothing any more. Whoever waits for a load is told so at once."""
+        """Load nothing any more. The callers that wait for a load are told so at once."""
         self._closing.set()
 
     async def close(self, grace_s: float) -> None:
