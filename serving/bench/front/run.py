@@ -74,9 +74,8 @@ def _latency(
     name: str, reach: Reach, model: Trivial, pair: Sequence[Target], rounds: int, beside: str = "the same bytes"
 ) -> Figure:
     with calling(*pair) as calls:
-        done = in_turns(
-            [*calls, model.run], rounds
-        )  # in turns as well: run again and again it takes a third of the time
+        # Session.run takes turns, too: where nothing runs in between, it finds the caches warm and takes a third
+        done = in_turns([*calls, model.run], rounds)
     for _, answer in done[1]:
         model.check(answer)
     bare_ms, ours_ms, run_ms = ([round(spent_ms, 4) for spent_ms, _ in each] for each in done)
