@@ -388,6 +388,9 @@ def test_top_reads_the_metrics_of_the_http_port(rest, client):
 def test_requests_are_counted_as_those_of_grpc(rest, client):
     client.infer("net", [x_input()])
     infer(rest, PLAIN, "nobody")
+    for unreadable in (b"{", edited(name="\ud800")):
+        infer(rest, unreadable)
     text = ask(rest, "/metrics")[2].decode()
     assert 'nested_sparse_requests_total{level="2",model="net",outcome="ok"} 1.0' in text
     assert 'nested_sparse_requests_total{level="",model="",outcome="not_found"} 1.0' in text
+    assert 'nested_sparse_requests_total{level="",model="",outcome="invalid"} 2.0' in text
