@@ -60,7 +60,20 @@ def store_metrics(path: str | os.PathLike[str], metrics: Mapping[str, Sequence[f
     _amend(path, amended)
 
 
-def _amend(path: str | os.PathLike[str], change: Callable[[Metadata], Metadata]) -> None:
+def store_signature(path: str | os.PathLike[str], sign: Callable[[bytes], str]) -> None:
+    """Put the signature that `sign` makes into the file at `path`, in place of one that it has (Seal).
+
+    All else stays, and the file is replaced, as by `store_reroutes`. Any other change of a file takes its signature
+    away. Raises CheckpointError, and what `sign` raises.
+    """
+    _amend(path, lambda metadata: metadata, sign)
+
+
+def _amend(
+    path: str | os.PathLike[str], change: Callable[[Metadata], Metadata], sign: Callable[[bytes], str] | None = None
+) -> None:
     with Checkpoint.open(path) as checkpoint:
         metadata = change(checkpoint.metadata)
-        write_file(checkpoint.path, header_bytes(metadata), [checkpoint.data_prefix(len(metadata.levels))], force=True)
+        write_file(
+            checkpoint.path, header_bytes(metadata, sign), [checkpoint.data_prefix(len(metadata.levels))], force=True
+        )

@@ -27,6 +27,7 @@ from .places import DTYPES, TensorPlace, tensor_name
 from .quantization import out_of_quads
 from .regular_file import open_regular
 from .reroute import Reroute
+from .seal import Seal
 from .tensor_spec import TensorSpec
 from .verify import Verifier
 from .weight import NestedWeight
@@ -35,7 +36,7 @@ from .weight import NestedWeight
 class Checkpoint:
     """An open checkpoint. Its segments are read-only views of the mapped file; close() only after their last use.
 
-    path: path of the file. metadata: all that the file says of itself.
+    path: path of the file. metadata: all that the file says of itself. seal: its digest, and its signature, unchecked.
     levels, inputs, outputs, layers, reroutes, rows: parts of the metadata, ready to use.
 
     While it is open, another file may safely be renamed over it. Writing into the file in place is safe only where
@@ -43,11 +44,12 @@ class Checkpoint:
     """
 
     def __init__(
-        self, file: MappedFile, metadata: Metadata, data_begin: int, sections: list[list[TensorPlace]]
+        self, file: MappedFile, metadata: Metadata, data_begin: int, sections: list[list[TensorPlace]], seal: Seal
     ) -> None:
         self.file = file
         self.path = file.path
         self.metadata = metadata
+        self.seal = seal
         self.layers: tuple[LayerEntry, ...] = metadata.layers
         self.inputs: tuple[TensorSpec, ...] = metadata.inputs
         self.outputs: tuple[TensorSpec, ...] = metadata.outputs
@@ -69,9 +71,9 @@ class Checkpoint:
         path = file_path("path", path)
         try:
             with open_regular(path) as file:
-                metadata, data_begin, sections = read_header(file, excerpt(path.name))
+                metadata, data_begin, sections, seal = read_header(file, excerpt(path.name))
                 Verifier(file, excerpt(path.name), metadata, data_begin, sections).check(verify)
-                return Checkpoint(MappedFile(path, file), metadata, data_begin, sections)
+                return Checkpoint(MappedFile(path, file), metadata, data_begin, sections, seal)
         except OSError as error:
             raise CheckpointError(f"{excerpt(path)}: cannot be read ({error.strerror or error})") from None
 

@@ -20,7 +20,9 @@ NestedSparseError
     ├── OutOfMemoryError  the run did not fit in memory                (also MemoryError)
     ├── TooLargeError     the request is larger than the server takes
     ├── RepositoryError   the model directory is not there, or has no model that can be loaded
-    ├── NotFoundError     no such model
+    ├── UnsupportedError  the server does not do that, or not as it was started
+    ├── ExistsError       there is one of this name already
+    ├── NotFoundError     no such model, or no such region of shared memory
     └── AccessError       the caller may not make this call
         ├── UnauthenticatedError  the call brings no valid token
         └── ForbiddenError        its rights do not cover the call
@@ -117,8 +119,16 @@ class RepositoryError(ServingError):
     """There is no model directory, or what it holds cannot be loaded, or not now."""
 
 
+class UnsupportedError(ServingError):
+    """The server does not offer what the request asks for, or not with the flags that it was started with."""
+
+
+class ExistsError(ServingError):
+    """There is one of this name already."""
+
+
 class NotFoundError(ServingError):
-    """The server has no such model."""
+    """The server has no such model, or no such region of shared memory."""
 
 
 class AccessError(ServingError):

@@ -9,15 +9,16 @@ from typing import Any, BinaryIO
 
 from .errors import CheckpointError
 from .excerpt import excerpt
-from .metadata import Metadata
+from .metadata import DIGEST_KEY, Metadata
 from .places import ALIGNMENT, TensorPlace, file_places, tensor_table
+from .seal import SIGNATURE_KEY, Seal
 
 MAX_HEADER_NBYTES = 100_000_000
 """The limit of the safetensors library."""
 
 
-def read_header(file: BinaryIO, where: str) -> tuple[Metadata, int, list[list[TensorPlace]]]:
-    """Metadata, the byte at which the data begins, and the places of all tensors.
+def read_header(file: BinaryIO, where: str) -> tuple[Metadata, int, list[list[TensorPlace]], Seal]:
+    """Metadata, the byte at which the data begins, the places of all tensors, and the seal.
 
     where: name of the file, for errors. Raises CheckpointError.
     """
@@ -31,7 +32,9 @@ def read_header(file: BinaryIO, where: str) -> tuple[Metadata, int, list[list[Te
         declared = header.pop("__metadata__", {})
     except (ValueError, AttributeError, RecursionError):
         raise CheckpointError(f"{where}: not a safetensors file, or its header is damaged") from None
-    metadata = Metadata.from_header(declared if isinstance(declared, dict) else {}, where)
+    declared = declared if isinstance(declared, dict) else {}
+    metadata = Metadata.from_header(declared, where)
+    seal = Seal(declared[DIGEST_KEY], str(declared.get(SIGNATURE_KEY, "")))
     sections = file_places([layer.shape for layer in metadata.layers], len(metadata.levels), metadata.graph_nbytes)
     data_begin = 8 + header_nbytes
     _check_table(header, sections, where)
@@ -41,7 +44,7 @@ def read_header(file: BinaryIO, where: str) -> tuple[Metadata, int, list[list[Te
         raise CheckpointError(f"{where}: {trouble}: expected {expected} bytes, got {file_nbytes}; copy it again")
     if data_begin % ALIGNMENT:
         raise CheckpointError(f"{where}: the data begins at byte {data_begin}, expected a multiple of {ALIGNMENT}")
-    return metadata, data_begin, sections
+    return metadata, data_begin, sections, seal
 
 
 def _check_table(header: dict[str, Any], sections: list[list[TensorPlace]], where: str) -> None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 class TensorSpec:
     """One input or output of a model.
 
-    name: name of the tensor. dtype: its dtype as numpy names it, e.g. "float32".
+    name: name of the tensor. dtype: its dtype as numpy names it, e.g. "float32", or "bfloat16", which numpy
+    lacks (nested_sparse/bfloat16.py).
     shape: size of each dimension, None where any size fits.
     example_shape: shape with which the model was exported.
     """

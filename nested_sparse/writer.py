@@ -21,13 +21,14 @@ from . import __version__
 from .errors import CheckpointError
 from .excerpt import excerpt
 from .graph.contract import LAYER_KINDS
-from .metadata import LayerEntry, LevelEntry, Metadata
+from .metadata import DIGEST_KEY, LayerEntry, LevelEntry, Metadata
 from .network import Network
 from .packing import pack_level
 from .placement import LayerPlacement, placement
 from .places import ALIGNMENT, TensorPlace, file_places, segment_places, tensor_name, tensor_table
 from .quantization import MAX_COLUMNS, in_quads, row_scales
 from .reroute import Reroute, check_reroutes
+from .seal import SIGNATURE_KEY, Seal
 from .tensor_spec import TensorSpec
 from .value_type import FLOAT32, ValueType
 from .weight import NestedWeight
@@ -149,10 +150,16 @@ def refuse_existing(path: Path, force: bool) -> None:
         raise _not_written(path, error) from None
 
 
-def header_bytes(metadata: Metadata) -> bytes:
-    """The file up to its data: length, JSON, and spaces so that the data begins on an ALIGNMENT boundary."""
+def header_bytes(metadata: Metadata, sign: Callable[[bytes], str] | None = None) -> bytes:
+    """The file up to its data: length, JSON, and spaces so that the data begins on an ALIGNMENT boundary.
+
+    sign: makes a signature, in base64, of a message; None: the file is not signed.
+    """
+    entries = metadata.to_header()
+    if sign is not None:
+        entries[SIGNATURE_KEY] = sign(Seal(entries[DIGEST_KEY]).message)
     sections = file_places([layer.shape for layer in metadata.layers], len(metadata.levels), metadata.graph_nbytes)
-    text = json.dumps({"__metadata__": metadata.to_header(), **tensor_table(sections)}, separators=(",", ":")).encode()
+    text = json.dumps({"__metadata__": entries, **tensor_table(sections)}, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % ALIGNMENT)
     return struct.pack("<Q", len(text)) + text
 

@@ -17,6 +17,7 @@ from .commands.demo import demo
 from .commands.inspect import inspect
 from .commands.profile import profile
 from .commands.serve import ServeCommand, serve
+from .commands.sign import sign
 from .commands.slice import slice_file
 from .commands.top import top
 from .commands.train import train
@@ -50,6 +51,7 @@ def _root(
 app.command("train")(train)
 app.command("inspect")(inspect)
 app.command("slice")(slice_file)
+app.command("sign")(sign)
 app.command("profile")(profile)
 app.command("serve", cls=ServeCommand)(serve)
 app.command("top")(top)

@@ -15,6 +15,7 @@ from google.rpc import error_details_pb2, status_pb2
 from nested_sparse.errors import (
     AccessError,
     DeadlineError,
+    ExistsError,
     InputError,
     LevelError,
     NotFoundError,
@@ -25,6 +26,7 @@ from nested_sparse.errors import (
     TooLargeError,
     UnauthenticatedError,
     UnavailableError,
+    UnsupportedError,
 )
 from nested_sparse.excerpt import excerpt
 
@@ -61,6 +63,8 @@ FAULTS: dict[type[BaseException], Fault] = {
     StuckError: Fault("stuck", grpc.StatusCode.UNAVAILABLE),
     TooLargeError: Fault("invalid", grpc.StatusCode.RESOURCE_EXHAUSTED),
     MemoryError: Fault("out_of_memory", grpc.StatusCode.RESOURCE_EXHAUSTED),
+    UnsupportedError: Fault("invalid", grpc.StatusCode.UNIMPLEMENTED),
+    ExistsError: Fault("invalid", grpc.StatusCode.ALREADY_EXISTS),
     NotFoundError: Fault("not_found", grpc.StatusCode.NOT_FOUND),
     RepositoryError: Fault("unavailable", grpc.StatusCode.FAILED_PRECONDITION),
     AccessError: Fault("forbidden", grpc.StatusCode.PERMISSION_DENIED),

@@ -20,11 +20,10 @@ class Tally:
     """Running totals of one version of a model since it was loaded; durations in nanoseconds.
 
     input_ns, output_ns: from the request's message to its arrays, and from the arrays to the answer's message.
-    by_batch: input_ns and output_ns by the number of samples that ran together.
+    by_batch: input_ns and output_ns by the number of samples that ran together. failed: requests by outcome.
     """
 
     successes: int = 0
-    failures: int = 0
     samples: int = 0
     success_ns: int = 0
     failure_ns: int = 0
@@ -34,6 +33,12 @@ class Tally:
     output_ns: int = 0
     last_inference_ms: int = 0  # since the epoch
     by_batch: dict[int, list[int]] = field(default_factory=dict)
+    failed: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def failures(self) -> int:
+        """Requests that failed, whatever their outcome."""
+        return sum(list(self.failed.values()))  # a copy: another thread may count meanwhile
 
     def answer(self, response: Response, batch: int, total_s: float, input_s: float, output_s: float) -> None:
         """Count an answer of `batch` samples that took `total_s` from its arrival."""
@@ -53,9 +58,9 @@ class Tally:
         elif len(self.by_batch) < MOST_SIZES:
             self.by_batch[response.batch] = [input_ns, output_ns]
 
-    def failure(self, total_s: float) -> None:
+    def failure(self, outcome: str, total_s: float) -> None:
         """Count a request that took `total_s` until it failed."""
-        self.failures += 1
+        self.failed[outcome] += 1
         self.failure_ns += round(total_s * 1e9)
 
 
@@ -77,11 +82,11 @@ class Durations:
 class LevelCounts:
     """The answers of one level."""
 
-    __slots__ = ("compute", "late", "lowered", "ok", "queue", "total")
+    __slots__ = ("compute", "late", "lowered", "ok", "queue", "slack", "total")
 
     def __init__(self) -> None:
         self.ok = self.late = self.lowered = 0
-        self.queue, self.compute, self.total = Durations(), Durations(), Durations()
+        self.queue, self.compute, self.total, self.slack = Durations(), Durations(), Durations(), Durations()
 
 
 @dataclass(slots=True)
@@ -105,10 +110,13 @@ class ModelCounts:
         counts = self.levels.get(level)
         if counts is None:
             counts = self.levels[level] = LevelCounts()
-        if total_s * 1e3 > response.time_limit_ms:
+        slack_s = response.time_limit_ms / 1e3 - total_s
+        if slack_s < 0.0:
             counts.late += 1
+            counts.slack.add(0.0)
         else:
             counts.ok += 1
+            counts.slack.add(slack_s)
         if response.lowering is not None:
             counts.lowered += 1
         self.current_level = level

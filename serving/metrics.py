@@ -55,8 +55,9 @@ class Record:
         counts, total_s = self._counts, self._clock() - self._received_s
         counts.running -= 1
         if error is not None:
-            counts.failure(fault_of(error).outcome)
-            self._tally.failure(total_s)
+            outcome = fault_of(error).outcome
+            counts.failure(outcome)
+            self._tally.failure(outcome, total_s)
         elif self.response is not None:
             counts.answer(self.response, total_s)
             self._tally.answer(self.response, self.batch, total_s, self.input_s, self.output_s)
@@ -126,7 +127,7 @@ class Metrics:
             counts.failed["shed"] += 1
             counts.shed += 1
         for tally in self.tallies.values():
-            tally.failures += 1
+            tally.failed["shed"] += 1
             break
 
     def describe(self) -> Iterator[Metric]:
@@ -178,6 +179,7 @@ class Metrics:
             ("queue", "Arrival to start"),
             ("compute", "Start to result"),
             ("total", "Arrival to answer"),
+            ("slack", "Time that was left to the request at its answer; 0 where it was late"),
         ):
             family = HistogramMetricFamily(f"nested_sparse_{part}_seconds", text, labels=_LEVEL)
             for name, counts in list(self._counts.items()):
@@ -196,6 +198,14 @@ class Metrics:
             "nested_sparse_running_requests", "Requests taken in and not answered yet", labels=_MODEL
         )
         waiting = GaugeMetricFamily("nested_sparse_queue_length", "Requests that wait", labels=_MODEL)
+        slo = GaugeMetricFamily(
+            "nested_sparse_slo_seconds",
+            "The time of a request that states none, and the most that any has",
+            labels=_MODEL,
+        )
+        resident = GaugeMetricFamily(
+            "nested_sparse_resident_bytes", "Bytes of a model's weights that are in memory", labels=_MODEL
+        )
         for name, models in list(self._watched.items()):
             if not models:
                 continue
@@ -207,7 +217,11 @@ class Metrics:
             slowdown.add_metric((name,), stats[-1].slowdown)
             running.add_metric((name,), counts.running)
             waiting.add_metric((name,), sum(each.queue_length for each in stats))
-        yield from (current, nbytes, slowdown, running, waiting)
+            slo.add_metric((name,), model.default_slo_ms / 1e3)
+            held = [size for each in models if (size := each.resident_bytes()) is not None]
+            if held:
+                resident.add_metric((name,), sum(held))
+        yield from (current, nbytes, slowdown, running, waiting, slo, resident)
         if self._front_wait_s is not None:
             yield GaugeMetricFamily(
                 "nested_sparse_front_wait_seconds",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
+from nested_sparse.bfloat16 import dtype_named
 from nested_sparse.proto import messages
+from nested_sparse.runtime.scheduling import DEFAULT_PRIORITY, PRIORITY_LEVELS
 from nested_sparse.tensor_spec import TensorSpec
 
 from .protocol.datatype import datatype_of
@@ -42,6 +42,8 @@ def config_message(
     if model.joins:
         config.dynamic_batching.default_queue_policy.default_timeout_microseconds = round(model.default_slo_ms * 1e3)
         config.dynamic_batching.default_queue_policy.allow_timeout_override = True
+        config.dynamic_batching.priority_levels = PRIORITY_LEVELS
+        config.dynamic_batching.default_priority_level = DEFAULT_PRIORITY
     for spec in model.inputs:
         config.input.add(name=spec.name, data_type=type_name(spec), dims=sizes(spec)[samples > 0 :])
     for spec in model.outputs:
@@ -61,7 +63,7 @@ def sample_bytes(spec: TensorSpec, samples: int) -> int:
     """Bytes of an input with so many samples of the example shape; `samples` counts only where the batch is free."""
     free = bool(spec.shape) and spec.shape[0] is None
     batch = max(1, spec.example_shape[0]) if free else 1
-    return math.prod(spec.example_shape) // batch * (samples if free else 1) * np.dtype(spec.dtype).itemsize
+    return math.prod(spec.example_shape) // batch * (samples if free else 1) * dtype_named(spec.dtype).itemsize
 
 
 def sizes(spec: TensorSpec) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,8 @@ from .rotation import Rotation
 from .tls.certificates import CertificateFiles
 from .tls.exposure import check_exposure, is_local
 from .tls.tls import Tls
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,3 +62,5 @@ class Security:
             tokens = Rotation("the token file", [config.token_file], partial(read_tokens, config.token_file))
             self.rotations.append(tokens)
             self.rights = Rights(lambda: tokens.value)
+            if self.tls is None and not is_local(host):
+                log.warning("tokens travel in clear: who sees them can use them; give --tls-cert and --tls-key")

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,9 @@ from grpc_health.v1 import health_pb2_grpc
 
 from nested_sparse.argument import finite, whole
 from nested_sparse.errors import ServingError
+from nested_sparse.excerpt import excerpt
 from nested_sparse.proto import messages
+from nested_sparse.runtime.resources import Governor
 
 from .connections.bounded import BoundedServices
 from .connections.connection_limits import ConnectionLimits
@@ -28,8 +31,10 @@ from .connections.own_sockets import finish_sending, stop_listening
 from .connections.unix_socket import UnixSocket
 from .connections.uploads import Uploads, upload_budget
 from .dataplane import Dataplane
+from .device_state import DeviceMetrics, DeviceState
 from .health import SERVICE_NAME as HEALTH_SERVICE_NAME
 from .health import HealthServicer
+from .http.http_limits import HttpLimits
 from .metrics import Metrics
 from .metrics_server import MetricsServer
 from .metrics_text import MetricsText
@@ -39,13 +44,17 @@ from .protocol.inflate import NOT_INFLATED
 from .protocol.reflection import add_reflection
 from .protocol.wire import HEADER_BYTES
 from .repository.repository import Repository
-from .rights.gate import Gate
+from .rights.gate import Gate, check_stream
 from .security import Security, SecurityConfig
 from .served_model import ServedModel
 from .servicer import Servicer, generic_handler
+from .shared_memory.regions import Regions
+from .tls.exposure import is_local
+from .triton_metrics import TritonMetrics
 
 if TYPE_CHECKING:
     from .http.http_server import HttpServer
+    from .spans import Spans
 
 LEAST_MESSAGE_BYTES = 4 << 20  # gRPC's own default
 REPLY_GRACE_S = 1.0
@@ -65,8 +74,10 @@ class ServerConfig:
     grace_s: seconds that running requests get when the server stops.
     request_samples: number of samples of the example shape that fit in one request; it bounds the bytes that the
     server reads into memory.
-    connections: limits of the connections of one client, and of all clients together.
+    connections: limits of the connections of one client, and of all clients together; http_limits: those of REST.
+    allow_shared_memory: whether clients may name shared memory of this machine, in place of a tensor's values.
     security: its TLS, and the rights of its clients.
+    otlp_endpoint: URL of an OpenTelemetry collector, which gets a span of each request; None: there are no spans.
     """
 
     host: str = "127.0.0.1"
@@ -77,7 +88,10 @@ class ServerConfig:
     grace_s: float = 30.0
     request_samples: int = 64
     connections: ConnectionLimits = field(default_factory=ConnectionLimits)
+    http_limits: HttpLimits = field(default_factory=HttpLimits)
+    allow_shared_memory: bool = False
     security: SecurityConfig = field(default_factory=SecurityConfig)
+    otlp_endpoint: str | None = None
 
     def __post_init__(self) -> None:
         whole("port", self.port, 0, MOST_PORT, ServingError)
@@ -88,8 +102,20 @@ class ServerConfig:
             raise ServingError(
                 "http_port: REST takes aiohttp, which is not installed; pip install 'nested-sparse[http]'"
             )
+        if self.otlp_endpoint is not None:
+            check_endpoint(self.otlp_endpoint)
         finite("grace_s", self.grace_s, 0.0, error=ServingError)
         whole("request_samples", self.request_samples, 1, error=ServingError)
+
+
+def check_endpoint(url: str) -> None:
+    """Raise ServingError for a collector that cannot be one, or where its library is not installed."""
+    if not url.startswith(("http://", "https://")):
+        raise ServingError(f"otlp_endpoint: expected a URL as http://127.0.0.1:4317, got '{excerpt(url)}'")
+    if find_spec("opentelemetry") is None or find_spec("opentelemetry.exporter") is None:
+        raise ServingError(
+            "otlp_endpoint: spans take OpenTelemetry, which is not installed; pip install 'nested-sparse[otel]'"
+        )
 
 
 def receive_limit(models: Iterable[ServedModel], request_samples: int) -> int:
@@ -98,16 +124,31 @@ def receive_limit(models: Iterable[ServedModel], request_samples: int) -> int:
     return max(LEAST_MESSAGE_BYTES, min(inputs + HEADER_BYTES, 2**31 - 1))
 
 
+def _watched(otlp_endpoint: str | None) -> tuple[Spans | None, Metrics]:
+    """The metrics, and the spans where a collector is to have them."""
+    if otlp_endpoint is None:
+        return None, Metrics()
+    from .spans import Spans, TracedMetrics  # its library is an extra
+
+    spans = Spans(otlp_endpoint)
+    return spans, TracedMetrics(spans)
+
+
 class Server:
     """Serves models from start() until drain(); address, metrics_address and http_address say where.
 
     Raises ServingError for files of TLS or tokens that cannot be used, and for an exposed address without TLS.
 
     repository: more models, loaded already, which come and go from now on; drain() closes them.
+    governor: its readings and limits are in the metrics and on the dashboard.
     """
 
     def __init__(
-        self, models: Sequence[ServedModel], config: ServerConfig, repository: Repository | None = None
+        self,
+        models: Sequence[ServedModel],
+        config: ServerConfig,
+        repository: Repository | None = None,
+        governor: Governor | None = None,
     ) -> None:
         self.address = ""
         self.metrics_address = ""
@@ -117,24 +158,37 @@ class Server:
         self._models = models
         self._repository = repository
         served = [*models, *(repository.models if repository is not None else ())]
-        self._metrics = Metrics()
+        self._spans, self._metrics = _watched(config.otlp_endpoint)
         for model in served:
             self._metrics.watch(model)
+        self._metrics.registry.register(TritonMetrics(self._metrics))
+        self._governor = governor
+        if governor is not None:
+            self._metrics.registry.register(DeviceMetrics(partial(DeviceState.of, governor)))
         self._dataplane = Dataplane(served)
-        self._message_bytes = limit = receive_limit(served, config.request_samples)
-        self._servicer = Servicer(self._dataplane, self._metrics, limit, repository=repository)
+        limit = receive_limit(served, config.request_samples)
+        memory = Regions(limit) if config.allow_shared_memory else None
+        self._servicer = Servicer(
+            self._dataplane,
+            self._metrics,
+            limit_bytes=limit,
+            repository=repository,
+            memory=memory,
+            check_stream=lambda metadata: check_stream(self.security.rights, metadata),
+        )
         self._health = HealthServicer()
         self._model_health = ModelHealth(self._health, self._dataplane)
         self._door: OwnDoor | None = None
         self._unix_socket = None if config.unix_socket is None else UnixSocket(config.unix_socket)
         self._watches: list[asyncio.Task[None]] = []
-        self._grpc = self._build(limit)
+        self._grpc = self._build()
         self._exporter = MetricsServer(self._metrics.registry, self.security)
         self._http: HttpServer | None = None
         if repository is not None:
             repository.attach(self._dataplane, self._metrics, self._models_changed)
 
-    def _build(self, limit: int) -> aio.Server:
+    def _build(self) -> aio.Server:
+        limit = self._servicer.limit_bytes
         self._upload_bytes = upload_budget(limit)
         silence_bad_names()
         server = aio.server(
@@ -157,7 +211,8 @@ class Server:
         )
         self._metrics.watch_front(self._front.wait_s)
         gate = Gate(self.security.rights, self._front.probe_path, self._metrics.count_unread)
-        self._handlers = (gate, self._front)
+        tracing = () if self._spans is None else (self._spans.gate,)
+        self._handlers = (*tracing, gate, self._front)
         server.add_generic_rpc_handlers(self._handlers)
         services = BoundedServices(server, self._servicer.calls)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, services)
@@ -217,14 +272,26 @@ class Server:
         self.metrics_address = address_text(host, self._servicer.metrics_port)
 
     async def _start_http(self, host: str, port: int) -> None:
+        from .http.dashboard.dashboard import Dashboard
+        from .http.dashboard.history import History
+        from .http.dashboard.own_state import OwnState
         from .http.http_server import HttpServer  # its library is an extra
 
         check_listenable(host, port)
-        text = MetricsText(self._metrics.registry)
-        self._http = HttpServer(self._handlers, text, self._message_bytes, self._upload_bytes)
+        self._http = HttpServer(
+            self._handlers,
+            MetricsText(self._metrics.registry),
+            self._servicer.limit_bytes,
+            self._upload_bytes,
+            Dashboard(History(OwnState(self._metrics.registry, self._dataplane, self._governor))),
+            self._config.http_limits,
+            on_unread=self._metrics.count_unread,
+            is_local=is_local(host) and self._config.security.token_file is None,
+        )
         tls = self.security.tls
         bound = await self._http.start(host, port, None if tls is None else tls.context())
         self.http_address = address_text(host, bound)
+        self._servicer.has_rest = True
         if self._servicer.metrics_port is None:
             self._servicer.metrics_port = bound
 
@@ -240,6 +307,8 @@ class Server:
         end_s = time.monotonic() + self._config.grace_s
         for watch in self._watches:
             watch.cancel()
+        if self._repository is not None:
+            self._repository.refuse()
         await self._front.close()
         if self._door is not None:
             self._door.close()
@@ -257,6 +326,8 @@ class Server:
             await self._repository.close(left_s)
         self._servicer.log.reset()
         await self._exporter.close()
+        if self._spans is not None:
+            await asyncio.to_thread(self._spans.close)
 
     async def _close_connections(self) -> None:
         """Refuse the calls that still wait for a handler, then end the connections after their last answer."""

@@ -13,26 +13,40 @@ import grpc
 import nested_sparse
 from nested_sparse.errors import NotFoundError
 from nested_sparse.proto import messages
+from nested_sparse.runtime.scheduling import Response
 from nested_sparse.runtime.session import batch_size
 from nested_sparse.tensor_spec import TensorSpec
 
 from .connections.calls import Calls
-from .connections.front import arrived_s, waited_s
+from .connections.front import arrived_s, load_form, waited_s
 from .dataplane import Dataplane
 from .fault import ending_of
+from .load_report import LoadReport
 from .log_settings import LogSettings
 from .metrics import Metrics
 from .model_config import config_message, sizes
 from .protocol.answers import Answers
 from .protocol.call import Call, wanted_outputs
-from .protocol.convert import Bounds, InferRequest, parse_infer_request, read_call, read_message
+from .protocol.convert import (
+    LARGE_BYTES,
+    MAX_MESSAGE_BYTES,
+    Bounds,
+    InferRequest,
+    parse_infer_request,
+    read_call,
+    read_message,
+)
 from .protocol.datatype import datatype_of
+from .protocol.extended import extended_answer
 from .protocol.inflate import inflated
 from .protocol.known_headers import KnownHeaders, KnownRequest
 from .protocol.wire import HEADER_BYTES
 from .repository.repository import Repository
 from .repository.rpcs import RepositoryRpcs
+from .rights.caller import name_client
 from .served_model import PLATFORM, ServedModel
+from .shared_memory.regions import Regions
+from .shared_memory.rpcs import MemoryRpcs
 from .statistics import statistics_message
 from .streaming import Streaming
 from .trace_settings import TraceSettings
@@ -43,9 +57,12 @@ EXTENSIONS = (
     "model_repository(unload_dependents)",
     "statistics",
     "parameters",
+    "classification",
     "trace",
     "logging",
 )
+REST_EXTENSION = "binary_tensor_data"
+MEMORY_EXTENSION = "system_shared_memory"
 METRICS_EXTENSION = "prometheus_metrics"
 """Extension that names the port of the metrics, in brackets; the protocol has no field for it."""
 
@@ -80,34 +97,41 @@ def answered(
 class Servicer:
     """GRPCInferenceService, version 2 of the Open Inference Protocol.
 
-    limit: bytes that a request for an inference may have.
-
     metrics_port: port of the metrics, which the server's metadata names; None: there is none.
-    calls: the calls that are not answered yet. streaming: the streams that are open.
-    repository: the models that come and go; None: there are none such.
+    has_rest: whether the server answers over HTTP, too.
+    calls: the calls that are not answered yet. limit_bytes: most bytes of a request for an inference.
+    repository: the models that come and go; None: there are none such. streaming: the streams that are open.
+    memory: the shared memory that requests may name; None: there is none. check_stream: see Streaming.
     """
 
     def __init__(
         self,
         dataplane: Dataplane,
         metrics: Metrics,
-        limit: int,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        limit_bytes: int = MAX_MESSAGE_BYTES,
         repository: Repository | None = None,
+        memory: Regions | None = None,
+        check_stream: Callable[[Any], None] = lambda metadata: None,
     ) -> None:
-        self._limit = limit
+        self.limit_bytes = limit_bytes
+        self._memory = memory
+        self.memory = MemoryRpcs(memory)
         self._dataplane = dataplane
         self.metrics = metrics
+        self._load = LoadReport(dataplane, metrics)
         self._repository = repository
         self.repository = RepositoryRpcs(dataplane, repository)
         self.log = LogSettings()
         self.trace = TraceSettings(dataplane)
         self._clock = clock
-        self._conversion = asyncio.Lock()
-        self._headers, self._answers = KnownHeaders(), Answers()
+        self._conversion, self._statistics = asyncio.Lock(), asyncio.Lock()
+        self._headers, self._answers = KnownHeaders(memory), Answers()
         self.metrics_port: int | None = None
+        self.has_rest = False
         self.calls = Calls()
-        self.streaming = Streaming(self.read_infer, self.infer, self.calls, limit, clock)
+        self.streaming = Streaming(self.read_infer, self.infer, self.calls, limit_bytes, clock, check_stream)
 
     async def server_live(self, request: messages.ServerLiveRequest, context: Any) -> messages.ServerLiveResponse:
         """Whether the process answers."""
@@ -129,9 +153,11 @@ class Servicer:
         self, request: messages.ServerMetadataRequest, context: Any
     ) -> messages.ServerMetadataResponse:
         """Name, version and extensions of the server."""
+        rest = (REST_EXTENSION,) if self.has_rest else ()
+        memory = () if self._memory is None else (MEMORY_EXTENSION,)
         metrics = () if self.metrics_port is None else (f"{METRICS_EXTENSION}({self.metrics_port})",)
         return messages.ServerMetadataResponse(
-            name="nested-sparse", version=nested_sparse.__version__, extensions=(*EXTENSIONS, *metrics)
+            name="nested-sparse", version=nested_sparse.__version__, extensions=(*EXTENSIONS, *rest, *memory, *metrics)
         )
 
     async def model_metadata(
@@ -153,19 +179,22 @@ class Servicer:
 
     async def read_infer(self, data: bytes) -> AnyRequest:
         """The inference request in `data`. Raises InputError, TooLargeError."""
-        if len(data) <= self._limit and (known := self._headers.find(data)) is not None:
+        if len(data) <= self.limit_bytes and (known := self._headers.find(data)) is not None:
             return known
         with self.metrics.unread():
-            return read_message(await inflated(data, self._limit), parse_infer_request, self._limit)
+            return read_message(await inflated(data, self.limit_bytes), parse_infer_request, self.limit_bytes)
 
     async def model_infer(self, request: AnyRequest, context: Any) -> bytes:
         """Run a model at the level that the deadline allows; returns the serialised response.
 
         Time counts from the arrival of the request.
         """
+        name_client(context)
         now_s, arrival_s = self._clock(), arrived_s.get()
         received_s = now_s if arrival_s is None else arrival_s
         left_s = context.time_remaining()
+        if (form := load_form.get()) is not None:
+            context.set_trailing_metadata(self._load.trailers(form))
         return await self.infer(request, received_s, None if left_s is None else left_s + now_s - received_s)
 
     async def infer(self, request: AnyRequest, received_s: float, time_left_s: float | None) -> bytes:
@@ -186,7 +215,10 @@ class Servicer:
             served = await self._dataplane.infer(model, call)
             ended_s = self._clock()
             wanted = wanted_outputs(call.outputs, model.outputs)
-            data = self._answers.serialized(model.name, model.version, call.id, wanted, served)
+            if call.is_plain:
+                data = self._answers.serialized(model.name, model.version, call.id, wanted, served)
+            else:
+                data = await self._extended(model, call, wanted, served)
             record.batch, record.response = batch_size(model.inputs, call.request.inputs), served
             record.output_s = self._clock() - ended_s
         return data
@@ -196,7 +228,7 @@ class Servicer:
     ) -> Call:
         if isinstance(request, KnownRequest):
             return request.call(received_s, time_left_s)
-        bounds = Bounds(len(model.inputs), len(model.outputs))
+        bounds = Bounds(len(model.inputs), len(model.outputs), self._memory)
         if not request.is_large:
             call = read_call(request, bounds, received_s, time_left_s)
             self._headers.learn(request, bounds, model.inputs)
@@ -205,11 +237,18 @@ class Servicer:
             async with self._conversion:  # one thread at a time beside the loop's
                 return await asyncio.to_thread(read_call, request, bounds, received_s, time_left_s)
 
+    async def _extended(self, model: ServedModel, call: Call, wanted: tuple[str, ...], served: Response) -> bytes:
+        """The answer to a request that wants classes of an output, or an output in shared memory."""
+        make = functools.partial(extended_answer, model, call, wanted, served)
+        if call.classes or sum(served.outputs[name].nbytes for name in call.places) > LARGE_BYTES:
+            return await asyncio.to_thread(make)
+        return make()
+
     async def model_config(self, request: messages.ModelConfigRequest, context: Any) -> messages.ModelConfigResponse:
         """The configuration that Triton's load tools ask for before they start."""
         model = self._dataplane.find(request.name, request.version)
         policy = None if self._repository is None else self._repository.policy_message(model.name)
-        return messages.ModelConfigResponse(config=config_message(model, self._limit, policy))
+        return messages.ModelConfigResponse(config=config_message(model, self.limit_bytes, policy))
 
     async def model_statistics(
         self, request: messages.ModelStatisticsRequest, context: Any
@@ -221,7 +260,8 @@ class Servicer:
         else:
             models = self._dataplane.every()
         tallies = [(model, self.metrics.tallies[model]) for model in models]
-        stats = await asyncio.to_thread(lambda: [statistics_message(model, tally) for model, tally in tallies])
+        async with self._statistics:  # one thread of the pool at most, however many ask
+            stats = await asyncio.to_thread(lambda: [statistics_message(model, tally) for model, tally in tallies])
         return messages.ModelStatisticsResponse(model_stats=stats)
 
 
@@ -248,6 +288,12 @@ def generic_handler(servicer: Servicer) -> Any:
         "RepositoryIndex": servicer.repository.repository_index,
         "RepositoryModelLoad": servicer.repository.repository_model_load,
         "RepositoryModelUnload": servicer.repository.repository_model_unload,
+        "SystemSharedMemoryStatus": servicer.memory.system_shared_memory_status,
+        "SystemSharedMemoryRegister": servicer.memory.system_shared_memory_register,
+        "SystemSharedMemoryUnregister": servicer.memory.system_shared_memory_unregister,
+        "CudaSharedMemoryStatus": servicer.memory.cuda_shared_memory_status,
+        "CudaSharedMemoryRegister": servicer.memory.cuda_shared_memory_register,
+        "CudaSharedMemoryUnregister": servicer.memory.cuda_shared_memory_unregister,
         "TraceSetting": servicer.trace.trace_setting,
         "LogSettings": servicer.log.log_settings,
     }

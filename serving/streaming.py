@@ -8,7 +8,7 @@ from typing import Any
 
 from grpc import aio
 
-from nested_sparse.errors import UnavailableError
+from nested_sparse.errors import AccessError, UnavailableError
 from nested_sparse.proto import messages
 
 from .connections.calls import Calls
@@ -16,6 +16,7 @@ from .fault import Ending, ending_of
 from .protocol.convert import InferRequest
 from .protocol.known_headers import KnownRequest
 from .protocol.wire import length_prefix
+from .rights.caller import name_client
 
 MOST_UNANSWERED = 16
 """Requests of one stream that are in the server at once. The next one is not read before the oldest is answered, and
@@ -37,6 +38,8 @@ class Streaming:
 
     read: makes a request of its bytes. infer: answers it, given its time of arrival and the seconds that are left.
     limit: most bytes of a request; a stream whose unanswered requests hold as many is not read further.
+    check: given the metadata of a stream, raises AccessError where it may go on no longer. Asked for each request: a
+        stream may live longer than the token that opened it.
     """
 
     def __init__(
@@ -46,17 +49,20 @@ class Streaming:
         calls: Calls,
         limit: int,
         clock: Callable[[], float],
+        check: Callable[[Any], None],
     ) -> None:
-        self.read, self.infer, self.calls, self.limit, self.clock = read, infer, calls, limit, clock
+        self.read, self.infer, self.calls, self.limit, self.clock, self.check = read, infer, calls, limit, clock, check
         self._open: set[_Stream] = set()
 
     async def model_stream_infer(self, _: Any, context: Any) -> None:
         """ModelStreamInfer: read, run and answer requests until the client ends its side, or cancels the call.
 
         An error of a request is a message in the stream, which goes on; with the header GRPC_ERROR it is the end of
-        the stream. A cancelled stream cancels its requests. Its deadline is that of each request.
+        the stream, as is a token that has gone. A cancelled stream cancels its requests. Its deadline is that of each
+        request.
         """
         self.calls.begin(context)
+        name_client(context)
         stream = _Stream(self, context)
         self._open.add(stream)
         try:
@@ -78,7 +84,8 @@ class _Stream:
     def __init__(self, streaming: Streaming, context: Any) -> None:
         self._streaming = streaming
         self._context = context
-        self._ends_at_error = GRPC_ERROR in ((key, value) for key, value in context.invocation_metadata() or ())
+        self._metadata = context.invocation_metadata() or ()
+        self._ends_at_error = GRPC_ERROR in ((key, value) for key, value in self._metadata)
         self._unanswered: set[asyncio.Task[_Answer]] = set()
         self._answers: asyncio.Queue[asyncio.Task[_Answer] | None] = asyncio.Queue()
         self._held_bytes = 0
@@ -127,9 +134,12 @@ class _Stream:
         """The answer to the request in `data`: its bytes, or the ending of the stream."""
         size, name = len(data), ""
         try:
+            self._streaming.check(self._metadata)
             request = await self._streaming.read(data)
             name = request.message.id
             response = await self._streaming.infer(request, received_s, self._context.time_remaining())
+        except AccessError as error:
+            return Ending.of(error)
         except Exception as error:
             ending = ending_of(error, "model_stream_infer")
             return ending if self._ends_at_error else _error(ending, name)

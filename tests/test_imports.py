@@ -99,12 +99,15 @@ MAY_USE_TOO: Mapping[tuple[str, str], str] = {
     ("serving.bench.kernels.peers.rows", "torch"): "the same inputs for every engine",
     ("serving.bench.front.trivial", "torch"): "makes the model that is called",
     ("serving.commands.bench_front", "torch"): "checks that torch is there, which makes the models",
+    ("serving.signature", "cryptography"): "an extra, imported when a signature is made or checked",
     ("serving.commands.bench_kernels", "torch"): "checks that torch is there, which makes every row's model",
     ("serving.bench.kernels.peers.worker", "MNN"): "one of the engines beside ours",
     ("serving.bench.kernels.peers.worker", "deepsparse"): "one of the engines beside ours",
+    ("serving.bench.loadgen.run", "mlperf_loadgen"): "the load generator of that benchmark",
     ("serving.bench.kernels.peers.worker", "openvino"): "one of the engines beside ours",
     ("serving.http.connections", "aiohttp"): "the extra [http]; imported where --http-port is given",
     ("serving.http.http_server", "aiohttp"): "the same",
+    ("serving.spans", "opentelemetry"): "the extra [otel]; imported where --otlp-endpoint is given",
     ("trainer.export.int8.tables", "onnx"): "an activation function is computed by the graph's own nodes",
     ("trainer.export.int8.tables", "onnxruntime"): "the same",
 }
@@ -114,6 +117,7 @@ OFF_DEVICE = (
     "nested_sparse.serving.bench",
     "nested_sparse.serving.demo",
     "nested_sparse.serving.http",
+    "nested_sparse.serving.spans",
 )
 """Packages that are not needed to serve over gRPC, and may import at once what a device does not have."""
 

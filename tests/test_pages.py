@@ -32,13 +32,14 @@ from nested_sparse.trainer.recipes.recipe import load_recipe
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "docs" / "examples" / "fashion-mnist.safetensors"
-ADDRESS = "127.0.0.1:8001"
+ADDRESS, HTTP_ADDRESS = "127.0.0.1:8001", "127.0.0.1:8000"
 WAYS = {
     "make ": "target",  # minutes to hours; its target must exist
     "nested-sparse train --list": "run",
     "nested-sparse train ": "train",  # minutes; the recipe is read and checked, and then not trained
     "nested-sparse inspect ": "run",
     "nested-sparse slice ": "run",
+    "nested-sparse sign ": "run",
     "nested-sparse profile ": "run",
     "nested-sparse bench kernels": "kernels",  # minutes; the rows are chosen, and then not measured
     "nested-sparse bench serving": "load",  # minutes; the options are checked, and then nothing is measured
@@ -104,6 +105,7 @@ class Reader:
     names: dict[str, Any]
     patch: pytest.MonkeyPatch
     address: str = ""
+    http_address: str = ""
     model: str = ""
     line: str = ""
     reached: list[str] = field(default_factory=list)
@@ -164,9 +166,15 @@ class Reader:
 
     def serve(self, words: list[str]) -> None:
         self.running.close()
-        free = ["--port", "0", *(["--metrics-port", "0"] if "--metrics-port" in words else [])]
+        free = [
+            part
+            for name in ("--port", "--metrics-port", "--http-port")
+            if name in ("--port", *words)
+            for part in (name, "0")
+        ]
         self.model = Path(words[2]).stem
-        self.address = self.running.enter_context(served([*words[1:], *free, "--profile-cache", "off", "--json"]))
+        told = self.running.enter_context(served([*words[1:], *free, "--profile-cache", "off", "--json"]))
+        self.address, self.http_address = told["address"], told["http_address"] or ""
 
     def top(self, words: list[str]) -> None:
         assert ADDRESS in words
@@ -174,7 +182,8 @@ class Reader:
         assert self.model in said
 
     def python(self, text: str) -> None:
-        code = compile(text.replace(ADDRESS, self.address or ADDRESS), "a page's block", "exec")
+        text = text.replace(ADDRESS, self.address or ADDRESS).replace(HTTP_ADDRESS, self.http_address or HTTP_ADDRESS)
+        code = compile(text, "a page's block", "exec")
         end_s = time.monotonic() + 120
         while True:
             try:
@@ -188,8 +197,8 @@ class Reader:
 
 
 @contextlib.contextmanager
-def served(arguments: list[str]) -> Iterator[str]:
-    """A server of its own process; its address. It must end in order."""
+def served(arguments: list[str]) -> Iterator[dict[str, Any]]:
+    """A server of its own process; its addresses. It must end in order."""
     command = [sys.executable, "-m", "nested_sparse.serving.cli", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8") as process:
         try:
@@ -197,7 +206,7 @@ def served(arguments: list[str]) -> Iterator[str]:
             assert process.stderr is not None
             ready = process.stdout.readline()
             assert ready, process.stderr.read()
-            yield str(json.loads(ready)["address"])
+            yield json.loads(ready)
             process.send_signal(signal.SIGTERM)
             _, log = process.communicate(timeout=180)
             assert process.returncode == 0, log

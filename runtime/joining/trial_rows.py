@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from nested_sparse.bfloat16 import cast, dtype_named
 from nested_sparse.tensor_spec import TensorSpec
 
 from ..session import Array, Arrays, drawn_from, is_constant, value_pool
@@ -57,7 +58,7 @@ class TrialRows:
 
     def _drawn(self, spec: TensorSpec, count: int, kind: str) -> Array:
         shape = (count, *spec.example_shape[1:])
-        pool, dtype = self._pools[spec.name], np.dtype(spec.dtype)
+        pool, dtype = self._pools[spec.name], dtype_named(spec.dtype)
         drawn = aligned(shape, dtype)
         if _floats(dtype) and kind == NAN:
             drawn[...] = np.nan
@@ -100,4 +101,5 @@ def _pool(spec: TensorSpec, example: Array | None) -> Array | None:
     """The values that this input is drawn from; None for normal noise."""
     if example is not None:
         return value_pool(example)
-    return None if _floats(np.dtype(spec.dtype)) else np.arange(2).astype(spec.dtype)
+    dtype = dtype_named(spec.dtype)
+    return None if _floats(dtype) else cast(np.arange(2), dtype)

@@ -23,11 +23,14 @@ class LevelPolicy(Protocol):
         busy_ms: time until a worker is free.
         """
 
-    def choose(self, request: Waiting, queue: Sequence[Waiting], now_s: float) -> Decision:
-        """Choose the level of `request`, which is next, within what it allows; None sheds it.
+    def arrived(self, request: Waiting, now_s: float) -> None:
+        """Take note of a request that has just come in and has ample time: called in place of admit() and choose().
 
-        For a few milliseconds the answer also stands for short requests with the same levels and ample time.
+        The last answer of choose() stands for it, which was given a few milliseconds ago for a request like it.
         """
+
+    def choose(self, request: Waiting, queue: Sequence[Waiting], now_s: float) -> Decision:
+        """Choose the level of `request`, which is next, within what it allows; None sheds it."""
 
     def observe(self, level: int, batch: int, service_ms: float, now_s: float) -> None:
         """Learn from a run that has ended. Not called where choose() was not, and the run took as long as predicted.

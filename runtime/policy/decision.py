@@ -16,6 +16,7 @@ class Waiting:
     foreign_ms: time of another model's request that is served before ours, divided by our slowdown; None: it is ours.
     first: the request is foreign and of a higher priority; it is served before ours whatever their deadlines are.
     joins: it may run in one batch with other requests that join.
+    rank: of two requests of equal first, that of the lower rank is served first, whatever their deadlines are.
     """
 
     deadline_s: float
@@ -26,6 +27,12 @@ class Waiting:
     foreign_ms: float | None = None
     first: bool = False
     joins: bool = True
+    rank: int = 0
+
+    @property
+    def due(self) -> tuple[int, float]:
+        """Its place in the order of service: rank, then deadline."""
+        return self.rank, self.deadline_s
 
     def slack_ms(self, now_s: float) -> float:
         """Time left until the deadline."""

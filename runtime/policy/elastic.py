@@ -81,6 +81,10 @@ class ElasticPolicy:
         self._arrivals.note(request.batch, _budget_ms(request, now_s), now_s)
         return self._forecast.admit(request, queue, _lowest, busy_ms, now_s)
 
+    def arrived(self, request: Waiting, now_s: float) -> None:
+        """As LevelPolicy."""
+        self._arrivals.note(request.batch, _budget_ms(request, now_s), now_s)
+
     def choose(self, request: Waiting, queue: Sequence[Waiting], now_s: float) -> Decision:
         """As LevelPolicy. Raises LevelError if the request allows a level that was not profiled, or none at all."""
         request = self._resolved(request)

@@ -29,6 +29,9 @@ class FixedPolicy:
         """As LevelPolicy."""
         return self._forecast.admit(request, queue, self._floor, busy_ms, now_s)
 
+    def arrived(self, request: Waiting, now_s: float) -> None:
+        """As LevelPolicy: it counts no arrivals."""
+
     def choose(self, request: Waiting, queue: Sequence[Waiting], now_s: float) -> Decision:
         """As LevelPolicy."""
         slowdown = self._forecast.slowdown.factor(now_s)

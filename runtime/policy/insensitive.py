@@ -20,6 +20,9 @@ class InsensitivePolicy:
         level = request.lowest_level
         return Decision(level, self._profile.predict_ms(level, request.batch), "admitted")
 
+    def arrived(self, request: Waiting, now_s: float) -> None:
+        """As LevelPolicy: it counts no arrivals."""
+
     def observe(self, level: int, batch: int, service_ms: float, now_s: float) -> None:
         """As LevelPolicy: it learns nothing."""
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from .cpu_model import cpu_model
 from .governor import Governor
-from .limits import LimitConfig
+from .limits import LevelLimit, LimitConfig
 from .monitor import ResourceMonitor, ResourceSample
 from .probes import ROOT, cgroup_folders, default_probes, memory, usable_cores
 
 __all__ = [
     "ROOT",
     "Governor",
+    "LevelLimit",
     "LimitConfig",
     "ResourceMonitor",
     "ResourceSample",

@@ -145,6 +145,11 @@ class Governor:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def limits(self) -> tuple[tuple[str, LevelLimit], ...]:
+        """The limit of each watched model now, by its name, from any thread."""
+        with self._lock:
+            return tuple((each.model.name, each.limit) for each in self._watched)
+
     def look(self) -> None:
         """Look at the sensors once and limit every model. An error with one model is logged."""
         sample, now_s = self.monitor.sample(), self._clock()

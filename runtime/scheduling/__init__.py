@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from .device import Device
-from .request import Request, Response
+from .recent_counts import RecentCounts
+from .request import DEFAULT_PRIORITY, PRIORITY_LEVELS, Request, Response
 from .run_counts import MOST_SIZES, SameSize
 from .scheduler import Scheduler
 from .stats import SchedulerStats
 
 __all__ = [
+    "DEFAULT_PRIORITY",
     "MOST_SIZES",
+    "PRIORITY_LEVELS",
     "Device",
+    "RecentCounts",
     "Request",
     "Response",
     "SameSize",

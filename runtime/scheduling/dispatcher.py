@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from nested_sparse.errors import OverloadedError
 
@@ -14,6 +15,7 @@ from ..profiling import LatencyProfile
 from ..resources import ResourceMonitor
 from .device import Device
 from .execution import AMPLE, Execution, Executor
+from .fair_share import ROOM_SHARE
 from .job import Job
 from .job_queue import JobQueue
 from .level_log import LevelLog
@@ -100,14 +102,20 @@ class Dispatcher:
         """Predicted over profiled time of a run, now."""
         return self._policy.slowdown_factor(self._clock())
 
-    def admit(self, job: Job, now_s: float, at_once_ms: float = 0.0) -> Turn | None:
+    def admit(self, job: Job, now_s: float, left: list[Job], at_once_ms: float = 0.0) -> Turn | None:
         """Queue `job`; or its turn, with the slot of the device, where it is next and takes at most `at_once_ms`.
 
+        left: gets the jobs that make way for it, of clients that have more waiting; the caller ends them.
         Raises OverloadedError, DeadlineError, and what the policy raises.
         """
         if job.waiting.deadline_s <= now_s:
             raise self._refusals.expired(job, now_s)
-        idle = self._device.idle
+        idle, settled = self._device.idle, self._settled
+        if idle and settled is not None and settled.stands_for(job.waiting, now_s):
+            self._policy.arrived(job.waiting, now_s)
+            return self._settled_turn(job, settled, now_s)
+        if not idle and self._queue.shares.others_than(job.client):
+            left += self._share(job, now_s)
         queue = () if idle else self._device.queue_of(self, self._policy.slowdown_factor(now_s))
         decision = self._policy.admit(job.waiting, queue, self._device.busy_ms(now_s), now_s)
         if decision.level is None:
@@ -156,9 +164,9 @@ class Dispatcher:
         except Exception:  # the request was served: a fault of the pluggable policy must not take its answer away
             _LOGGER.exception("%s: the policy failed to take in a run at level %d", self._name, level)
 
-    def first_due_s(self) -> float | None:
+    def next_due(self) -> tuple[int, float] | None:
         """As Tenant."""
-        return self._queue.first_due_s()
+        return self._queue.next_due()
 
     def waiting(self) -> list[Waiting]:
         """As Tenant."""
@@ -175,6 +183,43 @@ class Dispatcher:
         levels_ms = [self._profile.predict_ms(level, waiting.batch) for level in (present, waiting.lowest_level)]
         return sum(levels_ms) / 2 * self._policy.slowdown_factor(self._clock())
 
+    def _share(self, job: Job, now_s: float) -> list[Job]:
+        """Take out jobs of clients that have more waiting, where they would make `job` late, or leave it no place.
+
+        Raises OverloadedError where `job` would go before jobs of clients that have less, and make one of them late.
+        """
+        self._queue.shares.forget(now_s)
+        shares, due, slowdown = self._queue.shares, job.waiting.due, self._policy.slowdown_factor(now_s)
+        jobs, queue = self._queue.jobs(), self._device.queue_of(self, slowdown)
+        cost_ms = partial(self._floor_ms, slowdown)
+        slack_ms, busy_ms = job.waiting.slack_ms(now_s), self._device.busy_ms(now_s)
+        through_ms = (
+            busy_ms + cost_ms(job.waiting) + sum(cost_ms(each) for each in queue if each.first or each.due <= due)
+        )
+        leaving, excess_ms = shares.making_way(
+            job, [each for each in jobs if each.waiting.due <= due], cost_ms, through_ms - ROOM_SHARE * slack_ms
+        )
+        if excess_ms > (1.0 - ROOM_SHARE) * slack_ms:  # it would be late all the same
+            leaving = []
+        if not leaving and self._queue.full:
+            leaving, _ = shares.making_way(job, jobs, lambda _: 1.0, 1.0)
+        # a job of a client with less must be through in its room, too, as long as it can be at all
+        poorer = {id(each.waiting) for each in jobs if each.waiting.due > due and shares.has_less(each.client, job)}
+        end_ms, own_ms = busy_ms, cost_ms(job.waiting)
+        for each in queue if poorer else ():
+            end_ms += cost_ms(each)
+            left_ms = each.slack_ms(now_s)
+            if id(each) in poorer and end_ms + own_ms > ROOM_SHARE * left_ms and busy_ms + cost_ms(each) <= left_ms:
+                raise self._refusals.over_its_share(job, now_s)
+        for leaver in leaving:
+            self._queue.leave(leaver)
+        return leaving
+
+    def _floor_ms(self, slowdown: float, waiting: Waiting) -> float:
+        """Time of a request at its lowest level, spread over the workers; slowdown: of now."""
+        run_ms = self._profile.predict_ms(waiting.lowest_level, waiting.batch)
+        return slowdown * (run_ms if waiting.foreign_ms is None else waiting.foreign_ms) / self._workers
+
     def _make_room(self, now_s: float) -> None:
         """Have the run under way lowered where it would make something in the queue late."""
         busy_ms = self._device.busy_ms(now_s)
@@ -184,16 +229,18 @@ class Dispatcher:
             if spare_ms < busy_ms:
                 self._device.tighten_deadline(self, max(spare_ms, 0.0))
 
+    def _settled_turn(self, job: Job, settled: _Settled, now_s: float) -> Turn:
+        """The turn of a job that is alone, by the decision about one before it."""
+        decision = settled.decision
+        turn = Turn([job], decision, settled.slowdown, decision.predicted_ms)
+        if decision.level is not None and job.leaves_choice(decision.level):
+            self._log.note(decision.level, decision.reason, settled.slowdown, 0, now_s)
+        self._device.begin(turn, now_s + decision.predicted_ms / 1e3)
+        return turn
+
     def _turn_at_once(self, job: Job, now_s: float) -> Turn:
-        """The turn of a job that is alone, by the decision about the one before it where that stands."""
-        settled, waiting = self._settled, job.waiting
-        if settled is not None and settled.stands_for(waiting, now_s):
-            decision = settled.decision
-            turn = Turn([job], decision, settled.slowdown, decision.predicted_ms)
-            if decision.level is not None and job.leaves_choice(decision.level):
-                self._log.note(decision.level, decision.reason, settled.slowdown, 0, now_s)
-            self._device.begin(turn, now_s + decision.predicted_ms / 1e3)
-            return turn
+        """The turn of a job that is alone. The decision stands for those that follow."""
+        waiting = job.waiting
         turn = self._turn(job, now_s)
         self._settled = None
         if isinstance(turn.decision, Decision) and turn.decision.level is not None:
@@ -223,6 +270,8 @@ class Dispatcher:
         if job.leaves_choice(level):
             self._present_level = level
             self._log.note(level, decision.reason, slowdown, len(self._queue), now_s)
+        for each in turn.jobs:
+            self._queue.shares.serve(each, now_s)
         self._device.begin(turn, now_s + decision.predicted_ms / 1e3)
         return turn
 

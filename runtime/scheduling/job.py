@@ -16,7 +16,7 @@ from nested_sparse.tensor_spec import batch_is_free
 
 from ..policy import Waiting
 from ..session import Array, batch_size, check_inputs
-from .request import Request, Response, allowed_levels, time_limit_ms
+from .request import Request, Response, allowed_levels, rank_of, time_limit_ms
 from .request_queue import Ticket
 from .runner import Runner
 
@@ -32,6 +32,7 @@ class Job:
     entered_s: time at which the scheduler got it; before that it waited elsewhere.
     least_accuracy: lowest accuracy that the client accepts; -inf where it stated none.
     fixed: the client asked for one level.
+    client: its name.
     """
 
     inputs: dict[str, Array]
@@ -42,6 +43,7 @@ class Job:
     time_limit_ms: float
     least_accuracy: float
     fixed: bool
+    client: str = ""
     ticket: Ticket | None = None
 
     def leaves_choice(self, level: int) -> bool:
@@ -98,7 +100,8 @@ def make_job(session: Runner, request: Request, future: Future[Response], terms:
         batch=batch,
         budget_ms=budget_ms,
         # the model may broadcast inputs of unequal batches: joined, rows of one request would meet those of another
-        joins=terms.joins and all(array.shape[:1] == (batch,) for array in inputs.values()),
+        joins=terms.joins and all([array.shape[:1] == (batch,) for array in inputs.values()]),  # noqa: C419 -- no generator
+        rank=rank_of(request),
     )
     return Job(
         inputs,
@@ -109,6 +112,7 @@ def make_job(session: Runner, request: Request, future: Future[Response], terms:
         time_limit_ms=limit_ms,
         least_accuracy=-math.inf if request.min_accuracy is None else float(request.min_accuracy),
         fixed=request.level is not None,
+        client=request.client,
     )
 
 

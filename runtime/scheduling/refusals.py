@@ -41,6 +41,13 @@ class Refusals:
             return OverloadedError(f"shed: {hopeless}", None)
         return OverloadedError(decision.reason, decision.retry_after_ms)
 
+    def over_its_share(self, job: Job, now_s: float) -> OverloadedError:
+        """The error of a job that makes way for another client's."""
+        return OverloadedError(
+            "shed: this client had more requests waiting than its share while others came; send fewer at once",
+            max(1.0, job.waiting.slack_ms(now_s)),
+        )
+
     def hopeless(self, limit_ms: float, level: int, batch: int = 1) -> str | None:
         """The reason why no run of `level` can be answered within `limit_ms` of its arrival; None where one can."""
         run_ms = self._profile.predict_ms(level, batch)

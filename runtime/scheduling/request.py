@@ -6,11 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nested_sparse.argument import as_float, real, shown
+from nested_sparse.argument import as_float, real, shown, whole
 from nested_sparse.errors import DeadlineError, InputError
 from nested_sparse.level import Level, resolve_level
 
 from ..session import Array, Arrays, Lowering
+
+PRIORITY_LEVELS, DEFAULT_PRIORITY = 10, 5
+"""Priorities of requests: 1 is the highest, as the protocol has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +25,11 @@ class Request:
     min_accuracy: only levels whose metric "accuracy" is at least this.
     level: exactly this level (-1 is the densest).
     received_s: time of arrival, a reading of the scheduler's clock; None: the moment of submission.
+    priority: from 1, the highest, to PRIORITY_LEVELS; None: DEFAULT_PRIORITY. Requests of a higher priority are served
+        first, whatever their deadlines are.
     timeout_ms: time from arrival until the client stops waiting, as its transport says; it has passed where it is 0 or
         less; None or infinite: the client waits as long as it takes.
+    client: name of the client, which has its share of the queue.
     """
 
     inputs: Arrays
@@ -32,6 +38,8 @@ class Request:
     level: int | None = None
     received_s: float | None = None
     timeout_ms: float | None = None
+    priority: int | None = None
+    client: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +85,18 @@ def time_limit_ms(request: Request, default_slo_ms: float) -> float:
     return limit_ms
 
 
+def rank_of(request: Request) -> int:
+    """The place of a request's priority among all, lower first; 0 is the default's. Raises InputError."""
+    if request.priority is None:
+        return 0
+    return whole("priority", request.priority, 1, PRIORITY_LEVELS) - DEFAULT_PRIORITY
+
+
 def allowed_levels(request: Request, levels: Sequence[Level]) -> tuple[int, int]:
     """Lowest and highest level the request allows, both included. Raises LevelError, InputError."""
     asked = request.min_accuracy
+    if asked is None and request.level is None:
+        return 0, len(levels) - 1
     lowest = 0 if asked is None else _lowest_accurate(real("min_accuracy", asked), levels)
     if request.level is None:
         return lowest, len(levels) - 1

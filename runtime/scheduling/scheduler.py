@@ -94,7 +94,7 @@ class Scheduler:
         self._refusals = Refusals(profile, self._terms)
         self._clock = clock
         self._executor = Executor(session, profile, clock, guard)
-        self._queue = JobQueue(max_queue, self._on_due if workers else None, clock)
+        self._queue = JobQueue(max_queue, self._on_due if workers else None, clock, default_slo_ms / 1e3)
         self._workers = max(workers, 1)
         self._device = Device(self._workers) if device is None else device
         self._changed = self._device.changed
@@ -218,17 +218,25 @@ class Scheduler:
 
     def _admit(self, job: Job) -> Turn | None:
         """Queue a job; or its turn, where it runs at once."""
-        with self._changed:
-            if self._inherited:
-                raise UnavailableError("this scheduler's threads are those of the process that forked this one")
-            if self._closing:
-                raise UnavailableError("the server is shutting down; send the request to another one")
-            if self._running.stuck_count >= self._workers:
-                raise StuckError("every inference under way is stuck; send the request to another server")
-            turn = self._dispatcher.admit(job, self._clock(), self._at_once_ms)
-            if turn is None:
-                self._changed.notify_all()
-            return turn
+        left: list[Job] = []
+        try:
+            with self._changed:
+                self._check_open()
+                turn = self._dispatcher.admit(job, self._clock(), left, self._at_once_ms)
+                if turn is None:
+                    self._changed.notify_all()
+                return turn
+        finally:
+            for each in left:
+                self._end(each, self._refusals.over_its_share(each, self._clock()))
+
+    def _check_open(self) -> None:
+        if self._inherited:
+            raise UnavailableError("this scheduler's threads are those of the process that forked this one")
+        if self._closing:
+            raise UnavailableError("the server is shutting down; send the request to another one")
+        if self._running.stuck_count >= self._workers:
+            raise StuckError("every inference under way is stuck; send the request to another server")
 
     def _on_due(self, job: Job) -> None:
         """Tell the client of a request that it has expired, while every worker is busy."""

@@ -7,8 +7,8 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,6 +18,7 @@ import onnxruntime as ort
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
 from nested_sparse.argument import file_path, real, shown, whole
+from nested_sparse.bfloat16 import NAME
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import (
     CheckpointError,
@@ -41,6 +42,7 @@ from .file_guard import FileGuard
 from .guard import Guard
 from .level_cell import LevelCell
 from .ort_session import MESSAGE_CHARACTERS, open_ort
+from .ort_values import SUPPORTED, run_values
 from .process_memory import resident_bytes, return_freed
 from .runs import Run, Runs
 from .tensors import Array, Arrays, check_inputs
@@ -69,6 +71,7 @@ class Session:
     then faster on a device that runs nothing else, and slower beside other work (docs/decisions/006).
     profile_to: folder for ONNX Runtime's profile, which close() writes.
     run_limit_s: longest time of a run, in seconds; a longer run is ended with StuckError.
+    check: called with the checkpoint before anything of its graph is used; what it raises ends the opening.
 
     Raises CheckpointError (the file, or a graph in it that may not run), KernelError (the operator library),
     InputError (an argument).
@@ -82,6 +85,7 @@ class Session:
         spin: bool = False,
         profile_to: Path | None = None,
         run_limit_s: float = RUN_LIMIT_S,
+        check: Callable[[Checkpoint], None] | None = None,
     ) -> None:
         if threads is not None:
             threads = whole("threads", threads, 1, MAX_THREADS)
@@ -95,6 +99,8 @@ class Session:
         self._spin = spin
         self._profiled = profile_to is not None
         self._checkpoint = Checkpoint.open(self.path)
+        if check is not None:
+            check(self._checkpoint)
         self.inputs = self._checkpoint.inputs
         self.outputs = self._checkpoint.outputs
         self.levels = self._checkpoint.levels
@@ -105,6 +111,7 @@ class Session:
         self._ort, facts = open_ort(self._checkpoint, self._threads, profile_to, spin=spin)
         self.decides = facts.decides
         self._segments = self._segment_feeds()
+        self._has_bfloat16 = self._exchanges_bfloat16()
         self._file_guard = FileGuard(self._checkpoint.file)
         self._runs = Runs(run_limit_s)
         self._local = threading.local()
@@ -140,12 +147,15 @@ class Session:
         with self._rebuilding:
             if threads == self._threads:
                 return
-            with self._open_ort():  # so that close() does not close the file meanwhile
+            self._begin()  # so that close() does not close the file meanwhile
+            try:
                 built, _ = open_ort(self._checkpoint, threads, None, spin=self._spin)
                 with self._idle:
                     if self._ort is None:
                         raise UnavailableError(f"{self.path.name}: this session is closed")
                     self._ort, self._threads = built, threads
+            finally:
+                self._end()
 
     @property
     def digest(self) -> str:
@@ -202,8 +212,8 @@ class Session:
             return self._run(arrays, cell)
 
     def _run(self, arrays: dict[str, Array], cell: LevelCell) -> dict[str, Array]:
-        with self._open_ort() as session:
-            started = cell.value
+        session, started = self._begin(), cell.value
+        try:
             self._resident_level = max(self._resident_level, started)
             self._file_guard.check()
             feeds = {**arrays, **self._segments, LEVEL.name: cell.ort_value}
@@ -213,12 +223,17 @@ class Session:
                     self._shrinks = False
                     shrink_after(run.options)
                 with denormals_flushed():
-                    results = session.run(self._output_names, feeds, run.options)
+                    if self._has_bfloat16:
+                        results = run_values(session, self._output_names, feeds, run.options)
+                    else:
+                        results = session.run(self._output_names, feeds, run.options)
             except Exception as error:  # ONNX Runtime's errors have no common base
                 raise self._fault(error, started, arrays, run) from error
             finally:
                 self._runs.end(run)
             self._file_guard.check()
+        finally:
+            self._end()
         return dict(zip(self._output_names, results, strict=True))
 
     def stop_run(self, thread: int, begun_before_s: float) -> None:
@@ -263,6 +278,16 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _exchanges_bfloat16(self) -> bool:
+        """Whether an input or output is of bfloat16. Raises CheckpointError where ONNX Runtime is too old for that."""
+        has_bfloat16 = any(spec.dtype == NAME for spec in (*self.inputs, *self.outputs))
+        if has_bfloat16 and not SUPPORTED:
+            raise CheckpointError(
+                f"{self.path.name}: has tensors of {NAME}, which onnxruntime {ort.__version__} cannot exchange; "
+                "install a newer one"
+            )
+        return has_bfloat16
 
     def _segment_feeds(self) -> dict[str, Any]:
         """The weights as inputs of the graph: views of the mapped file; empty arrays for levels that a slice lost."""
@@ -314,8 +339,8 @@ class Session:
         cell.reset(index)
         return cell
 
-    @contextmanager
-    def _open_ort(self) -> Iterator[Any]:
+    def _begin(self) -> Any:
+        """ONNX Runtime's session, which stays open until _end(). Raises UnavailableError."""
         with self._idle:
             session = self._ort
             if self._inherited:
@@ -326,11 +351,12 @@ class Session:
             if session is None:
                 raise UnavailableError(f"{self.path.name}: this session is closed")
             self._running += 1
-        try:
-            yield session
-        finally:
-            with self._idle:
-                self._running -= 1
+        return session
+
+    def _end(self) -> None:
+        with self._idle:
+            self._running -= 1
+            if not self._running:
                 self._idle.notify_all()
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nested_sparse.argument import shown, whole
+from nested_sparse.bfloat16 import BFLOAT16, NAME, cast, dtype_named
 from nested_sparse.errors import InputError, OutOfMemoryError
 from nested_sparse.excerpt import excerpt, excerpts
 from nested_sparse.tensor_spec import TensorSpec
@@ -60,10 +61,9 @@ def _checked(spec: TensorSpec, array: Array) -> Array:
         raise InputError(
             f"input '{excerpt(spec.name)}': expected a numpy array, got {type(array).__name__}; use numpy.asarray"
         )
-    if array.dtype != np.dtype(spec.dtype):
-        raise InputError(
-            f"input '{excerpt(spec.name)}': expected {spec.dtype}, got {array.dtype}; use .astype(numpy.{spec.dtype})"
-        )
+    if array.dtype != dtype_named(spec.dtype):
+        advice = f".astype(numpy.{spec.dtype})" if spec.dtype != NAME else "nested_sparse.bfloat16.cast"
+        raise InputError(f"input '{excerpt(spec.name)}': expected {spec.dtype}, got {array.dtype}; use {advice}")
     if not _fits(array.shape, spec.shape):
         raise InputError(f"input '{excerpt(spec.name)}': expected shape {_shape_text(spec)}, got {list(array.shape)}")
     return in_order(array)
@@ -71,11 +71,10 @@ def _checked(spec: TensorSpec, array: Array) -> Array:
 
 def in_order(array: Array) -> Array:
     """`array`, or a copy where it is not contiguous or its values are not at multiples of their size."""
+    if type(array) is not np.ndarray:  # a class of its own, such as numpy's matrix, is left to numpy
+        return np.require(array, requirements=("C", "A"))
     flags = array.flags
-    # a class of its own, such as numpy's matrix, is left to numpy
-    if type(array) is np.ndarray and flags.c_contiguous and flags.aligned:
-        return array
-    return np.require(array, requirements=("C", "A"))
+    return array if flags.c_contiguous and flags.aligned else array.copy()
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
@@ -125,11 +124,11 @@ def _random_inputs(specs: Sequence[TensorSpec], batch: int, seed: int) -> dict[s
         shape = list(spec.example_shape)
         if spec.shape and spec.shape[0] is None:
             shape[0] = batch
-        dtype = np.dtype(spec.dtype)
+        dtype = dtype_named(spec.dtype)
         if math.prod(shape) * _DRAWN_BYTES > sys.maxsize:
             raise MemoryError  # numpy would raise ValueError for such a shape
-        drawn = generator.standard_normal(shape) if np.issubdtype(dtype, np.floating) else np.zeros(shape)
-        arrays[spec.name] = np.asarray(drawn, dtype=dtype)
+        floats = dtype == BFLOAT16 or np.issubdtype(dtype, np.floating)
+        arrays[spec.name] = cast(generator.standard_normal(shape) if floats else np.zeros(shape), dtype)
     return arrays
 
 

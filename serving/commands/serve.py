@@ -178,6 +178,8 @@ def _run(settings: Settings, json: bool, read: Callable[[], Settings] | None) ->
         if stuck := [*stuck, *(repository.stuck if repository is not None else ())]:
             log.error("ended with an inference of %s still stuck", ", ".join(stuck))
             os._exit(1)  # closing the session would wait for the inference
+        if repository is not None and repository.given_up:
+            os._exit(0)  # the interpreter must not end under the thread that loads
 
 
 def _repository(settings: Settings, loader: Loader) -> Repository | None:
@@ -205,7 +207,7 @@ async def _serve(
     loop = asyncio.get_running_loop()
     for number in SIGNALS:
         loop.add_signal_handler(number, stop.set)
-    server = Server(models, config, repository)
+    server = Server(models, config, repository, governor)
     await server.start()
     reloads = asyncio.create_task(reload.watch(server, governor))
     try:
@@ -231,9 +233,11 @@ def _announce(server: Server, json: bool) -> None:
         log.info("serving %s on %s (%s, isa %s, threads %d)", name, server.address, levels, model.isa, model.threads)
     if server.unix_address:
         log.info("serving them on %s too", server.unix_address)
+    scheme = "http" if server.security.tls is None else "https"
     if server.metrics_address:
-        scheme = "http" if server.security.tls is None else "https"
         log.info("metrics on %s://%s/metrics", scheme, server.metrics_address)
+    if server.http_address:
+        log.info("REST, metrics and dashboard on %s://%s/", scheme, server.http_address)
     if json:
         facts = [
             {
@@ -245,4 +249,10 @@ def _announce(server: Server, json: bool) -> None:
             }
             for model in server.models
         ]
-        print_json({"address": server.address, "metrics_address": server.metrics_address or None, "models": facts})
+        addresses = {
+            "address": server.address,
+            "unix_address": server.unix_address or None,
+            "metrics_address": server.metrics_address or None,
+            "http_address": server.http_address or None,
+        }
+        print_json({**addresses, "models": facts})

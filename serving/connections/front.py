@@ -15,11 +15,15 @@ from grpc import aio
 
 from nested_sparse.errors import OverloadedError
 from nested_sparse.proto import messages
+from nested_sparse.runtime.scheduling import RecentCounts
 
 from ..fault import Ending
+from ..rights.caller import caller
 from .front_delay import FrontDelay
 
 INFER = f"/{messages.SERVICE_NAME}/ModelInfer"
+MODEST_SHARE = 0.5
+"""Of an equal share of all calls: a client that makes fewer is not refused here."""
 ACTIVE_S = 1.0
 """Time after the last request for which the delay of the event loop is still watched."""
 PROBE_LIMIT_S = 2.0
@@ -31,6 +35,10 @@ waited_s: ContextVar[float] = ContextVar("waited_s", default=0.0)
 """In a call of the inference method: the time that its request waited before the method began."""
 arrived_s: ContextVar[float | None] = ContextVar("arrived_s", default=None)
 """In such a call: the time of its arrival, by the servicer's clock."""
+LOAD_FORMAT = "endpoint-load-metrics-format"
+"""Metadata by which a client asks for the server's load beside the answer."""
+load_form: ContextVar[str | None] = ContextVar("load_form", default=None)
+"""In such a call: the form of the load report that its client asks for; None: it does not ask."""
 
 
 class Front(grpc.GenericRpcHandler):  # type: ignore[misc]
@@ -38,6 +46,8 @@ class Front(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     slo_ms: the shortest that a model promises. on_refused: called for each refusal, for the metrics. A refusal reads no
     body, parses nothing and raises nothing: it costs about a fifth of an answer.
+
+    A client that its token tells apart, and that makes far fewer calls than others, is not refused: the others are.
 
     Probes go through the server's own port, to a method with a secret name, and only while there is load.
     Where the port cannot be reached, the wait is not known, and no call is refused here.
@@ -51,6 +61,7 @@ class Front(grpc.GenericRpcHandler):  # type: ignore[misc]
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.delay = FrontDelay(slo_ms)
+        self._recent = RecentCounts(self.delay.average_s)
         self._handler = handler
         self._on_refused = on_refused
         self._clock = clock
@@ -72,14 +83,22 @@ class Front(grpc.GenericRpcHandler):  # type: ignore[misc]
         if method != INFER or not self._address:
             return self._handler.service(details)
         now_s = self._called_s = self._clock()
-        entry = self.delay.enter(now_s)
+        client = caller.get()
+        entry = self.delay.enter(now_s, client is not None and self._is_modest(client.name, now_s))
         if self._tick is None:
             self._tick_at(now_s + self.delay.period_s)
         self._probe_if_due(now_s)
         if entry.refused:
             return self._refusal
         waited_s.set(entry.wait_s)
+        for key, value in details.invocation_metadata or ():
+            if key == LOAD_FORMAT:
+                load_form.set(value)
         return self._handler.service(details)
+
+    def _is_modest(self, client: str, now_s: float) -> bool:
+        """Note a call; returns whether its client makes far fewer than others of late."""
+        return self._recent.add(client, 1, now_s) * self._recent.names < MODEST_SHARE * self._recent.total
 
     def wait_s(self) -> float:
         """The time that a request which is taken in now has waited."""

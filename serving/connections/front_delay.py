@@ -50,9 +50,9 @@ class FrontDelay:
 
     def promise(self, slo_ms: float) -> None:
         """Measure waits by `slo_ms` from now on, the shortest that a model promises."""
+        self.average_s = AVERAGE_SHARE * slo_ms / 1e3
         self.period_s = min(max(PERIOD_SHARE * slo_ms / 1e3, LEAST_PERIOD_S), MOST_PERIOD_S)
         self._low_s, self._high_s = LOW_SHARE * slo_ms / 1e3, HIGH_SHARE * slo_ms / 1e3
-        self._average_s = AVERAGE_SHARE * slo_ms / 1e3
 
     @property
     def waits(self) -> bool:
@@ -63,11 +63,13 @@ class FrontDelay:
         """The time that a request which is taken in now has waited."""
         return max(self._delay_s, 0.0 if self._since_s is None else now_s - self._since_s)
 
-    def enter(self, now_s: float) -> Entry:
-        """Note a request that reaches its handler, and decide whether it is refused."""
+    def enter(self, now_s: float, spared: bool = False) -> Entry:
+        """Note a request that reaches its handler, and decide whether it is refused. spared: it is not."""
         self._calls += 1
         wait_s = self.wait_s(now_s)
         self._average(wait_s, now_s)
+        if spared:
+            return Entry(wait_s, False)
         if wait_s >= self._high_s:
             return Entry(wait_s, True)
         share = (self._standing_s - self._low_s) / (self._high_s - self._low_s)
@@ -82,8 +84,8 @@ class FrontDelay:
         gap_s = now_s - self._entered_s
         held_s = min(gap_s, self.period_s)
         self._entered_s = now_s
-        self._standing_s *= math.exp((held_s - gap_s) / self._average_s)
-        weight = 1.0 - math.exp(-held_s / self._average_s)
+        self._standing_s *= math.exp((held_s - gap_s) / self.average_s)
+        weight = 1.0 - math.exp(-held_s / self.average_s)
         self._standing_s += weight * (min(wait_s, self._high_s) - self._standing_s)
 
     def probe_due(self, now_s: float) -> bool:

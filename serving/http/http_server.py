@@ -9,26 +9,30 @@ import logging
 import math
 import socket
 import ssl
+import time
 import zlib
-from collections.abc import Sequence
-from typing import Any
-from urllib.parse import urlsplit
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
-import grpc
 from aiohttp import web
 
 from nested_sparse.errors import InputError, NotFoundError, TooLargeError, UnavailableError
 
+from ..connections.front import waited_s
 from ..fault import HTTP_STATUSES, PUSHBACK_KEY, Ending, ending_of
 from ..metrics_text import MetricsText
 from ..protocol.inflate import inflated
 from ..protocol.wire import HEADER_BYTES
-from .connections import HttpConnections, HttpLimits
-from .infer_body import HEADER_LENGTH, read_infer_body, write_infer_body
+from .connections import HttpConnections
+from .dashboard.dashboard import HEADERS, POINTS_PATH, Dashboard
+from .http_limits import HttpLimits
+from .infer_body import HEADER_LENGTH, WantedForm, read_infer_body, write_infer_body
 from .json_message import read_json
 from .local_call import EndedError, LocalCall, LocalContext
 from .routes import answer_of, find_route, request_bytes
+from .sender import check_sender
 
+ResultT = TypeVar("ResultT")
 LARGE_BYTES = 1 << 15
 """Bodies above this are converted in a thread beside the event loop's, one at a time."""
 JSON_BYTES_PER_BYTE = 8
@@ -36,10 +40,11 @@ JSON_BYTES_PER_BYTE = 8
 READING = "ServerMetadata"
 """The RPC whose right the metrics and the dashboard's figures take."""
 BACKLOG = 128
+NO_TEXT = "The body has a string that is no text: half of a surrogate pair."
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 SAFE_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 _QUIET = logging.getLogger(f"{__name__}.aiohttp")
-_QUIET.addHandler(logging.NullHandler())
-_QUIET.propagate = False  # aiohttp writes a traceback for each request that is no HTTP
+_QUIET.setLevel(logging.CRITICAL + 1)  # aiohttp writes a traceback for each request that is no HTTP
 
 
 class HttpServer:
@@ -47,6 +52,8 @@ class HttpServer:
 
     handlers: gRPC's generic handlers of the server, in their order; REST asks them, too.
     message_bytes: bytes that a request of an inference may have. upload_bytes: of all bodies that are being received.
+    on_unread: called with the error of each inference that is refused before its message is made, for the metrics.
+    is_local: see check_sender.
     """
 
     def __init__(
@@ -55,12 +62,19 @@ class HttpServer:
         metrics: MetricsText,
         message_bytes: int,
         upload_bytes: int,
+        dashboard: Dashboard,
         limits: HttpLimits | None = None,
+        *,
+        on_unread: Callable[[Exception], None] = lambda error: None,
+        is_local: bool = False,
     ) -> None:
         self._handlers = handlers
         self._metrics = metrics
         self._message_bytes = message_bytes
         self._upload_bytes = upload_bytes
+        self._dashboard = dashboard
+        self._on_unread = on_unread
+        self._is_local = is_local
         self._held_bytes = 0
         self._limits = limits or HttpLimits()
         self._converting = asyncio.Lock()
@@ -96,6 +110,7 @@ class HttpServer:
             return
         self._server.close()
         self._watch.cancel()
+        self._dashboard.history.close()
         self._connections.pre_shutdown()
         await self._connections.shutdown(grace_s)
         self._connections.abort_all()
@@ -106,10 +121,11 @@ class HttpServer:
             response = await self._answer_or_raise(request)
         except EndedError as error:
             response = _failure(error.ending)
+        except (ConnectionError, web.RequestPayloadError):  # the client left in its body, or broke it off
+            response = _failure(Ending.of(InputError("The body ended before its end.")))
+            response.force_close()
         except UnicodeEncodeError:
-            response = _failure(
-                Ending.of(InputError("The body has a string that is no text: half of a surrogate pair."))
-            )
+            response = _failure(Ending.of(InputError(NO_TEXT)))
         except Exception as error:
             response = _failure(ending_of(error, f"{request.method} {request.path}"))
             if isinstance(error, TooLargeError):
@@ -119,10 +135,12 @@ class HttpServer:
         return response
 
     async def _answer_or_raise(self, request: web.BaseRequest) -> web.Response:
-        _check_origin(request)
+        check_sender(request.headers, is_local=self._is_local)
         path = request.raw_path.partition("?")[0]
-        if path == "/metrics":
-            return await self._answer_metrics(request)
+        if request.method in ("GET", "HEAD") and (file := self._dashboard.file(path)) is not None:
+            return web.Response(body=file[1], content_type=file[0], charset="utf-8", headers=HEADERS)
+        if request.method in ("GET", "HEAD") and path in ("/metrics", POINTS_PATH):
+            return await self._answer_figures(request, path)
         route, fields, allowed = find_route(request.method, path)
         if route is None and allowed:
             return _error(405, "The path has other methods.", {"Allow": ", ".join(sorted(allowed))})
@@ -138,27 +156,34 @@ class HttpServer:
         return web.json_response(answer, status=status)
 
     def _call(self, request: web.BaseRequest, rpc: str) -> LocalCall:
-        host, port = (request.transport.get_extra_info("peername") if request.transport else ("", 0))[:2]
+        asked = request.get_extra_info
+        host, port = (asked("peername") or ("", 0))[:2]
         peer = f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
         metadata = tuple((name.lower(), value) for name, value in request.headers.items())
-        return LocalCall(self._handlers, rpc, LocalContext(peer, metadata))
+        return LocalCall(self._handlers, rpc, LocalContext(peer, metadata, asked("peercert")))
 
-    async def _answer_metrics(self, request: web.BaseRequest) -> web.Response:
+    async def _answer_figures(self, request: web.BaseRequest, path: str) -> web.Response:
         call = self._call(request, READING)
         if call.refused:
             await call.run(b"")
+        if path == POINTS_PATH:
+            after = request.query.get("after", "0")
+            if not (after.isascii() and after.isdigit() and len(after) < 16):
+                raise InputError("after: expected the number of a point.")
+            return web.json_response(self._dashboard.history.since(int(after)))
         headers = {name.lower(): value for name, value in request.headers.items()}
         given, body = await self._metrics.collect(request.query_string, headers)
         return web.Response(body=body, headers=given)
 
     async def _infer(self, request: web.BaseRequest, call: LocalCall, fields: dict[str, str]) -> web.Response:
-        length = _length(request.headers.get(HEADER_LENGTH))
-        body = await self._body(request, self._message_bytes * (JSON_BYTES_PER_BYTE if length is None else 1))
-        read = functools.partial(read_infer_body, body, length, fields["model_name"], fields.get("model_version", ""))
-        data, form = await self._converted(read, len(body))
+        try:
+            data, form = await self._read_infer(request, fields)
+        except (InputError, TooLargeError, UnavailableError) as error:
+            self._on_unread(error)
+            raise
         answer = bytes(await call.run(data))
         body, length = await self._converted(functools.partial(write_infer_body, answer, form), len(answer))
-        headers = {} if length is None else {HEADER_LENGTH: str(length)}
+        headers = call.headers if length is None else {**call.headers, HEADER_LENGTH: str(length)}
         kind = "application/json" if length is None else "application/octet-stream"
         encoding = _wanted_encoding(request.headers.get("Accept-Encoding", ""))
         if encoding:
@@ -166,7 +191,19 @@ class HttpServer:
             body = await self._converted(functools.partial(_deflated, body, encoding), len(body))
         return web.Response(body=body, headers=headers, content_type=kind)
 
-    async def _converted(self, work: Any, nbytes: int) -> Any:
+    async def _read_infer(self, request: web.BaseRequest, fields: dict[str, str]) -> tuple[bytes, WantedForm]:
+        length = _length(request.headers.get(HEADER_LENGTH))
+        body = await self._body(request, self._message_bytes * (JSON_BYTES_PER_BYTE if length is None else 1))
+        read = functools.partial(read_infer_body, body, length, fields["model_name"], fields.get("model_version", ""))
+        begun_s = time.monotonic()
+        try:
+            return await self._converted(read, len(body))
+        except UnicodeEncodeError:
+            raise InputError(NO_TEXT) from None
+        finally:
+            waited_s.set(waited_s.get() + time.monotonic() - begun_s)  # the request's time counts from its arrival
+
+    async def _converted(self, work: Callable[[], ResultT], nbytes: int) -> ResultT:
         if nbytes <= LARGE_BYTES:
             return work()
         async with self._converting:
@@ -179,6 +216,9 @@ class HttpServer:
             raise InputError("The body's Content-Encoding is unknown here; expected gzip, deflate or identity.")
         if (request.content_length or 0) > limit:
             raise TooLargeError(f"The body has {request.content_length} bytes, at most {limit} are allowed here")
+        if request.headers.get("Expect", "").lower() == "100-continue":  # curl waits a second for it
+            await request.writer.write(CONTINUE)
+            request.writer.output_size = 0  # it is no part of the answer
         begun_s = asyncio.get_running_loop().time()
         parts: list[bytes] = []
         size = 0
@@ -200,15 +240,6 @@ class HttpServer:
             self._held_bytes -= size
         body = b"".join(parts)
         return body if encoding == "identity" else await inflated(body, limit)
-
-
-def _check_origin(request: web.BaseRequest) -> None:
-    """Refuse what another site's page sends from a browser: such a page reaches this machine's own addresses, too."""
-    origin = request.headers.get("Origin")
-    if origin is not None and urlsplit(origin).netloc.lower() != request.headers.get("Host", "").lower():
-        raise EndedError(
-            Ending(grpc.StatusCode.PERMISSION_DENIED, "The request comes from a page of another site.", ())
-        )
 
 
 def _length(text: str | None) -> int | None:

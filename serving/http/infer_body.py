@@ -127,7 +127,7 @@ def _read_output(message: ModelInferRequest, given: Any, form: WantedForm) -> No
     _object(given, _OUTPUT_KEYS, "An output")
     name = _text(given, "name", "An output")
     where = f"Output '{excerpt(name)}'"
-    if "binary_data" in (given.get("parameters") or {}):
+    if "binary_data" in _parameters(given, where):
         form.by_name[name] = _take_flag(given, "binary_data", where)
     _set_parameters(message.outputs.add(name=name), given, where)
 

@@ -5,7 +5,8 @@ REST asks the handlers that gRPC asks, in the same order. So a right, a limit or
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import base64
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, NoReturn
 
@@ -29,7 +30,7 @@ class EndedError(Exception):
 
 
 class _Details(NamedTuple):
-    """What gRPC tells a handler of a call."""
+    """The facts of a call that gRPC tells a handler."""
 
     method: str
     invocation_metadata: Metadata
@@ -39,11 +40,12 @@ class _Details(NamedTuple):
 class LocalContext:
     """The context of the call, as far as the methods use gRPC's.
 
-    peer_name: the client's address as gRPC writes it.
+    peer_name: the client's address as gRPC writes it. certificate: of the client, as Python's ssl gives it; None: none.
     """
 
     peer_name: str
     metadata: Metadata
+    certificate: Mapping[str, Any] | None = None
     status: grpc.StatusCode | None = None
     message: str = ""
     trailers: Trailers = ()
@@ -61,9 +63,15 @@ class LocalContext:
         """As gRPC's: HTTP has no deadline of its own."""
         return None
 
-    def auth_context(self) -> dict[str, Any]:
-        """As gRPC's: REST has no certificates of clients."""
-        return {}
+    def auth_context(self) -> dict[str, list[bytes]]:
+        """As gRPC's: the names in the client's certificate."""
+        given = self.certificate or {}
+        common = [value for part in given.get("subject", ()) for key, value in part if key == "commonName"]
+        named = {
+            "x509_common_name": common,
+            "x509_subject_alternative_name": [name for _, name in given.get("subjectAltName", ())],
+        }
+        return {key: [name.encode() for name in names] for key, names in named.items() if names}
 
     def set_code(self, code: grpc.StatusCode) -> None:
         """As gRPC's."""
@@ -104,6 +112,14 @@ class LocalCall:
     def refused(self) -> bool:
         """Whether the call ends without its request being read."""
         return self._handler.unary_unary is None  # type: ignore[union-attr]  # grpc has no types
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The trailing metadata of a call that has ended well, as headers; bytes in base64, as gRPC sends them."""
+        return {
+            name: value if isinstance(value, str) else base64.b64encode(value).decode()
+            for name, value in self._context.trailers
+        }
 
     async def run(self, data: bytes) -> Any:
         """The response to the serialised request `data`, as the method returns it. Raises EndedError."""

@@ -36,6 +36,8 @@ class Route:
 
 _MODEL, _VERSION = "v2/models/{name}", "v2/models/{name}/versions/{version}"
 ROUTES = (
+    Route("POST", "v2/models/{model_name}/infer", "ModelInfer"),
+    Route("POST", "v2/models/{model_name}/versions/{model_version}/infer", "ModelInfer"),
     Route("GET", "v2/health/live", "ServerLive", flag="live"),
     Route("GET", "v2/health/ready", "ServerReady", flag="ready"),
     Route("GET", "v2", "ServerMetadata"),
@@ -50,8 +52,6 @@ ROUTES = (
             Route("GET", f"{model}/stats", "ModelStatistics"),
         )
     ),
-    Route("POST", "v2/models/{model_name}/infer", "ModelInfer"),
-    Route("POST", "v2/models/{model_name}/versions/{model_version}/infer", "ModelInfer"),
     Route("POST", "v2/repository/index", "RepositoryIndex", inner="models"),
     Route("POST", "v2/repository/models/{model_name}/load", "RepositoryModelLoad"),
     Route("POST", "v2/repository/models/{model_name}/unload", "RepositoryModelUnload"),
@@ -74,6 +74,7 @@ ROUTES = (
         )
     ),
 )
+# in this order, because a path is compared with one after the other; the first are those that are asked most
 _PATTERNS = tuple(
     (route, re.compile("/" + re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", route.path) + "/?")) for route in ROUTES
 )

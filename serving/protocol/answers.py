@@ -50,14 +50,14 @@ class Answers:
         Raises TooLargeError.
         """
         if name or served.lowering is not None:
-            return _serialized_by_protobuf(model, version, name, wanted, served)
+            return serialize_response(response_of(model, version, name, served), wanted, served.outputs)
         arrays = [served.outputs[each] for each in wanted]
         shapes = [(each, array.dtype, array.shape) for each, array in zip(wanted, arrays, strict=True)]
         key = model, version, served.level.index, served.level.density, served.accuracy, *shapes
         beginning = self._beginnings.get(key)
         if beginning is None:
             if sum(array.nbytes for array in arrays) > MAX_MESSAGE_BYTES:
-                return _serialized_by_protobuf(model, version, name, wanted, served)
+                return serialize_response(response_of(model, version, name, served), wanted, served.outputs)
             beginning = self._kept(key, model, version, wanted, served)
         pieces: list[Any] = [beginning.fields, _entry(QUEUE, served.queue_us), _entry(COMPUTE, served.compute_us)]
         for (dtype, prefix), array in zip(beginning.outputs, arrays, strict=True):
@@ -80,11 +80,9 @@ class Answers:
         return beginning
 
 
-def _serialized_by_protobuf(model: str, version: str, name: str, wanted: Sequence[str], served: Response) -> bytes:
-    response = ModelInferResponse(
-        model_name=model, model_version=version, id=name, parameters=served_parameters(served)
-    )
-    return serialize_response(response, wanted, served.outputs)
+def response_of(model: str, version: str, name: str, served: Response) -> ModelInferResponse:
+    """The answer to the request whose id is `name`, without outputs."""
+    return ModelInferResponse(model_name=model, model_version=version, id=name, parameters=served_parameters(served))
 
 
 def _entry(key: bytes, value: int) -> bytes:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nested_sparse.bfloat16 import NAME, dtype_named
 from nested_sparse.errors import InputError
 from nested_sparse.excerpt import excerpt
 
@@ -25,7 +26,7 @@ class Datatype:
 
 
 DATATYPES = tuple(
-    Datatype(name, np.dtype(dtype).newbyteorder("<"), contents)
+    Datatype(name, dtype_named(dtype).newbyteorder("<"), contents)
     for name, dtype, contents in (
         ("BOOL", "bool", "bool_contents"),
         ("UINT8", "uint8", "uint_contents"),
@@ -37,12 +38,14 @@ DATATYPES = tuple(
         ("INT32", "int32", "int_contents"),
         ("INT64", "int64", "int64_contents"),
         ("FP16", "float16", None),
+        ("BF16", "bfloat16", None),
         ("FP32", "float32", "fp32_contents"),
         ("FP64", "float64", "fp64_contents"),
     )
 )
 _BY_NAME = {datatype.name: datatype for datatype in DATATYPES}
 _BY_DTYPE = {datatype.dtype.name: datatype for datatype in DATATYPES}
+_BY_DTYPE[NAME] = _BY_NAME["BF16"]
 
 
 def datatype_named(name: str, tensor: str) -> Datatype:
@@ -56,7 +59,7 @@ def datatype_named(name: str, tensor: str) -> Datatype:
 
 
 def datatype_of(dtype: str) -> Datatype:
-    """The datatype of a numpy dtype, e.g. "float32". Raises InputError."""
+    """The datatype of a numpy dtype, e.g. "float32", or of "bfloat16". Raises InputError."""
     datatype = _BY_DTYPE.get(dtype)
     if datatype is None:
         raise InputError(f"Arrays of {excerpt(dtype)} cannot be served; the protocol carries {', '.join(_BY_DTYPE)}.")

@@ -1,20 +1,31 @@
-"""Parameters of the protocol: `slo_ms`, `min_accuracy` and `level` of a request, and those that say what was served."""
+"""Parameters of the protocol: those of a request, each obeyed or refused, and those that say what was served."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nested_sparse.argument import finite
 from nested_sparse.errors import InputError
+from nested_sparse.excerpt import excerpts
 from nested_sparse.proto.messages import InferParameter
 from nested_sparse.runtime.scheduling import Request, Response
+
+from ..rights.caller import client_name
 
 MS_PER_S, US_PER_MS = 1000.0, 1000.0
 INTEGER_KINDS = ("int64_param", "uint64_param")
 NUMBER_KINDS = (*INTEGER_KINDS, "double_param")
+FINAL = "triton_enable_empty_final_response"
+"""Asks for a response without outputs behind the last one, if the last one is not known to be. Ours always is."""
+RAW_OUTPUTS = "binary_data_output"
+"""Of REST: asks for outputs as raw values, or not. Over gRPC they always are."""
+KNOWN = ("slo_ms", "min_accuracy", "level", "timeout", "priority", FINAL, RAW_OUTPUTS)
+MAX_PARAMETERS = 64
+"""Limit of the parameters of a request, of an input or of an output."""
+SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
 
 
 def read_request(
@@ -23,13 +34,19 @@ def read_request(
     received_s: float,
     time_left_s: float | None,
 ) -> Request:
-    """The request of these inputs and parameters. Raises InputError for a parameter of the wrong type.
+    """The request of these inputs and parameters, which are all KNOWN. Raises InputError for one of the wrong type.
 
-    Unknown parameters belong to other extensions and are ignored. The scheduler checks `slo_ms` and `level`.
+    The scheduler checks the ranges of `slo_ms`, `level` and `priority`, of which 0 stands for none.
     `timeout` (integer microseconds, 0 for none) is what the argument of tritonclient's infer() sends.
     time_left_s: seconds from arrival to the transport's deadline; None: no deadline.
     """
     timeout_ms = None if time_left_s is None else MS_PER_S * time_left_s
+    if not parameters:  # as a rule
+        return Request(inputs, received_s=received_s, timeout_ms=timeout_ms, client=client_name.get())
+    check_raw(parameters, RAW_OUTPUTS, "The request")
+    if FINAL in parameters:
+        _kind(parameters, FINAL, ("bool_param",))
+    priority = _number(parameters, "priority", INTEGER_KINDS)
     timeout_us = _number(parameters, "timeout", INTEGER_KINDS)
     if timeout_us:
         given_ms = finite("timeout", timeout_us, 0) / US_PER_MS
@@ -43,20 +60,47 @@ def read_request(
         level=None if level is None else int(level),
         received_s=received_s,
         timeout_ms=timeout_ms,
+        priority=int(priority) if priority else None,
+        client=client_name.get(),
     )
+
+
+def check_known(parameters: Collection[str], of: str, known: Sequence[str]) -> None:
+    """Refuse parameters that would not be obeyed. of: their owner, in words. Raises InputError."""
+    if len(parameters) > MAX_PARAMETERS:
+        raise InputError(f"{of} has {len(parameters)} parameters; expected at most {MAX_PARAMETERS}.")
+    unknown = [name for name in parameters if name not in known]
+    if sequence := [name for name in unknown if name in SEQUENCE]:
+        raise InputError(
+            f"{of} has the parameter {sequence[0]!r}: this server keeps no state between requests; send each without a "
+            "sequence."
+        )
+    if unknown:
+        raise InputError(
+            f"{of} has unknown parameters [{excerpts(sorted(unknown))}]; expected some of {', '.join(known)}."
+        )
+
+
+def check_raw(parameters: Mapping[str, InferParameter], name: str, of: str) -> None:
+    """Refuse a parameter `name` that does not want values raw, as they always are. of: its owner, in words."""
+    if name in parameters and not parameters[name].bool_param:
+        raise InputError(f"{of}: parameter {name!r}: expected true, because the values of an answer are always raw.")
 
 
 def _number(parameters: Mapping[str, InferParameter], name: str, kinds: tuple[str, ...]) -> float | None:
     if name not in parameters:  # looking a key up in a protobuf map would create it
         return None
-    parameter = parameters[name]
-    kind = parameter.WhichOneof("parameter_choice")
+    value: float = getattr(parameters[name], _kind(parameters, name, kinds))
+    return value
+
+
+def _kind(parameters: Mapping[str, InferParameter], name: str, kinds: tuple[str, ...]) -> str:
+    kind = parameters[name].WhichOneof("parameter_choice")
     if kind not in kinds:
         expected = " or ".join(wanted.removesuffix("_param") for wanted in kinds)
         got = kind.removesuffix("_param") if kind else "no value"
         raise InputError(f"Parameter {name!r} has the wrong type: expected {expected}, got {got}.")
-    value: float = getattr(parameter, kind)
-    return value
+    return str(kind)
 
 
 def served_parameters(response: Response) -> dict[str, InferParameter]:

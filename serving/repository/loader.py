@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import CheckpointError
 from nested_sparse.excerpt import excerpt
 from nested_sparse.runtime.profiling import ProfileStore
@@ -47,7 +48,7 @@ class Loader:
     config_of, threads_of: how the model of a name is served, and its threads; None: all usable cores.
     spin: as of a Session.
     device: the models take turns on it. profiles, governor: as of load_model.
-    check: called with each path before the file is used; it raises what refuses the file.
+    check: called with each checkpoint before its graph is used; it raises what refuses the file.
     """
 
     config_of: Callable[[str], ModelConfig]
@@ -56,7 +57,7 @@ class Loader:
     device: Device = field(default_factory=Device)
     profiles: ProfileStore | None = None
     governor: Governor | None = None
-    check: Callable[[Path], None] | None = None
+    check: Callable[[Checkpoint], None] | None = None
 
     def load(self, path: Path, name: str = "", version: str = VERSION) -> Loaded:
         """Open the checkpoint at `path` and serve it as `name`, or under its file's stem; takes seconds.
@@ -64,10 +65,8 @@ class Loader:
         Raises CheckpointError, and what load_model() and `check` raise.
         """
         stamp = stamp_of(path)
-        if self.check is not None:
-            self.check(path)
         served_as = name or path.stem
-        session = Session(path, threads=self.threads_of(served_as), spin=self.spin)
+        session = Session(path, threads=self.threads_of(served_as), spin=self.spin, check=self.check)
         try:
             if name:
                 session.name = f"{name}/{version}"  # the log tells two versions apart

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import time
 from collections.abc import Callable, Sequence
-from contextvars import ContextVar
 from typing import Any
+from urllib.parse import urlsplit
 
 import grpc
 
-from nested_sparse.errors import AccessError, UnauthenticatedError
+from nested_sparse.errors import AccessError, ForbiddenError, UnauthenticatedError
+from nested_sparse.excerpt import excerpt
 
 from ..fault import Ending
-from .right import right_of
+from .caller import caller
+from .right import Right, right_of
 from .rights import Rights
-from .tokens import Client
 
-KEY = "authorization"
+KEY, HOST_KEY = "authorization", "host"
+"""The second is a header of HTTP; gRPC has none of this name."""
 LOG_PERIOD_S = 10.0
 """Least time between two lines of the log about refused calls."""
+Metadata = Sequence[tuple[str, str | bytes]] | None
 log = logging.getLogger(__name__)
-
-caller: ContextVar[Client | None] = ContextVar("caller", default=None)
-"""In a call: its client, if the call needed a right. Its name is "" where no token states it."""
 
 
 class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
@@ -51,10 +52,15 @@ class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
     def service(self, details: Any) -> Any:
         """None where the call may be made: then gRPC asks the next handler."""
         method = details.method
-        if method == self._own_path or (right := right_of(method)) is None:
+        right = right_of(method)
+        if right is None or method == self._own_path:
             return None
         try:
-            caller.set(self._rights.check(_authorization(details.invocation_metadata), "", right))
+            if right in self._rights.free:
+                if right is Right.ADMINISTRATION:
+                    _check_host(details.invocation_metadata)
+                return None
+            caller.set(self._rights.check(authorization_of(details.invocation_metadata), "", right))
         except AccessError as error:
             return self._refusal(method, error)
         return None
@@ -78,7 +84,13 @@ class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
             self._logged_s, self._unlogged = now_s, 0
 
 
-def _authorization(metadata: Sequence[tuple[str, str | bytes]] | None) -> str | None:
+def check_stream(rights: Rights, metadata: Metadata) -> None:
+    """Raise AccessError where the caller of a stream, which has this metadata, may infer no longer."""
+    rights.check(authorization_of(metadata), "", Right.INFERENCE)
+
+
+def authorization_of(metadata: Metadata) -> str | None:
+    """The authorization in the metadata of a call; None: there is none. Raises UnauthenticatedError for several."""
     found: str | bytes | None = None
     for key, value in metadata or ():
         if key == KEY:
@@ -86,3 +98,26 @@ def _authorization(metadata: Sequence[tuple[str, str | bytes]] | None) -> str | 
                 raise UnauthenticatedError("the call has more than one authorization; send one")
             found = value
     return found.decode("latin-1") if isinstance(found, bytes) else found
+
+
+def _check_host(metadata: Metadata) -> None:
+    """Refuse a call over HTTP that knows this server by a name other than localhost.
+
+    A page in a browser on this machine may have its own name lead here (DNS rebinding), and is then no other site's.
+    """
+    for key, value in metadata or ():
+        if key == HOST_KEY:
+            host = value if isinstance(value, str) else ""
+            if not _is_own_name(host):
+                raise ForbiddenError(
+                    f"administration as '{excerpt(host)}' takes a token; start the server with --token-file, or call "
+                    "it by its address or as localhost"
+                )
+
+
+def _is_own_name(host: str) -> bool:
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or bool(ipaddress.ip_address(name))
+    except ValueError:  # no address, or no host at all
+        return False

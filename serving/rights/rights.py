@@ -20,11 +20,14 @@ class Rights:
 
     tokens: gives those that are valid now; None: the server has no token file. Then every caller may infer and read,
     and administer if the server is `local`: reached from this machine only.
+    free: the rights that take no token.
     """
 
     def __init__(self, tokens: Callable[[], Tokens] | None = None, local: bool = True) -> None:
         self._tokens = tokens
-        self._free = EVERY_RIGHT if local else WITHOUT_TOKENS
+        self.free = frozenset[Right]()
+        if tokens is None:
+            self.free = EVERY_RIGHT if local else WITHOUT_TOKENS
 
     def check(self, authorization: str | None, client: str, right: Right) -> Client:
         """The caller, if it has `right`.
@@ -33,12 +36,12 @@ class Rights:
         no token names it. Raises UnauthenticatedError, ForbiddenError.
         """
         if self._tokens is None:
-            if right not in self._free:
+            if right not in self.free:
                 raise ForbiddenError(
                     f"{right.value} over the network takes a token, and this server has none; start it with "
                     "--token-file, or call it from its own machine on a loopback address"
                 )
-            return Client(client, self._free)
+            return Client(client, self.free)
         caller = self._tokens().client(_token(authorization))
         if caller is None:
             raise UnauthenticatedError("the call's token is not known here, or no longer; ask for a new one")

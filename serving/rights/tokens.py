@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import os
 import re
 import secrets
@@ -25,6 +26,7 @@ TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 DIGEST_PREFIX = "sha256:"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
+log = logging.getLogger(__name__)
 LINE = "expected `NAME RIGHT[,RIGHT] TOKEN`"
 
 
@@ -80,13 +82,19 @@ def read_tokens(path: Path) -> Tokens:
     if mode & stat.S_IWOTH:
         raise ServingError(f"token file {path}: everyone may write it, and so make tokens; run `chmod o-w {path}`")
     clients: dict[bytes, Client] = {}
+    in_clear = False
     for number, line in enumerate(data.decode("utf-8", "replace").splitlines(), 1):
         fields = line.partition("#")[0].split()
         if fields:
             digest, client = _client(fields, f"token file {path}, line {number}")
+            in_clear |= not fields[2].startswith(DIGEST_PREFIX)
             if digest in clients:
                 raise ServingError(f"token file {path}, line {number}: an earlier line has the same token; remove one")
             clients[digest] = client
+    if mode & stat.S_IROTH and in_clear:
+        log.warning(
+            "token file %s: everyone may read its tokens; run `chmod o-r %s`, or write their SHA-256", path, path
+        )
     if not clients:
         raise ServingError(f"token file {path}: has no token; {LINE} on each line")
     return Tokens(clients)

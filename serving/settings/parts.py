@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.runtime.policy import DEFAULT_POLICY
 from nested_sparse.runtime.profiling import ProfileStore, default_folder
 from nested_sparse.runtime.resources import Governor, LimitConfig
@@ -12,7 +13,8 @@ from ..load import ModelConfig
 from ..repository.loader import Loader
 from ..security import SecurityConfig
 from ..server import ServerConfig
-from .groups import Limits, Models, OwnModel
+from ..signature import PublicKey
+from .groups import Limits, Models, OwnModel, Security
 from .settings import Settings
 
 
@@ -24,8 +26,11 @@ def server_config(settings: Settings) -> ServerConfig:
         port=address.port,
         unix_socket=address.unix_socket,
         metrics_port=address.metrics_port,
+        http_port=address.http_port,
         grace_s=limits.grace_s,
+        otlp_endpoint=settings.watching.otlp_endpoint,
         request_samples=limits.max_batch,
+        allow_shared_memory=security.allow_shared_memory,
         security=SecurityConfig(
             tls_cert=security.tls_cert,
             tls_key=security.tls_key,
@@ -70,7 +75,13 @@ def loader_of(settings: Callable[[], Settings], governor: Governor) -> Loader:
         spin=models.spin,
         profiles=profile_store(models),
         governor=governor,
+        check=signature_check(settings().security),
     )
+
+
+def signature_check(security: Security) -> Callable[[Checkpoint], None] | None:
+    """The check of each checkpoint's signature; None: none is asked for. Raises InputError for a key that is none."""
+    return None if security.check_signature is None else PublicKey(security.check_signature).check
 
 
 def profile_store(models: Models) -> ProfileStore | None:

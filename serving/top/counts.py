@@ -54,6 +54,7 @@ class MetricCounts:
     compute: Durations = Durations()
     queue_length: float | None = None
     slowdown: float | None = None
+    total: Durations = Durations()
 
 
 @dataclass(frozen=True, slots=True)

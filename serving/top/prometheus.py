@@ -12,6 +12,7 @@ from .counts import Durations, MetricCounts
 REQUESTS = "nested_sparse_requests_total"
 QUEUE = "nested_sparse_queue_seconds_bucket"
 COMPUTE = "nested_sparse_compute_seconds_bucket"
+TOTAL = "nested_sparse_total_seconds_bucket"
 SLOWDOWN = "nested_sparse_slowdown"
 MOST = 2.0**53
 """The highest value that is accepted as a count."""
@@ -35,7 +36,7 @@ def read_metrics(text: str) -> dict[str, MetricCounts]:
 def _counts(samples: list[Any]) -> MetricCounts:
     outcomes: dict[str, float] = defaultdict(float)
     levels: dict[int, float] = defaultdict(float)
-    buckets: dict[str, dict[float, float]] = {QUEUE: defaultdict(float), COMPUTE: defaultdict(float)}
+    buckets: dict[str, dict[float, float]] = {name: defaultdict(float) for name in (QUEUE, COMPUTE, TOTAL)}
     gauges: dict[str, float] = {}
     for sample in samples:
         if sample.name == REQUESTS:
@@ -51,6 +52,7 @@ def _counts(samples: list[Any]) -> MetricCounts:
         levels=dict(levels),
         queue=Durations(tuple(sorted(buckets[QUEUE].items()))),
         compute=Durations(tuple(sorted(buckets[COMPUTE].items()))),
+        total=Durations(tuple(sorted(buckets[TOTAL].items()))),
         queue_length=next((gauges[name] for name in QUEUE_LENGTHS if name in gauges), None),
         slowdown=gauges.get(SLOWDOWN),
     )

@@ -19,8 +19,8 @@ class ModelRates:
 
     per_s: ended requests per second. answered_share: share of the ended requests that were answered. in_time_share:
     share in time of those that were neither cancelled nor invalid. level_shares: share of the answers, by level.
-    queue_ms, compute_ms: (p50, p99), where the metrics give them; mean_queue_ms, mean_compute_ms: of the answers. shed,
-    expired, late: numbers of requests.
+    queue_ms, compute_ms, total_ms: (p50, p99), where the metrics give them; mean_queue_ms, mean_compute_ms: of the
+    answers. shed, expired, late: numbers of requests.
     """
 
     name: str
@@ -33,6 +33,7 @@ class ModelRates:
     level_shares: dict[int, float] | None = None
     queue_ms: tuple[float, float] | None = None
     compute_ms: tuple[float, float] | None = None
+    total_ms: tuple[float, float] | None = None
     queue_length: int | None = None
     slowdown: float | None = None
     shed: int | None = None
@@ -89,6 +90,7 @@ def _told(rates: ModelRates, before: MetricCounts, after: MetricCounts) -> Model
         level_shares={level: count / sum(levels.values()) for level, count in sorted(levels.items()) if count},
         queue_ms=_percentiles(after.queue.since(before.queue)),
         compute_ms=_percentiles(after.compute.since(before.compute)),
+        total_ms=_percentiles(after.total.since(before.total)),
         shed=round(outcomes.get("shed", 0)),
         expired=round(outcomes.get("expired", 0)),
         late=round(outcomes.get("late", 0)),

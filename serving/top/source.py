@@ -11,7 +11,7 @@ import http.client
 import re
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import grpc
@@ -22,6 +22,7 @@ from nested_sparse.proto import messages
 
 from ..connections.listening import MOST_PORT
 from ..servicer import METRICS_EXTENSION
+from .access import Access
 from .counts import Counts, MetricCounts, ModelCounts
 from .prometheus import read_metrics
 
@@ -36,6 +37,7 @@ class CountsSource:
     """One server of the Open Inference Protocol, ours or another; facts that it does not give are left out.
 
     address: HOST:PORT of its gRPC. metrics: HOST:PORT of its Prometheus text; None: the one that it announces, if any.
+    access: the TLS and the token for both; None: neither.
     The connection is made again by itself when the server comes back. Raises InputError: no such form of address.
     """
 
@@ -44,6 +46,7 @@ class CountsSource:
         address: str,
         metrics: str | None = None,
         *,
+        access: Access | None = None,
         timeout_s: float = 2.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -56,8 +59,9 @@ class CountsSource:
         self._clock = clock
         # by default gRPC waits longer after each failure, and asks an HTTP proxy
         options = (("grpc.max_reconnect_backoff_ms", 1000), ("grpc.enable_http_proxy", 0))
-        self._channel = grpc.insecure_channel(address, options)
-        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        self._access = access or Access()
+        self._channel = self._access.channel(address, options)
+        self._opener = self._access.opener()
 
     def close(self) -> None:
         """Close the connection."""
@@ -72,10 +76,13 @@ class CountsSource:
         notes = [f"it has no {name}" for name, it in (("statistics", statistics), ("index", index)) if it is None]
         metrics, note = self._read_metrics(metadata.extensions)
         general = "ready" if ready else "not ready"
-        states = {each.name: _state(each, general) for each in index.models} if index is not None else {}
-        counted = {each.name: each for each in statistics.model_stats} if statistics is not None else {}
-        names = dict.fromkeys((*states, *counted))
-        models = tuple(_model(name, states.get(name, general), counted.get(name), metrics.get(name)) for name in names)
+        states = _states(index.models if index is not None else (), general)
+        counted = statistics.model_stats if statistics is not None else ()
+        names = dict.fromkeys((*states, *(each.name for each in counted)))
+        models = tuple(
+            _model(name, states.get(name, general), [each for each in counted if each.name == name], metrics.get(name))
+            for name in names
+        )
         server = f"{metadata.name} {metadata.version}".strip()
         state = DRAINING if not ready and DRAINING in states.values() else general
         return Counts(self._clock(), server, state, models, "; ".join(filter(None, (*notes, note))))
@@ -88,11 +95,18 @@ class CountsSource:
             response_deserializer=getattr(messages, f"{method}Response").FromString,
         )
         try:
-            return call(getattr(messages, f"{method}Request")(), timeout=self._timeout_s)
+            return call(
+                getattr(messages, f"{method}Request")(), timeout=self._timeout_s, metadata=self._access.metadata
+            )
         except grpc.RpcError as error:
             status, details = error.code(), error.details()
         if optional and status is grpc.StatusCode.UNIMPLEMENTED:
             return None
+        if status in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+            raise UnavailableError(
+                f"the server at {self.address} refuses {method} ({excerpt(details)}); give --token-file with a token "
+                "that has the right of reading"
+            )
         if status is grpc.StatusCode.DEADLINE_EXCEEDED:
             details = f"no answer within {self._timeout_s:g} s"
         raise UnavailableError(
@@ -105,15 +119,17 @@ class CountsSource:
         address = self._metrics or self._announced(extensions)
         if address is None:
             return {}, "no metrics: levels, outcomes and percentiles are not known (serve --metrics-port)"
+        url = f"{self._access.scheme}://{address}/metrics"
         try:
-            with self._opener.open(f"http://{address}/metrics", timeout=self._timeout_s) as response:
+            request = urllib.request.Request(url, headers=dict(self._access.metadata))
+            with self._opener.open(request, timeout=self._timeout_s) as response:
                 text = response.read(MOST_METRIC_BYTES).decode()
             return read_metrics(text), ""
         except http.client.HTTPException:
-            return {}, f"no metrics from http://{address}/metrics: it does not speak HTTP"
+            return {}, f"no metrics from {url}: it does not speak HTTP"
         except (OSError, ValueError, KeyError) as error:  # urllib's errors are OSErrors
             reason = getattr(error, "reason", None) or error
-            return {}, f"no metrics from http://{address}/metrics: {excerpt(reason)}"
+            return {}, f"no metrics from {url}: {excerpt(reason)}"
 
     def _announced(self, extensions: list[str]) -> str | None:
         ports = [match[1] for match in map(ANNOUNCED.fullmatch, extensions) if match and _is_port(match[1])]
@@ -133,23 +149,26 @@ def _is_port(digits: str) -> bool:
     return 1 <= int(digits) <= MOST_PORT
 
 
-def _state(indexed: Any, general: str) -> str:
-    """Of a model in the index: why it is not ready, where that is told."""
-    if indexed.state == "READY":
-        return general
-    return str(indexed.reason or indexed.state.lower() or general)
+def _states(index: Iterable[Any], general: str) -> dict[str, str]:
+    """By model: `general` where a version is ready; else why the last one of the index is not, where that is told."""
+    states: dict[str, str] = {}
+    ready: set[str] = set()
+    for each in index:
+        if each.state == "READY":
+            ready.add(each.name)
+        states[each.name] = general if each.name in ready else str(each.reason or each.state.lower() or general)
+    return states
 
 
-def _model(name: str, state: str, statistics: Any, metrics: MetricCounts | None) -> ModelCounts:
-    if statistics is None:
-        return ModelCounts(name, state, metrics=metrics)
-    of_requests = statistics.inference_stats
+def _model(name: str, state: str, versions: Sequence[Any], metrics: MetricCounts | None) -> ModelCounts:
+    """The counts of all versions of a model together."""
+    stats = [each.inference_stats for each in versions]
     return ModelCounts(
         name,
         state,
-        answered=of_requests.success.count,
-        failed=of_requests.fail.count,
-        queue_ms=of_requests.queue.ns / 1e6,
-        compute_ms=of_requests.compute_infer.ns / 1e6,
+        answered=sum(each.success.count for each in stats),
+        failed=sum(each.fail.count for each in stats),
+        queue_ms=sum(each.queue.ns for each in stats) / 1e6,
+        compute_ms=sum(each.compute_infer.ns for each in stats) / 1e6,
         metrics=metrics,
     )

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from nested_sparse.level import Level
-from nested_sparse.runtime.scheduling.request import Request, Response, allowed_levels, time_limit_ms
+from nested_sparse.runtime.resources import Governor
+from nested_sparse.runtime.scheduling.request import Request, Response, allowed_levels, rank_of, time_limit_ms
 from nested_sparse.runtime.scheduling.run_counts import RunCounts
 from nested_sparse.runtime.scheduling.stats import SchedulerStats
 from nested_sparse.runtime.session.tensors import check_inputs
@@ -55,6 +56,7 @@ class FakeEngine:
                 raise self.error
             limit_ms = time_limit_ms(request, self.default_slo_ms)
             _, highest = allowed_levels(request, LEVELS)
+            rank_of(request)
             arrays = check_inputs(self.inputs, request.inputs)
         except Exception as error:
             future.set_exception(error)
@@ -90,7 +92,10 @@ def fake_model(name: str = "net", dtype: str = "float32", **fields: Any) -> Serv
 
 @contextmanager
 def running(
-    models: list[ServedModel], config: ServerConfig | None = None, repository: Repository | None = None
+    models: list[ServedModel],
+    config: ServerConfig | None = None,
+    repository: Repository | None = None,
+    governor: Governor | None = None,
 ) -> Iterator[Server]:
     """A server on a free port, in a thread with a loop of its own; drained at the end."""
     loop = asyncio.new_event_loop()
@@ -104,7 +109,7 @@ def running(
         return asyncio.run_coroutine_threadsafe(call(), loop).result(30)
 
     try:
-        server = run(lambda: Server(models, config or ServerConfig(port=0, grace_s=5), repository))
+        server = run(lambda: Server(models, config or ServerConfig(port=0, grace_s=5), repository, governor))
         assert isinstance(server, Server)
         run(server.start)
         try:

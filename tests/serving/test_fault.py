@@ -82,7 +82,7 @@ def in_place_of(text, field):
         ("datatype", "INVALID_ARGUMENT", "INT64, FP16, FP32, FP64."),
         ("output", "INVALID_ARGUMENT", "'; expected 'sum', 'double'."),
         ("output twice", "INVALID_ARGUMENT", "' is asked for twice; expected each output once."),
-        ("shared memory", "INVALID_ARGUMENT", "this server does not support; send it raw."),
+        ("shared memory", "INVALID_ARGUMENT", "this server does not allow; send the values raw."),
     ],
 )
 def test_names_of_any_length_end_in_their_own_status(server, field, status, words, text) -> None:

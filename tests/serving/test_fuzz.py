@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -18,6 +19,7 @@ from nested_sparse.proto import messages
 from nested_sparse.serving.repository.folder import ModelFolder
 from nested_sparse.serving.repository.repository import Repository
 from nested_sparse.serving.server import ServerConfig
+from nested_sparse.serving.shared_memory.region import FOLDER
 
 IN_FLIGHT = 32
 BESIDE = 100
@@ -26,15 +28,17 @@ EXPECTED = {
     grpc.StatusCode[name]
     for name in (
         "OK", "INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "RESOURCE_EXHAUSTED", "UNAVAILABLE",
-        "UNIMPLEMENTED", "PERMISSION_DENIED", "DEADLINE_EXCEEDED", "CANCELLED",
+        "UNIMPLEMENTED", "PERMISSION_DENIED", "DEADLINE_EXCEEDED", "CANCELLED", "ALREADY_EXISTS",
     )
 }  # fmt: skip
 """INTERNAL and UNKNOWN are missing: they stand for errors that were not foreseen."""
+KEY = f"/nested_sparse_{secrets.token_hex(8)}"
+"""Of the shared memory that the server's clients may name."""
 WORDS = (
     "net", "other", "sum", "double", "slo_ms", "timeout", "priority", "level", "min_accuracy", "classification",
     "sequence_id", "shared_memory_region", "shared_memory_byte_size", "binary_data", "config", "file:1/x",
     "unload_dependents", '{"version_policy": {"all": {}}}', '{"version_policy": {"specific": {"versions": [1]}}}',
-    "log_info", "log_verbose_level", "log_file", "trace_level", "OFF", "trace_rate",
+    "shared_memory_offset", KEY, "log_info", "log_verbose_level", "log_file", "trace_level", "OFF", "trace_rate",
 )  # fmt: skip
 
 
@@ -44,7 +48,14 @@ def templates(kind: Any) -> list[Any]:
         raw = messages.ModelInferRequest(model_name="net", raw_input_contents=[X.tobytes()])
         raw.inputs.add(name="x", datatype="FP32", shape=X.shape)
         raw.parameters["level"].int64_param = 1
-        return [raw, typed_request()]
+        placed = messages.ModelInferRequest(model_name="net")
+        tensors = placed.inputs.add(name="x", datatype="FP32", shape=X.shape), placed.outputs.add(name="double")
+        for tensor in tensors:
+            tensor.parameters["shared_memory_region"].string_param = "net"
+            tensor.parameters["shared_memory_byte_size"].int64_param = X.nbytes
+        return [raw, typed_request(), placed]
+    if kind is messages.SystemSharedMemoryRegisterRequest:
+        return [kind(name="net", key=KEY, byte_size=X.nbytes)]
     named = kind()
     for field in ("name", "model_name"):
         if field in kind.DESCRIPTOR.fields_by_name:
@@ -110,10 +121,16 @@ def server(tmp_path: Any, make_model: Callable[..., Any], serve: Any) -> Any:
     for version in (1, 2):
         (tmp_path / f"other/{version}").mkdir(parents=True)
         (tmp_path / f"other/{version}/model.safetensors").touch()
+    (FOLDER / KEY[1:]).write_bytes(X.tobytes())
+    (FOLDER / KEY[1:]).chmod(0o600)
+    config = ServerConfig(port=0, grace_s=5, allow_shared_memory=True)
     repository = Repository(ModelFolder(tmp_path), FakeLoader(make_model))
     repository.load_all()
-    with serve([make_model("net")], ServerConfig(port=0, grace_s=5), repository) as it:
-        yield it
+    try:
+        with serve([make_model("net")], config, repository) as it:
+            yield it
+    finally:
+        (FOLDER / KEY[1:]).unlink()
 
 
 def check(statuses: collections.Counter[tuple[str, str]]) -> None:
@@ -121,7 +138,7 @@ def check(statuses: collections.Counter[tuple[str, str]]) -> None:
     rpcs = {name for name, _, _ in methods()}
     assert {name for name, _ in statuses} == rpcs
     answered = {name for name, status in statuses if status == "OK"}
-    assert answered >= {name for name in rpcs if "SharedMemory" not in name}  # this server allows none
+    assert answered >= rpcs - {"CudaSharedMemoryRegister"}
     assert any(status == "INVALID_ARGUMENT" for _, status in statuses)
 
 

@@ -19,6 +19,7 @@ def test_a_free_batch_is_stated_apart_from_the_shapes(make_model):
     assert (config.max_batch_size, list(config.input[0].dims), list(config.output[0].dims)) == (64, [4], [1])
     assert config.WhichOneof("scheduling_choice") == "dynamic_batching"
     assert config.dynamic_batching.default_queue_policy.default_timeout_microseconds == 1_000_000
+    assert (config.dynamic_batching.priority_levels, config.dynamic_batching.default_priority_level) == (10, 5)
 
 
 def test_a_fixed_batch_is_part_of_the_shapes(make_model):

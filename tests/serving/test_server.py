@@ -89,15 +89,15 @@ def test_infer_half_precision(half_model, serve):
 def test_parameters_reach_the_scheduler(client, model):
     """slo_ms, min_accuracy, tritonclient's timeout and the gRPC deadline."""
     client.infer("net", [tensor()], parameters={"slo_ms": 250, "min_accuracy": 0.5})
-    client.infer("net", [tensor()], timeout=3000, priority=1)
+    client.infer("net", [tensor()], timeout=3000, priority=2)
     client.infer("net", [tensor()], client_timeout=60)
     client.infer("net", [tensor()])
     first, second, third, fourth = model.engine.requests
     assert (first.slo_ms, first.min_accuracy, first.level) == (250, 0.5, None)
-    assert (second.slo_ms, second.timeout_ms) == (None, 3)
+    assert (second.slo_ms, second.timeout_ms, second.priority) == (None, 3, 2)
     assert third.slo_ms is None
     assert 20_000 < third.timeout_ms < 61_000  # what is left of it; gRPC rounds
-    assert (fourth.slo_ms, fourth.timeout_ms) == (None, None)
+    assert (fourth.slo_ms, fourth.timeout_ms, fourth.priority) == (None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,13 @@ def test_parameters_reach_the_scheduler(client, model):
         ({"inputs": [tensor(X[:1], shape=[2, 4])]}, "INVALID_ARGUMENT", "takes 32 bytes, got 16"),
         ({"inputs": [tensor(X, shape=[1, 4])]}, "INVALID_ARGUMENT", "takes 16 bytes, got 32"),
         ({"outputs": [triton.InferRequestedOutput("z")]}, "INVALID_ARGUMENT", "no output 'z'"),
-        ({"outputs": [triton.InferRequestedOutput("sum", class_count=2)]}, "INVALID_ARGUMENT", "classification"),
+        ({"parameters": {"slo": 5, "mine": "x"}}, "INVALID_ARGUMENT", "unknown parameters ['mine', 'slo']"),
+        ({"sequence_id": 7}, "INVALID_ARGUMENT", "'sequence_"),
+        (
+            {"priority": 11},
+            "INVALID_ARGUMENT",
+            "priority: expected a whole number of at least 1 and at most 10",
+        ),
         ({"parameters": {"slo_ms": "soon"}}, "INVALID_ARGUMENT", "'slo_ms' has the wrong type"),
         ({"parameters": {"slo_ms": 0}}, "INVALID_ARGUMENT", SLO_RULE + "0"),
         ({"parameters": {"slo_ms": -5}}, "INVALID_ARGUMENT", SLO_RULE + "-5"),
@@ -172,8 +178,8 @@ def test_shedding_carries_a_retry_hint(channel, model, retry_after_ms, pushback,
     assert (trailers[PUSHBACK_KEY], DETAILS_KEY in trailers) == (pushback, details)
 
 
-def test_unsupported_methods_are_unimplemented(client):
-    """The methods are Triton's other extensions."""
+def test_what_is_off_is_unimplemented(client):
+    """Shared memory has to be allowed."""
     with pytest.raises(Exception, match="UNIMPLEMENTED"):
         client.get_system_shared_memory_status()
 

@@ -184,6 +184,28 @@ def test_a_stream_has_a_bounded_number_of_requests_in_the_server(channel, model)
     assert [each.infer_response.id for each in call] == [str(index) for index in range(3 * MOST_UNANSWERED)]
 
 
+def test_answers_that_are_not_read_stop_the_stream(channel, model):
+    """The server holds a bounded number of answers for a client that does not read; the client gets all in the end."""
+    large = np.zeros((50_000, 4), np.float32)
+    request = messages.ModelInferRequest(model_name="net")
+    request.inputs.add(name="x", datatype="FP32", shape=large.shape)
+    request.raw_input_contents.append(large.tobytes())
+    call = stream_stub(channel)(iter([request] * 150), timeout=PATIENCE_S)
+    assert not wait_for(lambda: len(model.engine.requests) == 150, seconds=2.0)
+    assert sum(not each.error_message for each in call) == 150
+
+
+def test_a_message_beyond_what_grpc_takes_ends_the_stream(channel, model):
+    """Requests that are under way are cancelled with it."""
+    model.engine.held = True
+    large = messages.ModelInferRequest(raw_input_contents=[bytes(2 * LEAST_MESSAGE_BYTES + 1024)])
+    call = stream_stub(channel)(iter([asked("a"), large]), timeout=PATIENCE_S)
+    with pytest.raises(grpc.RpcError) as caught:
+        next(call)
+    assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert wait_for(lambda: all(future.cancelled() for future in model.engine.pending))
+
+
 def test_draining_ends_idle_streams(model, serve):
     """An idle stream does not outlive the server, and is told why."""
     with serve([model]) as server:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 from grpc import aio
+
+from nested_sparse.errors import BenchError
+from nested_sparse.excerpt import excerpt
 
 OPTIONS = (
     ("grpc.enable_http_proxy", 0),
@@ -30,33 +34,47 @@ class Target:
     data: bytes
 
 
-def in_turns(
-    targets: Sequence[Target], rounds: int, warm_up: int = WARM_UP
-) -> tuple[list[list[float]], list[list[bytes]]]:
-    """Milliseconds of each call, and its answer, by target; one call of each target in each round, one at a time.
+@contextmanager
+def calling(*targets: Target) -> Iterator[list[Callable[[], bytes]]]:
+    """A call of each target, over a connection of its own. A call that fails raises BenchError."""
+
+    def of(target: Target, channel: grpc.Channel) -> Callable[[], bytes]:
+        method = channel.unary_unary(target.path)
+
+        def call() -> bytes:
+            try:
+                answer: bytes = method(target.data, timeout=PATIENCE_S)
+            except grpc.RpcError as error:
+                raise _failed(target, error) from None
+            return answer
+
+        return call
+
+    with ExitStack() as channels:
+        yield [of(each, channels.enter_context(grpc.insecure_channel(each.address, OPTIONS))) for each in targets]
+
+
+def in_turns(works: Sequence[Callable[[], Any]], rounds: int, warm_up: int = WARM_UP) -> list[list[tuple[float, Any]]]:
+    """Milliseconds and result of each work in each round, one after the other.
 
     warm_up: number of rounds before, which do not count.
     """
-    times_ms: list[list[float]] = [[] for _ in targets]
-    answers: list[list[bytes]] = [[] for _ in targets]
-    with ExitStack() as channels:
-        calls = [
-            channels.enter_context(grpc.insecure_channel(target.address, OPTIONS)).unary_unary(target.path)
-            for target in targets
-        ]
-        for turn in range(warm_up + rounds):
-            for call, target, spent, got in zip(calls, targets, times_ms, answers, strict=True):
-                begin_s = time.perf_counter()
-                answer = call(target.data, timeout=PATIENCE_S)
-                spent_ms = 1e3 * (time.perf_counter() - begin_s)
-                if turn >= warm_up:
-                    spent.append(spent_ms)
-                    got.append(answer)
-    return times_ms, answers
+    done: list[list[tuple[float, Any]]] = [[] for _ in works]
+    for turn in range(warm_up + rounds):
+        for work, found in zip(works, done, strict=True):
+            begin_s = time.perf_counter()
+            result = work()
+            spent_ms = 1e3 * (time.perf_counter() - begin_s)
+            if turn >= warm_up:
+                found.append((spent_ms, result))
+    return done
 
 
 def at_once(target: Target, connections: int, seconds: float) -> tuple[float, list[bytes]]:
-    """Calls per second of a closed loop on each of `connections`, and the answers."""
+    """Answers per second of a closed loop on each of `connections`, and the answers; refused calls are none.
+
+    Raises BenchError for a call that fails otherwise.
+    """
     return asyncio.run(_at_once(target, connections, seconds))
 
 
@@ -64,16 +82,27 @@ async def _at_once(target: Target, connections: int, seconds: float) -> tuple[fl
     answers: list[bytes] = []
     channels = [aio.insecure_channel(target.address, options=OPTIONS) for _ in range(connections)]
     calls = [channel.unary_unary(target.path) for channel in channels]
-    await asyncio.gather(*(call(target.data, timeout=PATIENCE_S) for call in calls))
-    begin_s = time.perf_counter()
-    end_s = begin_s + seconds
 
-    async def loop(call: aio.UnaryUnaryMultiCallable) -> None:
-        while time.perf_counter() < end_s:
+    async def once(call: aio.UnaryUnaryMultiCallable) -> None:
+        try:
             answers.append(await call(target.data, timeout=PATIENCE_S))
+        except aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+                raise _failed(target, error) from None
 
-    await asyncio.gather(*(loop(call) for call in calls))
+    async def loop(call: aio.UnaryUnaryMultiCallable, end_s: float) -> None:
+        while time.perf_counter() < end_s:
+            await once(call)
+
+    await asyncio.gather(*(once(call) for call in calls))
+    answers.clear()
+    begin_s = time.perf_counter()
+    await asyncio.gather(*(loop(call, begin_s + seconds) for call in calls))
     spent_s = time.perf_counter() - begin_s
     for channel in channels:
         await channel.close()
     return len(answers) / spent_s, answers
+
+
+def _failed(target: Target, error: Any) -> BenchError:
+    return BenchError(f"{target.address}{target.path}: {error.code().name}: {excerpt(error.details())}")

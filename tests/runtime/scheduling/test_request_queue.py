@@ -25,6 +25,22 @@ def test_pops_by_deadline_then_by_arrival(deadlines: list[float], now_s: float) 
     assert len(queue) == 0
 
 
+@given(st.lists(st.tuples(st.integers(-4, 5), st.floats(0, 10)), max_size=40), st.floats(0, 10))
+def test_pops_by_rank_then_by_deadline(waiting: list[tuple[int, float]], now_s: float) -> None:
+    """A lower rank goes first, whatever the deadlines are; what has expired is found in every rank."""
+    queue: RequestQueue[int] = RequestQueue(40)
+    for item, (rank, deadline_s) in enumerate(waiting):
+        queue.push(deadline_s, item, rank)
+    ordered = sorted(range(len(waiting)), key=lambda item: waiting[item])
+    assert queue.items() == ordered
+    first = queue.first()
+    assert (None if first is None else (first.rank, first.deadline_s)) == (waiting[ordered[0]] if ordered else None)
+    alive = [item for item in ordered if waiting[item][1] > now_s]
+    assert queue.pop(now_s) == (alive[0] if alive else None)
+    assert queue.pop_expired(now_s) == [item for item in ordered if waiting[item][1] <= now_s]
+    assert queue.items() == alive[1:]
+
+
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=30), st.data())
 def test_cancelled_items_leave_at_once(deadlines: list[float], data: st.DataObject) -> None:
     """A cancelled item is gone, frees its place, and cannot be cancelled twice."""

@@ -72,6 +72,28 @@ def test_earliest_deadline_first(rig: Callable[..., Any]) -> None:
     assert order == [50.0, 70.0, 90.0]
 
 
+def test_the_higher_priority_first_whatever_is_due(rig: Callable[..., Any]) -> None:
+    """Among equal priorities the earliest deadline decides; a request that states none has the middle one."""
+    scheduling = rig()
+    order: list[str] = []
+    for name, slo_ms, priority in (("low", 50.0, 10), ("late", 90.0, None), ("first", 95.0, 1), ("soon", 80.0, 5)):
+        future = scheduling.scheduler.submit(Request(X, slo_ms=slo_ms, priority=priority))
+        future.add_done_callback(lambda done, name=name: order.append(name))
+    while scheduling.scheduler.serve_next():
+        pass
+    assert order == ["first", "soon", "late", "low"]
+
+
+def test_a_low_priority_is_shed_where_higher_ones_take_the_time(rig: Callable[..., Any]) -> None:
+    """Admission counts the requests that go first, also those that are due later."""
+    scheduling = rig()
+    for _ in range(20):
+        scheduling.scheduler.submit(Request(X, slo_ms=100.0, priority=1))
+    with pytest.raises(OverloadedError, match="shed: level 0"):
+        scheduling.scheduler.submit(Request(X, slo_ms=20.0, priority=2)).result(0)
+    assert not scheduling.scheduler.submit(Request(X, slo_ms=20.0, priority=1)).done()
+
+
 def test_an_expired_request_is_never_run(rig: Callable[..., Any]) -> None:
     """It ends with DeadlineError, and the next in the queue is served."""
     r = rig()
@@ -186,6 +208,8 @@ def test_hopeless_request_is_shed_at_once_with_a_hint(rig: Callable[..., Any]) -
         ({"level": 4}, LevelError),
         ({"min_accuracy": 0.99}, InputError),
         ({"slo_ms": -1.0}, InputError),
+        ({"priority": 0}, InputError),
+        ({"priority": 11}, InputError),
     ],
 )
 def test_bad_requests_fail_through_the_future(rig: Callable[..., Any], fields: dict[str, Any], kind: type) -> None:

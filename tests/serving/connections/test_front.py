@@ -6,6 +6,7 @@ import asyncio
 import time
 from concurrent.futures import Future
 from dataclasses import replace
+from itertools import chain, repeat
 from typing import Any
 
 import grpc
@@ -17,6 +18,7 @@ from nested_sparse.runtime.scheduling.request import Request, Response, time_lim
 from nested_sparse.serving.bench.serving.raw_client import call_together
 from nested_sparse.serving.connections.front import waited_s
 from nested_sparse.serving.dataplane import Dataplane
+from nested_sparse.serving.http.local_call import LocalContext
 from nested_sparse.serving.metrics import Metrics
 from nested_sparse.serving.protocol.convert import parse_infer_request
 from nested_sparse.serving.security import SecurityConfig
@@ -94,7 +96,7 @@ def test_a_burst_is_taken_to_have_come_when_it_came(model: ServedModel, serve: A
 def test_deadlines_count_from_the_arrival(model: ServedModel) -> None:
     """20 ms in front and 10 to read: `slo_ms` began with them; a gRPC deadline that leaves 30 more is one of 60."""
 
-    class Context:
+    class Context(LocalContext):
         left_s: float | None = None
 
         def time_remaining(self) -> float | None:
@@ -102,14 +104,14 @@ def test_deadlines_count_from_the_arrival(model: ServedModel) -> None:
 
     async def infer(left_s: float | None, **parameters: float) -> Request:
         waited_s.set(0.02)
-        times_s = iter((100.0, 100.01))
+        times_s = chain((100.0,), repeat(100.01))
         metrics = Metrics()
         metrics.watch(model)
-        context, request = Context(), infer_request()
+        context, request = Context("ipv4:127.0.0.1:9", ()), infer_request()
         context.left_s = left_s
         for name, value in parameters.items():
             request.parameters[name].double_param = value
-        servicer = Servicer(Dataplane([model]), metrics, 1 << 20, clock=lambda: next(times_s))
+        servicer = Servicer(Dataplane([model]), metrics, clock=lambda: next(times_s))
         servicer.arrived()
         await servicer.model_infer(parse_infer_request(request.SerializeToString()), context)
         return model.engine.requests[-1]  # type: ignore[attr-defined, no-any-return]

@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from nested_sparse.errors import DeadlineError, OverloadedError, StuckError, TooLargeError
+from nested_sparse.errors import DeadlineError, OverloadedError, ServingError, StuckError, TooLargeError
+from nested_sparse.proto import messages
+from nested_sparse.runtime.scheduling.request import Response, rank_of
+from nested_sparse.serving.connections.front import waited_s
+from nested_sparse.serving.http import http_server
+from nested_sparse.serving.http.routes import ROUTES
+from nested_sparse.serving.security import SecurityConfig
 from nested_sparse.serving.served_model import ServedModel
 from nested_sparse.serving.server import Server, ServerConfig
+from nested_sparse.serving.servicer import Servicer
+from nested_sparse.serving.top.source import CountsSource
+from nested_sparse.tensor_spec import TensorSpec
 
 pytest.importorskip("aiohttp", reason="the extra [http] is not installed")
 triton = pytest.importorskip("tritonclient.http", reason="tritonclient[http] is not installed")
 grpc_triton = pytest.importorskip("tritonclient.grpc", reason="tritonclient[grpc] is not installed")
+shared_memory = pytest.importorskip("tritonclient.utils.shared_memory")
 
 X = np.arange(8, dtype=np.float32).reshape(2, 4) / 3
 PLAIN = {"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}]}
@@ -95,6 +108,7 @@ def test_both_transports_say_the_same(rest, client):
         assert client.is_model_ready("net", "1")
         assert not client.is_model_ready("other")
         assert client.get_server_metadata() == over_grpc.get_server_metadata(as_json=True)
+        assert "binary_tensor_data" in client.get_server_metadata()["extensions"]
         shown, known = client.get_model_metadata("net", "1"), over_grpc.get_model_metadata("net", as_json=True)
         assert [each["name"] for each in shown["inputs"]] == [each["name"] for each in known["inputs"]]
         assert shown["inputs"][0]["shape"] == [-1, 4]
@@ -127,6 +141,22 @@ def test_json_of_every_number_is_exact(rest):
     status, answer = infer(rest, text)
     assert np.isnan(answer["outputs"][1]["data"][0])
     assert answer["outputs"][1]["data"][1:] == [np.inf, 6.0, 8.0]
+
+
+def test_bf16_goes_both_ways(model, serve):
+    """JSON has its values as numbers; raw they are two bytes each."""
+    spec = TensorSpec("x", "bfloat16", (None, 4), (1, 4))
+    engine = type(model.engine)((spec,))
+    engine.response = lambda arrays, level, limit_ms: Response(
+        {"y": arrays["x"]}, model.levels[level], 1, 1, "", limit_ms
+    )
+    brain = replace(model, inputs=(spec,), outputs=(replace(spec, name="y"),), engine=engine)
+    values = [1.5, -2.0, 0.0, 2.0**127]
+    body = {"inputs": [{"name": "x", "shape": [1, 4], "datatype": "BF16", "data": values}]}
+    with serve([brain], ServerConfig(port=0, http_port=0, grace_s=5)) as server:
+        assert infer(server, body)[1]["outputs"][0]["data"] == values
+        _, headers, answer = ask(server, "/v2/models/net/infer", {**body, "parameters": {"binary_data_output": True}})
+        assert answer[int(headers["Inference-Header-Content-Length"]) :] == bytes.fromhex("c03f 00c0 0000 007f")
 
 
 def test_a_large_body_of_json_is_answered(rest):
@@ -223,6 +253,12 @@ def test_statuses_follow_the_one_table(rest, model, error, status, retry):
     assert "secret" not in json.loads(body)["error"]
 
 
+def test_each_rpc_but_the_stream_has_a_path():
+    methods = {method.name for method in messages.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods}
+    assert {route.rpc for route in ROUTES} == methods - {"ModelStreamInfer"}
+    assert len({(route.method, route.path) for route in ROUTES}) == len(ROUTES)
+
+
 def test_paths_and_methods(rest):
     assert ask(rest, "/v2/other")[0] == 404
     assert ask(rest, "/v2/models/nope")[0] == 404
@@ -244,6 +280,20 @@ def test_a_page_of_another_site_cannot_use_a_browser(rest):
     assert ask(rest, "/metrics", Origin="null")[0] == 403
 
 
+def test_a_page_cannot_give_its_own_name_the_servers_address(rest, model, serve, tmp_path):
+    """DNS rebinding: to the browser, page and server are of one site then."""
+    for host in ("localhost", "127.0.0.1:80", "[::1]:80", "it.localhost"):
+        assert ask(rest, "/v2", Host=host)[0] == 200
+    for host in ("evil.example", "evil.example:80", "127.0.0.1.evil.example", "localhost.evil.example"):
+        for path in ("/", "/v2", "/metrics", "/dashboard/points"):
+            assert ask(rest, path, Host=host, Origin=f"http://{host}")[0] == 403
+    (tmp_path / "tokens").write_text("it reading 0123456789abcdef0123456789", encoding="utf-8")
+    security = SecurityConfig(token_file=tmp_path / "tokens")
+    with serve([model], ServerConfig(port=0, http_port=0, grace_s=5, security=security)) as server:
+        bearer = "Bearer 0123456789abcdef0123456789"  # a page has none; a proxy with a name of its own passes it on
+        assert ask(server, "/v2", Host="proxy.example", Authorization=bearer)[0] == 200
+
+
 def test_a_compressed_body_that_grows_too_much_is_refused(rest):
     bomb = gzip.compress(b" " * (300 << 20), 9)
     status, _, _ = ask(rest, "/v2/models/net/infer", bomb, Content_Encoding="gzip")
@@ -252,9 +302,103 @@ def test_a_compressed_body_that_grows_too_much_is_refused(rest):
     assert ask(rest, "/v2/models/net/infer", b"{}", Content_Encoding="br")[0] == 400
 
 
+def test_what_a_client_sends_is_obeyed_or_refused(rest, client, model):
+    """Priority and timeout are obeyed; a misspelt parameter and those of sequences are not."""
+    client.infer("net", [x_input()], priority=2, timeout=300_000)
+    request = model.engine.requests[-1]
+    assert request.timeout_ms == 300.0
+    assert rank_of(request) == rank_of(replace(request, priority=2)) != rank_of(replace(request, priority=1))
+    for parameters in ({"slo": 5.0}, {"binary_data_size": 5}):
+        with pytest.raises(triton.InferenceServerException, match=next(iter(parameters))) as caught:
+            client.infer("net", [x_input()], parameters=parameters)
+        assert caught.value.status() == "400"
+    with pytest.raises(triton.InferenceServerException, match="sequence"):
+        client.infer("net", [x_input()], sequence_id=7, sequence_start=True)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_classes_in_place_of_values(client, binary):
+    wanted = triton.InferRequestedOutput("double", binary_data=binary, class_count=2)
+    answer = client.infer("net", [x_input()], outputs=[wanted])
+    rows = [[text.decode() if isinstance(text, bytes) else text for text in row] for row in answer.as_numpy("double")]
+    assert [[text.split(":")[1] for text in row] for row in rows] == [["3", "2"], ["3", "2"]]
+
+
+def test_tensors_in_shared_memory(model, serve):
+    """Registered, read, written, listed and forgotten, all over REST; refused where it was not allowed."""
+    config = ServerConfig(port=0, http_port=0, grace_s=5, allow_shared_memory=True)
+    with serve([model], config) as server, triton.InferenceServerClient(server.http_address) as client:
+        memory = shared_memory.create_shared_memory_region("both", f"/nested-sparse-{os.getpid()}", 2 * X.nbytes)
+        try:
+            shared_memory.set_shared_memory_region(memory, [X])
+            client.register_system_shared_memory("both", f"/nested-sparse-{os.getpid()}", 2 * X.nbytes)
+            [region] = client.get_system_shared_memory_status()
+            assert (region["name"], region["byte_size"]) == ("both", 2 * X.nbytes)
+            tensor = triton.InferInput("x", list(X.shape), "FP32")
+            tensor.set_shared_memory("both", X.nbytes)
+            wanted = triton.InferRequestedOutput("double", binary_data=True)
+            wanted.set_shared_memory("both", X.nbytes, offset=X.nbytes)
+            answer = client.infer("net", [tensor], outputs=[wanted])
+            assert "data" not in answer.get_output("double")
+            assert answer.get_output("double")["parameters"]["shared_memory_region"] == "both"
+            got = shared_memory.get_contents_as_numpy(memory, np.float32, list(X.shape), offset=X.nbytes)
+            np.testing.assert_array_equal(got, 2 * X)
+            client.unregister_system_shared_memory("both")
+            assert client.get_system_shared_memory_status() == []
+        finally:
+            shared_memory.destroy_shared_memory_region(memory)
+
+
+def test_the_conversion_counts_against_the_time_of_its_request(rest, monkeypatch):
+    """JSON takes its time, and may wait for other JSON."""
+    waits: list[float] = []
+    convert, arrived = http_server.read_infer_body, Servicer.arrived
+
+    def slow(*arguments: Any) -> Any:
+        time.sleep(0.2)
+        return convert(*arguments)
+
+    def spied(servicer: Servicer) -> None:
+        waits.append(waited_s.get())
+        arrived(servicer)
+
+    monkeypatch.setattr(http_server, "read_infer_body", slow)
+    monkeypatch.setattr(Servicer, "arrived", spied)
+    assert infer(rest, PLAIN)[0] == 200
+    assert waits[0] >= 0.2
+
+
+def test_a_load_report_is_a_header_for_those_who_ask(rest):
+    _, headers, _ = ask(rest, "/v2/models/net/infer", PLAIN, endpoint_load_metrics_format="json")
+    assert headers["endpoint-load-metrics"].startswith("JSON {")
+    assert "endpoint-load-metrics" not in ask(rest, "/v2/models/net/infer", PLAIN)[1]
+
+
+def test_without_the_extra_the_error_names_it(monkeypatch):
+    monkeypatch.setattr("nested_sparse.serving.server.find_spec", lambda name: None)
+    with pytest.raises(ServingError, match=r"nested-sparse\[http\]"):
+        ServerConfig(http_port=0)
+    ServerConfig(metrics_port=0)  # which needs no extra
+
+
+def test_top_reads_the_metrics_of_the_http_port(rest, client):
+    """It finds the port by itself."""
+    client.infer("net", [x_input()])
+    source = CountsSource(rest.address)
+    try:
+        counts = source.read()
+    finally:
+        source.close()
+    assert counts.note == ""
+    assert {each.name: each.answered for each in counts.models}["net"] == 1
+
+
 def test_requests_are_counted_as_those_of_grpc(rest, client):
     client.infer("net", [x_input()])
     infer(rest, PLAIN, "nobody")
+    for unreadable in (b"{", edited(name="\ud800")):
+        infer(rest, unreadable)
     text = ask(rest, "/metrics")[2].decode()
     assert 'nested_sparse_requests_total{level="2",model="net",outcome="ok"} 1.0' in text
     assert 'nested_sparse_requests_total{level="",model="",outcome="not_found"} 1.0' in text
+    assert 'nested_sparse_requests_total{level="",model="",outcome="invalid"} 2.0' in text

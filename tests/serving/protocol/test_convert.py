@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from nested_sparse.bfloat16 import BFLOAT16
 from nested_sparse.errors import InputError, TooLargeError
 from nested_sparse.proto.messages import InferTensorContents, ModelInferRequest, ModelInferResponse
 from nested_sparse.serving.protocol.convert import (
@@ -28,6 +29,8 @@ def values(datatype, shape=(2, 3)):
         return RNG.standard_normal(shape).astype(datatype.dtype)
     if datatype.dtype.kind == "b":
         return RNG.integers(0, 2, shape).astype(bool)
+    if datatype.dtype == BFLOAT16:
+        return RNG.integers(0, 1 << 16, shape, np.uint16).view(BFLOAT16)
     limits = np.iinfo(datatype.dtype)
     array = RNG.integers(limits.min, limits.max, shape, datatype.dtype, endpoint=True)
     array.flat[0], array.flat[1] = limits.min, limits.max
@@ -165,15 +168,41 @@ def test_one_input_twice_is_refused():
         read(request)
 
 
-def test_unsupported_extensions_are_refused():
-    """Shared memory and classification are said to be missing, not ignored."""
+def test_parameters_of_tensors_are_obeyed_or_refused():
+    """Shared memory that is not allowed, and parameters of other extensions, are not ignored."""
     request = raw_request(np.float32([1, 2]))
     request.inputs[0].parameters["shared_memory_region"].string_param = "region"
     with pytest.raises(InputError, match="'x' is in shared memory"):
         read(request)
     request = raw_request(np.float32([1, 2]))
     request.outputs.add(name="y").parameters["classification"].int64_param = 3
-    with pytest.raises(InputError, match="'y' asks for 'classification'"):
+    assert read(request).classes == {"y": 3}
+    request.outputs[0].parameters["binary_data"].bool_param = True
+    assert read(request).classes == {"y": 3}
+    request.outputs[0].parameters["binary_data"].bool_param = False
+    with pytest.raises(InputError, match="Output 'y': parameter 'binary_data': expected true"):
+        read(request)
+    del request.outputs[0].parameters["binary_data"]
+    request.outputs[0].parameters["mine"].bool_param = True
+    with pytest.raises(InputError, match=r"Output 'y' has unknown parameters \['mine'\]"):
+        read(request)
+    request = raw_request(np.float32([1, 2]))
+    request.inputs[0].parameters["content_type"].string_param = "np"
+    with pytest.raises(InputError, match=r"Input 'x' has unknown parameters \['content_type'\]"):
+        read(request)
+
+
+def test_a_stated_number_of_raw_bytes_is_checked():
+    """KServe's client states it; typed values have none."""
+    request = raw_request(np.float32([1, 2]))
+    request.inputs[0].parameters["binary_data_size"].int64_param = 8
+    np.testing.assert_array_equal(read(request).request.inputs["x"], np.float32([1, 2]))
+    request.inputs[0].parameters["binary_data_size"].int64_param = 4
+    with pytest.raises(InputError, match="'x' has 8 bytes, its 'binary_data_size' says 4"):
+        read(request)
+    request = typed_request({"fp32_contents": [1, 2]})
+    request.inputs[0].parameters["binary_data_size"].int64_param = 8
+    with pytest.raises(InputError, match="'binary_data_size' and no raw values"):
         read(request)
 
 

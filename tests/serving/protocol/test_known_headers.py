@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nested_sparse.errors import InputError
+from nested_sparse.errors import InputError, NotFoundError
 from nested_sparse.proto.messages import ModelInferRequest
 from nested_sparse.runtime.session import check_inputs
 from nested_sparse.serving.protocol.convert import Bounds, parse_infer_request, read_call
@@ -20,6 +20,7 @@ from nested_sparse.serving.protocol.known_headers import (
     KnownRequest,
 )
 from nested_sparse.serving.protocol.wire import length_prefix
+from nested_sparse.serving.shared_memory.regions import Regions
 from nested_sparse.tensor_spec import TensorSpec
 
 BOUNDS = Bounds(2, 2)
@@ -128,7 +129,8 @@ def test_every_datatype_is_read_as_without_the_header(datatype):
         data: bytes = message.SerializeToString()
         return data
 
-    spec = TensorSpec("x", datatype.dtype.name, (None,), (1,))
+    name = "bfloat16" if datatype.name == "BF16" else datatype.dtype.name
+    spec = TensorSpec("x", name, (None,), (1,))
     headers, other = taught(of(bytes(16)), specs=(spec,)), of(bytes(range(16)))
     if datatype.name == "BOOL":
         assert headers.find(other) is None
@@ -178,3 +180,62 @@ def test_known_inputs_need_no_other_check():
         assert all(array.flags.aligned for array in inputs.values())
         with pytest.raises(InputError, match="missing"):
             check_inputs(ONE + SPECS[1:2] + (TensorSpec("z", "float32", (None,), (1,)),), inputs)
+
+
+def placed_request(nbytes: int = 32, offset: int = 0, **raw: float) -> bytes:
+    """A request of two inputs; x is in the region `r`, n as well or, where its value is given, raw."""
+    message = ModelInferRequest(model_name="net")
+    for name, datatype in (("x", "FP32"), ("n", "INT64")):
+        parameters = message.inputs.add(name=name, datatype=datatype, shape=[2, 4]).parameters
+        if name in raw:
+            message.raw_input_contents.append(np.full((2, 4), raw[name], np.int64).tobytes())
+            continue
+        parameters["shared_memory_region"].string_param = "r"
+        parameters["shared_memory_byte_size"].int64_param = nbytes if name == "x" else 64
+        parameters["shared_memory_offset"].int64_param = offset if name == "x" else 32
+    data: bytes = message.SerializeToString()
+    return data
+
+
+@pytest.fixture
+def memory(tmp_path):
+    """A folder of shared memory with the region `r` of 96 bytes."""
+    path = tmp_path / "values"
+    path.write_bytes(np.arange(24, dtype=np.float32).tobytes())
+    path.chmod(0o600)
+    regions = Regions(1 << 20, tmp_path)
+    regions.register("r", "/values", 0, 96)
+    return regions
+
+
+@pytest.mark.parametrize("raw", [{}, {"n": 5}])
+def test_values_in_shared_memory_are_read_each_time(memory, tmp_path, raw):
+    headers, bounds = KnownHeaders(memory), Bounds(2, 2, memory)
+    for _ in range(2):
+        headers.learn(parse_infer_request(placed_request(**raw)), bounds, SPECS)
+    known = headers.find(placed_request(**raw))
+    assert known is not None
+    for first in (0, 100):
+        (tmp_path / "values").write_bytes(np.arange(first, first + 24, dtype=np.float32).tobytes())
+        expected = read_call(parse_infer_request(placed_request(**raw)), bounds, 0.0, None).request.inputs
+        inputs = known.call(0.0, None).request.inputs
+        np.testing.assert_array_equal(inputs["x"].ravel(), np.arange(first, first + 8))
+        np.testing.assert_array_equal(inputs["n"], expected["n"])
+        assert check_inputs(SPECS, inputs) is inputs
+    assert headers.find(placed_request(offset=4, **raw)) is None
+    assert headers.find(placed_request(**raw) + length_prefix(7, 1) + b"x") is None
+
+
+def test_a_known_place_is_checked_each_time(memory, tmp_path):
+    """The region may have shrunk, or be gone, since its header was learned."""
+    headers, bounds = KnownHeaders(memory), Bounds(2, 2, memory)
+    for _ in range(2):
+        headers.learn(parse_infer_request(placed_request()), bounds, SPECS)
+    known = headers.find(placed_request())
+    assert known is not None
+    (tmp_path / "values").write_bytes(bytes(40))
+    with pytest.raises(InputError, match="has 40 bytes"):
+        known.call(0.0, None)
+    memory.unregister("r")
+    with pytest.raises(NotFoundError):
+        known.call(0.0, None)

@@ -1,4 +1,4 @@
-"""Request parameters: right ones are used, wrong ones refused, those of other extensions ignored."""
+"""Request parameters: right ones are used, wrong and unknown ones refused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from nested_sparse.level import Level
 from nested_sparse.proto.messages import InferParameter
 from nested_sparse.runtime.scheduling.request import Request, Response
 from nested_sparse.runtime.session import Lowering
-from nested_sparse.serving.protocol.parameters import read_request, served_parameters
+from nested_sparse.serving.protocol.parameters import KNOWN, check_known, read_request, served_parameters
+from nested_sparse.serving.rights.caller import client_name
 
 
 def number(**kind):
@@ -37,12 +38,48 @@ def read(parameters, time_left_s=None):
         ({"min_accuracy": number(double_param=0.9)}, asked(min_accuracy=0.9)),
         ({"level": number(int64_param=2)}, asked(level=2)),
         ({"level": number(int64_param=-1)}, asked(level=-1)),
-        ({"priority": number(uint64_param=1), "mine": number(string_param="x")}, asked()),
+        ({"priority": number(uint64_param=1)}, asked(priority=1)),
+        ({"priority": number(uint64_param=0)}, asked()),
+        ({"triton_enable_empty_final_response": number(bool_param=True)}, asked()),
+        ({"binary_data_output": number(bool_param=True)}, asked()),
     ],
 )
 def test_valid_parameters_are_accepted(parameters, expected):
     """The parameters that a client may send."""
     assert read(parameters) == expected
+
+
+@pytest.mark.parametrize("parameters", [{}, {"level": number(int64_param=2)}])
+def test_a_request_has_the_name_of_its_client(parameters):
+    """With parameters or without: else it would take from the share of another."""
+    token = client_name.set("me")
+    try:
+        assert read(parameters).client == "me"
+    finally:
+        client_name.reset(token)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            ["slo"],
+            r"The request has unknown parameters \['slo'\]; expected some of slo_ms, min_accuracy, level, timeout",
+        ),
+        (["b", "level", "a"], r"unknown parameters \['a', 'b'\]"),
+        (["sequence_id"], "'sequence_id': this server keeps no state"),
+        ([f"p{index}" for index in range(65)], "65 parameters; expected at most 64"),
+    ],
+)
+def test_unknown_parameters_are_refused(names, message):
+    """Each would have no effect, which a client would not notice."""
+    with pytest.raises(InputError, match=message):
+        check_known(names, "The request", KNOWN)
+
+
+def test_every_known_parameter_is_known():
+    """Those that read_request looks at."""
+    check_known(KNOWN, "The request", KNOWN)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +94,9 @@ def test_valid_parameters_are_accepted(parameters, expected):
         ({"min_accuracy": number(double_param=-0.5)}, "min_accuracy: expected a number of at least 0, got -0.5"),
         ({"min_accuracy": number(double_param=float("inf"))}, "min_accuracy: expected a finite number, got inf"),
         ({"min_accuracy": number(string_param="high")}, "'min_accuracy' has the wrong type"),
+        ({"binary_data_output": number(bool_param=False)}, "'binary_data_output': expected true"),
+        ({"priority": number(string_param="high")}, "'priority' has the wrong type"),
+        ({"triton_enable_empty_final_response": number(int64_param=1)}, "expected bool, got int64"),
         ({"level": number(double_param=1.0)}, "'level' has the wrong type: expected int64 or uint64, got double"),
         ({"timeout": number(int64_param=-5)}, "timeout: expected a number of at least 0, got -5"),
     ],

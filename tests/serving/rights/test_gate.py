@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import logging
+import queue
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,6 +89,34 @@ def test_unmodified_clients_send_tokens_as_headers(closed: Any) -> None:
             client.get_server_metadata(headers=headers)
 
 
+def test_a_client_is_known_to_the_queue_by_its_token_else_by_its_address(
+    closed: Any, channel: Any, model: Any, serve: Any
+) -> None:
+    infer_stub(channel)(typed_request(), metadata=bearer(TOKENS[Right.INFERENCE]))
+    with serve([model]) as server, grpc.insecure_channel(server.address) as open_channel:
+        infer_stub(open_channel)(typed_request())
+    assert [request.client for request in model.engine.requests] == ["inference-client", "ipv4:127.0.0.1"]
+
+
+def test_equal_requests_of_two_clients_keep_their_names(channel: Any, model: Any, token_file: Path) -> None:
+    """The server remembers the headers of requests; the name of their client is none of them."""
+    with token_file.open("a", encoding="utf-8") as file:
+        file.write("\nother inference other-0123456789abcdef\n")
+    infer, request = infer_stub(channel), messages.ModelInferRequest(model_name="net")
+    request.inputs.add(name="x", datatype="FP32", shape=X.shape)
+    request.raw_input_contents.append(X.tobytes())
+
+    def answered(token: str) -> bool:
+        return infer.future(request, metadata=bearer(token), timeout=20).code() is grpc.StatusCode.OK
+
+    assert wait_for(lambda: answered("other-0123456789abcdef"), 20)
+    model.engine.requests.clear()
+    for _ in range(4):
+        assert answered("other-0123456789abcdef")
+        assert answered(TOKENS[Right.INFERENCE])
+    assert [each.client for each in model.engine.requests] == ["other", "inference-client"] * 4
+
+
 def test_a_call_with_two_tokens_is_refused(channel: Any) -> None:
     path = f"/{messages.SERVICE_NAME}/ServerMetadata"
     assert status(channel, path, bearer(TOKENS[Right.READING]) * 2) is grpc.StatusCode.UNAUTHENTICATED
@@ -128,6 +158,27 @@ def test_tokens_are_rotated_without_a_restart(closed: Any, channel: Any, token_f
     assert not wait_for(lambda: code(new) is not grpc.StatusCode.OK, 2), "an empty file has locked clients out"
 
 
+def test_a_stream_ends_with_the_token_that_opened_it(closed: Any, channel: Any, token_file: Path) -> None:
+    """The next request of the stream is refused with the status of a unary call."""
+    requests: queue.Queue[bytes] = queue.Queue()
+    stream = channel.stream_stream(f"/{messages.SERVICE_NAME}/ModelStreamInfer")
+    call = stream(iter(requests.get, b""), metadata=bearer(TOKENS[Right.INFERENCE]), timeout=60)
+    data = typed_request().SerializeToString()
+    requests.put(data)
+    assert not messages.ModelStreamInferResponse.FromString(next(call)).error_message
+    token_file.with_suffix(".new").write_text("camera inference a-new-token-0123456789\n", encoding="utf-8")
+    token_file.with_suffix(".new").rename(token_file)
+
+    def refused() -> bool:
+        requests.put(data)
+        return next(call, None) is None
+
+    with pytest.raises(grpc.RpcError) as caught:
+        wait_for(refused, 20)
+    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    requests.put(b"")
+
+
 def test_refusals_are_counted_and_logged_at_most_once_in_a_while(
     closed: Any, channel: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -153,3 +204,21 @@ def test_a_refused_call_is_not_read(closed: Any, channel: Any) -> None:
     over.set()
     assert refused is grpc.StatusCode.UNAUTHENTICATED
     assert not closed._servicer.calls.taken_bytes
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "evil.example", "localhost.evil.example", "", "["])
+def test_a_page_whose_name_leads_here_administers_nothing(serve: Any, model: Any, host: str) -> None:
+    """DNS rebinding: the browser takes the page for one of this server, and no header says otherwise but Host."""
+    pytest.importorskip("aiohttp", reason="aiohttp is not installed")
+    with serve([model], ServerConfig(port=0, http_port=0)) as server:
+        name, port = server.http_address.rsplit(":", 1)
+        connection = http.client.HTTPConnection(name, int(port), timeout=20)
+        statuses = {}
+        for path in ("v2/repository/models/net/unload", "v2/repository/index"):
+            connection.request("POST", f"/{path}", headers={"Host": f"{host}:{port}", "Content-Length": "0"})
+            answer = connection.getresponse()
+            answer.read()
+            statuses[path] = answer.status
+        connection.close()
+    trusted = host in ("127.0.0.1", "localhost", "[::1]")
+    assert (statuses["v2/repository/models/net/unload"] == 403) == (not trusted)

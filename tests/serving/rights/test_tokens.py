@@ -87,6 +87,17 @@ def test_a_file_that_everyone_may_write_is_refused(tmp_path: Path) -> None:
         read_tokens(path)
 
 
+def test_tokens_that_everyone_may_read_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Digests may be read by everyone."""
+    for line, mode, warns in ((SECRET, 0o644, True), (SECRET, 0o640, False), (f"sha256:{'0' * 64}", 0o644, False)):
+        path = written(tmp_path, f"camera inference {line}\n")
+        path.chmod(mode)
+        caplog.clear()
+        read_tokens(path)
+        assert ("everyone may read" in caplog.text) == warns
+        assert SECRET not in caplog.text
+
+
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "none", tmp_path):
         with pytest.raises(ServingError, match="token file"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from nested_sparse.errors import ServingError
@@ -21,3 +23,12 @@ def test_reached_from_other_machines(host: str) -> None:
     with pytest.raises(ServingError, match="--tls-cert and --tls-key"):
         Security(SecurityConfig(), host)
     Security(SecurityConfig(insecure=True), host)
+
+
+@pytest.mark.parametrize(("host", "warns"), [("127.0.0.1", False), ("0.0.0.0", True)])
+def test_tokens_in_clear_over_the_network_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, host: str, warns: bool
+) -> None:
+    (tmp_path / "tokens").write_text("camera inference 0123456789abcdefghij\n", encoding="utf-8")
+    Security(SecurityConfig(token_file=tmp_path / "tokens", insecure=True), host)
+    assert ("tokens travel in clear" in caplog.text) == warns

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ssl
+import threading
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,12 +32,13 @@ def secured(serve: Any, model: Any, folder: Path, **more: Any) -> Iterator[Any]:
         yield it
 
 
-def outcome(server: Any, roots: bytes, pair: tuple[Path, Path] | None = None) -> grpc.StatusCode:
+def outcome(server: Any, roots: bytes, pair: tuple[Path, Path] | None = None, token: str = "") -> grpc.StatusCode:
     """The status of an inference over a new connection."""
     cert, key = (None, None) if pair is None else (pair[0].read_bytes(), pair[1].read_bytes())
     credentials = grpc.ssl_channel_credentials(roots, key, cert)
     with grpc.secure_channel(server.address, credentials, (("grpc.use_local_subchannel_pool", 1),)) as channel:
-        return infer_stub(channel).future(typed_request(), timeout=20).code()
+        metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        return infer_stub(channel).future(typed_request(), metadata=metadata, timeout=20).code()
 
 
 def metrics(server: Any, roots: bytes, pair: tuple[Path, Path] | None = None, token: str = "") -> int:
@@ -89,6 +92,7 @@ def test_clients_without_a_certificate_of_the_ca_are_refused(model: Any, serve: 
         assert not model.engine.requests
         assert outcome(server, AUTHORITY.pem, good) is OK
         assert metrics(server, AUTHORITY.pem, good) == 200
+        assert [request.client for request in model.engine.requests] == ["good"]
 
 
 def test_a_new_certificate_is_used_without_a_restart(model: Any, serve: Any, tmp_path: Path) -> None:
@@ -109,6 +113,32 @@ def test_a_new_certificate_is_used_without_a_restart(model: Any, serve: Any, tmp
             assert wait_for(lambda: metrics(server, OTHER.pem) == 200, 20)
             assert metrics(server, AUTHORITY.pem) == 0
             old(typed_request(), timeout=20)
+
+
+def test_no_call_fails_while_certificates_and_tokens_change(model: Any, serve: Any, tmp_path: Path) -> None:
+    """New connections all the time, and new files in between."""
+    tokens, token = tmp_path / "tokens", "inference-0123456789abc"
+    tokens.write_text(f"a inference {token}\n", encoding="utf-8")
+    over, outcomes = threading.Event(), Counter[grpc.StatusCode]()
+
+    def call() -> None:
+        while not over.is_set():
+            outcomes[outcome(server, AUTHORITY.pem, token=token)] += 1
+
+    with secured(serve, model, tmp_path, token_file=tokens) as server:
+        threads = [threading.Thread(target=call) for _ in range(3)]
+        for each in threads:
+            each.start()
+        for number in range(4):
+            AUTHORITY.issue(tmp_path)
+            tokens.write_text(f"a inference {token}\nb{number} inference {token}-{number}\n", encoding="utf-8")
+            used = [(rotation, rotation.value) for rotation in server.security.rotations]
+            assert wait_for(lambda used=used: all(rotation.value is not old for rotation, old in used), 20)
+        over.set()
+        for each in threads:
+            each.join()
+    assert set(outcomes) == {OK}
+    assert outcomes[OK] > 10
 
 
 def test_a_client_ca_is_rotated_without_a_restart(model: Any, serve: Any, tmp_path: Path) -> None:

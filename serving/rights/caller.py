@@ -1,0 +1,29 @@
+"""Caller: the name under which a call's client has its share of the queue."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import Any
+
+from .tokens import Client
+
+CERTIFICATE_NAMES = ("x509_subject_alternative_name", "x509_common_name")
+"""Of gRPC's authentication context; gRPC itself names a peer by the first that its certificate has."""
+
+caller: ContextVar[Client | None] = ContextVar("caller", default=None)
+"""In a call: its client, if the call needed a right. Its name is "" where no token states it."""
+client_name: ContextVar[str] = ContextVar("client_name", default="")
+"""In a call of an inference method: the name of its client."""
+
+
+def name_client(context: Any) -> None:
+    """Set `client_name` for the call of this gRPC context: its token's name, else its certificate's, else its address.
+
+    The port is no part of the address: a client does not get a share for each of its connections.
+    """
+    client = caller.get()
+    name = "" if client is None else client.name
+    if not name:
+        facts = context.auth_context()
+        name = next((facts[key][0].decode("utf-8", "replace") for key in CERTIFICATE_NAMES if facts.get(key)), "")
+    client_name.set(name or context.peer().rpartition(":")[0])
