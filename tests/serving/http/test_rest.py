@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 
 from nested_sparse.errors import DeadlineError, OverloadedError, ServingError, StuckError, TooLargeError
+from nested_sparse.proto import messages
 from nested_sparse.runtime.scheduling.request import Response, rank_of
 from nested_sparse.serving.connections.front import waited_s
 from nested_sparse.serving.http import http_server
+from nested_sparse.serving.http.routes import ROUTES
 from nested_sparse.serving.security import SecurityConfig
 from nested_sparse.serving.served_model import ServedModel
 from nested_sparse.serving.server import Server, ServerConfig
@@ -249,6 +251,12 @@ def test_statuses_follow_the_one_table(rest, model, error, status, retry):
     got, headers, body = ask(rest, "/v2/models/net/infer", PLAIN)
     assert (got, headers.get("Retry-After")) == (status, retry)
     assert "secret" not in json.loads(body)["error"]
+
+
+def test_each_rpc_but_the_stream_has_a_path():
+    methods = {method.name for method in messages.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods}
+    assert {route.rpc for route in ROUTES} == methods - {"ModelStreamInfer"}
+    assert len({(route.method, route.path) for route in ROUTES}) == len(ROUTES)
 
 
 def test_paths_and_methods(rest):
