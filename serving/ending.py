@@ -27,16 +27,27 @@ def end_draining(number: int, frame: FrameType | None) -> None:
     os._exit(128 + number)
 
 
+class EarlySignal:
+    """Handler of a SIGHUP that comes before anything can be done about it. seen: whether one came."""
+
+    seen = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:  # noqa: D102
+        self.seen = True
+
+
 def prepare() -> None:
     """Have the signals end this process from now on, even where it is process 1.
 
     A container runs its command as process 1. The system drops a signal to process 1 unless there is a handler, so this
     comes before everything that takes time. Verbs other than `serve` keep Python's own handling of SIGINT; they also
-    keep that of SIGTERM, unless they are process 1.
+    keep that of SIGTERM, unless they are process 1. A SIGHUP does not end a `serve` that has a file to read again.
     """
     if sys.argv[1:2] == ["serve"]:
         for number in SIGNALS:
             signal.signal(number, end_loading)
+        if any(argument.startswith("--config") for argument in sys.argv):
+            signal.signal(signal.SIGHUP, EarlySignal())
     elif os.getpid() == 1:
         signal.signal(signal.SIGTERM, lambda number, frame: os._exit(128 + number))
 

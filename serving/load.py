@@ -10,23 +10,21 @@ from pathlib import Path
 
 from nested_sparse.errors import CheckpointError, NestedSparseError, ServingError
 from nested_sparse.level import resolve_level, stated_accuracies
-from nested_sparse.runtime.joining import may_join
 from nested_sparse.runtime.policy import DEFAULT_POLICY, FixedPolicy, LevelPolicy, Served, policy_named
 from nested_sparse.runtime.profiling import MOST_BATCH, LatencyProfile, ProfileStore, choose_threads, profile_of
-from nested_sparse.runtime.rerouting import RouteGuard, RouteTable
+from nested_sparse.runtime.rerouting import RouteGuard
 from nested_sparse.runtime.resources import Governor, LimitConfig
 from nested_sparse.runtime.scheduling import Device, Scheduler
 from nested_sparse.runtime.session import Session
 from nested_sparse.tensor_spec import batch_is_free
 
+from .kept import Kept
 from .protocol.datatype import datatype_of
 from .served_model import VERSION, ServedModel
 
 log = logging.getLogger(__name__)
 AT_ONCE_MS = 0.25
 """Longest run, as profiled, that the event loop makes itself. To have a worker make it costs about as much."""
-ROUTES_S = 2.0
-"""Time limit for measuring the operators, in seconds."""
 
 
 def file_problems(paths: Sequence[Path]) -> Iterator[NestedSparseError]:
@@ -89,12 +87,13 @@ def load_model(
     check_types(session)
     lowest_level = 0 if config.fixed_level is None else resolve_level(config.fixed_level, len(session.levels))
     policy_named(config.policy)
-    scales = config.choose_threads and choose_threads(session)
+    kept = Kept(session, profiles, config.joined_samples)
+    scales = config.choose_threads and choose_threads(session, store=profiles, key=kept.key)
     profiled = profile_of(session, profiles, max_batch=config.joined_samples)
     profile = profiled.profile
     _log_levels(session.name, profile, profiled.ratio)
     # a model of a fixed level joins no requests, nor does one without batches: then the trial of may_join is spared
-    joins = config.fixed_level is None and config.joined_samples > 1 and may_join(session)
+    joins = config.fixed_level is None and config.joined_samples > 1 and kept.joins()
     policy = _policy(config, Served(profile, accuracy=stated_accuracies(session.levels), joins=joins))
     # the slowdown that the profile's check met is known before the first request: it is believed after two equal runs
     for _ in range(2):
@@ -105,7 +104,7 @@ def load_model(
         policy,
         default_slo_ms=config.default_slo_ms,
         monitor=None if governor is None else governor.monitor,
-        guard=_guard(session, config),
+        guard=_guard(session, config, kept),
         device=device,
         priority=config.priority,
         joins=joins,
@@ -151,9 +150,9 @@ def _policy(config: ModelConfig, served: Served) -> LevelPolicy:
     return policy_named(config.policy).make(served)
 
 
-def _guard(session: Session, config: ModelConfig) -> Callable[[], RouteGuard] | None:
+def _guard(session: Session, config: ModelConfig, kept: Kept) -> Callable[[], RouteGuard] | None:
     """Maker of the guards that lower late runs; None where the level of a run never falls."""
     if config.fixed_level is not None or not policy_named(config.policy).lowers_runs or len(session.levels) == 1:
         return None
-    table = RouteTable.measure(session, limit_s=ROUTES_S)
+    table = kept.routes()
     return lambda: RouteGuard(table)

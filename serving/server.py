@@ -17,6 +17,7 @@ from grpc_health.v1 import health_pb2_grpc
 
 from nested_sparse.argument import finite, whole
 from nested_sparse.errors import ServingError
+from nested_sparse.excerpt import excerpt
 from nested_sparse.proto import messages
 from nested_sparse.runtime.resources import Governor
 
@@ -53,6 +54,7 @@ from .triton_metrics import TritonMetrics
 
 if TYPE_CHECKING:
     from .http.http_server import HttpServer
+    from .spans import Spans
 
 LEAST_MESSAGE_BYTES = 4 << 20  # gRPC's own default
 REPLY_GRACE_S = 1.0
@@ -75,6 +77,7 @@ class ServerConfig:
     connections: limits of the connections of one client, and of all clients together; http_limits: those of REST.
     allow_shared_memory: whether clients may name shared memory of this machine, in place of a tensor's values.
     security: its TLS, and the rights of its clients.
+    otlp_endpoint: URL of an OpenTelemetry collector, which gets a span of each request; None: there are no spans.
     """
 
     host: str = "127.0.0.1"
@@ -88,6 +91,7 @@ class ServerConfig:
     http_limits: HttpLimits = field(default_factory=HttpLimits)
     allow_shared_memory: bool = False
     security: SecurityConfig = field(default_factory=SecurityConfig)
+    otlp_endpoint: str | None = None
 
     def __post_init__(self) -> None:
         whole("port", self.port, 0, MOST_PORT, ServingError)
@@ -98,14 +102,36 @@ class ServerConfig:
             raise ServingError(
                 "http_port: REST takes aiohttp, which is not installed; pip install 'nested-sparse[http]'"
             )
+        if self.otlp_endpoint is not None:
+            check_endpoint(self.otlp_endpoint)
         finite("grace_s", self.grace_s, 0.0, error=ServingError)
         whole("request_samples", self.request_samples, 1, error=ServingError)
+
+
+def check_endpoint(url: str) -> None:
+    """Raise ServingError for a collector that cannot be one, or where its library is not installed."""
+    if not url.startswith(("http://", "https://")):
+        raise ServingError(f"otlp_endpoint: expected a URL as http://127.0.0.1:4317, got '{excerpt(url)}'")
+    if find_spec("opentelemetry") is None or find_spec("opentelemetry.exporter") is None:
+        raise ServingError(
+            "otlp_endpoint: spans take OpenTelemetry, which is not installed; pip install 'nested-sparse[otel]'"
+        )
 
 
 def receive_limit(models: Iterable[ServedModel], request_samples: int) -> int:
     """Bytes a request may have: the largest model's inputs times `request_samples`, at least gRPC's default."""
     inputs = max((sum(sample_bytes(spec, request_samples) for spec in model.inputs) for model in models), default=0)
     return max(LEAST_MESSAGE_BYTES, min(inputs + HEADER_BYTES, 2**31 - 1))
+
+
+def _watched(otlp_endpoint: str | None) -> tuple[Spans | None, Metrics]:
+    """The metrics, and the spans where a collector is to have them."""
+    if otlp_endpoint is None:
+        return None, Metrics()
+    from .spans import Spans, TracedMetrics  # its library is an extra
+
+    spans = Spans(otlp_endpoint)
+    return spans, TracedMetrics(spans)
 
 
 class Server:
@@ -132,7 +158,7 @@ class Server:
         self._models = models
         self._repository = repository
         served = [*models, *(repository.models if repository is not None else ())]
-        self._metrics = Metrics()
+        self._spans, self._metrics = _watched(config.otlp_endpoint)
         for model in served:
             self._metrics.watch(model)
         self._metrics.registry.register(TritonMetrics(self._metrics))
@@ -185,7 +211,8 @@ class Server:
         )
         self._metrics.watch_front(self._front.wait_s)
         gate = Gate(self.security.rights, self._front.probe_path, self._metrics.count_unread)
-        self._handlers = (gate, self._front)
+        tracing = () if self._spans is None else (self._spans.gate,)
+        self._handlers = (*tracing, gate, self._front)
         server.add_generic_rpc_handlers(self._handlers)
         services = BoundedServices(server, self._servicer.calls)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, services)
@@ -279,6 +306,8 @@ class Server:
         end_s = time.monotonic() + self._config.grace_s
         for watch in self._watches:
             watch.cancel()
+        if self._repository is not None:
+            self._repository.refuse()
         await self._front.close()
         if self._door is not None:
             self._door.close()
@@ -296,6 +325,8 @@ class Server:
             await self._repository.close(left_s)
         self._servicer.log.reset()
         await self._exporter.close()
+        if self._spans is not None:
+            await asyncio.to_thread(self._spans.close)
 
     async def _close_connections(self) -> None:
         """Refuse the calls that still wait for a handler, then end the connections after their last answer."""

@@ -106,6 +106,7 @@ MAY_USE_TOO: Mapping[tuple[str, str], str] = {
     ("serving.bench.kernels.peers.worker", "openvino"): "one of the engines beside ours",
     ("serving.http.connections", "aiohttp"): "the extra [http]; imported where --http-port is given",
     ("serving.http.http_server", "aiohttp"): "the same",
+    ("serving.spans", "opentelemetry"): "the extra [otel]; imported where --otlp-endpoint is given",
     ("trainer.export.int8.tables", "onnx"): "an activation function is computed by the graph's own nodes",
     ("trainer.export.int8.tables", "onnxruntime"): "the same",
 }
@@ -115,6 +116,7 @@ OFF_DEVICE = (
     "nested_sparse.serving.bench",
     "nested_sparse.serving.demo",
     "nested_sparse.serving.http",
+    "nested_sparse.serving.spans",
 )
 """Packages that are not needed to serve over gRPC, and may import at once what a device does not have."""
 

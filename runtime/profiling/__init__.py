@@ -5,6 +5,7 @@ from __future__ import annotations
 from .cached_profile import MOST_BATCH, profile_of
 from .layer_profile import LayerTime, layer_of, layer_profile, node_events, read_profile
 from .profile import LatencyProfile, Profilable
+from .profile_key import ProfileKey
 from .profile_store import ProfileStore, default_folder
 from .resident import measure_resident
 from .thread_choice import choose_threads
@@ -14,6 +15,7 @@ __all__ = [
     "LatencyProfile",
     "LayerTime",
     "Profilable",
+    "ProfileKey",
     "ProfileStore",
     "choose_threads",
     "default_folder",

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from ..session import random_inputs
 from .profile import LatencyProfile, Profilable, check_finite, timed_ms
-from .profile_key import profile_key
+from .profile_key import choice_key
+from .thread_choice import THREADS
 
 if TYPE_CHECKING:
     from ..session import Session
@@ -56,11 +57,13 @@ def profile_of(
     Raises CheckpointError as LatencyProfile.measure() does.
     """
     up_to = min(max_batch, MOST_BATCH)
-    key = None if store is None else profile_key(session, up_to)
+    key = None if store is None else store.key(session, up_to)
     if store is not None and key is not None:
         kept = store.load(key)
         if kept is not None and (ratio := check(session, kept, clock=clock)) is not None:
             return Profiled(kept, ratio)
+        if kept is not None:
+            store.keep(choice_key(key), THREADS, None)  # it was made when the device was as it was then
     log.info("%s: measuring %d levels", session.name, len(session.levels))
     started_s = clock()
     measured = LatencyProfile.measure(session, max_batch=up_to, limit_s=LIMIT_S, enough_s=ENOUGH_S, clock=clock)

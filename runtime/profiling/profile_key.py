@@ -43,6 +43,11 @@ def profile_key(session: Session, max_batch: int, root: Path = ROOT) -> ProfileK
     }
 
 
+def choice_key(key: ProfileKey) -> ProfileKey:
+    """The key of the choice of a number of threads, from the key of a profile with any number."""
+    return {**key, "threads": 0, "max_batch": 0}
+
+
 def _machine_id(root: Path) -> str:
     try:
         return (root / "etc/machine-id").read_text(encoding="ascii").strip() or platform.node()

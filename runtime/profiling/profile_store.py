@@ -1,4 +1,4 @@
-"""ProfileStore: latency profiles that are kept between starts."""
+"""ProfileStore: latency profiles, and other facts of a model on this device, that are kept between starts."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ import re
 import tempfile
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nested_sparse.errors import InputError
 from nested_sparse.excerpt import excerpt
 from nested_sparse.regular_file import open_regular
 
 from .profile import LatencyProfile
-from .profile_key import ProfileKey
+from .profile_key import ProfileKey, profile_key
+
+if TYPE_CHECKING:
+    from ..session import Session
 
 FORMAT_VERSION = 1
 MOST_BYTES = 1 << 20
@@ -45,6 +48,9 @@ def default_folder() -> Path | None:
 class ProfileStore:
     """A folder with a JSON file per key, readable by this user only.
 
+    Beside its profiles, a key has facts by name, each a value of JSON. They are dropped where its profile is measured
+    anew: the device is then no longer as it was.
+
     It is a cache. A file that cannot be read or written, is damaged, belongs to another key or is too large is named in
     one line of the log, and treated as missing. No errors are raised. Several processes may share a folder: files
     appear whole, and where two write one key at the same time, the later file stays. Beyond MOST_FILES the oldest files
@@ -54,37 +60,53 @@ class ProfileStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    @staticmethod
+    def key(session: Session, max_batch: int) -> ProfileKey:
+        """The key of a session's profile, up to a largest batch, with its present number of threads."""
+        return profile_key(session, max_batch)
+
     def path(self, key: ProfileKey) -> Path:
         """The file of `key`."""
         return self.folder / f"{hashlib.sha256(_text(key).encode()).hexdigest()[:32]}.json"
 
     def load(self, key: ProfileKey) -> LatencyProfile | None:
         """The profile from all kept measurements of `key`; None without any."""
-        history = self._history(key)
+        history, _ = self._entry(key)
         return reduce(LatencyProfile.quieter, history) if history else None
 
     def save(self, key: ProfileKey, measured: LatencyProfile) -> LatencyProfile:
         """Add a measurement to those of `key`; the last HISTORY are kept. Returns the profile from all of them."""
-        history = [*self._history(key), measured][-HISTORY:]
-        text = json.dumps(
-            {"version": FORMAT_VERSION, "key": key, "profiles": [json.loads(each.to_json()) for each in history]}
-        )
+        history = [*self._entry(key)[0], measured][-HISTORY:]
+        self._save(key, history, {})
+        return reduce(LatencyProfile.quieter, history)
+
+    def fact(self, key: ProfileKey, name: str) -> Any:
+        """A fact of `key`, as keep() got it, but whatever wrote the file: check it. None where it is not kept."""
+        return self._entry(key)[1].get(name)
+
+    def keep(self, key: ProfileKey, name: str, value: Any) -> None:
+        """Keep a fact of `key`, a value of JSON; None: no longer."""
+        history, facts = self._entry(key)
+        self._save(key, history, {**facts, name: value})
+
+    def _save(self, key: ProfileKey, history: list[LatencyProfile], facts: dict[str, Any]) -> None:
+        profiles = [json.loads(each.to_json()) for each in history]
+        text = json.dumps({"version": FORMAT_VERSION, "key": key, "profiles": profiles, "facts": facts})
         try:
             self._write(self.path(key), text)
             self._prune()
         except OSError as error:
             log.warning("latency profile: not kept, %s: %s", self.folder, error.strerror or error)
-        return reduce(LatencyProfile.quieter, history)
 
-    def _history(self, key: ProfileKey) -> list[LatencyProfile]:
+    def _entry(self, key: ProfileKey) -> tuple[list[LatencyProfile], dict[str, Any]]:
         path = self.path(key)
         try:
             return _parse(_read(path), key)
         except FileNotFoundError:
-            return []
-        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+            return [], {}
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             log.warning("latency profile: %s is of no use and is measured anew: %s", path, error)
-            return []
+            return [], {}
 
     def _write(self, path: Path, text: str) -> None:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -122,7 +144,7 @@ def _read(path: Path) -> str:
     return data.decode()
 
 
-def _parse(text: str, key: ProfileKey) -> list[LatencyProfile]:
+def _parse(text: str, key: ProfileKey) -> tuple[list[LatencyProfile], dict[str, Any]]:
     fields: dict[str, Any] = json.loads(text)
     if fields["version"] != FORMAT_VERSION:
         raise ValueError(f"version {excerpt(repr(fields['version']))} is not {FORMAT_VERSION}")
@@ -131,7 +153,7 @@ def _parse(text: str, key: ProfileKey) -> list[LatencyProfile]:
     history = [LatencyProfile.from_json(json.dumps(each)) for each in fields["profiles"][-HISTORY:]]
     if len({each.level_count for each in history}) > 1:
         raise InputError("its profiles have different numbers of levels")
-    return history
+    return history, dict(fields.get("facts", {}))
 
 
 def _text(key: Any) -> str:

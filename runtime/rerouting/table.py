@@ -85,9 +85,13 @@ class RouteTable:
         """
         from .times import measure_shares
 
-        layers, shares = measure_shares(session, batch, repeats, limit_s)
+        return RouteTable.of_shares(session, *measure_shares(session, batch, repeats, limit_s))
+
+    @staticmethod
+    def of_shares(session: Session, layers: Sequence[str], shares: NDArray[np.float64]) -> RouteTable:
+        """The routes of a model whose `remaining_share` was measured. Raises InputError."""
         accuracy = route_accuracy(layers, session.levels, session.reroutes)
-        return RouteTable(layers, shares, accuracy, route_ranks(accuracy, session.levels, session.reroutes))
+        return RouteTable(tuple(layers), shares, accuracy, route_ranks(accuracy, session.levels, session.reroutes))
 
 
 def route_accuracy(

@@ -178,6 +178,8 @@ def _run(settings: Settings, json: bool, read: Callable[[], Settings] | None) ->
         if stuck := [*stuck, *(repository.stuck if repository is not None else ())]:
             log.error("ended with an inference of %s still stuck", ", ".join(stuck))
             os._exit(1)  # closing the session would wait for the inference
+        if repository is not None and repository.given_up:
+            os._exit(0)  # the interpreter must not end under the thread that loads
 
 
 def _repository(settings: Settings, loader: Loader) -> Repository | None:

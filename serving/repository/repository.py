@@ -15,6 +15,7 @@ from nested_sparse.proto.messages import ModelVersionPolicy
 from ..dataplane import Dataplane
 from ..metrics import Metrics
 from ..served_model import ServedModel
+from .apart import apart
 from .folder import ModelFolder
 from .loader import Loaded, Loader, stamp_of
 from .version_policy import LATEST, VersionPolicy
@@ -25,6 +26,7 @@ MOST_ENDING = 8
 """Most versions that were taken away and still answer requests; each needs its memory."""
 STUCK_S = 1.0
 """Time between two tries to close a version whose run is stuck, in seconds."""
+DRAINING = "The server is draining and loads no models."
 READY, UNAVAILABLE, LOADING, UNLOADING = "READY", "UNAVAILABLE", "LOADING", "UNLOADING"
 ResultT = TypeVar("ResultT")
 log = logging.getLogger(__name__)
@@ -51,6 +53,7 @@ class Repository:
 
     folder: where the models lie. policy: of the models that a load names no other for.
     grace_s: time that the requests of a version get to end after it was taken away; it may change.
+    given_up: close() has left a load to its thread, which the interpreter must not end under.
     """
 
     def __init__(
@@ -67,7 +70,8 @@ class Repository:
         self._ending: dict[Loaded, asyncio.Task[None]] = {}
         self._working: set[asyncio.Task[None]] = set()
         self._turn = asyncio.Lock()
-        self._closing = False
+        self._closing = asyncio.Event()
+        self.given_up = False
         self._dataplane = Dataplane(())
         self._metrics = Metrics()
         self._changed: Callable[[], None] = lambda: None
@@ -84,24 +88,30 @@ class Repository:
     def load_all(self, taken: Collection[str] = ()) -> None:
         """Load every model of the folder. A version that cannot be loaded is logged, and the others are served.
 
+        In the place of such a version among the latest comes the next lower one, which may have been served before.
         taken: names of models that are served from elsewhere. Raises ServingError where a model has one of them.
         """
         for name in self._folder.names():
-            loaded: dict[int, Loaded] = {}
             if name in taken:
                 raise ServingError(f"{name!r} is in the model directory and is also a FILE; rename one, or name one")
+            loaded: dict[int, Loaded] = {}
             try:
-                for version in self._chosen(name, self._policy):
-                    try:
-                        loaded[version] = self._open(name, version)
-                    except (NestedSparseError, OSError, MemoryError) as error:
-                        self._reasons[name, version] = excerpt(error)
-                        log.error("%s/%d is not served: %s", name, version, excerpt(error))
+                chosen = self._chosen(name, self._policy)
+                for version in reversed(self._folder.versions(name)) if self._policy.latest else chosen:
+                    if len(loaded) < len(chosen):
+                        self._try(name, version, loaded)
             except ServingError as error:
                 self._reasons[name, 0] = excerpt(error)
                 log.error("not served: %s", excerpt(error))
             if loaded:
-                self._loaded[name] = loaded
+                self._loaded[name] = dict(sorted(loaded.items()))
+
+    def _try(self, name: str, version: int, loaded: dict[int, Loaded]) -> None:
+        try:
+            loaded[version] = self._open(name, version)
+        except (NestedSparseError, OSError, MemoryError) as error:
+            self._reasons[name, version] = excerpt(error)
+            log.error("%s/%d is not served: %s", name, version, excerpt(error))
 
     def attach(self, dataplane: Dataplane, metrics: Metrics, changed: Callable[[], None]) -> None:
         """Serve from now on through this dataplane, which has the models already. changed: called after each change."""
@@ -135,10 +145,21 @@ class Repository:
             *(Entry(name, str(version), UNLOADING, "its last requests are answered") for name, version in ending),
         ]
 
+    def refuse(self) -> None:
+        """Load nothing any more. Whoever waits for a load is told so at once."""
+        self._closing.set()
+
     async def close(self, grace_s: float) -> None:
-        """Load nothing any more, and close every version. A version whose run is stuck stays open."""
-        self._closing = True
-        await asyncio.gather(*self._working, return_exceptions=True)
+        """Load nothing any more, and close every version. A version whose run is stuck stays open.
+
+        A load under way has `grace_s` to end, too. After that it is given up; its thread runs on.
+        """
+        self.refuse()
+        if self._working:
+            _, loading = await asyncio.wait(self._working, timeout=grace_s)
+            if loading:
+                self.given_up = True
+                log.warning("a model is still being loaded after %g s of grace; it is given up", grace_s)
         for task in self._ending.values():
             task.cancel()
         await asyncio.gather(*(asyncio.to_thread(loaded.close, grace_s) for loaded in self._open_ones))
@@ -159,15 +180,22 @@ class Repository:
 
         async def run() -> None:
             async with self._turn:
-                if self._closing:
-                    raise UnavailableError("The server is draining and loads no models.")
+                if self._closing.is_set():
+                    raise UnavailableError(DRAINING)
                 await work()
 
         task = asyncio.create_task(run())
         self._working.add(task)
         task.add_done_callback(self._working.discard)
         task.add_done_callback(lambda done: done.cancelled() or done.exception())  # else a lost error would be logged
-        await asyncio.shield(task)
+        closing = asyncio.create_task(self._closing.wait())
+        try:
+            await asyncio.wait((task, closing), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            closing.cancel()
+        if not task.done():
+            raise UnavailableError(DRAINING)
+        task.result()
 
     async def _load(self, name: str, policy: VersionPolicy | None) -> None:
         if name in self._dataplane.models and name not in self._loaded:
@@ -177,9 +205,9 @@ class Repository:
         policy = policy or self._policies.get(name, self._policy)
         before = self._loaded.get(name, {})
         chosen = await asyncio.to_thread(self._chosen, name, policy)
-        self._loading = {(name, version) for version in chosen if version not in before}
+        self._loading = {(name, version) for version in chosen}
         try:
-            after = await asyncio.to_thread(self._open_changed, name, chosen, before)
+            after = await apart(self._open_changed, name, chosen, before)
         finally:
             self._loading = set()
         self._policies[name] = policy
@@ -221,7 +249,7 @@ class Repository:
                 await asyncio.sleep(STUCK_S)
             self._metrics.unwatch(loaded.model)
         finally:
-            if not self._closing:
+            if not self._closing.is_set():
                 del self._ending[loaded]
 
     def _chosen(self, name: str, policy: VersionPolicy) -> list[int]:

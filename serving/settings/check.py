@@ -25,7 +25,7 @@ from ..rights.tokens import read_tokens
 from ..served_model import VERSION
 from ..tls.certificates import CertificateFiles, read_certificates
 from ..tls.exposure import check_exposure
-from .parts import server_config, signature_check
+from .parts import model_config, server_config, signature_check
 from .settings import Settings
 
 
@@ -118,6 +118,7 @@ def _look_into(model_dir: Path, settings: Settings, found: Findings) -> None:
 def _model(path: Path, name: str, version: str, settings: Settings) -> dict[str, Any]:
     """The facts of one model, ready for JSON. Raises as serving it would."""
     own = settings.of_model(name)
+    model_config(own)
     with Session(path, threads=own.threads, check=signature_check(settings.security)) as session:
         check_types(session)
         levels = len(session.levels)

@@ -38,7 +38,7 @@ def _options() -> Iterator[inspect.Parameter]:
 
 def flags_of(group: type) -> dict[str, Setting]:
     """The settings of a group for which there are flags."""
-    return {name: facts for name, facts in settings_of(group).items() if facts.flag and facts.ready}
+    return {name: facts for name, facts in settings_of(group).items() if facts.flag}
 
 
 def _option(table: str, facts: Setting, kind: type) -> Any:

@@ -90,6 +90,7 @@ class Limits(Group):
         Setting(
             "MiB of memory to leave available; below that, the level and what is resident fall. 0: off.",
             least=0,
+            most=2**40,
             live=True,
         ),
     ] = 64
@@ -181,6 +182,14 @@ class Watching(Group):
             live=True,
         ),
     ] = "text"
+    otlp_endpoint: Annotated[
+        str | None,
+        Setting(
+            "URL of an OpenTelemetry collector (OTLP over gRPC, as http://127.0.0.1:4317), which gets a span of each "
+            "request; off by default. Needs the [otel] extra.",
+            metavar="URL",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +212,9 @@ class OwnModel(Group):
     max_batch: Annotated[
         int | None, Setting("Most samples of waiting requests in one run; at most that of [limits].", least=1)
     ] = None
-    min_memory_mb: Annotated[int | None, Setting("As in [limits], as are the next three.", least=0, live=True)] = None
+    min_memory_mb: Annotated[
+        int | None, Setting("As in [limits], as are the next three.", least=0, most=2**40, live=True)
+    ] = None
     max_temperature: Annotated[float | None, Setting("", least=0, most=150, live=True)] = None
     min_battery: Annotated[float | None, Setting("", least=0, most=100, live=True)] = None
     min_frequency: Annotated[float | None, Setting("", least=0, most=0.9, live=True)] = None

@@ -28,6 +28,7 @@ def server_config(settings: Settings) -> ServerConfig:
         metrics_port=address.metrics_port,
         http_port=address.http_port,
         grace_s=limits.grace_s,
+        otlp_endpoint=settings.watching.otlp_endpoint,
         request_samples=limits.max_batch,
         allow_shared_memory=security.allow_shared_memory,
         security=SecurityConfig(

@@ -15,6 +15,7 @@ from nested_sparse.options import toml_text
 from nested_sparse.runtime.resources import Governor
 from nested_sparse.runtime.scheduling import Scheduler
 
+from ..ending import EarlySignal
 from ..log import use_format
 from ..server import Server
 from .groups import OwnModel
@@ -68,7 +69,9 @@ class Reload:
         self._read = read
         self._asked = asyncio.Event()
         if read is not None:
-            signal.signal(signal.SIGHUP, lambda *_: self._asked.set())
+            before = signal.signal(signal.SIGHUP, lambda *_: self._asked.set())
+            if isinstance(before, EarlySignal) and before.seen:
+                self._asked.set()
 
     async def watch(self, server: Server, governor: Governor) -> None:
         """Reload until cancelled. A file that is wrong, or cannot be read, changes nothing."""

@@ -20,7 +20,6 @@ class Setting:
 
     help: half a sentence or two. least, most: the range of a number. choices: the only texts allowed; (): any.
     metavar: what the flag's help shows in place of the type. flag: whether there is a flag too, or only a key.
-    ready: whether this version obeys it; else there is no flag, and the key is refused.
     live: whether a running server takes it over when its file is read again.
     """
 
@@ -30,7 +29,6 @@ class Setting:
     choices: tuple[str, ...] = ()
     metavar: str | None = None
     flag: bool = True
-    ready: bool = True
     live: bool = False
 
     def problem(self, value: object) -> str | None:

@@ -13,7 +13,7 @@ from nested_sparse.options import Problems, checked_options, unknown
 from nested_sparse.toml_file import read_toml
 
 from .groups import Address, Limits, Models, OwnModel, Security, Watching
-from .setting import range_problems, settings_of
+from .setting import range_problems
 
 GROUPS: Mapping[str, type[Any]] = {
     "address": Address,
@@ -153,9 +153,6 @@ def _group(table: str, kind: type[Any], content: Any, problems: Problems, folder
     values = checked_options(table, content, kind, problems)
     for key, value, expected in range_problems(kind, values):
         problems.add(table, key, value, expected)
-    for key, value in values.items():
-        if not settings_of(kind)[key].ready and value != getattr(kind(), key):
-            problems.lines.append(f"[{table}] {key}: this version cannot do that")
     if len(problems.lines) > noted:
         return None
     return kind(**{key: _placed(content[key], value, folder) for key, value in values.items()})

@@ -11,7 +11,7 @@ import http.client
 import re
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import grpc
@@ -76,10 +76,13 @@ class CountsSource:
         notes = [f"it has no {name}" for name, it in (("statistics", statistics), ("index", index)) if it is None]
         metrics, note = self._read_metrics(metadata.extensions)
         general = "ready" if ready else "not ready"
-        states = {each.name: _state(each, general) for each in index.models} if index is not None else {}
-        counted = {each.name: each for each in statistics.model_stats} if statistics is not None else {}
-        names = dict.fromkeys((*states, *counted))
-        models = tuple(_model(name, states.get(name, general), counted.get(name), metrics.get(name)) for name in names)
+        states = _states(index.models if index is not None else (), general)
+        counted = statistics.model_stats if statistics is not None else ()
+        names = dict.fromkeys((*states, *(each.name for each in counted)))
+        models = tuple(
+            _model(name, states.get(name, general), [each for each in counted if each.name == name], metrics.get(name))
+            for name in names
+        )
         server = f"{metadata.name} {metadata.version}".strip()
         state = DRAINING if not ready and DRAINING in states.values() else general
         return Counts(self._clock(), server, state, models, "; ".join(filter(None, (*notes, note))))
@@ -146,23 +149,26 @@ def _is_port(digits: str) -> bool:
     return 1 <= int(digits) <= MOST_PORT
 
 
-def _state(indexed: Any, general: str) -> str:
-    """Of a model in the index: why it is not ready, where that is told."""
-    if indexed.state == "READY":
-        return general
-    return str(indexed.reason or indexed.state.lower() or general)
+def _states(index: Iterable[Any], general: str) -> dict[str, str]:
+    """By model: `general` where a version is ready; else why the last one of the index is not, where that is told."""
+    states: dict[str, str] = {}
+    ready: set[str] = set()
+    for each in index:
+        if each.state == "READY":
+            ready.add(each.name)
+        states[each.name] = general if each.name in ready else str(each.reason or each.state.lower() or general)
+    return states
 
 
-def _model(name: str, state: str, statistics: Any, metrics: MetricCounts | None) -> ModelCounts:
-    if statistics is None:
-        return ModelCounts(name, state, metrics=metrics)
-    of_requests = statistics.inference_stats
+def _model(name: str, state: str, versions: Sequence[Any], metrics: MetricCounts | None) -> ModelCounts:
+    """The counts of all versions of a model together."""
+    stats = [each.inference_stats for each in versions]
     return ModelCounts(
         name,
         state,
-        answered=of_requests.success.count,
-        failed=of_requests.fail.count,
-        queue_ms=of_requests.queue.ns / 1e6,
-        compute_ms=of_requests.compute_infer.ns / 1e6,
+        answered=sum(each.success.count for each in stats),
+        failed=sum(each.fail.count for each in stats),
+        queue_ms=sum(each.queue.ns for each in stats) / 1e6,
+        compute_ms=sum(each.compute_infer.ns for each in stats) / 1e6,
         metrics=metrics,
     )

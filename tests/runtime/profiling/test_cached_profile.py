@@ -14,7 +14,9 @@ from nested_sparse.errors import CheckpointError
 from nested_sparse.level import Level
 from nested_sparse.runtime.profiling.cached_profile import CHECK_S, CHECK_TURNS, check, profile_of
 from nested_sparse.runtime.profiling.profile import LatencyProfile
+from nested_sparse.runtime.profiling.profile_key import choice_key
 from nested_sparse.runtime.profiling.profile_store import HISTORY, ProfileStore
+from nested_sparse.runtime.profiling.thread_choice import THREADS
 from nested_sparse.tensor_spec import TensorSpec
 
 LEVEL_MS = (2.0, 5.0, 9.0)
@@ -30,6 +32,7 @@ class Device:
     name: str = "net"
     digest: str = "abc"
     isa: str = "scalar"
+    spin: bool = False
     threads: int = 1
     runs: list[int] = field(default_factory=list)
     now_s: float = 0.0
@@ -174,3 +177,14 @@ def test_the_check_finds_outputs_that_are_not_finite() -> None:
     """The check refuses such outputs, as measuring does."""
     with pytest.raises(CheckpointError, match="not finite"):
         check(Device(value=np.nan), LatencyProfile([1], [[ms] for ms in LEVEL_MS]))
+
+
+def test_a_device_that_changed_chooses_its_threads_again(store: ProfileStore) -> None:
+    """The choice is kept as long as the profile holds."""
+    key = choice_key(store.key(Device(), 2))  # type: ignore[arg-type]
+    start(store)
+    store.keep(key, THREADS, 1)
+    start(store)
+    assert store.fact(key, THREADS) == 1
+    start(store, slowdown=3.0)
+    assert store.fact(key, THREADS) is None

@@ -80,6 +80,7 @@ DAMAGED = {
     "unlike levels": kept(
         profiles=[json.loads(PROFILE.to_json()), json.loads(LatencyProfile([1], [[1.0]]).to_json())],
     ),
+    "no facts": kept(facts=[1]),
     "too large": " " * MOST_BYTES + kept(),
 }
 
@@ -148,3 +149,31 @@ def test_the_default_folder_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_pat
     for useless in ("", "relative"):
         monkeypatch.setenv("XDG_CACHE_HOME", useless)
         assert default_folder() == tmp_path / ".cache/nested-sparse/profiles"
+
+
+def test_facts_are_kept_until_the_profile_is_measured_anew(store: ProfileStore) -> None:
+    """Each by its name; a fact needs no profile, and does not change it."""
+    assert store.fact(KEY, "joins") is None
+    store.keep(KEY, "joins", False)
+    assert store.load(KEY) is None
+    assert store.fact(KEY, "joins") is False
+    store.save(KEY, PROFILE)
+    assert store.fact(KEY, "joins") is None
+    store.keep(KEY, "joins", True)
+    store.keep(KEY, "routes", {"layers": ["a"]})
+    assert same(ProfileStore(store.folder).load(KEY), PROFILE)
+    assert store.fact(KEY, "joins") is True
+    assert store.fact(KEY, "routes") == {"layers": ["a"]}
+    assert store.fact({**KEY, "threads": 1}, "joins") is None
+    store.keep(KEY, "joins", None)
+    assert store.fact(KEY, "joins") is None
+
+
+def test_a_file_without_facts_is_read(store: ProfileStore) -> None:
+    """As earlier versions wrote it."""
+    store.save(KEY, PROFILE)
+    content = json.loads(store.path(KEY).read_text())
+    del content["facts"]
+    store.path(KEY).write_text(json.dumps(content))
+    assert same(store.load(KEY), PROFILE)
+    assert store.fact(KEY, "joins") is None

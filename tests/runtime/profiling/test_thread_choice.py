@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from nested_sparse.runtime.profiling.thread_choice import choose_threads
+from nested_sparse.runtime.profiling.profile_key import choice_key
+from nested_sparse.runtime.profiling.profile_store import ProfileStore
+from nested_sparse.runtime.profiling.thread_choice import THREADS, choose_threads
 from nested_sparse.tensor_spec import TensorSpec
 
 
@@ -53,3 +56,19 @@ def test_one_core_leaves_no_choice() -> None:
     session = Timed(1, {})
     assert choose_threads(session, lambda: session.now_s) is True  # type: ignore[arg-type]
     assert session.ran == set()
+
+
+def test_a_kept_choice_is_not_measured_again(tmp_path: Path) -> None:
+    """Nor is it one of the profile's own number of threads; what is no choice is measured."""
+    store, key = ProfileStore(tmp_path), {"checkpoint": "abc", "threads": 4, "max_batch": 16}
+    first = Timed(4, {1: 10.0, 4: 12.0})
+    assert choose_threads(first, lambda: first.now_s, store=store, key=key) is False  # type: ignore[arg-type]
+    second = Timed(4, {})
+    assert choose_threads(second, store=store, key=key) is False  # type: ignore[arg-type]
+    assert (second.threads, second.ran) == (1, set())
+    store.keep(choice_key({**key, "threads": 1}), THREADS, 3)  # of a file that another program wrote
+    third = Timed(4, {1: 10.0, 4: 5.0})
+    assert choose_threads(third, lambda: third.now_s, store=store, key=key) is True  # type: ignore[arg-type]
+    fourth = Timed(4, {})
+    assert choose_threads(fourth, store=store, key=key) is True  # type: ignore[arg-type]
+    assert (fourth.threads, fourth.ran) == (4, set())

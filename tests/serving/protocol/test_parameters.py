@@ -10,6 +10,7 @@ from nested_sparse.proto.messages import InferParameter
 from nested_sparse.runtime.scheduling.request import Request, Response
 from nested_sparse.runtime.session import Lowering
 from nested_sparse.serving.protocol.parameters import KNOWN, check_known, read_request, served_parameters
+from nested_sparse.serving.rights.caller import client_name
 
 
 def number(**kind):
@@ -46,6 +47,16 @@ def read(parameters, time_left_s=None):
 def test_valid_parameters_are_accepted(parameters, expected):
     """The parameters that a client may send."""
     assert read(parameters) == expected
+
+
+@pytest.mark.parametrize("parameters", [{}, {"level": number(int64_param=2)}])
+def test_a_request_has_the_name_of_its_client(parameters):
+    """With parameters or without: else it would take from the share of another."""
+    token = client_name.set("me")
+    try:
+        assert read(parameters).client == "me"
+    finally:
+        client_name.reset(token)
 
 
 @pytest.mark.parametrize(

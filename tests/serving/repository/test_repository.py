@@ -86,6 +86,16 @@ def test_a_broken_model_leaves_the_others(put, root, open_repository):
     play(scene, open_repository())
 
 
+def test_the_next_lower_version_stands_in_for_a_broken_one(put, open_repository):
+    """At the start only: a server that was killed had served it. A list of versions is taken as it is."""
+    for version in (1, 2, 3, 5):
+        put("net", version)
+    put("net", 4, b"bad")
+    put("net", 6, b"bad")
+    for policy, served in (("latest", ["5"]), ("latest:2", ["3", "5"]), ("4,5", ["5"]), ("all", ["1", "2", "3", "5"])):
+        assert [model.version for model in open_repository(policy).models] == served
+
+
 def test_a_model_is_not_served_twice_under_one_name(put, root, loader, make_model):
     put("net", 1)
     repository = Repository(ModelFolder(root), loader)
@@ -298,14 +308,38 @@ def test_closing_ends_every_version_and_refuses_loads(put, loader, open_reposito
                 await asyncio.sleep(0.01)
                 closing = asyncio.create_task(served.repository.close(0.5))
                 await asyncio.sleep(0.01)
-            await loading
+            with pytest.raises(UnavailableError, match="draining"):
+                await loading
             await closing
+        assert not served.repository.given_up
         assert [loaded.session.closed for loaded in loader.loaded] == [True, True]
         with pytest.raises(UnavailableError, match="draining"):
             await served.repository.load("net")
         assert len(loader.loaded) == 2
 
     play(scene, open_repository())
+
+
+def test_a_load_that_takes_longer_than_the_grace_is_given_up(put, loader, open_repository):
+    """The end of the server does not wait for it, and its caller is told at once."""
+    put("net", 1)
+    repository = open_repository()
+
+    async def scene(served: Served) -> None:
+        put("net", 2)
+        loading = asyncio.create_task(served.repository.load("net"))
+        while not any(entry.state == "LOADING" for entry in await served.repository.unserved()):
+            await asyncio.sleep(0.001)
+        served.repository.refuse()
+        with pytest.raises(UnavailableError, match="draining"):
+            await loading
+        assert not served.repository.given_up
+        await served.repository.close(0.01)
+        assert served.repository.given_up
+        assert loader.loaded[0].session.closed
+
+    with loader.gate:
+        play(scene, repository)
 
 
 def test_a_stuck_version_stays_open(put, loader, open_repository, monkeypatch):

@@ -1,78 +1,137 @@
-"""Versions that are swapped while clients ask: no request fails, and the command line serves the folder."""
+"""Versions that are swapped while clients ask: no request fails; and a server that is killed comes back as it was."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from clients import tensor, triton, wait_for
+from clients import InferenceServerException, tensor, triton, wait_for
 
 from nested_sparse.slice import slice_checkpoint
 from support import EXAMPLE
 
-
-def put(root: Path, version: int) -> None:
-    """Version N has N levels."""
-    (root / f"net/{version}").mkdir(parents=True)
-    slice_checkpoint(EXAMPLE, version, root / f"net/{version}/model.safetensors")
+IMAGE = np.random.default_rng(0).standard_normal((1, 1, 28, 28)).astype(np.float32)
+LEVELS = 4
+"""Levels of the example."""
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Any:
-    """`serve --model-dir` of a folder with version 1 of net: its address, and the folder."""
-    root = tmp_path / "models"
-    put(root, 1)
+def put(root: Path, version: int, broken: bool = False) -> None:
+    """Version N has 1 + (N - 1) % LEVELS levels."""
+    path = root / f"net/{version}/model.safetensors"
+    path.parent.mkdir(parents=True)
+    slice_checkpoint(EXAMPLE, level_of(version) + 1, path)
+    if broken:
+        path.write_bytes(path.read_bytes()[:-1])
+
+
+def level_of(version: int) -> int:
+    return (version - 1) % LEVELS
+
+
+@contextlib.contextmanager
+def started(root: Path) -> Iterator[tuple[str, Any]]:
+    """`serve --model-dir`: its address and process. It must end in order, unless it was killed."""
     options = ["--model-dir", root, "--port", "0", "--json", "--threads", "1", "--slo-ms", "60000"]
     command = [sys.executable, "-m", "nested_sparse.serving", "serve", *map(str, options)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        yield json.loads(process.stdout.readline())["address"], root
-        process.terminate()
-        assert process.wait(60) == 0
-    finally:
-        process.kill()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield json.loads(process.stdout.readline())["address"], process
+            if process.poll() is None:
+                process.terminate()
+                assert process.wait(60) == 0
+        finally:
+            process.kill()
 
 
-def test_versions_change_under_load_and_no_request_fails(server: Any) -> None:
-    """Every answer comes from the version that it names, of which it has the densest level."""
-    address, root = server
-    image = np.random.default_rng(0).standard_normal((1, 1, 28, 28)).astype(np.float32)
-    seen: dict[str, set[int]] = {}
-    errors: list[str] = []
-    stop = threading.Event()
+class Askers:
+    """Clients that ask all the time. seen: levels that answered, by version; errors: what failed."""
 
-    def ask() -> None:
-        with triton.InferenceServerClient(address) as client:
-            while not stop.is_set():
-                try:
-                    response = client.infer("net", [tensor(image, "input")], parameters={"level": -1}).get_response()
-                    seen.setdefault(response.model_version, set()).add(response.parameters["level"].int64_param)
-                except Exception as error:
-                    errors.append(str(error))
+    def __init__(self, address: str, count: int = 4) -> None:
+        self.seen: dict[str, set[int]] = {}
+        self.errors: list[str] = []
+        self._address = address
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._ask) for _ in range(count)]
 
-    askers = [threading.Thread(target=ask) for _ in range(4)]
-    for each in askers:
-        each.start()
-    try:
-        with triton.InferenceServerClient(address) as client:
-            assert wait_for(lambda: "1" in seen)
-            for version in (2, 3):
-                put(root, version)
-                client.load_model("net")
-                assert list(client.get_model_metadata("net").versions) == [str(version)]
-                assert wait_for(lambda version=version: str(version) in seen)
-            states = {each.version: each.state for each in client.get_model_repository_index().models}
-            assert states["3"] == "READY"
-    finally:
-        stop.set()
-        for each in askers:
+    def __enter__(self) -> Askers:
+        for each in self._threads:
+            each.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for each in self._threads:
             each.join()
-    assert errors == []
-    assert seen == {"1": {0}, "2": {1}, "3": {2}}
+
+    def _ask(self) -> None:
+        with triton.InferenceServerClient(self._address) as client:
+            while not self._stop.is_set():
+                try:
+                    response = client.infer("net", [tensor(IMAGE, "input")], parameters={"level": -1}).get_response()
+                    level = response.parameters["level"].int64_param
+                    self.seen.setdefault(response.model_version, set()).add(level)
+                except Exception as error:
+                    self.errors.append(str(error))
+
+
+def change_versions(root: Path, last: int) -> None:
+    """Bring versions 2 to `last`, every third of them broken, one after the other, while clients ask."""
+    put(root, 1)
+    good = [1]
+    with started(root) as (address, _), Askers(address) as askers, triton.InferenceServerClient(address) as client:
+        assert wait_for(lambda: "1" in askers.seen)
+        for version in range(2, last + 1):
+            broken = version % 3 == 0
+            put(root, version, broken)
+            if broken:
+                with pytest.raises(InferenceServerException, match="FAILED_PRECONDITION"):
+                    client.load_model("net")
+            else:
+                client.load_model("net")
+                good.append(version)
+            assert list(client.get_model_metadata("net").versions) == [str(good[-1])]
+            assert wait_for(lambda: str(good[-1]) in askers.seen)
+    assert askers.errors == []
+    assert askers.seen == {str(version): {level_of(version)} for version in good}
+
+
+def test_versions_change_under_load_and_no_request_fails(tmp_path: Path) -> None:
+    """Every answer comes from the version that it names, of which it has the densest level."""
+    change_versions(tmp_path / "models", 4)
+
+
+@pytest.mark.slow
+def test_many_versions_change_under_load(tmp_path: Path) -> None:
+    change_versions(tmp_path / "models", 120)
+
+
+def test_a_server_that_was_killed_comes_back(tmp_path: Path) -> None:
+    """Killed in the middle of a load: the next start serves the latest version that is whole."""
+    root = tmp_path / "models"
+    put(root, 1)
+    with started(root) as (address, process), triton.InferenceServerClient(address) as client:
+        client.infer("net", [tensor(IMAGE, "input")])
+        put(root, 2)
+        loading = threading.Thread(target=load, args=[client])
+        loading.start()
+        process.kill()
+        process.wait()
+        loading.join()
+    put(root, 3, broken=True)
+    with started(root) as (address, _), triton.InferenceServerClient(address) as client:
+        assert client.infer("net", [tensor(IMAGE, "input")]).get_response().model_version == "2"
+
+
+def load(client: Any) -> None:
+    """Load net, however that ends."""
+    with contextlib.suppress(InferenceServerException):
+        client.load_model("net")

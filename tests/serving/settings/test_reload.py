@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from nested_sparse.runtime.resources import Governor, LimitConfig, ResourceMonit
 from nested_sparse.runtime.scheduling import Device, Request
 from nested_sparse.runtime.session import Session
 from nested_sparse.serving.load import load_model
+from nested_sparse.serving.served_model import ServedModel
 from nested_sparse.serving.server import Server, ServerConfig
 from nested_sparse.serving.settings import reload
 from nested_sparse.serving.settings.groups import Limits, Models, OwnModel
@@ -64,38 +67,33 @@ def test_the_table_of_a_model_comes_and_goes() -> None:
     assert reload.changed(BEFORE, after).model == {"net": OwnModel(), "other": OwnModel(slo_ms=3.0)}
 
 
-@contextlib.contextmanager
-def served(path: Path, settings: Settings) -> Iterator[tuple[Any, Governor, Server]]:
-    """One model as these settings serve it, and a server of it that does not listen."""
-    governor = Governor(ResourceMonitor(probes={}), LimitConfig(min_available_memory_bytes=None))
-    with Session(path, threads=1) as session:
-        model = load_model(session, model_config(settings.of_model("net")), Device(), None, governor)
-        try:
-            yield model, governor, Server([model], ServerConfig(port=0))
-        finally:
-            model.engine.close(0.0)
-
-
 def test_what_is_served_follows(tmp_path: Path) -> None:
     """The time of a request that states none, the priority, the readings and the grace."""
     path = tmp_path / "net.safetensors"
     counting_chain(path, 2, 4, 3)
-    after = replace(
-        BEFORE,
-        limits=Limits(grace_s=5.0, min_battery=30.0),
-        model={"net": OwnModel(priority=7, slo_ms=60_000.0, min_memory_mb=0)},
-    )
-    with served(path, BEFORE) as (model, governor, server):
+    own = OwnModel(priority=7, slo_ms=60_000.0, min_memory_mb=0)
+    after = replace(BEFORE, limits=Limits(grace_s=5.0, min_battery=30.0), model={"net": own})
+    governor = Governor(ResourceMonitor(probes={}), LimitConfig(min_available_memory_bytes=None))
+
+    async def follow(model: ServedModel) -> None:
+        server = Server([model], ServerConfig(port=0))
         reload.apply(BEFORE, after, server, governor)
-        assert model.default_slo_ms == 60_000.0
-        request = Request({spec.name: np.zeros(spec.example_shape, spec.dtype) for spec in model.inputs})
-        assert model.engine.submit(request).result(60).time_limit_ms == 60_000.0
-        assert model.engine._dispatcher.priority == 7
-        (watched,) = governor._watched
-        assert watched.priority == 7
-        assert watched.limits._config == limit_config(after.of_model("net"))
-        assert watched.limits._config.min_battery_percent == 30.0
         assert server._config.grace_s == 5.0
+
+    with Session(path, threads=1) as session:
+        model = load_model(session, model_config(BEFORE.of_model("net")), Device(), None, governor)
+        try:
+            asyncio.run(follow(model))
+            assert model.default_slo_ms == 60_000.0
+            request = Request({spec.name: np.zeros(spec.example_shape, spec.dtype) for spec in model.inputs})
+            assert model.engine.submit(request).result(60).time_limit_ms == 60_000.0
+            assert model.engine._dispatcher.priority == 7
+            (watched,) = governor._watched
+            assert watched.priority == 7
+            assert watched.limits._config == limit_config(after.of_model("net"))
+            assert watched.limits._config.min_battery_percent == 30.0
+        finally:
+            model.engine.close(0.0)
 
 
 COMMAND = (sys.executable, "-m", "nested_sparse.serving", "serve", "--json", "--port", "0", "--config")
@@ -107,7 +105,7 @@ def process(path: Path, log: Path) -> Iterator[tuple[subprocess.Popen[str], str]
     """A server with this file of settings, and its address."""
     with (
         log.open("w") as stderr,
-        subprocess.Popen([*COMMAND, str(path)], stdout=subprocess.PIPE, stderr=stderr, text=True) as server,
+        subprocess.Popen([*COMMAND, str(path)], stdout=PIPE, stderr=stderr, text=True) as server,
     ):
         try:
             assert server.stdout is not None
@@ -161,11 +159,41 @@ def test_sighup_reads_the_file_again(tmp_path: Path) -> None:
         assert ask(address, 1) == 1
 
 
+def test_a_signal_that_comes_early_is_not_lost(tmp_path: Path) -> None:
+    """It comes while Python starts, or while the models load: the file is read again when they are ready."""
+    counting_chain(tmp_path / "net.safetensors", 2, 4, 3)
+    path, log = tmp_path / "serve.toml", tmp_path / "log"
+    path.write_text("[models]\n" + FILE.format(slo_ms=9000))
+    with (
+        log.open("w") as stderr,
+        subprocess.Popen([*COMMAND, str(path)], stdout=PIPE, stderr=stderr, text=True) as server,
+    ):
+        try:
+            end_s = time.monotonic() + 60
+            while not catches(server.pid, signal.SIGHUP) and time.monotonic() < end_s:
+                time.sleep(0.002)
+            os.kill(server.pid, signal.SIGHUP)
+            assert server.stdout is not None
+            assert server.stdout.readline()
+            wait_for(log, "the settings are as before")
+            server.terminate()
+            assert server.wait(60) == 0
+        finally:
+            server.kill()
+
+
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether the process has a handler of the signal."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    mask = next(int(line.split()[1], 16) for line in lines if line.startswith("SigCgt"))
+    return bool(mask >> (number - 1) & 1)
+
+
 def test_sighup_ends_a_server_without_a_file(tmp_path: Path) -> None:
     """As when its terminal closes."""
     counting_chain(tmp_path / "net.safetensors", 2, 4, 3)
     command = [*COMMAND[:-1], str(tmp_path / "net.safetensors"), "--profile-cache", "off", "--threads", "1"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+    with subprocess.Popen(command, stdout=PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         try:
             assert server.stdout is not None
             assert server.stdout.readline()

@@ -96,7 +96,8 @@ def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
     lines = problems(tmp_path, text)
     assert lines[0] == f"{tmp_path / 'serve.toml'}:"
     assert set(lines[1:]) == {
-        "[address]: there is no 'prot'; did you mean 'port'? expected one of: host, port, metrics_port, http_port",
+        "[address]: there is no 'prot'; did you mean 'port'? expected one of: "
+        + ", ".join(Address.__dataclass_fields__),
         "[address] host = 3: expected a string",
         "[address] port = 70000: expected 0 to 65535",
         "[limits] max_batch = 2.5: expected a whole number",

@@ -36,9 +36,9 @@ def source():
         each.close()
 
 
-def infer(address, model="net"):
+def infer(address, model="net", version=""):
     """One request of one sample by plain gRPC; whether it was answered."""
-    request = messages.ModelInferRequest(model_name=model)
+    request = messages.ModelInferRequest(model_name=model, model_version=version)
     request.inputs.add(name="x", datatype="FP32", shape=[1, 4])
     request.raw_input_contents.append(np.zeros(4, np.float32).tobytes())
     with grpc.insecure_channel(address) as channel:
@@ -71,6 +71,29 @@ def foreign_server(**answers):
         server.stop(None).wait()
 
 
+def test_versions_are_one_model(make_model, serve, source):
+    """It is ready where one of them is, and they are counted together."""
+    index = messages.RepositoryIndexResponse()
+    for version, state, reason in (("1", "READY", ""), ("2", "UNAVAILABLE", "broken")):
+        index.models.add(name="net", version=version, state=state, reason=reason)
+        index.models.add(name="old", version=version, state="UNAVAILABLE", reason=f"unloaded {version}")
+    metadata = messages.ServerMetadataResponse(name="x").SerializeToString()
+    with foreign_server(
+        ServerMetadata=metadata,
+        ServerReady=messages.ServerReadyResponse(ready=True).SerializeToString(),
+        RepositoryIndex=index.SerializeToString(),
+    ) as address:
+        assert [(each.name, each.state) for each in source(address).read().models] == [
+            ("net", "ready"),
+            ("old", "unloaded 2"),
+        ]
+    with serve([make_model("net"), make_model("net", version="2")], CONFIG) as server:
+        assert all(infer(server.address, version=version) for version in ("1", "2", ""))
+        (counts,) = source(server.address).read().models
+    assert (counts.name, counts.answered) == ("net", 3)
+    assert counts.compute_ms == pytest.approx(7.5)
+
+
 def test_all_figures_of_our_server_are_read(model, serve, source):
     """Its metrics are found by what it announces."""
     with serve([model], CONFIG) as server:
@@ -88,7 +111,7 @@ def test_all_figures_of_our_server_are_read(model, serve, source):
     assert (rates.level_shares, rates.shed, rates.late) == ({2: 1.0}, 1, 0)
     assert (rates.slowdown, rates.queue_length) == (1.25, 0)
     assert rates.mean_compute_ms == 2.5
-    assert 0.0 <= rates.mean_queue_ms <= 1.5  # without the time that the conversion takes, which is counted apart
+    assert 0 <= rates.mean_queue_ms <= 1.5  # without the time that the message took to become arrays
     assert rates.queue_ms is not None
     assert 1.0 <= rates.queue_ms[0] <= rates.queue_ms[1] <= 2.5
 
