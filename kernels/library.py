@@ -296,9 +296,6 @@ def loaded_library() -> ctypes.CDLL:
     library.nested_sparse_run_gather8.argtypes = (ctypes.c_int32, ctypes.c_void_p)
     library.nested_sparse_run_gather8.restype = ctypes.c_bool
     library.nested_sparse_guard_this_thread.restype = ctypes.c_bool
-    library.nested_sparse_flush_denormals.restype = ctypes.c_uint64
-    library.nested_sparse_set_float_control.argtypes = (ctypes.c_uint64,)
-    library.nested_sparse_set_float_control.restype = None
     library.nested_sparse_monotonic_ns.restype = ctypes.c_int64
     library.nested_sparse_arrive_at.restype = ctypes.c_int64
     return library

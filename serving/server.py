@@ -285,6 +285,7 @@ class Server:
             self._upload_bytes,
             Dashboard(History(OwnState(self._metrics.registry, self._dataplane, self._governor))),
             self._config.http_limits,
+            on_unread=self._metrics.count_unread,
             is_local=is_local(host) and self._config.security.token_file is None,
         )
         tls = self.security.tls

@@ -126,7 +126,7 @@ class Servicer:
         self.log = LogSettings()
         self.trace = TraceSettings(dataplane)
         self._clock = clock
-        self._conversion = asyncio.Lock()
+        self._conversion, self._statistics = asyncio.Lock(), asyncio.Lock()
         self._headers, self._answers = KnownHeaders(memory), Answers()
         self.metrics_port: int | None = None
         self.has_rest = False
@@ -260,7 +260,8 @@ class Servicer:
         else:
             models = self._dataplane.every()
         tallies = [(model, self.metrics.tallies[model]) for model in models]
-        stats = await asyncio.to_thread(lambda: [statistics_message(model, tally) for model, tally in tallies])
+        async with self._statistics:  # one thread of the pool at most, however many ask
+            stats = await asyncio.to_thread(lambda: [statistics_message(model, tally) for model, tally in tallies])
         return messages.ModelStatisticsResponse(model_stats=stats)
 
 

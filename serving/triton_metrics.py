@@ -6,9 +6,11 @@ at their end, as Triton has them; so their type is "unknown", because the text f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from prometheus_client.metrics_core import Metric
+
+from nested_sparse.runtime.scheduling import SchedulerStats
 
 from .level_counts import Tally
 from .metrics import Metrics
@@ -51,22 +53,30 @@ class TritonMetrics:
         runs = Metric("nv_inference_exec_count", "Runs; several requests may share one", "unknown")
         pending = Metric("nv_inference_pending_request_count", "Requests that wait", "gauge")
         durations = {name: Metric(name, text, "unknown") for name, (_, text) in _DURATIONS.items()}
-        for model, tally in list(self._metrics.tallies.items()):
-            labels, stats = {"model": model.name, "version": model.version}, model.engine.stats()
-            success.add_sample(success.name, labels, tally.successes)
-            for reason, count in _failures(tally).items():
+        for (model, version), each in self._versions().items():
+            labels, tallies = {"model": model, "version": version}, [tally for tally, _ in each]
+            success.add_sample(success.name, labels, sum(tally.successes for tally in tallies))
+            for reason, count in _failures(tallies).items():
                 failure.add_sample(failure.name, {**labels, "reason": reason}, count)
-            samples.add_sample(samples.name, labels, tally.samples)
-            runs.add_sample(runs.name, labels, stats.runs)
-            pending.add_sample(pending.name, labels, stats.queue_length)
+            samples.add_sample(samples.name, labels, sum(tally.samples for tally in tallies))
+            runs.add_sample(runs.name, labels, sum(stats.runs for _, stats in each))
+            pending.add_sample(pending.name, labels, sum(stats.queue_length for _, stats in each))
             for name, (field, _) in _DURATIONS.items():
-                durations[name].add_sample(name, labels, getattr(tally, field) // 1000)
+                durations[name].add_sample(name, labels, sum(getattr(tally, field) for tally in tallies) // 1000)
         yield from (success, failure, samples, runs, pending, *durations.values())
 
+    def _versions(self) -> dict[tuple[str, str], list[tuple[Tally, SchedulerStats]]]:
+        """By model and version: the one that is served, and one whose file was replaced and that still answers."""
+        versions: dict[tuple[str, str], list[tuple[Tally, SchedulerStats]]] = {}
+        for model, tally in list(self._metrics.tallies.items()):
+            versions.setdefault((model.name, model.version), []).append((tally, model.engine.stats()))
+        return versions
 
-def _failures(tally: Tally) -> dict[str, int]:
+
+def _failures(tallies: Sequence[Tally]) -> dict[str, int]:
     """By each of Triton's reasons, so that a rate is there before the first failure."""
     counts = dict.fromkeys((*REASONS.values(), OTHER), 0)
-    for outcome, count in list(tally.failed.items()):
-        counts[REASONS.get(outcome, OTHER)] += count
+    for tally in tallies:
+        for outcome, count in list(tally.failed.items()):
+            counts[REASONS.get(outcome, OTHER)] += count
     return counts

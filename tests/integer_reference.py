@@ -145,8 +145,7 @@ def row_constants(
     with np.errstate(all="ignore"):
         m = np.clip(np.float64(x.scale) * np.float64(row_scale) * gain / np.float64(sums.scale), -1 / 8, 1 / 8)
         offset = np.float64(shift) / np.float64(sums.scale) + sums.zero - m * x.zero * weight_sum
-        if residual is not None:
-            offset = offset - r / 2**11 * residual.zero + 1 / 16
+        offset = offset - (r / 2**11 * residual.zero if residual is not None else 1 / 16)
     if not (np.isfinite(m) and np.isfinite(offset)):
         m, offset = np.float64(0), np.float64(sums.zero)
     floor = max(abs(offset) / 2**30, 2.0**-30)

@@ -103,6 +103,7 @@ MAY_USE_TOO: Mapping[tuple[str, str], str] = {
     ("serving.commands.bench_kernels", "torch"): "checks that torch is there, which makes every row's model",
     ("serving.bench.kernels.peers.worker", "MNN"): "one of the engines beside ours",
     ("serving.bench.kernels.peers.worker", "deepsparse"): "one of the engines beside ours",
+    ("serving.bench.loadgen.run", "mlperf_loadgen"): "the load generator of that benchmark",
     ("serving.bench.kernels.peers.worker", "openvino"): "one of the engines beside ours",
     ("serving.http.connections", "aiohttp"): "the extra [http]; imported where --http-port is given",
     ("serving.http.http_server", "aiohttp"): "the same",

@@ -120,7 +120,12 @@ class Forecast:
         if now_s - self._refreshed_s > REFRESH_S:  # without runs, what was learned is forgotten step by step
             self._refresh(now_s)
         level = floor(request)
-        before = [each for each in queue if each.first or each.due <= request.due]
+        rank, deadline_s = request.rank, request.deadline_s
+        before = [  # as Waiting.due orders them, at a fifth of the time
+            each
+            for each in queue
+            if each.first or (each.deadline_s <= deadline_s if each.rank == rank else each.rank < rank)
+        ]
         wait_ms = busy_ms + self.backlog_ms(before, floor, now_s)
         cost_ms = self.run_ms(level, request.batch, now_s)
         slack_ms = request.slack_ms(now_s)

@@ -71,11 +71,10 @@ def _checked(spec: TensorSpec, array: Array) -> Array:
 
 def in_order(array: Array) -> Array:
     """`array`, or a copy where it is not contiguous or its values are not at multiples of their size."""
+    if type(array) is not np.ndarray:  # a class of its own, such as numpy's matrix, is left to numpy
+        return np.require(array, requirements=("C", "A"))
     flags = array.flags
-    # a class of its own, such as numpy's matrix, is left to numpy
-    if type(array) is np.ndarray and flags.c_contiguous and flags.aligned:
-        return array
-    return np.require(array, requirements=("C", "A"))
+    return array if flags.c_contiguous and flags.aligned else array.copy()
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:

@@ -21,9 +21,10 @@ def front(
     """Calls of a trivial model against calls of a bare grpc.aio server, in turns, with equal bytes both ways.
 
     One client calls both servers by turns, with 4 kB, with 602 kB, and with 602 kB in shared memory beside a bare call
-    with 4 kB; the time of Session.run, measured apart, is taken off ours. Then one client process keeps a call under
-    way on each of 16 connections, of one server after the other. The bare server reads nothing, and answers as many
-    bytes as ours. Every answer of ours is compared with the output of the level that it names. Needs the [train] extra.
+    with 4 kB. The time of Session.run is taken off ours; it takes turns with the calls, in the client's process. Then
+    one client process keeps a call under way on each of 16 connections, of one server after the other. The bare server
+    reads nothing, and answers as many bytes as ours. Every answer of ours is compared with the output of the level that
+    it names. Needs the [train] extra.
 
     Example: `nested-sparse bench front --quick`
     """

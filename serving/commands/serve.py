@@ -251,6 +251,7 @@ def _announce(server: Server, json: bool) -> None:
         ]
         addresses = {
             "address": server.address,
+            "unix_address": server.unix_address or None,
             "metrics_address": server.metrics_address or None,
             "http_address": server.http_address or None,
         }

@@ -11,8 +11,8 @@ import socket
 import ssl
 import time
 import zlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from aiohttp import web
 
@@ -26,12 +26,13 @@ from ..protocol.wire import HEADER_BYTES
 from .connections import HttpConnections
 from .dashboard.dashboard import HEADERS, POINTS_PATH, Dashboard
 from .http_limits import HttpLimits
-from .infer_body import HEADER_LENGTH, read_infer_body, write_infer_body
+from .infer_body import HEADER_LENGTH, WantedForm, read_infer_body, write_infer_body
 from .json_message import read_json
 from .local_call import EndedError, LocalCall, LocalContext
 from .routes import answer_of, find_route, request_bytes
 from .sender import check_sender
 
+ResultT = TypeVar("ResultT")
 LARGE_BYTES = 1 << 15
 """Bodies above this are converted in a thread beside the event loop's, one at a time."""
 JSON_BYTES_PER_BYTE = 8
@@ -39,6 +40,7 @@ JSON_BYTES_PER_BYTE = 8
 READING = "ServerMetadata"
 """The RPC whose right the metrics and the dashboard's figures take."""
 BACKLOG = 128
+NO_TEXT = "The body has a string that is no text: half of a surrogate pair."
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 SAFE_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 _QUIET = logging.getLogger(f"{__name__}.aiohttp")
@@ -50,6 +52,7 @@ class HttpServer:
 
     handlers: gRPC's generic handlers of the server, in their order; REST asks them, too.
     message_bytes: bytes that a request of an inference may have. upload_bytes: of all bodies that are being received.
+    on_unread: called with the error of each inference that is refused before its message is made, for the metrics.
     is_local: see check_sender.
     """
 
@@ -62,6 +65,7 @@ class HttpServer:
         dashboard: Dashboard,
         limits: HttpLimits | None = None,
         *,
+        on_unread: Callable[[Exception], None] = lambda error: None,
         is_local: bool = False,
     ) -> None:
         self._handlers = handlers
@@ -69,6 +73,7 @@ class HttpServer:
         self._message_bytes = message_bytes
         self._upload_bytes = upload_bytes
         self._dashboard = dashboard
+        self._on_unread = on_unread
         self._is_local = is_local
         self._held_bytes = 0
         self._limits = limits or HttpLimits()
@@ -120,9 +125,7 @@ class HttpServer:
             response = _failure(Ending.of(InputError("The body ended before its end.")))
             response.force_close()
         except UnicodeEncodeError:
-            response = _failure(
-                Ending.of(InputError("The body has a string that is no text: half of a surrogate pair."))
-            )
+            response = _failure(Ending.of(InputError(NO_TEXT)))
         except Exception as error:
             response = _failure(ending_of(error, f"{request.method} {request.path}"))
             if isinstance(error, TooLargeError):
@@ -173,12 +176,11 @@ class HttpServer:
         return web.Response(body=body, headers=given)
 
     async def _infer(self, request: web.BaseRequest, call: LocalCall, fields: dict[str, str]) -> web.Response:
-        length = _length(request.headers.get(HEADER_LENGTH))
-        body = await self._body(request, self._message_bytes * (JSON_BYTES_PER_BYTE if length is None else 1))
-        read = functools.partial(read_infer_body, body, length, fields["model_name"], fields.get("model_version", ""))
-        begun_s = time.monotonic()
-        data, form = await self._converted(read, len(body))
-        waited_s.set(waited_s.get() + time.monotonic() - begun_s)  # the request's time counts from its arrival
+        try:
+            data, form = await self._read_infer(request, fields)
+        except (InputError, TooLargeError, UnavailableError) as error:
+            self._on_unread(error)
+            raise
         answer = bytes(await call.run(data))
         body, length = await self._converted(functools.partial(write_infer_body, answer, form), len(answer))
         headers = call.headers if length is None else {**call.headers, HEADER_LENGTH: str(length)}
@@ -189,7 +191,19 @@ class HttpServer:
             body = await self._converted(functools.partial(_deflated, body, encoding), len(body))
         return web.Response(body=body, headers=headers, content_type=kind)
 
-    async def _converted(self, work: Any, nbytes: int) -> Any:
+    async def _read_infer(self, request: web.BaseRequest, fields: dict[str, str]) -> tuple[bytes, WantedForm]:
+        length = _length(request.headers.get(HEADER_LENGTH))
+        body = await self._body(request, self._message_bytes * (JSON_BYTES_PER_BYTE if length is None else 1))
+        read = functools.partial(read_infer_body, body, length, fields["model_name"], fields.get("model_version", ""))
+        begun_s = time.monotonic()
+        try:
+            return await self._converted(read, len(body))
+        except UnicodeEncodeError:
+            raise InputError(NO_TEXT) from None
+        finally:
+            waited_s.set(waited_s.get() + time.monotonic() - begun_s)  # the request's time counts from its arrival
+
+    async def _converted(self, work: Callable[[], ResultT], nbytes: int) -> ResultT:
         if nbytes <= LARGE_BYTES:
             return work()
         async with self._converting:

@@ -69,7 +69,7 @@ class Repository:
         self._loading: set[tuple[str, int]] = set()
         self._ending: dict[Loaded, asyncio.Task[None]] = {}
         self._working: set[asyncio.Task[None]] = set()
-        self._turn = asyncio.Lock()
+        self._turn, self._reading = asyncio.Lock(), asyncio.Lock()
         self._closing = asyncio.Event()
         self.given_up = False
         self._dataplane = Dataplane(())
@@ -131,7 +131,8 @@ class Repository:
 
     async def unserved(self) -> list[Entry]:
         """The versions that are not served: those of the folder, and those that were taken away and still answer."""
-        found = await asyncio.to_thread(self._found)
+        async with self._reading:  # one thread of the pool at most, however many ask
+            found = await asyncio.to_thread(self._found)
         self._reasons = {
             (name, version): reason
             for (name, version), reason in self._reasons.items()
@@ -146,7 +147,7 @@ class Repository:
         ]
 
     def refuse(self) -> None:
-        """Load nothing any more. Whoever waits for a load is told so at once."""
+        """Load nothing any more. The callers that wait for a load are told so at once."""
         self._closing.set()
 
     async def close(self, grace_s: float) -> None:
@@ -162,7 +163,7 @@ class Repository:
                 log.warning("a model is still being loaded after %g s of grace; it is given up", grace_s)
         for task in self._ending.values():
             task.cancel()
-        await asyncio.gather(*(asyncio.to_thread(loaded.close, grace_s) for loaded in self._open_ones))
+        await asyncio.gather(*(apart(loaded.close, grace_s) for loaded in self._open_ones))
 
     @property
     def stuck(self) -> list[str]:
@@ -245,7 +246,7 @@ class Repository:
     async def _end(self, loaded: Loaded) -> None:
         await self._dataplane.let_go(loaded.model)
         try:
-            while not await asyncio.to_thread(loaded.close, self.grace_s):
+            while not await apart(loaded.close, self.grace_s):
                 await asyncio.sleep(STUCK_S)
             self._metrics.unwatch(loaded.model)
         finally:
@@ -289,7 +290,12 @@ class Repository:
     def _found(self) -> dict[str, list[int]]:
         """The versions in the folder that are not served, by model; 0 stands for a model that has none."""
         found: dict[str, list[int]] = {}
-        for name in self._folder.names():
+        try:
+            names = self._folder.names()
+        except RepositoryError as error:  # the models that are served are listed nevertheless
+            log.warning("%s", error)
+            names = []
+        for name in names:
             try:
                 versions = self._folder.versions(name) or [0]
             except ServingError as error:

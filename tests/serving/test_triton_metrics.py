@@ -68,3 +68,20 @@ def test_both_formats_can_be_parsed(metrics):
     open_text = exposition.generate_latest(metrics.registry).decode()
     strict = {sample.name for family in parser.text_string_to_metric_families(open_text) for sample in family.samples}
     assert "nv_inference_request_success" in plain & strict
+
+
+def test_a_version_whose_file_was_replaced_is_counted_once(make_model):
+    """As long as the old one answers there are two models of one name and version, and still one sample of each."""
+    metrics = Metrics(clock=lambda: 10.0)
+    metrics.registry.register(TritonMetrics(metrics))
+    old, new = make_model(), make_model()
+    for model in (old, new):
+        metrics.watch(model)
+        with metrics.request(model, 10.0) as record:
+            record.response = Response({}, model.levels[1], 1500, 2500, "", 100.0)
+    names = [line.rpartition(" ")[0] for line in generate_latest(metrics.registry).decode().splitlines()]
+    assert len(names) == len(set(names))
+    value = metrics.registry.get_sample_value
+    assert value("nv_inference_request_success", MODEL) == 2
+    metrics.unwatch(old)
+    assert value("nv_inference_request_success", MODEL) == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from ..model.preserved import preserved, preserved_generators
 from .diagnosis import Answers, diagnosis
 
 SEED = 0
+Tensors = tuple[Tensor, ...]
 OURS = "the file holds the model's weights, so an operator or the graph is at fault: please report the model"
 
 
@@ -36,6 +37,11 @@ class Alike:
 
     tolerance: float
 
+    def trials(self, examples: Tensors, batch: int | None) -> Iterator[tuple[Tensors, Agreement]]:
+        """The examples, and random inputs like them, of another batch size unless `batch` is None."""
+        yield examples, self
+        yield random_like(examples, batch), self
+
     def problem(self, expected: NDArray[Any], got: NDArray[Any]) -> str:
         """The difference, in words; "" where they agree."""
         return disagreement(expected, got, self.tolerance)
@@ -45,26 +51,32 @@ class Alike:
 class Rounded:
     """Agreement of an int8 file with the float32 model: errors are those of rounding, and no operator is wrong.
 
+    samples: arrays of some real inputs, in the order of the inputs; none: the examples and random inputs are compared.
     share: largest accepted root mean square of the errors, as a share of that of the expected values.
     Calibrated networks have a few hundredths; an output of other values has 1.4.
     """
 
+    samples: Sequence[NDArray[Any]] = ()
     share: float = 0.5
+
+    def trials(self, examples: Tensors, batch: int | None) -> Iterator[tuple[Tensors, Agreement]]:
+        """The samples. An example may have any values, often zeros, so only the shape of its answer is compared."""
+        if not self.samples:
+            yield from ((inputs, self) for inputs, _ in Alike(0.0).trials(examples, batch))
+            return
+        yield examples, Shapes()
+        yield tuple(torch.from_numpy(a).to(example) for a, example in zip(self.samples, examples, strict=True)), self
 
     def problem(self, expected: NDArray[Any], got: NDArray[Any]) -> str:
         """The difference, in words; "" where they agree. Whole numbers, such as class labels, may differ."""
-        if expected.shape != got.shape or expected.dtype != got.dtype:
-            return disagreement(expected, got, 0.0)
+        if problem := Shapes().problem(expected, got):
+            return problem
         if not np.issubdtype(expected.dtype, np.floating) or not expected.size:
             return ""
         error = self.relative_error(expected, got)
         if error <= self.share:
             return ""
-        return (
-            f"the errors have a root mean square of {error:.3g} of the output's, expected at most {self.share:g}; "
-            "calibrate with inputs like those of the examples, or keep the layers in float32 that `inspect` shows with "
-            "the lowest ratios (keep_float)"
-        )
+        return f"the errors have a root mean square of {error:.3g} of the output's, expected at most {self.share:g}"
 
     @staticmethod
     def relative_error(expected: NDArray[Any], got: NDArray[Any]) -> float:
@@ -76,6 +88,18 @@ class Rounded:
         return float(np.sqrt(error / power)) if power else float(error > 0) * np.inf
 
 
+@dataclass(frozen=True, slots=True)
+class Shapes:
+    """Agreement in shape and dtype."""
+
+    def problem(self, expected: NDArray[Any], got: NDArray[Any]) -> str:
+        """The difference, in words; "" where they agree."""
+        return disagreement(expected, got, 0.0) if (expected.shape, expected.dtype) != (got.shape, got.dtype) else ""
+
+
+Agreement = Alike | Rounded | Shapes
+
+
 def verify_export(
     net: NestedModel,
     examples: tuple[Any, ...],
@@ -84,9 +108,9 @@ def verify_export(
     fixed_batch: bool,
     agreement: Alike | Rounded,
 ) -> None:
-    """Run `path` and `net` (in eval mode) at every level and compare, on the examples and on random inputs like them.
+    """Run `path` and `net` (in eval mode) at every level and compare, on the inputs that `agreement` names.
 
-    The random inputs have another batch size unless `fixed_batch`. agreement: of each pair of outputs. Model, level and
+    Random inputs have another batch size unless `fixed_batch`. agreement: of each pair of outputs. Model, level and
     examples are left as they were. Raises ExportError.
     """
     # the trainer uses the runtime here, because the exported file is compared on the runtime that will run it
@@ -98,7 +122,7 @@ def verify_export(
     with Session(path, threads=1) as session, preserved_generators(), preserved(net.model) as state, torch.no_grad():
         names = [spec.name for spec in session.inputs]
         try:
-            for inputs in (call.tensors, random_like(call.tensors, batch)):
+            for inputs, wanted in agreement.trials(call.tensors, batch):
                 feeds = {name: tensor.cpu().numpy() for name, tensor in zip(names, inputs, strict=True)}
                 for level in range(net.level_count):
                     net.set_level(level)
@@ -106,7 +130,7 @@ def verify_export(
                     state.restore()
                     got = session.run(feeds, level=level)
                     answers = Answers(level, inputs, dict(zip(got, expected, strict=True)), got)
-                    _compare(net, call, path, answers, agreement)
+                    _compare(net, call, path, answers, wanted)
         finally:
             net.set_level(level_before)
 
@@ -156,7 +180,7 @@ def _array(tensor: Tensor) -> NDArray[Any]:
     return array
 
 
-def _compare(net: NestedModel, call: ForwardCall, path: Path, answers: Answers, agreement: Alike | Rounded) -> None:
+def _compare(net: NestedModel, call: ForwardCall, path: Path, answers: Answers, agreement: Agreement) -> None:
     """Raise ExportError for an output of the file that disagrees with torch's; the message says why where it can."""
     level = answers.level
     for name, reference in answers.expected.items():
@@ -169,10 +193,24 @@ def _compare(net: NestedModel, call: ForwardCall, path: Path, answers: Answers, 
         if not problem:
             continue
         why = ""
-        if isinstance(agreement, Alike):
+        if isinstance(agreement, Rounded):
+            why = _lossy_layers(path)
+        elif isinstance(agreement, Alike):
             why = _other_weights(net, path) or diagnosis(net.model, call, answers, agreement.tolerance) or OURS
         said = f"{path.name}: output {name!r} at level {level} disagrees with torch: {problem}"
         raise ExportError(f"{said}; {why}" if why else said)
+
+
+def _lossy_layers(path: Path) -> str:
+    """Advice for an int8 file, with the layers whose rounding is predicted to cost most."""
+    with Checkpoint.open(path) as checkpoint:
+        ratios = {layer.name: min(layer.sqnr_db) for layer in checkpoint.layers if layer.sqnr_db}
+    worst = sorted(ratios, key=lambda name: ratios[name])[:3]
+    listed = ", ".join(f"{name!r} ({ratios[name]:.1f} dB)" for name in worst)
+    return (
+        "calibrate with inputs like those that will be served, or keep layers in float32 (keep_float); the predicted "
+        f"signal-to-noise ratio is lowest in {listed}"
+    )
 
 
 def disagreement(expected: NDArray[Any], got: NDArray[Any], tolerance: float) -> str:

@@ -88,8 +88,9 @@ def export(
         than 32768 inputs do so by themselves, and those that would lose too much (below 20 dB); each is logged.
     force: replace an existing file.
     verify: before the file gets its name, run it at every level and compare with torch, of which the weights are
-        rounded like the file's; needs the built kernels. This also finds out whether rows are independent, without
-        which a server does not run the requests of several clients as one batch (runtime.check_rows).
+        rounded like the file's; needs the built kernels. A calibrated int8 file is compared on the calibration's first
+        samples. This also finds out whether rows are independent, without which a server does not run the requests of
+        several clients as one batch (runtime.check_rows).
     tolerance: largest accepted difference, as a share of the largest magnitude of the output. An int8 file must agree
         within half of the output's root mean square, whatever the tolerance.
 
@@ -128,8 +129,10 @@ def export(
         state.restore()
         fused = fuse(traced.model, tables, net.level_count, traced.values)
         layers = layer_records(net, fused, tables, FLOAT32 if stored is INT8 else stored)
+        agreement: Alike | Rounded = Alike(tolerance)
         if stored is INT8:
-            layers = quantise(net, fused, layers, traced.inputs, options, fixed_batch=fixed_batch)
+            quantised = quantise(net, fused, layers, traced.inputs, options, fixed_batch=fixed_batch)
+            layers, agreement = quantised.records, Rounded(quantised.first)
         tile_images(fused.model)
         _report_uncalled(net, layers, traced.parameters)
         samples = int(call.tensors[0].shape[0]) if call.tensors[0].dim() else 1
@@ -154,7 +157,7 @@ def export(
                         tuple(example_inputs),
                         unproven,
                         fixed_batch=fixed_batch,
-                        agreement=Rounded() if stored is INT8 else Alike(tolerance),
+                        agreement=agreement,
                     )
                 mark_export(unproven, traced.inputs, traced.outputs, call.tensors)
             refuse_existing(path, force)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,32 +34,40 @@ class Target:
     data: bytes
 
 
-def in_turns(
-    targets: Sequence[Target], rounds: int, warm_up: int = WARM_UP
-) -> tuple[list[list[float]], list[list[bytes]]]:
-    """Milliseconds of each call, and its answer, by target; one call of each target in each round, one at a time.
+@contextmanager
+def calling(*targets: Target) -> Iterator[list[Callable[[], bytes]]]:
+    """A call of each target, over a connection of its own. A call that fails raises BenchError."""
 
-    warm_up: number of rounds before, which do not count. Raises BenchError for a call that fails.
-    """
-    times_ms: list[list[float]] = [[] for _ in targets]
-    answers: list[list[bytes]] = [[] for _ in targets]
+    def of(target: Target, channel: grpc.Channel) -> Callable[[], bytes]:
+        method = channel.unary_unary(target.path)
+
+        def call() -> bytes:
+            try:
+                answer: bytes = method(target.data, timeout=PATIENCE_S)
+            except grpc.RpcError as error:
+                raise _failed(target, error) from None
+            return answer
+
+        return call
+
     with ExitStack() as channels:
-        calls = [
-            channels.enter_context(grpc.insecure_channel(target.address, OPTIONS)).unary_unary(target.path)
-            for target in targets
-        ]
-        for turn in range(warm_up + rounds):
-            for call, target, spent, got in zip(calls, targets, times_ms, answers, strict=True):
-                begin_s = time.perf_counter()
-                try:
-                    answer = call(target.data, timeout=PATIENCE_S)
-                except grpc.RpcError as error:
-                    raise _failed(target, error) from None
-                spent_ms = 1e3 * (time.perf_counter() - begin_s)
-                if turn >= warm_up:
-                    spent.append(spent_ms)
-                    got.append(answer)
-    return times_ms, answers
+        yield [of(each, channels.enter_context(grpc.insecure_channel(each.address, OPTIONS))) for each in targets]
+
+
+def in_turns(works: Sequence[Callable[[], Any]], rounds: int, warm_up: int = WARM_UP) -> list[list[tuple[float, Any]]]:
+    """Milliseconds and result of each work in each round, one after the other.
+
+    warm_up: number of rounds before, which do not count.
+    """
+    done: list[list[tuple[float, Any]]] = [[] for _ in works]
+    for turn in range(warm_up + rounds):
+        for work, found in zip(works, done, strict=True):
+            begin_s = time.perf_counter()
+            result = work()
+            spent_ms = 1e3 * (time.perf_counter() - begin_s)
+            if turn >= warm_up:
+                found.append((spent_ms, result))
+    return done
 
 
 def at_once(target: Target, connections: int, seconds: float) -> tuple[float, list[bytes]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ SMALL_SHAPE, LARGE_SHAPE = (1, 1024), (1, 3, 224, 224)
 """4 kB and 602 kB of float32."""
 DENSITIES = (0.25, 0.5)
 """Two levels, so that the server has to choose."""
-RUNS = 200
 TOLERANCE = 1e-4
 
 
@@ -40,33 +38,29 @@ def make_trivial(path: Path, shape: tuple[int, ...]) -> None:
 class Trivial:
     """The input of one model and its expected outputs.
 
-    name: of the model. array: the input. outputs: the expected output of each level. run_ms: median time of
-    `Session.run` at the densest level, measured here and not by the server.
+    session: of the model, open here. array: the input. outputs: the expected output of each level.
     """
 
-    name: str
+    session: Session
     input_name: str
     array: NDArray[np.float32]
     outputs: tuple[NDArray[Any], ...]
-    run_ms: float
 
     @classmethod
-    def of(cls, path: Path) -> Trivial:
-        """That of the checkpoint in `path`, with one thread."""
-        with Session(path, threads=1) as session:
-            (spec,), (output,) = session.inputs, session.outputs
-            array = np.random.default_rng(0).standard_normal(spec.example_shape).astype(np.float32)
-            outputs = tuple(session.run({spec.name: array}, level.index)[output.name] for level in session.levels)
-            times_ms = []
-            for _ in range(RUNS):
-                begin_s = time.perf_counter()
-                session.run({spec.name: array})
-                times_ms.append(1e3 * (time.perf_counter() - begin_s))
-        return cls(session.name, spec.name, array, outputs, float(np.median(times_ms)))
+    def of(cls, session: Session) -> Trivial:
+        """That of an open checkpoint."""
+        (spec,), (output,) = session.inputs, session.outputs
+        array = np.random.default_rng(0).standard_normal(spec.example_shape).astype(np.float32)
+        outputs = tuple(session.run({spec.name: array}, level.index)[output.name] for level in session.levels)
+        return cls(session, spec.name, array, outputs)
+
+    def run(self) -> None:
+        """Run the model here, as the server does for each request."""
+        self.session.run({self.input_name: self.array})
 
     def request(self) -> messages.ModelInferRequest:
         """The request without its values."""
-        request = messages.ModelInferRequest(model_name=self.name)
+        request = messages.ModelInferRequest(model_name=self.session.name)
         request.inputs.add(name=self.input_name, datatype="FP32", shape=self.array.shape)
         return request
 
@@ -93,4 +87,6 @@ class Trivial:
         expected = self.outputs[level]
         got = np.frombuffer(response.raw_output_contents[0], np.float32)
         if got.size != expected.size or not np.abs(got - expected.ravel()).max() <= TOLERANCE * np.abs(expected).max():
-            raise BenchError(f"{self.name}: the server's answer is not the output of level {level}, which it names")
+            raise BenchError(
+                f"{self.session.name}: the server's answer is not the output of level {level}, which it names"
+            )

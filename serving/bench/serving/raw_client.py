@@ -77,12 +77,16 @@ def call_together(
 
 
 async def _request(channel: aio.Channel, model: str) -> bytes:
-    """A request with one sample for each input of the model: random numbers between 0 and 1."""
     metadata = messages.ModelMetadataRequest(name=model).SerializeToString()
     told = await channel.unary_unary(f"/{messages.SERVICE_NAME}/ModelMetadata")(metadata)
-    request = messages.ModelInferRequest(model_name=model)
-    generator = np.random.default_rng(0)
-    for each in messages.ModelMetadataResponse.FromString(told).inputs:
+    return random_request(messages.ModelMetadataResponse.FromString(told), 0)
+
+
+def random_request(metadata: messages.ModelMetadataResponse, seed: int) -> bytes:
+    """A request with one sample for each input of the model: random numbers between 0 and 1."""
+    request = messages.ModelInferRequest(model_name=metadata.name)
+    generator = np.random.default_rng(seed)
+    for each in metadata.inputs:
         shape = [max(1, size) for size in each.shape]
         request.inputs.add(name=each.name, datatype=each.datatype, shape=shape)
         values = generator.random(shape).astype(datatype_named(each.datatype, each.name).dtype)

@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 
 from nested_sparse.errors import DeadlineError, OverloadedError, ServingError, StuckError, TooLargeError
+from nested_sparse.proto import messages
 from nested_sparse.runtime.scheduling.request import Response, rank_of
 from nested_sparse.serving.connections.front import waited_s
 from nested_sparse.serving.http import http_server
+from nested_sparse.serving.http.routes import ROUTES
 from nested_sparse.serving.security import SecurityConfig
 from nested_sparse.serving.served_model import ServedModel
 from nested_sparse.serving.server import Server, ServerConfig
@@ -251,6 +253,12 @@ def test_statuses_follow_the_one_table(rest, model, error, status, retry):
     assert "secret" not in json.loads(body)["error"]
 
 
+def test_each_rpc_but_the_stream_has_a_path():
+    methods = {method.name for method in messages.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods}
+    assert {route.rpc for route in ROUTES} == methods - {"ModelStreamInfer"}
+    assert len({(route.method, route.path) for route in ROUTES}) == len(ROUTES)
+
+
 def test_paths_and_methods(rest):
     assert ask(rest, "/v2/other")[0] == 404
     assert ask(rest, "/v2/models/nope")[0] == 404
@@ -388,6 +396,9 @@ def test_top_reads_the_metrics_of_the_http_port(rest, client):
 def test_requests_are_counted_as_those_of_grpc(rest, client):
     client.infer("net", [x_input()])
     infer(rest, PLAIN, "nobody")
+    for unreadable in (b"{", edited(name="\ud800")):
+        infer(rest, unreadable)
     text = ask(rest, "/metrics")[2].decode()
     assert 'nested_sparse_requests_total{level="2",model="net",outcome="ok"} 1.0' in text
     assert 'nested_sparse_requests_total{level="",model="",outcome="not_found"} 1.0' in text
+    assert 'nested_sparse_requests_total{level="",model="",outcome="invalid"} 2.0' in text

@@ -249,6 +249,23 @@ def test_unloading(put, loader, open_repository):
     play(scene, open_repository())
 
 
+def test_a_folder_that_is_gone_takes_no_model_away(put, root, open_repository):
+    """Loaded models are served on, and loads are refused."""
+    put("net", 1)
+
+    async def scene(served: Served) -> None:
+        root.rename(root.with_name("elsewhere"))
+        assert await served.repository.unserved() == []
+        assert served.versions() == ["1"]
+        with pytest.raises(NotFoundError):
+            await served.repository.load("net")
+        assert served.versions() == ["1"]
+        root.with_name("elsewhere").rename(root)
+        await served.repository.load("net")
+
+    play(scene, open_repository())
+
+
 def test_a_caller_who_goes_away_leaves_no_half_load(put, loader, open_repository):
     put("net", 1)
 

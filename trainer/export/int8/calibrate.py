@@ -25,15 +25,22 @@ from .histogram import Histogram
 MICRO_BATCH_NBYTES = 256 << 20
 """Bytes of intermediate tensors of one run, about: batches are cut so that no run holds more."""
 
+MOST_ROWS = 8
+"""Samples that are kept for the check of the written file."""
+
 Feeds = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Histograms of tensors. seen: (L) one for each level, by the tensor's name. samples: rows that were run."""
+    """Histograms of tensors. seen: (L) one for each level, by the tensor's name. samples: rows that were run.
+
+    first: the first of them, at most MOST_ROWS unless the batch is fixed, as arrays by the input's name.
+    """
 
     seen: Mapping[str, Sequence[Histogram]]
     samples: int
+    first: Feeds
 
 
 def calibrate(
@@ -58,6 +65,7 @@ def calibrate(
     wanted = _open_outputs(fused, tensors)
     seen = {name: [Histogram() for _ in range(net.level_count)] for name in tensors}
     done = 0
+    first: Feeds = {}
     with tempfile.TemporaryDirectory(prefix="nested-sparse-") as folder:
         path = Path(folder) / "calibration.safetensors"
         level = LevelRecord(density=1.0, flops=0, metrics={})
@@ -73,6 +81,7 @@ def calibrate(
             for index, given in enumerate(_listed(batches)):
                 feeds = _feeds(net, given, inputs, f"calibration: batch {index}")
                 done += _rows(feeds)
+                first = first or _first(feeds, inputs)
                 for part in _parts(feeds, wanted.row_nbytes, fixed_batch):
                     for at in range(net.level_count):
                         _count(session, part, at, seen, f"calibration: batch {index}")
@@ -83,7 +92,7 @@ def calibrate(
             "calibration: expected at least one batch, got none; pass a list of batches, or a generator that has not "
             "been used yet"
         )
-    return Calibration(seen, done)
+    return Calibration(seen, done, first)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +163,13 @@ def _feeds(net: NestedModel, given: Any, inputs: Sequence[TensorSpec], where: st
 def _rows(feeds: Feeds) -> int:
     first = next(iter(feeds.values()))
     return int(first.shape[0]) if first.ndim else 1
+
+
+def _first(feeds: Feeds, inputs: Sequence[TensorSpec]) -> Feeds:
+    return {
+        spec.name: feeds[spec.name][:MOST_ROWS] if spec.shape and spec.shape[0] is None else feeds[spec.name]
+        for spec in inputs
+    }
 
 
 def _parts(feeds: Feeds, row_nbytes: int, fixed_batch: bool) -> Iterator[Feeds]:

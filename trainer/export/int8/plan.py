@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -61,8 +61,11 @@ class Plan:
         """The value whose range the bytes of `value` have."""
         return self.source.get(id(value), value)
 
-    def wanted(self, *, linear: bool) -> dict[str, ir.Value]:
-        """The tensors to calibrate, by name. linear: whether inputs of linear layers are among them."""
+    def wanted(self, *, static: bool) -> dict[str, ir.Value]:
+        """The tensors to calibrate, by name: those held as bytes, and what linear layers take and make.
+
+        static: whether linear layers take bytes; else those of known shapes are enough.
+        """
         found: dict[str, ir.Value] = {}
         for step in self.steps.values():
             values = [self.ranged(value) for value in step.images]
@@ -71,9 +74,20 @@ class Plan:
             found |= {str(value.name): value for value in values}
             if step.node.op_type == "Mul":
                 found |= {str(value.name): value for value in step.node.inputs if value is not None}
-        if linear:
-            found |= {str(node.inputs[X_INPUT].name): node.inputs[X_INPUT] for node in self.linear}  # type: ignore[union-attr, misc]
+        for node in self.linear:
+            x, y = node.inputs[X_INPUT], node.outputs[0]
+            found |= {str(value.name): value for value in (x, y) if value is not None and value.shape is not None}
+            if static and x is not None:
+                found[str(x.name)] = x
         return found
+
+    @property
+    def sums(self) -> Iterator[ir.Value]:
+        """The images to which a step adds another image."""
+        for step in self.steps.values():
+            conv = is_ours(step.node, CONV)
+            if step.node.inputs[RESIDUAL_INPUT] is not None if conv else step.node.op_type == "Add":
+                yield step.node.outputs[0] if step.function else step.answer
 
 
 def plan(model: ir.Model, layers: Collection[str]) -> Plan:

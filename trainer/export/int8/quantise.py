@@ -28,8 +28,9 @@ from ...model.nested_model import NestedModel
 from ..fuse import FusedGraph
 from .byte_range import METHODS
 from .calibrate import Calibration, calibrate
+from .noise import signal_to_noise_db
 from .plan import Plan, plan
-from .ranges import Ranges, calibrated_ranges, choose_ranges, signal_to_noise_db
+from .ranges import Ranges, calibrated_ranges, choose_ranges
 from .rewrite import rewrite
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,14 @@ class Int8Options:
         return self.activations or (DYNAMIC if self.calibration is None else STATIC)
 
 
+@dataclass(frozen=True, slots=True)
+class Quantised:
+    """records: of the file's layers. first: some of the calibration's samples, in the order of the inputs, or none."""
+
+    records: list[LayerRecord]
+    first: Sequence[NDArray[Any]]
+
+
 def quantise(
     net: NestedModel,
     fused: FusedGraph,
@@ -79,7 +88,7 @@ def quantise(
     options: Int8Options,
     *,
     fixed_batch: bool,
-) -> list[LayerRecord]:
+) -> Quantised:
     """Turn `fused`, not tiled, into the int8 graph, in place, and return the records that go with it.
 
     Layers stay float32 where `keep_float` names them, where they have too many columns, and where the predicted error
@@ -91,13 +100,13 @@ def quantise(
     calibration = _calibrated(net, fused, wide, records, inputs, options, fixed_batch=fixed_batch)
     calibrated, tuned = calibrated_ranges(calibration, METHODS[options.method]), _tuned_ranges(net)
     ranges = choose_ranges(wide, calibrated, by_name, tuned)
-    ratios = _ratios(wide, by_name, ranges, calibration if options.linear_form == STATIC else None, calibration)
+    ratios = _ratios(wide, by_name, ranges, calibration, static=options.linear_form == STATIC)
     kept = {name for name, values in ratios.items() if min(values) >= LEAST_SQNR_DB}
     _report(ratios, kept)
     final = plan(fused.model, kept)
     ranges = choose_ranges(final, calibrated, by_name, tuned)
     rewrite(fused.model, final, ranges, options.linear_form)
-    return [
+    quantised = [
         replace(
             record,
             value_type=INT8 if record.weight.name in kept else record.value_type,
@@ -105,6 +114,7 @@ def quantise(
         )
         for record in records
     ]
+    return Quantised(quantised, list(calibration.first.values()))
 
 
 def _candidates(records: Mapping[str, LayerRecord], keep_float: Sequence[str]) -> set[str]:
@@ -131,8 +141,7 @@ def _calibrated(
     *,
     fixed_batch: bool,
 ) -> Calibration:
-    static = options.linear_form == STATIC
-    wanted = wide.wanted(linear=static)
+    wanted = wide.wanted(static=options.linear_form == STATIC)
     if options.calibration is None:
         if wide.steps:
             name = next(iter(wide.steps.values())).node.name
@@ -140,7 +149,7 @@ def _calibrated(
                 f"values='int8' needs calibration for convolutions such as {name!r}: pass batches of real inputs, "
                 "as for training, e.g. calibration=[(images, labels)]"
             )
-        return Calibration({}, 0)
+        return Calibration({}, 0, {})
     unknown = [name for name, value in wanted.items() if value.shape is None]
     if unknown:
         raise ExportError(f"the shape of {unknown[0]!r} in the graph is not known, so it cannot be calibrated")
@@ -172,18 +181,17 @@ def _tuned_ranges(net: NestedModel) -> dict[str, NDArray[np.float32]]:
 
 
 def _ratios(
-    wide: Plan,
-    records: Mapping[str, LayerRecord],
-    ranges: Ranges,
-    linear: Calibration | None,
-    calibration: Calibration,
+    wide: Plan, records: Mapping[str, LayerRecord], ranges: Ranges, calibration: Calibration, *, static: bool
 ) -> dict[str, tuple[float, ...]]:
-    """Predicted signal-to-noise ratios, by layer; the least of a layer that is used at several places."""
+    """Predicted signal-to-noise ratios, by layer; the least of a layer that is used at several places.
+
+    static: whether linear layers take inputs in calibrated ranges.
+    """
     found: dict[str, tuple[float, ...]] = {}
-    nodes = [(step.node, calibration) for step in wide.steps.values() if LAYER in step.node.attributes]
-    for node, seen in [*nodes, *((node, linear) for node in wide.linear)]:
+    nodes = [(step.node, True) for step in wide.steps.values() if LAYER in step.node.attributes]
+    for node, rounds in [*nodes, *((node, static) for node in wide.linear)]:
         name = node.attributes[LAYER].as_string()
-        ratio = signal_to_noise_db(wide, node, records[name], ranges, seen)
+        ratio = signal_to_noise_db(wide, node, records[name], ranges, calibration, rounds_input=rounds)
         found[name] = tuple(map(min, ratio, found.get(name, ratio)))
     return found
 

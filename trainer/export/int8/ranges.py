@@ -10,7 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from nested_sparse.graph.contract import LAYER, LINEAR, RESIDUAL_INPUT, X_INPUT
-from nested_sparse.quantization import in_quads, out_of_quads, row_scales
+from nested_sparse.quantization import row_scales
 from nested_sparse.writer import LayerRecord
 
 from ..nodes import is_ours
@@ -55,9 +55,13 @@ def choose_ranges(
     """
     chosen = dict(calibrated)
     for node in [*(step.node for step in plan.steps.values()), *plan.linear]:
-        name = str(_read(plan, node).name)
+        name = str(range_read(plan, node).name)
         if name in chosen and _layer(node) in tuned:
             chosen[name] = [ByteRange.of(*limits) for limits in tuned[_layer(node)].tolist()]
+    for value in plan.sums:
+        # A level may be lowered between two layers. What the denser level has summed up then goes on through the sums
+        # of the sparser one, whose own range may be half as wide.
+        chosen[str(value.name)] = _of_denser_too(chosen[str(value.name)])
     for step in plan.steps.values():
         made = step.node.outputs[0] if step.function else step.answer
         if step.passes or str(made.name) not in chosen:
@@ -69,7 +73,18 @@ def choose_ranges(
     return Ranges(chosen)
 
 
-def _read(plan: Plan, node: ir.Node) -> ir.Value:
+def _of_denser_too(levels: Levels) -> Levels:
+    """Ranges that hold those of all denser levels."""
+    limits = np.array([each.limits for each in levels])
+    lows = np.minimum.accumulate(limits[::-1, 0])[::-1]
+    highs = np.maximum.accumulate(limits[::-1, 1])[::-1]
+    return [
+        each if (low, high) == each.limits else ByteRange.of(low, high)
+        for each, low, high in zip(levels, lows.tolist(), highs.tolist(), strict=True)
+    ]
+
+
+def range_read(plan: Plan, node: ir.Node) -> ir.Value:
     """The tensor whose range the node's input has."""
     x = node.inputs[X_INPUT]
     assert x is not None
@@ -104,28 +119,4 @@ def _least_scales(
     wide = images[id(x)] * gains.max(axis=1) / LARGEST_MULTIPLIER
     now = np.array([each.scale for each in chosen[made]])
     found: NDArray[np.float64] = np.maximum(least, np.minimum(wide, MOST_WIDENED * now))
-    return found
-
-
-def signal_to_noise_db(
-    plan: Plan, node: ir.Node, record: LayerRecord, ranges: Ranges, calibration: Calibration | None
-) -> list[float]:
-    """(L) predicted signal-to-quantisation-noise ratio of a layer's sums at each level, in decibels.
-
-    The relative powers of the errors of its weights and of its input add up, because both are independent of the
-    values that they are multiplied by.
-    """
-    scales = row_scales(record.weight)
-    rounded = out_of_quads(in_quads(record.weight, scales), scales)
-    name = str(_read(plan, node).name)
-    found = []
-    for level in range(len(record.norms)):
-        weight = record.weight.at(level).astype(np.float64)
-        power = float(np.square(weight).sum())
-        noise = float(np.square(weight - rounded.at(level)).sum()) / power if power else 0.0
-        if calibration is not None and name in calibration.seen:
-            seen = calibration.seen[name][level]
-            mean_power = seen.power / max(seen.count, 1)
-            noise += ranges.of[name][level].noise(seen) / mean_power if mean_power else 0.0
-        found.append(float(np.clip(-10 * np.log10(max(noise, 1e-12)), -120.0, 120.0)))
     return found

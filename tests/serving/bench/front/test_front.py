@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,21 +13,23 @@ from nested_sparse.errors import BenchError
 from nested_sparse.proto import messages
 from nested_sparse.serving.bench.front import run
 from nested_sparse.serving.bench.front.bare_server import path_of, running_bare_server
-from nested_sparse.serving.bench.front.caller import Target, at_once, in_turns
+from nested_sparse.serving.bench.front.caller import Target, at_once, calling, in_turns
 from nested_sparse.serving.bench.front.trivial import Trivial
 
 X = np.arange(4, dtype=np.float32).reshape(1, 4)
-SUM = Trivial("net", "x", X, tuple(np.float32([[6.0]]) for _ in range(3)), 0.0)
+SUM = Trivial(SimpleNamespace(name="net"), "x", X, tuple(np.float32([[6.0]]) for _ in range(3)))  # type: ignore[arg-type]
 """The first output of the fake model of tests/serving, at each of its levels."""
 
 
 def test_each_target_is_called_once_in_a_round(serve: Any, model: Any) -> None:
     with running_bare_server([7, 0]) as bare, serve([model]) as server:
-        targets = [Target(bare, path_of(7), b"x" * 5000), Target(server.address, run.INFER, SUM.raw_request())]
-        times_ms, answers = in_turns(targets, 3)
-    assert [len(each) for each in times_ms] == [3, 3]
-    assert answers[0] == [bytes(7)] * 3
-    for answer in answers[1]:
+        targets = Target(bare, path_of(7), b"x" * 5000), Target(server.address, run.INFER, SUM.raw_request())
+        with calling(*targets) as calls:
+            done = in_turns([*calls, lambda: "work"], 3)
+    assert [[result for _, result in each] for each in done[::2]] == [[bytes(7)] * 3, ["work"] * 3]
+    assert len(done[1]) == 3
+    for spent_ms, answer in done[1]:
+        assert spent_ms > 0
         SUM.check(answer)
 
 
@@ -42,20 +45,23 @@ def test_every_connection_is_called(serve: Any, model: Any) -> None:
 
 
 def test_an_answer_of_another_level_is_an_error(serve: Any, model: Any) -> None:
-    with serve([model]) as server:
-        _, (answers,) = in_turns([Target(server.address, run.INFER, SUM.raw_request())], 1)
-    level = messages.ModelInferResponse.FromString(answers[0]).parameters["level"].int64_param
+    with serve([model]) as server, calling(Target(server.address, run.INFER, SUM.raw_request())) as (call,):
+        answer = call()
+    level = messages.ModelInferResponse.FromString(answer).parameters["level"].int64_param
     outputs = [np.float32([[6.0]])] * 3
     outputs[level] = np.float32([[6.1]])
     with pytest.raises(BenchError, match=f"is not the output of level {level}"):
-        dataclasses.replace(SUM, outputs=tuple(outputs)).check(answers[0])
+        dataclasses.replace(SUM, outputs=tuple(outputs)).check(answer)
 
 
 def test_a_call_that_fails_is_told_in_a_line(serve: Any, model: Any) -> None:
-    other = dataclasses.replace(SUM, name="other").raw_request()
+    other = dataclasses.replace(SUM, session=SimpleNamespace(name="other")).raw_request()  # type: ignore[arg-type]
     with serve([model]) as server:
         target = Target(server.address, run.INFER, other)
-        with pytest.raises(BenchError, match="ModelInfer: NOT_FOUND: There is no model 'other'"):
-            in_turns([target], 1)
+        with (
+            calling(target) as (call,),
+            pytest.raises(BenchError, match="ModelInfer: NOT_FOUND: There is no model 'other'"),
+        ):
+            call()
         with pytest.raises(BenchError, match="ModelInfer: NOT_FOUND"):
             at_once(target, 2, 0.2)

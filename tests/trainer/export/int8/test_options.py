@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from int8_exports import WORST_ERROR, exported, facts, images, nested, worst_error
-from torch import nn
+from torch import Tensor, nn
 
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import ExportError
@@ -18,6 +19,8 @@ from nested_sparse.trainer import NestedModel, export
 from nested_sparse.trainer.export.int8.byte_range import METHODS
 from nested_sparse.trainer.export.int8.quantise import LEAST_SQNR_DB
 from nested_sparse.value_type import FLOAT32, INT8
+
+module = importlib.import_module("nested_sparse.trainer.export.int8.quantise")
 
 
 def clamped() -> NestedModel:
@@ -65,6 +68,49 @@ def test_a_network_that_loses_too_much_is_not_exported(tmp_path: Path) -> None:
     x[0, 0, 5, 5] = 1000
     with pytest.raises(ExportError, match="int8 loses too much in every layer"):
         exported(net, x, tmp_path / "net.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+# ---- the check of the file ----
+
+
+class Gated(nn.Module):
+    """An image and a gate for each of its samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.last = nn.Conv2d(8, 4, 3, padding=1)
+
+    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+        gated: Tensor = self.last(torch.relu(self.first(x)) * gate)
+        return gated
+
+
+@pytest.mark.parametrize("example", [torch.zeros, torch.ones, torch.randn])
+def test_an_example_need_not_look_like_the_data(tmp_path: Path, example: Any) -> None:
+    """It says shapes. The file is compared with torch on the calibration's samples."""
+    net, x = clamped(), images(32) * 0.01 + 0.2
+    export(net, (example(1, 3, 8, 8),), tmp_path / "net.safetensors", values="int8", calibration=[(x, None)])
+
+
+def test_a_constant_input_of_any_size_is_as_in_the_calibration(tmp_path: Path) -> None:
+    """Random values in its place would be ones that the calibration never saw."""
+    torch.manual_seed(0)
+    net, gate = nested(Gated()), torch.full((16, 1, 1, 1), 1e-3)
+    calibration = [((images(16), gate), None)]
+    export(net, (images(1), gate[:1]), tmp_path / "net.safetensors", values="int8", calibration=calibration)
+
+
+def test_a_file_that_lost_too_much_is_refused_with_the_layers_to_keep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The prediction is switched off, so that only the check stands between the loss and the file."""
+    monkeypatch.setattr(module, "LEAST_SQNR_DB", -120.0)
+    net, x = clamped(), images(64, size=12)
+    x[0, 0, 5, 5] = 1000
+    with pytest.raises(ExportError, match=r"root mean square of .*keep_float.* is lowest in '0' \(-?\d+\.\d dB\), '2'"):
+        exported(net, x, tmp_path / "net.safetensors", calibration_method="minmax", verify=True)
     assert not list(tmp_path.iterdir())
 
 
