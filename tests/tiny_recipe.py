@@ -1,4 +1,4 @@
-"""A recipe that runs in seconds."""
+"""TinyRecipe: a recipe that runs in seconds."""
 
 from __future__ import annotations
 
