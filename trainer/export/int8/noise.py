@@ -15,6 +15,9 @@ from .plan import Plan
 from .ranges import Ranges, range_read
 
 MOST_DB = 120.0
+LOUDEST = 4.0
+"""A row whose inputs never change, because the rows before it are pruned away, has a norm of any scale, and nothing to
+lose. So no row's noise counts for more than that of a row with this many times the variance of the whole output."""
 
 
 def signal_to_noise_db(
@@ -39,7 +42,8 @@ def signal_to_noise_db(
         if x is not None and y is not None and y.variance > 0.0:
             gains = np.square(record.norms[level, 0].astype(np.float64))
             held = ranges.of[str(range_read(plan, node).name)][level].noise(x) if rounds_input else 0.0
-            signal, noise = y.variance, (gains * (errors * x.mean_power + powers * held)).mean()
+            counted = np.minimum(LOUDEST * y.variance / np.maximum(gains * powers * x.variance, y.variance), 1.0)
+            signal, noise = y.variance, (counted * gains * (errors * x.mean_power + powers * held)).mean()
         found.append(_decibels(float(signal), float(noise)))
     return found
 

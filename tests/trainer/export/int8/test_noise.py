@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.runtime import Session
-from nested_sparse.trainer import NestedModel
+from nested_sparse.trainer import NestedModel, nest, recalibrate
 from nested_sparse.trainer.export.int8.histogram import Histogram
 
 
@@ -69,3 +69,27 @@ def test_the_variance_is_that_about_the_mean() -> None:
     constant.add(np.full(1000, 0.1, np.float32))
     assert constant.variance == 0.0
     assert Histogram().variance == 0.0
+
+
+def test_rows_that_say_nothing_cost_nothing(tmp_path: Path) -> None:
+    """A sparse level leaves rows without weights. Behind them a depthwise layer sees zeros, and its norm divides by
+    almost nothing: by the mean of its rows, it would be the noisiest of all layers.
+    """
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 32, 1, bias=False),
+        nn.BatchNorm2d(32),
+        nn.ReLU6(),
+        nn.Conv2d(32, 32, 3, padding=1, groups=32, bias=False),
+        nn.BatchNorm2d(32),
+        nn.ReLU6(),
+        nn.Conv2d(32, 8, 1),
+    )
+    net = nest(model, densities=(0.15, 0.9), pattern="unstructured", keep_dense=("3",))
+    x = images(64)
+    recalibrate(net, [(x, torch.zeros(64))])
+    net.eval()
+    assert net.level_norms()["4"].norms[0].running_var.min() < 1e-6 < net.level_norms()["4"].norms[0].running_var.max()
+    with Checkpoint.open(exported(net, x, tmp_path / "net.safetensors")) as checkpoint:
+        assert all(layer.value_type.scaled for layer in checkpoint.layers)
+        assert all(min(layer.sqnr_db) > 25 for layer in checkpoint.layers)
