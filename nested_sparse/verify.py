@@ -83,6 +83,8 @@ class Verifier:
             self._check_permutation(layer, self._read(self._places[tensor_name(layer.name, 0, "perm")]))
         if layer.value_type.scaled:
             self._check_scales(layer, self._read(self._places[tensor_name(layer.name, 0, "scale")]))
+            for level in range(len(layer.blocks)):
+                self._check_norm(layer, level, self._read(self._places[tensor_name(layer.name, level, "norm")]))
 
     def _check_permutation(self, layer: LayerEntry, permutation: NDArray[np.int32]) -> None:
         rows = permutation[: layer.rows]
@@ -98,6 +100,15 @@ class Verifier:
             raise CheckpointError(
                 f"{self._where}: layer '{excerpt(layer.name)}': the scale of packed row {wrong.argmax()} is "
                 f"{scales[wrong][0]}, expected a finite number of at least 2^-126; the file is damaged"
+            )
+
+    def _check_norm(self, layer: LayerEntry, level: int, norm: NDArray[np.float32]) -> None:
+        """Of a layer in bytes, whose answer would be a plausible number whatever the norm is."""
+        wrong = ~np.isfinite(norm)
+        if wrong.any():
+            raise CheckpointError(
+                f"{self._where}: layer '{excerpt(layer.name)}' level {level}: its norm holds {norm[wrong][0]}, "
+                "expected finite numbers; the file is damaged"
             )
 
     def _read(self, place: TensorPlace) -> NDArray[Any]:

@@ -19,7 +19,7 @@ class FairShare:
 
     A job makes way for another one only if its client still has as many samples as the other's client will. So a client
     alone has the whole queue, and of several none gets less than an equal share that it asks for (max-min fairness;
-    dropping from the longest queue: Suter et al., INFOCOM 1998). What was served counts for about `window_s`: else a
+    dropping from the longest queue: Suter et al., INFOCOM 1998). A served sample counts for about `window_s`: else a
     client whose requests go first, by priority, would never have one that waits.
     """
 

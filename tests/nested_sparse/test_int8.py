@@ -208,6 +208,8 @@ SPOILT: dict[str, tuple[str, Callable[[NDArray[Any]], Any], str]] = {
     "NaN": ("scale", lambda a: a.__setitem__(11, np.nan), "the scale of packed row 11 is nan"),
     "infinite": ("scale", lambda a: a.__setitem__(1, np.inf), "the scale of packed row 1 is inf"),
     "subnormal": ("scale", lambda a: a.__setitem__(1, 1e-39), "of at least 2\\^-126; the file is damaged"),
+    "norm": ("norm", lambda a: a.__setitem__(2, np.nan), "level 0: its norm holds nan, expected finite numbers"),
+    "shift": ("norm", lambda a: a.__setitem__(13, -np.inf), "level 0: its norm holds -inf, expected finite numbers"),
     "weight": ("val", lambda a: a.__setitem__(0, -128), "values must lie in -127 to 127"),
     "column": ("col", lambda a: a.__setitem__(0, 12), "column 12 is out of range 0 to 11"),
     "falling": ("col", lambda a: a.__setitem__(0, a[1] + 1), "columns must rise within a row group"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -89,6 +91,17 @@ def test_a_request_is_a_span_in_its_clients_trace(model: Any, serve: Any, collec
     assert (facts["model.name"], facts["model.version"], facts["request.samples"]) == ("net", "1", 2)
     assert {"model.level", "model.density", "request.limit_ms", "run.samples"} < facts.keys()
     assert kept.resources[0]["service.name"] == "nested-sparse"
+
+
+def test_a_request_over_rest_is_such_a_span_too(model: Any, serve: Any, collector: tuple[Collector, str]) -> None:
+    kept, endpoint = collector
+    tensor = {"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}
+    headers = {"traceparent": f"00-{TRACE}-{PARENT}-{RECORDED}"}
+    with serve([model], ServerConfig(port=0, http_port=0, grace_s=5, otlp_endpoint=endpoint)) as server:
+        url, body = f"http://{server.http_address}/v2/models/net/infer", json.dumps({"inputs": [tensor]}).encode()
+        urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=60).close()
+    request = kept.spans(3)["ModelInfer"]
+    assert (request.trace_id.hex(), request.parent_span_id.hex()) == (TRACE, PARENT)
 
 
 def test_failures_are_spans_that_say_their_outcome(model: Any, serve: Any, collector: tuple[Collector, str]) -> None:

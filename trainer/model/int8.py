@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
 
 import torch
 
 from nested_sparse.errors import TrainingError
 from nested_sparse.quantization import MAX_COLUMNS
 
+from ..layer_names import chosen_layers
 from .nested_model import NestedModel
 
 
@@ -21,11 +21,9 @@ def round_to_int8(net: NestedModel, keep_float: Sequence[str] = ()) -> None:
     of them. Raises TrainingError: a pattern that matches no layer.
     """
     layers = net.nested_layers()
-    for pattern in keep_float:
-        if not any(fnmatchcase(name, pattern) for name in layers):
-            raise TrainingError(f"int8_keep_float: no layer matches {pattern!r}; the layers are: {', '.join(layers)}")
+    kept = chosen_layers("int8_keep_float", keep_float, layers, TrainingError)
     for name, layer in layers.items():
-        if any(fnmatchcase(name, pattern) for pattern in keep_float) or layer.values[0].numel() > MAX_COLUMNS:
+        if name in kept or layer.values[0].numel() > MAX_COLUMNS:
             layer.int8_ranges = None
         elif layer.int8_ranges is None:
             layer.int8_ranges = torch.full((net.level_count, 2), torch.nan, device=layer.values.device)

@@ -23,6 +23,7 @@ from ..distributed import from_first, rank
 from ..entry import described, foreign_errors
 from ..evaluate import accuracy_per_level, file_accuracy
 from ..export.write import export
+from ..layer_names import chosen_layers
 from ..model.costs import counted_costs
 from ..model.modes import evaluating
 from ..model.nested_model import NestedModel, nest
@@ -120,6 +121,12 @@ def start(recipe: Recipe) -> tuple[TrainingData, NestedModel]:
     torch.manual_seed(recipe.run.seed)
     model = _in_table(recipe, "model", lambda: _model(recipe, data))
     net = _in_table(recipe, "nest", lambda: nest(model, **_nest_options(recipe, data)))
+    # needed at the end of training only: a wrong name would cost all of it
+    for table, option, patterns in (
+        ("output", "keep_float", recipe.output.keep_float),
+        ("train", "int8_keep_float", recipe.config.int8_keep_float),
+    ):
+        chosen_layers(f"{recipe.source}: [{table}] {option}", patterns, net.nested_layers(), TrainingError)
     return data, net.to(_device(recipe))
 
 

@@ -12,6 +12,9 @@ from nested_sparse.excerpt import MAX_LISTED, excerpt
 from nested_sparse.regular_file import open_regular
 from nested_sparse.whole_file import write_whole
 
+OUTPUT = "output"
+"""The table of a recipe that says what is written at the end."""
+
 
 class RunRecord:
     """The facts of a run: `facts`, written to disk by every `note`."""
@@ -23,7 +26,8 @@ class RunRecord:
     def load(self) -> None:
         """Load the facts of an earlier run of the same recipe, if there is one.
 
-        Raises TrainingError: the file is not a record, or is of another recipe.
+        [output] may differ while there are no figures yet, because it says how to write what was trained. Raises
+        TrainingError: the file is not a record, or is of another recipe.
         """
         if not self.path.exists():
             return
@@ -37,12 +41,13 @@ class RunRecord:
                 "names another folder"
             ) from None
         differing = _differences(self.facts["recipe"], earlier)
-        if differing:
+        unwritten = "figures" not in facts
+        if differing and not (unwritten and all(each.startswith(f"{OUTPUT}.") for each in differing)):
             raise TrainingError(
                 f"{self.path}: belongs to a run of another recipe: {'; '.join(differing[:MAX_LISTED])}. --fresh "
                 "trains anew, --out names another folder"
             )
-        self.facts = facts
+        self.facts = {**facts, "recipe": self.facts["recipe"]}
 
     def note(self, **facts: Any) -> None:
         """Add `facts` and write the file, completely or not at all. Raises TrainingError if that is impossible."""

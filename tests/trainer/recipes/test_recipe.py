@@ -10,43 +10,16 @@ from typing import Any
 import pytest
 import torch
 from small_models import KilledError
+from tiny_recipe import TINY, tiny
 
 from nested_sparse.errors import TrainingError
 from nested_sparse.runtime import Session
 from nested_sparse.trainer.data.datasets import Digits
 from nested_sparse.trainer.models import ResNet20
 from nested_sparse.trainer.progress import EpochReport
-from nested_sparse.trainer.recipes.recipe import Recipe, load_recipe, named_recipes
+from nested_sparse.trainer.recipes.recipe import load_recipe, named_recipes
 from nested_sparse.trainer.recipes.run import dense_flops, run_recipe
 from nested_sparse.trainer.tensorboard import TensorBoard
-
-TINY = """
-[data]
-name = "digits"
-size = 8
-train_samples = 96
-validation_samples = 40
-batch_size = 32
-[model]
-name = "digit_net"
-width = 4
-[nest]
-densities = [0.2, 0.6]
-[nesting]
-epochs_per_level = 1
-[train]
-dense_epochs = 1
-search_epochs = 1
-threads = 1
-recalibration_samples = 32
-"""
-
-
-def tiny(folder: Path, *settings: str, text: str = TINY) -> Recipe:
-    """A recipe that runs in seconds."""
-    path = folder / "tiny.toml"
-    path.write_text(text)
-    return load_recipe(path, settings)
 
 
 def test_named_recipes_hold() -> None:

@@ -1,4 +1,4 @@
-"""Noise: what rounding to int8 is predicted to add to the output of a layer, against what the output has to say."""
+"""Noise: the predicted share of rounding to int8 in the output of a layer, against what the output has to say."""
 
 from __future__ import annotations
 

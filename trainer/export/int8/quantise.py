@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from nested_sparse.tensor_spec import TensorSpec
 from nested_sparse.value_type import INT8
 from nested_sparse.writer import LayerRecord
 
+from ...layer_names import chosen_layers
 from ...model.nested_model import NestedModel
 from ..fuse import FusedGraph
 from .byte_range import METHODS
@@ -118,14 +118,8 @@ def quantise(
 
 
 def _candidates(records: Mapping[str, LayerRecord], keep_float: Sequence[str]) -> set[str]:
-    for pattern in keep_float:
-        if not any(fnmatchcase(name, pattern) for name in records):
-            raise ExportError(f"keep_float: no layer matches {pattern!r}; the layers are: {', '.join(records)}")
-    found = {
-        name
-        for name, record in records.items()
-        if record.weight.columns <= MAX_COLUMNS and not any(fnmatchcase(name, pattern) for pattern in keep_float)
-    }
+    kept = chosen_layers("keep_float", keep_float, records, ExportError)
+    found = {name for name, record in records.items() if record.weight.columns <= MAX_COLUMNS} - kept
     if not found:
         raise ExportError("keep_float leaves no layer for values='int8'; export with values='float32'")
     return found

@@ -59,7 +59,7 @@ def choose_ranges(
         if name in chosen and _layer(node) in tuned:
             chosen[name] = [ByteRange.of(*limits) for limits in tuned[_layer(node)].tolist()]
     for value in plan.sums:
-        # A level may be lowered between two layers. What the denser level has summed up then goes on through the sums
+        # A level may be lowered between two layers. The sums of the denser level then go on through the sums
         # of the sparser one, whose own range may be half as wide.
         chosen[str(value.name)] = _of_denser_too(chosen[str(value.name)])
     for step in plan.steps.values():
