@@ -235,6 +235,7 @@ class Dispatcher:
         turn = Turn([job], decision, settled.slowdown, decision.predicted_ms)
         if decision.level is not None and job.leaves_choice(decision.level):
             self._log.note(decision.level, decision.reason, settled.slowdown, 0, now_s)
+        self._queue.shares.serve(job, now_s)
         self._device.begin(turn, now_s + decision.predicted_ms / 1e3)
         return turn
 

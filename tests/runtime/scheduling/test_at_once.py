@@ -186,6 +186,14 @@ def test_a_decision_does_not_stand_for_another_kind_of_request(settled: Any, oth
     assert policy.decisions == 2
 
 
+def test_what_runs_at_once_counts_for_its_client(settled: Any) -> None:
+    """The client's share of the queue depends on it."""
+    scheduler, _, _ = settled
+    for _ in range(3):
+        scheduler.submit(Request(X, client="one")).result(0)
+    assert scheduler._queue.shares.of("one") == 3
+
+
 def test_a_limit_ends_a_decision(settled: Any) -> None:
     scheduler, _, policy = settled
     scheduler.limit(1, "heat")
