@@ -91,9 +91,17 @@ def takes_any_keyword(target: Callable[..., Any]) -> bool:
 
 
 def checked_options(
-    table: str, given: Mapping[str, Any], target: Callable[..., Any], problems: Problems, without: Sequence[str] = ()
+    table: str,
+    given: Mapping[str, Any],
+    target: Callable[..., Any],
+    problems: Problems,
+    without: Sequence[str] = (),
+    supplied: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """`given` as `target`'s keywords, lists as tuples; values that do not fit are added to `problems`."""
+    """`given` as `target`'s keywords, lists as tuples; values that do not fit are added to `problems`.
+
+    without: keywords that a file may not set. supplied: keywords that may be missing, because they come from elsewhere.
+    """
     taken, checked = options_of(target, without), {}
     for key, value in given.items():
         if key in taken:
@@ -106,7 +114,7 @@ def checked_options(
         else:
             problems.add_unknown(f"[{table}]", key, taken)
     for key, parameter in taken.items():
-        if key not in given and parameter.default is inspect.Parameter.empty:
+        if key not in (*given, *supplied) and parameter.default is inspect.Parameter.empty:
             problems.add_missing(table, key, parameter.annotation)
     return checked
 

@@ -41,10 +41,16 @@ class RateContention:
         self.name = name
         self._edges_s = np.asarray(edges_s, np.float64)
         self._rates = np.asarray(rates, np.float64)
-        if len(edges_s) != len(rates) or len(rates) == 0 or (np.diff(self._edges_s) <= 0).any():
+        if len(edges_s) != len(rates) or len(rates) == 0:
             raise InputError(
-                f"contention {name!r}: expected rising edges and a rate for each, got {len(edges_s)} edges and "
-                f"{len(rates)} rates"
+                f"contention {name!r}: expected a rate for each edge, got {len(edges_s)} edges and {len(rates)} rates"
+            )
+        falls = np.flatnonzero(np.diff(self._edges_s) <= 0)
+        if falls.size:
+            before_s, after_s = self._edges_s[falls[0] : falls[0] + 2]
+            raise InputError(
+                f"contention {name!r}: expected rising edges, got {before_s:g} s and then {after_s:g} s; its times "
+                "overlap where the whole is too short, so let it last longer"
             )
         if (self._rates < 0).any() or not min(rates[0], rates[-1]) > 0:
             raise InputError(

@@ -40,6 +40,8 @@ FOLDER = Path(__file__).parent
 TABLES = ("data", "model", "nest", "schedule", "nesting", "train", "output")
 LOSSES: dict[str, LossFunction] = {"cross_entropy": F.cross_entropy}
 METRICS = ("accuracy",)
+DATA_FACTS = ("classes", "channels")
+"""Arguments of a model that the data gives where [model] does not."""
 DEVICES = ("auto", "cpu", "cuda")
 MAX_SEED = 2**63 - 1
 """Largest seed that torch's generators take."""
@@ -223,7 +225,9 @@ class _Maker:
             self.problems.add("model", "weights", weights, "the path of a state dict")
             weights = None
         model = self._one_of("model", "name", name, MODELS)
-        arguments = {} if model is None else checked_options("model", options, model, self.problems)
+        arguments: dict[str, Any] = {}
+        if model is not None:
+            arguments = checked_options("model", options, model, self.problems, supplied=DATA_FACTS)
         return model, arguments, None if weights is None else Path(weights)
 
     def _loss(self, name: str) -> LossFunction | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from ..progress import EpochReport
 from ..state import StateError
 from ..train import train
 from .own_function import errors_named
-from .recipe import Recipe
+from .recipe import DATA_FACTS, Recipe
 from .run_record import RunRecord
 
 OnProgress = Callable[[EpochReport], None]
@@ -149,9 +150,11 @@ def _model(recipe: Recipe, data: TrainingData) -> nn.Module:
     """The model, made for the data's numbers of classes and channels unless the recipe sets them."""
     taken = options_of(recipe.model)
     options = dict(recipe.model_options)
-    for key in ("classes", "channels"):
+    for key in DATA_FACTS:
         if key in taken and key in data.facts:
             options.setdefault(key, data.facts[key])
+        elif key in taken and key not in options and taken[key].default is inspect.Parameter.empty:
+            raise TrainingError(f"{key} is missing, and the data does not tell it; add it to [model]")
     model = recipe.model(**options)
     if not isinstance(model, nn.Module):
         name = excerpt(recipe.tables["model"]["name"])

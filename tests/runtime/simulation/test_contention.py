@@ -94,3 +94,16 @@ def test_impossible_rates_are_refused(edges_s: list[float], rates: list[float]) 
     """None, edges that do not rise, counts that differ, and standing still for ever."""
     with pytest.raises(InputError, match="contention 'x'"):
         RateContention("x", edges_s, rates)
+
+
+@pytest.mark.parametrize(
+    ("edges_s", "rates", "said"),
+    [
+        ([0.0, 1.0], [1.0], "a rate for each edge, got 2 edges and 1 rates"),
+        ([], [], "got 0 edges"),
+        ([0.0, 0.6, 0.52], [1.0, 0.5, 1.0], "rising edges, got 0.6 s and then 0.52 s; .* let it last longer"),
+    ],
+)
+def test_edges_that_do_not_fit_are_said(edges_s: list[float], rates: list[float], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        RateContention("quota", edges_s, rates)

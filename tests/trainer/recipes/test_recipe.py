@@ -215,7 +215,9 @@ def test_own_functions_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "from nested_sparse.trainer.data.datasets import Digits\n"
         "from nested_sparse.trainer.models import DigitNet\n"
         "def data(pixels: int):\n    return Digits(size=pixels, train_samples=64, validation_samples=20).load(0)\n"
-        "def net(width: int = 4):\n    return DigitNet(width=width)\n"
+        "def net(classes, channels, width: int = 4):\n"
+        "    assert (classes, channels) == (10, 1)\n"
+        "    return DigitNet(width=width)\n"
         "def loss(y, t):\n    return torch.nn.functional.cross_entropy(y, t, label_smoothing=0.1)\n"
         "def nothing():\n    return 3\n"
     )
@@ -227,7 +229,7 @@ def test_own_functions_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     recipe = tiny(tmp_path, *own, text=text)
     with pytest.raises(TrainingError, match=r"\[model\] weights w.pt"):
         run_recipe(recipe, tmp_path / "out")
-    torch.save(recipe.model(width=4).state_dict(), "w.pt")
+    torch.save(recipe.model(10, 1, width=4).state_dict(), "w.pt")
     assert len(run_recipe(recipe, tmp_path / "out")["levels"]) == 2
     with pytest.raises(TrainingError, match="returned int: expected a"):
         tiny(tmp_path, "data.name=recipe_mine:nothing", text=rest).load_data(0)
@@ -260,6 +262,8 @@ def unscored(): return dataclasses.replace(good(), scored=boom)
 def odd(**fields): return dataclasses.replace(good(), **fields)
 def listed(): return odd(example=[torch.zeros(1)])
 def factual(): return odd(facts={"mean": np.float32(1)})
+def bare(**_): return odd(facts={})
+def needs(classes, width=4): return DigitNet(width=width)
 """
 
 
@@ -269,6 +273,7 @@ def factual(): return odd(facts={"mean": np.float32(1)})
         ("model.name=own:boom", r"\[model\] own:boom raised KeyError: 'boom'"),
         ("model.name=own:three", r"\[model\] own:three returned int: expected a torch\.nn\.Module"),
         ("model.name=own:wide model.width=a", r"\[model\] own:wide raised \w+: "),
+        ("model.name=own:needs data.name=own:bare", r"\[model\] classes is missing, and the data does not tell it"),
         ("model.name=own:Fails", r"\[model\] own:Fails: training failed.*: OwnError: mine"),
         ("data.name=own:boom", r"\[data\] own:boom raised KeyError: 'boom'"),
         ("data.name=own:three", r"\[data\] own:three returned int: expected a nested_sparse\.trainer\.TrainingData$"),
