@@ -79,7 +79,7 @@ def in_place_of(text, field):
         ("model_name", "NOT_FOUND", "' here; RepositoryIndex lists those that are."),
         ("model_version", "NOT_FOUND", "'; expected '1' or none."),
         ("input", "INVALID_ARGUMENT", "this model takes ['x']"),
-        ("datatype", "INVALID_ARGUMENT", "INT64, FP16, FP32, FP64."),
+        ("datatype", "INVALID_ARGUMENT", "INT64, FP16, BF16, FP32, FP64."),
         ("output", "INVALID_ARGUMENT", "'; expected 'sum', 'double'."),
         ("output twice", "INVALID_ARGUMENT", "' is asked for twice; expected each output once."),
         ("shared memory", "INVALID_ARGUMENT", "this server does not allow; send the values raw."),
