@@ -124,7 +124,7 @@ def load_model(
         engine=scheduler,
         default_slo_ms=config.default_slo_ms,
         threads=session.threads,
-        isa=session.isa,
+        isa=session.int8_isa or session.isa,
         version=version,
         samples=config.joined_samples if batch_is_free((*session.inputs, *session.outputs)) else 0,
         joins=joins,

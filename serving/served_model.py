@@ -35,7 +35,7 @@ class ServedModel:
 
     default_slo_ms: time from arrival to answer of a request that states none, and the most that any request gets. It
     may change.
-    threads, isa: number of threads of a run, and the instruction set of its kernels.
+    threads, isa: number of threads of a run, and the instruction set of its kernels, of int8 ones where it has them.
     version: a whole number above 0, in digits.
     samples: number of samples that a request may have; 0: the first dimension is not that of a batch.
     joins: whether requests that wait may run as one batch.

@@ -28,7 +28,7 @@ def conversions(graph: bytes) -> list[Conversion]:
     makers = {name: node.name for node in nodes for name in node.outputs}
     readers: dict[str, list[str]] = {}
     for node in nodes:
-        for name in node.inputs:
+        for name in dict.fromkeys(node.inputs):  # a block may take its input as its residual, too
             readers.setdefault(name, []).append(node.name)
     return [
         Conversion(

@@ -35,6 +35,7 @@ from nested_sparse.graph.contract import LEVEL, runtime_inputs, segment_input
 from nested_sparse.kernels import library
 from nested_sparse.kernels.denormals import denormals_flushed
 from nested_sparse.level import resolve_level
+from nested_sparse.value_type import INT8
 
 from ..resources import usable_cores
 from .arena import ARENA, shrink_after
@@ -168,6 +169,12 @@ class Session:
     def isa(self) -> str:
         """The instruction set that the kernels use."""
         return str(library.isa())
+
+    @property
+    def int8_isa(self) -> str | None:
+        """That of the kernels of int8 layers; None where the model has none."""
+        scaled = any(layer.value_type.scaled for layer in self._checkpoint.layers)
+        return str(library.isa(INT8)) if scaled else None
 
     @property
     def resident_level(self) -> int:

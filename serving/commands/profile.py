@@ -69,12 +69,9 @@ def measure(
     spin: bool = False,
 ) -> dict[str, Any]:
     """All facts that `profile` shows, ready for JSON. Raises CheckpointError, InputError, LevelError, KernelError."""
-    from nested_sparse.checkpoint import Checkpoint
-    from nested_sparse.kernels import library
     from nested_sparse.level import resolve_level
     from nested_sparse.runtime.profiling import LatencyProfile, layer_profile
     from nested_sparse.runtime.session import Session
-    from nested_sparse.value_type import INT8
 
     files = [file] if against is None else [file, against]
     with ExitStack() as stack:
@@ -83,7 +80,7 @@ def measure(
         shown = resolve_level(level, len(session.levels))  # a wrong level is refused before the measurement
         _check_alike(sessions)
         measured, *others = LatencyProfile.measure_together(sessions, batches, repeats)
-        levels, used_threads, isa = session.levels, session.threads, session.isa
+        levels, used_threads, isa, int8_isa = session.levels, session.threads, session.isa, session.int8_isa
     latency = [
         {
             "level": each.index,
@@ -96,8 +93,6 @@ def measure(
         for each in levels
         for place, batch in enumerate(measured.batches)
     ]
-    with Checkpoint.open(file, verify=False) as checkpoint:
-        int8 = any(layer.value_type.scaled for layer in checkpoint.layers)
     layers, *other_layers = (
         layer_profile(each, shown, repeats, threads=threads, spin=spin, batch=batches[0]) for each in files
     )
@@ -106,7 +101,7 @@ def measure(
         "file": str(file),
         "against": None if against is None else str(against),
         "isa": isa,
-        "int8_isa": library.isa(INT8) if int8 else None,
+        "int8_isa": int8_isa,
         "threads": used_threads,
         "spin": spin,
         "repeats": repeats,
@@ -124,7 +119,7 @@ def _check_alike(sessions: list[Session]) -> None:
     first, *others = sessions
     for other in others:
         for what, mine, theirs in (
-            ("levels", len(first.levels), len(other.levels)),
+            ("number of levels", len(first.levels), len(other.levels)),
             ("inputs", _specs(first.inputs), _specs(other.inputs)),
             ("outputs", _specs(first.outputs), _specs(other.outputs)),
         ):
