@@ -77,8 +77,8 @@ Epilogue make_epilogue(const WeightView& view, const ImageRanges& ranges) {
     const double wanted = x_scale * view.row_scale[r] * view.weight.scale[r] / y_scale;
     const double m = std::clamp(wanted, -kMaxMultiplier, kMaxMultiplier);  // a NaN stays one
     double offset = view.weight.shift[r] / y_scale + ranges.y.zero - m * ranges.x.zero * sums[r];
-    // The epilogue's last shift rounds half up, which adds 1 / 16 on average; that of the residual rounds down, which takes
-    // it away. Left in, the sum of 16 residual blocks was off by a whole step.
+    // The epilogue's last shift rounds half up, which adds 1 / 16 on average; that of the residual rounds down, which
+    // takes it away. Left in, the sum of 16 residual blocks was off by a whole step.
     offset -= adds ? added : 1.0 / 16;
     const Row row = row_of(m, offset, ranges.y.zero);
     made.bias.push_back(row.bias);
