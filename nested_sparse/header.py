@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 from .errors import CheckpointError
 from .excerpt import excerpt
-from .metadata import DIGEST_KEY, Metadata
+from .metadata import DIGEST_KEY, KEY, Metadata
 from .places import ALIGNMENT, TensorPlace, file_places, tensor_table
 from .seal import SIGNATURE_KEY, Seal
 
@@ -28,13 +28,14 @@ def read_header(file: BinaryIO, where: str) -> tuple[Metadata, int, list[list[Te
     if not 2 <= header_nbytes <= min(MAX_HEADER_NBYTES, file_nbytes - 8):
         raise CheckpointError(f"{where}: not a safetensors file, or cut off inside its header ({file_nbytes} bytes)")
     try:
-        header = json.loads(file.read(header_nbytes))
+        header = json.loads(file.read(header_nbytes), object_pairs_hook=_unique)
         declared = header.pop("__metadata__", {})
     except (ValueError, AttributeError, RecursionError):
         raise CheckpointError(f"{where}: not a safetensors file, or its header is damaged") from None
     declared = declared if isinstance(declared, dict) else {}
     metadata = Metadata.from_header(declared, where)
-    seal = Seal(declared[DIGEST_KEY], str(declared.get(SIGNATURE_KEY, "")))
+    others = tuple(sorted(declared.keys() - {KEY, DIGEST_KEY, SIGNATURE_KEY}))
+    seal = Seal(declared[DIGEST_KEY], str(declared.get(SIGNATURE_KEY, "")), others)
     sections = file_places([layer.shape for layer in metadata.layers], len(metadata.levels), metadata.graph_nbytes)
     data_begin = 8 + header_nbytes
     _check_table(header, sections, where)
@@ -45,6 +46,14 @@ def read_header(file: BinaryIO, where: str) -> tuple[Metadata, int, list[list[Te
     if data_begin % ALIGNMENT:
         raise CheckpointError(f"{where}: the data begins at byte {data_begin}, expected a multiple of {ALIGNMENT}")
     return metadata, data_begin, sections, seal
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Raises ValueError for a key that comes twice: readers differ in which of them they take."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key comes twice")
+    return found
 
 
 def _check_table(header: dict[str, Any], sections: list[list[TensorPlace]], where: str) -> None:

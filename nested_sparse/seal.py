@@ -16,10 +16,12 @@ class Seal:
     digest: SHA-256 of the metadata, in hexadecimal digits. The metadata has the digests of the graph and of each
         segment, and says where each tensor is, so this one stands for all that is used of the file.
     signature: of `message`, in base64; "" where the file is not signed.
+    others: names of entries beside ours in the same place, which the digest does not stand for.
     """
 
     digest: str
     signature: str = ""
+    others: tuple[str, ...] = ()
 
     @property
     def message(self) -> bytes:

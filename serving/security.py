@@ -64,3 +64,5 @@ class Security:
             self.rights = Rights(lambda: tokens.value)
             if self.tls is None and not is_local(host):
                 log.warning("tokens travel in clear: who sees them can use them; give --tls-cert and --tls-key")
+        elif not is_local(host):
+            log.warning("everyone who reaches %s may infer and read; give --token-file to tell clients apart", host)

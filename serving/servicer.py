@@ -43,7 +43,7 @@ from .protocol.known_headers import KnownHeaders, KnownRequest
 from .protocol.wire import HEADER_BYTES
 from .repository.repository import Repository
 from .repository.rpcs import RepositoryRpcs
-from .rights.caller import name_client
+from .rights.caller import check_priority, name_client
 from .served_model import PLATFORM, ServedModel
 from .shared_memory.regions import Regions
 from .shared_memory.rpcs import MemoryRpcs
@@ -211,6 +211,7 @@ class Servicer:
             raise
         with self.metrics.request(model, received_s) as record:
             call = await self._read(request, model, received_s, time_left_s)
+            check_priority(call.request.priority)
             record.input_s = self._clock() - began_s
             served = await self._dataplane.infer(model, call)
             ended_s = self._clock()

@@ -34,6 +34,11 @@ class PublicKey:
                 f"{name}: is not signed, and the owner of {self._path} must have signed it; `nested-sparse sign {name} "
                 "--key KEY` does that"
             )
+        if seal.others:
+            raise CheckpointError(
+                f"{name}: its header also holds '{excerpt(seal.others[0])}', which no signature covers; get the file "
+                "again from its maker"
+            )
         try:
             self._key.verify(base64.b64decode(seal.signature, validate=True), seal.message)
         except (InvalidSignature, ValueError):
@@ -49,6 +54,7 @@ def sign_checkpoint(path: str | os.PathLike[str], key_path: Path) -> None:
     The file is replaced by renaming; all but its header stays the same. Raises CheckpointError, InputError.
     """
     key = _load(key_path, private=True)
+    path = Path(path).resolve()  # a link stays one, and what it leads to is signed
     store_signature(path, lambda message: base64.b64encode(key.sign(message)).decode())
 
 

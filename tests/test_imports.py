@@ -60,7 +60,6 @@ MAY_REACH: Mapping[tuple[str, str], str] = {
     ("serving.bench.kernels.model_cache", "trainer"): "the benchmarks' models are nested and exported on the spot",
     ("serving.bench.front.trivial", "trainer"): "the model of the benchmark is exported on the spot",
     ("serving.bench.serving.workload", "trainer"): "the load is the demo's model and its test images",
-    ("serving.commands.profile", "kernels"): "a profile says which kernels were measured",
     ("serving.commands.train", "trainer"): "the verb `train`",
     ("serving.demo.run", "trainer"): "the demo trains what it serves",
 }

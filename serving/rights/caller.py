@@ -5,6 +5,10 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import Any
 
+from nested_sparse.errors import ForbiddenError
+from nested_sparse.runtime.scheduling import DEFAULT_PRIORITY
+
+from .right import Right
 from .tokens import Client
 
 CERTIFICATE_NAMES = ("x509_subject_alternative_name", "x509_common_name")
@@ -27,3 +31,17 @@ def name_client(context: Any) -> None:
         facts = context.auth_context()
         name = next((facts[key][0].decode("utf-8", "replace") for key in CERTIFICATE_NAMES if facts.get(key)), "")
     client_name.set(name or context.peer().rpartition(":")[0])
+
+
+def check_priority(priority: int | None) -> None:
+    """Raise ForbiddenError where the call's client may not go before others with this priority of its request.
+
+    A priority beats the shares of clients, so without this rule one client could take the device from all others.
+    """
+    client = caller.get()
+    if priority is None or priority >= DEFAULT_PRIORITY or client is None or Right.ADMINISTRATION in client.rights:
+        return
+    raise ForbiddenError(
+        f"priority {priority} goes before the requests of other clients and takes the right of administration; send "
+        f"{DEFAULT_PRIORITY} or more, or none"
+    )

@@ -24,6 +24,7 @@ MOST_FILE_BYTES = 1 << 20
 TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 """RFC 6750, section 2.1."""
 DIGEST_PREFIX = "sha256:"
+EMPTY_DIGEST = hashlib.sha256().hexdigest()
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 log = logging.getLogger(__name__)
@@ -126,6 +127,8 @@ def _digest(token: str, where: str) -> bytes:
             raise ServingError(
                 f"{where}: TOKEN: expected 64 hexadecimal digits, in small letters, after {DIGEST_PREFIX}"
             )
+        if digits == EMPTY_DIGEST:
+            raise ServingError(f"{where}: TOKEN: this is the SHA-256 of nothing; was the token's file misspelt?")
         return bytes.fromhex(digits)
     if len(token) < LEAST_CHARACTERS:
         raise ServingError(

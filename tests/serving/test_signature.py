@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,37 @@ def test_every_change_of_a_signed_file_is_refused(model: Path, tmp_path: Path) -
         copy.write_bytes(spoilt)
         assert opened(copy, public), place
     model.write_bytes(data)
+    assert opened(model, public) == ""
+
+
+def with_header(path: Path, change: Callable[[str], str]) -> None:
+    """Change the text of the header, and keep the data where it has to begin."""
+    data = path.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    text = change(data[8:end].decode().rstrip(" ")).encode()
+    text += b" " * (-(8 + len(text)) % 64)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[end:])
+
+
+def test_what_no_signature_covers_is_refused(model: Path, tmp_path: Path) -> None:
+    """An entry beside ours in the header. A key that comes twice is refused in any file: readers differ about it."""
+    private, public = key_files(tmp_path)
+    sign_checkpoint(model, private)
+    begin = '"__metadata__":{' if b'"__metadata__":{' in model.read_bytes() else '"__metadata__": {'
+    with_header(model, lambda text: text.replace(begin, begin + '"note":"mine",'))
+    assert "also holds 'note', which no signature covers" in opened(model, public)
+    Session(model, threads=1).close()
+    with_header(model, lambda text: text.replace(begin, '"__metadata__":{"note":"first"},' + begin))
+    with pytest.raises(CheckpointError, match="its header is damaged"):
+        Session(model, threads=1)
+
+
+def test_a_link_stays_a_link_to_the_signed_file(model: Path, tmp_path: Path) -> None:
+    private, public = key_files(tmp_path)
+    link = tmp_path / "link.safetensors"
+    link.symlink_to(model)
+    sign_checkpoint(link, private)
+    assert link.is_symlink()
     assert opened(model, public) == ""
 
 

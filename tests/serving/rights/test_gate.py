@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from clients import X, infer_stub, tensor, triton, typed_request, wait_for
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tritonclient.utils import InferenceServerException
 
 from nested_sparse.proto import messages
 from nested_sparse.serving.rights.right import RIGHTS, Right
@@ -222,3 +223,26 @@ def test_a_page_whose_name_leads_here_administers_nothing(serve: Any, model: Any
         connection.close()
     trusted = host in ("127.0.0.1", "localhost", "[::1]")
     assert (statuses["v2/repository/models/net/unload"] == 403) == (not trusted)
+
+
+@pytest.mark.parametrize("priority", [1, 4, 5, 10])
+def test_only_administration_goes_before_other_clients(model: Any, serve: Any, tmp_path: Path, priority: int) -> None:
+    """A priority beats the shares of clients, so it takes a right where it is above the default; again when known."""
+    lines = (
+        f"{name} {rights} {name}-0123456789abcdef"
+        for name, rights in (("camera", "inference"), ("owner", "inference,administration"))
+    )
+    (tmp_path / "tokens").write_text("\n".join(lines), encoding="utf-8")
+    security = SecurityConfig(token_file=tmp_path / "tokens")
+    with (
+        serve([model], ServerConfig(port=0, security=security)) as server,
+        triton.InferenceServerClient(server.address) as client,
+    ):
+        for name, allowed in (("owner", True), ("camera", priority >= 5)) * 3:
+            headers = {"authorization": f"Bearer {name}-0123456789abcdef"}
+            if allowed:
+                client.infer("net", [tensor()], priority=priority, headers=headers)
+                continue
+            with pytest.raises(InferenceServerException, match="takes the right of administration") as refused:
+                client.infer("net", [tensor()], priority=priority, headers=headers)
+            assert refused.value.status() == "StatusCode.PERMISSION_DENIED"

@@ -69,6 +69,7 @@ def test_the_digest_of_a_token_is_no_token(tmp_path: Path) -> None:
         (f"cam/era inference {SECRET}\n", "NAME"),
         (f"\ncamera inference {SECRET[:19]}\n", "line 2: TOKEN: expected 20 characters or more, got 19"),
         ("camera inference sha256:12\n", "64 hexadecimal digits"),
+        (f"camera inference sha256:{hashlib.sha256().hexdigest()}\n", "the SHA-256 of nothing; was the token's file"),
         (f"camera inference {SECRET}é\n", "TOKEN: expected letters"),
         (f"a inference {SECRET}\nb reading {SECRET}\n", "line 2: an earlier line has the same token"),
     ],
