@@ -21,6 +21,8 @@ HOLD_SHARE, RISE_SHARE = 0.9, 0.8
 RISE_BUDGET_SHARE = 0.95
 """Largest predicted time of a run at a level above the present one, as a share of all the time that its request has.
 Between this share and all of it, scatter of a few per cent would turn the answer again and again."""
+AMPLE = 20.0
+"""A run that takes this share of its request's time at most, with nothing behind it, cannot make anything late."""
 DENSEST_RUNS = 8.0
 """How far a plan looks ahead at most, in runs of the densest level."""
 HOLD_UTILISATION, RISE_UTILISATION = 0.95, 0.85
@@ -48,7 +50,8 @@ class ElasticPolicy:
        for falling; otherwise two levels would take turns for ever, without a gain.
 
     The level falls at once. It rises by one level, after `rise_decisions` decisions that would have allowed more, and
-    not to a level whose run would take nearly all the time that the request had when it came in.
+    not to a level whose run would take nearly all the time that the request had when it came in. It rises at once for
+    a request alone that has AMPLE times the time that it needs.
     Requests that an idle device would run at the same level rise together. A request that is too tight for a dense
     level says nothing about the load, and does not hold back requests with time to spare.
 
@@ -98,6 +101,8 @@ class ElasticPolicy:
         rise_ms = RISE_BUDGET_SHARE * _budget_ms(request, now_s)
         fitting, why = self._fitting(request, plan, ramp.level, slowdown, rise_ms)
         level = max(ramp.step(fitting), request.lowest_level)
+        if not queue and AMPLE * slowdown * self._forecast.profiled_ms(fitting, request.batch) <= slack_ms:
+            level = ramp.rise_to(fitting)  # after a burst, a picture a second need not wait for decisions
         if level < fitting:
             why = f"level {fitting} fits, rising slowly"
         reason = f"{why}; {slack_ms:.1f} ms left"

@@ -26,3 +26,8 @@ class Ramp:
                 self.level += 1
                 self._streak = 0
         return self.level
+
+    def rise_to(self, level: int) -> int:
+        """Rise at once, where nothing can be late for it."""
+        self.level, self._streak = level, 0
+        return level

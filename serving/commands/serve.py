@@ -104,6 +104,8 @@ def serve(
     try:
         settings = read()
     except SettingsError as error:
+        if check and json:
+            print_json({"addresses": {}, "security": {}, "models": [], "problems": str(error).splitlines()})
         raise _wrong(str(error)) from None
     if check:
         return _check(settings, str(config or "serve"), json)

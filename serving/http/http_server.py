@@ -145,7 +145,7 @@ class HttpServer:
         if route is None and allowed:
             return _error(405, "The path has other methods.", {"Allow": ", ".join(sorted(allowed))})
         if route is None:
-            raise NotFoundError("There is no such path here; docs/serving.md lists those that are.")
+            raise NotFoundError("There is no such path here; docs/rest.md lists those that are.")
         call = self._call(request, route.rpc)
         if call.refused:
             await call.run(b"")

@@ -100,6 +100,15 @@ def test_regular_arrivals_get_the_level_that_can_be_kept_up() -> None:
     assert set(levels[-300:]) == {1}
 
 
+def test_a_request_alone_with_ample_time_rises_at_once() -> None:
+    """After a burst that ran at level 0: a picture a second need not answer worse for its next ones."""
+    for slack_ms, levels in ((20 * 14.0, [3, 3]), (19 * 14.0, [0, 1])):
+        policy = ElasticPolicy(PROFILE)
+        assert policy.choose(due(41.0), [due(42.0)] * 20, 0.0).level == 0
+        assert [policy.choose(due(slack_ms), [], 0.0).level for _ in range(2)] == levels
+    assert policy.choose(due(20 * 14.0), [due(2000.0)], 0.0).level == 1  # another waits behind it
+
+
 def test_regular_arrivals_do_not_rise_to_where_they_would_fall_again() -> None:
     """At 90 % of a worker a level is kept; one below stays below it."""
     for start, expected in ((50.0, 3), (7.0, 2)):

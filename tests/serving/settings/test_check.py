@@ -160,3 +160,14 @@ def test_a_model_directory(files: Path) -> None:
     result = check("--model-dir", root, "--version-policy", "newest")
     assert result.exit_code == 2
     assert "[models] version_policy: expected 'latest'" in result.stderr
+
+
+def test_mistakes_of_the_file_are_json_too(tmp_path: Path) -> None:
+    """A program that watches a deployment reads the problems where they are worst."""
+    (tmp_path / "bad.toml").write_text("[address]\nport = -1\n[nothing]\n", encoding="utf-8")
+    result = check("--config", tmp_path / "bad.toml", "--json")
+    assert result.exit_code == 2
+    facts = json.loads(result.stdout)
+    assert facts["models"] == []
+    assert any("port = -1" in line for line in facts["problems"])
+    assert any("nothing" in line for line in facts["problems"])
