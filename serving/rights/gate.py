@@ -18,6 +18,7 @@ from ..fault import Ending
 from .caller import caller
 from .right import Right, right_of
 from .rights import Rights
+from .tokens import Client
 
 KEY, HOST_KEY = "authorization", "host"
 """The second is a header of HTTP; gRPC has none of this name."""
@@ -43,6 +44,7 @@ class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._rights = rights
+        self._anyone = Client("", rights.free)
         self._own_path = own_path
         self._on_refused = on_refused
         self._clock = clock
@@ -59,6 +61,7 @@ class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
             if right in self._rights.free:
                 if right is Right.ADMINISTRATION:
                     _check_host(details.invocation_metadata)
+                caller.set(self._anyone)
                 return None
             caller.set(self._rights.check(authorization_of(details.invocation_metadata), "", right))
         except AccessError as error:

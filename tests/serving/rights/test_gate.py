@@ -246,3 +246,16 @@ def test_only_administration_goes_before_other_clients(model: Any, serve: Any, t
             with pytest.raises(InferenceServerException, match="takes the right of administration") as refused:
                 client.infer("net", [tensor()], priority=priority, headers=headers)
             assert refused.value.status() == "StatusCode.PERMISSION_DENIED"
+
+
+def test_without_tokens_nobody_goes_before_others_over_the_network(model: Any, serve: Any) -> None:
+    """Such a server leaves administration to its own machine's loopback address, so it can tell nobody apart."""
+    exposed = ServerConfig(host="0.0.0.0", port=0, security=SecurityConfig(insecure=True))
+    with serve([model], exposed) as server:
+        address = server.address.replace("0.0.0.0", "127.0.0.1")
+        with triton.InferenceServerClient(address) as client:
+            client.infer("net", [tensor()], priority=5)
+            with pytest.raises(InferenceServerException, match="takes the right of administration"):
+                client.infer("net", [tensor()], priority=4)
+    with serve([model], ServerConfig(port=0)) as server, triton.InferenceServerClient(server.address) as client:
+        client.infer("net", [tensor()], priority=1)
