@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -64,7 +65,7 @@ def one_number(name: str, loss: Any) -> Tensor:
     return loss
 
 
-class Stage:
+class Stage(ABC):
     """One part of a run. name: the stage's name in reports. level: the level that it trains, None for all weights."""
 
     name: str
@@ -82,14 +83,14 @@ class Stage:
         """Train modes in which the model must return logits, for soft labels; the teacher runs in eval mode."""
         return {False, True} if self.epochs and self.work.has_teacher else set()
 
+    @abstractmethod
     def begin(self) -> None:
         """Set net and masks for the start of the stage."""
-        raise NotImplementedError
 
-    def prepare(self) -> None:
+    def prepare(self) -> None:  # noqa: B027 -- most stages have nothing to prepare
         """Make the net's tensors that only this stage and later ones have; called before a state is loaded."""
 
-    def resume(self, state: Mapping[str, Any]) -> None:
+    def resume(self, state: Mapping[str, Any]) -> None:  # noqa: B027 -- or to continue from
         """Continue from `state_dict`. The net's tensors are loaded already, and `begin` is not called."""
 
     def trainable(self) -> tuple[list[Tensor], list[Tensor]]:
@@ -120,7 +121,7 @@ class Stage:
         if self.guard is not None:
             self.guard.restore()
 
-    def end(self) -> None:
+    def end(self) -> None:  # noqa: B027 -- or to do at the end
         """Called once, after the last epoch."""
 
     def state_dict(self) -> dict[str, Any]:

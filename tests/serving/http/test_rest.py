@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nested_sparse.errors import DeadlineError, OverloadedError, ServingError, StuckError, TooLargeError
+from nested_sparse.errors import DeadlineError, OverloadedError, StuckError, TooLargeError
 from nested_sparse.proto import messages
 from nested_sparse.runtime.scheduling.request import Response, rank_of
 from nested_sparse.serving.connections.front import waited_s
@@ -372,13 +372,6 @@ def test_a_load_report_is_a_header_for_those_who_ask(rest):
     _, headers, _ = ask(rest, "/v2/models/net/infer", PLAIN, endpoint_load_metrics_format="json")
     assert headers["endpoint-load-metrics"].startswith("JSON {")
     assert "endpoint-load-metrics" not in ask(rest, "/v2/models/net/infer", PLAIN)[1]
-
-
-def test_without_the_extra_the_error_names_it(monkeypatch):
-    monkeypatch.setattr("nested_sparse.serving.server.find_spec", lambda name: None)
-    with pytest.raises(ServingError, match=r"nested-sparse\[http\]"):
-        ServerConfig(http_port=0)
-    ServerConfig(metrics_port=0)  # which needs no extra
 
 
 def test_top_reads_the_metrics_of_the_http_port(rest, client):
