@@ -1,4 +1,4 @@
-"""The extra [http]: a server without it says what to install."""
+"""Extra: a server without the extra [http], which says what to install."""
 
 import pytest
 
