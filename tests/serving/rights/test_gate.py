@@ -249,7 +249,7 @@ def test_only_administration_goes_before_other_clients(model: Any, serve: Any, t
 
 
 def test_without_tokens_nobody_goes_before_others_over_the_network(model: Any, serve: Any) -> None:
-    """Such a server leaves administration to its own machine's loopback address, so it can tell nobody apart."""
+    """The server leaves administration to the loopback address of its own machine, and cannot tell callers apart."""
     exposed = ServerConfig(host="0.0.0.0", port=0, security=SecurityConfig(insecure=True))
     with serve([model], exposed) as server:
         address = server.address.replace("0.0.0.0", "127.0.0.1")
