@@ -9,7 +9,9 @@ import pytest
 
 from nested_sparse.proto import messages
 
-InferenceServerException = pytest.importorskip("tritonclient.utils").InferenceServerException
+InferenceServerException = pytest.importorskip(
+    "tritonclient.utils", reason="tritonclient is not installed"
+).InferenceServerException
 triton = pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed")
 
 

@@ -23,7 +23,9 @@ from nested_sparse.writer import LayerRecord, LevelRecord, write_checkpoint
 
 onnx = pytest.importorskip("onnx", reason="onnx, which the test's graph is built with, is not installed")
 triton = pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed")
-InferenceServerException = pytest.importorskip("tritonclient.utils").InferenceServerException
+InferenceServerException = pytest.importorskip(
+    "tritonclient.utils", reason="tritonclient is not installed"
+).InferenceServerException
 
 SIZE = 1024
 DENSITIES = (0.1, 0.5)

@@ -17,7 +17,9 @@ from nested_sparse.serving.fault import DETAILS_KEY, NO_RETRY, PUSHBACK_KEY
 from nested_sparse.serving.security import SecurityConfig
 from nested_sparse.serving.server import LEAST_MESSAGE_BYTES, ServerConfig, receive_limit
 
-InferenceServerException = pytest.importorskip("tritonclient.utils").InferenceServerException
+InferenceServerException = pytest.importorskip(
+    "tritonclient.utils", reason="tritonclient is not installed"
+).InferenceServerException
 
 SLO_RULE = "slo_ms: expected a finite number of milliseconds above 0, got "
 

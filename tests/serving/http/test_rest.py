@@ -31,7 +31,7 @@ from nested_sparse.tensor_spec import TensorSpec
 pytest.importorskip("aiohttp", reason="the extra [http] is not installed")
 triton = pytest.importorskip("tritonclient.http", reason="tritonclient[http] is not installed")
 grpc_triton = pytest.importorskip("tritonclient.grpc", reason="tritonclient[grpc] is not installed")
-shared_memory = pytest.importorskip("tritonclient.utils.shared_memory")
+shared_memory = pytest.importorskip("tritonclient.utils.shared_memory", reason="tritonclient is not installed")
 
 X = np.arange(8, dtype=np.float32).reshape(2, 4) / 3
 PLAIN = {"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}]}

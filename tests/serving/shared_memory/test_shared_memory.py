@@ -16,8 +16,10 @@ from nested_sparse.serving.server import LEAST_MESSAGE_BYTES, ServerConfig
 from nested_sparse.serving.shared_memory.region import FOLDER
 from nested_sparse.serving.shared_memory.regions import MOST_REGIONS
 
-shm = pytest.importorskip("tritonclient.utils.shared_memory")
-InferenceServerException = pytest.importorskip("tritonclient.utils").InferenceServerException
+shm = pytest.importorskip("tritonclient.utils.shared_memory", reason="tritonclient is not installed")
+InferenceServerException = pytest.importorskip(
+    "tritonclient.utils", reason="tritonclient is not installed"
+).InferenceServerException
 pytestmark = pytest.mark.skipif(not os.access(FOLDER, os.W_OK), reason="this system shows no shared memory")
 
 SUM = X.sum(axis=1, keepdims=True)
