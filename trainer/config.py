@@ -48,6 +48,9 @@ class TrainConfig:
     precision: str = "float32"
     """Type of the operations that torch.autocast may run below float32; weights and optimizer stay float32."""
 
+    channels_last: bool = True
+    """Whether images lie in memory with their channels last while the net trains, which torch computes faster."""
+
     def __post_init__(self) -> None:
         """Check every field."""
         require_count(self, "dense_epochs")
@@ -68,3 +71,4 @@ class TrainConfig:
         require(self, "int8_keep_float", listed, "a tuple of layer names")
         require_count(self, "recalibration_samples")
         require_one_of(self, "precision", PRECISIONS)
+        require(self, "channels_last", isinstance(self.channels_last, bool), "True or False")

@@ -40,7 +40,7 @@ class RingGuard:
     def restore(self) -> None:
         """Restore all values outside the ring; call it after every optimizer step."""
         for held in self._held:
-            held.parameter.copy_(torch.where(held.outside, held.values, held.parameter))
+            torch.where(held.outside, held.values, held.parameter, out=held.parameter)
 
     @torch.no_grad()
     def forget(self, optimizer: torch.optim.Optimizer) -> None:

@@ -7,6 +7,7 @@ Four choices are independent: pattern and budget belong to the net (see `nest`),
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 from nested_sparse.argument import shown
@@ -16,6 +17,7 @@ from .checked import require
 from .config import TrainConfig
 from .entry import entry, passing
 from .int8_stage import Int8Stage
+from .memory_format import channels_last
 from .model.int8 import clear_int8
 from .model.nested_model import NestedModel, require_nested
 from .nestings import FreezeThenGrow, Nesting
@@ -113,10 +115,11 @@ def _reports(
 ) -> tuple[EpochReport, ...]:
     """Run the stages and measure the norm statistics, and restore the net's mode."""
     training = work.net.training
-    run = TrainingRun(work, stages, settings, path)
     try:
-        run.train(batches, passing(on_progress))
-        run.finish(batches if recalibration_batches is None else recalibration_batches)
+        with channels_last(work.net) if work.config.channels_last else nullcontext():
+            run = TrainingRun(work, stages, settings, path)
+            run.train(batches, passing(on_progress))
+            run.finish(batches if recalibration_batches is None else recalibration_batches)
     finally:
         work.net.train(training)
     return tuple(run.reports)

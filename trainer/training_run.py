@@ -30,6 +30,7 @@ from .distributed import (
     world_size,
 )
 from .learning_rate import learning_rate
+from .memory_format import images_channels_last
 from .model.nested_model import NestedModel
 from .nestings import Nesting
 from .precision import Precision
@@ -134,6 +135,8 @@ class TrainingRun:
     def _step(self, inputs: Any, targets: Any, progress: float, *, update: bool) -> dict[str, Tensor]:
         stage, device = self.stage, device_of(self.net)
         inputs, targets = moved(inputs, device), moved(targets, device)
+        if self.config.channels_last:
+            inputs = images_channels_last(inputs)
         self._check_first(inputs)
         self._adjust(progress, update=update)
         self.net.zero_grad(set_to_none=True)

@@ -216,7 +216,9 @@ class NestedLayer(nn.Module):
             ordered = torch.empty_like(expanded)
             ordered[self.permutation.long()] = expanded
             expanded = ordered
-        return expanded.reshape(self.values.shape)
+        expanded = expanded.reshape(self.values.shape)
+        channels_last = expanded.dim() == 4 and self.values.is_contiguous(memory_format=torch.channels_last)
+        return expanded.to(memory_format=torch.channels_last) if channels_last else expanded
 
     def __getstate__(self) -> dict[str, Any]:
         """The state for copies and pickles, without the cache."""
