@@ -29,6 +29,7 @@ from ..data.datasets import DATA, TrainingData
 from ..entry import described
 from ..export.int8.byte_range import METHODS
 from ..model.nested_model import nest
+from ..model.predicted import given_costs
 from ..models import MODELS
 from ..nestings import NESTINGS, Nesting
 from ..schedules import SCHEDULES, Schedule
@@ -179,7 +180,7 @@ class _Maker:
         nest_options = checked_options("nest", self.tables["nest"], nest, self.problems, without=without)
         schedule = self._settings("schedule", SCHEDULES, "gradual")
         nesting = self._settings("nesting", NESTINGS, "freeze_then_grow")
-        self._check_levels(nesting, nest_options.get("densities"))
+        self._check_nest(nesting, nest_options)
         own = {field.name for field in dataclasses.fields(RunOptions)}
         train = self.tables["train"]
         run = self._made("train", RunOptions, {key: value for key, value in train.items() if key in own})
@@ -267,12 +268,21 @@ class _Maker:
             self._add_refused(table, kind, error)
             return None
 
-    def _check_levels(self, nesting: Any, densities: Sequence[float] | None) -> None:
-        """Check that the settings with a value for each level fit the number of densities."""
-        if nesting is None or densities is None:
+    def _check_nest(self, nesting: Any, options: Mapping[str, Any]) -> None:
+        """Check that [nest] says its levels and names costs that can be read, and that [nesting] has as many levels."""
+        by_latency = options.get("budget_by") == "latency"
+        levels = "latency_ms" if by_latency else "densities"
+        if levels not in self.tables["nest"]:
+            self.problems.add_missing("nest", levels, Sequence[float])
+        if by_latency:
+            try:
+                given_costs(options.get("costs"))
+            except NestedSparseError as error:
+                self.problems.lines.append(f"[nest] {error}")
+        if nesting is None or levels not in options:
             return
         try:
-            nesting.check_levels(len(densities))
+            nesting.check_levels(len(options[levels]))
         except NestedSparseError as error:
             self._add_refused("nesting", type(nesting), error)
 
