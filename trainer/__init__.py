@@ -6,7 +6,7 @@ from .distributed import start_processes
 from .evaluate import accuracy_per_level, file_accuracy, file_metrics, metrics_per_level
 from .export.write import export
 from .model.nested_model import NestedModel, nest
-from .nestings import FreezeThenGrow, Joint, JointThenGrow
+from .nestings import FreezeThenGrow, Interleaved, Joint, JointThenGrow
 from .post_training import nest_pretrained
 from .progress import EpochReport, ProgressBar
 from .recalibrate import recalibrate
@@ -22,6 +22,7 @@ __all__ = [
     "FreezeThenGrow",
     "Gap",
     "Gradual",
+    "Interleaved",
     "Joint",
     "JointThenGrow",
     "LabelledImages",

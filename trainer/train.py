@@ -23,7 +23,7 @@ from .model.nested_model import NestedModel, require_nested
 from .nestings import FreezeThenGrow, Nesting
 from .progress import EpochReport, log_progress
 from .schedules import Gradual, Schedule
-from .stage import DenseStage, LossFunction, Stage, Work
+from .stage import LossFunction, Stage, Work
 from .state import checked_path
 from .training_run import Batch, EpochSource, TrainingRun, fingerprint
 
@@ -43,8 +43,8 @@ def train(
 ) -> tuple[EpochReport, ...]:
     """Train every level of `net` in place; returns a report per epoch.
 
-    The first stage trains all weights. The next stages come from `nesting` (default: FreezeThenGrow()): searches, in
-    which `schedule` (default: Gradual()) finds the masks, and training of the levels. At the end the norm statistics of
+    The stages come from `nesting` (default: FreezeThenGrow()): training of all weights, searches, in which `schedule`
+    (default: Gradual()) finds the masks, and training of the levels. At the end the norm statistics of
     every level are measured on `recalibration_batches` (default: `batches(0)`).
 
     batches: function from an epoch's number, from 0 over the whole run, to its (inputs, targets). A resumed run equals
@@ -67,7 +67,7 @@ def train(
     path = None if state_path is None else checked_path(state_path)
     clear_int8(net)
     work = Work(net, config, loss_fn, scratch=schedule.from_scratch and not config.dense_epochs)
-    stages: list[Stage] = [DenseStage(work, config.dense_epochs), *nesting.stages(work, schedule)]
+    stages = nesting.stages(work, schedule)
     stages += [Int8Stage(work)] if config.int8_epochs else []
     settings = fingerprint(net, config, schedule, nesting)
     return _reports(work, stages, settings, path, batches, on_progress, recalibration_batches)

@@ -18,7 +18,7 @@ from ..distributed import from_first
 from ..model.nested_model import NestedModel
 from ..ring import RingGuard, inherit, trainable_jointly
 from ..schedules.search import Schedule
-from ..stage import Backward, SearchStage, Stage, Work
+from ..stage import Backward, DenseStage, SearchStage, Stage, Work
 
 GRADIENTS = ("kept", "ring")
 
@@ -58,9 +58,13 @@ class Joint:
         require(self, "search_level", self.search_level < level_count, f"-1 to {level_count - 1}, a level of the net")
 
     def stages(self, work: Work, schedule: Schedule) -> list[Stage]:
-        """A search, then a stage for all levels. Raises LevelError."""
+        """The dense stage, a search, then a stage for all levels. Raises LevelError."""
         density = work.net.densities[resolve_level(self.search_level, work.net.level_count)]
-        return [SearchStage(work, work.config.search_epochs, schedule, 0, density), JointStage(work, self)]
+        return [
+            DenseStage(work, work.config.dense_epochs),
+            SearchStage(work, work.config.search_epochs, schedule, 0, density),
+            JointStage(work, self),
+        ]
 
 
 class JointStage(Stage):
