@@ -19,7 +19,17 @@ from small_models import nested_small_net, small_batches, snapshot
 from torch import Tensor, nn
 
 from nested_sparse.errors import TrainingError
-from nested_sparse.trainer import FreezeThenGrow, Gap, Interleaved, Joint, NestedModel, TrainConfig, nest, start_processes, train
+from nested_sparse.trainer import (
+    FreezeThenGrow,
+    Gap,
+    Interleaved,
+    Joint,
+    NestedModel,
+    TrainConfig,
+    nest,
+    start_processes,
+    train,
+)
 from nested_sparse.trainer.distributed import agree, average, average_gradients, copy_from, from_first, rank, world_size
 from nested_sparse.trainer.precision import Precision
 from nested_sparse.trainer.schedules import gap as gap_module
