@@ -136,9 +136,7 @@ def test_every_pattern_and_budget(pattern: str, budget: str) -> None:
     target = [net.density(level) for level in range(3)]
     trained(net, Interleaved(epochs=1))
     tolerance = 0.1 if pattern == "channel" else 0.01  # a channel of one layer has more weights than one of another
-    assert [net.density(level) for level in range(3)] == pytest.approx(
-        target, abs=0.1 if pattern == "channel" else 0.01
-    )
+    assert [net.density(level) for level in range(3)] == pytest.approx(target, abs=tolerance)
     for layer in net.nested_layers().values():
         assert not (layer.mask(0) & ~layer.mask(1)).any()
         assert not (layer.mask(1) & ~layer.mask(2)).any()
