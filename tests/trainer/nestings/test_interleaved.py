@@ -127,6 +127,23 @@ def test_masks_of_all_levels_fall_together(schedule: Gradual | OneShot) -> None:
     assert set().union(*(report.losses for report in reports[2:])) == {"0", "1", "2"}
 
 
+@pytest.mark.parametrize(
+    ("pattern", "budget"), [("channel", "uniform"), ("channel", "global"), ("gs8x1", "erk"), ("unstructured", "global")]
+)
+def test_every_pattern_and_budget(pattern: str, budget: str) -> None:
+    """The levels end nested and at their densities, whichever pattern and budget the net has."""
+    net = nested_small_net(pattern=pattern, budget=budget, densities=(0.1, 0.3, 0.6), keep_dense=("0",))
+    target = [net.density(level) for level in range(3)]
+    trained(net, Interleaved(epochs=1))
+    # a ranking over all channels keeps whole channels, of which one has more weights than another
+    assert [net.density(level) for level in range(3)] == pytest.approx(
+        target, abs=0.1 if pattern == "channel" else 0.01
+    )
+    for layer in net.nested_layers().values():
+        assert not (layer.mask(0) & ~layer.mask(1)).any()
+        assert not (layer.mask(1) & ~layer.mask(2)).any()
+
+
 def test_the_learning_rate_falls_once() -> None:
     """From the peak at the start of the dense part to nearly 0 at the end, without a second rise."""
     rates = [report.learning_rate for report in trained(nested_small_net(), Interleaved(epochs=4))]
