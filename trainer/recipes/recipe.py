@@ -35,10 +35,11 @@ from ..nestings import NESTINGS, Nesting
 from ..schedules import SCHEDULES, Schedule
 from ..stage import LossFunction
 from .own_function import errors_named, named_loss, named_source
+from .teacher import TeacherOptions
 
 FOLDER = Path(__file__).parent
 """Folder of the named recipes."""
-TABLES = ("data", "model", "nest", "schedule", "nesting", "train", "output")
+TABLES = ("data", "model", "nest", "schedule", "nesting", "teacher", "train", "output")
 LOSSES: dict[str, LossFunction] = {"cross_entropy": F.cross_entropy}
 METRICS = (ACCURACY, DISAGREEMENT)
 DATA_FACTS = ("classes", "channels")
@@ -99,6 +100,7 @@ class Recipe:
     nest_options: Mapping[str, Any]
     schedule: Schedule
     nesting: Nesting
+    teacher: TeacherOptions
     config: TrainConfig
     run: RunOptions
     loss_fn: LossFunction
@@ -181,6 +183,7 @@ class _Maker:
         schedule = self._settings("schedule", SCHEDULES, "gradual")
         nesting = self._settings("nesting", NESTINGS, "freeze_then_grow")
         self._check_levels(nesting, nest_options.get("densities"))
+        teacher = self._made("teacher", TeacherOptions, self.tables["teacher"])
         own = {field.name for field in dataclasses.fields(RunOptions)}
         train = self.tables["train"]
         run = self._made("train", RunOptions, {key: value for key, value in train.items() if key in own})
@@ -202,6 +205,7 @@ class _Maker:
             nest_options=nest_options,
             schedule=schedule,
             nesting=nesting,
+            teacher=teacher,
             config=config,
             run=run,
             loss_fn=loss_fn,
