@@ -105,6 +105,7 @@ MAY_USE_TOO: Mapping[tuple[str, str], str] = {
     ("serving.bench.loadgen.run", "mlperf_loadgen"): "the load generator of that benchmark",
     ("serving.bench.kernels.peers.worker", "openvino"): "one of the engines beside ours",
     ("serving.http.connections", "aiohttp"): "the extra [http]; imported where --http-port is given",
+    ("serving.http.failure", "aiohttp"): "the same",
     ("serving.http.http_server", "aiohttp"): "the same",
     ("serving.spans", "opentelemetry"): "the extra [otel]; imported where --otlp-endpoint is given",
     ("trainer.export.int8.tables", "onnx"): "an activation function is computed by the graph's own nodes",

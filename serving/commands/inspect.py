@@ -32,7 +32,8 @@ def inspect(
 
     Density is kept / all weights of the whole network. FLOPs are those of one sample of the example shape. In older
     files, both count the nested layers alone. The bytes of a level are the file's bytes up to the end of that level:
-    `slice` to that level gives a file of about that size. Of a file with int8 layers, it shows the layers that kept
+    `slice` to that level gives a file of about that size. The metric "disagreement" is the share of answers that differ
+    from those of the densest level that was trained. Of a file with int8 layers, it shows the layers that kept
     float32, each layer's signal over the error of int8 in decibels where export measured it (that of the worst level),
     and where images change between float32 and bytes, which takes time at each run.
 

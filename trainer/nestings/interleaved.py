@@ -13,7 +13,7 @@ from nested_sparse.errors import TrainingError
 
 from ..batch import run
 from ..checked import is_number, require, require_count, require_share
-from ..distill import check_logits, distillation_loss
+from ..distill import check_logits
 from ..distributed import agree, from_first
 from ..model.choose import choose_masks, keep_everything
 from ..model.shuffle import shuffle_rows
@@ -130,13 +130,9 @@ class InterleavedStage(Stage):
         """The loss of the labels in the dense part, then of a level drawn at random."""
         level = self._drawn_level() if self._levels_began else 0
         self._trained = level
-        soft_labels = self._soft_labels(inputs) if self._levels_began and level < self.net.level_count - 1 else None
+        soft_labels = self._soft_labels(inputs, level) if self._levels_began else None
         self.net.set_level(level)
-        outputs = run(self.net, inputs)
-        loss = self.work.loss(outputs, targets)
-        if soft_labels is not None:
-            weight, temperature = self._settings.soft_weight, self.work.config.distill_temperature
-            loss = (1 - weight) * loss + weight * distillation_loss(outputs, soft_labels, temperature)
+        loss = self.work.mixed_loss(run(self.net, inputs), targets, soft_labels, self._settings.soft_weight)
         backward(loss)
         self.net.set_level(-1)
         return {str(level) if self._levels_began else "dense": loss.detach()}
@@ -185,9 +181,16 @@ class InterleavedStage(Stage):
         self.guard = RingGuard(self.net)
 
     @torch.no_grad()
-    def _soft_labels(self, inputs: Any) -> Tensor | None:
-        """The densest level's logits, with the norms' statistics of this batch."""
+    def _soft_labels(self, inputs: Any, level: int) -> Tensor | None:
+        """The given teacher's logits; without one, for levels below the densest, the logits of the densest level.
+
+        These are computed with the norms' statistics of this batch.
+        """
         if not self._settings.soft_weight:
+            return None
+        if self.work.given_teacher is not None:
+            return self.work.given_teacher.soft_labels(inputs)
+        if level == self.net.level_count - 1:
             return None
         self.net.set_level(-1)
         return check_logits(run(self.net, inputs))

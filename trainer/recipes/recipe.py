@@ -20,6 +20,7 @@ from nested_sparse.argument import shown
 from nested_sparse.errors import NestedSparseError, TrainingError
 from nested_sparse.excerpt import excerpt
 from nested_sparse.graph.contract import ACTIVATION_FORMS
+from nested_sparse.level import ACCURACY, DISAGREEMENT
 from nested_sparse.options import Problems, checked_options, options_of, unknown
 from nested_sparse.toml_file import parse_toml, read_toml
 from nested_sparse.value_type import FLOAT32, INT8, VALUE_TYPES
@@ -39,7 +40,7 @@ FOLDER = Path(__file__).parent
 """Folder of the named recipes."""
 TABLES = ("data", "model", "nest", "schedule", "nesting", "train", "output")
 LOSSES: dict[str, LossFunction] = {"cross_entropy": F.cross_entropy}
-METRICS = ("accuracy",)
+METRICS = (ACCURACY, DISAGREEMENT)
 DATA_FACTS = ("classes", "channels")
 """Arguments of a model that the data gives where [model] does not."""
 DEVICES = ("auto", "cpu", "cuda")

@@ -16,13 +16,14 @@ from nested_sparse.amend import store_metrics
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import NestedSparseError, TrainingError
 from nested_sparse.excerpt import excerpt
+from nested_sparse.level import ACCURACY
 from nested_sparse.options import options_of
 from nested_sparse.value_type import INT8
 
 from ..data.datasets import TrainingData
 from ..distributed import from_first, rank
 from ..entry import described, foreign_errors
-from ..evaluate import accuracy_per_level, file_accuracy
+from ..evaluate import accuracy_per_level, file_metrics, metrics_per_level
 from ..export.write import export
 from ..layer_names import chosen_layers
 from ..model.costs import counted_costs
@@ -235,7 +236,7 @@ def _progress(
             return
         if not record.path.exists():
             record.note()
-        if report.stage == "dense" and report.epoch == report.epochs and recipe.output.metrics:
+        if report.stage == "dense" and report.epoch == report.epochs and ACCURACY in recipe.output.metrics:
             record.note(dense_accuracy=accuracy_per_level(net, data.scored())[0])
         for each in on_progress:
             each(report)
@@ -257,7 +258,7 @@ def _export(recipe: Recipe, data: TrainingData, net: NestedModel, path: Path) ->
     """Write the checkpoint, and return its metrics. An int8 file's are measured on the file, which is another model."""
     output = recipe.output
     if output.values != INT8.name:
-        metrics = {"accuracy": accuracy_per_level(net, data.scored())} if output.metrics else {}
+        metrics = _chosen_metrics(recipe, lambda: metrics_per_level(net, data.scored()))
         export(net, data.example, path, metrics=metrics, values=output.values, force=True)
         return metrics
     export(
@@ -272,10 +273,16 @@ def _export(recipe: Recipe, data: TrainingData, net: NestedModel, path: Path) ->
         keep_float=output.keep_float,
         force=True,
     )
-    metrics = {"accuracy": file_accuracy(path, data.scored())} if output.metrics else {}
+    metrics = _chosen_metrics(recipe, lambda: file_metrics(path, data.scored()))
     if metrics:
         store_metrics(path, metrics)
     return metrics
+
+
+def _chosen_metrics(recipe: Recipe, measure: Callable[[], dict[str, list[float]]]) -> dict[str, list[float]]:
+    """The metrics that [output] names; nothing is measured where it names none."""
+    measured = measure() if recipe.output.metrics else {}
+    return {name: measured[name] for name in recipe.output.metrics}
 
 
 def _finish(
@@ -295,7 +302,7 @@ def _finish(
             for level in checkpoint.levels
         ]
     dense = {"flops": dense_flops(net, data.example), "accuracy": record.facts.get("dense_accuracy")}
-    if metrics:
+    if ACCURACY in metrics:
         draw(files.picture, recipe.name, levels, dense, data.facts.get("evaluated_on", ""))
     return {
         "recipe": recipe.name,
@@ -308,7 +315,7 @@ def _finish(
         "seconds": sum(report.duration_s for report in reports),
         "losses": reports[-1].losses if reports else {},
         "checkpoint": str(files.checkpoint),
-        "picture": str(files.picture) if metrics else None,
+        "picture": str(files.picture) if ACCURACY in metrics else None,
         "settings": recipe.tables,
     }
 
