@@ -3,11 +3,11 @@
 from .config import TrainConfig
 from .data import Batches, LabelledImages, TrainingData, load_digits_images, load_idx
 from .distributed import start_processes
-from .evaluate import accuracy_per_level, file_accuracy
+from .evaluate import accuracy_per_level, file_accuracy, file_metrics, metrics_per_level
 from .export.write import export
 from .model.nested_model import NestedModel, nest
 from .model.predicted import predicted_latency
-from .nestings import FreezeThenGrow, Joint, JointThenGrow
+from .nestings import FreezeThenGrow, Interleaved, Joint, JointThenGrow
 from .post_training import nest_pretrained
 from .progress import EpochReport, ProgressBar
 from .recalibrate import recalibrate
@@ -23,6 +23,7 @@ __all__ = [
     "FreezeThenGrow",
     "Gap",
     "Gradual",
+    "Interleaved",
     "Joint",
     "JointThenGrow",
     "LabelledImages",
@@ -35,10 +36,12 @@ __all__ = [
     "accuracy_per_level",
     "export",
     "file_accuracy",
+    "file_metrics",
     "fine_tune_int8",
     "load_digits_images",
     "load_idx",
     "measure_reroutes",
+    "metrics_per_level",
     "nest",
     "nest_pretrained",
     "predicted_latency",

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
-from nested_sparse.amend import store_reroutes
+from nested_sparse.amend import store_metrics, store_reroutes
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import TrainingError
 from nested_sparse.reroute import Reroute
@@ -18,7 +18,7 @@ from nested_sparse.value_type import INT8
 
 from .data.datasets import Digits, Idx, TrainingData, in_order, picked
 from .data.images import Labelled, LabelledImages, noisy
-from .evaluate import accuracy_per_level
+from .evaluate import file_metrics, metrics_per_level
 from .export.write import export
 from .model.nested_model import NestedModel
 from .progress import progress_on
@@ -104,7 +104,7 @@ def train_demo(data: DemoData, out: Path, force: bool, console: Console) -> Path
     inputs, net = start(data.recipe)
     with progress_on(console) as on_progress:
         train_by(data.recipe, inputs, net, state, on_progress)
-    metrics = {"accuracy": accuracy_per_level(net, in_order(data.test))}
+    metrics = metrics_per_level(net, in_order(data.test))
     _export_int8(net.cpu(), inputs, data, int8_twin(path))
     export(net, inputs.example, path, metrics=metrics, force=force)
     store_reroutes(path, _route_scores(path, data))
@@ -119,25 +119,9 @@ def int8_twin(path: Path) -> Path:
 
 
 def _export_int8(net: NestedModel, inputs: TrainingData, data: DemoData, path: Path) -> None:
-    """Write the int8 file, with the accuracy that each level of the file itself has."""
-    metrics = None
-    for _ in range(2):  # the first is the one that is measured
-        calibration = inputs.batches(0)
-        export(net, inputs.example, path, metrics=metrics, values=INT8.name, calibration=calibration, force=True)
-        metrics = metrics or {"accuracy": _accuracies(path, data)}
-
-
-def _accuracies(path: Path, data: DemoData) -> list[float]:
-    """The accuracy of each level of a file on the test images."""
-    from nested_sparse.runtime import Session  # as in _route_scores
-
-    with Session(path, threads=1) as session:
-        answers = [
-            [session.run({"input": images.numpy()}, level.index)["output"] for images, _ in in_order(data.test)]
-            for level in session.levels
-        ]
-    classes = [np.concatenate(each).argmax(axis=1) for each in answers]
-    return [float(np.mean(each == data.test_labels)) for each in classes]
+    """Write the int8 file, with the metrics that each level of the file itself has."""
+    export(net, inputs.example, path, values=INT8.name, calibration=inputs.batches(0), force=True)
+    store_metrics(path, file_metrics(path, in_order(data.test)))
 
 
 def _route_scores(path: Path, data: DemoData) -> tuple[Reroute, ...]:

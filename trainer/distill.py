@@ -1,28 +1,33 @@
-"""Distillation: sparse levels learn the dense model's soft labels beside the true ones (arXiv:1503.02531)."""
+"""Distillation: levels learn a teacher's soft labels beside the true ones (arXiv:1503.02531)."""
 
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from nested_sparse.errors import TrainingError
+from nested_sparse.errors import NestedSparseError, TrainingError
 
 from .batch import run
 from .entry import foreign_errors
+from .memory_format import arrange_channels_last
 from .model.nested_model import NestedModel
 from .model.preserved import preserved_generators
 
 
 class Teacher:
-    """A frozen copy of `net` as it is now, at its current level."""
+    """A frozen copy of `net` as it is now; a nested net at its current level.
 
-    def __init__(self, net: NestedModel) -> None:
-        self.net = copy.deepcopy(net).eval().requires_grad_(False)
+    given: whether `net` is the caller's own teacher. If not, it is the net that is trained, after its dense stage.
+    """
+
+    def __init__(self, net: nn.Module, *, given: bool = False) -> None:
+        self.net, self.given = copy.deepcopy(net).eval().requires_grad_(False), given
 
     @torch.no_grad()
     def soft_labels(self, inputs: Any) -> Tensor:
@@ -30,16 +35,54 @@ class Teacher:
         return check_logits(run(self.net, inputs))
 
 
-def check_first_batch(net: NestedModel, inputs: Any, modes: Iterable[bool]) -> None:
+def given_teacher(model: nn.Module, device: torch.device, *, images_last: bool) -> Teacher:
+    """The caller's `model` as a teacher on `device`. images_last: whether images come with their channels last."""
+    teacher = Teacher(model, given=True)
+    teacher.net.to(device)
+    if images_last:
+        arrange_channels_last(teacher.net)
+    return teacher
+
+
+def digest(model: nn.Module) -> str:
+    """A short text that tells models of other classes or other values apart, for the fingerprint of a run."""
+    hashed = hashlib.sha256(type(model).__qualname__.encode())
+    for name, value in model.state_dict().items():
+        hashed.update(name.encode())
+        if isinstance(value, Tensor):
+            hashed.update(f"{value.dtype} {tuple(value.shape)}".encode())
+            hashed.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        else:
+            hashed.update(repr(value).encode())
+    return hashed.hexdigest()[:16]
+
+
+def check_first_batch(net: NestedModel, inputs: Any, modes: Iterable[bool], teacher: Teacher | None = None) -> None:
     """Run a copy of `net` in each of the train `modes`; raise TrainingError now where soft labels would fail later.
 
-    The random generators keep their states, and `net` itself is not changed.
+    teacher: a given one, whose logits must have the shape of the net's. The random generators keep their states, and
+    `net` itself is not changed.
     """
     copied = copy.deepcopy(net)
     for training in modes:
         said = foreign_errors("train", TrainingError, copied, callbacks=True)  # an entry knows only the modules of net
         with preserved_generators(), torch.set_grad_enabled(training), said:
-            check_logits(run(copied.train(training), inputs))
+            logits = check_logits(run(copied.train(training), inputs))
+            if teacher is not None:
+                _check_teacher(teacher, inputs, logits)
+
+
+def _check_teacher(teacher: Teacher, inputs: Any, logits: Tensor) -> None:
+    """Raise TrainingError unless the given `teacher` answers to `inputs` with logits of the shape of the net's."""
+    try:
+        soft_labels = teacher.soft_labels(inputs)
+    except NestedSparseError as error:
+        raise TrainingError(f"teacher: {error}") from error
+    if soft_labels.shape != logits.shape:
+        raise TrainingError(
+            f"teacher: it answers with logits {tuple(soft_labels.shape)}, the net with {tuple(logits.shape)}; "
+            "give a teacher of the same classes"
+        )
 
 
 def check_logits(outputs: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""Evaluation: the accuracy of each level."""
+"""Evaluation: the metrics of each level, its accuracy and its disagreement with the densest level."""
 
 from __future__ import annotations
 
@@ -9,25 +9,55 @@ from typing import Any
 import torch
 
 from nested_sparse.errors import TrainingError
+from nested_sparse.level import ACCURACY, DISAGREEMENT
 
 from .batch import device_of, moved, pairs, run
 from .entry import entry
-from .hits import hits
+from .file_model import FileModel
+from .hits import choices
 from .model.modes import evaluating
 from .model.nested_model import NestedModel, require_nested
 from .model.preserved import preserved
-from .model.structure import tensors_in
 
 
 @entry(TrainingError)
-@torch.no_grad()
 def accuracy_per_level(net: NestedModel, batches: Iterable[tuple[Any, Any]]) -> list[float]:
-    """Top-1 accuracy in [0, 1] of every level, with the model in eval mode.
+    """Top-1 accuracy in [0, 1] of every level, with the model in eval mode; see `metrics_per_level`."""
+    return _net_metrics(net, batches, "accuracy_per_level")[ACCURACY]
+
+
+@entry(TrainingError)
+def metrics_per_level(net: NestedModel, batches: Iterable[tuple[Any, Any]]) -> dict[str, list[float]]:
+    """The metrics of every level by name, as `export` takes them, with the model in eval mode.
+
+    "accuracy": top-1 accuracy, in [0, 1]. "disagreement": share of the answers whose class is not the densest level's,
+    in [0, 1]; 0 for the densest. Two levels of equal accuracy may still be wrong on different samples.
 
     batches: (inputs, class indices), read once. The model's outputs are logits with the classes in dimension 1. Batch
     sizes matter for a model whose samples influence one another, e.g. by batch statistics. Level and mode of the model
     are restored. Raises TrainingError: no batch, or outputs or targets of another kind.
     """
+    return _net_metrics(net, batches, "metrics_per_level")
+
+
+@entry(TrainingError)
+def file_accuracy(path: str | os.PathLike[str], batches: Iterable[tuple[Any, Any]]) -> list[float]:
+    """Top-1 accuracy in [0, 1] of every level of a checkpoint, run as a device runs it; see `file_metrics`."""
+    return _file_metrics(path, batches, "file_accuracy")[ACCURACY]
+
+
+@entry(TrainingError)
+def file_metrics(path: str | os.PathLike[str], batches: Iterable[tuple[Any, Any]]) -> dict[str, list[float]]:
+    """The metrics of every level of a checkpoint, whose only output is logits, run as a device runs it.
+
+    The metrics and batches are those of `metrics_per_level`; inputs are the tensors of the file's inputs, in order.
+    Raises TrainingError, and what `runtime.Session` does.
+    """
+    return _file_metrics(path, batches, "file_metrics")
+
+
+@torch.no_grad()
+def _net_metrics(net: NestedModel, batches: Iterable[tuple[Any, Any]], doing: str) -> dict[str, list[float]]:
     require_nested(net, TrainingError)
     level, device = net.level, device_of(net)
 
@@ -38,41 +68,34 @@ def accuracy_per_level(net: NestedModel, batches: Iterable[tuple[Any, Any]]) -> 
     try:
         with evaluating(net), preserved(net.model):
             moved_pairs = (moved(pair, device) for pair in pairs(batches))
-            return _accuracies(answer, net.level_count, moved_pairs, "accuracy_per_level")
+            return _metrics(answer, net.level_count, moved_pairs, doing)
     finally:
         net.set_level(level)
 
 
-@entry(TrainingError)
-def file_accuracy(path: str | os.PathLike[str], batches: Iterable[tuple[Any, Any]]) -> list[float]:
-    """Top-1 accuracy in [0, 1] of every level of a checkpoint, whose only output is logits, run as a device runs it.
+def _file_metrics(
+    path: str | os.PathLike[str], batches: Iterable[tuple[Any, Any]], doing: str
+) -> dict[str, list[float]]:
+    model = FileModel(path)
 
-    batches: as of `accuracy_per_level`; inputs are the tensors of the file's inputs, in order. Raises TrainingError,
-    and what `runtime.Session` does.
-    """
-    # a file is scored on the runtime that will run it
-    from nested_sparse.runtime import Session
+    def answer(inputs: Any, index: int) -> Any:
+        model.level = index
+        return run(model, inputs)
 
-    with Session(path) as session:
-        names = [spec.name for spec in session.inputs]
-
-        def answer(inputs: Any, index: int) -> Any:
-            tensors = [tensor for _, tensor in tensors_in(inputs)]
-            feeds = {name: tensor.cpu().numpy() for name, tensor in zip(names, tensors, strict=True)}
-            outputs = list(session.run(feeds, level=index).values())
-            return torch.from_numpy(outputs[0]) if len(outputs) == 1 else outputs
-
-        return _accuracies(answer, len(session.levels), pairs(batches), "file_accuracy")
+    with model.session as session:
+        return _metrics(answer, len(session.levels), pairs(batches), doing)
 
 
-def _accuracies(
+def _metrics(
     answer: Callable[[Any, int], Any], levels: int, batches: Iterable[tuple[Any, Any]], doing: str
-) -> list[float]:
-    correct, count = [0] * levels, 0
+) -> dict[str, list[float]]:
+    right, differing, count = [0] * levels, [0] * levels, 0
     for inputs, targets in batches:
-        for level in range(levels):
-            correct[level] += int(hits(answer(inputs, level), targets, doing).sum())
+        chosen = [choices(answer(inputs, level), targets, doing) for level in range(levels)]
+        for level, classes in enumerate(chosen):
+            right[level] += int((classes == targets).sum())
+            differing[level] += int((classes != chosen[-1]).sum())
         count += targets.numel()
     if not count:
         raise TrainingError(f"{doing} needs at least one sample, got none")
-    return [right / count for right in correct]
+    return {ACCURACY: [each / count for each in right], DISAGREEMENT: [each / count for each in differing]}

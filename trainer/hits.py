@@ -1,4 +1,4 @@
-"""Hits: the samples that a classifier gets right."""
+"""Hits: the samples that a classifier gets right, and the classes that it chooses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from nested_sparse.errors import TrainingError
 
 
 def hits(outputs: Any, targets: Any, doing: str) -> Tensor:
-    """Whether the largest logit is at the target; bool, the shape of `targets`.
+    """Whether the largest logit is at the target; bool, the shape of `targets`. Arguments and errors: see `choices`."""
+    right: Tensor = choices(outputs, targets, doing) == targets
+    return right
+
+
+def choices(outputs: Any, targets: Any, doing: str) -> Tensor:
+    """The class of the largest logit; int64, the shape of `targets`.
 
     outputs: logits (N, classes, ...). targets: class indices (N, ...). doing: name of the calling function, for
     messages. Raises TrainingError: outputs or targets are of another kind.
@@ -26,7 +32,7 @@ def hits(outputs: Any, targets: Any, doing: str) -> Tensor:
             f"{doing} needs targets that are class indices {tuple(chosen.shape)}, one for each answer, got "
             f"{_kind(targets)}"
         )
-    return chosen == targets
+    return chosen
 
 
 def _kind(value: object) -> str:

@@ -19,12 +19,18 @@ def channels_last(net: nn.Module) -> Iterator[None]:
     torch's convolutions and norms on images are faster so, on CPUs and in tensor cores. Values do not change. A
     parameter keeps its identity.
     """
-    changed = [parameter for parameter in net.parameters() if parameter.dim() == 4 and parameter.is_contiguous()]
-    _arrange(changed, torch.channels_last)
+    changed = arrange_channels_last(net)
     try:
         yield
     finally:
         _arrange(changed, torch.contiguous_format)
+
+
+def arrange_channels_last(net: nn.Module) -> list[Tensor]:
+    """Lay the 4-D parameters of `net` that are contiguous in memory with their channels last; returns them."""
+    changed: list[Tensor] = [each for each in net.parameters() if each.dim() == 4 and each.is_contiguous()]
+    _arrange(changed, torch.channels_last)
+    return changed
 
 
 def images_channels_last(inputs: Any) -> Any:

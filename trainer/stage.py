@@ -27,8 +27,9 @@ Backward = Callable[[Tensor], None]
 
 @dataclass(slots=True)
 class Work:
-    """The objects that all stages of a run share. teacher: the dense model, once it is trained.
+    """The objects that all stages of a run share.
 
+    teacher: the caller's; without one, the dense model once it is trained.
     scratch: whether the net is still untrained when the levels begin, so that no dense model can be the teacher.
     """
 
@@ -41,7 +42,12 @@ class Work:
     @property
     def has_teacher(self) -> bool:
         """Whether sparse levels learn soft labels, now or once the dense model is trained."""
-        return bool(self.config.distill_weight) and not self.scratch
+        return bool(self.config.distill_weight) and (self.given_teacher is not None or not self.scratch)
+
+    @property
+    def given_teacher(self) -> Teacher | None:
+        """The caller's teacher. Where there is one, every level learns its soft labels, the densest too."""
+        return self.teacher if self.teacher is not None and self.teacher.given else None
 
     def loss(self, outputs: Any, targets: Any) -> Tensor:
         """The loss of the labels. Raises TrainingError unless the loss function returns a tensor of one number."""
@@ -49,10 +55,15 @@ class Work:
 
     def taught_loss(self, outputs: Any, inputs: Any, targets: Any) -> Tensor:
         """The loss of a sparse level: of the labels and, with a teacher, of its soft labels."""
+        weight = self.config.distill_weight
+        soft_labels = self.teacher.soft_labels(inputs) if self.teacher is not None and weight else None
+        return self.mixed_loss(outputs, targets, soft_labels, weight)
+
+    def mixed_loss(self, outputs: Any, targets: Any, soft_labels: Tensor | None, weight: float) -> Tensor:
+        """The loss of the labels and, where there are `soft_labels`, with the share `weight`, the loss of these."""
         loss = self.loss(outputs, targets)
-        if self.teacher is None:
+        if soft_labels is None:
             return loss
-        weight, soft_labels = self.config.distill_weight, self.teacher.soft_labels(inputs)
         soft_loss = distillation_loss(check_logits(outputs), soft_labels, self.config.distill_temperature)
         return (1 - weight) * loss + weight * soft_loss
 
@@ -130,7 +141,7 @@ class Stage(ABC):
 
 
 class DenseStage(Stage):
-    """Trains all weights without soft labels. The result becomes the teacher, unless the net is still untrained."""
+    """Trains all weights without soft labels. The result becomes the teacher, unless one is given."""
 
     name = "dense"
 
@@ -155,7 +166,7 @@ class DenseStage(Stage):
 
     def end(self) -> None:
         """Keep a copy of the net as the teacher."""
-        if self.work.has_teacher:
+        if self.work.has_teacher and self.work.given_teacher is None:
             self.work.teacher = Teacher(self.net)
 
 

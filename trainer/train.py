@@ -10,11 +10,15 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 
+from torch import nn
+
 from nested_sparse.argument import shown
 from nested_sparse.errors import TrainingError
 
+from .batch import device_of
 from .checked import require
 from .config import TrainConfig
+from .distill import digest, given_teacher
 from .entry import entry, passing
 from .int8_stage import Int8Stage
 from .memory_format import channels_last
@@ -23,7 +27,7 @@ from .model.nested_model import NestedModel, require_nested
 from .nestings import FreezeThenGrow, Nesting
 from .progress import EpochReport, log_progress
 from .schedules import Gradual, Schedule
-from .stage import DenseStage, LossFunction, Stage, Work
+from .stage import LossFunction, Stage, Work
 from .state import checked_path
 from .training_run import Batch, EpochSource, TrainingRun, fingerprint
 
@@ -40,11 +44,12 @@ def train(
     state_path: str | Path | None = None,
     on_progress: Callable[[EpochReport], None] = log_progress,
     recalibration_batches: Iterable[Batch] | None = None,
+    teacher: nn.Module | None = None,
 ) -> tuple[EpochReport, ...]:
     """Train every level of `net` in place; returns a report per epoch.
 
-    The first stage trains all weights. The next stages come from `nesting` (default: FreezeThenGrow()): searches, in
-    which `schedule` (default: Gradual()) finds the masks, and training of the levels. At the end the norm statistics of
+    The stages come from `nesting` (default: FreezeThenGrow()): training of all weights, searches, in which `schedule`
+    (default: Gradual()) finds the masks, and training of the levels. At the end the norm statistics of
     every level are measured on `recalibration_batches` (default: `batches(0)`).
 
     batches: function from an epoch's number, from 0 over the whole run, to its (inputs, targets). A resumed run equals
@@ -52,24 +57,37 @@ def train(
     loss_fn: function of (outputs, targets) to a scalar.
     state_path: file written after every epoch. If it exists, the run continues from it; a finished run is only loaded.
     on_progress: function called after every epoch; its exceptions end the run and leave `train` unchanged.
+    teacher: module whose logits are the soft labels, in place of those of the dense model or the densest level. It is
+        copied, put into eval mode and onto the net's device, and stays as it is. Every level learns its soft labels,
+        the densest too; the dense stage does not. A resumed run needs the same teacher again.
     With torch.distributed initialised (see `start_processes`), every process calls `train` with its own batches, the
     same number in each. Gradients are averaged, the first process writes the state, and all processes read it.
     Raises TrainingError: no batches; outputs unfit for soft labels (found at the first batch); a loss that is not
-    finite; a state file that is damaged, foreign or of another run; processes with different arguments.
+    finite; a teacher of other classes; a state file that is damaged, foreign or of another run; processes with
+    different arguments.
     """
     require_nested(net, TrainingError)
     config = TrainConfig() if config is None else config
     schedule = Gradual() if schedule is None else schedule
     nesting = FreezeThenGrow() if nesting is None else nesting
     _check_arguments(
-        batches=batches, loss_fn=loss_fn, config=config, schedule=schedule, nesting=nesting, on_progress=on_progress
+        batches=batches,
+        loss_fn=loss_fn,
+        config=config,
+        schedule=schedule,
+        nesting=nesting,
+        on_progress=on_progress,
+        teacher=teacher,
     )
     path = None if state_path is None else checked_path(state_path)
     clear_int8(net)
     work = Work(net, config, loss_fn, scratch=schedule.from_scratch and not config.dense_epochs)
-    stages: list[Stage] = [DenseStage(work, config.dense_epochs), *nesting.stages(work, schedule)]
-    stages += [Int8Stage(work)] if config.int8_epochs else []
     settings = fingerprint(net, config, schedule, nesting)
+    if teacher is not None:
+        work.teacher = given_teacher(teacher, device_of(net), images_last=config.channels_last)
+        settings["teacher"] = digest(teacher)
+    stages = nesting.stages(work, schedule)
+    stages += [Int8Stage(work)] if config.int8_epochs else []
     return _reports(work, stages, settings, path, batches, on_progress, recalibration_batches)
 
 
@@ -144,5 +162,6 @@ _ARGUMENTS: dict[str, tuple[Callable[[object], bool], str]] = {
     "config": (lambda given: isinstance(given, TrainConfig), "a TrainConfig"),
     "schedule": (_has("search"), "an instance of a schedule, e.g. Gradual()"),
     "nesting": (_has("stages"), "an instance of a nesting, e.g. FreezeThenGrow()"),
+    "teacher": (lambda given: given is None or isinstance(given, nn.Module), "a torch.nn.Module"),
     "on_progress": (callable, "a function of an EpochReport"),
 }

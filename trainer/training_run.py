@@ -155,7 +155,7 @@ class TrainingRun:
         modes, self.logit_modes = self.logit_modes, set()
         if modes:
             with self.precision.autocast():
-                check_first_batch(self.net, inputs, modes)
+                check_first_batch(self.net, inputs, modes, self.work.given_teacher)
 
     def _adjust(self, progress: float, *, update: bool) -> None:
         """Set masks and learning rate. A new cycle of the learning rate starts with a new optimizer."""
@@ -203,11 +203,16 @@ class TrainingRun:
             "finished": self.finished,
             "reports": [dataclasses.asdict(report) for report in self.reports],
             "processes": own,
-            "teacher": None if self.work.teacher is None else self.work.teacher.net.state_dict(),
+            "teacher": self._own_teacher(),
             "stage": self.stage.state_dict(),
             "lr_progress": self.lr_progress,
         }
         save_state(self.state_path, state)
+
+    def _own_teacher(self) -> dict[str, Any] | None:
+        """The state of the dense copy of the net; a given teacher is given again when the run is continued."""
+        teacher = self.work.teacher
+        return None if teacher is None or teacher.given else teacher.net.state_dict()
 
     def _own_state(self) -> dict[str, Any]:
         """State that may differ between processes; equal state is saved by the first process only."""
@@ -222,9 +227,9 @@ class TrainingRun:
         state = load_state(path)
         check_same_run(path, self.settings, state["run"])
         if state["teacher"] is not None:
+            self.net.set_level(0)  # the copy's level; the stage sets the net's own
             self.work.teacher = Teacher(self.net)
             self.work.teacher.net.load_state_dict(state["teacher"])
-            self.work.teacher.net.set_level(0)
         own = {**state["processes"][0], **state["processes"][rank()]}
         self.index, self.epoch, self.finished = state["index"], state["epoch"], state["finished"]
         self.stage.prepare()

@@ -27,8 +27,8 @@ def write_random_copy(
     """Write a copy of `checkpoint` to `path` with random weights; returns its layers.
 
     densities: one per level of `checkpoint`, rising. Each layer keeps this share of its blocks, drawn at random;
-    one that `checkpoint` keeps whole at every level stays whole. pattern: that of the other layers; "" is each layer's own.
-    Weights are such that no value overflows: their variance is 2 / kept weights of a row, and norms scale by 1.
+    one that `checkpoint` keeps whole at every level stays whole. pattern: that of the other layers; "" is each layer's
+    own. Weights are such that no value overflows: their variance is 2 / kept weights of a row, and norms scale by 1.
     Raises PatternError: the pattern keeps whole channels, which cannot be drawn layer by layer, or does not fit.
     """
     rng = np.random.default_rng(seed)

@@ -141,6 +141,8 @@ def _check(settings: Settings, source: str, json: bool) -> None:
         for name, address in found.addresses.items():
             print_line(f"{name} on {address}")
         print_line(f"security: {', '.join(f'{key} {value}' for key, value in found.security.items()) or 'none'}")
+        for warning in found.warnings:
+            print_line(f"warning: {warning}")
     if found.problems:
         raise _wrong("\n".join([f"{source}:", *found.problems]))
 

@@ -84,7 +84,10 @@ def _run(recipe: Recipe, out: Path, fresh: bool, tensorboard: Path | None) -> di
 
 
 def _show(figures: dict[str, Any]) -> None:
-    """Print the table of levels, the dense model last, and the paths of the files."""
+    """Print the table of levels, the dense model last, and the paths of the files.
+
+    A level's disagreement is the share of its answers that differ from the densest level's.
+    """
     rows: list[list[Any]] = [
         [
             str(index),
@@ -92,23 +95,24 @@ def _show(figures: dict[str, Any]) -> None:
             f"{level['flops'] / 1e6:.2f}",
             f"{level['nbytes'] / 1024:.0f}",
             _percent(level.get("accuracy")),
+            _percent(level.get("disagreement")),
         ]
         for index, level in enumerate(figures["levels"])
     ]
     dense = figures["dense"]
-    rows.append(["dense", "100.00%", f"{dense['flops'] / 1e6:.2f}", "", _percent(dense["accuracy"])])
+    rows.append(["dense", "100.00%", f"{dense['flops'] / 1e6:.2f}", "", _percent(dense["accuracy"]), ""])
     facts = figures["data"]
     scored = f"{facts['evaluated_samples']} {facts['evaluated_on']} samples" if "evaluated_on" in facts else "own data"
     title = f"{figures['recipe']}, seed {figures['seed']}: scored on {scored}"
-    print_table(title, ["level", "density", "MFLOP", "KB in file", "accuracy"], rows)
+    print_table(title, ["level", "density", "MFLOP", "KB in file", "accuracy", "disagreement"], rows)
     print_line(
         f"{figures['epochs']} epochs, {figures['passes']:.1f} passes, {figures['seconds']:.1f} s of training; "
         f"wrote {figures['checkpoint']}" + (f" and {figures['picture']}" if figures["picture"] else "")
     )
 
 
-def _percent(accuracy: float | None) -> str:
-    return "" if accuracy is None else f"{accuracy:.2%}"
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.2%}"
 
 
 def _show_names(names: dict[str, str], json: bool) -> None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
+import re
 import socket
 
 from nested_sparse.errors import ServingError
 from nested_sparse.excerpt import excerpt
 
 MOST_PORT = 65535
+NAME = re.compile(r"[\w.-]+", re.ASCII)
+NUMBERS = re.compile(r"(0x[0-9a-f]+|[0-9]+)(\.(0x[0-9a-f]+|[0-9]+))*", re.IGNORECASE)
+"""Hosts of numbers alone, in any form of inet_aton."""
 HOST_ADVICE = "give --host an address of this machine: 127.0.0.1 for it alone, 0.0.0.0 or :: for every network"
 ADVICE = {
     errno.EADDRINUSE: "stop what uses it or choose another port (0 picks a free one)",
@@ -22,6 +27,8 @@ ADVICE = {
 
 def check_listenable(host: str, port: int) -> None:
     """Raise ServingError, with the system's reason, if nothing could listen on host:port now. Port 0 always fits."""
+    if not _is_host(host):
+        raise ServingError(_no_host(host, ValueError("gRPC does not take it")))
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError) as error:  # the latter for a name with an empty or too long part
@@ -36,6 +43,15 @@ def check_listenable(host: str, port: int) -> None:
         raise ServingError(
             f"cannot listen on {address_text(excerpt(host), port)}: {error.strerror or error}; {advice}"
         ) from None
+
+
+def _is_host(host: str) -> bool:
+    """Whether gRPC could take `host`: an address in full, or a name. The system also takes forms as 127.1 and *."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return NAME.fullmatch(host) is not None and not NUMBERS.fullmatch(host)
+    return True
 
 
 def address_text(host: str, port: int) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
+from .failure import no_http
 from .http_limits import HttpLimits
 
 LOOK_S = 1.0
@@ -19,6 +20,17 @@ LOOK_S = 1.0
 class _Connection:
     since_s: float
     unsent_bytes: int = 0
+
+
+class _Protocol(web.RequestHandler):
+    """aiohttp's protocol. Where its parser refuses a request, the answer has the body and headers of our errors."""
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """aiohttp's hook. Raises ConnectionError where a part of an answer is sent already."""
+        super().handle_error(request, status, exc, message)
+        return no_http(status, message)
 
 
 class HttpConnections(web.Server):
@@ -31,11 +43,16 @@ class HttpConnections(web.Server):
         self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], limits: HttpLimits, **options: Any
     ) -> None:
         super().__init__(self._handle, handler_cancellation=True, **options)
+        self._options = options
         self._answer = handler
         self._limits = limits
         self._idle: OrderedDict[asyncio.BaseTransport, _Connection] = OrderedDict()  # the longest silent first
         self._busy: set[asyncio.BaseTransport] = set()
         self._clock = asyncio.get_running_loop().time
+
+    def __call__(self) -> web.RequestHandler:
+        """aiohttp's hook: the protocol of a new connection."""
+        return _Protocol(self, loop=asyncio.get_running_loop(), **self._options)
 
     def connection_made(self, handler: Any, transport: asyncio.Transport) -> None:
         """aiohttp's hook."""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import json
 import logging
-import math
 import socket
 import ssl
 import time
@@ -19,12 +17,13 @@ from aiohttp import web
 from nested_sparse.errors import InputError, NotFoundError, TooLargeError, UnavailableError
 
 from ..connections.front import waited_s
-from ..fault import HTTP_STATUSES, PUSHBACK_KEY, Ending, ending_of
+from ..fault import Ending, ending_of
 from ..metrics_text import MetricsText
 from ..protocol.inflate import inflated
 from ..protocol.wire import HEADER_BYTES
 from .connections import HttpConnections
 from .dashboard.dashboard import HEADERS, POINTS_PATH, Dashboard
+from .failure import SAFE_HEADERS, error_response, failure
 from .http_limits import HttpLimits
 from .infer_body import HEADER_LENGTH, WantedForm, read_infer_body, write_infer_body
 from .json_message import read_json
@@ -42,7 +41,6 @@ READING = "ServerMetadata"
 BACKLOG = 128
 NO_TEXT = "The body has a string that is no text: half of a surrogate pair."
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-SAFE_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 _QUIET = logging.getLogger(f"{__name__}.aiohttp")
 _QUIET.setLevel(logging.CRITICAL + 1)  # aiohttp writes a traceback for each request that is no HTTP
 
@@ -120,14 +118,14 @@ class HttpServer:
         try:
             response = await self._answer_or_raise(request)
         except EndedError as error:
-            response = _failure(error.ending)
+            response = failure(error.ending)
         except (ConnectionError, web.RequestPayloadError):  # the client left in its body, or broke it off
-            response = _failure(Ending.of(InputError("The body ended before its end.")))
+            response = failure(Ending.of(InputError("The body ended before its end.")))
             response.force_close()
         except UnicodeEncodeError:
-            response = _failure(Ending.of(InputError(NO_TEXT)))
+            response = failure(Ending.of(InputError(NO_TEXT)))
         except Exception as error:
-            response = _failure(ending_of(error, f"{request.method} {request.path}"))
+            response = failure(ending_of(error, f"{request.method} {request.path}"))
             if isinstance(error, TooLargeError):
                 response.set_status(413)
                 response.force_close()  # the rest of the body is not read
@@ -143,7 +141,7 @@ class HttpServer:
             return await self._answer_figures(request, path)
         route, fields, allowed = find_route(request.method, path)
         if route is None and allowed:
-            return _error(405, "The path has other methods.", {"Allow": ", ".join(sorted(allowed))})
+            return error_response(405, "The path has other methods.", {"Allow": ", ".join(sorted(allowed))})
         if route is None:
             raise NotFoundError("There is no such path here; docs/rest.md lists those that are.")
         call = self._call(request, route.rpc)
@@ -258,19 +256,3 @@ def _wanted_encoding(accepted: str) -> str:
 def _deflated(body: bytes, encoding: str) -> bytes:
     stream = zlib.compressobj(level=1, wbits=zlib.MAX_WBITS | (16 if encoding == "gzip" else 0))
     return stream.compress(body) + stream.flush()
-
-
-def _failure(ending: Ending) -> web.Response:
-    headers: dict[str, str] = {}
-    status = HTTP_STATUSES.get(ending.status, 500)
-    delay_ms = int(dict(ending.trailers).get(PUSHBACK_KEY, -1))
-    if delay_ms >= 0:
-        headers["Retry-After"] = str(math.ceil(delay_ms / 1e3))
-    if status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
-    return _error(status, ending.message, headers)
-
-
-def _error(status: int, message: str, headers: dict[str, str]) -> web.Response:
-    text = json.dumps({"error": message})
-    return web.Response(status=status, text=text, content_type="application/json", headers=headers)

@@ -10,7 +10,7 @@ from nested_sparse.errors import InputError, NotFoundError, RepositoryError
 from nested_sparse.excerpt import excerpt
 
 from ..model_config import MODEL_FILE
-from .version_policy import MOST_VERSION
+from .version_policy import MOST_VERSION, VersionPolicy
 
 VERSION_NAME = re.compile(r"[1-9][0-9]{0,18}")
 """The name of a version's folder: a whole number above 0. As in Triton, all other names are no versions."""
@@ -57,6 +57,15 @@ class ModelFolder:
         if path is None or not path.is_file():
             raise RepositoryError(f"{excerpt(place)}: there is no such file in the model directory")
         return path
+
+    def chosen(self, name: str, policy: VersionPolicy) -> list[int]:
+        """The versions of a model that `policy` serves, rising. Raises as versions(), and where there are none."""
+        versions = self.versions(name)
+        chosen = policy.chosen(versions)
+        if not chosen:
+            known = ", ".join(map(str, versions)) or "none"
+            raise RepositoryError(f"{name!r}: no version for the policy {policy}; the model directory has {known}")
+        return chosen
 
     def _model(self, name: str) -> Path:
         if not _is_name(name):

@@ -96,7 +96,7 @@ class Repository:
                 raise ServingError(f"{name!r} is in the model directory and is also a FILE; rename one, or name one")
             loaded: dict[int, Loaded] = {}
             try:
-                chosen = self._chosen(name, self._policy)
+                chosen = self._folder.chosen(name, self._policy)
                 for version in reversed(self._folder.versions(name)) if self._policy.latest else chosen:
                     if len(loaded) < len(chosen):
                         self._try(name, version, loaded)
@@ -205,7 +205,7 @@ class Repository:
             raise UnavailableError(f"{MOST_ENDING} unloaded versions still answer requests; try again later")
         policy = policy or self._policies.get(name, self._policy)
         before = self._loaded.get(name, {})
-        chosen = await asyncio.to_thread(self._chosen, name, policy)
+        chosen = await asyncio.to_thread(self._folder.chosen, name, policy)
         self._loading = {(name, version) for version in chosen}
         try:
             after = await apart(self._open_changed, name, chosen, before)
@@ -252,15 +252,6 @@ class Repository:
         finally:
             if not self._closing.is_set():
                 del self._ending[loaded]
-
-    def _chosen(self, name: str, policy: VersionPolicy) -> list[int]:
-        """The versions to serve. Raises RepositoryError where there are none."""
-        versions = self._folder.versions(name)
-        chosen = policy.chosen(versions)
-        if not chosen:
-            known = ", ".join(map(str, versions)) or "none"
-            raise RepositoryError(f"{name!r}: no version for the policy {policy}; the model directory has {known}")
-        return chosen
 
     def _open_changed(self, name: str, chosen: list[int], before: dict[int, Loaded]) -> dict[int, Loaded]:
         """The chosen versions, open: those of `before` whose file is the same, the others anew."""

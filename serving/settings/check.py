@@ -12,6 +12,7 @@ from typing import Any
 from nested_sparse.errors import NestedSparseError
 from nested_sparse.excerpt import excerpt
 from nested_sparse.level import resolve_level
+from nested_sparse.options import unknown
 from nested_sparse.runtime.policy import DEFAULT_POLICY
 from nested_sparse.runtime.session import Session
 
@@ -26,7 +27,7 @@ from ..served_model import VERSION
 from ..tls.certificates import CertificateFiles, read_certificates
 from ..tls.exposure import check_exposure
 from .parts import model_config, server_config, signature_check
-from .settings import Settings
+from .settings import OWN, Settings
 
 
 @dataclass
@@ -35,13 +36,14 @@ class Findings:
 
     addresses: of gRPC, the metrics and HTTP. security: `tls` ("server", or "mutual" where clients show certificates
     too), `certificate_ends`, and `tokens`, their number; what is off is left out. models: the facts of each one that
-    can be served. problems: a line each.
+    can be served. problems: a line for each mistake. warnings: a line for all else that is likely not meant.
     """
 
     addresses: dict[str, str] = field(default_factory=dict)
     security: dict[str, Any] = field(default_factory=dict)
     models: list[dict[str, Any]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     @contextmanager
     def noted(self, name: str = "") -> Iterator[None]:
@@ -89,8 +91,8 @@ def _look_at_security(settings: Settings, found: Findings) -> None:
         with found.noted():
             read = read_certificates(CertificateFiles(security.tls_cert, security.tls_key, security.client_ca))
             found.security["tls"] = "server" if read.client_ca is None else "mutual"
-            if read.end_s is None:  # the log says why
-                found.problems.append(f"[security] tls_cert: {security.tls_cert}: clients would refuse it now")
+            if read.end_s is None:  # a server starts all the same; the log says why
+                found.warnings.append(f"[security] tls_cert: {security.tls_cert}: clients would refuse it now")
             else:
                 found.security["certificate_ends"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(read.end_s))
     if security.token_file is not None:
@@ -105,11 +107,14 @@ def _look_into(model_dir: Path, settings: Settings, found: Findings) -> None:
     if not names and not settings.models.files:
         found.problems.append(f"{excerpt(model_dir)}: there is no model in it, as MODEL/1/{MODEL_FILE}")
     taken = {path.stem for path in settings.models.files}
+    for own in settings.model:
+        if own not in {*names, *taken}:  # a model may come later, so this is no mistake
+            found.warnings.append(f"[{OWN}.{excerpt(own)}]: {unknown(own, sorted({*names, *taken}))}, the models now")
     for name in names:
         if name in taken:
             found.problems.append(f"{excerpt(name)}: is in the model directory and is also a FILE; rename one of them")
         with found.noted(name):
-            for version in policy.chosen(folder.versions(name)):
+            for version in folder.chosen(name, policy):
                 with found.noted(f"{name}/{version}"):
                     path = folder.checkpoint(name, version)
                     found.models.append(_model(path, name, str(version), settings))

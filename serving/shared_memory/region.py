@@ -28,8 +28,8 @@ OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 class Region:
     """`nbytes` of a shared memory object, from `offset` on. It stays open until nothing refers to it any more.
 
-    key: name of the object, as shm_open takes it. Only an object of the user that the server runs as is opened, and
-    only if no other user may write to it.
+    key: name of the object, as shm_open takes it. Only an object of the user that the server runs as is opened, read
+    and written, and only while no other user may write to it.
     Raises NotFoundError where there is no such object, InputError where the object is not fit.
     """
 
@@ -50,14 +50,13 @@ class Region:
         except OSError as error:
             raise InputError(f"{self}: shared memory '{excerpt(key)}' cannot be opened: {error.strerror}") from None
         weakref.finalize(self, os.close, self._fd)
-        self._check_owner()
         self._check(0, nbytes)
 
     def __str__(self) -> str:
         return f"shared memory region '{excerpt(self.name)}'"
 
     def read(self, place: Place) -> NDArray[np.uint8]:
-        """A copy of the bytes at `place`. Raises InputError where the object has shrunk or was removed."""
+        """A copy of the bytes at `place`. Raises InputError where the object is not fit any more."""
         self._check(place.offset, place.nbytes)
         values = np.empty(place.nbytes, np.uint8)
         view, done = values.data, 0
@@ -78,8 +77,16 @@ class Region:
             except OSError as error:
                 raise InputError(f"{self}: its object cannot be written: {error.strerror}") from None
 
-    def _check_owner(self) -> None:
+    def _check(self, offset: int, nbytes: int) -> None:
+        """Look at the object as it is now: its owner and mode may have changed, too."""
         status = os.fstat(self._fd)
+        self._check_owner(status)
+        if status.st_nlink == 0:  # perhaps there is another object under its key now, which the client writes to
+            raise InputError(f"{self}: '{excerpt(self.key)}' was removed; create it again and register it again")
+        if self.offset + offset + nbytes > status.st_size:
+            raise self._shrunk(offset, nbytes)
+
+    def _check_owner(self, status: os.stat_result) -> None:
         if not stat.S_ISREG(status.st_mode):
             raise InputError(f"{self}: '{excerpt(self.key)}' is no shared memory")
         if status.st_uid != os.geteuid():
@@ -92,13 +99,6 @@ class Region:
                 f"{self}: other users may write to '{excerpt(self.key)}' (mode {stat.S_IMODE(status.st_mode):o}); "
                 "create it with mode 600"
             )
-
-    def _check(self, offset: int, nbytes: int) -> None:
-        status = os.fstat(self._fd)
-        if status.st_nlink == 0:  # perhaps there is another object under its key now, which the client writes to
-            raise InputError(f"{self}: '{excerpt(self.key)}' was removed; create it again and register it again")
-        if self.offset + offset + nbytes > status.st_size:
-            raise self._shrunk(offset, nbytes)
 
     def _shrunk(self, offset: int, nbytes: int) -> InputError:
         size = os.fstat(self._fd).st_size

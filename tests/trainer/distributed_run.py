@@ -19,7 +19,17 @@ from small_models import nested_small_net, small_batches, snapshot
 from torch import Tensor, nn
 
 from nested_sparse.errors import TrainingError
-from nested_sparse.trainer import FreezeThenGrow, Gap, Joint, NestedModel, TrainConfig, nest, start_processes, train
+from nested_sparse.trainer import (
+    FreezeThenGrow,
+    Gap,
+    Interleaved,
+    Joint,
+    NestedModel,
+    TrainConfig,
+    nest,
+    start_processes,
+    train,
+)
 from nested_sparse.trainer.distributed import agree, average, average_gradients, copy_from, from_first, rank, world_size
 from nested_sparse.trainer.precision import Precision
 from nested_sparse.trainer.schedules import gap as gap_module
@@ -28,6 +38,7 @@ SEED = 100
 CONFIG = TrainConfig(dense_epochs=1, search_epochs=2, recalibration_samples=48)
 GROW = FreezeThenGrow(epochs_per_level=1)
 JOINT = Joint(epochs=2)
+INTERLEAVED = Interleaved(epochs=2, inner_gradient=0.5)
 INT8_CONFIG = replace(CONFIG, search_epochs=1, int8_epochs=2)
 """The third epoch, after which `watched` stops a run, is the first with rounding."""
 GAP = Gap(partitions=3, parallel=True)
@@ -215,8 +226,10 @@ def in_both(out: Path) -> dict[str, Any]:
         "exchanges": exchanges,
         "normless_grow": lambda: train_normless(GROW),
         "normless_joint": lambda: train_normless(JOINT),
+        "normless_interleaved": lambda: train_normless(INTERLEAVED),
         "grow": lambda: watched(CONFIG, out, nesting=GROW),
         "joint": lambda: watched(CONFIG, out, nesting=JOINT),
+        "interleaved": lambda: watched(CONFIG, out, nesting=INTERLEAVED),
         "int8": lambda: watched(INT8_CONFIG, out, nesting=FreezeThenGrow(epochs_per_level=0)),
         "gap": lambda: merges(out),
         "overflow": overflow,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from distributed_run import GROW, JOINT, train_normless
+from distributed_run import GROW, INTERLEAVED, JOINT, train_normless
 from small_models import small_batches
 from torch import Tensor
 
@@ -56,14 +56,14 @@ def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
     assert [key for key in one if not torch.equal(one[key], other[key])] == []
 
 
-@pytest.mark.parametrize("name", ["grow", "joint"])
+@pytest.mark.parametrize("name", ["grow", "joint", "interleaved"])
 def test_two_processes_compute_what_one_does(results: Results, name: str) -> None:
     """On halves of every batch, a net without batch norm gets one process's masks, and its weights to rounding.
 
     Both are at every level where one process is with the whole batches, with the same random levels in each step. In
     float64: sums in another order then differ by 10^-15, which turns no mask and is far below what a mistake would do.
     """
-    expected = train_normless({"grow": GROW, "joint": JOINT}[name])
+    expected = train_normless({"grow": GROW, "joint": JOINT, "interleaved": INTERLEAVED}[name])
     one, other = (each[f"normless_{name}"] for each in results)
     assert_same(one, other)
     for key, value in expected.items():
@@ -73,7 +73,7 @@ def test_two_processes_compute_what_one_does(results: Results, name: str) -> Non
             torch.testing.assert_close(one[key], value, rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["grow", "joint", "int8"])
+@pytest.mark.parametrize("name", ["grow", "joint", "interleaved", "int8"])
 def test_processes_hold_the_same_net(results: Results, name: str) -> None:
     """Parameters are equal bit for bit at every step, and norm statistics after every epoch, with dropout."""
     one, other = (each[name] for each in results)
@@ -84,7 +84,7 @@ def test_processes_hold_the_same_net(results: Results, name: str) -> None:
     assert_same(one["whole"], other["whole"])
 
 
-@pytest.mark.parametrize("name", ["grow", "joint", "int8", "gap"])
+@pytest.mark.parametrize("name", ["grow", "joint", "interleaved", "int8", "gap"])
 def test_resumed_processes_end_with_the_same_bits(results: Results, name: str) -> None:
     """The first process's file has all state of each process: generators, and nets that are not merged yet."""
     for each in results:

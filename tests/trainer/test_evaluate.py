@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +11,11 @@ import torch
 from small_models import nested_small_net, small_batches, small_net
 from torch import Tensor, nn
 
+from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import TrainingError
-from nested_sparse.trainer import measure_reroutes, nest
-from nested_sparse.trainer.evaluate import accuracy_per_level
+from nested_sparse.slice import slice_checkpoint
+from nested_sparse.trainer import export, measure_reroutes, nest
+from nested_sparse.trainer.evaluate import accuracy_per_level, file_accuracy, file_metrics, metrics_per_level
 
 
 def test_accuracy_is_counted_per_level() -> None:
@@ -29,10 +32,38 @@ def test_accuracy_is_counted_per_level() -> None:
         assert accuracy == pytest.approx(float((net(images).argmax(1) == labels).double().mean()))
 
 
-def test_no_sample_is_an_error() -> None:
+def test_disagreement_is_counted_against_the_densest_level(tmp_path: Path) -> None:
+    """A share of answers, right or wrong; of the net, of its file, and kept by a slice. Accuracy stays as it was."""
+    net = nested_small_net()
+    batches = list(small_batches()(0))
+    got = metrics_per_level(net, iter(batches))
+    assert got["accuracy"] == accuracy_per_level(net, batches)
+    net.eval()
+    answers = []
+    for level in range(net.level_count):
+        net.set_level(level)
+        answers.append([answer for images, _ in batches for answer in net(images).argmax(1).tolist()])
+    samples = len(answers[-1])
+    expected = [sum(a != b for a, b in zip(each, answers[-1], strict=True)) / samples for each in answers]
+    assert got["disagreement"] == expected
+    assert expected[0] > 0, "the test's levels all answer alike"
+
+    path, cut = tmp_path / "net.safetensors", tmp_path / "cut.safetensors"
+    export(net, (batches[0][0][:1],), path, metrics=got)
+    of_file = file_metrics(path, batches)
+    for name, values in got.items():  # the runtime rounds otherwise, so the answer to one sample may differ
+        assert of_file[name] == pytest.approx(values, abs=1 / samples + 1e-9), name
+    assert file_accuracy(path, batches) == of_file["accuracy"]
+    slice_checkpoint(path, 2, cut)
+    with Checkpoint.open(cut) as checkpoint:
+        assert [level.metrics["disagreement"] for level in checkpoint.levels] == expected[:2]
+
+
+@pytest.mark.parametrize("measure", [accuracy_per_level, metrics_per_level])
+def test_no_sample_is_an_error(measure: Callable[..., Any]) -> None:
     """An empty test set has no accuracy."""
-    with pytest.raises(TrainingError, match="at least one sample"):
-        accuracy_per_level(nested_small_net(), [])
+    with pytest.raises(TrainingError, match=rf"{measure.__name__} needs at least one sample"):
+        measure(nested_small_net(), [])
 
 
 class Answering(nn.Module):
@@ -46,7 +77,7 @@ class Answering(nn.Module):
         return self.answer(self.net(x))
 
 
-@pytest.mark.parametrize("measure", [accuracy_per_level, measure_reroutes])
+@pytest.mark.parametrize("measure", [accuracy_per_level, metrics_per_level, measure_reroutes])
 @pytest.mark.parametrize(
     ("answer", "got"),
     [

@@ -14,7 +14,7 @@ from small_runs import GROW, QUICK, run
 from torch import Tensor, nn
 
 from nested_sparse.errors import TrainingError
-from nested_sparse.trainer import Gradual, Joint, NestedModel, OneShot, nest, train
+from nested_sparse.trainer import Gradual, Interleaved, Joint, NestedModel, OneShot, nest, train
 from nested_sparse.trainer.config import TrainConfig
 from nested_sparse.trainer.evaluate import accuracy_per_level
 from nested_sparse.trainer.nestings import FreezeThenGrow, Nesting
@@ -88,7 +88,8 @@ def test_every_level_has_a_norm_and_bias_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    "nesting", [GROW, FreezeThenGrow(1, search_each=True), Joint(epochs=1), Joint(1, search_level=1)]
+    "nesting",
+    [GROW, FreezeThenGrow(1, search_each=True), Interleaved(epochs=1), Joint(epochs=1), Joint(1, search_level=1)],
 )
 @pytest.mark.parametrize("schedule", [OneShot(), Gradual(), Gradual(end=0.5)])
 def test_masks_nest_at_their_densities(schedule: Schedule, nesting: Nesting) -> None:

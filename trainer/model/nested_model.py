@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nested_sparse.budget import Budget, check_densities
-from nested_sparse.errors import BudgetError, InputError, NestedSparseError
+from nested_sparse.errors import BudgetError, InputError, NestedSparseError, PatternError
 from nested_sparse.latency import Latency, check_latencies
 from nested_sparse.layouts import parse_pattern
 from nested_sparse.level import resolve_level
@@ -23,11 +23,12 @@ from .choose import check_fit, choose_masks
 from .copied import copy_of
 from .costs import Costs
 from .coupling import Coupling, couple
+from .layer_patterns import AUTO
 from .layers import NestedLayer, unique_weights
 from .network import all_weights, density, log_network, network_of
 from .norm import LevelBatchNorm
 from .positions import costs_of, positions_per_sample
-from .predicted import GivenCosts, given_costs, latency_of
+from .predicted import GivenCosts, choose_patterns, given_costs, latency_of
 from .replace import replace_layers
 from .shuffle import shuffle_rows
 
@@ -173,7 +174,9 @@ def nest(
     densities: kept / all weights of a layer per level, strictly rising in (0, 1]; with budget_by="latency" none.
     pattern: "unstructured", "block{V}x1" (V output channels of one column are kept or dropped together), "gs{B}x{k}"
         (gather groups, see nested_sparse.layouts.GatherScatter) or "channel" (whole channels, together in all layers
-        that share them; see trainer.model.coupling; channels of the model's inputs and outputs stay).
+        that share them; see trainer.model.coupling; channels of the model's inputs and outputs stay). "auto", with
+        budget_by="latency": each layer gets one of the patterns of blocks that costs has for it, the one that keeps the
+        most of the energy of its present weights (see trainer.model.layer_patterns).
     budget: "uniform", every layer has the level's density; "global", one ranking over all layers; or "erk", smaller
         layers are denser (RigL, arXiv:1911.11134). See nested_sparse.budget.Budget. Default: "uniform"; with
         budget_by="latency" it is "global", which then ranks by score for each millisecond, the score being LAMP's
@@ -191,26 +194,31 @@ def nest(
     min_layer_density: share of a layer that every level keeps, at most the sparsest level's density.
     row_shuffle: whether rows that keep the same weights are put together into blocks (Shfl-BW, arXiv:2203.05016), now,
         and again by `train` before its first search. It has an effect only for block{V}x1 with V above 1.
-    Conv1d, Conv2d and Linear layers are nested; `dense_layers()` lists all others with reasons. In a convolution in
-    groups a block must not span two groups: V falls to the largest one that divides a group's rows. Depthwise
-    convolutions (one input channel in a group), and under "channel" all in groups, are whole at every level, as with
-    keep_dense.
+    Conv1d, Conv2d, Linear and MultiheadAttention (as four linear layers) are nested, and modules whose own forward
+    makes one such product with its only weight: forwards of user's classes are called with random inputs to find it. A
+    Linear that shares its weight with an Embedding gets a copy. `dense_layers()` lists all others with reasons.
+    In a convolution in groups a block must not span two groups: V falls to the largest one that divides a group's rows.
+    Depthwise convolutions (one input channel in a group), and under "channel" all in groups, are whole at every level,
+    as with keep_dense.
     The weight that a layer computes with now is used. Masks of torch.nn.utils.prune are applied. For patterns of single
     weights and of blocks they are permanent: pruned weights stay out of every level, also in training (a block, if all
-    of it is pruned). If a level's density is higher than the mask's, the layer keeps the mask's weights. The hooks of
-    torch.nn.utils' weight_norm and spectral_norm are folded. Batch normalisations, subclasses and hooks included, are
-    copied for each level and run unchanged.
+    of it is pruned). If a level's density is higher than the mask's, the layer keeps the mask's weights. Weights that
+    are computed, by parametrizations or the hooks of torch.nn.utils' weight_norm and spectral_norm, become parameters
+    with their values of now. Batch normalisations, subclasses and hooks included, are copied for each level and run
+    unchanged.
     Device, dtype and train or eval mode are kept; the densest level is set.
     Raises BudgetError (densities, budget and its options, times that are not possible, costs of another network,
-    unknown keep_dense), PatternError (an unknown pattern, or
-    layers unfit for it), InputError (no layer can be nested, or the model must be changed first).
+    unknown keep_dense), PatternError (an unknown pattern, or layers unfit for it), InputError (no layer can be nested,
+    or the model must be changed first).
     """
     chosen = Budget(budget or ("global" if budget_by == "latency" else "uniform"), budget_by, min_layer_density)
     levels, times_ms = _checked_levels(chosen, densities, latency_ms, costs)
-    layout = parse_pattern(pattern)
+    layout = parse_pattern("unstructured" if pattern == AUTO else pattern)
     known = None if times_ms is None else given_costs(costs)
     if known is not None and layout.whole_channels:
         raise BudgetError(f"budget by latency is not for pattern {pattern!r}, whose layers keep channels together")
+    if known is None and pattern == AUTO:
+        raise PatternError('pattern "auto" chooses by costs: it goes with budget_by="latency"')
     with torch.inference_mode(False):
         copied, masks = copy_of(model)
         copied, left_dense = replace_layers(
@@ -230,6 +238,8 @@ def nest(
                 chosen, positions=positions_per_sample(net, () if example_inputs is None else example_inputs)
             )
         if known is not None and times_ms is not None:
+            if pattern == AUTO:
+                choose_patterns(net, known, times_ms)
             latency = latency_of(net, chosen, known, times_ms)
             net.budget, net.densities = dataclasses.replace(chosen, latency=latency), latency.densities
             levels = latency.densities

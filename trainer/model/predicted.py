@@ -16,6 +16,7 @@ from nested_sparse.latency import Latency, check_possible, shares_of_time
 from nested_sparse.mask import group_count
 from nested_sparse.time_curve import TimeCurve
 
+from . import layer_patterns
 from .choose import layer_sizes
 from .layers import NestedLayer, unique_weights
 
@@ -51,6 +52,13 @@ def predicted_latency(net: NestedModel, costs: GivenCosts) -> list[float]:
         whole_ms + sum(float(curve.ms(int(layer.mask(level).sum()))) for layer, curve in curves)
         for level in range(net.level_count)
     ]
+
+
+def choose_patterns(net: NestedModel, costs: DeviceCosts, levels_ms: tuple[float, ...]) -> None:
+    """Give each sparse layer the pattern that its costs favour (layer_patterns). Raises BudgetError."""
+    layers = [*net.nested_layers().values()]
+    whole_ms = _whole_ms(layers, costs)
+    layer_patterns.choose_patterns(layers, costs, [ms - whole_ms for ms in levels_ms])
 
 
 def latency_of(net: NestedModel, budget: Budget, costs: DeviceCosts, levels_ms: tuple[float, ...]) -> Latency:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from ..checked import is_count, require, require_one_of
 from ..ring import RingGuard, empty_ring, inherit
 from ..schedules.search import Schedule
-from ..stage import SearchStage, Stage, Work
+from ..stage import DenseStage, SearchStage, Stage, Work
 
 RING_STARTS = ("dense", "zero")
 
@@ -44,8 +44,9 @@ class FreezeThenGrow:
         level_epochs(self, level_count)
 
     def stages(self, work: Work, schedule: Schedule) -> list[Stage]:
-        """A search, then a stage per level; with `search_each` both for each level."""
-        net, epochs, stages = work.net, level_epochs(self, work.net.level_count), list[Stage]()
+        """The dense stage, a search, then a stage per level; with `search_each` both for each level."""
+        net, epochs = work.net, level_epochs(self, work.net.level_count)
+        stages: list[Stage] = [DenseStage(work, work.config.dense_epochs)]
         last_search = net.level_count - 1 if self.search_each else 0
         for level in range(net.level_count):
             if level <= last_search:

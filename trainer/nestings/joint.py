@@ -13,12 +13,12 @@ from nested_sparse.level import resolve_level
 
 from ..batch import run
 from ..checked import require, require_count, require_one_of, require_share
-from ..distill import check_logits, distillation_loss
+from ..distill import check_logits
 from ..distributed import from_first
 from ..model.nested_model import NestedModel
 from ..ring import RingGuard, inherit, trainable_jointly
 from ..schedules.search import Schedule
-from ..stage import Backward, SearchStage, Stage, Work
+from ..stage import Backward, DenseStage, SearchStage, Stage, Work
 
 GRADIENTS = ("kept", "ring")
 
@@ -58,9 +58,13 @@ class Joint:
         require(self, "search_level", self.search_level < level_count, f"-1 to {level_count - 1}, a level of the net")
 
     def stages(self, work: Work, schedule: Schedule) -> list[Stage]:
-        """A search, then a stage for all levels. Raises LevelError."""
+        """The dense stage, a search, then a stage for all levels. Raises LevelError."""
         density = work.net.densities[resolve_level(self.search_level, work.net.level_count)]
-        return [SearchStage(work, work.config.search_epochs, schedule, 0, density), JointStage(work, self)]
+        return [
+            DenseStage(work, work.config.dense_epochs),
+            SearchStage(work, work.config.search_epochs, schedule, 0, density),
+            JointStage(work, self),
+        ]
 
 
 class JointStage(Stage):
@@ -93,19 +97,18 @@ class JointStage(Stage):
         return trainable_jointly(self.net)
 
     def losses(self, inputs: Any, targets: Any, backward: Backward) -> dict[str, Tensor]:
-        """The loss of the densest level, then of the others with its outputs as soft labels."""
+        """The loss of the densest level, then of the others with its outputs as soft labels, or with a teacher's."""
         net, losses = self.net, dict[str, Tensor]()
         set_gradient(net, self._settings.gradient)
         try:
-            levels, soft_labels = self._drawn_levels(), None
+            weight, given = self._settings.soft_weight, self.work.given_teacher
+            soft_labels = given.soft_labels(inputs) if given is not None and weight else None
+            levels = self._drawn_levels()
             for level in levels:
                 net.set_level(level)
                 outputs = run(net, inputs)
-                loss = self.work.loss(outputs, targets)
-                if soft_labels is not None:
-                    weight, temperature = self._settings.soft_weight, self.work.config.distill_temperature
-                    loss = (1 - weight) * loss + weight * distillation_loss(outputs, soft_labels, temperature)
-                elif self._settings.soft_weight:
+                loss = self.work.mixed_loss(outputs, targets, soft_labels, weight)
+                if soft_labels is None and weight:
                     soft_labels = check_logits(outputs).detach()
                 backward(loss / len(levels))
                 losses[str(level)] = loss.detach()

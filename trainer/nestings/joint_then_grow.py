@@ -36,7 +36,10 @@ class JointThenGrow:
         level_epochs(self, level_count)
 
     def stages(self, work: Work, schedule: Schedule) -> list[Stage]:
-        """A search, a stage for all levels together, then one per level, which starts with its own norms and biases."""
+        """The dense stage, a search, a stage for all levels together, then one per level.
+
+        Each of the last starts with its own norms and biases.
+        """
         stages = self._joint().stages(work, schedule)
         epochs = level_epochs(self, work.net.level_count)
         return stages + [RingStage(work, count, level, inherits=False) for level, count in enumerate(epochs)]

@@ -9,8 +9,11 @@ from ..stage import Stage, Work
 
 
 class Nesting(Protocol):
-    """Settings of a method of nesting: a frozen dataclass that gives the stages after the dense one."""
+    """Settings of a method of nesting: a frozen dataclass that gives the stages of a run."""
 
     def stages(self, work: Work, schedule: Schedule) -> list[Stage]:
-        """The searches and training stages, in order. Raises TrainingError if the settings do not fit the net."""
+        """All stages, in order: dense training, searches, training of the levels.
+
+        Raises TrainingError if the settings do not fit the net.
+        """
         ...

@@ -20,6 +20,7 @@ from nested_sparse.argument import shown
 from nested_sparse.errors import NestedSparseError, TrainingError
 from nested_sparse.excerpt import excerpt
 from nested_sparse.graph.contract import ACTIVATION_FORMS
+from nested_sparse.level import ACCURACY, DISAGREEMENT
 from nested_sparse.options import Problems, checked_options, options_of, unknown
 from nested_sparse.toml_file import parse_toml, read_toml
 from nested_sparse.value_type import FLOAT32, INT8, VALUE_TYPES
@@ -35,15 +36,18 @@ from ..nestings import NESTINGS, Nesting
 from ..schedules import SCHEDULES, Schedule
 from ..stage import LossFunction
 from .own_function import errors_named, named_loss, named_source
+from .teacher import TeacherOptions
 
 FOLDER = Path(__file__).parent
 """Folder of the named recipes."""
-TABLES = ("data", "model", "nest", "schedule", "nesting", "train", "output")
+TABLES = ("data", "model", "nest", "schedule", "nesting", "teacher", "train", "output")
 LOSSES: dict[str, LossFunction] = {"cross_entropy": F.cross_entropy}
-METRICS = ("accuracy",)
+METRICS = (ACCURACY, DISAGREEMENT)
 DATA_FACTS = ("classes", "channels")
 """Arguments of a model that the data gives where [model] does not."""
 DEVICES = ("auto", "cpu", "cuda")
+INSTEAD_OF = {("nest", "latency_ms"): "densities", ("nest", "densities"): "latency_ms"}
+"""Keys that --set gives in place of another one of their table, which the recipe's file may have."""
 MAX_SEED = 2**63 - 1
 """Largest seed that torch's generators take."""
 MAX_THREADS = 4096
@@ -99,6 +103,7 @@ class Recipe:
     nest_options: Mapping[str, Any]
     schedule: Schedule
     nesting: Nesting
+    teacher: TeacherOptions
     config: TrainConfig
     run: RunOptions
     loss_fn: LossFunction
@@ -154,6 +159,8 @@ def _set(tables: dict[str, Any], setting: str, problems: Problems) -> None:
         return
     if key == "name" and tables[table].get("name") != value:
         tables[table].clear()  # its other keys belong to the former name
+    if (table, key) in INSTEAD_OF:
+        tables[table].pop(INSTEAD_OF[table, key], None)
     tables[table][key] = value
 
 
@@ -181,6 +188,7 @@ class _Maker:
         schedule = self._settings("schedule", SCHEDULES, "gradual")
         nesting = self._settings("nesting", NESTINGS, "freeze_then_grow")
         self._check_nest(nesting, nest_options)
+        teacher = self._made("teacher", TeacherOptions, self.tables["teacher"])
         own = {field.name for field in dataclasses.fields(RunOptions)}
         train = self.tables["train"]
         run = self._made("train", RunOptions, {key: value for key, value in train.items() if key in own})
@@ -202,6 +210,7 @@ class _Maker:
             nest_options=nest_options,
             schedule=schedule,
             nesting=nesting,
+            teacher=teacher,
             config=config,
             run=run,
             loss_fn=loss_fn,

@@ -16,18 +16,21 @@ from nested_sparse.amend import store_metrics
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import NestedSparseError, TrainingError
 from nested_sparse.excerpt import excerpt
+from nested_sparse.level import ACCURACY
 from nested_sparse.options import options_of
 from nested_sparse.value_type import INT8
 
 from ..data.datasets import TrainingData
 from ..distributed import from_first, rank
 from ..entry import described, foreign_errors
-from ..evaluate import accuracy_per_level, file_accuracy
+from ..evaluate import accuracy_per_level, file_metrics, metrics_per_level
 from ..export.write import export
+from ..file_model import FileModel
 from ..layer_names import chosen_layers
 from ..model.costs import counted_costs
 from ..model.modes import evaluating
 from ..model.nested_model import NestedModel, nest
+from ..model.preserved import preserved_generators
 from ..picture import draw
 from ..progress import EpochReport
 from ..state import StateError
@@ -120,7 +123,7 @@ def start(recipe: Recipe) -> tuple[TrainingData, NestedModel]:
         torch.set_num_threads(recipe.run.threads)
     data = _in_table(recipe, "data", lambda: recipe.load_data(recipe.run.seed))
     torch.manual_seed(recipe.run.seed)
-    model = _in_table(recipe, "model", lambda: _model(recipe, data))
+    model = _in_table(recipe, "model", lambda: _model(recipe, data, recipe.weights))
     net = _in_table(recipe, "nest", lambda: nest(model, **_nest_options(recipe, data)))
     # needed at the end of training only: a wrong name would cost all of it
     for table, option, patterns in (
@@ -146,8 +149,11 @@ def _in_table(recipe: Recipe, table: str, make: Callable[[], Any]) -> Any:
         raise TrainingError(f"{recipe.source}: [{table}] {error}") from error
 
 
-def _model(recipe: Recipe, data: TrainingData) -> nn.Module:
-    """The model, made for the data's numbers of classes and channels unless the recipe sets them."""
+def _model(recipe: Recipe, data: TrainingData, weights: Path | None) -> nn.Module:
+    """The model, made for the data's numbers of classes and channels unless the recipe sets them.
+
+    weights: the file of its state dict; None leaves it untrained.
+    """
     taken = options_of(recipe.model)
     options = dict(recipe.model_options)
     for key in DATA_FACTS:
@@ -159,8 +165,8 @@ def _model(recipe: Recipe, data: TrainingData) -> nn.Module:
     if not isinstance(model, nn.Module):
         name = excerpt(recipe.tables["model"]["name"])
         raise TrainingError(f"{name} returned {type(model).__name__}: expected a torch.nn.Module")
-    if recipe.weights is not None:
-        load_weights(model, recipe.weights)
+    if weights is not None:
+        load_weights(model, weights)
     with torch.no_grad():
         training = model.training
         try:
@@ -170,6 +176,16 @@ def _model(recipe: Recipe, data: TrainingData) -> nn.Module:
             raise TrainingError(f"the model does not take the data's inputs {shapes}: {described(error)}") from error
         model.train(training)
     return model
+
+
+def _teacher(recipe: Recipe, data: TrainingData) -> nn.Module | None:
+    """The model of [teacher], which answers to the data's inputs; None without one. Random generators stay."""
+    if recipe.teacher.weights is not None:
+        with preserved_generators():
+            return _model(recipe, data, recipe.teacher.weights)
+    if recipe.teacher.checkpoint is None:
+        return None
+    return FileModel(recipe.teacher.checkpoint, threads=recipe.run.threads or None)
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -208,6 +224,7 @@ def train_by(
     Raises TrainingError: the recipe's model or functions fail; StateError: the state file is of another training.
     """
     name = excerpt(recipe.tables["model"]["name"])
+    teacher = _in_table(recipe, "teacher", lambda: _teacher(recipe, data))
     with foreign_errors(f"{recipe.source}: [model] {name}: training", TrainingError, net):  # exceptions of the model
         return train(
             net,
@@ -218,6 +235,7 @@ def train_by(
             nesting=recipe.nesting,
             state_path=state_path,
             on_progress=on_progress,
+            teacher=teacher,
         )
 
 
@@ -235,7 +253,7 @@ def _progress(
             return
         if not record.path.exists():
             record.note()
-        if report.stage == "dense" and report.epoch == report.epochs and recipe.output.metrics:
+        if report.stage == "dense" and report.epoch == report.epochs and ACCURACY in recipe.output.metrics:
             record.note(dense_accuracy=accuracy_per_level(net, data.scored())[0])
         for each in on_progress:
             each(report)
@@ -257,7 +275,7 @@ def _export(recipe: Recipe, data: TrainingData, net: NestedModel, path: Path) ->
     """Write the checkpoint, and return its metrics. An int8 file's are measured on the file, which is another model."""
     output = recipe.output
     if output.values != INT8.name:
-        metrics = {"accuracy": accuracy_per_level(net, data.scored())} if output.metrics else {}
+        metrics = _chosen_metrics(recipe, lambda: metrics_per_level(net, data.scored()))
         export(net, data.example, path, metrics=metrics, values=output.values, force=True)
         return metrics
     export(
@@ -272,10 +290,16 @@ def _export(recipe: Recipe, data: TrainingData, net: NestedModel, path: Path) ->
         keep_float=output.keep_float,
         force=True,
     )
-    metrics = {"accuracy": file_accuracy(path, data.scored())} if output.metrics else {}
+    metrics = _chosen_metrics(recipe, lambda: file_metrics(path, data.scored()))
     if metrics:
         store_metrics(path, metrics)
     return metrics
+
+
+def _chosen_metrics(recipe: Recipe, measure: Callable[[], dict[str, list[float]]]) -> dict[str, list[float]]:
+    """The metrics that [output] names; nothing is measured where it names none."""
+    measured = measure() if recipe.output.metrics else {}
+    return {name: measured[name] for name in recipe.output.metrics}
 
 
 def _finish(
@@ -295,7 +319,7 @@ def _finish(
             for level in checkpoint.levels
         ]
     dense = {"flops": dense_flops(net, data.example), "accuracy": record.facts.get("dense_accuracy")}
-    if metrics:
+    if ACCURACY in metrics:
         draw(files.picture, recipe.name, levels, dense, data.facts.get("evaluated_on", ""))
     return {
         "recipe": recipe.name,
@@ -308,7 +332,7 @@ def _finish(
         "seconds": sum(report.duration_s for report in reports),
         "losses": reports[-1].losses if reports else {},
         "checkpoint": str(files.checkpoint),
-        "picture": str(files.picture) if metrics else None,
+        "picture": str(files.picture) if ACCURACY in metrics else None,
         "settings": recipe.tables,
     }
 

@@ -34,6 +34,17 @@ def test_neither_an_address_nor_a_name(host, monkeypatch):
     assert "stop what uses it" not in message
 
 
+@pytest.mark.parametrize("host", ["*", "127.1", "0x7f.1", "2130706433", "127.0.0.01"])
+def test_forms_that_the_system_takes_and_grpc_does_not(host):
+    """Nothing would listen later; so they are refused at once, with the same message."""
+    assert "neither an address nor a name" in refusal(host)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "0.0.0.0"])
+def test_addresses_of_this_machine(host):
+    check_listenable(host, 0)
+
+
 def test_hosts_in_other_peoples_writing():
     assert "without brackets, '::1'" in refusal("[::1]")
     assert "give that as --port" in refusal("127.0.0.1:8001")

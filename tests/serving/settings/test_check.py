@@ -60,6 +60,7 @@ def test_what_would_be_served(files: Path) -> None:
             }
         ],
         "problems": [],
+        "warnings": [],
     }
 
 
@@ -110,14 +111,16 @@ def test_a_mistake_in_one_file_hides_no_other(files: Path) -> None:
     os.mkfifo(pipe)
     no_file = f"{pipe}: it is not a regular file"
     for cert, tokens, said in (
-        (old, pipe, ("203.0.113.1", "clients would refuse it now", no_file)),
+        (old, pipe, ("203.0.113.1", no_file)),
         (pipe, files / "absent", ("203.0.113.1", no_file, "absent: No such file")),
     ):
         flags = ["--tls-cert", cert, "--tls-key", key, "--token-file", tokens, "--host", "203.0.113.1", "--json"]
         result = check(files / "a.safetensors", *flags)
         assert result.exit_code == 2
-        problems = json.loads(result.stdout)["problems"]
+        facts = json.loads(result.stdout)
+        problems = facts["problems"]
         assert [text in problem for text, problem in zip(said, problems, strict=True)] == [True] * len(said)
+        assert ["clients would refuse it now" in line for line in facts["warnings"]] == [True] * (cert == old)
     open_to_all = json.loads(check(files / "a.safetensors", "--host", "0.0.0.0", "--json").stdout)["problems"]
     assert ["can be reached over the network" in line for line in open_to_all] == [True]
 
@@ -151,8 +154,13 @@ def test_a_model_directory(files: Path) -> None:
         ("m", "3"),
     ]
     problems = "\n".join(found["problems"])
-    assert len(found["problems"]) == 3
-    for text in ("damaged/1", "out/1/model.safetensors: is a link that leads out", "a: is in the model directory"):
+    assert len(found["problems"]) == 4
+    for text in (
+        "'empty': no version for the policy",
+        "damaged/1",
+        "out/1/model.safetensors: is a link that leads out",
+        "a: is in the model directory",
+    ):
         assert text in problems
     result = check("--model-dir", root / "empty")
     assert result.exit_code == 2
@@ -160,6 +168,21 @@ def test_a_model_directory(files: Path) -> None:
     result = check("--model-dir", root, "--version-policy", "newest")
     assert result.exit_code == 2
     assert "[models] version_policy: expected 'latest'" in result.stderr
+
+
+def test_what_serving_takes_with_a_warning_is_no_mistake(files: Path) -> None:
+    """A certificate that is not valid now, and settings of a model that is not in the directory now."""
+    old, key = Authority().issue(files, days=-1)
+    (files / "models/net/1").mkdir(parents=True)
+    shutil.copy(files / "a.safetensors", files / "models/net/1/model.safetensors")
+    (files / "serve.toml").write_text('[models]\nmodel_dir = "models"\n[model.nte]\nslo_ms = 5\n')
+    flags = ["--config", files / "serve.toml", "--tls-cert", old, "--tls-key", key]
+    result = check(*flags, "--json")
+    assert result.exit_code == 0, result.output
+    first, second = json.loads(result.stdout)["warnings"]
+    assert "clients would refuse it now" in first
+    assert "[model.nte]: there is no 'nte'; did you mean 'net'?" in second
+    assert "warning: [model.nte]" in check(*flags).stdout
 
 
 def test_mistakes_of_the_file_are_json_too(tmp_path: Path) -> None:

@@ -162,6 +162,21 @@ def test_objects_that_are_not_the_servers_are_refused(client, key, tmp_path):
         assert "belongs to user 12345" in error_of(client.register_system_shared_memory, "in", key, 32)[1]
 
 
+def test_an_object_that_is_given_away_is_used_no_more(client, key):
+    """Owner and mode are looked at in each request; an object that is the server's again serves again."""
+    make(key, X.tobytes())
+    client.register_system_shared_memory("in", key, X.nbytes)
+    client.infer("net", [placed()])
+    path_of(key).chmod(0o666)
+    assert "other users may write" in failure(client, inputs=[placed()])[1]
+    assert "other users may write" in failure(client, outputs=[wanted(region="in")])[1]
+    path_of(key).chmod(0o600)
+    client.infer("net", [placed()])
+    if os.geteuid() == 0:
+        os.chown(path_of(key), 12345, 12345)
+        assert "belongs to user 12345" in failure(client, inputs=[placed()])[1]
+
+
 def test_bounds_of_regions_and_places(client, key):
     """Nothing outside of a region is read or written, and nothing outside of the object registered."""
     make(key, X.tobytes() + bytes(32))

@@ -14,7 +14,7 @@ from nested_sparse.trainer import nest
 from nested_sparse.trainer.models import DigitNet
 from nested_sparse.trainer.recipes.run import run_recipe
 
-BY_LATENCY = TINY.replace("densities = [0.2, 0.6]", 'budget_by = "latency"\nlatency_ms = [3.0, 4.0]\ncosts = "{costs}"')
+BY_LATENCY = TINY.replace("densities = [0.2, 0.6]", 'budget_by = "latency"\nlatency_ms = [10, 14]\ncosts = "{costs}"')
 CLASSES = 10
 
 
@@ -33,6 +33,16 @@ def test_a_recipe_trains_levels_to_their_times(tmp_path: Path) -> None:
         assert low.density < high.density < 1.0
     with pytest.raises(TrainingError, match="epochs_per_level: expected one per level, 2 of them"):
         tiny(tmp_path, "nesting.epochs_per_level=[1]", text=text)
+
+
+def test_times_from_the_command_line_take_the_place_of_densities(tmp_path: Path) -> None:
+    """And the other way round, so that a row of a study needs no recipe of its own."""
+    costs = costs_of_digit_net(tmp_path / "costs.json")
+    by_latency = tiny(tmp_path, "nest.latency_ms=[3, 4]", "nest.budget_by=latency", f"nest.costs={costs}")
+    assert by_latency.nest_options["latency_ms"] == (3.0, 4.0)
+    assert "densities" not in by_latency.nest_options
+    again = tiny(tmp_path, "nest.latency_ms=[3, 4]", "nest.densities=[0.1]")
+    assert dict(again.nest_options) == {"densities": (0.1,)}
 
 
 @pytest.mark.parametrize(

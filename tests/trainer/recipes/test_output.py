@@ -34,6 +34,20 @@ def test_a_layer_that_is_not_there_is_found_before_training(tmp_path: Path, chan
     assert not (tmp_path / "a" / "tiny.json").exists()
 
 
+@pytest.mark.parametrize("values", ["float32", "int8"])
+@pytest.mark.parametrize("metrics", [["accuracy"], ["disagreement"], []])
+def test_only_the_metrics_that_are_asked_for_are_stored(tmp_path: Path, values: str, metrics: list[str]) -> None:
+    """The file and the figures have the same ones; without accuracy there is no picture."""
+    short = ["train.dense_epochs=0", "train.search_epochs=0", "nesting.epochs_per_level=0"]
+    recipe = tiny(tmp_path, *short, f"output.values={values}", f"output.metrics={metrics}")
+    figures = run_recipe(recipe, tmp_path / "a")
+    assert (figures["picture"] is not None) == (tmp_path / "a" / "tiny.png").exists() == ("accuracy" in metrics)
+    with Checkpoint.open(tmp_path / "a" / "tiny.safetensors") as checkpoint:
+        for level, said in zip(checkpoint.levels, figures["levels"], strict=True):
+            assert sorted(level.metrics) == metrics
+            assert all(said[name] == value for name, value in level.metrics.items())
+
+
 def test_what_is_written_may_be_corrected_without_training_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

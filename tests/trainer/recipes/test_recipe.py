@@ -156,10 +156,15 @@ def test_a_run_leaves_checkpoint_figures_and_picture(finished: tuple[Path, dict[
     assert len(labels) == figures["data"]["evaluated_samples"] == 40
     with Session(out / "tiny.safetensors", threads=1) as session:
         assert [level.density for level in session.levels] == pytest.approx([0.2, 0.6], abs=0.02)
-        for level, said in zip(session.levels, figures["levels"], strict=True):
-            (logits,) = session.run({"input": inputs.numpy()}, level=level.index).values()
-            right = float((logits.argmax(axis=1) == labels.numpy()).mean())
+        answers = [
+            next(iter(session.run({"input": inputs.numpy()}, level=level.index).values())).argmax(axis=1)
+            for level in session.levels
+        ]
+        for level, said, answer in zip(session.levels, figures["levels"], answers, strict=True):
+            right = float((answer == labels.numpy()).mean())
             assert right == pytest.approx(said["accuracy"], abs=1 / 40 + 1e-9)
+            differing = float((answer != answers[-1]).mean())
+            assert level.metrics["disagreement"] == said["disagreement"] == pytest.approx(differing, abs=2 / 40 + 1e-9)
             assert said["flops"] == level.flops < figures["dense"]["flops"]
     assert figures["epochs"] == figures["passes"] == 4
 
