@@ -10,14 +10,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nested_sparse.argument import shown, whole
 from nested_sparse.errors import LevelError, TrainingError
 from nested_sparse.level import resolve_level
-from nested_sparse.reroute import Reroute
+from nested_sparse.reroute import Reroute, checked_drop
 
 from .batch import device_of, moved, pairs, run
 from .call_order import CallOrder, norms_of, trace_calls
@@ -40,6 +42,7 @@ def measure_reroutes(
     reach: int | None = None,
     order: Sequence[str] | None = None,
     cuts: Sequence[str] | None = None,
+    max_drop: float | None = None,
 ) -> tuple[Reroute, ...]:
     """Top-1 accuracy over `batches` of every pair of levels, lowered at every layer; an argument for `export`.
 
@@ -50,7 +53,10 @@ def measure_reroutes(
     order: names of the nested layers in the order of execution; None for forward's order. ONNX Runtime may run a
         shortcut's convolution before the parallel branch: nested_sparse.runtime.profiling.layer_profile lists the
         order of an exported file.
-    cuts: layers at which the level falls; None for all but the first, where the accuracy is the lower level's own.
+    cuts: layers at which the level falls; None for all. The first layer is always measured; the accuracy there is the
+        lower level's own.
+    max_drop: largest drop of accuracy against the lower level's own. A layer whose drop plus two standard errors is
+        larger is left out (`Reroute.of_hits`): the runtime then never lowers a run there. None keeps every layer.
     Level, modes and statistics of the model are restored. Raises TrainingError: no batch, outputs or targets of another
     kind, or unknown names.
     """
@@ -61,23 +67,21 @@ def measure_reroutes(
         raise TrainingError("measure_reroutes needs at least one batch, got none")
     if reach is not None:
         reach = whole("reach", reach, 0, error=TrainingError)
+    max_drop = checked_drop(max_drop, TrainingError)
     seen = None if calibration is None else moved(list(pairs(calibration, "calibration")), device)
     with evaluating(net), preserved(net.model, levels=False):
         calls = trace_calls(net, samples[0][0])
         layers = _checked_order(order, calls)
-        chosen = _checked_cuts(cuts, layers)
-        return tuple(
-            Reroute(
-                start,
-                end,
-                {
-                    cut: _accuracy(_Route(net, calls, start, end, layers[layers.index(cut) :]), samples, seen, reach)
-                    for cut in chosen
-                },
-            )
-            for start in range(1, net.level_count)
-            for end in range(start)
-        )
+        later = _checked_cuts(cuts, layers)
+
+        def reroute(start: int, end: int) -> Reroute:
+            hits_at = {layers[0]: _hits(_Route(net, calls, start, end, layers), samples, None, None)}
+            for cut in later:
+                route = _Route(net, calls, start, end, layers[layers.index(cut) :])
+                hits_at[cut] = _hits(route, samples, seen, reach)
+            return Reroute.of_hits(start, end, hits_at, max_drop)
+
+        return tuple(reroute(start, end) for start in range(1, net.level_count) for end in range(start))
 
 
 @contextmanager
@@ -152,10 +156,12 @@ def _statistics(norm: nn.Module) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def _accuracy(route: _Route, samples: Sequence[Batch], calibration: Sequence[Batch] | None, reach: int | None) -> float:
+def _hits(
+    route: _Route, samples: Sequence[Batch], calibration: Sequence[Batch] | None, reach: int | None
+) -> NDArray[np.bool_]:
     with rerouted(*route) if calibration is None else route_statistics(*route, calibration, reach):
         right = [hits(run(route.net, inputs), targets, "measure_reroutes").flatten() for inputs, targets in samples]
-    return float(torch.cat(right).double().mean())
+    return torch.cat(right).cpu().numpy()
 
 
 def _names(argument: str, given: object) -> tuple[str, ...]:
@@ -172,8 +178,11 @@ def _checked_order(order: Sequence[str] | None, calls: CallOrder) -> tuple[str, 
 
 
 def _checked_cuts(cuts: Sequence[str] | None, layers: tuple[str, ...]) -> tuple[str, ...]:
-    cuts = None if cuts is None else _names("cuts", cuts)
-    chosen = layers[1:] if cuts is None else tuple(layer for layer in layers if layer in cuts)
-    if (cuts is not None and len(chosen) != len(cuts)) or not chosen:
-        raise TrainingError(f"cuts: expected layers among {', '.join(layers)}, each once; got {cuts}")
-    return chosen
+    """The layers of `cuts` in their order, without the first layer of all."""
+    if cuts is None:
+        return layers[1:]
+    names = _names("cuts", cuts)
+    chosen = tuple(layer for layer in layers if layer in names)
+    if len(chosen) != len(names) or not chosen:
+        raise TrainingError(f"cuts: expected layers among {', '.join(layers)}, each once; got {names}")
+    return tuple(layer for layer in chosen if layer != layers[0])

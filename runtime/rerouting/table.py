@@ -102,7 +102,9 @@ def route_accuracy(
     reroutes: measured accuracies of lowered inferences; names that are no operators are passed over. Without any
         reroutes the level may fall at every operator, because deadlines come first, and a lowered inference is taken to
         score what its lower level scores.
-    At the first operator, a lowered inference is a whole run at the lower level.
+    At the first operator, a lowered inference is a whole run at the lower level. Where a reroute says what that scores
+    on its own samples, others than those of the levels' accuracies, its accuracies are moved by the difference. So they
+    can be compared with the levels'; none of them then exceeds the better of the two levels.
     """
     table = np.full((len(levels), len(levels), len(operators)), np.nan)
     own = np.array([np.nan if level.accuracy is None else level.accuracy for level in levels], np.float64)
@@ -111,9 +113,13 @@ def route_accuracy(
         for end in range(start):
             table[start, end, : None if not reroutes else 1] = own[end]
     for reroute in reroutes:
+        start, end = reroute.start, reroute.end
+        whole_run = next((reroute.accuracy[name] for name in operators[:1] if name in reroute.accuracy), np.nan)
+        move, most = own[end] - whole_run, np.fmax(own[start], own[end])
         for layer, accuracy in reroute.accuracy.items():
             if at.get(layer):  # at the first operator, the lower level's own accuracy counts
-                table[reroute.start, reroute.end, at[layer]] = accuracy
+                moved = accuracy if math.isnan(move) else min(max(accuracy + move, 0.0), most)
+                table[start, end, at[layer]] = moved
     return table
 
 

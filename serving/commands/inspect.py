@@ -133,7 +133,7 @@ def _print(facts: dict[str, Any]) -> None:
     _print_int8(facts["layers"], facts["conversions"])
     _print_network(facts["network"])
     if facts["reroutes"]:
-        print_line(_reroutes_text(facts["reroutes"]))
+        _print_reroutes(facts["reroutes"], [entry["name"] for entry in facts["layers"]])
 
 
 def _print_int8(layers: list[dict[str, Any]], conversions: list[dict[str, Any]]) -> None:
@@ -176,17 +176,19 @@ def _print_network(network: dict[str, Any] | None) -> None:
         )
 
 
-def _reroutes_text(reroutes: list[dict[str, Any]]) -> str:
-    """The number of measured reroutes, and the one with the least accuracy."""
-    count = sum(len(reroute["accuracy"]) for reroute in reroutes)
-    least, layer, start, end = min(
-        (accuracy, layer, reroute["start"], reroute["end"])
-        for reroute in reroutes
-        for layer, accuracy in reroute["accuracy"].items()
-    )
-    return (
-        f"{count} reroutes measured between {len(reroutes)} pairs of levels; "
-        f"least accuracy {least:.4g}, from level {start} to {end} at {excerpt(layer)}"
+def _print_reroutes(reroutes: list[dict[str, Any]], layers: list[str]) -> None:
+    """Print, for each pair of levels, the number of layers at which a run may be lowered, and the least accuracy."""
+    rows = []
+    for reroute in reroutes:
+        accuracy = reroute["accuracy"]
+        worst = min(accuracy, key=accuracy.__getitem__)
+        rest = f"{accuracy[layers[0]]:.4g}" if layers[0] in accuracy else "-"
+        count = f"{len(accuracy.keys() | layers[:1])} of {len(layers)}"
+        rows.append((reroute["start"], reroute["end"], count, rest, accuracy[worst], worst))
+    print_table(
+        "layers at which a running inference may be lowered; its accuracy on the samples that measured it",
+        ("from level", "to", "layers", "whole run", "least", "at"),
+        rows,
     )
 
 

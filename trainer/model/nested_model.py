@@ -180,15 +180,18 @@ def nest(
     min_layer_density: share of a layer that every level keeps, at most the sparsest level's density.
     row_shuffle: whether rows that keep the same weights are put together into blocks (Shfl-BW, arXiv:2203.05016), now,
         and again by `train` before its first search. It has an effect only for block{V}x1 with V above 1.
-    Conv1d, Conv2d and Linear layers are nested; `dense_layers()` lists all others with reasons. In a convolution in
-    groups a block must not span two groups: V falls to the largest one that divides a group's rows. Depthwise
-    convolutions (one input channel in a group), and under "channel" all in groups, are whole at every level, as with
-    keep_dense.
+    Conv1d, Conv2d, Linear and MultiheadAttention (as four linear layers) are nested, and modules whose own forward
+    makes one such product with its only weight: forwards of user's classes are called with random inputs to find it. A
+    Linear that shares its weight with an Embedding gets a copy. `dense_layers()` lists all others with reasons.
+    In a convolution in groups a block must not span two groups: V falls to the largest one that divides a group's rows.
+    Depthwise convolutions (one input channel in a group), and under "channel" all in groups, are whole at every level,
+    as with keep_dense.
     The weight that a layer computes with now is used. Masks of torch.nn.utils.prune are applied. For patterns of single
     weights and of blocks they are permanent: pruned weights stay out of every level, also in training (a block, if all
-    of it is pruned). If a level's density is higher than the mask's, the layer keeps the mask's weights. The hooks of
-    torch.nn.utils' weight_norm and spectral_norm are folded. Batch normalisations, subclasses and hooks included, are
-    copied for each level and run unchanged.
+    of it is pruned). If a level's density is higher than the mask's, the layer keeps the mask's weights. Weights that
+    are computed, by parametrizations or the hooks of torch.nn.utils' weight_norm and spectral_norm, become parameters
+    with their values of now. Batch normalisations, subclasses and hooks included, are copied for each level and run
+    unchanged.
     Device, dtype and train or eval mode are kept; the densest level is set.
     Raises BudgetError (densities, budget and its options, unknown keep_dense), PatternError (an unknown pattern, or
     layers unfit for it), InputError (no layer can be nested, or the model must be changed first).

@@ -31,6 +31,21 @@ def test_accuracies_come_from_the_reroutes() -> None:
     assert np.isnan(table[np.triu_indices(3)]).all()
 
 
+def test_accuracies_are_moved_to_the_samples_of_the_levels() -> None:
+    """By what the lower level scores on each; no lowered run is taken to be better than both of its levels."""
+    reroutes = [
+        Reroute(1, 0, {"a": 0.6, "b": 0.5, "c": 0.95}),
+        Reroute(2, 0, {"b": 0.6}),
+        Reroute(2, 1, {"a": 1, "b": 0}),
+    ]
+    table = route_accuracy(("a", "b", "c"), levels(0.5, 0.7, 0.9), reroutes)
+    np.testing.assert_allclose(table[1, 0], [0.5, 0.4, 0.7])
+    np.testing.assert_allclose(table[2, 0], [0.5, 0.6, NAN])
+    np.testing.assert_allclose(table[2, 1], [0.7, 0.0, NAN])
+    np.testing.assert_allclose(route_accuracy(("a", "b", "c"), levels(None, 0.7), reroutes[:1])[1, 0], [NAN, 0.5, 0.95])
+    np.testing.assert_allclose(route_accuracy(("a", "b", "c"), levels(0.5, None), reroutes[:1])[1, 0], [0.5, 0.4, 0.5])
+
+
 def test_without_reroutes_a_lowered_run_scores_as_its_lower_level() -> None:
     """The level does not fall to a level whose accuracy alone is not known."""
     np.testing.assert_array_equal(route_accuracy(("a", "b"), levels(0.5, 0.9), [])[1, 0], [0.5, 0.5])
