@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nested_sparse.errors import TrainingError
+from nested_sparse.errors import NestedSparseError, TrainingError
 
 from .batch import run
 from .entry import foreign_errors
@@ -68,11 +68,21 @@ def check_first_batch(net: NestedModel, inputs: Any, modes: Iterable[bool], teac
         said = foreign_errors("train", TrainingError, copied, callbacks=True)  # an entry knows only the modules of net
         with preserved_generators(), torch.set_grad_enabled(training), said:
             logits = check_logits(run(copied.train(training), inputs))
-            if teacher is not None and (soft_labels := teacher.soft_labels(inputs)).shape != logits.shape:
-                raise TrainingError(
-                    f"teacher: it answers with logits {tuple(soft_labels.shape)}, the net with {tuple(logits.shape)}; "
-                    "give a teacher of the same classes"
-                )
+            if teacher is not None:
+                _check_teacher(teacher, inputs, logits)
+
+
+def _check_teacher(teacher: Teacher, inputs: Any, logits: Tensor) -> None:
+    """Raise TrainingError unless the given `teacher` answers to `inputs` with logits of the shape of the net's."""
+    try:
+        soft_labels = teacher.soft_labels(inputs)
+    except NestedSparseError as error:
+        raise TrainingError(f"teacher: {error}") from error
+    if soft_labels.shape != logits.shape:
+        raise TrainingError(
+            f"teacher: it answers with logits {tuple(soft_labels.shape)}, the net with {tuple(logits.shape)}; "
+            "give a teacher of the same classes"
+        )
 
 
 def check_logits(outputs: Any) -> Tensor:

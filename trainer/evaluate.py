@@ -13,11 +13,11 @@ from nested_sparse.level import ACCURACY, DISAGREEMENT
 
 from .batch import device_of, moved, pairs, run
 from .entry import entry
+from .file_model import FileModel
 from .hits import choices
 from .model.modes import evaluating
 from .model.nested_model import NestedModel, require_nested
 from .model.preserved import preserved
-from .model.structure import tensors_in
 
 
 @entry(TrainingError)
@@ -76,18 +76,13 @@ def _net_metrics(net: NestedModel, batches: Iterable[tuple[Any, Any]], doing: st
 def _file_metrics(
     path: str | os.PathLike[str], batches: Iterable[tuple[Any, Any]], doing: str
 ) -> dict[str, list[float]]:
-    # a file is scored on the runtime that will run it
-    from nested_sparse.runtime import Session
+    model = FileModel(path)
 
-    with Session(path) as session:
-        names = [spec.name for spec in session.inputs]
+    def answer(inputs: Any, index: int) -> Any:
+        model.level = index
+        return run(model, inputs)
 
-        def answer(inputs: Any, index: int) -> Any:
-            tensors = [tensor for _, tensor in tensors_in(inputs)]
-            feeds = {name: tensor.cpu().numpy() for name, tensor in zip(names, tensors, strict=True)}
-            outputs = list(session.run(feeds, level=index).values())
-            return torch.from_numpy(outputs[0]) if len(outputs) == 1 else outputs
-
+    with model.session as session:
         return _metrics(answer, len(session.levels), pairs(batches), doing)
 
 

@@ -1,6 +1,6 @@
 """Fusion: placeholders become the runtime's operators, with norms, residual adds and clamps folded into them.
 
-    layer -> [level norm] -> [Add residual] -> [Relu | Clip]      becomes one operator of ours
+    [Pad] -> layer -> [level norm] -> [Add residual] -> [Relu | Clip]      becomes one operator of ours
 
 ONNX Runtime cannot fuse a step into a custom operator, so the exporter does. A step is folded only where no other node
 reads the value before it. Level norms that follow no nested layer become Gather, Mul and Add.
@@ -34,6 +34,7 @@ from nested_sparse.graph.contract import (
 from nested_sparse.placement import LayerPlacement
 
 from .nodes import clamp_behind, following, is_ours, our_nodes, rank_of, same_shape
+from .pads import fold_pads
 from .placeholder import LEVEL_NORM, LEVEL_VALUE, LevelValues
 from .trace import BATCH, quiet_exporter
 
@@ -45,10 +46,12 @@ class FusedGraph:
     """The finished graph without the placements, which are known only when the file is laid out.
 
     norm_of: for each nested layer in the graph, in graph order, the level norm folded into it, or None.
+    pads: pads of the layers that differ from those of the torch layer, as a Pad was folded into them.
     """
 
     model: ir.Model
     norm_of: dict[str, str | None]
+    pads: dict[str, list[int]]
 
     def to_bytes(self, placements: Mapping[str, LayerPlacement]) -> bytes:
         """The serialised ONNX model, in which each operator has the placement of its layer."""
@@ -71,6 +74,7 @@ def fuse(
     norms: (L, 2, C) scale and shift of every level norm, by dotted path.
     values: (L, ...) of every LevelValue, by name.
     """
+    pads = fold_pads(model)
     norm_of = _foldable_norms(model)
     level, *segments = (_graph_input(each) for each in runtime_inputs(level_count))
     for node in our_nodes(model, *LAYER_OPERATORS):
@@ -88,7 +92,7 @@ def fuse(
         _spell_out_value(model, node, (values or {})[_layer(node)], level)
     model.graph.inputs.extend([level, *segments])
     _tidy(model)
-    return FusedGraph(model, norm_of)
+    return FusedGraph(model, norm_of, pads)
 
 
 def _graph_input(given: GraphInput) -> ir.Value:

@@ -18,6 +18,7 @@ from ..model.layers import NestedLayer
 from ..model.nested_model import NestedModel
 from ..model.network import density
 from .fuse import FusedGraph
+from .pads import PADS
 
 
 def norm_tables(net: NestedModel) -> dict[str, NDArray[np.float64]]:
@@ -65,7 +66,7 @@ def layer_records(
             weight=net.nested_weight(name),
             norms=_folded_norms(layers[name], None if norm is None else tables[norm], net.level_count),
             op=layers[name].op,
-            attributes=layers[name].attributes(),
+            attributes=layers[name].attributes() | ({PADS: fused.pads[name]} if name in fused.pads else {}),
             pattern=layers[name].layout.name,
             value_type=stored,
         )

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.eval_frame import OptimizedModule
 from torch.nn.parameter import is_lazy
-from torch.nn.utils import prune
+from torch.nn.utils import parametrize, prune
 from torch.nn.utils.spectral_norm import SpectralNorm, remove_spectral_norm
 from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
 
 from nested_sparse.errors import InputError
 
 from .layers import KINDS
+from .modes import evaluating
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +30,9 @@ def copy_of(model: nn.Module) -> tuple[nn.Module, dict[nn.Module, Tensor]]:
     """A copy of `model`, and the masks of torch.nn.utils.prune in it: module to bool mask of its weight's shape.
 
     In the copy, layers that can be nested hold the plain weight that they compute with now: masks of
-    torch.nn.utils.prune are applied, and the hooks of torch.nn.utils.weight_norm and spectral_norm are folded. `model`
-    is unchanged. Raises InputError: it is not a module, a copy would run the original, or a layer has no weights yet.
+    torch.nn.utils.prune are applied; parametrizations, and the hooks of weight_norm and spectral_norm, are folded.
+    `model` is unchanged. Raises InputError: it is not a module, a copy would run the original, or a layer has no
+    weights yet.
     """
     if not isinstance(model, nn.Module):
         twice = "; this is what torch.compile made of a compiled module: nest the module itself"
@@ -48,9 +50,9 @@ def copy_of(model: nn.Module) -> tuple[nn.Module, dict[nn.Module, Tensor]]:
             _copy_hooks(module, memo[id(module._orig_mod)], memo)
     copied = _uncompiled(copied)
     masks: dict[nn.Module, Tensor] = {}
-    for module in copied.modules():
-        if type(module) in KINDS:
-            mask = _folded(module)
+    for module in list(copied.modules()):
+        if parametrize.type_before_parametrizations(module) in KINDS:
+            mask = plain(module).get("weight")
             if mask is not None:
                 masks[module] = mask
     return copied, masks
@@ -87,20 +89,38 @@ def _is_compiled_forward(module: nn.Module) -> bool:
     return isinstance(own, MethodType) and own.__self__ is module and own.__func__ is type(module).forward
 
 
-def _folded(module: nn.Module) -> Tensor | None:
-    """Fold the hooks that compute the module's parameters before each call; returns its weight's mask, or None."""
-    mask = None
-    with torch.no_grad():
+def plain(module: nn.Module) -> dict[str, Tensor]:
+    """Make parameters of what computes parameters of `module`, in place, with the values that they have now.
+
+    That is a parametrization or a hook of torch.nn.utils, of the module's own parameters. Returns the bool masks of
+    torch.nn.utils.prune, by the name of the parameter.
+    """
+    masks: dict[str, Tensor] = {}
+    with torch.no_grad(), evaluating(module):
+        _bake(module)
         for hook in list(module._forward_pre_hooks.values()):
             if isinstance(hook, prune.BasePruningMethod):
                 name = hook._tensor_name
-                mask = module._buffers[f"{name}_mask"] if name == "weight" else mask
+                masks[name] = module._buffers[f"{name}_mask"].detach().bool()  # type: ignore[union-attr]
                 prune.remove(module, name)  # type: ignore[no-untyped-call]
             elif isinstance(hook, WeightNorm):
                 remove_weight_norm(module, hook.name)
             elif isinstance(hook, SpectralNorm):
                 remove_spectral_norm(module, hook.name)
-    return None if mask is None else mask.detach().bool()
+    return masks
+
+
+def _bake(module: nn.Module) -> None:
+    """Remove parametrizations. (torch's own function would change the class that the original model shares.)"""
+    if not parametrize.is_parametrized(module):
+        return
+    lists: dict[str, nn.Module] = dict(module.parametrizations.items())  # type: ignore[operator, union-attr]
+    values = {name: getattr(module, name).detach().clone() for name in lists}
+    module.__class__ = parametrize.type_before_parametrizations(module)
+    del module._modules["parametrizations"]
+    for name, value in values.items():
+        trains = any(parameter.requires_grad for parameter in lists[name].parameters())
+        module.register_parameter(name, nn.Parameter(value, trains))
 
 
 def _tensors(model: nn.Module) -> Iterator[Tensor]:

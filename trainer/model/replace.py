@@ -15,6 +15,8 @@ from nested_sparse.argument import shown
 from nested_sparse.errors import BudgetError, InputError
 from nested_sparse.layouts import Layout
 
+from .attention import ProjectedAttention
+from .expand import expand
 from .layers import KINDS, NestedLayer
 from .norm import LevelBatchNorm
 
@@ -36,10 +38,13 @@ def replace_layers(
     A module with several names is replaced once and stays one module. masks: module to bool mask of its weight's shape,
     the weights that levels may keep; all for modules without one. Raises BudgetError, InputError.
     """
+    patterns = _patterns(keep_dense)
+    new_masks, left = expand(_names(model), patterns)
+    masks = {**(masks or {}), **new_masks}
     names = _names(model)
     norms = _norms(model)
-    reasons = {module: _why_dense(module) for module in names if _holds_weights(module)}
-    reasons |= {mha.out_proj: "MultiheadAttention reads its weight directly" for mha in _attentions(names)}
+    reasons = {module: left.get(module) or _why_dense(module) for module in names if _holds_weights(module)}
+    reasons |= {mha.out_proj: f"{type(mha).__name__} reads its weight directly" for mha in _attentions(names)}
     reasons |= _inside(norms, names, reasons)
     reasons |= _why_shared_dense(names, reasons)
     nestable = [module for module, reason in reasons.items() if reason is None]
@@ -50,13 +55,13 @@ def replace_layers(
             f"{type(model).__name__} has no {', '.join(_NESTABLE[:-1])} or {_NESTABLE[-1]} that can be nested; "
             f"its layers:{found}"
         )
-    kept_whole = _kept_whole(keep_dense, names, nestable, left_dense)
+    kept_whole = _kept_whole(patterns, names, nestable, left_dense)
     memos = _memos(norms, names, level_count)
     nested: dict[nn.Module, nn.Module] = {norm: LevelBatchNorm(norm, level_count, memos) for norm in norms}
     for module in nestable:
         layer = _nested_layer(module, layout, level_count, dense=id(module.weight) in kept_whole)
         layer.name = names[module][0]
-        if masks and module in masks and not layer.dense:
+        if module in masks and not layer.dense:
             layer.allowed = masks[module]
         nested[module] = layer
     for parent in names:
@@ -117,9 +122,9 @@ def _why_dense(module: nn.Module) -> str | None:
     kind = type(module)
     if parametrize.is_parametrized(module):
         computed = ", ".join(module.parametrizations)  # type: ignore[arg-type]
-        said = f"{kind.__name__}: its {computed} is computed by torch.nn.utils.parametrize"
-        nestable = issubclass(kind, tuple(KINDS))
-        return f"{said}; call remove_parametrizations first to have it nested" if nestable else said
+        return f"{kind.__name__}: its {computed} is computed by torch.nn.utils.parametrize"
+    if kind is ProjectedAttention:
+        return "its bias_k and bias_v are keys and values, not weights of a product"
     if issubclass(kind, nn.MultiheadAttention):
         return f"{kind.__name__} is not nested; to nest its work, replace it by projections of your own (nn.Linear)"
     if kind not in KINDS:  # a subclass may compute something else
@@ -137,7 +142,12 @@ def _why_dense(module: nn.Module) -> str | None:
 
 
 def _attentions(modules: Mapping[nn.Module, list[str]]) -> list[nn.MultiheadAttention]:
-    return [module for module in modules if isinstance(module, nn.MultiheadAttention)]
+    """Those that are not made of linear layers."""
+    return [
+        module
+        for module in modules
+        if isinstance(module, nn.MultiheadAttention) and not isinstance(module, ProjectedAttention)
+    ]
 
 
 def _why_shared_dense(names: dict[nn.Module, list[str]], reasons: dict[nn.Module, str | None]) -> dict[nn.Module, str]:
@@ -166,18 +176,22 @@ def _groups(module: nn.Module) -> int:
     return getattr(module, "groups", 1)
 
 
+def _patterns(keep_dense: Sequence[str]) -> list[str]:
+    """`keep_dense` as a list. Raises BudgetError."""
+    patterns = [keep_dense] if isinstance(keep_dense, str) else keep_dense
+    if not isinstance(patterns, Collection) or not all(isinstance(each, str) for each in patterns):
+        raise BudgetError(f"keep_dense: expected a list of module paths, e.g. ('fc',), got {shown(keep_dense)}")
+    return list(patterns)
+
+
 def _kept_whole(
-    keep_dense: Sequence[str],
+    patterns: Sequence[str],
     names: dict[nn.Module, list[str]],
     nestable: Sequence[nn.Module],
     left_dense: dict[str, str],
 ) -> set[int]:
-    """Identities of the weights that `keep_dense` matches. Raises BudgetError for a pattern that matches nothing."""
+    """Identities of the weights that `patterns` match. Raises BudgetError for a pattern that matches nothing."""
     matched: set[int] = set()
-    patterns = [keep_dense] if isinstance(keep_dense, str) else keep_dense
-    listed = isinstance(patterns, Collection) and all(isinstance(each, str) for each in patterns)
-    if not listed:
-        raise BudgetError(f"keep_dense: expected a list of module paths, e.g. ('fc',), got {shown(keep_dense)}")
     for pattern in patterns:
         hits = [module for module in nestable if any(fnmatchcase(name, pattern) for name in names[module])]
         if not hits and not any(fnmatchcase(name, pattern) for name in left_dense):

@@ -25,10 +25,12 @@ from ..distributed import from_first, rank
 from ..entry import described, foreign_errors
 from ..evaluate import accuracy_per_level, file_metrics, metrics_per_level
 from ..export.write import export
+from ..file_model import FileModel
 from ..layer_names import chosen_layers
 from ..model.costs import counted_costs
 from ..model.modes import evaluating
 from ..model.nested_model import NestedModel, nest
+from ..model.preserved import preserved_generators
 from ..picture import draw
 from ..progress import EpochReport
 from ..reroute import file_reroutes
@@ -122,7 +124,7 @@ def start(recipe: Recipe) -> tuple[TrainingData, NestedModel]:
         torch.set_num_threads(recipe.run.threads)
     data = _in_table(recipe, "data", lambda: recipe.load_data(recipe.run.seed))
     torch.manual_seed(recipe.run.seed)
-    model = _in_table(recipe, "model", lambda: _model(recipe, data))
+    model = _in_table(recipe, "model", lambda: _model(recipe, data, recipe.weights))
     net = _in_table(recipe, "nest", lambda: nest(model, **_nest_options(recipe, data)))
     # needed at the end of training only: a wrong name would cost all of it
     for table, option, patterns in (
@@ -148,8 +150,11 @@ def _in_table(recipe: Recipe, table: str, make: Callable[[], Any]) -> Any:
         raise TrainingError(f"{recipe.source}: [{table}] {error}") from error
 
 
-def _model(recipe: Recipe, data: TrainingData) -> nn.Module:
-    """The model, made for the data's numbers of classes and channels unless the recipe sets them."""
+def _model(recipe: Recipe, data: TrainingData, weights: Path | None) -> nn.Module:
+    """The model, made for the data's numbers of classes and channels unless the recipe sets them.
+
+    weights: the file of its state dict; None leaves it untrained.
+    """
     taken = options_of(recipe.model)
     options = dict(recipe.model_options)
     for key in DATA_FACTS:
@@ -161,8 +166,8 @@ def _model(recipe: Recipe, data: TrainingData) -> nn.Module:
     if not isinstance(model, nn.Module):
         name = excerpt(recipe.tables["model"]["name"])
         raise TrainingError(f"{name} returned {type(model).__name__}: expected a torch.nn.Module")
-    if recipe.weights is not None:
-        load_weights(model, recipe.weights)
+    if weights is not None:
+        load_weights(model, weights)
     with torch.no_grad():
         training = model.training
         try:
@@ -172,6 +177,16 @@ def _model(recipe: Recipe, data: TrainingData) -> nn.Module:
             raise TrainingError(f"the model does not take the data's inputs {shapes}: {described(error)}") from error
         model.train(training)
     return model
+
+
+def _teacher(recipe: Recipe, data: TrainingData) -> nn.Module | None:
+    """The model of [teacher], which answers to the data's inputs; None without one. Random generators stay."""
+    if recipe.teacher.weights is not None:
+        with preserved_generators():
+            return _model(recipe, data, recipe.teacher.weights)
+    if recipe.teacher.checkpoint is None:
+        return None
+    return FileModel(recipe.teacher.checkpoint, threads=recipe.run.threads or None)
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -210,6 +225,7 @@ def train_by(
     Raises TrainingError: the recipe's model or functions fail; StateError: the state file is of another training.
     """
     name = excerpt(recipe.tables["model"]["name"])
+    teacher = _in_table(recipe, "teacher", lambda: _teacher(recipe, data))
     with foreign_errors(f"{recipe.source}: [model] {name}: training", TrainingError, net):  # exceptions of the model
         return train(
             net,
@@ -220,6 +236,7 @@ def train_by(
             nesting=recipe.nesting,
             state_path=state_path,
             on_progress=on_progress,
+            teacher=teacher,
         )
 
 

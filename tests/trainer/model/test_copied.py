@@ -55,7 +55,8 @@ LEFT_ON = {
     "prune": pruned,
     "weight_norm": lambda: normed(weight_norm, 0, 3, 5),
     "spectral_norm": lambda: normed(spectral_norm, 0, 3, 5),
-    "parametrized weight_norm": lambda: normed(parametrizations.weight_norm, 0, 3),
+    "parametrized weight_norm": lambda: normed(parametrizations.weight_norm, 0, 3, 5),
+    "parametrized spectral_norm": lambda: normed(parametrizations.spectral_norm, 0, 5),
 }
 
 
@@ -66,6 +67,7 @@ def test_they_nest_and_the_original_is_untouched(kind: str, tmp_path: Path) -> N
     before = {key: value.clone() for key, value in original.state_dict().items()}
     computed = [original[index].weight for index in (0, 3, 5)]
     net = nest(original, densities=(0.1, 0.35) if kind == "prune" else (0.1, 1.0))
+    assert list(net.nested_layers()) == ["0", "5"]
     x = inputs()
     expected = original(x)
     if kind == "prune":  # the densest level keeps less: the same with the mask that is left

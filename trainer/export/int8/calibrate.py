@@ -124,7 +124,7 @@ def _open_outputs(fused: FusedGraph, tensors: Sequence[str]) -> _Wanted:
             value = node.outputs[0]
         model.graph.outputs.append(value)
         specs.append(TensorSpec(str(value.name), "float32", shape, example))
-    return _Wanted(FusedGraph(model, fused.norm_of), specs, row_nbytes)
+    return _Wanted(FusedGraph(model, fused.norm_of, fused.pads), specs, row_nbytes)
 
 
 def _listed(batches: Iterable[Any]) -> Iterator[Any]:
