@@ -200,7 +200,7 @@ def _kept(
     """(P,) weights, or multiply-adds, that all layers keep together, for each row of (P, G) channel counts."""
     index = {group: number for number, group in enumerate(groups)}
     rows, columns = [index[weight.writes] for weight in weights], [index[weight.reads] for weight in weights]
-    cost = np.array([weight.taps * budget.multiply_adds(weight.name) for weight in weights])
+    cost = np.array([weight.taps * budget.weight_cost(weight.name) for weight in weights])
     return np.asarray((counts[:, rows] * counts[:, columns] * cost).sum(axis=1))
 
 
@@ -208,7 +208,7 @@ def _largest_step(weights: Sequence[CoupledWeight], budget: Budget, groups: Sequ
     """Largest cost of one step of a group."""
     costs = dict.fromkeys(groups, 0)
     for weight in weights:
-        tap = weight.taps * budget.multiply_adds(weight.name)
+        tap = weight.taps * budget.weight_cost(weight.name)
         costs[weight.writes] += weight.reads.channels * tap
         costs[weight.reads] += weight.writes.channels * tap
     return max(group.step * cost for group, cost in costs.items())

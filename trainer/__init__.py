@@ -6,6 +6,7 @@ from .distributed import start_processes
 from .evaluate import accuracy_per_level, file_accuracy, file_metrics, metrics_per_level
 from .export.write import export
 from .model.nested_model import NestedModel, nest
+from .model.predicted import predicted_latency
 from .nestings import FreezeThenGrow, Interleaved, Joint, JointThenGrow
 from .post_training import nest_pretrained
 from .progress import EpochReport, ProgressBar
@@ -43,6 +44,7 @@ __all__ = [
     "metrics_per_level",
     "nest",
     "nest_pretrained",
+    "predicted_latency",
     "recalibrate",
     "start_processes",
     "train",

@@ -96,8 +96,11 @@ def train_demo(data: DemoData, out: Path, force: bool, console: Console) -> Path
         raise TrainingError(f"{out}: cannot be made ({error.strerror or error}); name another folder") from None
     if force:
         state.unlink(missing_ok=True)
-    densities = ", ".join(map(str, data.recipe.nest_options["densities"]))
-    console.print(f"training on {data.name}: {len(data.train)} images, levels of {densities} density")
+    options = data.recipe.nest_options
+    unit = "latency_ms" if options.get("budget_by") == "latency" else "densities"
+    levels = ", ".join(map(str, options[unit]))
+    unit = "ms" if unit == "latency_ms" else "density"
+    console.print(f"training on {data.name}: {len(data.train)} images, levels of {levels} {unit}")
     inputs, net = start(data.recipe)
     with progress_on(console) as on_progress:
         train_by(data.recipe, inputs, net, state, on_progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .cached_profile import MOST_BATCH, profile_of
+from .layer_costs import CostCheck, CostMeasurement, measure_costs
 from .layer_profile import LayerTime, layer_of, layer_profile, node_events, read_profile
 from .profile import LatencyProfile, Profilable
 from .profile_key import ProfileKey
@@ -12,6 +13,8 @@ from .thread_choice import choose_threads
 
 __all__ = [
     "MOST_BATCH",
+    "CostCheck",
+    "CostMeasurement",
     "LatencyProfile",
     "LayerTime",
     "Profilable",
@@ -21,6 +24,7 @@ __all__ = [
     "default_folder",
     "layer_of",
     "layer_profile",
+    "measure_costs",
     "measure_resident",
     "node_events",
     "profile_of",

@@ -42,6 +42,17 @@ def profile(
             "which is faster on this device."
         ),
     ] = None,
+    costs: Annotated[
+        Path | None,
+        typer.Option(
+            help="File for what a kept weight of each layer costs on this device, measured with random masks; `nest` "
+            'takes it with budget_by="latency".'
+        ),
+    ] = None,
+    pattern: Annotated[
+        list[str] | None,
+        typer.Option(help="With --costs: pattern to measure; may be repeated. Default: each layer's own."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
 ) -> None:
     """Measure the latency of every level, and of every layer at one level with the kernel that ran. Milliseconds.
@@ -49,13 +60,78 @@ def profile(
     Input is random. Where noise makes a denser level faster than a sparser one, its figure is raised to the sparser
     one's. Layers are timed at the first batch by ONNX Runtime's profiler, which adds some microseconds to each.
 
+    With --costs FILE it measures the layers of the network with random masks instead, one sample at a time, whatever
+    the weights of the checkpoint are: an untrained one does.
+
     Example: `nested-sparse profile model.safetensors --threads 1 --batch 1 --batch 8`
     """
+    if costs is not None:
+        _refuse_beside_costs(level, batch, against)
+        measure_and_write(file, costs, pattern or [], threads, repeats, spin=spin, json=json)
+        return
+    if pattern:
+        raise InputError("--pattern goes with --costs FILE, which measures patterns; a profile has the file's own")
     facts = measure(file, level, batch or [1], threads, repeats, against, spin=spin)
     if json:
         print_json(facts)
     else:
         _print(facts)
+
+
+def _refuse_beside_costs(level: int, batch: list[int] | None, against: Path | None) -> None:
+    given = [
+        name
+        for name, here in (("--level", level != -1), ("--batch", bool(batch)), ("--against", against is not None))
+        if here
+    ]
+    if given:
+        raise InputError(
+            f"{', '.join(given)}: not with --costs, which measures one sample at densities of its own; leave it out"
+        )
+
+
+def measure_and_write(
+    file: Path, costs: Path, patterns: list[str], threads: int | None, repeats: int, *, spin: bool, json: bool
+) -> None:
+    """Measure the costs of `file`'s layers, write them to `costs`, and show the runs that check them.
+
+    An earlier file of costs is replaced. Raises BudgetError: `costs` is another file; CheckpointError and the errors
+    of measure_costs.
+    """
+    from nested_sparse.device_costs import DeviceCosts
+    from nested_sparse.runtime.profiling import measure_costs
+    from nested_sparse.writer import refuse_existing, write_file
+
+    if costs.exists():
+        DeviceCosts.read(costs)
+    refuse_existing(costs, force=True)
+    measured = measure_costs(file, patterns, repeats=repeats, threads=threads, spin=spin)
+    write_file(costs, measured.costs.to_json().encode(), (), force=True)
+    found = measured.costs
+    checks = [
+        [
+            each.pattern or "own",
+            each.density,
+            each.measured_ms,
+            each.predicted_ms,
+            100 * (each.predicted_ms / each.measured_ms - 1),
+        ]
+        for each in measured.checks
+    ]
+    columns = ["pattern", "density", "measured ms", "predicted ms", "error %"]
+    if json:
+        print_json(
+            {
+                "file": str(file),
+                "costs": str(costs),
+                "other_ms": found.other_ms,
+                "checks": [dict(zip(columns, row, strict=True)) for row in checks],
+            }
+        )
+        return
+    isa = found.isa if found.int8_isa in ("", found.isa) else f"{found.isa} (int8: {found.int8_isa})"
+    print_table(f"{file}: whole runs with random masks, isa {isa}, threads {found.threads}", columns, checks)
+    print_line(f"{costs}: costs of {len(found.layers)} layers, and {found.other_ms:.4g} ms for all else")
 
 
 def measure(

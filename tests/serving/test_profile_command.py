@@ -10,7 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from chain import counting_chain, small_chain
-from nested_sparse.errors import InputError
+from nested_sparse.device_costs import DeviceCosts
+from nested_sparse.errors import BudgetError, InputError
 from nested_sparse.serving import cli
 from nested_sparse.serving.commands import profile
 
@@ -101,3 +102,43 @@ def test_int8_without_dot_products_is_said(
     shown = capsys.readouterr().out
     assert ("int8 layers ran on avx512, without instructions for dot products of bytes" in shown) == said
     assert ("(int8: avx512vnni)" in shown) == (int8_isa == "avx512vnni")
+
+
+def test_costs_are_written_and_checked(tmp_path: Path) -> None:
+    """A file that `nest` reads, and the whole runs beside their predictions."""
+    path, costs = small_chain(tmp_path / "model.safetensors").path, tmp_path / "costs.json"
+    facts = json.loads(run(path, "--costs", costs, "--pattern", "unstructured", "--pattern", "block4x1", "--json"))
+    read = DeviceCosts.read(costs)
+    assert list(read.layers) == ["first", "second", "third"]
+    assert all(list(layer.patterns) == ["unstructured", "block4x1"] for layer in read.layers.values())
+    assert facts["other_ms"] == read.other_ms
+    assert {each["pattern"] for each in facts["checks"]} == {"unstructured", "block4x1"}
+    shown = run(path, "--costs", costs)  # an earlier file of costs is replaced
+    assert "own" in shown
+    assert "costs of 3 layers" in shown
+    assert list(DeviceCosts.read(costs).layers["first"].patterns) == ["block4x1"]
+
+
+def test_costs_replace_no_other_file(tmp_path: Path) -> None:
+    """Such as the checkpoint, named twice by mistake."""
+    path = small_chain(tmp_path / "model.safetensors").path
+    before = path.read_bytes()
+    result = CliRunner().invoke(cli.app, ["profile", str(path), "--costs", str(path), *OPTIONS])
+    assert result.exit_code != 0
+    assert isinstance(result.exception, BudgetError)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--costs", "c.json", "--batch", "2", "--level", "0"), "--level, --batch: not with --costs"),
+        (("--costs", "c.json", "--against", "other"), "--against: not with --costs"),
+        (("--pattern", "block4x1"), "--pattern goes with --costs"),
+    ],
+)
+def test_options_that_do_not_go_together_are_named(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+    """Before anything is measured."""
+    result = CliRunner().invoke(cli.app, ["profile", str(tmp_path / "missing"), *arguments])
+    assert isinstance(result.exception, InputError)
+    assert said in str(result.exception)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from nested_sparse.budget import Budget, check_densities
-from nested_sparse.errors import BudgetError, InputError, NestedSparseError
+from nested_sparse.errors import BudgetError, InputError, NestedSparseError, PatternError
+from nested_sparse.latency import Latency, check_latencies
 from nested_sparse.layouts import parse_pattern
 from nested_sparse.level import resolve_level
 from nested_sparse.weight import NestedWeight
@@ -22,10 +23,12 @@ from .choose import check_fit, choose_masks
 from .copied import copy_of
 from .costs import Costs
 from .coupling import Coupling, couple
+from .layer_patterns import AUTO
 from .layers import NestedLayer, unique_weights
 from .network import all_weights, density, log_network, network_of
 from .norm import LevelBatchNorm
 from .positions import costs_of, positions_per_sample
+from .predicted import GivenCosts, choose_patterns, given_costs, latency_of
 from .replace import replace_layers
 from .shuffle import shuffle_rows
 
@@ -35,7 +38,8 @@ log = logging.getLogger(__name__)
 class NestedModel(nn.Module):
     """A model whose convolutions and linear layers hold nested sparse levels, level 0 the sparsest.
 
-    model: the network with nested layers. densities, pattern: as given to `nest`. budget: the budget with its options;
+    model: the network with nested layers. densities, pattern: as given to `nest`; with a budget by latency, densities
+    are the shares of the sparse layers' weights that the levels kept at first. budget: the budget with its options;
     `budget.name` is its name. row_shuffle: whether training computes new row permutations before its first search; the
     permutations are buffers of the layers.
     coupling: the groups of layers that share channels; None for patterns other than "channel".
@@ -154,29 +158,39 @@ def _summary_line(layer: NestedLayer, width: int, levels: range) -> str:
 def nest(
     model: nn.Module,
     *,
-    densities: Sequence[float],
+    densities: Sequence[float] | None = None,
     pattern: str = "unstructured",
-    budget: str = "uniform",
+    budget: str | None = None,
     keep_dense: Sequence[str] = (),
     budget_by: str = "weights",
     min_layer_density: float = 0.0,
     example_inputs: tuple[Tensor, ...] | None = None,
     row_shuffle: bool = False,
+    latency_ms: Sequence[float] | None = None,
+    costs: GivenCosts | None = None,
 ) -> NestedModel:
     """A nested copy of `model`, untrained or pre-trained, by magnitude in one shot. `model` is unchanged.
 
-    densities: kept / all weights of a layer per level, strictly rising in (0, 1].
+    densities: kept / all weights of a layer per level, strictly rising in (0, 1]; with budget_by="latency" none.
     pattern: "unstructured", "block{V}x1" (V output channels of one column are kept or dropped together), "gs{B}x{k}"
         (gather groups, see nested_sparse.layouts.GatherScatter) or "channel" (whole channels, together in all layers
-        that share them; see trainer.model.coupling; channels of the model's inputs and outputs stay).
+        that share them; see trainer.model.coupling; channels of the model's inputs and outputs stay). "auto", with
+        budget_by="latency": each layer gets one of the patterns of blocks that costs has for it, the one that keeps the
+        most of the energy of its present weights (see trainer.model.layer_patterns).
     budget: "uniform", every layer has the level's density; "global", one ranking over all layers; or "erk", smaller
-        layers are denser (RigL, arXiv:1911.11134). See nested_sparse.budget.Budget.
+        layers are denser (RigL, arXiv:1911.11134). See nested_sparse.budget.Budget. Default: "uniform"; with
+        budget_by="latency" it is "global", which then ranks by score for each millisecond, the score being LAMP's
+        (arXiv:2010.07611).
     keep_dense: dotted module paths, or fnmatch patterns of them; these layers are whole at every level.
     example_inputs: arguments of forward, with the batch as dimension 0. With them, the log line on the sparse share of
         the network (a warning below a half) counts FLOPs, else weights.
     budget_by: unit of the densities, "weights" or "flops" of the forward pass; "flops" needs example_inputs. "uniform"
         gives every layer the same density in both units. At equal
         weights "erk" does better than "uniform", at equal FLOPs worse (random masks, arXiv:2103.15767).
+        "latency": the levels keep what fits into latency_ms on the device of costs.
+    latency_ms: time of a run of one sample per level, ms, strictly rising; with budget_by="latency" only.
+    costs: the time of each layer on a device: the path of a file that `nested-sparse profile FILE --costs` wrote, its
+        content as json.load returns it, or DeviceCosts.
     min_layer_density: share of a layer that every level keeps, at most the sparsest level's density.
     row_shuffle: whether rows that keep the same weights are put together into blocks (Shfl-BW, arXiv:2203.05016), now,
         and again by `train` before its first search. It has an effect only for block{V}x1 with V above 1.
@@ -193,12 +207,18 @@ def nest(
     with their values of now. Batch normalisations, subclasses and hooks included, are copied for each level and run
     unchanged.
     Device, dtype and train or eval mode are kept; the densest level is set.
-    Raises BudgetError (densities, budget and its options, unknown keep_dense), PatternError (an unknown pattern, or
-    layers unfit for it), InputError (no layer can be nested, or the model must be changed first).
+    Raises BudgetError (densities, budget and its options, times that are not possible, costs of another network,
+    unknown keep_dense), PatternError (an unknown pattern, or layers unfit for it), InputError (no layer can be nested,
+    or the model must be changed first).
     """
-    levels = check_densities(densities)
-    layout = parse_pattern(pattern)
-    chosen = _checked_budget(budget, budget_by, min_layer_density, levels)
+    chosen = Budget(budget or ("global" if budget_by == "latency" else "uniform"), budget_by, min_layer_density)
+    levels, times_ms = _checked_levels(chosen, densities, latency_ms, costs)
+    layout = parse_pattern("unstructured" if pattern == AUTO else pattern)
+    known = None if times_ms is None else given_costs(costs)
+    if known is not None and layout.whole_channels:
+        raise BudgetError(f"budget by latency is not for pattern {pattern!r}, whose layers keep channels together")
+    if known is None and pattern == AUTO:
+        raise PatternError('pattern "auto" chooses by costs: it goes with budget_by="latency"')
     with torch.inference_mode(False):
         copied, masks = copy_of(model)
         copied, left_dense = replace_layers(
@@ -217,6 +237,12 @@ def nest(
             net.budget = dataclasses.replace(
                 chosen, positions=positions_per_sample(net, () if example_inputs is None else example_inputs)
             )
+        if known is not None and times_ms is not None:
+            if pattern == AUTO:
+                choose_patterns(net, known, times_ms)
+            latency = latency_of(net, chosen, known, times_ms)
+            net.budget, net.densities = dataclasses.replace(chosen, latency=latency), latency.densities
+            levels = latency.densities
         if layout.whole_channels:
             net.coupling = couple(net.model)
         check_fit(net.nested_layers().values(), chosen, levels)
@@ -225,9 +251,11 @@ def nest(
         choose_masks(net.nested_layers().values(), net.budget, levels)
         if masks:
             _check_distinct(net)
+        if net.budget.latency is not None:
+            _set_kept_densities(net, net.budget.latency)
         net.set_level(-1)
-        costs, samples = (Costs(), 1) if example_inputs is None else costs_of(net, example_inputs)
-        log_network(log, network_of(net, costs, samples))
+        flops, samples = (Costs(), 1) if example_inputs is None else costs_of(net, example_inputs)
+        log_network(log, network_of(net, flops, samples))
     return net
 
 
@@ -244,11 +272,40 @@ def _check_distinct(net: NestedModel) -> None:
         )
 
 
-def _checked_budget(name: str, by: str, min_layer_density: float, densities: Sequence[float]) -> Budget:
-    budget = Budget(name, by, min_layer_density)
-    if min_layer_density > densities[0]:
+def _set_kept_densities(net: NestedModel, latency: Latency) -> None:
+    """Let the densities of a budget by latency be those that its levels keep now. Raises BudgetError."""
+    layers = unique_weights(layer for layer in net.nested_layers().values() if not layer.dense)
+    whole = sum(layer.values.numel() for layer in layers)
+    kept = [sum(int(layer.mask(level).sum()) for layer in layers) for level in range(net.level_count)]
+    same = next((level for level in range(1, net.level_count) if kept[level] == kept[level - 1]), None)
+    if same is not None:
         raise BudgetError(
-            f"min_layer_density {min_layer_density:g} is more than the sparsest level's density, "
-            f"{densities[0]:g}; lower it"
+            f"latency_ms: {latency.levels_ms[same - 1]:g} and {latency.levels_ms[same]:g} ms keep the same weights; "
+            "give times that are further apart"
         )
-    return budget
+    net.densities = tuple(count / whole for count in kept)
+    net.budget = dataclasses.replace(net.budget, latency=dataclasses.replace(latency, densities=net.densities))
+
+
+def _checked_levels(
+    budget: Budget,
+    densities: Sequence[float] | None,
+    latency_ms: Sequence[float] | None,
+    costs: object,
+) -> tuple[tuple[float, ...], tuple[float, ...] | None]:
+    """The levels' densities and times; by latency, the densities only count the levels. Raises BudgetError."""
+    if budget.by == "latency":
+        if densities is not None:
+            raise BudgetError('budget_by="latency" finds the densities; give latency_ms alone')
+        times_ms = check_latencies(latency_ms)
+        return check_densities([(level + 1) / len(times_ms) for level in range(len(times_ms))]), times_ms
+    given = [name for name, value in (("latency_ms", latency_ms), ("costs", costs)) if value is not None]
+    if given:
+        raise BudgetError(f'{" and ".join(given)}: goes with budget_by="latency", got {budget.by!r}')
+    levels = check_densities(densities)
+    if budget.min_layer_density > levels[0]:
+        raise BudgetError(
+            f"min_layer_density {budget.min_layer_density:g} is more than the sparsest level's density, "
+            f"{levels[0]:g}; lower it"
+        )
+    return levels, None

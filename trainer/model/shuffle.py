@@ -12,7 +12,7 @@ from nested_sparse.errors import TrainingError
 from nested_sparse.level import resolve_level
 from nested_sparse.shuffle import shuffled_rows
 
-from .choose import layer_sizes, magnitudes
+from .choose import layer_sizes, magnitudes, worth
 from .layers import NestedLayer, unique_weights
 
 if TYPE_CHECKING:  # nest, beside NestedModel, calls this module
@@ -57,5 +57,5 @@ def _layer_densities(net: NestedModel, level: int) -> Mapping[str, float]:
     """Share of the blocks that each layer keeps at `level`, with rows in their present order."""
     sparse = unique_weights([layer for layer in net.nested_layers().values() if not layer.dense])
     scores = {layer.name: magnitudes(layer) / layer.block_rows for layer in sparse}
-    counts = keep_counts(net.budget, scores, net.densities, sizes=layer_sizes(sparse))
+    counts = keep_counts(net.budget, worth(net.budget, scores), net.densities, sizes=layer_sizes(sparse))
     return {name: counts[name][level] / score.size for name, score in scores.items()}

@@ -43,9 +43,9 @@ def nest_pretrained(
     model: nn.Module,
     calibration_batches: Iterable[Any],
     *,
-    densities: Sequence[float],
+    densities: Sequence[float] | None = None,
     pattern: str = "unstructured",
-    budget: str = "uniform",
+    budget: str | None = None,
     keep_dense: Sequence[str] = (),
     samples: int = 256,
     damping: float = 0.3,
@@ -130,7 +130,7 @@ def _choose(net: NestedModel, searched: dict[str, _Search], level: int) -> None:
     for density in _thinning(net.densities[level]):
         scores = {name: search.scores() for name, search in searched.items()}
         densities = (*net.densities[:level], density)
-        choose_masks(layers, net.budget, densities, frozen_levels=level, scores=scores)
+        choose_masks(layers, net.budget, densities, frozen_levels=level, scores=scores, comparable=True)
         for search in searched.values():
             search.thin(level)
     for search in searched.values():

@@ -30,6 +30,7 @@ from ..data.datasets import DATA, TrainingData
 from ..entry import described
 from ..export.int8.byte_range import METHODS
 from ..model.nested_model import nest
+from ..model.predicted import given_costs
 from ..models import MODELS
 from ..nestings import NESTINGS, Nesting
 from ..schedules import SCHEDULES, Schedule
@@ -45,6 +46,8 @@ METRICS = (ACCURACY, DISAGREEMENT)
 DATA_FACTS = ("classes", "channels")
 """Arguments of a model that the data gives where [model] does not."""
 DEVICES = ("auto", "cpu", "cuda")
+INSTEAD_OF = {("nest", "latency_ms"): "densities", ("nest", "densities"): "latency_ms"}
+"""Keys that --set gives in place of another one of their table, which the recipe's file may have."""
 MAX_SEED = 2**63 - 1
 """Largest seed that torch's generators take."""
 MAX_THREADS = 4096
@@ -156,6 +159,8 @@ def _set(tables: dict[str, Any], setting: str, problems: Problems) -> None:
         return
     if key == "name" and tables[table].get("name") != value:
         tables[table].clear()  # its other keys belong to the former name
+    if (table, key) in INSTEAD_OF:
+        tables[table].pop(INSTEAD_OF[table, key], None)
     tables[table][key] = value
 
 
@@ -182,7 +187,7 @@ class _Maker:
         nest_options = checked_options("nest", self.tables["nest"], nest, self.problems, without=without)
         schedule = self._settings("schedule", SCHEDULES, "gradual")
         nesting = self._settings("nesting", NESTINGS, "freeze_then_grow")
-        self._check_levels(nesting, nest_options.get("densities"))
+        self._check_nest(nesting, nest_options)
         teacher = self._made("teacher", TeacherOptions, self.tables["teacher"])
         own = {field.name for field in dataclasses.fields(RunOptions)}
         train = self.tables["train"]
@@ -272,12 +277,21 @@ class _Maker:
             self._add_refused(table, kind, error)
             return None
 
-    def _check_levels(self, nesting: Any, densities: Sequence[float] | None) -> None:
-        """Check that the settings with a value for each level fit the number of densities."""
-        if nesting is None or densities is None:
+    def _check_nest(self, nesting: Any, options: Mapping[str, Any]) -> None:
+        """Check that [nest] says its levels and names costs that can be read, and that [nesting] has as many levels."""
+        by_latency = options.get("budget_by") == "latency"
+        levels = "latency_ms" if by_latency else "densities"
+        if levels not in self.tables["nest"]:
+            self.problems.add_missing("nest", levels, Sequence[float])
+        if by_latency:
+            try:
+                given_costs(options.get("costs"))
+            except NestedSparseError as error:
+                self.problems.lines.append(f"[nest] {error}")
+        if nesting is None or levels not in options:
             return
         try:
-            nesting.check_levels(len(densities))
+            nesting.check_levels(len(options[levels]))
         except NestedSparseError as error:
             self._add_refused("nesting", type(nesting), error)
 

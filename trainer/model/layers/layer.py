@@ -66,14 +66,11 @@ class NestedLayer(nn.Module):
         self.weight = weight
         per_level = None if bias is None else bias.detach().clone().expand(level_count, -1).contiguous()
         self.bias = None if per_level is None else nn.Parameter(per_level, bias is not None and bias.requires_grad)
-        shape = layout.cells_shape(weight.shape[0], weight[0].numel())
-        first_level = torch.zeros(shape, dtype=torch.uint8, device=weight.device)
-        self.register_buffer("first_level", first_level)
+        self.register_buffer("first_level", None)
         self.register_buffer("permutation", None)
         self.register_buffer("allowed", None)
         self.register_buffer("int8_ranges", None)
-        self.layout = layout
-        self.block_rows = layout.block_rows
+        self.set_layout(layout)
         self.level_count = level_count
         self.level = level_count - 1
         self.name = ""
@@ -84,6 +81,12 @@ class NestedLayer(nn.Module):
         self.reads: ChannelGroup | None = None
         self.read: Callable[[str], Tensor | None] | None = None
         self._masks: _MaskCache | None = None
+
+    def set_layout(self, layout: Layout) -> None:
+        """Keep and drop weights by `layout` from now on; every level keeps everything."""
+        self.layout, self.block_rows = layout, layout.block_rows
+        shape = layout.cells_shape(self.weight.shape[0], self.weight[0].numel())
+        self.first_level = torch.zeros(shape, dtype=torch.uint8, device=self.weight.device)
 
     # The kind
 

@@ -1,0 +1,108 @@
+"""Cost measurement: each layer at each density, by its pattern; nothing here rests on a time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from chain import small_chain, write
+from nested_sparse.device_costs import DeviceCosts
+from nested_sparse.errors import BudgetError, InputError, PatternError
+from nested_sparse.layouts import Blocks
+from nested_sparse.runtime.profiling import measure_costs
+from nested_sparse.runtime.profiling.layer_costs import _at_rest, _dealt, _runs
+from nested_sparse.slice import slice_checkpoint
+from nested_sparse.weight import NestedWeight
+from support import layer_record, random_weight
+
+
+def test_each_layer_is_measured_at_each_density(tmp_path: Path) -> None:
+    """Its name, kind, shape, positions and points; the file that holds them is read again."""
+    path = small_chain(tmp_path / "model.safetensors").path
+    measured = measure_costs(path, densities=(0.1, 0.5, 0.8, 1.0), repeats=2, threads=1)
+    costs = measured.costs
+    assert (costs.threads, costs.values, costs.int8_isa) == (1, "float32", "")
+    sizes = {name: (layer.op, layer.rows, layer.columns) for name, layer in costs.layers.items()}
+    assert sizes == {"first": ("linear", 13, 24), "second": ("linear", 16, 13), "third": ("linear", 5, 16)}
+    patterns = {name: list(layer.patterns) for name, layer in costs.layers.items()}
+    assert patterns == {"first": ["block4x1"], "second": ["block2x1"], "third": ["unstructured"]}
+    for layer in costs.layers.values():
+        assert layer.positions == 1
+        (line,) = layer.patterns.values()
+        assert line.points[-1][0] == layer.size
+        assert len(line.points) == 4
+        assert all(
+            abs(kept / layer.size - share) < 0.1
+            for (kept, _), share in zip(line.points, (0.1, 0.5, 0.8, 1), strict=True)
+        )
+    assert DeviceCosts.from_mapping(json.loads(costs.to_json())) == costs
+    assert sorted({(each.pattern, each.density) for each in measured.checks}) == [
+        ("", 0.1),
+        ("", 0.5),
+        ("", 0.8),
+        ("", 1.0),
+    ]
+
+
+def test_several_patterns_stand_side_by_side(tmp_path: Path) -> None:
+    """Of a slice too, whose single level takes a copy for each density."""
+    whole, cut = small_chain(tmp_path / "model.safetensors").path, tmp_path / "cut.safetensors"
+    slice_checkpoint(whole, 1, cut)
+    costs = measure_costs(cut, ["unstructured", "block4x1"], densities=(0.3, 0.9), repeats=1, threads=1).costs
+    for layer in costs.layers.values():
+        assert list(layer.patterns) == ["unstructured", "block4x1"]
+        assert all(len(line.points) == 2 for line in layer.patterns.values())
+
+
+def test_a_layer_that_is_whole_is_measured_whole(tmp_path: Path) -> None:
+    """It has one time, and no line."""
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((8, 16)).astype(np.float32)
+    first = NestedWeight("whole", values, np.zeros((2, 16), np.uint8), Blocks(4))
+    records = [layer_record(rng, first, 2), layer_record(rng, random_weight(rng, "sparse", 5, 8, 1), 2)]
+    costs = measure_costs(write(tmp_path / "model.safetensors", records, 2).path, repeats=1, threads=1).costs
+    assert not costs.layers["whole"].patterns
+    assert costs.layers["whole"].whole_ms is not None
+    assert costs.layers["sparse"].whole_ms is None
+
+
+@pytest.mark.parametrize("level_count", [1, 2, 3, 5, 9])
+def test_the_densities_are_dealt_to_the_levels(level_count: int) -> None:
+    """Each once, rising within a copy, in as few copies as possible."""
+    densities = (0.03, 0.1, 0.25, 0.5, 1.0)
+    dealt = _dealt(densities, level_count)
+    assert len(dealt) == -(-5 // level_count)
+    assert sorted(set(sum(dealt, ()))) == list(densities)
+    assert all(list(each) == sorted(each) and len(each) == level_count for each in dealt)
+
+
+def test_runs_are_told_apart() -> None:
+    """By the event that follows the nodes of a run; what runs before the first one is not lost."""
+    node = {"cat": "Node", "name": "fc_kernel_time", "dur": 1}
+    run = {"cat": "Session", "name": "model_run", "dur": 5}
+    load = {"cat": "Session", "name": "session_initialization"}
+    fence = {"cat": "Node", "name": "fc_fence_before"}
+    runs = list(_runs([load, node, fence, node, run, node, run]))
+    assert [[event["name"] for event in each] for each in runs] == [["fc", "fc"], ["fc"]]
+
+
+def test_disturbed_runs_are_left_out() -> None:
+    """The mean of the faster half."""
+    assert _at_rest([9.0, 1.0, 2.0, 50.0]) == 1.5
+    assert _at_rest([3.0]) == 3.0
+
+
+def test_wrong_arguments_are_named(tmp_path: Path) -> None:
+    """Before anything is measured."""
+    path = small_chain(tmp_path / "model.safetensors").path
+    with pytest.raises(BudgetError, match="densities must rise"):
+        measure_costs(path, densities=(0.5, 0.1))
+    with pytest.raises(InputError, match="repeats"):
+        measure_costs(path, repeats=0)
+    with pytest.raises(InputError, match="patterns: expected a list"):
+        measure_costs(path, "block4x1")
+    with pytest.raises(PatternError, match="'block3x1' is not known"):
+        measure_costs(path, ["block3x1"])

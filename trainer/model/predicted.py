@@ -1,0 +1,117 @@
+"""Predicted latency: the time of a nested net's levels by the costs of its layers on a device."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from nested_sparse.budget import Budget, blocks_to_keep
+from nested_sparse.device_costs import DeviceCosts, LayerCosts
+from nested_sparse.errors import BudgetError
+from nested_sparse.excerpt import excerpt
+from nested_sparse.latency import Latency, check_possible, shares_of_time
+from nested_sparse.mask import group_count
+from nested_sparse.time_curve import TimeCurve
+
+from . import layer_patterns
+from .choose import layer_sizes
+from .layers import NestedLayer, unique_weights
+
+if TYPE_CHECKING:  # NestedModel itself imports this module
+    from .nested_model import NestedModel
+
+GivenCosts = str | os.PathLike[str] | Mapping[str, Any] | DeviceCosts
+"""Costs as a user gives them: the path of a file, its content, or read already."""
+
+
+def given_costs(costs: GivenCosts | None) -> DeviceCosts:
+    """The costs in any of their forms. Raises BudgetError."""
+    if costs is None:
+        raise BudgetError(
+            'budget_by="latency" needs costs: the file that `nested-sparse profile FILE --costs OUT.json` writes on '
+            "the device"
+        )
+    if isinstance(costs, DeviceCosts):
+        return costs
+    return DeviceCosts.from_mapping(costs) if isinstance(costs, Mapping) else DeviceCosts.read(costs)
+
+
+def predicted_latency(net: NestedModel, costs: GivenCosts) -> list[float]:
+    """Milliseconds of a run of one sample at each level of `net`, on the device of `costs`.
+
+    Raises BudgetError: a layer has no costs, or none of its pattern.
+    """
+    known = given_costs(costs)
+    layers = net.nested_layers().values()
+    whole_ms = _whole_ms(layers, known)
+    curves = [(layer, _curve(layer, known)) for layer in layers if not layer.dense]
+    return [
+        whole_ms + sum(float(curve.ms(int(layer.mask(level).sum()))) for layer, curve in curves)
+        for level in range(net.level_count)
+    ]
+
+
+def choose_patterns(net: NestedModel, costs: DeviceCosts, levels_ms: tuple[float, ...]) -> None:
+    """Give each sparse layer the pattern that its costs favour (layer_patterns). Raises BudgetError."""
+    layers = [*net.nested_layers().values()]
+    whole_ms = _whole_ms(layers, costs)
+    layer_patterns.choose_patterns(layers, costs, [ms - whole_ms for ms in levels_ms])
+
+
+def latency_of(net: NestedModel, budget: Budget, costs: DeviceCosts, levels_ms: tuple[float, ...]) -> Latency:
+    """The latency of a budget for `net`, whose levels take `levels_ms`, with densities that are shares of time.
+
+    Layers that share a weight share its masks, so a weight costs the time of all of them. Raises BudgetError: layers
+    without costs, or times that no masks can have.
+    """
+    layers = net.nested_layers().values()
+    sparse = [layer for layer in layers if not layer.dense]
+    uses: dict[int, list[TimeCurve]] = defaultdict(list)
+    for layer in sparse:
+        uses[id(layer.values)].append(_curve(layer, costs))
+    fixed_ms = _whole_ms(layers, costs) + sum(curve.fixed_ms for curves in uses.values() for curve in curves)
+    least_ms, dense_ms, rises = fixed_ms, fixed_ms, {}
+    unique = unique_weights(sparse)
+    for layer, size in zip(unique, layer_sizes(unique).values(), strict=True):
+        rows, columns = size.dimensions[0], math.prod(size.dimensions[1:])
+        blocks = group_count(rows, size.block_rows) * columns
+        most = blocks if size.most is None else min(size.most, blocks)
+        # a block counts with all its rows, of which the last ones may be padding
+        rise = TimeCurve.rise_of(uses[id(layer.values)], stretch=blocks * size.block_rows / (rows * columns))
+        least_ms += float(rise.ms(min(blocks_to_keep(budget.min_layer_density, blocks), most) * size.block_rows))
+        dense_ms += float(rise.ms(most * size.block_rows))
+        rises[layer.name] = rise
+    check_possible(levels_ms, least_ms, dense_ms)
+    return Latency(levels_ms, shares_of_time(levels_ms, fixed_ms, dense_ms), fixed_ms, dense_ms, rises)
+
+
+def _whole_ms(layers: Any, costs: DeviceCosts) -> float:
+    """Time of everything that no mask changes: all other code, and the layers that are kept dense."""
+    return costs.other_ms + sum(
+        _costs(layer, costs).ms_when_whole(layer.layout.name) for layer in layers if layer.dense
+    )
+
+
+def _costs(layer: NestedLayer, costs: DeviceCosts) -> LayerCosts:
+    return costs.layer(layer.name, layer.op, len(layer.values), layer.values[0].numel())
+
+
+def _curve(layer: NestedLayer, costs: DeviceCosts) -> TimeCurve:
+    """The layer's time over its kept weights. Raises BudgetError."""
+    known = _costs(layer, costs)
+    name = layer.layout.name
+    if name in known.patterns:
+        return known.patterns[name]
+    where = f"costs: layer '{excerpt(layer.name)}'"
+    if not known.patterns:
+        raise BudgetError(
+            f"{where} was measured only with all weights kept; name it in keep_dense, or profile a file in which it is "
+            "sparse"
+        )
+    raise BudgetError(
+        f"{where} was measured with {', '.join(known.patterns)}, and the model has {name}; nest with a measured "
+        f"pattern, or profile with --pattern {name}"
+    )
