@@ -1,11 +1,18 @@
-"""Study: the rows of docs/results.md, each trained by `nested-sparse train`, and the table and picture made of them.
+"""Study: the rows of docs/results.md, each trained by `nested-sparse train`, and the tables and pictures made of them.
 
-    python tools/study.py run docs/results/fashion-mnist.toml --data ../shared/data --seeds 0 1 2
+    python tools/study.py run docs/results/fashion-mnist.toml --data ../shared/data --seeds 0 1 2 --keep ../kept
+    python tools/study.py time docs/results/fashion-mnist.toml --keep ../kept
     python tools/study.py show docs/results/fashion-mnist.toml
 
 `run` skips finished rows, writes one JSON line for each finished run beside the study's file, and can be stopped and
-started again at any time; several processes can share the work (--part 1/2). `show` prints the table in Markdown and
-saves the picture. `command` prints the command of each row. Needs Python 3.11 or newer.
+started again at any time; several processes can share the work (--part 1/2). --keep copies each checkpoint to a folder
+of yours. `time` measures every level of the first checkpoint of each row on this machine, by the runtime, in turns, on
+one thread, and writes the times beside the study's file. `show` prints the tables in Markdown and saves the pictures.
+`command` prints the command of each row. Needs Python 3.11 or newer.
+
+A [[row]] has a name, a kind (dense, separate or nested) and settings of the recipe. `compare` names one row or more, to
+which its accuracy is related; `teacher` names the row whose checkpoint of the same seed teaches it; `line` is the name
+of a method, whose rows are joined in the picture against budget; `seeds` is the most seeds that it is run with.
 """
 
 from __future__ import annotations
@@ -13,25 +20,44 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import shutil
 import statistics
 import subprocess
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tomllib
+from study_report import Finished, draw, tables
+
+from nested_sparse.runtime import Session
+from nested_sparse.serving.bench.kernels.turns import Run, interleaved, timed
+from nested_sparse.serving.bench.machine import machine_facts
+
+FIGURES = ("levels", "dense", "data", "epochs", "passes", "seconds")
+"""Figures of a run that its line keeps."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. kind: "dense", "separate" or "nested"; seeds: the most seeds that it is run with."""
+    """One line of the table, as the module's docstring says; `compare` is a list here."""
 
     name: str
     kind: str
     recipe: str
     settings: dict[str, Any]
-    seeds: int
+    seeds: int = 3
+    compare: tuple[str, ...] = ()
+    teacher: str = ""
+    line: str = ""
+
+    @property
+    def slug(self) -> str:
+        """The name as the name of a folder."""
+        return self.name.replace(" ", "-").replace("%", "")
 
     def command(self, seed: int, out: str, data: dict[str, str]) -> list[str]:
         """Arguments of `nested-sparse` that train the row."""
@@ -52,18 +78,33 @@ def _merged(common: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in common.items() if key.partition(".")[0] not in named} | own
 
 
+def _row(content: dict[str, Any], row: dict[str, Any]) -> Row:
+    compare = row.get("compare", ())
+    return Row(
+        row["name"],
+        row["kind"],
+        content["recipe"],
+        _merged(content.get("settings", {}), row),
+        row.get("seeds", 3),
+        (compare,) if isinstance(compare, str) else tuple(compare),
+        row.get("teacher", ""),
+        row.get("line", ""),
+    )
+
+
 class Study:
-    """A file of rows, and the finished runs beside it."""
+    """A file of rows, and the finished runs and the times beside it."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.results = path, path.with_suffix(".jsonl")
+        self.path, self.results, self.timed = path, path.with_suffix(".jsonl"), path.with_suffix(".times.json")
         content = tomllib.loads(path.read_text())
         self.title, self.data = content["title"], content["data"]
-        common = content.get("settings", {})
-        self.rows = [
-            Row(row["name"], row["kind"], content["recipe"], _merged(common, row), row.get("seeds", 3))
-            for row in content["row"]
-        ]
+        self.rows = [_row(content, row) for row in content["row"]]
+        names = {row.name for row in self.rows}
+        for row in self.rows:
+            for other in (*row.compare, *([row.teacher] if row.teacher else [])):
+                if other not in names:
+                    sys.exit(f"{path}: row '{row.name}': there is no row '{other}'")
 
     def runs(self) -> dict[tuple[str, int], dict[str, Any]]:
         """Finished runs by row and seed."""
@@ -72,12 +113,33 @@ class Study:
         lines = [json.loads(line) for line in self.results.read_text().splitlines()]
         return {(line["row"], line["seed"]): line for line in lines}
 
+    def finished(self) -> list[Finished]:
+        """The rows that have runs. Lines of older versions may lack figures, such as disagreement."""
+        runs, found = self.runs(), []
+        for row in self.rows:
+            lines = {seed: line for (name, seed), line in sorted(runs.items()) if name == row.name}
+            if lines:
+                found.append(Finished(row.name, row.kind, row.line, row.compare, lines))
+        return found
+
     def finish(self, row: Row, seed: int, figures: dict[str, Any]) -> None:
         """Add a finished run's figures."""
-        kept = {key: figures[key] for key in ("levels", "dense", "data", "epochs", "passes", "seconds")}
-        line = {"row": row.name, "seed": seed, **kept, "settings": row.settings}
+        taught = {"teacher": row.teacher} if row.teacher else {}
+        kept = {key: figures[key] for key in FIGURES}
+        line = {"row": row.name, "seed": seed, **kept, **taught, "settings": row.settings}
         with self.results.open("a") as file:
             file.write(json.dumps(line) + "\n")
+
+    def folder(self, row: Row, seed: int, out: Path) -> Path:
+        """The folder of a run's files."""
+        return out / self.path.stem / f"{row.slug}-{seed}"
+
+    def checkpoint(self, name: str, seed: int, arguments: argparse.Namespace) -> Path | None:
+        """The checkpoint of a finished run: the kept one, else the one in the run's folder; None if there is none."""
+        row = next(row for row in self.rows if row.name == name)
+        kept = [] if arguments.keep is None else [arguments.keep / f"{row.slug}-{seed}.safetensors"]
+        found = [*kept, *sorted(self.folder(row, seed, arguments.out).glob("*.safetensors"))]
+        return next((path for path in found if path.is_file()), None)
 
 
 def run(study: Study, arguments: argparse.Namespace) -> None:
@@ -89,80 +151,91 @@ def run(study: Study, arguments: argparse.Namespace) -> None:
     for row, seed in work[part - 1 :: parts]:
         if (row.name, seed) in study.runs():
             continue
-        out = arguments.out / study.path.stem / f"{row.name.replace(' ', '-').replace('%', '')}-{seed}"
-        data = {key: str(arguments.data / name) for key, name in study.data.items()}
-        command = [sys.executable, "-m", "nested_sparse.serving.cli", *row.command(seed, str(out), data), "--json"]
+        files = {key: str(arguments.data / name) for key, name in study.data.items()}
+        if row.teacher:
+            teacher = study.checkpoint(row.teacher, seed, arguments)
+            if teacher is None or (row.teacher, seed) not in study.runs():
+                print(f"{row.name}, seed {seed}: waits for its teacher, '{row.teacher}'", file=sys.stderr, flush=True)
+                continue
+            files["teacher.checkpoint"] = str(teacher)
+        out = str(study.folder(row, seed, arguments.out))
+        command = [sys.executable, "-m", "nested_sparse.serving.cli", *row.command(seed, out, files), "--json"]
         print(f"{row.name}, seed {seed}", file=sys.stderr, flush=True)
         done = subprocess.run(command, stdout=subprocess.PIPE)
         if done.returncode:
             print(f"failed: {shlex.join(command)}", file=sys.stderr, flush=True)
             continue
-        study.finish(row, seed, json.loads(done.stdout))
+        figures = json.loads(done.stdout)
+        if arguments.keep is not None:
+            arguments.keep.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(figures["checkpoint"], arguments.keep / f"{row.slug}-{seed}.safetensors")
+        study.finish(row, seed, figures)
+
+
+def time(study: Study, arguments: argparse.Namespace) -> None:
+    """Measure the levels of each row's first checkpoint: one sample, one thread, all rows in turns in one process."""
+    with ExitStack() as stack:
+        runs: dict[str, Run] = {}
+        levels: dict[str, int] = {}
+        for row in study.finished():
+            paths = [path for seed in sorted(row.lines) if (path := study.checkpoint(row.name, seed, arguments))]
+            if not paths:
+                print(f"{row.name}: no checkpoint is kept", file=sys.stderr)
+                continue
+            session = stack.enter_context(Session(paths[0], threads=1))
+            levels[row.name] = len(session.levels)
+            runs |= {f"{row.name}\n{level.index}": _timed(session, level.index) for level in session.levels}
+            isa = session.isa
+        if not runs:
+            sys.exit(f"{study.path}: no checkpoint of a finished run; name their folder with --keep or --out")
+        samples = interleaved(runs, arguments.rounds)
+    medians = {
+        name: [round(statistics.median(samples[f"{name}\n{level}"]), 4) for level in range(count)]
+        for name, count in levels.items()
+    }
+    facts = {**machine_facts(), "isa": isa, "threads": 1, "batch": 1, "rounds": arguments.rounds}
+    study.timed.write_text(json.dumps({**facts, "rows": medians}, indent=1) + "\n")
+
+
+def _timed(session: Session, level: int) -> Run:
+    """A run of a level on one sample of random values, from a generator of a fixed seed."""
+    random = np.random.default_rng(0)
+    feeds = {spec.name: random.random((1, *spec.example_shape[1:])).astype(spec.dtype) for spec in session.inputs}
+    return timed(lambda: session.run(feeds, level=level))
 
 
 def show(study: Study, arguments: argparse.Namespace) -> None:
-    """The table, and the picture beside the study's file."""
-    print("| " + " | ".join(["row", "seeds", "cost", *(f"level {level}" for level in range(4))]) + " |")
-    print("|---|---|---|---|---|---|---|")
-    runs = study.runs()
-    points: dict[str, list[tuple[float, float]]] = {}
-    for row in study.rows:
-        mine = [line for (name, _), line in runs.items() if name == row.name]
-        if not mine:
-            continue
-        cells = []
-        for level, settings in enumerate(mine[0]["levels"]):
-            accuracies = [100 * line["levels"][level]["accuracy"] for line in mine]
-            spread = f" ± {statistics.stdev(accuracies):.2f}" if len(mine) > 1 else ""
-            cells.append(f"{statistics.mean(accuracies):.2f}{spread} ({settings['density']:.1%})")
-            points.setdefault(row.name, []).append((settings["flops"] / 1e6, statistics.mean(accuracies)))
-        cells += [""] * (4 - len(cells))
-        cost = statistics.mean(line["passes"] for line in mine)
-        print(f"| {row.name} | {len(mine)} | {cost:.1f} | " + " | ".join(cells) + " |")
-    draw(study, points)
-
-
-def draw(study: Study, points: dict[str, list[tuple[float, float]]]) -> None:
-    """Accuracy against FLOPs, a line for each nested row, crosses for nets trained alone."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axis = pyplot.subplots(figsize=(9, 6))
-    kinds = {row.name: row.kind for row in study.rows}
-    for name, line in points.items():
-        style = "o-" if kinds[name] == "nested" else "x" if kinds[name] == "separate" else "s"
-        axis.plot([x for x, _ in line], [y for _, y in line], style, label=name, lw=1, ms=5)
-    axis.set_xscale("log")
-    axis.set_xlabel("MFLOP of one sample (nested layers)")
-    axis.set_ylabel("accuracy on test data, %")
-    axis.set_title(study.title)
-    axis.legend(fontsize=6, ncols=2)
-    figure.tight_layout()
-    figure.savefig(study.path.with_suffix(".png"), dpi=100)
+    """The tables, and the pictures beside the study's file."""
+    rows = study.finished()
+    times = json.loads(study.timed.read_text()) if study.timed.exists() else None
+    print("\n".join(tables(rows, times)))
+    draw(study.title, rows, times, study.path.with_suffix(".png"))
 
 
 def command(study: Study, arguments: argparse.Namespace) -> None:
     """The command of each row, seed 0."""
     data = {key: f"../shared/data/{name}" for key, name in study.data.items()}
     for row in study.rows:
-        print(f"{row.name}:\n    nested-sparse {shlex.join(row.command(0, 'runs', data))}")
+        taught = {"teacher.checkpoint": f"CHECKPOINT OF '{row.teacher}'"} if row.teacher else {}
+        print(f"{row.name}:\n    nested-sparse {shlex.join(row.command(0, 'runs', {**data, **taught}))}")
 
 
 def main() -> None:
     """Parse the command line."""
+    verbs = {"run": run, "time": time, "show": show, "command": command}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("verb", choices=("run", "show", "command"))
+    parser.add_argument("verb", choices=verbs)
     parser.add_argument("study", type=Path, nargs="+")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the data sets")
-    parser.add_argument("--out", type=Path, default=Path("build/study"), help="folder for checkpoints")
+    parser.add_argument("--out", type=Path, default=Path("build/study"), help="folder of the runs")
+    parser.add_argument("--keep", type=Path, help="folder outside the repository for a copy of each checkpoint")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rows", nargs="+", help="only rows whose name holds one of these")
     parser.add_argument("--part", default="1/1", help="k/n: the k-th of n shares of the work")
+    parser.add_argument("--rounds", type=int, default=50, help="timed runs of each level")
     arguments = parser.parse_args()
     for path in arguments.study:
-        {"run": run, "show": show, "command": command}[arguments.verb](Study(path), arguments)
+        verbs[arguments.verb](Study(path), arguments)
 
 
 if __name__ == "__main__":

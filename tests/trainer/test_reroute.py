@@ -293,7 +293,7 @@ def test_accuracies_are_those_of_the_routes() -> None:
 
 def test_a_bound_leaves_out_the_layers_that_lose_more() -> None:
     """Also one at the bound, because of the error; the others and the first layer have the accuracies that they had."""
-    net, samples = chain(), labelled()
+    net, samples = chain(), labelled(96)
     every = measure_reroutes(net, samples)
     drop, worst = max(
         (each.accuracy["0"] - accuracy, (each.start, each.end, layer))
