@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 PARTS = ("q_proj", "k_proj", "v_proj")
-"""Names of the linear layers for queries, keys and values; the one behind the heads is `out_proj`, as in torch."""
+OUTPUT = "out_proj"
+"""Names of the linear layers for queries, keys and values, and of the one behind the heads, which torch has, too."""
 _PACKED, _BIAS = "in_proj_weight", "in_proj_bias"
 
 
@@ -116,7 +117,7 @@ class ProjectedAttention(nn.MultiheadAttention):
 def project(attention: nn.MultiheadAttention, masks: Mapping[str, Tensor]) -> dict[nn.Module, Tensor]:
     """Make `attention` a ProjectedAttention, in place; returns the masks of its new layers' weights.
 
-    masks: bool masks of its parameters, by name.
+    masks: bool masks of its parameters, by dotted name.
     """
     held, packed = attention._parameters, attention._qkv_same_embed_dim
     names = [f"{part}_weight" for part in PARTS]
@@ -135,8 +136,10 @@ def project(attention: nn.MultiheadAttention, masks: Mapping[str, Tensor]) -> di
             found[linear] = mask
     if type(attention.out_proj) is NonDynamicallyQuantizableLinear:  # the same as nn.Linear, but for its name
         attention.out_proj.__class__ = nn.Linear  # type: ignore[assignment]
-    attention._modules["out_proj"] = attention._modules.pop("out_proj")  # behind the others, as it runs
+    attention._modules[OUTPUT] = attention._modules.pop(OUTPUT)  # behind the others, as it runs
     attention.__class__ = ProjectedAttention
+    if f"{OUTPUT}.weight" in masks:
+        found[attention.out_proj] = masks[f"{OUTPUT}.weight"]
     return found
 
 

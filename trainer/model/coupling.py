@@ -15,9 +15,11 @@ from torch import fx, nn
 
 from nested_sparse.coupled import ChannelGroup
 
+from .attention import ProjectedAttention
 from .flow import Channels, Flow, operation, passed
 from .layers import NestedLayer
 from .norm import LevelBatchNorm
+from .own_forward import OwnForward
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +75,10 @@ class _Tracer(fx.Tracer):
         self._closed = closed
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Whether the module is a leaf: a nested layer, a level norm, or a module of torch.nn."""
-        ours = isinstance(m, NestedLayer | LevelBatchNorm) or (self._closed and not any(m.children()))
-        return ours or super().is_leaf_module(m, module_qualified_name)
+        """Whether the module is a leaf: a nested layer, a level norm, attention, or a module of torch.nn."""
+        ours = isinstance(m, NestedLayer | LevelBatchNorm | ProjectedAttention)
+        closed = self._closed and (isinstance(m, OwnForward) or not any(m.children()))
+        return ours or closed or super().is_leaf_module(m, module_qualified_name)
 
 
 class _Walk:

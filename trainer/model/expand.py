@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils import parametrize
 
-from .attention import project
+from .attention import OUTPUT, project
 from .copied import plain
 from .layers import KINDS
 from .own_forward import route
@@ -36,13 +37,21 @@ def expand(names: Names, keep_dense: Sequence[str]) -> tuple[dict[nn.Module, Ten
             continue
         reason = _why_left(module, paths, keep_dense) or _shared(module, owners, names)
         if reason is None and attention:
-            masks |= project(module, plain(module))  # type: ignore[arg-type]
+            masks |= project(module, plain(module) | _of_output(module))  # type: ignore[arg-type]
         elif reason is None:
             reason = _route(module, masks)
         if reason is not None:
             reasons[module] = reason
     reasons |= _untie(names, keep_dense, owners)
     return masks, reasons
+
+
+def _of_output(attention: nn.Module) -> dict[str, Tensor]:
+    """What `plain` returns for the layer behind the heads, under the names that it has in `attention`."""
+    output = attention.get_submodule(OUTPUT)
+    if parametrize.type_before_parametrizations(output) is not NonDynamicallyQuantizableLinear:
+        return {}
+    return {f"{OUTPUT}.{name}": mask for name, mask in plain(output).items()}
 
 
 def _owners(names: Names) -> dict[int, list[nn.Module]]:
@@ -92,7 +101,8 @@ def _untie(names: Names, keep_dense: Sequence[str], owners: Mapping[int, Sequenc
     """Give linear layers that share their weight with a table (nn.Embedding) a copy of their own; tables stay dense."""
     reasons: dict[nn.Module, str] = {}
     for module, paths in names.items():
-        if type(module) is not nn.Linear or _kept(paths, keep_dense) or parametrize.is_parametrized(module):
+        hooked = module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__
+        if type(module) is not nn.Linear or hooked or _kept(paths, keep_dense):
             continue
         others = [owner for owner in owners[id(module.weight)] if owner is not module]
         if others and all(isinstance(owner, nn.Embedding) for owner in others):

@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 
 from nested_sparse.network import DenseModule, Network, count_text
 
+from .attention import ProjectedAttention
 from .costs import Costs
 from .layers import NestedLayer, unique_weights
 from .norm import LevelBatchNorm
@@ -80,7 +81,7 @@ def network_of(
             name=path or type(net.model).__name__,
             flops=flops.get(path, 0) // samples,
             weights=weights.get(path, 0),
-            why=reasons.get(path) or _why(nested.get(path), modules.get(path)),
+            why=reasons.get(path) or _why(nested.get(path), modules.get(path), multiplies=path in flops or not flops),
         )
         for path in flops.keys() | weights.keys()
     ]
@@ -147,7 +148,12 @@ def _place(net: NestedModel, path: str) -> str:
     return path
 
 
-def _why(layer: NestedLayer | None, module: nn.Module | None) -> str:
+def _why(layer: NestedLayer | None, module: nn.Module | None, *, multiplies: bool) -> str:
     if layer is not None:
         return "kept whole at every level" if layer.dense else "nested, but forward does not call it"
-    return f"{type(module).__name__ if module else 'it'} multiplies in its own code, not in a layer that can be nested"
+    if isinstance(module, ProjectedAttention):
+        return "queries, keys and values multiply each other, without a weight"
+    kind = type(module).__name__ if module else "it"
+    if not multiplies:
+        return f"no product with the parameters of {kind} was seen"
+    return f"{kind} multiplies in its own code, not in a layer that can be nested"

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from nested_sparse.excerpt import excerpt
 
 from .modes import evaluating
-from .preserved import preserved_generators
+from .preserved import preserved, preserved_generators
 
 _CONVOLUTIONS: Mapping[Any, type[nn.Conv1d | nn.Conv2d]] = {F.conv1d: nn.Conv1d, F.conv2d: nn.Conv2d}
 _OPTIONS = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
@@ -106,33 +106,37 @@ class Product:
 def only_product(module: nn.Module, weight: nn.Parameter) -> Product | str:
     """The only product in the forward of `module`, found by calls with random inputs; the reason where there is none.
 
-    weight: the parameter of `module` that the product's weight is, or is computed from, whatever the input is. The
-    bias is a parameter of the module, or None. The module runs in eval mode; calls may change its state.
+    weight: the parameter of `module` that the product's weight is, or is computed from, whatever the input is, in eval
+    and in training mode alike. The bias is a parameter of the module, or None. The module's state is restored.
     """
     kind = type(module).__name__
     refused = f"{kind} is not nested: its forward makes no single product with its weight"
     found: list[list[Product | None]] = []
     for shape in _shapes(module, weight):
         try:
-            found = [_products(module, weight, shape, seed) for seed in range(2)]
+            found = [_products(module, weight, shape, seed=seed, training=seed == 2) for seed in range(3)]
             break
         except Exception as error:  # the user's forward may raise anything
             refused = f"{kind} is not nested: its forward fails on a tensor {list(shape)}: {excerpt(error, 100)}"
     products = [product for each in found for product in each if product is not None]
     if not found or any(len(each) != 1 for each in found) or len(products) != len(found):
         return refused
-    first, second = products
+    first, *others = products
     own = first.bias is None or any(first.bias is each for each in module.parameters(recurse=False))
     shapes = [weight.shape, weight.shape[::-1]] if weight.ndim == 2 else [weight.shape]
     fits = first.rows_first.shape in shapes and first.weight.dtype == weight.dtype
     fits = fits and (first.bias is None or first.bias.shape == first.rows_first.shape[:1])
-    return first if own and fits and first.like(second) and torch.equal(first.weight, second.weight) else refused
+    alike = all(first.like(other) and torch.equal(first.weight, other.weight) for other in others)
+    return first if own and fits and alike else refused
 
 
-def _products(module: nn.Module, weight: Tensor, shape: tuple[int, ...], seed: int) -> list[Product | None]:
+def _products(
+    module: nn.Module, weight: Tensor, shape: tuple[int, ...], *, seed: int, training: bool
+) -> list[Product | None]:
     """Every product of a call with a random input of this shape; None for those of other kinds."""
     x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(weight)
-    with preserved_generators(), evaluating(module), torch.no_grad(), _Products() as seen:
+    with preserved_generators(), preserved(module), evaluating(module), torch.no_grad(), _Products() as seen:
+        module.train(training)
         module(x)
     return seen.found
 

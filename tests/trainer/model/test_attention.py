@@ -161,6 +161,11 @@ def test_transformers_are_sparse_in_the_file(tmp_path: Path) -> None:
     path = export(net, given, tmp_path / "net.safetensors", verify=False)
     with Checkpoint.open(path) as file:
         assert {layer.name for layer in file.layers} == set(net.nested_layers())
+        network = file.metadata.network
+    assert network is not None
+    assert {module.why for module in network.dense} == {
+        "queries, keys and values multiply each other, without a weight"
+    }
     owners = [name for name, module in original.named_modules() if isinstance(module, nn.MultiheadAttention)]
     assert len(owners) == 4
     for level in range(2):
@@ -228,8 +233,9 @@ def test_masks_of_prune_hold_and_the_original_keeps_its_parameters() -> None:
     expected = original(*given)[0]
     net = nest(original, densities=(0.1, 0.9))
     assert torch.allclose(net(*given)[0], expected, atol=1e-5)
-    kept = original.in_proj_weight_mask.bool().chunk(3)
-    for part, mask in zip(PARTS, kept, strict=True):
+    kept = [*original.in_proj_weight_mask.bool().chunk(3), original.out_proj.weight_mask.bool()]
+    assert list(net.nested_layers()) == [*PARTS, "out_proj"]
+    for part, mask in zip(net.nested_layers(), kept, strict=True):
         assert not (net.nested_layers()[part].mask(1) & ~mask).any()
     assert prune.is_pruned(original)  # type: ignore[no-untyped-call]
     assert type(original) is nn.MultiheadAttention

@@ -331,3 +331,36 @@ def test_a_group_steps_by_what_all_its_writers_need() -> None:
     assert net.coupling is not None
     group: ChannelGroup = next(group for group in net.coupling.groups if not group.whole)
     assert (set(group.producers), group.consumers, group.step) == ({"conv", "linear"}, ("out",), 16)
+
+
+class Guarded(nn.Linear):
+    """A linear layer of its own class, whose forward looks at values, so that it cannot be traced."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.isnan().any():
+            raise ValueError("not a number")
+        return F.linear(x, self.weight, self.bias)
+
+
+class Mixed(nn.Module):
+    """Two layers that share channels, behind attention and a forward that cannot be traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.guarded = nn.MultiheadAttention(8, 2, batch_first=True), Guarded(8, 8)
+        self.first, self.second = nn.Linear(8, 32), nn.Linear(32, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.guarded(self.attention(x, x, x, need_weights=False)[0])
+        return self.second(self.first(x).relu())
+
+
+def test_attention_and_own_forwards_do_not_hide_the_others() -> None:
+    """Layers inside them are alone; all others are coupled as without them."""
+    net = nest(Mixed(), densities=(0.5,), pattern="channel")
+    assert net.coupling is not None
+    parts = [f"attention.{part}" for part in ("q_proj", "k_proj", "v_proj", "out_proj")]
+    assert list(net.coupling.alone) == [*parts, "guarded.inner"]
+    layers = net.nested_layers()
+    assert layers["first"].writes == layers["second"].reads
+    assert net(torch.randn(2, 3, 8)).shape == (2, 3, 8)

@@ -238,6 +238,13 @@ class OfInput(nn.Linear):
         return F.linear(x, self.weight * x.mean())
 
 
+class DropConnect(nn.Linear):
+    """Its weight is another one at each step of training."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, F.dropout(self.weight, 0.5, self.training), self.bias)
+
+
 class Fails(nn.Module):
     """Wants two inputs."""
 
@@ -261,8 +268,9 @@ class Shift(nn.Module):
 
 
 def test_what_stays_dense_says_why() -> None:
-    """Two products, a weight that depends on the input, another signature, no product; nothing of them is changed."""
+    """Two products, a weight that depends on input or chance, another signature, no product; nothing is changed."""
     parts = {"twice": Twice(4, 4), "of_input": OfInput(4, 4), "fails": Fails(), "shift": Shift()}
+    parts["drops"] = DropConnect(4, 4)
     kept = Conv1D(4, 4)
     shared, other = Conv1D(4, 4), Fails()
     other.weight = shared.weight
@@ -270,7 +278,7 @@ def test_what_stays_dense_says_why() -> None:
     net = nest(model, densities=(0.5,), keep_dense=("kept",))
     assert list(net.nested_layers()) == ["fc"]
     reasons = net.dense_layers()
-    for name in ("twice", "of_input", "shift"):
+    for name in ("twice", "of_input", "shift", "drops"):
         assert "makes no single product with its weight" in reasons[name]
         assert type(net.model.get_submodule(name)) is type(parts[name])
     assert "fails on a tensor" in reasons["fails"]
