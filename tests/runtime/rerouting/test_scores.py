@@ -63,7 +63,7 @@ def test_scores_are_those_of_the_routes(chain: Written, session: Session, sample
 
 
 def test_a_bound_leaves_out_the_layers_that_lose_more(session: Session, samples: Samples) -> None:
-    """What it leaves has drop and error within the bound; these 90 samples show both kinds."""
+    """The layers that stay have drop and error within the bound; these 90 samples show both kinds."""
     every, kept = route_scores(session, samples), route_scores(session, samples, max_drop=0.3)
     for whole, some in zip(every, kept, strict=True):
         assert some.accuracy.items() <= whole.accuracy.items()
