@@ -34,7 +34,7 @@ def main() -> None:
     torch.manual_seed(0)
     model = MODELS[options.network](**dict(options.option)).eval()
     example = torch.randn(8, *options.shape)
-    patterns = ["unstructured", "block4x1"] if options.pattern == "auto" else [options.pattern]
+    patterns = ["block4x1", "unstructured"] if options.pattern == "auto" else [options.pattern]
     shared: dict[str, Any] = {"keep_dense": options.keep_dense}
     with tempfile.TemporaryDirectory() as folder:
         uniform_file, latency_file = (Path(folder) / f"{name}.safetensors" for name in ("uniform", "latency"))
@@ -92,7 +92,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--shape", type=int, nargs="+", default=[3, 224, 224], help="of one input, without the batch")
     parser.add_argument("--option", type=_option, action="append", default=[], help="of the network, e.g. width=16")
     parser.add_argument("--keep-dense", action="append", default=[], help="layers that stay whole; may be repeated")
-    parser.add_argument("--pattern", default="unstructured", help='or "auto", beside unstructured levels')
+    parser.add_argument("--pattern", default="unstructured", help='or "auto", beside levels of block4x1')
     parser.add_argument("--values", default="float32", choices=["float32", "int8"])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=15)
