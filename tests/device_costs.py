@@ -1,4 +1,4 @@
-"""Costs of an imagined device for any net, in which each layer has a fixed time and one for each kept weight."""
+"""Imagined costs: those of a device for any net, in which each layer has a fixed time and one for each kept weight."""
 
 from __future__ import annotations
 

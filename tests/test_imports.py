@@ -53,6 +53,7 @@ MAY_REACH: Mapping[tuple[str, str], str] = {
     ): "the demo's metrics are those of the file, run on this device, and so are its reroutes",
     ("trainer.export.row_mark", "runtime"): "whether rows are independent is seen by running the file",
     ("trainer.file_model", "runtime"): "a file's answers are those of the file, run as a device runs it",
+    ("trainer.reroute", "runtime"): "lowered inferences of a file are those of its own operators",
     ("trainer.export.int8.calibrate", "runtime"): "ranges are those of the file's own operators, in float32",
     ("trainer.export.verify", "runtime"): "export compares what it wrote, run at every level, with torch",
     ("serving.bench.kernels.measure", "kernels"): "a benchmark states the instruction set that ran",

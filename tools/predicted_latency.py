@@ -66,13 +66,13 @@ def main() -> None:
 
 
 def _measured(sessions: Sequence[Session], repeats: int) -> list[list[float]]:
-    """Milliseconds of each level of each file: the mean of the faster half of runs in turns."""
+    """Milliseconds of each level of each file: the mean of the fastest quarter of runs in turns."""
     inputs = random_inputs(sessions[0].inputs, 1)
     cases = [(session, level.index) for session in sessions for level in session.levels]
     turns = [
         [timed_ms(session, level, inputs, time.perf_counter) for session, level in cases] for _ in range(1 + repeats)
     ]
-    ms = [statistics.fmean(sorted(each)[: (repeats + 1) // 2]) for each in zip(*turns[1:], strict=True)]
+    ms = [statistics.fmean(sorted(each)[: (repeats + 3) // 4]) for each in zip(*turns[1:], strict=True)]
     return [ms[: len(ms) // 2], ms[len(ms) // 2 :]]
 
 

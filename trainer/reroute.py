@@ -6,6 +6,7 @@ operator applies the norm that follows its layer, so a norm has the level of its
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from .hits import hits
 from .model.modes import evaluating
 from .model.nested_model import NestedModel, require_nested
 from .model.preserved import preserved
+from .model.structure import tensors_in
 from .recalibrate import Moments, measuring
 
 Batch = tuple[Any, Any]
@@ -82,6 +84,34 @@ def measure_reroutes(
             return Reroute.of_hits(start, end, hits_at, max_drop)
 
         return tuple(reroute(start, end) for start in range(1, net.level_count) for end in range(start))
+
+
+def file_reroutes(
+    path: str | os.PathLike[str], batches: Iterable[Batch], samples: int, max_drop: float | None = None
+) -> tuple[Reroute, ...]:
+    """`route_scores` of a checkpoint on the first `samples` of `batches`, or on all where there are fewer.
+
+    batches: (inputs, class indices) as for training; inputs are the tensor of the file's one input. Raises
+    TrainingError for samples of another kind, and what `route_scores` raises.
+    """
+    # a file is scored on the runtime that will run it
+    from nested_sparse.runtime import Session
+    from nested_sparse.runtime.rerouting import route_scores
+
+    taken, missing = [], samples
+    for inputs, targets in pairs(batches):
+        if missing <= 0:
+            break
+        tensors = [tensor for _, tensor in tensors_in(inputs)]
+        if len(tensors) != 1 or not isinstance(targets, torch.Tensor) or targets.shape != tensors[0].shape[:1]:
+            raise TrainingError(
+                f"lowered inferences are scored on one input with one class index for each sample; got {len(tensors)} "
+                f"inputs with targets {shown(targets)}"
+            )
+        taken.append((tensors[0][:missing].cpu().numpy(), targets[:missing].cpu().numpy()))
+        missing -= len(targets)
+    with Session(path) as session:
+        return route_scores(session, taken, max_drop=max_drop)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""CostMeasurement: what a kept weight of each layer costs on this device, measured with random masks."""
+"""CostMeasurement: the time of each layer over the weights it keeps, on this device, measured with random masks."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from nested_sparse.argument import whole
 from nested_sparse.budget import check_densities
@@ -136,37 +138,48 @@ def _measured(
     threads: int | None,
     spin: bool,
 ) -> _Copy:
-    with Session(path, threads=threads, spin=spin) as session:
-        densities = sorted({level.density for level in session.levels})
-        inputs = random_inputs(session.inputs, fixed_batch(session.inputs) or 1)
-        samples = [
-            [timed_ms(session, level, inputs, time.perf_counter) for level in range(len(densities))]
-            for _ in range(_WARM_UP + repeats)
-        ]
+    whole: list[list[float]] = []
     with tempfile.TemporaryDirectory(prefix="nested-sparse-") as folder:
-        with Session(path, threads=threads, spin=spin, profile_to=Path(folder)) as session:
+        with (
+            Session(path, threads=threads, spin=spin) as session,
+            Session(path, threads=threads, spin=spin, profile_to=Path(folder)) as profiled,
+        ):
+            densities = sorted({level.density for level in session.levels})
+            inputs = random_inputs(session.inputs, fixed_batch(session.inputs) or 1)
             for _ in range(_WARM_UP + repeats):
+                whole.append([])
                 for level in range(len(densities)):
-                    session.run(inputs, level)
+                    whole[-1].append(timed_ms(session, level, inputs, time.perf_counter))
+                    profiled.run(inputs, level)
         runs = list(_runs(read_profile(Path(folder), "layers")))
-    spent: dict[tuple[str, int], list[float]] = defaultdict(list)
-    for number, run in enumerate(runs[_WARM_UP * len(densities) :]):
+    whole_ms = [_at_rest(each) for each in zip(*whole[_WARM_UP:], strict=True)]
+    by_level = [runs[_WARM_UP * len(densities) + level :: len(densities)] for level in range(len(densities))]
+    nodes_ms = [_at_rest([sum(event["dur"] for event in run) / 1e3 for run in of_level]) for of_level in by_level]
+    # the profiler's own time within a node, of which whole runs have nothing
+    extra_ms = max(0.0, statistics.median(np.subtract(nodes_ms, whole_ms)) / max(1, len(runs[0])))
+    positions: dict[str, int] = defaultdict(int)
+    uses: dict[str, int] = defaultdict(int)
+    for layer, event in _of_layers(runs[0], entries):
+        positions[layer.name] += _positions(layer, event)
+        uses[layer.name] += 1
+    layer_ms = {
+        (name, level): max(0.0, _at_rest(samples) - extra_ms * uses[name])
+        for level, of_level in enumerate(by_level)
+        for name, samples in _by_layer(of_level, entries).items()
+    }
+    return _Copy(pattern, records, densities, whole_ms, layer_ms, positions)
+
+
+def _by_layer(runs: Iterable[Iterable[Mapping[str, Any]]], entries: Mapping[str, LayerEntry]) -> dict[str, list[float]]:
+    """Milliseconds of all nodes of each layer, in each run."""
+    samples: dict[str, list[float]] = defaultdict(list)
+    for run in runs:
         of_run: dict[str, float] = defaultdict(float)
         for layer, event in _of_layers(run, entries):
             of_run[layer.name] += float(event["dur"]) / 1e3
         for name, ms in of_run.items():
-            spent[name, number % len(densities)].append(ms)
-    positions: dict[str, int] = defaultdict(int)
-    for layer, event in _of_layers(runs[0], entries):
-        positions[layer.name] += _positions(layer, event)
-    return _Copy(
-        pattern,
-        records,
-        densities,
-        [_at_rest(each) for each in zip(*samples[_WARM_UP:], strict=True)],
-        {key: _at_rest(each) for key, each in spent.items()},
-        positions,
-    )
+            samples[name].append(ms)
+    return samples
 
 
 def _of_layers(
@@ -191,8 +204,8 @@ def _runs(events: Iterable[Mapping[str, Any]]) -> Iterator[list[dict[str, Any]]]
 
 
 def _at_rest(samples: Sequence[float]) -> float:
-    """Mean of the faster half: any disturbance adds time, and ONNX Runtime counts whole microseconds."""
-    return statistics.fmean(sorted(samples)[: (len(samples) + 1) // 2])
+    """Mean of the fastest quarter: any disturbance adds time, and ONNX Runtime counts whole microseconds."""
+    return statistics.fmean(sorted(samples)[: (len(samples) + 3) // 4])
 
 
 def _positions(layer: LayerEntry, event: Mapping[str, Any]) -> int:

@@ -36,7 +36,7 @@ def test_a_curve_is_near_its_points(points: list[tuple[int, float]], knots: list
     )
 )
 def test_a_curve_never_falls_and_its_slope_never_falls(points: list[tuple[int, float]]) -> None:
-    """Whatever was measured: a budget adds the blocks of a layer one after the other, the cheapest first."""
+    """The points may be any: a budget adds the blocks of a layer one after the other, the cheapest first."""
     kept, ms = np.array(TimeCurve.fit(points).knots).T
     slopes = np.diff(ms) / np.diff(kept)
     assert kept[0] == 0

@@ -16,8 +16,19 @@ from torch import nn
 from nested_sparse.device_costs import DeviceCosts, LayerCosts
 from nested_sparse.errors import BudgetError
 from nested_sparse.time_curve import TimeCurve
-from nested_sparse.trainer import NestedModel, TrainConfig, nest, nest_pretrained, predicted_latency, train
+from nested_sparse.trainer import (
+    FreezeThenGrow,
+    Interleaved,
+    Joint,
+    NestedModel,
+    TrainConfig,
+    nest,
+    nest_pretrained,
+    predicted_latency,
+    train,
+)
 from nested_sparse.trainer.model.choose import choose_masks
+from nested_sparse.trainer.nestings import Nesting
 
 SLOPES = {"0": 0.02, "3": 0.002, "7": 0.001}
 
@@ -168,10 +179,12 @@ def test_frozen_levels_stay_when_masks_are_chosen_anew() -> None:
     assert abs(kept_ms(net, 2) - TIMES[2]) <= BLOCK_MS
 
 
-def test_training_ends_within_the_times() -> None:
-    """The default search, from dense, with weights that move."""
+@pytest.mark.parametrize("nesting", [FreezeThenGrow(1, search_each=True), Interleaved(epochs=1), Joint(epochs=1)])
+def test_training_ends_within_the_times(nesting: Nesting) -> None:
+    """A search that comes from dense, level by level, for all levels or for one, with weights that move."""
     net = by_latency(pattern="block4x1")
-    train(net, small_batches(), nn.CrossEntropyLoss(), TrainConfig(dense_epochs=1, search_epochs=1, lr=0.1))
+    config = TrainConfig(dense_epochs=1, search_epochs=1, lr=0.1)
+    train(net, small_batches(), nn.CrossEntropyLoss(), config, nesting=nesting)
     for level, ms in enumerate(TIMES):
         assert abs(kept_ms(net, level) - ms) <= 2 * BLOCK_MS
 
@@ -243,7 +256,7 @@ def whole_only(costs: DeviceCosts, name: str) -> DeviceCosts:
     ],
 )
 def test_wrong_arguments_are_named(options: dict[str, object], said: str) -> None:
-    """What came, what is possible, and what to do."""
+    """The message says what came, what is possible, and what to do."""
     with pytest.raises(BudgetError, match=said):
         by_latency(**options)
 

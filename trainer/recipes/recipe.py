@@ -83,6 +83,12 @@ class OutputOptions:
     keep_float: tuple[str, ...] = ()
     metrics: tuple[str, ...] = METRICS
     """Metrics that are measured at each level and stored; () for models that are not classifiers."""
+    route_samples: int = 0
+    """Training samples of epoch 0 on which the written file's lowered inferences are scored, from every level to every
+    lower one at every layer. The file then names the layers at which a run may be lowered. 0 is off: everywhere."""
+    max_drop: float = 0.01
+    """Largest drop of accuracy, a share, of a lowered inference against its lower level, as in `route_scores`. It takes
+    4000 samples or more to show that a layer loses less than 0.01."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,7 +327,7 @@ class _Maker:
                 self.problems.add("train", key, getattr(run, key), f"a whole number from 0 to {most}")
         if output and output.values not in VALUE_TYPES:
             self.problems.add("output", "values", output.values, f"one of: {', '.join(VALUE_TYPES)}")
-        for problem in () if output is None or output.values not in VALUE_TYPES else _int8_problems(output):
+        for problem in () if output is None or output.values not in VALUE_TYPES else _output_problems(output):
             self.problems.add("output", *problem)
         if config and output and config.int8_epochs and output.values != INT8.name:
             self.problems.add("train", "int8_epochs", config.int8_epochs, f'0, or [output] values = "{INT8.name}"')
@@ -332,8 +338,8 @@ class _Maker:
             self.problems.add("output", "file", output.file, "the name of a file; its folder is --out's")
 
 
-def _int8_problems(output: OutputOptions) -> Iterator[tuple[str, Any, str]]:
-    """Key, value and what is expected, for each key about int8 that is wrong."""
+def _output_problems(output: OutputOptions) -> Iterator[tuple[str, Any, str]]:
+    """Key, value and what is expected, for each key about int8 or lowered inferences that is wrong."""
     defaults = OutputOptions()
     for key in ("calibration_samples", "calibration_method", "activations", "keep_float"):
         value = getattr(output, key)
@@ -343,6 +349,10 @@ def _int8_problems(output: OutputOptions) -> Iterator[tuple[str, Any, str]]:
         yield "calibration_samples", output.calibration_samples, "a whole number of at least 1"
     if output.calibration_method not in METHODS:
         yield "calibration_method", output.calibration_method, f"one of: {', '.join(METHODS)}"
+    if output.route_samples < 0:
+        yield "route_samples", output.route_samples, "a whole number of at least 0"
+    if not 0 <= output.max_drop < 1:
+        yield "max_drop", output.max_drop, "a share below 1; one point of accuracy is 0.01"
     if output.activations not in ("", *ACTIVATION_FORMS):
         yield "activations", output.activations, f"one of: {', '.join(ACTIVATION_FORMS)}"
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nested_sparse.amend import store_metrics
+from nested_sparse.amend import store_metrics, store_reroutes
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import NestedSparseError, TrainingError
 from nested_sparse.excerpt import excerpt
@@ -33,6 +33,7 @@ from ..model.nested_model import NestedModel, nest
 from ..model.preserved import preserved_generators
 from ..picture import draw
 from ..progress import EpochReport
+from ..reroute import file_reroutes
 from ..state import StateError
 from ..train import train
 from .own_function import errors_named
@@ -313,6 +314,9 @@ def _finish(
 ) -> dict[str, Any]:
     """Measure the levels, export the checkpoint and draw the picture; returns the figures."""
     metrics = _export(recipe, data, net, files.checkpoint)
+    if samples := recipe.output.route_samples:
+        reroutes = file_reroutes(files.checkpoint, data.batches(0), samples, recipe.output.max_drop)
+        store_reroutes(files.checkpoint, reroutes)
     with Checkpoint.open(files.checkpoint) as checkpoint:
         levels = [
             {"density": level.density, "flops": level.flops, "nbytes": level.nbytes, **level.metrics}

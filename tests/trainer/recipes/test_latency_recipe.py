@@ -1,4 +1,4 @@
-"""Recipes with a budget in milliseconds."""
+"""Recipes by latency: levels in milliseconds, and the costs that they need."""
 
 from __future__ import annotations
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_recipe import tiny
 
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import TrainingError
+from nested_sparse.runtime import Session
+from nested_sparse.runtime.rerouting import route_scores
 from nested_sparse.trainer.recipes import run as run_module
 from nested_sparse.trainer.recipes.run import run_recipe
+from nested_sparse.trainer.reroute import file_reroutes
 
 
 @pytest.mark.parametrize(
@@ -20,6 +24,8 @@ from nested_sparse.trainer.recipes.run import run_recipe
             ["output.values=int8", "output.keep_float=['zzz']"],
             r"\[output\] keep_float: no layer matches 'zzz'; the layers",
         ),
+        (["output.route_samples=-1"], r"\[output\] route_samples = -1: expected a whole number of at least 0"),
+        (["output.max_drop=1.0"], r"\[output\] max_drop = 1.0: expected a share below 1"),
         (
             ["output.values=int8", "train.int8_epochs=1", "train.int8_keep_float=['zzz']"],
             r"\[train\] int8_keep_float: no layer matches 'zzz'",
@@ -69,3 +75,22 @@ def test_what_is_written_may_be_corrected_without_training_again(
         assert checkpoint.metadata.format_version == 3
     with pytest.raises(TrainingError, match=r"another recipe: output\.values is None here, 'float16' there"):
         run_recipe(tiny(tmp_path), tmp_path / "a")
+
+
+def test_lowered_inferences_are_scored_on_training_samples(tmp_path: Path) -> None:
+    """Those of the written file, on the first samples of epoch 0, under the bound."""
+    recipe = tiny(tmp_path, "output.route_samples=40", "output.max_drop=0.0")
+    run_recipe(recipe, tmp_path / "a")
+    inputs, classes = (torch.cat(each)[:40].numpy() for each in zip(*recipe.load_data(0).batches(0), strict=True))
+    with Session(tmp_path / "a" / "tiny.safetensors", threads=1) as session:
+        assert session.reroutes == route_scores(session, [(inputs, classes)], max_drop=0.0)
+        (every,) = route_scores(session, [(inputs, classes)])
+    assert session.reroutes[0].accuracy.items() <= every.accuracy.items()
+
+
+def test_lowered_inferences_are_scored_on_one_input_and_classes(tmp_path: Path) -> None:
+    """Data of another kind is refused with its shapes, before the file is opened."""
+    x = torch.zeros(4, 3)
+    for batch in (((x, x), torch.zeros(4)), (x, torch.zeros(4, 2)), (x, [0, 1, 2, 3])):
+        with pytest.raises(TrainingError, match="one input with one class index for each sample"):
+            file_reroutes(tmp_path / "none.safetensors", [batch], 4)
