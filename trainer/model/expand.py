@@ -96,7 +96,7 @@ def _route(module: nn.Module, masks: dict[nn.Module, Tensor]) -> str | None:
     assert not isinstance(found, str)
     inner = route(module, weight, found[0])
     if name in pruned and not module._computed:  # a computed weight has other zeros than the mask
-        masks[inner] = pruned[name].t() if module._turned else pruned[name]  # type: ignore[assignment]
+        masks[inner] = pruned[name].t() if module._turned else pruned[name]
     return None
 
 

@@ -84,8 +84,9 @@ class Product:
 
     def layer(self, weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Module:
         """The torch layer that makes this product with `weight`, (O, ...), and `bias`."""
-        if self.kind is nn.Linear:
-            made: nn.Module = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+        made: Any
+        if issubclass(self.kind, nn.Linear):
+            made = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
         else:
             stride, padding, dilation, groups = self.options
             made = self.kind(
@@ -100,7 +101,8 @@ class Product:
                 device="meta",
             )
         made.weight, made.bias = weight, bias
-        return made
+        layer: nn.Module = made
+        return layer
 
 
 def only_product(module: nn.Module, weight: nn.Parameter) -> tuple[Product, Tensor] | str:
@@ -137,7 +139,8 @@ def _products(
 ) -> list[Product | None]:
     """Every product of a call with a random input of this shape; None for those of other kinds."""
     x = _random(shape, weight, seed)
-    with preserved_generators(), preserved(module), evaluating(module), torch.no_grad(), _Products() as seen:
+    seen = _Products()
+    with preserved_generators(), preserved(module), evaluating(module), torch.no_grad(), seen:
         module.train(training)
         module(x)
     return seen.found
