@@ -152,6 +152,15 @@ def test_rows_are_trained_kept_timed_and_shown(
     results = path.with_suffix(".jsonl").read_text()
     assert str(keep) not in results
     assert [json.loads(each).get("teacher") for each in results.splitlines()] == [None, "dense, 100 %"]
+    lines = [json.loads(each) for each in results.splitlines()]
+    for level in lines[1]["levels"]:  # as a version wrote it that did not know disagreement
+        del level["disagreement"]
+    path.with_suffix(".jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
+    call("fill")
+    filled = [json.loads(each) for each in path.with_suffix(".jsonl").read_text().splitlines()]
+    for level, said in zip(filled[1]["levels"], json.loads(results.splitlines()[1])["levels"], strict=True):
+        assert level["disagreement"] == pytest.approx(said["disagreement"], abs=2 / 40 + 1e-9)
+    assert filled[0] == lines[0]
     call("time", "--rounds", 2)
     times = json.loads(path.with_suffix(".times.json").read_text())
     assert {name: len(ms) for name, ms in times["rows"].items()} == {"dense, 100 %": 1, "five": 5}

@@ -7,7 +7,7 @@
 
 FILE is what the recipe trained. The tool rebuilds the recipe's net from it, quantises it with each method on training
 samples, and prints a table in Markdown. --fine-tune N first trains N epochs with rounding. --out keeps the last file,
-with its measured accuracies inside.
+with its measured accuracies and disagreements inside.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from nested_sparse.amend import store_metrics
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.runtime import Session
-from nested_sparse.trainer import NestedModel, export, fine_tune_int8
+from nested_sparse.trainer import NestedModel, export, file_metrics, fine_tune_int8
 from nested_sparse.trainer.config import TrainConfig
 from nested_sparse.trainer.data.datasets import TrainingData
 from nested_sparse.trainer.hits import hits
@@ -214,7 +214,7 @@ def measure(recipe: Recipe, options: argparse.Namespace) -> str:
             )
             found[method] = scores(path, options.file, data)
         if options.out is not None:
-            store_metrics(path, {"accuracy": [each.accuracy for each in found[method]]})
+            store_metrics(path, file_metrics(path, data.scored()))
             shutil.copy(path, options.out)
     return table(found)
 

@@ -7,7 +7,8 @@
 `run` skips finished rows, writes one JSON line for each finished run beside the study's file, and can be stopped and
 started again at any time; several processes can share the work (--part 1/2). --keep copies each checkpoint to a folder
 of yours. `time` measures every level of the first checkpoint of each row on this machine, by the runtime, in turns, on
-one thread, and writes the times beside the study's file. `show` prints the tables in Markdown and saves the pictures.
+one thread, and writes the times beside the study's file. `fill` measures the disagreement of kept checkpoints whose
+lines lack it, from older versions, and stores it in both. `show` prints the tables in Markdown and saves the pictures.
 `command` prints the command of each row. Needs Python 3.11 or newer.
 
 A [[row]] has a name, a kind (dense, separate or nested) and settings of the recipe. `compare` names one row or more, to
@@ -36,9 +37,12 @@ from study_report import Finished, draw, tables
 from nested_sparse.runtime import Session
 from nested_sparse.serving.bench.kernels.turns import Run, interleaved, timed
 from nested_sparse.serving.bench.machine import machine_facts
+from nested_sparse.whole_file import write_whole
 
 FIGURES = ("levels", "dense", "data", "epochs", "passes", "seconds")
 """Figures of a run that its line keeps."""
+SAME_ACCURACY = 0.002
+"""Largest difference between a line and its checkpoint, beside one answer: torch and the runtime round otherwise."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +176,34 @@ def run(study: Study, arguments: argparse.Namespace) -> None:
         study.finish(row, seed, figures)
 
 
+def fill(study: Study, arguments: argparse.Namespace) -> None:
+    """Add the disagreement to the lines that lack it and whose checkpoint is kept, and to these checkpoints."""
+    from nested_sparse.amend import store_metrics
+    from nested_sparse.trainer import file_metrics
+    from nested_sparse.trainer.recipes.recipe import load_recipe
+
+    rows = {row.name: row for row in study.rows}
+    files = {key: str(arguments.data / name) for key, name in study.data.items()}
+    for (name, seed), line in study.runs().items():
+        path = study.checkpoint(name, seed, arguments) if name in rows else None
+        if path is None or all("disagreement" in level for level in line["levels"]):
+            continue
+        of_data = {key: value for key, value in {**rows[name].settings, **files}.items() if key.startswith("data.")}
+        recipe = load_recipe(rows[name].recipe, [f"{key}={_toml(value)}" for key, value in of_data.items()])
+        metrics = file_metrics(path, recipe.load_data(seed).scored())
+        stated = [level["accuracy"] for level in line["levels"]]
+        if max(abs(a - b) for a, b in zip(metrics["accuracy"], stated, strict=True)) > SAME_ACCURACY:
+            sys.exit(
+                f"{path}: its levels score {metrics['accuracy']}, the line of '{name}', seed {seed}, says {stated}"
+            )
+        for level, share in zip(line["levels"], metrics["disagreement"], strict=True):
+            level["disagreement"] = share
+        store_metrics(path, {**metrics, "accuracy": stated})
+        print(f"{name}, seed {seed}: {metrics['disagreement']}", file=sys.stderr, flush=True)
+        present = {**study.runs(), (name, seed): line}  # read again: a run may have ended meanwhile
+        write_whole(study.results, "".join(json.dumps(each) + "\n" for each in present.values()).encode())
+
+
 def time(study: Study, arguments: argparse.Namespace) -> None:
     """Measure the levels of each row's first checkpoint: one sample, one thread, all rows in turns in one process."""
     with ExitStack() as stack:
@@ -222,7 +254,7 @@ def command(study: Study, arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     """Parse the command line."""
-    verbs = {"run": run, "time": time, "show": show, "command": command}
+    verbs = {"run": run, "fill": fill, "time": time, "show": show, "command": command}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("verb", choices=verbs)
     parser.add_argument("study", type=Path, nargs="+")

@@ -98,19 +98,17 @@ def measure_costs(
                 copy.unlink()
         with Session(path, threads=threads, spin=spin) as session:
             isa, int8_isa, used = session.isa, session.int8_isa or "", session.threads
-    layers = {name: _layer_costs(entry, copies, 0.0) for name, entry in entries.items()}
-    other_ms = _others_ms(copies, layers)
-    if other_ms < 0:  # the profiler itself takes a microsecond for each node, as much as a small layer
-        per_layer_ms = -other_ms / len(layers)
-        layers = {name: _layer_costs(entry, copies, per_layer_ms) for name, entry in entries.items()}
-        other_ms = _others_ms(copies, layers)
+    layers = {name: _layer_costs(entry, copies) for name, entry in entries.items()}
+    others = [
+        each.whole_ms[level] - _layers_ms(each, level, layers) for each in copies for level in range(len(each.whole_ms))
+    ]
     costs = DeviceCosts(
         device=cpu_model(),
         isa=isa,
         int8_isa=int8_isa,
         threads=used,
         values=next(iter(_value_types(entries.values()))),
-        other_ms=max(0.0, other_ms),
+        other_ms=max(0.0, statistics.median(others)),
         layers=layers,
     )
     return CostMeasurement(costs, tuple(_checks(copies, costs)))
@@ -221,20 +219,12 @@ def _positions(layer: LayerEntry, event: Mapping[str, Any]) -> int:
     return math.prod(shape) // layer.rows
 
 
-def _others_ms(copies: Sequence[_Copy], layers: Mapping[str, LayerCosts]) -> float:
-    """Time of a run beside the layers, by their curves; below 0 where these count too much."""
-    return statistics.median(
-        each.whole_ms[level] - _layers_ms(each, level, layers) for each in copies for level in range(len(each.whole_ms))
-    )
-
-
-def _layer_costs(entry: LayerEntry, copies: Sequence[_Copy], less_ms: float) -> LayerCosts:
-    """The curves of a layer. less_ms: part of each measured time that is not the layer's."""
+def _layer_costs(entry: LayerEntry, copies: Sequence[_Copy]) -> LayerCosts:
     points: dict[str, dict[int, float]] = defaultdict(dict)
     for copy in copies:
         record = next(record for record in copy.records if record.weight.name == entry.name)
         for level in range(len(copy.densities)):
-            ms = max(0.0, copy.layer_ms.get((entry.name, level), 0.0) - less_ms)
+            ms = copy.layer_ms.get((entry.name, level), 0.0)
             of_pattern = points[record.pattern]
             kept = record.weight.nnz(level)
             of_pattern[kept] = min(ms, of_pattern.get(kept, math.inf))

@@ -151,6 +151,20 @@ def test_the_level_falls_as_late_and_as_little_as_is_in_time() -> None:
     assert choose(2, 4.0, 0.0) == 0  # it is late whatever it does, and ends the sooner
 
 
+@pytest.mark.parametrize(("late_from", "fell_at"), [(1, 2), (3, 6), (7, None)])
+def test_a_run_that_becomes_late_falls_at_the_next_layer_that_allows_it(late_from: int, fell_at: int | None) -> None:
+    """Eight operators, of which the third and the seventh allow it; after the last of them the run stays as it is."""
+    table = even_table(2, 8)
+    some = np.where(np.isin(np.arange(8), (2, 6)), table.accuracy, NAN)
+    terms = RunTerms((4.0, 16.0), 20.0, 1.0)
+    case = Case(replace(table, accuracy=some), terms, 1, tuple(1.0 if n < late_from else 9.0 for n in range(8)))
+    run, levels, starts_ns = play(case)
+    assert levels == [1] * (8 if fell_at is None else fell_at) + [0] * (0 if fell_at is None else 8 - fell_at)
+    assert run.lowered_at == fell_at
+    guard = armed(case)
+    assert [arrive_at(guard._run, start_ns) for start_ns in starts_ns] == levels
+
+
 def test_the_level_does_not_fall_where_the_run_would_end_no_sooner() -> None:
     """A lower level that takes as long is not chosen."""
     assert choose(1, 2.0, 1.0, level_ms=(8.0, 8.0, 8.0)) == 2
