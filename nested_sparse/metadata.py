@@ -217,6 +217,8 @@ def _level(raw: dict[str, Any]) -> LevelEntry:
     if not 0.0 < density <= 1.0:
         raise ValueError(f"density {density} outside (0, 1]")
     metrics = {str(name): float(value) for name, value in raw["metrics"].items()}
+    if not all(map(math.isfinite, metrics.values())):  # Python reads NaN from JSON
+        raise ValueError(f"metrics {excerpt(metrics)}: expected finite numbers")
     return LevelEntry(density, _integer(raw["flops"], 0, 1 << 62), metrics, str(raw["sha256"]))
 
 

@@ -148,10 +148,12 @@ def _measured(
             inputs = random_inputs(session.inputs, fixed_batch(session.inputs) or 1)
             for _ in range(_WARM_UP + repeats):
                 whole.append([])
-                for level in range(len(densities)):
+                for level in range(len(densities)):  # twice each: the level before has filled the caches
+                    session.run(inputs, level)
                     whole[-1].append(timed_ms(session, level, inputs, time.perf_counter))
                     profiled.run(inputs, level)
-        runs = list(_runs(read_profile(Path(folder), "layers")))
+                    profiled.run(inputs, level)
+        runs = list(_runs(read_profile(Path(folder), "layers")))[1::2]
     whole_ms = [_at_rest(each) for each in zip(*whole[_WARM_UP:], strict=True)]
     by_level = [runs[_WARM_UP * len(densities) + level :: len(densities)] for level in range(len(densities))]
     nodes_ms = [_at_rest([sum(event["dur"] for event in run) / 1e3 for run in of_level]) for of_level in by_level]

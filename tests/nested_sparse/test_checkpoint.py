@@ -185,6 +185,8 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, Any], dict[str, np.ndarray]], Non
     "first pointer": (lambda m, t: t["first/level0/ptr"].__setitem__(0, 1), "block pointers must rise"),
     "permutation": (lambda m, t: t["second/level0/perm"].__setitem__(0, 7), "row permutation"),
     "padding row": (lambda m, t: t["second/level0/perm"].__setitem__(7, 3), "row permutation"),
+    "no number": (lambda m, t: m["levels"][0]["metrics"].__setitem__("disagreement", float("nan")), "finite numbers"),
+    "endless": (lambda m, t: m["levels"][1]["metrics"].__setitem__("accuracy", float("inf")), "finite numbers"),
     "more rows": (lambda m, t: m["layers"][0].__setitem__("rows", 1000), "not where the metadata puts it"),
     "negative": (lambda m, t: m["layers"][0].__setitem__("rows", -1), "whole number"),
     "huge": (lambda m, t: m["layers"][0].__setitem__("columns", 1 << 62), "whole number"),

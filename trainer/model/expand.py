@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 from .attention import OUTPUT, project
 from .copied import plain
 from .layers import KINDS
-from .own_forward import route
+from .own_forward import reads_weight_elsewhere, route
 from .product import only_product
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def expand(names: Names, keep_dense: Sequence[str]) -> tuple[dict[nn.Module, Ten
 
 
 def _of_output(attention: nn.Module) -> dict[str, Tensor]:
-    """What `plain` returns for the layer behind the heads, under the names that it has in `attention`."""
+    """The masks that `plain` returns for the layer behind the heads, under the names that it has in `attention`."""
     output = attention.get_submodule(OUTPUT)
     if parametrize.type_before_parametrizations(output) is not NonDynamicallyQuantizableLinear:
         return {}
@@ -83,17 +83,20 @@ def _route(module: nn.Module, masks: dict[nn.Module, Tensor]) -> str | None:
     weights = _own_weights(tried)
     if len(weights) != 1 or weights[0].numel() == 0 or not weights[0].is_floating_point():
         return None
-    product = only_product(tried, weights[0])
-    if isinstance(product, str):
-        return product
-    found = plain(module)
+    found = only_product(tried, weights[0])
+    if isinstance(found, str):
+        return found
+    product, x = found
+    if reads_weight_elsewhere(tried, weights[0], product, x):
+        return f"{type(tried).__name__} is not nested: its forward also reads its weight beside the product"
+    pruned = plain(module)
     (weight,) = _own_weights(module)
     name = next(name for name, held in module._parameters.items() if held is weight)
-    product = only_product(module, weight)
-    assert not isinstance(product, str)
-    inner = route(module, weight, product)
-    if name in found:
-        masks[inner] = found[name].t() if found[name].shape != inner.weight.shape else found[name]  # type: ignore[union-attr]
+    found = only_product(module, weight)
+    assert not isinstance(found, str)
+    inner = route(module, weight, found[0])
+    if name in pruned and not module._computed:  # a computed weight has other zeros than the mask
+        masks[inner] = pruned[name].t() if module._turned else pruned[name]
     return None
 
 

@@ -9,12 +9,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from nested_sparse.errors import InputError
 
+from .modes import evaluating
+from .preserved import preserved, preserved_generators
 from .product import Product
+from .structure import tensors_in
 
 INNER = "inner"
 """Name of the layer in the module."""
@@ -31,6 +34,7 @@ class OwnForward(nn.Module):
     _names: dict[str, str]
     _turned: bool
     _computed: bool
+    _hidden: bool
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The user's forward. Raises InputError: it makes another product with a computed weight than before."""
@@ -49,11 +53,15 @@ class OwnForward(nn.Module):
         if name not in names:
             return super().__getattr__(name)
         value = getattr(self._modules[INNER], names[name])
-        return value.t() if self._turned and names[name] == "weight" else value
+        if names[name] != "weight":
+            return value
+        value = value.t() if self._turned else value
+        return torch.full_like(value, torch.nan) if self._hidden else value
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """For copies and pickles, to which the class that was made on the way has no name."""
-        return _empty, (type(self).__mro__[2],), self.__getstate__()  # type: ignore[attr-defined]
+        own = getattr(super(), "__getstate__", None)  # before Python 3.11, only classes that define it have it
+        return _empty, (type(self).__mro__[2],), dict(self.__dict__) if own is None else own()
 
 
 class _Routed(TorchFunctionMode):
@@ -97,9 +105,25 @@ def route(module: nn.Module, weight: nn.Parameter, product: Product) -> nn.Modul
         "_turned": value.shape != weight.shape or (same and not unchanged),
         "_computed": not same,
         "_product": product.without_tensors(),
+        "_hidden": False,
     }
     module.__class__ = _class(type(module))
     return inner
+
+
+@torch.no_grad()
+def reads_weight_elsewhere(module: nn.Module, weight: nn.Parameter, product: Product, x: Tensor) -> bool:
+    """Whether more than the product depends on the weight. `module` is a copy, which is routed; x: its input."""
+    with preserved_generators(), evaluating(module):
+        try:
+            with preserved(module):
+                expected = [value for _, value in tensors_in(module(x))]
+            route(module, weight, product)
+            module.__dict__["_hidden"] = True
+            got = [value for _, value in tensors_in(module(x))]
+        except Exception:  # the user's forward may raise anything when it sees such a weight
+            return True
+    return any(not torch.equal(one.isnan(), other.isnan()) for one, other in zip(expected, got, strict=True))
 
 
 def _class(kind: type[nn.Module]) -> type[nn.Module]:

@@ -84,8 +84,9 @@ class Product:
 
     def layer(self, weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Module:
         """The torch layer that makes this product with `weight`, (O, ...), and `bias`."""
-        if self.kind is nn.Linear:
-            made: nn.Module = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+        made: Any
+        if issubclass(self.kind, nn.Linear):
+            made = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
         else:
             stride, padding, dilation, groups = self.options
             made = self.kind(
@@ -100,12 +101,14 @@ class Product:
                 device="meta",
             )
         made.weight, made.bias = weight, bias
-        return made
+        layer: nn.Module = made
+        return layer
 
 
-def only_product(module: nn.Module, weight: nn.Parameter) -> Product | str:
-    """The only product in the forward of `module`, found by calls with random inputs; the reason where there is none.
+def only_product(module: nn.Module, weight: nn.Parameter) -> tuple[Product, Tensor] | str:
+    """The only product in the forward of `module`, and an input of the forward; the reason where there is none.
 
+    It is found by calls with random inputs.
     weight: the parameter of `module` that the product's weight is, or is computed from, whatever the input is, in eval
     and in training mode alike. The bias is a parameter of the module, or None. The module's state is restored.
     """
@@ -117,7 +120,8 @@ def only_product(module: nn.Module, weight: nn.Parameter) -> Product | str:
             found = [_products(module, weight, shape, seed=seed, training=seed == 2) for seed in range(3)]
             break
         except Exception as error:  # the user's forward may raise anything
-            refused = f"{kind} is not nested: its forward fails on a tensor {list(shape)}: {excerpt(error, 100)}"
+            failed = f"its forward fails on a tensor {list(shape)}: {excerpt(error, 100)}"
+            refused = f"{kind} is not nested: no product with its weight was found ({failed})"
     products = [product for each in found for product in each if product is not None]
     if not found or any(len(each) != 1 for each in found) or len(products) != len(found):
         return refused
@@ -127,18 +131,23 @@ def only_product(module: nn.Module, weight: nn.Parameter) -> Product | str:
     fits = first.rows_first.shape in shapes and first.weight.dtype == weight.dtype
     fits = fits and (first.bias is None or first.bias.shape == first.rows_first.shape[:1])
     alike = all(first.like(other) and torch.equal(first.weight, other.weight) for other in others)
-    return first if own and fits and alike else refused
+    return (first, _random(shape, weight)) if own and fits and alike else refused
 
 
 def _products(
     module: nn.Module, weight: Tensor, shape: tuple[int, ...], *, seed: int, training: bool
 ) -> list[Product | None]:
     """Every product of a call with a random input of this shape; None for those of other kinds."""
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(weight)
-    with preserved_generators(), preserved(module), evaluating(module), torch.no_grad(), _Products() as seen:
+    x = _random(shape, weight, seed)
+    seen = _Products()
+    with preserved_generators(), preserved(module), evaluating(module), torch.no_grad(), seen:
         module.train(training)
         module(x)
     return seen.found
+
+
+def _random(shape: tuple[int, ...], weight: Tensor, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(weight.detach())
 
 
 def _shapes(module: nn.Module, weight: Tensor) -> list[tuple[int, ...]]:

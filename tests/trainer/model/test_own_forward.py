@@ -108,7 +108,8 @@ CASES = {
     "replicate": Case(lambda: padded("replicate"), IMAGE, ["Pad"]),
     "circular": Case(lambda: padded("circular"), IMAGE, None),
     "circular, one dimension": Case(lambda: padded("circular", nn.Conv1d), LINE, None),
-    "prune": Case(lambda: prune.random_unstructured(Conv1D(8, 6), "weight", amount=0.5), ROWS, None),
+    "prune": Case(lambda: prune.random_unstructured(Conv1D(6, 6), "weight", amount=0.5), ROWS, None),
+    "prune, computed": Case(lambda: prune.random_unstructured(StdConv2d(6, 8, 3), "weight", amount=0.5), IMAGE),
     "weight_norm": Case(lambda: parametrizations.weight_norm(Conv2dSame(6, 8, 3)), IMAGE),
 }
 
@@ -245,6 +246,13 @@ class DropConnect(nn.Linear):
         return F.linear(x, F.dropout(self.weight, 0.5, self.training), self.bias)
 
 
+class Angle(nn.Linear):
+    """Reads its weight for the product, and for the length of its rows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight) / self.weight.norm(dim=1)
+
+
 class Fails(nn.Module):
     """Wants two inputs."""
 
@@ -270,7 +278,7 @@ class Shift(nn.Module):
 def test_what_stays_dense_says_why() -> None:
     """Two products, a weight that depends on input or chance, another signature, no product; nothing is changed."""
     parts = {"twice": Twice(4, 4), "of_input": OfInput(4, 4), "fails": Fails(), "shift": Shift()}
-    parts["drops"] = DropConnect(4, 4)
+    parts |= {"drops": DropConnect(4, 4), "angle": Angle(4, 4)}
     kept = Conv1D(4, 4)
     shared, other = Conv1D(4, 4), Fails()
     other.weight = shared.weight
@@ -281,6 +289,8 @@ def test_what_stays_dense_says_why() -> None:
     for name in ("twice", "of_input", "shift", "drops"):
         assert "makes no single product with its weight" in reasons[name]
         assert type(net.model.get_submodule(name)) is type(parts[name])
+    assert "also reads its weight" in reasons["angle"]
+    assert type(net.model.angle) is Angle
     assert "fails on a tensor" in reasons["fails"]
     assert reasons["kept"] == "keep_dense names it"
     assert "shares its weight with 'other'" in reasons["shared"]
