@@ -1,4 +1,4 @@
-"""Conflicts: how often the gradient of a denser level opposes that of a sparser level, on the weights of the sparser.
+"""Conflicts: gradients of a denser level that oppose those of a sparser level, on the weights of the sparser one.
 
     python tools/conflicts.py fashion-mnist --set data.directory=FOLDER --after 4 9 16 28
     python tools/conflicts.py fashion-mnist --set data.directory=FOLDER --state runs/fashion-mnist.state

@@ -1,4 +1,4 @@
-"""The time of a training step in each stage, against the plain torch loop of the same dense net.
+"""Training step: its time in each stage, against the plain torch loop of the same dense net.
 
     python tools/training_step.py [--width 16] [--precision bfloat16]
 
