@@ -72,9 +72,12 @@ def check_possible(levels_ms: Sequence[float], least_ms: float, dense_ms: float)
                 if ms < least_ms
                 else "is more than the network takes with all weights"
             )
+            least, most = _rounded(least_ms, math.ceil), _rounded(dense_ms, math.floor)
+            if float(least) > float(most):  # too near each other for so few digits
+                least, most = repr(least_ms), repr(dense_ms)
             raise BudgetError(
-                f"latency_ms: {ms:g} ms of level {level} {reason}; by its costs this network takes from "
-                f"{_rounded(least_ms, math.ceil)} to {_rounded(dense_ms, math.floor)} ms"
+                f"latency_ms: {ms:g} ms of level {level} {reason}; by its costs this network takes from {least} to "
+                f"{most} ms"
             )
 
 

@@ -64,7 +64,13 @@ def _record(entry: LayerEntry, densities: Sequence[float], pattern: str, rng: np
     if is_whole(entry):
         first_level = np.zeros(scores.shape, np.uint8)
     else:
-        most = layout.size((entry.rows, entry.columns), None).most or scores.size
+        most = layout.size((entry.rows, entry.columns), None).most
+        most = scores.size if most is None else most
+        if not most:
+            raise PatternError(
+                f"layer '{excerpt(entry.name)}', {entry.rows} rows of {entry.columns} weights, is too small for "
+                f"{layout.name}; measure another pattern, or keep the layer dense"
+            )
         counts = [min(blocks_to_keep(density, scores.size), most) for density in densities]
         first_level = layout.first_level(scores, counts, 1)
     permutation = _permutation(entry.rows, parts, rng) if entry.permuted and layout.block_rows > 1 else None

@@ -56,7 +56,14 @@ def route_scores(
         for inputs, classes in samples:
             guard.force(start, end, cut)
             logits = session.run({name: inputs}, start, guard=guard)[output]
-            right.append(logits.argmax(axis=1) == classes)
+            chosen = logits.argmax(axis=1)
+            given = np.asarray(classes)
+            if given.shape != chosen.shape or not np.issubdtype(given.dtype, np.integer):
+                raise InputError(
+                    f"route_scores: expected class indices {chosen.shape}, whole numbers, beside each array of inputs, "
+                    f"got {given.dtype} {given.shape}"
+                )
+            right.append(chosen == given)
         return np.concatenate(right)
 
     return tuple(

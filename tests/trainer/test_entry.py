@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from nested_sparse.errors import ExportError, InputError, NestedSparseError, TrainingError
+from nested_sparse.errors import BudgetError, ExportError, InputError, NestedSparseError, TrainingError
 from nested_sparse.runtime import Session
 from nested_sparse.trainer import (
     FreezeThenGrow,
@@ -214,7 +214,9 @@ def test_the_module_at_fault_is_named(call: str) -> None:
 
 def test_wrong_calls_stay_type_errors() -> None:
     """A call that Python itself refuses stays a TypeError."""
-    with pytest.raises(TypeError, match="densities"):
+    with pytest.raises(TypeError, match="model"):
+        nest(densities=(0.5, 1.0))  # type: ignore[call-arg]
+    with pytest.raises(BudgetError, match=r"^densities: expected a list of numbers"):
         nest(model())
 
 

@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 
 from .attention import OUTPUT, project
 from .copied import plain
+from .forward_code import why_not_one_product
 from .layers import KINDS
 from .own_forward import reads_weight_elsewhere, route
 from .product import only_product
@@ -79,7 +80,7 @@ def _own_weights(module: nn.Module) -> list[nn.Parameter]:
 def _route(module: nn.Module, masks: dict[nn.Module, Tensor]) -> str | None:
     """Let a layer inside make the product of `module`; the reason where there is none, and nothing is changed."""
     tried = copy.deepcopy(module)
-    plain(tried)
+    masked = bool(plain(tried))
     weights = _own_weights(tried)
     if len(weights) != 1 or weights[0].numel() == 0 or not weights[0].is_floating_point():
         return None
@@ -87,6 +88,11 @@ def _route(module: nn.Module, masks: dict[nn.Module, Tensor]) -> str | None:
     if isinstance(found, str):
         return found
     product, x = found
+    if type(module) not in KINDS and (branching := why_not_one_product(type(module))):
+        return f"{type(tried).__name__} is not nested: {branching}"
+    computed = product.weight.untyped_storage().data_ptr() != weights[0].untyped_storage().data_ptr()
+    if masked and computed:
+        return f"{type(tried).__name__} is not nested: it is pruned, and computes another weight from the pruned one"
     if reads_weight_elsewhere(tried, weights[0], product, x):
         return f"{type(tried).__name__} is not nested: its forward also reads its weight beside the product"
     pruned = plain(module)
@@ -95,7 +101,7 @@ def _route(module: nn.Module, masks: dict[nn.Module, Tensor]) -> str | None:
     found = only_product(module, weight)
     assert not isinstance(found, str)
     inner = route(module, weight, found[0])
-    if name in pruned and not module._computed:  # a computed weight has other zeros than the mask
+    if name in pruned:
         masks[inner] = pruned[name].t() if module._turned else pruned[name]
     return None
 

@@ -139,11 +139,14 @@ def _products(
 ) -> list[Product | None]:
     """Every product of a call with a random input of this shape; None for those of other kinds."""
     x = _random(shape, weight, seed)
-    seen = _Products()
-    with preserved_generators(), preserved(module), evaluating(module), torch.no_grad(), seen:
+    seen, before = _Products(), weight.detach().clone()
+    with preserved_generators(), preserved(module), evaluating(module), torch.no_grad():
+        version = weight._version
         module.train(training)
-        module(x)
-    return seen.found
+        with seen:
+            module(x)
+        written = weight._version != version or not torch.equal(weight, before)
+    return [None] if written else seen.found  # a forward that writes into its weight makes no fixed product
 
 
 def _random(shape: tuple[int, ...], weight: Tensor, seed: int = 0) -> Tensor:

@@ -24,6 +24,7 @@ from ..schedules.search import Schedule
 from ..stage import Backward, Stage, Work
 
 DENSEST_SHARE = 0.4
+MOST_SHARE = 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +53,8 @@ class Interleaved:
         """Check every field. Raises TrainingError."""
         require_count(self, "epochs")
         shares = self.shares
-        positive = isinstance(shares, tuple) and all(is_number(share) and share > 0 for share in shares)
-        require(self, "shares", positive, "a tuple of numbers above 0, one per level")
+        fits = isinstance(shares, tuple) and all(is_number(share) and 0 < share <= MOST_SHARE for share in shares)
+        require(self, "shares", fits, f"a tuple of numbers above 0, at most {MOST_SHARE:g}, one per level")
         require_share(self, "soft_weight")
         require_share(self, "inner_gradient")
 

@@ -65,6 +65,14 @@ def test_int8_layers_stay_int8(tmp_path: Path, pattern: str) -> None:
             assert np.isfinite(answer).all()
 
 
+def test_a_layer_too_small_for_the_pattern_is_named(tmp_path: Path) -> None:
+    """A gather group needs as many columns as it has banks."""
+    with Checkpoint.open(small_chain(tmp_path / "model.safetensors").path) as checkpoint:
+        with pytest.raises(PatternError, match=r"of 13 weights, is too small for gs16x1; measure another pattern"):
+            write_random_copy(checkpoint, tmp_path / "copy.safetensors", DENSITIES, "gs16x1")
+    assert not (tmp_path / "copy.safetensors").exists()
+
+
 def test_channels_are_not_drawn_layer_by_layer(tmp_path: Path) -> None:
     """The message names another pattern."""
     path, said = small_chain(tmp_path / "model.safetensors").path, r"whole channels.*--pattern block4x1"

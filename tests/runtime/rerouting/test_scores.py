@@ -71,6 +71,23 @@ def test_a_bound_leaves_out_the_layers_that_lose_more(session: Session, samples:
     assert 3 < sum(len(each.accuracy) for each in kept) < sum(len(each.accuracy) for each in every)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda classes: classes[:, None],
+        lambda classes: classes[:1],
+        lambda classes: classes[0],
+        lambda classes: classes.astype(np.float32),
+        lambda classes: classes.astype(str),
+    ],
+    ids=["a column", "one", "a scalar", "floats", "texts"],
+)
+def test_classes_of_another_shape_are_refused(session: Session, samples: Samples, change: Any) -> None:
+    """numpy would compare them with every answer, and the shares would mean nothing."""
+    with pytest.raises(InputError, match=r"expected class indices \(50,\), whole numbers"):
+        route_scores(session, [(x, change(classes)) for x, classes in samples])
+
+
 def test_a_file_that_names_no_later_layer_is_lowered_at_the_first_alone(chain: Written, tmp_path: Path) -> None:
     """That is not the same as a file without reroutes, which may be lowered everywhere."""
     path = tmp_path / "m.safetensors"

@@ -15,10 +15,11 @@ from torch.nn.utils.parametrizations import weight_norm
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.trainer import export, nest
 from nested_sparse.trainer.model.costs import counted_costs
-from support import EXAMPLE
 
 DENSITIES = (0.25, 0.5)
 SAMPLES = 2
+
+GOLDEN = Path(__file__).parents[2] / "golden"
 
 
 class Video(nn.Module):
@@ -162,6 +163,6 @@ def test_a_network_that_is_sparse_is_no_warning(tmp_path: Path, caplog: pytest.L
 
 def test_files_without_it_open(tmp_path: Path) -> None:
     """Older files have no such entry; the network's costs are then unknown."""
-    path = EXAMPLE
+    path = GOLDEN / "v1-before-totals.safetensors"
     with Checkpoint.open(path) as file:
         assert file.metadata.network is None

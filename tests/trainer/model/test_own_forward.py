@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -23,15 +24,25 @@ from nested_sparse.trainer import NestedModel, export, nest
 DENSITIES = (0.3, 1.0)
 
 
+def padded_same(x: Tensor, window: Sequence[int], strides: Sequence[int]) -> Tensor:
+    """TensorFlow's padding, which depends on the size of the image."""
+    sides: list[int] = []
+    for size, kernel, stride in zip(x.shape[-2:], window, strides, strict=True):
+        total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+        sides = [total // 2, total - total // 2, *sides]
+    return F.pad(x, sides)
+
+
+def conv2d_same(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, dilation: Any, groups: int) -> Tensor:
+    """A convolution of an image padded so."""
+    return F.conv2d(padded_same(x, weight.shape[-2:], stride), weight, bias, stride, (0, 0), dilation, groups)
+
+
 class Conv2dSame(nn.Conv2d):
-    """As timm has it: TensorFlow's padding, which depends on the size of the image."""
+    """As timm has it."""
 
     def forward(self, x: Tensor) -> Tensor:
-        sides: list[int] = []
-        for size, kernel, stride in zip(x.shape[-2:], self.kernel_size, self.stride, strict=True):
-            total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-            sides = [total // 2, total - total // 2, *sides]
-        return F.conv2d(F.pad(x, sides), self.weight, self.bias, self.stride, (0, 0), self.dilation, self.groups)
+        return conv2d_same(x, self.weight, self.bias, self.stride, self.dilation, self.groups)
 
 
 class StdConv2d(nn.Conv2d):
@@ -109,7 +120,6 @@ CASES = {
     "circular": Case(lambda: padded("circular"), IMAGE, None),
     "circular, one dimension": Case(lambda: padded("circular", nn.Conv1d), LINE, None),
     "prune": Case(lambda: prune.random_unstructured(Conv1D(6, 6), "weight", amount=0.5), ROWS, None),
-    "prune, computed": Case(lambda: prune.random_unstructured(StdConv2d(6, 8, 3), "weight", amount=0.5), IMAGE),
     "weight_norm": Case(lambda: parametrizations.weight_norm(Conv2dSame(6, 8, 3)), IMAGE),
 }
 
@@ -296,12 +306,21 @@ def test_what_stays_dense_says_why() -> None:
     assert "shares its weight with 'other'" in reasons["shared"]
 
 
+def unsteady(x: Tensor, weight: Tensor) -> Tensor:
+    """A product with all of the weight or a part of it."""
+    return F.linear(x, part_for(x, weight))
+
+
+def part_for(x: Tensor, weight: Tensor) -> Tensor:
+    """The weight, or a part for large batches."""
+    return weight if len(x) < 5 else weight[:2]
+
+
 class Unsteady(nn.Linear):
     """Computes its weight, and does something else where the batch is large."""
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = F.normalize(self.weight, dim=1)
-        return F.linear(x, weight) if len(x) < 5 else F.linear(x, weight[:2])
+        return unsteady(x, F.normalize(self.weight, dim=1))
 
 
 def test_another_product_than_at_first_is_an_error() -> None:
@@ -310,3 +329,97 @@ def test_another_product_than_at_first_is_an_error() -> None:
     assert net(torch.randn(3, 4)).shape == (3, 4)
     with pytest.raises(InputError, match=r"another product with its computed weight.*keep_dense"):
         net(torch.randn(6, 4))
+
+
+class Styled(nn.Conv2d):
+    """Another product where a second argument is given."""
+
+    def forward(self, x: Tensor, style: Tensor | None = None) -> Tensor:
+        """(N, C, H, W) to (N, O, H', W')."""
+        weight = self.weight if style is None else self.weight * style
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding)
+
+
+class ByShape(nn.Module):
+    """Another product for images than for rows, of the same shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(6, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 6) or (N, M, 6)."""
+        return F.linear(x, self.weight.t()) if x.ndim == 3 else F.linear(x, self.weight)
+
+
+class Hidden(ByShape):
+    """The same in a method of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 6) or (N, M, 6)."""
+        return F.linear(x, self.turned(x))
+
+    def turned(self, x: Tensor) -> Tensor:
+        """The weight for such an input."""
+        return self.weight.t() if x.ndim == 3 else self.weight
+
+
+def turned(x: Tensor, weight: Tensor) -> Tensor:
+    """The weight for such an input."""
+    return weight.t() if x.ndim == 3 else weight
+
+
+class Elsewhere(ByShape):
+    """The same in a function outside of the class."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 6) or (N, M, 6)."""
+        return F.linear(x, turned(x, self.weight))
+
+
+class Renormed(nn.Linear):
+    """A weight that each forward writes anew (the max-norm of EEGNet)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 6)."""
+        self.weight.data = torch.renorm(self.weight.data, 2, 0, 0.2)
+        return F.linear(x, self.weight, self.bias)
+
+
+class Clamped(nn.Linear):
+    """A weight that each forward changes in place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 6)."""
+        with torch.no_grad():
+            self.weight.clamp_(-0.1, 0.1)
+        return F.linear(x, self.weight, self.bias)
+
+
+class Scaled(nn.Linear):
+    """A product with a weight that is computed from its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 6)."""
+        return F.linear(x, self.weight * 0.3, self.bias)
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        (Styled(3, 4, 3), "takes more than one argument"),
+        (ByShape(), "forward branches"),
+        (Hidden(), "turned branches"),
+        (Elsewhere(), "turned branches"),
+        (Renormed(6, 6), "not nested"),
+        (Clamped(6, 6), "not nested"),
+        (prune.l1_unstructured(Scaled(6, 6), "weight", 0.5), "it is pruned"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
+def test_a_product_that_may_change_stays_dense(module: nn.Module, said: str) -> None:
+    """A few calls cannot show every product of a forward; where another is possible, the module stays as it is."""
+    net = nest(nn.ModuleDict({"own": module, "fc": nn.Linear(6, 3)}), densities=(0.3, 1.0))
+    assert list(net.nested_layers()) == ["fc"]
+    assert said in net.dense_layers()["own"]
+    assert type(net.model["own"]) is type(module)  # type: ignore[index]

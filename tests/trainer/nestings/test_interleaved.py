@@ -211,6 +211,8 @@ def test_schedules_of_one_level_are_refused() -> None:
         ({"epochs": -1}, "epochs"),
         ({"shares": (0.5, 0.0, 0.5)}, "shares"),
         ({"shares": [0.5, 0.5]}, "shares"),
+        ({"shares": (float("inf"), 1.0)}, "shares"),
+        ({"shares": (1e308, 1e308)}, "shares"),
         ({"soft_weight": 1.5}, "soft_weight"),
         ({"inner_gradient": -0.1}, "inner_gradient"),
     ],

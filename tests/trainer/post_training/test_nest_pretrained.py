@@ -95,7 +95,8 @@ def test_statistics_are_those_of_each_level() -> None:
     """The mean and unbiased variance of each norm's input when its level runs as deployed, in eval mode.
 
     `recalibrate` finds the same, but for a little: its norms divide by the batch's biased deviation as it measures,
-    so that what follows the first norm is larger by the root of n / (n - 1), n = 48 * 8 * 8 values a channel.
+    so that what follows the first norm is larger by the root of n / (n - 1), n = 48 * 8 * 8 values a channel. A
+    mean is a sum of such parts of both signs, so its bound is a share of the largest deviation, not of itself.
     """
     net = pretrained().eval()
     for level in range(net.level_count):
@@ -110,8 +111,10 @@ def test_statistics_are_those_of_each_level() -> None:
             torch.testing.assert_close(norm.running_var, got[norm].var(dim=(0, 2, 3)), rtol=1e-5, atol=1e-6)
     before = snapshot(net)
     recalibrate(net, [(inputs(), None)])
+    largest = max(float(value.max()) ** 0.5 for key, value in before.items() if key.endswith("running_var"))
     for key, value in snapshot(net).items():
-        torch.testing.assert_close(value, before[key], rtol=1.1 / (48 * 8 * 8 - 1), atol=1e-6)
+        share = 1.1 / (48 * 8 * 8 - 1)
+        torch.testing.assert_close(value, before[key], rtol=share, atol=1e-6 + share * largest)
 
 
 @pytest.mark.parametrize("pattern", ["unstructured", "block4x1", "gs8x2", "channel"])
