@@ -67,9 +67,9 @@ def test_int8_layers_stay_int8(tmp_path: Path, pattern: str) -> None:
 
 def test_a_layer_too_small_for_the_pattern_is_named(tmp_path: Path) -> None:
     """A gather group needs as many columns as it has banks."""
-    with Checkpoint.open(small_chain(tmp_path / "model.safetensors").path) as checkpoint:
-        with pytest.raises(PatternError, match=r"of 13 weights, is too small for gs16x1; measure another pattern"):
-            write_random_copy(checkpoint, tmp_path / "copy.safetensors", DENSITIES, "gs16x1")
+    said = pytest.raises(PatternError, match=r"of 13 weights, is too small for gs16x1; measure another pattern")
+    with Checkpoint.open(small_chain(tmp_path / "model.safetensors").path) as checkpoint, said:
+        write_random_copy(checkpoint, tmp_path / "copy.safetensors", DENSITIES, "gs16x1")
     assert not (tmp_path / "copy.safetensors").exists()
 
 
