@@ -333,13 +333,23 @@ def test_a_group_steps_by_what_all_its_writers_need() -> None:
     assert (set(group.producers), group.consumers, group.step) == ({"conv", "linear"}, ("out",), 16)
 
 
+def guarded_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The product of checked inputs."""
+    return F.linear(checked(x), weight, bias)
+
+
+def checked(x: Tensor) -> Tensor:
+    """The tensor, which must hold numbers only."""
+    if x.isnan().any():
+        raise ValueError("not a number")
+    return x
+
+
 class Guarded(nn.Linear):
     """A linear layer of its own class, whose forward looks at values, so that it cannot be traced."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.isnan().any():
-            raise ValueError("not a number")
-        return F.linear(x, self.weight, self.bias)
+        return guarded_linear(x, self.weight, self.bias)
 
 
 class Mixed(nn.Module):

@@ -173,7 +173,7 @@ def test_outputs_that_are_no_logits_are_an_error() -> None:
     """Soft labels need classes in dimension 1; the message names the setting of the joint stage."""
     net = nest(nn.Sequential(nn.Flatten(), nn.Linear(64, 1), nn.Flatten(0)), densities=(0.2, 0.5))
     config = TrainConfig(dense_epochs=0, search_epochs=0, distill_weight=0)
-    with pytest.raises(TrainingError, match="of Joint: soft_weight=0"):
+    with pytest.raises(TrainingError, match="of Joint and Interleaved: soft_weight=0"):
         train(net, small_batches(), lambda y, t: F.mse_loss(y, t.float()), config, nesting=Joint(epochs=1))
 
 
