@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import socket
 import time
 import urllib.error
 import urllib.request
@@ -271,36 +270,6 @@ def test_paths_and_methods(rest):
     assert ask(rest, "/v2/repository/index", {"ready": True, "other": 1})[0] == 400
     assert ask(rest, "/v2/repository/index", b"x" * 100_000)[0] == 413
     assert ask(rest, "/metrics")[2].startswith(b"# HELP")
-
-
-@pytest.mark.parametrize(
-    "head",
-    [
-        b"GET /v2 HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\n",
-        b"\x16\x03\x01\x02\x00\x01\r\n\r\n",
-        b"GET /v2 HTTP/1.1\r\nno colon\r\n\r\n",
-        b"GET /v2 HTTP/1.1\r\nX: " + b"x" * 20_000 + b"\r\n\r\n",
-    ],
-    ids=["two lengths", "TLS", "no header", "a long header"],
-)
-def test_no_http_is_answered_as_every_error(rest, head):
-    """In JSON, with the headers of all answers, and the connection closes."""
-    host, _, port = rest.http_address.rpartition(":")
-    with socket.create_connection((host, int(port)), timeout=30) as connection:
-        connection.sendall(head)
-        answer = b"".join(iter(lambda: connection.recv(65536), b""))
-    status, _, rest_of_it = answer.partition(b"\r\n")
-    headers, _, body = rest_of_it.partition(b"\r\n\r\n")
-    assert status.split()[1] == b"400"
-    assert json.loads(body)["error"].startswith("The request is no HTTP that can be read here (")
-    assert b"Content-Type: application/json" in headers
-    assert b"X-Content-Type-Options: nosniff" in headers
-
-
-def test_no_answer_tells_versions(rest):
-    """Neither that of Python nor that of the HTTP library."""
-    for path in ("/v2", "/nothing", "/metrics", "/"):
-        assert ask(rest, path)[1]["Server"] == "nested-sparse"
 
 
 def test_a_page_of_another_site_cannot_use_a_browser(rest):
