@@ -19,7 +19,7 @@ from .argument import as_float, as_whole, file_path, shown
 from .errors import BudgetError
 from .excerpt import excerpt, excerpts
 from .layouts import PATTERNS
-from .regular_file import open_regular
+from .regular_file import read_regular
 from .time_curve import TimeCurve
 
 FORMAT = "nested-sparse costs"
@@ -103,12 +103,9 @@ class DeviceCosts:
         path = file_path("costs", path)
         where = excerpt(path)
         try:
-            with open_regular(path) as file:
-                content = file.read(MOST_BYTES + 1)
+            content = read_regular(path, MOST_BYTES)
         except OSError as error:
             raise BudgetError(f"{where}: cannot be read ({error.strerror or error}); {_ADVICE}") from None
-        if len(content) > MOST_BYTES:
-            raise BudgetError(f"{where}: is no file of costs: expected at most {MOST_BYTES} bytes; {_ADVICE}")
         try:
             raw = json.loads(content)
         except (ValueError, RecursionError) as error:

@@ -23,3 +23,12 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
         return Path(path).open("rb")
     except ValueError as error:  # a null character, or one that has no bytes in the file system's encoding
         raise OSError(errno.EINVAL, f"no file can have this name: {error}", str(path)) from None
+
+
+def read_regular(path: str | os.PathLike[str], most_nbytes: int) -> bytes:
+    """All of the file at `path`. Raises OSError as `open_regular` does, and where it has more than `most_nbytes`."""
+    with open_regular(path) as file:
+        content = file.read(most_nbytes + 1)
+    if len(content) > most_nbytes:
+        raise OSError(errno.EFBIG, f"expected at most {most_nbytes} bytes", str(path))
+    return content

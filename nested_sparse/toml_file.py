@@ -8,7 +8,7 @@ from typing import Any
 
 from .errors import NestedSparseError
 from .excerpt import excerpt
-from .regular_file import open_regular
+from .regular_file import read_regular
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -21,12 +21,9 @@ MOST_BYTES = 1 << 20
 def read_toml(path: Path, error: type[NestedSparseError]) -> dict[str, Any]:
     """The tables of the file. Raises `error`: it cannot be read, is larger than MOST_BYTES, or is not TOML."""
     try:
-        with open_regular(path) as file:
-            content = file.read(MOST_BYTES + 1)
+        content = read_regular(path, MOST_BYTES)
     except OSError as failure:
         raise error(f"{path}: cannot be read ({failure.strerror or failure})") from None
-    if len(content) > MOST_BYTES:
-        raise error(f"{path}: is not a file of settings: expected at most {MOST_BYTES} bytes")
     try:
         return parse_toml(content.decode("utf-8"))
     except ValueError as failure:

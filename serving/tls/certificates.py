@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nested_sparse.errors import ServingError
-from nested_sparse.regular_file import open_regular
+from nested_sparse.regular_file import read_regular
 
 from .self_test import end_of
 
@@ -92,10 +92,6 @@ def _reason(error: Exception) -> object:
 
 def _read(path: Path) -> bytes:
     try:
-        with open_regular(path) as file:
-            data = file.read(MOST_FILE_BYTES + 1)
+        return read_regular(path, MOST_FILE_BYTES)
     except OSError as error:
         raise ServingError(f"{path}: {error.strerror or error}") from None
-    if len(data) > MOST_FILE_BYTES:
-        raise ServingError(f"{path}: expected at most {MOST_FILE_BYTES} bytes")
-    return data
