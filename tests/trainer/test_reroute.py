@@ -1,27 +1,19 @@
-"""Rerouting: a pass at two levels, compared with layers run by hand and with the runtime; stored measurements."""
+"""Rerouting: a pass at two levels, compared with layers run by hand; accuracies, statistics, settings."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
-import onnxruntime as ort
 import pytest
 import torch
 import torch.nn.functional as F
+from reroute_nets import ORDER, PAIRS, chain, images, labelled, shortcut, weight_at
 from small_models import snapshot
 from torch import Tensor, nn
 
-from nested_sparse.checkpoint import Checkpoint
-from nested_sparse.errors import InputError, LevelError, TrainingError
-from nested_sparse.kernels import library
-from nested_sparse.reroute import Reroute
-from nested_sparse.slice import slice_checkpoint
-from nested_sparse.trainer import NestedModel, export, measure_reroutes, nest
+from nested_sparse.errors import LevelError, TrainingError
+from nested_sparse.trainer import NestedModel, measure_reroutes, nest
 from nested_sparse.trainer.call_order import CallOrder, trace_calls
 from nested_sparse.trainer.export.fuse import fuse
 from nested_sparse.trainer.export.records import norm_tables
@@ -32,81 +24,6 @@ from nested_sparse.trainer.model.layers.conv import NestedConv
 from nested_sparse.trainer.model.modes import evaluating
 from nested_sparse.trainer.model.norm import LevelBatchNorm
 from nested_sparse.trainer.reroute import rerouted, route_statistics
-
-DENSITIES = (0.15, 0.4, 0.9)
-PAIRS = [(1, 0), (2, 0), (2, 1)]
-ORDER = ("0", "3", "7")
-"""Of chain(): the nested layers."""
-
-
-def scattered(net: NestedModel) -> NestedModel:
-    """`net` in eval mode, with other random biases, affines and statistics at every level."""
-    torch.manual_seed(11)
-    for norm in net.level_norms().values():
-        for each in norm.norms:
-            nn.init.uniform_(each.weight, 0.5, 1.5)
-            nn.init.normal_(each.bias)
-            each.running_mean.normal_()
-            each.running_var.uniform_(0.5, 2.0)
-    for layer in net.nested_layers().values():
-        if layer.bias is not None:
-            nn.init.normal_(layer.bias, std=0.1)  # larger ones would decide every answer
-    return net.eval()
-
-
-def chain(densities: tuple[float, ...] = DENSITIES) -> NestedModel:
-    """Conv, norm, relu, conv, norm, relu, flatten, linear: modules 0, 1, 3, 4, 7 depend on the level."""
-    torch.manual_seed(2)
-    model = nn.Sequential(
-        nn.Conv2d(1, 6, 3, padding=1),
-        nn.BatchNorm2d(6),
-        nn.ReLU(),
-        nn.Conv2d(6, 8, 3, stride=2, bias=False),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(8 * 9, 3),
-    )
-    return scattered(nest(model, densities=densities, pattern="block4x1"))
-
-
-class Shortcut(nn.Module):
-    """A residual block whose norms all come after both convolutions, and a norm of the sum, which follows no layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.stem_norm = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4)
-        self.branch, self.branch_norm = nn.Conv2d(4, 8, 3, 2, 1), nn.BatchNorm2d(8)
-        self.short, self.short_norm = nn.Conv2d(4, 8, 1, 2), nn.BatchNorm2d(8)
-        self.head = nn.Linear(8, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.stem_norm(self.stem(x)))
-        branch, short = self.branch(x), self.short(x)
-        return self.head(F.relu(self.branch_norm(branch) + self.short_norm(short)).mean((2, 3)))
-
-
-def shortcut() -> NestedModel:
-    torch.manual_seed(4)
-    return scattered(nest(Shortcut(), densities=DENSITIES, pattern="block4x1"))
-
-
-def images(count: int = 24) -> Tensor:
-    return torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-
-
-def labelled(count: int = 24) -> list[tuple[Tensor, Tensor]]:
-    """Two batches with level 2's answers as classes, so that other levels are wrong on some samples."""
-    net = chain()
-    net.set_level(2)
-    with torch.no_grad():
-        return [(part, net(part).argmax(dim=1)) for part in images(count).split(count // 2 + 1)]
-
-
-def weight_at(layer: NestedLayer, level: int) -> Tensor:
-    """The weight by its definition: blocks with a first level above `level` are zero."""
-    kept = (layer.first_level <= level).repeat_interleave(layer.block_rows, dim=0)[: layer.weight.shape[0]]
-    return layer.weight * kept.reshape(layer.weight.shape)
 
 
 def by_hand(net: NestedModel, x: Tensor, start: int, end: int, cut: int) -> Tensor:
@@ -350,73 +267,3 @@ def test_what_does_not_fit_is_refused() -> None:
             pass
     with pytest.raises(TrainingError, match="no nested layers \\['1'\\]"), rerouted(net, calls, 2, 0, ("1",)):
         pass
-
-
-def run_lowered(path: Path, x: Tensor, start: int, end: int, lowered: set[str]) -> np.ndarray:
-    """The output of the file's graph when the operators `lowered` read the level from a second input.
-
-    An operator reads the level once, when it starts: so this is what a run computes whose level falls just before them,
-    without a race.
-    """
-    with Checkpoint.open(path) as checkpoint:
-        model = onnx.load_from_string(checkpoint.graph())
-        (level,) = (value for value in model.graph.input if value.name == "__level__")
-        low = model.graph.input.add()
-        low.CopyFrom(level)
-        low.name = "low"
-        for node in model.graph.node:
-            if node.name in lowered:
-                node.input[list(node.input).index("__level__")] = "low"
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 1
-        library.register(options)
-        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        feeds: Mapping[str, Any] = {
-            "input": x.numpy(),
-            "__level__": np.array(start),
-            "low": np.array(end),
-            **{f"__segment_{each}__": checkpoint.segment(each).copy() for each in range(len(checkpoint.levels))},
-        }
-        (output,) = session.run(None, feeds)
-    return output
-
-
-@pytest.mark.parametrize("make", [chain, shortcut])
-@torch.no_grad()
-def test_a_route_is_what_the_runtimes_operators_compute(make: Any, tmp_path: Path) -> None:
-    """For every pair of levels and every set of lowered operators, the file answers as the route does."""
-    net, x = make(), images(3)
-    path = export(net, (x,), tmp_path / "net.safetensors", verify=False)
-    calls = trace_calls(net, x)
-    for start, end in PAIRS:
-        for cut in range(len(calls.layers) + 1):
-            lowered = calls.layers[cut:]
-            with rerouted(net, calls, start, end, lowered):
-                expected = net(x).numpy()
-            np.testing.assert_allclose(run_lowered(path, x, start, end, set(lowered)), expected, rtol=1e-4, atol=1e-4)
-
-
-def test_reroutes_travel_with_the_file(tmp_path: Path) -> None:
-    """After export, reading and slicing, a slice keeps the reroutes that start at one of its levels."""
-    net, samples = chain(), labelled()
-    reroutes = measure_reroutes(net, samples)
-    path = export(net, (samples[0][0],), tmp_path / "net.safetensors", reroutes=reroutes, verify=False)
-    with Checkpoint.open(path) as checkpoint:
-        assert checkpoint.reroutes == reroutes
-        assert tuple(checkpoint.reroutes[0].accuracy) == ORDER
-    slice_checkpoint(path, 2, tmp_path / "two.safetensors")
-    slice_checkpoint(path, 1, tmp_path / "one.safetensors")
-    with Checkpoint.open(tmp_path / "two.safetensors") as two, Checkpoint.open(tmp_path / "one.safetensors") as one:
-        assert two.reroutes == reroutes[:1]
-        assert one.reroutes == ()
-
-
-def test_reroutes_of_another_model_are_not_exported(tmp_path: Path) -> None:
-    """Unknown levels and layers give an error, and no file is written."""
-    for reroute, error in (
-        (Reroute(3, 0, {"3": 0.5}), LevelError),
-        (Reroute(1, 0, {"conv": 0.5}), InputError),
-    ):
-        with pytest.raises(error, match="measure this model's own"):
-            export(chain(), (images(2),), tmp_path / "net.safetensors", reroutes=[reroute])
-    assert not list(tmp_path.iterdir())
