@@ -92,7 +92,12 @@ class Attribute:
         return self.kind in ("ints", "floats")
 
 
+FORMAT_VERSION = 5
+"""The newest version of the file format: that of the kinds and attributes that came after int8."""
+
 SPATIAL_DIMENSIONS = "spatial_dimensions"
+VOLUME = 3
+"""Spatial dimensions of an image that has slices: depth, height, width."""
 WINDOW = ("kernel_shape", "strides", "pads", "dilations")
 """Attributes of a window over images, in the node and in the layer's metadata; ONNX's names and meanings."""
 CONV_KIND: Mapping[str, Attribute] = {"groups": Attribute("i", 1), SPATIAL_DIMENSIONS: Attribute("i", 2)}
@@ -142,6 +147,7 @@ class LayerKind:
     rows_dim: dimension of the operator's output that holds the layer's rows.
     attributes: attributes by name that the node and the layer's metadata have; in the metadata each is a list.
     of_node, of_quantized: attributes by name that only the node of that operator has, beside those of every kind.
+    format_version: lowest version of the file format that has the kind.
     """
 
     operator: str
@@ -151,6 +157,12 @@ class LayerKind:
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
     of_node: Mapping[str, Attribute] = field(default_factory=dict)
     of_quantized: Mapping[str, Attribute] = field(default_factory=dict)
+    format_version: int = 1
+
+    def version_of(self, metadata: Mapping[str, Sequence[int]]) -> int:
+        """The lowest format version that has the kind with these attributes of a layer's metadata."""
+        volumes = list(metadata.get(SPATIAL_DIMENSIONS, ())) == [VOLUME]
+        return max(self.format_version, FORMAT_VERSION if volumes else 1)
 
     def operator_for(self, stored: ValueType) -> str:
         """The operator that runs a layer of these values."""
