@@ -250,6 +250,8 @@ def _layer(raw: dict[str, Any], level_count: int) -> LayerEntry:
     )
     if entry.value_type.scaled and columns > MAX_COLUMNS:
         raise ValueError(f"layer '{excerpt(entry.name)}': {columns} columns, int8 takes at most {MAX_COLUMNS}")
+    if entry.value_type.scaled and not LAYER_KINDS[entry.op].quantizes(entry.attributes):
+        raise ValueError(f"layer '{excerpt(entry.name)}': a {entry.op} like this has no int8 values")
     if len(entry.sqnr_db) not in (0, level_count) or not all(map(math.isfinite, entry.sqnr_db)):
         raise ValueError(f"layer '{excerpt(entry.name)}': expected an sqnr_db for each of {level_count} levels")
     try:

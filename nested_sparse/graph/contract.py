@@ -142,7 +142,7 @@ _U8_IMAGE = {Y_SCALE: Attribute("floats"), Y_ZERO: Attribute("ints"), **_U8_FORM
 class LayerKind:
     """A kind of nested layer.
 
-    operator: its operator in our domain, for float values; quantized: that for int8 values.
+    operator: its operator in our domain, for float values; quantized: that for int8 values, None where there is none.
     kernels: the operation, in the list of kernels (kernels.inc), of the kernels that the operator runs.
     rows_dim: dimension of the operator's output that holds the layer's rows.
     attributes: attributes by name that the node and the layer's metadata have; in the metadata each is a list.
@@ -151,7 +151,7 @@ class LayerKind:
     """
 
     operator: str
-    quantized: str
+    quantized: str | None
     kernels: str
     rows_dim: int
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
@@ -164,8 +164,12 @@ class LayerKind:
         volumes = list(metadata.get(SPATIAL_DIMENSIONS, ())) == [VOLUME]
         return max(self.format_version, FORMAT_VERSION if volumes else 1)
 
-    def operator_for(self, stored: ValueType) -> str:
-        """The operator that runs a layer of these values."""
+    def quantizes(self, metadata: Mapping[str, Sequence[int]]) -> bool:
+        """Whether a layer with these attributes may have int8 values."""
+        return self.quantized is not None and list(metadata.get(SPATIAL_DIMENSIONS, ())) != [VOLUME]
+
+    def operator_for(self, stored: ValueType) -> str | None:
+        """The operator that runs a layer of these values; None where there is none."""
         return self.quantized if stored.scaled else self.operator
 
     def in_node(self, metadata: Mapping[str, Sequence[int]]) -> dict[str, int | list[int]]:
@@ -203,13 +207,17 @@ LAYER_KINDS: Mapping[str, LayerKind] = {
 }
 """The kinds of nested layers, by the `op` of a layer in the metadata."""
 LAYER_OPERATORS: Mapping[str, LayerKind] = {
-    operator: kind for kind in LAYER_KINDS.values() for operator in (kind.operator, kind.quantized)
+    operator: kind for kind in LAYER_KINDS.values() for operator in (kind.operator, kind.quantized) if operator
 }
 """The same, by the operator of a node."""
 OPERATORS: Mapping[str, Mapping[str, Attribute]] = {
     **{kind.operator: {**_OF_LAYER, **kind.attributes, **kind.of_node} for kind in LAYER_KINDS.values()},
-    **{kind.quantized: {**_OF_LAYER, **kind.attributes, **kind.of_quantized} for kind in LAYER_KINDS.values()},
-    MAX_POOL: _OF_WINDOW,
+    **{
+        kind.quantized: {**_OF_LAYER, **kind.attributes, **kind.of_quantized}
+        for kind in LAYER_KINDS.values()
+        if kind.quantized
+    },
+    MAX_POOL: {**_OF_WINDOW, SPATIAL_DIMENSIONS: CONV_KIND[SPATIAL_DIMENSIONS]},
     QUANTIZE: _U8_IMAGE,
     DEQUANTIZE: {SPATIAL_DIMENSIONS: CONV_KIND[SPATIAL_DIMENSIONS]},
     QUANTIZED_MAX_POOL: {**_OF_WINDOW, **_U8_FORM},
