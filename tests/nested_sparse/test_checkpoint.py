@@ -196,7 +196,7 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, Any], dict[str, np.ndarray]], Non
     "no levels": (lambda m, t: m.__setitem__("levels", []), "0 levels"),
     "no layers": (lambda m, t: m.__setitem__("layers", []), "no layers"),
     "one name": (lambda m, t: m["layers"][1].__setitem__("name", "first"), "two of one name"),
-    "version": (lambda m, t: m.__setitem__("format_version", 5), "format version 5"),
+    "version": (lambda m, t: m.__setitem__("format_version", 6), "format version 6"),
     "missing": (lambda m, t: m.pop("inputs"), "inputs"),
     "unknown pattern": (lambda m, t: m["layers"][0].__setitem__("pattern", "gs4x1"), "'gs4x1' is not supported"),
     "other pattern": (lambda m, t: m["layers"][0].__setitem__("pattern", "block8x1"), "does not go with block_rows 4"),
