@@ -16,14 +16,14 @@ constexpr int64_t kCutFrom = 3072;
 constexpr int64_t kRangeColumns = 1152;
 
 int64_t channels_of_range(int64_t channels, const ConvGeometry& geometry) {
-  const int64_t taps = geometry.kernel[0] * geometry.kernel[1];
+  const int64_t taps = geometry.taps();
   return channels * taps < kCutFrom ? channels : std::max<int64_t>(kRangeColumns / taps, 1);
 }
 
 }  // namespace
 
 NestedConv::NestedConv(const ort::Attributes& attributes)
-    : ConvLayer(attributes),
+    : ConvLayer(attributes, 3),
       outputs_(attributes),
       weighs_(depthwise_ && weight_.banks() == 0 && weight_.kind().value_type == ValueType::float32),
       range_channels_(channels_of_range(channels_, geometry_)),
@@ -51,7 +51,8 @@ void NestedConv::compute(const ort::Context& context) const {
   const Image x = read_image(context, kX, "X ", x_tiled_);
   check_channels(x.size);
   auto plan = checked("", [&] { return plans_.plan_for(geometry_, x, gather_.shape); });
-  const ImageSize size = output_size(x.size, plan->output_height(), plan->output_width());
+  const ImageSize size = plan->output(x.size.batch, weight_.rows());
+  check_output(size);
   const Image residual = read_residual(context, size);
   const Image y = Image::write(context, size, y_tiled_, gather_.shape, spatial_);
   run_tasks(context, Run{view, std::move(plan), x, residual, y, next_run()});

@@ -1,5 +1,6 @@
-// NestedConv: X [N, C, H, W] -> Y [N, O, Ho, Wo], or with one spatial dimension X [N, C, W] -> Y [N, O, Wo]. It takes
-// any stride, padding and dilation, and groups of channels as ONNX's Conv does.
+// NestedConv: X [N, C, H, W] -> Y [N, O, Ho, Wo], with one spatial dimension X [N, C, W] -> Y [N, O, Wo], with three
+// X [N, C, D, H, W] -> Y [N, O, Do, Ho, Wo]. It takes any stride, padding and dilation, and groups of channels as
+// ONNX's Conv does.
 #pragma once
 
 #include <memory>

@@ -12,7 +12,7 @@ from typing import Any
 from .budget import MAX_LEVELS
 from .errors import CheckpointError, PatternError
 from .excerpt import excerpt
-from .graph.contract import FUNCTION_VERSION, LAYER_KINDS
+from .graph.contract import FORMAT_VERSION, LAYER_KINDS
 from .layouts import BLOCK_ROWS, PATTERNS, Blocks, Layout, stored_layout
 from .network import DenseModule, Network
 from .places import LayerShape
@@ -25,7 +25,7 @@ FORMAT_VERSIONS = tuple(
     sorted(
         {layout.format_version for layout in PATTERNS.values()}
         | {each.format_version for each in VALUE_TYPES.values()}
-        | {FUNCTION_VERSION}
+        | {FORMAT_VERSION}
     )
 )
 """Versions that are read. A file gets the lowest that has all that it holds, so that older readers can open it."""
@@ -77,6 +77,12 @@ class LayerEntry:
         """How the arrays hold the layer."""
         return stored_layout(self.pattern, self.block_rows, self.value_type)
 
+    @property
+    def format_version(self) -> int:
+        """The lowest version of the format that has all that the layer uses."""
+        kind = LAYER_KINDS[self.op].version_of(self.attributes)
+        return max(kind, self.layout.format_version, self.value_type.format_version)
+
     def cut(self, level_count: int) -> LayerEntry:
         """The layer with its first levels only."""
         kept = {name: getattr(self, name)[:level_count] for name in ("blocks", "nnz", "sqnr_db")}
@@ -122,7 +128,7 @@ class Metadata:
 
     def __post_init__(self) -> None:
         """Find the version that the file needs."""
-        version = max(max(layer.layout.format_version, layer.value_type.format_version) for layer in self.layers)
+        version = max(layer.format_version for layer in self.layers)
         object.__setattr__(self, "format_version", max(version, self.graph_version))
 
     def to_header(self) -> dict[str, str]:
@@ -248,6 +254,8 @@ def _layer(raw: dict[str, Any], level_count: int) -> LayerEntry:
     )
     if entry.value_type.scaled and columns > MAX_COLUMNS:
         raise ValueError(f"layer '{excerpt(entry.name)}': {columns} columns, int8 takes at most {MAX_COLUMNS}")
+    if entry.value_type.scaled and not LAYER_KINDS[entry.op].quantizes(entry.attributes):
+        raise ValueError(f"layer '{excerpt(entry.name)}': a {entry.op} like this has no int8 values")
     if len(entry.sqnr_db) not in (0, level_count) or not all(map(math.isfinite, entry.sqnr_db)):
         raise ValueError(f"layer '{excerpt(entry.name)}': expected an sqnr_db for each of {level_count} levels")
     try:

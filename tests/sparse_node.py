@@ -47,7 +47,7 @@ ACTIVATIONS: Sequence[Callable[[NDArray[np.float64]], NDArray[np.float64]]] = (
 class SparseNode:
     """One operator: weight, (L, 2, O) norms in output order, window attributes, clip, whether it adds a residual.
 
-    A convolution's groups, and its spatial dimensions: 1 or 2. tiled: which of x, y and residual are tiled images.
+    A convolution's groups, and its spatial dimensions: 1 to 3. tiled: which of x, y and residual are tiled images.
     activation: number of the function of its outputs.
     """
 
@@ -72,7 +72,8 @@ class SparseNode:
             images = x.astype(np.float64)[..., None, :] if self.spatial == 1 else x.astype(np.float64)
             parts = zip(np.split(images, self.groups, axis=1), np.split(weight, self.groups), strict=True)
             y = np.concatenate([correlate(part, rows, self.window) for part, rows in parts], axis=1)
-            y = y * scale[:, None, None] + shift[:, None, None]
+            ones = (1,) * (y.ndim - 2)
+            y = y * scale.reshape(-1, *ones) + shift.reshape(-1, *ones)
             y = y[..., 0, :] if self.spatial == 1 else y
         if residual is not None:
             y = y + residual
@@ -82,16 +83,30 @@ class SparseNode:
 def correlate(
     x: NDArray[np.float64], weight: NDArray[np.float64], window: Mapping[str, list[int]]
 ) -> NDArray[np.float64]:
-    """(N, O, H', W') convolution, as neural networks mean it, of images x (N, C, H, W) by weight (O, C x KH x KW)."""
-    top, left, bottom, right = window["pads"]
-    height, width = window["kernel_shape"]
-    (step_y, step_x), (gap_y, gap_x) = window["strides"], window["dilations"]
-    padded = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
-    spans = ((height - 1) * gap_y + 1, (width - 1) * gap_x + 1)
-    spanned = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=(2, 3))
-    taps = spanned[:, :, ::step_y, ::step_x, ::gap_y, ::gap_x]  # (N, C, H', W', KH, KW)
-    kernel = weight.reshape(len(weight), x.shape[1], height, width)
-    return np.moveaxis(np.tensordot(kernel, taps, axes=([1, 2, 3], [1, 4, 5])), 0, 1)
+    """(N, O, H', W') convolution, as neural networks mean it, of images x (N, C, H, W) by weight (O, C x KH x KW).
+
+    Images with slices, (N, C, D, H, W), by a window of three sizes in the same way.
+    """
+    weight = weight.reshape(len(weight), x.shape[1], *window["kernel_shape"])
+    taps = windows(x, window)
+    axes = list(range(1, weight.ndim))
+    of_taps = [1, *range(x.ndim, taps.ndim)]
+    return np.moveaxis(np.tensordot(weight, taps, axes=(axes, of_taps)), 0, 1)
+
+
+def windows(x: NDArray[np.float64], window: Mapping[str, list[int]], outside: float = 0.0) -> NDArray[np.float64]:
+    """(N, C, H', W', KH, KW) what each window sees of images x (N, C, H, W); with slices as above.
+
+    outside: the value around an image.
+    """
+    kernel, strides, dilations = (window[name] for name in ("kernel_shape", "strides", "dilations"))
+    axes = len(kernel)
+    sides = list(zip(window["pads"][:axes], window["pads"][axes:], strict=True))
+    padded = np.pad(x, [(0, 0), (0, 0), *sides], constant_values=outside)
+    spans = [(size - 1) * gap + 1 for size, gap in zip(kernel, dilations, strict=True)]
+    spanned = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=tuple(range(2, 2 + axes)))
+    steps = [slice(None, None, step) for step in (*strides, *dilations)]
+    return spanned[(slice(None), slice(None), *steps)]
 
 
 def conv_node(rng: np.random.Generator, channels: int, rows: int, block_rows: int = 4, **options: Any) -> SparseNode:
@@ -102,11 +117,13 @@ def conv_node(rng: np.random.Generator, channels: int, rows: int, block_rows: in
     kernel = list(options.pop("kernel", (3, 3)))
     window = {
         "kernel_shape": kernel,
-        "strides": list(options.pop("stride", (1, 1))),
-        "pads": list(options.pop("pads", (1, 1, 1, 1))),
-        "dilations": list(options.pop("dilation", (1, 1))),
+        "strides": list(options.pop("stride", (1,) * len(kernel))),
+        "pads": list(options.pop("pads", (1,) * 2 * len(kernel))),
+        "dilations": list(options.pop("dilation", (1,) * len(kernel))),
     }
-    columns = channels // options.get("groups", 1) * kernel[0] * kernel[1]
+    columns = channels // options.get("groups", 1) * math.prod(kernel)
+    if len(kernel) == 3:
+        options["spatial"] = 3
     return _node(rng, "NestedConv", rows, columns, block_rows, window, **options)
 
 
@@ -283,3 +300,21 @@ def tolerance(node: SparseNode, level: int, x: Array) -> float:
     magnitude = float(row_sum * np.abs(x).max(initial=0) * scale + shift + 8)
     slope = 1.2  # of the steepest activation
     return slope * float(np.finfo(np.float32).eps) * (terms + 8) * magnitude
+
+
+def check_levels(
+    node: SparseNode, shape: tuple[int, ...], threads: int = 1, levels: range = range(len(DENSITIES))
+) -> None:
+    """Every level of `node` on a random image of `shape` gives what numpy gives."""
+    rng = np.random.default_rng(sum(shape))
+    model = SparseModel([node], threads=threads)
+    x = rng.standard_normal(shape).astype(np.float32)
+    for level in levels:
+        expected = node.dense(x, level)
+        residuals = []
+        if node.residual:
+            residuals = [rng.standard_normal(expected.shape).astype(np.float32)]
+            expected = node.dense(x, level, residuals[0])
+        y = model.run(x, level, residuals)
+        assert y.shape == expected.shape
+        assert np.abs(y - expected).max() <= tolerance(node, level, x), (node.window, level)

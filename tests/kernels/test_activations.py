@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sparse_node import ACTIVATIONS, SparseModel, SparseNode, conv_node, linear_node, tolerance
+from sparse_node import ACTIVATIONS, SparseModel, SparseNode, conv_node, linear_node
+from sparse_node import check_levels as check
 from tiled_graph import Step, TiledGraph
 
 from nested_sparse.layouts import GatherScatter
@@ -15,20 +16,6 @@ from nested_sparse.value_type import FLOAT16
 
 EVERY = range(1, len(ACTIVATIONS))
 ONE: dict[str, Any] = {"kernel": (1, 1), "pads": (0, 0, 0, 0)}
-
-
-def check(node: SparseNode, shape: tuple[int, ...], threads: int = 1) -> None:
-    """Every level of `node` on a random tensor of `shape` gives what numpy gives."""
-    rng = np.random.default_rng(sum(shape))
-    model = SparseModel([node], threads=threads)
-    x = rng.standard_normal(shape).astype(np.float32)
-    for level in range(len(node.norms)):
-        expected = node.dense(x, level)
-        residuals = [rng.standard_normal(expected.shape).astype(np.float32)] if node.residual else []
-        if residuals:
-            expected = node.dense(x, level, residuals[0])
-        y = model.run(x, level, residuals)
-        assert np.abs(y - expected).max() <= tolerance(node, level, x), level
 
 
 @pytest.mark.parametrize("activation", EVERY)

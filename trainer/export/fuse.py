@@ -22,8 +22,8 @@ from nested_sparse.graph.contract import (
     CLIP_MIN,
     DOMAIN,
     DOMAIN_VERSION,
+    FORMAT_VERSION,
     FUNCTION,
-    FUNCTION_VERSION,
     LAYER,
     LAYER_OPERATORS,
     PLACEMENT,
@@ -59,7 +59,7 @@ class FusedGraph:
     def version(self) -> int:
         """The lowest version of the format of which readers know all that the graph uses beside its layers."""
         return (
-            FUNCTION_VERSION
+            FORMAT_VERSION
             if any(FUNCTION in node.attributes for node in our_nodes(self.model, *LAYER_OPERATORS))
             else 1
         )
