@@ -1,6 +1,7 @@
 // Declares the kernels of kernels.inc that can be built for this architecture, and finds kernels in the list.
 #pragma once
 
+#include "gates/gates.h"
 #include "gather/gather.h"
 #include "gemv/gemv.h"
 #include "image.h"
@@ -28,6 +29,7 @@ namespace nested_sparse {
   void weigh_symbol(const WeighArgs& args);                                  \
   void max_symbol(const float* rows, int64_t taps, int64_t count, float* y);
 #define PIXELS8_KERNEL(isa, symbol) extern const PixelLoops symbol;
+#define GATES_KERNEL(isa, symbol) extern const GateLoops symbol;
 #define GS_SPMM_KERNEL(isa, symbol, banks, vectors, lanes, index, value) \
   void symbol(const SpmmArgs& args, int64_t row_begin, int64_t row_end);
 #define GS_GEMV_KERNEL(isa, symbol, banks, index, value) \

@@ -250,6 +250,11 @@ def _layer(raw: dict[str, Any], level_count: int) -> LayerEntry:
     )
     if entry.value_type.scaled and columns > MAX_COLUMNS:
         raise ValueError(f"layer '{excerpt(entry.name)}': {columns} columns, int8 takes at most {MAX_COLUMNS}")
+    kind, where = LAYER_KINDS[entry.op], f"layer '{excerpt(entry.name)}'"
+    if entry.value_type.scaled and kind.quantized is None:
+        raise ValueError(f"{where}: no operator computes op '{entry.op}' in {entry.value_type.name}")
+    if kind.gates and rows != kind.gates * columns:
+        raise ValueError(f"{where}: {rows} rows, expected {kind.gates} for each of {columns} columns")
     if len(entry.sqnr_db) not in (0, level_count) or not all(map(math.isfinite, entry.sqnr_db)):
         raise ValueError(f"layer '{excerpt(entry.name)}': expected an sqnr_db for each of {level_count} levels")
     try:

@@ -21,6 +21,7 @@ from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.device_costs import DeviceCosts, LayerCosts
 from nested_sparse.errors import InputError
 from nested_sparse.graph.check import check_graph
+from nested_sparse.graph.contract import LAYER_KINDS
 from nested_sparse.metadata import LayerEntry
 from nested_sparse.time_curve import TimeCurve
 from nested_sparse.writer import LayerRecord
@@ -216,7 +217,7 @@ def _positions(layer: LayerEntry, event: Mapping[str, Any]) -> int:
         shape: list[int] = next(iter(event["args"]["output_type_shape"][0].values()))
     except (KeyError, IndexError, StopIteration):
         return 0
-    return math.prod(shape) // layer.rows
+    return math.prod(shape) * (LAYER_KINDS[layer.op].gates or 1) // layer.rows
 
 
 def _layer_costs(entry: LayerEntry, copies: Sequence[_Copy]) -> LayerCosts:

@@ -25,7 +25,6 @@ from nested_sparse.graph.contract import (
     LAYER,
     LAYER_OPERATORS,
     PLACEMENT,
-    X_INPUT,
     GraphInput,
     layer_inputs,
     node_names,
@@ -33,7 +32,7 @@ from nested_sparse.graph.contract import (
 )
 from nested_sparse.placement import LayerPlacement
 
-from .nodes import clamp_behind, following, is_ours, our_nodes, rank_of, same_shape
+from .nodes import OPEN, clamp_behind, following, is_ours, our_nodes, rank_of, same_shape
 from .pads import fold_pads
 from .placeholder import LEVEL_NORM, LEVEL_VALUE, LevelValues
 from .trace import BATCH, quiet_exporter
@@ -80,9 +79,11 @@ def fuse(
     for node in our_nodes(model, *LAYER_OPERATORS):
         if norm_of[_layer(node)] is not None:
             _fold(node, following(node))
-        residual = _fold_residual(node)
-        clip_min, clip_max = _fold_clamp(node)
-        _set_inputs(node, layer_inputs(node.inputs[X_INPUT], level, residual, segments))
+        x, *state = node.inputs
+        recurrent = bool(LAYER_OPERATORS[node.op_type].gates)  # nothing is folded into it
+        added = (state or [None])[0] if recurrent else _fold_residual(node)
+        clip_min, clip_max = OPEN if recurrent else _fold_clamp(node)
+        _set_inputs(node, layer_inputs(x, level, added, segments))
         node.attributes[CLIP_MIN] = ir.AttrFloat32(CLIP_MIN, clip_min)
         node.attributes[CLIP_MAX] = ir.AttrFloat32(CLIP_MAX, clip_max)
     _name_nodes(model)

@@ -15,6 +15,7 @@ from nested_sparse.errors import ExportError
 from nested_sparse.graph.contract import DOMAIN, DOMAIN_VERSION, LAYER, LAYER_KINDS
 
 from ..model.layers import NestedLayer
+from ..model.layers.recurrent import NestedRecurrence
 from ..model.modes import replaced_forward
 from ..model.norm import LevelBatchNorm
 
@@ -81,7 +82,29 @@ def _replaced_reads(layer: NestedLayer) -> Iterator[None]:
 def _layer(layer: NestedLayer) -> Forward:
     kind = LAYER_KINDS[layer.op]
     attributes = {LAYER: layer.name, **kind.in_node(layer.attributes())}
+    if isinstance(layer, NestedRecurrence):
+        return lambda x, *state: _recurrence(layer, kind.operator, attributes, x, state)
     return lambda x: layer.traced(x, lambda x, shape: _node(kind.operator, x, attributes, shape))
+
+
+def _recurrence(
+    layer: NestedRecurrence, operator: str, attributes: dict[str, Any], x: Tensor, state: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """The answers of a recurrent layer's node; its initial state is one tensor, (1, N, H), of an LSTM (2, N, H)."""
+    shape = layer.output_shape(x)
+    shapes = (shape, shape[1:]) if layer.op == "lstm" else (shape,)
+    inputs = (x, torch.stack(tuple(state))) if state else (x,)
+    _check_dtype(attributes[LAYER], x)
+    return tuple(
+        torch.onnx.ops.symbolic_multi_out(
+            f"{DOMAIN}::{operator}",
+            inputs,
+            attributes,
+            dtypes=(x.dtype,) * len(shapes),
+            shapes=shapes,
+            version=DOMAIN_VERSION,
+        )
+    )
 
 
 def _norm_values(path: str, norm: LevelBatchNorm) -> dict[str, NDArray[Any]]:
@@ -147,11 +170,13 @@ def _leaf(operator: str, name: str, dtype: torch.dtype, shape: Sequence[int]) ->
 
 def _node(operator: str, x: Tensor, attributes: dict[str, Any], shape: tuple[int, ...]) -> Tensor:
     """The node's output, filled with zeros: nothing is computed while tracing."""
-    if x.dtype != torch.float32:
-        raise ExportError(
-            f"{attributes[LAYER]!r}: nested layers compute in float32, got {x.dtype}; call .float() first"
-        )
+    _check_dtype(attributes[LAYER], x)
     node: Tensor = torch.onnx.ops.symbolic(
         f"{DOMAIN}::{operator}", (x,), attributes, dtype=x.dtype, shape=shape, version=DOMAIN_VERSION
     )
     return node
+
+
+def _check_dtype(layer: str, x: Tensor) -> None:
+    if x.dtype != torch.float32:
+        raise ExportError(f"{layer!r}: nested layers compute in float32, got {x.dtype}; call .float() first")

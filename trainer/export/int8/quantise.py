@@ -16,6 +16,7 @@ from nested_sparse.graph.contract import (
     ACTIVATION_FORMS,
     DYNAMIC,
     LAYER,
+    LAYER_KINDS,
     STATIC,
 )
 from nested_sparse.quantization import MAX_COLUMNS
@@ -119,6 +120,10 @@ def quantise(
 
 def _candidates(records: Mapping[str, LayerRecord], keep_float: Sequence[str]) -> set[str]:
     kept = chosen_layers("keep_float", keep_float, records, ExportError)
+    floats = {name for name, record in records.items() if LAYER_KINDS[record.op].quantized is None}
+    if floats - kept:
+        log.warning("%s stay float32: no operator computes them in int8", ", ".join(sorted(floats - kept)))
+    kept |= floats
     found = {name for name, record in records.items() if record.weight.columns <= MAX_COLUMNS} - kept
     if not found:
         raise ExportError("keep_float leaves no layer for values='int8'; export with values='float32'")
