@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <string>
 
-#include "linear_layer.h"
 #include "scratch.h"
 #include "squares.h"
 
@@ -42,7 +41,7 @@ void Recurrent::compute(const ort::Context& context) const {
   WeightView view;
   this->view(context, view);
   const Run run = read(context);
-  if (run.batch < kTransposeFrom) {
+  if (run.batch < lanes_from(weight_.block_rows())) {
     run_rows(context, view, run);
     return;
   }

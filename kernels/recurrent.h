@@ -10,9 +10,16 @@
 // The level is read once: it does not change within a sequence.
 #pragma once
 
-#include "operator.h"
+#include "linear_layer.h"
 
 namespace nested_sparse {
+
+// From so many sequences on, the kernel of convolutions is faster: it reads the weights once for all of them, but needs
+// a whole vector of sequences. Measured with LSTMs of 512 and 128 and a GRU of 64, V = 16, on AVX-512: of 6 sequences
+// the other kernel takes 6 to 13 % less time, of 8 sequences 3 to 10 % more.
+constexpr int64_t lanes_from(int32_t block_rows) {
+  return block_rows == 16 ? 7 : kTransposeFrom;
+}
 
 class Recurrent : public NestedOperator {
  public:

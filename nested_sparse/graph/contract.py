@@ -155,6 +155,7 @@ class LayerKind:
     of_node, of_quantized: attributes by name that only the node of that operator has, beside those of every kind.
     gates: of a recurrent layer, the equal parts of its rows; 0 for other kinds. Its operator takes an initial state in
         place of a residual, and [T, N, rows] where others take their inputs: it multiplies N rows at each of T steps.
+    states: of a recurrent layer, 1 if its state is hidden states alone, 2 with cells, which are its second output.
     format_version: lowest version of the file format that has the kind.
     """
 
@@ -166,6 +167,7 @@ class LayerKind:
     of_node: Mapping[str, Attribute] = field(default_factory=dict)
     of_quantized: Mapping[str, Attribute] = field(default_factory=dict)
     gates: int = 0
+    states: int = 0
     format_version: int = 1
 
     def version_of(self, metadata: Mapping[str, Sequence[int]]) -> int:
@@ -183,14 +185,15 @@ class LayerKind:
         return {name: (list(values) or [0])[0] if name in one else list(values) for name, values in metadata.items()}
 
 
-def _recurrent(operator: str, gates: int) -> LayerKind:
+def _recurrent(operator: str, gates: int, states: int) -> LayerKind:
     return LayerKind(
         operator,
         None,
-        kernels="linear",
+        kernels="recurrent",
         rows_dim=-1,
         attributes={REVERSE: Attribute("i", 0)},
         gates=gates,
+        states=states,
         format_version=FORMAT_VERSION,
     )
 
@@ -221,8 +224,8 @@ LAYER_KINDS: Mapping[str, LayerKind] = {
             X_ZERO: Attribute("ints", optional=True),
         },
     ),
-    "lstm": _recurrent(LSTM, gates=4),
-    "gru": _recurrent(GRU, gates=3),
+    "lstm": _recurrent(LSTM, gates=4, states=2),
+    "gru": _recurrent(GRU, gates=3, states=1),
 }
 """The kinds of nested layers, by the `op` of a layer in the metadata."""
 LAYER_OPERATORS: Mapping[str, LayerKind] = {

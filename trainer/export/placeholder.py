@@ -15,7 +15,6 @@ from nested_sparse.errors import ExportError
 from nested_sparse.graph.contract import DOMAIN, DOMAIN_VERSION, LAYER, LAYER_KINDS
 
 from ..model.layers import NestedLayer
-from ..model.layers.recurrent import NestedRecurrence
 from ..model.modes import replaced_forward
 from ..model.norm import LevelBatchNorm
 
@@ -82,29 +81,28 @@ def _replaced_reads(layer: NestedLayer) -> Iterator[None]:
 def _layer(layer: NestedLayer) -> Forward:
     kind = LAYER_KINDS[layer.op]
     attributes = {LAYER: layer.name, **kind.in_node(layer.attributes())}
-    if isinstance(layer, NestedRecurrence):
-        return lambda x, *state: _recurrence(layer, kind.operator, attributes, x, state)
+    if kind.gates:
+        return lambda x, *state: _recurrent(layer, attributes, x, state)
     return lambda x: layer.traced(x, lambda x, shape: _node(kind.operator, x, attributes, shape))
 
 
-def _recurrence(
-    layer: NestedRecurrence, operator: str, attributes: dict[str, Any], x: Tensor, state: Sequence[Tensor]
+def _recurrent(
+    layer: NestedLayer, attributes: dict[str, Any], x: Tensor, state: Sequence[Tensor]
 ) -> tuple[Tensor, ...]:
-    """The answers of a recurrent layer's node; its initial state is one tensor, (1, N, H), of an LSTM (2, N, H)."""
-    shape = layer.output_shape(x)
-    shapes = (shape, shape[1:]) if layer.op == "lstm" else (shape,)
+    """The outputs of a recurrent layer's node. Its initial state is one tensor, [states, N, H]."""
+    kind, shape = LAYER_KINDS[layer.op], layer.output_shape(x)
+    _check_dtype(layer.name, x)
+    shapes = (shape, *[shape[1:]] * (kind.states - 1))
     inputs = (x, torch.stack(tuple(state))) if state else (x,)
-    _check_dtype(attributes[LAYER], x)
-    return tuple(
-        torch.onnx.ops.symbolic_multi_out(
-            f"{DOMAIN}::{operator}",
-            inputs,
-            attributes,
-            dtypes=(x.dtype,) * len(shapes),
-            shapes=shapes,
-            version=DOMAIN_VERSION,
-        )
+    nodes = torch.onnx.ops.symbolic_multi_out(
+        f"{DOMAIN}::{kind.operator}",
+        inputs,
+        attributes,
+        dtypes=(x.dtype,) * len(shapes),
+        shapes=shapes,
+        version=DOMAIN_VERSION,
     )
+    return tuple(nodes)
 
 
 def _norm_values(path: str, norm: LevelBatchNorm) -> dict[str, NDArray[Any]]:

@@ -39,7 +39,7 @@ class Stepped(nn.RNNBase):
         return [f"l{layer}{direction}" for layer in range(self.num_layers) for direction in directions]
 
     @property
-    def _flat_weights(self) -> list[Any]:  # type: ignore[override]
+    def _flat_weights(self) -> list[Any]:
         """The parameters, which torch compares with the input's dtype."""
         return [value for half in self.children() for value in half.parameters(recurse=False)]
 

@@ -234,7 +234,7 @@ def test_shared_weights_of_other_groups_stay_dense() -> None:
 
 def test_what_cannot_be_nested_is_an_error() -> None:
     """Nothing to nest, nested twice, weights not yet made, wrong densities and patterns."""
-    with pytest.raises(InputError, match="no Conv1d, Conv2d or Linear"):
+    with pytest.raises(InputError, match="no Conv1d, Conv2d, Linear, LSTM or GRU"):
         nest(nn.Sequential(nn.ReLU()), densities=(0.5,))
     with pytest.raises(InputError, match="nested already"):
         nest(nested_small_net(), densities=(0.5,))
