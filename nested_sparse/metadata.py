@@ -109,7 +109,8 @@ class Metadata:
     rows: INDEPENDENT or DEPENDENT, at every level; None where it is not known.
     network: totals of the whole network. None in older files, where density and FLOPs of the levels count only the
         nested layers.
-    format_version: lowest version that has all that the layers use.
+    graph_version: lowest version that has all that the graph uses, or a later one.
+    format_version: lowest version that has all that the layers and the graph use.
     """
 
     graph_nbytes: int
@@ -122,16 +123,18 @@ class Metadata:
     reroutes: tuple[Reroute, ...] = ()
     rows: str | None = None
     network: Network | None = None
+    graph_version: int = 1
     format_version: int = field(init=False)
 
     def __post_init__(self) -> None:
-        """Find the version that the layers need."""
+        """Find the version that the file needs."""
         version = max(layer.format_version for layer in self.layers)
-        object.__setattr__(self, "format_version", version)
+        object.__setattr__(self, "format_version", max(version, self.graph_version))
 
     def to_header(self) -> dict[str, str]:
         """The two string entries of the safetensors `__metadata__`: the JSON and its digest."""
         raw = asdict(self)
+        del raw["graph_version"]
         for layer, entry in zip(raw["layers"], self.layers, strict=True):
             del layer["value_type"]
             if entry.value_type is not FLOAT32:  # the default of every reader
@@ -199,6 +202,7 @@ def _parse(raw: dict[str, Any]) -> Metadata:
         reroutes=tuple(_reroute(entry) for entry in raw.get("reroutes", ())),
         rows=raw.get("rows"),
         network=_network(raw["network"]) if "network" in raw else None,
+        graph_version=int(raw["format_version"]),
     )
     if metadata.rows not in (None, INDEPENDENT, DEPENDENT):
         raise ValueError(f"rows {excerpt(metadata.rows)!r}, expected {INDEPENDENT!r} or {DEPENDENT!r}")
@@ -250,11 +254,12 @@ def _layer(raw: dict[str, Any], level_count: int) -> LayerEntry:
     )
     if entry.value_type.scaled and columns > MAX_COLUMNS:
         raise ValueError(f"layer '{excerpt(entry.name)}': {columns} columns, int8 takes at most {MAX_COLUMNS}")
-    kind, where = LAYER_KINDS[entry.op], f"layer '{excerpt(entry.name)}'"
-    if entry.value_type.scaled and kind.quantized is None:
-        raise ValueError(f"{where}: no operator computes op '{entry.op}' in {entry.value_type.name}")
+    if entry.value_type.scaled and not LAYER_KINDS[entry.op].quantizes(entry.attributes):
+        raise ValueError(f"layer '{excerpt(entry.name)}': a {entry.op} like this has no int8 values")
+    kind = LAYER_KINDS[entry.op]
     if kind.gates and rows != kind.gates * columns:
-        raise ValueError(f"{where}: {rows} rows, expected {kind.gates} for each of {columns} columns")
+        expected = f"{kind.gates} for each of {columns} columns"
+        raise ValueError(f"layer '{excerpt(entry.name)}': {rows} rows, expected {expected}")
     if len(entry.sqnr_db) not in (0, level_count) or not all(map(math.isfinite, entry.sqnr_db)):
         raise ValueError(f"layer '{excerpt(entry.name)}': expected an sqnr_db for each of {level_count} levels")
     try:

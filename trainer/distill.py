@@ -78,6 +78,8 @@ def _check_teacher(teacher: Teacher, inputs: Any, logits: Tensor) -> None:
         soft_labels = teacher.soft_labels(inputs)
     except NestedSparseError as error:
         raise TrainingError(f"teacher: {error}") from error
+    if not soft_labels.isfinite().all():
+        raise TrainingError("teacher: its logits of the first batch are not finite; check its weights and its inputs")
     if soft_labels.shape != logits.shape:
         raise TrainingError(
             f"teacher: it answers with logits {tuple(soft_labels.shape)}, the net with {tuple(logits.shape)}; "
@@ -91,8 +93,8 @@ def check_logits(outputs: Any) -> Tensor:
         got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
         raise TrainingError(
             f"soft labels need a model that answers with its logits alone (N, classes, ...), got {got}; set "
-            "distill_weight=0 (of Joint and Interleaved: soft_weight=0), or nest a module whose forward returns the "
-            "logits"
+            "distill_weight=0 (and the nesting's soft_weight, if it is given), or nest a module whose forward returns "
+            "the logits"
         )
     return outputs
 

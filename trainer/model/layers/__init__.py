@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from .conv import NestedConv1d, NestedConv2d
+from .conv import NestedConv1d, NestedConv2d, NestedConv3d
 from .layer import GRADIENTS, NestedLayer, unique_weights
 from .linear import NestedLinear
 from .recurrent import GRURecurrence, LSTMRecurrence, NestedGRU, NestedLSTM, NestedProjection, Projection
@@ -17,6 +17,7 @@ from .recurrent import GRURecurrence, LSTMRecurrence, NestedGRU, NestedLSTM, Nes
 KINDS: Mapping[type[nn.Module], type[NestedLayer]] = {
     nn.Conv1d: NestedConv1d,
     nn.Conv2d: NestedConv2d,
+    nn.Conv3d: NestedConv3d,
     nn.Linear: NestedLinear,
     Projection: NestedProjection,
     LSTMRecurrence: NestedLSTM,
