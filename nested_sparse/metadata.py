@@ -12,18 +12,23 @@ from typing import Any
 from .budget import MAX_LEVELS
 from .errors import CheckpointError, PatternError
 from .excerpt import excerpt
+from .free_size import FreeSize
 from .graph.contract import LAYER_KINDS
 from .layouts import BLOCK_ROWS, PATTERNS, Blocks, Layout, stored_layout
 from .network import DenseModule, Network
 from .places import LayerShape
 from .quantization import MAX_COLUMNS
 from .reroute import Reroute, check_reroutes
-from .tensor_spec import TensorSpec
+from .tensor_spec import TensorSpec, check_sizes
 from .value_type import FLOAT32, VALUE_TYPES, ValueType, value_type_of_bytes
 
+FREE_SIZES_VERSION = 5
+"""First version of the format whose files may have free sizes beside the batch."""
 FORMAT_VERSIONS = tuple(
     sorted(
-        {layout.format_version for layout in PATTERNS.values()} | {each.format_version for each in VALUE_TYPES.values()}
+        {layout.format_version for layout in PATTERNS.values()}
+        | {each.format_version for each in VALUE_TYPES.values()}
+        | {FREE_SIZES_VERSION}
     )
 )
 """Versions that are read. A file gets the lowest that has all that it holds, so that older readers can open it."""
@@ -101,7 +106,7 @@ class Metadata:
     rows: INDEPENDENT or DEPENDENT, at every level; None where it is not known.
     network: totals of the whole network. None in older files, where density and FLOPs of the levels count only the
         nested layers.
-    format_version: lowest version that has all that the layers use.
+    format_version: lowest version that has all that the layers, inputs and outputs use.
     """
 
     graph_nbytes: int
@@ -117,8 +122,10 @@ class Metadata:
     format_version: int = field(init=False)
 
     def __post_init__(self) -> None:
-        """Find the version that the layers need."""
+        """Find the version that the file needs."""
         version = max(max(layer.layout.format_version, layer.value_type.format_version) for layer in self.layers)
+        if any(spec.free for spec in (*self.inputs, *self.outputs)):
+            version = max(version, FREE_SIZES_VERSION)
         object.__setattr__(self, "format_version", version)
 
     def to_header(self) -> dict[str, str]:
@@ -130,6 +137,11 @@ class Metadata:
                 layer["value_bytes"] = entry.value_type.nbytes
             if not entry.sqnr_db:
                 del layer["sqnr_db"]
+        for tensor in (*raw["inputs"], *raw["outputs"]):
+            free = tensor.pop("free")
+            if free:
+                tensor["sizes"] = [each and each["name"] for each in free]
+                raw.setdefault("sizes", {}).update({each.pop("name"): each for each in free if each})
         if not self.reroutes:  # not measured: a key less, as in older files
             del raw["reroutes"]
         if self.rows is None:
@@ -180,13 +192,14 @@ def _parse(raw: dict[str, Any]) -> Metadata:
     layers = tuple(_layer(entry, len(levels)) for entry in raw["layers"])
     if not layers or len({layer.name for layer in layers}) != len(layers):
         raise ValueError("no layers, or two of one name")
+    sizes = {_name(name): _free_size(name, entry) for name, entry in raw.get("sizes", {}).items()}
     metadata = Metadata(
         graph_nbytes=_integer(raw["graph_nbytes"], 1),
         graph_sha256=str(raw["graph_sha256"]),
         levels=levels,
         layers=layers,
-        inputs=tuple(_spec(entry) for entry in raw["inputs"]),
-        outputs=tuple(_spec(entry) for entry in raw["outputs"]),
+        inputs=tuple(_spec(entry, sizes) for entry in raw["inputs"]),
+        outputs=tuple(_spec(entry, sizes) for entry in raw["outputs"]),
         producer=str(raw["producer"]),
         reroutes=tuple(_reroute(entry) for entry in raw.get("reroutes", ())),
         rows=raw.get("rows"),
@@ -197,6 +210,7 @@ def _parse(raw: dict[str, Any]) -> Metadata:
     check_reroutes(metadata.reroutes, len(levels), {layer.name for layer in layers})
     if metadata.format_version > raw["format_version"]:
         raise ValueError(f"its layers need format version {metadata.format_version}")
+    check_sizes(metadata.inputs)
     return metadata
 
 
@@ -278,9 +292,22 @@ def _reroute(raw: dict[str, Any]) -> Reroute:
     return Reroute(raw["start"], raw["end"], dict(raw["accuracy"].items()))
 
 
-def _spec(raw: dict[str, Any]) -> TensorSpec:
+def _free_size(name: str, raw: dict[str, Any]) -> FreeSize:
+    most = None if raw["most"] is None else _integer(raw["most"], 1)
+    multiple = _integer(raw["multiple"], 1)
+    size = FreeSize(name, _integer(raw["least"], 1), most, multiple, raw["batch"])
+    if not isinstance(size.batch, bool) or not size.allows(size.nearest(size.least)):
+        raise ValueError(f"size '{excerpt(name)}' allows no size: {excerpt(raw)}")
+    return size
+
+
+def _spec(raw: dict[str, Any], sizes: Mapping[str, FreeSize]) -> TensorSpec:
     shape = tuple(None if size is None else _integer(size, 0) for size in raw["shape"])
     example = tuple(_integer(size, 0) for size in raw["example_shape"])
+    free = tuple(None if name is None else sizes[name] for name in raw.get("sizes", ()))
     if len(shape) != len(example):
         raise ValueError(f"tensor '{excerpt(raw['name'])}': shape and example_shape differ in rank")
-    return TensorSpec(_name(raw["name"]), str(raw["dtype"]), shape, example)
+    named = zip(shape, free, strict=len(free) > 0)
+    if any(size is not None and each is not None for size, each in named):
+        raise ValueError(f"tensor '{excerpt(raw['name'])}': a dimension has both a fixed and a free size")
+    return TensorSpec(_name(raw["name"]), str(raw["dtype"]), shape, example, free)
