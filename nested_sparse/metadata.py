@@ -19,7 +19,7 @@ from .network import DenseModule, Network
 from .places import LayerShape
 from .quantization import MAX_COLUMNS
 from .reroute import Reroute, check_reroutes
-from .tensor_spec import TensorSpec, check_sizes
+from .tensor_spec import TensorSpec, check_examples
 from .value_type import FLOAT32, VALUE_TYPES, ValueType, value_type_of_bytes
 
 FREE_SIZES_VERSION = 5
@@ -210,7 +210,7 @@ def _parse(raw: dict[str, Any]) -> Metadata:
     check_reroutes(metadata.reroutes, len(levels), {layer.name for layer in layers})
     if metadata.format_version > raw["format_version"]:
         raise ValueError(f"its layers need format version {metadata.format_version}")
-    check_sizes(metadata.inputs)
+    check_examples(metadata.inputs)
     return metadata
 
 
@@ -295,7 +295,8 @@ def _reroute(raw: dict[str, Any]) -> Reroute:
 def _free_size(name: str, raw: dict[str, Any]) -> FreeSize:
     most = None if raw["most"] is None else _integer(raw["most"], 1)
     multiple = _integer(raw["multiple"], 1)
-    size = FreeSize(name, _integer(raw["least"], 1), most, multiple, raw["batch"])
+    terms = tuple(map(_name, raw["terms"]))
+    size = FreeSize(name, _integer(raw["least"], 1), most, multiple, raw["batch"], terms, _integer(raw["plus"], 0))
     if not isinstance(size.batch, bool) or not size.allows(size.nearest(size.least)):
         raise ValueError(f"size '{excerpt(name)}' allows no size: {excerpt(raw)}")
     return size

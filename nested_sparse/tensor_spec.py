@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from .excerpt import excerpt
 from .free_size import FreeSize
 
 
@@ -34,11 +35,11 @@ class TensorSpec:
         return not self.free or (self.free[0] is not None and self.free[0].batch)
 
     def sized(self, batch: int | None, sizes: Mapping[str, int]) -> tuple[int, ...]:
-        """A shape of it: that of the example with other free sizes, by name, and `batch` samples (None: as there)."""
-        shape = [
-            each if free is None else sizes.get(free.name, each)
-            for each, free in zip(self.example_shape, self.free or (None,) * len(self.shape), strict=True)
-        ]
+        """The example's shape with the free sizes `sizes`, by name, and `batch` samples (None: as many as there)."""
+        shape = list(self.example_shape)
+        for axis, free in enumerate(self.free):
+            if free is not None:
+                shape[axis] = sizes.get(free.name, shape[axis])
         if batch is not None and self.has_batch:
             shape[0] = batch
         return tuple(shape)
@@ -50,21 +51,35 @@ def batch_is_free(specs: Iterable[TensorSpec]) -> bool:
 
 
 def free_sizes(specs: Iterable[TensorSpec]) -> tuple[FreeSize, ...]:
-    """The free sizes of the inputs `specs` but for the batch, each once, in the order in which they occur."""
-    found = {free.name: free for spec in specs for free in spec.free if free is not None and not free.batch}
-    return tuple(found.values())
+    """The sizes of the inputs `specs` that a run may choose, without the batch, in the order in which they occur."""
+    found = {free.name: free for spec in specs for free in spec.free if free is not None}
+    return tuple(free for free in found.values() if not free.batch and not free.terms)
+
+
+def whole_sizes(specs: Iterable[TensorSpec], sizes: Mapping[str, int]) -> dict[str, int]:
+    """All sizes of the inputs `specs` by name, sums included: those of `sizes`, and else those of the examples."""
+    named = [(free, size) for spec in specs for free, size in zip(spec.free, spec.example_shape, strict=False) if free]
+    whole = {free.name: sizes.get(free.name, size) for free, size in named}
+    return whole | {free.name: free.sum_of(whole) for free, _ in named if free.terms}
 
 
 def most_batch(specs: Iterable[TensorSpec]) -> int | None:
     """The largest number of samples that the inputs `specs` may have; None where no bound is known."""
-    bounds = [spec.free[0].most for spec in specs if spec.has_batch and spec.free and spec.free[0] is not None]
+    bounds = [free.most for spec in specs for free in spec.free[:1] if free is not None and free.batch]
     return min((each for each in bounds if each is not None), default=None)
 
 
-def check_sizes(inputs: Iterable[TensorSpec]) -> None:
-    """Raise ValueError where the examples of `inputs` do not have their free sizes, or not one size for one name."""
-    known: dict[str, int] = {}
+def check_examples(inputs: Sequence[TensorSpec]) -> None:
+    """Raise ValueError where the examples of `inputs` do not have sizes that are allowed together."""
+    known = {free.name for free in free_sizes(inputs)}
+    for spec in inputs:
+        for free in spec.free:
+            if free is not None and not known.issuperset(free.terms):
+                raise ValueError(f"size '{excerpt(free.name)}' is a sum of sizes that no input has")
+    whole = whole_sizes(inputs, {})
     for spec in inputs:
         for size, free in zip(spec.example_shape, spec.free, strict=False):
-            if free is not None and (not free.allows(size) or known.setdefault(free.name, size) != size):
-                raise ValueError(f"tensor '{spec.name}': its example has a size {size} of '{free.name}'")
+            if free is not None and (whole[free.name] != size or not (free.terms or free.allows(size))):
+                raise ValueError(
+                    f"tensor '{excerpt(spec.name)}': its example has a size {size} of '{excerpt(free.name)}'"
+                )

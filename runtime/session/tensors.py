@@ -14,7 +14,7 @@ from nested_sparse.bfloat16 import BFLOAT16, NAME, cast, dtype_named
 from nested_sparse.errors import InputError, OutOfMemoryError
 from nested_sparse.excerpt import excerpt, excerpts
 from nested_sparse.free_size import FreeSize
-from nested_sparse.tensor_spec import TensorSpec
+from nested_sparse.tensor_spec import TensorSpec, whole_sizes
 
 Array = NDArray[np.generic]
 Arrays = Mapping[str, Array]
@@ -88,12 +88,21 @@ def _checked_sizes(specs: Sequence[TensorSpec], arrays: Arrays) -> tuple[int, ..
                     f"input '{excerpt(spec.name)}': its dimension {axis}, '{excerpt(free.name)}', is {size}, but that "
                     f"of input '{excerpt(where)}' is {known}; they must be equal"
                 )
-            if not free.allows(size):
+            if not free.terms and not free.allows(size):
                 raise InputError(
                     f"input '{excerpt(spec.name)}': dimension {axis}, '{excerpt(free.name)}', may be "
                     f"{free.range_text}, got {size}"
                 )
-    return tuple([size for free, (size, _) in found.items() if not free.batch]) if found else ()
+    if not found:
+        return ()
+    sizes = {free.name: size for free, (size, _) in found.items()}
+    for free, (size, where) in found.items():
+        if free.terms and size != free.sum_of(sizes):
+            raise InputError(
+                f"input '{excerpt(where)}': '{excerpt(free.name)}' must be {free.range_text}, here "
+                f"{free.sum_of(sizes)}, got {size}"
+            )
+    return tuple([size for free, (size, _) in found.items() if not free.batch and not free.terms])
 
 
 def in_order(array: Array) -> Array:
@@ -158,6 +167,7 @@ def random_inputs(
 def _random_inputs(specs: Sequence[TensorSpec], batch: int, seed: int, sizes: Mapping[str, int]) -> dict[str, Array]:
     generator = np.random.default_rng(seed)
     arrays: dict[str, Array] = {}
+    sizes = whole_sizes(specs, sizes)
     for spec in specs:
         shape = spec.sized(batch, sizes)
         dtype = dtype_named(spec.dtype)

@@ -201,7 +201,7 @@ def free_size(
     **size: Any,
 ) -> None:
     """Give the input free sizes, as in a file of version 5."""
-    whole = {"least": 1, "most": None, "multiple": 1, "batch": False}
+    whole = {"least": 1, "most": None, "multiple": 1, "batch": False, "terms": [], "plus": 0}
     metadata["sizes"] = {"batch": {**whole, "batch": True}, "length": {**whole, **size}}
     metadata["inputs"][0].update(sizes=list(names), shape=list(shape))
     metadata["format_version"] = version
@@ -234,6 +234,8 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, Any], dict[str, np.ndarray]], Non
     "no size": (lambda m, t: free_size(m, least=9, most=8), "allows no size"),
     "no multiple": (lambda m, t: free_size(m, least=9, most=15, multiple=8), "allows no size"),
     "example out of range": (lambda m, t: free_size(m, most=8), "has a size 12 of 'length'"),
+    "sum of an unknown size": (lambda m, t: free_size(m, terms=["width"]), "a sum of sizes that no input has"),
+    "sum of itself": (lambda m, t: free_size(m, terms=["length"]), "a sum of sizes that no input has"),
     "size that is a text": (lambda m, t: free_size(m, most="8"), "whole number"),
     "batch that is a number": (lambda m, t: free_size(m, batch=1), "allows no size"),
     "unknown pattern": (lambda m, t: m["layers"][0].__setitem__("pattern", "gs4x1"), "'gs4x1' is not supported"),

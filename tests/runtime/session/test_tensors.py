@@ -60,16 +60,22 @@ SIZED = (
     TensorSpec("ids", "int64", (None, None), (1, 4), (BATCH, LENGTH)),
     TensorSpec("cache", "float32", (None, 3, None), (1, 3, 5), (BATCH, None, PAST)),
     TensorSpec("mask", "int64", (None,), (4,), (LENGTH,)),
+    TensorSpec("seen", "int64", (None, None), (1, 10), (BATCH, FreeSize("seen", terms=("past", "length"), plus=1))),
 )
 
 
 def sized(
-    ids: tuple[int, int] = (2, 6), cache: tuple[int, int, int] = (2, 3, 7), mask: int = 6
+    ids: tuple[int, int] = (2, 6),
+    cache: tuple[int, int, int] = (2, 3, 7),
+    mask: int = 6,
+    seen: tuple[int, int] = (2, 14),
 ) -> dict[str, np.ndarray]:
+    """Inputs of these shapes."""
     return {
         "ids": np.zeros(ids, np.int64),
         "cache": np.zeros(cache, np.float32),
         "mask": np.zeros(mask, np.int64),
+        "seen": np.zeros(seen, np.int64),
     }
 
 
@@ -89,6 +95,7 @@ def test_free_sizes_are_read_from_the_inputs() -> None:
         ({"mask": 8}, "'mask': its dimension 0, 'length', is 8, but that of input 'ids' is 6; they must be equal"),
         ({"cache": (3, 3, 7)}, "'cache': its dimension 0, 'batch', is 3, but that of input 'ids' is 2"),
         ({"cache": (2, 4, 7)}, r"expected shape \[batch: 1 or more, 3, past: 1 to 64\], got \[2, 4, 7\]"),
+        ({"seen": (2, 13)}, r"'seen': 'seen' must be past \+ length \+ 1, here 14, got 13"),
         ({"ids": (2, 0), "mask": 6}, "expected shape"),
     ],
 )
@@ -101,7 +108,7 @@ def test_a_wrong_size_is_named_with_its_range(changed: dict[str, Any], words: st
 def test_random_inputs_have_the_sizes_asked_for() -> None:
     """Those that are not named are those of the example."""
     drawn = random_inputs(SIZED, 3, sizes={"past": 9})
-    assert [array.shape for array in drawn.values()] == [(3, 4), (3, 3, 9), (4,)]
+    assert [array.shape for array in drawn.values()] == [(3, 4), (3, 3, 9), (4,), (3, 14)]
 
 
 def test_missing_input_is_named() -> None:
