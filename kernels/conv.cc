@@ -16,14 +16,15 @@ constexpr int64_t kCutFrom = 3072;
 constexpr int64_t kRangeColumns = 1152;
 
 int64_t channels_of_range(int64_t channels, const ConvGeometry& geometry) {
-  const int64_t taps = geometry.kernel[0] * geometry.kernel[1];
+  const int64_t taps = geometry.taps();
   return channels * taps < kCutFrom ? channels : std::max<int64_t>(kRangeColumns / taps, 1);
 }
 
 }  // namespace
 
 NestedConv::NestedConv(const ort::Attributes& attributes)
-    : ConvLayer(attributes),
+    : ConvLayer(attributes, 3),
+      outputs_(attributes),
       weighs_(depthwise_ && weight_.banks() == 0 && weight_.kind().value_type == ValueType::float32),
       range_channels_(channels_of_range(channels_, geometry_)),
       x_tiled_(read_choice(attributes, "x_tiled", 0, 1, 0) == 1),
@@ -50,7 +51,8 @@ void NestedConv::compute(const ort::Context& context) const {
   const Image x = read_image(context, kX, "X ", x_tiled_);
   check_channels(x.size);
   auto plan = checked("", [&] { return plans_.plan_for(geometry_, x, gather_.shape); });
-  const ImageSize size = output_size(x.size, plan->output_height(), plan->output_width());
+  const ImageSize size = plan->output(x.size.batch, weight_.rows());
+  check_output(size);
   const Image residual = read_residual(context, size);
   const Image y = Image::write(context, size, y_tiled_, gather_.shape, spatial_);
   run_tasks(context, Run{view, std::move(plan), x, residual, y, next_run()});
@@ -95,7 +97,36 @@ void NestedConv::run_task(const Run& run, const Task& task) const {
     args.x = run.plan->direct() ? run.x.data + run.x.offset(task.image, task.tile) + channel * args.x_pitch
                                 : gathered(run, task, channel, channel + channels_);
     const Part outputs = channel_groups_ == 1 ? task.outputs : Part{group * rows, (group + 1) * rows};
-    kernel_.spmm(args, outputs.begin, outputs.end);
+    multiply(args, outputs);
+  }
+}
+
+// Where outputs have an activation, a few of them are computed at a time, so that it finds them in L1.
+void NestedConv::multiply(const SpmmArgs& args, Part groups) const {
+  if (outputs_.plain() || !args.last) return kernel_.spmm(args, groups.begin, groups.end);
+  constexpr int64_t kTogether = 4096;  // outputs
+  const int64_t rows = weight_.block_rows();
+  const int64_t step = std::max<int64_t>(kTogether / (args.pixels * rows), 1);
+  for (int64_t begin = groups.begin; begin < groups.end; begin += step) {
+    const int64_t end = std::min(begin + step, groups.end);
+    kernel_.spmm(args, begin, end);
+    activate(args, Part{begin * rows, end * rows});
+  }
+}
+
+// Applies the activation to the outputs of packed rows `rows`: at once where they lie without gaps, because a call for
+// each of many short rows takes as long as several vectors.
+void NestedConv::activate(const SpmmArgs& args, Part rows) const {
+  const PackedWeight& weight = args.weight;
+  const int64_t used = args.y_whole ? args.y_pitch : args.pixels;
+  const bool all = rows.begin == 0 && rows.end == weight_.packed_rows();
+  if (used == args.y_pitch && (weight.perm == nullptr || all)) {
+    const int64_t count = std::min(rows.end, weight.rows) - rows.begin;
+    return outputs_.apply(count * used, args.y + rows.begin * args.y_pitch);
+  }
+  for (int64_t r = rows.begin; r < rows.end; ++r) {
+    const int64_t output = output_of(weight, r);
+    if (output >= 0) outputs_.apply(args.pixels, args.y + output * args.y_pitch);
   }
 }
 
@@ -124,7 +155,7 @@ void NestedConv::run_ranges(const Run& run, const Task& task, SpmmArgs& args) co
              channel * run.plan->taps() * args.x_pitch;
     args.first = range == 0;
     args.last = range == ranges - 1;
-    kernel_.spmm(args, task.outputs.begin, task.outputs.end);
+    multiply(args, task.outputs);
   }
 }
 
@@ -144,7 +175,7 @@ void NestedConv::run_depthwise(const Run& run, const Task& task, SpmmArgs& args)
     weigh.tile.channel_end = std::min(begin + kChannels, task.outputs.end);
     gather_.weigh(weigh);
     args.sums = sums - begin * args.x_pitch;
-    kernel_.spmm(args, begin, weigh.tile.channel_end);
+    multiply(args, Part{begin, weigh.tile.channel_end});
   }
 }
 

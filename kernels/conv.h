@@ -1,5 +1,6 @@
-// NestedConv: X [N, C, H, W] -> Y [N, O, Ho, Wo], or with one spatial dimension X [N, C, W] -> Y [N, O, Wo]. It takes
-// any stride, padding and dilation, and groups of channels as ONNX's Conv does.
+// NestedConv: X [N, C, H, W] -> Y [N, O, Ho, Wo], with one spatial dimension X [N, C, W] -> Y [N, O, Wo], with three
+// X [N, C, D, H, W] -> Y [N, O, Do, Ho, Wo]. It takes any stride, padding and dilation, and groups of channels as
+// ONNX's Conv does.
 #pragma once
 
 #include <memory>
@@ -31,10 +32,13 @@ class NestedConv : public ConvLayer {
   Image read_residual(const ort::Context& context, const ImageSize& size) const;
   void run_tasks(const ort::Context& context, const Run& run) const;
   void run_task(const Run& run, const Task& task) const;
+  void multiply(const SpmmArgs& args, Part groups) const;
+  void activate(const SpmmArgs& args, Part rows) const;
   void run_ranges(const Run& run, const Task& task, SpmmArgs& args) const;
   void run_depthwise(const Run& run, const Task& task, SpmmArgs& args) const;
   const float* gathered(const Run& run, const Task& task, int64_t channel_begin, int64_t channel_end) const;
 
+  Outputs outputs_;
   bool weighs_;             // depthwise, and values are float32
   int64_t range_channels_;  // input channels of a range of columns; all channels where the columns are not cut
   bool x_tiled_, y_tiled_, residual_tiled_;

@@ -4,16 +4,16 @@
 
 namespace nested_sparse {
 
-ConvLayer::ConvLayer(const ort::Attributes& attributes)
+ConvLayer::ConvLayer(const ort::Attributes& attributes, int64_t spatial)
     : NestedOperator(attributes),
-      geometry_(read_geometry(attributes)),
-      spatial_(read_choice(attributes, "spatial_dimensions", 1, 2, 2)),
+      spatial_(read_spatial(attributes, spatial)),
+      geometry_(read_geometry(attributes, spatial_)),
       channel_groups_(read_choice(attributes, "groups", 1, weight_.rows(), 1)),
-      channels_(weight_.columns() / (geometry_.kernel[0] * geometry_.kernel[1])),
+      channels_(weight_.columns() / geometry_.taps()),
       depthwise_(channel_groups_ > 1 && channel_groups_ == weight_.rows() && channels_ == 1) {
-  if (channels_ * geometry_.kernel[0] * geometry_.kernel[1] != weight_.columns()) {
-    fail("columns must be a multiple of the window's " + std::to_string(geometry_.kernel[0] * geometry_.kernel[1]) +
-         " taps, got " + std::to_string(weight_.columns()));
+  if (channels_ * geometry_.taps() != weight_.columns()) {
+    fail("columns must be a multiple of the window's " + std::to_string(geometry_.taps()) + " taps, got " +
+         std::to_string(weight_.columns()));
   }
   if (channel_groups_ > 1 && weight_.rows() % (channel_groups_ * weight_.block_rows()) != 0) {
     fail("the rows of each of the " + std::to_string(channel_groups_) + " groups must be whole blocks of " +
@@ -26,10 +26,9 @@ void ConvLayer::check_channels(const ImageSize& x) const {
   fail("X must be [N, " + std::to_string(channel_groups_ * channels_) + ", H, W], got " + x.text());
 }
 
-ImageSize ConvLayer::output_size(const ImageSize& x, int64_t height, int64_t width) const {
-  const ImageSize size{x.batch, weight_.rows(), height, width};
-  if (spatial_ == 1 && height != 1) fail("with one spatial dimension Y must have one row, got " + size.text());
-  return size;
+void ConvLayer::check_output(const ImageSize& size) const {
+  if (spatial_ == 1 && size.height != 1) fail("with one spatial dimension Y must have one row, got " + size.text());
+  if (spatial_ != 3 && size.depth != 1) fail("without three spatial dimensions Y has one slice, got " + size.text());
 }
 
 void ConvLayer::check_residual(const ImageSize& residual, const ImageSize& size) const {

@@ -19,8 +19,9 @@ struct MatrixName {
 
 class ConvLayer : public NestedOperator {
  public:
-  // Throws ort::Error where the weight does not fit the window or the groups.
-  explicit ConvLayer(const ort::Attributes& attributes);
+  // spatial: the most spatial dimensions that the operator takes. Throws ort::Error where the weight does not fit the
+  // window or the groups.
+  ConvLayer(const ort::Attributes& attributes, int64_t spatial);
 
  protected:
   // Returns the value of make(). An ort::Error that it throws gets the layer's name and `about` in front.
@@ -36,13 +37,13 @@ class ConvLayer : public NestedOperator {
   int64_t parts() const { return channel_groups_ == 1 ? weight_.spmm_groups() : channel_groups_; }
   // Throws ort::Error where X does not have the channels of the weight.
   void check_channels(const ImageSize& x) const;
-  // The output for an image of size x. Throws ort::Error where it has several rows but one spatial dimension.
-  ImageSize output_size(const ImageSize& x, int64_t height, int64_t width) const;
+  // Throws ort::Error where the output has several rows but one spatial dimension, or several slices but two.
+  void check_output(const ImageSize& size) const;
   // Throws ort::Error where the residual does not have the output's size.
   void check_residual(const ImageSize& residual, const ImageSize& size) const;
 
+  int64_t spatial_;  // dimensions: 1 to 3
   ConvGeometry geometry_;
-  int64_t spatial_;         // dimensions: 1 or 2
   int64_t channel_groups_;  // the outputs of each read input channels of their own
   int64_t channels_;        // input channels that a row of the weight reads
   bool depthwise_;          // each row reads one channel, and only that row

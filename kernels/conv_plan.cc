@@ -1,8 +1,11 @@
 #include "conv_plan.h"
 
 #include <algorithm>
+#include <initializer_list>
 #include <limits>
 #include <string>
+
+#include "operator.h"
 
 namespace nested_sparse {
 namespace {
@@ -11,14 +14,22 @@ constexpr int64_t kMaxFloats = std::numeric_limits<int32_t>::max();
 constexpr int64_t kMaxGeometry = 1 << 20;
 constexpr int64_t kMaxPieces = 1 << 26;  // 7 x 7 taps over 4096 x 4096 pixels in vectors of 16 have 49 << 20
 
-void read_pair(const ort::Attributes& attributes, const char* name, int64_t least, int64_t (&pair)[2]) {
-  const std::vector<int64_t> values = attributes.integers(name, 2);
-  for (int axis = 0; axis < 2; ++axis) {
-    if (values[axis] < least || values[axis] > kMaxGeometry) {
-      throw ort::Error("attribute '" + std::string(name) + "': expected values of " + std::to_string(least) +
-                       " or more, got " + std::to_string(values[axis]));
+// Writes the values of an attribute of `spatial` or more dimensions, slices first, to sizes[0] as rows, columns,
+// slices; a second half of the values to sizes[1]. A window over images has one slice, and so its value `of_slice`.
+void read_sizes(const ort::Attributes& attributes, const char* name, int64_t spatial, int64_t least, int64_t of_slice,
+                std::initializer_list<int64_t*> sizes) {
+  const int64_t axes = spatial == 3 ? 3 : 2;
+  const std::vector<int64_t> values = attributes.integers(name, static_cast<size_t>(axes) * sizes.size());
+  const int64_t* value = values.data();
+  for (int64_t* const size : sizes) {
+    size[2] = of_slice;
+    for (int64_t i = 0; i < axes; ++i, ++value) {
+      if (*value < least || *value > kMaxGeometry) {
+        throw ort::Error("attribute '" + std::string(name) + "': expected values of " + std::to_string(least) +
+                         " or more, got " + std::to_string(*value));
+      }
+      size[(i + 5 - axes) % 3] = *value;
     }
-    pair[axis] = values[axis];
   }
 }
 
@@ -36,46 +47,45 @@ Source source_of(const Image& x, int64_t pixel) {
 
 }  // namespace
 
-ConvGeometry read_geometry(const ort::Attributes& attributes) {
+ConvGeometry read_geometry(const ort::Attributes& attributes, int64_t spatial) {
   ConvGeometry geometry{};
-  read_pair(attributes, "kernel_shape", 1, geometry.kernel);
-  read_pair(attributes, "strides", 1, geometry.stride);
-  read_pair(attributes, "dilations", 1, geometry.dilation);
-  const std::vector<int64_t> pads = attributes.integers("pads", 4);
-  for (int axis = 0; axis < 2; ++axis) {
-    geometry.pad_before[axis] = pads[axis];
-    geometry.pad_after[axis] = pads[2 + axis];
-  }
-  for (int64_t pad : pads) {
-    if (pad < 0 || pad > kMaxGeometry) {
-      throw ort::Error("attribute 'pads': expected values of 0 or more, got " + std::to_string(pad));
-    }
-  }
+  read_sizes(attributes, "kernel_shape", spatial, 1, 1, {geometry.kernel});
+  read_sizes(attributes, "strides", spatial, 1, 1, {geometry.stride});
+  read_sizes(attributes, "dilations", spatial, 1, 1, {geometry.dilation});
+  read_sizes(attributes, "pads", spatial, 0, 0, {geometry.pad_before, geometry.pad_after});
   return geometry;
+}
+
+int64_t read_spatial(const ort::Attributes& attributes, int64_t most) {
+  return read_choice(attributes, "spatial_dimensions", 1, most, 2);
 }
 
 int64_t output_size(const ConvGeometry& geometry, int axis, int64_t size) {
   const int64_t padded = size + geometry.pad_before[axis] + geometry.pad_after[axis];
   const int64_t reach = (geometry.kernel[axis] - 1) * geometry.dilation[axis] + 1;
   if (reach > padded) {
+    constexpr const char* kNames[] = {" rows", " columns", " slices"};
     throw ort::Error("the window spans " + std::to_string(reach) + " pixels, the padded image has " +
-                     std::to_string(padded) + (axis == 0 ? " rows" : " columns"));
+                     std::to_string(padded) + kNames[axis]);
   }
   return (padded - reach) / geometry.stride[axis] + 1;
 }
 
 ConvPlan::ConvPlan(const ConvGeometry& geometry, const Image& x, TileShape shape)
-    : size_{x.size.height, x.size.width},
+    : size_{x.size.height, x.size.width, x.size.depth},
       channels_(x.size.channels),
-      taps_(geometry.kernel[0] * geometry.kernel[1]),
+      taps_(geometry.taps()),
       step_(geometry.stride[1] == 2 ? 2 : 1) {
   if (x.image_floats() > kMaxFloats) throw ort::Error("the image has more than 2^31 values");
-  for (int axis = 0; axis < 2; ++axis) output_[axis] = output_size(geometry, axis, size_[axis]);
-  if (output_[0] > kMaxFloats / output_[1]) throw ort::Error("the output image has more than 2^31 pixels");
-  tiling_ = Tiling(output_[0] * output_[1], shape.lanes, shape.vectors);
-  const bool unpadded =
-      geometry.pad_before[0] + geometry.pad_before[1] + geometry.pad_after[0] + geometry.pad_after[1] == 0;
-  direct_ = x.tiled && unpadded && taps_ * geometry.stride[0] * geometry.stride[1] == 1;
+  direct_ = x.tiled && taps_ == 1;
+  for (int axis = 0; axis < 3; ++axis) {
+    output_[axis] = output_size(geometry, axis, size_[axis]);
+    direct_ &= geometry.stride[axis] == 1 && geometry.pad_before[axis] + geometry.pad_after[axis] == 0;
+  }
+  if (output_[0] > kMaxFloats / output_[1] || output_[0] * output_[1] > kMaxFloats / output_[2]) {
+    throw ort::Error("the output image has more than 2^31 pixels");
+  }
+  tiling_ = Tiling(output_[0] * output_[1] * output_[2], shape.lanes, shape.vectors);
   if (!direct_) place_pieces(geometry, x);
 }
 
@@ -99,8 +109,15 @@ void ConvPlan::place_pieces(const ConvGeometry& geometry, const Image& x) {
 // are `step_` floats apart.
 void ConvPlan::place_vector(const ConvGeometry& geometry, const Image& x, int64_t tap, int64_t vector,
                             int32_t row_vector) {
-  const int64_t down = tap / geometry.kernel[1] * geometry.dilation[0] - geometry.pad_before[0];
+  const int64_t plane = geometry.kernel[0] * geometry.kernel[1];
+  const int64_t back = tap / plane * geometry.dilation[2] - geometry.pad_before[2];
+  const int64_t down = tap % plane / geometry.kernel[1] * geometry.dilation[0] - geometry.pad_before[0];
   const int64_t right = tap % geometry.kernel[1] * geometry.dilation[1] - geometry.pad_before[1];
+  // counted on from lane to lane: a division takes longer than all else here
+  int64_t line = vector * tiling_.lanes / output_[1];
+  int64_t column_index = vector * tiling_.lanes % output_[1];
+  int64_t slice_index = line / output_[0];
+  line %= output_[0];
   Piece last{0, 0, 0};
   bool first = true;
   const auto finish = [&](const Piece& piece) {
@@ -113,11 +130,17 @@ void ConvPlan::place_vector(const ConvGeometry& geometry, const Image& x, int64_
   };
   for (int64_t lane = 0; lane < tiling_.lanes; ++lane) {
     const int64_t pixel = vector * tiling_.lanes + lane;
-    const int64_t row = pixel / output_[1] * geometry.stride[0] + down;
-    const int64_t column = pixel % output_[1] * geometry.stride[1] + right;
-    const bool inside = pixel < tiling_.pixels && row >= 0 && row < size_[0] && column >= 0 && column < size_[1];
+    const int64_t slice = slice_index * geometry.stride[2] + back;
+    const int64_t row = line * geometry.stride[0] + down;
+    const int64_t column = column_index * geometry.stride[1] + right;
+    if (++column_index == output_[1]) {
+      column_index = 0;
+      if (++line == output_[0]) line = 0, ++slice_index;
+    }
+    const bool inside = pixel < tiling_.pixels && slice >= 0 && slice < size_[2] && row >= 0 && row < size_[0] &&
+                        column >= 0 && column < size_[1];
     if (!inside) continue;
-    const Source source = source_of(x, row * size_[1] + column);
+    const Source source = source_of(x, (slice * size_[0] + row) * size_[1] + column);
     const auto offset = static_cast<int32_t>(source.offset - lane * step_);
     if (last.mask != 0 && (offset != last.offset || source.pitch != last.pitch)) {
       finish(last);

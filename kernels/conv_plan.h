@@ -18,18 +18,24 @@
 
 namespace nested_sparse {
 
+// A window. Each array has its rows, its columns, and its slices in depth; one slice where there are two dimensions.
 struct ConvGeometry {
-  int64_t kernel[2];  // rows and columns of the window
-  int64_t stride[2];
-  int64_t pad_before[2];  // top, left
-  int64_t pad_after[2];   // bottom, right
-  int64_t dilation[2];
+  int64_t taps() const { return kernel[0] * kernel[1] * kernel[2]; }
+
+  int64_t kernel[3];
+  int64_t stride[3];
+  int64_t pad_before[3];  // top, left, front
+  int64_t pad_after[3];   // bottom, right, back
+  int64_t dilation[3];
 };
 
-// From the attributes kernel_shape, strides, pads and dilations. Throws ort::Error where one is out of range.
-ConvGeometry read_geometry(const ort::Attributes& attributes);
-// Rows (axis 0) or columns (axis 1) of the output, from those of the input. Throws ort::Error where the window does not
-// fit into the padded image.
+// From the attributes kernel_shape, strides, pads and dilations, which have a value for each of the `spatial`
+// dimensions, but two where that is 1. Throws ort::Error where one is out of range.
+ConvGeometry read_geometry(const ort::Attributes& attributes, int64_t spatial = 2);
+// The attribute spatial_dimensions, 1 to `most`. Throws ort::Error where it is out of range.
+int64_t read_spatial(const ort::Attributes& attributes, int64_t most);
+// Rows (axis 0), columns (axis 1) or slices (axis 2) of the output, from those of the input. Throws ort::Error where
+// the window does not fit into the padded image.
 int64_t output_size(const ConvGeometry& geometry, int axis, int64_t size);
 
 class ConvPlan {
@@ -39,10 +45,13 @@ class ConvPlan {
   ConvPlan(const ConvGeometry& geometry, const Image& x, TileShape shape);
 
   bool matches(const Image& x) const {
-    return x.size.height == size_[0] && x.size.width == size_[1] && x.size.channels == channels_;
+    return x.size.height == size_[0] && x.size.width == size_[1] && x.size.depth == size_[2] &&
+           x.size.channels == channels_;
   }
-  int64_t output_height() const { return output_[0]; }
-  int64_t output_width() const { return output_[1]; }
+  // The output for `batch` images, with `channels` channels.
+  ImageSize output(int64_t batch, int64_t channels) const {
+    return ImageSize{batch, channels, output_[0], output_[1], output_[2]};
+  }
 
   int64_t taps() const { return taps_; }
 
@@ -59,9 +68,9 @@ class ConvPlan {
   void place_pieces(const ConvGeometry& geometry, const Image& x);
   void place_vector(const ConvGeometry& geometry, const Image& x, int64_t tap, int64_t vector, int32_t row_vector);
 
-  int64_t size_[2];
+  int64_t size_[3];
   int64_t channels_;  // of the image; the distance between tiles of a tiled image depends on it
-  int64_t output_[2];
+  int64_t output_[3];
   Tiling tiling_;  // of the output
   int64_t taps_;
   int64_t widest_ = 0;  // pitch of the widest tile

@@ -11,23 +11,27 @@ constexpr int64_t kMaxFloats = std::numeric_limits<int32_t>::max();
 
 // The beginning of a tiled image, before its first tile. It fills one cache line, so that tiles stay aligned.
 struct Header {
-  int64_t magic, batch, channels, height, width;
+  int64_t magic, batch, channels, height, width, depth;
   int32_t lanes, tile_vectors;
-  int64_t reserved[2];
+  int64_t reserved;
 };
 constexpr int64_t kHeaderFloats = sizeof(Header) / sizeof(float);
 static_assert(kHeaderFloats == 16, "a cache line");
 
 Image image_of(const float* data, const ImageSize& size, bool tiled, TileShape shape) {
-  return Image{data, size, Tiling(size.height * size.width, shape.lanes, shape.vectors), tiled};
+  return Image{data, size, Tiling(size.pixels(), shape.lanes, shape.vectors), tiled};
 }
 
 // Whether images of the header's sizes take exactly `floats` floats. The header is untrusted, so every product is
 // bounded before it is made.
 bool holds_images(const Header& header, TileShape shape, int64_t floats) {
-  if (header.batch < 0 || header.channels < 1 || header.height < 1 || header.width < 1) return false;
-  if (header.height > kMaxFloats / header.width) return false;
-  const Tiling tiling(header.height * header.width, shape.lanes, shape.vectors);
+  if (header.batch < 0 || header.channels < 1) return false;
+  int64_t pixels = 1;
+  for (const int64_t size : {header.height, header.width, header.depth}) {
+    if (size < 1 || size > kMaxFloats / pixels) return false;
+    pixels *= size;
+  }
+  const Tiling tiling(pixels, shape.lanes, shape.vectors);
   if (header.channels > kMaxFloats / tiling.floats(1)) return false;
   const int64_t image = tiling.floats(header.channels);
   return floats % image == 0 && floats / image == header.batch;
@@ -41,7 +45,7 @@ Image read_tiled(const ort::Tensor<const float>& tensor, TileShape shape) {
     throw ort::Error("must be a tiled image of this library's convolutions, got a tensor of shape " +
                      tensor.shape.text() + "; export the model again");
   }
-  const ImageSize size{header.batch, header.channels, header.height, header.width};
+  const ImageSize size{header.batch, header.channels, header.height, header.width, header.depth};
   if (!holds_images(header, shape, tensor.shape.elements() - kHeaderFloats)) {
     throw ort::Error("holds " + std::to_string(tensor.shape.elements()) + " floats, its header says an image of " +
                      size.text());
@@ -52,18 +56,20 @@ Image read_tiled(const ort::Tensor<const float>& tensor, TileShape shape) {
 }  // namespace
 
 std::string ImageSize::text() const {
-  return "[" + std::to_string(batch) + ", " + std::to_string(channels) + ", " + std::to_string(height) + ", " +
+  const std::string slices = depth == 1 ? "" : std::to_string(depth) + ", ";
+  return "[" + std::to_string(batch) + ", " + std::to_string(channels) + ", " + slices + std::to_string(height) + ", " +
          std::to_string(width) + "]";
 }
 
 Image Image::read(const ort::Tensor<const float>& tensor, bool tiled, TileShape shape) {
   if (tiled) return read_tiled(tensor, shape);
   const auto& sizes = tensor.shape.size;
-  if (tensor.shape.rank != 3 && tensor.shape.rank != 4) {
-    throw ort::Error("must be [N, C, H, W] or [N, C, W], got " + tensor.shape.text());
+  const size_t rank = tensor.shape.rank;
+  if (rank < 3 || rank > 5) {
+    throw ort::Error("must be [N, C, W], [N, C, H, W] or [N, C, D, H, W], got " + tensor.shape.text());
   }
-  const bool line = tensor.shape.rank == 3;
-  return image_of(tensor.data, {sizes[0], sizes[1], line ? 1 : sizes[2], line ? sizes[2] : sizes[3]}, false, shape);
+  const int64_t height = rank == 3 ? 1 : sizes[rank - 2];
+  return image_of(tensor.data, {sizes[0], sizes[1], height, sizes[rank - 1], rank == 5 ? sizes[2] : 1}, false, shape);
 }
 
 Image Image::write(const ort::Context& context, const ImageSize& size, bool tiled, TileShape shape, int64_t spatial) {
@@ -74,10 +80,12 @@ Image Image::write(const ort::Context& context, const ImageSize& size, bool tile
   if (!tiled) {
     const ort::Shape line{3, {size.batch, size.channels, size.width}};
     const ort::Shape plane{4, {size.batch, size.channels, size.height, size.width}};
-    image.data = context.output(spatial == 1 ? line : plane);
+    const ort::Shape volume{5, {size.batch, size.channels, size.depth, size.height, size.width}};
+    image.data = context.output(spatial == 1 ? line : spatial == 2 ? plane : volume);
     return image;
   }
-  const Header header{kMagic, size.batch, size.channels, size.height, size.width, shape.lanes, shape.vectors, {}};
+  const Header header{kMagic,        size.batch, size.channels, size.height, size.width, size.depth, shape.lanes,
+                      shape.vectors, 0};
   float* const memory = context.output(ort::Shape{1, {kHeaderFloats + size.batch * image.image_floats()}});
   std::memcpy(memory, &header, sizeof header);
   image.data = memory + kHeaderFloats;

@@ -1,6 +1,7 @@
 // Image: a batch of images that a convolution reads as input or residual, or writes as output; planar or tiled.
 //
-// A planar image is ONNX's [N, C, H, W], or [N, C, W] for one spatial dimension. A tiled image (tiling.h) is private to
+// A planar image is ONNX's [N, C, H, W], [N, C, W] for one spatial dimension, or [N, C, D, H, W] for three: an image of
+// D slices, whose rows follow one another. A tiled image (tiling.h) is private to
 // our operators: a tensor of one dimension, which begins with a header that holds the sizes. The exporter marks the
 // tensors that only our operators read; only those are tiled.
 #pragma once
@@ -19,17 +20,21 @@ struct TileShape {
 };
 
 struct ImageSize {
-  int64_t batch, channels, height, width;
+  int64_t pixels() const { return depth * height * width; }
   bool operator==(const ImageSize& other) const {
-    return batch == other.batch && channels == other.channels && height == other.height && width == other.width;
+    return batch == other.batch && channels == other.channels && height == other.height && width == other.width &&
+           depth == other.depth;
   }
   std::string text() const;
+
+  int64_t batch, channels, height, width;
+  int64_t depth = 1;
 };
 
 struct Image {
   // The image in an input tensor of an operator. Throws ort::Error where the tensor holds none.
   static Image read(const ort::Tensor<const float>& tensor, bool tiled, TileShape shape);
-  // An image in new memory for the operator's output. spatial: spatial dimensions, 1 or 2.
+  // An image in new memory for the operator's output. spatial: spatial dimensions, 1 to 3.
   static Image write(const ort::Context& context, const ImageSize& size, bool tiled, TileShape shape, int64_t spatial);
 
   // Floats from one image of the batch to the next.

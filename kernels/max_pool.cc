@@ -12,7 +12,7 @@ constexpr double kGrain = 16384;  // outputs of a task
 }  // namespace
 
 TiledMaxPool::TiledMaxPool(const ort::Attributes& attributes)
-    : geometry_(read_geometry(attributes)), gather_(find_gather(isa_choice().isa)) {}
+    : geometry_(read_geometry(attributes, read_spatial(attributes, 3))), gather_(find_gather(isa_choice().isa)) {}
 
 void TiledMaxPool::compute(const ort::Context& context) const {
   Image x;
@@ -23,7 +23,7 @@ void TiledMaxPool::compute(const ort::Context& context) const {
   } catch (const ort::Error& error) {
     throw ort::Error(std::string("TiledMaxPool: X ") + error.what());
   }
-  const ImageSize size{x.size.batch, x.size.channels, plan->output_height(), plan->output_width()};
+  const ImageSize size = plan->output(x.size.batch, x.size.channels);
   const Image y = Image::write(context, size, true, gather_.shape, 2);
   const int64_t tiles = size.batch * y.tiling.tiles;
   const int64_t tasks = task_count(tiles, static_cast<double>(size.batch * y.image_floats()), kGrain);

@@ -1,6 +1,6 @@
 // TiledMaxPool: MaxPool from one tiled image to another.
 //
-// X and Y: tiled images. Attributes: kernel_shape, strides, pads, dilations, as of a convolution.
+// X and Y: tiled images. Attributes: kernel_shape, strides, pads, dilations, spatial_dimensions, as of a convolution.
 //
 // X must hold no negative values: the padding is zeros, and only then are they as good as ONNX's minus infinity. The
 // exporter uses this operator only after a ReLU. With ONNX Runtime's MaxPool instead, the images before and after it

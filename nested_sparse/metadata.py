@@ -13,7 +13,7 @@ from .budget import MAX_LEVELS
 from .errors import CheckpointError, PatternError
 from .excerpt import excerpt
 from .free_size import FreeSize
-from .graph.contract import LAYER_KINDS
+from .graph.contract import FORMAT_VERSION, LAYER_KINDS
 from .layouts import BLOCK_ROWS, PATTERNS, Blocks, Layout, stored_layout
 from .network import DenseModule, Network
 from .places import LayerShape
@@ -22,13 +22,11 @@ from .reroute import Reroute, check_reroutes
 from .tensor_spec import TensorSpec, check_examples
 from .value_type import FLOAT32, VALUE_TYPES, ValueType, value_type_of_bytes
 
-FREE_SIZES_VERSION = 5
-"""First version of the format whose files may have free sizes beside the batch."""
 FORMAT_VERSIONS = tuple(
     sorted(
         {layout.format_version for layout in PATTERNS.values()}
         | {each.format_version for each in VALUE_TYPES.values()}
-        | {FREE_SIZES_VERSION}
+        | {FORMAT_VERSION}
     )
 )
 """Versions that are read. A file gets the lowest that has all that it holds, so that older readers can open it."""
@@ -80,6 +78,12 @@ class LayerEntry:
         """How the arrays hold the layer."""
         return stored_layout(self.pattern, self.block_rows, self.value_type)
 
+    @property
+    def format_version(self) -> int:
+        """The lowest version of the format that has all that the layer uses."""
+        kind = LAYER_KINDS[self.op].version_of(self.attributes)
+        return max(kind, self.layout.format_version, self.value_type.format_version)
+
     def cut(self, level_count: int) -> LayerEntry:
         """The layer with its first levels only."""
         kept = {name: getattr(self, name)[:level_count] for name in ("blocks", "nnz", "sqnr_db")}
@@ -106,7 +110,8 @@ class Metadata:
     rows: INDEPENDENT or DEPENDENT, at every level; None where it is not known.
     network: totals of the whole network. None in older files, where density and FLOPs of the levels count only the
         nested layers.
-    format_version: lowest version that has all that the layers, inputs and outputs use.
+    graph_version: lowest version that has all that the graph uses, or a later one.
+    format_version: lowest version that has all that the layers, the inputs and outputs, and the graph use.
     """
 
     graph_nbytes: int
@@ -119,18 +124,20 @@ class Metadata:
     reroutes: tuple[Reroute, ...] = ()
     rows: str | None = None
     network: Network | None = None
+    graph_version: int = 1
     format_version: int = field(init=False)
 
     def __post_init__(self) -> None:
         """Find the version that the file needs."""
-        version = max(max(layer.layout.format_version, layer.value_type.format_version) for layer in self.layers)
+        version = max(self.graph_version, *(layer.format_version for layer in self.layers))
         if any(spec.free for spec in (*self.inputs, *self.outputs)):
-            version = max(version, FREE_SIZES_VERSION)
+            version = max(version, FORMAT_VERSION)
         object.__setattr__(self, "format_version", version)
 
     def to_header(self) -> dict[str, str]:
         """The two string entries of the safetensors `__metadata__`: the JSON and its digest."""
         raw = asdict(self)
+        del raw["graph_version"]
         for layer, entry in zip(raw["layers"], self.layers, strict=True):
             del layer["value_type"]
             if entry.value_type is not FLOAT32:  # the default of every reader
@@ -204,6 +211,7 @@ def _parse(raw: dict[str, Any]) -> Metadata:
         reroutes=tuple(_reroute(entry) for entry in raw.get("reroutes", ())),
         rows=raw.get("rows"),
         network=_network(raw["network"]) if "network" in raw else None,
+        graph_version=int(raw["format_version"]),
     )
     if metadata.rows not in (None, INDEPENDENT, DEPENDENT):
         raise ValueError(f"rows {excerpt(metadata.rows)!r}, expected {INDEPENDENT!r} or {DEPENDENT!r}")
@@ -256,6 +264,8 @@ def _layer(raw: dict[str, Any], level_count: int) -> LayerEntry:
     )
     if entry.value_type.scaled and columns > MAX_COLUMNS:
         raise ValueError(f"layer '{excerpt(entry.name)}': {columns} columns, int8 takes at most {MAX_COLUMNS}")
+    if entry.value_type.scaled and not LAYER_KINDS[entry.op].quantizes(entry.attributes):
+        raise ValueError(f"layer '{excerpt(entry.name)}': a {entry.op} like this has no int8 values")
     if len(entry.sqnr_db) not in (0, level_count) or not all(map(math.isfinite, entry.sqnr_db)):
         raise ValueError(f"layer '{excerpt(entry.name)}': expected an sqnr_db for each of {level_count} levels")
     try:

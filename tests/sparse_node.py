@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,11 +24,31 @@ DENSITIES = (0.2, 0.5, 0.9)
 OPEN = (-np.inf, np.inf)
 
 
+def logistic(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """1 / (1 + exp(-x))."""
+    result: NDArray[np.float64] = 1 / (1 + np.exp(-x))
+    return result
+
+
+ACTIVATIONS: Sequence[Callable[[NDArray[np.float64]], NDArray[np.float64]]] = (
+    lambda x: x,
+    logistic,
+    lambda x: x * logistic(x),
+    lambda x: x * logistic(1.702 * x),
+    lambda x: x * np.vectorize(lambda value: math.erfc(-value / math.sqrt(2)) / 2, otypes=[float])(x),
+    lambda x: x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    lambda x: np.minimum(np.maximum(x + 3, 0), 6) / 6,
+    lambda x: x * np.minimum(np.maximum(x + 3, 0), 6) / 6,
+)
+"""The functions of the attribute `activation_function`, by its number (FORMAT.md)."""
+
+
 @dataclass(frozen=True)
 class SparseNode:
     """One operator: weight, (L, 2, O) norms in output order, window attributes, clip, whether it adds a residual.
 
-    A convolution's groups, and its spatial dimensions: 1 or 2. tiled: which of x, y and residual are tiled images.
+    A convolution's groups, and its spatial dimensions: 1 to 3. tiled: which of x, y and residual are tiled images.
+    activation: number of the function of its outputs.
     """
 
     op: str
@@ -40,6 +61,7 @@ class SparseNode:
     groups: int = 1
     spatial: int = 2
     tiled: Sequence[str] = ()
+    activation: int = 0
 
     def dense(self, x: Array, level: int, residual: Array | None = None) -> NDArray[np.float64]:
         """The operator's output in float64."""
@@ -50,26 +72,41 @@ class SparseNode:
             images = x.astype(np.float64)[..., None, :] if self.spatial == 1 else x.astype(np.float64)
             parts = zip(np.split(images, self.groups, axis=1), np.split(weight, self.groups), strict=True)
             y = np.concatenate([correlate(part, rows, self.window) for part, rows in parts], axis=1)
-            y = y * scale[:, None, None] + shift[:, None, None]
+            ones = (1,) * (y.ndim - 2)
+            y = y * scale.reshape(-1, *ones) + shift.reshape(-1, *ones)
             y = y[..., 0, :] if self.spatial == 1 else y
         if residual is not None:
             y = y + residual
-        return np.clip(y, *self.clip)
+        return ACTIVATIONS[self.activation](np.clip(y, *self.clip))
 
 
 def correlate(
     x: NDArray[np.float64], weight: NDArray[np.float64], window: Mapping[str, list[int]]
 ) -> NDArray[np.float64]:
-    """(N, O, H', W') convolution, as neural networks mean it, of images x (N, C, H, W) by weight (O, C x KH x KW)."""
-    top, left, bottom, right = window["pads"]
-    height, width = window["kernel_shape"]
-    (step_y, step_x), (gap_y, gap_x) = window["strides"], window["dilations"]
-    padded = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
-    spans = ((height - 1) * gap_y + 1, (width - 1) * gap_x + 1)
-    spanned = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=(2, 3))
-    taps = spanned[:, :, ::step_y, ::step_x, ::gap_y, ::gap_x]  # (N, C, H', W', KH, KW)
-    kernel = weight.reshape(len(weight), x.shape[1], height, width)
-    return np.moveaxis(np.tensordot(kernel, taps, axes=([1, 2, 3], [1, 4, 5])), 0, 1)
+    """(N, O, H', W') convolution, as neural networks mean it, of images x (N, C, H, W) by weight (O, C x KH x KW).
+
+    Images with slices, (N, C, D, H, W), by a window of three sizes in the same way.
+    """
+    weight = weight.reshape(len(weight), x.shape[1], *window["kernel_shape"])
+    taps = windows(x, window)
+    axes = list(range(1, weight.ndim))
+    of_taps = [1, *range(x.ndim, taps.ndim)]
+    return np.moveaxis(np.tensordot(weight, taps, axes=(axes, of_taps)), 0, 1)
+
+
+def windows(x: NDArray[np.float64], window: Mapping[str, list[int]], outside: float = 0.0) -> NDArray[np.float64]:
+    """(N, C, H', W', KH, KW) what each window sees of images x (N, C, H, W); with slices as above.
+
+    outside: the value around an image.
+    """
+    kernel, strides, dilations = (window[name] for name in ("kernel_shape", "strides", "dilations"))
+    axes = len(kernel)
+    sides = list(zip(window["pads"][:axes], window["pads"][axes:], strict=True))
+    padded = np.pad(x, [(0, 0), (0, 0), *sides], constant_values=outside)
+    spans = [(size - 1) * gap + 1 for size, gap in zip(kernel, dilations, strict=True)]
+    spanned = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=tuple(range(2, 2 + axes)))
+    steps = [slice(None, None, step) for step in (*strides, *dilations)]
+    return spanned[(slice(None), slice(None), *steps)]
 
 
 def conv_node(rng: np.random.Generator, channels: int, rows: int, block_rows: int = 4, **options: Any) -> SparseNode:
@@ -80,11 +117,13 @@ def conv_node(rng: np.random.Generator, channels: int, rows: int, block_rows: in
     kernel = list(options.pop("kernel", (3, 3)))
     window = {
         "kernel_shape": kernel,
-        "strides": list(options.pop("stride", (1, 1))),
-        "pads": list(options.pop("pads", (1, 1, 1, 1))),
-        "dilations": list(options.pop("dilation", (1, 1))),
+        "strides": list(options.pop("stride", (1,) * len(kernel))),
+        "pads": list(options.pop("pads", (1,) * 2 * len(kernel))),
+        "dilations": list(options.pop("dilation", (1,) * len(kernel))),
     }
-    columns = channels // options.get("groups", 1) * kernel[0] * kernel[1]
+    columns = channels // options.get("groups", 1) * math.prod(kernel)
+    if len(kernel) == 3:
+        options["spatial"] = 3
     return _node(rng, "NestedConv", rows, columns, block_rows, window, **options)
 
 
@@ -159,6 +198,7 @@ def place(nodes: Sequence[SparseNode]) -> Placed:
                 **({"groups": node.groups} if node.groups != 1 else {}),
                 **({"spatial_dimensions": node.spatial} if node.spatial != 2 else {}),
                 **{f"{name}_tiled": 1 for name in node.tiled},
+                **({"activation_function": node.activation} if node.activation else {}),
             }
         )
     return Placed([aligned(b"".join(_padded(array) for array in arrays)) for arrays in parts], attributes)
@@ -258,4 +298,23 @@ def tolerance(node: SparseNode, level: int, x: Array) -> float:
     terms = int(node.weight.mask(level).sum(axis=1).max())
     scale, shift = np.abs(node.norms[level]).max(axis=1)
     magnitude = float(row_sum * np.abs(x).max(initial=0) * scale + shift + 8)
-    return float(np.finfo(np.float32).eps) * (terms + 8) * magnitude
+    slope = 1.2  # of the steepest activation
+    return slope * float(np.finfo(np.float32).eps) * (terms + 8) * magnitude
+
+
+def check_levels(
+    node: SparseNode, shape: tuple[int, ...], threads: int = 1, levels: range = range(len(DENSITIES))
+) -> None:
+    """Every level of `node` on a random image of `shape` gives what numpy gives."""
+    rng = np.random.default_rng(sum(shape))
+    model = SparseModel([node], threads=threads)
+    x = rng.standard_normal(shape).astype(np.float32)
+    for level in levels:
+        expected = node.dense(x, level)
+        residuals = []
+        if node.residual:
+            residuals = [rng.standard_normal(expected.shape).astype(np.float32)]
+            expected = node.dense(x, level, residuals[0])
+        y = model.run(x, level, residuals)
+        assert y.shape == expected.shape
+        assert np.abs(y - expected).max() <= tolerance(node, level, x), (node.window, level)

@@ -19,6 +19,7 @@ width = 4
 [nest]
 densities = [0.2, 0.6]
 [nesting]
+name = "freeze_then_grow"
 epochs_per_level = 1
 [train]
 dense_epochs = 1

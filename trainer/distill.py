@@ -91,8 +91,8 @@ def check_logits(outputs: Any) -> Tensor:
         got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
         raise TrainingError(
             f"soft labels need a model that answers with its logits alone (N, classes, ...), got {got}; set "
-            "distill_weight=0 (of Joint and Interleaved: soft_weight=0), or nest a module whose forward returns the "
-            "logits"
+            "distill_weight=0 (and the nesting's soft_weight, if it is given), or nest a module whose forward returns "
+            "the logits"
         )
     return outputs
 

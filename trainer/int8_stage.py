@@ -19,7 +19,7 @@ class Int8Stage(JointStage):
     lr_share = 0.1
 
     def __init__(self, work: Work) -> None:
-        super().__init__(work, Joint(work.config.int8_epochs, soft_weight=work.config.distill_weight))
+        super().__init__(work, Joint(work.config.int8_epochs))
 
     def begin(self) -> None:
         """Begin with the levels as they are."""

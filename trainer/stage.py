@@ -49,6 +49,10 @@ class Work:
         """The caller's teacher. Where there is one, every level learns its soft labels, the densest too."""
         return self.teacher if self.teacher is not None and self.teacher.given else None
 
+    def soft_weight(self, given: float | None) -> float:
+        """Share of soft labels in a sparser level's loss: the nesting's if `given`, else TrainConfig.distill_weight."""
+        return self.config.distill_weight if given is None else given
+
     def loss(self, outputs: Any, targets: Any) -> Tensor:
         """The loss of the labels. Raises TrainingError unless the loss function returns a tensor of one number."""
         return one_number("loss_fn", self.loss_fn(outputs, targets))

@@ -24,7 +24,7 @@ from .int8_stage import Int8Stage
 from .memory_format import channels_last
 from .model.int8 import clear_int8
 from .model.nested_model import NestedModel, require_nested
-from .nestings import FreezeThenGrow, Nesting
+from .nestings import NESTINGS, Nesting, default_nesting
 from .progress import EpochReport, log_progress
 from .schedules import Gradual, Schedule
 from .stage import LossFunction, Stage, Work
@@ -48,9 +48,10 @@ def train(
 ) -> tuple[EpochReport, ...]:
     """Train every level of `net` in place; returns a report per epoch.
 
-    The stages come from `nesting` (default: FreezeThenGrow()): training of all weights, searches, in which `schedule`
-    (default: Gradual()) finds the masks, and training of the levels. At the end the norm statistics of
-    every level are measured on `recalibration_batches` (default: `batches(0)`).
+    The stages come from `nesting`: training of all weights, searches, in which `schedule` (default: Gradual()) finds
+    the masks, and training of the levels. The default is Interleaved(), and FreezeThenGrow() with a schedule that finds
+    the masks of one level at a time. At the end the norm statistics of every level are measured on
+    `recalibration_batches` (default: `batches(0)`).
 
     batches: function from an epoch's number, from 0 over the whole run, to its (inputs, targets). A resumed run equals
         an uninterrupted one only if equal numbers give equal batches.
@@ -69,7 +70,7 @@ def train(
     require_nested(net, TrainingError)
     config = TrainConfig() if config is None else config
     schedule = Gradual() if schedule is None else schedule
-    nesting = FreezeThenGrow() if nesting is None else nesting
+    nesting = NESTINGS[default_nesting(schedule)]() if nesting is None else nesting
     _check_arguments(
         batches=batches,
         loss_fn=loss_fn,
@@ -161,7 +162,7 @@ _ARGUMENTS: dict[str, tuple[Callable[[object], bool], str]] = {
     "loss_fn": (lambda given: callable(given) and not isinstance(given, type), "a function of (outputs, targets)"),
     "config": (lambda given: isinstance(given, TrainConfig), "a TrainConfig"),
     "schedule": (_has("search"), "an instance of a schedule, e.g. Gradual()"),
-    "nesting": (_has("stages"), "an instance of a nesting, e.g. FreezeThenGrow()"),
+    "nesting": (_has("stages"), "an instance of a nesting, e.g. Interleaved()"),
     "teacher": (lambda given: given is None or isinstance(given, nn.Module), "a torch.nn.Module"),
     "on_progress": (callable, "a function of an EpochReport"),
 }

@@ -92,7 +92,12 @@ class Attribute:
         return self.kind in ("ints", "floats")
 
 
+FORMAT_VERSION = 5
+"""The newest version of the file format: that of the kinds and attributes that came after int8."""
+
 SPATIAL_DIMENSIONS = "spatial_dimensions"
+VOLUME = 3
+"""Spatial dimensions of an image that has slices: depth, height, width."""
 WINDOW = ("kernel_shape", "strides", "pads", "dilations")
 """Attributes of a window over images, in the node and in the layer's metadata; ONNX's names and meanings."""
 CONV_KIND: Mapping[str, Attribute] = {"groups": Attribute("i", 1), SPATIAL_DIMENSIONS: Attribute("i", 2)}
@@ -109,6 +114,9 @@ PLACEMENT: Mapping[str, Attribute] = {
 }
 """Attributes that say where a layer's arrays lie in the segments: the fields of LayerPlacement."""
 LAYER, CLIP_MIN, CLIP_MAX = "layer", "clip_min", "clip_max"
+FUNCTION = "activation_function"
+FUNCTIONS = ("none", "sigmoid", "silu", "quick_gelu", "gelu", "gelu_tanh", "hard_sigmoid", "hard_swish")
+"""Attribute of a layer: the place, in FUNCTIONS, of the function of its outputs after the clamp."""
 X_SCALE, X_ZERO, Y_SCALE, Y_ZERO = "x_scale", "x_zero", "y_scale", "y_zero"
 SUM_SCALE, SUM_ZERO, TABLE = "sum_scale", "sum_zero", "table"
 """Scale and zero point at each level of the graph of a u8 tensor: what is read, what is written, and the sums that
@@ -128,6 +136,7 @@ COUNT_INCLUDE_PAD = "count_include_pad"
 
 _OF_WINDOW = dict.fromkeys(WINDOW, Attribute("ints"))
 _CLIP = {CLIP_MIN: Attribute("f"), CLIP_MAX: Attribute("f")}
+_FUNCTION = {FUNCTION: Attribute("i", 0)}
 _OF_LAYER = {LAYER: Attribute("s"), **_CLIP, **PLACEMENT}
 _U8_FORM = {Y_BORDER: Attribute("i"), Y_GAP: Attribute("i")}
 _U8_IMAGE = {Y_SCALE: Attribute("floats"), Y_ZERO: Attribute("ints"), **_U8_FORM}
@@ -137,23 +146,34 @@ _U8_IMAGE = {Y_SCALE: Attribute("floats"), Y_ZERO: Attribute("ints"), **_U8_FORM
 class LayerKind:
     """A kind of nested layer.
 
-    operator: its operator in our domain, for float values; quantized: that for int8 values.
+    operator: its operator in our domain, for float values; quantized: that for int8 values, None where there is none.
     kernels: the operation, in the list of kernels (kernels.inc), of the kernels that the operator runs.
     rows_dim: dimension of the operator's output that holds the layer's rows.
     attributes: attributes by name that the node and the layer's metadata have; in the metadata each is a list.
     of_node, of_quantized: attributes by name that only the node of that operator has, beside those of every kind.
+    format_version: lowest version of the file format that has the kind.
     """
 
     operator: str
-    quantized: str
+    quantized: str | None
     kernels: str
     rows_dim: int
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
     of_node: Mapping[str, Attribute] = field(default_factory=dict)
     of_quantized: Mapping[str, Attribute] = field(default_factory=dict)
+    format_version: int = 1
 
-    def operator_for(self, stored: ValueType) -> str:
-        """The operator that runs a layer of these values."""
+    def version_of(self, metadata: Mapping[str, Sequence[int]]) -> int:
+        """The lowest format version that has the kind with these attributes of a layer's metadata."""
+        volumes = list(metadata.get(SPATIAL_DIMENSIONS, ())) == [VOLUME]
+        return max(self.format_version, FORMAT_VERSION if volumes else 1)
+
+    def quantizes(self, metadata: Mapping[str, Sequence[int]]) -> bool:
+        """Whether a layer with these attributes may have int8 values."""
+        return self.quantized is not None and list(metadata.get(SPATIAL_DIMENSIONS, ())) != [VOLUME]
+
+    def operator_for(self, stored: ValueType) -> str | None:
+        """The operator that runs a layer of these values; None where there is none."""
         return self.quantized if stored.scaled else self.operator
 
     def in_node(self, metadata: Mapping[str, Sequence[int]]) -> dict[str, int | list[int]]:
@@ -169,7 +189,7 @@ LAYER_KINDS: Mapping[str, LayerKind] = {
         kernels="conv",
         rows_dim=1,
         attributes={**_OF_WINDOW, **CONV_KIND},
-        of_node=dict.fromkeys((*INPUT_TILED.values(), Y_TILED), Attribute("i", 0)),
+        of_node={**dict.fromkeys((*INPUT_TILED.values(), Y_TILED), Attribute("i", 0)), **_FUNCTION},
         of_quantized={
             **_U8_IMAGE,
             TABLE: Attribute("s", optional=True),
@@ -182,7 +202,9 @@ LAYER_KINDS: Mapping[str, LayerKind] = {
         QUANTIZED_LINEAR,
         kernels="linear",
         rows_dim=-1,
+        of_node=_FUNCTION,
         of_quantized={
+            **_FUNCTION,
             ACTIVATIONS: Attribute("s"),
             X_SCALE: Attribute("floats", optional=True),
             X_ZERO: Attribute("ints", optional=True),
@@ -191,13 +213,17 @@ LAYER_KINDS: Mapping[str, LayerKind] = {
 }
 """The kinds of nested layers, by the `op` of a layer in the metadata."""
 LAYER_OPERATORS: Mapping[str, LayerKind] = {
-    operator: kind for kind in LAYER_KINDS.values() for operator in (kind.operator, kind.quantized)
+    operator: kind for kind in LAYER_KINDS.values() for operator in (kind.operator, kind.quantized) if operator
 }
 """The same, by the operator of a node."""
 OPERATORS: Mapping[str, Mapping[str, Attribute]] = {
     **{kind.operator: {**_OF_LAYER, **kind.attributes, **kind.of_node} for kind in LAYER_KINDS.values()},
-    **{kind.quantized: {**_OF_LAYER, **kind.attributes, **kind.of_quantized} for kind in LAYER_KINDS.values()},
-    MAX_POOL: _OF_WINDOW,
+    **{
+        kind.quantized: {**_OF_LAYER, **kind.attributes, **kind.of_quantized}
+        for kind in LAYER_KINDS.values()
+        if kind.quantized
+    },
+    MAX_POOL: {**_OF_WINDOW, SPATIAL_DIMENSIONS: CONV_KIND[SPATIAL_DIMENSIONS]},
     QUANTIZE: _U8_IMAGE,
     DEQUANTIZE: {SPATIAL_DIMENSIONS: CONV_KIND[SPATIAL_DIMENSIONS]},
     QUANTIZED_MAX_POOL: {**_OF_WINDOW, **_U8_FORM},

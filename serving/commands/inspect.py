@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -209,5 +210,4 @@ def _shape_text(entry: dict[str, Any]) -> str:
     kernel = entry["attributes"].get("kernel_shape")
     if not kernel:
         return f"{entry['rows']} × {entry['columns']}"
-    height, width = kernel
-    return f"{entry['rows']} × {entry['columns'] // (height * width)} × {height} × {width}"
+    return " × ".join(map(str, [entry["rows"], entry["columns"] // max(math.prod(kernel), 1), *kernel]))

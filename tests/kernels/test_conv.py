@@ -7,26 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sparse_node import DENSITIES, SparseModel, SparseNode, conv_node, correlate, tolerance
+from sparse_node import SparseModel, conv_node, correlate, tolerance
+from sparse_node import check_levels as check
 
 from nested_sparse.layouts import GatherScatter
 from nested_sparse.value_type import FLOAT16
-
-
-def check(node: SparseNode, shape: tuple[int, ...], threads: int = 1, levels: range = range(len(DENSITIES))) -> None:
-    """Every level of `node` on a random image of `shape` gives what numpy gives."""
-    rng = np.random.default_rng(sum(shape))
-    model = SparseModel([node], threads=threads)
-    x = rng.standard_normal(shape).astype(np.float32)
-    for level in levels:
-        expected = node.dense(x, level)
-        residuals = []
-        if node.residual:
-            residuals = [rng.standard_normal(expected.shape).astype(np.float32)]
-            expected = node.dense(x, level, residuals[0])
-        y = model.run(x, level, residuals)
-        assert y.shape == expected.shape
-        assert np.abs(y - expected).max() <= tolerance(node, level, x), (node.window, level)
 
 
 @pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (1, 5), (4, 2), (7, 7)])

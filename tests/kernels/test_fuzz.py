@@ -29,9 +29,9 @@ def expected_shape(attributes: Mapping[str, Any], x: NDArray[np.float32]) -> tup
     """The output's shape, as the attributes have it."""
     if "strides" not in attributes:
         return (*x.shape[:-1], attributes["rows"])
-    tail = x.shape[2:] if x.ndim == 4 else (1, *x.shape[2:])
+    tail = x.shape[2:] if x.ndim > 3 else (1, *x.shape[2:])
     sides = [
-        (tail[axis] + attributes["pads"][axis] + attributes["pads"][2 + axis] - dilation * (kernel - 1) - 1)
+        (tail[axis] + attributes["pads"][axis] + attributes["pads"][len(tail) + axis] - dilation * (kernel - 1) - 1)
         // attributes["strides"][axis]
         + 1
         for axis, (kernel, dilation) in enumerate(zip(attributes["kernel_shape"], attributes["dilations"], strict=True))
@@ -66,7 +66,7 @@ def test_spoilt_linear_layers(data: st.DataObject, block_rows: int, count: int, 
     """The layers get one row of x, and many."""
     rng = np.random.default_rng(0)
     node = linear_node(rng, 36, 10, block_rows, permuted=True, value_type=value_type)
-    check(data, node, rng.standard_normal((count, 36)).astype(np.float32))
+    check(data, node, rng.standard_normal((count, 36)).astype(np.float32), {"activation_function": 2})
 
 
 @settings(max_examples=400, deadline=None)
@@ -80,7 +80,17 @@ def test_spoilt_convolutions(data: st.DataObject, block_rows: int, kernel: int, 
     check(data, node, rng.standard_normal((1, 4, 7, 9)).astype(np.float32))
 
 
-CHOICES = {"spatial_dimensions": 2, "x_tiled": 0, "y_tiled": 0, "residual_tiled": 0}
+@settings(max_examples=300, deadline=None)
+@given(st.data(), st.sampled_from((1, 4)), st.sampled_from((1, 3)), st.sampled_from((1, 4)))
+def test_spoilt_convolutions_of_volumes(data: st.DataObject, block_rows: int, kernel: int, groups: int) -> None:
+    """Windows of three sizes."""
+    rng = np.random.default_rng(0)
+    options: dict[str, Any] = {"pads": (kernel // 2,) * 6, "permuted": True, "groups": groups}
+    node = conv_node(rng, 4, groups * block_rows, block_rows, kernel=(kernel,) * 3, **options)
+    check(data, node, rng.standard_normal((1, 4, 3, 4, 5)).astype(np.float32), {**CHOICES, "spatial_dimensions": 3})
+
+
+CHOICES = {"activation_function": 4, "spatial_dimensions": 2, "x_tiled": 0, "y_tiled": 0, "residual_tiled": 0}
 
 
 @settings(max_examples=400, deadline=None)
@@ -103,7 +113,7 @@ def test_spoilt_headers_of_tiled_images(data: st.DataObject, reader: str, kernel
     image = TiledGraph([Step(conv_node(rng, 5, 5, 1), "x")], "0").run(np.ones((2, 5, 3, 40), np.float32), 0)
     numbers = image[:16].view(np.int64)
     for _ in range(data.draw(st.integers(1, 3))):
-        at = data.draw(st.integers(0, 5))
+        at = data.draw(st.integers(0, 6))
         small = st.integers(0, 80) | near(int(numbers[at])) | st.sampled_from((2**31, 2**32, 2**33, 2**61, 2**62))
         numbers[at] = data.draw(small | st.sampled_from(LARGE).filter(lambda value: -(2**63) <= value < 2**63))
     if data.draw(st.booleans()):

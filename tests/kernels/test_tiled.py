@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sparse_node import Array, conv_node
-from tiled_graph import Step, TiledGraph, pool
+from tiled_graph import Step, TiledGraph, compare, pool
 
 from nested_sparse.kernels import library
 from nested_sparse.value_type import FLOAT32
@@ -22,17 +22,6 @@ from nested_sparse.value_type import FLOAT32
 def check(steps: Sequence[Step], tiled: str, shape: tuple[int, ...], threads: int = 1) -> None:
     """Each level gives what numpy gives."""
     compare(TiledGraph(steps, tiled, threads), shape)
-
-
-def compare(graph: TiledGraph, shape: tuple[int, ...]) -> None:
-    """Each level, to a part in 10^4 of the largest value: what clips hide was larger, a wrong pixel is far off."""
-    rng = np.random.default_rng(shape[-1])
-    for level in range(3):
-        x = rng.standard_normal(shape).astype(np.float32)
-        expected = graph.dense(x, level)
-        y = graph.run(x, level)
-        assert y.shape == expected.shape
-        np.testing.assert_allclose(y, expected, rtol=0, atol=1e-4 * max(1.0, float(np.abs(expected).max())))
 
 
 SIZES = [(1, 1), (1, 40), (3, 2), (7, 7), (14, 15), (33, 34)]
@@ -131,7 +120,7 @@ def header(**values: int) -> Array:
     image = TiledGraph([Step(first, "x")], "0").run(np.ones((1, 5, 2, 2), np.float32), 0)
     numbers = image[:16].view(np.int64)
     for name, value in values.items():
-        numbers[["magic", "batch", "channels", "height", "width", "shape"].index(name)] = value
+        numbers[["magic", "batch", "channels", "height", "width", "depth", "shape"].index(name)] = value
     return image
 
 
@@ -146,6 +135,8 @@ FORGED: dict[str, tuple[Array, str]] = {
     "overflow": (header(height=2**32, width=2**32)[:16], "its header says an image of"),
     "endless": (header(channels=2**62, batch=4)[:16], "its header says an image of"),
     "no pixels": (header(height=0), "its header says an image of"),
+    "no slices": (header(depth=0), "its header says an image of"),
+    "many slices": (header(depth=2**62), r"its header says an image of \[1, 5, 4611686018427387904, 2, 2\]"),
 }
 
 
@@ -176,7 +167,7 @@ OTHERS = sorted(
 @pytest.mark.parametrize("isa", OTHERS)
 def test_every_instruction_set(isa: str) -> None:
     """These tests and those of single convolutions, by each of the machine's other instruction sets."""
-    files = [str(Path(__file__).with_name(name)) for name in ("test_tiled.py", "test_conv.py")]
+    files = [str(Path(__file__).with_name(name)) for name in ("test_tiled.py", "test_conv.py", "test_volumes.py")]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files]
     environment = {**os.environ, "NESTED_SPARSE_FORCE_ISA": isa}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)

@@ -26,6 +26,7 @@ width = 4
 [nest]
 densities = [0.2, 0.6]
 [nesting]
+name = "freeze_then_grow"
 epochs_per_level = 2
 [train]
 dense_epochs = 8

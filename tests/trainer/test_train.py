@@ -176,7 +176,7 @@ def test_outputs_without_soft_labels_are_refused_at_the_first_batch(
         return F.cross_entropy(logits, t)
 
     with pytest.raises(TrainingError, match=r"logits alone.*got (dict|tuple); set distill_weight=0"):
-        train(net, small_batches(), loss_fn, QUICK, state_path=path, on_progress=reports.append)
+        train(net, small_batches(), loss_fn, QUICK, nesting=GROW, state_path=path, on_progress=reports.append)
     assert not reports
     assert not path.exists()
     plain = TrainConfig(dense_epochs=1, search_epochs=1, recalibration_samples=0, distill_weight=0)

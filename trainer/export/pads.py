@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from nested_sparse.graph.contract import CONV, LAYER, SPATIAL_DIMENSIONS, WINDOW, X_INPUT
+from nested_sparse.graph.contract import CONV, LAYER, WINDOW, X_INPUT
 
 from .nodes import our_nodes, rank_of
 
@@ -26,8 +26,8 @@ MOST = 4096
 def fold_pads(model: ir.Model) -> dict[str, list[int]]:
     """Let each convolution of ours read the image before the Pad in front of it, in place.
 
-    Returns the new pads, (top, left, bottom, right), of the layers that changed. A layer that is used at several places
-    changes only where all of them have equal pads. A Pad that has no readers left stays in the graph.
+    Returns the new pads, in the form of the attribute, of the layers that changed. A layer that is used at several
+    places changes only where all of them have equal pads. A Pad that has no readers left stays in the graph.
     """
     uses: dict[str, list[ir.Node]] = defaultdict(list)
     for node in our_nodes(model, CONV):
@@ -64,10 +64,10 @@ def _pads_in_front(node: ir.Node) -> list[int] | None:
         return None
     added = np.zeros((2, rank), np.int64)
     added[:, range(rank) if at is None else at.tolist()] = found.reshape(2, -1)
-    spatial = 1 if SPATIAL_DIMENSIONS in node.attributes else 2  # left out where it is 2
+    spatial = rank - 2
     if added[:, :-spatial].any() or added.min() < 0:
         return None
-    zeros = [0] * (2 - spatial)
+    zeros = [0] * (spatial == 1)
     inside = [*zeros, *added[0, -spatial:].tolist(), *zeros, *added[1, -spatial:].tolist()]
     return _sum(node.attributes[PADS].as_ints(), inside)
 

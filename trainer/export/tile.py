@@ -14,6 +14,8 @@ from nested_sparse.graph.contract import (
     DOMAIN_VERSION,
     INPUT_TILED,
     MAX_POOL,
+    SPATIAL_DIMENSIONS,
+    VOLUME,
     Y_TILED,
     tiled_dimension,
 )
@@ -52,7 +54,7 @@ def _tile_max_pool(node: ir.Node) -> None:
     if image is None or not _only_convolutions_read(node.outputs[0]):
         return
     producer = image.producer()
-    pools_alone = len(image.uses()) == 1 and not image.is_graph_output() and rank_of(image) == 4
+    pools_alone = len(image.uses()) == 1 and not image.is_graph_output() and rank_of(image) in (4, 5)
     if producer is None or not pools_alone or not is_ours(producer, CONV) or producer.graph is not node.graph:
         return
     window = pool_window(node)
@@ -62,3 +64,5 @@ def _tile_max_pool(node: ir.Node) -> None:
     node.attributes.clear()
     for name, values in window.items():
         node.attributes[name] = ir.AttrInt64s(name, values)
+    if rank_of(image) == 5:
+        node.attributes[SPATIAL_DIMENSIONS] = ir.AttrInt64(SPATIAL_DIMENSIONS, VOLUME)

@@ -27,6 +27,7 @@ from ..model.modes import evaluating
 from ..model.nested_model import NestedModel, require_nested
 from ..model.network import log_network, network_of
 from ..model.preserved import preserved, preserved_generators
+from .activations import fold_activations
 from .asked_sizes import asked_sizes
 from .example_run import run_example
 from .fuse import fuse
@@ -149,9 +150,11 @@ def export(
         if stored is INT8:
             quantised = quantise(net, fused, layers, traced.inputs, options, fixed_batch=fixed_batch)
             layers, agreement = quantised.records, Rounded(quantised.first)
+        fold_activations(fused.model)
         tile_images(fused.model)
         _report_uncalled(net, layers, traced.parameters)
-        samples = int(call.tensors[0].shape[0]) if call.tensors[0].dim() else 1
+        counted = call.tensors[0].dim() and (asked is None or not fixed_batch)
+        samples = int(call.tensors[0].shape[0]) if counted else 1
         network = network_of(net, example.costs, samples, fused.norm_of, traced.parameters)
         log_network(log, network)
         with _folder_beside(path) as folder:
@@ -165,6 +168,7 @@ def export(
                 outputs=traced.outputs,
                 reroutes=reroutes,
                 network=network,
+                graph_version=fused.version,
             )
             if verify:
                 with stored_weights(net, stored):

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 import torch
 
 from nested_sparse.errors import TrainingError
-from nested_sparse.quantization import MAX_COLUMNS
 
 from ..layer_names import chosen_layers
 from .nested_model import NestedModel
@@ -23,7 +22,7 @@ def round_to_int8(net: NestedModel, keep_float: Sequence[str] = ()) -> None:
     layers = net.nested_layers()
     kept = chosen_layers("int8_keep_float", keep_float, layers, TrainingError)
     for name, layer in layers.items():
-        if name in kept or layer.values[0].numel() > MAX_COLUMNS:
+        if name in kept or not layer.has_int8:
             layer.int8_ranges = None
         elif layer.int8_ranges is None:
             layer.int8_ranges = torch.full((net.level_count, 2), torch.nan, device=layer.values.device)

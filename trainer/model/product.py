@@ -16,12 +16,17 @@ from nested_sparse.excerpt import excerpt
 from .modes import evaluating
 from .preserved import preserved, preserved_generators
 
-_CONVOLUTIONS: Mapping[Any, type[nn.Conv1d | nn.Conv2d]] = {F.conv1d: nn.Conv1d, F.conv2d: nn.Conv2d}
+_CONVOLUTIONS: Mapping[Any, tuple[type[nn.Conv1d | nn.Conv2d | nn.Conv3d], int]] = {
+    F.conv1d: (nn.Conv1d, 1),
+    F.conv2d: (nn.Conv2d, 2),
+    F.conv3d: (nn.Conv3d, 3),
+}
+"""The layer and its spatial dimensions, by function."""
 _OPTIONS = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
 _MATMULS = frozenset([torch.matmul, torch.mm, Tensor.matmul, Tensor.mm, Tensor.__matmul__])
 # fmt: off
 _OTHERS = frozenset([
-    torch.einsum, torch.bmm, torch.baddbmm, torch.tensordot, torch.bilinear, torch.dot, torch.mv, torch.addmv, F.conv3d,
+    torch.einsum, torch.bmm, torch.baddbmm, torch.tensordot, torch.bilinear, torch.dot, torch.mv, torch.addmv,
     F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d, Tensor.bmm, Tensor.__rmatmul__, Tensor.mv,
 ])
 # fmt: on
@@ -32,12 +37,12 @@ _OTHERS = frozenset([
 class Product:
     """A call of torch that multiplies `x` with a weight.
 
-    kind: the torch layer that makes it: nn.Conv1d, nn.Conv2d or nn.Linear. weight: the operand as it was given.
+    kind: the torch layer that makes it: a convolution or nn.Linear. weight: the operand as it was given.
     transposed: whether the operand is (K, O), where a linear layer's weight is (O, K). bias: what the call adds.
     options: stride, padding, dilation and groups of a convolution.
     """
 
-    kind: type[nn.Conv1d | nn.Conv2d | nn.Linear]
+    kind: type[nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear]
     x: Any
     weight: Any
     transposed: bool
@@ -54,9 +59,9 @@ class Product:
     def _of(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Product | None:
         if func in _CONVOLUTIONS:
             given = _given(("input", "weight", "bias", *_OPTIONS), args, kwargs)
-            dimensions = 1 if func is F.conv1d else 2
+            kind, dimensions = _CONVOLUTIONS[func]
             options = tuple(_sizes(given.get(name, default), dimensions) for name, default in _OPTIONS.items())
-            return Product(_CONVOLUTIONS[func], given["input"], given["weight"], False, given.get("bias"), options)
+            return Product(kind, given["input"], given["weight"], False, given.get("bias"), options)
         if func is F.linear:
             given = _given(("input", "weight", "bias"), args, kwargs)
             return Product(nn.Linear, given["input"], given["weight"], False, given.get("bias"))

@@ -1,5 +1,6 @@
 """Nestings: the methods that train levels with shared weights, one file each; `NESTINGS` lists them by name."""
 
+from .default import default_nesting
 from .freeze_then_grow import FreezeThenGrow
 from .interleaved import Interleaved
 from .joint import Joint
@@ -13,4 +14,4 @@ NESTINGS: dict[str, type] = {
     "joint_then_grow": JointThenGrow,
 }
 
-__all__ = ["NESTINGS", "FreezeThenGrow", "Interleaved", "Joint", "JointThenGrow", "Nesting"]
+__all__ = ["NESTINGS", "FreezeThenGrow", "Interleaved", "Joint", "JointThenGrow", "Nesting", "default_nesting"]

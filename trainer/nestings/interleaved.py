@@ -23,8 +23,12 @@ from ..schedules.gradual import gradual_density
 from ..schedules.search import Schedule
 from ..stage import Backward, Stage, Work
 
-DENSEST_SHARE = 0.4
+SPARSEST_SHARE, DENSEST_SHARE = 1.25, 1.75
+"""Default shares of the steps for the sparsest and the densest level, against 1 for each level between: four levels
+then have the shares that measured best (docs/results.md)."""
 MOST_SHARE = 1e6
+TOGETHER = (Gradual, OneShot)
+"""Schedules that can find the masks of all levels together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +44,11 @@ class Interleaved:
     epochs: int = 12
     """Epochs with the final masks."""
     shares: tuple[float, ...] = ()
-    """Share of the steps that train each level, the sparsest first; by default 0.4 for the densest, the rest in equal
-    parts. They are divided by their sum."""
-    soft_weight: float = 0.5
+    """Share of the steps that train each level, the sparsest first; by default 1.25 for the sparsest and 1.75 for the
+    densest against 1 for each other. They are divided by their sum."""
+    soft_weight: float | None = None
     """Share of a sparser level's loss that compares with the densest level's soft labels of the same step; the rest
-    uses the labels. It replaces TrainConfig.distill_weight; 0 is off and saves a forward pass of such a step."""
+    uses the labels. None is TrainConfig.distill_weight; 0 is off and saves a forward pass of such a step."""
     inner_gradient: float = 1.0
     """Factor on the gradient that a level gives to the weights of sparser levels; 0 leaves these to the sparser levels
     (gradient masking, arXiv:2203.03324)."""
@@ -55,7 +59,8 @@ class Interleaved:
         shares = self.shares
         fits = isinstance(shares, tuple) and all(is_number(share) and 0 < share <= MOST_SHARE for share in shares)
         require(self, "shares", fits, f"a tuple of numbers above 0, at most {MOST_SHARE:g}, one per level")
-        require_share(self, "soft_weight")
+        if self.soft_weight is not None:
+            require_share(self, "soft_weight")
         require_share(self, "inner_gradient")
 
     def check_levels(self, level_count: int) -> None:
@@ -66,13 +71,14 @@ class Interleaved:
     def level_shares(self, level_count: int) -> Tensor:
         """(L,) the share of the steps that train each level."""
         self.check_levels(level_count)
-        rest = [(1 - DENSEST_SHARE) / max(1, level_count - 1)] * (level_count - 1)
-        shares = torch.tensor(self.shares or (*rest, DENSEST_SHARE), dtype=torch.float64)
+        between = [1.0] * max(0, level_count - 2)
+        shares = torch.tensor(self.shares or (SPARSEST_SHARE, *between, DENSEST_SHARE), dtype=torch.float64)
+        shares = shares[-level_count:]  # one level alone is the densest
         return shares / shares.sum()
 
     def stages(self, work: Work, schedule: Schedule) -> list[Stage]:
         """One stage for the whole of the training. Raises TrainingError for a schedule that finds one level alone."""
-        if not isinstance(schedule, Gradual | OneShot):
+        if not isinstance(schedule, TOGETHER):
             raise TrainingError(
                 f"schedule: Interleaved finds the masks of all levels together, by magnitude; expected Gradual or "
                 f"OneShot, got {type(schedule).__name__}; use it with FreezeThenGrow"
@@ -89,14 +95,15 @@ class InterleavedStage(Stage):
         dense, search = work.config.dense_epochs, work.config.search_epochs
         super().__init__(work, dense + search + settings.epochs)
         self._settings, self._search_end = settings, search_end
+        self._soft_weight = work.soft_weight(settings.soft_weight)
         self._dense_end, self._search_epochs = dense, search
         self._shares = settings.level_shares(work.net.level_count)
         self._levels_began = self._masks_final = False
         self._trained = 0
 
     def logit_modes(self) -> set[bool]:
-        """Train mode, in which the densest level gives the soft labels; TrainConfig.distill_weight is not used."""
-        return {True} if self.epochs and self._settings.soft_weight else set()
+        """Train mode, in which the densest level gives the soft labels."""
+        return {True} if self.epochs and self._soft_weight else set()
 
     def begin(self) -> None:
         """Make every level whole; the dense part trains with level 0's norms."""
@@ -133,7 +140,7 @@ class InterleavedStage(Stage):
         self._trained = level
         soft_labels = self._soft_labels(inputs, level) if self._levels_began else None
         self.net.set_level(level)
-        loss = self.work.mixed_loss(run(self.net, inputs), targets, soft_labels, self._settings.soft_weight)
+        loss = self.work.mixed_loss(run(self.net, inputs), targets, soft_labels, self._soft_weight)
         backward(loss)
         self.net.set_level(-1)
         return {str(level) if self._levels_began else "dense": loss.detach()}
@@ -187,7 +194,7 @@ class InterleavedStage(Stage):
 
         These are computed with the norms' statistics of this batch.
         """
-        if not self._settings.soft_weight:
+        if not self._soft_weight:
             return None
         if self.work.given_teacher is not None:
             return self.work.given_teacher.soft_labels(inputs)

@@ -38,9 +38,9 @@ class Joint:
     gradient: str = "kept"
     """Weights that a level's loss trains: "kept", all that it keeps, or "ring", only those that it adds to the level
     below (gradient masking, arXiv:2203.03324)."""
-    soft_weight: float = 0.5
-    """Share of a sparse level's loss that compares with the densest level's soft labels; the rest uses the labels. It
-    replaces TrainConfig.distill_weight; 0 is off."""
+    soft_weight: float | None = None
+    """Share of a sparse level's loss that compares with the densest level's soft labels; the rest uses the labels. None
+    is TrainConfig.distill_weight; 0 is off."""
     search_level: int = 0
     """The level whose density the search finds; -1 is the densest. Levels below keep the largest of its weights, levels
     above add the largest of the weights that it dropped."""
@@ -50,7 +50,8 @@ class Joint:
         require_count(self, "epochs")
         require_count(self, "random_levels")
         require_one_of(self, "gradient", GRADIENTS)
-        require_share(self, "soft_weight")
+        if self.soft_weight is not None:
+            require_share(self, "soft_weight")
         require_count(self, "search_level", -1)
 
     def check_levels(self, level_count: int) -> None:
@@ -74,7 +75,7 @@ class JointStage(Stage):
 
     def __init__(self, work: Work, settings: Joint) -> None:
         super().__init__(work, settings.epochs)
-        self._settings = settings
+        self._settings, self._soft_weight = settings, work.soft_weight(settings.soft_weight)
         self.level = work.net.level_count - 1
 
     def begin(self) -> None:
@@ -89,8 +90,8 @@ class JointStage(Stage):
         self.guard = RingGuard(self.net)
 
     def logit_modes(self) -> set[bool]:
-        """Train mode, in which the densest level gives the soft labels; TrainConfig.distill_weight is not used."""
-        return {True} if self.epochs and self._settings.soft_weight else set()
+        """Train mode, in which the densest level gives the soft labels."""
+        return {True} if self.epochs and self._soft_weight else set()
 
     def trainable(self) -> tuple[list[Tensor], list[Tensor]]:
         """All parameters."""
@@ -101,7 +102,7 @@ class JointStage(Stage):
         net, losses = self.net, dict[str, Tensor]()
         set_gradient(net, self._settings.gradient)
         try:
-            weight, given = self._settings.soft_weight, self.work.given_teacher
+            weight, given = self._soft_weight, self.work.given_teacher
             soft_labels = given.soft_labels(inputs) if given is not None and weight else None
             levels = self._drawn_levels()
             for level in levels:

@@ -22,7 +22,7 @@ class JointThenGrow:
     """Epochs of all levels together; see Joint for the next three fields."""
     random_levels: int = 1
     gradient: str = "kept"
-    soft_weight: float = 0.5
+    soft_weight: float | None = None
     epochs_per_level: int | tuple[int, ...] = 2
     """Epochs of each level afterwards; a tuple has a number for each level, the sparsest first."""
 

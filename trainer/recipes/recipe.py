@@ -32,7 +32,7 @@ from ..export.int8.byte_range import METHODS
 from ..model.nested_model import nest
 from ..model.predicted import given_costs
 from ..models import MODELS
-from ..nestings import NESTINGS, Nesting
+from ..nestings import NESTINGS, Nesting, default_nesting
 from ..schedules import SCHEDULES, Schedule
 from ..stage import LossFunction
 from .own_function import errors_named, named_loss, named_source
@@ -192,7 +192,7 @@ class _Maker:
         without = ("model", "example_inputs")
         nest_options = checked_options("nest", self.tables["nest"], nest, self.problems, without=without)
         schedule = self._settings("schedule", SCHEDULES, "gradual")
-        nesting = self._settings("nesting", NESTINGS, "freeze_then_grow")
+        nesting = self._settings("nesting", NESTINGS, default_nesting(schedule))
         self._check_nest(nesting, nest_options)
         teacher = self._made("teacher", TeacherOptions, self.tables["teacher"])
         own = {field.name for field in dataclasses.fields(RunOptions)}

@@ -51,7 +51,8 @@ def gradients(net: nn.Module) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("shares", "expected"), [((), (0.3, 0.3, 0.4)), ((2.0, 1.0, 1.0), (0.5, 0.25, 0.25)), ((1, 1, 1), (1 / 3,) * 3)]
+    ("shares", "expected"),
+    [((), (0.3125, 0.25, 0.4375)), ((2.0, 1.0, 1.0), (0.5, 0.25, 0.25)), ((1, 1, 1), (1 / 3,) * 3)],
 )
 def test_levels_are_drawn_by_their_shares(shares: tuple[float, ...], expected: tuple[float, ...]) -> None:
     """Each step trains one level; over 1000 steps the counts lie within five standard deviations of the shares."""

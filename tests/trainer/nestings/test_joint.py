@@ -170,11 +170,17 @@ def test_joint_then_grow_settles_each_level() -> None:
 
 
 def test_outputs_that_are_no_logits_are_an_error() -> None:
-    """Soft labels need classes in dimension 1; the message names the setting of the joint stage."""
+    """Soft labels need classes in dimension 1; the message names the settings."""
     net = nest(nn.Sequential(nn.Flatten(), nn.Linear(64, 1), nn.Flatten(0)), densities=(0.2, 0.5))
     config = TrainConfig(dense_epochs=0, search_epochs=0, distill_weight=0)
-    with pytest.raises(TrainingError, match="of Joint and Interleaved: soft_weight=0"):
-        train(net, small_batches(), lambda y, t: F.mse_loss(y, t.float()), config, nesting=Joint(epochs=1))
+    with pytest.raises(TrainingError, match=r"set distill_weight=0.*soft_weight"):
+        train(
+            net,
+            small_batches(),
+            lambda y, t: F.mse_loss(y, t.float()),
+            config,
+            nesting=Joint(epochs=1, soft_weight=0.5),
+        )
 
 
 @pytest.mark.parametrize(

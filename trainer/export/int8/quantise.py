@@ -16,6 +16,7 @@ from nested_sparse.graph.contract import (
     ACTIVATION_FORMS,
     DYNAMIC,
     LAYER,
+    LAYER_KINDS,
     STATIC,
 )
 from nested_sparse.quantization import MAX_COLUMNS
@@ -119,9 +120,19 @@ def quantise(
 
 def _candidates(records: Mapping[str, LayerRecord], keep_float: Sequence[str]) -> set[str]:
     kept = chosen_layers("keep_float", keep_float, records, ExportError)
-    found = {name for name, record in records.items() if record.weight.columns <= MAX_COLUMNS} - kept
+    without = {
+        name
+        for name, record in records.items()
+        if record.weight.columns > MAX_COLUMNS or not LAYER_KINDS[record.op].quantizes(record.attributes)
+    }
+    found = records.keys() - without - kept
     if not found:
-        raise ExportError("keep_float leaves no layer for values='int8'; export with values='float32'")
+        raise ExportError(
+            "keep_float, and layers that have no int8 operator, leave no layer for values='int8'; export with "
+            "values='float32'"
+        )
+    for name in sorted(without - kept):
+        log.warning("layer %r stays float32: int8 has no operator for it, or it has too many columns", name)
     return found
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from nested_sparse.graph import contract
-from nested_sparse.graph.contract import CLIP_MAX, CLIP_MIN, DOMAIN, DOMAIN_VERSION, LAYER_KINDS, LEVEL
+from nested_sparse.graph.contract import CLIP_MAX, CLIP_MIN, DOMAIN, DOMAIN_VERSION, LEVEL
 
 from ..nodes import pool_window, rank_of
 from .byte_range import ByteRange
@@ -22,7 +22,7 @@ def rewrite(model: ir.Model, plan: Plan, ranges: Ranges, activations: str) -> No
     """Carry out `plan` in place. activations: form of the inputs of linear layers; their ranges are used if static."""
     _Rewriter(model, plan, ranges).run()
     for node in plan.linear:
-        node.op_type = LAYER_KINDS["linear"].quantized
+        node.op_type = contract.QUANTIZED_LINEAR
         node.attributes[contract.ACTIVATIONS] = ir.AttrString(contract.ACTIVATIONS, activations)
         if activations == contract.STATIC:
             x = node.inputs[contract.X_INPUT]
@@ -100,7 +100,7 @@ class _Rewriter:
             twins[id(value)] if value is not None and place in (contract.X_INPUT, contract.RESIDUAL_INPUT) else value
             for place, value in enumerate(old.inputs)
         ]
-        node = self._node(LAYER_KINDS["conv"].quantized, inputs, step.answer, str(old.name))
+        node = self._node(contract.QUANTIZED_CONV, inputs, step.answer, str(old.name))
         for key, attribute in old.attributes.items():
             node.attributes[key] = attribute
         _set_range(node, contract.Y_SCALE, contract.Y_ZERO, self._ranges[step.answer])

@@ -9,13 +9,14 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from .conv import NestedConv1d, NestedConv2d
+from .conv import NestedConv1d, NestedConv2d, NestedConv3d
 from .layer import GRADIENTS, NestedLayer, unique_weights
 from .linear import NestedLinear
 
 KINDS: Mapping[type[nn.Module], type[NestedLayer]] = {
     nn.Conv1d: NestedConv1d,
     nn.Conv2d: NestedConv2d,
+    nn.Conv3d: NestedConv3d,
     nn.Linear: NestedLinear,
 }
 """Nested class by the torch class that it replaces. The exact type counts, as a subclass may compute something else."""

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from nested_sparse.coupled import ChannelGroup
+from nested_sparse.graph.contract import LAYER_KINDS
 from nested_sparse.layouts import Blocks, Layout
+from nested_sparse.quantization import MAX_COLUMNS
 
 from ..modes import called_by_other
 from .int8_rounding import rounded_activation, rounded_weight, row_scales, scale_and_zero, with_batch
@@ -113,6 +115,11 @@ class NestedLayer(nn.Module):
     def attributes(self) -> dict[str, list[int]]:
         """The attributes in the layer's metadata, those of its kind in nested_sparse.graph.contract.LAYER_KINDS."""
         return {}
+
+    @property
+    def has_int8(self) -> bool:
+        """Whether an int8 file may hold the layer's values as int8."""
+        return LAYER_KINDS[self.op].quantizes(self.attributes()) and self.values[0].numel() <= MAX_COLUMNS
 
     @abstractmethod
     def output_shape(self, x: Tensor) -> tuple[int, ...]:

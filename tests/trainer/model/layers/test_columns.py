@@ -46,6 +46,19 @@ def test_columns_times_the_weight_are_the_output_of_a_line() -> None:
     torch.testing.assert_close(made, output.transpose(0, 1).flatten(1).unflatten(0, (2, -1)).mT)
 
 
+def test_columns_times_the_weight_are_the_output_of_a_volume() -> None:
+    """The same in 3-D, with sizes, strides, paddings and dilations that differ by axis."""
+    torch.manual_seed(0)
+    conv = nn.Conv3d(4, 6, (3, 2, 4), (2, 1, 3), (1, 0, 3), (1, 3, 2), groups=2, bias=False)
+    layer = nest(conv, densities=(1.0,)).nested_layers()["model"]
+    x = torch.randn(5, 4, 6, 7, 9)
+    positions = layer.positions(x, 20, torch.Generator().manual_seed(1))
+    assert positions.shape == (5, 4)
+    made = layer.columns(x, positions) @ conv.weight.flatten(1).unflatten(0, (2, -1)).mT
+    output = conv(x).flatten(2).gather(2, positions[:, None].expand(-1, 6, -1))
+    torch.testing.assert_close(made, output.transpose(0, 1).flatten(1).unflatten(0, (2, -1)).mT)
+
+
 def test_columns_of_a_linear_layer_are_rows_of_its_input() -> None:
     """The rows are those of the last dimension, for any dimensions before it."""
     torch.manual_seed(0)

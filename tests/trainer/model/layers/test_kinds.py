@@ -19,6 +19,7 @@ from nested_sparse.trainer.model.layers.linear import NestedLinear
 EXAMPLES: dict[nn.Module, Tensor] = {
     nn.Conv1d(4, 6, 3, stride=2, groups=2): torch.ones(2, 4, 9),
     nn.Conv2d(3, 6, (3, 2), padding=(1, 2), dilation=(2, 1)): torch.ones(2, 3, 7, 5),
+    nn.Conv3d(4, 6, (3, 2, 1), stride=(2, 1, 1), padding=(1, 2, 0), groups=2): torch.ones(2, 4, 4, 7, 5),
     nn.Linear(5, 6): torch.ones(2, 3, 5),
 }
 
