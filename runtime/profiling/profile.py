@@ -184,7 +184,7 @@ class LatencyProfile:
         limit_s: float = 20.0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> list[LatencyProfile]:
-        """The profiles of several models, as of `measure`. All levels of all of them take turns.
+        """The profiles of several models, as of `measure`. All levels and sizes of all of them take turns.
 
         limit_s: of each model, on average. Raises InputError, CheckpointError.
         """
@@ -195,6 +195,7 @@ class LatencyProfile:
             turns.append(Turn(session, clock))
             for batch in sorted(set(_whole_numbers(batches))) if only is None else [only]:
                 turns[-1].warm(batch)
+            turns[-1].warm_sizes(turns[-1].batches[0], clock() + limit_s / 2)
         samples: list[list[list[float]]] = []
         while len(samples) < repeats and (len(samples) < LEAST_TURNS or clock() < end_s):
             samples.append([turn.once() for turn in turns])
