@@ -29,8 +29,8 @@ from nested_sparse.writer import LayerRecord
 from ..resources import cpu_model
 from ..session import Session, fixed_batch, random_inputs
 from .layer_profile import layer_of, node_events, read_profile
-from .profile import timed_ms
 from .random_copy import is_whole, write_random_copy
+from .turn import timed_ms
 
 DENSITIES = (0.03, 0.1, 0.25, 0.5, 1.0)
 """Shares of each layer's blocks that are measured."""

@@ -78,7 +78,7 @@ class Stepped(nn.RNNBase):
 
     def _by_layers(self, x: Tensor, states: list[Tensor] | None, dropout: float) -> list[Tensor]:
         """Output (T, N, D·H) and last states, each (L·D, N, H), from `x` (T, N, K): a call of each layer inside."""
-        if not len(x):
+        if x.shape[0] == 0:
             raise RuntimeError("Expected sequence length to be larger than 0 in RNN")  # torch's words
         directions = 2 if self.bidirectional else 1
         last: list[tuple[Tensor, ...]] = []
