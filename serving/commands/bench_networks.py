@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import time
 from typing import Annotated
 
 import typer
 
+from nested_sparse.budget import check_densities
 from nested_sparse.errors import NestedSparseError
 
 from .output import print_json
@@ -66,12 +66,12 @@ def networks(
         ) from None
     check_names(rows or [], list(NETWORKS))
     settings = Settings(
-        levels=tuple(sorted(set(levels or LEVELS))),
+        levels=check_densities(sorted(set(levels or LEVELS))),
         batches=tuple(dict.fromkeys(batches or ((1,) if quick else (1, 8)))),
         repeats=repeats or REPEATS,
         seconds=QUICK_SECONDS if quick else SECONDS,
         shallow=quick,
-        clock=time.thread_time if cpu_time else time.perf_counter,
+        cpu_time=cpu_time,
     )
     results = []
     for name, network in NETWORKS.items():
