@@ -58,7 +58,7 @@ def networks(
         from nested_sparse.trainer.networks import NETWORKS
 
         from ..bench.networks.measure import LEVELS, Settings, measure_network
-        from ..bench.networks.report import print_rows, report
+        from ..bench.networks.report import log_line, print_rows, report
         from ..bench.row_names import check_names, is_picked
     except ModuleNotFoundError as error:
         raise NestedSparseError(
@@ -78,6 +78,7 @@ def networks(
         if not rows or is_picked(name, rows):
             _log.info("measuring %s", name)
             results.append(measure_network(network, settings))
+            _log.info("%s", log_line(results[-1]))
     if not as_json:
         print_rows(results)
     print_json(report(results))
