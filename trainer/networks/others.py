@@ -92,10 +92,10 @@ class DLRM(nn.Module):
         self.register_buffer("pairs", pairs[0] * (tables + 1) + pairs[1])
         self.pairs: Tensor
         top = width + len(self.pairs)
-        self.top = nn.Sequential(*_linear(top, 512), *_linear(512, 256), nn.Linear(256, 1), nn.Sigmoid())
+        self.top = nn.Sequential(*_linear(top, 512), *_linear(512, 256), nn.Linear(256, 1))
 
     def forward(self, numbers: Tensor, items: Tensor) -> Tensor:
-        """(N, numbers) and (N, tables, items of a bag) to a chance (N, 1)."""
+        """(N, numbers) and (N, tables, items of a bag) to the logit of a chance (N, 1)."""
         dense = self.bottom(numbers)
         bags = [bag(items[:, index]) for index, bag in enumerate(self.bags)]
         vectors = torch.stack([dense, *bags], 1)
