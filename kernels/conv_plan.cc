@@ -33,19 +33,13 @@ void read_sizes(const ort::Attributes& attributes, const char* name, int64_t spa
   }
 }
 
-// Where an image, planar or tiled, holds one pixel.
-struct Source {
-  int64_t offset;  // floats before the pixel of channel 0
-  int64_t pitch;   // floats from one channel to the next there
-};
+}  // namespace
 
 Source source_of(const Image& x, int64_t pixel) {
   if (!x.tiled) return Source{pixel, x.tiling.pixels};
   const int64_t tile = x.tiling.tile_of(pixel);
   return Source{x.tiling.offset(x.size.channels, tile) + pixel - x.tiling.first_pixel(tile), x.tiling.pitch(tile)};
 }
-
-}  // namespace
 
 ConvGeometry read_geometry(const ort::Attributes& attributes, int64_t spatial) {
   ConvGeometry geometry{};

@@ -43,6 +43,11 @@ for activation in range(1, len(ACTIVATIONS)):
     node = linear_node(rng, 12, 1021, 4, activation=activation)
     x = rng.standard_normal((3, 12)).astype(np.float32) * np.float32([[0.1], [1.0], [30.0]])
     assert np.abs(SparseModel([node]).run(x, 2) - node.dense(x, 2)).max() <= tolerance(node, 2, x), activation
+for stride in (1, 2, 3):
+    window = {"kernel": (5, 3), "stride": (stride, stride), "pads": (2, 1, 2, 1)}
+    node = conv_node(rng, 5, 5, 1, groups=5, densities=(1.0, 1.0, 1.0), **window)
+    x = rng.standard_normal((2, 5, 17, 35)).astype(np.float32)
+    assert np.abs(SparseModel([node]).run(x, 2) - node.dense(x, 2)).max() <= tolerance(node, 2, x), stride
 for layout in (GatherScatter(16, 1), GatherScatter(16, 4), GatherScatter(8, 2)):
     node = conv_node(rng, 5, 21, 1, stride=(2, 1), permuted=True, clip=(0.0, 6.0), layout=layout)
     x = rng.standard_normal((2, 5, 17, 19)).astype(np.float32)
