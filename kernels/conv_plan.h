@@ -42,6 +42,7 @@ int64_t output_size(const ConvGeometry& geometry, int axis, int64_t size);
 struct Source {
   int64_t offset;  // floats before the pixel of channel 0
   int64_t pitch;   // floats from one channel to the next there
+  int64_t pixels;  // that follow one another from there on, the pixel itself included
 };
 Source source_of(const Image& x, int64_t pixel);
 
@@ -61,6 +62,8 @@ class ConvPlan {
   }
 
   int64_t taps() const { return taps_; }
+
+  size_t nbytes() const { return pieces_.size() * sizeof(Piece) + extras_.size() * sizeof(ExtraPiece); }
 
   // Whether each tile of the image is already the matrix, so that nothing has to be gathered.
   bool direct() const { return direct_; }
@@ -88,24 +91,36 @@ class ConvPlan {
   std::vector<int64_t> first_extra_{0};  // of each tile
 };
 
-// The plan for the size of image that an operator read last. Thread-safe.
+// The plans for the sizes of image that an operator read last. Thread-safe.
 template <class Plan>
 class PlanCache {
  public:
-  // Plan(geometry, x, rest...), made anew only where the last one does not match x.
+  // Plan(geometry, x, rest...), made anew only where none of the last ones matches x.
   template <class X, class... Rest>
   std::shared_ptr<const Plan> plan_for(const ConvGeometry& geometry, const X& x, const Rest&... rest) const {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (plan_ == nullptr || !plan_->matches(x)) {
-      plan_ = std::make_shared<const Plan>(geometry, x, rest...);
-      count_scratch_allocation();
+    for (const auto& plan : plans_) {
+      if (plan->matches(x)) return plan;
     }
-    return plan_;
+    auto plan = std::make_shared<const Plan>(geometry, x, rest...);
+    count_scratch_allocation();
+    if (plans_.size() < kMostPlans && (plans_.empty() || plan->nbytes() <= kKeptBytes)) {
+      plans_.push_back(plan);
+    } else {
+      next_ %= plans_.size();
+      plans_[next_++] = plan;
+    }
+    return plan;
   }
 
  private:
+  // Sequences and images of several sizes take turns; large ones hardly notice the planning, and their plans are large.
+  static constexpr size_t kMostPlans = 4;
+  static constexpr size_t kKeptBytes = 1 << 20;
+
   mutable std::mutex mutex_;
-  mutable std::shared_ptr<const Plan> plan_;
+  mutable std::vector<std::shared_ptr<const Plan>> plans_;
+  mutable size_t next_ = 0;
 };
 
 }  // namespace nested_sparse

@@ -123,6 +123,15 @@ void DepthwisePlan::place_line(const Image& x, Band& band, const int64_t (&phase
   }
 }
 
+size_t DepthwisePlan::nbytes() const {
+  size_t nbytes = sizeof *this;
+  for (const Band& band : bands_) {
+    nbytes += sizeof band + band.pieces.size() * (sizeof(Piece) + sizeof(int32_t)) +
+              band.offsets.size() * sizeof(int32_t) + band.lines.size() * sizeof(Line);
+  }
+  return nbytes;
+}
+
 DepthwiseArgs DepthwisePlan::arguments(const Band& band) const {
   DepthwiseArgs args{};
   args.pieces = band.pieces.data();

@@ -37,6 +37,8 @@ class DepthwisePlan {
     const ImageSize size{size_.batch, x.size.channels, x.size.height, x.size.width, x.size.depth};
     return size == size_;
   }
+  // Bytes of memory that the plan takes, about.
+  size_t nbytes() const;
   // The output for `batch` images.
   ImageSize output(int64_t batch) const { return ImageSize{batch, size_.channels, output_[0], output_[1], output_[2]}; }
   // Whether the layer is to be computed so; not where paddings or dilations are so large that the plane is mostly

@@ -12,12 +12,16 @@ from torch import nn
 from .conv import NestedConv1d, NestedConv2d, NestedConv3d
 from .layer import GRADIENTS, NestedLayer, unique_weights
 from .linear import NestedLinear
+from .recurrent import GRURecurrence, LSTMRecurrence, NestedGRU, NestedLSTM, NestedProjection, Projection
 
 KINDS: Mapping[type[nn.Module], type[NestedLayer]] = {
     nn.Conv1d: NestedConv1d,
     nn.Conv2d: NestedConv2d,
     nn.Conv3d: NestedConv3d,
     nn.Linear: NestedLinear,
+    Projection: NestedProjection,
+    LSTMRecurrence: NestedLSTM,
+    GRURecurrence: NestedGRU,
 }
 """Nested class by the torch class that it replaces. The exact type counts, as a subclass may compute something else."""
 
