@@ -147,7 +147,7 @@ class _Replaced(TorchFunctionMode):
 
 
 def _is_watched(layer: nn.Module) -> bool:
-    """Whether a hook waits for calls of the layer, or export has replaced its forward; else torch's function is faster."""
+    """Whether a hook waits for calls of the layer, or export has its forward: else torch's function is faster."""
     return bool(layer._forward_hooks or layer._forward_pre_hooks or "forward" in layer.__dict__)
 
 
