@@ -33,12 +33,7 @@ void read_sizes(const ort::Attributes& attributes, const char* name, int64_t spa
   }
 }
 
-// Where an image, planar or tiled, holds one pixel.
-struct Source {
-  int64_t offset;  // floats before the pixel of channel 0
-  int64_t pitch;   // floats from one channel to the next there
-  int64_t pixels;  // that follow one another from there on, the pixel itself included
-};
+}  // namespace
 
 Source source_of(const Image& x, int64_t pixel) {
   if (!x.tiled) return Source{pixel, x.tiling.pixels, x.tiling.pixels - pixel};
@@ -46,8 +41,6 @@ Source source_of(const Image& x, int64_t pixel) {
   const int64_t pitch = x.tiling.pitch(tile);
   return Source{x.tiling.offset(x.size.channels, tile) + into, pitch, pitch - into};
 }
-
-}  // namespace
 
 ConvGeometry read_geometry(const ort::Attributes& attributes, int64_t spatial) {
   ConvGeometry geometry{};

@@ -38,6 +38,14 @@ int64_t read_spatial(const ort::Attributes& attributes, int64_t most);
 // the window does not fit into the padded image.
 int64_t output_size(const ConvGeometry& geometry, int axis, int64_t size);
 
+// Where an image, planar or tiled, holds one pixel.
+struct Source {
+  int64_t offset;  // floats before the pixel of channel 0
+  int64_t pitch;   // floats from one channel to the next there
+  int64_t pixels;  // that follow one another from there on, the pixel itself included
+};
+Source source_of(const Image& x, int64_t pixel);
+
 class ConvPlan {
  public:
   // The plan for images of the size and layout of `x`. shape: of the output's tiles. Throws ort::Error where the window
