@@ -42,6 +42,7 @@ WAYS = {
     "nested-sparse sign ": "run",
     "nested-sparse profile ": "run",
     "nested-sparse bench kernels": "kernels",  # minutes; the rows are chosen, and then not measured
+    "nested-sparse bench networks": "networks",  # minutes; the rows are chosen, and then not measured
     "nested-sparse bench serving": "load",  # minutes; the options are checked, and then nothing is measured
     "nested-sparse serve --check ": "run",
     "nested-sparse serve ": "serve",  # in a process of its own, on free ports, until the next one or the end
@@ -151,6 +152,16 @@ class Reader:
         rows = json.loads(self.run(words).splitlines()[-1])["rows"]
         assert rows, words
         assert {row["unavailable"] for row in rows} == {"not measured by this test"}
+
+    def networks(self, words: list[str]) -> None:
+        from nested_sparse.serving.bench.networks.row import Row
+
+        def unmeasured(network: Any, settings: Any) -> Any:
+            return Row(network.name, network.source, network.pattern, settings.levels, unavailable="not measured")
+
+        self.patch.setattr("nested_sparse.serving.bench.networks.measure.measure_network", unmeasured)
+        rows = json.loads(self.run(words).splitlines()[-1])["rows"]
+        assert rows, words
 
     def load(self, words: list[str]) -> None:
         class ReachedError(Exception):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import time
 from typing import Annotated
 
 import typer
 
+from nested_sparse.budget import check_densities
 from nested_sparse.errors import NestedSparseError
 
 from .output import print_json
@@ -58,7 +58,7 @@ def networks(
         from nested_sparse.trainer.networks import NETWORKS
 
         from ..bench.networks.measure import LEVELS, Settings, measure_network
-        from ..bench.networks.report import print_rows, report
+        from ..bench.networks.report import log_line, print_rows, report
         from ..bench.row_names import check_names, is_picked
     except ModuleNotFoundError as error:
         raise NestedSparseError(
@@ -66,18 +66,19 @@ def networks(
         ) from None
     check_names(rows or [], list(NETWORKS))
     settings = Settings(
-        levels=tuple(sorted(set(levels or LEVELS))),
+        levels=check_densities(sorted(set(levels or LEVELS))),
         batches=tuple(dict.fromkeys(batches or ((1,) if quick else (1, 8)))),
         repeats=repeats or REPEATS,
         seconds=QUICK_SECONDS if quick else SECONDS,
         shallow=quick,
-        clock=time.thread_time if cpu_time else time.perf_counter,
+        cpu_time=cpu_time,
     )
     results = []
     for name, network in NETWORKS.items():
         if not rows or is_picked(name, rows):
             _log.info("measuring %s", name)
             results.append(measure_network(network, settings))
+            _log.info("%s", log_line(results[-1]))
     if not as_json:
         print_rows(results)
     print_json(report(results))

@@ -225,6 +225,18 @@ def test_size_of_the_image_may_change() -> None:
         assert np.abs(model.run(x, 2) - node.dense(x, 2)).max() <= tolerance(node, 2, x)
 
 
+def test_more_sizes_of_images_take_turns_than_plans_are_kept() -> None:
+    """A plan that was kept, and one that was made again, read the image as the first one did."""
+    rng = np.random.default_rng(9)
+    for window in ({}, {"stride": (2, 2), "kernel": (5, 4), "pads": (2, 0, 1, 3)}, {"stride": (1, 3)}):
+        node = conv_node(rng, 3, 5, 4, **window)
+        model = SparseModel([node])
+        for turn in range(2):
+            for size in range(20):
+                x = rng.standard_normal((1, 3, 5 + size, 37 - size)).astype(np.float32)
+                assert np.abs(model.run(x, turn) - node.dense(x, turn)).max() <= tolerance(node, turn, x)
+
+
 def test_empty_batch() -> None:
     """No images in, no images out."""
     node = conv_node(np.random.default_rng(9), 4, 6)

@@ -22,7 +22,7 @@ _HALVES = ("ih_", "hh_")
 
 
 class Stepped(nn.RNNBase):
-    """What both share. Mixed into torch's class.
+    """The part that both share. Mixed into torch's class.
 
     weight_ih_l0, …, bias_hh_l0, …: weights and biases of the layers inside, in the places where torch has them.
     """
@@ -147,7 +147,7 @@ class _Replaced(TorchFunctionMode):
 
 
 def _is_watched(layer: nn.Module) -> bool:
-    """Whether somebody waits for a call of the layer: else torch's own function is faster, and answers alike."""
+    """Whether a hook waits for calls of the layer, or export has its forward: else torch's function is faster."""
     return bool(layer._forward_hooks or layer._forward_pre_hooks or "forward" in layer.__dict__)
 
 

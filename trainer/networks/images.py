@@ -83,7 +83,7 @@ class ConvNeXtBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to the same shape."""
-        y = self.mlp(self.norm(self.depthwise(x).permute(0, 2, 3, 1)))
+        y: Tensor = self.mlp(self.norm(self.depthwise(x).permute(0, 2, 3, 1)))
         return x + (self.scale * y).permute(0, 3, 1, 2)
 
 

@@ -146,7 +146,7 @@ class ClipText(nn.Module):
 
     def forward(self, words: Tensor) -> Tensor:
         """(N, T) words, the last one the end of the text, to (N, width)."""
-        x = self.norm(self.blocks(self.words(words) + self.places[: words.shape[1]]))
+        x: Tensor = self.norm(self.blocks(self.words(words) + self.places[: words.shape[1]]))
         return x[:, -1] @ self.projection
 
 

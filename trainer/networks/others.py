@@ -62,7 +62,8 @@ class GraphAttention(nn.Module):
         states = self.project(x).unflatten(2, (self.heads, self.outputs)).transpose(1, 2)
         to, by = ((states * each[:, None]).sum(-1) for each in (self.receiver, self.sender))
         scores = F.leaky_relu(to[..., :, None] + by[..., None, :], 0.2) + closed[:, None]
-        return (torch.softmax(scores, -1) @ states).transpose(1, 2).flatten(2)
+        mixed: Tensor = torch.softmax(scores, -1) @ states
+        return mixed.transpose(1, 2).flatten(2)
 
 
 class GAT(nn.Module):
@@ -76,7 +77,8 @@ class GAT(nn.Module):
     def forward(self, x: Tensor, adjacency: Tensor) -> Tensor:
         """x (N, nodes, features), adjacency (N, nodes, nodes) of 0 and 1, to logits (N, nodes, classes)."""
         closed = (1.0 - adjacency) * -1e9
-        return self.second(F.elu(self.first(x, closed)), closed)
+        y: Tensor = self.second(F.elu(self.first(x, closed)), closed)
+        return y
 
 
 class DLRM(nn.Module):

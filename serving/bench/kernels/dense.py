@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nested_sparse.errors import BenchError
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -47,11 +49,19 @@ def export_dense(model: nn.Module, image: Tensor, path: Path, *, plain: bool = F
 
 
 def export_dense_free(model: nn.Module, examples: tuple[Tensor, ...], path: Path) -> None:
-    """Write `model`, in eval mode, as ONNX with a free batch: dimension 0 of each of `examples`, at least 2."""
+    """Write `model`, in eval mode, as ONNX with a free batch: dimension 0 of each of `examples`, at least 2.
+
+    Raises BenchError: torch cannot export it.
+    """
     import torch
 
+    from nested_sparse.trainer.export.trace import reason
+
     free = {0: torch.export.Dim(BATCH)}
-    _export(model, examples, path, dynamo=True, verbose=False, dynamic_shapes=tuple(free for _ in examples))
+    try:
+        _export(model, examples, path, dynamo=True, verbose=False, dynamic_shapes=tuple(free for _ in examples))
+    except Exception as error:  # of any class, also the model's own
+        raise BenchError(f"torch.onnx.export: {reason(error)}") from error
 
 
 def _export(model: nn.Module, examples: tuple[Tensor, ...], path: Path, **how: Any) -> None:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,6 @@ from .row import BatchTimes, Row, Seconds
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from nested_sparse.trainer import NestedModel
     from nested_sparse.trainer.networks import Network, Size
 
 LEVELS = (0.0538, 0.1338, 0.35)
@@ -45,8 +45,8 @@ class Settings:
     """How to measure.
 
     levels: densities. batches: sizes. repeats: most timed rounds of a batch size; there are fewer, LEAST_ROUNDS at
-    least, where they would take longer than `seconds`. shallow: whether the networks have fewer layers. clock: seconds,
-    time.perf_counter or time.thread_time.
+    least, where they would take longer than `seconds`. shallow: whether the networks have fewer layers. cpu_time:
+    whether times are those of the processor: of the thread in runs, of the process in exports.
     """
 
     levels: tuple[float, ...]
@@ -54,7 +54,7 @@ class Settings:
     repeats: int
     seconds: float
     shallow: bool
-    clock: Callable[[], float]
+    cpu_time: bool
 
 
 def measure_network(network: Network, settings: Settings) -> Row:
@@ -75,38 +75,56 @@ def measure_network(network: Network, settings: Settings) -> Row:
 
 def _measured(row: Row, size: Size, settings: Settings, folder: Path) -> Row:
     """`row` with its figures. Errors of any class."""
-    model, examples = size.model(), size.batch(max(2, *settings.batches))
-    begin_s = time.perf_counter()
-    dense_path = folder / "dense.onnx"
-    export_dense_free(model, examples, dense_path)
-    plain_s = time.perf_counter()
-    net = nest(model, densities=settings.levels, pattern=row.pattern)
-    nest_s = time.perf_counter()
-    if net.level_norms():  # random norms let nothing of a sparse level through but constants
-        recalibrate(net, [(examples, None)])
-    net.eval()
-    ready_s = time.perf_counter()
-    # each level is compared with torch below, at each batch size
-    path = export(net, tuple(example[:1] for example in examples), folder / "nested.safetensors", verify=False)
-    seconds = Seconds(nest_s - plain_s, time.perf_counter() - ready_s, plain_s - begin_s)
-    with Checkpoint.open(path) as checkpoint:
-        figures = checkpoint.metadata.network
-    expected, dense_expected = _answers(net, model, examples)
-    del net, model
+    files = _made(row, size, settings, folder)
     times = []
-    with Session(path, threads=THREADS) as session:
+    with Session(files.nested, threads=THREADS) as session:
         for batch in settings.batches:
-            feed = [example[:batch].numpy() for example in examples]
-            dense = dense_session(dense_path, THREADS, batch=batch)
+            feed = [example[:batch].numpy() for example in files.examples]
+            dense = dense_session(files.dense, THREADS, batch=batch)
+            runs = (_dense_run(dense, feed), *(_our_run(session, feed, level) for level in range(len(row.levels))))
             contenders = [
-                Contender("ONNX Runtime, dense", _dense_run(dense, feed), [each[:batch] for each in dense_expected]),
-                *(
-                    Contender(f"level {level}", _our_run(session, feed, level), [each[:batch] for each in answer])
-                    for level, answer in enumerate(expected)
-                ),
+                Contender(
+                    f"level {index - 1}" if index else "ONNX Runtime, dense", run, [each[:batch] for each in answer]
+                )
+                for index, (run, answer) in enumerate(zip(runs, files.answers, strict=True))
             ]
             times.append(_times(batch, contenders, settings))
-    return replace(row, network=figures, seconds=seconds, times=times)
+    with Checkpoint.open(files.nested) as checkpoint:
+        return replace(row, network=checkpoint.metadata.network, seconds=files.seconds, times=times)
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Both files of a network. answers: torch's outputs for `examples`, of the dense model, then of each level."""
+
+    dense: Path
+    nested: Path
+    seconds: Seconds
+    examples: tuple[Tensor, ...]
+    answers: Sequence[Arrays]
+
+
+def _made(row: Row, size: Size, settings: Settings, folder: Path) -> Files:
+    model, examples = size.model(), size.batch(max(2, *settings.batches))
+    clock = time.process_time if settings.cpu_time else time.perf_counter
+    dense, nested = folder / "dense.onnx", folder / "nested.safetensors"
+    readings_s = [clock()]
+    export_dense_free(model, examples, dense)
+    readings_s.append(clock())
+    net = nest(model, densities=settings.levels, pattern=row.pattern).eval()
+    readings_s.append(clock())
+    if net.level_norms():  # random norms let nothing of a sparse level through but constants
+        recalibrate(net, [(examples, None)])
+    ready_s = clock()
+    # each level is compared with torch before it is timed, at each batch size
+    export(net, tuple(example[:1] for example in examples), nested, verify=False)
+    export_s = clock() - ready_s
+    answers = [_arrays(model, examples)]
+    for level in range(net.level_count):
+        net.set_level(level)
+        answers.append(_arrays(net, examples))
+    plain_s, nest_s = (end - begin for begin, end in pairwise(readings_s))
+    return Files(dense, nested, Seconds(nest_s, export_s, plain_s), examples, answers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +145,8 @@ def _times(batch: int, contenders: Sequence[Contender], settings: Settings) -> B
     round_s = time.perf_counter() - begin_s
     calls = math.ceil(TURN_S * len(contenders) / round_s)
     rounds = max(LEAST_ROUNDS, min(settings.repeats, int(settings.seconds / (calls * round_s))))
-    runs = {contender.name: timed(contender.run, settings.clock, calls=calls) for contender in contenders}
+    clock = time.thread_time if settings.cpu_time else time.perf_counter
+    runs = {contender.name: timed(contender.run, clock, calls=calls) for contender in contenders}
     dense_ms, *levels_ms = interleaved(runs, rounds).values()
     return BatchTimes(batch, dense_ms, levels_ms, errors[1:], errors[0])
 
@@ -147,16 +166,7 @@ def _our_run(session: Session, feed: Arrays, level: int) -> Run:
 
 def _dense_run(dense: Any, feed: Arrays) -> Run:
     named = {spec.name: array for spec, array in zip(dense.get_inputs(), feed, strict=True)}
-    return lambda: dense.run(None, named)  # type: ignore[no-any-return]
-
-
-def _answers(net: NestedModel, model: nn.Module, examples: tuple[Tensor, ...]) -> tuple[list[Arrays], Arrays]:
-    """torch's outputs of each level, and of the dense model."""
-    levels = []
-    for level in range(net.level_count):
-        net.set_level(level)
-        levels.append(_arrays(net, examples))
-    return levels, _arrays(model, examples)
+    return lambda: dense.run(None, named)
 
 
 def _arrays(model: nn.Module, examples: tuple[Tensor, ...]) -> Arrays:

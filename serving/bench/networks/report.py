@@ -38,6 +38,14 @@ def print_rows(rows: Sequence[Row]) -> None:
     print(disturbance([row.other_load for row in rows]), end="")
 
 
+def log_line(row: Row) -> str:
+    """The row in one line: how many times as fast each level is, for each batch."""
+    if row.unavailable:
+        return f"{row.name}: not available: {row.unavailable}"
+    figures = (f"batch {times.batch}: {' / '.join(f'{ratio:.2f}' for ratio in times.speedups)}" for times in row.times)
+    return f"{row.name}: {'; '.join(figures)} × dense, error {row.max_error:.0e}"
+
+
 def report(rows: Sequence[Row]) -> dict[str, Any]:
     """The content of the JSON line: the machine, then every row."""
     return {"bench": "networks", **machine_facts(), "rows": [row.to_json() for row in rows]}

@@ -76,7 +76,7 @@ def nested(rnn: nn.Module, **options: Any) -> NestedModel:
 
 
 def watch(net: NestedModel) -> None:
-    """Let somebody wait for the calls of the layers, which then run one by one."""
+    """Let hooks wait for the calls of the layers, which then run one by one."""
     for layer in net.nested_layers().values():
         layer.register_forward_hook(lambda *_: None)
 

@@ -35,7 +35,9 @@ def test_samples_do_not_depend_on_the_batch():
         with torch.inference_mode():
             whole = model(*examples)
             alone = model(*(example[:1] for example in examples))
-        for expected, got in zip(*(each if isinstance(each, tuple) else (each,) for each in (whole, alone)), strict=True):
+        for expected, got in zip(
+            *(each if isinstance(each, tuple) else (each,) for each in (whole, alone)), strict=True
+        ):
             torch.testing.assert_close(got, expected[:1], rtol=1e-4, atol=1e-5)
 
 
