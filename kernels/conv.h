@@ -4,6 +4,7 @@
 #pragma once
 
 #include <memory>
+#include <vector>
 
 #include "conv_layer.h"
 
@@ -36,8 +37,9 @@ class NestedConv : public ConvLayer {
   void run_depthwise(const Run& run, const Task& task, SpmmArgs& args) const;
   const float* gathered(const Run& run, const Task& task, int64_t channel_begin, int64_t channel_end) const;
 
-  bool weighs_;             // depthwise, and values are float32
-  int64_t range_channels_;  // input channels of a range of columns; all channels where the columns are not cut
+  bool weighs_;                  // depthwise, and values are float32
+  int64_t range_channels_;       // input channels of a range of columns; all channels where the columns are not cut
+  std::vector<int64_t> bounds_;  // columns at which the ranges begin
   bool x_tiled_, y_tiled_, residual_tiled_;
   const KernelInfo& kernel_;
   const GatherInfo& gather_;
