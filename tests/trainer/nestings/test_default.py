@@ -1,4 +1,4 @@
-"""Default nesting: which method a run has that names none, and its soft labels."""
+"""Default nesting: the method of a run that names none, and its share of soft labels."""
 
 from __future__ import annotations
 
