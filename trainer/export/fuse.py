@@ -80,7 +80,7 @@ def fuse(
     for node in our_nodes(model, *LAYER_OPERATORS):
         if norm_of[_layer(node)] is not None:
             _fold(node, following(node))
-        residual = _fold_residual(node)
+        residual = _fold_residual(node) if LAYER_OPERATORS[node.op_type].adds else None
         clip_min, clip_max = _fold_clamp(node)
         _set_inputs(node, layer_inputs(node.inputs[X_INPUT], level, residual, segments))
         node.attributes[CLIP_MIN] = ir.AttrFloat32(CLIP_MIN, clip_min)

@@ -102,8 +102,9 @@ class NestedModel(nn.Module):
         return dict(self._left_dense)
 
     def nested_weight(self, name: str) -> NestedWeight:
-        """A copy, in numpy, of the nested weight of the layer called `name`; for channels, rows sorted into blocks.
+        """A copy, in numpy, of the nested weight of the layer called `name`, as a file holds it.
 
+        For channels, rows are sorted into blocks; columns are in the order of the layer's operator.
         Raises KeyError, PatternError (the pattern does not allow the masks).
         """
         layer = self.nested_layers()[name]
@@ -112,6 +113,9 @@ class NestedModel(nn.Module):
             permutation = None  # rows in order need no table in the file
         values = layer.values.detach().flatten(1).float().cpu().numpy().copy()
         first_level = layer.first_level.cpu().numpy().copy()
+        order = layer.column_order()
+        if order is not None:
+            values, first_level = values[:, order], first_level[:, order]
         layout, first_level, permutation = layer.layout.stored(first_level, permutation, name)
         return NestedWeight(name, values, first_level, layout, permutation)
 

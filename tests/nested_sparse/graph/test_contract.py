@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sparse_node import Placed, SparseModel, SparseNode, conv_node, linear_node, place
+from sparse_node import Placed, SparseModel, SparseNode, conv_node, linear_node, place, transposed_node
 
 from imports import FOLDERS, PACKAGE, repository_sources
 from nested_sparse.graph.contract import (
     CONV,
+    CONV_TRANSPOSE,
     DOMAIN,
     INPUT_TILED,
     LEVEL,
@@ -139,11 +140,12 @@ def answer(node: SparseNode, attributes: dict[str, Any]) -> np.ndarray:
     return SparseModel([node], Placed(placed.segments, [attributes])).run(x, level=1)
 
 
-@pytest.mark.parametrize("operator", [CONV, LINEAR])
+@pytest.mark.parametrize("operator", [CONV, CONV_TRANSPOSE, LINEAR])
 def test_the_library_asks_for_the_attributes_of_the_contract(operator: str) -> None:
     """One that has no default is missed; one that has a default answers as if it stood there."""
     rng = np.random.default_rng(0)
-    node = conv_node(rng, channels=3, rows=8) if operator == CONV else linear_node(rng, columns=12, rows=8)
+    made = {CONV: conv_node, CONV_TRANSPOSE: transposed_node, LINEAR: linear_node}[operator]
+    node = made(rng, 12 if operator == LINEAR else 3, 8)
     given = place([node]).attributes[0]
     needed = {name for name, attribute in OPERATORS[operator].items() if attribute.default is None}
     assert given.keys() == needed

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from nets import CASES, Jasper, line
 from onnx.reference.op_run import OpRun
+from sparse_node import transposed
 from torch import Tensor, nn
 
 from nested_sparse.checkpoint import Checkpoint
@@ -59,7 +60,8 @@ def run_reference(path: Path, feeds: Mapping[str, np.ndarray], level: int) -> di
         onnx.checker.check_model(model)
         empty = {f"__segment_{index}__": np.zeros(0, np.uint8) for index in range(len(checkpoint.levels))}
         names = [spec.name for spec in checkpoint.outputs]
-    evaluator = onnx.reference.ReferenceEvaluator(model, new_ops=[_operator(layers, op) for op in ("Conv", "Linear")])
+    ours = [_operator(layers, op) for op in ("Conv", "ConvTranspose", "Linear")]
+    evaluator = onnx.reference.ReferenceEvaluator(model, new_ops=ours)
     answers = evaluator.run(names, {**feeds, **empty, "__level__": np.array(level)})
     return dict(zip(names, answers, strict=True))
 
@@ -69,7 +71,12 @@ def _operator(layers: Mapping[str, tuple], op: str) -> type[OpRun]:
         weight, norms = layers[layer]
         dense, (scale, shift) = torch.from_numpy(weight.at(int(level))), torch.from_numpy(norms[int(level)])
         x = torch.from_numpy(x)
-        if op == "Conv":
+        if op == "ConvTranspose":
+            names = ("kernel_shape", "strides", "dilations", "pads", "output_padding")
+            window = {name: list(attributes[name]) for name in names}
+            y = torch.from_numpy(transposed(x.numpy().astype(np.float64), dense.numpy(), window)).float()
+            scale, shift = (part.reshape(-1, *(1,) * (x.dim() - 2)) for part in (scale, shift))
+        elif op == "Conv":
             top, left, bottom, right = attributes["pads"]
             line = attributes.get("spatial_dimensions") == 1
             dense = dense.reshape(weight.rows, -1, *attributes["kernel_shape"])
