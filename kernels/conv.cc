@@ -14,6 +14,7 @@ constexpr double kMultiplyGrain = 400000;  // multiply-adds of a task, which tak
 
 NestedConv::NestedConv(const ort::Attributes& attributes)
     : ConvLayer(attributes, 3),
+      outputs_(attributes),
       weighs_(depthwise_ && weight_.banks() == 0 && weight_.kind().value_type == ValueType::float32),
       range_channels_(channels_of_range(channels_, geometry_.taps())),
       x_tiled_(read_choice(attributes, "x_tiled", 0, 1, 0) == 1),
@@ -90,7 +91,36 @@ void NestedConv::run_task(const Run& run, const Task& task) const {
     args.x = run.plan->direct() ? run.x.data + run.x.offset(task.image, task.tile) + channel * args.x_pitch
                                 : gathered(run, task, channel, channel + channels_);
     const Part outputs = channel_groups_ == 1 ? task.outputs : Part{group * rows, (group + 1) * rows};
-    kernel_.spmm(args, outputs.begin, outputs.end);
+    multiply(args, outputs);
+  }
+}
+
+// Where outputs have an activation, a few of them are computed at a time, so that it finds them in L1.
+void NestedConv::multiply(const SpmmArgs& args, Part groups) const {
+  if (outputs_.plain() || !args.last) return kernel_.spmm(args, groups.begin, groups.end);
+  constexpr int64_t kTogether = 4096;  // outputs
+  const int64_t rows = weight_.block_rows();
+  const int64_t step = std::max<int64_t>(kTogether / (args.pixels * rows), 1);
+  for (int64_t begin = groups.begin; begin < groups.end; begin += step) {
+    const int64_t end = std::min(begin + step, groups.end);
+    kernel_.spmm(args, begin, end);
+    activate(args, Part{begin * rows, end * rows});
+  }
+}
+
+// Applies the activation to the outputs of packed rows `rows`: at once where they lie without gaps, because a call for
+// each of many short rows takes as long as several vectors.
+void NestedConv::activate(const SpmmArgs& args, Part rows) const {
+  const PackedWeight& weight = args.weight;
+  const int64_t used = args.y_whole ? args.y_pitch : args.pixels;
+  const bool all = rows.begin == 0 && rows.end == weight_.packed_rows();
+  if (used == args.y_pitch && (weight.perm == nullptr || all)) {
+    const int64_t count = std::min(rows.end, weight.rows) - rows.begin;
+    return outputs_.apply(count * used, args.y + rows.begin * args.y_pitch);
+  }
+  for (int64_t r = rows.begin; r < rows.end; ++r) {
+    const int64_t output = output_of(weight, r);
+    if (output >= 0) outputs_.apply(args.pixels, args.y + output * args.y_pitch);
   }
 }
 
@@ -119,7 +149,7 @@ void NestedConv::run_ranges(const Run& run, const Task& task, SpmmArgs& args) co
              channel * run.plan->taps() * args.x_pitch;
     args.first = range == 0;
     args.last = range == ranges - 1;
-    kernel_.spmm(args, task.outputs.begin, task.outputs.end);
+    multiply(args, task.outputs);
   }
 }
 
@@ -139,7 +169,7 @@ void NestedConv::run_depthwise(const Run& run, const Task& task, SpmmArgs& args)
     weigh.tile.channel_end = std::min(begin + kChannels, task.outputs.end);
     gather_.weigh(weigh);
     args.sums = sums - begin * args.x_pitch;
-    kernel_.spmm(args, begin, weigh.tile.channel_end);
+    multiply(args, Part{begin, weigh.tile.channel_end});
   }
 }
 

@@ -33,10 +33,13 @@ class NestedConv : public ConvLayer {
   Image read_residual(const ort::Context& context, const ImageSize& size) const;
   void run_tasks(const ort::Context& context, const Run& run) const;
   void run_task(const Run& run, const Task& task) const;
+  void multiply(const SpmmArgs& args, Part groups) const;
+  void activate(const SpmmArgs& args, Part rows) const;
   void run_ranges(const Run& run, const Task& task, SpmmArgs& args) const;
   void run_depthwise(const Run& run, const Task& task, SpmmArgs& args) const;
   const float* gathered(const Run& run, const Task& task, int64_t channel_begin, int64_t channel_end) const;
 
+  Outputs outputs_;
   bool weighs_;                  // depthwise, and values are float32
   int64_t range_channels_;       // input channels of a range of columns; all channels where the columns are not cut
   std::vector<int64_t> bounds_;  // columns at which the ranges begin

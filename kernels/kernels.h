@@ -1,6 +1,7 @@
 // Declares the kernels of kernels.inc that can be built for this architecture, and finds kernels in the list.
 #pragma once
 
+#include "activation/activation.h"
 #include "gather/gather.h"
 #include "gemv/gemv.h"
 #include "image.h"
@@ -28,6 +29,7 @@ namespace nested_sparse {
   void weigh_symbol(const WeighArgs& args);                                  \
   void max_symbol(const float* rows, int64_t taps, int64_t count, float* y);
 #define PIXELS8_KERNEL(isa, symbol) extern const PixelLoops symbol;
+#define ACTIVATE_KERNEL(isa, symbol) void symbol(Activation activation, int64_t count, float* y);
 #define GS_SPMM_KERNEL(isa, symbol, banks, vectors, lanes, index, value) \
   void symbol(const SpmmArgs& args, int64_t row_begin, int64_t row_end);
 #define GS_GEMV_KERNEL(isa, symbol, banks, index, value) \
@@ -61,5 +63,8 @@ struct GatherInfo {
   MaxKernel max_rows;
 };
 const GatherInfo& find_gather(Isa isa);
+
+// The activations of an instruction set. Throws std::invalid_argument where none are listed.
+ActivateKernel find_activate(Isa isa);
 
 }  // namespace nested_sparse

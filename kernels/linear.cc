@@ -18,6 +18,7 @@ void NestedLinear::compute(const ort::Context& context) const {
   const Rows rows = read_rows(context);
   if (rows.count < kTransposeFrom) {
     run_rows(context, view, rows);
+    activate(context, rows);
   } else {
     run_transposed(context, rows, spmm_, [&](SpmmArgs& args) {
       args.weight = view.weight;

@@ -81,7 +81,7 @@ void LinearLayer::transpose_in(const ort::Context& context, const Rows& rows, fl
   });
 }
 
-// Residual and clip are applied here and not by the kernel: the residual's rows lie as those of Y.
+// Residual, clip and activation are applied here and not by the kernel: the residual's rows lie as those of Y.
 void LinearLayer::transpose_out(const ort::Context& context, const float* from, int64_t pitch, const Rows& rows) const {
   const int64_t outputs = weight_.rows();
   const int64_t tasks = task_count(rows.count, static_cast<double>(outputs * rows.count), kCopyGrain);
@@ -93,6 +93,7 @@ void LinearLayer::transpose_out(const ort::Context& context, const float* from, 
       const int64_t at = row * outputs + output;
       rows.y[at] = clip(rows.residual == nullptr ? value : value + rows.residual[at], clip_);
     });
+    outputs_.apply((part.end - part.begin) * outputs, rows.y + part.begin * outputs);
   });
 }
 

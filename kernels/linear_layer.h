@@ -14,7 +14,7 @@ inline constexpr int64_t kTransposeFrom = 4;
 
 class LinearLayer : public NestedOperator {
  public:
-  using NestedOperator::NestedOperator;
+  explicit LinearLayer(const ort::Attributes& attributes) : NestedOperator(attributes), outputs_(attributes) {}
 
  protected:
   struct Rows {  // X, residual (or null) and Y as matrices of `count` rows
@@ -27,6 +27,10 @@ class LinearLayer : public NestedOperator {
   Rows read_rows(const ort::Context& context) const;
   // `count` of the rows, from `first` on.
   Rows rows_from(const Rows& rows, int64_t first, int64_t count) const;
+  // Applies the layer's activation to all outputs; run_transposed does so itself.
+  void activate(const ort::Context& context, const Rows& rows) const {
+    outputs_.apply(context, rows.count * weight_.rows(), rows.y);
+  }
   // For many rows: transposes them, so that they are the pixels of a 1 x 1 convolution, and calls multiply(args) for as
   // many of them at a time as `spmm` computes at once. The weight of `args` is left to `multiply`, which is to write
   // all outputs, without residual and clip.
@@ -36,6 +40,8 @@ class LinearLayer : public NestedOperator {
  private:
   void transpose_in(const ort::Context& context, const Rows& rows, float* to, int64_t pitch, int64_t lanes) const;
   void transpose_out(const ort::Context& context, const float* from, int64_t pitch, const Rows& rows) const;
+
+  Outputs outputs_;
 };
 
 }  // namespace nested_sparse

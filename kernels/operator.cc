@@ -8,6 +8,11 @@
 #include "route.h"
 
 namespace nested_sparse {
+namespace {
+
+constexpr double kActivateGrain = 16384;  // values of a task, which take about 10 µs
+
+}  // namespace
 
 NestedOperator::NestedOperator(const ort::Attributes& attributes)
     : weight_(attributes), clip_{attributes.real("clip_min"), attributes.real("clip_max")} {}
@@ -65,6 +70,19 @@ int64_t range_count(int64_t tiles, int64_t parts, double cost, double grain, boo
   const int64_t ranges = task_count(tiles * parts, cost, grain);
   if (!gathers || tiles >= 4 * ranges) return ranges;
   return std::min(ranges, tiles < 2 * core_count() ? core_count() : 2 * core_count());
+}
+
+Outputs::Outputs(const ort::Attributes& attributes)
+    : activation(static_cast<Activation>(read_choice(attributes, "activation_function", 0, kActivations - 1, 0))),
+      activate(find_activate(isa_choice().isa)) {}
+
+void Outputs::apply(const ort::Context& context, int64_t count, float* y) const {
+  if (plain()) return;
+  const int64_t tasks = task_count(count, static_cast<double>(count), kActivateGrain);
+  context.parallel_for(tasks, [&](int64_t task) {
+    const Part part = part_of(count, tasks, task);
+    apply(part.end - part.begin, y + part.begin);
+  });
 }
 
 int64_t read_choice(const ort::Attributes& attributes, const char* name, int64_t least, int64_t most, int64_t absent) {

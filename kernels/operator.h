@@ -73,6 +73,18 @@ void for_ranges(const ort::Context& context, int64_t tiles, int64_t parts, int64
   });
 }
 
+// The function that a layer applies to its outputs, after all else: the attribute `activation_function`.
+struct Outputs {
+  explicit Outputs(const ort::Attributes& attributes);
+  bool plain() const { return activation == Activation::none; }
+  void apply(int64_t count, float* y) const { activate(activation, count, y); }
+  // The same on the session's threads.
+  void apply(const ort::Context& context, int64_t count, float* y) const;
+
+  Activation activation;
+  ActivateKernel activate;
+};
+
 // An attribute that may be absent, within bounds. Throws ort::Error.
 int64_t read_choice(const ort::Attributes& attributes, const char* name, int64_t least, int64_t most, int64_t absent);
 

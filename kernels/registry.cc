@@ -24,6 +24,16 @@ constexpr GatherInfo kGathers[] = {
 #include "kernels.inc"
 };
 
+struct ActivateOf {
+  Isa isa;
+  ActivateKernel kernel;
+};
+
+constexpr ActivateOf kActivates[] = {
+#define ACTIVATE_KERNEL(isa, symbol) {Isa::isa, symbol},
+#include "kernels.inc"
+};
+
 const KernelInfo& find_kernel(bool gemv, Isa isa, const WeightKind& weight) {
   for (const KernelInfo& kernel : kKernels) {
     if ((kernel.gemv != nullptr) == gemv && kernel.isa == isa && kernel.weight == weight) return kernel;
@@ -54,6 +64,13 @@ const GatherInfo& find_gather(Isa isa) {
     if (gather.isa == isa) return gather;
   }
   throw std::invalid_argument(std::string("no gather kernel for ") + isa_name(isa));
+}
+
+ActivateKernel find_activate(Isa isa) {
+  for (const ActivateOf& activate : kActivates) {
+    if (activate.isa == isa) return activate.kernel;
+  }
+  throw std::invalid_argument(std::string("no activations for ") + isa_name(isa));
 }
 
 }  // namespace nested_sparse

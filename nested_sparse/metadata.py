@@ -109,7 +109,8 @@ class Metadata:
     rows: INDEPENDENT or DEPENDENT, at every level; None where it is not known.
     network: totals of the whole network. None in older files, where density and FLOPs of the levels count only the
         nested layers.
-    format_version: lowest version that has all that the layers use.
+    graph_version: lowest version that has all that the graph uses, or a later one.
+    format_version: lowest version that has all that the layers and the graph use.
     """
 
     graph_nbytes: int
@@ -122,16 +123,18 @@ class Metadata:
     reroutes: tuple[Reroute, ...] = ()
     rows: str | None = None
     network: Network | None = None
+    graph_version: int = 1
     format_version: int = field(init=False)
 
     def __post_init__(self) -> None:
-        """Find the version that the layers need."""
+        """Find the version that the file needs."""
         version = max(layer.format_version for layer in self.layers)
-        object.__setattr__(self, "format_version", version)
+        object.__setattr__(self, "format_version", max(version, self.graph_version))
 
     def to_header(self) -> dict[str, str]:
         """The two string entries of the safetensors `__metadata__`: the JSON and its digest."""
         raw = asdict(self)
+        del raw["graph_version"]
         for layer, entry in zip(raw["layers"], self.layers, strict=True):
             del layer["value_type"]
             if entry.value_type is not FLOAT32:  # the default of every reader
@@ -199,6 +202,7 @@ def _parse(raw: dict[str, Any]) -> Metadata:
         reroutes=tuple(_reroute(entry) for entry in raw.get("reroutes", ())),
         rows=raw.get("rows"),
         network=_network(raw["network"]) if "network" in raw else None,
+        graph_version=int(raw["format_version"]),
     )
     if metadata.rows not in (None, INDEPENDENT, DEPENDENT):
         raise ValueError(f"rows {excerpt(metadata.rows)!r}, expected {INDEPENDENT!r} or {DEPENDENT!r}")

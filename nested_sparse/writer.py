@@ -92,11 +92,13 @@ def write_checkpoint(
     reroutes: Sequence[Reroute] = (),
     rows: str | None = None,
     network: Network | None = None,
+    graph_version: int = 1,
     force: bool = False,
 ) -> None:
     """Write a checkpoint to `path`, atomically; an existing file is kept unless `force`.
 
-    `graph_builder` gets each layer's placement by name and returns the ONNX graph. rows, network: as in Metadata.
+    `graph_builder` gets each layer's placement by name and returns the ONNX graph. rows, network and graph_version
+    are as in Metadata.
     Raises CheckpointError, and what `check_reroutes` does.
     """
     path = Path(path)
@@ -123,6 +125,7 @@ def write_checkpoint(
         reroutes=tuple(reroutes),
         rows=rows,
         network=network,
+        graph_version=graph_version,
     )
     write_file(path, header_bytes(metadata), [_padded(graph), *segments], force)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,11 +25,31 @@ DENSITIES = (0.2, 0.5, 0.9)
 OPEN = (-np.inf, np.inf)
 
 
+def logistic(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """1 / (1 + exp(-x))."""
+    result: NDArray[np.float64] = 1 / (1 + np.exp(-x))
+    return result
+
+
+ACTIVATIONS: Sequence[Callable[[NDArray[np.float64]], NDArray[np.float64]]] = (
+    lambda x: x,
+    logistic,
+    lambda x: x * logistic(x),
+    lambda x: x * logistic(1.702 * x),
+    lambda x: x * np.vectorize(lambda value: math.erfc(-value / math.sqrt(2)) / 2, otypes=[float])(x),
+    lambda x: x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    lambda x: np.minimum(np.maximum(x + 3, 0), 6) / 6,
+    lambda x: x * np.minimum(np.maximum(x + 3, 0), 6) / 6,
+)
+"""The functions of the attribute `activation_function`, by its number (FORMAT.md)."""
+
+
 @dataclass(frozen=True)
 class SparseNode:
     """One operator: weight, (L, 2, O) norms in output order, window attributes, clip, whether it adds a residual.
 
     A convolution's groups, and its spatial dimensions: 1 to 3. tiled: which of x, y and residual are tiled images.
+    activation: number of the function of its outputs.
     """
 
     op: str
@@ -42,6 +62,7 @@ class SparseNode:
     groups: int = 1
     spatial: int = 2
     tiled: Sequence[str] = ()
+    activation: int = 0
 
     def dense(self, x: Array, level: int, residual: Array | None = None) -> NDArray[np.float64]:
         """The operator's output in float64."""
@@ -61,7 +82,7 @@ class SparseNode:
             y = y[..., 0, :] if self.spatial == 1 else y
         if residual is not None:
             y = y + residual
-        return np.clip(y, *self.clip)
+        return ACTIVATIONS[self.activation](np.clip(y, *self.clip))
 
 
 def correlate(
@@ -231,6 +252,7 @@ def place(nodes: Sequence[SparseNode]) -> Placed:
                 **({"groups": node.groups} if node.groups != 1 else {}),
                 **({"spatial_dimensions": node.spatial} if node.spatial != 2 else {}),
                 **{f"{name}_tiled": 1 for name in node.tiled},
+                **({"activation_function": node.activation} if node.activation else {}),
             }
         )
     return Placed([aligned(b"".join(_padded(array) for array in arrays)) for arrays in parts], attributes)
@@ -330,7 +352,8 @@ def tolerance(node: SparseNode, level: int, x: Array) -> float:
     terms = int(node.weight.mask(level).sum(axis=1).max())
     scale, shift = np.abs(node.norms[level]).max(axis=1)
     magnitude = float(row_sum * np.abs(x).max(initial=0) * scale + shift + 8)
-    return float(np.finfo(np.float32).eps) * (terms + 8) * magnitude
+    slope = 1.2  # of the steepest activation
+    return slope * float(np.finfo(np.float32).eps) * (terms + 8) * magnitude
 
 
 def check_levels(

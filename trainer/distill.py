@@ -78,6 +78,8 @@ def _check_teacher(teacher: Teacher, inputs: Any, logits: Tensor) -> None:
         soft_labels = teacher.soft_labels(inputs)
     except NestedSparseError as error:
         raise TrainingError(f"teacher: {error}") from error
+    if not soft_labels.isfinite().all():
+        raise TrainingError("teacher: its logits of the first batch are not finite; check its weights and its inputs")
     if soft_labels.shape != logits.shape:
         raise TrainingError(
             f"teacher: it answers with logits {tuple(soft_labels.shape)}, the net with {tuple(logits.shape)}; "

@@ -80,12 +80,16 @@ void QuantizedLinear::compute(const ort::Context& context) const {
   const double cost = static_cast<double>(view.blocks * weight_.block_rows());
   if (activations_ == Activations::floats) {
     const Run run{context, view, levels, nullptr, cost};
-    if (rows.count < kTransposeFrom) return run_floats(run, rows);
-    return run_transposed(context, rows, float_spmm_, [&](SpmmArgs& args) { multiply_widened(run, args); });
+    if (rows.count >= kTransposeFrom) {
+      return run_transposed(context, rows, float_spmm_, [&](SpmmArgs& args) { multiply_widened(run, args); });
+    }
+    run_floats(run, rows);
+    return activate(context, rows);
   }
   const auto row_sums = row_sums_.get(view.weight.scale, [&] { return view.row_sums(); });
   const Run run{context, view, levels, row_sums->data(), cost};
   rows.count < tile_from(weight_.block_rows()) ? run_bytes(run, rows) : run_tiles(run, rows);
+  activate(context, rows);
 }
 
 void QuantizedLinear::run_floats(const Run& run, const Rows& rows) const {

@@ -117,6 +117,9 @@ PLACEMENT: Mapping[str, Attribute] = {
 }
 """Attributes that say where a layer's arrays lie in the segments: the fields of LayerPlacement."""
 LAYER, CLIP_MIN, CLIP_MAX = "layer", "clip_min", "clip_max"
+FUNCTION = "activation_function"
+FUNCTIONS = ("none", "sigmoid", "silu", "quick_gelu", "gelu", "gelu_tanh", "hard_sigmoid", "hard_swish")
+"""Attribute of a layer: the place, in FUNCTIONS, of the function of its outputs after the clamp."""
 X_SCALE, X_ZERO, Y_SCALE, Y_ZERO = "x_scale", "x_zero", "y_scale", "y_zero"
 SUM_SCALE, SUM_ZERO, TABLE = "sum_scale", "sum_zero", "table"
 """Scale and zero point at each level of the graph of a u8 tensor: what is read, what is written, and the sums that
@@ -136,6 +139,7 @@ COUNT_INCLUDE_PAD = "count_include_pad"
 
 _OF_WINDOW = dict.fromkeys(WINDOW, Attribute("ints"))
 _CLIP = {CLIP_MIN: Attribute("f"), CLIP_MAX: Attribute("f")}
+_FUNCTION = {FUNCTION: Attribute("i", 0)}
 _OF_LAYER = {LAYER: Attribute("s"), **_CLIP, **PLACEMENT}
 _U8_FORM = {Y_BORDER: Attribute("i"), Y_GAP: Attribute("i")}
 _U8_IMAGE = {Y_SCALE: Attribute("floats"), Y_ZERO: Attribute("ints"), **_U8_FORM}
@@ -191,7 +195,7 @@ LAYER_KINDS: Mapping[str, LayerKind] = {
         kernels="conv",
         rows_dim=1,
         attributes={**_OF_WINDOW, **CONV_KIND},
-        of_node=dict.fromkeys((*INPUT_TILED.values(), Y_TILED), Attribute("i", 0)),
+        of_node={**dict.fromkeys((*INPUT_TILED.values(), Y_TILED), Attribute("i", 0)), **_FUNCTION},
         of_quantized={
             **_U8_IMAGE,
             TABLE: Attribute("s", optional=True),
@@ -215,7 +219,9 @@ LAYER_KINDS: Mapping[str, LayerKind] = {
         QUANTIZED_LINEAR,
         kernels="linear",
         rows_dim=-1,
+        of_node=_FUNCTION,
         of_quantized={
+            **_FUNCTION,
             ACTIVATIONS: Attribute("s"),
             X_SCALE: Attribute("floats", optional=True),
             X_ZERO: Attribute("ints", optional=True),

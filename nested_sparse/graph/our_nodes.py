@@ -11,7 +11,7 @@ from ..excerpt import excerpt
 from ..placement import placement
 from ..wire import WireError
 from .byte_ranges import check_ranges
-from .contract import LAYER, LAYER_KINDS, LAYER_OPERATORS, OPERATORS
+from .contract import FUNCTION, FUNCTIONS, LAYER, LAYER_KINDS, LAYER_OPERATORS, OPERATORS
 
 
 class OurNodes:
@@ -40,6 +40,8 @@ class OurNodes:
         kind = LAYER_OPERATORS.get(operator)
         if kind is None:
             return
+        if not 0 <= given.get(FUNCTION, 0) < len(FUNCTIONS):
+            raise WireError(f"says {FUNCTION} {given[FUNCTION]}, expected 0 to {len(FUNCTIONS) - 1}")
         name = given.get(LAYER, b"").decode(errors="replace")
         layer = self._layers.get(name)
         if layer is None or LAYER_KINDS[layer.op].operator_for(layer.value_type) != operator:

@@ -31,7 +31,7 @@ from nested_sparse.errors import (
 )
 from nested_sparse.excerpt import excerpt, excerpts
 from nested_sparse.forked import heed_forks
-from nested_sparse.graph.contract import LEVEL, runtime_inputs, segment_input
+from nested_sparse.graph.contract import runtime_inputs, segment_input
 from nested_sparse.kernels import library
 from nested_sparse.kernels.denormals import denormals_flushed
 from nested_sparse.level import resolve_level
@@ -39,11 +39,12 @@ from nested_sparse.value_type import INT8
 
 from ..resources import usable_cores
 from .arena import ARENA, shrink_after
+from .bound_session import BoundSession
 from .file_guard import FileGuard
 from .guard import Guard
 from .level_cell import LevelCell
 from .ort_session import MESSAGE_CHARACTERS, open_ort
-from .ort_values import SUPPORTED, run_values
+from .ort_values import SUPPORTED
 from .process_memory import resident_bytes, return_freed
 from .runs import Run, Runs
 from .tensors import Array, Arrays, check_inputs
@@ -107,12 +108,11 @@ class Session:
         self.levels = self._checkpoint.levels
         self.reroutes = self._checkpoint.reroutes
         self.rows = self._checkpoint.rows
-        self._output_names = [spec.name for spec in self.outputs]
-        self._ort: Any
-        self._ort, facts = open_ort(self._checkpoint, self._threads, profile_to, spin=spin)
+        built, facts = open_ort(self._checkpoint, self._threads, profile_to, spin=spin)
         self.decides = facts.decides
-        self._segments = self._segment_feeds()
-        self._has_bfloat16 = self._exchanges_bfloat16()
+        self._check_bfloat16()
+        self._segments = self._segment_feeds(built)
+        self._ort: BoundSession | None = self._bound(built)
         self._file_guard = FileGuard(self._checkpoint.file)
         self._runs = Runs(run_limit_s)
         self._local = threading.local()
@@ -154,7 +154,7 @@ class Session:
                 with self._idle:
                     if self._ort is None:
                         raise UnavailableError(f"{self.path.name}: this session is closed")
-                    self._ort, self._threads = built, threads
+                    self._ort, self._threads = self._bound(built), threads
             finally:
                 self._end()
 
@@ -223,17 +223,13 @@ class Session:
         try:
             self._resident_level = max(self._resident_level, started)
             self._file_guard.check()
-            feeds = {**arrays, **self._segments, LEVEL.name: cell.ort_value}
             run = self._runs.begin()
             try:
                 if self._shrinks:
                     self._shrinks = False
                     shrink_after(run.options)
                 with denormals_flushed():
-                    if self._has_bfloat16:
-                        results = run_values(session, self._output_names, feeds, run.options)
-                    else:
-                        results = session.run(self._output_names, feeds, run.options)
+                    results = session.run(arrays, cell, run.options)
             except Exception as error:  # ONNX Runtime's errors have no common base
                 raise self._fault(error, started, arrays, run) from error
             finally:
@@ -241,7 +237,7 @@ class Session:
             self._file_guard.check()
         finally:
             self._end()
-        return dict(zip(self._output_names, results, strict=True))
+        return dict(zip(session.names, results, strict=True))
 
     def stop_run(self, thread: int, begun_before_s: float) -> None:
         """End the run of `thread` if it began at `begun_before_s` or earlier. It then raises StuckError in its thread.
@@ -271,7 +267,7 @@ class Session:
             session, self._ort = self._ort, None
             self._idle.wait_for(lambda: self._running == 0)
         if session is not None:
-            session.end_profiling()
+            session.session.end_profiling()
             self._segments.clear()
             self._file_guard.close()
             self._checkpoint.close()
@@ -286,19 +282,20 @@ class Session:
     ) -> None:
         self.close()
 
-    def _exchanges_bfloat16(self) -> bool:
-        """Whether an input or output is of bfloat16. Raises CheckpointError where ONNX Runtime is too old for that."""
-        has_bfloat16 = any(spec.dtype == NAME for spec in (*self.inputs, *self.outputs))
-        if has_bfloat16 and not SUPPORTED:
+    def _check_bfloat16(self) -> None:
+        """Raise CheckpointError where an input or output is of bfloat16, and ONNX Runtime is too old for that."""
+        if not SUPPORTED and any(spec.dtype == NAME for spec in (*self.inputs, *self.outputs)):
             raise CheckpointError(
                 f"{self.path.name}: has tensors of {NAME}, which onnxruntime {ort.__version__} cannot exchange; "
                 "install a newer one"
             )
-        return has_bfloat16
 
-    def _segment_feeds(self) -> dict[str, Any]:
+    def _bound(self, built: Any) -> BoundSession:
+        return BoundSession(built, self._segments, self.inputs, self.outputs)
+
+    def _segment_feeds(self, built: Any) -> dict[str, Any]:
         """The weights as inputs of the graph: views of the mapped file; empty arrays for levels that a slice lost."""
-        graph_inputs = {each.name for each in self._ort.get_inputs()}
+        graph_inputs = {each.name for each in built.get_inputs()}
         feeds: dict[str, Any] = {}
         while (name := segment_input(len(feeds)).name) in graph_inputs:
             level = len(feeds)
@@ -346,7 +343,7 @@ class Session:
         cell.reset(index)
         return cell
 
-    def _begin(self) -> Any:
+    def _begin(self) -> BoundSession:
         """ONNX Runtime's session, which stays open until _end(). Raises UnavailableError."""
         with self._idle:
             session = self._ort

@@ -66,7 +66,7 @@ def test_spoilt_linear_layers(data: st.DataObject, block_rows: int, count: int, 
     """The layers get one row of x, and many."""
     rng = np.random.default_rng(0)
     node = linear_node(rng, 36, 10, block_rows, permuted=True, value_type=value_type)
-    check(data, node, rng.standard_normal((count, 36)).astype(np.float32))
+    check(data, node, rng.standard_normal((count, 36)).astype(np.float32), {"activation_function": 2})
 
 
 @settings(max_examples=400, deadline=None)
@@ -90,7 +90,7 @@ def test_spoilt_convolutions_of_volumes(data: st.DataObject, block_rows: int, ke
     check(data, node, rng.standard_normal((1, 4, 3, 4, 5)).astype(np.float32), {**CHOICES, "spatial_dimensions": 3})
 
 
-CHOICES = {"spatial_dimensions": 2, "x_tiled": 0, "y_tiled": 0, "residual_tiled": 0}
+CHOICES = {"activation_function": 4, "spatial_dimensions": 2, "x_tiled": 0, "y_tiled": 0, "residual_tiled": 0}
 
 
 @settings(max_examples=400, deadline=None)

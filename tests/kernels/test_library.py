@@ -21,7 +21,7 @@ PATHS = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPA
 
 COMPARE = """
 import numpy as np
-from sparse_node import SparseModel, conv_node, linear_node, tolerance
+from sparse_node import ACTIVATIONS, SparseModel, conv_node, linear_node, tolerance
 from nested_sparse.kernels import library
 from nested_sparse.value_type import INT8
 from nested_sparse.layouts import GatherScatter
@@ -39,6 +39,10 @@ for block_rows in (1, 2, 4, 8, 16):
     for count in (1, 40):
         x = rng.standard_normal((count, 77)).astype(np.float32)
         assert np.abs(SparseModel([node]).run(x, 2) - node.dense(x, 2)).max() <= tolerance(node, 2, x), block_rows
+for activation in range(1, len(ACTIVATIONS)):
+    node = linear_node(rng, 12, 1021, 4, activation=activation)
+    x = rng.standard_normal((3, 12)).astype(np.float32) * np.float32([[0.1], [1.0], [30.0]])
+    assert np.abs(SparseModel([node]).run(x, 2) - node.dense(x, 2)).max() <= tolerance(node, 2, x), activation
 for layout in (GatherScatter(16, 1), GatherScatter(16, 4), GatherScatter(8, 2)):
     node = conv_node(rng, 5, 21, 1, stride=(2, 1), permuted=True, clip=(0.0, 6.0), layout=layout)
     x = rng.standard_normal((2, 5, 17, 19)).astype(np.float32)

@@ -16,7 +16,7 @@ from integer_reference import Linear, Range
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from quantized_node import LEVELS, QuantizedWeight, place, random_range, weight_fields
-from sparse_node import Placed, session_of
+from sparse_node import ACTIVATIONS, Placed, session_of
 
 from nested_sparse.kernels import library
 
@@ -212,6 +212,21 @@ def test_rows_do_not_depend_on_their_neighbours(activations: str) -> None:
     together = model.run(2, x)
     for row in (0, 1, 63, 64, 65):
         np.testing.assert_array_equal(model.run(2, x[row : row + 1])[0], together[row])
+
+
+@pytest.mark.parametrize("activations", [*BYTES, "float32"])
+def test_functions_of_the_outputs(activations: str) -> None:
+    """Of one row and many: numpy's function of what the node answers without it."""
+    rng = np.random.default_rng(6)
+    node = linear_node(rng, 30, 21, 4, activations, permuted=True)
+    plain, placed = LinearModel(node), place([node])
+    for number, function in enumerate(ACTIVATIONS):
+        placed.attributes[0]["activation_function"] = number
+        model = LinearModel(node, placed)
+        for count in (1, 3, 70):
+            x = random_rows(rng, count, 30)
+            y = plain.run(1, x).astype(np.float64)
+            np.testing.assert_allclose(model.run(1, x), function(y), rtol=0, atol=3e-7 * np.abs(y).max() + 1e-7)
 
 
 def test_a_run_like_an_earlier_one_allocates_nothing() -> None:

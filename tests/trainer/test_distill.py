@@ -107,6 +107,7 @@ def test_a_run_goes_on_with_the_teacher_that_it_began_with(tmp_path: Path) -> No
             r"teacher: it answers with logits \(16, 4\), the net with \(16, 3\); give a teacher of the same",
         ),
         (nn.Identity(), r"logits \(16, 1, 8, 8\), the net with \(16, 3\)"),
+        (Sure(float("nan")), "teacher: its logits of the first batch are not finite"),
         (lambda images: images, r"teacher: expected a torch\.nn\.Module, got"),
     ],
 )

@@ -22,6 +22,8 @@ from nested_sparse.graph.contract import (
     CLIP_MIN,
     DOMAIN,
     DOMAIN_VERSION,
+    FORMAT_VERSION,
+    FUNCTION,
     LAYER,
     LAYER_OPERATORS,
     PLACEMENT,
@@ -52,6 +54,15 @@ class FusedGraph:
     model: ir.Model
     norm_of: dict[str, str | None]
     pads: dict[str, list[int]]
+
+    @property
+    def version(self) -> int:
+        """The lowest version of the format of which readers know all that the graph uses beside its layers."""
+        return (
+            FORMAT_VERSION
+            if any(FUNCTION in node.attributes for node in our_nodes(self.model, *LAYER_OPERATORS))
+            else 1
+        )
 
     def to_bytes(self, placements: Mapping[str, LayerPlacement]) -> bytes:
         """The serialised ONNX model, in which each operator has the placement of its layer."""

@@ -26,6 +26,7 @@ from ..model.modes import evaluating
 from ..model.nested_model import NestedModel, require_nested
 from ..model.network import log_network, network_of
 from ..model.preserved import preserved, preserved_generators
+from .activations import fold_activations
 from .example_run import run_example
 from .fuse import fuse
 from .int8.byte_range import METHODS
@@ -133,6 +134,7 @@ def export(
         if stored is INT8:
             quantised = quantise(net, fused, layers, traced.inputs, options, fixed_batch=fixed_batch)
             layers, agreement = quantised.records, Rounded(quantised.first)
+        fold_activations(fused.model)
         tile_images(fused.model)
         _report_uncalled(net, layers, traced.parameters)
         samples = int(call.tensors[0].shape[0]) if call.tensors[0].dim() else 1
@@ -149,6 +151,7 @@ def export(
                 outputs=traced.outputs,
                 reroutes=reroutes,
                 network=network,
+                graph_version=fused.version,
             )
             if verify:
                 with stored_weights(net, stored):

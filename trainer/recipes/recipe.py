@@ -179,6 +179,10 @@ def _checked_tables(tables: Mapping[str, Any], problems: Problems) -> dict[str, 
     return {name: dict(tables.get(name, {})) for name in TABLES} if not problems.lines else {}
 
 
+def _teacher_files(teacher: TeacherOptions | None) -> dict[str, Path | None]:
+    return {f"[teacher] {key}": getattr(teacher, key, None) for key in ("checkpoint", "weights")}
+
+
 class _Maker:
     """Makes the objects that the tables name; problems go to `problems`."""
 
@@ -203,6 +207,7 @@ class _Maker:
         output = self._made("output", OutputOptions, self.tables["output"])
         loss_fn = self._loss(run.loss) if run else None
         self._check_values(run, config, output)
+        self._check_files({"[model] weights": weights, **_teacher_files(teacher)})
         if self.problems.lines or run is None or loss_fn is None:
             return None
         return Recipe(
@@ -318,6 +323,13 @@ class _Maker:
         except Exception as error:  # the module may raise anything
             self.problems.lines.append(f"[{table}] {key} = '{excerpt(name)}': cannot be imported ({described(error)})")
             return None
+
+    def _check_files(self, files: Mapping[str, Path | None]) -> None:
+        """Check that the given files, by key, are there, so that no data is loaded in vain."""
+        for key, path in files.items():
+            if path is not None and not path.is_file():
+                said = "is not a file" if path.exists() else "no such file"
+                self.problems.lines.append(f"{key} = '{excerpt(path)}': {said}; give the path of one")
 
     def _check_values(self, run: RunOptions | None, config: TrainConfig | None, output: OutputOptions | None) -> None:
         if run and run.device.partition(":")[0] not in DEVICES:

@@ -239,6 +239,8 @@ REFUSED: dict[str, tuple[Tamper, str]] = {
     "offsets of other layers": (ours(offsets=[64] * 8), "says offsets"),
     "no offsets": (ours(offsets=[64]), "says offsets"),
     "blocks": (ours(blocks=[2**20, 1]), "says blocks"),
+    "no such function": (ours(activation_function=8), "says activation_function 8, expected 0 to 7"),
+    "a function below all": (ours(activation_function=-1), "says activation_function -1"),
     "another kind of layer": (on_model(lambda m: setattr(m.graph.node[0], "op_type", "NestedConv")), "NestedConv"),
 }
 

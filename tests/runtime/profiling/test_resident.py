@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mappings import mappings
 
 from chain import Written, write
 from nested_sparse.errors import KernelError
@@ -28,15 +29,6 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Written:
     weights = [random_weight(rng, name, 512, 512, block_rows=4) for name in ("first", "second")]
     path = tmp_path_factory.mktemp("large") / "model.safetensors"
     return write(path, [layer_record(rng, weight, 3) for weight in weights], 3)
-
-
-def smaps_bytes(path: Path) -> int:
-    """Resident bytes of the mappings of `path`, as /proc/self/smaps has them."""
-    found, lines = 0, iter(Path("/proc/self/smaps").read_text().splitlines())
-    for line in lines:
-        if line.endswith(str(path)):
-            found += next(int(each.split()[1]) for each in lines if each.startswith("Rss:")) * 1024
-    return found
 
 
 def test_counts_the_pages_that_were_touched() -> None:
@@ -81,7 +73,7 @@ def test_resident_bytes_per_level_follow_the_level(large: Written) -> None:
         assert dense is not None
         for level in range(3):
             assert dense[level] >= 0.9 * session._checkpoint.segment(level).nbytes
-        assert abs(sum(dense) - smaps_bytes(large.path)) <= PAGE
+        assert abs(sum(dense) - sum(rss for _, _, rss in mappings(large.path))) <= PAGE
         session.resident_level = 0
         shrunk = session.resident_bytes()
         assert shrunk is not None

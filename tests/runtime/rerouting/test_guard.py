@@ -19,6 +19,7 @@ from nested_sparse.reroute import Reroute
 from nested_sparse.runtime.rerouting.guard import RouteGuard
 from nested_sparse.runtime.rerouting.rule import RuledRun, RunTerms
 from nested_sparse.runtime.rerouting.table import RouteTable
+from nested_sparse.runtime.session.bound_session import BoundSession
 from nested_sparse.runtime.session.level_cell import LevelCell
 from nested_sparse.runtime.session.lowering import Lowering
 from nested_sparse.runtime.session.session import Session
@@ -235,17 +236,19 @@ def test_runs_that_raise_leave_nothing_guarded(tmp_path: Path) -> None:
     path = counting_chain(tmp_path / "m.safetensors", 2, WIDTH, 2).path
     with Session(path, threads=1) as session:
         guard = RouteGuard(even_table(2, 2))
-        good = session._segments["__segment_1__"]
+        good, mixed = session._ort, {**session._segments, "__segment_1__": session._segments["__segment_0__"]}
+        assert good is not None
+        wrong = BoundSession(good.session, mixed, session.inputs, session.outputs)
         for attempt in range(2000):
             guard.arm(1, [1.0, 2.0], 0.0, 1.0, lowest_level=1)
-            session._segments["__segment_1__"] = session._segments["__segment_0__"] if attempt % 2 else good
+            session._ort = wrong if attempt % 2 else good
             try:
                 session.run(X, 1, guard=guard)
             except (KernelError, InputError):
                 assert attempt % 2
             else:
                 assert not attempt % 2
-        session._segments["__segment_1__"] = good
+        session._ort = good
         with guarding(guard._run):
             assert total(session, 1, None) == 2
         guard.arm(1, [1.0, 2.0], 0.0, 1.0)

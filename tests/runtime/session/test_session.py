@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mappings import mappings
 from onnx import TensorProto, helper
 
 from chain import Written, counting_chain, small_chain, small_inputs, write
@@ -30,18 +31,6 @@ DENSITIES = (0.2, 0.5, 0.9)
 @pytest.fixture
 def written(tmp_path: Path) -> Written:
     return small_chain(tmp_path / "model.safetensors")
-
-
-def mappings(path: Path) -> list[tuple[int, int, int]]:
-    """Begin, end and resident bytes of every mapping of `path` in this process."""
-    found = []
-    lines = iter(Path("/proc/self/smaps").read_text().splitlines())
-    for line in lines:
-        if line.endswith(str(path)):
-            begin, end = (int(part, 16) for part in line.split()[0].split("-"))
-            rss = next(line for line in lines if line.startswith("Rss:"))
-            found.append((begin, end, int(rss.split()[1]) * 1024))
-    return found
 
 
 @pytest.mark.parametrize("level", [0, 1, 2, -1])

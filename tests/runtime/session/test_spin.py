@@ -12,7 +12,7 @@ from nested_sparse.runtime.session import Session
 
 def entry(session: Session, name: str) -> str:
     """The value that ONNX Runtime's own session has under a key."""
-    value: str = session._ort.get_session_options().get_session_config_entry(name)
+    value: str = session._ort.session.get_session_options().get_session_config_entry(name)
     return value
 
 

@@ -231,6 +231,9 @@ def test_own_functions_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     own = ["model.name=recipe_mine:net", "train.loss=recipe_mine:loss", "model.weights=w.pt"]
     rest = TINY[TINY.index("[model]") :]
     text = '[data]\nname = "recipe_mine:data"\npixels = 8\n' + rest
+    with pytest.raises(TrainingError, match=r"\[model\] weights = 'w.pt': no such file"):
+        tiny(tmp_path, *own, text=text)
+    Path("w.pt").write_bytes(b"0")
     recipe = tiny(tmp_path, *own, text=text)
     with pytest.raises(TrainingError, match=r"\[model\] weights w.pt"):
         run_recipe(recipe, tmp_path / "out")

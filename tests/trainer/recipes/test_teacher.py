@@ -70,8 +70,9 @@ def test_the_named_model_is_the_teacher(tmp_path: Path, monkeypatch: pytest.Monk
         (["teacher.checkpoint=a", "teacher.weights=b"], r"\[teacher\] weights: expected none beside checkpoint"),
         (["teacher.file=a"], r"\[teacher\].*'file'"),
         (["teacher.weights=3"], r"\[teacher\] weights = 3: expected a path"),
-        (["teacher.weights=none.pt"], r"\[teacher\] weights none\.pt: cannot be read"),
-        (["teacher.checkpoint=none.safetensors"], r"\[teacher\] none\.safetensors: "),
+        (["teacher.weights=none.pt"], r"\[teacher\] weights = 'none\.pt': no such file"),
+        (["teacher.checkpoint=none.safetensors"], r"\[teacher\] checkpoint = 'none\.safetensors': no such"),
+        (["teacher.checkpoint=."], r"\[teacher\] checkpoint = '\.': is not a file"),
     ],
 )
 def test_a_teacher_that_cannot_be_used_is_said_before_an_epoch(tmp_path: Path, settings: list[str], said: str) -> None:

@@ -19,7 +19,7 @@ from nested_sparse.graph.contract import (
 )
 
 from ..nodes import OPEN, clamp_behind, is_ours, pool_window, rank_of, same_shape
-from .tables import Function, function_of
+from .tables import Function, functions_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,8 @@ def _conv(node: ir.Node) -> Step:
     (y,) = node.outputs
     images = tuple(value for place in (X_INPUT, RESIDUAL_INPUT) if (value := node.inputs[place]) is not None)
     clamped = not all(math.isinf(node.attributes[name].as_float()) for name in (CLIP_MIN, CLIP_MAX))
-    function = None if clamped else function_of(y)
+    functions = [] if clamped else functions_of(y)
+    function = functions[-1] if functions else None
     return Step(node, y if function is None else function.answer, images, function=function)
 
 

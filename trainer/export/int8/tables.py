@@ -15,7 +15,19 @@ from .byte_range import LARGEST, ByteRange
 
 _UNARY = {
     *("Abs", "Celu", "Clip", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish", "Neg"),
-    *("Relu", "Selu", "Sigmoid", "Softplus", "Softsign", "Sqrt", "Tanh", "ThresholdedRelu", "Identity", "Swish"),
+    *(
+        "Reciprocal",
+        "Relu",
+        "Selu",
+        "Sigmoid",
+        "Softplus",
+        "Softsign",
+        "Sqrt",
+        "Tanh",
+        "ThresholdedRelu",
+        "Identity",
+        "Swish",
+    ),
 }
 _BINARY = {"Add", "Div", "Max", "Min", "Mul", "Pow", "Sub"}
 
@@ -64,16 +76,16 @@ class Function:
         return entries.tobytes()
 
 
-def function_of(given: ir.Value) -> Function | None:
-    """The longest element-wise function that alone reads `given`; None where there is none.
+def functions_of(given: ir.Value) -> list[Function]:
+    """The element-wise functions that alone read `given`, each the beginning of the next one.
 
     Such are a Sigmoid, and x · Sigmoid(x) in two nodes.
     """
     if given.is_graph_output():
-        return None
+        return []
     inside: dict[int, ir.Node] = {}
     values = {id(given)}
-    found = None
+    found = []
     for node in _following(given):
         if not _element_wise(node, values):
             continue
@@ -81,7 +93,7 @@ def function_of(given: ir.Value) -> Function | None:
         values.add(id(node.outputs[0]))
         leaving = [value for value in _made(given, inside) if _leaves(value, inside)]
         if len(leaving) == 1 and leaving[0] is not given:
-            found = Function(given, tuple(inside.values()), leaving[0])
+            found.append(Function(given, tuple(inside.values()), leaving[0]))
     return found
 
 

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from nested_sparse.trainer.export.int8.byte_range import ByteRange
-from nested_sparse.trainer.export.int8.tables import Function, function_of
+from nested_sparse.trainer.export.int8.tables import Function, functions_of
 
 Float64 = NDArray[np.float64]
 
@@ -55,9 +55,7 @@ FUNCTIONS: dict[str, tuple[str, Callable[[Float64], Float64]]] = {
 
 
 def found(body: str) -> Function:
-    function = function_of(sums_of(body))
-    assert function is not None
-    return function
+    return functions_of(sums_of(body))[-1]
 
 
 @pytest.mark.parametrize("kind", FUNCTIONS)
@@ -113,11 +111,11 @@ def test_the_longest_function_is_taken() -> None:
 )
 def test_where_a_function_ends(body: str, outputs: str, answer: str | None) -> None:
     """It ends before what reads other tensors, and holds no value that anything outside reads."""
-    function = function_of(sums_of(body, outputs))
-    assert (function.answer.name if function else None) == answer
+    functions = functions_of(sums_of(body, outputs))
+    assert (functions[-1].answer.name if functions else None) == answer
 
 
 def test_a_constant_of_many_numbers_is_no_number() -> None:
     """A number for each channel is not the same function everywhere."""
     body = "four = Constant<value = float[4,1,1] {1.0, 2.0, 3.0, 4.0}>() y = Mul(c, four)"
-    assert function_of(sums_of(body)) is None
+    assert functions_of(sums_of(body)) == []
