@@ -55,9 +55,9 @@ def _record(entry: LayerEntry, densities: Sequence[float], pattern: str, rng: np
     if is_whole(entry):
         layout: Layout = Blocks(entry.block_rows)
     else:
-        layout = parse_pattern(pattern or entry.pattern).fitted(entry.rows, parts, row_step=1)
-        if layout.banks and not LAYER_KINDS[entry.op].gathers:
-            layout = entry.layout
+        layout = parse_pattern(pattern or entry.pattern)
+        layout = layout if LAYER_KINDS[entry.op].gathers else layout.in_blocks
+        layout = layout.fitted(entry.rows, parts, row_step=1)
     if layout.whole_channels:
         raise PatternError(
             f"layer '{excerpt(entry.name)}' keeps whole channels, which cost no time of their own; measure another "

@@ -16,6 +16,8 @@ from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import ExportError
 from nested_sparse.layouts import GatherScatter
 from nested_sparse.runtime import Session
+from nested_sparse.runtime.profiling import layer_profile
+from nested_sparse.runtime.profiling.random_copy import write_random_copy
 from nested_sparse.slice import slice_checkpoint
 from nested_sparse.trainer import export, nest, nest_pretrained
 from nested_sparse.trainer.model.nested_model import NestedModel
@@ -174,6 +176,25 @@ def test_gather_groups_become_blocks(tmp_path: Path) -> None:
     assert_alike(
         net, export(net, (torch.randn(2, 3, 11, 14),), tmp_path / "net.safetensors"), torch.randn(1, 3, 11, 14)
     )
+
+
+def test_a_profile_has_every_layer(tmp_path: Path) -> None:
+    """So has a file of random masks, by which costs are measured, in every pattern."""
+    torch.manual_seed(0)
+    net = nest(Decoder(), densities=DENSITIES, pattern="block4x1")
+    path = export(net, (torch.randn(2, 3, 11, 14),), tmp_path / "net.safetensors")
+    names = [*net.nested_layers()]
+    profiled = layer_profile(path, level=1, repeats=3)
+    assert [each.name for each in profiled if each.name in names] == names
+    for pattern in ("block2x1", "gs8x1"):
+        copy = tmp_path / f"{pattern}.safetensors"
+        with Checkpoint.open(path) as checkpoint:
+            records = write_random_copy(checkpoint, copy, (0.05, 0.2), pattern)
+        patterns = {record.weight.name: record.pattern for record in records}
+        assert patterns["down"] == pattern
+        assert patterns["up"] == ("block4x1" if pattern == "gs8x1" else pattern)
+        with Session(copy, threads=1) as session:
+            assert np.isfinite(session.run({"input": np.ones((1, 3, 11, 14), np.float32)}, level=1)["output"]).all()
 
 
 @pytest.mark.parametrize("values", ["float16", "int8"])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nested_sparse.graph.contract import OUTPUT_PADDING, SPATIAL_DIMENSIONS, WINDOW
-from nested_sparse.layouts import Blocks, Layout
+from nested_sparse.layouts import Layout
 from nested_sparse.phases import column_order
 
 from .conv import NestedConv
@@ -66,7 +66,7 @@ class NestedConvTranspose(NestedConv):
     @classmethod
     def own_layout(cls, layout: Layout) -> Layout:
         """Blocks in place of gather groups, which would hold weights of several phases."""
-        return Blocks(cls.row_step) if layout.banks else layout
+        return layout.in_blocks
 
     def attributes(self) -> dict[str, list[int]]:
         """The window, and `spatial_dimensions` where it is not 2."""
