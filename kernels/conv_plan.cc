@@ -17,12 +17,14 @@ constexpr int64_t kMaxPieces = 1 << 26;  // 7 x 7 taps over 4096 x 4096 pixels i
 struct Source {
   int64_t offset;  // floats before the pixel of channel 0
   int64_t pitch;   // floats from one channel to the next there
+  int64_t pixels;  // that follow one another from there on, the pixel itself included
 };
 
 Source source_of(const Image& x, int64_t pixel) {
-  if (!x.tiled) return Source{pixel, x.tiling.pixels};
-  const int64_t tile = x.tiling.tile_of(pixel);
-  return Source{x.tiling.offset(x.size.channels, tile) + pixel - x.tiling.first_pixel(tile), x.tiling.pitch(tile)};
+  if (!x.tiled) return Source{pixel, x.tiling.pixels, x.tiling.pixels - pixel};
+  const int64_t tile = x.tiling.tile_of(pixel), into = pixel - x.tiling.first_pixel(tile);
+  const int64_t pitch = x.tiling.pitch(tile);
+  return Source{x.tiling.offset(x.size.channels, tile) + into, pitch, pitch - into};
 }
 
 }  // namespace
@@ -107,18 +109,18 @@ void ConvPlan::place_pieces(const ConvGeometry& geometry, const Image& x) {
 }
 
 // Plans one vector of output pixels under one tap. Neighbouring lanes form one piece where the pixels that they read
-// are `step_` floats apart.
+// are `step_` floats apart. The lanes of one output row are placed together: lane by lane, planning took as long as the
+// convolution itself, which shows where the image's size changes from run to run.
 void ConvPlan::place_vector(const ConvGeometry& geometry, const Image& x, int64_t tap, int64_t vector,
                             int32_t row_vector) {
   const int64_t plane = geometry.kernel[0] * geometry.kernel[1];
   const int64_t back = tap / plane * geometry.dilation[2] - geometry.pad_before[2];
   const int64_t down = tap % plane / geometry.kernel[1] * geometry.dilation[0] - geometry.pad_before[0];
   const int64_t right = tap % geometry.kernel[1] * geometry.dilation[1] - geometry.pad_before[1];
-  // counted on from lane to lane: a division takes longer than all else here
+  const int64_t stride = geometry.stride[1];
   int64_t line = vector * tiling_.lanes / output_[1];
   int64_t column_index = vector * tiling_.lanes % output_[1];
-  int64_t slice_index = line / output_[0];
-  line %= output_[0];
+  const int64_t lanes = std::min(tiling_.lanes, tiling_.pixels - vector * tiling_.lanes);
   Piece last{0, 0, 0};
   bool first = true;
   const auto finish = [&](const Piece& piece) {
@@ -129,25 +131,34 @@ void ConvPlan::place_vector(const ConvGeometry& geometry, const Image& x, int64_
     }
     first = false;
   };
-  for (int64_t lane = 0; lane < tiling_.lanes; ++lane) {
-    const int64_t pixel = vector * tiling_.lanes + lane;
-    const int64_t slice = slice_index * geometry.stride[2] + back;
-    const int64_t row = line * geometry.stride[0] + down;
-    const int64_t column = column_index * geometry.stride[1] + right;
-    if (++column_index == output_[1]) {
-      column_index = 0;
-      if (++line == output_[0]) line = 0, ++slice_index;
+  for (int64_t row_lane = 0; row_lane < lanes;) {
+    const int64_t in_row = std::min(lanes - row_lane, output_[1] - column_index);
+    const int64_t slice = line / output_[0] * geometry.stride[2] + back;
+    const int64_t row = line % output_[0] * geometry.stride[0] + down;
+    const int64_t column = column_index * stride + right;
+    if (slice >= 0 && slice < size_[2] && row >= 0 && row < size_[0]) {
+      // the lanes whose column is inside the image
+      int64_t lane = row_lane + (column < 0 ? (stride - 1 - column) / stride : 0);
+      const int64_t beyond = size_[1] - column;
+      const int64_t end = row_lane + (beyond <= 0 ? 0 : std::min(in_row, (beyond + stride - 1) / stride));
+      while (lane < end) {
+        const int64_t pixel = (slice * size_[0] + row) * size_[1] + column + (lane - row_lane) * stride;
+        const Source source = source_of(x, pixel);
+        const int64_t alike = step_ == stride ? std::min(end - lane, (source.pixels + stride - 1) / stride) : 1;
+        const auto offset = static_cast<int32_t>(source.offset - lane * step_);
+        if (last.mask != 0 && (offset != last.offset || source.pitch != last.pitch)) {
+          finish(last);
+          last.mask = 0;
+        }
+        const uint64_t bits = ((uint64_t{1} << (alike * step_)) - 1) & (step_ == 2 ? 0x55555555u : 0xffffffffu);
+        last = Piece{offset, static_cast<int32_t>(source.pitch),
+                     last.mask | static_cast<uint32_t>(bits << (lane * step_))};
+        lane += alike;
+      }
     }
-    const bool inside = pixel < tiling_.pixels && slice >= 0 && slice < size_[2] && row >= 0 && row < size_[0] &&
-                        column >= 0 && column < size_[1];
-    if (!inside) continue;
-    const Source source = source_of(x, (slice * size_[0] + row) * size_[1] + column);
-    const auto offset = static_cast<int32_t>(source.offset - lane * step_);
-    if (last.mask != 0 && (offset != last.offset || source.pitch != last.pitch)) {
-      finish(last);
-      last.mask = 0;
-    }
-    last = Piece{offset, static_cast<int32_t>(source.pitch), last.mask | uint32_t{1} << (lane * step_)};
+    row_lane += in_row;
+    column_index = 0;
+    ++line;
   }
   if (first || last.mask != 0) finish(last);
 }

@@ -64,6 +64,8 @@ class ConvPlan {
 
   int64_t taps() const { return taps_; }
 
+  size_t nbytes() const { return pieces_.size() * sizeof(Piece) + extras_.size() * sizeof(ExtraPiece); }
+
   // Whether each tile of the image is already the matrix, so that nothing has to be gathered.
   bool direct() const { return direct_; }
   // Floats that the matrix of any tile takes at most for `channels` channels.
@@ -90,24 +92,36 @@ class ConvPlan {
   std::vector<int64_t> first_extra_{0};  // of each tile
 };
 
-// The plan for the size of image that an operator read last. Thread-safe.
+// The plans for the sizes of image that an operator read last. Thread-safe.
 template <class Plan>
 class PlanCache {
  public:
-  // Plan(geometry, x, rest...), made anew only where the last one does not match x.
+  // Plan(geometry, x, rest...), made anew only where none of the last ones matches x.
   template <class Geometry, class X, class... Rest>
   std::shared_ptr<const Plan> plan_for(const Geometry& geometry, const X& x, const Rest&... rest) const {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (plan_ == nullptr || !plan_->matches(x)) {
-      plan_ = std::make_shared<const Plan>(geometry, x, rest...);
-      count_scratch_allocation();
+    for (const auto& plan : plans_) {
+      if (plan->matches(x)) return plan;
     }
-    return plan_;
+    auto plan = std::make_shared<const Plan>(geometry, x, rest...);
+    count_scratch_allocation();
+    if (plans_.size() < kMostPlans && (plans_.empty() || plan->nbytes() <= kKeptBytes)) {
+      plans_.push_back(plan);
+    } else {
+      next_ %= plans_.size();
+      plans_[next_++] = plan;
+    }
+    return plan;
   }
 
  private:
+  // Sequences and images of several sizes take turns; large ones hardly notice the planning, and their plans are large.
+  static constexpr size_t kMostPlans = 4;
+  static constexpr size_t kKeptBytes = 1 << 20;
+
   mutable std::mutex mutex_;
-  mutable std::shared_ptr<const Plan> plan_;
+  mutable std::vector<std::shared_ptr<const Plan>> plans_;
+  mutable size_t next_ = 0;
 };
 
 }  // namespace nested_sparse

@@ -8,6 +8,7 @@
 #include "quantized/gemv8/gemv8.h"
 #include "quantized/kernels.h"
 #include "quantized/linear.h"
+#include "recurrent.h"
 #include "route.h"
 #include "scratch.h"
 
@@ -97,9 +98,9 @@ NESTED_SPARSE_EXPORT int64_t nested_sparse_scratch_allocations() {
   return nested_sparse::scratch_allocations();
 }
 
-// From this many rows on, a linear layer runs the kernel of convolutions.
-NESTED_SPARSE_EXPORT int64_t nested_sparse_transpose_from() {
-  return nested_sparse::kTransposeFrom;
+// From this many rows on, a linear layer runs the kernel of convolutions; a recurrent one from as many sequences.
+NESTED_SPARSE_EXPORT int64_t nested_sparse_transpose_from(bool recurrent, int32_t block_rows) {
+  return recurrent ? nested_sparse::lanes_from(block_rows) : nested_sparse::kTransposeFrom;
 }
 
 // The name of the kernel in use for a layer of int8 weights; null where there is none for such blocks.

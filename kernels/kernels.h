@@ -2,6 +2,7 @@
 #pragma once
 
 #include "activation/activation.h"
+#include "gates/gates.h"
 #include "gather/gather.h"
 #include "gemv/gemv.h"
 #include "image.h"
@@ -29,6 +30,7 @@ namespace nested_sparse {
   void weigh_symbol(const WeighArgs& args);                                  \
   void max_symbol(const float* rows, int64_t taps, int64_t count, float* y);
 #define PIXELS8_KERNEL(isa, symbol) extern const PixelLoops symbol;
+#define GATES_KERNEL(isa, symbol) extern const GateLoops symbol;
 #define ACTIVATE_KERNEL(isa, symbol) void symbol(Activation activation, int64_t count, float* y);
 #define GS_SPMM_KERNEL(isa, symbol, banks, vectors, lanes, index, value) \
   void symbol(const SpmmArgs& args, int64_t row_begin, int64_t row_end);

@@ -138,10 +138,11 @@ def kernel_for(
     value_type: ValueType = FLOAT32,
     floats: bool = False,
 ) -> str:
-    """Name of the kernel that runs `op` ("conv" or "linear") on such weights. Raises KernelError where there is none.
+    """Name of the kernel that runs `op` ("conv", "linear", "recurrent") on such weights. Raises KernelError: none does.
 
     banks: B of gs{B}x{k} gather groups, 0 for blocks.
-    rows: vectors that a linear layer is given at once; over many it runs the "conv" kernel, the rows being its pixels.
+    rows: vectors that a linear layer is given at once, or sequences of a recurrent one; over many it runs the "conv"
+        kernel, the rows being its pixels.
     floats: whether a linear layer of INT8 takes its vectors as floats.
     """
     if value_type.scaled:
@@ -149,8 +150,9 @@ def kernel_for(
         if name is None:
             raise KernelError(f"no kernel for {op!r} with int8 blocks of {block_rows} rows on {isa(value_type)}")
         return name.decode()
-    as_pixels = op == "linear" and rows >= loaded_library().nested_sparse_transpose_from()
-    wanted = ("conv" if as_pixels else op, isa(value_type), block_rows, index_bytes, value_type, banks)
+    many = loaded_library().nested_sparse_transpose_from(op == "recurrent", block_rows)
+    of_list = "conv" if op == "conv" or rows >= many else "linear"
+    wanted = (of_list, isa(value_type), block_rows, index_bytes, value_type, banks)
     for kernel in kernels():
         has = (kernel.op, kernel.isa, kernel.block_rows, kernel.index_bytes, kernel.value_type, kernel.banks)
         if has == wanted:
@@ -285,6 +287,7 @@ def loaded_library() -> ctypes.CDLL:
     library.nested_sparse_isa.restype = ctypes.c_char_p
     library.nested_sparse_isa.argtypes = (ctypes.c_bool, ctypes.c_void_p)
     library.nested_sparse_scratch_allocations.restype = ctypes.c_int64
+    library.nested_sparse_transpose_from.argtypes = (ctypes.c_bool, ctypes.c_int32)
     library.nested_sparse_transpose_from.restype = ctypes.c_int64
     library.nested_sparse_int8_kernel.restype = ctypes.c_char_p
     library.nested_sparse_int8_kernel.argtypes = (ctypes.c_bool, ctypes.c_bool, ctypes.c_int32, ctypes.c_int64)

@@ -4,29 +4,12 @@
 #include <limits>
 
 #include "scratch.h"
+#include "squares.h"
 
 namespace nested_sparse {
 namespace {
 
 constexpr double kCopyGrain = 16384;  // floats transposed by a task
-
-int64_t round_up(int64_t value, int64_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
-}
-
-// Calls move(r, c) for every element of a matrix, square by square. A square fits into L1, whether rows
-// or columns are contiguous.
-template <class Move>
-void for_squares(int64_t rows, int64_t columns, const Move& move) {
-  constexpr int64_t kSquare = 16;
-  for (int64_t r0 = 0; r0 < rows; r0 += kSquare) {
-    for (int64_t c0 = 0; c0 < columns; c0 += kSquare) {
-      for (int64_t c = c0; c < std::min(columns, c0 + kSquare); ++c) {
-        for (int64_t r = r0; r < std::min(rows, r0 + kSquare); ++r) move(r, c);
-      }
-    }
-  }
-}
 
 }  // namespace
 

@@ -36,11 +36,11 @@ void NestedOperator::view(const ort::Context& context, WeightView& out) const {
   weight_.view(arrive(level.data, weight_.layer().c_str()), segments, out);
 }
 
-const float* NestedOperator::residual(const ort::Context& context, const ort::Shape& shape) const {
+const float* NestedOperator::residual(const ort::Context& context, const ort::Shape& shape, const char* name) const {
   const auto tensor = context.input<float>(kResidual);
   if (tensor.data == nullptr && tensor.shape.rank == 0) return nullptr;
   if (!(tensor.shape == shape)) {
-    fail("the residual must have the output's shape " + shape.text() + ", got " + tensor.shape.text());
+    fail(std::string("the ") + name + " " + shape.text() + ", got " + tensor.shape.text());
   }
   return tensor.data;
 }

@@ -1,8 +1,8 @@
-// The parts that operators share: the interface of all, and for NestedConv and NestedLinear the weight, the level of a
-// run, the residual, and the division of work into tasks.
+// The parts that operators share: the interface of all, and for those of layers the weight, the level of a run, the
+// residual, and the division of work into tasks.
 //
-// Inputs of NestedConv and NestedLinear: X, level (int64 scalar), residual (optional), then one uint8 segment for each
-// level. One output, Y.
+// Inputs of a layer's operator: X, level (int64 scalar), residual or initial state (optional), then one uint8 segment
+// for each level.
 #pragma once
 
 #include <algorithm>
@@ -31,8 +31,10 @@ class NestedOperator : public Operator {
   // Fills `out` with the weight at the run's level. The level input is read once, at this call: another thread, or the
   // run's own guard (route.h), may lower the level while the graph runs.
   void view(const ort::Context& context, WeightView& out) const;
-  // The residual, or null where the input is absent. Throws ort::Error where its shape is not `shape`.
-  const float* residual(const ort::Context& context, const ort::Shape& shape) const;
+  // The residual, or another tensor in its place that `name` names, or null where the input is absent. Throws
+  // ort::Error where its shape is not `shape`.
+  const float* residual(const ort::Context& context, const ort::Shape& shape,
+                        const char* name = "residual must have the output's shape") const;
   [[noreturn]] void fail(const std::string& message) const;
 
   NestedWeight weight_;

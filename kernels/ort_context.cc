@@ -132,9 +132,10 @@ const void* Context::input_data(size_t index, Shape& shape) const {
   return data;
 }
 
-void* Context::output_data(const Shape& shape) const {
+void* Context::output_data(const Shape& shape, size_t index) const {
   OrtValue* value = nullptr;
-  check(api_.output(context_, 0, shape.size, shape.rank, &value));
+  check(api_.output(context_, index, shape.size, shape.rank, &value));
+  if (value == nullptr) throw Error("output " + std::to_string(index) + " is not given a name");
   void* data = nullptr;
   check(api_.tensor_data(value, &data));
   return data;

@@ -67,10 +67,10 @@ class Context {
     tensor.data = static_cast<const T*>(input_data(index, tensor.shape));
     return tensor;
   }
-  // Memory for the operator's only output.
+  // Memory for an output, which is the only one of most operators.
   template <class T = float>
-  T* output(const Shape& shape) const {
-    return static_cast<T*>(output_data(shape));
+  T* output(const Shape& shape, size_t index = 0) const {
+    return static_cast<T*>(output_data(shape, index));
   }
 
   // Calls task(i) for i in 0 .. count - 1 on the session's threads, and returns when all have ended. `task` must not
@@ -107,7 +107,7 @@ class Context {
   };
 
   const void* input_data(size_t index, Shape& shape) const;
-  void* output_data(const Shape& shape) const;
+  void* output_data(const Shape& shape, size_t index) const;
   void run_parallel(void (*call)(void*, size_t), size_t count, void* data) const;
   void check(OrtStatus* status) const;
   const Api& api_;

@@ -21,6 +21,7 @@
 #include "quantized/max_pool.h"
 #include "quantized/multiply.h"
 #include "quantized/quantize.h"
+#include "recurrent.h"
 
 namespace nested_sparse {
 namespace {
@@ -37,7 +38,7 @@ struct Inputs {
   Input each[4];
 };
 
-// One of our operators, as ONNX Runtime is told about it. Every operator has one output.
+// One of our operators, as ONNX Runtime is told about it. All outputs of an operator have one type.
 struct OperatorInfo {
   const char* name;
   OrtStatus* (*create)(const OrtCustomOp*, const OrtApi*, const OrtKernelInfo*, void**);
@@ -45,6 +46,7 @@ struct OperatorInfo {
   Inputs inputs;
   // The input whose memory the output may take where no other node reads it; null: none.
   size_t (*inplace)(int** inputs, int** outputs);
+  size_t outputs = 1;
 };
 
 // The description of an operator, to which ONNX Runtime keeps a pointer, with the interface of that runtime.
@@ -117,6 +119,8 @@ const OperatorInfo kOperators[] = {
     {"NestedConv", create<NestedConv>, ort::kFloat, kOfLayer, reuse_input<kResidual>},
     {"NestedLinear", create<NestedLinear>, ort::kFloat, kOfLayer, reuse_input<kResidual>},
     {"NestedConvTranspose", create<NestedConvTranspose>, ort::kFloat, kOfLayer, nullptr},
+    {"NestedLSTM", create<NestedLstm>, ort::kFloat, kOfLayer, nullptr, 2},
+    {"NestedGRU", create<NestedGru>, ort::kFloat, kOfLayer, nullptr},
     {"TiledMaxPool", create<TiledMaxPool>, ort::kFloat, {1, {kFloats}}, nullptr},
     {"QuantizedConv", create<QuantizedConv>, ort::kUint8, kOfImageLayer, reuse_input<kResidual>},
     {"QuantizedLinear", create<QuantizedLinear>, ort::kFloat, kOfLayer, reuse_input<kResidual>},
@@ -140,7 +144,7 @@ Description describe(const OperatorInfo& info, const ort::Api* api, uint32_t ver
   };
   op.get_input_count = [](const OrtCustomOp* self) { return info_of(self).inputs.count; };
   op.get_output_type = [](const OrtCustomOp* self, size_t) -> int { return info_of(self).output; };
-  op.get_output_count = [](const OrtCustomOp*) -> size_t { return 1; };
+  op.get_output_count = [](const OrtCustomOp* self) { return info_of(self).outputs; };
   op.destroy = destroy;
   op.get_input_characteristic = [](const OrtCustomOp* self, size_t index) -> int {
     return info_of(self).inputs.each[index].characteristic;

@@ -93,6 +93,16 @@ ConvGeometry Window::convolution(int64_t phase, const int64_t (&size)[3], const 
   return found;
 }
 
+size_t Phases::nbytes() const {
+  size_t nbytes = plans_.size() * sizeof(plans_[0]);
+  for (size_t phase = 0; phase < plans_.size(); ++phase) {
+    const bool shared = std::find(plans_.begin(), plans_.begin() + static_cast<int64_t>(phase), plans_[phase]) !=
+                        plans_.begin() + static_cast<int64_t>(phase);
+    if (plans_[phase] != nullptr && !shared) nbytes += plans_[phase]->nbytes();
+  }
+  return nbytes;
+}
+
 Phases::Phases(const Window& window, const Image& x, TileShape shape)
     : size_{x.size.height, x.size.width, x.size.depth}, channels_(x.size.channels) {
   for (int axis = 0; axis < 3; ++axis) {

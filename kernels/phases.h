@@ -59,6 +59,7 @@ class Phases {
   ImageSize output(int64_t batch, int64_t channels) const {
     return ImageSize{batch, channels, output_[0], output_[1], output_[2]};
   }
+  size_t nbytes() const;
   const Tiling& tiling() const { return tiling_; }
   // Columns of the grid.
   int64_t grid_width() const { return grid_[1]; }

@@ -12,13 +12,14 @@ from typing import Any
 from .budget import MAX_LEVELS
 from .errors import CheckpointError, PatternError
 from .excerpt import excerpt
+from .free_size import FreeSize
 from .graph.contract import FORMAT_VERSION, LAYER_KINDS
 from .layouts import BLOCK_ROWS, PATTERNS, Blocks, Layout, stored_layout
 from .network import DenseModule, Network
 from .places import LayerShape
 from .quantization import MAX_COLUMNS
 from .reroute import Reroute, check_reroutes
-from .tensor_spec import TensorSpec
+from .tensor_spec import TensorSpec, check_examples
 from .value_type import FLOAT32, VALUE_TYPES, ValueType, value_type_of_bytes
 
 FORMAT_VERSIONS = tuple(
@@ -110,7 +111,7 @@ class Metadata:
     network: totals of the whole network. None in older files, where density and FLOPs of the levels count only the
         nested layers.
     graph_version: lowest version that has all that the graph uses, or a later one.
-    format_version: lowest version that has all that the layers and the graph use.
+    format_version: lowest version that has all that the layers, the inputs and outputs, and the graph use.
     """
 
     graph_nbytes: int
@@ -128,8 +129,10 @@ class Metadata:
 
     def __post_init__(self) -> None:
         """Find the version that the file needs."""
-        version = max(layer.format_version for layer in self.layers)
-        object.__setattr__(self, "format_version", max(version, self.graph_version))
+        version = max(self.graph_version, *(layer.format_version for layer in self.layers))
+        if any(spec.free for spec in (*self.inputs, *self.outputs)):
+            version = max(version, FORMAT_VERSION)
+        object.__setattr__(self, "format_version", version)
 
     def to_header(self) -> dict[str, str]:
         """The two string entries of the safetensors `__metadata__`: the JSON and its digest."""
@@ -141,6 +144,11 @@ class Metadata:
                 layer["value_bytes"] = entry.value_type.nbytes
             if not entry.sqnr_db:
                 del layer["sqnr_db"]
+        for tensor in (*raw["inputs"], *raw["outputs"]):
+            free = tensor.pop("free")
+            if free:
+                tensor["sizes"] = [each and each["name"] for each in free]
+                raw.setdefault("sizes", {}).update({each.pop("name"): each for each in free if each})
         if not self.reroutes:  # not measured: a key less, as in older files
             del raw["reroutes"]
         if self.rows is None:
@@ -191,13 +199,14 @@ def _parse(raw: dict[str, Any]) -> Metadata:
     layers = tuple(_layer(entry, len(levels)) for entry in raw["layers"])
     if not layers or len({layer.name for layer in layers}) != len(layers):
         raise ValueError("no layers, or two of one name")
+    sizes = {_name(name): _free_size(name, entry) for name, entry in raw.get("sizes", {}).items()}
     metadata = Metadata(
         graph_nbytes=_integer(raw["graph_nbytes"], 1),
         graph_sha256=str(raw["graph_sha256"]),
         levels=levels,
         layers=layers,
-        inputs=tuple(_spec(entry) for entry in raw["inputs"]),
-        outputs=tuple(_spec(entry) for entry in raw["outputs"]),
+        inputs=tuple(_spec(entry, sizes) for entry in raw["inputs"]),
+        outputs=tuple(_spec(entry, sizes) for entry in raw["outputs"]),
         producer=str(raw["producer"]),
         reroutes=tuple(_reroute(entry) for entry in raw.get("reroutes", ())),
         rows=raw.get("rows"),
@@ -209,6 +218,7 @@ def _parse(raw: dict[str, Any]) -> Metadata:
     check_reroutes(metadata.reroutes, len(levels), {layer.name for layer in layers})
     if metadata.format_version > raw["format_version"]:
         raise ValueError(f"its layers need format version {metadata.format_version}")
+    check_examples(metadata.inputs)
     return metadata
 
 
@@ -256,6 +266,10 @@ def _layer(raw: dict[str, Any], level_count: int) -> LayerEntry:
         raise ValueError(f"layer '{excerpt(entry.name)}': {columns} columns, int8 takes at most {MAX_COLUMNS}")
     if entry.value_type.scaled and not LAYER_KINDS[entry.op].quantizes(entry.attributes):
         raise ValueError(f"layer '{excerpt(entry.name)}': a {entry.op} like this has no int8 values")
+    kind = LAYER_KINDS[entry.op]
+    if kind.gates and rows != kind.gates * columns:
+        expected = f"{kind.gates} for each of {columns} columns"
+        raise ValueError(f"layer '{excerpt(entry.name)}': {rows} rows, expected {expected}")
     if len(entry.sqnr_db) not in (0, level_count) or not all(map(math.isfinite, entry.sqnr_db)):
         raise ValueError(f"layer '{excerpt(entry.name)}': expected an sqnr_db for each of {level_count} levels")
     try:
@@ -292,9 +306,23 @@ def _reroute(raw: dict[str, Any]) -> Reroute:
     return Reroute(raw["start"], raw["end"], dict(raw["accuracy"].items()))
 
 
-def _spec(raw: dict[str, Any]) -> TensorSpec:
+def _free_size(name: str, raw: dict[str, Any]) -> FreeSize:
+    most = None if raw["most"] is None else _integer(raw["most"], 1)
+    multiple = _integer(raw["multiple"], 1)
+    terms = tuple(map(_name, raw["terms"]))
+    size = FreeSize(name, _integer(raw["least"], 1), most, multiple, raw["batch"], terms, _integer(raw["plus"], 0))
+    if not isinstance(size.batch, bool) or not size.allows(size.nearest(size.least)):
+        raise ValueError(f"size '{excerpt(name)}' allows no size: {excerpt(raw)}")
+    return size
+
+
+def _spec(raw: dict[str, Any], sizes: Mapping[str, FreeSize]) -> TensorSpec:
     shape = tuple(None if size is None else _integer(size, 0) for size in raw["shape"])
     example = tuple(_integer(size, 0) for size in raw["example_shape"])
+    free = tuple(None if name is None else sizes[name] for name in raw.get("sizes", ()))
     if len(shape) != len(example):
         raise ValueError(f"tensor '{excerpt(raw['name'])}': shape and example_shape differ in rank")
-    return TensorSpec(_name(raw["name"]), str(raw["dtype"]), shape, example)
+    named = zip(shape, free, strict=len(free) > 0)
+    if any(size is not None and each is not None for size, each in named):
+        raise ValueError(f"tensor '{excerpt(raw['name'])}': a dimension has both a fixed and a free size")
+    return TensorSpec(_name(raw["name"]), str(raw["dtype"]), shape, example, free)

@@ -39,7 +39,7 @@ class LayerRecord:
     """One layer to write.
 
     norms: (L, 2, O) float32, scale and shift of every level in output-channel order.
-    op: "conv" or "linear"; attributes: a convolution's kernel_shape, strides, pads, dilations
+    op: a key of graph.contract.LAYER_KINDS; attributes: a convolution's kernel_shape, strides, pads, dilations
         and, where they are not 1 and 2, groups and spatial_dimensions.
     pattern: name of the pattern that the weight was pruned by; "" is the name of its layout.
     value_type: type in which its values are stored; they are rounded to nearest, ties to even. int8 values count the
@@ -214,6 +214,11 @@ def _check_records(where: str, layers: Sequence[LayerRecord], levels: Sequence[L
         if record.op not in LAYER_KINDS:
             raise CheckpointError(
                 f"{where}: layer '{excerpt(name)}': op must be one of {tuple(LAYER_KINDS)}, got {record.op!r}"
+            )
+        if record.value_type.scaled and not LAYER_KINDS[record.op].quantizes(record.attributes):
+            raise CheckpointError(
+                f"{where}: layer '{excerpt(name)}': no operator computes op '{record.op}' in {record.value_type.name} "
+                f"(write it with {FLOAT32.name} values)"
             )
         if record.norms.shape != shape:
             raise CheckpointError(

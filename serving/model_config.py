@@ -7,7 +7,7 @@ import math
 from nested_sparse.bfloat16 import dtype_named
 from nested_sparse.proto import messages
 from nested_sparse.runtime.scheduling import DEFAULT_PRIORITY, PRIORITY_LEVELS
-from nested_sparse.tensor_spec import TensorSpec
+from nested_sparse.tensor_spec import TensorSpec, most_batch
 
 from .protocol.datatype import datatype_of
 from .protocol.wire import HEADER_BYTES
@@ -56,14 +56,17 @@ def most_samples(model: ServedModel, limit_bytes: int) -> int:
     if not model.samples:
         return 0
     one = sum(sample_bytes(spec, 1) for spec in model.inputs)
-    return min(model.samples, max(1, (limit_bytes - HEADER_BYTES) // max(1, one)))
+    bound = most_batch(model.inputs)
+    samples = model.samples if bound is None else min(model.samples, bound)
+    return min(samples, max(1, (limit_bytes - HEADER_BYTES) // max(1, one)))
 
 
 def sample_bytes(spec: TensorSpec, samples: int) -> int:
     """Bytes of an input with so many samples of the example shape; `samples` counts only where the batch is free."""
-    free = bool(spec.shape) and spec.shape[0] is None
-    batch = max(1, spec.example_shape[0]) if free else 1
-    return math.prod(spec.example_shape) // batch * (samples if free else 1) * dtype_named(spec.dtype).itemsize
+    batch = max(1, spec.example_shape[0]) if spec.has_batch else 1
+    return (
+        math.prod(spec.example_shape) // batch * (samples if spec.has_batch else 1) * dtype_named(spec.dtype).itemsize
+    )
 
 
 def sizes(spec: TensorSpec) -> list[int]:

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from nested_sparse.free_size import FreeSize
 from nested_sparse.layouts import Blocks
 from nested_sparse.placement import LayerPlacement
 from nested_sparse.reroute import Reroute
@@ -25,10 +26,11 @@ def linear_chain(
     levels: int,
     batch: int | None = None,
     ends: tuple[str, str] = ("input", "output"),
+    length: FreeSize | None = None,
 ) -> Callable[..., bytes]:
     """Builder of a graph of NestedLinear layers with ReLU between, by hand; a record may come more than once.
 
-    ends: names of its input and output.
+    ends: names of its input and output. length: the free size of a dimension behind the batch, which has two then.
     """
 
     def build(placements: dict[str, LayerPlacement]) -> bytes:
@@ -60,13 +62,13 @@ def linear_chain(
             )
             source = target
         first, final = records[0].weight.columns, records[-1].weight.rows
-        size: Any = batch or "N"
+        size: Any = [batch or "N", *([length.name] if length else [])]
         inputs = [
-            helper.make_tensor_value_info(ends[0], TensorProto.FLOAT, [size, first]),
+            helper.make_tensor_value_info(ends[0], TensorProto.FLOAT, [*size, first]),
             helper.make_tensor_value_info("__level__", TensorProto.INT64, []),
             *(helper.make_tensor_value_info(name, TensorProto.UINT8, [f"{name}n"]) for name in segments),
         ]
-        outputs = [helper.make_tensor_value_info(ends[1], TensorProto.FLOAT, [size, final])]
+        outputs = [helper.make_tensor_value_info(ends[1], TensorProto.FLOAT, [*size, final])]
         graph = helper.make_graph(nodes, "chain", inputs, outputs)
         opsets = [helper.make_opsetid("", 17), helper.make_opsetid("nested_sparse", 1)]
         model: onnx.ModelProto = helper.make_model(graph, opset_imports=opsets, ir_version=8)
@@ -102,16 +104,24 @@ def write(
     graph: Any = None,
     batch: int | None = None,
     reroutes: Sequence[Reroute] = (),
+    length: FreeSize | None = None,
 ) -> Written:
     """A checkpoint of the chain; level i has the accuracy 0.9 + i / 100."""
+
+    def spec(name: str, width: int) -> TensorSpec:
+        if length is None:
+            return TensorSpec(name, "float32", (batch, width), (batch or 1, width))
+        example = (1, length.nearest(8), width)
+        return TensorSpec(name, "float32", (None, None, width), example, (FreeSize("N", batch=True), length, None))
+
     first, final = records[0].weight.columns, records[-1].weight.rows
     write_checkpoint(
         path,
-        graph_builder=graph or linear_chain(records, levels, batch),
+        graph_builder=graph or linear_chain(records, levels, batch, length=length),
         layers=list({record.weight.name: record for record in records}.values()),
         levels=[LevelRecord((i + 1) / levels, 1000 * (i + 1), {"accuracy": 0.9 + i / 100}) for i in range(levels)],
-        inputs=[TensorSpec("input", "float32", (batch, first), (batch or 1, first))],
-        outputs=[TensorSpec("output", "float32", (batch, final), (batch or 1, final))],
+        inputs=[spec("input", first)],
+        outputs=[spec("output", final)],
         reroutes=reroutes,
     )
     return Written(path, records)

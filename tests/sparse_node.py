@@ -48,6 +48,8 @@ ACTIVATIONS: Sequence[Callable[[NDArray[np.float64]], NDArray[np.float64]]] = (
 class SparseNode:
     """One operator: weight, (L, 2, O) norms in output order, window attributes, clip, whether it adds a residual.
 
+    A recurrent layer's attribute is in `window`, too; its residual is the initial state.
+
     A convolution's groups, and its spatial dimensions: 1 to 3. tiled: which of x, y and residual are tiled images.
     activation: number of the function of its outputs.
     """
@@ -55,7 +57,7 @@ class SparseNode:
     op: str
     weight: NestedWeight
     norms: Array
-    window: Mapping[str, list[int]] = field(default_factory=dict)
+    window: Mapping[str, Any] = field(default_factory=dict)
     clip: tuple[float, float] = OPEN
     residual: bool = False
     value_type: ValueType = FLOAT32
@@ -67,6 +69,8 @@ class SparseNode:
     def dense(self, x: Array, level: int, residual: Array | None = None) -> NDArray[np.float64]:
         """The operator's output in float64."""
         weight, (scale, shift) = self.weight.at(level).astype(np.float64), self.norms[level].astype(np.float64)
+        if self.is_recurrent:
+            return self.steps(x, level, residual)[0]
         if self.op == "NestedConvTranspose":
             y = transposed(x.astype(np.float64), weight, self.window)
             ones = (1,) * (y.ndim - 2)
@@ -83,6 +87,31 @@ class SparseNode:
         if residual is not None:
             y = y + residual
         return ACTIVATIONS[self.activation](np.clip(y, *self.clip))
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether it is an LSTM or a GRU."""
+        return self.op in ("NestedLSTM", "NestedGRU")
+
+    def steps(self, x: Array, level: int, state: Array | None = None) -> tuple[NDArray[np.float64], ...]:
+        """Hidden states (T, N, H), and of an LSTM the last cells (N, H), in float64, as torch's manual has them."""
+        weight, (scale, shift) = self.weight.at(level).astype(np.float64), self.norms[level].astype(np.float64)
+        zeros = np.zeros((2, x.shape[1], weight.shape[1]))
+        hidden, *rest = zeros if state is None else state.astype(np.float64)
+        cells = rest[0] if rest else zeros[0]
+        y = np.zeros((*x.shape[:2], weight.shape[1]))
+        for t in reversed(range(len(x))) if self.window.get("reverse") else range(len(x)):
+            sums = hidden @ weight.T * scale + shift
+            if self.op == "NestedLSTM":
+                i, f, g, o = np.split(x[t] + sums, 4, axis=1)
+                cells = logistic(f) * cells + logistic(i) * np.tanh(g)
+                hidden = logistic(o) * np.tanh(cells)
+            else:
+                (x_r, x_z, x_n), (r, z, n) = np.split(x[t].astype(np.float64), 3, axis=1), np.split(sums, 3, axis=1)
+                keep = logistic(x_z + z)
+                hidden = (1 - keep) * np.tanh(x_n + logistic(x_r + r) * n) + keep * hidden
+            y[t] = hidden
+        return (y, cells) if self.op == "NestedLSTM" else (y,)
 
 
 def correlate(
@@ -186,13 +215,24 @@ def linear_node(rng: np.random.Generator, columns: int, rows: int, block_rows: i
     return _node(rng, "NestedLinear", rows, columns, block_rows, {}, **options)
 
 
+def recurrent_node(rng: np.random.Generator, op: str, size: int, block_rows: int = 4, **options: Any) -> SparseNode:
+    """A random NestedLSTM or NestedGRU of `size` hidden states; options: reverse, and as for a linear layer.
+
+    Rounding errors shrink from step to step: a row's weights add up to less than 1.
+    """
+    window = {"reverse": 1} if options.pop("reverse", False) else {}
+    node = _node(rng, op, (4 if op == "NestedLSTM" else 3) * size, size, block_rows, window, **options)
+    node.norms[:, 0] /= 4 * np.abs(node.weight.at(len(node.norms) - 1)).sum(axis=1).max()
+    return node
+
+
 def _node(
     rng: np.random.Generator,
     op: str,
     rows: int,
     columns: int,
     block_rows: int,
-    window: dict[str, list[int]],
+    window: dict[str, Any],
     **options: Any,
 ) -> SparseNode:
     about_weight = {key: options.pop(key) for key in ("name", "densities", "permuted", "layout") if key in options}
@@ -328,12 +368,17 @@ class SparseModel:
             if residual:
                 inputs.append(helper.make_tensor_value_info(residual, TensorProto.FLOAT, shape))
             names = [f"X{index}", "__level__", residual, *segments]
-            protos.append(helper.make_node(node.op, names, [f"X{index + 1}"], domain="nested_sparse", **attributes))
-        outputs = [helper.make_tensor_value_info(f"X{len(protos)}", TensorProto.FLOAT, shape)]
+            made = [f"X{index + 1}", *([f"cells{index}"] if node.op == "NestedLSTM" else [])]
+            protos.append(helper.make_node(node.op, names, made, domain="nested_sparse", **attributes))
+        outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in protos[-1].output]
         return helper.make_graph(protos, "chain", inputs, outputs)
 
     def run(self, x: Array, level: int, residuals: Sequence[Array] = ()) -> Array:
         """One run at `level`; residuals for the nodes that add one, in order."""
+        return self.run_all(x, level, residuals)[0]
+
+    def run_all(self, x: Array, level: int, residuals: Sequence[Array] = ()) -> list[Array]:
+        """The same; all outputs of the last node."""
         self.level[...] = level
         feeds = {"X0": ort.OrtValue.ortvalue_from_numpy(x), "__level__": ort.OrtValue.ortvalue_from_numpy(self.level)}
         for index, segment in enumerate(self.placed.segments):
@@ -342,8 +387,7 @@ class SparseModel:
         for index, node in enumerate(self.nodes):
             if node.residual:
                 feeds[f"residual{index}"] = ort.OrtValue.ortvalue_from_numpy(next(waiting))
-        result: Array = self.session.run_with_ort_values(None, feeds)[0].numpy()
-        return result
+        return [value.numpy() for value in self.session.run_with_ort_values(None, feeds)]
 
 
 def tolerance(node: SparseNode, level: int, x: Array) -> float:

@@ -56,6 +56,7 @@ MAY_REACH: Mapping[tuple[str, str], str] = {
     ("trainer.reroute", "runtime"): "lowered inferences of a file are those of its own operators",
     ("trainer.export.int8.calibrate", "runtime"): "ranges are those of the file's own operators, in float32",
     ("trainer.export.verify", "runtime"): "export compares what it wrote, run at every level, with torch",
+    ("trainer.export.trial_inputs", "runtime"): "the inputs of that comparison are drawn as the runtime draws its own",
     ("serving.bench.kernels.measure", "kernels"): "a benchmark states the instruction set that ran",
     ("serving.bench.kernels.dense", "trainer"): "the dense side is the same torch model, exported by the same means",
     ("serving.bench.kernels.model_cache", "trainer"): "the benchmarks' models are nested and exported on the spot",

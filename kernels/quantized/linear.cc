@@ -5,6 +5,7 @@
 
 #include "../kernels.h"
 #include "../scratch.h"
+#include "../squares.h"
 #include "transpose.h"
 
 namespace nested_sparse {
@@ -13,10 +14,6 @@ namespace {
 constexpr double kRowGrain = 200000;    // weights that a task multiplies by one row: they are read from far away
 constexpr double kTileGrain = 1600000;  // multiply-adds of a task with many rows
 constexpr double kCopyGrain = 16384;    // values that a task quantises or transposes
-
-int64_t round_up(int64_t value, int64_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
-}
 
 // The range that holds zero and all values; a NaN counts for none.
 ByteRange range_of(float lo, float hi) {

@@ -32,6 +32,7 @@ class BytePlan {
   int64_t output_height() const { return output_[0]; }
   int64_t output_width() const { return output_[1]; }
   int64_t taps() const { return taps_; }
+  size_t nbytes() const { return runs_.size() * sizeof(ByteRun) + offsets_.size() * sizeof(int32_t); }
   // Bit i is set where position i of an output tile is a pixel.
   uint64_t keep(int64_t tile) const { return keep_[static_cast<size_t>(tile)]; }
 

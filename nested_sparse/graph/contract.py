@@ -19,6 +19,7 @@ DOMAIN, DOMAIN_VERSION = "nested_sparse", 1
 
 CONV, LINEAR, MAX_POOL = "NestedConv", "NestedLinear", "TiledMaxPool"
 CONV_TRANSPOSE = "NestedConvTranspose"
+LSTM, GRU = "NestedLSTM", "NestedGRU"
 QUANTIZED_CONV, QUANTIZED_LINEAR = "QuantizedConv", "QuantizedLinear"
 QUANTIZE, DEQUANTIZE = "QuantizeImage", "DequantizeImage"
 QUANTIZED_MAX_POOL, QUANTIZED_AVERAGE_POOL = "QuantizedMaxPool", "QuantizedAveragePool"
@@ -65,11 +66,14 @@ def is_runtime_input(name: str) -> bool:
 
 
 X_INPUT, RESIDUAL_INPUT = 0, 2
-"""Places of X and of the residual among the inputs of a layer's operator."""
+"""Places of X and of the residual, or of a recurrent layer's initial state, among the inputs of a layer's operator."""
 
 
 def layer_inputs(x: _Value, level: _Value, residual: _Value, segments: Sequence[_Value]) -> list[_Value]:
-    """The inputs of a layer's operator in their order. residual: an absent input where nothing is added."""
+    """The inputs of a layer's operator in their order.
+
+    residual: an absent input where nothing is added; of a recurrent layer the initial state, absent for zeros.
+    """
     return [x, level, residual, *segments]
 
 
@@ -136,6 +140,8 @@ STATIC, DYNAMIC, FLOAT = "static", "dynamic", "float32"
 ACTIVATION_FORMS = (STATIC, DYNAMIC, FLOAT)
 """Attribute of a linear layer and its values: the form in which the operator takes its inputs."""
 COUNT_INCLUDE_PAD = "count_include_pad"
+REVERSE = "reverse"
+"""Attribute of a recurrent layer: 1 where time runs backwards."""
 
 _OF_WINDOW = dict.fromkeys(WINDOW, Attribute("ints"))
 _CLIP = {CLIP_MIN: Attribute("f"), CLIP_MAX: Attribute("f")}
@@ -155,6 +161,9 @@ class LayerKind:
     attributes: attributes by name that the node and the layer's metadata have; in the metadata each is a list.
     of_node, of_quantized: attributes by name that only the node of that operator has, beside those of every kind.
     adds: whether its operator adds a residual. gathers: whether it takes gather groups.
+    gates: of a recurrent layer, the equal parts of its rows; 0 for other kinds. Its operator takes an initial state in
+        place of a residual, and [T, N, rows] where others take their inputs: it multiplies N rows at each of T steps.
+    states: of a recurrent layer, 1 if its state is hidden states alone, 2 with cells, which are its second output.
     format_version: lowest version of the file format that has the kind.
     """
 
@@ -167,6 +176,8 @@ class LayerKind:
     of_quantized: Mapping[str, Attribute] = field(default_factory=dict)
     adds: bool = True
     gathers: bool = True
+    gates: int = 0
+    states: int = 0
     format_version: int = 1
 
     def version_of(self, metadata: Mapping[str, Sequence[int]]) -> int:
@@ -186,6 +197,19 @@ class LayerKind:
         """The attributes of a layer's metadata as its node has them; one that the kind does not have stays a list."""
         one = {name for name, attribute in self.attributes.items() if not attribute.many}
         return {name: (list(values) or [0])[0] if name in one else list(values) for name, values in metadata.items()}
+
+
+def _recurrent(operator: str, gates: int, states: int) -> LayerKind:
+    return LayerKind(
+        operator,
+        None,
+        kernels="recurrent",
+        rows_dim=-1,
+        attributes={REVERSE: Attribute("i", 0)},
+        gates=gates,
+        states=states,
+        format_version=FORMAT_VERSION,
+    )
 
 
 LAYER_KINDS: Mapping[str, LayerKind] = {
@@ -227,6 +251,8 @@ LAYER_KINDS: Mapping[str, LayerKind] = {
             X_ZERO: Attribute("ints", optional=True),
         },
     ),
+    "lstm": _recurrent(LSTM, gates=4, states=2),
+    "gru": _recurrent(GRU, gates=3, states=1),
 }
 """The kinds of nested layers, by the `op` of a layer in the metadata."""
 LAYER_OPERATORS: Mapping[str, LayerKind] = {

@@ -16,7 +16,7 @@ from nested_sparse.amend import store_rows
 from nested_sparse.errors import NestedSparseError
 from nested_sparse.excerpt import excerpt
 from nested_sparse.metadata import DEPENDENT, INDEPENDENT
-from nested_sparse.tensor_spec import TensorSpec, batch_is_free
+from nested_sparse.tensor_spec import TensorSpec, batch_is_free, most_batch
 
 from ..session import Array, Arrays, check_inputs
 from .trial_rows import KINDS, LARGE, NAN, TrialRows, aligned, mixed
@@ -102,6 +102,7 @@ def check_rows(
     densest = len(session.levels) - 1
     cheap = session.levels[densest].flops <= CHEAP_FLOPS
     rounds, wide = (ROUNDS, WIDE) if cheap else (DEAR_ROUNDS, DEAR_WIDE)
+    wide = min(wide, most_batch(session.inputs) or wide)
     try:
         for level in reversed(range(densest + 1) if thorough else [densest]):
             for _ in range(rounds if thorough else 1):

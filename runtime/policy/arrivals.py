@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 WEIGHT = 0.02
@@ -60,6 +61,7 @@ class Arrivals:
         self._mean = 0.0
         self._variance = 0.0
         self._batch = 1.0
+        self._sizes: tuple[float, ...] = ()
         self._horizon_ms = 0.0
         self._interval_ms = math.inf
 
@@ -84,6 +86,11 @@ class Arrivals:
         return self._batch
 
     @property
+    def sizes(self) -> tuple[float, ...]:
+        """Mean free sizes of a request."""
+        return self._sizes
+
+    @property
     def interval_ms(self) -> float:
         """Mean time between two requests; infinite until enough have come in."""
         return self._interval_ms if self._count >= ENOUGH else math.inf
@@ -93,12 +100,15 @@ class Arrivals:
         """Whether requests come evenly, as a camera's images do."""
         return self._count >= ENOUGH and self._variance < REGULAR * self._mean * self._batch
 
-    def note(self, samples: int, budget_ms: float, now_s: float) -> None:
-        """Take note of a request of `samples` samples that came in and may take `budget_ms`."""
+    def note(self, samples: int, budget_ms: float, now_s: float, sizes: Sequence[int] = ()) -> None:
+        """Take note of a request of `samples` samples of these free sizes that came in and may take `budget_ms`."""
         gap_s = now_s - self._last_s
         weight = self._weight(gap_s)
         self._horizon_ms += weight * (budget_ms - self._horizon_ms)
         self._batch += weight * (samples - self._batch)
+        if sizes:
+            means = zip(self._sizes or sizes, sizes, strict=True)
+            self._sizes = tuple([mean + weight * (size - mean) for mean, size in means])
         if self._count:
             before_ms = self._interval_ms if self._count > 1 else gap_s * 1e3
             self._interval_ms = before_ms + weight * (gap_s * 1e3 - before_ms)

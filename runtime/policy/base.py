@@ -35,7 +35,8 @@ class LevelPolicy(Protocol):
     def observe(self, level: int, batch: int, service_ms: float, now_s: float) -> None:
         """Learn from a run that has ended. Not called where choose() was not, and the run took as long as predicted.
 
-        service_ms: time that a whole run at `level` took, or would have taken where the level fell on the way.
+        service_ms: time that a whole run at `level` took, or would have taken where the level fell on the way, or
+        where its free sizes were not those of the example.
         """
 
     def observe_gap(self, gap_ms: float) -> None:

@@ -11,7 +11,7 @@ class Waiting:
 
     deadline_s: clock reading at which the run must have ended: the client's deadline less the reply margin.
     lowest_level, highest_level: indices of the levels that the request allows, both included.
-    batch: number of its samples.
+    batch: number of its samples. sizes: its free sizes, in the order of free_sizes().
     budget_ms: time that it had when it came in; None: unknown, then the time left counts as all that it had.
     foreign_ms: time of another model's request that is served before ours, divided by our slowdown; None: it is ours.
     first: the request is foreign and of a higher priority; it is served before ours whatever their deadlines are.
@@ -28,6 +28,7 @@ class Waiting:
     first: bool = False
     joins: bool = True
     rank: int = 0
+    sizes: tuple[int, ...] = ()
 
     @property
     def due(self) -> tuple[int, float]:

@@ -81,12 +81,12 @@ class ElasticPolicy:
 
     def admit(self, request: Waiting, queue: Sequence[Waiting], busy_ms: float, now_s: float) -> Decision:
         """As LevelPolicy."""
-        self._arrivals.note(request.batch, _budget_ms(request, now_s), now_s)
+        self._arrivals.note(request.batch, _budget_ms(request, now_s), now_s, request.sizes)
         return self._forecast.admit(request, queue, _lowest, busy_ms, now_s)
 
     def arrived(self, request: Waiting, now_s: float) -> None:
         """As LevelPolicy."""
-        self._arrivals.note(request.batch, _budget_ms(request, now_s), now_s)
+        self._arrivals.note(request.batch, _budget_ms(request, now_s), now_s, request.sizes)
 
     def choose(self, request: Waiting, queue: Sequence[Waiting], now_s: float) -> Decision:
         """As LevelPolicy. Raises LevelError if the request allows a level that was not profiled, or none at all."""
@@ -101,7 +101,8 @@ class ElasticPolicy:
         rise_ms = RISE_BUDGET_SHARE * _budget_ms(request, now_s)
         fitting, why = self._fitting(request, plan, ramp.level, slowdown, rise_ms)
         level = max(ramp.step(fitting), request.lowest_level)
-        if not queue and AMPLE * slowdown * self._forecast.profiled_ms(fitting, request.batch) <= slack_ms:
+        fitting_ms = slowdown * self._forecast.profiled_ms(fitting, request.batch, request.sizes)
+        if not queue and AMPLE * fitting_ms <= slack_ms:
             level = ramp.rise_to(fitting)  # after a burst, a picture a second need not wait for decisions
         if level < fitting:
             why = f"level {fitting} fits, rising slowly"
@@ -137,7 +138,7 @@ class ElasticPolicy:
 
     def _plan(self, request: Waiting, queue: Sequence[Waiting], slowdown: float, now_s: float) -> QueuePlan:
         cost, factor = self._forecast.profiled_ms, slowdown / self._forecast.workers
-        most_ms = DENSEST_RUNS * slowdown * cost(len(self._ramps) - 1, request.batch)
+        most_ms = DENSEST_RUNS * slowdown * cost(len(self._ramps) - 1, request.batch, request.sizes)
         return QueuePlan(request, queue, cost, slowdown=factor, most_ms=most_ms, now_s=now_s)
 
     def _fitting(
@@ -156,7 +157,7 @@ class ElasticPolicy:
                 why = f"level {level} cannot keep up with the arrivals"
             elif not plan.fits(level, self._next_below(level), RISE_SHARE if rises else HOLD_SHARE):
                 why = f"level {level} is too slow for this and the {plan.waiting} behind"
-            elif rises and slowdown * self._forecast.profiled_ms(level, request.batch) > rise_ms:
+            elif rises and slowdown * self._forecast.profiled_ms(level, request.batch, request.sizes) > rise_ms:
                 why = f"level {level} would leave hardly any time to spare"
             else:
                 return level, why
@@ -167,11 +168,11 @@ class ElasticPolicy:
         arrivals, workers = self._arrivals, self._forecast.workers
         if not arrivals.known:
             return True
-        batch = max(1, round(arrivals.batch))
-        run_ms = slowdown * self._forecast.profiled_ms(level, batch) / workers
+        batch, sizes = max(1, round(arrivals.batch)), arrivals.sizes
+        run_ms = slowdown * self._forecast.profiled_ms(level, batch, sizes) / workers
         if arrivals.regular:
             return run_ms <= (RISE_UTILISATION if rises else HOLD_UTILISATION) * arrivals.interval_ms
-        below_ms = slowdown * self._forecast.profiled_ms(self._next_below(level), batch) / workers
+        below_ms = slowdown * self._forecast.profiled_ms(self._next_below(level), batch, sizes) / workers
         if run_ms > arrivals.interval_ms and below_ms > RECOVERY_UTILISATION * arrivals.interval_ms:
             return False
         requests = (plan.samples + arrivals.following) / arrivals.batch
@@ -183,15 +184,16 @@ class ElasticPolicy:
         room_ms: profiled time until the earliest deadline. That request waits for the samples of the others, too.
         """
         cost, most_samples = self._forecast.profiled_ms, self._forecast.profile.batches[-1]
-        taken, samples = 1, request.batch
-        taken_ms = apart_ms = cost(level, samples)
+        taken, samples, sizes = 1, request.batch, request.sizes
+        taken_ms = apart_ms = cost(level, samples, sizes)
         for place, each in enumerate(queue):
             samples += each.batch
             allowed = each.foreign_ms is None and each.lowest_level <= level <= each.highest_level
-            if not (request.joins and each.joins and allowed) or samples > most_samples:
+            joins = request.joins and each.joins and each.sizes == sizes
+            if not (joins and allowed) or samples > most_samples:
                 break
-            apart_ms += cost(level, each.batch)
-            together_ms = cost(level, samples)
+            apart_ms += cost(level, each.batch, sizes)
+            together_ms = cost(level, samples, sizes)
             if together_ms > room_ms:
                 break
             if together_ms <= BATCH_SHARE * apart_ms:
@@ -201,7 +203,7 @@ class ElasticPolicy:
     def _reachable(self, request: Waiting, profiled_ms: float) -> int:
         """The densest allowed level that takes at most `profiled_ms`; the lowest allowed level if none does."""
         for level in range(request.highest_level, request.lowest_level, -1):
-            if self._forecast.profiled_ms(level, request.batch) <= profiled_ms:
+            if self._forecast.profiled_ms(level, request.batch, request.sizes) <= profiled_ms:
                 return level
         return request.lowest_level
 

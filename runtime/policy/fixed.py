@@ -40,7 +40,9 @@ class FixedPolicy:
             return hopeless
         level = self._floor(request)
         return Decision(
-            level, self._forecast.profiled_ms(level, request.batch) * slowdown, f"fixed at level {self._level}"
+            level,
+            self._forecast.profiled_ms(level, request.batch, request.sizes) * slowdown,
+            f"fixed at level {self._level}",
         )
 
     def observe(self, level: int, batch: int, service_ms: float, now_s: float) -> None:

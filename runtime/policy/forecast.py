@@ -55,7 +55,7 @@ class Forecast:
         self._probed_ratio = math.inf
 
     def observe(self, level: int, batch: int, service_ms: float, now_s: float) -> None:
-        """Learn from a run that has ended."""
+        """Learn from a run that has ended, at the example's sizes."""
         profiled_ms = self.profile.predict_ms(level, batch)
         self._residuals.observe(level, service_ms / (profiled_ms * self.slowdown.mean(now_s)), now_s)
         self.slowdown.observe(service_ms, profiled_ms * self._residuals.factor(level, now_s), now_s)
@@ -69,9 +69,9 @@ class Forecast:
         self._gap_ms += GAP_WEIGHT * (min(max(gap_ms, 0.0), MOST_GAP_MS) - self._gap_ms)
         self._profiled_gap_ms = self._gap_ms / self.slowdown.factor(self._refreshed_s)
 
-    def profiled_ms(self, level: int, batch: int) -> float:
+    def profiled_ms(self, level: int, batch: int, sizes: Sequence[float] = ()) -> float:
         """Time of one run on a device that has nothing else to do, corrected by the latest runs."""
-        return self.profile.predict_ms(level, batch) * self._factors[level] + self._profiled_gap_ms
+        return self.profile.predict_ms(level, batch, sizes) * self._factors[level] + self._profiled_gap_ms
 
     def _refresh(self, now_s: float) -> None:
         """Compute the factor of each level: once per run, and not for every prediction of every plan."""
@@ -79,9 +79,9 @@ class Forecast:
         self._profiled_gap_ms = self._gap_ms / self.slowdown.factor(now_s)
         self._refreshed_s = now_s
 
-    def run_ms(self, level: int, batch: int, now_s: float) -> float:
+    def run_ms(self, level: int, batch: int, now_s: float, sizes: Sequence[float] = ()) -> float:
         """Predicted time of one run."""
-        return self.profiled_ms(level, batch) * self.slowdown.factor(now_s)
+        return self.profiled_ms(level, batch, sizes) * self.slowdown.factor(now_s)
 
     def backlog_ms(self, queue: Sequence[Waiting], floor: Callable[[Waiting], int], now_s: float) -> float:
         """Predicted time to serve `queue` with every request at its `floor` level."""
@@ -90,7 +90,7 @@ class Forecast:
 
     def _floor_ms(self, each: Waiting, floor: Callable[[Waiting], int]) -> float:
         """Profiled time of a request at its floor level; of another model's request, the time that it is known by."""
-        return self.profiled_ms(floor(each), each.batch) if each.foreign_ms is None else each.foreign_ms
+        return self.profiled_ms(floor(each), each.batch, each.sizes) if each.foreign_ms is None else each.foreign_ms
 
     def spare_ms(self, queue: Sequence[Waiting], floor: Callable[[Waiting], int], now_s: float) -> float:
         """Time that a worker may still be busy if `queue`, in order of service, is to meet its deadlines at the floors.
@@ -127,7 +127,7 @@ class Forecast:
             if each.first or (each.deadline_s <= deadline_s if each.rank == rank else each.rank < rank)
         ]
         wait_ms = busy_ms + self.backlog_ms(before, floor, now_s)
-        cost_ms = self.run_ms(level, request.batch, now_s)
+        cost_ms = self.run_ms(level, request.batch, now_s, request.sizes)
         slack_ms = request.slack_ms(now_s)
         if (wait_ms + cost_ms) * self._hope(now_s) <= slack_ms:
             return Decision(level, cost_ms, "admitted")
@@ -154,7 +154,7 @@ class Forecast:
         slowdown: factor at `now_s`.
         """
         level = floor(request)
-        cost_ms = self.profiled_ms(level, request.batch) * slowdown
+        cost_ms = self.profiled_ms(level, request.batch, request.sizes) * slowdown
         slack_ms = request.slack_ms(now_s)
         if cost_ms <= slack_ms:
             self._probing = False
@@ -167,7 +167,7 @@ class Forecast:
         return self._shed(level, cost_ms, 0.0, slack_ms, self.backlog_ms(queue, floor, now_s))
 
     def _probe_due(self, request: Waiting, level: int, now_s: float) -> bool:
-        profiled_ms = self.profiled_ms(level, request.batch)
+        profiled_ms = self.profiled_ms(level, request.batch, request.sizes)
         if profiled_ms * MINIMUM > request.slack_ms(now_s):
             return False
         if profiled_ms * self._probed_ratio <= request.slack_ms(now_s):

@@ -18,7 +18,7 @@ class InsensitivePolicy:
     def admit(self, request: Waiting, queue: Sequence[Waiting], busy_ms: float, now_s: float) -> Decision:
         """As LevelPolicy."""
         level = request.lowest_level
-        return Decision(level, self._profile.predict_ms(level, request.batch), "admitted")
+        return Decision(level, self._profile.predict_ms(level, request.batch, request.sizes), "admitted")
 
     def arrived(self, request: Waiting, now_s: float) -> None:
         """As LevelPolicy: it counts no arrivals."""

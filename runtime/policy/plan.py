@@ -10,14 +10,14 @@ LOOK_AHEAD = 16
 """Number of requests that are looked at one by one; those behind count as the last of them. Three to five score
 less."""
 
-Cost = Callable[[int, int], float]
-"""Profiled milliseconds of a run, by level and batch."""
+Cost = Callable[[int, int, tuple[int, ...]], float]
+"""Profiled milliseconds of a run, by level, batch and free sizes."""
 
 
 class QueuePlan:
     """One look at the queue: the request that is next, then the requests behind it, in the order of service.
 
-    cost: profiled milliseconds of a run, by level and batch.
+    cost: profiled milliseconds of a run, by level, batch and free sizes.
     slowdown: factor on profiled times.
     most_ms: longest time that is planned with. Without it the queue could grow until a distant deadline is near, and
         every request would be answered as late as is allowed.
@@ -38,7 +38,7 @@ class QueuePlan:
         self._request = request
         self._cost = cost
         self._slowdown = slowdown
-        self._known_ms: dict[tuple[int, int], float] = {}
+        self._known_ms: dict[tuple[int, int, tuple[int, ...]], float] = {}
         most_s = most_ms / 1e3
         scale = 1e3 / slowdown
         self._slack_ms = min(request.deadline_s - now_s, most_s) * scale
@@ -51,6 +51,7 @@ class QueuePlan:
             slack_ms = min(each.deadline_s - now_s, most_s) * scale
             like_first = (
                 each.batch == first.batch
+                and each.sizes == first.sizes
                 and each.lowest_level == first.lowest_level
                 and each.highest_level == first.highest_level
                 and each.foreign_ms == first.foreign_ms
@@ -106,8 +107,8 @@ class QueuePlan:
             level = each.lowest_level
         elif level > each.highest_level:
             level = each.highest_level
-        case = level, each.batch
+        case = level, each.batch, each.sizes
         known_ms = self._known_ms.get(case)
         if known_ms is None:
-            known_ms = self._known_ms[case] = self._cost(level, each.batch)
+            known_ms = self._known_ms[case] = self._cost(level, each.batch, each.sizes)
         return known_ms

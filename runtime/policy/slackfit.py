@@ -56,17 +56,20 @@ class SlackFitPolicy(InsensitivePolicy):
     def choose(self, request: Waiting, queue: Sequence[Waiting], now_s: float) -> Decision:
         """As LevelPolicy. A request that allows other levels only runs at the nearest of them."""
         slack_ms = request.slack_ms(now_s)
-        place = bisect.bisect_right(self.buckets, slack_ms, key=lambda bucket: bucket.latency_ms)
+        # the buckets hold for the example's sizes: a run that takes twice as long has half as much slack
+        longer = self._profile.predict_ms(0, 1, request.sizes) / self._profile.predict_ms(0, 1)
+        place = bisect.bisect_right(self.buckets, slack_ms / longer, key=lambda bucket: bucket.latency_ms)
         bucket = self.buckets[max(place - 1, 0)]
         level = min(max(bucket.level, request.lowest_level), request.highest_level)
         take, samples = 1, request.batch
         for each in queue:
-            allowed = request.joins and each.joins and each.lowest_level <= level <= each.highest_level
+            joins = request.joins and each.joins and each.sizes == request.sizes
+            allowed = joins and each.lowest_level <= level <= each.highest_level
             if samples + each.batch > bucket.batch or not allowed:
                 break
             take, samples = take + 1, samples + each.batch
         reason = f"bucket of {bucket.latency_ms:.1f} ms for {slack_ms:.1f} ms left"
-        return Decision(level, self._profile.predict_ms(level, samples), reason, take=take)
+        return Decision(level, self._profile.predict_ms(level, samples, request.sizes), reason, take=take)
 
 
 def _fill(profile: LatencyProfile, count: int, batches: Sequence[int]) -> tuple[Bucket, ...]:

@@ -31,4 +31,6 @@ class StaticPolicy(InsensitivePolicy):
     def choose(self, request: Waiting, queue: Sequence[Waiting], now_s: float) -> Decision:
         """As LevelPolicy. A request that does not allow the level runs at the nearest one that it allows."""
         level = min(max(self.level, request.lowest_level), request.highest_level)
-        return Decision(level, self._profile.predict_ms(level, request.batch), f"static at level {self.level}")
+        return Decision(
+            level, self._profile.predict_ms(level, request.batch, request.sizes), f"static at level {self.level}"
+        )

@@ -5,11 +5,12 @@ from __future__ import annotations
 from .cached_profile import MOST_BATCH, profile_of
 from .layer_costs import CostCheck, CostMeasurement, measure_costs
 from .layer_profile import LayerTime, layer_of, layer_profile, node_events, read_profile
-from .profile import LatencyProfile, Profilable
+from .profile import LatencyProfile
 from .profile_key import ProfileKey
 from .profile_store import ProfileStore, default_folder
 from .resident import measure_resident
 from .thread_choice import choose_threads
+from .turn import Profilable
 
 __all__ = [
     "MOST_BATCH",

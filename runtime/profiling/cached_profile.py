@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..session import random_inputs
-from .profile import LatencyProfile, Profilable, check_finite, timed_ms
+from .profile import LatencyProfile
 from .profile_key import choice_key
 from .thread_choice import THREADS
+from .turn import Profilable, check_finite, timed_ms
 
 if TYPE_CHECKING:
     from ..session import Session

@@ -21,6 +21,7 @@ from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.device_costs import DeviceCosts, LayerCosts
 from nested_sparse.errors import InputError
 from nested_sparse.graph.check import check_graph
+from nested_sparse.graph.contract import LAYER_KINDS
 from nested_sparse.metadata import LayerEntry
 from nested_sparse.time_curve import TimeCurve
 from nested_sparse.writer import LayerRecord
@@ -28,8 +29,8 @@ from nested_sparse.writer import LayerRecord
 from ..resources import cpu_model
 from ..session import Session, fixed_batch, random_inputs
 from .layer_profile import layer_of, node_events, read_profile
-from .profile import timed_ms
 from .random_copy import is_whole, write_random_copy
+from .turn import timed_ms
 
 DENSITIES = (0.03, 0.1, 0.25, 0.5, 1.0)
 """Shares of each layer's blocks that are measured."""
@@ -216,7 +217,7 @@ def _positions(layer: LayerEntry, event: Mapping[str, Any]) -> int:
         shape: list[int] = next(iter(event["args"]["output_type_shape"][0].values()))
     except (KeyError, IndexError, StopIteration):
         return 0
-    return math.prod(shape) // layer.rows
+    return math.prod(shape) * (LAYER_KINDS[layer.op].gates or 1) // layer.rows
 
 
 def _layer_costs(entry: LayerEntry, copies: Sequence[_Copy]) -> LayerCosts:

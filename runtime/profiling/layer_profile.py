@@ -111,9 +111,10 @@ def _kernel(layer: LayerEntry, event: Mapping[str, Any], floats: Container[str])
     if _is_weighed(layer):
         return f"weigh_{library.isa()}"
     x_shape = next(iter(event["args"]["input_type_shape"][0].values()))
-    rows = math.prod(x_shape[:-1])
+    kind = LAYER_KINDS[layer.op]
+    rows = x_shape[1] if kind.gates else math.prod(x_shape[:-1])  # a recurrent layer takes one step at a time
     return library.kernel_for(
-        LAYER_KINDS[layer.op].kernels,
+        kind.kernels,
         layer.block_rows,
         layer.shape.index_bytes,
         rows=rows,

@@ -7,45 +7,28 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import asdict
 
 import numpy as np
 
 from nested_sparse.argument import real, shown, whole
-from nested_sparse.errors import CheckpointError, InputError
+from nested_sparse.errors import InputError
 from nested_sparse.excerpt import excerpt
+from nested_sparse.tensor_spec import most_batch
 
-from ..session import Array, Arrays, fixed_batch, random_inputs
-
-if TYPE_CHECKING:
-    from nested_sparse.level import Level
-    from nested_sparse.tensor_spec import TensorSpec
+from ..session import fixed_batch
+from .size_growth import SizeGrowth
+from .turn import LEAST_TURNS, Profilable, Turn
 
 FORMAT_VERSION = 1
-LEAST_TURNS = 3
-ENOUGH_TURNS = 5
-
-
-class Profilable(Protocol):
-    """The parts of a Session that a profile uses."""
-
-    @property
-    def name(self) -> str: ...  # noqa: D102 -- as in Session
-
-    @property
-    def levels(self) -> Sequence[Level]: ...  # noqa: D102
-
-    @property
-    def inputs(self) -> Sequence[TensorSpec]: ...  # noqa: D102
-
-    def run(self, inputs: Arrays, level: int) -> dict[str, Array]: ...  # noqa: D102
 
 
 class LatencyProfile:
     """Milliseconds of one run, per level and batch.
 
-    batches: ascending.  median_ms, p95_ms: [level][batch]. A denser level is never predicted faster than a sparser
-    one, nor a larger batch faster than a smaller one: where noise makes it so, the smaller figure is raised.
+    batches: ascending.  median_ms, p95_ms: [level][batch], at the example's sizes. growth: how the time grows with
+    each free size, in the order of free_sizes(); () where none is free. A denser level is never predicted faster than a
+    sparser one, nor a larger batch faster than a smaller one: where noise makes it so, the smaller figure is raised.
     """
 
     def __init__(
@@ -53,22 +36,40 @@ class LatencyProfile:
         batches: Sequence[int],
         median_ms: Sequence[Sequence[float]],
         p95_ms: Sequence[Sequence[float]] | None = None,
+        growth: Sequence[SizeGrowth] = (),
     ) -> None:
         self.batches = _whole_numbers(batches)
         self.median_ms = self._table(median_ms)
         self.p95_ms = self._table(median_ms if p95_ms is None else p95_ms)
+        self.growth = tuple(growth)
+        if any(len(each.ms) != len(self.median_ms) for each in self.growth):
+            raise InputError(f"latency profile: expected {len(self.median_ms)} levels for each free size")
 
     @property
     def level_count(self) -> int:
         """Number of measured levels."""
         return len(self.median_ms)
 
-    def predict_ms(self, level: int, batch: int = 1) -> float:
-        """Median time of one run, ms, interpolated linearly over the batch.
+    def predict_ms(self, level: int, batch: int = 1, sizes: Sequence[float] = ()) -> float:
+        """Median time of one run, ms, interpolated linearly over the batch and over each free size.
 
         Below the smallest measured batch it is that batch's time. Beyond the largest it grows in proportion to the
-        batch; that is rather too long than too short.
+        batch; that is rather too long than too short. sizes: the free sizes, in the order of `growth`; (): those of the
+        example. Several of them multiply: true for the sides of an image, and too long for sizes that add up. A sample
+        that takes several times as long as the example's gains from a batch as so many of these would.
         """
+        if sizes and self.growth:
+            factor = math.prod([each.factor(level, size) for each, size in zip(self.growth, sizes, strict=True)])
+            weight, least = max(1.0, factor), self.batches[0]
+            return (
+                self._batch_ms(level, least)
+                * factor
+                * self._batch_ms(level, batch * weight)
+                / self._batch_ms(level, least * weight)
+            )
+        return self._batch_ms(level, batch)
+
+    def _batch_ms(self, level: int, batch: float) -> float:
         row = self.median_ms[level]
         if batch == self.batches[0]:  # most runs
             return row[0]
@@ -103,13 +104,19 @@ class LatencyProfile:
             [[least(table, level, batch) for batch in batches] for level in range(self.level_count)]
             for table in ("median_ms", "p95_ms")
         )
-        return LatencyProfile(batches, median_ms, p95_ms)
+        known = {each.name: each for each in other.growth}
+        growth = [each.quieter(known[each.name]) if each.name in known else each for each in self.growth]
+        return LatencyProfile(batches, median_ms, p95_ms, growth)
 
     def to_json(self) -> str:
         """The profile as JSON text, which from_json() reads."""
-        return json.dumps(
-            {"version": FORMAT_VERSION, "batches": self.batches, "median_ms": self.median_ms, "p95_ms": self.p95_ms}
-        )
+        fields = {
+            "version": FORMAT_VERSION,
+            "batches": self.batches,
+            "median_ms": self.median_ms,
+            "p95_ms": self.p95_ms,
+        }
+        return json.dumps(fields | ({"growth": [asdict(each) for each in self.growth]} if self.growth else {}))
 
     @classmethod
     def from_json(cls, text: str) -> LatencyProfile:
@@ -118,7 +125,8 @@ class LatencyProfile:
             fields = json.loads(text)
             if fields["version"] != FORMAT_VERSION:
                 raise ValueError(f"version {excerpt(repr(fields['version']))} is not {FORMAT_VERSION}")
-            return cls(fields["batches"], fields["median_ms"], fields["p95_ms"])
+            growth = [SizeGrowth.from_fields(each) for each in fields.get("growth", ())]
+            return cls(fields["batches"], fields["median_ms"], fields["p95_ms"], growth)
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise InputError(
                 f"latency profile: not one this version reads ({excerpt(repr(error))}); measure it again"
@@ -139,8 +147,9 @@ class LatencyProfile:
         """Run every level `repeats` times per batch on random inputs, after a warm-up.
 
         max_batch: beside `batches`, those of doubling(max_batch) are measured, as far as 3 turns of them fit into
-        `limit_s`. Levels and batches take turns, so that a disturbance affects all of them and does not change their
-        order. The measurement stops early once `limit_s` have passed, after 3 turns or more, or `enough_s`, after 5 or
+        `limit_s`; of each free size, the sizes of measured_sizes(), as far as they fit into half of it. Levels, batches
+        and sizes take turns, so that a disturbance affects all of them and does not change their order. The measurement
+        stops early once `limit_s` have passed, after 3 turns or more, or `enough_s`, after 5 or
         more. A model of a fixed batch is measured at that batch. Raises CheckpointError: outputs that are not finite.
         """
         if not callable(getattr(session, "run", None)):
@@ -152,10 +161,12 @@ class LatencyProfile:
         if not asked:
             raise InputError("batches: expected at least one, got none")
         start_s = clock()
-        turn = _Turn(session, clock)
+        turn = Turn(session, clock)
         for batch in asked:
             turn.warm(batch)
-        for batch in doubling(max_batch) if only is None else ():
+        turn.warm_sizes(asked[0], start_s + limit_s / 2)
+        largest = most_batch(session.inputs)
+        for batch in doubling(max_batch if largest is None else min(max_batch, largest)) if only is None else ():
             if batch > asked[-1]:
                 spent_s = clock() - start_s
                 if spent_s + turn.expected_s(batch) + LEAST_TURNS * (turn.seconds + turn.expected_s(batch)) > limit_s:
@@ -173,7 +184,7 @@ class LatencyProfile:
         limit_s: float = 20.0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> list[LatencyProfile]:
-        """The profiles of several models, as of `measure`. All levels of all of them take turns.
+        """The profiles of several models, as of `measure`. All levels and sizes of all of them take turns.
 
         limit_s: of each model, on average. Raises InputError, CheckpointError.
         """
@@ -181,19 +192,32 @@ class LatencyProfile:
         turns = []
         for session in sessions:
             only = fixed_batch(session.inputs)
-            turns.append(_Turn(session, clock))
+            turns.append(Turn(session, clock))
             for batch in sorted(set(_whole_numbers(batches))) if only is None else [only]:
                 turns[-1].warm(batch)
+            turns[-1].warm_sizes(turns[-1].batches[0], clock() + limit_s / 2)
         samples: list[list[list[float]]] = []
         while len(samples) < repeats and (len(samples) < LEAST_TURNS or clock() < end_s):
             samples.append([turn.once() for turn in turns])
         return [cls._of(turn, [each[index] for each in samples]) for index, turn in enumerate(turns)]
 
     @classmethod
-    def _of(cls, turn: _Turn, samples: Sequence[Sequence[float]]) -> LatencyProfile:
+    def _of(cls, turn: Turn, samples: Sequence[Sequence[float]]) -> LatencyProfile:
         """The profile of what `turn` took, each time: samples [turn][case]."""
-        table = np.reshape(samples, (len(samples), len(turn.batches), -1)).transpose(0, 2, 1)
-        return cls(turn.batches, np.median(table, axis=0).tolist(), np.percentile(table, 95, axis=0).tolist())
+        table = np.reshape(samples, (len(samples), len(turn.cases), -1)).transpose(0, 2, 1)
+        of_batches = [place for place, case in enumerate(turn.cases) if not case.size]
+        median_ms = np.median(table, axis=0)
+        growth = []
+        for free in turn.free:
+            # the first case is the example
+            measured = [(turn.examples[free.name], 0)]
+            measured += [(case.size, place) for place, case in enumerate(turn.cases) if case.name == free.name]
+            sizes, places = zip(*sorted(measured), strict=True)
+            growth.append(
+                SizeGrowth.of(free.name, turn.examples[free.name], sizes, median_ms[:, list(places)].tolist())
+            )
+        p95_ms = np.percentile(table, 95, axis=0)
+        return cls(turn.batches, median_ms[:, of_batches].tolist(), p95_ms[:, of_batches].tolist(), growth)
 
     def _table(self, rows: Sequence[Sequence[float]]) -> tuple[tuple[float, ...], ...]:
         if not self.batches or list(self.batches) != sorted(set(self.batches)) or self.batches[0] < 1:
@@ -223,65 +247,3 @@ def doubling(max_batch: int) -> tuple[int, ...]:
     """1, 2, 4, 8, … up to `max_batch`, which ends the list also where it is no power of two."""
     powers = [1 << power for power in range(max_batch.bit_length())]
     return tuple(sorted({*powers, max_batch}))
-
-
-class _Turn:
-    """One run of every level at every batch so far. seconds: the time of their warm-up."""
-
-    def __init__(self, session: Profilable, clock: Callable[[], float]) -> None:
-        self.batches: list[int] = []
-        self.seconds = 0.0
-        self._session = session
-        self._clock = clock
-        self._cases: list[tuple[int, Arrays]] = []
-        self._warmed_s = 0.0  # by the last batch
-
-    def warm(self, batch: int) -> None:
-        """Add a batch, larger than all before, and run it once at every level."""
-        inputs = random_inputs(self._session.inputs, batch)
-        begun_s = self._clock()
-        for level in self._session.levels:
-            check_finite(self._session, level.index, self._session.run(inputs, level.index))
-            self._cases.append((level.index, inputs))
-        self._warmed_s = self._clock() - begun_s
-        self.seconds += self._warmed_s
-        self.batches.append(batch)
-
-    def expected_s(self, batch: int) -> float:
-        """The expected time to warm up another batch."""
-        return self._warmed_s * batch / self.batches[-1]
-
-    def repeat(self, repeats: int, enough_s: float, end_s: float) -> list[list[float]]:
-        """Milliseconds [turn][case], batches outermost.
-
-        enough_s, end_s: clock readings from which ENOUGH_TURNS, and LEAST_TURNS, will do.
-        """
-        turns: list[list[float]] = []
-        while len(turns) < repeats:
-            now_s = self._clock()
-            if (len(turns) >= ENOUGH_TURNS and now_s >= enough_s) or (len(turns) >= LEAST_TURNS and now_s >= end_s):
-                break
-            turns.append(self.once())
-        return turns
-
-    def once(self) -> list[float]:
-        """Milliseconds of each case, batches outermost."""
-        return [timed_ms(self._session, level, inputs, self._clock) for level, inputs in self._cases]
-
-
-def timed_ms(session: Profilable, level: int, inputs: Arrays, clock: Callable[[], float]) -> float:
-    """Milliseconds of one run; above 0 even by a clock that did not tick."""
-    started_s = clock()
-    session.run(inputs, level)
-    return max((clock() - started_s) * 1e3, 1e-6)
-
-
-def check_finite(session: Profilable, level: int, outputs: Arrays) -> None:
-    """Raise CheckpointError for floating point outputs that are not finite."""
-    for name, array in outputs.items():
-        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-            count = math.prod(array.shape) - int(np.isfinite(array).sum())
-            raise CheckpointError(
-                f"{session.name}: level {level} gives {count} values that are not finite in output '{excerpt(name)}' "
-                "on random input"
-            )

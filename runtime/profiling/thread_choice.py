@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from ..session import fixed_batch, random_inputs
-from .profile import Profilable, timed_ms
 from .profile_key import ProfileKey, choice_key
+from .turn import Profilable, timed_ms
 
 if TYPE_CHECKING:
     from .profile_store import ProfileStore

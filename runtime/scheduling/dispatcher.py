@@ -41,6 +41,7 @@ class _Settled:
     lowest_level: int
     highest_level: int
     batch: int
+    sizes: tuple[int, ...]
     until_s: float
     least_slack_ms: float
 
@@ -50,6 +51,7 @@ class _Settled:
             and waiting.highest_level == self.highest_level
             and waiting.lowest_level == self.lowest_level
             and waiting.batch == self.batch
+            and waiting.sizes == self.sizes
             and waiting.slack_ms(now_s) >= self.least_slack_ms
         )
 
@@ -151,7 +153,7 @@ class Dispatcher:
             return
         self._settled = self._settled if turn.predicted_ms is None else None
         batch = sum(job.waiting.batch for job in jobs)
-        # the time that a run would have taken whose level never fell, under the slowdown that this run met
+        # the time that a run of the example's sizes would have taken whose level never fell, under the slowdown met
         whole_ms = (done.ended_s - done.started_s) * 1e3 * self._profile.predict_ms(level, batch) / done.nominal_ms
         gap_ms = (done.started_s - self._ended_s) * 1e3
         queued = jobs[0].entered_s < self._ended_s
@@ -180,7 +182,9 @@ class Dispatcher:
         """As Tenant."""
         present = min(max(self._present_level, waiting.lowest_level), waiting.highest_level)
         # half way down: two models that each counted on the other's present level would take turns at the lowest one
-        levels_ms = [self._profile.predict_ms(level, waiting.batch) for level in (present, waiting.lowest_level)]
+        levels_ms = [
+            self._profile.predict_ms(level, waiting.batch, waiting.sizes) for level in (present, waiting.lowest_level)
+        ]
         return sum(levels_ms) / 2 * self._policy.slowdown_factor(self._clock())
 
     def _share(self, job: Job, now_s: float) -> list[Job]:
@@ -217,7 +221,7 @@ class Dispatcher:
 
     def _floor_ms(self, slowdown: float, waiting: Waiting) -> float:
         """Time of a request at its lowest level, spread over the workers; slowdown: of now."""
-        run_ms = self._profile.predict_ms(waiting.lowest_level, waiting.batch)
+        run_ms = self._profile.predict_ms(waiting.lowest_level, waiting.batch, waiting.sizes)
         return slowdown * (run_ms if waiting.foreign_ms is None else waiting.foreign_ms) / self._workers
 
     def _make_room(self, now_s: float) -> None:
@@ -251,6 +255,7 @@ class Dispatcher:
                 waiting.lowest_level,
                 waiting.highest_level,
                 waiting.batch,
+                waiting.sizes,
                 now_s + SETTLED_S,
                 AMPLE * turn.decision.predicted_ms,
             )
@@ -279,7 +284,7 @@ class Dispatcher:
     def _longest_ms(self, waiting: Waiting) -> float:
         """Profiled time of the densest run that may be chosen."""
         level = min(waiting.highest_level, max(self._highest_level, waiting.lowest_level))
-        return self._profile.predict_ms(level, waiting.batch)
+        return self._profile.predict_ms(level, waiting.batch, waiting.sizes)
 
     def _limited(self, waiting: Waiting) -> Waiting:
         """The request with its highest level cut to the limit, where the request leaves a choice."""

@@ -84,7 +84,7 @@ class Executor:
             )
         lowering = None if guard is None else guard.lowering
         if guard is None or lowering is None:
-            end, nominal_ms = level, self._profile.predict_ms(level, batch)
+            end, nominal_ms = level, self._profile.predict_ms(level, batch, jobs[0].waiting.sizes)
         else:
             end, nominal_ms = guard.level, guard.nominal_ms
         return Execution(
@@ -109,7 +109,8 @@ class Executor:
         if level <= lowest or any([job.fixed for job in jobs]):  # noqa: C419 -- a generator takes four times as long
             return None
         left_ms = (min([job.waiting.deadline_s for job in jobs]) - self._clock()) * 1e3
-        run_ms = self._profile.predict_ms(level, batch)
+        sizes = jobs[0].waiting.sizes
+        run_ms = self._profile.predict_ms(level, batch, sizes)
         if run_ms <= SHORT_MS and AMPLE * run_ms * slowdown <= left_ms:
             return None
         guard: Guard | None = getattr(self._local, "guard", None)
@@ -117,7 +118,7 @@ class Executor:
             guard = self._local.guard = self._guard()
         guard.arm(
             level,
-            [self._profile.predict_ms(each, batch) for each in range(self._profile.level_count)],
+            [self._profile.predict_ms(each, batch, sizes) for each in range(self._profile.level_count)],
             left_ms,
             slowdown,
             least_accuracy=max(job.least_accuracy for job in jobs),

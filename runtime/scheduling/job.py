@@ -102,6 +102,7 @@ def make_job(session: Runner, request: Request, future: Future[Response], terms:
         # the model may broadcast inputs of unequal batches: joined, rows of one request would meet those of another
         joins=terms.joins and all([array.shape[:1] == (batch,) for array in inputs.values()]),  # noqa: C419 -- no generator
         rank=rank_of(request),
+        sizes=inputs.sizes,
     )
     return Job(
         inputs,

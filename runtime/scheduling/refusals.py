@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from nested_sparse.errors import DeadlineError, OverloadedError
 
@@ -48,9 +49,9 @@ class Refusals:
             max(1.0, job.waiting.slack_ms(now_s)),
         )
 
-    def hopeless(self, limit_ms: float, level: int, batch: int = 1) -> str | None:
+    def hopeless(self, limit_ms: float, level: int, batch: int = 1, sizes: Sequence[int] = ()) -> str | None:
         """The reason why no run of `level` can be answered within `limit_ms` of its arrival; None where one can."""
-        run_ms = self._profile.predict_ms(level, batch)
+        run_ms = self._profile.predict_ms(level, batch, sizes)
         budget_ms = self.terms.budget_ms(limit_ms)
         if budget_ms > 0 and run_ms <= budget_ms:
             return None
@@ -64,7 +65,8 @@ class Refusals:
         )
 
     def _hopeless(self, job: Job) -> str | None:
-        return self.hopeless(job.time_limit_ms, job.waiting.lowest_level, job.waiting.batch)
+        waiting = job.waiting
+        return self.hopeless(job.time_limit_ms, waiting.lowest_level, waiting.batch, waiting.sizes)
 
 
 def _rounded_up(ms: float) -> str:

@@ -13,7 +13,8 @@ from nested_sparse.argument import shown, whole
 from nested_sparse.bfloat16 import BFLOAT16, NAME, cast, dtype_named
 from nested_sparse.errors import InputError, OutOfMemoryError
 from nested_sparse.excerpt import excerpt, excerpts
-from nested_sparse.tensor_spec import TensorSpec
+from nested_sparse.free_size import FreeSize
+from nested_sparse.tensor_spec import TensorSpec, whole_sizes
 
 Array = NDArray[np.generic]
 Arrays = Mapping[str, Array]
@@ -22,20 +23,24 @@ _DRAWN_BYTES = 8
 
 
 class CheckedInputs(dict[str, Array]):
-    """Arrays that fit the tensors `specs`, in their order: checked once, and not again for the same specs."""
+    """Arrays that fit the tensors `specs`, in their order: checked once, and not again for the same specs.
 
-    __slots__ = ("specs",)
+    sizes: their free sizes but for the batch, in the order of free_sizes(specs).
+    """
+
+    __slots__ = ("sizes", "specs")
 
     def __init__(self, specs: Sequence[TensorSpec], arrays: Iterable[tuple[str, Array]]) -> None:
         super().__init__(arrays)
         self.specs = specs
+        self.sizes = _checked_sizes(specs, self)
 
 
 def check_inputs(specs: Sequence[TensorSpec], inputs: Arrays) -> CheckedInputs:
     """`inputs` as contiguous arrays, in the order of `specs`.
 
-    Nothing is cast: names, dtypes (in native byte order), ranks and fixed sizes must be right, and no dimension may be
-    0. An array that is not contiguous is copied. Raises InputError.
+    Nothing is cast: names, dtypes (in native byte order), ranks and fixed sizes must be right, no dimension may be 0,
+    and free sizes must be allowed, equal for one name. An array that is not contiguous is copied. Raises InputError.
     """
     if type(inputs) is CheckedInputs and inputs.specs is specs:
         return inputs
@@ -69,6 +74,37 @@ def _checked(spec: TensorSpec, array: Array) -> Array:
     return in_order(array)
 
 
+def _checked_sizes(specs: Sequence[TensorSpec], arrays: Arrays) -> tuple[int, ...]:
+    """The free sizes of `arrays` but for the batch. Raises InputError for one out of range, or two of one name."""
+    found: dict[FreeSize, tuple[int, str]] = {}
+    for spec in specs:
+        for axis, free in enumerate(spec.free):
+            if free is None:
+                continue
+            size = arrays[spec.name].shape[axis]
+            known, where = found.setdefault(free, (size, spec.name))
+            if size != known:
+                raise InputError(
+                    f"input '{excerpt(spec.name)}': its dimension {axis}, '{excerpt(free.name)}', is {size}, but that "
+                    f"of input '{excerpt(where)}' is {known}; they must be equal"
+                )
+            if not free.terms and not free.allows(size):
+                raise InputError(
+                    f"input '{excerpt(spec.name)}': dimension {axis}, '{excerpt(free.name)}', may be "
+                    f"{free.range_text}, got {size}"
+                )
+    if not found:
+        return ()
+    sizes = {free.name: size for free, (size, _) in found.items()}
+    for free, (size, where) in found.items():
+        if free.terms and size != free.sum_of(sizes):
+            raise InputError(
+                f"input '{excerpt(where)}': '{excerpt(free.name)}' must be {free.range_text}, here "
+                f"{free.sum_of(sizes)}, got {size}"
+            )
+    return tuple([size for free, (size, _) in found.items() if not free.batch and not free.terms])
+
+
 def in_order(array: Array) -> Array:
     """`array`, or a copy where it is not contiguous or its values are not at multiples of their size."""
     if type(array) is not np.ndarray:  # a class of its own, such as numpy's matrix, is left to numpy
@@ -87,43 +123,53 @@ def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
 
 
 def _shape_text(spec: TensorSpec) -> str:
-    return "[" + ", ".join("any >= 1" if size is None else str(size) for size in spec.shape) + "]"
+    sizes = zip(spec.shape, spec.free or (None,) * len(spec.shape), strict=True)
+    return "[" + ", ".join(_size_text(size, free) for size, free in sizes) + "]"
+
+
+def _size_text(size: int | None, free: FreeSize | None) -> str:
+    if free is not None:
+        return f"{excerpt(free.name)}: {free.range_text}"
+    return "any >= 1" if size is None else str(size)
 
 
 def batch_size(specs: Sequence[TensorSpec], inputs: Arrays) -> int:
     """Samples in one request: the first dimension of the first input whose batch is free, else the fixed batch."""
     for spec in specs:
-        if spec.shape and spec.shape[0] is None:
+        if spec.has_batch:
             return int(inputs[spec.name].shape[0])
     return fixed_batch(specs) or 1
 
 
 def fixed_batch(specs: Sequence[TensorSpec]) -> int | None:
     """The only batch that the model takes; None where any batch will do."""
-    if any(spec.shape and spec.shape[0] is None for spec in specs):
+    if any(spec.has_batch for spec in specs):
         return None
     return next((spec.example_shape[0] for spec in specs if spec.shape), 1)
 
 
-def random_inputs(specs: Sequence[TensorSpec], batch: int, seed: int = 0) -> dict[str, Array]:
+def random_inputs(
+    specs: Sequence[TensorSpec], batch: int, seed: int = 0, sizes: Mapping[str, int] | None = None
+) -> dict[str, Array]:
     """Inputs of the example shapes with `batch` samples: standard normal for floating point, zeros for other dtypes.
+
+    sizes: other free sizes than the examples', by name.
 
     Raises InputError where `batch` is not a whole number above 0, OutOfMemoryError where memory does not suffice.
     """
     batch = whole("batch", batch, 1)
     try:
-        return _random_inputs(specs, batch, seed)
+        return _random_inputs(specs, batch, seed, sizes or {})
     except MemoryError:
         raise OutOfMemoryError(f"no memory for random inputs of {batch} samples; take a smaller batch") from None
 
 
-def _random_inputs(specs: Sequence[TensorSpec], batch: int, seed: int) -> dict[str, Array]:
+def _random_inputs(specs: Sequence[TensorSpec], batch: int, seed: int, sizes: Mapping[str, int]) -> dict[str, Array]:
     generator = np.random.default_rng(seed)
     arrays: dict[str, Array] = {}
+    sizes = whole_sizes(specs, sizes)
     for spec in specs:
-        shape = list(spec.example_shape)
-        if spec.shape and spec.shape[0] is None:
-            shape[0] = batch
+        shape = spec.sized(batch, sizes)
         dtype = dtype_named(spec.dtype)
         if math.prod(shape) * _DRAWN_BYTES > sys.maxsize:
             raise MemoryError  # numpy would raise ValueError for such a shape

@@ -131,10 +131,30 @@ def _print(facts: dict[str, Any]) -> None:
         ],
     )
     print(f"rows {ROWS_TEXTS[facts['rows']]}")
+    _print_sizes(facts["inputs"])
     _print_int8(facts["layers"], facts["conversions"])
     _print_network(facts["network"])
     if facts["reroutes"]:
         _print_reroutes(facts["reroutes"], [entry["name"] for entry in facts["layers"]])
+
+
+def _print_sizes(inputs: list[dict[str, Any]]) -> None:
+    """Print the sizes that a run may choose, each with its range and the dimensions that have it."""
+    from nested_sparse.free_size import FreeSize
+
+    places: dict[str, list[str]] = {}
+    ranges: dict[str, FreeSize] = {}
+    for spec in inputs:
+        for axis, each in enumerate(spec["free"]):
+            if each is not None:
+                ranges[each["name"]] = FreeSize(**each)
+                places.setdefault(each["name"], []).append(f"{excerpt(spec['name'])}[{axis}]")
+    if ranges:
+        print_table(
+            "sizes that a run may choose",
+            ("size", "range", "dimensions"),
+            [(name, free.range_text, ", ".join(places[name])) for name, free in ranges.items()],
+        )
 
 
 def _print_int8(layers: list[dict[str, Any]], conversions: list[dict[str, Any]]) -> None:

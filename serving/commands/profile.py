@@ -58,7 +58,8 @@ def profile(
     """Measure the latency of every level, and of every layer at one level with the kernel that ran. Milliseconds.
 
     Input is random. Where noise makes a denser level faster than a sparser one, its figure is raised to the sparser
-    one's. Layers are timed at the first batch by ONNX Runtime's profiler, which adds some microseconds to each.
+    one's. Of a size that is free, such as the length of a sequence, several are measured, one name at a time. Layers
+    are timed at the first batch by ONNX Runtime's profiler, which adds some microseconds to each.
 
     With --costs FILE it measures the layers of the network with random masks instead, one sample at a time, whatever
     the weights of the checkpoint are: an untrained one does.
@@ -169,6 +170,12 @@ def measure(
         for each in levels
         for place, batch in enumerate(measured.batches)
     ]
+    sizes = [
+        {"size": each.name, "value": value, "level": level.index, "median_ms": each.ms[level.index][place]}
+        for each in measured.growth
+        for place, value in enumerate(each.sizes)
+        for level in levels
+    ]
     layers, *other_layers = (
         layer_profile(each, shown, repeats, threads=threads, spin=spin, batch=batches[0]) for each in files
     )
@@ -182,6 +189,7 @@ def measure(
         "spin": spin,
         "repeats": repeats,
         "latency": latency,
+        "sizes": sizes,
         "layers_level": shown,
         "layers": [
             {"layer": each.layer, "kernel": each.kernel, "ms": each.ms, "against_ms": against_ms.get(each.layer)}
@@ -233,6 +241,12 @@ def _print(facts: dict[str, Any]) -> None:
     print_table(
         f"{facts['file']}: latency, isa {isa}, threads {facts['threads']}, {facts['repeats']} runs", columns, rows
     )
+    for name in dict.fromkeys(each["size"] for each in facts["sizes"]):
+        print_table(
+            f"latency by '{excerpt(name)}', other sizes as in the example",
+            [excerpt(name), "level", "median ms"],
+            [[each["value"], each["level"], each["median_ms"]] for each in facts["sizes"] if each["size"] == name],
+        )
     if facts["against"] is not None:
         print_line(_verdict(facts))
     elif facts["int8_isa"] == facts["isa"]:

@@ -18,6 +18,5 @@ def extended_answer(model: ServedModel, call: Call, wanted: Sequence[str], serve
     outputs = dict(served.outputs)
     for spec in model.outputs:
         if spec.name in call.classes:
-            batched = bool(spec.shape) and spec.shape[0] is None
-            outputs[spec.name] = classified(outputs[spec.name], call.classes[spec.name], batched)
+            outputs[spec.name] = classified(outputs[spec.name], call.classes[spec.name], spec.has_batch)
     return serialize_response(response_of(model.name, model.version, call.id, served), wanted, outputs, call.places)

@@ -17,11 +17,26 @@ from safetensors.numpy import load_file
 
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import CheckpointError
+from nested_sparse.free_size import FreeSize
 from nested_sparse.reroute import Reroute
 from nested_sparse.slice import slice_checkpoint
 from nested_sparse.tensor_spec import TensorSpec
 from nested_sparse.writer import LevelRecord, write_checkpoint
 from support import layer_record, random_weight, write_small_checkpoint
+
+
+def test_free_sizes_are_read_back_and_ask_for_a_version(tmp_path: Path) -> None:
+    """Also in a slice. Without them the file is that of older versions."""
+    path = tmp_path / "model.safetensors"
+    write_small_checkpoint(path)
+    forge(path, lambda metadata, tensors: free_size(metadata, least=3, most=24, multiple=3))
+    slice_checkpoint(path, 1, tmp_path / "slice.safetensors")
+    batch, length = FreeSize("batch", batch=True), FreeSize("length", 3, 24, 3)
+    for each in (path, tmp_path / "slice.safetensors"):
+        with Checkpoint.open(each) as checkpoint:
+            assert checkpoint.metadata.format_version == 5
+            assert checkpoint.inputs == (TensorSpec("input", "float32", (None, None), (1, 12), (batch, length)),)
+            assert (checkpoint.inputs[0].has_batch, checkpoint.outputs[0].free) == (True, ())
 
 
 def test_a_written_checkpoint_is_read_back(tmp_path: Path) -> None:
@@ -178,6 +193,20 @@ def reroutes(*changes: dict[str, Any]) -> Callable[[dict[str, Any], dict[str, np
     return lambda metadata, tensors: metadata.__setitem__("reroutes", [{**good, **change} for change in changes])
 
 
+def free_size(
+    metadata: dict[str, Any],
+    version: int = 5,
+    names: tuple[str | None, ...] = ("batch", "length"),
+    shape: tuple[int | None, ...] = (None, None),
+    **size: Any,
+) -> None:
+    """Give the input free sizes, as in a file of version 5."""
+    whole = {"least": 1, "most": None, "multiple": 1, "batch": False, "terms": [], "plus": 0}
+    metadata["sizes"] = {"batch": {**whole, "batch": True}, "length": {**whole, **size}}
+    metadata["inputs"][0].update(sizes=list(names), shape=list(shape))
+    metadata["format_version"] = version
+
+
 FORGERIES: dict[str, tuple[Callable[[dict[str, Any], dict[str, np.ndarray]], None], str]] = {
     "not nesting": (copy_level_zero_into_level_one, "levels must nest"),
     "column": (lambda m, t: t["first/level0/col"].__setitem__(0, 12), "column 12 is out of range 0 to 11"),
@@ -198,6 +227,17 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, Any], dict[str, np.ndarray]], Non
     "one name": (lambda m, t: m["layers"][1].__setitem__("name", "first"), "two of one name"),
     "version": (lambda m, t: m.__setitem__("format_version", 6), "format version 6"),
     "missing": (lambda m, t: m.pop("inputs"), "inputs"),
+    "sizes in an old file": (lambda m, t: free_size(m, 4), "need format version 5"),
+    "unknown size": (lambda m, t: free_size(m, names=("batch", "width")), "width"),
+    "size of a fixed dimension": (lambda m, t: free_size(m, shape=(None, 12)), "both a fixed and a free size"),
+    "too few sizes": (lambda m, t: free_size(m, names=("batch",)), "zip"),
+    "no size": (lambda m, t: free_size(m, least=9, most=8), "allows no size"),
+    "no multiple": (lambda m, t: free_size(m, least=9, most=15, multiple=8), "allows no size"),
+    "example out of range": (lambda m, t: free_size(m, most=8), "has a size 12 of 'length'"),
+    "sum of an unknown size": (lambda m, t: free_size(m, terms=["width"]), "a sum of sizes that no input has"),
+    "sum of itself": (lambda m, t: free_size(m, terms=["length"]), "a sum of sizes that no input has"),
+    "size that is a text": (lambda m, t: free_size(m, most="8"), "whole number"),
+    "batch that is a number": (lambda m, t: free_size(m, batch=1), "allows no size"),
     "unknown pattern": (lambda m, t: m["layers"][0].__setitem__("pattern", "gs4x1"), "'gs4x1' is not supported"),
     "other pattern": (lambda m, t: m["layers"][0].__setitem__("pattern", "block8x1"), "does not go with block_rows 4"),
     "gather groups of blocks": (

@@ -290,6 +290,20 @@ class UNet(nn.Module):
         return self.out(torch.cat([y, x], 1)).sigmoid() + self.first(x[0])
 
 
+class Speech(nn.Module):
+    """A bidirectional LSTM, and a GRU that goes on from a state that is given; the batch comes first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(6, 5, num_layers=2, bidirectional=True, batch_first=True)
+        self.gru, self.head = nn.GRU(10, 7, bias=False, batch_first=True), nn.Linear(7, 3)
+
+    def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        y, (_, cells) = self.lstm(x)
+        y, last = self.gru(y, state.transpose(0, 1))
+        return self.head(y), last.transpose(0, 1), cells.transpose(0, 1)
+
+
 TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 TRANSFORMER: Sequence[str] | None = (  # older releases spell some of them out
     ["LayerNormalization"] * 2 + ["Split", "Transpose", "MatMul", "Div", "Softmax", "MatMul", "Gelu"]
@@ -357,5 +371,7 @@ CASES = {
     "linear_norm": Case(LinearNorm, lambda: image(1, 9), 2, ["Reshape", *GATHERED]),
     "encoder": Case(Encoder, lambda: image(2, 5, 16), 13, None),
     "unet": Case(UNet, nested=4, others=None),
+    "speech": Case(Speech, lambda: (torch.randn(2, 9, 6), torch.rand(2, 1, 7)), 11, None, permuted=True),
+    "speech_step": Case(Speech, lambda: (torch.randn(2, 1, 6), torch.rand(2, 1, 7)), 11, None, "unstructured"),
     "odd_sums": Case(OddSums, nested=4, others=["Add", "Relu", "Add", "Mul", "Add", "Relu", "Sigmoid", "Add"]),
 }

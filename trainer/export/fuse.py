@@ -8,7 +8,7 @@ reads the value before it. Level norms that follow no nested layer become Gather
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,6 @@ from nested_sparse.graph.contract import (
     LAYER,
     LAYER_OPERATORS,
     PLACEMENT,
-    X_INPUT,
     GraphInput,
     layer_inputs,
     node_names,
@@ -35,10 +34,10 @@ from nested_sparse.graph.contract import (
 )
 from nested_sparse.placement import LayerPlacement
 
-from .nodes import clamp_behind, following, is_ours, our_nodes, rank_of, same_shape
+from .nodes import OPEN, clamp_behind, following, is_ours, our_nodes, rank_of, same_shape
 from .pads import fold_pads
 from .placeholder import LEVEL_NORM, LEVEL_VALUE, LevelValues
-from .trace import BATCH, quiet_exporter
+from .trace import quiet_exporter, values_of
 
 IR_VERSION = 9  # ONNX Runtime 1.17 reads it, and no graph here needs a later one
 
@@ -91,9 +90,12 @@ def fuse(
     for node in our_nodes(model, *LAYER_OPERATORS):
         if norm_of[_layer(node)] is not None:
             _fold(node, following(node))
-        residual = _fold_residual(node) if LAYER_OPERATORS[node.op_type].adds else None
-        clip_min, clip_max = _fold_clamp(node)
-        _set_inputs(node, layer_inputs(node.inputs[X_INPUT], level, residual, segments))
+        x, *state = node.inputs
+        kind = LAYER_OPERATORS[node.op_type]
+        recurrent = bool(kind.gates)  # nothing is folded into it
+        added = (state or [None])[0] if recurrent else _fold_residual(node) if kind.adds else None
+        clip_min, clip_max = OPEN if recurrent else _fold_clamp(node)
+        _set_inputs(node, layer_inputs(x, level, added, segments))
         node.attributes[CLIP_MIN] = ir.AttrFloat32(CLIP_MIN, clip_min)
         node.attributes[CLIP_MAX] = ir.AttrFloat32(CLIP_MAX, clip_max)
     _name_nodes(model)
@@ -236,30 +238,11 @@ def _tidy(model: ir.Model) -> None:
     common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
     common.RemoveUnusedOpsetsPass()(model)
     common.ClearMetadataAndDocStringPass()(model)  # that of the nodes; values and the model have metadata too
-    for value in _values(model):
+    for value in values_of(model):
         value.metadata_props.clear()
         value.doc_string = None
     model.metadata_props.clear()
     model.doc_string = None
-    _name_batch(model)
     model.opset_imports[DOMAIN] = DOMAIN_VERSION
     model.ir_version = IR_VERSION
     model.producer_name, model.producer_version = "nested-sparse", None
-
-
-def _values(model: ir.Model) -> Iterator[ir.Value]:
-    yield from model.graph.inputs
-    yield from model.graph.initializers.values()
-    for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        yield from node.outputs
-
-
-def _name_batch(model: ir.Model) -> None:
-    """Name the free dimension "batch" wherever it stands alone; torch.export gives it a number."""
-    shape = model.graph.inputs[0].shape
-    batch = shape[0] if shape else None
-    if not isinstance(batch, ir.SymbolicDim):
-        return
-    for value in _values(model):
-        if value.shape is not None and batch in value.shape.dims:
-            value.shape = ir.Shape([BATCH if size == batch else size for size in value.shape])

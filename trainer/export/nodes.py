@@ -27,10 +27,10 @@ def rank_of(value: ir.Value) -> int | None:
 
 
 def following(node: ir.Node) -> ir.Node | None:
-    """The only node that reads this node's output; None where there are several, or it is an output of the graph."""
-    (value,) = node.outputs
+    """The only node that reads this node's only output; None where several do, or it is an output of the graph."""
+    value, *others = node.outputs
     uses = value.uses()
-    if len(uses) != 1 or value.is_graph_output():
+    if others or len(uses) != 1 or value.is_graph_output():
         return None
     (use,) = uses
     return use.node if use.node.graph is node.graph else None

@@ -82,11 +82,32 @@ def _replaced_reads(layer: NestedLayer) -> Iterator[None]:
 def _layer(layer: NestedLayer) -> Forward:
     kind = LAYER_KINDS[layer.op]
     attributes = {LAYER: layer.name, **kind.in_node(layer.attributes())}
+    if kind.gates:
+        return lambda x, *state: _recurrent(layer, attributes, x, state)
 
     def operator(x: Tensor, shape: tuple[int, ...], **of_call: Any) -> Tensor:
         return _node(kind.operator, x, attributes | of_call, shape)
 
     return lambda x, *args, **kwargs: layer.traced(x, operator, *args, **kwargs)
+
+
+def _recurrent(
+    layer: NestedLayer, attributes: dict[str, Any], x: Tensor, state: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """The outputs of a recurrent layer's node. Its initial state is one tensor, [states, N, H]."""
+    kind, shape = LAYER_KINDS[layer.op], layer.output_shape(x)
+    _check_dtype(layer.name, x)
+    shapes = (shape, *[shape[1:]] * (kind.states - 1))
+    inputs = (x, torch.stack(tuple(state))) if state else (x,)
+    nodes = torch.onnx.ops.symbolic_multi_out(
+        f"{DOMAIN}::{kind.operator}",
+        inputs,
+        attributes,
+        dtypes=(x.dtype,) * len(shapes),
+        shapes=shapes,
+        version=DOMAIN_VERSION,
+    )
+    return tuple(nodes)
 
 
 def _norm_values(path: str, norm: LevelBatchNorm) -> dict[str, NDArray[Any]]:
@@ -152,11 +173,13 @@ def _leaf(operator: str, name: str, dtype: torch.dtype, shape: Sequence[int]) ->
 
 def _node(operator: str, x: Tensor, attributes: dict[str, Any], shape: tuple[int, ...]) -> Tensor:
     """The node's output, filled with zeros: nothing is computed while tracing."""
-    if x.dtype != torch.float32:
-        raise ExportError(
-            f"{attributes[LAYER]!r}: nested layers compute in float32, got {x.dtype}; call .float() first"
-        )
+    _check_dtype(attributes[LAYER], x)
     node: Tensor = torch.onnx.ops.symbolic(
         f"{DOMAIN}::{operator}", (x,), attributes, dtype=x.dtype, shape=shape, version=DOMAIN_VERSION
     )
     return node
+
+
+def _check_dtype(layer: str, x: Tensor) -> None:
+    if x.dtype != torch.float32:
+        raise ExportError(f"{layer!r}: nested layers compute in float32, got {x.dtype}; call .float() first")

@@ -8,9 +8,9 @@ import logging
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx_ir as ir
@@ -29,6 +29,8 @@ from ..model.modes import module_stack, named
 from ..model.norm import epsilons
 from ..model.structure import Path
 from ..model.structure import output_names as default_output_names
+from .asked_sizes import AskedSizes
+from .free_sizes import FreeSizes, found_sizes, torch_dims, traceable
 from .functional_uses import recognise
 from .placeholder import LevelValues, placeholders
 from .recurrent import TRANSLATIONS, WholeRecurrent
@@ -44,6 +46,7 @@ class TracedGraph:
 
     values: other tensors that differ from level to level, (L, ...) by the name in their LevelValue node.
     parameters: dotted names of the model's parameters that the graph holds.
+    sizes: the free sizes; None where at most the batch is free.
     """
 
     model: ir.Model
@@ -51,6 +54,21 @@ class TracedGraph:
     outputs: tuple[TensorSpec, ...]
     values: LevelValues
     parameters: frozenset[str]
+    sizes: FreeSizes | None = None
+
+    def from_two(self, names: Collection[str]) -> TracedGraph:
+        """The same with free sizes `names` that are 2 or more."""
+
+        def changed(specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+            return tuple(
+                replace(
+                    spec,
+                    free=tuple(each and (replace(each, least=2) if each.name in names else each) for each in spec.free),
+                )
+                for spec in specs
+            )
+
+        return replace(self, inputs=changed(self.inputs), outputs=changed(self.outputs)) if names else self
 
 
 def trace(
@@ -61,12 +79,13 @@ def trace(
     input_names: Sequence[str] | None,
     output_names: Sequence[str] | None,
     fixed_batch: bool,
+    asked: Sequence[AskedSizes] | None = None,
     writes_inputs: bool = False,
 ) -> TracedGraph:
     """Trace `model` (in eval mode); dimension 0 of every input is free unless `fixed_batch`.
 
-    answer: the model's answer to `call`. writes_inputs: whether forward changes its inputs in place. Raises
-    ExportError, which names the module that failed.
+    asked: free dimensions of each input, in place of those. answer: the model's answer to `call`. writes_inputs:
+    whether forward changes its inputs in place. Raises ExportError, which names the module that failed.
     """
     inputs_named = _names("input", input_names, call.names)
     defaults = default_output_names([path for path, _ in answer], inputs_named)
@@ -74,18 +93,45 @@ def trace(
     _check_distinct([*inputs_named, *outputs_named])
     with placeholders(model) as values, WholeRecurrent(), torch.no_grad(), quiet_exporter():
         flat = call.flat(model, copied=writes_inputs)
-        program = _to_program(flat, call.tensors, fixed_batch)
+        if asked is None:
+            program, sizes = _to_program(flat, call.tensors, fixed_batch), None
+        else:
+            program = _sized_program(flat, traceable(call.tensors, asked), torch_dims(asked), inputs_named)
+            sizes = found_sizes(program, asked, call.tensors, inputs_named)
         recognise(program, values, epsilons(model))
         parameters = _used_parameters(program)
         graph = _to_onnx(flat, program)
     _name_values(graph, [*inputs_named, *outputs_named])
-    return TracedGraph(
-        graph,
-        tuple(_spec(value, example) for value, example in zip(graph.graph.inputs, call.tensors, strict=True)),
-        tuple(_spec(value, example) for value, (_, example) in zip(graph.graph.outputs, answer, strict=True)),
-        values,
-        parameters,
-    )
+    inputs = tuple(_spec(value, example) for value, example in zip(graph.graph.inputs, call.tensors, strict=True))
+    outputs = tuple(_spec(value, each) for value, (_, each) in zip(graph.graph.outputs, answer, strict=True))
+    _name_sizes(graph, {str(_first_dimension(graph)): BATCH} if sizes is None else sizes.names)
+    if sizes is not None:
+        inputs = tuple(replace(spec, free=free) for spec, free in zip(inputs, sizes.of_inputs, strict=True))
+        ends = zip(outputs, graph.graph.outputs, strict=True)
+        outputs = tuple(
+            replace(spec, free=sizes.of_output(() if value.shape is None else value.shape.dims)) for spec, value in ends
+        )
+    return TracedGraph(graph, inputs, outputs, values, parameters, sizes)
+
+
+def _name_sizes(model: ir.Model, names: Mapping[str, str]) -> None:
+    """Name the dimensions that are one free size alone; torch.export gives each a symbol. names: by symbol."""
+    for value in values_of(model):
+        if value.shape is not None and any(str(size) in names for size in value.shape.dims):
+            value.shape = ir.Shape([names.get(str(size), size) for size in value.shape.dims])
+
+
+def _first_dimension(model: ir.Model) -> object:
+    shape = model.graph.inputs[0].shape
+    return shape[0] if shape and isinstance(shape[0], ir.SymbolicDim) else None
+
+
+def values_of(model: ir.Model) -> Iterator[ir.Value]:
+    """Every value of the graph and of those inside it, but for the inputs of the latter."""
+    yield from model.graph.inputs
+    yield from model.graph.initializers.values()
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        yield from node.outputs
 
 
 def _names(kind: str, given: Sequence[str] | None, defaults: list[str]) -> list[str]:
@@ -134,8 +180,24 @@ def _to_program(model: nn.Module, examples: tuple[Tensor, ...], fixed_batch: boo
         ) from None
 
 
+def _sized_program(
+    model: nn.Module,
+    examples: Sequence[tuple[Tensor, ...]],
+    dynamic: tuple[dict[int, Any], ...],
+    inputs: Sequence[str],
+) -> torch.export.ExportedProgram:
+    """The program by the first examples that can be traced."""
+    for each in examples[:-1]:
+        with suppress(ExportError):
+            return _export_program(model, each, dynamic, inputs)
+    return _export_program(model, examples[-1], dynamic, inputs)
+
+
 def _export_program(
-    model: nn.Module, examples: tuple[Tensor, ...], dynamic: tuple[dict[int, Any], ...] | None
+    model: nn.Module,
+    examples: tuple[Tensor, ...],
+    dynamic: tuple[dict[int, Any], ...] | None,
+    inputs: Sequence[str] = (),
 ) -> torch.export.ExportedProgram:
     with module_stack(model) as active:
         try:
@@ -144,7 +206,7 @@ def _export_program(
                 return torch.export.export(model, examples, dynamic_shapes=shapes, strict=False)
         except Exception as error:  # torch.export raises errors of any class, also the model's own
             where = _describe(model, active[-1] if active else "")
-            raise ExportError(f"{where} cannot be traced: {reason(error)}") from error
+            raise ExportError(f"{where} cannot be traced: {reason(error, inputs)}") from error
 
 
 def _used_parameters(program: torch.export.ExportedProgram) -> frozenset[str]:
@@ -184,14 +246,17 @@ def _arithmetic() -> Iterator[None]:
         handle(before)
 
 
-def reason(error: BaseException) -> str:
-    """The innermost cause in one line."""
+def reason(error: BaseException, inputs: Sequence[str] = ()) -> str:
+    """The innermost cause in one line. inputs: names of the inputs where dimensions other than the batch are free."""
     while not isinstance(error, ExportError) and error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
     specialized = next((line for line in lines if "specialized" in line), "")
     if specialized:
+        place = re.search(r"\['tensors'\]\[(\d+)\]\.size\(\)\[(\d+)\]", specialized)
+        if place and inputs:
+            return f"it treats dimension {place[2]} of input {inputs[int(place[1])]!r} as a constant"
         return "it treats the batch size as a constant"
     if "data-dependent" in text:
         return f"its control flow depends on the data, which a graph cannot hold ({text.split(' (')[0]})"

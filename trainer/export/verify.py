@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +21,8 @@ from ..model.forward_call import ForwardCall
 from ..model.nested_model import NestedModel
 from ..model.preserved import preserved, preserved_generators
 from .diagnosis import Answers, diagnosis
+from .trial_inputs import possible_inputs, trial_shapes
 
-SEED = 0
 Tensors = tuple[Tensor, ...]
 OURS = "the file holds the model's weights, so an operator or the graph is at fault: please report the model"
 
@@ -37,10 +37,10 @@ class Alike:
 
     tolerance: float
 
-    def trials(self, examples: Tensors, batch: int | None) -> Iterator[tuple[Tensors, Agreement]]:
-        """The examples, and random inputs like them, of another batch size unless `batch` is None."""
+    def trials(self, examples: Tensors, drawn: Iterable[Tensors]) -> Iterator[tuple[Tensors, Agreement]]:
+        """The examples, and `drawn`: random inputs like them, of other sizes."""
         yield examples, self
-        yield random_like(examples, batch), self
+        yield from ((inputs, self) for inputs in drawn)
 
     def problem(self, expected: NDArray[Any], got: NDArray[Any]) -> str:
         """The difference, in words; "" where they agree."""
@@ -59,12 +59,13 @@ class Rounded:
     samples: Sequence[NDArray[Any]] = ()
     share: float = 0.5
 
-    def trials(self, examples: Tensors, batch: int | None) -> Iterator[tuple[Tensors, Agreement]]:
+    def trials(self, examples: Tensors, drawn: Iterable[Tensors]) -> Iterator[tuple[Tensors, Agreement]]:
         """The samples. An example may have any values, often zeros, so only the shape of its answer is compared."""
         if not self.samples:
-            yield from ((inputs, self) for inputs, _ in Alike(0.0).trials(examples, batch))
+            yield from ((inputs, self) for inputs, _ in Alike(0.0).trials(examples, drawn))
             return
         yield examples, Shapes()
+        yield from ((inputs, Shapes()) for inputs in drawn)
         yield tuple(torch.from_numpy(a).to(example) for a, example in zip(self.samples, examples, strict=True)), self
 
     def problem(self, expected: NDArray[Any], got: NDArray[Any]) -> str:
@@ -110,8 +111,8 @@ def verify_export(
 ) -> None:
     """Run `path` and `net` (in eval mode) at every level and compare, on the inputs that `agreement` names.
 
-    Random inputs have another batch size unless `fixed_batch`. agreement: of each pair of outputs. Model, level and
-    examples are left as they were. Raises ExportError.
+    Random inputs have another batch size unless `fixed_batch`, and other free sizes. agreement: of each pair of
+    outputs. Model, level and examples are left as they were. Raises ExportError.
     """
     # the trainer uses the runtime here, because the exported file is compared on the runtime that will run it
     from nested_sparse.runtime import Session
@@ -121,18 +122,24 @@ def verify_export(
     level_before = net.level
     with Session(path, threads=1) as session, preserved_generators(), preserved(net.model) as state, torch.no_grad():
         names = [spec.name for spec in session.inputs]
+        shapes = trial_shapes(session.inputs) or [_with_batch(call.tensors, batch)]
+        drawn = (possible_inputs(net.model, call, each, state) for each in shapes)
         try:
-            for inputs, wanted in agreement.trials(call.tensors, batch):
-                feeds = {name: tensor.cpu().numpy() for name, tensor in zip(names, inputs, strict=True)}
+            for tensors, wanted in agreement.trials(call.tensors, drawn):
+                feeds = {name: tensor.cpu().numpy() for name, tensor in zip(names, tensors, strict=True)}
                 for level in range(net.level_count):
                     net.set_level(level)
-                    expected = [_array(output) for _, output in call.answer(net.model, inputs)]
+                    expected = [_array(output) for _, output in call.answer(net.model, tensors)]
                     state.restore()
                     got = session.run(feeds, level=level)
-                    answers = Answers(level, inputs, dict(zip(got, expected, strict=True)), got)
+                    answers = Answers(level, tensors, dict(zip(got, expected, strict=True)), got)
                     _compare(net, call, path, answers, wanted)
         finally:
             net.set_level(level_before)
+
+
+def _with_batch(tensors: Tensors, batch: int | None) -> list[tuple[int, ...]]:
+    return [tuple(each.shape) if batch is None else (batch, *each.shape[1:]) for each in tensors]
 
 
 @contextmanager
@@ -158,23 +165,6 @@ def stored_weights(net: NestedModel, stored: ValueType) -> Iterator[None]:
             weight.data = originals[key]
 
 
-def random_like(examples: tuple[Tensor, ...], batch: int | None) -> tuple[Tensor, ...]:
-    """Random tensors of the examples' dtypes and ranges of values. batch: dimension 0 of each; None: the example's.
-
-    Values are drawn from the example itself, so that indices stay indices; a floating point example that is constant,
-    or not finite, gives normal noise.
-    """
-    from nested_sparse.runtime.session import drawn_from, value_pool
-
-    generator = np.random.default_rng(SEED)
-    drawn = []
-    for example in examples:
-        shape = tuple(example.shape) if batch is None else (batch, *example.shape[1:])
-        values = drawn_from(value_pool(example.detach().cpu().numpy()), shape, generator)
-        drawn.append(torch.from_numpy(values).to(example))
-    return tuple(drawn)
-
-
 def _array(tensor: Tensor) -> NDArray[Any]:
     array: NDArray[Any] = tensor.detach().cpu().numpy().copy()  # the model may go on writing into it
     return array
@@ -197,7 +187,8 @@ def _compare(net: NestedModel, call: ForwardCall, path: Path, answers: Answers, 
             why = _lossy_layers(path)
         elif isinstance(agreement, Alike):
             why = _other_weights(net, path) or diagnosis(net.model, call, answers, agreement.tolerance) or OURS
-        said = f"{path.name}: output {name!r} at level {level} disagrees with torch: {problem}"
+        sizes = ", ".join(str(list(tensor.shape)) for tensor in answers.inputs)
+        said = f"{path.name}: output {name!r} at level {level} disagrees with torch on inputs of {sizes}: {problem}"
         raise ExportError(f"{said}; {why}" if why else said)
 
 

@@ -16,6 +16,7 @@ import torch
 from nested_sparse.argument import file_path, real, shown
 from nested_sparse.errors import CheckpointError, ExportError
 from nested_sparse.reroute import Reroute, check_reroutes
+from nested_sparse.tensor_spec import batch_is_free
 from nested_sparse.value_type import FLOAT32, INT8, value_type
 from nested_sparse.writer import LayerRecord, refuse_existing, write_checkpoint
 
@@ -27,6 +28,7 @@ from ..model.nested_model import NestedModel, require_nested
 from ..model.network import log_network, network_of
 from ..model.preserved import preserved, preserved_generators
 from .activations import fold_activations
+from .asked_sizes import asked_sizes
 from .example_run import run_example
 from .fuse import fuse
 from .int8.byte_range import METHODS
@@ -35,6 +37,7 @@ from .records import layer_records, level_records, norm_tables
 from .row_mark import mark_export
 from .tile import tile_images
 from .trace import trace
+from .trial_inputs import refused_ones
 from .verify import Alike, Rounded, stored_weights, verify_export
 
 log = logging.getLogger(__name__)
@@ -51,6 +54,7 @@ def export(
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
     fixed_batch: bool = False,
+    dynamic_shapes: Mapping[str, Any] | Sequence[Any] | None = None,
     values: str = FLOAT32.name,
     calibration: Iterable[Any] | None = None,
     calibration_samples: int = 512,
@@ -72,6 +76,11 @@ def export(
     input_names, output_names: names of the tensors. Default: `input` and `output` where there is one; else forward's
         parameter names, and output_0, …; in dicts, named tuples and dataclasses the keys, with the path behind them:
         past_key_values_0_1. Arguments that are None get no name.
+    dynamic_shapes: the sizes that each run may choose, in place of the batch alone, as in torch.onnx.export: by
+        forward's parameter or in a tuple, for each dimension a name, a torch.export.Dim with its bounds, Dim.AUTO,
+        DYNAMIC or STATIC, e.g. {"input_ids": {0: "batch", 1: "length"}}; all others are fixed. Dimensions of one name
+        have one size in a run. A name that is dimension 0 of every input, and no other, is the batch. A size that must
+        be the sum of others is found. The file is compared with torch at small, odd and large sizes (docs/training.md).
     values: type of the stored weights. "float16" takes half the bytes: each weight is rounded to the nearest float16
         (ties to even; the error is at most 2^-11 of its magnitude, or 2^-25 below 2^-14), for all levels alike, and
         arithmetic stays float32. Refused where a kept weight's magnitude is above 65504. "int8" takes a quarter of
@@ -113,10 +122,13 @@ def export(
             "calibration and its options, activations and keep_float go with values='int8', got "
             f"values={values!r}; pass values='int8', or leave them out"
         )
+    if fixed_batch and dynamic_shapes is not None:
+        raise ExportError("dynamic_shapes says whether the batch is free, too; leave fixed_batch out")
     _check_weights(net)
     with not_rounded(net), evaluating(net), _densest(net), preserved_generators(), preserved(net.model) as state:
         call = ForwardCall(net.model, example_inputs)
         tables = norm_tables(net)
+        asked = None if dynamic_shapes is None else asked_sizes(net.model, call, dynamic_shapes)
         example = run_example(net, call, state, tolerance)
         traced = trace(
             net.model,
@@ -126,8 +138,12 @@ def export(
             input_names=input_names,
             output_names=output_names,
             fixed_batch=fixed_batch,
+            asked=asked,
         )
         state.restore()
+        if traced.sizes is not None:
+            traced = traced.from_two(refused_ones(traced.inputs, traced.sizes.unsure, net.model, call, state))
+        fixed_batch = fixed_batch if asked is None else not batch_is_free(traced.inputs)
         fused = fuse(traced.model, tables, net.level_count, traced.values)
         layers = layer_records(net, fused, tables, FLOAT32 if stored is INT8 else stored)
         agreement: Alike | Rounded = Alike(tolerance)
@@ -137,7 +153,8 @@ def export(
         fold_activations(fused.model)
         tile_images(fused.model)
         _report_uncalled(net, layers, traced.parameters)
-        samples = int(call.tensors[0].shape[0]) if call.tensors[0].dim() else 1
+        counted = call.tensors[0].dim() and (asked is None or not fixed_batch)
+        samples = int(call.tensors[0].shape[0]) if counted else 1
         network = network_of(net, example.costs, samples, fused.norm_of, traced.parameters)
         log_network(log, network)
         with _folder_beside(path) as folder:

@@ -20,6 +20,7 @@ from .flow import Channels, Flow, operation, passed
 from .layers import NestedLayer
 from .norm import LevelBatchNorm
 from .own_forward import OwnForward
+from .stepped import Stepped
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +76,8 @@ class _Tracer(fx.Tracer):
         self._closed = closed
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Whether the module is a leaf: a nested layer, a level norm, attention, or a module of torch.nn."""
-        ours = isinstance(m, NestedLayer | LevelBatchNorm | ProjectedAttention)
+        """Whether the module is a leaf: a nested layer, a level norm, attention, a stepped network, or of torch.nn."""
+        ours = isinstance(m, NestedLayer | LevelBatchNorm | ProjectedAttention | Stepped)
         closed = self._closed and (isinstance(m, OwnForward) or not any(m.children()))
         return ours or closed or super().is_leaf_module(m, module_qualified_name)
 

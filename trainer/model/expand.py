@@ -18,6 +18,7 @@ from .forward_code import why_not_one_product
 from .layers import KINDS
 from .own_forward import reads_weight_elsewhere, route
 from .product import only_product
+from .stepped import STEPPED, step, why_whole
 
 log = logging.getLogger(__name__)
 Names = Mapping[nn.Module, Sequence[str]]
@@ -34,11 +35,15 @@ def expand(names: Names, keep_dense: Sequence[str]) -> tuple[dict[nn.Module, Ten
     owners = _owners(names)
     for module, paths in names.items():
         attention = type(module) is nn.MultiheadAttention
-        if not attention and not _multiplies(module):
+        recurrent = parametrize.type_before_parametrizations(module) in STEPPED
+        if not attention and not recurrent and not _multiplies(module):
             continue
         reason = _why_left(module, paths, keep_dense) or _shared(module, owners, names)
+        reason = reason or (why_whole(module) if recurrent else None)
         if reason is None and attention:
             masks |= project(module, plain(module) | _of_output(module))  # type: ignore[arg-type]
+        elif reason is None and recurrent:
+            masks |= step(module, plain(module))
         elif reason is None:
             reason = _route(module, masks)
         if reason is not None:

@@ -21,7 +21,8 @@ class ForwardCall:
         of these. A last dict whose keys are forward's parameters holds keyword arguments, as in torch.onnx.export; an
         empty dict after it makes it a positional argument.
     tensors: copies of the examples' tensors. names: a name for each: forward's parameter and the path inside it;
-        `input` for a single argument.
+        `input` for a single argument. paths: place of each: 0 and its position, or 1 and its keyword, then the path
+        inside the argument.
     Raises ExportError.
     """
 
@@ -35,7 +36,8 @@ class ForwardCall:
         if not found:
             raise ExportError("example_inputs holds no tensor: expected at least one, because a file needs an input")
         self.tensors = tuple(tensor.detach().clone() for _, tensor in found)
-        self.names = _names(model, [path for path, _ in found])
+        self.paths = [path for path, _ in found]
+        self.names = _names(model, self.paths)
 
     @property
     def shapes(self) -> list[list[int]]:

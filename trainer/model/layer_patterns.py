@@ -67,7 +67,7 @@ def _offers(layer: NestedLayer, layers: Sequence[NestedLayer], costs: DeviceCost
     offers = []
     for name in names:
         layout = parse_pattern(name)
-        if not isinstance(layout, Blocks) or layout.fitted(len(flat), layer.groups, layer.row_step) != layout:
+        if not isinstance(layout, Blocks) or layout.fitted(len(flat), layer.row_parts, layer.row_step) != layout:
             continue
         energies = np.square(grouped(flat, layout.block_rows), dtype=np.float64).sum(axis=1).reshape(-1)
         order = np.argsort(-block_scores(flat, layout.block_rows), axis=None, kind="stable")

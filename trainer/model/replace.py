@@ -19,10 +19,11 @@ from .attention import ProjectedAttention
 from .expand import expand
 from .layers import KINDS, NestedLayer
 from .norm import LevelBatchNorm
+from .stepped import STEPPED
 
 ROOT_NAME = "model"
 """Name of a model that is a single layer."""
-_NESTABLE = [kind.__name__ for kind in KINDS]
+_NESTABLE = [kind.__name__ for kind in (*KINDS, *STEPPED) if kind.__module__.startswith("torch.")]
 
 
 def replace_layers(
@@ -207,7 +208,8 @@ def _nested_layer(module: nn.Module, layout: Layout, level_count: int, *, dense:
     dense = dense or kind.stays_whole(module, layout)
     chosen = kind.whole_layout(layout) if dense else kind.own_layout(layout)
     weight: Tensor = module.weight  # type: ignore[assignment]
-    fitted = chosen.fitted(len(kind.turned(weight)), _groups(module), kind.row_step)
+    parts = getattr(module, "gates", _groups(module))
+    fitted = chosen.fitted(len(kind.turned(weight)), parts, kind.row_step)
     layer = kind(module, layout=fitted, level_count=level_count)
     layer.dense = dense
     return layer

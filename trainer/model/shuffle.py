@@ -23,7 +23,8 @@ def shuffle_rows(net: NestedModel, level: int = 0) -> None:
     """Set the permutation of every layer of blocks to the best for its present weights at the density of `level`.
 
     All levels share the permutation, so it must be set before any masks are chosen: a layer that drops something
-    already is refused. Layers that share a weight share the permutation. Rows of a convolution stay in their group.
+    already is refused. Layers that share a weight share the permutation. Rows of a convolution stay in their
+    group, rows of a recurrent layer in their gate.
     Layers of single weights, gather groups or channels, and layers kept dense, have none. The same weights give the
     same result in every process. Raises TrainingError, LevelError.
     """
@@ -38,7 +39,7 @@ def shuffle_rows(net: NestedModel, level: int = 0) -> None:
     densities = _layer_densities(net, resolve_level(level, net.level_count))
     for layer in unique_weights(layers):
         values = layer.values.detach().flatten(1).float().cpu().numpy()
-        order = torch.from_numpy(shuffled_rows(values, layer.block_rows, densities[layer.name], parts=layer.groups))
+        order = torch.from_numpy(shuffled_rows(values, layer.block_rows, densities[layer.name], parts=layer.row_parts))
         for alike in (other for other in layers if other.values is layer.values):
             alike.permutation = order.to(layer.values.device, copy=True)
 

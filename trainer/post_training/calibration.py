@@ -104,8 +104,9 @@ def observe(net: NestedModel, inputs: Any, seed: int) -> dict[str, DenseLayer]:
             most = max(LEAST_POSITIONS, POSITIONS_PER_COLUMN * layer.values[0].numel())
             seen[layer.name] = DenseLayer(layer, x, layer.positions(x, most, generator))
 
-    def note_output(layer: NestedLayer, output: Tensor) -> None:
-        made[id(output)] = (weakref.ref(output), seen[layer.name])
+    def note_output(layer: NestedLayer, output: object) -> None:
+        if isinstance(output, Tensor):  # a recurrent layer has a tuple, which no norm reads
+            made[id(output)] = (weakref.ref(output), seen[layer.name])
 
     def note_norm(x: Tensor) -> None:
         if id(x) in made and made[id(x)][0]() is x:  # a new tensor may have the id of a deleted one

@@ -9,16 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sparse_node import Placed, SparseModel, SparseNode, conv_node, linear_node, place, transposed_node
+from sparse_node import Placed, SparseModel, SparseNode, conv_node, linear_node, place, recurrent_node, transposed_node
 
 from imports import FOLDERS, PACKAGE, repository_sources
 from nested_sparse.graph.contract import (
     CONV,
     CONV_TRANSPOSE,
     DOMAIN,
+    GRU,
     INPUT_TILED,
     LEVEL,
     LINEAR,
+    LSTM,
     MAX_POOL,
     OPERATORS,
     PLACEMENT,
@@ -37,7 +39,20 @@ from support import ROOT
 
 CONTRACT = "nested_sparse/graph/contract.py"
 SPELLED = re.compile(
-    "|".join((LEVEL.name, "__segment_", CONV, LINEAR, MAX_POOL, *INPUT_TILED.values(), Y_TILED, "permutation_offset"))
+    "|".join(
+        (
+            LEVEL.name,
+            "__segment_",
+            CONV,
+            LINEAR,
+            LSTM,
+            GRU,
+            MAX_POOL,
+            *INPUT_TILED.values(),
+            Y_TILED,
+            "permutation_offset",
+        )
+    )
 )
 """Names that only the contract spells: they have no other meaning than parts of a graph."""
 
@@ -135,17 +150,22 @@ def test_the_library_reads_the_same_names() -> None:
 
 def answer(node: SparseNode, attributes: dict[str, Any]) -> np.ndarray:
     """Output of a node with these attributes."""
-    x = np.random.default_rng(1).standard_normal((2, 12) if node.op == LINEAR else (2, 3, 6, 6)).astype(np.float32)
+    shapes = {LINEAR: (2, 12), CONV: (2, 3, 6, 6), CONV_TRANSPOSE: (2, 3, 6, 6), LSTM: (3, 2, 48), GRU: (3, 2, 36)}
+    x = np.random.default_rng(1).standard_normal(shapes[node.op]).astype(np.float32)
     placed = place([node])
     return SparseModel([node], Placed(placed.segments, [attributes])).run(x, level=1)
 
 
-@pytest.mark.parametrize("operator", [CONV, CONV_TRANSPOSE, LINEAR])
+@pytest.mark.parametrize("operator", [CONV, CONV_TRANSPOSE, LINEAR, LSTM, GRU])
 def test_the_library_asks_for_the_attributes_of_the_contract(operator: str) -> None:
     """One that has no default is missed; one that has a default answers as if it stood there."""
     rng = np.random.default_rng(0)
-    made = {CONV: conv_node, CONV_TRANSPOSE: transposed_node, LINEAR: linear_node}[operator]
-    node = made(rng, 12 if operator == LINEAR else 3, 8)
+    make = {
+        CONV: lambda: conv_node(rng, channels=3, rows=8),
+        CONV_TRANSPOSE: lambda: transposed_node(rng, channels=3, rows=8),
+        LINEAR: lambda: linear_node(rng, columns=12, rows=8),
+    }
+    node = make.get(operator, lambda: recurrent_node(rng, operator, 12))()
     given = place([node]).attributes[0]
     needed = {name for name, attribute in OPERATORS[operator].items() if attribute.default is None}
     assert given.keys() == needed

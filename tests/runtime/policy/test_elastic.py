@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
@@ -12,6 +14,7 @@ from nested_sparse.runtime.policy.elastic import ElasticPolicy
 from nested_sparse.runtime.policy.fixed import FixedPolicy
 from nested_sparse.runtime.policy.residuals import MAXIMUM, MINIMUM
 from nested_sparse.runtime.profiling.profile import LatencyProfile
+from nested_sparse.runtime.profiling.size_growth import SizeGrowth
 
 PROFILE = LatencyProfile((1,), [[2.0], [5.0], [9.0], [14.0]])
 
@@ -68,6 +71,51 @@ def test_slowdown_lowers_the_level() -> None:
     assert policy.slowdown_factor(0.5) == pytest.approx(3.0, rel=0.01)
     assert decision.level == 1
     assert decision.predicted_ms == pytest.approx(15.0, rel=0.01)
+
+
+GROWTH = SizeGrowth.of("length", 8, (8, 16, 32), [[2.0, 4.0, 8.0], [5.0, 10, 20], [9.0, 18, 36], [14.0, 28, 56]])
+SIZED = LatencyProfile((1, 2, 4), [[ms, ms, 1.2 * ms] for ms in (2.0, 5.0, 9.0, 14.0)], growth=(GROWTH,))
+
+
+@pytest.mark.parametrize(("length", "level"), [(8, 3), (12, 2), (16, 2), (32, 0), (6, 3)])
+def test_a_longer_sequence_gets_a_sparser_level_at_the_same_deadline(length: int, level: int) -> None:
+    """Its run takes longer at every level."""
+    policy = ElasticPolicy(SIZED)
+    decision = policy.choose(replace(due(19.0), sizes=(length,)), [], 0.0)
+    assert decision.level == level
+    assert decision.predicted_ms == SIZED.predict_ms(level, 1, (length,))
+
+
+def test_the_queue_behind_counts_with_its_own_sizes() -> None:
+    """A long one behind takes the time that a short one would leave."""
+    behind = [due(30.0)]
+    assert ElasticPolicy(SIZED).choose(due(20.0), behind, 0.0).level == 3
+    assert ElasticPolicy(SIZED).choose(due(20.0), [replace(behind[0], sizes=(32,))], 0.0).level < 3
+
+
+def test_arrivals_count_with_their_mean_sizes() -> None:
+    """A level that keeps up with short sequences does not keep up with long ones."""
+
+    def settled(length: int) -> int | None:
+        policy = ElasticPolicy(SIZED)
+        decision = None
+        for step in range(60):
+            request = replace(due(200.0 + step * 20.0), sizes=(length,))
+            policy.admit(request, [], 0.0, step * 0.02)
+            decision = policy.choose(request, [], step * 0.02)
+        assert decision is not None
+        return decision.level
+
+    assert (settled(8), settled(16), settled(32)) == (3, 2, 0)
+
+
+def test_only_requests_of_equal_sizes_are_taken_together() -> None:
+    """The first that differs ends the batch."""
+    request, same, other = due(60.0), due(60.0), replace(due(60.0), sizes=(16,))
+    policy = ElasticPolicy(SIZED)
+    assert policy.choose(replace(request, sizes=(8,)), [replace(same, sizes=(8,))] * 3, 0.0).take == 4
+    assert policy.choose(replace(request, sizes=(8,)), [replace(same, sizes=(8,)), other, other], 0.0).take == 2
+    assert policy.choose(replace(request, sizes=(8,)), [other] * 3, 0.0).take == 1
 
 
 def test_a_tight_request_does_not_hold_back_a_loose_one() -> None:

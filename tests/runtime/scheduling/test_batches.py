@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 from fake_sessions import FakeSession
 
+from nested_sparse.free_size import FreeSize
 from nested_sparse.runtime.policy.elastic import ElasticPolicy
 from nested_sparse.runtime.profiling.profile import LatencyProfile
+from nested_sparse.runtime.profiling.size_growth import SizeGrowth
 from nested_sparse.runtime.scheduling.request import Request
 from nested_sparse.runtime.scheduling.scheduler import Scheduler
 from nested_sparse.tensor_spec import TensorSpec
 
+PROFILE = LatencyProfile((1, 2, 4), [[8.0] * 3] * 4)
+"""Four together cost as much as one."""
 X = {"x": np.ones((1, 3), np.float32)}
 
 
@@ -35,9 +39,7 @@ class Batched(FakeSession):
         return {"y": inputs["x"] * 10}
 
 
-def batching(session: Batched, joins: bool | None = None) -> Scheduler:
-    """Four together cost as much as one."""
-    profile = LatencyProfile((1, 2, 4), [[8.0] * 3] * 4)
+def batching(session: Batched, joins: bool | None = None, profile: LatencyProfile = PROFILE) -> Scheduler:
     settings: dict[str, Any] = {"default_slo_ms": 100.0, "workers": 0, "clock": session.clock, "joins": joins}
     return Scheduler(session, profile, ElasticPolicy(profile), **settings)
 
@@ -105,6 +107,30 @@ def test_inputs_of_unequal_batches_are_never_joined(rig: Callable[..., Any]) -> 
     got = [future.result(0).outputs["y"][:, 0].tolist() for future in futures]
     assert got == [[11.0, 21.0], [32.0, 33.0], [44.0], [55.0]]
     assert session.sizes == [1, 2, 2]
+
+
+def test_requests_of_different_sizes_are_never_joined(rig: Callable[..., Any]) -> None:
+    """Nor is one run's time taken for the other's: the policy learns what the example would have taken."""
+
+    class Sized(Batched):
+        def __init__(self, rig: Any) -> None:
+            super().__init__(rig)
+            free = (FreeSize("batch", batch=True), FreeSize("length", most=8))
+            self.inputs = (TensorSpec("x", "float32", (None, None), (1, 3), free),)
+
+    session = Sized(rig())
+    growth = SizeGrowth.of("length", 3, (3, 6), [[ms, 2 * ms] for (ms, *_) in PROFILE.median_ms])
+    profile = LatencyProfile(PROFILE.batches, PROFILE.median_ms, growth=(growth,))
+    scheduler = batching(session, profile=profile)
+    given = [np.full((1, length), float(length), np.float32) for length in (3, 3, 6, 6, 3)]
+    futures = [scheduler.submit(Request({"x": array})) for array in given]
+    while scheduler.serve_next():
+        pass
+    for array, future in zip(given, futures, strict=True):
+        np.testing.assert_array_equal(future.result(0).outputs["y"], array * 10)
+    assert session.sizes == [2, 2, 1]
+    wrong = scheduler.submit(Request({"x": np.zeros((1, 9), np.float32)}))
+    assert "'length', may be 1 to 8, got 9" in str(wrong.exception(0))
 
 
 def test_a_cancelled_request_is_no_part_of_a_batch(rig: Callable[..., Any]) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from nested_sparse.errors import InputError
+from nested_sparse.free_size import FreeSize
 from nested_sparse.runtime.session.tensors import (
     batch_size,
     check_inputs,
@@ -50,6 +53,62 @@ def test_wrong_input_is_named(name: str, value: object, words: str) -> None:
     """Which input, what was expected, what came."""
     with pytest.raises(InputError, match=words):
         check_inputs((IMAGE, IDS), {**good(), name: value})  # type: ignore[dict-item]
+
+
+BATCH, LENGTH, PAST = FreeSize("batch", batch=True), FreeSize("length", 2, 12, 2), FreeSize("past", most=64)
+SIZED = (
+    TensorSpec("ids", "int64", (None, None), (1, 4), (BATCH, LENGTH)),
+    TensorSpec("cache", "float32", (None, 3, None), (1, 3, 5), (BATCH, None, PAST)),
+    TensorSpec("mask", "int64", (None,), (4,), (LENGTH,)),
+    TensorSpec("seen", "int64", (None, None), (1, 10), (BATCH, FreeSize("seen", terms=("past", "length"), plus=1))),
+)
+
+
+def sized(
+    ids: tuple[int, int] = (2, 6),
+    cache: tuple[int, int, int] = (2, 3, 7),
+    mask: int = 6,
+    seen: tuple[int, int] = (2, 14),
+) -> dict[str, np.ndarray]:
+    """Inputs of these shapes."""
+    return {
+        "ids": np.zeros(ids, np.int64),
+        "cache": np.zeros(cache, np.float32),
+        "mask": np.zeros(mask, np.int64),
+        "seen": np.zeros(seen, np.int64),
+    }
+
+
+def test_free_sizes_are_read_from_the_inputs() -> None:
+    """In the order in which they occur, without the batch."""
+    checked = check_inputs(SIZED, sized())
+    assert (checked.sizes, batch_size(SIZED, checked)) == ((6, 7), 2)
+    assert check_inputs((IMAGE, IDS), good()).sizes == ()
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"ids": (2, 7), "mask": 7}, "'ids': dimension 1, 'length', may be 2 to 12, a multiple of 2, got 7"),
+        ({"ids": (2, 14), "mask": 14}, "'length', may be 2 to 12.* got 14"),
+        ({"cache": (2, 3, 65)}, "'cache': dimension 2, 'past', may be 1 to 64, got 65"),
+        ({"mask": 8}, "'mask': its dimension 0, 'length', is 8, but that of input 'ids' is 6; they must be equal"),
+        ({"cache": (3, 3, 7)}, "'cache': its dimension 0, 'batch', is 3, but that of input 'ids' is 2"),
+        ({"cache": (2, 4, 7)}, r"expected shape \[batch: 1 or more, 3, past: 1 to 64\], got \[2, 4, 7\]"),
+        ({"seen": (2, 13)}, r"'seen': 'seen' must be past \+ length \+ 1, here 14, got 13"),
+        ({"ids": (2, 0), "mask": 6}, "expected shape"),
+    ],
+)
+def test_a_wrong_size_is_named_with_its_range(changed: dict[str, Any], words: str) -> None:
+    """The dimension, its name, what it may be, and what came."""
+    with pytest.raises(InputError, match=words):
+        check_inputs(SIZED, sized(**changed))
+
+
+def test_random_inputs_have_the_sizes_asked_for() -> None:
+    """Those that are not named are those of the example."""
+    drawn = random_inputs(SIZED, 3, sizes={"past": 9})
+    assert [array.shape for array in drawn.values()] == [(3, 4), (3, 3, 9), (4,), (3, 14)]
 
 
 def test_missing_input_is_named() -> None:

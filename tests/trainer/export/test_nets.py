@@ -60,7 +60,7 @@ def run_reference(path: Path, feeds: Mapping[str, np.ndarray], level: int) -> di
         onnx.checker.check_model(model)
         empty = {f"__segment_{index}__": np.zeros(0, np.uint8) for index in range(len(checkpoint.levels))}
         names = [spec.name for spec in checkpoint.outputs]
-    ours = [_operator(layers, op) for op in ("Conv", "ConvTranspose", "Linear")]
+    ours = [_operator(layers, op) for op in ("Conv", "ConvTranspose", "Linear", "LSTM", "GRU")]
     evaluator = onnx.reference.ReferenceEvaluator(model, new_ops=ours)
     answers = evaluator.run(names, {**feeds, **empty, "__level__": np.array(level)})
     return dict(zip(names, answers, strict=True))
@@ -71,6 +71,8 @@ def _operator(layers: Mapping[str, tuple], op: str) -> type[OpRun]:
         weight, norms = layers[layer]
         dense, (scale, shift) = torch.from_numpy(weight.at(int(level))), torch.from_numpy(norms[int(level)])
         x = torch.from_numpy(x)
+        if op in ("LSTM", "GRU"):
+            return _steps(getattr(nn, op), x, dense * scale[:, None], shift, residual, attributes.get("reverse", 0))
         if op == "ConvTranspose":
             names = ("kernel_shape", "strides", "dilations", "pads", "output_padding")
             window = {name: list(attributes[name]) for name in names}
@@ -93,6 +95,23 @@ def _operator(layers: Mapping[str, tuple], op: str) -> type[OpRun]:
         return (y.clamp(clip_min, clip_max).numpy(),)
 
     return type(f"Nested{op}", (OpRun,), {"op_domain": "nested_sparse", "_run": run})
+
+
+def _steps(
+    kind: type[nn.LSTM | nn.GRU], x: Tensor, weight: Tensor, bias: Tensor, state: np.ndarray | None, reverse: int
+) -> tuple[np.ndarray, ...]:
+    """Torch's own layer, whose input matrix passes what the graph has multiplied already."""
+    layer = kind(x.shape[-1], weight.shape[1])
+    with torch.no_grad():
+        for name, value in (("ih", torch.eye(x.shape[-1])), ("hh", weight)):
+            getattr(layer, f"weight_{name}_l0").copy_(value)
+        layer.bias_ih_l0.zero_()
+        layer.bias_hh_l0.copy_(bias)
+        begin = None if state is None else torch.from_numpy(state)[:, None]
+        begin = begin[0] if begin is not None and kind is nn.GRU else begin
+        y, last = layer(x.flip(0) if reverse else x, begin if begin is None or kind is nn.GRU else tuple(begin))
+    y = y.flip(0) if reverse else y
+    return (y.numpy(), last[1][0].numpy()) if kind is nn.LSTM else (y.numpy(),)
 
 
 def run_session(path: Path, feeds: Mapping[str, np.ndarray], level: int) -> dict[str, np.ndarray]:

@@ -47,8 +47,8 @@ class Recurrent(nn.Module):
         return self.fc(y), (state[0] if isinstance(state, tuple) else state).transpose(0, 1)
 
 
-def traced_and_fused(model: nn.Module, *examples: Tensor) -> ir.Model:
-    net = nest(model, densities=(0.5,)).eval()
+def traced_and_fused(model: nn.Module, *examples: Tensor, keep_dense: tuple[str, ...] = ()) -> ir.Model:
+    net = nest(model, densities=(0.5,), keep_dense=keep_dense).eval()
     call = ForwardCall(net.model, examples)
     with torch.no_grad():
         answer = call.answer(net.model, call.tensors)
@@ -77,8 +77,11 @@ def test_work_grows_with_the_graph_as_the_graph_does(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
-def test_recurrent_layers_are_traced_as_one_node(kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch runs as many operators for a long sequence as for a short one."""
+@pytest.mark.parametrize("keep_dense", [(), ("layer",)])
+def test_recurrent_layers_are_traced_as_one_node(
+    kind: type[nn.Module], keep_dense: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch runs as many operators for a long sequence as for a short one; a nested layer has a node a direction."""
     operators = 0
     dispatch = FakeTensorMode.dispatch
 
@@ -92,8 +95,9 @@ def test_recurrent_layers_are_traced_as_one_node(kind: type[nn.Module], monkeypa
     for steps in (3, 9):
         operators = 0
         model = Recurrent(kind(4, 5, batch_first=True, bidirectional=True), 10)
-        graph = traced_and_fused(model, torch.randn(2, steps, 4)).graph
-        assert [node.op_type for node in graph].count(kind.__name__) == 1
+        graph = traced_and_fused(model, torch.randn(2, steps, 4), keep_dense=keep_dense).graph
+        made = [node.op_type for node in graph]
+        assert (made.count(kind.__name__), made.count(f"Nested{kind.__name__}")) == ((1, 0) if keep_dense else (0, 2))
         per_length.append(operators)
     assert 0 < per_length[0] == per_length[1]
 
@@ -107,12 +111,14 @@ def test_recurrent_layers_are_traced_as_one_node(kind: type[nn.Module], monkeypa
         (nn.RNN, {"batch_first": True}),
     ],
 )
+@pytest.mark.parametrize("keep_dense", [(), ("layer",)])
 def test_recurrent_layers_answer_as_torch_does(
-    kind: type[nn.Module], options: dict[str, object], tmp_path: Path
+    kind: type[nn.Module], options: dict[str, object], keep_dense: tuple[str, ...], tmp_path: Path
 ) -> None:
     """The test has layers, directions, biases, a free batch and the states. Plain RNNs are left to torch."""
     torch.manual_seed(0)
-    net = nest(Recurrent(kind(6, 5, **options), 10 if "bidirectional" in options else 5), densities=(0.3, 0.6)).eval()
+    model = Recurrent(kind(6, 5, **options), 10 if "bidirectional" in options else 5)
+    net = nest(model, densities=(0.3, 0.6), keep_dense=keep_dense).eval()
     path = export(net, (torch.randn(2, 7, 6),), tmp_path / "net.safetensors")
     x = torch.randn(3, 7, 6)
     with Session(path, threads=1) as session, torch.no_grad():

@@ -185,7 +185,7 @@ def test_a_profile_has_every_layer(tmp_path: Path) -> None:
     path = export(net, (torch.randn(2, 3, 11, 14),), tmp_path / "net.safetensors")
     names = [*net.nested_layers()]
     profiled = layer_profile(path, level=1, repeats=3)
-    assert [each.name for each in profiled if each.name in names] == names
+    assert [each.layer for each in profiled if each.layer in names] == names
     for pattern in ("block2x1", "gs8x1"):
         copy = tmp_path / f"{pattern}.safetensors"
         with Checkpoint.open(path) as checkpoint:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from nested_sparse.errors import ExportError
 from nested_sparse.runtime import Session
 from nested_sparse.trainer import NestedModel, export, nest
-from nested_sparse.trainer.export.verify import Alike, disagreement, random_like, verify_export
+from nested_sparse.trainer.export.trial_inputs import random_like
+from nested_sparse.trainer.export.verify import Alike, disagreement, verify_export
 
 X = (torch.linspace(-1, 1, 24).reshape(3, 8),)
 
@@ -103,14 +104,16 @@ def test_disagreement_of_whole_numbers() -> None:
 def test_random_inputs_keep_dtype_range_and_take_the_batch() -> None:
     """Indices stay indices; a constant example gives noise; equal calls give equal inputs."""
     state = torch.get_rng_state()
-    tokens, zeros, floats = random_like((torch.tensor([[3, 5], [7, 9]]), torch.zeros(2, 3), torch.rand(2, 4)), 7)
+    tokens, zeros, floats = random_like(
+        (torch.tensor([[3, 5], [7, 9]]), torch.zeros(2, 3), torch.rand(2, 4)), [(7, 2), (7, 3), (7, 4)]
+    )
     assert tokens.shape == (7, 2)
     assert set(tokens.flatten().tolist()) <= {3, 5, 7, 9}
     assert zeros.shape == (7, 3)
     assert zeros.std() > 0.1
     assert floats.min() >= 0
-    assert random_like((torch.rand(2, 4),), None)[0].shape == (2, 4)
-    assert random_like((torch.ones(2, 4),), 3)[0].equal(random_like((torch.ones(2, 4),), 3)[0])
+    assert random_like((torch.rand(2, 4),), [(2, 4)])[0].shape == (2, 4)
+    assert random_like((torch.ones(2, 4),), [(3, 4)])[0].equal(random_like((torch.ones(2, 4),), [(3, 4)])[0])
     torch.rand(2, 4)
     torch.set_rng_state(state)
 

@@ -235,7 +235,7 @@ def test_shared_weights_of_other_groups_stay_dense() -> None:
 
 def test_what_cannot_be_nested_is_an_error() -> None:
     """Nothing to nest, nested twice, weights not yet made, wrong densities and patterns."""
-    with pytest.raises(InputError, match=r"no Conv1d, .* or Linear that can be nested"):
+    with pytest.raises(InputError, match=r"no Conv1d, .* or GRU that can be nested"):
         nest(nn.Sequential(nn.ReLU()), densities=(0.5,))
     with pytest.raises(InputError, match="nested already"):
         nest(nested_small_net(), densities=(0.5,))

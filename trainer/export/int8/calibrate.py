@@ -166,10 +166,7 @@ def _rows(feeds: Feeds) -> int:
 
 
 def _first(feeds: Feeds, inputs: Sequence[TensorSpec]) -> Feeds:
-    return {
-        spec.name: feeds[spec.name][:MOST_ROWS] if spec.shape and spec.shape[0] is None else feeds[spec.name]
-        for spec in inputs
-    }
+    return {spec.name: feeds[spec.name][:MOST_ROWS] if spec.has_batch else feeds[spec.name] for spec in inputs}
 
 
 def _parts(feeds: Feeds, row_nbytes: int, fixed_batch: bool) -> Iterator[Feeds]:

@@ -13,6 +13,7 @@ from .conv import NestedConv1d, NestedConv2d, NestedConv3d
 from .conv_transpose import TRANSPOSED
 from .layer import GRADIENTS, NestedLayer, unique_weights
 from .linear import NestedLinear
+from .recurrent import GRURecurrence, LSTMRecurrence, NestedGRU, NestedLSTM, NestedProjection, Projection
 
 KINDS: Mapping[type[nn.Module], type[NestedLayer]] = {
     nn.Conv1d: NestedConv1d,
@@ -20,6 +21,9 @@ KINDS: Mapping[type[nn.Module], type[NestedLayer]] = {
     nn.Conv3d: NestedConv3d,
     **TRANSPOSED,
     nn.Linear: NestedLinear,
+    Projection: NestedProjection,
+    LSTMRecurrence: NestedLSTM,
+    GRURecurrence: NestedGRU,
 }
 """Nested class by the torch class that it replaces. The exact type counts, as a subclass may compute something else."""
 

@@ -133,6 +133,11 @@ class NestedLayer(nn.Module):
         """The dimension of the input's channels and of the output's rows, counted from the end."""
         return -1
 
+    @property
+    def row_parts(self) -> int:
+        """Number of equal parts of the rows; no block holds rows of two parts."""
+        return self.groups
+
     def attributes(self) -> dict[str, list[int]]:
         """The attributes in the layer's metadata, those of its kind in nested_sparse.graph.contract.LAYER_KINDS."""
         return {}

@@ -15,6 +15,7 @@ from nested_sparse.graph.contract import LAYER_KINDS
 from nested_sparse.trainer import export, nest, nest_pretrained
 from nested_sparse.trainer.model.layers import KINDS
 from nested_sparse.trainer.model.layers.linear import NestedLinear
+from nested_sparse.trainer.model.layers.recurrent import GRURecurrence, LSTMRecurrence, Projection
 
 EXAMPLES: dict[nn.Module, Tensor] = {
     nn.Conv1d(4, 6, 3, stride=2, groups=2): torch.ones(2, 4, 9),
@@ -24,13 +25,19 @@ EXAMPLES: dict[nn.Module, Tensor] = {
     nn.ConvTranspose2d(3, 6, (4, 2), stride=2, padding=(1, 0)): torch.ones(2, 3, 7, 5),
     nn.ConvTranspose3d(4, 6, 2, stride=(2, 1, 2), dilation=(1, 2, 1)): torch.ones(2, 4, 3, 7, 5),
     nn.Linear(5, 6): torch.ones(2, 3, 5),
+    Projection(nn.Parameter(torch.randn(8, 5)), nn.Parameter(torch.randn(8)), 4): torch.ones(2, 3, 5),
 }
+RECURRENT: dict[nn.Module, Tensor] = {
+    LSTMRecurrence(nn.Parameter(torch.randn(12, 3)), nn.Parameter(torch.randn(12)), False): torch.randn(4, 2, 12),
+    GRURecurrence(nn.Parameter(torch.randn(9, 3)), None, True): torch.randn(4, 2, 9),
+}
+"""Recurrent layers, which have outputs of another width than their rows, and inputs beside the first."""
 
 
 def test_every_kind_is_in_the_contract() -> None:
     """Files name each kind by an `op` of the contract, and no `op` is without a layer."""
     assert {kind.op for kind in KINDS.values()} == LAYER_KINDS.keys()
-    assert [type(module) for module in EXAMPLES] == list(KINDS)
+    assert [type(module) for module in (*EXAMPLES, *RECURRENT)] == list(KINDS)
 
 
 @pytest.mark.parametrize("module", EXAMPLES, ids=lambda module: type(module).__name__)
@@ -62,6 +69,24 @@ def test_a_layer_is_traced_as_one_node(module: nn.Module) -> None:
 
         torch.testing.assert_close(layer.traced(given, operator), layer(given))
         assert len(made) == 1
+
+
+@pytest.mark.parametrize("module", RECURRENT, ids=lambda module: type(module).__name__)
+def test_a_recurrent_kind_knows_its_operator(module: nn.Module) -> None:
+    """Its attributes, the shape of its first output, and its rows, which are those of all gates."""
+    layer, x = nest(module, densities=(1.0,)).nested_layers()["model"], RECURRENT[module]
+    kind = LAYER_KINDS[layer.op]
+    assert layer.attributes().keys() <= kind.attributes.keys()
+    outputs = layer(x)
+    assert len(outputs) == kind.states
+    assert layer.output_shape(x) == outputs[0].shape == (4, 2, 3)
+    assert len(layer.values) == x.shape[-1] == kind.gates * 3
+    assert layer.row_parts == kind.gates
+    torch.testing.assert_close(outputs, module(x))
+    before = layer.columns(x, torch.arange(8)).reshape(4, 2, 3)
+    answers = outputs[0].flip(0) if layer.attributes() else outputs[0]
+    before = before.flip(0) if layer.attributes() else before
+    torch.testing.assert_close(before, torch.cat([torch.zeros(1, 2, 3), answers[:-1]]))
 
 
 class Pointwise(nn.Module):
