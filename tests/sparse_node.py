@@ -356,7 +356,7 @@ class SparseModel:
 
     def graph(self) -> onnx.GraphProto:
         """The chain, with every input that a session needs."""
-        rank = None if self.nodes[0].op == "NestedLinear" else 2 + self.nodes[0].spatial
+        rank = 2 + self.nodes[0].spatial if self.nodes[0].op.startswith("NestedConv") else None
         shape = None if rank is None else [f"d{axis}" for axis in range(rank)]
         segments = [f"__segment_{level}__" for level in range(len(self.placed.segments))]
         inputs = [helper.make_tensor_value_info("X0", TensorProto.FLOAT, shape)]
