@@ -98,10 +98,14 @@ void ConvPlan::place_pieces(const ConvGeometry& geometry, const Image& x) {
   pieces_.reserve(static_cast<size_t>(taps_ * tiling_.vectors));
   for (int64_t tile = 0; tile < tiling_.tiles; ++tile) {
     widest_ = std::max(widest_, tiling_.pitch(tile));
+    const int64_t width = tiling_.width(tile), line = tiling_.first_pixel(tile) / output_[1];
+    const int64_t column = tiling_.first_pixel(tile) % output_[1];
     for (int64_t tap = 0; tap < taps_; ++tap) {
-      for (int64_t i = 0; i < tiling_.width(tile); ++i) {
-        const auto row_vector = static_cast<int32_t>(tap * tiling_.width(tile) + i);
-        place_vector(geometry, x, tap, tiling_.first_vector(tile) + i, row_vector);
+      OutputPixel at{tiling_.first_pixel(tile), line, column};  // counted on: a division takes longer than a piece
+      for (int64_t i = 0; i < width; ++i) {
+        place_vector(geometry, x, tap, at, static_cast<int32_t>(tap * width + i));
+        at.pixel += tiling_.lanes;
+        for (at.column += tiling_.lanes; at.column >= output_[1]; at.column -= output_[1]) ++at.line;
       }
     }
     first_extra_.push_back(static_cast<int64_t>(extras_.size()));
@@ -111,16 +115,14 @@ void ConvPlan::place_pieces(const ConvGeometry& geometry, const Image& x) {
 // Plans one vector of output pixels under one tap. Neighbouring lanes form one piece where the pixels that they read
 // are `step_` floats apart. The lanes of one output row are placed together: lane by lane, planning took as long as the
 // convolution itself, which shows where the image's size changes from run to run.
-void ConvPlan::place_vector(const ConvGeometry& geometry, const Image& x, int64_t tap, int64_t vector,
+void ConvPlan::place_vector(const ConvGeometry& geometry, const Image& x, int64_t tap, OutputPixel at,
                             int32_t row_vector) {
   const int64_t plane = geometry.kernel[0] * geometry.kernel[1];
   const int64_t back = tap / plane * geometry.dilation[2] - geometry.pad_before[2];
   const int64_t down = tap % plane / geometry.kernel[1] * geometry.dilation[0] - geometry.pad_before[0];
   const int64_t right = tap % geometry.kernel[1] * geometry.dilation[1] - geometry.pad_before[1];
   const int64_t stride = geometry.stride[1];
-  int64_t line = vector * tiling_.lanes / output_[1];
-  int64_t column_index = vector * tiling_.lanes % output_[1];
-  const int64_t lanes = std::min(tiling_.lanes, tiling_.pixels - vector * tiling_.lanes);
+  const int64_t lanes = std::min(tiling_.lanes, tiling_.pixels - at.pixel);
   Piece last{0, 0, 0};
   bool first = true;
   const auto finish = [&](const Piece& piece) {
@@ -132,10 +134,11 @@ void ConvPlan::place_vector(const ConvGeometry& geometry, const Image& x, int64_
     first = false;
   };
   for (int64_t row_lane = 0; row_lane < lanes;) {
-    const int64_t in_row = std::min(lanes - row_lane, output_[1] - column_index);
-    const int64_t slice = line / output_[0] * geometry.stride[2] + back;
-    const int64_t row = line % output_[0] * geometry.stride[0] + down;
-    const int64_t column = column_index * stride + right;
+    const int64_t in_row = std::min(lanes - row_lane, output_[1] - at.column);
+    const int64_t plane_index = output_[2] == 1 ? 0 : at.line / output_[0];
+    const int64_t slice = plane_index * geometry.stride[2] + back;
+    const int64_t row = (at.line - plane_index * output_[0]) * geometry.stride[0] + down;
+    const int64_t column = at.column * stride + right;
     if (slice >= 0 && slice < size_[2] && row >= 0 && row < size_[0]) {
       // the lanes whose column is inside the image
       int64_t lane = row_lane + (column < 0 ? (stride - 1 - column) / stride : 0);
@@ -157,8 +160,8 @@ void ConvPlan::place_vector(const ConvGeometry& geometry, const Image& x, int64_
       }
     }
     row_lane += in_row;
-    column_index = 0;
-    ++line;
+    at.column = 0;
+    ++at.line;
   }
   if (first || last.mask != 0) finish(last);
 }

@@ -77,7 +77,11 @@ class ConvPlan {
 
  private:
   void place_pieces(const ConvGeometry& geometry, const Image& x);
-  void place_vector(const ConvGeometry& geometry, const Image& x, int64_t tap, int64_t vector, int32_t row_vector);
+  // An output pixel, and where it lies; lines are counted on from slice to slice.
+  struct OutputPixel {
+    int64_t pixel, line, column;
+  };
+  void place_vector(const ConvGeometry& geometry, const Image& x, int64_t tap, OutputPixel at, int32_t row_vector);
 
   int64_t size_[3];
   int64_t channels_;  // of the image; the distance between tiles of a tiled image depends on it
@@ -105,23 +109,24 @@ class PlanCache {
     }
     auto plan = std::make_shared<const Plan>(geometry, x, rest...);
     count_scratch_allocation();
-    if (plans_.size() < kMostPlans && (plans_.empty() || plan->nbytes() <= kKeptBytes)) {
-      plans_.push_back(plan);
-    } else {
-      next_ %= plans_.size();
-      plans_[next_++] = plan;
+    plans_.push_back(plan);
+    nbytes_ += plan->nbytes();
+    while (plans_.size() > 1 && (plans_.size() > kMostPlans || nbytes_ > kMostBytes)) {
+      nbytes_ -= plans_.front()->nbytes();
+      plans_.erase(plans_.begin());
     }
     return plan;
   }
 
  private:
-  // Sequences and images of several sizes take turns; large ones hardly notice the planning, and their plans are large.
-  static constexpr size_t kMostPlans = 4;
-  static constexpr size_t kKeptBytes = 1 << 20;
+  // Where sequences or images of several sizes take turns, to plan each anew takes up to as long as a sparse
+  // convolution.
+  static constexpr size_t kMostPlans = 16;
+  static constexpr size_t kMostBytes = 1 << 20;
 
   mutable std::mutex mutex_;
   mutable std::vector<std::shared_ptr<const Plan>> plans_;
-  mutable size_t next_ = 0;
+  mutable size_t nbytes_ = 0;
 };
 
 }  // namespace nested_sparse

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from nested_sparse.level import Level
     from nested_sparse.tensor_spec import TensorSpec
 
+MOST_VALUES = 1 << 24
+"""Values of the inputs up to which a larger size is tried: the file says how large sizes may be, and may be hostile."""
 LEAST_TURNS = 3
 ENOUGH_TURNS = 5
 
@@ -77,13 +79,20 @@ class Turn:
             size, warmed_s = self.examples[free.name], self._warmed_s
             for wanted in measured_sizes(free, size):
                 expected_s = warmed_s * max(1.0, wanted / size) ** 2
-                if self._clock() + expected_s + LEAST_TURNS * (self.seconds + expected_s) > end_s:
+                late = self._clock() + expected_s + LEAST_TURNS * (self.seconds + expected_s) > end_s
+                if late or self._values({free.name: wanted}) > max(MOST_VALUES, self._values({})):
                     break
                 try:
                     inputs = random_inputs(self._session.inputs, batch, sizes={free.name: wanted})
                     warmed_s, size = self._warm(Case(inputs, free.name, wanted)), wanted
                 except (InputError, KernelError, OutOfMemoryError):
                     break
+
+    def _values(self, sizes: Mapping[str, int]) -> int:
+        """Values of all inputs at other sizes than the examples'."""
+        specs = self._session.inputs
+        whole = whole_sizes(specs, sizes)
+        return sum(math.prod(spec.sized(None, whole)) for spec in specs)
 
     def _warm(self, case: Case) -> float:
         begun_s = self._clock()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import psutil
@@ -57,3 +57,14 @@ class Neighbours:
         now, begin = self._read(), self._begin
         elapsed_s = max(now.at - begin.at, 1e-9)
         return max(0.0, (now.busy - begin.busy - (now.own - begin.own)) / elapsed_s)
+
+
+def disturbance(loads: Sequence[float | None]) -> str:
+    """A line that asks for another measurement where one of the rows' loads was too large; else ""."""
+    disturbed = [load for load in loads if load is not None and load > TOLERABLE_LOAD]
+    if not disturbed:
+        return ""
+    return (
+        f"Other processes kept up to {max(disturbed):.1f} cores busy during {len(disturbed)} of {len(loads)} rows "
+        "(other_load in the JSON line): measure those again on an idle machine.\n"
+    )

@@ -7,10 +7,12 @@ import typer
 from .bench_front import front
 from .bench_kernels import kernels
 from .bench_loadgen import loadgen
+from .bench_networks import networks
 from .bench_serving import serving
 
 bench = typer.Typer(help="Benchmarks: verified outputs, a table, one JSON line last.", no_args_is_help=True)
 bench.command("front")(front)
 bench.command("kernels")(kernels)
 bench.command("loadgen")(loadgen)
+bench.command("networks")(networks)
 bench.command("serving")(serving)

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
-from sparse_node import SparseModel, SparseNode, conv_node, linear_node, place, transposed_node
+from sparse_node import SparseModel, SparseNode, conv_node, linear_node, place, recurrent_node, transposed_node
 from spoiling import LARGE, guarded, near, spoil_attribute, spoil_bytes
 from tiled_graph import Step, TiledGraph, pool
 
@@ -28,7 +28,7 @@ TYPES = tuple(stored for stored in VALUE_TYPES.values() if not stored.scaled)
 def expected_shape(attributes: Mapping[str, Any], x: NDArray[np.float32]) -> tuple[int, ...]:
     """The output's shape, as the attributes have it."""
     if "strides" not in attributes:
-        return (*x.shape[:-1], attributes["rows"])
+        return (*x.shape[:-1], attributes["columns" if "reverse" in attributes else "rows"])
     if "output_padding" in attributes:
         return (len(x), attributes["rows"], *transposed_sides(attributes, x))
     tail = x.shape[2:] if x.ndim > 3 else (1, *x.shape[2:])
@@ -78,6 +78,15 @@ def test_spoilt_linear_layers(data: st.DataObject, block_rows: int, count: int, 
     rng = np.random.default_rng(0)
     node = linear_node(rng, 36, 10, block_rows, permuted=True, value_type=value_type)
     check(data, node, rng.standard_normal((count, 36)).astype(np.float32), {"activation_function": 2})
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data(), st.sampled_from(("NestedLSTM", "NestedGRU")), st.sampled_from((1, 4, 16)), st.sampled_from((1, 20)))
+def test_spoilt_recurrent_layers(data: st.DataObject, op: str, block_rows: int, batch: int) -> None:
+    """The layers get one sequence, and many."""
+    rng = np.random.default_rng(0)
+    node = recurrent_node(rng, op, 9, block_rows, permuted=True)
+    check(data, node, rng.standard_normal((3, batch, node.weight.rows)).astype(np.float32), {"reverse": 1})
 
 
 @settings(max_examples=400, deadline=None)

@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
-from sparse_node import DENSITIES, SparseModel, conv_node, linear_node, place, session_of, tolerance
+from sparse_node import DENSITIES, SparseModel, conv_node, linear_node, place, recurrent_node, session_of, tolerance
 
 from nested_sparse.kernels.library import scratch_allocations
 from nested_sparse.value_type import FLOAT16
@@ -22,6 +22,8 @@ def test_switching_the_level_allocates_nothing(threads: int) -> None:
         (SparseModel([conv_node(rng, 6, 10), conv_node(rng, 10, 6, stride=(2, 2))], threads=threads), (1, 6, 30, 30)),
         (SparseModel([linear_node(rng, 40, 30)], threads=threads), (1, 40)),
         (SparseModel([linear_node(rng, 40, 30)], threads=threads), (20, 40)),
+        (SparseModel([recurrent_node(rng, "NestedLSTM", 30)], threads=threads), (3, 1, 120)),
+        (SparseModel([recurrent_node(rng, "NestedGRU", 30)], threads=threads), (3, 9, 90)),
         (SparseModel([conv_node(rng, 600, 4, 4, value_type=FLOAT16)], threads=threads), (1, 600, 3, 3)),
         (SparseModel([linear_node(rng, 3000, 2, 2, value_type=FLOAT16)], threads=threads), (20, 3000)),
     ]

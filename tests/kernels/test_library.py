@@ -21,7 +21,7 @@ PATHS = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPA
 
 COMPARE = """
 import numpy as np
-from sparse_node import ACTIVATIONS, SparseModel, conv_node, linear_node, tolerance
+from sparse_node import ACTIVATIONS, SparseModel, conv_node, linear_node, recurrent_node, tolerance
 from nested_sparse.kernels import library
 from nested_sparse.value_type import INT8
 from nested_sparse.layouts import GatherScatter
@@ -43,6 +43,12 @@ for activation in range(1, len(ACTIVATIONS)):
     node = linear_node(rng, 12, 1021, 4, activation=activation)
     x = rng.standard_normal((3, 12)).astype(np.float32) * np.float32([[0.1], [1.0], [30.0]])
     assert np.abs(SparseModel([node]).run(x, 2) - node.dense(x, 2)).max() <= tolerance(node, 2, x), activation
+    for op in ("NestedLSTM", "NestedGRU"):
+        node = recurrent_node(rng, op, 21, block_rows, permuted=True)
+        for batch in (1, 20):
+            x = rng.standard_normal((5, batch, node.weight.rows)).astype(np.float32)
+            for got, expected in zip(SparseModel([node]).run_all(x, 2), node.steps(x, 2)):
+                assert np.abs(got - expected).max() <= 1e-5, (op, block_rows, batch)
 for layout in (GatherScatter(16, 1), GatherScatter(16, 4), GatherScatter(8, 2)):
     node = conv_node(rng, 5, 21, 1, stride=(2, 1), permuted=True, clip=(0.0, 6.0), layout=layout)
     x = rng.standard_normal((2, 5, 17, 19)).astype(np.float32)

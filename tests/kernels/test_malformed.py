@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sparse_node import Placed, SparseModel, aligned, conv_node, linear_node, place
+from sparse_node import Placed, SparseModel, aligned, conv_node, linear_node, place, recurrent_node
 
 from nested_sparse.kernels import library
 from nested_sparse.layouts import GatherScatter
@@ -107,7 +107,7 @@ def repeat_permutation(placed: Placed) -> None:
 
 
 def spoil_padding_row(placed: Placed) -> None:
-    placed.segments[0][placed.attributes[0]["permutation_offset"] :].view("<i4")[11] = 0
+    placed.segments[0][placed.attributes[0]["permutation_offset"] :].view("<i4")[placed.attributes[0]["rows"] + 1] = 0
 
 
 SEGMENTS = {
@@ -123,18 +123,21 @@ SEGMENTS = {
 }
 
 
-@pytest.mark.parametrize("op", ["conv", "linear"])
+@pytest.mark.parametrize("op", ["conv", "linear", "gru"])
 @pytest.mark.parametrize("case", SEGMENTS)
 def test_segments_are_checked_before_they_are_used(case: str, op: str) -> None:
     """Each wrong segment is refused, on the second run as on the first."""
     spoil, message = SEGMENTS[case]
     rng = np.random.default_rng(1)
-    conv = op == "conv"
-    node = conv_node(rng, 4, 10, permuted=True) if conv else linear_node(rng, 36, 10, permuted=True)
+    node, shape = {
+        "conv": lambda: (conv_node(rng, 4, 10, permuted=True), (1, 4, 8, 8)),
+        "linear": lambda: (linear_node(rng, 36, 10, permuted=True), (1, 36)),
+        "gru": lambda: (recurrent_node(rng, "NestedGRU", 36, 16, permuted=True), (2, 1, 108)),
+    }[op]()
     placed = place([node])
     spoil(placed)
     model = SparseModel([node], placed)
-    x = np.ones((1, 4, 8, 8) if conv else (1, 36), np.float32)
+    x = np.ones(shape, np.float32)
     for _ in range(2):
         with pytest.raises(Exception, match=f"layer 'layer0'.*{message}"):
             model.run(x, 2)

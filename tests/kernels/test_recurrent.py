@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
-from sparse_node import Array, SparseModel, SparseNode, place, recurrent_node
+from onnx import TensorProto, helper, numpy_helper
+from sparse_node import Array, SparseModel, SparseNode, linear_node, place, recurrent_node, session_of
 
 from nested_sparse.layouts import GatherScatter
 from nested_sparse.value_type import FLOAT16
@@ -132,6 +134,40 @@ def test_no_sequences_and_wrong_shapes(op: str) -> None:
     for wrong in ((states, 1, 12), (states, 2, 11), (3 - states, 2, 12), (2, 12)):
         with pytest.raises(Exception, match=rf"layer 'layer0': the initial state must be \[{states}, 2, 12\], got"):
             run((3, 2, rows), wrong)
+
+
+@pytest.mark.parametrize("made", [["y"], ["y", ""], ["", "cells"], ["y", "cells", "more"]])
+def test_a_node_with_other_outputs_is_an_error(made: list[str]) -> None:
+    """Outputs that are missing, have no name, or are too many: refused when the session is made, or at the run."""
+    model = SparseModel([recurrent_node(np.random.default_rng(9), "NestedLSTM", 12)])
+    graph = model.graph()
+    graph.node[0].output[:] = made
+    del graph.output[:]
+    graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in made if name)
+    with pytest.raises(Exception, match=r"output"):
+        run_graph(model, graph, np.zeros((2, 1, 48), np.float32), 0)
+
+
+def run_graph(model: SparseModel, graph: onnx.GraphProto, x: Array, level: int) -> Array:
+    """Output of another graph with the inputs of the model's."""
+    model.session = session_of(graph)
+    return model.run(x, level)
+
+
+@pytest.mark.parametrize("op", OPERATORS)
+@pytest.mark.parametrize("batch", [1, 8])
+def test_each_layer_runs_at_the_level_that_it_reads(op: str, batch: int) -> None:
+    """A layer that reads another level than the one before it, as where the level falls between them."""
+    rng = np.random.default_rng(10)
+    nodes = [linear_node(rng, 20, (4 if op == "NestedLSTM" else 3) * 20), recurrent_node(rng, op, 20)]
+    model = SparseModel(nodes)
+    graph = model.graph()
+    graph.node.insert(1, helper.make_node("Mul", ["__level__", "zero"], ["lower"]))
+    graph.initializer.append(numpy_helper.from_array(np.array(0, np.int64), "zero"))
+    graph.node[2].input[1] = "lower"
+    x = rng.standard_normal((4, batch, 20)).astype(np.float32)
+    expected = nodes[1].steps(nodes[0].dense(x, 2).astype(np.float32), 0)[0]
+    assert np.abs(run_graph(model, graph, x, 2) - expected).max() <= TOLERANCE
 
 
 @pytest.mark.parametrize("op", OPERATORS)

@@ -22,7 +22,7 @@ SMALL = (
     "data.train_samples=96",
     "model.width=4",
     "nest.densities=[0.2, 0.6]",
-    "nesting.epochs_per_level=1",
+    "nesting.epochs=1",
     "train.dense_epochs=1",
     "train.search_epochs=1",
     "train.threads=1",
@@ -67,12 +67,7 @@ def test_each_epoch_is_said_where_the_output_is_piped(tmp_path: Path, caplog: py
     with caplog.at_level("INFO", logger="nested_sparse.trainer.progress"):
         demo.train_demo(demo.load_demo_data(None), tmp_path, False, Console(file=io.StringIO()))
     epochs = [record.message for record in caplog.records if record.name == "nested_sparse.trainer.progress"]
-    assert [line.partition(":")[0] for line in epochs] == [
-        "dense epoch 1/1",
-        "search 0 epoch 1/1",
-        "level 0 epoch 1/1",
-        "level 1 epoch 1/1",
-    ]
+    assert [line.partition(":")[0] for line in epochs] == [f"interleaved epoch {number}/3" for number in (1, 2, 3)]
 
 
 def test_a_folder_of_images_takes_the_place_of_the_digits(tmp_path: Path) -> None:

@@ -58,10 +58,13 @@ def asked_sizes(model: nn.Module, call: ForwardCall, dynamic_shapes: object) -> 
         raise ExportError(
             f"dynamic_shapes: has {len(dynamic_shapes)} entries, example_inputs {len(call.arguments)} arguments"
         )
-    asked = [
-        _of_tensor(_at(dynamic_shapes, parameters, path, call), tensor, name)
-        for path, tensor, name in zip(call.paths, call.tensors, call.names, strict=True)
-    ]
+    entries = [_at(dynamic_shapes, parameters, path, call) for path in call.paths]
+    asked = [_of_tensor(*each) for each in zip(entries, call.tensors, call.names, strict=True)]
+    if _leaves(dynamic_shapes) > sum(map(_leaves, entries)):
+        raise ExportError(
+            f"dynamic_shapes: has entries that belong to no tensor of example_inputs, whose structure is {call.shapes} "
+            f"at {', '.join(call.names)}"
+        )
     _check_alike(asked, call.tensors)
     return asked
 
@@ -97,6 +100,13 @@ def _at(shapes: Any, parameters: Sequence[inspect.Parameter], path: Path, call: 
 def _refused(found: object, path: Path) -> None:
     where = "/".join(map(str, path[1:]))
     raise ExportError(f"dynamic_shapes: expected the structure of example_inputs at {where}, got {shown(found)}")
+
+
+def _leaves(entry: Any) -> int:
+    """Number of dimensions that `entry` says something about."""
+    if isinstance(entry, Mapping | tuple | list):
+        return sum(map(_leaves, entry.values() if isinstance(entry, Mapping) else entry))
+    return entry is not None
 
 
 def _of_tensor(entry: Any, tensor: Tensor, name: str) -> AskedSizes:

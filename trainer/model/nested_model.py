@@ -198,9 +198,10 @@ def nest(
     min_layer_density: share of a layer that every level keeps, at most the sparsest level's density.
     row_shuffle: whether rows that keep the same weights are put together into blocks (Shfl-BW, arXiv:2203.05016), now,
         and again by `train` before its first search. It has an effect only for block{V}x1 with V above 1.
-    Convolutions, Linear and MultiheadAttention (as four linear layers) are nested, and modules whose own forward
-    makes one such product with its only weight: forwards of user's classes are called with random inputs to find it. A
-    Linear that shares its weight with an Embedding gets a copy. `dense_layers()` lists all others with reasons.
+    Convolutions, transposed ones too, Linear, LSTM, GRU (as two layers for each of theirs) and MultiheadAttention (as
+    four) are nested, and modules whose own forward makes one such product with its only weight: forwards of user's
+    classes are called with random inputs to find it. A Linear that shares its weight with an Embedding gets a copy.
+    `dense_layers()` lists all others with reasons.
     In a convolution in groups a block must not span two groups: V falls to the largest one that divides a group's rows.
     Depthwise convolutions (one input channel in a group), and under "channel" all in groups, are whole at every level,
     as with keep_dense.

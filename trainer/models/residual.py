@@ -97,19 +97,20 @@ class Bottleneck(nn.Module):
 class ResNet50(nn.Module):
     """ResNet-50 v1.5 (arXiv:1512.03385, stride in the 3 × 3 convolution): 25.6 million weights at 1000 classes.
 
-    Parameters have the usual names (conv1, bn1, layer1.0.conv1, ..., fc), so common state dicts load.
+    blocks: number of blocks in each stage. Parameters have the usual names (conv1, bn1, layer1.0.conv1, ..., fc), so
+    common state dicts load.
     """
 
-    def __init__(self, *, classes: int = 1000) -> None:
+    def __init__(self, *, classes: int = 1000, blocks: tuple[int, int, int, int] = (3, 4, 6, 3)) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU()
         self.maxpool = nn.MaxPool2d(3, 2, 1)
-        self.layer1 = _stage(64, 64, 3, 1)
-        self.layer2 = _stage(256, 128, 4, 2)
-        self.layer3 = _stage(512, 256, 6, 2)
-        self.layer4 = _stage(1024, 512, 3, 2)
+        self.layer1 = _stage(64, 64, blocks[0], 1)
+        self.layer2 = _stage(256, 128, blocks[1], 2)
+        self.layer3 = _stage(512, 256, blocks[2], 2)
+        self.layer4 = _stage(1024, 512, blocks[3], 2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
         self.fc = nn.Linear(2048, classes)

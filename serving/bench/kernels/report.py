@@ -10,7 +10,7 @@ from nested_sparse.runtime.resources import cpu_model
 
 from ...commands.output import print_line, print_table
 from ..machine import int8_instructions, machine_facts
-from ..neighbours import TOLERABLE_LOAD
+from ..neighbours import disturbance
 from ..reach import MET
 from .row import Row
 
@@ -34,12 +34,7 @@ def print_rows(rows: Sequence[Row], rounds: int) -> None:
             noted.setdefault(row.note, []).append(row.spec.name)
     for note, names in noted.items():
         print_line(f"{', '.join(names)}: {note}")
-    disturbed = [row.other_load for row in rows if row.other_load is not None and row.other_load > TOLERABLE_LOAD]
-    if disturbed:
-        print(
-            f"Other processes kept up to {max(disturbed):.1f} cores busy during {len(disturbed)} of {len(rows)} rows "
-            "(other_load in the JSON line): measure those again on an idle machine."
-        )
+    print(disturbance([row.other_load for row in rows]), end="")
 
 
 def print_layers(rows: Sequence[Row]) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from nested_sparse.errors import BenchError, NestedSparseError
+from nested_sparse.errors import NestedSparseError
 
 from ..reach import Reach
+from ..row_names import check_names, is_picked
 from .int8 import INT8
 from .model_cache import LINEAR, MOBILENETV2, RESNET50
 from .row import ALONE, DENSE, DENSE_INT8, FILE_BYTES, OURS, RESIDENT_BYTES, Row, Spec
@@ -141,10 +141,8 @@ def chosen(
     beside = at_threads(peer_specs(pattern, levels), threads)
     table = at_threads(table, threads)
     candidates = [*table, *beside]
-    for name in names:
-        if not any(fnmatchcase(spec.name, name) for spec in candidates):
-            raise BenchError(f"no row is called {name!r}; there are: {', '.join(spec.name for spec in candidates)}")
-    picked = [spec for spec in candidates if any(fnmatchcase(spec.name, name) for name in names)] if names else table
+    check_names(names, [spec.name for spec in candidates])
+    picked = [spec for spec in candidates if is_picked(spec.name, names)] if names else table
     return [*picked, *(spec for spec in beside if peers and spec not in picked)]
 
 

@@ -124,6 +124,28 @@ def test_the_size_of_an_image(tmp_path: Path, values: str) -> None:
                 assert session.run({"input": image}, level=level)["output_0"].shape[0] == shape[0]
 
 
+def test_an_image_in_bytes(tmp_path: Path) -> None:
+    """An int8 file was calibrated at one size, and answers at others as well as there."""
+    net = nested(Images())
+    path = export(
+        net,
+        (torch.randn(2, 3, 16, 16),),
+        tmp_path / "m.safetensors",
+        dynamic_shapes={"x": {0: "batch", 2: "height", 3: "width"}},
+        values="int8",
+        calibration=[(torch.randn(8, 3, 16, 16), None) for _ in range(4)],
+    )
+    image = torch.randn(2, 3, 37, 22)
+    net.set_level(1)
+    with torch.no_grad():
+        expected = net.eval()(image)
+    with Session(path, threads=1) as session:
+        got = session.run({"input": image.numpy()}, level=1).values()
+    for one, array in zip(expected, got, strict=True):
+        assert array.shape == one.shape
+        assert float((torch.from_numpy(array) - one).pow(2).mean() / one.pow(2).mean()) < 0.2**2
+
+
 def test_a_level_lowered_in_mid_run_at_another_size(tmp_path: Path) -> None:
     """The cell's level holds for all layers that follow, as at the example's size."""
     net = nested(Images())
@@ -279,6 +301,8 @@ class Constant(nn.Module):
         ({"x": {1: 1.5}}, "expected a name, a torch.export.Dim"),
         ({"x": (None, "length")}, "has 3 dimensions, got 2 entries"),
         ({"x": "length"}, "expected a dict by dimension or a tuple"),
+        ({"x": {1: {0: "length"}}}, "expected a name, a torch.export.Dim"),
+        ({"x": None, "y": {1: None, "length": "y"}}, "has the dimensions 0 to 1, got 'length'"),
         ("length", "expected a dict by forward's parameters"),
         (({}, {}, {}), "has 3 entries, example_inputs 2 arguments"),
         ({"x": {1: Dim("length", max=4)}}, "'length' may be 1 to 4, but its example has 5"),

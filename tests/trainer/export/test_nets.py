@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from nets import CASES, Jasper, line
 from onnx.reference.op_run import OpRun
-from sparse_node import transposed
+from sparse_node import ACTIVATIONS, transposed
 from torch import Tensor, nn
 
 from nested_sparse.checkpoint import Checkpoint
@@ -92,7 +92,8 @@ def _operator(layers: Mapping[str, tuple], op: str) -> type[OpRun]:
         y = y * scale + shift
         if residual is not None:
             y = y + torch.from_numpy(residual)
-        return (y.clamp(clip_min, clip_max).numpy(),)
+        function = ACTIVATIONS[attributes.get("activation_function", 0)]
+        return (function(y.clamp(clip_min, clip_max).double().numpy()).astype(np.float32),)
 
     return type(f"Nested{op}", (OpRun,), {"op_domain": "nested_sparse", "_run": run})
 

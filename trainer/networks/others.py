@@ -1,0 +1,183 @@
+"""Networks for videos, points, graphs, and recommendation: C3D, PointNet++, GAT, DLRM, and a re-ranker."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .blocks import TransformerBlock
+from .network import CONVOLUTIONS, PRODUCTS, Network, Size, floats
+
+
+def c3d(*, widths: tuple[int, ...] = (64, 128, 256, 512, 512), frames: int = 8, side: int = 56) -> nn.Module:
+    """C3D: 3 × 3 × 3 convolutions; the first pool is over space alone, and the last one, where there are five.
+
+    It takes (N, 3, frames, side, side) to (N, 101); frames is a multiple of 8, side of 32, of 16 with four widths.
+    """
+    layers: list[nn.Module] = []
+    inputs = 3
+    for stage, outputs in enumerate(widths):
+        for _ in range(1 if stage < 2 else 2):
+            layers += [nn.Conv3d(inputs, outputs, 3, padding=1), nn.ReLU()]
+            inputs = outputs
+        layers.append(nn.MaxPool3d((2 if 1 <= stage <= 3 else 1, 2, 2)))
+        side //= 2
+    head = [nn.Flatten(), nn.Linear(inputs * frames // 8 * side * side, 1024), nn.ReLU(), nn.Linear(1024, 101)]
+    return nn.Sequential(*layers, *head)
+
+
+class PointNet2(nn.Module):
+    """PointNet++'s layers on groups that are found already: shared MLPs, the largest value of each group, twice."""
+
+    def __init__(self, *, width: int = 64) -> None:
+        super().__init__()
+        self.local = _shared(3, (width, width, 2 * width))
+        self.wider = _shared(2 * width, (2 * width, 2 * width, 4 * width))
+        self.whole = nn.Sequential(*_linear(4 * width, 8 * width), *_linear(8 * width, 16 * width))
+        self.head = nn.Sequential(*_linear(16 * width, 8 * width), *_linear(8 * width, 4 * width))
+        self.last = nn.Linear(4 * width, 40)
+
+    def forward(self, groups: Tensor) -> Tensor:
+        """(N, 3, centres, neighbours) to logits (N, 40); 4 neighbouring centres make a group of the next layer."""
+        x = self.local(groups).amax(3)
+        x = self.wider(x.unflatten(2, (-1, 4))).amax(3)
+        y: Tensor = self.last(self.head(self.whole(x.transpose(1, 2)).amax(1)))
+        return y
+
+
+class GraphAttention(nn.Module):
+    """GAT's layer on a dense adjacency: each node's mean of its neighbours, by weights from both nodes."""
+
+    def __init__(self, inputs: int, outputs: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.outputs = heads, outputs
+        self.project = nn.Linear(inputs, heads * outputs, bias=False)
+        self.sender, self.receiver = (nn.Parameter(0.1 * torch.randn(heads, outputs)) for _ in range(2))
+
+    def forward(self, x: Tensor, closed: Tensor) -> Tensor:
+        """x (N, nodes, inputs), closed (N, nodes, nodes): -1e9 where no edge is; to (N, nodes, heads × outputs)."""
+        states = self.project(x).unflatten(2, (self.heads, self.outputs)).transpose(1, 2)
+        to, by = ((states * each[:, None]).sum(-1) for each in (self.receiver, self.sender))
+        scores = F.leaky_relu(to[..., :, None] + by[..., None, :], 0.2) + closed[:, None]
+        return (torch.softmax(scores, -1) @ states).transpose(1, 2).flatten(2)
+
+
+class GAT(nn.Module):
+    """Two layers of graph attention (Cora: 1433 features, 8 heads of 8, 7 classes)."""
+
+    def __init__(self, *, features: int = 1433, width: int = 64, heads: int = 8, classes: int = 7) -> None:
+        super().__init__()
+        self.first = GraphAttention(features, width, heads)
+        self.second = GraphAttention(heads * width, classes, 1)
+
+    def forward(self, x: Tensor, adjacency: Tensor) -> Tensor:
+        """x (N, nodes, features), adjacency (N, nodes, nodes) of 0 and 1, to logits (N, nodes, classes)."""
+        closed = (1.0 - adjacency) * -1e9
+        return self.second(F.elu(self.first(x, closed)), closed)
+
+
+class DLRM(nn.Module):
+    """DLRM: an MLP of the numbers, bags of embeddings, the products of each pair, and an MLP of them all."""
+
+    def __init__(self, *, numbers: int = 13, tables: int = 8, rows: int = 5000, width: int = 64) -> None:
+        super().__init__()
+        self.bottom = nn.Sequential(*_linear(numbers, 512), *_linear(512, 256), *_linear(256, width))
+        self.bags = nn.ModuleList(nn.EmbeddingBag(rows, width, mode="sum") for _ in range(tables))
+        pairs = torch.tril_indices(tables + 1, tables + 1, -1)
+        self.register_buffer("pairs", pairs[0] * (tables + 1) + pairs[1])
+        self.pairs: Tensor
+        top = width + len(self.pairs)
+        self.top = nn.Sequential(*_linear(top, 512), *_linear(512, 256), nn.Linear(256, 1), nn.Sigmoid())
+
+    def forward(self, numbers: Tensor, items: Tensor) -> Tensor:
+        """(N, numbers) and (N, tables, items of a bag) to a chance (N, 1)."""
+        dense = self.bottom(numbers)
+        bags = [bag(items[:, index]) for index, bag in enumerate(self.bags)]
+        vectors = torch.stack([dense, *bags], 1)
+        products = (vectors @ vectors.transpose(1, 2)).flatten(1)[:, self.pairs]
+        y: Tensor = self.top(torch.cat([dense, products], 1))
+        return y
+
+
+class ReRanker(nn.Module):
+    """SetRank-like: the scores of a list of documents, which attend to each other, from their features."""
+
+    def __init__(self, *, features: int = 136, width: int = 256, depth: int = 4) -> None:
+        super().__init__()
+        self.first = nn.Linear(features, width)
+        self.blocks = nn.Sequential(*(TransformerBlock(width, 8, act=nn.ReLU) for _ in range(depth)))
+        self.score = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 1))
+
+    def forward(self, documents: Tensor) -> Tensor:
+        """(N, documents, features) to scores (N, documents)."""
+        y: Tensor = self.score(self.blocks(self.first(documents))).squeeze(-1)
+        return y
+
+
+def _shared(inputs: int, widths: tuple[int, ...]) -> nn.Module:
+    layers: list[nn.Module] = []
+    for outputs in widths:
+        layers += [nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+        inputs = outputs
+    return nn.Sequential(*layers)
+
+
+def _linear(inputs: int, outputs: int) -> list[nn.Module]:
+    return [nn.Linear(inputs, outputs), nn.ReLU()]
+
+
+def _graphs(nodes: int, features: int) -> Size:
+    def inputs(batch: int) -> tuple[Tensor, ...]:
+        adjacency = (torch.rand(batch, nodes, nodes) < 4.0 / nodes).float()
+        return torch.randn(batch, nodes, features), torch.maximum(adjacency, torch.eye(nodes))
+
+    return Size(partial(GAT, features=features), inputs)
+
+
+def _clicks(tables: int) -> Size:
+    def inputs(batch: int) -> tuple[Tensor, ...]:
+        return torch.randn(batch, 13), torch.randint(5000, (batch, tables, 4))
+
+    return Size(partial(DLRM, tables=tables), inputs)
+
+
+NETWORKS = (
+    Network(
+        "c3d",
+        "arXiv:1412.0767, 8 frames of 56 × 56",
+        CONVOLUTIONS,
+        Size(c3d, floats(3, 8, 56, 56)),
+        Size(partial(c3d, widths=(16, 32, 64, 64), side=32), floats(3, 8, 32, 32)),
+    ),
+    Network(
+        "pointnet2",
+        "arXiv:1706.02413, shared MLPs on 512 groups of 32 points",
+        CONVOLUTIONS,
+        Size(PointNet2, floats(3, 512, 32)),
+        Size(partial(PointNet2, width=32), floats(3, 64, 16)),
+    ),
+    Network(
+        "gat",
+        "arXiv:1710.10903, 256 nodes, dense adjacency",
+        PRODUCTS,
+        _graphs(256, 1433),
+        _graphs(32, 256),
+    ),
+    Network(
+        "dlrm",
+        "arXiv:1906.00091, 8 tables, bags of 4",
+        PRODUCTS,
+        _clicks(8),
+        _clicks(2),
+    ),
+    Network(
+        "re-ranker",
+        "arXiv:1912.05891, 4 layers of 256, lists of 50",
+        PRODUCTS,
+        Size(ReRanker, floats(50, 136)),
+        Size(partial(ReRanker, depth=1), floats(50, 136)),
+    ),
+)
