@@ -45,7 +45,7 @@ class NestedConv : public ConvLayer {
   const float* gathered(const Run& run, const Task& task, int64_t channel_begin, int64_t channel_end) const;
 
   Outputs outputs_;
-  bool whole_channels_;     // depthwise, and values are float32
+  bool whole_channels_;          // depthwise, and values are float32
   int64_t range_channels_;       // input channels of a range of columns; all channels where the columns are not cut
   std::vector<int64_t> bounds_;  // columns at which the ranges begin
   bool x_tiled_, y_tiled_, residual_tiled_;
