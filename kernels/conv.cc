@@ -71,7 +71,7 @@ void NestedConv::run_tasks(const ort::Context& context, const Run& run) const {
   });
 }
 
-// What the kernel needs for the outputs of a tile, but for the inputs.
+// The kernel's arguments for the outputs of a tile, without inputs.
 SpmmArgs NestedConv::arguments(const Run& run, int64_t image, int64_t tile) const {
   const Image& y = run.y;
   SpmmArgs args{};

@@ -17,7 +17,7 @@ namespace nested_sparse {
 
 class DepthwisePlan {
  public:
-  // A range of tiles, and what the kernel needs for them.
+  // A range of tiles, and the lists that the kernel reads for them.
   struct Band {
     int64_t first_tile, end_tile;
     int64_t first_pixel;
