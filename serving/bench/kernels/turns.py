@@ -18,10 +18,22 @@ Run = Callable[[], float]
 """A function that runs once and returns its time in milliseconds."""
 
 
-def timed(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter, *, calls: int = 1) -> Run:
-    """`work` as a Run; `clock` is in seconds. calls: number of calls of `work` in a run, of which the mean counts."""
+def timed(
+    work: Callable[[], object],
+    clock: Callable[[], float] = time.perf_counter,
+    *,
+    calls: int = 1,
+    warm: bool = False,
+) -> Run:
+    """`work` as a Run; `clock` is in seconds.
+
+    calls: number of calls of `work` in a run, of which the mean counts. warm: whether a call that does not count comes
+    first, after which the caches hold this contender's data in place of the others'.
+    """
 
     def run() -> float:
+        if warm:
+            work()
         begin_s = clock()
         for _ in range(calls):
             work()
