@@ -10,28 +10,22 @@ namespace {
 
 constexpr double kMultiplyGrain = 400000;  // multiply-adds of a task, which take about 10 µs
 
-// A weight of kCutFrom columns or more is cut into ranges of about kRangeColumns columns. The matrix of a range fits
-// into L2 together with the weights.
-constexpr int64_t kCutFrom = 3072;
-constexpr int64_t kRangeColumns = 1152;
-
-int64_t channels_of_range(int64_t channels, const ConvGeometry& geometry) {
-  const int64_t taps = geometry.taps();
-  return channels * taps < kCutFrom ? channels : std::max<int64_t>(kRangeColumns / taps, 1);
-}
-
 }  // namespace
 
 NestedConv::NestedConv(const ort::Attributes& attributes)
     : ConvLayer(attributes, 3),
       outputs_(attributes),
       whole_channels_(depthwise_ && weight_.banks() == 0 && weight_.kind().value_type == ValueType::float32),
-      range_channels_(channels_of_range(channels_, geometry_)),
+      range_channels_(channels_of_range(channels_, geometry_.taps())),
       x_tiled_(read_choice(attributes, "x_tiled", 0, 1, 0) == 1),
       y_tiled_(read_choice(attributes, "y_tiled", 0, 1, 0) == 1),
       residual_tiled_(read_choice(attributes, "residual_tiled", 0, 1, 0) == 1),
       kernel_(find_spmm(isa_choice().isa, weight_.kind())),
-      gather_(find_gather(isa_choice().isa)) {}
+      gather_(find_gather(isa_choice().isa)) {
+  for (int64_t channel = 0; channel < channels_; channel += range_channels_) {
+    bounds_.push_back(channel * geometry_.taps());
+  }
+}
 
 Image NestedConv::read_image(const ort::Context& context, InputIndex index, const char* name, bool tiled) const {
   return checked(name, [&] { return Image::read(context.input<float>(index), tiled, gather_.shape); });
@@ -150,8 +144,8 @@ void NestedConv::run_ranges(const Run& run, const Task& task, SpmmArgs& args) co
   const int64_t level_starts = groups * (ranges + 1);
   // The size that the densest level needs, so that a switch to a denser level allocates nothing.
   auto* const starts = reinterpret_cast<uint32_t*>(scratch(Purpose::starts, weight_.level_count() * level_starts));
-  cut_columns(args.weight, weight_.kind().index_bytes, task.outputs.begin, task.outputs.end,
-              range_channels_ * run.plan->taps(), ranges, starts);
+  cut_columns(args.weight, weight_.kind().index_bytes, task.outputs.begin, task.outputs.end, bounds_.data(), ranges,
+              starts);
   args.sums = scratch(Purpose::sums, weight_.packed_rows() * args.x_pitch);
   args.ptr_stride = ranges + 1;
   PackedLevel levels[kMaxLevels];
@@ -210,18 +204,13 @@ void NestedConv::run_band(const Run& run, const DepthwisePlan& plan, const Depth
   }
 }
 
-// The matrix of a range of channels. This thread may have gathered it already: a tile may be cut between two tasks that
-// both run on this thread.
+// The matrix of a range of channels.
 const float* NestedConv::gathered(const Run& run, const Task& task, int64_t channel_begin, int64_t channel_end) const {
-  thread_local MatrixName held{};
-  float* const matrix = scratch(Purpose::matrix, run.plan->matrix_floats(channel_end - channel_begin));
-  const MatrixName wanted{run.number, task.image, task.tile, channel_begin};
-  if (!(held == wanted)) {
+  const MatrixName name{run.number, task.image, task.tile, channel_begin};
+  return held_matrix(name, run.plan->matrix_floats(channel_end - channel_begin), [&](float* matrix) {
     const float* const x = run.x.data + task.image * run.x.image_floats();
     run.plan->gather(gather_.gather, x, task.tile, channel_begin, channel_end, matrix);
-    held = wanted;
-  }
-  return matrix;
+  });
 }
 
 }  // namespace nested_sparse

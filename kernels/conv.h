@@ -4,6 +4,7 @@
 #pragma once
 
 #include <memory>
+#include <vector>
 
 #include "conv_layer.h"
 #include "depthwise_plan.h"
@@ -45,7 +46,8 @@ class NestedConv : public ConvLayer {
 
   Outputs outputs_;
   bool whole_channels_;     // depthwise, and values are float32
-  int64_t range_channels_;  // input channels of a range of columns; all channels where the columns are not cut
+  int64_t range_channels_;       // input channels of a range of columns; all channels where the columns are not cut
+  std::vector<int64_t> bounds_;  // columns at which the ranges begin
   bool x_tiled_, y_tiled_, residual_tiled_;
   const KernelInfo& kernel_;
   const GatherInfo& gather_;

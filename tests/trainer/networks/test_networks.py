@@ -8,37 +8,28 @@ import torch
 from nested_sparse.trainer.networks import NETWORKS
 
 
-def answers(size, batch):
-    with torch.inference_mode():
-        answer = size.model()(*size.batch(batch))
-    return answer if isinstance(answer, tuple) else (answer,)
-
-
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_network_answers_alike_each_time(name):
-    """Twice the same finite values, one for each sample, and different samples give different answers."""
+def test_a_network_answers_each_sample_alike(name):
+    """Finite values, which differ between samples and do not depend on the batch, as the benchmark takes them."""
+    size = NETWORKS[name].shallow
+    model, examples = size.model(), size.batch(2)
+    with torch.inference_mode():
+        whole, alone = model(*examples), model(*(example[:1] for example in examples))
+    pairs = list(zip(whole, alone, strict=True)) if isinstance(whole, tuple) else [(whole, alone)]
+    for both, first in pairs:
+        assert both.isfinite().all()
+        assert (both[:1] - first).abs().max() <= 1e-4 * both.abs().max()
+    assert any(not torch.equal(*both) for both, _ in pairs)
+
+
+@pytest.mark.parametrize("name", ["deepspeech2", "gat", "pointnet2", "clip-text"])
+def test_a_network_is_the_same_each_time(name):
+    """Weights, buffers and inputs; torch's generator is left as it was."""
+    size = NETWORKS[name].shallow
     state = torch.random.get_rng_state()
-    first, again = (answers(NETWORKS[name].shallow, 2) for _ in range(2))
+    first, again = ([*size.model().state_dict().values(), *size.batch(2)] for _ in range(2))
     assert torch.equal(torch.random.get_rng_state(), state)
-    for once, twice in zip(first, again, strict=True):
-        assert torch.equal(once, twice)
-        assert once.isfinite().all()
-        assert len(once) == 2
-    assert any(not torch.equal(*each) for each in first)
-
-
-def test_samples_do_not_depend_on_the_batch():
-    """The benchmark compares a batch of one with the first answer of a larger batch."""
-    for name in ("re-ranker", "gat", "llama-step", "dlrm"):
-        size = NETWORKS[name].shallow
-        model, examples = size.model(), size.batch(3)
-        with torch.inference_mode():
-            whole = model(*examples)
-            alone = model(*(example[:1] for example in examples))
-        for expected, got in zip(
-            *(each if isinstance(each, tuple) else (each,) for each in (whole, alone)), strict=True
-        ):
-            torch.testing.assert_close(got, expected[:1], rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(*pair) for pair in zip(first, again, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -47,7 +38,9 @@ def test_samples_do_not_depend_on_the_batch():
         ("densenet121", 7.98),
         ("efficientnet-b0", 5.29),
         ("mobilenet-v3-small", 2.54),
+        ("regnety-400mf", 4.34),
         ("yolov5s", 7.24),
+        ("vit-small", 22.05),
         ("ds-cnn", 0.0226),
         ("autoencoder", 0.2700),
     ],
