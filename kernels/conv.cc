@@ -10,28 +10,22 @@ namespace {
 
 constexpr double kMultiplyGrain = 400000;  // multiply-adds of a task, which take about 10 µs
 
-// A weight of kCutFrom columns or more is cut into ranges of about kRangeColumns columns. The matrix of a range fits
-// into L2 together with the weights.
-constexpr int64_t kCutFrom = 3072;
-constexpr int64_t kRangeColumns = 1152;
-
-int64_t channels_of_range(int64_t channels, const ConvGeometry& geometry) {
-  const int64_t taps = geometry.taps();
-  return channels * taps < kCutFrom ? channels : std::max<int64_t>(kRangeColumns / taps, 1);
-}
-
 }  // namespace
 
 NestedConv::NestedConv(const ort::Attributes& attributes)
     : ConvLayer(attributes, 3),
       outputs_(attributes),
-      weighs_(depthwise_ && weight_.banks() == 0 && weight_.kind().value_type == ValueType::float32),
-      range_channels_(channels_of_range(channels_, geometry_)),
+      whole_channels_(depthwise_ && weight_.banks() == 0 && weight_.kind().value_type == ValueType::float32),
+      range_channels_(channels_of_range(channels_, geometry_.taps())),
       x_tiled_(read_choice(attributes, "x_tiled", 0, 1, 0) == 1),
       y_tiled_(read_choice(attributes, "y_tiled", 0, 1, 0) == 1),
       residual_tiled_(read_choice(attributes, "residual_tiled", 0, 1, 0) == 1),
       kernel_(find_spmm(isa_choice().isa, weight_.kind())),
-      gather_(find_gather(isa_choice().isa)) {}
+      gather_(find_gather(isa_choice().isa)) {
+  for (int64_t channel = 0; channel < channels_; channel += range_channels_) {
+    bounds_.push_back(channel * geometry_.taps());
+  }
+}
 
 Image NestedConv::read_image(const ort::Context& context, InputIndex index, const char* name, bool tiled) const {
   return checked(name, [&] { return Image::read(context.input<float>(index), tiled, gather_.shape); });
@@ -50,12 +44,21 @@ void NestedConv::compute(const ort::Context& context) const {
   this->view(context, view);
   const Image x = read_image(context, kX, "X ", x_tiled_);
   check_channels(x.size);
+  if (whole_channels_ && view.levels[0].ptr[weight_.rows()] == weight_.rows() * geometry_.taps()) {
+    const auto plan = checked("", [&] { return depthwise_plans_.plan_for(geometry_, x, gather_.shape); });
+    if (plan->fits()) return run_depthwise(context, run_of(context, view, x, plan->output(x.size.batch)), *plan);
+  }
   auto plan = checked("", [&] { return plans_.plan_for(geometry_, x, gather_.shape); });
-  const ImageSize size = plan->output(x.size.batch, weight_.rows());
+  Run run = run_of(context, view, x, plan->output(x.size.batch, weight_.rows()));
+  run.plan = std::move(plan);
+  run_tasks(context, run);
+}
+
+NestedConv::Run NestedConv::run_of(const ort::Context& context, const WeightView& view, const Image& x,
+                                   const ImageSize& size) const {
   check_output(size);
   const Image residual = read_residual(context, size);
-  const Image y = Image::write(context, size, y_tiled_, gather_.shape, spatial_);
-  run_tasks(context, Run{view, std::move(plan), x, residual, y, next_run()});
+  return Run{view, nullptr, x, residual, Image::write(context, size, y_tiled_, gather_.shape, spatial_), next_run()};
 }
 
 void NestedConv::run_tasks(const ort::Context& context, const Run& run) const {
@@ -68,24 +71,26 @@ void NestedConv::run_tasks(const ort::Context& context, const Run& run) const {
   });
 }
 
-void NestedConv::run_task(const Run& run, const Task& task) const {
+// The kernel's arguments for the outputs of a tile, without inputs.
+SpmmArgs NestedConv::arguments(const Run& run, int64_t image, int64_t tile) const {
   const Image& y = run.y;
   SpmmArgs args{};
   args.weight = run.view.weight;
-  args.pixels = y.tiling.pixels_of(task.tile);
-  if (run.residual.data != nullptr) args.residual = run.residual.data + run.residual.offset(task.image, task.tile);
-  args.residual_pitch = run.residual.data == nullptr ? 0 : run.residual.pitch(task.tile);
-  args.y = const_cast<float*>(y.data) + y.offset(task.image, task.tile);
-  args.y_pitch = y.pitch(task.tile);
+  args.pixels = y.tiling.pixels_of(tile);
+  if (run.residual.data != nullptr) args.residual = run.residual.data + run.residual.offset(image, tile);
+  args.residual_pitch = run.residual.data == nullptr ? 0 : run.residual.pitch(tile);
+  args.y = const_cast<float*>(y.data) + y.offset(image, tile);
+  args.y_pitch = y.pitch(tile);
   args.y_whole = y.tiled;
   args.clip = clip_;
-  args.x_pitch = y.tiling.pitch(task.tile);
+  args.x_pitch = y.tiling.pitch(tile);
+  return args;
+}
+
+void NestedConv::run_task(const Run& run, const Task& task) const {
+  SpmmArgs args = arguments(run, task.image, task.tile);
   if (range_channels_ < channels_ && !run.plan->direct() && channel_groups_ == 1 && weight_.banks() == 0) {
     run_ranges(run, task, args);
-    return;
-  }
-  if (weighs_ && !run.plan->direct() && run.view.levels[0].ptr[weight_.rows()] == weight_.rows() * run.plan->taps()) {
-    run_depthwise(run, task, args);
     return;
   }
   const int64_t first = channel_groups_ == 1 ? 0 : task.outputs.begin;
@@ -139,8 +144,8 @@ void NestedConv::run_ranges(const Run& run, const Task& task, SpmmArgs& args) co
   const int64_t level_starts = groups * (ranges + 1);
   // The size that the densest level needs, so that a switch to a denser level allocates nothing.
   auto* const starts = reinterpret_cast<uint32_t*>(scratch(Purpose::starts, weight_.level_count() * level_starts));
-  cut_columns(args.weight, weight_.kind().index_bytes, task.outputs.begin, task.outputs.end,
-              range_channels_ * run.plan->taps(), ranges, starts);
+  cut_columns(args.weight, weight_.kind().index_bytes, task.outputs.begin, task.outputs.end, bounds_.data(), ranges,
+              starts);
   args.sums = scratch(Purpose::sums, weight_.packed_rows() * args.x_pitch);
   args.ptr_stride = ranges + 1;
   PackedLevel levels[kMaxLevels];
@@ -159,38 +164,53 @@ void NestedConv::run_ranges(const Run& run, const Task& task, SpmmArgs& args) co
   }
 }
 
-// run_depthwise computes a few channels at a time, whose sums stay in L1. The weighing kernel makes the sums. The
-// kernel of the multiplication then makes the outputs from them (norm, residual, clip): it is called as for the last
-// range of columns, without any levels.
-void NestedConv::run_depthwise(const Run& run, const Task& task, SpmmArgs& args) const {
+// Computes a few channels of a band at a time, whose sums stay in L1. The kernel of the multiplication then makes the
+// outputs from them (norm, residual, clip): it is called as for the last range of columns, without any levels.
+void NestedConv::run_depthwise(const ort::Context& context, const Run& run, const DepthwisePlan& plan) const {
+  const auto bands = static_cast<int64_t>(plan.bands().size());
+  const double cost =
+      static_cast<double>(run.view.blocks) * static_cast<double>(run.y.size.batch * run.y.tiling.pixels);
+  const int64_t ranges = range_count(run.y.size.batch * bands, parts(), cost, kMultiplyGrain, false);
+  for_ranges(context, run.y.size.batch * bands, parts(), ranges, [&](int64_t index, Part channels) {
+    run_band(run, plan, plan.bands()[static_cast<size_t>(index % bands)], index / bands, channels);
+  });
+}
+
+void NestedConv::run_band(const Run& run, const DepthwisePlan& plan, const DepthwisePlan::Band& band, int64_t image,
+                          Part channels) const {
   constexpr int64_t kChannels = 16;
-  const float* const x = run.x.data + task.image * run.x.image_floats();
-  float* const sums = scratch(Purpose::sums, kChannels * args.x_pitch);
-  WeighArgs weigh{run.plan->gathering(x, task.tile, sums), run.y.tiling.width(task.tile),
-                  values_of<float>(run.view.levels[0])};
-  args.weight.level_count = 0;
-  args.first = false;
-  for (int64_t begin = task.outputs.begin; begin < task.outputs.end; begin = weigh.tile.channel_end) {
-    weigh.tile.channel_begin = begin;
-    weigh.tile.channel_end = std::min(begin + kChannels, task.outputs.end);
-    gather_.weigh(weigh);
-    args.sums = sums - begin * args.x_pitch;
-    multiply(args, Part{begin, weigh.tile.channel_end});
+  const int64_t lanes = gather_.shape.lanes;
+  DepthwiseArgs args = plan.arguments(band);
+  args.plane_pitch = band.plane_floats + 2 * lanes;
+  args.x = run.x.data + image * run.x.image_floats();
+  args.plane = scratch(Purpose::input, kChannelsTogether * args.plane_pitch);
+  args.wide = scratch(Purpose::output, kChannelsTogether * args.plane_pitch);
+  args.sums = scratch(Purpose::sums, kChannels * args.pitch + lanes);
+  args.weights = values_of<float>(run.view.levels[0]);
+  std::fill_n(args.plane, kChannelsTogether * args.plane_pitch, 0.0F);
+  std::fill_n(args.sums, kChannels * args.pitch + lanes, 0.0F);
+  for (int64_t begin = channels.begin; begin < channels.end; begin = args.channel_end) {
+    args.channel_begin = begin;
+    args.channel_end = std::min(begin + kChannels, channels.end);
+    gather_.depthwise(args);
+    for (int64_t tile = band.first_tile; tile < band.end_tile; ++tile) {
+      SpmmArgs last = arguments(run, image, tile);
+      last.weight.level_count = 0;
+      last.first = false;
+      last.x_pitch = args.pitch;
+      last.sums = args.sums - begin * args.pitch + run.y.tiling.first_pixel(tile) - band.first_pixel;
+      multiply(last, Part{begin, args.channel_end});
+    }
   }
 }
 
-// The matrix of a range of channels. This thread may have gathered it already: a tile may be cut between two tasks that
-// both run on this thread.
+// The matrix of a range of channels.
 const float* NestedConv::gathered(const Run& run, const Task& task, int64_t channel_begin, int64_t channel_end) const {
-  thread_local MatrixName held{};
-  float* const matrix = scratch(Purpose::matrix, run.plan->matrix_floats(channel_end - channel_begin));
-  const MatrixName wanted{run.number, task.image, task.tile, channel_begin};
-  if (!(held == wanted)) {
+  const MatrixName name{run.number, task.image, task.tile, channel_begin};
+  return held_matrix(name, run.plan->matrix_floats(channel_end - channel_begin), [&](float* matrix) {
     const float* const x = run.x.data + task.image * run.x.image_floats();
     run.plan->gather(gather_.gather, x, task.tile, channel_begin, channel_end, matrix);
-    held = wanted;
-  }
-  return matrix;
+  });
 }
 
 }  // namespace nested_sparse

@@ -1,8 +1,26 @@
 #include "conv_layer.h"
 
+#include <algorithm>
 #include <string>
 
 namespace nested_sparse {
+namespace {
+
+// A weight of kCutFrom columns or more is cut into ranges of about kRangeColumns columns. The matrix of a range fits
+// into L2 together with the weights.
+constexpr int64_t kCutFrom = 3072;
+constexpr int64_t kRangeColumns = 1152;
+
+}  // namespace
+
+MatrixName& held_name() {
+  thread_local MatrixName held{};
+  return held;
+}
+
+int64_t channels_of_range(int64_t channels, int64_t taps) {
+  return channels * taps < kCutFrom ? channels : std::max<int64_t>(kRangeColumns / taps, 1);
+}
 
 ConvLayer::ConvLayer(const ort::Attributes& attributes, int64_t spatial)
     : NestedOperator(attributes),

@@ -5,6 +5,7 @@
 
 #include "conv_plan.h"
 #include "operator.h"
+#include "scratch.h"
 
 namespace nested_sparse {
 
@@ -16,6 +17,24 @@ struct MatrixName {
     return run == other.run && image == other.image && tile == other.tile && channel == other.channel;
   }
 };
+
+// The name of the matrix in this thread's memory for `matrix`.
+MatrixName& held_name();
+
+// The matrix called `name`, of `floats` floats, in this thread's memory. gather(matrix) makes it, unless this thread
+// has gathered it last: a tile may be cut between two tasks that both run on this thread.
+template <class Gather>
+const float* held_matrix(const MatrixName& name, int64_t floats, const Gather& gather) {
+  float* const matrix = scratch(Purpose::matrix, floats);
+  if (!(held_name() == name)) {
+    gather(matrix);
+    held_name() = name;
+  }
+  return matrix;
+}
+
+// Input channels of a range of columns: all of them, or fewer where the columns are so many that they are cut.
+int64_t channels_of_range(int64_t channels, int64_t taps);
 
 class ConvLayer : public NestedOperator {
  public:

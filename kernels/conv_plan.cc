@@ -1,7 +1,6 @@
 #include "conv_plan.h"
 
 #include <algorithm>
-#include <initializer_list>
 #include <limits>
 #include <string>
 
@@ -14,8 +13,15 @@ constexpr int64_t kMaxFloats = std::numeric_limits<int32_t>::max();
 constexpr int64_t kMaxGeometry = 1 << 20;
 constexpr int64_t kMaxPieces = 1 << 26;  // 7 x 7 taps over 4096 x 4096 pixels in vectors of 16 have 49 << 20
 
-// Writes the values of an attribute of `spatial` or more dimensions, slices first, to sizes[0] as rows, columns,
-// slices; a second half of the values to sizes[1]. A window over images has one slice, and so its value `of_slice`.
+}  // namespace
+
+Source source_of(const Image& x, int64_t pixel) {
+  if (!x.tiled) return Source{pixel, x.tiling.pixels, x.tiling.pixels - pixel};
+  const int64_t tile = x.tiling.tile_of(pixel), into = pixel - x.tiling.first_pixel(tile);
+  const int64_t pitch = x.tiling.pitch(tile);
+  return Source{x.tiling.offset(x.size.channels, tile) + into, pitch, pitch - into};
+}
+
 void read_sizes(const ort::Attributes& attributes, const char* name, int64_t spatial, int64_t least, int64_t of_slice,
                 std::initializer_list<int64_t*> sizes) {
   const int64_t axes = spatial == 3 ? 3 : 2;
@@ -33,22 +39,6 @@ void read_sizes(const ort::Attributes& attributes, const char* name, int64_t spa
   }
 }
 
-// Where an image, planar or tiled, holds one pixel.
-struct Source {
-  int64_t offset;  // floats before the pixel of channel 0
-  int64_t pitch;   // floats from one channel to the next there
-  int64_t pixels;  // that follow one another from there on, the pixel itself included
-};
-
-Source source_of(const Image& x, int64_t pixel) {
-  if (!x.tiled) return Source{pixel, x.tiling.pixels, x.tiling.pixels - pixel};
-  const int64_t tile = x.tiling.tile_of(pixel), into = pixel - x.tiling.first_pixel(tile);
-  const int64_t pitch = x.tiling.pitch(tile);
-  return Source{x.tiling.offset(x.size.channels, tile) + into, pitch, pitch - into};
-}
-
-}  // namespace
-
 ConvGeometry read_geometry(const ort::Attributes& attributes, int64_t spatial) {
   ConvGeometry geometry{};
   read_sizes(attributes, "kernel_shape", spatial, 1, 1, {geometry.kernel});
@@ -60,6 +50,10 @@ ConvGeometry read_geometry(const ort::Attributes& attributes, int64_t spatial) {
 
 int64_t read_spatial(const ort::Attributes& attributes, int64_t most) {
   return read_choice(attributes, "spatial_dimensions", 1, most, 2);
+}
+
+void check_pieces(const Tiling& tiling, int64_t taps) {
+  if (tiling.vectors > kMaxPieces / taps) throw ort::Error("the padded image and the window are too large together");
 }
 
 int64_t output_size(const ConvGeometry& geometry, int axis, int64_t size) {
@@ -82,7 +76,7 @@ ConvPlan::ConvPlan(const ConvGeometry& geometry, const Image& x, TileShape shape
   direct_ = x.tiled && taps_ == 1;
   for (int axis = 0; axis < 3; ++axis) {
     output_[axis] = output_size(geometry, axis, size_[axis]);
-    direct_ &= geometry.stride[axis] == 1 && geometry.pad_before[axis] + geometry.pad_after[axis] == 0;
+    direct_ &= geometry.stride[axis] == 1 && geometry.pad_before[axis] == 0 && geometry.pad_after[axis] == 0;
   }
   if (output_[0] > kMaxFloats / output_[1] || output_[0] * output_[1] > kMaxFloats / output_[2]) {
     throw ort::Error("the output image has more than 2^31 pixels");
@@ -93,7 +87,7 @@ ConvPlan::ConvPlan(const ConvGeometry& geometry, const Image& x, TileShape shape
 
 void ConvPlan::place_pieces(const ConvGeometry& geometry, const Image& x) {
   // Large padding makes no file larger, but the plan holds a piece for every tap of every vector of the output.
-  if (tiling_.vectors > kMaxPieces / taps_) throw ort::Error("the padded image and the window are too large together");
+  check_pieces(tiling_, taps_);
   pieces_.reserve(static_cast<size_t>(taps_ * tiling_.vectors));
   for (int64_t tile = 0; tile < tiling_.tiles; ++tile) {
     widest_ = std::max(widest_, tiling_.pitch(tile));

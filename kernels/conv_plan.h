@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -29,6 +30,11 @@ struct ConvGeometry {
   int64_t dilation[3];
 };
 
+// Reads an attribute that has a value for each of the `spatial` dimensions, but two where that is 1, into rows, columns
+// and slices; slices are `of_slice` where there are none. With several `sizes` it has as many values for each of them.
+// Throws ort::Error where a value is below `least`, or huge.
+void read_sizes(const ort::Attributes& attributes, const char* name, int64_t spatial, int64_t least, int64_t of_slice,
+                std::initializer_list<int64_t*> sizes);
 // From the attributes kernel_shape, strides, pads and dilations, which have a value for each of the `spatial`
 // dimensions, but two where that is 1. Throws ort::Error where one is out of range.
 ConvGeometry read_geometry(const ort::Attributes& attributes, int64_t spatial = 2);
@@ -37,6 +43,16 @@ int64_t read_spatial(const ort::Attributes& attributes, int64_t most);
 // Rows (axis 0), columns (axis 1) or slices (axis 2) of the output, from those of the input. Throws ort::Error where
 // the window does not fit into the padded image.
 int64_t output_size(const ConvGeometry& geometry, int axis, int64_t size);
+
+// Where an image, planar or tiled, holds one pixel.
+struct Source {
+  int64_t offset;  // floats before the pixel of channel 0
+  int64_t pitch;   // floats from one channel to the next there
+  int64_t pixels;  // that follow one another from there on, the pixel itself included
+};
+Source source_of(const Image& x, int64_t pixel);
+// Throws ort::Error where a plan for all vectors of an output by so many taps would be too large.
+void check_pieces(const Tiling& tiling, int64_t taps);
 
 class ConvPlan {
  public:
@@ -92,8 +108,8 @@ template <class Plan>
 class PlanCache {
  public:
   // Plan(geometry, x, rest...), made anew only where none of the last ones matches x.
-  template <class X, class... Rest>
-  std::shared_ptr<const Plan> plan_for(const ConvGeometry& geometry, const X& x, const Rest&... rest) const {
+  template <class Geometry, class X, class... Rest>
+  std::shared_ptr<const Plan> plan_for(const Geometry& geometry, const X& x, const Rest&... rest) const {
     const std::lock_guard<std::mutex> lock(mutex_);
     for (const auto& plan : plans_) {
       if (plan->matches(x)) return plan;

@@ -25,9 +25,9 @@ namespace nested_sparse {
   void symbol(const SpmmArgs& args, int64_t group_begin, int64_t group_end);
 #define GEMV_KERNEL(isa, symbol, block_rows, index, value) \
   void symbol(const GemvArgs& args, int64_t group_begin, int64_t group_end);
-#define GATHER_KERNEL(isa, symbol, weigh_symbol, max_symbol, vectors, lanes) \
-  void symbol(const GatherArgs& args);                                       \
-  void weigh_symbol(const WeighArgs& args);                                  \
+#define GATHER_KERNEL(isa, symbol, depthwise_symbol, max_symbol, vectors, lanes) \
+  void symbol(const GatherArgs& args);                                           \
+  void depthwise_symbol(const DepthwiseArgs& args);                              \
   void max_symbol(const float* rows, int64_t taps, int64_t count, float* y);
 #define PIXELS8_KERNEL(isa, symbol) extern const PixelLoops symbol;
 #define GATES_KERNEL(isa, symbol) extern const GateLoops symbol;
@@ -61,7 +61,7 @@ struct GatherInfo {
   Isa isa;
   TileShape shape;
   GatherKernel gather;
-  WeighKernel weigh;
+  DepthwiseKernel depthwise;
   MaxKernel max_rows;
 };
 const GatherInfo& find_gather(Isa isa);

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "conv.h"
+#include "conv_transpose.h"
 #include "denormals.h"
 #include "exported.h"
 #include "isa.h"
@@ -117,6 +118,7 @@ constexpr Inputs kOfImageLayer{4, {kImage, kLevelCell, kImageOrNone, kSegments}}
 const OperatorInfo kOperators[] = {
     {"NestedConv", create<NestedConv>, ort::kFloat, kOfLayer, reuse_input<kResidual>},
     {"NestedLinear", create<NestedLinear>, ort::kFloat, kOfLayer, reuse_input<kResidual>},
+    {"NestedConvTranspose", create<NestedConvTranspose>, ort::kFloat, kOfLayer, nullptr},
     {"NestedLSTM", create<NestedLstm>, ort::kFloat, kOfLayer, nullptr, 2},
     {"NestedGRU", create<NestedGru>, ort::kFloat, kOfLayer, nullptr},
     {"TiledMaxPool", create<TiledMaxPool>, ort::kFloat, {1, {kFloats}}, nullptr},

@@ -19,8 +19,8 @@ constexpr KernelInfo kKernels[] = {
 };
 
 constexpr GatherInfo kGathers[] = {
-#define GATHER_KERNEL(isa, symbol, weigh_symbol, max_symbol, vectors, lanes) \
-  {Isa::isa, TileShape{lanes, vectors}, symbol, weigh_symbol, max_symbol},
+#define GATHER_KERNEL(isa, symbol, depthwise_symbol, max_symbol, vectors, lanes) \
+  {Isa::isa, TileShape{lanes, vectors}, symbol, depthwise_symbol, max_symbol},
 #include "kernels.inc"
 };
 

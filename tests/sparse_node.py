@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -70,7 +71,11 @@ class SparseNode:
         weight, (scale, shift) = self.weight.at(level).astype(np.float64), self.norms[level].astype(np.float64)
         if self.is_recurrent:
             return self.steps(x, level, residual)[0]
-        if self.op == "NestedLinear":
+        if self.op == "NestedConvTranspose":
+            y = transposed(x.astype(np.float64), weight, self.window)
+            ones = (1,) * (y.ndim - 2)
+            y = y * scale.reshape(-1, *ones) + shift.reshape(-1, *ones)
+        elif self.op == "NestedLinear":
             y = x.astype(np.float64) @ weight.T * scale + shift
         else:
             images = x.astype(np.float64)[..., None, :] if self.spatial == 1 else x.astype(np.float64)
@@ -136,6 +141,55 @@ def windows(x: NDArray[np.float64], window: Mapping[str, list[int]], outside: fl
     spanned = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=tuple(range(2, 2 + axes)))
     steps = [slice(None, None, step) for step in (*strides, *dilations)]
     return spanned[(slice(None), slice(None), *steps)]
+
+
+def transposed(
+    x: NDArray[np.float64], weight: NDArray[np.float64], window: Mapping[str, list[int]]
+) -> NDArray[np.float64]:
+    """The transposed convolution of images x by weight (O, K) whose columns are in the order of FORMAT.md.
+
+    Every input pixel is added, times each weight, to the output that the weight's tap sends it to.
+    """
+    kernel, strides, dilations, more = (
+        window[name] for name in ("kernel_shape", "strides", "dilations", "output_padding")
+    )
+    lines = x.ndim == 3
+    x = x[:, :, None] if lines else x
+    axes = range(len(kernel))
+    before, after = window["pads"][: len(kernel)], window["pads"][len(kernel) :]
+    full = [strides[a] * (x.shape[2 + a] - 1) + dilations[a] * (kernel[a] - 1) + 1 + more[a] for a in axes]
+    y = np.zeros((len(x), len(weight), *full))
+    column = 0
+    for phase in np.ndindex(*strides):
+        taps = [
+            [k for k in reversed(range(kernel[a])) if (k * dilations[a] - before[a] - phase[a]) % strides[a] == 0]
+            for a in axes
+        ]
+        for channel in range(x.shape[1]):
+            for tap in itertools.product(*taps):
+                at = [slice(tap[a] * dilations[a], None, strides[a]) for a in axes]
+                ends = [slice(0, size) for size in x.shape[2:]]
+                part = y[(slice(None), slice(None), *at)][(slice(None), slice(None), *ends)]
+                part += weight[:, column].reshape(-1, *[1] * len(kernel)) * x[:, channel : channel + 1]
+                column += 1
+    assert column == weight.shape[1]
+    y = y[(slice(None), slice(None), *(slice(before[a], full[a] - after[a]) for a in axes))]
+    return y[:, :, 0] if lines else y
+
+
+def transposed_node(
+    rng: np.random.Generator, channels: int, rows: int, block_rows: int = 4, **options: Any
+) -> SparseNode:
+    """A random transposed convolution; options as for conv_node, and `more`, its output padding."""
+    kernel = list(options.pop("kernel", (3, 3)))
+    ones = (1,) * len(kernel)
+    names = {"strides": "stride", "pads": "pads", "dilations": "dilation", "output_padding": "more"}
+    absent = {"strides": ones, "pads": (0,) * 2 * len(kernel), "dilations": ones, "output_padding": (0,) * len(kernel)}
+    window = {name: list(options.pop(key, absent[name])) for name, key in names.items()}
+    if len(kernel) == 3:
+        options["spatial"] = 3
+    columns = channels * math.prod(kernel)
+    return _node(rng, "NestedConvTranspose", rows, columns, block_rows, {"kernel_shape": kernel, **window}, **options)
 
 
 def conv_node(rng: np.random.Generator, channels: int, rows: int, block_rows: int = 4, **options: Any) -> SparseNode:
@@ -302,7 +356,7 @@ class SparseModel:
 
     def graph(self) -> onnx.GraphProto:
         """The chain, with every input that a session needs."""
-        rank = 2 + self.nodes[0].spatial if self.nodes[0].op == "NestedConv" else None
+        rank = 2 + self.nodes[0].spatial if self.nodes[0].op.startswith("NestedConv") else None
         shape = None if rank is None else [f"d{axis}" for axis in range(rank)]
         segments = [f"__segment_{level}__" for level in range(len(self.placed.segments))]
         inputs = [helper.make_tensor_value_info("X0", TensorProto.FLOAT, shape)]

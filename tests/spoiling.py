@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sparse_node import Placed
 
-GEOMETRY = ("kernel_shape", "strides", "pads", "dilations")
+GEOMETRY = ("kernel_shape", "strides", "pads", "dilations", "output_padding")
 # Counts that are large and lawful would only make the test allocate gigabytes.
 LARGE = (2**31, 2**32 - 1, 2**40, 2**62, 2**63 - 1, -1, -(2**31), -(2**63))
 

@@ -64,7 +64,7 @@ class TiledGraph:
         protos = []
         for index, step in enumerate(self.steps):
             node = isinstance(step.op, SparseNode)
-            operator, given = ("NestedConv", next(attributes)) if node else ("TiledMaxPool", step.op.attributes)
+            operator, given = (step.op.op, next(attributes)) if node else ("TiledMaxPool", step.op.attributes)
             names = [step.reads, "level", step.adds, *segments] if node else [step.reads]
             protos.append(helper.make_node(operator, names, [str(index)], domain="nested_sparse", **given))
         inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, None)]

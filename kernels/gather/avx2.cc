@@ -37,8 +37,8 @@ void gather_avx2(const GatherArgs& args) {
   gather<Avx2>(args);
 }
 
-void weigh_avx2(const WeighArgs& args) {
-  weigh<Avx2>(args);
+void depthwise_avx2(const DepthwiseArgs& args) {
+  depthwise<Avx2>(args);
 }
 
 void max_rows_avx2(const float* rows, int64_t taps, int64_t count, float* y) {

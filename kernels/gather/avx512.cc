@@ -35,8 +35,8 @@ void gather_avx512(const GatherArgs& args) {
   gather<Avx512>(args);
 }
 
-void weigh_avx512(const WeighArgs& args) {
-  weigh<Avx512>(args);
+void depthwise_avx512(const DepthwiseArgs& args) {
+  depthwise<Avx512>(args);
 }
 
 void max_rows_avx512(const float* rows, int64_t taps, int64_t count, float* y) {

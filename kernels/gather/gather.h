@@ -40,18 +40,43 @@ struct GatherArgs {
 
 using GatherKernel = void (*)(const GatherArgs& args);
 
-// For depthwise layers: weights the pieces and adds them up, without writing a matrix in between.
+// For depthwise layers: copies a channel's pixels into a plane that has the padding, so that each tap finds its pixels
+// at a fixed distance, and adds up the taps. For channels c in [channel_begin, channel_end):
 //
-//   sums[c - channel_begin][i] = sum_t weights[c][t] * vector i of tap t of channel c
+//   plane[places[j] + lane] = lane `lane` of pieces[j], in order; other floats of the plane stay as they are, zero
+//   wide[i] = sum_t weights[c * taps + t] * plane[offsets[t] + i]                 for i in whole vectors up to `count`
+//   sums[(c - channel_begin) * pitch + line.to + i] = wide[line.from + i]         for each line, i in 0 .. line.count -
+//   1
 //
-// for channels c in [channel_begin, channel_end) and the tile's `width` vectors i.
-struct WeighArgs {
-  GatherArgs tile;  // with `sums`, [channels][width][lanes], in place of `rows`
-  int64_t width;
-  const float* weights;  // [channels][taps], from channel 0 on
+// Pieces are in the order of their places, and lines in that of `to`: whole vectors are written, so that what lies up
+// to a vector behind the last one is written, too.
+constexpr int kChannelsTogether = 4;
+
+struct Line {
+  int32_t from, to, count;
 };
 
-using WeighKernel = void (*)(const WeighArgs& args);
+struct DepthwiseArgs {
+  const float* x;
+  int64_t channel_begin, channel_end;
+  const Piece* pieces;
+  const int32_t* places;
+  int64_t piece_count;
+  int32_t step;         // 1 or 2
+  float* plane;         // kChannelsTogether planes, each readable up to a vector behind what taps read
+  int64_t plane_pitch;  // floats from one to the next, and between those of `wide`
+  const int32_t* offsets;
+  int64_t taps;
+  const float* weights;
+  int64_t count;
+  float* wide;
+  const Line* lines;
+  int64_t line_count;
+  float* sums;
+  int64_t pitch;
+};
+
+using DepthwiseKernel = void (*)(const DepthwiseArgs& args);
 
 // y[i] = the largest rows[tap * count + i] of all taps, or NaN where one of them is. count: a multiple of the lanes.
 using MaxKernel = void (*)(const float* rows, int64_t taps, int64_t count, float* y);

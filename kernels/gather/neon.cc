@@ -34,8 +34,8 @@ void gather_neon(const GatherArgs& args) {
   gather<Neon>(args);
 }
 
-void weigh_neon(const WeighArgs& args) {
-  weigh<Neon>(args);
+void depthwise_neon(const DepthwiseArgs& args) {
+  depthwise<Neon>(args);
 }
 
 void max_rows_neon(const float* rows, int64_t taps, int64_t count, float* y) {

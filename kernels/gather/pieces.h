@@ -49,75 +49,79 @@ void gather(const GatherArgs& args) {
   }
 }
 
-// Sums C channels by P vectors in registers, so that each piece is read once for all C channels.
-template <class S, int Step, int C, int P>
-void weigh_vectors(const WeighArgs& args, int64_t channel, int64_t first, float* sums) {
-  const int64_t taps = args.tile.vectors / args.width;
-  const int64_t width = args.width;
-  const Piece* pieces = args.tile.pieces + first;
-  const float* const weights = args.weights + channel * taps;
-  const float* const x = args.tile.x;
-  typename S::Vec sum[C][P];
-  for (int c = 0; c < C; ++c) {
-    for (int i = 0; i < P; ++i) sum[c][i] = S::splat(0.0F);
+// The sums of P vectors stay in registers for all taps.
+template <class S, int P>
+void add_taps(const DepthwiseArgs& args, const float* weights, const float* plane, float* wide) {
+  typename S::Vec sums[P];
+  for (auto& sum : sums) sum = S::splat(0.0F);
+  for (int64_t tap = 0; tap < args.taps; ++tap) {
+    const float* const x = plane + args.offsets[tap];
+    const typename S::Vec weight = S::splat(weights[tap]);
+    for (int i = 0; i < P; ++i) sums[i] = S::fma(weight, S::load(x + i * S::kLanes), sums[i]);
   }
-  for (int64_t tap = 0; tap < taps; ++tap, pieces += width) {
-    for (int i = 0; i < P; ++i) {
-      const Piece piece = pieces[i];
-      const float* p = x + piece.offset + channel * piece.pitch;
-      for (int c = 0; c < C; ++c, p += piece.pitch) {
-        sum[c][i] = S::fma(S::splat(weights[c * taps + tap]), S::template load_piece<Step>(p, piece.mask), sum[c][i]);
-      }
+  for (int i = 0; i < P; ++i) S::store(wide + i * S::kLanes, sums[i]);
+}
+
+// The same for exactly `vectors` vectors, at most P.
+template <class S, int P>
+void add_taps_of(int64_t vectors, const DepthwiseArgs& args, const float* weights, const float* plane, float* wide) {
+  if constexpr (P > 1) {
+    if (vectors < P) return add_taps_of<S, P - 1>(vectors, args, weights, plane, wide);
+  }
+  add_taps<S, P>(args, weights, plane, wide);
+}
+
+// Computes C channels from `channel` on. They are copied, added up and stored together: what one of these steps wrote
+// is read at other addresses by the next, and would not have reached L1 if there were a single short channel.
+template <class S, int Step, int C>
+void depthwise_channels(const DepthwiseArgs& args, int64_t channel) {
+  constexpr int kTogether = 8;  // vectors: enough to hide the latency of the multiply-add
+  float* const sums = args.sums + (channel - args.channel_begin) * args.pitch;
+  for (int64_t j = 0; j < args.piece_count; ++j) {
+    const Piece piece = args.pieces[j];
+    const float* const from = args.x + piece.offset + channel * piece.pitch;
+    float* const to = args.plane + args.places[j];
+    for (int c = 0; c < C; ++c) {
+      S::store(to + c * args.plane_pitch, S::template load_piece<Step>(from + c * piece.pitch, piece.mask));
+    }
+  }
+  const int64_t vectors = (args.count + S::kLanes - 1) / S::kLanes;
+  const int64_t blocks = (vectors + kTogether - 1) / kTogether;
+  for (int c = 0; c < C; ++c) {
+    const float* const weights = args.weights + (channel + c) * args.taps;
+    const float* const plane = args.plane + c * args.plane_pitch;
+    float* const wide = args.wide + c * args.plane_pitch;
+    for (int64_t block = 0; block < blocks; ++block) {
+      const int64_t first = vectors * block / blocks;
+      const int64_t end = vectors * (block + 1) / blocks;
+      add_taps_of<S, kTogether>(end - first, args, weights, plane + first * S::kLanes, wide + first * S::kLanes);
     }
   }
   for (int c = 0; c < C; ++c) {
-    for (int i = 0; i < P; ++i) S::store(sums + (c * width + first + i) * S::kLanes, sum[c][i]);
-  }
-}
-
-// Adds the extra pieces, which lie in the order of their taps.
-template <class S, int Step, int C>
-void weigh_extras(const WeighArgs& args, int64_t channel, float* sums) {
-  const int64_t taps = args.tile.vectors / args.width;
-  int64_t tap = 0;
-  for (int64_t e = 0; e < args.tile.extra_count; ++e) {
-    const ExtraPiece& extra = args.tile.extras[e];
-    while (extra.vector >= (tap + 1) * args.width) ++tap;
-    const float* p = args.tile.x + extra.piece.offset + channel * extra.piece.pitch;
-    float* at = sums + (extra.vector - tap * args.width) * S::kLanes;
-    const float* const weights = args.weights + channel * taps + tap;
-    for (int c = 0; c < C; ++c, p += extra.piece.pitch, at += args.width * S::kLanes) {
-      const auto piece = S::template load_piece<Step>(p, extra.piece.mask);
-      S::store(at, S::fma(S::splat(weights[c * taps]), piece, S::load(at)));
+    const float* const wide = args.wide + c * args.plane_pitch;
+    for (int64_t j = 0; j < args.line_count; ++j) {
+      const Line line = args.lines[j];
+      float* const to = sums + c * args.pitch + line.to;
+      for (int32_t i = 0; i < line.count; i += S::kLanes) S::store(to + i, S::load(wide + line.from + i));
     }
   }
-}
-
-template <class S, int Step, int C>
-void weigh_channels(const WeighArgs& args, int64_t channel, float* sums) {
-  int64_t first = 0;
-  for (; first + 2 <= args.width; first += 2) weigh_vectors<S, Step, C, 2>(args, channel, first, sums);
-  if (first < args.width) weigh_vectors<S, Step, C, 1>(args, channel, first, sums);
-  weigh_extras<S, Step, C>(args, channel, sums);
 }
 
 template <class S, int Step>
-void weigh_tile(const WeighArgs& args) {
-  const int64_t end = args.tile.channel_end;
-  int64_t channel = args.tile.channel_begin;
-  float* sums = args.tile.rows;
-  for (; channel + 4 <= end; channel += 4, sums += 4 * args.width * S::kLanes) {
-    weigh_channels<S, Step, 4>(args, channel, sums);
+void depthwise_step(const DepthwiseArgs& args) {
+  int64_t channel = args.channel_begin;
+  for (; channel + kChannelsTogether <= args.channel_end; channel += kChannelsTogether) {
+    depthwise_channels<S, Step, kChannelsTogether>(args, channel);
   }
-  for (; channel < end; ++channel, sums += args.width * S::kLanes) weigh_channels<S, Step, 1>(args, channel, sums);
+  for (; channel < args.channel_end; ++channel) depthwise_channels<S, Step, 1>(args, channel);
 }
 
 template <class S>
-void weigh(const WeighArgs& args) {
-  if (args.tile.step == 1) {
-    weigh_tile<S, 1>(args);
+void depthwise(const DepthwiseArgs& args) {
+  if (args.step == 1) {
+    depthwise_step<S, 1>(args);
   } else {
-    weigh_tile<S, 2>(args);
+    depthwise_step<S, 2>(args);
   }
 }
 

@@ -25,8 +25,8 @@ void gather_scalar(const GatherArgs& args) {
   gather<Scalar>(args);
 }
 
-void weigh_scalar(const WeighArgs& args) {
-  weigh<Scalar>(args);
+void depthwise_scalar(const DepthwiseArgs& args) {
+  depthwise<Scalar>(args);
 }
 
 void max_rows_scalar(const float* rows, int64_t taps, int64_t count, float* y) {

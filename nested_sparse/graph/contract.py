@@ -18,6 +18,7 @@ from ..value_type import FLOAT32, ValueType
 DOMAIN, DOMAIN_VERSION = "nested_sparse", 1
 
 CONV, LINEAR, MAX_POOL = "NestedConv", "NestedLinear", "TiledMaxPool"
+CONV_TRANSPOSE = "NestedConvTranspose"
 LSTM, GRU = "NestedLSTM", "NestedGRU"
 QUANTIZED_CONV, QUANTIZED_LINEAR = "QuantizedConv", "QuantizedLinear"
 QUANTIZE, DEQUANTIZE = "QuantizeImage", "DequantizeImage"
@@ -106,6 +107,8 @@ WINDOW = ("kernel_shape", "strides", "pads", "dilations")
 """Attributes of a window over images, in the node and in the layer's metadata; ONNX's names and meanings."""
 CONV_KIND: Mapping[str, Attribute] = {"groups": Attribute("i", 1), SPATIAL_DIMENSIONS: Attribute("i", 2)}
 """Attributes of a convolution beside its window, in the node and, as lists of one, in the layer's metadata."""
+OUTPUT_PADDING = "output_padding"
+"""Attribute of a transposed convolution's node: ONNX's, with a size for each of the window's dimensions."""
 Y_TILED = "y_tiled"
 INPUT_TILED: Mapping[int, str] = {X_INPUT: "x_tiled", RESIDUAL_INPUT: "residual_tiled"}
 """Attribute that says that an input is a tiled image, by the input's place."""
@@ -157,6 +160,7 @@ class LayerKind:
     rows_dim: dimension of the operator's output that holds the layer's rows.
     attributes: attributes by name that the node and the layer's metadata have; in the metadata each is a list.
     of_node, of_quantized: attributes by name that only the node of that operator has, beside those of every kind.
+    adds: whether its operator adds a residual. gathers: whether it takes gather groups.
     gates: of a recurrent layer, the equal parts of its rows; 0 for other kinds. Its operator takes an initial state in
         place of a residual, and [T, N, rows] where others take their inputs: it multiplies N rows at each of T steps.
     states: of a recurrent layer, 1 if its state is hidden states alone, 2 with cells, which are its second output.
@@ -170,6 +174,8 @@ class LayerKind:
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
     of_node: Mapping[str, Attribute] = field(default_factory=dict)
     of_quantized: Mapping[str, Attribute] = field(default_factory=dict)
+    adds: bool = True
+    gathers: bool = True
     gates: int = 0
     states: int = 0
     format_version: int = 1
@@ -220,6 +226,17 @@ LAYER_KINDS: Mapping[str, LayerKind] = {
             SUM_SCALE: Attribute("floats", optional=True),
             SUM_ZERO: Attribute("ints", optional=True),
         },
+    ),
+    "conv_transpose": LayerKind(
+        CONV_TRANSPOSE,
+        None,
+        kernels="conv",
+        rows_dim=1,
+        attributes={**_OF_WINDOW, SPATIAL_DIMENSIONS: CONV_KIND[SPATIAL_DIMENSIONS]},
+        of_node={INPUT_TILED[X_INPUT]: Attribute("i", 0), OUTPUT_PADDING: Attribute("ints")},
+        adds=False,
+        gathers=False,
+        format_version=FORMAT_VERSION,
     ),
     "linear": LayerKind(
         LINEAR,

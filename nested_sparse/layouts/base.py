@@ -121,6 +121,11 @@ class Layout(ABC):
         """
         return self
 
+    @property
+    def in_blocks(self) -> Layout:
+        """The layout in its place where an operator takes no gather groups."""
+        return self
+
     # Counting
 
     def group_count(self, rows: int) -> int:

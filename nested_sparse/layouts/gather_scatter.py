@@ -14,6 +14,7 @@ from ..budget import LayerSize
 from ..errors import CheckpointError, PatternError
 from ..excerpt import excerpt
 from .base import Cells, Layout
+from .blocks import Blocks
 from .gather_choice import balanced_first_level
 from .gather_dealing import gather_groups
 
@@ -45,6 +46,11 @@ class GatherScatter(Layout):
     def name(self) -> str:
         """gs{B}x{k}."""
         return f"gs{self.banks}x{self.per_row}"
+
+    @property
+    def in_blocks(self) -> Layout:
+        """Blocks of four rows."""
+        return Blocks(4)
 
     @property
     def group_rows(self) -> int:

@@ -13,6 +13,7 @@ from nested_sparse.budget import blocks_to_keep
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import PatternError
 from nested_sparse.excerpt import excerpt
+from nested_sparse.graph.contract import LAYER_KINDS
 from nested_sparse.graph.placed import placed
 from nested_sparse.layouts import Blocks, Layout, parse_pattern
 from nested_sparse.mask import group_count
@@ -54,7 +55,9 @@ def _record(entry: LayerEntry, densities: Sequence[float], pattern: str, rng: np
     if is_whole(entry):
         layout: Layout = Blocks(entry.block_rows)
     else:
-        layout = parse_pattern(pattern or entry.pattern).fitted(entry.rows, parts, row_step=1)
+        layout = parse_pattern(pattern or entry.pattern)
+        layout = layout if LAYER_KINDS[entry.op].gathers else layout.in_blocks
+        layout = layout.fitted(entry.rows, parts, row_step=1)
     if layout.whole_channels:
         raise PatternError(
             f"layer '{excerpt(entry.name)}' keeps whole channels, which cost no time of their own; measure another "

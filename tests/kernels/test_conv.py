@@ -110,6 +110,35 @@ def test_whole_depthwise_layers(channels: int, threads: int) -> None:
             check(node, (2, channels, *size), threads)
 
 
+DEPTHWISE: dict[str, dict[str, Any]] = {
+    "uneven strides": {"kernel": (3, 4), "stride": (3, 2), "pads": (2, 0, 1, 3)},
+    "strides beyond the window": {"kernel": (2, 2), "stride": (5, 3), "pads": (0, 1, 0, 0)},
+    "dilated": {"kernel": (3, 3), "dilation": (2, 3), "stride": (1, 2), "pads": (2, 3, 2, 3)},
+    "dilated by the stride": {"kernel": (3, 2), "dilation": (2, 2), "stride": (2, 2), "pads": (1, 1, 1, 1)},
+    "one tap": {"kernel": (1, 1), "pads": (0, 0, 0, 0)},
+    "padding on one side": {"kernel": (3, 3), "pads": (9, 0, 0, 7)},
+    "mostly padding": {"kernel": (2, 2), "dilation": (90, 200), "pads": (60, 150, 60, 150)},
+    "no padding": {"kernel": (5, 5), "pads": (0, 0, 0, 0)},
+}
+
+
+@pytest.mark.parametrize("window", DEPTHWISE)
+def test_windows_of_depthwise_layers(window: str) -> None:
+    """Images of one band and of several, from one to several threads."""
+    rng = np.random.default_rng(1)
+    node = conv_node(rng, 6, 6, 1, groups=6, densities=WHOLE, **DEPTHWISE[window])
+    for size in ((7, 7), (61, 90)):
+        check(node, (2, 6, *size), threads=2, levels=range(1, 2))
+
+
+def test_long_lines_of_depthwise_layers() -> None:
+    """A band is a part of one row; the longest leave no band."""
+    rng = np.random.default_rng(2)
+    options: dict[str, Any] = {"groups": 5, "densities": WHOLE, "spatial": 1, "kernel": (1, 7)}
+    check(conv_node(rng, 5, 5, 1, pads=(0, 3, 0, 3), stride=(1, 2), **options), (1, 5, 20011), levels=range(1))
+    check(conv_node(rng, 5, 5, 1, pads=(0, 0, 0, 0), dilation=(1, 50000), **options), (1, 5, 300100), levels=range(1))
+
+
 @pytest.mark.parametrize("layout", [GatherScatter(16, 1), GatherScatter(8, 2)], ids=lambda layout: layout.name)
 @pytest.mark.parametrize("groups", [2, 3])
 def test_groups_of_channels_in_gathers(layout: GatherScatter, groups: int) -> None:
@@ -194,6 +223,18 @@ def test_size_of_the_image_may_change() -> None:
     for shape in ((1, 4, 9, 9), (2, 4, 16, 5), (1, 4, 9, 9), (5, 4, 3, 40)):
         x = rng.standard_normal(shape).astype(np.float32)
         assert np.abs(model.run(x, 2) - node.dense(x, 2)).max() <= tolerance(node, 2, x)
+
+
+def test_more_sizes_of_images_take_turns_than_plans_are_kept() -> None:
+    """A plan that was kept, and one that was made again, read the image as the first one did."""
+    rng = np.random.default_rng(9)
+    for window in ({}, {"stride": (2, 2), "kernel": (5, 4), "pads": (2, 0, 1, 3)}, {"stride": (1, 3)}):
+        node = conv_node(rng, 3, 5, 4, **window)
+        model = SparseModel([node])
+        for turn in range(2):
+            for size in range(20):
+                x = rng.standard_normal((1, 3, 5 + size, 37 - size)).astype(np.float32)
+                assert np.abs(model.run(x, turn) - node.dense(x, turn)).max() <= tolerance(node, turn, x)
 
 
 def test_empty_batch() -> None:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
-from sparse_node import SparseModel, SparseNode, conv_node, linear_node, place, recurrent_node
+from sparse_node import SparseModel, SparseNode, conv_node, linear_node, place, recurrent_node, transposed_node
 from spoiling import LARGE, guarded, near, spoil_attribute, spoil_bytes
 from tiled_graph import Step, TiledGraph, pool
 
@@ -29,6 +29,8 @@ def expected_shape(attributes: Mapping[str, Any], x: NDArray[np.float32]) -> tup
     """The output's shape, as the attributes have it."""
     if "strides" not in attributes:
         return (*x.shape[:-1], attributes["columns" if "reverse" in attributes else "rows"])
+    if "output_padding" in attributes:
+        return (len(x), attributes["rows"], *transposed_sides(attributes, x))
     tail = x.shape[2:] if x.ndim > 3 else (1, *x.shape[2:])
     sides = [
         (tail[axis] + attributes["pads"][axis] + attributes["pads"][len(tail) + axis] - dilation * (kernel - 1) - 1)
@@ -37,6 +39,15 @@ def expected_shape(attributes: Mapping[str, Any], x: NDArray[np.float32]) -> tup
         for axis, (kernel, dilation) in enumerate(zip(attributes["kernel_shape"], attributes["dilations"], strict=True))
     ]
     return (len(x), attributes["rows"], *sides[-attributes.get("spatial_dimensions", 2) :])
+
+
+def transposed_sides(attributes: Mapping[str, Any], x: NDArray[np.float32]) -> tuple[int, ...]:
+    """The output's sizes of a transposed convolution of images."""
+    names = ("kernel_shape", "strides", "dilations", "output_padding")
+    each = zip(x.shape[2:], *(attributes[name] for name in names), strict=True)
+    full = [stride * (size - 1) + dilation * (kernel - 1) + 1 + more for size, kernel, stride, dilation, more in each]
+    pads = attributes["pads"]
+    return tuple(size - pads[axis] - pads[axis + len(full)] for axis, size in enumerate(full))
 
 
 def check(data: st.DataObject, node: SparseNode, x: NDArray[np.float32], more: Mapping[str, int] | None = None) -> None:
@@ -87,6 +98,18 @@ def test_spoilt_convolutions(data: st.DataObject, block_rows: int, kernel: int, 
     options: dict[str, Any] = {"pads": pads, "permuted": True, "value_type": value_type}
     node = conv_node(rng, 4, 10, block_rows, kernel=(kernel, kernel), **options)
     check(data, node, rng.standard_normal((1, 4, 7, 9)).astype(np.float32))
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data(), st.sampled_from((1, 2, 4)), st.sampled_from((1, 2, 4)), st.sampled_from((2, 3)))
+def test_spoilt_transposed_convolutions(data: st.DataObject, block_rows: int, kernel: int, spatial: int) -> None:
+    """Images and volumes, with and without padding, more at the end, and a tiled input that is none."""
+    rng = np.random.default_rng(0)
+    pads = (kernel // 4,) * 2 * spatial
+    options: dict[str, Any] = {"stride": (2,) * spatial, "pads": pads, "more": (1,) * spatial, "permuted": True}
+    node = transposed_node(rng, 3, 6, block_rows, kernel=(kernel,) * spatial, **options)
+    x = rng.standard_normal((1, 3, *(3, 4, 5)[:spatial])).astype(np.float32)
+    check(data, node, x, {"spatial_dimensions": spatial, "x_tiled": 0})
 
 
 @settings(max_examples=300, deadline=None)

@@ -39,16 +39,21 @@ for block_rows in (1, 2, 4, 8, 16):
     for count in (1, 40):
         x = rng.standard_normal((count, 77)).astype(np.float32)
         assert np.abs(SparseModel([node]).run(x, 2) - node.dense(x, 2)).max() <= tolerance(node, 2, x), block_rows
-for activation in range(1, len(ACTIVATIONS)):
-    node = linear_node(rng, 12, 1021, 4, activation=activation)
-    x = rng.standard_normal((3, 12)).astype(np.float32) * np.float32([[0.1], [1.0], [30.0]])
-    assert np.abs(SparseModel([node]).run(x, 2) - node.dense(x, 2)).max() <= tolerance(node, 2, x), activation
     for op in ("NestedLSTM", "NestedGRU"):
         node = recurrent_node(rng, op, 21, block_rows, permuted=True)
         for batch in (1, 20):
             x = rng.standard_normal((5, batch, node.weight.rows)).astype(np.float32)
             for got, expected in zip(SparseModel([node]).run_all(x, 2), node.steps(x, 2)):
                 assert np.abs(got - expected).max() <= 1e-5, (op, block_rows, batch)
+for activation in range(1, len(ACTIVATIONS)):
+    node = linear_node(rng, 12, 1021, 4, activation=activation)
+    x = rng.standard_normal((3, 12)).astype(np.float32) * np.float32([[0.1], [1.0], [30.0]])
+    assert np.abs(SparseModel([node]).run(x, 2) - node.dense(x, 2)).max() <= tolerance(node, 2, x), activation
+for stride in (1, 2, 3):
+    window = {"kernel": (5, 3), "stride": (stride, stride), "pads": (2, 1, 2, 1)}
+    node = conv_node(rng, 5, 5, 1, groups=5, densities=(1.0, 1.0, 1.0), **window)
+    x = rng.standard_normal((2, 5, 17, 35)).astype(np.float32)
+    assert np.abs(SparseModel([node]).run(x, 2) - node.dense(x, 2)).max() <= tolerance(node, 2, x), stride
 for layout in (GatherScatter(16, 1), GatherScatter(16, 4), GatherScatter(8, 2)):
     node = conv_node(rng, 5, 21, 1, stride=(2, 1), permuted=True, clip=(0.0, 6.0), layout=layout)
     x = rng.standard_normal((2, 5, 17, 19)).astype(np.float32)

@@ -53,7 +53,10 @@ def test_many_columns() -> None:
 def test_whole_depthwise_layers() -> None:
     """One row and one channel for each group, all taps at every level."""
     options: dict[str, Any] = {"groups": 5, "densities": (1.0, 1.0, 1.0), "permuted": True, "residual": True}
-    check(conv_node(np.random.default_rng(2), 5, 5, 1, kernel=(3, 3, 3), **options), (2, 5, 4, 9, 10))
+    rng = np.random.default_rng(2)
+    check(conv_node(rng, 5, 5, 1, kernel=(3, 3, 3), **options), (2, 5, 4, 9, 10))
+    window = {"kernel": (3, 2, 3), "stride": (2, 3, 2), "dilation": (1, 2, 3), "pads": (2, 0, 1, 0, 3, 2)}
+    check(conv_node(rng, 5, 5, 1, **window, **options), (1, 5, 7, 20, 31))
 
 
 @pytest.mark.parametrize("size", [(1, 1, 1), (1, 7, 7), (9, 1, 1), (3, 14, 15)])

@@ -92,6 +92,7 @@ def test_int8_without_dot_products_is_said(
         "int8_isa": int8_isa,
         "threads": 1,
         "repeats": 2,
+        "sizes": [],
         "latency": [
             {"level": 0, "density": 0.5, "batch": 1, "median_ms": 1.0, "p95_ms": 1.0, "against_ms": None},
         ],

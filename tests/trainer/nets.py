@@ -370,7 +370,7 @@ CASES = {
     "two_norms": Case(TwoNorms, nested=2, others=["Mul", "Relu", "Relu", *GATHERED, *GATHERED]),
     "linear_norm": Case(LinearNorm, lambda: image(1, 9), 2, ["Reshape", *GATHERED]),
     "encoder": Case(Encoder, lambda: image(2, 5, 16), 13, None),
-    "unet": Case(UNet, nested=3, others=None),
+    "unet": Case(UNet, nested=4, others=None),
     "speech": Case(Speech, lambda: (torch.randn(2, 9, 6), torch.rand(2, 1, 7)), 11, None, permuted=True),
     "speech_step": Case(Speech, lambda: (torch.randn(2, 1, 6), torch.rand(2, 1, 7)), 11, None, "unstructured"),
     "odd_sums": Case(OddSums, nested=4, others=["Add", "Relu", "Add", "Mul", "Add", "Relu", "Sigmoid", "Add"]),

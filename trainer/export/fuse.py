@@ -91,8 +91,9 @@ def fuse(
         if norm_of[_layer(node)] is not None:
             _fold(node, following(node))
         x, *state = node.inputs
-        recurrent = bool(LAYER_OPERATORS[node.op_type].gates)  # nothing is folded into it
-        added = (state or [None])[0] if recurrent else _fold_residual(node)
+        kind = LAYER_OPERATORS[node.op_type]
+        recurrent = bool(kind.gates)  # nothing is folded into it
+        added = (state or [None])[0] if recurrent else _fold_residual(node) if kind.adds else None
         clip_min, clip_max = OPEN if recurrent else _fold_clamp(node)
         _set_inputs(node, layer_inputs(x, level, added, segments))
         node.attributes[CLIP_MIN] = ir.AttrFloat32(CLIP_MIN, clip_min)

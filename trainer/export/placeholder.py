@@ -66,9 +66,10 @@ def _replaced_reads(layer: NestedLayer) -> Iterator[None]:
 
     def read(name: str) -> Tensor | None:
         if name == "weight":
-            return (
+            weight = (
                 layer.values if layer.dense else _leaf(LEVEL_WEIGHT, layer.name, layer.values.dtype, layer.values.shape)
             )
+            return layer.turned(weight)
         return None if layer.biases is None else _leaf(LEVEL_VALUE, bias_name(layer.name), layer.biases.dtype, (rows,))
 
     layer.read = read
@@ -83,7 +84,11 @@ def _layer(layer: NestedLayer) -> Forward:
     attributes = {LAYER: layer.name, **kind.in_node(layer.attributes())}
     if kind.gates:
         return lambda x, *state: _recurrent(layer, attributes, x, state)
-    return lambda x: layer.traced(x, lambda x, shape: _node(kind.operator, x, attributes, shape))
+
+    def operator(x: Tensor, shape: tuple[int, ...], **of_call: Any) -> Tensor:
+        return _node(kind.operator, x, attributes | of_call, shape)
+
+    return lambda x, *args, **kwargs: layer.traced(x, operator, *args, **kwargs)
 
 
 def _recurrent(

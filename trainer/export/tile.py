@@ -10,6 +10,7 @@ import onnx_ir as ir
 from nested_sparse.graph.contract import (
     CLIP_MIN,
     CONV,
+    CONV_TRANSPOSE,
     DOMAIN,
     DOMAIN_VERSION,
     INPUT_TILED,
@@ -35,7 +36,7 @@ def tile_images(model: ir.Model) -> None:
         if node.op_type == CONV:
             node.attributes[Y_TILED] = ir.AttrInt64(Y_TILED, 1)
         for use in image.uses():
-            if use.node.op_type == CONV:
+            if use.node.op_type != MAX_POOL:
                 name = INPUT_TILED[use.idx]
                 use.node.attributes[name] = ir.AttrInt64(name, 1)
         if image.shape is not None:
@@ -44,7 +45,7 @@ def tile_images(model: ir.Model) -> None:
 
 def _only_convolutions_read(image: ir.Value) -> bool:
     uses = image.uses()
-    ours = all(is_ours(use.node, CONV, MAX_POOL) and use.node.graph is image.graph for use in uses)
+    ours = all(is_ours(use.node, CONV, CONV_TRANSPOSE, MAX_POOL) and use.node.graph is image.graph for use in uses)
     return bool(uses) and ours and not image.is_graph_output()
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from nested_sparse.errors import ExportError
+from nested_sparse.excerpt import excerpt
 from nested_sparse.tensor_spec import TensorSpec, batch_is_free, free_sizes, most_batch, whole_sizes
 
 from ..model.forward_call import ForwardCall
@@ -24,11 +25,24 @@ Shapes = Sequence[tuple[int, ...]]
 Tensors = tuple[Tensor, ...]
 
 
-def trial_shapes(inputs: Sequence[TensorSpec]) -> list[Shapes]:
-    """Shapes of inputs with small, odd and large free sizes; none where at most the batch is free."""
-    free = free_sizes(inputs)
+def trial_inputs(
+    model: nn.Module, call: ForwardCall, inputs: Sequence[TensorSpec], batch: int | None, state: Preserved
+) -> Iterator[Tensors]:
+    """Random inputs like those of `call`: of several free sizes, or else of `batch` samples (None: as many as there).
+
+    inputs: of the file. state: of the model, to which it is put back. Raises ExportError.
+    """
     if not any(spec.free for spec in inputs):
-        return []
+        shapes = [tuple(each.shape) if batch is None else (batch, *each.shape[1:]) for each in call.tensors]
+        yield random_like(call.tensors, shapes)
+        return
+    for sized in trial_shapes(inputs):
+        yield possible_inputs(model, call, sized, state)
+
+
+def trial_shapes(inputs: Sequence[TensorSpec]) -> list[Shapes]:
+    """Shapes of inputs with small, odd and large free sizes."""
+    free = free_sizes(inputs)
     examples = whole_sizes(inputs, {})
     batch = next((spec.example_shape[0] for spec in inputs if spec.has_batch), 0)
     small = {each.name: each.nearest(0) for each in free}
@@ -67,16 +81,20 @@ def possible_inputs(model: nn.Module, call: ForwardCall, shapes: Shapes, state: 
             call.answer(model, tensors)
         except Exception:  # of any kind: a model may check its inputs, or not
             least = min(size for shape in shapes for size in shape)
-            tensors = tuple(each if each.is_floating_point() else (each % least).to(each) for each in tensors)
+            tensors = tuple(each if _fixed_values(each) else (each % least).to(each) for each in tensors)
             call.answer(model, tensors)
     except Exception as error:
         raise ExportError(
-            f"the model fails on inputs of {', '.join(str(list(each)) for each in shapes)}: {error}; give the sizes "
-            "that it takes, e.g. torch.export.Dim('length', min=2, max=512)"
+            f"the model fails on inputs of {', '.join(str(list(each)) for each in shapes)}: {excerpt(error, 300)}; "
+            "give the sizes that it takes, e.g. torch.export.Dim('length', min=2, max=512)"
         ) from error
     finally:
         state.restore()
     return tensors
+
+
+def _fixed_values(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.dtype == torch.bool
 
 
 def refused_ones(

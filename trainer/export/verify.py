@@ -21,7 +21,7 @@ from ..model.forward_call import ForwardCall
 from ..model.nested_model import NestedModel
 from ..model.preserved import preserved, preserved_generators
 from .diagnosis import Answers, diagnosis
-from .trial_inputs import possible_inputs, trial_shapes
+from .trial_inputs import trial_inputs
 
 Tensors = tuple[Tensor, ...]
 OURS = "the file holds the model's weights, so an operator or the graph is at fault: please report the model"
@@ -122,8 +122,7 @@ def verify_export(
     level_before = net.level
     with Session(path, threads=1) as session, preserved_generators(), preserved(net.model) as state, torch.no_grad():
         names = [spec.name for spec in session.inputs]
-        shapes = trial_shapes(session.inputs) or [_with_batch(call.tensors, batch)]
-        drawn = (possible_inputs(net.model, call, each, state) for each in shapes)
+        drawn = trial_inputs(net.model, call, session.inputs, batch, state)
         try:
             for tensors, wanted in agreement.trials(call.tensors, drawn):
                 feeds = {name: tensor.cpu().numpy() for name, tensor in zip(names, tensors, strict=True)}
@@ -136,10 +135,6 @@ def verify_export(
                     _compare(net, call, path, answers, wanted)
         finally:
             net.set_level(level_before)
-
-
-def _with_batch(tensors: Tensors, batch: int | None) -> list[tuple[int, ...]]:
-    return [tuple(each.shape) if batch is None else (batch, *each.shape[1:]) for each in tensors]
 
 
 @contextmanager

@@ -75,7 +75,7 @@ def _noted_reads(layer: NestedLayer, counter: _Counter) -> Iterator[None]:
             return layer.level_bias()
         weight = layer.masked_weight(layer.level)
         counter.weights[weight.untyped_storage().data_ptr()] = (layer.name, weight)
-        return weight
+        return layer.turned(weight)
 
     before, layer.read = layer.read, read
     try:

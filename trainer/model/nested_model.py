@@ -102,8 +102,9 @@ class NestedModel(nn.Module):
         return dict(self._left_dense)
 
     def nested_weight(self, name: str) -> NestedWeight:
-        """A copy, in numpy, of the nested weight of the layer called `name`; for channels, rows sorted into blocks.
+        """A copy, in numpy, of the nested weight of the layer called `name`, as a file holds it.
 
+        For channels, rows are sorted into blocks; columns are in the order of the layer's operator.
         Raises KeyError, PatternError (the pattern does not allow the masks).
         """
         layer = self.nested_layers()[name]
@@ -112,6 +113,9 @@ class NestedModel(nn.Module):
             permutation = None  # rows in order need no table in the file
         values = layer.values.detach().flatten(1).float().cpu().numpy().copy()
         first_level = layer.first_level.cpu().numpy().copy()
+        order = layer.column_order()
+        if order is not None:
+            values, first_level = values[:, order], first_level[:, order]
         layout, first_level, permutation = layer.layout.stored(first_level, permutation, name)
         return NestedWeight(name, values, first_level, layout, permutation)
 
@@ -194,9 +198,10 @@ def nest(
     min_layer_density: share of a layer that every level keeps, at most the sparsest level's density.
     row_shuffle: whether rows that keep the same weights are put together into blocks (Shfl-BW, arXiv:2203.05016), now,
         and again by `train` before its first search. It has an effect only for block{V}x1 with V above 1.
-    Convolutions, Linear, LSTM, GRU (as two layers for each of theirs) and MultiheadAttention (as four) are nested, and modules whose own forward
-    makes one such product with its only weight: forwards of user's classes are called with random inputs to find it. A
-    Linear that shares its weight with an Embedding gets a copy. `dense_layers()` lists all others with reasons.
+    Convolutions, transposed ones too, Linear, LSTM, GRU (as two layers for each of theirs) and MultiheadAttention (as
+    four) are nested, and modules whose own forward makes one such product with its only weight: forwards of user's
+    classes are called with random inputs to find it. A Linear that shares its weight with an Embedding gets a copy.
+    `dense_layers()` lists all others with reasons.
     In a convolution in groups a block must not span two groups: V falls to the largest one that divides a group's rows.
     Depthwise convolutions (one input channel in a group), and under "channel" all in groups, are whole at every level,
     as with keep_dense.

@@ -63,7 +63,7 @@ def replace_layers(
         layer = _nested_layer(module, layout, level_count, dense=id(module.weight) in kept_whole)
         layer.name = names[module][0]
         if module in masks and not layer.dense:
-            layer.allowed = masks[module]
+            layer.allowed = layer.turned(masks[module]).contiguous()
         nested[module] = layer
     for parent in names:
         for key, child in parent._modules.items():
@@ -161,7 +161,8 @@ def _why_shared_dense(names: dict[nn.Module, list[str]], reasons: dict[nn.Module
     for module in [module for module, reason in reasons.items() if reason is None]:
         for key, parameter in module.named_parameters(recurse=False):
             others = [owner for owner in owners[id(parameter)] if owner is not module]
-            alike = all(_kind(owner) == _kind(module) and reasons.get(owner, "") is None for owner in others)
+            taken = key != "weight" or KINDS[type(module)].turned(parameter) is parameter  # else each makes its own
+            alike = taken and all(_kind(owner) == _kind(module) and reasons.get(owner, "") is None for owner in others)
             if others and not (key == "weight" and alike):
                 shared[module] = f"shares its {key} with {names[others[0]][0]!r}"
     return shared
@@ -205,9 +206,10 @@ def _kept_whole(
 def _nested_layer(module: nn.Module, layout: Layout, level_count: int, *, dense: bool) -> NestedLayer:
     kind = KINDS[type(module)]
     dense = dense or kind.stays_whole(module, layout)
-    chosen = kind.whole_layout(layout) if dense else layout
+    chosen = kind.whole_layout(layout) if dense else kind.own_layout(layout)
+    weight: Tensor = module.weight  # type: ignore[assignment]
     parts = getattr(module, "gates", _groups(module))
-    fitted = chosen.fitted(len(module.weight), parts, kind.row_step)  # type: ignore[arg-type]
+    fitted = chosen.fitted(len(kind.turned(weight)), parts, kind.row_step)
     layer = kind(module, layout=fitted, level_count=level_count)
     layer.dense = dense
     return layer

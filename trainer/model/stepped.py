@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from nested_sparse.errors import InputError
+
 from .layers import NestedLayer
 from .layers.recurrent import GRURecurrence, LSTMRecurrence, Projection
 
@@ -22,7 +24,7 @@ _HALVES = ("ih_", "hh_")
 
 
 class Stepped(nn.RNNBase):
-    """What both share. Mixed into torch's class.
+    """The part that both share. Mixed into torch's class.
 
     weight_ih_l0, …, bias_hh_l0, …: weights and biases of the layers inside, in the places where torch has them.
     """
@@ -60,10 +62,23 @@ class Stepped(nn.RNNBase):
 
     def __getattr__(self, name: str) -> Any:
         """The weights and biases of the layers inside, under torch's names."""
+        kind, half = self._part(name)
+        return super().__getattr__(name) if half is None else getattr(half, kind)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As any module's. Raises InputError: it is the name of a weight of a layer inside, which has other values."""
+        if self._part(name)[1] is not None:
+            raise InputError(
+                f"{name} of a nested {type(self).__name__} cannot be set: its values are those of a layer inside; name "
+                "the module in keep_dense, if its weights are computed at each call"
+            )
+        super().__setattr__(name, value)
+
+    def _part(self, name: str) -> tuple[str, nn.Module | None]:
+        """The parameter's name and the layer inside that hold what torch calls `name`; no layer if none does."""
         kind, _, half = name.partition("_")
-        if f"{kind}_" in (_WEIGHT, _BIAS) and half in self.__dict__.get("_modules", {}):
-            return getattr(self._modules[half], kind)
-        return super().__getattr__(name)
+        known = f"{kind}_" in (_WEIGHT, _BIAS)
+        return kind, self.__dict__.get("_modules", {}).get(half) if known else None
 
     def _run(self, function: Any, args: Sequence[Any], zeros: bool) -> Any:
         """The answer of a call of torch.lstm or torch.gru with this module's settings."""
@@ -147,14 +162,21 @@ class _Replaced(TorchFunctionMode):
 
 
 def _is_watched(layer: nn.Module) -> bool:
-    """Whether somebody waits for a call of the layer: else torch's own function is faster, and answers alike."""
+    """Whether a hook waits for calls of the layer, or export has its forward: else torch's function is faster."""
     return bool(layer._forward_hooks or layer._forward_pre_hooks or "forward" in layer.__dict__)
 
 
 def why_whole(module: nn.Module) -> str | None:
     """The reason why an LSTM or GRU of torch cannot be stepped; None when it can."""
     size = getattr(module, "proj_size", 0)
-    return f"its proj_size is {size}; only an LSTM without a projection is nested" if size else None
+    if size:
+        return f"its proj_size is {size}; only an LSTM without a projection is nested"
+    computed = getattr(module, "parametrizations", {})
+    for name in module._flat_weights_names:  # type: ignore[union-attr]
+        pruned_or_normed = any(f"{name}_{part}" in module._parameters for part in ("orig", "v"))
+        if module._parameters.get(name) is None and name not in computed and not pruned_or_normed:
+            return f"its {name} is not a parameter but computed from others"
+    return None
 
 
 def step(module: nn.Module, masks: Mapping[str, Tensor]) -> dict[nn.Module, Tensor]:

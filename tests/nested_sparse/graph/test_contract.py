@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sparse_node import Placed, SparseModel, SparseNode, conv_node, linear_node, place, recurrent_node
+from sparse_node import Placed, SparseModel, SparseNode, conv_node, linear_node, place, recurrent_node, transposed_node
 
 from imports import FOLDERS, PACKAGE, repository_sources
 from nested_sparse.graph.contract import (
     CONV,
+    CONV_TRANSPOSE,
     DOMAIN,
     GRU,
     INPUT_TILED,
@@ -149,17 +150,21 @@ def test_the_library_reads_the_same_names() -> None:
 
 def answer(node: SparseNode, attributes: dict[str, Any]) -> np.ndarray:
     """Output of a node with these attributes."""
-    shapes = {LINEAR: (2, 12), CONV: (2, 3, 6, 6), LSTM: (3, 2, 48), GRU: (3, 2, 36)}
+    shapes = {LINEAR: (2, 12), CONV: (2, 3, 6, 6), CONV_TRANSPOSE: (2, 3, 6, 6), LSTM: (3, 2, 48), GRU: (3, 2, 36)}
     x = np.random.default_rng(1).standard_normal(shapes[node.op]).astype(np.float32)
     placed = place([node])
     return SparseModel([node], Placed(placed.segments, [attributes])).run(x, level=1)
 
 
-@pytest.mark.parametrize("operator", [CONV, LINEAR, LSTM, GRU])
+@pytest.mark.parametrize("operator", [CONV, CONV_TRANSPOSE, LINEAR, LSTM, GRU])
 def test_the_library_asks_for_the_attributes_of_the_contract(operator: str) -> None:
     """One that has no default is missed; one that has a default answers as if it stood there."""
     rng = np.random.default_rng(0)
-    make = {CONV: lambda: conv_node(rng, channels=3, rows=8), LINEAR: lambda: linear_node(rng, columns=12, rows=8)}
+    make = {
+        CONV: lambda: conv_node(rng, channels=3, rows=8),
+        CONV_TRANSPOSE: lambda: transposed_node(rng, channels=3, rows=8),
+        LINEAR: lambda: linear_node(rng, columns=12, rows=8),
+    }
     node = make.get(operator, lambda: recurrent_node(rng, operator, 12))()
     given = place([node]).attributes[0]
     needed = {name for name, attribute in OPERATORS[operator].items() if attribute.default is None}

@@ -8,6 +8,7 @@ import pytest
 from nested_sparse.errors import InputError, OutOfMemoryError
 from nested_sparse.free_size import FreeSize
 from nested_sparse.level import Level
+from nested_sparse.runtime.profiling import turn
 from nested_sparse.runtime.profiling.profile import LatencyProfile
 from nested_sparse.runtime.profiling.size_growth import SizeGrowth, measured_sizes
 from nested_sparse.tensor_spec import TensorSpec
@@ -100,6 +101,15 @@ def test_sizes_that_take_too_long_or_too_much_memory_are_not_measured() -> None:
     profile = measured(full)
     assert profile.growth[0].sizes[-1] == 64
     assert profile.growth[1].sizes[-1] == 4 * WIDTH
+
+
+def test_sizes_of_huge_inputs_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file may allow sizes at which the random inputs alone would take all memory."""
+    monkeypatch.setattr(turn, "MOST_VALUES", 2 * EXAMPLE * WIDTH)
+    session = SizedSession(FreeSize("length", most=1 << 30))
+    profile = measured(session, max_batch=1)
+    assert [each.sizes[-1] for each in profile.growth] == [2 * EXAMPLE, 2 * WIDTH]
+    assert max(shape[1] * shape[2] for shape in session.shapes) == 2 * EXAMPLE * WIDTH
 
 
 def test_json_and_the_quieter_of_two() -> None:

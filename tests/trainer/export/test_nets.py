@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from nets import CASES, Jasper, line
 from onnx.reference.op_run import OpRun
+from sparse_node import ACTIVATIONS, transposed
 from torch import Tensor, nn
 
 from nested_sparse.checkpoint import Checkpoint
@@ -59,9 +60,8 @@ def run_reference(path: Path, feeds: Mapping[str, np.ndarray], level: int) -> di
         onnx.checker.check_model(model)
         empty = {f"__segment_{index}__": np.zeros(0, np.uint8) for index in range(len(checkpoint.levels))}
         names = [spec.name for spec in checkpoint.outputs]
-    evaluator = onnx.reference.ReferenceEvaluator(
-        model, new_ops=[_operator(layers, op) for op in ("Conv", "Linear", "LSTM", "GRU")]
-    )
+    ours = [_operator(layers, op) for op in ("Conv", "ConvTranspose", "Linear", "LSTM", "GRU")]
+    evaluator = onnx.reference.ReferenceEvaluator(model, new_ops=ours)
     answers = evaluator.run(names, {**feeds, **empty, "__level__": np.array(level)})
     return dict(zip(names, answers, strict=True))
 
@@ -73,7 +73,12 @@ def _operator(layers: Mapping[str, tuple], op: str) -> type[OpRun]:
         x = torch.from_numpy(x)
         if op in ("LSTM", "GRU"):
             return _steps(getattr(nn, op), x, dense * scale[:, None], shift, residual, attributes.get("reverse", 0))
-        if op == "Conv":
+        if op == "ConvTranspose":
+            names = ("kernel_shape", "strides", "dilations", "pads", "output_padding")
+            window = {name: list(attributes[name]) for name in names}
+            y = torch.from_numpy(transposed(x.numpy().astype(np.float64), dense.numpy(), window)).float()
+            scale, shift = (part.reshape(-1, *(1,) * (x.dim() - 2)) for part in (scale, shift))
+        elif op == "Conv":
             top, left, bottom, right = attributes["pads"]
             line = attributes.get("spatial_dimensions") == 1
             dense = dense.reshape(weight.rows, -1, *attributes["kernel_shape"])
@@ -87,7 +92,8 @@ def _operator(layers: Mapping[str, tuple], op: str) -> type[OpRun]:
         y = y * scale + shift
         if residual is not None:
             y = y + torch.from_numpy(residual)
-        return (y.clamp(clip_min, clip_max).numpy(),)
+        function = ACTIVATIONS[attributes.get("activation_function", 0)]
+        return (function(y.clamp(clip_min, clip_max).double().numpy()).astype(np.float32),)
 
     return type(f"Nested{op}", (OpRun,), {"op_domain": "nested_sparse", "_run": run})
 

@@ -76,6 +76,7 @@ def test_an_int8_file_says_what_stays_float(tmp_path: Path, caplog: pytest.LogCa
             calibration=[((x, state), torch.zeros(48))],
         )
     with Checkpoint.open(path) as checkpoint:
+        assert checkpoint.metadata.format_version == 5
         for layer in checkpoint.layers:
             assert layer.value_type is (FLOAT32 if layer.op in ("lstm", "gru") else INT8), layer.name
     assert "'gru.hh_l0' stays float32" in caplog.text

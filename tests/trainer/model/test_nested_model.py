@@ -180,6 +180,7 @@ class Odd(nn.Module):
         super().__init__()
         self.grouped = nn.Conv2d(4, 4, 3, groups=2)
         self.transposed = nn.ConvTranspose2d(4, 4, 3)
+        self.upsampling = nn.ConvTranspose2d(4, 4, 3, groups=4)
         self.conv1d = nn.Conv1d(4, 4, 3)
         self.conv3d = nn.Conv3d(4, 4, 3)
         self.table = nn.EmbeddingBag(4, 4)
@@ -190,12 +191,11 @@ class Odd(nn.Module):
 def test_layers_left_dense_have_reasons() -> None:
     """Everything with weights is either nested or listed with the reason why not; the summary shows both."""
     net = nest(Odd(), densities=(0.5,))
-    assert list(net.nested_layers()) == ["grouped", "conv1d", "conv3d", "fine"]
+    assert list(net.nested_layers()) == ["grouped", "transposed", "conv1d", "conv3d", "normed", "fine"]
     reasons = net.dense_layers()
     for name, word in {
-        "transposed": "ConvTranspose2d",
+        "upsampling": "ConvTranspose2d",
         "table": "EmbeddingBag",
-        "normed": "Parametrized",
     }.items():
         assert word in reasons[name]
         assert name in net.summary()

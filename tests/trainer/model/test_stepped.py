@@ -76,7 +76,7 @@ def nested(rnn: nn.Module, **options: Any) -> NestedModel:
 
 
 def watch(net: NestedModel) -> None:
-    """Let somebody wait for the calls of the layers, which then run one by one."""
+    """Let hooks wait for the calls of the layers, which then run one by one."""
     for layer in net.nested_layers().values():
         layer.register_forward_hook(lambda *_: None)
 
@@ -198,6 +198,21 @@ def test_what_stays_dense_says_why() -> None:
         nest(nn.RNN(4, 4), densities=(0.5,))
     channels = nest(nn.Sequential(nn.Linear(32, 32), nn.LSTM(32, 32)), densities=(0.5,), pattern="channel")
     assert all(layer.dense for name, layer in channels.nested_layers().items() if name.startswith("1."))
+
+
+def test_weights_that_others_compute_are_not_ignored() -> None:
+    """A weight that is no parameter leaves the module dense; one that is set later is an error, not a wrong answer."""
+    dropped = nn.LSTM(4, 6)
+    raw = dropped.weight_hh_l0.detach()
+    del dropped._parameters["weight_hh_l0"]
+    dropped.weight_hh_l0 = nn.functional.dropout(raw, 0.5)
+    net = nest(nn.Sequential(nn.Linear(4, 4), dropped), densities=(0.5,))
+    assert net.dense_layers() == {"1": "its weight_hh_l0 is not a parameter but computed from others"}
+    rnn = nest(nn.GRU(4, 6), densities=(0.5,)).model
+    for value in (torch.zeros(18, 6), nn.Parameter(torch.zeros(18, 6))):
+        with pytest.raises(InputError, match="weight_hh_l0 of a nested SteppedGRU cannot be set"):
+            rnn.weight_hh_l0 = value
+    rnn.dropout = 0.0
 
 
 def test_masks_and_computed_weights_are_taken_over() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from .conv import NestedConv1d, NestedConv2d, NestedConv3d
+from .conv_transpose import TRANSPOSED
 from .layer import GRADIENTS, NestedLayer, unique_weights
 from .linear import NestedLinear
 from .recurrent import GRURecurrence, LSTMRecurrence, NestedGRU, NestedLSTM, NestedProjection, Projection
@@ -18,6 +19,7 @@ KINDS: Mapping[type[nn.Module], type[NestedLayer]] = {
     nn.Conv1d: NestedConv1d,
     nn.Conv2d: NestedConv2d,
     nn.Conv3d: NestedConv3d,
+    **TRANSPOSED,
     nn.Linear: NestedLinear,
     Projection: NestedProjection,
     LSTMRecurrence: NestedLSTM,

@@ -6,7 +6,9 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nested_sparse.coupled import ChannelGroup
@@ -32,7 +34,8 @@ class NestedLayer(nn.Module):
         but the first.
     biases: the parameter called "bias", (L, O), one row per level, or None.
     weight, bias: the two parameters. Exception: another module's forward that reads them directly, e.g. F.linear(x,
-        self.proj.weight, self.proj.bias), gets the current level's: (O, ...) with zeros for dropped weights, and (O,).
+        self.proj.weight, self.proj.bias), gets the current level's: as torch's layer holds it, with zeros for dropped
+        weights, and (O,).
         So it computes the same as the layer. Gradients flow to the parameters.
     layout: the weights that are kept or dropped together.
     first_level: buffer, uint8, the lowest level that keeps each cell of the layout, 255 if none: (G, K) of V × 1
@@ -65,7 +68,11 @@ class NestedLayer(nn.Module):
         """Take over the weight of `module`, a layer of torch, and copy its bias for each level."""
         super().__init__()
         weight, bias = module.weight, module.bias
-        self.weight = weight
+        rows_first = self.turned(weight)
+        if rows_first is not weight:
+            own = rows_first.detach().clone(memory_format=torch.contiguous_format)
+            rows_first = nn.Parameter(own, weight.requires_grad)
+        self.weight = rows_first
         per_level = None if bias is None else bias.detach().clone().expand(level_count, -1).contiguous()
         self.bias = None if per_level is None else nn.Parameter(per_level, bias is not None and bias.requires_grad)
         self.register_buffer("first_level", None)
@@ -106,6 +113,20 @@ class NestedLayer(nn.Module):
     def whole_layout(cls, layout: Layout) -> Layout:
         """The layout of a layer that is kept whole, in a model of which the other layers have `layout`."""
         return Blocks(cls.row_step)
+
+    @classmethod
+    def own_layout(cls, layout: Layout) -> Layout:
+        """The layout of a sparse layer of the kind, in a model that has `layout`."""
+        return layout
+
+    @staticmethod
+    def turned(weight: Tensor) -> Tensor:
+        """A weight of torch's layer as (O, ...), and the other way round."""
+        return weight
+
+    def column_order(self) -> NDArray[np.int64] | None:
+        """(K,) the column of `first_level` that each column of the packed weight is; None where they are the same."""
+        return None
 
     @property
     def channel_dim(self) -> int:
@@ -171,7 +192,7 @@ class NestedLayer(nn.Module):
             return self.read(name)  # type: ignore[misc]
         if not called_by_other(self):
             return value
-        return self.masked_weight(self.level) if name == "weight" else self.level_bias()
+        return self.turned(self.masked_weight(self.level)) if name == "weight" else self.level_bias()
 
     def mask(self, level: int) -> Tensor:
         """Bool, the weight's shape: the weights that `level` keeps. Cached until first_level or permutation changes."""

@@ -59,6 +59,25 @@ def test_columns_times_the_weight_are_the_output_of_a_volume() -> None:
     torch.testing.assert_close(made, output.transpose(0, 1).flatten(1).unflatten(0, (2, -1)).mT)
 
 
+@pytest.mark.parametrize(
+    "up",
+    [
+        nn.ConvTranspose1d(4, 6, 5, 3, 2, 1, bias=False),
+        nn.ConvTranspose2d(4, 6, (4, 3), (2, 1), (1, 0), dilation=(1, 2), bias=False),
+        nn.ConvTranspose3d(4, 6, 2, (2, 1, 3), bias=False),
+    ],
+)
+def test_columns_times_the_weight_are_the_output_of_a_transposed_convolution(up: nn.Module) -> None:
+    """The product holds in every phase, with padding on both sides, more at the end, and dilation."""
+    torch.manual_seed(0)
+    layer = nest(up, densities=(1.0,)).nested_layers()["model"]
+    x = torch.randn(5, 4, *(6, 5, 7)[: layer.spatial])
+    positions = layer.positions(x, 60, torch.Generator().manual_seed(1))
+    made = layer.columns(x, positions) @ layer.values.flatten(1).mT
+    output = up(x).flatten(2).gather(2, positions[:, None].expand(-1, 6, -1))
+    torch.testing.assert_close(made[0], output.movedim(1, 2).flatten(0, 1))
+
+
 def test_columns_of_a_linear_layer_are_rows_of_its_input() -> None:
     """The rows are those of the last dimension, for any dimensions before it."""
     torch.manual_seed(0)

@@ -21,6 +21,9 @@ EXAMPLES: dict[nn.Module, Tensor] = {
     nn.Conv1d(4, 6, 3, stride=2, groups=2): torch.ones(2, 4, 9),
     nn.Conv2d(3, 6, (3, 2), padding=(1, 2), dilation=(2, 1)): torch.ones(2, 3, 7, 5),
     nn.Conv3d(4, 6, (3, 2, 1), stride=(2, 1, 1), padding=(1, 2, 0), groups=2): torch.ones(2, 4, 4, 7, 5),
+    nn.ConvTranspose1d(4, 6, 3, stride=2, padding=1, output_padding=1): torch.ones(2, 4, 9),
+    nn.ConvTranspose2d(3, 6, (4, 2), stride=2, padding=(1, 0)): torch.ones(2, 3, 7, 5),
+    nn.ConvTranspose3d(4, 6, 2, stride=(2, 1, 2), dilation=(1, 2, 1)): torch.ones(2, 4, 3, 7, 5),
     nn.Linear(5, 6): torch.ones(2, 3, 5),
     Projection(nn.Parameter(torch.randn(8, 5)), nn.Parameter(torch.randn(8)), 4): torch.ones(2, 3, 5),
 }
@@ -58,7 +61,9 @@ def test_a_layer_is_traced_as_one_node(module: nn.Module) -> None:
     for given in (x, x[0]):
         made: list[tuple[int, ...]] = []
 
-        def operator(x: Tensor, shape: tuple[int, ...], made: list[tuple[int, ...]] = made) -> Tensor:
+        def operator(
+            x: Tensor, shape: tuple[int, ...], made: list[tuple[int, ...]] = made, **of_call: list[int]
+        ) -> Tensor:
             made.append(tuple(x.shape))
             return layer(x) if shape == layer.output_shape(x) else torch.empty(0)
 
