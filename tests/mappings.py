@@ -1,4 +1,4 @@
-"""Mappings: where a file lies in this process's memory, as Linux says."""
+"""Mappings: the places of a file in this process's memory, as Linux gives them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SizeGrowth: how the time of a run grows with one free size of the inputs."""
+"""SizeGrowth: the growth of a run's time with one free size of the inputs."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class SizeGrowth:
 
     @classmethod
     def from_fields(cls, fields: Any) -> SizeGrowth:
-        """What asdict() made of one. Raises InputError, KeyError, TypeError."""
+        """The growth of which asdict() made `fields`. Raises InputError, KeyError, TypeError."""
         return cls.of(fields["name"], fields["example"], fields["sizes"], fields["ms"])
 
     def factor(self, level: int, size: float) -> float:

@@ -50,7 +50,7 @@ def drawn(length: int, batch: int = 1) -> np.ndarray:
 
 
 def test_requests_of_any_allowed_length_get_their_answers(written: Written, model: ServedModel) -> None:
-    """Whatever else waits, and joined with none of another length."""
+    """Each request, beside others, joined with none of another length."""
     lengths = (2, 40, 8, 8, 6, 8, 40)
     futures = [model.engine.submit(Request({"input": drawn(length)}, level=1)) for length in lengths]
     for length, future in zip(lengths, futures, strict=True):

@@ -36,11 +36,11 @@ class AskedSize:
 
 
 AskedSizes = Mapping[int, AskedSize]
-"""What is asked of one tensor, by axis; sizes of the other axes are those of the example."""
+"""The wishes for one tensor, by axis; sizes of the other axes are those of the example."""
 
 
 def asked_sizes(model: nn.Module, call: ForwardCall, dynamic_shapes: object) -> list[AskedSizes]:
-    """What `dynamic_shapes`, in the notation of torch.export, asks of each tensor of `call`. Raises ExportError."""
+    """The wishes of `dynamic_shapes`, in torch.export's notation, for each tensor of `call`. Raises ExportError."""
     parameters = list(inspect.signature(model.forward).parameters.values())
     if not isinstance(dynamic_shapes, Mapping | tuple | list):
         raise ExportError(
@@ -136,7 +136,7 @@ def _of_tensor(entry: Any, tensor: Tensor, name: str) -> AskedSizes:
 
 
 def _asked(dim: Any, size: int, where: str) -> AskedSize | None:
-    """What one entry asks; None for a fixed size."""
+    """The wish of one entry; None for a fixed size."""
     if dim is None or dim is Dim.STATIC or getattr(dim, "type", None) == Dim.STATIC.type:
         return None
     if isinstance(dim, str) and dim:

@@ -75,7 +75,7 @@ class FreeSizes:
 def found_sizes(
     program: torch.export.ExportedProgram, asked: Sequence[AskedSizes], tensors: Sequence[Tensor], inputs: Sequence[str]
 ) -> FreeSizes:
-    """What torch made of the dimensions that were asked for. tensors: the examples. Raises ExportError."""
+    """The sizes that torch made of the wanted dimensions. tensors: the examples. Raises ExportError."""
     uses: dict[Expr, list[tuple[AskedSize, str]]] = {}
     places: list[dict[int, Expr]] = []
     for dims, shape, name in zip(asked, _traced_shapes(program), inputs, strict=True):

@@ -1,4 +1,4 @@
-"""Blocks that several networks have."""
+"""Blocks: parts that several networks have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SizeGrowth: what is measured of a free size, and what a profile predicts from it."""
+"""SizeGrowth: the measured times of a free size, and a profile's predictions from them."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_beyond_the_largest_size_times_go_on_to_grow() -> None:
 
 
 def test_sizes_that_take_too_long_or_too_much_memory_are_not_measured() -> None:
-    """What was measured before stays."""
+    """Earlier measurements stay."""
     session = SizedSession(FreeSize("length", most=2048))
     assert measured(session, limit_s=2 * 15 * run_ms(1, 1, 256) / 1e3).growth[0].sizes[-1] < 2048
     full = SizedSession(FreeSize("length", most=2048), most=100)
