@@ -33,7 +33,7 @@ recipe = "RECIPE"
 "train.dense_epochs" = 0
 "nesting.epochs_per_level" = 0
 [[row]]
-name = "dense, 100 %"
+name = "dense, B/4, 100 %"
 kind = "dense"
 line = "dense"
 settings = { "nest.densities" = [1.0] }
@@ -41,8 +41,8 @@ settings = { "nest.densities" = [1.0] }
 name = "five"
 kind = "nested"
 line = "ladder"
-compare = "dense, 100 %"
-teacher = "dense, 100 %"
+compare = "dense, B/4, 100 %"
+teacher = "dense, B/4, 100 %"
 settings = { "nest.densities" = [0.1, 0.2, 0.3, 0.4, 0.5] }
 """
 
@@ -133,7 +133,7 @@ def test_rows_are_trained_kept_timed_and_shown(
         trained.append(out)
         recipe = load_recipe(options[0], [*settings, f"train.seed={seed}"])
         if "five" in out:
-            assert recipe.teacher.checkpoint == keep / "dense,-100--0.safetensors"
+            assert recipe.teacher.checkpoint == keep / "dense,-B-of-4,-100--0.safetensors"
         return SimpleNamespace(returncode=0, stdout=json.dumps(run_recipe(recipe, Path(out))))
 
     monkeypatch.setattr(study, "subprocess", SimpleNamespace(run=train, PIPE=subprocess.PIPE))
@@ -151,7 +151,7 @@ def test_rows_are_trained_kept_timed_and_shown(
     assert len(trained) == 2
     results = path.with_suffix(".jsonl").read_text()
     assert str(keep) not in results
-    assert [json.loads(each).get("teacher") for each in results.splitlines()] == [None, "dense, 100 %"]
+    assert [json.loads(each).get("teacher") for each in results.splitlines()] == [None, "dense, B/4, 100 %"]
     lines = [json.loads(each) for each in results.splitlines()]
     for level in lines[1]["levels"]:  # as a version wrote it that did not know disagreement
         del level["disagreement"]
@@ -163,7 +163,7 @@ def test_rows_are_trained_kept_timed_and_shown(
     assert filled[0] == lines[0]
     call("time", "--rounds", 2)
     times = json.loads(path.with_suffix(".times.json").read_text())
-    assert {name: len(ms) for name, ms in times["rows"].items()} == {"dense, 100 %": 1, "five": 5}
+    assert {name: len(ms) for name, ms in times["rows"].items()} == {"dense, B/4, 100 %": 1, "five": 5}
     assert min(times["rows"]["five"]) > 0
     told = call("show")
     for name in ("small.png", "small-budget.png", "small-latency.png"):
@@ -177,6 +177,6 @@ def test_rows_are_trained_kept_timed_and_shown(
 
 def test_a_row_of_another_name_is_refused(study: ModuleType, tmp_path: Path) -> None:
     path = tmp_path / "small.toml"
-    path.write_text(STUDY.replace('compare = "dense, 100 %"', 'compare = "none"'))
+    path.write_text(STUDY.replace('compare = "dense, B/4, 100 %"', 'compare = "none"'))
     with pytest.raises(SystemExit, match="row 'five': there is no row 'none'"):
         study.Study(path)

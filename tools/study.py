@@ -61,7 +61,7 @@ class Row:
     @property
     def slug(self) -> str:
         """The name as the name of a folder."""
-        return self.name.replace(" ", "-").replace("%", "")
+        return self.name.replace(" ", "-").replace("%", "").replace("/", "-of-")
 
     def command(self, seed: int, out: str, data: dict[str, str]) -> list[str]:
         """Arguments of `nested-sparse` that train the row."""

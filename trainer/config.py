@@ -37,7 +37,7 @@ class TrainConfig:
     """Number of times in an epoch that a search may choose new masks."""
     distill_weight: float = 0.5
     """Share of a sparse level's loss that compares with the dense model's soft labels; 0 turns distillation off."""
-    distill_temperature: float = 1.0
+    distill_temperature: float = 4.0
     """Temperature that softens the labels of both models (arXiv:1503.02531)."""
     int8_epochs: int = 0
     """Epochs at the end in which all levels train together, rounded as in an int8 file (`fine_tune_int8`)."""
