@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from layer_reference import windows
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
-from sparse_node import Array, SparseNode, place, session_of, windows
+from sparse_node import Array, SparseNode, place, session_of
 
 Images = NDArray[np.float64]
 

@@ -7,7 +7,7 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,22 +19,20 @@ from torch import Tensor
 from nested_sparse.argument import shown
 from nested_sparse.errors import NestedSparseError, TrainingError
 from nested_sparse.excerpt import excerpt
-from nested_sparse.graph.contract import ACTIVATION_FORMS
-from nested_sparse.level import ACCURACY, DISAGREEMENT
 from nested_sparse.options import Problems, checked_options, options_of, unknown
 from nested_sparse.toml_file import parse_toml, read_toml
-from nested_sparse.value_type import FLOAT32, INT8, VALUE_TYPES
+from nested_sparse.value_type import INT8, VALUE_TYPES
 
 from ..config import TrainConfig
 from ..data.datasets import DATA, TrainingData
 from ..entry import described
-from ..export.int8.byte_range import METHODS
 from ..model.nested_model import nest
 from ..model.predicted import given_costs
 from ..models import MODELS
 from ..nestings import NESTINGS, Nesting, default_nesting
 from ..schedules import SCHEDULES, Schedule
 from ..stage import LossFunction
+from .output import METRICS, OutputOptions, output_problems
 from .own_function import errors_named, named_loss, named_source
 from .teacher import TeacherOptions
 
@@ -42,7 +40,6 @@ FOLDER = Path(__file__).parent
 """Folder of the named recipes."""
 TABLES = ("data", "model", "nest", "schedule", "nesting", "teacher", "train", "output")
 LOSSES: dict[str, LossFunction] = {"cross_entropy": F.cross_entropy}
-METRICS = (ACCURACY, DISAGREEMENT)
 DATA_FACTS = ("classes", "channels")
 """Arguments of a model that the data gives where [model] does not."""
 DEVICES = ("auto", "cpu", "cuda")
@@ -65,30 +62,6 @@ class RunOptions:
     """Threads on the CPU; 0 leaves the number to torch. Only 1 gives the same bits on every machine."""
     loss: str = "cross_entropy"
     """Name of the loss, or "module:function" of (outputs, targets)."""
-
-
-@dataclass(frozen=True, slots=True)
-class OutputOptions:
-    """Keys of [output]."""
-
-    file: str = ""
-    """Name of the checkpoint file; by default the recipe's name with .safetensors."""
-    values: str = FLOAT32.name
-    """Type of the stored weights, as in `export`. An int8 file is calibrated with training data of epoch 0."""
-    calibration_samples: int = 512
-    """As in `export`, as are the next three; for int8 only."""
-    calibration_method: str = next(iter(METHODS))
-    activations: str = ""
-    """"" leaves the choice to `export`."""
-    keep_float: tuple[str, ...] = ()
-    metrics: tuple[str, ...] = METRICS
-    """Metrics that are measured at each level and stored; () for models that are not classifiers."""
-    route_samples: int = 0
-    """Training samples of epoch 0 on which the written file's lowered inferences are scored, from every level to every
-    lower one at every layer. The file then names the layers at which a run may be lowered. 0 is off: everywhere."""
-    max_drop: float = 0.01
-    """Largest drop of accuracy, a share, of a lowered inference against its lower level, as in `route_scores`. It takes
-    4000 samples or more to show that a layer loses less than 0.01."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,7 +312,7 @@ class _Maker:
                 self.problems.add("train", key, getattr(run, key), f"a whole number from 0 to {most}")
         if output and output.values not in VALUE_TYPES:
             self.problems.add("output", "values", output.values, f"one of: {', '.join(VALUE_TYPES)}")
-        for problem in () if output is None or output.values not in VALUE_TYPES else _output_problems(output):
+        for problem in () if output is None or output.values not in VALUE_TYPES else output_problems(output):
             self.problems.add("output", *problem)
         if config and output and config.int8_epochs and output.values != INT8.name:
             self.problems.add("train", "int8_epochs", config.int8_epochs, f'0, or [output] values = "{INT8.name}"')
@@ -348,25 +321,6 @@ class _Maker:
                 self.problems.add_unknown("[output] metrics", metric, METRICS)
         if output and Path(output.file).name != output.file:
             self.problems.add("output", "file", output.file, "the name of a file; its folder is --out's")
-
-
-def _output_problems(output: OutputOptions) -> Iterator[tuple[str, Any, str]]:
-    """Key, value and what is expected, for each key about int8 or lowered inferences that is wrong."""
-    defaults = OutputOptions()
-    for key in ("calibration_samples", "calibration_method", "activations", "keep_float"):
-        value = getattr(output, key)
-        if output.values != INT8.name and value != getattr(defaults, key):
-            yield key, value, f'values = "{INT8.name}" beside it'
-    if output.calibration_samples < 1:
-        yield "calibration_samples", output.calibration_samples, "a whole number of at least 1"
-    if output.calibration_method not in METHODS:
-        yield "calibration_method", output.calibration_method, f"one of: {', '.join(METHODS)}"
-    if output.route_samples < 0:
-        yield "route_samples", output.route_samples, "a whole number of at least 0"
-    if not 0 <= output.max_drop < 1:
-        yield "max_drop", output.max_drop, "a share below 1; one point of accuracy is 0.01"
-    if output.activations not in ("", *ACTIVATION_FORMS):
-        yield "activations", output.activations, f"one of: {', '.join(ACTIVATION_FORMS)}"
 
 
 def _imported(name: str) -> Callable[..., Any]:

@@ -11,9 +11,9 @@ import onnx.reference
 import pytest
 import torch
 import torch.nn.functional as F
+from layer_reference import ACTIVATIONS, transposed
 from nets import CASES, Jasper, line
 from onnx.reference.op_run import OpRun
-from sparse_node import ACTIVATIONS, transposed
 from torch import Tensor, nn
 
 from nested_sparse.checkpoint import Checkpoint
