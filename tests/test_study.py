@@ -180,3 +180,19 @@ def test_a_row_of_another_name_is_refused(study: ModuleType, tmp_path: Path) -> 
     path.write_text(STUDY.replace('compare = "dense, B/4, 100 %"', 'compare = "none"'))
     with pytest.raises(SystemExit, match="row 'five': there is no row 'none'"):
         study.Study(path)
+
+
+@pytest.mark.parametrize(("samples", "common", "passes"), [(250, None, 2.0), (None, None, 8.0), (250, 500, 4.0)])
+def test_passes_are_counted_in_epochs_of_the_study(
+    study: ModuleType, tmp_path: Path, samples: int | None, common: int | None, passes: float
+) -> None:
+    """A row whose epochs are a quarter of the training images has a quarter of the passes in them."""
+    path = tmp_path / "small.toml"
+    path.write_text(
+        STUDY if common is None else STUDY.replace("[[row]]", f'"data.epoch_samples" = {common}\n[[row]]', 1)
+    )
+    settings = {} if samples is None else {"data.epoch_samples": samples}
+    of_run = {"row": "five", "seed": 0, "passes": 8.0, "settings": settings, "data": {"train_samples": 1000}}
+    path.with_suffix(".jsonl").write_text(json.dumps(of_run) + "\n")
+    (row,) = study.Study(path).finished()
+    assert row.lines[0]["passes"] == passes

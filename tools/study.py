@@ -41,6 +41,7 @@ from nested_sparse.whole_file import write_whole
 
 FIGURES = ("levels", "dense", "data", "epochs", "passes", "seconds")
 """Figures of a run that its line keeps."""
+EPOCH_SAMPLES = "data.epoch_samples"
 SAME_ACCURACY = 0.002
 """Largest difference between a line and its checkpoint, beside one answer: torch and the runtime round otherwise."""
 
@@ -103,6 +104,7 @@ class Study:
         self.path, self.results, self.timed = path, path.with_suffix(".jsonl"), path.with_suffix(".times.json")
         content = tomllib.loads(path.read_text())
         self.title, self.data = content["title"], content["data"]
+        self._epoch_samples = content.get("settings", {}).get(EPOCH_SAMPLES)
         self.rows = [_row(content, row) for row in content["row"]]
         names = {row.name for row in self.rows}
         for row in self.rows:
@@ -121,10 +123,18 @@ class Study:
         """The rows that have runs. Lines of older versions may lack figures, such as disagreement."""
         runs, found = self.runs(), []
         for row in self.rows:
-            lines = {seed: line for (name, seed), line in sorted(runs.items()) if name == row.name}
+            lines = {seed: self._comparable(line) for (name, seed), line in sorted(runs.items()) if name == row.name}
             if lines:
                 found.append(Finished(row.name, row.kind, row.line, row.compare, lines))
         return found
+
+    def _comparable(self, line: dict[str, Any]) -> dict[str, Any]:
+        """`line` with its passes in epochs of the study: a row may have shorter ones."""
+        samples = line["settings"].get(EPOCH_SAMPLES)
+        if samples == self._epoch_samples:
+            return line
+        whole = line["data"]["train_samples"]
+        return {**line, "passes": line["passes"] * (samples or whole) / (self._epoch_samples or whole)}
 
     def finish(self, row: Row, seed: int, figures: dict[str, Any]) -> None:
         """Add a finished run's figures."""
