@@ -192,7 +192,8 @@ def test_passes_are_counted_in_epochs_of_the_study(
         STUDY if common is None else STUDY.replace("[[row]]", f'"data.epoch_samples" = {common}\n[[row]]', 1)
     )
     settings = {} if samples is None else {"data.epoch_samples": samples}
-    of_run = {"row": "five", "seed": 0, "passes": 8.0, "settings": settings, "data": {"train_samples": 1000}}
+    figures = line(0.5, densities=(0.2,), passes=8.0)
+    of_run = {"row": "five", "seed": 0, **figures, "settings": settings, "data": {"train_samples": 1000}}
     path.with_suffix(".jsonl").write_text(json.dumps(of_run) + "\n")
     (row,) = study.Study(path).finished()
     assert row.lines[0]["passes"] == passes
