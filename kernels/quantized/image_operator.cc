@@ -17,6 +17,8 @@ QuantizedImage ImageOperator::read_image(const ort::Context& context, size_t ind
 }
 
 Image ImageOperator::read_floats(const ort::Context& context, size_t index, const char* name) const {
+  const ort::Shape shape = context.input<float>(index).shape;  // images of bytes have no slices
+  if (shape.rank == 5) fail(std::string(name) + " must be [N, C, H, W] or [N, C, W], got " + shape.text());
   try {
     return Image::read(context.input<float>(index), false, TileShape{1, 1});
   } catch (const ort::Error& error) {

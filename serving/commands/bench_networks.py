@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from nested_sparse.budget import check_densities
 from nested_sparse.errors import NestedSparseError
 
 from .output import print_json
@@ -55,6 +54,7 @@ def networks(
     Example: `nested-sparse bench networks --rows 'mobilenet*' --batches 1`
     """
     try:
+        from nested_sparse.budget import check_densities
         from nested_sparse.trainer.networks import NETWORKS
 
         from ..bench.networks.measure import LEVELS, Settings, measure_network

@@ -306,7 +306,7 @@ class Speech(nn.Module):
 
 TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 TRANSFORMER: Sequence[str] | None = (  # older releases spell some of them out
-    ["LayerNormalization"] * 2 + ["Split", "Transpose", "MatMul", "Div", "Softmax", "MatMul", "Gelu"]
+    ["LayerNormalization"] * 2 + ["Split", "Transpose", "MatMul", "Div", "Softmax", "MatMul"]
     if TORCH >= (2, 13)
     else None
 )
@@ -350,9 +350,9 @@ CASES = {
     "residual": Case(Residual, nested=5, permuted=True),
     "pre_activation": Case(PreActivation, nested=3, others=[*GATHERED, "Relu"]),
     "dense": Case(Dense, nested=2, others=["Concat", "Relu"] * 2 + GATHERED * 2 + ["AveragePool"]),
-    "depthwise": Case(Depthwise, nested=5, others=["HardSwish"], permuted=True),
-    "depthwise_gathers": Case(Depthwise, nested=5, others=["HardSwish"], pattern="gs8x1", keep_dense=GATHERLESS),
-    "depthwise_channels": Case(Depthwise, nested=5, others=["HardSwish"], pattern="channel"),
+    "depthwise": Case(Depthwise, nested=5, others=[], permuted=True),
+    "depthwise_gathers": Case(Depthwise, nested=5, others=[], pattern="gs8x1", keep_dense=GATHERLESS),
+    "depthwise_channels": Case(Depthwise, nested=5, others=[], pattern="channel"),
     "mobilenet": Case(MobileNet, nested=9, others=["ReduceMean", "Reshape"], keep_dense=("fc",)),
     "mobilenet_block16": Case(MobileNet, nested=9, others=["ReduceMean", "Reshape"], pattern="block16x1"),
     "jasper": Case(Jasper, line, nested=7, others=["MaxPool", "LogSoftmax"]),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 SEED = 0
 
@@ -25,10 +26,24 @@ class Size:
     inputs: Inputs
 
     def model(self) -> nn.Module:
-        """The model in eval mode, with the same weights each time; torch's generator is left as it was."""
+        """The model in eval mode, with the same weights each time; torch's generator is left as it was.
+
+        Batch norms have the statistics of a first batch. With those of a new norm, a deep network's answers depend on
+        its last bias alone, and an error in it would not be seen.
+        """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEED)
-            return self.make().eval()
+            model = self.make().eval()
+        norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+        if norms:
+            momenta = [norm.momentum for norm in norms]
+            for norm in norms:
+                norm.train().momentum = 1.0
+            with torch.no_grad():
+                model(*self.batch(2))
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.eval().momentum = momentum
+        return model
 
     def batch(self, size: int) -> tuple[Tensor, ...]:
         """Inputs of `size` samples, the same each time."""

@@ -101,7 +101,7 @@ def parametrized(channels: int) -> nn.BatchNorm2d:
 
 
 NORMS = {  # and the operators between the two convolutions, where the first takes the norm's scale and shift
-    NormAct: ["Sigmoid", "Mul"],
+    NormAct: [],
     Gained: None,
     Wide: None,
     ByHand: None,
