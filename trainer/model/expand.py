@@ -91,7 +91,8 @@ def _route(module: nn.Module, masks: dict[nn.Module, Tensor]) -> str | None:
         return None
     found = only_product(tried, weights[0])
     if isinstance(found, str):
-        return found
+        kind = KINDS.get(parametrize.type_before_parametrizations(module))
+        return (kind and kind.why_dense(module)) or found
     product, x = found
     if type(module) not in KINDS and (branching := why_not_one_product(type(module))):
         return f"{type(tried).__name__} is not nested: {branching}"

@@ -129,7 +129,7 @@ def test_density_is_of_the_whole_network() -> None:
         assert net.density(level) == kept / whole
     listed = net.dense_layers()
     assert [name for name in listed if "up" in name] == ["up"]
-    assert "is not nested" in listed["up"]
+    assert "2 groups" in listed["up"]
 
 
 def test_the_file_says_what_it_costs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
