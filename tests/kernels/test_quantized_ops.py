@@ -326,7 +326,13 @@ def test_other_inputs_that_do_not_fit() -> None:
     for shape in ((3, 3), (1, 2, 3, 4, 5)):
         wrong = rf"QuantizeImage: X must be .*\[N, C, H, W\].*, got {re.escape(str(list(shape)))}"
         with pytest.raises(Exception, match=wrong):
-            run("QuantizeImage", np.ones(shape, np.float32), level(0), **ranges(Range(np.float32(1), 0)), **placed(TILES))
+            run(
+                "QuantizeImage",
+                np.ones(shape, np.float32),
+                level(0),
+                **ranges(Range(np.float32(1), 0)),
+                **placed(TILES),
+            )
     with pytest.raises(Exception, match="with one spatial dimension X must have one row"):
         run("DequantizeImage", image, spatial_dimensions=1)
     for index in (-1, 1, 2**40):
