@@ -85,6 +85,8 @@ def train(
     work = Work(net, config, loss_fn, scratch=schedule.from_scratch and not config.dense_epochs)
     settings = fingerprint(net, config, schedule, nesting)
     if teacher is not None:
+        if not config.distill_weight and not getattr(nesting, "soft_weight", None):
+            raise TrainingError("teacher: its soft labels have no share in the loss: TrainConfig.distill_weight is 0")
         work.teacher = given_teacher(teacher, device_of(net), images_last=config.channels_last)
         settings["teacher"] = digest(teacher)
     stages = nesting.stages(work, schedule)

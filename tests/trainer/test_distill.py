@@ -124,3 +124,12 @@ def test_a_teacher_that_does_not_fit_is_found_at_the_first_batch(teacher: Any, s
             on_progress=reports.append,
         )
     assert not reports
+
+
+def test_a_teacher_without_a_share_is_an_error() -> None:
+    """It would be ignored. A nesting's own share is enough."""
+    config = TrainConfig(dense_epochs=0, search_epochs=0, distill_weight=0.0, recalibration_samples=0)
+    fit = partial(train, batches=small_batches(), loss_fn=F.cross_entropy, config=config, teacher=Sure())
+    with pytest.raises(TrainingError, match=r"no share in the loss: TrainConfig\.distill_weight is 0"):
+        fit(nested_small_net())
+    assert fit(nested_small_net(), nesting=Interleaved(epochs=1, soft_weight=0.5))
