@@ -235,6 +235,12 @@ class _Maker:
         if name not in known:
             self.problems.add_unknown(f"[{table}] name", name, known)
             return None
+        if "name" not in self.tables[table] and not options.keys() <= options_of(known[name]).keys():
+            fitting = [other for other, kind in known.items() if options.keys() <= options_of(kind).keys()]
+            if fitting:
+                self.problems.lines.append(
+                    f'[{table}] has no name, and so is {name}; for its keys give name = "{fitting[0]}"'
+                )
         return self._made(table, known[name], options)
 
     def _name_and_rest(self, table: str, default: str = "") -> tuple[str, dict[str, Any]]:

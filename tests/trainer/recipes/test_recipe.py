@@ -383,3 +383,10 @@ def test_tensorboard_says_what_it_needs() -> None:
             TensorBoard("curves")
     else:
         pytest.skip("tensorboard is installed here")
+
+
+def test_keys_of_a_nesting_without_a_name_say_the_name(tmp_path: Path) -> None:
+    """Recipes from when `freeze_then_grow` was the default have its keys alone."""
+    text = TINY.replace('name = "freeze_then_grow"\n', "")
+    with pytest.raises(TrainingError, match=r'has no name, and so is interleaved; .* name = "freeze_then_grow"'):
+        tiny(tmp_path, text=text)
