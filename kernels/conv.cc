@@ -189,10 +189,16 @@ void NestedConv::run_band(const Run& run, const DepthwisePlan& plan, const Depth
   args.weights = values_of<float>(run.view.levels[0]);
   std::fill_n(args.plane, kChannelsTogether * args.plane_pitch, 0.0F);
   std::fill_n(args.sums, kChannels * args.pitch + lanes, 0.0F);
+  const int64_t used = std::min(band.pixels, run.y.tiling.pixels - band.first_pixel);
   for (int64_t begin = channels.begin; begin < channels.end; begin = args.channel_end) {
     args.channel_begin = begin;
     args.channel_end = std::min(begin + kChannels, channels.end);
     gather_.depthwise(args);
+    // Lanes behind the last pixel hold what the kernel's whole vectors left there, which depends on the channels that
+    // this task computed before.
+    for (int64_t sums = 0; used < band.pixels && sums < args.channel_end - begin; ++sums) {
+      std::fill_n(args.sums + sums * args.pitch + used, band.pixels - used, 0.0F);
+    }
     for (int64_t tile = band.first_tile; tile < band.end_tile; ++tile) {
       SpmmArgs last = arguments(run, image, tile);
       last.weight.level_count = 0;
