@@ -19,3 +19,17 @@ def assert_answers_as_torch(net: NestedModel, path: Path, images: Tensor) -> Non
             net.set_level(level)
             got = session.run({"input": images.numpy()}, level=level)["output"]
             np.testing.assert_allclose(got, net(images).numpy(), rtol=1e-4, atol=1e-4)
+
+
+def assert_levels_as_torch(net: NestedModel, path: Path, x: Tensor) -> None:
+    """The file, whole or cut, answers as the model to 1e-5 of its largest output, at every level; the levels differ."""
+    answers = []
+    with Session(path, threads=1) as session:
+        for level in range(len(session.levels)):
+            net.set_level(level)
+            with torch.no_grad():
+                expected = net.eval()(x).numpy()
+            (got,) = session.run({"input": x.numpy()}, level=level).values()
+            np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * float(np.abs(expected).max()))
+            answers.append(got)
+    assert len(answers) == 1 or not np.allclose(answers[0], answers[-1])

@@ -43,6 +43,8 @@ class BoundSession:
         self._by_values = any(spec.dtype == NAME for spec in (*inputs, *outputs))
         self._bindable = not self._by_values and hasattr(session, "_sess") and hasattr(ort_c, "SessionIOBinding")
         self._bindings = threading.local()
+        if self._bindable:
+            self._cpu = ort_c.OrtDevice(ort_c.OrtDevice.cpu(), ort_c.OrtDevice.default_memory(), 0)
 
     def run(self, arrays: Mapping[str, Array], cell: LevelCell, options: Any) -> list[Array]:
         """The outputs in order, new arrays, at the level of `cell`. Raises ONNX Runtime's errors."""
@@ -66,7 +68,7 @@ class BoundSession:
             nbytes += array.nbytes
         binding.bind_ortvalue_input(LEVEL.name, cell.ort_value._ortvalue)
         for name in self.names:  # in each run, else ONNX Runtime writes into the memory of the last run's outputs
-            binding.bind_output(name, _CPU)
+            binding.bind_output(name, self._cpu)
         try:
             self.session._sess.run_with_iobinding(binding, options)
             results: list[Array] = binding.copy_outputs_to_cpu()
@@ -81,6 +83,3 @@ class BoundSession:
         for name, value in self._weights.items():
             binding.bind_ortvalue_input(name, value._ortvalue)
         return binding
-
-
-_CPU = ort_c.OrtDevice(ort_c.OrtDevice.cpu(), ort_c.OrtDevice.default_memory(), 0)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import cache
 
 import numpy as np
 import onnx_ir as ir
@@ -53,13 +54,19 @@ def _number(function: Function) -> int | None:
         got = _computed(function)
         if got is None:
             return None
-        for name, known in _KNOWN.items():
-            expected = known(_POINTS)
+        for name in _KNOWN:
+            expected = _expected(name)
             near = np.abs(got - expected) <= TOLERANCE * np.abs(expected) + _SLACK[name] * np.abs(_POINTS)
             # zeros must be zeros: a logarithm or a division may follow
             if np.all(near & ((expected != 0) | (got == 0))):
                 return FUNCTIONS.index(name)
     return None
+
+
+@cache
+def _expected(name: str) -> Values:
+    """The values of a known function at _POINTS."""
+    return _KNOWN[name](_POINTS)
 
 
 def _computed(function: Function) -> Values | None:

@@ -47,7 +47,7 @@ class BatchTimes:
 
 @dataclass(frozen=True, slots=True)
 class Seconds:
-    """Wall time of making the files: nesting, our export without verification, and torch.onnx.export alone."""
+    """Time of making the files: nesting, our export without verification, and torch.onnx.export alone."""
 
     nest: float
     export: float

@@ -9,6 +9,7 @@ import onnx
 import pytest
 import torch
 import torch.nn.functional as F
+from against_torch import assert_levels_as_torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
@@ -20,7 +21,6 @@ from nested_sparse.runtime.profiling import layer_profile
 from nested_sparse.runtime.profiling.random_copy import write_random_copy
 from nested_sparse.slice import slice_checkpoint
 from nested_sparse.trainer import export, nest, nest_pretrained
-from nested_sparse.trainer.model.nested_model import NestedModel
 
 DENSITIES = (0.2, 0.6)
 
@@ -76,20 +76,6 @@ class Volume(nn.Module):
 NETS = {"decoder": (Decoder, (2, 3, 11, 14)), "vocoder": (Vocoder, (2, 6, 21)), "volume": (Volume, (2, 2, 4, 6, 8))}
 
 
-def assert_alike(net: NestedModel, path: Path, x: Tensor) -> None:
-    """The file answers as the model, at every level that it has; the levels differ."""
-    answers = []
-    with Session(path, threads=1) as session:
-        for level in range(len(session.levels)):
-            net.set_level(level)
-            with torch.no_grad():
-                expected = net.eval()(x).numpy()
-            (got,) = session.run({"input": x.numpy()}, level=level).values()
-            np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * float(np.abs(expected).max()))
-            answers.append(got)
-    assert len(answers) == 1 or not np.allclose(answers[0], answers[-1])
-
-
 @pytest.mark.parametrize("pattern", ["unstructured", "block4x1", "channel"])
 @pytest.mark.parametrize("name", NETS)
 def test_networks_answer_like_torch(name: str, pattern: str, tmp_path: Path) -> None:
@@ -99,9 +85,9 @@ def test_networks_answer_like_torch(name: str, pattern: str, tmp_path: Path) -> 
     net = nest(make(), densities=DENSITIES, pattern=pattern)
     assert net.dense_layers() == {}
     path = export(net, (torch.randn(shape),), tmp_path / "net.safetensors", tolerance=1e-5)
-    assert_alike(net, path, torch.randn(3, *shape[1:]))
+    assert_levels_as_torch(net, path, torch.randn(3, *shape[1:]))
     slice_checkpoint(path, 1, tmp_path / "cut.safetensors")
-    assert_alike(net, tmp_path / "cut.safetensors", torch.randn(shape))
+    assert_levels_as_torch(net, tmp_path / "cut.safetensors", torch.randn(shape))
     with Checkpoint.open(path) as checkpoint:
         nodes = onnx.load_from_string(checkpoint.graph()).graph.node
         assert checkpoint.metadata.format_version == 5
@@ -148,7 +134,7 @@ def test_a_weight_read_past_its_layer_is_torchs(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="'up' is nested, but forward reads its weight past the layer"):
         export(net, (x,), tmp_path / "net.safetensors")
     dense = nest(nn.Sequential(Reads(), nn.Conv2d(8, 8, 1)), densities=DENSITIES, keep_dense=("*up",))
-    assert_alike(dense, export(dense, (x,), tmp_path / "net.safetensors"), x)
+    assert_levels_as_torch(dense, export(dense, (x,), tmp_path / "net.safetensors"), x)
 
 
 def test_pruned_weights_stay_out_and_shared_ones_stay_dense() -> None:
@@ -173,7 +159,7 @@ def test_gather_groups_become_blocks(tmp_path: Path) -> None:
     layers = net.nested_layers()
     assert isinstance(layers["down"].layout, GatherScatter)
     assert layers["up"].layout.name == "block4x1"
-    assert_alike(
+    assert_levels_as_torch(
         net, export(net, (torch.randn(2, 3, 11, 14),), tmp_path / "net.safetensors"), torch.randn(1, 3, 11, 14)
     )
 
@@ -222,4 +208,4 @@ def test_post_training(tmp_path: Path) -> None:
         with torch.no_grad():
             errors.append(float((net(x) - model(x)).square().mean()))
     assert errors[0] < errors[1]
-    assert_alike(fitted, export(fitted, (x,), tmp_path / "net.safetensors"), x[:3])
+    assert_levels_as_torch(fitted, export(fitted, (x,), tmp_path / "net.safetensors"), x[:3])

@@ -5,18 +5,16 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
 import torch
 import torch.nn.functional as F
+from against_torch import assert_levels_as_torch
 from torch import Tensor, nn
 
 from nested_sparse.checkpoint import Checkpoint
-from nested_sparse.runtime import Session
 from nested_sparse.slice import slice_checkpoint
 from nested_sparse.trainer import export, nest, nest_pretrained
-from nested_sparse.trainer.model.nested_model import NestedModel
 from nested_sparse.value_type import FLOAT32, INT8
 
 DENSITIES = (0.2, 0.6)
@@ -47,20 +45,6 @@ def example(samples: int = 2) -> Tensor:
     return torch.randn(samples, 3, 4, 13, 18, generator=torch.Generator().manual_seed(1))
 
 
-def assert_alike(net: NestedModel, path: Path, x: Tensor) -> None:
-    """The file answers as the model, at every level that it has; the levels differ."""
-    answers = []
-    with Session(path, threads=1) as session:
-        for level in range(len(session.levels)):
-            net.set_level(level)
-            with torch.no_grad():
-                expected = net.eval()(x).numpy()
-            (got,) = session.run({"input": x.numpy()}, level=level).values()
-            np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * float(np.abs(expected).max()))
-            answers.append(got)
-    assert len(answers) == 1 or not np.allclose(answers[0], answers[-1])
-
-
 @pytest.mark.parametrize("pattern", ["unstructured", "block4x1", "block16x1", "gs8x2", "channel"])
 def test_a_network_answers_like_torch(pattern: str, tmp_path: Path) -> None:
     """The file does so whole and cut, on other batches than the example's; images between our layers are tiled."""
@@ -70,9 +54,9 @@ def test_a_network_answers_like_torch(pattern: str, tmp_path: Path) -> None:
     assert net.dense_layers() == {}
     path = export(net, (example(),), tmp_path / "net.safetensors", tolerance=1e-5)
     for samples in (1, 3):
-        assert_alike(net, path, example(samples))
+        assert_levels_as_torch(net, path, example(samples))
     slice_checkpoint(path, 1, tmp_path / "cut.safetensors")
-    assert_alike(net, tmp_path / "cut.safetensors", example())
+    assert_levels_as_torch(net, tmp_path / "cut.safetensors", example())
     with Checkpoint.open(path) as checkpoint:
         nodes = onnx.load_from_string(checkpoint.graph()).graph.node
         assert checkpoint.metadata.format_version == 5
@@ -97,7 +81,7 @@ def test_a_layer_alone_takes_a_volume_without_a_batch(tmp_path: Path) -> None:
     x = example()
     net.set_level(0)
     torch.testing.assert_close(net(x[0]), net(x)[0])
-    assert_alike(net, export(net, (x,), tmp_path / "net.safetensors"), x)
+    assert_levels_as_torch(net, export(net, (x,), tmp_path / "net.safetensors"), x)
 
 
 def test_values_of_two_bytes(tmp_path: Path) -> None:
@@ -126,7 +110,7 @@ def test_post_training(tmp_path: Path) -> None:
     """The weights of the levels are fitted to the inputs of each layer."""
     torch.manual_seed(0)
     net = nest_pretrained(Video().eval(), [example(8)], densities=DENSITIES, samples=8)
-    assert_alike(net, export(net, (example(),), tmp_path / "net.safetensors"), example())
+    assert_levels_as_torch(net, export(net, (example(),), tmp_path / "net.safetensors"), example())
 
 
 def test_a_product_in_a_forward_of_ones_own(tmp_path: Path) -> None:
@@ -141,4 +125,4 @@ def test_a_product_in_a_forward_of_ones_own(tmp_path: Path) -> None:
     model = nn.Sequential(Standardised(3, 8, 3, padding=1), nn.ReLU(), nn.Conv3d(8, 4, 3))
     net = nest(model, densities=DENSITIES, example_inputs=(example(),))
     assert len(net.nested_layers()) == 2
-    assert_alike(net, export(net, (example(),), tmp_path / "net.safetensors"), example())
+    assert_levels_as_torch(net, export(net, (example(),), tmp_path / "net.safetensors"), example())
