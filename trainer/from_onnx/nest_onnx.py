@@ -1,0 +1,171 @@
+"""nest_onnx: an ONNX file to a checkpoint file of nested levels, without training."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nested_sparse.argument import file_path, real, shown, whole
+from nested_sparse.budget import check_densities
+from nested_sparse.errors import ExportError, InputError
+from nested_sparse.level import ACCURACY
+from nested_sparse.value_type import FLOAT32, INT8, value_type
+from nested_sparse.writer import refuse_existing
+
+from ..entry import entry
+from ..export.verify import Alike, Rounded
+from ..export.write import export
+from ..model.nested_model import NestedModel
+from ..post_training.levels import nest_pretrained
+from .onnx_network import OnnxNetwork
+from .prepare import prepare
+from .read import read_onnx
+from .samples import Arrays, Samples, read_samples
+from .segments import Runner
+from .traced import input_specs
+
+log = logging.getLogger(__name__)
+
+COMPARED_RUNS = 4
+"""Runs, or samples, on which the network is compared with the file."""
+
+
+@entry(ExportError)
+@torch.no_grad()
+def nest_onnx(
+    path: str | os.PathLike[str],
+    calibration: str | os.PathLike[str] | Arrays,
+    output: str | os.PathLike[str],
+    *,
+    densities: Sequence[float],
+    pattern: str | None = None,
+    budget: str | None = None,
+    values: str = FLOAT32.name,
+    keep_dense: Sequence[str] = (),
+    labels: str | None = None,
+    samples: int = 256,
+    sizes: Mapping[str, int] | None = None,
+    force: bool = False,
+    tolerance: float = 1e-4,
+    **options: Any,
+) -> Path:
+    """Write the ONNX model at `path` as a checkpoint of nested levels to `output`, and return that path.
+
+    The weights of Conv, ConvTranspose, Gemm, MatMul, LSTM and GRU that are constants of the graph become nested layers,
+    called as torch called them or after their nodes. All other nodes stay. The levels are those of `nest_pretrained`.
+    calibration: an NPZ file, or arrays by name: one for each input, with the samples along its first dimension.
+    densities, pattern, budget, keep_dense, options: as of `nest_pretrained`. pattern None: "unstructured".
+    values: as of `export`; "int8" takes its ranges from the calibration.
+    labels: name of an array in calibration with the class index of each sample. The accuracy of each level is then
+        stored in the file: the share of samples at which the first output is right. Of numbers with classes along
+        dimension 1, the largest counts.
+    samples: number of samples to use, from the first on.
+    sizes: sizes of free dimensions, by the names that they have in the file, which become fixed.
+    tolerance: largest accepted difference of the file from ONNX Runtime, as a share of the largest magnitude of an
+        output. The reference is ONNX Runtime itself: with the file as it is, and, level by level, with the level's
+        weights in the file's graph.
+    After an error, nothing new is at `output`.
+    Raises ExportError (the model), InputError (calibration), CheckpointError (`output`), and what `nest` raises.
+    """
+    output = file_path("output", output)
+    refuse_existing(output, force)
+    check_densities(densities)
+    samples = whole("samples", samples, 1, error=InputError)
+    stored, tolerance = value_type(values, ExportError), real("tolerance", tolerance, 0, error=ExportError)
+    where = file_path("path", path).name
+    model = read_onnx(path)
+    quantised, batch = prepare(model, where, _checked_sizes(sizes))
+    network = OnnxNetwork.of(model, batch, where)
+    data = read_samples(calibration, input_specs(network.plan), labels, samples)
+    _check_reads_alike(Path(path), network, data, Rounded() if quantised else Alike(tolerance))
+    net = _nested(network, data, densities=densities, pattern=pattern, budget=budget, keep_dense=keep_dense, **options)
+    metrics = {} if data.labels is None else {ACCURACY: _accuracy(net, data, data.labels)}
+    given: dict[str, Any] = {} if stored is not INT8 else {"calibration": [data.run(each) for each in range(data.runs)]}
+    example = _first(network, data)
+    return export(net, example, output, metrics=metrics, values=values, force=force, tolerance=tolerance, **given)
+
+
+def _checked_sizes(sizes: Mapping[str, int] | None) -> dict[str, int]:
+    if sizes is not None and not isinstance(sizes, Mapping):
+        raise ExportError(f"sizes: expected names with a size each, e.g. {{'batch': 1}}, got {shown(sizes)}")
+    return {name: whole(f"sizes[{name!r}]", size, 1, error=ExportError) for name, size in (sizes or {}).items()}
+
+
+def _first(network: OnnxNetwork, data: Samples) -> tuple[Tensor, ...]:
+    """One sample, or the samples of one run where the batch is fixed."""
+    first = data.run(0)
+    return tuple(each[:1] for each in first) if network.plan.batch else first
+
+
+def _check_reads_alike(path: Path, network: OnnxNetwork, data: Samples, agreement: Alike | Rounded) -> None:
+    """Raise ExportError unless the network, before it is nested, answers as ONNX Runtime with the file itself."""
+    original = Runner(path)
+    count = min(COMPARED_RUNS, data.runs if data.runs > 1 else len(data.inputs[0]))
+    for index in range(count if data.runs > 1 else 1):
+        inputs = data.run(index) if data.runs > 1 else tuple(each[:count] for each in data.inputs)
+        inputs = data.run(0) if data.runs == 1 and not network.plan.batch else inputs
+        expected = original.run(dict(zip(network.plan.input_names, inputs, strict=True)))
+        answer = network(*inputs)
+        got = answer if isinstance(answer, tuple) else (answer,)
+        for name, tensor in zip(network.plan.output_names, got, strict=True):
+            problem = agreement.problem(_table(expected[name]), tensor.numpy())
+            if problem:
+                raise ExportError(
+                    f"{path.name}: output {name!r} of the graph as it was read disagrees with ONNX Runtime, which ran "
+                    f"the file: {problem}; please report the model"
+                )
+
+
+def _table(answer: Any) -> NDArray[Any]:
+    """An answer of ONNX Runtime as one array; of maps, as scikit-learn's models have them, a row each."""
+    if isinstance(answer, Tensor):
+        return answer.numpy()
+    return np.array([[*each.values()] for each in answer], np.float32)
+
+
+def _nested(network: OnnxNetwork, data: Samples, **options: Any) -> NestedModel:
+    pattern = options.pop("pattern") or "unstructured"
+    network.runs = data.runs
+    inputs = data.inputs if len(data.inputs) > 1 else data.inputs[0]
+    rows = max(len(each) for each in data.inputs)
+    net = nest_pretrained(network, [(inputs, None)], samples=rows, pattern=pattern, **options)
+    assert isinstance(net.model, OnnxNetwork)
+    network.runs = net.model.runs = 1
+    return net
+
+
+def _accuracy(net: NestedModel, data: Samples, labels: Any) -> list[float]:
+    """The share of right answers of each level."""
+    truth, found = torch.from_numpy(labels), []
+    for level in range(net.level_count):
+        net.set_level(level)
+        right = 0
+        parts = data.runs if data.runs > 1 else max(1, len(truth) // 32)
+        for inputs, wanted in zip(
+            zip(*(each.chunk(parts) for each in data.inputs), strict=True), truth.chunk(parts), strict=True
+        ):
+            answer = net(*inputs)
+            right += int((_classes(answer[0] if isinstance(answer, tuple) else answer, wanted) == wanted).sum())
+        found.append(right / len(truth))
+    net.set_level(-1)
+    return found
+
+
+def _classes(output: Tensor, wanted: Tensor) -> Tensor:
+    """The class that an output names for each sample: a whole number, or the place of the largest number."""
+    if output.is_floating_point() and output.ndim >= 2:
+        output = output.argmax(dim=1)
+    if output.numel() != wanted.numel():
+        raise InputError(
+            f"labels: expected a first output [samples, classes], or one whole number a sample, got "
+            f"{list(output.shape)} for {len(wanted)} samples; leave labels out"
+        )
+    return output.reshape(wanted.shape)
