@@ -1,4 +1,4 @@
-"""ONNX files in the forms that exporters write, made with onnx.helper; and ONNX Runtime's answers to them."""
+"""ONNX files: models in the forms that exporters write, made with onnx.helper, and ONNX Runtime's answers to them."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ LEAST_WEIGHTS = 2
 class OnnxNetwork(OwnGraph):
     """The graph of an ONNX file. Its layers can be nested; it cannot be trained, as ONNX Runtime has no gradients.
 
-    Where somebody watches the layers by hooks, they run one by one, and ONNX Runtime runs the segments between them.
+    Where hooks watch the layers, they run one by one, and ONNX Runtime runs the segments between them.
     Else ONNX Runtime runs the whole graph as it is in the file, with the layers' weights of now: this is the reference
     that exports are compared with.
 

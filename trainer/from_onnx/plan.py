@@ -15,7 +15,7 @@ from .segments import LAYER_NODE, PATH, Call, Runner, calls_of
 
 
 class Plan:
-    """What never changes of a network; copies of it are itself.
+    """The parts of a network that never change; a copy of a Plan is the Plan itself.
 
     graph: as in the file, but with inputs in place of the weights. found: its layers. feeds: the weights by input.
     names: of the inputs and outputs. batch: name of the free size that counts samples; "" without one. where: the file.
