@@ -161,6 +161,13 @@ def learned_mlp() -> onnx.ModelProto:
     return model
 
 
+def close(got: Array, expected: Array) -> None:
+    assert got.shape == expected.shape
+    assert got.dtype == expected.dtype
+    largest = float(np.abs(expected).max())
+    assert float(np.abs(got.astype(np.float64) - expected).max()) <= 1e-4 * largest
+
+
 def saved(model: onnx.ModelProto, path: Path) -> Path:
     onnx.save(model, path)
     return path
@@ -187,3 +194,36 @@ def with_constants(model: onnx.ModelProto, constants: Mapping[str, Array]) -> on
         else:
             changed.graph.initializer[place].CopyFrom(tensor)
     return changed
+
+
+def recurrent(kind: str, directions: int, *, state: bool = True, batch: Any = "N", steps: Any = 5) -> onnx.ModelProto:
+    """An LSTM or GRU over [T, N, 6], torch's transposes around it, and a linear layer behind, with its states."""
+    gates, hidden = (4 if kind == "LSTM" else 3), 8
+    constants = {
+        "W": random(directions, gates * hidden, 6, scale=0.4),
+        "R": random(directions, gates * hidden, hidden, seed=1, scale=0.4),
+        "B": random(directions, 2 * gates * hidden, seed=2, scale=0.3),
+        "proj": random(directions * hidden, 5, seed=3, scale=0.4),
+        "flat": np.array([0, 0, -1], np.int64),
+    }
+    names = ["h0", "c0"][: 2 if kind == "LSTM" else 1]
+    ends = ["hn", "cn"][: len(names)]
+    attributes: dict[str, Any] = {"hidden_size": hidden}
+    if directions == 2:
+        attributes["direction"] = "bidirectional"
+    if kind == "GRU":
+        attributes["linear_before_reset"] = 1
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
+        helper.make_node(
+            kind, ["t", "W", "R", "B", "", *(names if state else [])], ["y", *ends], f"/rnn/{kind}", **attributes
+        ),
+        helper.make_node("Transpose", ["y"], ["s"], perm=[2, 0, 1, 3]),
+        helper.make_node("Reshape", ["s", "flat"], ["f"]),
+        helper.make_node("MatMul", ["f", "proj"], ["output"], "/proj/MatMul"),
+    ]
+    inputs: dict[str, Sequence[Any]] = {"x": [batch, steps, 6]}
+    inputs |= {name: [directions, batch, hidden] for name in names if state}
+    outputs: dict[str, Sequence[Any]] = {"output": [batch, steps, 5]}
+    outputs |= {name: [directions, batch, hidden] for name in ends}
+    return model_of(nodes, inputs, outputs, constants)

@@ -23,9 +23,10 @@ from nested_sparse.writer import refuse_existing
 from ..entry import entry
 from ..export.verify import Alike, Rounded
 from ..export.write import export
-from ..model.nested_model import NestedModel
-from ..post_training.levels import nest_pretrained
+from ..model.nested_model import NestedModel, nest
+from ..post_training.levels import DAMPING, find_levels
 from .onnx_network import OnnxNetwork
+from .own_sparsity import OwnSparsity, own_sparsity
 from .prepare import prepare
 from .read import read_onnx
 from .samples import Arrays, Samples, read_samples
@@ -62,7 +63,9 @@ def nest_onnx(
     The weights of Conv, ConvTranspose, Gemm, MatMul, LSTM and GRU that are constants of the graph become nested layers,
     called as torch called them or after their nodes. All other nodes stay. The levels are those of `nest_pretrained`.
     calibration: an NPZ file, or arrays by name: one for each input, with the samples along its first dimension.
-    densities, pattern, budget, keep_dense, options: as of `nest_pretrained`. pattern None: "unstructured".
+    densities, pattern, budget, keep_dense, options: as of `nest_pretrained`. A file that is sparse already, by a tenth
+        of zeros in a layer, keeps its zeros: they are the densest level, after the densities below its own, and that
+        level answers as the file does. pattern None: "unstructured"; blocks where the file's zeros are whole blocks.
     values: as of `export`; "int8" takes its ranges from the calibration.
     labels: name of an array in calibration with the class index of each sample. The accuracy of each level is then
         stored in the file: the share of samples at which the first output is right. Of numbers with classes along
@@ -131,15 +134,30 @@ def _table(answer: Any) -> NDArray[Any]:
     return np.array([[*each.values()] for each in answer], np.float32)
 
 
-def _nested(network: OnnxNetwork, data: Samples, **options: Any) -> NestedModel:
-    pattern = options.pop("pattern") or "unstructured"
-    network.runs = data.runs
-    inputs = data.inputs if len(data.inputs) > 1 else data.inputs[0]
-    rows = max(len(each) for each in data.inputs)
-    net = nest_pretrained(network, [(inputs, None)], samples=rows, pattern=pattern, **options)
+def _nested(
+    network: OnnxNetwork, data: Samples, *, densities: Sequence[float], pattern: str | None, **options: Any
+) -> NestedModel:
+    own = own_sparsity(network)
+    if own is not None:
+        densities = _levels_below(own, densities, network.plan.where)
+    pattern = pattern or (own.pattern if own else "unstructured")
+    damping = real("damping", options.pop("damping", DAMPING), above=0, error=ExportError)
+    net = nest(network, densities=densities, pattern=pattern, **options)
     assert isinstance(net.model, OnnxNetwork)
-    network.runs = net.model.runs = 1
+    net.model.runs = data.runs
+    find_levels(net, data.inputs, damping)
+    net.model.runs = 1
     return net
+
+
+def _levels_below(own: OwnSparsity, densities: Sequence[float], where: str) -> tuple[float, ...]:
+    """The densities below the file's own, then 1: its own zeros are the densest level."""
+    below = tuple(density for density in densities if density < own.density)
+    log.info("%s is sparse already: %s; its own zeros are level %d, the densest", where, own.text, len(below))
+    given = [f"{density:g}" for density in densities if own.density <= density < 1]
+    if given:
+        log.warning("%s keeps less than the densities %s; that level takes their place", where, ", ".join(given))
+    return (*below, 1.0)
 
 
 def _accuracy(net: NestedModel, data: Samples, labels: Any) -> list[float]:

@@ -15,10 +15,12 @@ from nested_sparse.errors import InputError
 from ..export.trace import OwnGraph, TracedGraph
 from ..model.dense_weight import DenseWeight
 from ..model.layers import NestedLayer
+from ..model.layers.recurrent import NestedRecurrence, Recurrence
 from .convolutions import convolution
 from .found import Found, fed_input
 from .plan import Plan
 from .products import product
+from .recurrent import recurrent
 from .segments import Call, Value
 from .taken import Taken
 from .traced import traced_plan
@@ -28,6 +30,8 @@ FINDERS: Mapping[str, Any] = {
     "ConvTranspose": convolution,
     "Gemm": product,
     "MatMul": product,
+    "LSTM": recurrent,
+    "GRU": recurrent,
 }
 """By operator: (model, node, taken) to the layers that do the node's work, the reason why none do, or None."""
 LEAST_WEIGHTS = 2
@@ -128,15 +132,21 @@ class OnnxNetwork(OwnGraph):
         """One call of the layer for all runs, so that its hooks see all samples at once."""
         layer = self.get_submodule(call.path)
         given = [[values[name] for name in call.inputs] for values in held]
-        dim = 0
-        counts = [each[0].shape[dim] for each in given]
-        alike = len({(each[0].shape[:dim], each[0].shape[dim + 1 :]) for each in given}) == 1 and given[0][0].ndim > 1
-        if len(held) > 1 and alike and len(call.inputs) == 1:
-            answers = list(layer(_joined([each[0] for each in given], dim)).split(counts))
-        else:
-            answers = [layer(*each) for each in given]
+        recurs = isinstance(layer, Recurrence | NestedRecurrence)
+        dim = 1 if recurs else 0  # of the samples
+        counts = [x.shape[dim] for x, *_ in given]
+        alike = len({(x.shape[:dim], x.shape[dim + 1 :]) for x, *_ in given}) == 1 and given[0][0].ndim > 1
+        if len(held) > 1 and alike:
+            given = [[_joined(each, dim) for each in zip(*given, strict=True)]]
+        answers = []
+        for x, *state in given:
+            answer = layer(x, *(half for each in state for half in each.unbind(0)))
+            answers.append(answer if isinstance(answer, tuple) else (answer,))
+        if len(answers) < len(held):  # of a recurrent layer, the second answer has no steps
+            parts = [value.split(counts, dim if not place else 0) for place, value in enumerate(answers[0])]
+            answers = list(zip(*parts, strict=True))
         for values, answer in zip(held, answers, strict=True):
-            values |= zip(call.outputs, answer if isinstance(answer, tuple) else (answer,), strict=True)
+            values |= zip(call.outputs, answer, strict=True)
 
 
 def _reserved(name: str) -> bool:

@@ -37,6 +37,9 @@ def traced_plan(plan: Plan, network: nn.Module, examples: Sequence[Tensor], answ
     model = plan.graph.clone()
     nested = {path: module for path, module in network.named_modules() if isinstance(module, NestedLayer)}
     plan.place(model, {*nested}, lambda node: _operator(node, nested))
+    placed = {node.attributes[LAYER].as_string() for node in model.graph if node.domain == DOMAIN}
+    for path in sorted({*nested} - placed):
+        raise ExportError(f"{path}: the other layers of its node are not nested; keep all of them dense, or none")
     parameters = _keep_constants(plan, network, model)
     for value in values_of(model):
         if is_runtime_input(value.name or ""):

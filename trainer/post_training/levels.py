@@ -30,6 +30,8 @@ from ..recalibrate import Moments
 from .calibration import DenseLayer, by_group, first_batches, joined, observe, walk
 from .least_squares import fit, output_error, same_inputs, stiffness
 
+DAMPING = 0.3
+"""The default of `nest_pretrained`."""
 SEARCH_STEPS = 20
 """Steps of conjugate gradients after each thinning of the support; the values are only used for scores."""
 FIT_STEPS = 100
@@ -51,7 +53,7 @@ def nest_pretrained(
     budget: str | None = None,
     keep_dense: Sequence[str] = (),
     samples: int = 256,
-    damping: float = 0.3,
+    damping: float = DAMPING,
     **options: Any,
 ) -> NestedModel:
     """A nested copy of the pre-trained `model`, with outputs close to the model's on calibration samples.
@@ -75,14 +77,21 @@ def nest_pretrained(
     """
     number = as_float(damping)
     if number is None or not number > 0:
-        raise TrainingError(f"damping: expected a number > 0, got {shown(damping)}; 0.3 is the default")
+        raise TrainingError(f"damping: expected a number > 0, got {shown(damping)}; {DAMPING} is the default")
     net = nest(model, densities=densities, pattern=pattern, budget=budget, keep_dense=keep_dense, **options)
-    inputs = joined([inputs for inputs, _ in first_batches(calibration_batches, samples)])
+    find_levels(net, joined([inputs for inputs, _ in first_batches(calibration_batches, samples)]), damping)
+    return net
+
+
+def find_levels(net: NestedModel, inputs: Any, damping: float) -> None:
+    """Find the levels of `net`, which is nested from a pre-trained model, in place; arguments as of `nest_pretrained`.
+
+    inputs: of one call of the model, with all samples.
+    """
     keep_zeros(net)
     with preserved(net.model, levels=False):
         _search_levels(net, inputs, damping, solve=not _keeps_all(net))
     net.set_level(-1)
-    return net
 
 
 def zeros_in(weight: Tensor) -> Tensor | None:

@@ -6,23 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx_files import answers, keras_dense, learned_mlp, random, saved, torch_cnn, with_constants
+from onnx_files import answers, close, keras_dense, learned_mlp, random, saved, torch_cnn, with_constants
 
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.runtime import Session
 from nested_sparse.trainer import nest_onnx
 
 Array = NDArray[Any]
-TOLERANCE = 1e-4
-
-
-def close(got: Array, expected: Array) -> None:
-    assert got.shape == expected.shape
-    assert got.dtype == expected.dtype
-    largest = float(np.abs(expected).max())
-    assert float(np.abs(got.astype(np.float64) - expected).max()) <= TOLERANCE * largest
 
 
 def stored(path: Path, layer: str, level: int, shape: tuple[int, ...]) -> tuple[Array, Array]:
@@ -98,3 +91,34 @@ def test_a_scikit_learn_file(tmp_path: Path) -> None:
         right = [float((session.run({"X": rows}, level=each)["label"] == expected["label"]).mean()) for each in (0, 1)]
     assert metrics[1] == 1.0
     assert metrics == pytest.approx(right)
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_a_sparse_file_keeps_its_zeros_and_answers_as_before(rows: int, tmp_path: Path) -> None:
+    """Its own zeros are the densest level, whatever densities are given above; the pattern follows its zeros."""
+    model, images = torch_cnn(), random(24, 3, 11, 10)
+    names = {"conv1": "conv1.weight", "layer1.0.conv": "onnx::Conv_31", "conv3": "conv3.weight", "fc": "fc.weight"}
+    weights = {each.name: onnx.numpy_helper.to_array(each) for each in model.graph.initializer}
+    zeroed = {}
+    for name in names.values():
+        weight = weights[name].copy().reshape(len(weights[name]), -1)
+        blocks = np.random.default_rng(7).random((-(-len(weight) // rows), weight.shape[1])) < 0.8
+        weight[np.repeat(blocks, rows, axis=0)[: len(weight)]] = 0
+        zeroed[name] = weight.reshape(weights[name].shape)
+    model = with_constants(model, zeroed)
+    path = nest_onnx(
+        saved(model, tmp_path / "m.onnx"),
+        {"input": images},
+        tmp_path / "m.safetensors",
+        densities=(0.05, 0.1, 0.4, 0.9),
+    )
+    with Session(path, threads=1) as session:
+        assert len(session.levels) == 3
+        close(session.run({"input": images})["output"], answers(model, {"input": images})["output"])
+    with Checkpoint.open(path) as checkpoint:
+        for layer in checkpoint.layers:
+            assert layer.pattern == ("unstructured" if rows == 1 else "block4x1")
+            weight = checkpoint.load_layer(layer.name)[0].at(2)
+            expected = zeroed[names[layer.name]].reshape(weight.shape)
+            assert np.array_equal(weight, expected)
+            assert layer.nnz[2] == np.count_nonzero(expected)
