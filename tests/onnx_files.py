@@ -227,3 +227,66 @@ def recurrent(kind: str, directions: int, *, state: bool = True, batch: Any = "N
     outputs: dict[str, Sequence[Any]] = {"output": [batch, steps, 5]}
     outputs |= {name: [directions, batch, hidden] for name in ends}
     return model_of(nodes, inputs, outputs, constants)
+
+
+def quantised_cnn() -> onnx.ModelProto:
+    """QuantizeLinear and DequantizeLinear as ONNX Runtime's static quantiser puts them; a Relu is left to the clamp."""
+    float_weight = random(8, 3, 3, 3, scale=0.3)
+    scale = (np.abs(float_weight).max(axis=(1, 2, 3)) / 127).astype(np.float32)
+    constants = {
+        "w": np.rint(float_weight / scale[:, None, None, None]).astype(np.int8),
+        "w_scale": scale,
+        "w_zero": np.zeros(8, np.int8),
+        "b": np.array([5, -3, 0, 20, 7, -9, 1, 2], np.int32),
+        "b_scale": (scale * 0.04).astype(np.float32),
+        "b_zero": np.zeros(8, np.int32),
+        "fc": random(8, 6, scale=0.4),
+        "fc_scale": np.float32(0.01),
+        "fc_zero": np.int8(0),
+        "x_scale": np.float32(0.04),
+        "x_zero": np.uint8(128),
+        "r_scale": np.float32(0.02),
+        "r_zero": np.uint8(0),  # no negative value passes
+    }
+
+    def pair(value: str, of: str, where: str) -> list[onnx.NodeProto]:
+        return [
+            helper.make_node("QuantizeLinear", [value, f"{of}_scale", f"{of}_zero"], [f"{value}_q"]),
+            helper.make_node("DequantizeLinear", [f"{value}_q", f"{of}_scale", f"{of}_zero"], [where]),
+        ]
+
+    nodes = [
+        *pair("x", "x", "x_d"),
+        helper.make_node("DequantizeLinear", ["w", "w_scale", "w_zero"], ["w_d"], axis=0),
+        helper.make_node("DequantizeLinear", ["b", "b_scale", "b_zero"], ["b_d"], axis=0),
+        helper.make_node("Conv", ["x_d", "w_d", "b_d"], ["c"], "/conv/Conv", kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+        *pair("c", "r", "c_d"),
+        helper.make_node("GlobalAveragePool", ["c_d"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        *pair("fc", "fc", "fc_d"),
+        helper.make_node("MatMul", ["f", "fc_d"], ["output"], "/fc/MatMul"),
+    ]
+    return model_of(nodes, {"x": ["N", 3, 8, 8]}, {"output": ["N", 6]}, constants)
+
+
+def transposed(spatial: int, pads: Sequence[int], more: int) -> onnx.ModelProto:
+    """A ConvTranspose of stride 2, and a convolution behind it."""
+    constants = {
+        "up.weight": random(6, 5, *[3] * spatial, scale=0.3),
+        "up.bias": random(5, seed=1),
+        "end.weight": random(4, 5, *[3] * spatial, scale=0.2),
+    }
+    nodes = [
+        helper.make_node(
+            "ConvTranspose",
+            ["x", "up.weight", "up.bias"],
+            ["u"],
+            "/up/ConvTranspose",
+            strides=[2] * spatial,
+            pads=list(pads),
+            output_padding=[more] * spatial,
+        ),
+        helper.make_node("Relu", ["u"], ["r"]),
+        helper.make_node("Conv", ["r", "end.weight"], ["output"], "/end/Conv", auto_pad="SAME_LOWER"),
+    ]
+    return model_of(nodes, {"x": ["N", 6, *[7] * spatial]}, {"output": ["N", 4, *[None] * spatial]}, constants)

@@ -172,7 +172,9 @@ def _dense(value: ir.Value, reasons: Mapping[str, str], taken: Taken) -> tuple[s
     node = next(iter(value.uses())).node
     why = reasons.get(value.name or "") or f"{node.op_type} reads it; {', '.join(FINDERS)} are nested"
     assert value.const_value is not None
-    return taken.path(node, value), DenseWeight(torch.from_numpy(np.array(value.const_value.numpy())), why)
+    return taken.path(node, value, by_weight=True), DenseWeight(
+        torch.from_numpy(np.array(value.const_value.numpy())), why
+    )
 
 
 def _fed(model: ir.Model, value: ir.Value, taken: Taken) -> str:

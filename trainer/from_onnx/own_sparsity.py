@@ -55,7 +55,7 @@ def own_sparsity(network: OnnxNetwork) -> OwnSparsity | None:
 
 def _rows_first(module: nn.Module) -> Tensor:
     """The weight as (O, K)."""
-    weight: Tensor = module.weight.detach()  # type: ignore[union-attr, operator, assignment]
+    weight: Tensor = module.weight.detach()  # type: ignore[operator]
     return KINDS[type(module)].turned(weight).flatten(1)
 
 
@@ -65,7 +65,7 @@ def _in_blocks(weights: Sequence[Tensor], rows: int) -> bool:
     for weight in weights:
         zeros = weight == 0
         padded = torch.cat([zeros, zeros.new_ones(-len(zeros) % rows, zeros.shape[1])])
-        whole = padded.unflatten(0, (-1, rows)).all(dim=1).repeat_interleave(rows, dim=0)[: len(zeros)]
+        whole = padded.reshape(-1, rows, zeros.shape[1]).all(dim=1).repeat_interleave(rows, dim=0)[: len(zeros)]
         total += int(zeros.sum())
         outside += int((zeros & ~whole).sum())
     return outside <= (1 - WHOLE) * total

@@ -18,6 +18,7 @@ from ..export.simplify import simplify
 from ..export.trace import BATCH, check_distinct, quiet_exporter
 from .dequantise import dequantise
 from .learned import without_learned
+from .segments import find_types
 
 OPSET = 18
 """Older graphs are converted to this version of ONNX's operators, the one that torch.onnx writes, too."""
@@ -50,6 +51,7 @@ def prepare(model: ir.Model, where: str, sizes: Mapping[str, int]) -> tuple[bool
     except Exception as error:  # of onnx, onnx_ir or onnxscript, for a graph that is wrong somewhere
         raise ExportError(f"{where}: its graph cannot be read ({described(error)}); export it again") from error
     _check_operators(model, where)
+    find_types(model)
     for value, name, shape in zip(model.graph.outputs, outputs, declared, strict=True):
         value.name = name
         value.shape = value.shape or shape

@@ -37,6 +37,8 @@ def read_onnx(path: str | os.PathLike[str]) -> ir.Model:
     try:
         with quiet_exporter():
             proto = onnx.load(path, load_external_data=False)
+            if not proto.graph.node:
+                raise ExportError(f"{path}: holds no graph with nodes, or only a part of one; copy or export it again")
             _leave_out_outputs(proto, path.name)
             model = ir.from_proto(proto)
         external_data.set_base_dir(model.graph, path.parent)
@@ -46,8 +48,6 @@ def read_onnx(path: str | os.PathLike[str]) -> ir.Model:
         raise ExportError(
             f"{path}: is no ONNX file, or a damaged one ({described(error)}); copy or export it again"
         ) from error
-    if not model.graph.num_nodes():
-        raise ExportError(f"{path}: holds no graph with nodes; is it an ONNX model? Copy or export it again")
     if model.graph.num_nodes() > MAX_NODES:
         raise ExportError(f"{path}: has {model.graph.num_nodes()} nodes, a checkpoint holds at most {MAX_NODES}")
     for tensor in _external(model):

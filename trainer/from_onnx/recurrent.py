@@ -176,4 +176,5 @@ def _fed_biases(path: str, directions: Sequence[str], back: Sequence[int]) -> Fe
 
 def _reordered(rows: Tensor, order: Sequence[int]) -> Tensor:
     """Rows whose gates stand in another order."""
-    return rows.detach().unflatten(0, (len(order), -1))[[*order]].flatten(0, 1)
+    parts = rows.detach().chunk(len(order))
+    return torch.cat([parts[place] for place in order])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ Value = Any
 class Runner:
     """A graph, or the file at a path, open in ONNX Runtime; copies of it are itself, as it holds no state.
 
-    outputs: names in the order of the graph.
+    inputs, outputs: names in the order of the graph. types: of the outputs, as ONNX Runtime writes them.
     """
 
     def __init__(self, model: onnx.ModelProto | Path, *, optimise: bool = True) -> None:
@@ -48,7 +49,8 @@ class Runner:
         except Exception as error:  # ONNX Runtime's own, one class for each kind
             raise ExportError(f"ONNX Runtime cannot load the graph: {described(error)}") from error
         self.inputs = [each.name for each in self._session.get_inputs()]
-        self.outputs = [each.name for each in self._session.get_outputs()]
+        self.types: dict[str, str] = {each.name: each.type for each in self._session.get_outputs()}
+        self.outputs = [*self.types]
 
     def run(self, values: Mapping[str, Value]) -> dict[str, Value]:
         """The outputs by name, from values that may be more than the inputs."""
@@ -63,6 +65,30 @@ class Runner:
     def __deepcopy__(self, memo: Any) -> Runner:
         """Itself."""
         return self
+
+
+_TYPES = {
+    "float": ir.DataType.FLOAT,
+    "float16": ir.DataType.FLOAT16,
+    "double": ir.DataType.DOUBLE,
+    **{name: ir.DataType[name.upper()] for name in ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32")},
+    **{name: ir.DataType[name.upper()] for name in ("int64", "uint64", "bfloat16", "string")},
+}
+
+
+def find_types(model: ir.Model) -> None:
+    """Give the values of `model` that have no type the one that ONNX Runtime finds. Raises ExportError."""
+    unknown = {value.name: value for node in model.graph for value in node.outputs if value.name and value.type is None}
+    if not unknown:
+        return
+    proto = ir.to_proto(model)
+    known = {value.name for value in proto.graph.output}
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in unknown if name not in known)
+    for name, kind in Runner(proto, optimise=False).types.items():
+        found = re.fullmatch(r"(seq\()?tensor\((\w+)\)\)?", kind)
+        if name in unknown and found and found[2] in _TYPES:
+            tensor = ir.TensorType(_TYPES[found[2]])
+            unknown[name].type = ir.SequenceType(tensor) if found[1] else tensor
 
 
 def _array(value: Value) -> Any:
@@ -122,17 +148,17 @@ def calls_of(model: ir.Model) -> list[Call]:
 
 def reads(node: ir.Node) -> Iterator[str]:
     """Names of the values that a node reads, also in graphs inside it."""
-    for each in [node, *_inner(node)]:
-        yield from (value.name or "" for value in each.inputs if value is not None)
-    for attribute in node.attributes.values():
-        if isinstance(attribute, ir.Attr) and attribute.type == ir.AttributeType.GRAPH:
-            yield from (value.name or "" for value in attribute.as_graph().outputs)
-
-
-def _inner(node: ir.Node) -> Iterator[ir.Node]:
-    for attribute in node.attributes.values():
-        if isinstance(attribute, ir.Attr) and attribute.type == ir.AttributeType.GRAPH:
-            yield from ir.traversal.RecursiveGraphIterator(attribute.as_graph())
+    graphs = [
+        attribute.as_graph()
+        for attribute in node.attributes.values()
+        if isinstance(attribute, ir.Attr) and attribute.type == ir.AttributeType.GRAPH
+    ]
+    inner = (each for graph in graphs for each in ir.traversal.RecursiveGraphIterator(graph))
+    read = [value for each in (node, *inner) for value in each.inputs]
+    read += [value for graph in graphs for value in graph.outputs]
+    for value in read:
+        if value is not None and value.graph is node.graph:
+            yield value.name or ""
 
 
 def _segment(model: ir.Model, nodes: Sequence[ir.Node], outside: Collection[str]) -> Call:

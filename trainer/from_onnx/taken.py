@@ -35,11 +35,15 @@ class Taken:
                 return name
         raise AssertionError
 
-    def path(self, node: ir.Node, weight: ir.Value) -> str:
-        """A new dotted path of a layer: the weight's, as torch calls it, or the node's."""
+    def path(self, node: ir.Node, weight: ir.Value, *, by_weight: bool = False) -> str:
+        """A new dotted path of a layer: the weight's, as torch calls it, or the node's.
+
+        by_weight: whether the weight's name is taken also where it does not end as those of layers.
+        """
         said = weight.name or ""
         suffix = next((each for each in _SUFFIXES if said.endswith(each)), None)
-        parts = self._parts(said[: -len(suffix)] if suffix else node.name or node.op_type, node.op_type)
+        named = said[: -len(suffix)] if suffix else said if by_weight else node.name
+        parts = self._parts(named or node.op_type, node.op_type)
         for number in itertools.count():
             path = ".".join([*parts[:-1], f"{parts[-1]}_{number}" if number else parts[-1]])
             above = {".".join(parts[:end]) for end in range(1, len(parts))}
