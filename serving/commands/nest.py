@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +12,9 @@ from nested_sparse.errors import ExportError
 
 from .inspect import describe
 from .output import print_json, print_line, print_table
+
+if TYPE_CHECKING:
+    from nested_sparse.trainer.post_training.report import LevelReport
 
 
 def nest(
@@ -39,6 +43,9 @@ def nest(
     size: Annotated[
         list[str] | None, typer.Option(help="A free size of the model that becomes fixed.", metavar="NAME=N")
     ] = None,
+    report: Annotated[
+        bool, typer.Option(help="Measure what each layer costs, and name those worth keeping dense.")
+    ] = True,
     force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
 ) -> None:
@@ -55,7 +62,7 @@ def nest(
         raise ExportError(f"nest needs {error.name}: pip install 'nested-sparse[train]'") from None
     from nested_sparse.checkpoint import Checkpoint
 
-    nest_onnx(
+    made = nest_onnx(
         model,
         calibration,
         output,
@@ -68,11 +75,12 @@ def nest(
         samples=samples,
         sizes=dict(map(_named_size, size or ())),
         force=force,
+        report=report,
     )
     with Checkpoint.open(output) as checkpoint:
         facts = describe(checkpoint)
     if json:
-        print_json(facts)
+        print_json({**facts, "report": None if made.report is None else _report_facts(made.report)})
         return
     names = sorted({name for level in facts["levels"] for name in level["metrics"]})
     rows = [
@@ -86,7 +94,14 @@ def nest(
         for level in facts["levels"]
     ]
     print_table(str(output), ["level", "density", "MFLOP", "KB in file", *names], rows)
+    if made.report is not None:
+        for line in str(made.report).splitlines():
+            print_line(line)
     print_line(f"wrote {output}: {len(facts['layers'])} nested layers; `nested-sparse inspect` shows them")
+
+
+def _report_facts(report: LevelReport) -> dict[str, Any]:
+    return {**asdict(report), "keep_dense": list(report.keep_dense)}
 
 
 def _named_size(text: str) -> tuple[str, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from nested_sparse.argument import file_path, real, shown, whole
 from nested_sparse.budget import check_densities
-from nested_sparse.errors import ExportError, InputError
+from nested_sparse.errors import ExportError, InputError, TrainingError
 from nested_sparse.level import ACCURACY
 from nested_sparse.value_type import FLOAT32, INT8, value_type
 from nested_sparse.writer import refuse_existing
@@ -25,6 +26,7 @@ from ..export.verify import Alike, Rounded
 from ..export.write import export
 from ..model.nested_model import NestedModel, nest
 from ..post_training.levels import DAMPING, find_levels
+from ..post_training.report import LevelReport, level_report
 from .onnx_network import OnnxNetwork
 from .own_sparsity import OwnSparsity, own_sparsity
 from .prepare import prepare
@@ -35,8 +37,23 @@ from .traced import input_specs
 
 log = logging.getLogger(__name__)
 
+REPORT_SAMPLES = 8
+"""Samples of a report, which takes a pass for each layer."""
 COMPARED_RUNS = 4
 """Runs, or samples, on which the network is compared with the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class NestedFile:
+    """A checkpoint that was made of an ONNX file.
+
+    path: its file. net: its network in torch, at the densest level; it cannot be trained. report: the costs of its
+    levels and layers; None where there is none.
+    """
+
+    path: Path
+    net: NestedModel
+    report: LevelReport | None = None
 
 
 @entry(ExportError)
@@ -56,9 +73,10 @@ def nest_onnx(
     sizes: Mapping[str, int] | None = None,
     force: bool = False,
     tolerance: float = 1e-4,
+    report: bool = False,
     **options: Any,
-) -> Path:
-    """Write the ONNX model at `path` as a checkpoint of nested levels to `output`, and return that path.
+) -> NestedFile:
+    """Write the ONNX model at `path` as a checkpoint of nested levels to `output`.
 
     The weights of Conv, ConvTranspose, Gemm, MatMul, LSTM and GRU that are constants of the graph become nested layers,
     called as torch called them or after their nodes. All other nodes stay. The levels are those of `nest_pretrained`.
@@ -75,6 +93,7 @@ def nest_onnx(
     tolerance: largest accepted difference of the file from ONNX Runtime, as a share of the largest magnitude of an
         output. The reference is ONNX Runtime itself: with the file as it is, and, level by level, with the level's
         weights in the file's graph.
+    report: whether to measure what each level and each layer costs (`level_report`), on a few of the samples.
     After an error, nothing new is at `output`.
     Raises ExportError (the model), InputError (calibration), CheckpointError (`output`), and what `nest` raises.
     """
@@ -93,7 +112,28 @@ def nest_onnx(
     metrics = {} if data.labels is None else {ACCURACY: _accuracy(net, data, data.labels)}
     given: dict[str, Any] = {} if stored is not INT8 else {"calibration": [data.run(each) for each in range(data.runs)]}
     example = _first(network, data)
-    return export(net, example, output, metrics=metrics, values=values, force=force, tolerance=tolerance, **given)
+    costs = _report(net, network, data) if report else None
+    written = export(net, example, output, metrics=metrics, values=values, force=force, tolerance=tolerance, **given)
+    return NestedFile(written, net, costs)
+
+
+def _report(net: NestedModel, network: OnnxNetwork, data: Samples) -> LevelReport | None:
+    """The costs of levels and layers; None, and a line in the log, where outputs or inputs do not allow them."""
+    count = min(REPORT_SAMPLES, data.runs if data.runs > 1 else len(data.inputs[0]))
+    runs = [data.run(each) for each in range(count)] if data.runs > 1 else [data.inputs]
+    inputs = tuple(torch.cat(each) if data.runs > 1 else each[0][:count] for each in zip(*runs, strict=True))
+    assert isinstance(net.model, OnnxNetwork)
+    if data.runs > 1 and len({len(each) for each in inputs}) > 1:
+        log.warning("no report: the inputs have samples along other dimensions than 0")
+        return None
+    network.runs = net.model.runs = count if data.runs > 1 else 1
+    try:
+        return level_report(net, network, [(inputs, None)], samples=len(inputs[0]))
+    except TrainingError as error:
+        log.warning("no report: %s", error)
+        return None
+    finally:
+        network.runs = net.model.runs = 1
 
 
 def _checked_sizes(sizes: Mapping[str, int] | None) -> dict[str, int]:

@@ -74,6 +74,8 @@ def read_samples(
 
 
 def _arrays(where: str, path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
+    if not os.path.isfile(path):  # a pipe would be waited for
+        raise InputError(f"{where}: expected an NPZ file of calibration data, there is no such file")
     try:
         with np.load(path, allow_pickle=False) as found:
             if isinstance(found, np.ndarray):
@@ -81,8 +83,6 @@ def _arrays(where: str, path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]
             return {name: found[name] for name in found.files}
     except InputError:
         raise
-    except FileNotFoundError:
-        raise InputError(f"{where}: expected an NPZ file of calibration data, there is no such file") from None
     except (
         OSError,
         ValueError,

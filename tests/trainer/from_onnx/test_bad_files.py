@@ -87,7 +87,7 @@ def external(tmp_path: Path, location: str = "weights.bin") -> Path:
 def test_external_data(tmp_path: Path) -> None:
     """Read where they are whole and beside the model; named where they are missing, cut off, or elsewhere."""
     path = external(tmp_path)
-    assert nest_onnx(path, {"input": IMAGES}, tmp_path / "m.safetensors", densities=(0.5,)).exists()
+    assert nest_onnx(path, {"input": IMAGES}, tmp_path / "m.safetensors", densities=(0.5,)).path.exists()
     (tmp_path / "m.safetensors").unlink()
     weights = tmp_path / "weights.bin"
     weights.write_bytes(weights.read_bytes()[:-8])
@@ -243,7 +243,9 @@ def test_an_existing_output_is_kept_without_force(tmp_path: Path) -> None:
     (tmp_path / "out.safetensors").write_bytes(b"mine")
     assert refused(tmp_path, torch_cnn()).startswith(CheckpointError.__name__)
     assert (tmp_path / "out.safetensors").read_bytes() == b"mine"
-    path = nest_onnx(tmp_path / "m.onnx", {"input": IMAGES}, tmp_path / "out.safetensors", densities=(0.5,), force=True)
+    path = nest_onnx(
+        tmp_path / "m.onnx", {"input": IMAGES}, tmp_path / "out.safetensors", densities=(0.5,), force=True
+    ).path
     assert path.stat().st_size > 100
 
 
@@ -293,7 +295,9 @@ def test_control_flow_without_layers_runs(tmp_path: Path) -> None:
 
     from nested_sparse.runtime import Session
 
-    path = nest_onnx(saved(model, tmp_path / "m.onnx"), {"input": IMAGES}, tmp_path / "m.safetensors", densities=(1.0,))
+    path = nest_onnx(
+        saved(model, tmp_path / "m.onnx"), {"input": IMAGES}, tmp_path / "m.safetensors", densities=(1.0,)
+    ).path
     with Session(path, threads=1) as session:
         for images in (IMAGES[:1], -IMAGES[:1], IMAGES[2:3]):
             close(session.run({"input": images})["output"], answers(model, {"input": images})["output"])

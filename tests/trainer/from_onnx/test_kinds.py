@@ -22,7 +22,7 @@ def test_recurrent_files_with_states(kind: str, directions: int, tmp_path: Path)
     model = recurrent(kind, directions, batch=1)
     names = ["x", *(["h0", "c0"] if kind == "LSTM" else ["h0"])]
     data = {"x": random(20, 5, 6), **{name: random(20, directions, 1, 8, seed=3) for name in names[1:]}}
-    path = nest_onnx(saved(model, tmp_path / "m.onnx"), data, tmp_path / "m.safetensors", densities=(0.2, 1.0))
+    path = nest_onnx(saved(model, tmp_path / "m.onnx"), data, tmp_path / "m.safetensors", densities=(0.2, 1.0)).path
     with Checkpoint.open(path) as checkpoint:
         assert {layer.op for layer in checkpoint.layers} == {kind.lower(), "linear"}
         assert len(checkpoint.layers) == 2 * directions + 1
@@ -40,7 +40,7 @@ def test_a_recurrent_file_with_a_free_batch_and_length(tmp_path: Path) -> None:
     """Without states, the batch is free, and the number of steps too."""
     model = recurrent("LSTM", 1, state=False, batch="N", steps="T")
     x = random(20, 5, 6)
-    path = nest_onnx(saved(model, tmp_path / "m.onnx"), {"x": x}, tmp_path / "m.safetensors", densities=(0.2, 1.0))
+    path = nest_onnx(saved(model, tmp_path / "m.onnx"), {"x": x}, tmp_path / "m.safetensors", densities=(0.2, 1.0)).path
     with Session(path, threads=1) as session:
         for feeds in ({"x": x}, {"x": random(3, 9, 6)}, {"x": random(1, 1, 6)}):
             expected, got = answers(model, feeds), session.run(feeds)
@@ -54,7 +54,7 @@ def test_a_recurrent_file_with_a_free_batch_and_length(tmp_path: Path) -> None:
 def test_transposed_convolutions(spatial: int, pads: list[int], more: int, tmp_path: Path) -> None:
     """Pads at the end may be fewer than at the begin, as those of Keras are."""
     model, x = transposed(spatial, pads, more), random(6, 6, *[7] * spatial)
-    path = nest_onnx(saved(model, tmp_path / "m.onnx"), {"x": x}, tmp_path / "m.safetensors", densities=(0.3, 1.0))
+    path = nest_onnx(saved(model, tmp_path / "m.onnx"), {"x": x}, tmp_path / "m.safetensors", densities=(0.3, 1.0)).path
     with Checkpoint.open(path) as checkpoint:
         assert [layer.op for layer in checkpoint.layers] == ["conv_transpose", "conv"]
     with Session(path, threads=1) as session:
@@ -64,7 +64,7 @@ def test_transposed_convolutions(spatial: int, pads: list[int], more: int, tmp_p
 def test_a_quantised_file_becomes_float32(tmp_path: Path) -> None:
     """Its weights are the dequantised ones; its answers differ by the roundings, which a checkpoint leaves out."""
     model, x = quantised_cnn(), random(16, 3, 8, 8)
-    path = nest_onnx(saved(model, tmp_path / "m.onnx"), {"x": x}, tmp_path / "m.safetensors", densities=(0.3, 1.0))
+    path = nest_onnx(saved(model, tmp_path / "m.onnx"), {"x": x}, tmp_path / "m.safetensors", densities=(0.3, 1.0)).path
     arrays = {each.name: onnx.numpy_helper.to_array(each) for each in model.graph.initializer}
     conv = arrays["w"].astype(np.float32) * arrays["w_scale"][:, None, None, None]
     fc = np.clip(np.rint(arrays["fc"] / np.float32(0.01)), -128, 127).astype(np.float32) * np.float32(0.01)

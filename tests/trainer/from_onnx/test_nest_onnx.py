@@ -37,7 +37,7 @@ def test_every_level_answers_as_onnx_runtime_with_that_levels_weights(pattern: s
         tmp_path / "m.safetensors",
         densities=(0.2, 0.6),
         pattern=pattern,
-    )
+    ).path
     layers = {
         "conv1": ("conv1.weight", "conv1.bias", (12, 3, 3, 3)),
         "layer1.0.conv": ("onnx::Conv_31", "onnx::Conv_32", (16, 12, 3, 3)),
@@ -62,7 +62,9 @@ def test_every_level_answers_as_onnx_runtime_with_that_levels_weights(pattern: s
 def test_a_keras_file_with_unnamed_sizes(tmp_path: Path) -> None:
     """MatMul and Add, padding "same" with strides, an old opset; at density 1 it answers as the file."""
     model, images = keras_dense(), random(20, 12, 12, 3)
-    path = nest_onnx(saved(model, tmp_path / "m.onnx"), {"x": images}, tmp_path / "m.safetensors", densities=(0.3, 1.0))
+    path = nest_onnx(
+        saved(model, tmp_path / "m.onnx"), {"x": images}, tmp_path / "m.safetensors", densities=(0.3, 1.0)
+    ).path
     with Session(path, threads=1) as session:
         close(session.run({"x": images})["dense_1"], answers(model, {"x": images})["dense_1"])
         close(session.run({"x": images[:1]})["dense_1"], answers(model, {"x": images[:1]})["dense_1"])
@@ -81,7 +83,7 @@ def test_a_scikit_learn_file(tmp_path: Path) -> None:
         tmp_path / "m.safetensors",
         densities=(0.1, 1.0),
         labels="truth",
-    )
+    ).path
     with Session(path, threads=1) as session:
         got = session.run({"X": rows})
         assert np.array_equal(got["label"], expected["label"])
@@ -111,7 +113,7 @@ def test_a_sparse_file_keeps_its_zeros_and_answers_as_before(rows: int, tmp_path
         {"input": images},
         tmp_path / "m.safetensors",
         densities=(0.05, 0.1, 0.4, 0.9),
-    )
+    ).path
     with Session(path, threads=1) as session:
         assert len(session.levels) == 3
         close(session.run({"input": images})["output"], answers(model, {"input": images})["output"])
