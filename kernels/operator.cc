@@ -28,12 +28,14 @@ void NestedOperator::view(const ort::Context& context, WeightView& out) const {
   }
   const auto level = context.input<int64_t>(kLevel);
   if (level.data == nullptr || level.shape.elements() != 1) fail("level must be one int64");
-  Segment segments[kMaxLevels];
-  for (size_t l = 0; l < level_count; ++l) {
-    const auto bytes = context.input<uint8_t>(kFirstSegment + l);
-    segments[l] = Segment{bytes.data, bytes.data == nullptr ? 0 : bytes.shape.elements()};
-  }
-  weight_.view(arrive(level.data, weight_.layer().c_str()), segments, out);
+  const int64_t now = arrive(level.data, weight_.layer().c_str());
+  weight_.view(
+      now,
+      [&](size_t l) {
+        const auto bytes = context.input<uint8_t>(kFirstSegment + l);
+        return Segment{bytes.data, bytes.data == nullptr ? 0 : bytes.shape.elements()};
+      },
+      out);
 }
 
 const float* NestedOperator::residual(const ort::Context& context, const ort::Shape& shape, const char* name) const {
