@@ -161,23 +161,26 @@ const uint8_t* NestedWeight::usable_segment(int32_t level, const Segment& segmen
   return segment.data;
 }
 
-void NestedWeight::view(int64_t level, const Segment* segments, WeightView& out) const {
-  if (level < 0 || level >= level_count()) {
-    fail("level must be 0 to " + number(level_count() - 1) + ", got " + number(level));
-  }
-  out.blocks = 0;
-  for (int32_t l = 0; l <= level; ++l) {
-    const uint8_t* segment = usable_segment(l, segments[l]);
-    const Place& place = levels_[l];
-    out.levels[l] =
-        PackedLevel{reinterpret_cast<const uint32_t*>(segment + place.ptr), segment + place.col, segment + place.val};
-    out.blocks += place.blocks * block_columns_;
-  }
-  const auto* norm = reinterpret_cast<const float*>(segments[level].data + levels_[level].norm);
-  const auto* perm = permutation_ < 0 ? nullptr : reinterpret_cast<const int32_t*>(segments[0].data + permutation_);
-  out.weight = PackedWeight{
-      out.levels, static_cast<int32_t>(level) + 1, norm, norm + packed_rows(), perm, rows_, per_row_, columns_};
-  out.row_scale = scales_ < 0 ? nullptr : reinterpret_cast<const float*>(segments[0].data + scales_);
+void NestedWeight::check_level(int64_t level) const {
+  if (level >= 0 && level < level_count()) return;
+  fail("level must be 0 to " + number(level_count() - 1) + ", got " + number(level));
+}
+
+void NestedWeight::add_level(int32_t level, const Segment& segment, WeightView& out) const {
+  out.densest = usable_segment(level, segment);
+  if (level == 0) out.sparsest = out.densest;
+  const Place& place = levels_[level];
+  out.levels[level] = PackedLevel{reinterpret_cast<const uint32_t*>(out.densest + place.ptr), out.densest + place.col,
+                                  out.densest + place.val};
+  out.blocks += place.blocks * block_columns_;
+}
+
+// After all levels have been added.
+void NestedWeight::finish(int32_t level, WeightView& out) const {
+  const auto* norm = reinterpret_cast<const float*>(out.densest + levels_[level].norm);
+  const auto* perm = permutation_ < 0 ? nullptr : reinterpret_cast<const int32_t*>(out.sparsest + permutation_);
+  out.weight = PackedWeight{out.levels, level + 1, norm, norm + packed_rows(), perm, rows_, per_row_, columns_};
+  out.row_scale = scales_ < 0 ? nullptr : reinterpret_cast<const float*>(out.sparsest + scales_);
   out.packed_rows = packed_rows();
   out.block_rows = block_rows();
 }

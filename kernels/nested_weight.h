@@ -22,7 +22,9 @@ struct Segment {
 struct WeightView {
   PackedLevel levels[kMaxLevels];
   PackedWeight weight;
-  int64_t blocks = 0;  // of all levels in use; for gather groups the number of their weights, for quads four each
+  const uint8_t* sparsest;  // the segment of level 0
+  const uint8_t* densest;   // the segment of the last level in use
+  int64_t blocks = 0;       // of all levels in use; for gather groups the number of their weights, for quads four each
   const float* row_scale = nullptr;  // [G * V] of int8 weights: what 1 stands for in each packed row
   int64_t packed_rows = 0;
   int32_t block_rows = 0;
@@ -58,9 +60,15 @@ class NestedWeight {
   int64_t spmm_groups() const { return banks() == 0 ? groups_ : packed_rows(); }
   int32_t level_count() const { return static_cast<int32_t>(levels_.size()); }
 
-  // Fills `out` with levels 0 to `level`. segments: level_count() of them. Throws ort::Error where the level does not
-  // exist, is not in the file, or is malformed. Thread-safe.
-  void view(int64_t level, const Segment* segments, WeightView& out) const;
+  // Fills `out` with levels 0 to `level`. segment_of(l): the segment of level l, asked for once for each of these.
+  // Throws ort::Error where the level does not exist, is not in the file, or is malformed. Thread-safe.
+  template <class SegmentOf>
+  void view(int64_t level, const SegmentOf& segment_of, WeightView& out) const {
+    check_level(level);
+    out.blocks = 0;
+    for (int32_t l = 0; l <= level; ++l) add_level(l, segment_of(static_cast<size_t>(l)), out);
+    finish(static_cast<int32_t>(level), out);
+  }
 
  private:
   struct Place {
@@ -72,6 +80,9 @@ class NestedWeight {
   int64_t read_offset(const ort::Attributes& attributes, const char* name, int64_t least) const;
   void place_level(int32_t level, const std::vector<int64_t>& blocks, const std::vector<int64_t>& offsets);
   int64_t end_of(int32_t level) const;
+  void check_level(int64_t level) const;
+  void add_level(int32_t level, const Segment& segment, WeightView& out) const;
+  void finish(int32_t level, WeightView& out) const;
   const uint8_t* usable_segment(int32_t level, const Segment& segment) const;
   [[noreturn]] void fail(const std::string& message) const;
   void require(bool condition, const std::string& message) const;

@@ -28,12 +28,14 @@ void NestedOperator::view(const ort::Context& context, WeightView& out) const {
   }
   const auto level = context.input<int64_t>(kLevel);
   if (level.data == nullptr || level.shape.elements() != 1) fail("level must be one int64");
-  Segment segments[kMaxLevels];
-  for (size_t l = 0; l < level_count; ++l) {
-    const auto bytes = context.input<uint8_t>(kFirstSegment + l);
-    segments[l] = Segment{bytes.data, bytes.data == nullptr ? 0 : bytes.shape.elements()};
-  }
-  weight_.view(arrive(level.data, weight_.layer().c_str()), segments, out);
+  const int64_t now = arrive(level.data, weight_.layer().c_str());
+  weight_.view(
+      now,
+      [&](size_t l) {
+        const auto bytes = context.input<uint8_t>(kFirstSegment + l);
+        return Segment{bytes.data, bytes.data == nullptr ? 0 : bytes.shape.elements()};
+      },
+      out);
 }
 
 const float* NestedOperator::residual(const ort::Context& context, const ort::Shape& shape, const char* name) const {
@@ -74,7 +76,7 @@ int64_t range_count(int64_t tiles, int64_t parts, double cost, double grain, boo
 
 Outputs::Outputs(const ort::Attributes& attributes)
     : activation(static_cast<Activation>(read_choice(attributes, "activation_function", 0, kActivations - 1, 0))),
-      activate(find_activate(isa_choice().isa)) {}
+      kernels(find_activate(isa_choice().isa)) {}
 
 void Outputs::apply(const ort::Context& context, int64_t count, float* y) const {
   if (plain()) return;

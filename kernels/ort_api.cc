@@ -11,7 +11,8 @@ bool read(const OrtApi* table, int index, Function*& function) {
 
 }  // namespace
 
-bool Api::load(const OrtApi* table) {
+bool Api::load(const OrtApi* table, uint32_t newest) {
+  if (newest >= kShapeVersion) read(table, 414, shape);
   return read(table, 0, create_status) && read(table, 2, error_message) && read(table, 26, create_domain) &&
          read(table, 27, domain_add) && read(table, 28, add_domain) && read(table, 51, tensor_data) &&
          read(table, 61, dimension_count) && read(table, 62, dimensions) && read(table, 65, tensor_info) &&

@@ -119,6 +119,22 @@ const void* Context::input_data(size_t index, Shape& shape) const {
   const OrtValue* value = nullptr;
   check(api_.input(context_, index, &value));
   if (value == nullptr) return nullptr;
+  if (!read_shape(value, shape)) throw Error("input " + std::to_string(index) + ": more than 16 dimensions");
+  void* data = nullptr;
+  check(api_.tensor_data(const_cast<OrtValue*>(value), &data));
+  return data;
+}
+
+// False where the shape has more dimensions than `shape` can hold.
+bool Context::read_shape(const OrtValue* value, Shape& shape) const {
+  if (api_.shape != nullptr) {
+    int type = 0;
+    const int64_t* dimensions = nullptr;
+    check(api_.shape(value, &type, &dimensions, &shape.rank));
+    if (shape.rank > kMaxRank) return false;
+    std::copy(dimensions, dimensions + shape.rank, shape.size);
+    return true;
+  }
   OrtTensorTypeAndShapeInfo* info = nullptr;
   check(api_.tensor_info(value, &info));
   OrtStatus* status = api_.dimension_count(info, &shape.rank);
@@ -126,10 +142,7 @@ const void* Context::input_data(size_t index, Shape& shape) const {
   if (status == nullptr && fits) status = api_.dimensions(info, shape.size, shape.rank);
   api_.release_tensor_info(info);
   check(status);
-  if (!fits) throw Error("input " + std::to_string(index) + ": more than 16 dimensions");
-  void* data = nullptr;
-  check(api_.tensor_data(const_cast<OrtValue*>(value), &data));
-  return data;
+  return fits;
 }
 
 void* Context::output_data(const Shape& shape, size_t index) const {

@@ -107,6 +107,7 @@ class Context {
   };
 
   const void* input_data(size_t index, Shape& shape) const;
+  bool read_shape(const OrtValue* value, Shape& shape) const;
   void* output_data(const Shape& shape, size_t index) const;
   void run_parallel(void (*call)(void*, size_t), size_t count, void* data) const;
   void check(OrtStatus* status) const;

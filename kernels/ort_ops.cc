@@ -1,4 +1,6 @@
 // Registers the operators with ONNX Runtime. No exception leaves this file: each becomes an OrtStatus.
+#include <algorithm>
+#include <cstdio>
 #include <exception>
 #include <memory>
 #include <mutex>
@@ -11,6 +13,7 @@
 #include "isa.h"
 #include "linear.h"
 #include "max_pool.h"
+#include "norm.h"
 #include "ort_api.h"
 #include "quantized/add.h"
 #include "quantized/average_pool.h"
@@ -121,6 +124,7 @@ const OperatorInfo kOperators[] = {
     {"NestedConvTranspose", create<NestedConvTranspose>, ort::kFloat, kOfLayer, nullptr},
     {"NestedLSTM", create<NestedLstm>, ort::kFloat, kOfLayer, nullptr, 2},
     {"NestedGRU", create<NestedGru>, ort::kFloat, kOfLayer, nullptr},
+    {"NestedNorm", create<NestedNorm>, ort::kFloat, {4, {kFloats, kLevelCell, kFloats, kFloats}}, reuse_input<kX>},
     {"TiledMaxPool", create<TiledMaxPool>, ort::kFloat, {1, {kFloats}}, nullptr},
     {"QuantizedConv", create<QuantizedConv>, ort::kUint8, kOfImageLayer, reuse_input<kResidual>},
     {"QuantizedLinear", create<QuantizedLinear>, ort::kFloat, kOfLayer, reuse_input<kResidual>},
@@ -168,9 +172,11 @@ Description describe(const OperatorInfo& info, const ort::Api* api, uint32_t ver
 
 // The operators as one runtime sees them. It is never freed, because sessions hold pointers into it.
 struct Registration {
-  Registration(const OrtApi* table, uint32_t version) : table(table) {
-    if (!api.load(table)) throw std::runtime_error("this ONNX Runtime lacks functions of API version 17");
+  // newest: the newest version of the interface that this library knows and the runtime has.
+  Registration(const OrtApi* table, uint32_t newest) : table(table) {
+    if (!api.load(table, newest)) throw std::runtime_error("this ONNX Runtime lacks functions of API version 17");
     check(api.create_domain(kDomain, &domain));
+    const uint32_t version = std::min(newest, ort::kInplaceVersion);  // all that OrtCustomOp here has
     for (size_t i = 0; i < kOperatorCount; ++i) {
       operators[i] = describe(kOperators[i], &api, version);
       check(api.domain_add(domain, &operators[i]));
@@ -190,15 +196,27 @@ struct Registration {
   OrtCustomOpDomain* domain = nullptr;
 };
 
+// The newest version of the interface that this library knows and the runtime has. ONNX Runtime 1.N has version N;
+// asked for a version that it lacks, it would print an error.
+uint32_t newest_version(const OrtApiBase* base) {
+  unsigned major = 0;
+  unsigned minor = 0;
+  if (std::sscanf(base->get_version_string(), "%u.%u", &major, &minor) != 2) return ort::kApiVersion;
+  for (const uint32_t version : {ort::kShapeVersion, ort::kInplaceVersion}) {
+    if (major > 1 || minor >= version) return version;
+  }
+  return ort::kApiVersion;
+}
+
 // The registration for a runtime. A process has one for each runtime in it, which is nearly always one.
-const Registration& registration_for(const OrtApi* table, uint32_t version) {
+const Registration& registration_for(const OrtApi* table, uint32_t newest) {
   static std::mutex mutex;
   static auto& all = *new std::vector<std::unique_ptr<const Registration>>;
   const std::lock_guard<std::mutex> lock(mutex);
   for (const auto& registration : all) {
     if (registration->table == table) return *registration;
   }
-  all.push_back(std::make_unique<const Registration>(table, version));
+  all.push_back(std::make_unique<const Registration>(table, newest));
   return *all.back();
 }
 
@@ -219,8 +237,7 @@ NESTED_SPARSE_EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions* options, co
   const auto create_status = reinterpret_cast<OrtStatus* (*)(int, const char*)>(table->slot[0]);
   if (isa_choice().error[0] != '\0') return create_status(ort::kFail, isa_choice().error);
   try {
-    const uint32_t version = base->get_api(ort::kInplaceVersion) != nullptr ? ort::kInplaceVersion : ort::kApiVersion;
-    const Registration& registration = registration_for(table, version);
+    const Registration& registration = registration_for(table, newest_version(base));
     registration.check(registration.api.add_domain(options, registration.domain));
     return nullptr;
   } catch (const std::exception& error) {

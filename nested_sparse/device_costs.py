@@ -41,7 +41,9 @@ class LayerCosts:
 
     op: its kind. rows, columns: its weight is (rows, columns). positions: output pixels or rows in one sample.
     patterns: the curve of each measured pattern. whole_ms: the time with all weights kept, of a layer that the measured
-    file keeps whole at every level; None for others.
+    file keeps whole at every level; None for others. dense_ms: the time of ONNX Runtime's operator with the dense
+    weight in the layer's place, among sparse layers, with all that it takes there: the norm, the clamp, other forms of
+    images; None where it was not measured.
     """
 
     op: str
@@ -50,6 +52,7 @@ class LayerCosts:
     positions: int
     patterns: Mapping[str, TimeCurve]
     whole_ms: float | None = None
+    dense_ms: float | None = None
 
     def ms_when_whole(self, pattern: str) -> float:
         """Time with all weights kept. pattern: the one whose curve is taken where the layer was not measured whole."""
@@ -70,7 +73,8 @@ class DeviceCosts:
 
     device: words for the processor. isa, int8_isa: instruction sets of the kernels; int8_isa is "" without int8 layers.
     threads: threads of a run. values: value type of the file's layers, e.g. "int8". other_ms: the time of a run beside
-    the layers. layers: by dotted path in the torch model.
+    the layers. layers: by dotted path in the torch model. dense_ms: the time of a run of the plain network, without
+    levels, in ONNX Runtime alone; None where it was not measured.
     """
 
     device: str
@@ -80,6 +84,7 @@ class DeviceCosts:
     values: str
     other_ms: float
     layers: Mapping[str, LayerCosts]
+    dense_ms: float | None = None
 
     def to_json(self) -> str:
         """The text of the file, one line for each layer."""
@@ -92,6 +97,7 @@ class DeviceCosts:
             "threads": self.threads,
             "values": self.values,
             "other_ms": self.other_ms,
+            **({} if self.dense_ms is None else {"dense_ms": self.dense_ms}),
         }
         lines = [f"    {json.dumps(name)}: {json.dumps(_layer_json(layer))}" for name, layer in self.layers.items()]
         body = json.dumps(head, indent=2, allow_nan=False).removesuffix("\n}")
@@ -135,6 +141,7 @@ class DeviceCosts:
             layers={
                 str(name): _layer(_Entries(each, f"{where}: {excerpt(name)}")) for name, each in layers.raw.items()
             },
+            dense_ms=entries.optional_ms("dense_ms"),
         )
 
     def layer(self, name: str, op: str, rows: int, columns: int) -> LayerCosts:
@@ -184,6 +191,9 @@ class _Entries:
             raise self.error(key, f"a number from 0 to {LONGEST_MS:g}", self.raw.get(key))
         return number
 
+    def optional_ms(self, key: str) -> float | None:
+        return None if self.raw.get(key) is None else self.ms(key)
+
     def error(self, key: str, expected: str, got: object) -> BudgetError:
         return BudgetError(f"{self.where}: {key}: expected {expected}, got {shown(got)}; {_ADVICE}")
 
@@ -199,7 +209,7 @@ def _layer(entries: _Entries) -> LayerCosts:
     unknown = [name for name in patterns.raw if name not in PATTERNS]
     if unknown:
         raise entries.error("patterns", f"names of patterns ({', '.join(PATTERNS)})", unknown[0])
-    whole_ms = entries.ms("whole_ms") if entries.raw.get("whole_ms") is not None else None
+    whole_ms = entries.optional_ms("whole_ms")
     if not patterns.raw and whole_ms is None:
         raise entries.error("patterns", "at least one, or whole_ms", patterns.raw)
     return LayerCosts(
@@ -212,6 +222,7 @@ def _layer(entries: _Entries) -> LayerCosts:
             for name, each in patterns.raw.items()
         },
         whole_ms=whole_ms,
+        dense_ms=entries.optional_ms("dense_ms"),
     )
 
 
@@ -244,6 +255,6 @@ def _layer_json(layer: LayerCosts) -> dict[str, Any]:
         name: {"knots": [list(knot) for knot in curve.knots], "points": [list(point) for point in curve.points]}
         for name, curve in layer.patterns.items()
     }
-    whole = {} if layer.whole_ms is None else {"whole_ms": layer.whole_ms}
+    whole = {key: ms for key in ("whole_ms", "dense_ms") if (ms := getattr(layer, key)) is not None}
     sizes = {key: getattr(layer, key) for key in ("op", "rows", "columns", "positions")}
     return {**sizes, **whole, "patterns": curves}

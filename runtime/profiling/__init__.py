@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .cached_profile import MOST_BATCH, profile_of
+from .dense_times import DenseCheck
 from .layer_costs import CostCheck, CostMeasurement, measure_costs
 from .layer_profile import LayerTime, layer_of, layer_profile, node_events, read_profile
 from .profile import LatencyProfile
@@ -16,6 +17,7 @@ __all__ = [
     "MOST_BATCH",
     "CostCheck",
     "CostMeasurement",
+    "DenseCheck",
     "LatencyProfile",
     "LayerTime",
     "Profilable",

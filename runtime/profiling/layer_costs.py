@@ -6,14 +6,11 @@ import math
 import os
 import statistics
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from nested_sparse.argument import whole
 from nested_sparse.budget import check_densities
@@ -27,15 +24,14 @@ from nested_sparse.time_curve import TimeCurve
 from nested_sparse.writer import LayerRecord
 
 from ..resources import cpu_model
-from ..session import Session, fixed_batch, random_inputs
-from .layer_profile import layer_of, node_events, read_profile
+from ..session import Session
+from .copy_runs import CopyRuns, at_rest, run_copy
+from .dense_times import DenseCheck, measure_dense
+from .layer_profile import layer_of
 from .random_copy import is_whole, write_random_copy
-from .turn import timed_ms
 
 DENSITIES = (0.03, 0.1, 0.25, 0.5, 1.0)
 """Shares of each layer's blocks that are measured."""
-_WARM_UP = 2
-_RUN = "model_run"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +46,11 @@ class CostCheck:
 
 @dataclass(frozen=True, slots=True)
 class CostMeasurement:
-    """The costs, and the runs that they were found by, as a check."""
+    """The costs, and the runs that they were found by, as a check. dense: runs with layers that ONNX Runtime runs."""
 
     costs: DeviceCosts
     checks: tuple[CostCheck, ...]
+    dense: tuple[DenseCheck, ...] = ()
 
 
 @dataclass(slots=True)
@@ -82,7 +79,8 @@ def measure_costs(
     The layers run where they stand in the network, on its activations, by the kernels that serve. A layer that the file
     keeps whole is measured whole. patterns: the patterns of the other layers; none: each layer's own.
     The levels of a copy take turns, so a disturbance meets all densities alike. A model of a fixed batch is measured at
-    that batch. Raises the errors of Session, BudgetError (densities), PatternError.
+    that batch. What ONNX Runtime takes for each layer's dense weight is measured too (dense_times.py).
+    Raises the errors of Session, BudgetError (densities), PatternError.
     """
     densities, repeats = check_densities(densities), whole("repeats", repeats, 1)
     if isinstance(patterns, str):
@@ -95,11 +93,13 @@ def measure_costs(
             for each in _dealt(densities, len(checkpoint.levels)):
                 copy = Path(folder) / "copy.safetensors"
                 records = write_random_copy(checkpoint, copy, each, pattern)
-                copies.append(_measured(copy, pattern, records, entries, repeats, threads, spin))
+                runs = run_copy(copy, repeats, threads, spin=spin)
+                copies.append(_measured(runs, pattern, records, sorted(set(each)), entries))
                 copy.unlink()
         with Session(path, threads=threads, spin=spin) as session:
             isa, int8_isa, used = session.isa, session.int8_isa or "", session.threads
-    layers = {name: _layer_costs(entry, copies) for name, entry in entries.items()}
+        layers = {name: _layer_costs(entry, copies) for name, entry in entries.items()}
+        dense = measure_dense(checkpoint, Path(folder), layers, patterns[0] if patterns else "", repeats, threads, spin)
     others = [
         each.whole_ms[level] - _layers_ms(each, level, layers) for each in copies for level in range(len(each.whole_ms))
     ]
@@ -110,9 +110,10 @@ def measure_costs(
         threads=used,
         values=next(iter(_value_types(entries.values()))),
         other_ms=max(0.0, statistics.median(others)),
-        layers=layers,
+        layers={name: replace(layer, dense_ms=dense.layers_ms.get(name)) for name, layer in layers.items()},
+        dense_ms=dense.network_ms,
     )
-    return CostMeasurement(costs, tuple(_checks(copies, costs)))
+    return CostMeasurement(costs, tuple(_checks(copies, costs)), dense.checks)
 
 
 def _value_types(entries: Iterable[LayerEntry]) -> dict[str, int]:
@@ -131,46 +132,23 @@ def _dealt(densities: Sequence[float], level_count: int) -> list[tuple[float, ..
 
 
 def _measured(
-    path: Path,
+    copy: CopyRuns,
     pattern: str,
     records: Sequence[LayerRecord],
+    densities: Sequence[float],
     entries: Mapping[str, LayerEntry],
-    repeats: int,
-    threads: int | None,
-    spin: bool,
 ) -> _Copy:
-    whole: list[list[float]] = []
-    with tempfile.TemporaryDirectory(prefix="nested-sparse-") as folder:
-        with (
-            Session(path, threads=threads, spin=spin) as session,
-            Session(path, threads=threads, spin=spin, profile_to=Path(folder)) as profiled,
-        ):
-            densities = sorted({level.density for level in session.levels})
-            inputs = random_inputs(session.inputs, fixed_batch(session.inputs) or 1)
-            for _ in range(_WARM_UP + repeats):
-                whole.append([])
-                for level in range(len(densities)):  # twice each: the level before has filled the caches
-                    session.run(inputs, level)
-                    whole[-1].append(timed_ms(session, level, inputs, time.perf_counter))
-                    profiled.run(inputs, level)
-                    profiled.run(inputs, level)
-        runs = list(_runs(read_profile(Path(folder), "layers")))[1::2]
-    whole_ms = [_at_rest(each) for each in zip(*whole[_WARM_UP:], strict=True)]
-    by_level = [runs[_WARM_UP * len(densities) + level :: len(densities)] for level in range(len(densities))]
-    nodes_ms = [_at_rest([sum(event["dur"] for event in run) / 1e3 for run in of_level]) for of_level in by_level]
-    # the profiler's own time within a node, of which whole runs have nothing
-    extra_ms = max(0.0, statistics.median(np.subtract(nodes_ms, whole_ms)) / max(1, len(runs[0])))
     positions: dict[str, int] = defaultdict(int)
     uses: dict[str, int] = defaultdict(int)
-    for layer, event in _of_layers(runs[0], entries):
+    for layer, event in _of_layers(copy.runs[0][0], entries):
         positions[layer.name] += _positions(layer, event)
         uses[layer.name] += 1
     layer_ms = {
-        (name, level): max(0.0, _at_rest(samples) - extra_ms * uses[name])
-        for level, of_level in enumerate(by_level)
+        (name, level): max(0.0, at_rest(samples) - copy.extra_ms * uses[name])
+        for level, of_level in enumerate(copy.runs)
         for name, samples in _by_layer(of_level, entries).items()
     }
-    return _Copy(pattern, records, densities, whole_ms, layer_ms, positions)
+    return _Copy(pattern, records, densities, copy.whole_ms, layer_ms, positions)
 
 
 def _by_layer(runs: Iterable[Iterable[Mapping[str, Any]]], entries: Mapping[str, LayerEntry]) -> dict[str, list[float]]:
@@ -193,22 +171,6 @@ def _of_layers(
         layer = layer_of(event, entries)
         if layer is not None:
             yield layer, event
-
-
-def _runs(events: Iterable[Mapping[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """The events of nodes, run by run: ONNX Runtime writes the event of a run after those of its nodes."""
-    nodes: list[Mapping[str, Any]] = []
-    for event in events:
-        if event.get("cat") == "Node":
-            nodes.append(event)
-        elif event.get("name") == _RUN:
-            yield list(node_events(nodes))
-            nodes = []
-
-
-def _at_rest(samples: Sequence[float]) -> float:
-    """Mean of the fastest quarter: any disturbance adds time, and ONNX Runtime counts whole microseconds."""
-    return statistics.fmean(sorted(samples)[: (len(samples) + 3) // 4])
 
 
 def _positions(layer: LayerEntry, event: Mapping[str, Any]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .guard import Guard
 from .level_cell import LevelCell
 from .lowering import Lowering
+from .ort_session import open_plain
 from .process_memory import anonymous_bytes, return_freed
 from .session import Session
 from .tensors import (
@@ -38,6 +39,7 @@ __all__ = [
     "fixed_batch",
     "in_order",
     "is_constant",
+    "open_plain",
     "random_inputs",
     "return_freed",
     "stuck_after_s",

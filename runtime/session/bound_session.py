@@ -44,6 +44,7 @@ class BoundSession:
         self._bindable = not self._by_values and hasattr(session, "_sess") and hasattr(ort_c, "SessionIOBinding")
         self._bindings = threading.local()
         if self._bindable:
+            self._run = session._sess.run_with_iobinding
             self._cpu = ort_c.OrtDevice(ort_c.OrtDevice.cpu(), ort_c.OrtDevice.default_memory(), 0)
 
     def run(self, arrays: Mapping[str, Array], cell: LevelCell, options: Any) -> list[Array]:
@@ -61,25 +62,30 @@ class BoundSession:
         return results
 
     def _run_bound(self, arrays: Mapping[str, Array], cell: LevelCell, options: Any) -> list[Array]:
-        binding = getattr(self._bindings, "binding", None) or self._bind()
+        bindings = self._bindings
+        binding = getattr(bindings, "binding", None) or self._bind()
         nbytes = 0
         for name, array in arrays.items():
             binding.bind_input(name, array)
             nbytes += array.nbytes
-        binding.bind_ortvalue_input(LEVEL.name, cell.ort_value._ortvalue)
+        if bindings.cell is not cell:
+            binding.bind_ortvalue_input(LEVEL.name, cell.ort_value._ortvalue)
+            bindings.cell = cell
         for name in self.names:  # in each run, else ONNX Runtime writes into the memory of the last run's outputs
             binding.bind_output(name, self._cpu)
         try:
-            self.session._sess.run_with_iobinding(binding, options)
+            self._run(binding, options)
             results: list[Array] = binding.copy_outputs_to_cpu()
         finally:
             binding.clear_binding_outputs()
             if nbytes > KEPT_BYTES:
-                del self._bindings.binding
+                del bindings.binding
         return results
 
     def _bind(self) -> Any:
+        """This thread's binding. `cell` beside it is the LevelCell that is bound, of which it keeps the memory."""
         binding = self._bindings.binding = ort_c.SessionIOBinding(self.session._sess)
+        self._bindings.cell = None
         for name, value in self._weights.items():
             binding.bind_ortvalue_input(name, value._ortvalue)
         return binding

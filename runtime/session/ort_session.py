@@ -14,6 +14,7 @@ from nested_sparse.graph.check import GraphFacts, check_graph
 from nested_sparse.kernels import library
 from nested_sparse.kernels.denormals import denormals_flushed
 
+from ..resources import usable_cores
 from .arena import ARENA
 from .runs import CLOCKWORK
 
@@ -70,6 +71,13 @@ def open_ort(
         raise CheckpointError(f"{where}: ONNX Runtime cannot load its graph: {said}") from error
     finally:
         CLOCKWORK.end(load)
+
+
+def open_plain(graph: bytes, threads: int | None, *, spin: bool = False) -> Any:
+    """An InferenceSession, with the options of a checkpoint's, for a graph that this process has made itself."""
+    with denormals_flushed():
+        options = _options(usable_cores() if threads is None else threads, None, spin)
+        return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 class _Load:

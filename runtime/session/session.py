@@ -116,7 +116,8 @@ class Session:
         self._file_guard = FileGuard(self._checkpoint.file)
         self._runs = Runs(run_limit_s)
         self._local = threading.local()
-        self._idle = threading.Condition()
+        self._lock = threading.Lock()  # taken twice per run, without the condition's functions in Python
+        self._idle = threading.Condition(self._lock)
         self._rebuilding = threading.Lock()
         self._running = 0
         self._resident_level = 0
@@ -221,7 +222,8 @@ class Session:
     def _run(self, arrays: dict[str, Array], cell: LevelCell) -> dict[str, Array]:
         session, started = self._begin(), cell.value
         try:
-            self._resident_level = max(self._resident_level, started)
+            if started > self._resident_level:
+                self._resident_level = started
             self._file_guard.check()
             run = self._runs.begin()
             try:
@@ -252,7 +254,8 @@ class Session:
         if self._ort is not None:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._ort))  # so the session never ends here
         self._ort, self._inherited = None, True
-        self._idle = threading.Condition()
+        self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
         self._rebuilding = threading.Lock()
         self._running = 0
 
@@ -345,7 +348,7 @@ class Session:
 
     def _begin(self) -> BoundSession:
         """ONNX Runtime's session, which stays open until _end(). Raises UnavailableError."""
-        with self._idle:
+        with self._lock:
             session = self._ort
             if self._inherited:
                 raise UnavailableError(
@@ -358,9 +361,9 @@ class Session:
         return session
 
     def _end(self) -> None:
-        with self._idle:
+        with self._lock:
             self._running -= 1
-            if not self._running:
+            if self._ort is None and not self._running:  # close() waits
                 self._idle.notify_all()
 
 

@@ -18,6 +18,11 @@ from nested_sparse.tensor_spec import TensorSpec, whole_sizes
 
 Array = NDArray[np.generic]
 Arrays = Mapping[str, Array]
+_DTYPES = {
+    name: np.dtype(name)
+    for name in ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "uint16", "bool")
+}
+"""numpy's usual object for a dtype, by its name; an equal dtype may be another object."""
 _DRAWN_BYTES = 8
 """Bytes of one random number before it is cast."""
 
@@ -31,9 +36,10 @@ class CheckedInputs(dict[str, Array]):
     __slots__ = ("sizes", "specs")
 
     def __init__(self, specs: Sequence[TensorSpec], arrays: Iterable[tuple[str, Array]]) -> None:
-        super().__init__(arrays)
+        dict.__init__(self, arrays)
         self.specs = specs
-        self.sizes = _checked_sizes(specs, self)
+        alone = len(specs) == 1 and not specs[0].free  # so there is nothing to compare
+        self.sizes = () if alone else _checked_sizes(specs, self)
 
 
 def check_inputs(specs: Sequence[TensorSpec], inputs: Arrays) -> CheckedInputs:
@@ -44,12 +50,33 @@ def check_inputs(specs: Sequence[TensorSpec], inputs: Arrays) -> CheckedInputs:
     """
     if type(inputs) is CheckedInputs and inputs.specs is specs:
         return inputs
+    if type(inputs) is dict and (fitting := _as_they_are(specs, inputs)) is not None:
+        return CheckedInputs(specs, fitting)
     if not isinstance(inputs, Mapping):
         names = excerpts([spec.name for spec in specs])
         raise InputError(f"inputs: expected a dict of a numpy array for each of [{names}], got {shown(inputs)}")
     if len(inputs) != len(specs) or any(spec.name not in inputs for spec in specs):
         raise _other_names(specs, inputs)
     return CheckedInputs(specs, [(spec.name, _checked(spec, inputs[spec.name])) for spec in specs])
+
+
+def _as_they_are(specs: Sequence[TensorSpec], inputs: dict[str, Array]) -> list[tuple[str, Array]] | None:
+    """The arrays where none needs a change or an error, as those of nearly all runs; None for all others.
+
+    It takes half the time of the whole check.
+    """
+    if len(inputs) != len(specs):
+        return None
+    arrays = []
+    for spec in specs:
+        array = inputs.get(spec.name)
+        if type(array) is not np.ndarray or array.dtype is not _DTYPES.get(spec.dtype):
+            return None
+        flags = array.flags
+        if not (_fits(array.shape, spec.shape) and flags.c_contiguous and flags.aligned):
+            return None
+        arrays.append((spec.name, array))
+    return arrays
 
 
 def _other_names(specs: Sequence[TensorSpec], inputs: Arrays) -> InputError:

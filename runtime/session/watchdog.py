@@ -7,7 +7,6 @@ import math
 import threading
 import time
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from nested_sparse.forked import heed_forks
@@ -26,13 +25,6 @@ def stuck_after_s(predicted_ms: float) -> float:
     return max(LEAST_STUCK_S, STUCK_TIMES * predicted_ms / 1e3)
 
 
-@dataclass(slots=True)
-class _Limit:
-    begun_s: float
-    limit_s: float
-    ends_s: float
-
-
 class TimeLimits(Generic[KeyT]):
     """The tasks under way and the ends of their time limits; the watchdog without its thread.
 
@@ -40,14 +32,16 @@ class TimeLimits(Generic[KeyT]):
     """
 
     def __init__(self) -> None:
-        self._limits: dict[KeyT, _Limit] = {}
+        self._limits: dict[KeyT, tuple[float, float, float]] = {}  # begun_s, limit_s, ends_s; made in every run
         self._overdue: set[KeyT] = set()
 
     def begin(self, key: KeyT, now_s: float, limit_s: float) -> float:
         """Begin the task `key`; returns the time at which it will be overdue. A task under way begins anew."""
-        self._overdue.discard(key)
-        self._limits[key] = _Limit(now_s, limit_s, now_s + limit_s)
-        return now_s + limit_s
+        if self._overdue:
+            self._overdue.discard(key)
+        ends_s = now_s + limit_s
+        self._limits[key] = now_s, limit_s, ends_s
+        return ends_s
 
     def end(self, key: KeyT) -> bool:
         """End the task `key`; returns whether it had been found overdue."""
@@ -64,11 +58,11 @@ class TimeLimits(Generic[KeyT]):
 
     def next_s(self) -> float:
         """Time at which the first task will be overdue; infinite where no task is under way."""
-        return min((limit.ends_s for limit in self._limits.values()), default=math.inf)
+        return min((ends_s for _, _, ends_s in self._limits.values()), default=math.inf)
 
     def overdue(self, now_s: float) -> list[tuple[KeyT, float]]:
         """The tasks that have become overdue since the last call, with the seconds since each began."""
-        found = [(key, now_s - limit.begun_s) for key, limit in self._limits.items() if limit.ends_s <= now_s]
+        found = [(key, now_s - begun_s) for key, (begun_s, _, ends_s) in self._limits.items() if ends_s <= now_s]
         for key, _ in found:
             del self._limits[key]
             self._overdue.add(key)
@@ -76,8 +70,8 @@ class TimeLimits(Generic[KeyT]):
 
     def renew(self, now_s: float) -> None:
         """Give all tasks their whole time again: the clock went on while the process was stopped."""
-        for limit in self._limits.values():
-            limit.ends_s = now_s + limit.limit_s
+        for key, (begun_s, limit_s, _) in self._limits.items():
+            self._limits[key] = begun_s, limit_s, now_s + limit_s
 
 
 class Watchdog(Generic[KeyT]):

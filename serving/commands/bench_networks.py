@@ -39,6 +39,7 @@ def networks(
         bool,
         typer.Option("--quick", help="Fewer layers, batch 1 unless others are given, fewer rounds."),
     ] = False,
+    all_sparse: Annotated[bool, typer.Option("--all-sparse", help="Leave no layer dense by measurement.")] = False,
     cpu_time: Annotated[
         bool, typer.Option("--cpu-time", help="The processor time of the thread, for a machine that does other work.")
     ] = False,
@@ -46,10 +47,12 @@ def networks(
 ) -> None:
     """Networks of the literature, nested, against dense ONNX Runtime of the same torch models, one thread.
 
-    The weights are random. Every level is compared with torch at each batch size. Then the levels and the dense network
-    are timed in turns, in one process. A row has the share of the FLOPs in sparse layers, the largest error, how many
-    times as fast each level is, why layers stay dense, and the time to nest and export beside that of
-    torch.onnx.export. A network that cannot be measured gives the reason. Needs the [train] extra.
+    The weights are random. Layers that ONNX Runtime runs faster with their dense weight, by measurement on this device
+    with one sample, stay dense, and a column counts them. Every level is compared with torch at each batch size. Then
+    the levels and the dense network are timed in turns, in one process. A row has the share of the FLOPs in sparse
+    layers, the largest error, how many times as fast each level is, why layers stay dense, and the time to nest and
+    export beside that of torch.onnx.export. A network that cannot be measured gives the reason.
+    Needs the [train] extra.
 
     Example: `nested-sparse bench networks --rows 'mobilenet*' --batches 1`
     """
@@ -72,6 +75,7 @@ def networks(
         seconds=QUICK_SECONDS if quick else SECONDS,
         shallow=quick,
         cpu_time=cpu_time,
+        choice=not all_sparse,
     )
     results = []
     for name, network in NETWORKS.items():

@@ -11,6 +11,7 @@ import typer
 from nested_sparse.errors import InputError
 from nested_sparse.excerpt import excerpt
 
+from .costs import measure_and_write, or_dash, refuse_beside_costs
 from .output import print_json, print_line, print_table
 
 if TYPE_CHECKING:
@@ -62,12 +63,13 @@ def profile(
     are timed at the first batch by ONNX Runtime's profiler, which adds some microseconds to each.
 
     With --costs FILE it measures the layers of the network with random masks instead, one sample at a time, whatever
-    the weights of the checkpoint are: an untrained one does.
+    the weights of the checkpoint are: an untrained one does. What ONNX Runtime takes for each layer's dense weight, and
+    for the whole network, is measured beside it; where the network is faster dense, the command says so.
 
     Example: `nested-sparse profile model.safetensors --threads 1 --batch 1 --batch 8`
     """
     if costs is not None:
-        _refuse_beside_costs(level, batch, against)
+        refuse_beside_costs(level, batch, against)
         measure_and_write(file, costs, pattern or [], threads, repeats, spin=spin, json=json)
         return
     if pattern:
@@ -77,62 +79,6 @@ def profile(
         print_json(facts)
     else:
         _print(facts)
-
-
-def _refuse_beside_costs(level: int, batch: list[int] | None, against: Path | None) -> None:
-    given = [
-        name
-        for name, here in (("--level", level != -1), ("--batch", bool(batch)), ("--against", against is not None))
-        if here
-    ]
-    if given:
-        raise InputError(
-            f"{', '.join(given)}: not with --costs, which measures one sample at densities of its own; leave it out"
-        )
-
-
-def measure_and_write(
-    file: Path, costs: Path, patterns: list[str], threads: int | None, repeats: int, *, spin: bool, json: bool
-) -> None:
-    """Measure the costs of `file`'s layers, write them to `costs`, and show the runs that check them.
-
-    An earlier file of costs is replaced. Raises BudgetError: `costs` is another file; CheckpointError and the errors
-    of measure_costs.
-    """
-    from nested_sparse.device_costs import DeviceCosts
-    from nested_sparse.runtime.profiling import measure_costs
-    from nested_sparse.writer import refuse_existing, write_file
-
-    if costs.exists():
-        DeviceCosts.read(costs)
-    refuse_existing(costs, force=True)
-    measured = measure_costs(file, patterns, repeats=repeats, threads=threads, spin=spin)
-    write_file(costs, measured.costs.to_json().encode(), (), force=True)
-    found = measured.costs
-    checks = [
-        [
-            each.pattern or "own",
-            each.density,
-            each.measured_ms,
-            each.predicted_ms,
-            100 * (each.predicted_ms / each.measured_ms - 1),
-        ]
-        for each in measured.checks
-    ]
-    columns = ["pattern", "density", "measured ms", "predicted ms", "error %"]
-    if json:
-        print_json(
-            {
-                "file": str(file),
-                "costs": str(costs),
-                "other_ms": found.other_ms,
-                "checks": [dict(zip(columns, row, strict=True)) for row in checks],
-            }
-        )
-        return
-    isa = found.isa if found.int8_isa in ("", found.isa) else f"{found.isa} (int8: {found.int8_isa})"
-    print_table(f"{file}: whole runs with random masks, isa {isa}, threads {found.threads}", columns, checks)
-    print_line(f"{costs}: costs of {len(found.layers)} layers, and {found.other_ms:.4g} ms for all else")
 
 
 def measure(
@@ -227,7 +173,7 @@ def _print(facts: dict[str, Any]) -> None:
     layer_columns = ["layer", "kernel", "ms", "share %"]
     total_ms = sum(each["ms"] for each in facts["layers"])
     layer_rows = [
-        [each["layer"], each["kernel"], each["ms"], 100 * each["ms"] / total_ms, _or_dash(each["against_ms"])]
+        [each["layer"], each["kernel"], each["ms"], 100 * each["ms"] / total_ms, or_dash(each["against_ms"])]
         for each in facts["layers"]
     ]
     if facts["against"] is None:
@@ -252,10 +198,6 @@ def _print(facts: dict[str, Any]) -> None:
     elif facts["int8_isa"] == facts["isa"]:
         print_line(NO_DOT_PRODUCTS.format(isa=facts["isa"]))
     print_table(f"layers at level {facts['layers_level']}", layer_columns, layer_rows)
-
-
-def _or_dash(ms: float | None) -> float | str:
-    return "-" if ms is None else ms
 
 
 def _verdict(facts: dict[str, Any]) -> str:

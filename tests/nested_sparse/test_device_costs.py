@@ -26,8 +26,9 @@ COSTS = DeviceCosts(
     other_ms=0.25,
     layers={
         "conv": LayerCosts("conv", 8, 27, 64, {"unstructured": LINE, "block4x1": LINE}),
-        "0": LayerCosts("linear", 4, 3, 1, {}, whole_ms=0.125),
+        "0": LayerCosts("linear", 4, 3, 1, {}, whole_ms=0.125, dense_ms=0.0625),
     },
+    dense_ms=0.375,
 )
 
 
@@ -37,6 +38,16 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     path.write_text(COSTS.to_json())
     assert DeviceCosts.read(path) == COSTS
     assert DeviceCosts.from_mapping(json.loads(COSTS.to_json())) == COSTS
+
+
+def test_files_without_dense_times_are_read() -> None:
+    """As older versions wrote them, and files whose layers ONNX Runtime has no operators for."""
+    raw = json.loads(COSTS.to_json())
+    del raw["dense_ms"], raw["layers"]["0"]["dense_ms"]
+    read = DeviceCosts.from_mapping(raw)
+    assert read.dense_ms is None
+    assert read.layers["0"] == LayerCosts("linear", 4, 3, 1, {}, whole_ms=0.125)
+    assert "dense_ms" not in read.to_json()
 
 
 def at(path: str, value: Any) -> Callable[[Any], None]:
@@ -80,6 +91,8 @@ LINE_AT = "layers/conv/patterns/unstructured"
         (at("layers/conv/patterns/checks", {}), r"conv: patterns: expected names of patterns \(unstructured.*'checks'"),
         (at("layers/conv/patterns", {}), "conv: patterns: expected at least one, or whole_ms"),
         (at("layers/0/whole_ms", float("inf")), "0: whole_ms: expected a number"),
+        (at("layers/0/dense_ms", -1), "0: dense_ms: expected a number from 0 to 1e.09, got -1"),
+        (at("dense_ms", "fast"), "dense_ms: .* got 'fast'"),
         (at(f"{LINE_AT}/knots", DELETE), "conv: unstructured: knots: expected a list, got None"),
         (at(f"{LINE_AT}/knots", [[1, 1.0]]), "conv: unstructured: knots: expected kept weights that rise from 0"),
         (at(f"{LINE_AT}/knots", [[0, 1.0], [5, 0.9]]), "knots: .* times that never fall"),

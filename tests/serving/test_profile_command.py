@@ -12,8 +12,10 @@ from typer.testing import CliRunner
 from chain import counting_chain, small_chain
 from nested_sparse.device_costs import DeviceCosts
 from nested_sparse.errors import BudgetError, InputError
+from nested_sparse.runtime.profiling import DenseCheck
 from nested_sparse.serving import cli
 from nested_sparse.serving.commands import profile
+from nested_sparse.serving.commands.costs import print_dense, profits
 
 OPTIONS = ("--threads", "1", "--repeats", "2")
 
@@ -117,7 +119,23 @@ def test_costs_are_written_and_checked(tmp_path: Path) -> None:
     shown = run(path, "--costs", costs)  # an earlier file of costs is replaced
     assert "own" in shown
     assert "costs of 3 layers" in shown
+    assert "plain network ms" in shown
+    assert facts["dense_ms"] == read.dense_ms
+    assert [each["density"] for each in facts["dense"]] == [0.05, 0.15, 0.35]
+    assert facts["faster_than_dense"] in (True, False)
     assert list(DeviceCosts.read(costs).layers["first"].patterns) == ["block4x1"]
+
+
+def test_a_network_that_does_not_profit_is_told_so(capsys: pytest.CaptureFixture[str]) -> None:
+    """With both times; the better of its two forms counts, at the sparsest level."""
+    slow, mended = DenseCheck(0.05, 0.031, 0.02, 0.012, ("fc",)), DenseCheck(0.05, 0.031, 0.01, 0.012, ("fc",))
+    assert [profits(checks) for checks in ([slow], [mended], [])] == [False, True, None]
+    print_dense([slow])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "dense ONNX Runtime takes 0.012 ms, the level of 5% 0.02 ms; serve the plain model" in said
+    assert "faster dense: fc; nest(" in said
+    print_dense([mended])
+    assert "does not profit" not in capsys.readouterr().out
 
 
 def test_costs_replace_no_other_file(tmp_path: Path) -> None:

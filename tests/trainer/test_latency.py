@@ -251,7 +251,11 @@ def whole_only(costs: DeviceCosts, name: str) -> DeviceCosts:
         ({"costs": whole_only(COSTS, "3")}, "layer '3' was measured only with all weights kept; name it in keep_dense"),
         ({"pattern": "block8x1"}, "was measured with unstructured, block4x1, gs8x2, and the model has block8x1"),
         ({"pattern": "channel"}, "by latency is not for pattern 'channel'"),
-        ({"budget_by": "weights", "densities": (0.1,)}, 'latency_ms and costs: goes with budget_by="latency"'),
+        ({"budget_by": "weights", "densities": (0.1,)}, 'latency_ms: goes with budget_by="latency"'),
+        (
+            {"budget_by": "weights", "densities": (0.1,), "latency_ms": None},
+            "costs: goes with budget_by=\"latency\", got 'weights', or with dense_where",
+        ),
         ({"latency_ms": (3.0, 3.0001)}, "3 and 3.0001 ms keep the same weights"),
     ],
 )

@@ -23,6 +23,7 @@ from .choose import check_fit, choose_masks
 from .copied import copy_of
 from .costs import Costs
 from .coupling import Coupling, couple
+from .faster_dense import check_rule, faster_dense, warn_of_slow_levels
 from .layer_patterns import AUTO
 from .layers import NestedLayer, unique_weights
 from .network import all_weights, density, log_network, network_of
@@ -172,6 +173,7 @@ def nest(
     row_shuffle: bool = False,
     latency_ms: Sequence[float] | None = None,
     costs: GivenCosts | None = None,
+    dense_where: str | None = None,
 ) -> NestedModel:
     """A nested copy of `model`, untrained or pre-trained, by magnitude in one shot. `model` is unchanged.
 
@@ -194,7 +196,11 @@ def nest(
         "latency": the levels keep what fits into latency_ms on the device of costs.
     latency_ms: time of a run of one sample per level, ms, strictly rising; with budget_by="latency" only.
     costs: the time of each layer on a device: the path of a file that `nested-sparse profile FILE --costs` wrote, its
-        content as json.load returns it, or DeviceCosts.
+        content as json.load returns it, or DeviceCosts. For budget_by="latency" and dense_where. Levels that take
+        longer there than the plain network in ONNX Runtime are logged as a warning.
+    dense_where: which layers stay as they are, so that ONNX Runtime runs them dense, by the costs: "slower", those that
+        take longer in all levels together than dense; "ever_slower", those that take longer at one level or more; also
+        of keep_dense and of depthwise layers, which our operators run otherwise. `dense_layers()` has their times.
     min_layer_density: share of a layer that every level keeps, at most the sparsest level's density.
     row_shuffle: whether rows that keep the same weights are put together into blocks (Shfl-BW, arXiv:2203.05016), now,
         and again by `train` before its first search. It has an effect only for block{V}x1 with V above 1.
@@ -212,22 +218,26 @@ def nest(
     with their values of now. Batch normalisations, subclasses and hooks included, are copied for each level and run
     unchanged.
     Device, dtype and train or eval mode are kept; the densest level is set.
-    Raises BudgetError (densities, budget and its options, times that are not possible, costs of another network,
-    unknown keep_dense), PatternError (an unknown pattern, or layers unfit for it), InputError (no layer can be nested,
-    or the model must be changed first).
+    Raises BudgetError (densities, budget and its options, times that are not possible, costs of another network, or by
+    which every layer is faster dense, unknown keep_dense), PatternError (an unknown pattern, or layers unfit for it),
+    InputError (no layer can be nested, or the model must be changed first).
     """
     chosen = Budget(budget or ("global" if budget_by == "latency" else "uniform"), budget_by, min_layer_density)
-    levels, times_ms = _checked_levels(chosen, densities, latency_ms, costs)
+    levels, times_ms = _checked_levels(chosen, densities, latency_ms, costs, dense_where)
     layout = parse_pattern("unstructured" if pattern == AUTO else pattern)
-    known = None if times_ms is None else given_costs(costs)
-    if known is not None and layout.whole_channels:
+    asking = f"dense_where={dense_where!r}" if times_ms is None else 'budget_by="latency"'
+    known = None if times_ms is None and dense_where is None else given_costs(costs, asking)
+    if times_ms is not None and layout.whole_channels:
         raise BudgetError(f"budget by latency is not for pattern {pattern!r}, whose layers keep channels together")
-    if known is None and pattern == AUTO:
+    if times_ms is None and pattern == AUTO:
         raise PatternError('pattern "auto" chooses by costs: it goes with budget_by="latency"')
-    with torch.inference_mode(False):
+    if known is not None and dense_where is not None:
+        check_rule(dense_where, known)
+
+    def made(measured: Mapping[str, str]) -> NestedModel:
         copied, masks = copy_of(model)
         copied, left_dense = replace_layers(
-            copied, layout=layout, level_count=len(levels), keep_dense=keep_dense, masks=masks
+            copied, layout=layout, level_count=len(levels), keep_dense=keep_dense, masks=masks, measured=measured
         )
         net = NestedModel(
             copied,
@@ -247,20 +257,30 @@ def nest(
                 choose_patterns(net, known, times_ms)
             latency = latency_of(net, chosen, known, times_ms)
             net.budget, net.densities = dataclasses.replace(chosen, latency=latency), latency.densities
-            levels = latency.densities
         if layout.whole_channels:
             net.coupling = couple(net.model)
-        check_fit(net.nested_layers().values(), chosen, levels)
+        check_fit(net.nested_layers().values(), chosen, net.densities)
         if row_shuffle:
             shuffle_rows(net)
-        choose_masks(net.nested_layers().values(), net.budget, levels)
+        choose_masks(net.nested_layers().values(), net.budget, net.densities)
         if masks:
             check_distinct(net)
+        return net
+
+    with torch.inference_mode(False):
+        measured: dict[str, str] = {}
+        net = made(measured)
+        if known is not None and dense_where is not None:
+            while more := faster_dense(net, known, dense_where):  # the rest may keep other weights then
+                measured |= more
+                net = made(measured)
         if net.budget.latency is not None:
             _set_kept_densities(net, net.budget.latency)
         net.set_level(-1)
         flops, samples = (Costs(), 1) if example_inputs is None else costs_of(net, example_inputs)
         log_network(log, network_of(net, flops, samples))
+        if known is not None:
+            warn_of_slow_levels(log, net, known)
     return net
 
 
@@ -298,6 +318,7 @@ def _checked_levels(
     densities: Sequence[float] | None,
     latency_ms: Sequence[float] | None,
     costs: object,
+    dense_where: object,
 ) -> tuple[tuple[float, ...], tuple[float, ...] | None]:
     """The levels' densities and times; by latency, the densities only count the levels. Raises BudgetError."""
     if budget.by == "latency":
@@ -305,9 +326,10 @@ def _checked_levels(
             raise BudgetError('budget_by="latency" finds the densities; give latency_ms alone')
         times_ms = check_latencies(latency_ms)
         return check_densities([(level + 1) / len(times_ms) for level in range(len(times_ms))]), times_ms
-    given = [name for name, value in (("latency_ms", latency_ms), ("costs", costs)) if value is not None]
-    if given:
-        raise BudgetError(f'{" and ".join(given)}: goes with budget_by="latency", got {budget.by!r}')
+    if latency_ms is not None:
+        raise BudgetError(f'latency_ms: goes with budget_by="latency", got {budget.by!r}')
+    if costs is not None and dense_where is None:
+        raise BudgetError(f'costs: goes with budget_by="latency", got {budget.by!r}, or with dense_where')
     levels = check_densities(densities)
     if budget.min_layer_density > levels[0]:
         raise BudgetError(

@@ -27,12 +27,11 @@ GivenCosts = str | os.PathLike[str] | Mapping[str, Any] | DeviceCosts
 """Costs as a user gives them: the path of a file, its content, or read already."""
 
 
-def given_costs(costs: GivenCosts | None) -> DeviceCosts:
-    """The costs in any of their forms. Raises BudgetError."""
+def given_costs(costs: GivenCosts | None, asking: str = 'budget_by="latency"') -> DeviceCosts:
+    """The costs in any of their forms. asking: the option that needs them, for the error. Raises BudgetError."""
     if costs is None:
         raise BudgetError(
-            'budget_by="latency" needs costs: the file that `nested-sparse profile FILE --costs OUT.json` writes on '
-            "the device"
+            f"{asking} needs costs: the file that `nested-sparse profile FILE --costs OUT.json` writes on the device"
         )
     if isinstance(costs, DeviceCosts):
         return costs
@@ -47,11 +46,15 @@ def predicted_latency(net: NestedModel, costs: GivenCosts) -> list[float]:
     known = given_costs(costs)
     layers = net.nested_layers().values()
     whole_ms = _whole_ms(layers, known)
-    curves = [(layer, _curve(layer, known)) for layer in layers if not layer.dense]
-    return [
-        whole_ms + sum(float(curve.ms(int(layer.mask(level).sum()))) for layer, curve in curves)
-        for level in range(net.level_count)
-    ]
+    sparse = [layer for layer in layers if not layer.dense]
+    return [whole_ms + sum(sparse_ms(layer, known, level) for layer in sparse) for level in range(net.level_count)]
+
+
+def sparse_ms(layer: NestedLayer, costs: DeviceCosts, level: int) -> float:
+    """Milliseconds of a nested layer at a level, of one that is kept whole too. Raises BudgetError."""
+    if layer.dense:
+        return costs_of_layer(layer, costs).ms_when_whole(layer.layout.name)
+    return float(_curve(layer, costs).ms(int(layer.mask(level).sum())))
 
 
 def choose_patterns(net: NestedModel, costs: DeviceCosts, levels_ms: tuple[float, ...]) -> None:
@@ -89,19 +92,23 @@ def latency_of(net: NestedModel, budget: Budget, costs: DeviceCosts, levels_ms: 
 
 
 def _whole_ms(layers: Any, costs: DeviceCosts) -> float:
-    """Time of everything that no mask changes: all other code, and the layers that are kept dense."""
-    return costs.other_ms + sum(
-        _costs(layer, costs).ms_when_whole(layer.layout.name) for layer in layers if layer.dense
+    """Time of everything that no mask changes: all other code, the layers kept whole, and those that are not nested."""
+    left = costs.layers.keys() - {layer.name for layer in layers}
+    return (
+        costs.other_ms
+        + sum(sparse_ms(layer, costs, 0) for layer in layers if layer.dense)
+        + sum(costs.layers[name].dense_ms or 0.0 for name in left)
     )
 
 
-def _costs(layer: NestedLayer, costs: DeviceCosts) -> LayerCosts:
+def costs_of_layer(layer: NestedLayer, costs: DeviceCosts) -> LayerCosts:
+    """The costs of a layer of this name, kind and size. Raises BudgetError where there are none."""
     return costs.layer(layer.name, layer.op, len(layer.values), layer.values[0].numel())
 
 
 def _curve(layer: NestedLayer, costs: DeviceCosts) -> TimeCurve:
     """The layer's time over its kept weights. Raises BudgetError."""
-    known = _costs(layer, costs)
+    known = costs_of_layer(layer, costs)
     name = layer.layout.name
     if name in known.patterns:
         return known.patterns[name]

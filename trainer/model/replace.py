@@ -34,11 +34,13 @@ def replace_layers(
     level_count: int,
     keep_dense: Sequence[str],
     masks: Mapping[nn.Module, Tensor] | None = None,
+    measured: Mapping[str, str] | None = None,
 ) -> tuple[nn.Module, dict[str, str]]:
     """Replace, in place, the layers that can be nested; returns the model, and the dense layers with their reasons.
 
     A module with several names is replaced once and stays one module. masks: module to bool mask of its weight's shape,
-    the weights that levels may keep; all for modules without one. Raises BudgetError, InputError.
+    the weights that levels may keep; all for modules without one. measured: dotted path to the reason, of layers that
+    stay as they are though they could be nested. Raises BudgetError, InputError.
     """
     patterns = _patterns(keep_dense)
     new_masks, left = expand(_names(model), patterns)
@@ -46,6 +48,7 @@ def replace_layers(
     names = _names(model)
     norms = _norms(model)
     reasons = {module: left.get(module) or _why_dense(module) for module in names if _holds_weights(module)}
+    reasons |= {module: why for module in names if (why := (measured or {}).get(names[module][0])) is not None}
     reasons |= {mha.out_proj: f"{type(mha).__name__} reads its weight directly" for mha in _attentions(names)}
     reasons |= _inside(norms, names, reasons)
     reasons |= _why_shared_dense(names, reasons)

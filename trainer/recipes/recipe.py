@@ -275,9 +275,10 @@ class _Maker:
         levels = "latency_ms" if by_latency else "densities"
         if levels not in self.tables["nest"]:
             self.problems.add_missing("nest", levels, Sequence[float])
-        if by_latency:
+        rule = options.get("dense_where")
+        if by_latency or rule is not None:
             try:
-                given_costs(options.get("costs"))
+                given_costs(options.get("costs"), 'budget_by="latency"' if by_latency else f"dense_where={rule!r}")
             except NestedSparseError as error:
                 self.problems.lines.append(f"[nest] {error}")
         if nesting is None or levels not in options:

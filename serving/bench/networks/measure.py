@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from nested_sparse.checkpoint import Checkpoint
-from nested_sparse.errors import BenchError, NestedSparseError
+from nested_sparse.errors import BenchError, BudgetError, NestedSparseError
+from nested_sparse.runtime.profiling import measure_costs
 from nested_sparse.runtime.session import Session
 from nested_sparse.trainer import export, nest, recalibrate
 from nested_sparse.trainer.entry import foreign_errors
@@ -27,6 +27,7 @@ from .row import BatchTimes, Row, Seconds
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from nested_sparse.trainer import NestedModel
     from nested_sparse.trainer.networks import Network, Size
 
 LEVELS = (0.0538, 0.1338, 0.35)
@@ -37,6 +38,9 @@ WARM_ROUND_S = 0.1
 """Rounds that take less begin each turn with a call that does not count. The caches hold the others' data then, and the
 level that came after the dense network had 1.8 times its speed where the next level had 2.8."""
 THREADS = 1
+COST_REPEATS = 9
+"""Runs of each copy from which the layers that stay dense are chosen."""
+RULE = "ever_slower"
 
 Arrays = Sequence[NDArray[Any]]
 Run = Callable[[], Arrays]
@@ -49,7 +53,8 @@ class Settings:
 
     levels: densities. batches: sizes. repeats: most timed rounds of a batch size; there are fewer, LEAST_ROUNDS at
     least, where they would take longer than `seconds`. shallow: whether the networks have fewer layers. cpu_time:
-    whether times are those of the processor: of the thread in runs, of the process in exports.
+    whether times are those of the processor: of the thread in runs, of the process in exports. choice: whether layers
+    stay dense by measurement.
     """
 
     levels: tuple[float, ...]
@@ -58,6 +63,7 @@ class Settings:
     seconds: float
     shallow: bool
     cpu_time: bool
+    choice: bool = True
 
 
 def measure_network(network: Network, settings: Settings) -> Row:
@@ -93,16 +99,26 @@ def _measured(row: Row, size: Size, settings: Settings, folder: Path) -> Row:
             ]
             times.append(_times(batch, contenders, settings))
     with Checkpoint.open(files.nested) as checkpoint:
-        return replace(row, network=checkpoint.metadata.network, seconds=files.seconds, times=times)
+        return replace(
+            row,
+            network=checkpoint.metadata.network,
+            seconds=files.seconds,
+            times=times,
+            unprofitable=files.unprofitable,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """Both files of a network. answers: torch's outputs for `examples`, of the dense model, then of each level."""
+    """Both files of a network. unprofitable: the reason why no layer is to be sparse, else "".
+
+    answers: torch's outputs for `examples`, of the dense model, then of each level.
+    """
 
     dense: Path
     nested: Path
     seconds: Seconds
+    unprofitable: str
     examples: tuple[Tensor, ...]
     answers: Sequence[Arrays]
 
@@ -111,23 +127,36 @@ def _made(row: Row, size: Size, settings: Settings, folder: Path) -> Files:
     model, examples = size.model(), size.batch(max(2, *settings.batches))
     clock = time.process_time if settings.cpu_time else time.perf_counter
     dense, nested = folder / "dense.onnx", folder / "nested.safetensors"
-    readings_s = [clock()]
+    begun_s = clock()
     export_dense_free(model, examples, dense)
-    readings_s.append(clock())
-    net = nest(model, densities=settings.levels, pattern=row.pattern).eval()
-    readings_s.append(clock())
-    if net.level_norms():  # random norms let nothing of a sparse level through but constants
-        recalibrate(net, [(examples, None)])
-    ready_s = clock()
-    # each level is compared with torch before it is timed, at each batch size
-    export(net, tuple(example[:1] for example in examples), nested, verify=False)
-    export_s = clock() - ready_s
+    plain_s = clock() - begun_s
+
+    def made(**options: Any) -> tuple[NestedModel, Seconds]:
+        begun_s = clock()
+        net = nest(model, densities=settings.levels, pattern=row.pattern, **options).eval()
+        nest_s = clock() - begun_s
+        if net.level_norms():  # random norms let nothing of a sparse level through but constants
+            recalibrate(net, [(examples, None)])
+        begun_s = clock()
+        # each level is compared with torch before it is timed, at each batch size
+        export(net, tuple(example[:1] for example in examples), nested, verify=False, force=True)
+        return net, Seconds(nest_s, clock() - begun_s, plain_s)
+
+    (net, seconds), unprofitable = made(), ""
+    if settings.choice:
+        costs = measure_costs(nested, threads=THREADS, repeats=COST_REPEATS).costs
+        if any(layer.dense_ms is not None for layer in costs.layers.values()):
+            try:
+                chosen = nest(model, densities=settings.levels, pattern=row.pattern, costs=costs, dense_where=RULE)
+                if chosen.dense_layers() != net.dense_layers():
+                    net, seconds = made(costs=costs, dense_where=RULE)
+            except BudgetError as error:  # no layer is to be sparse; the file of before is measured
+                unprofitable = str(error)
     answers = [_arrays(model, examples)]
     for level in range(net.level_count):
         net.set_level(level)
         answers.append(_arrays(net, examples))
-    plain_s, nest_s = (end - begin for begin, end in pairwise(readings_s))
-    return Files(dense, nested, Seconds(nest_s, export_s, plain_s), examples, answers)
+    return Files(dense, nested, seconds, unprofitable, examples, answers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,17 @@ SLOWER = "(slower)"
 def print_rows(rows: Sequence[Row]) -> None:
     """Print the measured rows as a table; below it what stays dense, and the rows that could not be measured."""
     levels = [f"{100 * density:g} %" for density in rows[0].levels] if rows else []
-    columns = ("network", "FLOP", "sparse", "error", "nest + export / plain", "batch", "dense ms", *levels)
+    columns = (
+        "network",
+        "FLOP",
+        "sparse",
+        "measured dense",
+        "error",
+        "nest + export / plain",
+        "batch",
+        "dense ms",
+        *levels,
+    )
     print_table(
         f"Networks against dense ONNX Runtime, 1 thread, on {cpu_model()}: how many times as fast each level is, "
         "medians of interleaved rounds",
@@ -33,6 +43,8 @@ def print_rows(rows: Sequence[Row]) -> None:
             print_line(f"{row.name}: not available: {row.unavailable}")
         elif row.reasons:
             print_line(f"{row.name}: dense: {'; '.join(f'{count} × {why}' for why, count in row.reasons.items())}")
+        if row.unprofitable:
+            print_line(f"{row.name}: {row.unprofitable}; the figures are of sparse layers")
     slower = [f"{row.name} at batch {times.batch}" for row in rows for times in row.times if min(times.speedups) < 1.0]
     print_line(f"Slower than dense at one level or more: {', '.join(slower) or 'none'}")
     print(disturbance([row.other_load for row in rows]), end="")
@@ -56,7 +68,8 @@ def _lines(row: Row) -> Iterator[tuple[str, ...]]:
         return
     seconds = row.seconds
     made = f"{seconds.nest:.1f} + {seconds.export:.1f} / {seconds.plain_export:.1f} s"
-    facts = (row.name, count_text(row.network.flops), f"{row.network.sparse_share:.1%}", f"{row.max_error:.0e}", made)
+    sparse, measured = f"{row.network.sparse_share:.1%}", "all" if row.unprofitable else str(len(row.measured))
+    facts = (row.name, count_text(row.network.flops), sparse, measured, f"{row.max_error:.0e}", made)
     for index, times in enumerate(row.times):
         yield (*(facts if index == 0 else ("",) * len(facts)), *_figures(times))
 

@@ -8,9 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nested_sparse.network import Network
+from nested_sparse.network import DenseModule, Network
 
 from ..kernels.row import speedup
+
+MEASURED = "dense by measurement"
+"""How the reason of such a layer begins (trainer.model.faster_dense)."""
+
+
+def _is_measured(module: DenseModule) -> bool:
+    return module.why.startswith(MEASURED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +71,8 @@ class Row:
     """One network.
 
     name, source, pattern: of the network. levels: densities. network: the figures of its file. seconds: of making the
-    files. times: per batch. unavailable: the reason why it was not measured, else "". other_load: number of cores that
-    other processes kept busy meanwhile.
+    files. times: per batch. unprofitable: the reason why no layer is to be sparse, else "". unavailable: the reason why
+    it was not measured, else "". other_load: number of cores that other processes kept busy meanwhile.
     """
 
     name: str
@@ -75,13 +82,22 @@ class Row:
     network: Network | None = None
     seconds: Seconds | None = None
     times: Sequence[BatchTimes] = field(default_factory=tuple)
+    unprofitable: str = ""
     unavailable: str = ""
     other_load: float | None = None
 
     @property
     def reasons(self) -> dict[str, int]:
-        """Why modules stay dense, with the number of such modules, the reason of most modules first."""
-        return dict(Counter(module.why for module in self.network.dense).most_common()) if self.network else {}
+        """Why modules stay dense, without times, and the number of such modules; the reason of most modules first."""
+        modules = self.network.dense if self.network else ()
+        return dict(Counter(MEASURED if _is_measured(module) else module.why for module in modules).most_common())
+
+    @property
+    def measured(self) -> dict[str, str]:
+        """The layers that are dense by measurement, with their times in words."""
+        return {
+            module.name: module.why for module in (self.network.dense if self.network else ()) if _is_measured(module)
+        }
 
     @property
     def max_error(self) -> float | None:
@@ -100,6 +116,8 @@ class Row:
             "weights": network and network.weights,
             "sparse_share": network and network.sparse_share,
             "dense_layers": self.reasons,
+            "dense_by_measurement": self.measured,
+            "unprofitable": self.unprofitable,
             "max_error": self.max_error,
             "seconds": seconds
             and {

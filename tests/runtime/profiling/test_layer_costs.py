@@ -9,11 +9,15 @@ import numpy as np
 import pytest
 
 from chain import small_chain, write
+from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.device_costs import DeviceCosts
 from nested_sparse.errors import BudgetError, InputError, PatternError
+from nested_sparse.graph.nodes import graph_nodes
 from nested_sparse.layouts import Blocks
 from nested_sparse.runtime.profiling import measure_costs
-from nested_sparse.runtime.profiling.layer_costs import _at_rest, _dealt, _runs
+from nested_sparse.runtime.profiling.copy_runs import at_rest, told_apart
+from nested_sparse.runtime.profiling.dense_times import _Copies, _owned
+from nested_sparse.runtime.profiling.layer_costs import _dealt
 from nested_sparse.slice import slice_checkpoint
 from nested_sparse.weight import NestedWeight
 from support import layer_record, random_weight
@@ -45,6 +49,41 @@ def test_each_layer_is_measured_at_each_density(tmp_path: Path) -> None:
         ("", 0.8),
         ("", 1.0),
     ]
+
+
+def test_dense_operators_are_measured_beside_them(tmp_path: Path) -> None:
+    """Of each layer in its place, and of the whole network; whole runs of each kind, at each density that fits."""
+    path = small_chain(tmp_path / "model.safetensors").path
+    measured = measure_costs(path, repeats=1, threads=1)
+    assert all((layer.dense_ms or 0) > 0 for layer in measured.costs.layers.values())
+    assert (measured.costs.dense_ms or 0) > 0
+    assert [each.density for each in measured.dense] == [0.05, 0.15, 0.35]
+    names = set(measured.costs.layers)
+    for each in measured.dense:
+        assert each.sparse_ms > 0
+        assert each.dense_ms == measured.costs.dense_ms
+        assert (each.mixed_ms is not None) == (0 < len(each.layers) < len(names))
+        assert names.issuperset(each.layers)
+
+
+def test_what_onnx_runtime_adds_belongs_to_the_layer_beside_it(tmp_path: Path) -> None:
+    """Nodes of its own names: one that changes the form of an image goes with the node behind it."""
+    path = small_chain(tmp_path / "model.safetensors").path
+    with Checkpoint.open(path) as checkpoint:
+        copies = _Copies(checkpoint, tmp_path, "")
+        hidden = {node.texts["layer"].decode(): node.outputs[0] for node in graph_nodes(checkpoint.graph())}
+    events = [
+        ("dense0.1.MatMul/MatMulAddFusion", "Gemm", "first"),
+        ("second", "NestedLinear", None),
+        ("ReorderOutput", "ReorderOutput", "first"),
+        ("ReorderInput_token_3", "ReorderInput", "third"),
+        (f"{hidden['third']}_nchwc", "Conv", "third"),
+        ("dense1.7.Relu", "Relu", "third"),
+        ("dense7.7.Relu", "Relu", "third"),
+    ]
+    run = [{"name": name, "args": {"op_name": operator}} for name, operator, _ in events]
+    owned = {str(event["name"]): layer for layer, event in _owned(run, copies, ["first", "third"])}
+    assert owned == {name: layer for name, _, layer in events if layer}
 
 
 def test_several_patterns_stand_side_by_side(tmp_path: Path) -> None:
@@ -85,14 +124,14 @@ def test_runs_are_told_apart() -> None:
     run = {"cat": "Session", "name": "model_run", "dur": 5}
     load = {"cat": "Session", "name": "session_initialization"}
     fence = {"cat": "Node", "name": "fc_fence_before"}
-    runs = list(_runs([load, node, fence, node, run, node, run]))
+    runs = list(told_apart([load, node, fence, node, run, node, run]))
     assert [[event["name"] for event in each] for each in runs] == [["fc", "fc"], ["fc"]]
 
 
 def test_disturbed_runs_are_left_out() -> None:
     """The mean of the fastest quarter."""
-    assert _at_rest([9.0, 1.0, 2.0, 50.0, 7.0]) == 1.5
-    assert _at_rest([3.0]) == 3.0
+    assert at_rest([9.0, 1.0, 2.0, 50.0, 7.0]) == 1.5
+    assert at_rest([3.0]) == 3.0
 
 
 def test_wrong_arguments_are_named(tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ def test_times_from_the_command_line_take_the_place_of_densities(tmp_path: Path)
         (TINY.replace("densities = [0.2, 0.6]", ""), r"\[nest\] densities is missing: expected a list, each a number"),
         (TINY.replace("densities", 'budget_by = "latency"\nlatency_m'), r"\[nest\] latency_ms is missing"),
         (BY_LATENCY.replace('costs = "{costs}"', ""), r'\[nest\] budget_by="latency" needs costs'),
+        (TINY.replace("densities", 'dense_where = "slower"\ndensities'), r"\[nest\] dense_where='slower' needs costs"),
         (BY_LATENCY.format(costs="nowhere.json"), r"\[nest\] nowhere.json: cannot be read"),
         (BY_LATENCY.format(costs="tiny.toml"), r"\[nest\] .*tiny.toml: "),
     ],

@@ -1,0 +1,169 @@
+"""Replacement: the nodes of ONNX that compute what a node of ours does with the dense weight of its layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..phases import column_order
+from .contract import (
+    CLIP_MAX,
+    CLIP_MIN,
+    CONV_TRANSPOSE,
+    FUNCTION,
+    FUNCTIONS,
+    LEVEL,
+    LINEAR,
+    OUTPUT_PADDING,
+    RESIDUAL_INPUT,
+    SPATIAL_DIMENSIONS,
+    WINDOW,
+)
+from .encoding import Value, node
+
+ReadNode = dict[str, Any]
+"""A NodeProto by its fields; "values" has its attributes by name."""
+_LEAST = float(np.finfo(np.float32).min)
+
+
+@dataclass(frozen=True, slots=True)
+class DenseLayer:
+    """The weight of a layer that ONNX Runtime is to run.
+
+    values: (O, K) float32, columns in the order of the file. norms: (L, 2, O) float32, scale and shift of each level;
+    (1, 2, O) where all levels have the same, which then go into the weight and its bias.
+    """
+
+    values: NDArray[np.float32]
+    norms: NDArray[np.float32]
+
+
+class Names(Protocol):
+    """Gives names to what is new in a graph."""
+
+    def name(self, layer: str, step: str) -> str: ...  # noqa: D102 -- one that nothing has
+
+    def initializer(self, name: str, values: NDArray[np.generic]) -> str: ...  # noqa: D102 -- that of a constant
+
+
+class Replacement:
+    """ONNX's nodes for one node of ours."""
+
+    def __init__(self, names: Names, read: ReadNode, layer: str, dense: DenseLayer) -> None:
+        self._names, self._read, self._values = names, read, read["values"]
+        self._layer, self._dense = layer, dense
+        self._steps: list[tuple[str, list[str], str, Mapping[str, Value]]] = []
+
+    def nodes(self) -> list[bytes | memoryview]:
+        """They write the same output."""
+        dense, x = self._dense, self._read["input"][0]
+        axes = 0 if self._read["op_type"] == LINEAR else self._spatial
+        folded = len(dense.norms) == 1
+        scale, shift = dense.norms[0] if folded else (np.ones_like(dense.norms[0, 0]), None)
+        values = dense.values * scale[:, None]
+        y = self._multiplied(x, values, shift if folded and shift is not None and shift.any() else None)
+        if not folded:
+            for operator, part, of_levels in (("Mul", "scale", dense.norms[:, 0]), ("Add", "shift", dense.norms[:, 1])):
+                table = of_levels.reshape(*of_levels.shape, *[1] * axes)
+                picked = self._step("Gather", [self._constant(part, table), LEVEL.name], {"axis": 0})
+                y = self._step(operator, [y, picked])
+        residual = input_of(self._read, RESIDUAL_INPUT)
+        if residual:
+            y = self._step("Add", [y, residual])
+        y = self._function(self._clamped(y))
+        *before, (operator, inputs, _, attributes) = self._steps
+        steps = [*before, (operator, inputs, self._read["output"][0], attributes)]
+        names = [self._names.name(self._layer, each[0]) for each in steps]
+        return [
+            node(operator, inputs, output, name, attributes)
+            for name, (operator, inputs, output, attributes) in zip(names, steps, strict=True)
+        ]
+
+    @property
+    def _spatial(self) -> int:
+        return int(self._values.get(SPATIAL_DIMENSIONS, 2))
+
+    def _multiplied(self, x: str, values: NDArray[np.float32], bias: NDArray[np.float32] | None) -> str:
+        if self._read["op_type"] == LINEAR:
+            y = self._step("MatMul", [x, self._constant("weight", values.T)])
+            return y if bias is None else self._step("Add", [y, self._constant("bias", bias)])
+        axes, sizes = self._spatial, {name: self._values[name] for name in WINDOW}
+        kernel, strides, pads, dilations = (sizes[name] for name in WINDOW)
+        before, after = pads[: len(kernel)], pads[len(kernel) :]
+        taps = kernel[-axes:]
+        given: dict[str, Value] = {
+            "kernel_shape": taps,
+            "strides": strides[-axes:],
+            "dilations": dilations[-axes:],
+            "pads": [*before[-axes:], *after[-axes:]],
+        }
+        channels = values.shape[1] // math.prod(kernel)
+        if self._read["op_type"] == CONV_TRANSPOSE:
+            ordered = np.empty_like(values)
+            ordered[:, column_order(channels, kernel, strides, before, dilations)] = values
+            weight = ordered.reshape(-1, channels, *taps).swapaxes(0, 1)
+            operator, given[OUTPUT_PADDING] = "ConvTranspose", self._values[OUTPUT_PADDING][-axes:]
+        else:
+            operator, weight = "Conv", values.reshape(-1, channels, *taps)
+            given["group"] = self._values.get("groups", 1)
+        constants = [self._constant("weight", weight)] + ([] if bias is None else [self._constant("bias", bias)])
+        return self._step(operator, [x, *constants], given)
+
+    def _clamped(self, y: str) -> str:
+        least, most = self._values[CLIP_MIN], self._values[CLIP_MAX]
+        if (least, most) == (0.0, math.inf):
+            return self._step("Relu", [y])
+        if (least, most) == (-math.inf, math.inf):
+            return y
+        return self._step("Clip", [y, self._number(max(least, _LEAST)), self._number(min(most, -_LEAST))])
+
+    def _function(self, x: str) -> str:
+        """As torch.onnx spells the function; ONNX Runtime knows these spellings."""
+        name = FUNCTIONS[self._values.get(FUNCTION, 0)]
+        if name == "sigmoid":
+            return self._step("Sigmoid", [x])
+        if name == "silu":
+            return self._step("Mul", [x, self._step("Sigmoid", [x])])
+        if name == "quick_gelu":
+            return self._step("Mul", [x, self._step("Sigmoid", [self._step("Mul", [x, self._number(1.702)])])])
+        if name == "hard_sigmoid":
+            return self._step("HardSigmoid", [x], {"alpha": 1 / 6, "beta": 0.5})
+        if name == "hard_swish":
+            return self._step("HardSwish", [x])
+        if name == "gelu":
+            share = self._step("Erf", [self._step("Div", [x, self._number(math.sqrt(2))])])
+            return self._half_of_both(x, share)
+        if name == "gelu_tanh":
+            cube = self._step("Mul", [self._number(0.044715), self._step("Pow", [x, self._number(3.0)])])
+            inner = self._step("Mul", [self._number(math.sqrt(2 / math.pi)), self._step("Add", [x, cube])])
+            return self._half_of_both(x, self._step("Tanh", [inner]))
+        return x
+
+    def _half_of_both(self, x: str, share: str) -> str:
+        """x / 2 · (1 + share)."""
+        both = self._step("Mul", [x, self._step("Add", [share, self._number(1.0)])])
+        return self._step("Mul", [both, self._number(0.5)])
+
+    def _step(self, operator: str, inputs: list[str], attributes: Mapping[str, Value] | None = None) -> str:
+        output = self._names.name(self._layer, "y")
+        self._steps.append((operator, inputs, output, attributes or {}))
+        return output
+
+    def _constant(self, part: str, values: NDArray[np.float32]) -> str:
+        return self._names.initializer(f"{self._layer}.{part}", values)
+
+    def _number(self, value: float) -> str:
+        return self._names.initializer(f"number {value!r}", np.array(value, np.float32))
+
+
+_LEAST = float(np.finfo(np.float32).min)
+
+
+def input_of(read: ReadNode, place: int) -> str:
+    """The input at `place`; "" where it is absent."""
+    return str(read["input"][place]) if place < len(read["input"]) else ""

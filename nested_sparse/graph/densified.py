@@ -1,0 +1,199 @@
+"""densified: a checkpoint's graph in which some layers are ordinary nodes of ONNX, made without the onnx package.
+
+So a device can measure what ONNX Runtime takes for the dense weight of a layer, in the layer's place.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..wire import Wire, integers
+from . import onnx_schema as onnx
+from .contract import (
+    CONV,
+    CONV_TRANSPOSE,
+    DOMAIN,
+    INPUT_TILED,
+    LAYER,
+    LINEAR,
+    MAX_POOL,
+    WINDOW,
+    Y_TILED,
+    is_runtime_input,
+    untiled_shape,
+)
+from .dense_nodes import DenseLayer, ReadNode, Replacement, input_of
+from .encoding import changed, field, fields, integer_field, node, numbered, tensor
+from .nodes import graph_nodes
+
+OPERATORS = (CONV, CONV_TRANSPOSE, LINEAR)
+"""Operators with a counterpart of ONNX's. A recurrent layer has none: another layer multiplies its inputs."""
+_MOST_NUMBERS = 1 << 16
+_FLOAT = 1
+
+
+def replaceable(graph: bytes) -> list[str]:
+    """Names of the layers that `densified` can replace, in the order of the graph, which `check_graph` has passed."""
+    wire = Wire()
+    found = wire.read(wire.read(memoryview(graph), "ModelProto", onnx.MODEL)["graph"], "GraphProto", onnx.GRAPH)
+    outer = [_layer(each) for each in map(_Reader().node, found["node"]) if each["op_type"] in OPERATORS]
+    everywhere = Counter(each.texts[LAYER].decode() for each in graph_nodes(graph) if LAYER in each.texts)
+    return [name for name, count in Counter(filter(None, outer)).items() if count == everywhere[name]]
+
+
+def densified(graph: bytes, layers: Mapping[str, DenseLayer], *, alone: bool = False) -> bytes:
+    """`graph`, a ModelProto that `check_graph` has passed, with nodes of ONNX in place of those of `layers`.
+
+    layers: by name, some of `replaceable(graph)`. The names of their nodes begin with `mark(graph)`, the place of the
+    layer in `layers`, and a point. alone: whether no node of ours is left, so that the graph needs no inputs but the
+    model's own.
+    """
+    return changed(
+        memoryview(graph), onnx.MODEL, "graph", lambda each: _Densified(layers, mark(graph), alone).graph(each)
+    )
+
+
+def mark(graph: bytes) -> str:
+    """A word with which no name in the graph begins."""
+    names = {name for each in graph_nodes(graph) for name in (each.name, *each.inputs, *each.outputs)}
+    word = "dense"
+    while any(name.startswith(word) for name in names):
+        word += "_"
+    return word
+
+
+class _Reader:
+    """Reads nodes; the value of each attribute stands under its name in "values"."""
+
+    def __init__(self) -> None:
+        self._wire = Wire()
+
+    def node(self, data: memoryview) -> ReadNode:
+        read = self._wire.read(data, "NodeProto", onnx.NODE)
+        ours = read.get("domain") == DOMAIN
+        attributes = [self._wire.read(each, "AttributeProto", onnx.ATTRIBUTE) for each in read["attribute"] if ours]
+        return {**read, "ours": ours, "values": {each["name"]: _value(each) for each in attributes}}
+
+
+def _value(attribute: Mapping[str, Any]) -> Any:
+    if attribute["ints"]:
+        return integers(attribute["ints"], _MOST_NUMBERS)
+    if "f" in attribute:
+        return struct.unpack("<f", attribute["f"])[0]
+    return bytes(attribute["s"]).decode(errors="replace") if "s" in attribute else attribute.get("i", 0)
+
+
+def _layer(read: ReadNode) -> str:
+    """The layer of a node of ours; "" of other nodes."""
+    return str(read["values"].get(LAYER, "")) if read["ours"] else ""
+
+
+class _Densified:
+    def __init__(self, layers: Mapping[str, DenseLayer], word: str, alone: bool) -> None:
+        self._layers, self._mark, self._alone = layers, word, alone
+        self._places = {name: place for place, name in enumerate(layers)}
+        self._reader = _Reader()
+        self._initializers: dict[str, NDArray[np.generic]] = {}
+        self._untiled: set[str] = set()
+        self._count = 0
+
+    def graph(self, data: memoryview) -> bytes:
+        """A GraphProto."""
+        number = {name: next(n for n, each in onnx.GRAPH.items() if each.name == name) for name in _GRAPH_FIELDS}
+        found = [(found, data[begin:end], data[value:end]) for found, begin, value, end in fields(data)]
+        self._untiled = self._untiled_images([self._reader.node(each) for at, _, each in found if at == number["node"]])
+        pieces: list[bytes | memoryview] = []
+        for at, whole, value in found:
+            if at == number["node"]:
+                pieces += [field(onnx.GRAPH, "node", each) for each in self._nodes(value)]
+            elif at == number["value_info"]:
+                pieces.append(field(onnx.GRAPH, "value_info", self._value_info(value)))
+            elif at != number["input"] or not (self._alone and is_runtime_input(_text(value, 1))):
+                pieces.append(whole)
+        pieces += [
+            field(onnx.GRAPH, "initializer", tensor(name, values)) for name, values in self._initializers.items()
+        ]
+        return b"".join(pieces)
+
+    def _untiled_images(self, nodes: list[ReadNode]) -> set[str]:
+        """The tiled images that a node of ONNX's will write or read."""
+        found: set[str] = set()
+        for each in nodes:
+            if _layer(each) in self._layers:
+                found |= _tiled_images(each)
+        pools = [{each["input"][0], each["output"][0]} for each in nodes if _is_pool(each)]
+        while more := {name for images in pools if images & found for name in images} - found:
+            found |= more
+        return found
+
+    def _nodes(self, data: memoryview) -> list[bytes | memoryview]:
+        """The nodes that stand in the place of one."""
+        read = self._reader.node(data)
+        if not read["ours"]:
+            return [data]
+        if _layer(read) in self._layers:
+            return Replacement(self, read, _layer(read), self._layers[_layer(read)]).nodes()
+        if not self._untiled.intersection([*read["input"], *read["output"]]):
+            return [data]
+        if _is_pool(read):
+            window = {name: read["values"][name] for name in WINDOW}
+            return [node("MaxPool", read["input"][:1], read["output"][0], read.get("name", ""), window)]
+        dropped = {name for place, name in INPUT_TILED.items() if input_of(read, place) in self._untiled}
+        if read["output"][0] in self._untiled:
+            dropped.add(Y_TILED)
+        return [changed(data, onnx.NODE, "attribute", lambda each: None if _text(each, 1) in dropped else each)]
+
+    def _value_info(self, data: memoryview) -> bytes | memoryview:
+        """The shape of an image that is tiled no longer, as its dimension's name tells it."""
+        name = _text(data, 1)
+        if name not in self._untiled:
+            return data
+        shape = untiled_shape([_text(_inner(data, 2, 1, 2, 1), 2)])
+        dimensions = b"".join(
+            numbered(1, integer_field(1, size) if isinstance(size, int) else numbered(2, size.encode()))
+            for size in shape
+        )
+        kind = numbered(1, integer_field(1, _FLOAT) + numbered(2, dimensions))
+        return numbered(1, name.encode()) + numbered(2, kind)
+
+    def name(self, layer: str, step: str) -> str:
+        """A new name that begins with the mark and the layer's place."""
+        self._count += 1
+        return f"{self._mark}{self._places[layer]}.{self._count}.{step}"
+
+    def initializer(self, name: str, values: NDArray[np.generic]) -> str:
+        """The name in the graph of a constant, which is made once."""
+        name = f"{self._mark}.{name}"
+        self._initializers.setdefault(name, values)
+        return name
+
+
+_GRAPH_FIELDS = ("node", "input", "value_info")
+
+
+def _is_pool(read: ReadNode) -> bool:
+    return bool(read["ours"] and read["op_type"] == MAX_POOL)
+
+
+def _tiled_images(read: ReadNode) -> set[str]:
+    """The images that a layer's node reads or writes in tiles."""
+    values = read["values"]
+    found = {input_of(read, place) for place, name in INPUT_TILED.items() if values.get(name)}
+    return found | ({read["output"][0]} if values.get(Y_TILED) else set())
+
+
+def _inner(data: memoryview, *numbers: int) -> memoryview:
+    """The first field of these numbers, each within the one before; empty where there is none."""
+    for number in numbers:
+        data = next((data[value:end] for found, _, value, end in fields(data) if found == number), data[:0])
+    return data
+
+
+def _text(data: memoryview, number: int) -> str:
+    return bytes(_inner(data, number)).decode(errors="replace")

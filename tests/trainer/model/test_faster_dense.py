@@ -1,0 +1,162 @@
+"""Faster dense: layers that costs make dense, by both rules, and networks that do not profit at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from device_costs import FIXED_MS, OTHER_MS, imagined_costs
+from torch import nn
+
+from nested_sparse.checkpoint import Checkpoint
+from nested_sparse.device_costs import DeviceCosts
+from nested_sparse.errors import BudgetError
+from nested_sparse.runtime.session import Session
+from nested_sparse.trainer import NestedModel, export, nest, nest_pretrained, predicted_latency
+
+DENSITIES = (0.25, 0.5)
+
+
+def plain_net() -> nn.Sequential:
+    """Linear layers of 8 × 8 and a convolution in groups of one channel, each with what stands around it."""
+    torch.manual_seed(5)
+    return nn.Sequential(
+        nn.Linear(8, 8),
+        nn.ReLU(),
+        nn.Linear(8, 8),
+        nn.Unflatten(1, (8, 1, 1)),
+        nn.Conv2d(8, 8, 1, groups=8),
+        nn.BatchNorm2d(8),
+        nn.Flatten(),
+        nn.Linear(8, 8),
+    )
+
+
+def costs_with(dense_ms: Mapping[str, float], network_ms: float | None = None) -> DeviceCosts:
+    """Costs of `plain_net`: each sparse layer takes FIXED_MS and 0.01 ms per weight, "4" 0.7 ms whole."""
+    costs = imagined_costs(nest(plain_net(), densities=DENSITIES), 0.01)
+    layers = {name: dataclasses.replace(layer, dense_ms=dense_ms.get(name)) for name, layer in costs.layers.items()}
+    layers["4"] = dataclasses.replace(layers["4"], patterns={}, whole_ms=0.7)
+    return dataclasses.replace(costs, layers=layers, dense_ms=network_ms)
+
+
+def by_rule(rule: str, costs: DeviceCosts, **options: object) -> NestedModel:
+    """`plain_net` nested by `costs`."""
+    arguments: dict[str, object] = {"densities": DENSITIES, "costs": costs, "dense_where": rule, **options}
+    return nest(plain_net(), **arguments)  # type: ignore[arg-type]
+
+
+# at the levels of 16 and 32 of 64 weights a layer takes 0.66 and 0.82 ms, 1.48 together
+@pytest.mark.parametrize(
+    ("rule", "dense_ms", "dense"),
+    [
+        ("ever_slower", 0.81, True),
+        ("ever_slower", 0.83, False),
+        ("slower", 0.81, False),
+        ("slower", 0.75, False),
+        ("slower", 0.73, True),
+    ],
+)
+def test_a_layer_is_dense_by_the_rule(rule: str, dense_ms: float, dense: bool) -> None:
+    """It stays torch's layer with its values; `dense_layers` and `summary` say why, with both times."""
+    net = by_rule(rule, costs_with({"0": dense_ms, "2": 5.0, "7": 5.0}))
+    assert ("0" not in net.nested_layers()) == dense
+    assert {"2", "7", "4"} <= net.nested_layers().keys()
+    if dense:
+        kept = net.model.get_submodule("0")
+        assert type(kept) is nn.Linear
+        assert torch.equal(kept.weight, plain_net()[0].weight)
+        said = f"dense by measurement: {1e3 * dense_ms:.3g} µs in ONNX Runtime, 660 µs to 820 µs sparse in our operator"
+        assert net.dense_layers()["0"] == said
+        assert f"dense: 0: {said}" in net.summary()
+
+
+def test_a_layer_that_is_whole_is_left_to_the_faster_side() -> None:
+    """A depthwise one, and one of keep_dense."""
+    slow, fast = costs_with({"4": 0.8, "2": 9.0}), costs_with({"4": 0.6, "2": 9.0})
+    assert "4" in by_rule("slower", slow).nested_layers()
+    net = by_rule("slower", fast)
+    assert net.dense_layers() == {"4": "dense by measurement: 600 µs in ONNX Runtime, 700 µs in our operator"}
+    kept = costs_with({"0": 1.1})  # all 64 weights take 1.14 ms
+    assert "0" in by_rule("ever_slower", kept).nested_layers()
+    assert "0" not in by_rule("ever_slower", kept, keep_dense=("0",)).nested_layers()
+
+
+def test_layers_that_share_a_weight_are_dense_together() -> None:
+    """One mask serves both."""
+    model = plain_net()
+    model[2].weight = model[0].weight
+    net = nest(model, densities=DENSITIES, costs=costs_with({"0": 0.1, "7": 9.0}), dense_where="slower")
+    assert {"0", "2"} <= net.dense_layers().keys()
+    assert net.dense_layers()["2"] == "shares its weight with '0'"
+
+
+def test_the_file_computes_as_torch_with_layers_of_both_kinds(tmp_path: Path) -> None:
+    """At each level; the file says which layers are dense by measurement."""
+    net = by_rule("slower", costs_with({"0": 0.1, "2": 9.0, "4": 0.1, "7": 9.0})).eval()
+    x = torch.randn(3, 8)
+    path = export(net, (x,), tmp_path / "model.safetensors")
+    with Checkpoint.open(path) as checkpoint:
+        assert [layer.name for layer in checkpoint.layers] == ["2", "7"]
+        network = checkpoint.metadata.network
+        assert network is not None
+        assert {module.name for module in network.dense if "by measurement" in module.why} == {"0", "4"}
+    with Session(path, threads=1) as session:
+        for level in range(len(DENSITIES)):
+            net.set_level(level)
+            np.testing.assert_allclose(
+                session.run({"input": x.numpy()}, level)["output"], net(x).detach().numpy(), rtol=1e-4, atol=1e-5
+            )
+
+
+def test_other_ways_to_nest_take_the_rule() -> None:
+    """Times as levels, whose prediction has the dense layers, and levels without training."""
+    costs = costs_with({"0": 0.1, "2": 9.0, "7": 9.0})
+    net = nest(
+        plain_net(),
+        latency_ms=(2.7, 3.0),
+        budget_by="latency",
+        costs=costs,
+        dense_where="slower",
+    )
+    assert "0" in net.dense_layers()
+    assert predicted_latency(net, costs) == pytest.approx([2.7, 3.0], abs=0.02)
+    batches = [torch.randn(16, 8)]
+    post = nest_pretrained(plain_net(), batches, densities=DENSITIES, costs=costs, dense_where="slower", samples=16)
+    assert "0" in post.dense_layers()
+
+
+def test_slow_levels_are_named_with_figures(caplog: pytest.LogCaptureFixture) -> None:
+    """Beside the time of the plain network; nothing is said of levels that are faster."""
+    dense_ms = {"0": 0.1, "2": 9.0, "7": 9.0}
+    levels_ms = [OTHER_MS + 0.1 + 0.7 + 2 * (FIXED_MS + 0.01 * kept) for kept in (16, 32)]
+    for network_ms, advice in ((2.5, "leave these levels out"), (1.0, "serve the plain model"), (9.0, "")):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "nested_sparse"):
+            by_rule("slower", costs_with(dense_ms, network_ms))
+        said = [each.getMessage() for each in caplog.records if "plain network" in each.getMessage()]
+        slow = [f"level {level}: {ms:.3g} ms" for level, ms in enumerate(levels_ms) if ms > network_ms]
+        expected = f"the plain network takes {network_ms:.3g} ms in ONNX Runtime, and longer than that: "
+        assert [each.partition(" the ")[2] for each in said] == (
+            [f"{expected.removeprefix('the ')}{', '.join(slow)}; {advice}"] if slow else []
+        )
+
+
+def test_wrong_arguments_are_named() -> None:
+    """Rules and costs that are none, and a network of which every layer is faster dense."""
+    costs = costs_with({"0": 1.0})
+    for rule in ("never", 3, ["slower"]):
+        with pytest.raises(BudgetError, match="dense_where: expected one of 'slower', 'ever_slower' or None, got"):
+            by_rule(rule, costs)  # type: ignore[arg-type]
+    with pytest.raises(BudgetError, match="dense_where='slower' needs costs"):
+        nest(plain_net(), densities=DENSITIES, dense_where="slower")
+    with pytest.raises(BudgetError, match="these costs have no dense_ms; measure them again"):
+        by_rule("slower", costs_with({}))
+    every = costs_with(dict.fromkeys(("0", "2", "4", "7"), 0.1), 0.012)
+    with pytest.raises(BudgetError, match=r"on imagined every layer is faster dense.* takes 12 µs there; serve"):
+        by_rule("slower", every)

@@ -1,0 +1,87 @@
+"""Faster dense: the layers that a device runs faster with their dense weight, by its costs, and networks that do so."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from nested_sparse.argument import shown
+from nested_sparse.device_costs import DeviceCosts
+from nested_sparse.errors import BudgetError
+
+from .predicted import costs_of_layer, predicted_latency, sparse_ms
+
+if TYPE_CHECKING:  # NestedModel itself imports this module
+    from .layers import NestedLayer
+    from .nested_model import NestedModel
+
+RULES: Mapping[str, Callable[[Iterable[bool], float], bool]] = {
+    "slower": lambda _, lost_ms: lost_ms > 0,
+    "ever_slower": lambda slower, _: any(slower),
+}
+"""Rules by name, from whether a layer is slower than dense at each level, and what it loses at all levels together."""
+
+
+def check_rule(rule: object, costs: DeviceCosts) -> None:
+    """Raise BudgetError unless `rule` is the name of one, and `costs` say what dense layers take."""
+    if not isinstance(rule, str) or rule not in RULES:
+        raise BudgetError(f"dense_where: expected one of {', '.join(map(repr, RULES))} or None, got {shown(rule)}")
+    if all(layer.dense_ms is None for layer in costs.layers.values()):
+        raise BudgetError(
+            f"dense_where={rule!r}: these costs have no dense_ms; measure them again with `nested-sparse profile FILE "
+            "--costs OUT.json` of this version, and with a file of float32 values"
+        )
+
+
+def faster_dense(net: NestedModel, costs: DeviceCosts, rule: str) -> dict[str, str]:
+    """The layers of `net` that `rule` makes dense on the device of `costs`: dotted path to the reason in words.
+
+    Layers that share a weight are dense together. Raises BudgetError: costs of another network, or all layers.
+    """
+    found: dict[str, str] = {}
+    layers = net.nested_layers()
+    for name, layer in layers.items():
+        reason = _reason(layer, costs, rule, range(net.level_count))
+        if reason is not None:
+            found[name] = reason
+    if len(found) == len(layers):
+        plain = "" if costs.dense_ms is None else f"; the plain network takes {ms_text(costs.dense_ms)} there"
+        raise BudgetError(
+            f"dense_where={rule!r}: on {costs.device} every layer is faster dense, so levels save no time{plain}; "
+            "serve the plain model with ONNX Runtime, or give lower densities"
+        )
+    return found
+
+
+def _reason(layer: NestedLayer, costs: DeviceCosts, rule: str, levels: range) -> str | None:
+    dense_ms = costs_of_layer(layer, costs).dense_ms
+    if dense_ms is None:
+        return None
+    times_ms = [sparse_ms(layer, costs, level) for level in levels]
+    if not RULES[rule]([ms > dense_ms for ms in times_ms], sum(times_ms) - len(times_ms) * dense_ms):
+        return None
+    ours = ms_text(times_ms[0]) if layer.dense else f"{ms_text(times_ms[0])} to {ms_text(times_ms[-1])} sparse"
+    return f"dense by measurement: {ms_text(dense_ms)} in ONNX Runtime, {ours} in our operator"
+
+
+def warn_of_slow_levels(log: logging.Logger, net: NestedModel, costs: DeviceCosts) -> None:
+    """Log a warning with the levels that take longer than the plain network in ONNX Runtime, by `costs`."""
+    if costs.dense_ms is None:
+        return
+    dense_ms = costs.dense_ms
+    slow = [(level, ms) for level, ms in enumerate(predicted_latency(net, costs)) if ms > dense_ms]
+    if slow:
+        said = ", ".join(f"level {level}: {ms_text(ms)}" for level, ms in slow)
+        log.warning(
+            "on %s the plain network takes %s in ONNX Runtime, and longer than that: %s; %s",
+            costs.device,
+            ms_text(dense_ms),
+            said,
+            "serve the plain model" if len(slow) == net.level_count else "leave these levels out",
+        )
+
+
+def ms_text(ms: float) -> str:
+    """A time in three digits, with its unit."""
+    return f"{ms:.3g} ms" if ms >= 1 else f"{1e3 * ms:.3g} µs"
