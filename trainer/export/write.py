@@ -162,7 +162,8 @@ def export(
         fold_activations(fused.model)
         tile_images(fused.model)
         _report_uncalled(net, layers, traced.parameters)
-        counted = call.tensors[0].dim() and (asked is None or not fixed_batch)
+        sized = asked is not None or traced.sizes is not None
+        counted = call.tensors[0].dim() and not (sized and fixed_batch)
         samples = int(call.tensors[0].shape[0]) if counted else 1
         network = network_of(net, example.costs, samples, fused.norm_of, traced.parameters)
         log_network(log, network)

@@ -141,12 +141,12 @@ def calls_of(model: ir.Model) -> list[Call]:
     calls: list[Call] = []
     ends = {value.name or "" for value in graph.outputs}
     for stage in sorted(stages):
-        plain, alone = stages[stage]
+        plain, single = stages[stage]
         if plain:
             made = [value.name or "" for node in plain for value in node.outputs]
             outside = {name for name in made if name in ends or readers.get(name, set()) - {stage}}
             calls.append(_segment(model, plain, outside))
-        for node in alone:
+        for node in single:
             names = [value.name or "" for value in node.outputs if value.name]
             if _is_layer(node):
                 read = [value.name or "" for value in node.inputs if value is not None]
