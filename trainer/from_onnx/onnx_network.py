@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from nested_sparse.errors import InputError
+from nested_sparse.graph.contract import LAYER_KINDS
 
 from ..export.trace import OwnGraph, TracedGraph
 from ..model.costs import CountsProducts
 from ..model.dense_weight import DenseWeight
 from ..model.layers import NestedLayer
-from ..model.layers.recurrent import NestedRecurrence, Recurrence
 from .convolutions import convolution
 from .found import Found, fed_input
 from .plan import Plan
@@ -164,7 +164,8 @@ class OnnxNetwork(OwnGraph, CountsProducts):
         """One call of the layer for all runs, so that its hooks see all samples at once."""
         layer = self.get_submodule(call.path)
         given = [[values[name] for name in call.inputs] for values in held]
-        recurs = isinstance(layer, Recurrence | NestedRecurrence)
+        kind = LAYER_KINDS.get(getattr(layer, "op", ""))
+        recurs = kind is not None and kind.gates > 0
         dim = 1 if recurs else 0  # of the samples
         counts = [x.shape[dim] for x, *_ in given]
         alike = len({(x.shape[:dim], x.shape[dim + 1 :]) for x, *_ in given}) == 1 and given[0][0].ndim > 1

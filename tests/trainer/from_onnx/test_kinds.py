@@ -101,6 +101,6 @@ def test_products_that_stay_are_counted(tmp_path: Path) -> None:
     }
     sparse = 4 * 2 * 6 * 8 * 8
     assert flops == [2 * 2 * 6 * 6 * 8 + sparse // 4, 2 * 2 * 6 * 6 * 8 + sparse]
-    assert {
-        module.name: module.why.partition(";")[0] for module in network.dense if module.weights
-    } == {"table": "Add reads it"}
+    assert {module.name: module.why.partition(";")[0] for module in network.dense if module.weights} == {
+        "table": "Add reads it"
+    }

@@ -142,6 +142,10 @@ class NestedLayer(nn.Module):
         """The attributes in the layer's metadata, those of its kind in nested_sparse.graph.contract.LAYER_KINDS."""
         return {}
 
+    def of_node(self) -> dict[str, list[int]]:
+        """The attributes that its node has beside these, where a call asks for nothing of its own."""
+        return {}
+
     @property
     def has_int8(self) -> bool:
         """Whether an int8 file may hold the layer's values as int8."""
