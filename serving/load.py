@@ -16,7 +16,7 @@ from nested_sparse.runtime.rerouting import RouteGuard
 from nested_sparse.runtime.resources import Governor, LimitConfig
 from nested_sparse.runtime.scheduling import Device, Scheduler
 from nested_sparse.runtime.session import Session
-from nested_sparse.tensor_spec import batch_is_free
+from nested_sparse.tensor_spec import batch_is_first
 
 from .kept import Kept
 from .protocol.datatype import datatype_of
@@ -126,7 +126,7 @@ def load_model(
         threads=session.threads,
         isa=session.int8_isa or session.isa,
         version=version,
-        samples=config.joined_samples if batch_is_free((*session.inputs, *session.outputs)) else 0,
+        samples=config.joined_samples if batch_is_first((*session.inputs, *session.outputs)) else 0,
         joins=joins,
         resident_bytes=lambda: _resident_bytes(session),
     )

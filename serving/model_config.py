@@ -63,10 +63,7 @@ def most_samples(model: ServedModel, limit_bytes: int) -> int:
 
 def sample_bytes(spec: TensorSpec, samples: int) -> int:
     """Bytes of an input with so many samples of the example shape; `samples` counts only where the batch is free."""
-    batch = max(1, spec.example_shape[0]) if spec.has_batch else 1
-    return (
-        math.prod(spec.example_shape) // batch * (samples if spec.has_batch else 1) * dtype_named(spec.dtype).itemsize
-    )
+    return math.prod(spec.sized(samples, {})) * dtype_named(spec.dtype).itemsize
 
 
 def sizes(spec: TensorSpec) -> list[int]:

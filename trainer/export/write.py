@@ -79,8 +79,9 @@ def export(
     dynamic_shapes: the sizes that each run may choose, in place of the batch alone, as in torch.onnx.export: by
         forward's parameter or in a tuple, for each dimension a name, a torch.export.Dim with its bounds, Dim.AUTO,
         DYNAMIC or STATIC, e.g. {"input_ids": {0: "batch", 1: "length"}}; all others are fixed. Dimensions of one name
-        have one size in a run. A name that is dimension 0 of every input, and no other, is the batch. A size that must
-        be the sum of others is found. The file is compared with torch at small, odd and large sizes (docs/training.md).
+        have one size in a run. A name that one dimension of every input has is the batch, where it is dimension 0 of
+        one of them, or "batch". A size that must be the sum of others is found. The file is compared with torch at
+        small, odd and large sizes (docs/training.md).
     values: type of the stored weights. "float16" takes half the bytes: each weight is rounded to the nearest float16
         (ties to even; the error is at most 2^-11 of its magnitude, or 2^-25 below 2^-14), for all levels alike, and
         arithmetic stays float32. Refused where a kept weight's magnitude is above 65504. "int8" takes a quarter of
@@ -153,8 +154,8 @@ def export(
         fold_activations(fused.model)
         tile_images(fused.model)
         _report_uncalled(net, layers, traced.parameters)
-        counted = call.tensors[0].dim() and (asked is None or not fixed_batch)
-        samples = int(call.tensors[0].shape[0]) if counted else 1
+        axis = 0 if asked is None and call.tensors[0].dim() else traced.inputs[0].batch_axis
+        samples = 1 if axis is None else int(call.tensors[0].shape[axis])
         network = network_of(net, example.costs, samples, fused.norm_of, traced.parameters)
         log_network(log, network)
         with _folder_beside(path) as folder:
