@@ -8,7 +8,7 @@ from .export.write import export
 from .model.nested_model import NestedModel, nest
 from .model.predicted import predicted_latency
 from .nestings import FreezeThenGrow, Interleaved, Joint, JointThenGrow
-from .post_training import nest_pretrained
+from .post_training import LevelReport, level_report, nest_pretrained
 from .progress import EpochReport, ProgressBar
 from .recalibrate import recalibrate
 from .reroute import measure_reroutes
@@ -27,6 +27,7 @@ __all__ = [
     "Joint",
     "JointThenGrow",
     "LabelledImages",
+    "LevelReport",
     "NestedModel",
     "OneShot",
     "ProgressBar",
@@ -38,6 +39,7 @@ __all__ = [
     "file_accuracy",
     "file_metrics",
     "fine_tune_int8",
+    "level_report",
     "load_digits_images",
     "load_idx",
     "measure_reroutes",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import operator
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -54,8 +55,8 @@ def by_group(layer: NestedLayer, weight: Tensor) -> Tensor:
     return weight.reshape(layer.groups, -1, weight[0].numel())
 
 
-def collected(batches: Iterable[Any], samples: int) -> Any:
-    """The inputs of the first `samples` samples as one batch.
+def first_batches(batches: Iterable[Any], samples: int) -> list[tuple[Any, Any]]:
+    """The first `samples` samples as (inputs, targets); targets are None where a batch has only inputs.
 
     batches: inputs, or (inputs, targets); a tuple or list of two counts as the latter. Raises TrainingError: no sample.
     """
@@ -64,31 +65,32 @@ def collected(batches: Iterable[Any], samples: int) -> Any:
         raise TrainingError(
             f"calibration_batches: expected batches, each inputs or (inputs, targets), got {shown(batches)}"
         )
-    parts: list[Any] = []
+    taken: list[tuple[Any, Any]] = []
     missing = samples
     for batch in batches:
-        inputs = batch[0] if isinstance(batch, tuple | list) and len(batch) == 2 else batch
+        inputs, targets = batch if isinstance(batch, tuple | list) and len(batch) == 2 else (batch, None)
         count = min(sample_count(inputs), missing)
-        parts.append(with_tensors(inputs, operator.itemgetter(slice(count))))
+        taken.append((with_tensors(inputs, operator.itemgetter(slice(count))), targets))
         missing -= count
         if missing <= 0:
             break
     if samples < 1 or missing >= samples:
         raise TrainingError(
-            f"nest_pretrained needs calibration samples: expected at least one batch and samples >= 1, got none with "
+            "calibration samples: expected at least one batch and samples >= 1, got none with "
             f"samples={samples}; pass a few hundred typical inputs, in a new generator if the first one is used up"
         )
-    return _joined(parts)
+    return taken
 
 
-def _joined(parts: Sequence[Any]) -> Any:
+def joined(parts: Sequence[Any]) -> Any:
+    """Batches in any container as one batch; what is no tensor is taken from the first."""
     head = parts[0]
     if isinstance(head, Tensor):
         return torch.cat(list(parts)) if head.ndim else head
     if isinstance(head, Mapping):
-        return {key: _joined([part[key] for part in parts]) for key in head}
+        return {key: joined([part[key] for part in parts]) for key in head}
     if isinstance(head, tuple | list):
-        return sequence_like(head, [_joined(items) for items in zip(*parts, strict=True)])
+        return sequence_like(head, [joined(items) for items in zip(*parts, strict=True)])
     return head
 
 
@@ -96,7 +98,6 @@ def _joined(parts: Sequence[Any]) -> Any:
 def observe(net: NestedModel, inputs: Any, seed: int) -> dict[str, DenseLayer]:
     """Every layer that `inputs` reach, at its first use in one pass of the net, in which every level is still whole."""
     seen: dict[str, DenseLayer] = {}
-    made: dict[int, tuple[weakref.ref[Tensor], DenseLayer]] = {}
     generator = torch.Generator().manual_seed(seed)
 
     def note(layer: NestedLayer, x: Tensor) -> None:
@@ -104,21 +105,37 @@ def observe(net: NestedModel, inputs: Any, seed: int) -> dict[str, DenseLayer]:
             most = max(LEAST_POSITIONS, POSITIONS_PER_COLUMN * layer.values[0].numel())
             seen[layer.name] = DenseLayer(layer, x, layer.positions(x, most, generator))
 
+    with evaluating(net), normed_layers(net) as normed:
+        layers = net.nested_layers().values()
+        handles = [layer.register_forward_pre_hook(lambda module, args: note(module, args[0])) for layer in layers]
+        _run(net, inputs, handles)
+    for name in normed & seen.keys():
+        seen[name].centred = True
+    return seen
+
+
+@contextmanager
+def normed_layers(net: NestedModel) -> Iterator[set[str]]:
+    """A context that yields a set of names, to which runs of `net` add the layers whose output a norm reads."""
+    made: dict[int, tuple[weakref.ref[Tensor], str]] = {}
+    found: set[str] = set()
+
     def note_output(layer: NestedLayer, output: object) -> None:
         if isinstance(output, Tensor):  # a recurrent layer has a tuple, which no norm reads
-            made[id(output)] = (weakref.ref(output), seen[layer.name])
+            made[id(output)] = (weakref.ref(output), layer.name)
 
     def note_norm(x: Tensor) -> None:
         if id(x) in made and made[id(x)][0]() is x:  # a new tensor may have the id of a deleted one
-            made[id(x)][1].centred = True
+            found.add(made[id(x)][1])
 
-    with evaluating(net):
-        layers, norms = net.nested_layers().values(), net.level_norms().values()
-        handles = [layer.register_forward_pre_hook(lambda module, args: note(module, args[0])) for layer in layers]
-        handles += [layer.register_forward_hook(lambda module, _, out: note_output(module, out)) for layer in layers]
-        handles += [norm.register_forward_pre_hook(lambda _, args: note_norm(args[0])) for norm in norms]
-        _run(net, inputs, handles)
-    return seen
+    layers, norms = net.nested_layers().values(), net.level_norms().values()
+    handles = [layer.register_forward_hook(lambda module, _, out: note_output(module, out)) for layer in layers]
+    handles += [norm.register_forward_pre_hook(lambda _, args: note_norm(args[0])) for norm in norms]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @torch.no_grad()

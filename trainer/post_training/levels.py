@@ -26,7 +26,7 @@ from ..model.nested_model import NestedModel, nest
 from ..model.norm import noting
 from ..model.preserved import preserved
 from ..recalibrate import Moments
-from .calibration import DenseLayer, by_group, collected, observe, walk
+from .calibration import DenseLayer, by_group, first_batches, joined, observe, walk
 from .least_squares import fit, output_error, same_inputs, stiffness
 
 SEARCH_STEPS = 20
@@ -71,7 +71,7 @@ def nest_pretrained(
     if number is None or not number > 0:
         raise TrainingError(f"damping: expected a number > 0, got {shown(damping)}; 0.3 is the default")
     net = nest(model, densities=densities, pattern=pattern, budget=budget, keep_dense=keep_dense, **options)
-    inputs = collected(calibration_batches, samples)
+    inputs = joined([inputs for inputs, _ in first_batches(calibration_batches, samples)])
     with preserved(net.model, levels=False):
         _search_levels(net, inputs, damping)
     net.set_level(-1)
