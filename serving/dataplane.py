@@ -12,6 +12,7 @@ from nested_sparse.excerpt import excerpt
 from nested_sparse.runtime.scheduling import Response
 
 from .protocol.call import Call, wanted_outputs
+from .sequences.store import SequenceLimits, SequenceStore
 from .served_model import ServedModel
 
 POLL_S = 0.01
@@ -21,10 +22,12 @@ class Dataplane:
     """Finds models by name and runs calls on them, until it drains. Belongs to one event loop.
 
     models: by name, the version that a call gets which names none: the latest.
+    limits: of the sequences; None: the defaults. sequences: those that are kept, of all models.
     stuck: the models that take no calls, because one of their runs is stuck; ModelHealth sets it.
     """
 
-    def __init__(self, models: Sequence[ServedModel]) -> None:
+    def __init__(self, models: Sequence[ServedModel], limits: SequenceLimits | None = None) -> None:
+        self.sequences = SequenceStore(limits or SequenceLimits())
         self.models: dict[str, ServedModel] = {}
         self._versions: dict[str, dict[str, ServedModel]] = {}
         for model in models:
@@ -72,7 +75,9 @@ class Dataplane:
         else:
             self._versions.pop(name, None)
             self.models.pop(name, None)
-        return [model for model in before if model not in kept]
+        gone = [model for model in before if model not in kept]
+        self.sequences.drop(gone)
+        return gone
 
     @contextmanager
     def held(self, model: ServedModel) -> Iterator[None]:
