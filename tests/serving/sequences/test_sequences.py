@@ -10,12 +10,14 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
 from clients import infer_stub, wait_for
+from fake_repository import FakeLoader
 
 from nested_sparse.errors import OverloadedError
 from nested_sparse.level import Level
@@ -25,6 +27,9 @@ from nested_sparse.runtime.scheduling.run_counts import RunCounts
 from nested_sparse.runtime.scheduling.stats import SchedulerStats
 from nested_sparse.runtime.session.tensors import check_inputs
 from nested_sparse.serving.model_config import config_message
+from nested_sparse.serving.repository.folder import ModelFolder
+from nested_sparse.serving.repository.repository import Repository
+from nested_sparse.serving.security import SecurityConfig
 from nested_sparse.serving.sequences.store import SequenceLimits
 from nested_sparse.serving.sequences.visit import MOST_VISITS
 from nested_sparse.serving.served_model import ServedModel
@@ -436,3 +441,71 @@ def test_many_sequences_in_a_random_order(server: Any) -> None:
             if end:
                 del sums[sequence]
         assert kept(server) == (len(sums), 8 * len(sums))
+
+
+def test_clients_do_not_share_their_ids(adder: ServedModel, serve: Callable[..., Any], tmp_path: Any) -> None:
+    """Two tokens, one id: each has a sum of its own, and ends its own."""
+    tokens = [f"{name}-0123456789abcdef" for name in ("one", "two")]
+    (tmp_path / "tokens").write_text("".join(f"{each[:3]} inference {each}\n" for each in tokens), encoding="utf-8")
+    config = ServerConfig(port=0, security=SecurityConfig(token_file=tmp_path / "tokens"))
+    with serve([adder], config) as server, triton.InferenceServerClient(server.address) as client:
+        one, two = ({"authorization": f"Bearer {each}"} for each in tokens)
+        assert step(client, 1, 7, start=True, headers=one) == 10
+        with pytest.raises(Error, match="keeps no sequence 7 of this client"):
+            step(client, 5, 7, headers=two)
+        assert step(client, 5, 7, start=True, headers=two) == 50
+        assert [step(client, 1, 7, headers=one, end=True), step(client, 1, 7, headers=two)] == [20, 60]
+        with pytest.raises(Error, match="keeps no sequence 7 of this client"):
+            step(client, 5, 7, headers=one)
+
+
+def test_a_model_that_is_loaded_again_loses_its_sequences(
+    adder: ServedModel, serve: Callable[..., Any], tmp_path: Any
+) -> None:
+    """With an error that says so; one whose file is the same keeps them."""
+    path = tmp_path / "adder" / "1" / "model.safetensors"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"old")
+    repository = Repository(ModelFolder(tmp_path), FakeLoader(lambda name, version: replace(adder, engine=Adder())))
+    repository.load_all()
+    with serve([], None, repository) as server, triton.InferenceServerClient(server.address) as client:
+        step(client, 1, 7, start=True)
+        client.load_model("adder")
+        assert step(client, 2, 7) == 30
+        path.unlink()
+        path.write_bytes(b"newer")
+        client.load_model("adder")
+        status, said = refused(lambda: step(client, 1, 7))
+        assert (status, "the model was loaded again" in said) == ("FAILED_PRECONDITION", True)
+        assert step(client, 4, 7, start=True) == 40
+        assert server._dataplane.sequences.lost["adder", "unloaded"] == 1
+        client.unload_model("adder")
+        assert wait_for(lambda: len(server._dataplane.sequences) == 0)
+        assert refused(lambda: step(client, 1, 7))[0] == "NOT_FOUND"
+
+
+def test_any_parameters_are_answered(client: Any, server: Any) -> None:
+    """Random kinds and values: an answer or a status of the table, and never a state that nothing holds."""
+    rng = random.Random(2)
+    values: list[Any] = [True, False, 0, 1, 2, -1, 2**62, "", "a", "1", 1.5]
+    statuses = set()
+    for _ in range(300):
+        names = ("sequence_id", "sequence_start", "sequence_end")
+        given = {name: rng.choice(values) for name in names if rng.random() < 0.8}
+        request = messages.ModelInferRequest(model_name="adder")
+        for name, value in given.items():
+            kind = {bool: "bool_param", int: "int64_param", str: "string_param", float: "double_param"}[type(value)]
+            setattr(request.parameters[name], kind, value)
+        for name in ("x", "sum")[: rng.randrange(1, 3)]:
+            request.inputs.add(name=name, datatype="FP32", shape=[1, 2])
+            request.raw_input_contents.append(bytes(8))
+        with stub(server) as infer:
+            try:
+                infer(request)
+                statuses.add("OK")
+            except grpc.RpcError as error:
+                statuses.add(error.code().name)
+    assert statuses == {"OK", "INVALID_ARGUMENT", "FAILED_PRECONDITION"}
+    store = server._dataplane.sequences
+    assert store.counts["adder"] == [len(store), 8 * len(store)]
+    assert visits(server) == 0
