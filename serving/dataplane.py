@@ -94,14 +94,18 @@ class Dataplane:
             await asyncio.sleep(POLL_S)
         del self._held[model]
 
+    def check_ready(self) -> None:
+        """Raise UnavailableError while draining."""
+        if self._draining:
+            raise UnavailableError("The server is draining and takes no new requests; send it to another one.")
+
     async def infer(self, model: ServedModel, call: Call) -> Response:
         """Run `call`; cancelling this coroutine cancels the request.
 
         Raises InputError, LevelError, StuckError; UnavailableError while draining, and when the drain ends first;
         OverloadedError and DeadlineError where the scheduler answers so.
         """
-        if self._draining:
-            raise UnavailableError("The server is draining and takes no new requests; send it to another one.")
+        self.check_ready()
         if model in self.stuck:
             raise StuckError(f"An inference of {model.name!r} is stuck; send the request to another server.")
         wanted_outputs(call.outputs, model.outputs)  # before the run: nothing is computed for a wrong name

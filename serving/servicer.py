@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import grpc
 
 import nested_sparse
-from nested_sparse.errors import DeadlineError, NotFoundError
+from nested_sparse.errors import DeadlineError, NotFoundError, SequenceError
 from nested_sparse.proto import messages
 from nested_sparse.runtime.scheduling import Response, time_limit_ms
 from nested_sparse.runtime.session import batch_size
@@ -251,7 +251,11 @@ class Servicer:
                 check_priority(call.request.priority)
                 record.input_s = self._clock() - began_s
                 limit_s = time_limit_ms(call.request, model.default_slo_ms) / MS_PER_S
-                call = await visit.ready(call, received_s + limit_s - self._clock())
+                try:
+                    call = await visit.ready(call, received_s + limit_s - self._clock())
+                except SequenceError:
+                    self._dataplane.check_ready()  # the reason why those before it failed
+                    raise
             data = await self._answered(model, call, record)
             assert record.response is not None
             if time_left_s is not None and self._clock() >= received_s + time_left_s:

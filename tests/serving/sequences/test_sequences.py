@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -358,6 +358,25 @@ def test_an_answer_that_comes_too_late_does_not_count(adder: ServedModel) -> Non
         return found
 
     assert asyncio.run(scene()) == [10, 40]
+
+
+def test_those_that_wait_while_the_server_drains_are_told_so(adder: ServedModel, serve: Callable[..., Any]) -> None:
+    """UNAVAILABLE, also those behind them; the one that runs is answered."""
+    engine: Any = adder.engine
+    with ThreadPoolExecutor(1) as pool:
+        with serve([adder]) as server:
+            channel = grpc.insecure_channel(server.address)
+            infer = infer_stub(channel)
+            engine.held = True
+            running = infer.future(asked(1, 1, start=True))
+            assert wait_for(lambda: engine.pending)
+            behind = [infer.future(asked(value, 1)) for value in (2, 3)]
+            assert wait_for(lambda: visits(server) == 3)
+            answering = pool.submit(lambda: (wait_for(lambda: not server._dataplane.ready), engine.answer_next()))
+        answering.result(60)
+        assert y_of(running.result(60)) == 10
+        assert [each.exception(60).code() for each in behind] == [grpc.StatusCode.UNAVAILABLE] * 2
+        channel.close()
 
 
 def test_a_line_is_bounded(server: Any, adder: ServedModel) -> None:
