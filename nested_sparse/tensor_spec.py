@@ -34,6 +34,11 @@ class TensorSpec:
             return 0 if self.shape and self.shape[0] is None else None
         return next((axis for axis, each in enumerate(self.free) if each is not None and each.batch), None)
 
+    @property
+    def has_batch(self) -> bool:
+        """Whether dimension 0 is that one."""
+        return self.batch_axis == 0
+
     def sized(self, batch: int | None, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """The example's shape with the free sizes `sizes`, by name, and `batch` samples (None: as many as there)."""
         shape = list(self.example_shape)
@@ -52,7 +57,7 @@ def batch_is_free(specs: Iterable[TensorSpec]) -> bool:
 
 def batch_is_first(specs: Iterable[TensorSpec]) -> bool:
     """Whether this is dimension 0 of all of them."""
-    return all(spec.batch_axis == 0 for spec in specs)
+    return all(spec.has_batch for spec in specs)
 
 
 def free_sizes(specs: Iterable[TensorSpec]) -> tuple[FreeSize, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,6 +19,8 @@ from .entry import foreign_errors
 from .memory_format import arrange_channels_last
 from .model.nested_model import NestedModel
 from .model.preserved import preserved_generators
+
+log = logging.getLogger(__name__)
 
 
 class Teacher:
@@ -57,9 +60,12 @@ def digest(model: nn.Module) -> str:
     return hashed.hexdigest()[:16]
 
 
-def check_first_batch(net: NestedModel, inputs: Any, modes: Iterable[bool], teacher: Teacher | None = None) -> None:
+def check_first_batch(
+    net: NestedModel, inputs: Any, targets: Any, modes: Iterable[bool], teacher: Teacher | None = None
+) -> None:
     """Run a copy of `net` in each of the train `modes`; raise TrainingError now where soft labels would fail later.
 
+    A net whose outputs are not logits of classes, as far as its targets tell, gets a warning.
     teacher: a given one, whose logits must have the shape of the net's. The random generators keep their states, and
     `net` itself is not changed.
     """
@@ -70,6 +76,19 @@ def check_first_batch(net: NestedModel, inputs: Any, modes: Iterable[bool], teac
             logits = check_logits(run(copied.train(training), inputs))
             if teacher is not None:
                 _check_teacher(teacher, inputs, logits)
+    _warn_of_regression(logits, targets)
+
+
+def _warn_of_regression(logits: Tensor, targets: Any) -> None:
+    """Warn where the outputs are one class, or the targets are no classes and no probabilities of classes."""
+    numbers = isinstance(targets, Tensor) and targets.is_floating_point()
+    if logits.shape[1] == 1:
+        why = "the net has one output, and the soft label of a single class is always 1"
+    elif numbers and bool(((targets < 0) | (targets > 1)).any()):
+        why = "the targets are numbers outside [0, 1], so the net's outputs are taken for logits, but are none"
+    else:
+        return
+    log.warning("soft labels are for classes: %s; set distill_weight=0", why)
 
 
 def _check_teacher(teacher: Teacher, inputs: Any, logits: Tensor) -> None:

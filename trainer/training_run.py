@@ -137,7 +137,7 @@ class TrainingRun:
         inputs, targets = moved(inputs, device), moved(targets, device)
         if self.config.channels_last:
             inputs = images_channels_last(inputs)
-        self._check_first(inputs)
+        self._check_first(inputs, targets)
         self._adjust(progress, update=update)
         self.net.zero_grad(set_to_none=True)
         with self.precision.autocast():
@@ -150,12 +150,12 @@ class TrainingRun:
         stage.after_step()
         return losses
 
-    def _check_first(self, inputs: Any) -> None:
+    def _check_first(self, inputs: Any, targets: Any) -> None:
         """Check with the first batch that the model returns what later stages need; they may start hours later."""
         modes, self.logit_modes = self.logit_modes, set()
         if modes:
             with self.precision.autocast():
-                check_first_batch(self.net, inputs, modes, self.work.given_teacher)
+                check_first_batch(self.net, inputs, targets, modes, self.work.given_teacher)
 
     def _adjust(self, progress: float, *, update: bool) -> None:
         """Set masks and learning rate. A new cycle of the learning rate starts with a new optimizer."""

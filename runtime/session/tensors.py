@@ -77,6 +77,8 @@ def _checked(spec: TensorSpec, array: Array) -> Array:
 def _checked_sizes(specs: Sequence[TensorSpec], arrays: Arrays) -> tuple[int, ...]:
     """The free sizes of `arrays` but for the batch. Raises InputError for one out of range, or two of one name."""
     found: dict[FreeSize, tuple[int, str]] = {}
+    if len(specs) > 1:
+        _check_one_batch(specs, arrays)
     for spec in specs:
         for axis, free in enumerate(spec.free):
             if free is None:
@@ -103,6 +105,18 @@ def _checked_sizes(specs: Sequence[TensorSpec], arrays: Arrays) -> tuple[int, ..
                 f"{free.sum_of(sizes)}, got {size}"
             )
     return tuple([size for free, (size, _) in found.items() if not free.batch and not free.terms])
+
+
+def _check_one_batch(specs: Sequence[TensorSpec], arrays: Arrays) -> None:
+    """Raise InputError unless all inputs whose dimension 0 counts samples have as many."""
+    batches = [(spec.name, arrays[spec.name].shape[0]) for spec in specs if not spec.free and spec.has_batch]
+    for name, batch in batches[1:]:
+        first, expected = batches[0]
+        if batch != expected:
+            raise InputError(
+                f"input '{excerpt(name)}': its dimension 0, the batch, is {batch}, but that of input "
+                f"'{excerpt(first)}' is {expected}; they must be equal"
+            )
 
 
 def in_order(array: Array) -> Array:

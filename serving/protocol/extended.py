@@ -18,5 +18,5 @@ def extended_answer(model: ServedModel, call: Call, wanted: Sequence[str], serve
     outputs = dict(served.outputs)
     for spec in model.outputs:
         if spec.name in call.classes:
-            outputs[spec.name] = classified(outputs[spec.name], call.classes[spec.name], spec.batch_axis == 0)
+            outputs[spec.name] = classified(outputs[spec.name], call.classes[spec.name], spec.has_batch)
     return serialize_response(response_of(model.name, model.version, call.id, served), wanted, outputs, call.places)

@@ -13,7 +13,7 @@ from nested_sparse.runtime.session import Array, Arrays
 
 from ..protocol.call import Call
 from ..served_model import ServedModel
-from .first_state import first_state, given_batch
+from .first_state import first_state
 from .step import SequenceStep
 from .store import Sequence, SequenceStore
 
@@ -122,14 +122,6 @@ class Visit:
                 f"The request brings [{excerpts(both)}], which the server keeps in {self._step}; give first values "
                 "with sequence_start only."
             )
-        batch = given_batch(self._model, given)
-        for spec in self._model.inputs:
-            axis = spec.batch_axis
-            if spec.name in state and axis is not None and batch not in (None, state[spec.name].shape[axis]):
-                raise InputError(
-                    f"The request has {batch} samples, {self._step} has {state[spec.name].shape[axis]}; they must be "
-                    "equal."
-                )
         return state
 
     def _unknown(self) -> SequenceError:

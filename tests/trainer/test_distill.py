@@ -13,7 +13,7 @@ from small_models import assert_goes_on, nested_small_net, small_batches
 from torch import Tensor, nn
 
 from nested_sparse.errors import TrainingError
-from nested_sparse.trainer import FreezeThenGrow, Interleaved, Joint, RigL, TrainConfig, train
+from nested_sparse.trainer import FreezeThenGrow, Interleaved, Joint, RigL, TrainConfig, nest, train
 from nested_sparse.trainer.distill import Teacher, distillation_loss
 from nested_sparse.trainer.nestings import Nesting
 
@@ -133,3 +133,27 @@ def test_a_teacher_without_a_share_is_an_error() -> None:
     with pytest.raises(TrainingError, match=r"no share in the loss: TrainConfig\.distill_weight is 0"):
         fit(nested_small_net())
     assert fit(nested_small_net(), nesting=Interleaved(epochs=1, soft_weight=0.5))
+
+
+@pytest.mark.parametrize(
+    ("classes", "targets", "said"),
+    [
+        (1, torch.rand(6, 1), "one output"),
+        (3, torch.randn(6, 3), "numbers outside [0, 1]"),
+        (3, torch.randn(6, 3).softmax(dim=1), ""),
+        (3, torch.tensor([0, 1, 2, 0, 1, 2]), ""),
+    ],
+)
+def test_soft_labels_of_a_regression_are_warned_of(
+    classes: int, targets: Tensor, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Outputs that are no logits of classes, as far as the targets tell; none with distill_weight=0."""
+    loss = nn.functional.cross_entropy if targets.ndim == 1 else nn.functional.mse_loss
+    for weight in (0.5, 0.0):
+        net = nest(nn.Linear(4, classes), densities=(0.5, 1.0))
+        config = TrainConfig(dense_epochs=0, search_epochs=1, distill_weight=weight)
+        with caplog.at_level("WARNING", "nested_sparse.trainer.distill"):
+            train(net, lambda epoch: [(torch.randn(6, 4), targets)], loss, config, nesting=Interleaved(epochs=1))
+        assert caplog.text.count("soft labels are for classes") == int(bool(said and weight))
+        assert said in caplog.text or not weight
+        caplog.clear()

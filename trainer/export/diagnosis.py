@@ -59,7 +59,27 @@ def diagnosis(model: nn.Module, call: ForwardCall, answers: Answers, tolerance: 
                 "largest magnitude; make forward depend on its inputs alone"
             )
         state.restore()
-        return _conditioning(model, call, answers)
+        return _no_numbers(answers) or _conditioning(model, call, answers)
+
+
+def _no_numbers(answers: Answers) -> str:
+    """The reason where the sides have NaN or infinity at different places; "" where they have not."""
+    pairs = [pair for pair in _pairs(answers.expected, answers.got) if _comparable(*pair)]
+    if all((np.isfinite(torchs) == np.isfinite(files)).all() for torchs, files in pairs):
+        return ""
+    if all(bool(tensor.isfinite().all()) for tensor in answers.inputs):
+        return (
+            "the model's values on these inputs leave the range of float32, where the order of the operations decides "
+            "between NaN, infinity and a number; give examples of a size that the model will meet"
+        )
+    return (
+        "the inputs hold NaN or infinity: torch multiplies them by the zeros of dropped weights, which makes NaN, and "
+        "the file leaves dropped weights out; give examples of finite numbers"
+    )
+
+
+def _comparable(first: NDArray[Any], second: NDArray[Any]) -> bool:
+    return first.shape == second.shape and np.issubdtype(first.dtype, np.floating)
 
 
 def _conditioning(model: nn.Module, call: ForwardCall, answers: Answers) -> str:

@@ -14,6 +14,8 @@ from onnxscript.function_libs.torch_lib.ops import core
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from nested_sparse.errors import ExportError
+
 _SETTINGS = (
     "bool has_biases, int num_layers, float dropout, bool train, bool bidirectional, bool batch_first"  # as torch's
 )
@@ -66,13 +68,30 @@ TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
 """Translations of the two operators by torch.onnx. Where another onnxscript lacks one, torch's loop is traced."""
 
 
+def _check(func: Callable[..., Any], args: Sequence[Any]) -> None:
+    """Raise ExportError for packed sequences and for an LSTM with a projection."""
+    if getattr(func, "__name__", "") == "_pack_padded_sequence":
+        raise ExportError(
+            "it packs sequences of different lengths, which a graph cannot hold; give it padded ones in eval mode"
+        )
+    if func != torch.lstm or not isinstance(args[1], tuple | list):
+        return
+    hidden, cells = (state.shape[2] for state in args[1])
+    if hidden != cells:
+        raise ExportError(
+            f"its proj_size is {hidden}, and torch's exporter writes such an LSTM wrongly; take an LSTM without "
+            "proj_size, and a Linear behind it"
+        )
+
+
 class WholeRecurrent(TorchFunctionMode):
     """Context in which LSTMs and GRUs over padded sequences, without a projection, are one operator each."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Hook that torch calls for every function."""
+        """Hook that torch calls for every function. Raises ExportError: a call that a graph cannot hold."""
+        _check(func, args)
         if len(TRANSLATIONS) == 2 and not kwargs and len(args) == 9 and not args[6]:  # args[6]: training, with dropout
             if func == torch.lstm and isinstance(args[1], tuple | list) and args[1][0].shape[2] == args[1][1].shape[2]:
                 return torch.ops.nested_sparse.lstm(*args)

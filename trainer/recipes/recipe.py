@@ -149,6 +149,8 @@ def _checked_tables(tables: Mapping[str, Any], problems: Problems) -> dict[str, 
             problems.add_unknown("tables", name, TABLES)
         elif not isinstance(table, dict):
             problems.lines.append(f"{name} = {excerpt(repr(table))}: expected a table, [{name}]")
+    if tables.get("teacher") == {}:
+        problems.lines.append("[teacher] is empty; give checkpoint or weights in it, or leave the table out")
     return {name: dict(tables.get(name, {})) for name in TABLES} if not problems.lines else {}
 
 

@@ -133,6 +133,20 @@ def test_only_a_sound_model_asks_for_a_report(
         exported(odd, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [(float("inf"), "the inputs hold NaN or infinity: torch multiplies"), (3e38, "leave the range of float32")],
+)
+def test_values_that_are_no_numbers_are_said(value: float, message: str, tmp_path: Path) -> None:
+    """One sample that torch answers with NaN or infinity, and one that it answers with numbers."""
+    torch.manual_seed(0)
+    net = nest(nn.Sequential(nn.Linear(8, 8), nn.Hardswish(), nn.Linear(8, 4)), densities=(0.5, 1.0))
+    x = torch.randn(2, 8)
+    x[0, 0] = value
+    with pytest.raises(ExportError, match=message):
+        export(net, (x,), tmp_path / "net.safetensors")
+
+
 def test_a_model_that_agrees_is_not_run_again(tmp_path: Path) -> None:
     """The diagnosis costs nothing without a fault: there is one run for the trace's shapes, and one for every level and
     input of the verification.

@@ -12,7 +12,7 @@ from nets import Speech
 from torch import Tensor, nn
 
 from nested_sparse.checkpoint import Checkpoint
-from nested_sparse.errors import InputError
+from nested_sparse.errors import ExportError, InputError
 from nested_sparse.metadata import INDEPENDENT
 from nested_sparse.runtime import Session
 from nested_sparse.trainer import export, nest
@@ -100,3 +100,42 @@ def test_an_int8_file_of_a_network_with_states(tmp_path: Path) -> None:
     with Session(path, threads=1) as session:
         assert [spec.batch_axis for spec in (*session.inputs, *session.outputs)] == [1] * 6
         assert session.rows == INDEPENDENT
+
+
+class Packs(nn.Module):
+    """A network that packs its sequences."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.head = nn.LSTM(6, 8, batch_first=True), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        return self.head(nn.utils.rnn.pad_packed_sequence(self.rnn(packed)[0], batch_first=True)[0])
+
+
+class Projects(nn.Module):
+    """A network whose LSTM has a projection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.head = nn.LSTM(6, 8, batch_first=True, proj_size=5), nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.rnn(x)[0])
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "message"),
+    [
+        (Packs(), (torch.rand(2, 5, 6), torch.tensor([5, 3])), "it packs sequences of different lengths.*padded"),
+        (Projects(), (torch.rand(2, 5, 6),), r"module 'rnn' \(LSTM\) cannot be traced: its proj_size is 5.*a Linear"),
+    ],
+)
+def test_a_net_that_no_graph_can_hold_is_told_so(
+    model: nn.Module, inputs: tuple[Tensor, ...], message: str, tmp_path: Path
+) -> None:
+    """The error says the property, and the way round it; no file is left."""
+    with pytest.raises(ExportError, match=message):
+        export(nest(model.eval(), densities=(0.4, 0.9)), inputs, tmp_path / "net.safetensors")
+    assert not list(tmp_path.iterdir())

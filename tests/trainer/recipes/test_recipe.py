@@ -83,6 +83,15 @@ def test_what_is_wrong_is_named(tmp_path: Path, setting: str, message: str) -> N
     assert "\n" not in str(caught.value)
 
 
+def test_an_empty_table_of_a_teacher_is_a_mistake(tmp_path: Path) -> None:
+    """It would train without one."""
+    tiny(tmp_path)
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(recipe.read_text() + "\n[teacher]\n")
+    with pytest.raises(TrainingError, match=r"\[teacher\] is empty; give checkpoint or weights"):
+        load_recipe(str(recipe))
+
+
 def test_all_mistakes_are_said_at_once(tmp_path: Path) -> None:
     """There is one line for each mistake in any table."""
     with pytest.raises(TrainingError) as caught:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from nested_sparse.argument import shown, whole
 from nested_sparse.errors import ExportError
+from nested_sparse.excerpt import excerpts
 from nested_sparse.graph.contract import (
     ACTIVATION_FORMS,
     DYNAMIC,
@@ -127,10 +128,9 @@ def _candidates(records: Mapping[str, LayerRecord], keep_float: Sequence[str]) -
     }
     found = records.keys() - without - kept
     if not found:
-        raise ExportError(
-            "keep_float, and layers that have no int8 operator, leave no layer for values='int8'; export with "
-            "values='float32'"
-        )
+        reasons = {"without an int8 operator": sorted(without - kept), "named by keep_float": sorted(kept)}
+        listed = "; ".join(f"{reason}: {excerpts(names)}" for reason, names in reasons.items() if names)
+        raise ExportError(f"values='int8': no layer is left for it ({listed}); export with values='float32'")
     for name in sorted(without - kept):
         log.warning("layer %r stays float32: int8 has no operator for it, or it has too many columns", name)
     return found

@@ -129,7 +129,7 @@ def test_a_file_that_lost_too_much_is_refused_with_the_layers_to_keep(
         ({"keep_float": 3}, "keep_float: expected names of layers.*got 3"),
         ({"keep_float": ("0", 2)}, "keep_float: expected names of layers"),
         ({"keep_float": ("nope",)}, "no layer matches 'nope'; the layers are: 0, 2"),
-        ({"keep_float": ("*",)}, "leave no layer for values=.int8."),
+        ({"keep_float": ("*",)}, "values=.int8.: no layer is left for it \\(named by keep_float: '"),
     ],
 )
 def test_wrong_options(options: Mapping[str, Any], message: str, tmp_path: Path) -> None:
