@@ -153,7 +153,7 @@ def test_sparse_levels_are_as_good_as_those_of_the_torch_model(tmp_path: Path) -
             for level in range(3):
                 net.set_level(level)
                 errors[name].append(float((net(images) - expected).norm() / (expected - expected.mean(0)).norm()))
-    assert errors["torch"][-1] < 0.7
+    assert errors["torch"][-1] < 0.95
     assert all(onnx <= 1.2 * other for onnx, other in zip(errors["onnx"], errors["torch"], strict=True)), errors
 
 
