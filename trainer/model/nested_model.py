@@ -35,6 +35,9 @@ from .shuffle import shuffle_rows
 
 log = logging.getLogger(__name__)
 
+PRUNE_MASKS = "the masks of torch.nn.utils.prune"
+UNPRUNE = ", or call torch.nn.utils.prune.remove to let them return"
+
 
 class NestedModel(nn.Module):
     """A model whose convolutions and linear layers hold nested sparse levels, level 0 the sparsest.
@@ -284,17 +287,16 @@ def nest(
     return net
 
 
-def check_distinct(net: NestedModel) -> None:
-    """Raise BudgetError if the zeros of a model that is sparse already give two levels the same weights."""
+def check_distinct(net: NestedModel, *, zeros: bool = False) -> None:
+    """Raise BudgetError if a model that is sparse already, by masks or `zeros`, gives two levels the same weights."""
     layers = unique_weights(layer for layer in net.nested_layers().values() if not layer.dense)
     kept = [sum(int(layer.mask(level).sum()) for layer in layers) for level in range(net.level_count)]
     same = next((level for level in range(1, net.level_count) if kept[level] == kept[level - 1]), None)
     if same is not None:
         raise BudgetError(
-            f"levels {same - 1} and {same} keep the same weights: the model's own zeros leave "
+            f"levels {same - 1} and {same} keep the same weights: {'its own zeros' if zeros else PRUNE_MASKS} leave "
             f"{kept[-1] / sum(layer.values.numel() for layer in layers):.2%} of the sparse layers, and pruned weights "
-            "stay out of every level; lower the densities, or let `nest` (not nest_pretrained) have them back by "
-            "torch.nn.utils.prune.remove"
+            f"stay out of every level; lower the densities{'' if zeros else UNPRUNE}"
         )
 
 

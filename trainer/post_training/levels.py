@@ -122,7 +122,7 @@ def keep_zeros(net: NestedModel) -> bool:
             found = True
     if found:
         choose_masks(net.nested_layers().values(), net.budget, net.densities)
-        check_distinct(net)
+        check_distinct(net, zeros=True)
     return any(layer.allowed is not None for layer in layers)
 
 
