@@ -39,7 +39,9 @@ def nest(
     labels: Annotated[
         str | None, typer.Option(help="Array of the NPZ file that holds each sample's class index.", metavar="NAME")
     ] = None,
-    samples: Annotated[int, typer.Option(help="Number of samples to use, from the first on.", min=1)] = 256,
+    samples: Annotated[
+        int | None, typer.Option(help="Number of samples to use, from the first on. Default: 256, or fewer large ones.")
+    ] = None,
     size: Annotated[
         list[str] | None, typer.Option(help="A free size of the model that becomes fixed.", metavar="NAME=N")
     ] = None,

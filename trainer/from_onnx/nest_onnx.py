@@ -69,7 +69,7 @@ def nest_onnx(
     values: str = FLOAT32.name,
     keep_dense: Sequence[str] = (),
     labels: str | None = None,
-    samples: int = 256,
+    samples: int | None = None,
     sizes: Mapping[str, int] | None = None,
     force: bool = False,
     tolerance: float = 1e-4,
@@ -89,7 +89,7 @@ def nest_onnx(
     labels: name of an array in calibration with the class index of each sample. The accuracy of each level is then
         stored in the file: the share of samples at which the first output is right. Of numbers with classes along
         dimension 1, the largest counts.
-    samples: number of samples to use, from the first on.
+    samples: number of samples to use, from the first on. None: 256, of large inputs fewer: 55 images of 224 × 224.
     sizes: sizes of free dimensions, by the names that they have in the file, which become fixed.
     tolerance: largest accepted difference of the file from ONNX Runtime, as a share of the largest magnitude of an
         output. The reference is ONNX Runtime itself: with the file as it is, and, level by level, with the level's
@@ -103,7 +103,7 @@ def nest_onnx(
     output = file_path("output", output)
     refuse_existing(output, force)
     check_densities(densities)
-    samples = whole("samples", samples, 1, error=InputError)
+    samples = None if samples is None else whole("samples", samples, 1, error=InputError)
     stored, tolerance = value_type(values, ExportError), real("tolerance", tolerance, 0, error=ExportError)
     where = file_path("path", path).name
     model = read_onnx(path)

@@ -20,6 +20,11 @@ from nested_sparse.tensor_spec import TensorSpec
 
 from ..entry import described
 
+SAMPLES = (32, 256)
+"""Least and most samples where the user names no number."""
+MOST_VALUES = 1 << 23
+"""Values of all inputs of all samples then: 55 images of 224 × 224."""
+
 Arrays = Mapping[str, NDArray[Any]]
 
 
@@ -47,7 +52,8 @@ def read_samples(
 
     An array has the samples along its first dimension: it has the input's shape with any number of samples in place of
     the batch, or one more dimension in front of it. labels: name of the array of class indices. most: number of samples
-    to take, from the first on; None: all. Raises InputError.
+    to take, from the first on; None: 256, of large inputs fewer, so that all have MOST_VALUES values.
+    Raises InputError.
     """
     where = "calibration" if isinstance(data, Mapping) else str(file_path("calibration", data))
     arrays = dict(data) if isinstance(data, Mapping) else _arrays(where, data)
@@ -61,7 +67,7 @@ def read_samples(
     count = counts[names[0]]
     if not count:
         raise InputError(f"{where}: holds no whole sample; give a few hundred typical inputs")
-    taken = count if most is None else min(count, most)
+    taken = min(count, _usual(checked, count) if most is None else most)
     free = all(spec.has_batch for spec in inputs)
     tensors = [
         _flat(array[:taken] if _apart(array, spec) else array[: taken * (1 if free else _rows(spec))], spec)
@@ -71,6 +77,11 @@ def read_samples(
     if classes is not None:
         classes = classes[: taken * (1 if free else len(classes) // count)]
     return Samples(tuple(tensors), 1 if free else taken, classes)
+
+
+def _usual(arrays: Sequence[NDArray[Any]], count: int) -> int:
+    """The number of samples where none is asked for."""
+    return max(SAMPLES[0], min(SAMPLES[1], MOST_VALUES * count // sum(array.size for array in arrays)))
 
 
 def _arrays(where: str, path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
