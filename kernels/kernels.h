@@ -31,7 +31,9 @@ namespace nested_sparse {
   void max_symbol(const float* rows, int64_t taps, int64_t count, float* y);
 #define PIXELS8_KERNEL(isa, symbol) extern const PixelLoops symbol;
 #define GATES_KERNEL(isa, symbol) extern const GateLoops symbol;
-#define ACTIVATE_KERNEL(isa, symbol) void symbol(Activation activation, int64_t count, float* y);
+#define ACTIVATE_KERNEL(isa, symbol, scale_symbol)             \
+  void symbol(Activation activation, int64_t count, float* y); \
+  void scale_symbol(int64_t count, const float* x, float scale, float shift, Clip bounds, float* y);
 #define GS_SPMM_KERNEL(isa, symbol, banks, vectors, lanes, index, value) \
   void symbol(const SpmmArgs& args, int64_t row_begin, int64_t row_end);
 #define GS_GEMV_KERNEL(isa, symbol, banks, index, value) \
@@ -66,7 +68,13 @@ struct GatherInfo {
 };
 const GatherInfo& find_gather(Isa isa);
 
-// The activations of an instruction set. Throws std::invalid_argument where none are listed.
-ActivateKernel find_activate(Isa isa);
+// The activations of an instruction set.
+struct ActivateInfo {
+  Isa isa;
+  ActivateKernel activate;
+  ScaleKernel scale;
+};
+// Throws std::invalid_argument where none are listed.
+const ActivateInfo& find_activate(Isa isa);
 
 }  // namespace nested_sparse

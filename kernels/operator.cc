@@ -76,7 +76,7 @@ int64_t range_count(int64_t tiles, int64_t parts, double cost, double grain, boo
 
 Outputs::Outputs(const ort::Attributes& attributes)
     : activation(static_cast<Activation>(read_choice(attributes, "activation_function", 0, kActivations - 1, 0))),
-      activate(find_activate(isa_choice().isa)) {}
+      kernels(find_activate(isa_choice().isa)) {}
 
 void Outputs::apply(const ort::Context& context, int64_t count, float* y) const {
   if (plain()) return;

@@ -79,12 +79,19 @@ void for_ranges(const ort::Context& context, int64_t tiles, int64_t parts, int64
 struct Outputs {
   explicit Outputs(const ort::Attributes& attributes);
   bool plain() const { return activation == Activation::none; }
-  void apply(int64_t count, float* y) const { activate(activation, count, y); }
+  void apply(int64_t count, float* y) const {
+    if (!plain()) kernels.activate(activation, count, y);
+  }
   // The same on the session's threads.
   void apply(const ort::Context& context, int64_t count, float* y) const;
 
+  // y = clip(x scale + shift), without the function.
+  void scale(int64_t count, const float* x, float scale, float shift, Clip bounds, float* y) const {
+    kernels.scale(count, x, scale, shift, bounds, y);
+  }
+
   Activation activation;
-  ActivateKernel activate;
+  const ActivateInfo& kernels;
 };
 
 // An attribute that may be absent, within bounds. Throws ort::Error.

@@ -13,6 +13,7 @@
 #include "isa.h"
 #include "linear.h"
 #include "max_pool.h"
+#include "norm.h"
 #include "ort_api.h"
 #include "quantized/add.h"
 #include "quantized/average_pool.h"
@@ -123,6 +124,7 @@ const OperatorInfo kOperators[] = {
     {"NestedConvTranspose", create<NestedConvTranspose>, ort::kFloat, kOfLayer, nullptr},
     {"NestedLSTM", create<NestedLstm>, ort::kFloat, kOfLayer, nullptr, 2},
     {"NestedGRU", create<NestedGru>, ort::kFloat, kOfLayer, nullptr},
+    {"NestedNorm", create<NestedNorm>, ort::kFloat, {4, {kFloats, kLevelCell, kFloats, kFloats}}, reuse_input<kX>},
     {"TiledMaxPool", create<TiledMaxPool>, ort::kFloat, {1, {kFloats}}, nullptr},
     {"QuantizedConv", create<QuantizedConv>, ort::kUint8, kOfImageLayer, reuse_input<kResidual>},
     {"QuantizedLinear", create<QuantizedLinear>, ort::kFloat, kOfLayer, reuse_input<kResidual>},

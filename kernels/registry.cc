@@ -24,13 +24,8 @@ constexpr GatherInfo kGathers[] = {
 #include "kernels.inc"
 };
 
-struct ActivateOf {
-  Isa isa;
-  ActivateKernel kernel;
-};
-
-constexpr ActivateOf kActivates[] = {
-#define ACTIVATE_KERNEL(isa, symbol) {Isa::isa, symbol},
+constexpr ActivateInfo kActivates[] = {
+#define ACTIVATE_KERNEL(isa, symbol, scale_symbol) {Isa::isa, symbol, scale_symbol},
 #include "kernels.inc"
 };
 
@@ -66,9 +61,9 @@ const GatherInfo& find_gather(Isa isa) {
   throw std::invalid_argument(std::string("no gather kernel for ") + isa_name(isa));
 }
 
-ActivateKernel find_activate(Isa isa) {
-  for (const ActivateOf& activate : kActivates) {
-    if (activate.isa == isa) return activate.kernel;
+const ActivateInfo& find_activate(Isa isa) {
+  for (const ActivateInfo& activate : kActivates) {
+    if (activate.isa == isa) return activate;
   }
   throw std::invalid_argument(std::string("no activations for ") + isa_name(isa));
 }

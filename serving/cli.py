@@ -15,6 +15,7 @@ from nested_sparse.excerpt import paragraph
 from .commands.bench import bench
 from .commands.demo import demo
 from .commands.inspect import inspect
+from .commands.nest import nest
 from .commands.profile import profile
 from .commands.serve import ServeCommand, serve
 from .commands.sign import sign
@@ -49,6 +50,7 @@ def _root(
 
 
 app.command("train")(train)
+app.command("nest")(nest)
 app.command("inspect")(inspect)
 app.command("slice")(slice_file)
 app.command("sign")(sign)

@@ -64,6 +64,7 @@ MAY_REACH: Mapping[tuple[str, str], str] = {
     ("serving.commands.bench_networks", "trainer"): "the table of networks, which torch makes",
     ("serving.bench.front.trivial", "trainer"): "the model of the benchmark is exported on the spot",
     ("serving.bench.serving.workload", "trainer"): "the load is the demo's model and its test images",
+    ("serving.commands.nest", "trainer"): "the verb `nest`",
     ("serving.commands.train", "trainer"): "the verb `train`",
     ("serving.demo.run", "trainer"): "the demo trains what it serves",
 }
@@ -115,6 +116,9 @@ MAY_USE_TOO: Mapping[tuple[str, str], str] = {
     ("serving.spans", "opentelemetry"): "the extra [otel]; imported where --otlp-endpoint is given",
     ("trainer.export.int8.tables", "onnx"): "an activation function is computed by the graph's own nodes",
     ("trainer.export.int8.tables", "onnxruntime"): "the same",
+    ("trainer.from_onnx.read", "onnx"): "reads types that onnx_ir does not know, to leave them out",
+    ("trainer.from_onnx.segments", "onnx"): "a part of an ONNX graph is a graph of its own, for ONNX Runtime",
+    ("trainer.from_onnx.segments", "onnxruntime"): "the nodes of an ONNX file between its layers are run by it",
 }
 
 OFF_DEVICE = (

@@ -39,6 +39,7 @@ WAYS = {
     "nested-sparse train ": "train",  # minutes; the recipe is read and checked, and then not trained
     "nested-sparse inspect ": "run",
     "nested-sparse slice ": "run",
+    "nested-sparse nest ": "run",
     "nested-sparse sign ": "run",
     "nested-sparse profile ": "run",
     "nested-sparse bench kernels": "kernels",  # minutes; the rows are chosen, and then not measured

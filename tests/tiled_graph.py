@@ -1,4 +1,4 @@
-"""Tiled graphs: our convolutions and pools that pass images on tiled (kernels/tiling.h), and the same in numpy."""
+"""Tiled graphs: convolutions, pools and norms that pass images on tiled (kernels/tiling.h), and the same in numpy."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-from layer_reference import windows
+from layer_reference import ACTIVATIONS, windows
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
-from sparse_node import Array, SparseNode, place, session_of
+from onnx import TensorProto, helper, numpy_helper
+from sparse_node import Array, Placed, SparseNode, place, session_of
 
 Images = NDArray[np.float64]
 
@@ -36,10 +36,40 @@ class Pool:
 
 
 @dataclass(frozen=True)
+class Norm:
+    """A NestedNorm. scale, shift: (L, C)."""
+
+    scale: NDArray[np.float32]
+    shift: NDArray[np.float32]
+    clip: tuple[float, float] = (-np.inf, np.inf)
+    activation: int = 0
+    spatial: int = 2
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Those of the node, but for the forms of images."""
+        found: dict[str, Any] = {"clip_min": self.clip[0], "clip_max": self.clip[1]}
+        found |= {"activation_function": self.activation} if self.activation else {}
+        return found | ({"spatial_dimensions": self.spatial} if self.spatial != 2 else {})
+
+    def dense(self, x: Images, level: int) -> Images:
+        """The same in float64."""
+        scale, shift = (
+            part[level].astype(np.float64).reshape(-1, *[1] * (x.ndim - 2)) for part in (self.scale, self.shift)
+        )
+        return np.asarray(ACTIVATIONS[self.activation](np.clip(x * scale + shift, *self.clip)))
+
+
+def norm(rng: np.random.Generator, channels: int, **options: Any) -> Norm:
+    """A norm of three levels."""
+    return Norm(*rng.standard_normal((2, 3, channels)).astype(np.float32), **options)
+
+
+@dataclass(frozen=True)
 class Step:
     """An operator of a graph, called by its position; the image it reads and the one it adds: "x", or a position."""
 
-    op: SparseNode | Pool
+    op: SparseNode | Pool | Norm
     reads: str
     adds: str = ""
 
@@ -59,21 +89,31 @@ class TiledGraph:
             replace(step, op=self._told(step, str(index), tiled)) if isinstance(step.op, SparseNode) else step
             for index, step in enumerate(steps)
         ]
-        self.placed = place([step.op for step in self.steps if isinstance(step.op, SparseNode)])
-        segments = [f"segment{level}" for level in range(len(self.placed.segments))]
-        attributes = iter(self.placed.attributes)
-        protos = []
+        nodes = [step.op for step in self.steps if isinstance(step.op, SparseNode)]
+        placed = place(nodes) if nodes else Placed([], [])
+        segments = [f"segment{level}" for level in range(len(placed.segments))]
+        attributes = iter(placed.attributes)
+        protos, tables = [], []
         for index, step in enumerate(self.steps):
-            node = isinstance(step.op, SparseNode)
-            operator, given = (step.op.op, next(attributes)) if node else ("TiledMaxPool", step.op.attributes)
-            names = [step.reads, "level", step.adds, *segments] if node else [step.reads]
+            if isinstance(step.op, SparseNode):
+                operator, given = step.op.op, next(attributes)
+                names = [step.reads, "level", step.adds, *segments]
+            elif isinstance(step.op, Norm):
+                ends = {"x_tiled": step.reads, "y_tiled": str(index)}
+                forms = {end: 1 for end, image in ends.items() if image in tiled.split()}
+                operator, given = "NestedNorm", {**step.op.attributes, **forms}
+                names = [step.reads, "level", f"scale{index}", f"shift{index}"]
+                tables += [numpy_helper.from_array(step.op.scale, names[2])]
+                tables += [numpy_helper.from_array(step.op.shift, names[3])]
+            else:
+                operator, given, names = "TiledMaxPool", step.op.attributes, [step.reads]
             protos.append(helper.make_node(operator, names, [str(index)], domain="nested_sparse", **given))
         inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, None)]
         inputs += [helper.make_tensor_value_info("level", TensorProto.INT64, [])]
         inputs += [helper.make_tensor_value_info(name, TensorProto.UINT8, [None]) for name in segments]
         output = helper.make_tensor_value_info(str(len(protos) - 1), TensorProto.FLOAT, None)
-        self.session = session_of(helper.make_graph(protos, "tiled", inputs, [output]), threads)
-        self.segments = dict(zip(segments, self.placed.segments, strict=True))
+        self.session = session_of(helper.make_graph(protos, "tiled", inputs, [output], tables), threads)
+        self.segments = dict(zip(segments, placed.segments, strict=True))
 
     @staticmethod
     def _told(step: Step, name: str, tiled: str) -> SparseNode:
@@ -93,8 +133,10 @@ class TiledGraph:
         images: dict[str, Any] = {"x": x.astype(np.float64)}
         for index, step in enumerate(self.steps):
             image = images[step.reads]
-            pooled = isinstance(step.op, Pool)
-            images[str(index)] = step.op.dense(image) if pooled else step.op.dense(image, level, images.get(step.adds))
+            if isinstance(step.op, SparseNode):
+                images[str(index)] = step.op.dense(image, level, images.get(step.adds))
+            else:
+                images[str(index)] = step.op.dense(image, level) if isinstance(step.op, Norm) else step.op.dense(image)
         answer: Images = images[str(len(self.steps) - 1)]
         return answer
 

@@ -5,6 +5,7 @@ from .data import Batches, LabelledImages, TrainingData, load_digits_images, loa
 from .distributed import start_processes
 from .evaluate import accuracy_per_level, file_accuracy, file_metrics, metrics_per_level
 from .export.write import export
+from .from_onnx import NestedFile, nest_onnx
 from .model.nested_model import NestedModel, nest
 from .model.predicted import predicted_latency
 from .nestings import FreezeThenGrow, Interleaved, Joint, JointThenGrow
@@ -28,6 +29,7 @@ __all__ = [
     "JointThenGrow",
     "LabelledImages",
     "LevelReport",
+    "NestedFile",
     "NestedModel",
     "OneShot",
     "ProgressBar",
@@ -45,6 +47,7 @@ __all__ = [
     "measure_reroutes",
     "metrics_per_level",
     "nest",
+    "nest_onnx",
     "nest_pretrained",
     "predicted_latency",
     "recalibrate",

@@ -7,4 +7,8 @@ void activate_avx2(Activation activation, int64_t count, float* y) {
   activate(activation, count, y);
 }
 
+void scale_avx2(int64_t count, const float* x, float scale, float shift, Clip bounds, float* y) {
+  scale_values(count, x, scale, shift, bounds, y);
+}
+
 }  // namespace nested_sparse

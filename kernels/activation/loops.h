@@ -79,6 +79,14 @@ void each(int64_t count, float* __restrict y, const Function& function) {
   std::copy(rest, rest + (count - together), y + together);
 }
 
+inline void scale_values(int64_t count, const float* x, float scale, float shift, Clip bounds, float* y) {
+  const auto function = [=](float value) { return clip(value * scale + shift, bounds); };
+  if (x == y) return each(count, y, function);
+  const float* __restrict from = x;
+  float* __restrict to = y;
+  for (int64_t i = 0; i < count; ++i) to[i] = function(from[i]);
+}
+
 inline void activate(Activation activation, int64_t count, float* y) {
   switch (activation) {
     case Activation::none:

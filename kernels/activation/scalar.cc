@@ -7,4 +7,8 @@ void activate_scalar(Activation activation, int64_t count, float* y) {
   activate(activation, count, y);
 }
 
+void scale_scalar(int64_t count, const float* x, float scale, float shift, Clip bounds, float* y) {
+  scale_values(count, x, scale, shift, bounds, y);
+}
+
 }  // namespace nested_sparse

@@ -20,6 +20,7 @@ DOMAIN, DOMAIN_VERSION = "nested_sparse", 1
 CONV, LINEAR, MAX_POOL = "NestedConv", "NestedLinear", "TiledMaxPool"
 CONV_TRANSPOSE = "NestedConvTranspose"
 LSTM, GRU = "NestedLSTM", "NestedGRU"
+NORM = "NestedNorm"
 QUANTIZED_CONV, QUANTIZED_LINEAR = "QuantizedConv", "QuantizedLinear"
 QUANTIZE, DEQUANTIZE = "QuantizeImage", "DequantizeImage"
 QUANTIZED_MAX_POOL, QUANTIZED_AVERAGE_POOL = "QuantizedMaxPool", "QuantizedAveragePool"
@@ -265,6 +266,12 @@ OPERATORS: Mapping[str, Mapping[str, Attribute]] = {
         kind.quantized: {**_OF_LAYER, **kind.attributes, **kind.of_quantized}
         for kind in LAYER_KINDS.values()
         if kind.quantized
+    },
+    NORM: {
+        **_CLIP,
+        **_FUNCTION,
+        **dict.fromkeys((INPUT_TILED[X_INPUT], Y_TILED), Attribute("i", 0)),
+        SPATIAL_DIMENSIONS: CONV_KIND[SPATIAL_DIMENSIONS],
     },
     MAX_POOL: {**_OF_WINDOW, SPATIAL_DIMENSIONS: CONV_KIND[SPATIAL_DIMENSIONS]},
     QUANTIZE: _U8_IMAGE,

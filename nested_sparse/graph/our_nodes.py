@@ -37,11 +37,11 @@ class OurNodes:
                 raise WireError(f"has an attribute {excerpt(name)!r} of {operator} that it does not take")
         given = {name: value for name, (_, value) in attributes.items()}
         check_ranges(given, self.level_count)
+        if not 0 <= given.get(FUNCTION, 0) < len(FUNCTIONS):
+            raise WireError(f"says {FUNCTION} {given[FUNCTION]}, expected 0 to {len(FUNCTIONS) - 1}")
         kind = LAYER_OPERATORS.get(operator)
         if kind is None:
             return
-        if not 0 <= given.get(FUNCTION, 0) < len(FUNCTIONS):
-            raise WireError(f"says {FUNCTION} {given[FUNCTION]}, expected 0 to {len(FUNCTIONS) - 1}")
         name = given.get(LAYER, b"").decode(errors="replace")
         layer = self._layers.get(name)
         if layer is None or LAYER_KINDS[layer.op].operator_for(layer.value_type) != operator:

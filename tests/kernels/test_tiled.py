@@ -169,7 +169,7 @@ def test_every_instruction_set(isa: str) -> None:
     """These tests and those of single convolutions, by each of the machine's other instruction sets."""
     files = [
         str(Path(__file__).with_name(name))
-        for name in ("test_tiled.py", "test_conv.py", "test_conv_transpose.py", "test_volumes.py")
+        for name in ("test_tiled.py", "test_conv.py", "test_conv_transpose.py", "test_norm.py", "test_volumes.py")
     ]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files]
     environment = {**os.environ, "NESTED_SPARSE_FORCE_ISA": isa}

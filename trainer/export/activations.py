@@ -13,13 +13,13 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from nested_sparse.graph.contract import CONV, FUNCTION, FUNCTIONS, LINEAR, QUANTIZED_LINEAR
+from nested_sparse.graph.contract import CONV, FUNCTION, FUNCTIONS, LINEAR, NORM, QUANTIZED_LINEAR
 
 from .int8.tables import Function, functions_of
 from .nodes import our_nodes
 
 Values = NDArray[np.float64]
-_OPERATORS = (CONV, LINEAR, QUANTIZED_LINEAR)
+_OPERATORS = (CONV, LINEAR, NORM, QUANTIZED_LINEAR)
 TOLERANCE = 1e-5
 """Largest relative difference to a function that is taken for it. 2 sqrt(2 / pi) in float32 moves the smallest values
 of GELU by 3e-6, and the next function, GELU by tanh beside GELU by erf, differs by 1e-3."""

@@ -3,7 +3,9 @@
     [Pad] -> layer -> [level norm] -> [Add residual] -> [Relu | Clip]      becomes one operator of ours
 
 ONNX Runtime cannot fuse a step into a custom operator, so the exporter does. A step is folded only where no other node
-reads the value before it. Level norms that follow no nested layer become Gather, Mul and Add.
+reads the value before it. Level norms that follow no nested layer become an operator of their own:
+
+    level norm -> [Relu | Clip]
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from nested_sparse.graph.contract import (
     FUNCTION,
     LAYER,
     LAYER_OPERATORS,
+    NORM,
     PLACEMENT,
     GraphInput,
     layer_inputs,
@@ -57,11 +60,8 @@ class FusedGraph:
     @property
     def version(self) -> int:
         """The lowest version of the format of which readers know all that the graph uses beside its layers."""
-        return (
-            FORMAT_VERSION
-            if any(FUNCTION in node.attributes for node in our_nodes(self.model, *LAYER_OPERATORS))
-            else 1
-        )
+        newest = any(FUNCTION in node.attributes for node in our_nodes(self.model, *LAYER_OPERATORS))
+        return FORMAT_VERSION if newest or our_nodes(self.model, NORM) else 1
 
     def to_bytes(self, placements: Mapping[str, LayerPlacement]) -> bytes:
         """The serialised ONNX model, in which each operator has the placement of its layer."""
@@ -100,7 +100,7 @@ def fuse(
         node.attributes[CLIP_MAX] = ir.AttrFloat32(CLIP_MAX, clip_max)
     _name_nodes(model)
     for node in our_nodes(model, LEVEL_NORM):
-        _spell_out_norm(model, node, norms[_layer(node)], level)
+        _keep_norm(model, node, norms[_layer(node)], level)
     for node in our_nodes(model, LEVEL_VALUE):
         _spell_out_value(model, node, (values or {})[_layer(node)], level)
     model.graph.inputs.extend([level, *segments])
@@ -172,32 +172,24 @@ def _set_inputs(node: ir.Node, inputs: list[ir.Value | None]) -> None:
         node.replace_input_with(index, value)
 
 
-def _spell_out_norm(model: ir.Model, node: ir.Node, table: NDArray[np.float64], level: ir.Value) -> None:
-    """Replace a level norm by x * scale[level] + shift[level] in standard operators.
+def _keep_norm(model: ir.Model, node: ir.Node, table: NDArray[np.float64], level: ir.Value) -> None:
+    """Make an operator of a level norm that no layer took over.
 
-    Where the level falls during a run, such a Gather may have run before; a folded norm always has its layer's level.
+    Where the level falls during a run, the operator has the level at which it starts; a folded norm always has its
+    layer's level.
     """
-    assert node.graph is not None
-    (x,), (y,) = node.inputs, node.outputs
-    assert x is not None
-    ones = (1,) * ((rank_of(x) or 0) - 2)
-    picked = []
-    for part, name in enumerate(("scale", "shift")):
-        rows = table[:, part].astype(np.float32)
-        initializer = _initializer(model, f"{_layer(node)}.{name}", rows.reshape(*rows.shape, *ones))
-        picked.append(ir.node("Gather", [initializer, level], attributes={"axis": 0}))
-    scaled = ir.node("Mul", [x, picked[0].outputs[0]])
-    shifted = ir.node("Add", [scaled.outputs[0], picked[1].outputs[0]])
-    new = [*picked, scaled, shifted]
-    for step in (scaled, shifted):
-        step.outputs[0].shape, step.outputs[0].type = y.shape, y.type
-    for index, step in enumerate(new):
-        step.name = f"{node.name}.{index}"
-        step.outputs[0].name = f"{y.name}.{index}"
-    node.graph.insert_before(node, new)
-    ir.convenience.replace_all_uses_with(y, shifted.outputs[0], replace_graph_outputs=True)
-    node.graph.remove(node, safe=True)
-    shifted.outputs[0].name = y.name
+    (x,) = node.inputs
+    clip_min, clip_max = _fold_clamp(node)
+    node.op_type = NORM
+    layer = _layer(node)
+    parts = [
+        _initializer(model, f"{layer}.{name}", table[:, part].astype(np.float32))
+        for part, name in enumerate(("scale", "shift"))
+    ]
+    _set_inputs(node, [x, level, *parts])
+    del node.attributes[LAYER]
+    node.attributes[CLIP_MIN] = ir.AttrFloat32(CLIP_MIN, clip_min)
+    node.attributes[CLIP_MAX] = ir.AttrFloat32(CLIP_MAX, clip_max)
 
 
 def _spell_out_value(model: ir.Model, node: ir.Node, table: NDArray[Any], level: ir.Value) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from nested_sparse.graph.contract import DOMAIN, WINDOW
 
@@ -24,6 +26,17 @@ def is_ours(node: ir.Node | None, *operators: str) -> bool:
 def rank_of(value: ir.Value) -> int | None:
     """Number of dimensions of `value`; None where it is not known."""
     return None if value.shape is None else value.shape.rank()
+
+
+def constant_of(value: ir.Value | None) -> NDArray[Any] | None:
+    """The array of a constant; None where the value is computed, or is none."""
+    if value is None:
+        return None
+    if value.const_value is not None:
+        return value.const_value.numpy()
+    node = value.producer()
+    held = None if node is None or node.op_type != "Constant" or node.domain else node.attributes.get("value")
+    return None if held is None else held.as_tensor().numpy()
 
 
 def following(node: ir.Node) -> ir.Node | None:

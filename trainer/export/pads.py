@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from nested_sparse.graph.contract import CONV, LAYER, WINDOW, X_INPUT
 
-from .nodes import our_nodes, rank_of
+from .nodes import constant_of, our_nodes, rank_of
 
 PADS = WINDOW[2]
 MOST = 4096
@@ -58,7 +56,7 @@ def _pads_in_front(node: ir.Node) -> list[int] | None:
         return None
     before, sizes, value, axes = [*pad.inputs, None, None][:4]
     rank = None if before is None else rank_of(before)
-    found, filled, at = (_constant(each) for each in (sizes, value, axes))
+    found, filled, at = (constant_of(each) for each in (sizes, value, axes))
     unknown = (value is not None and filled is None) or (axes is not None and at is None)
     if rank is None or found is None or unknown or (filled is not None and np.any(filled)):
         return None
@@ -75,7 +73,3 @@ def _pads_in_front(node: ir.Node) -> list[int] | None:
 def _sum(first: Sequence[int], second: Sequence[int]) -> list[int] | None:
     total = [a + b for a, b in zip(first, second, strict=True)]
     return total if max(total) <= MOST else None
-
-
-def _constant(value: ir.Value | None) -> NDArray[Any] | None:
-    return None if value is None or value.const_value is None else value.const_value.numpy()

@@ -7,6 +7,7 @@ import itertools
 import logging
 import re
 import warnings
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
@@ -72,6 +73,14 @@ class TracedGraph:
         return replace(self, inputs=changed(self.inputs), outputs=changed(self.outputs)) if names else self
 
 
+class OwnGraph(nn.Module):
+    """A model that is a graph already, so that torch does not trace it."""
+
+    @abstractmethod
+    def traced(self, examples: Sequence[Tensor], answer: Sequence[Tensor]) -> TracedGraph:
+        """The graph, with the sizes of `examples` and of the model's `answer` to them. Raises ExportError."""
+
+
 def trace(
     model: nn.Module,
     call: ForwardCall,
@@ -91,7 +100,7 @@ def trace(
     inputs_named = _names("input", input_names, call.names)
     defaults = default_output_names([path for path, _ in answer], inputs_named)
     outputs_named = _names("output", output_names, defaults)
-    _check_distinct([*inputs_named, *outputs_named])
+    check_distinct([*inputs_named, *outputs_named])
     with placeholders(model) as values, bags_reduced(model), WholeRecurrent(), torch.no_grad(), quiet_exporter():
         flat = call.flat(model, copied=writes_inputs)
         if asked is None:
@@ -146,7 +155,8 @@ def _names(kind: str, given: Sequence[str] | None, defaults: list[str]) -> list[
     return list(given)
 
 
-def _check_distinct(names: list[str]) -> None:
+def check_distinct(names: list[str]) -> None:
+    """Raise ExportError for a name that two inputs or outputs have, or that is the runtime's own."""
     counts = Counter(names)
     for name in names:
         if not name or is_runtime_input(name):
@@ -294,7 +304,7 @@ def _describe(flat: nn.Module, path: str) -> str:
 @contextmanager
 def quiet_exporter() -> Iterator[None]:
     """Context without the exporter's logs about unused packages and bytes that are no text, nor its own warnings."""
-    names = ("torch.onnx", "torch.fx.experimental.symbolic_shapes", "torch._export", "onnx_ir.serde")
+    names = ("torch.onnx", "torch.fx.experimental.symbolic_shapes", "torch._export", "onnx_ir", "onnxscript")
     loggers = [logging.getLogger(name) for name in names]
     before = [logger.level for logger in loggers]
     try:

@@ -36,7 +36,7 @@ from .int8.quantise import Int8Options, quantise
 from .records import layer_records, level_records, norm_tables
 from .row_mark import mark_export
 from .tile import tile_images
-from .trace import trace
+from .trace import OwnGraph, trace
 from .trial_inputs import refused_ones
 from .verify import Alike, Rounded, stored_weights, verify_export
 
@@ -122,6 +122,11 @@ def export(
             "calibration and its options, activations and keep_float go with values='int8', got "
             f"values={values!r}; pass values='int8', or leave them out"
         )
+    given = [name for name in (input_names, output_names, dynamic_shapes) if name is not None]
+    if isinstance(net.model, OwnGraph) and (given or fixed_batch):
+        raise ExportError(
+            "input_names, output_names, dynamic_shapes and fixed_batch are those of the ONNX file; leave them out"
+        )
     if fixed_batch and dynamic_shapes is not None:
         raise ExportError("dynamic_shapes says whether the batch is free, too; leave fixed_batch out")
     _check_weights(net)
@@ -130,20 +135,24 @@ def export(
         tables = norm_tables(net)
         asked = None if dynamic_shapes is None else asked_sizes(net.model, call, dynamic_shapes)
         example = run_example(net, call, state, tolerance)
-        traced = trace(
-            net.model,
-            call,
-            example.answer,
-            writes_inputs=example.writes_inputs,
-            input_names=input_names,
-            output_names=output_names,
-            fixed_batch=fixed_batch,
-            asked=asked,
+        traced = (
+            net.model.traced(call.tensors, [tensor for _, tensor in example.answer])
+            if isinstance(net.model, OwnGraph)
+            else trace(
+                net.model,
+                call,
+                example.answer,
+                writes_inputs=example.writes_inputs,
+                input_names=input_names,
+                output_names=output_names,
+                fixed_batch=fixed_batch,
+                asked=asked,
+            )
         )
         state.restore()
         if traced.sizes is not None:
             traced = traced.from_two(refused_ones(traced.inputs, traced.sizes.unsure, net.model, call, state))
-        fixed_batch = fixed_batch if asked is None else not batch_is_free(traced.inputs)
+        fixed_batch = not batch_is_free(traced.inputs)
         fused = fuse(traced.model, tables, net.level_count, traced.values)
         layers = layer_records(net, fused, tables, FLOAT32 if stored is INT8 else stored)
         agreement: Alike | Rounded = Alike(tolerance)

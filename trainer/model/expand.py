@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 
 from .attention import OUTPUT, project
 from .copied import plain
+from .dense_weight import DenseWeight
 from .forward_code import why_not_one_product
 from .layers import KINDS
 from .own_forward import reads_weight_elsewhere, route
@@ -74,7 +75,7 @@ def _multiplies(module: nn.Module) -> bool:
     if kind in KINDS:
         return KINDS[kind].why_dense(module) is not None
     alone = not module._modules.keys() - {"parametrizations"}
-    torchs = kind.__module__.startswith("torch.") or isinstance(module, nn.Embedding)
+    torchs = kind.__module__.startswith("torch.") or isinstance(module, nn.Embedding | DenseWeight)
     return alone and not torchs and any(parameter.ndim >= 2 for parameter in module.parameters())
 
 

@@ -264,7 +264,7 @@ def nest(
             shuffle_rows(net)
         choose_masks(net.nested_layers().values(), net.budget, net.densities)
         if masks:
-            _check_distinct(net)
+            check_distinct(net)
         return net
 
     with torch.inference_mode(False):
@@ -284,16 +284,17 @@ def nest(
     return net
 
 
-def _check_distinct(net: NestedModel) -> None:
-    """Raise BudgetError if the model's own pruning masks give two levels the same weights."""
+def check_distinct(net: NestedModel) -> None:
+    """Raise BudgetError if the zeros of a model that is sparse already give two levels the same weights."""
     layers = unique_weights(layer for layer in net.nested_layers().values() if not layer.dense)
     kept = [sum(int(layer.mask(level).sum()) for layer in layers) for level in range(net.level_count)]
     same = next((level for level in range(1, net.level_count) if kept[level] == kept[level - 1]), None)
     if same is not None:
         raise BudgetError(
-            f"levels {same - 1} and {same} keep the same weights: the masks of torch.nn.utils.prune leave "
+            f"levels {same - 1} and {same} keep the same weights: the model's own zeros leave "
             f"{kept[-1] / sum(layer.values.numel() for layer in layers):.2%} of the sparse layers, and pruned weights "
-            "stay out of every level; lower the densities, or call torch.nn.utils.prune.remove to let them return"
+            "stay out of every level; lower the densities, or let `nest` (not nest_pretrained) have them back by "
+            "torch.nn.utils.prune.remove"
         )
 
 

@@ -16,6 +16,7 @@ from nested_sparse.errors import BudgetError, InputError
 from nested_sparse.layouts import Layout
 
 from .attention import ProjectedAttention
+from .dense_weight import DenseWeight
 from .expand import expand
 from .layers import KINDS, NestedLayer
 from .norm import LevelBatchNorm
@@ -127,6 +128,8 @@ def _why_dense(module: nn.Module) -> str | None:
     if parametrize.is_parametrized(module):
         computed = ", ".join(module.parametrizations)  # type: ignore[arg-type]
         return f"{kind.__name__}: its {computed} is computed by torch.nn.utils.parametrize"
+    if isinstance(module, DenseWeight):
+        return module.why
     if kind is ProjectedAttention:
         return "its bias_k and bias_v are keys and values, not weights of a product"
     if issubclass(kind, nn.MultiheadAttention):

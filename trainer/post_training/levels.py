@@ -1,7 +1,8 @@
 """Post-training levels: second-order masks and values for a pre-trained model, from a few hundred samples.
 
 The method is Optimal Brain Surgeon layer by layer (OBC, arXiv:2208.11580; SparseGPT, arXiv:2301.00774), with levels:
-each level keeps the values of the level below and solves for the weights that it adds.
+each level keeps the values of the level below and solves for the weights that it adds. Where the densest level drops
+nothing, it is the given model, so no level has other values: only the masks are searched.
 """
 
 from __future__ import annotations
@@ -22,19 +23,23 @@ from nested_sparse.mask import grouped
 from ..entry import entry
 from ..model.choose import choose_masks, keep_everything
 from ..model.layers import NestedLayer, unique_weights
-from ..model.nested_model import NestedModel, nest
+from ..model.nested_model import NestedModel, check_distinct, nest
 from ..model.norm import noting
 from ..model.preserved import preserved
 from ..recalibrate import Moments
 from .calibration import DenseLayer, by_group, first_batches, joined, observe, walk
 from .least_squares import fit, output_error, same_inputs, stiffness
 
+DAMPING = 0.3
+"""The default of `nest_pretrained`."""
 SEARCH_STEPS = 20
 """Steps of conjugate gradients after each thinning of the support; the values are only used for scores."""
 FIT_STEPS = 100
 """Steps of conjugate gradients for the final values of a level."""
 THINNING = 2.0
 """Largest factor by which one step thins the support."""
+PRUNED = 0.1
+"""Share of exact zeros from which on a layer counts as sparse already. Weights that were trained freely have none."""
 
 
 @entry(TrainingError)
@@ -48,7 +53,7 @@ def nest_pretrained(
     budget: str | None = None,
     keep_dense: Sequence[str] = (),
     samples: int = 256,
-    damping: float = 0.3,
+    damping: float = DAMPING,
     **options: Any,
 ) -> NestedModel:
     """A nested copy of the pre-trained `model`, with outputs close to the model's on calibration samples.
@@ -58,6 +63,9 @@ def nest_pretrained(
     solves for the rest. Then a pass at that level goes from layer to layer. The values that the level adds become the
     least-squares optimum for the dense model's outputs, given the inputs from the earlier layers of this level. Its
     biases and norm statistics are set, too.
+    Layers that are sparse already, by masks of torch.nn.utils.prune or by zeros, keep their zeros at every level. Where
+    the densest level drops nothing but them (density 1, or as much as they keep), it answers as `model` does: every
+    level then has the model's own values, and only its mask, biases and statistics are found.
     calibration_batches: inputs, or (inputs, targets) with unused targets; run as one batch.
     samples: number of samples to use, from the first on.
     damping: > 0, strength of the pull towards the dense model's values, as a part of the mean squared input. Less may
@@ -69,37 +77,80 @@ def nest_pretrained(
     """
     number = as_float(damping)
     if number is None or not number > 0:
-        raise TrainingError(f"damping: expected a number > 0, got {shown(damping)}; 0.3 is the default")
+        raise TrainingError(f"damping: expected a number > 0, got {shown(damping)}; {DAMPING} is the default")
     net = nest(model, densities=densities, pattern=pattern, budget=budget, keep_dense=keep_dense, **options)
-    inputs = joined([inputs for inputs, _ in first_batches(calibration_batches, samples)])
-    with preserved(net.model, levels=False):
-        _search_levels(net, inputs, damping)
-    net.set_level(-1)
+    find_levels(net, joined([inputs for inputs, _ in first_batches(calibration_batches, samples)]), damping)
     return net
 
 
-def _search_levels(net: NestedModel, inputs: Any, damping: float) -> None:
+def find_levels(net: NestedModel, inputs: Any, damping: float) -> None:
+    """Find the levels of `net`, which is nested from a pre-trained model, in place; arguments as of `nest_pretrained`.
+
+    inputs: of one call of the model, with all samples.
+    """
+    keep_zeros(net)
+    with preserved(net.model, levels=False):
+        _search_levels(net, inputs, damping, solve=not _keeps_all(net))
+    net.set_level(-1)
+
+
+def zeros_in(weight: Tensor) -> Tensor | None:
+    """Where a weight that is sparse already is not zero; None of other weights."""
+    kept = weight.detach() != 0
+    return kept if PRUNED <= 1 - float(kept.float().mean()) < 1 else None
+
+
+def keep_zeros(net: NestedModel) -> None:
+    """Keep the zeros of layers that are sparse already out of every level, and choose masks again by magnitude.
+
+    Raises BudgetError where two levels are then the same.
+    """
+    layers = [layer for layer in unique_weights(net.nested_layers().values()) if not layer.dense]
+    found = False
+    for layer in layers:
+        kept = zeros_in(layer.values)
+        if layer.allowed is None and kept is not None:
+            layer.allowed = kept.contiguous()
+            found = True
+    if found:
+        choose_masks(net.nested_layers().values(), net.budget, net.densities)
+        check_distinct(net)
+
+
+def _keeps_all(net: NestedModel) -> bool:
+    """Whether the densest level drops nothing but zeros."""
+    layers = unique_weights(net.nested_layers().values())
+    top = net.level_count - 1
+    return all(layer.dense or bool((layer.mask(top) | (layer.values == 0)).all()) for layer in layers)
+
+
+def _search_levels(net: NestedModel, inputs: Any, damping: float, *, solve: bool) -> None:
+    """solve: whether values are solved for; else they stay, and the densest level is the model as it is."""
     layers = unique_weights(net.nested_layers().values())
     keep_everything(net.nested_layers().values())
     seen = observe(net, inputs, seed=0)
     searched = {
-        layer.name: _Search(layer, seen[layer.name], damping)
+        layer.name: _Search(layer, seen[layer.name], damping, solve=solve)
         for layer in layers
         if layer.name in seen and not layer.dense
     }
     for level in range(net.level_count):
         _choose(net, searched, level)
         net.set_level(level)
-        _settle(net, inputs, seen, level, damping)
+        if solve or level + 1 < net.level_count:
+            _settle(net, inputs, seen, level, damping if solve else None)
 
 
 class _Search:
-    """The support of a layer at the level under construction, thinned step by step."""
+    """The support of a layer at the level under construction, thinned step by step.
 
-    def __init__(self, layer: NestedLayer, dense: DenseLayer, damping: float) -> None:
-        self.layer, self.dense = layer, dense
+    solve: whether the values that stay are solved for at each step.
+    """
+
+    def __init__(self, layer: NestedLayer, dense: DenseLayer, damping: float, *, solve: bool) -> None:
+        self.layer, self.dense, self.solve = layer, dense, solve
         self.problem = same_inputs(dense.moment, dense.mean, dense.weight, damping, centred=dense.centred)
-        self.stiffness = stiffness(self.problem.hessian)
+        self.stiffness = stiffness(self.problem.hessian) if solve else self.problem.hessian.diagonal(dim1=1, dim2=2)
         self.energy = float(-self.problem.loss(dense.weight.to(self.problem.linear.dtype)).sum())
 
     def start(self, level: int) -> None:
@@ -107,19 +158,26 @@ class _Search:
         kept = by_group(self.layer, self.layer.mask(level - 1)) if level else torch.zeros_like(self.dense.weight).bool()
         self.frozen = kept
         values = torch.where(kept, by_group(self.layer, self.layer.values), self.dense.weight)
-        self.values = fit(self.problem, values, ~kept, steps=SEARCH_STEPS if level else 0)
+        self.values = fit(self.problem, values, ~kept, steps=SEARCH_STEPS if level and self.solve else 0)
 
     def scores(self) -> NDArray[np.float64]:
-        """(G, K) saliencies of the blocks, as parts of the output's energy."""
-        saliency = self.values.square() * (self.stiffness / (2 * max(self.energy, 1e-30)))[:, None]
+        """(G, K) saliencies of the blocks, as parts of the output's energy.
+
+        Where values stay, the saliency of a weight is what its loss adds to that of the weights dropped before it.
+        """
+        scale = 1 / max(self.energy, 1e-30)
+        saliency = self.values.square() * (self.stiffness * scale / 2)[:, None]
+        if not self.solve:
+            saliency += self.values * (self.problem.linear - self.values @ self.problem.hessian) * scale
         rows = saliency.flatten(0, 1).double().cpu().numpy()
         permutation = None if self.layer.permutation is None else self.layer.permutation.cpu().numpy()
-        return np.asarray(grouped(rows, self.layer.block_rows, permutation).sum(axis=1))
+        return np.asarray(np.maximum(grouped(rows, self.layer.block_rows, permutation).sum(axis=1), 0.0))
 
     def thin(self, level: int) -> None:
         """Reduce the support to the layer's masks, and solve for its values."""
         kept = by_group(self.layer, self.layer.mask(level))
-        self.values = fit(self.problem, self.values * kept, kept & ~self.frozen, steps=SEARCH_STEPS)
+        steps = SEARCH_STEPS if self.solve else 0
+        self.values = fit(self.problem, self.values * kept, kept & ~self.frozen, steps=steps)
 
 
 def _choose(net: NestedModel, searched: dict[str, _Search], level: int) -> None:
@@ -134,7 +192,8 @@ def _choose(net: NestedModel, searched: dict[str, _Search], level: int) -> None:
         for search in searched.values():
             search.thin(level)
     for search in searched.values():
-        _store(search.layer, search.values, level)
+        if search.solve:
+            _store(search.layer, search.values, level)
 
 
 def _thinning(density: float) -> list[float]:
@@ -145,8 +204,11 @@ def _thinning(density: float) -> list[float]:
     return densities[::-1]
 
 
-def _settle(net: NestedModel, inputs: Any, seen: dict[str, DenseLayer], level: int, damping: float) -> None:
-    """Set values, biases and statistics of `level`, layer by layer, with the inputs from the layers set before."""
+def _settle(net: NestedModel, inputs: Any, seen: dict[str, DenseLayer], level: int, damping: float | None) -> None:
+    """Set values, biases and statistics of `level`, layer by layer, with the inputs from the layers set before.
+
+    damping: None where values stay.
+    """
     done: set[int] = set()
 
     def settle_layer(layer: NestedLayer, x: Tensor) -> None:
@@ -154,7 +216,7 @@ def _settle(net: NestedModel, inputs: Any, seen: dict[str, DenseLayer], level: i
             return
         dense = seen[layer.name]
         taken = layer.columns(x, dense.positions)
-        if not layer.dense and id(layer.values) not in done:
+        if damping is not None and not layer.dense and id(layer.values) not in done:
             problem = output_error(taken, dense.targets, dense.weight, damping, centred=dense.centred)
             values = torch.where(layer.mask(level), layer.values, 0)
             ring = by_group(layer, layer.ring(level))

@@ -167,15 +167,25 @@ def test_different_norms_of_one_layer_stay_outside() -> None:
               d = NestedConv<layer="a">(n) y = LevelNorm<layer="m">(d)"""
     nodes, result = fused(graph(body, inner=["c", "n", "d"]))
     assert result.norm_of == {"a": None}
-    assert [node.op_type for node in nodes].count("Gather") == 4
+    assert [node.op_type for node in nodes].count("NestedNorm") == 2
     assert [node.name for node in nodes if node.op_type == "NestedConv"] == ["a", "a.1"]
 
 
-def test_norm_that_stands_alone_is_spelled_out() -> None:
-    """Without a layer before it, a norm selects its row of the table by the level; two calls share the table."""
-    nodes, result = fused(graph('n = LevelNorm<layer="n">(x) y = LevelNorm<layer="n">(n)', inner=["n"]))
-    assert sorted(node.op_type for node in nodes) == ["Add", "Add"] + ["Gather"] * 4 + ["Mul", "Mul"]
-    assert [tuple(value.shape) for value in result.model.graph.initializers.values()] == [(LEVELS, 4, 1, 1)] * 2
+def test_norm_that_stands_alone_is_an_operator() -> None:
+    """It reads its row of the table by the level, and takes over the clamp behind it; two calls share the table."""
+    body = 'n = LevelNorm<layer="n">(x) r = Relu(n) y = LevelNorm<layer="n">(r)'
+    nodes, result = fused(graph(body, inner=["n", "r"]))
+    assert [node.op_type for node in nodes] == ["NestedNorm", "NestedNorm"]
+    assert [list(node.input) for node in nodes] == [
+        ["x", "__level__", "n.scale.rank1", "n.shift.rank1"],
+        [nodes[0].output[0], "__level__", "n.scale.rank1", "n.shift.rank1"],
+    ]
+    assert [attributes(node) for node in nodes] == [
+        {"clip_min": 0.0, "clip_max": np.inf},
+        {"clip_min": -np.inf, "clip_max": np.inf},
+    ]
+    assert [tuple(value.shape) for value in result.model.graph.initializers.values()] == [(LEVELS, 4)] * 2
+    assert result.version == 5
 
 
 def test_linear_norm_folds_on_rank_two_only() -> None:
@@ -184,7 +194,7 @@ def test_linear_norm_folds_on_rank_two_only() -> None:
     two = graph(body, "float[N,4] x", "float[N,4] y", ["float[N,4] c"])
     three = graph(body, "float[N,4,4] x", "float[N,4,4] y", ["float[N,4,4] c"])
     assert operators(two) == ["NestedLinear"]
-    assert sorted(operators(three)) == ["Add", "Gather", "Gather", "Mul", "NestedLinear"]
+    assert sorted(operators(three)) == ["NestedLinear", "NestedNorm"]
 
 
 def test_layers_in_branches_are_folded_there() -> None:
@@ -195,7 +205,7 @@ def test_layers_in_branches_are_folded_there() -> None:
     (node,), _ = fused(graph(body, f"bool flag, {shape} x"))
     branches = attributes(node)
     assert [inner.op_type for inner in branches["then_branch"].node] == ["NestedConv"]
-    assert sorted(inner.op_type for inner in branches["else_branch"].node) == ["Add", "Gather", "Gather", "Mul"]
+    assert [inner.op_type for inner in branches["else_branch"].node] == ["NestedNorm"]
 
 
 def test_unused_weights_and_traces_are_dropped() -> None:

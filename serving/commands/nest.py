@@ -1,0 +1,111 @@
+"""`nested-sparse nest`: a checkpoint of nested levels from an ONNX file, without training."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nested_sparse.errors import ExportError
+
+from .inspect import describe
+from .output import print_json, print_line, print_table
+
+if TYPE_CHECKING:
+    from nested_sparse.trainer.post_training.report import LevelReport
+
+
+def nest(
+    model: Annotated[Path, typer.Argument(help="The ONNX file.")],
+    calibration: Annotated[
+        Path, typer.Option(help="NPZ file: an array for each input, samples along its first dimension.")
+    ],
+    density: Annotated[
+        list[float],
+        typer.Option(help="Share of the weights that a level keeps; once for each level, rising.", metavar="D"),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File of the new checkpoint.")],
+    pattern: Annotated[
+        str | None,
+        typer.Option(help="unstructured, block{V}x1, gs{B}x{k} or channel. Default: one that fits the file's zeros."),
+    ] = None,
+    budget: Annotated[str | None, typer.Option(help="uniform, global or erk.")] = None,
+    values: Annotated[str, typer.Option(help="Type of the stored weights: float32, float16 or int8.")] = "float32",
+    keep_dense: Annotated[
+        list[str] | None, typer.Option(help="A layer that stays whole, or a pattern of names.", metavar="NAME")
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Array of the NPZ file that holds each sample's class index.", metavar="NAME")
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Number of samples to use, from the first on.", min=1)] = 256,
+    size: Annotated[
+        list[str] | None, typer.Option(help="A free size of the model that becomes fixed.", metavar="NAME=N")
+    ] = None,
+    report: Annotated[
+        bool, typer.Option(help="Measure what each layer costs, and name those worth keeping dense.")
+    ] = True,
+    force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
+) -> None:
+    """Make a checkpoint of nested levels from an ONNX file, and compare every level with ONNX Runtime.
+
+    The masks and values of the levels follow from the samples alone; nothing is trained. Of a file that is sparse
+    already, the last level has the file's own zeros, and answers as the file does. So has a last `--density 1`.
+
+    Example: `nested-sparse nest model.onnx --calibration data.npz --density 0.1 --density 1 -o model.safetensors`
+    """
+    try:
+        from nested_sparse.trainer import nest_onnx
+    except ModuleNotFoundError as error:
+        raise ExportError(f"nest needs {error.name}: pip install 'nested-sparse[train]'") from None
+    from nested_sparse.checkpoint import Checkpoint
+
+    made = nest_onnx(
+        model,
+        calibration,
+        output,
+        densities=density,
+        pattern=pattern,
+        budget=budget,
+        values=values,
+        keep_dense=keep_dense or (),
+        labels=labels,
+        samples=samples,
+        sizes=dict(map(_named_size, size or ())),
+        force=force,
+        report=report,
+    )
+    with Checkpoint.open(output) as checkpoint:
+        facts = describe(checkpoint)
+    if json:
+        print_json({**facts, "report": None if made.report is None else _report_facts(made.report)})
+        return
+    names = sorted({name for level in facts["levels"] for name in level["metrics"]})
+    rows = [
+        [
+            str(level["level"]),
+            f"{level['density']:.2%}",
+            f"{level['flops'] / 1e6:.2f}",
+            f"{level['nbytes'] / 1024:.0f}",
+            *(f"{level['metrics'][name]:.2%}" for name in names),
+        ]
+        for level in facts["levels"]
+    ]
+    print_table(str(output), ["level", "density", "MFLOP", "KB in file", *names], rows)
+    if made.report is not None:
+        for line in str(made.report).splitlines():
+            print_line(line)
+    print_line(f"wrote {output}: {len(facts['layers'])} nested layers; `nested-sparse inspect` shows them")
+
+
+def _report_facts(report: LevelReport) -> dict[str, Any]:
+    return {**asdict(report), "keep_dense": list(report.keep_dense)}
+
+
+def _named_size(text: str) -> tuple[str, int]:
+    name, _, number = text.rpartition("=")
+    if not name or not number.isdecimal() or int(number) < 1:
+        raise typer.BadParameter(f"--size: expected NAME=N with a whole number N above 0, got {text!r}")
+    return name, int(number)
