@@ -28,6 +28,7 @@ from .quantization import out_of_quads
 from .regular_file import open_regular
 from .reroute import Reroute
 from .seal import Seal
+from .state import State
 from .tensor_spec import TensorSpec
 from .verify import Verifier
 from .weight import NestedWeight
@@ -37,7 +38,7 @@ class Checkpoint:
     """An open checkpoint. Its segments are read-only views of the mapped file; close() only after their last use.
 
     path: path of the file. metadata: all that the file says of itself. seal: its digest, and its signature, unchecked.
-    levels, inputs, outputs, layers, reroutes, rows: parts of the metadata, ready to use.
+    levels, inputs, outputs, layers, reroutes, rows, state: parts of the metadata, ready to use.
 
     While it is open, another file may safely be renamed over it. Writing into the file in place is safe only where
     `file` is guarded (MappedFile).
@@ -55,6 +56,7 @@ class Checkpoint:
         self.outputs: tuple[TensorSpec, ...] = metadata.outputs
         self.reroutes: tuple[Reroute, ...] = metadata.reroutes
         self.rows: str | None = metadata.rows
+        self.state: State = metadata.state
         self._data_begin = data_begin
         self._sections = sections
         self.levels: tuple[Level, ...] = tuple(

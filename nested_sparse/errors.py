@@ -21,6 +21,7 @@ NestedSparseError
     ├── TooLargeError     the request is larger than the server takes
     ├── RepositoryError   the model directory is not there, or has no model that can be loaded
     ├── UnsupportedError  the server does not do that, or not as it was started
+    ├── SequenceError     there is no such sequence, or the request before it failed
     ├── ExistsError       there is one of this name already
     ├── NotFoundError     no such model, or no such region of shared memory
     └── AccessError       the caller may not make this call
@@ -121,6 +122,10 @@ class RepositoryError(ServingError):
 
 class UnsupportedError(ServingError):
     """The server does not offer what the request asks for, or not with the flags that it was started with."""
+
+
+class SequenceError(ServingError):
+    """The server keeps no such sequence, or not in the state that the request counts on."""
 
 
 class ExistsError(ServingError):

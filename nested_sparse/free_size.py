@@ -12,7 +12,7 @@ class FreeSize:
 
     name: its name; dimensions of one name have one size in a run.
     least, most: bounds, both included; most None: without one. multiple: number that divides every allowed size.
-    batch: it is the number of samples, dimension 0 of every input.
+    batch: it is the number of samples, one dimension of every input that has any.
     terms: names of the free sizes of which it is the sum, with `plus`: the length of a mask over a cache and the tokens
         behind it. Such a size is not free itself, and has no bounds of its own. Empty: it is free.
     """

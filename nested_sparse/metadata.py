@@ -19,6 +19,7 @@ from .network import DenseModule, Network
 from .places import LayerShape
 from .quantization import MAX_COLUMNS
 from .reroute import Reroute, check_reroutes
+from .state import State, check_state
 from .tensor_spec import TensorSpec, check_examples
 from .value_type import FLOAT32, VALUE_TYPES, ValueType, value_type_of_bytes
 
@@ -110,6 +111,7 @@ class Metadata:
     rows: INDEPENDENT or DEPENDENT, at every level; None where it is not known.
     network: totals of the whole network. None in older files, where density and FLOPs of the levels count only the
         nested layers.
+    state: the outputs that are inputs of the next request of a sequence.
     graph_version: lowest version that has all that the graph uses, or a later one.
     format_version: lowest version that has all that the layers, the inputs and outputs, and the graph use.
     """
@@ -124,6 +126,7 @@ class Metadata:
     reroutes: tuple[Reroute, ...] = ()
     rows: str | None = None
     network: Network | None = None
+    state: State = field(default_factory=dict)
     graph_version: int = 1
     format_version: int = field(init=False)
 
@@ -155,6 +158,8 @@ class Metadata:
             del raw["rows"]
         if self.network is None:
             del raw["network"]
+        if not self.state:
+            del raw["state"]
         text = json.dumps(raw, separators=(",", ":"), allow_nan=False)
         return {KEY: text, DIGEST_KEY: hashlib.sha256(text.encode()).hexdigest()}
 
@@ -211,6 +216,7 @@ def _parse(raw: dict[str, Any]) -> Metadata:
         reroutes=tuple(_reroute(entry) for entry in raw.get("reroutes", ())),
         rows=raw.get("rows"),
         network=_network(raw["network"]) if "network" in raw else None,
+        state={_name(output): _name(taken) for output, taken in raw.get("state", {}).items()},
         graph_version=int(raw["format_version"]),
     )
     if metadata.rows not in (None, INDEPENDENT, DEPENDENT):
@@ -219,6 +225,7 @@ def _parse(raw: dict[str, Any]) -> Metadata:
     if metadata.format_version > raw["format_version"]:
         raise ValueError(f"its layers need format version {metadata.format_version}")
     check_examples(metadata.inputs)
+    check_state(metadata.state, metadata.inputs, metadata.outputs)
     return metadata
 
 

@@ -28,11 +28,16 @@ class TensorSpec:
     free: tuple[FreeSize | None, ...] = ()
 
     @property
+    def batch_axis(self) -> int | None:
+        """The dimension that counts samples, any number of them: 1 for the states of an LSTM. None: there is none."""
+        if not self.free:
+            return 0 if self.shape and self.shape[0] is None else None
+        return next((axis for axis, each in enumerate(self.free) if each is not None and each.batch), None)
+
+    @property
     def has_batch(self) -> bool:
-        """Whether dimension 0 counts samples, any number of them."""
-        if not self.shape or self.shape[0] is not None:
-            return False
-        return not self.free or (self.free[0] is not None and self.free[0].batch)
+        """Whether dimension 0 is that one."""
+        return self.batch_axis == 0
 
     def sized(self, batch: int | None, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """The example's shape with the free sizes `sizes`, by name, and `batch` samples (None: as many as there)."""
@@ -40,13 +45,18 @@ class TensorSpec:
         for axis, free in enumerate(self.free):
             if free is not None:
                 shape[axis] = sizes.get(free.name, shape[axis])
-        if batch is not None and self.has_batch:
-            shape[0] = batch
+        if batch is not None and self.batch_axis is not None:
+            shape[self.batch_axis] = batch
         return tuple(shape)
 
 
 def batch_is_free(specs: Iterable[TensorSpec]) -> bool:
-    """Whether the first dimension of all of them counts samples, any number of them."""
+    """Whether a dimension of each of them counts samples, any number of them."""
+    return all(spec.batch_axis is not None for spec in specs)
+
+
+def batch_is_first(specs: Iterable[TensorSpec]) -> bool:
+    """Whether this is dimension 0 of all of them."""
     return all(spec.has_batch for spec in specs)
 
 
@@ -65,12 +75,18 @@ def whole_sizes(specs: Iterable[TensorSpec], sizes: Mapping[str, int]) -> dict[s
 
 def most_batch(specs: Iterable[TensorSpec]) -> int | None:
     """The largest number of samples that the inputs `specs` may have; None where no bound is known."""
-    bounds = [free.most for spec in specs for free in spec.free[:1] if free is not None and free.batch]
+    bounds = [free.most for spec in specs for free in spec.free if free is not None and free.batch]
     return min((each for each in bounds if each is not None), default=None)
 
 
 def check_examples(inputs: Sequence[TensorSpec]) -> None:
-    """Raise ValueError where the examples of `inputs` do not have sizes that are allowed together."""
+    """Raise ValueError where the examples of `inputs` do not have sizes that are allowed together.
+
+    Also where two sizes are the number of samples, or one input has it twice.
+    """
+    batches = {free for spec in inputs for free in spec.free if free is not None and free.batch}
+    if len(batches) > 1 or any(sum(free in batches for free in spec.free) > 1 for spec in inputs):
+        raise ValueError("the number of samples is more than one size, or more than one dimension of an input")
     known = {free.name for free in free_sizes(inputs)}
     for spec in inputs:
         for free in spec.free:

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from .places import ALIGNMENT, TensorPlace, file_places, segment_places, tensor_
 from .quantization import MAX_COLUMNS, in_quads, row_scales
 from .reroute import Reroute, check_reroutes
 from .seal import SIGNATURE_KEY, Seal
+from .state import State
 from .tensor_spec import TensorSpec
 from .value_type import FLOAT32, ValueType
 from .weight import NestedWeight
@@ -92,13 +94,14 @@ def write_checkpoint(
     reroutes: Sequence[Reroute] = (),
     rows: str | None = None,
     network: Network | None = None,
+    state: State = MappingProxyType({}),
     graph_version: int = 1,
     force: bool = False,
 ) -> None:
     """Write a checkpoint to `path`, atomically; an existing file is kept unless `force`.
 
-    `graph_builder` gets each layer's placement by name and returns the ONNX graph. rows, network and graph_version
-    are as in Metadata.
+    `graph_builder` gets each layer's placement by name and returns the ONNX graph. rows, network, state and
+    graph_version are as in Metadata.
     Raises CheckpointError, and what `check_reroutes` does.
     """
     path = Path(path)
@@ -125,6 +128,7 @@ def write_checkpoint(
         reroutes=tuple(reroutes),
         rows=rows,
         network=network,
+        state=dict(state),
         graph_version=graph_version,
     )
     write_file(path, header_bytes(metadata), [_padded(graph), *segments], force)

@@ -12,6 +12,7 @@ from nested_sparse.excerpt import excerpt
 from nested_sparse.runtime.scheduling import Response
 
 from .protocol.call import Call, wanted_outputs
+from .sequences.store import SequenceLimits, SequenceStore
 from .served_model import ServedModel
 
 POLL_S = 0.01
@@ -21,10 +22,12 @@ class Dataplane:
     """Finds models by name and runs calls on them, until it drains. Belongs to one event loop.
 
     models: by name, the version that a call gets which names none: the latest.
+    limits: of the sequences; None: the defaults. sequences: those that are kept, of all models.
     stuck: the models that take no calls, because one of their runs is stuck; ModelHealth sets it.
     """
 
-    def __init__(self, models: Sequence[ServedModel]) -> None:
+    def __init__(self, models: Sequence[ServedModel], limits: SequenceLimits | None = None) -> None:
+        self.sequences = SequenceStore(limits or SequenceLimits())
         self.models: dict[str, ServedModel] = {}
         self._versions: dict[str, dict[str, ServedModel]] = {}
         for model in models:
@@ -72,7 +75,9 @@ class Dataplane:
         else:
             self._versions.pop(name, None)
             self.models.pop(name, None)
-        return [model for model in before if model not in kept]
+        gone = [model for model in before if model not in kept]
+        self.sequences.drop(gone)
+        return gone
 
     @contextmanager
     def held(self, model: ServedModel) -> Iterator[None]:
@@ -89,14 +94,18 @@ class Dataplane:
             await asyncio.sleep(POLL_S)
         del self._held[model]
 
+    def check_ready(self) -> None:
+        """Raise UnavailableError while draining."""
+        if self._draining:
+            raise UnavailableError("The server is draining and takes no new requests; send it to another one.")
+
     async def infer(self, model: ServedModel, call: Call) -> Response:
         """Run `call`; cancelling this coroutine cancels the request.
 
         Raises InputError, LevelError, StuckError; UnavailableError while draining, and when the drain ends first;
         OverloadedError and DeadlineError where the scheduler answers so.
         """
-        if self._draining:
-            raise UnavailableError("The server is draining and takes no new requests; send it to another one.")
+        self.check_ready()
         if model in self.stuck:
             raise StuckError(f"An inference of {model.name!r} is stuck; send the request to another server.")
         wanted_outputs(call.outputs, model.outputs)  # before the run: nothing is computed for a wrong name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nested_sparse.errors import CheckpointError, NestedSparseError, ServingError
@@ -16,7 +16,8 @@ from nested_sparse.runtime.rerouting import RouteGuard
 from nested_sparse.runtime.resources import Governor, LimitConfig
 from nested_sparse.runtime.scheduling import Device, Scheduler
 from nested_sparse.runtime.session import Session
-from nested_sparse.tensor_spec import batch_is_free
+from nested_sparse.state import State, check_state
+from nested_sparse.tensor_spec import batch_is_first
 
 from .kept import Kept
 from .protocol.datatype import datatype_of
@@ -58,6 +59,7 @@ class ModelConfig:
     joined_samples: number of samples that waiting requests may bring to one run together; 1: they are never joined.
     choose_threads: use as many threads as make runs faster here, and follow the number of usable cores.
     limits: the readings at which its level falls; None: the governor's own.
+    state: of a file that names none: the outputs that are inputs of the next request of a sequence.
     """
 
     default_slo_ms: float
@@ -67,6 +69,7 @@ class ModelConfig:
     joined_samples: int = MOST_BATCH
     choose_threads: bool = False
     limits: LimitConfig | None = None
+    state: State = field(default_factory=dict)
 
 
 def load_model(
@@ -85,6 +88,7 @@ def load_model(
     name: name that it is served under; "": the session's. Raises CheckpointError, LevelError, InputError, ServingError.
     """
     check_types(session)
+    state = _state(session, config)
     lowest_level = 0 if config.fixed_level is None else resolve_level(config.fixed_level, len(session.levels))
     policy_named(config.policy)
     kept = Kept(session, profiles, config.joined_samples)
@@ -126,10 +130,22 @@ def load_model(
         threads=session.threads,
         isa=session.int8_isa or session.isa,
         version=version,
-        samples=config.joined_samples if batch_is_free((*session.inputs, *session.outputs)) else 0,
+        samples=config.joined_samples if batch_is_first((*session.inputs, *session.outputs)) else 0,
         joins=joins,
         resident_bytes=lambda: _resident_bytes(session),
+        state=state,
     )
+
+
+def _state(session: Session, config: ModelConfig) -> State:
+    """The settings' own, or else the file's. Raises ServingError where it does not fit the model."""
+    if not config.state:
+        return session.state
+    try:
+        check_state(config.state, session.inputs, session.outputs)
+    except ValueError as error:
+        raise ServingError(f"{session.name}: {error}") from None
+    return config.state
 
 
 def _resident_bytes(session: Session) -> int | None:

@@ -21,6 +21,7 @@ from nested_sparse.runtime.scheduling import Response
 
 from .fault import fault_of
 from .level_counts import BUCKETS_S, Durations, LevelCounts, ModelCounts, Tally
+from .sequences.store import SequenceStore
 from .served_model import ServedModel
 
 NO_LEVEL = ""
@@ -77,6 +78,7 @@ class Metrics:
         self._counts: dict[str, ModelCounts] = {}
         self._unread: Counter[str] = Counter()  # requests of no model, by outcome
         self._front_wait_s: Callable[[], float] | None = None
+        self._sequences: SequenceStore | None = None
         self.registry.register(self)
 
     def watch(self, model: ServedModel) -> None:
@@ -97,6 +99,10 @@ class Metrics:
     def watch_front(self, wait_s: Callable[[], float]) -> None:
         """Export the time that requests wait before their handlers start."""
         self._front_wait_s = wait_s
+
+    def watch_sequences(self, store: SequenceStore) -> None:
+        """Export the sequences that are kept."""
+        self._sequences = store
 
     def request(self, model: ServedModel, received_s: float) -> Record:
         """The record of a request that came at `received_s`; the context that it is counts the request."""
@@ -139,6 +145,8 @@ class Metrics:
         yield from self._requests()
         yield from self._durations()
         yield from self._gauges()
+        if self._sequences is not None:
+            yield from _of_sequences(self._sequences)
 
     def _requests(self) -> Iterator[Metric]:
         requests = CounterMetricFamily(
@@ -228,6 +236,22 @@ class Metrics:
                 "Arrival to handler, of a request that comes now",
                 value=self._front_wait_s(),
             )
+
+
+def _of_sequences(store: SequenceStore) -> Iterator[Metric]:
+    kept = GaugeMetricFamily("nested_sparse_sequences", "Sequences whose state is kept", labels=_MODEL)
+    nbytes = GaugeMetricFamily("nested_sparse_sequence_bytes", "Bytes of the states that are kept", labels=_MODEL)
+    lost = CounterMetricFamily(
+        "nested_sparse_lost_sequences",
+        "Sequences that were forgotten before their end, by reason: idle, evicted, unloaded",
+        labels=(*_MODEL, "reason"),
+    )
+    for name, (count, size) in list(store.counts.items()):
+        kept.add_metric((name,), count)
+        nbytes.add_metric((name,), size)
+    for (name, reason), count in list(store.lost.items()):
+        lost.add_metric((name, reason), count)
+    yield from (kept, nbytes, lost)
 
 
 def _by_level(counts: ModelCounts) -> Iterator[tuple[str, LevelCounts]]:

@@ -19,11 +19,15 @@ MODEL_FILE = "model.safetensors"
 
 
 def config_message(
-    model: ServedModel, limit_bytes: int, version_policy: messages.ModelVersionPolicy | None = None
+    model: ServedModel,
+    limit_bytes: int,
+    version_policy: messages.ModelVersionPolicy | None = None,
+    idle_s: float = 0.0,
 ) -> messages.ModelConfig:
     """The configuration of `model`, complete but for what every model leaves at the protocol's default.
 
-    limit_bytes: most bytes of a request. version_policy: None for a model that is no folder of versions.
+    limit_bytes: most bytes of a request. version_policy: None for a model that is no folder of versions. idle_s: time
+    after which an idle sequence is forgotten.
     """
     samples = most_samples(model, limit_bytes)
     config = messages.ModelConfig(
@@ -39,13 +43,25 @@ def config_message(
         model_transaction_policy=messages.ModelTransactionPolicy(decoupled=False),
         parameters={key: messages.ModelParameter(string_value=value) for key, value in _facts(model).items()},
     )
-    if model.joins:
+    specs = {spec.name: spec for spec in model.inputs}
+    if model.state:
+        config.sequence_batching.direct.SetInParent()
+        config.sequence_batching.max_sequence_idle_microseconds = round(idle_s * 1e6)
+        for output, taken in model.state.items():
+            config.sequence_batching.state.add(
+                input_name=taken,
+                output_name=output,
+                data_type=type_name(specs[taken]),
+                dims=sizes(specs[taken])[samples > 0 :],
+            )
+    elif model.joins:
         config.dynamic_batching.default_queue_policy.default_timeout_microseconds = round(model.default_slo_ms * 1e3)
         config.dynamic_batching.default_queue_policy.allow_timeout_override = True
         config.dynamic_batching.priority_levels = PRIORITY_LEVELS
         config.dynamic_batching.default_priority_level = DEFAULT_PRIORITY
     for spec in model.inputs:
-        config.input.add(name=spec.name, data_type=type_name(spec), dims=sizes(spec)[samples > 0 :])
+        is_state = spec.name in model.state.values()
+        config.input.add(name=spec.name, data_type=type_name(spec), dims=sizes(spec)[samples > 0 :], optional=is_state)
     for spec in model.outputs:
         config.output.add(name=spec.name, data_type=type_name(spec), dims=sizes(spec)[samples > 0 :])
     return config
@@ -63,10 +79,7 @@ def most_samples(model: ServedModel, limit_bytes: int) -> int:
 
 def sample_bytes(spec: TensorSpec, samples: int) -> int:
     """Bytes of an input with so many samples of the example shape; `samples` counts only where the batch is free."""
-    batch = max(1, spec.example_shape[0]) if spec.has_batch else 1
-    return (
-        math.prod(spec.example_shape) // batch * (samples if spec.has_batch else 1) * dtype_named(spec.dtype).itemsize
-    )
+    return math.prod(spec.sized(samples, {})) * dtype_named(spec.dtype).itemsize
 
 
 def sizes(spec: TensorSpec) -> list[int]:

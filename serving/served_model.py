@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from nested_sparse.level import Level
 from nested_sparse.runtime.scheduling import Request, Response, SchedulerStats
+from nested_sparse.state import State
 from nested_sparse.tensor_spec import TensorSpec
 
 VERSION = "1"
@@ -40,6 +41,7 @@ class ServedModel:
     samples: number of samples that a request may have; 0: the first dimension is not that of a batch.
     joins: whether requests that wait may run as one batch.
     resident_bytes: bytes of its weights that are in memory now; None where the system does not tell.
+    state: the outputs that are inputs of the next request of a sequence; empty: it takes no requests of sequences.
     """
 
     name: str
@@ -54,3 +56,4 @@ class ServedModel:
     samples: int = 0
     joins: bool = False
     resident_bytes: Callable[[], int | None] = lambda: None
+    state: State = field(default_factory=dict)

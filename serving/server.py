@@ -46,6 +46,7 @@ from .protocol.wire import HEADER_BYTES
 from .repository.repository import Repository
 from .rights.gate import Gate, check_stream
 from .security import Security, SecurityConfig
+from .sequences.store import SequenceLimits
 from .served_model import ServedModel
 from .servicer import Servicer, generic_handler
 from .shared_memory.regions import Regions
@@ -77,6 +78,7 @@ class ServerConfig:
     connections: limits of the connections of one client, and of all clients together; http_limits: those of REST.
     allow_shared_memory: whether clients may name shared memory of this machine, in place of a tensor's values.
     security: its TLS, and the rights of its clients.
+    sequences: limits of the states that are kept for sequences of requests.
     otlp_endpoint: URL of an OpenTelemetry collector, which gets a span of each request; None: there are no spans.
     """
 
@@ -91,6 +93,7 @@ class ServerConfig:
     http_limits: HttpLimits = field(default_factory=HttpLimits)
     allow_shared_memory: bool = False
     security: SecurityConfig = field(default_factory=SecurityConfig)
+    sequences: SequenceLimits = field(default_factory=SequenceLimits)
     otlp_endpoint: str | None = None
 
     def __post_init__(self) -> None:
@@ -165,7 +168,8 @@ class Server:
         self._governor = governor
         if governor is not None:
             self._metrics.registry.register(DeviceMetrics(partial(DeviceState.of, governor)))
-        self._dataplane = Dataplane(served)
+        self._dataplane = Dataplane(served, config.sequences)
+        self._metrics.watch_sequences(self._dataplane.sequences)
         limit = receive_limit(served, config.request_samples)
         memory = Regions(limit) if config.allow_shared_memory else None
         self._servicer = Servicer(
@@ -316,6 +320,7 @@ class Server:
         if not await self._dataplane.drain(self._config.grace_s):
             log.warning("requests still run after %g s of grace; they are answered UNAVAILABLE", self._config.grace_s)
         self._servicer.streaming.close()
+        self._dataplane.sequences.close()
         await self._health.close(REPLY_GRACE_S)
         if self._http is not None:
             await self._http.close(REPLY_GRACE_S)

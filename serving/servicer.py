@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 import grpc
 
 import nested_sparse
-from nested_sparse.errors import NotFoundError
+from nested_sparse.errors import DeadlineError, NotFoundError, SequenceError
 from nested_sparse.proto import messages
-from nested_sparse.runtime.scheduling import Response
+from nested_sparse.runtime.scheduling import Response, time_limit_ms
 from nested_sparse.runtime.session import batch_size
 from nested_sparse.tensor_spec import TensorSpec
 
@@ -23,7 +23,7 @@ from .dataplane import Dataplane
 from .fault import ending_of
 from .load_report import LoadReport
 from .log_settings import LogSettings
-from .metrics import Metrics
+from .metrics import Metrics, Record
 from .model_config import config_message, sizes
 from .protocol.answers import Answers
 from .protocol.call import Call, wanted_outputs
@@ -40,10 +40,13 @@ from .protocol.datatype import datatype_of
 from .protocol.extended import extended_answer
 from .protocol.inflate import inflated
 from .protocol.known_headers import KnownHeaders, KnownRequest
+from .protocol.parameters import MS_PER_S
 from .protocol.wire import HEADER_BYTES
 from .repository.repository import Repository
 from .repository.rpcs import RepositoryRpcs
-from .rights.caller import check_priority, name_client
+from .rights.caller import check_priority, client_name, name_client
+from .sequences.step import SequenceStep, read_step
+from .sequences.visit import Visit
 from .served_model import PLATFORM, ServedModel
 from .shared_memory.regions import Regions
 from .shared_memory.rpcs import MemoryRpcs
@@ -58,6 +61,7 @@ EXTENSIONS = (
     "statistics",
     "parameters",
     "classification",
+    "sequence",
     "trace",
     "logging",
 )
@@ -210,18 +214,53 @@ class Servicer:
             self.metrics.count_unread(error)
             raise
         with self.metrics.request(model, received_s) as record:
+            if model.state and (step := read_step(message.parameters)) is not None:
+                return await self._in_sequence(step, request, model, received_s, time_left_s, record)
             call = await self._read(request, model, received_s, time_left_s)
             check_priority(call.request.priority)
             record.input_s = self._clock() - began_s
-            served = await self._dataplane.infer(model, call)
-            ended_s = self._clock()
-            wanted = wanted_outputs(call.outputs, model.outputs)
-            if call.is_plain:
-                data = self._answers.serialized(model.name, model.version, call.id, wanted, served)
-            else:
-                data = await self._extended(model, call, wanted, served)
-            record.batch, record.response = batch_size(model.inputs, call.request.inputs), served
-            record.output_s = self._clock() - ended_s
+            return await self._answered(model, call, record)
+
+    async def _answered(self, model: ServedModel, call: Call, record: Record) -> bytes:
+        """The serialised response to `call`, noted in `record`."""
+        served = await self._dataplane.infer(model, call)
+        ended_s = self._clock()
+        wanted = wanted_outputs(call.outputs, model.outputs)
+        if call.is_plain:
+            data = self._answers.serialized(model.name, model.version, call.id, wanted, served)
+        else:
+            data = await self._extended(model, call, wanted, served)
+        record.batch, record.response = batch_size(model.inputs, call.request.inputs), served
+        record.output_s = self._clock() - ended_s
+        return data
+
+    async def _in_sequence(
+        self,
+        step: SequenceStep,
+        request: AnyRequest,
+        model: ServedModel,
+        received_s: float,
+        time_left_s: float | None,
+        record: Record,
+    ) -> bytes:
+        """As infer(), of a request of a sequence. Its state goes on only when the answer is made, and not too late."""
+        began_s = self._clock()
+        with Visit(self._dataplane.sequences, model, client_name.get(), step) as visit:
+            with self._dataplane.held(model):
+                call = await self._read(request, model, received_s, time_left_s)
+                check_priority(call.request.priority)
+                record.input_s = self._clock() - began_s
+                limit_s = time_limit_ms(call.request, model.default_slo_ms) / MS_PER_S
+                try:
+                    call = await visit.ready(call, received_s + limit_s - self._clock())
+                except SequenceError:
+                    self._dataplane.check_ready()  # the reason why those before it failed
+                    raise
+            data = await self._answered(model, call, record)
+            assert record.response is not None
+            if time_left_s is not None and self._clock() >= received_s + time_left_s:
+                raise DeadlineError("expired: the client's deadline passed before the answer was made")
+            visit.keep(record.response.outputs)
         return data
 
     async def _read(
@@ -229,10 +268,11 @@ class Servicer:
     ) -> Call:
         if isinstance(request, KnownRequest):
             return request.call(received_s, time_left_s)
-        bounds = Bounds(len(model.inputs), len(model.outputs), self._memory)
+        bounds = Bounds(len(model.inputs), len(model.outputs), self._memory, bool(model.state))
         if not request.is_large:
             call = read_call(request, bounds, received_s, time_left_s)
-            self._headers.learn(request, bounds, model.inputs)
+            if len(call.request.inputs) == len(model.inputs):  # a sequence's request leaves its states to the server
+                self._headers.learn(request, bounds, model.inputs)
             return call
         with self._dataplane.held(model):
             async with self._conversion:  # one thread at a time beside the loop's
@@ -249,7 +289,9 @@ class Servicer:
         """The configuration that Triton's load tools ask for before they start."""
         model = self._dataplane.find(request.name, request.version)
         policy = None if self._repository is None else self._repository.policy_message(model.name)
-        return messages.ModelConfigResponse(config=config_message(model, self.limit_bytes, policy))
+        return messages.ModelConfigResponse(
+            config=config_message(model, self.limit_bytes, policy, self._dataplane.sequences.limits.idle_s)
+        )
 
     async def model_statistics(
         self, request: messages.ModelStatisticsRequest, context: Any

@@ -89,6 +89,7 @@ class _Stream:
         self._unanswered: set[asyncio.Task[_Answer]] = set()
         self._answers: asyncio.Queue[asyncio.Task[_Answer] | None] = asyncio.Queue()
         self._held_bytes = 0
+        self._reading = asyncio.Lock()  # requests of one sequence take their places in the order of the stream
         self._room = asyncio.Event()
         self._ending: Ending | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -135,7 +136,8 @@ class _Stream:
         size, name = len(data), ""
         try:
             self._streaming.check(self._metadata)
-            request = await self._streaming.read(data)
+            async with self._reading:
+                request = await self._streaming.read(data)
             name = request.message.id
             response = await self._streaming.infer(request, received_s, self._context.time_remaining())
         except AccessError as error:

@@ -16,9 +16,10 @@ from nested_sparse.amend import store_rows
 from nested_sparse.errors import NestedSparseError
 from nested_sparse.excerpt import excerpt
 from nested_sparse.metadata import DEPENDENT, INDEPENDENT
-from nested_sparse.tensor_spec import TensorSpec, batch_is_free, most_batch
+from nested_sparse.tensor_spec import TensorSpec, batch_is_first, batch_is_free, most_batch
 
 from ..session import Array, Arrays, check_inputs
+from .batch_first import BatchFirst, in_front
 from .trial_rows import KINDS, LARGE, NAN, TrialRows, aligned, mixed
 
 if TYPE_CHECKING:
@@ -93,9 +94,12 @@ def check_rows(
     do not fit the model.
     """
     if not batch_is_free((*session.inputs, *session.outputs)):
-        return RowCheck(None, "the first dimension of an input or output is not free")
+        return RowCheck(None, "an input or output has no free batch")
     if examples is not None:
         examples = check_inputs(session.inputs, examples)
+    if not batch_is_first((*session.inputs, *session.outputs)):
+        examples = None if examples is None else in_front(session.inputs, examples)
+        session = BatchFirst(session)
     if session.decides:
         return RowCheck(False, "its graph has an If or a Loop, whose condition is one for all samples of a batch")
     check = _Check(session, TrialRows(session.inputs, examples, seed=0), clock, clock() + limit_s)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .device import Device
 from .recent_counts import RecentCounts
-from .request import DEFAULT_PRIORITY, PRIORITY_LEVELS, Request, Response
+from .request import DEFAULT_PRIORITY, PRIORITY_LEVELS, Request, Response, time_limit_ms
 from .run_counts import MOST_SIZES, SameSize
 from .scheduler import Scheduler
 from .stats import SchedulerStats
@@ -20,4 +20,5 @@ __all__ = [
     "SameSize",
     "Scheduler",
     "SchedulerStats",
+    "time_limit_ms",
 ]

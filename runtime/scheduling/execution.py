@@ -76,7 +76,7 @@ class Executor:
             finally:
                 self._active.remove(guard)
         ended_s = self._clock()
-        parts = parted(outputs, jobs)
+        parts = parted(outputs, jobs, self._session.outputs)
         if parts is None:
             raise KernelError(
                 f"{self._session.name}: a batch of {batch} samples gave outputs {[a.shape for a in outputs.values()]}, "

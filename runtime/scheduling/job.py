@@ -12,10 +12,10 @@ import numpy as np
 from nested_sparse.argument import finite, shown
 from nested_sparse.errors import InputError
 from nested_sparse.metadata import INDEPENDENT
-from nested_sparse.tensor_spec import batch_is_free
+from nested_sparse.tensor_spec import TensorSpec, batch_is_free
 
 from ..policy import Waiting
-from ..session import Array, batch_size, check_inputs
+from ..session import Array, Arrays, CheckedInputs, batch_size, check_inputs
 from .request import Request, Response, allowed_levels, rank_of, time_limit_ms
 from .request_queue import Ticket
 from .runner import Runner
@@ -35,7 +35,7 @@ class Job:
     client: its name.
     """
 
-    inputs: dict[str, Array]
+    inputs: CheckedInputs
     future: Future[Response]
     waiting: Waiting
     received_s: float
@@ -54,7 +54,7 @@ class Job:
         """Whether both may run as one batch: the model's rows are independent, and only the batch sizes differ."""
         if not (self.waiting.joins and other.waiting.joins):
             return False
-        return all(array.shape[1:] == other.inputs[name].shape[1:] for name, array in self.inputs.items())
+        return all(_alike(spec, self.inputs, other.inputs) for spec in self.inputs.specs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ def make_job(session: Runner, request: Request, future: Future[Response], terms:
         batch=batch,
         budget_ms=budget_ms,
         # the model may broadcast inputs of unequal batches: joined, rows of one request would meet those of another
-        joins=terms.joins and all([array.shape[:1] == (batch,) for array in inputs.values()]),  # noqa: C419 -- no generator
+        joins=terms.joins and _has_one_batch(session.inputs, inputs, batch),
         rank=rank_of(request),
         sizes=inputs.sizes,
     )
@@ -120,25 +120,46 @@ def make_job(session: Runner, request: Request, future: Future[Response], terms:
 def can_join(session: Runner) -> bool:
     """Whether the requests of a model may run as one batch, as its file says.
 
-    They may if the first dimension of all inputs and outputs is free, and the file says that rows are independent.
+    They may if every input and output has a free batch, and the file says that rows are independent.
     """
     return session.rows == INDEPENDENT and batch_is_free((*session.inputs, *session.outputs))
 
 
+def _has_one_batch(specs: Sequence[TensorSpec], inputs: Arrays, batch: int) -> bool:
+    for spec in specs:
+        axis = spec.batch_axis
+        if axis is None or inputs[spec.name].shape[axis] != batch:
+            return False
+    return True
+
+
+def _alike(spec: TensorSpec, one: Arrays, other: Arrays) -> bool:
+    """Whether the input has the same shape in both, but for the batch."""
+    axis, shape, others = spec.batch_axis or 0, one[spec.name].shape, other[spec.name].shape
+    return shape[:axis] == others[:axis] and shape[axis + 1 :] == others[axis + 1 :]
+
+
 def joined(jobs: Sequence[Job]) -> dict[str, Array]:
-    """The inputs of all jobs, one after the other along the first dimension."""
+    """The inputs of all jobs, one after the other along the dimension of the batch."""
+    first = jobs[0].inputs
     if len(jobs) == 1:
-        return jobs[0].inputs
-    return {name: np.concatenate([job.inputs[name] for job in jobs]) for name in jobs[0].inputs}
+        return first
+    return {
+        spec.name: np.concatenate([job.inputs[spec.name] for job in jobs], spec.batch_axis or 0) for spec in first.specs
+    }
 
 
-def parted(outputs: Outputs, jobs: Sequence[Job]) -> list[Outputs] | None:
-    """The part of each job; None where an output does not have a row for each sample."""
+def parted(outputs: Outputs, jobs: Sequence[Job], specs: Sequence[TensorSpec]) -> list[Outputs] | None:
+    """The part of each job; None where an output does not have a row for each sample. specs: of the outputs."""
     if len(jobs) == 1:
         return [outputs]
     ends = np.cumsum([job.waiting.batch for job in jobs])
-    if any(array.ndim == 0 or len(array) != ends[-1] for array in outputs.values()):
-        return None
-    # copies: a part that is kept must not keep the whole batch alive
-    pieces = {name: [piece.copy() for piece in np.split(array, ends[:-1])] for name, array in outputs.items()}
-    return [{name: pieces[name][place] for name in outputs} for place in range(len(jobs))]
+    parts: list[Outputs] = [{} for _ in jobs]
+    for spec in specs:
+        array, axis = outputs[spec.name], spec.batch_axis or 0
+        if array.ndim <= axis or array.shape[axis] != ends[-1]:
+            return None
+        for part, piece in zip(parts, np.split(array, ends[:-1], axis), strict=True):
+            # a copy: a part that is kept must not keep the whole batch alive, or change with it
+            part[spec.name] = piece.copy()
+    return parts

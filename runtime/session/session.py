@@ -108,6 +108,7 @@ class Session:
         self.levels = self._checkpoint.levels
         self.reroutes = self._checkpoint.reroutes
         self.rows = self._checkpoint.rows
+        self.state = self._checkpoint.state
         built, facts = open_ort(self._checkpoint, self._threads, profile_to, spin=spin)
         self.decides = facts.decides
         self._check_bfloat16()

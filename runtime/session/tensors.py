@@ -175,16 +175,17 @@ def _size_text(size: int | None, free: FreeSize | None) -> str:
 
 
 def batch_size(specs: Sequence[TensorSpec], inputs: Arrays) -> int:
-    """Samples in one request: the first dimension of the first input whose batch is free, else the fixed batch."""
+    """Samples in one request: as many as the first input has whose batch is free, else the fixed batch."""
     for spec in specs:
-        if spec.has_batch:
-            return int(inputs[spec.name].shape[0])
+        axis = spec.batch_axis
+        if axis is not None:
+            return int(inputs[spec.name].shape[axis])
     return fixed_batch(specs) or 1
 
 
 def fixed_batch(specs: Sequence[TensorSpec]) -> int | None:
     """The only batch that the model takes; None where any batch will do."""
-    if any(spec.has_batch for spec in specs):
+    if any(spec.batch_axis is not None for spec in specs):
         return None
     return next((spec.example_shape[0] for spec in specs if spec.shape), 1)
 

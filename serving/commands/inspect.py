@@ -98,6 +98,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "network": _network(checkpoint.metadata.network),
         "reroutes": [asdict(reroute) for reroute in checkpoint.reroutes],
         "rows": checkpoint.rows,
+        "state": dict(checkpoint.state),
     }
 
 
@@ -132,6 +133,8 @@ def _print(facts: dict[str, Any]) -> None:
     )
     print(f"rows {ROWS_TEXTS[facts['rows']]}")
     _print_sizes(facts["inputs"])
+    if facts["state"]:
+        print(f"state {', '.join(f'{output} -> {taken}' for output, taken in facts['state'].items())}")
     _print_int8(facts["layers"], facts["conversions"])
     _print_network(facts["network"])
     if facts["reroutes"]:

@@ -22,7 +22,7 @@ from ..shared_memory.regions import Regions
 from .call import Call
 from .classification import TEXTS, raw_texts
 from .datatype import Datatype, datatype_named, datatype_of
-from .parameters import KNOWN, check_known, check_raw, read_request
+from .parameters import KNOWN, SEQUENCE, check_known, check_raw, read_request
 from .places import PLACE, SHARED_MEMORY, placed_bytes, placed_parameters, read_integer, read_place
 from .wire import HEADER_BYTES, length_prefix, split_infer_request
 
@@ -47,12 +47,13 @@ LARGE_BYTES = 1 << 20
 class Bounds:
     """The number of inputs and outputs that a model has; a request may name no more.
 
-    memory: the shared memory that a request may name; None: there is none.
+    memory: the shared memory that a request may name; None: there is none. sequences: whether it may be of a sequence.
     """
 
     inputs: int
     outputs: int
     memory: Regions | None = None
+    sequences: bool = False
 
 
 def read_message(data: bytes, parse: Callable[[bytes], MessageT], limit: int) -> MessageT:
@@ -135,7 +136,7 @@ def _check_counts(request: ModelInferRequest, raw: Sized, bounds: Bounds) -> Non
         expected = sum(SHARED_MEMORY not in tensor.parameters for tensor in request.inputs)
         if len(raw) != expected:
             raise _unequal(len(raw), expected)
-    check_known(request.parameters, "The request", KNOWN)
+    check_known(request.parameters, "The request", (*KNOWN, *SEQUENCE) if bounds.sequences else KNOWN)
 
 
 def _unequal(count: int, expected: int) -> InputError:

@@ -26,6 +26,7 @@ KNOWN = ("slo_ms", "min_accuracy", "level", "timeout", "priority", FINAL, RAW_OU
 MAX_PARAMETERS = 64
 """Limit of the parameters of a request, of an input or of an output."""
 SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
+"""Parameters of requests to models that have a state."""
 
 
 def read_request(
@@ -45,7 +46,7 @@ def read_request(
         return Request(inputs, received_s=received_s, timeout_ms=timeout_ms, client=client_name.get())
     check_raw(parameters, RAW_OUTPUTS, "The request")
     if FINAL in parameters:
-        _kind(parameters, FINAL, ("bool_param",))
+        kind_of(parameters, FINAL, ("bool_param",))
     priority = _number(parameters, "priority", INTEGER_KINDS)
     timeout_us = _number(parameters, "timeout", INTEGER_KINDS)
     if timeout_us:
@@ -72,8 +73,8 @@ def check_known(parameters: Collection[str], of: str, known: Sequence[str]) -> N
     unknown = [name for name in parameters if name not in known]
     if sequence := [name for name in unknown if name in SEQUENCE]:
         raise InputError(
-            f"{of} has the parameter {sequence[0]!r}: this server keeps no state between requests; send each without a "
-            "sequence."
+            f"{of} has the parameter {sequence[0]!r}: this model keeps no state between requests; send each without a "
+            "sequence, or say which outputs are its state (export(…, state=…), or `state` in the server's settings)."
         )
     if unknown:
         raise InputError(
@@ -90,11 +91,12 @@ def check_raw(parameters: Mapping[str, InferParameter], name: str, of: str) -> N
 def _number(parameters: Mapping[str, InferParameter], name: str, kinds: tuple[str, ...]) -> float | None:
     if name not in parameters:  # looking a key up in a protobuf map would create it
         return None
-    value: float = getattr(parameters[name], _kind(parameters, name, kinds))
+    value: float = getattr(parameters[name], kind_of(parameters, name, kinds))
     return value
 
 
-def _kind(parameters: Mapping[str, InferParameter], name: str, kinds: tuple[str, ...]) -> str:
+def kind_of(parameters: Mapping[str, InferParameter], name: str, kinds: tuple[str, ...]) -> str:
+    """The field that holds the value of the parameter `name`, one of `kinds`. Raises InputError for another one."""
     kind = parameters[name].WhichOneof("parameter_choice")
     if kind not in kinds:
         expected = " or ".join(wanted.removesuffix("_param") for wanted in kinds)

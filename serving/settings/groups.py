@@ -85,6 +85,13 @@ class Limits(Group):
     grace_s: Annotated[float, Setting("Seconds running requests get when the server stops.", least=0.0, live=True)] = (
         30.0
     )
+    max_sequences: Annotated[
+        int, Setting("Most sequences of requests whose state is kept at once, of all models; 0: none.", least=0)
+    ] = 1024
+    max_sequence_mb: Annotated[int, Setting("Most MiB of their states together.", least=0, most=2**40)] = 256
+    sequence_idle_s: Annotated[
+        float, Setting("Seconds without a request after which a sequence is forgotten.", least=0.001)
+    ] = 60.0
     min_memory_mb: Annotated[
         int,
         Setting(
@@ -212,6 +219,10 @@ class OwnModel(Group):
     max_batch: Annotated[
         int | None, Setting("Most samples of waiting requests in one run; at most that of [limits].", least=1)
     ] = None
+    state: Annotated[
+        tuple[str, ...],
+        Setting("OUTPUT=INPUT of a file that names no state: what a sequence keeps from request to request."),
+    ] = ()
     min_memory_mb: Annotated[
         int | None, Setting("As in [limits], as are the next three.", least=0, most=2**40, live=True)
     ] = None

@@ -12,6 +12,7 @@ from nested_sparse.runtime.resources import Governor, LimitConfig
 from ..load import ModelConfig
 from ..repository.loader import Loader
 from ..security import SecurityConfig
+from ..sequences.store import SequenceLimits
 from ..server import ServerConfig
 from ..signature import PublicKey
 from .groups import Limits, Models, OwnModel, Security
@@ -31,6 +32,7 @@ def server_config(settings: Settings) -> ServerConfig:
         otlp_endpoint=settings.watching.otlp_endpoint,
         request_samples=limits.max_batch,
         allow_shared_memory=security.allow_shared_memory,
+        sequences=SequenceLimits(limits.max_sequences, limits.max_sequence_mb << 20, limits.sequence_idle_s),
         security=SecurityConfig(
             tls_cert=security.tls_cert,
             tls_key=security.tls_key,
@@ -53,6 +55,7 @@ def model_config(own: OwnModel) -> ModelConfig:
         joined_samples=own.max_batch,
         choose_threads=own.threads is None,
         limits=limit_config(own),
+        state=dict(pair.split("=", 1) for pair in own.state),
     )
 
 

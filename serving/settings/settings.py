@@ -83,6 +83,9 @@ def combined_problems(settings: Settings) -> Iterator[tuple[str, str, str]]:
         yield "models", "version_policy", str(error).removeprefix("version policy: ")
     for name, own in settings.model.items():
         yield from _level_problems(f"{OWN}.{excerpt(name)}", own)
+        for pair in own.state:
+            if not all(pair.partition("=")[::2]):
+                yield f"{OWN}.{excerpt(name)}", "state", f"expected OUTPUT=INPUT, got {excerpt(pair)!r}"
         if own.max_batch is not None and own.max_batch > settings.limits.max_batch:
             yield (
                 f"{OWN}.{excerpt(name)}",

@@ -36,7 +36,7 @@ def test_free_sizes_are_read_back_and_ask_for_a_version(tmp_path: Path) -> None:
         with Checkpoint.open(each) as checkpoint:
             assert checkpoint.metadata.format_version == 5
             assert checkpoint.inputs == (TensorSpec("input", "float32", (None, None), (1, 12), (batch, length)),)
-            assert (checkpoint.inputs[0].has_batch, checkpoint.outputs[0].free) == (True, ())
+            assert (checkpoint.inputs[0].batch_axis, checkpoint.outputs[0].free) == (0, ())
 
 
 def test_a_written_checkpoint_is_read_back(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_fields_are_the_protocols():
         assert all(theirs.values_by_name[value.name].number == value.number for value in ours.values)
 
 
-CONFIGURATION = ("ModelConfig", "ModelInput", "ModelOutput", "ModelInstanceGroup")
+CONFIGURATION = ("ModelConfig", "ModelInput", "ModelOutput", "ModelInstanceGroup", "ModelSequenceBatching")
 """Messages that hold only what this server can fill."""
 
 

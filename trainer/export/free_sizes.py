@@ -16,6 +16,8 @@ from nested_sparse.free_size import FreeSize
 
 from .asked_sizes import AskedSize, AskedSizes, bound
 
+BATCH = "batch"
+"""Name of the batch, where no other is given."""
 Expr = Any
 """A size in terms of torch's symbols: an expression of sympy, which has no types."""
 
@@ -101,7 +103,8 @@ def found_sizes(
         tuple(sizes[names[dims[axis]]] if axis in dims else None for axis in range(tensor.dim()))
         for dims, tensor in zip(places, tensors, strict=True)
     )
-    if all(size == FreeSize(size.name, batch=True) for size in sizes.values()):
+    first = all(free is None or (free.batch and not axis) for each in of_inputs for axis, free in enumerate(each))
+    if first and all(size == FreeSize(size.name, batch=True) for size in sizes.values()):
         of_inputs = tuple(() for _ in tensors)  # nothing that older readers do not know
     return FreeSizes(of_inputs, {str(size): name for size, name in names.items()}, frozenset(unsure - {batch}))
 
@@ -154,12 +157,18 @@ def _sum(name: str, size: Expr, names: Mapping[Expr, str], place: str) -> FreeSi
 
 
 def _batch_of(dims: Sequence[Mapping[int, str]], sizes: Mapping[str, FreeSize]) -> str:
-    """The name that dimension 0 of every input has, and no other dimension: that of the batch; "" without one.
+    """The name of the batch; "" without one.
 
-    Of a batch, every number of samples up to its bound must be allowed.
+    It is one dimension of every input, dimension 0 of one of them or called BATCH, and no part of a sum. Every number
+    of samples up to its bound must be allowed.
     """
-    first = {each.get(0, "") for each in dims}
-    name = first.pop() if len(first) == 1 else ""
-    inner = {each for names in dims for axis, each in names.items() if axis}
-    inner |= {term for size in sizes.values() for term in size.terms}
-    return name if name and name not in inner and sizes[name] == FreeSize(name, most=sizes[name].most) else ""
+    terms = {term for size in sizes.values() for term in size.terms}
+    named = [list(each.values()) for each in dims]
+    found = {
+        name
+        for name in {BATCH, *(each.get(0, "") for each in dims)} & set(sizes) - terms
+        if all(each.count(name) == 1 for each in named) and sizes[name] == FreeSize(name, most=sizes[name].most)
+    }
+    if BATCH in found:
+        return BATCH
+    return found.pop() if len(found) == 1 else ""

@@ -32,13 +32,12 @@ from ..model.structure import Path
 from ..model.structure import output_names as default_output_names
 from .asked_sizes import AskedSizes
 from .embedding_bags import bags_reduced
-from .free_sizes import FreeSizes, found_sizes, torch_dims, traceable
+from .free_sizes import BATCH, FreeSizes, found_sizes, torch_dims, traceable
 from .functional_uses import recognise
 from .placeholder import LevelValues, placeholders
 from .recurrent import TRANSLATIONS, WholeRecurrent
 from .simplify import simplify
 
-BATCH = "batch"
 MODEL = "model"  # name of the child of ForwardCall.flat
 
 
@@ -174,7 +173,8 @@ def _to_program(model: nn.Module, examples: tuple[Tensor, ...], fixed_batch: boo
     if len(batches) != 1 or None in batches:
         shapes = [list(example.shape) for example in examples]
         raise ExportError(
-            f"dimension 0 of every input must be the batch, got shapes {shapes}; or pass fixed_batch=True"
+            f"dimension 0 of every input must be the batch, got shapes {shapes}; where it is another dimension, as in "
+            'the states of an LSTM, say so: dynamic_shapes=({0: "batch"}, {1: "batch"}); or pass fixed_batch=True'
         )
     # torch.export treats a size of 1 as a constant, so a single example is doubled before it is traced
     traced = tuple(torch.cat([example, example]) if batches == {1} else example for example in examples)

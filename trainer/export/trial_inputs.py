@@ -44,7 +44,7 @@ def trial_shapes(inputs: Sequence[TensorSpec]) -> list[Shapes]:
     """Shapes of inputs with small, odd and large free sizes."""
     free = free_sizes(inputs)
     examples = whole_sizes(inputs, {})
-    batch = next((spec.example_shape[0] for spec in inputs if spec.has_batch), 0)
+    batch = next((spec.example_shape[axis] for spec in inputs if (axis := spec.batch_axis) is not None), 0)
     small = {each.name: each.nearest(0) for each in free}
     odd = {each.name: each.nearest(1.5 * examples[each.name] + 1 + 2 * place) for place, each in enumerate(free)}
     share = LARGE ** (1 / max(1, len(free)))
@@ -60,9 +60,10 @@ def _values(inputs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> int:
     return sum(math.prod(shape) for shape in _shapes(inputs, sizes, 1))
 
 
-def _shapes(inputs: Sequence[TensorSpec], sizes: Mapping[str, int], batch: int) -> list[tuple[int, ...]]:
+def _shapes(inputs: Sequence[TensorSpec], sizes: Mapping[str, int], batch: int | None) -> list[tuple[int, ...]]:
+    """The shapes with `batch` samples, or as many as there may be; None: as in the examples."""
     most = most_batch(inputs)
-    count = batch if most is None else min(batch, most)
+    count = batch if most is None or batch is None else min(batch, most)
     whole = whole_sizes(inputs, sizes)
     return [spec.sized(count if batch_is_free(inputs) else None, whole) for spec in inputs]
 
@@ -104,7 +105,7 @@ def refused_ones(
     refused = set()
     for name in sorted(unsure):
         try:
-            possible_inputs(model, call, _shapes(inputs, {name: 1}, call.tensors[0].shape[0]), state)
+            possible_inputs(model, call, _shapes(inputs, {name: 1}, None), state)
         except ExportError:
             refused.add(name)
     return frozenset(refused)

@@ -16,6 +16,7 @@ import torch
 from nested_sparse.argument import file_path, real, shown
 from nested_sparse.errors import CheckpointError, ExportError
 from nested_sparse.reroute import Reroute, check_reroutes
+from nested_sparse.state import check_state
 from nested_sparse.tensor_spec import batch_is_free
 from nested_sparse.value_type import FLOAT32, INT8, value_type
 from nested_sparse.writer import LayerRecord, refuse_existing, write_checkpoint
@@ -36,7 +37,7 @@ from .int8.quantise import Int8Options, quantise
 from .records import layer_records, level_records, norm_tables
 from .row_mark import mark_export
 from .tile import tile_images
-from .trace import OwnGraph, trace
+from .trace import OwnGraph, TracedGraph, trace
 from .trial_inputs import refused_ones
 from .verify import Alike, Rounded, stored_weights, verify_export
 
@@ -53,6 +54,7 @@ def export(
     reroutes: Sequence[Reroute] = (),
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
+    state: Mapping[str, str] | None = None,
     fixed_batch: bool = False,
     dynamic_shapes: Mapping[str, Any] | Sequence[Any] | None = None,
     values: str = FLOAT32.name,
@@ -76,11 +78,14 @@ def export(
     input_names, output_names: names of the tensors. Default: `input` and `output` where there is one; else forward's
         parameter names, and output_0, …; in dicts, named tuples and dataclasses the keys, with the path behind them:
         past_key_values_0_1. Arguments that are None get no name.
+    state: for a network that answers piece by piece, output -> the input that takes it at the next request, e.g.
+        {"h_out": "h", "c_out": "c"}. A server can then keep them for its clients (docs/serving.md, "Sequences").
     dynamic_shapes: the sizes that each run may choose, in place of the batch alone, as in torch.onnx.export: by
         forward's parameter or in a tuple, for each dimension a name, a torch.export.Dim with its bounds, Dim.AUTO,
         DYNAMIC or STATIC, e.g. {"input_ids": {0: "batch", 1: "length"}}; all others are fixed. Dimensions of one name
-        have one size in a run. A name that is dimension 0 of every input, and no other, is the batch. A size that must
-        be the sum of others is found. The file is compared with torch at small, odd and large sizes (docs/training.md).
+        have one size in a run. A name that one dimension of every input has is the batch, where it is dimension 0 of
+        one of them, or "batch". A size that must be the sum of others is found. The file is compared with torch at
+        small, odd and large sizes (docs/training.md).
     values: type of the stored weights. "float16" takes half the bytes: each weight is rounded to the nearest float16
         (ties to even; the error is at most 2^-11 of its magnitude, or 2^-25 below 2^-14), for all levels alike, and
         arithmetic stays float32. Refused where a kept weight's magnitude is above 65504. "int8" takes a quarter of
@@ -130,11 +135,11 @@ def export(
     if fixed_batch and dynamic_shapes is not None:
         raise ExportError("dynamic_shapes says whether the batch is free, too; leave fixed_batch out")
     _check_weights(net)
-    with not_rounded(net), evaluating(net), _densest(net), preserved_generators(), preserved(net.model) as state:
+    with not_rounded(net), evaluating(net), _densest(net), preserved_generators(), preserved(net.model) as before:
         call = ForwardCall(net.model, example_inputs)
         tables = norm_tables(net)
         asked = None if dynamic_shapes is None else asked_sizes(net.model, call, dynamic_shapes)
-        example = run_example(net, call, state, tolerance)
+        example = run_example(net, call, before, tolerance)
         traced = (
             net.model.traced(call.tensors, [tensor for _, tensor in example.answer])
             if isinstance(net.model, OwnGraph)
@@ -149,9 +154,10 @@ def export(
                 asked=asked,
             )
         )
-        state.restore()
+        before.restore()
+        _check_state(state, traced)
         if traced.sizes is not None:
-            traced = traced.from_two(refused_ones(traced.inputs, traced.sizes.unsure, net.model, call, state))
+            traced = traced.from_two(refused_ones(traced.inputs, traced.sizes.unsure, net.model, call, before))
         fixed_batch = not batch_is_free(traced.inputs)
         fused = fuse(traced.model, tables, net.level_count, traced.values)
         layers = layer_records(net, fused, tables, FLOAT32 if stored is INT8 else stored)
@@ -162,8 +168,8 @@ def export(
         fold_activations(fused.model)
         tile_images(fused.model)
         _report_uncalled(net, layers, traced.parameters)
-        counted = call.tensors[0].dim() and (asked is None or not fixed_batch)
-        samples = int(call.tensors[0].shape[0]) if counted else 1
+        axis = 0 if asked is None and call.tensors[0].dim() else traced.inputs[0].batch_axis
+        samples = 1 if axis is None else int(call.tensors[0].shape[axis])
         network = network_of(net, example.costs, samples, fused.norm_of, traced.parameters)
         log_network(log, network)
         with _folder_beside(path) as folder:
@@ -177,6 +183,7 @@ def export(
                 outputs=traced.outputs,
                 reroutes=reroutes,
                 network=network,
+                state=state or {},
                 graph_version=fused.version,
             )
             if verify:
@@ -246,6 +253,17 @@ def _checked_metrics(metrics: Mapping[str, Sequence[float]], level_count: int) -
                 f"metrics[{name!r}]: expected one finite value for each of {level_count} levels, got {values!r}"
             )
     return checked
+
+
+def _check_state(state: Mapping[str, str] | None, traced: TracedGraph) -> None:
+    if state is None:
+        return
+    if not isinstance(state, Mapping) or not all(isinstance(name, str) for pair in state.items() for name in pair):
+        raise ExportError(f"state: expected names of outputs with names of inputs, got {shown(state)}")
+    try:
+        check_state(state, traced.inputs, traced.outputs)
+    except ValueError as error:
+        raise ExportError(str(error)) from None
 
 
 def _report_uncalled(net: NestedModel, layers: Sequence[LayerRecord], parameters: Collection[str]) -> None:

@@ -14,8 +14,9 @@ from nested_sparse.graph.check import ONNX_OPSETS
 from nested_sparse.graph.operators import ONNX_DOMAINS, OPERATORS
 
 from ..entry import described
+from ..export.free_sizes import BATCH
 from ..export.simplify import simplify
-from ..export.trace import BATCH, check_distinct, quiet_exporter
+from ..export.trace import check_distinct, quiet_exporter
 from .dequantise import dequantise
 from .learned import without_learned
 from .segments import find_types

@@ -21,8 +21,8 @@ from nested_sparse.graph.contract import (
 )
 from nested_sparse.tensor_spec import TensorSpec
 
-from ..export.free_sizes import FreeSizes
-from ..export.trace import BATCH, TracedGraph, values_of
+from ..export.free_sizes import BATCH, FreeSizes
+from ..export.trace import TracedGraph, values_of
 from ..model.layers import NestedLayer
 from ..model.layers.conv_transpose import NestedConvTranspose
 from .found import Make

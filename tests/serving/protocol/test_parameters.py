@@ -67,7 +67,7 @@ def test_a_request_has_the_name_of_its_client(parameters):
             r"The request has unknown parameters \['slo'\]; expected some of slo_ms, min_accuracy, level, timeout",
         ),
         (["b", "level", "a"], r"unknown parameters \['a', 'b'\]"),
-        (["sequence_id"], "'sequence_id': this server keeps no state"),
+        (["sequence_id"], "'sequence_id': this model keeps no state"),
         ([f"p{index}" for index in range(65)], "65 parameters; expected at most 64"),
     ],
 )

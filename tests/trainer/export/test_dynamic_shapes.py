@@ -238,7 +238,7 @@ def test_the_nodes_of_a_graph(tmp_path: Path) -> None:
     path = export(net, example, tmp_path / "m.safetensors", dynamic_shapes=dims)
     rng = np.random.default_rng(0)
     with Session(path, threads=1) as session:
-        assert [spec.has_batch for spec in session.inputs] == [False, False]
+        assert [spec.batch_axis for spec in session.inputs] == [None, None]
         assert session.rows is None
         for nodes, edges in ((1, 1), (30, 100), (7, 3)):
             x = rng.standard_normal((nodes, 6)).astype(np.float32)

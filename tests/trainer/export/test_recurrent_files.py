@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import ExportError, InputError
+from nested_sparse.metadata import INDEPENDENT
 from nested_sparse.runtime import Session
 from nested_sparse.trainer import export, nest
 from nested_sparse.value_type import FLOAT32, INT8
@@ -80,6 +81,25 @@ def test_an_int8_file_says_what_stays_float(tmp_path: Path, caplog: pytest.LogCa
         for layer in checkpoint.layers:
             assert layer.value_type is (FLOAT32 if layer.op in ("lstm", "gru") else INT8), layer.name
     assert "'gru.hh_l0' stays float32" in caplog.text
+
+
+def test_an_int8_file_of_a_network_with_states(tmp_path: Path) -> None:
+    """Its calibration is cut into samples along the batch of each input, dimension 1 of the states."""
+    torch.manual_seed(0)
+    net = nest(Streaming().eval(), densities=(0.4, 0.9))
+    example = torch.randn(5, 1, 6), torch.randn(2, 1, 8), torch.randn(2, 1, 8)
+    batch = torch.randn(5, 90, 6), torch.randn(2, 90, 8), torch.randn(2, 90, 8)
+    path = export(
+        net,
+        example,
+        tmp_path / "net.safetensors",
+        dynamic_shapes=({1: "batch"}, {1: "batch"}, {1: "batch"}),
+        values="int8",
+        calibration=[(batch, torch.zeros(90))],
+    )
+    with Session(path, threads=1) as session:
+        assert [spec.batch_axis for spec in (*session.inputs, *session.outputs)] == [1] * 6
+        assert session.rows == INDEPENDENT
 
 
 class Packs(nn.Module):

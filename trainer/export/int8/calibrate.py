@@ -80,9 +80,9 @@ def calibrate(
         with Session(path, threads=1) as session:
             for index, given in enumerate(_listed(batches)):
                 feeds = _feeds(net, given, inputs, f"calibration: batch {index}")
-                done += _rows(feeds)
-                first = first or _first(feeds, inputs)
-                for part in _parts(feeds, wanted.row_nbytes, fixed_batch):
+                done += _rows(feeds, inputs)
+                first = first or _cut(feeds, inputs, slice(MOST_ROWS))
+                for part in _parts(feeds, inputs, wanted.row_nbytes, fixed_batch):
                     for at in range(net.level_count):
                         _count(session, part, at, seen, f"calibration: batch {index}")
                 if done >= samples:
@@ -160,22 +160,29 @@ def _feeds(net: NestedModel, given: Any, inputs: Sequence[TensorSpec], where: st
     return feeds
 
 
-def _rows(feeds: Feeds) -> int:
-    first = next(iter(feeds.values()))
-    return int(first.shape[0]) if first.ndim else 1
+def _rows(feeds: Feeds, inputs: Sequence[TensorSpec]) -> int:
+    first = feeds[inputs[0].name]
+    return int(first.shape[inputs[0].batch_axis or 0]) if first.ndim else 1
 
 
-def _first(feeds: Feeds, inputs: Sequence[TensorSpec]) -> Feeds:
-    return {spec.name: feeds[spec.name][:MOST_ROWS] if spec.has_batch else feeds[spec.name] for spec in inputs}
+def _cut(feeds: Feeds, inputs: Sequence[TensorSpec], rows: slice) -> Feeds:
+    """Those samples of each input that has a batch."""
+    every = slice(None)
+    return {
+        spec.name: feeds[spec.name]
+        if spec.batch_axis is None
+        else np.ascontiguousarray(feeds[spec.name][(*[every] * spec.batch_axis, rows)])
+        for spec in inputs
+    }
 
 
-def _parts(feeds: Feeds, row_nbytes: int, fixed_batch: bool) -> Iterator[Feeds]:
+def _parts(feeds: Feeds, inputs: Sequence[TensorSpec], row_nbytes: int, fixed_batch: bool) -> Iterator[Feeds]:
     if fixed_batch:
         yield feeds
         return
     step = max(MICRO_BATCH_NBYTES // max(row_nbytes, 1), 1)
-    for first in range(0, _rows(feeds), step):
-        yield {name: array[first : first + step] for name, array in feeds.items()}
+    for first in range(0, _rows(feeds, inputs), step):
+        yield _cut(feeds, inputs, slice(first, first + step))
 
 
 def _count(session: Any, feeds: Feeds, level: int, seen: Mapping[str, Sequence[Histogram]], where: str) -> None:
