@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -28,6 +29,7 @@ from nested_sparse.runtime.scheduling.request import Request, Response, time_lim
 from nested_sparse.runtime.scheduling.run_counts import RunCounts
 from nested_sparse.runtime.scheduling.stats import SchedulerStats
 from nested_sparse.runtime.session.tensors import check_inputs
+from nested_sparse.serving.connections.calls import Calls
 from nested_sparse.serving.dataplane import Dataplane
 from nested_sparse.serving.metrics import Metrics
 from nested_sparse.serving.model_config import config_message
@@ -39,6 +41,7 @@ from nested_sparse.serving.sequences.visit import MOST_VISITS
 from nested_sparse.serving.served_model import ServedModel
 from nested_sparse.serving.server import ServerConfig
 from nested_sparse.serving.servicer import Servicer
+from nested_sparse.serving.streaming import Streaming
 from nested_sparse.tensor_spec import TensorSpec
 
 triton = pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed")
@@ -308,6 +311,80 @@ def test_those_behind_a_failure_fail_too_and_the_state_stays(server: Any, adder:
 
 def visits(server: Any) -> int:
     return sum(each.visits for each in list(server._dataplane.sequences._all.values()))
+
+
+def test_a_start_behind_one_that_gave_up_waits_for_those_before(server: Any, adder: ServedModel) -> None:
+    """Else the answer of an older request would come later, and its state would be the one that stays."""
+    engine: Any = adder.engine
+    with stub(server) as infer:
+        infer(asked(1, 1, start=True))
+        engine.held = True
+        running = infer.future(asked(2, 1))
+        assert wait_for(lambda: len(engine.pending) == 1)
+        gives_up = infer.future(asked(3, 1))
+        assert wait_for(lambda: visits(server) == 2)
+        gives_up.cancel()
+        assert wait_for(lambda: visits(server) == 1)
+        anew = infer.future(asked(4, 1, start=True))
+        assert wait_for(lambda: visits(server) == 2)
+        other = infer.future(asked(5, 2, start=True))
+        assert wait_for(lambda: len(engine.pending) == 2)
+        engine.answer_next()
+        engine.answer_next()
+        assert (y_of(running.result(60)), y_of(other.result(60))) == (30, 50)
+        engine.answer_next()
+        engine.held = False
+        assert (y_of(anew.result(60)), y_of(infer(asked(1, 1)))) == (40, 50)
+
+
+def test_a_stream_reads_its_requests_one_after_the_other() -> None:
+    """Also where one takes long to read, because it is compressed."""
+    order: list[bytes] = []
+
+    class Context:
+        """A call with two requests; it takes their answers."""
+
+        def __init__(self) -> None:
+            self.requests = [b"slow", b"quick"]
+            self.answers: list[bytes] = []
+
+        def invocation_metadata(self) -> tuple[()]:
+            return ()
+
+        def auth_context(self) -> dict[str, list[bytes]]:
+            return {}
+
+        def peer(self) -> str:
+            return "ipv4:127.0.0.1:1"
+
+        def time_remaining(self) -> None:
+            return None
+
+        def add_done_callback(self, callback: Any) -> None:
+            """Nothing ends."""
+
+        async def read(self) -> Any:
+            return self.requests.pop(0) if self.requests else grpc.aio.EOF
+
+        async def write(self, answer: bytes) -> None:
+            self.answers.append(answer)
+
+    async def read(data: bytes) -> Any:
+        for _ in range(50 if data == b"slow" else 0):
+            await asyncio.sleep(0)
+        order.append(data)
+        return SimpleNamespace(message=SimpleNamespace(id=""))
+
+    async def infer(request: Any, received_s: float, left_s: float | None) -> bytes:
+        return b""
+
+    async def scene() -> int:
+        context = Context()
+        streaming = Streaming(read, infer, Calls(), 1 << 20, time.monotonic, lambda metadata: None)
+        await streaming.model_stream_infer(None, context)
+        return len(context.answers)
+
+    assert (asyncio.run(scene()), order) == (2, [b"slow", b"quick"])
 
 
 def test_a_deadline_that_passes_leaves_the_state(server: Any, adder: ServedModel) -> None:
