@@ -6,6 +6,7 @@ import asyncio
 import json
 import queue
 import random
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -638,3 +639,43 @@ def test_any_parameters_are_answered(client: Any, server: Any) -> None:
     store = server._dataplane.sequences
     assert store.counts["adder"] == [len(store), 8 * len(store)]
     assert visits(server) == 0
+
+
+def test_one_sequence_from_many_threads_counts_each_answer_once(server: Any, adder: ServedModel) -> None:
+    """Some requests fail, and those behind them; each answer is the sum of all answered before, in some order."""
+    engine: Any = adder.engine
+    with triton.InferenceServerClient(server.address) as client:
+        step(client, 0, 1, start=True)
+    engine.held = True
+    ended = threading.Event()
+    statuses: set[str] = set()
+
+    def answering() -> None:
+        while not ended.is_set():
+            if engine.pending:
+                engine.answer_next()
+            else:
+                time.sleep(0.0005)
+
+    def asking(number: int) -> list[tuple[float, float]]:
+        rng, found = random.Random(number), []
+        with triton.InferenceServerClient(server.address) as client:
+            for _ in range(25):
+                value = float(rng.randrange(1, 100))
+                try:
+                    found.append((value, step(client, float("nan") if rng.random() < 0.2 else value, 1)))
+                except Error as error:
+                    statuses.add(str(error.status()))
+        return found
+
+    with ThreadPoolExecutor(7) as pool:
+        answers = pool.submit(answering)
+        answered = [each for done in [pool.submit(asking, number) for number in range(6)] for each in done.result(120)]
+        ended.set()
+        answers.result(60)
+    total = 0.0
+    for value, y in sorted(answered, key=lambda each: each[1]):
+        total += value
+        assert y == 10 * total
+    assert answered
+    assert statuses <= {"StatusCode.INTERNAL", "StatusCode.FAILED_PRECONDITION"}
