@@ -194,6 +194,11 @@ def _nested(
     damping = real("damping", options.pop("damping", DAMPING), above=0, error=ExportError)
     net = nest(network, densities=densities, pattern=pattern, **options)
     assert isinstance(net.model, OnnxNetwork)
+    if keep_values and own is None and max(densities) == 1:
+        log.info(
+            "the densest level answers as the file does, so all levels have the file's values; sparser levels are "
+            "better with keep_values=False (--solve)"
+        )
     net.model.runs = data.runs
     find_levels(net, data.inputs, damping, keep_values=keep_values)
     net.model.runs = 1

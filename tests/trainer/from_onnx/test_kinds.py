@@ -8,7 +8,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx_files import answers, attention, close, quantised_cnn, random, recurrent, saved, transposed
+from onnx import helper
+from onnx_files import answers, attention, close, model_of, quantised_cnn, random, recurrent, saved, transposed
 
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.runtime import Session
@@ -104,3 +105,27 @@ def test_products_that_stay_are_counted(tmp_path: Path) -> None:
     assert {module.name: module.why.partition(";")[0] for module in network.dense if module.weights} == {
         "table": "Add reads it"
     }
+
+
+def test_gemms_in_every_orientation_and_a_shared_weight(tmp_path: Path) -> None:
+    """transA, transB, alpha and beta; two nodes share a weight, which the file holds once."""
+    constants = {"w": random(6, 6, scale=0.4), "b": random(1, 6, seed=1), "v": random(6, 9, scale=0.4)}
+    constants["c"] = np.float32([0.25])
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["xt"], perm=[1, 0]),
+        helper.make_node("Gemm", ["xt", "w", "b"], ["g"], "first/Gemm", transA=1, transB=1, alpha=0.5, beta=2.0),
+        helper.make_node("Tanh", ["g"], ["t"]),
+        helper.make_node("Gemm", ["t", "w"], ["h"], "second/Gemm", transB=1, alpha=0.5),
+        helper.make_node("Sigmoid", ["h"], ["s"]),
+        helper.make_node("Gemm", ["s", "v", "c"], ["output"], "third/Gemm", beta=3.0),
+    ]
+    model, x = model_of(nodes, {"x": ["N", 6]}, {"output": ["N", 9]}, constants), random(40, 6)
+    path = nest_onnx(saved(model, tmp_path / "m.onnx"), {"x": x}, tmp_path / "m.safetensors", densities=(0.3, 1.0)).path
+    with Session(path, threads=1) as session:
+        for count in (1, 7):
+            close(session.run({"x": x[:count]})["output"], answers(model, {"x": x[:count]})["output"])
+        assert not np.allclose(session.run({"x": x}, level=0)["output"], answers(model, {"x": x})["output"])
+    with Checkpoint.open(path) as checkpoint:
+        first, second = (checkpoint.load_layer(name)[0] for name in ("first", "second"))
+        np.testing.assert_array_equal(first.at(0), second.at(0))
+        np.testing.assert_allclose(first.at(1), constants["w"] * 0.5, rtol=1e-6)
