@@ -114,7 +114,9 @@ def nest_onnx(
     options |= {"budget": budget, "keep_dense": keep_dense, "keep_values": keep_values}
     net = _nested(network, data, densities=densities, pattern=pattern, **options)
     metrics = {} if data.labels is None else {ACCURACY: _accuracy(net, data, data.labels)}
-    given: dict[str, Any] = {} if stored is not INT8 else {"calibration": [data.run(each) for each in range(data.runs)]}
+    given: dict[str, Any] = (
+        {} if stored is not INT8 else {"calibration": [(data.run(each), None) for each in range(data.runs)]}
+    )
     example = _first(network, data)
     costs = _report(net, network, data) if report else None
     written = export(net, example, output, metrics=metrics, values=values, force=force, tolerance=tolerance, **given)

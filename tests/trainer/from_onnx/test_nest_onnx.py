@@ -171,3 +171,17 @@ def test_values_may_be_solved_for_below_a_density_of_one(tmp_path: Path) -> None
             errors[kept] = [float(np.linalg.norm(each - expected)) for each in found]
     assert errors[False][0] < errors[True][0]
     assert errors[True][1] < 1e-3 * errors[False][1]
+
+
+@pytest.mark.parametrize("batch", ["N", 1])
+def test_int8_takes_its_ranges_from_the_calibration(batch: Any, tmp_path: Path) -> None:
+    """Of a file whose batch is free, and of one whose batch is one sample."""
+    model, images = torch_cnn(batch), random(24, 3, 11, 10)
+    source, path = saved(model, tmp_path / "m.onnx"), tmp_path / "m.safetensors"
+    nest_onnx(source, {"input": images}, path, densities=(0.3, 1.0), values="int8")
+    with Checkpoint.open(path) as checkpoint:
+        assert all(layer.value_type.scaled for layer in checkpoint.layers)
+    with Session(path, threads=1) as session:
+        got = session.run({"input": images[:1]})["output"]
+    expected = answers(model, {"input": images[:1]})["output"]
+    assert 0 < np.abs(got - expected).max() < 0.05 * np.abs(expected).max()
