@@ -88,7 +88,7 @@ def load_model(
     name: name that it is served under; "": the session's. Raises CheckpointError, LevelError, InputError, ServingError.
     """
     check_types(session)
-    state = _state(session, config)
+    state = state_of(session, config)
     lowest_level = 0 if config.fixed_level is None else resolve_level(config.fixed_level, len(session.levels))
     policy_named(config.policy)
     kept = Kept(session, profiles, config.joined_samples)
@@ -137,8 +137,8 @@ def load_model(
     )
 
 
-def _state(session: Session, config: ModelConfig) -> State:
-    """The settings' own, or else the file's. Raises ServingError where it does not fit the model."""
+def state_of(session: Session, config: ModelConfig) -> State:
+    """The state of a model: the settings' own, or else the file's. Raises ServingError where it does not fit."""
     if not config.state:
         return session.state
     try:

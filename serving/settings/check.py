@@ -18,7 +18,7 @@ from nested_sparse.runtime.session import Session
 
 from ..connections.listening import address_text, check_listenable
 from ..connections.unix_socket import UnixSocket
-from ..load import check_types, file_problems
+from ..load import check_types, file_problems, state_of
 from ..model_config import MODEL_FILE
 from ..repository.folder import ModelFolder
 from ..repository.version_policy import VersionPolicy
@@ -123,9 +123,10 @@ def _look_into(model_dir: Path, settings: Settings, found: Findings) -> None:
 def _model(path: Path, name: str, version: str, settings: Settings) -> dict[str, Any]:
     """The facts of one model, ready for JSON. Raises as serving it would."""
     own = settings.of_model(name)
-    model_config(own)
+    config = model_config(own)
     with Session(path, threads=own.threads, check=signature_check(settings.security)) as session:
         check_types(session)
+        state_of(session, config)
         levels = len(session.levels)
         if own.level is not None:
             resolve_level(own.level, levels)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import queue
 import random
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -28,6 +30,7 @@ from nested_sparse.runtime.scheduling.request import Request, Response, time_lim
 from nested_sparse.runtime.scheduling.run_counts import RunCounts
 from nested_sparse.runtime.scheduling.stats import SchedulerStats
 from nested_sparse.runtime.session.tensors import check_inputs
+from nested_sparse.serving.connections.calls import Calls
 from nested_sparse.serving.dataplane import Dataplane
 from nested_sparse.serving.metrics import Metrics
 from nested_sparse.serving.model_config import config_message
@@ -39,6 +42,7 @@ from nested_sparse.serving.sequences.visit import MOST_VISITS
 from nested_sparse.serving.served_model import ServedModel
 from nested_sparse.serving.server import ServerConfig
 from nested_sparse.serving.servicer import Servicer
+from nested_sparse.serving.streaming import Streaming
 from nested_sparse.tensor_spec import TensorSpec
 
 triton = pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed")
@@ -310,6 +314,80 @@ def visits(server: Any) -> int:
     return sum(each.visits for each in list(server._dataplane.sequences._all.values()))
 
 
+def test_a_start_behind_one_that_gave_up_waits_for_those_before(server: Any, adder: ServedModel) -> None:
+    """Else the answer of an older request would come later, and its state would be the one that stays."""
+    engine: Any = adder.engine
+    with stub(server) as infer:
+        infer(asked(1, 1, start=True))
+        engine.held = True
+        running = infer.future(asked(2, 1))
+        assert wait_for(lambda: len(engine.pending) == 1)
+        gives_up = infer.future(asked(3, 1))
+        assert wait_for(lambda: visits(server) == 2)
+        gives_up.cancel()
+        assert wait_for(lambda: visits(server) == 1)
+        anew = infer.future(asked(4, 1, start=True))
+        assert wait_for(lambda: visits(server) == 2)
+        other = infer.future(asked(5, 2, start=True))
+        assert wait_for(lambda: len(engine.pending) == 2)
+        engine.answer_next()
+        engine.answer_next()
+        assert (y_of(running.result(60)), y_of(other.result(60))) == (30, 50)
+        engine.answer_next()
+        engine.held = False
+        assert (y_of(anew.result(60)), y_of(infer(asked(1, 1)))) == (40, 50)
+
+
+def test_a_stream_reads_its_requests_one_after_the_other() -> None:
+    """Also where one takes long to read, because it is compressed."""
+    order: list[bytes] = []
+
+    class Context:
+        """A call with two requests; it takes their answers."""
+
+        def __init__(self) -> None:
+            self.requests = [b"slow", b"quick"]
+            self.answers: list[bytes] = []
+
+        def invocation_metadata(self) -> tuple[()]:
+            return ()
+
+        def auth_context(self) -> dict[str, list[bytes]]:
+            return {}
+
+        def peer(self) -> str:
+            return "ipv4:127.0.0.1:1"
+
+        def time_remaining(self) -> None:
+            return None
+
+        def add_done_callback(self, callback: Any) -> None:
+            """Nothing ends."""
+
+        async def read(self) -> Any:
+            return self.requests.pop(0) if self.requests else grpc.aio.EOF
+
+        async def write(self, answer: bytes) -> None:
+            self.answers.append(answer)
+
+    async def read(data: bytes) -> Any:
+        for _ in range(50 if data == b"slow" else 0):
+            await asyncio.sleep(0)
+        order.append(data)
+        return SimpleNamespace(message=SimpleNamespace(id=""))
+
+    async def infer(request: Any, received_s: float, left_s: float | None) -> bytes:
+        return b""
+
+    async def scene() -> int:
+        context = Context()
+        streaming = Streaming(read, infer, Calls(), 1 << 20, time.monotonic, lambda metadata: None)
+        await streaming.model_stream_infer(None, context)
+        return len(context.answers)
+
+    assert (asyncio.run(scene()), order) == (2, [b"slow", b"quick"])
+
+
 def test_a_deadline_that_passes_leaves_the_state(server: Any, adder: ServedModel) -> None:
     """While the request runs, and while it waits for the one before it."""
     engine: Any = adder.engine
@@ -561,3 +639,43 @@ def test_any_parameters_are_answered(client: Any, server: Any) -> None:
     store = server._dataplane.sequences
     assert store.counts["adder"] == [len(store), 8 * len(store)]
     assert visits(server) == 0
+
+
+def test_one_sequence_from_many_threads_counts_each_answer_once(server: Any, adder: ServedModel) -> None:
+    """Some requests fail, and those behind them; each answer is the sum of all answered before, in some order."""
+    engine: Any = adder.engine
+    with triton.InferenceServerClient(server.address) as client:
+        step(client, 0, 1, start=True)
+    engine.held = True
+    ended = threading.Event()
+    statuses: set[str] = set()
+
+    def answering() -> None:
+        while not ended.is_set():
+            if engine.pending:
+                engine.answer_next()
+            else:
+                time.sleep(0.0005)
+
+    def asking(number: int) -> list[tuple[float, float]]:
+        rng, found = random.Random(number), []
+        with triton.InferenceServerClient(server.address) as client:
+            for _ in range(25):
+                value = float(rng.randrange(1, 100))
+                try:
+                    found.append((value, step(client, float("nan") if rng.random() < 0.2 else value, 1)))
+                except Error as error:
+                    statuses.add(str(error.status()))
+        return found
+
+    with ThreadPoolExecutor(7) as pool:
+        answers = pool.submit(answering)
+        answered = [each for done in [pool.submit(asking, number) for number in range(6)] for each in done.result(120)]
+        ended.set()
+        answers.result(60)
+    total = 0.0
+    for value, y in sorted(answered, key=lambda each: each[1]):
+        total += value
+        assert y == 10 * total
+    assert answered
+    assert statuses <= {"StatusCode.INTERNAL", "StatusCode.FAILED_PRECONDITION"}

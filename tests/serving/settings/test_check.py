@@ -194,3 +194,16 @@ def test_mistakes_of_the_file_are_json_too(tmp_path: Path) -> None:
     assert facts["models"] == []
     assert any("port = -1" in line for line in facts["problems"])
     assert any("nothing" in line for line in facts["problems"])
+
+
+def test_a_state_that_does_not_fit_its_model(files: Path) -> None:
+    """A pair that is none is a mistake of the file of settings; names that the model lacks are found in the model."""
+    path = files / "serve.toml"
+    for state, said in (
+        ("out", "expected OUTPUT=INPUT, got 'out'"),
+        ("out=input", "a: state: there is no output 'out'"),
+    ):
+        path.write_text(f'[models]\nfiles = ["a.safetensors"]\n[model.a]\nstate = ["{state}"]')
+        result = check("--config", path)
+        assert result.exit_code == 2
+        assert said in result.output
