@@ -23,7 +23,7 @@ import pytest
 from clients import infer_stub, wait_for
 from fake_repository import FakeLoader
 
-from nested_sparse.errors import DeadlineError, OverloadedError
+from nested_sparse.errors import DeadlineError, InputError, OverloadedError
 from nested_sparse.level import Level
 from nested_sparse.proto import messages
 from nested_sparse.runtime.scheduling.request import Request, Response, time_limit_ms
@@ -34,6 +34,8 @@ from nested_sparse.serving.connections.calls import Calls
 from nested_sparse.serving.dataplane import Dataplane
 from nested_sparse.serving.metrics import Metrics
 from nested_sparse.serving.model_config import config_message
+from nested_sparse.serving.protocol.convert import InferRequest
+from nested_sparse.serving.protocol.known_headers import KnownRequest
 from nested_sparse.serving.repository.folder import ModelFolder
 from nested_sparse.serving.repository.repository import Repository
 from nested_sparse.serving.security import SecurityConfig
@@ -679,3 +681,42 @@ def test_one_sequence_from_many_threads_counts_each_answer_once(server: Any, add
         assert y == 10 * total
     assert answered
     assert statuses <= {"StatusCode.INTERNAL", "StatusCode.FAILED_PRECONDITION"}
+
+
+def test_the_header_of_a_sequence_is_known_after_two_requests(adder: ServedModel) -> None:
+    """The next ones are read without protobuf, with their own values; what is wrong with them stays wrong."""
+    metrics = Metrics()
+    metrics.watch(adder)
+
+    async def scene() -> None:
+        dataplane = Dataplane([adder])
+        servicer = Servicer(dataplane, metrics)
+
+        async def y(data: bytes) -> tuple[type, float]:
+            request = await servicer.read_infer(data)
+            answer = await servicer.infer(request, time.monotonic(), None)
+            return type(request), y_of(messages.ModelInferResponse.FromString(answer))
+
+        def plain(value: float) -> bytes:
+            request = asked(value, 1)
+            del request.parameters["sequence_start"], request.parameters["sequence_end"]
+            return bytes(request.SerializeToString(deterministic=True))
+
+        await y(asked(1, 1, start=True).SerializeToString())
+        assert [await y(plain(value)) for value in (2, 3, 4)] == [
+            (InferRequest, 30), (InferRequest, 60), (KnownRequest, 100)
+        ]  # fmt: skip
+        assert dataplane.sequences.counts["adder"] == [1, 8]
+        for wrong in (plain(1).replace(b"\x01x", b"\x01z"), plain(1).replace(b"sequence_id", b"priority\x00\x00\x00")):
+            for _ in range(3):
+                with pytest.raises(InputError):
+                    await y(wrong)
+        without = asked(1, 0)
+        without.parameters.clear()
+        for _ in range(3):
+            with pytest.raises(InputError, match="missing"):
+                await y(without.SerializeToString())
+        assert await y(plain(5)) == (KnownRequest, 150)
+        dataplane.sequences.close()
+
+    asyncio.run(scene())
