@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,14 +15,17 @@ from .contract import (
     CLIP_MAX,
     CLIP_MIN,
     CONV_TRANSPOSE,
+    DOMAIN,
     FUNCTION,
     FUNCTIONS,
     LEVEL,
     LINEAR,
+    NORM,
     OUTPUT_PADDING,
     RESIDUAL_INPUT,
     SPATIAL_DIMENSIONS,
     WINDOW,
+    Y_TILED,
 )
 from .encoding import Value, node
 
@@ -43,8 +46,22 @@ class DenseLayer:
     norms: NDArray[np.float32]
 
 
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A new node."""
+
+    operator: str
+    inputs: list[str]
+    output: str
+    attributes: Mapping[str, Value]
+
+
 class Names(Protocol):
     """Gives names to what is new in a graph."""
+
+    def tiled(self, image: str) -> bool: ...  # noqa: D102 -- whether an image that was tiled stays so
+
+    def rank(self, value: str) -> int | None: ...  # noqa: D102 -- None where the graph does not tell
 
     def name(self, layer: str, step: str) -> str: ...  # noqa: D102 -- one that nothing has
 
@@ -54,35 +71,68 @@ class Names(Protocol):
 class Replacement:
     """ONNX's nodes for one node of ours."""
 
-    def __init__(self, names: Names, read: ReadNode, layer: str, dense: DenseLayer) -> None:
+    def __init__(self, names: Names, read: ReadNode, layer: str, dense: DenseLayer | None) -> None:
         self._names, self._read, self._values = names, read, read["values"]
         self._layer, self._dense = layer, dense
-        self._steps: list[tuple[str, list[str], str, Mapping[str, Value]]] = []
+        self._steps: list[_Step] = []
 
     def nodes(self) -> list[bytes | memoryview]:
         """They write the same output."""
-        dense, x = self._dense, self._read["input"][0]
-        axes = 0 if self._read["op_type"] == LINEAR else self._spatial
-        folded = len(dense.norms) == 1
-        scale, shift = dense.norms[0] if folded else (np.ones_like(dense.norms[0, 0]), None)
-        values = dense.values * scale[:, None]
-        y = self._multiplied(x, values, shift if folded and shift is not None and shift.any() else None)
-        if not folded:
-            for operator, part, of_levels in (("Mul", "scale", dense.norms[:, 0]), ("Add", "shift", dense.norms[:, 1])):
-                table = of_levels.reshape(*of_levels.shape, *[1] * axes)
-                picked = self._step("Gather", [self._constant(part, table), LEVEL.name], {"axis": 0})
-                y = self._step(operator, [y, picked])
+        assert self._dense is not None
+        norms, x = self._dense.norms, self._read["input"][0]
+        folded = len(norms) == 1
+        scale, shift = norms[0] if folded else (np.ones_like(norms[0, 0]), np.zeros_like(norms[0, 1]))
+        y = self._multiplied(x, self._dense.values * scale[:, None], shift if shift.any() else None)
         residual = input_of(self._read, RESIDUAL_INPUT)
+        if not folded:
+            y = self._normed(y, norms, last=not residual)
         if residual:
             y = self._step("Add", [y, residual])
-        y = self._function(self._clamped(y))
-        *before, (operator, inputs, _, attributes) = self._steps
-        steps = [*before, (operator, inputs, self._read["output"][0], attributes)]
-        names = [self._names.name(self._layer, each[0]) for each in steps]
+        if folded or residual:
+            y = self._function(self._clamped(y))
+        return self._encoded()
+
+    def of_norm(self) -> list[bytes | memoryview]:
+        """Those for a NestedNorm, at the densest level."""
+        x, _, *tables = self._read["input"]
+        last = self._names.initializer("last", np.array(-1, np.int64))
+        scale, shift = (self._step("Gather", [table, last], {"axis": 0}) for table in tables)
+        mean = self._step("Mul", [shift, self._number(0.0)])
+        variance = self._step("Add", [mean, self._number(1.0)])
+        y = self._step("BatchNormalization", [x, scale, shift, mean, variance], {"epsilon": 0.0})
+        self._function(self._clamped(y))
+        return self._encoded()
+
+    def _encoded(self) -> list[bytes | memoryview]:
+        """The nodes of all steps; the last one writes the output of the node that they stand for."""
+        steps = [*self._steps[:-1], replace(self._steps[-1], output=self._read["output"][0])]
         return [
-            node(operator, inputs, output, name, attributes)
-            for name, (operator, inputs, output, attributes) in zip(names, steps, strict=True)
+            node(
+                each.operator,
+                each.inputs,
+                each.output,
+                self._names.name(self._layer, each.operator),
+                each.attributes,
+                DOMAIN if each.operator == NORM else "",
+            )
+            for each in steps
         ]
+
+    def _normed(self, y: str, norms: NDArray[np.float32], *, last: bool) -> str:
+        """As the exporter keeps a norm that no layer takes over. last: whether clamp and function are behind it."""
+        tables = [self._constant(part, norms[:, place]) for place, part in enumerate(("scale", "shift"))]
+        if self._read["op_type"] == LINEAR and self._names.rank(self._read["output"][0]) != 2:
+            scale, shift = (self._step("Gather", [table, LEVEL.name], {"axis": 0}) for table in tables)
+            y = self._step("Add", [self._step("Mul", [y, scale]), shift])  # the channels are not dimension 1
+            return self._function(self._clamped(y)) if last else y
+        given: dict[str, Value] = {CLIP_MIN: -math.inf, CLIP_MAX: math.inf}
+        if last:
+            given = {name: self._values[name] for name in (CLIP_MIN, CLIP_MAX)}
+            given |= {name: self._values[name] for name in (FUNCTION,) if self._values.get(name)}
+        if self._read["op_type"] != LINEAR:
+            given |= {SPATIAL_DIMENSIONS: self._spatial} if self._spatial != 2 else {}
+            given |= {Y_TILED: 1} if last and self._names.tiled(self._read["output"][0]) else {}
+        return self._step(NORM, [y, LEVEL.name, *tables], given)
 
     @property
     def _spatial(self) -> int:
@@ -151,7 +201,7 @@ class Replacement:
 
     def _step(self, operator: str, inputs: list[str], attributes: Mapping[str, Value] | None = None) -> str:
         output = self._names.name(self._layer, "y")
-        self._steps.append((operator, inputs, output, attributes or {}))
+        self._steps.append(_Step(operator, inputs, output, attributes or {}))
         return output
 
     def _constant(self, part: str, values: NDArray[np.float32]) -> str:

@@ -23,6 +23,8 @@ from .contract import (
     LAYER,
     LINEAR,
     MAX_POOL,
+    NORM,
+    RESIDUAL_INPUT,
     WINDOW,
     Y_TILED,
     is_runtime_input,
@@ -100,6 +102,8 @@ class _Densified:
         self._places = {name: place for place, name in enumerate(layers)}
         self._reader = _Reader()
         self._initializers: dict[str, NDArray[np.generic]] = {}
+        self._ranks: dict[str, int] = {}
+        self._tiled: set[str] = set()
         self._untiled: set[str] = set()
         self._count = 0
 
@@ -107,7 +111,11 @@ class _Densified:
         """A GraphProto."""
         number = {name: next(n for n, each in onnx.GRAPH.items() if each.name == name) for name in _GRAPH_FIELDS}
         found = [(found, data[begin:end], data[value:end]) for found, begin, value, end in fields(data)]
-        self._untiled = self._untiled_images([self._reader.node(each) for at, _, each in found if at == number["node"]])
+        nodes = [self._reader.node(each) for at, _, each in found if at == number["node"]]
+        described = [each for at, _, each in found if at in (number["input"], number["output"], number["value_info"])]
+        self._ranks = {_text(each, 1): sum(at == 1 for at, *_ in fields(_inner(each, 2, 1, 2))) for each in described}
+        self._tiled = {image for each in nodes for image in _tiled_images(each)}
+        self._untiled = self._untiled_images(nodes)
         pieces: list[bytes | memoryview] = []
         for at, whole, value in found:
             if at == number["node"]:
@@ -125,8 +133,14 @@ class _Densified:
         """The tiled images that a node of ONNX's will write or read."""
         found: set[str] = set()
         for each in nodes:
-            if _layer(each) in self._layers:
+            dense = self._layers.get(_layer(each))
+            if self._alone or dense is not None:
                 found |= _tiled_images(each)
+            if dense is not None and len(dense.norms) > 1 and not self._alone and not input_of(each, RESIDUAL_INPUT):
+                found -= {each["output"][0]}  # a norm of ours is behind it
+        for each in nodes:
+            if _layer(each) in self._layers:  # what it reads cannot stay tiled, whatever writes it
+                found |= _tiled_images(each) - {each["output"][0]}
         pools = [{each["input"][0], each["output"][0]} for each in nodes if _is_pool(each)]
         while more := {name for images in pools if images & found for name in images} - found:
             found |= more
@@ -139,6 +153,8 @@ class _Densified:
             return [data]
         if _layer(read) in self._layers:
             return Replacement(self, read, _layer(read), self._layers[_layer(read)]).nodes()
+        if self._alone and read["op_type"] == NORM:
+            return Replacement(self, read, "", None).of_norm()
         if not self._untiled.intersection([*read["input"], *read["output"]]):
             return [data]
         if _is_pool(read):
@@ -165,7 +181,15 @@ class _Densified:
     def name(self, layer: str, step: str) -> str:
         """A new name that begins with the mark and the layer's place."""
         self._count += 1
-        return f"{self._mark}{self._places[layer]}.{self._count}.{step}"
+        return f"{self._mark}{self._places.get(layer, '')}.{self._count}.{step}"
+
+    def rank(self, value: str) -> int | None:
+        """Number of dimensions of a tensor; None where the graph does not tell."""
+        return self._ranks.get(value)
+
+    def tiled(self, image: str) -> bool:
+        """Whether an image that was tiled stays so."""
+        return image in self._tiled and image not in self._untiled
 
     def initializer(self, name: str, values: NDArray[np.generic]) -> str:
         """The name in the graph of a constant, which is made once."""
@@ -174,7 +198,7 @@ class _Densified:
         return name
 
 
-_GRAPH_FIELDS = ("node", "input", "value_info")
+_GRAPH_FIELDS = ("node", "input", "output", "value_info")
 
 
 def _is_pool(read: ReadNode) -> bool:

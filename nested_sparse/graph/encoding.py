@@ -92,14 +92,17 @@ def attribute(name: str, value: Value) -> bytes:
     return field(onnx.ATTRIBUTE, "name", name.encode()) + values + type_field
 
 
-def node(operator: str, inputs: list[str], output: str, name: str, attributes: Mapping[str, Value]) -> bytes:
-    """A NodeProto of ONNX's own domain, with one output."""
+def node(
+    operator: str, inputs: list[str], output: str, name: str, attributes: Mapping[str, Value], domain: str = ""
+) -> bytes:
+    """A NodeProto with one output; of ONNX's own domain, which has no name, unless another one is given."""
     return b"".join(
         [
             *(field(onnx.NODE, "input", each.encode()) for each in inputs),
             field(onnx.NODE, "output", output.encode()),
             field(onnx.NODE, "name", name.encode()),
             field(onnx.NODE, "op_type", operator.encode()),
+            *([field(onnx.NODE, "domain", domain.encode())] if domain else []),
             *(field(onnx.NODE, "attribute", attribute(key, value)) for key, value in attributes.items()),
         ]
     )

@@ -7,7 +7,7 @@ import json
 import shutil
 import subprocess
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import CheckpointError
 from nested_sparse.runtime import Session
 from nested_sparse.slice import slice_checkpoint
+from nested_sparse.tensor_spec import TensorSpec
 
 HERE = Path(__file__).parent
 COMMAND = Path(sysconfig.get_path("scripts")) / "nested-sparse"
@@ -43,12 +44,26 @@ SHA256 = {
     "v3-tiny": "dc8c377a6ff04e0c792320e19dcfe17633bf3722e485b151df34597922f5dfc8",
     "v4-block4x1": "2ee23260104db6ba318d5cdf4d22f6c4d212ad92398d5aeb867433e381399445",
     "v4-gs8x1-dynamic": "7309095d2a6aa1fb31d7ed796a8aacf1de6cd179a465b2765c62b046eb9b0c47",
+    "v5-recurrent": "fe3f8bd2aa662331c8dba05758cdd105f22a0902e860d55c8ca6e31fe5041dea",
+    "v5-state": "734f51ea063fe0ff9b866380a95403d7bee81fb16dfcc6bae1d4a86d3cce71e2",
+    "v5-volumes": "98d959bfcf05ec68582aff1a7e10ba1e8d831d65e091789fdbd43e80ed394dd0",
 }
 """Of each file. A file that has changed proves nothing: put it back, and let the code read it."""
 EXPECTED = json.loads((HERE / "expected.json").read_text(encoding="utf-8"))
 EACH = pytest.mark.parametrize("name", SHA256)
-READ_AS = {"value_bytes": "value_type.nbytes"}
-"""Attributes of the metadata that are not called as their keys in the file."""
+NEAR = {"v5-recurrent": 2e-6}
+"""Files whose sums round, with the largest difference from torch's answers as a share of the largest of them."""
+
+
+def sizes_of(held: Any) -> Any:
+    """The names of a tensor's free sizes, or all free sizes of a file by name."""
+    if isinstance(held, TensorSpec):
+        return [free and free.name for free in held.free]
+    return {free.name: free for spec in (*held.inputs, *held.outputs) for free in spec.free if free is not None}
+
+
+READ_AS: dict[str, Callable[[Any], Any]] = {"value_bytes": attrgetter("value_type.nbytes"), "sizes": sizes_of}
+"""Entries of the metadata that are not attributes of the same name."""
 
 
 def path_of(name: str) -> Path:
@@ -65,7 +80,7 @@ def assert_says(actual: Any, expected: Any, place: str = "metadata") -> None:
         if isinstance(actual, Mapping):
             assert list(actual) == list(expected), place
         for key, value in expected.items():
-            each = actual[key] if isinstance(actual, Mapping) else attrgetter(READ_AS.get(key, key))(actual)
+            each = actual[key] if isinstance(actual, Mapping) else READ_AS.get(key, attrgetter(key))(actual)
             assert_says(each, value, f"{place}.{key}")
     elif isinstance(expected, list):
         assert len(actual) == len(expected), place
@@ -77,12 +92,13 @@ def assert_says(actual: Any, expected: Any, place: str = "metadata") -> None:
 
 
 def assert_answers(path: Path, name: str, levels: int, batches: bool = False) -> None:
-    """The file at `path` answers at its levels as the golden file `name` does, bit for bit.
+    """The file at `path` answers at its levels as the golden file `name` does, bit for bit but for those in NEAR.
 
     batches: each sample alone as well, which other kernels run, where any batch is taken and no row needs the others.
     """
     metadata = EXPECTED[name]["metadata"]
-    alone = batches and metadata["inputs"][0]["shape"][0] is None and metadata.get("rows") != "dependent"
+    first = metadata["inputs"][0]
+    alone = batches and first["shape"][0] is None and "sizes" not in first and metadata.get("rows") != "dependent"
     with np.load(HERE / f"{name}.npz") as golden, Session(path, threads=1) as session:
         assert len(session.levels) == levels
         inputs = {spec["name"]: golden[f"input/{spec['name']}"] for spec in metadata["inputs"]}
@@ -95,6 +111,9 @@ def assert_answers(path: Path, name: str, levels: int, batches: bool = False) ->
                 assert list(outputs) == list(wanted)
                 for key, value in wanted.items():
                     assert outputs[key].dtype == np.float32
+                    if name in NEAR:
+                        np.testing.assert_allclose(outputs[key], value[piece], 0, NEAR[name] * np.abs(value).max())
+                        continue
                     bits = np.ascontiguousarray(outputs[key]).view(np.uint32)
                     np.testing.assert_array_equal(bits, value[piece].view(np.uint32), f"{name} level {level} {key}")
 
@@ -109,7 +128,7 @@ def test_there_are_no_others() -> None:
     """Each file in the folder is in the table above."""
     assert {path.stem for path in HERE.glob("*.safetensors")} == set(SHA256) == set(EXPECTED)
     assert {path.stem for path in HERE.glob("*.npz")} == set(SHA256)
-    assert {EXPECTED[name]["metadata"]["format_version"] for name in SHA256} == {1, 2, 3, 4}
+    assert {EXPECTED[name]["metadata"]["format_version"] for name in SHA256} == {1, 2, 3, 4, 5}
 
 
 @EACH

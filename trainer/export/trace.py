@@ -31,6 +31,7 @@ from ..model.norm import epsilons
 from ..model.structure import Path
 from ..model.structure import output_names as default_output_names
 from .asked_sizes import AskedSizes
+from .embedding_bags import bags_reduced
 from .free_sizes import BATCH, FreeSizes, found_sizes, torch_dims, traceable
 from .functional_uses import recognise
 from .placeholder import LevelValues, placeholders
@@ -99,7 +100,7 @@ def trace(
     defaults = default_output_names([path for path, _ in answer], inputs_named)
     outputs_named = _names("output", output_names, defaults)
     check_distinct([*inputs_named, *outputs_named])
-    with placeholders(model) as values, WholeRecurrent(), torch.no_grad(), quiet_exporter():
+    with placeholders(model) as values, bags_reduced(model), WholeRecurrent(), torch.no_grad(), quiet_exporter():
         flat = call.flat(model, copied=writes_inputs)
         if asked is None:
             program, sizes = _to_program(flat, call.tensors, fixed_batch), None

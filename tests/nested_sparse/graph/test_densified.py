@@ -73,8 +73,26 @@ def volumes() -> nn.Module:
     return nn.Sequential(nn.Conv3d(2, 4, 3, padding=1), nn.ReLU(), nn.MaxPool3d(2), nn.Conv3d(4, 4, (1, 2, 3)))
 
 
+class NormFirst(nn.Module):
+    """Norms in front of convolutions, as DenseNet has them: operators of their own, two of them on a tiled image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(8) for _ in range(3))
+        self.convs = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1) for _ in range(3))
+        self.line = nn.Sequential(nn.Conv1d(8, 8, 3), nn.BatchNorm1d(8), nn.ReLU(), nn.Conv1d(8, 4, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        for norm, conv in zip(self.norms, self.convs, strict=True):
+            x = x + conv(torch.nn.functional.silu(norm(x)))
+        return torch.as_tensor(self.line(x.flatten(2)))
+
+
 NETS: Mapping[str, tuple[nn.Module, tuple[int, ...]]] = {
     "residual": (Residual(), (3, 19, 16)),
+    "norm first": (NormFirst(), (3, 9, 8)),
     "functions": (functions(), (12,)),
     "tokens": (nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 7)), (5, 6)),
     "transposed": (transposed(), (3, 16)),
