@@ -290,3 +290,22 @@ def transposed(spatial: int, pads: Sequence[int], more: int) -> onnx.ModelProto:
         helper.make_node("Conv", ["r", "end.weight"], ["output"], "/end/Conv", auto_pad="SAME_LOWER"),
     ]
     return model_of(nodes, {"x": ["N", 6, *[7] * spatial]}, {"output": ["N", 4, *[None] * spatial]}, constants)
+
+
+def attention() -> onnx.ModelProto:
+    """One head of attention over [N, 6, 8]: four products with constants, one without a bias, and two without."""
+    constants = {name: random(8, 8, seed=place, scale=0.4) for place, name in enumerate(("q", "k", "v", "o"))}
+    constants |= {f"{name}.bias": random(8, seed=9 + place) for place, name in enumerate(("q", "k", "v"))}
+    constants["table"] = random(6, 8, seed=20)  # positions
+    nodes = [helper.make_node("Add", ["x", "table"], ["given"])]
+    for name in ("q", "k", "v"):
+        nodes.append(helper.make_node("MatMul", ["given", name], [f"{name}_p"], f"{name}/MatMul"))
+        nodes.append(helper.make_node("Add", [f"{name}.bias", f"{name}_p"], [f"{name}_b"]))
+    nodes += [
+        helper.make_node("Transpose", ["k_b"], ["k_t"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["q_b", "k_t"], ["s"], "scores/MatMul"),
+        helper.make_node("Softmax", ["s"], ["w"], axis=-1),
+        helper.make_node("MatMul", ["w", "v_b"], ["m"], "mix/MatMul"),
+        helper.make_node("MatMul", ["m", "o"], ["output"], "o/MatMul"),
+    ]
+    return model_of(nodes, {"x": ["N", 6, 8]}, {"output": ["N", 6, 8]}, constants)

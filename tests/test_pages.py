@@ -8,6 +8,7 @@ own words: free ports, because a test must not ask for 8001 or 9001, and `--once
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import re
 import shlex
@@ -21,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -79,6 +81,15 @@ def given_names() -> dict[str, Any]:
         "test_batches": list(data.scored()),
         "example": data.example[0],
     }
+
+
+def write_given_onnx(model: torch.nn.Module, example: torch.Tensor) -> None:
+    """The ONNX file of `model`, pruned, and data for it, where a page takes both as given."""
+    pruned = copy.deepcopy(model).eval()
+    for parameter in pruned.parameters():
+        parameter.data[parameter.abs() < parameter.abs().median()] = 0
+    torch.onnx.export(pruned, (example,), "model.onnx", input_names=["x"], dynamic_axes={"x": {0: "N"}}, dynamo=False)
+    np.savez("data.npz", x=np.random.default_rng(0).random((24, *example.shape[1:]), np.float32))
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
@@ -274,6 +285,9 @@ def test_every_block_in_order(page: str, tmp_path: Path, monkeypatch: pytest.Mon
         shutil.copy(EXAMPLE, tmp_path / "model.safetensors")
     monkeypatch.chdir(tmp_path)
     reader = Reader(given_names(), monkeypatch)
+    texts = [text for _, text in blocks(ROOT / page)]
+    if any("nest model.onnx" in text for text in texts) and not any('"model.onnx"' in text for text in texts):
+        write_given_onnx(reader.names["model"], reader.names["example"])
     with contextlib.closing(reader.running):
         for language, text in blocks(ROOT / page):
             assert language in ("", "python", "toml"), f"{page}: a block of {language!r}: say here how it is tested"

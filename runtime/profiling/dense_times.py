@@ -1,4 +1,4 @@
-"""DenseTimes: what ONNX Runtime takes for the dense weight of each layer, in its place, and for the whole network."""
+"""DenseTimes: ONNX Runtime's time for the dense weight of each layer, in its place, and for the whole network."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def measure_costs(
     The layers run where they stand in the network, on its activations, by the kernels that serve. A layer that the file
     keeps whole is measured whole. patterns: the patterns of the other layers; none: each layer's own.
     The levels of a copy take turns, so a disturbance meets all densities alike. A model of a fixed batch is measured at
-    that batch. What ONNX Runtime takes for each layer's dense weight is measured too (dense_times.py).
+    that batch. ONNX Runtime's time for each layer's dense weight is measured too (dense_times.py).
     Raises the errors of Session, BudgetError (densities), PatternError.
     """
     densities, repeats = check_densities(densities), whole("repeats", repeats, 1)

@@ -1,4 +1,4 @@
-"""Costs: what `profile --costs` measures, writes and shows."""
+"""Costs: the measurement of `profile --costs`, and its file and table."""
 
 from __future__ import annotations
 

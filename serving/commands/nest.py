@@ -46,13 +46,20 @@ def nest(
     report: Annotated[
         bool, typer.Option(help="Measure what each layer costs, and name those worth keeping dense.")
     ] = True,
+    solve: Annotated[
+        bool,
+        typer.Option(
+            "--solve", help="Let a densest level that drops nothing differ from the file, for better sparse levels."
+        ),
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
 ) -> None:
     """Make a checkpoint of nested levels from an ONNX file, and compare every level with ONNX Runtime.
 
     The masks and values of the levels follow from the samples alone; nothing is trained. Of a file that is sparse
-    already, the last level has the file's own zeros, and answers as the file does. So has a last `--density 1`.
+    already, the last level has the file's own zeros, and answers as the file does; so does a last `--density 1`. All
+    levels then have the file's values. Sparser levels are better where values are solved for: `--solve`.
 
     Example: `nested-sparse nest model.onnx --calibration data.npz --density 0.1 --density 1 -o model.safetensors`
     """
@@ -74,6 +81,7 @@ def nest(
         labels=labels,
         samples=samples,
         sizes=dict(map(_named_size, size or ())),
+        keep_values=not solve,
         force=force,
         report=report,
     )

@@ -63,8 +63,8 @@ def profile(
     are timed at the first batch by ONNX Runtime's profiler, which adds some microseconds to each.
 
     With --costs FILE it measures the layers of the network with random masks instead, one sample at a time, whatever
-    the weights of the checkpoint are: an untrained one does. What ONNX Runtime takes for each layer's dense weight, and
-    for the whole network, is measured beside it; where the network is faster dense, the command says so.
+    the weights of the checkpoint are: an untrained one does. The times of ONNX Runtime for each layer's dense weight,
+    and for the whole network, are measured beside it. Where the network is faster dense, the command says so.
 
     Example: `nested-sparse profile model.safetensors --threads 1 --batch 1 --batch 8`
     """

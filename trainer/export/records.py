@@ -75,12 +75,13 @@ def layer_records(
 
 
 def _folded_norms(layer: NestedLayer, table: NDArray[np.float64] | None, level_count: int) -> NDArray[np.float32]:
-    """(L, 2, O) scale and shift that are applied to the layer's sums: those of its norm, and its own bias."""
+    """(L, 2, O) scale and shift that are applied to the layer's sums: those of its norm, its own scale and bias."""
     rows = int(layer.values.shape[0])
     if table is None:
         table = np.stack([np.ones((level_count, rows)), np.zeros((level_count, rows))], axis=1)
     bias = np.zeros((level_count, rows)) if layer.biases is None else _float64(layer.biases)
-    return np.stack([table[:, 0], table[:, 1] + bias * table[:, 0]], axis=1).astype(np.float32)
+    scale = table[:, 0] if layer.scales is None else table[:, 0] * _float64(layer.scales)
+    return np.stack([scale, table[:, 1] + bias * table[:, 0]], axis=1).astype(np.float32)
 
 
 def level_records(

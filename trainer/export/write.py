@@ -168,7 +168,8 @@ def export(
         fold_activations(fused.model)
         tile_images(fused.model)
         _report_uncalled(net, layers, traced.parameters)
-        axis = 0 if asked is None and call.tensors[0].dim() else traced.inputs[0].batch_axis
+        whole = asked is None and traced.sizes is None and call.tensors[0].dim()
+        axis = 0 if whole else traced.inputs[0].batch_axis
         samples = 1 if axis is None else int(call.tensors[0].shape[axis])
         network = network_of(net, example.costs, samples, fused.norm_of, traced.parameters)
         log_network(log, network)

@@ -73,6 +73,7 @@ def nest_onnx(
     sizes: Mapping[str, int] | None = None,
     force: bool = False,
     tolerance: float = 1e-4,
+    keep_values: bool = True,
     report: bool = False,
     **options: Any,
 ) -> NestedFile:
@@ -93,6 +94,8 @@ def nest_onnx(
     tolerance: largest accepted difference of the file from ONNX Runtime, as a share of the largest magnitude of an
         output. The reference is ONNX Runtime itself: with the file as it is, and, level by level, with the level's
         weights in the file's graph.
+    keep_values: whether a densest level that drops nothing (density 1, or of a file that is sparse already) answers as
+        the file does. All levels then have the file's values, at the cost of the sparser ones; else values are solved.
     report: whether to measure what each level and each layer costs (`level_report`), on a few of the samples.
     After an error, nothing new is at `output`.
     Raises ExportError (the model), InputError (calibration), CheckpointError (`output`), and what `nest` raises.
@@ -108,7 +111,8 @@ def nest_onnx(
     network = OnnxNetwork.of(model, batch, where)
     data = read_samples(calibration, input_specs(network.plan), labels, samples)
     _check_reads_alike(Path(path), network, data, Rounded() if quantised else Alike(tolerance))
-    net = _nested(network, data, densities=densities, pattern=pattern, budget=budget, keep_dense=keep_dense, **options)
+    options |= {"budget": budget, "keep_dense": keep_dense, "keep_values": keep_values}
+    net = _nested(network, data, densities=densities, pattern=pattern, **options)
     metrics = {} if data.labels is None else {ACCURACY: _accuracy(net, data, data.labels)}
     given: dict[str, Any] = {} if stored is not INT8 else {"calibration": [data.run(each) for each in range(data.runs)]}
     example = _first(network, data)
@@ -175,7 +179,13 @@ def _table(answer: Any) -> NDArray[Any]:
 
 
 def _nested(
-    network: OnnxNetwork, data: Samples, *, densities: Sequence[float], pattern: str | None, **options: Any
+    network: OnnxNetwork,
+    data: Samples,
+    *,
+    densities: Sequence[float],
+    pattern: str | None,
+    keep_values: bool,
+    **options: Any,
 ) -> NestedModel:
     own = own_sparsity(network)
     if own is not None:
@@ -185,7 +195,7 @@ def _nested(
     net = nest(network, densities=densities, pattern=pattern, **options)
     assert isinstance(net.model, OnnxNetwork)
     net.model.runs = data.runs
-    find_levels(net, data.inputs, damping)
+    find_levels(net, data.inputs, damping, keep_values=keep_values)
     net.model.runs = 1
     return net
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,15 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from nested_sparse.errors import InputError
+from nested_sparse.graph.contract import LAYER_KINDS
 
 from ..export.trace import OwnGraph, TracedGraph
+from ..model.costs import CountsProducts
 from ..model.dense_weight import DenseWeight
 from ..model.layers import NestedLayer
-from ..model.layers.recurrent import NestedRecurrence, Recurrence
 from .convolutions import convolution
 from .found import Found, fed_input
 from .plan import Plan
 from .products import product
+from .products_left import flops_left
 from .recurrent import recurrent
 from .segments import Call, Value
 from .taken import Taken
@@ -38,7 +42,7 @@ LEAST_WEIGHTS = 2
 """Sizes above 1 that a constant of the graph has to count as a weight."""
 
 
-class OnnxNetwork(OwnGraph):
+class OnnxNetwork(OwnGraph, CountsProducts):
     """The graph of an ONNX file. Its layers can be nested; it cannot be trained, as ONNX Runtime has no gradients.
 
     Where hooks watch the layers, they run one by one, and ONNX Runtime runs the segments between them.
@@ -53,6 +57,7 @@ class OnnxNetwork(OwnGraph):
         super().__init__()
         self.plan = plan
         self.runs = 1
+        self._products: Counter[str] | None = None
         for path, module in modules.items():
             *above, last = path.split(".")
             holder: nn.Module = self
@@ -115,12 +120,39 @@ class OnnxNetwork(OwnGraph):
         """As of OwnGraph."""
         return traced_plan(self.plan, self, examples, answer)
 
+    @contextmanager
+    def counted(self, others: Counter[str]) -> Iterator[None]:
+        """As of CountsProducts."""
+        self._products = others
+        try:
+            yield
+        finally:
+            self._products = None
+
+    def _count(self, product: ir.Node, values: Mapping[str, Value]) -> None:
+        """Count the FLOPs of a node that multiplies in ONNX Runtime."""
+        constants = self.plan.graph.graph.initializers
+
+        def shape(value: ir.Value) -> Sequence[int]:
+            name = value.name or ""
+            found = values[name].shape if name in values else constants[name].shape
+            return tuple(int(size) for size in found)  # type: ignore[union-attr, arg-type]
+
+        inputs, outputs = (
+            [shape(each) for each in part if each is not None and each.name]
+            for part in (product.inputs, product.outputs)
+        )
+        assert self._products is not None
+        self._products[product.name or product.op_type] += flops_left(product.op_type, inputs, outputs)
+
     def _by_layers(self, runs: list[dict[str, Value]], feeds: Mapping[str, Tensor]) -> list[dict[str, Value]]:
         held = [{**run, **feeds} for run in runs]
         for call in self.plan.calls:
             if call.segment is not None:
                 for values in held:
                     values |= call.segment.run(values)
+                    if call.product is not None and self._products is not None:
+                        self._count(call.product, values)
             else:
                 self._call_layer(call, held)
             for values in held:
@@ -132,7 +164,8 @@ class OnnxNetwork(OwnGraph):
         """One call of the layer for all runs, so that its hooks see all samples at once."""
         layer = self.get_submodule(call.path)
         given = [[values[name] for name in call.inputs] for values in held]
-        recurs = isinstance(layer, Recurrence | NestedRecurrence)
+        kind = LAYER_KINDS.get(getattr(layer, "op", ""))
+        recurs = kind is not None and kind.gates > 0
         dim = 1 if recurs else 0  # of the samples
         counts = [x.shape[dim] for x, *_ in given]
         alike = len({(x.shape[:dim], x.shape[dim + 1 :]) for x, *_ in given}) == 1 and given[0][0].ndim > 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from nested_sparse.excerpt import excerpt
 from nested_sparse.graph.contract import DOMAIN
 
 from ..entry import described
+from .products_left import LEFT
 
 LAYER_NODE, PATH = "Layer", "layer"
 """Operator and attribute of a node that stands for a layer."""
@@ -105,19 +106,25 @@ def _value(answer: Any) -> Value:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call of the layer at `path`, or of a segment. inputs, outputs: names of values. gone: values read last here."""
+    """A call of the layer at `path`, or of a segment.
+
+    inputs, outputs: names of values. gone: names of the values that are read here last. product: the node of a segment
+    that is one node that multiplies.
+    """
 
     inputs: Sequence[str]
     outputs: Sequence[str]
     path: str = ""
     segment: Runner | None = None
     gone: Sequence[str] = ()
+    product: ir.Node | None = None
 
 
 def calls_of(model: ir.Model) -> list[Call]:
     """The layers of `model`, of which the nodes are Layer nodes, and the segments between them, in the order of a run.
 
-    A segment holds the nodes in front of which the same number of layers lies, on the longest way to them.
+    A segment holds the nodes in front of which the same number of layers lies, on the longest way to them. A node that
+    multiplies is a segment of its own, so that its work can be counted.
     """
     graph = model.graph
     depth: dict[str, int] = {value.name or "": 0 for value in [*graph.inputs, *graph.initializers.values()]}
@@ -125,25 +132,32 @@ def calls_of(model: ir.Model) -> list[Call]:
     stages: dict[int, tuple[list[ir.Node], list[ir.Node]]] = {}
     for node in graph:
         mine = max((depth[name] for name in reads(node) if name in depth), default=0)
-        layer = node.domain == DOMAIN and node.op_type == LAYER_NODE
-        stages.setdefault(mine, ([], []))[layer].append(node)
+        alone = _is_layer(node) or (node.op_type in LEFT and not node.domain)
+        stages.setdefault(mine, ([], []))[alone].append(node)
         for name in reads(node):
-            readers.setdefault(name, set()).add(-1 if layer else mine)
+            readers.setdefault(name, set()).add(-1 if alone else mine)
         for value in node.outputs:
-            depth[value.name or ""] = mine + layer
+            depth[value.name or ""] = mine + alone
     calls: list[Call] = []
     ends = {value.name or "" for value in graph.outputs}
     for stage in sorted(stages):
-        plain, layers = stages[stage]
+        plain, single = stages[stage]
         if plain:
             made = [value.name or "" for node in plain for value in node.outputs]
             outside = {name for name in made if name in ends or readers.get(name, set()) - {stage}}
             calls.append(_segment(model, plain, outside))
-        for node in layers:
-            names = [value.name or "" for value in node.inputs if value is not None]
-            path = node.attributes[PATH].as_string()
-            calls.append(Call(names, [value.name or "" for value in node.outputs], path=path))
+        for node in single:
+            names = [value.name or "" for value in node.outputs if value.name]
+            if _is_layer(node):
+                read = [value.name or "" for value in node.inputs if value is not None]
+                calls.append(Call(read, names, path=node.attributes[PATH].as_string()))
+            else:
+                calls.append(replace(_segment(model, [node], names), product=node))
     return _with_last_uses(calls, ends)
+
+
+def _is_layer(node: ir.Node) -> bool:
+    return node.domain == DOMAIN and node.op_type == LAYER_NODE
 
 
 def reads(node: ir.Node) -> Iterator[str]:
@@ -210,5 +224,5 @@ def _with_last_uses(calls: Sequence[Call], kept: Collection[str]) -> list[Call]:
     for call in reversed(calls):
         gone = [name for name in dict.fromkeys([*call.inputs, *call.outputs]) if name not in seen]
         seen |= {*gone}
-        found.append(Call(call.inputs, call.outputs, call.path, call.segment, gone))
+        found.append(replace(call, gone=gone))
     return found[::-1]

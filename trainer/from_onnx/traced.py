@@ -16,7 +16,6 @@ from nested_sparse.graph.contract import (
     DOMAIN_VERSION,
     LAYER,
     LAYER_KINDS,
-    OUTPUT_PADDING,
     is_runtime_input,
 )
 from nested_sparse.tensor_spec import TensorSpec
@@ -24,7 +23,6 @@ from nested_sparse.tensor_spec import TensorSpec
 from ..export.free_sizes import BATCH, FreeSizes
 from ..export.trace import TracedGraph, values_of
 from ..model.layers import NestedLayer
-from ..model.layers.conv_transpose import NestedConvTranspose
 from .found import Make
 from .plan import Plan
 
@@ -74,9 +72,7 @@ def _operator(node: ir.Node, nested: dict[str, NestedLayer]) -> Make:
     def made(path: str, inputs: Sequence[ir.Value], outputs: int) -> Sequence[ir.Value]:
         layer = nested[path]
         kind = LAYER_KINDS[layer.op]
-        attributes: dict[str, Any] = {LAYER: layer.name, **kind.in_node(layer.attributes())}
-        if isinstance(layer, NestedConvTranspose):
-            attributes[OUTPUT_PADDING] = [*layer.output_padding]
+        attributes: dict[str, Any] = {LAYER: layer.name, **kind.in_node(layer.attributes()), **layer.of_node()}
         operator = ir.node(
             kind.operator,
             inputs,

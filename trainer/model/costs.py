@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,14 @@ class Costs:
         return {name: flops // (2 * layers[name].values.numel()) for name, flops in self.layers.items()}
 
 
+class CountsProducts(nn.Module):
+    """A model that multiplies outside of torch, where nothing else sees it."""
+
+    @abstractmethod
+    def counted(self, others: Counter[str]) -> AbstractContextManager[None]:
+        """A context in which forward counts its products outside of torch into `others`, by name."""
+
+
 @contextmanager
 def counted_costs(net: NestedModel) -> Iterator[Costs]:
     """A context that yields Costs and counts forward passes into it, by torch.utils.flop_counter's and own formulas.
@@ -57,6 +66,8 @@ def counted_costs(net: NestedModel) -> Iterator[Costs]:
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
         torch.backends.mha.set_fastpath_enabled(False)
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        if isinstance(net.model, CountsProducts):
+            stack.enter_context(net.model.counted(costs.others))
         for path, module in net.model.named_modules():
             for handle in counter.watch(path, module):
                 stack.callback(handle.remove)

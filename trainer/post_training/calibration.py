@@ -31,7 +31,8 @@ class DenseLayer:
 
     weight: (groups, O / groups, K). targets: (groups, n, O / groups), the layer's outputs at `positions`, with bias.
     moment, mean: means over the positions, (groups, K, K) of products of two inputs, and (groups, K) of the inputs.
-    centred: whether a bias or a batch normalisation corrects the mean of the output for any weight.
+    centred: whether a bias or a batch normalisation corrects the mean of the output for any weight. normed: whether a
+    batch normalisation does, and the scale, too.
     """
 
     def __init__(self, layer: NestedLayer, x: Tensor, positions: Tensor) -> None:
@@ -43,6 +44,7 @@ class DenseLayer:
         if layer.biases is not None:
             self.targets = self.targets + layer.biases.detach()[0].reshape(len(self.weight), 1, -1)
         self.centred = layer.biases is not None
+        self.normed = False
         if not self.targets.isfinite().all():
             raise TrainingError(
                 f"{layer.name}: the model's values on the calibration samples are not finite; "
@@ -110,7 +112,7 @@ def observe(net: NestedModel, inputs: Any, seed: int) -> dict[str, DenseLayer]:
         handles = [layer.register_forward_pre_hook(lambda module, args: note(module, args[0])) for layer in layers]
         _run(net, inputs, handles)
     for name in normed & seen.keys():
-        seen[name].centred = True
+        seen[name].centred = seen[name].normed = True
     return seen
 
 

@@ -106,6 +106,17 @@ def fit(problem: Quadratic, start: Tensor, free: Tensor, *, steps: int, toleranc
     return v
 
 
+def best_scale(sums: Tensor, targets: Tensor, *, centred: bool) -> Tensor:
+    """(groups, O') the factor of each column of `sums` (groups, n, O') that brings it nearest to that of `targets`.
+
+    centred: as of `output_error`. 1 where no positive factor does.
+    """
+    if centred:
+        sums, targets = sums - sums.mean(dim=1, keepdim=True), targets - targets.mean(dim=1, keepdim=True)
+    along, power = (sums * targets).sum(dim=1), sums.square().sum(dim=1)
+    return torch.where((along > 0) & (power > 0), along / power, 1.0)
+
+
 def stiffness(hessian: Tensor) -> Tensor:
     """(groups, K) 1 / [A⁻¹]ₖₖ: twice the loss of removing one unit of weight k when all other weights compensate.
 

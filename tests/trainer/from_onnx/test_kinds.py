@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx_files import answers, close, quantised_cnn, random, recurrent, saved, transposed
+from onnx_files import answers, attention, close, quantised_cnn, random, recurrent, saved, transposed
 
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.runtime import Session
@@ -81,3 +81,26 @@ def test_a_quantised_file_becomes_float32(tmp_path: Path) -> None:
     close(got, exact.numpy())
     expected = answers(model, {"x": x})["output"]
     assert 0 < np.abs(got - expected).max() < 0.05 * np.abs(expected).max()
+
+
+def test_products_that_stay_are_counted(tmp_path: Path) -> None:
+    """Attention as torch writes it: the products of computed tensors are no layers, and count as dense FLOPs."""
+    model, x = attention(), random(10, 6, 8)
+    path = nest_onnx(
+        saved(model, tmp_path / "m.onnx"), {"x": x}, tmp_path / "m.safetensors", densities=(0.25, 1.0)
+    ).path
+    with Session(path, threads=1) as session:
+        close(session.run({"x": x})["output"], answers(model, {"x": x})["output"])
+        flops = [level.flops for level in session.levels]
+    with Checkpoint.open(path) as checkpoint:
+        network = checkpoint.metadata.network
+    assert network is not None
+    assert {module.name: module.flops for module in network.dense if module.flops} == {
+        "scores/MatMul": 2 * 6 * 6 * 8,
+        "mix/MatMul": 2 * 6 * 8 * 6,
+    }
+    sparse = 4 * 2 * 6 * 8 * 8
+    assert flops == [2 * 2 * 6 * 6 * 8 + sparse // 4, 2 * 2 * 6 * 6 * 8 + sparse]
+    assert {module.name: module.why.partition(";")[0] for module in network.dense if module.weights} == {
+        "table": "Add reads it"
+    }

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from numpy.typing import NDArray
 from onnx_files import answers, close, keras_dense, learned_mlp, random, saved, torch_cnn, with_constants
+from torch import nn
 
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.runtime import Session
-from nested_sparse.trainer import nest_onnx
+from nested_sparse.trainer import nest_onnx, nest_pretrained
 
 Array = NDArray[Any]
 
@@ -124,3 +126,48 @@ def test_a_sparse_file_keeps_its_zeros_and_answers_as_before(rows: int, tmp_path
             expected = zeroed[names[layer.name]].reshape(weight.shape)
             assert np.array_equal(weight, expected)
             assert layer.nnz[2] == np.count_nonzero(expected)
+
+
+def test_sparse_levels_are_as_good_as_those_of_the_torch_model(tmp_path: Path) -> None:
+    """The exporter folds the norms into the convolutions; a scale of each row and level does their work."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for channels in ((3, 16), (16, 24), (24, 24), (24, 32)):
+        layers += [nn.Conv2d(*channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels[1]), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
+    images = torch.from_numpy(random(64, 3, 12, 12))
+    model.train()(images)
+    model.eval()
+    torch.onnx.export(
+        model, (images[:1],), tmp_path / "m.onnx", input_names=["x"], dynamic_axes={"x": {0: "N"}}, dynamo=False
+    )
+    options: dict[str, Any] = {"densities": (0.2, 0.4, 0.7), "pattern": "block4x1"}
+    nets = {
+        "torch": nest_pretrained(model, [images], **options),
+        "onnx": nest_onnx(tmp_path / "m.onnx", {"x": images.numpy()}, tmp_path / "m.safetensors", **options).net,
+    }
+    expected = model(images).detach()
+    errors: dict[str, list[float]] = {name: [] for name in nets}
+    with torch.no_grad():
+        for name, net in nets.items():
+            for level in range(3):
+                net.set_level(level)
+                errors[name].append(float((net(images) - expected).norm() / (expected - expected.mean(0)).norm()))
+    assert errors["torch"][-1] < 0.7
+    assert all(onnx <= 1.2 * other for onnx, other in zip(errors["onnx"], errors["torch"], strict=True)), errors
+
+
+def test_values_may_be_solved_for_below_a_density_of_one(tmp_path: Path) -> None:
+    """Sparse levels are then better, and the densest is near to the file, but not the file."""
+    model, images = torch_cnn(), random(32, 3, 11, 10)
+    source = saved(model, tmp_path / "m.onnx")
+    expected = answers(model, {"input": images})["output"]
+    errors: dict[bool, list[float]] = {}
+    for kept in (True, False):
+        path = tmp_path / f"{kept}.safetensors"
+        nest_onnx(source, {"input": images}, path, densities=(0.2, 1.0), keep_values=kept)
+        with Session(path, threads=1) as session:
+            found = [session.run({"input": images}, level=level)["output"] for level in (0, 1)]
+            errors[kept] = [float(np.linalg.norm(each - expected)) for each in found]
+    assert errors[False][0] < errors[True][0]
+    assert errors[True][1] < 1e-3 * errors[False][1]

@@ -71,7 +71,7 @@ def test_densities_follow_the_rounding_rule() -> None:
 
 
 def test_a_sole_layer_is_the_optimum_on_its_support() -> None:
-    """With the level below held, numpy's least squares for the added weights and the bias is no better, row by row."""
+    """Row by row: numpy's least squares for the added weights, the level below held, then for a scale and a bias."""
     torch.manual_seed(0)
     linear = nn.Linear(20, 8)
     x = torch.randn(200, 20) @ torch.randn(20, 20) + 1
@@ -82,12 +82,14 @@ def test_a_sole_layer_is_the_optimum_on_its_support() -> None:
     weight, bias = layer.weight.detach().double().numpy(), layer.bias.detach().double().numpy()
     for level in range(2):
         held = np.where(layer.mask(0).numpy(), weight, 0) if level else np.zeros_like(weight)
-        values = np.where(layer.mask(level).numpy(), weight, 0)
+        values = layer.masked_weight(level).detach().double().numpy()
         error = np.square(inputs @ values.T + bias[level] - target).mean(axis=0)
         for row, added in enumerate(layer.ring(level).numpy()):
             free = np.column_stack([inputs[:, added], np.ones(len(inputs))])
             rest = target[:, row] - inputs @ held[row]
-            best = np.square(free @ np.linalg.lstsq(free, rest, rcond=None)[0] - rest).mean()
+            sums = inputs @ held[row] + free @ np.linalg.lstsq(free, rest, rcond=None)[0]
+            scaled = np.column_stack([sums, np.ones(len(inputs))])
+            best = np.square(scaled @ np.linalg.lstsq(scaled, target[:, row], rcond=None)[0] - target[:, row]).mean()
             np.testing.assert_allclose(error[row], best, rtol=1e-6, atol=1e-10)
 
 

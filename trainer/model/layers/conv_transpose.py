@@ -72,6 +72,10 @@ class NestedConvTranspose(NestedConv):
         """The window, and `spatial_dimensions` where it is not 2."""
         return {name: values for name, values in super().attributes().items() if name in (*WINDOW, SPATIAL_DIMENSIONS)}
 
+    def of_node(self) -> dict[str, list[int]]:
+        """The output padding of the module."""
+        return {OUTPUT_PADDING: list(self.output_padding)}
+
     def column_order(self) -> NDArray[np.int64]:
         """By phase."""
         before, _ = self._before_and_after

@@ -48,6 +48,8 @@ class NestedLayer(nn.Module):
     gradient: the weights that the gradient reaches, one of GRADIENTS; "kept" by default.
     writes, reads: the channel groups of the rows and of the input channels; None without coupling.
     read: function that serves such direct reads, or None; export sets it while tracing.
+    scales: buffer, float32 (L, O), a factor of each row of the weight at each level, of which a file makes the scale of
+        its sums; None for 1.
     int8_ranges: buffer, float32 (L, 2), least and largest value of the layer's input at each level, a running mean over
         the batches of training, NaN before the first; None: `forward` does not round as an int8 file does. A layer that
         is called at several places has one range for all of them.
@@ -62,6 +64,7 @@ class NestedLayer(nn.Module):
     first_level: Tensor
     permutation: Tensor | None
     allowed: Tensor | None
+    scales: Tensor | None
     int8_ranges: Tensor | None
 
     def __init__(self, module: Any, *, layout: Layout, level_count: int) -> None:
@@ -78,6 +81,7 @@ class NestedLayer(nn.Module):
         self.register_buffer("first_level", None)
         self.register_buffer("permutation", None)
         self.register_buffer("allowed", None)
+        self.register_buffer("scales", None)
         self.register_buffer("int8_ranges", None)
         self.set_layout(layout)
         self.level_count = level_count
@@ -140,6 +144,10 @@ class NestedLayer(nn.Module):
 
     def attributes(self) -> dict[str, list[int]]:
         """The attributes in the layer's metadata, those of its kind in nested_sparse.graph.contract.LAYER_KINDS."""
+        return {}
+
+    def of_node(self) -> dict[str, list[int]]:
+        """The attributes that its node has beside these, where a call asks for nothing of its own."""
         return {}
 
     @property
@@ -215,6 +223,12 @@ class NestedLayer(nn.Module):
 
     def masked_weight(self, level: int) -> Tensor:
         """The weight of `level`: zeros for dropped weights, also where the unused value is not finite."""
+        return self._scaled(self._kept_weight(level), level)
+
+    def _scaled(self, weight: Tensor, level: int) -> Tensor:
+        return weight if self.scales is None else weight * self.scales[level].reshape(-1, *[1] * (weight.dim() - 1))
+
+    def _kept_weight(self, level: int) -> Tensor:
         if self.dense:
             return self.values
         zero = self.values.new_zeros(())
@@ -228,17 +242,18 @@ class NestedLayer(nn.Module):
 
     def operands(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The input `x` and the weight that `forward` multiplies: with int8_ranges, rounded as in an int8 file."""
-        weight = self.masked_weight(self.level)
         if self.int8_ranges is None or not self.rounds:
-            return x, weight
+            return x, self.masked_weight(self.level)
+        weight = self._kept_weight(self.level)
         ranges = self.int8_ranges[self.level]
         if self.training:
             with torch.no_grad():
                 self.int8_ranges[self.level] = ranges = with_batch(ranges, x)
         else:  # a level that no batch has trained yet
             ranges = torch.where(ranges.isnan(), with_batch(ranges, x), ranges)
-        scales = row_scales(self.masked_weight(self.level_count - 1))
-        return rounded_activation(x, *scale_and_zero(ranges)), rounded_weight(weight, scales)
+        scales = row_scales(self._kept_weight(self.level_count - 1))
+        rounded = self._scaled(rounded_weight(weight, scales), self.level)
+        return rounded_activation(x, *scale_and_zero(ranges)), rounded
 
     def level_bias(self) -> Tensor | None:
         """(O,) the current level's bias."""
