@@ -271,8 +271,7 @@ class Servicer:
         bounds = Bounds(len(model.inputs), len(model.outputs), self._memory, bool(model.state))
         if not request.is_large:
             call = read_call(request, bounds, received_s, time_left_s)
-            if len(call.request.inputs) == len(model.inputs):  # a sequence's request leaves its states to the server
-                self._headers.learn(request, bounds, model.inputs)
+            self._headers.learn(request, bounds, model.inputs)
             return call
         with self._dataplane.held(model):
             async with self._conversion:  # one thread at a time beside the loop's

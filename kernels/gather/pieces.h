@@ -49,16 +49,22 @@ void gather(const GatherArgs& args) {
   }
 }
 
-// The sums of P vectors stay in registers for all taps.
+// The sums of P vectors stay in registers for all taps. Without the pragmas gcc 12 clears them in memory and copies
+// them there once more, which took as long as two taps.
 template <class S, int P>
 void add_taps(const DepthwiseArgs& args, const float* weights, const float* plane, float* wide) {
+  const int32_t* const offsets = args.offsets;
+  const int64_t taps = args.taps;
   typename S::Vec sums[P];
-  for (auto& sum : sums) sum = S::splat(0.0F);
-  for (int64_t tap = 0; tap < args.taps; ++tap) {
-    const float* const x = plane + args.offsets[tap];
+#pragma GCC unroll 8
+  for (int i = 0; i < P; ++i) sums[i] = S::splat(0.0F);
+  for (int64_t tap = 0; tap < taps; ++tap) {
+    const float* const x = plane + offsets[tap];
     const typename S::Vec weight = S::splat(weights[tap]);
+#pragma GCC unroll 8
     for (int i = 0; i < P; ++i) sums[i] = S::fma(weight, S::load(x + i * S::kLanes), sums[i]);
   }
+#pragma GCC unroll 8
   for (int i = 0; i < P; ++i) S::store(wide + i * S::kLanes, sums[i]);
 }
 
@@ -71,38 +77,57 @@ void add_taps_of(int64_t vectors, const DepthwiseArgs& args, const float* weight
   add_taps<S, P>(args, weights, plane, wide);
 }
 
+// Copies what the planes of C channels show of the image. The arguments are in local variables: the compiler cannot
+// know that the stores do not change them.
+template <class S, int Step, int C>
+void place_pieces(const DepthwiseArgs& args, int64_t channel) {
+  const Piece* const pieces = args.pieces;
+  const int32_t* const places = args.places;
+  const int64_t count = args.piece_count;
+  const int64_t plane_pitch = args.plane_pitch;
+  const float* const x = args.x;
+  float* const plane = args.plane;
+  for (int64_t j = 0; j < count; ++j) {
+    const Piece piece = pieces[j];
+    const float* const from = x + piece.offset + channel * piece.pitch;
+    float* const to = plane + places[j];
+    for (int c = 0; c < C; ++c) {
+      S::store(to + c * plane_pitch, S::template load_piece<Step>(from + c * piece.pitch, piece.mask));
+    }
+  }
+}
+
 // Computes C channels from `channel` on. They are copied, added up and stored together: what one of these steps wrote
 // is read at other addresses by the next, and would not have reached L1 if there were a single short channel.
 template <class S, int Step, int C>
 void depthwise_channels(const DepthwiseArgs& args, int64_t channel) {
   constexpr int kTogether = 8;  // vectors: enough to hide the latency of the multiply-add
-  float* const sums = args.sums + (channel - args.channel_begin) * args.pitch;
-  for (int64_t j = 0; j < args.piece_count; ++j) {
-    const Piece piece = args.pieces[j];
-    const float* const from = args.x + piece.offset + channel * piece.pitch;
-    float* const to = args.plane + args.places[j];
-    for (int c = 0; c < C; ++c) {
-      S::store(to + c * args.plane_pitch, S::template load_piece<Step>(from + c * piece.pitch, piece.mask));
-    }
-  }
+  const int64_t plane_pitch = args.plane_pitch;
+  const int64_t pitch = args.pitch;
+  float* const sums = args.sums + (channel - args.channel_begin) * pitch;
+  place_pieces<S, Step, C>(args, channel);
   const int64_t vectors = (args.count + S::kLanes - 1) / S::kLanes;
   const int64_t blocks = (vectors + kTogether - 1) / kTogether;
   for (int c = 0; c < C; ++c) {
     const float* const weights = args.weights + (channel + c) * args.taps;
-    const float* const plane = args.plane + c * args.plane_pitch;
-    float* const wide = args.wide + c * args.plane_pitch;
+    const float* const plane = args.plane + c * plane_pitch;
+    float* const wide = args.wide + c * plane_pitch;
     for (int64_t block = 0; block < blocks; ++block) {
       const int64_t first = vectors * block / blocks;
       const int64_t end = vectors * (block + 1) / blocks;
       add_taps_of<S, kTogether>(end - first, args, weights, plane + first * S::kLanes, wide + first * S::kLanes);
     }
   }
-  for (int c = 0; c < C; ++c) {
-    const float* const wide = args.wide + c * args.plane_pitch;
-    for (int64_t j = 0; j < args.line_count; ++j) {
-      const Line line = args.lines[j];
-      float* const to = sums + c * args.pitch + line.to;
-      for (int32_t i = 0; i < line.count; i += S::kLanes) S::store(to + i, S::load(wide + line.from + i));
+  const Line* const lines = args.lines;
+  const int64_t line_count = args.line_count;
+  const float* const wide = args.wide;
+  for (int64_t j = 0; j < line_count; ++j) {
+    const Line line = lines[j];
+    for (int c = 0; c < C; ++c) {
+      const float* const from = wide + c * plane_pitch + line.from;
+      float* const to = sums + c * pitch + line.to;
+      S::store(to, S::load(from));
+      for (int32_t i = S::kLanes; i < line.count; i += S::kLanes) S::store(to + i, S::load(from + i));
     }
   }
 }

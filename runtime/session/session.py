@@ -47,7 +47,7 @@ from .ort_session import MESSAGE_CHARACTERS, open_ort
 from .ort_values import SUPPORTED
 from .process_memory import resident_bytes, return_freed
 from .runs import Run, Runs
-from .tensors import Array, Arrays, check_inputs
+from .tensors import Array, Arrays, check_inputs, unequal_batches
 
 MAX_THREADS = 4096
 """More threads than any device has. ONNX Runtime does not bound the number: asked for 40 000, it never returned."""
@@ -326,6 +326,8 @@ class Session:
             return OutOfMemoryError(
                 f"{where}: out of memory with {shapes}; send a smaller batch or allow a lower level"
             )
+        if unequal := unequal_batches(self.inputs, arrays):
+            return InputError(f"{where}: {unequal} ({text})")
         return InputError(f"{where}: {text}") if isinstance(error, InvalidArgument) else KernelError(f"{where}: {text}")
 
     def _guarded_cell(self, level: int | LevelCell, guard: Guard) -> AbstractContextManager[LevelCell]:

@@ -104,8 +104,6 @@ def _checked(spec: TensorSpec, array: Array) -> Array:
 def _checked_sizes(specs: Sequence[TensorSpec], arrays: Arrays) -> tuple[int, ...]:
     """The free sizes of `arrays` but for the batch. Raises InputError for one out of range, or two of one name."""
     found: dict[FreeSize, tuple[int, str]] = {}
-    if len(specs) > 1:
-        _check_one_batch(specs, arrays)
     for spec in specs:
         for axis, free in enumerate(spec.free):
             if free is None:
@@ -134,16 +132,20 @@ def _checked_sizes(specs: Sequence[TensorSpec], arrays: Arrays) -> tuple[int, ..
     return tuple([size for free, (size, _) in found.items() if not free.batch and not free.terms])
 
 
-def _check_one_batch(specs: Sequence[TensorSpec], arrays: Arrays) -> None:
-    """Raise InputError unless all inputs whose dimension 0 counts samples have as many."""
+def unequal_batches(specs: Sequence[TensorSpec], arrays: Arrays) -> str:
+    """The inputs that have other numbers of samples than the first, in words; "" where all have as many.
+
+    No check refuses them before a run: a model may broadcast one sample to several.
+    """
     batches = [(spec.name, arrays[spec.name].shape[0]) for spec in specs if not spec.free and spec.has_batch]
-    for name, batch in batches[1:]:
-        first, expected = batches[0]
-        if batch != expected:
-            raise InputError(
-                f"input '{excerpt(name)}': its dimension 0, the batch, is {batch}, but that of input "
-                f"'{excerpt(first)}' is {expected}; they must be equal"
-            )
+    other = next((each for each in batches if each[1] != batches[0][1]), None)
+    if other is None:
+        return ""
+    (first, expected), (name, batch) = batches[0], other
+    return (
+        f"input '{excerpt(name)}': its dimension 0, the batch, is {batch}, but that of input '{excerpt(first)}' is "
+        f"{expected}; they must be equal"
+    )
 
 
 def in_order(array: Array) -> Array:

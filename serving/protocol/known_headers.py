@@ -55,7 +55,8 @@ class KnownHeader:
     """The common part of all requests with one header.
 
     message: the header, parsed. request_of, call_of: make the request and its call of the fields that differ.
-    timeout_ms: of the parameters. specs: the model's inputs, which these fit.
+    timeout_ms: of the parameters. specs: the model's inputs, which these fit; (): of a sequence's request, which has
+    some of them only.
     """
 
     message: ModelInferRequest
@@ -92,7 +93,7 @@ class KnownRequest:
             timeout_ms = left_ms if timeout_ms is None else min(timeout_ms, left_ms)
         return header.call_of(
             header.request_of(
-                CheckedInputs(header.specs, arrays),
+                CheckedInputs(header.specs, arrays) if header.specs else dict(arrays),
                 received_s=received_s,
                 timeout_ms=timeout_ms,
                 client=client_name.get(),
@@ -129,8 +130,8 @@ class KnownHeaders:
         """Keep the header of a request to a model with the inputs `specs`, the second time that it is read in order.
 
         Requests with an id are not kept, as the next one has another id. Nor are those whose values are typed, or are
-        not in memory as on the wire, or that have parameters of an output. Raises what read_call() and check_inputs()
-        raise.
+        not in memory as on the wire, or that have parameters of an output. A sequence's request may lack inputs; those
+        are not checked here, as the server adds the others. Raises what read_call() and check_inputs() raise.
         """
         message, raw = request.message, request.raw
         placed = [tensor.parameters for tensor in message.inputs]
@@ -145,12 +146,15 @@ class KnownHeaders:
         if not self._came_before(data):
             return
         call = read_call(request, bounds, 0.0, None)
-        check_inputs(specs, call.request.inputs)
+        if len(call.request.inputs) == len(specs):
+            check_inputs(specs, call.request.inputs)
+        elif bounds.sequences:
+            specs = ()
         inputs = tuple(
             KnownInput(name, array.dtype, array.shape, array.nbytes, *self._source(parameters))
             for (name, array), parameters in zip(call.request.inputs.items(), placed, strict=True)
         )
-        if [each.name for each in inputs] != [spec.name for spec in specs]:
+        if specs and [each.name for each in inputs] != [spec.name for spec in specs]:
             return
         if any(each.dtype.kind not in "iufV" for each in inputs):
             return

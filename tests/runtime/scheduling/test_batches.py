@@ -87,16 +87,12 @@ def test_requests_known_to_be_independent_are_joined_whatever_the_file_says(rig:
 
 
 def test_inputs_of_unequal_batches_are_never_joined(rig: Callable[..., Any]) -> None:
-    """A model may broadcast one row to several: joined, two such requests would fit and take each other's rows.
-
-    They are refused where the file does not name the batch; here it names that of one input alone.
-    """
+    """A model may broadcast one row to several: joined, two such requests would fit and take each other's rows."""
 
     class Broadcast(Batched):
         def __init__(self, rig: Any) -> None:
             super().__init__(rig)
-            batch = FreeSize("batch", batch=True)
-            self.inputs = (self.inputs[0], TensorSpec("b", "float32", (None, 3), (1, 3), (batch, None)))
+            self.inputs = (self.inputs[0], TensorSpec("b", "float32", (None, 3), (1, 3)))
 
         def run(self, inputs: dict[str, np.ndarray], level: int) -> dict[str, np.ndarray]:
             self.sizes.append(len(inputs["x"]))

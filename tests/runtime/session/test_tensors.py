@@ -15,6 +15,7 @@ from nested_sparse.runtime.session.tensors import (
     drawn_from,
     fixed_batch,
     random_inputs,
+    unequal_batches,
     value_pool,
 )
 from nested_sparse.tensor_spec import TensorSpec
@@ -55,13 +56,16 @@ def test_wrong_input_is_named(name: str, value: object, words: str) -> None:
         check_inputs((IMAGE, IDS), {**good(), name: value})  # type: ignore[dict-item]
 
 
-def test_inputs_have_one_number_of_samples() -> None:
-    """Both inputs are named, with their numbers."""
+def test_other_numbers_of_samples_are_said() -> None:
+    """Both inputs are named, with their numbers; alone, such inputs are allowed."""
     other = TensorSpec("state", "float32", (None, 2), (2, 2))
     inputs = {"image": good()["image"], "state": np.ones((5, 2), np.float32)}
+    assert unequal_batches((IMAGE, other), inputs) == ""
+    inputs["state"] = np.ones((1, 2), np.float32)
     assert list(check_inputs((IMAGE, other), inputs)) == ["image", "state"]
-    with pytest.raises(InputError, match=r"'state': its dimension 0, the batch, is 1, but that of input 'image' is 5"):
-        check_inputs((IMAGE, other), {**inputs, "state": np.ones((1, 2), np.float32)})
+    assert "'state': its dimension 0, the batch, is 1, but that of input 'image' is 5" in unequal_batches(
+        (IMAGE, other), inputs
+    )
 
 
 BATCH, LENGTH, PAST = FreeSize("batch", batch=True), FreeSize("length", 2, 12, 2), FreeSize("past", most=64)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nested_sparse.checkpoint import Checkpoint
-from nested_sparse.errors import CheckpointError, ExportError
+from nested_sparse.errors import CheckpointError, ExportError, InputError
 from nested_sparse.runtime import Session
 from nested_sparse.trainer import NestedModel, export, nest
 
@@ -240,3 +240,22 @@ def test_resnet50_at_224_pixels_costs_the_storage_of_its_densest_level(tmp_path:
         path = export(net, (torch.randn(1, 3, 224, 224),), tmp_path / f"{len(densities)}.safetensors")
         sizes.append(path.stat().st_size)
     assert sizes[0] <= 1.05 * sizes[1]
+
+
+def test_inputs_of_other_batches_are_said(tmp_path: Path) -> None:
+    """Where the graph fails on them."""
+
+    class Beside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return torch.cat([self.layer(x), y], dim=1)
+
+    net = nest(Beside().eval(), densities=(0.5,))
+    path = export(net, (torch.rand(2, 4), torch.rand(2, 4)), tmp_path / "net.safetensors")
+    with Session(path, threads=1) as session:
+        inputs = {"x": np.ones((2, 4), np.float32), "y": np.ones((3, 4), np.float32)}
+        with pytest.raises(InputError, match=r"'y': its dimension 0, the batch, is 3, but that of input 'x' is 2"):
+            session.run(inputs)
