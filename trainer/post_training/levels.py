@@ -174,6 +174,8 @@ class _Search:
         self.values = self._fitted(values, ~kept, SEARCH_STEPS if level and self.solve else 0)
 
     def _fitted(self, start: Tensor, free: Tensor, steps: int) -> Tensor:
+        if not steps:
+            return start.to(self.problem.linear.dtype)
         return fit(self.problem, start, free, steps=steps, tolerance=SEARCH_TOLERANCE)
 
     def scores(self) -> NDArray[np.float64]:
