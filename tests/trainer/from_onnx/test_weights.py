@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import helper
+from onnx import helper, numpy_helper
 from onnx_files import answers, close, model_of, random, saved
 
 from nested_sparse.checkpoint import Checkpoint
@@ -95,3 +95,54 @@ def test_a_summand_for_each_sample_is_no_bias(operator: str, tmp_path: Path) -> 
     feeds = {"x": x[:5]}
     with Session(path, threads=1) as session:
         close(session.run(feeds)["output"], answers(model, feeds)["output"])
+
+
+def with_sparse(constant: bool, places: NDArray[Any], opset: int = 18, shape: tuple[int, ...] = (6, 5)) -> Any:
+    """x [N, 6] by a sparse [6, 5] with the numbers 1, 2, … at `places`, and by a dense [5, 5]."""
+    values = numpy_helper.from_array(np.arange(1, len(places) + 1, dtype=np.float32), "w")
+    sparse = helper.make_sparse_tensor(values, numpy_helper.from_array(places, "w_places"), list(shape))
+    nodes = [
+        *([helper.make_node("Constant", [], ["w"], sparse_value=sparse)] if constant else []),
+        helper.make_node("MatMul", ["x", "w"], ["h"], "first/MatMul"),
+        helper.make_node("MatMul", ["h", "v"], ["output"], "last/MatMul"),
+    ]
+    model = model_of(nodes, {"x": ["N", 6]}, {"output": ["N", 5]}, {"v": random(5, 5)}, opset=opset)
+    if not constant:
+        model.graph.sparse_initializer.append(sparse)
+    return model
+
+
+FLAT = np.array([1, 7, 8, 18, 29])
+BY_AXIS = np.stack([FLAT // 5, FLAT % 5], axis=1)
+
+
+@pytest.mark.parametrize("constant", [False, True])
+@pytest.mark.parametrize(("places", "opset"), [(FLAT, 17), (FLAT, 21), (BY_AXIS, 18)])
+def test_sparse_tensors_are_read(constant: bool, places: NDArray[Any], opset: int, tmp_path: Path) -> None:
+    """Initializers and constants, with flat places and with those of each axis, before and behind a conversion."""
+    model = saved(with_sparse(constant, places, opset), tmp_path / "m.onnx")
+    path = nest_onnx(model, {"x": X}, tmp_path / "m.safetensors", densities=(0.1,)).path
+    with Checkpoint.open(path) as checkpoint:
+        stored = checkpoint.load_layer("first")[0].at(1)
+    expected = np.zeros(30, np.float32)
+    expected[FLAT] = np.arange(1, 6)
+    np.testing.assert_array_equal(stored, expected.reshape(6, 5).T)
+
+
+@pytest.mark.parametrize(
+    ("places", "shape", "words"),
+    [
+        (np.array([1, 30]), (6, 5), "places inside of the shape"),
+        (np.array([-1, 3]), (6, 5), "places inside of the shape"),
+        (np.array([[1, 2, 3]]), (6, 5), "places int64"),
+        (np.array([1]), (1 << 40, 1 << 20), "more than 2147483647 bytes"),
+        (np.array([1]), (-6, -5), "sizes from 0 on"),
+    ],
+)
+@pytest.mark.parametrize("constant", [False, True])
+def test_wrong_sparse_tensors_are_named(
+    constant: bool, places: NDArray[Any], shape: tuple[int, ...], words: str, tmp_path: Path
+) -> None:
+    model = saved(with_sparse(constant, places, shape=shape), tmp_path / "m.onnx")
+    with pytest.raises(ExportError, match=words):
+        nest_onnx(model, {"x": X}, tmp_path / "m.safetensors", densities=(0.5,))
