@@ -118,9 +118,11 @@ def nest_onnx(
     net = _nested(network, data, densities=densities, pattern=pattern, **options)
     metrics = {} if data.labels is None else {ACCURACY: _accuracy(net, data, data.labels)}
     given: dict[str, Any] = (
-        {} if stored is not INT8 else {"calibration": [(data.run(each), None) for each in range(data.runs)]}
+        {}
+        if stored is not INT8
+        else {"calibration": [(network.given(data.run(each)), None) for each in range(data.runs)]}
     )
-    example = _first(network, data)
+    example = network.given(data.first(1))
     costs = _report(net, network, data) if report else None
     written = export(net, example, output, metrics=metrics, values=values, force=force, tolerance=tolerance, **given)
     return NestedFile(written, net, costs)
@@ -128,14 +130,12 @@ def nest_onnx(
 
 def _report(net: NestedModel, network: OnnxNetwork, data: Samples) -> LevelReport | None:
     """The costs of levels and layers; None, and a line in the log, where outputs or inputs do not allow them."""
-    count = min(REPORT_SAMPLES, data.runs if data.runs > 1 else len(data.inputs[0]))
-    runs = [data.run(each) for each in range(count)] if data.runs > 1 else [data.inputs]
-    inputs = tuple(torch.cat(each) if data.runs > 1 else each[0][:count] for each in zip(*runs, strict=True))
+    inputs = data.first(REPORT_SAMPLES)
     assert isinstance(net.model, OnnxNetwork)
-    if data.runs > 1 and len({len(each) for each in inputs}) > 1:
+    if not data.free and len({len(each) for each in inputs}) > 1:
         log.warning("no report: the inputs have samples along other dimensions than 0")
         return None
-    network.runs = net.model.runs = count if data.runs > 1 else 1
+    network.runs = net.model.runs = min(REPORT_SAMPLES, data.runs)
     try:
         return level_report(net, network, [(inputs, None)], samples=len(inputs[0]))
     except TrainingError as error:
@@ -151,21 +151,13 @@ def _checked_sizes(sizes: Mapping[str, int] | None) -> dict[str, int]:
     return {name: whole(f"sizes[{name!r}]", size, 1, error=ExportError) for name, size in (sizes or {}).items()}
 
 
-def _first(network: OnnxNetwork, data: Samples) -> tuple[Tensor, ...]:
-    """One sample, or the samples of one run where the batch is fixed."""
-    first = data.run(0)
-    return tuple(each[:1] for each in first) if network.plan.batch else first
-
-
 def _check_reads_alike(network: OnnxNetwork, data: Samples, original: Runner, agreement: Alike | Rounded) -> None:
     """Raise ExportError unless the network, before it is nested, answers as ONNX Runtime with the file itself.
 
     original: the file as it is; ONNX Runtime's own optimisations may round more than the file says.
     """
-    count = min(COMPARED_RUNS, data.runs if data.runs > 1 else len(data.inputs[0]))
-    for index in range(count if data.runs > 1 else 1):
-        inputs = data.run(index) if data.runs > 1 else tuple(each[:count] for each in data.inputs)
-        inputs = data.run(0) if data.runs == 1 and not network.plan.batch else inputs
+    compared = [data.first(COMPARED_RUNS)] if data.free else map(data.run, range(min(COMPARED_RUNS, data.runs)))
+    for inputs in map(network.given, compared):
         expected = original.run(dict(zip(network.plan.input_names, inputs, strict=True)))
         answer = network(*inputs)
         got = answer if isinstance(answer, tuple) else (answer,)
@@ -228,7 +220,7 @@ def _accuracy(net: NestedModel, data: Samples, labels: Any) -> list[float]:
     for level in range(net.level_count):
         net.set_level(level)
         right = 0
-        parts = data.runs if data.runs > 1 else max(1, len(truth) // 32)
+        parts = max(1, len(truth) // 32) if data.free else data.runs
         for inputs, wanted in zip(
             zip(*(each.chunk(parts) for each in data.inputs), strict=True), truth.chunk(parts), strict=True
         ):

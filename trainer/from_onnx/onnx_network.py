@@ -106,7 +106,7 @@ class OnnxNetwork(OwnGraph, CountsProducts):
             raise InputError(f"{self.plan.where}: expected {len(self.plan.input_names)} inputs, got {len(inputs)}")
         parts = [each.chunk(self.runs) if self.runs > 1 else (each,) for each in inputs]
         runs: list[dict[str, Value]] = [
-            dict(zip(self.plan.input_names, each, strict=True)) for each in zip(*parts, strict=True)
+            dict(zip(self.plan.input_names, self.given(each), strict=True)) for each in zip(*parts, strict=True)
         ]
         feeds = {name: feed(self.get_submodule) for name, feed in self.plan.feeds.items()}
         if any(_is_watched(self.get_submodule(path)) for each in self.plan.found for path in each.modules):
@@ -115,6 +115,13 @@ class OnnxNetwork(OwnGraph, CountsProducts):
             answers = [self.plan.whole.run({**run, **feeds}) for run in runs]
         outputs = tuple(_joined([answer[name] for answer in answers], 0) for name in self.plan.output_names)
         return outputs[0] if len(outputs) == 1 else outputs
+
+    def given(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The inputs of one run; those without dimensions may come with one, as rows of many runs."""
+        values = zip(inputs, self.plan.inputs, strict=True)
+        return tuple(
+            each.reshape(()) if value.shape is not None and not value.shape.dims else each for each, value in values
+        )
 
     def traced(self, examples: Sequence[Tensor], answer: Sequence[Tensor]) -> TracedGraph:
         """As of OwnGraph."""

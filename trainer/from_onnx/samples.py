@@ -34,11 +34,19 @@ class Samples:
 
     inputs: one tensor for each input, all runs of it one behind the other along dimension 0. runs: number of runs that
     the model needs for them: 1 where its batch is free. labels: class index of each sample; None: not given.
+    free: whether dimension 0 of each input counts samples, any number of them.
     """
 
     inputs: tuple[Tensor, ...]
     runs: int
     labels: NDArray[np.int64] | None
+    free: bool
+
+    def first(self, count: int) -> tuple[Tensor, ...]:
+        """The inputs of the first `count` samples or runs, as those of `inputs`; of all where they are fewer."""
+        if self.free:
+            return tuple(each[:count] for each in self.inputs)
+        return tuple(each[: count * (len(each) // self.runs)] for each in self.inputs)
 
     def run(self, index: int) -> tuple[Tensor, ...]:
         """The inputs of one run."""
@@ -62,21 +70,24 @@ def read_samples(
     _check_names(where, arrays, wanted, labels)
     checked = [_checked(where, arrays[spec.name], spec) for spec in inputs]
     counts = {name: _count(array, spec) for name, array, spec in zip(names, checked, inputs, strict=True)}
+    free = all(spec.has_batch for spec in inputs)
     if len(set(counts.values())) != 1:
-        raise InputError(f"{where}: expected as many samples in each array, got {counts}")
+        shapes = ", ".join(f"{spec.name!r} [{', '.join(['samples', *_sizes(spec.shape)])}]" for spec in inputs)
+        hint = "" if free else f"; give each array one more dimension, in front, for the samples: {shapes}"
+        raise InputError(f"{where}: expected as many samples in each array, got {counts}{hint}")
     count = counts[names[0]]
     if not count:
         raise InputError(f"{where}: holds no whole sample; give a few hundred typical inputs")
     taken = min(count, _usual(checked, count) if most is None else most)
-    free = all(spec.has_batch for spec in inputs)
     tensors = [
-        _flat(array[:taken] if _apart(array, spec) else array[: taken * (1 if free else _rows(spec))], spec)
+        _flat(array[: taken * (1 if free or _apart(array, spec) else _rows(array, spec))], spec)
         for array, spec in zip(checked, inputs, strict=True)
     ]
-    classes = None if not labels else _labels(where, labels, arrays[labels], count, inputs[0], free)
+    rows = len(tensors[0]) // taken
+    classes = None if not labels else _labels(where, labels, arrays[labels], count, rows)
     if classes is not None:
-        classes = classes[: taken * (1 if free else len(classes) // count)]
-    return Samples(tuple(tensors), 1 if free else taken, classes)
+        classes = classes[: taken * (len(classes) // count)]
+    return Samples(tuple(tensors), 1 if free else taken, classes, free)
 
 
 def _usual(arrays: Sequence[NDArray[Any]], count: int) -> int:
@@ -130,6 +141,7 @@ def _checked(where: str, array: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
     """The array in the input's dtype. Raises InputError."""
     array, dtype = np.asarray(array), np.dtype(spec.dtype)
     said = f"{where}: array {excerpt(spec.name)!r}"
+    array = array if array.ndim or spec.shape else array.reshape(1)
     same_kind = array.dtype.kind == dtype.kind or (array.dtype.kind in "iu" and dtype.kind in "iu")
     if not same_kind:
         raise InputError(f"{said} is {array.dtype}, the model's input {dtype}; convert it as the model's users do")
@@ -143,9 +155,14 @@ def _checked(where: str, array: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
     shape = (None if spec.has_batch else spec.shape[0], *spec.shape[1:]) if spec.shape else ()
     fits = _fits(array.shape[1:], spec.shape) if _apart(array, spec) else _fits(array.shape[1:], shape[1:])
     if not fits or not array.ndim or array.ndim < len(spec.shape):
-        text = ["samples", *("any" if size is None else str(size) for size in shape[1:])]
-        raise InputError(f"{said} has the shape {list(array.shape)}, expected [{', '.join(text)}]")
+        first = "any" if spec.shape[:1] == (None,) and not spec.has_batch else "samples"
+        text = ", ".join([first, *_sizes(shape[1:])])
+        raise InputError(f"{said} has the shape {list(array.shape)}, expected [{text}]")
     return array
+
+
+def _sizes(shape: Sequence[int | None]) -> list[str]:
+    return ["any" if size is None else str(size) for size in shape]
 
 
 def _fits(sizes: Sequence[int], shape: Sequence[int | None]) -> bool:
@@ -157,19 +174,17 @@ def _apart(array: NDArray[Any], spec: TensorSpec) -> bool:
     return array.ndim == len(spec.shape) + 1 and not spec.has_batch
 
 
-def _rows(spec: TensorSpec) -> int:
-    """Rows of dimension 0 in one run of a model with a fixed batch; of a free size, what the array has."""
-    return spec.shape[0] or 0 if spec.shape else 0
+def _rows(array: NDArray[Any], spec: TensorSpec) -> int:
+    """Rows of dimension 0 in one run of a model without a free batch: of a size that is free, what the array has."""
+    size = spec.shape[0] if spec.shape else 1
+    return len(array) if size is None else size
 
 
 def _count(array: NDArray[Any], spec: TensorSpec) -> int:
     """Runs of a model with a fixed batch, or samples where it is free."""
-    if _apart(array, spec):
+    if spec.has_batch or _apart(array, spec):
         return len(array)
-    if spec.has_batch:
-        return len(array)
-    rows = _rows(spec)
-    return len(array) // rows if rows else 1
+    return len(array) // max(1, _rows(array, spec))
 
 
 def _flat(array: NDArray[Any], spec: TensorSpec) -> Tensor:
@@ -179,14 +194,14 @@ def _flat(array: NDArray[Any], spec: TensorSpec) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array))
 
 
-def _labels(where: str, name: str, array: NDArray[Any], count: int, first: TensorSpec, free: bool) -> NDArray[np.int64]:
+def _labels(where: str, name: str, array: NDArray[Any], count: int, rows: int) -> NDArray[np.int64]:
+    """The class indices of `count` samples, or of `count` runs of `rows` samples each."""
     array = np.asarray(array)
     said = f"{where}: labels {excerpt(name)!r}"
     if array.dtype.kind not in "iu" or array.ndim != 1:
         raise InputError(
             f"{said} are {array.dtype} {list(array.shape)}, expected class indices, whole numbers [samples]"
         )
-    rows = 1 if free else max(1, _rows(first))
     if len(array) not in (count, count * rows):
         raise InputError(f"{said}: expected {count * rows} of them, one for each sample, got {len(array)}")
     if len(array) and (array.min() < 0 or array.max() >= 1 << 31):
