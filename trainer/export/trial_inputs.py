@@ -87,7 +87,11 @@ def possible_inputs(model: nn.Module, call: ForwardCall, shapes: Shapes, state: 
     except Exception as error:
         raise ExportError(
             f"the model fails on inputs of {', '.join(str(list(each)) for each in shapes)}: {excerpt(error, 300)}; "
-            "give the sizes that it takes, e.g. torch.export.Dim('length', min=2, max=512)"
+            + getattr(
+                model,
+                "size_advice",
+                "give the sizes that it takes, e.g. torch.export.Dim('length', min=2, max=512)",
+            )
         ) from error
     finally:
         state.restore()

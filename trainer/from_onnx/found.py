@@ -38,9 +38,9 @@ class Found(ABC):
         """Replace `node`, in a copy of the graph, by nodes of the layers."""
 
 
-def fed_input(model: ir.Model, name: str, shape: Sequence[int]) -> ir.Value:
-    """A new input of the graph, float32, for a weight."""
-    value = ir.Value(name=name, shape=ir.Shape(list(shape)), type=ir.TensorType(ir.DataType.FLOAT))
+def fed_input(model: ir.Model, name: str, shape: Sequence[int], dtype: ir.DataType = ir.DataType.FLOAT) -> ir.Value:
+    """A new input of the graph for a weight."""
+    value = ir.Value(name=name, shape=ir.Shape(list(shape)), type=ir.TensorType(dtype))
     model.graph.inputs.append(value)
     return value
 

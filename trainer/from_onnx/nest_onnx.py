@@ -106,7 +106,9 @@ def nest_onnx(
     samples = None if samples is None else whole("samples", samples, 1, error=InputError)
     stored, tolerance = value_type(values, ExportError), real("tolerance", tolerance, 0, error=ExportError)
     where = file_path("path", path).name
-    model = read_onnx(path)
+    if not isinstance(calibration, Mapping):
+        _refuse_source(output, Path(calibration))
+    model = read_onnx(path, lambda source: _refuse_source(output, source))
     unrounded, batch = prepare(model, where, _checked_sizes(sizes))
     network = OnnxNetwork.of(model, batch, where)
     data = read_samples(calibration, input_specs(network.plan), labels, samples)
@@ -145,6 +147,12 @@ def _report(net: NestedModel, network: OnnxNetwork, data: Samples) -> LevelRepor
         network.runs = net.model.runs = 1
 
 
+def _refuse_source(output: Path, source: Path) -> None:
+    """Raise ExportError where `output` is a file that is read."""
+    if output.exists() and source.exists() and output.samefile(source):
+        raise ExportError(f"{output}: is a file that is read, which the checkpoint would replace; name another file")
+
+
 def _checked_sizes(sizes: Mapping[str, int] | None) -> dict[str, int]:
     if sizes is not None and not isinstance(sizes, Mapping):
         raise ExportError(f"sizes: expected names with a size each, e.g. {{'batch': 1}}, got {shown(sizes)}")
@@ -158,7 +166,8 @@ def _check_reads_alike(network: OnnxNetwork, data: Samples, original: Runner, ag
     """
     compared = [data.first(COMPARED_RUNS)] if data.free else map(data.run, range(min(COMPARED_RUNS, data.runs)))
     for inputs in map(network.given, compared):
-        expected = original.run(dict(zip(network.plan.input_names, inputs, strict=True)))
+        with network.advised():
+            expected = original.run(dict(zip(network.plan.input_names, inputs, strict=True)))
         answer = network(*inputs)
         got = answer if isinstance(answer, tuple) else (answer,)
         for name, tensor in zip(network.plan.output_names, got, strict=True):
@@ -234,6 +243,11 @@ def _accuracy(net: NestedModel, data: Samples, labels: Any) -> list[float]:
 def _classes(output: Tensor, wanted: Tensor) -> Tensor:
     """The class that an output names for each sample: a whole number, or the place of the largest number."""
     if output.is_floating_point() and output.ndim >= 2:
+        if len(wanted) and int(wanted.max()) >= output.shape[1]:
+            raise InputError(
+                f"labels: expected class indices below {output.shape[1]}, the size of dimension 1 of the first output, "
+                f"got {int(wanted.max())}; give other labels, or leave them out"
+            )
         output = output.argmax(dim=1)
     if output.numel() != wanted.numel():
         raise InputError(

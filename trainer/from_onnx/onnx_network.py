@@ -12,7 +12,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from nested_sparse.errors import InputError
+from nested_sparse.errors import ExportError, InputError
 from nested_sparse.graph.contract import LAYER_KINDS
 
 from ..export.trace import OwnGraph, TracedGraph
@@ -38,6 +38,10 @@ FINDERS: Mapping[str, Any] = {
     "GRU": recurrent,
 }
 """By operator: (model, node, taken) to the layers that do the node's work, the reason why none do, or None."""
+WHOLE_NUMBERS = ("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger")
+"""Operators with weights that are whole numbers."""
+WEIGHT_TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE)
+PLAIN = nn.Module()
 LEAST_WEIGHTS = 2
 """Sizes above 1 that a constant of the graph has to count as a weight."""
 
@@ -51,11 +55,13 @@ class OnnxNetwork(OwnGraph, CountsProducts):
 
     runs: number of equal parts of the inputs, along dimension 0, that run apart: 1, but while samples are run through a
     graph with a fixed batch size.
+    left_out: nodes and constants with weights that no module holds, and the reason.
     """
 
-    def __init__(self, plan: Plan, modules: Mapping[str, nn.Module]) -> None:
+    def __init__(self, plan: Plan, modules: Mapping[str, nn.Module], left_out: Mapping[str, str] | None = None) -> None:
         super().__init__()
         self.plan = plan
+        self.left_out = left_out or {}
         self.runs = 1
         self._products: Counter[str] | None = None
         for path, module in modules.items():
@@ -77,6 +83,7 @@ class OnnxNetwork(OwnGraph, CountsProducts):
         modules: dict[str, nn.Module] = {}
         found: list[Found] = []
         reasons: dict[str, str] = {}
+        left_out: dict[str, str] = {}
         for node in list(model.graph):
             finder = FINDERS.get(node.op_type) if not node.domain else None
             each = None if finder is None else finder(model, node, taken)
@@ -85,6 +92,11 @@ class OnnxNetwork(OwnGraph, CountsProducts):
             elif each is not None:
                 found.append(each)
                 modules |= each.modules
+            elif node.op_type in WHOLE_NUMBERS and not node.domain:
+                left_out[node.name or node.op_type] = (
+                    f"{node.op_type} computes in whole numbers; quantise the model to QuantizeLinear and "
+                    "DequantizeLinear (QDQ) in place of it, or nest the float32 model"
+                )
         feeds = {name: feed for each in found for name, feed in each.feeds.items()}
         for name, value in list(model.graph.initializers.items()):
             if not value.uses():
@@ -93,7 +105,26 @@ class OnnxNetwork(OwnGraph, CountsProducts):
                 path, weight = _dense(value, reasons, taken)
                 modules[path] = weight
                 feeds |= {_fed(model, value, taken): lambda get, path=path: get(path).weight}  # type: ignore[misc]
-        return OnnxNetwork(Plan(model, found, feeds, inputs, batch, where), modules)
+            elif name in reasons:
+                left_out[name] = reasons[name]
+        return OnnxNetwork(Plan(model, found, feeds, inputs, batch, where), modules, left_out)
+
+    @property
+    def named_by(self) -> tuple[str, Sequence[str]]:
+        """What messages call it, and the nodes that can be nested."""
+        return self.plan.where, [*FINDERS]
+
+    @property
+    def size_advice(self) -> str:
+        """The next step where the graph fails on inputs of some sizes."""
+        dims = [size for value in self.plan.inputs if value.shape is not None for size in value.shape.dims]
+        names = [*dict.fromkeys(str(size) for size in dims if not isinstance(size, int))]
+        if not names:
+            return "export the model again"
+        return (
+            f"its inputs leave {', '.join(map(repr, names))} free, its graph perhaps does not; fix such a size with "
+            f"the option sizes, e.g. sizes={{{names[0]!r}: 1}} (--size {names[0]}=1)"
+        )
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """The outputs in the order of the file, alone where it has one."""
@@ -109,10 +140,11 @@ class OnnxNetwork(OwnGraph, CountsProducts):
             dict(zip(self.plan.input_names, self.given(each), strict=True)) for each in zip(*parts, strict=True)
         ]
         feeds = {name: feed(self.get_submodule) for name, feed in self.plan.feeds.items()}
-        if any(_is_watched(self.get_submodule(path)) for each in self.plan.found for path in each.modules):
-            answers = self._by_layers(runs, feeds)
-        else:
-            answers = [self.plan.whole.run({**run, **feeds}) for run in runs]
+        watched = any(_is_watched(self.get_submodule(path)) for each in self.plan.found for path in each.modules)
+        with self.advised():
+            answers = (
+                self._by_layers(runs, feeds) if watched else [self.plan.whole.run({**run, **feeds}) for run in runs]
+            )
         outputs = tuple(_joined([answer[name] for answer in answers], 0) for name in self.plan.output_names)
         return outputs[0] if len(outputs) == 1 else outputs
 
@@ -122,6 +154,14 @@ class OnnxNetwork(OwnGraph, CountsProducts):
         return tuple(
             each.reshape(()) if value.shape is not None and not value.shape.dims else each for each, value in values
         )
+
+    @contextmanager
+    def advised(self) -> Iterator[None]:
+        """Context in which errors of ONNX Runtime name the file and the next step."""
+        try:
+            yield
+        except ExportError as error:
+            raise ExportError(f"{self.plan.where}: {error}; {self.size_advice}") from error
 
     def traced(self, examples: Sequence[Tensor], answer: Sequence[Tensor]) -> TracedGraph:
         """As of OwnGraph."""
@@ -190,7 +230,7 @@ class OnnxNetwork(OwnGraph, CountsProducts):
 
 
 def _reserved(name: str) -> bool:
-    return hasattr(nn.Module, name) or name in vars(OnnxNetwork) or name in ("plan", "runs", "training")
+    return hasattr(PLAIN, name) or name in vars(OnnxNetwork) or name in ("plan", "runs", "left_out")
 
 
 def _is_watched(layer: nn.Module) -> bool:
@@ -202,7 +242,7 @@ def _is_watched(layer: nn.Module) -> bool:
 
 def _is_weight(value: ir.Value) -> bool:
     tensor = value.const_value
-    if tensor is None or tensor.dtype != ir.DataType.FLOAT:
+    if tensor is None or tensor.dtype not in WEIGHT_TYPES:
         return False
     return sum(size > 1 for size in tensor.shape.numpy()) >= LEAST_WEIGHTS
 
@@ -221,7 +261,8 @@ def _fed(model: ir.Model, value: ir.Value, taken: Taken) -> str:
     """Let an input take the place of a constant; its name."""
     name = value.name or ""
     assert value.const_value is not None
-    new = fed_input(model, taken.name(f"{name}.fed"), [*value.const_value.shape.numpy()])
+    tensor = value.const_value
+    new = fed_input(model, taken.name(f"{name}.fed"), [*tensor.shape.numpy()], tensor.dtype)
     value.replace_all_uses_with(new)
     del model.graph.initializers[name]
     return new.name or ""

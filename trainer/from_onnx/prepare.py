@@ -55,11 +55,24 @@ def prepare(model: ir.Model, where: str, sizes: Mapping[str, int]) -> tuple[onnx
     except Exception as error:  # of onnx, onnx_ir or onnxscript, for a graph that is wrong somewhere
         raise ExportError(f"{where}: its graph cannot be read ({described(error)}); export it again") from error
     _check_operators(model, where)
+    _copy_constants(model)
     find_types(model)
     for value, name, shape in zip(model.graph.outputs, outputs, declared, strict=True):
         value.name = name
         value.shape = value.shape or shape
     return unrounded, batch
+
+
+def _copy_constants(model: ir.Model) -> None:
+    """Let a node make each output that is a constant or an input, as the checkpoint may hold the constant elsewhere."""
+    for place, value in enumerate(model.graph.outputs):
+        if value.producer() is None:
+            copied = ir.node("Identity", [value])
+            copied.outputs[0].type, copied.outputs[0].shape = value.type, value.shape
+            model.graph.append(copied)
+            model.graph.outputs[place] = copied.outputs[0]
+            if value.is_initializer():
+                value.name = f"{value.name}.constant"
 
 
 def _check_inputs(model: ir.Model, where: str) -> None:

@@ -69,6 +69,8 @@ def _gemm(model: ir.Model, node: ir.Node, values: NDArray[Any], weight: ir.Value
         return "its bias is computed in the graph"
     if not _is_row(bias, rows):
         return f"its third operand, {list(bias.shape)}, differs from row to row of the output"
+    if not np.isfinite(bias).all():
+        return "its third operand is not finite"
     alpha, beta = np.float32(number(node, "alpha", 1.0)), np.float32(number(node, "beta", 1.0))
     for name in ("alpha", "beta"):
         node.attributes.pop(name, None)
@@ -120,7 +122,7 @@ def _bias_behind(node: ir.Node, rows: int) -> tuple[ir.Node | None, NDArray[Any]
         return None, None
     other = add.inputs[1] if add.inputs[0] is node.outputs[0] else add.inputs[0]
     bias = constant_of(other)
-    if bias is None or bias.dtype != np.float32 or not _is_row(bias, rows):
+    if bias is None or bias.dtype != np.float32 or not _is_row(bias, rows) or not np.isfinite(bias).all():
         return None, None
     if bias.ndim > max(1, rank_of(node.outputs[0]) or 0):
         return None, None

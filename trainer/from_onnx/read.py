@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import onnx
@@ -26,15 +26,17 @@ MAX_NODES = 50_000
 """Most nodes of a graph; a checkpoint may hold no more (nested_sparse/graph/check.py)."""
 
 
-def read_onnx(path: str | os.PathLike[str]) -> ir.Model:
+def read_onnx(path: str | os.PathLike[str], check: Callable[[Path], None] = lambda source: None) -> ir.Model:
     """The model in the file at `path`, with the values of its external data.
 
+    check: is called with each file that is read.
     Raises ExportError: there is no such file, it is no ONNX file, it is cut off, or its external data are missing, too
     short, or outside of its folder.
     """
     path = file_path("path", path)
     if not path.is_file():
         raise ExportError(f"{path}: expected an ONNX file, there is {'a folder' if path.is_dir() else 'no such file'}")
+    check(path)
     try:
         with quiet_exporter():
             proto = onnx.load(path, load_external_data=False)
@@ -54,6 +56,7 @@ def read_onnx(path: str | os.PathLike[str]) -> ir.Model:
         raise ExportError(f"{path}: has {model.graph.num_nodes()} nodes, a checkpoint holds at most {MAX_NODES}")
     for tensor in _external(model):
         _check_external(path, tensor)
+        check(path.parent / os.fspath(tensor.location))
     try:
         external_data.load_to_model(model)
     except Exception as error:  # the system's, or those of onnx_ir

@@ -55,10 +55,11 @@ def replace_layers(
     nestable = [module for module, reason in reasons.items() if reason is None]
     left_dense = {names[module][0]: reason for module, reason in reasons.items() if reason is not None}
     if not nestable:
+        left_dense |= getattr(model, "left_out", {})
         found = "".join(f"\n  {name}: {reason}" for name, reason in left_dense.items()) or " none has weights"
+        named, kinds = getattr(model, "named_by", (type(model).__name__, _NESTABLE))
         raise InputError(
-            f"{type(model).__name__} has no {', '.join(_NESTABLE[:-1])} or {_NESTABLE[-1]} that can be nested; "
-            f"its layers:{found}"
+            f"{named} has no {', '.join(kinds[:-1])} or {kinds[-1]} that can be nested; its layers:{found}"
         )
     kept_whole = _kept_whole(patterns, names, nestable, left_dense)
     memos = _memos(norms, names, level_count)
