@@ -17,22 +17,26 @@ from ..export.nodes import constant_of
 Array = NDArray[Any]
 
 
-def dequantise(model: ir.Model) -> bool:
-    """Replace, in place, constants behind the two operators by their values, and pairs around activations by a Clip.
+def clamp_activations(model: ir.Model) -> bool:
+    """Replace, in place, pairs of the two operators around activations by a Clip.
 
     Returns whether there were such pairs, without which values are rounded less.
     """
-    clamped = False
+    clamped = [_clamp(node) for node in list(model.graph) if _is(node, "DequantizeLinear")]
+    return any(clamped)
+
+
+def dequantise(model: ir.Model) -> None:
+    """Replace, in place, constants behind the two operators by their values."""
     for node in list(model.graph):
-        if node.domain != "" or node.graph is None or not node.inputs:
-            continue
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and all(
+        if _is(node, "QuantizeLinear", "DequantizeLinear") and all(
             value is None or constant_of(value) is not None for value in node.inputs
         ):
             _fold(model, node)
-        elif node.op_type == "DequantizeLinear":
-            clamped |= _clamp(node)
-    return clamped
+
+
+def _is(node: ir.Node | None, *operators: str) -> bool:
+    return node is not None and node.domain == "" and node.op_type in operators and bool(node.inputs)
 
 
 def _fold(model: ir.Model, node: ir.Node) -> None:
@@ -58,9 +62,10 @@ def _dequantised(node: ir.Node, arrays: list[Array | None]) -> Array | None:
     given, scale, zero = [*arrays, None][:3]
     assert given is not None
     assert scale is not None
-    if scale.dtype != np.float32:
+    if scale.dtype != np.float32 or "output_dtype" in node.attributes:
         return None
-    wide = given.astype(np.float32) if given.dtype.kind == "f" else given.astype(np.int64)
+    # numbers of 8 bits or less that numpy lacks, float8 and int4, are of kind "V"; float32 holds all of them
+    wide = given.astype(np.int64 if given.dtype.kind in "iu" else np.float32)
     spread_scale, spread_zero = _spread(node, given, scale), None if zero is None else _spread(node, given, zero)
     if spread_scale is None:
         return None
@@ -105,7 +110,7 @@ def _clamp(node: ir.Node) -> bool:
     """
     quantized = node.inputs[0]
     quantize = None if quantized is None else quantized.producer()
-    if quantize is None or quantize.op_type != "QuantizeLinear" or quantize.domain != "" or node.graph is None:
+    if quantize is None or not _is(quantize, "QuantizeLinear") or constant_of(quantize.inputs[0]) is not None:
         return False
     pairs = [[constant_of(value) for value in [*each.inputs, None][1:3]] for each in (quantize, node)]
     (scale, zero), (other_scale, other_zero) = pairs
@@ -115,13 +120,18 @@ def _clamp(node: ir.Node) -> bool:
     other_zero = np.zeros((), np.uint8) if other_zero is None else other_zero
     if zero.size != 1 or not np.array_equal(zero, other_zero) or scale.dtype != np.float32:
         return False
-    if zero.dtype.kind not in "iu" or zero.dtype.itemsize > 2 or "output_dtype" in quantize.attributes:
+    if (
+        zero.dtype.kind not in "iu"
+        or zero.dtype.itemsize > 2
+        or "output_dtype" in {**quantize.attributes, **node.attributes}
+    ):
         return False
     limits = np.iinfo(zero.dtype)
     ends = [(bound - int(zero.reshape(()))) * np.float32(scale.reshape(())) for bound in (limits.min, limits.max)]
     bounds = [ir.node("Constant", [], {"value": ir.tensor(np.float32(end))}) for end in ends]
     clip = ir.node("Clip", [quantize.inputs[0], *(each.outputs[0] for each in bounds)])
     old, new = node.outputs[0], clip.outputs[0]
+    assert node.graph is not None
     node.graph.insert_before(node, [*bounds, clip])
     name, old.name = old.name, None
     ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript import version_converter
@@ -17,7 +18,7 @@ from ..entry import described
 from ..export.free_sizes import BATCH
 from ..export.simplify import simplify
 from ..export.trace import check_distinct, quiet_exporter
-from .dequantise import dequantise
+from .dequantise import clamp_activations, dequantise
 from .learned import without_learned
 from .segments import find_types
 
@@ -25,11 +26,12 @@ OPSET = 18
 """Older graphs are converted to this version of ONNX's operators, the one that torch.onnx writes, too."""
 
 
-def prepare(model: ir.Model, where: str, sizes: Mapping[str, int]) -> tuple[bool, str]:
+def prepare(model: ir.Model, where: str, sizes: Mapping[str, int]) -> tuple[onnx.ModelProto | None, str]:
     """Rewrite `model`, in place; it computes the same, but without the rounding between QuantizeLinear and its inverse.
 
     where: name of the file, for messages. sizes: free sizes of the inputs, by name, that become fixed. Returns
-    whether roundings were taken out, and the name of the free size that is the batch, "" without one.
+    the graph without its roundings, but with its weights as they are in the file, None where no roundings were taken
+    out; and the name of the free size that is the batch, "" without one.
     Raises ExportError.
     """
     common.RemoveInitializersFromInputsPass()(model)
@@ -41,11 +43,12 @@ def prepare(model: ir.Model, where: str, sizes: Mapping[str, int]) -> tuple[bool
     batch = _name_sizes(model, where, sizes)
     _convert(model, where)
     without_learned(model)
-    quantised = dequantise(model)
     declared = [value.shape for value in model.graph.outputs]
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
         for value in node.outputs:
             value.shape = None  # some are of other sizes than those that are free here
+    unrounded = ir.to_proto(model) if clamp_activations(model) else None
+    dequantise(model)
     try:
         with quiet_exporter():
             simplify(model)
@@ -56,7 +59,7 @@ def prepare(model: ir.Model, where: str, sizes: Mapping[str, int]) -> tuple[bool
     for value, name, shape in zip(model.graph.outputs, outputs, declared, strict=True):
         value.name = name
         value.shape = value.shape or shape
-    return quantised, batch
+    return unrounded, batch
 
 
 def _check_inputs(model: ir.Model, where: str) -> None:

@@ -67,7 +67,7 @@ def _gemm(model: ir.Model, node: ir.Node, values: NDArray[Any], weight: ir.Value
     rows = values.shape[0 if transposed else 1]
     if bias is None:
         return "its bias is computed in the graph"
-    if bias.size not in (1, rows) or bias.shape[-1:] not in ((), (1,), (rows,)):
+    if not _is_row(bias, rows):
         return f"its third operand, {list(bias.shape)}, differs from row to row of the output"
     alpha, beta = np.float32(number(node, "alpha", 1.0)), np.float32(number(node, "beta", 1.0))
     for name in ("alpha", "beta"):
@@ -120,16 +120,16 @@ def _bias_behind(node: ir.Node, rows: int) -> tuple[ir.Node | None, NDArray[Any]
         return None, None
     other = add.inputs[1] if add.inputs[0] is node.outputs[0] else add.inputs[0]
     bias = constant_of(other)
-    if (
-        bias is None
-        or bias.dtype != np.float32
-        or bias.size not in (1, rows)
-        or bias.shape[-1:] not in ((), (1,), (rows,))
-    ):
+    if bias is None or bias.dtype != np.float32 or not _is_row(bias, rows):
         return None, None
     if bias.ndim > max(1, rank_of(node.outputs[0]) or 0):
         return None, None
     return add, bias
+
+
+def _is_row(bias: NDArray[Any], rows: int) -> bool:
+    """Whether a summand is one number, or one for each row of the weight: the same for all samples."""
+    return bias.size == 1 or (bias.size == rows and bias.shape[-1] == rows)
 
 
 def _linear(taken: Taken, weight: ir.Value, values: NDArray[Any], alpha: np.float32, bias: NDArray[Any]) -> nn.Linear:

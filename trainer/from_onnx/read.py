@@ -18,6 +18,7 @@ from nested_sparse.excerpt import excerpt
 
 from ..entry import described
 from ..export.trace import quiet_exporter
+from .sparse import made_dense
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ def read_onnx(path: str | os.PathLike[str]) -> ir.Model:
             if not proto.graph.node:
                 raise ExportError(f"{path}: holds no graph with nodes, or only a part of one; copy or export it again")
             _leave_out_outputs(proto, path.name)
+            made_dense(proto, path.name)
             model = ir.from_proto(proto)
         external_data.set_base_dir(model.graph, path.parent)
     except NestedSparseError:
