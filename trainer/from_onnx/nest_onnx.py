@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nested_sparse.argument import file_path, real, shown, whole
 from nested_sparse.budget import check_densities
-from nested_sparse.errors import ExportError, InputError, TrainingError
+from nested_sparse.errors import ExportError, InputError, PatternError, TrainingError
 from nested_sparse.level import ACCURACY
 from nested_sparse.value_type import FLOAT32, INT8, value_type
 from nested_sparse.writer import refuse_existing
@@ -207,7 +207,15 @@ def _nested(
         densities = _levels_below(own, densities, network.plan.where)
     pattern = pattern or (own.pattern if own else "unstructured")
     damping = real("damping", options.pop("damping", DAMPING), above=0, error=ExportError)
-    net = nest(network, densities=densities, pattern=pattern, **options)
+    try:
+        net = nest(network, densities=densities, pattern=pattern, **options)
+    except PatternError as error:
+        if own is None:
+            raise
+        raise PatternError(
+            f"{network.plan.where} is sparse already, and keeps its own zeros and no others as a level of density 1: "
+            f"{error}; or leave the pattern out, which is then {own.pattern!r}"
+        ) from error
     assert isinstance(net.model, OnnxNetwork)
     if keep_values and own is None and max(densities) == 1:
         log.info(

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from onnx_files import answers, close, model_of, random, saved, torch_cnn
 
 from nested_sparse.checkpoint import Checkpoint
-from nested_sparse.errors import NestedSparseError
+from nested_sparse.errors import NestedSparseError, PatternError
 from nested_sparse.runtime import Session
 from nested_sparse.trainer import nest_onnx
 
@@ -193,3 +193,16 @@ def test_random_numbers_are_no_fault_of_the_reader(tmp_path: Path) -> None:
     model = model_of(nodes, {"x": ["N", 6]}, {"output": ["N", 5]}, {"w": random(6, 5)})
     with pytest.raises(NestedSparseError, match="answers otherwise in every run"):
         nest_onnx(saved(model, tmp_path / "m.onnx"), {"x": X}, tmp_path / "m.safetensors", densities=(0.5,))
+
+
+def test_a_pattern_that_cannot_keep_a_sparse_file(tmp_path: Path) -> None:
+    """The error says where the density 1 comes from, which the user did not give."""
+    weight = random(72, 16) * (np.random.default_rng(0).random((72, 16)) < 0.5)
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["output"], "fc/MatMul")]
+    model = saved(model_of(nodes, {"x": ["N", 72]}, {"output": ["N", 16]}, {"w": weight}), tmp_path / "m.onnx")
+    data = {"x": random(8, 72)}
+    with pytest.raises(PatternError) as caught:
+        nest_onnx(model, data, tmp_path / "m.safetensors", densities=(0.05, 0.1), pattern="gs16x4")
+    assert all(
+        word in str(caught.value) for word in ["m.onnx is sparse already", "leave the pattern out", "64 of the 72"]
+    )
