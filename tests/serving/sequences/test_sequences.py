@@ -107,7 +107,7 @@ def test_a_batch_of_sequences_keeps_its_number(client: Any) -> None:
     """Zeros for each sample at the start; another number later is refused."""
     answer = client.infer("adder", tensors(1, batch=3), sequence_id=1, sequence_start=True)
     assert answer.as_numpy("y").shape == (3, 2)
-    assert "input 'sum': its dimension 0, the batch, is 3" in refused(lambda: step(client, 1, 1))[1]
+    assert "request is 1, that of the states of sequence 1 is 3" in refused(lambda: step(client, 1, 1))[1]
     assert client.infer("adder", tensors(1, batch=3), sequence_id=1).as_numpy("y")[2, 1] == 20
 
 

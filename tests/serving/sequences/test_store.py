@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from nested_sparse.errors import OverloadedError, ServingError
-from nested_sparse.serving.sequences.store import Sequence, SequenceLimits, SequenceStore
+from nested_sparse.serving.sequences.sequence import Sequence
+from nested_sparse.serving.sequences.store import SequenceLimits, SequenceStore
 
 Play = Callable[[Callable[["Rig"], None]], None]
 
