@@ -173,9 +173,16 @@ def _check_reads_alike(network: OnnxNetwork, data: Samples, original: Runner, ag
         for name, tensor in zip(network.plan.output_names, got, strict=True):
             problem = agreement.problem(_table(expected[name]), tensor.numpy())
             if problem:
+                again = original.run(dict(zip(network.plan.input_names, inputs, strict=True)))
+                why = (
+                    "please report the model"
+                    if np.array_equal(_table(again[name]), _table(expected[name]), equal_nan=True)
+                    else "the file itself answers otherwise in every run, so it cannot be compared; save it without "
+                    "the nodes that draw random numbers (Dropout in training mode, RandomNormal)"
+                )
                 raise ExportError(
                     f"{network.plan.where}: output {name!r} of the graph as it was read disagrees with ONNX Runtime, "
-                    f"which ran the file: {problem}; please report the model"
+                    f"which ran the file: {problem}; {why}"
                 )
 
 

@@ -250,7 +250,11 @@ def _is_weight(value: ir.Value) -> bool:
 def _dense(value: ir.Value, reasons: Mapping[str, str], taken: Taken) -> tuple[str, DenseWeight]:
     """A weight that stays as it is: its path and module."""
     node = next(iter(value.uses())).node
-    why = reasons.get(value.name or "") or f"{node.op_type} reads it; {', '.join(FINDERS)} are nested"
+    why = reasons.get(value.name or "") or (
+        f"{node.op_type} reads it in a branch or a loop; nodes of the main graph are nested"
+        if node.graph is not value.graph
+        else f"{node.op_type} reads it; {', '.join(FINDERS)} are nested"
+    )
     assert value.const_value is not None
     return taken.path(node, value, by_weight=True), DenseWeight(
         torch.from_numpy(np.array(value.const_value.numpy())), why

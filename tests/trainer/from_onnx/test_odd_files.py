@@ -52,12 +52,35 @@ def baked() -> onnx.ModelProto:
     return model_of(nodes, {"x": ["N", 2, 3]}, {"output": ["N", 5]}, constants)
 
 
+def looped() -> onnx.ModelProto:
+    """x by a weight in the body of a Loop of one step."""
+    body = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"]), helper.make_node("Identity", ["go"], ["more"])],
+        "body",
+        [
+            helper.make_tensor_value_info("step", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+        ],
+        [
+            helper.make_tensor_value_info("more", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("y", TensorProto.FLOAT, None),
+        ],
+    )
+    nodes = [
+        helper.make_node("Loop", ["count", "start"], ["all"], body=body),
+        helper.make_node("Squeeze", ["all", "axes"], ["output"]),
+    ]
+    constants = {"count": np.array(1), "start": np.array(True), "axes": np.array([0]), "w": random(6, 5)}
+    return model_of(nodes, {"x": ["N", 6]}, {"output": ["N", 5]}, constants)
+
+
 @pytest.mark.parametrize(
     ("model", "data", "words"),
     [
         (typed(np.float16, TensorProto.FLOAT16), X.astype(np.float16), ["w: MatMul: it computes in float16"]),
         (typed(np.float64, TensorProto.DOUBLE), X.astype(np.float64), ["w: MatMul: it computes in float64"]),
         (whole_numbers(), X, ["fc/MatMulInteger: MatMulInteger computes in whole numbers", "QDQ"]),
+        (looped(), X, ["w: MatMul reads it in a branch or a loop"]),
         (vector(), X, ["w: MatMul: its weight has the shape [6]"]),
     ],
 )
@@ -159,3 +182,14 @@ def test_a_file_that_is_read_is_not_replaced(output: str, tmp_path: Path) -> Non
     with pytest.raises(NestedSparseError, match="is a file that is read"):
         nest_onnx(tmp_path / "m.onnx", tmp_path / "data.npz", tmp_path / output, densities=(0.5,), force=True)
     assert (tmp_path / output).read_bytes() == before
+
+
+def test_random_numbers_are_no_fault_of_the_reader(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["m"], "fc/MatMul"),
+        helper.make_node("RandomNormalLike", ["m"], ["r"]),
+        helper.make_node("Add", ["m", "r"], ["output"]),
+    ]
+    model = model_of(nodes, {"x": ["N", 6]}, {"output": ["N", 5]}, {"w": random(6, 5)})
+    with pytest.raises(NestedSparseError, match="answers otherwise in every run"):
+        nest_onnx(saved(model, tmp_path / "m.onnx"), {"x": X}, tmp_path / "m.safetensors", densities=(0.5,))
