@@ -113,7 +113,7 @@ def test_bytes_are_bounded_like_sequences(play: Callable[..., None]) -> None:
 
 
 def test_no_client_keeps_others_from_their_fair_share(play: Callable[..., None]) -> None:
-    """Not by one large sequence, nor by requests that are always under way; nobody has a right to more than that."""
+    """Not by one large sequence, nor by requests that are always under way; no client has a right to more than that."""
 
     def scene(rig: Rig) -> None:
         large = rig.add("rich", 0, 99)
