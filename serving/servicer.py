@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import grpc
 
 import nested_sparse
-from nested_sparse.errors import DeadlineError, NotFoundError, SequenceError
+from nested_sparse.errors import DeadlineError, InputError, NotFoundError, SequenceError
 from nested_sparse.proto import messages
 from nested_sparse.runtime.scheduling import Response, time_limit_ms
 from nested_sparse.runtime.session import batch_size
@@ -46,7 +46,7 @@ from .repository.repository import Repository
 from .repository.rpcs import RepositoryRpcs
 from .rights.caller import check_priority, client_name, name_client
 from .sequences.step import SequenceStep, read_step
-from .sequences.visit import Visit
+from .sequences.visit import Visit, missed
 from .served_model import PLATFORM, ServedModel
 from .shared_memory.regions import Regions
 from .shared_memory.rpcs import MemoryRpcs
@@ -212,10 +212,17 @@ class Servicer:
             model = self._dataplane.find(message.model_name, message.model_version)
         except NotFoundError as error:
             self.metrics.count_unread(error)
+            self._missed(request, self._dataplane.versions(message.model_name))
             raise
         with self.metrics.request(model, received_s) as record:
-            if model.state and (step := read_step(message.parameters)) is not None:
-                return await self._in_sequence(step, request, model, received_s, time_left_s, record)
+            if model.state:
+                try:
+                    step = read_step(message.parameters)
+                except InputError:
+                    self._missed(request, [model])
+                    raise
+                if step is not None:
+                    return await self._in_sequence(step, request, model, received_s, time_left_s, record)
             call = await self._read(request, model, received_s, time_left_s)
             check_priority(call.request.priority)
             record.input_s = self._clock() - began_s
@@ -245,23 +252,28 @@ class Servicer:
     ) -> bytes:
         """As infer(), of a request of a sequence. Its state goes on only when the answer is made, and not too late."""
         began_s = self._clock()
-        with Visit(self._dataplane.sequences, model, client_name.get(), step) as visit:
-            with self._dataplane.held(model):
-                call = await self._read(request, model, received_s, time_left_s)
-                check_priority(call.request.priority)
-                record.input_s = self._clock() - began_s
-                limit_s = time_limit_ms(call.request, model.default_slo_ms) / MS_PER_S
-                try:
+        try:
+            with Visit(self._dataplane.sequences, model, client_name.get(), step) as visit:
+                with self._dataplane.held(model):
+                    call = await self._read(request, model, received_s, time_left_s)
+                    check_priority(call.request.priority)
+                    record.input_s = self._clock() - began_s
+                    limit_s = time_limit_ms(call.request, model.default_slo_ms) / MS_PER_S
                     call = await visit.ready(call, received_s + limit_s - self._clock())
-                except SequenceError:
-                    self._dataplane.check_ready()  # the reason why those before it failed
-                    raise
-            data = await self._answered(model, call, record)
-            assert record.response is not None
-            if time_left_s is not None and self._clock() >= received_s + time_left_s:
-                raise DeadlineError("expired: the client's deadline passed before the answer was made")
-            visit.keep(record.response.outputs)
+                data = await self._answered(model, call, record)
+                assert record.response is not None
+                if time_left_s is not None and self._clock() >= received_s + time_left_s:
+                    raise DeadlineError("expired: the client's deadline passed before the answer was made")
+                visit.keep(record.response.outputs)
+        except SequenceError:
+            self._dataplane.check_ready()  # the reason why those before it failed
+            raise
         return data
+
+    def _missed(self, request: AnyRequest, models: list[ServedModel]) -> None:
+        """Note that `request`, for one of `models`, has no place in its sequence, if it is of any."""
+        stateful = [model for model in models if model.state]
+        missed(self._dataplane.sequences, stateful, client_name.get(), request.message.parameters)
 
     async def _read(
         self, request: AnyRequest, model: ServedModel, received_s: float, time_left_s: float | None

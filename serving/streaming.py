@@ -17,6 +17,7 @@ from .protocol.convert import InferRequest
 from .protocol.known_headers import KnownRequest
 from .protocol.wire import length_prefix
 from .rights.caller import name_client
+from .sequences.source import StreamSource, stream_source
 
 MOST_UNANSWERED = 16
 """Requests of one stream that are in the server at once. The next one is not read before the oldest is answered, and
@@ -63,7 +64,8 @@ class Streaming:
         """
         self.calls.begin(context)
         name_client(context)
-        stream = _Stream(self, context)
+        stream_source.set(source := StreamSource())
+        stream = _Stream(self, context, source)
         self._open.add(stream)
         try:
             ending = await stream.run()
@@ -81,7 +83,8 @@ class Streaming:
 class _Stream:
     """One call of ModelStreamInfer."""
 
-    def __init__(self, streaming: Streaming, context: Any) -> None:
+    def __init__(self, streaming: Streaming, context: Any, source: StreamSource) -> None:
+        self._source = source
         self._streaming = streaming
         self._context = context
         self._metadata = context.invocation_metadata() or ()
@@ -137,7 +140,11 @@ class _Stream:
         try:
             self._streaming.check(self._metadata)
             async with self._reading:
-                request = await self._streaming.read(data)
+                try:
+                    request = await self._streaming.read(data)
+                except Exception:
+                    self._source.unread += 1  # it may be of any sequence
+                    raise
             name = request.message.id
             response = await self._streaming.infer(request, received_s, self._context.time_remaining())
         except AccessError as error:

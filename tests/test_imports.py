@@ -117,6 +117,8 @@ MAY_USE_TOO: Mapping[tuple[str, str], str] = {
     ("trainer.export.int8.tables", "onnx"): "an activation function is computed by the graph's own nodes",
     ("trainer.export.int8.tables", "onnxruntime"): "the same",
     ("trainer.from_onnx.read", "onnx"): "reads types that onnx_ir does not know, to leave them out",
+    ("trainer.from_onnx.prepare", "onnx"): "names the type of a model that is run as it was read",
+    ("trainer.from_onnx.sparse", "onnx"): "onnx_ir has no sparse tensors",
     ("trainer.from_onnx.segments", "onnx"): "a part of an ONNX graph is a graph of its own, for ONNX Runtime",
     ("trainer.from_onnx.segments", "onnxruntime"): "the nodes of an ONNX file between its layers are run by it",
 }

@@ -11,6 +11,7 @@ from nested_sparse.proto.messages import InferParameter
 from ..protocol.parameters import INTEGER_KINDS, SEQUENCE, kind_of
 
 ID, START, END = SEQUENCE
+ID_KINDS = (*INTEGER_KINDS, "string_param", "double_param")
 MOST_ID_BYTES = 128
 """Of an id that is a text, in UTF-8: as Triton's."""
 
@@ -45,6 +46,16 @@ def read_step(parameters: Mapping[str, InferParameter]) -> SequenceStep | None:
     if starts or ends:
         raise InputError(f"The request has {START if starts else END!r} without {ID!r}; expected a number or a text.")
     return None
+
+
+def faulty_step(parameters: Mapping[str, InferParameter]) -> SequenceStep | None:
+    """As much of the step as can be read of a request that read_step() or others refuse; None without a usable id."""
+    name: int | str | float = 0
+    if ID in parameters and (kind := parameters[ID].WhichOneof("parameter_choice")) in ID_KINDS:
+        name = getattr(parameters[ID], kind)
+    if isinstance(name, float):  # a number of the wrong type is still a name
+        name = int(name) if name.is_integer() else 0
+    return SequenceStep(name, START in parameters and parameters[START].bool_param) if name else None
 
 
 def _flag(parameters: Mapping[str, InferParameter], name: str) -> bool:

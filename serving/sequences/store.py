@@ -5,26 +5,25 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from nested_sparse.argument import finite, whole
 from nested_sparse.errors import OverloadedError, ServingError
-from nested_sparse.runtime.session import Array
 
 from ..served_model import ServedModel
+from .sequence import EVERY, Key, Sequence
 
-IDLE, EVICTED, UNLOADED = "idle", "evicted", "unloaded"
+IDLE, EVICTED, UNLOADED, FAILED = "idle", "evicted", "unloaded", "failed"
 """Reasons for which a sequence is forgotten before its end."""
-Key = tuple[ServedModel, str, int | str]
 
 
 @dataclass(frozen=True, slots=True)
 class SequenceLimits:
     """Limits of the sequences of all models together. Raises ServingError for a value that is out of range.
 
-    most: number of sequences; 0: none is kept. most_bytes: of their states. idle_s: seconds without a request after
-    which one is forgotten.
+    most: number of sequences; 0: none is kept. most_bytes: of their states. idle_s: seconds without an
+    answered request after which one is forgotten.
     """
 
     most: int = 1024
@@ -37,35 +36,14 @@ class SequenceLimits:
         finite("idle_s", self.idle_s, 0.001, error=ServingError)
 
 
-@dataclass(eq=False, slots=True)
-class Sequence:
-    """One sequence of one client on one version of a model.
-
-    used_s: time of its last request. state: arrays by input, as after the last request that was answered; None before
-    the first. nbytes: that are kept for it. visits: its requests under way. last: the end of the last of them: whether
-    it was answered. gone: it was forgotten.
-    """
-
-    key: Key
-    used_s: float
-    state: Mapping[str, Array] | None = None
-    nbytes: int = 0
-    visits: int = 0
-    last: asyncio.Future[bool] | None = None
-    gone: bool = False
-
-    @property
-    def client(self) -> str:
-        """Name of its client."""
-        return self.key[1]
-
-
 class SequenceStore:
     """Sequences by model, client and id. Belongs to one event loop.
 
     Where there is no room for another one, the client that has most of what is short, sequences or bytes, loses the one
-    that it has not used for the longest time, if it still has no less than the client that needs the room. Otherwise
-    that client is refused. A sequence with a request under way is never forgotten, except with its model.
+    that it has not used for the longest time, if it has no request under way and its client still has no less than the
+    one that needs the room. A client that stays within its fair share, that is the limit divided by the number of
+    clients with a sequence, is never refused: then the client that has most loses one in any case. Otherwise the client
+    that needs the room is refused.
 
     counts: [sequences, bytes] by the name of the model. lost: sequences by the name of the model and the reason.
     Both may be read from any thread.
@@ -110,7 +88,7 @@ class SequenceStore:
             return
         more = nbytes - sequence.nbytes
         if more > 0:
-            self._make_room(sequence.client, 0, more)
+            self._make_room(sequence.client, 0, more, nbytes)
         self._count(sequence, 0, more)
         sequence.nbytes = nbytes
 
@@ -121,6 +99,15 @@ class SequenceStore:
         del self._all[sequence.key]
         self._count(sequence, -1, -sequence.nbytes)
         sequence.gone, sequence.state, sequence.nbytes = True, None, 0
+
+    def tidy(self, sequence: Sequence) -> None:
+        """Forget the sequence where no request is under way and none can go on with it."""
+        if sequence.visits or sequence.gone:
+            return
+        if sequence.broken is EVERY:
+            self._lose(sequence, FAILED)
+        elif sequence.state is None:
+            self.remove(sequence)
 
     def drop(self, models: Collection[ServedModel]) -> None:
         """Forget all sequences of models that are served no longer."""
@@ -143,9 +130,10 @@ class SequenceStore:
         if self._timer is not None:
             self._timer.cancel()
 
-    def _make_room(self, client: str, count: int, nbytes: int) -> None:
+    def _make_room(self, client: str, count: int, nbytes: int, whole_nbytes: int = 0) -> None:
+        """whole_nbytes: of the sequence that needs `nbytes` more."""
         self.expire()
-        if nbytes > self.limits.most_bytes or count > self.limits.most:
+        if whole_nbytes > self.limits.most_bytes or count > self.limits.most:
             raise OverloadedError(f"shed: {self._said(nbytes)}; no sequence as large can be kept", None)
         while True:
             short_of_bytes = self._nbytes + nbytes > self.limits.most_bytes
@@ -161,12 +149,14 @@ class SequenceStore:
     def _victim(self, client: str, need: int, measure: int) -> Sequence | None:
         """The sequence that makes way. measure: 0 counts sequences, 1 bytes."""
         richest = max(self._of_clients, key=lambda name: self._of_clients[name][measure])
+        most = self._of_clients[richest][measure]
         own = self._of_clients.get(client, [0, 0])[measure] + need
-        idle = (each for each in self._all.values() if each.client == richest and not each.visits)
-        victim = next((each for each in idle if (each.nbytes if measure else 1)), None)
-        if victim is None or self._of_clients[richest][measure] - (victim.nbytes if measure else 1) < own:
-            return None
-        return victim
+        held = [each for each in self._all.values() if each.client == richest and (each.nbytes if measure else 1)]
+        idle = next((each for each in held if not each.visits), None)
+        if idle is not None and most - (idle.nbytes if measure else 1) >= own:
+            return idle
+        share = (self.limits.most_bytes if measure else self.limits.most) // len({*self._of_clients, client})
+        return (idle or held[0]) if own <= share < most else None
 
     def _said(self, nbytes: int) -> str:
         limits = self.limits

@@ -90,7 +90,7 @@ class Limits(Group):
     ] = 1024
     max_sequence_mb: Annotated[int, Setting("Most MiB of their states together.", least=0, most=2**40)] = 256
     sequence_idle_s: Annotated[
-        float, Setting("Seconds without a request after which a sequence is forgotten.", least=0.001)
+        float, Setting("Seconds without an answered request after which a sequence is forgotten.", least=0.001)
     ] = 60.0
     min_memory_mb: Annotated[
         int,

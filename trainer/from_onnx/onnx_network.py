@@ -111,7 +111,7 @@ class OnnxNetwork(OwnGraph, CountsProducts):
 
     @property
     def named_by(self) -> tuple[str, Sequence[str]]:
-        """What messages call it, and the nodes that can be nested."""
+        """Its name in messages, and the nodes that can be nested."""
         return self.plan.where, [*FINDERS]
 
     @property

@@ -46,8 +46,8 @@ def test_requests_at_once_run_one_by_one(server: Any, adder: ServedModel) -> Non
         assert (y_of(first.result(60)), y_of(second.result(60))) == (30, 60)
 
 
-def test_those_behind_a_failure_fail_too_and_the_state_stays(server: Any, adder: ServedModel) -> None:
-    """They were sent for a state that did not come. One that starts anew does not depend on it."""
+def test_those_behind_a_failure_fail_too(server: Any, adder: ServedModel) -> None:
+    """They were sent for a state that did not come, as may be all later ones. A start does not depend on it."""
     engine: Any = adder.engine
     with stub(server) as infer:
         infer(asked(1, 1, start=True))
@@ -61,9 +61,12 @@ def test_those_behind_a_failure_fail_too_and_the_state_stays(server: Any, adder:
             with pytest.raises(grpc.RpcError) as caught:
                 each.result(60)
             assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
-            assert "the request before it in sequence 1 failed" in caught.value.details()
+            assert "a request before it in sequence 1 failed" in caught.value.details()
+        assert kept(server) == (0, 0)
         engine.held = False
-        assert y_of(infer(asked(5, 1))) == 60
+        with pytest.raises(grpc.RpcError, match="failed while other requests of it were under way"):
+            infer(asked(5, 1))
+        assert y_of(infer(asked(6, 1, start=True))) == 60
         engine.held, engine.pending = True, []
         running = infer.future(asked(2, 1))
         assert wait_for(lambda: engine.pending)
@@ -150,7 +153,21 @@ def test_a_stream_reads_its_requests_one_after_the_other() -> None:
 
 
 def test_a_deadline_that_passes_leaves_the_state(server: Any, adder: ServedModel) -> None:
-    """While the request runs, and while it waits for the one before it."""
+    """Of a client that sends one request at a time."""
+    engine: Any = adder.engine
+    with stub(server) as infer:
+        infer(asked(1, 1, start=True))
+        engine.held = True
+        with pytest.raises(grpc.RpcError) as caught:
+            infer(asked(4, 1), timeout=0.2)
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        engine.held = False
+        assert wait_for(lambda: visits(server) == 0)
+        assert y_of(infer(asked(5, 1))) == 60
+
+
+def test_a_deadline_may_pass_in_the_line(server: Any, adder: ServedModel) -> None:
+    """Those before it are answered, those after it are not."""
     engine: Any = adder.engine
     with stub(server) as infer:
         infer(asked(1, 1, start=True))
@@ -163,14 +180,12 @@ def test_a_deadline_that_passes_leaves_the_state(server: Any, adder: ServedModel
             infer(waiting)
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert "the request before it in sequence 1" in caught.value.details()
+        with pytest.raises(grpc.RpcError, match="a request before it in sequence 1 failed"):
+            infer(asked(4, 1))
         engine.answer_next()
         assert y_of(running.result(60)) == 30
-        with pytest.raises(grpc.RpcError) as caught:
-            infer(asked(4, 1), timeout=0.2)
-        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        engine.held = False
         assert wait_for(lambda: visits(server) == 0)
-        assert y_of(infer(asked(5, 1))) == 80
+        assert server._dataplane.sequences.lost == {("adder", "failed"): 1}
 
 
 def test_an_answer_that_comes_too_late_does_not_count(adder: ServedModel) -> None:
@@ -219,18 +234,31 @@ def test_those_that_wait_while_the_server_drains_are_told_so(adder: ServedModel,
 
 
 def test_a_line_is_bounded(server: Any, adder: ServedModel) -> None:
-    """A sequence takes only so many requests at once."""
+    """A sequence takes only so many requests at once; those behind one that was not taken in are refused.
+
+    Only a start may succeed when it is sent again.
+    """
     engine: Any = adder.engine
     engine.held = True
     with stub(server) as infer:
-        calls = [infer.future(asked(1, 1, start=True)) for _ in range(MOST_VISITS)]
+        calls = [infer.future(asked(1, 1, start=True))]
+        assert wait_for(lambda: visits(server) == 1)
+        calls += [infer.future(asked(1, 1)) for _ in range(1, MOST_VISITS)]
         assert wait_for(lambda: visits(server) == MOST_VISITS)
-        with pytest.raises(grpc.RpcError) as caught:
+        full, behind = "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION"
+        for start, status, pushback_ms in ((False, full, "-1"), (False, behind, None), (True, full, "10")):
+            with pytest.raises(grpc.RpcError) as caught:
+                infer(asked(1, 1, start=start))
+            assert caught.value.code().name == status
+            assert dict(caught.value.trailing_metadata()).get("grpc-retry-pushback-ms") == pushback_ms
+        engine.answer_next()
+        assert y_of(calls[0].result(60)) == 10
+        with pytest.raises(grpc.RpcError, match="a request before it in sequence 1 failed"):
             infer(asked(1, 1))
-        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        for _ in calls:
+        for _ in calls[1:]:
             engine.answer_next()
-        assert {y_of(call.result(60)) for call in calls} == {10.0}
+        assert {y_of(call.result(60)) for call in calls} == {10.0 * (1 + place) for place in range(MOST_VISITS)}
+        assert wait_for(lambda: len(server._dataplane.sequences) == 0)
 
 
 def test_a_stream_keeps_its_order(server: Any) -> None:
@@ -298,7 +326,7 @@ def test_one_sequence_from_many_threads_counts_each_answer_once(server: Any, add
             for _ in range(25):
                 value = float(rng.randrange(1, 100))
                 try:
-                    found.append((value, step(client, float("nan") if rng.random() < 0.2 else value, 1)))
+                    found.append((value, step(client, float("nan") if rng.random() < 0.02 else value, 1)))
                 except Error as error:
                     statuses.add(str(error.status()))
         return found

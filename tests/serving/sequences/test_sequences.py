@@ -103,11 +103,25 @@ def test_an_error_leaves_the_state_as_it_was(client: Any, adder: ServedModel, se
     assert refused(lambda: step(client, 1, 1))[0] == "FAILED_PRECONDITION"
 
 
+def test_a_request_that_fails_does_not_keep_its_sequence(client: Any, server: Any) -> None:
+    """It costs the client nothing, so it does not put off the end of the idle time."""
+    store = server._dataplane.sequences
+    step(client, 1, 1, start=True)
+    (sequence,) = store._all.values()
+    used_s = sequence.used_s
+    for parameters in ({"slo_ms": -1}, {"wrong": 1}):
+        refused(lambda parameters=parameters: step(client, 1, 1, parameters=parameters))
+    refused(lambda: step(client, float("nan"), 1))
+    assert sequence.used_s == used_s
+    step(client, 1, 1)
+    assert sequence.used_s > used_s
+
+
 def test_a_batch_of_sequences_keeps_its_number(client: Any) -> None:
     """Zeros for each sample at the start; another number later is refused."""
     answer = client.infer("adder", tensors(1, batch=3), sequence_id=1, sequence_start=True)
     assert answer.as_numpy("y").shape == (3, 2)
-    assert "input 'sum': its dimension 0, the batch, is 3" in refused(lambda: step(client, 1, 1))[1]
+    assert "request is 1, that of the states of sequence 1 is 3" in refused(lambda: step(client, 1, 1))[1]
     assert client.infer("adder", tensors(1, batch=3), sequence_id=1).as_numpy("y")[2, 1] == 20
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from nested_sparse.errors import OverloadedError, ServingError
-from nested_sparse.serving.sequences.store import Sequence, SequenceLimits, SequenceStore
+from nested_sparse.serving.sequences.sequence import Sequence
+from nested_sparse.serving.sequences.store import SequenceLimits, SequenceStore
 
 Play = Callable[[Callable[["Rig"], None]], None]
 
@@ -107,6 +108,55 @@ def test_bytes_are_bounded_like_sequences(play: Callable[..., None]) -> None:
         assert caught.value.retry_after_ms is None
         rig.store.resize(poor, 0)
         assert rig.store.counts["net"][1] == 60
+
+    play(SequenceLimits(10, 100, 60.0), scene)
+
+
+def test_no_client_keeps_others_from_their_fair_share(play: Callable[..., None]) -> None:
+    """Not by one large sequence, nor by requests that are always under way; no client has a right to more than that."""
+
+    def scene(rig: Rig) -> None:
+        large = rig.add("rich", 0, 99)
+        large.visits = 1
+        with pytest.raises(OverloadedError):
+            rig.add("poor", 0, 51)
+        assert rig.ids("poor") == [0]
+        rig.store.resize(rig.store.find((rig.models["net"], "poor", 0)) or large, 50)
+        assert (large.gone, rig.store.lost) == (True, {("net", "evicted"): 1})
+        with pytest.raises(OverloadedError):
+            rig.add("rich", 1, 51)
+        assert rig.store.counts["net"] == [2, 50]
+        rig.add("third", 0, 33)
+        rig.add("third", 1, 17)
+        with pytest.raises(OverloadedError):
+            rig.add("third", 2, 17)
+        assert rig.ids("poor") == [0]
+
+    play(SequenceLimits(10, 100, 60.0), scene)
+
+
+def test_a_share_of_sequences_is_like_one_of_bytes(play: Callable[..., None]) -> None:
+    """Also where all of them have requests under way; an idle one of the same client goes first."""
+
+    def scene(rig: Rig) -> None:
+        for name in range(4):
+            rig.add("rich", name).visits = int(name != 2)
+        assert [rig.add("poor", name).gone for name in range(2)] == [False, False]
+        assert rig.ids("rich") == [1, 3]
+        with pytest.raises(OverloadedError):
+            rig.add("poor", 2)
+
+    play(SequenceLimits(4, 100, 60.0), scene)
+
+
+def test_a_sequence_that_outgrows_all_room_is_told_so(play: Callable[..., None]) -> None:
+    """No hint: no time will make it fit."""
+
+    def scene(rig: Rig) -> None:
+        sequence = rig.add("a", 0, 80)
+        with pytest.raises(OverloadedError, match="no sequence as large can be kept") as caught:
+            rig.store.resize(sequence, 101)
+        assert (caught.value.retry_after_ms, sequence.nbytes) == (None, 80)
 
     play(SequenceLimits(10, 100, 60.0), scene)
 

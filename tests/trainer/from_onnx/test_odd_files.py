@@ -1,4 +1,4 @@
-"""Odd files: what nest_onnx says of files it refuses, with the next step, and rare forms that it takes."""
+"""Odd files: messages of nest_onnx on files that it refuses, with the next step, and rare forms that it takes."""
 
 from __future__ import annotations
 
