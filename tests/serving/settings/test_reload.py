@@ -193,7 +193,12 @@ def test_sighup_ends_a_server_without_a_file(tmp_path: Path) -> None:
     """As when its terminal closes."""
     counting_chain(tmp_path / "net.safetensors", 2, 4, 3)
     command = [*COMMAND[:-1], str(tmp_path / "net.safetensors"), "--profile-cache", "off", "--threads", "1"]
-    with subprocess.Popen(command, stdout=PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a child of nohup would inherit that it is ignored
+    try:
+        started = subprocess.Popen(command, stdout=PIPE, stderr=subprocess.DEVNULL, text=True)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    with started as server:
         try:
             assert server.stdout is not None
             assert server.stdout.readline()

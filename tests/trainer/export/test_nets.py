@@ -61,7 +61,7 @@ def run_reference(path: Path, feeds: Mapping[str, np.ndarray], level: int) -> di
         empty = {f"__segment_{index}__": np.zeros(0, np.uint8) for index in range(len(checkpoint.levels))}
         names = [spec.name for spec in checkpoint.outputs]
     ours = [_operator(layers, op) for op in ("Conv", "ConvTranspose", "Linear", "LSTM", "GRU")]
-    evaluator = onnx.reference.ReferenceEvaluator(model, new_ops=ours)
+    evaluator = onnx.reference.ReferenceEvaluator(model, new_ops=[*ours, _norm_operator()])
     answers = evaluator.run(names, {**feeds, **empty, "__level__": np.array(level)})
     return dict(zip(names, answers, strict=True))
 
@@ -96,6 +96,15 @@ def _operator(layers: Mapping[str, tuple], op: str) -> type[OpRun]:
         return (function(y.clamp(clip_min, clip_max).double().numpy()).astype(np.float32),)
 
     return type(f"Nested{op}", (OpRun,), {"op_domain": "nested_sparse", "_run": run})
+
+
+def _norm_operator() -> type[OpRun]:
+    def run(self, x, level, scale, shift, clip_min=None, clip_max=None, activation_function=0, **forms):
+        scale, shift = (part[int(level)].reshape(-1, *(1,) * (x.ndim - 2)) for part in (scale, shift))
+        y = np.clip((x * scale + shift).astype(np.float64), clip_min, clip_max)
+        return (ACTIVATIONS[activation_function](y).astype(np.float32),)
+
+    return type("NestedNorm", (OpRun,), {"op_domain": "nested_sparse", "_run": run})
 
 
 def _steps(

@@ -45,8 +45,8 @@ OPERATORS: dict[str, tuple[Mapping[str, int], int]] = {
     ),
     "dense": (
         {
-            **{"QuantizeImage": 2, "QuantizedConv": 2, "DequantizeImage": 2, "Concat": 2, "Gather": 4, "Mul": 2},
-            **{"Add": 2, "Relu": 2, "AveragePool": 1},
+            **{"QuantizeImage": 2, "QuantizedConv": 2, "DequantizeImage": 2, "Concat": 2, "NestedNorm": 2},
+            "AveragePool": 1,
         },
         4,
     ),
