@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from nested_sparse.argument import shown
 from nested_sparse.device_costs import DeviceCosts
 from nested_sparse.errors import BudgetError
+from nested_sparse.network import MEASURED
 
 from .predicted import costs_of_layer, predicted_latency, sparse_ms
 
@@ -62,7 +63,7 @@ def _reason(layer: NestedLayer, costs: DeviceCosts, rule: str, levels: range) ->
     if not RULES[rule]([ms > dense_ms for ms in times_ms], sum(times_ms) - len(times_ms) * dense_ms):
         return None
     ours = ms_text(times_ms[0]) if layer.dense else f"{ms_text(times_ms[0])} to {ms_text(times_ms[-1])} sparse"
-    return f"dense by measurement: {ms_text(dense_ms)} in ONNX Runtime, {ours} in our operator"
+    return f"{MEASURED}: {ms_text(dense_ms)} in ONNX Runtime, {ours} in our operator"
 
 
 def warn_of_slow_levels(log: logging.Logger, net: NestedModel, costs: DeviceCosts) -> None:

@@ -8,12 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nested_sparse.network import DenseModule, Network
+from nested_sparse.network import MEASURED, DenseModule, Network
 
 from ..kernels.row import speedup
-
-MEASURED = "dense by measurement"
-"""How the reason of such a layer begins (trainer.model.faster_dense)."""
 
 
 def _is_measured(module: DenseModule) -> bool:

@@ -147,6 +147,18 @@ def test_values_that_are_no_numbers_are_said(value: float, message: str, tmp_pat
         export(net, (x,), tmp_path / "net.safetensors")
 
 
+def test_a_file_that_answers_nan_asks_for_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model's own numbers are finite, so it is not at fault."""
+    truth = Session.run
+
+    def wrong(self: Session, inputs: dict, level: int = -1) -> dict[str, np.ndarray]:
+        return {name: np.full_like(array, np.nan) for name, array in truth(self, inputs, level=level).items()}
+
+    monkeypatch.setattr(Session, "run", wrong)
+    with pytest.raises(ExportError, match=r"NaN or infinite on one side only; .* please report the model"):
+        exported(nn.ReLU(), tmp_path)
+
+
 def test_a_model_that_agrees_is_not_run_again(tmp_path: Path) -> None:
     """The diagnosis costs nothing without a fault: there is one run for the trace's shapes, and one for every level and
     input of the verification.

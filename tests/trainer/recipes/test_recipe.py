@@ -85,11 +85,8 @@ def test_what_is_wrong_is_named(tmp_path: Path, setting: str, message: str) -> N
 
 def test_an_empty_table_of_a_teacher_is_a_mistake(tmp_path: Path) -> None:
     """It would train without one."""
-    tiny(tmp_path)
-    recipe = tmp_path / "tiny.toml"
-    recipe.write_text(recipe.read_text() + "\n[teacher]\n")
     with pytest.raises(TrainingError, match=r"\[teacher\] is empty; give checkpoint or weights"):
-        load_recipe(str(recipe))
+        tiny(tmp_path, text=f"{TINY}[teacher]\n")
 
 
 def test_all_mistakes_are_said_at_once(tmp_path: Path) -> None:
