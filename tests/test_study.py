@@ -44,6 +44,11 @@ line = "ladder"
 compare = "dense, B/4, 100 %"
 teacher = "dense, B/4, 100 %"
 settings = { "nest.densities" = [0.1, 0.2, 0.3, 0.4, 0.5] }
+[[row]]
+name = "five, int8"
+kind = "nested"
+int8_of = "five"
+compare = "five"
 """
 
 
@@ -120,13 +125,20 @@ def test_tables_hold_old_lines_and_many_levels(report: ModuleType) -> None:
 def test_rows_are_trained_kept_timed_and_shown(
     study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A row waits for its teacher and names no path of it in the results; a second run trains nothing."""
+    """A row waits for its teacher, or for the row that it is the int8 file of; a second run trains nothing.
+
+    The results name no path of a checkpoint.
+    """
     tiny(tmp_path)
     path, keep = tmp_path / "small.toml", tmp_path / "kept"
     path.write_text(STUDY.replace("RECIPE", str(tmp_path / "tiny.toml")))
     trained: list[str] = []
 
     def train(command: list[str], **_: object) -> SimpleNamespace:
+        if Path(command[1]).name == "int8_accuracy.py":
+            monkeypatch.setattr(sys, "argv", command[1:])
+            imported("int8_accuracy").main()
+            return SimpleNamespace(returncode=0, stdout=b"")
         options = command[command.index("train") + 1 :]
         settings = [value for flag, value in itertools.pairwise(options) if flag == "--set"]
         seed, out = (options[options.index(flag) + 1] for flag in ("--seed", "--out"))
@@ -151,8 +163,13 @@ def test_rows_are_trained_kept_timed_and_shown(
     assert len(trained) == 2
     results = path.with_suffix(".jsonl").read_text()
     assert str(keep) not in results
-    assert [json.loads(each).get("teacher") for each in results.splitlines()] == [None, "dense, B/4, 100 %"]
     lines = [json.loads(each) for each in results.splitlines()]
+    assert [each.get("teacher") for each in lines] == [None, "dense, B/4, 100 %", None]
+    with Checkpoint.open(keep / "five,-int8-0.safetensors") as checkpoint:
+        assert {layer.value_type.scaled for layer in checkpoint.layers} == {True}
+        assert [level["accuracy"] for level in lines[2]["levels"]] == [
+            level.metrics["accuracy"] for level in checkpoint.levels
+        ]
     for level in lines[1]["levels"]:  # as a version wrote it that did not know disagreement
         del level["disagreement"]
     path.with_suffix(".jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
@@ -163,7 +180,11 @@ def test_rows_are_trained_kept_timed_and_shown(
     assert filled[0] == lines[0]
     call("time", "--rounds", 2)
     times = json.loads(path.with_suffix(".times.json").read_text())
-    assert {name: len(ms) for name, ms in times["rows"].items()} == {"dense, B/4, 100 %": 1, "five": 5}
+    assert {name: len(ms) for name, ms in times["rows"].items()} == {
+        "dense, B/4, 100 %": 1,
+        "five": 5,
+        "five, int8": 5,
+    }
     assert min(times["rows"]["five"]) > 0
     told = call("show")
     for name in ("small.png", "small-budget.png", "small-latency.png"):

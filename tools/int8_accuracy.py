@@ -35,10 +35,10 @@ from nested_sparse.runtime import Session
 from nested_sparse.trainer import NestedModel, export, file_metrics, fine_tune_int8
 from nested_sparse.trainer.config import TrainConfig
 from nested_sparse.trainer.data.datasets import TrainingData
-from nested_sparse.trainer.hits import hits
 from nested_sparse.trainer.recalibrate import Moments
 from nested_sparse.trainer.recipes.recipe import Recipe, load_recipe
 from nested_sparse.trainer.recipes.run import start
+from nested_sparse.trainer.tasks.hits import hits
 
 
 def restore(net: NestedModel, path: Path, example: tuple[Tensor, ...]) -> None:

@@ -13,7 +13,8 @@ lines lack it, from older versions, and stores it in both. `show` prints the tab
 
 A [[row]] has a name, a kind (dense, separate or nested) and settings of the recipe. `compare` names one row or more, to
 which its accuracy is related; `teacher` names the row whose checkpoint of the same seed teaches it; `line` is the name
-of a method, whose rows are joined in the picture against budget; `seeds` is the most seeds that it is run with.
+of a method, whose rows are joined in the picture against budget; `seeds` is the most seeds that it is run with. A row
+with `int8_of` is not trained: tools/int8_accuracy.py makes its int8 file from that row's checkpoint of the same seed.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ import numpy as np
 import tomllib
 from study_report import Finished, draw, tables
 
+from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.runtime import Session
 from nested_sparse.serving.bench.kernels.turns import Run, interleaved, timed
 from nested_sparse.serving.bench.machine import machine_facts
@@ -58,6 +60,7 @@ class Row:
     compare: tuple[str, ...] = ()
     teacher: str = ""
     line: str = ""
+    int8_of: str = ""
 
     @property
     def slug(self) -> str:
@@ -66,10 +69,13 @@ class Row:
 
     def command(self, seed: int, out: str, data: dict[str, str]) -> list[str]:
         """Arguments of `nested-sparse` that train the row."""
+        return ["train", self.recipe, *self.sets(data), "--seed", str(seed), "--out", out]
+
+    def sets(self, data: dict[str, str]) -> list[str]:
+        """The settings of the row and of the data as arguments."""
         given = {**self.settings, **data}
         names_first = sorted(given, key=lambda key: not key.endswith(".name"))  # a name drops what was set before
-        sets = [word for key in names_first for word in ("--set", f"{key}={_toml(given[key])}")]
-        return ["train", self.recipe, *sets, "--seed", str(seed), "--out", out]
+        return [word for key in names_first for word in ("--set", f"{key}={_toml(given[key])}")]
 
 
 def _toml(value: Any) -> str:
@@ -94,6 +100,7 @@ def _row(content: dict[str, Any], row: dict[str, Any]) -> Row:
         (compare,) if isinstance(compare, str) else tuple(compare),
         row.get("teacher", ""),
         row.get("line", ""),
+        row.get("int8_of", ""),
     )
 
 
@@ -108,9 +115,18 @@ class Study:
         self.rows = [_row(content, row) for row in content["row"]]
         names = {row.name for row in self.rows}
         for row in self.rows:
-            for other in (*row.compare, *([row.teacher] if row.teacher else [])):
-                if other not in names:
+            for other in (*row.compare, row.teacher, row.int8_of):
+                if other and other not in names:
                     sys.exit(f"{path}: row '{row.name}': there is no row '{other}'")
+
+    def files(self, folder: Path) -> dict[str, str]:
+        """The settings that name the data's files in `folder`."""
+        return {key: str(folder / name) for key, name in self.data.items()}
+
+    def int8_command(self, row: Row, float32: Path, data: Path, made: Path) -> list[str]:
+        """Arguments of int8_accuracy.py, which write `made` from `float32`, a checkpoint of the row's `int8_of`."""
+        of = next(each for each in self.rows if each.name == row.int8_of)
+        return [of.recipe, str(float32), *of.sets(self.files(data)), "--methods", "mse", "--out", str(made)]
 
     def runs(self) -> dict[tuple[str, int], dict[str, Any]]:
         """Finished runs by row and seed."""
@@ -165,25 +181,58 @@ def run(study: Study, arguments: argparse.Namespace) -> None:
     for row, seed in work[part - 1 :: parts]:
         if (row.name, seed) in study.runs():
             continue
-        files = {key: str(arguments.data / name) for key, name in study.data.items()}
-        if row.teacher:
-            teacher = study.checkpoint(row.teacher, seed, arguments)
-            if teacher is None or (row.teacher, seed) not in study.runs():
-                print(f"{row.name}, seed {seed}: waits for its teacher, '{row.teacher}'", file=sys.stderr, flush=True)
+        source = None
+        if other := row.teacher or row.int8_of:
+            source = study.checkpoint(other, seed, arguments)
+            if source is None or (other, seed) not in study.runs():
+                print(f"{row.name}, seed {seed}: waits for a checkpoint of '{other}'", file=sys.stderr, flush=True)
                 continue
-            files["teacher.checkpoint"] = str(teacher)
-        out = str(study.folder(row, seed, arguments.out))
-        command = [sys.executable, "-m", "nested_sparse.serving.cli", *row.command(seed, out, files), "--json"]
         print(f"{row.name}, seed {seed}", file=sys.stderr, flush=True)
-        done = subprocess.run(command, stdout=subprocess.PIPE)
-        if done.returncode:
-            print(f"failed: {shlex.join(command)}", file=sys.stderr, flush=True)
+        make = _quantised if row.int8_of else _trained
+        figures = make(study, row, seed, source, arguments)
+        if figures is None:
             continue
-        figures = json.loads(done.stdout)
         if arguments.keep is not None:
             arguments.keep.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(figures["checkpoint"], arguments.keep / f"{row.slug}-{seed}.safetensors")
         study.finish(row, seed, figures)
+
+
+def _trained(
+    study: Study, row: Row, seed: int, teacher: Path | None, arguments: argparse.Namespace
+) -> dict[str, Any] | None:
+    """The figures of a run of `nested-sparse train`; None where it failed."""
+    files = study.files(arguments.data) | ({} if teacher is None else {"teacher.checkpoint": str(teacher)})
+    command = row.command(seed, str(study.folder(row, seed, arguments.out)), files)
+    printed = _printed([sys.executable, "-m", "nested_sparse.serving.cli", *command, "--json"])
+    return None if printed is None else dict(json.loads(printed))
+
+
+def _quantised(
+    study: Study, row: Row, seed: int, float32: Path | None, arguments: argparse.Namespace
+) -> dict[str, Any] | None:
+    """The figures of `float32` in int8, which takes no training beside that of its row; None where it failed."""
+    assert float32 is not None
+    made = study.folder(row, seed, arguments.out) / "int8.safetensors"
+    made.parent.mkdir(parents=True, exist_ok=True)
+    tool = str(Path(__file__).with_name("int8_accuracy.py"))
+    if _printed([sys.executable, tool, *study.int8_command(row, float32, arguments.data, made)]) is None:
+        return None
+    with Checkpoint.open(made) as checkpoint:
+        levels = [
+            {"density": level.density, "flops": level.flops, "nbytes": level.nbytes, **level.metrics}
+            for level in checkpoint.levels
+        ]
+    return study.runs()[row.int8_of, seed] | {"levels": levels, "checkpoint": str(made)}
+
+
+def _printed(command: list[str]) -> bytes | None:
+    """The output of the command; None, and a word about it, where it failed."""
+    done = subprocess.run(command, stdout=subprocess.PIPE)
+    if done.returncode:
+        print(f"failed: {shlex.join(command)}", file=sys.stderr, flush=True)
+        return None
+    return done.stdout
 
 
 def fill(study: Study, arguments: argparse.Namespace) -> None:
@@ -193,7 +242,7 @@ def fill(study: Study, arguments: argparse.Namespace) -> None:
     from nested_sparse.trainer.recipes.recipe import load_recipe
 
     rows = {row.name: row for row in study.rows}
-    files = {key: str(arguments.data / name) for key, name in study.data.items()}
+    files = study.files(arguments.data)
     for (name, seed), line in study.runs().items():
         path = study.checkpoint(name, seed, arguments) if name in rows else None
         if path is None or all("disagreement" in level for level in line["levels"]):
@@ -256,10 +305,18 @@ def show(study: Study, arguments: argparse.Namespace) -> None:
 
 def command(study: Study, arguments: argparse.Namespace) -> None:
     """The command of each row, seed 0."""
-    data = {key: f"../shared/data/{name}" for key, name in study.data.items()}
     for row in study.rows:
-        taught = {"teacher.checkpoint": f"CHECKPOINT OF '{row.teacher}'"} if row.teacher else {}
-        print(f"{row.name}:\n    nested-sparse {shlex.join(row.command(0, 'runs', {**data, **taught}))}")
+        if row.int8_of:
+            float32 = Path(f"CHECKPOINT OF '{row.int8_of}'")
+            words = [
+                "python",
+                "tools/int8_accuracy.py",
+                *study.int8_command(row, float32, arguments.data, Path("int8.safetensors")),
+            ]
+        else:
+            taught = {"teacher.checkpoint": f"CHECKPOINT OF '{row.teacher}'"} if row.teacher else {}
+            words = ["nested-sparse", *row.command(0, "runs", {**study.files(arguments.data), **taught})]
+        print(f"{row.name}:\n    {shlex.join(words)}")
 
 
 def main() -> None:

@@ -14,12 +14,14 @@ from .progress import EpochReport, ProgressBar
 from .recalibrate import recalibrate
 from .reroute import measure_reroutes
 from .schedules import Admm, Chex, Gap, Gradual, OneShot, RigL
+from .tasks import Classification, Language, Ranking, Task
 from .train import fine_tune_int8, train
 
 __all__ = [
     "Admm",
     "Batches",
     "Chex",
+    "Classification",
     "EpochReport",
     "FreezeThenGrow",
     "Gap",
@@ -28,12 +30,15 @@ __all__ = [
     "Joint",
     "JointThenGrow",
     "LabelledImages",
+    "Language",
     "LevelReport",
     "NestedFile",
     "NestedModel",
     "OneShot",
     "ProgressBar",
+    "Ranking",
     "RigL",
+    "Task",
     "TrainConfig",
     "TrainingData",
     "accuracy_per_level",

@@ -19,6 +19,8 @@ from .entry import foreign_errors
 from .memory_format import arrange_channels_last
 from .model.nested_model import NestedModel
 from .model.preserved import preserved_generators
+from .tasks import Task
+from .tasks.classification import DEFAULT
 
 log = logging.getLogger(__name__)
 
@@ -26,21 +28,22 @@ log = logging.getLogger(__name__)
 class Teacher:
     """A frozen copy of `net` as it is now; a nested net at its current level.
 
+    task: finds the logits in its answers.
     given: whether `net` is the caller's own teacher. If not, it is the net that is trained, after its dense stage.
     """
 
-    def __init__(self, net: nn.Module, *, given: bool = False) -> None:
-        self.net, self.given = copy.deepcopy(net).eval().requires_grad_(False), given
+    def __init__(self, net: nn.Module, task: Task = DEFAULT, *, given: bool = False) -> None:
+        self.net, self.task, self.given = copy.deepcopy(net).eval().requires_grad_(False), task, given
 
     @torch.no_grad()
     def soft_labels(self, inputs: Any) -> Tensor:
         """The copy's logits, (N, classes, ...). Raises TrainingError if it returns something else."""
-        return check_logits(run(self.net, inputs))
+        return self.task.logits(run(self.net, inputs))
 
 
-def given_teacher(model: nn.Module, device: torch.device, *, images_last: bool) -> Teacher:
+def given_teacher(model: nn.Module, task: Task, device: torch.device, *, images_last: bool) -> Teacher:
     """The caller's `model` as a teacher on `device`. images_last: whether images come with their channels last."""
-    teacher = Teacher(model, given=True)
+    teacher = Teacher(model, task, given=True)
     teacher.net.to(device)
     if images_last:
         arrange_channels_last(teacher.net)
@@ -61,7 +64,7 @@ def digest(model: nn.Module) -> str:
 
 
 def check_first_batch(
-    net: NestedModel, inputs: Any, targets: Any, modes: Iterable[bool], teacher: Teacher | None = None
+    net: NestedModel, task: Task, inputs: Any, targets: Any, modes: Iterable[bool], teacher: Teacher | None = None
 ) -> None:
     """Run a copy of `net` in each of the train `modes`; raise TrainingError now where soft labels would fail later.
 
@@ -73,7 +76,7 @@ def check_first_batch(
     for training in modes:
         said = foreign_errors("train", TrainingError, copied, callbacks=True)  # an entry knows only the modules of net
         with preserved_generators(), torch.set_grad_enabled(training), said:
-            logits = check_logits(run(copied.train(training), inputs))
+            logits = task.logits(run(copied.train(training), inputs))
             if teacher is not None:
                 _check_teacher(teacher, inputs, logits)
     _warn_of_regression(logits, targets)
@@ -104,18 +107,6 @@ def _check_teacher(teacher: Teacher, inputs: Any, logits: Tensor) -> None:
             f"teacher: it answers with logits {tuple(soft_labels.shape)}, the net with {tuple(logits.shape)}; "
             "give a teacher of the same classes"
         )
-
-
-def check_logits(outputs: Any) -> Tensor:
-    """Return `outputs`. Raises TrainingError unless they are logits, a float tensor (N, classes, ...)."""
-    if not isinstance(outputs, Tensor) or outputs.ndim < 2 or not outputs.is_floating_point():
-        got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-        raise TrainingError(
-            f"soft labels need a model that answers with its logits alone (N, classes, ...), got {got}; set "
-            "distill_weight=0 (and the nesting's soft_weight, if it is given), or nest a module whose forward returns "
-            "the logits"
-        )
-    return outputs
 
 
 def distillation_loss(logits: Tensor, soft_labels: Tensor, temperature: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Picture: a plot of each level's accuracy over its FLOPs, with the dense model for reference."""
+"""Picture: a plot of each level's quality over its FLOPs, with the dense model for reference."""
 
 from __future__ import annotations
 
@@ -7,13 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from nested_sparse.errors import TrainingError
+from nested_sparse.level import ACCURACY
 
 
-def draw(path: Path, title: str, levels: Sequence[Mapping[str, Any]], dense: Mapping[str, Any], split: str) -> None:
+def draw(
+    path: Path,
+    title: str,
+    levels: Sequence[Mapping[str, Any]],
+    dense: Mapping[str, Any],
+    split: str,
+    quality: str = ACCURACY,
+) -> None:
     """Save a PNG.
 
-    levels, dense: "flops" of one sample and "accuracy" in [0, 1], which may be None for `dense` when unknown. A level
-    also has its "density". split: name of the data that was scored. Raises TrainingError: the file cannot be written.
+    levels, dense: "flops" of one sample and the metric `quality`, which may be None for `dense` when unknown. A level
+    also has its "density". split: name of the data that was scored. Accuracy, in [0, 1], is drawn in percent. Raises
+    TrainingError: the file cannot be written.
     """
     import matplotlib
 
@@ -22,19 +31,24 @@ def draw(path: Path, title: str, levels: Sequence[Mapping[str, Any]], dense: Map
 
     figure, axis = pyplot.subplots(figsize=(7, 4.5))
     mflops = [level["flops"] / 1e6 for level in levels]
-    accuracies = [100 * level["accuracy"] for level in levels]
-    axis.plot(mflops, accuracies, "o-", color="tab:blue", label="levels of one nested checkpoint")
-    for level, x, y in zip(levels, mflops, accuracies, strict=True):
+    factor, unit = (100, " %") if quality == ACCURACY else (1, "")
+    values = [factor * level[quality] for level in levels]
+    axis.plot(mflops, values, "o-", color="tab:blue", label="levels of one nested checkpoint")
+    for level, x, y in zip(levels, mflops, values, strict=True):
         axis.annotate(
-            f"{level['density']:.1%} of weights\n{y:.2f} %", (x, y), (6, -18), textcoords="offset points", fontsize=8
+            f"{level['density']:.1%} of weights\n{y:.2f}{unit}",
+            (x, y),
+            (6, -18),
+            textcoords="offset points",
+            fontsize=8,
         )
-    if dense["accuracy"] is not None:
-        x, y = dense["flops"] / 1e6, 100 * dense["accuracy"]
-        axis.plot([x], [y], "s", color="black", label=f"dense, before any was dropped: {y:.2f} %")
+    if dense[quality] is not None:
+        x, y = dense["flops"] / 1e6, factor * dense[quality]
+        axis.plot([x], [y], "s", color="black", label=f"dense, before any was dropped: {y:.2f}{unit}")
         axis.axhline(y, color="black", lw=0.8, ls="--")
     axis.set_xscale("log")
     axis.set_xlabel("MFLOP of one sample (nested layers)")
-    axis.set_ylabel(f"accuracy on {split} data, %")
+    axis.set_ylabel(f"{quality} on {split} data{',' + unit if unit else ''}")
     axis.set_title(title)
     axis.margins(x=0.12, y=0.15)
     axis.legend(loc="lower right", fontsize=8)

@@ -25,12 +25,12 @@ from nested_sparse.reroute import Reroute, checked_drop
 from .batch import device_of, moved, pairs, run
 from .call_order import CallOrder, norms_of, trace_calls
 from .entry import entry
-from .hits import hits
 from .model.modes import evaluating
 from .model.nested_model import NestedModel, require_nested
 from .model.preserved import preserved
 from .model.structure import tensors_in
 from .recalibrate import Moments, measuring
+from .tasks.hits import hits
 
 Batch = tuple[Any, Any]
 

@@ -13,13 +13,15 @@ from nested_sparse.errors import TrainingError
 
 from .batch import run
 from .config import TrainConfig
-from .distill import Teacher, check_logits, distillation_loss
+from .distill import Teacher, distillation_loss
 from .distributed import agree
 from .model.choose import choose_masks, keep_everything
 from .model.nested_model import NestedModel
 from .model.shuffle import shuffle_rows
 from .ring import RingGuard, inherit, trainable
 from .schedules.search import Schedule
+from .tasks import Task
+from .tasks.classification import DEFAULT
 
 LossFunction = Callable[[Any, Any], Tensor]
 Backward = Callable[[Tensor], None]
@@ -30,6 +32,7 @@ class Work:
     """The objects that all stages of a run share.
 
     teacher: the caller's; without one, the dense model once it is trained.
+    task: finds the logits of soft labels in the outputs.
     scratch: whether the net is still untrained when the levels begin, so that no dense model can be the teacher.
     """
 
@@ -38,6 +41,7 @@ class Work:
     loss_fn: LossFunction
     teacher: Teacher | None = None
     scratch: bool = False
+    task: Task = DEFAULT
 
     @property
     def has_teacher(self) -> bool:
@@ -68,7 +72,7 @@ class Work:
         loss = self.loss(outputs, targets)
         if soft_labels is None:
             return loss
-        soft_loss = distillation_loss(check_logits(outputs), soft_labels, self.config.distill_temperature)
+        soft_loss = distillation_loss(self.task.logits(outputs), soft_labels, self.config.distill_temperature)
         return (1 - weight) * loss + weight * soft_loss
 
 
@@ -171,7 +175,7 @@ class DenseStage(Stage):
     def end(self) -> None:
         """Keep a copy of the net as the teacher."""
         if self.work.has_teacher and self.work.given_teacher is None:
-            self.work.teacher = Teacher(self.net)
+            self.work.teacher = Teacher(self.net, self.work.task)
 
 
 class SearchStage(Stage):

@@ -29,6 +29,8 @@ from .progress import EpochReport, log_progress
 from .schedules import Gradual, Schedule
 from .stage import LossFunction, Stage, Work
 from .state import checked_path
+from .tasks import Task
+from .tasks.classification import DEFAULT
 from .training_run import Batch, EpochSource, TrainingRun, fingerprint
 
 
@@ -45,6 +47,7 @@ def train(
     on_progress: Callable[[EpochReport], None] = log_progress,
     recalibration_batches: Iterable[Batch] | None = None,
     teacher: nn.Module | None = None,
+    task: Task | None = None,
 ) -> tuple[EpochReport, ...]:
     """Train every level of `net` in place; returns a report per epoch.
 
@@ -61,6 +64,7 @@ def train(
     teacher: module whose logits are the soft labels, in place of those of the dense model or the densest level. It is
         copied, put into eval mode and onto the net's device, and stays as it is. Every level learns its soft labels,
         the densest too; the dense stage does not. A resumed run needs the same teacher again.
+    task: finds the logits of soft labels in the outputs; None for classification, whose outputs are logits.
     With torch.distributed initialised (see `start_processes`), every process calls `train` with its own batches, the
     same number in each. Gradients are averaged, the first process writes the state, and all processes read it.
     Raises TrainingError: no batches; outputs unfit for soft labels (found at the first batch); a loss that is not
@@ -79,15 +83,19 @@ def train(
         nesting=nesting,
         on_progress=on_progress,
         teacher=teacher,
+        task=task,
     )
     path = None if state_path is None else checked_path(state_path)
     clear_int8(net)
-    work = Work(net, config, loss_fn, scratch=schedule.from_scratch and not config.dense_epochs)
+    task = DEFAULT if task is None else task
+    work = Work(net, config, loss_fn, scratch=schedule.from_scratch and not config.dense_epochs, task=task)
     settings = fingerprint(net, config, schedule, nesting)
+    if task != DEFAULT:  # states of earlier versions have none
+        settings["task"] = str(task)
     if teacher is not None:
         if not config.distill_weight and not getattr(nesting, "soft_weight", None):
             raise TrainingError("teacher: its soft labels have no share in the loss: TrainConfig.distill_weight is 0")
-        work.teacher = given_teacher(teacher, device_of(net), images_last=config.channels_last)
+        work.teacher = given_teacher(teacher, task, device_of(net), images_last=config.channels_last)
         settings["teacher"] = digest(teacher)
     stages = nesting.stages(work, schedule)
     stages += [Int8Stage(work)] if config.int8_epochs else []
@@ -166,5 +174,6 @@ _ARGUMENTS: dict[str, tuple[Callable[[object], bool], str]] = {
     "schedule": (_has("search"), "an instance of a schedule, e.g. Gradual()"),
     "nesting": (_has("stages"), "an instance of a nesting, e.g. Interleaved()"),
     "teacher": (lambda given: given is None or isinstance(given, nn.Module), "a torch.nn.Module"),
+    "task": (lambda given: given is None or isinstance(given, Task), "a task, e.g. Classification()"),
     "on_progress": (callable, "a function of an EpochReport"),
 }

@@ -155,7 +155,7 @@ class TrainingRun:
         modes, self.logit_modes = self.logit_modes, set()
         if modes:
             with self.precision.autocast():
-                check_first_batch(self.net, inputs, targets, modes, self.work.given_teacher)
+                check_first_batch(self.net, self.work.task, inputs, targets, modes, self.work.given_teacher)
 
     def _adjust(self, progress: float, *, update: bool) -> None:
         """Set masks and learning rate. A new cycle of the learning rate starts with a new optimizer."""
@@ -228,7 +228,7 @@ class TrainingRun:
         check_same_run(path, self.settings, state["run"])
         if state["teacher"] is not None:
             self.net.set_level(0)  # the copy's level; the stage sets the net's own
-            self.work.teacher = Teacher(self.net)
+            self.work.teacher = Teacher(self.net, self.work.task)
             self.work.teacher.net.load_state_dict(state["teacher"])
         own = {**state["processes"][0], **state["processes"][rank()]}
         self.index, self.epoch, self.finished = state["index"], state["epoch"], state["finished"]

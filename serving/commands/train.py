@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nested_sparse.errors import TrainingError
+from nested_sparse.level import ACCURACY, DISAGREEMENT
 
 from .output import print_json, print_line, print_table
 
@@ -32,7 +33,7 @@ def train(
     list_names: Annotated[bool, typer.Option("--list", help="Name the recipes that come with the package.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Only one JSON line on stdout; the rest on stderr.")] = False,
 ) -> None:
-    """Train every level by a recipe, and write the checkpoint, with each level's accuracy, and a picture.
+    """Train every level by a recipe, and write the checkpoint, with each level's metrics, and a picture.
 
     The same command resumes a stopped run after its last finished epoch. Of a finished run it only prints the report.
 
@@ -88,31 +89,35 @@ def _show(figures: dict[str, Any]) -> None:
 
     A level's disagreement is the share of its answers that differ from the densest level's.
     """
+    named = [key for level in figures["levels"] for key in level if key not in ("density", "flops", "nbytes")]
+    names = list(dict.fromkeys(named)) or [ACCURACY, DISAGREEMENT]
     rows: list[list[Any]] = [
         [
             str(index),
             f"{level['density']:.2%}",
             f"{level['flops'] / 1e6:.2f}",
             f"{level['nbytes'] / 1024:.0f}",
-            _percent(level.get("accuracy")),
-            _percent(level.get("disagreement")),
+            *(_shown(name, level.get(name)) for name in names),
         ]
         for index, level in enumerate(figures["levels"])
     ]
     dense = figures["dense"]
-    rows.append(["dense", "100.00%", f"{dense['flops'] / 1e6:.2f}", "", _percent(dense["accuracy"]), ""])
+    scores = [_shown(name, dense.get(name)) for name in names]
+    rows.append(["dense", "100.00%", f"{dense['flops'] / 1e6:.2f}", "", *scores])
     facts = figures["data"]
     scored = f"{facts['evaluated_samples']} {facts['evaluated_on']} samples" if "evaluated_on" in facts else "own data"
     title = f"{figures['recipe']}, seed {figures['seed']}: scored on {scored}"
-    print_table(title, ["level", "density", "MFLOP", "KB in file", "accuracy", "disagreement"], rows)
+    print_table(title, ["level", "density", "MFLOP", "KB in file", *names], rows)
     print_line(
         f"{figures['epochs']} epochs, {figures['passes']:.1f} passes, {figures['seconds']:.1f} s of training; "
         f"wrote {figures['checkpoint']}" + (f" and {figures['picture']}" if figures["picture"] else "")
     )
 
 
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{share:.2%}"
+def _shown(metric: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.2%}" if metric in (ACCURACY, DISAGREEMENT) else f"{value:.4f}"
 
 
 def _show_names(names: dict[str, str], json: bool) -> None:

@@ -13,7 +13,6 @@ from nested_sparse.errors import TrainingError
 
 from ..batch import run
 from ..checked import is_number, require, require_count, require_share
-from ..distill import check_logits
 from ..distributed import agree, from_first
 from ..model.choose import choose_masks, keep_everything
 from ..model.shuffle import shuffle_rows
@@ -201,7 +200,7 @@ class InterleavedStage(Stage):
         if level == self.net.level_count - 1:
             return None
         self.net.set_level(-1)
-        return check_logits(run(self.net, inputs))
+        return self.work.task.logits(run(self.net, inputs))
 
     def _drawn_level(self) -> int:
         """A level, from torch's generator in process 0."""

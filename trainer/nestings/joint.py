@@ -13,7 +13,6 @@ from nested_sparse.level import resolve_level
 
 from ..batch import run
 from ..checked import require, require_count, require_one_of, require_share
-from ..distill import check_logits
 from ..distributed import from_first
 from ..model.nested_model import NestedModel
 from ..ring import RingGuard, inherit, trainable_jointly
@@ -110,7 +109,7 @@ class JointStage(Stage):
                 outputs = run(net, inputs)
                 loss = self.work.mixed_loss(outputs, targets, soft_labels, weight)
                 if soft_labels is None and weight:
-                    soft_labels = check_logits(outputs).detach()
+                    soft_labels = self.work.task.logits(outputs).detach()
                 backward(loss / len(levels))
                 losses[str(level)] = loss.detach()
         finally:

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ..models import ResNet50
+from ..zoo import ResNet50
 from .blocks import SqueezeExcite, conv_norm
 from .network import CONVOLUTIONS, PRODUCTS, Network, Size, floats
 

@@ -7,7 +7,7 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..models import MobileNetV2
+from ..zoo import MobileNetV2
 from .blocks import Maker, SqueezeExcite, conv_norm
 from .network import CONVOLUTIONS, Network, Size, floats
 

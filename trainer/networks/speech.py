@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..models import Jasper
+from ..zoo import Jasper
 from .blocks import TransformerBlock
 from .network import CONVOLUTIONS, PRODUCTS, Network, Size, floats
 

@@ -20,7 +20,6 @@ from nested_sparse.level import resolve_level
 
 from ..batch import device_of, moved, run
 from ..entry import entry
-from ..hits import choices
 from ..model.copied import copy_of
 from ..model.layers import NestedLayer, unique_weights
 from ..model.modes import evaluating
@@ -29,6 +28,7 @@ from ..model.network import all_weights
 from ..model.preserved import preserved
 from ..model.replace import replace_layers
 from ..model.structure import CONSTANTS, tensors_in
+from ..tasks.hits import choices
 from .calibration import first_batches, joined, normed_layers
 
 WORTH_KEEPING = 0.05

@@ -7,12 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from nested_sparse.graph.contract import ACTIVATION_FORMS
-from nested_sparse.level import ACCURACY, DISAGREEMENT
 from nested_sparse.value_type import FLOAT32, INT8
 
 from ..export.int8.byte_range import METHODS
-
-METRICS = (ACCURACY, DISAGREEMENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +26,8 @@ class OutputOptions:
     activations: str = ""
     """"" leaves the choice to `export`."""
     keep_float: tuple[str, ...] = ()
-    metrics: tuple[str, ...] = METRICS
-    """Metrics that are measured at each level and stored; () for models that are not classifiers."""
+    metrics: tuple[str, ...] | None = None
+    """Metrics that are measured at each level and stored: None for all that the task has, () for none."""
     route_samples: int = 0
     """Training samples of epoch 0 on which the written file's lowered inferences are scored, from every level to every
     lower one at every layer. The file then names the layers at which a run may be lowered. 0 is off: everywhere."""

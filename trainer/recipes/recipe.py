@@ -27,20 +27,21 @@ from ..config import TrainConfig
 from ..data.datasets import DATA, TrainingData
 from ..entry import described
 from ..model.nested_model import nest
-from ..model.predicted import given_costs
-from ..models import MODELS
+from ..model.predicted import all_costs
 from ..nestings import NESTINGS, Nesting, default_nesting
 from ..schedules import SCHEDULES, Schedule
 from ..stage import LossFunction
-from .output import METRICS, OutputOptions, output_problems
+from ..tasks import TASKS, Classification, Task
+from ..zoo import MODELS
+from .output import OutputOptions, output_problems
 from .own_function import errors_named, named_loss, named_source
 from .teacher import TeacherOptions
 
 FOLDER = Path(__file__).parent
 """Folder of the named recipes."""
-TABLES = ("data", "model", "nest", "schedule", "nesting", "teacher", "train", "output")
+TABLES = ("task", "data", "model", "nest", "schedule", "nesting", "teacher", "train", "output")
 LOSSES: dict[str, LossFunction] = {"cross_entropy": F.cross_entropy}
-DATA_FACTS = ("classes", "channels")
+DATA_FACTS = ("classes", "channels", "features")
 """Arguments of a model that the data gives where [model] does not."""
 DEVICES = ("auto", "cpu", "cuda")
 INSTEAD_OF = {("nest", "latency_ms"): "densities", ("nest", "densities"): "latency_ms"}
@@ -60,8 +61,8 @@ class RunOptions:
     """"cpu", "cuda", or "auto": the first CUDA device if there is one, else the CPU."""
     threads: int = 0
     """Threads on the CPU; 0 leaves the number to torch. Only 1 gives the same bits on every machine."""
-    loss: str = "cross_entropy"
-    """Name of the loss, or "module:function" of (outputs, targets)."""
+    loss: str = ""
+    """Name of the loss; by default the task's own. Or "module:function" of (outputs, targets)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,7 @@ class Recipe:
     name: str
     source: str
     tables: Mapping[str, Mapping[str, Any]]
+    task: Task
     load_data: Callable[[int], TrainingData]
     """Function from the batches' seed to the data."""
     model: Callable[..., torch.nn.Module]
@@ -166,6 +168,7 @@ class _Maker:
 
     def make(self) -> Recipe | None:
         """The recipe, or None after adding the problems."""
+        task = self._settings("task", TASKS, "classification")
         data = self._data()
         model, model_options, weights = self._model()
         without = ("model", "example_inputs")
@@ -180,8 +183,8 @@ class _Maker:
         rest = {key: value for key, value in train.items() if key not in own}
         config = self._made("train", TrainConfig, rest, also=own)
         output = self._made("output", OutputOptions, self.tables["output"])
-        loss_fn = self._loss(run.loss) if run else None
-        self._check_values(run, config, output)
+        loss_fn = self._loss(run.loss, task) if run and task else None
+        self._check_values(run, config, output, task)
         self._check_files({"[model] weights": weights, **_teacher_files(teacher)})
         if self.problems.lines or run is None or loss_fn is None:
             return None
@@ -189,6 +192,7 @@ class _Maker:
             name=self.name,
             source=self.source,
             tables=self.tables,
+            task=task,
             load_data=data,
             model=model,
             model_options=model_options,
@@ -226,7 +230,9 @@ class _Maker:
             arguments = checked_options("model", options, model, self.problems, supplied=DATA_FACTS)
         return model, arguments, None if weights is None else Path(weights)
 
-    def _loss(self, name: str) -> LossFunction | None:
+    def _loss(self, name: str, task: Task) -> LossFunction | None:
+        if not name:
+            return task.loss
         if name in LOSSES:
             return LOSSES[name]
         function = self._one_of("train", "loss", name, LOSSES)
@@ -278,7 +284,7 @@ class _Maker:
         rule = options.get("dense_where")
         if by_latency or rule is not None:
             try:
-                given_costs(options.get("costs"), 'budget_by="latency"' if by_latency else f"dense_where={rule!r}")
+                all_costs(options.get("costs"), 'budget_by="latency"' if by_latency else f"dense_where={rule!r}")
             except NestedSparseError as error:
                 self.problems.lines.append(f"[nest] {error}")
         if nesting is None or levels not in options:
@@ -313,7 +319,9 @@ class _Maker:
                 said = "is not a file" if path.exists() else "no such file"
                 self.problems.lines.append(f"{key} = '{excerpt(path)}': {said}; give the path of one")
 
-    def _check_values(self, run: RunOptions | None, config: TrainConfig | None, output: OutputOptions | None) -> None:
+    def _check_values(
+        self, run: RunOptions | None, config: TrainConfig | None, output: OutputOptions | None, task: Task | None
+    ) -> None:
         if run and run.device.partition(":")[0] not in DEVICES:
             self.problems.add("train", "device", run.device, f"one of: {', '.join(DEVICES)}, cuda:1")
         for key, most in {"seed": MAX_SEED, "threads": MAX_THREADS}.items():
@@ -325,9 +333,11 @@ class _Maker:
             self.problems.add("output", *problem)
         if config and output and config.int8_epochs and output.values != INT8.name:
             self.problems.add("train", "int8_epochs", config.int8_epochs, f'0, or [output] values = "{INT8.name}"')
-        for metric in output.metrics if output else ():
-            if metric not in METRICS:
-                self.problems.add_unknown("[output] metrics", metric, METRICS)
+        if output and task:
+            for metric in sorted(set(output.metrics or ()) - set(task.metrics)):
+                self.problems.add_unknown("[output] metrics", metric, task.metrics)
+        if output and task and output.route_samples and not isinstance(task, Classification):
+            self.problems.add("output", "route_samples", output.route_samples, "0: they are scored by their classes")
         if output and Path(output.file).name != output.file:
             self.problems.add("output", "file", output.file, "the name of a file; its folder is --out's")
 

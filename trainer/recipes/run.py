@@ -1,4 +1,4 @@
-"""Run of a recipe: data, net, training, accuracy of each level, checkpoint, picture. A run can be resumed."""
+"""Run of a recipe: data, net, training, metrics of each level, checkpoint, picture. A run can be resumed."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ from nested_sparse.amend import store_metrics, store_reroutes
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import NestedSparseError, TrainingError
 from nested_sparse.excerpt import excerpt
-from nested_sparse.level import ACCURACY
 from nested_sparse.options import options_of
 from nested_sparse.value_type import INT8
 
 from ..data.datasets import TrainingData
 from ..distributed import from_first, rank
 from ..entry import described, foreign_errors
-from ..evaluate import accuracy_per_level, file_metrics, metrics_per_level
+from ..evaluate import file_metrics, metrics_per_level
 from ..export.write import export
 from ..file_model import FileModel
 from ..layer_names import chosen_layers
@@ -61,7 +60,7 @@ class RunFiles:
 
     @property
     def picture(self) -> Path:
-        """Plot of accuracy over FLOPs."""
+        """Plot of the levels' quality over FLOPs."""
         return self.checkpoint.with_suffix(".png")
 
 
@@ -237,6 +236,7 @@ def train_by(
             state_path=state_path,
             on_progress=on_progress,
             teacher=teacher,
+            task=recipe.task,
         )
 
 
@@ -245,17 +245,19 @@ def _progress(
 ) -> OnProgress:
     """A listener of the first process that writes `record` and passes each report on.
 
-    The record is written after the first epoch, when there is a state to continue from, and gets the accuracy of the
+    The record is written after the first epoch, when there is a state to continue from, and gets the quality of the
     dense model. A run that fails earlier leaves no record, so the corrected recipe may use the folder.
     """
+
+    quality = recipe.task.quality
 
     def progress(report: EpochReport) -> None:
         if rank():
             return
         if not record.path.exists():
             record.note()
-        if report.stage == "dense" and report.epoch == report.epochs and ACCURACY in recipe.output.metrics:
-            record.note(dense_accuracy=accuracy_per_level(net, data.scored())[0])
+        if report.stage == "dense" and report.epoch == report.epochs and quality in _metrics(recipe):
+            record.note(**{f"dense_{quality}": metrics_per_level(net, data.scored(), task=recipe.task)[quality][0]})
         for each in on_progress:
             each(report)
 
@@ -276,7 +278,7 @@ def _export(recipe: Recipe, data: TrainingData, net: NestedModel, path: Path) ->
     """Write the checkpoint, and return its metrics. An int8 file's are measured on the file, which is another model."""
     output = recipe.output
     if output.values != INT8.name:
-        metrics = _chosen_metrics(recipe, lambda: metrics_per_level(net, data.scored()))
+        metrics = _chosen_metrics(recipe, lambda: metrics_per_level(net, data.scored(), task=recipe.task))
         export(net, data.example, path, metrics=metrics, values=output.values, force=True)
         return metrics
     export(
@@ -291,7 +293,7 @@ def _export(recipe: Recipe, data: TrainingData, net: NestedModel, path: Path) ->
         keep_float=output.keep_float,
         force=True,
     )
-    metrics = _chosen_metrics(recipe, lambda: file_metrics(path, data.scored()))
+    metrics = _chosen_metrics(recipe, lambda: file_metrics(path, data.scored(), task=recipe.task))
     if metrics:
         store_metrics(path, metrics)
     return metrics
@@ -299,8 +301,14 @@ def _export(recipe: Recipe, data: TrainingData, net: NestedModel, path: Path) ->
 
 def _chosen_metrics(recipe: Recipe, measure: Callable[[], dict[str, list[float]]]) -> dict[str, list[float]]:
     """The metrics that [output] names; nothing is measured where it names none."""
-    measured = measure() if recipe.output.metrics else {}
-    return {name: measured[name] for name in recipe.output.metrics}
+    names = _metrics(recipe)
+    measured = measure() if names else {}
+    return {name: measured[name] for name in names}
+
+
+def _metrics(recipe: Recipe) -> tuple[str, ...]:
+    chosen = recipe.output.metrics
+    return recipe.task.metrics if chosen is None else chosen
 
 
 def _finish(
@@ -322,9 +330,10 @@ def _finish(
             {"density": level.density, "flops": level.flops, "nbytes": level.nbytes, **level.metrics}
             for level in checkpoint.levels
         ]
-    dense = {"flops": dense_flops(net, data.example), "accuracy": record.facts.get("dense_accuracy")}
-    if ACCURACY in metrics:
-        draw(files.picture, recipe.name, levels, dense, data.facts.get("evaluated_on", ""))
+    quality = recipe.task.quality
+    dense = {"flops": dense_flops(net, data.example), quality: record.facts.get(f"dense_{quality}")}
+    if quality in metrics:
+        draw(files.picture, recipe.name, levels, dense, data.facts.get("evaluated_on", ""), quality)
     return {
         "recipe": recipe.name,
         "seed": recipe.run.seed,
@@ -336,7 +345,7 @@ def _finish(
         "seconds": sum(report.duration_s for report in reports),
         "losses": reports[-1].losses if reports else {},
         "checkpoint": str(files.checkpoint),
-        "picture": str(files.picture) if ACCURACY in metrics else None,
+        "picture": str(files.picture) if quality in metrics else None,
         "settings": recipe.tables,
     }
 

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from nested_sparse.errors import TrainingError
 
+from .task import kind
+
 
 def hits(outputs: Any, targets: Any, doing: str) -> Tensor:
     """Whether the largest logit is at the target; bool, the shape of `targets`. Arguments and errors: see `choices`."""
@@ -23,17 +25,13 @@ def choices(outputs: Any, targets: Any, doing: str) -> Tensor:
     """
     if not isinstance(outputs, Tensor) or outputs.ndim < 2:
         raise TrainingError(
-            f"{doing} needs a model that answers with its logits alone (N, classes, ...), got {_kind(outputs)}; nest a "
+            f"{doing} needs a model that answers with its logits alone (N, classes, ...), got {kind(outputs)}; nest a "
             "module whose forward returns the logits, or count hits in your own loop, with net.set_level(level)"
         )
     chosen = outputs.argmax(dim=1)
     if not isinstance(targets, Tensor) or targets.shape != chosen.shape:
         raise TrainingError(
             f"{doing} needs targets that are class indices {tuple(chosen.shape)}, one for each answer, got "
-            f"{_kind(targets)}"
+            f"{kind(targets)}"
         )
     return chosen
-
-
-def _kind(value: object) -> str:
-    return f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"

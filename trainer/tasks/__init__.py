@@ -1,0 +1,10 @@
+"""Tasks: what a net is trained for, by the names that a recipe uses."""
+
+from .classification import Classification
+from .language import Language
+from .ranking import Ranking
+from .task import Judged, Task
+
+__all__ = ["TASKS", "Classification", "Judged", "Language", "Ranking", "Task"]
+
+TASKS: dict[str, type[Task]] = {"classification": Classification, "ranking": Ranking, "language": Language}

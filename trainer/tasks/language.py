@@ -1,0 +1,45 @@
+"""Language: the next byte of a text at each position."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from nested_sparse.errors import TrainingError
+
+from .task import IGNORED, Judged, Task, check_logits, kind
+
+
+@dataclass(frozen=True, slots=True)
+class Language(Task):
+    """Logits (N, T, classes) of what comes next, class indices (N, T), cross-entropy, bits.
+
+    A class is a byte, or whatever the data cuts the text into; bits are per class. Targets of -100 are left out.
+    """
+
+    quality = "bits_per_byte"
+    higher_is_better = False
+
+    def loss(self, outputs: Any, targets: Any) -> Tensor:
+        """Cross-entropy in nats, mean over the positions."""
+        return F.cross_entropy(self.logits(outputs), targets)
+
+    def judged(self, outputs: Any, targets: Any, doing: str) -> Judged:
+        """Bits of each position's target, and the likeliest class there."""
+        fits = isinstance(outputs, Tensor) and outputs.ndim == 3 and isinstance(targets, Tensor)
+        if not fits or targets.shape != outputs.shape[:2]:
+            raise TrainingError(
+                f"{doing} needs logits (N, T, classes) and targets that are class indices (N, T), got {kind(outputs)} "
+                f"and {kind(targets)}; nest a module whose forward returns the logits of each position"
+            )
+        counted = targets != IGNORED
+        logits, wanted = outputs[counted].double(), targets[counted]
+        return Judged(F.cross_entropy(logits, wanted, reduction="none") / math.log(2), logits.argmax(1))
+
+    def logits(self, outputs: Any) -> Tensor:
+        """(N, classes, T)."""
+        return check_logits(outputs, "(N, T, classes)", 3).movedim(-1, 1)

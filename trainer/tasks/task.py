@@ -1,0 +1,70 @@
+"""Task: what a net is trained for. It has the loss, the metric of a level, and the logits of soft labels."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from nested_sparse.errors import TrainingError
+from nested_sparse.level import DISAGREEMENT
+
+IGNORED = -100
+"""Target of an item that is neither trained nor scored, as in torch's cross-entropy."""
+
+
+class Judged(NamedTuple):
+    """The items of one batch, judged. An item is what is answered once: a sample, a list, a byte.
+
+    scores: (items,) bool or float, the metric of each; a level's metric is their mean. choices: (items,) int64, the
+    answer that is chosen; a level disagrees where it is not the densest level's.
+    """
+
+    scores: Tensor
+    choices: Tensor
+
+
+class Task(ABC):
+    """What a net is trained for. A subclass is a frozen dataclass, whose fields are keys of a recipe's [task]."""
+
+    quality: str
+    """Name of the metric by which levels are compared."""
+    higher_is_better: bool = True
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics of a level."""
+        return (self.quality, DISAGREEMENT)
+
+    @abstractmethod
+    def loss(self, outputs: Any, targets: Any) -> Tensor:
+        """The loss of a batch, a tensor of one number."""
+
+    @abstractmethod
+    def judged(self, outputs: Any, targets: Any, doing: str) -> Judged:
+        """The items of a batch. doing: name of the calling function, for messages. Raises TrainingError."""
+
+    def logits(self, outputs: Any) -> Tensor:
+        """The logits that soft labels are made of, (N, classes, ...). Raises TrainingError where there are none."""
+        return check_logits(outputs)
+
+
+def check_logits(outputs: Any, shape: str = "(N, classes, ...)", dimensions: int = 2) -> Tensor:
+    """Return `outputs`. Raises TrainingError unless they are logits, a float tensor of `dimensions` or more.
+
+    shape: the expected shape, for messages.
+    """
+    if not isinstance(outputs, Tensor) or outputs.ndim < dimensions or not outputs.is_floating_point():
+        got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise TrainingError(
+            f"soft labels need a model that answers with its logits alone {shape}, got {got}; set "
+            "distill_weight=0 (and the nesting's soft_weight, if it is given), or nest a module whose forward returns "
+            "the logits"
+        )
+    return outputs
+
+
+def kind(value: object) -> str:
+    """A few words about `value`, for messages."""
+    return f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
