@@ -13,7 +13,7 @@ from nested_sparse.level import resolve_level, stated_accuracies
 from nested_sparse.runtime.policy import DEFAULT_POLICY, FixedPolicy, LevelPolicy, Served, policy_named
 from nested_sparse.runtime.profiling import MOST_BATCH, LatencyProfile, ProfileStore, choose_threads, profile_of
 from nested_sparse.runtime.rerouting import RouteGuard
-from nested_sparse.runtime.resources import Governor, LimitConfig
+from nested_sparse.runtime.resources import CpuQuota, Governor, LimitConfig
 from nested_sparse.runtime.scheduling import Device, Scheduler
 from nested_sparse.runtime.session import Session
 from nested_sparse.state import State, check_state
@@ -98,7 +98,7 @@ def load_model(
     _log_levels(session.name, profile, profiled.ratio)
     # a model of a fixed level joins no requests, nor does one without batches: then the trial of may_join is spared
     joins = config.fixed_level is None and config.joined_samples > 1 and kept.joins()
-    policy = _policy(config, Served(profile, accuracy=stated_accuracies(session.levels), joins=joins))
+    policy = _policy(config, Served(profile, stated_accuracies(session.levels), joins=joins, quota=CpuQuota()))
     # the slowdown that the profile's check met is known before the first request: it is believed after two equal runs
     for _ in range(2):
         policy.observe(0, 1, profile.predict_ms(0) * profiled.ratio, time.monotonic())

@@ -32,6 +32,12 @@ class LevelPolicy(Protocol):
     def choose(self, request: Waiting, queue: Sequence[Waiting], now_s: float) -> Decision:
         """Choose the level of `request`, which is next, within what it allows; None sheds it."""
 
+    def stopped_ms(self, started_s: float, ended_s: float, profiled_ms: float) -> float:
+        """Part of the time of a run that has ended in which this process was stopped; observe() is told the rest.
+
+        profiled_ms: of what was run.
+        """
+
     def observe(self, level: int, batch: int, service_ms: float, now_s: float) -> None:
         """Learn from a run that has ended. Not called where choose() was not, and the run took as long as predicted.
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from nested_sparse.errors import InputError, LevelError
 from nested_sparse.level import resolve_level
 
 from ..profiling import LatencyProfile
+from ..resources import QuotaReading
 from .arrivals import Arrivals
 from .decision import Decision, Waiting
 from .forecast import Forecast
 from .plan import QueuePlan
 from .ramp import Ramp
 from .slowdown import Slowdown
+from .standstill import Standstill
 
 HOLD_SHARE, RISE_SHARE = 0.9, 0.8
 """Shares of the time left that a plan may use, at levels up to the present one and at levels above it."""
@@ -68,11 +71,13 @@ class ElasticPolicy:
         workers: int = 1,
         accuracy: Sequence[float] | None = None,
         rise_decisions: int = 2,
+        quota: Callable[[], QuotaReading | None] = lambda: None,
     ) -> None:
         if accuracy is not None and len(accuracy) != profile.level_count:
             raise InputError(f"accuracy: expected one for each of {profile.level_count} levels, got {len(accuracy)}")
         self._forecast = Forecast(profile, slowdown, workers=workers)
         self._arrivals = Arrivals()
+        self._standstill = Standstill(quota)
         self._useful = tuple(
             accuracy is None or all(accuracy[level] > lower for lower in accuracy[:level])
             for level in range(profile.level_count)
@@ -82,7 +87,11 @@ class ElasticPolicy:
     def admit(self, request: Waiting, queue: Sequence[Waiting], busy_ms: float, now_s: float) -> Decision:
         """As LevelPolicy."""
         self._arrivals.note(request.batch, _budget_ms(request, now_s), now_s, request.sizes)
-        return self._forecast.admit(request, queue, _lowest, busy_ms, now_s)
+        if not self._standstill.active(now_s):
+            return self._forecast.admit(request, queue, _lowest, busy_ms, now_s)
+        busy_ms = self._standstill.left_ms(now_s, now_s + busy_ms / 1e3)
+        ready, behind = self._without_stops(request, now_s), [self._without_stops(each, now_s) for each in queue]
+        return self._with_stops(self._forecast.admit(ready, behind, _lowest, busy_ms, now_s), request, now_s)
 
     def arrived(self, request: Waiting, now_s: float) -> None:
         """As LevelPolicy."""
@@ -91,6 +100,13 @@ class ElasticPolicy:
     def choose(self, request: Waiting, queue: Sequence[Waiting], now_s: float) -> Decision:
         """As LevelPolicy. Raises LevelError if the request allows a level that was not profiled, or none at all."""
         request = self._resolved(request)
+        if not self._standstill.active(now_s):
+            return self._choose(request, queue, now_s)
+        ready, behind = self._without_stops(request, now_s), [self._without_stops(each, now_s) for each in queue]
+        return self._with_stops(self._choose(ready, behind, now_s), request, now_s)
+
+    def _choose(self, request: Waiting, queue: Sequence[Waiting], now_s: float) -> Decision:
+        """choose() where nothing stops this process."""
         slowdown = self._forecast.slowdown.factor(now_s)
         hopeless = self._forecast.probe_or_shed(request, queue, _lowest, slowdown, now_s)
         if hopeless is not None:
@@ -110,6 +126,10 @@ class ElasticPolicy:
         take, profiled_ms = self._take(level, request, queue, slack_ms / slowdown)
         return Decision(level, profiled_ms * slowdown, reason, take=take)
 
+    def stopped_ms(self, started_s: float, ended_s: float, profiled_ms: float) -> float:
+        """As LevelPolicy."""
+        return self._standstill.learn(started_s, ended_s, profiled_ms * self._forecast.slowdown.mean(ended_s))
+
     def observe(self, level: int, batch: int, service_ms: float, now_s: float) -> None:
         """As LevelPolicy."""
         self._forecast.observe(level, batch, service_ms, now_s)
@@ -120,11 +140,31 @@ class ElasticPolicy:
 
     def spare_ms(self, queue: Sequence[Waiting], now_s: float) -> float:
         """As LevelPolicy."""
-        return self._forecast.spare_ms(queue, _lowest, now_s)
+        if not self._standstill.active(now_s):
+            return self._forecast.spare_ms(queue, _lowest, now_s)
+        spare_ms = self._forecast.spare_ms([self._without_stops(each, now_s) for each in queue], _lowest, now_s)
+        return self._standstill.wall_ms(now_s, spare_ms) if 0 < spare_ms < math.inf else spare_ms
 
     def slowdown_factor(self, now_s: float) -> float:
         """As LevelPolicy."""
         return self._forecast.slowdown.factor(now_s)
+
+    def _without_stops(self, waiting: Waiting, now_s: float) -> Waiting:
+        """`waiting`, due after the time that is left to it for runs."""
+        return replace(waiting, deadline_s=now_s + self._standstill.left_ms(now_s, waiting.deadline_s) / 1e3)
+
+    def _with_stops(self, decision: Decision, request: Waiting, now_s: float) -> Decision:
+        """`decision` about a request that was given without its stops, with the times of the clock."""
+        stop, reason = self._standstill, decision.reason
+        stopped_ms = request.slack_ms(now_s) - stop.left_ms(now_s, request.deadline_s)
+        if stopped_ms > 0:
+            reason = f"{reason} besides {stopped_ms:.1f} ms in which the CPU quota stops this process"
+        return replace(
+            decision,
+            predicted_ms=stop.wall_ms(now_s, decision.predicted_ms),
+            retry_after_ms=stop.wall_ms(now_s, decision.retry_after_ms) if decision.level is None else 0.0,
+            reason=reason,
+        )
 
     def _resolved(self, request: Waiting) -> Waiting:
         """`request` with its levels as indices. Raises LevelError where it allows no level of the profile."""
@@ -170,13 +210,15 @@ class ElasticPolicy:
             return True
         batch, sizes = max(1, round(arrivals.batch)), arrivals.sizes
         run_ms = slowdown * self._forecast.profiled_ms(level, batch, sizes) / workers
+        share = self._standstill.share
+        interval_ms = share * arrivals.interval_ms
         if arrivals.regular:
-            return run_ms <= (RISE_UTILISATION if rises else HOLD_UTILISATION) * arrivals.interval_ms
+            return run_ms <= (RISE_UTILISATION if rises else HOLD_UTILISATION) * interval_ms
         below_ms = slowdown * self._forecast.profiled_ms(self._next_below(level), batch, sizes) / workers
-        if run_ms > arrivals.interval_ms and below_ms > RECOVERY_UTILISATION * arrivals.interval_ms:
+        if run_ms > interval_ms and below_ms > RECOVERY_UTILISATION * interval_ms:
             return False
         requests = (plan.samples + arrivals.following) / arrivals.batch
-        return requests * run_ms <= arrivals.horizon_ms + plan.last_slack_ms
+        return requests * run_ms <= share * arrivals.horizon_ms + plan.last_slack_ms
 
     def _take(self, level: int, request: Waiting, queue: Sequence[Waiting], room_ms: float) -> tuple[int, float]:
         """The number of requests that run together, where that saves time, and the profiled time of their run.

@@ -45,6 +45,10 @@ class FixedPolicy:
             f"fixed at level {self._level}",
         )
 
+    def stopped_ms(self, started_s: float, ended_s: float, profiled_ms: float) -> float:
+        """As LevelPolicy: it knows no standstills."""
+        return 0.0
+
     def observe(self, level: int, batch: int, service_ms: float, now_s: float) -> None:
         """As LevelPolicy."""
         self._forecast.observe(level, batch, service_ms, now_s)

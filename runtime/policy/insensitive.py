@@ -23,6 +23,10 @@ class InsensitivePolicy:
     def arrived(self, request: Waiting, now_s: float) -> None:
         """As LevelPolicy: it counts no arrivals."""
 
+    def stopped_ms(self, started_s: float, ended_s: float, profiled_ms: float) -> float:
+        """As LevelPolicy: it knows no standstills."""
+        return 0.0
+
     def observe(self, level: int, batch: int, service_ms: float, now_s: float) -> None:
         """As LevelPolicy: it learns nothing."""
 

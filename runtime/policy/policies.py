@@ -9,6 +9,7 @@ from nested_sparse.argument import shown
 from nested_sparse.errors import InputError
 
 from ..profiling import LatencyProfile
+from ..resources import QuotaReading
 from .base import LevelPolicy
 from .elastic import ElasticPolicy
 from .slackfit import SlackFitPolicy
@@ -23,11 +24,13 @@ class Served:
 
     accuracy: of each level; None where the checkpoint does not state it of all levels.
     joins: requests of the model may run together as one batch.
+    quota: reads the CPU quota of this process; None: there is none.
     """
 
     profile: LatencyProfile
     accuracy: Sequence[float] | None = None
     joins: bool = True
+    quota: Callable[[], QuotaReading | None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ class PolicyKind:
 POLICIES: Mapping[str, PolicyKind] = {
     ELASTIC: PolicyKind(
         "the densest level at which the whole queue is in time",
-        lambda served: ElasticPolicy(served.profile, accuracy=served.accuracy),
+        lambda served: ElasticPolicy(served.profile, accuracy=served.accuracy, quota=served.quota),
         lowers_runs=True,
     ),
     SLACKFIT: PolicyKind(

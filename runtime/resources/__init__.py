@@ -7,12 +7,15 @@ from .governor import Governor
 from .limits import LevelLimit, LimitConfig
 from .monitor import ResourceMonitor, ResourceSample
 from .probes import ROOT, cgroup_folders, default_probes, memory, usable_cores
+from .quota import CpuQuota, QuotaReading
 
 __all__ = [
     "ROOT",
+    "CpuQuota",
     "Governor",
     "LevelLimit",
     "LimitConfig",
+    "QuotaReading",
     "ResourceMonitor",
     "ResourceSample",
     "cgroup_folders",

@@ -139,7 +139,11 @@ def memory(root: Path = ROOT) -> dict[str, float]:
 
 def cpu_quota(root: Path = ROOT) -> float:
     """CPU quota in cores, the tightest of our cgroup and those above; infinite without. Raises OSError, ValueError."""
-    quota = math.inf
+    return min([cores for cores, _, _ in quota_folders(root)], default=math.inf)
+
+
+def quota_folders(root: Path = ROOT) -> Iterator[tuple[float, float, Path]]:
+    """Cores, period in milliseconds, and folder of each CPU quota that limits us. Raises OSError, ValueError."""
     for folder in cgroup_folders("cpu", root):
         text = _optional_text(folder / "cpu.max")
         if text is not None:
@@ -148,8 +152,7 @@ def cpu_quota(root: Path = ROOT) -> float:
             share = _optional_text(folder / "cpu.cfs_quota_us") or "-1"
             period = _optional_text(folder / "cpu.cfs_period_us") or "100000"
         if share not in ("max", "-1"):
-            quota = min(quota, float(share) / float(period))
-    return quota
+            yield float(share) / float(period), float(period) / 1e3, folder
 
 
 def cgroup_folders(controller: str, root: Path = ROOT) -> Iterator[Path]:

@@ -153,8 +153,6 @@ class Dispatcher:
             return
         self._settled = self._settled if turn.predicted_ms is None else None
         batch = sum(job.waiting.batch for job in jobs)
-        # the time that a run of the example's sizes would have taken whose level never fell, under the slowdown met
-        whole_ms = (done.ended_s - done.started_s) * 1e3 * self._profile.predict_ms(level, batch) / done.nominal_ms
         gap_ms = (done.started_s - self._ended_s) * 1e3
         queued = jobs[0].entered_s < self._ended_s
         self._ended_s = done.ended_s
@@ -162,6 +160,10 @@ class Dispatcher:
             # with several workers or models, the run that this one waited for is not known
             if queued and self._workers == 1 and not self._device.shared:
                 self._policy.observe_gap(gap_ms)
+            stopped_ms = self._policy.stopped_ms(done.started_s, done.ended_s, done.nominal_ms)
+            ran_ms = (done.ended_s - done.started_s) * 1e3 - stopped_ms
+            # the time of a run of the example's sizes whose level never fell, under the slowdown met
+            whole_ms = ran_ms * self._profile.predict_ms(level, batch) / done.nominal_ms
             self._policy.observe(level, batch, whole_ms, done.ended_s)
         except Exception:  # the request was served: a fault of the pluggable policy must not take its answer away
             _LOGGER.exception("%s: the policy failed to take in a run at level %d", self._name, level)

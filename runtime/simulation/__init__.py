@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .comparison import LOAD, PolicyRow, compare, default_contentions, default_policies, default_traces
+from .comparison import LOAD, PolicyFactory, PolicyRow, compare, default_contentions, default_policies, default_traces
 from .contention import Contention, RateContention
 from .oracle import OracleBound, oracle
 from .outcome import SimulatedOutcome, Summary, summarise
@@ -17,6 +17,7 @@ __all__ = [
     "LOAD",
     "Contention",
     "OracleBound",
+    "PolicyFactory",
     "PolicyRow",
     "RateContention",
     "SimulatedOutcome",

@@ -12,10 +12,9 @@ from .world import World
 def main(arguments: list[str]) -> None:
     """Prints effective accuracy, and attainment of elastic, for every trace and contention."""
     world = World()
-    policies = default_policies(world)
     traces = default_traces(world, file=arguments[0] if arguments else None)
-    rows = compare(traces, default_contentions(), policies, world)
-    head = ("trace", "cv2", "corunner", *policies, "oracle", "of oracle", "attained")
+    rows = compare(traces, default_contentions(), default_policies, world)
+    head = ("trace", "cv2", "corunner", *default_policies(world), "oracle", "of oracle", "attained")
     print("  ".join(f"{name:>9}" for name in head))
     for _, group in groupby(rows, key=lambda row: (row.trace, row.contention)):
         cells = list(group)

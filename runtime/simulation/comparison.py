@@ -100,7 +100,7 @@ def default_policies(world: World) -> dict[str, PolicyFactory]:
         for level in range(world.profile.level_count)
     }
     named: dict[str, PolicyFactory] = {
-        name: lambda profile, kind=kind: kind.make(Served(profile))  # type: ignore[misc]
+        name: lambda profile, kind=kind: kind.make(Served(profile, quota=lambda: world.contention.quota))  # type: ignore[misc]
         for name, kind in POLICIES.items()
     }
     return {
@@ -113,11 +113,14 @@ def default_policies(world: World) -> dict[str, PolicyFactory]:
 def compare(
     played: Iterable[Trace],
     contentions: Sequence[RateContention],
-    policies: Mapping[str, PolicyFactory],
+    policies: Callable[[World], Mapping[str, PolicyFactory]],
     world: World | None = None,
     **options: Any,
 ) -> list[PolicyRow]:
-    """A row for each trace, contention and policy, and one for the oracle. `options` go to the Scheduler."""
+    """A row for each trace, contention and policy, and one for the oracle.
+
+    policies: makes those of a world. options: go to the Scheduler.
+    """
     world = World() if world is None else world
     rows: list[PolicyRow] = []
     for trace in played:
@@ -125,7 +128,7 @@ def compare(
             there = replace(world, contention=each)
             best = oracle(trace, there).upper
             offered = len(trace.times_s)
-            for name, policy in policies.items():
+            for name, policy in policies(there).items():
                 summary = simulate(policy, trace, there, **options).summary
                 row = PolicyRow(
                     trace=trace.name,

@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from nested_sparse.errors import InputError
 
+from ..resources import QuotaReading
+
 UNDISTURBED = "none"
 PRESENT = ((0.2, 0.45), (0.6, 0.85))
 """The times of a co-runner, as shares of the simulation: it arrives and leaves twice."""
@@ -24,6 +26,9 @@ class Contention(Protocol):
     @property
     def name(self) -> str: ...  # noqa: D102 -- for tables
 
+    @property
+    def quota(self) -> QuotaReading | None: ...  # noqa: D102 -- as a sensor reads it
+
     def end_s(self, start_s: ArrayLike, work_s: ArrayLike) -> NDArray[np.float64]:
         """Clock reading at which `work_s` seconds of undisturbed work have been done, if begun at `start_s`."""
 
@@ -35,10 +40,19 @@ class RateContention:
     oracle relies on both. The rate depends on the time only. That of a real quota also depends on what the group did
     before (one that idled may run longer), but then the future would depend on all past choices and no oracle could
     know it. Raises InputError: edges must rise, rates be 0 or more, the first and the last above 0.
+
+    quota: reading of the device's sensor for it, all the time.
     """
 
-    def __init__(self, name: str, edges_s: Sequence[float] = (0.0,), rates: Sequence[float] = (1.0,)) -> None:
+    def __init__(
+        self,
+        name: str,
+        edges_s: Sequence[float] = (0.0,),
+        rates: Sequence[float] = (1.0,),
+        quota: QuotaReading | None = None,
+    ) -> None:
         self.name = name
+        self.quota = quota
         self._edges_s = np.asarray(edges_s, np.float64)
         self._rates = np.asarray(rates, np.float64)
         if len(edges_s) != len(rates) or len(rates) == 0:
@@ -116,9 +130,9 @@ def quota(
             pieces += [(now_s, 1.0), (now_s + run_ms / 1e3, 0.0)]
             now_s += period_ms / 1e3
         pieces.append((now_s, 1.0))
-    return _contention("quota", pieces)
+    return _contention("quota", pieces, QuotaReading(period_ms))
 
 
-def _contention(name: str, pieces: Sequence[tuple[float, float]]) -> RateContention:
+def _contention(name: str, pieces: Sequence[tuple[float, float]], quota: QuotaReading | None = None) -> RateContention:
     whole = [(0.0, 1.0), *pieces] if pieces[0][0] > 0 else pieces
-    return RateContention(name, [edge_s for edge_s, _ in whole], [rate for _, rate in whole])
+    return RateContention(name, [edge_s for edge_s, _ in whole], [rate for _, rate in whole], quota)

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from nested_sparse.runtime.policy.base import LevelPolicy
 from nested_sparse.runtime.policy.elastic import ElasticPolicy
 from nested_sparse.runtime.profiling.profile import LatencyProfile
+from nested_sparse.runtime.resources import QuotaReading
 from nested_sparse.runtime.scheduling.request import Request
 from nested_sparse.runtime.scheduling.scheduler import Scheduler
 from nested_sparse.runtime.simulation import SimulatedOutcome, VirtualClock, VirtualSession, play
@@ -27,6 +28,7 @@ class StartContention:
 
     slowdown: Callable[[float], float]
     name: str = "slowdown"
+    quota: QuotaReading | None = None
 
     def end_s(self, start_s: ArrayLike, work_s: ArrayLike) -> NDArray[np.float64]:
         start = float(np.asarray(start_s))

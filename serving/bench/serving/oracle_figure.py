@@ -12,6 +12,7 @@ from nested_sparse.runtime.policy import ELASTIC
 from nested_sparse.runtime.profiling import LatencyProfile
 from nested_sparse.runtime.simulation import (
     LOAD,
+    PolicyFactory,
     PolicyRow,
     World,
     compare,
@@ -51,15 +52,18 @@ def oracle_figures(levels: ServedLevels, requests: int, seed: int, arrivals: Pat
     """
     profile = LatencyProfile((1,), [[ms] for ms in levels.service_ms])
     world = World(profile, levels.accuracy, levels.slo_ms, seed=seed)
-    elastic = {ELASTIC: default_policies(world)[ELASTIC]}
     simulated_s = requests / (LOAD * world.capacity_per_s)
     try:
         played = default_traces(world, simulated_s, seed, arrivals)
         contentions = default_contentions(simulated_s, seed)
-        rows = compare(played, contentions, elastic, world, reply_margin_ms=0.0, reply_margin_share=0.0)
+        rows = compare(played, contentions, _elastic, world, reply_margin_ms=0.0, reply_margin_share=0.0)
     except InputError as error:  # a trace too short for the file or for a contention
         return [Figure(NAME, "", REACH, unavailable=str(error))]
     return oracle_summary(rows)
+
+
+def _elastic(world: World) -> dict[str, PolicyFactory]:
+    return {ELASTIC: default_policies(world)[ELASTIC]}
 
 
 def oracle_summary(rows: Sequence[PolicyRow]) -> list[Figure]:

@@ -15,6 +15,7 @@ from nested_sparse.runtime.policy.fixed import FixedPolicy
 from nested_sparse.runtime.policy.residuals import MAXIMUM, MINIMUM
 from nested_sparse.runtime.profiling.profile import LatencyProfile
 from nested_sparse.runtime.profiling.size_growth import SizeGrowth
+from nested_sparse.runtime.resources import QuotaReading
 
 PROFILE = LatencyProfile((1,), [[2.0], [5.0], [9.0], [14.0]])
 
@@ -273,3 +274,17 @@ def test_bounds_and_predictions_hold_whatever_comes(steps: list[tuple[Waiting, l
         assert decision.level == request.lowest_level or decision.predicted_ms <= slack_ms * (1 + 1e-9)
         now_s += service_ms / 1e3
         policy.observe(decision.level, request.batch, service_ms, now_s)
+
+
+def test_a_standstill_to_come_leaves_less_time() -> None:
+    """A quota of 10 in 20 ms that stopped a run: 14 ms would end in the standstill, and a refusal waits for its end."""
+    policy = ElasticPolicy(PROFILE, quota=lambda: QuotaReading(20.0))
+    assert policy.choose(due(18.0), [], 0.0).level == 3
+    for start_s in (0.109, 0.129, 0.149):  # the quota comes back at 0.1 + k * 0.02, and is used up 10 ms later
+        assert policy.stopped_ms(start_s, start_s + 0.0122, 2.2) == pytest.approx(10.0)
+    decision = policy.choose(due(160.1 + 18.0), [], 0.1601)
+    assert decision.level == 2
+    assert "in which the CPU quota stops this process" in decision.reason
+    late = policy.admit(due(171.3 + 5.0), [], 0.0, 0.1713)
+    assert late.level is None
+    assert late.retry_after_ms > 8.0

@@ -94,7 +94,9 @@ def test_rows_of_a_comparison() -> None:
     traces = default_traces(world, 4.0)
     assert [trace.name for trace in traces] == ["poisson", "gamma 2", "gamma 4", "gamma 8", "ramp"]
     policies = default_policies(world)
-    rows = compare(traces[2:3], default_contentions(4.0)[:2], policies, world, reply_margin_ms=-0.08 * world.slo_ms)
+    rows = compare(
+        traces[2:3], default_contentions(4.0)[:2], default_policies, world, reply_margin_ms=-0.08 * world.slo_ms
+    )
     assert [row.policy for row in rows] == [*policies, "oracle"] * 2
     for row in rows:
         assert row.offered == len(traces[2].times_s)

@@ -15,6 +15,8 @@ from nested_sparse.runtime.policy.elastic import ElasticPolicy
 from nested_sparse.runtime.policy.fixed import FixedPolicy
 from nested_sparse.runtime.policy.policies import POLICIES as REGISTERED
 from nested_sparse.runtime.policy.policies import Served
+from nested_sparse.runtime.simulation import LOAD, World, oracle, poisson, simulate
+from nested_sparse.runtime.simulation.contention import quota
 
 Rigs = Callable[..., Any]
 POLICIES = [
@@ -150,3 +152,23 @@ def test_elastic_beats_every_fixed_level_when_load_changes(rig: Rigs) -> None:
 
     fixed = [score(lambda profile, level=level: FixedPolicy(level, profile)) for level in range(4)]
     assert score(ElasticPolicy) > max(fixed)
+
+
+def test_standstills_of_a_quota_are_planned_around() -> None:
+    """Half of each 100 ms stands still, longer than the SLO: with the sensor most of what was lost is kept."""
+    world = World(contention=quota(10.0))
+    trace = poisson(LOAD * world.capacity_per_s, 10.0, seed=3)
+    best = oracle(trace, world).upper
+    shares = [
+        simulate(
+            lambda profile, read=read: ElasticPolicy(profile, quota=read),  # type: ignore[misc]
+            trace,
+            world,
+            reply_margin_ms=0.0,
+            reply_margin_share=0.0,
+        ).summary.effective_accuracy
+        / best
+        for read in (lambda: world.contention.quota, lambda: None)
+    ]
+    assert shares[0] > 0.95
+    assert shares[0] > shares[1] + 0.03
