@@ -78,12 +78,7 @@ def spoken(folder: Path) -> list[str]:
         speaker=np.arange(clips) // 20,
         speakers=np.array(["ann", "bob", "theo"]),
     )
-    return [
-        f"data.file={folder / 'spoken.npz'}",
-        "data.test_speakers=['theo']",
-        "model.width=8",
-        "nesting.name=interleaved",
-    ]
+    return [f"data.file={folder / 'spoken.npz'}", "data.test_speakers=['theo']", "model.width=8"]
 
 
 def pictured(folder: Path) -> list[str]:
@@ -132,8 +127,6 @@ def trained(name: str, folder: Path) -> Trained:
     """The family's recipe, run on little data."""
     folder.mkdir()
     settings = [*SHORT, *FAMILIES[name](folder)]
-    if "nesting.name=interleaved" in settings:  # a name drops the other settings of its table
-        settings = ["nesting.name=interleaved", *(each for each in settings if each != "nesting.name=interleaved")]
     recipe = load_recipe(name, [*settings, f"nest.densities={list(LEVELS)}"])
     data, net = start(recipe)
     reports = train_by(recipe, data, net, folder / "run.state", lambda _: None)
@@ -190,7 +183,18 @@ def test_the_metrics_of_the_file_are_those_of_the_net(families: dict[str, Traine
 def address(families: dict[str, Trained]) -> Iterator[str]:
     """One server process of all the files."""
     files = [str(family.path) for family in families.values()]
-    command = [sys.executable, "-m", "nested_sparse.serving.cli", "serve", *files, "--json", "--port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "nested_sparse.serving.cli",
+        "serve",
+        *files,
+        "--json",
+        "--port",
+        "0",
+        "--profile-cache",
+        "off",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         try:
             assert server.stdout is not None
