@@ -41,7 +41,9 @@ WARM_ROUND_S = 0.1
 level that came after the dense network had 1.8 times its speed where the next level had 2.8."""
 THREADS = 1
 COST_REPEATS, FEW_COST_REPEATS = 7, 3
-"""Runs of each copy from which the layers that stay dense are chosen; the second where a run takes WARM_ROUND_S."""
+"""Runs of each copy from which the layers that stay dense are chosen; the second where a run takes LONG_RUN_S."""
+LONG_RUN_S = 0.02
+"""Of the densest level. A disturbance of a microsecond does not count there, and dense copies take some times as long."""
 RULE = "ever_slower"
 
 Arrays = Sequence[NDArray[Any]]
@@ -168,7 +170,7 @@ def _costs(nested: Path, settings: Settings) -> list[DeviceCosts]:
             begun_s = time.perf_counter()
             session.run(inputs, -1)
             run_s = time.perf_counter() - begun_s
-        repeats = COST_REPEATS if run_s < WARM_ROUND_S else FEW_COST_REPEATS
+        repeats = COST_REPEATS if run_s < LONG_RUN_S else FEW_COST_REPEATS
         costs = measure_costs(nested, densities=settings.levels, batch=batch, threads=THREADS, repeats=repeats).costs
         if any(layer.dense_ms is not None for layer in costs.layers.values()):
             found.append(costs)
