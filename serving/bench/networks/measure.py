@@ -43,7 +43,7 @@ THREADS = 1
 COST_REPEATS, FEW_COST_REPEATS = 7, 3
 """Runs of each copy from which the layers that stay dense are chosen; the second where a run takes LONG_RUN_S."""
 LONG_RUN_S = 0.02
-"""Of the densest level. A disturbance of a microsecond does not count there, and dense copies take some times as long."""
+"""Of the densest level. A disturbance of a microsecond does not count there, and dense copies take longer still."""
 RULE = "ever_slower"
 
 Arrays = Sequence[NDArray[Any]]
