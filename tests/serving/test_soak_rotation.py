@@ -84,11 +84,16 @@ class Site:
             yield lambda data, token: rpc.future(data, 60.0, (("authorization", f"Bearer {token}"),))
 
     def status(self, method: str, data: bytes = b"", token: str = "") -> grpc.StatusCode:
-        """The status of one call on a connection of its own."""
-        with self.calling(method) as call:
-            done = call(data, token or self.token)
-            done.exception()
-            return done.code()
+        """The status of one call on a connection of its own; one that the front refuses for its load is made again."""
+        for _ in range(100):
+            with self.calling(method) as call:
+                done = call(data, token or self.token)
+                done.exception()
+                code = done.code()
+            if code is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+                break
+            time.sleep(0.05)
+        return code
 
     def changes(self) -> tuple[Callable[[], None], ...]:
         """Every kind of change; each checks that it took place."""
