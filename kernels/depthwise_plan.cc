@@ -28,6 +28,8 @@ DepthwisePlan::DepthwisePlan(const ConvGeometry& geometry, const Image& x, TileS
     }
     std::sort(each.phases.begin(), each.phases.end());
   }
+  flat_ = is_flat(geometry);
+  if (flat_) axes_[1].length = x.size.width;
   const int64_t lines = output_[2] * axes_[0].length;
   if (x.image_floats() > kMostPositions || axes_[1].length > kMostPositions / lines) return;
   for (int64_t tap = 0; tap < geometry.taps(); ++tap) {
@@ -42,12 +44,13 @@ DepthwisePlan::DepthwisePlan(const ConvGeometry& geometry, const Image& x, TileS
       plane = plane * static_cast<int64_t>(each.phases.size()) + (phase - each.phases.begin());
       shift = shift * each.length + seen / each.stride;
     }
-    plane_of_tap_.push_back(plane);
+    plane_of_tap_.push_back(flat_ ? at[1] : plane);
     shift_of_tap_.push_back(shift);
     reach_ = std::max(reach_, shift);
   }
   const Tiling tiling(output_[0] * output_[1] * output_[2], shape.lanes, shape.vectors);
-  const auto planes = static_cast<int64_t>(axes_[0].phases.size() * axes_[1].phases.size() * axes_[2].phases.size());
+  const auto phases = static_cast<int64_t>(axes_[0].phases.size() * axes_[1].phases.size() * axes_[2].phases.size());
+  const int64_t planes = flat_ ? geometry.kernel[1] : phases;
   const int64_t wanted =
       std::clamp<int64_t>(lines * axes_[1].length * (planes + 1) * kChannelsTogether / kBandFloats, 1, tiling.tiles);
   for (int64_t i = 0; i < wanted; ++i) {
@@ -64,15 +67,28 @@ DepthwisePlan::DepthwisePlan(const ConvGeometry& geometry, const Image& x, TileS
     for (size_t tap = 0; tap < shift_of_tap_.size(); ++tap) {
       band.offsets.push_back(static_cast<int32_t>(plane_of_tap_[tap] * (band.count + reach_) + shift_of_tap_[tap]));
     }
-    for (int64_t pixel = band.first_pixel; pixel < end;) {
+    for (int64_t pixel = band.first_pixel; !flat_ && pixel < end;) {
       const int64_t count = std::min(output_[1] - pixel % output_[1], end - pixel);
       band.lines.push_back({static_cast<int32_t>(position(pixel) - position(band.first_pixel)),
                             static_cast<int32_t>(pixel - band.first_pixel), static_cast<int32_t>(count)});
       pixel += count;
     }
-    place(x, band);
+    flat_ ? place_flat(geometry, x, band) : place(x, band);
     bands_.push_back(std::move(band));
   }
+}
+
+// Whether planes without padding can be used, and take fewer vectors: those that are copied in, added up and copied
+// out.
+bool DepthwisePlan::is_flat(const ConvGeometry& geometry) const {
+  const bool one_slice = output_[2] == 1 && size_.depth == 1 && geometry.kernel[2] == 1;
+  if (!one_slice || geometry.stride[0] != 1 || geometry.stride[1] != 1 || output_[1] != size_.width) return false;
+  const auto vectors = [this](int64_t pixels) { return (pixels + lanes_ - 1) / lanes_; };
+  const int64_t padded = size_.height * vectors(size_.width) + output_[0] * vectors(output_[1]) +
+                         geometry.taps() * vectors(output_[0] * axes_[1].length);
+  const int64_t flat =
+      geometry.kernel[1] * vectors(size_.height * size_.width) + geometry.taps() * vectors(output_[0] * output_[1]);
+  return flat < padded;
 }
 
 // The position of an output pixel in the planes: as that of its first tap.
@@ -120,6 +136,33 @@ void DepthwisePlan::place_line(const Image& x, Band& band, const int64_t (&phase
       lane = 0;
     }
     band.pieces.back().mask |= uint32_t{1} << (lane++ * step_);
+  }
+}
+
+// Places what each column of the window sees, in planes without padding between rows. The position of an output pixel
+// is its number, and the column is that of the output pixel plus `right`.
+void DepthwisePlan::place_flat(const ConvGeometry& geometry, const Image& x, Band& band) const {
+  const int64_t width = size_.width;
+  const int64_t before = axes_[0].before * width + axes_[1].before;
+  int64_t to = 0;
+  for (int64_t tap = 0; tap < geometry.kernel[1]; ++tap, to += band.count + reach_) {
+    const int64_t right = tap * geometry.dilation[1] - axes_[1].before;
+    int64_t begun = -lanes_;  // position of the first lane of the piece that is open
+    for (int64_t at = 0; at < band.count + reach_; ++at) {
+      const int64_t pixel = band.first_pixel + at - before;
+      if (pixel < 0 || pixel >= size_.height * width) continue;
+      const int64_t output_column = pixel % width - right;
+      if (output_column < 0 || output_column >= width) continue;
+      const Source source = source_of(x, pixel);
+      const bool goes_on = at - begun < lanes_ && source.offset == band.pieces.back().offset + at - begun &&
+                           source.pitch == band.pieces.back().pitch;
+      if (!goes_on) {
+        band.pieces.push_back({static_cast<int32_t>(source.offset), static_cast<int32_t>(source.pitch), 0});
+        band.places.push_back(static_cast<int32_t>(to + at));
+        begun = at;
+      }
+      band.pieces.back().mask |= uint32_t{1} << (at - begun);
+    }
   }
 }
 

@@ -5,6 +5,11 @@
 // where output columns that are no outputs are computed and left out. With a stride of s, the plane is s planes for
 // each dimension, one for each remainder of a row or column, so that distances are fixed there, too.
 //
+// Where rows are short, that is mostly work on padding, and on moving rows that fill a part of a vector. If outputs lie
+// as their pixels do (stride 1, rows of the same length), the plane then has no padding between rows. There is one for
+// each column of the window, in which pixels that this column would see across the end of a row are zero. 64 channels
+// of 25 x 5 pixels take 3.9 in place of 5.7 µs (AVX-512).
+//
 // The output is cut into bands of tiles, so that the plane of a band stays in L1.
 #pragma once
 
@@ -27,7 +32,7 @@ class DepthwisePlan {
     std::vector<Piece> pieces;
     std::vector<int32_t> places;
     std::vector<int32_t> offsets;
-    std::vector<Line> lines;
+    std::vector<Line> lines;  // none where outputs lie as in the image
   };
   // The plan for images of the size and layout of `x`. shape: of the output's tiles. Throws ort::Error where the window
   // does not fit into the padded image.
@@ -53,7 +58,9 @@ class DepthwisePlan {
     int64_t stride, before, size, length;  // length: positions of a plane
     std::vector<int64_t> phases;           // remainders that some tap sees
   };
+  bool is_flat(const ConvGeometry& geometry) const;
   void place(const Image& x, Band& band) const;
+  void place_flat(const ConvGeometry& geometry, const Image& x, Band& band) const;
   void place_line(const Image& x, Band& band, const int64_t (&phase)[3], int64_t line, int64_t begin, int64_t end,
                   int64_t to) const;
   int64_t position(int64_t pixel) const;
@@ -64,6 +71,7 @@ class DepthwisePlan {
   std::vector<int64_t> plane_of_tap_, shift_of_tap_;
   int64_t reach_ = 0;  // the largest shift
   int32_t lanes_, step_;
+  bool flat_ = false;  // whether the planes have no padding between rows
   std::vector<Band> bands_;
 };
 

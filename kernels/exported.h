@@ -23,7 +23,8 @@ struct KernelRow {
   int32_t supported;
 };
 
-// The arguments of one kernel call. Only spmm kernels read x_pitch to y_whole; their residual has the pitch of y.
+// The arguments of one kernel call. `pixels` counts those of spmm kernels, the vectors of gemv kernels. The residual
+// has the pitch of y.
 struct KernelCall {
   PackedWeight weight;
   const float* x;

@@ -8,7 +8,6 @@
 #include "quantized/gemv8/gemv8.h"
 #include "quantized/kernels.h"
 #include "quantized/linear.h"
-#include "recurrent.h"
 #include "route.h"
 #include "scratch.h"
 
@@ -49,7 +48,7 @@ bool quantized_kernel_row(int32_t index, KernelRow* row) {
 // not quantised.
 const char* int8_kernel(bool linear, bool floats, int32_t block_rows, int64_t rows) {
   const IsaChoice& isa = isa_choice();
-  const bool tiles = rows >= (floats ? kTransposeFrom : tile_from(block_rows));
+  const bool tiles = rows >= (floats ? kWidenFrom : tile_from(block_rows));
   if (linear && !tiles) return (floats ? find_float_gemv8(isa, block_rows) : find_gemv8(isa, block_rows)).name;
   if (!floats) return find_spmm8(isa, block_rows).name;
   return find_spmm(isa.isa, {block_rows, 0, sizeof(uint16_t), ValueType::float32}).name;
@@ -99,8 +98,8 @@ NESTED_SPARSE_EXPORT int64_t nested_sparse_scratch_allocations() {
 }
 
 // From this many rows on, a linear layer runs the kernel of convolutions; a recurrent one from as many sequences.
-NESTED_SPARSE_EXPORT int64_t nested_sparse_transpose_from(bool recurrent, int32_t block_rows) {
-  return recurrent ? nested_sparse::lanes_from(block_rows) : nested_sparse::kTransposeFrom;
+NESTED_SPARSE_EXPORT int64_t nested_sparse_transpose_from(int32_t block_rows, int32_t banks) {
+  return nested_sparse::transpose_from(block_rows, banks);
 }
 
 // The name of the kernel in use for a layer of int8 weights; null where there is none for such blocks.
@@ -143,7 +142,9 @@ NESTED_SPARSE_EXPORT bool nested_sparse_run_kernel(int32_t index, const KernelCa
     nested_sparse::run_spmm(kernels[index], *call);
     return true;
   }
-  kernels[index].gemv({call->weight, call->x, call->residual, call->y, call->clip}, call->group_begin, call->group_end);
+  kernels[index].gemv(
+      {call->weight, call->x, call->residual, call->y, call->clip, call->pixels, call->x_pitch, call->y_pitch},
+      call->group_begin, call->group_end);
   return true;
 }
 

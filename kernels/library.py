@@ -150,7 +150,7 @@ def kernel_for(
         if name is None:
             raise KernelError(f"no kernel for {op!r} with int8 blocks of {block_rows} rows on {isa(value_type)}")
         return name.decode()
-    many = loaded_library().nested_sparse_transpose_from(op == "recurrent", block_rows)
+    many = loaded_library().nested_sparse_transpose_from(block_rows, banks)
     of_list = "conv" if op == "conv" or rows >= many else "linear"
     wanted = (of_list, isa(value_type), block_rows, index_bytes, value_type, banks)
     for kernel in kernels():
@@ -185,9 +185,9 @@ class RawWeight:
 
 @dataclass(frozen=True, slots=True)
 class RawPixels:
-    """Pixels for a "conv" kernel (spmm.h).
+    """Pixels for a "conv" kernel (spmm.h), or vectors for a "linear" one (gemv.h).
 
-    count: pixels of a row. x_pitch, y_pitch: floats from a row of x or y to the next.
+    count: pixels of a row, or vectors. x_pitch, y_pitch: floats from a row of x or y to the next.
     y_whole: whether the rows of y have room for whole vectors, which the kernel then writes.
     """
 
@@ -218,7 +218,7 @@ def run_kernel(
     """
     levels = (PackedLevel * len(weight.levels))(*map(_packed_level, weight.levels))
     scale, shift = weight.norm
-    rows_alone = weight.per_row and pixels is not None
+    rows_alone = weight.per_row and kernels()[index].op == "conv"
     begin, end = groups or (0, scale.size if rows_alone else weight.levels[0][0].size - 1)
     packed = PackedWeight(
         levels=ctypes.addressof(levels),
@@ -238,6 +238,7 @@ def run_kernel(
         group_begin=begin,
         group_end=end,
     )
+    call.pixels = 1
     if pixels is not None:
         call.pixels, call.x_pitch = pixels.count, pixels.x_pitch
         call.y_pitch, call.y_whole = pixels.y_pitch, pixels.y_whole
@@ -287,7 +288,7 @@ def loaded_library() -> ctypes.CDLL:
     library.nested_sparse_isa.restype = ctypes.c_char_p
     library.nested_sparse_isa.argtypes = (ctypes.c_bool, ctypes.c_void_p)
     library.nested_sparse_scratch_allocations.restype = ctypes.c_int64
-    library.nested_sparse_transpose_from.argtypes = (ctypes.c_bool, ctypes.c_int32)
+    library.nested_sparse_transpose_from.argtypes = (ctypes.c_int32, ctypes.c_int32)
     library.nested_sparse_transpose_from.restype = ctypes.c_int64
     library.nested_sparse_int8_kernel.restype = ctypes.c_char_p
     library.nested_sparse_int8_kernel.argtypes = (ctypes.c_bool, ctypes.c_bool, ctypes.c_int32, ctypes.c_int64)

@@ -9,6 +9,7 @@ constexpr double kMultiplyGrain = 200000;  // multiply-adds of a task
 
 NestedLinear::NestedLinear(const ort::Attributes& attributes)
     : LinearLayer(attributes),
+      transpose_from_(transpose_from(weight_.block_rows(), weight_.banks())),
       gemv_(find_gemv(isa_choice().isa, weight_.kind())),
       spmm_(find_spmm(isa_choice().isa, weight_.kind())) {}
 
@@ -16,7 +17,7 @@ void NestedLinear::compute(const ort::Context& context) const {
   WeightView view;
   this->view(context, view);
   const Rows rows = read_rows(context);
-  if (rows.count < kTransposeFrom) {
+  if (rows.count < transpose_from_) {
     run_rows(context, view, rows);
     activate(context, rows);
   } else {
@@ -32,11 +33,9 @@ void NestedLinear::run_rows(const ort::Context& context, const WeightView& view,
   const int64_t tasks = task_count(weight_.groups(), cost, kMultiplyGrain);
   context.parallel_for(tasks, [&](int64_t task) {
     const Part groups = part_of(weight_.groups(), tasks, task);
-    for (int64_t row = 0; row < rows.count; ++row) {
-      const Rows one = rows_from(rows, row, 1);
-      const GemvArgs args{view.weight, one.x, one.residual, one.y, clip_};
-      gemv_.gemv(args, groups.begin, groups.end);
-    }
+    const GemvArgs args{view.weight, rows.x,     rows.residual,     rows.y,
+                        clip_,       rows.count, weight_.columns(), weight_.rows()};
+    gemv_.gemv(args, groups.begin, groups.end);
   });
 }
 

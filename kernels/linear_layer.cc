@@ -4,7 +4,7 @@
 #include <limits>
 
 #include "scratch.h"
-#include "squares.h"
+#include "transposition.h"
 
 namespace nested_sparse {
 namespace {
@@ -12,6 +12,13 @@ namespace {
 constexpr double kCopyGrain = 16384;  // floats transposed by a task
 
 }  // namespace
+
+int64_t transpose_from(int32_t block_rows, int32_t banks) {
+  if (banks > 0) return 4;
+  if (block_rows < 4) return block_rows == 1 ? 2 : 4;
+  if (find_gather(isa_choice().isa).shape.lanes < 16) return 8;
+  return block_rows == 16 ? 14 : block_rows == 8 ? 10 : 8;
+}
 
 LinearLayer::Rows LinearLayer::read_rows(const ort::Context& context) const {
   const auto x = context.input<float>(kX);
@@ -33,7 +40,7 @@ LinearLayer::Rows LinearLayer::rows_from(const Rows& rows, int64_t first, int64_
 void LinearLayer::run_transposed(const ort::Context& context, const Rows& rows, const KernelInfo& spmm,
                                  const std::function<void(SpmmArgs& args)>& multiply) const {
   const int64_t most = int64_t{spmm.lanes} * spmm.vectors;
-  const int64_t pitch = std::min(most, round_up(rows.count, spmm.lanes));
+  const int64_t pitch = round_up(std::min(most, round_up(rows.count, spmm.lanes)), 4);
   float* const x = scratch(Purpose::input, weight_.columns() * pitch);
   float* const y = scratch(Purpose::output, weight_.rows() * pitch);
   const Clip open{-std::numeric_limits<float>::infinity(), std::numeric_limits<float>::infinity()};
@@ -56,11 +63,14 @@ void LinearLayer::transpose_in(const ort::Context& context, const Rows& rows, fl
     // The kernel also multiplies the padding of the last vector. Zeros keep it fast: left-over denormal numbers would
     // take a hundred times as long.
     const int64_t whole = round_up(count, lanes);
-    for (int64_t k = part.begin; k < part.end; ++k) std::fill(to + k * pitch + count, to + k * pitch + whole, 0.0F);
-    for_squares(count, part.end - part.begin, [&](int64_t row, int64_t i) {
-      const int64_t k = part.begin + i;
-      to[k * pitch + row] = rows.x[row * columns + k];
-    });
+    float* const first = to + part.begin * pitch;
+    transpose(rows.x + part.begin, columns, count, part.end - part.begin,
+              [first, pitch](int64_t i, int64_t row, int64_t, Floats4 values)
+                  __attribute__((always_inline)) { store_floats(first + i * pitch + row, 4, values); });
+    const int64_t written = round_up(count, 4);
+    for (int64_t k = part.begin; written < whole && k < part.end; ++k) {
+      std::fill(to + k * pitch + written, to + k * pitch + whole, 0.0F);
+    }
   });
 }
 
@@ -70,12 +80,18 @@ void LinearLayer::transpose_out(const ort::Context& context, const float* from, 
   const int64_t tasks = task_count(rows.count, static_cast<double>(outputs * rows.count), kCopyGrain);
   context.parallel_for(tasks, [&](int64_t task) {
     const Part part = part_of(rows.count, tasks, task);
-    for_squares(part.end - part.begin, outputs, [&](int64_t i, int64_t output) {
-      const int64_t row = part.begin + i;
-      const float value = from[output * pitch + row];
-      const int64_t at = row * outputs + output;
-      rows.y[at] = clip(rows.residual == nullptr ? value : value + rows.residual[at], clip_);
-    });
+    const Floats4 lo = Floats4{} + clip_.lo;
+    const Floats4 hi = Floats4{} + clip_.hi;
+    const float* const residual = rows.residual;
+    float* const y = rows.y;
+    transpose(from + part.begin, pitch, outputs, part.end - part.begin,
+              [&](int64_t i, int64_t output, int64_t count, Floats4 values) __attribute__((always_inline)) {
+                const int64_t at = (part.begin + i) * outputs + output;
+                if (residual != nullptr) values += load_floats(residual + at, count);
+                values = values < lo ? lo : values;  // as clip(): a NaN stays
+                values = values > hi ? hi : values;
+                store_floats(y + at, count, values);
+              });
     outputs_.apply((part.end - part.begin) * outputs, rows.y + part.begin * outputs);
   });
 }

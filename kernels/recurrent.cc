@@ -4,7 +4,7 @@
 #include <string>
 
 #include "scratch.h"
-#include "squares.h"
+#include "transposition.h"
 
 namespace nested_sparse {
 namespace {
@@ -15,11 +15,15 @@ constexpr double kMultiplyGrain = 200000;  // multiply-adds of a task
 void transpose_in(const float* rows, int64_t count, int64_t columns, int64_t lanes, float* to) {
   if (rows == nullptr) count = 0;
   for (int64_t c = 0; c < columns; ++c) std::fill(to + c * lanes + count, to + (c + 1) * lanes, 0.0F);
-  for_squares(count, columns, [&](int64_t r, int64_t c) { to[c * lanes + r] = rows[r * columns + c]; });
+  transpose(rows, columns, count, columns,
+            [&](int64_t c, int64_t r, int64_t some, Floats4 values)
+                __attribute__((always_inline)) { store_floats(to + c * lanes + r, some, values); });
 }
 
 void transpose_out(const float* from, int64_t count, int64_t columns, int64_t lanes, float* rows) {
-  for_squares(columns, count, [&](int64_t c, int64_t r) { rows[r * columns + c] = from[c * lanes + r]; });
+  transpose(from, lanes, columns, count,
+            [&](int64_t r, int64_t c, int64_t some, Floats4 values)
+                __attribute__((always_inline)) { store_floats(rows + r * columns + c, some, values); });
 }
 
 }  // namespace
@@ -41,7 +45,7 @@ void Recurrent::compute(const ort::Context& context) const {
   WeightView view;
   this->view(context, view);
   const Run run = read(context);
-  if (run.batch < lanes_from(weight_.block_rows())) {
+  if (run.batch < transpose_from(weight_.block_rows(), weight_.banks())) {
     run_rows(context, view, run);
     return;
   }
@@ -85,11 +89,10 @@ void Recurrent::run_rows(const ort::Context& context, const WeightView& view, co
     const auto previous = [&](int64_t row) { return before == nullptr ? zeros : before + row * size(); };
     context.parallel_for(tasks, [&](int64_t task) {
       const Part groups = part_of(weight_.groups(), tasks, task);
-      for (int64_t row = 0; row < run.batch; ++row) {
-        const float* const added = has_cells_ ? x + row * row_floats : nullptr;
-        const GemvArgs args{view.weight, previous(row), added, sums + row * row_floats, clip_};
-        gemv_.gemv(args, groups.begin, groups.end);
-      }
+      const int64_t x_pitch = before == nullptr ? 0 : size();
+      const GemvArgs args{view.weight, previous(0), has_cells_ ? x : nullptr, sums, clip_, run.batch,
+                          x_pitch,     row_floats};
+      gemv_.gemv(args, groups.begin, groups.end);
     });
     for (int64_t row = 0; row < run.batch; ++row) {
       float* const cell = has_cells_ ? run.cells + row * size() : nullptr;

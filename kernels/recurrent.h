@@ -7,19 +7,14 @@
 // Input 2 is the initial state: hidden, and of an LSTM cells, [2, N, H] or [1, N, H]; zeros where it is absent.
 // Attribute `reverse`: 1 where time runs backwards; Y lies in the order of X.
 //
+// From transpose_from() sequences on, their states are the pixels of the kernel of convolutions.
+//
 // The level is read once: it does not change within a sequence.
 #pragma once
 
 #include "linear_layer.h"
 
 namespace nested_sparse {
-
-// From so many sequences on, the kernel of convolutions is faster: it reads the weights once for all of them, but needs
-// a whole vector of sequences. Measured with LSTMs of 512 and 128 and a GRU of 64, V = 16, on AVX-512: of 6 sequences
-// the other kernel takes 6 to 13 % less time, of 8 sequences 3 to 10 % more.
-constexpr int64_t lanes_from(int32_t block_rows) {
-  return block_rows == 16 ? 7 : kTransposeFrom;
-}
 
 class Recurrent : public NestedOperator {
  public:

@@ -30,6 +30,7 @@ MOST_LAYERS = 10_000
 MOST_POINTS = 65
 ROUNDING = 1e-6
 """Share of a slope by which the next may be smaller: what rounding makes of equal ones."""
+MOST_BATCH = 1 << 20
 MOST_WEIGHTS = 1 << 62
 LONGEST_MS = 1e9
 """Longest time that is taken for a measurement: eleven days."""
@@ -69,12 +70,12 @@ class LayerCosts:
 
 @dataclass(frozen=True, slots=True)
 class DeviceCosts:
-    """The times of a network's layers on one device, for one sample.
+    """The times of a network's layers on one device, in a run of one batch.
 
     device: words for the processor. isa, int8_isa: instruction sets of the kernels; int8_isa is "" without int8 layers.
     threads: threads of a run. values: value type of the file's layers, e.g. "int8". other_ms: the time of a run beside
     the layers. layers: by dotted path in the torch model. dense_ms: the time of a run of the plain network, without
-    levels, in ONNX Runtime alone; None where it was not measured.
+    levels, in ONNX Runtime alone; None where it was not measured. batch: samples of the measured runs.
     """
 
     device: str
@@ -85,6 +86,7 @@ class DeviceCosts:
     other_ms: float
     layers: Mapping[str, LayerCosts]
     dense_ms: float | None = None
+    batch: int = 1
 
     def to_json(self) -> str:
         """The text of the file, one line for each layer."""
@@ -96,6 +98,7 @@ class DeviceCosts:
             "int8_isa": self.int8_isa,
             "threads": self.threads,
             "values": self.values,
+            **({} if self.batch == 1 else {"batch": self.batch}),
             "other_ms": self.other_ms,
             **({} if self.dense_ms is None else {"dense_ms": self.dense_ms}),
         }
@@ -142,6 +145,7 @@ class DeviceCosts:
                 str(name): _layer(_Entries(each, f"{where}: {excerpt(name)}")) for name, each in layers.raw.items()
             },
             dense_ms=entries.optional_ms("dense_ms"),
+            batch=entries.whole("batch", 1, MOST_BATCH) if "batch" in entries.raw else 1,
         )
 
     def layer(self, name: str, op: str, rows: int, columns: int) -> LayerCosts:

@@ -50,9 +50,20 @@ def grow(first_level: NDArray[np.uint8], scores: NDArray[np.float64], level: int
     free = np.flatnonzero(grown == NEVER)
     missing = keep - (grown.size - free.size)
     if missing > 0:
-        best = np.argsort(-scores.reshape(-1)[free], kind="stable")[:missing]
-        grown[free[best]] = level
+        grown[free[best(scores.reshape(-1)[free], missing)]] = level
     return grown.reshape(first_level.shape)
+
+
+def best(scores: NDArray[np.float64], count: int) -> NDArray[np.int64]:
+    """Places of the `count` best of `scores` (n,), of equal ones the first; NaN is worst. A sort takes ten times
+    as long.
+    """
+    if count >= len(scores):
+        return np.arange(len(scores))
+    costs = np.where(np.isnan(scores), np.inf, -scores)
+    most = np.partition(costs, count - 1)[count - 1]
+    below, equal = np.flatnonzero(costs < most), np.flatnonzero(costs == most)
+    return np.concatenate([below, equal[: count - len(below)]])
 
 
 def nested_first_level(scores: NDArray[np.float64], keep: Sequence[int]) -> NDArray[np.uint8]:

@@ -48,6 +48,8 @@ using GatherKernel = void (*)(const GatherArgs& args);
 //   sums[(c - channel_begin) * pitch + line.to + i] = wide[line.from + i]         for each line, i in 0 .. line.count -
 //   1
 //
+// Without lines, the sums of a channel are its `wide`.
+//
 // Pieces are in the order of their places, and lines in that of `to`: whole vectors are written, so that what lies up
 // to a vector behind the last one is written, too.
 constexpr int kChannelsTogether = 4;

@@ -104,6 +104,7 @@ void depthwise_channels(const DepthwiseArgs& args, int64_t channel) {
   constexpr int kTogether = 8;  // vectors: enough to hide the latency of the multiply-add
   const int64_t plane_pitch = args.plane_pitch;
   const int64_t pitch = args.pitch;
+  const int64_t line_count = args.line_count;
   float* const sums = args.sums + (channel - args.channel_begin) * pitch;
   place_pieces<S, Step, C>(args, channel);
   const int64_t vectors = (args.count + S::kLanes - 1) / S::kLanes;
@@ -111,7 +112,7 @@ void depthwise_channels(const DepthwiseArgs& args, int64_t channel) {
   for (int c = 0; c < C; ++c) {
     const float* const weights = args.weights + (channel + c) * args.taps;
     const float* const plane = args.plane + c * plane_pitch;
-    float* const wide = args.wide + c * plane_pitch;
+    float* const wide = line_count == 0 ? sums + c * pitch : args.wide + c * plane_pitch;
     for (int64_t block = 0; block < blocks; ++block) {
       const int64_t first = vectors * block / blocks;
       const int64_t end = vectors * (block + 1) / blocks;
@@ -119,7 +120,6 @@ void depthwise_channels(const DepthwiseArgs& args, int64_t channel) {
     }
   }
   const Line* const lines = args.lines;
-  const int64_t line_count = args.line_count;
   const float* const wide = args.wide;
   for (int64_t j = 0; j < line_count; ++j) {
     const Line line = lines[j];

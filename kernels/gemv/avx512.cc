@@ -9,6 +9,7 @@ namespace {
 struct Rows16 {
   using Vec = __m512;
   static constexpr int kRows = 16;
+  static constexpr int kTogether = 8;
   static constexpr int kStreams = 4;
   static Vec zero() { return _mm512_setzero_ps(); }
   static Vec load(const float* p) { return _mm512_loadu_ps(p); }
@@ -23,6 +24,7 @@ struct Rows16 {
 struct Rows8 {
   using Vec = __m256;
   static constexpr int kRows = 8;
+  static constexpr int kTogether = 8;
   static constexpr int kStreams = 4;
   static Vec zero() { return _mm256_setzero_ps(); }
   static Vec load(const float* p) { return _mm256_loadu_ps(p); }
@@ -35,6 +37,7 @@ struct Rows8 {
 struct Rows4 {
   using Vec = __m128;
   static constexpr int kRows = 4;
+  static constexpr int kTogether = 8;
   static constexpr int kStreams = 4;
   static Vec zero() { return _mm_setzero_ps(); }
   static Vec load(const float* p) { return _mm_loadu_ps(p); }

@@ -12,6 +12,7 @@ struct Rows {
   static constexpr int kRows = V;
   static constexpr int kStreams = 1;  // more were not measured; with four at V = 16, sums would fill all 32 registers
   static constexpr int kParts = V / 4;
+  static constexpr int kTogether = 8 / kParts;  // two sums of each fill half of the registers
   struct Vec {
     float32x4_t part[kParts];
   };

@@ -5,7 +5,7 @@
 
 #include "../kernels.h"
 #include "../scratch.h"
-#include "../squares.h"
+#include "../transposition.h"
 #include "transpose.h"
 
 namespace nested_sparse {
@@ -77,7 +77,7 @@ void QuantizedLinear::compute(const ort::Context& context) const {
   const double cost = static_cast<double>(view.blocks * weight_.block_rows());
   if (activations_ == Activations::floats) {
     const Run run{context, view, levels, nullptr, cost};
-    if (rows.count >= kTransposeFrom) {
+    if (rows.count >= kWidenFrom) {
       return run_transposed(context, rows, float_spmm_, [&](SpmmArgs& args) { multiply_widened(run, args); });
     }
     run_floats(run, rows);

@@ -30,6 +30,9 @@ constexpr int64_t tile_from(int32_t block_rows) {
   return 3 + block_rows / 4;
 }
 
+// The same of rows of floats, whose weights are widened.
+constexpr int64_t kWidenFrom = 4;
+
 class QuantizedLinear : public LinearLayer {
  public:
   explicit QuantizedLinear(const ort::Attributes& attributes);

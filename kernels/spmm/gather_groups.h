@@ -18,11 +18,12 @@ struct GatherGroups {
       const int64_t output = output_of(args.weight, r);
       if (output < 0) continue;
       Tile<S, 1, 1, P, Rest, Index> tile{args, first, rest, bounds, {}};
-      for (auto& sum : tile.sums[0]) sum = S::zero();
+      auto& sums = tile.sums[0][0];
+      for (auto& sum : sums) sum = S::zero();
       for (int32_t l = 0; l < args.weight.level_count; ++l) {
-        accumulate(args, args.weight.levels[l], r, args.x + first, tile.sums[0]);
+        accumulate(args, args.weight.levels[l], r, args.x + first, sums);
       }
-      tile.store_row(tile.sums[0], r, output);
+      tile.store_row(sums, r, output);
     }
   }
 

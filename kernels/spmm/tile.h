@@ -36,11 +36,17 @@ template <class S, int V, int R, int P, bool Rest, class Index>
 struct Tile {
   using Vec = typename S::Vec;
 
+  // Few sums are few chains of multiply-adds, and each waits for the one before it. So they are kept several times
+  // then, for blocks in turns. A tile of one vector lies in L1: fetching its pixels early takes as many loads as using
+  // them. A linear layer of 128 x 128, V = 4, over 8 vectors at 35 % takes 2.8 in place of 3.5 µs by this and by
+  // transposition.h.
+  static constexpr int kTurns = P > 3 || R* P >= 8 ? 1 : R * P >= 4 ? 2 : 4;
+
   const SpmmArgs& args;
   const int64_t first;  // pixel
   const int rest;
   const typename S::Bounds bounds;
-  Vec sums[R][P];
+  Vec sums[kTurns][R][P];
 
   NESTED_SPARSE_INLINE void accumulate(const PackedLevel& level, int64_t group, int row) {
     const uint32_t* const range = level.ptr + group * args.ptr_stride;
@@ -54,19 +60,27 @@ struct Tile {
     const int64_t pitch = args.x_pitch * static_cast<int64_t>(sizeof(float));
     // Two loops, because the early fetch must not read past the last column.
     const Index* const early_end = col_end - col > kAhead ? col_end - kAhead : col;
-    for (; col != early_end; ++col, val += V) {
-      const char* const ahead = pixels + static_cast<int64_t>(col[kAhead]) * pitch;
+    const auto pixels_of = [&](Index column) {
+      return reinterpret_cast<const float*>(pixels + static_cast<int64_t>(column) * pitch);
+    };
+    for (; early_end - col >= kTurns; col += kTurns, val += kTurns * V) {
       NESTED_SPARSE_UNROLL
-      for (int i = 0; S::kFetchEarly && V > 1 && i < P; ++i) __builtin_prefetch(ahead + i * sizeof(Vec));
-      multiply(reinterpret_cast<const float*>(pixels + static_cast<int64_t>(*col) * pitch), val);
+      for (int turn = 0; turn < kTurns; ++turn) {
+        const float* const ahead = pixels_of(col[kAhead + turn]);
+        NESTED_SPARSE_UNROLL
+        for (int i = 0; S::kFetchEarly && V > 1 && P > 1 && i < P; ++i) __builtin_prefetch(ahead + i * S::kLanes);
+        multiply(pixels_of(col[turn]), val + turn * V, turn);
+      }
     }
-    for (; col != col_end; ++col, val += V) {
-      multiply(reinterpret_cast<const float*>(pixels + static_cast<int64_t>(*col) * pitch), val);
+    for (; col_end - col >= kTurns; col += kTurns, val += kTurns * V) {
+      NESTED_SPARSE_UNROLL
+      for (int turn = 0; turn < kTurns; ++turn) multiply(pixels_of(col[turn]), val + turn * V, turn);
     }
+    for (; kTurns > 1 && col != col_end; ++col, val += V) multiply(pixels_of(*col), val, 0);
   }
 
-  NESTED_SPARSE_INLINE void multiply(const float* x, const float* val) {
-    if (V >= 4) __builtin_prefetch(val + kPrefetch);
+  NESTED_SPARSE_INLINE void multiply(const float* x, const float* val, int turn) {
+    if (V >= 4 && turn == 0) __builtin_prefetch(val + kPrefetch);
     Vec in[P];
     NESTED_SPARSE_UNROLL
     for (int i = 0; i < P; ++i) in[i] = S::load(x + i * S::kLanes);
@@ -74,7 +88,7 @@ struct Tile {
     for (int r = 0; r < R; ++r) {
       const Vec weight = S::broadcast(val + r);
       NESTED_SPARSE_UNROLL
-      for (int i = 0; i < P; ++i) sums[r][i] = S::fma(weight, in[i], sums[r][i]);
+      for (int i = 0; i < P; ++i) sums[turn][r][i] = S::fma(weight, in[i], sums[turn][r][i]);
     }
   }
 
@@ -107,7 +121,9 @@ struct Tile {
     for (int r = 0; r < R; ++r) {
       NESTED_SPARSE_UNROLL
       for (int i = 0; i < P; ++i) {
-        sums[r][i] = args.first ? S::zero() : S::load(carried(packed_row + r) + i * S::kLanes);
+        sums[0][r][i] = args.first ? S::zero() : S::load(carried(packed_row + r) + i * S::kLanes);
+        NESTED_SPARSE_UNROLL
+        for (int turn = 1; turn < kTurns; ++turn) sums[turn][r][i] = S::zero();
       }
     }
   }
@@ -115,13 +131,18 @@ struct Tile {
   NESTED_SPARSE_INLINE void finish(int64_t packed_row) {
     NESTED_SPARSE_UNROLL
     for (int r = 0; r < R; ++r) {
+      NESTED_SPARSE_UNROLL
+      for (int turn = 1; turn < kTurns; ++turn) {
+        NESTED_SPARSE_UNROLL
+        for (int i = 0; i < P; ++i) sums[0][r][i] = S::add(sums[0][r][i], sums[turn][r][i]);
+      }
       if (!args.last) {
         NESTED_SPARSE_UNROLL
-        for (int i = 0; i < P; ++i) S::store(carried(packed_row + r) + i * S::kLanes, sums[r][i]);
+        for (int i = 0; i < P; ++i) S::store(carried(packed_row + r) + i * S::kLanes, sums[0][r][i]);
         continue;
       }
       const int64_t output = output_of(args.weight, packed_row + r);
-      if (output >= 0) store_row(sums[r], packed_row + r, output);
+      if (output >= 0) store_row(sums[0][r], packed_row + r, output);
     }
   }
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..session import Session, fixed_batch, random_inputs
+from ..session import Session, random_inputs
 from .layer_profile import node_events, read_profile
 from .turn import timed_ms
 
@@ -34,10 +34,10 @@ class CopyRuns:
     extra_ms: float
 
 
-def run_copy(path: Path, repeats: int, threads: int | None, *, spin: bool) -> CopyRuns:
+def run_copy(path: Path, batch: int, repeats: int, threads: int | None, *, spin: bool) -> CopyRuns:
     """Run the file at each of its densities; the levels take turns, so that a disturbance meets all alike.
 
-    A model of a fixed batch runs at that batch, others with one sample. Raises the errors of Session.
+    batch: samples of a run. Raises the errors of Session.
     """
     whole: list[list[float]] = []
     with tempfile.TemporaryDirectory(prefix="nested-sparse-") as folder:
@@ -46,7 +46,7 @@ def run_copy(path: Path, repeats: int, threads: int | None, *, spin: bool) -> Co
             Session(path, threads=threads, spin=spin, profile_to=Path(folder)) as profiled,
         ):
             levels = len({level.density for level in session.levels})
-            inputs = random_inputs(session.inputs, fixed_batch(session.inputs) or 1)
+            inputs = random_inputs(session.inputs, batch)
             for _ in range(WARM_UP + repeats):
                 whole.append([])
                 for level in range(levels):  # twice each: the level before has filled the caches

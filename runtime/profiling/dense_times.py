@@ -21,7 +21,7 @@ from nested_sparse.graph.nodes import graph_nodes
 from nested_sparse.graph.placed import placed
 from nested_sparse.writer import LayerRecord, LevelRecord, write_checkpoint
 
-from ..session import Session, fixed_batch, open_plain, random_inputs
+from ..session import Session, open_plain, random_inputs
 from .copy_runs import WARM_UP, CopyRuns, Events, at_rest, run_copy
 from .random_copy import write_random_copy
 
@@ -64,6 +64,7 @@ def measure_dense(
     folder: Path,
     costs: Mapping[str, LayerCosts],
     pattern: str,
+    batch: int,
     repeats: int,
     threads: int | None,
     spin: bool,
@@ -74,7 +75,8 @@ def measure_dense(
     images change their form. Then whole networks are measured in turns: all layers sparse, those dense that are slower
     than dense at the last of DENSITIES, and the plain network. Where the mixed one takes longer than the layers' times
     say, each of its dense layers gets an equal part of the difference.
-    costs: of the layers, by name. folder: for copies. pattern: of the sparse layers; "" is each layer's own.
+    costs: of the layers, by name. folder: for copies. pattern: of the sparse layers; "" is each layer's own. batch:
+        samples of a run.
     """
     names = [name for name in replaceable(checkpoint.graph()) if name in costs]
     if not names or sum(costs[name].size for name in names) * 4 > MOST_NBYTES:
@@ -82,14 +84,14 @@ def measure_dense(
     copies = _Copies(checkpoint, folder, pattern)
     layers_ms: dict[str, float] = {}
     for chosen in filter(None, (names[::2], names[1::2]) if len(costs) > 1 else ()):
-        runs = run_copy(copies.mixed(chosen), repeats, threads, spin=spin)
+        runs = run_copy(copies.mixed(chosen), batch, repeats, threads, spin=spin)
         layers_ms |= _layers_ms(runs, copies, chosen)
     slower = [
         name
         for name in names
         if name in layers_ms and copies.sparse_ms(costs[name], name, len(checkpoint.levels) - 1) > layers_ms[name]
     ]
-    checks = _compared(copies, slower, set(names) == set(costs), repeats, threads, spin)
+    checks = _compared(copies, slower, set(names) == set(costs), batch, repeats, threads, spin)
     excess_ms = [
         check.mixed_ms
         - check.sparse_ms
@@ -176,12 +178,12 @@ class _Copies:
 
 
 def _compared(
-    copies: _Copies, slower: Sequence[str], whole: bool, repeats: int, threads: int | None, spin: bool
+    copies: _Copies, slower: Sequence[str], whole: bool, batch: int, repeats: int, threads: int | None, spin: bool
 ) -> list[DenseCheck]:
     """Whole runs in turns. slower: the layers that are dense in the mixed network. whole: whether all layers can be."""
     with ExitStack() as stack:
         sparse = stack.enter_context(Session(copies.sparse, threads=threads, spin=spin))
-        inputs = random_inputs(sparse.inputs, fixed_batch(sparse.inputs) or 1)
+        inputs = random_inputs(sparse.inputs, batch)
         runs: dict[str, Callable[[int], object]] = {"sparse": lambda level: sparse.run(inputs, level)}
         if slower and len(slower) < len(copies.records):
             mixed = stack.enter_context(Session(copies.mixed(slower), threads=threads, spin=spin))

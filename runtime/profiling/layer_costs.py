@@ -24,7 +24,7 @@ from nested_sparse.time_curve import TimeCurve
 from nested_sparse.writer import LayerRecord
 
 from ..resources import cpu_model
-from ..session import Session
+from ..session import Session, fixed_batch
 from .copy_runs import CopyRuns, at_rest, run_copy
 from .dense_times import DenseCheck, measure_dense
 from .layer_profile import layer_of
@@ -70,18 +70,20 @@ def measure_costs(
     patterns: Sequence[str] = (),
     *,
     densities: Sequence[float] = DENSITIES,
+    batch: int = 1,
     repeats: int = 15,
     threads: int | None = None,
     spin: bool = False,
 ) -> CostMeasurement:
-    """Measure each layer of the checkpoint at each of the densities, with random masks, for one sample.
+    """Measure each layer of the checkpoint at each of the densities, with random masks, in runs of `batch` samples.
 
     The layers run where they stand in the network, on its activations, by the kernels that serve. A layer that the file
     keeps whole is measured whole. patterns: the patterns of the other layers; none: each layer's own.
     The levels of a copy take turns, so a disturbance meets all densities alike. A model of a fixed batch is measured at
-    that batch. ONNX Runtime's time for each layer's dense weight is measured too (dense_times.py).
-    Raises the errors of Session, BudgetError (densities), PatternError.
+    that batch alone. ONNX Runtime's time for each layer's dense weight is measured too (dense_times.py).
+    Raises the errors of Session, BudgetError (densities), PatternError, InputError (other batches than a fixed one).
     """
+    batch = whole("batch", batch, 1)
     densities, repeats = check_densities(densities), whole("repeats", repeats, 1)
     if isinstance(patterns, str):
         raise InputError(f"patterns: expected a list of names, got the text {patterns!r}")
@@ -89,17 +91,23 @@ def measure_costs(
     with Checkpoint.open(path) as checkpoint, tempfile.TemporaryDirectory(prefix="nested-sparse-") as folder:
         check_graph(checkpoint, checkpoint.graph())
         entries = {entry.name: entry for entry in checkpoint.layers}
+        fixed = fixed_batch(checkpoint.inputs)
+        if fixed is not None and batch not in (1, fixed):
+            raise InputError(f"batch: the model takes {fixed} samples in each run, got {batch}; leave the batch out")
+        samples, batch = fixed or batch, 1 if fixed else batch
         for pattern in patterns or [""]:
             for each in _dealt(densities, len(checkpoint.levels)):
                 copy = Path(folder) / "copy.safetensors"
                 records = write_random_copy(checkpoint, copy, each, pattern)
-                runs = run_copy(copy, repeats, threads, spin=spin)
-                copies.append(_measured(runs, pattern, records, sorted(set(each)), entries))
+                runs = run_copy(copy, samples, repeats, threads, spin=spin)
+                copies.append(_measured(runs, pattern, records, sorted(set(each)), entries, batch))
                 copy.unlink()
         with Session(path, threads=threads, spin=spin) as session:
             isa, int8_isa, used = session.isa, session.int8_isa or "", session.threads
         layers = {name: _layer_costs(entry, copies) for name, entry in entries.items()}
-        dense = measure_dense(checkpoint, Path(folder), layers, patterns[0] if patterns else "", repeats, threads, spin)
+        dense = measure_dense(
+            checkpoint, Path(folder), layers, patterns[0] if patterns else "", samples, repeats, threads, spin
+        )
     others = [
         each.whole_ms[level] - _layers_ms(each, level, layers) for each in copies for level in range(len(each.whole_ms))
     ]
@@ -112,6 +120,7 @@ def measure_costs(
         other_ms=max(0.0, statistics.median(others)),
         layers={name: replace(layer, dense_ms=dense.layers_ms.get(name)) for name, layer in layers.items()},
         dense_ms=dense.network_ms,
+        batch=batch,
     )
     return CostMeasurement(costs, tuple(_checks(copies, costs)), dense.checks)
 
@@ -137,6 +146,7 @@ def _measured(
     records: Sequence[LayerRecord],
     densities: Sequence[float],
     entries: Mapping[str, LayerEntry],
+    batch: int,
 ) -> _Copy:
     positions: dict[str, int] = defaultdict(int)
     uses: dict[str, int] = defaultdict(int)
@@ -148,7 +158,8 @@ def _measured(
         for level, of_level in enumerate(copy.runs)
         for name, samples in _by_layer(of_level, entries).items()
     }
-    return _Copy(pattern, records, densities, copy.whole_ms, layer_ms, positions)
+    of_one = {name: count // batch for name, count in positions.items()}
+    return _Copy(pattern, records, densities, copy.whole_ms, layer_ms, of_one)
 
 
 def _by_layer(runs: Iterable[Iterable[Mapping[str, Any]]], entries: Mapping[str, LayerEntry]) -> dict[str, list[float]]:

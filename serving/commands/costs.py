@@ -17,21 +17,28 @@ if TYPE_CHECKING:
     from nested_sparse.runtime.profiling import DenseCheck
 
 
-def refuse_beside_costs(level: int, batch: list[int] | None, against: Path | None) -> None:
+def refuse_beside_costs(level: int, batch: list[int], against: Path | None) -> None:
     """Raise InputError where options of `profile` are given that do not go with --costs."""
-    given = [
-        name
-        for name, here in (("--level", level != -1), ("--batch", bool(batch)), ("--against", against is not None))
-        if here
-    ]
+    given = [name for name, here in (("--level", level != -1), ("--against", against is not None)) if here]
     if given:
+        raise InputError(f"{', '.join(given)}: not with --costs, which measures densities of its own; leave it out")
+    if len(batch) > 1:
         raise InputError(
-            f"{', '.join(given)}: not with --costs, which measures one sample at densities of its own; leave it out"
+            f"--batch: expected one with --costs, got {', '.join(map(str, batch))}; measure each to a file of its own, "
+            "and give nest all of them: costs=[…]"
         )
 
 
 def measure_and_write(
-    file: Path, costs: Path, patterns: list[str], threads: int | None, repeats: int, *, spin: bool, json: bool
+    file: Path,
+    costs: Path,
+    patterns: list[str],
+    batch: int,
+    threads: int | None,
+    repeats: int,
+    *,
+    spin: bool,
+    json: bool,
 ) -> None:
     """Measure the costs of `file`'s layers, write them to `costs`, and show the runs that check them.
 
@@ -45,7 +52,7 @@ def measure_and_write(
     if costs.exists():
         DeviceCosts.read(costs)
     refuse_existing(costs, force=True)
-    measured = measure_costs(file, patterns, repeats=repeats, threads=threads, spin=spin)
+    measured = measure_costs(file, patterns, batch=batch, repeats=repeats, threads=threads, spin=spin)
     write_file(costs, measured.costs.to_json().encode(), (), force=True)
     found = measured.costs
     checks = [
@@ -64,6 +71,7 @@ def measure_and_write(
             {
                 "file": str(file),
                 "costs": str(costs),
+                "batch": found.batch,
                 "other_ms": found.other_ms,
                 "checks": [dict(zip(columns, row, strict=True)) for row in checks],
                 "dense_ms": found.dense_ms,
@@ -73,7 +81,8 @@ def measure_and_write(
         )
         return
     isa = found.isa if found.int8_isa in ("", found.isa) else f"{found.isa} (int8: {found.int8_isa})"
-    print_table(f"{file}: whole runs with random masks, isa {isa}, threads {found.threads}", columns, checks)
+    where = f"batch {found.batch}, isa {isa}, threads {found.threads}"
+    print_table(f"{file}: whole runs with random masks, {where}", columns, checks)
     print_dense(measured.dense)
     print_line(f"{costs}: costs of {len(found.layers)} layers, and {found.other_ms:.4g} ms for all else")
 

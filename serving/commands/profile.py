@@ -62,15 +62,15 @@ def profile(
     one's. Of a size that is free, such as the length of a sequence, several are measured, one name at a time. Layers
     are timed at the first batch by ONNX Runtime's profiler, which adds some microseconds to each.
 
-    With --costs FILE it measures the layers of the network with random masks instead, one sample at a time, whatever
-    the weights of the checkpoint are: an untrained one does. The times of ONNX Runtime for each layer's dense weight,
+    With --costs FILE it measures the layers of the network with random masks instead, at one batch, whatever the
+    weights of the checkpoint are: an untrained one does. The times of ONNX Runtime for each layer's dense weight,
     and for the whole network, are measured beside it. Where the network is faster dense, the command says so.
 
     Example: `nested-sparse profile model.safetensors --threads 1 --batch 1 --batch 8`
     """
     if costs is not None:
-        refuse_beside_costs(level, batch, against)
-        measure_and_write(file, costs, pattern or [], threads, repeats, spin=spin, json=json)
+        refuse_beside_costs(level, batch or [], against)
+        measure_and_write(file, costs, pattern or [], (batch or [1])[0], threads, repeats, spin=spin, json=json)
         return
     if pattern:
         raise InputError("--pattern goes with --costs FILE, which measures patterns; a profile has the file's own")

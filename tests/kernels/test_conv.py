@@ -132,6 +132,24 @@ def test_windows_of_depthwise_layers(window: str) -> None:
         check(node, (2, 6, *size), threads=2, levels=range(1, 2))
 
 
+SHORT: dict[str, dict[str, Any]] = {
+    "even": {"kernel": (3, 3), "pads": (1, 1, 1, 1)},
+    "all padding before": {"kernel": (3, 3), "pads": (2, 2, 0, 0)},
+    "dilated": {"kernel": (2, 3), "dilation": (2, 2), "pads": (3, 1, 0, 3)},
+    "columns beyond the image": {"kernel": (1, 5), "dilation": (1, 6), "pads": (0, 12, 0, 12)},
+    "a column": {"kernel": (5, 1), "pads": (2, 0, 2, 0)},
+}
+
+
+@pytest.mark.parametrize("window", SHORT)
+def test_short_rows_of_depthwise_layers(window: str) -> None:
+    """Rows shorter than a vector of any instruction set and hardly longer, of one band and of several."""
+    rng = np.random.default_rng(3)
+    node = conv_node(rng, 5, 5, 1, groups=5, densities=WHOLE, permuted=True, residual=True, **SHORT[window])
+    for size in ((25, 5), (1, 3), (9, 1), (13, 17), (1201, 2)):
+        check(node, (2, 5, *size), threads=2, levels=range(1, 2))
+
+
 def test_long_lines_of_depthwise_layers() -> None:
     """A band is a part of one row; the longest leave no band."""
     rng = np.random.default_rng(2)

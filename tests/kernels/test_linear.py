@@ -31,7 +31,7 @@ def check(node: SparseNode, shape: tuple[int, ...], threads: int = 1) -> None:
 def test_every_block_height_and_count_of_rows(block_rows: int, threads: int) -> None:
     """From one input row to several transposed blocks, odd sizes, with and without permutation, residual and clip."""
     rng = np.random.default_rng(block_rows)
-    for count in (1, 2, 5, 6, 16, 33, 130, 401):
+    for count in (1, 2, 3, 5, 7, 8, 9, 13, 14, 16, 17, 33, 130, 401):
         check(linear_node(rng, 77, 37, block_rows), (count, 77), threads)
         node = linear_node(rng, 50, 21, block_rows, permuted=True, residual=True, clip=(-1.0, 2.0))
         check(node, (count, 50), threads)

@@ -144,6 +144,31 @@ def test_gemv(kernel: KernelInfo, permuted: bool) -> None:
         assert (np.abs(y - expected) <= case.tolerance(inputs)).all(), (columns, per_row)
 
 
+@pytest.mark.parametrize("permuted", [False, True], ids=["ordered", "permuted"])
+@pytest.mark.parametrize("kernel", runnable("linear"))
+def test_gemv_of_several_vectors(kernel: KernelInfo, permuted: bool) -> None:
+    """Each count up to more than any kernel takes at once, rows further apart than they are long, in place.
+
+    Each vector gets the same bits as alone.
+    """
+    rng = np.random.default_rng(4)
+    case = make_case(kernel, rows=35, columns=37, permuted=permuted, per_row=per_rows(kernel)[-1])
+    columns = case.weight.columns
+    for count in (1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 17):
+        x = misaligned(rng.standard_normal((count, columns + 3)).astype(np.float32))
+        y = misaligned(rng.standard_normal((count, 35 + 2)).astype(np.float32))
+        before, pixels = y.copy(), RawPixels(count, x_pitch=columns + 3, y_pitch=35 + 2)
+        run_kernel(kernel.index, case.raw, x, y, residual=y, clip=(-1.0, 2.0), pixels=pixels)
+        inputs = np.ascontiguousarray(x[:, :columns].T)
+        expected = np.clip(case.product(inputs) + before[:, :35].T, -1.0, 2.0)
+        assert (np.abs(y[:, :35].T - expected) <= case.tolerance(inputs)).all(), count
+        assert np.array_equal(y[:, 35:], before[:, 35:])
+        for n in range(count):
+            alone = np.ascontiguousarray(before[n, :35])
+            run_kernel(kernel.index, case.raw, x[n].copy(), alone, residual=alone, clip=(-1.0, 2.0))
+            assert np.array_equal(alone, y[n, :35]), (count, n)
+
+
 @pytest.mark.parametrize("op", ["conv", "linear"])
 def test_kernels_write_only_their_groups(op: str) -> None:
     """A range of groups leaves the other outputs alone, so ranges may run at once."""

@@ -41,7 +41,7 @@ def check(node: SparseNode, steps: int, batch: int, threads: int = 1) -> None:
 def test_every_block_height_and_size_of_batch(op: str, block_rows: int) -> None:
     """Few and many sequences, more than are multiplied at once, odd sizes, both directions, with and without state."""
     rng = np.random.default_rng(block_rows)
-    for batch in (1, 3, 4, 7, 130):
+    for batch in (1, 3, 4, 7, 13, 17, 130):
         check(recurrent_node(rng, op, 19, block_rows), 5, batch)
         node = recurrent_node(rng, op, 21, block_rows, permuted=True, reverse=True, residual=True)
         check(node, 4, batch, threads=2)

@@ -60,6 +60,7 @@ def test_depthwise_between_two(block_rows: int, threads: int) -> None:
         wider = conv_node(rng, 16, 32, min(block_rows, 2), groups=16, residual=False, **window)
         grouped = conv_node(rng, 32, 16, min(block_rows, 4), groups=4)
         check([Step(first, "x"), Step(depthwise, "0"), Step(last, "1")], "0 1", (2, 3, 37, 38), threads)
+        check([Step(first, "x"), Step(depthwise, "0"), Step(last, "1")], "0 1", (2, 3, 49, 10), threads)
         check(
             [Step(first, "x"), Step(wider, "0"), Step(grouped, "1"), Step(last, "2")], "0 1 2", (1, 3, 37, 38), threads
         )

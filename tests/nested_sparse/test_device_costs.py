@@ -92,6 +92,8 @@ LINE_AT = "layers/conv/patterns/unstructured"
         (at("layers/conv/patterns", {}), "conv: patterns: expected at least one, or whole_ms"),
         (at("layers/0/whole_ms", float("inf")), "0: whole_ms: expected a number"),
         (at("layers/0/dense_ms", -1), "0: dense_ms: expected a number from 0 to 1e.09, got -1"),
+        (at("batch", 0), "batch: expected a whole number from 1"),
+        (at("batch", None), "batch: .* got None"),
         (at("dense_ms", "fast"), "dense_ms: .* got 'fast'"),
         (at(f"{LINE_AT}/knots", DELETE), "conv: unstructured: knots: expected a list, got None"),
         (at(f"{LINE_AT}/knots", [[1, 1.0]]), "conv: unstructured: knots: expected kept weights that rise from 0"),

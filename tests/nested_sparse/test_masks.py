@@ -29,6 +29,10 @@ def test_ties_keep_the_first_block_in_row_order() -> None:
     """Equal scores are taken in order, so that masks do not depend on the sort."""
     first_level = nested_first_level(np.ones((2, 3)), [2, 3])
     assert first_level.tolist() == [[0, 0, 1], [NEVER, NEVER, NEVER]]
+    scores = np.array([[2.0, 1.0, 2.0, 1.0, 3.0, 1.0, np.nan]])
+    for keep in range(1, 8):
+        expected = np.argsort(-scores[0], kind="stable")[:keep]
+        assert np.flatnonzero(nested_first_level(scores, [keep]) == 0).tolist() == sorted(expected.tolist())
 
 
 @given(

@@ -124,6 +124,9 @@ def test_costs_are_written_and_checked(tmp_path: Path) -> None:
     assert [each["density"] for each in facts["dense"]] == [0.05, 0.15, 0.35]
     assert facts["faster_than_dense"] in (True, False)
     assert list(DeviceCosts.read(costs).layers["first"].patterns) == ["block4x1"]
+    assert facts["batch"] == 1
+    assert "batch 3" in run(path, "--costs", costs, "--batch", "3")
+    assert DeviceCosts.read(costs).batch == 3
 
 
 def test_a_network_that_does_not_profit_is_told_so(capsys: pytest.CaptureFixture[str]) -> None:
@@ -151,7 +154,8 @@ def test_costs_replace_no_other_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--costs", "c.json", "--batch", "2", "--level", "0"), "--level, --batch: not with --costs"),
+        (("--costs", "c.json", "--batch", "2", "--level", "0"), "--level: not with --costs"),
+        (("--costs", "c.json", "--batch", "1", "--batch", "8"), "--batch: expected one with --costs, got 1, 8"),
         (("--costs", "c.json", "--against", "other"), "--against: not with --costs"),
         (("--pattern", "block4x1"), "--pattern goes with --costs"),
     ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from nested_sparse.argument import shown
@@ -21,7 +21,8 @@ RULES: Mapping[str, Callable[[Iterable[bool], float], bool]] = {
     "slower": lambda _, lost_ms: lost_ms > 0,
     "ever_slower": lambda slower, _: any(slower),
 }
-"""Rules by name, from whether a layer is slower than dense at each level, and what it loses at all levels together."""
+"""Rules by name, from whether a layer is slower than dense at each level and batch, and what a sample loses at all of
+them together."""
 
 
 def check_rule(rule: object, costs: DeviceCosts) -> None:
@@ -35,8 +36,8 @@ def check_rule(rule: object, costs: DeviceCosts) -> None:
         )
 
 
-def faster_dense(net: NestedModel, costs: DeviceCosts, rule: str) -> dict[str, str]:
-    """The layers of `net` that `rule` makes dense on the device of `costs`: dotted path to the reason in words.
+def faster_dense(net: NestedModel, costs: Sequence[DeviceCosts], rule: str) -> dict[str, str]:
+    """The layers of `net` that `rule` makes dense by `costs`, of one batch or several: dotted path to the reason.
 
     Layers that share a weight are dense together. Raises BudgetError: costs of another network, or all layers.
     """
@@ -47,23 +48,33 @@ def faster_dense(net: NestedModel, costs: DeviceCosts, rule: str) -> dict[str, s
         if reason is not None:
             found[name] = reason
     if len(found) == len(layers):
-        plain = "" if costs.dense_ms is None else f"; the plain network takes {ms_text(costs.dense_ms)} there"
+        times = ", ".join(f"{ms_text(each.dense_ms)}{_at(each)}" for each in costs if each.dense_ms is not None)
+        plain = f"; the plain network takes {times} there" if times else ""
         raise BudgetError(
-            f"dense_where={rule!r}: on {costs.device} every layer is faster dense, so levels save no time{plain}; "
+            f"dense_where={rule!r}: on {costs[0].device} every layer is faster dense, so levels save no time{plain}; "
             "serve the plain model with ONNX Runtime, or give lower densities"
         )
     return found
 
 
-def _reason(layer: NestedLayer, costs: DeviceCosts, rule: str, levels: range) -> str | None:
-    dense_ms = costs_of_layer(layer, costs).dense_ms
-    if dense_ms is None:
+def _reason(layer: NestedLayer, costs: Sequence[DeviceCosts], rule: str, levels: range) -> str | None:
+    """Why the layer is to be dense, with its times at the batch where it is slowest beside dense; None: it is not."""
+    measured = [
+        (dense_ms, [sparse_ms(layer, each, level) for level in levels], each)
+        for each in costs
+        if (dense_ms := costs_of_layer(layer, each).dense_ms) is not None
+    ]
+    slower = [ms > dense_ms for dense_ms, times_ms, _ in measured for ms in times_ms]
+    lost_ms = sum((sum(times_ms) - len(times_ms) * dense_ms) / each.batch for dense_ms, times_ms, each in measured)
+    if not RULES[rule](slower, lost_ms):
         return None
-    times_ms = [sparse_ms(layer, costs, level) for level in levels]
-    if not RULES[rule]([ms > dense_ms for ms in times_ms], sum(times_ms) - len(times_ms) * dense_ms):
-        return None
+    dense_ms, times_ms, slowest = max(measured, key=lambda each: max(each[1]) / max(each[0], 1e-9))
     ours = ms_text(times_ms[0]) if layer.dense else f"{ms_text(times_ms[0])} to {ms_text(times_ms[-1])} sparse"
-    return f"{MEASURED}: {ms_text(dense_ms)} in ONNX Runtime, {ours} in our operator"
+    return f"{MEASURED}: {ms_text(dense_ms)} in ONNX Runtime, {ours} in our operator{_at(slowest)}"
+
+
+def _at(costs: DeviceCosts) -> str:
+    return "" if costs.batch == 1 else f" at batch {costs.batch}"
 
 
 def warn_of_slow_levels(log: logging.Logger, net: NestedModel, costs: DeviceCosts) -> None:
@@ -75,9 +86,10 @@ def warn_of_slow_levels(log: logging.Logger, net: NestedModel, costs: DeviceCost
     if slow:
         said = ", ".join(f"level {level}: {ms_text(ms)}" for level, ms in slow)
         log.warning(
-            "on %s the plain network takes %s in ONNX Runtime, and longer than that: %s; %s",
+            "on %s the plain network takes %s in ONNX Runtime%s, and longer than that: %s; %s",
             costs.device,
             ms_text(dense_ms),
+            _at(costs),
             said,
             "serve the plain model" if len(slow) == net.level_count else "leave these levels out",
         )

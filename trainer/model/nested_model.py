@@ -29,7 +29,7 @@ from .layers import NestedLayer, unique_weights
 from .network import all_weights, density, log_network, network_of
 from .norm import LevelBatchNorm
 from .positions import costs_of, positions_per_sample
-from .predicted import GivenCosts, choose_patterns, given_costs, latency_of
+from .predicted import AllCosts, all_costs, choose_patterns, latency_of
 from .replace import replace_layers
 from .shuffle import shuffle_rows
 
@@ -175,7 +175,7 @@ def nest(
     example_inputs: tuple[Tensor, ...] | None = None,
     row_shuffle: bool = False,
     latency_ms: Sequence[float] | None = None,
-    costs: GivenCosts | None = None,
+    costs: AllCosts | None = None,
     dense_where: str | None = None,
 ) -> NestedModel:
     """A nested copy of `model`, untrained or pre-trained, by magnitude in one shot. `model` is unchanged.
@@ -197,13 +197,16 @@ def nest(
         gives every layer the same density in both units. At equal
         weights "erk" does better than "uniform", at equal FLOPs worse (random masks, arXiv:2103.15767).
         "latency": the levels keep what fits into latency_ms on the device of costs.
-    latency_ms: time of a run of one sample per level, ms, strictly rising; with budget_by="latency" only.
+    latency_ms: time of a run per level, ms, strictly rising, of as many samples as the costs have; with
+        budget_by="latency" only.
     costs: the time of each layer on a device: the path of a file that `nested-sparse profile FILE --costs` wrote, its
         content as json.load returns it, or DeviceCosts. For budget_by="latency" and dense_where. Levels that take
-        longer there than the plain network in ONNX Runtime are logged as a warning.
+        longer there than the plain network in ONNX Runtime are logged as a warning. For dense_where also a list: the
+        costs of several batches.
     dense_where: which layers stay as they are, so that ONNX Runtime runs them dense, by the costs: "slower", those that
-        take longer in all levels together than dense; "ever_slower", those that take longer at one level or more; also
-        of keep_dense and of depthwise layers, which our operators run otherwise. `dense_layers()` has their times.
+        take longer in all levels together than dense; "ever_slower", those that take longer at one level or more of one
+        batch or more; also of keep_dense and of depthwise layers, which our operators run otherwise. `dense_layers()`
+        has their times.
     min_layer_density: share of a layer that every level keeps, at most the sparsest level's density.
     row_shuffle: whether rows that keep the same weights are put together into blocks (Shfl-BW, arXiv:2203.05016), now,
         and again by `train` before its first search. It has an effect only for block{V}x1 with V above 1.
@@ -229,13 +232,18 @@ def nest(
     levels, times_ms = _checked_levels(chosen, densities, latency_ms, costs, dense_where)
     layout = parse_pattern("unstructured" if pattern == AUTO else pattern)
     asking = f"dense_where={dense_where!r}" if times_ms is None else 'budget_by="latency"'
-    known = None if times_ms is None and dense_where is None else given_costs(costs, asking)
+    known = [] if times_ms is None and dense_where is None else all_costs(costs, asking)
+    if times_ms is not None and len(known) > 1:
+        raise BudgetError(
+            f'costs: expected those of one batch with budget_by="latency", whose times are of one, got {len(known)}'
+        )
     if times_ms is not None and layout.whole_channels:
         raise BudgetError(f"budget by latency is not for pattern {pattern!r}, whose layers keep channels together")
     if times_ms is None and pattern == AUTO:
         raise PatternError('pattern "auto" chooses by costs: it goes with budget_by="latency"')
-    if known is not None and dense_where is not None:
-        check_rule(dense_where, known)
+    for each in known:
+        if dense_where is not None:
+            check_rule(dense_where, each)
 
     def made(measured: Mapping[str, str]) -> NestedModel:
         copied, masks = copy_of(model)
@@ -255,10 +263,10 @@ def nest(
             net.budget = dataclasses.replace(
                 chosen, positions=positions_per_sample(net, () if example_inputs is None else example_inputs)
             )
-        if known is not None and times_ms is not None:
+        if times_ms is not None:
             if pattern == AUTO:
-                choose_patterns(net, known, times_ms)
-            latency = latency_of(net, chosen, known, times_ms)
+                choose_patterns(net, known[0], times_ms)
+            latency = latency_of(net, chosen, known[0], times_ms)
             net.budget, net.densities = dataclasses.replace(chosen, latency=latency), latency.densities
         if layout.whole_channels:
             net.coupling = couple(net.model)
@@ -273,7 +281,7 @@ def nest(
     with torch.inference_mode(False):
         measured: dict[str, str] = {}
         net = made(measured)
-        if known is not None and dense_where is not None:
+        if dense_where is not None:
             while more := faster_dense(net, known, dense_where):  # the rest may keep other weights then
                 measured |= more
                 net = made(measured)
@@ -282,8 +290,8 @@ def nest(
         net.set_level(-1)
         flops, samples = (Costs(), 1) if example_inputs is None else costs_of(net, example_inputs)
         log_network(log, network_of(net, flops, samples))
-        if known is not None:
-            warn_of_slow_levels(log, net, known)
+        for each in known:
+            warn_of_slow_levels(log, net, each)
     return net
 
 

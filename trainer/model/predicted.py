@@ -25,6 +25,8 @@ if TYPE_CHECKING:  # NestedModel itself imports this module
 
 GivenCosts = str | os.PathLike[str] | Mapping[str, Any] | DeviceCosts
 """Costs as a user gives them: the path of a file, its content, or read already."""
+AllCosts = GivenCosts | list[GivenCosts] | tuple[GivenCosts, ...]
+"""Costs of one batch, or a list of those of several."""
 
 
 def given_costs(costs: GivenCosts | None, asking: str = 'budget_by="latency"') -> DeviceCosts:
@@ -38,8 +40,15 @@ def given_costs(costs: GivenCosts | None, asking: str = 'budget_by="latency"') -
     return DeviceCosts.from_mapping(costs) if isinstance(costs, Mapping) else DeviceCosts.read(costs)
 
 
+def all_costs(costs: AllCosts | None, asking: str) -> list[DeviceCosts]:
+    """The costs of every batch that is given; asking: as of `given_costs`. Raises BudgetError: none, or bad ones."""
+    if isinstance(costs, list | tuple) and costs:
+        return [given_costs(each, asking) for each in costs]
+    return [given_costs(None if isinstance(costs, list | tuple) else costs, asking)]
+
+
 def predicted_latency(net: NestedModel, costs: GivenCosts) -> list[float]:
-    """Milliseconds of a run of one sample at each level of `net`, on the device of `costs`.
+    """Milliseconds of a run at each level of `net`, on the device of `costs` and of as many samples as were measured.
 
     Raises BudgetError: a layer has no costs, or none of its pattern.
     """

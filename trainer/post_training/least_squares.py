@@ -11,8 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .direct import is_faster, solved, supports
+
 SINGLE_PRECISION_COLUMNS = 2048
 """Largest K computed in float64. Above it float32 takes half the time and memory; damping covers the rounding."""
+USUAL_STEPS = 17
+"""Steps of conjugate gradients that usual layers take to a residual of 1e-4."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,29 +84,50 @@ def output_error(x: Tensor, targets: Tensor, dense: Tensor, damping: float, *, c
 def fit(problem: Quadratic, start: Tensor, free: Tensor, *, steps: int, tolerance: float = 1e-6) -> Tensor:
     """The weights of least loss among those that differ from `start` only where `free` is true.
 
-    The method is conjugate gradients on all rows at once, with the Hessian's diagonal as preconditioner. A step takes
-    one product of the weight and the Hessian. Each step lowers every row's loss, so the result is never worse than
-    `start`. start: (groups, O', K). free: bool, the same shape. steps: maximum number of steps. tolerance: residual, as
-    a part of the linear term, at which a row is done; the method ends when all rows are.
+    Each support is solved at once where that is faster (direct.py), else all rows by conjugate gradients.
+    start: (groups, O', K). free: bool, the same shape. steps, tolerance: as of `descended`; without steps, `start`.
     """
     v = start.to(problem.linear.dtype)
+    residual = torch.baddbmm(problem.linear, v, problem.hessian, alpha=-1)
+    if free.device.type == "cpu":
+        found = supports(free)
+        if is_faster(found, free.shape, min(steps, USUAL_STEPS)):
+            change = solved(problem.hessian, residual, found)
+            if change is not None:
+                return v + change
+    return descended(problem, v, residual, free, steps=steps, tolerance=tolerance)
+
+
+def descended(problem: Quadratic, v: Tensor, residual: Tensor, free: Tensor, *, steps: int, tolerance: float) -> Tensor:
+    """`v` after conjugate gradients on all rows at once, with the Hessian's diagonal as preconditioner.
+
+    A step takes one product of the weight and the Hessian. Each step lowers every row's loss, so the result is never
+    worse than the start. residual: the negative gradient at `v`; it is overwritten.
+    steps: maximum number of steps. tolerance: residual, as a part of the linear term, at which a row is done; the
+    method ends when all rows are.
+    """
+    v = v.clone()
+    # zero where a weight is not free, so that its part of `residual` and `along` never counts
     inverse = torch.where(free, 1 / problem.hessian.diagonal(dim1=1, dim2=2)[:, None], 0)
-    residual = (problem.linear - v @ problem.hessian) * free
     enough = tolerance * (problem.linear.square() * inverse).sum(dim=-1, keepdim=True).sqrt()
-    direction = inverse * residual
-    size = (residual * direction).sum(dim=-1, keepdim=True)
+    tiny = torch.finfo(v.dtype).tiny
+    scaled = inverse * residual
+    direction = scaled.clone()
+    along, products = torch.empty_like(v), torch.empty_like(v)  # new memory at each step costs as much as the sums
+    size = torch.mul(residual, scaled, out=products).sum(dim=-1, keepdim=True)
     for _ in range(steps):
         active = size.sqrt() > enough
         if not active.any():
             break
-        along = (direction @ problem.hessian) * free
-        curvature = (direction * along).sum(dim=-1, keepdim=True)
-        step = torch.where(active & (curvature > 0), size / curvature.clamp_min(torch.finfo(v.dtype).tiny), 0)
-        v = v + step * direction
-        residual = residual - step * along
-        before, size = size, (residual * inverse * residual).sum(dim=-1, keepdim=True)
-        turn = torch.where(before > 0, size / before.clamp_min(torch.finfo(v.dtype).tiny), 0)
-        direction = inverse * residual + turn * direction
+        torch.bmm(direction, problem.hessian, out=along)
+        curvature = torch.mul(direction, along, out=products).sum(dim=-1, keepdim=True)
+        step = torch.where(active & (curvature > 0), size / curvature.clamp_min(tiny), 0)
+        v.addcmul_(direction, step)
+        residual.addcmul_(along, step, value=-1)
+        torch.mul(inverse, residual, out=scaled)
+        before, size = size, torch.mul(residual, scaled, out=products).sum(dim=-1, keepdim=True)
+        turn = torch.where(before > 0, size / before.clamp_min(tiny), 0)
+        torch.addcmul(scaled, direction, turn, out=direction)
     return v
 
 

@@ -27,7 +27,7 @@ from ..config import TrainConfig
 from ..data.datasets import DATA, TrainingData
 from ..entry import described
 from ..model.nested_model import nest
-from ..model.predicted import given_costs
+from ..model.predicted import all_costs
 from ..nestings import NESTINGS, Nesting, default_nesting
 from ..schedules import SCHEDULES, Schedule
 from ..stage import LossFunction
@@ -284,7 +284,7 @@ class _Maker:
         rule = options.get("dense_where")
         if by_latency or rule is not None:
             try:
-                given_costs(options.get("costs"), 'budget_by="latency"' if by_latency else f"dense_where={rule!r}")
+                all_costs(options.get("costs"), 'budget_by="latency"' if by_latency else f"dense_where={rule!r}")
             except NestedSparseError as error:
                 self.problems.lines.append(f"[nest] {error}")
         if nesting is None or levels not in options:

@@ -14,10 +14,11 @@ from nested_sparse.device_costs import DeviceCosts
 from nested_sparse.errors import BudgetError, InputError, PatternError
 from nested_sparse.graph.nodes import graph_nodes
 from nested_sparse.layouts import Blocks
-from nested_sparse.runtime.profiling import measure_costs
+from nested_sparse.runtime.profiling import copy_runs, dense_times, measure_costs
 from nested_sparse.runtime.profiling.copy_runs import at_rest, told_apart
 from nested_sparse.runtime.profiling.dense_times import _Copies, _owned
 from nested_sparse.runtime.profiling.layer_costs import _dealt
+from nested_sparse.runtime.session import random_inputs
 from nested_sparse.slice import slice_checkpoint
 from nested_sparse.weight import NestedWeight
 from support import layer_record, random_weight
@@ -64,6 +65,26 @@ def test_dense_operators_are_measured_beside_them(tmp_path: Path) -> None:
         assert each.dense_ms == measured.costs.dense_ms
         assert (each.mixed_ms is not None) == (0 < len(each.layers) < len(names))
         assert names.issuperset(each.layers)
+
+
+def test_costs_are_measured_at_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every run has as many samples, the file says so, and positions are those of one sample."""
+    seen = []
+    for module in (copy_runs, dense_times):
+        monkeypatch.setattr(
+            module, "random_inputs", lambda specs, batch: seen.append(batch) or random_inputs(specs, batch)
+        )
+    path = small_chain(tmp_path / "model.safetensors").path
+    costs = measure_costs(path, densities=(0.5, 1.0), batch=3, repeats=1, threads=1).costs
+    assert costs.batch == 3
+    assert set(seen) == {3}
+    assert len(seen) >= 4  # a random copy, two in which every other layer is dense, and whole networks
+    assert {layer.positions for layer in costs.layers.values()} == {1}
+    assert json.loads(costs.to_json())["batch"] == 3
+    assert DeviceCosts.from_mapping(json.loads(costs.to_json())) == costs
+    one = measure_costs(path, densities=(1.0,), repeats=1, threads=1).costs
+    assert one.batch == 1
+    assert "batch" not in json.loads(one.to_json())  # as in files of versions that measured one sample
 
 
 def test_what_onnx_runtime_adds_belongs_to_the_layer_beside_it(tmp_path: Path) -> None:
@@ -141,6 +162,8 @@ def test_wrong_arguments_are_named(tmp_path: Path) -> None:
         measure_costs(path, densities=(0.5, 0.1))
     with pytest.raises(InputError, match="repeats"):
         measure_costs(path, repeats=0)
+    with pytest.raises(InputError, match="batch: expected"):
+        measure_costs(path, batch=0)
     with pytest.raises(InputError, match="patterns: expected a list"):
         measure_costs(path, "block4x1")
     with pytest.raises(PatternError, match="'block3x1' is not known"):

@@ -76,6 +76,22 @@ def test_a_layer_is_dense_by_the_rule(rule: str, dense_ms: float, dense: bool) -
         assert f"dense: 0: {said}" in net.summary()
 
 
+def test_costs_of_several_batches_count_together() -> None:
+    """ "ever_slower" asks whether a layer is slower at any batch, "slower" what a sample loses at all of them."""
+    one = costs_with({"0": 0.9, "2": 0.9, "7": 0.9})
+    eight = dataclasses.replace(costs_with({"0": 0.81, "2": 0.9, "7": 0.1}), batch=8)
+    assert by_rule("ever_slower", one).dense_layers() == {}
+    net = by_rule("ever_slower", [one, eight])  # type: ignore[arg-type]
+    assert net.dense_layers() == {
+        "0": "dense by measurement: 810 µs in ONNX Runtime, 660 µs to 820 µs sparse in our operator at batch 8",
+        "7": "dense by measurement: 100 µs in ONNX Runtime, 660 µs to 820 µs sparse in our operator at batch 8",
+    }
+    # "7" gains 0.32 ms a sample at batch 1 and loses 1.28 / 8 at batch 8
+    assert by_rule("slower", [one, eight]).dense_layers() == {}  # type: ignore[arg-type]
+    alike = dataclasses.replace(eight, batch=2)
+    assert by_rule("slower", (one, alike)).dense_layers().keys() == {"7"}  # type: ignore[arg-type]
+
+
 def test_a_layer_that_is_whole_is_left_to_the_faster_side() -> None:
     """A depthwise one, and one of keep_dense."""
     slow, fast = costs_with({"4": 0.8, "2": 9.0}), costs_with({"4": 0.6, "2": 9.0})
@@ -157,6 +173,15 @@ def test_wrong_arguments_are_named() -> None:
         nest(plain_net(), densities=DENSITIES, dense_where="slower")
     with pytest.raises(BudgetError, match="these costs have no dense_ms; measure them again"):
         by_rule("slower", costs_with({}))
+    with pytest.raises(BudgetError, match="dense_where='slower' needs costs"):
+        nest(plain_net(), densities=DENSITIES, dense_where="slower", costs=[])
+    with pytest.raises(BudgetError, match=r"expected those of one batch with budget_by=.latency., .* got 2"):
+        nest(plain_net(), latency_ms=(2.7, 3.0), budget_by="latency", costs=[costs, costs])
+    with pytest.raises(BudgetError, match="these costs have no dense_ms"):
+        nest(plain_net(), densities=DENSITIES, dense_where="slower", costs=[costs, costs_with({})])
     every = costs_with(dict.fromkeys(("0", "2", "4", "7"), 0.1), 0.012)
     with pytest.raises(BudgetError, match=r"on imagined every layer is faster dense.* takes 12 µs there; serve"):
         by_rule("slower", every)
+    both = [every, dataclasses.replace(every, batch=8)]
+    with pytest.raises(BudgetError, match="takes 12 µs, 12 µs at batch 8 there"):
+        nest(plain_net(), densities=DENSITIES, costs=both, dense_where="slower")

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 
-from nested_sparse.trainer.post_training.least_squares import fit, output_error, same_inputs, second_moment, stiffness
+from nested_sparse.trainer.post_training import least_squares
+from nested_sparse.trainer.post_training.direct import is_faster, solved, supports
+from nested_sparse.trainer.post_training.least_squares import (
+    Quadratic,
+    descended,
+    fit,
+    output_error,
+    same_inputs,
+    second_moment,
+    stiffness,
+)
 
 ROWS, COLUMNS, SAMPLES = 8, 12, 60
 
@@ -59,6 +70,72 @@ def test_fit_is_never_worse_than_its_start() -> None:
         error = (x @ (fit(problem, dense * free, free, steps=steps) - dense).mT).square().mean(dim=1)
         assert (error <= before * (1 + 1e-6)).all()
         before = error
+
+
+def wide(dtype: torch.dtype) -> tuple[Quadratic, torch.Tensor, torch.Tensor]:
+    """A problem of 2 groups of 8 rows and 300 columns; start values, and free weights in blocks of 4 rows."""
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randn(2, 400, 300, generator=generator, dtype=torch.float64)
+    targets = torch.randn(2, 400, 8, generator=generator, dtype=torch.float64)
+    dense = torch.randn(2, 8, 300, generator=generator, dtype=torch.float64)
+    problem = output_error(x, targets, dense, 0.3, centred=True)
+    free = (torch.rand(2, 2, 300, generator=generator) < 0.1).repeat_interleave(4, dim=1)
+    free[1, 4:] = False  # rows of which nothing is free
+    start = dense * (torch.rand(2, 8, 300, generator=generator) < 0.2)
+    return Quadratic(problem.hessian.to(dtype), problem.linear.to(dtype)), start.to(dtype), free
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_small_supports_are_solved_at_once(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    """The same optimum as numpy's, row by row, and no weight moves that is not free."""
+    problem, start, free = wide(dtype)
+    assert torch.equal(fit(problem, start, free, steps=0), start)
+    monkeypatch.setattr(least_squares, "descended", lambda *_, **__: pytest.fail("iterated"))
+    fitted = fit(problem, start, free, steps=100)
+    expected = start.double().numpy().copy()
+    hessian, linear = problem.hessian.double().numpy(), problem.linear.double().numpy()
+    for group, row in np.ndindex(2, 8):
+        columns = free[group, row].numpy()
+        gradient = linear[group, row] - expected[group, row] @ hessian[group]
+        expected[group, row, columns] += np.linalg.solve(hessian[group][np.ix_(columns, columns)], gradient[columns])
+    np.testing.assert_allclose(fitted.numpy(), expected, rtol=1e-3 if dtype == torch.float32 else 1e-8, atol=1e-5)
+    assert torch.equal(fitted[~free], start[~free])
+
+
+def test_both_ways_find_the_same_values() -> None:
+    """Conjugate gradients on the problem whose supports are solved at once."""
+    problem, start, free = wide(torch.float64)
+    residual = problem.linear - start @ problem.hessian
+    change = solved(problem.hessian, residual, supports(free))
+    assert change is not None
+    iterated = descended(problem, start, residual, free, steps=500, tolerance=1e-12)
+    torch.testing.assert_close(start + change, iterated, rtol=1e-8, atol=1e-10)
+
+
+def test_supports_are_rows_with_the_same_free_columns() -> None:
+    """Without those that have none; the choice of the way follows from their sizes."""
+    free = torch.tensor([[[1, 0, 1, 0], [0, 0, 0, 0], [1, 0, 1, 0], [0, 1, 0, 0]], [[0] * 4] * 4]).bool()
+    found = [sorted((each.rows.tolist(), each.columns.tolist()) for each in of_group) for of_group in supports(free)]
+    assert found == [[([0, 2], [0, 2]), ([3], [1])], []]
+    large = torch.zeros(1, 64, 2048, dtype=torch.bool)
+    assert is_faster(supports(large), large.shape, 1)
+    large[:, :, :100] = True
+    assert is_faster(supports(large), large.shape, 17)
+    large[:] = True
+    assert not is_faster(supports(large), large.shape, 0)
+    assert not is_faster(supports(torch.eye(64)[None].bool()), (1, 64, 64), 8)
+
+
+@pytest.mark.parametrize("sign", [-1.0, 0.0])
+def test_a_part_without_an_inverse_is_left_to_the_iteration(sign: float) -> None:
+    """Two inputs that are alike, without damping, or a Hessian that is no moment: no value is made up."""
+    problem, start, free = wide(torch.float32)
+    hessian = problem.hessian.clone()
+    hessian[0] = hessian[0, :1, :1].expand(300, 300)
+    hessian[0].diagonal().add_(sign)
+    assert solved(hessian, problem.linear - start @ hessian, supports(free)) is None
+    fitted = fit(Quadratic(hessian, problem.linear), start, free, steps=5)
+    assert fitted.isfinite().all()
 
 
 def test_saliency_is_the_loss_of_removing_a_weight_when_the_others_make_up_for_it() -> None:
