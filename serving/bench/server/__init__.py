@@ -1,3 +1,3 @@
-"""The server's own figures: those of its front, of its levels under load, its start and its size."""
+"""Server figures: those of its front, of its levels under load, its start and its size."""
 
 from __future__ import annotations

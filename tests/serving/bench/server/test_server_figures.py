@@ -1,4 +1,4 @@
-"""The server's own figures: what is installed, how long a start takes, and one table of all parts."""
+"""Server figures: the installed size, the time of a start, and the one table of all parts."""
 
 from __future__ import annotations
 
