@@ -62,9 +62,9 @@ class LoadReport:
         kind = form.lower()
         if kind not in FORMATS:
             raise InputError(f"{LOAD_FORMAT}: expected one of {', '.join(FORMATS)}, got '{excerpt(form)}'")
-        self._measure()
         if kind == "bin":
-            return ((BINARY_TRAILER, self._binary()),)
+            return ((BINARY_TRAILER, self.binary()),)
+        self._measure()
         if kind == "json":
             return ((TRAILER, f"JSON {json.dumps({**self._values, 'named_metrics': self._named})}"),)
         shown = {**self._values, **{f"named_metrics.{name}": value for name, value in self._named.items()}}
@@ -104,7 +104,9 @@ class LoadReport:
             sum(each.compute_ns for each in tallies) / 1e9,
         )
 
-    def _binary(self) -> bytes:
+    def binary(self) -> bytes:
+        """The report as a message of xds.data.orca.v3.OrcaLoadReport."""
+        self._measure()
         fields = [_number(FIELDS[name], value) for name, value in self._values.items()]
         for name, value in self._named.items():
             entry = length_prefix(1, len(name)) + name.encode() + _number(2, value)

@@ -35,6 +35,7 @@ from .device_state import DeviceMetrics, DeviceState
 from .health import SERVICE_NAME as HEALTH_SERVICE_NAME
 from .health import HealthServicer
 from .http.http_limits import HttpLimits
+from .load_service import LoadService
 from .metrics import Metrics
 from .metrics_server import MetricsServer
 from .metrics_text import MetricsText
@@ -220,6 +221,8 @@ class Server:
         server.add_generic_rpc_handlers(self._handlers)
         services = BoundedServices(server, self._servicer.calls)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, services)
+        self._load_service = LoadService(self._servicer.load)
+        self._load_service.add_to(services)
         add_reflection(services, (messages.SERVICE_NAME, HEALTH_SERVICE_NAME))
         return server
 
@@ -317,6 +320,7 @@ class Server:
         if self._door is not None:
             self._door.close()
         self._health.end()
+        self._load_service.close()
         if not await self._dataplane.drain(self._config.grace_s):
             log.warning("requests still run after %g s of grace; they are answered UNAVAILABLE", self._config.grace_s)
         self._servicer.streaming.close()

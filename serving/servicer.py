@@ -124,7 +124,7 @@ class Servicer:
         self.memory = MemoryRpcs(memory)
         self._dataplane = dataplane
         self.metrics = metrics
-        self._load = LoadReport(dataplane, metrics)
+        self.load = LoadReport(dataplane, metrics)
         self._repository = repository
         self.repository = RepositoryRpcs(dataplane, repository)
         self.log = LogSettings()
@@ -198,7 +198,7 @@ class Servicer:
         received_s = now_s if arrival_s is None else arrival_s
         left_s = context.time_remaining()
         if (form := load_form.get()) is not None:
-            context.set_trailing_metadata(self._load.trailers(form))
+            context.set_trailing_metadata(self.load.trailers(form))
         return await self.infer(request, received_s, None if left_s is None else left_s + now_s - received_s)
 
     async def infer(self, request: AnyRequest, received_s: float, time_left_s: float | None) -> bytes:

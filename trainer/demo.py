@@ -16,8 +16,8 @@ from nested_sparse.errors import TrainingError
 from nested_sparse.reroute import Reroute
 from nested_sparse.value_type import INT8
 
-from .data.datasets import Digits, Idx, TrainingData, in_order, picked
-from .data.images import Labelled, LabelledImages, noisy
+from .data.datasets import Digits, Idx, TrainingData, in_order
+from .data.images import LabelledImages, noisy
 from .evaluate import file_metrics, metrics_per_level
 from .export.write import export
 from .model.nested_model import NestedModel
@@ -43,8 +43,8 @@ class DemoData:
     """
 
     recipe: Recipe
-    train: Labelled
-    test: Labelled
+    train: LabelledImages
+    test: LabelledImages
     noise: float = 0.0
 
     @property
@@ -55,7 +55,7 @@ class DemoData:
     @property
     def test_images(self) -> NDArray[np.float32]:
         """float32 (n, 1, H, W)."""
-        images: NDArray[np.float32] = self.test.inputs.numpy()
+        images: NDArray[np.float32] = self.test.images.numpy()
         return images
 
     @property
@@ -76,7 +76,7 @@ def load_demo_data(directory: Path | None) -> DemoData:
     )
     train, test = images.read()
     order = torch.from_numpy(np.random.default_rng(recipe.run.seed).permutation(len(test))[:TEST_IMAGES])
-    return DemoData(replace(recipe, name=directory.resolve().name, load_data=images.load), train, picked(test, order))
+    return DemoData(replace(recipe, name=directory.resolve().name, load_data=images.load), train, _picked(test, order))
 
 
 def train_demo(data: DemoData, out: Path, force: bool, console: Console) -> Path:
@@ -113,6 +113,10 @@ def train_demo(data: DemoData, out: Path, force: bool, console: Console) -> Path
     return path
 
 
+def _picked(data: LabelledImages, indices: torch.Tensor) -> LabelledImages:
+    return LabelledImages(data.images[indices], data.labels[indices])
+
+
 def int8_twin(path: Path) -> Path:
     """The int8 file of the same weights."""
     return path.with_name(f"{path.stem}-int8{path.suffix}")
@@ -131,9 +135,11 @@ def _route_scores(path: Path, data: DemoData) -> tuple[Reroute, ...]:
     from nested_sparse.runtime.rerouting import RouteTable, route_scores
 
     rng = np.random.default_rng(data.recipe.run.seed)
-    part = picked(data.train, torch.from_numpy(rng.permutation(len(data.train))[:ROUTE_IMAGES]))
-    scored = LabelledImages(noisy(part.inputs, data.noise, rng), part.labels) if data.noise else part
-    batches = [(inputs.numpy(), labels.numpy()) for inputs, labels in in_order(scored, ROUTE_BATCH)]
+    part = _picked(data.train, torch.from_numpy(rng.permutation(len(data.train))[:ROUTE_IMAGES]))
+    images = (noisy(part.images, data.noise, rng) if data.noise else part.images).numpy()
+    labels = part.labels.numpy()
+    parts = [slice(begin, begin + ROUTE_BATCH) for begin in range(0, len(part), ROUTE_BATCH)]
+    batches = [(images[each], labels[each]) for each in parts]
     with Session(path, threads=1) as session:
         cuts = RouteTable.measure(session, repeats=1).layers[1::2]
         return route_scores(session, batches, cuts)

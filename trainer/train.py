@@ -89,9 +89,7 @@ def train(
     clear_int8(net)
     task = DEFAULT if task is None else task
     work = Work(net, config, loss_fn, scratch=schedule.from_scratch and not config.dense_epochs, task=task)
-    settings = fingerprint(net, config, schedule, nesting)
-    if task != DEFAULT:  # states of earlier versions have none
-        settings["task"] = str(task)
+    settings = fingerprint(net, config, schedule, nesting) | _named(task)
     if teacher is not None:
         if not config.distill_weight and not getattr(nesting, "soft_weight", None):
             raise TrainingError("teacher: its soft labels have no share in the loss: TrainConfig.distill_weight is 0")
@@ -112,6 +110,7 @@ def fine_tune_int8(
     state_path: str | Path | None = None,
     on_progress: Callable[[EpochReport], None] = log_progress,
     recalibration_batches: Iterable[Batch] | None = None,
+    task: Task | None = None,
 ) -> tuple[EpochReport, ...]:
     """Fine-tune a trained `net` in place, rounded as in an int8 file; returns a report per epoch.
 
@@ -124,13 +123,18 @@ def fine_tune_int8(
     """
     require_nested(net, TrainingError)
     config = TrainConfig(int8_epochs=1) if config is None else config
-    _check_arguments(batches=batches, loss_fn=loss_fn, config=config, on_progress=on_progress)
+    _check_arguments(batches=batches, loss_fn=loss_fn, config=config, on_progress=on_progress, task=task)
     require(config, "int8_epochs", config.int8_epochs > 0, "a whole number >= 1")
     path = None if state_path is None else checked_path(state_path)
     clear_int8(net)
-    work = Work(net, config, loss_fn)
-    settings = fingerprint(net, config)
+    work = Work(net, config, loss_fn, task=DEFAULT if task is None else task)
+    settings = fingerprint(net, config) | _named(work.task)
     return _reports(work, [Int8Stage(work)], settings, path, batches, on_progress, recalibration_batches)
+
+
+def _named(task: Task) -> dict[str, str]:
+    """The task's part of a fingerprint; states of earlier versions have none, and are of the default task."""
+    return {} if task == DEFAULT else {"task": str(task)}
 
 
 def _reports(

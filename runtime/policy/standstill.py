@@ -25,10 +25,10 @@ class Standstill:
     """Predicts standstills: a group of processes that has used up its quota is stopped until the period ends.
 
     The kernel gives the quota anew at the same phase of each period, whether it was used or not. So a run that was
-    stopped tells that phase: the quota came back before its end, at most by the time that the run takes. What several
-    such runs have in common is exact to a millisecond or so. A standstill begins when the quota is used up. That is
-    after so much time of the period, where the rest of the group is busy anyway, or after so much time of our own runs,
-    where we are alone. Both are learned, and the one that scatters less is believed.
+    stopped tells that phase: the quota came back before its end, at most by the time that the run takes. The phase that
+    all such runs allow is exact to a millisecond or so. A standstill begins when the quota is used up. That is after so
+    much time of the period, where the rest of the group is busy anyway, or after so much time of our own runs, where we
+    are alone. Both are learned, and the one that scatters less is believed.
 
     It is active from a run that was stopped until one that should have been stopped was not, or until none was for a
     while. While it is not, left_ms() and wall_ms() know no standstill. Not thread-safe: the scheduler locks.

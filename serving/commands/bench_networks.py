@@ -48,10 +48,10 @@ def networks(
     """Networks of the literature, nested, against dense ONNX Runtime of the same torch models, one thread.
 
     The weights are random. Layers that ONNX Runtime runs faster with their dense weight, by measurement on this device
-    with one sample, stay dense, and a column counts them. Every level is compared with torch at each batch size. Then
-    the levels and the dense network are timed in turns, in one process. A row has the share of the FLOPs in sparse
-    layers, the largest error, how many times as fast each level is, why layers stay dense, and the time to nest and
-    export beside that of torch.onnx.export. A network that cannot be measured gives the reason.
+    at one of the batch sizes or more, stay dense, and a column counts them. Every level is compared with torch at each
+    batch size. Then the levels and the dense network are timed in turns, in one process. A row has the share of the
+    FLOPs in sparse layers, the largest error, how many times as fast each level is, why layers stay dense, and the time
+    to nest and export beside that of torch.onnx.export. A network that cannot be measured gives the reason.
     Needs the [train] extra.
 
     Example: `nested-sparse bench networks --rows 'mobilenet*' --batches 1`

@@ -45,6 +45,7 @@ RIGHTS: Mapping[str, Right | None] = {
     f"/{HEALTH}/Check": None,
     f"/{HEALTH}/Watch": None,
     f"/{HEALTH}/List": None,
+    "/xds.service.orca.v3.OpenRcaService/StreamCoreMetrics": Right.READING,
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Right.READING,
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": Right.READING,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import grpc
 import pytest
@@ -98,3 +99,40 @@ def test_rates_are_those_since_the_last_report(model):
     assert report.trailers("bin") == (("endpoint-load-metrics-bin", data),)
     now_s[0] += PERIOD_S / 2
     assert orca().FromString(report.trailers("bin")[0][1]).rps_fractional == 970 / PERIOD_S
+
+
+def reports(address, request: bytes):
+    """The stream of reports, as bytes."""
+    channel = grpc.insecure_channel(address)
+    rpc = channel.unary_stream("/xds.service.orca.v3.OpenRcaService/StreamCoreMetrics")
+    return channel, rpc(request, timeout=60.0)
+
+
+@pytest.mark.parametrize("request_bytes", [b"", b"\x0a\x00", b"\x0a\x02\x10\x01", b"\x12\x04cost"])
+def test_reports_come_beside_the_requests(server, request_bytes):
+    """Two in a row, as the public message has them; an interval of nothing or of a nanosecond is no flood."""
+    channel, stream = reports(server.address, request_bytes)
+    begun_s = time.monotonic()
+    with channel:
+        first, second = orca().FromString(next(stream)), orca().FromString(next(stream))
+        assert time.monotonic() - begun_s >= 0.9 * PERIOD_S
+        assert 0 < first.mem_utilization < 1
+        assert "slowdown" in second.named_metrics
+        stream.cancel()
+
+
+def test_a_request_that_is_no_message_is_refused(server):
+    channel, stream = reports(server.address, b"\xff" * 10)
+    with channel, pytest.raises(grpc.RpcError) as caught:
+        next(stream)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_the_stream_ends_with_the_server(serve, model):
+    """A stream that is open does not hold up the end."""
+    with serve([model]) as server:
+        channel, stream = reports(server.address, b"\x0a\x03\x08\x90\x1c")  # an hour
+        next(stream)
+    with channel, pytest.raises(grpc.RpcError) as caught:
+        next(stream)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE

@@ -11,7 +11,7 @@ import pytest
 from onnx_files import answers, close, random, saved, torch_cnn
 from typer.testing import CliRunner, Result
 
-from nested_sparse.errors import InputError, NestedSparseError
+from nested_sparse.errors import BudgetError, InputError, NestedSparseError, PatternError
 from nested_sparse.runtime import Session
 from nested_sparse.serving import cli
 
@@ -65,6 +65,13 @@ def test_wrong_usage(files: Path) -> None:
     done = nest(*line, "--density", 0.3)
     assert isinstance(done.exception, InputError)
     assert "an array 'classes'" in str(done.exception)
+    done = nest(*line, "--density", 0.3, "--density", 0.6, "--labels", "classes", "--keep-dense", "*")
+    assert isinstance(done.exception, BudgetError)
+    assert "none of its 4 nested layers is left to be sparse, so the 2 levels would be the same" in str(done.exception)
+    done = nest(*line, "--density", 0.3, "--labels", "classes", "--pattern", "auto")
+    assert isinstance(done.exception, PatternError)
+    assert "budget_by" not in str(done.exception)
+    assert "which a model from an ONNX file does not take; name one: unstructured" in str(done.exception)
     done = nest(*line, "--density", 0.3, "--labels", "nothing")
     assert isinstance(done.exception, NestedSparseError)
     assert not (files / "new.safetensors").exists()

@@ -6,15 +6,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
 
 from ..checked import is_number, require, require_count, require_one_of
 from ..distributed import rank, world_size
-from .images import Batches, Labelled, LabelledImages, hold_out, load_digits_images, load_idx, noisy
-from .speech import LabelledSpectra, load_fsdd
+from .graph import load_graph
+from .images import Batches, LabelledImages, hold_out, load_digits_images, load_idx, noisy
+from .lists import load_lists
+from .samples import Inputs, Labelled, picked, taken
+from .speech import load_fsdd
+from .text import load_bytes
 
 SCORED_BATCH = 250
 
@@ -26,17 +30,25 @@ class TrainingData:
     batches: Callable[[int], Iterable[tuple[Any, Any]]]
     """Function from an epoch's number to its (inputs, targets); see `train`."""
     scored: Callable[[], Iterable[tuple[Any, Any]]]
-    """Function that gives the batches to score on, in order. Inputs are not augmented; targets are class indices."""
+    """Function that gives the batches to score on, in order. Inputs are not augmented; targets are as the task says."""
     example: tuple[Tensor, ...]
     """A batch of one sample for each input of the model."""
     facts: dict[str, Any]
-    """Facts for the report: numbers of samples, the scored split. `classes` and `channels`, if present, are passed to a
-    model that takes them, unless the recipe sets them."""
+    """Facts for the report: numbers of samples, the scored split. `classes`, `channels` and `features`, if present, are
+    passed to a model that takes them, unless the recipe sets them."""
+
+
+class Loading(Protocol):
+    """Settings of data that can be loaded."""
+
+    def load(self, seed: int) -> TrainingData:
+        """Read the data. seed: seed of the batches' order and augmentation. Raises TrainingError."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source(ABC):
-    """Settings that all data sets share."""
+    """Settings that all data sets of many samples share."""
 
     batch_size: int = 64
     noise: float = 0.0
@@ -81,15 +93,19 @@ class Source(ABC):
         return TrainingData(
             self.augment(batches),
             lambda: in_order(scored),
-            (scored.inputs[:1],),
+            _first(scored.inputs),
             {
                 "train_samples": len(kept),
                 "evaluated_on": "validation" if on_validation else "test",
                 "evaluated_samples": len(scored),
-                "classes": int(train.labels.max()) + 1,
-                "channels": train.inputs.shape[1],
+                **self.facts(train),
             },
         )
+
+    def facts(self, train: Labelled) -> dict[str, int]:
+        """The sizes that a model is told: the classes of the labels, the channels of the inputs."""
+        inputs = train.inputs[0] if isinstance(train.inputs, tuple) else train.inputs
+        return {"classes": int(train.labels.max()) + 1, "channels": inputs.shape[1]}
 
     @abstractmethod
     def read(self) -> tuple[Labelled, Labelled]:
@@ -126,7 +142,7 @@ class Digits(Images):
     size: int = 24
     """Height and width of an image, in pixels."""
 
-    def read(self) -> tuple[Labelled, Labelled]:
+    def read(self) -> tuple[LabelledImages, LabelledImages]:
         """The training set and the test set: 1438 and 359 images."""
         train, test = load_digits_images(size=self.size, seed=self.seed)
         if not self.noise:
@@ -141,7 +157,7 @@ class Idx(Images):
     directory: Path
     """Folder of the files, relative to the current directory."""
 
-    def read(self) -> tuple[Labelled, Labelled]:
+    def read(self) -> tuple[LabelledImages, LabelledImages]:
         """The training set and the test set, as the files split them."""
         return load_idx(self.directory)
 
@@ -154,6 +170,8 @@ class Fsdd(Source):
     """The .npz file, relative to the current directory."""
     shift_frames: int = 0
     """Maximum shift of a training clip, in frames of 10 ms."""
+    test_speakers: tuple[str, ...] = ()
+    """Speakers whose clips are the test set, and who are in no other; () is the data set's own split by recording."""
 
     def __post_init__(self) -> None:
         """Check every field. Raises TrainingError."""
@@ -161,24 +179,104 @@ class Fsdd(Source):
         require_count(self, "shift_frames")
 
     def read(self) -> tuple[Labelled, Labelled]:
-        """The training set and the test set: 2700 and 300 clips."""
-        return load_fsdd(self.file)
+        """The training set and the test set: 2700 and 300 clips, or 500 of each speaker."""
+        return load_fsdd(self.file, test_speakers=self.test_speakers)
 
     def augment(self, batches: Batches) -> Batches:
         """`batches` with random shifts in time."""
         return replace(batches, shift_frames=self.shift_frames)
 
 
-DATA: dict[str, type[Source]] = {"digits": Digits, "idx": Idx, "fsdd": Fsdd}
+@dataclass(frozen=True, kw_only=True)
+class Rank(Source):
+    """Lists of documents with relevances, see `load_lists`; for the task ranking."""
+
+    file: Path
+    """The .npz file, relative to the current directory."""
+
+    def read(self) -> tuple[Labelled, Labelled]:
+        """The training set and the test set, as the file splits them."""
+        return load_lists(self.file)
+
+    def facts(self, train: Labelled) -> dict[str, int]:
+        """The features of a document."""
+        return {"features": train.inputs[0].shape[-1]}
 
 
-def picked(data: Labelled, indices: Tensor) -> Labelled:
-    """The samples at `indices`."""
-    kind = LabelledSpectra if isinstance(data, LabelledSpectra) else LabelledImages
-    return kind(data.inputs[indices], data.labels[indices])
+@dataclass(frozen=True, kw_only=True)
+class Bytes(Source):
+    """The bytes of text files, see `load_bytes`; for the task language."""
+
+    train_file: Path
+    """A file, plain or gzipped, relative to the current directory."""
+    test_file: Path
+    length: int = 128
+    """Bytes of a window."""
+
+    def __post_init__(self) -> None:
+        """Check every field. Raises TrainingError."""
+        super().__post_init__()
+        require_count(self, "length", 1)
+        require(self, "noise", self.noise == 0, "0: bytes are no numbers")
+
+    def read(self) -> tuple[Labelled, Labelled]:
+        """The windows of both files."""
+        return load_bytes(self.train_file, self.length), load_bytes(self.test_file, self.length)
+
+    def facts(self, train: Labelled) -> dict[str, int]:
+        """The number of bytes that there are."""
+        return {"classes": 256}
 
 
-def in_order(data: Labelled, size: int = SCORED_BATCH) -> Iterator[tuple[Tensor, Tensor]]:
+@dataclass(frozen=True, kw_only=True)
+class Planetoid:
+    """A graph of nodes with classes, see `load_graph`; every batch is the whole graph."""
+
+    file: Path
+    """The .npz file, relative to the current directory."""
+    steps: int = 20
+    """Steps in an epoch."""
+    evaluate_on: str = "test"
+    """"validation" or "test"."""
+
+    def __post_init__(self) -> None:
+        """Check every field. Raises TrainingError."""
+        require_count(self, "steps", 1)
+        require_one_of(self, "evaluate_on", ("validation", "test"))
+
+    def load(self, seed: int) -> TrainingData:
+        """Read the graph. seed: not used. Raises TrainingError."""
+        graph = load_graph(self.file)
+        scored = graph.targets["val" if self.evaluate_on == "validation" else "test"]
+        epoch = [(graph.inputs, graph.targets["train"])] * self.steps
+        facts = {
+            "train_samples": int((graph.targets["train"] >= 0).sum()),
+            "evaluated_on": self.evaluate_on,
+            "evaluated_samples": int((scored >= 0).sum()),
+            "classes": graph.classes,
+            "features": graph.features.shape[-1],
+        }
+        return TrainingData(lambda _: epoch, lambda: [(graph.inputs, scored)], graph.inputs, facts)
+
+
+DATA: dict[str, type[Loading]] = {
+    "digits": Digits,
+    "idx": Idx,
+    "fsdd": Fsdd,
+    "rank": Rank,
+    "bytes": Bytes,
+    "planetoid": Planetoid,
+}
+
+
+def in_order(data: Labelled, size: int = SCORED_BATCH) -> Iterator[tuple[Inputs, Tensor]]:
     """All of `data` once, in batches of `size`."""
     for begin in range(0, len(data), size):
-        yield data.inputs[begin : begin + size], data.labels[begin : begin + size]
+        batch = picked(data, slice(begin, begin + size))
+        yield batch.inputs, batch.labels
+
+
+def _first(inputs: Inputs) -> tuple[Tensor, ...]:
+    """The first sample of each input, as a batch of one."""
+    first = taken(inputs, slice(0, 1))
+    return first if isinstance(first, tuple) else (first,)

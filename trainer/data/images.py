@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,29 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nested_sparse.errors import TrainingError
-from nested_sparse.excerpt import excerpt
 
 from ..checked import is_count, require, require_count
+from .files import contents
+from .samples import Inputs, Labelled, taken
 
 IDX_UINT8 = 8
-
-
-class Labelled(Protocol):
-    """Samples and their classes: `LabelledImages`, `LabelledSpectra`."""
-
-    @property
-    def inputs(self) -> Tensor:
-        """float32 (n, ...)."""
-        ...
-
-    @property
-    def labels(self) -> Tensor:
-        """int64 (n,)."""
-        ...
-
-    def __len__(self) -> int:
-        """Number of samples, n."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +89,7 @@ def read_idx(path: Path, *, dimensions: int) -> NDArray[np.uint8]:
 
     The file has the bytes 0, 0, 8 and `dimensions`, then big-endian uint32 sizes, then the data.
     """
-    try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise TrainingError(f"{path}: cannot be read ({excerpt(error)}); fetch the file again") from error
+    content = contents(path)
     header_nbytes = 4 + 4 * dimensions
     magic = bytes((0, 0, IDX_UINT8, dimensions))
     if content[:4] != magic:
@@ -179,8 +156,13 @@ class Batches:
         """Number of batches in an epoch."""
         return max(1, min(self.samples or len(self.data), len(self.data)) // self.batch_size)
 
-    def augmented(self, inputs: Tensor, rng: np.random.Generator) -> Tensor:
-        """(n, ...) inputs of one batch with shifts, mirroring and noise drawn from `rng`."""
+    def augmented(self, inputs: Inputs, rng: np.random.Generator) -> Inputs:
+        """(n, ...) inputs of one batch; the first has shifts, mirroring and noise drawn from `rng`."""
+        if isinstance(inputs, tuple):
+            return (self._augmented(inputs[0], rng), *inputs[1:])
+        return self._augmented(inputs, rng)
+
+    def _augmented(self, inputs: Tensor, rng: np.random.Generator) -> Tensor:
         if self.shift_px:
             inputs = shifted(inputs, rng.integers(-self.shift_px, self.shift_px + 1, (len(inputs), 2)))
         if self.flip:
@@ -205,16 +187,16 @@ class EpochBatches:
     def __len__(self) -> int:
         return self.source.count
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Inputs, Tensor]]:
         source = self.source
         rng = np.random.default_rng((source.seed, self.epoch))
         order = torch.from_numpy(rng.permutation(len(source.data)))
         for start in range(0, source.count * source.batch_size, source.batch_size):
             picked = order[start : start + source.batch_size]
             mine = source.own_part(len(picked))
-            whole = source.data.inputs[picked]  # of all processes, so that they draw alike
+            whole = taken(source.data.inputs, picked)  # of all processes, so that they draw alike
             inputs = source.augmented(whole, rng)
-            yield inputs[mine], source.data.labels[picked[mine]]
+            yield taken(inputs, mine), source.data.labels[picked[mine]]
 
 
 def _drawn(chosen: NDArray[np.bool_], inputs: Tensor) -> Tensor:

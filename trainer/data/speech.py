@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nested_sparse.errors import TrainingError
-from nested_sparse.excerpt import excerpt
+from nested_sparse.options import unknown
+
+from .files import check_array, read_arrays
 
 RATE_HZ = 8000
 CLIP_SAMPLES = RATE_HZ
@@ -28,6 +30,7 @@ DYNAMIC_RANGE = 1e-5
 """Share of a clip's highest power (50 dB below it) under which power counts as silence."""
 TEST_INDICES = 5
 """Number of test recordings of each speaker and digit: 0 to 4, by the data set's own rule."""
+_OWN_SPLIT = "recordings of index 0 to 4 (test) and above"
 CHUNK_CLIPS = 250
 """Number of clips in one transform, to bound memory."""
 
@@ -48,23 +51,26 @@ class LabelledSpectra:
         return self.spectra
 
 
-def load_fsdd(path: str | Path) -> tuple[LabelledSpectra, LabelledSpectra]:
+def load_fsdd(path: str | Path, *, test_speakers: Sequence[str] = ()) -> tuple[LabelledSpectra, LabelledSpectra]:
     """Training and test spectrograms (n, 40, 100) of the spoken digits in the .npz file `path`.
 
     The file's arrays: codes uint8, mu-law, all clips end to end; lut int16 (256,), a sample for each code; offsets
-    (n + 1,), begin and end of the clips; label (n,), 0 to 9; index (n,), the recording's number. Raises TrainingError.
+    (n + 1,), begin and end of the clips; label (n,), 0 to 9; index (n,), the recording's number. The test set is
+    the recordings 0 to 4.
+    test_speakers: names of the speakers whose clips are the test set instead; the file then has also speakers, their
+    names, and speaker (n,), the number of each clip's. Raises TrainingError.
     """
     path = Path(path)
     arrays = _read(path)
     clips = decoded_clips(arrays["codes"], arrays["lut"], arrays["offsets"])
     spectra = log_mel(torch.from_numpy(clips))
     labels = torch.from_numpy(arrays["label"].astype(np.int64))
-    test = torch.from_numpy(arrays["index"] < TEST_INDICES)
+    by_index = arrays["index"] < TEST_INDICES
+    test = torch.from_numpy(_spoken_by(path, test_speakers, len(labels)) if test_speakers else by_index)
     for name, part in (("test", test), ("training", ~test)):
         if not part.any():
-            raise TrainingError(
-                f"{path}: expected recordings of index 0 to 4 (test) and above; no {name} clip is there"
-            )
+            split = f"clips of {', '.join(test_speakers)} (test) and of others" if test_speakers else _OWN_SPLIT
+            raise TrainingError(f"{path}: expected {split}; no {name} clip is there")
     return LabelledSpectra(spectra[~test], labels[~test]), LabelledSpectra(spectra[test], labels[test])
 
 
@@ -113,17 +119,20 @@ def mel_bank(bands: int, fft_samples: int, rate_hz: int) -> NDArray[np.float64]:
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:
     """The arrays, checked. Raises TrainingError."""
-    wanted = ("codes", "lut", "offsets", "label", "index")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            missing = [name for name in wanted if name not in archive]
-            if missing:
-                raise TrainingError(f"{path}: expected arrays {', '.join(wanted)}; lacks {', '.join(missing)}")
-            arrays = {name: archive[name] for name in wanted}
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise TrainingError(f"{path}: is not a readable .npz file ({excerpt(error)}); fetch it again") from None
+    arrays = read_arrays(path, ("codes", "lut", "offsets", "label", "index"))
     _check(path, arrays)
     return arrays
+
+
+def _spoken_by(path: Path, names: Sequence[str], clips: int) -> NDArray[np.bool_]:
+    """(clips,) whether a speaker of `names` speaks the clip."""
+    arrays = read_arrays(path, ("speaker", "speakers"))
+    check_array(path, "speaker", arrays["speaker"], "iu", (clips,))
+    known = [str(name) for name in arrays["speakers"].reshape(-1)]
+    for name in names:
+        if name not in known:
+            raise TrainingError(f"{path}: speakers: {unknown(name, known)}")
+    return np.isin(arrays["speaker"], [known.index(name) for name in names])
 
 
 def _check(path: Path, arrays: dict[str, NDArray[Any]]) -> None:

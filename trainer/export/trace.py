@@ -100,14 +100,16 @@ def trace(
     defaults = default_output_names([path for path, _ in answer], inputs_named)
     outputs_named = _names("output", output_names, defaults)
     check_distinct([*inputs_named, *outputs_named])
-    with placeholders(model) as values, bags_reduced(model), WholeRecurrent(), torch.no_grad(), quiet_exporter():
+    added = epsilons(model)
+    with placeholders(model) as values, torch.no_grad(), quiet_exporter():
         flat = call.flat(model, copied=writes_inputs)
-        if asked is None:
-            program, sizes = _to_program(flat, call.tensors, fixed_batch), None
-        else:
-            program = _sized_program(flat, traceable(call.tensors, asked), torch_dims(asked), inputs_named)
-            sizes = found_sizes(program, asked, call.tensors, inputs_named)
-        recognise(program, values, epsilons(model))
+        with bags_reduced(model), WholeRecurrent():  # which sees each call of torch, so no longer than is needed
+            if asked is None:
+                program, sizes = _to_program(flat, call.tensors, fixed_batch), None
+            else:
+                program = _sized_program(flat, traceable(call.tensors, asked), torch_dims(asked), inputs_named)
+                sizes = found_sizes(program, asked, call.tensors, inputs_named)
+        recognise(program, values, added)
         parameters = _used_parameters(program)
         graph = _to_onnx(flat, program)
     _name_values(graph, [*inputs_named, *outputs_named])

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nested_sparse.argument import file_path, real, shown, whole
 from nested_sparse.budget import check_densities
-from nested_sparse.errors import ExportError, InputError, PatternError, TrainingError
+from nested_sparse.errors import BudgetError, ExportError, InputError, PatternError, TrainingError
 from nested_sparse.level import ACCURACY
 from nested_sparse.value_type import FLOAT32, INT8, value_type
 from nested_sparse.writer import refuse_existing
@@ -24,6 +24,7 @@ from nested_sparse.writer import refuse_existing
 from ..entry import entry
 from ..export.verify import Alike, Rounded
 from ..export.write import export
+from ..model.layer_patterns import AUTO
 from ..model.nested_model import NestedModel, nest
 from ..post_training.levels import DAMPING, find_levels
 from ..post_training.report import LevelReport, level_report
@@ -205,6 +206,11 @@ def _nested(
     own = own_sparsity(network)
     if own is not None:
         densities = _levels_below(own, densities, network.plan.where)
+    if pattern == AUTO:
+        raise PatternError(
+            "pattern 'auto' chooses by the costs of a device, which a model from an ONNX file does not take; name one: "
+            "unstructured, block{V}x1, gs{B}x{k} or channel, or leave the pattern out"
+        )
     pattern = pattern or (own.pattern if own else "unstructured")
     damping = real("damping", options.pop("damping", DAMPING), above=0, error=ExportError)
     try:
@@ -217,6 +223,7 @@ def _nested(
             f"{error}; or leave the pattern out, which is then {own.pattern!r}"
         ) from error
     assert isinstance(net.model, OnnxNetwork)
+    _check_some_sparse(net, network.plan.where)
     if keep_values and own is None and max(densities) == 1:
         log.info(
             "the densest level answers as the file does, so all levels have the file's values; sparser levels are "
@@ -226,6 +233,16 @@ def _nested(
     find_levels(net, data.inputs, damping, keep_values=keep_values)
     net.model.runs = 1
     return net
+
+
+def _check_some_sparse(net: NestedModel, where: str) -> None:
+    """Raise BudgetError where no layer is sparse at any level, so that all levels would be the same."""
+    layers = net.nested_layers().values()
+    if net.level_count > 1 and all(layer.dense for layer in layers):
+        raise BudgetError(
+            f"{where}: none of its {len(layers)} nested layers is left to be sparse, so the {net.level_count} levels "
+            "would be the same; name fewer layers in keep_dense (--keep-dense); depthwise ones are whole by themselves"
+        )
 
 
 def _levels_below(own: OwnSparsity, densities: Sequence[float], where: str) -> tuple[float, ...]:

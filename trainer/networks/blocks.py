@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-Maker = Callable[[], nn.Module]
+from ..zoo.transformer import Maker as Maker
 
 
 def conv_norm(
@@ -51,47 +50,3 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(…, width) to the same shape."""
         return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
-
-
-class SelfAttention(nn.Module):
-    """Attention with one packed projection, made by `linear(inputs, outputs)`."""
-
-    def __init__(
-        self, width: int, heads: int, *, causal: bool = False, linear: Callable[[int, int], nn.Module] = nn.Linear
-    ) -> None:
-        super().__init__()
-        self.heads, self.causal = heads, causal
-        self.qkv, self.out = linear(width, 3 * width), linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, T, width) to the same shape."""
-        n, t, width = x.shape
-        split = self.qkv(x).view(n, t, 3, self.heads, width // self.heads)
-        query, key, value = split.permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
-        projected: Tensor = self.out(mixed.transpose(1, 2).reshape(n, t, width))
-        return projected
-
-
-class TransformerBlock(nn.Module):
-    """Attention and two linear layers, each behind a LayerNorm and beside a shortcut."""
-
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        *,
-        causal: bool = False,
-        act: Maker = nn.GELU,
-        linear: Callable[[int, int], nn.Module] = nn.Linear,
-    ) -> None:
-        super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attention = SelfAttention(width, heads, causal=causal, linear=linear)
-        self.mlp = nn.Sequential(linear(width, 4 * width), act(), linear(4 * width, width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, T, width) to the same shape."""
-        x = x + self.attention(self.norm1(x))
-        y: Tensor = x + self.mlp(self.norm2(x))
-        return y

@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import RMSNorm, TransformerBlock
+from ..zoo import GPT
+from ..zoo.transformer import TransformerBlock
+from .blocks import RMSNorm
 from .network import PRODUCTS, Network, Size, floats, tokens
 
 
@@ -29,48 +31,6 @@ class Bert(nn.Module):
         places = torch.arange(words.shape[1], device=words.device)
         states = self.encoder(self.norm(self.words(words) + self.places(places)))
         return states, torch.tanh(self.pooler(states[:, 0]))
-
-
-class TransposedLinear(nn.Module):
-    """The linear layer of the original GPT-2, which transformers calls Conv1D: its weight is (inputs, outputs)."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(0.02 * torch.randn(inputs, outputs))
-        self.bias = nn.Parameter(torch.zeros(outputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(…, inputs) to (…, outputs)."""
-        flat = torch.addmm(self.bias, x.reshape(-1, x.shape[-1]), self.weight)
-        return flat.view(*x.shape[:-1], self.weight.shape[1])
-
-
-class TanhGELU(nn.GELU):
-    """GELU by tanh, as GPT-2 has it."""
-
-    def __init__(self) -> None:
-        super().__init__(approximate="tanh")
-
-
-class GPT(nn.Module):
-    """A decoder whose output layer has the weight of its embedding. original: layers and GELU as in OpenAI's code."""
-
-    def __init__(
-        self, *, width: int, depth: int, heads: int, vocabulary: int, longest: int = 256, original: bool = False
-    ) -> None:
-        super().__init__()
-        self.words, self.places = nn.Embedding(vocabulary, width), nn.Embedding(longest, width)
-        linear, act = (TransposedLinear, TanhGELU) if original else (nn.Linear, nn.GELU)
-        blocks = (TransformerBlock(width, heads, causal=True, act=act, linear=linear) for _ in range(depth))
-        self.blocks, self.norm = nn.Sequential(*blocks), nn.LayerNorm(width)
-        self.head = nn.Linear(width, vocabulary, bias=False)
-        self.head.weight = self.words.weight
-
-    def forward(self, words: Tensor) -> Tensor:
-        """(N, T) words to logits (N, T, vocabulary)."""
-        places = torch.arange(words.shape[1], device=words.device)
-        y: Tensor = self.head(self.norm(self.blocks(self.words(words) + self.places(places))))
-        return y
 
 
 class LlamaBlock(nn.Module):

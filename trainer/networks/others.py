@@ -5,10 +5,9 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import TransformerBlock
+from ..zoo import GAT, ReRanker
 from .network import CONVOLUTIONS, PRODUCTS, Network, Size, floats
 
 
@@ -48,39 +47,6 @@ class PointNet2(nn.Module):
         return y
 
 
-class GraphAttention(nn.Module):
-    """GAT's layer on a dense adjacency: each node's mean of its neighbours, by weights from both nodes."""
-
-    def __init__(self, inputs: int, outputs: int, heads: int) -> None:
-        super().__init__()
-        self.heads, self.outputs = heads, outputs
-        self.project = nn.Linear(inputs, heads * outputs, bias=False)
-        self.sender, self.receiver = (nn.Parameter(0.1 * torch.randn(heads, outputs)) for _ in range(2))
-
-    def forward(self, x: Tensor, closed: Tensor) -> Tensor:
-        """x (N, nodes, inputs), closed (N, nodes, nodes): -1e9 where no edge is; to (N, nodes, heads × outputs)."""
-        states = self.project(x).unflatten(2, (self.heads, self.outputs)).transpose(1, 2)
-        to, by = ((states * each[:, None]).sum(-1) for each in (self.receiver, self.sender))
-        scores = F.leaky_relu(to[..., :, None] + by[..., None, :], 0.2) + closed[:, None]
-        mixed: Tensor = torch.softmax(scores, -1) @ states
-        return mixed.transpose(1, 2).flatten(2)
-
-
-class GAT(nn.Module):
-    """Two layers of graph attention (Cora: 1433 features, 8 heads of 8, 7 classes)."""
-
-    def __init__(self, *, features: int = 1433, width: int = 64, heads: int = 8, classes: int = 7) -> None:
-        super().__init__()
-        self.first = GraphAttention(features, width, heads)
-        self.second = GraphAttention(heads * width, classes, 1)
-
-    def forward(self, x: Tensor, adjacency: Tensor) -> Tensor:
-        """x (N, nodes, features), adjacency (N, nodes, nodes) of 0 and 1, to logits (N, nodes, classes)."""
-        closed = (1.0 - adjacency) * -1e9
-        y: Tensor = self.second(F.elu(self.first(x, closed)), closed)
-        return y
-
-
 class DLRM(nn.Module):
     """DLRM: an MLP of the numbers, bags of embeddings, the products of each pair, and an MLP of them all."""
 
@@ -101,21 +67,6 @@ class DLRM(nn.Module):
         vectors = torch.stack([dense, *bags], 1)
         products = (vectors @ vectors.transpose(1, 2)).flatten(1)[:, self.pairs]
         y: Tensor = self.top(torch.cat([dense, products], 1))
-        return y
-
-
-class ReRanker(nn.Module):
-    """SetRank-like: the scores of a list of documents, which attend to each other, from their features."""
-
-    def __init__(self, *, features: int = 136, width: int = 256, depth: int = 4) -> None:
-        super().__init__()
-        self.first = nn.Linear(features, width)
-        self.blocks = nn.Sequential(*(TransformerBlock(width, 8, act=nn.ReLU) for _ in range(depth)))
-        self.score = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 1))
-
-    def forward(self, documents: Tensor) -> Tensor:
-        """(N, documents, features) to scores (N, documents)."""
-        y: Tensor = self.score(self.blocks(self.first(documents))).squeeze(-1)
         return y
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..zoo import Jasper
-from .blocks import TransformerBlock
+from ..zoo.transformer import TransformerBlock
 from .network import CONVOLUTIONS, PRODUCTS, Network, Size, floats
 
 

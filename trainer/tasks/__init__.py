@@ -1,4 +1,4 @@
-"""Tasks: what a net is trained for, by the names that a recipe uses."""
+"""Tasks: the purposes that a net can be trained for, by the names that a recipe uses."""
 
 from .classification import Classification
 from .language import Language

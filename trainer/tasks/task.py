@@ -1,4 +1,4 @@
-"""Task: what a net is trained for. It has the loss, the metric of a level, and the logits of soft labels."""
+"""Task: the purpose of a net. It has the loss, the metric of a level, and the logits of soft labels."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Judged(NamedTuple):
 
 
 class Task(ABC):
-    """What a net is trained for. A subclass is a frozen dataclass, whose fields are keys of a recipe's [task]."""
+    """The purpose of a net. A subclass is a frozen dataclass, whose fields are keys of a recipe's [task]."""
 
     quality: str
     """Name of the metric by which levels are compared."""

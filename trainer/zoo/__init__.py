@@ -1,10 +1,24 @@
-"""Models: the networks that a recipe can name, with random weights: for images, and Jasper for speech."""
+"""Zoo: the networks that a recipe can name, with random weights."""
 
+from .gat import GAT
+from .gpt import GPT
 from .jasper import Jasper
 from .mobile import MobileNetV2
+from .re_ranker import ReRanker
 from .residual import DigitNet, ResidualBlock, ResNet20, ResNet50
 
-__all__ = ["MODELS", "DigitNet", "Jasper", "MobileNetV2", "ResNet20", "ResNet50", "ResidualBlock"]
+__all__ = [
+    "GAT",
+    "GPT",
+    "MODELS",
+    "DigitNet",
+    "Jasper",
+    "MobileNetV2",
+    "ReRanker",
+    "ResNet20",
+    "ResNet50",
+    "ResidualBlock",
+]
 
 MODELS: dict[str, type] = {
     "digit_net": DigitNet,
@@ -12,4 +26,7 @@ MODELS: dict[str, type] = {
     "resnet50": ResNet50,
     "mobilenet_v2": MobileNetV2,
     "jasper": Jasper,
+    "re_ranker": ReRanker,
+    "gat": GAT,
+    "gpt": GPT,
 }

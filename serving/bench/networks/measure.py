@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from nested_sparse.checkpoint import Checkpoint
+from nested_sparse.device_costs import DeviceCosts
 from nested_sparse.errors import BenchError, BudgetError, NestedSparseError
 from nested_sparse.runtime.profiling import measure_costs
-from nested_sparse.runtime.session import Session
+from nested_sparse.runtime.session import Session, random_inputs
 from nested_sparse.trainer import export, nest, recalibrate
 from nested_sparse.trainer.entry import foreign_errors
+from nested_sparse.trainer.model.faster_dense import faster_dense
 
 from ..kernels.dense import dense_session, export_dense_free
 from ..kernels.turns import interleaved, timed, verified
@@ -38,8 +40,8 @@ WARM_ROUND_S = 0.1
 """Rounds that take less begin each turn with a call that does not count. The caches hold the others' data then, and the
 level that came after the dense network had 1.8 times its speed where the next level had 2.8."""
 THREADS = 1
-COST_REPEATS = 9
-"""Runs of each copy from which the layers that stay dense are chosen."""
+COST_REPEATS, FEW_COST_REPEATS = 7, 3
+"""Runs of each copy from which the layers that stay dense are chosen; the second where a run takes WARM_ROUND_S."""
 RULE = "ever_slower"
 
 Arrays = Sequence[NDArray[Any]]
@@ -143,20 +145,34 @@ def _made(row: Row, size: Size, settings: Settings, folder: Path) -> Files:
         return net, Seconds(nest_s, clock() - begun_s, plain_s)
 
     (net, seconds), unprofitable = made(), ""
-    if settings.choice:
-        costs = measure_costs(nested, threads=THREADS, repeats=COST_REPEATS).costs
-        if any(layer.dense_ms is not None for layer in costs.layers.values()):
-            try:
-                chosen = nest(model, densities=settings.levels, pattern=row.pattern, costs=costs, dense_where=RULE)
-                if chosen.dense_layers() != net.dense_layers():
-                    net, seconds = made(costs=costs, dense_where=RULE)
-            except BudgetError as error:  # no layer is to be sparse; the file of before is measured
-                unprofitable = str(error)
+    costs = _costs(nested, settings) if settings.choice else []
+    try:
+        if costs and faster_dense(net, costs, RULE):
+            net, seconds = made(costs=costs, dense_where=RULE)
+    except BudgetError as error:  # no layer is to be sparse; the file of before is measured
+        unprofitable = str(error)
     answers = [_arrays(model, examples)]
     for level in range(net.level_count):
         net.set_level(level)
         answers.append(_arrays(net, examples))
     return Files(dense, nested, seconds, unprofitable, examples, answers)
+
+
+def _costs(nested: Path, settings: Settings) -> list[DeviceCosts]:
+    """The costs at each batch that is measured, at the row's levels; none where no layer has a dense operator."""
+    found = []
+    for batch in settings.batches:
+        with Session(nested, threads=THREADS) as session:
+            inputs = random_inputs(session.inputs, batch)
+            session.run(inputs, -1)
+            begun_s = time.perf_counter()
+            session.run(inputs, -1)
+            run_s = time.perf_counter() - begun_s
+        repeats = COST_REPEATS if run_s < WARM_ROUND_S else FEW_COST_REPEATS
+        costs = measure_costs(nested, densities=settings.levels, batch=batch, threads=THREADS, repeats=repeats).costs
+        if any(layer.dense_ms is not None for layer in costs.layers.values()):
+            found.append(costs)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

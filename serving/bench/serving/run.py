@@ -48,19 +48,19 @@ class LoadTestOptions:
     """
 
     checkpoint: Path | None
-    target: str | None
-    model: str | None
-    data: Path | None
-    out: Path
-    arrivals: Path | None
     traces: tuple[str, ...]
     co_runners: tuple[str, ...]
     seconds: float
-    slo_ms: float | None
-    utilisation: float
-    picture: Path | None
-    seed: int
-    connections: int
+    utilisation: float = 0.6
+    target: str | None = None
+    model: str | None = None
+    data: Path | None = None
+    out: Path = Path("demo-out")
+    arrivals: Path | None = None
+    slo_ms: float | None = None
+    picture: Path | None = None
+    seed: int = 0
+    connections: int = 1
 
     def __post_init__(self) -> None:
         for name in ("seconds", "slo_ms", "utilisation"):

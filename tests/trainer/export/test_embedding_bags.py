@@ -58,3 +58,23 @@ def test_the_file_answers_as_torch(options: dict[str, object], weighted: bool, l
                 net.set_level(level)
                 expected = net(*(torch.from_numpy(each) for each in x.values())).detach().numpy()
                 np.testing.assert_allclose(*session.run(inputs, level).values(), expected, rtol=1e-4, atol=1e-5)
+
+
+class Offsets(Bags):
+    """Bags of several lengths: where each begins in one row of items."""
+
+    def forward(self, items: Tensor, offsets: Tensor) -> Tensor:  # type: ignore[override]
+        return torch.as_tensor(self.head(self.bag(items, offsets)))
+
+
+@pytest.mark.parametrize("mode", ["mean", "max"])
+def test_an_empty_bag_answers_as_torch(mode: str, tmp_path: Path) -> None:
+    """With zeros, as the first, the last or between others."""
+    net = nest(Offsets(mode=mode).eval(), densities=(0.3, 0.7))
+    items = torch.tensor([1, 3, 3, 10, 2])
+    path = export(net, (items, torch.tensor([0, 2, 3])), tmp_path / "model.safetensors", fixed_batch=True)
+    with Session(path, threads=1) as session:
+        for starts in ([0, 0, 3], [0, 5, 5], [0, 2, 2]):
+            offsets = torch.tensor(starts)
+            (answer,) = session.run({"items": items.numpy(), "offsets": offsets.numpy()}).values()
+            np.testing.assert_allclose(answer, net(items, offsets).detach().numpy(), rtol=1e-4, atol=1e-5)

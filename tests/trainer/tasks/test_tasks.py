@@ -25,6 +25,7 @@ from nested_sparse.trainer import (
     TrainConfig,
     export,
     file_metrics,
+    fine_tune_int8,
     metrics_per_level,
     nest,
     train,
@@ -172,6 +173,25 @@ def test_levels_learn_soft_labels_of_each_position(tmp_path: Path) -> None:
     export(net, (words[:1],), tmp_path / "letters.safetensors", metrics=metrics)
     of_file = file_metrics(tmp_path / "letters.safetensors", batches, task=task)
     assert of_file["bits_per_byte"] == pytest.approx(expected, rel=1e-4)
+
+
+class Counting(Language):
+    """Language that counts the outputs of which it was asked for the logits."""
+
+    asked = 0
+
+    def logits(self, outputs: Any) -> Tensor:
+        type(self).asked += 1
+        return super().logits(outputs)
+
+
+def test_a_fine_tuning_to_int8_takes_the_soft_labels_of_its_task() -> None:
+    """The loss is another's, so every call is for soft labels."""
+    words = torch.randint(5, (6, 4), generator=torch.Generator().manual_seed(0))
+    net, task = nest(Letters(), densities=(0.5, 0.9), pattern="unstructured"), Counting()
+    config = TrainConfig(int8_epochs=1, distill_weight=0.5)
+    fine_tune_int8(net, lambda _: [(words, words)], Language().loss, config, task=task)
+    assert Counting.asked > 0
 
 
 def test_a_recipe_without_a_task_is_a_classification(tmp_path: Path) -> None:

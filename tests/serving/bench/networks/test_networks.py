@@ -11,6 +11,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from nested_sparse.network import DenseModule, Network
+from nested_sparse.runtime.profiling import CostMeasurement, measure_costs
 from nested_sparse.serving import cli
 from nested_sparse.serving.bench.networks import measure
 from nested_sparse.serving.bench.networks.measure import LEAST_ROUNDS, Settings, measure_network
@@ -45,6 +46,30 @@ def test_a_row_has_the_figures_of_its_network(name):
     assert min(row.seconds.nest, row.seconds.export, row.seconds.plain_export) > 0
     assert sum(row.reasons.values()) == len(row.network.dense)
     json.dumps(row.to_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize("dense", [(), ("0",), ("0", "1")])
+def test_layers_are_chosen_by_the_costs_of_each_batch(monkeypatch, dense):
+    """By costs as given here: the network is exported again where a layer stays dense, and not where all would."""
+    given, exports = [], []
+
+    def measured(path, *, densities, batch, **_):
+        costs = measure_costs(path, densities=densities, batch=batch, repeats=1, threads=1).costs
+        slow = dense if batch == 3 else ()  # at batch 1 every layer is faster sparse
+        layers = {name: replace(layer, dense_ms=0.0 if name in slow else 1e6) for name, layer in costs.layers.items()}
+        given.append((densities, batch))
+        return CostMeasurement(replace(costs, layers=layers), ())
+
+    export = measure.export
+    monkeypatch.setattr(measure, "measure_costs", measured)
+    monkeypatch.setattr(measure, "export", lambda *args, **options: exports.append(1) or export(*args, **options))
+    row = measure_network(with_model(nn.Sequential(nn.Linear(16, 24), nn.Linear(24, 8)), 16), SETTINGS)
+    assert row.unavailable == ""
+    assert given == [(LEVELS, 1), (LEVELS, 3)]
+    assert set(row.measured) == ({"0"} if dense == ("0",) else set())
+    assert len(exports) == (2 if dense == ("0",) else 1)
+    assert bool(row.unprofitable) == (len(dense) == 2)
+    assert all("at batch 3" in why for why in row.measured.values())
 
 
 def test_a_network_that_cannot_be_nested_says_why():

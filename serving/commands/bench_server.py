@@ -1,0 +1,50 @@
+"""`nested-sparse bench server`: every figure of the server in one table."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nested_sparse.errors import BenchError
+
+from .output import print_json
+
+
+def server(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint to serve.", metavar="FILE")],
+    quick: Annotated[bool, typer.Option("--quick", help="Shorter parts: about 5 minutes in place of 25.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Only the JSON line on stdout.")] = False,
+) -> None:
+    """Installed size, start, cost of a call, levels under load: each with its bound, in one table; a JSON line last.
+
+    It joins `bench front` and `bench serving` with a few starts of the server. A part that cannot be measured here is a
+    row with the reason. Wrong answers and failed requests end in exit code 1. Needs the [bench] and [train] extras.
+
+    Example: `nested-sparse bench server docs/examples/fashion-mnist.safetensors --quick`
+    """
+    from rich.console import Console
+
+    from ..bench.machine import machine_facts
+    from ..bench.neighbours import TOLERABLE_LOAD, Neighbours, read_family_cpu_seconds
+    from ..bench.server.run import ServerOptions, measure_server
+    from ..bench.serving.report import errors_of, print_figures
+    from .output import print_line
+
+    if not checkpoint.is_file():
+        raise BenchError(f"{checkpoint}: no such file")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers and co-runners end, too
+    neighbours = Neighbours(read_family_cpu_seconds)
+    figures, cells = measure_server(ServerOptions(checkpoint, quick), Console(stderr=True))
+    other_load = neighbours.cores()
+    if not as_json:
+        print_figures(figures)
+        if other_load > TOLERABLE_LOAD:
+            print_line(f"Other processes kept {other_load:.1f} cores busy meanwhile: measure again on an idle machine.")
+    print_json({"figures": [each.to_json() for each in figures], "other_load": other_load, **machine_facts()})
+    errors = errors_of(cells)
+    if errors:
+        raise BenchError("; ".join(errors))

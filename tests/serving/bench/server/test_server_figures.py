@@ -1,0 +1,71 @@
+"""Server figures: the installed size, the time of a start, and the one table of all parts."""
+
+from __future__ import annotations
+
+import json
+import os
+from importlib.metadata import distribution
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from nested_sparse.errors import NestedSparseError
+from nested_sparse.serving.bench.reach import Reach
+from nested_sparse.serving.bench.server import run
+from nested_sparse.serving.bench.server.installed import installed_bytes, installed_figure
+from nested_sparse.serving.bench.server.start import start_figure
+from nested_sparse.serving.bench.serving.figure import Figure
+from nested_sparse.serving.cli import app
+from support import EXAMPLE
+
+
+def folder_bytes(package: str) -> int:
+    """Bytes of a package's folder, found by walking it."""
+    top = Path(str(distribution(package).locate_file(package)))
+    return sum(os.path.getsize(Path(folder) / name) for folder, _, names in os.walk(top) for name in names)
+
+
+def test_every_requirement_is_counted() -> None:
+    """All that a server imports is there and no extra is; the bytes of a package are those of its folder."""
+    sizes = installed_bytes()
+    assert {"nested-sparse", "numpy", "onnxruntime", "grpcio", "protobuf", "safetensors", "typer", "pip"} <= set(sizes)
+    assert not {"torch", "onnx", "aiohttp", "cryptography", "pytest"} & set(sizes)
+    # byte code that a test wrote is not on the installer's list
+    assert 0.5 * folder_bytes("onnxruntime") < sizes["onnxruntime"] < 1.1 * folder_bytes("onnxruntime")
+    figure = installed_figure()
+    assert figure.measured == pytest.approx(sum(sizes.values()) / 1e6, abs=0.1)
+    assert "onnxruntime" in figure.note
+
+
+def test_a_start_is_measured() -> None:
+    """One start that measures the levels, then one with the kept profile."""
+    figure = start_figure(EXAMPLE, times=1)
+    assert figure.measured is not None
+    first_s, second_s = figure.details["taken_s"]
+    assert figure.measured == second_s > 0 < first_s
+
+
+def test_one_table_of_all_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part that cannot be measured is a row with the reason, and the others are there all the same."""
+
+    def refuse(*_: Any) -> list[Figure]:
+        raise NestedSparseError("it needs torch: pip install 'nested-sparse[train]'")
+
+    monkeypatch.setattr(run, "start_figure", lambda path, times: Figure("start", "s", Reach("<=", 1.0), 0.5))
+    monkeypatch.setattr(run, "_front", refuse)
+    monkeypatch.setattr(run, "_load", lambda *_: [Figure("worst cell", "points", Reach(">=", 0.0), -0.25)])
+    result = CliRunner().invoke(app, ["bench", "server", str(EXAMPLE), "--quick"])
+    assert result.exit_code == 0, result.output
+    figures = json.loads(result.stdout.splitlines()[-1])["figures"]
+    assert [each["name"] for each in figures[1:]] == ["start", "calls beside a bare gRPC server", "worst cell"]
+    assert [each["met"] for each in figures[1:]] == [True, None, False]
+    assert "it needs torch" in figures[2]["unavailable"]
+    assert "worst cell" in result.stdout
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    """It is said before anything is measured."""
+    result = CliRunner().invoke(app, ["bench", "server", str(tmp_path / "none.safetensors")])
+    assert result.exit_code != 0
