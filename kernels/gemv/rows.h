@@ -186,7 +186,7 @@ void diagonal_group(const GemvArgs& args, int64_t group) {
   float lanes[W::kRows] = {};
   diagonal.store(lanes);
   for (int i = 0; i < W::kRows; ++i) sums[i % V] += lanes[i];
-  gemv_store<V>(args, group, &sums);
+  for (int v = 0; v < V; ++v) gemv_store_row(args, group * V + v, sums[v]);
 }
 
 // The kernel for blocks of V = 1 or 2 rows.
