@@ -162,9 +162,20 @@ class ElasticPolicy:
         return replace(
             decision,
             predicted_ms=stop.wall_ms(now_s, decision.predicted_ms),
-            retry_after_ms=stop.wall_ms(now_s, decision.retry_after_ms) if decision.level is None else 0.0,
+            retry_after_ms=self._retry_ms(decision, request, now_s) if decision.level is None else 0.0,
             reason=reason,
         )
+
+    def _retry_ms(self, decision: Decision, request: Waiting, now_s: float) -> float:
+        """Time of the clock until a request like a shed one may be served: between the standstills, or by a probe."""
+        stop, budget_ms = self._standstill, _budget_ms(request, now_s)
+        drained_ms = stop.wall_ms(now_s, decision.drained_ms)
+        for after_ms in (drained_ms, drained_ms + stop.refill_ms(now_s + drained_ms / 1e3)):
+            at_s = now_s + after_ms / 1e3
+            left_ms = stop.left_ms(now_s, at_s + budget_ms / 1e3) - stop.left_ms(now_s, at_s)
+            if decision.predicted_ms <= left_ms:
+                return max(1.0, after_ms)
+        return max(1.0, drained_ms) if decision.drained_ms > 0 else self._forecast.probe_every_s * 1e3
 
     def _resolved(self, request: Waiting) -> Waiting:
         """`request` with its levels as indices. Raises LevelError where it allows no level of the profile."""

@@ -73,6 +73,10 @@ class Standstill:
         periods, rest_s = divmod(wall_s - refill_s, self._period_s)
         return (room_s + periods * self._running_s + min(rest_s, self._running_s)) * 1e3
 
+    def refill_ms(self, now_s: float) -> float:
+        """Time until the quota is given anew; 0 while not active."""
+        return self._room(now_s)[1] * 1e3 if self._active else 0.0
+
     def wall_ms(self, now_s: float, run_ms: float) -> float:
         """Time from now until runs of `run_ms` have ended, if they begin now."""
         if not self._active:
