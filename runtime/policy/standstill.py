@@ -41,6 +41,8 @@ class Standstill:
         self._active = False
         self._stopped_s = -math.inf
         self._unread_until_s = -math.inf
+        self._unchecked_until_s = -math.inf
+        self._checked: QuotaReading | None = None
         self._period_s = 0.0
         self._stops: int | None = None
         self._refill: tuple[float, float] | None = None  # clock readings between which the quota came back once
@@ -56,6 +58,20 @@ class Standstill:
         if self._active and now_s - self._stopped_s > BELIEVED_PERIODS * self._period_s:
             self._active = False  # else, with a wrong onset, every request could be refused for ever
         return self._active
+
+    def is_over(self, now_s: float) -> bool:
+        """Ask the sensor, once a period at most, whether the quota is gone or has not stopped us for a period.
+
+        Called before a request is refused because of a standstill: where all are refused, no run would tell it.
+        """
+        if self._active and now_s >= self._unchecked_until_s:
+            before, self._checked = self._checked, self._read()
+            lately = now_s - self._unchecked_until_s <= self._period_s
+            gone = self._checked is None or self._checked.period_ms / 1e3 != self._period_s
+            if gone or (lately and self._checked == before and before is not None and before.stops is not None):
+                self._active = False
+            self._unchecked_until_s = now_s + self._period_s
+        return not self._active
 
     @property
     def share(self) -> float:

@@ -303,6 +303,27 @@ def test_a_refusal_in_a_standstill_hints_at_its_end(slack_ms: float, turn: str) 
     assert decision.retry_after_ms == pytest.approx(50.0, abs=5.0)
 
 
+@pytest.mark.parametrize("turn", ["choose", "admit"])
+def test_a_quota_that_is_lifted_refuses_nothing(turn: str) -> None:
+    """10 ms of a second, and a request a second half a period later: none runs, so a refusal asks the sensor."""
+    reading: list[QuotaReading | None] = [QuotaReading(1000.0, 0)]
+    policy = ElasticPolicy(PROFILE, quota=lambda: reading[0])
+
+    def level(second: int) -> int | None:
+        request, now_s = due(second * 1e3 + 500.0 + 100.0), second + 0.5
+        decide = policy.choose(request, [], now_s) if turn == "choose" else policy.admit(request, [], 0.0, now_s)
+        return decide.level
+
+    for period in range(8):
+        reading[0] = QuotaReading(1000.0, period + 1)
+        policy.stopped_ms(period + 0.008, period + 1.001, 5.0)
+    assert level(8) is None
+    reading[0] = QuotaReading(1000.0, 9)
+    assert level(9) is None
+    reading[0] = None
+    assert level(11) is not None
+
+
 def test_a_hint_waits_for_a_room_that_is_long_enough() -> None:
     """A request that needs more than what is left before the standstill, and less than its time, comes after it."""
     policy = ElasticPolicy(PROFILE, quota=lambda: QuotaReading(100.0))
