@@ -103,13 +103,19 @@ def _metrics(
     doing: str,
 ) -> dict[str, list[float]]:
     task = DEFAULT if task is None else task
-    totals, differing, count = [0.0] * levels, [0] * levels, 0
+    totals, differing, count, batch_count = [0.0] * levels, [0] * levels, 0, 0
     for inputs, targets in batches:
+        batch_count += 1
         judged = [task.judged(answer(inputs, level), targets, doing) for level in range(levels)]
         for level, (scores, choices) in enumerate(judged):
             totals[level] += scores.sum().item()
             differing[level] += int((choices != judged[-1].choices).sum())
         count += len(judged[-1].choices)
+    if batch_count and not count:
+        raise TrainingError(
+            f"{doing}: expected targets to score, got none in {batch_count} batches: all are left out (class -100), or "
+            "no list has a relevant document; give other data"
+        )
     if not count:
         raise TrainingError(f"{doing} needs at least one sample, got none")
     return {task.quality: [each / count for each in totals], DISAGREEMENT: [each / count for each in differing]}

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from nested_sparse.level import ACCURACY
 
 from .hits import choices
+from .labels import cross_entropy
 from .task import IGNORED, Judged, Task, check_logits
 
 
@@ -23,8 +23,8 @@ class Classification(Task):
     quality = ACCURACY
 
     def loss(self, outputs: Any, targets: Any) -> Tensor:
-        """Cross-entropy, mean over the items."""
-        return F.cross_entropy(self._classes_second(outputs), targets)
+        """Cross-entropy, mean over the items. Raises TrainingError where the targets do not fit."""
+        return cross_entropy(self._classes_second(outputs), targets)
 
     def judged(self, outputs: Any, targets: Any, doing: str) -> Judged:
         """Whether each item's largest logit is at its target."""

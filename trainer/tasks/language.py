@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nested_sparse.errors import TrainingError
 
+from .labels import cross_entropy
 from .task import IGNORED, Judged, Task, check_logits, kind
 
 
@@ -25,8 +26,8 @@ class Language(Task):
     higher_is_better = False
 
     def loss(self, outputs: Any, targets: Any) -> Tensor:
-        """Cross-entropy in nats, mean over the positions."""
-        return F.cross_entropy(self.logits(outputs), targets)
+        """Cross-entropy in nats, mean over the positions. Raises TrainingError where the targets do not fit."""
+        return cross_entropy(self.logits(outputs), targets)
 
     def judged(self, outputs: Any, targets: Any, doing: str) -> Judged:
         """Bits of each position's target, and the likeliest class there."""

@@ -15,6 +15,8 @@ from .task import Judged, Task, kind
 
 ABSENT = -1
 """Relevance of a place at which a list has no document."""
+MOST_RELEVANT = 60
+"""Greatest relevance: the gains of many such documents still have a sum."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,12 @@ class Ranking(Task):
                 f"{kind(outputs)} and {kind(targets)}; nest a module whose forward returns a score for each document"
             )
         absent = targets == ABSENT
+        wrong = ~absent & ~((targets >= 0) & (targets <= MOST_RELEVANT))
+        if wrong.any():
+            raise TrainingError(
+                f"relevances: expected 0 to {MOST_RELEVANT}, or {ABSENT} where a list has no document, got "
+                f"{targets[wrong][0].item()}; grade the documents anew, 0 for what is not relevant"
+            )
         gains = (torch.exp2(targets.float()) - 1).masked_fill(absent, 0)
         return outputs.masked_fill(absent, -torch.inf), gains
 
