@@ -165,6 +165,8 @@ def test_rows_are_trained_kept_timed_and_shown(
     assert str(keep) not in results
     lines = [json.loads(each) for each in results.splitlines()]
     assert [each.get("teacher") for each in lines] == [None, "dense, B/4, 100 %", None]
+    assert lines[2]["int8_of"] == "five"
+    assert [lines[2][key] for key in ("settings", "passes")] == [lines[1][key] for key in ("settings", "passes")]
     with Checkpoint.open(keep / "five,-int8-0.safetensors") as checkpoint:
         assert {layer.value_type.scaled for layer in checkpoint.layers} == {True}
         assert [level["accuracy"] for level in lines[2]["levels"]] == [
@@ -200,6 +202,14 @@ def test_a_row_of_another_name_is_refused(study: ModuleType, tmp_path: Path) -> 
     path = tmp_path / "small.toml"
     path.write_text(STUDY.replace('compare = "dense, B/4, 100 %"', 'compare = "none"'))
     with pytest.raises(SystemExit, match="row 'five': there is no row 'none'"):
+        study.Study(path)
+
+
+@pytest.mark.parametrize("line", ['int8_of = "five, int8"', 'int8_of = "five"\nsettings = { "train.lr" = 1.0 }'])
+def test_a_row_in_int8_has_a_trained_row_and_its_settings(study: ModuleType, tmp_path: Path, line: str) -> None:
+    path = tmp_path / "small.toml"
+    path.write_text(STUDY.replace('int8_of = "five"', line))
+    with pytest.raises(SystemExit, match="row 'five, int8': int8_of names a row that is trained"):
         study.Study(path)
 
 

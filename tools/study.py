@@ -113,11 +113,13 @@ class Study:
         self.title, self.data = content["title"], content["data"]
         self._epoch_samples = content.get("settings", {}).get(EPOCH_SAMPLES)
         self.rows = [_row(content, row) for row in content["row"]]
-        names = {row.name for row in self.rows}
-        for row in self.rows:
+        self.named = {row.name: row for row in self.rows}
+        for row, given in zip(self.rows, content["row"], strict=True):
             for other in (*row.compare, row.teacher, row.int8_of):
-                if other and other not in names:
+                if other and other not in self.named:
                     sys.exit(f"{path}: row '{row.name}': there is no row '{other}'")
+            if row.int8_of and (self.named[row.int8_of].int8_of or {"settings", "teacher"} & given.keys()):
+                sys.exit(f"{path}: row '{row.name}': int8_of names a row that is trained, and goes without settings")
 
     def files(self, folder: Path) -> dict[str, str]:
         """The settings that name the data's files in `folder`."""
@@ -125,7 +127,7 @@ class Study:
 
     def int8_command(self, row: Row, float32: Path, data: Path, made: Path) -> list[str]:
         """Arguments of int8_accuracy.py, which write `made` from `float32`, a checkpoint of the row's `int8_of`."""
-        of = next(each for each in self.rows if each.name == row.int8_of)
+        of = self.named[row.int8_of]
         return [of.recipe, str(float32), *of.sets(self.files(data)), "--methods", "mse", "--out", str(made)]
 
     def runs(self) -> dict[tuple[str, int], dict[str, Any]]:
@@ -154,9 +156,10 @@ class Study:
 
     def finish(self, row: Row, seed: int, figures: dict[str, Any]) -> None:
         """Add a finished run's figures."""
-        taught = {"teacher": row.teacher} if row.teacher else {}
+        other = {key: name for key in ("teacher", "int8_of") if (name := getattr(row, key))}
         kept = {key: figures[key] for key in FIGURES}
-        line = {"row": row.name, "seed": seed, **kept, **taught, "settings": row.settings}
+        settings = self.named[row.int8_of or row.name].settings
+        line = {"row": row.name, "seed": seed, **kept, **other, "settings": settings}
         with self.results.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
@@ -166,7 +169,7 @@ class Study:
 
     def checkpoint(self, name: str, seed: int, arguments: argparse.Namespace) -> Path | None:
         """The checkpoint of a finished run: the kept one, else the one in the run's folder; None if there is none."""
-        row = next(row for row in self.rows if row.name == name)
+        row = self.named[name]
         kept = [] if arguments.keep is None else [arguments.keep / f"{row.slug}-{seed}.safetensors"]
         found = [*kept, *sorted(self.folder(row, seed, arguments.out).glob("*.safetensors"))]
         return next((path for path in found if path.is_file()), None)
