@@ -26,7 +26,7 @@ def cross_entropy(logits: Any, targets: Any) -> Tensor:
             raise
         raise TrainingError(reason) from error
     if loss.isnan() and bool((targets == IGNORED).all()):
-        return 0.0 * logits.sum()  # as a mean it is 0 / 0, and would end the training
+        loss = 0.0 * logits.sum()  # as a mean it is 0 / 0, and would end the training
     return loss
 
 
