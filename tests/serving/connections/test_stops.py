@@ -1,4 +1,4 @@
-"""Stops: how long a quota stopped the loop, on a group of processes with a count of stops; and the front that asks."""
+"""Stops: the time in which a quota stops the loop, told by its lateness and the count of stops, and the front."""
 
 from __future__ import annotations
 
