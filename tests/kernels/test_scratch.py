@@ -26,7 +26,7 @@ from nested_sparse.value_type import FLOAT16
 rng = np.random.default_rng(0)
 node = linear_node(rng, 131072, 64, 16, densities=(0.05,), value_type=FLOAT16)
 model = SparseModel([node], threads=2)
-x = rng.standard_normal((4, 131072)).astype(np.float32)
+x = rng.standard_normal((16, 131072), np.float32)
 status = dict(line.split(":") for line in open("/proc/self/status") if ":" in line)
 used = int(status["VmSize"].split()[0]) * 1024
 resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), resource.RLIM_INFINITY))

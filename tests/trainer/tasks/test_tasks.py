@@ -219,11 +219,11 @@ def test_faults_of_a_task_are_found_before_the_data(tmp_path: Path, settings: li
 
 def test_figures_and_file_name_the_task_s_metrics(tmp_path: Path) -> None:
     """Without a dense stage the dense model's metric is unknown."""
-    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "own_ranking.py").write_text(OWN)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
         patch.syspath_prepend(tmp_path)
-        settings = ("task.name=ranking", "data.name=own:data", "model.name=own:model", *SHORT)
+        settings = ("task.name=ranking", "data.name=own_ranking:data", "model.name=own_ranking:model", *SHORT)
         figures = run_recipe(tiny(tmp_path, *settings), tmp_path / "out")
     names = ["disagreement", "ndcg@10"]
     with Checkpoint.open(tmp_path / "out" / "tiny.safetensors") as checkpoint:
