@@ -119,7 +119,7 @@ def find_levels(net: NestedModel, inputs: Any, damping: float, *, keep_values: b
 
 def _check_finite(net: NestedModel) -> None:
     """Raise TrainingError where a layer or a norm was given values that its type cannot hold."""
-    found = {
+    found: dict[str, tuple[Tensor | None, ...]] = {
         name: (layer.masked_weight(net.level_count - 1), layer.scales, layer.biases)
         for name, layer in net.nested_layers().items()
     }

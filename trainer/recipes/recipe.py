@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from nested_sparse.argument import shown
@@ -31,7 +32,6 @@ from ..nestings import NESTINGS, Nesting, default_nesting
 from ..schedules import SCHEDULES, Schedule
 from ..stage import LossFunction
 from ..tasks import TASKS, Classification, Task
-from ..tasks.labels import cross_entropy
 from ..zoo import MODELS
 from .output import OutputOptions, output_problems
 from .own_function import errors_named, named_loss, named_source
@@ -40,7 +40,7 @@ from .teacher import TeacherOptions
 FOLDER = Path(__file__).parent
 """Folder of the named recipes."""
 TABLES = ("task", "data", "model", "nest", "schedule", "nesting", "teacher", "train", "output")
-LOSSES: dict[str, LossFunction] = {"cross_entropy": cross_entropy}
+LOSSES: dict[str, LossFunction] = {"cross_entropy": F.cross_entropy}
 DATA_FACTS = ("classes", "channels", "features")
 """Arguments of a model that the data gives where [model] does not."""
 DEVICES = ("auto", "cpu", "cuda")
