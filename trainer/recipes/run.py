@@ -295,12 +295,21 @@ def _export(recipe: Recipe, data: TrainingData, net: NestedModel, path: Path) ->
     output = recipe.output
     if output.values != INT8.name:
         metrics = _chosen_metrics(recipe, lambda: metrics_per_level(net, data.scored(), task=recipe.task))
-        export(net, data.example, path, metrics=metrics, values=output.values, force=True)
+        export(
+            net,
+            data.example,
+            path,
+            metrics=metrics,
+            fixed_batch=output.fixed_batch,
+            values=output.values,
+            force=True,
+        )
         return metrics
     export(
         net,
         data.example,
         path,
+        fixed_batch=output.fixed_batch,
         values=output.values,
         calibration=data.batches(0),
         calibration_samples=output.calibration_samples,
