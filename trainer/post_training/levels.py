@@ -119,11 +119,11 @@ def find_levels(net: NestedModel, inputs: Any, damping: float, *, keep_values: b
 
 def _check_finite(net: NestedModel) -> None:
     """Raise TrainingError where a layer or a norm was given values that its type cannot hold."""
-    found = {
+    found: dict[str, tuple[Tensor | None, ...]] = {
         name: (layer.masked_weight(net.level_count - 1), layer.scales, layer.biases)
         for name, layer in net.nested_layers().items()
     }
-    found |= {name: tuple(norm.buffers()) for name, norm in net.level_norms().items()}
+    found.update({name: tuple(norm.buffers()) for name, norm in net.level_norms().items()})
     for name, tensors in found.items():
         for tensor in tensors:
             if tensor is not None and not tensor.isfinite().all():
