@@ -236,9 +236,10 @@ class _Search:
         self.values = self._fitted(self.values * kept, kept & ~self.frozen, steps)
 
     def lost(self, level: int) -> float:
-        """What the values found for `level` lose of the layer's output against own values of the same weights.
+        """The energy of the layer's output that own values explain and the values found for `level` do not.
 
-        As a part of the output's energy, on the dense model's inputs, each row with its best scale; below 0 if nearer.
+        Both have the weights of the level. A part of the whole energy, on the dense model's inputs, each row with its
+        best scale; below 0 where the found values explain more.
         """
         kept = by_group(self.layer, self.layer.mask(level))
         found = by_group(self.layer, self.layer.values).float()
