@@ -19,7 +19,7 @@ from nested_sparse.argument import finite, whole
 from nested_sparse.errors import ServingError
 from nested_sparse.excerpt import excerpt
 from nested_sparse.proto import messages
-from nested_sparse.runtime.resources import Governor
+from nested_sparse.runtime.resources import CpuQuota, Governor
 
 from .connections.bounded import BoundedServices
 from .connections.connection_limits import ConnectionLimits
@@ -213,6 +213,7 @@ class Server:
             generic_handler(self._servicer),
             self._shortest_slo_ms(),
             self._metrics.shed_in_front,
+            quota=CpuQuota(),
         )
         self._metrics.watch_front(self._front.wait_s)
         gate = Gate(self.security.rights, self._front.probe_path, self._metrics.count_unread)

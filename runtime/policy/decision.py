@@ -47,7 +47,8 @@ class Decision:
     level: index of the level to run it at; None: shed it.
     predicted_ms: predicted time of the run at that level; of a shed request, at the lowest level that it allows.
     reason: cause of the choice, in words for logs and for the client.
-    retry_after_ms: time until the queue should have drained, for a shed request.
+    retry_after_ms: time until a request like it may be served, for a shed request: the queue has drained by then.
+    drained_ms: predicted time of the runs that wait, for a shed request.
     take: number of requests that run together as one batch, the chosen one included, from the head of the queue.
     """
 
@@ -56,3 +57,4 @@ class Decision:
     reason: str
     retry_after_ms: float = 0.0
     take: int = 1
+    drained_ms: float = 0.0

@@ -87,11 +87,13 @@ class ElasticPolicy:
     def admit(self, request: Waiting, queue: Sequence[Waiting], busy_ms: float, now_s: float) -> Decision:
         """As LevelPolicy."""
         self._arrivals.note(request.batch, _budget_ms(request, now_s), now_s, request.sizes)
-        if not self._standstill.active(now_s):
-            return self._forecast.admit(request, queue, _lowest, busy_ms, now_s)
-        busy_ms = self._standstill.left_ms(now_s, now_s + busy_ms / 1e3)
-        ready, behind = self._without_stops(request, now_s), [self._without_stops(each, now_s) for each in queue]
-        return self._with_stops(self._forecast.admit(ready, behind, _lowest, busy_ms, now_s), request, now_s)
+        if self._standstill.active(now_s):
+            running_ms = self._standstill.left_ms(now_s, now_s + busy_ms / 1e3)
+            ready, behind = self._without_stops(request, now_s), [self._without_stops(each, now_s) for each in queue]
+            decision = self._forecast.admit(ready, behind, _lowest, running_ms, now_s)
+            if decision.level is not None or not self._standstill.is_over(now_s):
+                return self._with_stops(decision, request, now_s)
+        return self._forecast.admit(request, queue, _lowest, busy_ms, now_s)
 
     def arrived(self, request: Waiting, now_s: float) -> None:
         """As LevelPolicy."""
@@ -100,10 +102,12 @@ class ElasticPolicy:
     def choose(self, request: Waiting, queue: Sequence[Waiting], now_s: float) -> Decision:
         """As LevelPolicy. Raises LevelError if the request allows a level that was not profiled, or none at all."""
         request = self._resolved(request)
-        if not self._standstill.active(now_s):
-            return self._choose(request, queue, now_s)
-        ready, behind = self._without_stops(request, now_s), [self._without_stops(each, now_s) for each in queue]
-        return self._with_stops(self._choose(ready, behind, now_s), request, now_s)
+        if self._standstill.active(now_s):
+            ready, behind = self._without_stops(request, now_s), [self._without_stops(each, now_s) for each in queue]
+            decision = self._choose(ready, behind, now_s)
+            if decision.level is not None or not self._standstill.is_over(now_s):
+                return self._with_stops(decision, request, now_s)
+        return self._choose(request, queue, now_s)
 
     def _choose(self, request: Waiting, queue: Sequence[Waiting], now_s: float) -> Decision:
         """choose() where nothing stops this process."""
@@ -162,9 +166,20 @@ class ElasticPolicy:
         return replace(
             decision,
             predicted_ms=stop.wall_ms(now_s, decision.predicted_ms),
-            retry_after_ms=stop.wall_ms(now_s, decision.retry_after_ms) if decision.level is None else 0.0,
+            retry_after_ms=self._retry_ms(decision, request, now_s) if decision.level is None else 0.0,
             reason=reason,
         )
+
+    def _retry_ms(self, decision: Decision, request: Waiting, now_s: float) -> float:
+        """Time of the clock until a request like a shed one may be served: between the standstills, or by a probe."""
+        stop, budget_ms = self._standstill, _budget_ms(request, now_s)
+        drained_ms = stop.wall_ms(now_s, decision.drained_ms)
+        for after_ms in (drained_ms, drained_ms + stop.refill_ms(now_s + drained_ms / 1e3)):
+            at_s = now_s + after_ms / 1e3
+            left_ms = stop.left_ms(now_s, at_s + budget_ms / 1e3) - stop.left_ms(now_s, at_s)
+            if decision.predicted_ms <= left_ms:
+                return max(1.0, after_ms)
+        return max(1.0, drained_ms) if decision.drained_ms > 0 else self._forecast.probe_every_s * 1e3
 
     def _resolved(self, request: Waiting) -> Waiting:
         """`request` with its levels as indices. Raises LevelError where it allows no level of the profile."""

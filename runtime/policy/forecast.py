@@ -44,7 +44,7 @@ class Forecast:
         self.profile = profile
         self.slowdown = Slowdown() if slowdown is None else slowdown
         self.workers = workers
-        self._probe_every_s = probe_every_s
+        self.probe_every_s = probe_every_s
         self._residuals = Residuals(profile.level_count)
         self._factors = [1.0] * profile.level_count
         self._refreshed_s = 0.0
@@ -172,7 +172,7 @@ class Forecast:
             return False
         if profiled_ms * self._probed_ratio <= request.slack_ms(now_s):
             return True
-        every_s = max(self._probe_every_s, profiled_ms * self.slowdown.factor(now_s) / 100)
+        every_s = max(self.probe_every_s, profiled_ms * self.slowdown.factor(now_s) / 100)
         return self._learned_s is None or now_s - self._learned_s >= every_s
 
     def _shed(self, level: int, cost_ms: float, wait_ms: float, slack_ms: float, drained_ms: float) -> Decision:
@@ -180,5 +180,5 @@ class Forecast:
             f"shed: level {level} needs {cost_ms:.1f} ms after {wait_ms:.1f} ms of waiting, {slack_ms:.1f} ms are left"
         )
         # with nothing to drain, only the next probe may change the answer
-        retry_after_ms = drained_ms if drained_ms > 0 else self._probe_every_s * 1e3
-        return Decision(None, cost_ms, reason, max(1.0, retry_after_ms))
+        retry_after_ms = drained_ms if drained_ms > 0 else self.probe_every_s * 1e3
+        return Decision(None, cost_ms, reason, max(1.0, retry_after_ms), drained_ms=drained_ms)

@@ -41,6 +41,8 @@ class Standstill:
         self._active = False
         self._stopped_s = -math.inf
         self._unread_until_s = -math.inf
+        self._unchecked_until_s = -math.inf
+        self._checked: QuotaReading | None = None
         self._period_s = 0.0
         self._stops: int | None = None
         self._refill: tuple[float, float] | None = None  # clock readings between which the quota came back once
@@ -57,6 +59,20 @@ class Standstill:
             self._active = False  # else, with a wrong onset, every request could be refused for ever
         return self._active
 
+    def is_over(self, now_s: float) -> bool:
+        """Ask the sensor, once a period at most, whether the quota is gone or has not stopped us for a period.
+
+        Called before a request is refused because of a standstill: where all are refused, no run would tell it.
+        """
+        if self._active and now_s >= self._unchecked_until_s:
+            before, self._checked = self._checked, self._read()
+            lately = now_s - self._unchecked_until_s <= self._period_s
+            gone = self._checked is None or self._checked.period_ms / 1e3 != self._period_s
+            if gone or (lately and self._checked == before and before is not None and before.stops is not None):
+                self._active = False
+            self._unchecked_until_s = now_s + self._period_s
+        return not self._active
+
     @property
     def share(self) -> float:
         """Share of the time in which this process may run, where it has enough to do; 1 while not active."""
@@ -72,6 +88,10 @@ class Standstill:
             return min(wall_s, room_s) * 1e3
         periods, rest_s = divmod(wall_s - refill_s, self._period_s)
         return (room_s + periods * self._running_s + min(rest_s, self._running_s)) * 1e3
+
+    def refill_ms(self, now_s: float) -> float:
+        """Time until the quota is given anew; 0 while not active."""
+        return self._room(now_s)[1] * 1e3 if self._active else 0.0
 
     def wall_ms(self, now_s: float, run_ms: float) -> float:
         """Time from now until runs of `run_ms` have ended, if they begin now."""

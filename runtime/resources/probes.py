@@ -152,7 +152,10 @@ def quota_folders(root: Path = ROOT) -> Iterator[tuple[float, float, Path]]:
             share = _optional_text(folder / "cpu.cfs_quota_us") or "-1"
             period = _optional_text(folder / "cpu.cfs_period_us") or "100000"
         if share not in ("max", "-1"):
-            yield float(share) / float(period), float(period) / 1e3, folder
+            share_us, period_us = float(share), float(period)
+            if not (0 < share_us < math.inf and 0 < period_us < math.inf):
+                raise ValueError(f"a CPU quota of {share} in {period} us")
+            yield share_us / period_us, period_us / 1e3, folder
 
 
 def cgroup_folders(controller: str, root: Path = ROOT) -> Iterator[Path]:

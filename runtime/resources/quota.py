@@ -29,10 +29,10 @@ class CpuQuota:
     def __call__(self) -> QuotaReading | None:
         """The quota now; None where there is none, or where it cannot be read."""
         try:
-            cores, period_ms, folder = min(quota_folders(self._root))
-        except (OSError, ValueError, ArithmeticError):  # absent or broken in any way; without a quota, min() fails
+            _, period_ms, folder = min(quota_folders(self._root))
+        except (OSError, ValueError):  # absent or broken in any way; without a quota, min() fails
             return None
-        return QuotaReading(period_ms, _stops(folder)) if cores > 0 and period_ms > 0 else None
+        return QuotaReading(period_ms, _stops(folder))
 
 
 def _stops(folder: Path) -> int | None:

@@ -15,11 +15,13 @@ from grpc import aio
 
 from nested_sparse.errors import OverloadedError
 from nested_sparse.proto import messages
+from nested_sparse.runtime.resources import QuotaReading
 from nested_sparse.runtime.scheduling import RecentCounts
 
 from ..fault import Ending
 from ..rights.caller import caller
 from .front_delay import FrontDelay
+from .stops import Stops
 
 INFER = f"/{messages.SERVICE_NAME}/ModelInfer"
 MODEST_SHARE = 0.5
@@ -45,7 +47,8 @@ class Front(grpc.GenericRpcHandler):  # type: ignore[misc]
     """Stands before a generic handler. For ModelInfer it sets `waited_s`, or refuses the call before its body is read.
 
     slo_ms: the shortest that a model promises. on_refused: called for each refusal, for the metrics. A refusal reads no
-    body, parses nothing and raises nothing: it costs about a fifth of an answer.
+    body, parses nothing and raises nothing: it costs about a fifth of an answer. quota: reads the CPU quota, whose
+    stops are not taken for overload.
 
     A client that its token tells apart, and that makes far fewer calls than others, is not refused: the others are.
 
@@ -59,8 +62,10 @@ class Front(grpc.GenericRpcHandler):  # type: ignore[misc]
         slo_ms: float,
         on_refused: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
+        quota: Callable[[], QuotaReading | None] = lambda: None,
     ) -> None:
         self.delay = FrontDelay(slo_ms)
+        self._stops = Stops(quota)
         self._recent = RecentCounts(self.delay.average_s)
         self._handler = handler
         self._on_refused = on_refused
@@ -72,7 +77,7 @@ class Front(grpc.GenericRpcHandler):  # type: ignore[misc]
         self._channel: aio.Channel | None = None
         self._probe: Any = None
         self._tick: asyncio.TimerHandle | None = None
-        self._tick_due_s = 0.0
+        self._tick_due_s = self._delay_due_s = 0.0
         self._called_s = 0.0
 
     def service(self, details: Any) -> Any:
@@ -83,10 +88,12 @@ class Front(grpc.GenericRpcHandler):  # type: ignore[misc]
         if method != INFER or not self._address:
             return self._handler.service(details)
         now_s = self._called_s = self._clock()
+        self._note_stop(now_s)
         client = caller.get()
         entry = self.delay.enter(now_s, client is not None and self._is_modest(client.name, now_s))
         if self._tick is None:
-            self._tick_at(now_s + self.delay.period_s)
+            self._delay_due_s = now_s + self.delay.period_s
+            self._plan_tick(now_s)
         self._probe_if_due(now_s)
         if entry.refused:
             return self._refusal
@@ -119,14 +126,17 @@ class Front(grpc.GenericRpcHandler):  # type: ignore[misc]
             self._channel = None
 
     async def _refuse(self, _: Any, context: Any) -> None:
-        ending = refusal(max(1, round(self.wait_s() * 1e3)))
+        now_s = self._clock()
+        ending = refusal(max(1, round(self.delay.wait_s(now_s) * 1e3)), max(1, round(self.delay.queued_s(now_s) * 1e3)))
         context.set_code(ending.status)  # in place of an abort, which raises and costs as much again
         context.set_details(ending.message)
         context.set_trailing_metadata(ending.trailers)
         self._on_refused()
 
     async def _probe_arrived(self, _: bytes, context: Any) -> bytes:
-        self.delay.probe_arrived(self._clock())
+        now_s = self._clock()
+        self._note_stop(now_s)
+        self.delay.probe_arrived(now_s)
         return b""
 
     def _probe_if_due(self, now_s: float) -> None:
@@ -146,6 +156,14 @@ class Front(grpc.GenericRpcHandler):  # type: ignore[misc]
             self._probe = None
             self.delay.probe_ended()
 
+    def _note_stop(self, now_s: float) -> None:
+        """Note the time in which the quota stopped this process; the tick tells it, or what comes before that."""
+        if self._tick is not None and (stopped_s := self._stops.stopped_s(self._tick_due_s, now_s)) > 0.0:
+            self.delay.stood_still(now_s - stopped_s, now_s, stopped_s)
+
+    def _plan_tick(self, now_s: float) -> None:
+        self._tick_at(min(self._delay_due_s, now_s + self._stops.look_every_s))
+
     def _tick_at(self, due_s: float) -> None:
         self._tick_due_s = due_s
         loop = asyncio.get_running_loop()
@@ -154,16 +172,21 @@ class Front(grpc.GenericRpcHandler):  # type: ignore[misc]
     def _on_tick(self) -> None:
         """Note how late the loop is; the next look is planned while requests come or wait."""
         now_s = self._clock()
-        self.delay.stood_still(self._tick_due_s, now_s)
+        self._note_stop(now_s)
+        if now_s >= self._delay_due_s:  # a quota's more frequent looks would find more of the time that others take
+            self.delay.stood_still(self._delay_due_s, now_s)
+            self._delay_due_s = now_s + self.delay.period_s
         self._probe_if_due(now_s)
         if now_s - self._called_s < ACTIVE_S or self.delay.waits:
-            self._tick_at(now_s + self.delay.period_s)
+            self._plan_tick(now_s)
         else:
             self._tick = None
 
 
 @functools.lru_cache(maxsize=256)
-def refusal(wait_ms: int) -> Ending:
-    """The status of a refused call; made once for each wait."""
+def refusal(wait_ms: int, queued_ms: int) -> Ending:
+    """The status of a refused call; made once for each wait. queued_ms: the wait less the stops of a CPU quota."""
     reason = f"shed: the server is overloaded; a new request waits {wait_ms} ms before it is read"
-    return Ending.of(OverloadedError(reason, float(wait_ms)))
+    if wait_ms > queued_ms:
+        reason += f", {wait_ms - queued_ms} ms of them while the CPU quota stops this server"
+    return Ending.of(OverloadedError(reason, float(queued_ms)))

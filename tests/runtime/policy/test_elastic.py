@@ -287,4 +287,58 @@ def test_a_standstill_to_come_leaves_less_time() -> None:
     assert "in which the CPU quota stops this process" in decision.reason
     late = policy.admit(due(171.3 + 5.0), [], 0.0, 0.1713)
     assert late.level is None
-    assert late.retry_after_ms > 8.0
+    assert late.retry_after_ms == pytest.approx(8.7, abs=1.2)
+
+
+@pytest.mark.parametrize("turn", ["choose", "admit"])
+@pytest.mark.parametrize("slack_ms", [10.0, 40.0])
+def test_a_refusal_in_a_standstill_hints_at_its_end(slack_ms: float, turn: str) -> None:
+    """A quota of 5 in 100 ms leaves 7 ms or so: the hint is the time until the refill, in ms of the clock."""
+    policy = ElasticPolicy(PROFILE, quota=lambda: QuotaReading(100.0))
+    for period in range(8):
+        policy.stopped_ms(period / 10 + 0.003, (period + 1) / 10 + 0.001, 5.0)
+    request, now_s = due(850.0 + slack_ms), 0.850
+    decision = policy.choose(request, [], now_s) if turn == "choose" else policy.admit(request, [], 0.0, now_s)
+    assert decision.level is None
+    assert decision.retry_after_ms == pytest.approx(50.0, abs=5.0)
+
+
+@pytest.mark.parametrize("turn", ["choose", "admit"])
+def test_a_quota_that_is_lifted_refuses_nothing(turn: str) -> None:
+    """10 ms of a second, and a request a second half a period later: none runs, so a refusal asks the sensor."""
+    reading: list[QuotaReading | None] = [QuotaReading(1000.0, 0)]
+    policy = ElasticPolicy(PROFILE, quota=lambda: reading[0])
+
+    def level(second: int) -> int | None:
+        request, now_s = due(second * 1e3 + 500.0 + 100.0), second + 0.5
+        decide = policy.choose(request, [], now_s) if turn == "choose" else policy.admit(request, [], 0.0, now_s)
+        return decide.level
+
+    for period in range(8):
+        reading[0] = QuotaReading(1000.0, period + 1)
+        policy.stopped_ms(period + 0.008, period + 1.001, 5.0)
+    assert level(8) is None
+    reading[0] = QuotaReading(1000.0, 9)
+    assert level(9) is None
+    reading[0] = None
+    assert level(11) is not None
+
+
+def test_a_hint_waits_for_a_room_that_is_long_enough() -> None:
+    """A request that needs more than what is left before the standstill, and less than its time, comes after it."""
+    policy = ElasticPolicy(PROFILE, quota=lambda: QuotaReading(100.0))
+    for period in range(8):
+        policy.stopped_ms(period / 10 + 0.003, (period + 1) / 10 + 0.001, 5.0)
+    decision = policy.admit(due(806.0 + 10.0, lowest=1), [], 0.0, 0.806)
+    assert decision.level is None
+    assert decision.retry_after_ms == pytest.approx(94.0, abs=5.0)
+
+
+def test_a_run_that_no_period_has_room_for_waits_for_a_probe() -> None:
+    """14 ms in periods that leave 7, for a request that has 20: the refill changes nothing."""
+    policy = ElasticPolicy(PROFILE, quota=lambda: QuotaReading(100.0))
+    for period in range(8):
+        policy.stopped_ms(period / 10 + 0.003, (period + 1) / 10 + 0.001, 5.0)
+    decision = policy.choose(due(850.0 + 20.0, lowest=3), [], 0.850)
+    assert decision.level is None
+    assert decision.retry_after_ms == 500.0

@@ -137,6 +137,22 @@ def test_a_quota_that_is_lifted() -> None:
             assert not standstill.active(last_s + (BELIEVED_PERIODS + 2) * group.period_s)
 
 
+def test_a_quota_that_stops_us_no_more() -> None:
+    """It was raised: the count of stops rests for a period. While it grows, the stop is still to be expected."""
+    reading = [QuotaReading(100.0, 0)]
+    standstill = Standstill(lambda: reading[0])
+    for period in range(4):
+        reading[0] = QuotaReading(100.0, period + 1)
+        standstill.learn(period / 10 + 0.003, (period + 1) / 10 + 0.001, 5.0)
+    assert standstill.active(0.45)
+    assert not standstill.is_over(0.45)
+    assert not standstill.is_over(0.46)
+    reading[0] = QuotaReading(100.0, 5)
+    assert not standstill.is_over(0.56)
+    assert standstill.is_over(0.67)
+    assert standstill.left_ms(0.67, 0.77) == pytest.approx(100.0)
+
+
 def test_another_period() -> None:
     """Where the quota is set anew, the old phase is forgotten."""
     group = Group()

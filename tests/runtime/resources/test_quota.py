@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from nested_sparse.runtime.resources import CpuQuota, QuotaReading
+from nested_sparse.runtime.resources.probes import usable_cores
 
 V2 = {
     "proc/self/cgroup": "0::/app/me\n",
@@ -49,14 +50,21 @@ def test_version_1(tmp_path: Path) -> None:
         ({"sys/fs/cgroup/app/me/cpu.max": "10000\n"}, None),
         ({"sys/fs/cgroup/app/me/cpu.max": "ten 20000\n"}, None),
         ({"sys/fs/cgroup/app/me/cpu.max": "10000 0\n"}, None),
+        ({"sys/fs/cgroup/app/me/cpu.max": "10000 inf\n"}, None),
+        ({"sys/fs/cgroup/app/me/cpu.max": "10000 -5\n"}, None),
+        ({"sys/fs/cgroup/app/me/cpu.max": "inf 100000\n"}, None),
+        ({"sys/fs/cgroup/app/me/cpu.max": "nan 100000\n"}, None),
+        ({"sys/fs/cgroup/app/me/cpu.max": "0 100000\n"}, None),
         ({"sys/fs/cgroup/app/me/cpu.stat": ""}, QuotaReading(20.0, None)),
         ({"sys/fs/cgroup/app/me/cpu.stat": "nr_throttled two\n"}, QuotaReading(20.0, None)),
         ({"sys/fs/cgroup/app/me/cpu.stat": "a line of more words\n"}, QuotaReading(20.0, None)),
     ],
 )
 def test_odd_files(tmp_path: Path, changed: dict[str, str], expected: QuotaReading | None) -> None:
-    """No file of a cgroup makes it raise."""
-    assert CpuQuota(tree(tmp_path, {**V2, **changed}))() == expected
+    """No file of a cgroup makes it raise, nor the number of threads that is read from it."""
+    root = tree(tmp_path, {**V2, **changed})
+    assert CpuQuota(root)() == expected
+    assert usable_cores(root) >= 1
 
 
 def test_no_cgroup(tmp_path: Path) -> None:

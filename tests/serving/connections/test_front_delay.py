@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from nested_sparse.serving.connections.front_delay import CALLS_PER_PROBE, Entry
 SLO_MS = 20.0
 ANSWER_S, REFUSAL_S, PROBE_S = 0.0008, 0.00016, 0.0002
 """The loop's work for each call: a refusal costs a fifth of an answer."""
+PERIOD_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -26,14 +28,28 @@ class Call:
 
     @property
     def in_time(self) -> bool:
-        return self.answered_s is not None and self.answered_s - self.arrived_s <= SLO_MS / 1e3
+        return self.took_at_most(SLO_MS)
+
+    def took_at_most(self, slo_ms: float) -> bool:
+        return self.answered_s is not None and self.answered_s - self.arrived_s <= slo_ms / 1e3
 
 
 class Door:
-    """The loop: takes in what came first, a call or the probe, and works on it before it looks again."""
+    """The loop: takes in what came first, a call or the probe, and works on it before it looks again.
 
-    def __init__(self, delay: FrontDelay, *, stalls: dict[int, float] | None = None, probes: bool = True) -> None:
+    standstill_s: the last seconds of each PERIOD_S, in which a quota stops the loop.
+    """
+
+    def __init__(
+        self,
+        delay: FrontDelay,
+        *,
+        stalls: dict[int, float] | None = None,
+        probes: bool = True,
+        standstill_s: float = 0.0,
+    ) -> None:
         self.delay = delay
+        self._standstill_s = standstill_s
         self.probe_count = 0
         self._stalls = stalls or {}
         self._probes = probes
@@ -46,7 +62,8 @@ class Door:
         for number, arrived_s in enumerate(arrivals_s):
             while self._probe_s is not None and self._probe_s <= arrived_s:
                 self._pass_probe()
-            begin_s = self._now_s = max(self._now_s, float(arrived_s))
+            self._rest_until(float(arrived_s))
+            begin_s = self._now_s
             self._now_s += self._stalls.get(number, 0.0)
             self.delay.stood_still(begin_s, self._now_s)
             if self._probes and self.delay.probe_due(self._now_s):
@@ -54,17 +71,42 @@ class Door:
                 self.delay.probe_sent(self._now_s)
             entry = (enter or self.delay.enter)(self._now_s)
             waited_s = self._now_s - arrived_s
-            self._now_s += REFUSAL_S if entry.refused else ANSWER_S
+            self._work(REFUSAL_S if entry.refused else ANSWER_S)
             calls.append(Call(arrived_s, waited_s, entry, None if entry.refused else self._now_s))
         return calls
 
     def _pass_probe(self) -> None:
         assert self._probe_s is not None
-        self._now_s = max(self._now_s, self._probe_s)
+        self._rest_until(self._probe_s)
         self.delay.probe_arrived(self._now_s)
-        self._now_s += PROBE_S
+        self._work(PROBE_S)
         self._probe_s = None
         self.probe_count += 1
+
+    def _rest_until(self, until_s: float) -> None:
+        while self._now_s < until_s:
+            if until_s < self._stop_s:
+                self._now_s = until_s
+            else:
+                self._stand_still()
+
+    def _work(self, work_s: float) -> None:
+        while self._now_s + work_s >= self._stop_s:
+            work_s -= self._stop_s - self._now_s
+            self._stand_still()
+        self._now_s += work_s
+
+    @property
+    def _stop_s(self) -> float:
+        """When the next standstill begins."""
+        if not self._standstill_s:
+            return math.inf
+        return (math.floor(self._now_s / PERIOD_S + 1e-9) + 1) * PERIOD_S - self._standstill_s
+
+    def _stand_still(self) -> None:
+        began_s = self._stop_s
+        self._now_s = began_s + self._standstill_s
+        self.delay.stood_still(began_s, self._now_s, self._standstill_s)
 
 
 def poisson(rate_per_s: float, duration_s: float, seed: int = 0) -> np.ndarray:
@@ -126,6 +168,54 @@ def test_one_long_wait_is_not_held_against_those_that_come_later() -> None:
     delay.probe_sent(10.0)
     delay.probe_arrived(10.0005)
     assert not any(delay.enter(10.001 + 0.001 * number).refused for number in range(100))
+
+
+@pytest.mark.parametrize(("slo_ms", "standstill_s"), [(150.0, 0.06), (80.0, 0.05), (150.0, 0.08)])
+def test_the_standstills_of_a_quota_are_no_overload(slo_ms: float, standstill_s: float) -> None:
+    """At 60 % of the time that the quota leaves: hardly a call is refused, though each standstill is a long wait."""
+    rate_per_s = 0.6 / ANSWER_S * (1 - standstill_s / PERIOD_S)
+    calls = Door(FrontDelay(slo_ms), standstill_s=standstill_s).run(poisson(rate_per_s, 20.0))
+    assert sum(call.true_wait_s > standstill_s / 2 for call in calls) > 0.1 * len(calls)
+    assert sum(call.entry.refused for call in calls) <= 0.01 * len(calls)
+    assert sum(call.entry.wait_s < call.true_wait_s - 0.35 * slo_ms / 1e3 for call in calls) == 0
+
+
+@pytest.mark.parametrize(("slo_ms", "standstill_s"), [(150.0, 0.06), (80.0, 0.05), (150.0, 0.08)])
+def test_overload_beside_a_quota_is_refused(slo_ms: float, standstill_s: float) -> None:
+    """At 1.5 times what the quota leaves: what is taken in is in time, and nearly as much as can be."""
+    duration_s, running_share = 20.0, 1 - standstill_s / PERIOD_S
+    rate_per_s = 1.5 / ANSWER_S * running_share
+    calls = Door(FrontDelay(slo_ms), standstill_s=standstill_s).run(poisson(rate_per_s, duration_s))
+    answered = [call for call in calls if call.answered_s is not None]
+    price = REFUSAL_S / ANSWER_S
+    best = (1 - 1.5 * price) / (1 - price) * duration_s / ANSWER_S * running_share
+    assert sum(call.took_at_most(slo_ms) for call in answered) >= 0.95 * len(answered)
+    assert len(answered) >= 0.85 * best
+
+
+def test_a_standstill_longer_than_the_promise() -> None:
+    """Of what has gathered in it, the calls that are late in any case are refused at once."""
+    delay = FrontDelay(SLO_MS)
+    delay.stood_still(9.0, 9.05, 0.05)
+    assert delay.enter(9.05) == Entry(pytest.approx(0.05), refused=True)
+    delay.probe_sent(9.051)
+    delay.probe_arrived(9.0512)
+    assert delay.enter(9.0513) == Entry(pytest.approx(0.0002), refused=False)
+
+
+def test_a_probe_that_was_stopped_on_its_way() -> None:
+    """Calls that came during the standstill are behind it: they have waited since, until another probe arrives."""
+    delay = FrontDelay(100.0)
+    delay.probe_sent(10.0)
+    delay.stood_still(10.002, 10.062, 0.06)
+    delay.probe_arrived(10.063)
+    assert delay.enter(10.064) == Entry(pytest.approx(0.064), refused=False)
+    assert delay.queued_s(10.064) == pytest.approx(0.003)
+    assert delay.probe_due(10.064)
+    delay.probe_sent(10.064)
+    delay.probe_arrived(10.065)
+    assert delay.wait_s(10.066) == pytest.approx(0.001)
+    assert not delay.waits
 
 
 def test_an_idle_server_sends_no_probe() -> None:

@@ -208,7 +208,11 @@ def test_a_recipe_without_a_task_is_a_classification(tmp_path: Path) -> None:
         (["task.name=sorting"], r"\[task\] name: there is no 'sorting'; .*classification, ranking, language"),
         (["task.name=ranking", "task.top=0"], r"\[task\] top: expected a whole number >= 1, got 0"),
         (["task.name=ranking", "output.metrics=['accuracy']"], "there is no 'accuracy'; .*ndcg@10, disagreement"),
-        (["task.name=language", "output.route_samples=5"], r"route_samples = 5: expected 0: they are scored by their"),
+        (["task.name=language", "output.route_samples=5"], "route_samples = 5: expected 0 with the task language: low"),
+        (
+            ["task.classes_last=true", "output.route_samples=5"],
+            "expected 0 with the task classification with classes_l",
+        ),
         (["task.top=3"], r'\[task\] has no name, and so is classification; for its keys give name = "ranking"'),
     ],
 )
