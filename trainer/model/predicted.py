@@ -41,7 +41,7 @@ def all_costs(costs: AllCosts | None, asking: str) -> list[DeviceCosts]:
     Raises BudgetError: none or bad ones, two of one batch, or of different devices, threads or types of values;
     InputError: something else.
     """
-    if costs is None or costs in ([], ()):
+    if costs is None or (isinstance(costs, list | tuple) and not costs):
         raise BudgetError(
             f"{asking} needs costs: the file that `nested-sparse profile FILE --costs OUT.json` writes on the device"
             + ("" if costs is None else ", or a list of such files; got an empty list")

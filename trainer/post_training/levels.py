@@ -123,7 +123,7 @@ def _check_finite(net: NestedModel) -> None:
         name: (layer.masked_weight(net.level_count - 1), layer.scales, layer.biases)
         for name, layer in net.nested_layers().items()
     }
-    found |= {name: tuple(norm.buffers()) for name, norm in net.level_norms().items()}
+    found.update({name: tuple(norm.buffers()) for name, norm in net.level_norms().items()})
     for name, tensors in found.items():
         for tensor in tensors:
             if tensor is not None and not tensor.isfinite().all():
@@ -236,9 +236,10 @@ class _Search:
         self.values = self._fitted(self.values * kept, kept & ~self.frozen, steps)
 
     def lost(self, level: int) -> float:
-        """What the values found for `level` lose of the layer's output against own values of the same weights.
+        """The energy of the layer's output that own values explain and the values found for `level` do not.
 
-        As a part of the output's energy, on the dense model's inputs, each row with its best scale; below 0 if nearer.
+        Both have the weights of the level. A part of the whole energy, on the dense model's inputs, each row with its
+        best scale; below 0 where the found values explain more.
         """
         kept = by_group(self.layer, self.layer.mask(level))
         found = by_group(self.layer, self.layer.values).float()
