@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ MOST_LAYERS = 10_000
 MOST_POINTS = 65
 ROUNDING = 1e-6
 """Share of a slope by which the next may be smaller: what rounding makes of equal ones."""
-MOST_BATCH = 1 << 20
+MOST_BATCH = 1 << 40
 MOST_WEIGHTS = 1 << 62
 LONGEST_MS = 1e9
 """Longest time that is taken for a measurement: eleven days."""
@@ -76,6 +76,7 @@ class DeviceCosts:
     threads: threads of a run. values: value type of the file's layers, e.g. "int8". other_ms: the time of a run beside
     the layers. layers: by dotted path in the torch model. dense_ms: the time of a run of the plain network, without
     levels, in ONNX Runtime alone; None where it was not measured. batch: samples of the measured runs.
+    where: the file, for errors.
     """
 
     device: str
@@ -87,6 +88,7 @@ class DeviceCosts:
     layers: Mapping[str, LayerCosts]
     dense_ms: float | None = None
     batch: int = 1
+    where: str = field(default="costs", compare=False)
 
     def to_json(self) -> str:
         """The text of the file, one line for each layer."""
@@ -146,6 +148,7 @@ class DeviceCosts:
             },
             dense_ms=entries.optional_ms("dense_ms"),
             batch=entries.whole("batch", 1, MOST_BATCH) if "batch" in entries.raw else 1,
+            where=where,
         )
 
     def layer(self, name: str, op: str, rows: int, columns: int) -> LayerCosts:
@@ -153,11 +156,13 @@ class DeviceCosts:
         found = self.layers.get(name)
         if found is None:
             known = excerpts(self.layers)
-            raise BudgetError(f"costs: there are none of layer '{excerpt(name)}', only of {known}; {_OF_THIS_NET}")
+            raise BudgetError(
+                f"{self.where}: there are none of layer '{excerpt(name)}', only of {known}; {_OF_THIS_NET}"
+            )
         if (found.op, found.rows, found.columns) != (op, rows, columns):
             raise BudgetError(
-                f"costs: layer '{excerpt(name)}' is a {found.op} of {found.rows}x{found.columns} weights there, and a "
-                f"{op} of {rows}x{columns} in the model; {_OF_THIS_NET}"
+                f"{self.where}: layer '{excerpt(name)}' is a {found.op} of {found.rows}x{found.columns} weights there, "
+                f"and a {op} of {rows}x{columns} in the model; {_OF_THIS_NET}"
             )
         return found
 

@@ -229,9 +229,13 @@ def _check_records(where: str, layers: Sequence[LayerRecord], levels: Sequence[L
                 f"{where}: layer '{excerpt(name)}': norms must have shape {shape}, got {record.norms.shape}"
             )
         kept = record.weight.at(len(levels) - 1)
-        if not (np.isfinite(kept).all() and np.isfinite(record.norms).all()):
+        if not np.isfinite(kept).all():
+            raise CheckpointError(f"{where}: layer '{excerpt(name)}' has weights that are not finite; train it again")
+        if not np.isfinite(record.norms).all():
+            level = int(np.argmin(np.isfinite(record.norms).all(axis=(1, 2))))
             raise CheckpointError(
-                f"{where}: layer '{excerpt(name)}' has weights or norms that are not finite; train it again"
+                f"{where}: layer '{excerpt(name)}': at level {level} a scale or bias, or the norm behind it, is not "
+                "finite; its weights are: train it again, or find its levels from smaller or cleaner samples"
             )
         largest, stored = float(np.abs(kept).max()), record.value_type
         if stored.scaled and record.weight.columns > MAX_COLUMNS:

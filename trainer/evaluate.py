@@ -16,7 +16,7 @@ from .entry import entry
 from .file_model import FileModel
 from .model.modes import evaluating
 from .model.nested_model import NestedModel, require_nested
-from .model.preserved import preserved
+from .model.preserved import preserved, preserved_generators
 from .tasks import Task
 from .tasks.classification import DEFAULT
 
@@ -103,19 +103,35 @@ def _metrics(
     doing: str,
 ) -> dict[str, list[float]]:
     task = DEFAULT if task is None else task
-    totals, differing, count, batch_count = [0.0] * levels, [0] * levels, 0, 0
+    totals, differing, count, read = [0.0] * levels, [0] * levels, 0, 0
     for inputs, targets in batches:
-        batch_count += 1
+        read += 1
         judged = [task.judged(answer(inputs, level), targets, doing) for level in range(levels)]
         for level, (scores, choices) in enumerate(judged):
             totals[level] += scores.sum().item()
             differing[level] += int((choices != judged[-1].choices).sum())
         count += len(judged[-1].choices)
-    if batch_count and not count:
-        raise TrainingError(
-            f"{doing}: expected targets to score, got none in {batch_count} batches: all are left out (class -100), or "
-            "no list has a relevant document; give other data"
-        )
     if not count:
-        raise TrainingError(f"{doing} needs at least one sample, got none")
+        raise _nothing_counts(task, read, doing)
     return {task.quality: [each / count for each in totals], DISAGREEMENT: [each / count for each in differing]}
+
+
+@torch.no_grad()
+def check_scored(net: NestedModel, batches: Iterable[tuple[Any, Any]], task: Task, doing: str) -> None:
+    """Raise TrainingError where `metrics_per_level` would, as far as the first batch tells in which an item counts.
+
+    The model runs at its present level; it and the random generators are left as they were.
+    """
+    device, read = device_of(net), 0
+    with preserved_generators(), evaluating(net), preserved(net.model):
+        for inputs, targets in pairs(batches):
+            read += 1
+            if len(task.judged(run(net, moved(inputs, device)), moved(targets, device), doing).choices):
+                return
+    raise _nothing_counts(task, read, doing)
+
+
+def _nothing_counts(task: Task, batches: int, doing: str) -> TrainingError:
+    if not batches:
+        return TrainingError(f"{doing} needs at least one sample, got none")
+    return TrainingError(f"{doing} needs {task.counted}, got none in {batches} batches; correct the targets")

@@ -32,7 +32,7 @@ class Work:
     """The objects that all stages of a run share.
 
     teacher: the caller's; without one, the dense model once it is trained.
-    task: finds the logits of soft labels in the outputs.
+    task: finds the logits of soft labels in the outputs, and checks the first batch where its loss is the loss.
     scratch: whether the net is still untrained when the levels begin, so that no dense model can be the teacher.
     """
 
@@ -42,6 +42,7 @@ class Work:
     teacher: Teacher | None = None
     scratch: bool = False
     task: Task = DEFAULT
+    checked: bool = False
 
     @property
     def has_teacher(self) -> bool:
@@ -59,6 +60,10 @@ class Work:
 
     def loss(self, outputs: Any, targets: Any) -> Tensor:
         """The loss of the labels. Raises TrainingError unless the loss function returns a tensor of one number."""
+        if not self.checked:
+            self.checked = True
+            if self.loss_fn == self.task.loss:  # another loss may take other targets
+                self.task.check(outputs, targets)
         return one_number("loss_fn", self.loss_fn(outputs, targets))
 
     def taught_loss(self, outputs: Any, inputs: Any, targets: Any) -> Tensor:

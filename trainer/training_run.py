@@ -176,7 +176,13 @@ class TrainingRun:
         for name, loss in losses.items():
             if not math.isfinite(loss):
                 kept = f"; {self.state_path} holds the epoch before" if self.state_path else ""
-                raise TrainingError(f"{self.stage.name}: the loss of {name} became {loss}; lower TrainConfig.lr{kept}")
+                sound = all(parameter.isfinite().all() for parameter in self.net.parameters())
+                data = (
+                    ", or, as the weights are finite, look for NaN, infinity or no target in a batch" if sound else ""
+                )
+                raise TrainingError(
+                    f"{self.stage.name}: the loss of {name} became {loss}; lower TrainConfig.lr{data}{kept}"
+                )
         return EpochReport(
             stage=self.stage.name,
             epoch=self.epoch + 1,

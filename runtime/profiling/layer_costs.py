@@ -94,19 +94,19 @@ def measure_costs(
         fixed = fixed_batch(checkpoint.inputs)
         if fixed is not None and batch not in (1, fixed):
             raise InputError(f"batch: the model takes {fixed} samples in each run, got {batch}; leave the batch out")
-        samples, batch = fixed or batch, 1 if fixed else batch
+        batch = fixed or batch
         for pattern in patterns or [""]:
             for each in _dealt(densities, len(checkpoint.levels)):
                 copy = Path(folder) / "copy.safetensors"
                 records = write_random_copy(checkpoint, copy, each, pattern)
-                runs = run_copy(copy, samples, repeats, threads, spin=spin)
+                runs = run_copy(copy, batch, repeats, threads, spin=spin)
                 copies.append(_measured(runs, pattern, records, sorted(set(each)), entries, batch))
                 copy.unlink()
         with Session(path, threads=threads, spin=spin) as session:
             isa, int8_isa, used = session.isa, session.int8_isa or "", session.threads
         layers = {name: _layer_costs(entry, copies) for name, entry in entries.items()}
         dense = measure_dense(
-            checkpoint, Path(folder), layers, patterns[0] if patterns else "", samples, repeats, threads, spin
+            checkpoint, Path(folder), layers, patterns[0] if patterns else "", batch, repeats, threads, spin
         )
     others = [
         each.whole_ms[level] - _layers_ms(each, level, layers) for each in copies for level in range(len(each.whole_ms))

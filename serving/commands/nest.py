@@ -83,7 +83,7 @@ def nest(
         labels=labels,
         samples=samples,
         sizes=dict(map(_named_size, size or ())),
-        keep_values=not solve,
+        keep_values=False if solve else None,
         force=force,
         report=report,
     )

@@ -12,13 +12,11 @@ from numpy.typing import NDArray
 
 from nested_sparse.errors import TrainingError
 
-from ..tasks.ranking import ABSENT
+from ..tasks.ranking import ABSENT, MOST_RELEVANT
 from .files import check_array, read_arrays
 from .samples import Samples
 
 PARTS = ("train", "test")
-MOST_RELEVANT = 30
-"""Largest relevance: its gain, 2^30 - 1, is still a number that float32 adds others to."""
 
 
 def load_lists(path: str | Path) -> tuple[Samples, Samples]:

@@ -62,8 +62,6 @@ def load_fsdd(path: str | Path, *, test_speakers: Sequence[str] = ()) -> tuple[L
     """
     path = Path(path)
     arrays = _read(path)
-    clips = decoded_clips(arrays["codes"], arrays["lut"], arrays["offsets"])
-    spectra = log_mel(torch.from_numpy(clips))
     labels = torch.from_numpy(arrays["label"].astype(np.int64))
     by_index = arrays["index"] < TEST_INDICES
     test = torch.from_numpy(_spoken_by(path, test_speakers, len(labels)) if test_speakers else by_index)
@@ -71,6 +69,8 @@ def load_fsdd(path: str | Path, *, test_speakers: Sequence[str] = ()) -> tuple[L
         if not part.any():
             split = f"clips of {', '.join(test_speakers)} (test) and of others" if test_speakers else _OWN_SPLIT
             raise TrainingError(f"{path}: expected {split}; no {name} clip is there")
+    clips = decoded_clips(arrays["codes"], arrays["lut"], arrays["offsets"])
+    spectra = log_mel(torch.from_numpy(clips))  # takes seconds, so it comes after every check
     return LabelledSpectra(spectra[~test], labels[~test]), LabelledSpectra(spectra[test], labels[test])
 
 

@@ -74,7 +74,7 @@ def nest_onnx(
     sizes: Mapping[str, int] | None = None,
     force: bool = False,
     tolerance: float = 1e-4,
-    keep_values: bool = True,
+    keep_values: bool | None = None,
     report: bool = False,
     **options: Any,
 ) -> NestedFile:
@@ -95,8 +95,9 @@ def nest_onnx(
     tolerance: largest accepted difference of the file from ONNX Runtime, as a share of the largest magnitude of an
         output. The reference is ONNX Runtime itself: with the file as it is, and, level by level, with the level's
         weights in the file's graph.
-    keep_values: whether a densest level that drops nothing (density 1, or of a file that is sparse already) answers as
-        the file does. All levels then have the file's values, at the cost of the sparser ones; else values are solved.
+    keep_values: whether all levels have the file's values, at the cost of the sparser ones; else values are solved.
+        None: where the densest level drops nothing (density 1, or of a file that is sparse already), which then answers
+        as the file does.
     report: whether to measure what each level and each layer costs (`level_report`), on a few of the samples.
     After an error, nothing new is at `output`.
     Raises ExportError (the model), InputError (calibration), CheckpointError (`output`), and what `nest` raises.
@@ -200,7 +201,7 @@ def _nested(
     *,
     densities: Sequence[float],
     pattern: str | None,
-    keep_values: bool,
+    keep_values: bool | None,
     **options: Any,
 ) -> NestedModel:
     own = own_sparsity(network)
@@ -224,7 +225,7 @@ def _nested(
         ) from error
     assert isinstance(net.model, OnnxNetwork)
     _check_some_sparse(net, network.plan.where)
-    if keep_values and own is None and max(densities) == 1:
+    if keep_values is None and own is None and max(densities) == 1:
         log.info(
             "the densest level answers as the file does, so all levels have the file's values; sparser levels are "
             "better with keep_values=False (--solve)"

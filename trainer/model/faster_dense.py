@@ -31,8 +31,8 @@ def check_rule(rule: object, costs: DeviceCosts) -> None:
         raise BudgetError(f"dense_where: expected one of {', '.join(map(repr, RULES))} or None, got {shown(rule)}")
     if all(layer.dense_ms is None for layer in costs.layers.values()):
         raise BudgetError(
-            f"dense_where={rule!r}: these costs have no dense_ms; measure them again with `nested-sparse profile FILE "
-            "--costs OUT.json` of this version, and with a file of float32 values"
+            f"dense_where={rule!r}: {costs.where}: no layer has dense_ms; measure again with `nested-sparse profile "
+            "FILE --costs OUT.json` of this version, and with a file of float32 values"
         )
 
 

@@ -29,7 +29,7 @@ from .layers import NestedLayer, unique_weights
 from .network import all_weights, density, log_network, network_of
 from .norm import LevelBatchNorm
 from .positions import costs_of, positions_per_sample
-from .predicted import AllCosts, all_costs, choose_patterns, latency_of
+from .predicted import AllCosts, all_costs, choose_patterns, latency_of, one_batch
 from .replace import replace_layers
 from .shuffle import shuffle_rows
 
@@ -202,7 +202,7 @@ def nest(
     costs: the time of each layer on a device: the path of a file that `nested-sparse profile FILE --costs` wrote, its
         content as json.load returns it, or DeviceCosts. For budget_by="latency" and dense_where. Levels that take
         longer there than the plain network in ONNX Runtime are logged as a warning. For dense_where also a list: the
-        costs of several batches.
+        costs of several batches, all of one device, number of threads and type of values.
     dense_where: which layers stay as they are, so that ONNX Runtime runs them dense, by the costs: "slower", those that
         take longer in all levels together than dense; "ever_slower", those that take longer at one level or more of one
         batch or more; also of keep_dense and of depthwise layers, which our operators run otherwise. `dense_layers()`
@@ -233,10 +233,8 @@ def nest(
     layout = parse_pattern("unstructured" if pattern == AUTO else pattern)
     asking = f"dense_where={dense_where!r}" if times_ms is None else 'budget_by="latency"'
     known = [] if times_ms is None and dense_where is None else all_costs(costs, asking)
-    if times_ms is not None and len(known) > 1:
-        raise BudgetError(
-            f'costs: expected those of one batch with budget_by="latency", whose times are of one, got {len(known)}'
-        )
+    if times_ms is not None:
+        one_batch(known, 'budget_by="latency"')
     if times_ms is not None and layout.whole_channels:
         raise BudgetError(f"budget by latency is not for pattern {pattern!r}, whose layers keep channels together")
     if times_ms is None and pattern == AUTO:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from nested_sparse.argument import shown
 from nested_sparse.budget import Budget, blocks_to_keep
 from nested_sparse.device_costs import DeviceCosts, LayerCosts
-from nested_sparse.errors import BudgetError
+from nested_sparse.errors import BudgetError, InputError
 from nested_sparse.excerpt import excerpt
 from nested_sparse.latency import Latency, check_possible, shares_of_time
 from nested_sparse.mask import group_count
@@ -29,30 +31,73 @@ AllCosts = GivenCosts | list[GivenCosts] | tuple[GivenCosts, ...]
 """Costs of one batch, or a list of those of several."""
 
 
-def given_costs(costs: GivenCosts | None, asking: str = 'budget_by="latency"') -> DeviceCosts:
-    """The costs in any of their forms. asking: the option that needs them, for the error. Raises BudgetError."""
-    if costs is None:
-        raise BudgetError(
-            f"{asking} needs costs: the file that `nested-sparse profile FILE --costs OUT.json` writes on the device"
-        )
-    if isinstance(costs, DeviceCosts):
-        return costs
-    return DeviceCosts.from_mapping(costs) if isinstance(costs, Mapping) else DeviceCosts.read(costs)
+ALIKE = ("device", "isa", "int8_isa", "threads", "values")
+"""Fields that costs of several batches must have in common."""
 
 
 def all_costs(costs: AllCosts | None, asking: str) -> list[DeviceCosts]:
-    """The costs of every batch that is given; asking: as of `given_costs`. Raises BudgetError: none, or bad ones."""
-    if isinstance(costs, list | tuple) and costs:
-        return [given_costs(each, asking) for each in costs]
-    return [given_costs(None if isinstance(costs, list | tuple) else costs, asking)]
+    """The costs of every batch that is given. asking: the option that needs them, for the error.
+
+    Raises BudgetError: none or bad ones, two of one batch, or of different devices, threads or types of values;
+    InputError: something else.
+    """
+    if costs is None or (isinstance(costs, list | tuple) and not costs):
+        raise BudgetError(
+            f"{asking} needs costs: the file that `nested-sparse profile FILE --costs OUT.json` writes on the device"
+            + ("" if costs is None else ", or a list of such files; got an empty list")
+        )
+    if not isinstance(costs, list | tuple):
+        return [_given_costs(costs, "costs")]
+    known = [_given_costs(each, f"costs[{place}]") for place, each in enumerate(costs)]
+    for place, each in enumerate(known):
+        for earlier in known[:place]:
+            _check_goes_with(earlier, each)
+    return known
 
 
-def predicted_latency(net: NestedModel, costs: GivenCosts) -> list[float]:
+def _given_costs(costs: object, where: str) -> DeviceCosts:
+    """The costs in any of their forms. where: their place, for errors about those that are no file."""
+    if isinstance(costs, DeviceCosts):
+        return costs if costs.where != "costs" else dataclasses.replace(costs, where=where)
+    if isinstance(costs, Mapping):
+        return DeviceCosts.from_mapping(costs, where)
+    if isinstance(costs, str | bytes | os.PathLike):
+        return DeviceCosts.read(costs)  # type: ignore[arg-type]
+    raise InputError(
+        f"{where}: expected the path of a file, its content as a dict, or DeviceCosts, or for several batches one list "
+        f"of these, got {shown(costs)}"
+    )
+
+
+def _check_goes_with(first: DeviceCosts, second: DeviceCosts) -> None:
+    """Raise BudgetError unless both costs are of one device and its settings, and of two batches."""
+    for name in ALIKE:
+        of_first, of_second = getattr(first, name), getattr(second, name)
+        if of_first != of_second:
+            raise BudgetError(
+                f"costs: expected several batches on one device, with the same threads and values, got {name} "
+                f"{shown(of_first)} in {first.where} and {shown(of_second)} in {second.where}; measure both alike"
+            )
+    if first.batch == second.batch:
+        raise BudgetError(
+            f"costs: expected one for each batch, got two of batch {first.batch}, {first.where} and {second.where}; "
+            "leave one out"
+        )
+
+
+def one_batch(costs: Sequence[DeviceCosts], asking: str) -> DeviceCosts:
+    """The only ones of `costs`. asking: the use that needs them, for the error. Raises BudgetError: several."""
+    if len(costs) > 1:
+        raise BudgetError(f"costs: expected those of one batch with {asking}, whose times are of one, got {len(costs)}")
+    return costs[0]
+
+
+def predicted_latency(net: NestedModel, costs: AllCosts) -> list[float]:
     """Milliseconds of a run at each level of `net`, on the device of `costs` and of as many samples as were measured.
 
-    Raises BudgetError: a layer has no costs, or none of its pattern.
+    Raises BudgetError: a layer has no costs, or none of its pattern; costs of several batches.
     """
-    known = given_costs(costs)
+    known = one_batch(all_costs(costs, "predicted_latency"), "predicted_latency")
     layers = net.nested_layers().values()
     whole_ms = _whole_ms(layers, known)
     sparse = [layer for layer in layers if not layer.dense]
@@ -121,7 +166,7 @@ def _curve(layer: NestedLayer, costs: DeviceCosts) -> TimeCurve:
     name = layer.layout.name
     if name in known.patterns:
         return known.patterns[name]
-    where = f"costs: layer '{excerpt(layer.name)}'"
+    where = f"{costs.where}: layer '{excerpt(layer.name)}'"
     if not known.patterns:
         raise BudgetError(
             f"{where} was measured only with all weights kept; name it in keep_dense, or profile a file in which it is "

@@ -50,6 +50,11 @@ class DenseLayer:
                 f"{layer.name}: the model's values on the calibration samples are not finite; "
                 "expected finite inputs and weights, so check both for NaN and infinity"
             )
+        if not self.moment.isfinite().all():
+            raise TrainingError(
+                f"{layer.name}: the calibration samples reach {float(taken.abs().max()):.3g} there, whose square is no "
+                f"number of {self.moment.dtype}; scale the inputs down"
+            )
 
 
 def by_group(layer: NestedLayer, weight: Tensor) -> Tensor:

@@ -15,6 +15,8 @@ from .direct import is_faster, solved, supports
 
 SINGLE_PRECISION_COLUMNS = 2048
 """Largest K computed in float64. Above it float32 takes half the time and memory; damping covers the rounding."""
+FITTING = 2.0**40
+"""Largest inputs, and as a part of one the least, whose squares and sums float32 holds with room."""
 USUAL_STEPS = 17
 """Steps of conjugate gradients that usual layers take to a residual of 1e-4."""
 
@@ -33,10 +35,28 @@ class Quadratic:
         """(groups, O') the loss of every row, without its constant."""
         return ((v @ self.hessian / 2 - self.linear) * v).sum(dim=-1)
 
+    def single(self) -> Quadratic:
+        """The same problem in float32, each group in a unit of its own that float32 holds; its minima are the same."""
+        unit = power_of_two(self.hessian.diagonal(dim1=1, dim2=2))[..., None]
+        return Quadratic((self.hessian / unit).float(), (self.linear / unit).float())
+
+
+def power_of_two(x: Tensor) -> Tensor:
+    """(groups, 1) for each group of `x` (groups, ...) the power of two at or below its largest magnitude; 1 for zeros.
+
+    A division by it changes no digit. dtype: that of `x`, at least float32.
+    """
+    others = tuple(range(1, x.ndim))
+    largest = torch.maximum(-x.amin(dim=others), x.amax(dim=others))[:, None]
+    largest = largest.to(torch.promote_types(x.dtype, torch.float32))
+    return torch.where(largest > 0, torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent - 1), 1)
+
 
 def precise(tensor: Tensor) -> Tensor:
-    """`tensor` (..., K) as float64, or as float32 if K is above SINGLE_PRECISION_COLUMNS."""
-    return tensor.to(torch.float64 if tensor.shape[-1] <= SINGLE_PRECISION_COLUMNS else torch.float32)
+    """`tensor` (groups, n, K) as float64, or as float32 if K is above SINGLE_PRECISION_COLUMNS and squares fit."""
+    unit = power_of_two(tensor)
+    fits = bool(((unit < FITTING) & (unit > 1 / FITTING)).all())
+    return tensor.to(torch.float32 if fits and tensor.shape[-1] > SINGLE_PRECISION_COLUMNS else torch.float64)
 
 
 def second_moment(x: Tensor) -> Tensor:
@@ -134,12 +154,14 @@ def descended(problem: Quadratic, v: Tensor, residual: Tensor, free: Tensor, *, 
 def best_scale(sums: Tensor, targets: Tensor, *, centred: bool) -> Tensor:
     """(groups, O') the factor of each column of `sums` (groups, n, O') that brings it nearest to that of `targets`.
 
-    centred: as of `output_error`. 1 where no positive factor does.
+    centred: as of `output_error`. 1 where no positive factor does. Values of any size that the type holds will do.
     """
+    unit, targets_unit = power_of_two(sums), power_of_two(targets)
+    sums, targets = sums / unit[..., None], targets / targets_unit[..., None]
     if centred:
         sums, targets = sums - sums.mean(dim=1, keepdim=True), targets - targets.mean(dim=1, keepdim=True)
     along, power = (sums * targets).sum(dim=1), sums.square().sum(dim=1)
-    return torch.where((along > 0) & (power > 0), along / power, 1.0)
+    return torch.where((along > 0) & (power > 0), along / power * (targets_unit / unit), 1.0)
 
 
 def stiffness(hessian: Tensor) -> Tensor:

@@ -18,6 +18,8 @@ class OutputOptions:
 
     file: str = ""
     """Name of the checkpoint file; by default the recipe's name with .safetensors."""
+    fixed_batch: bool = False
+    """Whether the file takes one sample at a time, as in `export`; for a model of one large sample, such as a graph."""
     values: str = FLOAT32.name
     """Type of the stored weights, as in `export`. An int8 file is calibrated with training data of epoch 0."""
     calibration_samples: int = 512

@@ -31,7 +31,6 @@ from ..nestings import NESTINGS, Nesting, default_nesting
 from ..schedules import SCHEDULES, Schedule
 from ..stage import LossFunction
 from ..tasks import TASKS, Classification, Task
-from ..tasks.labels import cross_entropy
 from ..zoo import MODELS
 from .output import OutputOptions, output_problems
 from .own_function import errors_named, named_loss, named_source
@@ -40,7 +39,7 @@ from .teacher import TeacherOptions
 FOLDER = Path(__file__).parent
 """Folder of the named recipes."""
 TABLES = ("task", "data", "model", "nest", "schedule", "nesting", "teacher", "train", "output")
-LOSSES: dict[str, LossFunction] = {"cross_entropy": cross_entropy}
+LOSSES: dict[str, LossFunction] = {"cross_entropy": Classification().loss}
 DATA_FACTS = ("classes", "channels", "features")
 """Arguments of a model that the data gives where [model] does not."""
 DEVICES = ("auto", "cpu", "cuda")
@@ -209,6 +208,8 @@ class _Maker:
 
     def _data(self) -> Any:
         name, options = self._name_and_rest("data")
+        if name is None:
+            return None
         if name in DATA:
             source = self._made("data", DATA[name], options)
             return source.load if source else None
@@ -224,7 +225,7 @@ class _Maker:
         if weights is not None and not isinstance(weights, str):
             self.problems.add("model", "weights", weights, "the path of a state dict")
             weights = None
-        model = self._one_of("model", "name", name, MODELS)
+        model = None if name is None else self._one_of("model", "name", name, MODELS)
         arguments: dict[str, Any] = {}
         if model is not None:
             arguments = checked_options("model", options, model, self.problems, supplied=DATA_FACTS)
@@ -240,6 +241,8 @@ class _Maker:
 
     def _settings(self, table: str, known: Mapping[str, type], default: str) -> Any:
         name, options = self._name_and_rest(table, default)
+        if name is None:
+            return None
         if name not in known:
             self.problems.add_unknown(f"[{table}] name", name, known)
             return None
@@ -251,12 +254,13 @@ class _Maker:
                 )
         return self._made(table, known[name], options)
 
-    def _name_and_rest(self, table: str, default: str = "") -> tuple[str, dict[str, Any]]:
+    def _name_and_rest(self, table: str, default: str = "") -> tuple[str | None, dict[str, Any]]:
+        """The table's name, None after adding the problem that it is no text, and its other keys."""
         options = dict(self.tables[table])
         name = options.pop("name", default)
         if not isinstance(name, str):
             self.problems.add(table, "name", name, "a string")
-            name = ""
+            name = None
         return name, options
 
     def _made(self, table: str, kind: type, options: Mapping[str, Any], also: Sequence[str] | set[str] = ()) -> Any:
@@ -336,8 +340,11 @@ class _Maker:
         if output and task:
             for metric in sorted(set(output.metrics or ()) - set(task.metrics)):
                 self.problems.add_unknown("[output] metrics", metric, task.metrics)
-        if output and task and output.route_samples and not isinstance(task, Classification):
-            self.problems.add("output", "route_samples", output.route_samples, "0: they are scored by their classes")
+        if output and task and output.route_samples and (not isinstance(task, Classification) or task.classes_last):
+            own = " with classes_last" if isinstance(task, Classification) else ""
+            why = f"0 with the task {self.tables['task'].get('name', 'classification')}{own}"
+            only = "lowered inferences are scored by one class of each sample"
+            self.problems.add("output", "route_samples", output.route_samples, f"{why}: {only}")
         if output and Path(output.file).name != output.file:
             self.problems.add("output", "file", output.file, "the name of a file; its folder is --out's")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from nested_sparse.value_type import INT8
 from ..data.datasets import TrainingData
 from ..distributed import from_first, rank
 from ..entry import described, foreign_errors
-from ..evaluate import file_metrics, metrics_per_level
+from ..evaluate import check_scored, file_metrics, metrics_per_level
 from ..export.write import export
 from ..file_model import FileModel
 from ..layer_names import chosen_layers
@@ -86,6 +86,12 @@ def run_recipe(
     if from_first(done):  # the others also wait here until the first process has removed old files
         return dict(record.facts.get("figures", {}))
     data, net = start(recipe)
+    if _metrics(recipe):  # they are measured after hours of training
+        name = excerpt(recipe.tables["data"]["name"])
+        with foreign_errors(f"{recipe.source}: [data] {name}: scoring", TrainingError, net):
+            check_scored(
+                net, data.scored(), recipe.task, f"{recipe.source}: [data] {name}: the metric {recipe.task.quality}"
+            )
     with _state_advice(files):
         reports = train_by(recipe, data, net, files.state, _progress(recipe, data, net, record, on_progress))
     if rank():
@@ -173,9 +179,19 @@ def _model(recipe: Recipe, data: TrainingData, weights: Path | None) -> nn.Modul
             model.eval()(*data.example)
         except Exception as error:  # a model may raise anything
             shapes = [list(example.shape) for example in data.example]
-            raise TrainingError(f"the model does not take the data's inputs {shapes}: {described(error)}") from error
+            said = f"the model does not take the data's inputs {shapes}: {described(error)}"
+            raise TrainingError(said + _of_length(data.example[0], taken, options)) from error
         model.train(training)
     return model
+
+
+def _of_length(example: Tensor, taken: Mapping[str, inspect.Parameter], options: Mapping[str, Any]) -> str:
+    """The next step where texts are longer than the model's option `longest`; "" elsewhere."""
+    longest = options.get("longest", taken["longest"].default if "longest" in taken else None)
+    if not isinstance(longest, int) or example.ndim < 2 or example.shape[1] <= longest:
+        return ""
+    length = example.shape[1]
+    return f"; its longest is {longest}: set [model] longest to {length} or more, or a shorter [data] length"
 
 
 def _teacher(recipe: Recipe, data: TrainingData) -> nn.Module | None:
@@ -279,12 +295,21 @@ def _export(recipe: Recipe, data: TrainingData, net: NestedModel, path: Path) ->
     output = recipe.output
     if output.values != INT8.name:
         metrics = _chosen_metrics(recipe, lambda: metrics_per_level(net, data.scored(), task=recipe.task))
-        export(net, data.example, path, metrics=metrics, values=output.values, force=True)
+        export(
+            net,
+            data.example,
+            path,
+            metrics=metrics,
+            fixed_batch=output.fixed_batch,
+            values=output.values,
+            force=True,
+        )
         return metrics
     export(
         net,
         data.example,
         path,
+        fixed_batch=output.fixed_batch,
         values=output.values,
         calibration=data.batches(0),
         calibration_samples=output.calibration_samples,

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from nested_sparse.level import ACCURACY
 
+from .classes import check_indices, check_range, class_loss
 from .hits import choices
-from .labels import cross_entropy
 from .task import IGNORED, Judged, Task, check_logits
 
 
@@ -23,12 +23,26 @@ class Classification(Task):
     quality = ACCURACY
 
     def loss(self, outputs: Any, targets: Any) -> Tensor:
-        """Cross-entropy, mean over the items. Raises TrainingError where the targets do not fit."""
-        return cross_entropy(self._classes_second(outputs), targets)
+        """Cross-entropy, mean over the items; 0 where none counts. Raises TrainingError, and what torch does."""
+        try:
+            return class_loss(self._classes_second(outputs), targets)
+        except Exception:  # torch's words name neither the targets nor the next step
+            self.check(outputs, targets)
+            raise
+
+    def check(self, outputs: Any, targets: Any) -> None:
+        """Check a batch; targets may also be probabilities, of the shape of the logits, which have no accuracy."""
+        logits, doing = self._classes_second(outputs), "the loss of classification"
+        both = isinstance(logits, Tensor) and isinstance(targets, Tensor)
+        if both and targets.is_floating_point() and targets.shape == logits.shape:
+            return
+        choices(logits, targets, doing, self._advice(outputs, targets))
+        check_indices(targets, doing)
+        check_range(logits, targets, doing)
 
     def judged(self, outputs: Any, targets: Any, doing: str) -> Judged:
         """Whether each item's largest logit is at its target."""
-        chosen = choices(self._classes_second(outputs), targets, doing)
+        chosen = choices(self._classes_second(outputs), targets, doing, self._advice(outputs, targets))
         counted = targets != IGNORED
         return Judged((chosen == targets)[counted], chosen[counted])
 
@@ -39,6 +53,17 @@ class Classification(Task):
     def _classes_second(self, outputs: Any) -> Any:
         movable = self.classes_last and isinstance(outputs, Tensor) and outputs.ndim > 2
         return outputs.movedim(-1, 1) if movable else outputs
+
+    def _advice(self, outputs: Any, targets: Any) -> str:
+        """The next step where targets do not have the shape of the answers."""
+        if isinstance(outputs, Tensor) and isinstance(targets, Tensor):
+            if outputs.ndim > 2 and not self.classes_last and targets.shape == outputs.shape[:-1]:
+                return "if the classes are the last dimension of the logits, set [task] classes_last = true"
+            if outputs.ndim > 2 and self.classes_last and targets.shape == outputs[:, 0].shape:
+                return "if the classes are dimension 1 of the logits, leave [task] classes_last out"
+            if targets.shape == outputs.shape:
+                return 'relevances are for [task] name = "ranking"; of classes as rows of 0 and 1 give argmax(1)'
+        return ""
 
 
 DEFAULT = Classification()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nested_sparse.errors import TrainingError
 
-from .labels import cross_entropy
+from .classes import check_indices, check_range, class_loss
 from .task import IGNORED, Judged, Task, check_logits, kind
 
 
@@ -26,21 +26,37 @@ class Language(Task):
     higher_is_better = False
 
     def loss(self, outputs: Any, targets: Any) -> Tensor:
-        """Cross-entropy in nats, mean over the positions. Raises TrainingError where the targets do not fit."""
-        return cross_entropy(self.logits(outputs), targets)
+        """Cross-entropy in nats, mean over the positions; 0 where none counts. Raises TrainingError."""
+        try:
+            return class_loss(self.logits(outputs), targets)
+        except Exception:  # torch's words name neither the targets nor the next step
+            self.check(outputs, targets)
+            raise
+
+    def check(self, outputs: Any, targets: Any) -> None:
+        """Check a batch."""
+        _check(outputs, targets, "the loss of language")
+        check_range(self.logits(outputs), targets, "the loss of language")
 
     def judged(self, outputs: Any, targets: Any, doing: str) -> Judged:
         """Bits of each position's target, and the likeliest class there."""
-        fits = isinstance(outputs, Tensor) and outputs.ndim == 3 and isinstance(targets, Tensor)
-        if not fits or targets.shape != outputs.shape[:2]:
-            raise TrainingError(
-                f"{doing} needs logits (N, T, classes) and targets that are class indices (N, T), got {kind(outputs)} "
-                f"and {kind(targets)}; nest a module whose forward returns the logits of each position"
-            )
+        _check(outputs, targets, doing)
         counted = targets != IGNORED
         logits, wanted = outputs[counted].double(), targets[counted]
+        check_range(logits, wanted, doing)
         return Judged(F.cross_entropy(logits, wanted, reduction="none") / math.log(2), logits.argmax(1))
 
     def logits(self, outputs: Any) -> Tensor:
         """(N, classes, T)."""
         return check_logits(outputs, "(N, T, classes)", 3).movedim(-1, 1)
+
+
+def _check(outputs: Any, targets: Any, doing: str) -> None:
+    """Raise TrainingError unless kinds and shapes are those of a text's logits and classes."""
+    fits = isinstance(outputs, Tensor) and outputs.ndim == 3 and isinstance(targets, Tensor)
+    if not fits or targets.shape != outputs.shape[:2]:
+        raise TrainingError(
+            f"{doing} needs logits (N, T, classes) and targets that are class indices (N, T), got {kind(outputs)} "
+            f"and {kind(targets)}; nest a module whose forward returns the logits of each position"
+        )
+    check_indices(targets, doing)

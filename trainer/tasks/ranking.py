@@ -15,13 +15,13 @@ from .task import Judged, Task, kind
 
 ABSENT = -1
 """Relevance of a place at which a list has no document."""
-MOST_RELEVANT = 60
-"""Greatest relevance: the gains of many such documents still have a sum."""
+MOST_RELEVANT = 30
+"""Largest relevance: its gain, 2^30 - 1, is still a number that float32 adds others to."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking(Task):
-    """Scores (N, documents), relevances (N, documents): 0, 1, … and -1 where a list has no document.
+    """Scores (N, documents), relevances (N, documents): 0 to 30, and -1 where a list has no document.
 
     The metric is NDCG: the sum of (2^relevance - 1) / log2(1 + place) over the first `top` places, as a share of the
     best order's. Lists without a relevant document are neither trained nor scored. A level disagrees with the densest
@@ -31,6 +31,7 @@ class Ranking(Task):
 
     top: int = 10
     """Places that count."""
+    counted = "a list with a relevance above 0"
 
     def __post_init__(self) -> None:
         """Check the field. Raises TrainingError."""
@@ -44,9 +45,10 @@ class Ranking(Task):
     def loss(self, outputs: Any, targets: Any) -> Tensor:
         """Cross-entropy between the softmax of the scores and the gains as shares of their sum, mean over the lists.
 
+        Raises TrainingError: scores or relevances of another kind, or relevances out of range, in any batch.
         It bounds NDCG (Bruch et al., ICTIR 2019, "An Analysis of the Softmax Cost Function for Learning to Rank").
         """
-        scores, gains = self._lists(outputs, targets, "the loss")
+        scores, gains = self._lists(outputs, targets, "the loss of ranking")
         useful = gains.sum(1) > 0
         shares = gains / gains.sum(1, keepdim=True).clamp_min(1)
         each = -(shares * torch.log_softmax(scores, 1).masked_fill(shares == 0, 0)).sum(1)
@@ -70,11 +72,12 @@ class Ranking(Task):
                 f"{kind(outputs)} and {kind(targets)}; nest a module whose forward returns a score for each document"
             )
         absent = targets == ABSENT
-        wrong = ~absent & ~((targets >= 0) & (targets <= MOST_RELEVANT))
-        if wrong.any():
+        wrong = ~(absent | ((targets >= 0) & (targets <= MOST_RELEVANT)))
+        if wrong.any():  # silent otherwise: a gain below 0, or one that is infinite
             raise TrainingError(
-                f"relevances: expected 0 to {MOST_RELEVANT}, or {ABSENT} where a list has no document, got "
-                f"{targets[wrong][0].item()}; grade the documents anew, 0 for what is not relevant"
+                f"{doing}: relevances: expected 0 to {MOST_RELEVANT}, or {ABSENT} where a list has no document, got "
+                f"{targets[wrong][0].item()}; give places without a document {ABSENT}, and grades from 0 to "
+                f"{MOST_RELEVANT}"
             )
         gains = (torch.exp2(targets.float()) - 1).masked_fill(absent, 0)
         return outputs.masked_fill(absent, -torch.inf), gains

@@ -31,6 +31,8 @@ class Task(ABC):
     quality: str
     """Name of the metric by which levels are compared."""
     higher_is_better: bool = True
+    counted: str = f"a target other than {IGNORED}"
+    """What makes an item count, for messages."""
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -44,6 +46,12 @@ class Task(ABC):
     @abstractmethod
     def judged(self, outputs: Any, targets: Any, doing: str) -> Judged:
         """The items of a batch. doing: name of the calling function, for messages. Raises TrainingError."""
+
+    def check(self, outputs: Any, targets: Any) -> None:  # noqa: B027 -- a task of one's own may leave it to its loss
+        """Check kinds, shapes and values of a batch that is trained. Raises TrainingError.
+
+        It reads every target, so `train` calls it with its first batch only.
+        """
 
     def logits(self, outputs: Any) -> Tensor:
         """The logits that soft labels are made of, (N, classes, ...). Raises TrainingError where there are none."""

@@ -87,6 +87,16 @@ def test_costs_are_measured_at_a_batch(tmp_path: Path, monkeypatch: pytest.Monke
     assert "batch" not in json.loads(one.to_json())  # as in files of versions that measured one sample
 
 
+def test_a_model_of_a_fixed_batch_has_costs_of_that_batch(tmp_path: Path) -> None:
+    """With and without the batch given; positions are those of one sample."""
+    path = small_chain(tmp_path / "model.safetensors", batch=3).path
+    costs = measure_costs(path, densities=(1.0,), repeats=1, threads=1).costs
+    assert costs.batch == json.loads(costs.to_json())["batch"] == 3
+    assert {layer.positions for layer in costs.layers.values()} == {1}
+    with pytest.raises(InputError, match="the model takes 3 samples in each run, got 8"):
+        measure_costs(path, batch=8)
+
+
 def test_what_onnx_runtime_adds_belongs_to_the_layer_beside_it(tmp_path: Path) -> None:
     """Nodes of its own names: one that changes the form of an image goes with the node behind it."""
     path = small_chain(tmp_path / "model.safetensors").path

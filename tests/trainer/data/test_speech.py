@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from nested_sparse.errors import TrainingError
 from nested_sparse.trainer import nest
+from nested_sparse.trainer.data import speech
 from nested_sparse.trainer.data.images import Batches, delayed
 from nested_sparse.trainer.data.speech import LabelledSpectra, decoded_clips, load_fsdd, log_mel, mel_bank
 from nested_sparse.trainer.models import Jasper
@@ -150,6 +151,18 @@ def test_malformed_sets_are_errors(tmp_path: Path, change: dict[str, np.ndarray 
     with pytest.raises(TrainingError, match=message) as caught:
         load_fsdd(path)
     assert str(path) in str(caught.value)
+
+
+def test_faults_of_the_split_are_found_before_the_spectra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spectra take seconds: a speaker who is not there, and a split without a clip."""
+    monkeypatch.setattr(speech, "log_mel", lambda clips: pytest.fail("the spectra were made first"))
+    path = tmp_path / "set.npz"
+    speakers = {"speakers": np.array(["ann", "bob"]), "speaker": np.arange(12) % 2}
+    np.savez(path, **{**arrays_of_a_set(), **speakers, "index": np.full(12, 9)})
+    with pytest.raises(TrainingError, match=r"speakers: there is no 'nobody'; .*ann, bob"):
+        load_fsdd(path, test_speakers=["nobody"])
+    with pytest.raises(TrainingError, match="no test clip"):
+        load_fsdd(path)
 
 
 def test_files_that_are_no_sets_are_errors(tmp_path: Path) -> None:

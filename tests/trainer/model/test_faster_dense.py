@@ -15,7 +15,7 @@ from torch import nn
 
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.device_costs import DeviceCosts
-from nested_sparse.errors import BudgetError
+from nested_sparse.errors import BudgetError, InputError
 from nested_sparse.runtime.session import Session
 from nested_sparse.trainer import NestedModel, export, nest, nest_pretrained, predicted_latency
 
@@ -163,6 +163,66 @@ def test_slow_levels_are_named_with_figures(caplog: pytest.LogCaptureFixture) ->
         )
 
 
+def at_eight(costs: DeviceCosts, **changes: object) -> DeviceCosts:
+    """The costs as if measured at batch 8."""
+    return dataclasses.replace(costs, batch=8, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "got"),
+    [
+        ("device", "Toaster", "'imagined' in {one} and 'Toaster'"),
+        ("isa", "neon", "'none' in {one} and 'neon'"),
+        ("int8_isa", "vnni", "'' in {one} and 'vnni'"),
+        ("threads", 64, "1 in {one} and 64"),
+        ("values", "int8", "'float32' in {one} and 'int8'"),
+    ],
+)
+def test_costs_of_several_batches_are_of_one_device(name: str, value: object, got: str, tmp_path: Path) -> None:
+    """Others are refused, and both files named."""
+    costs = costs_with({"0": 9.0})
+    one, eight = tmp_path / "one.json", tmp_path / "eight.json"
+    one.write_text(costs.to_json())
+    eight.write_text(at_eight(costs, **{name: value}).to_json())
+    with pytest.raises(BudgetError) as raised:
+        by_rule("slower", [one, str(eight)])  # type: ignore[arg-type]
+    assert f"got {name} {got.format(one=one)} in {eight}; measure both alike" in str(raised.value)
+
+
+def test_the_faulty_ones_of_several_costs_are_named(tmp_path: Path) -> None:
+    """By file or by place: of another network, without times, of the same batch, or no costs at all."""
+    costs = costs_with({"0": 9.0})
+    one, eight = tmp_path / "one.json", tmp_path / "eight.json"
+    one.write_text(costs.to_json())
+    renamed = at_eight(costs, layers={f"x.{name}": layer for name, layer in costs.layers.items()})
+    eight.write_text(renamed.to_json())
+    refused: list[tuple[object, str]] = [
+        ([one, eight], f"{eight}: there are none of layer"),
+        ([one, renamed], "costs[1]: there are none of layer"),
+        (eight, f"{eight}: there are none of layer"),
+        ([one, str(one)], f"expected one for each batch, got two of batch 1, {one} and {one}; leave one out"),
+        ([one, {}], "costs[1]: format: expected a text"),
+    ]
+    for given, said in refused:
+        with pytest.raises(BudgetError) as raised:
+            by_rule("slower", given)  # type: ignore[arg-type]
+        assert said in str(raised.value)
+    for given, said in (({one}, "costs: "), ([[one]], "costs[0]: "), (5, "costs: "), ([None], "costs[0]: ")):
+        with pytest.raises(InputError) as of_input:
+            by_rule("slower", given)  # type: ignore[arg-type]
+        assert f"{said}expected the path of a file, its content as a dict, or DeviceCosts" in str(of_input.value)
+        assert "for several batches one list of these" in str(of_input.value)
+
+
+def test_predicted_latency_takes_a_list_of_one() -> None:
+    """As nest does; times of several batches are not one prediction."""
+    costs = costs_with({"0": 9.0})
+    net = nest(plain_net(), densities=DENSITIES)
+    assert predicted_latency(net, [costs]) == predicted_latency(net, costs)
+    with pytest.raises(BudgetError, match=r"expected those of one batch with predicted_latency, .* got 2"):
+        predicted_latency(net, [costs, at_eight(costs)])
+
+
 def test_wrong_arguments_are_named() -> None:
     """Rules and costs that are none, and a network of which every layer is faster dense."""
     costs = costs_with({"0": 1.0})
@@ -171,14 +231,14 @@ def test_wrong_arguments_are_named() -> None:
             by_rule(rule, costs)  # type: ignore[arg-type]
     with pytest.raises(BudgetError, match="dense_where='slower' needs costs"):
         nest(plain_net(), densities=DENSITIES, dense_where="slower")
-    with pytest.raises(BudgetError, match="these costs have no dense_ms; measure them again"):
+    with pytest.raises(BudgetError, match="costs: no layer has dense_ms; measure again"):
         by_rule("slower", costs_with({}))
-    with pytest.raises(BudgetError, match="dense_where='slower' needs costs"):
+    with pytest.raises(BudgetError, match=r"dense_where='slower' needs costs: .* got an empty list"):
         nest(plain_net(), densities=DENSITIES, dense_where="slower", costs=[])
     with pytest.raises(BudgetError, match=r"expected those of one batch with budget_by=.latency., .* got 2"):
-        nest(plain_net(), latency_ms=(2.7, 3.0), budget_by="latency", costs=[costs, costs])
-    with pytest.raises(BudgetError, match="these costs have no dense_ms"):
-        nest(plain_net(), densities=DENSITIES, dense_where="slower", costs=[costs, costs_with({})])
+        nest(plain_net(), latency_ms=(2.7, 3.0), budget_by="latency", costs=[costs, at_eight(costs)])
+    with pytest.raises(BudgetError, match=r"costs\[1\]: no layer has dense_ms"):
+        nest(plain_net(), densities=DENSITIES, dense_where="slower", costs=[costs, at_eight(costs_with({}))])
     every = costs_with(dict.fromkeys(("0", "2", "4", "7"), 0.1), 0.012)
     with pytest.raises(BudgetError, match=r"on imagined every layer is faster dense.* takes 12 µs there; serve"):
         by_rule("slower", every)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -163,9 +164,79 @@ def test_layers_that_share_a_weight_and_layers_used_twice() -> None:
         ([inputs(4)], {"samples": 0}, "samples >= 1"),
         ([inputs(4) * float("nan")], {}, "0: .* not finite"),
         ([inputs(4)], {"damping": 0.0}, "damping"),
+        ([inputs(4)], {"keep_values": 1}, "keep_values: expected True, False or None, got 1"),
     ],
 )
 def test_errors_say_what_to_do(batches: list[Tensor], options: dict[str, float], message: str) -> None:
     """The cases are no samples, samples that are not finite, and no damping."""
     with pytest.raises(TrainingError, match=message):
         nest_pretrained(small_net().eval(), batches, densities=DENSITIES, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("exponent", [64, -64, -110])
+@pytest.mark.parametrize("columns", [48, 2049])  # in float64, and in float32 where that will do
+def test_levels_are_the_same_for_samples_of_any_size(exponent: int, columns: int) -> None:
+    """A network without biases on samples times a power of two: every bit, though squares leave float32."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(columns, 16, bias=False), nn.ReLU(), nn.Linear(16, 10, bias=False)).eval()
+    x = torch.randn(32, columns)
+    expected, found = (
+        nest_pretrained(model, [each], densities=(0.1, 0.999)).state_dict() for each in (x, x * 2.0**exponent)
+    )
+    assert found.keys() == expected.keys()
+    for name, tensor in found.items():
+        if columns == 48:
+            assert torch.equal(tensor, expected[name]), name
+        elif tensor.is_floating_point():
+            assert tensor.isfinite().all(), name
+
+
+def test_half_precision_has_scales_of_large_outputs() -> None:
+    """The outputs' squares leave float16 long before the outputs do."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(48, 16, bias=False)).eval()
+    x = 200 * torch.randn(64, 48)
+    whole = nest_pretrained(model, [x], densities=(0.2, 0.5)).nested_layers()["0"]
+    half = nest_pretrained(model.half(), [x.half()], densities=(0.2, 0.5)).nested_layers()["0"]
+    assert whole.scales is not None
+    assert half.scales is not None
+    torch.testing.assert_close(half.scales.float(), whole.scales, rtol=0.02, atol=0)
+
+
+def test_samples_too_large_for_any_levels_are_refused() -> None:
+    """The samples are to blame: a square that no float64 holds, and a variance that no float32 holds."""
+    model = nn.Sequential(nn.Linear(8, 8, bias=False)).double().eval()
+    x = torch.rand(16, 8, dtype=torch.float64)
+    with pytest.raises(TrainingError, match=r"0: the calibration samples reach .*e\+199 there, .*; scale the inputs"):
+        nest_pretrained(model, [x * 1e200], densities=(0.5,))
+    normed = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8)).eval()
+    with pytest.raises(TrainingError, match=r"1: the calibration samples are so large there .* scale the inputs down"):
+        nest_pretrained(normed, [x.float() * 1e25], densities=(0.5,))
+
+
+def test_own_values_stay_at_any_density_and_are_said_to_be_nearer(caplog: pytest.LogCaptureFixture) -> None:
+    """Of a dense level above a sparse one; alone it has nothing to be worse than."""
+    torch.manual_seed(1)
+    model, x = nn.Sequential(nn.Linear(96, 64)).eval(), torch.randn(300, 96)
+
+    def error(net: NestedModel) -> float:
+        with torch.no_grad():
+            return float((net(x) - model(x)).norm() / model(x).norm())
+
+    def said(**options: object) -> tuple[NestedModel, list[str]]:
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "nested_sparse"):
+            net = nest_pretrained(model, [x], samples=300, **options)  # type: ignore[arg-type]
+        return net, [each.getMessage() for each in caplog.records if "own values" in each.getMessage()]
+
+    solved, (warning,) = said(densities=(0.1, 0.999))
+    assert warning.startswith("level 1: ")
+    assert "keep_values=True" in warning
+    kept, warnings = said(densities=(0.1, 0.999), keep_values=True)
+    assert not warnings
+    assert error(kept) < 1e-3 < error(solved)
+    layer = kept.nested_layers()["0"]
+    for level in range(2):
+        own = torch.where(layer.mask(level), model[0].weight, 0)
+        assert torch.equal(torch.where(layer.mask(level), layer.values, 0), own)
+    assert said(densities=(0.999,))[1] == said(densities=(0.05,))[1] == []

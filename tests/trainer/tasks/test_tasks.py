@@ -130,82 +130,6 @@ def test_outputs_of_another_kind_are_refused(task: Task, outputs: Any, targets: 
         task.judged(outputs, targets, "score")
 
 
-@pytest.mark.parametrize("wrong", [-5.0, -100.0, -0.5, 61.0, 128.0, math.nan, math.inf])
-def test_a_relevance_that_is_none_is_refused(wrong: float) -> None:
-    """Its gain would be negative, or infinite: an NDCG below 0, a loss that is NaN."""
-    scores, targets = torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([[wrong, 0.0, 1.0]])
-    for ask in (lambda: Ranking().judged(scores, targets, "score"), lambda: Ranking().loss(scores, targets)):
-        with pytest.raises(TrainingError, match=f"relevances: expected 0 to 60, or -1 .* got {wrong}; grade"):
-            ask()
-
-
-def test_the_greatest_relevances_have_a_finite_loss() -> None:
-    scores = torch.zeros(2, 1000, requires_grad=True)
-    loss = Ranking().loss(scores, torch.full((2, 1000), 60))
-    loss.backward()
-    assert loss.item() == pytest.approx(math.log(1000), rel=1e-5)
-    assert scores.grad is not None
-    assert scores.grad.isfinite().all()
-
-
-@pytest.mark.parametrize(
-    ("task", "outputs", "targets", "said"),
-    [
-        (
-            Classification(),
-            (2, 3),
-            torch.zeros(2, 3).long(),
-            r"class indices \(2,\), .* got a tensor \(2, 3\).*ranking",
-        ),
-        (Classification(), (2, 6, 3), torch.zeros(2, 6).long(), r"class indices \(2, 3\), .*set classes_last = true"),
-        (Classification(), (2, 3), torch.tensor([0, 9]), "expected classes 0 to 2, .* got 9"),
-        (Classification(), (2, 3), torch.tensor([-1, 2]), "expected classes 0 to 2, .* got -1"),
-        (Classification(), (2, 3), torch.zeros(2), r"int64, .* got float32; convert them with .long\(\)"),
-        (Classification(), (2, 3), [0, 1], "got a list"),
-        (
-            Classification(classes_last=True),
-            (2, 6, 3),
-            torch.zeros(2, 5).long(),
-            r"\(2, 6\), .* got a tensor \(2, 5\)$",
-        ),
-        (Language(), (2, 6, 3), torch.full((2, 6), 3), "expected classes 0 to 2, .* got 3"),
-        (Language(), (2, 6, 3), torch.zeros(2, 6), "got float32"),
-    ],
-)
-def test_targets_that_do_not_fit_are_refused_in_words(
-    task: Task, outputs: tuple[int, ...], targets: Any, said: str
-) -> None:
-    with pytest.raises(TrainingError, match=said):
-        task.loss(torch.zeros(outputs), targets)
-
-
-@pytest.mark.parametrize(("task", "shape"), [(Classification(), (4,)), (Language(), (4, 6))])
-def test_a_batch_without_a_target_has_no_loss(task: Task, shape: tuple[int, ...]) -> None:
-    """As a list without a relevant document has none: 0, with gradients of 0."""
-    outputs = torch.randn(*shape, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    loss = task.loss(outputs, torch.full(shape, -100))
-    loss.backward()
-    assert loss.item() == 0.0
-    assert outputs.grad is not None
-    assert not outputs.grad.any()
-    broken = torch.full((*shape, 5), math.nan)
-    assert task.loss(broken, torch.zeros(shape).long()).isnan()
-
-
-def test_probabilities_of_classes_are_targets_too() -> None:
-    logits = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
-    shares = torch.softmax(torch.randn(4, 5, generator=torch.Generator().manual_seed(1)), 1)
-    expected = -(shares * torch.log_softmax(logits, 1)).sum(1).mean()
-    assert Classification().loss(logits, shares).item() == pytest.approx(expected.item(), rel=1e-6)
-
-
-def test_data_without_a_target_to_score_says_so() -> None:
-    net = nest(nn.Linear(3, 4), densities=(0.5, 0.9), pattern="unstructured")
-    batches = [(torch.zeros(2, 3), torch.zeros(2, 4).long())] * 3
-    with pytest.raises(TrainingError, match=r"none in 3 batches: .*no list has a relevant document"):
-        metrics_per_level(net, batches, task=Ranking())
-
-
 def test_soft_labels_need_the_logits_of_each_position() -> None:
     with pytest.raises(TrainingError, match=r"logits alone \(N, T, classes\), got \(2, 3\)"):
         Language().logits(torch.zeros(2, 3))
@@ -284,7 +208,11 @@ def test_a_recipe_without_a_task_is_a_classification(tmp_path: Path) -> None:
         (["task.name=sorting"], r"\[task\] name: there is no 'sorting'; .*classification, ranking, language"),
         (["task.name=ranking", "task.top=0"], r"\[task\] top: expected a whole number >= 1, got 0"),
         (["task.name=ranking", "output.metrics=['accuracy']"], "there is no 'accuracy'; .*ndcg@10, disagreement"),
-        (["task.name=language", "output.route_samples=5"], r"route_samples = 5: expected 0: they are scored by their"),
+        (["task.name=language", "output.route_samples=5"], "route_samples = 5: expected 0 with the task language: low"),
+        (
+            ["task.classes_last=true", "output.route_samples=5"],
+            "expected 0 with the task classification with classes_l",
+        ),
         (["task.top=3"], r'\[task\] has no name, and so is classification; for its keys give name = "ranking"'),
     ],
 )

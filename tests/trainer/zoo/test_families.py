@@ -133,7 +133,8 @@ def trained(name: str, folder: Path) -> Trained:
     assert len(reports) == 3
     net.eval()
     path, scored = folder / f"{name}.safetensors", list(data.scored())
-    export(net, data.example, path, metrics=metrics_per_level(net, scored, task=recipe.task))
+    metrics = metrics_per_level(net, scored, task=recipe.task)
+    export(net, data.example, path, metrics=metrics, fixed_batch=recipe.output.fixed_batch)
     return Trained(recipe, net, path, scored)
 
 
