@@ -111,7 +111,7 @@ class FrontDelay:
         return min(self._high_s, max(LEFT_SHARE * (self._slo_s - self._standstill_s), LEAST_HIGH_SHARE * self._slo_s))
 
     def _gathered_s(self, now_s: float) -> float:
-        """What is left of the queue that gathers in a standstill where calls come as fast as they can be answered."""
+        """The rest of a queue that gathers in a standstill where calls come as fast as they can be answered."""
         running_share = min(max(1.0 - self._lost_s / STOPS_S, 0.0), MOST_RUNNING_SHARE)
         worked_off_s = (1.0 - running_share) * (now_s - self._resumed_s)
         return max(running_share * self._standstill_s - worked_off_s, 0.0)
