@@ -32,7 +32,7 @@ class Task(ABC):
     """Name of the metric by which levels are compared."""
     higher_is_better: bool = True
     counted: str = f"a target other than {IGNORED}"
-    """What makes an item count, for messages."""
+    """The property by which an item counts, for messages."""
 
     @property
     def metrics(self) -> tuple[str, ...]:

@@ -97,9 +97,7 @@ def test_lowered_inferences_are_scored_on_one_input_and_classes(tmp_path: Path) 
 
 
 def test_a_file_of_one_sample_at_a_time(tmp_path: Path) -> None:
-    """As `export` makes it, in float32 and in int8."""
-    for values in ("float32", "int8"):
-        settings = ("output.fixed_batch=true", f"output.values={values}", "output.calibration_samples=8")
-        run_recipe(tiny(tmp_path, *settings[: 3 if values == "int8" else 1]), tmp_path / values)
-        with Session(tmp_path / values / "tiny.safetensors", threads=1) as session:
-            assert session.inputs[0].shape[0] == 1
+    """As `export` makes it."""
+    run_recipe(tiny(tmp_path, "output.fixed_batch=true"), tmp_path / "a")
+    with Session(tmp_path / "a" / "tiny.safetensors", threads=1) as session:
+        assert session.inputs[0].shape[0] == 1

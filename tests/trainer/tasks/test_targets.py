@@ -1,4 +1,4 @@
-"""Targets that do not fit a task are told in words, before the training where that is possible."""
+"""Targets: those that do not fit a task are told in words, before the training where that is possible."""
 
 from __future__ import annotations
 
