@@ -29,8 +29,8 @@ from typer.testing import CliRunner
 
 from nested_sparse.serving import cli
 from nested_sparse.trainer.data.datasets import Digits
-from nested_sparse.trainer.models import DigitNet
 from nested_sparse.trainer.recipes.recipe import load_recipe
+from nested_sparse.trainer.zoo import DigitNet
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "docs" / "examples" / "fashion-mnist.safetensors"

@@ -19,7 +19,7 @@ from nested_sparse.runtime import Session
 from nested_sparse.slice import slice_checkpoint
 from nested_sparse.trainer import FreezeThenGrow, NestedModel, TrainConfig, accuracy_per_level, export, nest, train
 from nested_sparse.trainer.data.images import Batches, LabelledImages, load_digits_images
-from nested_sparse.trainer.models import DigitNet
+from nested_sparse.trainer.zoo import DigitNet
 
 LEVELS = (0.1, 0.3, 0.6)
 

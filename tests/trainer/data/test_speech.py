@@ -16,7 +16,7 @@ from nested_sparse.trainer import nest
 from nested_sparse.trainer.data import speech
 from nested_sparse.trainer.data.images import Batches, delayed
 from nested_sparse.trainer.data.speech import LabelledSpectra, decoded_clips, load_fsdd, log_mel, mel_bank
-from nested_sparse.trainer.models import Jasper
+from nested_sparse.trainer.zoo import Jasper
 from support import DATA
 
 FSDD = DATA / "fsdd" / "fsdd.npz"

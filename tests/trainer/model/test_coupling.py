@@ -18,7 +18,7 @@ from nested_sparse.trainer.model.choose import choose_masks
 from nested_sparse.trainer.model.coupling import couple
 from nested_sparse.trainer.model.layers import NestedLayer
 from nested_sparse.trainer.model.replace import replace_layers
-from nested_sparse.trainer.models import DigitNet, ResNet50
+from nested_sparse.trainer.zoo import DigitNet, ResNet50
 
 DENSITIES = (0.1, 0.3, 0.7)
 

@@ -18,7 +18,7 @@ from nested_sparse.errors import BudgetError, InputError, LevelError, PatternErr
 from nested_sparse.trainer import nest
 from nested_sparse.trainer.model.layers.conv import NestedConv2d
 from nested_sparse.trainer.model.layers.linear import NestedLinear
-from nested_sparse.trainer.models import DigitNet, ResNet50
+from nested_sparse.trainer.zoo import DigitNet, ResNet50
 
 
 @pytest.mark.parametrize(("pattern", "block_rows"), [("unstructured", 1), ("block4x1", 4), ("block8x1", 8)])

@@ -11,8 +11,8 @@ from tiny_recipe import TINY, tiny
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import TrainingError
 from nested_sparse.trainer import nest
-from nested_sparse.trainer.models import DigitNet
 from nested_sparse.trainer.recipes.run import run_recipe
+from nested_sparse.trainer.zoo import DigitNet
 
 BY_LATENCY = TINY.replace("densities = [0.2, 0.6]", 'budget_by = "latency"\nlatency_ms = [10, 14]\ncosts = "{costs}"')
 CLASSES = 10

@@ -15,11 +15,11 @@ from tiny_recipe import TINY, tiny
 from nested_sparse.errors import TrainingError
 from nested_sparse.runtime import Session
 from nested_sparse.trainer.data.datasets import Digits
-from nested_sparse.trainer.models import ResNet20
 from nested_sparse.trainer.progress import EpochReport
 from nested_sparse.trainer.recipes.recipe import load_recipe, named_recipes
 from nested_sparse.trainer.recipes.run import dense_flops, run_recipe
 from nested_sparse.trainer.tensorboard import TensorBoard
+from nested_sparse.trainer.zoo import ResNet20
 
 
 def test_named_recipes_hold() -> None:
@@ -224,7 +224,7 @@ def test_own_functions_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "recipe_mine.py").write_text(
         "import torch\n"
         "from nested_sparse.trainer.data.datasets import Digits\n"
-        "from nested_sparse.trainer.models import DigitNet\n"
+        "from nested_sparse.trainer.zoo import DigitNet\n"
         "def data(pixels: int):\n    return Digits(size=pixels, train_samples=64, validation_samples=20).load(0)\n"
         "def net(classes, channels, width: int = 4):\n"
         "    assert (classes, channels) == (10, 1)\n"
@@ -254,7 +254,7 @@ import dataclasses
 import numpy as np
 import torch
 from nested_sparse.trainer.data.datasets import Digits
-from nested_sparse.trainer.models import DigitNet
+from nested_sparse.trainer.zoo import DigitNet
 class OwnError(Exception): pass
 def raise_own(*_): raise OwnError("mine")
 def boom(*_): raise KeyError("boom")

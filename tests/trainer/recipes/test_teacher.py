@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from nested_sparse.errors import TrainingError
 from nested_sparse.runtime import Session
-from nested_sparse.trainer.models import DigitNet
 from nested_sparse.trainer.recipes import run as run_module
 from nested_sparse.trainer.recipes.run import run_recipe, start, train_by
+from nested_sparse.trainer.zoo import DigitNet
 
 UNTRAINED = ["train.dense_epochs=0", "train.search_epochs=0", "nesting.epochs_per_level=0"]
 SHORT = ["train.dense_epochs=0", "train.search_epochs=0", "nesting.epochs_per_level=[1, 0]"]

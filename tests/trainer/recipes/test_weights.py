@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from nested_sparse.errors import TrainingError
-from nested_sparse.trainer.models import DigitNet
 from nested_sparse.trainer.recipes.run import load_weights
+from nested_sparse.trainer.zoo import DigitNet
 
 
 @pytest.mark.parametrize(

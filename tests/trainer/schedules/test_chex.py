@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from nested_sparse.coupled import ChannelGroup
 from nested_sparse.errors import TrainingError
 from nested_sparse.trainer import Chex, FreezeThenGrow, NestedModel, TrainConfig, nest, train
-from nested_sparse.trainer.models import DigitNet, ResidualBlock
 from nested_sparse.trainer.schedules import SCHEDULES
 from nested_sparse.trainer.schedules.chex import drawn_order
+from nested_sparse.trainer.zoo import DigitNet, ResidualBlock
 
 DENSITIES = (0.1, 0.5)
 

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from nested_sparse.errors import TrainingError
 from nested_sparse.trainer import FreezeThenGrow, Gap, NestedModel, TrainConfig, nest, train
 from nested_sparse.trainer.data.images import Batches, LabelledImages
-from nested_sparse.trainer.models import DigitNet
 from nested_sparse.trainer.schedules import SCHEDULES
+from nested_sparse.trainer.zoo import DigitNet
 
 CONFIG = TrainConfig(dense_epochs=0, search_epochs=3, recalibration_samples=0, distill_weight=0)
 SEARCH_ONLY = FreezeThenGrow(epochs_per_level=0)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from nested_sparse.trainer.models import DigitNet, MobileNetV2, ResNet50
+from nested_sparse.trainer.zoo import DigitNet, MobileNetV2, ResNet50
 
 
 def conv_flops(model: nn.Module, x: torch.Tensor) -> int:
@@ -44,3 +44,10 @@ def test_mobilenet_v2_has_the_size_it_says() -> None:
     assert conv_flops(model, torch.zeros(1, 3, 224, 224)) == pytest.approx(0.6e9, rel=0.01)
     assert sum(block.shortcut for block in model.blocks) == 10
     assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 1000)
+
+
+def test_the_former_name_is_the_same_module_content() -> None:
+    from nested_sparse.trainer import models, zoo
+
+    assert models.__all__ == zoo.__all__
+    assert models.DigitNet is DigitNet

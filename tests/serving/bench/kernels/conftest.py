@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nested_sparse.serving.bench.kernels.model_cache import MOBILENETV2, RESNET50, ConvNetwork, ModelCache
-from nested_sparse.trainer.models import DigitNet
+from nested_sparse.trainer.zoo import DigitNet
 
 NETWORK = ConvNetwork(lambda: DigitNet(width=16, channels=3), (1, 3, 24, 24))
 LINEAR_SIZE = 96

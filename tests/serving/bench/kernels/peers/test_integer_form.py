@@ -12,7 +12,7 @@ import torch
 from nested_sparse.serving.bench.kernels.dense import export_dense
 from nested_sparse.serving.bench.kernels.int8 import quantised_statically
 from nested_sparse.serving.bench.kernels.peers.integer_form import integer_form
-from nested_sparse.trainer.models import DigitNet
+from nested_sparse.trainer.zoo import DigitNet
 
 SHAPE = (1, 3, 24, 24)
 
