@@ -30,7 +30,7 @@ def with_model(model, *shape):
     return replace(NETWORKS["two-linears"], full=size, shallow=size)
 
 
-@pytest.mark.parametrize("name", ["ds-cnn", "gat", "llama-step"])
+@pytest.mark.parametrize("name", ["ds-cnn", "gat", "re-ranker"])
 def test_a_row_has_the_figures_of_its_network(name):
     """Every level at every batch agrees with torch, and both sides have as many samples."""
     row = measure_network(NETWORKS[name], SETTINGS)
