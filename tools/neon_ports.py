@@ -75,17 +75,27 @@ def inner_loop(body: list[Instruction]) -> list[Instruction]:
         (begin, end) for begin, end in backward if not any(begin <= other[0] and other[1] < end for other in backward)
     ]
     loops = [body[begin : end + 1] for begin, end in innermost]
-    return max(loops, key=lambda loop: sum(instruction.name == "fmla" for instruction in loop), default=[])
+    return max(loops, key=multiply_adds, default=[])
+
+
+def multiply_adds(loop: list[Instruction]) -> int:
+    """The number of vector multiply-adds."""
+    return sum(instruction.name == "fmla" for instruction in loop)
 
 
 def listed(functions: Functions) -> Iterator[tuple[str, list[Instruction], float]]:
-    """Each NEON kernel for 2-byte columns: its name, its inner loop, the multiply-adds of a block there."""
+    """Each NEON kernel for 2-byte columns: its name, its inner loop, the multiply-adds of a block there.
+
+    Of a gemv kernel it is the loop over the most vectors at once, and a block counts for each of them.
+    """
     for function, body in functions.items():
         if not (found := re.search(r"::((?:spmm|gemv)_(\d+)(?:x(\d+))?_u16_neon)\(", function)):
             continue
         name, block_rows, vectors = found[1], int(found[2]), int(found[3] or 0)
         if vectors == 0:
-            yield name, inner_loop(body), block_rows / 4
+            part = re.compile(rf"\bgemv_(?:streams|together)<.*::Rows<{block_rows}>, .*unsigned short, float>")
+            loops = [inner_loop(body), *(inner_loop(other) for key, other in functions.items() if part.search(key))]
+            yield name, max(loops, key=multiply_adds), block_rows / 4
             continue
         rows = min(block_rows, 4)
         tile = re.compile(rf"\bBlocks<.*::Neon, {block_rows}, {rows}, unsigned short>::run<{vectors}, ")
