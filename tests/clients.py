@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import numpy as np
@@ -53,3 +54,24 @@ def wait_for(condition, seconds=120.0):
     while not (met := condition()) and time.monotonic() < end:
         time.sleep(0.005)
     return bool(met)
+
+
+class Askers:
+    """Threads that each run `ask(number)` within the context, which ends it by `stop`."""
+
+    def __init__(self, count=4):
+        self.stop = threading.Event()
+        self._threads = [threading.Thread(target=self.ask, args=(number,)) for number in range(count)]
+
+    def ask(self, number):
+        raise NotImplementedError
+
+    def __enter__(self):
+        for each in self._threads:
+            each.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop.set()
+        for each in self._threads:
+            each.join()

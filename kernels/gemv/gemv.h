@@ -5,8 +5,7 @@
 //             +  residual[n * y_pitch + output_of(r)] )
 //
 // for vector n, packed row r = g * V + v and j in [ptr_l[g], ptr_l[g + 1]); with gather groups over the entries of row
-// r (packed.h). The order of an output's sum does not depend on
-// the number of vectors.
+// r (packed.h). The order of an output's sum does not depend on the number of vectors.
 //
 // Callers guarantee that columns and ranges of groups are in range. No alignment is assumed. Kernels write only the
 // outputs of their groups, so calls over disjoint ranges may run at once. y may be the residual.

@@ -33,7 +33,7 @@ class Standstill:
     It is active from a run that was stopped until one that should have been stopped was not, or until none was for a
     while. While it is not, left_ms() and wall_ms() know no standstill. Not thread-safe: the scheduler locks.
 
-    read: reads the quota; called only after runs that took longer than expected.
+    read: reads the quota; called once here, after runs that took longer than expected, and before a refusal.
     """
 
     def __init__(self, read: Callable[[], QuotaReading | None]) -> None:

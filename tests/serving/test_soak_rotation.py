@@ -22,7 +22,7 @@ import numpy as np
 import psutil
 import pytest
 from certificates import Authority
-from clients import wait_for
+from clients import Askers, wait_for
 
 from nested_sparse.proto import messages
 from nested_sparse.serving.bench.serving.server_process import running_server
@@ -61,6 +61,7 @@ class Site:
         self.cert, self.key = self.authority.issue(folder)
         self.token_file, self.models = folder / "tokens", folder / "models"
         self.token = "token-0-" + "x" * 20
+        self._lock, self._under_way = threading.Lock(), Counter[str]()
         self.address = ""
         self._numbers = itertools.count(2)
         self._write_tokens(self.token)
@@ -97,6 +98,18 @@ class Site:
             time.sleep(0.05)
         return code
 
+    @contextlib.contextmanager
+    def asking(self) -> Iterator[str]:
+        """The token in force, which does not go meanwhile."""
+        with self._lock:
+            token = self.token
+            self._under_way[token] += 1
+        try:
+            yield token
+        finally:
+            with self._lock:
+                self._under_way[token] -= 1
+
     def changes(self) -> tuple[Callable[[], None], ...]:
         """Every kind of change; each checks that it took place."""
         return (self.rotate_token, self.rotate_certificate, self.swap_version, self.unload_and_load, self.be_refused)
@@ -106,8 +119,9 @@ class Site:
         old, new = self.token, f"token-{next(self._numbers)}-" + "x" * 20
         self._write_tokens(old, new)
         assert wait_for(lambda: self.status("ServerMetadata", token=new) is grpc.StatusCode.OK)
-        self.token = new
-        time.sleep(0.5)  # for calls that are under way with the old one
+        with self._lock:
+            self.token = new
+        assert wait_for(lambda: not self._under_way[old])
         self._write_tokens(new)
         assert wait_for(lambda: self.status("ServerMetadata", token=old) is grpc.StatusCode.UNAUTHENTICATED)
 
@@ -159,38 +173,28 @@ class Site:
         shutil.copy(EXAMPLE, path)
 
 
-class Askers:
-    """Threads that ask the site at `rate_per_s` in all, on connections that they renew, and cancel each tenth call."""
+class Clients(Askers):
+    """They ask the site at `rate_per_s` in all, on connections that they renew, and cancel each tenth call."""
 
     def __init__(self, site: Site, rate_per_s: float) -> None:
+        super().__init__(THREADS)
         self.statuses: Counter[str] = Counter()
         self._site, self._pause_s = site, THREADS / rate_per_s
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._ask, args=(number,)) for number in range(THREADS)]
 
-    def __enter__(self) -> Askers:
-        for each in self._threads:
-            each.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for each in self._threads:
-            each.join()
-
-    def _ask(self, number: int) -> None:
+    def ask(self, number: int) -> None:
         request, rng = valid(), np.random.default_rng(number)
         due_s = time.perf_counter()
-        while not self._stop.is_set():
+        while not self.stop.is_set():
             with self._site.calling("ModelInfer") as call:
                 for count in range(CALLS_PER_CONNECTION):
-                    done = call(request, self._site.token)
-                    if count % 10 == 9 and done.cancel():
-                        continue  # its end may be either
-                    done.exception()
+                    with self._site.asking() as token:
+                        done = call(request, token)
+                        if count % 10 == 9 and done.cancel():
+                            continue  # its end may be either
+                        done.exception()
                     self.statuses[done.code().name] += 1
                     due_s = max(due_s + float(rng.exponential(self._pause_s)), time.perf_counter() - 1.0)
-                    if self._stop.wait(max(0.0, due_s - time.perf_counter())):
+                    if self.stop.wait(max(0.0, due_s - time.perf_counter())):
                         break
 
 
@@ -198,13 +202,13 @@ def change_under_load(site: Site, pid: int, seconds: float, rate_per_s: float) -
     """Statuses of the valid calls, resident bytes after each change, and the number of changes."""
     process, resident = psutil.Process(pid), []
     end_s = time.perf_counter() + seconds
-    with Askers(site, rate_per_s) as askers:
+    with Clients(site, rate_per_s) as clients:
         for change in itertools.cycle(site.changes()):
             change()
             resident.append(process.memory_info().rss)
             if time.perf_counter() >= end_s and len(resident) >= len(site.changes()):
                 break
-    return askers.statuses, resident, len(resident)
+    return clients.statuses, resident, len(resident)
 
 
 def test_everything_changes_under_load_and_no_valid_call_fails(tmp_path: Path) -> None:
@@ -221,10 +225,10 @@ def test_long_change_under_load_leaks_nothing(tmp_path: Path) -> None:
     """At 80 % of the clients' own peak: at most 0.5 % are shed, nothing else fails, and the memory stays flat."""
     site = Site(tmp_path)
     with site.started("--threads", "1", "--slo-ms", "1000") as pid:
-        with Askers(site, 1e6) as askers:
+        with Clients(site, 1e6) as clients:
             time.sleep(5.0)
-        peak_per_s = askers.statuses["OK"] / 5.0
-        with Askers(site, LOAD * peak_per_s):
+        peak_per_s = clients.statuses["OK"] / 5.0
+        with Clients(site, LOAD * peak_per_s):
             for _ in range(WARM_UP_SWAPS):
                 site.swap_version()
                 site.unload_and_load()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -10,10 +11,29 @@ from torch import Tensor
 
 from nested_sparse.errors import TrainingError
 
-from .task import IGNORED, kind
+from .task import IGNORED, Task, kind
 
 INDICES = (torch.int64, torch.uint8)
 """Types of class indices that torch's cross-entropy takes."""
+
+
+class OfClasses(Task):
+    """A task whose targets are class indices."""
+
+    def loss(self, outputs: Any, targets: Any) -> Tensor:
+        """Cross-entropy in nats, mean over the items; 0 where none counts.
+
+        Raises TrainingError where the targets do not fit, else whatever torch does.
+        """
+        try:
+            return class_loss(self.classes_second(outputs), targets)
+        except Exception:  # torch's words name neither the targets nor the next step
+            self.check(outputs, targets)
+            raise
+
+    @abstractmethod
+    def classes_second(self, outputs: Any) -> Any:
+        """The logits with the classes in dimension 1."""
 
 
 def class_loss(logits: Tensor, targets: Tensor) -> Tensor:

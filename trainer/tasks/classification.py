@@ -9,30 +9,22 @@ from torch import Tensor
 
 from nested_sparse.level import ACCURACY
 
-from .classes import check_indices, check_range, class_loss
+from .classes import OfClasses, check_indices, check_range
 from .hits import choices
-from .task import IGNORED, Judged, Task, check_logits
+from .task import IGNORED, Judged, check_logits
 
 
 @dataclass(frozen=True, slots=True)
-class Classification(Task):
+class Classification(OfClasses):
     """Logits (N, classes, ...), class indices (N, ...), cross-entropy, top-1 accuracy. Targets of -100 are left out."""
 
     classes_last: bool = False
     """Whether the classes are the last dimension of the logits, (N, ..., classes), as of the nodes of a graph."""
     quality = ACCURACY
 
-    def loss(self, outputs: Any, targets: Any) -> Tensor:
-        """Cross-entropy, mean over the items; 0 where none counts. Raises TrainingError, and what torch does."""
-        try:
-            return class_loss(self._classes_second(outputs), targets)
-        except Exception:  # torch's words name neither the targets nor the next step
-            self.check(outputs, targets)
-            raise
-
     def check(self, outputs: Any, targets: Any) -> None:
         """Check a batch; targets may also be probabilities, of the shape of the logits, which have no accuracy."""
-        logits, doing = self._classes_second(outputs), "the loss of classification"
+        logits, doing = self.classes_second(outputs), "the loss of classification"
         both = isinstance(logits, Tensor) and isinstance(targets, Tensor)
         if both and targets.is_floating_point() and targets.shape == logits.shape:
             return
@@ -42,15 +34,16 @@ class Classification(Task):
 
     def judged(self, outputs: Any, targets: Any, doing: str) -> Judged:
         """Whether each item's largest logit is at its target."""
-        chosen = choices(self._classes_second(outputs), targets, doing, self._advice(outputs, targets))
+        chosen = choices(self.classes_second(outputs), targets, doing, self._advice(outputs, targets))
         counted = targets != IGNORED
         return Judged((chosen == targets)[counted], chosen[counted])
 
     def logits(self, outputs: Any) -> Tensor:
         """The outputs, with the classes in dimension 1."""
-        return check_logits(self._classes_second(outputs))
+        return check_logits(self.classes_second(outputs))
 
-    def _classes_second(self, outputs: Any) -> Any:
+    def classes_second(self, outputs: Any) -> Any:
+        """The outputs, with the classes in dimension 1."""
         movable = self.classes_last and isinstance(outputs, Tensor) and outputs.ndim > 2
         return outputs.movedim(-1, 1) if movable else outputs
 

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from nested_sparse.errors import TrainingError
 
-from .classes import check_indices, check_range, class_loss
-from .task import IGNORED, Judged, Task, check_logits, kind
+from .classes import OfClasses, check_indices, check_range
+from .task import IGNORED, Judged, check_logits, kind
 
 
 @dataclass(frozen=True, slots=True)
-class Language(Task):
+class Language(OfClasses):
     """Logits (N, T, classes) of what comes next, class indices (N, T), cross-entropy, bits.
 
     A class is a byte, or whatever the data cuts the text into; bits are per class. Targets of -100 are left out.
@@ -24,14 +24,6 @@ class Language(Task):
 
     quality = "bits_per_byte"
     higher_is_better = False
-
-    def loss(self, outputs: Any, targets: Any) -> Tensor:
-        """Cross-entropy in nats, mean over the positions; 0 where none counts. Raises TrainingError."""
-        try:
-            return class_loss(self.logits(outputs), targets)
-        except Exception:  # torch's words name neither the targets nor the next step
-            self.check(outputs, targets)
-            raise
 
     def check(self, outputs: Any, targets: Any) -> None:
         """Check a batch."""
@@ -47,6 +39,10 @@ class Language(Task):
         return Judged(F.cross_entropy(logits, wanted, reduction="none") / math.log(2), logits.argmax(1))
 
     def logits(self, outputs: Any) -> Tensor:
+        """(N, classes, T)."""
+        return self.classes_second(outputs)
+
+    def classes_second(self, outputs: Any) -> Tensor:
         """(N, classes, T)."""
         return check_logits(outputs, "(N, T, classes)", 3).movedim(-1, 1)
 

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from planted import plant
 
 from nested_sparse.runtime.resources import probes
 from nested_sparse.runtime.resources.monitor import ResourceMonitor, ResourceSample
 
 PSI = "some avg10=1.50 avg60=0.28 avg300=0.13 total={}\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=7\n"
-
-
-def plant(root: Path, files: Mapping[str, str]) -> Path:
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return root
 
 
 V2 = {

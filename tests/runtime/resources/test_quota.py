@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from planted import plant
 
 from nested_sparse.runtime.resources import CpuQuota, QuotaReading
 from nested_sparse.runtime.resources.probes import usable_cores
@@ -25,22 +26,14 @@ V1 = {
 }
 
 
-def tree(root: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return root
-
-
 def test_the_tightest_quota_counts(tmp_path: Path) -> None:
     """Version 2: the group's own 0.5 cores, not the 4 of the one above."""
-    assert CpuQuota(tree(tmp_path, V2))() == QuotaReading(20.0, 2)
+    assert CpuQuota(plant(tmp_path, V2))() == QuotaReading(20.0, 2)
 
 
 def test_version_1(tmp_path: Path) -> None:
     """Quota and period are files of their own."""
-    assert CpuQuota(tree(tmp_path, V1))() == QuotaReading(100.0, 1)
+    assert CpuQuota(plant(tmp_path, V1))() == QuotaReading(100.0, 1)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +55,7 @@ def test_version_1(tmp_path: Path) -> None:
 )
 def test_odd_files(tmp_path: Path, changed: dict[str, str], expected: QuotaReading | None) -> None:
     """No file of a cgroup makes it raise, nor the number of threads that is read from it."""
-    root = tree(tmp_path, {**V2, **changed})
+    root = plant(tmp_path, {**V2, **changed})
     assert CpuQuota(root)() == expected
     assert usable_cores(root) >= 1
 

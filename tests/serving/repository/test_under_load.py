@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clients import InferenceServerException, tensor, triton, wait_for
+from clients import Askers, InferenceServerException, tensor, triton, wait_for
 
 from nested_sparse.slice import slice_checkpoint
 from support import EXAMPLE
@@ -52,29 +52,18 @@ def started(root: Path) -> Iterator[tuple[str, Any]]:
             process.kill()
 
 
-class Askers:
-    """Clients that ask all the time. seen: levels that answered, by version; errors: what failed."""
+class Clients(Askers):
+    """They ask all the time. seen: levels that answered, by version; errors: what failed."""
 
-    def __init__(self, address: str, count: int = 4) -> None:
+    def __init__(self, address: str) -> None:
+        super().__init__()
         self.seen: dict[str, set[int]] = {}
         self.errors: list[str] = []
         self._address = address
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._ask) for _ in range(count)]
 
-    def __enter__(self) -> Askers:
-        for each in self._threads:
-            each.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for each in self._threads:
-            each.join()
-
-    def _ask(self) -> None:
+    def ask(self, _: int) -> None:
         with triton.InferenceServerClient(self._address) as client:
-            while not self._stop.is_set():
+            while not self.stop.is_set():
                 try:
                     response = client.infer("net", [tensor(IMAGE, "input")], parameters={"level": -1}).get_response()
                     level = response.parameters["level"].int64_param
@@ -87,8 +76,8 @@ def change_versions(root: Path, last: int) -> None:
     """Bring versions 2 to `last`, every third of them broken, one after the other, while clients ask."""
     put(root, 1)
     good = [1]
-    with started(root) as (address, _), Askers(address) as askers, triton.InferenceServerClient(address) as client:
-        assert wait_for(lambda: "1" in askers.seen)
+    with started(root) as (address, _), Clients(address) as clients, triton.InferenceServerClient(address) as client:
+        assert wait_for(lambda: "1" in clients.seen)
         for version in range(2, last + 1):
             broken = version % 3 == 0
             put(root, version, broken)
@@ -99,9 +88,9 @@ def change_versions(root: Path, last: int) -> None:
                 client.load_model("net")
                 good.append(version)
             assert list(client.get_model_metadata("net").versions) == [str(good[-1])]
-            assert wait_for(lambda: str(good[-1]) in askers.seen)
-    assert askers.errors == []
-    assert askers.seen == {str(version): {level_of(version)} for version in good}
+            assert wait_for(lambda: str(good[-1]) in clients.seen)
+    assert clients.errors == []
+    assert clients.seen == {str(version): {level_of(version)} for version in good}
 
 
 def test_versions_change_under_load_and_no_request_fails(tmp_path: Path) -> None:

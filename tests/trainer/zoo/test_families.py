@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import json
-import signal
 import struct
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +15,7 @@ import torch
 from torch import Tensor
 
 from nested_sparse.runtime import Session
+from nested_sparse.serving.bench.serving.server_process import running_server
 from nested_sparse.trainer import NestedModel, export, file_metrics, metrics_per_level
 from nested_sparse.trainer.recipes.recipe import Recipe, load_recipe
 from nested_sparse.trainer.recipes.run import start, train_by
@@ -183,26 +180,9 @@ def test_the_metrics_of_the_file_are_those_of_the_net(families: dict[str, Traine
 @pytest.fixture(scope="module")
 def address(families: dict[str, Trained]) -> Iterator[str]:
     """One server process of all the files."""
-    files = [str(family.path) for family in families.values()]
-    command = [
-        sys.executable,
-        "-m",
-        "nested_sparse.serving.cli",
-        "serve",
-        *files,
-        "--json",
-        "--port",
-        "0",
-        "--profile-cache",
-        "off",
-    ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
-        try:
-            assert server.stdout is not None
-            yield json.loads(server.stdout.readline())["address"]
-        finally:
-            server.send_signal(signal.SIGTERM)
-        assert server.wait(timeout=300) == 0
+    first, *rest = [family.path for family in families.values()]
+    with running_server(first, [*map(str, rest), "--profile-cache", "off"]) as server:
+        yield server.address
 
 
 @pytest.mark.parametrize("name", FAMILIES)
