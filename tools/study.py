@@ -12,10 +12,11 @@ lines lack it, from older versions, and stores it in both. `show` prints the tab
 `command` prints the command of each row. Needs Python 3.11 or newer.
 
 [metric] has the name of the metric that the tables show, and `share`, true where it is from 0 to 1; accuracy is the
-default. A [[row]] has a name, a kind (dense, separate or nested) and settings of the recipe. `compare` names one row or more, to
-which its accuracy is related; `teacher` names the row whose checkpoint of the same seed teaches it; `line` is the name
-of a method, whose rows are joined in the picture against budget; `seeds` is the most seeds that it is run with. A row
-with `int8_of` is not trained: tools/int8_accuracy.py makes its int8 file from that row's checkpoint of the same seed.
+default. A [[row]] has a name, a kind (dense, separate or nested) and settings of the recipe. `compare` names one row
+or more, to which its figures are related; `teacher` names the row whose checkpoint of the same seed teaches it; `line`
+is the name of a method, whose rows are joined in the picture against budget; `seeds` is the most seeds that it is run
+with. A row with `int8_of` is not trained: tools/int8_accuracy.py makes its int8 file from that row's checkpoint of the
+same seed.
 """
 
 from __future__ import annotations
