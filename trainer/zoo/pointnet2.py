@@ -73,8 +73,9 @@ class PointNet2(nn.Module):
 
 def _picked(values: Tensor, indices: Tensor, centres: int) -> Tensor:
     """(N, C, points) values at indices (N, centres × neighbours), as (N, C, centres, neighbours)."""
-    everywhere = indices[:, None].expand(-1, values.shape[1], -1)
-    return values.gather(2, everywhere).unflatten(2, (centres, -1))
+    samples, channels = values.shape[:2]
+    everywhere = indices[:, None].expand(-1, channels, -1)
+    return values.gather(2, everywhere).reshape(samples, channels, centres, -1)
 
 
 def shared_mlp(inputs: int, widths: tuple[int, ...]) -> nn.Sequential:
