@@ -1,7 +1,7 @@
 """GpuCase: a random nested weight for the GPU's kernels, and its product computed in another way.
 
-Where there is no CUDA device, Triton's interpreter runs the kernels on the CPU. It is chosen when a kernel is defined, so
-tests import the kernels from here; the variable does not stay set for processes that tests start.
+Where there is no CUDA device, Triton's interpreter runs the kernels on the CPU. It is chosen when a kernel is defined,
+so tests import the kernels from here; the variable does not stay set for processes that tests start.
 """
 
 from __future__ import annotations

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
+from layer_reference import ACTIVATIONS, correlate, logistic, transposed
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from layer_reference import ACTIVATIONS, correlate, logistic, transposed
 from nested_sparse.kernels import library
 from nested_sparse.packing import pack_level
 from nested_sparse.value_type import FLOAT32, ValueType

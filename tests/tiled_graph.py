@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from layer_reference import ACTIVATIONS, windows
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from sparse_node import Array, Placed, SparseNode, place, session_of
-
-from layer_reference import ACTIVATIONS, windows
 
 Images = NDArray[np.float64]
 

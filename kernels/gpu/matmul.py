@@ -86,14 +86,14 @@ def sparse_matmul(  # type: ignore[no-untyped-def]
     run_level = tl.minimum(tl.maximum(tl.load(level), 0), last_level)
     start = tl.load(begin + group)
     last = tl.load(end + run_level * groups + group)
-    # Tensor cores of Hopper (wgmma) take 64 rows or more from their first operand, and 8 or more from the second. So V = 32
-    # is the second one. From V = 64 on it is the first: then an instruction reads 128 or 256 pixels for its 64 rows.
+    # Hopper's tensor cores (wgmma) take 64 rows or more from their first operand, and 8 or more from the second. So
+    # V = 32 is the second one. From V = 64 on it is the first: an instruction then has 128 or 256 pixels for 64 rows.
     if V < 64:  # noqa: SIM108 -- Triton decides an `if` of a constant when it compiles, and not a ternary operator
         sums = tl.full((PIXELS, V), 0.0, tl.float32)
     else:
         sums = tl.full((V, PIXELS), 0.0, tl.float32)
-    # The columns of a step are read one step ahead. If a step's inputs waited for its own columns, Triton would share the
-    # stages among both: of 4, two would hold inputs (seen in the shared memory of the compiled kernel).
+    # The columns of a step are read one step ahead. If a step's inputs waited for its own columns, Triton would share
+    # the stages among both: of 4, two would hold inputs (seen in the shared memory of the compiled kernel).
     next_column = tl.load(col + start + tl.arange(0, STEP))
     for first in range(start, last, STEP):
         block = first + tl.arange(0, STEP)

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from layer_reference import correlate
 from sparse_node import SparseModel, conv_node, tolerance
 from sparse_node import check_levels as check
 
-from layer_reference import correlate
 from nested_sparse.layouts import GatherScatter
 from nested_sparse.value_type import FLOAT16
 

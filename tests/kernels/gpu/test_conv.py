@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from layer_reference import correlate
 
 from gpu_case import DEVICE, GpuCase, float64, gpu, torch
-from layer_reference import correlate
 from nested_sparse.errors import InputError, PatternError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")  # behind the batch's end

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 import pytest
+from layer_reference import ACTIVATIONS
 
 from gpu_case import GpuCase, float64, gpu
-from layer_reference import ACTIVATIONS
 from nested_sparse.errors import InputError
 from nested_sparse.graph.contract import FUNCTIONS
 

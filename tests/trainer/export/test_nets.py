@@ -11,11 +11,11 @@ import onnx.reference
 import pytest
 import torch
 import torch.nn.functional as F
+from layer_reference import ACTIVATIONS, transposed
 from nets import CASES, Jasper, line
 from onnx.reference.op_run import OpRun
 from torch import Tensor, nn
 
-from layer_reference import ACTIVATIONS, transposed
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.runtime import Session, check_rows
 from nested_sparse.slice import slice_checkpoint
