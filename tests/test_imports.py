@@ -95,6 +95,13 @@ MAY_USE: Mapping[str, set[str]] = {
 """Top-level names of the libraries, beside Python's own, that a folder imports."""
 
 MAY_USE_TOO: Mapping[tuple[str, str], str] = {
+    ("kernels.gpu.weight", "torch"): "the extra [gpu]: tensors on the device",
+    ("kernels.gpu.operands", "torch"): "the same",
+    ("kernels.gpu.linear", "torch"): "the same",
+    ("kernels.gpu.conv", "torch"): "the same",
+    ("kernels.gpu.matmul", "torch"): "the same",
+    ("kernels.gpu.matmul", "triton"): "the extra [gpu]: the language of its kernels",
+    ("kernels.gpu.epilogue", "triton"): "the same",
     ("proto.build", "grpc_tools"): "`make proto` generates the messages by it; what serves does not import it",
     ("serving.bench.kernels.dense", "torch"): "the dense side is a torch model",
     ("serving.bench.kernels.layers", "onnx"): "reads graphs node by node",
@@ -124,6 +131,7 @@ MAY_USE_TOO: Mapping[tuple[str, str], str] = {
 }
 
 OFF_DEVICE = (
+    "nested_sparse.kernels.gpu",
     "nested_sparse.trainer",
     "nested_sparse.serving.bench",
     "nested_sparse.serving.demo",
