@@ -44,8 +44,8 @@ class Window:
 class SparseConv:
     """Y (N, O, Ho, Wo) from X (N, C, H, W), one kernel launch at any level; the window is gathered by the kernel.
 
-    Column k of a block is input (c, ky, kx) with k = (c·KH + ky)·KW + kx, as in the file. The pixels of a channel should lie
-    together (torch.contiguous_format): then a kept column is one run of memory, but for the steps of a stride.
+    Column k of a block is input (c, ky, kx) with k = (c·KH + ky)·KW + kx, as in the file. The pixels of a channel
+    should lie together (torch.contiguous_format): then a kept column is one run of memory, without a stride.
 
     weight, window, epilogue: given at the start, never changed. Raises InputError where they do not fit together.
     """

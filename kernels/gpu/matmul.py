@@ -61,7 +61,8 @@ def sparse_matmul(  # type: ignore[no-untyped-def]
     stride_y, stride_x, pad_y, pad_x, dilation_y, dilation_x,
     clip_min, clip_max,
     V: tl.constexpr, PIXELS: tl.constexpr, STEP: tl.constexpr, KERNEL_Y: tl.constexpr, KERNEL_X: tl.constexpr,
-    WINDOWED: tl.constexpr, ONE_IMAGE: tl.constexpr, RESIDUAL: tl.constexpr, FUNCTION: tl.constexpr, WIDENED: tl.constexpr,
+    WINDOWED: tl.constexpr, ONE_IMAGE: tl.constexpr, RESIDUAL: tl.constexpr, FUNCTION: tl.constexpr,
+    WIDENED: tl.constexpr,
 ):  # fmt: skip
     """PIXELS columns of the V rows of one group of Y.
 
@@ -95,9 +96,8 @@ def sparse_matmul(  # type: ignore[no-untyped-def]
             right = column % KERNEL_X * dilation_x
             line = top[None, :] + down[:, None]
             spot = left[None, :] + right[:, None]
-            seen = (
-                (line >= 0) & (line < height) & (spot >= 0) & (spot < width) & kept[:, None] & (place < x_end)[None, :]
-            )
+            seen = (line >= 0) & (line < height) & (spot >= 0) & (spot < width)
+            seen = seen & kept[:, None] & (place < x_end)[None, :]
             x_column = channel.to(tl.int64) * x_row + (down * width + right).to(tl.int64) * x_pixel
         else:
             seen = kept[:, None] & (place < x_end)[None, :]

@@ -12,7 +12,7 @@ from .weight import GpuWeight
 
 
 def check_input(x: torch.Tensor, weight: GpuWeight, shape: Sequence[object]) -> None:
-    """Check X's dtype, device and shape, in which `...` is any number of sizes, and None any size. Raises InputError."""
+    """Check X's dtype, device and shape: `...` is any number of sizes, None any size. Raises InputError."""
     free = len(x.shape) - len(shape) + 1 if ... in shape else 0
     wanted = [None] * free + [size for size in shape if size is not ...]
     fits = len(wanted) == x.ndim and all(size in (None, got) for size, got in zip(wanted, x.shape, strict=True))

@@ -112,7 +112,9 @@ class GpuWeight:
         """The tensor on the device that a kernel reads the level from; a tensor is taken as it is.
 
         A tensor's value may change at any time, also between two layers of one inference. A kernel takes a value below
-        0 for 0, and one above the densest level for that. Raises LevelError and, for a tensor of another kind, InputError.
+        0 for 0, and one above the densest level for that.
+
+        Raises LevelError and, for a tensor of another kind, InputError.
         """
         if isinstance(level, torch.Tensor):
             if level.numel() != 1 or level.dtype != torch.int32 or level.device != self.col.device:
@@ -162,7 +164,7 @@ def _on(device: torch.device | str, array: NDArray[np.number], dtype: torch.dtyp
 
 
 def _finite(values: torch.Tensor) -> torch.Tensor:
-    """The values themselves. A step reads blocks past its end and multiplies them by 0, which only finite ones stand."""
+    """The values themselves. A step multiplies blocks past its end by 0, which gives 0 only for finite ones."""
     if not bool(torch.isfinite(values).all()):
         raise InputError(f"a value is not finite in {values.dtype}; use torch.bfloat16 for values above 65504")
     return values
