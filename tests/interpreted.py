@@ -6,6 +6,6 @@ import os
 
 os.environ.setdefault("TRITON_INTERPRET", "1")  # read when the kernels are defined; tools/gpu_check.sh sets 0
 
-from nested_sparse.runtime.cuda.torch_graph import FUNCTIONS  # noqa: E402
+from nested_sparse.runtime.cuda.torch_graph import FUNCTIONS
 
 __all__ = ["FUNCTIONS"]

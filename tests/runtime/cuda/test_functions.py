@@ -10,9 +10,9 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from interpreted import FUNCTIONS
 from onnx import TensorProto, helper, numpy_helper
 
-from interpreted import FUNCTIONS
 from nested_sparse.runtime.cuda.node import REFUSALS, Node
 
 
