@@ -11,7 +11,6 @@ from nested_sparse.errors import InputError
 from .epilogue import Epilogue
 from .matmul import Geometry, Operand, launch
 from .operands import check_input, check_like
-from .tiles import tile_for
 from .weight import GpuWeight
 
 
@@ -88,11 +87,10 @@ class SparseConv:
             *(window.kernel, window.stride, window.pads[:2], window.dilation),
         )
         if out.numel():
-            tile = tile_for(self.weight.block_rows, len(x) * pixels, self.weight.groups)
             read, written, added = (
                 None if each is None else Operand(_images(each), geometry.places) for each in (x, out, residual)
             )
-            launch(self.weight, number, geometry, self.epilogue, tile, read, written, added)
+            launch(self.weight, number, geometry, self.epilogue, read, written, added)
         return out
 
 

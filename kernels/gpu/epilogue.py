@@ -37,7 +37,7 @@ class Epilogue:
         return FUNCTIONS.index(self.function)
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def apply_function(y, FUNCTION: tl.constexpr):  # type: ignore[no-untyped-def]
     """The function of the float32 sums `y` whose place in FUNCTIONS is FUNCTION. Formulas: activation/activation.h."""
     if FUNCTION == 1:

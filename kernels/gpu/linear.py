@@ -9,7 +9,6 @@ from nested_sparse.errors import InputError
 from .epilogue import Epilogue
 from .matmul import Geometry, Operand, launch
 from .operands import check_input, check_like
-from .tiles import tile_for
 from .weight import GpuWeight
 
 _ALIGNMENT = 16
@@ -63,8 +62,7 @@ class SparseLinear:
             raise InputError(f"out must be a view of {count} lines, got strides {out.stride()}")
         read = _with_room(_by_feature(x), count)
         added = None if residual is None else _with_room(_lines(residual), count)
-        tile = tile_for(weight.block_rows, count, weight.groups)
-        launch(weight, number, Geometry.line(count), self.epilogue, tile, read, written, added)
+        launch(weight, number, Geometry.line(count), self.epilogue, read, written, added)
         return out
 
 

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from .epilogue import Epilogue, apply_function
-from .tiles import Tile
+from .tiles import Shape, tile_for
 from .weight import GpuWeight
 
 
@@ -53,7 +53,7 @@ integers, so it is given float32, whose products of two bfloat16 are exact, as t
 _NOT_SPECIALIZED = ["level", "groups", "last_level", "clip_min", "clip_max"]
 
 
-@triton.jit(do_not_specialize=_NOT_SPECIALIZED)
+@triton.jit(do_not_specialize=_NOT_SPECIALIZED)  # type: ignore[untyped-decorator]
 def sparse_matmul(  # type: ignore[no-untyped-def]
     y, x, residual, level, col, val, begin, end, norm, out_row,
     groups, last_level, y_end, x_end, r_end, pixels, out_width, height, width,
@@ -84,11 +84,21 @@ def sparse_matmul(  # type: ignore[no-untyped-def]
         x_place = image.to(tl.int64) * x_image + pixel.to(tl.int64) * x_pixel
 
     run_level = tl.minimum(tl.maximum(tl.load(level), 0), last_level)
+    start = tl.load(begin + group)
     last = tl.load(end + run_level * groups + group)
-    sums = tl.full((V, PIXELS), 0.0, tl.float32)
-    for first in range(tl.load(begin + group), last, STEP):
+    # Hopper's tensor cores (wgmma) take 64 rows or more from their first operand, and 8 or more from the second. So
+    # V = 32 is the second one. From V = 64 on it is the first: an instruction then has 128 or 256 pixels for 64 rows.
+    if V < 64:  # noqa: SIM108 -- Triton decides an `if` of a constant when it compiles, and not a ternary operator
+        sums = tl.full((PIXELS, V), 0.0, tl.float32)
+    else:
+        sums = tl.full((V, PIXELS), 0.0, tl.float32)
+    # The columns of a step are read one step ahead. If a step's inputs waited for its own columns, Triton would share
+    # the stages among both: of 4, two would hold inputs (seen in the shared memory of the compiled kernel).
+    next_column = tl.load(col + start + tl.arange(0, STEP))
+    for first in range(start, last, STEP):
         block = first + tl.arange(0, STEP)
-        column = tl.load(col + block)
+        column = next_column
+        next_column = tl.load(col + block + STEP)
         kept = block < last
         if WINDOWED:
             channel = column // (KERNEL_Y * KERNEL_X)
@@ -107,7 +117,12 @@ def sparse_matmul(  # type: ignore[no-untyped-def]
         if WIDENED:
             weights = weights.to(tl.float32)
             taken = taken.to(tl.float32)
-        sums = tl.dot(tl.trans(weights), taken, sums, input_precision="ieee")
+        if V < 64:
+            sums = tl.dot(tl.trans(taken), weights, sums, input_precision="ieee")
+        else:
+            sums = tl.dot(tl.trans(weights), taken, sums, input_precision="ieee")
+    if V < 64:
+        sums = tl.trans(sums)
 
     packed = group * V + tl.arange(0, V)
     row = tl.load(out_row + packed)
@@ -140,12 +155,13 @@ def launch(
     level: torch.Tensor,
     geometry: Geometry,
     epilogue: Epilogue,
-    tile: Tile,
     x: Operand,
     y: Operand,
     residual: Operand | None,
 ) -> None:
     """Compute `y` from `x` and `residual`. Nothing is checked here, nothing is copied, and no tensor is made."""
+    shape = Shape.of(weight.block_rows, weight.groups, geometry.places, weight.val, geometry.windowed)
+    tile = tile_for(shape)
     programs = weight.groups * triton.cdiv(geometry.places, tile.pixels)
     added = residual or y
     sparse_matmul[(programs,)](

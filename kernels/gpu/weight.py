@@ -17,8 +17,8 @@ BLOCK_ROWS = (32, 64, 128)
 """V for which the GPU's kernels are built: fewer rows leave most of a tensor core's work idle."""
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 """Types of values and inputs. Sums are always float32; products of float32 are exact, and slow: for comparisons."""
-MOST_STEP = 128
-"""Most columns that a kernel multiplies in one step; so many are stored behind the last block."""
+SPARE = 256
+"""Blocks of zeros stored behind the last one: two steps of the most columns, which the loop reads ahead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,8 @@ class GpuWeight:
     begin[g] to end[L, g] - 1: one loop without a seam between levels, and a level is nothing but another end.
 
     rows: O. inputs: K, times the groups of a convolution's channels. block_rows: V.
-    col: (n + 128,) int32, column of each block, groups of a convolution's channels counted in.
-    val: (n + 128, V) values, block after block; the last 128 of both arrays are zeros, which a step may read.
+    col: (n + 256,) int32, column of each block, groups of a convolution's channels counted in.
+    val: (n + 256, V) values, block after block; the last 256 of both are zeros, which a step may read.
     begin: (G,) int32. end: (L, G) int32. norm: (L, 2, G·V) float32, scale and shift in packed row order.
     out_row: (G·V,) int32, output channel of each packed row; -1 for padding.
     levels: a 0-dimensional int32 tensor for each level, for callers that give the level as a number.
@@ -88,8 +88,8 @@ class GpuWeight:
             rows,
             columns * channel_groups,
             block_rows,
-            _on(device, np.append(col[order], np.zeros(MOST_STEP, np.int64)), torch.int32),
-            _finite(_on(device, np.append(val[order], np.zeros((MOST_STEP, block_rows), np.float32), 0), dtype)),
+            _on(device, np.append(col[order], np.zeros(SPARE, np.int64)), torch.int32),
+            _finite(_on(device, np.append(val[order], np.zeros((SPARE, block_rows), np.float32), 0), dtype)),
             _on(device, begin, torch.int32),
             _on(device, begin + counts.cumsum(0), torch.int32),
             _on(device, norm, torch.float32),
