@@ -20,7 +20,7 @@ from nested_sparse.serving.commands.inspect import describe
 from nested_sparse.slice import slice_checkpoint
 from nested_sparse.trainer import NestedModel, export, nest
 
-PATTERNS = ("unstructured", "block2x1", "block4x1", "block16x1", "block128x1", "gs16x4", "gs8x1", "channel")
+PATTERNS = ("unstructured", "block2x1", "block4x1", "block16x1", "gs16x4", "gs8x1", "channel")
 
 
 class Small(nn.Module):
@@ -78,7 +78,7 @@ def test_the_file_holds_halves_that_nest(exported: tuple[NestedModel, Path], tmp
     net, path = exported
     export(net, (torch.randn(2, 1, 8, 8),), tmp_path / "floats.safetensors")
     with Checkpoint.open(path) as checkpoint, Checkpoint.open(tmp_path / "floats.safetensors") as floats:
-        assert checkpoint.metadata.format_version == (6 if net.pattern == "block128x1" else 3)
+        assert checkpoint.metadata.format_version == 3
         assert [layer["value_bytes"] for layer in describe(checkpoint)["layers"]] == [2] * len(checkpoint.layers)
         for entry in checkpoint.layers:
             weight = rounded(net).nested_layers()[entry.name]
