@@ -72,6 +72,7 @@ MAY_REACH: Mapping[tuple[str, str], str] = {
 
 ROOMS: Mapping[str, int] = {
     "resources": 0,
+    "cuda": 0,
     "session": 1,
     "joining": 2,
     "rerouting": 2,
@@ -95,6 +96,17 @@ MAY_USE: Mapping[str, set[str]] = {
 """Top-level names of the libraries, beside Python's own, that a folder imports."""
 
 MAY_USE_TOO: Mapping[tuple[str, str], str] = {
+    ("runtime.cuda.node", "torch"): "the extra [gpu]: a session on a GPU computes in torch",
+    ("runtime.cuda.elementwise", "torch"): "the same",
+    ("runtime.cuda.elementwise", "onnx"): "the extra [gpu]: reads the graph of a session on a GPU",
+    ("runtime.cuda.shapes", "torch"): "the same",
+    ("runtime.cuda.shapes", "onnx"): "the same",
+    ("runtime.cuda.products", "torch"): "the same",
+    ("runtime.cuda.layers", "torch"): "the same",
+    ("runtime.cuda.run_level", "torch"): "the same",
+    ("runtime.cuda.torch_graph", "torch"): "the same",
+    ("runtime.cuda.torch_graph", "onnx"): "the same",
+    ("runtime.session.device", "torch"): "asks for a CUDA device, where the session is to run on one",
     ("kernels.gpu.weight", "torch"): "the extra [gpu]: tensors on the device",
     ("kernels.gpu.operands", "torch"): "the same",
     ("kernels.gpu.linear", "torch"): "the same",
@@ -137,6 +149,7 @@ MAY_USE_TOO: Mapping[tuple[str, str], str] = {
 
 OFF_DEVICE = (
     "nested_sparse.kernels.gpu",
+    "nested_sparse.runtime.cuda",
     "nested_sparse.trainer",
     "nested_sparse.serving.bench",
     "nested_sparse.serving.demo",
