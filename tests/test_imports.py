@@ -113,6 +113,7 @@ MAY_USE_TOO: Mapping[tuple[str, str], str] = {
     ("serving.http.connections", "aiohttp"): "the extra [http]; imported where --http-port is given",
     ("serving.http.failure", "aiohttp"): "the same",
     ("serving.http.http_server", "aiohttp"): "the same",
+    ("serving.cluster.ray_serve", "ray"): "the extra [ray]; Ray Serve imports this module, nothing of ours does",
     ("serving.spans", "opentelemetry"): "the extra [otel]; imported where --otlp-endpoint is given",
     ("trainer.export.int8.tables", "onnx"): "an activation function is computed by the graph's own nodes",
     ("trainer.export.int8.tables", "onnxruntime"): "the same",
@@ -126,6 +127,7 @@ MAY_USE_TOO: Mapping[tuple[str, str], str] = {
 OFF_DEVICE = (
     "nested_sparse.trainer",
     "nested_sparse.serving.bench",
+    "nested_sparse.serving.cluster",
     "nested_sparse.serving.demo",
     "nested_sparse.serving.http",
     "nested_sparse.serving.spans",
