@@ -50,10 +50,10 @@ test-slow: install
 test-ray: $(VENV)-ray/.installed
 	$(VENV)-ray/bin/python -m pytest -v -s -p no:cacheprovider tests/serving/cluster/test_ray_serve.py $(TEST_ARGS)
 
-$(VENV)-ray/.installed: pyproject.toml constraints.txt $(SOURCES) | $(VENV)/.installed
+$(VENV)-ray/.installed: pyproject.toml constraints.txt $(SOURCES) | $(VENV)/bin/python
 	$(PYTHON) -m venv $(VENV)-ray
 	$(VENV)-ray/bin/pip install -q -c constraints.txt scikit-build-core cmake ninja
-	$(VENV)-ray/bin/pip install -q -c constraints.txt --no-build-isolation ".[ray]" pytest hypothesis "tritonclient[grpc]"
+	$(VENV)-ray/bin/pip install -q -c constraints.txt --no-build-isolation -e ".[ray]" pytest "tritonclient[grpc]"
 	@touch $@
 
 test-arm: install

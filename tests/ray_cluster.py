@@ -50,13 +50,13 @@ def deploy(models: dict[str, Any], **options: Any) -> None:
     """Run the application with these settings of its models, and options of the deployment, until it is ready."""
     from ray import serve
 
-    from nested_sparse.serving.cluster.ray_serve import APPLICATION, RayReplica
+    from nested_sparse.serving.cluster.ray_serve import APPLICATION, REPLICA
 
     tables = {
         "models": {"files": [str(EXAMPLE)], "profile_cache": "off", **models},
         "security": {"insecure": True},
     }
-    serve.run(RayReplica.options(**options).bind(tables), name=APPLICATION, route_prefix=None)
+    serve.run(REPLICA.options(**options).bind(tables), name=APPLICATION, route_prefix=None)
 
 
 def request(samples: int = 1, **parameters: float) -> messages.ModelInferRequest:

@@ -1,4 +1,4 @@
-"""Deployment files of docs/deploy: what they tell the server, by its own command line and settings.
+"""Deployment: the files of docs/deploy, by the server's own command line and settings.
 
 The manifests were also validated against KServe's published schemas (docs/deploy.md says how); these tests need nothing
 but a reader of YAML.
@@ -61,7 +61,7 @@ def instructions() -> list[tuple[str, str]]:
 
 
 def checked(arguments: list[str]) -> dict[str, Any]:
-    """What `serve --check` says of these arguments."""
+    """The facts that `serve --check` tells of these arguments."""
     done = CliRunner().invoke(cli.app, [*arguments, "--check", "--json"])
     assert done.exit_code == 0, done.output
     told: dict[str, Any] = json.loads(done.stdout)
@@ -178,8 +178,8 @@ def test_the_unit_hides_no_sensor() -> None:
     assert service["DynamicUser"] == service["MemoryDenyWriteExecute"] == service["NoNewPrivileges"] == "yes"
     assert service["ProtectSystem"] == "strict"
     assert service["CapabilityBoundingSet"] == ""
-    assert service["Environment"] == "XDG_CACHE_HOME=/var/cache"
-    assert service["CacheDirectory"] == "nested-sparse"
+    assert service["Environment"].split() == ["XDG_CACHE_HOME=/var/cache", "XDG_DATA_HOME=/var/lib"]
+    assert service["CacheDirectory"] == service["StateDirectory"] == "nested-sparse"
 
 
 def test_the_application_of_ray_has_settings_that_a_replica_takes() -> None:

@@ -1,4 +1,4 @@
-"""Cluster figures: what Ray Serve's ingress costs, and what a second replica brings. Run by .venv-ray's Python.
+"""Cluster figures: the cost of Ray Serve's ingress, and the gain of a second replica. Run by .venv-ray's Python.
 
     .venv-ray/bin/python tools/cluster_figures.py [--calls 300] [--seconds 20]
 

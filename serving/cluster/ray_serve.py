@@ -31,25 +31,6 @@ MOST_WAITING = 1024
 """Calls that wait in one ingress while no replica takes more."""
 
 
-@serve.deployment(
-    name="Replica",
-    max_ongoing_requests=MOST_ONGOING,
-    max_queued_requests=MOST_WAITING,
-    health_check_period_s=1.0,
-    health_check_timeout_s=10.0,
-    graceful_shutdown_wait_loop_s=0.2,
-    ray_actor_options={"num_cpus": 1},
-    logging_config={"enable_access_log": False},  # a line for each call, which the counts make needless
-    autoscaling_config={
-        "min_replicas": 1,
-        "max_replicas": 4,
-        "look_back_period_s": 10.0,
-        "metrics_interval_s": 2.0,
-        "upscale_delay_s": 5.0,
-        "downscale_delay_s": 120.0,
-        "policy": {"policy_function": SlackPolicy},
-    },
-)
 class RayReplica:
     """A Replica as Ray Serve runs it: an actor, with as many threads as Ray gives it cores."""
 
@@ -75,6 +56,26 @@ class RayReplica:
             await self._replica.close()
 
 
+REPLICA = serve.deployment(
+    name="Replica",
+    max_ongoing_requests=MOST_ONGOING,
+    max_queued_requests=MOST_WAITING,
+    health_check_period_s=1.0,
+    health_check_timeout_s=10.0,
+    graceful_shutdown_wait_loop_s=0.2,
+    ray_actor_options={"num_cpus": 1},
+    logging_config={"enable_access_log": False},  # a line for each call, which the counts make needless
+    autoscaling_config={
+        "min_replicas": 1,
+        "max_replicas": 4,
+        "upscale_delay_s": 5.0,
+        "downscale_delay_s": 120.0,
+        "policy": {"policy_function": SlackPolicy},
+    },
+)(RayReplica)
+"""The deployment, with the options that a Serve config may change."""
+
+
 def application(tables: Mapping[str, Mapping[str, Any]]) -> serve.Application:
     """The application that serves by `tables`: those of serve.toml, as the `args` of a Serve config.
 
@@ -82,7 +83,7 @@ def application(tables: Mapping[str, Mapping[str, Any]]) -> serve.Application:
     and ServingError for tables that cannot be served.
     """
     replica_settings(tables, 1)
-    return RayReplica.bind(tables)
+    return REPLICA.bind(tables)
 
 
 def add_to_ingress(_: Any, server: Any) -> None:

@@ -25,6 +25,7 @@ from ray_cluster import (
 )
 
 from nested_sparse.proto import messages
+from support import ROOT
 
 pytestmark = pytest.mark.slow
 CALM_MS = 60_000.0
@@ -37,6 +38,18 @@ def address() -> Iterator[str]:
     with cluster() as address:
         deploy({"slo_ms": CALM_MS}, num_replicas=2, autoscaling_config=None)
         yield address
+
+
+def test_the_serve_config_is_valid_by_rays_schema() -> None:
+    """The file of docs/deploy.md, with its autoscaling policy."""
+    import yaml
+    from ray.serve.config import AutoscalingConfig
+    from ray.serve.schema import ServeDeploySchema
+
+    content = yaml.safe_load((ROOT / "docs/deploy/ray-serve.yaml").read_text(encoding="utf-8"))
+    (application,) = ServeDeploySchema.model_validate(content).applications
+    scaling = AutoscalingConfig(**application.deployments[0].autoscaling_config)
+    assert scaling.policy.get_policy().__name__ == "SlackPolicy"
 
 
 def status_of(address: str, message: messages.ModelInferRequest, timeout: float = 60.0) -> grpc.RpcError:
