@@ -36,6 +36,10 @@ class Chances:
         if math.isfinite(ratio) and ratio > 0:
             self._runs.add(ratio, now_s)
 
+    def explain_runs(self, count: int) -> None:
+        """Leave out the latest `count` runs: they do not scatter, the device has changed, and the slowdown knows it."""
+        self._runs.drop(count)
+
     def note_reply(self, reply_ms: float, now_s: float) -> None:
         """Learn from a reply that could be sent `reply_ms` after its run had ended."""
         if math.isfinite(reply_ms):
@@ -74,6 +78,12 @@ class _Latest:
         """Take one in, in place of the oldest. It counts from the next forget() on."""
         self._seen.append((now_s, value))
         self._changed = True
+
+    def drop(self, count: int) -> None:
+        """Take the latest `count` out."""
+        for _ in range(min(count, len(self._seen))):
+            self._seen.pop()
+            self._changed = True
 
     def forget(self, now_s: float) -> None:
         """Bring `values` and `most` up to date."""

@@ -146,6 +146,7 @@ class ElasticPolicy:
         """As LevelPolicy."""
         self._chances.note_run(service_ms / self._forecast.expected_ms(level, batch, now_s), now_s)
         self._forecast.observe(level, batch, service_ms, now_s)
+        self._chances.explain_runs(self._forecast.slowdown.renewed)
 
     def observe_gap(self, gap_ms: float) -> None:
         """As LevelPolicy."""

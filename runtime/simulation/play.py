@@ -36,6 +36,7 @@ def simulate(policy: Callable[[LatencyProfile], LevelPolicy], trace: Trace, worl
     options: arguments of the Scheduler. The clock begins at 0, with the trace. Equal arguments give equal outcomes.
     """
     clock = VirtualClock(0.0)
+    world.contention.clock = clock
     noise = world.noise(len(trace.times_s))
     session = VirtualSession(clock, world.profile, world.accuracy, world.contention, noise.tolist())
     settings: dict[str, Any] = {"default_slo_ms": world.slo_ms, "workers": 0, "clock": clock, **options}
@@ -79,7 +80,7 @@ def play(
             clock.at(sent_s, partial(scheduler.replied, future.result()))
 
     begin_s = clock()
-    for number, (offset_s, request) in enumerate(requests):
+    for number, (offset_s, request) in enumerate(sorted(requests, key=lambda each: each[0])):
         front_s = 0.0 if waits is None else float(waits.front_s[number])
         clock.at(begin_s + offset_s + front_s, partial(submit, number, begin_s + offset_s, request))
     idle = True

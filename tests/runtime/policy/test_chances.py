@@ -55,6 +55,18 @@ def test_what_is_old_is_forgotten() -> None:
     assert chances.in_time(10.0, 20.0) == 1.0
 
 
+def test_runs_that_a_change_of_the_device_explains_do_not_count() -> None:
+    """The policy leaves out the two runs of five times their time that made the slowdown 5."""
+    chances = learned([1.0] * 10 + [5.0] * 2, [])
+    assert chances.in_time(10.0, 20.0) == pytest.approx(10 / 12)
+    chances.explain_runs(2)
+    chances.forget(0.0)
+    assert chances.in_time(10.0, 20.0) == 1.0
+    chances.explain_runs(100)
+    chances.forget(0.0)
+    assert chances.in_time(10.0, 10.0) == 1.0
+
+
 def test_what_is_no_time_is_ignored() -> None:
     chances = learned([math.nan, math.inf, 0.0, -1.0], [math.nan, math.inf, -5.0])
     assert chances.in_time(10.0, 10.0) == 1.0
