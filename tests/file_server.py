@@ -6,7 +6,7 @@ import re
 import ssl
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,7 +23,8 @@ class FileServer:
     cut_after: bytes of the next body after which the connection ends. wrong_at: place of a byte of a file that is sent
     wrong. status: sent in place of every answer. headers: sent beside the usual ones, or in place of them. endless: a
     body that does not end, without a length. stalled: nothing is sent until it is false again. forged_range: added to
-    the beginning that Content-Range states. sent: number of bytes of bodies; asked: (path, Range, Authorization).
+    the beginning that Content-Range states. trigger: called once, when so many bytes of bodies were sent.
+    sent: number of bytes of bodies. asked: (path, Range, Authorization).
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -38,6 +39,7 @@ class FileServer:
     endless: bool = False
     stalled: bool = False
     forged_range: int = 0
+    trigger: tuple[int, Callable[[], None]] | None = None
     port: int = 0
     tls: ssl.SSLContext | None = None
     sent: int = 0
@@ -130,10 +132,16 @@ class FileServer:
                 request.wfile.write(data)
                 sent += len(data)
                 self.sent += len(data)
+                self._pull()
                 if self.rate:
                     time.sleep(max(0.0, started_s + sent / self.rate - time.monotonic()))
         except OSError:
             return
+
+    def _pull(self) -> None:
+        if self.trigger is not None and self.sent >= self.trigger[0]:
+            pulled, self.trigger = self.trigger[1], None
+            pulled()
 
     @staticmethod
     def _head(request: BaseHTTPRequestHandler, status: int, headers: Mapping[str, str]) -> None:

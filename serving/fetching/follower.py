@@ -30,6 +30,7 @@ class Follower:
     The first levels of a model become a version as soon as they are verified, where none is served that has more.
     A version that cannot be loaded, or fails its self-check, is taken away again, and the one before it goes on.
 
+    thread: its own, which ends soon after close().
     settled: set when there is a version, or the first try to get one has failed.
     key: its owner must have signed each manifest. interval_s: time between two looks; 0: only when poll() asks.
     """
@@ -46,12 +47,13 @@ class Follower:
         self._etag = ""
         self._got_bytes = False
         self._closed = False
+        self.thread = threading.Thread(target=self._follow, name=f"fetch-{self._name}", daemon=True)
 
     def start(self) -> None:
         """Begin. The threads end with the process, or soon after close()."""
         if self._store.versions:
             self.settled.set()
-        threading.Thread(target=self._follow, name=f"fetch-{self._name}", daemon=True).start()
+        self.thread.start()
 
     def attach(self, take_over: Callable[[], None]) -> None:
         """From now on there is a server. take_over: serves the highest version of the store; raises ServingError."""

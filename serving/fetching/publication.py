@@ -51,7 +51,7 @@ def _pieces(checkpoint: Checkpoint) -> list[Piece]:
     header_nbytes = len(data) - checkpoint.levels[-1].nbytes
     segments = [checkpoint.segment(level.index).nbytes for level in checkpoint.levels]
     return [
-        Piece(header_nbytes, hashlib.sha256(data[:header_nbytes]).hexdigest()),
+        Piece(header_nbytes, hashlib.sha256(data[:header_nbytes].tobytes()).hexdigest()),
         Piece(checkpoint.levels[0].nbytes - segments[0], metadata.graph_sha256),
         *(Piece(nbytes, level.sha256) for nbytes, level in zip(segments, metadata.levels, strict=True)),
     ]

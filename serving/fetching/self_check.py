@@ -60,7 +60,7 @@ class SelfCheck:
                         f"{session.name}: at level {level} the output '{excerpt(name)}' is not finite for the sample; "
                         "give another one (--sample)"
                     )
-            expected.append({name: tuple(map(float, values)) for name, values in answers.items()})
+            expected.append({name: tuple(map(_rounded, values)) for name, values in answers.items()})
         return SelfCheck({} if inputs is None else inputs, tuple(expected), tolerance)
 
     def check(self, session: Session) -> None:
@@ -93,7 +93,7 @@ class SelfCheck:
             )
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON. Values have nine digits, which tell float32 numbers apart."""
+        """As JSON."""
         inputs = {
             name: {
                 "dtype": "bfloat16" if array.dtype == BFLOAT16 else array.dtype.name,
@@ -102,10 +102,7 @@ class SelfCheck:
             }
             for name, array in self.inputs.items()
         }
-        expected = [
-            {name: [float(f"{value:.9g}") for value in values] for name, values in level.items()}
-            for level in self.expected
-        ]
+        expected = [{name: list(values) for name, values in level.items()} for level in self.expected]
         return {"inputs": inputs, "expected": expected, "tolerance": self.tolerance}
 
     @staticmethod
@@ -140,6 +137,11 @@ def _some(array: Array) -> NDArray[np.float64]:
     flat = (widened(array) if array.dtype == BFLOAT16 else array).ravel()
     step = max(1, math.ceil(flat.size / MOST_VALUES))
     return flat[::step].astype(np.float64)
+
+
+def _rounded(value: np.float64) -> float:
+    """With nine digits, which tell float32 numbers apart."""
+    return float(f"{value:.9g}")
 
 
 def _array(said: Any) -> Array:
