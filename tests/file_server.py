@@ -24,7 +24,8 @@ class FileServer:
     wrong. status: sent in place of every answer. headers: sent beside the usual ones, or in place of them. endless: a
     body that does not end, without a length. stalled: nothing is sent until it is false again. forged_range: added to
     the beginning that Content-Range states. trigger: called once, when so many bytes of bodies were sent.
-    sent: number of bytes of bodies. asked: (path, Range, Authorization).
+    sent: number of bytes of bodies. first_s: reading of the monotonic clock at the first request.
+    asked: (path, Range, Authorization).
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -43,6 +44,7 @@ class FileServer:
     port: int = 0
     tls: ssl.SSLContext | None = None
     sent: int = 0
+    first_s: float = 0.0
     asked: list[tuple[str, str, str]] = field(default_factory=list)
 
     def __enter__(self) -> FileServer:
@@ -89,6 +91,7 @@ class FileServer:
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         """One GET."""
+        self.first_s = self.first_s or time.monotonic()
         asked = request.headers.get("Range", "")
         path = request.path.partition("?")[0]
         self.asked.append((request.path, asked, request.headers.get("Authorization", "")))
