@@ -19,7 +19,7 @@ def download(partial: Partial, source: ByteSource, at_hand: Mapping[str, Span], 
     """Complete `partial`: each run of pieces that no file at hand has takes one request.
 
     came: called after each read; it may raise to end the download. Raises FetchError (the server), WrongBytesError
-    (a piece that does not have its digest; it is dropped), OSError (the disk). What came until then stays.
+    (a piece that does not have its digest; it is dropped), OSError (the disk). The bytes that came until then stay.
     """
     spans = dict(at_hand)
     pieces, begins = partial.manifest.pieces, partial.manifest.begins

@@ -64,7 +64,7 @@ def test_a_stopped_download_goes_on_after_a_restart(server: FileServer, first: P
 
 
 def test_a_server_without_ranges_will_do(server: FileServer, first: Published, tmp_path: Path) -> None:
-    """What is there already is skipped."""
+    """The bytes that are there already are skipped."""
     server.ranges, server.etags, server.cut_after = False, False, 300_000
     with Device(tmp_path, server.url) as device:
         assert device.becomes(first)

@@ -137,6 +137,7 @@ def test_figures_of_a_model_of_15_mb(tmp_path: Path) -> None:
                 figures["from_first_request_s"].append(round(time.monotonic() - server.first_s, 2))
                 if turn < 2:
                     process.kill()
+                    process.wait()
                     continue
                 with triton.InferenceServerClient(address) as client:
                     assert wait_for(lambda: "2" in levels_of(client), 200)
