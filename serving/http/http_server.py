@@ -18,7 +18,7 @@ from nested_sparse.errors import InputError, NotFoundError, TooLargeError, Unava
 
 from ..connections.front import waited_s
 from ..connections.unix_socket import SCHEME, UnixSocket
-from ..fault import Ending, ending_of
+from ..fault import EndedError, Ending, ending_of
 from ..metrics_text import MetricsText
 from ..protocol.inflate import inflated
 from ..protocol.wire import HEADER_BYTES
@@ -28,7 +28,7 @@ from .failure import SAFE_HEADERS, error_response, failure
 from .http_limits import HttpLimits
 from .infer_body import HEADER_LENGTH, WantedForm, read_infer_body, write_infer_body
 from .json_message import read_json
-from .local_call import EndedError, LocalCall, LocalContext
+from .local_call import LocalCall, LocalContext
 from .routes import answer_of, find_route, request_bytes
 from .sender import check_sender
 

@@ -20,6 +20,7 @@ from nested_sparse.graph.contract import (
     LAYER_KINDS,
     STATIC,
 )
+from nested_sparse.layouts.quads import MOST_ROWS
 from nested_sparse.quantization import MAX_COLUMNS
 from nested_sparse.tensor_spec import TensorSpec
 from nested_sparse.value_type import INT8
@@ -127,6 +128,12 @@ def _candidates(records: Mapping[str, LayerRecord], keep_float: Sequence[str]) -
         if record.weight.columns > MAX_COLUMNS or not LAYER_KINDS[record.op].quantizes(record.attributes)
     }
     found = records.keys() - without - kept
+    high = sorted(name for name in found if records[name].weight.layout.block_rows > MOST_ROWS)
+    if high:
+        raise ExportError(
+            f"values='int8': its blocks have at most {MOST_ROWS} rows, and these layers have higher ones: "
+            f"{excerpts(high)}; export with values='float16', or nest with pattern='block{MOST_ROWS}x1'"
+        )
     if not found:
         reasons = {"without an int8 operator": sorted(without - kept), "named by keep_float": sorted(kept)}
         listed = "; ".join(f"{reason}: {excerpts(names)}" for reason, names in reasons.items() if names)
