@@ -101,8 +101,8 @@ class Follower:
                 self._take_over()
                 return
             except ServingError as error:
-                if not _is_final(error):
-                    return
+                if not _is_final(error) or self._store.newest(self._key) is None:
+                    return  # with another key, it may be used again
                 log.error("%s: %s; it is fetched again", self._name, excerpt(error, 500))
                 self._store.remove(self._store.versions[-1])
 
@@ -113,7 +113,7 @@ class Follower:
             return
         raw, etag = answer
         manifest = read_manifest(raw, self._source.shown, self._key)
-        newest = self._store.newest()
+        newest = self._store.newest(self._key)
         if newest is not None and manifest.serial < newest[0].manifest.serial:
             raise FetchError(
                 f"{self._source.shown}: has the serial {manifest.serial}, and {newest[0].manifest.serial} is here "
@@ -147,6 +147,8 @@ class Follower:
     def _came(self, partial: Partial, there: int, rise: _Rise) -> None:
         if self._closed:
             raise FetchError("the server ends")
+        if rise.refused:
+            raise FetchError("its first levels are refused already")
         self._got_bytes = self._got_bytes or partial.nbytes > there
         rise.notice(partial.levels)
 
@@ -179,6 +181,7 @@ class _Rise:
     """A thread that has the first levels of a download served, always the most that there are, but not the last.
 
     levels: number of levels that are served already, or that it must not go below.
+    refused: whether this device does not take the model.
     """
 
     def __init__(self, follower: Follower, partial: Partial, levels: int) -> None:
@@ -186,7 +189,7 @@ class _Rise:
         self._served = levels
         self._ready = partial.levels
         self._changed = threading.Condition()
-        self._ended = False
+        self._ended = self.refused = False
         self._thread = threading.Thread(target=self._run, name="rise", daemon=True)
         self._thread.start()
 
@@ -215,6 +218,7 @@ class _Rise:
                 self._follower._serve(self._partial, ready)
             except (FetchError, CheckpointError, ServingError, OSError) as error:
                 log.warning("levels 0 to %d are not served: %s", ready - 1, excerpt(error, 500))
+                self.refused = self._follower._store.is_refused(self._partial.manifest)
             self._served = ready
 
 

@@ -19,6 +19,7 @@ from nested_sparse.writer import header_bytes, write_file
 
 from ..model_config import MODEL_FILE
 from ..repository.folder import VERSION_NAME
+from ..signature import PublicKey
 from .manifest import MOST_BYTES, Manifest, read_manifest
 from .partial import Partial
 from .proof import HEADER_FILE, MANIFEST_FILE, Proof
@@ -81,11 +82,14 @@ class ModelStore:
         """The versions that are there, rising."""
         return sorted(int(path.name) for path in self.folder.iterdir() if VERSION_NAME.fullmatch(path.name))
 
-    def newest(self) -> tuple[Proof, int] | None:
-        """The proof of the highest version, and the number of its levels; None where there is none that can be read."""
+    def newest(self, key: PublicKey | None = None) -> tuple[Proof, int] | None:
+        """The proof of the highest version, and the number of its levels; None where there is none that can be read.
+
+        key: its owner must have signed it; None: a signature is not asked for.
+        """
         for version in reversed(self.versions):
             with suppress(CheckpointError, OSError):
-                proof = Proof.read(self.folder / str(version))
+                proof = Proof.read(self.folder / str(version), key)
                 return proof, self._levels(version, proof)
         return None
 
@@ -102,13 +106,15 @@ class ModelStore:
                 folder.rename(before)
             shutil.rmtree(folder, ignore_errors=True)
         self.keep_newest(1)
-        taken = sum(path.stat().st_size for path in self.folder.glob(f"[0-9]*/{MODEL_FILE}"))
-        if taken + manifest.nbytes > self._most_bytes:
-            raise FetchError(
-                f"{excerpt(self.folder.name)}: the new file has {manifest.nbytes} bytes beside {taken} of the one that "
-                f"is served; the limit is {self._most_bytes} (--fetch-max-mb)"
-            )
         folder.mkdir(exist_ok=True)
+        missing = manifest.nbytes - _size(folder / MODEL_FILE)
+        if self._taken() + missing > self._most_bytes:
+            shutil.rmtree(before, ignore_errors=True)
+        if (taken := self._taken()) + missing > self._most_bytes:
+            raise FetchError(
+                f"{excerpt(self.folder.name)}: {missing} of the {manifest.nbytes} bytes of the new file have to "
+                f"come, and {taken} are here; the limit is {self._most_bytes} (--fetch-max-mb)"
+            )
         write_whole(folder / MANIFEST_FILE, manifest.raw)
         return Partial(folder / MODEL_FILE, manifest)
 
@@ -121,20 +127,28 @@ class ModelStore:
         return spans
 
     def put(self, partial: Partial, proof: Proof, level_count: int) -> int:
-        """Make a version of the first levels, which are verified; gives its number. Raises OSError, CheckpointError."""
+        """Make a version of the first levels, which are verified; gives its number.
+
+        Raises FetchError where a slice would not fit within the limit, OSError, CheckpointError.
+        """
+        sliced = level_count < proof.manifest.level_count
+        if sliced and self._taken() + proof.manifest.nbytes + proof.manifest.prefix_nbytes(level_count) > (
+            self._most_bytes + partial.nbytes
+        ):
+            raise FetchError(f"{level_count} levels beside the download would take more than --fetch-max-mb allows")
         version = max(self.versions, default=0) + 1
         new = self.folder / f".{version}.new"
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir()
         try:
-            if level_count == proof.manifest.level_count:
-                partial.flush()
-                partial.close()  # else the system grants no lease on it (MappedFile)
-                _link(partial.path, new / MODEL_FILE)
-            else:
+            if sliced:
                 header = header_bytes(cut(proof.metadata, level_count))
                 data = partial.read(proof.manifest.begins[1], proof.manifest.prefix_nbytes(level_count))
                 write_file(new / MODEL_FILE, header, data, force=False)
+            else:
+                partial.flush()
+                partial.close()  # else the system grants no lease on it (MappedFile)
+                _link(partial.path, new / MODEL_FILE)
             write_whole(new / HEADER_FILE, proof.header)
             write_whole(new / MANIFEST_FILE, proof.manifest.raw)
             new.rename(self.folder / str(version))
@@ -172,6 +186,11 @@ class ModelStore:
 
     def _refused(self) -> list[str]:
         return (_read(self.folder / "refused") or b"").decode("ascii", "replace").split()
+
+    def _taken(self) -> int:
+        """Bytes of all files of models, those of two names once."""
+        found = [path.stat() for path in self.folder.glob(f"*/{MODEL_FILE}")]
+        return sum({each.st_ino: each.st_size for each in found}.values())
 
     def _levels(self, version: int, proof: Proof) -> int:
         nbytes = (self.folder / str(version) / MODEL_FILE).stat().st_size
@@ -212,6 +231,10 @@ def _read(path: Path, most_nbytes: int = MOST_BYTES) -> bytes | None:
         return read_regular(path, most_nbytes)
     except OSError:
         return None
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _link(source: Path, target: Path) -> None:

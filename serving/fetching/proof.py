@@ -64,8 +64,8 @@ class Proof:
 class Trust:
     """The checks of each model before it serves, for a Loader: of a fetched one those here, of others `check_other`.
 
-    root: folder below which the fetched ones lie. key: its owner must have signed their manifests; None: no signature
-    is asked for.
+    root: folder below which the fetched ones lie.
+    key: its owner must have signed their manifests; None: a signature is not asked for.
     """
 
     root: Path

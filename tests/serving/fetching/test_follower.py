@@ -223,6 +223,55 @@ def test_a_model_takes_no_more_disk_than_it_may(
     assert sum(files.values()) <= 2 * first.manifest.nbytes
 
 
+def test_first_levels_that_do_not_fit_beside_the_download_are_not_served(
+    server: FileServer, first: Published, tmp_path: Path
+) -> None:
+    """Where the disk has no room for both, the whole file is waited for."""
+    stall_after(server, first, 3)
+    with Device(tmp_path, server.url, most_bytes=first.manifest.nbytes) as device:
+        assert wait_until(lambda: (tmp_path / "net/partial/model.safetensors").exists())
+        assert wait_until(lambda: server.stalled)
+        assert device.levels == 0
+        server.stalled = False
+        assert device.becomes(first)
+    assert device.loads == 1
+
+
+def test_a_model_whose_first_level_fails_is_not_fetched_further(
+    server: FileServer, first: Published, tmp_path: Path
+) -> None:
+    """The sample's answer at level 0 is another one: the other levels would be of no use."""
+    check = first.manifest.self_check
+    wrong = {name: tuple(-value for value in values) for name, values in check.expected[0].items()}
+    stated = replace(check, expected=(wrong, *check.expected[1:]))
+    manifest = replace(first.manifest, self_check=stated).signed()
+    server.files[f"{FILE}.manifest"] = manifest.raw
+    stall_after(server, replace(first, manifest=manifest), 1)
+    with Device(tmp_path, server.url) as device:
+        assert wait_until(lambda: device.store.is_refused(manifest))
+        sent, server.stalled = server.sent, False
+        assert wait_until(lambda: len(server.asked) == 3)  # the manifest, the file, and the manifest again
+    assert device.levels == 0
+    assert server.sent < sent + 300_000
+
+
+def test_another_key_takes_nothing_away(server: FileServer, first: Published, keys: list[Path], tmp_path: Path) -> None:
+    """A start with the wrong key serves nothing; the next one, with the right key, serves what is on the disk."""
+    own, public, other = keys
+    server.files[f"{FILE}.manifest"] = first.manifest.signed(signer(own)).raw
+    with Device(tmp_path, server.url, PublicKey(public)) as device:
+        assert device.becomes(first)
+        assert wait_until(lambda: not (device.store.folder / "partial").exists())
+    asked = len(server.asked)
+    with Device(tmp_path, server.url, PublicKey(other.with_suffix(".pub"))) as device:
+        assert wait_until(lambda: len(server.asked) > asked + 1)
+        assert device.levels == 0
+    server.stop()
+    with Device(tmp_path, server.url, PublicKey(public)) as device:
+        assert device.serves(first)
+    server.start()
+
+
 def test_one_server_at_a_time_uses_a_folder(tmp_path: Path) -> None:
     store = ModelStore(tmp_path, "net", 1)
     with pytest.raises(ServingError, match="another server uses it"):

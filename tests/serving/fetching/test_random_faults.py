@@ -67,11 +67,17 @@ class Trial:
 
     @contextmanager
     def wrong_signature(self) -> Iterator[None]:
-        right, name = dict(self.server.files), f"{FILE}.manifest"
+        right, over = dict(self.server.files), threading.Event()
         forged = replace(self.goal.manifest, serial=9).signed(signer(self.other)).raw
-        self.server.trigger = (self.at, lambda: self.server.files.update({name: forged}))
+
+        def forge() -> None:
+            if not over.is_set():
+                self.server.files = {**right, f"{FILE}.manifest": forged}
+
+        self.server.trigger = (self.at, forge)
         self.server.cut_after = self.at
         yield
+        over.set()
         self.server.files = right
 
     @contextmanager
