@@ -44,7 +44,7 @@ class Geometry:
 
     @property
     def widest_tile(self) -> int:
-        """Most pixels of a tile for which registers suffice: each pixel may have an address, and each element a mask."""
+        """Most pixels of a tile for which registers suffice: elements may have addresses and masks of their own."""
         return 64 if self.windowed else 128 if self.images > 1 else 256
 
     @property

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+import triton
 
 WIDTHS = (16, 32, 64, 128, 256)
 
@@ -44,8 +45,8 @@ class Chip:
 
 @lru_cache
 def _chip(index: int) -> Chip:
-    facts = torch.cuda.get_device_properties(index)
-    return Chip(facts.multi_processor_count, facts.shared_memory_per_block_optin)
+    facts = triton.runtime.driver.active.utils.get_device_properties(index)
+    return Chip(facts["multiprocessor_count"], facts["max_shared_mem"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +97,10 @@ def candidates(shape: Shape) -> list[Tile]:
     wide = max(WIDTHS[0], min(shape.widest, shape.bucket))
     while wide > 64 and shape.groups * (shape.bucket // wide) < shape.chip.multiprocessors:
         wide //= 2  # a half-empty chip loses more than loads that are shared by fewer rows
-    steps = ((64, 4), (64, 3), (32, 5), (128, 2))
-    if shape.widest <= 64:
-        steps = ((32, 3), (32, 2))
-    if (
-        shape.value_bytes == 4
-    ):  # float32 has no tensor core here, only unrolled instructions: wide tiles compile for long
+    steps: tuple[tuple[int, int], ...] = ((64, 4), (64, 3), (32, 5), (128, 2))
+    if shape.widest < WIDTHS[-1]:
+        steps = ((32, 4), (32, 3), (32, 2))
+    if shape.value_bytes == 4:  # float32 has unrolled instructions and no tensor core: wide tiles compile for long
         wide, steps = min(wide, 32), ((16, 3), (32, 2))
     found = []
     for pixels in (wide, wide // 2, wide * 2):
