@@ -12,10 +12,12 @@ file. `fill` measures the disagreement of kept checkpoints whose
 lines lack it, from older versions, and stores it in both. `show` prints the tables in Markdown and saves the pictures.
 `command` prints the command of each row. Needs Python 3.11 or newer.
 
-A [[row]] has a name, a kind (dense, separate or nested) and settings of the recipe. `compare` names one row or more, to
-which its accuracy is related; `teacher` names the row whose checkpoint of the same seed teaches it; `line` is the name
-of a method, whose rows are joined in the picture against budget; `seeds` is the most seeds that it is run with. A row
-with `int8_of` is not trained: tools/int8_accuracy.py makes its int8 file from that row's checkpoint of the same seed.
+[metric] has the name of the metric that the tables show, and `share`, true where it is from 0 to 1; accuracy is the
+default. A [[row]] has a name, a kind (dense, separate or nested) and settings of the recipe. `compare` names one row
+or more, to which its figures are related; `teacher` names the row whose checkpoint of the same seed teaches it; `line`
+is the name of a method, whose rows are joined in the picture against budget; `seeds` is the most seeds that it is run
+with. A row with `int8_of` is not trained: tools/int8_accuracy.py makes its int8 file from that row's checkpoint of the
+same seed.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from typing import Any
 
 import numpy as np
 import tomllib
-from study_report import Finished, draw, tables
+from study_report import Finished, Metric, draw, tables
 
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.runtime import Session
@@ -112,6 +114,7 @@ class Study:
         self.path, self.results, self.timed = path, path.with_suffix(".jsonl"), path.with_suffix(".times.json")
         content = tomllib.loads(path.read_text())
         self.title, self.data = content["title"], content["data"]
+        self.metric = Metric(**content.get("metric", {}))
         self._epoch_samples = content.get("settings", {}).get(EPOCH_SAMPLES)
         self.rows = [_row(content, row) for row in content["row"]]
         self.named = {row.name: row for row in self.rows}
@@ -311,8 +314,8 @@ def show(study: Study, arguments: argparse.Namespace) -> None:
     """The tables, and the pictures beside the study's file."""
     rows = study.finished()
     times = json.loads(study.timed.read_text()) if study.timed.exists() else None
-    print("\n".join(tables(rows, times)))
-    draw(study.title, rows, times, study.path.with_suffix(".png"))
+    print("\n".join(tables(rows, times, study.metric)))
+    draw(study.title, rows, times, study.path.with_suffix(".png"), study.metric)
 
 
 def command(study: Study, arguments: argparse.Namespace) -> None:
