@@ -5,7 +5,8 @@ Needs the extra [gpu]. A device without a GPU imports nothing of it (tests/test_
 
 from .conv import SparseConv, Window
 from .epilogue import Epilogue
+from .layer_norm import layer_norm
 from .linear import SparseLinear
 from .weight import BLOCK_ROWS, GpuWeight
 
-__all__ = ["BLOCK_ROWS", "Epilogue", "GpuWeight", "SparseConv", "SparseLinear", "Window"]
+__all__ = ["BLOCK_ROWS", "Epilogue", "GpuWeight", "SparseConv", "SparseLinear", "Window", "layer_norm"]

@@ -9,7 +9,8 @@ import torch
 from nested_sparse.errors import InputError
 
 from .epilogue import Epilogue
-from .matmul import Geometry, Operand, launch
+from .lines import Operand
+from .matmul import Geometry, launch
 from .operands import check_input, check_like
 from .weight import GpuWeight
 

@@ -7,12 +7,10 @@ import torch
 from nested_sparse.errors import InputError
 
 from .epilogue import Epilogue
-from .matmul import Geometry, Operand, launch
+from .lines import Operand, by_feature, lines_of, new_lines, rounded_up, with_room
+from .matmul import Geometry, launch
 from .operands import check_input, check_like
 from .weight import GpuWeight
-
-_ALIGNMENT = 16
-"""Elements by which a line of N is made longer, so that each line begins where a load of 16 bytes may begin."""
 
 
 class SparseLinear:
@@ -52,45 +50,15 @@ class SparseLinear:
         number = weight.level(level)
         count = x.numel() // weight.inputs
         if out is None:
-            lines = x.new_empty(weight.rows, _rounded_up(count))
-            out, written = lines[:, :count].t().view(shape), Operand(lines[None], lines.shape[1])
+            out, written = new_lines(x, weight.rows)
         else:
-            written = Operand(_lines(out)[None], count)
+            written = Operand(lines_of(out)[None], count)
         if count == 0:
             return out
         if out.numel() and written.tensor.data_ptr() != out.data_ptr():
             raise InputError(f"out must be a view of {count} lines, got strides {out.stride()}")
-        read = _with_room(_by_feature(x), count)
-        added = None if residual is None else _with_room(_lines(residual), count)
-        launch(weight, number, Geometry.line(count), self.epilogue, read, written, added)
+        added = None if residual is None else with_room(lines_of(residual))
+        # rounded up, so that Triton finds the same divisors in every batch's size and compiles once for all of them
+        line = Geometry.line(rounded_up(count))
+        launch(weight, number, line, self.epilogue, by_feature(x), written, added)
         return out
-
-
-def _rounded_up(count: int) -> int:
-    return -(-count // _ALIGNMENT) * _ALIGNMENT
-
-
-def _lines(tensor: torch.Tensor) -> torch.Tensor:
-    """(features, N) from [..., features]; a view where strides allow."""
-    return tensor.reshape(-1, tensor.shape[-1]).t()
-
-
-def _by_feature(x: torch.Tensor) -> torch.Tensor:
-    """(K, N) with neighbouring N, from [..., K]: a view where x lies so, else a copy with aligned lines."""
-    lines = _lines(x)
-    if lines.stride(1) == 1 or lines.shape[1] == 1:
-        return lines
-    copy = x.new_empty(lines.shape[0], _rounded_up(lines.shape[1]))[:, : lines.shape[1]]
-    return copy.copy_(lines)
-
-
-def _with_room(lines: torch.Tensor, count: int) -> Operand:
-    """(features, N) lines, each up to the next one's begin where they lie as those that this file makes.
-
-    A mask that ends within 16 bytes makes Triton load element by element. Elements behind the N-th feed only outputs
-    behind the N-th, which lie in the same place.
-    """
-    longer = _rounded_up(count)
-    room = lines.untyped_storage().nbytes() // lines.element_size() - lines.storage_offset()
-    ours = lines.stride() == (longer, 1) and (len(lines) - 1) * longer + longer <= room
-    return Operand(lines[None], longer if ours else count)

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 from .epilogue import Epilogue, apply_function
+from .lines import Operand, on_device
 from .tiles import Shape, tile_for
 from .weight import GpuWeight
 
@@ -47,7 +48,7 @@ class Geometry:
         return (*self.kernel, *self.stride, *self.dilation, *self.pad) != (1, 1, 1, 1, 1, 1, 0, 0)
 
 
-_INTERPRETED = triton.knobs.runtime.interpret
+INTERPRETED = triton.knobs.runtime.interpret
 """Whether TRITON_INTERPRET=1 was set when this module was loaded. The interpreter's dot takes the bits of bfloat16 for
 integers, so it is given float32, whose products of two bfloat16 are exact, as those of tensor cores are."""
 _NOT_SPECIALIZED = ["level", "groups", "last_level", "clip_min", "clip_max"]
@@ -139,17 +140,6 @@ def sparse_matmul(  # type: ignore[no-untyped-def]
     tl.store(y + there, sums.to(y.dtype.element_ty), mask=real & (place < y_end)[None, :])
 
 
-@dataclass(frozen=True, slots=True)
-class Operand:
-    """A tensor (images, rows, pixels) with any strides, and the number of places, all images counted, that exist in it.
-
-    There may be more than the geometry has, where lines are longer than the batch.
-    """
-
-    tensor: torch.Tensor
-    places: int
-
-
 def launch(
     weight: GpuWeight,
     level: torch.Tensor,
@@ -164,18 +154,19 @@ def launch(
     tile = tile_for(shape)
     programs = weight.groups * triton.cdiv(geometry.places, tile.pixels)
     added = residual or y
-    sparse_matmul[(programs,)](
-        y.tensor, x.tensor, added.tensor, level,
-        weight.col, weight.val, weight.begin, weight.end, weight.norm, weight.out_row,
-        weight.groups, len(weight.levels) - 1, y.places, x.places, added.places,
-        geometry.pixels, geometry.out_width, geometry.height, geometry.width,
-        *y.tensor.stride(), *x.tensor.stride(), *added.tensor.stride(),
-        *geometry.stride, *geometry.pad, *geometry.dilation,
-        epilogue.clip_min, epilogue.clip_max,
-        V=weight.block_rows, PIXELS=tile.pixels, STEP=tile.step,
-        KERNEL_Y=geometry.kernel[0], KERNEL_X=geometry.kernel[1],
-        WINDOWED=geometry.windowed, ONE_IMAGE=geometry.images == 1,
-        RESIDUAL=residual is not None, FUNCTION=epilogue.number,
-        WIDENED=_INTERPRETED and weight.val.dtype == torch.bfloat16,
-        num_warps=tile.warps, num_stages=tile.stages,
-    )  # fmt: skip
+    with on_device(x.tensor):
+        sparse_matmul[(programs,)](
+            y.tensor, x.tensor, added.tensor, level,
+            weight.col, weight.val, weight.begin, weight.end, weight.norm, weight.out_row,
+            weight.groups, len(weight.levels) - 1, y.places, x.places, added.places,
+            geometry.pixels, geometry.out_width, geometry.height, geometry.width,
+            *y.tensor.stride(), *x.tensor.stride(), *added.tensor.stride(),
+            *geometry.stride, *geometry.pad, *geometry.dilation,
+            epilogue.clip_min, epilogue.clip_max,
+            V=weight.block_rows, PIXELS=tile.pixels, STEP=tile.step,
+            KERNEL_Y=geometry.kernel[0], KERNEL_X=geometry.kernel[1],
+            WINDOWED=geometry.windowed, ONE_IMAGE=geometry.images == 1,
+            RESIDUAL=residual is not None, FUNCTION=epilogue.number,
+            WIDENED=INTERPRETED and weight.val.dtype == torch.bfloat16,
+            num_warps=tile.warps, num_stages=tile.stages,
+        )  # fmt: skip

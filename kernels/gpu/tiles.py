@@ -76,8 +76,13 @@ def tile_for(shape: Shape) -> Tile:
 
 
 def keep(shape: Shape, tile: Tile) -> None:
-    """Use `tile` for this shape from now on."""
+    """Use `tile` for this shape from now on, in this process."""
     _measured[shape] = tile
+
+
+def forget() -> None:
+    """Choose by `candidates` again."""
+    _measured.clear()
 
 
 def candidates(shape: Shape) -> list[Tile]:
@@ -85,9 +90,12 @@ def candidates(shape: Shape) -> list[Tile]:
     wide = max(WIDTHS[0], min(WIDTHS[-1], shape.bucket))
     while wide > 64 and shape.groups * (shape.bucket // wide) < shape.chip.multiprocessors:
         wide //= 2  # a half-empty chip loses more than loads that are shared by fewer rows
+    steps = ((64, 4), (64, 3), (32, 5), (128, 2))
+    if shape.windowed:  # each element has a mask and an address of its own: wider tiles have no registers for them
+        wide, steps = min(wide, 64), ((32, 3), (32, 2))
     found = []
     for pixels in (wide, wide // 2, wide * 2):
-        for step, stages in ((64, 4), (64, 3), (32, 5), (128, 2)):
+        for step, stages in steps:
             stage_bytes = (shape.block_rows + pixels) * step * shape.value_bytes
             fitting = min(stages, shape.chip.shared_bytes // stage_bytes)
             warps = 8 if shape.block_rows * pixels > 64 * 128 else 4
