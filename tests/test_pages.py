@@ -48,6 +48,7 @@ WAYS = {
     "nested-sparse bench kernels": "kernels",  # minutes; the rows are chosen, and then not measured
     "nested-sparse bench networks": "networks",  # minutes; the rows are chosen, and then not measured
     "nested-sparse bench serving": "load",  # minutes; the options are checked, and then nothing is measured
+    "nested-sparse bench server": "server",  # a minute or more; the options are checked, and then nothing is measured
     "nested-sparse serve --check ": "run",
     "nested-sparse serve ": "serve",  # in a process of its own, on free ports, until the next one or the end
     "nested-sparse top ": "top",  # of that server, once
@@ -177,13 +178,19 @@ class Reader:
         assert rows, words
 
     def load(self, words: list[str]) -> None:
+        self.stops_at("nested_sparse.serving.bench.serving.run.run_load_test", words)
+
+    def server(self, words: list[str]) -> None:
+        self.stops_at("nested_sparse.serving.bench.server.run.measure_server", words)
+
+    def stops_at(self, function: str, words: list[str]) -> None:
         class ReachedError(Exception):
             """All went well up to the measuring."""
 
         def unmeasured(options: Any, console: Any) -> Any:
             raise ReachedError
 
-        self.patch.setattr("nested_sparse.serving.bench.serving.run.run_load_test", unmeasured)
+        self.patch.setattr(function, unmeasured)
         self.patch.setattr(signal, "signal", lambda *_: None)  # pytest keeps its own
         done = CliRunner().invoke(cli.app, words[1:])
         assert isinstance(done.exception, ReachedError), (words, done.output, done.exception)

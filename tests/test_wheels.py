@@ -146,7 +146,8 @@ def test_an_empty_environment_serves(tmp_path: Path) -> None:
     subprocess.run([programs / "pip", "install", "-q", *constraints, built("x86_64")], check=True, cwd=tmp_path)
     listed = subprocess.run([programs / "pip", "list", "--format=json"], check=True, capture_output=True, env=bare)
     assert not {"torch", "onnx", "scipy", "cmake"} & {each["name"] for each in json.loads(listed.stdout)}
-    said = subprocess.run([programs / "python", "-c", LIST_SETS], check=True, capture_output=True, env=bare, text=True)
+    listing = [programs / "python", "-c", LIST_SETS]
+    said = subprocess.run(listing, check=True, capture_output=True, env=bare, text=True, cwd=tmp_path)
     assert set(said.stdout.split()) == SETS["x86_64"]
     command = [programs / "nested-sparse", "serve", EXAMPLE, "--port", "0", "--json", "--slo-ms", "60000"]
     x = np.random.default_rng(0).random((1, 1, 28, 28), np.float32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from importlib.util import cache_from_source
 from pathlib import Path
 
 from ..reach import Reach
@@ -33,7 +34,8 @@ def installed_figure() -> Figure:
 def installed_bytes() -> dict[str, int]:
     """Bytes on disk by distribution: the package's, those that it requires without extras, theirs, and pip's.
 
-    They are the files that the installer recorded. A package that is not installed is left out.
+    They are the files that the installer recorded, and the byte code that Python has written since.
+    A package that is not installed is left out.
     """
     sizes: dict[str, int] = {}
     open_names = [PACKAGE, PIP]
@@ -59,5 +61,6 @@ def _required(found: Distribution) -> Iterator[str]:
 
 
 def _bytes(found: Distribution) -> int:
-    paths = [Path(str(found.locate_file(path))) for path in found.files or ()]
+    paths = {Path(str(found.locate_file(path))) for path in found.files or ()}
+    paths |= {Path(cache_from_source(str(path))) for path in paths if path.suffix == ".py"}
     return sum(path.stat().st_size for path in paths if path.is_file())

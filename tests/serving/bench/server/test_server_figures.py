@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import py_compile
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 
 from nested_sparse.errors import NestedSparseError
 from nested_sparse.serving.bench.reach import Reach
-from nested_sparse.serving.bench.server import run
+from nested_sparse.serving.bench.server import installed, run
 from nested_sparse.serving.bench.server.installed import installed_bytes, installed_figure
 from nested_sparse.serving.bench.server.memory import memory_figures
 from nested_sparse.serving.bench.server.start import start_figure
@@ -38,6 +39,23 @@ def test_every_requirement_is_counted() -> None:
     figure = installed_figure()
     assert figure.measured == pytest.approx(sum(sizes.values()) / 1e6, abs=0.1)
     assert "onnxruntime" in figure.note
+
+
+def test_byte_code_that_python_wrote_later_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After `pip install --no-compile` it is not on the installer's list, and takes space all the same."""
+    record = tmp_path / "small-1.0.dist-info"
+    record.mkdir()
+    record.joinpath("METADATA").write_text("Metadata-Version: 2.1\nName: small\nVersion: 1.0\n")
+    record.joinpath("RECORD").write_text("small.py,,\n")
+    source = tmp_path / "small.py"
+    source.write_text("X = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(installed, "PACKAGE", "small")
+    before = installed_bytes()["small"]
+    assert before == source.stat().st_size
+    byte_code = py_compile.compile(str(source))
+    assert byte_code is not None
+    assert installed_bytes()["small"] == before + Path(byte_code).stat().st_size
 
 
 def test_a_start_is_measured() -> None:
