@@ -11,6 +11,7 @@ NestedSparseError
 ├── KernelError         the operator library is missing or does not fit
 ├── BenchError          a benchmark that cannot be run, or whose outputs disagree
 ├── SettingsError       a file of settings or flags that say what cannot be
+├── FetchError          a model, or its manifest, cannot be fetched from its address
 ├── OutputError         results that cannot be written to the standard output
 └── ServingError
     ├── OverloadedError   the request was shed: no allowed level can meet its deadline
@@ -74,6 +75,10 @@ class BenchError(NestedSparseError):
 
 class SettingsError(NestedSparseError):
     """A file of settings, or flags, that do not say how to serve."""
+
+
+class FetchError(NestedSparseError):
+    """A model or its manifest cannot be fetched: the link, the file server, what it sent, or the disk."""
 
 
 class OutputError(NestedSparseError):

@@ -17,12 +17,16 @@ MAX_HEADER_NBYTES = 100_000_000
 """The limit of the safetensors library."""
 
 
-def read_header(file: BinaryIO, where: str) -> tuple[Metadata, int, list[list[TensorPlace]], Seal]:
+def read_header(
+    file: BinaryIO, where: str, file_nbytes: int | None = None
+) -> tuple[Metadata, int, list[list[TensorPlace]], Seal]:
     """Metadata, the byte at which the data begins, the places of all tensors, and the seal.
 
-    where: name of the file, for errors. Raises CheckpointError.
+    where: name of the file, for errors. file_nbytes: size of the whole file, where `file` holds its header alone.
+    Raises CheckpointError.
     """
-    file_nbytes = os.fstat(file.fileno()).st_size
+    if file_nbytes is None:
+        file_nbytes = os.fstat(file.fileno()).st_size
     prefix = file.read(8)
     header_nbytes = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
     if not 2 <= header_nbytes <= min(MAX_HEADER_NBYTES, file_nbytes - 8):

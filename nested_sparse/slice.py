@@ -10,6 +10,7 @@ from .argument import as_whole, file_path, shown
 from .checkpoint import Checkpoint
 from .errors import CheckpointError, LevelError
 from .excerpt import excerpt
+from .metadata import Metadata
 from .writer import header_bytes, refuse_existing, write_file
 
 
@@ -37,14 +38,17 @@ def slice_checkpoint(
                 f"{excerpt(checkpoint.path)}: has {len(metadata.levels)} levels; keep 1 to {len(metadata.levels)}, got "
                 f"{shown(level_count)}"
             )
-        cut = replace(
-            metadata,
-            levels=metadata.levels[:kept],
-            layers=tuple(layer.cut(kept) for layer in metadata.layers),
-            reroutes=tuple(reroute for reroute in metadata.reroutes if reroute.start < kept),
-        )
-        data = checkpoint.data_prefix(kept)
-        write_file(destination, header_bytes(cut), [data], force)
+        write_file(destination, header_bytes(cut(metadata, kept)), [checkpoint.data_prefix(kept)], force)
+
+
+def cut(metadata: Metadata, level_count: int) -> Metadata:
+    """The metadata of the slice with the first `level_count` levels, which must be there."""
+    return replace(
+        metadata,
+        levels=metadata.levels[:level_count],
+        layers=tuple(layer.cut(level_count) for layer in metadata.layers),
+        reroutes=tuple(reroute for reroute in metadata.reroutes if reroute.start < level_count),
+    )
 
 
 def _same_file(source: Path, destination: Path) -> bool:

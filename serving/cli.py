@@ -17,6 +17,7 @@ from .commands.demo import demo
 from .commands.inspect import inspect
 from .commands.nest import nest
 from .commands.profile import profile
+from .commands.publish import publish
 from .commands.serve import ServeCommand, serve
 from .commands.sign import sign
 from .commands.slice import slice_file
@@ -54,6 +55,7 @@ app.command("nest")(nest)
 app.command("inspect")(inspect)
 app.command("slice")(slice_file)
 app.command("sign")(sign)
+app.command("publish")(publish)
 app.command("profile")(profile)
 app.command("serve", cls=ServeCommand)(serve)
 app.command("top")(top)

@@ -41,12 +41,13 @@ def prepare() -> None:
 
     A container runs its command as process 1. The system drops a signal to process 1 unless there is a handler, so this
     comes before everything that takes time. Verbs other than `serve` keep Python's own handling of SIGINT; they also
-    keep that of SIGTERM, unless they are process 1. A SIGHUP does not end a `serve` that has a file to read again.
+    keep that of SIGTERM, unless they are process 1. A SIGHUP does not end a `serve` that has a file to
+    read again, or models to fetch.
     """
     if sys.argv[1:2] == ["serve"]:
         for number in SIGNALS:
             signal.signal(number, end_loading)
-        if any(argument.startswith("--config") for argument in sys.argv):
+        if any(argument.startswith(("--config", "http://", "https://")) for argument in sys.argv):
             signal.signal(signal.SIGHUP, EarlySignal())
     elif os.getpid() == 1:
         signal.signal(signal.SIGTERM, lambda number, frame: os._exit(128 + number))

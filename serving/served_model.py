@@ -23,6 +23,9 @@ class Engine(Protocol):
     def submit(self, request: Request) -> Future[Response]:
         """Queue the request."""
 
+    def replied(self, response: Response) -> None:
+        """Note that the event loop has a response of a run in another thread, and sends it."""
+
     def close(self, grace_s: float) -> None:
         """Refuse new requests, finish the queued ones within `grace_s`, stop."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,6 @@ class PublicKey:
 
     def check(self, checkpoint: Checkpoint) -> None:
         """Raise CheckpointError unless the owner of the key has signed this checkpoint, whose digests are checked."""
-        from cryptography.exceptions import InvalidSignature
-
         seal, name = checkpoint.seal, excerpt(checkpoint.path.name)
         if not seal.signature:
             raise CheckpointError(
@@ -39,13 +38,30 @@ class PublicKey:
                 f"{name}: its header also holds '{excerpt(seal.others[0])}', which no signature covers; get the file "
                 "again from its maker"
             )
-        try:
-            self._key.verify(base64.b64decode(seal.signature, validate=True), seal.message)
-        except (InvalidSignature, ValueError):
+        if not self.fits(seal.signature, seal.message):
             raise CheckpointError(
                 f"{name}: its signature does not fit {self._path}: another key has made it, or the file was changed "
                 "afterwards; get the file again from its maker"
-            ) from None
+            )
+
+    def fits(self, signature: str, message: bytes) -> bool:
+        """Whether the owner of the key has made this signature, in base64, of this message."""
+        from cryptography.exceptions import InvalidSignature
+
+        try:
+            self._key.verify(base64.b64decode(signature, validate=True), message)
+        except (InvalidSignature, ValueError):
+            return False
+        return True
+
+
+def signer(key_path: Path) -> Callable[[bytes], str]:
+    """A function that signs a message by an Ed25519 private key, in PEM without a password, and gives base64.
+
+    Raises InputError.
+    """
+    key = _load(key_path, private=True)
+    return lambda message: base64.b64encode(key.sign(message)).decode()
 
 
 def sign_checkpoint(path: str | os.PathLike[str], key_path: Path) -> None:
@@ -53,9 +69,9 @@ def sign_checkpoint(path: str | os.PathLike[str], key_path: Path) -> None:
 
     The file is replaced by renaming; all but its header stays the same. Raises CheckpointError, InputError.
     """
-    key = _load(key_path, private=True)
+    sign = signer(key_path)
     path = Path(path).resolve()  # a link stays one, and what it leads to is signed
-    store_signature(path, lambda message: base64.b64encode(key.sign(message)).decode())
+    store_signature(path, sign)
 
 
 def _load(path: Path, private: bool) -> Any:

@@ -29,7 +29,7 @@ from nested_sparse.packed import PackedLevel  # noqa: E402
 if TYPE_CHECKING:
     from torch import Tensor
 
-TOLERANCE = 2e-6
+TOLERANCE = 5e-6
 """Of the sum of the magnitudes of all products, which float32 sums of a few hundred of them keep."""
 
 

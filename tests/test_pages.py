@@ -43,6 +43,7 @@ WAYS = {
     "nested-sparse slice ": "run",
     "nested-sparse nest ": "run",
     "nested-sparse sign ": "run",
+    "nested-sparse publish ": "run",
     "nested-sparse profile ": "run",
     "nested-sparse bench kernels": "kernels",  # minutes; the rows are chosen, and then not measured
     "nested-sparse bench networks": "networks",  # minutes; the rows are chosen, and then not measured

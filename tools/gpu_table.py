@@ -3,8 +3,8 @@
     python tools/gpu_table.py --out FOLDER [--rounds 30]
 
 Every contender's output is compared with a float32 product before it is timed. A contender is a CUDA graph of several
-calls, which leaves out the time that Python needs for a launch. The graphs take turns, and the table has the median over
-the rounds of the time between two events, for one call. The inputs of the calls rotate, so that no one stays in a cache.
+calls, which leaves out the time that Python needs for a launch. The graphs take turns. The table has the median, over
+the rounds, of the time between two events, for one call. Inputs of the calls rotate, so that none stays in a cache.
 `ratio` is the dense time over the contender's. Each row goes to FOLDER/gpu_table.jsonl when it is ready.
 
 Without a CUDA device the program does the same with small sizes, under Triton's interpreter, as a test of itself. It

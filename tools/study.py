@@ -5,10 +5,10 @@
     python tools/study.py show docs/results/fashion-mnist.toml
 
 `run` skips finished rows, writes one JSON line for each finished run beside the study's file, and can be stopped and
-started again at any time; several calls can share the work (--part 1/2), and several
-processes, one for each GPU, a training (--processes). --keep copies each checkpoint to a folder
-of yours. `time` measures every level of the first checkpoint of each row on this machine, by the runtime, in turns, on
-one thread, and writes the times beside the study's file. `fill` measures the disagreement of kept checkpoints whose
+started again at any time; several calls can share the work (--part 1/2), and several processes, one for each GPU, a
+training (--processes). --keep copies each checkpoint to a folder of yours. `time` measures every level of the first
+checkpoint of each row on this machine, by the runtime, in turns, on one thread, and writes the times beside the study's
+file. `fill` measures the disagreement of kept checkpoints whose
 lines lack it, from older versions, and stores it in both. `show` prints the tables in Markdown and saves the pictures.
 `command` prints the command of each row. Needs Python 3.11 or newer.
 

@@ -8,7 +8,7 @@ import triton.language as tl
 
 from nested_sparse.errors import InputError
 
-from .lines import by_feature, new_lines
+from .lines import by_feature, new_lines, on_device
 
 _SUMS = 16384
 """Numbers that a program holds in registers."""
@@ -56,9 +56,10 @@ def layer_norm(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, epsilo
     if places:
         rows = triton.next_power_of_2(features)
         pixels = max(1, min(64, _SUMS // rows, triton.next_power_of_2(places)))
-        _normalise[(triton.cdiv(places, pixels),)](
-            *(written.tensor, read.tensor, scale, shift, features, places),
-            *(written.tensor.stride(1), read.tensor.stride(1), epsilon),
-            FEATURES=rows, PIXELS=pixels, num_warps=8,
-        )  # fmt: skip
+        with on_device(x):
+            _normalise[(triton.cdiv(places, pixels),)](
+                *(written.tensor, read.tensor, scale, shift, features, places),
+                *(written.tensor.stride(1), read.tensor.stride(1), epsilon),
+                FEATURES=rows, PIXELS=pixels, num_warps=8,
+            )  # fmt: skip
     return out

@@ -7,7 +7,7 @@ import torch
 from nested_sparse.errors import InputError
 
 from .epilogue import Epilogue
-from .lines import Operand, by_feature, lines_of, new_lines, with_room
+from .lines import Operand, by_feature, lines_of, new_lines, rounded_up, with_room
 from .matmul import Geometry, launch
 from .operands import check_input, check_like
 from .weight import GpuWeight
@@ -58,5 +58,7 @@ class SparseLinear:
         if out.numel() and written.tensor.data_ptr() != out.data_ptr():
             raise InputError(f"out must be a view of {count} lines, got strides {out.stride()}")
         added = None if residual is None else with_room(lines_of(residual))
-        launch(weight, number, Geometry.line(count), self.epilogue, by_feature(x), written, added)
+        # rounded up, so that Triton finds the same divisors in every batch's size and compiles once for all of them
+        line = Geometry.line(rounded_up(count))
+        launch(weight, number, line, self.epilogue, by_feature(x), written, added)
         return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,11 @@ class Operand:
 
     tensor: torch.Tensor
     places: int
+
+
+def on_device(tensor: torch.Tensor) -> AbstractContextManager[object]:
+    """Makes the tensor's GPU the current one, on which Triton launches; nothing for the interpreter."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
 def rounded_up(count: int) -> int:

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from .epilogue import Epilogue, apply_function
-from .lines import Operand
+from .lines import Operand, on_device
 from .tiles import Shape, tile_for
 from .weight import GpuWeight
 
@@ -154,18 +154,19 @@ def launch(
     tile = tile_for(shape)
     programs = weight.groups * triton.cdiv(geometry.places, tile.pixels)
     added = residual or y
-    sparse_matmul[(programs,)](
-        y.tensor, x.tensor, added.tensor, level,
-        weight.col, weight.val, weight.begin, weight.end, weight.norm, weight.out_row,
-        weight.groups, len(weight.levels) - 1, y.places, x.places, added.places,
-        geometry.pixels, geometry.out_width, geometry.height, geometry.width,
-        *y.tensor.stride(), *x.tensor.stride(), *added.tensor.stride(),
-        *geometry.stride, *geometry.pad, *geometry.dilation,
-        epilogue.clip_min, epilogue.clip_max,
-        V=weight.block_rows, PIXELS=tile.pixels, STEP=tile.step,
-        KERNEL_Y=geometry.kernel[0], KERNEL_X=geometry.kernel[1],
-        WINDOWED=geometry.windowed, ONE_IMAGE=geometry.images == 1,
-        RESIDUAL=residual is not None, FUNCTION=epilogue.number,
-        WIDENED=INTERPRETED and weight.val.dtype == torch.bfloat16,
-        num_warps=tile.warps, num_stages=tile.stages,
-    )  # fmt: skip
+    with on_device(x.tensor):
+        sparse_matmul[(programs,)](
+            y.tensor, x.tensor, added.tensor, level,
+            weight.col, weight.val, weight.begin, weight.end, weight.norm, weight.out_row,
+            weight.groups, len(weight.levels) - 1, y.places, x.places, added.places,
+            geometry.pixels, geometry.out_width, geometry.height, geometry.width,
+            *y.tensor.stride(), *x.tensor.stride(), *added.tensor.stride(),
+            *geometry.stride, *geometry.pad, *geometry.dilation,
+            epilogue.clip_min, epilogue.clip_max,
+            V=weight.block_rows, PIXELS=tile.pixels, STEP=tile.step,
+            KERNEL_Y=geometry.kernel[0], KERNEL_X=geometry.kernel[1],
+            WINDOWED=geometry.windowed, ONE_IMAGE=geometry.images == 1,
+            RESIDUAL=residual is not None, FUNCTION=epilogue.number,
+            WIDENED=INTERPRETED and weight.val.dtype == torch.bfloat16,
+            num_warps=tile.warps, num_stages=tile.stages,
+        )  # fmt: skip

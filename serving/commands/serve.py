@@ -23,6 +23,7 @@ from nested_sparse.errors import NestedSparseError, SettingsError
 from nested_sparse.excerpt import paragraph
 
 from ..ending import SIGNALS, end_draining, ended_by_signals
+from ..fetching.address import is_url
 from ..log import limit_lines, use_format
 from ..settings.flags import given_flags, with_flags
 from ..settings.settings import Settings, read_settings
@@ -31,6 +32,7 @@ from .output import print_json, print_line, print_table
 if TYPE_CHECKING:
     from nested_sparse.runtime.resources import Governor
 
+    from ..fetching.followers import Followers
     from ..repository.loader import Loader
     from ..repository.repository import Repository
     from ..served_model import ServedModel
@@ -64,7 +66,11 @@ class ServeCommand(TyperCommand):
 def serve(
     context: typer.Context,
     files: Annotated[
-        list[Path] | None, typer.Argument(help="Checkpoints; each is served under its file's stem.", metavar="FILE")
+        list[str] | None,
+        typer.Argument(
+            help="Checkpoints; each is served under its file's stem. A URL of http or https is fetched, and followed.",
+            metavar="FILE|URL",
+        ),
     ] = None,
     config: Annotated[
         Path | None,
@@ -99,7 +105,8 @@ def serve(
     """
     tables = given_flags(context, priority or [])
     if files:
-        tables.setdefault("models", {})["files"] = files
+        tables.setdefault("models", {})["files"] = [Path(each) for each in files if not is_url(each)]
+        tables.setdefault("fetching", {})["urls"] = [each for each in files if is_url(each)]
     read = partial(read_settings, config, tables)
     try:
         settings = read()
@@ -114,7 +121,7 @@ def serve(
     sys.setswitchinterval(SWITCH_S)
     use_format(settings.watching.log_format)
     try:
-        _run(settings, json, None if config is None else read)
+        _run(settings, json, read if config is not None or settings.fetching.urls else None)
     except (NestedSparseError, OSError) as error:
         if settings.watching.log_format == "text":
             raise  # main() writes it
@@ -154,12 +161,13 @@ def _run(settings: Settings, json: bool, read: Callable[[], Settings] | None) ->
     from ..connections.listening import check_listenable
     from ..load import file_problems
     from ..security import Security
-    from ..settings.parts import limit_config, loader_of, server_config
+    from ..settings.parts import followers_of, limit_config, loader_of, server_config
     from ..settings.reload import Reload
 
-    reload = Reload(settings, read)
     config = server_config(settings)
     Security(config.security, config.host)  # refuses files and addresses before the models load
+    followers = followers_of(settings)
+    reload = Reload(settings, read, (lambda: None) if followers is None else followers.poll)
     for problem in file_problems(settings.models.files):
         raise problem
     governor = Governor(ResourceMonitor(), limit_config(settings.limits))
@@ -168,16 +176,22 @@ def _run(settings: Settings, json: bool, read: Callable[[], Settings] | None) ->
             check_listenable(config.host, port)  # before the models load, which may take minutes
     loader = loader_of(lambda: reload.settings, governor)
     with ended_by_signals(), ExitStack() as opened:
+        if followers is not None:
+            followers.start()
+            opened.callback(followers.close)
+            loader = followers.trusting(loader)
         models = []
         for path in settings.models.files:
             loaded = loader.load(path)
             opened.callback(loaded.session.close)
             models.append(loaded.model)
-        repository = _repository(settings, loader)
+        if followers is not None:
+            followers.wait(for_one=not models and settings.models.model_dir is None)
+        repository = _repository(settings, loader, followers)
         if repository is not None:
             repository.load_all([model.name for model in models])
         with governor:
-            asyncio.run(_serve(models, repository, config, governor, reload, json))
+            asyncio.run(_serve(models, repository, config, governor, reload, followers, json))
         stuck = [model.name for model in models if model.engine.stats().stuck]
         if stuck := [*stuck, *(repository.stuck if repository is not None else ())]:
             log.error("ended with an inference of %s still stuck", ", ".join(stuck))
@@ -186,15 +200,19 @@ def _run(settings: Settings, json: bool, read: Callable[[], Settings] | None) ->
             os._exit(0)  # the interpreter must not end under the thread that loads
 
 
-def _repository(settings: Settings, loader: Loader) -> Repository | None:
+def _repository(settings: Settings, loader: Loader, followers: Followers | None) -> Repository | None:
     from ..repository.folder import ModelFolder
     from ..repository.repository import Repository
     from ..repository.version_policy import VersionPolicy
 
-    if settings.models.model_dir is None:
+    named = settings.models.model_dir
+    folder = None if named is None else ModelFolder(named)
+    if followers is not None:
+        folder = followers.folder(folder)
+    if folder is None:
         return None
     policy = VersionPolicy.read(settings.models.version_policy)
-    return Repository(ModelFolder(settings.models.model_dir), loader, policy, settings.limits.grace_s)
+    return Repository(folder, loader, policy, settings.limits.grace_s)
 
 
 async def _serve(
@@ -203,6 +221,7 @@ async def _serve(
     config: ServerConfig,
     governor: Governor,
     reload: Reload,
+    followers: Followers | None,
     json: bool,
 ) -> None:
     from ..server import Server
@@ -214,6 +233,8 @@ async def _serve(
     server = Server(models, config, repository, governor)
     await server.start()
     reloads = asyncio.create_task(reload.watch(server, governor))
+    if followers is not None and repository is not None:
+        followers.attach(repository)
     try:
         _announce(server, json)
         limit_lines()
@@ -223,6 +244,8 @@ async def _serve(
             loop.remove_signal_handler(number)
             signal.signal(number, end_draining)
         reloads.cancel()
+        if followers is not None:
+            followers.close()
         log.info("draining, at most %g s", reload.settings.limits.grace_s)
         await server.drain()
     log.info("stopped")
@@ -242,6 +265,8 @@ def _announce(server: Server, json: bool) -> None:
         log.info("metrics on %s://%s/metrics", scheme, server.metrics_address)
     if server.http_address:
         log.info("REST, metrics and dashboard on %s://%s/", scheme, server.http_address)
+    if server.http_unix_address:
+        log.info("REST, metrics and dashboard on %s, as http", server.http_unix_address)
     if json:
         facts = [
             {
@@ -258,5 +283,6 @@ def _announce(server: Server, json: bool) -> None:
             "unix_address": server.unix_address or None,
             "metrics_address": server.metrics_address or None,
             "http_address": server.http_address or None,
+            "http_unix_address": server.http_unix_address or None,
         }
         print_json({**addresses, "models": facts})

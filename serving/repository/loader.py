@@ -49,6 +49,7 @@ class Loader:
     spin: as of a Session.
     device: the models take turns on it. profiles, governor: as of load_model.
     check: called with each checkpoint before its graph is used; it raises what refuses the file.
+    accept: called with each open session before it serves; it raises what refuses the model.
     """
 
     config_of: Callable[[str], ModelConfig]
@@ -58,11 +59,12 @@ class Loader:
     profiles: ProfileStore | None = None
     governor: Governor | None = None
     check: Callable[[Checkpoint], None] | None = None
+    accept: Callable[[Session], None] | None = None
 
     def load(self, path: Path, name: str = "", version: str = VERSION) -> Loaded:
         """Open the checkpoint at `path` and serve it as `name`, or under its file's stem; takes seconds.
 
-        Raises CheckpointError, and what load_model() and `check` raise.
+        Raises CheckpointError, and what load_model(), `check` and `accept` raise.
         """
         stamp = stamp_of(path)
         served_as = name or path.stem
@@ -70,6 +72,8 @@ class Loader:
         try:
             if name:
                 session.name = f"{name}/{version}"  # the log tells two versions apart
+            if self.accept is not None:
+                self.accept(session)
             model = load_model(
                 session,
                 self.config_of(served_as),

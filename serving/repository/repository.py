@@ -271,7 +271,7 @@ class Repository:
                 if isinstance(error, RepositoryError):
                     raise
                 if isinstance(error, NestedSparseError | OSError | MemoryError):
-                    raise RepositoryError(f"{name}/{version} cannot be loaded: {error}") from None
+                    raise RepositoryError(f"{name}/{version} cannot be loaded: {error}") from error
                 raise
         return after
 

@@ -18,15 +18,20 @@ from nested_sparse.runtime.session import Session
 
 from ..connections.listening import address_text, check_listenable
 from ..connections.unix_socket import UnixSocket
+from ..fetching.address import Address
+from ..fetching.fetched_folder import FetchedFolder
+from ..fetching.proof import Trust
+from ..fetching.source import Source, read_token
 from ..load import check_types, file_problems, state_of
 from ..model_config import MODEL_FILE
 from ..repository.folder import ModelFolder
 from ..repository.version_policy import VersionPolicy
 from ..rights.tokens import read_tokens
 from ..served_model import VERSION
+from ..signature import PublicKey
 from ..tls.certificates import CertificateFiles, read_certificates
 from ..tls.exposure import check_exposure
-from .parts import model_config, server_config, signature_check
+from .parts import fetched_folder, model_config, server_config, signature_check
 from .settings import OWN, Settings
 
 
@@ -63,10 +68,11 @@ def checked(settings: Settings) -> Findings:
         server_config(settings)
     with found.noted():
         check_listenable(address.host, 0)
-    if address.unix_socket is not None:
-        found.addresses["unix socket"] = str(address.unix_socket)
-        with found.noted():
-            UnixSocket(address.unix_socket).check()
+    for name, path in (("unix socket", address.unix_socket), ("HTTP unix socket", address.http_unix_socket)):
+        if path is not None:
+            found.addresses[name] = str(path)
+            with found.noted():
+                UnixSocket(path).check()
     _look_at_security(settings, found)
     for name, port in (("gRPC", address.port), ("metrics", address.metrics_port), ("HTTP", address.http_port)):
         if port is not None:
@@ -76,6 +82,8 @@ def checked(settings: Settings) -> Findings:
         if path.is_file():  # else it is a problem already
             with found.noted(path.name):
                 found.models.append(_model(path, path.stem, VERSION, settings))
+    with found.noted():
+        _look_at_fetched(settings, found)
     if settings.models.model_dir is not None:
         with found.noted():
             _look_into(settings.models.model_dir, settings, found)
@@ -100,6 +108,26 @@ def _look_at_security(settings: Settings, found: Findings) -> None:
             found.security["tokens"] = len(read_tokens(security.token_file))
 
 
+def _look_at_fetched(settings: Settings, found: Findings) -> None:
+    """Open what earlier runs have fetched, and the files that fetching needs. Nothing is fetched."""
+    fetching, key = settings.fetching, settings.security.check_signature
+    if not fetching.urls:
+        return
+    root = fetching.fetch_dir or fetched_folder()
+    trust = Trust(root, None if key is None else PublicKey(key))
+    for address in map(Address, fetching.urls):
+        with found.noted(address.shown):
+            Source(address, fetching.fetch_ca, fetching.fetch_token_file)
+            if fetching.fetch_token_file is not None:
+                read_token(fetching.fetch_token_file)
+            if not (root / address.name).is_dir() or not (folder := FetchedFolder(root, [address.name])).names():
+                found.warnings.append(f"{address.shown}: nothing of it is here yet; serving fetches it")
+                continue
+            version = folder.versions(address.name)[-1]
+            path = folder.checkpoint(address.name, version)
+            found.models.append(_model(path, address.name, str(version), settings, trust))
+
+
 def _look_into(model_dir: Path, settings: Settings, found: Findings) -> None:
     """Find the models of a directory and their versions."""
     folder, policy = ModelFolder(model_dir), VersionPolicy.read(settings.models.version_policy)
@@ -120,11 +148,14 @@ def _look_into(model_dir: Path, settings: Settings, found: Findings) -> None:
                     found.models.append(_model(path, name, str(version), settings))
 
 
-def _model(path: Path, name: str, version: str, settings: Settings) -> dict[str, Any]:
-    """The facts of one model, ready for JSON. Raises as serving it would."""
+def _model(path: Path, name: str, version: str, settings: Settings, trust: Trust | None = None) -> dict[str, Any]:
+    """The facts of one model, ready for JSON. trust: of a fetched one. Raises as serving it would."""
     own = settings.of_model(name)
     config = model_config(own)
-    with Session(path, threads=own.threads, check=signature_check(settings.security)) as session:
+    check = signature_check(settings.security) if trust is None else trust.check
+    with Session(path, threads=own.threads, check=check) as session:
+        if trust is not None:
+            trust.accept(session)
         check_types(session)
         state_of(session, config)
         levels = len(session.levels)

@@ -45,6 +45,13 @@ class Address(Group):
             most=MOST_PORT,
         ),
     ] = None
+    http_unix_socket: Annotated[
+        Path | None,
+        Setting(
+            "Path of a unix socket for the same over HTTP, for processes of this user; with or without --http-port. "
+            "Off by default. Needs the [http] extra."
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +180,39 @@ class Models(Group):
             "under $XDG_CACHE_HOME or ~/.cache.",
             metavar="DIR",
         ),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fetching(Group):
+    """The models that come from a file server, and how they are fetched."""
+
+    urls: Annotated[
+        tuple[str, ...], Setting("Addresses of checkpoints; each is served under its file's stem.", flag=False)
+    ] = ()
+    fetch_dir: Annotated[
+        Path | None,
+        Setting(
+            "Folder in which fetched models are kept; default: nested-sparse/fetched under $XDG_DATA_HOME or "
+            "~/.local/share.",
+            metavar="DIR",
+        ),
+    ] = None
+    fetch_interval_s: Annotated[
+        float, Setting("Seconds between two looks for a new version; 0: only after SIGHUP.", least=0.0, most=2**31)
+    ] = 300.0
+    fetch_timeout_s: Annotated[
+        float,
+        Setting("Seconds without a byte after which a connection is given up, and resumed.", least=0.1, most=3600),
+    ] = 30.0
+    fetch_max_mb: Annotated[
+        int, Setting("Most MiB on the disk of one model, its new version included.", least=1, most=2**40)
+    ] = 4096
+    fetch_ca: Annotated[
+        Path | None, Setting("PEM file of the authorities of the file server's certificate; default: the system's.")
+    ] = None
+    fetch_token_file: Annotated[
+        Path | None, Setting("File of a bearer token that the file server asks for, alone.")
     ] = None
 
 

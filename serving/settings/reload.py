@@ -62,9 +62,13 @@ class Reload:
     """Reads the settings again at each SIGHUP and applies those that can change. An early signal waits for watch().
 
     settings: those in force. read: reads the files and flags again; raises SettingsError. None: signals are left alone.
+    heard: called at each signal.
     """
 
-    def __init__(self, settings: Settings, read: Callable[[], Settings] | None) -> None:
+    def __init__(
+        self, settings: Settings, read: Callable[[], Settings] | None, heard: Callable[[], None] = lambda: None
+    ) -> None:
+        self._heard = heard
         self.settings = settings
         self._read = read
         self._asked = asyncio.Event()
@@ -81,6 +85,7 @@ class Reload:
         while True:
             await self._asked.wait()
             self._asked.clear()
+            self._heard()
             try:
                 after = await asyncio.to_thread(self._read)  # a large file takes long to parse
                 before, self.settings = self.settings, changed(self.settings, after)

@@ -12,7 +12,8 @@ from nested_sparse.excerpt import excerpt
 from nested_sparse.options import Problems, checked_options, unknown
 from nested_sparse.toml_file import read_toml
 
-from .groups import Address, Limits, Models, OwnModel, Security, Watching
+from ..fetching.address import Address as FileAddress
+from .groups import Address, Fetching, Limits, Models, OwnModel, Security, Watching
 from .setting import range_problems
 
 GROUPS: Mapping[str, type[Any]] = {
@@ -20,6 +21,7 @@ GROUPS: Mapping[str, type[Any]] = {
     "security": Security,
     "limits": Limits,
     "models": Models,
+    "fetching": Fetching,
     "watching": Watching,
 }
 """The tables of a file. There is also [model.NAME] for each model, an OwnModel."""
@@ -35,6 +37,7 @@ class Settings:
     security: Security = field(default_factory=Security)
     limits: Limits = field(default_factory=Limits)
     models: Models = field(default_factory=Models)
+    fetching: Fetching = field(default_factory=Fetching)
     watching: Watching = field(default_factory=Watching)
     model: Mapping[str, OwnModel] = field(default_factory=dict)
 
@@ -104,6 +107,8 @@ def _port_problems(address: Address) -> Iterator[tuple[str, str, str]]:
             yield "address", key, f"{said}: each needs one of its own; choose another (0 picks a free one)"
         elif number:
             taken[number] = key
+    if address.unix_socket is not None and address.unix_socket == address.http_unix_socket:
+        yield "address", "http_unix_socket", "is that of --unix-socket, which gRPC has; choose another path"
 
 
 def _level_problems(table: str, group: Models | OwnModel) -> Iterator[tuple[str, str, str]]:
@@ -121,10 +126,19 @@ def _level_problems(table: str, group: Models | OwnModel) -> Iterator[tuple[str,
 
 def _name_problems(settings: Settings) -> Iterator[tuple[str, str, str]]:
     names = [path.stem for path in settings.models.files]
+    for url in settings.fetching.urls:
+        try:
+            name = FileAddress(url).name
+        except InputError as error:
+            yield "fetching", "urls", str(error)
+            continue
+        if name in names:
+            yield "fetching", "urls", f"two models would be served as {excerpt(name)!r}; rename one of the files"
+        names.append(name)
     if settings.models.model_dir is not None:  # its models may change while it is served
         return
     if not names:
-        yield "models", "files", "there is nothing to serve; name a FILE, or give model_dir (--model-dir)"
+        yield "models", "files", "there is nothing to serve; name a FILE or a URL, or give model_dir (--model-dir)"
         return
     for name in settings.model:
         if name not in names:

@@ -41,8 +41,10 @@ def test_every_flag_sets_its_key_and_overrides_the_file(read: Any, tmp_path: Pat
     values: dict[str, Any] = {
         "host": "::1", "policy": "slackfit", "profile_cache": "off", "log_format": "json", "version_policy": "all",
         "min_frequency": 0.5, "model_dir": "models", "otlp_endpoint": "http://a",
+        **dict.fromkeys(("fetch_dir", "fetch_ca", "fetch_token_file"), "a.pem"),
         **dict.fromkeys(
-            ("tls_cert", "tls_key", "client_ca", "token_file", "unix_socket", "check_signature"), "a.pem"
+            ("tls_cert", "tls_key", "client_ca", "token_file", "unix_socket", "http_unix_socket", "check_signature"),
+            "a.pem",
         ),
     }  # fmt: skip
     beside = (

@@ -1,0 +1,1 @@
+"""Fetching: models that come from a file server, level by level, and stay up to date."""

@@ -1,0 +1,68 @@
+"""Publication: a checkpoint as a file server offers it, which is the file and its manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from pathlib import Path
+
+import numpy as np
+
+from nested_sparse.checkpoint import Checkpoint
+from nested_sparse.errors import CheckpointError, InputError
+from nested_sparse.excerpt import excerpt
+from nested_sparse.regular_file import read_regular
+from nested_sparse.runtime.session import Array, Session
+from nested_sparse.whole_file import write_whole
+
+from ..signature import signer
+from .manifest import Manifest, Piece, manifest_path
+from .self_check import MOST_INPUT_NBYTES, TOLERANCE, SelfCheck
+
+
+def publish(
+    path: Path,
+    output: Path | None = None,
+    *,
+    key_path: Path | None = None,
+    sample: Path | None = None,
+    serial: int | None = None,
+    tolerance: float = TOLERANCE,
+) -> tuple[Path, Manifest]:
+    """Write the manifest of the checkpoint at `path`, after running its self-check at every level; gives its path.
+
+    output: where; None: beside the file. key_path: Ed25519 private key that signs it, in PEM; None: it is not signed.
+    sample: .npz file of the inputs of the self-check, by name; None: they are drawn. serial: None: the time in seconds.
+    Raises CheckpointError, InputError, KernelError, OSError.
+    """
+    sign = None if key_path is None else signer(key_path)
+    inputs = None if sample is None else _sample(sample)
+    pieces: list[Piece] = []
+    with Session(path, threads=1, check=lambda checkpoint: pieces.extend(_pieces(checkpoint))) as session:
+        check = SelfCheck.of(session, inputs, tolerance)
+    manifest = Manifest(int(time.time()) if serial is None else serial, tuple(pieces), check).signed(sign)
+    destination = output or manifest_path(path)
+    write_whole(destination, manifest.raw)
+    return destination, manifest
+
+
+def _pieces(checkpoint: Checkpoint) -> list[Piece]:
+    metadata, data = checkpoint.metadata, checkpoint.file.data
+    header_nbytes = len(data) - checkpoint.levels[-1].nbytes
+    segments = [checkpoint.segment(level.index).nbytes for level in checkpoint.levels]
+    return [
+        Piece(header_nbytes, hashlib.sha256(data[:header_nbytes].tobytes()).hexdigest()),
+        Piece(checkpoint.levels[0].nbytes - segments[0], metadata.graph_sha256),
+        *(Piece(nbytes, level.sha256) for nbytes, level in zip(segments, metadata.levels, strict=True)),
+    ]
+
+
+def _sample(path: Path) -> dict[str, Array]:
+    try:
+        read_regular(path, 2 * MOST_INPUT_NBYTES)  # a sample that is too large is refused before it is unpacked
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, AttributeError, KeyError) as error:
+        raise InputError(f"sample {excerpt(path)}: expected an .npz file of arrays ({excerpt(error)})") from None
+    except Exception as error:  # zipfile's own errors
+        raise CheckpointError(f"sample {excerpt(path)}: cannot be read ({excerpt(error)})") from None
