@@ -112,7 +112,7 @@ class ModelStore:
             shutil.rmtree(before, ignore_errors=True)
         if (taken := self._taken()) + missing > self._most_bytes:
             raise FetchError(
-                f"{excerpt(self.folder.name)}: {missing} of the {manifest.nbytes} bytes of the new file have to come, and "
+                f"{excerpt(self.folder.name)}: {missing} of the new file's {manifest.nbytes} bytes have to come, and "
                 f"{taken} are here; the limit is {self._most_bytes} (--fetch-max-mb)"
             )
         write_whole(folder / MANIFEST_FILE, manifest.raw)
