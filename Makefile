@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find kernels -name '*.cc' -o -name '*.h' -o -name '*.inc' 2>/dev/null) CMakeLists.txt
 
-.PHONY: help install demo bench bench-serving bench-peers test test-settings test-slow test-arm sanitize check format proto clean
+.PHONY: help install demo bench bench-serving bench-peers test test-settings test-slow test-ray test-arm wheels headers sanitize check format proto clean
 
 help:
 	@echo "make demo            train a nested checkpoint, serve it, load it, print the table, save demo.png"
@@ -17,10 +17,13 @@ help:
 	@echo "make bench-serving   elastic beside fixed levels and SlackFit, under every trace and co-runner"
 	@echo "make test-slow       the tests that take minutes each"
 	@echo "make test-settings   all tests in each setting: instruction sets, cores, home, locale, order, an ordinary user (hours)"
+	@echo "make test-ray        the tests of the cluster, on two replicas of Ray Serve in an environment of its own (.venv-ray)"
 	@echo "make test-arm        the kernels' tests on an emulated Arm processor, and the limits of its ports"
+	@echo "make wheels          wheels for x86-64 and aarch64 in dist/, and their tests on a bare system (needs root once, for Debian's packages)"
+	@echo "make headers         ONNX Runtime's C++ headers, for docs/examples/cpp; make test tries it once"
 	@echo "make sanitize        the kernels' tests under the address, undefined-behaviour and thread sanitizers"
 	@echo "make proto           the files that are generated from the .proto file"
-	@echo "make clean           remove build and .venv"
+	@echo "make clean           remove build, dist and .venv"
 
 install: $(VENV)/.installed $(VENV)/.built
 
@@ -36,7 +39,7 @@ bench-serving: install
 bench-peers: install
 	$(BIN)/nested-sparse bench kernels --peers --rows 'peer-*' $(BENCH_ARGS)
 
-test: install
+test: install build/headers/.tried
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" -q $(TEST_ARGS)
 
 test-settings: install
@@ -45,8 +48,29 @@ test-settings: install
 test-slow: install
 	$(BIN)/python -m pytest -m slow -v
 
+# Ray is large, and pins what it needs: it has an environment of its own, and is no part of `make install`.
+test-ray: $(VENV)-ray/.installed
+	$(VENV)-ray/bin/python -m pytest -v -s -p no:cacheprovider tests/serving/cluster/test_ray_serve.py $(TEST_ARGS)
+
+$(VENV)-ray/.installed: pyproject.toml constraints.txt $(SOURCES) | $(VENV)/bin/python
+	$(PYTHON) -m venv $(VENV)-ray
+	$(VENV)-ray/bin/pip install -q -c constraints.txt scikit-build-core cmake ninja
+	$(VENV)-ray/bin/pip install -q -c constraints.txt --no-build-isolation -e ".[ray]" pytest "tritonclient[grpc]"
+	@touch $@
+
 test-arm: install
 	tools/test_arm.sh $(abspath $(BIN))
+
+wheels: install
+	tools/wheels.sh $(abspath $(BIN))
+
+headers:
+	tools/headers.sh
+
+# Without them the tests of the C++ example are skipped.
+build/headers/.tried:
+	@tools/headers.sh || true
+	@mkdir -p $(@D) && touch $@
 
 sanitize: install
 	tools/sanitize.sh $(abspath $(BIN))
@@ -55,18 +79,18 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $$(find kernels tests -name '*.cc' -o -name '*.h')
+	$(BIN)/clang-format --dry-run --Werror $$(find kernels tests docs -name '*.cc' -o -name '*.h')
 
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $$(find kernels tests -name '*.cc' -o -name '*.h')
+	$(BIN)/clang-format -i $$(find kernels tests docs -name '*.cc' -o -name '*.h')
 
 proto: install
 	$(BIN)/python -m nested_sparse.proto.build
 
 clean:
-	rm -rf build $(VENV)
+	rm -rf build dist $(VENV)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \

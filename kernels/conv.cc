@@ -96,7 +96,7 @@ void NestedConv::run_task(const Run& run, const Task& task) const {
   const int64_t first = channel_groups_ == 1 ? 0 : task.outputs.begin;
   const int64_t end = channel_groups_ == 1 ? 1 : task.outputs.end;
   // gather groups pad the last bundle; those rows are not outputs
-  const int64_t rows = weight_.rows() / weight_.block_rows() / channel_groups_;
+  const int64_t rows = weight_.rows() / weight_.kernel_rows() / channel_groups_;
   for (int64_t group = first; group < end; ++group) {
     const int64_t channel = group * channels_;
     args.x = run.plan->direct() ? run.x.data + run.x.offset(task.image, task.tile) + channel * args.x_pitch
@@ -110,7 +110,7 @@ void NestedConv::run_task(const Run& run, const Task& task) const {
 void NestedConv::multiply(const SpmmArgs& args, Part groups) const {
   if (outputs_.plain() || !args.last) return kernel_.spmm(args, groups.begin, groups.end);
   constexpr int64_t kTogether = 4096;  // outputs
-  const int64_t rows = weight_.block_rows();
+  const int64_t rows = weight_.kernel_rows();
   const int64_t step = std::max<int64_t>(kTogether / (args.pixels * rows), 1);
   for (int64_t begin = groups.begin; begin < groups.end; begin += step) {
     const int64_t end = std::min(begin + step, groups.end);
@@ -140,12 +140,11 @@ void NestedConv::activate(const SpmmArgs& args, Part rows) const {
 // a few per cent for V = 4.
 void NestedConv::run_ranges(const Run& run, const Task& task, SpmmArgs& args) const {
   const int64_t ranges = (channels_ + range_channels_ - 1) / range_channels_;
-  const int64_t groups = task.outputs.end - task.outputs.begin;
-  const int64_t level_starts = groups * (ranges + 1);
+  const Part rows{weight_.row_group_of(task.outputs.begin), weight_.row_group_of(task.outputs.end - 1) + 1};
+  const int64_t level_starts = (rows.end - rows.begin) * (ranges + 1);
   // The size that the densest level needs, so that a switch to a denser level allocates nothing.
   auto* const starts = reinterpret_cast<uint32_t*>(scratch(Purpose::starts, weight_.level_count() * level_starts));
-  cut_columns(args.weight, weight_.kind().index_bytes, task.outputs.begin, task.outputs.end, bounds_.data(), ranges,
-              starts);
+  cut_columns(args.weight, weight_.kind().index_bytes, rows.begin, rows.end, bounds_.data(), ranges, starts);
   args.sums = scratch(Purpose::sums, weight_.packed_rows() * args.x_pitch);
   args.ptr_stride = ranges + 1;
   PackedLevel levels[kMaxLevels];
@@ -153,7 +152,7 @@ void NestedConv::run_ranges(const Run& run, const Task& task, SpmmArgs& args) co
   for (int64_t range = 0; range < ranges; ++range) {
     for (int32_t l = 0; l < args.weight.level_count; ++l) {
       levels[l] = run.view.levels[l];
-      levels[l].ptr = starts + l * level_starts + range - task.outputs.begin * args.ptr_stride;
+      levels[l].ptr = starts + l * level_starts + range - rows.begin * args.ptr_stride;
     }
     const int64_t channel = range * range_channels_;
     args.x = gathered(run, task, channel, std::min(channel + range_channels_, channels_)) -

@@ -133,8 +133,8 @@ void NestedConvTranspose::run_task(const Run& run, const Task& task) const {
       if (row < size.height && slice < size.depth && room > 0) {
         float* const y = const_cast<float*>(run.y.data) + task.image * run.y.image_floats() +
                          (slice * size.height + row) * size.width + column * across;
-        const int64_t end = task.outputs.end * weight_.block_rows();
-        for (int64_t r = task.outputs.begin * weight_.block_rows(); r < end; ++r) {
+        const int64_t end = task.outputs.end * weight_.kernel_rows();
+        for (int64_t r = task.outputs.begin * weight_.kernel_rows(); r < end; ++r) {
           const int64_t output = output_of(args.weight, r);
           if (output < 0) continue;
           interleave({sums + output * pitch + pixel - begin, of_phase, count}, across, y + output * size.pixels(),

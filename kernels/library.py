@@ -42,6 +42,8 @@ _RUNNERS = {
 }
 
 FILE_NAME = "libnested_sparse_kernels.so"
+PART_ROWS = 16
+"""Rows of a block that kernels compute at a time, at most (packed.h: kPartRows)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +154,7 @@ def kernel_for(
         return name.decode()
     many = loaded_library().nested_sparse_transpose_from(block_rows, banks)
     of_list = "conv" if op == "conv" or rows >= many else "linear"
-    wanted = (of_list, isa(value_type), block_rows, index_bytes, value_type, banks)
+    wanted = (of_list, isa(value_type), min(block_rows, PART_ROWS), index_bytes, value_type, banks)
     for kernel in kernels():
         has = (kernel.op, kernel.isa, kernel.block_rows, kernel.index_bytes, kernel.value_type, kernel.banks)
         if has == wanted:
@@ -174,6 +176,7 @@ class RawWeight:
 
     val: values of the dtype of the kernel's value type.
     per_row: k of gs{B}x{k} gather groups, 0 for blocks.
+    parts: blocks of PART_ROWS rows that a block is made of, a power of two; 1 for blocks of no more rows.
     """
 
     rows: int
@@ -181,6 +184,7 @@ class RawWeight:
     norm: NDArray[np.float32]
     perm: NDArray[np.int32] | None = None
     per_row: int = 0
+    parts: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,15 +215,15 @@ def run_kernel(
     """Run kernel `index` of the list on raw arrays, for tests and benchmarks. Only the CPU is checked, not the arrays.
 
     y: output, written in place.
-    groups: range of groups to compute, all by default. A group is a row group; of gather groups, "linear" kernels
-        count bundles and "conv" kernels packed rows.
+    groups: range of groups to compute, all by default. A group is a row group, or a part of one; of gather groups,
+        "linear" kernels count bundles and "conv" kernels packed rows.
 
     Raises KernelError where the list has no such kernel, or this CPU does not support it.
     """
     levels = (PackedLevel * len(weight.levels))(*map(_packed_level, weight.levels))
     scale, shift = weight.norm
     rows_alone = weight.per_row and kernels()[index].op == "conv"
-    begin, end = groups or (0, scale.size if rows_alone else weight.levels[0][0].size - 1)
+    begin, end = groups or (0, scale.size if rows_alone else (weight.levels[0][0].size - 1) * weight.parts)
     packed = PackedWeight(
         levels=ctypes.addressof(levels),
         level_count=len(weight.levels),
@@ -228,6 +232,7 @@ def run_kernel(
         perm=_pointer(weight.perm),
         rows=weight.rows,
         per_row=weight.per_row,
+        part_bits=weight.parts.bit_length() - 1,
     )
     call = KernelCall(
         weight=packed,

@@ -30,9 +30,9 @@ void NestedLinear::compute(const ort::Context& context) const {
 
 void NestedLinear::run_rows(const ort::Context& context, const WeightView& view, const Rows& rows) const {
   const double cost = static_cast<double>(view.blocks * weight_.block_rows()) * static_cast<double>(rows.count);
-  const int64_t tasks = task_count(weight_.groups(), cost, kMultiplyGrain);
+  const int64_t tasks = task_count(weight_.gemv_groups(), cost, kMultiplyGrain);
   context.parallel_for(tasks, [&](int64_t task) {
-    const Part groups = part_of(weight_.groups(), tasks, task);
+    const Part groups = part_of(weight_.gemv_groups(), tasks, task);
     const GemvArgs args{view.weight, rows.x,     rows.residual,     rows.y,
                         clip_,       rows.count, weight_.columns(), weight_.rows()};
     gemv_.gemv(args, groups.begin, groups.end);

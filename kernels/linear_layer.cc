@@ -17,7 +17,7 @@ int64_t transpose_from(int32_t block_rows, int32_t banks) {
   if (banks > 0) return 4;
   if (block_rows < 4) return block_rows == 1 ? 2 : 4;
   if (find_gather(isa_choice().isa).shape.lanes < 16) return 8;
-  return block_rows == 16 ? 14 : block_rows == 8 ? 10 : 8;
+  return block_rows >= 16 ? 14 : block_rows == 8 ? 10 : 8;
 }
 
 LinearLayer::Rows LinearLayer::read_rows(const ort::Context& context) const {

@@ -15,8 +15,10 @@ constexpr int64_t kAlignment = 64;
 constexpr int64_t kQuad = 4;                // columns of a quad
 constexpr int64_t kMaxInt8Columns = 32768;  // sums of so many int8 weights times bytes stay below 2^30
 
+constexpr int64_t kMaxBlockRows = 128;
+
 bool is_block_rows(int64_t v) {
-  return v == 1 || v == 2 || v == 4 || v == 8 || v == 16;
+  return v >= 1 && v <= kMaxBlockRows && (v & (v - 1)) == 0;
 }
 
 std::string number(int64_t value) {
@@ -47,8 +49,10 @@ NestedWeight::NestedWeight(const ort::Attributes& attributes) : layer_(attribute
   require(rows_ >= 1 && rows_ <= kMaxCount, "rows must be 1 to 2^31 - 1, got " + number(rows_));
   require(columns_ >= 1 && columns_ <= kMaxCount, "columns must be 1 to 2^31 - 1, got " + number(columns_));
   const int64_t block_rows = attributes.integer("block_rows");
-  require(is_block_rows(block_rows), "block_rows must be 1, 2, 4, 8 or 16, got " + number(block_rows));
-  kind_.block_rows = static_cast<int32_t>(block_rows);
+  require(is_block_rows(block_rows), "block_rows must be 1, 2, 4, 8, 16, 32, 64 or 128, got " + number(block_rows));
+  block_rows_ = static_cast<int32_t>(block_rows);
+  kind_.block_rows = std::min(block_rows_, kPartRows);
+  while (kind_.block_rows << part_bits_ < block_rows_) ++part_bits_;
   read_gs(attributes);
   groups_ = (rows_ + group_rows_ - 1) / group_rows_;
   const int64_t index_bytes = attributes.integer("index_bytes");
@@ -100,6 +104,8 @@ void NestedWeight::read_gs(const ort::Attributes& attributes) {
 // Weights of int8 lie in quads, whatever their pattern.
 void NestedWeight::read_quads(const ort::Attributes& attributes) {
   require(banks() == 0, "banks must be 0 where value_bytes is 1, got " + number(banks()));
+  require(block_rows() <= kPartRows,
+          "block_rows must be at most 16 where value_bytes is 1, got " + number(block_rows()));
   require(kind_.index_bytes == 2, "index_bytes must be 2 where value_bytes is 1, got " + number(kind_.index_bytes));
   require(columns_ <= kMaxInt8Columns,
           "columns must be at most " + number(kMaxInt8Columns) + " where value_bytes is 1, got " + number(columns_));
@@ -179,7 +185,8 @@ void NestedWeight::add_level(int32_t level, const Segment& segment, WeightView& 
 void NestedWeight::finish(int32_t level, WeightView& out) const {
   const auto* norm = reinterpret_cast<const float*>(out.densest + levels_[level].norm);
   const auto* perm = permutation_ < 0 ? nullptr : reinterpret_cast<const int32_t*>(out.sparsest + permutation_);
-  out.weight = PackedWeight{out.levels, level + 1, norm, norm + packed_rows(), perm, rows_, per_row_, columns_};
+  out.weight =
+      PackedWeight{out.levels, level + 1, norm, norm + packed_rows(), perm, rows_, per_row_, columns_, part_bits_};
   out.row_scale = scales_ < 0 ? nullptr : reinterpret_cast<const float*>(out.sparsest + scales_);
   out.packed_rows = packed_rows();
   out.block_rows = block_rows();

@@ -53,11 +53,18 @@ class NestedWeight {
   int64_t groups() const { return groups_; }
   int64_t packed_rows() const { return groups_ * group_rows_; }
   const WeightKind& kind() const { return kind_; }
-  int32_t block_rows() const { return kind_.block_rows; }
+  // V.
+  int32_t block_rows() const { return block_rows_; }
   // B of gather groups, 0 for blocks.
   int32_t banks() const { return kind_.banks; }
-  // Groups as spmm kernels count them: a group of V rows for blocks, a single row for gather groups.
-  int64_t spmm_groups() const { return banks() == 0 ? groups_ : packed_rows(); }
+  // Rows of a group as the kernels for blocks count them: V, or kPartRows of higher blocks.
+  int32_t kernel_rows() const { return kind_.block_rows; }
+  // Groups as spmm kernels count them: of kernel_rows() rows for blocks, a single row for gather groups.
+  int64_t spmm_groups() const { return packed_rows() / kernel_rows(); }
+  // Groups as gemv kernels count them: the same for blocks, bundles for gather groups.
+  int64_t gemv_groups() const { return banks() == 0 ? spmm_groups() : groups_; }
+  // The row group in which such a group lies; only for blocks.
+  int64_t row_group_of(int64_t spmm_group) const { return spmm_group >> part_bits_; }
   int32_t level_count() const { return static_cast<int32_t>(levels_.size()); }
 
   // Fills `out` with levels 0 to `level`. segment_of(l): the segment of level l, asked for once for each of these.
@@ -97,6 +104,8 @@ class NestedWeight {
   int64_t columns_ = 0;
   int64_t groups_ = 0;
   WeightKind kind_{};
+  int32_t block_rows_ = 0;
+  int32_t part_bits_ = 0;
   int32_t per_row_ = 0;  // k of gather groups, 0 for blocks
   int64_t group_rows_ = 0;
   int64_t block_columns_ = 1;  // columns that a block, gather group or quad names

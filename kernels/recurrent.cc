@@ -81,14 +81,14 @@ void Recurrent::run_rows(const ort::Context& context, const WeightView& view, co
   float* const zeros = scratch(Purpose::input, size());
   std::fill(zeros, zeros + size(), 0.0F);
   const double cost = static_cast<double>(view.blocks * weight_.block_rows()) * static_cast<double>(run.batch);
-  const int64_t tasks = task_count(weight_.groups(), cost, kMultiplyGrain);
+  const int64_t tasks = task_count(weight_.gemv_groups(), cost, kMultiplyGrain);
   const float* before = run.hidden;
   for (int64_t done = 0; done < run.steps; ++done) {
     const float* const x = run.x + step_at(run, done) * run.batch * row_floats;
     float* const y = run.y + step_at(run, done) * run.batch * size();
     const auto previous = [&](int64_t row) { return before == nullptr ? zeros : before + row * size(); };
     context.parallel_for(tasks, [&](int64_t task) {
-      const Part groups = part_of(weight_.groups(), tasks, task);
+      const Part groups = part_of(weight_.gemv_groups(), tasks, task);
       const int64_t x_pitch = before == nullptr ? 0 : size();
       const GemvArgs args{view.weight, previous(0), has_cells_ ? x : nullptr, sums, clip_, run.batch,
                           x_pitch,     row_floats};

@@ -46,6 +46,7 @@ constexpr Place kPlaces[] = {
     FIELD(PackedWeight, rows)
     FIELD(PackedWeight, per_row)
     FIELD(PackedWeight, columns)
+    FIELD(PackedWeight, part_bits)
     STRUCT(Clip)
     FIELD(Clip, lo)
     FIELD(Clip, hi)

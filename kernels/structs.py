@@ -50,6 +50,7 @@ class PackedWeight(ctypes.Structure):
         ("rows", ctypes.c_int64),
         ("per_row", ctypes.c_int32),
         ("columns", ctypes.c_int64),
+        ("part_bits", ctypes.c_int32),
     )
 
 

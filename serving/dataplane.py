@@ -116,7 +116,9 @@ class Dataplane:
         self._running.add(running)
         self._idle.clear()
         try:
-            return await running
+            response = await running
+            model.engine.replied(response)
+            return response
         except asyncio.CancelledError:
             if self._given_up:
                 raise UnavailableError("The server stopped before this was done; send it to another one.") from None

@@ -119,11 +119,21 @@ class Ending:
         raise AssertionError("abort always raises")
 
 
+class EndedError(Exception):
+    """The call ended with a status other than OK, and that status is known: another part of the server has made it."""
+
+    def __init__(self, ending: Ending) -> None:
+        super().__init__(ending.message)
+        self.ending = ending
+
+
 def ending_of(error: Exception, doing: str) -> Ending:
     """The ending of a request that `error` ended. An unforeseen error is INTERNAL with an id; its details are logged.
 
     doing: name of the method. Called while `error` is handled, for its traceback.
     """
+    if isinstance(error, EndedError):
+        return error.ending
     if fault_of(error) is not INTERNAL:
         return Ending.of(error)
     incident = uuid.uuid4().hex[:12]

@@ -134,6 +134,7 @@ def load_model(
         joins=joins,
         resident_bytes=lambda: _resident_bytes(session),
         state=state,
+        run_ms=tuple(profile.predict_ms(level) for level in range(profile.level_count)),
     )
 
 

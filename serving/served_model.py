@@ -23,6 +23,9 @@ class Engine(Protocol):
     def submit(self, request: Request) -> Future[Response]:
         """Queue the request."""
 
+    def replied(self, response: Response) -> None:
+        """Note that the event loop has a response of a run in another thread, and sends it."""
+
     def close(self, grace_s: float) -> None:
         """Refuse new requests, finish the queued ones within `grace_s`, stop."""
 
@@ -42,6 +45,7 @@ class ServedModel:
     joins: whether requests that wait may run as one batch.
     resident_bytes: bytes of its weights that are in memory now; None where the system does not tell.
     state: the outputs that are inputs of the next request of a sequence; empty: it takes no requests of sequences.
+    run_ms: profiled time of a run of one sample, in ms, at each level; empty: it was not profiled.
     """
 
     name: str
@@ -57,3 +61,4 @@ class ServedModel:
     joins: bool = False
     resident_bytes: Callable[[], int | None] = lambda: None
     state: State = field(default_factory=dict)
+    run_ms: tuple[float, ...] = ()

@@ -71,8 +71,9 @@ log = logging.getLogger(__name__)
 class ServerConfig:
     """The server's addresses and limits. Raises ServingError for a value that is out of range.
 
-    unix_socket: path of a socket for processes of this user, beside the port.
-    port, metrics_port, http_port: 0 picks a free one; metrics_port None: no metrics; http_port None: no REST.
+    unix_socket: path of a socket for processes of this user, beside the port; http_unix_socket: of one for REST.
+    port, metrics_port, http_port: 0 picks a free one; metrics_port None: no metrics; http_port and http_unix_socket
+    None: no REST.
     grace_s: seconds that running requests get when the server stops.
     request_samples: number of samples of the example shape that fit in one request; it bounds the bytes that the
     server reads into memory.
@@ -88,6 +89,7 @@ class ServerConfig:
     unix_socket: Path | None = None
     metrics_port: int | None = None
     http_port: int | None = None
+    http_unix_socket: Path | None = None
     grace_s: float = 30.0
     request_samples: int = 64
     connections: ConnectionLimits = field(default_factory=ConnectionLimits)
@@ -102,14 +104,20 @@ class ServerConfig:
         for name in ("metrics_port", "http_port"):
             if getattr(self, name) is not None:
                 whole(name, getattr(self, name), 0, MOST_PORT, ServingError)
-        if self.http_port is not None and find_spec("aiohttp") is None:
+        if self.has_http and find_spec("aiohttp") is None:
             raise ServingError(
-                "http_port: REST takes aiohttp, which is not installed; pip install 'nested-sparse[http]'"
+                "http_port, http_unix_socket: REST takes aiohttp, which is not installed; "
+                "pip install 'nested-sparse[http]'"
             )
         if self.otlp_endpoint is not None:
             check_endpoint(self.otlp_endpoint)
         finite("grace_s", self.grace_s, 0.0, error=ServingError)
         whole("request_samples", self.request_samples, 1, error=ServingError)
+
+    @property
+    def has_http(self) -> bool:
+        """Whether the server answers over HTTP, too."""
+        return self.http_port is not None or self.http_unix_socket is not None
 
 
 def check_endpoint(url: str) -> None:
@@ -139,7 +147,8 @@ def _watched(otlp_endpoint: str | None) -> tuple[Spans | None, Metrics]:
 
 
 class Server:
-    """Serves models from start() until drain(); address, metrics_address and http_address say where.
+    """Serves models from start() until drain(); address, metrics_address, http_address, unix_address and
+    http_unix_address say where, "" for a door that there is not.
 
     Raises ServingError for files of TLS or tokens that cannot be used, and for an exposed address without TLS.
 
@@ -157,6 +166,7 @@ class Server:
         self.address = ""
         self.metrics_address = ""
         self.http_address = ""
+        self.unix_address = self.http_unix_address = ""
         self._config = config
         self.security = Security(config.security, config.host)
         self._models = models
@@ -228,11 +238,6 @@ class Server:
         return server
 
     @property
-    def unix_address(self) -> str:
-        """The address of the unix socket; "" where there is none."""
-        return "" if self._unix_socket is None else self._unix_socket.address
-
-    @property
     def models(self) -> list[ServedModel]:
         """All versions of all models that are served now."""
         return self._dataplane.every()
@@ -252,11 +257,12 @@ class Server:
         self.address = address_text(host, bound)
         if self._unix_socket is not None:
             self._unix_socket.open(self._grpc)
+            self.unix_address = self._unix_socket.address
         self._door = OwnDoor(self._grpc, host, bound, self.security.tls is not None)
         if self._config.metrics_port is not None:
             await self._start_exporter(host, self._config.metrics_port)
-        if self._config.http_port is not None:
-            await self._start_http(host, self._config.http_port)
+        if self._config.has_http:
+            await self._start_http(host)
         await self._grpc.start()
         if self._door.address:
             self._front.open(self._door.address)
@@ -279,13 +285,12 @@ class Server:
         self._servicer.metrics_port = await self._exporter.start(host, port)
         self.metrics_address = address_text(host, self._servicer.metrics_port)
 
-    async def _start_http(self, host: str, port: int) -> None:
+    async def _start_http(self, host: str) -> None:
         from .http.dashboard.dashboard import Dashboard
         from .http.dashboard.history import History
         from .http.dashboard.own_state import OwnState
         from .http.http_server import HttpServer  # its library is an extra
 
-        check_listenable(host, port)
         self._http = HttpServer(
             self._handlers,
             MetricsText(self._metrics.registry),
@@ -296,12 +301,18 @@ class Server:
             on_unread=self._metrics.count_unread,
             is_local=is_local(host) and self._config.security.token_file is None,
         )
-        tls = self.security.tls
-        bound = await self._http.start(host, port, None if tls is None else tls.context())
-        self.http_address = address_text(host, bound)
+        port, path, tls = self._config.http_port, self._config.http_unix_socket, self.security.tls
+        if port is not None:
+            check_listenable(host, port)
+            bound = await self._http.start(host, port, None if tls is None else tls.context())
+            self.http_address = address_text(host, bound)
+            if self._servicer.metrics_port is None:
+                self._servicer.metrics_port = bound
+        if path is not None:
+            unix_socket = UnixSocket(path)
+            await self._http.start_unix(unix_socket)
+            self.http_unix_address = unix_socket.address
         self._servicer.has_rest = True
-        if self._servicer.metrics_port is None:
-            self._servicer.metrics_port = bound
 
     def change(self, grace_s: float) -> None:
         """Take over another grace, and the changed times that the models promise."""

@@ -66,6 +66,9 @@ class Adder:
     def close(self, grace_s: float) -> None:
         """Nothing to close."""
 
+    def replied(self, response: Response) -> None:
+        """It learns nothing."""
+
     def stats(self) -> SchedulerStats:
         return SchedulerStats(0, 1.0, 0, RunCounts().total, {})
 

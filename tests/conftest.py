@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 
 import hypothesis
 import pytest
+from order import longest_first
 
 import nested_sparse  # noqa: F401 -- before any test imports onnxruntime: switches its telemetry off
 
@@ -19,6 +21,9 @@ ABSENT = (
 
 for name in ABSENT:
     os.environ.pop(name, None)
+# Without bytecode each process that a test starts would compile some three hundred files of this package again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 os.environ.update(COLUMNS="80", LINES="25", TERM="xterm")
 for name in ("no_proxy", "NO_PROXY"):  # no proxy between two processes of a test; gRPC would use one
     os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1,localhost,::1")))
@@ -39,7 +44,14 @@ def own_cache() -> Iterator[None]:
         patch.undo()
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let pytest-xdist hand out files in the order of the tests; it would put files of one test last, however long."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Reverse the order with NESTED_SPARSE_TEST_ORDER=reversed, to show that no test depends on an earlier one."""
+    """Sort by the files' length. NESTED_SPARSE_TEST_ORDER=reversed shows that no test depends on an earlier one."""
+    items[:] = longest_first(items)
     if os.environ.get("NESTED_SPARSE_TEST_ORDER") == "reversed":
         items.reverse()

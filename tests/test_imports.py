@@ -72,6 +72,7 @@ MAY_REACH: Mapping[tuple[str, str], str] = {
 
 ROOMS: Mapping[str, int] = {
     "resources": 0,
+    "cuda": 0,
     "session": 1,
     "joining": 2,
     "rerouting": 2,
@@ -95,6 +96,29 @@ MAY_USE: Mapping[str, set[str]] = {
 """Top-level names of the libraries, beside Python's own, that a folder imports."""
 
 MAY_USE_TOO: Mapping[tuple[str, str], str] = {
+    ("runtime.cuda.node", "torch"): "the extra [gpu]: a session on a GPU computes in torch",
+    ("runtime.cuda.elementwise", "torch"): "the same",
+    ("runtime.cuda.elementwise", "onnx"): "the extra [gpu]: reads the graph of a session on a GPU",
+    ("runtime.cuda.shapes", "torch"): "the same",
+    ("runtime.cuda.shapes", "onnx"): "the same",
+    ("runtime.cuda.products", "torch"): "the same",
+    ("runtime.cuda.layers", "torch"): "the same",
+    ("runtime.cuda.run_level", "torch"): "the same",
+    ("runtime.cuda.torch_graph", "torch"): "the same",
+    ("runtime.cuda.torch_graph", "onnx"): "the same",
+    ("runtime.session.device", "torch"): "asks for a CUDA device, where the session is to run on one",
+    ("kernels.gpu.weight", "torch"): "the extra [gpu]: tensors on the device",
+    ("kernels.gpu.operands", "torch"): "the same",
+    ("kernels.gpu.linear", "torch"): "the same",
+    ("kernels.gpu.conv", "torch"): "the same",
+    ("kernels.gpu.matmul", "torch"): "the same",
+    ("kernels.gpu.matmul", "triton"): "the extra [gpu]: the language of its kernels",
+    ("kernels.gpu.epilogue", "triton"): "the same",
+    ("kernels.gpu.layer_norm", "torch"): "the same",
+    ("kernels.gpu.layer_norm", "triton"): "the same",
+    ("kernels.gpu.lines", "torch"): "the same",
+    ("kernels.gpu.tiles", "torch"): "the same",
+    ("kernels.gpu.tune", "triton"): "the same",
     ("proto.build", "grpc_tools"): "`make proto` generates the messages by it; what serves does not import it",
     ("serving.bench.kernels.dense", "torch"): "the dense side is a torch model",
     ("serving.bench.kernels.layers", "onnx"): "reads graphs node by node",
@@ -113,6 +137,7 @@ MAY_USE_TOO: Mapping[tuple[str, str], str] = {
     ("serving.http.connections", "aiohttp"): "the extra [http]; imported where --http-port is given",
     ("serving.http.failure", "aiohttp"): "the same",
     ("serving.http.http_server", "aiohttp"): "the same",
+    ("serving.cluster.ray_serve", "ray"): "the extra [ray]; Ray Serve imports this module, nothing of ours does",
     ("serving.spans", "opentelemetry"): "the extra [otel]; imported where --otlp-endpoint is given",
     ("trainer.export.int8.tables", "onnx"): "an activation function is computed by the graph's own nodes",
     ("trainer.export.int8.tables", "onnxruntime"): "the same",
@@ -124,8 +149,11 @@ MAY_USE_TOO: Mapping[tuple[str, str], str] = {
 }
 
 OFF_DEVICE = (
+    "nested_sparse.kernels.gpu",
+    "nested_sparse.runtime.cuda",
     "nested_sparse.trainer",
     "nested_sparse.serving.bench",
+    "nested_sparse.serving.cluster",
     "nested_sparse.serving.demo",
     "nested_sparse.serving.http",
     "nested_sparse.serving.spans",

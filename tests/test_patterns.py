@@ -19,7 +19,18 @@ from nested_sparse.slice import slice_checkpoint
 from nested_sparse.trainer import FreezeThenGrow, NestedModel, TrainConfig, export, nest, train
 
 DENSITIES = (0.15, 0.4, 0.8)
-PATTERNS = ("unstructured", "block4x1", "block16x1", "gs16x1", "gs8x1", "gs16x4", "gs16x16", "gs8x2", "channel")
+PATTERNS = (
+    "unstructured",
+    "block4x1",
+    "block16x1",
+    "block32x1",
+    "gs16x1",
+    "gs8x1",
+    "gs16x4",
+    "gs16x16",
+    "gs8x2",
+    "channel",
+)
 
 
 def net_of(pattern: str, **options: object) -> NestedModel:
@@ -96,8 +107,8 @@ def test_the_file_holds_the_models_masks(exported: tuple[NestedModel, Path]) -> 
             assert entry.pattern == (layer.layout.name if layer.dense else net.pattern)
         shown = {layer["name"]: layer["pattern"] for layer in describe(checkpoint)["layers"]}
         assert shown == {entry.name: entry.pattern for entry in checkpoint.layers}
-        packed = net.pattern.startswith("gs")
-        assert checkpoint.metadata.format_version == (2 if packed else 1)
+        version = 2 if net.pattern.startswith("gs") else 6 if net.pattern == "block32x1" else 1
+        assert checkpoint.metadata.format_version == version
 
 
 def test_a_slice_runs_alone(exported: tuple[NestedModel, Path], tmp_path: Path) -> None:

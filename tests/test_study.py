@@ -228,3 +228,20 @@ def test_passes_are_counted_in_epochs_of_the_study(
     path.with_suffix(".jsonl").write_text(json.dumps(of_run) + "\n")
     (row,) = study.Study(path).finished()
     assert row.lines[0]["passes"] == passes
+
+
+def test_a_metric_that_is_no_share_is_shown_as_it_is(report: ModuleType) -> None:
+    """Bits per byte stand in no percent; their differences do."""
+    bits = report.Metric("bits_per_byte", share=False)
+
+    def row(name: str, kind: str, compare: list[str], *values: float) -> Any:
+        densities = (0.1, 1.0)[-len(values) :]
+        levels = [{"density": d, "flops": 1, "bits_per_byte": v} for d, v in zip(densities, values, strict=True)]
+        return report.Finished(name, kind, "", compare, {0: {"levels": levels, "passes": 1.0, "seconds": 1.0}})
+
+    told = list(
+        report.tables([row("dense", "dense", [], 2.0), row("ladder", "nested", ["dense"], 2.5, 2.1)], None, bits)
+    )
+    assert told[0].startswith("Bits per byte: mean")
+    assert "| ladder | 1 | 1.0 | 1 | 2.50 (10.0%) | 2.10 (100.0%) |" in told
+    assert "| ladder | dense | 1 | +25.00 % | +5.00 % |" in told

@@ -5,16 +5,19 @@
     python tools/study.py show docs/results/fashion-mnist.toml
 
 `run` skips finished rows, writes one JSON line for each finished run beside the study's file, and can be stopped and
-started again at any time; several processes can share the work (--part 1/2). --keep copies each checkpoint to a folder
-of yours. `time` measures every level of the first checkpoint of each row on this machine, by the runtime, in turns, on
-one thread, and writes the times beside the study's file. `fill` measures the disagreement of kept checkpoints whose
+started again at any time; several calls can share the work (--part 1/2), and several processes, one for each GPU, a
+training (--processes). --keep copies each checkpoint to a folder of yours. `time` measures every level of the first
+checkpoint of each row on this machine, by the runtime, in turns, on one thread, and writes the times beside the study's
+file. `fill` measures the disagreement of kept checkpoints whose
 lines lack it, from older versions, and stores it in both. `show` prints the tables in Markdown and saves the pictures.
 `command` prints the command of each row. Needs Python 3.11 or newer.
 
-A [[row]] has a name, a kind (dense, separate or nested) and settings of the recipe. `compare` names one row or more, to
-which its accuracy is related; `teacher` names the row whose checkpoint of the same seed teaches it; `line` is the name
-of a method, whose rows are joined in the picture against budget; `seeds` is the most seeds that it is run with. A row
-with `int8_of` is not trained: tools/int8_accuracy.py makes its int8 file from that row's checkpoint of the same seed.
+[metric] has the name of the metric that the tables show, and `share`, true where it is from 0 to 1; accuracy is the
+default. A [[row]] has a name, a kind (dense, separate or nested) and settings of the recipe. `compare` names one row
+or more, to which its figures are related; `teacher` names the row whose checkpoint of the same seed teaches it; `line`
+is the name of a method, whose rows are joined in the picture against budget; `seeds` is the most seeds that it is run
+with. A row with `int8_of` is not trained: tools/int8_accuracy.py makes its int8 file from that row's checkpoint of the
+same seed.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ from typing import Any
 
 import numpy as np
 import tomllib
-from study_report import Finished, draw, tables
+from study_report import Finished, Metric, draw, tables
 
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.runtime import Session
@@ -111,6 +114,7 @@ class Study:
         self.path, self.results, self.timed = path, path.with_suffix(".jsonl"), path.with_suffix(".times.json")
         content = tomllib.loads(path.read_text())
         self.title, self.data = content["title"], content["data"]
+        self.metric = Metric(**content.get("metric", {}))
         self._epoch_samples = content.get("settings", {}).get(EPOCH_SAMPLES)
         self.rows = [_row(content, row) for row in content["row"]]
         self.named = {row.name: row for row in self.rows}
@@ -201,13 +205,21 @@ def run(study: Study, arguments: argparse.Namespace) -> None:
         study.finish(row, seed, figures)
 
 
+def launcher(processes: int) -> list[str]:
+    """Arguments of Python before the name of the module that trains; torchrun's where several processes share a run."""
+    several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return [*(several if processes > 1 else ()), "-m"]
+
+
 def _trained(
     study: Study, row: Row, seed: int, teacher: Path | None, arguments: argparse.Namespace
 ) -> dict[str, Any] | None:
     """The figures of a run of `nested-sparse train`; None where it failed."""
     files = study.files(arguments.data) | ({} if teacher is None else {"teacher.checkpoint": str(teacher)})
     command = row.command(seed, str(study.folder(row, seed, arguments.out)), files)
-    printed = _printed([sys.executable, "-m", "nested_sparse.serving.cli", *command, "--json"])
+    printed = _printed(
+        [sys.executable, *launcher(arguments.processes), "nested_sparse.serving.cli", *command, "--json"]
+    )
     return None if printed is None else dict(json.loads(printed))
 
 
@@ -302,8 +314,8 @@ def show(study: Study, arguments: argparse.Namespace) -> None:
     """The tables, and the pictures beside the study's file."""
     rows = study.finished()
     times = json.loads(study.timed.read_text()) if study.timed.exists() else None
-    print("\n".join(tables(rows, times)))
-    draw(study.title, rows, times, study.path.with_suffix(".png"))
+    print("\n".join(tables(rows, times, study.metric)))
+    draw(study.title, rows, times, study.path.with_suffix(".png"), study.metric)
 
 
 def command(study: Study, arguments: argparse.Namespace) -> None:
@@ -334,6 +346,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rows", nargs="+", help="only rows whose name holds one of these")
     parser.add_argument("--part", default="1/1", help="k/n: the k-th of n shares of the work")
+    parser.add_argument("--processes", type=int, default=1, help="processes of each training, by torchrun: one per GPU")
     parser.add_argument("--rounds", type=int, default=50, help="timed runs of each level")
     arguments = parser.parse_args()
     for path in arguments.study:

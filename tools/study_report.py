@@ -17,6 +17,32 @@ SAME_DENSITY = 0.05
 
 
 @dataclass(frozen=True)
+class Metric:
+    """The metric of a study, as checkpoints name it. share: it is from 0 to 1, and is shown in percent."""
+
+    name: str = "accuracy"
+    share: bool = True
+
+    @property
+    def shown(self) -> str:
+        """Its name and unit for a head or an axis."""
+        name = self.name.replace("_", " ")
+        return f"{name}, %" if self.share else name
+
+    def of(self, row: Finished, level: int) -> dict[int, float]:
+        """A level's figure by seed."""
+        values = row.metric(level, self.name)
+        return {seed: 100 * value for seed, value in values.items()} if self.share else values
+
+    def spread(self, row: Finished, level: int) -> Spread:
+        """A level's figure over seeds."""
+        return Spread.of(list(self.of(row, level).values()))
+
+
+DISAGREEMENT = Metric("disagreement")
+
+
+@dataclass(frozen=True)
 class Spread:
     """A figure over seeds. deviation: the standard deviation; None of a single seed."""
 
@@ -92,10 +118,10 @@ class Finished:
         """Over seeds; key: "passes" or "seconds"."""
         return Spread.of([line[key] for line in self.lines.values()])
 
-    def percent(self, level: int, metric: str) -> dict[int, float]:
-        """A metric of a level in percent, by seed; without the seeds that have no such figure."""
-        values = {seed: line["levels"][level].get(metric) for seed, line in self.lines.items()}
-        return {seed: 100 * value for seed, value in values.items() if value is not None}
+    def metric(self, level: int, name: str) -> dict[int, float]:
+        """A metric of a level by seed; without the seeds that have no such figure."""
+        values = {seed: line["levels"][level].get(name) for seed, line in self.lines.items()}
+        return {seed: value for seed, value in values.items() if value is not None}
 
     def counterpart(self, level: int, other: Finished) -> int | None:
         """The level of `other` to compare with: that of a dense net, the same number, or one of equal density."""
@@ -108,8 +134,10 @@ class Finished:
         return near[0] if near else None
 
 
-def tables(rows: Sequence[Finished], times: Mapping[str, Any] | None = None) -> Iterator[str]:
-    """The tables' lines: accuracy and cost; differences; disagreement; measured times where they are given."""
+def tables(
+    rows: Sequence[Finished], times: Mapping[str, Any] | None = None, metric: Metric = Metric()
+) -> Iterator[str]:
+    """The tables' lines: the metric and cost; differences; disagreement; measured times where they are given."""
     most = max((len(row.levels) for row in rows), default=0)
     heads = [f"level {level}" for level in range(most)]
 
@@ -120,16 +148,16 @@ def tables(rows: Sequence[Finished], times: Mapping[str, Any] | None = None) -> 
             yield from (f"| {' | '.join([*line, *[''] * (len(first) + most - len(line))])} |" for line in lines)
             yield ""
 
-    yield "Accuracy in percent: mean ± standard deviation over seeds, standard error; share of weights kept"
+    yield f"{metric.shown.capitalize()}: mean ± standard deviation over seeds, standard error; share of weights kept"
     yield ""
-    yield from table(("row", "seeds", "passes", "seconds"), [_accuracy_cells(row) for row in rows])
+    yield from table(("row", "seeds", "passes", "seconds"), [_metric_cells(row, metric) for row in rows])
     known = {row.name: row for row in rows}
     pairs = [(row, known[name]) for row in rows for name in row.compare if name in known]
     if pairs:
-        yield "Accuracy above another row's, in percent of it ± standard error; pairs: seeds compared one by one"
+        yield f"{metric.name} above another row's, in percent of it ± standard error; pairs: seeds compared one by one"
         yield ""
-    yield from table(("row", "against", "pairs"), [_difference_cells(*pair) for pair in pairs])
-    differing = [row for row in rows if len(row.levels) > 1 and row.percent(0, "disagreement")]
+    yield from table(("row", "against", "pairs"), [_difference_cells(*pair, metric) for pair in pairs])
+    differing = [row for row in rows if len(row.levels) > 1 and DISAGREEMENT.of(row, 0)]
     if differing:
         yield "Disagreement: percent of answers that are not the densest level's"
         yield ""
@@ -141,69 +169,73 @@ def tables(rows: Sequence[Finished], times: Mapping[str, Any] | None = None) -> 
         yield from table(("row",), [[name, *(f"{ms:.3f}" for ms in each)] for name, each in measured.items()])
 
 
-def _accuracy_cells(row: Finished) -> list[str]:
+def _metric_cells(row: Finished, metric: Metric) -> list[str]:
     seconds = row.cost("seconds")
     spread = "" if seconds.deviation is None else f" ± {seconds.deviation:.0f}"
     cells = [row.name, str(len(row.lines)), f"{row.cost('passes').mean:.1f}", f"{seconds.mean:.0f}{spread}"]
     for level in row.levels:
-        cells.append(f"{Spread.of(list(row.percent(level, 'accuracy').values())).text()} ({row.densities[level]:.1%})")
+        cells.append(f"{metric.spread(row, level).text()} ({row.densities[level]:.1%})")
     return cells
 
 
-def _difference_cells(row: Finished, other: Finished) -> list[str]:
+def _difference_cells(row: Finished, other: Finished, metric: Metric) -> list[str]:
     cells, pairs = [], set()
     for level in row.levels:
         same = row.counterpart(level, other)
         if same is None:
             cells.append("")
             continue
-        difference = Difference.of(row.percent(level, "accuracy"), other.percent(same, "accuracy"))
+        difference = Difference.of(metric.of(row, level), metric.of(other, same))
         cells.append(difference.text())
         pairs.add(difference.pairs)
     return [row.name, other.name, ", ".join(map(str, sorted(pairs))), *cells]
 
 
 def _disagreement_cells(row: Finished) -> list[str]:
-    return [row.name, *(Spread.of(list(row.percent(level, "disagreement").values())).text() for level in row.levels)]
+    return [row.name, *(DISAGREEMENT.spread(row, level).text() for level in row.levels)]
 
 
-def draw(title: str, rows: Sequence[Finished], times: Mapping[str, Any] | None, path: Path) -> None:
-    """Save the pictures: accuracy against FLOPs at `path`, and in files beside it two others.
+def draw(
+    title: str, rows: Sequence[Finished], times: Mapping[str, Any] | None, path: Path, metric: Metric = Metric()
+) -> None:
+    """Save the pictures: the metric against FLOPs at `path`, and in files beside it two others.
 
     These are against budget, of the rows that name a line, and against milliseconds where times are given.
     """
     flops = [(row, row.mflops) for row in rows]
-    _draw_levels(title, flops, "MFLOP of one sample", path)
+    _draw_levels(title, flops, "MFLOP of one sample", path, metric)
     methods: dict[str, list[Finished]] = {}
     for row in rows:
         if row.line:
             methods.setdefault(row.line, []).append(row)
     if methods:
-        _draw_budget(title, methods, path.with_name(f"{path.stem}-budget{path.suffix}"))
+        _draw_budget(title, methods, path.with_name(f"{path.stem}-budget{path.suffix}"), metric)
     if times:
         measured = [(row, times["rows"][row.name]) for row in rows if row.name in times["rows"]]
         label = f"measured ms of one sample, one thread, {times['cpu']}"
-        _draw_levels(title, measured, label, path.with_name(f"{path.stem}-latency{path.suffix}"))
+        _draw_levels(title, measured, label, path.with_name(f"{path.stem}-latency{path.suffix}"), metric)
 
 
-def _draw_levels(title: str, lines: Sequence[tuple[Finished, Sequence[float]]], label: str, path: Path) -> None:
+def _draw_levels(
+    title: str, lines: Sequence[tuple[Finished, Sequence[float]]], label: str, path: Path, metric: Metric
+) -> None:
     """A line for each nested row, crosses for nets trained alone; bars are standard errors."""
-    with _Plot(title, label, path) as axis:
+    with _Plot(title, label, path, metric) as axis:
         for row, x in lines:
-            spreads = [Spread.of(list(row.percent(level, "accuracy").values())) for level in row.levels]
+            spreads = [metric.spread(row, level) for level in row.levels]
             style = {"nested": "o-", "separate": "x"}.get(row.kind, "s")
             errors = [spread.error or 0.0 for spread in spreads]
             axis.errorbar(x, [each.mean for each in spreads], errors, fmt=style, label=row.name, lw=1, ms=5, capsize=2)
 
 
-def _draw_budget(title: str, methods: Mapping[str, list[Finished]], path: Path) -> None:
-    """Accuracy of each level against passes; rows of one method are joined, and each level's density stands beside."""
-    with _Plot(title, "budget: epochs of forward and backward passes, all levels together", path) as axis:
+def _draw_budget(title: str, methods: Mapping[str, list[Finished]], path: Path, metric: Metric) -> None:
+    """The metric of each level against passes: rows of one method are joined, each level's density stands beside."""
+    with _Plot(title, "budget: epochs of forward and backward passes, all levels together", path, metric) as axis:
         for number, (line, members) in enumerate(methods.items()):
             members.sort(key=lambda row: row.cost("passes").mean)
             for level in range(max(len(row.levels) for row in members)):
                 having = [row for row in members if level in row.levels]
-                spreads = [Spread.of(list(row.percent(level, "accuracy").values())) for row in having]
+                spreads = [metric.spread(row, level) for row in having]
                 axis.errorbar(
                     [row.cost("passes").mean for row in having],
                     [spread.mean for spread in spreads],
@@ -222,8 +254,8 @@ def _draw_budget(title: str, methods: Mapping[str, list[Finished]], path: Path) 
 class _Plot:
     """A context with the axis of a new picture, saved at the end."""
 
-    def __init__(self, title: str, label: str, path: Path) -> None:
-        self.title, self.label, self.path = title, label, path
+    def __init__(self, title: str, label: str, path: Path, metric: Metric) -> None:
+        self.title, self.label, self.path, self.metric = title, label, path, metric
 
     def __enter__(self) -> Any:
         import matplotlib
@@ -243,7 +275,7 @@ class _Plot:
             for axis in (self.axis.xaxis.set_major_formatter, self.axis.xaxis.set_minor_formatter):
                 axis(lambda value, _: f"{value:g}")
             self.axis.set_xlabel(self.label)
-            self.axis.set_ylabel("accuracy on test data, %")
+            self.axis.set_ylabel(f"{self.metric.shown} (test data)")
             self.axis.set_title(self.title)
             if self.axis.has_data():
                 self.axis.legend(fontsize=6, ncols=2)

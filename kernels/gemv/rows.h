@@ -42,6 +42,7 @@ void gemv_streams(const GemvArgs& args, int64_t first, int64_t stride) {
   using Vec = typename W::Vec;
   const float* const x = args.x;
   const int64_t pitch = args.x_pitch;
+  const int64_t block = block_part<V>(args.weight, 0).values;
   Vec sums[Streams][2][N];
   const auto add = [&](int k, int half, const Value* val, Index column) {
     const Vec values = W::load(val);
@@ -60,9 +61,10 @@ void gemv_streams(const GemvArgs& args, int64_t first, int64_t stride) {
     int64_t count[Streams];
     int64_t common = std::numeric_limits<int64_t>::max();
     for (int k = 0; k < Streams; ++k) {
-      const uint32_t begin = level.ptr[first + k * stride];
-      count[k] = static_cast<int64_t>(level.ptr[first + k * stride + 1]) - begin;
-      val[k] = values_of<Value>(level) + static_cast<int64_t>(begin) * V;
+      const BlockPart part = block_part<V>(args.weight, first + k * stride);
+      const uint32_t begin = level.ptr[part.group];
+      count[k] = static_cast<int64_t>(level.ptr[part.group + 1]) - begin;
+      val[k] = values_of<Value>(level) + begin * block + part.first;
       col[k] = static_cast<const Index*>(level.col) + begin;
       common = std::min(common, count[k]);
     }
@@ -70,17 +72,17 @@ void gemv_streams(const GemvArgs& args, int64_t first, int64_t stride) {
     for (int64_t i = 0; i < common; i += 2) {
       GEMV_UNROLL
       for (int k = 0; k < Streams; ++k) {
-        const Value* const v = val[k] + i * V;
+        const Value* const v = val[k] + i * block;
         prefetch<2 * V>(v);
         add(k, 0, v, col[k][i]);
-        add(k, 1, v + V, col[k][i + 1]);
+        add(k, 1, v + block, col[k][i + 1]);
       }
     }
     GEMV_UNROLL
     for (int k = 0; k < Streams; ++k) {
       for (int64_t i = common; i < count[k]; i += 2) {
-        add(k, 0, val[k] + i * V, col[k][i]);
-        if (i + 1 < count[k]) add(k, 1, val[k] + (i + 1) * V, col[k][i + 1]);
+        add(k, 0, val[k] + i * block, col[k][i]);
+        if (i + 1 < count[k]) add(k, 1, val[k] + (i + 1) * block, col[k][i + 1]);
       }
     }
   }

@@ -9,11 +9,12 @@ namespace {
 template <int V, class Index, class Value>
 void gemv_group(const GemvArgs& args, int64_t group) {
   float sums[V] = {};
+  const BlockPart part = block_part<V>(args.weight, group);
   for (int32_t l = 0; l < args.weight.level_count; ++l) {
     const PackedLevel& level = args.weight.levels[l];
     const auto* col = static_cast<const Index*>(level.col);
-    for (uint32_t j = level.ptr[group]; j < level.ptr[group + 1]; ++j) {
-      const Value* val = values_of<Value>(level) + static_cast<int64_t>(j) * V;
+    for (uint32_t j = level.ptr[part.group]; j < level.ptr[part.group + 1]; ++j) {
+      const Value* val = values_of<Value>(level) + j * part.values + part.first;
       for (int v = 0; v < V; ++v) sums[v] += widened(val[v]) * args.x[col[j]];
     }
   }

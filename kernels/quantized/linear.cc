@@ -250,7 +250,8 @@ void QuantizedLinear::multiply_group(const Run& run, const SpmmArgs& all, int64_
   const PackedLevel level{ptr, columns, values};
   const PackedWeight& weight = run.view.weight;
   SpmmArgs args = all;
-  args.weight = PackedWeight{&level, 1, scale, weight.shift + first, nullptr, weight.rows - first, 0, weight.columns};
+  args.weight =
+      PackedWeight{&level, 1, scale, weight.shift + first, nullptr, weight.rows - first, 0, weight.columns, 0};
   if (weight.perm != nullptr) {
     args.weight.perm = weight.perm + first;
   } else {

@@ -37,12 +37,12 @@ struct Avx512 {
 }  // namespace
 
 #define NESTED_SPARSE_LIST_AVX512
-#define SPMM_KERNEL(isa, symbol, block_rows, vectors, lanes, index, value)                             \
-  void symbol(const SpmmArgs& args, int64_t group_begin, int64_t group_end) {                          \
-    static_assert(lanes == Avx512::kLanes, "the list gives the pixels of a vector");                   \
-    constexpr int kRows = block_rows < 4 ? block_rows : 4;                                             \
-    constexpr SpmmKernel floats = spmm<Avx512, Blocks<Avx512, block_rows, kRows, index>, vectors>;     \
-    spmm_values<ValueType::value>(floats, widen<Avx512>, block_rows, 1, args, group_begin, group_end); \
+#define SPMM_KERNEL(isa, symbol, block_rows, vectors, lanes, index, value)                          \
+  void symbol(const SpmmArgs& args, int64_t group_begin, int64_t group_end) {                       \
+    static_assert(lanes == Avx512::kLanes, "the list gives the pixels of a vector");                \
+    constexpr int kRows = block_rows < 4 ? block_rows : 4;                                          \
+    constexpr SpmmKernel floats = spmm<Avx512, Blocks<Avx512, block_rows, kRows, index>, vectors>;  \
+    spmm_blocks<block_rows, ValueType::value>(floats, widen<Avx512>, args, group_begin, group_end); \
   }
 #define GS_SPMM_KERNEL(isa, symbol, banks, vectors, lanes, index, value)                                      \
   void symbol(const SpmmArgs& args, int64_t row_begin, int64_t row_end) {                                     \

@@ -12,12 +12,13 @@ constexpr int kPixels = 64;
 
 template <int V, class Index>
 void accumulate(const SpmmArgs& args, int64_t group, int v, int64_t first, int count, float* sums) {
+  const BlockPart part = block_part<V>(args.weight, group);
   for (int32_t l = 0; l < args.weight.level_count; ++l) {
     const PackedLevel& level = args.weight.levels[l];
     const auto* col = static_cast<const Index*>(level.col);
-    const uint32_t* const range = level.ptr + group * args.ptr_stride;
+    const uint32_t* const range = level.ptr + part.group * args.ptr_stride;
     for (uint32_t j = range[0]; j < range[1]; ++j) {
-      const float weight = values_of<float>(level)[static_cast<int64_t>(j) * V + v];
+      const float weight = values_of<float>(level)[j * part.values + part.first + v];
       const float* x = args.x + static_cast<int64_t>(col[j]) * args.x_pitch + first;
       for (int i = 0; i < count; ++i) sums[i] += weight * x[i];
     }
@@ -92,10 +93,10 @@ void spmm_gs(const SpmmArgs& args, int64_t row_begin, int64_t row_end) {
 }  // namespace
 
 #define NESTED_SPARSE_LIST_SCALAR
-#define SPMM_KERNEL(isa, symbol, block_rows, vectors, lanes, index, value)                     \
-  void symbol(const SpmmArgs& args, int64_t group_begin, int64_t group_end) {                  \
-    constexpr SpmmKernel floats = spmm<block_rows, vectors, index>;                            \
-    spmm_values<ValueType::value>(floats, widen, block_rows, 1, args, group_begin, group_end); \
+#define SPMM_KERNEL(isa, symbol, block_rows, vectors, lanes, index, value)                  \
+  void symbol(const SpmmArgs& args, int64_t group_begin, int64_t group_end) {               \
+    constexpr SpmmKernel floats = spmm<block_rows, vectors, index>;                         \
+    spmm_blocks<block_rows, ValueType::value>(floats, widen, args, group_begin, group_end); \
   }
 #define GS_SPMM_KERNEL(isa, symbol, banks, vectors, lanes, index, value)                                        \
   void symbol(const SpmmArgs& args, int64_t row_begin, int64_t row_end) {                                       \

@@ -49,33 +49,34 @@ struct Tile {
   const typename S::Bounds bounds;
   Vec sums[kTurns][R][P];
 
-  NESTED_SPARSE_INLINE void accumulate(const PackedLevel& level, int64_t group, int row) {
-    const uint32_t* const range = level.ptr + group * args.ptr_stride;
+  NESTED_SPARSE_INLINE void accumulate(const PackedLevel& level, const BlockPart& part, int row) {
+    const uint32_t* const range = level.ptr + part.group * args.ptr_stride;
     const uint32_t begin = range[0];
     const uint32_t end = range[1];
     const Index* col = static_cast<const Index*>(level.col) + begin;
     const Index* const col_end = static_cast<const Index*>(level.col) + end;
-    const float* val = values_of<float>(level) + static_cast<int64_t>(begin) * V + row;
+    const int64_t values = part.values;
+    const float* val = values_of<float>(level) + begin * values + part.first + row;
     // The pitch is in bytes; with a pitch in floats, the compiler multiplies by four again for every block.
     const char* const pixels = reinterpret_cast<const char*>(args.x + first);
     const int64_t pitch = args.x_pitch * static_cast<int64_t>(sizeof(float));
     // Two loops, because the early fetch must not read past the last column.
     const Index* const early_end = col_end - col > kFetched ? col_end - kFetched : col;
     if constexpr (kTurns > 1) {
-      for (; early_end - col >= kTurns; col += kTurns, val += kTurns * V) {
+      for (; early_end - col >= kTurns; col += kTurns, val += kTurns * values) {
         NESTED_SPARSE_UNROLL
         for (int turn = 0; turn < kTurns; ++turn) {
           fetch(pixels + static_cast<int64_t>(col[kFetched + turn]) * pitch);
-          multiply(reinterpret_cast<const float*>(pixels + static_cast<int64_t>(col[turn]) * pitch), val + turn * V,
-                   turn);
+          multiply(reinterpret_cast<const float*>(pixels + static_cast<int64_t>(col[turn]) * pitch),
+                   val + turn * values, turn);
         }
       }
     }
-    for (; col != early_end; ++col, val += V) {
+    for (; col != early_end; ++col, val += values) {
       fetch(pixels + static_cast<int64_t>(col[kFetched]) * pitch);
       multiply(reinterpret_cast<const float*>(pixels + static_cast<int64_t>(*col) * pitch), val, 0);
     }
-    for (; col != col_end; ++col, val += V) {
+    for (; col != col_end; ++col, val += values) {
       multiply(reinterpret_cast<const float*>(pixels + static_cast<int64_t>(*col) * pitch), val, 0);
     }
   }
@@ -153,8 +154,9 @@ struct Tile {
   }
 
   NESTED_SPARSE_INLINE void run(int64_t group, int row) {
+    const BlockPart part = block_part<V>(args.weight, group);
     start(group * V + row);
-    for (int32_t l = 0; l < args.weight.level_count; ++l) accumulate(args.weight.levels[l], group, row);
+    for (int32_t l = 0; l < args.weight.level_count; ++l) accumulate(args.weight.levels[l], part, row);
     finish(group * V + row);
   }
 };

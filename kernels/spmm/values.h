@@ -12,7 +12,7 @@ using WidenKernel = void (*)(const uint16_t* halves, int64_t count, float* float
 
 // Computes the outputs of groups [begin, end) of a weight whose values are float16.
 // floats: the kernel for the same weight with float32 values. values: values of a block, or of a gather group.
-// units: groups of `floats` in a row group of the weight: 1 for blocks, the rows of a bundle for gather groups.
+// units: groups of `floats` in a row group of the weight: the parts of a block, or the rows of a bundle.
 // Throws std::bad_alloc.
 void spmm_halves(SpmmKernel floats, WidenKernel widen, int64_t values, int64_t units, const SpmmArgs& args,
                  int64_t begin, int64_t end);
@@ -27,6 +27,13 @@ inline void spmm_values(SpmmKernel floats, WidenKernel widen, int64_t values, in
   static_assert(Type == ValueType::float32 || Type == ValueType::float16, "each type of values has a line below");
   if constexpr (Type == ValueType::float32) floats(args, begin, end);
   if constexpr (Type == ValueType::float16) spmm_halves(floats, widen, values, units, args, begin, end);
+}
+
+// The same for blocks; `floats` is the kernel for V rows.
+template <int V, ValueType Type>
+inline void spmm_blocks(SpmmKernel floats, WidenKernel widen, const SpmmArgs& args, int64_t begin, int64_t end) {
+  const int64_t values = block_part<V>(args.weight, 0).values;
+  spmm_values<Type>(floats, widen, values, values / V, args, begin, end);
 }
 
 // A WidenKernel over the vector type S of tile.h, which has a `load` for halves as well as for floats.

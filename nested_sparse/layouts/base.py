@@ -25,16 +25,19 @@ class Layout(ABC):
     A *block* is the smallest part that a level can add to a layer: V × 1 weights, or the B weights of a gather group.
     A *cell* is the part of a block that lies in one column; `first_level` has an entry for each cell.
 
-    format_version: first version of the file format that has this layout.
     excludable: whether single cells can be kept out of every level, as torch.nn.utils.prune asks for.
     whole_channels: whether rows and input channels are kept or dropped as a whole, in all layers that share them.
     """
 
     __slots__ = ()
 
-    format_version: ClassVar[int] = 1
     excludable: ClassVar[bool] = False
     whole_channels: ClassVar[bool] = False
+
+    @property
+    def format_version(self) -> int:
+        """The first version of the file format that has this layout."""
+        return 1
 
     @property
     def block_rows(self) -> int:

@@ -16,8 +16,12 @@ from ..errors import CheckpointError, PatternError
 from ..mask import nested_first_level
 from .base import Cells, Layout
 
-BLOCK_ROWS = (1, 2, 4, 8, 16)
-"""Rows that a block may have: the kernels are built for these."""
+BLOCK_ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
+"""Rows that a block may have: the kernels are built for these. More than 16 are for GPUs, whose tensor cores multiply
+tiles of that height; a CPU computes such a block as several of 16 rows that share its column.
+"""
+HIGH_BLOCKS_VERSION = 6
+"""Version of the file format that has blocks of more than 16 rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,11 @@ class Blocks(Layout):
         """Check V."""
         if self.block_rows not in BLOCK_ROWS:
             raise PatternError(f"block_rows must be one of {BLOCK_ROWS}, got {self.block_rows}")
+
+    @property
+    def format_version(self) -> int:
+        """1, or that of blocks of more than 16 rows."""
+        return 1 if self.block_rows <= 16 else HIGH_BLOCKS_VERSION
 
     @property
     def name(self) -> str:

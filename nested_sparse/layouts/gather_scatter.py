@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +32,6 @@ class GatherScatter(Layout):
     single weight. Raises PatternError.
     """
 
-    format_version: ClassVar[int] = 2
-
     banks: int = field()
     per_row: int = field()
 
@@ -46,6 +44,11 @@ class GatherScatter(Layout):
     def name(self) -> str:
         """gs{B}x{k}."""
         return f"gs{self.banks}x{self.per_row}"
+
+    @property
+    def format_version(self) -> int:
+        """2."""
+        return 2
 
     @property
     def in_blocks(self) -> Layout:

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, PatternError
 from .base import Cells, Layout
 from .blocks import Blocks
 
 QUAD = 4
 """Columns of a quad."""
+MOST_ROWS = 16
+"""Rows that a block of an int8 layer may have: the kernels of int8 are built for these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +29,22 @@ class Quads(Blocks):
 
     Where their number is no multiple of four, the group's last column is repeated with weights of zero. It is no
     pattern of its own: a layer is pruned by one of PATTERNS, and stored in quads where its values are int8.
+    Raises PatternError.
     """
 
-    format_version: ClassVar[int] = 4
+    def __post_init__(self) -> None:
+        """Check V."""
+        super(Quads, self).__post_init__()
+        if self.block_rows > MOST_ROWS:
+            raise PatternError(
+                f"int8 layers have blocks of at most {MOST_ROWS} rows, got {self.block_rows}; choose pattern "
+                f"block{MOST_ROWS}x1, or float16 or float32 values"
+            )
+
+    @property
+    def format_version(self) -> int:
+        """4."""
+        return 4
 
     @property
     def block_columns(self) -> int:

@@ -48,6 +48,9 @@ class LevelPolicy(Protocol):
     def observe_gap(self, gap_ms: float) -> None:
         """Learn the time between two runs, where the second one was waiting for the end of the first."""
 
+    def observe_reply(self, reply_ms: float, now_s: float) -> None:
+        """Learn the time between the end of a run and the moment at which its answer could be sent."""
+
     def spare_ms(self, queue: Sequence[Waiting], now_s: float) -> float:
         """Time that the run under way may still take, if `queue` is to be served in time; infinite: no limit.
 

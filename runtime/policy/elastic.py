@@ -12,12 +12,14 @@ from nested_sparse.level import resolve_level
 from ..profiling import LatencyProfile
 from ..resources import QuotaReading
 from .arrivals import Arrivals
+from .chances import Chances
 from .decision import Decision, Waiting
 from .forecast import Forecast
 from .plan import QueuePlan
 from .ramp import Ramp
 from .slowdown import Slowdown
 from .standstill import Standstill
+from .worth import Worth
 
 HOLD_SHARE, RISE_SHARE = 0.9, 0.8
 """Shares of the time left that a plan may use, at levels up to the present one and at levels above it."""
@@ -78,6 +80,8 @@ class ElasticPolicy:
         self._forecast = Forecast(profile, slowdown, workers=workers)
         self._arrivals = Arrivals()
         self._standstill = Standstill(quota)
+        self._chances = Chances()
+        self._worth = Worth(accuracy, self._forecast, self._chances, self._arrivals)
         self._useful = tuple(
             accuracy is None or all(accuracy[level] > lower for lower in accuracy[:level])
             for level in range(profile.level_count)
@@ -120,6 +124,10 @@ class ElasticPolicy:
         plan = self._plan(request, queue, slowdown, now_s)
         rise_ms = RISE_BUDGET_SHARE * _budget_ms(request, now_s)
         fitting, why = self._fitting(request, plan, ramp.level, slowdown, rise_ms)
+        if fitting > request.lowest_level:
+            fits, fitting = fitting, self._worthwhile(fitting, request, queue, now_s)
+            if fitting < fits:
+                why = f"level {fits} would make too many late"
         level = max(ramp.step(fitting), request.lowest_level)
         fitting_ms = slowdown * self._forecast.profiled_ms(fitting, request.batch, request.sizes)
         if not queue and AMPLE * fitting_ms <= slack_ms:
@@ -136,11 +144,17 @@ class ElasticPolicy:
 
     def observe(self, level: int, batch: int, service_ms: float, now_s: float) -> None:
         """As LevelPolicy."""
+        self._chances.note_run(service_ms / self._forecast.expected_ms(level, batch, now_s), now_s)
         self._forecast.observe(level, batch, service_ms, now_s)
+        self._chances.explain_runs(self._forecast.slowdown.renewed)
 
     def observe_gap(self, gap_ms: float) -> None:
         """As LevelPolicy."""
         self._forecast.observe_gap(gap_ms)
+
+    def observe_reply(self, reply_ms: float, now_s: float) -> None:
+        """As LevelPolicy."""
+        self._chances.note_reply(reply_ms, now_s)
 
     def spare_ms(self, queue: Sequence[Waiting], now_s: float) -> float:
         """As LevelPolicy."""
@@ -217,6 +231,12 @@ class ElasticPolicy:
             else:
                 return level, why
         return request.lowest_level, why
+
+    def _worthwhile(self, fitting: int, request: Waiting, queue: Sequence[Waiting], now_s: float) -> int:
+        """The level of most worth among those up to `fitting`."""
+        between = range(fitting, request.lowest_level, -1)
+        levels = [*(level for level in between if self._useful[level]), request.lowest_level]
+        return self._worth.best(levels, request, queue, now_s)
 
     def _sustains(self, level: int, rises: bool, plan: QueuePlan, slowdown: float) -> bool:
         """Whether the queue and the samples that usually follow can be served at `level`."""

@@ -57,6 +57,9 @@ class FixedPolicy:
         """As LevelPolicy."""
         self._forecast.observe_gap(gap_ms)
 
+    def observe_reply(self, reply_ms: float, now_s: float) -> None:
+        """As LevelPolicy: its level is the same whatever replies take."""
+
     def spare_ms(self, queue: Sequence[Waiting], now_s: float) -> float:
         """As LevelPolicy: no limit, for the level of its runs never falls."""
         return math.inf

@@ -64,6 +64,10 @@ class Forecast:
         if self._probing:
             self._probed_ratio = service_ms / profiled_ms
 
+    def expected_ms(self, level: int, batch: int, now_s: float) -> float:
+        """Time of one run at the example's sizes, without an allowance for scatter and without the gap before it."""
+        return self.profile.predict_ms(level, batch) * self._factors[level] * self.slowdown.mean(now_s)
+
     def observe_gap(self, gap_ms: float) -> None:
         """Learn the time between two runs where the second was waiting already: the cost of serving beside the runs."""
         self._gap_ms += GAP_WEIGHT * (min(max(gap_ms, 0.0), MOST_GAP_MS) - self._gap_ms)

@@ -30,6 +30,9 @@ class InsensitivePolicy:
     def observe(self, level: int, batch: int, service_ms: float, now_s: float) -> None:
         """As LevelPolicy: it learns nothing."""
 
+    def observe_reply(self, reply_ms: float, now_s: float) -> None:
+        """As LevelPolicy: nothing is learned."""
+
     def observe_gap(self, gap_ms: float) -> None:
         """As LevelPolicy: it learns nothing."""
 

@@ -23,6 +23,8 @@ class Slowdown:
     again when the co-runner leaves. Falling takes longer, because some runs are quick beside a co-runner that comes and
     goes. Without samples the factor returns to 1, with time constant `forget_s`, once `fresh_s` have passed.
 
+    renewed: number of samples from which the latest one began mean and deviation anew; 0 where it did not.
+
     Times are in milliseconds where the name says so, clock readings in seconds. Not thread-safe: the owner locks.
     """
 
@@ -51,12 +53,14 @@ class Slowdown:
         self._departed: list[float] = []  # the latest samples, as far as all left the mean to one side
         self._departed_from = 1.0  # the mean that they left
         self._observed_s: float | None = None
+        self.renewed = 0
 
     def observe(self, measured_ms: float, profiled_ms: float, now_s: float | None = None) -> None:
         """Learn from a run that has ended. Times without a ratio are ignored (a clock that stood still, 0 profiled)."""
         if not (measured_ms > 0 and profiled_ms > 0 and math.isfinite(measured_ms)):
             return
         now_s = self._clock() if now_s is None else now_s
+        self.renewed = 0
         self._forget(now_s)
         ratio = min(max(measured_ms / profiled_ms, MINIMUM), MAXIMUM)
         known = self._departed_from if self._departed else self._mean
@@ -92,6 +96,7 @@ class Slowdown:
             return
         self._mean = sum(self._departed) / len(self._departed)
         self._deviation = sum(abs(each - self._mean) for each in self._departed) / len(self._departed)
+        self.renewed = len(self._departed)
         self._departed.clear()
 
     def _update(self, ratio: float) -> None:

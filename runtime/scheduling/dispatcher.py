@@ -168,6 +168,13 @@ class Dispatcher:
         except Exception:  # the request was served: a fault of the pluggable policy must not take its answer away
             _LOGGER.exception("%s: the policy failed to take in a run at level %d", self._name, level)
 
+    def replied(self, ended_s: float, now_s: float) -> None:
+        """Tell the policy that the answer of a run that ended at `ended_s` can be sent now."""
+        try:
+            self._policy.observe_reply((now_s - ended_s) * 1e3, now_s)
+        except Exception:  # as in learn()
+            _LOGGER.exception("%s: the policy failed to take in a reply", self._name)
+
     def next_due(self) -> tuple[int, float] | None:
         """As Tenant."""
         return self._queue.next_due()

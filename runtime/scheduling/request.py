@@ -50,6 +50,7 @@ class Response:
     time_limit_ms: time from arrival that the request might take, see time_limit_ms().
     batch: samples that ran together, other requests' included.
     lowering: where the level fell while the inference ran; None where it did not.
+    ended_s: end of the run, a reading of the scheduler's clock; NaN: not known.
     """
 
     outputs: dict[str, Array]
@@ -60,6 +61,7 @@ class Response:
     time_limit_ms: float
     batch: int = 1
     lowering: Lowering | None = None
+    ended_s: float = math.nan
 
     @property
     def accuracy(self) -> float | None:

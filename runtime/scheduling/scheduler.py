@@ -177,6 +177,11 @@ class Scheduler:
         """The reason why no request of `default_slo_ms` can ever be served at `level`; None where one can."""
         return self._refusals.hopeless(self._terms.default_slo_ms, level)
 
+    def replied(self, response: Response) -> None:
+        """Note that a response has reached the thread that sends it, which may have waited for a core."""
+        with self._changed:
+            self._dispatcher.replied(response.ended_s, self._clock())
+
     def stats(self) -> SchedulerStats:
         """How the scheduler stands now."""
         with self._changed:
@@ -292,6 +297,7 @@ class Scheduler:
                     time_limit_ms=job.time_limit_ms,
                     batch=batch,
                     lowering=done.lowering,
+                    ended_s=done.ended_s,
                 )
             )
 

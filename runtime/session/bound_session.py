@@ -61,6 +61,10 @@ class BoundSession:
         results: list[Array] = self.session.run(self.names, feeds, options)
         return results
 
+    def close(self) -> None:
+        """Write the profile, where one was asked for."""
+        self.session.end_profiling()
+
     def _run_bound(self, arrays: Mapping[str, Array], cell: LevelCell, options: Any) -> list[Array]:
         bindings = self._bindings
         binding = getattr(bindings, "binding", None) or self._bind()

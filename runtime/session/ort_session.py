@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime as ort
 
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import CheckpointError
-from nested_sparse.excerpt import excerpt
+from nested_sparse.excerpt import excerpt, excerpts
 from nested_sparse.graph.check import GraphFacts, check_graph
+from nested_sparse.graph.contract import runtime_inputs, segment_input
 from nested_sparse.kernels import library
 from nested_sparse.kernels.denormals import denormals_flushed
 
@@ -71,6 +73,27 @@ def open_ort(
         raise CheckpointError(f"{where}: ONNX Runtime cannot load its graph: {said}") from error
     finally:
         CLOCKWORK.end(load)
+
+
+def segment_feeds(checkpoint: Checkpoint, built: Any) -> dict[str, Any]:
+    """The weights as inputs of the graph: views of the mapped file; empty arrays for levels that a slice lost.
+
+    Raises CheckpointError where the graph has other inputs.
+    """
+    graph_inputs = {each.name for each in built.get_inputs()}
+    feeds: dict[str, Any] = {}
+    while (name := segment_input(len(feeds)).name) in graph_inputs:
+        level = len(feeds)
+        array = checkpoint.segment(level) if level < len(checkpoint.levels) else np.zeros(0, np.uint8)
+        feeds[name] = ort.OrtValue.ortvalue_from_numpy(array)
+    bound = runtime_inputs(max(len(feeds), len(checkpoint.levels)))
+    expected = {*(spec.name for spec in checkpoint.inputs), *(each.name for each in bound)}
+    if graph_inputs != expected:
+        raise CheckpointError(
+            f"{checkpoint.path.name}: with {len(checkpoint.levels)} levels its graph must have the inputs "
+            f"{excerpts(sorted(expected))}, got {excerpts(sorted(graph_inputs))}; export it again"
+        )
+    return feeds
 
 
 def open_plain(graph: bytes, threads: int | None, *, spin: bool = False) -> Any:

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from nested_sparse.bfloat16 import BFLOAT16
+from nested_sparse.bfloat16 import BFLOAT16, NAME
+from nested_sparse.errors import CheckpointError
+from nested_sparse.tensor_spec import TensorSpec
 
 from .tensors import Array
 
@@ -17,6 +19,14 @@ ONNX_BFLOAT16 = 16
 """ONNX's number of the type, TensorProto.BFLOAT16."""
 SUPPORTED = hasattr(ort.OrtValue, "ortvalue_from_numpy_with_onnx_type")
 """Older versions of ONNX Runtime take no values of types that numpy lacks."""
+
+
+def check_exchangeable(where: str, specs: Sequence[TensorSpec]) -> None:
+    """Raise CheckpointError where a tensor is of bfloat16, and ONNX Runtime is too old for that."""
+    if not SUPPORTED and any(spec.dtype == NAME for spec in specs):
+        raise CheckpointError(
+            f"{where}: has tensors of {NAME}, which onnxruntime {ort.__version__} cannot exchange; install a newer one"
+        )
 
 
 def run_values(session: Any, names: Sequence[str], feeds: Mapping[str, Any], options: Any) -> list[Array]:

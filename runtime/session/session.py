@@ -13,12 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-import onnxruntime as ort
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
 from nested_sparse.argument import file_path, real, shown, whole
-from nested_sparse.bfloat16 import NAME
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import (
     CheckpointError,
@@ -29,9 +26,8 @@ from nested_sparse.errors import (
     StuckError,
     UnavailableError,
 )
-from nested_sparse.excerpt import excerpt, excerpts
+from nested_sparse.excerpt import excerpt
 from nested_sparse.forked import heed_forks
-from nested_sparse.graph.contract import runtime_inputs, segment_input
 from nested_sparse.kernels import library
 from nested_sparse.kernels.denormals import denormals_flushed
 from nested_sparse.level import resolve_level
@@ -40,11 +36,12 @@ from nested_sparse.value_type import INT8
 from ..resources import usable_cores
 from .arena import ARENA, shrink_after
 from .bound_session import BoundSession
+from .device import CPU, Engine, GpuEngine, checked_device, open_on_gpu
 from .file_guard import FileGuard
 from .guard import Guard
 from .level_cell import LevelCell
-from .ort_session import MESSAGE_CHARACTERS, open_ort
-from .ort_values import SUPPORTED
+from .ort_session import MESSAGE_CHARACTERS, open_ort, segment_feeds
+from .ort_values import check_exchangeable
 from .process_memory import resident_bytes, return_freed
 from .runs import Run, Runs
 from .tensors import Array, Arrays, check_inputs, unequal_batches
@@ -53,8 +50,12 @@ MAX_THREADS = 4096
 """More threads than any device has. ONNX Runtime does not bound the number: asked for 40 000, it never returned."""
 RUN_LIMIT_S = 300.0
 """Longest time of a run unless another limit is given: a graph may hold a loop that never ends."""
-# Signs of a failed allocation in messages: of ONNX Runtime's arena, and of C++'s allocators in its code and in ours.
-_OUT_OF_MEMORY = ("Failed to allocate memory", "Available memory of", "bad_alloc", "bad allocation")
+# Signs of a failed allocation in messages: of ONNX Runtime's arena, of C++'s allocators in its code and in ours, and of
+# torch's.
+_OUT_OF_MEMORY = (
+    *("Failed to allocate memory", "Available memory of", "bad_alloc", "bad allocation"),
+    "CUDA out of memory",
+)
 
 
 class Session:
@@ -71,6 +72,8 @@ class Session:
     threads: threads of one run, at most MAX_THREADS; None for every core that this process may use.
     spin: whether its threads wait awake for the next layer, at most 0.2 ms, in place of asleep. Several threads are
     then faster on a device that runs nothing else, and slower beside other work (docs/decisions/006).
+    device, dtype: "cpu"; or "cuda", with the type to compute in, float16 unless one is given (docs/gpu.md). A GPU takes
+    no guard, no profile_to, and no change of threads.
     profile_to: folder for ONNX Runtime's profile, which close() writes.
     run_limit_s: longest time of a run, in seconds; a longer run is ended with StuckError.
     check: called with the checkpoint before anything of its graph is used; what it raises ends the opening.
@@ -85,13 +88,18 @@ class Session:
         *,
         threads: int | None = None,
         spin: bool = False,
+        device: str = CPU,
+        dtype: str | None = None,
         profile_to: Path | None = None,
         run_limit_s: float = RUN_LIMIT_S,
         check: Callable[[Checkpoint], None] | None = None,
     ) -> None:
+        self.device, self.dtype = checked_device(device, dtype)
         if threads is not None:
             threads = whole("threads", threads, 1, MAX_THREADS)
         run_limit_s = real("run_limit_s", run_limit_s, above=0.0)
+        if profile_to is not None and self.dtype is not None:
+            raise InputError("profile_to: ONNX Runtime's profile is of a CPU; take torch.profiler on a GPU")
         if profile_to is not None and not (profile_to := file_path("profile_to", profile_to)).is_dir():
             raise InputError(f"profile_to: expected a folder, got {excerpt(profile_to)}; create it first")
         self.path = file_path("path", path)
@@ -109,11 +117,18 @@ class Session:
         self.reroutes = self._checkpoint.reroutes
         self.rows = self._checkpoint.rows
         self.state = self._checkpoint.state
-        built, facts = open_ort(self._checkpoint, self._threads, profile_to, spin=spin)
+        self._gpu: GpuEngine | None = None
+        self._segments: dict[str, Any] = {}
+        self._ort: Engine | None
+        if self.dtype is not None:
+            self._gpu, facts = open_on_gpu(self._checkpoint, self.device, self.dtype)
+            self._ort = self._gpu
+        else:
+            built, facts = open_ort(self._checkpoint, self._threads, profile_to, spin=spin)
+            check_exchangeable(self.path.name, (*self.inputs, *self.outputs))
+            self._segments = segment_feeds(self._checkpoint, built)
+            self._ort = self._bound(built)
         self.decides = facts.decides
-        self._check_bfloat16()
-        self._segments = self._segment_feeds(built)
-        self._ort: BoundSession | None = self._bound(built)
         self._file_guard = FileGuard(self._checkpoint.file)
         self._runs = Runs(run_limit_s)
         self._local = threading.local()
@@ -143,6 +158,8 @@ class Session:
     @threads.setter
     def threads(self, threads: int) -> None:
         threads = whole("threads", threads, 1, MAX_THREADS)
+        if self._gpu is not None:
+            raise InputError(f"threads: {self.path.name} runs on {self.device}; a CPU has threads")
         if self._profiled:
             raise InputError(
                 f"threads: {self.path.name} is being profiled with {self._threads}; open it again to profile {threads}"
@@ -198,8 +215,12 @@ class Session:
     def resident_bytes(self) -> tuple[int, ...] | None:
         """Bytes in this process's memory of what each level adds to the file; None where the system does not tell.
 
+        On a GPU the bytes of its memory that each level takes.
+
         Level 0 counts with the header and the graph before it.
         """
+        if self._gpu is not None:
+            return self._gpu.level_nbytes
         data = self._checkpoint.file.data
         segments = [self._checkpoint.segment(level.index) for level in self.levels]
         ends = [segment.ctypes.data + segment.nbytes - data.ctypes.data for segment in segments]
@@ -261,7 +282,11 @@ class Session:
         self._running = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _open_again, (self._absolute, self._threads, self._spin, self._runs.limit_s, self.digest)
+        return _open_again, (self._absolute, self._options(), self.digest)
+
+    def _options(self) -> dict[str, Any]:
+        own = {"threads": self._threads, "spin": self._spin, "run_limit_s": self._runs.limit_s}
+        return {**own, "device": self.device, "dtype": self.dtype}
 
     def close(self) -> None:
         """Wait for the runs under way, then close the file and free the memory. May be called again."""
@@ -271,7 +296,7 @@ class Session:
             session, self._ort = self._ort, None
             self._idle.wait_for(lambda: self._running == 0)
         if session is not None:
-            session.session.end_profiling()
+            session.close()
             self._segments.clear()
             self._file_guard.close()
             self._checkpoint.close()
@@ -286,33 +311,8 @@ class Session:
     ) -> None:
         self.close()
 
-    def _check_bfloat16(self) -> None:
-        """Raise CheckpointError where an input or output is of bfloat16, and ONNX Runtime is too old for that."""
-        if not SUPPORTED and any(spec.dtype == NAME for spec in (*self.inputs, *self.outputs)):
-            raise CheckpointError(
-                f"{self.path.name}: has tensors of {NAME}, which onnxruntime {ort.__version__} cannot exchange; "
-                "install a newer one"
-            )
-
     def _bound(self, built: Any) -> BoundSession:
         return BoundSession(built, self._segments, self.inputs, self.outputs)
-
-    def _segment_feeds(self, built: Any) -> dict[str, Any]:
-        """The weights as inputs of the graph: views of the mapped file; empty arrays for levels that a slice lost."""
-        graph_inputs = {each.name for each in built.get_inputs()}
-        feeds: dict[str, Any] = {}
-        while (name := segment_input(len(feeds)).name) in graph_inputs:
-            level = len(feeds)
-            array = self._checkpoint.segment(level) if level < len(self.levels) else np.zeros(0, np.uint8)
-            feeds[name] = ort.OrtValue.ortvalue_from_numpy(array)
-        bound = runtime_inputs(max(len(feeds), len(self.levels)))
-        expected = {*(spec.name for spec in self.inputs), *(each.name for each in bound)}
-        if graph_inputs != expected:
-            raise CheckpointError(
-                f"{self.path.name}: with {len(self.levels)} levels its graph must have the inputs "
-                f"{excerpts(sorted(expected))}, got {excerpts(sorted(graph_inputs))}; export it again"
-            )
-        return feeds
 
     def _fault(self, error: Exception, level: int, arrays: Arrays, run: Run) -> Exception:
         """The error of ours that stands for an error of ONNX Runtime."""
@@ -328,9 +328,12 @@ class Session:
             )
         if unequal := unequal_batches(self.inputs, arrays):
             return InputError(f"{where}: {unequal} ({text})")
-        return InputError(f"{where}: {text}") if isinstance(error, InvalidArgument) else KernelError(f"{where}: {text}")
+        kind = InputError if isinstance(error, InvalidArgument | InputError) else KernelError
+        return kind(f"{where}: {text}")
 
     def _guarded_cell(self, level: int | LevelCell, guard: Guard) -> AbstractContextManager[LevelCell]:
+        if self._gpu is not None:
+            raise InputError("guard: operators on a CPU lower a guarded run; on a GPU lower a LevelCell")
         if not callable(getattr(guard, "running", None)):
             raise InputError(f"guard: expected a RouteGuard, got {shown(guard)}")
         if isinstance(level, LevelCell):
@@ -349,8 +352,8 @@ class Session:
         cell.reset(index)
         return cell
 
-    def _begin(self) -> BoundSession:
-        """ONNX Runtime's session, which stays open until _end(). Raises UnavailableError."""
+    def _begin(self) -> Engine:
+        """The graph and its weights, which stays open until _end(). Raises UnavailableError."""
         with self._lock:
             session = self._ort
             if self._inherited:
@@ -370,9 +373,9 @@ class Session:
                 self._idle.notify_all()
 
 
-def _open_again(path: str, threads: int, spin: bool, run_limit_s: float, digest: str) -> Session:
+def _open_again(path: str, options: dict[str, Any], digest: str) -> Session:
     """The pickled session, in another process. Raises CheckpointError, also where the path has another model now."""
-    session = Session(path, threads=threads, spin=spin, run_limit_s=run_limit_s)
+    session = Session(path, **options)
     if session.digest != digest:
         session.close()
         raise CheckpointError(

@@ -77,8 +77,9 @@ class TimeLimits(Generic[KeyT]):
 class Watchdog(Generic[KeyT]):
     """Calls on_stuck(key, elapsed_s) for each task that has not ended in time, once and from a thread of its own.
 
-    begin() and end() take microseconds: the thread sleeps until the first limit, and only an earlier limit wakes it.
-    An error that on_stuck raises is logged.
+    begin() and end() take microseconds: the thread sleeps until the first limit, and only an earlier limit wakes it. A
+    task that ends before does not change when it wakes: otherwise each of many short tasks would wake it, and it would
+    take Python's lock from the thread that runs them. An error that on_stuck raises is logged.
     """
 
     def __init__(self, on_stuck: Callable[[KeyT, float], None], clock: Callable[[], float] = time.monotonic) -> None:
@@ -103,7 +104,9 @@ class Watchdog(Generic[KeyT]):
     def begin(self, key: KeyT, limit_s: float) -> None:
         """Watch the task `key`, which may be under way for `limit_s`."""
         with self._lock:
-            if self._limits.begin(key, self._clock(), limit_s) < self._wakes_s:
+            ends_s = self._limits.begin(key, self._clock(), limit_s)
+            if ends_s < self._wakes_s:
+                self._wakes_s = ends_s
                 self._changed.notify()
 
     def end(self, key: KeyT) -> bool:
@@ -140,9 +143,11 @@ class Watchdog(Generic[KeyT]):
                 found = self._limits.overdue(now_s)
                 if found:
                     return found
-                self._wakes_s = self._limits.next_s()
-                woken = self._changed.wait(min(self._wakes_s - now_s, threading.TIMEOUT_MAX))
+                if self._wakes_s <= now_s:  # else it sleeps on: see the class
+                    self._wakes_s = self._limits.next_s()
+                sleeps_to_s = self._wakes_s
+                woken = self._changed.wait(min(sleeps_to_s - now_s, threading.TIMEOUT_MAX))
                 now_s = self._clock()
-                if not woken and now_s - self._wakes_s > STOOD_STILL_S:
+                if not woken and now_s - sleeps_to_s > STOOD_STILL_S:
                     self._limits.renew(now_s)
             return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .comparison import LOAD, PolicyFactory, PolicyRow, compare, default_contentions, default_policies, default_traces
 from .contention import Contention, RateContention
+from .hand_overs import HandOvers
 from .oracle import OracleBound, oracle
 from .outcome import SimulatedOutcome, Summary, summarise
 from .play import Simulation, play, simulate
@@ -16,6 +17,7 @@ from .world import World
 __all__ = [
     "LOAD",
     "Contention",
+    "HandOvers",
     "OracleBound",
     "PolicyFactory",
     "PolicyRow",

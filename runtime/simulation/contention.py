@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -21,7 +22,12 @@ SLICE_MS = (3.0, 4.0)
 
 
 class Contention(Protocol):
-    """Tells when a piece of work ends."""
+    """Tells when a piece of work ends.
+
+    clock: of the simulation under way, in seconds; simulate() sets it.
+    """
+
+    clock: Callable[[], float]
 
     @property
     def name(self) -> str: ...  # noqa: D102 -- for tables
@@ -41,7 +47,7 @@ class RateContention:
     before (one that idled may run longer), but then the future would depend on all past choices and no oracle could
     know it. Raises InputError: edges must rise, rates be 0 or more, the first and the last above 0.
 
-    quota: reading of the device's sensor for it, all the time.
+    quota: reading of the device's sensor for it, all the time; the sensor counts the stops, as cgroups do.
     """
 
     def __init__(
@@ -52,7 +58,8 @@ class RateContention:
         quota: QuotaReading | None = None,
     ) -> None:
         self.name = name
-        self.quota = quota
+        self.clock: Callable[[], float] = lambda: -math.inf
+        self._quota = quota
         self._edges_s = np.asarray(edges_s, np.float64)
         self._rates = np.asarray(rates, np.float64)
         if len(edges_s) != len(rates) or len(rates) == 0:
@@ -71,7 +78,15 @@ class RateContention:
                 f"contention {name!r}: rates are 0 or more, the first and the last above 0, "
                 f"got {rates[0]} first, {min(rates)} at least and {rates[-1]} last"
             )
+        self._stops_s = self._edges_s[1:][(self._rates[1:] == 0) & (self._rates[:-1] > 0)]
         self._done_s = np.concatenate(([0.0], np.cumsum(np.diff(self._edges_s) * self._rates[:-1])))
+
+    @property
+    def quota(self) -> QuotaReading | None:
+        """As Contention."""
+        if self._quota is None:
+            return None
+        return replace(self._quota, stops=int(np.searchsorted(self._stops_s, self.clock(), side="right")))
 
     def end_s(self, start_s: ArrayLike, work_s: ArrayLike) -> NDArray[np.float64]:
         """As Contention. Both broadcast."""

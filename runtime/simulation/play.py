@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +12,8 @@ from typing import Any
 
 from ..policy import LevelPolicy
 from ..profiling import LatencyProfile
-from ..scheduling import Request, Scheduler
+from ..scheduling import Request, Response, Scheduler
+from .hand_overs import HandOvers
 from .outcome import SimulatedOutcome, Summary, summarise
 from .traces import Trace
 from .virtual_clock import VirtualClock
@@ -34,13 +36,14 @@ def simulate(policy: Callable[[LatencyProfile], LevelPolicy], trace: Trace, worl
     options: arguments of the Scheduler. The clock begins at 0, with the trace. Equal arguments give equal outcomes.
     """
     clock = VirtualClock(0.0)
+    world.contention.clock = clock
     noise = world.noise(len(trace.times_s))
     session = VirtualSession(clock, world.profile, world.accuracy, world.contention, noise.tolist())
     settings: dict[str, Any] = {"default_slo_ms": world.slo_ms, "workers": 0, "clock": clock, **options}
     scheduler = Scheduler(session, world.profile, policy(world.profile), **settings)
     requests = ((float(time_s), Request(session.numbered(i))) for i, time_s in enumerate(trace.times_s))
     with _unlogged():
-        outcomes = play(scheduler, clock, requests, world.slo_ms)
+        outcomes = play(scheduler, clock, requests, world.slo_ms, world.hand_overs(len(trace.times_s)))
     for run in session.runs:
         for number in run.requests:
             outcomes[number].score = run.score
@@ -48,26 +51,45 @@ def simulate(policy: Callable[[LatencyProfile], LevelPolicy], trace: Trace, worl
 
 
 def play(
-    scheduler: Scheduler, clock: VirtualClock, requests: Iterable[tuple[float, Request]], default_slo_ms: float
+    scheduler: Scheduler,
+    clock: VirtualClock,
+    requests: Iterable[tuple[float, Request]],
+    default_slo_ms: float,
+    waits: HandOvers | None = None,
 ) -> list[SimulatedOutcome]:
     """Submit each request at its time, seconds from now, and serve until none is left; returns outcomes by arrival.
 
-    `scheduler` has 0 workers and reads `clock`. default_slo_ms: that of requests that state none.
+    `scheduler` has 0 workers and reads `clock`. default_slo_ms: that of requests that state none. waits: of each
+    request; None: there are none.
     """
-    outcomes: list[SimulatedOutcome] = []
+    outcomes: dict[int, SimulatedOutcome] = {}
+    latest = 0  # request that was submitted last
 
-    def submit(request: Request) -> None:
+    def submit(number: int, arrived_s: float, request: Request) -> None:
+        nonlocal latest
+        latest = number
         future = scheduler.submit(request)
-        outcome = SimulatedOutcome(clock(), default_slo_ms if request.slo_ms is None else request.slo_ms, future)
-        future.add_done_callback(lambda _: setattr(outcome, "ended_s", clock()))
-        outcomes.append(outcome)
+        slo_ms = default_slo_ms if request.slo_ms is None else request.slo_ms
+        outcomes[number] = SimulatedOutcome(arrived_s, slo_ms, future)
+        future.add_done_callback(partial(end, number))
+
+    def end(number: int, future: Future[Response]) -> None:
+        sent_s = clock() if waits is None else clock() + float(waits.reply_s[number])
+        outcomes[number].ended_s = sent_s if waits is None else sent_s + float(waits.client_s[number])
+        if not future.cancelled() and future.exception() is None:
+            clock.at(sent_s, partial(scheduler.replied, future.result()))
 
     begin_s = clock()
-    for offset_s, request in requests:
-        clock.at(begin_s + offset_s, partial(submit, request))
-    while scheduler.serve_next() or clock.advance_to_next_event():
-        pass
-    return outcomes
+    for number, (offset_s, request) in enumerate(sorted(requests, key=lambda each: each[0])):
+        front_s = 0.0 if waits is None else float(waits.front_s[number])
+        clock.at(begin_s + offset_s + front_s, partial(submit, number, begin_s + offset_s, request))
+    idle = True
+    while True:
+        if idle and waits is not None and scheduler.stats().queue_length:
+            clock.advance_to(clock() + float(waits.start_s[latest]))  # the worker has to wake up
+        idle = not scheduler.serve_next()
+        if idle and not clock.advance_to_next_event():
+            return [outcomes[number] for number in sorted(outcomes)]
 
 
 @contextmanager

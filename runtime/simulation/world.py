@@ -13,6 +13,7 @@ from nested_sparse.errors import InputError
 from ..profiling import LatencyProfile
 from ..rerouting import RouteTable
 from .contention import Contention, quiet
+from .hand_overs import HandOvers
 
 LEVEL_MS = (2.4, 3.9, 6.7, 13.9)
 ACCURACY = (0.755, 0.815, 0.875, 0.885)
@@ -27,6 +28,7 @@ class World:
     accuracy: per level.  noise_sigma: of a request's time, lognormal around 1; it belongs to the request.
     routes: where a run may fall to a lower level; None: nowhere. The oracle takes them, too; for a policy, give the
     Scheduler a VirtualGuard of them.
+    hand_over_ms: mean wait of a request at each change of thread, which the oracle does not know of.
     """
 
     profile: LatencyProfile = field(default_factory=lambda: LatencyProfile((1,), [[ms] for ms in LEVEL_MS]))
@@ -36,6 +38,7 @@ class World:
     noise_sigma: float = 0.05
     seed: int = 0
     routes: RouteTable | None = None
+    hand_over_ms: float = 0.0
 
     def __post_init__(self) -> None:
         if len(self.accuracy) != self.profile.level_count:
@@ -49,6 +52,10 @@ class World:
     def capacity_per_s(self) -> float:
         """Requests per second that the undisturbed densest level can answer, one at a time."""
         return 1e3 / self.profile.predict_ms(self.profile.level_count - 1)
+
+    def hand_overs(self, count: int) -> HandOvers:
+        """The waits of each request, by number of arrival."""
+        return HandOvers.drawn(count, self.hand_over_ms, self.seed)
 
     def noise(self, count: int) -> NDArray[np.float64]:
         """Factors (count,) on the time of each request, by number of arrival."""

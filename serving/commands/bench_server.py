@@ -17,12 +17,16 @@ from .output import print_json
 def server(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint to serve.", metavar="FILE")],
     quick: Annotated[bool, typer.Option("--quick", help="Shorter parts: about 4 minutes in place of 20.")] = False,
+    bill: Annotated[
+        bool, typer.Option("--bill", help="Only a device's bill, without extras: installed size, start, memory.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Only the JSON line on stdout.")] = False,
 ) -> None:
-    """Installed size, start, cost of a call, levels under load: each with its bound, in one table; a JSON line last.
+    """Installed size, start, memory, cost of a call, levels under load: figures and bounds in one table, then JSON.
 
     It joins `bench front` and `bench serving` with a few starts of the server. A part that cannot be measured here is a
-    row with the reason. Wrong answers and failed requests end in exit code 1. Needs the [bench] and [train] extras.
+    row with the reason. Wrong answers and failed requests end in exit code 1. Needs the [bench] and [train] extras,
+    with `--bill` none.
 
     Example: `nested-sparse bench server docs/examples/fashion-mnist.safetensors --quick`
     """
@@ -38,7 +42,7 @@ def server(
         raise BenchError(f"{checkpoint}: no such file")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers and co-runners end, too
     neighbours = Neighbours(read_family_cpu_seconds)
-    figures, cells = measure_server(ServerOptions(checkpoint, quick), Console(stderr=True))
+    figures, cells = measure_server(ServerOptions(checkpoint, quick, bill), Console(stderr=True))
     other_load = neighbours.cores()
     if not as_json:
         print_figures(figures)

@@ -166,7 +166,7 @@ def _print_int8(layers: list[dict[str, Any]], conversions: list[dict[str, Any]])
 
     kept = [entry for entry in layers if not value_type_of_bytes(entry["value_bytes"]).scaled]
     if len(kept) < len(layers):
-        names = ", ".join(f"{excerpt(entry['name'])}{_error_text(entry, ' ({})')}" for entry in kept)
+        names = ", ".join(f"{excerpt(entry['name'])}{_why_float(entry)}" for entry in kept)
         print_line(f"{len(kept)} of {len(layers)} layers kept float values{names and ': '}{names}")
     if conversions:
         print_table(
@@ -177,6 +177,15 @@ def _print_int8(layers: list[dict[str, Any]], conversions: list[dict[str, Any]])
                 for each in conversions
             ],
         )
+
+
+def _why_float(entry: dict[str, Any]) -> str:
+    """Why a layer of an int8 file has float values, in brackets; "" where it was asked for, or has too many columns."""
+    from nested_sparse.graph.contract import LAYER_KINDS
+
+    if not LAYER_KINDS[entry["op"]].quantizes(entry["attributes"]):
+        return f" ({entry['op']} has no int8 operator{' in 3-D' if LAYER_KINDS[entry['op']].quantized else ''})"
+    return _error_text(entry, " ({})")
 
 
 def _error_text(entry: dict[str, Any], text: str) -> str:

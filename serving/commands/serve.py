@@ -265,6 +265,8 @@ def _announce(server: Server, json: bool) -> None:
         log.info("metrics on %s://%s/metrics", scheme, server.metrics_address)
     if server.http_address:
         log.info("REST, metrics and dashboard on %s://%s/", scheme, server.http_address)
+    if server.http_unix_address:
+        log.info("REST, metrics and dashboard on %s, as http", server.http_unix_address)
     if json:
         facts = [
             {
@@ -281,5 +283,6 @@ def _announce(server: Server, json: bool) -> None:
             "unix_address": server.unix_address or None,
             "metrics_address": server.metrics_address or None,
             "http_address": server.http_address or None,
+            "http_unix_address": server.http_unix_address or None,
         }
         print_json({**addresses, "models": facts})

@@ -1,4 +1,4 @@
-"""UnixSocket: a second door of a gRPC server, for processes of the same user on this machine."""
+"""UnixSocket: a second door of a server, for processes of the same user on this machine."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +50,30 @@ class UnixSocket:
             raise ServingError(f"unix socket {shown}: another process listens there; stop it, or choose another path")
 
     def open(self, server: Any) -> None:
-        """Listen, before the server starts. Raises ServingError."""
+        """Have a gRPC server listen here, before it starts. Raises ServingError."""
+        with self._making():
+            server.add_insecure_port(self.address)
+
+    def listener(self) -> socket.socket:
+        """A socket that is bound here, for a server of Python's own. Raises ServingError."""
+        made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with self._making():
+                made.bind(str(self._path))
+        except BaseException:
+            made.close()
+            raise
+        return made
+
+    @contextlib.contextmanager
+    def _making(self) -> Iterator[None]:
+        """Within, a file that is made here is its user's alone. Raises ServingError where none can be made."""
         self.check()
         self.close()  # the one that a dead process has left
         before = os.umask(OWN_ONLY)  # a later chmod would leave a moment in which anybody may connect
         try:
-            server.add_insecure_port(self.address)
-        except RuntimeError as error:
+            yield
+        except (RuntimeError, OSError) as error:
             raise ServingError(f"cannot listen on {excerpt(self.address)}: {error}") from None
         finally:
             os.umask(before)

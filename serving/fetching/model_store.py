@@ -112,8 +112,8 @@ class ModelStore:
             shutil.rmtree(before, ignore_errors=True)
         if (taken := self._taken()) + missing > self._most_bytes:
             raise FetchError(
-                f"{excerpt(self.folder.name)}: {missing} of the new file's {manifest.nbytes} bytes have to come, and "
-                f"{taken} are here; the limit is {self._most_bytes} (--fetch-max-mb)"
+                f"{excerpt(self.folder.name)}: {missing} of the {manifest.nbytes} bytes of the new file have to "
+                f"come, and {taken} are here; the limit is {self._most_bytes} (--fetch-max-mb)"
             )
         write_whole(folder / MANIFEST_FILE, manifest.raw)
         return Partial(folder / MODEL_FILE, manifest)

@@ -14,6 +14,8 @@ from ..fault import HTTP_STATUSES, PUSHBACK_KEY, Ending
 
 SAFE_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Server": "nested-sparse"}
 """Headers of every answer. Server: without versions, which aiohttp and Python would tell to every caller."""
+HTTP_2 = ("PRI/Upgrade", "PRI * HTTP/2")
+"""Words of aiohttp's parsers about the first line of an HTTP/2 client."""
 
 
 def failure(ending: Ending) -> web.Response:
@@ -39,6 +41,11 @@ def error_response(status: int, message: str, headers: Mapping[str, str]) -> web
 def no_http(status: int, message: str | None) -> web.Response:
     """The answer to bytes that aiohttp's parser refuses with `message`; the connection closes after it."""
     said = " ".join((message or "").split())
-    response = error_response(status, f"The request is no HTTP that can be read here ({excerpt(said)}).", {})
+    hint = " It is HTTP/2, as gRPC's clients speak it; gRPC has a port of its own." if _is_http_2(said) else ""
+    response = error_response(status, f"The request is no HTTP that can be read here ({excerpt(said)}).{hint}", {})
     response.force_close()
     return response
+
+
+def _is_http_2(said: str) -> bool:
+    return any(words in said for words in HTTP_2)

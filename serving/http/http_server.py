@@ -1,4 +1,4 @@
-"""HttpServer: the REST interface, the metrics and the dashboard on one HTTP/1.1 port."""
+"""HttpServer: the REST interface, the metrics and the dashboard over HTTP/1.1."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from aiohttp import web
 from nested_sparse.errors import InputError, NotFoundError, TooLargeError, UnavailableError
 
 from ..connections.front import waited_s
-from ..fault import Ending, ending_of
+from ..connections.unix_socket import SCHEME, UnixSocket
+from ..fault import EndedError, Ending, ending_of
 from ..metrics_text import MetricsText
 from ..protocol.inflate import inflated
 from ..protocol.wire import HEADER_BYTES
@@ -27,7 +28,7 @@ from .failure import SAFE_HEADERS, error_response, failure
 from .http_limits import HttpLimits
 from .infer_body import HEADER_LENGTH, WantedForm, read_infer_body, write_infer_body
 from .json_message import read_json
-from .local_call import EndedError, LocalCall, LocalContext
+from .local_call import LocalCall, LocalContext
 from .routes import answer_of, find_route, request_bytes
 from .sender import check_sender
 
@@ -46,7 +47,7 @@ _QUIET.setLevel(logging.CRITICAL + 1)  # aiohttp writes a traceback for each req
 
 
 class HttpServer:
-    """Answers HTTP from start() to close(). Belongs to one event loop.
+    """Answers HTTP on a port, on a unix socket, or on both, until close(). Belongs to one event loop.
 
     handlers: gRPC's generic handlers of the server, in their order; REST asks them, too.
     message_bytes: bytes that a request of an inference may have. upload_bytes: of all bodies that are being received.
@@ -77,36 +78,52 @@ class HttpServer:
         self._limits = limits or HttpLimits()
         self._converting = asyncio.Lock()
         self._connections: HttpConnections | None = None
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
+        self._unix_socket: UnixSocket | None = None
         self._watch: asyncio.Task[None] | None = None
 
     async def start(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
         """Listen on that address. Returns the port, which the system picks where it is 0. Raises OSError."""
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
-        self._connections = HttpConnections(
-            self._answer, self._limits, access_log=None, logger=_QUIET, auto_decompress=False, lingering_time=1.0
-        )
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
-            loop = asyncio.get_running_loop()
             timeout_s = None if tls is None else self._limits.silent_s
-            self._server = await loop.create_server(
-                self._connections, sock=listener, backlog=BACKLOG, ssl=tls, ssl_handshake_timeout=timeout_s
+            server = await asyncio.get_running_loop().create_server(
+                self._watched(), sock=listener, backlog=BACKLOG, ssl=tls, ssl_handshake_timeout=timeout_s
             )
         except BaseException:
             listener.close()
             raise
-        self._watch = asyncio.create_task(self._connections.watch())
+        self._servers.append(server)
         bound: int = listener.getsockname()[1]
         return bound
 
+    async def start_unix(self, unix_socket: UnixSocket) -> None:
+        """Listen on that socket, too, without TLS. Raises ServingError."""
+        listener = unix_socket.listener()
+        self._unix_socket = unix_socket
+        loop = asyncio.get_running_loop()
+        self._servers.append(await loop.create_unix_server(self._watched(), sock=listener, backlog=BACKLOG))
+
+    def _watched(self) -> HttpConnections:
+        """The connections, of all doors together; made and watched from the first one on."""
+        if self._connections is None:
+            self._connections = HttpConnections(
+                self._answer, self._limits, access_log=None, logger=_QUIET, auto_decompress=False, lingering_time=1.0
+            )
+            self._watch = asyncio.create_task(self._connections.watch())
+        return self._connections
+
     async def close(self, grace_s: float) -> None:
         """Stop listening; wait at most `grace_s` for the answers under way, and end all connections."""
-        if self._server is None or self._connections is None or self._watch is None:
+        if self._connections is None or self._watch is None:
             return
-        self._server.close()
+        for server in self._servers:
+            server.close()
+        if self._unix_socket is not None:
+            self._unix_socket.close()
         self._watch.cancel()
         self._dashboard.history.close()
         self._connections.pre_shutdown()
@@ -155,8 +172,12 @@ class HttpServer:
 
     def _call(self, request: web.BaseRequest, rpc: str) -> LocalCall:
         asked = request.get_extra_info
-        host, port = (asked("peername") or ("", 0))[:2]
-        peer = f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
+        name = asked("peername")
+        if isinstance(name, tuple):
+            host, port = name[:2]
+            peer = f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
+        else:
+            peer = SCHEME  # of a unix socket, whose clients have no names
         metadata = tuple((name.lower(), value) for name, value in request.headers.items())
         return LocalCall(self._handlers, rpc, LocalContext(peer, metadata, asked("peercert")))
 

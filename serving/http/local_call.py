@@ -15,18 +15,10 @@ import grpc
 from nested_sparse.errors import NotFoundError
 from nested_sparse.proto import messages
 
-from ..fault import Ending
+from ..fault import EndedError, Ending
 
 Trailers = tuple[tuple[str, str | bytes], ...]
 Metadata = Sequence[tuple[str, str | bytes]]
-
-
-class EndedError(Exception):
-    """The call ended with a status other than OK."""
-
-    def __init__(self, ending: Ending) -> None:
-        super().__init__(ending.message)
-        self.ending = ending
 
 
 class _Details(NamedTuple):

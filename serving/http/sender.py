@@ -14,8 +14,7 @@ import grpc
 
 from nested_sparse.excerpt import excerpt
 
-from ..fault import Ending
-from .local_call import EndedError
+from ..fault import EndedError, Ending
 
 
 def check_sender(headers: Mapping[str, str], *, is_local: bool) -> None:

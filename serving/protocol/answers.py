@@ -5,14 +5,17 @@ The order of the fields differs from protobuf's own, which its parsers allow.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from nested_sparse.level import Level
 from nested_sparse.proto.messages import InferParameter, ModelInferResponse
 from nested_sparse.runtime.scheduling import Response
+from nested_sparse.runtime.session import Array
 from nested_sparse.wire import BYTES, VARINT
 
 from .convert import MAX_MESSAGE_BYTES, RAW_OUTPUT_CONTENTS, serialize_response
@@ -22,6 +25,8 @@ from .wire import encoded, length_prefix
 
 MOST = 256
 """Number of beginnings that are kept."""
+MOST_ENTRIES = 4096
+"""Number of encoded times that are kept: they are whole microseconds, and short ones come again."""
 PARAMETERS = ModelInferResponse.DESCRIPTOR.fields_by_name["parameters"].number
 INT64 = encoded(InferParameter.DESCRIPTOR.fields_by_name["int64_param"].number << 3 | VARINT)
 KEY, VALUE = 1, 2
@@ -32,10 +37,23 @@ PARAMETERS_TAG, VALUE_TAG = encoded(PARAMETERS << 3 | BYTES), encoded(VALUE << 3
 
 @dataclass(frozen=True, slots=True)
 class _Beginning:
-    """The fields that are the same in each answer; dtype on the wire and length prefix of each output's values."""
+    """The fields that are the same in each answer of `level`.
 
+    outputs: of each, the dtype here, the dtype on the wire, and the length prefix of its values.
+    """
+
+    level: Level
     fields: bytes
-    outputs: tuple[tuple[np.dtype[np.generic], bytes], ...]
+    outputs: tuple[tuple[np.dtype[np.generic], np.dtype[np.generic], bytes], ...]
+
+    def fits(self, level: Level, arrays: Sequence[Array]) -> bool:
+        """Whether it is the beginning of an answer of that level; the shapes are in its key."""
+        if self.level is not level:  # of another model of the same name
+            return False
+        for (dtype, _, _), array in zip(self.outputs, arrays, strict=True):  # noqa: SIM110 -- twice as fast as all()
+            if array.dtype != dtype:
+                return False
+        return True
 
 
 class Answers:
@@ -52,16 +70,17 @@ class Answers:
         if name or served.lowering is not None:
             return serialize_response(response_of(model, version, name, served), wanted, served.outputs)
         arrays = [served.outputs[each] for each in wanted]
-        shapes = [(each, array.dtype, array.shape) for each, array in zip(wanted, arrays, strict=True)]
-        key = model, version, served.level.index, served.level.density, served.accuracy, *shapes
+        level = served.level
+        key = model, version, level.index, tuple(wanted), *[array.shape for array in arrays]
         beginning = self._beginnings.get(key)
-        if beginning is None:
+        if beginning is None or not beginning.fits(level, arrays):
             if sum(array.nbytes for array in arrays) > MAX_MESSAGE_BYTES:
                 return serialize_response(response_of(model, version, name, served), wanted, served.outputs)
             beginning = self._kept(key, model, version, wanted, served)
         pieces: list[Any] = [beginning.fields, _entry(QUEUE, served.queue_us), _entry(COMPUTE, served.compute_us)]
-        for (dtype, prefix), array in zip(beginning.outputs, arrays, strict=True):
-            pieces += (prefix, np.ascontiguousarray(array, dtype))
+        for (dtype, on_wire, prefix), array in zip(beginning.outputs, arrays, strict=True):
+            ready = dtype is on_wire and array.ndim and array.flags.c_contiguous
+            pieces += (prefix, array if ready else np.ascontiguousarray(array, on_wire))
         return b"".join(pieces)
 
     def _kept(self, key: object, model: str, version: str, wanted: Sequence[str], served: Response) -> _Beginning:
@@ -73,10 +92,10 @@ class Answers:
             array = served.outputs[name]
             datatype = datatype_of(array.dtype.name)
             response.outputs.add(name=name, datatype=datatype.name, shape=array.shape)
-            outputs.append((datatype.dtype, length_prefix(RAW_OUTPUT_CONTENTS, array.nbytes)))
+            outputs.append((array.dtype, datatype.dtype, length_prefix(RAW_OUTPUT_CONTENTS, array.nbytes)))
         if len(self._beginnings) >= MOST:
             self._beginnings.clear()
-        beginning = self._beginnings[key] = _Beginning(response.SerializeToString(), tuple(outputs))
+        beginning = self._beginnings[key] = _Beginning(served.level, response.SerializeToString(), tuple(outputs))
         return beginning
 
 
@@ -85,6 +104,7 @@ def response_of(model: str, version: str, name: str, served: Response) -> ModelI
     return ModelInferResponse(model_name=model, model_version=version, id=name, parameters=served_parameters(served))
 
 
+@functools.lru_cache(maxsize=MOST_ENTRIES)
 def _entry(key: bytes, value: int) -> bytes:
     """The parameter of that encoded key and that integer value."""
     varint = encoded(value & (1 << 64) - 1)

@@ -68,10 +68,11 @@ def checked(settings: Settings) -> Findings:
         server_config(settings)
     with found.noted():
         check_listenable(address.host, 0)
-    if address.unix_socket is not None:
-        found.addresses["unix socket"] = str(address.unix_socket)
-        with found.noted():
-            UnixSocket(address.unix_socket).check()
+    for name, path in (("unix socket", address.unix_socket), ("HTTP unix socket", address.http_unix_socket)):
+        if path is not None:
+            found.addresses[name] = str(path)
+            with found.noted():
+                UnixSocket(path).check()
     _look_at_security(settings, found)
     for name, port in (("gRPC", address.port), ("metrics", address.metrics_port), ("HTTP", address.http_port)):
         if port is not None:

@@ -45,6 +45,13 @@ class Address(Group):
             most=MOST_PORT,
         ),
     ] = None
+    http_unix_socket: Annotated[
+        Path | None,
+        Setting(
+            "Path of a unix socket for the same over HTTP, for processes of this user; with or without --http-port. "
+            "Off by default. Needs the [http] extra."
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ def server_config(settings: Settings) -> ServerConfig:
         unix_socket=address.unix_socket,
         metrics_port=address.metrics_port,
         http_port=address.http_port,
+        http_unix_socket=address.http_unix_socket,
         grace_s=limits.grace_s,
         otlp_endpoint=settings.watching.otlp_endpoint,
         request_samples=limits.max_batch,

@@ -107,6 +107,8 @@ def _port_problems(address: Address) -> Iterator[tuple[str, str, str]]:
             yield "address", key, f"{said}: each needs one of its own; choose another (0 picks a free one)"
         elif number:
             taken[number] = key
+    if address.unix_socket is not None and address.unix_socket == address.http_unix_socket:
+        yield "address", "http_unix_socket", "is that of --unix-socket, which gRPC has; choose another path"
 
 
 def _level_problems(table: str, group: Models | OwnModel) -> Iterator[tuple[str, str, str]]:

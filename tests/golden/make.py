@@ -223,6 +223,12 @@ FILES: dict[str, tuple[Make, Inputs, dict[str, Any], dict[str, Any]]] = {
         },
     ),
     "v5-recurrent": (Recurrent, sequences, {"pattern": "block4x1", "densities": (0.25, 0.5)}, {}),
+    "v6-block32x1": (
+        Vectors,
+        vectors,
+        {"pattern": "block32x1", "densities": (0.25, 0.5), "row_shuffle": True},
+        {"values": "float16"},
+    ),
     "v1-first-writer": (lambda: Images(8), images, {"pattern": "block4x1", "densities": THREE}, {"verify": False}),
     "v1-before-totals": (
         lambda: Images(12),

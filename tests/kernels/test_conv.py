@@ -27,7 +27,7 @@ def test_every_window(kernel: tuple[int, int], stride: tuple[int, int]) -> None:
         check(node, (1, 3, 21, 23))
 
 
-@pytest.mark.parametrize("block_rows", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("block_rows", [1, 2, 4, 8, 16, 128])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_every_block_height(block_rows: int, threads: int) -> None:
     """Rows that are no multiple of V, a permutation, a residual, a clip, several images, one and two threads."""
@@ -56,7 +56,7 @@ def test_gathers(layout: GatherScatter, threads: int) -> None:
     check(conv_node(rng, 64, 70, 1, layout=layout), (1, 64, 28, 28), threads, range(1, 2))
 
 
-@pytest.mark.parametrize("block_rows", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("block_rows", [1, 2, 4, 8, 16, 32])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_float16_values(block_rows: int, threads: int) -> None:
     """Odd rows, a permutation, a residual, windows and sizes with and without a copy, groups with many values."""
@@ -83,7 +83,7 @@ WINDOWS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("block_rows", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("block_rows", [1, 2, 4, 8, 16, 32])
 @pytest.mark.parametrize("groups", [2, 3, 12])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_groups_of_channels(block_rows: int, groups: int, threads: int) -> None:

@@ -27,7 +27,7 @@ def test_every_window(kernel: tuple[int, int], stride: tuple[int, int]) -> None:
         check(node, (1, 3, 7, 12))
 
 
-@pytest.mark.parametrize("block_rows", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("block_rows", [1, 2, 4, 8, 16, 32])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_every_block_height(block_rows: int, threads: int) -> None:
     """Rows that are no multiple of V, a permutation, a clip, several images, float16."""

@@ -72,7 +72,7 @@ def check(data: st.DataObject, node: SparseNode, x: NDArray[np.float32], more: M
 
 
 @settings(max_examples=400, deadline=None)
-@given(st.data(), st.sampled_from((1, 2, 4, 8, 16)), st.sampled_from((1, 40)), st.sampled_from(TYPES))
+@given(st.data(), st.sampled_from((1, 2, 4, 8, 16, 32, 128)), st.sampled_from((1, 40)), st.sampled_from(TYPES))
 def test_spoilt_linear_layers(data: st.DataObject, block_rows: int, count: int, value_type: ValueType) -> None:
     """The layers get one row of x, and many."""
     rng = np.random.default_rng(0)
@@ -90,7 +90,7 @@ def test_spoilt_recurrent_layers(data: st.DataObject, op: str, block_rows: int, 
 
 
 @settings(max_examples=400, deadline=None)
-@given(st.data(), st.sampled_from((1, 2, 4, 8, 16)), st.sampled_from((1, 3)), st.sampled_from(TYPES))
+@given(st.data(), st.sampled_from((1, 2, 4, 8, 16, 32, 128)), st.sampled_from((1, 3)), st.sampled_from(TYPES))
 def test_spoilt_convolutions(data: st.DataObject, block_rows: int, kernel: int, value_type: ValueType) -> None:
     """Those that read X where it lies, and those that make a padded copy of it."""
     rng = np.random.default_rng(0)

@@ -26,6 +26,7 @@ def test_switching_the_level_allocates_nothing(threads: int) -> None:
         (SparseModel([recurrent_node(rng, "NestedGRU", 30)], threads=threads), (3, 9, 90)),
         (SparseModel([conv_node(rng, 600, 4, 4, value_type=FLOAT16)], threads=threads), (1, 600, 3, 3)),
         (SparseModel([linear_node(rng, 3000, 2, 2, value_type=FLOAT16)], threads=threads), (20, 3000)),
+        (SparseModel([linear_node(rng, 300, 40, 32, value_type=FLOAT16)], threads=threads), (20, 300)),
     ]
     for model, shape in models:
         x = rng.standard_normal(shape).astype(np.float32)
@@ -66,10 +67,11 @@ def test_files_cut_to_fewer_levels_serve_them() -> None:
         cut.run(np.ones((1, 4, 9, 9), np.float32), 2)
 
 
-def test_level_lowered_during_a_run_is_obeyed_by_the_nodes_that_follow() -> None:
+@pytest.mark.parametrize("block_rows", [4, 32])
+def test_level_lowered_during_a_run_is_obeyed_by_the_nodes_that_follow(block_rows: int) -> None:
     """A node between two of ours writes level 0 into the memory of the level cell: the second runs at level 0."""
     rng = np.random.default_rng(3)
-    nodes = [linear_node(rng, 16, 12), linear_node(rng, 12, 8)]
+    nodes = [linear_node(rng, 16, 12, block_rows), linear_node(rng, 12, 8, block_rows)]
     placed = place(nodes)
     names = ["level", "", *(f"segment_{index}" for index in range(len(DENSITIES)))]
     graph = helper.make_graph(

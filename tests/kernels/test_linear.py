@@ -26,7 +26,7 @@ def check(node: SparseNode, shape: tuple[int, ...], threads: int = 1) -> None:
         assert np.abs(y - expected).max(initial=0) <= tolerance(node, level, x), level
 
 
-@pytest.mark.parametrize("block_rows", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("block_rows", [1, 2, 4, 8, 16, 128])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_every_block_height_and_count_of_rows(block_rows: int, threads: int) -> None:
     """From one input row to several transposed blocks, odd sizes, with and without permutation, residual and clip."""
@@ -51,7 +51,7 @@ def test_gathers(layout: GatherScatter) -> None:
         )
 
 
-@pytest.mark.parametrize("block_rows", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("block_rows", [1, 2, 4, 8, 16, 32])
 def test_float16_values(block_rows: int) -> None:
     """Few and many rows of x, odd sizes, permutation, residual and clip; several tasks."""
     rng = np.random.default_rng(block_rows)

@@ -27,6 +27,7 @@ ATTRIBUTES = {
     "columns": (put(columns=-1), "columns must be 1"),
     "columns of no window": (put(columns=37), "multiple of the window's 9 taps"),
     "block rows": (put(block_rows=3), "block_rows must be"),
+    "block rows too many": (put(block_rows=256), "block_rows must be 1, 2, 4, 8, 16, 32, 64 or 128, got 256"),
     "banks": (put(banks=32, per_row=1), "banks must be 0, 8 or 16, got 32"),
     "per row": (put(banks=16, per_row=3), "per_row must divide banks 16, got 3"),
     "per row zero": (put(banks=16, per_row=0), "per_row must divide banks 16, got 0"),

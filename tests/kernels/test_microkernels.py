@@ -11,7 +11,7 @@ import pytest
 from sparse_node import DENSITIES, packed_permutation
 
 from nested_sparse.errors import KernelError
-from nested_sparse.kernels.library import KernelInfo, RawPixels, RawWeight, kernel_for, kernels, run_kernel
+from nested_sparse.kernels.library import PART_ROWS, KernelInfo, RawPixels, RawWeight, kernel_for, kernels, run_kernel
 from nested_sparse.layouts import Blocks, GatherScatter
 from nested_sparse.packing import pack_level
 from nested_sparse.value_type import FLOAT16, FLOAT32, INT8
@@ -20,6 +20,7 @@ from support import random_weight
 
 ALL = [kernel for kernel in kernels() if kernel.value_type is not INT8]  # test_quantized_microkernels.py has those
 HALF_BLOCKS = [kernel for kernel in ALL if kernel.value_type is FLOAT16 and not kernel.banks]
+OF_PARTS = [kernel for kernel in ALL if kernel.block_rows == PART_ROWS]
 EPSILON = float(np.finfo(np.float32).eps)
 
 
@@ -59,10 +60,15 @@ class Case:
         return (EPSILON * terms * magnitude)[:, None]
 
 
-def make_case(kernel: KernelInfo, rows: int, columns: int, permuted: bool, per_row: int = 1, seed: int = 0) -> Case:
-    """A random weight for `kernel`; its second group is empty at every level, its first at level 0."""
+def make_case(
+    kernel: KernelInfo, rows: int, columns: int, permuted: bool, per_row: int = 1, seed: int = 0, parts: int = 1
+) -> Case:
+    """A random weight for `kernel`; its second group is empty at every level, its first at level 0.
+
+    parts: blocks of the kernel's rows that a block of the weight is made of.
+    """
     rng = np.random.default_rng(seed)
-    layout = GatherScatter(kernel.banks, per_row) if kernel.banks else Blocks(kernel.block_rows)
+    layout = GatherScatter(kernel.banks, per_row) if kernel.banks else Blocks(kernel.block_rows * parts)
     columns = max(columns, kernel.banks)
     weight = random_weight(rng, rows=rows, columns=columns, permuted=permuted, layout=layout)
     groups = weight.first_level.reshape(weight.group_count, -1)
@@ -75,8 +81,8 @@ def make_case(kernel: KernelInfo, rows: int, columns: int, permuted: bool, per_r
     packed_norm[:, :rows] = norm if perm is None else norm[:, perm[:rows]]
     index = np.uint16 if kernel.index_bytes == 2 else np.uint32
     levels = [pack_level(weight, level) for level in range(len(DENSITIES))]
-    parts = [(level.ptr, level.col.astype(index), kernel.value_type.stored(level.val)) for level in levels]
-    return Case(weight, RawWeight(rows, parts, packed_norm, perm, layout.per_row), norm)
+    arrays = [(level.ptr, level.col.astype(index), kernel.value_type.stored(level.val)) for level in levels]
+    return Case(weight, RawWeight(rows, arrays, packed_norm, perm, layout.per_row, parts), norm)
 
 
 def misaligned(values: np.ndarray) -> np.ndarray:
@@ -167,6 +173,33 @@ def test_gemv_of_several_vectors(kernel: KernelInfo, permuted: bool) -> None:
             alone = np.ascontiguousarray(before[n, :35])
             run_kernel(kernel.index, case.raw, x[n].copy(), alone, residual=alone, clip=(-1.0, 2.0))
             assert np.array_equal(alone, y[n, :35]), (count, n)
+
+
+@pytest.mark.parametrize("parts", [2, 8])
+@pytest.mark.parametrize("kernel", [each for op in ("conv", "linear") for each in runnable(op, OF_PARTS)])
+def test_parts_of_higher_blocks(kernel: KernelInfo, parts: int) -> None:
+    """Blocks of 32 and 128 rows: odd rows, a last part of padding, empty groups, ranges that cut a row group."""
+    rng = np.random.default_rng(6)
+    rows = 2 * kernel.block_rows * parts + kernel.block_rows + 3
+    for permuted, counts in ((False, (1, 3, 2 * kernel.lanes + 1)), (True, (2, 9))):
+        case = make_case(kernel, rows, columns=29, permuted=permuted, parts=parts)
+        groups = case.weight.group_count * parts
+        for count in counts:
+            whole = -(-count // (kernel.lanes or 1)) * (kernel.lanes or 1)
+            shape = (29, whole) if kernel.op == "conv" else (count, 29)
+            x = misaligned(rng.standard_normal(shape).astype(np.float32))
+            inputs = x[:, :count] if kernel.op == "conv" else np.ascontiguousarray(x.T)
+            residual = misaligned(rng.standard_normal((rows, count)).astype(np.float32))
+            expected = np.clip(case.product(inputs) + residual, -1.0, 2.0)
+            if kernel.op == "linear":
+                residual = np.ascontiguousarray(residual.T)
+            y = misaligned(np.full(residual.shape, np.nan, np.float32))
+            pixels = RawPixels(count, x_pitch=x.shape[1], y_pitch=y.shape[1])
+            for begin, end in itertools.pairwise((0, 1, groups // 2 + 1, groups)):
+                options = {"residual": residual, "clip": (-1.0, 2.0), "groups": (begin, end), "pixels": pixels}
+                run_kernel(kernel.index, case.raw, x, y, **options)  # type: ignore[arg-type]
+            got = y if kernel.op == "conv" else y.T
+            assert (np.abs(got - expected) <= case.tolerance(inputs)).all(), (permuted, count)
 
 
 @pytest.mark.parametrize("op", ["conv", "linear"])

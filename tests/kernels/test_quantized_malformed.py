@@ -40,6 +40,7 @@ ATTRIBUTES: dict[str, tuple[Spoil, str]] = {
     "columns": (put(columns=9 * 3641), "columns must be at most 32768 where value_bytes is 1, got 32769"),
     "columns of no window": (put(columns=37), "multiple of the window's 9 taps"),
     "block rows": (put(block_rows=3), "block_rows must be"),
+    "block rows of floats": (put(block_rows=32), "block_rows must be at most 16 where value_bytes is 1, got 32"),
     "too many blocks": (put(blocks=[28, 0, 0]), "level 0: blocks must be 0 to groups x columns, got 28"),
     "no scales": (drop("scale_offset"), "'scale_offset'"),
     "scales negative": (put(scale_offset=-1), "scale_offset must be a multiple of 64, got -1"),

@@ -37,7 +37,7 @@ def check(node: SparseNode, steps: int, batch: int, threads: int = 1) -> None:
 
 
 @pytest.mark.parametrize("op", OPERATORS)
-@pytest.mark.parametrize("block_rows", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("block_rows", [1, 2, 4, 8, 16, 128])
 def test_every_block_height_and_size_of_batch(op: str, block_rows: int) -> None:
     """Few and many sequences, more than are multiplied at once, odd sizes, both directions, with and without state."""
     rng = np.random.default_rng(block_rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -29,6 +30,7 @@ class StartContention:
     slowdown: Callable[[float], float]
     name: str = "slowdown"
     quota: QuotaReading | None = None
+    clock: Callable[[], float] = time.monotonic  # without a quota it is not asked
 
     def end_s(self, start_s: ArrayLike, work_s: ArrayLike) -> NDArray[np.float64]:
         start = float(np.asarray(start_s))

@@ -46,6 +46,7 @@ class FakeEngine:
         self.default_slo_ms = DEFAULT_SLO_MS
         self.closed_with: float | None = None
         self.counts = RunCounts()
+        self.replies: list[Response] = []
 
     def submit(self, request: Request) -> Future[Response]:
         """Accepts a request as the scheduler does."""
@@ -77,6 +78,10 @@ class FakeEngine:
     def close(self, grace_s: float) -> None:
         """Closes as the scheduler does."""
         self.closed_with = grace_s
+
+    def replied(self, response: Response) -> None:
+        """Notes it."""
+        self.replies.append(response)
 
     def stats(self) -> SchedulerStats:
         """Counters like the scheduler's."""

@@ -126,14 +126,18 @@ def test_inspect_shows_what_int8_costs(tmp_path):
 
 
 def test_inspect_names_the_layers_that_kept_floats(tmp_path, checkpoint, capsys):
-    """With the error that int8 would have made, where it was measured."""
+    """With the error that int8 would have made, where it was measured, or the kind that has no operator in bytes."""
     rng = np.random.default_rng(0)
     made = [layer_record(rng, random_weight(rng, name), 3) for name in ("bytes", "kept", "asked for")]
     made[0], made[1] = replace(made[0], value_type=INT8), replace(made[1], sqnr_db=(12.25, 9.5, 15.0))
+    made.append(layer_record(rng, random_weight(rng, "hidden", 12, 3), 3, "lstm"))
     path = write_layers(tmp_path / "mixed.safetensors", made)
     with Checkpoint.open(path) as opened:
         inspect._print({**inspect.describe(opened), "conversions": []})
-    assert "2 of 3 layers kept float values: kept (9.5 dB), asked for\n" in capsys.readouterr().out
+    assert (
+        "3 of 4 layers kept float values: kept (9.5 dB), asked for, hidden (lstm has no int8 operator)\n"
+        in capsys.readouterr().out
+    )
     assert "kept float" not in run("inspect", checkpoint).stdout
 
 

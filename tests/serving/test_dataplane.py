@@ -41,6 +41,24 @@ def test_infer_passes_everything_on(model):
     assert request is asked.request
 
 
+def test_the_engine_is_told_of_a_response_that_came_from_another_thread(model):
+    """And not of one that was there at once: its reply waits for no thread."""
+    answer = model.engine.response({"x": np.ones((2, 4), np.float32)}, 0)
+
+    async def run():
+        dataplane = Dataplane([model])
+        await dataplane.infer(model, call())
+        model.engine.held = True
+        asked = asyncio.create_task(dataplane.infer(model, call()))
+        while not model.engine.pending:
+            await asyncio.sleep(0)
+        model.engine.pending[0].set_result(answer)
+        return await asked
+
+    assert asyncio.run(run()) is answer
+    assert model.engine.replies == [answer]
+
+
 def test_unknown_output_is_refused_before_the_run(model):
     """Nothing is computed for an answer that could not be given."""
     with pytest.raises(InputError, match="no output 'y'; expected 'sum', 'double'"):

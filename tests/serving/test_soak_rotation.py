@@ -1,7 +1,7 @@
 """Soak under change: certificates, tokens, versions and models change while clients ask, come, go, and send nonsense.
 
-A short form of some ten seconds is in `make test`. `make test-slow` runs the full one for NESTED_SPARSE_SOAK_S seconds
-(600; an hour is 3600), at 80 % of what the same clients get without pauses, and looks at the resident memory.
+A short form, one change of each kind, is in `make test`. `make test-slow` runs the full one for NESTED_SPARSE_SOAK_S
+seconds (600; an hour is 3600), at 80 % of what the same clients get without pauses, and looks at the resident memory.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from nested_sparse.serving.bench.serving.server_process import running_server
 from support import EXAMPLE
 
 SOAK_S = float(os.environ.get("NESTED_SPARSE_SOAK_S", "600"))
-SHORT_S = 8.0
 LOAD = 0.8
 WARM_UP_SHARE = 0.2
 WARM_UP_SWAPS = 60
@@ -215,7 +214,7 @@ def test_everything_changes_under_load_and_no_valid_call_fails(tmp_path: Path) -
     """Each kind of change at least once; only what was sent to be refused is refused."""
     site = Site(tmp_path)
     with site.started("--threads", "1", "--slo-ms", "60000") as pid:
-        statuses, _, changes = change_under_load(site, pid, SHORT_S, 40.0)
+        statuses, _, changes = change_under_load(site, pid, 0.0, 40.0)
     assert set(statuses) == {"OK"}, statuses
     assert statuses["OK"] > changes
 

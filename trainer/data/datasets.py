@@ -16,6 +16,7 @@ from ..distributed import rank, world_size
 from .graph import load_graph
 from .images import Batches, LabelledImages, hold_out, load_digits_images, load_idx, noisy
 from .lists import load_lists
+from .points import load_radhar
 from .samples import Inputs, Labelled, picked, taken
 from .speech import load_fsdd
 from .text import load_bytes
@@ -188,6 +189,18 @@ class Fsdd(Source):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Radhar(Source):
+    """Clouds of radar points with activities, see `load_radhar`."""
+
+    file: Path
+    """The .npz file, relative to the current directory."""
+
+    def read(self) -> tuple[Labelled, Labelled]:
+        """The training set and the test set, as the file splits them."""
+        return load_radhar(self.file)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Rank(Source):
     """Lists of documents with relevances, see `load_lists`; for the task ranking."""
 
@@ -263,6 +276,7 @@ DATA: dict[str, type[Loading]] = {
     "digits": Digits,
     "idx": Idx,
     "fsdd": Fsdd,
+    "radhar": Radhar,
     "rank": Rank,
     "bytes": Bytes,
     "planetoid": Planetoid,

@@ -32,6 +32,7 @@ from ..model.structure import Path
 from ..model.structure import output_names as default_output_names
 from .asked_sizes import AskedSizes
 from .embedding_bags import bags_reduced
+from .exporter_tables import kept_tables
 from .free_sizes import BATCH, FreeSizes, found_sizes, torch_dims, traceable
 from .functional_uses import recognise
 from .placeholder import LevelValues, placeholders
@@ -231,7 +232,7 @@ def _used_parameters(program: torch.export.ExportedProgram) -> frozenset[str]:
 
 def _to_onnx(model: nn.Module, program: torch.export.ExportedProgram) -> ir.Model:
     try:
-        with _arithmetic():
+        with _arithmetic(), kept_tables():
             exported = torch.onnx.export(
                 program, dynamo=True, verbose=False, optimize=False, custom_translation_table=TRANSLATIONS
             )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..zoo import GAT, ReRanker
+from ..zoo.pointnet2 import shared_mlp
 from .network import CONVOLUTIONS, PRODUCTS, Network, Size, floats
 
 
@@ -33,8 +34,8 @@ class PointNet2(nn.Module):
 
     def __init__(self, *, width: int = 64) -> None:
         super().__init__()
-        self.local = _shared(3, (width, width, 2 * width))
-        self.wider = _shared(2 * width, (2 * width, 2 * width, 4 * width))
+        self.local = shared_mlp(3, (width, width, 2 * width))
+        self.wider = shared_mlp(2 * width, (2 * width, 2 * width, 4 * width))
         self.whole = nn.Sequential(*_linear(4 * width, 8 * width), *_linear(8 * width, 16 * width))
         self.head = nn.Sequential(*_linear(16 * width, 8 * width), *_linear(8 * width, 4 * width))
         self.last = nn.Linear(4 * width, 40)
@@ -68,14 +69,6 @@ class DLRM(nn.Module):
         products = (vectors @ vectors.transpose(1, 2)).flatten(1)[:, self.pairs]
         y: Tensor = self.top(torch.cat([dense, products], 1))
         return y
-
-
-def _shared(inputs: int, widths: tuple[int, ...]) -> nn.Module:
-    layers: list[nn.Module] = []
-    for outputs in widths:
-        layers += [nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
-        inputs = outputs
-    return nn.Sequential(*layers)
 
 
 def _linear(inputs: int, outputs: int) -> list[nn.Module]:

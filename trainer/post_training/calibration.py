@@ -29,7 +29,8 @@ POSITIONS_PER_COLUMN = 4
 class DenseLayer:
     """Weight, inputs and outputs of a layer in the dense model.
 
-    weight: (groups, O / groups, K). targets: (groups, n, O / groups), the layer's outputs at `positions`, with bias.
+    weight: (groups, O / groups, K), a copy: the layer itself gets the values that are found for it.
+    targets: (groups, n, O / groups), the layer's outputs at `positions`, with bias.
     moment, mean: means over the positions, (groups, K, K) of products of two inputs, and (groups, K) of the inputs.
     centred: whether a bias or a batch normalisation corrects the mean of the output for any weight. normed: whether a
     batch normalisation does, and the scale, too.
@@ -37,7 +38,7 @@ class DenseLayer:
 
     def __init__(self, layer: NestedLayer, x: Tensor, positions: Tensor) -> None:
         self.positions = positions
-        self.weight = by_group(layer, layer.values.detach())
+        self.weight = by_group(layer, layer.values.detach()).clone()
         taken = layer.columns(x, positions)
         self.moment, self.mean = second_moment(taken), precise(taken).mean(dim=1)
         self.targets = taken @ self.weight.mT

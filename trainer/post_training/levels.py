@@ -199,7 +199,7 @@ class _Search:
 
     def __init__(self, layer: NestedLayer, dense: DenseLayer, damping: float, *, solve: bool) -> None:
         self.layer, self.dense, self.solve = layer, dense, solve
-        self.own = dense.weight.float().clone()  # dense.weight is the layer's, which gets the values that are found
+        self.own = dense.weight.float()
         self.problem = same_inputs(dense.moment, dense.mean, dense.weight, damping, centred=dense.centred)
         self.stiffness = stiffness(self.problem.hessian) if solve else self.problem.hessian.diagonal(dim1=1, dim2=2)
         self.energy = float(-self.problem.loss(dense.weight.to(self.problem.linear.dtype)).sum())

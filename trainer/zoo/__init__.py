@@ -4,6 +4,7 @@ from .gat import GAT
 from .gpt import GPT
 from .jasper import Jasper
 from .mobile import MobileNetV2
+from .pointnet2 import PointNet2
 from .re_ranker import ReRanker
 from .residual import DigitNet, ResidualBlock, ResNet20, ResNet50
 
@@ -14,6 +15,7 @@ __all__ = [
     "DigitNet",
     "Jasper",
     "MobileNetV2",
+    "PointNet2",
     "ReRanker",
     "ResNet20",
     "ResNet50",
@@ -29,4 +31,5 @@ MODELS: dict[str, type] = {
     "re_ranker": ReRanker,
     "gat": GAT,
     "gpt": GPT,
+    "pointnet2": PointNet2,
 }

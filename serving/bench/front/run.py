@@ -48,7 +48,7 @@ def measure_front(options: FrontOptions) -> list[Figure]:
         ):
             small, large = Trivial.of(first), Trivial.of(second)
             sizes = [_answer_size(server.address, each) for each in (small, large)]
-            with running_bare_server(sizes) as bare:
+            with running_bare_server(sizes) as bare, running_bare_server(sizes[:1], paths[0]) as floor:
                 pairs = [
                     (Target(bare, path_of(size), each.raw_request()), Target(server.address, INFER, each.raw_request()))
                     for each, size in zip((small, large), sizes, strict=True)
@@ -57,7 +57,7 @@ def measure_front(options: FrontOptions) -> list[Figure]:
                     _latency("p50 of a call with 4 kB", Reach("<=", 1.4), small, pairs[0], options.rounds),
                     _latency("p50 of a call with 602 kB", Reach("<=", 1.25), large, pairs[1], options.rounds),
                     _shared(large, pairs[0][0], server.address, options.rounds),
-                    _rate(small, pairs[0], options.seconds),
+                    *_rates(small, pairs[0], Target(floor, path_of(sizes[0]), small.raw_request()), options.seconds),
                 ]
 
 
@@ -111,21 +111,34 @@ def _shared(large: Trivial, bare: Target, address: str, rounds: int) -> Figure:
         memory.unlink()
 
 
-def _rate(model: Trivial, pair: Sequence[Target], seconds: float) -> Figure:
-    rates: list[list[float]] = [[] for _ in pair]
+def _rates(model: Trivial, pair: Sequence[Target], floor: Target, seconds: float) -> list[Figure]:
+    """Our rate against the bare server's, and that of a bare server that parses and runs: the most that ours can be."""
+    targets = (*pair, floor)
+    rates: list[list[float]] = [[] for _ in targets]
     for _ in range(TURNS):
-        for target, found in zip(pair, rates, strict=True):
+        for target, found in zip(targets, rates, strict=True):
             rate, answers = at_once(target, CONNECTIONS, seconds)
             found.append(round(rate, 1))
             if target.path == INFER:
                 for answer in answers:
                     model.check(answer)
-    bare, ours = map(statistics.median, rates)
-    return Figure(
-        f"requests/s with 4 kB over {CONNECTIONS} connections / bare gRPC",
-        "×",
-        Reach(">=", 0.6),
-        round(ours / bare, 3),
-        f"{ours:.0f} against {bare:.0f} requests/s; one client process with a call under way on each connection",
-        details={"ours_per_s": rates[1], "bare_per_s": rates[0]},
-    )
+    bare, ours, most = map(statistics.median, rates)
+    name = f"requests/s with 4 kB over {CONNECTIONS} connections"
+    return [
+        Figure(
+            f"{name} / bare gRPC",
+            "×",
+            Reach(">=", 0.6),
+            round(ours / bare, 3),
+            f"{ours:.0f} against {bare:.0f} requests/s; one client process with a call under way on each connection",
+            details={"ours_per_s": rates[1], "bare_per_s": rates[0]},
+        ),
+        Figure(
+            f"{name}, bare gRPC that parses and runs the model / bare gRPC",
+            "×",
+            None,
+            round(most / bare, 3),
+            f"{most:.0f} against {bare:.0f} requests/s: the most that a server of grpc.aio in one process can reach",
+            details={"floor_per_s": rates[2], "bare_per_s": rates[0]},
+        ),
+    ]

@@ -17,15 +17,23 @@ from ...commands.bench_serving import CO_RUNNERS, QUICK_CO_RUNNERS, QUICK_SECOND
 from ..serving.experiment import CellResult
 from ..serving.figure import Figure
 from .installed import installed_figure
+from .memory import memory_figures
 from .start import start_figure
+
+BILL_PARTS = 3
+"""The first parts, which need no extra."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
-    """checkpoint: served in every part but that of the front. quick: fewer calls, two traces, two co-runners."""
+    """checkpoint: served in every part but that of the front. quick: fewer calls, two traces, two co-runners.
+
+    bill: only what a device pays before it answers: installed size, start, memory.
+    """
 
     checkpoint: Path
     quick: bool = False
+    bill: bool = False
 
 
 def measure_server(options: ServerOptions, console: Console) -> tuple[list[Figure], list[CellResult]]:
@@ -34,11 +42,12 @@ def measure_server(options: ServerOptions, console: Console) -> tuple[list[Figur
     parts: Sequence[tuple[str, Callable[[], list[Figure]]]] = (
         ("installed size", lambda: [installed_figure()]),
         ("start", lambda: [start_figure(options.checkpoint, 3 if options.quick else 5)]),
+        ("memory", lambda: memory_figures(options.checkpoint)),
         ("calls beside a bare gRPC server", lambda: _front(options)),
         ("levels under load", lambda: _load(options, console, cells)),
     )
     figures: list[Figure] = []
-    for name, measured in parts:
+    for name, measured in parts[:BILL_PARTS] if options.bill else parts:
         console.print(f"[dim]{name}[/dim]")
         try:
             figures += measured()

@@ -26,6 +26,7 @@ def comparison(
         misses_at_equal_accuracy(results, levels, reference),
         against_slackfit(results),
         attainment_where_level_0_fits(results, levels, slo_ms),
+        *in_time_at_the_client(results),
         late_after_a_co_runner(results),
     ]
 
@@ -138,6 +139,29 @@ def attainment_where_level_0_fits(results: Sequence[CellResult], levels: Mapping
     note = f"{missed} of {offered} requests missed in the {len(fitting)} of {len(results)} cells where it fits"
     missed_by_cell = {cell: score.misses for cell, score in fitting}
     return Figure(name, "%", reach, 100.0 * (1.0 - missed / max(1, offered)), note, details={"missed": missed_by_cell})
+
+
+def in_time_at_the_client(results: Sequence[CellResult]) -> list[Figure]:
+    """Share of the requests that elastic answers in time with Poisson arrivals: alone, and beside busy processes.
+
+    Those come and go. Time counts at the client, from the moment at which a request was to be sent.
+    """
+    figures = []
+    for co_runner, beside, bound in (("none", "quiet device", 99.95), ("cpu", "a co-runner that comes and goes", 99.5)):
+        name, reach = f"in time at the client, Poisson arrivals, {beside}", Reach(">=", bound)
+        scores = [
+            result.scores[ELASTIC]
+            for result in results
+            if (result.cell.trace, result.cell.co_runner) == ("poisson", co_runner) and ELASTIC in result.scores
+        ]
+        if not scores:
+            why = f"needs elastic, the trace poisson and the co-runner {co_runner}"
+            figures.append(Figure(name, "%", reach, unavailable=why))
+            continue
+        offered, missed = sum(each.offered for each in scores), sum(each.misses for each in scores)
+        note = f"{missed} of {offered} requests missed"
+        figures.append(Figure(name, "%", reach, 100.0 * (1.0 - missed / max(1, offered)), note))
+    return figures
 
 
 def late_after_a_co_runner(results: Sequence[CellResult]) -> Figure:

@@ -27,6 +27,8 @@ from .figure import Figure
 NAME = "effective accuracy / that of the offline oracle, simulator, worst trace"
 CONTENDED = "the same beside contention (CPU, memory, quota), which the oracle foresees, mean of traces"
 REACH = Reach(">=", 0.98)
+QUOTA = "the same beside a CPU quota, mean of traces"
+QUOTA_REACH = Reach(">=", 0.95)
 UNDISTURBED = "none"
 
 
@@ -79,4 +81,8 @@ def oracle_summary(rows: Sequence[PolicyRow]) -> list[Figure]:
         beside = {f"{trace} with {kind}": share for (trace, kind), share in shares.items() if kind != UNDISTURBED}
         note = ", ".join(f"{kind} {share:.3f}" for kind, share in means.items())
         figures.append(Figure(CONTENDED, "", None, fmean(beside.values()), note, details={"by_cell": beside}))
+        if "quota" in means:
+            each = [share for (_, kind), share in shares.items() if kind == "quota"]
+            note = f"worst trace {min(each):.3f}; the quota stands still for half of each period, in half of the time"
+            figures.append(Figure(QUOTA, "", QUOTA_REACH, means["quota"], note))
     return figures

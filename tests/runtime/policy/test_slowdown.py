@@ -81,6 +81,16 @@ def test_covers_a_corunner_that_comes_and_goes(slow: float, share: float) -> Non
     assert under / count < 0.5 * share + 0.1
 
 
+def test_it_says_when_it_began_anew() -> None:
+    """After two slow runs in a row, and after six quick ones; at no other."""
+    slowdown = Slowdown()
+    renewed = []
+    for number, ratio in enumerate([1.0] * 3 + [5.0] * 3 + [1.0] * 7):
+        slowdown.observe(ratio, 1.0, number / 10)
+        renewed.append(slowdown.renewed)
+    assert renewed == [0] * 4 + [2] + [0] * 6 + [6, 0]
+
+
 def test_mean_leaves_the_scatter_out() -> None:
     """The mean, which residuals are measured against, is unbiased and decays as the factor does."""
     slowdown = Slowdown()

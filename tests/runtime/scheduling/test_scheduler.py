@@ -33,6 +33,21 @@ def test_a_response_has_the_served_level_its_times_and_the_reason(rig: Callable[
     assert not r.scheduler.serve_next()
 
 
+def test_the_policy_is_told_how_long_a_reply_waited(rig: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> None:
+    """A fault of the policy costs a line in the log, not the answer."""
+    r = rig()
+    told: list[float] = []
+    r.policy.observe_reply = lambda reply_ms, now_s: told.append(reply_ms)
+    future = r.scheduler.submit(Request(X))
+    r.scheduler.serve_next()
+    r.clock.advance_to(r.clock() + 0.007)
+    r.scheduler.replied(future.result(0))
+    assert told == [pytest.approx(7.0)]
+    r.policy.observe_reply = None
+    r.scheduler.replied(future.result(0))
+    assert "failed to take in a reply" in caplog.text
+
+
 def test_deadline_counts_from_reception(rig: Callable[..., Any]) -> None:
     """Time spent before submit() is part of the waiting."""
     r = rig()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
+import time
 
 import pytest
 from hypothesis import given
@@ -105,6 +106,27 @@ def test_the_thread_reports_stuck_runs_and_no_others() -> None:
         assert watchdog.end("second")
         assert not watchdog.end("late")
         assert watchdog.stuck_count == 0
+    finally:
+        watchdog.close()
+
+
+def test_short_tasks_do_not_wake_the_thread_each() -> None:
+    """The first one does; those after it end long before the time at which the thread will look by itself."""
+    watchdog = Watchdog[int](lambda key, elapsed_s: None)
+    wait, sleeps = watchdog._changed.wait, []
+
+    def sleep(timeout_s: float | None = None) -> bool:
+        if threading.current_thread() is watchdog._thread:
+            sleeps.append(timeout_s)
+        return wait(timeout_s)
+
+    watchdog._changed.wait = sleep  # type: ignore[method-assign]
+    try:
+        for key in range(200):
+            watchdog.begin(key, 300.0)
+            assert not watchdog.end(key)
+            time.sleep(1e-4)  # in which the thread would find nothing to watch
+        assert len(sleeps) <= 2
     finally:
         watchdog.close()
 

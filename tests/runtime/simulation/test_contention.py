@@ -78,6 +78,20 @@ def test_a_short_inference_waits_whole_slices() -> None:
     assert took_ms.max() < 5.01
 
 
+def test_the_sensor_counts_the_stops() -> None:
+    """As nr_throttled of a cgroup does: one more in each period, also after the quota has gone."""
+    contention = quota(10.0, present=[(0.1, 0.2)])
+    counts = []
+    for now_s in (0.9, 1.04, 1.06, 1.14, 1.16, 1.99, 5.0):
+        contention.clock = lambda now_s=now_s: now_s  # type: ignore[misc]
+        reading = contention.quota
+        assert reading is not None
+        assert reading.period_ms == 100.0
+        counts.append(reading.stops)
+    assert counts == [0, 0, 1, 1, 2, 10, 10]
+    assert cpu_corunner(2.0).quota is None
+
+
 def test_a_quota_stands_still_for_the_rest_of_its_period() -> None:
     """Work left at 50 ms goes on at 100 ms."""
     contention = quota(10.0, present=[(0.0, 0.5)])

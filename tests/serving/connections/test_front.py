@@ -45,6 +45,9 @@ class BusyEngine:
     def close(self, grace_s: float) -> None:
         self._engine.close(grace_s)
 
+    def replied(self, response: Response) -> None:
+        self._engine.replied(response)
+
     def stats(self) -> Any:
         return self._engine.stats()
 

@@ -54,6 +54,14 @@ def test_no_http_is_answered_as_every_error(rest, head):
     assert b"X-Content-Type-Options: nosniff" in headers
 
 
+def test_a_grpc_client_is_told_that_it_called_the_wrong_port(rest):
+    host, _, port = rest.http_address.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert "gRPC has a port of its own" in json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
+
+
 def test_no_answer_tells_versions(rest):
     """Neither that of Python nor that of the HTTP library."""
     for path in ("/v2", "/nothing", "/metrics", "/"):

@@ -63,6 +63,17 @@ def test_each_level_shape_and_model_has_its_own_beginning():
     assert (got.model_name, got.model_version) == ("web", "2")
 
 
+def test_a_model_that_takes_the_name_of_another_has_its_own_beginning():
+    """The same name, version, level and shapes, but other facts of the level, or another type of values."""
+    answers = Answers()
+    before, after = response(), response()
+    after.level.metrics["accuracy"] = 0.5
+    integers = response(outputs={**OUTPUTS, "y": np.zeros((2, 3), np.int32)})
+    for served in (before, after, integers, before):
+        got = ModelInferResponse.FromString(answers.serialized("net", "1", "", ("y",), served))
+        assert got == by_protobuf("", ("y",), served)
+
+
 def test_what_is_kept_is_bounded(monkeypatch):
     monkeypatch.setattr(module, "MOST", 4)
     answers = Answers()

@@ -43,7 +43,8 @@ def test_every_flag_sets_its_key_and_overrides_the_file(read: Any, tmp_path: Pat
         "min_frequency": 0.5, "model_dir": "models", "otlp_endpoint": "http://a",
         **dict.fromkeys(("fetch_dir", "fetch_ca", "fetch_token_file"), "a.pem"),
         **dict.fromkeys(
-            ("tls_cert", "tls_key", "client_ca", "token_file", "unix_socket", "check_signature"), "a.pem"
+            ("tls_cert", "tls_key", "client_ca", "token_file", "unix_socket", "http_unix_socket", "check_signature"),
+            "a.pem",
         ),
     }  # fmt: skip
     beside = (

@@ -14,10 +14,12 @@ from nested_sparse.errors import TrainingError
 from nested_sparse.trainer.data.datasets import Bytes, Planetoid, Rank
 from nested_sparse.trainer.data.graph import load_graph
 from nested_sparse.trainer.data.lists import load_lists
+from nested_sparse.trainer.data.points import load_radhar
 from nested_sparse.trainer.data.speech import load_fsdd
 from nested_sparse.trainer.data.text import load_bytes
 from support import DATA
 
+TWO_POINTS = {"xyz": (1, 2, 3), "doppler": (1, 2), "intensity": (1, 2), "y": (1,)}
 OUTSIDE = "the data set lies outside the repository, in ../shared/data"
 
 
@@ -45,6 +47,20 @@ def graph() -> dict[str, Any]:
         "train_mask": np.array([True, False, False, True]),
         "val_mask": np.array([False, True, False, False]),
         "test_mask": np.array([False, False, True, False]),
+    }
+
+
+def clouds() -> dict[str, Any]:
+    """Two training clouds of three points, one test cloud."""
+    return {
+        "xyz_train": (np.arange(18).reshape(2, 3, 3) - 9).astype(np.int16) * 256,
+        "doppler_train": np.array([[-8, 0, 8], [1, 2, 3]], np.int8),
+        "intensity_train": np.array([[64, 128, 255], [0, 0, 0]], np.uint8),
+        "y_train": np.array([2, 0], np.uint8),
+        "xyz_test": np.zeros((1, 3, 3), np.int16),
+        "doppler_test": np.zeros((1, 3), np.int8),
+        "intensity_test": np.full((1, 3), 64, np.uint8),
+        "y_test": np.array([1], np.uint8),
     }
 
 
@@ -127,6 +143,17 @@ def test_each_byte_is_followed_by_the_next(tmp_path: Path, packed: bool) -> None
         (load_graph, graph, {"y": np.array([0, -1, 0, 0])}, "y: expected numbers from 0"),
         (load_graph, graph, {"val_mask": np.zeros(4, bool)}, "val_mask: expected at least one node"),
         (load_graph, graph, {"test_mask": np.ones(4, int)}, "test_mask: expected bools"),
+        (load_radhar, clouds, {"y_test": None}, "lacks y_test"),
+        (load_radhar, clouds, {"xyz_train": np.zeros((2, 3, 3), np.float32)}, "xyz_train: expected whole numbers"),
+        (load_radhar, clouds, {"xyz_test": np.zeros((1, 3), np.int16)}, r"xyz_test: expected .* \(n, points, 3\)"),
+        (load_radhar, clouds, {"doppler_train": np.zeros((2, 4), np.int8)}, "doppler_train: expected whole numbers"),
+        (load_radhar, clouds, {"y_train": np.array([0, -1])}, "y_train: expected classes from 0"),
+        (
+            load_radhar,
+            clouds,
+            {f"{name}_test": np.zeros(shape, np.int8) for name, shape in TWO_POINTS.items()},
+            "clouds of train have 3 points, those of test 2",
+        ),
     ],
 )
 def test_malformed_files_are_errors(tmp_path: Path, load: Any, arrays: Any, change: dict[str, Any], said: str) -> None:
@@ -137,17 +164,40 @@ def test_malformed_files_are_errors(tmp_path: Path, load: Any, arrays: Any, chan
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("load", [load_lists, load_graph])
-def test_files_that_cannot_be_read_are_errors(tmp_path: Path, load: Any) -> None:
+@pytest.mark.parametrize(("load", "arrays"), [(load_lists, lists), (load_graph, graph), (load_radhar, clouds)])
+def test_files_that_cannot_be_read_are_errors(tmp_path: Path, load: Any, arrays: Any) -> None:
     """Missing, foreign, cut off."""
     path = tmp_path / "a.npz"
-    whole = saved(path, lists() if load is load_lists else graph()).read_bytes()
+    whole = saved(path, arrays()).read_bytes()
     for content in (None, b"", b"no zip", whole[:-200]):
         path.unlink(missing_ok=True)
         if content is not None:
             path.write_bytes(content)
         with pytest.raises(TrainingError, match="is not a readable"):
             load(path)
+
+
+def test_clouds_are_in_metres_without_the_means_of_height_and_intensity(tmp_path: Path) -> None:
+    """x, y, z, Doppler and intensity of each point stay together, as channels."""
+    train, test = load_radhar(saved(tmp_path / "a.npz", clouds()))
+    assert train.labels.tolist() == [2, 0]
+    assert test.labels.tolist() == [1]
+    assert isinstance(train.inputs, torch.Tensor)
+    assert train.inputs.shape == (2, 5, 3)
+    assert train.inputs[0, :2].T.tolist() == [[-4.5, -4.0], [-3.0, -2.5], [-1.5, -1.0]]
+    assert train.inputs[0, 2].tolist() == [-1.5, 0.0, 1.5]
+    assert train.inputs[0, 3].tolist() == [-1.0, 0.0, 1.0]
+    assert (train.inputs[0, 4] * 64).tolist() == pytest.approx([64 - 149, 128 - 149, 255 - 149])
+    assert torch.count_nonzero(test.inputs) == 0
+
+
+@pytest.mark.skipif(not (DATA / "radhar").exists(), reason=OUTSIDE)
+def test_the_clouds_of_radhar() -> None:
+    """1833 and 547 clouds of 512 points, within 5 m, of five activities."""
+    train, test = load_radhar(DATA / "radhar" / "radhar_512.npz")
+    assert (train.inputs.shape, test.inputs.shape) == ((1833, 5, 512), (547, 5, 512))
+    assert torch.bincount(train.labels).tolist() == [322, 363, 336, 378, 434]
+    assert float(train.inputs[:, :2].abs().max()) <= 5
 
 
 def test_speakers_are_split_by_their_names(tmp_path: Path) -> None:

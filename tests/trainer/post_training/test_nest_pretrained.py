@@ -94,6 +94,25 @@ def test_a_sole_layer_is_the_optimum_on_its_support() -> None:
             np.testing.assert_allclose(error[row], best, rtol=1e-4, atol=1e-8)
 
 
+def test_values_are_drawn_to_the_dense_model_s() -> None:
+    """Row by row: numpy's optimum of the damped error on the ring. Those of the search, to begin with, differ."""
+    torch.manual_seed(0)
+    linear, damping = nn.Linear(20, 8), 0.3
+    x = torch.randn(200, 20) @ torch.randn(20, 20) + 1
+    net = nest_pretrained(linear, [(x, None)], densities=(0.2, 0.5), damping=damping, samples=200)
+    layer, dense = net.nested_layers()["model"], linear.weight.detach().double().numpy()
+    centred = x.double().numpy() - x.double().numpy().mean(axis=0)
+    hessian = centred.T @ centred / len(centred)
+    hessian += damping * np.diag(hessian).mean() * np.eye(20)
+    values = layer.values.detach().double().numpy()
+    for level in range(2):
+        held = np.where(layer.mask(0).numpy(), values, 0) if level else np.zeros_like(values)
+        for row, added in enumerate(layer.ring(level).numpy()):
+            missing = (hessian @ (dense[row] - held[row]))[added]
+            best = np.linalg.solve(hessian[np.ix_(added, added)], missing)
+            np.testing.assert_allclose(values[row, added], best, rtol=1e-3, atol=1e-5)
+
+
 def test_statistics_are_those_of_each_level() -> None:
     """The mean and unbiased variance of each norm's input when its level runs as deployed, in eval mode.
 

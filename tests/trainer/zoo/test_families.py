@@ -78,6 +78,20 @@ def spoken(folder: Path) -> list[str]:
     return [f"data.file={folder / 'spoken.npz'}", "data.test_speakers=['theo']", "model.width=8"]
 
 
+def seen(folder: Path) -> list[str]:
+    """Clouds of 20 points of noise."""
+    rng, arrays = np.random.default_rng(0), {}
+    for part, count in (("train", 40), ("test", 12)):
+        arrays |= {
+            f"xyz_{part}": rng.integers(-1000, 1000, (count, 20, 3)).astype(np.int16),
+            f"doppler_{part}": rng.integers(-8, 8, (count, 20)).astype(np.int8),
+            f"intensity_{part}": rng.integers(0, 200, (count, 20)).astype(np.uint8),
+            f"y_{part}": np.arange(count) % 3,
+        }
+    np.savez(folder / "points.npz", **arrays)
+    return [f"data.file={folder / 'points.npz'}", "model.width=8", "model.centres=8", "model.neighbours=4"]
+
+
 def pictured(folder: Path) -> list[str]:
     """Images of noise, in the four IDX files."""
     rng = np.random.default_rng(0)
@@ -94,6 +108,7 @@ FAMILIES: dict[str, Callable[[Path], list[str]]] = {
     "cora": linked,
     "bytes": written,
     "spoken-digits-by-speaker": spoken,
+    "radhar": seen,
     "fashion-mnist-mobile": pictured,
 }
 

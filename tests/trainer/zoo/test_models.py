@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from nested_sparse.trainer.zoo import DigitNet, MobileNetV2, ResNet50
+from nested_sparse.trainer.zoo import DigitNet, MobileNetV2, PointNet2, ResNet50
+from nested_sparse.trainer.zoo.pointnet2 import SetAbstraction
 
 
 def conv_flops(model: nn.Module, x: torch.Tensor) -> int:
@@ -44,6 +45,30 @@ def test_mobilenet_v2_has_the_size_it_says() -> None:
     assert conv_flops(model, torch.zeros(1, 3, 224, 224)) == pytest.approx(0.6e9, rel=0.01)
     assert sum(block.shortcut for block in model.blocks) == 10
     assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 1000)
+
+
+def test_a_set_is_the_nearest_points_of_each_centre() -> None:
+    """Against loops over centres and points; the MLP is left out, so a place's largest values are those of its set."""
+    x = torch.randn(2, 5, 13, generator=torch.Generator().manual_seed(0))
+    layer = SetAbstraction(4, 3, 2, (5,))
+    layer.mlp = nn.Sequential()
+    centres, found = layer(x[:, :3], x[:, 3:])
+    for cloud in range(2):
+        for centre in range(4):
+            place = x[cloud, :3, 3 * centre]
+            assert torch.equal(centres[cloud, :, centre], place)
+            order = sorted(range(13), key=lambda point: float(((x[cloud, :3, point] - place) ** 2).sum()))
+            members = [torch.cat([x[cloud, :3, point] - place, x[cloud, 3:, point]]) for point in order[:3]]
+            assert torch.equal(found[cloud, :, centre], torch.stack(members).amax(0))
+
+
+def test_pointnet2_has_the_size_it_says() -> None:
+    """About 0.10 million weights, of which the classifier has its part; 33 MFLOP in the convolutions and linears."""
+    model = PointNet2()
+    assert sum(parameter.numel() for parameter in model.parameters()) == pytest.approx(0.104e6, rel=0.01)
+    assert conv_flops(model, torch.zeros(1, 5, 512)) == pytest.approx(33.4e6, rel=0.01)
+    with pytest.raises(ValueError, match="a cloud of 100 points has no 128 centres of 16 neighbours"):
+        model(torch.zeros(1, 5, 100))
 
 
 def test_the_former_name_is_the_same_module_content() -> None:

@@ -20,6 +20,7 @@ from nested_sparse.graph.contract import (
     LAYER_KINDS,
     STATIC,
 )
+from nested_sparse.layouts.quads import MOST_ROWS
 from nested_sparse.quantization import MAX_COLUMNS
 from nested_sparse.tensor_spec import TensorSpec
 from nested_sparse.value_type import INT8
@@ -122,18 +123,31 @@ def quantise(
 def _candidates(records: Mapping[str, LayerRecord], keep_float: Sequence[str]) -> set[str]:
     kept = chosen_layers("keep_float", keep_float, records, ExportError)
     without = {
-        name
+        name: reason
         for name, record in records.items()
-        if record.weight.columns > MAX_COLUMNS or not LAYER_KINDS[record.op].quantizes(record.attributes)
+        if (reason := _why_float(LAYER_KINDS[record.op].quantizes(record.attributes), record.weight.columns))
     }
-    found = records.keys() - without - kept
+    found = records.keys() - without.keys() - kept
+    high = sorted(name for name in found if records[name].weight.layout.block_rows > MOST_ROWS)
+    if high:
+        raise ExportError(
+            f"values='int8': its blocks have at most {MOST_ROWS} rows, and these layers have higher ones: "
+            f"{excerpts(high)}; export with values='float16', or nest with pattern='block{MOST_ROWS}x1'"
+        )
     if not found:
-        reasons = {"without an int8 operator": sorted(without - kept), "named by keep_float": sorted(kept)}
+        reasons = {"without an int8 operator": sorted(without.keys() - kept), "named by keep_float": sorted(kept)}
         listed = "; ".join(f"{reason}: {excerpts(names)}" for reason, names in reasons.items() if names)
         raise ExportError(f"values='int8': no layer is left for it ({listed}); export with values='float32'")
-    for name in sorted(without - kept):
-        log.warning("layer %r stays float32: int8 has no operator for it, or it has too many columns", name)
+    for name in sorted(without.keys() - kept):
+        log.warning("layer %r stays float32: %s", name, without[name])
     return found
+
+
+def _why_float(has_operator: bool, columns: int) -> str:
+    """Why no int8 file holds a layer as int8; "" where one may."""
+    if not has_operator:
+        return "int8 has no operator for it"
+    return f"it has {columns} columns, and int8 sums at most {MAX_COLUMNS}" if columns > MAX_COLUMNS else ""
 
 
 def _calibrated(

@@ -11,10 +11,12 @@ import pytest
 
 from nested_sparse.errors import BenchError
 from nested_sparse.proto import messages
+from nested_sparse.runtime.session import Session
 from nested_sparse.serving.bench.front import run
 from nested_sparse.serving.bench.front.bare_server import path_of, running_bare_server
 from nested_sparse.serving.bench.front.caller import Target, at_once, calling, in_turns
 from nested_sparse.serving.bench.front.trivial import Trivial
+from support import EXAMPLE
 
 X = np.arange(4, dtype=np.float32).reshape(1, 4)
 SUM = Trivial(SimpleNamespace(name="net"), "x", X, tuple(np.float32([[6.0]]) for _ in range(3)))  # type: ignore[arg-type]
@@ -31,6 +33,17 @@ def test_each_target_is_called_once_in_a_round(serve: Any, model: Any) -> None:
     for spent_ms, answer in done[1]:
         assert spent_ms > 0
         SUM.check(answer)
+
+
+def test_the_floor_parses_and_runs_and_answers_with_as_many_bytes() -> None:
+    """A request that is none fails: so the others were parsed."""
+    with Session(EXAMPLE, threads=1) as session, running_bare_server([7], EXAMPLE) as floor:
+        array = np.zeros((1, 1, 28, 28), np.float32)
+        trivial = Trivial(session, session.inputs[0].name, array, ())
+        with calling(*(Target(floor, path_of(7), data) for data in (trivial.raw_request(), b"\xff"))) as calls:
+            assert calls[0]() == bytes(7)
+            with pytest.raises(BenchError, match="/7: UNKNOWN"):
+                calls[1]()
 
 
 def test_every_connection_is_called(serve: Any, model: Any) -> None:

@@ -32,8 +32,11 @@ def with_model(model, *shape):
 
 @pytest.mark.parametrize("name", ["ds-cnn", "gat", "re-ranker"])
 def test_a_row_has_the_figures_of_its_network(name):
-    """Every level at every batch agrees with torch, and both sides have as many samples."""
-    row = measure_network(NETWORKS[name], SETTINGS)
+    """Every level at every batch agrees with torch, and both sides have as many samples.
+
+    Layers are chosen by measurement in one of them, as the choice takes as long as all the rest.
+    """
+    row = measure_network(NETWORKS[name], replace(SETTINGS, choice=name == "ds-cnn"))
     assert row.unavailable == ""
     assert row.max_error < 1e-4
     assert row.network.sparse_share > 0.5

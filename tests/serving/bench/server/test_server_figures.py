@@ -15,6 +15,7 @@ from nested_sparse.errors import NestedSparseError
 from nested_sparse.serving.bench.reach import Reach
 from nested_sparse.serving.bench.server import run
 from nested_sparse.serving.bench.server.installed import installed_bytes, installed_figure
+from nested_sparse.serving.bench.server.memory import memory_figures
 from nested_sparse.serving.bench.server.start import start_figure
 from nested_sparse.serving.bench.serving.figure import Figure
 from nested_sparse.serving.cli import app
@@ -54,15 +55,28 @@ def test_one_table_of_all_parts(monkeypatch: pytest.MonkeyPatch) -> None:
         raise NestedSparseError("it needs torch: pip install 'nested-sparse[train]'")
 
     monkeypatch.setattr(run, "start_figure", lambda path, times: Figure("start", "s", Reach("<=", 1.0), 0.5))
+    monkeypatch.setattr(run, "memory_figures", lambda path: [Figure("memory at rest", "MB", None, 60.0)])
     monkeypatch.setattr(run, "_front", refuse)
     monkeypatch.setattr(run, "_load", lambda *_: [Figure("worst cell", "points", Reach(">=", 0.0), -0.25)])
     result = CliRunner().invoke(app, ["bench", "server", str(EXAMPLE), "--quick"])
     assert result.exit_code == 0, result.output
     figures = json.loads(result.stdout.splitlines()[-1])["figures"]
-    assert [each["name"] for each in figures[1:]] == ["start", "calls beside a bare gRPC server", "worst cell"]
-    assert [each["met"] for each in figures[1:]] == [True, None, False]
-    assert "it needs torch" in figures[2]["unavailable"]
+    names = ["start", "memory at rest", "calls beside a bare gRPC server", "worst cell"]
+    assert [each["name"] for each in figures[1:]] == names
+    assert [each["met"] for each in figures[1:]] == [True, None, None, False]
+    assert "it needs torch" in figures[3]["unavailable"]
     assert "worst cell" in result.stdout
+    result = CliRunner().invoke(app, ["bench", "server", str(EXAMPLE), "--bill"])
+    assert [each["name"] for each in json.loads(result.stdout.splitlines()[-1])["figures"][1:]] == names[:2]
+
+
+def test_memory_at_rest_and_under_load() -> None:
+    """The resident set of a server: more than a Python alone, all answers counted, and the peak not below the rest."""
+    rest, peak = memory_figures(EXAMPLE, seconds=0.5)
+    assert rest.measured is not None
+    assert peak.measured is not None
+    assert 20 < rest.measured <= peak.measured
+    assert peak.details["answered"] > 0
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from nested_sparse.serving.bench.serving.comparison import (
     best_fixed,
     comparison,
     fixed_misses_at,
+    in_time_at_the_client,
     late_after_a_co_runner,
     misses_at_equal_accuracy,
 )
@@ -85,6 +86,20 @@ def test_attainment_counts_cells_where_level_0_fits_with_its_p99(make_cell):
     assert figure.measured == pytest.approx(98.0)
     assert figure.met is False
     assert attainment_where_level_0_fits(cells, LEVELS, slo_ms=4.9).unavailable
+
+
+def test_in_time_at_the_client_counts_poisson_arrivals_alone_and_beside_busy_processes(make_cell):
+    cells = [
+        make_cell("poisson", "none", elastic=(100, 0.7)),
+        make_cell("poisson", "cpu", elastic=(98, 0.7)),
+        make_cell("poisson", "memory", elastic=(10, 0.7)),
+        make_cell("ramp", "none", elastic=(10, 0.7)),
+    ]
+    quiet, beside = in_time_at_the_client(cells)
+    assert (quiet.measured, quiet.met) == (100.0, True)
+    assert (beside.measured, beside.met) == (pytest.approx(98.0), False)
+    assert beside.note == "2 of 100 requests missed"
+    assert all(figure.unavailable for figure in in_time_at_the_client(cells[2:]))
 
 
 def test_late_after_a_co_runner_is_the_worst_segment(make_cell, make_graded):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from nested_sparse.errors import InputError
@@ -38,8 +39,8 @@ def test_without_near_misses_there_is_no_share():
 
 
 def test_the_oracle_row_is_the_worst_undisturbed_trace_of_the_simulator():
-    """No share is beyond the oracle's; beside contention it is said, and nothing is asked."""
-    row, contended = oracle_figures(ServedLevels(1, [20.0, 30.0], [0.6, 0.9], 100.0), requests=60, seed=0)
+    """No share is beyond the oracle's; beside contention it is said, and beside a quota something is asked."""
+    row, contended, quota = oracle_figures(ServedLevels(1, [20.0, 30.0], [0.6, 0.9], 100.0), requests=60, seed=0)
     shares = row.details["by_trace"]
     assert set(shares) >= {"poisson", "ramp"}
     assert row.measured == min(shares.values())
@@ -47,6 +48,8 @@ def test_the_oracle_row_is_the_worst_undisturbed_trace_of_the_simulator():
     cells = contended.details["by_cell"]
     assert len(cells) == 3 * len(shares)
     assert contended.met is None
+    assert quota.measured == pytest.approx(np.mean([share for name, share in cells.items() if name.endswith("quota")]))
+    assert quota.met == (quota.measured >= 0.95)
     assert all(0 < share <= 1 + 1e-9 for share in (*shares.values(), *cells.values()))
 
 

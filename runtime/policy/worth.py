@@ -1,0 +1,77 @@
+"""Worth: the level whose run brings the most accuracy in time, that of the requests behind it included."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from .arrivals import Arrivals
+from .chances import Chances
+from .decision import Waiting
+from .forecast import Forecast
+
+BEHIND = 3
+"""Number of requests behind the one that is next whose chances count."""
+STEP = 0.05
+"""Gain of a level over the one below, as a share of the lowest one's accuracy, where the model states no accuracy."""
+
+
+class Worth:
+    """Weighs the accuracy that a denser level adds against the answers that it makes late.
+
+    The worth of a level is the accuracy that is expected of this request and of those behind it: accuracy × chance to
+    be in time, summed. Those behind run at their lowest levels. So do the requests that come in while the run goes on.
+    With nothing else on the device, whatever fits is in time for certain, and the densest level is worth most.
+
+    accuracy: of each level; None where they are not known.
+    """
+
+    def __init__(
+        self, accuracy: Sequence[float] | None, forecast: Forecast, chances: Chances, arrivals: Arrivals
+    ) -> None:
+        count = forecast.profile.level_count
+        self._scores = [1.0 + STEP * level for level in range(count)] if accuracy is None else list(accuracy)
+        self._forecast = forecast
+        self._chances = chances
+        self._arrivals = arrivals
+
+    def best(self, levels: Sequence[int], request: Waiting, queue: Sequence[Waiting], now_s: float) -> int:
+        """The level of most worth among `levels`, densest first; the last one is the lowest that `request` allows.
+
+        queue: the requests behind, in the order of service.
+        """
+        self._chances.forget(now_s)
+        mean = self._forecast.slowdown.mean(now_s)
+        floor_ms = mean * self._forecast.profiled_ms(levels[-1], request.batch, request.sizes)
+        longest_ms = mean * self._forecast.profiled_ms(levels[0], request.batch, request.sizes)
+        slack_ms = request.slack_ms(now_s)
+        behind = [(mean * self._floor_ms(each), each.slack_ms(now_s)) for each in queue[:BEHIND]]
+        coming = min(longest_ms / self._arrivals.interval_ms, BEHIND) if self._arrivals.known else 0.0
+        lowest = self._scores[levels[-1]]
+        chance = self._chances.in_time
+        best, most = levels[0], -math.inf
+        for level in levels:
+            run_ms = mean * self._forecast.profiled_ms(level, request.batch, request.sizes)
+            own = chance(run_ms, slack_ms)
+            worth, certain, end_ms = self._scores[level] * own, own == 1.0, run_ms
+            for each_ms, each_slack_ms in behind:
+                end_ms += each_ms / self._forecast.workers
+                theirs = chance(end_ms, each_slack_ms)
+                worth += lowest * theirs
+                certain = certain and theirs == 1.0
+            if coming > 0.0:
+                # of the time in which the longest run goes on, a shorter one takes a share; they wait half of it
+                wait_ms = run_ms * run_ms / (2.0 * longest_ms)
+                theirs = chance(wait_ms + floor_ms, self._arrivals.horizon_ms)
+                worth += lowest * coming * theirs
+                certain = certain and theirs == 1.0
+            if worth > most:
+                best, most = level, worth
+            if certain:  # a sparser one has no better chances
+                break
+        return best
+
+    def _floor_ms(self, each: Waiting) -> float:
+        if each.foreign_ms is not None:
+            return each.foreign_ms
+        return self._forecast.profiled_ms(each.lowest_level, each.batch, each.sizes)
