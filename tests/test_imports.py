@@ -118,6 +118,7 @@ MAY_USE_TOO: Mapping[tuple[str, str], str] = {
     ("kernels.gpu.layer_norm", "triton"): "the same",
     ("kernels.gpu.lines", "torch"): "the same",
     ("kernels.gpu.tiles", "torch"): "the same",
+    ("kernels.gpu.tiles", "triton"): "the same",
     ("kernels.gpu.tune", "triton"): "the same",
     ("proto.build", "grpc_tools"): "`make proto` generates the messages by it; what serves does not import it",
     ("serving.bench.kernels.dense", "torch"): "the dense side is a torch model",

@@ -70,6 +70,13 @@ def imported(name: str) -> ModuleType:
         sys.path.remove(str(TOOLS))
 
 
+def test_several_processes_of_a_training_are_started_by_torchrun(study: ModuleType) -> None:
+    """One process is started as it was before."""
+    assert study.launcher(1) == ["-m"]
+    assert study.launcher(4)[-3:] == ["--nproc-per-node", "4", "-m"]
+    assert study.launcher(4)[1] == "torch.distributed.run"
+
+
 def line(
     *accuracies: float, densities: tuple[float, ...], passes: float = 10.0, **metrics: list[float]
 ) -> dict[str, Any]:

@@ -113,7 +113,7 @@ def kernels(compiled: Compiled, few: bool) -> Iterator[dict[str, object]]:
     for block_rows in (64,) if few else gpu.BLOCK_ROWS:
         held = weight(block_rows, torch.float16)
         x = torch.empty(COLUMNS, 4096, dtype=torch.float16).t()
-        shape = tiles.Shape.of(block_rows, held.groups, 4096, held.val, False)
+        shape = tiles.Shape.of(block_rows, held.groups, 4096, held.val)
         for tile in tiles.candidates(shape)[: 1 if few else None]:
             tiles.keep(shape, tile)
             gpu.SparseLinear(held)(x, 0)
@@ -123,6 +123,10 @@ def kernels(compiled: Compiled, few: bool) -> Iterator[dict[str, object]]:
         held, x = weight(64, dtype), torch.empty(COLUMNS, 256, dtype=dtype).t()
         gpu.SparseLinear(held, gpu.Epilogue(0, 6, function))(x, 1, residual=torch.empty(ROWS, 256, dtype=dtype).t())
         yield {"V": 64, "op": "linear", "epilogue": function, "dtype": str(dtype), **facts(compiled.last)}
+    if not few:
+        images = torch.empty(4, COLUMNS, 14, 14, dtype=torch.float16)
+        gpu.SparseConv(weight(64, torch.float16), gpu.Window())(images, 1)
+        yield {"V": 64, "op": "conv 1x1", **facts(compiled.last)}
     window = gpu.Window((3, 3), (2, 2), (1, 1, 1, 1))
     for block_rows in (32,) if few else gpu.BLOCK_ROWS:
         layer = gpu.SparseConv(weight(block_rows, torch.float16, 18), window, gpu.Epilogue(0.0))

@@ -81,7 +81,7 @@ class Layer:
     def tuned(self, count: int) -> dict[str, float]:
         """Median ms of each tile at the densest level; the best one is used from now on. Empty without a GPU."""
         weight = self.sparse.weight
-        shape = tiles.Shape.of(weight.block_rows, weight.groups, count, weight.val, False)
+        shape = tiles.Shape.of(weight.block_rows, weight.groups, count, weight.val)
         x = torch.randn(weight.inputs, count, dtype=weight.val.dtype, device=DEVICE).t()
         took = tune(shape, lambda: self.sparse(x, len(DENSITIES) - 1)) if CUDA else {}
         return {str(tile): ms for tile, ms in took.items()}

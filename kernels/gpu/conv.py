@@ -88,9 +88,8 @@ class SparseConv:
             *(window.kernel, window.stride, window.pads[:2], window.dilation),
         )
         if out.numel():
-            read, written, added = (
-                None if each is None else Operand(_images(each), geometry.places) for each in (x, out, residual)
-            )
+            read, written = (Operand(_images(each), geometry.places) for each in (x, out))
+            added = None if residual is None else Operand(_images(residual), geometry.places)
             launch(self.weight, number, geometry, self.epilogue, read, written, added)
         return out
 

@@ -14,7 +14,7 @@ _SUMS = 16384
 """Numbers that a program holds in registers."""
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _add(a, b):  # type: ignore[no-untyped-def]
     """Of our own, because tl.sum is interpreted only where Triton was loaded for its interpreter."""
     return a + b

@@ -43,6 +43,11 @@ class Geometry:
         return self.images * self.pixels
 
     @property
+    def widest_tile(self) -> int:
+        """Most pixels of a tile for which registers suffice: elements may have addresses and masks of their own."""
+        return 64 if self.windowed else 128 if self.images > 1 else 256
+
+    @property
     def windowed(self) -> bool:
         """Whether a pixel of Y is not the same pixel of X."""
         return (*self.kernel, *self.stride, *self.dilation, *self.pad) != (1, 1, 1, 1, 1, 1, 0, 0)
@@ -150,7 +155,7 @@ def launch(
     residual: Operand | None,
 ) -> None:
     """Compute `y` from `x` and `residual`. Nothing is checked here, nothing is copied, and no tensor is made."""
-    shape = Shape.of(weight.block_rows, weight.groups, geometry.places, weight.val, geometry.windowed)
+    shape = Shape.of(weight.block_rows, weight.groups, geometry.places, weight.val, geometry.widest_tile)
     tile = tile_for(shape)
     programs = weight.groups * triton.cdiv(geometry.places, tile.pixels)
     added = residual or y

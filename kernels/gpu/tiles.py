@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+import triton
 
 WIDTHS = (16, 32, 64, 128, 256)
 
@@ -44,61 +45,69 @@ class Chip:
 
 @lru_cache
 def _chip(index: int) -> Chip:
-    facts = torch.cuda.get_device_properties(index)
-    return Chip(facts.multi_processor_count, facts.shared_memory_per_block_optin)
+    facts = triton.runtime.driver.active.utils.get_device_properties(index)
+    return Chip(facts["multiprocessor_count"], facts["max_shared_mem"])
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The facts that a tile is chosen by. bucket: pixels of all images, rounded up to a power of 2."""
+    """The facts that a tile is chosen by.
+
+    bucket: pixels of all images, rounded up to a power of 2. widest: most pixels of a tile.
+    """
 
     block_rows: int
     groups: int
     bucket: int
     value_bytes: int
-    windowed: bool
+    widest: int
     chip: Chip
 
     @classmethod
-    def of(cls, block_rows: int, groups: int, pixels: int, values: torch.Tensor, windowed: bool) -> Shape:
+    def of(cls, block_rows: int, groups: int, pixels: int, values: torch.Tensor, widest: int = WIDTHS[-1]) -> Shape:
         """The shape for an output of so many pixels."""
         bucket = 1 << max(0, pixels - 1).bit_length()
-        return cls(block_rows, groups, bucket, values.element_size(), windowed, Chip.of(values.device))
+        return cls(block_rows, groups, bucket, values.element_size(), widest, Chip.of(values.device))
 
 
-_measured: dict[Shape, Tile] = {}
-"""Tiles that `tune` found, for this process."""
+_chosen: dict[Shape, Tile] = {}
+"""The tile of each shape that was used, in this process."""
 
 
 def tile_for(shape: Shape) -> Tile:
-    """The measured tile of this shape, else the first of its candidates."""
-    return _measured.get(shape) or candidates(shape)[0]
+    """The tile of this shape: that of `keep`, else the first of its candidates."""
+    tile = _chosen.get(shape)
+    if tile is None:
+        tile = _chosen[shape] = candidates(shape)[0]
+    return tile
 
 
 def keep(shape: Shape, tile: Tile) -> None:
     """Use `tile` for this shape from now on, in this process."""
-    _measured[shape] = tile
+    _chosen[shape] = tile
 
 
 def forget() -> None:
     """Choose by `candidates` again."""
-    _measured.clear()
+    _chosen.clear()
 
 
 def candidates(shape: Shape) -> list[Tile]:
     """Tiles worth a try, the best guess first; each fits in the chip's shared memory."""
-    wide = max(WIDTHS[0], min(WIDTHS[-1], shape.bucket))
+    wide = max(WIDTHS[0], min(shape.widest, shape.bucket))
     while wide > 64 and shape.groups * (shape.bucket // wide) < shape.chip.multiprocessors:
         wide //= 2  # a half-empty chip loses more than loads that are shared by fewer rows
-    steps = ((64, 4), (64, 3), (32, 5), (128, 2))
-    if shape.windowed:  # each element has a mask and an address of its own: wider tiles have no registers for them
-        wide, steps = min(wide, 64), ((32, 3), (32, 2))
+    steps: tuple[tuple[int, int], ...] = ((64, 4), (64, 3), (32, 5), (128, 2))
+    if shape.widest < WIDTHS[-1]:
+        steps = ((32, 4), (32, 3), (32, 2))
+    if shape.value_bytes == 4:  # float32 has unrolled instructions and no tensor core: wide tiles compile for long
+        wide, steps = min(wide, 32), ((16, 3), (32, 2))
     found = []
     for pixels in (wide, wide // 2, wide * 2):
         for step, stages in steps:
             stage_bytes = (shape.block_rows + pixels) * step * shape.value_bytes
             fitting = min(stages, shape.chip.shared_bytes // stage_bytes)
             warps = 8 if shape.block_rows * pixels > 64 * 128 else 4
-            if pixels in WIDTHS and fitting >= 2:
+            if pixels in WIDTHS and pixels <= shape.widest and fitting >= 2:
                 found.append(Tile(pixels, step, warps, fitting))
     return list(dict.fromkeys(found)) or [Tile(16, 16, 4, 2)]

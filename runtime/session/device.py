@@ -1,4 +1,4 @@
-"""Device: where a session computes, the CPU by ONNX Runtime or an NVIDIA GPU by torch."""
+"""Device: the place where a session computes, the CPU by ONNX Runtime or an NVIDIA GPU by torch."""
 
 from __future__ import annotations
 

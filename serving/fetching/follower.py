@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 from nested_sparse.errors import CheckpointError, FetchError, InputError, KernelError, RepositoryError, ServingError
@@ -164,13 +165,23 @@ class Follower:
         self.settled.set()
         self._attached.wait()
         try:
-            self._take_over()
-        except ServingError as error:
-            self._store.remove(version)
+            self._take_over_surely()
+        except Exception as error:
+            self._store.remove(version)  # else the next look would take it for served
             if _is_final(error):
                 self._refuse(manifest, error)
             raise
         self._store.keep_newest()
+
+    def _take_over_surely(self) -> None:
+        """Take over. A failure that is final is tried once more: a file can also not be opened for want of handles."""
+        try:
+            self._take_over()
+        except ServingError as error:
+            if not _is_final(error):
+                raise
+            time.sleep(FIRST_WAIT_S)
+            self._take_over()
 
     def _refuse(self, manifest: Manifest, error: Exception) -> None:
         self._store.refuse(manifest)
@@ -217,12 +228,12 @@ class _Rise:
             try:
                 self._follower._serve(self._partial, ready)
             except (FetchError, CheckpointError, ServingError, OSError) as error:
-                log.warning("levels 0 to %d are not served: %s", ready - 1, excerpt(error, 500))
                 self.refused = self._follower._store.is_refused(self._partial.manifest)
+                log.warning("levels 0 to %d are not served: %s", ready - 1, excerpt(error, 500))
             self._served = ready
 
 
-def _is_final(error: ServingError) -> bool:
+def _is_final(error: Exception) -> bool:
     """Whether the file itself is the reason, and not this moment: memory, a queue, a server that ends."""
     return isinstance(error, RepositoryError) and isinstance(
         error.__cause__, CheckpointError | InputError | KernelError

@@ -1,4 +1,4 @@
-"""Exporter tables: what torch.onnx finds out anew in each export, kept for the next one, or for the whole export.
+"""Exporter tables: tables that torch.onnx makes anew in each export, kept for the next one or for the whole export.
 
 torch has both as internals. Where a version has moved them, an export takes its time and is the same.
 """

@@ -8,6 +8,8 @@ import pytest
 from gpu_case import GpuCase, float64, gpu, torch
 from nested_sparse.errors import InputError
 
+pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")  # behind the batch's end
+
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_it_is_the_normalisation(dtype: torch.dtype) -> None:

@@ -44,7 +44,7 @@ def test_every_tile_compiles(tmp_path: Path) -> None:
 def assert_compiled(lines: str) -> None:
     """Check the report."""
     *kernels, last = map(json.loads, lines.splitlines())
-    assert {kernel["op"] for kernel in kernels} == {"linear", "conv 3x3"}
+    assert {kernel["op"] for kernel in kernels} >= {"linear", "conv 3x3"}
     for kernel in kernels:
         assert kernel["stack"] == 0, kernel
         assert all(name.startswith("wgmma") for name in kernel["products"]), kernel

@@ -1,4 +1,4 @@
-"""The functions of ONNX's operators in torch, each compared with ONNX Runtime's own."""
+"""Functions: those of ONNX's operators in torch, each compared with ONNX Runtime's own."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def test_without_hand_overs_nothing_waits() -> None:
 def test_where_threads_wait_for_cores_nothing_is_worse_than_level_0_alone(
     neighbours: int, hand_over_ms: float, utilisation: float
 ) -> None:
-    """Without the chances of the levels, elastic was up to 25 points worse: it gave the reply's time to the run."""
+    """Without the chances of the levels, elastic was up to 15 points worse: it gave the reply's time to the run."""
     contention = cpu_corunner(DURATION_S, 1, ((0.0, 1.0),)) if neighbours else quiet()
     gains = []
     for seed in (0, 1):

@@ -99,14 +99,20 @@ def test_statuses_are_those_of_the_plain_server(
 
 
 def test_a_shed_request_is_told_when_to_retry(address: str) -> None:
-    """At 5 ms and a run of several seconds' worth of samples no level is in time."""
-    error = status_of(address, request(samples=64, slo_ms=5.0, level=3))
-    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-        pytest.skip("this machine took 5 ms to bring the request to the replica")
-    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    trailers = dict(error.trailing_metadata())
-    assert "grpc-retry-pushback-ms" in trailers
-    if int(trailers["grpc-retry-pushback-ms"]) >= 0:
+    """Asked for in half the time of its run. On a busy machine that time may pass on the way: then it tries again."""
+    whole = {"samples": 64, "level": 3}
+    with grpc.insecure_channel(address) as channel:
+        run_ms = infer_stub(channel)(request(**whole), timeout=60).parameters["compute_us"].int64_param / 1e3
+    errors: list[grpc.RpcError] = []
+
+    def is_shed() -> bool:
+        errors.append(status_of(address, request(**whole, slo_ms=run_ms / 2)))
+        return errors[-1].code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    assert wait_until(is_shed, 60), [error.details() for error in errors[-3:]]
+    trailers = dict(errors[-1].trailing_metadata())
+    assert "retry after" in errors[-1].details() or trailers["grpc-retry-pushback-ms"] == "-1"
+    if trailers["grpc-retry-pushback-ms"] != "-1":
         details = status_pb2.Status.FromString(trailers["grpc-status-details-bin"]).details
         assert details[0].type_url.endswith("RetryInfo")
 

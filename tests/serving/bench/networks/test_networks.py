@@ -34,7 +34,7 @@ def with_model(model, *shape):
 def test_a_row_has_the_figures_of_its_network(name):
     """Every level at every batch agrees with torch, and both sides have as many samples.
 
-    Layers are chosen by measurement in one of them, as the choice takes as long as all the rest.
+    Layers are chosen by measurement in one of them alone, as it takes long.
     """
     row = measure_network(NETWORKS[name], replace(SETTINGS, choice=name == "ds-cnn"))
     assert row.unavailable == ""
