@@ -1,6 +1,6 @@
 #!/bin/sh
 # Checks the GPU's kernels on a machine with an NVIDIA GPU, in at most 8 minutes: their tests, compiled, then the table of
-# docs/gpu.md. The machine needs Python with torch and Triton for CUDA, and no network. Results go to $OUT, or gpu-check/.
+# docs/gpu.md. The machine needs Python with torch and Triton for CUDA, and no network. Results go to $OUT, or build/gpu/.
 #
 #   tools/gpu_check.sh            the check
 #   tools/gpu_check.sh --wheels   the other wheels that it needs, for `pip download -d FOLDER $(tools/gpu_check.sh --wheels)`
@@ -28,7 +28,7 @@ case ${1-} in
   *) sed -n '2,9p' "$0" >&2; exit 2 ;;
 esac
 
-out=${OUT:-gpu-check}
+out=${OUT:-build/gpu}
 mkdir -p "$out"
 PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONPATH PYTHONUNBUFFERED=1
@@ -38,7 +38,9 @@ failed=0
 part() {
   seconds=$1 log=$out/$2.log
   shift 2
-  timeout "$seconds" "$@" >"$log" 2>&1 && echo "passed: $*" || { failed=1; echo "FAILED ($?): $*, see $log"; tail -25 "$log"; }
+  code=0
+  timeout "$seconds" "$@" >"$log" 2>&1 || code=$?
+  if [ "$code" = 0 ]; then echo "passed: $*"; else failed=1; echo "FAILED ($code): $*, see $log"; tail -25 "$log"; fi
 }
 
 "$python" -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' \
