@@ -191,8 +191,9 @@ def _lines(layer: Function, spatial: int) -> Function:
         return layer
 
     def conv(values: Values) -> Tensor:
-        y: Any = layer([each if each is None or each.ndim < 3 else each.unsqueeze(2) for each in values])
-        return y.squeeze(2)
+        made: Any = layer([each if each is None or each.ndim < 3 else each.unsqueeze(2) for each in values])
+        y: Tensor = made.squeeze(2)
+        return y
 
     return conv
 

@@ -52,7 +52,8 @@ def _conv(node: Node) -> Function:
         x, weight, bias = [*together(values), None][:3]
         compute = _CONVOLUTIONS[some(x).ndim - 3]
         stride, dilation = window["strides"] or 1, window["dilations"] or 1
-        return compute(padded(some(x), window["pads"]), some(weight), bias, stride, 0, dilation, groups)
+        y: Tensor = compute(padded(some(x), window["pads"]), some(weight), bias, stride, 0, dilation, groups)
+        return y
 
     return conv
 
@@ -66,7 +67,8 @@ def _max_pool(node: Node) -> Function:
         x = padded(some(values[0]), window["pads"], float("-inf"))
         compute = _MAX_POOLS[x.ndim - 3]
         stride, dilation = window["strides"] or [1] * (x.ndim - 2), window["dilations"] or 1
-        return compute(x, window["kernel_shape"], stride, 0, dilation, ceil)
+        y: Tensor = compute(x, window["kernel_shape"], stride, 0, dilation, ceil)
+        return y
 
     return pool
 
@@ -85,7 +87,8 @@ def _average_pool(node: Node) -> Function:
         x = some(values[0])
         stride = window["strides"] or [1] * (x.ndim - 2)
         padding = pads[:half] or 0
-        return _AVERAGE_POOLS[x.ndim - 3](x, window["kernel_shape"], stride, padding, ceil, counts)
+        y: Tensor = _AVERAGE_POOLS[x.ndim - 3](x, window["kernel_shape"], stride, padding, ceil, counts)
+        return y
 
     return pool
 
@@ -101,7 +104,7 @@ def _layer_norm(node: Node) -> Function:
 
     def norm(values: Values) -> Tensor:
         x, scale, bias = [*together(values), None][:3]
-        shape = some(x).shape[axis:]
+        shape = list(some(x).shape[axis:])
         return F.layer_norm(some(x), shape, some(scale).expand(shape), None if bias is None else bias, epsilon)
 
     return norm

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import onnx.numpy_helper
 import torch
@@ -79,7 +80,7 @@ def _slice(node: Node) -> Function:
         for start, end, axis, step in zip(starts, ends, along, by, strict=True):
             places = range(*slice(start, end, step).indices(x.shape[axis]))
             if step > 0:
-                taken = [slice(None)] * x.ndim
+                taken: list[Any] = [slice(None)] * x.ndim
                 taken[axis] = slice(places.start, max(places.start, places.stop), step)
                 x = x[tuple(taken)]
             else:

@@ -71,7 +71,8 @@ class TorchGraph:
         """
         with torch.inference_mode():
             level = RunLevel(cell, self._device)
-            refusals = REFUSALS.of_run = []
+            refusals: list[tuple[Tensor, str]] = []
+            REFUSALS.of_run = refusals
             values = {**self._constants, LEVEL.name: level.tensor}
             values |= {name: self._moved(array) for name, array in arrays.items()}
             for step in self._steps:
