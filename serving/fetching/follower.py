@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from nested_sparse.errors import CheckpointError, FetchError, InputError, KernelError, RepositoryError, ServingError
+from nested_sparse.errors import CheckpointError, FetchError, InputError, RepositoryError, ServingError
 from nested_sparse.excerpt import excerpt
 
 from ..signature import PublicKey
@@ -99,9 +99,9 @@ class Follower:
         """Take away a version of an earlier run that cannot be loaded any more; it is fetched again."""
         while self._store.versions and not self._closed:
             try:
-                self._take_over()
+                self._take_over_surely()
                 return
-            except ServingError as error:
+            except Exception as error:  # whatever it is, the model is followed
                 if not _is_final(error) or self._store.newest(self._key) is None:
                     return  # with another key, it may be used again
                 log.error("%s: %s; it is fetched again", self._name, excerpt(error, 500))
@@ -234,7 +234,5 @@ class _Rise:
 
 
 def _is_final(error: Exception) -> bool:
-    """Whether the file itself is the reason, and not this moment: memory, a queue, a server that ends."""
-    return isinstance(error, RepositoryError) and isinstance(
-        error.__cause__, CheckpointError | InputError | KernelError
-    )
+    """Whether the file itself is the reason, and not this moment or this installation: memory, the operator library."""
+    return isinstance(error, RepositoryError) and isinstance(error.__cause__, CheckpointError | InputError)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nested_sparse.bfloat16 import BFLOAT16, cast, dtype_named, widened
-from nested_sparse.errors import CheckpointError, InputError
+from nested_sparse.errors import CheckpointError, InputError, KernelError
 from nested_sparse.excerpt import excerpt, excerpts
 from nested_sparse.runtime.session import Array, Arrays, Session, random_inputs
 
@@ -71,6 +71,8 @@ class SelfCheck:
                 answers = session.run(sample, level)
             except InputError as error:
                 raise CheckpointError(f"self-check: level {level} does not take the sample: {error}") from None
+            except KernelError as error:
+                raise CheckpointError(f"self-check: level {level} does not run: {error}") from None
             expected = self.expected[level]
             if answers.keys() != expected.keys():
                 raise CheckpointError(

@@ -12,7 +12,14 @@ import pytest
 from fetching_device import FILE, Device, Published, wait_until
 from file_server import FileServer
 
-from nested_sparse.errors import CheckpointError, FetchError, RepositoryError, ServingError, UnavailableError
+from nested_sparse.errors import (
+    CheckpointError,
+    FetchError,
+    KernelError,
+    RepositoryError,
+    ServingError,
+    UnavailableError,
+)
 from nested_sparse.serving.fetching.model_store import ModelStore
 from nested_sparse.serving.signature import PublicKey, signer
 
@@ -188,6 +195,29 @@ def test_a_passing_trouble_refuses_nothing(
         assert device.becomes(first)
         assert not device.store.is_refused(first.manifest)
     assert errors == []
+
+
+def test_an_operator_library_that_does_not_fit_takes_no_version_away(
+    server: FileServer, first: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a broken upgrade: the versions on the disk stay, and the next start serves them."""
+    with Device(tmp_path, server.url) as device:
+        assert device.becomes(first)
+        assert wait_until(lambda: not (device.store.folder / "partial").exists())
+    versions, asked = device.store.versions, len(server.asked)
+
+    def unfit(device: Device) -> None:
+        raise RepositoryError("net cannot be loaded") from KernelError("another version")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Device, "take_over", unfit)
+        with Device(tmp_path, server.url) as device:
+            assert wait_until(lambda: len(server.asked) > asked)
+    assert device.store.versions == versions
+    server.stop()
+    with Device(tmp_path, server.url) as device:
+        assert device.serves(first)
+    server.start()
 
 
 def test_an_older_serial_is_not_taken(server: FileServer, first: Published, second: Published, tmp_path: Path) -> None:
