@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .node import Function, Node, Values, given, some, together
 
-_TYPES = {
+_TYPES: Mapping[int, torch.dtype] = {
     TensorProto.DOUBLE: torch.float64,
     TensorProto.BFLOAT16: torch.bfloat16,
     TensorProto.INT64: torch.int64,

@@ -31,7 +31,7 @@ class RunLevel:
     def __init__(self, cell: Cell, device: torch.device) -> None:
         self._cell, self._held = cell, cell.value
         self.tensor = torch.full((), self._held, dtype=torch.int32, device=device)
-        self._beside = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._beside = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         if self._beside is not None:
             self._beside.wait_event(torch.cuda.current_stream(device).record_event())  # so that it writes last
             self.tensor.record_stream(self._beside)

@@ -47,7 +47,8 @@ def _concat(node: Node) -> Function:
 def _expand(node: Node) -> Function:
     def expand(values: Values) -> Tensor:
         x = some(values[0])
-        return x.expand(torch.broadcast_shapes(x.shape, tuple(whole_numbers(values[1]))))
+        shape: torch.Size = torch.broadcast_shapes(x.shape, tuple(whole_numbers(values[1])))  # type: ignore[no-untyped-call]
+        return x.expand(shape)
 
     return expand
 
@@ -95,10 +96,9 @@ def _split(node: Node) -> Function:
 
     def split(values: Values) -> Sequence[Tensor]:
         x, sizes = some(values[0]), given(values, 1)
-        if sizes is not None:
-            return x.split(whole_numbers(sizes), axis)
         step = -(-x.shape[axis] // node.outputs)
-        return x.split([min(step, max(0, x.shape[axis] - step * place)) for place in range(node.outputs)], axis)
+        even = [min(step, max(0, x.shape[axis] - step * place)) for place in range(node.outputs)]
+        return torch.split_with_sizes(x, even if sizes is None else whole_numbers(sizes), axis)
 
     return split
 
