@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from urllib.parse import SplitResult, unquote, urljoin, urlsplit
+import re
+from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
 from nested_sparse.errors import FetchError, InputError
 from nested_sparse.excerpt import excerpt
@@ -11,13 +12,14 @@ SCHEMES = ("https", "http")
 SUFFIX = ".manifest"
 """The manifest of a file has the file's name with this at its end."""
 MOST_CHARACTERS = 4096
+PLAIN = re.compile(r"[\x21-\x7e]*")
 
 
 class Address:
     """A URL of http or https. Raises InputError for a text that is none, or holds a user's name or password.
 
     name: of its model, which is the stem of the file that the URL's path ends with.
-    shown: the URL without its query, which may hold a secret, for logs and messages.
+    shown, shown_manifest: its URL and the manifest's without their queries, which may hold a secret, for messages.
     """
 
     def __init__(self, url: str) -> None:
@@ -37,6 +39,12 @@ class Address:
                 "token into a file (--fetch-token-file)"
             )
         self.shown = excerpt(self.parts._replace(query="", fragment="").geturl())
+        self.shown_manifest = excerpt(self.manifest._replace(query="", fragment="").geturl())
+        if not PLAIN.fullmatch(self.parts.path + self.parts.query):
+            path = excerpt(quote(self.parts.path, safe="/%"))
+            raise InputError(f"URL {self.shown}: holds a space, or characters beyond ASCII; write its path as {path}")
+        if self.parts.path.endswith(SUFFIX):
+            raise InputError(f"URL {self.shown}: is that of a manifest; name the file, without {SUFFIX} at its end")
         self.name = unquote(self.parts.path).rpartition("/")[2].removesuffix(".safetensors")
         if not self.name or self.name.startswith(".") or not self.name.isprintable() or len(self.name.encode()) > 200:
             raise InputError(f"URL {self.shown}: expected a file's name at its end; the model is named after it")
@@ -48,8 +56,8 @@ class Address:
 
 
 def is_url(text: str) -> bool:
-    """Whether `text` is meant as a URL, not as the path of a file."""
-    return text.lower().startswith(tuple(f"{scheme}://" for scheme in SCHEMES))
+    """Whether `text` is meant as a URL, which may be one that Address refuses, not as the path of a file."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) is not None
 
 
 def redirected(base: SplitResult, location: str) -> SplitResult:

@@ -87,13 +87,19 @@ class Follower:
                     self._look()
                 failures, wait_s = 0, self._interval_s or None
             except (FetchError, CheckpointError, ServingError, OSError) as error:
-                failures = 0 if self._got_bytes else failures + 1
-                wait_s = min(MOST_WAIT_S, FIRST_WAIT_S * 2 ** min(failures, 16))
-                log.warning("%s: %s; the next try is in %g s", self._name, excerpt(error, 500), wait_s)
+                failures = 1 if self._got_bytes else failures + 1
+                wait_s = min(MOST_WAIT_S, FIRST_WAIT_S * 2 ** min(failures - 1, 16))
+                log.warning("%s: %s; the next try is in %g s", self._name, self._reason(error), wait_s)
             except Exception:  # a fault of ours; the next look may do better
                 wait_s = MOST_WAIT_S
                 log.exception("%s: cannot be followed", self._name)
             self.settled.set()
+
+    def _reason(self, error: Exception) -> str:
+        """For the log, with the place on the disk where the disk is the reason."""
+        if isinstance(error, OSError) and error.strerror:
+            return f"{excerpt(error.filename or self._store.folder)}: {excerpt(error.strerror)}"
+        return excerpt(error, 500)
 
     def _check_kept(self) -> None:
         """Take away a version of an earlier run that cannot be loaded any more; it is fetched again."""
@@ -113,12 +119,12 @@ class Follower:
         if answer is None:
             return
         raw, etag = answer
-        manifest = read_manifest(raw, self._source.shown, self._key)
+        manifest = read_manifest(raw, self._source.shown_manifest, self._key)
         newest = self._store.newest(self._key)
         if newest is not None and manifest.serial < newest[0].manifest.serial:
             raise FetchError(
-                f"{self._source.shown}: has the serial {manifest.serial}, and {newest[0].manifest.serial} is here "
-                f"already; publish the file again, or remove {self._store.folder}"
+                f"{self._source.shown_manifest}: has the serial {manifest.serial}, and {newest[0].manifest.serial} is "
+                f"here already; publish the file again, or stop this server, remove {self._store.folder} and start it"
             )
         is_here = newest is not None and newest[0].manifest.digest == manifest.digest
         if self._store.is_refused(manifest):

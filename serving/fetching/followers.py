@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import CancelledError
@@ -24,6 +25,7 @@ from .proof import Trust
 from .source import Source
 
 POLL_S = 0.05
+log = logging.getLogger(__name__)
 
 
 class Followers:
@@ -47,6 +49,7 @@ class Followers:
     ) -> None:
         self._root, self._key = root, key
         self._closed = False
+        self._timeout_s = timeout_s
         self._stores = {address.name: ModelStore(root, address.name, most_bytes) for address in addresses}
         self._followers = {
             address.name: Follower(
@@ -61,9 +64,14 @@ class Followers:
             each.start()
 
     def wait(self, for_one: bool) -> None:
-        """Return when each model has a version or its first try has failed; `for_one`: and one model has a version."""
-        for each in self._followers.values():
-            each.settled.wait()
+        """Return when each model has a version or its first try has failed; `for_one`: and one model has a version.
+
+        A model that takes longer than `timeout_s` holds no other up: it is served once it is here.
+        """
+        end_s = time.monotonic() + self._timeout_s
+        for name, each in self._followers.items():
+            if not each.settled.wait(max(0.0, end_s - time.monotonic())):
+                log.warning("%s: nothing of it can be served yet; the others do not wait for it any longer", name)
         while for_one and not any(store.versions for store in self._stores.values()):
             time.sleep(POLL_S)
 

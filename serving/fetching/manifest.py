@@ -20,6 +20,8 @@ from .address import SUFFIX
 from .self_check import SelfCheck
 
 FORMAT = "nested-sparse manifest 1"
+BEGIN = f'{{"format":"{FORMAT}"'.encode()
+"""Each manifest begins so."""
 MOST_BYTES = 4 << 20
 """Most bytes of a manifest; a reader reads no more."""
 MOST_LEVELS = 32

@@ -14,9 +14,10 @@ from nested_sparse.excerpt import excerpt
 from nested_sparse.regular_file import read_regular
 from nested_sparse.runtime.session import Array, Session
 from nested_sparse.whole_file import write_whole
+from nested_sparse.writer import refuse_existing
 
 from ..signature import signer
-from .manifest import Manifest, Piece, manifest_path
+from .manifest import BEGIN, Manifest, Piece, manifest_path
 from .self_check import MOST_INPUT_NBYTES, TOLERANCE, SelfCheck
 
 
@@ -35,15 +36,28 @@ def publish(
     sample: .npz file of the inputs of the self-check, by name; None: they are drawn. serial: None: the time in seconds.
     Raises CheckpointError, InputError, KernelError, OSError.
     """
+    destination = output or manifest_path(path)
+    _check_replaceable(destination)
     sign = None if key_path is None else signer(key_path)
     inputs = None if sample is None else _sample(sample)
     pieces: list[Piece] = []
     with Session(path, threads=1, check=lambda checkpoint: pieces.extend(_pieces(checkpoint))) as session:
         check = SelfCheck.of(session, inputs, tolerance)
     manifest = Manifest(int(time.time()) if serial is None else serial, tuple(pieces), check).signed(sign)
-    destination = output or manifest_path(path)
     write_whole(destination, manifest.raw)
     return destination, manifest
+
+
+def _check_replaceable(path: Path) -> None:
+    """Raise CheckpointError where no manifest can be written there, InputError where another file would be lost."""
+    refuse_existing(path, force=True)
+    if path.exists() and path.stat().st_size:
+        with path.open("rb") as file:
+            if file.read(len(BEGIN)) != BEGIN:
+                raise InputError(
+                    f"{excerpt(path)}: exists already and is no manifest, so it is not replaced; name another file "
+                    "(--output), or remove it"
+                )
 
 
 def _pieces(checkpoint: Checkpoint) -> list[Piece]:
@@ -60,7 +74,10 @@ def _pieces(checkpoint: Checkpoint) -> list[Piece]:
 def _sample(path: Path) -> dict[str, Array]:
     try:
         read_regular(path, 2 * MOST_INPUT_NBYTES)  # a sample that is too large is refused before it is unpacked
-        with np.load(path, allow_pickle=False) as arrays:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            raise ValueError("it holds one array without a name; numpy.savez writes one with names")
+        with loaded as arrays:
             return {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, AttributeError, KeyError) as error:
         raise InputError(f"sample {excerpt(path)}: expected an .npz file of arrays ({excerpt(error)})") from None

@@ -42,7 +42,7 @@ class Source:
         self._address = address
         self._token_file = token_file
         self._timeout_s = timeout_s
-        self.shown = address.shown
+        self.shown, self.shown_manifest = address.shown, address.shown_manifest
         try:
             self._tls = ssl.create_default_context(cafile=None if ca is None else str(ca))
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
@@ -55,7 +55,7 @@ class Source:
             if answer.status == 304 and etag:
                 return None
             if answer.status != 200:
-                raise self._refused(answer)
+                raise self._refused(answer, self._address.shown_manifest)
             raw = b"".join(self._read(answer, 0, MOST_BYTES + 1))
             tag = answer.getheader("ETag") or ""
             return raw, tag if len(tag) <= MOST_ETAG and tag.isprintable() else ""
@@ -67,7 +67,7 @@ class Source:
         """
         with self._answer(self._address.parts, {"Range": f"bytes={begin}-{end - 1}"}) as answer:
             if answer.status not in (200, 206):
-                raise self._refused(answer)
+                raise self._refused(answer, self.shown)
             dropped = begin if answer.status == 200 else 0
             if answer.status == 206:
                 self._check_range(answer.getheader("Content-Range") or "", begin, nbytes)
@@ -135,8 +135,11 @@ class Source:
             headers["Authorization"] = f"Bearer {read_token(self._token_file)}"
         return headers
 
-    def _refused(self, answer: HTTPResponse) -> FetchError:
-        return FetchError(f"{self.shown}: the file server answers {answer.status} {excerpt(answer.reason, 60)}")
+    def _refused(self, answer: HTTPResponse, shown: str) -> FetchError:
+        hint = ""
+        if answer.status == 404 and shown == self._address.shown_manifest:
+            hint = "; `nested-sparse publish FILE` writes the manifest, which belongs beside the file"
+        return FetchError(f"{shown}: the file server answers {answer.status} {excerpt(answer.reason, 60)}{hint}")
 
 
 def read_token(path: Path) -> str:

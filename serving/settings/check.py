@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nested_sparse.errors import NestedSparseError
+from nested_sparse.errors import NestedSparseError, ServingError
 from nested_sparse.excerpt import excerpt
 from nested_sparse.level import resolve_level
 from nested_sparse.options import unknown
@@ -117,6 +118,7 @@ def _look_at_fetched(settings: Settings, found: Findings) -> None:
     trust = Trust(root, None if key is None else PublicKey(key))
     for address in map(Address, fetching.urls):
         with found.noted(address.shown):
+            _check_writable(root / address.name)
             Source(address, fetching.fetch_ca, fetching.fetch_token_file)
             if fetching.fetch_token_file is not None:
                 read_token(fetching.fetch_token_file)
@@ -126,6 +128,16 @@ def _look_at_fetched(settings: Settings, found: Findings) -> None:
             version = folder.versions(address.name)[-1]
             path = folder.checkpoint(address.name, version)
             found.models.append(_model(path, address.name, str(version), settings, trust))
+
+
+def _check_writable(folder: Path) -> None:
+    """Raise ServingError where the folder of a fetched model cannot be written to, or not be made. Nothing is made."""
+    there = folder
+    while not there.exists():
+        there = there.parent
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        reason = "no right to write there" if there.is_dir() else "not a folder"
+        raise ServingError(f"{excerpt(folder)}: cannot be used ({there}: {reason}); name another (--fetch-dir)")
 
 
 def _look_into(model_dir: Path, settings: Settings, found: Findings) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -232,7 +233,12 @@ def test_an_older_serial_is_not_taken(server: FileServer, first: Published, seco
 
 
 def test_a_full_disk_is_waited_for(
-    server: FileServer, first: Published, second: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: FileServer,
+    first: Published,
+    second: Published,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """While the disk is full, what is there is served; when there is room again, the download ends."""
     write, left = os.pwrite, [300_000]
@@ -247,6 +253,7 @@ def test_a_full_disk_is_waited_for(
     with Device(tmp_path, server.url) as device:
         assert wait_until(lambda: device.levels == 2)
         assert wait_until(lambda: len(server.asked) > 6)
+        assert f"net: {tmp_path / 'net'}: No space left on device" in caplog.text
         left[0] = 10**9
         assert device.becomes(first)
         left[0], server.files = 100_000, second.files
@@ -354,6 +361,15 @@ def test_a_server_that_refuses_is_asked_again(
         assert device.levels == 0
         server.status = None
         assert device.becomes(first)
+
+
+def test_the_first_try_again_comes_soon(server: FileServer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """After FIRST_WAIT_S, then twice as long; the test has 0.02 s."""
+    server.status = 503
+    with Device(tmp_path, server.url):
+        assert wait_until(lambda: "0.04 s" in caplog.text)
+    waits = re.findall(r"the next try is in ([0-9.]+) s", caplog.text)
+    assert waits[:2] == ["0.02", "0.04"]
 
 
 def test_a_file_that_changes_before_its_manifest(

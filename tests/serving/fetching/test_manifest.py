@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,28 @@ def test_the_command_writes_it(tmp_path: Path) -> None:
         "signed": False,
     }
     assert read_manifest(output.read_bytes(), "here").serial == 7
+
+
+@pytest.mark.parametrize("name", ["net.safetensors", "other.safetensors", "signing.pem", "link"])
+def test_the_command_replaces_no_other_file(tmp_path: Path, name: str) -> None:
+    """Neither the checkpoint itself nor another one; an older manifest is replaced."""
+    shutil.copyfile(EXAMPLE, tmp_path / "net.safetensors")
+    shutil.copyfile(EXAMPLE, tmp_path / "other.safetensors")
+    (tmp_path / "signing.pem").write_bytes(b"-----BEGIN PRIVATE KEY-----")
+    (tmp_path / "link").symlink_to(tmp_path / "net.safetensors")
+    before = (tmp_path / name).read_bytes()
+    with pytest.raises(InputError, match="is no manifest, so it is not replaced"):
+        publish(tmp_path / "net.safetensors", tmp_path / name)
+    assert (tmp_path / name).read_bytes() == before
+    for serial in (1, 2):
+        path, _ = publish(tmp_path / "net.safetensors", serial=serial)
+    assert read_manifest(path.read_bytes(), "here").serial == 2
+
+
+def test_a_sample_without_names_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "sample.npy", IMAGE["input"])
+    with pytest.raises(InputError, match=r"expected an \.npz file of arrays .*numpy\.savez"):
+        publish(EXAMPLE, tmp_path / "net.manifest", sample=tmp_path / "sample.npy")
 
 
 def broken(**changes: Any) -> Any:

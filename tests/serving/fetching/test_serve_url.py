@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from clients import Askers, tensor, triton, wait_for
 from fetching_device import FILE, IMAGE, Published, changed_densest
-from file_server import FileServer
+from file_server import PIECE_NBYTES, FileServer
 
 import chain
 from nested_sparse.serving.fetching.publication import publish
@@ -103,6 +103,20 @@ def test_a_server_rises_is_updated_under_load_and_comes_back(
             server.stalled = False
             assert wait_for(lambda: clients.models == {0, 1})
         assert clients.errors == []
+
+
+def test_a_model_that_does_not_come_holds_no_other_up(first: Published, tmp_path: Path) -> None:
+    """A file server may send a byte now and then; the other models are served, and its own when it has come."""
+    with FileServer(first.files) as quick, FileServer(first.files, endless=True, rate=PIECE_NBYTES) as slow:
+        slow.files = {path.replace("net", "slow"): bytes(1) for path in first.files}
+        urls = (quick.url + FILE, slow.url + "/slow.safetensors")
+        server = started(*urls, "--fetch-dir", tmp_path, "--fetch-timeout-s", "3")
+        with server as (address, _), triton.InferenceServerClient(address) as client:
+            client.infer("net", [tensor(IMAGE["input"], "input")])
+            assert not client.is_model_ready("slow")
+            slow.endless, slow.rate = False, 0.0
+            slow.files = {path.replace("net", "slow"): content for path, content in first.files.items()}
+            assert wait_for(lambda: client.is_model_ready("slow"))
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from certificates import Authority
 from file_server import FileServer
 
 from nested_sparse.errors import FetchError, InputError
-from nested_sparse.serving.fetching.address import Address
+from nested_sparse.serving.fetching.address import Address, is_url
 from nested_sparse.serving.fetching.manifest import MOST_BYTES
 from nested_sparse.serving.fetching.source import Source
 
@@ -134,6 +134,9 @@ def test_tls_takes_the_authority_that_was_named_and_no_other(tmp_path: Path) -> 
         ("https://example.com/%2e%2e", "a file's name"),
         ("https://example.com/a%2f..", "a file's name"),
         ("https://example.com/a%0ab", "a file's name"),
+        ("https://example.com/net.safetensors.manifest", "name the file, without .manifest"),
+        ("https://example.com/my net.safetensors", "write its path as /my%20net.safetensors"),
+        ("https://example.com/nät.safetensors?x=secret", "write its path as /n%C3%A4t.safetensors"),
         ("https://example.com/" + "a" * 5000, "expected one as https"),
     ],
 )
@@ -141,6 +144,25 @@ def test_a_url_that_is_none_is_refused(url: str, said: str) -> None:
     with pytest.raises(InputError, match=said) as caught:
         Address(url)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"), [("s3://a/net", True), ("HTTP://a/b", True), ("a/b", False), ("a:b", False)]
+)
+def test_a_text_with_a_scheme_is_meant_as_a_url(text: str, meant: bool) -> None:
+    """So that one of another scheme is refused as such, not as a file that is not there."""
+    assert is_url(text) == meant
+
+
+def test_a_missing_manifest_is_told_from_a_missing_file() -> None:
+    with FileServer({"/net.safetensors": DATA}) as server:
+        with pytest.raises(
+            FetchError, match=r"net\.safetensors\.manifest: the file server answers 404 .* publish FILE"
+        ):
+            source(server).manifest()
+        server.files = {}
+        with pytest.raises(FetchError, match=r"net\.safetensors: the file server answers 404 Not Found$"):
+            read(source(server))
 
 
 def test_a_model_is_named_after_its_file() -> None:

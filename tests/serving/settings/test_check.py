@@ -185,6 +185,20 @@ def test_what_serving_takes_with_a_warning_is_no_mistake(files: Path) -> None:
     assert "warning: [model.nte]" in check(*flags).stdout
 
 
+def test_a_folder_of_fetched_models_that_cannot_be_made(files: Path) -> None:
+    """Nothing is made by looking."""
+    url = "http://127.0.0.1:1/net.safetensors"
+    result = check(url, "--fetch-dir", files / "a.safetensors")
+    assert result.exit_code == 2
+    assert "not a folder); name another (--fetch-dir)" in result.stderr
+    result = check(url, "--fetch-dir", files / "new/deep")
+    assert result.exit_code == 0, result.output
+    assert not (files / "new").exists()
+    result = check("s3://bucket/net.safetensors")
+    assert result.exit_code == 2
+    assert "expected one as https://example.com" in result.stderr
+
+
 def test_mistakes_of_the_file_are_json_too(tmp_path: Path) -> None:
     """A program that watches a deployment reads the problems where they are worst."""
     (tmp_path / "bad.toml").write_text("[address]\nport = -1\n[nothing]\n", encoding="utf-8")
