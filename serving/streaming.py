@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import grpc
 from grpc import aio
 
 from nested_sparse.errors import AccessError, UnavailableError
@@ -25,6 +26,8 @@ gRPC's flow control then holds the client back."""
 GRPC_ERROR = ("triton_grpc_error", "true")
 """Header by which a client asks for a gRPC status in place of an error message in the stream; it ends the stream."""
 INFER_RESPONSE = messages.ModelStreamInferResponse.DESCRIPTOR.fields_by_name["infer_response"].number
+REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+"""Statuses of an AccessError that another part of the server has found. They end the stream, as that error does."""
 FINAL = messages.ModelInferResponse(
     parameters={"triton_final_response": messages.InferParameter(bool_param=True)}
 ).SerializeToString()
@@ -151,7 +154,7 @@ class _Stream:
             return Ending.of(error)
         except Exception as error:
             ending = ending_of(error, "model_stream_infer")
-            return ending if self._ends_at_error else _error(ending, name)
+            return ending if self._ends_at_error or ending.status in REFUSED else _error(ending, name)
         finally:
             self._held_bytes -= size
         return b"".join((length_prefix(INFER_RESPONSE, len(FINAL) + len(response)), FINAL, response))

@@ -98,6 +98,15 @@ def test_a_file_that_is_cut_is_refused(program: Path, tmp_path: Path, end: int) 
     assert done.stderr.startswith("levels: ")
 
 
+@pytest.mark.parametrize("size", [0, 6, 28 * 28 * 4 - 1, 28 * 28 * 4 + 1])
+def test_an_input_of_another_size_is_refused(program: Path, tmp_path: Path, size: int) -> None:
+    """Neither filled up with zeros nor cut: the answer would be that of another input."""
+    (tmp_path / "input.raw").write_bytes(bytes(size))
+    done = subprocess.run([program, EXAMPLE, library_path(), tmp_path], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert done.stderr == "levels: input.raw: expected 3136 bytes\n"
+
+
 def test_it_is_short() -> None:
     """Small enough to be read before it is taken over."""
     assert len(SOURCE.read_text(encoding="utf-8").splitlines()) <= 150

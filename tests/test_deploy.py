@@ -129,6 +129,12 @@ def test_every_container_is_an_ordinary_user_on_a_read_only_root() -> None:
     assert f"XDG_CACHE_HOME={container['volumeMounts'][0]['mountPath']}" in shlex.split(cache)
 
 
+def test_the_image_has_a_folder_for_temporary_files() -> None:
+    """Its root may be read-only, /tmp too (Docker). Beside TLS the server's calls to itself take a socket there."""
+    settings = dict(each.split("=", 1) for word, rest in instructions() if word == "ENV" for each in shlex.split(rest))
+    assert settings["TMPDIR"] == settings["XDG_CACHE_HOME"]
+
+
 def test_the_image_has_this_version_and_its_command_serves(tmp_path: Path) -> None:
     (container,) = RUNTIME["spec"]["containers"]
     assert container["image"] == f"nested-sparse:{VERSION}"

@@ -57,7 +57,7 @@ class Forwarded:
 
     method: its name, as "ModelInfer". data: the serialised request. arrival: at the ingress. peer: the client's address
     as gRPC writes it. metadata: the call's. left_s: seconds from the arrival to the client's deadline; None: there is
-    none.
+    none. own: the ingress asks for itself, and has no token; no client can make such a call.
     """
 
     method: str
@@ -66,6 +66,7 @@ class Forwarded:
     peer: str = ""
     metadata: Metadata = ()
     left_s: float | None = None
+    own: bool = False
 
 
 @dataclass(frozen=True, slots=True)

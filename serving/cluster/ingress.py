@@ -104,7 +104,7 @@ class Ingress:
 
         Raises OverloadedError, UnavailableError and DeadlineError where no replica answered.
         """
-        limit_s = LONGEST_S if forwarded.left_s is None else min(LONGEST_S, forwarded.left_s)
+        limit_s = LONGEST_S if forwarded.left_s is None else forwarded.left_s
         try:
             answer = await asyncio.wait_for(self._answer(forwarded), max(limit_s - forwarded.arrival.waited_s(), 0.0))
         except asyncio.TimeoutError:
@@ -150,12 +150,17 @@ class Ingress:
             await asyncio.sleep(period_s)
 
     async def look(self) -> None:
-        """Ask a replica once: SERVING where it takes calls, with each of its models."""
+        """Ask a replica once: SERVING where it takes calls, with each of its models.
+
+        Where too many calls wait, the statuses stay: replicas are there, and their levels fall until they keep up.
+        """
         try:
             index = messages.RepositoryIndexResponse.FromString(await self._own("RepositoryIndex", b""))
             ready = messages.ServerReadyResponse.FromString(await self._own("ServerReady", b"")).ready
             self._models = dict.fromkeys(self._models, False)
             self._models |= {model.name: model.state == "READY" for model in index.models}
+        except OverloadedError:
+            return
         except Exception as error:
             log.debug("no replica is healthy: %s", error)
             ready, self._models = False, dict.fromkeys(self._models, False)
@@ -163,7 +168,7 @@ class Ingress:
             self.health.set(name, SERVING if serving else NOT_SERVING)
 
     async def _own(self, method: str, data: bytes) -> bytes:
-        return (await self.answer(Forwarded(method, data, Arrival.now(), left_s=HEALTH_PERIOD_S))).data
+        return (await self.answer(Forwarded(method, data, Arrival.now(), left_s=HEALTH_PERIOD_S, own=True))).data
 
 
 def handler(ingress: Ingress) -> Any:

@@ -10,10 +10,15 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-import ray
-from ray import serve
-from ray.exceptions import RayActorError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+try:
+    import ray
+    from ray import serve
+    from ray.exceptions import RayActorError
+    from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+except ImportError as error:
+    raise ImportError(
+        f"a cluster takes Ray Serve, which is not installed here ({error}); pip install 'nested-sparse[ray]'"
+    ) from error
 
 from nested_sparse.errors import ServingError
 

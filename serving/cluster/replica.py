@@ -75,7 +75,8 @@ class Replica:
         limit = receive_limit(models, settings.limits.max_batch)
         self._servicer = Servicer(self._dataplane, self._metrics, limit_bytes=limit)
         gate = Gate(self._security.rights, "", self._metrics.count_unread)
-        self._handlers = (gate, generic_handler(self._servicer))
+        self._open_handlers = (generic_handler(self._servicer),)
+        self._handlers = (gate, *self._open_handlers)
         self._health = ModelHealth(HealthServicer(), self._dataplane)
         self._grace_s = settings.limits.grace_s
         self._watches: list[asyncio.Task[None]] = []
@@ -92,7 +93,8 @@ class Replica:
         left_s = None if forwarded.left_s is None else forwarded.left_s - waited
         context = _Context(forwarded.peer, forwarded.metadata, left_s=left_s)
         try:
-            served = await LocalCall(self._handlers, forwarded.method, context).run(forwarded.data)
+            handlers = self._open_handlers if forwarded.own else self._handlers
+            served = await LocalCall(handlers, forwarded.method, context).run(forwarded.data)
         except EndedError as error:
             return Answer(ending=error.ending)
         except Exception as error:
@@ -148,6 +150,7 @@ def check_settings(settings: Settings) -> None:
         (security.tls_cert is not None, "[security] tls_cert: Ray's ingress has no TLS; a proxy in front of it has"),
         (security.allow_shared_memory, "[security] allow_shared_memory: a client shares no memory with every replica"),
         (models.model_dir is not None, "[models] model_dir: replicas would load at different times; name files"),
+        (bool(settings.fetching.urls), "[fetching] urls: replicas would change at different times; name files"),
         (settings.watching.otlp_endpoint is not None, "[watching] otlp_endpoint: a replica makes no spans"),
     ):
         if is_given:

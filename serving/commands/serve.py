@@ -159,6 +159,7 @@ def _run(settings: Settings, json: bool, read: Callable[[], Settings] | None) ->
     from nested_sparse.runtime.resources import Governor, ResourceMonitor
 
     from ..connections.listening import check_listenable
+    from ..connections.unix_socket import UnixSocket
     from ..load import file_problems
     from ..security import Security
     from ..settings.parts import followers_of, limit_config, loader_of, server_config
@@ -174,6 +175,9 @@ def _run(settings: Settings, json: bool, read: Callable[[], Settings] | None) ->
     for port in (config.port, config.metrics_port, config.http_port):
         if port is not None:
             check_listenable(config.host, port)  # before the models load, which may take minutes
+    for path in (config.unix_socket, config.http_unix_socket):
+        if path is not None:
+            UnixSocket(path).check()
     loader = loader_of(lambda: reload.settings, governor)
     with ended_by_signals(), ExitStack() as opened:
         if followers is not None:

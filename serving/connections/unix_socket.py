@@ -29,6 +29,7 @@ class UnixSocket:
     def __init__(self, path: Path) -> None:
         self._path = path.absolute()
         self.address = f"{SCHEME}{self._path}"
+        self._made: tuple[int, int] | None = None  # device and inode of our file
 
     def check(self) -> None:
         """Raise ServingError where no socket can be made. One that a dead process has left is no obstacle."""
@@ -60,6 +61,7 @@ class UnixSocket:
         try:
             with self._making():
                 made.bind(str(self._path))
+                made.listen()  # at once: one that does not listen looks as that of a dead process
         except BaseException:
             made.close()
             raise
@@ -69,15 +71,24 @@ class UnixSocket:
     def _making(self) -> Iterator[None]:
         """Within, a file that is made here is its user's alone. Raises ServingError where none can be made."""
         self.check()
-        self.close()  # the one that a dead process has left
+        self._path.unlink(missing_ok=True)  # the one that a dead process has left
         before = os.umask(OWN_ONLY)  # a later chmod would leave a moment in which anybody may connect
         try:
             yield
+            self._made = self._found()
         except (RuntimeError, OSError) as error:
             raise ServingError(f"cannot listen on {excerpt(self.address)}: {error}") from None
         finally:
             os.umask(before)
 
     def close(self) -> None:
-        """Remove the file, if it is there."""
-        self._path.unlink(missing_ok=True)
+        """Remove the file, unless another process has put one of its own there since."""
+        if self._made is not None and self._found() == self._made:
+            self._path.unlink(missing_ok=True)
+
+    def _found(self) -> tuple[int, int] | None:
+        try:
+            status = self._path.lstat()
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino

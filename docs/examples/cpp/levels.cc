@@ -45,7 +45,6 @@ struct Mapped {
     if (found == MAP_FAILED) throw std::runtime_error(path + ": cannot be mapped: " + std::strerror(errno));
     data = static_cast<uint8_t*>(found);
   }
-  // The bytes from `begin` to `end`.
   uint8_t* range(uint64_t begin, uint64_t end) const {
     if (begin > end || end > size) throw std::runtime_error("the file is shorter than its header says");
     return data + begin;
@@ -107,15 +106,16 @@ void run_levels(const std::string& path, const char* library, const std::string&
     for (const int64_t size : shape) nbytes *= static_cast<size_t>(size);
     names.push_back(input.at("name"));
     std::vector<char>& array = arrays.emplace_back(nbytes, 0);
-    std::ifstream(folder + "/" + names.back() + ".raw", std::ios::binary).read(array.data(), nbytes);
+    std::ifstream raw(folder + "/" + names.back() + ".raw", std::ios::binary);
+    const bool fits = !raw || (raw.read(array.data(), nbytes) && raw.peek() == EOF);
+    if (!fits) throw std::runtime_error(names.back() + ".raw: expected " + std::to_string(nbytes) + " bytes");
     values.push_back(Ort::Value::CreateTensor(memory, array.data(), nbytes, shape.data(), shape.size(), type));
   }
   int64_t level = 0;  // what `__level__` is bound to; operators read it here
   names.emplace_back("__level__");
   values.push_back(Ort::Value::CreateTensor(memory, &level, 1, nullptr, 0));
   auto segments = checkpoint.segments;
-  segments.resize(session.GetInputCount() - names.size(),
-                  {checkpoint.graph, 0});  // empty where a slice has lost a level
+  segments.resize(session.GetInputCount() - names.size(), {checkpoint.graph, 0});  // empty: a slice has lost it
   for (size_t i = 0; i < segments.size(); i++) {
     const auto size = static_cast<int64_t>(segments[i].second);
     names.push_back("__segment_" + std::to_string(i) + "__");

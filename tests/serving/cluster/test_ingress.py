@@ -12,7 +12,7 @@ from cluster_ingress import AbsentError, FullError, LostError, answered
 from google.rpc import status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from nested_sparse.errors import OverloadedError
+from nested_sparse.errors import OverloadedError, UnauthenticatedError
 from nested_sparse.proto import messages
 from nested_sparse.serving.cluster.forwarded import Answer
 from nested_sparse.serving.cluster.ingress import FORWARDED, MOST_TRIES, handler
@@ -234,3 +234,58 @@ def test_ray_can_read_the_names_of_the_handler() -> None:
 
     names = handler(Ingress(lambda call: None))._method_handlers  # type: ignore[arg-type,return-value]
     assert {name.split("/")[1] for name in names} == {messages.SERVICE_NAME}
+
+
+def test_health_stays_where_too_many_calls_wait(ingress, replicas) -> None:
+    """Replicas are there. A balancer that took the cluster away would lose what its levels can still answer."""
+    _, front, run = ingress
+    index = messages.RepositoryIndexResponse()
+    index.models.add(name="net", version="1", state="READY")
+    told = {"RepositoryIndex": index, "ServerReady": messages.ServerReadyResponse(ready=True)}
+    replicas.reply = lambda call: Answer(told[call.method].SerializeToString())
+    run(front.look())
+
+    def full(call):
+        raise FullError("1024 wait")
+
+    replicas.reply = full
+    run(front.look())
+    assert {name: front.health._statuses[name] for name in ("", "net")} == {"": 1, "net": 1}
+
+
+def test_only_the_ingress_asks_for_itself(ingress, replicas) -> None:
+    """Such a call takes no token."""
+    address, front, run = ingress
+    run(front.look())
+    assert {call.own for call in replicas.calls} == {True}
+    replicas.calls.clear()
+    with grpc.insecure_channel(address) as channel:
+        channel.unary_unary(f"/{messages.SERVICE_NAME}/RepositoryIndex")(b"", timeout=10, metadata=(("own", "1"),))
+    assert [call.own for call in replicas.calls] == [False]
+
+
+def test_a_stream_without_a_token_ends_as_that_of_the_plain_server(ingress, replicas) -> None:
+    replicas.reply = lambda call: Answer(ending=Ending.of(UnauthenticatedError("a token is needed")))
+    sent = [messages.ModelInferRequest(id="a").SerializeToString()]
+    with grpc.insecure_channel(ingress[0]) as channel:
+        answers = channel.stream_stream(f"/{messages.SERVICE_NAME}/ModelStreamInfer")(iter(sent), timeout=30)
+        with pytest.raises(grpc.RpcError) as caught:
+            next(answers)
+    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert caught.value.details() == "a token is needed"
+
+
+def test_a_call_may_take_as_long_as_its_own_deadline(ingress, replicas, monkeypatch) -> None:
+    """The bound is for calls without a deadline."""
+    monkeypatch.setattr("nested_sparse.serving.cluster.ingress.LONGEST_S", 0.05)
+
+    async def late(call):
+        await asyncio.sleep(0.2)
+        return Answer(answered(call))
+
+    replicas.reply = late
+    with grpc.insecure_channel(ingress[0]) as channel:
+        assert infer_stub(channel)(typed_request(), timeout=30).id == "seven"
+        with pytest.raises(grpc.RpcError) as caught:
+            infer_stub(channel)(typed_request())
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,12 @@ from nested_sparse.errors import ServingError, SettingsError, StuckError, Unsupp
 from nested_sparse.proto import messages
 from nested_sparse.runtime.session import Session
 from nested_sparse.serving.cluster.forwarded import Answer, Arrival, Forwarded
+from nested_sparse.serving.cluster.ingress import Ingress
 from nested_sparse.serving.cluster.replica import (
     DEMAND,
     REPLICA_KEY,
     Replica,
     _stateless,
-    check_settings,
     replica_settings,
 )
 from nested_sparse.serving.health import HealthServicer
@@ -120,12 +122,27 @@ def test_a_stuck_replica_is_not_healthy(replica: Any, monkeypatch: pytest.Monkey
 
 
 def test_calls_take_a_token_where_there_is_a_file_of_them(tmp_path: Path) -> None:
+    """Those of clients. The ingress has none, and its health is that of the replica."""
     tokens = tmp_path / "tokens"
-    tokens.write_text("")
+    tokens.write_text(f"camera inference {'x' * 40}\n")
     tables = {**TABLES, "security": {"insecure": True, "token_file": str(tokens)}}
-    settings = replica_settings(tables, 1)
-    assert settings.security.token_file == tokens
-    check_settings(settings)
+
+    async def statuses() -> tuple[Any, Any, dict[str, int]]:
+        replica = Replica(replica_settings(tables, 1), "a")
+        ingress = Ingress(replica.call)
+        try:
+            await ingress.look()
+            without = await replica.call(Forwarded("RepositoryIndex", b"", Arrival.now()))
+            token = (("authorization", f"Bearer {'x' * 40}"),)
+            answer = await replica.call(Forwarded("ModelInfer", request(), Arrival.now(), metadata=token))
+            return without.ending, answer.ending, ingress.health._statuses
+        finally:
+            await replica.close()
+
+    without, ending, health = asyncio.run(statuses())
+    assert without.status is grpc.StatusCode.UNAUTHENTICATED
+    assert ending is None
+    assert {name: health[name] for name in ("", "fashion-mnist")} == {"": 1, "fashion-mnist": 1}
 
 
 @pytest.mark.parametrize(
@@ -135,6 +152,7 @@ def test_calls_take_a_token_where_there_is_a_file_of_them(tmp_path: Path) -> Non
         ("security", {"tls_cert": "a.pem", "tls_key": "a.key"}, "proxy"),
         ("security", {"allow_shared_memory": True}, "shares no memory"),
         ("models", {"model_dir": "/srv/models"}, "name files"),
+        ("fetching", {"urls": ["https://127.0.0.1/net.safetensors"]}, "name files"),
         ("watching", {"otlp_endpoint": "http://127.0.0.1:4317"}, "spans"),
     ],
 )
@@ -167,3 +185,10 @@ def test_a_model_with_states_is_refused(make_model: Any) -> None:
     with pytest.raises(UnsupportedError, match="nested-sparse serve"):
         _stateless(make_model(state={"double": "x"}))
     assert _stateless(model := make_model()) is model
+
+
+def test_without_ray_the_module_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "nested_sparse.serving.cluster.ray_serve", raising=False)
+    with pytest.raises(ImportError, match=r"pip install 'nested-sparse\[ray\]'"):
+        importlib.import_module("nested_sparse.serving.cluster.ray_serve")

@@ -12,11 +12,14 @@ import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from typer.testing import CliRunner
 
 from nested_sparse.errors import ServingError
+from nested_sparse.serving import cli
 from nested_sparse.serving.connections.unix_socket import MOST_BYTES, UnixSocket
 from nested_sparse.serving.security import SecurityConfig
 from nested_sparse.serving.server import ServerConfig
+from support import EXAMPLE
 
 
 def ask(address: str, headers: dict[str, str] | None = None) -> Any:
@@ -62,6 +65,41 @@ def test_a_living_one_is_not_taken_away(tmp_path: Path) -> None:
         with pytest.raises(ServingError, match="another process listens there; stop it"):
             UnixSocket(path).check()
     assert path.exists()
+
+
+def test_of_two_that_start_at_once_one_is_refused(tmp_path: Path) -> None:
+    """A socket that is bound and does not listen yet would look as that of a dead process."""
+    door = UnixSocket(tmp_path / "door")
+    with door.listener(), pytest.raises(ServingError, match="another process listens there"):
+        UnixSocket(tmp_path / "door").listener()
+    door.close()
+    assert not (tmp_path / "door").exists()
+
+
+def test_the_socket_of_a_later_process_is_not_taken_away(tmp_path: Path) -> None:
+    path = tmp_path / "door"
+    earlier, later = UnixSocket(path), UnixSocket(path)
+    with earlier.listener():
+        path.unlink()
+        with later.listener():
+            earlier.close()
+            assert path.exists()
+            later.close()
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("flag", ["--unix-socket", "--http-unix-socket"])
+def test_a_path_is_looked_at_before_the_models_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: str) -> None:
+    """That may take minutes."""
+    pytest.importorskip("aiohttp", reason="the extra [http] is not installed")
+
+    def loader_of(*_: Any) -> Any:
+        raise AssertionError("the models load")
+
+    monkeypatch.setattr("nested_sparse.serving.settings.parts.loader_of", loader_of)
+    done = CliRunner().invoke(cli.app, ["serve", str(EXAMPLE), "--port", "0", flag, str(tmp_path / "absent/door")])
+    assert isinstance(done.exception, ServingError)
+    assert "expected a folder" in str(done.exception)
 
 
 def test_another_file_is_not_taken_away(tmp_path: Path) -> None:
