@@ -71,7 +71,7 @@ class Followers:
         end_s = time.monotonic() + self._timeout_s
         for name, each in self._followers.items():
             if not each.settled.wait(max(0.0, end_s - time.monotonic())):
-                log.warning("%s: nothing of it can be served yet; the others do not wait for it any longer", name)
+                log.warning("%s: its first level has not come yet; other models are served before it", name)
         while for_one and not any(store.versions for store in self._stores.values()):
             time.sleep(POLL_S)
 
