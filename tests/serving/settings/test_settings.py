@@ -103,7 +103,7 @@ def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
         "[limits] max_batch = 2.5: expected a whole number",
         "[limits] min_frequency = nan: expected a number",
         "tables: there is no 'watch'; did you mean 'watching'? expected one of: address, security, limits, models, "
-        "watching, model.NAME",
+        "fetching, watching, model.NAME",
         "[model.a]: there is no 'slo'; did you mean 'slo_ms'? expected one of: "
         + ", ".join(OwnModel.__dataclass_fields__),
         "[model.a] slo_ms = 0.0: expected at least 0.1",
