@@ -79,7 +79,7 @@ def test_convolutions(block_rows: int, size: tuple[int, int]) -> None:
 @pytest.mark.parametrize("block_rows", [32, 128])
 @pytest.mark.parametrize("size", [(3, 5), (15, 14), (40, 41)])
 def test_parts_that_are_padding_alone(block_rows: int, size: tuple[int, int]) -> None:
-    """Of a last block of 32 rows or more, whole parts of 16 rows may have no outputs; many pixels and few, in ranges."""
+    """Of a last block of 32 rows or more, whole parts of 16 rows may have no outputs; many pixels and few."""
     rng = np.random.default_rng(block_rows)
     for permuted in (False, True):
         for rows in (3, 33, 37):
