@@ -127,6 +127,7 @@ void NestedConv::activate(const SpmmArgs& args, Part rows) const {
   const bool all = rows.begin == 0 && rows.end == weight_.packed_rows();
   if (used == args.y_pitch && (weight.perm == nullptr || all)) {
     const int64_t count = std::min(rows.end, weight.rows) - rows.begin;
+    if (count <= 0) return;  // a part of a high block that is padding alone
     return outputs_.apply(count * used, args.y + rows.begin * args.y_pitch);
   }
   for (int64_t r = rows.begin; r < rows.end; ++r) {

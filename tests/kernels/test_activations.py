@@ -76,6 +76,20 @@ def test_convolutions(block_rows: int, size: tuple[int, int]) -> None:
     check(conv_node(rng, 400, 9, block_rows, activation=2, densities=(0.1, 0.2, 0.3)), (1, 400, *size))  # in ranges
 
 
+@pytest.mark.parametrize("block_rows", [32, 128])
+@pytest.mark.parametrize("size", [(3, 5), (15, 14), (40, 41)])
+def test_parts_that_are_padding_alone(block_rows: int, size: tuple[int, int]) -> None:
+    """Of a last block of 32 rows or more, whole parts of 16 rows may have no outputs; many pixels and few."""
+    rng = np.random.default_rng(block_rows)
+    for permuted in (False, True):
+        for rows in (3, 33, 37):
+            options: dict[str, Any] = {"permuted": permuted, "activation": 2}
+            check(conv_node(rng, 8, rows, block_rows, **ONE, **options), (1, 8, *size), threads=2)
+            check(conv_node(rng, 8, rows, block_rows, **ONE, residual=True, **options), (2, 8, *size))
+            check(linear_node(rng, 8, rows, block_rows, **options), (size[0], 8), threads=2)
+    check(conv_node(rng, 400, 37, block_rows, activation=2, densities=(0.1, 0.2, 0.3)), (1, 400, *size))  # in ranges
+
+
 def test_lines() -> None:
     """One spatial dimension."""
     rng = np.random.default_rng(3)

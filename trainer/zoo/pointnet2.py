@@ -5,13 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+TIE = 1e-6
+"""Share by which each further point counts as more distant. Points of a sensor lie on a grid, or twice in a place: of
+equally distant ones torch and ONNX Runtime would choose others."""
+SAME_PLACE = 1e-6
+"""Added to squared distances, so that this holds for points in the same place, too."""
+
 
 class SetAbstraction(nn.Module):
     """A layer of PointNet++ (section 3.2): an MLP of the neighbours of each centre, and their largest values.
 
     The centres are every k-th point. The paper takes the farthest points, one after another; that is a chain of as many
     steps as there are centres, and an exported graph would hold a few nodes for each. Points of a sensor come in no
-    order of space, so every k-th one is a random choice. The neighbours are the nearest points, without a radius.
+    order of space, so every k-th one is a random choice. The neighbours are the nearest points, without a radius;
+    of equally distant ones the first.
     centres, neighbours: their numbers. inputs: values at each point beside its place. widths: of the MLP's layers.
     """
 
@@ -31,7 +38,12 @@ class SetAbstraction(nn.Module):
         step = points // self.centres
         chosen = places[:, :, : step * self.centres : step]
         distances = (chosen[:, :, :, None] - places[:, :, None, :]).square().sum(1)
-        near = distances.topk(self.neighbours, dim=2, largest=False).indices.flatten(1)
+        order = torch.arange(points, dtype=places.dtype, device=places.device)
+        near = (
+            ((distances + SAME_PLACE) * (1 + TIE * order))
+            .topk(self.neighbours, dim=2, largest=False)
+            .indices.flatten(1)
+        )
         around = _picked(places, near, self.centres) - chosen[:, :, :, None]
         grouped = torch.cat([around, _picked(values, near, self.centres)], 1)
         found: Tensor = self.mlp(grouped).amax(3)

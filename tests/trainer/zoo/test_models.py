@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import onnxruntime as ort
 import pytest
 import torch
 from torch import nn
@@ -60,6 +63,18 @@ def test_a_set_is_the_nearest_points_of_each_centre() -> None:
             order = sorted(range(13), key=lambda point: float(((x[cloud, :3, point] - place) ** 2).sum()))
             members = [torch.cat([x[cloud, :3, point] - place, x[cloud, 3:, point]]) for point in order[:3]]
             assert torch.equal(found[cloud, :, centre], torch.stack(members).amax(0))
+
+
+def test_of_equally_distant_neighbours_torch_and_onnx_runtime_take_the_same(tmp_path: Path) -> None:
+    """Points on a coarse grid, several in one place, of which each has other values."""
+    torch.manual_seed(0)
+    layer = SetAbstraction(8, 4, 2, (8, 8)).eval()
+    feeds = {"places": torch.randint(0, 3, (2, 3, 64)).float(), "values": torch.randn(2, 2, 64)}
+    torch.onnx.export(layer, tuple(feeds.values()), tmp_path / "layer.onnx", input_names=list(feeds), verbose=False)
+    session = ort.InferenceSession(tmp_path / "layer.onnx")
+    _, found = session.run(None, {name: value.numpy() for name, value in feeds.items()})
+    expected = layer(*feeds.values())[1]
+    torch.testing.assert_close(torch.from_numpy(found), expected.detach())
 
 
 def test_pointnet2_has_the_size_it_says() -> None:
