@@ -1,6 +1,6 @@
 #!/bin/sh
 # Checks the GPU's kernels on a machine with an NVIDIA GPU, in at most 8 minutes: their tests, compiled, then the table of
-# docs/gpu.md. The machine needs Python with torch and Triton for CUDA, and no network. Results go to $OUT, or build/gpu/.
+# docs/gpu.md. The machine needs Python with torch and Triton for CUDA, a C compiler for Triton, and no network. Results go to $OUT, or build/gpu/.
 #
 #   tools/gpu_check.sh            the check
 #   tools/gpu_check.sh --wheels   the other wheels that it needs, for `pip download -d FOLDER $(tools/gpu_check.sh --wheels)`
@@ -43,6 +43,7 @@ part() {
   if [ "$code" = 0 ]; then echo "passed: $*"; else failed=1; echo "FAILED ($code): $*, see $log"; tail -25 "$log"; fi
 }
 
+"$python" -c 'import torch, triton' || { echo "$python has no torch, or no Triton: set PYTHON to one that has them" >&2; exit 1; }
 "$python" -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' \
   || { echo "torch finds no CUDA device: this check needs one; the tests run without one under make test" >&2; exit 1; }
 workers=$("$python" -c 'import importlib.util as i, os; print(min(8, os.cpu_count()) if i.find_spec("xdist") else "")')

@@ -47,7 +47,7 @@ from nested_sparse.whole_file import write_whole
 FIGURES = ("levels", "dense", "data", "epochs", "passes", "seconds")
 """Figures of a run that its line keeps."""
 EPOCH_SAMPLES = "data.epoch_samples"
-SAME_ACCURACY = 0.002
+SAME_SCORE = 0.002
 """Largest difference between a line and its checkpoint, beside one answer: torch and the runtime round otherwise."""
 
 
@@ -264,15 +264,13 @@ def fill(study: Study, arguments: argparse.Namespace) -> None:
             continue
         of_data = {key: value for key, value in {**rows[name].settings, **files}.items() if key.startswith("data.")}
         recipe = load_recipe(rows[name].recipe, [f"{key}={_toml(value)}" for key, value in of_data.items()])
-        metrics = file_metrics(path, recipe.load_data(seed).scored())
-        stated = [level["accuracy"] for level in line["levels"]]
-        if max(abs(a - b) for a, b in zip(metrics["accuracy"], stated, strict=True)) > SAME_ACCURACY:
-            sys.exit(
-                f"{path}: its levels score {metrics['accuracy']}, the line of '{name}', seed {seed}, says {stated}"
-            )
+        metrics, quality = file_metrics(path, recipe.load_data(seed).scored(), task=recipe.task), study.metric.name
+        stated = [level[quality] for level in line["levels"]]
+        if max(abs(a - b) for a, b in zip(metrics[quality], stated, strict=True)) > SAME_SCORE:
+            sys.exit(f"{path}: its levels score {metrics[quality]}, the line of '{name}', seed {seed}, says {stated}")
         for level, share in zip(line["levels"], metrics["disagreement"], strict=True):
             level["disagreement"] = share
-        store_metrics(path, {**metrics, "accuracy": stated})
+        store_metrics(path, {**metrics, quality: stated})
         print(f"{name}, seed {seed}: {metrics['disagreement']}", file=sys.stderr, flush=True)
         present = {**study.runs(), (name, seed): line}  # read again: a run may have ended meanwhile
         write_whole(study.results, "".join(json.dumps(each) + "\n" for each in present.values()).encode())

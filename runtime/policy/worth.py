@@ -45,19 +45,22 @@ class Worth:
         floor_ms = mean * self._forecast.profiled_ms(levels[-1], request.batch, request.sizes)
         longest_ms = mean * self._forecast.profiled_ms(levels[0], request.batch, request.sizes)
         slack_ms = request.slack_ms(now_s)
-        behind = [(mean * self._floor_ms(each), each.slack_ms(now_s)) for each in queue[:BEHIND]]
-        coming = min(longest_ms / self._arrivals.interval_ms, BEHIND) if self._arrivals.known else 0.0
         lowest = self._scores[levels[-1]]
+        behind = [
+            (mean * self._floor_ms(each), each.slack_ms(now_s), self._floor_score(each, lowest))
+            for each in queue[:BEHIND]
+        ]
+        coming = min(longest_ms / self._arrivals.interval_ms, BEHIND) if self._arrivals.known else 0.0
         chance = self._chances.in_time
         best, most = levels[0], -math.inf
         for level in levels:
             run_ms = mean * self._forecast.profiled_ms(level, request.batch, request.sizes)
             own = chance(run_ms, slack_ms)
             worth, certain, end_ms = self._scores[level] * own, own == 1.0, run_ms
-            for each_ms, each_slack_ms in behind:
+            for each_ms, each_slack_ms, score in behind:
                 end_ms += each_ms / self._forecast.workers
                 theirs = chance(end_ms, each_slack_ms)
-                worth += lowest * theirs
+                worth += score * theirs
                 certain = certain and theirs == 1.0
             if coming > 0.0:
                 # of the time in which the longest run goes on, a shorter one takes a share; they wait half of it
@@ -75,3 +78,7 @@ class Worth:
         if each.foreign_ms is not None:
             return each.foreign_ms
         return self._forecast.profiled_ms(each.lowest_level, each.batch, each.sizes)
+
+    def _floor_score(self, each: Waiting, foreign: float) -> float:
+        """The score of a request at its lowest level; `foreign` for that of another model."""
+        return foreign if each.foreign_ms is not None else self._scores[each.lowest_level]

@@ -123,7 +123,9 @@ class Ingress:
                 raise OverloadedError(f"shed: too many calls wait for a replica ({error!s:.200})", RETRY_MS) from None
             except self._absent as error:
                 raise UnavailableError(f"no replica can take the call now ({error!s:.200})") from None
-        raise UnavailableError(f"{MOST_TRIES} replicas died with this call; send it again")
+        raise UnavailableError(
+            f"{MOST_TRIES} replicas died with this call, which may be the cause; look at their logs, or send it again"
+        )
 
     def _forwarded(self, method: str, data: bytes, context: Any) -> Forwarded:
         metadata = tuple((key, value) for key, value in context.invocation_metadata() or ())

@@ -13,7 +13,7 @@ from typing import Any
 try:
     import ray
     from ray import serve
-    from ray.exceptions import RayActorError
+    from ray.exceptions import ObjectLostError, RayActorError
     from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 except ImportError as error:
     raise ImportError(
@@ -103,7 +103,7 @@ def add_to_ingress(_: Any, server: Any) -> None:
         server.add_passthrough_service(name)
     ingress = Ingress(
         _Asker().ask,
-        lost=(RayActorError,),
+        lost=(RayActorError, ObjectLostError),
         full=(BackPressureError,),
         absent=(DeploymentUnavailableError, RayServeException),
     )

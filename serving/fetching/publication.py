@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from nested_sparse.checkpoint import Checkpoint
-from nested_sparse.errors import CheckpointError, InputError
+from nested_sparse.errors import CheckpointError, FetchError, InputError
 from nested_sparse.excerpt import excerpt
 from nested_sparse.regular_file import read_regular
 from nested_sparse.runtime.session import Array, Session
@@ -17,7 +18,7 @@ from nested_sparse.whole_file import write_whole
 from nested_sparse.writer import refuse_existing
 
 from ..signature import signer
-from .manifest import BEGIN, Manifest, Piece, manifest_path
+from .manifest import BEGIN, MOST_BYTES, Manifest, Piece, manifest_path, read_manifest
 from .self_check import MOST_INPUT_NBYTES, TOLERANCE, SelfCheck
 
 
@@ -37,27 +38,40 @@ def publish(
     Raises CheckpointError, InputError, KernelError, OSError.
     """
     destination = output or manifest_path(path)
-    _check_replaceable(destination)
+    serial = int(time.time()) if serial is None else serial
+    _check_replaceable(destination, serial)
     sign = None if key_path is None else signer(key_path)
     inputs = None if sample is None else _sample(sample)
     pieces: list[Piece] = []
     with Session(path, threads=1, check=lambda checkpoint: pieces.extend(_pieces(checkpoint))) as session:
         check = SelfCheck.of(session, inputs, tolerance)
-    manifest = Manifest(int(time.time()) if serial is None else serial, tuple(pieces), check).signed(sign)
+    manifest = Manifest(serial, tuple(pieces), check).signed(sign)
     write_whole(destination, manifest.raw)
     return destination, manifest
 
 
-def _check_replaceable(path: Path) -> None:
-    """Raise CheckpointError where no manifest can be written there, InputError where another file would be lost."""
+def _check_replaceable(path: Path, serial: int) -> None:
+    """Raise CheckpointError where no manifest can be written there.
+
+    Raises InputError where another file would be lost, or where devices would refuse the new manifest.
+    """
     refuse_existing(path, force=True)
-    if path.exists() and path.stat().st_size:
-        with path.open("rb") as file:
-            if file.read(len(BEGIN)) != BEGIN:
-                raise InputError(
-                    f"{excerpt(path)}: exists already and is no manifest, so it is not replaced; name another file "
-                    "(--output), or remove it"
-                )
+    if not path.exists() or not path.stat().st_size:
+        return
+    with path.open("rb") as file:
+        there = file.read(MOST_BYTES + 1)
+    if not there.startswith(BEGIN):
+        raise InputError(
+            f"{excerpt(path)}: exists already and is no manifest, so it is not replaced; name another file (--output), "
+            "or remove it"
+        )
+    with suppress(FetchError):  # a damaged one is replaced
+        before = read_manifest(there, excerpt(path)).serial
+        if serial < before:
+            raise InputError(
+                f"{excerpt(path)}: has the serial {before}, and devices that have it refuse the lower {serial}; give "
+                f"--serial {before + 1}, or set the clock"
+            )
 
 
 def _pieces(checkpoint: Checkpoint) -> list[Piece]:

@@ -20,6 +20,9 @@ class OutputOptions:
     """Name of the checkpoint file; by default the recipe's name with .safetensors."""
     fixed_batch: bool = False
     """Whether the file takes one sample at a time, as in `export`; for a model of one large sample, such as a graph."""
+    tolerance: float = 1e-4
+    """Largest accepted difference between the file and the net, as in `export`. A net that magnifies rounding needs more,
+    such as one that chooses nearest points."""
     values: str = FLOAT32.name
     """Type of the stored weights, as in `export`. An int8 file is calibrated with training data of epoch 0."""
     calibration_samples: int = 512
@@ -39,7 +42,7 @@ class OutputOptions:
 
 
 def output_problems(output: OutputOptions) -> Iterator[tuple[str, Any, str]]:
-    """Key, value and what is expected, for each key about int8 or lowered inferences that is wrong."""
+    """Key, value and what is expected, for each key that is wrong."""
     defaults = OutputOptions()
     for key in ("calibration_samples", "calibration_method", "activations", "keep_float"):
         value = getattr(output, key)
@@ -53,5 +56,7 @@ def output_problems(output: OutputOptions) -> Iterator[tuple[str, Any, str]]:
         yield "route_samples", output.route_samples, "a whole number of at least 0"
     if not 0 <= output.max_drop < 1:
         yield "max_drop", output.max_drop, "a share below 1; one point of accuracy is 0.01"
+    if not 0 <= output.tolerance <= 1:
+        yield "tolerance", output.tolerance, "a share of the output's largest value, such as 0.0001"
     if output.activations not in ("", *ACTIVATION_FORMS):
         yield "activations", output.activations, f"one of: {', '.join(ACTIVATION_FORMS)}"

@@ -301,6 +301,7 @@ def _export(recipe: Recipe, data: TrainingData, net: NestedModel, path: Path) ->
             path,
             metrics=metrics,
             fixed_batch=output.fixed_batch,
+            tolerance=output.tolerance,
             values=output.values,
             force=True,
         )
@@ -310,6 +311,7 @@ def _export(recipe: Recipe, data: TrainingData, net: NestedModel, path: Path) ->
         data.example,
         path,
         fixed_batch=output.fixed_batch,
+        tolerance=output.tolerance,
         values=output.values,
         calibration=data.batches(0),
         calibration_samples=output.calibration_samples,

@@ -52,6 +52,12 @@ def test_those_behind_count() -> None:
     assert worth([0.80, 0.81, 0.82], [5.0]).best(LEVELS, due(30.0), [due(22.0)], 0.0) == 1
 
 
+def test_one_behind_counts_by_its_own_lowest_level() -> None:
+    """It takes level 2 alone, 16 ms: in time behind level 1, late behind level 2. Its answer is worth 0.99, not 0.2."""
+    choosy = Waiting(30 / 1e3, 2, 2)
+    assert worth([0.2, 0.5, 0.99], [5.0]).best(LEVELS, due(60.0), [choosy], 0.0) == 1
+
+
 def test_requests_that_come_meanwhile_count() -> None:
     """One in 10 ms that has 12: it would wait 8 ms for half of a run of level 2, run for 2, and reply in 5."""
     arrivals = Arrivals()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import TrainingError
 from nested_sparse.runtime import Session
 from nested_sparse.runtime.rerouting import route_scores
+from nested_sparse.trainer import export
 from nested_sparse.trainer.recipes import run as run_module
 from nested_sparse.trainer.recipes.run import run_recipe
 from nested_sparse.trainer.reroute import file_reroutes
@@ -25,6 +27,7 @@ from nested_sparse.trainer.reroute import file_reroutes
             r"\[output\] keep_float: no layer matches 'zzz'; the layers",
         ),
         (["output.route_samples=-1"], r"\[output\] route_samples = -1: expected a whole number of at least 0"),
+        (["output.tolerance=2.0"], r"\[output\] tolerance = 2.0: expected a share of the output's largest value"),
         (["output.max_drop=1.0"], r"\[output\] max_drop = 1.0: expected a share below 1"),
         (
             ["output.values=int8", "train.int8_epochs=1", "train.int8_keep_float=['zzz']"],
@@ -96,8 +99,16 @@ def test_lowered_inferences_are_scored_on_one_input_and_classes(tmp_path: Path) 
             file_reroutes(tmp_path / "none.safetensors", [batch], 4)
 
 
-def test_a_file_of_one_sample_at_a_time(tmp_path: Path) -> None:
-    """As `export` makes it."""
-    run_recipe(tiny(tmp_path, "output.fixed_batch=true"), tmp_path / "a")
+def test_a_file_of_one_sample_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `export` makes it, which is also told the tolerance."""
+    told: list[float] = []
+
+    def noted(*arguments: Any, **options: Any) -> None:
+        told.append(options["tolerance"])
+        export(*arguments, **options)
+
+    monkeypatch.setattr(run_module, "export", noted)
+    run_recipe(tiny(tmp_path, "output.fixed_batch=true", "output.tolerance=0.25"), tmp_path / "a")
+    assert told == [0.25]
     with Session(tmp_path / "a" / "tiny.safetensors", threads=1) as session:
         assert session.inputs[0].shape[0] == 1
