@@ -21,8 +21,8 @@ class OutputOptions:
     fixed_batch: bool = False
     """Whether the file takes one sample at a time, as in `export`; for a model of one large sample, such as a graph."""
     tolerance: float = 1e-4
-    """Largest accepted difference between the file and the net, as in `export`. A net that magnifies rounding needs more,
-    such as one that chooses nearest points."""
+    """Largest accepted difference between the file and the net, as in `export`. A net that magnifies rounding needs
+    more, such as one that chooses nearest points."""
     values: str = FLOAT32.name
     """Type of the stored weights, as in `export`. An int8 file is calibrated with training data of epoch 0."""
     calibration_samples: int = 512

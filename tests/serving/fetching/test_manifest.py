@@ -64,7 +64,7 @@ def test_the_command_replaces_no_other_file(tmp_path: Path, name: str) -> None:
     for serial in (1, 2):
         path, _ = publish(tmp_path / "net.safetensors", serial=serial)
     assert read_manifest(path.read_bytes(), "here").serial == 2
-    with pytest.raises(InputError, match="has the serial 2, .* refuse the lower 1; give --serial 3"):
+    with pytest.raises(InputError, match=r"has the serial 2, .* refuse the lower 1; give --serial 3"):
         publish(tmp_path / "net.safetensors", serial=1)
     path.write_bytes(path.read_bytes()[:200])
     publish(tmp_path / "net.safetensors", serial=1)  # a damaged one is replaced
