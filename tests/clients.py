@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from abc import ABC, abstractmethod
 
 import numpy as np
 import pytest
@@ -56,15 +57,16 @@ def wait_for(condition, seconds=120.0):
     return bool(met)
 
 
-class Askers:
+class Askers(ABC):
     """Threads that each run `ask(number)` within the context, which ends it by `stop`."""
 
     def __init__(self, count=4):
         self.stop = threading.Event()
         self._threads = [threading.Thread(target=self.ask, args=(number,)) for number in range(count)]
 
+    @abstractmethod
     def ask(self, number):
-        raise NotImplementedError
+        """Run in each thread until `stop` is set."""
 
     def __enter__(self):
         for each in self._threads:

@@ -4,7 +4,7 @@
 //
 // "Step" is one of nested_sparse/FORMAT.md, "The graph". Each input has the shape of the example in the file. Its bytes
 // are those of FOLDER/{name}.raw, or zeros. Each output goes to FOLDER/{name}.level{l}.raw, and a line of it to stdout.
-// The file is trusted beyond its offsets; FORMAT.md, "What a reader checks", has the rest.
+// Only offsets are checked here; FORMAT.md lists the other checks of a reader.
 #include <fcntl.h>
 #include <onnxruntime_cxx_api.h>
 #include <sys/mman.h>
