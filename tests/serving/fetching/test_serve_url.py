@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +14,7 @@ import pytest
 from clients import Askers, tensor, triton, wait_for
 from fetching_device import FILE, IMAGE, Published, changed_densest
 from file_server import PIECE_NBYTES, FileServer
+from serve_process import started
 
 import chain
 from nested_sparse.serving.fetching.publication import publish
@@ -25,22 +22,8 @@ from nested_sparse.serving.signature import signer
 from nested_sparse.slice import slice_checkpoint
 from support import layer_record, random_weight
 
-OPTIONS = ("--port", "0", "--json", "--threads", "1", "--max-batch", "1", "--slo-ms", "60000", "--profile-cache", "off")
-
-
-@contextlib.contextmanager
-def started(*arguments: object) -> Iterator[tuple[str, Any]]:
-    """`serve` with these arguments: its address and process. It must end in order, unless it was killed."""
-    command = [sys.executable, "-m", "nested_sparse.serving", "serve", *map(str, arguments), *OPTIONS]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            yield json.loads(process.stdout.readline())["address"], process
-            if process.poll() is None:
-                process.terminate()
-                assert process.wait(60) == 0
-        finally:
-            process.kill()
+OPTIONS = ("--max-batch", "1", "--profile-cache", "off")
+"""Fewer latencies to measure, at each start."""
 
 
 class Clients(Askers):
@@ -84,7 +67,7 @@ def test_a_server_rises_is_updated_under_load_and_comes_back(
         at = len(first.manifest.raw) + first.manifest.prefix_nbytes(1)
         server.trigger = (at, lambda: setattr(server, "stalled", True))
         arguments = (server.url + FILE, "--fetch-dir", tmp_path / "kept", "--check-signature", public)
-        with started(*arguments) as (address, process), Clients(address, first, second) as clients:
+        with started(*arguments, *OPTIONS) as (address, process), Clients(address, first, second) as clients:
             assert wait_for(lambda: clients.levels == [0])
             server.stalled = False
             assert wait_for(lambda: 3 in clients.levels)
@@ -98,7 +81,7 @@ def test_a_server_rises_is_updated_under_load_and_comes_back(
         assert wrong == []
         assert clients.models == {0}
         server.stalled = True
-        with started(*arguments) as (address, process), Clients(address, first, second) as clients:
+        with started(*arguments, *OPTIONS) as (address, process), Clients(address, first, second) as clients:
             assert wait_for(lambda: clients.models == {0})
             server.stalled = False
             assert wait_for(lambda: clients.models == {0, 1})
@@ -110,7 +93,7 @@ def test_a_model_that_does_not_come_holds_no_other_up(first: Published, tmp_path
     with FileServer(first.files) as quick, FileServer(first.files, endless=True, rate=PIECE_NBYTES) as slow:
         slow.files = {path.replace("net", "slow"): bytes(1) for path in first.files}
         urls = (quick.url + FILE, slow.url + "/slow.safetensors")
-        server = started(*urls, "--fetch-dir", tmp_path, "--fetch-timeout-s", "3")
+        server = started(*urls, "--fetch-dir", tmp_path, "--fetch-timeout-s", "3", *OPTIONS)
         with server as (address, _), triton.InferenceServerClient(address) as client:
             client.infer("net", [tensor(IMAGE["input"], "input")])
             assert not client.is_model_ready("slow")
@@ -142,11 +125,11 @@ def test_figures_of_a_model_of_15_mb(tmp_path: Path) -> None:
     figures["local_slice_s"], figures["over_the_link_s"], figures["from_first_request_s"] = [], [], []
     for turn in range(3):
         begin_s = time.monotonic()
-        with started(tmp_path / "local.safetensors") as (address, _):
+        with started(tmp_path / "local.safetensors", *OPTIONS) as (address, _):
             figures["local_slice_s"].append(round(first_answer_s(begin_s, address, "local"), 2))
         with FileServer(dict(files), rate=1e6) as server:
             begin_s = time.monotonic()
-            with started(server.url + FILE, "--fetch-dir", tmp_path / f"kept{turn}") as (address, process):
+            with started(server.url + FILE, "--fetch-dir", tmp_path / f"kept{turn}", *OPTIONS) as (address, process):
                 figures["over_the_link_s"].append(round(first_answer_s(begin_s, address, "net"), 2))
                 figures["from_first_request_s"].append(round(time.monotonic() - server.first_s, 2))
                 if turn < 2:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from clients import Askers, InferenceServerException, tensor, triton, wait_for
+from serve_process import started
 
 from nested_sparse.slice import slice_checkpoint
 from support import EXAMPLE
@@ -34,22 +31,6 @@ def put(root: Path, version: int, broken: bool = False) -> None:
 
 def level_of(version: int) -> int:
     return (version - 1) % LEVELS
-
-
-@contextlib.contextmanager
-def started(root: Path) -> Iterator[tuple[str, Any]]:
-    """`serve --model-dir`: its address and process. It must end in order, unless it was killed."""
-    options = ["--model-dir", root, "--port", "0", "--json", "--threads", "1", "--slo-ms", "60000"]
-    command = [sys.executable, "-m", "nested_sparse.serving", "serve", *map(str, options)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            yield json.loads(process.stdout.readline())["address"], process
-            if process.poll() is None:
-                process.terminate()
-                assert process.wait(60) == 0
-        finally:
-            process.kill()
 
 
 class Clients(Askers):
@@ -76,7 +57,11 @@ def change_versions(root: Path, last: int) -> None:
     """Bring versions 2 to `last`, every third of them broken, one after the other, while clients ask."""
     put(root, 1)
     good = [1]
-    with started(root) as (address, _), Clients(address) as clients, triton.InferenceServerClient(address) as client:
+    with (
+        started("--model-dir", root) as (address, _),
+        Clients(address) as clients,
+        triton.InferenceServerClient(address) as client,
+    ):
         assert wait_for(lambda: "1" in clients.seen)
         for version in range(2, last + 1):
             broken = version % 3 == 0
@@ -107,7 +92,7 @@ def test_a_server_that_was_killed_comes_back(tmp_path: Path) -> None:
     """Killed in the middle of a load: the next start serves the latest version that is whole."""
     root = tmp_path / "models"
     put(root, 1)
-    with started(root) as (address, process), triton.InferenceServerClient(address) as client:
+    with started("--model-dir", root) as (address, process), triton.InferenceServerClient(address) as client:
         client.infer("net", [tensor(IMAGE, "input")])
         put(root, 2)
         loading = threading.Thread(target=load, args=[client])
@@ -116,7 +101,7 @@ def test_a_server_that_was_killed_comes_back(tmp_path: Path) -> None:
         process.wait()
         loading.join()
     put(root, 3, broken=True)
-    with started(root) as (address, _), triton.InferenceServerClient(address) as client:
+    with started("--model-dir", root) as (address, _), triton.InferenceServerClient(address) as client:
         assert client.infer("net", [tensor(IMAGE, "input")]).get_response().model_version == "2"
 
 
