@@ -47,7 +47,7 @@ def prepare() -> None:
     if sys.argv[1:2] == ["serve"]:
         for number in SIGNALS:
             signal.signal(number, end_loading)
-        if any(argument.startswith(("--config", "http://", "https://")) for argument in sys.argv):
+        if any(argument.lower().startswith(("--config", "http://", "https://")) for argument in sys.argv):
             signal.signal(signal.SIGHUP, EarlySignal())
     elif os.getpid() == 1:
         signal.signal(signal.SIGTERM, lambda number, frame: os._exit(128 + number))
