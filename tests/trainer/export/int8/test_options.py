@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from nested_sparse.checkpoint import Checkpoint
 from nested_sparse.errors import ExportError
-from nested_sparse.trainer import NestedModel, export
+from nested_sparse.trainer import NestedModel, export, nest
 from nested_sparse.trainer.export.int8.byte_range import METHODS
 from nested_sparse.trainer.export.int8.quantise import LEAST_SQNR_DB
 from nested_sparse.value_type import FLOAT32, INT8
@@ -136,6 +136,14 @@ def test_wrong_options(options: Mapping[str, Any], message: str, tmp_path: Path)
     """Each is named, with what was expected."""
     with pytest.raises(ExportError, match=message):
         exported(clamped(), images(4), tmp_path / "net.safetensors", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_blocks_for_a_gpu_are_refused(tmp_path: Path) -> None:
+    """With the layers that have them, and two ways out."""
+    net = nest(nn.Sequential(nn.Linear(8, 40), nn.Linear(40, 33)), densities=(0.2, 0.6), pattern="block32x1").eval()
+    with pytest.raises(ExportError, match=r"at most 16 rows.*'0', '1'; export with values='float16', or .*block16x1"):
+        exported(net, torch.ones(4, 8), tmp_path / "net.safetensors")
     assert not list(tmp_path.iterdir())
 
 
