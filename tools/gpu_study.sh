@@ -1,5 +1,5 @@
 #!/bin/sh
-# Trains rows of the study "Levels that cost nothing" (docs/results/levels.toml) on CUDA, in bfloat16, one process for each
+# Trains rows of the study of four levels in one net (docs/results/levels.toml) on CUDA, in bfloat16, one process for each
 # GPU by torchrun. $1: Python, $2: folder for the results. tools/gpu_check.sh --study calls it; without a limit of time:
 #
 #   PYTHONPATH=$PWD NESTED_SPARSE_DATA=FOLDER tools/gpu_study.sh python3 OUT
