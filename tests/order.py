@@ -12,6 +12,7 @@ LONG = (
     "test_pages.py",
     "trainer/zoo/test_families.py",
     "serving/bench/networks/test_networks.py",
+    "kernels/test_instruction_sets.py",
     "trainer/test_distributed.py",
     "serving/bench/serving/test_bench_serving.py",
     "serving/test_soak_rotation.py",

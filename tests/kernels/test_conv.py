@@ -14,6 +14,8 @@ from sparse_node import check_levels as check
 from nested_sparse.layouts import GatherScatter
 from nested_sparse.value_type import FLOAT16
 
+pytestmark = pytest.mark.every_isa
+
 
 @pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (1, 5), (4, 2), (7, 7)])
 @pytest.mark.parametrize("stride", [(1, 1), (2, 2), (3, 1), (2, 5)])

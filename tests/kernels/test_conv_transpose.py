@@ -14,6 +14,8 @@ from tiled_graph import Step, TiledGraph, compare
 from nested_sparse.layouts import GatherScatter
 from nested_sparse.value_type import FLOAT16
 
+pytestmark = pytest.mark.every_isa
+
 
 @pytest.mark.parametrize("kernel", [(1, 1), (2, 2), (3, 3), (4, 4), (1, 5), (4, 2)])
 @pytest.mark.parametrize("stride", [(1, 1), (2, 2), (3, 1), (2, 5)])

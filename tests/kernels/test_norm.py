@@ -12,6 +12,8 @@ import pytest
 from sparse_node import ACTIVATIONS, Array, conv_node
 from tiled_graph import Norm, Step, TiledGraph, compare, norm
 
+pytestmark = pytest.mark.every_isa
+
 ONE: dict[str, Any] = {"kernel": (1, 1), "pads": (0, 0, 0, 0)}
 SHAPES = [(3, 5), (1, 4, 1), (2, 17, 33), (3, 16, 7, 9), (1, 40, 30, 31), (2, 3, 3, 5, 6), (1, 2, 1, 1, 2, 2)]
 

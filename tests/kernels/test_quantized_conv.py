@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +14,6 @@ from integer_reference import OPEN, Image, Range, table
 from quantized_node import LEVELS, QuantizedGraph, QuantizedNode, Step, quantized_node, random_image, random_range
 
 from nested_sparse.kernels import library
-from nested_sparse.value_type import INT8
 
 POINT: dict[str, Any] = {"kernel": (1, 1), "pads": (0, 0, 0, 0)}
 TILES, PLANES = Layout(0, 1), Layout(1, 1)
@@ -74,6 +69,7 @@ def test_windows_read_and_write_every_layout(window: str, layouts: tuple[Layout,
     check(node, random_image(rng, 1, 5, 11, 13), layouts[0])
 
 
+@pytest.mark.every_isa
 @pytest.mark.parametrize("permuted", [False, True])
 @pytest.mark.parametrize("block_rows", [1, 2, 4, 8, 16])
 @pytest.mark.parametrize("rows", [1, 16, 37])
@@ -98,6 +94,7 @@ def test_layers_that_keep_all_columns(block_rows: int, layout: Layout) -> None:
 SIZES = [(1, 1), (1, 40), (40, 1), (2, 2), (7, 8), (1, 63), (1, 64), (1, 65), (8, 8), (9, 7), (5, 13), (17, 31)]
 
 
+@pytest.mark.every_isa
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("layout", [Layout(0, 0), TILES, PLANES], ids=str)
 def test_sizes_around_those_of_tiles(size: tuple[int, int], layout: Layout) -> None:
@@ -117,6 +114,7 @@ def test_no_images() -> None:
         assert (answer.data.shape, layout) == ((0, 10, 5, 6), writes)
 
 
+@pytest.mark.every_isa
 @pytest.mark.parametrize("layout", [TILES, PLANES, Layout(2, 2)], ids=str)
 @pytest.mark.parametrize("groups", [2, 3, 6, 12])
 def test_groups_of_channels(groups: int, layout: Layout) -> None:
@@ -129,6 +127,7 @@ def test_groups_of_channels(groups: int, layout: Layout) -> None:
             check(node, x, layout)
 
 
+@pytest.mark.every_isa
 @pytest.mark.parametrize("block_rows", [1, 2, 4, 8, 16])
 def test_row_groups_of_equal_columns(block_rows: int) -> None:
     """First layers, which keep all weights; equal columns of a sparse layer; levels that add more of them."""
@@ -141,6 +140,7 @@ def test_row_groups_of_equal_columns(block_rows: int) -> None:
             check(replace(node, first_level=same), x, layout)
 
 
+@pytest.mark.every_isa
 def test_depthwise_channels_beyond_one_matrix() -> None:
     """More channels than are gathered at once, on one and two threads."""
     rng = np.random.default_rng(5)
@@ -168,6 +168,7 @@ def test_lines(groups: int, layout: Layout) -> None:
         check(quantized_node(rng, 4, 8, 1, layout=layout, **{**line, "stride": (1, 3)}), x, layout)
 
 
+@pytest.mark.every_isa
 @pytest.mark.parametrize("layouts", [(TILES, TILES), (PLANES, PLANES), (TILES, PLANES), (PLANES, TILES)], ids=str)
 @pytest.mark.parametrize("scale", [0.002, 0.05, 0.11, 3.0])
 def test_residuals_of_other_scales(scale: float, layouts: tuple[Layout, Layout]) -> None:
@@ -186,6 +187,7 @@ def test_clips(clip: tuple[float, float]) -> None:
     check(quantized_node(rng, 5, 10, 4, clip=clip), random_image(rng, 1, 5, 9, 10), TILES)
 
 
+@pytest.mark.every_isa
 @pytest.mark.parametrize("layout", [TILES, PLANES], ids=str)
 def test_tables(layout: Layout) -> None:
     """Hard-swish after the sum with a residual; the sums have ranges of their own, and a clip is not used."""
@@ -202,6 +204,7 @@ GAINS = [0.0, -0.0, -1.0, 1e-30, -1e-12, 1e-6, 1e4, -1e30, np.inf, -np.inf, np.n
 SHIFTS = [0.0, -3.0, 1e-30, 2e4, -1e30, np.inf, np.nan]
 
 
+@pytest.mark.every_isa
 def test_norms_that_networks_should_not_have() -> None:
     """Scales of zero, negative, tiny, huge; shifts that are no numbers: rows are those of the reference."""
     rng = np.random.default_rng(10)
@@ -222,6 +225,7 @@ def test_rows_that_a_level_has_no_weights_of() -> None:
     check(replace(node, first_level=first_level), random_image(rng, 1, 4, 9, 10), TILES)
 
 
+@pytest.mark.every_isa
 @pytest.mark.parametrize("byte", [0, 255])
 @pytest.mark.parametrize("weight", [-127, 127])
 def test_largest_sums(weight: int, byte: int) -> None:
@@ -351,20 +355,3 @@ def test_size_and_layout_may_change_between_runs() -> None:
         x = random_image(rng, *shape)
         answer, _ = read(graph.run(2, x=written(x, layout)))
         np.testing.assert_array_equal(answer.data, node.reference(2)(x).data)
-
-
-OTHERS = sorted({kernel.isa for kernel in library.kernels() if kernel.supported and kernel.value_type is INT8} -
-                {library.isa(INT8)})  # fmt: skip
-REACHING = "blocks or sizes or groups or depthwise or residuals_of or tables or norms or largest"
-
-
-@pytest.mark.skipif("NESTED_SPARSE_FORCE_ISA" in os.environ, reason="the process that forces no ISA runs the others")
-@pytest.mark.parametrize("isa", OTHERS)
-def test_every_instruction_set(isa: str) -> None:
-    """The tests that reach all parts of kernels, by each of the machine's other instruction sets."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(Path(__file__))]
-    environment = {**os.environ, "NESTED_SPARSE_FORCE_ISA": isa}
-    done = subprocess.run(
-        [*command, "-k", REACHING], env=environment, capture_output=True, text=True, timeout=600, check=False
-    )
-    assert done.returncode == 0, done.stdout[-3000:]

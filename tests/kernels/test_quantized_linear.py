@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -112,6 +109,7 @@ def random_rows(rng: np.random.Generator, *shape: int) -> Array:
     return x.astype(np.float32)
 
 
+@pytest.mark.every_isa
 @pytest.mark.parametrize("activations", [*BYTES, "float32"])
 @pytest.mark.parametrize("block_rows", BLOCK_ROWS)
 def test_every_block_height_and_count_of_rows(block_rows: int, activations: str) -> None:
@@ -150,6 +148,7 @@ def test_large_layer_is_cut_into_tasks(block_rows: int, activations: str) -> Non
         check(node, random_rows(rng, count, 700), threads=2)
 
 
+@pytest.mark.every_isa
 @pytest.mark.parametrize("activations", BYTES)
 @pytest.mark.parametrize("block_rows", BLOCK_ROWS)
 def test_rows_of_extreme_values(block_rows: int, activations: str) -> None:
@@ -172,6 +171,7 @@ def test_rows_of_extreme_values(block_rows: int, activations: str) -> None:
         check(node, row)
 
 
+@pytest.mark.every_isa
 @pytest.mark.parametrize("activations", BYTES)
 @pytest.mark.parametrize("block_rows", BLOCK_ROWS)
 @pytest.mark.parametrize("weight", [127, -127])
@@ -190,6 +190,7 @@ def test_sums_do_not_saturate(block_rows: int, weight: int, activations: str) ->
     check(node, x[1:2])
 
 
+@pytest.mark.every_isa
 @pytest.mark.parametrize("activations", [*BYTES, "float32"])
 @pytest.mark.parametrize("block_rows", BLOCK_ROWS)
 def test_empty_groups_give_the_shift(block_rows: int, activations: str) -> None:
@@ -274,17 +275,3 @@ def test_wrong_shapes_are_refused() -> None:
         model.run(0, random_rows(rng, 2, 21), random_rows(rng, 2, 8))
     with pytest.raises(Exception, match=r"layer 'layer0'.*residual must have the output's shape"):
         model.run(0, random_rows(rng, 2, 20), random_rows(rng, 2, 7))
-
-
-ON_OTHERS = "block_height or extreme or saturate or empty"
-OTHERS = sorted({kernel.isa for kernel in library.kernels() if kernel.supported} - {library.isa()})
-
-
-@pytest.mark.skipif("NESTED_SPARSE_FORCE_ISA" in os.environ, reason="the process that forces no ISA runs the others")
-@pytest.mark.parametrize("isa", OTHERS)
-def test_every_instruction_set(isa: str) -> None:
-    """Tests of the arithmetic by each of the machine's other instruction sets."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", ON_OTHERS, __file__]
-    environment = {**os.environ, "NESTED_SPARSE_FORCE_ISA": isa}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stdout[-3000:]

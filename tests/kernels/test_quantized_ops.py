@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import byte_images
@@ -38,7 +34,7 @@ from image_node import (
 from integer_reference import Bytes, Float32, Image, Range, Window
 from numpy.typing import NDArray
 
-from nested_sparse.kernels import library
+pytestmark = pytest.mark.every_isa
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -383,18 +379,3 @@ def test_other_inputs_that_do_not_fit() -> None:
     large = window((4000, 4000), (1, 1), (2000,) * 4, (1, 1))
     with pytest.raises(Exception, match=r"QuantizedAveragePool: the window has more than 2\^23 taps"):
         run("QuantizedAveragePool", image, **large, **placed(TILES), count_include_pad=1)
-
-
-# ---- every instruction set ----
-
-OTHERS = sorted({kernel.isa for kernel in library.kernels() if kernel.supported} - {library.isa()})
-
-
-@pytest.mark.skipif("NESTED_SPARSE_FORCE_ISA" in os.environ, reason="the process that forces no ISA runs the others")
-@pytest.mark.parametrize("isa", OTHERS)
-def test_every_instruction_set(isa: str) -> None:
-    """These tests, by each of the machine's other instruction sets."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(Path(__file__))]
-    environment = {**os.environ, "NESTED_SPARSE_FORCE_ISA": isa}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stdout[-3000:]

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +11,6 @@ from byte_images import Layout, read, written
 from image_node import planar
 from integer_reference import Image, table
 from quantized_node import LEVELS, QuantizedGraph, QuantizedNode, Step, quantized_node, random_image, random_range
-
-from nested_sparse.kernels import library
-from nested_sparse.value_type import INT8
 
 NONE = (0, 0, 0, 0, 0, 0)
 TILES, PLANES = Layout(0, 0), Layout(1, 1)
@@ -57,6 +50,7 @@ def test_every_window(kernel: tuple[int, ...], stride: tuple[int, ...]) -> None:
             check(node, random_image(rng, 1, 3, 1, 9, 11), reads)
 
 
+@pytest.mark.every_isa
 @pytest.mark.parametrize("block_rows", [1, 2, 4, 8, 16])
 @pytest.mark.parametrize("layout", [TILES, PLANES], ids=str)
 def test_every_block_height(block_rows: int, layout: Layout) -> None:
@@ -67,6 +61,7 @@ def test_every_block_height(block_rows: int, layout: Layout) -> None:
     check(volume_node(rng, 6, 3 * block_rows, block_rows, groups=3, layout=layout), x, PLANES)
 
 
+@pytest.mark.every_isa
 def test_depthwise_layers_and_tables() -> None:
     """One channel for each row, gathered and of one tap; an activation function behind a sum."""
     rng = np.random.default_rng(2)
@@ -102,24 +97,3 @@ def test_volumes_are_for_windows_with_slices() -> None:
         Exception, match=r"residual must have the output's shape \[1, 8, 3, 5, 5\], got \[1, 8, 5, 3, 5\]"
     ):
         QuantizedGraph([Step(volume_node(rng, 4, 8, adds=True), adds="r")]).run(0, x=x, r=residual)
-
-
-OTHERS = sorted({kernel.isa for kernel in library.kernels() if kernel.supported and kernel.value_type is INT8} -
-                {library.isa(INT8)})  # fmt: skip
-
-
-@pytest.mark.skipif("NESTED_SPARSE_FORCE_ISA" in os.environ, reason="the process that forces no ISA runs the others")
-@pytest.mark.parametrize("isa", OTHERS)
-def test_every_instruction_set(isa: str) -> None:
-    """The tests that reach all parts of the kernels, by each of the machine's other instruction sets."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(Path(__file__))]
-    environment = {**os.environ, "NESTED_SPARSE_FORCE_ISA": isa}
-    done = subprocess.run(
-        [*command, "-k", "height or depthwise"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-3000:]

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +11,7 @@ import pytest
 from sparse_node import Array, conv_node
 from tiled_graph import Step, TiledGraph, compare, pool
 
-from nested_sparse.kernels import library
-from nested_sparse.value_type import FLOAT32
+pytestmark = pytest.mark.every_isa
 
 
 def check(steps: Sequence[Step], tiled: str, shape: tuple[int, ...], threads: int = 1) -> None:
@@ -157,22 +152,3 @@ def test_header_as_written_is_read() -> None:
     """The header that the forged ones are made from is valid, so the tests above fail only because of their changes."""
     node = conv_node(np.random.default_rng(0), 5, 4)
     assert TiledGraph([Step(node, "x")], "x").run(header(), 0).shape == (1, 4, 2, 2)
-
-
-OTHERS = sorted(
-    {kernel.isa for kernel in library.kernels() if kernel.supported and kernel.value_type is FLOAT32} - {library.isa()}
-)
-
-
-@pytest.mark.skipif("NESTED_SPARSE_FORCE_ISA" in os.environ, reason="the process that forces no ISA runs the others")
-@pytest.mark.parametrize("isa", OTHERS)
-def test_every_instruction_set(isa: str) -> None:
-    """These tests and those of single convolutions, by each of the machine's other instruction sets."""
-    files = [
-        str(Path(__file__).with_name(name))
-        for name in ("test_tiled.py", "test_conv.py", "test_conv_transpose.py", "test_norm.py", "test_volumes.py")
-    ]
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files]
-    environment = {**os.environ, "NESTED_SPARSE_FORCE_ISA": isa}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stdout[-3000:]

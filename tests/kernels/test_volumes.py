@@ -14,6 +14,8 @@ from tiled_graph import Step, TiledGraph, compare, pool
 from nested_sparse.layouts import GatherScatter
 from nested_sparse.value_type import FLOAT16
 
+pytestmark = pytest.mark.every_isa
+
 NONE = (0, 0, 0, 0, 0, 0)
 
 
