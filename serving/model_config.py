@@ -12,11 +12,10 @@ from nested_sparse.tensor_spec import TensorSpec, most_batch
 
 from .protocol.datatype import datatype_of
 from .protocol.wire import HEADER_BYTES
+from .repository.names import MODEL_FILE
 from .served_model import PLATFORM, ServedModel
 
 BACKEND = "nested_sparse"
-MODEL_FILE = "model.safetensors"
-"""Name of the checkpoint in the folder of a version."""
 
 
 def config_message(

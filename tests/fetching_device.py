@@ -72,9 +72,18 @@ class Device:
     """Follows `url`, and holds the open session of the version that serves. Use it as a context.
 
     As a Repository does, it opens a version first, and keeps the one before where that fails. faults: what failed.
+    loaded: as Follower.start's.
     """
 
-    def __init__(self, root: Path, url: str, key: PublicKey | None = None, most_bytes: int = 1 << 30) -> None:
+    def __init__(
+        self,
+        root: Path,
+        url: str,
+        key: PublicKey | None = None,
+        most_bytes: int = 1 << 30,
+        loaded: threading.Event | None = None,
+    ) -> None:
+        self._loaded = loaded
         self.store = ModelStore(root, "net", most_bytes)
         self._trust = Trust(root, key)
         self._sessions: list[Session] = []
@@ -87,7 +96,7 @@ class Device:
             with contextlib.suppress(NestedSparseError):
                 self._open(version)
                 break
-        self.follower.start()
+        self.follower.start(self._loaded)
         self.follower.attach(self.take_over)
         return self
 
@@ -134,8 +143,17 @@ class Device:
         return all(map(np.array_equal, self.answers(), published.answers))
 
     def becomes(self, published: Published, levels: int | None = None) -> bool:
-        """Whether it serves that soon."""
-        return wait_until(lambda: self.serves(published, levels))
+        """Whether it serves that soon. Each version is asked once: its answers stay the same."""
+        asked = 0
+
+        def arrived() -> bool:
+            nonlocal asked
+            if self.loads == asked:
+                return False
+            asked = self.loads
+            return self.serves(published, levels)
+
+        return wait_until(arrived)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> bool:

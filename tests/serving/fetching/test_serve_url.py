@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -66,7 +68,8 @@ def test_a_server_rises_is_updated_under_load_and_comes_back(
     with FileServer(first.files) as server:
         at = len(first.manifest.raw) + first.manifest.prefix_nbytes(1)
         server.trigger = (at, lambda: setattr(server, "stalled", True))
-        arguments = (server.url + FILE, "--fetch-dir", tmp_path / "kept", "--check-signature", public)
+        kept = ("--fetch-dir", tmp_path / "kept", "--metrics-port", "0")
+        arguments = (server.url + FILE, *kept, "--check-signature", public)
         with started(*arguments, *OPTIONS) as (address, process), Clients(address, first, second) as clients:
             assert wait_for(lambda: clients.levels == [0])
             server.stalled = False
@@ -85,6 +88,7 @@ def test_a_server_rises_is_updated_under_load_and_comes_back(
             assert wait_for(lambda: clients.models == {0})
             server.stalled = False
             assert wait_for(lambda: clients.models == {0, 1})
+            assert wait_for(lambda: 'nested_sparse_fetch_served_serial{model="net"} 2.0' in metrics(address))
         assert clients.errors == []
 
 
@@ -151,6 +155,14 @@ def test_figures_of_a_model_of_15_mb(tmp_path: Path) -> None:
     figures["update_share"] = round(figures["update_nbytes"] / figures["densest_segment_nbytes"], 4)
     print(json.dumps(figures))
     assert figures["update_share"] <= 1.05
+
+
+def metrics(address: str) -> str:
+    """The Prometheus text of the server, at the port that it names."""
+    with triton.InferenceServerClient(address) as client:
+        (named,) = re.findall(r"prometheus_metrics\((\d+)\)", " ".join(client.get_server_metadata().extensions))
+    with urlopen(f"http://127.0.0.1:{named}/metrics", timeout=30) as answer:
+        return str(answer.read().decode())
 
 
 def levels_of(client: Any) -> str:
