@@ -1,4 +1,4 @@
-"""tools/bleu.py: greedy decoding."""
+"""The tool bleu: greedy decoding."""
 
 from __future__ import annotations
 

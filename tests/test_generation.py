@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ import torch
 from nested_sparse.runtime import Generator, LatencyProfile, Session, generate
 from nested_sparse.serving.bench.serving.server_process import running_server
 from nested_sparse.trainer import NestedModel, export, nest
-from nested_sparse.trainer.zoo import GPT, DigitNet
+from nested_sparse.trainer.zoo import GPT
 
 LONGEST, DEPTH = 40, 2
 ROOM = 12
 """Of the state where pieces are fed by hand; less than the net's longest."""
 LEVELS = 3
+EXAMPLE = Path(__file__).parents[1] / "docs" / "examples" / "fashion-mnist.safetensors"
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 
@@ -195,14 +197,16 @@ def test_generate_measures_and_writes(gpt: Any, tmp_path: Path, monkeypatch: pyt
 @pytest.fixture(scope="module")
 def address(gpt: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """One server process of the text model and of a plain one."""
-    plain = nest(DigitNet(width=4).eval(), densities=(0.2, 0.6), pattern="block4x1")
-    path = export(plain, (torch.randn(1, 1, 24, 24),), tmp_path_factory.mktemp("plain") / "plain.safetensors")
+    shutil.copy(EXAMPLE, path := tmp_path_factory.mktemp("plain") / "plain.safetensors")
     with running_server(gpt[1], [str(path), "--profile-cache", "off", "--slo-ms", "60000"]) as server:
         yield server.address
 
 
 def test_two_texts_and_a_plain_model_share_a_server(gpt: Any, address: str) -> None:
-    """By unmodified tritonclient: each text is torch's with the levels that its tokens name."""
+    """By unmodified tritonclient: each text is torch's with the levels that its tokens name.
+
+    A token whose level fell while it ran is of two levels; the text is compared up to it.
+    """
     triton = pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed")
     answers: queue.Queue[Any] = queue.Queue()
     asked = {"first": (b"A man", {}), "second": (b"Two dogs", {"level": 1}), "third": ("é".encode(), {"level": 2})}
@@ -214,18 +218,21 @@ def test_two_texts_and_a_plain_model_share_a_server(gpt: Any, address: str) -> N
             client.async_stream_infer(
                 "gpt", [given], request_id=name, parameters={"max_tokens": 25, "tokens_per_s": 50.0, **parameters}
             )
-        image = triton.InferInput("input", [1, 1, 24, 24], "FP32")
-        image.set_data_from_numpy(np.zeros((1, 1, 24, 24), np.float32))
+        image = triton.InferInput("input", [1, 1, 28, 28], "FP32")
+        image.set_data_from_numpy(np.zeros((1, 1, 28, 28), np.float32))
         for _ in range(20):
             assert other.infer("plain", [image]).as_numpy("output").shape == (1, 10)
         texts: dict[str, bytes] = dict.fromkeys(asked, b"")
         levels: dict[str, list[int]] = {name: [] for name in asked}
+        pure: dict[str, int] = {}
         ended: set[str] = set()
         while len(ended) < len(asked):
             result, error = answers.get(timeout=60.0)
             assert error is None, error
             response = result.get_response()
             texts[response.id] += result.as_numpy("text_output")[0]
+            if "started_level" in response.parameters:
+                pure.setdefault(response.id, len(levels[response.id]))
             levels[response.id].append(response.parameters["level"].int64_param)
             if response.parameters["triton_final_response"].bool_param:
                 ended.add(response.id)
@@ -233,4 +240,6 @@ def test_two_texts_and_a_plain_model_share_a_server(gpt: Any, address: str) -> N
     for name, (prompt, parameters) in asked.items():
         assert len(levels[name]) == 25
         assert set(levels[name]) <= {parameters.get("level", 0), *range(0 if parameters else LEVELS)}
-        assert texts[name] == greedy(gpt[0], levels[name], prompt)
+        count = pure.get(name, 25)
+        assert count == 25 or not parameters
+        assert texts[name][:count] == greedy(gpt[0], levels[name][:count], prompt)

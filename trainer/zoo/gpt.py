@@ -79,12 +79,13 @@ class GPT(nn.Module):
             places = torch.arange(words.shape[1], device=words.device)
             y: Tensor = self.head(self.norm(self.blocks(self.words(words) + self.places(places))))
             return y
-        room = past[0][0].shape[2]
+        ring = torch.arange(past[0][0].shape[2], device=words.device)
+        room = ring[-1:] + 1  # a tensor, because ONNX has no remainder by a size
         at = begin[:, None] + torch.arange(words.shape[1], device=words.device)
         slots = at % room
         last = at[:, -1:]
         # the word in a slot is the last one before `last` that has this remainder
-        held = last - (last - torch.arange(room, device=words.device)) % room
+        held = last - (last - ring) % room
         seen = ((held[:, None] <= at[:, :, None]) & (held[:, None] >= 0))[:, None]
         x, kept = self.words(words) + self.places(at % self.places.num_embeddings), []
         for block, each in zip(self._stack(), past, strict=True):

@@ -163,9 +163,9 @@ def test_draws_follow_the_probabilities() -> None:
     assert [Sampler(0.0, seed).pick(logits) for seed in range(3)] == [7, 7, 7]
     for temperature in (1.0, 0.5):
         sampler = Sampler(temperature, 0)
-        drawn = np.bincount([sampler.pick(logits) for _ in range(20_000)], minlength=256)[[7, 9, 11]] / 20_000
+        drawn = np.bincount([sampler.pick(logits) for _ in range(4000)], minlength=256)[[7, 9, 11]] / 4000
         weights = np.array([0.5, 0.3, 0.2]) ** (1 / temperature)
-        np.testing.assert_allclose(drawn, weights / weights.sum(), atol=0.015)
+        np.testing.assert_allclose(drawn, weights / weights.sum(), atol=0.03)
     one, other = Sampler(1.0, 5), Sampler(1.0, 5)
     assert [one.pick(logits) for _ in range(50)] == [other.pick(logits) for _ in range(50)]
     assert Sampler(1e-300, 0).pick(logits) == 7
