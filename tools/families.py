@@ -1,0 +1,141 @@
+"""Families: the tables and the picture of docs/families.md, made of one ladder of each of several studies.
+
+    python tools/families.py docs/results/families.toml
+
+Each [[family]] has a name, a study (a file of tools/study.py beside this one), and the names of its rows: `dense`;
+`ladder`, whose `compare` names the nets of one density trained alone; and, where there is one, `small`, a dense net of
+about as many FLOPs as the ladder's level of a few per cent. [paper] has points that others report: share of weights,
+and relative difference from dense in percent. A family without runs is left out. Needs Python 3.11 or newer.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomllib
+from study import Study
+from study_report import Difference, Finished, Metric
+
+
+@dataclass(frozen=True)
+class Family:
+    """The finished rows of one family. alone: nets of one density; small: a dense net of few FLOPs, or None."""
+
+    name: str
+    metric: Metric
+    dense: Finished
+    ladder: Finished
+    alone: tuple[Finished, ...]
+    small: Finished | None
+
+    @classmethod
+    def of(cls, given: dict[str, str], folder: Path) -> Family | None:
+        """The family that a [[family]] names; None while its ladder or its dense net has no run."""
+        study = Study(folder / given["study"])
+        rows = {row.name: row for row in study.finished()}
+        for key in {"dense", "ladder", "small"} & given.keys():
+            if given[key] not in study.named:
+                raise SystemExit(f"family '{given['name']}': {key}: {given['study']} has no row '{given[key]}'")
+        if given["dense"] not in rows or given["ladder"] not in rows:
+            return None
+        ladder = rows[given["ladder"]]
+        alone = tuple(rows[name] for name in ladder.compare if name in rows and name != given["dense"])
+        small = rows.get(given.get("small", ""))
+        return cls(given["name"], study.metric, rows[given["dense"]], ladder, alone, small)
+
+    def against(self, other: Finished, level: int) -> Difference | None:
+        """A level's figure against that of `other` at the same density, or of a dense net; None where it has none."""
+        same = self.ladder.counterpart(level, other)
+        if same is None:
+            return None
+        return Difference.of(self.metric.of(self.ladder, level), self.metric.of(other, same))
+
+
+def tables(families: Sequence[Family]) -> Iterator[str]:
+    """The tables' lines: levels against dense; levels against nets alone; small dense nets against dense."""
+    most = max(len(family.ladder.levels) for family in families)
+    levels = " | ".join(f"level {level}" for level in range(most))
+    yield "Relative to the dense net, in percent ± standard error; share of weights kept"
+    yield ""
+    yield f"| family | metric | seeds | dense | {levels} | small dense net |"
+    yield "|---" * (5 + most) + "|"
+    for family in families:
+        yield f"| {' | '.join(_against_dense(family, most))} |"
+    yield ""
+    yield "Relative to a net of the same density trained alone, in percent ± standard error"
+    yield ""
+    yield f"| family | {levels} |"
+    yield "|---" * (1 + most) + "|"
+    for family in families:
+        yield f"| {' | '.join(_against_alone(family, most))} |"
+
+
+def _against_dense(family: Family, most: int) -> list[str]:
+    cells = [family.name, family.metric.shown, str(len(family.ladder.lines))]
+    cells.append(family.metric.spread(family.dense, 0).text())
+    for level in family.ladder.levels:
+        if (difference := family.against(family.dense, level)) is not None:
+            cells.append(f"{difference.text()} ({family.ladder.densities[level]:.1%})")
+    cells += [""] * (most - len(family.ladder.levels))
+    if family.small is None:
+        return [*cells, ""]
+    difference = Difference.of(family.metric.of(family.small, 0), family.metric.of(family.dense, 0))
+    return [*cells, f"{difference.text()} ({family.small.mflops[0] / family.dense.mflops[0]:.1%} of the FLOPs)"]
+
+
+def _against_alone(family: Family, most: int) -> list[str]:
+    cells = [""] * most
+    for level in family.ladder.levels:
+        for other in family.alone:
+            difference = family.against(other, level)
+            cells[level] = cells[level] if difference is None else difference.text()
+    return [family.name, *cells]
+
+
+def draw(title: str, families: Sequence[Family], paper: dict[str, Any], path: Path) -> None:
+    """Save the picture: relative difference from dense over the share of weights, bars are standard errors."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots(figsize=(9, 6))
+    for family in families:
+        pairs = [pair for level in family.ladder.levels if (pair := family.against(family.dense, level)) is not None]
+        errors = [pair.error or 0.0 for pair in pairs]
+        shares = [100 * density for density in family.ladder.densities]
+        axis.errorbar(shares, [pair.mean for pair in pairs], errors, fmt="o-", lw=1, ms=5, capsize=2, label=family.name)
+    points = paper["points"]
+    axis.plot([100 * share for share, _ in points], [each for _, each in points], "k*", ms=12, label=paper["name"])
+    axis.axhline(0, color="grey", lw=0.5)
+    axis.set_xscale("log")
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.xaxis.set_minor_formatter(lambda value, _: f"{value:g}")
+    axis.set_xlabel("share of weights kept, %")
+    axis.set_ylabel("difference from the dense net, relative, %")
+    axis.set_title(title)
+    axis.legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
+    pyplot.close(figure)
+
+
+def main() -> None:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("families", type=Path, help="file that names the families")
+    path: Path = parser.parse_args().families
+    content = tomllib.loads(path.read_text())
+    found = [family for given in content["family"] if (family := Family.of(given, path.parent)) is not None]
+    if not found:
+        raise SystemExit(f"{path}: no family has runs of its dense net and of its ladder")
+    print("\n".join(tables(found)))
+    draw(content["title"], found, content["paper"], path.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()
