@@ -72,7 +72,7 @@ class Generation:
         self._text = bytearray(asked.prompt)
         self._unread = len(self._text)
         self._held = 0  # bytes of the text that the state has
-        self._states = model.first_state()
+        self._states = model.with_room(model.first_state(), self._unread)
         self.count = 0
         self.finish = ""
 
@@ -116,6 +116,7 @@ class Generation:
         if self._held + self._unread > self._model.longest:
             self._states, self._held = self._model.first_state(), 0
             self._unread = max(1, self._model.longest // 2)
+        self._states = self._model.with_room(self._states, self._held + self._unread)
         self.count += 1
         if self._asked.stop and self._text.endswith(self._asked.stop, len(self._asked.prompt)):
             self.finish = STOP

@@ -29,5 +29,5 @@ class Sampler:
         with np.errstate(over="ignore"):  # of a tiny temperature: all but the likeliest become -inf
             weights = np.exp((values - values.max()) / self._temperature)
         ends = np.cumsum(weights)
-        # the last end is at least 1; side "right" leaves out bytes of weight 0
-        return int(np.searchsorted(ends, self._random.random() * ends[-1], side="right"))
+        # side "right" leaves out bytes of weight 0; without the last end, rounding up to it gives a byte, too
+        return int(np.searchsorted(ends[:-1], self._random.random() * ends[-1], side="right"))

@@ -10,6 +10,7 @@ from nested_sparse.errors import InputError
 MOST_TOKENS = 65536
 """Most tokens of one request: a client that wants more goes on with the end of the text."""
 DEFAULT_TOKENS = 64
+LEAST_RATE = 0.001
 MOST_STOP_BYTES = 256
 MOST_SEED = 2**64 - 1
 
@@ -46,7 +47,7 @@ class TextRequest:
         if len(self.stop) > MOST_STOP_BYTES:
             raise InputError(f"stop: expected at most {MOST_STOP_BYTES} bytes, got {len(self.stop)}")
         if self.tokens_per_s is not None:
-            finite("tokens_per_s", self.tokens_per_s, above=0.0)
+            finite("tokens_per_s", self.tokens_per_s, LEAST_RATE)
         whole("max_tokens", self.max_tokens, 1, MOST_TOKENS)
         finite("temperature", self.temperature, 0.0)
         if self.seed is not None:

@@ -6,6 +6,7 @@ The names are those that Triton's back ends for language models have: `text_inpu
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,7 @@ from ..rights.caller import client_name
 INPUT, OUTPUT = "text_input", "text_output"
 FINAL_RESPONSE = "triton_final_response"
 LENGTH_BYTES = 4
-READERS: Mapping[str, tuple[tuple[str, ...], Callable[[object], object]]] = {
+READERS: Mapping[str, tuple[tuple[str, ...], Callable[[Any], object]]] = {
     "tokens_per_s": (NUMBER_KINDS, float),
     "max_tokens": (INTEGER_KINDS, int),
     "temperature": (NUMBER_KINDS, float),

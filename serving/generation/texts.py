@@ -89,6 +89,8 @@ class Texts:
                 raise SequenceError("the text's state made way for others, or its model was unloaded; send it again")
             response = await self._response(model, generation, begun_s)
             token = generation.take(response, self._clock())
+            if not token.finish:
+                self._dataplane.sequences.resize(kept, generation.nbytes)
             record.response = replace(response, time_limit_ms=max(0.0, (due_s - begun_s) * MS_PER_S))
         return token
 

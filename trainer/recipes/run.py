@@ -301,9 +301,9 @@ def _export(recipe: Recipe, data: TrainingData, net: NestedModel, path: Path) ->
     output = recipe.output
     if output.values != INT8.name:
         metrics = _chosen_metrics(recipe, lambda: metrics_per_level(net, data.scored(), task=recipe.task))
-        form = {"example_inputs": data.example, "fixed_batch": output.fixed_batch}
+        form: dict[str, Any] = {"example_inputs": data.example, "fixed_batch": output.fixed_batch}
         if output.stepwise:
-            form = net.model.stepwise()
+            form = net.model.stepwise()  # type: ignore[operator]
         export(
             net,
             path=path,
