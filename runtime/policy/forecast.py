@@ -152,6 +152,7 @@ class Forecast:
             return Decision(level, cost_ms, "admitted")
         if wait_ms == 0 and self._probe_due(request, queue, floor, now_s):
             return Decision(level, cost_ms, "admitted as a probe")
+        self.chances.forget(now_s)
         usual_ms = (wait_ms + cost_ms) * self.slowdown.mean(now_s) / self.slowdown.factor(now_s)
         if self.chances.to_end(usual_ms, slack_ms) > 0.0:
             return Decision(level, cost_ms, "admitted, with a chance")
